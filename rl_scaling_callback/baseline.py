@@ -1,0 +1,167 @@
+"""The baseline: what the reference trial measured, for which workload, with provenance; and its JSON form."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from rl_scaling_callback import formulas
+from rl_scaling_callback.scale import Scale
+
+SCHEMA: Final = "rl_scaling_callback.baseline"
+VERSION: Final = 1
+
+
+class BaselineFileError(Exception):
+    """A baseline file that can't be used; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What must be equal for a fair comparison.
+
+    Attributes:
+        facts: names and values in plain JSON types.
+        vouched: True when the user named the workload: then the comparison is on the user's word.
+    """
+
+    facts: Mapping[str, Any]
+    vouched: bool = False
+
+    @property
+    def id(self) -> str:
+        """16 hexadecimal digits that are the same for equal facts, in every process and on every node."""
+        return hashlib.sha256(_canonical(self.facts).encode()).hexdigest()[:16]
+
+    def differences(self, other: Workload) -> list[str]:
+        """Return a line for each fact that differs: `train_batch_size: 4096 here, 2048 there`."""
+        names = sorted(self.facts.keys() | other.facts.keys())
+        return [
+            f"{name}: {_short(self.facts.get(name))} here, {_short(other.facts.get(name))} there"
+            for name in names
+            if _canonical(self.facts.get(name)) != _canonical(other.facts.get(name))
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """The steady state of the reference trial.
+
+    Attributes:
+        sps: Σ env steps / Σ seconds over its steady window [steps/s].
+        scale: the reference's scale.
+        workload: what it is a baseline for.
+        owner: the trial that measured it, unique among experiments.
+        error: half-width [%] of the 95 % interval of `sps`; NaN when not known.
+        iterations: iterations in the window.
+        env_steps: Σ env steps in the window.
+        seconds: Σ seconds in the window.
+        converged: whether the window is as precise as was asked for.
+        provenance: host, CPU, cores, versions, time and trial, as texts.
+    """
+
+    sps: float
+    scale: Scale
+    workload: Workload
+    owner: str
+    error: float
+    iterations: int
+    env_steps: float
+    seconds: float
+    converged: bool
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def unit_sps(self) -> float:
+        """SPS per unit of the reference's parallelism [steps/s]: what speedups are counted against.
+
+        At 1r×1e it is the reference's SPS. A larger reference counts as scaling perfectly up to itself, so its own
+        speedup is its N and its efficiency 100 %, as is usual where one processor can't hold the problem.
+        """
+        return self.sps / self.scale.parallelism
+
+    def to_json(self) -> str:
+        """Return the text of a baseline file."""
+        document = {
+            "schema": SCHEMA,
+            "version": VERSION,
+            "workload_id": self.workload.id,
+            "workload": self.workload.facts,
+            "reference": self.scale.slug,
+            "sps": self.sps,
+            "window": {
+                "error_percent": self.error if math.isfinite(self.error) else None,
+                "iterations": self.iterations,
+                "env_steps": self.env_steps,
+                "seconds": self.seconds,
+                "converged": self.converged,
+            },
+            "owner": self.owner,
+            "provenance": self.provenance,
+        }
+        return json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Baseline:
+        """Return the baseline that a file's text describes.
+
+        Raises:
+            BaselineFileError: damaged, of another schema or version, or with values that no measurement gives.
+        """
+        try:
+            document = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise BaselineFileError(f"it is not valid JSON ({type(error).__name__})") from None
+        if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+            raise BaselineFileError(f"it is not of the schema {SCHEMA}")
+        if document.get("version") != VERSION:
+            raise BaselineFileError(f"its version is {document.get('version')!r}; this release reads version {VERSION}")
+        try:
+            baseline = cls._from_document(document)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise BaselineFileError(f"a value is missing or of the wrong type ({error!r})") from None
+        if document.get("workload_id") != baseline.workload.id:
+            raise BaselineFileError("its workload does not match its workload_id")
+        return baseline
+
+    @classmethod
+    def _from_document(cls, document: Mapping[str, Any]) -> Baseline:
+        window = document["window"]
+        error = window["error_percent"]
+        return cls(
+            sps=_positive(document["sps"]),
+            scale=Scale.parse(document["reference"]),
+            workload=Workload(_mapping(document["workload"])),
+            owner=str(document["owner"]),
+            error=formulas.NAN if error is None else float(error),
+            iterations=int(window["iterations"]),
+            env_steps=_positive(window["env_steps"]),
+            seconds=_positive(window["seconds"]),
+            converged=bool(window["converged"]),
+            provenance={str(name): str(value) for name, value in _mapping(document["provenance"]).items()},
+        )
+
+
+def _positive(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
+        raise ValueError(f"{value!r} is not a finite number above 0")
+    return float(value)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{type(value).__name__} instead of an object")
+    return value
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=repr)
+
+
+def _short(value: Any, longest: int = 60) -> str:
+    text = _canonical(value)
+    return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -1,0 +1,194 @@
+"""`ScalingCallback`: the RLlib callback that measures a trial and injects `result["scaling"]`."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+try:
+    from ray.rllib.callbacks.callbacks import RLlibCallback
+except ImportError as error:
+    raise ImportError('ScalingCallback needs RLlib 2.43 or newer: pip install "ray[tune,rllib]>=2.43"') from error
+
+from rl_scaling_callback import keys, reading, surroundings
+from rl_scaling_callback.comparison import Resources
+from rl_scaling_callback.formulas import NAN
+from rl_scaling_callback.neighbours import Neighbourhood
+from rl_scaling_callback.options import Options
+from rl_scaling_callback.reference import GivenBaseline, Reference
+from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.steady import DEFAULT_RULE, SteadyRule
+from rl_scaling_callback.store import BaselineStore
+from rl_scaling_callback.trial import BaselineSource, Trial
+
+if TYPE_CHECKING:
+    from ray.rllib.algorithms.algorithm import Algorithm
+
+logger = logging.getLogger("rl_scaling_callback")
+
+
+class ScalingCallback(RLlibCallback):
+    """Injects throughput, speedup and parallel efficiency into every result of a trial, under `result["scaling"]`.
+
+    Add it to any algorithm config: `config.callbacks(ScalingCallback)`, or with options
+    `config.callbacks(functools.partial(ScalingCallback, warmup_iterations=3))`. Include a trial at the reference scale
+    (1 env runner × 1 env) in the experiment: it is the baseline of the others. During training the callback never raises;
+    what it can't know is NaN, with one warning.
+
+    Args:
+        baseline_dir: directory or URI (`s3://…`) where baselines outlive the experiment. Default: the experiment's folder.
+        baseline_sps: SPS of the reference [steps/s], given instead of measured.
+        reference: scale of the reference, such as `"1r1e"` or `"4r×2e"`.
+        workload: a name for what is being compared. Trials of the same name are comparable on your word; by default config
+            and hardware decide.
+        warmup_iterations: iterations left out of steady figures at the start.
+        min_iterations: iterations that the steady window needs at least.
+        precision: half-width [%] of the 95 % interval at which the steady SPS counts as precise enough.
+        max_iterations: iterations after which the baseline is published, precise or not.
+        max_seconds: measured time after which the baseline is published, precise or not.
+
+    Raises:
+        ValueError: a value that is not allowed, or a `baseline_dir` that can't be reached.
+    """
+
+    def __init__(
+        self,
+        *,
+        baseline_dir: str | Path | None = None,
+        baseline_sps: float | None = None,
+        reference: str | Scale = "1r1e",
+        workload: str | None = None,
+        warmup_iterations: int = DEFAULT_RULE.warmup_iterations,
+        min_iterations: int = DEFAULT_RULE.min_iterations,
+        precision: float = DEFAULT_RULE.precision,
+        max_iterations: int = DEFAULT_RULE.max_iterations,
+        max_seconds: float = DEFAULT_RULE.max_seconds,
+    ) -> None:
+        super().__init__()
+        self._options = Options.of(
+            baseline_dir=baseline_dir,
+            baseline_sps=baseline_sps,
+            reference=reference,
+            workload=workload,
+            steady=SteadyRule(
+                warmup_iterations=warmup_iterations,
+                min_iterations=min_iterations,
+                precision=precision,
+                max_iterations=max_iterations,
+                max_seconds=max_seconds,
+            ),
+        )
+        # An env runner restarted while the storage is away must not fail: it has no use for baselines.
+        if baseline_dir is not None and not surroundings.in_env_runner():
+            BaselineStore.at(baseline_dir)
+        self._warned: set[str] = set()
+        self._trial: Trial | None = None
+        self._evaluation_started: float | None = None
+        self._evaluation_s = 0.0
+
+    def on_algorithm_init(self, *, algorithm: Algorithm, **kwargs: Any) -> None:
+        """Read what the trial is. RLlib calls it once, before the first iteration."""
+        try:
+            self._trial = self._start(algorithm)
+        except Exception as error:
+            self._give_up(error)
+
+    def on_evaluate_start(self, *, algorithm: Algorithm, **kwargs: Any) -> None:
+        """Start the clock of an evaluation, unless it runs beside training and takes no time of its own."""
+        if not reading.evaluation_is_parallel(surroundings.config_of(algorithm)):
+            self._evaluation_started = time.perf_counter()
+
+    def on_evaluate_end(self, **kwargs: Any) -> None:
+        """Stop the clock of an evaluation."""
+        if self._evaluation_started is not None:
+            self._evaluation_s += time.perf_counter() - self._evaluation_started
+            self._evaluation_started = None
+
+    def on_train_result(self, *, algorithm: Algorithm, result: dict[str, Any], **kwargs: Any) -> None:
+        """Inject `result["scaling"]`, before any logger, stopper, scheduler or searcher sees the result."""
+        values: dict[str, Any] | None = None
+        try:
+            if self._trial is not None:
+                values = self._trial.measure(result, self._evaluation_s)
+        except Exception as error:
+            self._give_up(error)
+        self._evaluation_s = 0.0
+        result[keys.ROOT] = keys.nest({}) if values is None else values
+
+    def _start(self, algorithm: Algorithm) -> Trial:
+        config = surroundings.config_of(algorithm)
+        scale = reading.read_scale(config)
+        return Trial(
+            config,
+            scale=scale,
+            resources=self._attempt("resources", lambda: surroundings.resources_of(algorithm), Resources(cores=NAN, cpus=NAN)),
+            source=self._source(algorithm, scale),
+            rule=self._options.steady,
+            is_exclusive=self._attempt("neighbours", lambda: _watch(algorithm), lambda: NAN),
+            warn=self._warn,
+        )
+
+    def _source(self, algorithm: Algorithm, scale: Scale) -> BaselineSource:
+        options = self._options
+        if options.baseline_sps is not None:
+            return GivenBaseline(options.baseline_sps, options.reference)
+        config = surroundings.config_of(algorithm)
+        storage = getattr(algorithm, "_storage", None)
+        if not reading.samples_env(config):
+            store = None
+        elif options.baseline_dir is not None:
+            store = BaselineStore.at(options.baseline_dir)
+        elif storage is not None:
+            store = BaselineStore.of_experiment(storage)
+        else:
+            store = None
+            self._warn(
+                "no baseline",
+                "outside Tune there is no experiment folder that could hold a baseline: SPS only. For speedup and efficiency pass "
+                "baseline_dir='a/directory' (and run 1r×1e once) or baseline_sps=…, for instance with functools.partial.",
+            )
+        trial = storage.trial_fs_path if storage is not None else uuid.uuid4().hex
+        return Reference(
+            store,
+            surroundings.workload_of(algorithm, options.workload),
+            scale,
+            options.reference,
+            owner=trial,
+            provenance=surroundings.provenance_of(trial.rpartition("/")[2]),
+            steps_vary=reading.iterations_are_timed(config),
+            warn=self._warn,
+        )
+
+    def _attempt(self, topic: str, read: Callable[[], Any], otherwise: Any) -> Any:
+        """Return what `read` returns; when it fails, `otherwise` and one warning: the rest of the measurement goes on."""
+        try:
+            return read()
+        except Exception as error:
+            self._warn(topic, f"{topic} can't be read ({error!r}): what depends on them stays NaN")
+            return otherwise
+
+    def _warn(self, topic: str, text: str) -> None:
+        if topic not in self._warned:
+            self._warned.add(topic)
+            logger.warning("ScalingCallback: %s", text)
+
+    def _give_up(self, error: Exception) -> None:
+        if "error" not in self._warned:
+            self._warned.add("error")
+            logger.warning(
+                "ScalingCallback: measuring failed; training goes on and result['scaling'] is NaN. Please report this: %r",
+                error,
+                exc_info=error,
+            )
+
+
+def _watch(algorithm: Algorithm) -> Callable[[], float]:
+    neighbourhood = Neighbourhood(surroundings.node_of())
+    # RLlib has no hook for the end of an Algorithm; a process that has dropped one is no neighbour any more.
+    weakref.finalize(algorithm, neighbourhood.leave)
+    return neighbourhood.look

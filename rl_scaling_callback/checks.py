@@ -1,0 +1,27 @@
+"""Checks of what a user passes in: one clear error that names the value and what is allowed."""
+
+from __future__ import annotations
+
+import math
+
+
+def _fail(name: str, value: object, allowed: str) -> None:
+    raise ValueError(f"{name} is {value!r}; allowed are {allowed}")
+
+
+def at_least(name: str, value: object, lowest: int) -> None:
+    """Raise `ValueError` unless `value` is a whole number from `lowest` up."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+        _fail(name, value, f"whole numbers from {lowest} up")
+
+
+def positive(name: str, value: object) -> None:
+    """Raise `ValueError` unless `value` is a finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
+        _fail(name, value, "finite numbers above 0")
+
+
+def label(name: str, value: object) -> None:
+    """Raise `ValueError` unless `value` is a text that is not empty."""
+    if not isinstance(value, str) or not value.strip():
+        _fail(name, value, "texts that are not empty")

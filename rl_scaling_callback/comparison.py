@@ -1,0 +1,65 @@
+"""Compares an iteration, and the steady state so far, with the baseline. Numbers in, numbers out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rl_scaling_callback import formulas
+from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.steady import Steady
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a trial runs on.
+
+    Attributes:
+        cores: logical cores of the hosts that its env runners run on; NaN where not known.
+        cpus: CPUs that the trial holds in Ray's books; NaN where not known.
+    """
+
+    cores: float
+    cpus: float
+
+
+def compare(
+    *, env_steps: float, seconds: float, scale: Scale, baseline_sps: float, steady: Steady, resources: Resources
+) -> dict[str, float | str]:
+    """Return the values of the contract that follow from one iteration, the steady state and the baseline.
+
+    Args:
+        env_steps: env steps of the iteration.
+        seconds: its `time_this_iter_s`.
+        scale: the trial's scale.
+        baseline_sps: SPS of the reference per unit of its parallelism [steps/s]; NaN while there is none.
+        steady: the trial's steady state so far.
+        resources: what the trial runs on.
+
+    Returns:
+        Values by key of the contract (see `keys`), NaN where not known.
+    """
+    n = scale.parallelism
+    sps = formulas.steps_per_second(env_steps, seconds)
+    speedup = formulas.speedup(sps, baseline_sps)
+    efficiency = formulas.efficiency(speedup, n)
+    steady_speedup = formulas.speedup(steady.sps, baseline_sps)
+    return {
+        "sps": sps,
+        "env_steps": env_steps,
+        "parallelism": float(n),
+        "baseline_sps": baseline_sps,
+        "speedup": speedup,
+        "efficiency": efficiency,
+        "gap": formulas.gap(speedup, n),
+        "serial_fraction": formulas.serial_fraction(speedup, n),
+        "band": formulas.band(efficiency),
+        "steady/sps": steady.sps,
+        "steady/speedup": steady_speedup,
+        "steady/efficiency": formulas.efficiency(steady_speedup, n),
+        "steady/error": steady.error,
+        "steady/iterations": float(steady.iterations),
+        "steady/converged": float(steady.converged),
+        "core_efficiency": formulas.core_efficiency(speedup, scale.num_env_runners, resources.cores),
+        "sps_per_cpu": formulas.ratio(sps, resources.cpus),
+        "loss/total": formulas.loss(efficiency),
+    }

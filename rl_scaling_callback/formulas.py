@@ -1,0 +1,112 @@
+"""The formulas of parallel RL training: plain floats in, plain floats out.
+
+Every function returns NaN where its value is not defined or an input is not known, never an infinite value and never an
+exception: during training a missing number must not end a run. Inputs that can only be a programming mistake, such as
+a negative number of runners, raise `ValueError`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+NAN: Final = math.nan
+
+BANDS: Final[tuple[tuple[float, str], ...]] = (
+    (100.0, "perfect"),
+    (80.0, "excellent"),
+    (60.0, "good"),
+    (40.0, "fair"),
+    (-math.inf, "inefficient"),
+)
+"""Lower bound of efficiency [%] and the name of each band, best first (specification §3)."""
+
+
+def ratio(numerator: float, denominator: float) -> float:
+    """Return numerator / denominator, or NaN where that is not a finite number."""
+    if denominator == 0:
+        return NAN
+    quotient = numerator / denominator
+    return quotient if math.isfinite(quotient) else NAN
+
+
+def steps_per_second(env_steps: float, seconds: float) -> float:
+    """Return SPS [steps/s]: env steps over the seconds they took (specification §1); NaN unless both are > 0.
+
+    An iteration without env steps has no throughput to compare: 0 would read as the worst configuration there is.
+    """
+    return ratio(env_steps, seconds) if env_steps > 0 and seconds > 0 else NAN
+
+
+def parallelism(num_env_runners: int, num_envs_per_env_runner: int) -> int:
+    """Return N = max(1, runners) × envs per runner (specification §3).
+
+    With 0 env runners RLlib samples in the Algorithm's own process, which counts as one.
+
+    Raises:
+        ValueError: fewer than 0 runners or fewer than 1 env per runner.
+    """
+    if num_env_runners < 0:
+        raise ValueError(f"num_env_runners is {num_env_runners!r}; allowed are whole numbers from 0 up")
+    if num_envs_per_env_runner < 1:
+        raise ValueError(f"num_envs_per_env_runner is {num_envs_per_env_runner!r}; allowed are whole numbers from 1 up")
+    return max(1, num_env_runners) * num_envs_per_env_runner
+
+
+def speedup(sps: float, baseline_sps: float) -> float:
+    """Return the speedup [×] = SPS_parallel / SPS_baseline (specification §2); NaN unless the baseline is > 0."""
+    return ratio(sps, baseline_sps) if baseline_sps > 0 else NAN
+
+
+def efficiency(speedup: float, n: float) -> float:
+    """Return the parallel efficiency [%] = speedup / N × 100 (specification §3); NaN unless N > 0."""
+    return ratio(speedup, n) * 100 if n > 0 else NAN
+
+
+def gap(speedup: float, n: float) -> float:
+    """Return the gap [×] = N − speedup between ideal and actual speedup (specification §3)."""
+    return n - speedup
+
+
+def loss(efficiency: float) -> float:
+    """Return the loss [% points] = 100 − efficiency (specification §3); negative where scaling is superlinear."""
+    return 100 - efficiency
+
+
+def band(efficiency: float) -> str:
+    """Return the band's name for an efficiency [%] (specification §3), or "" when the efficiency is NaN."""
+    return next((name for lowest, name in BANDS if efficiency >= lowest), "")
+
+
+def serial_fraction(speedup: float, n: float) -> float:
+    """Return the experimentally determined serial fraction s = (1/S − 1/N) / (1 − 1/N).
+
+    NaN at N = 1, where it is not defined, and unless the speedup is > 0. Negative where scaling is superlinear.
+
+    Source: Karp and Flatt, "Measuring parallel processor performance", CACM 33(5), 1990; specification §6.
+    """
+    if n <= 1 or not speedup > 0:
+        return NAN
+    return ratio(ratio(1, speedup) - 1 / n, 1 - 1 / n)
+
+
+def amdahl_speedup(serial_fraction: float, n: float) -> float:
+    """Return Amdahl's largest speedup [×] on N processors, 1 / (s + (1 − s) / N); NaN unless N > 0.
+
+    Source: Amdahl, AFIPS 1967; specification §6.
+    """
+    return ratio(1, serial_fraction + (1 - serial_fraction) / n) if n > 0 else NAN
+
+
+def amdahl_limit(serial_fraction: float) -> float:
+    """Return Amdahl's limit [×] for N → ∞, 1 / s; NaN where s is 0 or negative and no limit exists."""
+    return ratio(1, serial_fraction) if serial_fraction > 0 else NAN
+
+
+def core_efficiency(speedup: float, num_env_runners: int, cores: float) -> float:
+    """Return speedup / min(runners, cores) × 100 [%]: efficiency against the CPU cores that can be busy at once.
+
+    Sub-envs of one env runner step one after another, so N counts processors that are not there; this does not.
+    Source: design §3.
+    """
+    return efficiency(speedup, min(max(1, num_env_runners), cores))

@@ -1,0 +1,88 @@
+"""The contract: every key that is injected under `result["scaling"]`, with its unit and meaning. Defined here, once.
+
+A slash in a key is a level of the dict, as in RLlib's own results: `steady/sps` is `result["scaling"]["steady"]["sps"]`.
+Tune and TensorBoard flatten it to `scaling/steady/sps`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from rl_scaling_callback.formulas import NAN
+
+ROOT: Final = "scaling"
+"""The key of the injected dict in an RLlib result."""
+
+PHASES: Final = ("sample", "learn", "sync", "evaluate", "other")
+"""Where the time of an iteration goes: exclusive, and together the whole iteration."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One injected key.
+
+    Attributes:
+        name: its path below `ROOT`, levels separated by a slash.
+        unit: its unit; "" for a dimensionless number, "text" for the one text.
+        meaning: what it says, in a line.
+        unknown: the value that stands for "not known (yet)".
+    """
+
+    name: str
+    unit: str
+    meaning: str
+    unknown: float | str = NAN
+
+
+KEYS: Final[tuple[Key, ...]] = (
+    Key("sps", "steps/s", "env steps of this iteration / `time_this_iter_s`"),
+    Key("env_steps", "steps", "env steps of this iteration"),
+    Key("parallelism", "", "N = max(1, `num_env_runners`) × `num_envs_per_env_runner`"),
+    Key("baseline_sps", "steps/s", "SPS of the reference, as known now; with a reference larger than 1r×1e, its SPS / its N"),
+    Key("speedup", "×", "sps / baseline_sps"),
+    Key("efficiency", "%", "speedup / N × 100"),
+    Key("gap", "×", "N − speedup"),
+    Key("serial_fraction", "", "Karp–Flatt's serial fraction from this iteration alone; NaN at N = 1"),
+    Key("band", "text", "perfect, excellent, good, fair or inefficient; empty when unknown", ""),
+    Key("steady/sps", "steps/s", "Σ env steps / Σ time over the steady window; evaluation left out"),
+    Key("steady/speedup", "×", "steady/sps / baseline_sps"),
+    Key("steady/efficiency", "%", "steady/speedup / N × 100"),
+    Key("steady/error", "%", "half-width of the 95 % interval of steady/sps, from this run's iterations"),
+    Key("steady/iterations", "", "iterations in the steady window"),
+    Key("steady/converged", "0/1", "1 when steady/error is within the precision asked for"),
+    Key("core_efficiency", "%", "speedup / min(env runners, cores) × 100"),
+    Key("sps_per_cpu", "steps/s", "sps / CPUs that the trial holds"),
+    *(Key(f"time/{phase}", "s", f"time of this iteration in the phase `{phase}`, exclusive") for phase in PHASES),
+    Key("loss/total", "% points", "100 − efficiency"),
+    Key("is_baseline", "0/1", "1 when this trial is the reference"),
+    Key("comparable", "0/1", "1 when workload, hardware and steps are those of the baseline; 0 when only others have one"),
+    Key("exclusive", "0/1", "1 when no other trial ran on this trial's node during the iteration"),
+)
+
+
+def nest(values: Mapping[str, float | str]) -> dict[str, Any]:
+    """Return the dict to inject: every key of the contract, those missing in `values` as unknown.
+
+    Raises:
+        KeyError: `values` has a key that the contract does not know.
+    """
+    unknown = values.keys() - _UNKNOWN.keys()
+    if unknown:
+        raise KeyError(f"not in the contract: {sorted(unknown)}")
+    return _nested({**_UNKNOWN, **values}.items())
+
+
+def _nested(items: Iterable[tuple[str, float | str]]) -> dict[str, Any]:
+    root: dict[str, Any] = {}
+    for name, value in items:
+        *levels, leaf = name.split("/")
+        node = root
+        for level in levels:
+            node = node.setdefault(level, {})
+        node[leaf] = value
+    return root
+
+
+_UNKNOWN: Final[Mapping[str, float | str]] = {key.name: key.unknown for key in KEYS}

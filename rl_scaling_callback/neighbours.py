@@ -1,0 +1,116 @@
+"""Tells whether another trial runs on the same node, without a file or remote access per iteration.
+
+Every process that trains on a node keeps one lock file open and holds a lock on a byte of its own; the operating system gives
+the lock back even when the process is killed. A trial is alone when its process can lock all other bytes. A counter of
+arrivals, in memory that the processes share, shows neighbours that came and went between two looks.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+import struct
+import tempfile
+from pathlib import Path
+from typing import ClassVar
+
+from rl_scaling_callback.formulas import NAN
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_COUNTER = struct.Struct("=q")
+_FIRST_LOCK = _COUNTER.size
+_END_OF_LOCKS = 1 << 30
+
+
+class Neighbourhood:
+    """A trial among those of its node.
+
+    Args:
+        node: the node's name; trials that give the same one on the same host see each other.
+
+    Raises:
+        OSError: the lock file can't be made.
+    """
+
+    def __init__(self, node: str) -> None:
+        self._presence: _Presence | None = None if fcntl is None else _Presence.join(node)
+        if self._presence is not None:
+            self._arrivals = self._presence.arrivals()
+            self._was_alone = self._presence.is_alone()
+
+    def look(self) -> float:
+        """Return 1.0 when no other trial ran on this node since the last look, else 0.0; NaN where it can't be told.
+
+        A neighbour that is there now, that was there at the last look, or that arrived in between counts.
+        """
+        if self._presence is None:
+            return NAN
+        arrivals, alone = self._presence.arrivals(), self._presence.is_alone()
+        exclusive = alone and self._was_alone and arrivals == self._arrivals
+        self._arrivals, self._was_alone = arrivals, alone
+        return float(exclusive)
+
+    def leave(self) -> None:
+        """Stop being seen by the others; further looks give NaN."""
+        if self._presence is not None:
+            self._presence.leave()
+            self._presence = None
+
+
+class _Presence:
+    """This process among those of a node. Locks belong to processes, so the trials of one process share it."""
+
+    _here: ClassVar[dict[str, _Presence]] = {}
+
+    def __init__(self, node: str) -> None:
+        directory = Path(tempfile.gettempdir()) / f"rl_scaling_callback-{os.getuid()}"
+        directory.mkdir(mode=0o700, exist_ok=True)
+        path = directory / (re.sub(r"[^\w.-]", "_", node) + ".lock")
+        self._node, self._members = node, 0
+        self._byte = _FIRST_LOCK + 1 + os.getpid() % (_END_OF_LOCKS - _FIRST_LOCK - 2)
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            # The counter's own bytes are the mutex of arriving: whoever holds them grows the file and counts itself in.
+            fcntl.lockf(self._fd, fcntl.LOCK_EX, _FIRST_LOCK, 0)
+            if os.fstat(self._fd).st_size < _COUNTER.size:
+                os.ftruncate(self._fd, _COUNTER.size)
+            self._memory = mmap.mmap(self._fd, _COUNTER.size)
+            fcntl.lockf(self._fd, fcntl.LOCK_EX, 1, self._byte)
+            _COUNTER.pack_into(self._memory, 0, self.arrivals() + 1)
+            fcntl.lockf(self._fd, fcntl.LOCK_UN, _FIRST_LOCK, 0)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    @classmethod
+    def join(cls, node: str) -> _Presence:
+        presence = cls._here.get(node) or cls._here.setdefault(node, cls(node))
+        presence._members += 1
+        return presence
+
+    def leave(self) -> None:
+        self._members -= 1
+        if self._members == 0:
+            del self._here[self._node]
+            self._memory.close()
+            os.close(self._fd)  # gives back the locks
+
+    def arrivals(self) -> int:
+        """Return how many processes have ever arrived on this node."""
+        (count,) = _COUNTER.unpack_from(self._memory, 0)
+        return int(count)
+
+    def is_alone(self) -> bool:
+        """Return whether all other bytes can be locked. A refused lock changes nothing; a granted one is given back at once."""
+        try:
+            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, _END_OF_LOCKS - _FIRST_LOCK, _FIRST_LOCK)
+        except OSError:
+            return False
+            fcntl.lockf(self._fd, fcntl.LOCK_UN, self._byte - _FIRST_LOCK, _FIRST_LOCK)
+        fcntl.lockf(self._fd, fcntl.LOCK_UN, _END_OF_LOCKS - self._byte - 1, self._byte + 1)
+        return True

@@ -1,0 +1,72 @@
+"""The options of `ScalingCallback`, checked when the callback is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rl_scaling_callback.checks import label, positive
+from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.steady import SteadyRule
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a user may choose.
+
+    Attributes:
+        baseline_dir: directory or URI of a lasting place for baselines; None for the experiment's own folder.
+        baseline_sps: the baseline as a number [steps/s]; None to measure it.
+        reference: scale of the reference.
+        workload: the user's name for the workload; None to derive it from config and hardware.
+        steady: when a trial counts as steady.
+
+    Raises:
+        ValueError: a value that is not allowed.
+    """
+
+    baseline_dir: str | None
+    baseline_sps: float | None
+    reference: Scale
+    workload: str | None
+    steady: SteadyRule
+
+    def __post_init__(self) -> None:
+        if self.baseline_sps is not None:
+            positive("baseline_sps", self.baseline_sps)
+            if self.baseline_dir is not None:
+                raise ValueError(
+                    f"baseline_sps is {self.baseline_sps!r} and baseline_dir is {self.baseline_dir!r}; allowed is one of the two"
+                )
+        if self.workload is not None:
+            label("workload", self.workload)
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        baseline_dir: str | Path | None,
+        baseline_sps: float | None,
+        reference: str | Scale,
+        workload: str | None,
+        steady: SteadyRule,
+    ) -> Options:
+        """Return the options in the types that the rest works with.
+
+        Raises:
+            ValueError: a value that is not allowed.
+        """
+        if baseline_dir is not None and not isinstance(baseline_dir, (str, Path)):
+            raise ValueError(f"baseline_dir is {baseline_dir!r}; allowed are a directory or a URI as text, or a Path")
+        if not isinstance(reference, Scale):
+            try:
+                reference = Scale.parse(reference)
+            except ValueError as error:
+                raise ValueError(f"reference: {error}") from None
+        return cls(
+            baseline_dir=None if baseline_dir is None else str(baseline_dir),
+            baseline_sps=baseline_sps,
+            reference=reference,
+            workload=workload,
+            steady=steady,
+        )

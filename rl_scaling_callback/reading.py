@@ -1,0 +1,198 @@
+"""Reads RLlib's results and configs. The only place that knows RLlib's key names and API stacks; it needs no Ray.
+
+What can't be read is NaN, with the reason as a text for the one warning.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from rl_scaling_callback.formulas import NAN
+from rl_scaling_callback.scale import Scale
+
+
+@dataclass(frozen=True, slots=True)
+class Iteration:
+    """Env steps and seconds of one iteration.
+
+    Attributes:
+        env_steps: env steps sampled in this iteration; 0 where there were none, NaN where the result does not say.
+        seconds: `time_this_iter_s`; NaN where it is missing or not above 0.
+        problem: why something is NaN, and what to do; "" when all could be read.
+    """
+
+    env_steps: float
+    seconds: float
+    problem: str = ""
+
+
+def read_iteration(result: Mapping[str, Any]) -> Iteration:
+    """Return the env steps and seconds of the iteration that `result` describes.
+
+    On the old API stack the top-level `num_env_steps_sampled` counts the whole life of the trial, and
+    `num_env_steps_sampled_this_iter` this iteration; on the new one this iteration's count is in `env_runners`.
+    """
+    env_steps, problem = _read_env_steps(result)
+    seconds = number(result.get("time_this_iter_s"))
+    if not seconds > 0:
+        problem = problem or (
+            f"time_this_iter_s is {result.get('time_this_iter_s')!r}, not a time above 0 (did the clock jump?): "
+            "this iteration's SPS stays NaN"
+        )
+        seconds = NAN
+    return Iteration(env_steps, seconds, problem)
+
+
+def _read_env_steps(result: Mapping[str, Any]) -> tuple[float, str]:
+    if "num_env_steps_sampled_this_iter" in result:
+        where, value = "num_env_steps_sampled_this_iter", result["num_env_steps_sampled_this_iter"]
+    else:
+        runners = result.get("env_runners")
+        if not isinstance(runners, Mapping):
+            return NAN, "the result has no env_runners: this algorithm samples no env steps (offline?), so there is no SPS"
+        # An asynchronous algorithm may finish an iteration before the first sample has arrived.
+        where, value = "env_runners/num_env_steps_sampled", runners.get("num_env_steps_sampled", 0)
+    env_steps = number(value)
+    if not env_steps >= 0:
+        return NAN, f"{where} is {value!r}, not a count: this iteration's SPS stays NaN"
+    return env_steps, ""
+
+
+def number(value: object) -> float:
+    """Return a real number as a plain float, NaN for anything else: booleans, texts, None, infinities."""
+    if isinstance(value, bool) or value is None or isinstance(value, (str, bytes)):
+        return NAN
+    try:
+        converted = float(value)  # type: ignore[arg-type]  # NumPy scalars and the like: float() is the judge
+    except (TypeError, ValueError, OverflowError):
+        return NAN
+    return converted if math.isfinite(converted) else NAN
+
+
+def read_scale(config: Mapping[str, Any]) -> Scale:
+    """Return the scale of a trial from `vars(AlgorithmConfig)` or a config dict.
+
+    Raises:
+        ValueError: the config does not say it.
+    """
+    runners, envs = config.get("num_env_runners"), config.get("num_envs_per_env_runner")
+    if not isinstance(runners, int) or not isinstance(envs, int):
+        raise ValueError(f"num_env_runners is {runners!r} and num_envs_per_env_runner is {envs!r}; allowed are whole numbers")
+    return Scale(runners, envs)
+
+
+def samples_env(config: Mapping[str, Any]) -> bool:
+    """Return whether training samples env steps: False for algorithms that learn from recorded data only."""
+    return not (config.get("_is_online") is False or config.get("input_") not in (None, "sampler"))
+
+
+def iterations_are_timed(config: Mapping[str, Any]) -> bool:
+    """Return whether an iteration lasts a given time, so that its steps vary with the throughput (APPO, IMPALA, SAC)."""
+    return number(config.get("min_time_s_per_iteration")) > 0
+
+
+def steps_before_learning(config: Mapping[str, Any]) -> float:
+    """Return the env steps that are sampled before learning starts (SAC, DQN): iterations until then are not the steady work."""
+    steps = number(config.get("num_steps_sampled_before_learning_starts"))
+    return steps if steps > 0 else 0.0
+
+
+def evaluation_is_parallel(config: Mapping[str, Any]) -> bool:
+    """Return whether evaluation runs beside training, and so takes no time of its own."""
+    return bool(config.get("evaluation_parallel_to_training"))
+
+
+def uses_gpus(config: Mapping[str, Any]) -> bool:
+    """Return whether the learners or env runners of the trial ask for GPUs."""
+    return any(number(config.get(key)) > 0 for key in ("num_gpus", "num_gpus_per_learner", "num_gpus_per_env_runner"))
+
+
+_WORKLOAD_KEYS: Final[Mapping[str, str]] = {
+    "algorithm": "algo_class",
+    "env": "env",
+    "env_config": "env_config",
+    "env_runner_class": "env_runner_cls",
+    "vectorize_mode": "gym_env_vectorize_mode",
+    "remote_worker_envs": "remote_worker_envs",
+    "new_api_stack": "enable_env_runner_and_connector_v2",
+    "framework": "framework_str",
+    "minibatch_size": "minibatch_size",
+    "num_epochs": "num_epochs",
+    "batch_mode": "batch_mode",
+    "training_intensity": "training_intensity",
+    "rl_module": "_rl_module_spec",
+    "model_config": "_model_config",
+    "env_to_module_connector": "_env_to_module_connector",
+    "module_to_env_connector": "_module_to_env_connector",
+    "learner_connector": "_learner_connector",
+    "learner_class": "_learner_class",
+    "observation_filter": "observation_filter",
+    "compress_observations": "compress_observations",
+    "torch_compile_learner": "torch_compile_learner",
+    "torch_compile_worker": "torch_compile_worker",
+    "num_learners": "num_learners",
+    "num_gpus_per_learner": "num_gpus_per_learner",
+    "num_gpus_per_env_runner": "num_gpus_per_env_runner",
+    "num_gpus": "num_gpus",
+    "num_aggregator_actors_per_learner": "num_aggregator_actors_per_learner",
+}
+"""What must be equal for a fair comparison, and the config attribute that says it.
+
+Learning rate, seed, gamma and the like don't change the work of a step. Runners, envs, CPUs per runner and fragment lengths
+are what scaling is about. Evaluation is left out of steady figures.
+"""
+
+
+def read_workload(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts of a config that must be equal for a fair comparison, in plain JSON types.
+
+    Args:
+        config: `vars(AlgorithmConfig)`.
+    """
+    facts = {fact: plain(config.get(key)) for fact, key in _WORKLOAD_KEYS.items()}
+    per_learner = config.get("_train_batch_size_per_learner")
+    if per_learner is None:
+        facts["train_batch_size"] = plain(config.get("train_batch_size"))
+    else:
+        facts["train_batch_size"] = plain(per_learner * max(1, config.get("num_learners") or 0))
+    policies = config.get("policies")
+    facts["policies"] = sorted(map(str, policies)) if isinstance(policies, (Mapping, set, list, tuple)) else plain(policies)
+    if not config.get("enable_rl_module_and_learner"):
+        facts["model"] = plain(config.get("model"))
+    return facts
+
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+_DEEPEST: Final = 12
+
+
+def plain(value: object, depth: int = 0) -> Any:
+    """Return `value` in plain JSON types, the same in every process: classes and functions by name, no memory addresses."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else repr(value)
+    if isinstance(value, enum.Enum):
+        return plain(value.value, depth + 1)
+    if depth >= _DEEPEST:
+        return f"({type(value).__qualname__})"
+    if isinstance(value, Mapping):
+        return {str(key): plain(item, depth + 1) for key, item in sorted(value.items(), key=lambda pair: str(pair[0]))}
+    if isinstance(value, (list, tuple)):
+        return [plain(item, depth + 1) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted((plain(item, depth + 1) for item in value), key=repr)
+    if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
+        return f"{value.__module__}.{value.__qualname__}"
+    if dataclasses.is_dataclass(value):
+        # Not asdict(): it copies deeply, and what a spec holds may not be copied.
+        return {field.name: plain(getattr(value, field.name, None), depth + 1) for field in dataclasses.fields(value)}
+    if hasattr(value, "tolist"):  # NumPy scalars and arrays
+        return plain(value.tolist(), depth + 1)
+    return _ADDRESS.sub("", repr(value))

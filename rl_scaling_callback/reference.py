@@ -1,0 +1,211 @@
+"""Where a trial's baseline comes from: found in the store, measured and published by the reference trial, or given."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from rl_scaling_callback.baseline import Baseline, BaselineFileError, Workload
+from rl_scaling_callback.formulas import NAN
+from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.steady import Steady
+from rl_scaling_callback.store import BaselineStore
+
+Warn = Callable[[str, str], None]
+"""Takes a topic and a text; logs the first text of each topic."""
+
+_LOOKUP_SHARE: Final = 0.02
+_REFINED_WHEN_LONGER_BY: Final = 2.0
+_LARGEST_STEP_DIFFERENCE: Final = 0.1
+
+
+class Reference:
+    """The baseline of one trial.
+
+    A trial that is not the reference looks for a baseline until it has one, and keeps it. The reference trial (the first
+    of its workload at the reference scale) publishes its steady state once it is settled, and again each time that its
+    window has doubled or has become precise enough. Later trials at the reference scale are compared like any other.
+
+    Args:
+        store: where baselines lie; None for nowhere.
+        workload: the trial's workload.
+        scale: the trial's scale.
+        reference: the scale of the reference.
+        owner: the trial's name, unique among experiments.
+        provenance: what the file says of where it comes from.
+        steps_vary: True where an iteration lasts a given time, so that steps per iteration are no criterion.
+        warn: logs a warning once.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        store: BaselineStore | None,
+        workload: Workload,
+        scale: Scale,
+        reference: Scale,
+        *,
+        owner: str,
+        provenance: Mapping[str, str],
+        steps_vary: bool,
+        warn: Warn,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._workload = workload
+        self._reference = reference
+        self._owner = owner
+        self._provenance = provenance
+        self._steps_vary = steps_vary
+        self._warn = warn
+        self._clock = clock
+        self._next_lookup = -float("inf")
+        self._baseline: Baseline | None = None
+        self._is_reference = store is not None and scale == reference
+        self._mismatch = False
+
+    @property
+    def is_baseline(self) -> float:
+        """1.0 when this trial is the reference, else 0.0."""
+        return float(self._is_reference)
+
+    def update(self, steady: Steady) -> None:
+        """Look for a baseline where there is none yet, or publish what this trial measured."""
+        if self._store is None:
+            return
+        if self._baseline is None:
+            self._look(self._store)
+            self._say_what_is_missing(steady)
+        if self._is_reference and steady.settled and self._is_worth_publishing(steady):
+            self._publish(self._store, steady)
+
+    def compare_with(self, steady: Steady, env_steps: float) -> tuple[float, float]:
+        """Return the baseline's SPS per unit of parallelism to compare with, NaN for none, and `comparable`.
+
+        Args:
+            steady: the trial's steady state so far.
+            env_steps: env steps of this iteration.
+        """
+        baseline = self._baseline
+        if baseline is None:
+            return NAN, 0.0 if self._mismatch else NAN
+        if not (self._is_reference or self._workload.vouched or self._steps_vary):
+            here = steady.env_steps / steady.iterations if steady.iterations else env_steps
+            there = baseline.env_steps / baseline.iterations
+            if not here > 0:
+                return NAN, NAN
+            if abs(here / there - 1) > _LARGEST_STEP_DIFFERENCE:
+                self._warn(
+                    "steps",
+                    f"this trial collects {here:.0f} env steps an iteration, its baseline {there:.0f}: not comparable, so speedup "
+                    "and efficiency stay NaN. Give both the same batch size and batch mode.",
+                )
+                return NAN, 0.0
+        return baseline.unit_sps, 1.0
+
+    def _look(self, store: BaselineStore) -> None:
+        started = self._clock()
+        if started < self._next_lookup:
+            return
+        try:
+            found = store.load(self._workload, self._reference)
+            if found is None:
+                self._look_for_mismatch(store)
+            else:
+                self._adopt(found)
+        except BaselineFileError as error:
+            self._warn("file", f"a baseline file can't be used: {error}. Speedup stays NaN until a reference trial publishes one.")
+        except OSError as error:
+            self._warn("storage", f"baselines in {store.directory} can't be read ({error}): speedup stays NaN until then.")
+        finally:
+            # Slow storage is asked less often, so that looking costs a small share of the time.
+            ended = self._clock()
+            self._next_lookup = ended + (ended - started) / _LOOKUP_SHARE
+
+    def _adopt(self, found: Baseline) -> None:
+        self._baseline = found
+        self._is_reference = self._is_reference and found.owner == self._owner
+
+    def _look_for_mismatch(self, store: BaselineStore) -> None:
+        if self._mismatch or self._is_reference:
+            return
+        others = [(self._workload.differences(other.workload), other) for other in store.others(self._workload, self._reference)]
+        if not others:
+            return
+        self._mismatch = True
+        differences, nearest = min(others, key=lambda pair: len(pair[0]))
+        self._warn(
+            "mismatch",
+            f"no baseline for this trial's workload. The nearest ({nearest.provenance.get('trial', 'of unknown origin')}) is not "
+            f"comparable: {'; '.join(differences)}. Speedup and efficiency stay NaN until a {self._reference} trial of the same "
+            "workload has reached its steady state; workload='name' overrides what counts as the same.",
+        )
+
+    def _say_what_is_missing(self, steady: Steady) -> None:
+        if self._baseline is None and steady.settled and not self._is_reference and not self._mismatch:
+            self._warn(
+                "missing",
+                f"this trial is steady and there is still no baseline: speedup stays NaN until a {self._reference} trial of its "
+                "workload has run long enough (10 iterations by default). Is there one in the experiment?",
+            )
+
+    def _is_worth_publishing(self, steady: Steady) -> bool:
+        held = self._baseline
+        if held is None:
+            return True
+        longer = steady.seconds >= _REFINED_WHEN_LONGER_BY * held.seconds
+        return longer or (steady.converged and not held.converged and steady.seconds >= held.seconds)
+
+    def _publish(self, store: BaselineStore, steady: Steady) -> None:
+        measured = Baseline(
+            sps=steady.sps,
+            scale=self._reference,
+            workload=self._workload,
+            owner=self._owner,
+            error=steady.error,
+            iterations=steady.iterations,
+            env_steps=steady.env_steps,
+            seconds=steady.seconds,
+            converged=steady.converged,
+            provenance=self._provenance,
+        )
+        if not steady.converged:
+            self._warn(
+                "precision",
+                f"the baseline is published with an error of ±{steady.error:.1f} %, more than was asked for: the machine is noisy, "
+                "or the trial has not settled. Speedups share that error.",
+            )
+        try:
+            found = self._found_before_publishing(store)
+            # Another trial was first: there is one reference a workload, and this trial is not it.
+            if found is not None and found.owner != self._owner:
+                self._adopt(found)
+                return
+            store.publish(measured)
+        except OSError as error:
+            self._warn("storage", f"the baseline can't be written to {store.directory} ({error}): other trials can't see it.")
+        self._baseline = measured
+
+    def _found_before_publishing(self, store: BaselineStore) -> Baseline | None:
+        try:
+            return store.load(self._workload, self._reference)
+        except BaselineFileError as error:
+            self._warn("file", f"a baseline file can't be used: {error}. A new one takes its place.")
+            return None
+
+
+class GivenBaseline:
+    """A baseline that the user gave as a number, on the user's word."""
+
+    is_baseline: Final = 0.0
+
+    def __init__(self, sps: float, reference: Scale) -> None:
+        self._unit_sps = sps / reference.parallelism
+
+    def update(self, steady: Steady) -> None:
+        """Nothing to look for."""
+
+    def compare_with(self, steady: Steady, env_steps: float) -> tuple[float, float]:
+        """Return the given SPS per unit of parallelism, and `comparable`."""
+        return self._unit_sps, 1.0

@@ -1,0 +1,50 @@
+"""The scale of a trial: how many env runners, and how many envs in each."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from rl_scaling_callback import formulas
+
+_SCALE_TEXT = re.compile(r"\s*(\d+)\s*r\s*[x×*]?\s*(\d+)\s*e\s*", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Scale:
+    """Env runners × envs per env runner, written `8r×2e`.
+
+    Raises:
+        ValueError: fewer than 0 runners or fewer than 1 env per runner.
+    """
+
+    num_env_runners: int
+    num_envs_per_env_runner: int
+
+    def __post_init__(self) -> None:
+        formulas.parallelism(self.num_env_runners, self.num_envs_per_env_runner)
+
+    @property
+    def parallelism(self) -> int:
+        """N = max(1, runners) × envs per runner."""
+        return formulas.parallelism(self.num_env_runners, self.num_envs_per_env_runner)
+
+    @property
+    def slug(self) -> str:
+        """The scale in plain ASCII, as file names have it: `8r2e`."""
+        return f"{self.num_env_runners}r{self.num_envs_per_env_runner}e"
+
+    def __str__(self) -> str:
+        return f"{self.num_env_runners}r×{self.num_envs_per_env_runner}e"
+
+    @classmethod
+    def parse(cls, text: str) -> Scale:
+        """Return the scale written in `text`: `1r1e`, `1rx1e` and `1r×1e` are the same.
+
+        Raises:
+            ValueError: the text is not a scale.
+        """
+        match = _SCALE_TEXT.fullmatch(text) if isinstance(text, str) else None
+        if match is None:
+            raise ValueError(f"scale is {text!r}; allowed are texts such as '1r1e' or '8r×2e' (runners, envs per runner)")
+        return cls(int(match[1]), int(match[2]))

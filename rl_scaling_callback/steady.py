@@ -1,0 +1,179 @@
+"""The steady state of a trial: throughput after warm-up, with the precision that its iterations support.
+
+Source: method, "Steady state"; Georges et al., OOPSLA 2007.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from scipy.special import stdtrit
+
+from rl_scaling_callback import formulas
+from rl_scaling_callback.checks import at_least, positive
+
+
+@dataclass(frozen=True, slots=True)
+class SteadyRule:
+    """When a trial counts as warm, as precise enough, and when waiting ends.
+
+    Attributes:
+        warmup_iterations: iterations left out at the start.
+        min_iterations: iterations that the window holds at least before it can count as steady.
+        precision: largest half-width [%] of the 95 % interval that counts as precise enough.
+        max_iterations: the window is settled after this many iterations, precise or not.
+        max_seconds: the window is settled after this much measured time, precise or not.
+
+    Raises:
+        ValueError: a value out of its range.
+    """
+
+    warmup_iterations: int = 2
+    min_iterations: int = 5
+    precision: float = 5.0
+    max_iterations: int = 8
+    max_seconds: float = 600.0
+
+    def __post_init__(self) -> None:
+        at_least("warmup_iterations", self.warmup_iterations, 0)
+        at_least("min_iterations", self.min_iterations, 2)
+        positive("precision", self.precision)
+        at_least("max_iterations", self.max_iterations, self.min_iterations)
+        positive("max_seconds", self.max_seconds)
+
+
+DEFAULT_RULE: Final = SteadyRule()
+
+
+@dataclass(frozen=True, slots=True)
+class Steady:
+    """What a steady window says.
+
+    Attributes:
+        sps: Σ env steps / Σ seconds [steps/s]; spikes are real lost time and stay in. NaN while the window is empty.
+        error: half-width [%] of the 95 % interval of `sps`. It speaks of this run's iterations: another run of the same
+            configuration may differ by more. NaN below 3 iterations.
+        iterations: iterations in the window.
+        env_steps: Σ env steps.
+        seconds: Σ seconds.
+        converged: precise enough by the rule.
+        settled: converged, or as good as it gets within the rule's caps.
+    """
+
+    sps: float
+    error: float
+    iterations: int
+    env_steps: float
+    seconds: float
+    converged: bool
+    settled: bool
+
+
+class SteadyWindow:
+    """Collects iterations and tells the steady state so far, in constant memory.
+
+    The interval is Student's t on the mean of x = log(seconds / env steps), with the number of independent iterations
+    estimated from their lag-1 autocorrelation, n_eff = n(1 − ρ)/(1 + ρ). The sample autocorrelation of few iterations is
+    biased low by about (1 + 3ρ)/n (Marriott and Pope, Biometrika 1954); that is added back, and ρ is kept in [0, 0.95].
+    """
+
+    __slots__ = (
+        "_carried",
+        "_env_steps",
+        "_first",
+        "_lagged",
+        "_last",
+        "_n",
+        "_origin",
+        "_rule",
+        "_seconds",
+        "_skipped",
+        "_square",
+        "_sum",
+    )  # fmt: skip
+
+    def __init__(self, rule: SteadyRule) -> None:
+        self._rule = rule
+        self._skipped = 0
+        self._carried = 0.0
+        self._n = 0
+        self._env_steps = 0.0
+        self._seconds = 0.0
+        # Sums of x, x² and x·x', with x counted from the first one so that they keep their digits over a million terms.
+        self._origin = self._first = self._last = 0.0
+        self._sum = self._square = self._lagged = 0.0
+
+    def add(self, env_steps: float, seconds: float, *, warm: bool = True) -> None:
+        """Take in one iteration.
+
+        An iteration without env steps (asynchronous algorithms have them) is lost time: it counts with the next one
+        that has steps. An iteration whose steps or time are not known is left out.
+
+        Args:
+            env_steps: env steps of the iteration.
+            seconds: its duration.
+            warm: False for iterations that are not yet the steady work, such as those before a replay buffer is full
+                enough to learn from. They are left out, and warm-up starts over.
+        """
+        if not warm:
+            self._skipped = 0
+            return
+        if self._skipped < self._rule.warmup_iterations:
+            self._skipped += 1
+            return
+        if not (env_steps >= 0 and seconds > 0 and math.isfinite(env_steps) and math.isfinite(seconds)):
+            return
+        if env_steps == 0:
+            self._carried += seconds
+            return
+        seconds += self._carried
+        self._carried = 0.0
+        x = math.log(seconds / env_steps)
+        if self._n == 0:
+            self._origin = x
+        x -= self._origin
+        if self._n == 0:
+            self._first = x
+        else:
+            self._lagged += self._last * x
+        self._last = x
+        self._n += 1
+        self._sum += x
+        self._square += x * x
+        self._env_steps += env_steps
+        self._seconds += seconds
+
+    def read(self) -> Steady:
+        """Return the steady state as known now."""
+        rule, n = self._rule, self._n
+        error = self._error()
+        enough = n >= rule.min_iterations
+        converged = enough and error <= rule.precision
+        return Steady(
+            sps=formulas.steps_per_second(self._env_steps, self._seconds),
+            error=error,
+            iterations=n,
+            env_steps=self._env_steps,
+            seconds=self._seconds,
+            converged=converged,
+            settled=converged or (enough and (n >= rule.max_iterations or self._seconds >= rule.max_seconds)),
+        )
+
+    def _error(self) -> float:
+        n = self._n
+        if n < 3:
+            return formulas.NAN
+        mean = self._sum / n
+        squares = max(0.0, self._square - n * mean * mean)
+        # Durations that agree to the last digit leave rounding noise, of which an autocorrelation means nothing.
+        if squares <= 1e-24 * n:
+            return 0.0
+        products = self._lagged - mean * (2 * self._sum - self._first - self._last) + (n - 1) * mean * mean
+        sampled = products / squares
+        rho = min(0.95, max(0.0, sampled + (1 + 3 * sampled) / n))
+        independent = n * (1 - rho) / (1 + rho)
+        half_width = float(stdtrit(n - 1, 0.975)) * math.sqrt(squares / (n - 1) / independent)
+        # On a log scale the upper end lies further away than the lower one; beyond e^20 the number says nothing.
+        return 100 * math.expm1(half_width) if half_width < 20 else formulas.NAN

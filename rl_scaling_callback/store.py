@@ -1,0 +1,171 @@
+"""Keeps baselines as JSON files, one a workload, through pyarrow's filesystems: local disks, NFS, S3 and GCS alike.
+
+A file is replaced whole or not at all. What can't be read is set aside under another name and kept.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Final
+
+from rl_scaling_callback.baseline import VERSION, Baseline, BaselineFileError, Workload
+from rl_scaling_callback.scale import Scale
+
+EXPERIMENT_SUBDIRECTORY: Final = "scaling_baselines"
+"""Where baselines lie inside a Tune experiment's folder."""
+
+_LARGEST_FILE: Final = 1 << 20
+_MOST_FILES_SEARCHED: Final = 200
+# An object store makes an object visible when it is complete; elsewhere only a rename is atomic.
+_ATOMIC_WRITES: Final = frozenset({"s3", "gcs", "abfs"})
+
+
+class BaselineStore:
+    """A directory of baselines.
+
+    Args:
+        filesystem: a `pyarrow.fs.FileSystem`.
+        directory: path of the directory on it; made when the first baseline is published.
+    """
+
+    def __init__(self, filesystem: Any, directory: str) -> None:
+        self._fs = filesystem
+        self.directory = directory.rstrip("/")
+
+    @classmethod
+    def at(cls, place: str | Path) -> BaselineStore:
+        """Return the store in a local directory or at a URI (`s3://bucket/path`), after making sure that it can be reached.
+
+        Raises:
+            ValueError: no such filesystem, or the directory can be neither found nor made.
+        """
+        from pyarrow import fs
+
+        text = str(place)
+        try:
+            if not text.strip():
+                raise OSError("it is empty")
+            if "://" in text:
+                filesystem, path = fs.FileSystem.from_uri(text)
+            else:
+                filesystem, path = fs.LocalFileSystem(), str(Path(text).expanduser().absolute())
+            filesystem.create_dir(path, recursive=True)
+            if filesystem.get_file_info(path).type != fs.FileType.Directory:
+                raise NotADirectoryError("it is not a directory")
+        except (OSError, ValueError) as error:  # pyarrow's own errors are subclasses of these
+            raise ValueError(
+                f"baseline_dir is {text!r}; allowed are directories that exist or can be made, and URIs in reach ({error})"
+            ) from None
+        return cls(filesystem, path)
+
+    @classmethod
+    def of_experiment(cls, storage: Any) -> BaselineStore:
+        """Return the store inside a Tune experiment, from the `StorageContext` that a trial holds."""
+        return cls(storage.storage_filesystem, posixpath.join(storage.experiment_fs_path, EXPERIMENT_SUBDIRECTORY))
+
+    def path(self, workload: Workload, reference: Scale) -> str:
+        """Return the path of the file that holds a workload's baseline."""
+        # The version is part of the name: releases with different schemas can share a directory.
+        return posixpath.join(self.directory, f"baseline-v{VERSION}-{workload.id}-{reference.slug}.json")
+
+    def load(self, workload: Workload, reference: Scale) -> Baseline | None:
+        """Return the baseline of a workload, or None where there is none yet.
+
+        Raises:
+            BaselineFileError: the file is damaged or foreign. It has been set aside; the text names where it lies now.
+            OSError: the storage can't be reached, or such a file can't be set aside.
+        """
+        path = self.path(workload, reference)
+        try:
+            baseline = self._read(path)
+            if baseline is None:
+                return None
+            if baseline.workload.id != workload.id or baseline.scale != reference:
+                raise BaselineFileError("it is the baseline of another workload or reference")
+        except BaselineFileError as error:
+            raise BaselineFileError(f"{path}: {error}; {self._set_aside(path, error)}") from None
+        return baseline
+
+    def others(self, workload: Workload, reference: Scale) -> Iterator[Baseline]:
+        """Yield the baselines of other workloads at the same reference scale; files that can't be read are passed over.
+
+        Raises:
+            OSError: the storage can't be reached.
+        """
+        from pyarrow import fs
+
+        own = posixpath.basename(self.path(workload, reference))
+        prefix, suffix = f"baseline-v{VERSION}-", f"-{reference.slug}.json"
+        infos = self._fs.get_file_info(fs.FileSelector(self.directory, allow_not_found=True))
+        names = sorted(info.base_name for info in infos if info.type == fs.FileType.File)
+        for name in [name for name in names if name.startswith(prefix) and name.endswith(suffix) and name != own][
+            :_MOST_FILES_SEARCHED
+        ]:
+            try:
+                baseline = self._read(posixpath.join(self.directory, name))
+            except BaselineFileError:
+                continue
+            if baseline is not None:
+                yield baseline
+
+    def publish(self, baseline: Baseline) -> None:
+        """Write a baseline, atomically: a reader sees the old file or the new one.
+
+        Raises:
+            OSError: the storage can't be reached or written.
+        """
+        path = self.path(baseline.workload, baseline.scale)
+        data = baseline.to_json().encode()
+        self._fs.create_dir(self.directory, recursive=True)
+        if self._fs.type_name in _ATOMIC_WRITES:
+            self._write(path, data)
+            return
+        partial = f"{path}.{uuid.uuid4().hex}.partial"
+        try:
+            self._write(partial, data)
+            self._fs.move(partial, path)
+        except BaseException:
+            self._discard(partial)
+            raise
+
+    def _read(self, path: str) -> Baseline | None:
+        """Return what the file holds, None where there is no file."""
+        from pyarrow import fs
+
+        info = self._fs.get_file_info(path)
+        if info.type == fs.FileType.NotFound:
+            return None
+        if info.type != fs.FileType.File:
+            raise BaselineFileError("it is not a file")
+        if info.size is not None and info.size > _LARGEST_FILE:
+            raise BaselineFileError(f"it has {info.size} bytes; a baseline has at most {_LARGEST_FILE}")
+        try:
+            with self._fs.open_input_stream(path) as stream:
+                return Baseline.from_json(stream.read(_LARGEST_FILE + 1))
+        except FileNotFoundError:
+            return None
+
+    def _set_aside(self, path: str, reason: BaselineFileError) -> str:
+        """Move a file out of the way, keeping it; return a text that says where it is."""
+        now = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+        aside = f"{path}.set-aside-{now}-{uuid.uuid4().hex[:8]}"
+        try:
+            self._fs.move(path, aside)
+        except FileNotFoundError:
+            return "another trial has set it aside"
+        except OSError as error:
+            raise OSError(f"{path}: {reason}; it could not be set aside and stays where it is ({error})") from error
+        return f"set aside as {aside}"
+
+    def _write(self, path: str, data: bytes) -> None:
+        with self._fs.open_output_stream(path) as stream:
+            stream.write(data)
+
+    def _discard(self, path: str) -> None:
+        with suppress(OSError):
+            self._fs.delete_file(path)

@@ -1,0 +1,116 @@
+"""What a trial runs in: read once, from the Algorithm and from Ray, when the trial starts."""
+
+from __future__ import annotations
+
+import platform
+import socket
+import sys
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.util import get_current_placement_group
+
+from rl_scaling_callback import hardware, reading
+from rl_scaling_callback._version import __version__
+from rl_scaling_callback.baseline import Workload
+from rl_scaling_callback.comparison import Resources
+from rl_scaling_callback.formulas import NAN
+
+if TYPE_CHECKING:
+    from ray.rllib.algorithms.algorithm import Algorithm
+
+_RUNNERS_ANSWER_WITHIN_S = 30.0
+
+
+def in_env_runner() -> bool:
+    """Return whether this process is being started as an env runner: RLlib makes the callback there too."""
+    if not ray.is_initialized():
+        return False
+    task = ray.get_runtime_context().get_task_name() or ""
+    return task.endswith(("Runner.__init__", "Worker.__init__"))
+
+
+def config_of(algorithm: Algorithm) -> Mapping[str, Any]:
+    """Return the trial's config as a mapping. Read only: it is the Algorithm's own."""
+    return vars(algorithm.config)
+
+
+def workload_of(algorithm: Algorithm, name: str | None) -> Workload:
+    """Return the trial's workload: `name` when the user gave one, else config, hardware and Ray's version."""
+    if name is not None:
+        return Workload({"name": name}, vouched=True)
+    config = config_of(algorithm)
+    facts = reading.read_workload(config)
+    facts.update(
+        cpu=hardware.cpu_model(),
+        cores=hardware.usable_cores(),
+        accelerators=_accelerators() if reading.uses_gpus(config) else [],
+        ray=ray.__version__,
+    )
+    return Workload(facts)
+
+
+def provenance_of(trial: str) -> dict[str, str]:
+    """Return where a measurement comes from, in texts for a person who reads the baseline's file."""
+    torch = sys.modules.get("torch")
+    return {
+        "trial": trial,
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "host": socket.gethostname(),
+        "cpu": hardware.cpu_model(),
+        "cores": str(hardware.usable_cores()),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "ray": ray.__version__,
+        "torch": str(getattr(torch, "__version__", "not loaded")),
+        "rl_scaling_callback": __version__,
+    }
+
+
+def resources_of(algorithm: Algorithm) -> Resources:
+    """Return the cores that the env runners can use, and the CPUs that the trial holds."""
+    return Resources(cores=_runner_cores(algorithm), cpus=_held_cpus(algorithm))
+
+
+def node_of() -> str:
+    """Return the id of the Ray node that this process runs on."""
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def _held_cpus(algorithm: Algorithm) -> float:
+    group = get_current_placement_group()
+    if group is not None:
+        return float(sum(bundle.get("CPU", 0.0) for bundle in group.bundle_specs)) or NAN
+    # Outside Tune nothing is held as a whole: what Tune would reserve is the same sum.
+    request = type(algorithm).default_resource_request(algorithm.config or {})
+    return float(getattr(request, "required_resources", {}).get("CPU", 0.0)) or NAN
+
+
+def _runner_cores(algorithm: Algorithm) -> float:
+    group = algorithm.env_runner_group
+    hosts = {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
+    # RLlib restarts an env runner that fails to answer a call: none is bothered where the answer is known.
+    if group is None or not group.num_remote_env_runners() or len(hosts) == 1:
+        return float(hardware.usable_cores())
+    answers = group.foreach_env_runner(_host_and_cores, local_env_runner=False, timeout_seconds=_RUNNERS_ANSWER_WITHIN_S)
+    return float(sum(dict(answers).values())) or NAN
+
+
+def _host_and_cores(_env_runner: object) -> tuple[str, float]:
+    try:
+        return socket.gethostname(), hardware.usable_cores()
+    except Exception:  # an exception here would cost the trial its env runner
+        return "", NAN
+
+
+def _accelerators() -> list[str]:
+    """Return the accelerator types of this node, or of the whole cluster where this node has none (remote learners)."""
+    prefix = "accelerator_type:"
+    types = {
+        node["NodeID"]: {name.removeprefix(prefix) for name in node["Resources"] if name.startswith(prefix)}
+        for node in ray.nodes()
+        if node["Alive"]
+    }
+    return sorted(types.get(node_of()) or set().union(*types.values()))
