@@ -109,4 +109,4 @@ def core_efficiency(speedup: float, num_env_runners: int, cores: float) -> float
     Sub-envs of one env runner step one after another, so N counts processors that are not there; this does not.
     Source: design §3.
     """
-    return efficiency(speedup, min(max(1, num_env_runners), cores))
+    return efficiency(speedup, min(max(1, num_env_runners), cores)) if cores > 0 else NAN

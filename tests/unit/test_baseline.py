@@ -1,0 +1,100 @@
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rl_scaling_callback.baseline import Baseline, BaselineFileError, Workload
+from rl_scaling_callback.scale import Scale
+
+BASELINE = Baseline(
+    sps=1378.0,
+    scale=Scale(1, 1),
+    workload=Workload({"env": "HalfCheetah-v5", "env_config": {"b": [1, 2], "a": None}}),
+    owner="experiment/trial",
+    error=1.5,
+    iterations=8,
+    env_steps=131072.0,
+    seconds=95.12,
+    converged=True,
+    provenance={"host": "workstation"},
+)
+
+
+def test_json_and_back():
+    assert Baseline.from_json(BASELINE.to_json()) == BASELINE
+    unknown_error = replace(BASELINE, error=math.nan)
+    assert math.isnan(Baseline.from_json(unknown_error.to_json()).error)
+
+
+def test_a_larger_reference_counts_as_perfect_up_to_itself():
+    assert BASELINE.unit_sps == 1378.0
+    assert replace(BASELINE, scale=Scale(4, 2)).unit_sps == 1378.0 / 8
+
+
+def changed(**changes):
+    return json.dumps({**json.loads(BASELINE.to_json()), **changes})
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "not valid JSON"),
+        (BASELINE.to_json()[:100], "not valid JSON"),
+        (b"\xff\xfe\x00", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        ("[]", "not of the schema"),
+        ('"text"', "not of the schema"),
+        (changed(schema="other"), "not of the schema"),
+        (changed(version=2), "version is 2"),
+        (changed(version=None), "version is None"),
+        (changed(sps=0), "wrong type"),
+        (changed(sps=-1.0), "wrong type"),
+        (changed(sps=True), "wrong type"),
+        (changed(sps="1378"), "wrong type"),
+        (changed(sps=math.nan), "wrong type"),
+        (changed(sps=math.inf), "wrong type"),
+        (changed(reference="1x1"), "wrong type"),
+        (changed(window=None), "wrong type"),
+        (changed(workload=[]), "wrong type"),
+        (changed(workload={"env": "Ant-v5"}), "does not match its workload_id"),
+        (changed(provenance=3), "wrong type"),
+    ],
+)
+def test_a_file_that_cannot_be_used_says_why(text, reason):
+    with pytest.raises(BaselineFileError, match=reason):
+        Baseline.from_json(text)
+
+
+@pytest.mark.parametrize("key", sorted(json.loads(BASELINE.to_json())))
+def test_no_key_may_be_missing(key):
+    document = json.loads(BASELINE.to_json())
+    del document[key]
+    with pytest.raises(BaselineFileError):
+        Baseline.from_json(json.dumps(document))
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+    )
+)
+def test_nested_junk_is_refused_and_nothing_else(junk):
+    for text in (json.dumps(junk), changed(window=junk), changed(workload=junk)):
+        with pytest.raises(BaselineFileError):
+            Baseline.from_json(text)
+
+
+def test_workloads_are_named_by_their_facts():
+    assert Workload({"a": 1, "b": 2}).id == Workload({"b": 2, "a": 1}).id
+    assert Workload({"a": 1}).id != Workload({"a": 1.5}).id
+    assert len(Workload({}).id) == 16
+
+
+def test_differences_name_fact_and_both_values():
+    here, there = Workload({"env": "A", "epochs": 4, "same": 0}), Workload({"env": "B", "same": 0, "x": "y" * 500})
+    lines = here.differences(there)
+    assert lines[:2] == ['env: "A" here, "B" there', "epochs: 4 here, null there"]
+    assert len(lines[2]) < 100

@@ -1,0 +1,80 @@
+import multiprocessing
+import uuid
+
+import pytest
+
+from rl_scaling_callback.neighbours import Neighbourhood
+
+pytest.importorskip("fcntl")
+PROCESSES = multiprocessing.get_context("spawn")
+
+
+def live(node, arrived, leave):
+    neighbourhood = Neighbourhood(node)
+    arrived.set()
+    leave.wait(60)
+    del neighbourhood
+
+
+class Neighbour:
+    def __init__(self, node):
+        arrived, self._leave = PROCESSES.Event(), PROCESSES.Event()
+        self.process = PROCESSES.Process(target=live, args=(node, arrived, self._leave))
+        self.process.start()
+        assert arrived.wait(60)
+
+    def go(self):
+        self._leave.set()
+        self.process.join(60)
+
+
+@pytest.fixture
+def node():
+    return f"test {uuid.uuid4()}"
+
+
+@pytest.fixture
+def me(node):
+    neighbourhood = Neighbourhood(node)
+    yield neighbourhood
+    neighbourhood.leave()
+
+
+def test_alone(me):
+    assert [me.look() for _ in range(3)] == [1.0, 1.0, 1.0]
+
+
+def test_a_neighbour_counts_until_the_iteration_after_it_left(me, node):
+    neighbour = Neighbour(node)
+    assert [me.look(), me.look()] == [0.0, 0.0]
+    neighbour.go()
+    assert [me.look(), me.look()] == [0.0, 1.0]
+
+
+def test_a_neighbour_that_came_and_went_between_two_looks_counts(me, node):
+    assert me.look() == 1.0
+    Neighbour(node).go()
+    assert [me.look(), me.look()] == [0.0, 1.0]
+
+
+def test_a_killed_neighbour_is_gone(me, node):
+    neighbour = Neighbour(node)
+    assert me.look() == 0.0
+    neighbour.process.kill()
+    neighbour.process.join(60)
+    assert [me.look(), me.look()] == [0.0, 1.0]
+
+
+def test_other_nodes_do_not_count(me):
+    elsewhere = Neighbour(f"test {uuid.uuid4()}")
+    assert me.look() == 1.0
+    elsewhere.go()
+
+
+def test_trials_of_one_process_take_turns_and_do_not_count(me, node):
+    second = Neighbourhood(node)
+    assert me.look() == second.look() == 1.0
+    second.leave()
+    neighbour = Neighbour(node)
+    assert me.look() == 0.0  # leaving must not have given back the process's lock
+    neighbour.go()

@@ -1,0 +1,181 @@
+import enum
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rl_scaling_callback import reading
+from rl_scaling_callback.scale import Scale
+
+
+def test_new_stack_counts_in_env_runners():
+    result = {
+        "env_runners": {"num_env_steps_sampled": np.int64(4096)},
+        "time_this_iter_s": 2.0,
+        "num_env_steps_sampled_lifetime": 9000,
+    }
+    assert reading.read_iteration(result) == reading.Iteration(4096.0, 2.0)
+
+
+def test_old_stack_lifetime_count_is_not_taken_for_the_iteration():
+    result = {"num_env_steps_sampled": 3000, "num_env_steps_sampled_this_iter": 1000, "env_runners": {}, "time_this_iter_s": 1.0}
+    assert reading.read_iteration(result).env_steps == 1000
+
+
+def test_an_asynchronous_start_has_no_steps_yet():
+    iteration = reading.read_iteration({"env_runners": {}, "time_this_iter_s": 1.0})
+    assert iteration == reading.Iteration(0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("result", "problem"),
+    [
+        ({"time_this_iter_s": 1.0}, "no env_runners"),
+        ({"env_runners": None, "time_this_iter_s": 1.0}, "no env_runners"),
+        ({"env_runners": {"num_env_steps_sampled": "many"}, "time_this_iter_s": 1.0}, "'many', not a count"),
+        ({"env_runners": {"num_env_steps_sampled": -5}, "time_this_iter_s": 1.0}, "-5, not a count"),
+        ({"env_runners": {"num_env_steps_sampled": True}, "time_this_iter_s": 1.0}, "True, not a count"),
+        ({"env_runners": {"num_env_steps_sampled": 5}, "time_this_iter_s": 0}, "time_this_iter_s is 0"),
+        ({"env_runners": {"num_env_steps_sampled": 5}, "time_this_iter_s": -1.0}, "time_this_iter_s is -1.0"),
+        ({"env_runners": {"num_env_steps_sampled": 5}}, "time_this_iter_s is None"),
+    ],
+)
+def test_what_cannot_be_read_is_nan_with_a_reason(result, problem):
+    iteration = reading.read_iteration(result)
+    assert math.isnan(iteration.env_steps) or math.isnan(iteration.seconds)
+    assert problem in iteration.problem
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+RESULT_KEYS = ["env_runners", "time_this_iter_s", "num_env_steps_sampled", "num_env_steps_sampled_this_iter"]
+
+
+@given(
+    st.dictionaries(st.sampled_from(RESULT_KEYS), anything | st.fixed_dictionaries({"num_env_steps_sampled": anything})),
+)
+def test_no_result_raises_or_gives_an_infinite_number(result):
+    iteration = reading.read_iteration(result)
+    assert not math.isinf(iteration.env_steps)
+    assert not math.isinf(iteration.seconds)
+    assert not iteration.seconds <= 0
+    assert not iteration.env_steps < 0
+
+
+def test_scale_from_a_config():
+    assert reading.read_scale({"num_env_runners": 8, "num_envs_per_env_runner": 2}) == Scale(8, 2)
+    with pytest.raises(ValueError, match="num_env_runners is None"):
+        reading.read_scale({})
+
+
+class Custom:
+    pass
+
+
+class Mode(enum.Enum):
+    SYNC = "sync"
+
+
+@dataclass
+class Spec:
+    module: type
+    width: int
+
+
+def test_plain_values_are_the_same_in_every_process():
+    value = {
+        "class": Custom,
+        "function": test_new_stack_counts_in_env_runners,
+        "mode": Mode.SYNC,
+        "spec": Spec(Custom, 64),
+        "array": np.arange(3),
+        "scalar": np.float32(0.5),
+        "set": {3, 1, 2},
+        "object": Custom(),
+        "nan": math.nan,
+        "tuple": (1, None),
+    }
+    module = __name__
+    assert reading.plain(value) == {
+        "class": f"{module}.Custom",
+        "function": f"{module}.test_new_stack_counts_in_env_runners",
+        "mode": "sync",
+        "spec": {"module": f"{module}.Custom", "width": 64},
+        "array": [0, 1, 2],
+        "scalar": 0.5,
+        "set": [1, 2, 3],
+        "object": f"<{module}.Custom object>",
+        "nan": "nan",
+        "tuple": [1, None],
+    }
+
+
+def test_a_value_that_holds_itself_ends():
+    loop: dict = {}
+    loop["self"] = loop
+    assert reading.plain(loop)
+
+
+BASE = {
+    "env": "HalfCheetah-v5",
+    "env_config": {"forward_reward_weight": 1.0},
+    "_train_batch_size_per_learner": 4096,
+    "num_epochs": 4,
+    "num_learners": 0,
+    "enable_rl_module_and_learner": True,
+    "lr": 3e-4,
+    "seed": 1,
+    "num_env_runners": 1,
+    "num_envs_per_env_runner": 1,
+    "rollout_fragment_length": "auto",
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lr": 1e-3},
+        {"seed": 2},
+        {"gamma": 0.9},
+        {"num_env_runners": 8},
+        {"num_envs_per_env_runner": 4},
+        {"rollout_fragment_length": 256},
+        {"evaluation_interval": 1},
+        {"num_cpus_per_env_runner": 0.5},
+    ],
+)
+def test_what_does_not_change_the_work_does_not_count(change):
+    assert reading.read_workload({**BASE, **change}) == reading.read_workload(BASE)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"env": "Ant-v5"},
+        {"env_config": {"forward_reward_weight": 2.0}},
+        {"_train_batch_size_per_learner": 2048},
+        {"num_epochs": 8},
+        {"minibatch_size": 64},
+        {"num_learners": 2},
+        {"num_gpus_per_learner": 1},
+        {"gym_env_vectorize_mode": "async"},
+        {"_model_config": {"fcnet_hiddens": [8]}},
+        {"policies": {"a", "b"}},
+    ],
+)
+def test_what_changes_the_work_counts(change):
+    assert reading.read_workload({**BASE, **change}) != reading.read_workload(BASE)
+
+
+def test_the_batch_size_in_effect_is_the_one_that_counts():
+    per_learner = {**BASE, "_train_batch_size_per_learner": 2048, "num_learners": 2}
+    assert reading.read_workload(per_learner)["train_batch_size"] == 4096
+    assert (
+        reading.read_workload({**BASE, "_train_batch_size_per_learner": None, "train_batch_size": 4000})["train_batch_size"] == 4000
+    )

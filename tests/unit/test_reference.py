@@ -1,0 +1,200 @@
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rl_scaling_callback.baseline import Workload
+from rl_scaling_callback.reference import GivenBaseline, Reference
+from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.steady import Steady
+from rl_scaling_callback.store import BaselineStore
+
+WORKLOAD = Workload({"env": "HalfCheetah-v5", "epochs": 4})
+SINGLE = Scale(1, 1)
+UNSETTLED = Steady(sps=1000.0, error=9.0, iterations=3, env_steps=3000.0, seconds=3.0, converged=False, settled=False)
+SETTLED = Steady(sps=1000.0, error=2.0, iterations=5, env_steps=5000.0, seconds=5.0, converged=True, settled=True)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return BaselineStore.at(tmp_path)
+
+
+class Warnings(dict):
+    def __call__(self, topic, text):
+        self.setdefault(topic, text)
+
+
+def reference(store, scale=SINGLE, *, workload=WORKLOAD, owner="trial", warn=None, steps_vary=False, clock=None):
+    return Reference(
+        store,
+        workload,
+        scale,
+        SINGLE,
+        owner=owner,
+        provenance={"trial": owner},
+        steps_vary=steps_vary,
+        warn=Warnings() if warn is None else warn,
+        clock=clock or (lambda: 0.0),
+    )
+
+
+def test_published_at_steady_state_and_found_by_a_trial_that_was_waiting(store):
+    first, late = reference(store), reference(store, Scale(2, 1), owner="late")
+    first.update(UNSETTLED)
+    late.update(UNSETTLED)
+    assert first.is_baseline == 1
+    assert math.isnan(first.compare_with(UNSETTLED, 1000)[0])
+    assert math.isnan(late.compare_with(UNSETTLED, 1000)[1])
+    first.update(SETTLED)
+    late.update(UNSETTLED)
+    assert first.compare_with(SETTLED, 1000) == (1000.0, 1.0)
+    assert late.compare_with(UNSETTLED, 1000) == (1000.0, 1.0)
+    assert late.is_baseline == 0
+
+
+def test_refined_when_the_window_has_doubled(store):
+    trial = reference(store)
+    trial.update(SETTLED)
+    trial.update(replace(SETTLED, sps=1100.0, seconds=9.0))
+    assert store.load(WORKLOAD, SINGLE).sps == 1000.0
+    trial.update(replace(SETTLED, sps=1200.0, seconds=10.0))
+    assert store.load(WORKLOAD, SINGLE).sps == 1200.0
+    assert trial.compare_with(SETTLED, 1000)[0] == 1200.0
+
+
+def test_refined_when_it_becomes_precise_enough(store):
+    warn = Warnings()
+    trial = reference(store, warn=warn)
+    trial.update(replace(SETTLED, converged=False, error=12.0))
+    assert "±12.0 %" in warn["precision"]
+    assert not store.load(WORKLOAD, SINGLE).converged
+    trial.update(replace(SETTLED, sps=1050.0, seconds=6.0))
+    assert store.load(WORKLOAD, SINGLE).sps == 1050.0
+
+
+def test_the_first_of_two_racing_references_wins(store):
+    first, second = reference(store, owner="a"), reference(store, owner="b")
+    first.update(UNSETTLED)
+    second.update(UNSETTLED)
+    first.update(SETTLED)
+    second.update(replace(SETTLED, sps=900.0))
+    assert (first.is_baseline, second.is_baseline) == (1, 0)
+    assert second.compare_with(SETTLED, 1000)[0] == 1000.0
+    first.update(replace(SETTLED, sps=1010.0, seconds=50.0))
+    assert store.load(WORKLOAD, SINGLE).sps == 1010.0
+
+
+def test_a_restored_reference_goes_on_as_the_owner(store):
+    reference(store, owner="a").update(SETTLED)
+    restored = reference(store, owner="a")
+    restored.update(UNSETTLED)
+    assert restored.is_baseline == 1
+    assert restored.compare_with(UNSETTLED, 1000)[0] == 1000.0
+
+
+def test_a_held_baseline_costs_no_access(store):
+    reference(store).update(SETTLED)
+    trial = reference(store, Scale(2, 1), owner="b")
+    trial.update(UNSETTLED)
+    trial._store = None  # any access would fail
+    trial.update(SETTLED)
+    assert trial.compare_with(SETTLED, 1000) == (1000.0, 1.0)
+
+
+def test_slow_storage_is_asked_less_often(store):
+    now, asked = [0.0], []
+
+    class Slow(BaselineStore):
+        def load(self, *args):
+            asked.append(now[0])
+            now[0] += 1.0
+            return super().load(*args)
+
+    trial = reference(Slow(store._fs, store.directory), Scale(2, 1), clock=lambda: now[0])
+    for _ in range(1000):
+        trial.update(UNSETTLED)
+        now[0] += 1.0
+    assert 15 <= len(asked) <= 25
+
+
+def test_another_workload_is_never_compared_and_named_once(store):
+    reference(store, workload=Workload({"env": "Ant-v5", "epochs": 4}), owner="ant").update(SETTLED)
+    warn = Warnings()
+    trial = reference(store, Scale(2, 1), warn=warn)
+    for _ in range(3):
+        trial.update(SETTLED)
+    assert math.isnan(trial.compare_with(SETTLED, 1000)[0])
+    assert trial.compare_with(SETTLED, 1000)[1] == 0.0
+    assert list(warn) == ["mismatch"]
+    assert 'env: "HalfCheetah-v5" here, "Ant-v5" there' in warn["mismatch"]
+    reference(store).update(SETTLED)
+    trial.update(SETTLED)
+    assert trial.compare_with(SETTLED, 1000) == (1000.0, 1.0)
+
+
+def test_other_steps_an_iteration_are_not_comparable(store):
+    reference(store).update(SETTLED)
+    warn = Warnings()
+    trial = reference(store, Scale(2, 1), warn=warn)
+    twice = replace(SETTLED, env_steps=10_000.0)
+    trial.update(twice)
+    assert math.isnan(trial.compare_with(twice, 2000)[0])
+    assert trial.compare_with(twice, 2000)[1] == 0.0
+    assert "2000 env steps" in warn["steps"]
+    # RLlib rounds fragments up: 4,104 steps for 4,096 are the same work.
+    assert trial.compare_with(replace(SETTLED, env_steps=5010.0), 1002) == (1000.0, 1.0)
+
+
+@pytest.mark.parametrize("options", [{"steps_vary": True}, {"workload": Workload({"name": "mine"}, vouched=True)}])
+def test_steps_are_no_criterion_for_timed_iterations_or_on_the_users_word(store, options):
+    workload = options.get("workload", WORKLOAD)
+    reference(store, workload=workload).update(SETTLED)
+    trial = reference(store, Scale(2, 1), **options)
+    trial.update(SETTLED)
+    assert trial.compare_with(replace(SETTLED, env_steps=10_000.0), 2000) == (1000.0, 1.0)
+
+
+def test_a_damaged_file_is_set_aside_with_one_warning(store):
+    path = Path(store.path(WORKLOAD, SINGLE))
+    path.write_text("{")
+    warn = Warnings()
+    trial = reference(store, Scale(2, 1), warn=warn)
+    trial.update(SETTLED)
+    trial.update(SETTLED)
+    assert math.isnan(trial.compare_with(SETTLED, 1000)[0])
+    assert str(path) in warn["file"]
+    assert len(list(path.parent.iterdir())) == 1
+
+
+def test_a_reference_that_cannot_write_still_knows_its_own(tmp_path):
+    store = BaselineStore.at(tmp_path / "a")
+    Path(store.directory).rmdir()
+    Path(store.directory).write_text("in the way")
+    warn = Warnings()
+    trial = reference(store, warn=warn)
+    trial.update(SETTLED)
+    assert trial.compare_with(SETTLED, 1000) == (1000.0, 1.0)
+    assert "storage" in warn
+
+
+def test_a_steady_trial_without_a_baseline_says_what_is_missing(store):
+    warn = Warnings()
+    trial = reference(store, Scale(2, 1), warn=warn)
+    trial.update(UNSETTLED)
+    assert not warn
+    trial.update(SETTLED)
+    assert "1r×1e" in warn["missing"]
+
+
+def test_a_given_number():
+    assert GivenBaseline(1378.0, SINGLE).compare_with(SETTLED, 1) == (1378.0, 1.0)
+    assert GivenBaseline(5512.0, Scale(4, 1)).compare_with(SETTLED, 1) == (1378.0, 1.0)
+
+
+def test_nowhere_to_look():
+    trial = reference(None)
+    trial.update(SETTLED)
+    assert trial.is_baseline == 0
+    assert math.isnan(trial.compare_with(SETTLED, 1000)[0])

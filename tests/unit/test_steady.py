@@ -1,0 +1,118 @@
+import math
+
+import numpy as np
+import pytest
+
+from rl_scaling_callback.steady import SteadyRule, SteadyWindow
+
+
+def fill(window, seconds, env_steps=1000.0):
+    for each in seconds:
+        window.add(env_steps, each)
+    return window.read()
+
+
+def test_sums_not_means_after_warm_up():
+    steady = fill(SteadyWindow(SteadyRule()), [9, 9, 1, 1, 1, 1, 6])
+    assert steady.iterations == 5
+    assert steady.sps == 5000 / 10
+    assert (steady.env_steps, steady.seconds) == (5000, 10)
+    assert not steady.converged
+
+
+def test_nothing_known_before_the_window_fills():
+    steady = fill(SteadyWindow(SteadyRule()), [1, 1])
+    assert math.isnan(steady.sps)
+    assert math.isnan(steady.error)
+    assert (steady.iterations, steady.converged, steady.settled) == (0, False, False)
+
+
+def test_equal_iterations_are_exact():
+    steady = fill(SteadyWindow(SteadyRule()), [0.1] * 7)
+    assert steady.error == 0
+    assert steady.converged
+    assert steady.settled
+
+
+def test_caps_settle_without_convergence():
+    noisy = [1, 3] * 10
+    by_iterations = SteadyRule(warmup_iterations=0, max_iterations=6)
+    assert not fill(SteadyWindow(by_iterations), noisy[:5]).settled
+    steady = fill(SteadyWindow(by_iterations), noisy[:6])
+    assert steady.settled
+    assert not steady.converged
+    assert fill(SteadyWindow(SteadyRule(warmup_iterations=0, max_iterations=99, max_seconds=9)), noisy[:5]).settled
+
+
+def test_time_without_steps_counts_with_the_next_iteration():
+    window = SteadyWindow(SteadyRule(warmup_iterations=0))
+    window.add(0, 2.0)
+    window.add(100, 2.0)
+    assert window.read().sps == 25
+    assert window.read().iterations == 1
+
+
+@pytest.mark.parametrize(
+    ("env_steps", "seconds"), [(math.nan, 1), (100, math.nan), (100, 0), (-1, 1), (math.inf, 1), (100, math.inf)]
+)
+def test_what_is_not_known_is_left_out(env_steps, seconds):
+    window = SteadyWindow(SteadyRule(warmup_iterations=0))
+    window.add(env_steps, seconds)
+    assert window.read().iterations == 0
+
+
+def test_warm_up_starts_when_the_work_is_the_steady_one():
+    window = SteadyWindow(SteadyRule(warmup_iterations=1))
+    for warm in (False, False, True, True, True):
+        window.add(100, 1.0, warm=warm)
+    assert window.read().iterations == 2
+
+
+def test_streaming_sums_agree_with_the_formula_over_many_iterations():
+    rng = np.random.default_rng(1)
+    seconds = np.exp(rng.normal(math.log(2.7), 0.05, 20_000))
+    window = SteadyWindow(SteadyRule(warmup_iterations=0))
+    steady = fill(window, seconds)
+    x = np.log(seconds / 1000)
+    centred = x - x.mean()
+    sampled = (centred[:-1] * centred[1:]).sum() / (centred**2).sum()
+    rho = min(0.95, max(0.0, sampled + (1 + 3 * sampled) / len(x)))
+    half_width = 1.96 * x.std(ddof=1) / math.sqrt(len(x) * (1 - rho) / (1 + rho))
+    assert steady.error == pytest.approx(100 * math.expm1(half_width), rel=1e-3)
+    assert steady.sps == pytest.approx(1000 * len(x) / seconds.sum(), rel=1e-12)
+
+
+def test_the_interval_covers_what_it_claims():
+    """5 % independent noise, stopped at the first steady iteration: nominal 95 %, allowed 92 to 98 % of 1,500 runs."""
+    rng = np.random.default_rng(0)
+    covered, used = 0, []
+    for _ in range(1500):
+        window = SteadyWindow(SteadyRule(warmup_iterations=0, max_iterations=100))
+        logs: list[float] = []
+        while not window.read().converged:
+            logs.append(rng.normal(0, 0.05))
+            window.add(1.0, math.exp(logs[-1]))
+        covered += abs(np.mean(logs)) <= math.log1p(window.read().error / 100)
+        used.append(len(logs))
+    assert 0.92 <= covered / 1500 <= 0.98
+    assert np.mean(used) < 10
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"warmup_iterations": -1},
+        {"warmup_iterations": 1.5},
+        {"min_iterations": 1},
+        {"min_iterations": True},
+        {"precision": 0},
+        {"precision": math.nan},
+        {"max_iterations": 4},
+        {"max_seconds": math.inf},
+        {"max_seconds": "60"},
+    ],
+)
+def test_bad_rules_are_named(options):
+    ((name, value),) = options.items()
+    with pytest.raises(ValueError, match=f"{name} is {value!r}; allowed are"):
+        SteadyRule(**options)

@@ -1,0 +1,109 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rl_scaling_callback.comparison import Resources
+from rl_scaling_callback.reference import GivenBaseline
+from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.steady import SteadyRule
+from rl_scaling_callback.trial import Trial
+
+from .test_keys import leaves
+from .test_reading import RESULT_KEYS, anything
+
+RULE = SteadyRule(warmup_iterations=1, min_iterations=2)
+
+
+def trial(config=None, warnings=None, rule=RULE):
+    warnings = {} if warnings is None else warnings
+    return Trial(
+        config or {},
+        scale=Scale(4, 2),
+        resources=Resources(cores=2.0, cpus=5.0),
+        source=GivenBaseline(1000.0, Scale(1, 1)),
+        rule=rule,
+        is_exclusive=lambda: 1.0,
+        warn=lambda topic, text: warnings.setdefault(topic, text),
+    )
+
+
+def result(env_steps, seconds):
+    return {"env_runners": {"num_env_steps_sampled": env_steps}, "time_this_iter_s": seconds}
+
+
+def test_one_iteration_whole():
+    values = dict(leaves(trial().measure(result(4000, 2.0), 0.5)))
+    known = {name: value for name, value in values.items() if value == value}
+    assert known == {
+        "sps": 2000.0,
+        "env_steps": 4000.0,
+        "parallelism": 8.0,
+        "baseline_sps": 1000.0,
+        "speedup": 2.0,
+        "efficiency": 25.0,
+        "gap": 6.0,
+        "serial_fraction": pytest.approx((1 / 2 - 1 / 8) / (1 - 1 / 8)),
+        "band": "inefficient",
+        "steady/iterations": 0.0,
+        "steady/converged": 0.0,
+        "core_efficiency": 100.0,
+        "sps_per_cpu": 400.0,
+        "time/evaluate": 0.5,
+        "loss/total": 75.0,
+        "is_baseline": 0.0,
+        "comparable": 1.0,
+        "exclusive": 1.0,
+    }
+
+
+def test_steady_figures_leave_evaluation_and_warm_up_out():
+    measured = trial()
+    measured.measure(result(4000, 9.0), 0.0)
+    measured.measure(result(4000, 3.0), 1.0)
+    steady = measured.measure(result(4000, 2.0), 0.0)["steady"]
+    assert steady["sps"] == 2000.0
+    assert (steady["speedup"], steady["efficiency"], steady["iterations"]) == (2.0, 25.0, 2.0)
+
+
+def test_iterations_before_learning_starts_are_warm_up():
+    measured = trial({"num_steps_sampled_before_learning_starts": 1500}, rule=SteadyRule(warmup_iterations=0))
+    fast, slow = result(1000, 0.1), result(1000, 1.0)
+    assert [measured.measure(each, 0.0)["steady"]["iterations"] for each in (fast, fast, slow, slow)] == [0.0, 0.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("broken", [result(0, 1.0), result(100, 0.0), {}, {"env_runners": None, "time_this_iter_s": 1.0}])
+def test_a_broken_result_is_nan_with_one_warning(broken):
+    warnings: dict[str, str] = {}
+    measured = trial(warnings=warnings)
+    for _ in range(3):
+        values = measured.measure(broken, 0.0)
+    assert math.isnan(values["sps"])
+    assert math.isnan(values["speedup"])
+    assert values["band"] == ""
+    assert len(warnings) == 1
+
+
+def test_an_asynchronous_algorithm_may_start_without_steps():
+    warnings: dict[str, str] = {}
+    measured = trial({"min_time_s_per_iteration": 10}, warnings)
+    measured.measure(result(0, 10.0), 0.0)
+    assert not warnings
+    measured.measure(result(1000, 10.0), 0.0)
+    measured.measure(result(0, 10.0), 0.0)
+    assert list(warnings) == ["steps"]
+
+
+@given(
+    st.lists(
+        st.dictionaries(st.sampled_from(RESULT_KEYS), anything | st.fixed_dictionaries({"num_env_steps_sampled": anything})),
+        max_size=8,
+    )
+)
+def test_no_sequence_of_results_raises_or_gives_an_infinite_number(results):
+    measured = trial()
+    for each in results:
+        values = dict(leaves(measured.measure(each, 0.0)))
+        assert values.pop("band") in {"", "perfect", "excellent", "good", "fair", "inefficient"}
+        assert all(type(value) is float and not math.isinf(value) for value in values.values())
