@@ -6,7 +6,6 @@ Run it: `python examples/halfcheetah_ppo.py`. It needs `pip install "rl-scaling-
 from __future__ import annotations
 
 import argparse
-import itertools
 import math
 import os
 from pathlib import Path
@@ -20,8 +19,6 @@ from rl_scaling_callback import ScalingCallback
 from rl_scaling_callback.formulas import band
 from rl_scaling_callback.hardware import usable_cores
 
-ENVS_PER_RUNNER = [1, 2, 4]
-MOST_RUNNERS = 8
 LEAST_EFFICIENCY = 60.0
 
 
@@ -51,9 +48,11 @@ def main() -> None:
     options = arguments.parse_args()
 
     cores = usable_cores()
-    runners = [r for r in (1, 2, 4, 8) if r <= min(cores, MOST_RUNNERS)]
-    grid = list(itertools.product(runners, ENVS_PER_RUNNER))
-    print(f"{cores} cores: {len(grid)} configurations, runners {runners} × envs per runner {ENVS_PER_RUNNER}, one at a time.")
+    # 1r×1e, the baseline, is the first of the grid. As many configurations as fit into 5 minutes.
+    runners = [r for r in (1, 2, 4, 8) if r <= cores]
+    envs = [1, 2, 4] if len(runners) <= 2 else [1, 2]
+    num_trials = len(runners) * len(envs)
+    print(f"{cores} cores: {num_trials} configurations, {runners} env runners × {envs} envs per runner, one at a time.", flush=True)
 
     # Tune waits forever for a trial that asks for more CPUs than Ray has. A trial asks for 1 + its runners; the one of the
     # Algorithm's process comes on top of the cores, because that process is idle while its runners sample.
@@ -69,11 +68,11 @@ def main() -> None:
         PPOConfig()
         .environment("HalfCheetah-v5")
         .env_runners(num_env_runners=tune.grid_search(runners))
-        .training(train_batch_size_per_learner=4096, minibatch_size=512, num_epochs=4)
+        .training(train_batch_size_per_learner=2048, minibatch_size=512, num_epochs=4)
         .callbacks(ScalingCallback)
         .debugging(log_level="ERROR")
     )
-    config.num_envs_per_env_runner = tune.grid_search(ENVS_PER_RUNNER)  # env_runners() takes whole numbers only
+    config.num_envs_per_env_runner = tune.grid_search(envs)  # env_runners() takes whole numbers only
 
     results = tune.Tuner(
         "PPO",
@@ -85,7 +84,7 @@ def main() -> None:
             storage_path=str(options.storage_path.absolute()),
             # Precise enough, or at most so many iterations.
             stop={"scaling/steady/converged": 1, "training_iteration": options.iterations},
-            callbacks=[Progress(len(grid))],
+            callbacks=[Progress(num_trials)],
             verbose=0,
         ),
     ).fit()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 try:
     from ray.rllib.callbacks.callbacks import RLlibCallback
 except ImportError as error:
-    raise ImportError('ScalingCallback needs RLlib 2.43 or newer: pip install "ray[tune,rllib]>=2.43"') from error
+    raise ImportError('ScalingCallback needs RLlib 2.45 or newer: pip install "ray[tune,rllib]>=2.45"') from error
 
 from rl_scaling_callback import keys, reading, surroundings
 from rl_scaling_callback.comparison import Resources

@@ -25,20 +25,32 @@ class Iteration:
         env_steps: env steps sampled in this iteration; 0 where there were none, NaN where the result does not say.
         seconds: `time_this_iter_s`; NaN where it is missing or not above 0.
         problem: why something is NaN, and what to do; "" when all could be read.
+        lifetime: env steps of the whole trial where the result counts only those; NaN elsewhere.
     """
 
     env_steps: float
     seconds: float
     problem: str = ""
+    lifetime: float = NAN
 
 
-def read_iteration(result: Mapping[str, Any]) -> Iteration:
+def read_iteration(result: Mapping[str, Any], lifetime_before: float = NAN) -> Iteration:
     """Return the env steps and seconds of the iteration that `result` describes.
 
     On the old API stack the top-level `num_env_steps_sampled` counts the whole life of the trial, and
     `num_env_steps_sampled_this_iter` this iteration; on the new one this iteration's count is in `env_runners`.
+
+    Args:
+        result: RLlib's result.
+        lifetime_before: `lifetime` of the iteration before; NaN where it is not known.
     """
-    env_steps, problem = _read_env_steps(result)
+    lifetime = NAN
+    if "num_env_steps_sampled" in result and "num_env_steps_sampled_this_iter" not in result:
+        # The old stack with count_steps_by="agent_steps" says how many env steps there were only by how the count grew.
+        lifetime = number(result["num_env_steps_sampled"])
+        env_steps, problem = _read_growth(result, lifetime, lifetime_before)
+    else:
+        env_steps, problem = _read_env_steps(result)
     seconds = number(result.get("time_this_iter_s"))
     if not seconds > 0:
         problem = problem or (
@@ -46,7 +58,15 @@ def read_iteration(result: Mapping[str, Any]) -> Iteration:
             "this iteration's SPS stays NaN"
         )
         seconds = NAN
-    return Iteration(env_steps, seconds, problem)
+    return Iteration(env_steps, seconds, problem, lifetime)
+
+
+def _read_growth(result: Mapping[str, Any], lifetime: float, before: float) -> tuple[float, str]:
+    if result.get("training_iteration") == 1:
+        before = 0.0
+    if lifetime >= before:
+        return lifetime - before, ""
+    return NAN, "only the lifetime's env steps are counted here: the first iteration after a restore has no SPS"
 
 
 def _read_env_steps(result: Mapping[str, Any]) -> tuple[float, str]:

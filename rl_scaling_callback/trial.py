@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from rl_scaling_callback import keys, reading
 from rl_scaling_callback.comparison import Resources, compare
+from rl_scaling_callback.formulas import NAN
 from rl_scaling_callback.reference import Warn
 from rl_scaling_callback.scale import Scale
 from rl_scaling_callback.steady import Steady, SteadyRule, SteadyWindow
@@ -58,7 +59,9 @@ class Trial:
         self._warn = warn
         self._first_steps_may_be_late = reading.iterations_are_timed(config)
         self._learns_after = reading.steps_before_learning(config)
+        self._samples = reading.samples_env(config)
         self._env_steps = 0.0
+        self._lifetime = NAN
 
     def measure(self, result: Mapping[str, Any], evaluation_s: float) -> dict[str, Any]:
         """Return the dict to inject for the iteration that `result` describes.
@@ -67,9 +70,13 @@ class Trial:
             result: RLlib's result.
             evaluation_s: seconds of the iteration that evaluation took; steady figures leave them out.
         """
-        iteration = reading.read_iteration(result)
-        env_steps, seconds = iteration.env_steps, iteration.seconds
-        if iteration.problem:
+        iteration = reading.read_iteration(result, self._lifetime)
+        env_steps, seconds, self._lifetime = iteration.env_steps, iteration.seconds, iteration.lifetime
+        if not self._samples:
+            # The old API stack counts the steps that it reads from recorded data as sampled.
+            env_steps = NAN
+            self._warn("result", "this algorithm learns from recorded data (offline): it samples no env steps, so there is no SPS")
+        elif iteration.problem:
             self._warn("result", iteration.problem)
         elif env_steps == 0 and (self._env_steps > 0 or not self._first_steps_may_be_late):
             self._warn("steps", "no env steps were sampled in an iteration: its SPS is NaN")

@@ -17,7 +17,8 @@ def test_new_stack_counts_in_env_runners():
         "time_this_iter_s": 2.0,
         "num_env_steps_sampled_lifetime": 9000,
     }
-    assert reading.read_iteration(result) == reading.Iteration(4096.0, 2.0)
+    iteration = reading.read_iteration(result)
+    assert (iteration.env_steps, iteration.seconds, iteration.problem) == (4096.0, 2.0, "")
 
 
 def test_old_stack_lifetime_count_is_not_taken_for_the_iteration():
@@ -25,9 +26,16 @@ def test_old_stack_lifetime_count_is_not_taken_for_the_iteration():
     assert reading.read_iteration(result).env_steps == 1000
 
 
+def test_old_stack_counting_agent_steps_tells_env_steps_by_growth():
+    result = {"num_env_steps_sampled": 3000, "num_agent_steps_sampled_this_iter": 2000, "env_runners": {}, "time_this_iter_s": 1.0}
+    assert reading.read_iteration(result, 2000.0) == reading.Iteration(1000.0, 1.0, "", 3000.0)
+    assert reading.read_iteration({**result, "training_iteration": 1}).env_steps == 3000
+    assert "restore" in reading.read_iteration(result).problem
+
+
 def test_an_asynchronous_start_has_no_steps_yet():
     iteration = reading.read_iteration({"env_runners": {}, "time_this_iter_s": 1.0})
-    assert iteration == reading.Iteration(0.0, 1.0)
+    assert (iteration.env_steps, iteration.problem) == (0.0, "")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,44 @@
+"""Bad options are named when the callback is made. No cluster needed, only Ray."""
+
+import math
+
+import pytest
+
+pytest.importorskip("ray.rllib")
+
+from rl_scaling_callback import ScalingCallback
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"warmup_iterations": -1}, "warmup_iterations is -1; allowed are whole numbers from 0 up"),
+        ({"min_iterations": 0}, "min_iterations is 0; allowed are whole numbers from 2 up"),
+        ({"max_iterations": 3}, "max_iterations is 3; allowed are whole numbers from 5 up"),
+        ({"precision": -5}, "precision is -5; allowed are finite numbers above 0"),
+        ({"max_seconds": 0}, "max_seconds is 0; allowed are finite numbers above 0"),
+        ({"baseline_sps": 0}, "baseline_sps is 0; allowed are finite numbers above 0"),
+        ({"baseline_sps": math.nan}, "baseline_sps is nan; allowed are finite numbers above 0"),
+        ({"baseline_sps": "fast"}, "baseline_sps is 'fast'; allowed are finite numbers above 0"),
+        ({"reference": "one by one"}, "'one by one'; allowed are texts such as '1r1e'"),
+        ({"reference": 1}, "scale is 1; allowed are texts"),
+        ({"workload": ""}, "workload is ''; allowed are texts that are not empty"),
+        ({"baseline_dir": 3}, "baseline_dir is 3; allowed are"),
+        ({"baseline_dir": "nosuchscheme://bucket"}, "baseline_dir is 'nosuchscheme://bucket'; allowed are directories"),
+        ({"baseline_dir": "/proc/nothing/here"}, "baseline_dir is '/proc/nothing/here'; allowed are directories"),
+    ],
+)
+def test_bad_options_name_the_value_and_what_is_allowed(options, message):
+    with pytest.raises(ValueError, match="allowed") as error:
+        ScalingCallback(**options)
+    assert message in str(error.value)
+
+
+def test_two_sources_of_a_baseline_contradict(tmp_path):
+    with pytest.raises(ValueError, match="allowed is one of the two"):
+        ScalingCallback(baseline_sps=1.0, baseline_dir=tmp_path)
+
+
+def test_good_options_are_taken(tmp_path):
+    ScalingCallback(baseline_dir=tmp_path / "new", reference="4r×2e", workload="mine", warmup_iterations=0, min_iterations=2)
+    assert (tmp_path / "new").is_dir()

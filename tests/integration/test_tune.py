@@ -1,0 +1,231 @@
+"""A Tune run over real HalfCheetah training: what the callback injects is what every reader of the experiment finds."""
+
+import csv
+import json
+import math
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from rl_scaling_callback import ScalingCallback
+from rl_scaling_callback.keys import KEYS
+
+pytest.importorskip("ray")
+pytest.importorskip("mujoco")
+
+from ray import tune
+from ray.rllib.algorithms.ppo import PPOConfig
+from ray.tune.schedulers import ASHAScheduler
+
+CLUSTER_CPUS = 5
+ITERATIONS = 8
+quick = partial(ScalingCallback, warmup_iterations=1, min_iterations=3, max_iterations=3)
+
+
+def run(tmp_path_factory, config, *, stop, callbacks=quick, scheduler=None, concurrent=1):
+    config.callbacks(callbacks).debugging(log_level="ERROR")
+    return tune.Tuner(
+        "PPO",
+        param_space=config,
+        tune_config=tune.TuneConfig(max_concurrent_trials=concurrent, scheduler=scheduler),
+        run_config=tune.RunConfig(storage_path=str(tmp_path_factory.mktemp("storage")), stop=stop, verbose=0),
+    ).fit()
+
+
+@pytest.fixture(scope="module")
+def halfcheetah(cluster, tmp_path_factory):
+    config = (
+        PPOConfig()
+        .environment("HalfCheetah-v5")
+        .env_runners(num_env_runners=tune.grid_search([1, 2]))
+        .training(train_batch_size_per_learner=1024, minibatch_size=256, num_epochs=2)
+    )
+    config.num_envs_per_env_runner = tune.grid_search([1, 2])
+    results = run(tmp_path_factory, config, stop={"training_iteration": ITERATIONS})
+    assert not results.errors
+    return results
+
+
+def lines(trial):
+    return [json.loads(line) for line in (Path(trial.path) / "result.json").read_text().splitlines()]
+
+
+def scale(result):
+    config = result["config"]
+    return config["num_env_runners"], config["num_envs_per_env_runner"]
+
+
+def same(a, b):
+    return (math.isnan(a) and math.isnan(b)) or a == pytest.approx(b, rel=1e-9)
+
+
+@pytest.mark.slow
+def test_result_json_alone_recomputes_every_value(halfcheetah):
+    known = 0
+    for trial in halfcheetah:
+        results = lines(trial)
+        assert len(results) == ITERATIONS
+        for result in results:
+            scaling = result["scaling"]
+            runners, envs = scale(result)
+            n = max(1, runners) * envs
+            sps = result["env_runners"]["num_env_steps_sampled"] / result["time_this_iter_s"]
+            speedup = sps / scaling["baseline_sps"]
+            assert same(scaling["sps"], sps)
+            assert scaling["parallelism"] == n
+            assert same(scaling["speedup"], speedup)
+            assert same(scaling["efficiency"], speedup / n * 100)
+            assert same(scaling["gap"], n - speedup)
+            assert same(scaling["loss"]["total"], 100 - speedup / n * 100)
+            known += not math.isnan(speedup)
+    # The reference learns its baseline after 1 + 3 iterations; the trials after it have it from their first.
+    assert known == 4 * ITERATIONS - 3
+
+
+@pytest.mark.slow
+def test_the_baseline_is_what_the_reference_measured(halfcheetah):
+    (reference,) = [trial for trial in halfcheetah if scale(trial.metrics) == (1, 1)]
+    window = lines(reference)[1:4]
+    sps = sum(result["env_runners"]["num_env_steps_sampled"] for result in window) / sum(r["time_this_iter_s"] for r in window)
+    assert lines(reference)[3]["scaling"]["baseline_sps"] == pytest.approx(sps, rel=1e-9)
+    (file,) = (Path(halfcheetah.experiment_path) / "scaling_baselines").iterdir()
+    final = json.loads(file.read_text())
+    assert final["window"]["iterations"] >= 6  # refined when its window had doubled
+    assert final["owner"].endswith(Path(reference.path).name)
+    others = [trial.metrics["scaling"] for trial in halfcheetah if trial is not reference]
+    assert {scaling["baseline_sps"] for scaling in others} == {final["sps"]}
+    assert [scaling["is_baseline"] for scaling in others] == [0, 0, 0]
+    assert reference.metrics["scaling"]["is_baseline"] == 1
+
+
+@pytest.mark.slow
+def test_one_trial_at_a_time_is_exclusive_and_comparable(halfcheetah):
+    for trial in halfcheetah:
+        assert trial.metrics["scaling"]["exclusive"] == 1
+        assert trial.metrics["scaling"]["comparable"] == 1
+        assert trial.metrics["scaling"]["steady"]["iterations"] == ITERATIONS - 1
+
+
+@pytest.mark.slow
+def test_tensorboard_holds_the_same_values(halfcheetah):
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for trial in halfcheetah:
+        events = accumulators.EventAccumulator(trial.path)
+        events.Reload()
+        tags = {"sps": "sps", "speedup": "speedup", "efficiency": "efficiency", "gap": "gap", "sps_per_cpu": "sps_per_cpu"}
+        for name, key in tags.items():
+            written = {event.step: event.value for event in events.Scalars(f"ray/tune/scaling/{name}")}
+            # TBX leaves NaN out, and stores 32-bit floats.
+            expected = {
+                r["timesteps_total"] if r.get("timesteps_total") else r["training_iteration"]: r["scaling"][key]
+                for r in lines(trial)
+            }
+            expected = {step: value for step, value in expected.items() if not math.isnan(value)}
+            assert written == {step: pytest.approx(value, rel=1e-6) for step, value in expected.items()}
+
+
+@pytest.mark.slow
+def test_progress_csv_has_every_column_from_the_first_row(halfcheetah):
+    for trial in halfcheetah:
+        rows = list(csv.DictReader((Path(trial.path) / "progress.csv").read_text().splitlines()))
+        assert len(rows) == ITERATIONS
+        for row, result in zip(rows, lines(trial), strict=True):
+            assert {f"scaling/{key.name}" for key in KEYS} <= row.keys()
+            assert float(row["scaling/sps"]) == pytest.approx(result["scaling"]["sps"], rel=1e-9)
+
+
+@pytest.mark.slow
+def test_the_dataframe_filters_by_efficiency(halfcheetah):
+    trials = halfcheetah.get_dataframe()
+    assert len(trials) == 4
+    threshold = trials["scaling/efficiency"].median()
+    kept = trials[trials["scaling/efficiency"] >= threshold]
+    assert set(kept["trial_id"]) == {t.metrics["trial_id"] for t in halfcheetah if t.metrics["scaling"]["efficiency"] >= threshold}
+    assert 0 < len(kept) < 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metric", ["scaling/efficiency", "scaling/steady/sps"])
+def test_get_best_result(halfcheetah, metric):
+    best = halfcheetah.get_best_result(metric=metric, mode="max")
+    values = halfcheetah.get_dataframe()[metric]
+    assert best.metrics["trial_id"] == halfcheetah.get_dataframe().loc[values.idxmax(), "trial_id"]
+
+
+def cartpole():
+    return (
+        PPOConfig()
+        .environment("CartPole-v1")
+        .env_runners(num_env_runners=1)
+        .training(train_batch_size_per_learner=256, minibatch_size=128, num_epochs=1)
+    )
+
+
+def test_a_stop_condition_on_a_nested_key(cluster, tmp_path_factory):
+    results = run(tmp_path_factory, cartpole(), stop={"scaling/steady/iterations": 2, "training_iteration": 20})
+    assert [trial.metrics["training_iteration"] for trial in results] == [3]
+
+
+@pytest.mark.slow
+def test_asha_schedules_by_efficiency(cluster, tmp_path_factory):
+    config = cartpole().env_runners(num_env_runners=tune.grid_search([1, 4]))
+    asha = ASHAScheduler(metric="scaling/sps", mode="max", grace_period=1, max_t=6, reduction_factor=2)
+    results = run(tmp_path_factory, config, stop={"training_iteration": 6}, scheduler=asha)
+    assert not results.errors
+    assert any(trial.metrics["training_iteration"] == 6 for trial in results)
+
+
+def test_a_late_baseline_is_used_from_the_iteration_in_which_it_appears(cluster, tmp_path_factory):
+    config = cartpole().env_runners(num_env_runners=tune.grid_search([1, 2]))
+    results = run(tmp_path_factory, config, stop={"training_iteration": 40}, concurrent=2)
+    (late,) = [trial for trial in results if scale(trial.metrics)[0] == 2]
+    speedups = [result["scaling"]["speedup"] for result in lines(late)]
+    known = [not math.isnan(speedup) for speedup in speedups]
+    assert not known[0]
+    assert known[-1]
+    assert known == sorted(known)
+    # Both ran on this node, side by side: at least one of them saw the other.
+    assert 0 in [result["scaling"]["exclusive"] for trial in results for result in lines(trial)]
+
+
+@pytest.mark.slow
+def test_two_workloads_in_one_experiment_never_share_a_baseline(cluster, tmp_path_factory):
+    config = cartpole().env_runners(num_env_runners=tune.grid_search([1, 2]))
+    config.num_epochs = tune.grid_search([1, 3])
+    results = run(tmp_path_factory, config, stop={"training_iteration": 5})
+    baselines = {}
+    for trial in results:
+        baselines.setdefault(trial.metrics["config"]["num_epochs"], set()).add(trial.metrics["scaling"]["baseline_sps"])
+    assert all(len(values) == 1 for values in baselines.values())
+    assert not baselines[1] & baselines[3]
+    assert len(list((Path(results.experiment_path) / "scaling_baselines").iterdir())) == 2
+
+
+@pytest.mark.slow
+def test_a_mismatch_is_not_comparable(cluster, tmp_path_factory, tmp_path):
+    lasting = partial(quick, baseline_dir=str(tmp_path))
+    run(tmp_path_factory, cartpole(), stop={"training_iteration": 4}, callbacks=lasting)
+    other = cartpole().env_runners(num_env_runners=2).training(num_epochs=2)
+    results = run(tmp_path_factory, other, stop={"training_iteration": 2}, callbacks=lasting)
+    for result in lines(results[0]):
+        assert result["scaling"]["comparable"] == 0
+        assert math.isnan(result["scaling"]["speedup"])
+    same_workload = cartpole().env_runners(num_env_runners=2)
+    results = run(tmp_path_factory, same_workload, stop={"training_iteration": 2}, callbacks=lasting)
+    assert [result["scaling"]["comparable"] for result in lines(results[0])] == [1, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("content", ["", '{"schema": "rl_scaling_callback.base', '{"schema": "other"}'])
+def test_a_baseline_file_that_cannot_be_used_is_set_aside(cluster, tmp_path_factory, tmp_path, content):
+    lasting = partial(quick, baseline_dir=str(tmp_path))
+    run(tmp_path_factory, cartpole(), stop={"training_iteration": 4}, callbacks=lasting)
+    (file,) = tmp_path.iterdir()
+    file.write_text(content)
+    results = run(tmp_path_factory, cartpole().env_runners(num_env_runners=2), stop={"training_iteration": 2}, callbacks=lasting)
+    assert not results.errors
+    assert all(math.isnan(result["scaling"]["speedup"]) for result in lines(results[0]))
+    (aside,) = tmp_path.iterdir()
+    assert aside.name.startswith(file.name + ".set-aside-")
+    assert aside.read_text() == content
