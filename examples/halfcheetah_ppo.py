@@ -94,7 +94,7 @@ def main() -> None:
 
 def show(results: tune.ResultGrid) -> None:
     """Print the table, the efficient trials, and how to look at the curves."""
-    print(f"\n{'config':>8} {'N':>3} {'SPS ± error':>16} {'speedup':>8} {'efficiency':>10}  band")
+    print(f"\n{'config':>8} {'N':>3} {'SPS ± error':>16} {'speedup':>8} {'efficiency':>10}  {'band':<11}  where it goes")
     for result in results:
         if result.metrics is None or result.error is not None:
             print(f"{'failed':>8}  {result.path}")
@@ -103,7 +103,8 @@ def show(results: tune.ResultGrid) -> None:
         name = f"{config['num_env_runners']}r×{config['num_envs_per_env_runner']}e"
         print(
             f"{name:>8} {result.metrics['scaling']['parallelism']:3.0f} {steady['sps']:8,.0f} ± {steady['error']:3.1f} %"
-            f" {steady['speedup']:7.2f}× {steady['efficiency']:8.1f} %  {band(steady['efficiency'])}"
+            f" {steady['speedup']:7.2f}× {steady['efficiency']:8.1f} %"
+            f"  {band(steady['efficiency']):<11}  {result.metrics['scaling']['diagnosis']}"
         )
 
     trials = results.get_dataframe()

@@ -62,6 +62,7 @@ class Baseline:
         seconds: Σ seconds in the window.
         converged: whether the window is as precise as was asked for.
         provenance: host, CPU, cores, versions, time and trial, as texts.
+        parts: Σ seconds of the window by phase, and by what the env runners did; empty where not known.
     """
 
     sps: float
@@ -74,6 +75,7 @@ class Baseline:
     seconds: float
     converged: bool
     provenance: Mapping[str, str] = field(default_factory=dict)
+    parts: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def unit_sps(self) -> float:
@@ -99,6 +101,7 @@ class Baseline:
                 "env_steps": self.env_steps,
                 "seconds": self.seconds,
                 "converged": self.converged,
+                "parts": {name: seconds for name, seconds in self.parts.items() if math.isfinite(seconds)},
             },
             "owner": self.owner,
             "provenance": self.provenance,
@@ -142,13 +145,20 @@ class Baseline:
             env_steps=_positive(window["env_steps"]),
             seconds=_positive(window["seconds"]),
             converged=bool(window["converged"]),
+            parts={str(name): _finite(seconds) for name, seconds in _mapping(window["parts"]).items()},
             provenance={str(name): str(value) for name, value in _mapping(document["provenance"]).items()},
         )
 
 
+def _finite(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is not a finite number")
+    return float(value)
+
+
 def _positive(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
-        raise ValueError(f"{value!r} is not a finite number above 0")
+    if _finite(value) <= 0:
+        raise ValueError(f"{value!r} is not a number above 0")
     return float(value)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 import uuid
 import weakref
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from rl_scaling_callback.comparison import Resources
 from rl_scaling_callback.formulas import NAN
 from rl_scaling_callback.neighbours import Neighbourhood
 from rl_scaling_callback.options import Options
+from rl_scaling_callback.phases import PhaseClock
 from rl_scaling_callback.reference import GivenBaseline, Reference
 from rl_scaling_callback.scale import Scale
 from rl_scaling_callback.steady import DEFAULT_RULE, SteadyRule
@@ -88,8 +88,9 @@ class ScalingCallback(RLlibCallback):
             BaselineStore.at(baseline_dir)
         self._warned: set[str] = set()
         self._trial: Trial | None = None
-        self._evaluation_started: float | None = None
-        self._evaluation_s = 0.0
+        self._phases: PhaseClock | None = None
+        self._phases_are_timed = False
+        self._runner_clock: PhaseClock | None = None
 
     def on_algorithm_init(self, *, algorithm: Algorithm, **kwargs: Any) -> None:
         """Read what the trial is. RLlib calls it once, before the first iteration."""
@@ -99,29 +100,56 @@ class ScalingCallback(RLlibCallback):
             self._give_up(error)
 
     def on_evaluate_start(self, *, algorithm: Algorithm, **kwargs: Any) -> None:
-        """Start the clock of an evaluation, unless it runs beside training and takes no time of its own."""
-        if not reading.evaluation_is_parallel(surroundings.config_of(algorithm)):
-            self._evaluation_started = time.perf_counter()
+        """Start the clock of an evaluation where no timer does (old API stack), unless it runs beside training."""
+        if self._phases is not None and not self._phases_are_timed and not reading.evaluation_is_parallel(vars(algorithm.config)):
+            self._phases.enter("evaluate")
 
     def on_evaluate_end(self, **kwargs: Any) -> None:
         """Stop the clock of an evaluation."""
-        if self._evaluation_started is not None:
-            self._evaluation_s += time.perf_counter() - self._evaluation_started
-            self._evaluation_started = None
+        if self._phases is not None and not self._phases_are_timed:
+            self._phases.leave()
+
+    def on_environment_created(self, *, env_runner: Any, **kwargs: Any) -> None:
+        """Go along with the timers of an env runner. RLlib calls it in the env runner's process."""
+        if self._runner_clock is None and hasattr(env_runner, "metrics"):
+            try:
+                clock = PhaseClock(reading.RUNNER_PHASES)
+                clock.watch(env_runner.metrics)
+                self._runner_clock = clock
+            except Exception as error:
+                self._warn("env runner", f"what this env runner does can't be timed ({error!r}): runners/* stay NaN")
+
+    def on_sample_end(self, *, env_runner: Any = None, metrics_logger: Any = None, samples: Any = None, **kwargs: Any) -> None:
+        """Report what the env runner did in this sample. RLlib calls it in the env runner's process."""
+        if self._runner_clock is None or metrics_logger is None:
+            return
+        try:
+            for phase, seconds in self._runner_clock.take().items():
+                key = (reading.REPORTS, str(env_runner.worker_index), phase)
+                metrics_logger.log_value(key, seconds, **surroundings.SUM_OF_THE_ITERATION)
+        except Exception as error:
+            self._runner_clock = None
+            self._warn("env runner", f"what this env runner does can't be reported ({error!r}): runners/* stay NaN")
 
     def on_train_result(self, *, algorithm: Algorithm, result: dict[str, Any], **kwargs: Any) -> None:
         """Inject `result["scaling"]`, before any logger, stopper, scheduler or searcher sees the result."""
         values: dict[str, Any] | None = None
         try:
-            if self._trial is not None:
-                values = self._trial.measure(result, self._evaluation_s)
+            reports = reading.take_runner_reports(result)
+            if self._trial is not None and self._phases is not None:
+                phases = self._phases.finish()
+                evaluation_s = phases.get("evaluate", 0.0)
+                values = self._trial.measure(result, evaluation_s, phases if self._phases_are_timed else None, reports)
         except Exception as error:
             self._give_up(error)
-        self._evaluation_s = 0.0
         result[keys.ROOT] = keys.nest({}) if values is None else values
 
     def _start(self, algorithm: Algorithm) -> Trial:
         config = surroundings.config_of(algorithm)
+        settle = {"learn": surroundings.wait_for_gpu} if reading.uses_gpus(config) else {}
+        self._phases = clock = PhaseClock(reading.timer_phases(config), settle)
+        if reading.is_new_stack(config):
+            self._phases_are_timed = self._attempt("phases", lambda: surroundings.watch_phases(algorithm, clock), False)
         scale = reading.read_scale(config)
         return Trial(
             config,

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from rl_scaling_callback.account import CAUSES
 from rl_scaling_callback.formulas import NAN
 
 ROOT: Final = "scaling"
@@ -56,6 +57,22 @@ KEYS: Final[tuple[Key, ...]] = (
     Key("sps_per_cpu", "steps/s", "sps / CPUs that the trial holds"),
     *(Key(f"time/{phase}", "s", f"time of this iteration in the phase `{phase}`, exclusive") for phase in PHASES),
     Key("loss/total", "% points", "100 − efficiency"),
+    *(Key(f"loss/{cause}", "% points", f"its part that goes to {meaning}") for cause, meaning in CAUSES.items()),
+    Key(
+        "account/exclusive",
+        "0/1",
+        "1 when phases follow one another, so that the account is exact; 0 where they overlap (APPO, IMPALA)",
+    ),
+    Key("account/estimated", "0/1", "1 when stepping and contention can't be told apart yet: both are in loss/serial_stepping"),
+    Key("runners/busy", "s", "time that the typical (lower median) env runner sampled in this iteration"),
+    Key("runners/longest", "s", "the same of the env runner that took longest"),
+    Key("runners/env_step", "s", "time in `env.step`, mean over the env runners"),
+    Key("runners/inference", "s", "time in policy inference, mean over the env runners"),
+    Key("runners/rest", "s", "the rest of their sampling: connectors, resets, bookkeeping; mean over the env runners"),
+    Key("runners/reported", "", "env runners that reported in this iteration"),
+    Key("runners/healthy", "", "env runners that RLlib holds for healthy"),
+    Key("runners/restarts", "", "restarts of env runners so far"),
+    Key("diagnosis", "text", "largest cause of lost efficiency over the steady window, and what helps; empty when unknown", ""),
     Key("is_baseline", "0/1", "1 when this trial is the reference"),
     Key("comparable", "0/1", "1 when workload, hardware and steps are those of the baseline; 0 when only others have one"),
     Key("exclusive", "0/1", "1 when no other trial ran on this trial's node during the iteration"),

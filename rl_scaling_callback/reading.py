@@ -133,6 +133,89 @@ def uses_gpus(config: Mapping[str, Any]) -> bool:
     return any(number(config.get(key)) > 0 for key in ("num_gpus", "num_gpus_per_learner", "num_gpus_per_env_runner"))
 
 
+def is_new_stack(config: Mapping[str, Any]) -> bool:
+    """Return whether the trial runs on RLlib's new API stack."""
+    return bool(config.get("enable_env_runner_and_connector_v2"))
+
+
+def is_asynchronous(config: Mapping[str, Any]) -> bool:
+    """Return whether sampling overlaps learning (IMPALA, APPO): then phases don't follow one another."""
+    return "broadcast_interval" in config
+
+
+def timer_phases(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the phase of each timer that the Algorithm's code runs in."""
+    phases = dict(_TIMER_PHASES)
+    if not evaluation_is_parallel(config):
+        phases.update(dict.fromkeys(_EVALUATION_TIMERS, "evaluate"))
+    return phases
+
+
+_TIMER_PHASES: Final[Mapping[str, str]] = {
+    "env_runner_sampling_timer": "sample",
+    "sample": "sample",
+    "learner_update_timer": "learn",
+    "replay_buffer_add_data_timer": "learn",
+    "replay_buffer_sampling_timer": "learn",
+    "replay_buffer_update_prios_timer": "learn",
+    "synch_weights": "sync",
+    "synch_env_connectors": "sync",
+}
+_EVALUATION_TIMERS: Final = ("evaluation_iteration", "offline_evaluation_iteration_timer", "restore_eval_env_runners")
+
+RUNNER_PHASES: Final[Mapping[str, str]] = {
+    "sample": "rest",
+    "env_step_timer": "env_step",
+    "rlmodule_inference_timer": "inference",
+}
+"""The phase of each timer that an env runner's code runs in; what is in `sample` but in no other is the rest."""
+
+REPORTS: Final = "_scaling_env_runners"
+"""The key under which env runners report to the Algorithm's process; taken out of the result before anybody sees it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerReport:
+    """What one env runner did in one iteration [s]."""
+
+    env_step: float
+    inference: float
+    rest: float
+
+    @property
+    def busy(self) -> float:
+        """All of it."""
+        return self.env_step + self.inference + self.rest
+
+
+def take_runner_reports(result: Mapping[str, Any]) -> list[RunnerReport]:
+    """Return what the env runners reported in this iteration, and remove it from the result: it is none of RLlib's metrics."""
+    evaluation = result.get("evaluation")
+    if isinstance(evaluation, Mapping):
+        _take_reports(evaluation)
+    return _take_reports(result)
+
+
+def _take_reports(result: Mapping[str, Any]) -> list[RunnerReport]:
+    runners = result.get("env_runners")
+    reports = runners.pop(REPORTS, None) if isinstance(runners, dict) else None
+    if not isinstance(reports, Mapping):
+        return []
+    phases = ("env_step", "inference", "rest")
+    return [
+        RunnerReport(*(number(report.get(phase, 0.0)) for phase in phases))
+        for report in reports.values()
+        if isinstance(report, Mapping) and number(report.get("rest")) >= 0
+    ]
+
+
+def read_fleet(result: Mapping[str, Any]) -> tuple[float, float]:
+    """Return how many env runners RLlib holds for healthy, and how many restarts there were so far."""
+    state = result.get("fault_tolerance")
+    state = state if isinstance(state, Mapping) else result
+    return number(state.get("num_healthy_workers")), number(state.get("num_remote_worker_restarts"))
+
+
 _WORKLOAD_KEYS: Final[Mapping[str, str]] = {
     "algorithm": "algo_class",
     "env": "env",

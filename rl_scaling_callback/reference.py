@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from rl_scaling_callback.account import Work
 from rl_scaling_callback.baseline import Baseline, BaselineFileError, Workload
 from rl_scaling_callback.formulas import NAN
 from rl_scaling_callback.scale import Scale
@@ -61,7 +62,10 @@ class Reference:
         self._warn = warn
         self._clock = clock
         self._next_lookup = -float("inf")
+        self._scale = scale
         self._baseline: Baseline | None = None
+        self._single: Baseline | None = None
+        self._looked_for_single = 0
         self._is_reference = store is not None and scale == reference
         self._mismatch = False
 
@@ -77,8 +81,14 @@ class Reference:
         if self._baseline is None:
             self._look(self._store)
             self._say_what_is_missing(steady)
-        if self._is_reference and steady.settled and self._is_worth_publishing(steady):
-            self._publish(self._store, steady)
+        if self._is_reference:
+            if steady.settled and self._is_worth_publishing(steady, self._baseline):
+                self._publish(self._store, steady)
+        elif self._scale.num_env_runners == 1 and self._scale != self._reference:
+            if steady.settled and self._is_worth_publishing(steady, self._single):
+                self._publish_single(self._store, steady)
+        elif self._scale.num_envs_per_env_runner > 1:
+            self._look_for_single(self._store, steady)
 
     def compare_with(self, steady: Steady, env_steps: float) -> tuple[float, float]:
         """Return the baseline's SPS per unit of parallelism to compare with, NaN for none, and `comparable`.
@@ -103,6 +113,18 @@ class Reference:
                 )
                 return NAN, 0.0
         return baseline.unit_sps, 1.0
+
+    @property
+    def work(self) -> Work | None:
+        """The baseline's work per env step; None while there is no baseline."""
+        baseline = self._baseline
+        # A larger reference counts as scaling perfectly: one processor's work would have been N times its own.
+        return None if baseline is None else Work.of(baseline.parts, baseline.env_steps).times(baseline.scale.parallelism)
+
+    @property
+    def single_busy(self) -> float:
+        """Busy time per env step of one runner with as many envs as this trial's [s]; NaN where not known."""
+        return NAN if self._single is None else Work.of(self._single.parts, self._single.env_steps).busy
 
     def _look(self, store: BaselineStore) -> None:
         started = self._clock()
@@ -150,17 +172,17 @@ class Reference:
                 "workload has run long enough (10 iterations by default). Is there one in the experiment?",
             )
 
-    def _is_worth_publishing(self, steady: Steady) -> bool:
-        held = self._baseline
+    @staticmethod
+    def _is_worth_publishing(steady: Steady, held: Baseline | None) -> bool:
         if held is None:
             return True
         longer = steady.seconds >= _REFINED_WHEN_LONGER_BY * held.seconds
         return longer or (steady.converged and not held.converged and steady.seconds >= held.seconds)
 
-    def _publish(self, store: BaselineStore, steady: Steady) -> None:
-        measured = Baseline(
+    def _measured(self, steady: Steady) -> Baseline:
+        return Baseline(
             sps=steady.sps,
-            scale=self._reference,
+            scale=self._scale,
             workload=self._workload,
             owner=self._owner,
             error=steady.error,
@@ -169,7 +191,30 @@ class Reference:
             seconds=steady.seconds,
             converged=steady.converged,
             provenance=self._provenance,
+            parts=steady.parts,
         )
+
+    def _publish_single(self, store: BaselineStore, steady: Steady) -> None:
+        """Publish what one runner with this many envs does: larger trials tell stepping from contention by it."""
+        self._single = self._measured(steady)
+        try:
+            store.publish(self._single)
+        except OSError as error:
+            self._warn("storage", f"measurements can't be written to {store.directory} ({error}): other trials can't see them.")
+
+    def _look_for_single(self, store: BaselineStore, steady: Steady) -> None:
+        # Twice at most: with the baseline in hand, and once more when this trial is steady.
+        due = 0 if self._baseline is None else 1 + steady.settled
+        if self._single is not None or self._looked_for_single >= due:
+            return
+        self._looked_for_single = due
+        try:
+            self._single = store.load(self._workload, Scale(1, self._scale.num_envs_per_env_runner))
+        except (BaselineFileError, OSError) as error:
+            self._warn("single", f"what one env runner with as many envs does can't be read: {error}")
+
+    def _publish(self, store: BaselineStore, steady: Steady) -> None:
+        measured = self._measured(steady)
         if not steady.converged:
             self._warn(
                 "precision",
@@ -199,6 +244,8 @@ class GivenBaseline:
     """A baseline that the user gave as a number, on the user's word."""
 
     is_baseline: Final = 0.0
+    work: Final = None
+    single_busy: Final = NAN
 
     def __init__(self, sps: float, reference: Scale) -> None:
         self._unit_sps = sps / reference.parallelism

@@ -6,7 +6,8 @@ Source: method, "Steady state"; Georges et al., OOPSLA 2007.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from scipy.special import stdtrit
@@ -58,6 +59,7 @@ class Steady:
         iterations: iterations in the window.
         env_steps: Σ env steps.
         seconds: Σ seconds.
+        parts: Σ of each named part of the iterations [s]; a part that was not known in one of them is NaN.
         converged: precise enough by the rule.
         settled: converged, or as good as it gets within the rule's caps.
     """
@@ -69,6 +71,7 @@ class Steady:
     seconds: float
     converged: bool
     settled: bool
+    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 class SteadyWindow:
@@ -87,6 +90,7 @@ class SteadyWindow:
         "_last",
         "_n",
         "_origin",
+        "_parts",
         "_rule",
         "_seconds",
         "_skipped",
@@ -98,6 +102,7 @@ class SteadyWindow:
         self._rule = rule
         self._skipped = 0
         self._carried = 0.0
+        self._parts: dict[str, float] = {}
         self._n = 0
         self._env_steps = 0.0
         self._seconds = 0.0
@@ -105,7 +110,7 @@ class SteadyWindow:
         self._origin = self._first = self._last = 0.0
         self._sum = self._square = self._lagged = 0.0
 
-    def add(self, env_steps: float, seconds: float, *, warm: bool = True) -> None:
+    def add(self, env_steps: float, seconds: float, parts: Mapping[str, float] | None = None, *, warm: bool = True) -> None:
         """Take in one iteration.
 
         An iteration without env steps (asynchronous algorithms have them) is lost time: it counts with the next one
@@ -114,6 +119,7 @@ class SteadyWindow:
         Args:
             env_steps: env steps of the iteration.
             seconds: its duration.
+            parts: named parts of its duration [s].
             warm: False for iterations that are not yet the steady work, such as those before a replay buffer is full
                 enough to learn from. They are left out, and warm-up starts over.
         """
@@ -125,6 +131,8 @@ class SteadyWindow:
             return
         if not (env_steps >= 0 and seconds > 0 and math.isfinite(env_steps) and math.isfinite(seconds)):
             return
+        for name, part in (parts or {}).items():
+            self._parts[name] = self._parts.get(name, 0.0) + part
         if env_steps == 0:
             self._carried += seconds
             return
@@ -159,6 +167,7 @@ class SteadyWindow:
             seconds=self._seconds,
             converged=converged,
             settled=converged or (enough and (n >= rule.max_iterations or self._seconds >= rule.max_seconds)),
+            parts=dict(self._parts),
         )
 
     def _error(self) -> float:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import platform
 import socket
 import sys
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import ray
+from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from ray.util import get_current_placement_group
 
 from rl_scaling_callback import hardware, reading
@@ -20,6 +22,8 @@ from rl_scaling_callback.formulas import NAN
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
+
+    from rl_scaling_callback.phases import PhaseClock
 
 _RUNNERS_ANSWER_WITHIN_S = 30.0
 
@@ -77,6 +81,33 @@ def resources_of(algorithm: Algorithm) -> Resources:
 def node_of() -> str:
     """Return the id of the Ray node that this process runs on."""
     return str(ray.get_runtime_context().get_node_id())
+
+
+def watch_phases(algorithm: Algorithm, clock: PhaseClock) -> bool:
+    """Have `clock` go along with the timers of the Algorithm's own code; return True.
+
+    Raises:
+        AttributeError: the Algorithm has no such timers.
+    """
+    clock.watch(algorithm.metrics)
+    return True
+
+
+def wait_for_gpu() -> None:
+    """Wait for the CUDA work that this process has started: it belongs to the phase that started it."""
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    if cuda is not None and cuda.is_initialized():
+        cuda.synchronize()
+
+
+def _sum_of_the_iteration() -> dict[str, Any]:
+    """Return the arguments that make `MetricsLogger.log_value` sum up within an iteration and start over."""
+    default = inspect.signature(MetricsLogger.log_value).parameters.get("clear_on_reduce")
+    # Newer releases always start over and warn about the argument; older ones keep adding without it.
+    return {"reduce": "sum"} if default is None or default.default is not False else {"reduce": "sum", "clear_on_reduce": True}
+
+
+SUM_OF_THE_ITERATION: Final = _sum_of_the_iteration()
 
 
 def _held_cpus(algorithm: Algorithm) -> float:

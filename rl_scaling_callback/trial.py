@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from rl_scaling_callback import keys, reading
+from rl_scaling_callback.account import Busy, PhaseTimes, Work, diagnosis, losses
 from rl_scaling_callback.comparison import Resources, compare
 from rl_scaling_callback.formulas import NAN
+from rl_scaling_callback.reading import RunnerReport
 from rl_scaling_callback.reference import Warn
 from rl_scaling_callback.scale import Scale
 from rl_scaling_callback.steady import Steady, SteadyRule, SteadyWindow
@@ -19,6 +21,14 @@ class BaselineSource(Protocol):
     @property
     def is_baseline(self) -> float:
         """1.0 when this trial is the reference, else 0.0."""
+
+    @property
+    def work(self) -> Work | None:
+        """The baseline's work per env step; None where not known."""
+
+    @property
+    def single_busy(self) -> float:
+        """Busy time per env step of one runner with as many envs as this trial's [s]; NaN where not known."""
 
     def update(self, steady: Steady) -> None:
         """Look for a baseline, or publish one."""
@@ -60,28 +70,31 @@ class Trial:
         self._first_steps_may_be_late = reading.iterations_are_timed(config)
         self._learns_after = reading.steps_before_learning(config)
         self._samples = reading.samples_env(config)
+        self._overlaps = reading.is_asynchronous(config)
         self._env_steps = 0.0
         self._lifetime = NAN
 
-    def measure(self, result: Mapping[str, Any], evaluation_s: float) -> dict[str, Any]:
+    def measure(
+        self,
+        result: Mapping[str, Any],
+        evaluation_s: float,
+        named: Mapping[str, float] | None = None,
+        reports: Sequence[RunnerReport] = (),
+    ) -> dict[str, Any]:
         """Return the dict to inject for the iteration that `result` describes.
 
         Args:
             result: RLlib's result.
             evaluation_s: seconds of the iteration that evaluation took; steady figures leave them out.
+            named: exclusive seconds of each phase; None where they are not known.
+            reports: what the env runners did.
         """
-        iteration = reading.read_iteration(result, self._lifetime)
-        env_steps, seconds, self._lifetime = iteration.env_steps, iteration.seconds, iteration.lifetime
-        if not self._samples:
-            # The old API stack counts the steps that it reads from recorded data as sampled.
-            env_steps = NAN
-            self._warn("result", "this algorithm learns from recorded data (offline): it samples no env steps, so there is no SPS")
-        elif iteration.problem:
-            self._warn("result", iteration.problem)
-        elif env_steps == 0 and (self._env_steps > 0 or not self._first_steps_may_be_late):
-            self._warn("steps", "no env steps were sampled in an iteration: its SPS is NaN")
+        env_steps, seconds = self._read(result)
+        phases = None if named is None else PhaseTimes.of(named, seconds)
+        busy = Busy.of([report.busy for report in reports])
         # Before learning starts, iterations do less than those after.
-        self._window.add(env_steps, seconds - evaluation_s, warm=self._env_steps >= self._learns_after)
+        warm = self._env_steps >= self._learns_after
+        self._window.add(env_steps, seconds - evaluation_s, _parts(phases, busy), warm=warm)
         if env_steps > 0:
             self._env_steps += env_steps
         steady = self._window.read()
@@ -99,4 +112,74 @@ class Trial:
         values["is_baseline"] = self._source.is_baseline
         values["comparable"] = comparable
         values["exclusive"] = self._is_exclusive()
+        values["runners/healthy"], values["runners/restarts"] = reading.read_fleet(result)
+        values.update(_runner_values(reports, busy))
+        if phases is not None:
+            values.update({f"time/{phase}": getattr(phases, phase) for phase in keys.PHASES})
+            values["account/exclusive"] = float(not self._overlaps)
+            if comparable == 1 and not self._overlaps and self._source.work is not None:
+                values.update(self._account(self._source.work, env_steps, phases, busy, steady))
         return keys.nest(values)
+
+    def _read(self, result: Mapping[str, Any]) -> tuple[float, float]:
+        """Return the env steps and seconds of the iteration; warn once of what can't be read."""
+        iteration = reading.read_iteration(result, self._lifetime)
+        self._lifetime = iteration.lifetime
+        if not self._samples:
+            # The old API stack counts the steps that it reads from recorded data as sampled.
+            self._warn("result", "this algorithm learns from recorded data (offline): it samples no env steps, so there is no SPS")
+            return NAN, iteration.seconds
+        if iteration.problem:
+            self._warn("result", iteration.problem)
+        elif iteration.env_steps == 0 and (self._env_steps > 0 or not self._first_steps_may_be_late):
+            self._warn("steps", "no env steps were sampled in an iteration: its SPS is NaN")
+        return iteration.env_steps, iteration.seconds
+
+    def _account(self, baseline: Work, env_steps: float, phases: PhaseTimes, busy: Busy, steady: Steady) -> dict[str, float | str]:
+        runners = max(1, self._scale.num_env_runners)
+        single, estimated = self._single_busy(baseline)
+
+        def lost(steps: float, times: PhaseTimes, busy: Busy) -> dict[str, float]:
+            alone = busy.typical * runners if single is None else single * steps
+            return losses(self._scale.parallelism, runners, steps, times, busy, baseline, alone)
+
+        by_cause = lost(env_steps, phases, busy)
+        over_window: Mapping[str, float] = {}
+        if steady.iterations:
+            named = {name: steady.parts.get(name, NAN) for name in ("sample", "learn", "sync")}
+            window_busy = Busy(steady.parts.get("busy", NAN), steady.parts.get("longest", NAN))
+            over_window = lost(steady.env_steps, PhaseTimes.of(named, steady.seconds), window_busy)
+        return {
+            **{f"loss/{cause}": points for cause, points in by_cause.items()},
+            "account/estimated": float(estimated),
+            "diagnosis": diagnosis(over_window),
+        }
+
+    def _single_busy(self, baseline: Work) -> tuple[float | None, bool]:
+        """Return the busy time per env step of one runner with as many envs (None: this trial's own), and whether it is a guess."""
+        if self._scale.num_env_runners <= 1:
+            return None, False
+        if self._scale.num_envs_per_env_runner == 1:
+            return baseline.busy, False
+        known = self._source.single_busy
+        return (known, False) if known == known else (None, True)
+
+
+def _parts(phases: PhaseTimes | None, busy: Busy) -> dict[str, float]:
+    if phases is None:
+        return {}
+    return {
+        "sample": phases.sample,
+        "learn": phases.learn,
+        "sync": phases.sync,
+        "other": phases.other,
+        "busy": busy.typical,
+        "longest": busy.longest,
+    }
+
+
+def _runner_values(reports: Sequence[RunnerReport], busy: Busy) -> dict[str, float]:
+    values = {"runners/reported": float(len(reports)), "runners/busy": busy.typical, "runners/longest": busy.longest}
+    for part in ("env_step", "inference", "rest"):
+        values[f"runners/{part}"] = sum(getattr(report, part) for report in reports) / len(reports) if reports else NAN
+    return values

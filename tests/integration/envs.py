@@ -1,5 +1,6 @@
 """Envs and learners of known cost."""
 
+import os
 import time
 
 import gymnasium as gym
@@ -7,20 +8,55 @@ import numpy as np
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 
 
-class SleepingEnv(gym.Env):
-    """An env whose step only sleeps: its cost is the same on any machine, and it needs no core."""
+class CostlyEnv(gym.Env):
+    """An env that costs nothing but what its config asks for, on any machine.
+
+    Config:
+        step_s: sleep of each step.
+        slow_worker, slow_step_s: additional sleep of each step in the env runner of this index.
+        burn_s: CPU time that each step burns.
+        core: the one core that the env runner may use.
+        pickle_s: sleep of each sample's way out of the env runner.
+    """
 
     def __init__(self, config):
         self.observation_space = gym.spaces.Box(-1.0, 1.0, (4,), np.float32)
         self.action_space = gym.spaces.Discrete(2)
-        self._step_s = config["step_s"]
+        self._step_s = config.get("step_s", 0.0)
+        if config.get("slow_worker") == config.worker_index:
+            self._step_s += config["slow_step_s"]
+        self._burn_s = config.get("burn_s", 0.0)
+        self._pickle_s = config.get("pickle_s", 0.0)
+        if "core" in config and config.worker_index > 0:
+            os.sched_setaffinity(0, {config["core"]})
 
     def reset(self, *, seed=None, options=None):
         return self.observation_space.low, {}
 
     def step(self, action):
-        time.sleep(self._step_s)
-        return self.observation_space.low, 0.0, False, False, {}
+        if self._step_s:
+            time.sleep(self._step_s)
+        if self._burn_s:
+            until = time.thread_time() + self._burn_s
+            while time.thread_time() < until:
+                pass
+        return self.observation_space.low, 0.0, False, False, {"slow": SlowToPickle(self._pickle_s)} if self._pickle_s else {}
+
+
+class SlowToPickle:
+    """Sleeps when it is pickled, once in `quiet_s` seconds: a sample holds one a step, and is pickled once."""
+
+    last = 0.0
+    quiet_s = 0.2
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def __reduce__(self):
+        if time.monotonic() - SlowToPickle.last > self.quiet_s:
+            time.sleep(self.seconds)
+        SlowToPickle.last = time.monotonic()
+        return SlowToPickle, (self.seconds,)
 
 
 class SleepingLearner(PPOTorchLearner):

@@ -8,7 +8,7 @@ from rl_scaling_callback import ScalingCallback
 
 pytest.importorskip("ray")
 
-from envs import SleepingEnv, SleepingLearner
+from envs import CostlyEnv, SleepingLearner
 from ray import tune
 from ray.rllib.algorithms.ppo import PPOConfig
 
@@ -25,7 +25,7 @@ def predicted(runners):
 def test_sleeping_env(cluster, tmp_path):
     config = (
         PPOConfig()
-        .environment(SleepingEnv, env_config={"step_s": STEP_S})
+        .environment(CostlyEnv, env_config={"step_s": STEP_S})
         .env_runners(num_env_runners=tune.grid_search([1, 2, 4]))
         .training(
             train_batch_size_per_learner=STEPS,

@@ -1,0 +1,121 @@
+"""Exact, exclusive times of the phases of an iteration, from the timers that RLlib's own code runs in.
+
+RLlib's `timers/*` metrics are exponential averages and say little about one iteration. But every phase of every algorithm on the
+new API stack runs inside `metrics.log_time(key)`. The clock here goes along with those blocks and adds up their durations; what
+RLlib logs stays as it is.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any
+
+
+class PhaseClock:
+    """Adds up how long each phase ran, nested phases counted once: for the innermost one.
+
+    Blocks of other threads than the first one that enters a phase of an iteration are not counted: they run beside it.
+
+    Args:
+        phases: the phase of each timer's name; timers of other names belong to the block around them.
+        before_leaving: called at the end of a block of a phase, inside its time; for work that is still under way elsewhere, such
+            as on a GPU.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        phases: Mapping[str, str],
+        before_leaving: Mapping[str, Callable[[], None]] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._phases = phases
+        self._before_leaving = before_leaving or {}
+        self._clock = clock
+        self._thread: int | None = None
+        self._running: list[str] = []
+        self._since = 0.0
+        self._seconds: dict[str, float] = {}
+
+    def watch(self, metrics: Any) -> None:
+        """Go along with the `log_time` blocks of a `MetricsLogger`.
+
+        Raises:
+            AttributeError: the logger has no `log_time`.
+        """
+        log_time = metrics.log_time
+
+        def log_time_and_phase(key: Any, *args: Any, **kwargs: Any) -> Any:
+            block = log_time(key, *args, **kwargs)
+            phase = self._phases.get(key if isinstance(key, str) else key[-1])
+            return block if phase is None else _Block(block, self, phase)
+
+        metrics.log_time = log_time_and_phase
+
+    def take(self) -> dict[str, float]:
+        """Return the seconds of each phase since the last call, and start over. Phases that did not run are not in it."""
+        if self._running:
+            self._book()
+        seconds, self._seconds = self._seconds, {}
+        return seconds
+
+    def finish(self) -> dict[str, float]:
+        """Return what `take` does, at a point outside all blocks: one that an error left open ends here."""
+        seconds = self.take()
+        self._running.clear()
+        self._thread = None
+        return seconds
+
+    def enter(self, phase: str) -> bool:
+        """Start a phase; return whether it counts, and so wants `leave`."""
+        thread = threading.get_ident()
+        if self._thread is None:
+            self._thread = thread
+        elif self._thread != thread:
+            return False
+        self._book()
+        self._running.append(phase)
+        return True
+
+    def leave(self) -> None:
+        """End the phase that was entered last."""
+        if not self._running:
+            return
+        before = self._before_leaving.get(self._running[-1])
+        if before is not None:
+            before()
+        self._book()
+        self._running.pop()
+
+    def _book(self) -> None:
+        now = self._clock()
+        if self._running:
+            phase = self._running[-1]
+            self._seconds[phase] = self._seconds.get(phase, 0.0) + now - self._since
+        self._since = now
+
+
+class _Block:
+    """A `log_time` block and the phase that runs in it."""
+
+    __slots__ = ("_block", "_clock", "_counts", "_phase")
+
+    def __init__(self, block: AbstractContextManager[Any], clock: PhaseClock, phase: str) -> None:
+        self._block = block
+        self._clock = clock
+        self._phase = phase
+        self._counts = False
+
+    def __enter__(self) -> Any:
+        self._counts = self._clock.enter(self._phase)
+        return self._block.__enter__()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> Any:
+        handled = self._block.__exit__(kind, error, trace)
+        if self._counts:
+            self._clock.leave()
+        return handled

@@ -1,0 +1,108 @@
+import threading
+from contextlib import contextmanager, suppress
+
+import pytest
+
+from rl_scaling_callback.phases import PhaseClock
+
+
+class Metrics:
+    """Stands in for RLlib's MetricsLogger: remembers what it logged."""
+
+    def __init__(self):
+        self.logged = []
+
+    @contextmanager
+    def log_time(self, key, **options):
+        self.logged.append((key, options))
+        yield "stats"
+
+
+@pytest.fixture
+def now():
+    return [0.0]
+
+
+@pytest.fixture
+def metrics():
+    return Metrics()
+
+
+@pytest.fixture
+def clock(now, metrics):
+    clock = PhaseClock({"sampling": "sample", "update": "learn", "inner": "sync"}, clock=lambda: now[0])
+    clock.watch(metrics)
+    return clock
+
+
+def spend(metrics, now, key, seconds):
+    with metrics.log_time(key):
+        now[0] += seconds
+
+
+def test_calls_of_a_phase_add_up_and_start_over(clock, metrics, now):
+    for seconds in (1.0, 2.0):
+        spend(metrics, now, ("timers", "sampling"), seconds)
+        spend(metrics, now, ("timers", "update"), 0.5)
+        now[0] += 10.0
+    assert clock.finish() == {"sample": 3.0, "learn": 1.0}
+    assert clock.finish() == {}
+
+
+def test_nested_phases_count_once_for_the_innermost(clock, metrics, now):
+    with metrics.log_time("sampling"):
+        now[0] += 1.0
+        with metrics.log_time(("timers", "unknown")):
+            now[0] += 1.0
+            spend(metrics, now, "inner", 4.0)
+        now[0] += 1.0
+    assert clock.finish() == {"sample": 3.0, "sync": 4.0}
+
+
+def test_what_rllib_logs_stays_as_it_is(clock, metrics):
+    with metrics.log_time(("timers", "sampling"), window=3) as stats:
+        assert stats == "stats"
+    assert metrics.logged == [(("timers", "sampling"), {"window": 3})]
+
+
+def test_taken_inside_a_block_it_counts_up_to_now(clock, metrics, now):
+    with metrics.log_time("sampling"):
+        now[0] += 1.0
+        assert clock.take() == {"sample": 1.0}
+        now[0] += 2.0
+    assert clock.take() == {"sample": 2.0}
+
+
+def test_an_error_in_a_block_ends_it(clock, metrics, now):
+    with suppress(RuntimeError), metrics.log_time("sampling"):
+        now[0] += 1.0
+        raise RuntimeError
+    now[0] += 5.0
+    assert clock.finish() == {"sample": 1.0}
+
+
+def test_a_block_left_open_ends_with_the_iteration(clock, now):
+    clock.enter("sample")
+    now[0] += 1.0
+    assert clock.finish() == {"sample": 1.0}
+    now[0] += 1.0
+    assert clock.finish() == {}
+    clock.leave()
+
+
+def test_what_runs_beside_is_not_counted(clock, metrics, now):
+    with metrics.log_time("sampling"):
+        beside = threading.Thread(target=spend, args=(metrics, now, "update", 2.0))
+        beside.start()
+        beside.join()
+    assert clock.finish() == {"sample": 2.0}
+
+
+def test_work_still_under_way_belongs_to_the_phase_that_started_it(metrics, now):
+    def gpu():
+        now[0] += 3.0
+
+    clock = PhaseClock({"update": "learn"}, {"learn": gpu}, clock=lambda: now[0])
+    clock.watch(metrics)
+    spend(metrics, now, "update", 1.0)
+    assert clock.finish() == {"learn": 4.0}
