@@ -104,7 +104,7 @@ def show(results: tune.ResultGrid) -> None:
         print(
             f"{name:>8} {result.metrics['scaling']['parallelism']:3.0f} {steady['sps']:8,.0f} ± {steady['error']:3.1f} %"
             f" {steady['speedup']:7.2f}× {steady['efficiency']:8.1f} %"
-            f"  {band(steady['efficiency']):<11}  {result.metrics['scaling']['diagnosis']}"
+            f"  {band(steady['efficiency']):<11}  {result.metrics['scaling']['diagnosis'].split(';')[0]}"
         )
 
     trials = results.get_dataframe()

@@ -17,6 +17,7 @@ from ray.rllib.algorithms.ppo import PPOConfig
 
 CLUSTER_CPUS = 4
 STEPS, STEP_S = 80, 0.02
+EVALUATION_STEPS, EVALUATION_STEP_S = 20, 0.1
 
 pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.slow]
 
@@ -37,7 +38,13 @@ def train(place, *, runners=1, envs=1, update_s=0.0, evaluate=False, **costs):
         .callbacks(partial(ScalingCallback, baseline_dir=str(place), warmup_iterations=1, min_iterations=3, max_iterations=3))
     )
     if evaluate:
-        config.evaluation(evaluation_interval=1, evaluation_duration=STEPS, evaluation_duration_unit="timesteps")
+        # Steps that are long beside what RLlib itself needs for one.
+        config.evaluation(
+            evaluation_interval=1,
+            evaluation_duration=EVALUATION_STEPS,
+            evaluation_duration_unit="timesteps",
+            evaluation_config={"env_config": {"step_s": EVALUATION_STEP_S}},
+        )
     algorithm = config.build_algo()
     try:
         return [algorithm.train() for _ in range(4)]
@@ -93,7 +100,7 @@ def test_a_sample_that_is_slow_on_its_way(tmp_path):
 def test_evaluation_each_iteration(tmp_path):
     train(tmp_path)
     results = train(tmp_path, runners=2, evaluate=True)
-    check(lost_seconds(results), "evaluate", STEPS * STEP_S)
+    check(lost_seconds(results), "evaluate", EVALUATION_STEPS * EVALUATION_STEP_S)
     # Steady figures leave it out: they are those of the trial without evaluation.
     without = train(tmp_path, runners=2)
     assert results[-1]["scaling"]["steady"]["sps"] == pytest.approx(without[-1]["scaling"]["steady"]["sps"], rel=0.1)
