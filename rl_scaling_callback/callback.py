@@ -90,6 +90,7 @@ class ScalingCallback(RLlibCallback):
         self._trial: Trial | None = None
         self._phases: PhaseClock | None = None
         self._phases_are_timed = False
+        self._clocks_evaluation = False
         self._runner_clock: PhaseClock | None = None
 
     def on_algorithm_init(self, *, algorithm: Algorithm, **kwargs: Any) -> None:
@@ -99,14 +100,14 @@ class ScalingCallback(RLlibCallback):
         except Exception as error:
             self._give_up(error)
 
-    def on_evaluate_start(self, *, algorithm: Algorithm, **kwargs: Any) -> None:
+    def on_evaluate_start(self, **kwargs: Any) -> None:
         """Start the clock of an evaluation where no timer does (old API stack), unless it runs beside training."""
-        if self._phases is not None and not self._phases_are_timed and not reading.evaluation_is_parallel(vars(algorithm.config)):
+        if self._phases is not None and self._clocks_evaluation:
             self._phases.enter("evaluate")
 
     def on_evaluate_end(self, **kwargs: Any) -> None:
         """Stop the clock of an evaluation."""
-        if self._phases is not None and not self._phases_are_timed:
+        if self._phases is not None and self._clocks_evaluation:
             self._phases.leave()
 
     def on_environment_created(self, *, env_runner: Any, **kwargs: Any) -> None:
@@ -150,6 +151,7 @@ class ScalingCallback(RLlibCallback):
         self._phases = clock = PhaseClock(reading.timer_phases(config), settle)
         if reading.is_new_stack(config):
             self._phases_are_timed = self._attempt("phases", lambda: surroundings.watch_phases(algorithm, clock), False)
+        self._clocks_evaluation = not (self._phases_are_timed or reading.evaluation_is_parallel(config))
         scale = reading.read_scale(config)
         return Trial(
             config,

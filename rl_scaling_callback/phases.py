@@ -51,7 +51,7 @@ class PhaseClock:
 
         def log_time_and_phase(key: Any, *args: Any, **kwargs: Any) -> Any:
             block = log_time(key, *args, **kwargs)
-            phase = self._phases.get(key if isinstance(key, str) else key[-1])
+            phase = self._phases.get(key[-1] if isinstance(key, tuple) and key else key)
             return block if phase is None else _Block(block, self, phase)
 
         metrics.log_time = log_time_and_phase

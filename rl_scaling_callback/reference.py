@@ -198,7 +198,9 @@ class Reference:
         """Publish what one runner with this many envs does: larger trials tell stepping from contention by it."""
         self._single = self._measured(steady)
         try:
-            store.publish(self._single)
+            found = self._found_before_publishing(store, self._scale)
+            if found is None or found.seconds <= steady.seconds:
+                store.publish(self._single)
         except OSError as error:
             self._warn("storage", f"measurements can't be written to {store.directory} ({error}): other trials can't see them.")
 
@@ -222,7 +224,7 @@ class Reference:
                 "or the trial has not settled. Speedups share that error.",
             )
         try:
-            found = self._found_before_publishing(store)
+            found = self._found_before_publishing(store, self._reference)
             # Another trial was first: there is one reference a workload, and this trial is not it.
             if found is not None and found.owner != self._owner:
                 self._adopt(found)
@@ -232,9 +234,9 @@ class Reference:
             self._warn("storage", f"the baseline can't be written to {store.directory} ({error}): other trials can't see it.")
         self._baseline = measured
 
-    def _found_before_publishing(self, store: BaselineStore) -> Baseline | None:
+    def _found_before_publishing(self, store: BaselineStore, scale: Scale) -> Baseline | None:
         try:
-            return store.load(self._workload, self._reference)
+            return store.load(self._workload, scale)
         except BaselineFileError as error:
             self._warn("file", f"a baseline file can't be used: {error}. A new one takes its place.")
             return None

@@ -7,6 +7,7 @@ import platform
 import socket
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Final
 
@@ -96,8 +97,10 @@ def watch_phases(algorithm: Algorithm, clock: PhaseClock) -> bool:
 def wait_for_gpu() -> None:
     """Wait for the CUDA work that this process has started: it belongs to the phase that started it."""
     cuda = getattr(sys.modules.get("torch"), "cuda", None)
-    if cuda is not None and cuda.is_initialized():
-        cuda.synchronize()
+    # An error of the GPU is not ours to raise: training meets it at its next step.
+    with suppress(Exception):
+        if cuda is not None and cuda.is_initialized():
+            cuda.synchronize()
 
 
 def _sum_of_the_iteration() -> dict[str, Any]:

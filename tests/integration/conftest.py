@@ -27,24 +27,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="module")
-def cluster(request: pytest.FixtureRequest) -> Iterator[None]:
+def worker_path() -> Iterator[None]:
+    """Has Ray's workers import the package that is tested here, and the test modules whose classes they get."""
+    import rl_scaling_callback
+
+    package = Path(rl_scaling_callback.__file__).parents[1]
+    path = [str(package), str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(path))
+        yield
+
+
+@pytest.fixture(scope="module")
+def cluster(request: pytest.FixtureRequest, worker_path: None) -> Iterator[None]:
     """A local Ray cluster on which nothing waits for a CPU. A module's `CLUSTER_CPUS` changes how many Ray believes in.
 
     The fewer, the fewer idle processes Ray starts.
     """
     import ray
 
-    import rl_scaling_callback
-
-    # Ray's workers import the package that is tested here, and the test modules whose classes they get.
-    package = Path(rl_scaling_callback.__file__).parents[1]
-    path = [str(package), str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
     cpus = getattr(request.module, "CLUSTER_CPUS", 16)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(path))
-        ray.init(num_cpus=cpus, num_gpus=0, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-        yield
-        ray.shutdown()
+    ray.init(num_cpus=cpus, num_gpus=0, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture(scope="session")

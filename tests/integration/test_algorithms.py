@@ -37,6 +37,7 @@ pytestmark = pytest.mark.usefixtures("cluster")
 
 CLUSTER_CPUS = 4  # enough for the fractions below
 NAMES = {key.name for key in KEYS}
+TEXTS = {key.name for key in KEYS if key.unit == "text"}
 BATCH = 96
 
 Result = dict[str, Any]
@@ -135,8 +136,8 @@ def check_contract(scaling: dict[str, Any]) -> None:
     """Every key and no other, plain types, nothing infinite."""
     assert set(scaling) == NAMES
     types = {name: type(value) for name, value in scaling.items()}
-    assert types == {name: str if name == "band" else float for name in NAMES}
-    assert [name for name, value in scaling.items() if name != "band" and math.isinf(value)] == []
+    assert types == {name: str if name in TEXTS else float for name in NAMES}
+    assert [name for name, value in scaling.items() if name not in TEXTS and math.isinf(value)] == []
 
 
 def check_sps(results: list[Result], flat: Flat) -> None:
@@ -428,7 +429,7 @@ def bc_on_the_old_stack(rows: list[dict[str, Any]], directory: Path) -> Algorith
 
 
 NOT_ABOUT_STEPS = {"parallelism", "steady/iterations", "steady/converged", "is_baseline", "exclusive"} | {
-    key.name for key in KEYS if key.name.startswith("time/")
+    key.name for key in KEYS if key.name.startswith(("time/", "runners/", "account/"))
 }
 
 
@@ -449,7 +450,7 @@ def test_an_offline_algorithm_trains_on_with_one_warning(
     assert results[-1].get("learners") or results[-1]["info"]["learner"]
     for result in results:
         check_contract(flat(result))
-        known = {name for name, value in flat(result).items() if name != "band" and not math.isnan(value)}
+        known = {name for name, value in flat(result).items() if name not in TEXTS and not math.isnan(value)}
         assert known <= NOT_ABOUT_STEPS
         assert flat(result)["band"] == ""
     (warning,) = warnings_of(caplog)
