@@ -6,7 +6,7 @@ Tune and TensorBoard flatten it to `scaling/steady/sps`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -85,21 +85,16 @@ def nest(values: Mapping[str, float | str]) -> dict[str, Any]:
     Raises:
         KeyError: `values` has a key that the contract does not know.
     """
-    unknown = values.keys() - _UNKNOWN.keys()
+    unknown = values.keys() - _NAMES
     if unknown:
         raise KeyError(f"not in the contract: {sorted(unknown)}")
-    return _nested({**_UNKNOWN, **values}.items())
-
-
-def _nested(items: Iterable[tuple[str, float | str]]) -> dict[str, Any]:
     root: dict[str, Any] = {}
-    for name, value in items:
-        *levels, leaf = name.split("/")
-        node = root
-        for level in levels:
-            node = node.setdefault(level, {})
-        node[leaf] = value
+    for name, level, leaf, not_known in _PLACES:
+        node = root.setdefault(level, {}) if level else root
+        node[leaf] = values.get(name, not_known)
     return root
 
 
-_UNKNOWN: Final[Mapping[str, float | str]] = {key.name: key.unknown for key in KEYS}
+# Taken apart once: this runs in every iteration of every trial.
+_NAMES: Final = frozenset(key.name for key in KEYS)
+_PLACES: Final = tuple((key.name, *key.name.rpartition("/")[::2], key.unknown) for key in KEYS)

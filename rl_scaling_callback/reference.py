@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -218,9 +219,10 @@ class Reference:
     def _publish(self, store: BaselineStore, steady: Steady) -> None:
         measured = self._measured(steady)
         if not steady.converged:
+            error = "an error that is not known" if math.isnan(steady.error) else f"an error of ±{steady.error:.1f} %"
             self._warn(
                 "precision",
-                f"the baseline is published with an error of ±{steady.error:.1f} %, more than was asked for: the machine is noisy, "
+                f"the baseline is published with {error}, not the precision that was asked for: the machine is noisy, "
                 "or the trial has not settled. Speedups share that error.",
             )
         try:
