@@ -53,6 +53,14 @@ def train(place, *, runners=1, envs=1, update_s=0.0, evaluate=False, **costs):
         algorithm.stop()
 
 
+@pytest.fixture(scope="module")
+def plain(cluster, tmp_path_factory):
+    """A place with the baseline of the env that only sleeps."""
+    place = tmp_path_factory.mktemp("plain")
+    train(place)
+    return place
+
+
 def lost_seconds(results):
     """The causes in seconds of an iteration, median over the warm ones, after checking that they are whole."""
     warm = results[1:]
@@ -71,9 +79,8 @@ def check(lost, cause, known_s):
 
 
 @pytest.mark.slow
-def test_a_step_that_sleeps_is_env_step_time_and_scales(tmp_path):
-    train(tmp_path)
-    results = train(tmp_path, runners=2)
+def test_a_step_that_sleeps_is_env_step_time_and_scales(plain):
+    results = train(plain, runners=2)
     assert results[-1]["scaling"]["runners"]["env_step"] == pytest.approx(STEPS * STEP_S / 2, rel=0.1)
     assert results[-1]["scaling"]["runners"]["reported"] == 2
     assert max(map(abs, lost_seconds(results).values())) < 0.1 * STEPS * STEP_S
@@ -101,31 +108,28 @@ def test_a_sample_that_is_slow_on_its_way(tmp_path):
     check(lost_seconds(train(tmp_path, runners=2, pickle_s=0.8)), "transfer", 0.8 * (1 - 1 / 2))
 
 
-def test_evaluation_each_iteration(tmp_path):
-    train(tmp_path)
-    results = train(tmp_path, runners=2, evaluate=True)
+def test_evaluation_each_iteration(plain):
+    results = train(plain, runners=2, evaluate=True)
     check(lost_seconds(results), "evaluate", EVALUATION_STEPS * EVALUATION_STEP_S)
     # Steady figures leave it out: they are those of the trial without evaluation.
-    without = train(tmp_path, runners=2)
+    without = train(plain, runners=2)
     assert results[-1]["scaling"]["steady"]["sps"] == pytest.approx(without[-1]["scaling"]["steady"]["sps"], rel=0.1)
 
 
 @pytest.mark.slow
-def test_sub_envs_of_one_runner_step_one_after_another(tmp_path):
-    train(tmp_path)
-    results = train(tmp_path, envs=4)
+def test_sub_envs_of_one_runner_step_one_after_another(plain):
+    results = train(plain, envs=4)
     check(lost_seconds(results), "serial_stepping", STEPS * STEP_S * (1 - 1 / 4))
     assert results[-1]["scaling"]["account"] == {"exclusive": 1.0, "estimated": 0.0}
     # Two runners with as many envs find what one does, and tell stepping from contention.
-    larger = train(tmp_path, runners=2, envs=4)
+    larger = train(plain, runners=2, envs=4)
     assert larger[-1]["scaling"]["account"]["estimated"] == 0
     check(lost_seconds(larger), "serial_stepping", STEPS * STEP_S * (1 / 2 - 1 / 8))
 
 
 @pytest.mark.slow
-def test_without_a_single_runner_the_split_is_marked_as_an_estimate(tmp_path):
-    train(tmp_path)
-    results = train(tmp_path, runners=2, envs=2)
+def test_without_a_single_runner_the_split_is_marked_as_an_estimate(plain):
+    results = train(plain, runners=2, envs=2)
     assert results[-1]["scaling"]["account"]["estimated"] == 1
     assert results[-1]["scaling"]["loss"]["contention"] == 0
     check(lost_seconds(results), "serial_stepping", STEPS * STEP_S * (1 / 2 - 1 / 4))

@@ -203,6 +203,7 @@ def test_parallelism(config: Callable[..., AlgorithmConfig], runners: int, envs:
     assert [flat(result)["parallelism"] for result in results] == [parallelism] * 2
 
 
+@pytest.mark.slow
 def test_several_learners_count_the_env_steps_of_all(flat: Flat) -> None:
     results = train(ppo(runners=0).learners(num_learners=2))
     check_sps(results, flat)
@@ -242,6 +243,7 @@ def agent_steps(results: list[Result]) -> float:
     return sum(sum(result["env_runners"]["num_agent_steps_sampled"].values()) for result in results)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count_steps_by", ["env_steps", "agent_steps"])
 @pytest.mark.parametrize("config", [ppo, ppo_on_the_old_stack])
 def test_multi_agent_counts_env_steps(config: Callable[..., AlgorithmConfig], count_steps_by: str, flat: Flat) -> None:
@@ -281,6 +283,7 @@ def evaluated(config: AlgorithmConfig, **options: Any) -> AlgorithmConfig:
     return config.evaluation(evaluation_interval=1, evaluation_duration=2, evaluation_config=slow, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [ppo, ppo_on_the_old_stack])
 def test_evaluation_time_is_measured_and_left_out_of_steady_figures(config: Callable[..., AlgorithmConfig], flat: Flat) -> None:
     untouched_by_warmup = functools.partial(ScalingCallback, warmup_iterations=0)
@@ -292,11 +295,13 @@ def test_evaluation_time_is_measured_and_left_out_of_steady_figures(config: Call
     assert flat(results[-1])["steady/sps"] == pytest.approx(sum(steps(result).iteration for result in results) / seconds)
 
 
+@pytest.mark.slow
 def test_an_interval_of_2_evaluates_every_other_iteration(flat: Flat) -> None:
     results = train(evaluated(ppo(env=SlowInEvaluation, runners=0)).evaluation(evaluation_interval=2), iterations=3)
     assert [flat(result)["time/evaluate"] > 0 for result in results] == [False, True, False]
 
 
+@pytest.mark.slow
 def test_evaluation_beside_training_takes_no_time_of_its_own(flat: Flat) -> None:
     results = train(evaluated(ppo(env=SlowInEvaluation), evaluation_num_env_runners=1, evaluation_parallel_to_training=True))
     check_sps(results, flat)
@@ -433,6 +438,7 @@ NOT_ABOUT_STEPS = {"parallelism", "steady/iterations", "steady/converged", "is_b
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [bc, bc_on_the_old_stack])
 def test_an_offline_algorithm_trains_on_with_one_warning(
     config: Callable[[list[dict[str, Any]], Path], AlgorithmConfig],
@@ -511,6 +517,7 @@ def test_a_baseline_dir_serves_the_next_run(tmp_path: Path, flat: Flat) -> None:
     assert list(tmp_path.iterdir()) == [file]
 
 
+@pytest.mark.slow
 def test_a_baseline_of_another_workload_is_not_compared(tmp_path: Path, flat: Flat, caplog: pytest.LogCaptureFixture) -> None:
     at_once = functools.partial(
         ScalingCallback, baseline_dir=tmp_path, reference="0r1e", warmup_iterations=0, min_iterations=2, max_iterations=2

@@ -176,6 +176,7 @@ def test_asha_schedules_by_efficiency(cluster, tmp_path_factory):
     assert any(trial.metrics["training_iteration"] == 6 for trial in results)
 
 
+@pytest.mark.slow
 def test_a_late_baseline_is_used_from_the_iteration_in_which_it_appears(cluster, tmp_path_factory):
     config = cartpole().env_runners(num_env_runners=tune.grid_search([1, 2]))
     results = run(tmp_path_factory, config, stop={"training_iteration": 40}, concurrent=2)
