@@ -111,6 +111,6 @@ class _Presence:
             fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, _END_OF_LOCKS - _FIRST_LOCK, _FIRST_LOCK)
         except OSError:
             return False
-            fcntl.lockf(self._fd, fcntl.LOCK_UN, self._byte - _FIRST_LOCK, _FIRST_LOCK)
+        fcntl.lockf(self._fd, fcntl.LOCK_UN, self._byte - _FIRST_LOCK, _FIRST_LOCK)
         fcntl.lockf(self._fd, fcntl.LOCK_UN, _END_OF_LOCKS - self._byte - 1, self._byte + 1)
         return True

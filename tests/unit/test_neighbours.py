@@ -1,4 +1,5 @@
 import multiprocessing
+import threading
 import uuid
 
 import pytest
@@ -11,6 +12,7 @@ PROCESSES = multiprocessing.get_context("spawn")
 
 def live(node, arrived, leave):
     neighbourhood = Neighbourhood(node)
+    neighbourhood.look()
     arrived.set()
     leave.wait(60)
     del neighbourhood
@@ -55,6 +57,16 @@ def test_a_neighbour_that_came_and_went_between_two_looks_counts(me, node):
     assert me.look() == 1.0
     Neighbour(node).go()
     assert [me.look(), me.look()] == [0.0, 1.0]
+
+
+def test_arriving_after_a_look_of_a_younger_process_does_not_wait_for_it(node):
+    neighbour = Neighbour(node)  # it lives in a child process, whose number is higher, and has looked
+    arrival = threading.Thread(target=lambda: Neighbourhood(node).leave(), daemon=True)
+    arrival.start()
+    arrival.join(10)
+    waits = arrival.is_alive()
+    neighbour.go()
+    assert not waits
 
 
 def test_a_killed_neighbour_is_gone(me, node):
