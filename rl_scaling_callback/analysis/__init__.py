@@ -1,0 +1,1 @@
+"""From the runs of an experiment to a decision. Numbers only: no Ray, no clock, no file."""

@@ -1,0 +1,124 @@
+"""What an experiment leaves behind: its runs, sorted by workload, and what had to be left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from rl_scaling_callback.formulas import NAN
+from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.steady import Steady
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One iteration of a run, for pictures.
+
+    Attributes:
+        iteration: its number, from 1.
+        env_steps: env steps sampled in it.
+        seconds: its duration, evaluation left out.
+        measured: True when it is in the steady window; False for warm-up.
+        episode_return: mean return of the episodes that ended in it; NaN where not known.
+        lifetime_steps: env steps sampled up to its end.
+    """
+
+    iteration: int
+    env_steps: float
+    seconds: float
+    measured: bool
+    episode_return: float = NAN
+    lifetime_steps: float = NAN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One trial, summed up in bounded memory.
+
+    Attributes:
+        name: the trial's name. Text of a stranger: escape it where it is shown.
+        scale: its scale.
+        steady: its steady state; `parts` is empty for a trial without the callback.
+        cores: logical cores of the hosts of its env runners; NaN where not known.
+        cpus: CPUs that it held in Ray's books; NaN where not known.
+        cpu_utilisation: mean CPU utilisation of its node over the steady window [%]; NaN where not known.
+        ram_utilisation: the largest RAM utilisation of its node [%]; NaN where not known.
+        exclusive: 1.0 when no other trial ran beside it in the steady window, 0.0 when one did, NaN where not known.
+        samples: its iterations, thinned to a few hundred.
+        note: what a reader must know about it, such as "ended with an error after 7 iterations"; else "".
+    """
+
+    name: str
+    scale: Scale
+    steady: Steady
+    cores: float = NAN
+    cpus: float = NAN
+    cpu_utilisation: float = NAN
+    ram_utilisation: float = NAN
+    exclusive: float = NAN
+    samples: tuple[Sample, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GivenBaseline:
+    """A baseline from outside the experiment's runs.
+
+    Attributes:
+        scale: scale of the reference.
+        steady: its steady state, as the baseline file keeps it.
+        source: where it comes from, for the reader.
+    """
+
+    scale: Scale
+    steady: Steady
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """The runs of one workload: what may be compared.
+
+    Attributes:
+        title: what was run, for the reader: `"PPO on HalfCheetah-v5"`.
+        runs: its runs.
+        baseline: a baseline from a file; None to use the run or runs at the reference scale.
+        facts: what is equal in all its runs, as texts, for the page's provenance: algorithm, env, batch size, CPU, versions.
+        exclusive_phases: False where phases overlap (APPO, IMPALA), so that there is no account of losses.
+        timed_iterations: True where an iteration lasts a given time, so that its steps vary.
+    """
+
+    title: str
+    runs: tuple[Run, ...]
+    baseline: GivenBaseline | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+    exclusive_phases: bool = True
+    timed_iterations: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Something of an experiment that is in no study.
+
+    Attributes:
+        name: the trial or file.
+        reason: why, and what to do where something can be done.
+    """
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """Everything that was read from one place.
+
+    Attributes:
+        source: the folder, URI or file.
+        studies: one for each workload, the one with most runs first.
+        left_out: what is in none of them, with the reason.
+    """
+
+    source: str
+    studies: tuple[Study, ...]
+    left_out: tuple[LeftOut, ...] = ()
