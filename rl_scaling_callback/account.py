@@ -13,17 +13,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from statistics import median_low
 from typing import Final
 
 from rl_scaling_callback import formulas
 from rl_scaling_callback.formulas import NAN
+from rl_scaling_callback.scale import Scale
 
 
 @dataclass(frozen=True, slots=True)
-class PhaseTimes:
-    """Exclusive seconds of one iteration, or of a window of them; together all of its time.
+class Spent:
+    """Where the seconds of an iteration went, or those of many iterations, or of one env step; NaN where not known.
+
+    The phases are exclusive, and together all of its time. What the env runners were busy with lies within `sample`.
 
     Attributes:
         sample: the Algorithm's process had env runners sample, and waited for them.
@@ -31,6 +34,9 @@ class PhaseTimes:
         sync: weights and connector states to the env runners.
         evaluate: evaluation that ran by itself.
         other: the rest.
+        busy: sampling of the typical env runner, the lower median. Not the mean: one slow env runner is a straggler and must not
+            look like contention, which slows all of them.
+        longest: sampling of the env runner that took longest.
     """
 
     sample: float
@@ -38,37 +44,44 @@ class PhaseTimes:
     sync: float
     evaluate: float
     other: float
+    busy: float = NAN
+    longest: float = NAN
 
     @classmethod
-    def of(cls, named: Mapping[str, float], seconds: float) -> PhaseTimes:
-        """Return the phases of an iteration that took `seconds`, with the rest as `other`."""
-        sample, learn, sync, evaluate = (named.get(phase, 0.0) for phase in ("sample", "learn", "sync", "evaluate"))
-        return cls(sample, learn, sync, evaluate, seconds - sample - learn - sync - evaluate)
+    def of(cls, phases: Mapping[str, float], seconds: float, busy: Sequence[float] = ()) -> Spent:
+        """Return the account of an iteration that took `seconds`.
+
+        Args:
+            phases: exclusive seconds of the named phases; one that is not there did not run. The rest is `other`.
+            seconds: duration of the iteration.
+            busy: how long each env runner sampled [s].
+        """
+        named = {phase: phases.get(phase, 0.0) for phase in ("sample", "learn", "sync", "evaluate")}
+        typical, longest = (median_low(busy), max(busy)) if busy else (NAN, NAN)
+        return cls(**named, other=seconds - sum(named.values()), busy=typical, longest=longest)
+
+    @classmethod
+    def of_window(cls, parts: Mapping[str, float], env_steps: float = 1.0) -> Spent:
+        """Return what `parts` gave, per env step where their number is given; NaN for a part that is not there."""
+        each = {name: parts.get(name, NAN) / env_steps for name in _PARTS}
+        return cls(evaluate=0.0, **each)
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """All but evaluation, which steady figures leave out, by name."""
+        return {name: getattr(self, name) for name in _PARTS}
 
     @property
     def total(self) -> float:
         """All seconds."""
         return self.sample + self.learn + self.sync + self.evaluate + self.other
 
+    def times(self, factor: float) -> Spent:
+        """Return `factor` times this."""
+        return Spent(**{field.name: getattr(self, field.name) * factor for field in fields(self)})
 
-@dataclass(frozen=True, slots=True)
-class Busy:
-    """How long the env runners were busy sampling in one iteration [s].
 
-    Attributes:
-        typical: of the lower median env runner. Not the mean: one slow env runner is a straggler and must not look like contention,
-            which slows all of them.
-        longest: of the one that took longest.
-    """
-
-    typical: float
-    longest: float
-
-    @classmethod
-    def of(cls, seconds: Sequence[float]) -> Busy:
-        """Return the lower median and the longest of the runners' busy times; NaN for none."""
-        return cls(median_low(seconds), max(seconds)) if seconds else cls(NAN, NAN)
-
+_PARTS: Final = ("sample", "learn", "sync", "other", "busy", "longest")
 
 CAUSES: Final[Mapping[str, str]] = {
     "serial_stepping": "sub-envs of one env runner that step one after another",
@@ -83,59 +96,39 @@ CAUSES: Final[Mapping[str, str]] = {
 """The causes of lost efficiency and what they mean, the four of sampling first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
-    """Where the time went, per env step [s]: of the baseline, or of a trial with the same envs per runner and one runner.
+def losses(scale: Scale, env_steps: float, spent: Spent, baseline: Spent, single: float = NAN) -> tuple[dict[str, float], bool]:
+    """Return the lost percent points of efficiency by cause, which sum to 100 − efficiency, and whether they are estimated.
 
-    Attributes:
-        phases: exclusive times.
-        busy: busy time of its one env runner; NaN where not known.
-    """
-
-    phases: PhaseTimes
-    busy: float
-
-    @classmethod
-    def of(cls, parts: Mapping[str, float], env_steps: float) -> Work:
-        """Return the work per env step of a window, from its `parts`; NaN where a part is not there."""
-        each = {name: parts.get(name, NAN) / env_steps for name in ("sample", "learn", "sync", "other", "busy")}
-        return cls(PhaseTimes(each["sample"], each["learn"], each["sync"], 0.0, each["other"]), each["busy"])
-
-    def times(self, factor: float) -> Work:
-        """Return `factor` times this work."""
-        phases = self.phases
-        scaled = PhaseTimes(phases.sample * factor, phases.learn * factor, phases.sync * factor, 0.0, phases.other * factor)
-        return Work(scaled, self.busy * factor)
-
-
-def losses(
-    n: int, num_env_runners: int, env_steps: float, phases: PhaseTimes, busy: Busy, baseline: Work, single: float
-) -> dict[str, float]:
-    """Return the lost percent points of efficiency by cause; they sum to 100 − efficiency.
+    Estimated means: with several envs in several env runners, stepping sub-envs one after another can be told from contention only
+    by a measurement of one env runner with as many envs. Without it both are booked as `serial_stepping`.
 
     Args:
-        n: the trial's parallelism N.
-        num_env_runners: its env runners, at least 1.
-        env_steps: env steps of the iteration.
-        phases: exclusive times of the iteration [s].
-        busy: busy times of its env runners in the iteration [s].
-        baseline: the baseline's work.
-        single: busy time of one runner with as many envs (1r×e) for all env steps of the iteration [s]. Where there is no such
-            measurement, `busy.typical · num_env_runners`: then stepping sub-envs one after another and contention can't be told
-            apart, and both are booked as `serial_stepping`.
+        scale: the trial's scale.
+        env_steps: env steps of the iteration, or of the window.
+        spent: where its time went.
+        baseline: where the baseline's time went, per env step.
+        single: busy time of one env runner with as many envs (1r×e), per env step [s]; NaN where not known.
     """
-    total = phases.total
-    at_baseline = baseline.phases
+    runners, n, total = max(1, scale.num_env_runners), scale.parallelism, spent.total
+    if runners == 1:
+        alone = spent.busy
+    elif scale.num_envs_per_env_runner == 1:
+        alone = baseline.busy * env_steps / runners
+    else:
+        alone = single * env_steps / runners
+    estimated = math.isnan(alone) and not math.isnan(spent.busy)
+    if estimated:
+        alone = spent.busy
     # Per runner: W = t0/N + [t1e/r − t0/N] + [median − t1e/r] + [max − median] + [W − max], each against the baseline's own part.
-    spent = {
-        "serial_stepping": single / num_env_runners - baseline.busy * env_steps / n,
-        "contention": busy.typical - single / num_env_runners,
-        "straggler": busy.longest - busy.typical,
-        "transfer": (phases.sample - busy.longest) - (at_baseline.sample - baseline.busy) * env_steps / n,
+    extra = {
+        "serial_stepping": alone - baseline.busy * env_steps / n,
+        "contention": spent.busy - alone,
+        "straggler": spent.longest - spent.busy,
+        "transfer": (spent.sample - spent.longest) - (baseline.sample - baseline.busy) * env_steps / n,
     }
     for phase in ("learn", "sync", "evaluate", "other"):
-        spent[phase] = getattr(phases, phase) - getattr(at_baseline, phase) * env_steps / n
-    return {cause: 100 * formulas.ratio(seconds, total) for cause, seconds in spent.items()}
+        extra[phase] = getattr(spent, phase) - getattr(baseline, phase) * env_steps / n
+    return {cause: 100 * formulas.ratio(seconds, total) for cause, seconds in extra.items()}, estimated
 
 
 _ADVICE: Final[Mapping[str, str]] = {

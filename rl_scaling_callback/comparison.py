@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from rl_scaling_callback import formulas
 from rl_scaling_callback.scale import Scale
 from rl_scaling_callback.steady import Steady
+
+_LARGEST_STEP_DIFFERENCE: Final = 0.1
+
+
+def same_steps(here: float, there: float) -> bool:
+    """Return whether two trials collect about as many env steps an iteration: only then they compare fairly (specification §1).
+
+    RLlib rounds fragments up, so that configurations differ by a few percent; 10 % is the most that is allowed.
+    """
+    return abs(formulas.ratio(here, there) - 1) <= _LARGEST_STEP_DIFFERENCE
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -110,6 +111,11 @@ def read_scale(config: Mapping[str, Any]) -> Scale:
 def samples_env(config: Mapping[str, Any]) -> bool:
     """Return whether training samples env steps: False for algorithms that learn from recorded data only."""
     return not (config.get("_is_online") is False or config.get("input_") not in (None, "sampler"))
+
+
+def evaluates(config: Mapping[str, Any]) -> bool:
+    """Return whether training stops now and then for an evaluation."""
+    return bool(config.get("evaluation_interval")) and not evaluation_is_parallel(config)
 
 
 def iterations_are_timed(config: Mapping[str, Any]) -> bool:
@@ -216,6 +222,53 @@ def read_fleet(result: Mapping[str, Any]) -> tuple[float, float]:
     return number(state.get("num_healthy_workers")), number(state.get("num_remote_worker_restarts"))
 
 
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What a result says beside its env steps and seconds.
+
+    Attributes:
+        iteration: number of the iteration, from 1; NaN where not known, as all numbers here.
+        since_restore: the same since the trial was started or restored.
+        done: True in the last result of a trial that ended in good order.
+        host: name of the Algorithm's host; "" where not known.
+        episode_return: mean return of the episodes that ended lately.
+        lifetime_steps: env steps sampled in the trial's life.
+        cpu_utilisation: of the Algorithm's node [%]; an iteration under a second may have none.
+        ram_utilisation: the same of its memory.
+    """
+
+    iteration: float
+    since_restore: float
+    done: bool
+    host: str
+    episode_return: float
+    lifetime_steps: float
+    cpu_utilisation: float
+    ram_utilisation: float
+
+
+def read_circumstances(result: Mapping[str, Any]) -> Circumstances:
+    """Return what a result says beside its env steps and seconds, on either API stack."""
+    runners, perf = _mapping(result.get("env_runners")), _mapping(result.get("perf"))
+    host = result.get("hostname")
+    # On the old stack this is the lifetime's count; the new one has it in env_runners only, as the iteration's.
+    lifetime = result.get("num_env_steps_sampled_lifetime", result.get("num_env_steps_sampled"))
+    return Circumstances(
+        iteration=number(result.get("training_iteration")),
+        since_restore=number(result.get("iterations_since_restore")),
+        done=result.get("done") is True,
+        host=host if isinstance(host, str) else "",
+        episode_return=number(runners.get("episode_return_mean", runners.get("episode_reward_mean"))),
+        lifetime_steps=number(lifetime),
+        cpu_utilisation=number(perf.get("cpu_util_percent")),
+        ram_utilisation=number(perf.get("ram_util_percent")),
+    )
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
 _WORKLOAD_KEYS: Final[Mapping[str, str]] = {
     "algorithm": "algo_class",
     "env": "env",
@@ -269,6 +322,21 @@ def read_workload(config: Mapping[str, Any]) -> dict[str, Any]:
     if not config.get("enable_rl_module_and_learner"):
         facts["model"] = plain(config.get("model"))
     return facts
+
+
+_LOGGED_AS: Final[Mapping[str, str]] = {"framework": "framework_str", "input": "input_"}
+_CLASS = re.compile(r"<class '([^']*)'>")
+
+
+def read_logged_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config as a logged result or `params.json` holds it, in the names of `vars(AlgorithmConfig)`.
+
+    Classes become their names, as in `read_workload`, and addresses in memory, which each process has its own of, go. It
+    does not say which algorithm it is of.
+    """
+    text = json.dumps({_LOGGED_AS.get(key, key): value for key, value in config.items()})
+    attributes: dict[str, Any] = json.loads(_ADDRESS.sub("", _CLASS.sub(r"\1", text)))
+    return attributes
 
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from rl_scaling_callback.account import Work
+from rl_scaling_callback.account import Spent
 from rl_scaling_callback.baseline import Baseline, BaselineFileError, Workload
+from rl_scaling_callback.comparison import same_steps
 from rl_scaling_callback.formulas import NAN
 from rl_scaling_callback.scale import Scale
 from rl_scaling_callback.steady import Steady
@@ -19,7 +20,6 @@ Warn = Callable[[str, str], None]
 
 _LOOKUP_SHARE: Final = 0.02
 _REFINED_WHEN_LONGER_BY: Final = 2.0
-_LARGEST_STEP_DIFFERENCE: Final = 0.1
 
 
 class Reference:
@@ -65,7 +65,9 @@ class Reference:
         self._next_lookup = -float("inf")
         self._scale = scale
         self._baseline: Baseline | None = None
+        self._spent: Spent | None = None
         self._single: Baseline | None = None
+        self._single_busy = NAN
         self._looked_for_single = 0
         self._is_reference = store is not None and scale == reference
         self._mismatch = False
@@ -106,7 +108,7 @@ class Reference:
             there = baseline.env_steps / baseline.iterations
             if not here > 0:
                 return NAN, NAN
-            if abs(here / there - 1) > _LARGEST_STEP_DIFFERENCE:
+            if not same_steps(here, there):
                 self._warn(
                     "steps",
                     f"this trial collects {here:.0f} env steps an iteration, its baseline {there:.0f}: not comparable, so speedup "
@@ -116,16 +118,23 @@ class Reference:
         return baseline.unit_sps, 1.0
 
     @property
-    def work(self) -> Work | None:
-        """The baseline's work per env step; None while there is no baseline."""
-        baseline = self._baseline
-        # A larger reference counts as scaling perfectly: one processor's work would have been N times its own.
-        return None if baseline is None else Work.of(baseline.parts, baseline.env_steps).times(baseline.scale.parallelism)
+    def spent(self) -> Spent | None:
+        """Where the baseline's time went, per env step; None while there is no baseline."""
+        return self._spent
 
     @property
     def single_busy(self) -> float:
         """Busy time per env step of one runner with as many envs as this trial's [s]; NaN where not known."""
-        return NAN if self._single is None else Work.of(self._single.parts, self._single.env_steps).busy
+        return self._single_busy
+
+    def _hold(self, baseline: Baseline) -> None:
+        self._baseline = baseline
+        # A larger reference counts as scaling perfectly: alone, one processor would have taken N times as long.
+        self._spent = Spent.of_window(baseline.parts, baseline.env_steps).times(baseline.scale.parallelism)
+
+    def _hold_single(self, single: Baseline) -> None:
+        self._single = single
+        self._single_busy = Spent.of_window(single.parts, single.env_steps).busy
 
     def _look(self, store: BaselineStore) -> None:
         started = self._clock()
@@ -147,7 +156,7 @@ class Reference:
             self._next_lookup = ended + (ended - started) / _LOOKUP_SHARE
 
     def _adopt(self, found: Baseline) -> None:
-        self._baseline = found
+        self._hold(found)
         self._is_reference = self._is_reference and found.owner == self._owner
 
     def _look_for_mismatch(self, store: BaselineStore) -> None:
@@ -197,11 +206,12 @@ class Reference:
 
     def _publish_single(self, store: BaselineStore, steady: Steady) -> None:
         """Publish what one runner with this many envs does: larger trials tell stepping from contention by it."""
-        self._single = self._measured(steady)
+        single = self._measured(steady)
+        self._hold_single(single)
         try:
             found = self._found_before_publishing(store, self._scale)
             if found is None or found.seconds <= steady.seconds:
-                store.publish(self._single)
+                store.publish(single)
         except OSError as error:
             self._warn("storage", f"measurements can't be written to {store.directory} ({error}): other trials can't see them.")
 
@@ -212,7 +222,9 @@ class Reference:
             return
         self._looked_for_single = due
         try:
-            self._single = store.load(self._workload, Scale(1, self._scale.num_envs_per_env_runner))
+            found = store.load(self._workload, Scale(1, self._scale.num_envs_per_env_runner))
+            if found is not None:
+                self._hold_single(found)
         except (BaselineFileError, OSError) as error:
             self._warn("single", f"what one env runner with as many envs does can't be read: {error}")
 
@@ -234,7 +246,7 @@ class Reference:
             store.publish(measured)
         except OSError as error:
             self._warn("storage", f"the baseline can't be written to {store.directory} ({error}): other trials can't see it.")
-        self._baseline = measured
+        self._hold(measured)
 
     def _found_before_publishing(self, store: BaselineStore, scale: Scale) -> Baseline | None:
         try:
@@ -248,7 +260,7 @@ class GivenBaseline:
     """A baseline that the user gave as a number, on the user's word."""
 
     is_baseline: Final = 0.0
-    work: Final = None
+    spent: Final = None
     single_busy: Final = NAN
 
     def __init__(self, sps: float, reference: Scale) -> None:

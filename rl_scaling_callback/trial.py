@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from rl_scaling_callback import keys, reading
-from rl_scaling_callback.account import Busy, PhaseTimes, Work, diagnosis, losses
+from rl_scaling_callback.account import Spent, diagnosis, losses
 from rl_scaling_callback.comparison import Resources, compare
 from rl_scaling_callback.formulas import NAN
 from rl_scaling_callback.reading import RunnerReport
@@ -23,8 +23,8 @@ class BaselineSource(Protocol):
         """1.0 when this trial is the reference, else 0.0."""
 
     @property
-    def work(self) -> Work | None:
-        """The baseline's work per env step; None where not known."""
+    def spent(self) -> Spent | None:
+        """Where the baseline's time went, per env step; None where not known."""
 
     @property
     def single_busy(self) -> float:
@@ -90,11 +90,10 @@ class Trial:
             reports: what the env runners did.
         """
         env_steps, seconds = self._read(result)
-        phases = None if named is None else PhaseTimes.of(named, seconds)
-        busy = Busy.of([report.busy for report in reports])
+        spent = Spent.of(named or {}, seconds, [report.busy for report in reports])
         # Before learning starts, iterations do less than those after.
         warm = self._env_steps >= self._learns_after
-        self._window.add(env_steps, seconds - evaluation_s, _parts(phases, busy), warm=warm)
+        self._window.add(env_steps, seconds - evaluation_s, {} if named is None else spent.parts, warm=warm)
         if env_steps > 0:
             self._env_steps += env_steps
         steady = self._window.read()
@@ -113,12 +112,13 @@ class Trial:
         values["comparable"] = comparable
         values["exclusive"] = self._is_exclusive()
         values["runners/healthy"], values["runners/restarts"] = reading.read_fleet(result)
-        values.update(_runner_values(reports, busy))
-        if phases is not None:
-            values.update({f"time/{phase}": getattr(phases, phase) for phase in keys.PHASES})
+        values.update(_runner_values(reports, spent))
+        if named is not None:
+            values.update({f"time/{phase}": getattr(spent, phase) for phase in keys.PHASES})
             values["account/exclusive"] = float(not self._overlaps)
-            if comparable == 1 and not self._overlaps and self._source.work is not None:
-                values.update(self._account(self._source.work, env_steps, phases, busy, steady))
+            baseline = self._source.spent
+            if comparable == 1 and not self._overlaps and baseline is not None:
+                values.update(self._account(env_steps, spent, baseline, steady))
         return keys.nest(values)
 
     def _read(self, result: Mapping[str, Any]) -> tuple[float, float]:
@@ -135,51 +135,19 @@ class Trial:
             self._warn("steps", "no env steps were sampled in an iteration: its SPS is NaN")
         return iteration.env_steps, iteration.seconds
 
-    def _account(self, baseline: Work, env_steps: float, phases: PhaseTimes, busy: Busy, steady: Steady) -> dict[str, float | str]:
-        runners = max(1, self._scale.num_env_runners)
-        single, estimated = self._single_busy(baseline)
-
-        def lost(steps: float, times: PhaseTimes, busy: Busy) -> dict[str, float]:
-            alone = busy.typical * runners if single is None else single * steps
-            return losses(self._scale.parallelism, runners, steps, times, busy, baseline, alone)
-
-        by_cause = lost(env_steps, phases, busy)
-        over_window: Mapping[str, float] = {}
-        if steady.iterations:
-            named = {name: steady.parts.get(name, NAN) for name in ("sample", "learn", "sync")}
-            window_busy = Busy(steady.parts.get("busy", NAN), steady.parts.get("longest", NAN))
-            over_window = lost(steady.env_steps, PhaseTimes.of(named, steady.seconds), window_busy)
+    def _account(self, env_steps: float, spent: Spent, baseline: Spent, steady: Steady) -> dict[str, float | str]:
+        single = self._source.single_busy
+        lost, estimated = losses(self._scale, env_steps, spent, baseline, single)
+        over_window, _ = losses(self._scale, steady.env_steps, Spent.of_window(steady.parts), baseline, single)
         return {
-            **{f"loss/{cause}": points for cause, points in by_cause.items()},
+            **{f"loss/{cause}": points for cause, points in lost.items()},
             "account/estimated": float(estimated),
             "diagnosis": diagnosis(over_window),
         }
 
-    def _single_busy(self, baseline: Work) -> tuple[float | None, bool]:
-        """Return the busy time per env step of one runner with as many envs (None: this trial's own), and whether it is a guess."""
-        if self._scale.num_env_runners <= 1:
-            return None, False
-        if self._scale.num_envs_per_env_runner == 1:
-            return baseline.busy, False
-        known = self._source.single_busy
-        return (known, False) if known == known else (None, True)
 
-
-def _parts(phases: PhaseTimes | None, busy: Busy) -> dict[str, float]:
-    if phases is None:
-        return {}
-    return {
-        "sample": phases.sample,
-        "learn": phases.learn,
-        "sync": phases.sync,
-        "other": phases.other,
-        "busy": busy.typical,
-        "longest": busy.longest,
-    }
-
-
-def _runner_values(reports: Sequence[RunnerReport], busy: Busy) -> dict[str, float]:
-    values = {"runners/reported": float(len(reports)), "runners/busy": busy.typical, "runners/longest": busy.longest}
+def _runner_values(reports: Sequence[RunnerReport], spent: Spent) -> dict[str, float]:
+    values = {"runners/reported": float(len(reports)), "runners/busy": spent.busy, "runners/longest": spent.longest}
     for part in ("env_step", "inference", "rest"):
         values[f"runners/{part}"] = sum(getattr(report, part) for report in reports) / len(reports) if reports else NAN
     return values

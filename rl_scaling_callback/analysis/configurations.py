@@ -1,13 +1,29 @@
-"""The configurations of a study: each compared with the final baseline, over all of its runs. Numbers in, numbers out."""
+"""The configurations of a study: each compared with the final baseline, over all of its runs. Numbers in, numbers out.
+
+Source: method, "Steady state", for the intervals: Welch on logarithms, and fresh runs rather than iterations where there are any.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Final
 
+from scipy.special import stdtrit
+
+from rl_scaling_callback import formulas
+from rl_scaling_callback.account import Spent, diagnosis, losses
 from rl_scaling_callback.analysis.runs import Run, Study
+from rl_scaling_callback.comparison import same_steps
 from rl_scaling_callback.formulas import NAN
 from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.steady import Steady
+
+SINGLE: Final = Scale(1, 1)
+"""The reference scale of the specification: 1 env runner × 1 env."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +36,7 @@ class Configuration:
         seconds: mean duration of an iteration [s].
         sps: Σ env steps / Σ seconds over the steady windows of its runs [steps/s].
         sps_error: half-width of the 95 % interval of `sps` [%]; NaN where not known.
-        between_runs: True when the errors are of the configuration (two runs or more), False when they speak of the
+        between_runs: True when the errors are of the configuration, from runs that were repeated; False when they speak of the
             iterations of its one run only.
         is_baseline: True for the reference.
         speedup: [×]; NaN without a baseline.
@@ -65,9 +81,171 @@ class Configuration:
         return 100 - self.efficiency
 
 
-def configurations(study: Study, reference: Scale = Scale(1, 1)) -> tuple[Configuration, ...]:
+def configurations(study: Study, reference: Scale = SINGLE) -> tuple[Configuration, ...]:
     """Return the configurations of a study, by N, then by env runners, most first.
 
     Speedups are against the final baseline: the runs at the reference scale, else `study.baseline`. Without one they are NaN.
+    Where configurations were repeated, errors come from the spread between runs of one configuration, pooled over all that were
+    repeated; else from the iterations of each run.
+
+    Args:
+        study: runs of one workload.
+        reference: scale of the reference; one larger than 1r×1e counts as scaling perfectly up to itself.
     """
-    raise NotImplementedError
+    groups: dict[Scale, list[Run]] = defaultdict(list)
+    for run in study.runs:
+        groups[run.scale].append(run)
+    noise = _between_runs(groups.values())
+    cells = {scale: _Cell.of(runs, noise) for scale, runs in groups.items()}
+    baseline = cells.get(reference)
+    if baseline is None and study.baseline is not None:
+        baseline = _Cell(study.baseline.scale, (), study.baseline.steady, _Noise.within(study.baseline.steady))
+    ordered = sorted(cells.values(), key=lambda cell: (cell.scale.parallelism, -cell.scale.num_env_runners))
+    return tuple(_configuration(study, cell, cells, baseline, between_runs=noise is not None) for cell in ordered)
+
+
+@dataclass(frozen=True, slots=True)
+class _Noise:
+    """Standard error of log SPS, with the degrees of freedom it is known with; NaN where not known."""
+
+    deviation: float
+    freedom: float
+
+    @classmethod
+    def within(cls, steady: Steady) -> _Noise:
+        """Return the noise of one run, from the interval of its iterations."""
+        freedom = steady.iterations - 1
+        if not (freedom >= 1 and math.isfinite(steady.error)):
+            return cls(NAN, NAN)
+        return cls(math.log1p(steady.error / 100) / float(stdtrit(freedom, 0.975)), freedom)
+
+    @property
+    def error(self) -> float:
+        """Half-width of the 95 % interval [%]."""
+        half_width = float(stdtrit(self.freedom, 0.975)) * self.deviation
+        # On a log scale the upper end lies further away than the lower one; beyond e^20 the number says nothing.
+        return 100 * math.expm1(half_width) if half_width < 20 else NAN
+
+    def of_ratio(self, other: _Noise, *, shared: bool) -> _Noise:
+        """Return the noise of a ratio of two SPS: Welch's, or for a spread that both share, that spread's freedom."""
+        mine, its = self.deviation**2, other.deviation**2
+        if shared:
+            return _Noise(math.sqrt(mine + its), self.freedom)
+        freedom = formulas.ratio((mine + its) ** 2, mine**2 / self.freedom + its**2 / other.freedom)
+        # Two runs without any noise leave nothing to weigh: their ratio is exact.
+        return _Noise(math.sqrt(mine + its), self.freedom if mine + its == 0 else freedom)
+
+
+def _between_runs(groups: Iterable[Sequence[Run]]) -> _Noise | None:
+    """Return the noise of one run among others of its configuration, pooled over configurations; None where none was repeated."""
+    squares, freedom = 0.0, 0
+    for runs in groups:
+        logs = [math.log(run.steady.sps) for run in runs]
+        squares += sum((log - fmean(logs)) ** 2 for log in logs)
+        freedom += len(logs) - 1
+    return _Noise(math.sqrt(squares / freedom), freedom) if freedom else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    """The runs of one scale, taken together."""
+
+    scale: Scale
+    runs: tuple[Run, ...]
+    steady: Steady
+    noise: _Noise
+
+    @classmethod
+    def of(cls, runs: Sequence[Run], between_runs: _Noise | None) -> _Cell:
+        steady = pooled([run.steady for run in runs])
+        if between_runs is None:
+            noise = _Noise.within(steady)
+        else:
+            noise = _Noise(between_runs.deviation / math.sqrt(len(runs)), between_runs.freedom)
+        return cls(runs[0].scale, tuple(runs), steady, noise)
+
+    @property
+    def steps(self) -> float:
+        """Env steps an iteration."""
+        return formulas.ratio(self.steady.env_steps, self.steady.iterations)
+
+    @property
+    def spent_per_step(self) -> Spent:
+        return Spent.of_window(self.steady.parts, self.steady.env_steps)
+
+
+def pooled(windows: Sequence[Steady]) -> Steady:
+    """Return the steady windows of several runs as one; its error is the one window's, or NaN where there are several."""
+    if len(windows) == 1:
+        return windows[0]
+    env_steps, seconds = sum(window.env_steps for window in windows), sum(window.seconds for window in windows)
+    names = set.intersection(*(set(window.parts) for window in windows))
+    return Steady(
+        sps=formulas.steps_per_second(env_steps, seconds),
+        error=NAN,
+        iterations=sum(window.iterations for window in windows),
+        env_steps=env_steps,
+        seconds=seconds,
+        converged=all(window.converged for window in windows),
+        settled=all(window.settled for window in windows),
+        parts={name: sum(window.parts[name] for window in windows) for name in sorted(names)},
+    )
+
+
+def _configuration(
+    study: Study, cell: _Cell, cells: Mapping[Scale, _Cell], baseline: _Cell | None, *, between_runs: bool
+) -> Configuration:
+    scale, steady, runs = cell.scale, cell.steady, cell.runs
+    notes = [run.note for run in runs if run.note]
+    if any(run.exclusive == 0 for run in runs):
+        notes.append("another trial ran on its node at the same time")
+    speedup = speedup_error = NAN
+    lost: Mapping[str, float] = {}
+    estimated = False
+    if baseline is not None and not study.timed_iterations and not same_steps(cell.steps, baseline.steps):
+        notes.append(f"{cell.steps:,.0f} env steps an iteration, {baseline.steps:,.0f} in the baseline's: not comparable")
+    elif baseline is not None:
+        speedup = formulas.speedup(steady.sps, baseline.steady.sps / baseline.scale.parallelism)
+        shared = between_runs and bool(baseline.runs)
+        speedup_error = 0.0 if cell is baseline else cell.noise.of_ratio(baseline.noise, shared=shared).error
+        if study.exclusive_phases:
+            lost, estimated = _losses(cell, cells, baseline)
+    efficiency = formulas.efficiency(speedup, scale.parallelism)
+    cpus = _mean([run.cpus for run in runs])
+    cpus = 1.0 + scale.num_env_runners if math.isnan(cpus) else cpus
+    return Configuration(
+        scale=scale,
+        runs=runs,
+        seconds=formulas.ratio(steady.seconds, steady.iterations),
+        sps=steady.sps,
+        sps_error=cell.noise.error,
+        between_runs=between_runs,
+        is_baseline=cell is baseline,
+        speedup=speedup,
+        speedup_error=speedup_error,
+        efficiency=efficiency,
+        band=formulas.band(efficiency),
+        core_efficiency=formulas.core_efficiency(speedup, scale.num_env_runners, _mean([run.cores for run in runs])),
+        sps_per_cpu=formulas.ratio(steady.sps, cpus),
+        cpus=cpus,
+        losses=lost,
+        losses_estimated=estimated,
+        diagnosis=diagnosis(lost),
+        cpu_utilisation=_mean([run.cpu_utilisation for run in runs]),
+        ram_utilisation=max((run.ram_utilisation for run in runs if not math.isnan(run.ram_utilisation)), default=NAN),
+        note="; ".join(dict.fromkeys(notes)),
+    )
+
+
+def _losses(cell: _Cell, cells: Mapping[Scale, _Cell], baseline: _Cell) -> tuple[Mapping[str, float], bool]:
+    """Return the losses by cause, and whether they are estimated; nothing where the time of a part is not known."""
+    alone = cells.get(Scale(1, cell.scale.num_envs_per_env_runner))
+    single = NAN if alone is None else alone.spent_per_step.busy
+    reference = baseline.spent_per_step.times(baseline.scale.parallelism)
+    lost, estimated = losses(cell.scale, cell.steady.env_steps, Spent.of_window(cell.steady.parts), reference, single)
+    return ({}, False) if any(map(math.isnan, lost.values())) else (lost, estimated)
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return fmean(known) if known else NAN

@@ -5,81 +5,86 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rl_scaling_callback import formulas
-from rl_scaling_callback.account import CAUSES, Busy, PhaseTimes, Work, diagnosis, losses
+from rl_scaling_callback.account import CAUSES, Spent, diagnosis, losses
+from rl_scaling_callback.scale import Scale
 
-BASELINE = Work.of({"sample": 8.0, "learn": 1.5, "sync": 0.3, "other": 0.2, "busy": 7.5}, 1000)
+BASELINE = Spent.of_window({"sample": 8.0, "learn": 1.5, "sync": 0.3, "other": 0.2, "busy": 7.5, "longest": 7.5}, 1000)
 seconds = st.floats(0, 1e4)
 
 
-def test_work_per_env_step():
-    assert BASELINE.phases.total == pytest.approx(10.0 / 1000)
+def test_what_one_env_step_takes():
+    assert BASELINE.total == pytest.approx(10.0 / 1000)
     assert BASELINE.busy == pytest.approx(0.0075)
-    assert math.isnan(Work.of({"sample": 1.0}, 10).busy)
+    assert math.isnan(Spent.of_window({"sample": 1.0}, 10).busy)
 
 
 @given(
-    runners=st.integers(1, 64),
-    envs=st.integers(1, 16),
+    scale=st.builds(Scale, st.integers(0, 64), st.integers(1, 16)),
     env_steps=st.integers(1, 10**6),
-    phases=st.builds(PhaseTimes, seconds, seconds, seconds, seconds, st.floats(1e-3, 1e4)),
-    busy=st.lists(seconds, min_size=1, max_size=8),
-    single=seconds,
+    spent=st.builds(Spent, seconds, seconds, seconds, seconds, st.floats(1e-3, 1e4), seconds, seconds),
+    single=st.none() | st.floats(0, 10),
 )
-def test_the_causes_sum_to_the_loss_whatever_happened(runners, envs, env_steps, phases, busy, single):
-    n = runners * envs
-    lost = losses(n, runners, env_steps, phases, Busy.of(busy), BASELINE, single)
-    speedup = BASELINE.phases.total * env_steps / phases.total
-    loss = formulas.loss(formulas.efficiency(speedup, n))
+def test_the_causes_sum_to_the_loss_whatever_happened(scale, env_steps, spent, single):
+    lost, _ = losses(scale, env_steps, spent, BASELINE, math.nan if single is None else single)
+    speedup = BASELINE.total * env_steps / spent.total
+    loss = formulas.loss(formulas.efficiency(speedup, scale.parallelism))
     assert list(lost) == list(CAUSES)
     # 1e-9 of the largest share that was added up
     assert sum(lost.values()) == pytest.approx(loss, abs=1e-9 * max(1.0, *map(abs, lost.values())))
 
 
-def lost(phases, busy, *, n=4, runners=4, single=7.5):
-    return losses(n, runners, 1000, phases, Busy.of(busy), BASELINE, single)
+IDEAL = {"sample": 2.0, "learn": 0.375, "sync": 0.075, "evaluate": 0.0, "other": 0.05, "busy": 1.875, "longest": 1.875}
 
 
-IDEAL = PhaseTimes(2.0, 0.375, 0.075, 0.0, 0.05)
+def lost(scale=Scale(4, 1), single=math.nan, **changes):
+    spent = Spent(**(IDEAL | changes))
+    return losses(scale, 1000, spent, BASELINE, single)[0], 100 * 1.0 / spent.total
 
 
 def test_perfect_scaling_loses_nothing():
-    assert lost(IDEAL, [1.875] * 4) == {cause: pytest.approx(0, abs=1e-9) for cause in CAUSES}
+    assert lost()[0] == {cause: pytest.approx(0, abs=1e-9) for cause in CAUSES}
 
 
 @pytest.mark.parametrize(
-    ("cause", "phases", "busy", "single"),
+    ("cause", "where"),
     [
-        ("learn", PhaseTimes(2.0, 1.375, 0.075, 0.0, 0.05), [1.875] * 4, 7.5),
-        ("sync", PhaseTimes(2.0, 0.375, 1.075, 0.0, 0.05), [1.875] * 4, 7.5),
-        ("evaluate", PhaseTimes(2.0, 0.375, 0.075, 1.0, 0.05), [1.875] * 4, 7.5),
-        ("other", PhaseTimes(2.0, 0.375, 0.075, 0.0, 1.05), [1.875] * 4, 7.5),
-        ("transfer", PhaseTimes(3.0, 0.375, 0.075, 0.0, 0.05), [1.875] * 4, 7.5),
-        ("contention", PhaseTimes(3.0, 0.375, 0.075, 0.0, 0.05), [2.875] * 4, 7.5),
-        ("serial_stepping", PhaseTimes(3.0, 0.375, 0.075, 0.0, 0.05), [2.875] * 4, 11.5),
+        ("learn", {"learn": 1.375}),
+        ("sync", {"sync": 1.075}),
+        ("evaluate", {"evaluate": 1.0}),
+        ("other", {"other": 1.05}),
+        ("transfer", {"sample": 3.0}),
+        ("contention", {"sample": 3.0, "busy": 2.875, "longest": 2.875}),
+        ("serial_stepping", {"sample": 3.0, "busy": 2.875, "longest": 2.875, "scale": Scale(2, 2), "single": 2 * 2.875 / 1000}),
+        ("straggler", {"sample": 3.0, "longest": 2.875}),
     ],
 )
-def test_a_second_more_is_booked_under_its_own_cause(cause, phases, busy, single):
-    found = lost(phases, busy, single=single)
-    assert found.pop(cause) == pytest.approx(100 * 1.0 / phases.total)
+def test_a_second_more_is_booked_under_its_own_cause(cause, where):
+    found, second = lost(**where)
+    assert found.pop(cause) == pytest.approx(second)
     assert all(points == pytest.approx(0, abs=1e-9) for points in found.values())
 
 
-def test_one_slow_runner_is_a_straggler():
-    phases = PhaseTimes(3.0, 0.375, 0.075, 0.0, 0.05)
-    found = lost(phases, [1.875, 1.875, 1.875, 2.875])
-    assert found.pop("straggler") == pytest.approx(100 * 1.0 / phases.total)
-    assert all(points == pytest.approx(0, abs=1e-9) for points in found.values())
+@pytest.mark.parametrize(
+    ("scale", "single", "estimated"),
+    [(Scale(1, 4), math.nan, False), (Scale(4, 1), math.nan, False), (Scale(2, 2), math.nan, True), (Scale(2, 2), 0.005, False)],
+)
+def test_stepping_and_contention_are_told_apart_by_a_single_runner_with_as_many_envs(scale, single, estimated):
+    assert losses(scale, 1000, Spent(**IDEAL), BASELINE, single)[1] == estimated
 
 
 def test_negative_shares_are_kept():
-    faster = PhaseTimes(1.5, 0.375, 0.075, 0.0, 0.05)
-    assert lost(faster, [1.375] * 4)["contention"] < 0
+    assert lost(sample=1.5, busy=1.375, longest=1.375)[0]["contention"] < 0
+
+
+def test_the_typical_runner_is_the_lower_median():
+    spent = Spent.of({"sample": 1.0, "learn": 0.5}, 2.0, [0.5, 0.6, 0.7, 2.0])
+    assert spent == Spent(1.0, 0.5, 0.0, 0.0, 0.5, busy=0.6, longest=2.0)
 
 
 def test_the_rest_of_an_iteration_is_other():
-    phases = PhaseTimes.of({"sample": 1.0, "learn": 0.5}, 2.0)
-    assert phases == PhaseTimes(1.0, 0.5, 0.0, 0.0, 0.5)
-    assert phases.total == 2.0
+    spent = Spent.of({"sample": 1.0, "learn": 0.5}, 2.0)
+    assert (spent.other, spent.total) == (0.5, 2.0)
+    assert math.isnan(spent.busy)
 
 
 def test_the_diagnosis_names_the_largest_cause():
