@@ -56,15 +56,15 @@ class Spent:
             seconds: duration of the iteration.
             busy: how long each env runner sampled [s].
         """
-        named = {phase: phases.get(phase, 0.0) for phase in ("sample", "learn", "sync", "evaluate")}
+        sample, learn, sync, evaluate = (phases.get(phase, 0.0) for phase in ("sample", "learn", "sync", "evaluate"))
         typical, longest = (median_low(busy), max(busy)) if busy else (NAN, NAN)
-        return cls(**named, other=seconds - sum(named.values()), busy=typical, longest=longest)
+        return cls(sample, learn, sync, evaluate, seconds - sample - learn - sync - evaluate, typical, longest)
 
     @classmethod
     def of_window(cls, parts: Mapping[str, float], env_steps: float = 1.0) -> Spent:
         """Return what `parts` gave, per env step where their number is given; NaN for a part that is not there."""
-        each = {name: parts.get(name, NAN) / env_steps for name in _PARTS}
-        return cls(evaluate=0.0, **each)
+        sample, learn, sync, other, busy, longest = (parts.get(name, NAN) / env_steps for name in _PARTS)
+        return cls(sample, learn, sync, 0.0, other, busy, longest)
 
     @property
     def parts(self) -> dict[str, float]:
@@ -128,7 +128,8 @@ def losses(scale: Scale, env_steps: float, spent: Spent, baseline: Spent, single
     }
     for phase in ("learn", "sync", "evaluate", "other"):
         extra[phase] = getattr(spent, phase) - getattr(baseline, phase) * env_steps / n
-    return {cause: 100 * formulas.ratio(seconds, total) for cause, seconds in extra.items()}, estimated
+    points = formulas.ratio(100, total)
+    return {cause: points * seconds for cause, seconds in extra.items()}, estimated
 
 
 _ADVICE: Final[Mapping[str, str]] = {
@@ -149,10 +150,9 @@ def diagnosis(lost: Mapping[str, float]) -> str:
     Args:
         lost: percent points by cause, as `losses` gives them.
     """
-    if not lost or any(math.isnan(points) for points in lost.values()):
-        return ""
-    cause = max(lost, key=lambda name: lost[name])
     total = sum(lost.values())
-    if not (total > 0 and lost[cause] > 0):
+    # A NaN among them makes the sum one, and is not above 0.
+    if not total > 0:
         return ""
+    cause = max(lost, key=lost.__getitem__)
     return f"{cause.replace('_', ' ')}: {lost[cause]:.0f} of {total:.0f} lost points; {_ADVICE[cause]}"

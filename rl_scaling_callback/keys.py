@@ -85,16 +85,23 @@ def nest(values: Mapping[str, float | str]) -> dict[str, Any]:
     Raises:
         KeyError: `values` has a key that the contract does not know.
     """
-    unknown = values.keys() - _NAMES
-    if unknown:
-        raise KeyError(f"not in the contract: {sorted(unknown)}")
-    root: dict[str, Any] = {}
-    for name, level, leaf, not_known in _PLACES:
-        node = root.setdefault(level, {}) if level else root
-        node[leaf] = values.get(name, not_known)
+    if not values.keys() <= _NAMES:
+        raise KeyError(f"not in the contract: {sorted(values.keys() - _NAMES)}")
+    root: dict[str, Any] = {leaf: values.get(name, unknown) for name, leaf, unknown in _LEVELS[""]}
+    for level, places in _LEVELS.items():
+        if level:
+            root[level] = {leaf: values.get(name, unknown) for name, leaf, unknown in places}
     return root
+
+
+def _levels() -> dict[str, list[tuple[str, str, float | str]]]:
+    levels: dict[str, list[tuple[str, str, float | str]]] = {"": []}
+    for key in KEYS:
+        level, _, leaf = key.name.rpartition("/")
+        levels.setdefault(level, []).append((key.name, leaf, key.unknown))
+    return levels
 
 
 # Taken apart once: this runs in every iteration of every trial.
 _NAMES: Final = frozenset(key.name for key in KEYS)
-_PLACES: Final = tuple((key.name, *key.name.rpartition("/")[::2], key.unknown) for key in KEYS)
+_LEVELS: Final = _levels()

@@ -1,6 +1,6 @@
 """Records an exhaustive grid of configurations, with repetitions, in which laws and search policies are judged later.
 
-`python tests/benchmarks/record_grid.py halfcheetah --output grid.csv` takes 20 to 30 minutes on 2 cores. Each repetition measures every
+`python tests/benchmarks/record_grid.py halfcheetah --output grid.csv` takes half an hour on 2 cores. Each repetition measures every
 configuration once, in an order of its own, so that a machine that changes over time does not favour one of them. Nothing else
 should run meanwhile.
 """
