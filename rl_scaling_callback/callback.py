@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import uuid
 import weakref
@@ -91,6 +92,7 @@ class ScalingCallback(RLlibCallback):
         self._phases: PhaseClock | None = None
         self._phases_are_timed = False
         self._clocks_evaluation = False
+        self._learner_clock: PhaseClock | None = None
         self._runner_clock: PhaseClock | None = None
 
     def on_algorithm_init(self, *, algorithm: Algorithm, **kwargs: Any) -> None:
@@ -140,7 +142,8 @@ class ScalingCallback(RLlibCallback):
             if self._trial is not None and self._phases is not None:
                 phases = self._phases.finish()
                 evaluation_s = phases.get("evaluate", 0.0)
-                values = self._trial.measure(result, evaluation_s, phases if self._phases_are_timed else None, reports)
+                learner = None if self._learner_clock is None else self._learner_clock.take()
+                values = self._trial.measure(result, evaluation_s, phases if self._phases_are_timed else None, reports, learner)
         except Exception as error:
             self._give_up(error)
         result[keys.ROOT] = keys.nest({}) if values is None else values
@@ -151,6 +154,10 @@ class ScalingCallback(RLlibCallback):
         self._phases = clock = PhaseClock(reading.timer_phases(config), settle)
         if reading.is_new_stack(config):
             self._phases_are_timed = self._attempt("phases", lambda: surroundings.watch_phases(algorithm, clock), False)
+            if reading.is_asynchronous(config):
+                clock = PhaseClock(reading.LEARNER_PHASES, {"busy": surroundings.wait_for_gpu} if reading.uses_gpus(config) else {})
+                if self._attempt("learner", functools.partial(surroundings.watch_learner, algorithm, clock), False):
+                    self._learner_clock = clock
         self._clocks_evaluation = not (self._phases_are_timed or reading.evaluation_is_parallel(config))
         scale = reading.read_scale(config)
         return Trial(

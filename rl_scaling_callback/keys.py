@@ -72,6 +72,8 @@ KEYS: Final[tuple[Key, ...]] = (
     Key("runners/reported", "", "env runners that reported in this iteration"),
     Key("runners/healthy", "", "env runners that RLlib holds for healthy"),
     Key("runners/restarts", "", "restarts of env runners so far"),
+    Key("learner/busy", "s", "time that the learner's own thread updated in this iteration (APPO, IMPALA with a local learner)"),
+    Key("learner/waiting", "s", "time that it waited for a batch: much of it means that sampling is the bottleneck"),
     Key("diagnosis", "text", "largest cause of lost efficiency over the steady window, and what helps; empty when unknown", ""),
     Key("is_baseline", "0/1", "1 when this trial is the reference"),
     Key("comparable", "0/1", "1 when workload, hardware and steps are those of the baseline; 0 when only others have one"),

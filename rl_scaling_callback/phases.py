@@ -18,7 +18,7 @@ from typing import Any
 class PhaseClock:
     """Adds up how long each phase ran, nested phases counted once: for the innermost one.
 
-    Blocks of other threads than the first one that enters a phase of an iteration are not counted: they run beside it.
+    Blocks that another thread enters meanwhile are not counted: they run beside it.
 
     Args:
         phases: the phase of each timer's name; timers of other names belong to the block around them.
@@ -36,6 +36,7 @@ class PhaseClock:
         self._phases = phases
         self._before_leaving = before_leaving or {}
         self._clock = clock
+        self._lock = threading.Lock()  # what a learner's thread enters, the Algorithm's takes
         self._thread: int | None = None
         self._running: list[str] = []
         self._since = 0.0
@@ -58,27 +59,26 @@ class PhaseClock:
 
     def take(self) -> dict[str, float]:
         """Return the seconds of each phase since the last call, and start over. Phases that did not run are not in it."""
-        if self._running:
+        with self._lock:
             self._book()
-        seconds, self._seconds = self._seconds, {}
+            seconds, self._seconds = self._seconds, {}
         return seconds
 
     def finish(self) -> dict[str, float]:
         """Return what `take` does, at a point outside all blocks: one that an error left open ends here."""
         seconds = self.take()
         self._running.clear()
-        self._thread = None
         return seconds
 
     def enter(self, phase: str) -> bool:
         """Start a phase; return whether it counts, and so wants `leave`."""
         thread = threading.get_ident()
-        if self._thread is None:
+        with self._lock:
+            if self._running and self._thread != thread:
+                return False
             self._thread = thread
-        elif self._thread != thread:
-            return False
-        self._book()
-        self._running.append(phase)
+            self._book()
+            self._running.append(phase)
         return True
 
     def leave(self) -> None:
@@ -88,8 +88,9 @@ class PhaseClock:
         before = self._before_leaving.get(self._running[-1])
         if before is not None:
             before()
-        self._book()
-        self._running.pop()
+        with self._lock:
+            self._book()
+            self._running.pop()
 
     def _book(self) -> None:
         now = self._clock()

@@ -176,6 +176,12 @@ RUNNER_PHASES: Final[Mapping[str, str]] = {
 }
 """The phase of each timer that an env runner's code runs in; what is in `sample` but in no other is the rest."""
 
+LEARNER_PHASES: Final[Mapping[str, str]] = {
+    "learner_thread_update_timer": "busy",
+    "learner_thread_in_queue_wait_timer": "waiting",
+}
+"""The phase of each timer that the learner's own thread runs in (IMPALA, APPO)."""
+
 REPORTS: Final = "_scaling_env_runners"
 """The key under which env runners report to the Algorithm's process; taken out of the result before anybody sees it."""
 

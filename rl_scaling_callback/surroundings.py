@@ -94,6 +94,19 @@ def watch_phases(algorithm: Algorithm, clock: PhaseClock) -> bool:
     return True
 
 
+def watch_learner(algorithm: Algorithm, clock: PhaseClock) -> bool:
+    """Have `clock` go along with the timers of a learner in this process; return whether there is one.
+
+    Raises:
+        AttributeError: the learner has no such timers.
+    """
+    group = algorithm.learner_group
+    if group is None or not group.is_local:
+        return False
+    group.foreach_learner(lambda learner: clock.watch(learner.metrics))
+    return True
+
+
 def wait_for_gpu() -> None:
     """Wait for the CUDA work that this process has started: it belongs to the phase that started it."""
     cuda = getattr(sys.modules.get("torch"), "cuda", None)

@@ -80,6 +80,7 @@ class Trial:
         evaluation_s: float,
         named: Mapping[str, float] | None = None,
         reports: Sequence[RunnerReport] = (),
+        learner: Mapping[str, float] | None = None,
     ) -> dict[str, Any]:
         """Return the dict to inject for the iteration that `result` describes.
 
@@ -88,6 +89,7 @@ class Trial:
             evaluation_s: seconds of the iteration that evaluation took; steady figures leave them out.
             named: exclusive seconds of each phase; None where they are not known.
             reports: what the env runners did.
+            learner: what a learner did in a thread of its own [s]; None where there is none, or its time is not known.
         """
         env_steps, seconds = self._read(result)
         spent = Spent.of(named or {}, seconds, [report.busy for report in reports])
@@ -113,6 +115,8 @@ class Trial:
         values["exclusive"] = self._is_exclusive()
         values["runners/healthy"], values["runners/restarts"] = reading.read_fleet(result)
         values.update(_runner_values(reports, spent))
+        if learner is not None:
+            values["learner/busy"], values["learner/waiting"] = learner.get("busy", 0.0), learner.get("waiting", 0.0)
         if named is not None:
             values.update({f"time/{phase}": getattr(spent, phase) for phase in keys.PHASES})
             values["account/exclusive"] = float(not self._overlaps)

@@ -161,10 +161,16 @@ def test_overlapping_phases_are_marked_and_not_split(tmp_path):
         config.use_env_runner_state_server = False
     algorithm = config.build_algo()
     try:
-        scaling = [algorithm.train()["scaling"] for _ in range(3)][-1]
+        result = [algorithm.train() for _ in range(3)][-1]
     finally:
         algorithm.stop()
+    scaling = result["scaling"]
     assert scaling["account"]["exclusive"] == 0
+    # The learner's thread does nothing else, from the iteration's first moment to its last.
+    learner = scaling["learner"]
+    assert learner["busy"] > 0
+    assert learner["waiting"] > learner["busy"], "40 slow steps a batch keep the learner waiting"
+    assert learner["busy"] + learner["waiting"] == pytest.approx(result["time_this_iter_s"], rel=0.2)
     assert scaling["runners"]["busy"] > 0
     assert all(math.isnan(scaling["loss"][cause]) for cause in CAUSES)
 

@@ -98,6 +98,14 @@ def test_what_runs_beside_is_not_counted(clock, metrics, now):
     assert clock.finish() == {"sample": 2.0}
 
 
+def test_one_thread_after_another_is_counted(clock, metrics, now):
+    spend(metrics, now, "sampling", 1.0)
+    after = threading.Thread(target=spend, args=(metrics, now, "update", 2.0))
+    after.start()
+    after.join()
+    assert clock.take() == {"sample": 1.0, "learn": 2.0}
+
+
 def test_work_still_under_way_belongs_to_the_phase_that_started_it(metrics, now):
     def gpu():
         now[0] += 3.0
