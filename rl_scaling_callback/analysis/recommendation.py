@@ -118,7 +118,9 @@ def recommend(configurations: Sequence[Configuration], goal: Goal, laws: Laws | 
     candidates that noise can't tell from the fastest, the cheapest is taken: fewest CPUs, then smallest N.
     """
     needs_speedup = goal.min_efficiency is not None or goal.min_speedup is not None
-    known = [each for each in configurations if (each.speedup if needs_speedup else each.sps) > 0]
+    known = [each for each in configurations if each.speedup > 0]
+    if not (known or needs_speedup):
+        known = [each for each in configurations if each.sps > 0]
     if not known:
         return Recommendation(goal, None, "undecided", _missing(configurations), None, "", "", (), "")
     choice, peers = _best(known, goal)
@@ -127,7 +129,7 @@ def recommend(configurations: Sequence[Configuration], goal: Goal, laws: Laws | 
     return Recommendation(
         goal=goal,
         choice=choice,
-        verdict=_together(each.verdict for each in standings),
+        verdict=together(each.verdict for each in standings),
         reason=" ".join(_reason(configurations, choice, peers, goal, standings)),
         runner_up=runner_up,
         runner_up_reason=_against(runner_up, choice, goal) if runner_up else "",
@@ -154,11 +156,21 @@ def judge(value: float, error: float, least: float) -> Verdict:
     return "not met" if high < least else "undecided"
 
 
-def _together(verdicts: Iterable[Verdict]) -> Verdict:
+def together(verdicts: Iterable[Verdict]) -> Verdict:
+    """Return the verdict on all of several conditions."""
     found = set(verdicts)
     if "not met" in found:
         return "not met"
     return "undecided" if "undecided" in found else "met"
+
+
+def with_interval(value: float, error: float, digits: int, unit: str) -> str:
+    """Return a figure for the reader, with its interval where that is known: `"2.71× (2.60 to 2.82)"`."""
+    text = f"{value:.{digits}f}{unit}"
+    if not error > 0:
+        return text
+    low, high = interval(value, error)
+    return f"{text} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,11 +198,7 @@ class _Constraint:
     def found(self, value: float, error: float) -> str:
         if math.isnan(value):
             return "not known"
-        text = f"{value:.{self.digits}f}{self.unit}"
-        if not error > 0:
-            return text
-        low, high = interval(value, error)
-        return f"{text} ({low:.{self.digits}f} to {high:.{self.digits}f})"
+        return with_interval(value, error, self.digits, self.unit)
 
 
 _EFFICIENCY: Final = _Constraint("min_efficiency", "efficiency", "efficiency", 1, " %", " points")
@@ -233,8 +241,7 @@ def _standings(configuration: Configuration, goal: Goal) -> list[_Standing]:
         value = getattr(configuration, each.figure)
         error = configuration.speedup_error if each.is_least else NAN
         reach = formulas.ratio(value, limit) if each.is_least else formulas.ratio(limit, value)
-        lacking = abs(limit - value)
-        missing = f"{lacking:.{0 if lacking >= 100 else 2}{'f' if lacking >= 100 else 'g'}}{each.missing_unit}"
+        missing = f"{abs(limit - value):.3g}{each.missing_unit}"
         standings.append(
             _Standing(each.asked(goal), each.found(value, error), missing, reach, judge(reach, error, 1.0), not each.is_least)
         )
@@ -321,13 +328,13 @@ def _reason(
         misses = _listed(f"{each.asked} by {each.missing}" for each in standings if each.reach < 1)
         sentences = [f"None was measured with {goal.asks}. {choice.scale} comes nearest ({_figures(choice)}): it misses {misses}."]
     elif others:
-        which = f"the fastest{asks}, cheapest of those that noise can't tell apart (also {others})"
+        which = f"the cheapest of the fastest{asks}, which noise can't tell apart (also {others})"
         sentences = [f"{choice.scale} is {which}: {_figures(choice)}."]
     else:
         sentences = [f"{choice.scale} is the fastest{asks}: {_figures(choice)}."]
     sentences += _undecided(standings, choice)
     if choice.band == "inefficient":
-        sentences.append("Its efficiency is inefficient: consider less parallelism, unless resources are to spare.")
+        sentences.append("That is in the band inefficient: consider less parallelism, unless resources are to spare.")
     return sentences + _doubts(configurations, choice)
 
 
@@ -350,10 +357,11 @@ def _doubts(configurations: Sequence[Configuration], choice: Configuration) -> l
         sentences.append("The interval speaks of one run's iterations; another run may differ by more.")
     if len(configurations) == 1:
         sentences.append("It is the only configuration: there is nothing to choose from until others are measured.")
-    concerned = [choice, *(each for each in configurations if each.is_baseline and each is not choice)]
-    shared = [str(each.scale) for each in concerned if any(run.exclusive == 0 for run in each.runs)]
-    if shared:
-        sentences.append(f"Another trial ran beside {_listed(shared)}: measure alone, with max_concurrent_trials=1.")
+    # What is known by throughput alone can't be compared with a choice that has a speedup; its note says why.
+    incomparable = [each for each in configurations if each.sps > 0 and math.isnan(each.speedup) and choice.speedup > 0]
+    if incomparable:
+        sentences.append(f"Not comparable, and so left out: {_listed(str(each.scale) for each in incomparable)}.")
+    concerned = [choice, *(each for each in configurations if each.is_baseline and each is not choice), *incomparable]
     sentences += [f"{each.scale}: {each.note}." for each in concerned if each.note]
     unknown = [str(each.scale) for each in configurations if math.isnan(each.sps)]
     if unknown:
