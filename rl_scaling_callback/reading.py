@@ -87,6 +87,8 @@ def _read_env_steps(result: Mapping[str, Any]) -> tuple[float, str]:
 
 def number(value: object) -> float:
     """Return a real number as a plain float, NaN for anything else: booleans, texts, None, infinities."""
+    if type(value) is float:
+        return value if math.isfinite(value) else NAN
     if isinstance(value, bool) or value is None or isinstance(value, (str, bytes)):
         return NAN
     try:
@@ -318,11 +320,12 @@ def read_workload(config: Mapping[str, Any]) -> dict[str, Any]:
         config: `vars(AlgorithmConfig)`.
     """
     facts = {fact: plain(config.get(key)) for fact, key in _WORKLOAD_KEYS.items()}
-    per_learner = config.get("_train_batch_size_per_learner")
-    if per_learner is None:
-        facts["train_batch_size"] = plain(config.get("train_batch_size"))
+    per_learner: Any = config.get("_train_batch_size_per_learner")
+    learners = number(config.get("num_learners"))
+    if number(per_learner) > 0:
+        facts["train_batch_size"] = plain(per_learner * (int(learners) if learners > 1 else 1))
     else:
-        facts["train_batch_size"] = plain(per_learner * max(1, config.get("num_learners") or 0))
+        facts["train_batch_size"] = plain(config.get("train_batch_size"))
     policies = config.get("policies")
     facts["policies"] = sorted(map(str, policies)) if isinstance(policies, (Mapping, set, list, tuple)) else plain(policies)
     if not config.get("enable_rl_module_and_learner"):

@@ -5,12 +5,29 @@ Source: method, "Scaling laws".
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from statistics import median
+from typing import Final
 
+import numpy as np
+from scipy.special import ndtri
+
+from rl_scaling_callback import formulas
+from rl_scaling_callback.analysis.fitting import Array, Law, Solution, catalogue, leave_one_out, solve
 from rl_scaling_callback.formulas import NAN
 from rl_scaling_callback.scale import Scale
+
+_FAR: Final = 2.0
+_FEWEST: Final = 4
+_SECONDS: Final = (1e-9, 1e12)
+_TYPICAL_ERROR: Final = 10.0
+_LEAST_FALL: Final = 0.01
+_RISING: Final = 1e-3
+_NO_DIFFERENCE: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,31 +64,47 @@ class Prediction:
     extrapolated: bool
 
 
-class Fit(Protocol):
-    """A fitted law."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Fit:
+    """A fitted law.
 
-    @property
-    def name(self) -> str:
-        """Its short name, such as `"L"`."""
+    Attributes:
+        name: its short name, such as `"L"`.
+        formula: what it says, in a line of text: `"T = a + (b + c/e)/r · (1 + κ√(2 ln r))"`.
+        parameters: its fitted parameters by name.
+        mean_error: mean leave-one-out error [%]: of configurations that the fit did not see.
+        max_error: largest leave-one-out error [%].
+        error_margin: standard error of `mean_error` [%].
+        solution: the law with its parameters.
+        most: most env runners, envs per runner and N that were measured.
+        rivals: laws that the data do not tell from it: within one standard error of the least leave-one-out error, as it is.
+    """
 
-    @property
-    def formula(self) -> str:
-        """What it says, in a line of text: `"T = a + (b + c/e)/r · (1 + κ√(2 ln r))"`."""
-
-    @property
-    def parameters(self) -> Mapping[str, float]:
-        """Its fitted parameters by name."""
-
-    @property
-    def mean_error(self) -> float:
-        """Mean leave-one-out error [%]; NaN where it can't be had."""
-
-    @property
-    def max_error(self) -> float:
-        """Largest leave-one-out error [%]."""
+    name: str
+    formula: str
+    parameters: Mapping[str, float]
+    mean_error: float
+    max_error: float
+    error_margin: float
+    solution: Solution
+    most: tuple[int, int, int]
+    rivals: tuple[Solution, ...] = ()
 
     def predict(self, scale: Scale) -> Prediction:
-        """Return what it says of a configuration."""
+        """Return what it says of a configuration; NaN where it says nothing.
+
+        The interval spans those of the rivals: where the data leave open which law holds, that is part of the uncertainty.
+        """
+        counts = (max(1, scale.num_env_runners), scale.num_envs_per_env_runner, scale.parallelism)
+        r, e = np.array([counts[0]], dtype=float), np.array([counts[1]], dtype=float)
+        seconds = float(self.solution.seconds(r, e)[0])
+        extrapolated = any(count > _FAR * most for count, most in zip(counts, self.most, strict=True))
+        if not (math.isfinite(seconds) and seconds > 0):
+            return Prediction(scale, NAN, NAN, NAN, extrapolated)
+        lows, highs = zip(*(solution.interval(r, e) for solution in (self.solution, *self.rivals)), strict=True)
+        # A rival without an interval does not count: min and max keep their first value beside NaN.
+        low, high = min(lows), max(highs)
+        return Prediction(scale, seconds, low, high, extrapolated)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,5 +151,182 @@ def fit_laws(measured: Sequence[Measured], cores: float = NAN) -> Laws:
     Args:
         measured: one entry a configuration.
         cores: logical cores that the env runners share; NaN where not known.
+
+    Raises:
+        ValueError: a scale given twice.
     """
-    raise NotImplementedError
+    repeated = [str(scale) for scale, times in Counter(one.scale for one in measured).items() if times > 1]
+    if repeated:
+        raise ValueError(f"measured has {', '.join(repeated)} more than once; allowed is one entry a scale: join the runs first")
+    known = sorted((one for one in measured if _SECONDS[0] <= one.seconds <= _SECONDS[1]), key=lambda one: one.scale)
+    fits = _fits(known, cores)
+    chosen = _choose(fits)
+    axes = _axes(known)
+    falls = _falls(known, chosen.solution.noise if chosen else NAN)
+    return Laws(
+        fits=fits,
+        chosen=chosen,
+        axes=axes,
+        limit=_limit(known, fits, axes),
+        falls_beyond=falls,
+        notes=tuple(_notes(len(measured), known, fits, chosen, falls)),
+    )
+
+
+def _fits(known: Sequence[Measured], cores: float) -> tuple[Fit, ...]:
+    if len(known) < _FEWEST:
+        return ()
+    r = np.array([max(1, one.scale.num_env_runners) for one in known], dtype=float)
+    e = np.array([one.scale.num_envs_per_env_runner for one in known], dtype=float)
+    t = np.array([one.seconds for one in known], dtype=float)
+    weights = _weights(known)
+    most = (int(r.max()), int(e.max()), max(one.scale.parallelism for one in known))
+    laws = [law for law in catalogue(float(r.max()), cores) if law.supported(r, e)]
+    fits = sorted((_fit(law, r, e, t, weights, most) for law in laws), key=lambda fit: fit.mean_error)
+    near = _near(fits)
+    return tuple(
+        replace(fit, rivals=tuple(other.solution for other in near if other is not fit)) if fit in near else fit for fit in fits
+    )
+
+
+def _fit(law: Law, r: Array, e: Array, t: Array, weights: Array, most: tuple[int, int, int]) -> Fit:
+    errors = leave_one_out(law, r, e, t, weights)
+    solution = solve(law, r, e, t, weights)
+    return Fit(
+        name=law.name,
+        formula=law.formula,
+        parameters=solution.parameters,
+        mean_error=float(errors.mean()),
+        max_error=float(errors.max()),
+        error_margin=float(errors.std(ddof=1)) / math.sqrt(len(errors)),
+        solution=solution,
+        most=most,
+    )
+
+
+def _weights(known: Sequence[Measured]) -> Array:
+    """Return 1 / standard deviation of each, relative to that of a configuration with the median error.
+
+    To each error the median one is added in quadrature: errors of single runs leave out what differs between runs, so the most
+    precise must not count for much more than the typical.
+    """
+    errors = [one.error if _is_error(one.error) else NAN for one in known]
+    typical = median([error for error in errors if not math.isnan(error)] or [0.0])
+    if typical == 0:
+        return np.ones(len(known))
+    filled = np.array([typical if math.isnan(error) else error for error in errors])
+    weights: Array = math.sqrt(2) * typical / np.hypot(filled, typical)
+    return weights
+
+
+def _is_error(error: float) -> bool:
+    return 0 <= error < math.inf
+
+
+def _near(fits: Sequence[Fit]) -> list[Fit]:
+    """Return those of the fits, best first, within one standard error of the least leave-one-out error."""
+    return [fit for fit in fits if fit.mean_error <= fits[0].mean_error + fits[0].error_margin + _NO_DIFFERENCE]
+
+
+def _choose(fits: Sequence[Fit]) -> Fit | None:
+    """Return the simplest law within one standard error of the least leave-one-out error."""
+    return min(_near(fits), key=lambda fit: (fit.solution.law.size, fit.mean_error), default=None)
+
+
+def _axes(known: Sequence[Measured]) -> tuple[Axis, ...]:
+    seconds = {one.scale: one.seconds for one in known}
+    one_by_one = seconds.get(Scale(1, 1), NAN)
+    lines: dict[str, Callable[[Scale], bool]] = {
+        "env runners": lambda scale: scale.num_envs_per_env_runner == 1,
+        "envs per runner": lambda scale: scale.num_env_runners == 1,
+    }
+    axes = []
+    for name, on_it in lines.items():
+        fractions = {
+            scale.parallelism: formulas.serial_fraction(formulas.ratio(one_by_one, each), scale.parallelism)
+            for scale, each in seconds.items()
+            if on_it(scale) and scale.parallelism > 1
+        }
+        if fractions and not math.isnan(one_by_one):
+            last = fractions[max(fractions)]
+            axes.append(Axis(name, fractions, last, formulas.amdahl_limit(last)))
+    return tuple(axes)
+
+
+def _limit(known: Sequence[Measured], fits: Sequence[Fit], axes: Sequence[Axis]) -> tuple[float, float]:
+    one_by_one = next((one.seconds for one in known if one.scale == Scale(1, 1)), NAN)
+    limits = [axis.limit for axis in axes] + [_limit_of(fit.solution, one_by_one) for fit in fits]
+    limits = [limit for limit in limits if not math.isnan(limit)]
+    return (min(limits), max(limits)) if limits else (NAN, NAN)
+
+
+def _limit_of(solution: Solution, one_by_one: float) -> float:
+    """Return the largest speedup that a law knows, at any scale; NaN where it grows on and on."""
+    counts = np.concatenate((np.arange(1.0, 64.0), 2.0 ** np.arange(6, 41)))
+    r, e = (grid.ravel() for grid in np.meshgrid(counts, counts))
+    seconds = solution.seconds(r, e)
+    here = one_by_one if one_by_one > 0 else seconds[0]
+    nearer = seconds[(r <= 2**20) & (e <= 2**20)].min()
+    still_rising = seconds.min() < (1 - _RISING) * nearer
+    return NAN if still_rising or not nearer > 0 else formulas.ratio(here, float(seconds.min()))
+
+
+def _falls(known: Sequence[Measured], noise: float) -> tuple[tuple[Scale, Scale], ...]:
+    """Return, on each line of the grid, the scale of the highest throughput and the first beyond it where it is lower for certain.
+
+    An error that is not known is taken as the noise around the chosen law, up to what runs of one configuration differ by
+    typically: a law that does not fit must not hide a fall. The level is 5 % for all comparisons together (Bonferroni).
+
+    Args:
+        known: the configurations, by scale.
+        noise: half-width of the 95 % interval of ln T around the chosen law; NaN where not known.
+    """
+    lines = [*_lines(known, lambda scale: scale.num_envs_per_env_runner), *_lines(known, lambda scale: scale.num_env_runners)]
+    comparisons = sum(math.comb(len(line), 2) for line in lines)
+    if comparisons == 0:
+        return ()
+    unknown = min(100 * noise, _TYPICAL_ERROR) if noise >= 0 else _TYPICAL_ERROR
+    level = -float(ndtri(0.05 / comparisons)) / 1.96
+
+    def margin(one: Measured) -> float:
+        return level * math.log1p((one.error if _is_error(one.error) else unknown) / 100)
+
+    falls = []
+    for line in lines:
+        peak = min(line, key=lambda one: one.seconds)
+        lower = (
+            one.scale
+            for one in line
+            if one.scale.parallelism > peak.scale.parallelism
+            and math.log(one.seconds / peak.seconds) > max(_LEAST_FALL, math.hypot(margin(peak), margin(one)))
+        )
+        falls += [(peak.scale, scale) for scale in islice(lower, 1)]
+    return tuple(falls)
+
+
+def _lines(known: Sequence[Measured], held: Callable[[Scale], int]) -> list[list[Measured]]:
+    """Return the configurations in lines along which the count that `held` gives stays the same."""
+    lines: dict[int, list[Measured]] = {}
+    for one in known:
+        lines.setdefault(held(one.scale), []).append(one)
+    return list(lines.values())
+
+
+def _notes(
+    given: int, known: Sequence[Measured], fits: Sequence[Fit], chosen: Fit | None, falls: Iterable[tuple[Scale, Scale]]
+) -> Iterator[str]:
+    if len(known) < given:
+        yield f"{given - len(known)} of {given} configurations left out: their time is not known."
+    if Scale(1, 1) not in (one.scale for one in known):
+        yield "1r×1e was not measured: no serial fraction along an axis, and limits count from the predicted 1r×1e."
+    if chosen is None:
+        yield f"{len(known)} configurations: a scaling law needs at least {_FEWEST}."
+    elif not any(fit.solution.law.two_level for fit in fits):
+        yield "All configurations lie on one line: what is predicted off it takes env runners and envs per runner for the same."
+    elif chosen is not fits[0]:
+        yield (
+            f"{fits[0].name} has the least leave-one-out error ({fits[0].mean_error:.1f} %); {chosen.name} is simpler and within "
+            f"one standard error of it ({chosen.mean_error:.1f} %)."
+        )
+    for peak, lower in falls:
+        yield f"Throughput falls beyond {peak}: at {lower} it is lower for certain."

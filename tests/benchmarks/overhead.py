@@ -1,8 +1,8 @@
-"""What watching costs: `python tests/benchmarks/overhead.py [--rounds 6] [--calls 20000]`.
+"""What watching costs: `python tests/benchmarks/overhead.py`. It takes some 10 minutes; nothing else should run meanwhile.
 
 Prints medians and ratios measured side by side in one run: the hook itself next to RLlib's own compilation of a result and, when
-installed, Lightning's `Throughput`; files opened and memory kept while it runs; and training with the callback next to training
-without it, in turns.
+installed, Lightning's `Throughput`; files opened and memory kept while it runs; and training and sampling with the callback next to
+the same without it, in turns.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
+import torch
 from ray.rllib.algorithms.ppo import PPOConfig
 
 from rl_scaling_callback import ScalingCallback
@@ -47,7 +48,7 @@ def median_us(call: Callable[[], object], calls: int) -> float:
     return statistics.median(durations) / 1000
 
 
-def hook(calls: int) -> None:
+def hook(calls: int, kept_over: int) -> None:
     """Measure `on_train_result` on a real Algorithm with everything on and its baseline in hand."""
     place = tempfile.mkdtemp()
     ours = functools.partial(ScalingCallback, baseline_dir=place, warmup_iterations=0, min_iterations=2, max_iterations=2)
@@ -88,7 +89,7 @@ def hook(calls: int) -> None:
     for _ in range(1000):
         iteration()
     before, _ = tracemalloc.get_traced_memory()
-    for _ in range(calls):
+    for _ in range(kept_over):
         iteration()
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -115,33 +116,50 @@ def hook(calls: int) -> None:
         lightning_us = median_us(update, calls)
         print(f"Lightning's Throughput.update() + compute():      {lightning_us:8.1f} µs ({lightning_us / ours_us:.1f})")
     print(f"files and sockets touched in 1000 iterations: {events or 'none'}")
-    print(f"memory kept after {calls} more iterations: {after - before:+d} bytes")
+    print(f"memory kept after {kept_over:,} more iterations: {after - before:+,d} bytes")
+
+
+def side_by_side(what: str, calls: dict[str, Callable[[], object]], rounds: int) -> None:
+    """Do the same with and without the callback in turns, and print the ratios of time and of CPU time.
+
+    CPU time is that of this process: it tells a difference of a percent where other programs make the time itself jump.
+    """
+    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+    for turn in range(rounds):
+        for name in sorted(calls, reverse=bool(turn % 2)):
+            started = time.perf_counter(), time.process_time()
+            calls[name]()
+            spent[name].append((time.perf_counter() - started[0], time.process_time() - started[1]))
+    for kind, place in (("time", 0), ("CPU time", 1)):
+        ratios = [a[place] / b[place] for a, b in zip(spent["with"], spent["without"], strict=True)]
+        quarters = statistics.quantiles(ratios, n=4)
+        error = 1.57 * (quarters[2] - quarters[0]) / len(ratios) ** 0.5
+        print(
+            f"{what}, {kind} with / without the callback: {quarters[1]:.4f} ± {error:.4f} (median of {rounds} pairs, 95 %)",
+            flush=True,
+        )
 
 
 def training(rounds: int) -> None:
-    """Train with and without the callback in turns; print the ratio of their iteration times."""
+    """Train and sample with and without the callback, with the env runner in this process."""
+    torch.set_num_threads(1)
     ours = functools.partial(ScalingCallback, baseline_sps=1000.0)
-    trainings = {"with": config(ours, 1).build_algo(), "without": config(None, 1).build_algo()}
+    trainings = {"with": config(ours, 0).build_algo(), "without": config(None, 0).build_algo()}
     for algorithm in trainings.values():
         algorithm.train()
-        algorithm.train()
-    times: dict[str, list[float]] = {name: [] for name in trainings}
-    for turn in range(rounds):
-        for name in sorted(trainings, reverse=bool(turn % 2)):
-            times[name].append(trainings[name].train()["time_this_iter_s"])
+    side_by_side("a training iteration", {name: algorithm.train for name, algorithm in trainings.items()}, rounds)
+    samples = {name: functools.partial(each.env_runner.sample, num_timesteps=200) for name, each in trainings.items()}
+    side_by_side("sampling in an env runner", samples, 5 * rounds)
     for algorithm in trainings.values():
         algorithm.stop()
-    ratios = [a / b for a, b in zip(times["with"], times["without"], strict=True)]
-    middle = statistics.median(ratios)
-    error = 1.57 * (statistics.quantiles(ratios, n=4)[2] - statistics.quantiles(ratios, n=4)[0]) / len(ratios) ** 0.5
-    print(f"iteration time with / without the callback, {rounds} pairs in turns: {middle:.4f} ± {error:.4f} (median, 95 %)")
 
 
 if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--rounds", type=int, default=60)
-    arguments.add_argument("--calls", type=int, default=20_000)
+    arguments.add_argument("--rounds", type=int, default=100, help="pairs of iterations with and without the callback")
+    arguments.add_argument("--calls", type=int, default=20_000, help="calls of the hook that are timed")
+    arguments.add_argument("--kept-over", type=int, default=1_000_000, help="iterations over which memory must stay")
     options = arguments.parse_args()
     ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    hook(options.calls)
+    hook(options.calls, options.kept_over)
     training(options.rounds)

@@ -138,9 +138,9 @@ def main() -> None:
     config.num_envs_per_env_runner = tune.choice(options.envs)
     grid = [{"num_env_runners": r, "num_envs_per_env_runner": e} for r in options.runners for e in options.envs]
     with options.output.open("w", newline="") as file:
+        machine = f"{cpu_model()}, {usable_cores()} cores, {platform.system()}; Ray {ray.__version__}"
         file.write(
-            f"# {options.env}, PPO, {options.steps} env steps an iteration; {cpu_model()}, {usable_cores()} cores, {platform.system()}; "
-            f"Ray {ray.__version__}; {datetime.now(timezone.utc):%Y-%m-%d}\n"
+            f"# {options.env}, PPO, {options.steps} env steps an iteration; {machine}; {datetime.now(timezone.utc):%Y-%m-%d}\n"
         )
         csv.writer(file).writerow(FIELDS)
     for repetition in range(options.repetitions):

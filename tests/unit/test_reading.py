@@ -82,6 +82,62 @@ def test_scale_from_a_config():
         reading.read_scale({})
 
 
+def test_circumstances_on_the_new_stack():
+    result = {
+        "training_iteration": 3,
+        "iterations_since_restore": 1,
+        "done": True,
+        "hostname": "vm",
+        "env_runners": {"episode_return_mean": 5.5},
+        "num_env_steps_sampled_lifetime": 6144.0,
+        "perf": {"cpu_util_percent": 85.2, "ram_util_percent": 8.5},
+    }
+    assert reading.read_circumstances(result) == reading.Circumstances(3.0, 1.0, True, "vm", 5.5, 6144.0, 85.2, 8.5)
+
+
+def test_circumstances_on_the_old_stack():
+    result = {"env_runners": {"episode_reward_mean": 5.5}, "num_env_steps_sampled": 3000, "num_env_steps_sampled_this_iter": 1000}
+    circumstances = reading.read_circumstances(result)
+    assert (circumstances.episode_return, circumstances.lifetime_steps) == (5.5, 3000.0)
+
+
+@given(st.dictionaries(st.sampled_from(["training_iteration", "done", "hostname", "env_runners", "perf"]), anything))
+def test_circumstances_of_no_result_raise(result):
+    circumstances = reading.read_circumstances(result)
+    assert isinstance(circumstances.host, str)
+    assert not math.isinf(circumstances.iteration)
+
+
+@pytest.mark.parametrize(
+    ("config", "evaluates"),
+    [
+        ({}, False),
+        ({"evaluation_interval": None}, False),
+        ({"evaluation_interval": 1}, True),
+        ({"evaluation_interval": 1, "evaluation_parallel_to_training": True}, False),
+    ],
+)
+def test_whether_training_stops_for_evaluation(config, evaluates):
+    assert reading.evaluates(config) is evaluates
+
+
+def test_a_logged_config_reads_like_the_real_one():
+    logged = {
+        "framework": "torch",
+        "input": "sampler",
+        "env": "<class 'envs.Custom'>",
+        "_learner_connector": "<function f at 0x7fe1484a44a0>",
+        "model": {"custom_model": "<class 'models.Net'>"},
+    }
+    assert reading.read_logged_config(logged) == {
+        "framework_str": "torch",
+        "input_": "sampler",
+        "env": "envs.Custom",
+        "_learner_connector": "<function f>",
+        "model": {"custom_model": "models.Net"},
+    }
+
+
 class Custom:
     pass
 
@@ -187,3 +243,8 @@ def test_the_batch_size_in_effect_is_the_one_that_counts():
     assert (
         reading.read_workload({**BASE, "_train_batch_size_per_learner": None, "train_batch_size": 4000})["train_batch_size"] == 4000
     )
+
+
+@pytest.mark.parametrize("junk", [{"num_learners": "all"}, {"_train_batch_size_per_learner": "auto"}, {"policies": 3}])
+def test_a_config_of_a_stranger_has_a_workload_too(junk):
+    assert reading.read_workload({**BASE, **junk}) != reading.read_workload(BASE)

@@ -1,0 +1,284 @@
+"""The scaling laws and how they are fitted: arrays of env runners r, envs per runner e and seconds T in, coefficients out.
+
+A law is a sum of terms with coefficients ≥ 0, of which one parameter, its shape, may sit inside the terms. For a given shape,
+nonnegative least squares of the relative errors T̂/T − 1 finds the coefficients; the shape is searched along its range. So every
+fit is the best of its law, without starting values.
+
+Source: method, "Scaling laws"; Amdahl, AFIPS 1967; Gunther, "Guerrilla Capacity Planning", 2007 (USL); Venkataraman et al.,
+"Ernest", NSDI 2016; Golub and Pereyra, SIAM J. Numer. Anal. 10(2), 1973 (separating coefficients from shape).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize_scalar, nnls
+from scipy.special import stdtrit
+
+from rl_scaling_callback.formulas import NAN
+
+Array = npt.NDArray[np.float64]
+Terms = Callable[[Array, Array, float], tuple[Array, ...]]
+
+_SHAPES_TRIED: Final = 13
+_EXACT: Final = 1e-9
+_WIDEST: Final = 20.0
+_LONGEST: Final = 1e100
+
+
+@dataclass(frozen=True, slots=True)
+class Law:
+    """A law's form.
+
+    Attributes:
+        name: its short name.
+        formula: what it says, in a line of text.
+        coefficients: names of the coefficients, one a term.
+        terms: the terms for r, e and the shape.
+        shape: name of the shape; "" where there is none.
+        shapes: lowest and highest shape.
+        two_level: True where r and e count apart, so that both must vary in the data.
+        logarithmic: True where the terms sum to ln T, with coefficients of any sign.
+    """
+
+    name: str
+    formula: str
+    coefficients: tuple[str, ...]
+    terms: Terms
+    shape: str = ""
+    shapes: tuple[float, float] = (NAN, NAN)
+    two_level: bool = True
+    logarithmic: bool = False
+
+    @property
+    def size(self) -> int:
+        """Number of its parameters."""
+        return len(self.coefficients) + bool(self.shape)
+
+    def supported(self, r: Array, e: Array) -> bool:
+        """Return whether there are configurations enough: 4 up to three parameters, else two more than parameters.
+
+        More than three parameters tell apart how the runners' part changes with r, which takes three runner counts.
+        """
+        runner_counts, env_counts = len(np.unique(r)), len(np.unique(e))
+        if self.size <= 3:
+            return len(r) >= 4 and (not self.two_level or min(runner_counts, env_counts) >= 2)
+        return len(r) >= self.size + 2 and (not self.two_level or (runner_counts >= 3 and env_counts >= 2))
+
+
+def _straggling(r: Array, spread: float) -> Array:
+    # The largest of r Gaussians is expected about √(2 ln r) standard deviations above their mean.
+    factor: Array = 1 + spread * np.sqrt(2 * np.log(r))
+    return factor
+
+
+def catalogue(most_runners: float, cores: float) -> tuple[Law, ...]:
+    """Return the laws to choose from.
+
+    Where the cores are known, more runners than cores bring nothing in A and L. If more were measured, the laws without that bound
+    stay in the choice, since runners that wait for an env need no core of their own.
+
+    Args:
+        most_runners: most env runners measured.
+        cores: logical cores that the env runners share; NaN where not known.
+    """
+    laws = [
+        Law("Amdahl", "T = a + b/N", ("a", "b"), lambda r, e, _: (np.ones_like(r), 1 / (r * e)), two_level=False),
+        Law(
+            "USL",
+            "T = t · (1/N + σ(1 − 1/N) + κ(N − 1))",
+            ("t", "σ·t", "κ·t"),
+            lambda r, e, _: (1 / (r * e), 1 - 1 / (r * e), r * e - 1),
+            two_level=False,
+        ),
+        Law(
+            "Ernest",
+            "T = a + b/N + c·ln N + d·N",
+            ("a", "b", "c", "d"),
+            lambda r, e, _: (np.ones_like(r), 1 / (r * e), np.log(r * e), r * e),
+            two_level=False,
+        ),
+        Law(
+            "power",
+            "ln T = t − p·ln r − q·ln e",
+            ("t", "p", "q"),
+            lambda r, e, _: (np.ones_like(r), -np.log(r), -np.log(e)),
+            logarithmic=True,
+        ),
+        Law(
+            "S",
+            "T = a + (b + c/e) · max(1/r, u)",
+            ("a", "b", "c"),
+            lambda r, e, u: (np.ones_like(r), np.maximum(1 / r, u), np.maximum(1 / r, u) / e),
+            shape="u",
+            shapes=(0.0, 1.0),
+        ),
+        Law(
+            "U",
+            "T = a + b/r + c/(re) + d/e + (f + g/e)(r − 1)",
+            ("a", "b", "c", "d", "f", "g"),
+            lambda r, e, _: (np.ones_like(r), 1 / r, 1 / (r * e), 1 / e, r - 1, (r - 1) / e),
+        ),
+    ]
+    if not most_runners <= cores < math.inf:
+        laws += _bounded(math.inf, "", "r")
+    if 0 < cores < math.inf:
+        laws += _bounded(cores, "" if cores >= most_runners else "C", f"min(r, {cores:g})")
+    return tuple(laws)
+
+
+def _bounded(cores: float, suffix: str, runners: str) -> list[Law]:
+    def two_level_amdahl(r: Array, e: Array, _: float) -> tuple[Array, ...]:
+        busy = np.minimum(r, cores)
+        return np.ones_like(r), 1 / busy, 1 / (busy * e)
+
+    def with_stragglers(r: Array, e: Array, spread: float) -> tuple[Array, ...]:
+        each = _straggling(r, spread) / np.minimum(r, cores)
+        return np.ones_like(r), each, each / e
+
+    return [
+        Law(f"A{suffix}", f"T = a + (b + c/e)/{runners}", ("a", "b", "c"), two_level_amdahl),
+        Law(
+            f"L{suffix}",
+            f"T = a + (b + c/e)/{runners} · (1 + κ√(2 ln r))",
+            ("a", "b", "c"),
+            with_stragglers,
+            shape="κ",
+            shapes=(0.0, 2.0),
+        ),
+    ]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Solution:
+    """A law with its parameters.
+
+    Attributes:
+        law: the law.
+        values: its coefficients.
+        shape: its shape; NaN where it has none.
+        scatter: standard deviation of ln T around the law, of a configuration with the typical error; NaN where there is no
+            configuration more than parameters.
+        freedom: degrees of freedom of the scatter.
+        covariance: of the parameters that are free, that is not at a bound, over the square of the scatter.
+    """
+
+    law: Law
+    values: Array
+    shape: float
+    scatter: float
+    freedom: int
+    covariance: Array
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """The parameters by name."""
+        named = dict(zip(self.law.coefficients, map(float, self.values), strict=True))
+        return {**named, self.law.shape: self.shape} if self.law.shape else named
+
+    def seconds(self, r: Array, e: Array) -> Array:
+        """Return T."""
+        return _seconds(self.law, self.values, self.shape, r, e)
+
+    @property
+    def noise(self) -> float:
+        """Half-width of the 95 % interval of ln T around the law, were its parameters certain."""
+        return self.scatter * float(stdtrit(self.freedom, 0.975)) if self.freedom > 0 else NAN
+
+    def interval(self, r: Array, e: Array) -> tuple[float, float]:
+        """Return the 95 % interval of a new measurement of one configuration [s]: noise and uncertain parameters.
+
+        NaN where the law goes through all configurations, or the interval is so wide that it says nothing.
+        """
+        seconds = self.seconds(r, e)
+        if not (self.scatter > _EXACT and 0 < seconds[0] < _LONGEST):
+            return NAN, NAN
+        gradient = _gradient(self.law, self.values, self.shape, r, e, seconds)[0]
+        width = self.noise * math.sqrt(1 + float(gradient @ self.covariance @ gradient))
+        return (float(seconds[0]) * math.exp(-width), float(seconds[0]) * math.exp(width)) if width < _WIDEST else (NAN, NAN)
+
+
+def solve(law: Law, r: Array, e: Array, t: Array, weights: Array) -> Solution:
+    """Return the law fitted to measured seconds.
+
+    Args:
+        law: the law.
+        r: env runners, at least 1.
+        e: envs per runner.
+        t: seconds.
+        weights: inverse standard deviation of ln t, relative to that of a configuration with the typical error.
+    """
+    values, shape = _solve(law, r, e, t, weights)
+    freedom = len(t) - law.size
+    # Relative to what was measured, as in the fit; so it stays finite whatever the law predicts.
+    weighted = _gradient(law, values, shape, r, e, t) * weights[:, None]
+    residuals = weights * (_seconds(law, values, shape, r, e) / t - 1)
+    scatter = math.sqrt(float(residuals @ residuals) / freedom) if freedom > 0 else NAN
+    covariance: Array = np.linalg.pinv(weighted.T @ weighted).astype(np.float64)
+    return Solution(law, values, shape, scatter, freedom, covariance)
+
+
+def leave_one_out(law: Law, r: Array, e: Array, t: Array, weights: Array) -> Array:
+    """Return, for each configuration, the error of the law fitted to all others [%]."""
+    errors = np.empty_like(t)
+    for i in range(len(t)):
+        others = np.arange(len(t)) != i
+        values, shape = _solve(law, r[others], e[others], t[others], weights[others])
+        errors[i] = 100 * abs(_seconds(law, values, shape, r[i : i + 1], e[i : i + 1])[0] / t[i] - 1)
+    return errors
+
+
+def _solve(law: Law, r: Array, e: Array, t: Array, weights: Array) -> tuple[Array, float]:
+    if not law.shape:
+        return _coefficients(law, NAN, r, e, t, weights)[0], NAN
+
+    def misfit(shape: float) -> float:
+        return _coefficients(law, shape, r, e, t, weights)[1]
+
+    tried = np.linspace(*law.shapes, _SHAPES_TRIED)
+    misfits = [misfit(shape) for shape in tried]
+    best = int(np.argmin(misfits))
+    around = (tried[max(best - 1, 0)], tried[min(best + 1, _SHAPES_TRIED - 1)])
+    refined = minimize_scalar(misfit, bounds=around, method="bounded", options={"xatol": 1e-4 * (law.shapes[1] - law.shapes[0])})
+    # The search never looks at the ends of its range, where a shape without effect lies.
+    shape = float(refined.x if refined.fun < misfits[best] else tried[best])
+    return _coefficients(law, shape, r, e, t, weights)[0], shape
+
+
+def _coefficients(law: Law, shape: float, r: Array, e: Array, t: Array, weights: Array) -> tuple[Array, float]:
+    """Return the coefficients for a shape, and the root of the weighted sum of squares that is left."""
+    terms = np.stack(law.terms(r, e, shape), axis=1)
+    if law.logarithmic:
+        rows, target = terms * weights[:, None], np.log(t) * weights
+        values = np.asarray(np.linalg.lstsq(rows, target, rcond=None)[0], dtype=np.float64)
+        return values, float(np.linalg.norm(rows @ values - target))
+    rows = terms * (weights / t)[:, None]
+    # Columns of equal length: terms such as N and 1/N may lie many powers of ten apart.
+    lengths = np.linalg.norm(rows, axis=0)
+    lengths[lengths == 0] = 1
+    values, left = nnls(rows / lengths, weights)
+    return values / lengths, float(left)
+
+
+def _seconds(law: Law, values: Array, shape: float, r: Array, e: Array) -> Array:
+    total: Array = np.stack(law.terms(r, e, shape), axis=1) @ values
+    # e^700 is about the largest float there is.
+    return np.exp(np.minimum(total, 700)) if law.logarithmic else total
+
+
+def _gradient(law: Law, values: Array, shape: float, r: Array, e: Array, t: Array) -> Array:
+    """Return the derivatives of ln T by the free parameters, in rows; T is taken as `t`."""
+    terms = np.stack(law.terms(r, e, shape), axis=1)
+    if law.logarithmic:
+        return terms
+    columns = list((terms[:, values > 0] / t[:, None]).T)
+    step = 1e-5 * (law.shapes[1] - law.shapes[0])
+    if law.shape and law.shapes[0] + step < shape < law.shapes[1] - step:
+        ahead, behind = (_seconds(law, values, shape + move, r, e) for move in (step, -step))
+        columns.append((ahead - behind) / (2 * step * t))
+    return np.stack(columns, axis=1)

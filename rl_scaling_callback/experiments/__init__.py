@@ -1,0 +1,12 @@
+"""Reads experiments: folders of Tune, its `ResultGrid`, and tables of measurements.
+
+>>> from rl_scaling_callback.experiments import read_experiment
+>>> experiment = read_experiment("~/ray_results/my_experiment")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from rl_scaling_callback.experiments.place import ExperimentError
+from rl_scaling_callback.experiments.source import read_experiment
+
+__all__ = ["ExperimentError", "read_experiment"]

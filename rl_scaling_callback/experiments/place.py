@@ -1,0 +1,105 @@
+"""Where an experiment lies: a path on a pyarrow filesystem."""
+
+from __future__ import annotations
+
+import io
+import posixpath
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+
+class ExperimentError(Exception):
+    """An experiment that can't be read; the text says what is missing and how to get it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A file or folder.
+
+    Attributes:
+        filesystem: a `pyarrow.fs.FileSystem`.
+        path: its path there.
+        text: the place as a person wrote it.
+    """
+
+    filesystem: Any
+    path: str
+    text: str
+
+    @classmethod
+    def of(cls, source: Any) -> Place:
+        """Return the place of a path, a URI or a Tune `ResultGrid`.
+
+        Raises:
+            ExperimentError: it is none of these, or its filesystem can't be reached.
+        """
+        from pyarrow import fs
+
+        # A ResultGrid, told by what is used of it: Ray need not be there to read a folder.
+        if hasattr(source, "experiment_path") and hasattr(source, "filesystem"):
+            return cls(source.filesystem, str(source.experiment_path).rstrip("/"), str(source.experiment_path))
+        if not isinstance(source, (str, Path)) or not str(source).strip():
+            raise ExperimentError(
+                f"{source!r} is no experiment; allowed are a folder or CSV file (path or URI) and a Tune ResultGrid"
+            )
+        text = str(source)
+        try:
+            if "://" in text:
+                filesystem, path = fs.FileSystem.from_uri(text)
+            else:
+                filesystem, path = fs.LocalFileSystem(), Path(text).expanduser().absolute().as_posix()
+        except (OSError, ValueError) as error:  # pyarrow's own errors are subclasses of these
+            raise ExperimentError(
+                f"{text} can't be reached: {error}. Check the scheme, the network and your credentials."
+            ) from None
+        return cls(filesystem, path.rstrip("/") or "/", text)
+
+    def below(self, name: str) -> Place:
+        """Return the place called `name` in this folder."""
+        return Place(self.filesystem, posixpath.join(self.path, name), posixpath.join(self.text, name))
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return posixpath.basename(self.path)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether a file is there."""
+        return self._type() == "File"
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether a folder is there."""
+        return self._type() == "Directory"
+
+    def names(self) -> tuple[list[str], list[str]]:
+        """Return the names of the folders and of the files in this folder, sorted; none where there is no such folder.
+
+        Raises:
+            OSError: the storage can't be reached.
+        """
+        from pyarrow import fs
+
+        infos = self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
+        named = sorted((info.base_name, info.type) for info in infos)
+        return (
+            [name for name, kind in named if kind == fs.FileType.Directory],
+            [name for name, kind in named if kind == fs.FileType.File],
+        )
+
+    @contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        """Open the file for reading.
+
+        Raises:
+            OSError: it can't be read.
+        """
+        with self.filesystem.open_input_stream(self.path) as stream, io.BufferedReader(stream, 1 << 20) as buffered:
+            yield buffered
+
+    def _type(self) -> str:
+        return str(self.filesystem.get_file_info(self.path).type.name)

@@ -1,0 +1,107 @@
+"""From the iterations of a run to its record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from rl_scaling_callback.analysis.runs import Run, Sample
+from rl_scaling_callback.formulas import NAN
+from rl_scaling_callback.steady import SteadyRule, SteadyWindow
+
+PARTS: Final = ("sample", "learn", "sync", "other", "busy", "longest")
+"""The parts of an iteration that the callback measures, as steady windows name them."""
+
+_MOST_SAMPLES: Final = 300
+_FIRST_SAMPLES: Final = 50
+
+
+class Entry(NamedTuple):
+    """One iteration of a run, as logged. There may be a million: a named tuple is made several times faster than a dataclass.
+
+    Attributes:
+        iteration: its number, from 1.
+        env_steps: env steps sampled in it; NaN where not known.
+        seconds: its duration, evaluation left out where known; NaN where not known.
+        parts: seconds of each of `PARTS`; None where they were not measured.
+        since_restore: its number since the trial was started or restored; NaN where not known.
+        exclusive: 1.0 when no other trial ran beside it, 0.0 when one did, NaN where not known.
+        cpu_utilisation: of its node [%]; NaN where not known.
+        ram_utilisation: of its node [%]; NaN where not known.
+        episode_return: mean return of the episodes that ended in it; NaN where not known.
+        lifetime_steps: env steps sampled up to its end; NaN where not known.
+    """
+
+    iteration: int
+    env_steps: float
+    seconds: float
+    parts: tuple[float, ...] | None = None
+    since_restore: float = NAN
+    exclusive: float = NAN
+    cpu_utilisation: float = NAN
+    ram_utilisation: float = NAN
+    episode_return: float = NAN
+    lifetime_steps: float = NAN
+
+
+def sum_up(entries: Sequence[Entry], rule: SteadyRule, *, learns_after: float = 0.0, **known: Any) -> Run:
+    """Return the record of a run.
+
+    Args:
+        entries: its iterations in order.
+        rule: when it counts as warm and steady. A restored trial warms up again.
+        learns_after: env steps that are sampled before learning starts; what comes before is not the steady work.
+        known: further fields of `Run`: its name, scale, note and so on.
+    """
+    window = SteadyWindow(rule)
+    # One iteration without parts makes their sums unknown: a smaller sum would be wrong.
+    unknown = dict.fromkeys(PARTS, NAN) if any(entry.parts for entry in entries) else {}
+    measured: list[Entry] = []
+    samples: list[Sample] = []
+    kept = _kept(len(entries))
+    env_steps = before = 0.0
+    first_life, open_ = True, False
+    for index, entry in enumerate(entries):
+        first_life = first_life and not entry.since_restore <= before
+        before = entry.since_restore
+        warm = first_life or not entry.since_restore <= rule.warmup_iterations
+        if warm:
+            parts = unknown if entry.parts is None else dict(zip(PARTS, entry.parts, strict=True))
+            window.add(entry.env_steps, entry.seconds, parts, warm=env_steps >= learns_after)
+        if entry.env_steps > 0:
+            env_steps += entry.env_steps
+        # Once it has taken in one iteration, the window takes in all with steps.
+        open_ = open_ or window.read().iterations > 0
+        is_measured = open_ and warm and entry.env_steps > 0 and entry.seconds > 0
+        if is_measured:
+            measured.append(entry)
+        if index in kept and entry.env_steps >= 0 and entry.seconds > 0:
+            samples.append(
+                Sample(entry.iteration, entry.env_steps, entry.seconds, is_measured, entry.episode_return, entry.lifetime_steps)
+            )
+    return Run(
+        steady=window.read(),
+        cpu_utilisation=_mean([entry.cpu_utilisation for entry in measured]),
+        ram_utilisation=max(_known([entry.ram_utilisation for entry in measured]), default=NAN),
+        exclusive=min(_known([entry.exclusive for entry in measured]), default=NAN),
+        samples=tuple(samples),
+        **known,
+    )
+
+
+def _kept(count: int) -> set[int]:
+    """Return the indices of the iterations to keep for pictures: all of few; of many the first, and the rest evenly to the last."""
+    if count <= _MOST_SAMPLES:
+        return set(range(count))
+    rest = _MOST_SAMPLES - _FIRST_SAMPLES
+    evenly = ((count - _FIRST_SAMPLES) * step // rest + _FIRST_SAMPLES - 1 for step in range(1, rest + 1))
+    return {*range(_FIRST_SAMPLES), *evenly}
+
+
+def _known(values: Sequence[float]) -> list[float]:
+    return [value for value in values if value == value]
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = _known(values)
+    return sum(known) / len(known) if known else NAN

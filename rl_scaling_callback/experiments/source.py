@@ -1,0 +1,47 @@
+"""Reads an experiment from wherever it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rl_scaling_callback.analysis.runs import Experiment
+from rl_scaling_callback.experiments.place import ExperimentError, Place
+from rl_scaling_callback.experiments.table import read_table
+from rl_scaling_callback.experiments.tune_folder import read_folder
+from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.steady import DEFAULT_RULE, SteadyRule
+
+_HOW_TO_GET_ONE = "Pass the folder that Tune wrote (storage_path/name of its RunConfig, or results.experiment_path), or a CSV file."
+
+
+def read_experiment(
+    source: str | Path | Any,
+    *,
+    reference: Scale = Scale(1, 1),
+    rule: SteadyRule = DEFAULT_RULE,
+    progress: Callable[[int, int], None] | None = None,
+) -> Experiment:
+    """Return the runs of an experiment, sorted by workload, and what had to be left out, with the reason.
+
+    One trial is in memory at a time. Trials need not have used the callback: RLlib's own results hold steps and seconds.
+
+    Args:
+        source: path or URI of an experiment's folder or of a CSV file (see `table`), or a Tune `ResultGrid`.
+        reference: scale of the reference. Where no run has it, a baseline that the experiment recorded takes its place.
+        rule: when a run counts as warm and steady. In a CSV file everything is measured: its warm-up is none.
+        progress: called after each trial with the number of trials read and of all there are.
+
+    Raises:
+        ExperimentError: nothing can be read there; the text says why and what to do.
+    """
+    place = Place.of(source)
+    try:
+        if place.is_folder:
+            return read_folder(place, reference=reference, rule=rule, progress=progress)
+        if place.is_file:
+            return read_table(place, rule=rule)
+    except OSError as error:
+        raise ExperimentError(f"{place.text} can't be read: {error}") from error
+    raise ExperimentError(f"{place.text} does not exist. {_HOW_TO_GET_ONE}")

@@ -1,0 +1,79 @@
+"""Reads a table of measurements: a CSV file with a row for each iteration or configuration."""
+
+from __future__ import annotations
+
+import csv
+import io
+import posixpath
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Study
+from rl_scaling_callback.experiments.place import ExperimentError, Place
+from rl_scaling_callback.experiments.recording import Entry, sum_up
+from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.steady import SteadyRule
+
+COLUMNS: Final = ("num_env_runners", "num_envs_per_env_runner", "env_steps", "time_this_iter_s")
+"""The columns that a table needs; further ones are passed over."""
+
+
+def read_table(place: Place, *, rule: SteadyRule) -> Experiment:
+    """Return the experiment in a CSV file with the columns `COLUMNS`.
+
+    Rows of one configuration are the iterations of one run. All are measured: a table has no warm-up to skip.
+
+    Args:
+        place: the file.
+        rule: when a run counts as precise enough.
+
+    Raises:
+        ExperimentError: a column is missing, or no row can be read.
+        OSError: the file can't be read.
+    """
+    runs: dict[Scale, list[Entry]] = {}
+    left_out: list[LeftOut] = []
+    with place.open() as stream:
+        try:
+            # Spreadsheets put a byte order mark first.
+            rows = csv.DictReader(io.TextIOWrapper(stream, "utf-8-sig", newline=""), skipinitialspace=True)
+            _check(place, rows.fieldnames or ())
+            for row in rows:
+                try:
+                    scale, env_steps, seconds = _read(row)
+                except (TypeError, ValueError) as error:
+                    left_out.append(LeftOut(f"{place.name}, line {rows.line_num}", f"{error}; the row is left out"))
+                    continue
+                entries = runs.setdefault(scale, [])
+                entries.append(Entry(len(entries) + 1, env_steps, seconds))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ExperimentError(f"{place.text} is not a CSV file in UTF-8 ({error}). {_WANTED}") from None
+    if not runs:
+        reason = f"no row of it can be read ({left_out[0].reason})" if left_out else "it has no rows"
+        raise ExperimentError(f"{place.text}: {reason}. {_WANTED}")
+    measured = replace(rule, warmup_iterations=0)
+    study = Study(
+        title=posixpath.splitext(place.name)[0],
+        runs=tuple(sum_up(entries, measured, name=str(scale), scale=scale) for scale, entries in runs.items()),
+    )
+    return Experiment(place.text, (study,), tuple(left_out))
+
+
+_WANTED: Final = f"A table has the columns {','.join(COLUMNS)}, and a row for each iteration."
+
+
+def _check(place: Place, header: object) -> None:
+    names = list(header) if isinstance(header, (list, tuple)) else []
+    missing = [column for column in COLUMNS if column not in names]
+    if missing:
+        raise ExperimentError(f"{place.text} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}. {_WANTED}")
+
+
+def _read(row: Mapping[str, str]) -> tuple[Scale, float, float]:
+    runners, envs, steps, seconds = (row[column] for column in COLUMNS)
+    scale = Scale(int(runners), int(envs))
+    env_steps, time_s = float(steps), float(seconds)
+    if not (0 < env_steps < float("inf") and 0 < time_s < float("inf")):
+        raise ValueError(f"env_steps is {steps!r} and time_this_iter_s is {seconds!r}; allowed are finite numbers above 0")
+    return scale, env_steps, time_s

@@ -1,0 +1,242 @@
+"""Reads one trial of a Tune experiment from its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+from rl_scaling_callback import keys, reading
+from rl_scaling_callback.analysis.runs import LeftOut, Run
+from rl_scaling_callback.experiments.lines import ResultLines
+from rl_scaling_callback.experiments.place import Place
+from rl_scaling_callback.experiments.recording import PARTS, Entry, sum_up
+from rl_scaling_callback.formulas import NAN, ratio
+from rl_scaling_callback.reading import Circumstances
+from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.steady import SteadyRule
+
+RESULTS: Final = "result.json"
+PARAMS: Final = "params.json"
+_ERRORS: Final = ("error.txt", "error.pkl")
+
+_PART_KEYS: Final = tuple(f"time/{part}" if part in keys.PHASES else f"runners/{part}" for part in PARTS)
+_USED: Final = (*_PART_KEYS, "time/evaluate", "sps", "sps_per_cpu", "baseline_sps", "comparable", "exclusive")
+_PLACES: Final = tuple((key, *key.rpartition("/")[::2]) for key in _USED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRead:
+    """What the folder of a trial says.
+
+    Attributes:
+        run: its record.
+        facts: its workload, hardware not included: results don't tell it.
+        host: name of the Algorithm's host; "" where not known.
+        unit_sps: what its callback compared with in the end, per unit of parallelism [steps/s]; NaN for nothing.
+        exclusive_phases: False where phases overlap.
+        timed_iterations: True where an iteration lasts a given time.
+    """
+
+    run: Run
+    facts: Mapping[str, Any]
+    host: str
+    unit_sps: float
+    exclusive_phases: bool
+    timed_iterations: bool
+
+
+def read_trial(folder: Place, files: Collection[str], rule: SteadyRule) -> TrialRead | LeftOut:
+    """Return what a trial's folder says, or why the trial is left out.
+
+    Args:
+        folder: the trial's folder.
+        files: names of the files in it.
+        rule: when its run counts as warm and steady.
+
+    Raises:
+        OSError: the storage can't be reached.
+    """
+    failed = any(name in files for name in _ERRORS)
+    log = _Log()
+    if RESULTS in files:
+        with folder.below(RESULTS).open() as stream:
+            lines = ResultLines(stream)
+            for result in lines:
+                log.add(result)
+            log.damaged = lines.damaged
+    if not log.entries:
+        return LeftOut(folder.name, _why_nothing(RESULTS in files, failed, log.damaged))
+    if not log.config and PARAMS in files:
+        with suppress(ValueError, RecursionError), folder.below(PARAMS).open() as params:
+            log.configure(json.load(params))
+    return log.read(folder.name, rule, failed)
+
+
+def _why_nothing(has_results: bool, failed: bool, damaged: int) -> str:
+    if failed:
+        return "it ended with an error before its first iteration was done; error.txt in its folder says which"
+    if damaged:
+        return f"none of the {damaged} lines of its {RESULTS} can be read"
+    if has_results:
+        return "no iteration has been reported: it has not got that far, or was stopped before"
+    return f"there is no {RESULTS} in its folder: it has not started, or Tune's JSON logger is switched off"
+
+
+class _Log:
+    """Collects the results of one trial: a few numbers of each."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.config: dict[str, Any] = {}
+        self.damaged = 0
+        self._logged: object = None
+        self._lifetimes: list[float] = []
+        self._last: Circumstances | None = None
+        self._cpus = NAN
+        self._unit_sps = NAN
+        self._comparable = NAN
+        self._evaluation_is_known = True
+        self._problem = ""
+        self._changed = 0
+
+    def configure(self, logged: object) -> None:
+        """Take in the config as logged; where another workload or scale begins, what came before no longer counts."""
+        if logged is self._logged or not isinstance(logged, Mapping):
+            return
+        config = reading.read_logged_config(logged)
+        if self.config and _work_of(config) != _work_of(self.config):
+            self.entries.clear()
+            self._changed += 1
+        self._logged, self.config = logged, config
+
+    def add(self, result: Mapping[str, Any]) -> None:
+        """Take in a result. A restored trial repeats iterations that it lost: the later ones count."""
+        self.configure(result.get("config"))
+        now = reading.read_circumstances(result)
+        number = int(now.iteration) if now.iteration >= 1 else len(self.entries) + 1
+        while self.entries and self.entries[-1].iteration >= number:
+            self.entries.pop()
+            self._lifetimes.pop()
+        read = reading.read_iteration(result, self._lifetimes[-1] if self._lifetimes else NAN)
+        self._problem = self._problem or read.problem
+        self._lifetimes.append(read.lifetime)
+        scaling = _injected(result)
+        evaluation_s = scaling.get("time/evaluate", NAN)
+        if evaluation_s != evaluation_s:
+            self._evaluation_is_known, evaluation_s = False, 0.0
+        parts = tuple(scaling.get(key, NAN) for key in _PART_KEYS)
+        self.entries.append(
+            Entry(
+                number,
+                read.env_steps,
+                read.seconds - evaluation_s,
+                parts if scaling.get("time/sample", NAN) >= 0 else None,
+                since_restore=now.since_restore,
+                exclusive=scaling.get("exclusive", NAN),
+                cpu_utilisation=now.cpu_utilisation,
+                ram_utilisation=now.ram_utilisation,
+                episode_return=now.episode_return,
+                lifetime_steps=now.lifetime_steps,
+            )
+        )
+        self._last = now
+        self._take_in_comparison(scaling)
+
+    def _take_in_comparison(self, scaling: Mapping[str, float]) -> None:
+        cpus = ratio(scaling.get("sps", NAN), scaling.get("sps_per_cpu", NAN))
+        if cpus == cpus:
+            self._cpus = round(cpus, 6)
+        self._comparable = scaling.get("comparable", NAN)
+        self._unit_sps = scaling.get("baseline_sps", NAN) if self._comparable == 1 else NAN
+
+    def read(self, name: str, rule: SteadyRule, failed: bool) -> TrialRead | LeftOut:
+        """Return what the results say together."""
+        if not reading.samples_env(self.config):
+            return LeftOut(name, "it learns from recorded data (offline): it samples no env steps, so there is no throughput")
+        try:
+            scale = reading.read_scale(self.config)
+        except ValueError as error:
+            return LeftOut(name, f"its config does not say its scale: {error}. Is it a trial of RLlib?")
+        run = sum_up(
+            self.entries,
+            rule,
+            learns_after=reading.steps_before_learning(self.config),
+            name=name,
+            scale=scale,
+            cpus=self._cpus,
+            note=self._note(failed),
+        )
+        if run.steady.iterations == 0:
+            return LeftOut(name, self._why_not_steady(rule, failed))
+        return TrialRead(
+            run=run,
+            facts={**reading.read_workload(self.config), "algorithm": _algorithm(name, self.config)},
+            host=self._last.host if self._last else "",
+            unit_sps=self._unit_sps,
+            exclusive_phases=not reading.is_asynchronous(self.config),
+            timed_iterations=reading.iterations_are_timed(self.config),
+        )
+
+    def _note(self, failed: bool) -> str:
+        iterations = len(self.entries)
+        notes = []
+        # A trial that Tune tried again after an error keeps the file.
+        if failed and not (self._last and self._last.done):
+            notes.append(f"ended with an error after {iterations} iterations")
+        if self._changed:
+            notes.append(f"its config changed while it ran: only what came since iteration {self.entries[0].iteration} counts")
+        if self.damaged:
+            lines = "line of its {} is" if self.damaged == 1 else "lines of its {} are"
+            notes.append(f"{self.damaged} damaged {lines.format(RESULTS)} left out")
+        if reading.evaluates(self.config) and not self._evaluation_is_known:
+            notes.append("its iterations include evaluation, whose time is not known without the callback")
+        if self._comparable == 0:
+            notes.append("its callback found no baseline that it is comparable with: workload, hardware or steps differ")
+        return "; ".join(notes)
+
+    def _why_not_steady(self, rule: SteadyRule, failed: bool) -> str:
+        iterations = len(self.entries)
+        count = f"{iterations} iteration{'s' * (iterations != 1)}"
+        learns_after = reading.steps_before_learning(self.config)
+        ended = "; it ended with an error" * failed
+        if learns_after:
+            learning = f"learning starts after {learns_after:,.0f} env steps"
+            return f"{count}; {learning}, and warm-up takes {rule.warmup_iterations} iterations more{ended}"
+        if iterations > rule.warmup_iterations:
+            return f"{count}, none of which can be measured: {self._problem or 'no env steps were sampled after warm-up'}{ended}"
+        return f"{count}; warm-up takes {rule.warmup_iterations}, so at least {rule.warmup_iterations + 1} are needed{ended}"
+
+
+def _work_of(config: Mapping[str, Any]) -> tuple[Scale, dict[str, Any]] | None:
+    try:
+        return reading.read_scale(config), reading.read_workload(config)
+    except ValueError:
+        return None
+
+
+def _injected(result: Mapping[str, Any]) -> dict[str, float]:
+    """Return what is used of the numbers that the callback injected, by their keys; a trial without it has none."""
+    scaling = result.get(keys.ROOT)
+    if not isinstance(scaling, dict):
+        return {}
+    values = {}
+    for key, level, leaf in _PLACES:
+        node = scaling.get(level) if level else scaling
+        if isinstance(node, dict):
+            values[key] = reading.number(node.get(leaf))
+    return values
+
+
+def _algorithm(name: str, config: Mapping[str, Any]) -> str | None:
+    """Return the algorithm from a folder's name as Tune makes it, `PPO_CartPole-v1_4bb93_…`; None where it has another."""
+    env = config.get("env")
+    if isinstance(env, str):
+        # Tune writes a class's own name, and no slash.
+        for written in (env.replace("/", "_"), env.rpartition(".")[2]):
+            algorithm, found, _ = name.partition(f"_{written}_")
+            if found and algorithm:
+                return algorithm
+    return None

@@ -1,0 +1,211 @@
+"""Reads the folder of a Tune experiment: a study for each workload, and what is left out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from rl_scaling_callback.analysis.runs import Experiment, GivenBaseline, LeftOut, Study
+from rl_scaling_callback.baseline import Baseline, BaselineFileError, Workload
+from rl_scaling_callback.experiments.place import ExperimentError, Place
+from rl_scaling_callback.experiments.trial_folder import PARAMS, RESULTS, TrialRead, read_trial
+from rl_scaling_callback.formulas import NAN
+from rl_scaling_callback.reading import number
+from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.steady import Steady, SteadyRule
+from rl_scaling_callback.store import EXPERIMENT_SUBDIRECTORY
+
+_HARDWARE: Final = ("cpu", "cores", "accelerators", "ray")
+"""Facts of a workload that results don't hold; baseline files do, for the host that measured them."""
+
+_SOFTWARE: Final = ("torch", "python", "platform")
+"""What the provenance of a baseline file adds to a study's facts."""
+
+
+_LONGEST_TEXT: Final = 120
+
+_Group = tuple[dict[str, Any], list[TrialRead]]
+"""The facts of a workload and its trials."""
+
+
+def read_folder(
+    folder: Place, *, reference: Scale, rule: SteadyRule, progress: Callable[[int, int], None] | None = None
+) -> Experiment:
+    """Return the experiment in a folder that Tune wrote.
+
+    Args:
+        folder: the experiment's folder.
+        reference: scale of the reference.
+        rule: when a run counts as warm and steady.
+        progress: called after each trial with the number of trials read and of all there are.
+
+    Raises:
+        ExperimentError: there is no trial in it.
+        OSError: the storage can't be reached.
+    """
+    trials = _trial_folders(folder)
+    baselines, left_out = _read_baselines(folder.below(EXPERIMENT_SUBDIRECTORY))
+    read: list[TrialRead] = []
+    for done, (trial, files) in enumerate(trials, 1):
+        found = read_trial(trial, files, rule)
+        if isinstance(found, LeftOut):
+            left_out.append(found)
+        else:
+            read.append(found)
+        if progress is not None:
+            progress(done, len(trials))
+    groups = sorted(_by_workload(read, baselines), key=lambda group: -len(group[1]))
+    titles = _titles([facts for facts, _ in groups])
+    studies = [_study(title, facts, trials, baselines, reference) for title, (facts, trials) in zip(titles, groups, strict=True)]
+    return Experiment(folder.text, tuple(studies), tuple(left_out))
+
+
+def _trial_folders(folder: Place) -> list[tuple[Place, list[str]]]:
+    """Return the folders of the trials, and the names of the files in each."""
+    folders, files = folder.names()
+    all_folders = [(below, below.names()[1]) for below in map(folder.below, folders)]
+    trials = [(below, names) for below, names in all_folders if RESULTS in names or PARAMS in names]
+    if trials:
+        return trials
+    if RESULTS in files:
+        raise ExperimentError(f"{folder.text} is the folder of one trial; pass the experiment's folder, in which it lies")
+    for below, names in all_folders:
+        if any(name.startswith("experiment_state-") for name in names):
+            raise ExperimentError(f"{folder.text} holds experiments, not trials; pass one of them, such as {below.text}")
+    what = "it holds no trial" if folders or files else "it is empty"
+    raise ExperimentError(
+        f"{folder.text} is not the folder of an experiment: {what} (a folder with a {RESULTS}). "
+        "Tune writes one for each trial once it starts; pass storage_path/name of its RunConfig."
+    )
+
+
+def _read_baselines(folder: Place) -> tuple[list[Baseline], list[LeftOut]]:
+    baselines: list[Baseline] = []
+    left_out: list[LeftOut] = []
+    for name in folder.names()[1]:
+        if not (name.startswith("baseline-") and name.endswith(".json")):
+            continue
+        try:
+            with folder.below(name).open() as stream:
+                baselines.append(Baseline.from_json(stream.read()))
+        except BaselineFileError as error:
+            left_out.append(LeftOut(name, f"this baseline file can't be used: {error}"))
+    return baselines, left_out
+
+
+def _by_workload(read: Iterable[TrialRead], baselines: Sequence[Baseline]) -> list[_Group]:
+    """Return the trials of each workload with its facts, the hardware among them where it is known."""
+    hardware: dict[str, dict[str, Any]] = {}
+    for baseline in baselines:
+        known = {fact: baseline.workload.facts[fact] for fact in _HARDWARE if fact in baseline.workload.facts}
+        hardware.setdefault(baseline.provenance.get("host", ""), {}).update(known)
+    of_config: dict[str, list[TrialRead]] = {}
+    for trial in read:
+        of_config.setdefault(Workload(trial.facts).id, []).append(trial)
+    groups: list[_Group] = []
+    for trials in of_config.values():
+        of_hardware: dict[str, _Group] = {}
+        for trial in trials:
+            known = hardware.get(trial.host, {})
+            run = replace(trial.run, cores=number(known.get("cores")))
+            group = of_hardware.setdefault(Workload(known).id, ({**trial.facts, **known}, []))
+            group[1].append(replace(trial, run=run))
+        # Trials on a host that nothing is known of are taken to be on the same hardware, where only one is known.
+        unknown = of_hardware.pop(Workload({}).id, None)
+        if unknown is not None and len(of_hardware) == 1:
+            next(iter(of_hardware.values()))[1].extend(unknown[1])
+        elif unknown is not None:
+            groups.append(unknown)
+        groups.extend(of_hardware.values())
+    return groups
+
+
+def _study(
+    title: str, facts: Mapping[str, Any], trials: Sequence[TrialRead], baselines: Sequence[Baseline], reference: Scale
+) -> Study:
+    runs = tuple(sorted((trial.run for trial in trials), key=lambda run: run.name))
+    hosts = sorted({trial.host for trial in trials} - {""})
+    texts = {name: _text(value) for name, value in facts.items() if value not in (None, "", [], {})}
+    for baseline in baselines:
+        if baseline.provenance.get("host") in hosts:
+            texts.update({name: baseline.provenance[name] for name in _SOFTWARE if name in baseline.provenance})
+    if hosts:
+        texts["host"] = ", ".join(hosts)
+    return Study(
+        title=title,
+        runs=runs,
+        baseline=None if any(run.scale == reference for run in runs) else _given(facts, trials, baselines, reference),
+        facts=texts,
+        exclusive_phases=all(trial.exclusive_phases for trial in trials),
+        timed_iterations=any(trial.timed_iterations for trial in trials),
+    )
+
+
+def _given(
+    facts: Mapping[str, Any], trials: Sequence[TrialRead], baselines: Sequence[Baseline], reference: Scale
+) -> GivenBaseline | None:
+    """Return the baseline that the experiment recorded for a workload: its file, else what its trials compared with."""
+    for baseline in baselines:
+        if baseline.scale == reference and _matches(facts, baseline.workload.facts):
+            steady = Steady(
+                sps=baseline.sps,
+                error=baseline.error,
+                iterations=baseline.iterations,
+                env_steps=baseline.env_steps,
+                seconds=baseline.seconds,
+                converged=baseline.converged,
+                settled=True,
+                parts=baseline.parts,
+            )
+            said = baseline.provenance
+            source = f"baseline file of the experiment: {said.get('trial', 'unknown trial')}, {said.get('time', 'unknown time')}"
+            return GivenBaseline(reference, steady, source)
+    recorded = [trial.unit_sps for trial in trials if trial.unit_sps > 0]
+    if not recorded:
+        return None
+    # The last trial met the baseline in its most refined form. Nothing but its throughput is known.
+    sps = recorded[-1] * reference.parallelism
+    steady = Steady(sps=sps, error=NAN, iterations=0, env_steps=NAN, seconds=NAN, converged=False, settled=False)
+    return GivenBaseline(reference, steady, "baseline_sps, as the trials' callback recorded it")
+
+
+def _matches(logged: Mapping[str, Any], exact: Mapping[str, Any]) -> bool:
+    """Return whether facts read from a log can be those that a callback saw; objects are only texts in a log."""
+    return (
+        exact.keys() >= logged.keys()
+        and all(
+            value == exact[name] or (isinstance(value, str) and (value.startswith("<") or not isinstance(exact[name], str)))
+            for name, value in logged.items()
+            if name != "algorithm"
+        )
+        and logged["algorithm"] in (None, _last_name(exact["algorithm"]))
+    )
+
+
+def _titles(groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a title for each workload, with what tells it apart from others of the same algorithm and env."""
+    plain = [_title(facts) for facts in groups]
+    titles = []
+    for facts, title in zip(groups, plain, strict=True):
+        same = [other for other, its in zip(groups, plain, strict=True) if its == title]
+        apart = [name for name in sorted(facts) if any(other.get(name) != facts[name] for other in same)]
+        told = ", ".join(f"{name}: {_text(facts[name])}" for name in apart)
+        titles.append(f"{title} ({told})" if told else title)
+    return titles
+
+
+def _title(facts: Mapping[str, Any]) -> str:
+    algorithm, env = facts["algorithm"] or "unknown algorithm", facts.get("env")
+    return f"{algorithm} on {_last_name(env)}" if env else str(algorithm)
+
+
+def _last_name(dotted: object) -> str:
+    """Return a class's own name; a name without a module stays as it is."""
+    return str(dotted).rpartition(".")[2]
+
+
+def _text(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= _LONGEST_TEXT else f"{text[: _LONGEST_TEXT - 1]}…"

@@ -1,0 +1,541 @@
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from pyarrow import fs
+
+from rl_scaling_callback import keys
+from rl_scaling_callback.analysis.runs import LeftOut
+from rl_scaling_callback.baseline import Workload
+from rl_scaling_callback.experiments import ExperimentError, read_experiment
+from rl_scaling_callback.experiments.lines import ResultLines
+from rl_scaling_callback.reading import read_workload
+from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.steady import SteadyRule
+from rl_scaling_callback.store import EXPERIMENT_SUBDIRECTORY, BaselineStore
+
+from .test_baseline import BASELINE
+
+TABLE = Path(__file__).parents[1] / "data/halfcheetah_ppo_i7_12700.csv"
+
+CONFIG = {
+    "env": "HalfCheetah-v5",
+    "env_config": {},
+    "num_env_runners": 1,
+    "num_envs_per_env_runner": 1,
+    "enable_env_runner_and_connector_v2": True,
+    "enable_rl_module_and_learner": True,
+    "_is_online": True,
+    "_train_batch_size_per_learner": 2048,
+    "train_batch_size": 4000,
+    "num_learners": 0,
+    "evaluation_interval": None,
+    "min_time_s_per_iteration": None,
+    "lr": 3e-4,
+    "seed": None,
+    "callbacks": "<class 'rl_scaling_callback.callback.ScalingCallback'>",
+    "policy_mapping_fn": "<function AlgorithmConfig.DEFAULT_POLICY_MAPPING_FN at 0x7fe1484a44a0>",
+    "policies": {"default_policy": [None, None, None, None]},
+    "framework": "torch",
+    "input": "sampler",
+}
+
+
+def result(iteration, seconds=2.0, scaling=None, config=None, **more):
+    """A result as Tune logs it on the new API stack; `scaling` is what the callback injected."""
+    line = {
+        "timers": {"training_iteration": 4.283101188000728},
+        "env_runners": {"num_env_steps_sampled": 2048, "episode_return_mean": float(iteration)},
+        "num_env_steps_sampled_lifetime": 2048.0 * iteration,
+        "done": False,
+        "training_iteration": iteration,
+        "time_this_iter_s": seconds,
+        "hostname": "vm",
+        "config": {**CONFIG, **(config or {})},
+        "iterations_since_restore": iteration,
+        "perf": {"cpu_util_percent": 80.0, "ram_util_percent": float(iteration)},
+    }
+    if scaling is not None:
+        line[keys.ROOT] = keys.nest(scaling)
+    return {**line, **more}
+
+
+MEASURED = {
+    **{f"time/{phase}": seconds for phase, seconds in zip(keys.PHASES, (1.0, 0.5, 0.25, 0.0, 0.25), strict=True)},
+    "runners/busy": 0.75,
+    "runners/longest": 1.0,
+    "sps": 1024.0,
+    "sps_per_cpu": 512.0,
+    "exclusive": 1.0,
+}
+
+
+class Folder:
+    """An experiment's folder in the making."""
+
+    def __init__(self, path):
+        self.path = path
+        path.mkdir()
+
+    def trial(self, results, name=None, tail=""):
+        number = sum(path.name.startswith("PPO") for path in self.path.iterdir())
+        trial = self.path / (name or f"PPO_HalfCheetah-v5_4bb93_{number:05}_{number}")
+        trial.mkdir()
+        (trial / "params.json").write_text(json.dumps(CONFIG, indent=2))
+        (trial / "result.json").write_text("".join(f"{json.dumps(line)}\n" for line in results) + tail)
+        return trial
+
+    def publish(self, baseline):
+        BaselineStore.at(self.path / EXPERIMENT_SUBDIRECTORY).publish(baseline)
+
+    def read(self, **options):
+        return read_experiment(self.path, **options)
+
+    def run(self, **options):
+        """The only run."""
+        experiment = self.read(**options)
+        assert experiment.left_out == ()
+        ((run,),) = (study.runs for study in experiment.studies)
+        return run
+
+    def reason(self):
+        """Why the only trial is left out."""
+        experiment = self.read()
+        assert experiment.studies == ()
+        (left_out,) = experiment.left_out
+        return left_out.reason
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Folder(tmp_path / "experiment")
+
+
+def test_steps_and_seconds_are_read_without_the_callback(folder):
+    folder.trial([result(k) for k in range(1, 8)])
+    run = folder.run()
+    assert run.scale == Scale(1, 1)
+    assert (run.steady.iterations, run.steady.sps, run.steady.parts) == (5, 1024.0, {})
+    assert (run.cpu_utilisation, run.ram_utilisation) == (80.0, 7.0)
+    assert [sample.measured for sample in run.samples] == [False] * 2 + [True] * 5
+    last = run.samples[-1]
+    assert (last.iteration, last.env_steps, last.seconds) == (7, 2048.0, 2.0)
+    assert (last.episode_return, last.lifetime_steps) == (7.0, 14336.0)
+    assert math.isnan(run.exclusive)
+    assert math.isnan(run.cpus)
+    assert run.note == ""
+
+
+def test_a_study_says_what_was_run(folder):
+    folder.trial([result(k) for k in range(1, 4)])
+    (study,) = folder.read().studies
+    assert study.title == "PPO on HalfCheetah-v5"
+    assert study.exclusive_phases
+    assert not study.timed_iterations
+    assert study.facts["train_batch_size"] == "2048"
+    assert study.facts["host"] == "vm"
+    assert study.baseline is None
+
+
+def test_the_callback_adds_parts_cpus_and_neighbours(folder):
+    folder.trial([result(k, scaling=MEASURED) for k in range(1, 5)])
+    run = folder.run()
+    assert run.steady.parts == {"sample": 2.0, "learn": 1.0, "sync": 0.5, "other": 0.5, "busy": 1.5, "longest": 2.0}
+    assert (run.cpus, run.exclusive) == (2.0, 1.0)
+
+
+def test_one_neighbour_in_the_window_is_enough(folder):
+    folder.trial([result(k, scaling=MEASURED | {"exclusive": float(k != 4)}) for k in range(1, 6)])
+    assert folder.run().exclusive == 0.0
+
+
+def test_parts_that_an_iteration_lacks_are_unknown(folder):
+    folder.trial([result(k, scaling=MEASURED if k != 4 else {}) for k in range(1, 6)])
+    parts = folder.run().steady.parts
+    assert len(parts) == 6
+    assert all(map(math.isnan, parts.values()))
+
+
+def test_evaluation_is_left_out_where_it_is_known(folder):
+    config = {"evaluation_interval": 1}
+    folder.trial([result(k, 3.0, MEASURED | {"time/evaluate": 1.0}, config) for k in range(1, 4)])
+    assert (folder.run().steady.sps, folder.run().note) == (1024.0, "")
+
+
+def test_evaluation_that_is_not_known_is_noted(folder):
+    folder.trial([result(k, config={"evaluation_interval": 1}) for k in range(1, 4)])
+    assert "include evaluation" in folder.run().note
+
+
+def test_what_a_restored_trial_repeats_counts_once_and_warms_up_again(folder):
+    first = [result(k, 4.0) for k in range(1, 6)]
+    restored = [result(k, 2.0, iterations_since_restore=k - 3) for k in range(4, 10)]
+    folder.trial(first + restored)
+    run = folder.run()
+    assert [sample.iteration for sample in run.samples] == list(range(1, 10))
+    assert [sample.iteration for sample in run.samples if sample.measured] == [3, 6, 7, 8, 9]
+    assert run.steady.seconds == 4 + 4 * 2
+
+
+def test_a_run_whose_scale_changes_counts_from_there(folder):
+    folder.trial([result(k) for k in range(1, 6)] + [result(k, 1.0, config={"num_env_runners": 2}) for k in range(6, 10)])
+    run = folder.run()
+    assert (run.scale, run.steady.sps, run.steady.iterations) == (Scale(2, 1), 2048.0, 2)
+    assert "since iteration 6" in run.note
+
+
+def test_a_learning_rate_that_changes_does_not_matter(folder):
+    folder.trial([result(k, config={"lr": k * 1e-4}) for k in range(1, 6)])
+    assert folder.run().steady.iterations == 3
+
+
+def test_a_half_written_last_line_is_passed_over(folder):
+    line = json.dumps(result(5))
+    folder.trial([result(k) for k in range(1, 5)], tail=line[: len(line) // 2])
+    run = folder.run()
+    assert (run.steady.iterations, run.note) == (2, "")
+
+
+@pytest.mark.parametrize("junk", [b"junk\n", b"\xff\x00\n", b"[1]\n", b'{"a": \n', b"[" * 100_000 + b"\n"])
+def test_damaged_lines_are_left_out_and_counted(folder, junk):
+    trial = folder.trial([result(1), result(2)])
+    with (trial / "result.json").open("ab") as file:
+        file.write(junk + json.dumps(result(3)).encode() + b"\n")
+    run = folder.run()
+    assert run.steady.iterations == 1
+    assert run.note == "1 damaged line of its result.json is left out"
+
+
+def test_a_crashed_trial_counts_for_what_it_measured(folder):
+    trial = folder.trial([result(k) for k in range(1, 5)])
+    (trial / "error.txt").write_text("Traceback")
+    run = folder.run()
+    assert (run.steady.iterations, run.note) == (2, "ended with an error after 4 iterations")
+
+
+def test_a_trial_that_was_tried_again_and_ended_well_has_no_note(folder):
+    trial = folder.trial([result(k, done=k == 4) for k in range(1, 5)])
+    (trial / "error.txt").write_text("Traceback")
+    assert folder.run().note == ""
+
+
+def test_old_stack_lifetime_counts_are_told_from_the_iterations(folder):
+    config = {"enable_env_runner_and_connector_v2": False, "enable_rl_module_and_learner": False, "model": {"fcnet_hiddens": [8]}}
+    more = {"env_runners": {"episode_reward_mean": 3.0}, "num_env_steps_sampled_this_iter": 1000}
+    lines = [result(k, config=config, **more, num_env_steps_sampled=1000 * k) for k in range(1, 4)]
+    for line in lines:
+        del line["num_env_steps_sampled_lifetime"]
+    folder.trial(lines)
+    run = folder.run()
+    assert (run.steady.sps, run.samples[-1].episode_return, run.samples[-1].lifetime_steps) == (500.0, 3.0, 3000.0)
+
+
+def test_iterations_before_learning_starts_are_not_measured(folder):
+    config = {"num_steps_sampled_before_learning_starts": 2 * 2048}
+    folder.trial([result(k, 0.1 if k < 3 else 2.0, config=config) for k in range(1, 7)])
+    run = folder.run()
+    assert (run.steady.iterations, run.steady.sps) == (2, 1024.0)
+    assert [sample.iteration for sample in run.samples if sample.measured] == [5, 6]
+
+
+def test_overlapping_phases_and_timed_iterations_are_told(folder):
+    config = {"broadcast_interval": 1, "min_time_s_per_iteration": 10}
+    folder.trial([result(k, config=config) for k in range(1, 4)])
+    (study,) = folder.read().studies
+    assert not study.exclusive_phases
+    assert study.timed_iterations
+
+
+@pytest.mark.parametrize(
+    ("results", "reason"),
+    [
+        ([result(1), result(2)], "2 iterations; warm-up takes 2, so at least 3 are needed"),
+        ([result(1)], "1 iteration; warm-up"),
+        ([], "no iteration has been reported"),
+        ([result(k, config={"_is_online": False}) for k in range(1, 5)], "offline"),
+        ([result(k, config={"input": "/data"}) for k in range(1, 5)], "offline"),
+        ([result(k, config={"num_env_runners": None}) for k in range(1, 5)], "num_env_runners is None"),
+        ([result(k, env_runners=None) for k in range(1, 5)], "samples no env steps"),
+        ([result(k, time_this_iter_s=0) for k in range(1, 5)], "time_this_iter_s is 0"),
+        (
+            [result(k, config={"num_steps_sampled_before_learning_starts": 9e6}) for k in range(1, 5)],
+            "starts after 9,000,000 env steps",
+        ),
+    ],
+)
+def test_what_cannot_be_measured_is_left_out_with_the_reason(folder, results, reason):
+    folder.trial(results)
+    assert reason in folder.reason()
+
+
+@pytest.mark.parametrize("junk", [[], 3, {}, {"num_env_runners": 1, "num_envs_per_env_runner": 0}, {"num_learners": "all"}])
+def test_a_config_that_is_none_of_rllib_is_told(folder, junk):
+    trial = folder.trial([{**result(k), "config": junk} for k in range(1, 4)])
+    (trial / "params.json").write_text("{")
+    assert "does not say its scale" in folder.reason()
+
+
+def test_a_trial_that_failed_at_the_start_is_left_out(folder):
+    trial = folder.trial([])
+    (trial / "error.txt").write_text("Traceback")
+    assert "before its first iteration" in folder.reason()
+
+
+def test_a_trial_without_results_is_left_out(folder):
+    (folder.trial([]) / "result.json").unlink()
+    assert "there is no result.json" in folder.reason()
+
+
+def test_the_config_of_results_without_one_is_in_the_params(folder):
+    lines = [result(k) for k in range(1, 4)]
+    for line in lines:
+        del line["config"]
+    folder.trial(lines)
+    assert folder.run().steady.iterations == 1
+
+
+def test_workloads_are_apart_the_one_with_most_runs_first(folder):
+    small = {"_train_batch_size_per_learner": 1024}
+    folder.trial([result(k, config=small) for k in range(1, 4)])
+    folder.trial([result(k, config={"seed": 1}) for k in range(1, 4)])
+    folder.trial([result(k, config={"seed": 2, "num_env_runners": 2}) for k in range(1, 4)])
+    studies = folder.read().studies
+    assert [len(study.runs) for study in studies] == [2, 1]
+    assert [study.title for study in studies] == [
+        "PPO on HalfCheetah-v5 (train_batch_size: 2048)",
+        "PPO on HalfCheetah-v5 (train_batch_size: 1024)",
+    ]
+
+
+def test_addresses_in_memory_do_not_set_workloads_apart(folder):
+    for address in ("0x7fe1", "0x7fe2"):
+        folder.trial([result(k, config={"_learner_connector": f"<function f at {address}>"}) for k in range(1, 4)])
+    assert len(folder.read().studies) == 1
+
+
+FACTS = {
+    "algorithm": "ray.rllib.algorithms.ppo.ppo.PPO",
+    "env": "HalfCheetah-v5",
+    "env_config": {},
+    "framework": "torch",
+    "new_api_stack": True,
+    "train_batch_size": 2048,
+    "num_learners": 0,
+    "policies": ["default_policy"],
+    "cpu": "AMD EPYC",
+    "cores": 8,
+    "accelerators": [],
+    "ray": "2.60.0",
+}
+
+
+def baseline(**facts):
+    unset = dict.fromkeys(read_workload({"enable_rl_module_and_learner": True}))
+    return replace(
+        BASELINE, workload=Workload({**unset, **FACTS, **facts}), provenance={"host": "vm", "trial": "PPO_x", "torch": "2.13"}
+    )
+
+
+def test_a_baseline_file_gives_the_hardware(folder):
+    folder.publish(baseline())
+    folder.trial([result(k) for k in range(1, 4)])
+    (study,) = folder.read().studies
+    assert study.runs[0].cores == 8.0
+    assert (study.facts["cpu"], study.facts["torch"]) == ("AMD EPYC", "2.13")
+    assert study.baseline is None, "there is a run at the reference scale"
+
+
+def test_a_baseline_file_stands_in_for_a_reference_that_was_not_run(folder):
+    folder.publish(baseline())
+    folder.trial([result(k, config={"num_env_runners": 2}) for k in range(1, 4)])
+    (study,) = folder.read().studies
+    assert study.baseline.scale == Scale(1, 1)
+    assert (study.baseline.steady.sps, study.baseline.steady.parts) == (BASELINE.sps, BASELINE.parts)
+    assert "PPO_x" in study.baseline.source
+    (other,) = folder.read(reference=Scale(2, 1)).studies
+    assert other.baseline is None
+
+
+@pytest.mark.parametrize("difference", [{"train_batch_size": 1024}, {"algorithm": "ray.rllib.algorithms.appo.appo.APPO"}])
+def test_the_baseline_of_another_workload_does_not_stand_in(folder, difference):
+    folder.publish(baseline(**difference))
+    folder.trial([result(k, config={"num_env_runners": 2}) for k in range(1, 4)])
+    assert folder.read().studies[0].baseline is None
+
+
+def test_what_the_callback_compared_with_stands_in(folder):
+    lines = [
+        result(k, scaling=MEASURED | {"baseline_sps": 700.0, "comparable": 1.0}, config={"num_env_runners": 2}) for k in range(1, 4)
+    ]
+    folder.trial(lines)
+    assert folder.read().studies[0].baseline.steady.sps == 700.0
+    assert folder.read(reference=Scale(4, 1)).studies[0].baseline.steady.sps == 2800.0
+
+
+def test_hosts_with_different_hardware_are_apart(folder):
+    folder.publish(baseline())
+    folder.publish(replace(baseline(cpu="Xeon", cores=4), provenance={"host": "other"}))
+    for host in ("vm", "other"):
+        folder.trial([result(k, hostname=host) for k in range(1, 4)])
+    studies = folder.read().studies
+    assert {study.runs[0].cores for study in studies} == {8.0, 4.0}
+    assert all("cpu: " in study.title for study in studies)
+
+
+def test_a_host_that_nothing_is_known_of_is_taken_for_one_like_the_others(folder):
+    folder.publish(baseline())
+    for host in ("elsewhere", "vm"):
+        folder.trial([result(k, hostname=host) for k in range(1, 4)])
+    (study,) = folder.read().studies
+    assert study.facts["host"] == "elsewhere, vm"
+    assert len(study.runs) == 2
+
+
+def test_a_damaged_baseline_file_is_named(folder):
+    folder.trial([result(k) for k in range(1, 4)])
+    (folder.path / EXPERIMENT_SUBDIRECTORY).mkdir()
+    (folder.path / EXPERIMENT_SUBDIRECTORY / "baseline-v1-0-1r1e.json").write_text("{")
+    (left_out,) = folder.read().left_out
+    assert left_out.name == "baseline-v1-0-1r1e.json"
+    assert "not valid JSON" in left_out.reason
+
+
+def test_long_runs_keep_their_first_and_last_iterations_of_many(folder):
+    folder.trial([result(k) for k in range(1, 1001)])
+    samples = [sample.iteration for sample in folder.run().samples]
+    assert len(samples) == 300
+    assert samples[:50] == list(range(1, 51))
+    assert samples[-1] == 1000
+    assert set(map(int.__sub__, samples[51:], samples[50:-1])) == {3, 4}
+    assert folder.run().steady.iterations == 998
+
+
+def test_progress_is_told(folder):
+    for _ in range(2):
+        folder.trial([result(1)])
+    told = []
+    folder.read(progress=lambda done, total: told.append((done, total)))
+    assert told == [(1, 2), (2, 2)]
+
+
+def test_a_result_grid_and_a_uri_are_read_through_their_filesystem(folder, tmp_path):
+    folder.trial([result(k) for k in range(1, 4)])
+    local = fs.LocalFileSystem()
+    grid = SimpleNamespace(experiment_path="experiment", filesystem=fs.SubTreeFileSystem(str(tmp_path), local))
+    assert read_experiment(grid).studies == folder.read().studies
+    assert read_experiment(f"file://{folder.path}").studies == folder.read().studies
+
+
+def test_a_tune_result_grid_has_what_is_used_of_it():
+    from ray.tune import ResultGrid
+
+    assert isinstance(ResultGrid.experiment_path, property)
+    assert isinstance(ResultGrid.filesystem, property)
+
+
+def test_places_without_an_experiment_are_told(tmp_path, folder):
+    def told(place):
+        with pytest.raises(ExperimentError) as error:
+            read_experiment(place)
+        return str(error.value)
+
+    assert "does not exist" in told(tmp_path / "nowhere")
+    assert "it is empty" in told(folder.path)
+    (folder.path / "experiment_state-1.json").write_text("{}")
+    assert "holds no trial" in told(folder.path)
+    assert str(folder.path) in told(tmp_path)
+    trial = folder.trial([result(1)])
+    assert "the folder of one trial" in told(trial)
+    assert "can't be reached" in told("nosuchscheme://bucket/path")
+    for nothing in (3, None, ""):
+        assert "is no experiment" in told(nothing)
+
+
+def test_the_config_is_parsed_once_and_never_taken_for_another(tmp_path):
+    config = {"lr": math.nan, "text": '"config": {"lr": 2}, {'}
+    nested = {"evaluation": {"config": config}, "config": config, "after": [1]}
+    documents = [{"a": 1, "config": config}, {"a": math.nan, "config": config}, nested, {"config": {"lr": 2}}, {"a": 2}]
+    (tmp_path / "result.json").write_text("".join(f"{json.dumps(document)}\n" for document in documents))
+    with (tmp_path / "result.json").open("rb") as stream:
+        read = list(ResultLines(stream))
+    assert repr(read) == repr(documents)
+    assert read[0]["config"] is read[1]["config"]
+
+
+def test_a_table_is_all_measured():
+    experiment = read_experiment(TABLE)
+    (study,) = experiment.studies
+    assert (study.title, len(study.runs), experiment.left_out) == ("halfcheetah_ppo_i7_12700", 10, ())
+    fastest = study.runs[-1]
+    assert (fastest.scale, fastest.steady.iterations) == (Scale(8, 2), 1)
+    assert (fastest.steady.env_steps, fastest.steady.seconds) == (16384.0, 2.20)
+    assert fastest.steady.sps == 16384 / 2.20
+    assert study.runs[0].name == "1r×1e"
+
+
+HEADER = "num_env_runners,num_envs_per_env_runner,env_steps,time_this_iter_s"
+
+
+def table(tmp_path, text):
+    path = tmp_path / "table.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_rows_of_one_configuration_are_iterations_of_one_run(tmp_path):
+    path = table(tmp_path, f"\ufeffhost, {HEADER}\nvm,1,1,100,1\nvm,2,1,100,1\nvm,1,1,100,3\n")
+    (study,) = read_experiment(path).studies
+    assert [(run.scale, run.steady.sps, len(run.samples)) for run in study.runs] == [
+        (Scale(1, 1), 50.0, 2),
+        (Scale(2, 1), 100.0, 1),
+    ]
+
+
+@pytest.mark.parametrize("row", ["1,1,many,1", "1,1,100,0", "1,1,100", "1,0,100,1", "1.5,1,100,1", "1,1,inf,1", "1,1,100,nan"])
+def test_rows_that_cannot_be_read_are_left_out_by_line(tmp_path, row):
+    experiment = read_experiment(table(tmp_path, f"{HEADER}\n1,1,100,1\n{row}\n"))
+    (left_out,) = experiment.left_out
+    assert isinstance(left_out, LeftOut)
+    assert left_out.name == "table.csv, line 3"
+    assert experiment.studies[0].runs[0].steady.iterations == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("num_env_runners,env_steps\n1,100\n", "lacks the columns num_envs_per_env_runner, time_this_iter_s"),
+        (HEADER.replace(",env_steps", "") + "\n", "lacks the column env_steps."),
+        (HEADER + "\n", "it has no rows"),
+        ("", "lacks the columns"),
+        (HEADER + "\n1,1,1,0\n", "no row of it can be read (env_steps is '1' and time_this_iter_s is '0'"),
+    ],
+)
+def test_a_table_that_cannot_be_read_says_what_it_lacks(tmp_path, text, reason):
+    with pytest.raises(ExperimentError) as error:
+        read_experiment(table(tmp_path, text))
+    assert reason in str(error.value)
+    assert HEADER in str(error.value)
+
+
+def test_a_file_that_is_no_text_is_told(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(ExperimentError, match="not a CSV file in UTF-8"):
+        read_experiment(path)
+
+
+def test_the_rule_decides_what_is_warm(folder):
+    folder.trial([result(k) for k in range(1, 6)])
+    assert folder.run(rule=SteadyRule(warmup_iterations=0)).steady.iterations == 5
+
+
+def test_reading_needs_no_ray():
+    code = "import sys; sys.modules['ray'] = None; from rl_scaling_callback import experiments as e; e.read_experiment(sys.argv[1])"
+    command = [sys.executable, "-c", code, str(TABLE)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=TABLE.parents[2], check=False)
+    assert done.returncode == 0, done.stderr

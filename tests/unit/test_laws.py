@@ -1,0 +1,263 @@
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rl_scaling_callback.analysis.laws import Measured, fit_laws
+from rl_scaling_callback.scale import Scale
+
+ROWS = list(csv.DictReader((Path(__file__).parents[1] / "data/halfcheetah_ppo_i7_12700.csv").read_text().splitlines()))
+HALFCHEETAH = [
+    Measured(Scale(int(row["num_env_runners"]), int(row["num_envs_per_env_runner"])), float(row["time_this_iter_s"]))
+    for row in ROWS
+]
+TEN = [one.scale for one in HALFCHEETAH]
+GRID = [Scale(r, e) for r in (1, 2, 3, 4) for e in (1, 2, 4, 8, 16)]
+
+
+def straggling(r):
+    return 1 + 0.125 * math.sqrt(2 * math.log(r))
+
+
+SURFACES = {
+    "A": lambda r, e: 1.5 + (2.1 + 8.9 / e) / r,
+    "L": lambda r, e: 1.18 + (2.5 + 8.2 / e) / r * straggling(r),
+    "S": lambda r, e: 1.5 + (2.1 + 8.9 / e) * max(1 / r, 0.5),
+    "U": lambda r, e: 2 + (2 + 6 / e) / r + (0.2 + 0.5 / e) * (r - 1),
+    # In none of the laws: cores that saturate softly, and a cost for each runner.
+    "soft": lambda r, e: 1.5 + (1 + 7.5 / e) * (r**-4 + 1.6**-4) ** 0.25 + 0.1 * (r - 1),
+}
+
+
+def measure(surface, scales, noise=0.0, rng=None, error=math.nan):
+    def factor():
+        return math.exp(rng.normal(0, noise)) if noise else 1.0
+
+    return [Measured(scale, surface(scale.num_env_runners, scale.num_envs_per_env_runner) * factor(), error) for scale in scales]
+
+
+def by_name(laws):
+    return {fit.name: fit for fit in laws.fits}
+
+
+def test_leave_one_out_errors_of_the_method():
+    fits = by_name(fit_laws(HALFCHEETAH))
+    errors = {name: (round(fit.mean_error, 1), round(fit.max_error, 1)) for name, fit in fits.items()}
+    assert errors == {
+        "Amdahl": (16.5, 34.1),
+        "USL": (16.5, 34.1),
+        "Ernest": (16.5, 34.1),
+        "A": (5.5, 12.4),
+        "S": (5.5, 12.4),
+        "U": (6.1, 12.4),
+        "power": (4.7, 11.3),
+        "L": (2.4, 6.8),
+    }
+
+
+def test_trained_up_to_four_and_predicting_eight_and_sixteen():
+    laws = fit_laws([one for one in HALFCHEETAH if one.scale.parallelism <= 4])
+    far = [one for one in HALFCHEETAH if one.scale.parallelism > 4]
+    errors = {
+        name: round(float(np.mean([100 * abs(fit.predict(one.scale).seconds / one.seconds - 1) for one in far])), 1)
+        for name, fit in by_name(laws).items()
+    }
+    assert errors == {"Amdahl": 24.1, "USL": 24.1, "Ernest": 24.1, "A": 9.6, "S": 9.6, "power": 11.1, "L": 2.9}
+    assert laws.chosen.name == "L"
+
+
+def test_what_the_ten_configurations_say():
+    laws = fit_laws(HALFCHEETAH)
+    assert laws.chosen is laws.fits[0] is by_name(laws)["L"]
+    assert laws.chosen.formula == "T = a + (b + c/e)/r · (1 + κ√(2 ln r))"
+    assert {name: round(value, 2) for name, value in laws.chosen.parameters.items()} == {"a": 1.18, "b": 2.54, "c": 8.16, "κ": 0.12}
+    runners, envs = laws.axes
+    assert (runners.name, envs.name) == ("env runners", "envs per runner")
+    assert {n: round(s, 3) for n, s in runners.serial_fractions.items()} == {2: 0.218, 4: 0.159, 8: 0.135}
+    assert {n: round(s, 3) for n, s in envs.serial_fractions.items()} == {2: 0.315, 4: 0.332, 8: 0.299}
+    assert (round(runners.limit, 2), round(envs.limit, 2)) == (7.41, 3.34)
+    assert [round(limit, 2) for limit in laws.limit] == [3.34, 10.04]
+    assert laws.falls_beyond == ()
+    assert laws.notes == ()
+
+
+def test_the_exercise_is_no_measurement_of_these_ten():
+    """Specification §4's 6r×2e at 3.45 s is slower than every two-level law has 4r×2e, with a third fewer runners."""
+    fits = by_name(fit_laws(HALFCHEETAH))
+    predicted = fits["L"].predict(Scale(6, 2))
+    assert [round(value, 2) for value in (predicted.low, predicted.seconds, predicted.high)] == [2.39, 2.55, 2.72]
+    assert all(fits[name].predict(Scale(4, 2)).seconds < 3.45 for name in ("A", "L", "S", "U", "power"))
+    # Only the laws in N, with an error of 16.5 %, leave room for it.
+    assert {name for name, fit in fits.items() if fit.predict(Scale(6, 2)).high > 3.45} == {"Amdahl", "USL", "Ernest"}
+
+
+@pytest.mark.parametrize("name", ["A", "L", "S", "U"])
+def test_a_law_without_noise_is_found_again(name):
+    laws = fit_laws(measure(SURFACES[name], GRID))
+    assert laws.chosen.name == name
+    assert laws.chosen.mean_error < 0.01
+    unseen = laws.chosen.predict(Scale(5, 6))
+    assert unseen.seconds == pytest.approx(SURFACES[name](5, 6), rel=1e-3)
+    if name in ("A", "U"):  # The others' shape is found to some digits only, which leaves a scatter.
+        assert math.isnan(unseen.low)
+        assert math.isnan(unseen.high)
+
+
+def test_intervals_hold_what_they_claim():
+    """Nominal 95 % with 5 % noise, the law chosen anew each time; inside the measured range and up to twice beyond it.
+
+    Of 6 cases × 20 repetitions × 7 configurations together 90 to 99 %. A case alone has few repetitions that share their fit, so
+    that it may come out at 87 % by chance, or at 100 %.
+    """
+    rng = np.random.default_rng(3)
+    targets = [Scale(1, 1), Scale(3, 1), Scale(6, 2), Scale(2, 4), Scale(4, 4), Scale(2, 6), Scale(1, 8)]
+    coverage = {}
+    for case in [("A", "ten"), ("L", "ten"), ("S", "ten"), ("soft", "ten"), ("S", "grid"), ("soft", "grid")]:
+        surface, scales = SURFACES[case[0]], {"ten": TEN, "grid": GRID}[case[1]]
+        held = []
+        for _ in range(20):
+            chosen = fit_laws(measure(surface, scales, 0.05, rng)).chosen
+            for fresh in measure(surface, targets, 0.05, rng):
+                predicted = chosen.predict(fresh.scale)
+                held.append(predicted.low <= fresh.seconds <= predicted.high)
+        coverage[case] = float(np.mean(held))
+    assert 0.90 <= np.mean(list(coverage.values())) <= 0.99, coverage
+    assert min(coverage.values()) >= 0.87, coverage
+
+
+@pytest.mark.parametrize(("name", "most"), [("S", 5.0), ("soft", 6.0), ("U", 5.0)])
+def test_oversubscribed_cores_are_predicted(name, most):
+    """4 % noise alone makes 3 to 4 % of leave-one-out error; the two-level Amdahl law has 6 and more here without any."""
+    rng = np.random.default_rng(4)
+    laws = [fit_laws(measure(SURFACES[name], GRID, 0.04, rng)) for _ in range(5)]
+    assert np.mean([each.chosen.mean_error for each in laws]) < most
+    assert {each.chosen.name for each in laws} <= {"S", "U"}
+
+
+def test_precise_configurations_count_for_more():
+    measured = measure(SURFACES["A"], TEN, error=2.0)
+    spoilt = Measured(Scale(8, 2), measured[-1].seconds * 1.5, error=50.0)
+    trusted = Measured(spoilt.scale, spoilt.seconds, error=2.0)
+    truth = SURFACES["A"](4, 2)
+    off = [
+        abs(by_name(fit_laws([*measured[:-1], last]))["A"].predict(Scale(4, 2)).seconds / truth - 1) for last in (spoilt, trusted)
+    ]
+    assert off[0] < off[1] / 20
+
+
+def test_known_cores_bound_what_was_not_measured():
+    few = [Scale(r, e) for r in (1, 2) for e in (1, 2, 4)]
+    unbounded, bounded = (fit_laws(measure(SURFACES["S"], few), cores=cores).chosen for cores in (math.nan, 2))
+    assert (unbounded.name, bounded.name) == ("A", "A")
+    assert bounded.formula == "T = a + (b + c/e)/min(r, 2)"
+    assert bounded.predict(Scale(4, 2)).seconds == pytest.approx(SURFACES["S"](4, 2))
+    assert unbounded.predict(Scale(4, 2)).seconds < 0.8 * SURFACES["S"](4, 2)
+
+
+def test_runners_that_wait_scale_beyond_the_cores():
+    laws = fit_laws(measure(SURFACES["A"], GRID), cores=2)
+    assert laws.chosen.name == "A"
+    assert by_name(laws)["AC"].mean_error > 5
+
+
+def test_extrapolation_is_said():
+    chosen = fit_laws(HALFCHEETAH).chosen
+    assert not chosen.predict(Scale(16, 2)).extrapolated
+    assert chosen.predict(Scale(17, 1)).extrapolated
+    assert chosen.predict(Scale(1, 17)).extrapolated
+    assert chosen.predict(Scale(8, 5)).extrapolated
+
+
+def test_falling_throughput_is_recognised():
+    laws = fit_laws(measure(lambda r, e: (1 + 6 / e) / min(r, 2) * (1 + 0.15 * max(0, r - 2)) + 1, GRID, error=3.0))
+    assert laws.falls_beyond[0] == (Scale(2, 1), Scale(3, 1))
+    assert any("falls beyond 2r×1e" in note for note in laws.notes)
+    one_axis = fit_laws([Measured(Scale(r, 1), seconds) for r, seconds in ((1, 10), (2, 6), (4, 5), (8, 7))])
+    assert one_axis.falls_beyond == ((Scale(4, 1), Scale(8, 1)),)
+    assert by_name(one_axis)["USL"].parameters["κ·t"] > 0
+
+
+def test_noise_on_a_plateau_does_not_cry_wolf():
+    """Up to the cores, then flat, 5 % noise and errors that say so: 5 % of the grids may be called falling."""
+    rng = np.random.default_rng(5)
+    falls = [
+        fit_laws(measure(SURFACES["S"], [Scale(r, 1) for r in range(1, 9)], 0.05, rng, error=10.0)).falls_beyond for _ in range(100)
+    ]
+    assert sum(map(bool, falls)) <= 5
+
+
+def test_a_limit_only_where_there_is_one():
+    assert fit_laws(measure(SURFACES["A"], TEN)).limit[1] == pytest.approx(SURFACES["A"](1, 1) / 1.5, rel=0.01)
+    perfect = fit_laws([Measured(Scale(n, 1), 8 / n) for n in (1, 2, 4)])
+    assert all(math.isnan(limit) for limit in perfect.limit)
+
+
+def test_too_few_for_a_law():
+    laws = fit_laws(HALFCHEETAH[:3])
+    assert (laws.fits, laws.chosen) == ((), None)
+    assert laws.axes[0].serial_fraction == pytest.approx((4.39 / 11.89 - 1 / 4) / (1 - 1 / 4))
+    assert laws.limit == (laws.axes[0].limit, laws.axes[0].limit)
+    assert laws.notes == ("3 configurations: a scaling law needs at least 4.",)
+    assert fit_laws([]).chosen is None
+
+
+def test_laws_wait_for_configurations_enough():
+    four = fit_laws([one for one in HALFCHEETAH if max(one.scale.num_env_runners, one.scale.num_envs_per_env_runner) <= 2])
+    assert set(by_name(four)) == {"Amdahl", "USL", "power", "A"}
+    line = fit_laws(HALFCHEETAH[:4])
+    assert set(by_name(line)) == {"Amdahl", "USL"}
+    assert line.notes[0].startswith("All configurations lie on one line")
+
+
+def test_without_one_by_one():
+    laws = fit_laws(HALFCHEETAH[1:])
+    assert laws.axes == ()
+    assert laws.chosen.predict(Scale(1, 1)).seconds == pytest.approx(11.89, rel=0.12)
+    assert laws.limit[1] > laws.limit[0] > 1
+    assert laws.notes[0].startswith("1r×1e was not measured")
+
+
+def test_unknown_times_are_left_out_and_named():
+    spoilt = [Measured(Scale(16, 1), seconds) for seconds in (math.nan,)]
+    spoilt += [Measured(Scale(16, 2), 0.0), Measured(Scale(16, 4), -1.0), Measured(Scale(16, 8), math.inf)]
+    laws = fit_laws([*HALFCHEETAH, *spoilt])
+    assert laws.notes == ("4 of 14 configurations left out: their time is not known.",)
+    assert laws.chosen.parameters == fit_laws(HALFCHEETAH).chosen.parameters
+
+
+def test_a_scale_given_twice_is_named():
+    with pytest.raises(ValueError, match="2r×1e more than once"):
+        fit_laws([*HALFCHEETAH, Measured(Scale(2, 1), 7.0)])
+
+
+@pytest.mark.filterwarnings("error")
+@settings(max_examples=25)
+@given(
+    st.lists(
+        st.builds(
+            Measured,
+            st.builds(Scale, st.integers(0, 9), st.integers(1, 1000)),
+            st.floats(),
+            st.floats(),
+        ),
+        max_size=9,
+        unique_by=lambda one: one.scale,
+    ),
+    st.floats(),
+)
+def test_nothing_is_ever_infinite(measured, cores):
+    laws = fit_laws(measured, cores)
+    numbers = [*laws.limit]
+    for axis in laws.axes:
+        numbers += [axis.serial_fraction, axis.limit, *axis.serial_fractions.values()]
+    for fit in laws.fits:
+        numbers += [fit.mean_error, fit.max_error, *fit.parameters.values()]
+        for scale in (Scale(0, 1), Scale(3, 3), Scale(10**9, 10**9)):
+            predicted = fit.predict(scale)
+            numbers += [predicted.seconds, predicted.low, predicted.high]
+            assert math.isnan(predicted.low) or predicted.low <= predicted.seconds <= predicted.high
+    assert not any(math.isinf(number) for number in numbers)
