@@ -6,20 +6,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
 
 from rl_scaling_callback._version import __version__
 
 if TYPE_CHECKING:
+    from rl_scaling_callback.analysis.recommendation import Goal
     from rl_scaling_callback.callback import ScalingCallback
+    from rl_scaling_callback.experiments import read_experiment
+    from rl_scaling_callback.report import make_report
+    from rl_scaling_callback.reporter import ScalingReporter
 
-__all__ = ["ScalingCallback", "__version__"]
+__all__ = ["Goal", "ScalingCallback", "ScalingReporter", "__version__", "make_report", "read_experiment"]
+
+# Ray and Matplotlib take seconds to import: only those who use them pay for it.
+_HOME: Final = {
+    "Goal": "analysis.recommendation",
+    "ScalingCallback": "callback",
+    "ScalingReporter": "reporter",
+    "make_report": "report",
+    "read_experiment": "experiments",
+}
 
 
 def __getattr__(name: str) -> object:
-    # Ray takes seconds to import: only those who use the callback pay for it.
-    if name == "ScalingCallback":
-        from rl_scaling_callback.callback import ScalingCallback
-
-        return ScalingCallback
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

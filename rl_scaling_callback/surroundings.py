@@ -103,7 +103,11 @@ def watch_learner(algorithm: Algorithm, clock: PhaseClock) -> bool:
     group = algorithm.learner_group
     if group is None or not group.is_local:
         return False
-    group.foreach_learner(lambda learner: clock.watch(learner.metrics))
+
+    def watch(learner: Any, *_: Any) -> None:
+        clock.watch(learner.metrics)
+
+    group.foreach_learner(watch)
     return True
 
 

@@ -1,0 +1,156 @@
+"""The command line: `rl-scaling report PATH`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+try:
+    import click
+    from rich.console import Console
+    from rich.progress import Progress
+except ImportError as error:
+    raise ImportError('rl-scaling needs the report extra: pip install "rl-scaling-callback[report]"') from error
+
+from rl_scaling_callback._version import __version__
+from rl_scaling_callback.analysis.recommendation import GOALS, Goal
+from rl_scaling_callback.experiments import ExperimentError, read_experiment
+from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.steady import DEFAULT_RULE, SteadyRule
+
+if TYPE_CHECKING:
+    from rl_scaling_callback.report import Report
+
+DEFAULT_PAGE: Final = "scaling_report.html"
+UNREADABLE: Final = 1
+EXIT_CODES: Final = {"met": 0, "not met": 3, "undecided": 4}
+"""With --exit-code: by the verdict on the goal, the first study's. 1 is for what can't be read, 2 for a wrong command."""
+
+
+def _scale(_context: click.Context, _option: click.Parameter, text: str) -> Scale:
+    try:
+        return Scale.parse(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="rl-scaling")
+def main() -> None:
+    """How many env runners, how many envs? What parallel RL training with RLlib brings, and which configuration to take."""
+
+
+@main.command()
+@click.argument("path")
+@click.option("--goal", type=click.Choice(list(GOALS)), default="balanced", show_default=True, help="What you are after.")
+@click.option("--min-efficiency", type=float, metavar="%", help="Least efficiency, in place of the goal's.")
+@click.option("--min-speedup", type=float, metavar="×", help="Least speedup, in place of the goal's.")
+@click.option("--max-cpus", type=float, metavar="CPUS", help="Most CPUs that a trial may hold.")
+@click.option("--max-ram-utilisation", type=float, metavar="%", help="Most RAM utilisation of the node.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "markdown", "json", "html"]),
+    default="table",
+    show_default=True,
+    help="How to show it.",
+)
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help=f"File to write. [default: standard output; {DEFAULT_PAGE} for html]",
+)
+@click.option("--figures", type=click.Path(file_okay=False, path_type=Path), help="Folder to write the pictures into, as SVG.")
+@click.option("--curve", type=click.Path(file_okay=False, path_type=Path), help="Folder to write TensorBoard's curve over N into.")
+@click.option("--reference", callback=_scale, default="1r1e", show_default=True, help="Scale of the baseline.")
+@click.option(
+    "--warmup-iterations",
+    type=click.IntRange(min=0),
+    default=DEFAULT_RULE.warmup_iterations,
+    show_default=True,
+    help="Iterations of each trial that are left out at its start.",
+)
+@click.option("--exit-code", is_flag=True, help="Exit with 3 when the goal is not met, with 4 when that is undecided.")
+def report(
+    path: str,
+    goal: str,
+    min_efficiency: float | None,
+    min_speedup: float | None,
+    max_cpus: float | None,
+    max_ram_utilisation: float | None,
+    form: str,
+    output: Path | None,
+    figures: Path | None,
+    curve: Path | None,
+    reference: Scale,
+    warmup_iterations: int,
+    exit_code: bool,
+) -> None:
+    """What an experiment says: table, recommendation, laws, checklist.
+
+    PATH is the folder of a Tune experiment (a path or a URI such as s3://…; trials need not have used ScalingCallback), or a CSV
+    file with the columns num_env_runners, num_envs_per_env_runner, env_steps and time_this_iter_s.
+    """
+    try:
+        wanted = Goal.of(
+            goal,
+            min_efficiency=min_efficiency,
+            min_speedup=min_speedup,
+            max_cpus=max_cpus,
+            max_ram_utilisation=max_ram_utilisation,
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    rule = SteadyRule(warmup_iterations=warmup_iterations)
+    try:
+        with _progress() as progress:
+            experiment = read_experiment(path, reference=reference, rule=rule, progress=progress)
+    except ExperimentError as error:
+        raise click.ClickException(str(error)) from None
+
+    from rl_scaling_callback.report import make_report, save_figures, write_curve
+
+    made = make_report(experiment, wanted, reference)
+    _show(made, form, output)
+    for place, study in enumerate(made.studies, start=1):
+        # Several workloads in one folder: each gets a place of its own.
+        own = "" if len(made.studies) == 1 else str(place)
+        if figures is not None:
+            save_figures(study, figures / own)
+        if curve is not None:
+            write_curve(study, curve / own)
+    if exit_code:
+        sys.exit(EXIT_CODES[made.studies[0].recommendation.verdict] if made.studies else UNREADABLE)
+
+
+def _show(made: Report, form: str, output: Path | None) -> None:
+    from rl_scaling_callback.report import print_report, to_json, to_markdown, write_page
+
+    if form == "html":
+        click.echo(f"written: {write_page(made, output or DEFAULT_PAGE)}", err=True)
+        return
+    if form == "table":
+        if output is None:
+            print_report(made)
+            return
+        with output.open("w", encoding="utf-8") as file:
+            print_report(made, Console(file=file, width=200))
+    else:
+        text = to_json(made) if form == "json" else to_markdown(made)
+        if output is None:
+            click.echo(text)
+            return
+        output.write_text(text + "\n", encoding="utf-8")
+    click.echo(f"written: {output}", err=True)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """Show how far reading is, on standard error and only to a person."""
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("Reading trials", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

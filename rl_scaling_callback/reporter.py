@@ -1,0 +1,145 @@
+"""`ScalingReporter`: shows what each configuration brings while Tune runs, and writes the report at the end."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+try:
+    from ray import tune
+except ImportError as error:
+    raise ImportError('ScalingReporter needs Ray Tune: pip install "ray[tune,rllib]>=2.45"') from error
+
+from rl_scaling_callback.analysis.recommendation import Goal
+from rl_scaling_callback.experiments import ExperimentError, read_experiment
+from rl_scaling_callback.keys import ROOT
+from rl_scaling_callback.scale import Scale
+
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial
+
+    from rl_scaling_callback.report import Report
+
+logger = logging.getLogger("rl_scaling_callback")
+
+PAGE: Final = "scaling_report.html"
+"""The page's name in the experiment's folder."""
+
+_STATUS_COLUMN: Final = f"{ROOT}/efficiency"
+_READING_SHARE: Final = 0.02
+
+
+class ScalingReporter(tune.Callback):
+    """Shows the growing table of configurations while Tune runs; writes page and TensorBoard's curve when it ends.
+
+    Add it to `tune.RunConfig(callbacks=[ScalingReporter()])`. Trials need not use `ScalingCallback`; with it, the table knows where
+    efficiency goes, and Tune's own status table gets a column for it. It never raises while Tune runs.
+
+    Args:
+        goal: `"save"`, `"balanced"` or `"fastest"`, or a `Goal` of your own.
+        reference: scale of the baseline, such as `"1r1e"`.
+        show: called with a report after a trial has ended, and at the end; prints the table by default.
+
+    Raises:
+        ValueError: a value that is not allowed.
+    """
+
+    def __init__(
+        self, goal: str | Goal = "balanced", *, reference: str | Scale = "1r1e", show: Callable[[Report], None] | None = None
+    ) -> None:
+        self._goal = goal if isinstance(goal, Goal) else Goal.of(goal)
+        self._reference = reference if isinstance(reference, Scale) else Scale.parse(reference)
+        self._show = show or _print
+        self._next_look = -float("inf")
+        _add_status_column()
+
+    def setup(self, *args: Any, **info: Any) -> None:
+        """Add the column again where Tune has restored this callback."""
+        _add_status_column()
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Show the table so far, unless reading it would take more than a fiftieth of the time."""
+        started = time.monotonic()
+        if started < self._next_look:
+            return
+        try:
+            # What the loggers of this process wrote; it is copied to the storage later.
+            self._show(self._report(_storage(trial).experiment_driver_staging_path))
+        except Exception as error:
+            _warn("the table can't be shown", error)
+        ended = time.monotonic()
+        self._next_look = ended + (ended - started) / _READING_SHARE
+
+    def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
+        """Show the report, and write it into the experiment's folder."""
+        if not trials:
+            return
+        try:
+            storage = _storage(trials[0])
+            report = self._report(_Folder(storage.experiment_fs_path, storage.storage_filesystem))
+            self._show(report)
+            self._write(report, storage)
+        except Exception as error:
+            _warn("the report can't be written", error)
+
+    def _report(self, source: Any) -> Report:
+        from rl_scaling_callback.report import make_report
+
+        return make_report(read_experiment(source, reference=self._reference), self._goal, self._reference)
+
+    def _write(self, report: Report, storage: Any) -> None:
+        from pyarrow import fs
+
+        from rl_scaling_callback.report import write_curve, write_page
+
+        with tempfile.TemporaryDirectory() as folder:
+            write_page(report, Path(folder) / PAGE)
+            for place, study in enumerate(report.studies, start=1):
+                write_curve(study, Path(folder) / ("" if len(report.studies) == 1 else str(place)))
+            fs.copy_files(
+                folder,
+                storage.experiment_fs_path,
+                source_filesystem=fs.LocalFileSystem(),
+                destination_filesystem=storage.storage_filesystem,
+            )
+        logger.info("ScalingReporter: wrote %s/%s", storage.experiment_fs_path, PAGE)
+
+
+def _storage(trial: Trial) -> Any:
+    """Return where the trial's experiment is kept: Tune gives every trial that it runs a storage."""
+    return trial.storage
+
+
+class _Folder:
+    """An experiment's folder on a filesystem of Tune's, as a `ResultGrid` names it."""
+
+    def __init__(self, experiment_path: str, filesystem: Any) -> None:
+        self.experiment_path = experiment_path
+        self.filesystem = filesystem
+
+
+def _print(report: Report) -> None:
+    from rl_scaling_callback.report import print_report
+
+    print_report(report)
+
+
+def _add_status_column() -> None:
+    """Have Tune's status tables show efficiency: both keep the columns of every table in a dict of names and headings."""
+    try:
+        from ray.tune.experimental.output import DEFAULT_COLUMNS
+        from ray.tune.progress_reporter import TuneReporterBase
+
+        DEFAULT_COLUMNS[_STATUS_COLUMN] = "efficiency %"
+        TuneReporterBase.DEFAULT_COLUMNS[_STATUS_COLUMN] = "efficiency %"
+    except Exception as error:
+        _warn("Tune's status table gets no efficiency", error)
+
+
+def _warn(what: str, error: Exception) -> None:
+    # What is missing is told plainly; anything else is a mistake of ours.
+    logger.warning("ScalingReporter: %s: %s", what, error, exc_info=None if isinstance(error, ExperimentError) else error)
