@@ -63,13 +63,13 @@ class Spent:
     @classmethod
     def of_window(cls, parts: Mapping[str, float], env_steps: float = 1.0) -> Spent:
         """Return what `parts` gave, per env step where their number is given; NaN for a part that is not there."""
-        sample, learn, sync, other, busy, longest = (parts.get(name, NAN) / env_steps for name in _PARTS)
+        sample, learn, sync, other, busy, longest = (parts.get(name, NAN) / env_steps for name in PARTS)
         return cls(sample, learn, sync, 0.0, other, busy, longest)
 
     @property
     def parts(self) -> dict[str, float]:
         """All but evaluation, which steady figures leave out, by name."""
-        return {name: getattr(self, name) for name in _PARTS}
+        return {name: getattr(self, name) for name in PARTS}
 
     @property
     def total(self) -> float:
@@ -81,7 +81,8 @@ class Spent:
         return Spent(**{field.name: getattr(self, field.name) * factor for field in fields(self)})
 
 
-_PARTS: Final = ("sample", "learn", "sync", "other", "busy", "longest")
+PARTS: Final = ("sample", "learn", "sync", "other", "busy", "longest")
+"""The parts of an iteration that steady windows and baselines keep."""
 
 CAUSES: Final[Mapping[str, str]] = {
     "serial_stepping": "sub-envs of one env runner that step one after another",

@@ -202,7 +202,9 @@ def _configuration(
     speedup = speedup_error = NAN
     lost: Mapping[str, float] = {}
     estimated = False
-    if baseline is not None and not study.timed_iterations and not same_steps(cell.steps, baseline.steps):
+    # A baseline that is known as a number only is comparable on its giver's word.
+    steps_count = baseline is not None and not study.timed_iterations and baseline.steady.iterations > 0
+    if baseline is not None and steps_count and not same_steps(cell.steps, baseline.steps):
         notes.append(f"{cell.steps:,.0f} env steps an iteration, {baseline.steps:,.0f} in the baseline's: not comparable")
     elif baseline is not None:
         speedup = formulas.speedup(steady.sps, baseline.steady.sps / baseline.scale.parallelism)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
+from rl_scaling_callback.account import PARTS
 from rl_scaling_callback.analysis.runs import Run, Sample
 from rl_scaling_callback.formulas import NAN
 from rl_scaling_callback.steady import SteadyRule, SteadyWindow
-
-PARTS: Final = ("sample", "learn", "sync", "other", "busy", "longest")
-"""The parts of an iteration that the callback measures, as steady windows name them."""
 
 _MOST_SAMPLES: Final = 300
 _FIRST_SAMPLES: Final = 50
@@ -23,7 +21,7 @@ class Entry(NamedTuple):
         iteration: its number, from 1.
         env_steps: env steps sampled in it; NaN where not known.
         seconds: its duration, evaluation left out where known; NaN where not known.
-        parts: seconds of each of `PARTS`; None where they were not measured.
+        parts: seconds of each of `account.PARTS`; None where they were not measured.
         since_restore: its number since the trial was started or restored; NaN where not known.
         exclusive: 1.0 when no other trial ran beside it, 0.0 when one did, NaN where not known.
         cpu_utilisation: of its node [%]; NaN where not known.

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from rl_scaling_callback import keys, reading
+from rl_scaling_callback.account import PARTS
 from rl_scaling_callback.analysis.runs import LeftOut, Run
 from rl_scaling_callback.experiments.lines import ResultLines
 from rl_scaling_callback.experiments.place import Place
-from rl_scaling_callback.experiments.recording import PARTS, Entry, sum_up
+from rl_scaling_callback.experiments.recording import Entry, sum_up
 from rl_scaling_callback.formulas import NAN, ratio
 from rl_scaling_callback.reading import Circumstances
 from rl_scaling_callback.scale import Scale

@@ -74,6 +74,14 @@ def test_a_baseline_from_a_file():
     assert (each.speedup, each.efficiency, each.is_baseline) == (pytest.approx(1.6), pytest.approx(80), False)
 
 
+def test_a_baseline_that_is_only_a_number():
+    number = Steady(500.0, math.nan, 0, math.nan, math.nan, converged=False, settled=False)
+    each = by_scale(run("2r1e", [1.25] * 5), baseline=GivenBaseline(Scale(1, 1), number, "the trial's own option"))["2r×1e"]
+    assert each.speedup == pytest.approx(1.6)
+    assert math.isnan(each.speedup_error)
+    assert not each.losses
+
+
 def test_a_larger_reference_scales_perfectly_up_to_itself():
     study = Study("test", (run("4r1e", [1.0] * 5), run("8r1e", [0.625] * 5)))
     four, eight = configurations(study, Scale(4, 1))

@@ -1,0 +1,47 @@
+"""Shows what was found: text, tables, pictures, a page and TensorBoard's curve. What is heavy is imported when it is used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from rl_scaling_callback.report.figures import PICTURES, save_figures
+    from rl_scaling_callback.report.page import render_page, write_page
+    from rl_scaling_callback.report.report import Report, StudyReport, make_report
+    from rl_scaling_callback.report.tables import print_report, to_json, to_markdown
+    from rl_scaling_callback.report.tensorboard import write_curve
+
+__all__ = [
+    "PICTURES",
+    "Report",
+    "StudyReport",
+    "make_report",
+    "print_report",
+    "render_page",
+    "save_figures",
+    "to_json",
+    "to_markdown",
+    "write_curve",
+    "write_page",
+]
+
+_HOME: Final = {
+    "PICTURES": "figures",
+    "Report": "report",
+    "StudyReport": "report",
+    "make_report": "report",
+    "print_report": "tables",
+    "render_page": "page",
+    "save_figures": "figures",
+    "to_json": "tables",
+    "to_markdown": "tables",
+    "write_curve": "tensorboard",
+    "write_page": "page",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

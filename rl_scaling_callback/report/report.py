@@ -1,0 +1,183 @@
+"""What there is to show of an experiment: its studies, each with configurations, laws, recommendations and checklist."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+from rl_scaling_callback import formulas
+from rl_scaling_callback._version import __version__
+from rl_scaling_callback.analysis.checklist import Check, checklist
+from rl_scaling_callback.analysis.configurations import SINGLE, Configuration, configurations
+from rl_scaling_callback.analysis.laws import Fit, Laws, Measured, fit_laws
+from rl_scaling_callback.analysis.recommendation import GOALS, Goal, Recommendation, recommend
+from rl_scaling_callback.analysis.runs import Experiment, Study
+from rl_scaling_callback.formulas import NAN
+from rl_scaling_callback.scale import Scale
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a law says of a configuration, as throughput.
+
+    Attributes:
+        scale: the configuration.
+        sps: predicted throughput [steps/s].
+        speedup: predicted speedup [×]; NaN without a baseline.
+        low: lower end of the 95 % interval of `speedup` for a new measurement [×]; NaN where it can't be given.
+        high: its upper end [×].
+        extrapolated: True beyond 2× what was measured.
+    """
+
+    scale: Scale
+    sps: float
+    speedup: float
+    low: float
+    high: float
+    extrapolated: bool
+
+    @property
+    def efficiency(self) -> float:
+        """Predicted parallel efficiency [%]."""
+        return formulas.efficiency(self.speedup, self.scale.parallelism)
+
+
+@dataclass(frozen=True, slots=True)
+class StudyReport:
+    """All there is to say of one workload.
+
+    Attributes:
+        study: its runs.
+        configurations: one for each scale, by N.
+        laws: what they support of scaling laws.
+        work: env steps that the laws' seconds stand for; NaN where nothing was measured.
+        recommendations: by name of the goal, the goal that was asked for first.
+        checklist: filled in for the goal that was asked for.
+    """
+
+    study: Study
+    configurations: tuple[Configuration, ...]
+    laws: Laws
+    work: float
+    recommendations: Mapping[str, Recommendation]
+    checklist: tuple[Check, ...]
+
+    @property
+    def recommendation(self) -> Recommendation:
+        """The recommendation for the goal that was asked for."""
+        return next(iter(self.recommendations.values()))
+
+    @property
+    def baseline_sps(self) -> float:
+        """SPS that speedups are counted against [steps/s]; NaN without a baseline."""
+        known = (c.sps / c.speedup for c in self.configurations if c.speedup > 0)
+        return next(known, NAN)
+
+    def forecast(self, fit: Fit, scale: Scale) -> Forecast:
+        """Return what a law says of a configuration."""
+        prediction = fit.predict(scale)
+        sps, low, high = (formulas.ratio(self.work, s) for s in (prediction.seconds, prediction.high, prediction.low))
+        baseline = self.baseline_sps
+        return Forecast(
+            scale,
+            sps,
+            formulas.speedup(sps, baseline),
+            formulas.speedup(low, baseline),
+            formulas.speedup(high, baseline),
+            prediction.extrapolated,
+        )
+
+    def forecasts(self) -> tuple[Forecast, ...]:
+        """Return what the chosen law says of the gaps in the measured grid and of twice the env runners, by N."""
+        fit = self.laws.chosen
+        if fit is None:
+            return ()
+        measured = {c.scale for c in self.configurations}
+        runners = {scale.num_env_runners for scale in measured}
+        envs = {scale.num_envs_per_env_runner for scale in measured}
+        runners.add(2 * max(1, *runners, 1))
+        wanted = {Scale(r, e) for r in runners for e in envs} - measured
+        return tuple(self.forecast(fit, scale) for scale in sorted(wanted, key=lambda scale: (scale.parallelism, scale)))
+
+    def missing(self) -> Iterator[str]:
+        """Yield a sentence for each thing without which the report can't be complete, and what to do about it."""
+        if not self.configurations:
+            yield "No configuration was measured."
+            return
+        if math.isnan(self.baseline_sps):
+            yield (
+                "No baseline: speedup and efficiency are not known. Add a trial with 1 env runner × 1 env per runner "
+                "to the experiment, or name a baseline that was measured before."
+            )
+        if len(self.configurations) == 1:
+            yield "Only one configuration was measured: there is nothing to compare it with."
+        unknown = [str(c.scale) for c in self.configurations if math.isnan(c.sps)]
+        if unknown:
+            yield f"Throughput is not known for {', '.join(unknown)}: no iteration was left after warm-up."
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All there is to say of an experiment.
+
+    Attributes:
+        experiment: what was read, and what was left out.
+        studies: one for each workload, in the experiment's order.
+        provenance: where the report comes from, as texts by name.
+    """
+
+    experiment: Experiment
+    studies: tuple[StudyReport, ...]
+    provenance: Mapping[str, str]
+
+
+def make_report(
+    experiment: Experiment, goal: Goal = GOALS["balanced"], reference: Scale = SINGLE, made: datetime | None = None
+) -> Report:
+    """Return the report of an experiment.
+
+    Args:
+        experiment: what was read.
+        goal: what the reader is after; the other goals of `GOALS` are answered besides.
+        reference: scale of the baseline.
+        made: time that the report carries; now by default.
+    """
+    made = made or datetime.now(timezone.utc)
+    provenance = {
+        "Source": experiment.source,
+        "Made": made.strftime("%Y-%m-%d %H:%M %Z").strip(),
+        "Made by": f"rl_scaling_callback {__version__}",
+    }
+    return Report(experiment, tuple(_study_report(study, goal, reference) for study in experiment.studies), provenance)
+
+
+def _study_report(study: Study, goal: Goal, reference: Scale) -> StudyReport:
+    found = configurations(study, reference)
+    work = _work(study, found)
+    laws = fit_laws(tuple(_measured(study, found, work)), max((run.cores for run in study.runs if run.cores > 0), default=NAN))
+    goals = {goal.name: goal} | {name: other for name, other in GOALS.items() if name != goal.name}
+    recommendations = {name: recommend(found, each, laws) for name, each in goals.items()}
+    return StudyReport(study, found, laws, work, recommendations, checklist(found, recommendations[goal.name], laws))
+
+
+def _work(study: Study, found: tuple[Configuration, ...]) -> float:
+    """Return the mean env steps of an iteration of the baseline, else of the first configuration that has any."""
+    of_baseline = [run.steady for c in found if c.is_baseline for run in c.runs]
+    given = [study.baseline.steady] if study.baseline else []
+    for steadies in (of_baseline, given, *([run.steady for run in c.runs] for c in found)):
+        steps = formulas.ratio(sum(s.env_steps for s in steadies), sum(s.iterations for s in steadies))
+        if steps > 0:
+            return steps
+    return NAN
+
+
+def _measured(study: Study, found: tuple[Configuration, ...], work: float) -> Iterator[Measured]:
+    """Yield the time that each configuration takes for equal work; a baseline from outside is a measurement like others."""
+    for c in found:
+        if c.sps > 0:
+            yield Measured(c.scale, work / c.sps, c.sps_error)
+    given = study.baseline
+    if given is not None and given.steady.sps > 0 and given.scale not in {c.scale for c in found}:
+        yield Measured(given.scale, work / given.steady.sps, given.steady.error)

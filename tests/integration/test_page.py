@@ -1,0 +1,213 @@
+"""The page and TensorBoard's curve as a browser shows them: what is on screen is what was measured."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import closing
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from rl_scaling_callback.analysis.runs import LeftOut
+from rl_scaling_callback.report import render_page, write_curve, write_page
+from rl_scaling_callback.report.tables import COLUMNS
+from tests.unit.test_configurations import run, users_ten
+from tests.unit.test_figures import sampled
+from tests.unit.test_formulas import PRINTED
+from tests.unit.test_report import nan_row, report_of
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None)
+browser = pytest.mark.skipif(BROWSER is None, reason="no chromium or google-chrome is installed")
+HOSTILE = "<script>document.title='run'</script><img src=x onerror=\"document.title='run'\">"
+
+
+def opened(url, profile, *options):
+    """Return a page's document after the browser has drawn it."""
+    command = [
+        BROWSER,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--no-first-run",
+        "--disable-sync",
+    ]
+    command += [
+        "--disable-background-networking",
+        "--disable-component-update",
+        f"--user-data-dir={profile}",
+        *options,
+        "--dump-dom",
+        url,
+    ]
+    # A group of its own: no process of the browser stays behind.
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True) as process:
+        try:
+            return process.communicate(timeout=60)[0]
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+class Document(HTMLParser):
+    """Elements by tag, and the table of configurations."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.attributes, self.rows, self.cell, self.text = [], [], [], None, []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append(tag)
+        self.attributes += attributes
+        self.cell = dict(attributes).get("data-column")
+        if self.cell == "config":
+            self.rows.append({})
+
+    def handle_endtag(self, tag):
+        self.cell = None
+
+    def handle_data(self, data):
+        self.text.append(data)
+        if self.cell:
+            self.rows[-1][self.cell] = data
+
+    @property
+    def words(self):
+        return " ".join("".join(self.text).split())
+
+
+@pytest.fixture(scope="module")
+def user():
+    return report_of(*users_ten())
+
+
+@browser
+def test_the_numbers_on_screen_are_the_data(user, tmp_path):
+    document = Document(opened(write_page(user, tmp_path / "page.html").as_uri(), tmp_path / "profile"))
+    (study,) = user.studies
+    assert document.rows == [{column.name: column.cell(c) for column in COLUMNS} for c in study.configurations]
+    on_screen = {row["config"]: (int(row["parallelism"]), row["speedup"], row["efficiency"]) for row in document.rows}
+    assert on_screen == PRINTED
+    asked = study.recommendation
+    for text in ("Take 4r×1e", asked.reason, asked.runner_up_reason, asked.code, "Goal balanced", "2026-11-22 12:00 UTC"):
+        assert " ".join(text.split()) in document.words
+    for forecast in study.forecasts():
+        assert f"{forecast.speedup:.2f}" in document.words
+    # Speedup and efficiency are drawn; the words of the pictures are on screen, too.
+    assert document.elements.count("svg") == 2
+    assert "N = env runners × envs per runner" in document.words
+    assert all(check.evidence in document.words for check in study.checklist)
+
+
+@browser
+def test_what_a_run_wrote_stays_text_on_screen(tmp_path):
+    runs = [replace(sampled("1r1e", [3.0, 2.2, 2.0, 2.1, 1.9]), name=HOSTILE, note=HOSTILE), run("2r1e", [1.0, 1.1, 0.9])]
+    report = report_of(*runs, left_out=(LeftOut(HOSTILE, HOSTILE),), facts={HOSTILE: HOSTILE})
+    report = replace(report, provenance={"Source": HOSTILE})
+    document = Document(opened(write_page(report, tmp_path / "page.html").as_uri(), tmp_path / "profile"))
+    assert {"script", "img"}.isdisjoint(document.elements)
+    assert document.words.count(HOSTILE) >= 5
+    assert "Scaling: PPO on HalfCheetah-v5" in document.words
+
+
+def test_the_page_asks_for_nothing_from_elsewhere(user):
+    document = Document(render_page(user))
+    assert ("content", "default-src 'none'; style-src 'unsafe-inline'") in document.attributes
+    assert {"script", "link", "iframe", "object", "embed"}.isdisjoint(document.elements)
+    links = [value for name, value in document.attributes if name in {"src", "href", "xlink:href"}]
+    assert links
+    assert all(link.startswith("#") for link in links)
+    assert all(link.startswith("#") for link in re.findall(r"url\(([^)]*)\)", render_page(user)))
+
+
+@pytest.mark.parametrize(
+    ("runs", "says"),
+    [
+        ([], "No run of this experiment could be read."),
+        ([nan_row()], "Throughput is not known for 2r×2e"),
+        ([run("2r1e", [1.0] * 5), run("4r1e", [0.6] * 5)], "No baseline: speedup and efficiency are not known."),
+        ([run("1r1e", [1.0] * 5)], "Only one configuration was measured"),
+    ],
+)
+def test_a_page_says_what_is_missing(runs, says):
+    document = Document(render_page(report_of(*runs)))
+    assert says in document.words
+    assert "nan" not in re.findall(r"\w+", document.words.lower())
+
+
+def test_studies_share_a_page_without_sharing_ids(user):
+    page = render_page(replace(user, studies=user.studies * 2))
+    ids = re.findall(r'\bid="([^"]*)"', page)
+    assert len(ids) == len(set(ids))
+    assert "study 2 of 2" in page
+
+
+@pytest.fixture
+def tensorboard(user, tmp_path):
+    """TensorBoard over the curve of the user's measurements, at a URL."""
+    pytest.importorskip("tensorboard")
+    write_curve(user.studies[0], tmp_path / "logs")
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port = free.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "tensorboard.main",
+        "--logdir",
+        str(tmp_path / "logs"),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    command += ["--load_fast=false"]
+    url = f"http://127.0.0.1:{port}"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            wait_for(url + "/data/runs", process)
+            yield url
+        finally:
+            process.kill()
+
+
+def wait_for(url, process):
+    """Wait until TensorBoard has read both runs."""
+    give_up = time.monotonic() + 40
+    while time.monotonic() < give_up and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                if b"ideal" in (text := answer.read()) and b"actual" in text:
+                    return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            pass
+        time.sleep(0.3)
+    pytest.fail("TensorBoard did not show the runs")
+
+
+@browser
+def test_tensorboard_draws_the_ideal_beside_the_actual_curve(user, tensorboard, tmp_path):
+    url = f"{tensorboard}/?smoothing=0#timeseries"
+    page = opened(url, tmp_path / "profile", "--disable-3d-apis", "--window-size=1600,1000", "--virtual-time-budget=30000")
+    # Its table shows the last point of each line.
+    words = Document(page).words
+    for value in ("scaling_over_N/actual", "scaling_over_N/ideal", "5.4045", "33.7784"):
+        assert value in words
+    lines = [
+        [tuple(map(float, point.split(","))) for point in line.split("L")] for line in re.findall(r'<path d="M([-\d.,L]+)"', page)
+    ]
+    efficiency, ideal_efficiency, speedup, ideal = lines  # by tag, then by run
+    assert len({y for _, y in ideal_efficiency}) == 1
+    assert len(efficiency) == 5
+    (left, bottom), (right, top) = ideal[0], ideal[-1]
+    assert [1 + 15 * (x - left) / (right - left) for x, _ in speedup] == pytest.approx([1, 2, 4, 8, 16], abs=0.01)
+    best = [max(c.speedup for c in user.studies[0].configurations if c.scale.parallelism == n) for n in (1, 2, 4, 8, 16)]
+    assert [1 + 15 * (y - bottom) / (top - bottom) for _, y in speedup] == pytest.approx(best, abs=0.01)

@@ -1,0 +1,135 @@
+"""What the pictures show, read from what Matplotlib drew and from the SVG that a browser gets."""
+
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("matplotlib")
+
+from rl_scaling_callback.account import CAUSES
+from rl_scaling_callback.analysis.runs import Sample
+from rl_scaling_callback.report.figures import (
+    PICTURES,
+    efficiency_map,
+    iteration_times,
+    loss_by_cause,
+    save_figures,
+    speedup_over_n,
+)
+from rl_scaling_callback.scale import Scale
+
+from .test_configurations import run, users_ten
+from .test_report import nan_row, report_of
+
+SHARES = dict.fromkeys(CAUSES, 0.0) | {"serial_stepping": 12.0, "contention": -4.0, "learn": 10.0}
+
+
+def sampled(scale, seconds):
+    samples = tuple(Sample(i, 1000, s, measured=i > 2) for i, s in enumerate(seconds, 1))
+    return replace(run(scale, seconds[2:]), samples=samples)
+
+
+@pytest.fixture(scope="module")
+def user():
+    return report_of(*users_ten()).studies[0]
+
+
+@pytest.fixture(scope="module")
+def full():
+    """A study for which every picture can be drawn, with a negative share."""
+    study = report_of(sampled("1r1e", [3.0, 2.2, 2.0, 2.1, 1.9]), sampled("2r1e", [2.0, 1.5, 1.2, 1.3, 1.25])).studies[0]
+    one, two = study.configurations
+    two = replace(two, losses=SHARES | {"learn": two.loss - 8})
+    return replace(study, configurations=(one, two))
+
+
+def points(axes, label):
+    (line,) = [line for line in axes.get_lines() if line.get_label() == label]
+    return dict(zip(line.get_xdata(), line.get_ydata(), strict=True))
+
+
+def texts(svg):
+    return [element.text for element in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_speedup_shows_every_configuration_beside_the_ideal(user):
+    (axes,) = speedup_over_n(user).axes
+    assert points(axes, "ideal") == {1: 1, 32: 32}
+    shown = {
+        (n, speedup)
+        for label in ("1 env", "2 envs", "4 envs", "8 envs")
+        for n, speedup in points(axes, f"{label} per runner").items()
+    }
+    assert shown == {(c.scale.parallelism, c.speedup) for c in user.configurations}
+    curves = [line for line in axes.get_lines() if line.get_label() == f"law {user.laws.chosen.name}, band of 95 %"]
+    for curve, envs in zip(curves, (1, 2, 4, 8), strict=True):
+        drawn = dict(zip(curve.get_xdata(), curve.get_ydata(), strict=True))
+        assert drawn[16] == user.forecast(user.laws.chosen, Scale(16 // envs, envs)).speedup
+
+
+def test_speedup_by_runners_where_only_envs_vary():
+    study = report_of(run("2r1e", [1.0] * 3), run("2r2e", [0.7] * 3), run("1r1e", [1.9] * 3), run("2r4e", [0.5] * 3)).studies[0]
+    (axes,) = speedup_over_n(study).axes
+    assert set(points(axes, "2 env runners")) == {2, 4, 8}
+
+
+def test_speedup_draws_errors(full):
+    (axes,) = speedup_over_n(full).axes
+    two = full.configurations[1]
+    half = two.speedup * two.speedup_error / 100
+    (bar,) = [
+        path.vertices for each in axes.collections for path in each.get_paths() if len(path) == 2 and path.vertices[0][0] == 2
+    ]
+    assert bar[:, 1] == pytest.approx([two.speedup - half, two.speedup + half])
+
+
+def test_the_map_writes_each_efficiency_in_its_cell(user):
+    (axes,) = efficiency_map(user).axes
+    cells = {text.get_position(): text.get_text() for text in axes.texts}
+    place = {1: 0, 2: 1, 4: 2, 8: 3}
+    for c in user.configurations:
+        position = place[c.scale.num_env_runners], place[c.scale.num_envs_per_env_runner]
+        assert cells[position] == f"{c.efficiency:.1f}"
+    assert sorted(cells.values()).count("–") == 16 - 10
+
+
+def test_losses_add_up_and_negative_shares_stay(full):
+    (axes,) = loss_by_cause(full).axes
+    widths = [patch.get_width() for patch in axes.patches]
+    assert -4.0 in widths
+    assert sum(widths) == pytest.approx(full.configurations[1].loss)
+    assert list(points(axes, "100 − efficiency")) == [full.configurations[1].loss]
+
+
+def test_iterations_tell_warm_up_from_the_steady_window(full):
+    one, two = iteration_times(full).axes
+    assert (one.get_title("left"), two.get_title("left")) == ("1r×1e", "2r×1e")
+    hollow, filled = (
+        [tuple(line.get_ydata()) for line in one.get_lines() if line.get_fillstyle() == fill] for fill in ("none", "full")
+    )
+    assert hollow == [(3.0, 2.2)]
+    assert (2.0, 2.1, 1.9) in filled
+
+
+@pytest.mark.parametrize("picture", PICTURES, ids=lambda picture: picture.name)
+def test_svg_holds_text_is_the_same_each_time_and_asks_for_nothing(picture, full):
+    svg = picture.svg(full, "a-")
+    assert svg == picture.svg(full, "a-")
+    assert texts(svg)
+    own = set(ET.fromstring(svg).iter())
+    assert {i for element in own if (i := element.get("id")) is not None and not i.startswith("a-")} == set()
+    assert not [
+        value for element in own for name, value in element.items() if name.endswith("href") and not value.startswith("#a-")
+    ]
+
+
+@pytest.mark.parametrize("picture", PICTURES, ids=lambda picture: picture.name)
+@pytest.mark.parametrize("runs", [[nan_row()], [run("2r1e", [1.0] * 3), run("4r1e", [0.6] * 3)]], ids=["NaN", "no baseline"])
+def test_without_numbers_there_is_no_picture(picture, runs):
+    assert picture.svg(report_of(*runs).studies[0]) is None
+
+
+def test_files(user, full, tmp_path):
+    assert [path.name for path in save_figures(user, tmp_path / "svg")] == ["speedup.svg", "efficiency.svg"]
+    assert [path.name for path in save_figures(full, tmp_path, "png")] == [f"{picture.name}.png" for picture in PICTURES]

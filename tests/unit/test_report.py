@@ -1,0 +1,242 @@
+"""The report as text and as TensorBoard's curve."""
+
+import io
+import json
+import math
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from rl_scaling_callback.analysis.recommendation import GOALS
+from rl_scaling_callback.analysis.runs import Experiment, GivenBaseline, LeftOut, Study
+from rl_scaling_callback.report import make_report, print_report, to_json, to_markdown, write_curve
+from rl_scaling_callback.report.tables import COLUMNS
+from rl_scaling_callback.scale import Scale
+
+from .test_configurations import run, users_ten, window
+from .test_formulas import PRINTED
+
+MADE = datetime(2026, 11, 22, 12, 0, tzinfo=timezone.utc)
+TIMES = ("11.89", "7.24", "4.39", "2.89", "7.82", "4.94", "5.93", "4.60", "3.92", "2.20")
+HOSTILE = "<script>alert(1)</script>|*x*\n\x1b[31m"
+
+
+def report_of(*runs, goal=GOALS["balanced"], left_out=(), **facts):
+    studies = (Study("PPO on HalfCheetah-v5", runs, **facts),) if runs else ()
+    return make_report(Experiment("results", studies, left_out), goal, made=MADE)
+
+
+def printed(report, width):
+    written = io.StringIO()
+    print_report(report, Console(file=written, width=width))
+    return written.getvalue()
+
+
+@pytest.fixture(scope="module")
+def report():
+    return report_of(*users_ten())
+
+
+@pytest.fixture(scope="module", params=["terminal", "markdown"])
+def rows(request, report):
+    """The user's rows as cells of text, by configuration."""
+    text = printed(report, 200) if request.param == "terminal" else to_markdown(report).replace("|", "  ")
+    lines = [re.split(r"\s{2,}", line.strip()) for line in text.splitlines()]
+    return {
+        line[0]: dict(zip((column.name for column in COLUMNS), line, strict=True)) for line in lines if len(line) == len(COLUMNS)
+    }
+
+
+def test_the_users_ten_rows_are_printed_to_the_specifications_digits(rows):
+    for (config, (n, speedup, efficiency)), time in zip(PRINTED.items(), TIMES, strict=True):
+        row = rows[config]
+        assert (row["parallelism"], row["seconds"], row["speedup"], row["efficiency"]) == (str(n), time, speedup, efficiency)
+    assert rows["8r×2e"] == {
+        "config": "8r×2e",
+        "parallelism": "16",
+        "seconds": "2.20",
+        "sps": "7,447",
+        "speedup": "5.40",
+        "efficiency": "33.8",
+        "loss": "66.2",
+        "band": "inefficient",
+        "core_efficiency": "–",
+        "sps_per_cpu": "827",
+        "diagnosis": "–",
+    }
+
+
+def test_errors_stand_beside_their_numbers():
+    report = report_of(run("1r1e", [2.0, 2.1, 1.9]), run("2r1e", [1.0, 1.1, 0.9]))
+    two = report.studies[0].configurations[1]
+    assert f"{two.sps:,.0f} ± {two.sps_error:.1f} %" in to_markdown(report)
+    assert f"{two.speedup:.2f} ± {two.speedup_error:.1f} %" in to_markdown(report)
+    assert "All intervals are from the iterations of one run" in to_markdown(report)
+
+
+@pytest.mark.parametrize(
+    "form", [lambda report: " ".join(printed(report, 80).split()), lambda report: to_markdown(report).replace("\\", "")]
+)
+def test_text_holds_the_decision_and_what_it_rests_on(report, form):
+    text = form(report)
+    asked = report.studies[0].recommendation
+    laws = report.studies[0].laws
+    assert "Take 4r×1e: 2.71×, 67.7 %. Goal met: the largest speedup with efficiency ≥ 60 % and speedup ≥ 2.5×." in text
+    assert asked.reason in text
+    assert "num_env_runners=4" in text
+    assert "save: Take 2r×1e" in text
+    assert "fastest: Take 8r×2e" in text
+    assert f"Chosen law {laws.chosen.name}" in text
+    assert f"{laws.chosen.mean_error:.1f} % on average" in text
+    assert f"{laws.limit[0]:.1f} to {laws.limit[1]:.1f}×" in text
+    for forecast in report.studies[0].forecasts():
+        assert f"{forecast.scale}: {forecast.speedup:.2f}×" in text
+    for check in report.studies[0].checklist:
+        assert check.evidence in text
+    assert "Made: 2026-11-22 12:00 UTC" in text
+
+
+def test_the_goal_that_was_asked_for_comes_first(report):
+    assert list(report.studies[0].recommendations) == ["balanced", "save", "fastest"]
+    assert list(report_of(*users_ten(), goal=GOALS["fastest"]).studies[0].recommendations) == ["fastest", "save", "balanced"]
+
+
+def test_a_narrow_terminal_says_which_columns_it_goes_without(report):
+    assert "Not shown" not in printed(report, 200)
+    narrow = printed(report, 60)
+    assert "Not shown for want of width: time, loss, per core, SPS per CPU, where it goes" in " ".join(narrow.split())
+    assert max(map(len, narrow.split("Recommendation")[0].splitlines())) <= 80
+    assert re.search(r"4r×1e +4 +3,732 +2\.71 +67\.7 +good", narrow)
+
+
+def test_json_has_the_numbers_in_full_and_null_for_nan(report):
+    document = json.loads(to_json(report))
+    (study,) = document["studies"]
+    for row, c in zip(study["configurations"], report.studies[0].configurations, strict=True):
+        assert (row["config"], row["sps"], row["speedup"], row["efficiency"]) == (str(c.scale), c.sps, c.speedup, c.efficiency)
+        assert row["sps_error"] is None
+    assert study["recommendations"]["balanced"]["choice"] == "4r×1e"
+    assert study["laws"]["limit"] == list(report.studies[0].laws.limit)
+    assert [each["config"] for each in study["laws"]["predictions"]] == [str(f.scale) for f in report.studies[0].forecasts()]
+
+
+def test_laws_get_seconds_for_equal_work():
+    # The runs collect different numbers of steps an iteration; the laws must not take that for scaling.
+    runs = [run(scale, [2.0 / n] * 3, env_steps=1000) for n, scale in ((1, "1r1e"), (2, "2r1e"), (4, "4r1e"))]
+    study = report_of(*runs, run("8r1e", [0.5] * 3, env_steps=2000)).studies[0]
+    assert study.work == 1000
+    assert study.baseline_sps == pytest.approx(500)
+    forecast = study.forecast(study.laws.chosen, Scale(8, 1))
+    assert (forecast.sps, forecast.speedup) == (pytest.approx(4000), pytest.approx(8))
+    assert forecast.efficiency == pytest.approx(100)
+
+
+def test_forecasts_fill_the_grid_and_double_the_runners(report):
+    study = report.studies[0]
+    forecasts = study.forecasts()
+    measured = {c.scale for c in study.configurations}
+    assert {f.scale for f in forecasts} == {Scale(r, e) for r in (1, 2, 4, 8, 16) for e in (1, 2, 4, 8)} - measured
+    assert all(f.low < f.speedup < f.high for f in forecasts)
+    seconds = study.laws.chosen.predict(Scale(4, 2)).seconds
+    assert next(f.speedup for f in forecasts if f.scale == Scale(4, 2)) == pytest.approx(11.89 / seconds)
+
+
+def test_a_baseline_from_outside_is_one_more_measurement_for_the_laws():
+    given = GivenBaseline(Scale(1, 1), window([4.0] * 3), "an older\nexperiment")
+    runs = [run(scale, [seconds] * 3) for scale, seconds in (("2r1e", 2.2), ("4r1e", 1.2), ("8r1e", 0.7))]
+    report = report_of(*runs, baseline=given)
+    study = report.studies[0]
+    assert study.work == 1000
+    assert study.baseline_sps == pytest.approx(250)
+    assert study.laws.chosen is not None
+    assert "Baseline from outside the experiment: an older experiment." in to_markdown(report)
+
+
+def nan_row():
+    return replace(run("2r2e", [1.0]), steady=window([]))
+
+
+@pytest.mark.parametrize(
+    ("runs", "says"),
+    [
+        ([run("2r1e", [1.0] * 5), run("4r1e", [0.6] * 5)], "No baseline: speedup and efficiency are not known"),
+        ([run("1r1e", [1.0] * 5)], "Only one configuration was measured"),
+        ([run("1r1e", [1.0] * 5), nan_row()], "Throughput is not known for 2r×2e"),
+        ([nan_row()], "Throughput is not known for 2r×2e"),
+    ],
+)
+def test_what_is_missing_is_said(runs, says, tmp_path):
+    report = report_of(*runs)
+    assert says in " ".join(printed(report, 80).split())
+    assert says in to_markdown(report)
+    (study,) = json.loads(to_json(report))["studies"]
+    assert any(says in note for note in study["notes"])
+    assert write_curve(report.studies[0], tmp_path).is_dir()
+
+
+def test_an_experiment_without_runs_says_so():
+    report = report_of(left_out=(LeftOut("PPO_1", "no result"),))
+    for text in (printed(report, 80), to_markdown(report).replace("\\", "")):
+        assert "Nothing to show" in text
+        assert "Left out: PPO_1: no result" in text
+    assert json.loads(to_json(report))["studies"] == []
+
+
+def test_what_a_run_wrote_stays_text():
+    report = report_of(replace(run("1r1e", [1.0] * 5), note=HOSTILE), left_out=(LeftOut(HOSTILE, "[bold]"),))
+    terminal, markdown = printed(report, 200), to_markdown(report)
+    for text in (terminal, markdown):
+        assert "\x1b" not in text
+    assert "Left out: <script>alert(1)</script>|*x*" in terminal
+    assert "[bold]" in terminal
+    assert "<script>" not in markdown.replace("\\<", "")
+    assert "\\<script\\>alert(1)\\</script\\>\\|\\*x\\*" in markdown
+    assert json.loads(to_json(report))["left_out"][0]["name"] == HOSTILE
+
+
+def scalars(folder):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(folder))
+    events.Reload()
+    return {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
+
+
+def test_the_curve_is_the_best_speedup_at_each_n(report, tmp_path):
+    for _ in range(2):  # a second one takes the first one's place
+        curve = write_curve(report.studies[0], tmp_path)
+    actual, ideal = scalars(curve / "actual"), scalars(curve / "ideal")
+    best = {1: "1r×1e", 2: "2r×1e", 4: "4r×1e", 8: "8r×1e", 16: "8r×2e"}
+    by_scale = {str(c.scale): c for c in report.studies[0].configurations}
+    assert actual == {
+        "scaling_over_N/speedup": {n: pytest.approx(by_scale[scale].speedup) for n, scale in best.items()},
+        "scaling_over_N/efficiency": {n: pytest.approx(by_scale[scale].efficiency) for n, scale in best.items()},
+    }
+    assert ideal == {"scaling_over_N/speedup": {n: n for n in best}, "scaling_over_N/efficiency": dict.fromkeys(best, 100.0)}
+    assert len(list((curve / "actual").iterdir())) == 1
+
+
+def test_a_curve_at_a_uri_is_refused(report):
+    with pytest.raises(ValueError, match=r"folder is 's3://bucket/results'; allowed are local folders"):
+        write_curve(report.studies[0], "s3://bucket/results")
+
+
+def test_nothing_heavy_is_imported_before_it_is_used():
+    code = (
+        "import sys, rl_scaling_callback.report as report; report.make_report; report.to_json\n"
+        "print([m for m in ('ray', 'torch', 'matplotlib', 'jinja2', 'rich', 'tensorboardX') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_numbers_that_are_not_known_are_dashes():
+    (c,) = report_of(nan_row()).studies[0].configurations
+    cells = {column.name: column.cell(c) for column in COLUMNS}
+    assert math.isnan(c.sps)
+    assert {name for name, cell in cells.items() if cell == "–"} == set(cells) - {"config", "parallelism"}
