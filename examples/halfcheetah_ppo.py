@@ -15,8 +15,7 @@ import ray
 from ray import tune
 from ray.rllib.algorithms.ppo import PPOConfig
 
-from rl_scaling_callback import ScalingCallback
-from rl_scaling_callback.formulas import band
+from rl_scaling_callback import ScalingCallback, ScalingReporter
 from rl_scaling_callback.hardware import usable_cores
 
 LEAST_EFFICIENCY = 60.0
@@ -84,34 +83,17 @@ def main() -> None:
             storage_path=str(options.storage_path.absolute()),
             # Precise enough, or at most so many iterations.
             stop={"scaling/steady/converged": 1, "training_iteration": options.iterations},
-            callbacks=[Progress(num_trials)],
+            callbacks=[Progress(num_trials), ScalingReporter("balanced")],
             verbose=0,
         ),
     ).fit()
-
-    show(results)
-
-
-def show(results: tune.ResultGrid) -> None:
-    """Print the table, the efficient trials, and how to look at the curves."""
-    print(f"\n{'config':>8} {'N':>3} {'SPS ± error':>16} {'speedup':>8} {'efficiency':>10}  {'band':<11}  where it goes")
-    for result in results:
-        if result.metrics is None or result.error is not None:
-            print(f"{'failed':>8}  {result.path}")
-            continue
-        steady, config = result.metrics["scaling"]["steady"], result.metrics["config"]
-        name = f"{config['num_env_runners']}r×{config['num_envs_per_env_runner']}e"
-        print(
-            f"{name:>8} {result.metrics['scaling']['parallelism']:3.0f} {steady['sps']:8,.0f} ± {steady['error']:3.1f} %"
-            f" {steady['speedup']:7.2f}× {steady['efficiency']:8.1f} %"
-            f"  {band(steady['efficiency']):<11}  {result.metrics['scaling']['diagnosis'].split(';')[0]}"
-        )
 
     trials = results.get_dataframe()
     efficient = trials[trials["scaling/steady/efficiency"] >= LEAST_EFFICIENCY]
     runners, envs = efficient["config/num_env_runners"], efficient["config/num_envs_per_env_runner"]
     names = [f"{r}r×{e}e" for r, e in zip(runners, envs, strict=True)]
     print(f"\nEfficiency ≥ {LEAST_EFFICIENCY:.0f} %: {', '.join(names)}")
+    print(f"Page:   {results.experiment_path}/scaling_report.html")
     print(f"Curves: tensorboard --logdir {results.experiment_path}")
 
 

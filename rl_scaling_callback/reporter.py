@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import tempfile
 import time
@@ -42,10 +43,11 @@ class ScalingReporter(tune.Callback):
     Args:
         goal: `"save"`, `"balanced"` or `"fastest"`, or a `Goal` of your own.
         reference: scale of the baseline, such as `"1r1e"`.
-        show: called with a report after a trial has ended, and at the end; prints the table by default.
+        show: called with a report after a trial has ended, and at the end; by default the table is printed, and at the end all.
 
     Raises:
         ValueError: a value that is not allowed.
+        ImportError: what the report is made with is not installed.
     """
 
     def __init__(
@@ -53,8 +55,12 @@ class ScalingReporter(tune.Callback):
     ) -> None:
         self._goal = goal if isinstance(goal, Goal) else Goal.of(goal)
         self._reference = reference if isinstance(reference, Scale) else Scale.parse(reference)
-        self._show = show or _print
+        self._show = show
         self._next_look = -float("inf")
+        # Now, and not after hours of training.
+        missing = [name for name in ("jinja2", "matplotlib", "rich") if importlib.util.find_spec(name) is None]
+        if missing:
+            raise ImportError(f'ScalingReporter needs {", ".join(missing)}: pip install "rl-scaling-callback[report]"')
         _add_status_column()
 
     def setup(self, *args: Any, **info: Any) -> None:
@@ -68,7 +74,9 @@ class ScalingReporter(tune.Callback):
             return
         try:
             # What the loggers of this process wrote; it is copied to the storage later.
-            self._show(self._report(_storage(trial).experiment_driver_staging_path))
+            from rl_scaling_callback.report import print_so_far
+
+            (self._show or print_so_far)(self._report(_storage(trial).experiment_driver_staging_path))
         except Exception as error:
             _warn("the table can't be shown", error)
         ended = time.monotonic()
@@ -79,9 +87,11 @@ class ScalingReporter(tune.Callback):
         if not trials:
             return
         try:
+            from rl_scaling_callback.report import print_report
+
             storage = _storage(trials[0])
             report = self._report(_Folder(storage.experiment_fs_path, storage.storage_filesystem))
-            self._show(report)
+            (self._show or print_report)(report)
             self._write(report, storage)
         except Exception as error:
             _warn("the report can't be written", error)
@@ -120,12 +130,6 @@ class _Folder:
     def __init__(self, experiment_path: str, filesystem: Any) -> None:
         self.experiment_path = experiment_path
         self.filesystem = filesystem
-
-
-def _print(report: Report) -> None:
-    from rl_scaling_callback.report import print_report
-
-    print_report(report)
 
 
 def _add_status_column() -> None:

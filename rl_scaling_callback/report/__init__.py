@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from rl_scaling_callback.report.figures import PICTURES, save_figures
     from rl_scaling_callback.report.page import render_page, write_page
     from rl_scaling_callback.report.report import Report, StudyReport, make_report
-    from rl_scaling_callback.report.tables import print_report, to_json, to_markdown
+    from rl_scaling_callback.report.tables import print_report, print_so_far, to_json, to_markdown
     from rl_scaling_callback.report.tensorboard import write_curve
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "StudyReport",
     "make_report",
     "print_report",
+    "print_so_far",
     "render_page",
     "save_figures",
     "to_json",
@@ -32,6 +33,7 @@ _HOME: Final = {
     "StudyReport": "report",
     "make_report": "report",
     "print_report": "tables",
+    "print_so_far": "tables",
     "render_page": "page",
     "save_figures": "figures",
     "to_json": "tables",

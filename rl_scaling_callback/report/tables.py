@@ -251,22 +251,38 @@ def print_report(report: Report, console: Console | None = None) -> None:
         console.print()
 
     for study in report.studies:
-        console.print(Text(plain(study.study.title), style="bold underline"))
-        columns = COLUMNS
-        while console.measure(table(study, columns), options=console.options.update(width=10_000)).maximum > console.width:
-            spare = [column for column in columns if column.spare]
-            if not spare:
-                break
-            # What is known of no configuration goes first.
-            least = max(spare, key=lambda column: (all(column.cell(c) == UNKNOWN for c in study.configurations), column.spare))
-            columns = tuple(column for column in columns if column is not least)
-        console.print(table(study, columns))
-        if columns != COLUMNS:
-            without = ", ".join(column.header for column in COLUMNS if column not in columns)
-            console.print(Text(f"Not shown for want of width: {without}\n"))
+        _print_table(study, console)
         for section in sections(study):
             show(section)
     show(_closing(report))
+
+
+def print_so_far(report: Report, console: Console | None = None) -> None:
+    """Print the tables of a report, and what to take by them: for an experiment that is still running."""
+    from rich.console import Console
+
+    console = console or Console()
+    for study in report.studies:
+        _print_table(study, console)
+        console.print(f"So far: {choice_text(study.recommendation)}\n", markup=False)
+
+
+def _print_table(study: StudyReport, console: Console) -> None:
+    from rich.text import Text
+
+    console.print(Text(plain(study.study.title), style="bold underline"))
+    columns = COLUMNS
+    while console.measure(table(study, columns), options=console.options.update(width=10_000)).maximum > console.width:
+        spare = [column for column in columns if column.spare]
+        if not spare:
+            break
+        # What is known of no configuration goes first.
+        least = max(spare, key=lambda column: (all(column.cell(c) == UNKNOWN for c in study.configurations), column.spare))
+        columns = tuple(column for column in columns if column is not least)
+    console.print(table(study, columns))
+    if columns != COLUMNS:
+        without = ", ".join(column.header for column in COLUMNS if column not in columns)
+        console.print(Text(f"Not shown for want of width: {without}\n"))
 
 
 def to_markdown(report: Report) -> str:

@@ -100,6 +100,12 @@ def test_a_report_that_fails_does_not_end_the_experiment(tmp_path, caplog):
     assert "no terminal" in caplog.text
 
 
+def test_what_is_missing_is_told_before_the_experiment(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "jinja2" else True)
+    with pytest.raises(ImportError, match=r"needs jinja2: pip install \"rl-scaling-callback\[report\]\""):
+        ScalingReporter()
+
+
 PROGRAM = """
 import ray
 from ray import tune
