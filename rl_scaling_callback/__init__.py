@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from rl_scaling_callback._version import __version__
 
 if TYPE_CHECKING:
-    from rl_scaling_callback.analysis.recommendation import Goal
+    from rl_scaling_callback.analysis.goals import Goal
     from rl_scaling_callback.callback import ScalingCallback
     from rl_scaling_callback.experiments import read_experiment
     from rl_scaling_callback.report import make_report
@@ -22,7 +22,7 @@ __all__ = ["Goal", "ScalingCallback", "ScalingReporter", "__version__", "make_re
 
 # Ray and Matplotlib take seconds to import: only those who use them pay for it.
 _HOME: Final = {
-    "Goal": "analysis.recommendation",
+    "Goal": "analysis.goals",
     "ScalingCallback": "callback",
     "ScalingReporter": "reporter",
     "make_report": "report",

@@ -16,7 +16,7 @@ except ImportError as error:
     raise ImportError('rl-scaling needs the report extra: pip install "rl-scaling-callback[report]"') from error
 
 from rl_scaling_callback._version import __version__
-from rl_scaling_callback.analysis.recommendation import GOALS, Goal
+from rl_scaling_callback.analysis.goals import GOALS, Goal
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
 from rl_scaling_callback.scale import Scale
 from rl_scaling_callback.steady import DEFAULT_RULE, SteadyRule

@@ -15,7 +15,7 @@ try:
 except ImportError as error:
     raise ImportError('ScalingReporter needs Ray Tune: pip install "ray[tune,rllib]>=2.45"') from error
 
-from rl_scaling_callback.analysis.recommendation import Goal
+from rl_scaling_callback.analysis.goals import Goal
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
 from rl_scaling_callback.keys import ROOT
 from rl_scaling_callback.scale import Scale

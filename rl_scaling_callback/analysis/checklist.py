@@ -13,16 +13,9 @@ from typing import Final
 
 from rl_scaling_callback import formulas
 from rl_scaling_callback.analysis.configurations import Configuration
+from rl_scaling_callback.analysis.goals import Verdict, judge, together, with_interval
 from rl_scaling_callback.analysis.laws import Laws
-from rl_scaling_callback.analysis.recommendation import (
-    HOW_TO_GET_A_BASELINE,
-    Recommendation,
-    Verdict,
-    env_steps_of,
-    judge,
-    together,
-    with_interval,
-)
+from rl_scaling_callback.analysis.recommendation import HOW_TO_GET_A_BASELINE, Recommendation
 
 Answer = tuple[Verdict, str]
 
@@ -84,7 +77,7 @@ def checklist(
             "choosing", f"Is the RAM utilisation {below}?", *of_choice(lambda each: _utilisation(each.ram_utilisation, "at most"))
         ),
         Check("after", "Did SPS rise?", *of_choice(_rose)),
-        Check("after", "Is the speedup in the expected range?", *of_choice(lambda each: _expected(configurations, each, laws))),
+        Check("after", "Is the speedup in the expected range?", *of_choice(lambda each: _expected(each, laws))),
         Check(
             "after",
             "Does the efficiency reach the goal's threshold?",
@@ -149,22 +142,24 @@ def _rose(choice: Configuration) -> Answer:
     )
 
 
-def _expected(configurations: Sequence[Configuration], choice: Configuration, laws: Laws | None) -> Answer:
+def _expected(choice: Configuration, laws: Laws | None) -> Answer:
     """Compare with the law's interval for a new measurement, or where there is none with 1 to N."""
     speedup, n = choice.speedup, choice.scale.parallelism
     if math.isnan(speedup):
         return "undecided", HOW_TO_GET_A_BASELINE
     figure = with_interval(speedup, choice.speedup_error, 2, "×")
-    law = laws.chosen if laws else None
-    if law is not None:
+    if laws is not None and laws.chosen is not None:
+        law, baseline_sps = laws.chosen, choice.sps / speedup
         prediction = law.predict(choice.scale)
-        work = env_steps_of(law, configurations) * speedup / choice.sps
-        low, high = formulas.ratio(work, prediction.high), formulas.ratio(work, prediction.low)
+        low, high = (
+            formulas.speedup(formulas.steps_per_second(laws.env_steps, seconds), baseline_sps)
+            for seconds in (prediction.high, prediction.low)
+        )
         if low < high:
             expected = f"law {law.name} expects {low:.2f} to {high:.2f}×, its mean leave-one-out error is {law.mean_error:.1f} %"
             return ("met" if low <= speedup <= high else "not met"), f"{figure}; {expected}."
     verdict = together((judge(speedup, choice.speedup_error, 1.0), judge(n / speedup, choice.speedup_error, 1.0)))
-    return verdict, f"{figure}; without a law, anything from 1 to N = {n} is expected."
+    return verdict, f"{figure}; without a prediction, anything from 1 to N = {n} is expected."
 
 
 def _learning(choice: Configuration, baseline: Configuration | None) -> Answer:
@@ -190,14 +185,20 @@ def _learning(choice: Configuration, baseline: Configuration | None) -> Answer:
             f"{len(here)} iterations of {choice.scale} and {len(there)} of {baseline.scale} have a return {where}; "
             f"{FEWEST_RETURNS} of each are needed: let both run longer."
         )
-    lower, spread = fmean(there) - fmean(here), math.hypot(stdev(here), stdev(there))
+    mean, target, spread = fmean(here), fmean(there), math.hypot(stdev(here), stdev(there))
+    lower = target - mean
     verdict: Verdict = "met" if lower <= spread else "not met" if lower > 2 * spread else "undecided"
-    return verdict, f"Mean return {fmean(here):.4g} against {fmean(there):.4g} of {baseline.scale}, spread {spread:.2g}, {where}."
+    digits = _decimals(spread or max(abs(mean), abs(target)) / 100)
+    figures = f"{mean:,.{digits}f} against {target:,.{digits}f} of {baseline.scale}, spread {spread:,.{digits}f}"
+    return verdict, f"Mean return {figures}, {where}."
+
+
+def _decimals(spread: float) -> int:
+    """Return the decimals that show two digits of a spread, six at most."""
+    return min(6, max(0, 1 - math.floor(math.log10(spread)))) if spread > 0 else 0
 
 
 def _returns(configuration: Configuration) -> list[tuple[float, float]]:
     """Return the lifetime env steps and mean return of each iteration, of all runs, where both are known."""
-    samples = [each for run in configuration.runs for each in run.samples]
-    return [
-        (each.lifetime_steps, each.episode_return) for each in samples if math.isfinite(each.lifetime_steps + each.episode_return)
-    ]
+    pairs = [(sample.lifetime_steps, sample.episode_return) for run in configuration.runs for sample in run.samples]
+    return [pair for pair in pairs if all(map(math.isfinite, pair))]

@@ -135,6 +135,7 @@ class Laws:
         limit: lowest and highest limit of the speedup over laws and axes [×]; NaN where there is none.
         falls_beyond: the scales beyond which measured throughput falls although N grows, with the scale where it has fallen.
         notes: what a reader must know, a sentence each: too few configurations for a law, throughput that falls, and so on.
+        env_steps: env steps that the seconds of the laws stand for; NaN where not told.
     """
 
     fits: tuple[Fit, ...]
@@ -143,14 +144,16 @@ class Laws:
     limit: tuple[float, float]
     falls_beyond: tuple[tuple[Scale, Scale], ...] = ()
     notes: tuple[str, ...] = ()
+    env_steps: float = NAN
 
 
-def fit_laws(measured: Sequence[Measured], cores: float = NAN) -> Laws:
+def fit_laws(measured: Sequence[Measured], cores: float = NAN, env_steps: float = NAN) -> Laws:
     """Return the laws fitted to measured configurations, of which one is 1r×1e or not.
 
     Args:
         measured: one entry a configuration.
         cores: logical cores that the env runners share; NaN where not known.
+        env_steps: env steps done in the seconds of each entry; NaN where not known, and then no throughput can be predicted.
 
     Raises:
         ValueError: a scale given twice.
@@ -170,6 +173,7 @@ def fit_laws(measured: Sequence[Measured], cores: float = NAN) -> Laws:
         limit=_limit(known, fits, axes),
         falls_beyond=falls,
         notes=tuple(_notes(len(measured), known, fits, chosen, falls)),
+        env_steps=env_steps,
     )
 
 

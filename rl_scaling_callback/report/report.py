@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
@@ -11,8 +11,9 @@ from rl_scaling_callback import formulas
 from rl_scaling_callback._version import __version__
 from rl_scaling_callback.analysis.checklist import Check, checklist
 from rl_scaling_callback.analysis.configurations import SINGLE, Configuration, configurations
+from rl_scaling_callback.analysis.goals import GOALS, Goal
 from rl_scaling_callback.analysis.laws import Fit, Laws, Measured, fit_laws
-from rl_scaling_callback.analysis.recommendation import GOALS, Goal, Recommendation, recommend
+from rl_scaling_callback.analysis.recommendation import Recommendation, recommend
 from rl_scaling_callback.analysis.runs import Experiment, Study
 from rl_scaling_callback.formulas import NAN
 from rl_scaling_callback.scale import Scale
@@ -52,7 +53,6 @@ class StudyReport:
         study: its runs.
         configurations: one for each scale, by N.
         laws: what they support of scaling laws.
-        work: env steps that the laws' seconds stand for; NaN where nothing was measured.
         recommendations: by name of the goal, the goal that was asked for first.
         checklist: filled in for the goal that was asked for.
     """
@@ -60,7 +60,6 @@ class StudyReport:
     study: Study
     configurations: tuple[Configuration, ...]
     laws: Laws
-    work: float
     recommendations: Mapping[str, Recommendation]
     checklist: tuple[Check, ...]
 
@@ -78,15 +77,17 @@ class StudyReport:
     def forecast(self, fit: Fit, scale: Scale) -> Forecast:
         """Return what a law says of a configuration."""
         prediction = fit.predict(scale)
-        sps, low, high = (formulas.ratio(self.work, s) for s in (prediction.seconds, prediction.high, prediction.low))
-        baseline = self.baseline_sps
+        sps, low, high = (
+            formulas.steps_per_second(self.laws.env_steps, seconds)
+            for seconds in (prediction.seconds, prediction.high, prediction.low)
+        )
         return Forecast(
-            scale,
-            sps,
-            formulas.speedup(sps, baseline),
-            formulas.speedup(low, baseline),
-            formulas.speedup(high, baseline),
-            prediction.extrapolated,
+            scale=scale,
+            sps=sps,
+            speedup=formulas.speedup(sps, self.baseline_sps),
+            low=formulas.speedup(low, self.baseline_sps),
+            high=formulas.speedup(high, self.baseline_sps),
+            extrapolated=prediction.extrapolated,
         )
 
     def forecasts(self) -> tuple[Forecast, ...]:
@@ -97,7 +98,7 @@ class StudyReport:
         measured = {c.scale for c in self.configurations}
         runners = {scale.num_env_runners for scale in measured}
         envs = {scale.num_envs_per_env_runner for scale in measured}
-        runners.add(2 * max(1, *runners, 1))
+        runners.add(2 * max({1, *runners}))
         wanted = {Scale(r, e) for r in runners for e in envs} - measured
         return tuple(self.forecast(fit, scale) for scale in sorted(wanted, key=lambda scale: (scale.parallelism, scale)))
 
@@ -155,29 +156,30 @@ def make_report(
 
 def _study_report(study: Study, goal: Goal, reference: Scale) -> StudyReport:
     found = configurations(study, reference)
-    work = _work(study, found)
-    laws = fit_laws(tuple(_measured(study, found, work)), max((run.cores for run in study.runs if run.cores > 0), default=NAN))
+    env_steps = _env_steps(study, found)
+    cores = max((run.cores for run in study.runs if run.cores > 0), default=NAN)
+    laws = fit_laws(tuple(_measured(study, found, env_steps)), cores, env_steps)
     goals = {goal.name: goal} | {name: other for name, other in GOALS.items() if name != goal.name}
     recommendations = {name: recommend(found, each, laws) for name, each in goals.items()}
-    return StudyReport(study, found, laws, work, recommendations, checklist(found, recommendations[goal.name], laws))
+    return StudyReport(study, found, laws, recommendations, checklist(found, recommendations[goal.name], laws))
 
 
-def _work(study: Study, found: tuple[Configuration, ...]) -> float:
-    """Return the mean env steps of an iteration of the baseline, else of the first configuration that has any."""
+def _env_steps(study: Study, found: Sequence[Configuration]) -> float:
+    """Return the mean env steps of an iteration of the baseline, else of the first configuration that has any; else NaN."""
     of_baseline = [run.steady for c in found if c.is_baseline for run in c.runs]
     given = [study.baseline.steady] if study.baseline else []
-    for steadies in (of_baseline, given, *([run.steady for run in c.runs] for c in found)):
-        steps = formulas.ratio(sum(s.env_steps for s in steadies), sum(s.iterations for s in steadies))
+    for windows in (of_baseline, given, *([run.steady for run in c.runs] for c in found)):
+        steps = formulas.ratio(sum(each.env_steps for each in windows), sum(each.iterations for each in windows))
         if steps > 0:
             return steps
     return NAN
 
 
-def _measured(study: Study, found: tuple[Configuration, ...], work: float) -> Iterator[Measured]:
+def _measured(study: Study, found: Sequence[Configuration], env_steps: float) -> Iterator[Measured]:
     """Yield the time that each configuration takes for equal work; a baseline from outside is a measurement like others."""
     for c in found:
         if c.sps > 0:
-            yield Measured(c.scale, work / c.sps, c.sps_error)
+            yield Measured(c.scale, env_steps / c.sps, c.sps_error)
     given = study.baseline
     if given is not None and given.steady.sps > 0 and given.scale not in {c.scale for c in found}:
-        yield Measured(given.scale, work / given.steady.sps, given.steady.error)
+        yield Measured(given.scale, env_steps / given.steady.sps, given.steady.error)

@@ -13,7 +13,8 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any, Final
 
 from rl_scaling_callback.analysis.configurations import Configuration
-from rl_scaling_callback.analysis.recommendation import Goal, Recommendation
+from rl_scaling_callback.analysis.goals import Goal
+from rl_scaling_callback.analysis.recommendation import Recommendation
 from rl_scaling_callback.report.report import Forecast, Report, StudyReport
 
 if TYPE_CHECKING:

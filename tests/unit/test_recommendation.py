@@ -1,16 +1,15 @@
 import csv
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rl_scaling_callback import formulas
-from rl_scaling_callback.analysis.checklist import checklist
 from rl_scaling_callback.analysis.configurations import Configuration
-from rl_scaling_callback.analysis.laws import Laws, Prediction
-from rl_scaling_callback.analysis.recommendation import GOALS, Goal, judge, recommend
-from rl_scaling_callback.analysis.runs import Run, Sample
+from rl_scaling_callback.analysis.goals import GOALS, Goal
+from rl_scaling_callback.analysis.recommendation import recommend
+from rl_scaling_callback.analysis.runs import Run
 from rl_scaling_callback.formulas import NAN
 from rl_scaling_callback.scale import Scale
 from rl_scaling_callback.steady import Steady
@@ -50,37 +49,6 @@ def by_speedup(baseline_sps=1000.0, error=NAN, **speedups):
 def run(scale="1r1e", **known):
     steady = Steady(sps=1000.0, error=NAN, iterations=8, env_steps=8000.0, seconds=8.0, converged=False, settled=True)
     return Run(name="trial", scale=Scale.parse(scale), steady=steady, **known)
-
-
-@dataclass(frozen=True)
-class Amdahl:
-    """T = serial + parallel / N, as a law that was fitted to configurations up to `largest`."""
-
-    serial: float
-    parallel: float
-    largest: Scale
-    error: float = 0.1
-    name: str = "Amdahl"
-    formula: str = "T = a + b/N"
-    mean_error: float = 4.0
-    max_error: float = 8.0
-    parameters: dict = field(default_factory=dict)
-
-    def predict(self, scale):
-        seconds = self.serial + self.parallel / scale.parallelism
-        far = (
-            scale.num_env_runners > 2 * self.largest.num_env_runners
-            or scale.num_envs_per_env_runner > 2 * self.largest.num_envs_per_env_runner
-            or scale.parallelism > 2 * self.largest.parallelism
-        )
-        return Prediction(scale, seconds, seconds * (1 - self.error), seconds * (1 + self.error), far)
-
-
-def laws(law):
-    return Laws(fits=(law,), chosen=law, axes=(), limit=(NAN, NAN))
-
-
-# Goals
 
 
 @pytest.mark.parametrize(("goal", "scale"), [("save", "2r×1e"), ("balanced", "4r×1e"), ("fastest", "8r×2e")])
@@ -137,29 +105,6 @@ def test_constraints_of_the_users_own(constraints, scale):
     assert found.verdict == "met"
 
 
-def test_a_goal_with_constraints_in_place_of_its_own():
-    assert Goal.of() == GOALS["balanced"]
-    assert Goal.of("balanced", min_speedup=None, max_cpus=8) == Goal("balanced", 60, 2.5, 8)
-    assert Goal.of("save", min_efficiency=90).asks == "efficiency ≥ 90 %"
-    assert GOALS["fastest"].asks == ""
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: Goal.of("quick"), "goal is 'quick'; allowed are save, balanced, fastest"),
-        (lambda: Goal.of("save", min_efficiency=-1), "min_efficiency is -1; allowed are"),
-        (lambda: Goal.of("save", min_speedup=math.inf), "min_speedup is inf; allowed are"),
-        (lambda: Goal.of("save", max_cpus="8"), "max_cpus is '8'; allowed are"),
-        (lambda: Goal.of("save", max_ram_utilisation=180), "max_ram_utilisation is 180; allowed are"),
-        (lambda: Goal(""), "name is ''; allowed are"),
-    ],
-)
-def test_bad_goals_are_named(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
-
-
 def test_ram_is_a_constraint_only_where_it_was_recorded():
     small, large, unknown = by_speedup(**{"2r1e": 1.9, "4r1e": 3.0, "8r1e": 5.0})
     small, large = replace(small, ram_utilisation=50.0), replace(large, ram_utilisation=95.0)
@@ -173,23 +118,6 @@ def test_ram_is_a_constraint_only_where_it_was_recorded():
 
 
 # Verdicts and noise
-
-
-@pytest.mark.parametrize(
-    ("value", "error", "verdict"),
-    [
-        (60.0, NAN, "met"),
-        (59.9, NAN, "not met"),
-        (60.0, 1.0, "undecided"),
-        (66.1, 10.0, "met"),
-        (65.9, 10.0, "undecided"),
-        (54.6, 10.0, "undecided"),
-        (54.5, 10.0, "not met"),
-        (NAN, 10.0, "undecided"),
-    ],
-)
-def test_an_interval_that_straddles_the_threshold_is_undecided(value, error, verdict):
-    assert judge(value, error, 60.0) == verdict
 
 
 def test_an_undecided_verdict_says_what_to_repeat():
@@ -315,191 +243,18 @@ def test_what_disturbed_the_choice_or_its_baseline_is_named():
     assert "ended early" not in reason
 
 
+def test_trials_that_ran_side_by_side_come_with_the_remedy():
+    baseline, choice = by_speedup(**{"1r1e": 1.0, "2r1e": 1.9})
+    beside = replace(baseline, runs=(run(exclusive=0.0),), note="another trial ran on its node at the same time")
+    remedy = "another trial ran on its node at the same time. Let trials run one at a time: TuneConfig(max_concurrent_trials=1)."
+    assert remedy in recommend([beside, choice], GOALS["save"]).reason
+    alone = replace(baseline, runs=(run(exclusive=1.0),))
+    assert "max_concurrent_trials" not in recommend([alone, choice], GOALS["save"]).reason
+
+
 def test_the_bottleneck_is_the_diagnosis_of_the_choice():
     baseline, choice = by_speedup(**{"1r1e": 1.0, "2r1e": 1.9})
     choice = replace(choice, diagnosis="learn: 3 of 5 lost points; a faster learner", losses_estimated=True)
     assert recommend([baseline, choice], GOALS["save"]).bottleneck == (
         "learn: 3 of 5 lost points; a faster learner (estimated: stepping and contention can't be told apart)"
     )
-
-
-# What to measure next
-
-
-def amdahl_rows(law, *scales):
-    return by_speedup(**{scale: law.predict(Scale(1, 1)).seconds / law.predict(Scale.parse(scale)).seconds for scale in scales})
-
-
-def test_the_best_beyond_the_grid_is_named_with_its_predicted_speedup():
-    law = Amdahl(0.1, 0.9, largest=Scale(4, 2))
-    found = recommend(amdahl_rows(law, "1r1e", "2r1e", "4r1e", "4r2e"), GOALS["fastest"], laws(law))
-    # 1 / (0.1 + 0.9 / 16) and 1 / (0.1 + 0.9 / 12), fewer env runners first; 8r×4e is four times what was measured.
-    assert found.measure_next == (
-        (Scale(4, 4), pytest.approx(6.4)),
-        (Scale(8, 2), pytest.approx(6.4)),
-        (Scale(3, 4), pytest.approx(5.7142857)),
-    )
-
-
-def test_only_what_meets_the_goal_and_beats_the_choice_is_worth_measuring():
-    law = Amdahl(0.1, 0.9, largest=Scale(8, 1))
-    rows = amdahl_rows(law, "1r1e", "4r1e", "8r1e")
-    # Efficiency at N = 6 is 66.7 %, at 8 58.8 %.
-    found = recommend(rows, GOALS["balanced"], laws(law))
-    assert str(found.choice.scale) == "4r×1e"
-    assert [str(scale) for scale, _ in found.measure_next] == ["6r×1e"]
-    assert recommend(rows, Goal.of("balanced", max_cpus=5), laws(law)).measure_next == ()
-
-
-def test_a_gain_within_the_noise_is_not_worth_measuring():
-    law = Amdahl(0.1, 0.9, largest=Scale(8, 1))
-    rows = [replace(each, sps_error=30.0) for each in amdahl_rows(law, "1r1e", "4r1e", "8r1e")]
-    assert recommend(rows, GOALS["balanced"], laws(law)).measure_next == ()
-
-
-def test_where_nobody_meets_the_goal_what_would_is_next():
-    law = Amdahl(0.1, 0.9, largest=Scale(8, 1))
-    found = recommend(amdahl_rows(law, "1r1e", "2r1e", "8r1e"), GOALS["balanced"], laws(law))
-    assert found.verdict == "not met"
-    assert found.measure_next[0] == (Scale(5, 1), pytest.approx(1 / 0.28))
-
-
-def test_no_more_cpus_than_there_are():
-    law = Amdahl(0.1, 0.9, largest=Scale(4, 1))
-    rows = [replace(each, runs=(run(cores=6.0),)) for each in amdahl_rows(law, "1r1e", "2r1e", "4r1e")]
-    found = recommend(rows, GOALS["fastest"], laws(law))
-    assert all(scale.num_env_runners <= 5 for scale, _ in found.measure_next)
-    assert found.measure_next
-
-
-def test_a_laws_unit_of_work_does_not_matter():
-    law = Amdahl(0.1, 0.9, largest=Scale(4, 2))
-    tenfold = Amdahl(1.0, 9.0, largest=Scale(4, 2))
-    rows = amdahl_rows(law, "1r1e", "2r1e", "4r1e", "4r2e")
-    one, ten = (recommend(rows, GOALS["fastest"], laws(each)).measure_next for each in (law, tenfold))
-    assert [scale for scale, _ in one] == [scale for scale, _ in ten]
-    assert [speedup for _, speedup in one] == pytest.approx([speedup for _, speedup in ten])
-
-
-# The checklist
-
-
-def checks(rows, goal="balanced", laws=None):
-    return {each.text: each for each in checklist(rows, recommend(rows, GOALS[goal]), laws)}
-
-
-def test_the_checklist_of_the_users_measurements():
-    found = checklist(of_the_user(), recommend(of_the_user(), GOALS["balanced"]))
-    assert [(each.stage, each.text, each.verdict) for each in found] == [
-        ("before", "Is the baseline's SPS measured?", "met"),
-        ("before", "Are the CPU cores known?", "undecided"),
-        ("before", "Is the GPU known?", "undecided"),
-        ("before", "Is the RAM headroom known?", "undecided"),
-        ("before", "Is the VRAM headroom known?", "undecided"),
-        ("choosing", "Is the efficiency at least 60 %?", "met"),
-        ("choosing", "Is the CPU utilisation below 80 %?", "undecided"),
-        ("choosing", "Is the RAM utilisation below 80 %?", "undecided"),
-        ("after", "Did SPS rise?", "met"),
-        ("after", "Is the speedup in the expected range?", "met"),
-        ("after", "Does the efficiency reach the goal's threshold?", "met"),
-        ("after", "Is learning still stable?", "undecided"),
-    ]
-    evidence = {each.text: each.evidence for each in found}
-    assert evidence["Is the efficiency at least 60 %?"] == "67.7 %, good; at least 60 %."
-    assert evidence["Did SPS rise?"] == "3,732 steps/s against 1,378: 2.71×."
-    assert all(evidence.values())
-
-
-def test_utilisation_cores_and_headroom_where_they_were_recorded():
-    baseline, choice = by_speedup(**{"1r1e": 1.0, "4r1e": 3.0})
-    choice = replace(choice, runs=(run(cores=20.0),), cpu_utilisation=85.0, ram_utilisation=41.0)
-    found = checks([baseline, choice])
-    assert found["Are the CPU cores known?"].evidence == "20 logical cores."
-    assert found["Is the RAM headroom known?"].evidence == "At most 41 % of a node's RAM were in use: 59 % are free."
-    assert found["Is the CPU utilisation below 80 %?"].verdict == "not met"
-    assert found["Is the RAM utilisation below 80 %?"].verdict == "met"
-
-
-def test_the_expected_range_is_the_laws_interval():
-    law = Amdahl(0.1, 0.9, largest=Scale(4, 1))
-    rows = amdahl_rows(law, "1r1e", "2r1e", "4r1e")
-    found = checks(rows, laws=laws(law))["Is the speedup in the expected range?"]
-    assert found.verdict == "met"
-    assert found.evidence == "3.08×; law Amdahl expects 2.80 to 3.42×, its mean leave-one-out error is 4.0 %."
-    narrow = replace(law, serial=0.4, error=0.01)
-    assert checks(rows, laws=laws(narrow))["Is the speedup in the expected range?"].verdict == "not met"
-
-
-@pytest.mark.parametrize(("speedup", "verdict"), [(3.0, "met"), (3.95, "undecided"), (4.4, "not met")])
-def test_without_a_law_more_than_n_is_not_expected(speedup, verdict):
-    rows = by_speedup(error=3.0, **{"1r1e": 1.0, "4r1e": speedup})
-    assert checks(rows)["Is the speedup in the expected range?"].verdict == verdict
-
-
-def curve(scale, returns, steps=1000.0):
-    samples = tuple(
-        Sample(iteration, steps, 1.0, iteration > 2, episode_return, iteration * steps)
-        for iteration, episode_return in enumerate(returns, 1)
-    )
-    return run(scale, samples=samples)
-
-
-def learning(ours, theirs):
-    baseline, choice = by_speedup(**{"1r1e": 1.0, "4r1e": 3.0})
-    rows = [replace(baseline, runs=(curve("1r1e", theirs),)), replace(choice, runs=(curve("4r1e", ours),))]
-    return checks(rows)["Is learning still stable?"]
-
-
-RISING = [10.0 * iteration for iteration in range(1, 21)]
-
-
-@pytest.mark.parametrize(
-    ("ours", "verdict"),
-    [
-        (RISING, "met"),
-        ([each + 100 for each in RISING], "met"),
-        ([each - 22 for each in RISING], "met"),
-        ([each - 23 for each in RISING], "undecided"),
-        ([each - 44 for each in RISING], "undecided"),
-        ([each - 45 for each in RISING], "not met"),
-        (RISING[:10] + [100.0] * 10, "not met"),
-        (RISING[:16], "undecided"),
-        ([NAN] * 20, "undecided"),
-    ],
-)
-def test_learning_is_compared_at_equal_env_steps(ours, verdict):
-    # The last quarter: returns 160 to 200, standard deviation 15.8, so the spread of two such curves is 22.4.
-    assert learning(ours, RISING).verdict == verdict
-
-
-def test_the_evidence_of_learning():
-    longer = [*RISING, *RISING]
-    assert learning(RISING, longer).evidence == "Mean return 180 against 180 of 1r×1e, spread 22, over env steps 15,000 to 20,000."
-    assert learning(RISING[:16], longer).evidence.startswith(
-        "4 iterations of 4r×1e and 4 of 1r×1e have a return over env steps 12,000"
-    )
-    assert learning([NAN] * 20, RISING).evidence.startswith("No return is recorded of 4r×1e:")
-
-
-def test_a_choice_that_is_the_baseline():
-    found = checks(by_speedup(**{"1r1e": 1.0, "2r1e": 1.1}), "save")
-    assert found["Did SPS rise?"].verdict == "not met"
-    assert found["Is learning still stable?"].verdict == "met"
-
-
-def test_without_a_choice_there_is_nothing_to_check():
-    found = checks([configuration("2r1e", 1000.0)])
-    assert found["Is the baseline's SPS measured?"].verdict == "not met"
-    assert "baseline_dir" in found["Is the baseline's SPS measured?"].evidence
-    assert {each.verdict for each in found.values() if each.stage != "before"} == {"undecided"}
-
-
-def test_a_baseline_from_outside():
-    found = checks([configuration("2r1e", 1900.0, 1000.0), configuration("4r1e", 3000.0, 1000.0)])
-    assert found["Is the baseline's SPS measured?"].evidence == "1,000 steps/s, from outside this experiment."
-    assert found["Is learning still stable?"].verdict == "undecided"
-
-
-def test_the_fastest_has_no_threshold():
-    found = checks(of_the_user(), "fastest")["Does the efficiency reach the goal's threshold?"]
-    assert (found.verdict, found.evidence) == ("met", "The goal has none; it is 33.8 %, inefficient.")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rl_scaling_callback.analysis.recommendation import GOALS
+from rl_scaling_callback.analysis.goals import GOALS
 from rl_scaling_callback.analysis.runs import Experiment, GivenBaseline, LeftOut, Study
 from rl_scaling_callback.report import make_report, print_report, to_json, to_markdown, write_curve
 from rl_scaling_callback.report.tables import COLUMNS
@@ -130,7 +130,7 @@ def test_laws_get_seconds_for_equal_work():
     # The runs collect different numbers of steps an iteration; the laws must not take that for scaling.
     runs = [run(scale, [2.0 / n] * 3, env_steps=1000) for n, scale in ((1, "1r1e"), (2, "2r1e"), (4, "4r1e"))]
     study = report_of(*runs, run("8r1e", [0.5] * 3, env_steps=2000)).studies[0]
-    assert study.work == 1000
+    assert study.laws.env_steps == 1000
     assert study.baseline_sps == pytest.approx(500)
     forecast = study.forecast(study.laws.chosen, Scale(8, 1))
     assert (forecast.sps, forecast.speedup) == (pytest.approx(4000), pytest.approx(8))
@@ -147,12 +147,20 @@ def test_forecasts_fill_the_grid_and_double_the_runners(report):
     assert next(f.speedup for f in forecasts if f.scale == Scale(4, 2)) == pytest.approx(11.89 / seconds)
 
 
+def test_what_to_measure_next_has_the_speedups_of_the_predictions(report):
+    study = report.studies[0]
+    predicted = {f.scale: f.speedup for f in study.forecasts()}
+    both = {scale: speedup for scale, speedup in study.recommendations["fastest"].measure_next if scale in predicted}
+    assert both
+    assert both == {scale: pytest.approx(predicted[scale], rel=1e-12) for scale in both}
+
+
 def test_a_baseline_from_outside_is_one_more_measurement_for_the_laws():
     given = GivenBaseline(Scale(1, 1), window([4.0] * 3), "an older\nexperiment")
     runs = [run(scale, [seconds] * 3) for scale, seconds in (("2r1e", 2.2), ("4r1e", 1.2), ("8r1e", 0.7))]
     report = report_of(*runs, baseline=given)
     study = report.studies[0]
-    assert study.work == 1000
+    assert study.laws.env_steps == 1000
     assert study.baseline_sps == pytest.approx(250)
     assert study.laws.chosen is not None
     assert "Baseline from outside the experiment: an older experiment." in to_markdown(report)

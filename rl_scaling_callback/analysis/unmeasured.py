@@ -1,0 +1,100 @@
+"""Which configurations are worth measuring next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Final
+
+from rl_scaling_callback import formulas
+from rl_scaling_callback.analysis.configurations import Configuration
+from rl_scaling_callback.analysis.goals import Goal, interval, may_meet
+from rl_scaling_callback.analysis.laws import Laws
+from rl_scaling_callback.formulas import NAN
+from rl_scaling_callback.scale import Scale
+
+_MOST: Final = 3
+"""How many configurations are named: a batch that is worth the time before the law is fitted anew."""
+
+
+def worth_measuring(
+    known: Sequence[Configuration], choice: Configuration, goal: Goal, laws: Laws | None
+) -> tuple[tuple[Scale, float], ...]:
+    """Return scales that may well be better than the choice, with their predicted speedups, best first; three at most.
+
+    They lie between and beyond what was measured, as far as the chosen law predicts without extrapolating, meet the goal and
+    don't take more CPUs than there are. Without a law that predicts throughput, they are the choice doubled along each axis on
+    which nothing larger was measured, and their speedups NaN.
+    """
+    measured = {each.scale for each in known}
+    if laws is None or laws.chosen is None or math.isnan(laws.env_steps):
+        promising = [_expected(scale, NAN, choice) for scale in _doubled(choice.scale, measured)]
+    else:
+        # Where the choice misses the goal, whatever meets it is better.
+        to_beat = interval(choice.sps, choice.sps_error)[1] if may_meet(choice, goal) else 0.0
+        predictions = [laws.chosen.predict(scale) for scale in _between_and_beyond(measured)]
+        expected = [
+            _expected(each.scale, formulas.steps_per_second(laws.env_steps, each.seconds), choice)
+            for each in predictions
+            if not each.extrapolated
+        ]
+        promising = sorted((each for each in expected if each.sps > to_beat), key=lambda each: -each.sps)
+    most_cpus = _most_cpus(known)
+    fit = [each for each in promising if each.cpus <= most_cpus and may_meet(each, goal)]
+    return tuple((each.scale, each.speedup) for each in fit[:_MOST])
+
+
+def _expected(scale: Scale, sps: float, choice: Configuration) -> Configuration:
+    """Return a configuration that was not measured; its CPUs go by those that the choice holds for an env runner."""
+    runners = choice.scale.num_env_runners
+    for_a_runner = (choice.cpus - 1) / runners if runners else 1.0
+    cpus = 1 + for_a_runner * scale.num_env_runners
+    speedup = formulas.ratio(sps * choice.speedup, choice.sps)
+    efficiency = formulas.efficiency(speedup, scale.parallelism)
+    return Configuration(
+        scale=scale,
+        runs=(),
+        seconds=NAN,
+        sps=sps,
+        sps_error=NAN,
+        between_runs=False,
+        is_baseline=False,
+        speedup=speedup,
+        speedup_error=NAN,
+        efficiency=efficiency,
+        band=formulas.band(efficiency),
+        core_efficiency=NAN,
+        sps_per_cpu=formulas.ratio(sps, cpus),
+        cpus=cpus,
+    )
+
+
+def _most_cpus(known: Sequence[Configuration]) -> float:
+    """Return the CPUs that a trial may take here: the cores, or what one has taken already; infinite where not known."""
+    cores = [run.cores for each in known for run in each.runs if run.cores > 0]
+    return max([*cores, *(each.cpus for each in known)]) if cores else math.inf
+
+
+def _doubled(scale: Scale, measured: set[Scale]) -> list[Scale]:
+    """Return the doublings of a scale along each axis on which nothing larger was measured."""
+    runners, envs = scale.num_env_runners, scale.num_envs_per_env_runner
+    doubled = []
+    if runners == max(each.num_env_runners for each in measured):
+        doubled.append(Scale(max(1, 2 * runners), envs))
+    if envs == max(each.num_envs_per_env_runner for each in measured):
+        doubled.append(Scale(runners, 2 * envs))
+    return doubled
+
+
+def _between_and_beyond(measured: set[Scale]) -> list[Scale]:
+    """Return the scales of the measured grid, refined and doubled, that were not measured."""
+    runners = _refined({each.num_env_runners for each in measured})
+    envs = _refined({each.num_envs_per_env_runner for each in measured})
+    return [scale for r in runners for e in envs if (scale := Scale(r, e)) not in measured]
+
+
+def _refined(counts: set[int]) -> list[int]:
+    """Return counts with their doubles and the middles between neighbours."""
+    middles = {(low + high) // 2 for low, high in pairwise(sorted(counts))}
+    return sorted(counts | middles | {max(1, 2 * each) for each in counts})
