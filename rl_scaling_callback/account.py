@@ -145,6 +145,10 @@ _ADVICE: Final[Mapping[str, str]] = {
 }
 
 
+_NOTHING: Final = 0.5
+"""Fewer lost percent points than this are nothing to speak of."""
+
+
 def diagnosis(lost: Mapping[str, float]) -> str:
     """Return one line that names the largest cause and what to do about it; "" where nothing is known or lost.
 
@@ -152,8 +156,8 @@ def diagnosis(lost: Mapping[str, float]) -> str:
         lost: percent points by cause, as `losses` gives them.
     """
     total = sum(lost.values())
-    # A NaN among them makes the sum one, and is not above 0.
-    if not total > 0:
+    # A NaN among them makes the sum one, and is not above anything.
+    if not total > _NOTHING:
         return ""
     cause = max(lost, key=lost.__getitem__)
     return f"{cause.replace('_', ' ')}: {lost[cause]:.0f} of {total:.0f} lost points; {_ADVICE[cause]}"

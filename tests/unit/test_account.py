@@ -90,6 +90,6 @@ def test_the_rest_of_an_iteration_is_other():
 def test_the_diagnosis_names_the_largest_cause():
     lost = dict.fromkeys(CAUSES, 0.0) | {"learn": 61.0, "transfer": 5.0}
     assert diagnosis(lost).startswith("learn: 61 of 66 lost points; ")
-    assert diagnosis(dict.fromkeys(CAUSES, 0.0)) == ""
+    assert diagnosis(dict.fromkeys(CAUSES, 0.01)) == ""
     assert diagnosis(lost | {"sync": math.nan}) == ""
     assert diagnosis({}) == ""
