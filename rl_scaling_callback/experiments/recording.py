@@ -24,6 +24,7 @@ class Entry(NamedTuple):
         parts: seconds of each of `account.PARTS`; None where they were not measured.
         since_restore: its number since the trial was started or restored; NaN where not known.
         exclusive: 1.0 when no other trial ran beside it, 0.0 when one did, NaN where not known.
+        healthy: env runners that RLlib held for healthy; NaN where not known.
         cpu_utilisation: of its node [%]; NaN where not known.
         ram_utilisation: of its node [%]; NaN where not known.
         episode_return: mean return of the episodes that ended in it; NaN where not known.
@@ -36,6 +37,7 @@ class Entry(NamedTuple):
     parts: tuple[float, ...] | None = None
     since_restore: float = NAN
     exclusive: float = NAN
+    healthy: float = NAN
     cpu_utilisation: float = NAN
     ram_utilisation: float = NAN
     episode_return: float = NAN

@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from statistics import median_low
 from typing import Any, Final
 
 from rl_scaling_callback import keys, reading
@@ -137,6 +138,7 @@ class _Log:
                 parts if scaling.get("time/sample", NAN) >= 0 else None,
                 since_restore=now.since_restore,
                 exclusive=scaling.get("exclusive", NAN),
+                healthy=reading.read_fleet(result)[0],
                 cpu_utilisation=now.cpu_utilisation,
                 ram_utilisation=now.ram_utilisation,
                 episode_return=now.episode_return,
@@ -172,6 +174,12 @@ class _Log:
         )
         if run.steady.iterations == 0:
             return LeftOut(name, self._why_not_steady(rule, failed))
+        healthy = [entry.healthy for entry in self.entries[rule.warmup_iterations :] if entry.healthy < scale.num_env_runners]
+        if len(healthy) > run.steady.iterations / 2:
+            worked = f"only {median_low(healthy):.0f} of its {scale.num_env_runners} env runners worked"
+            return LeftOut(
+                name, f"{worked} in most iterations: its throughput is not that of {scale}. Ray's logs say what became of them"
+            )
         return TrialRead(
             run=run,
             facts={**reading.read_workload(self.config), "algorithm": _algorithm(name, self.config)},

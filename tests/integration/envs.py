@@ -43,6 +43,17 @@ class CostlyEnv(gym.Env):
         return self.observation_space.low, 0.0, False, False, {"slow": SlowToPickle(self._pickle_s)} if self._pickle_s else {}
 
 
+class FailingEnv(CostlyEnv):
+    """An env that can't be made in the env runner of index `worker`: it raises, or never returns, as `how` says."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        if config.worker_index == config["worker"]:
+            if config["how"] == "hang":
+                time.sleep(100_000)
+            raise RuntimeError("this env can't be made here")
+
+
 class SlowToPickle:
     """Sleeps when it is pickled, once in `quiet_s` seconds: a sample holds one a step, and is pickled once."""
 

@@ -39,7 +39,7 @@ def halfcheetah(cluster, tmp_path_factory):
         PPOConfig()
         .environment("HalfCheetah-v5")
         .env_runners(num_env_runners=tune.grid_search([1, 2]))
-        .training(train_batch_size_per_learner=1024, minibatch_size=256, num_epochs=2)
+        .training(train_batch_size_per_learner=512, minibatch_size=256, num_epochs=2)
     )
     config.num_envs_per_env_runner = tune.grid_search([1, 2])
     results = run(tmp_path_factory, config, stop={"training_iteration": ITERATIONS})

@@ -218,6 +218,22 @@ def test_a_crashed_trial_counts_for_what_it_measured(folder):
     assert (run.steady.iterations, run.note) == (2, "ended with an error after 4 iterations")
 
 
+def fleet(healthy):
+    config = {"num_env_runners": 4}
+    states = [{"num_healthy_workers": count} for count in healthy]
+    return [result(k, config=config, fault_tolerance=state) for k, state in enumerate(states, start=1)]
+
+
+def test_a_trial_that_most_of_the_time_lacked_env_runners_is_not_of_its_scale(folder):
+    folder.trial(fleet([4, 4, 4, 4, 3, 3, 3, 3]))
+    assert folder.reason().startswith("only 3 of its 4 env runners worked in most iterations: its throughput is not that of 4r×1e")
+
+
+def test_an_env_runner_that_was_restarted_does_no_harm(folder):
+    folder.trial(fleet([4, 4, 4, 3, 4, 4, 4, 4]))
+    assert folder.run().steady.iterations == 6
+
+
 def test_a_trial_that_was_tried_again_and_ended_well_has_no_note(folder):
     trial = folder.trial([result(k, done=k == 4) for k in range(1, 5)])
     (trial / "error.txt").write_text("Traceback")
