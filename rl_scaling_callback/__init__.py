@@ -17,16 +17,32 @@ if TYPE_CHECKING:
     from rl_scaling_callback.experiments import read_experiment
     from rl_scaling_callback.report import make_report
     from rl_scaling_callback.reporter import ScalingReporter
+    from rl_scaling_callback.sweeping.searcher import ScalingSearcher
+    from rl_scaling_callback.sweeping.stopper import SteadyStopper
+    from rl_scaling_callback.sweeping.sweep import sweep
 
-__all__ = ["Goal", "ScalingCallback", "ScalingReporter", "__version__", "make_report", "read_experiment"]
+__all__ = [
+    "Goal",
+    "ScalingCallback",
+    "ScalingReporter",
+    "ScalingSearcher",
+    "SteadyStopper",
+    "__version__",
+    "make_report",
+    "read_experiment",
+    "sweep",
+]
 
 # Ray and Matplotlib take seconds to import: only those who use them pay for it.
 _HOME: Final = {
     "Goal": "analysis.goals",
     "ScalingCallback": "callback",
     "ScalingReporter": "reporter",
+    "ScalingSearcher": "sweeping.searcher",
+    "SteadyStopper": "sweeping.stopper",
     "make_report": "report",
     "read_experiment": "experiments",
+    "sweep": "sweeping.sweep",
 }
 
 

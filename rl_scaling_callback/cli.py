@@ -1,12 +1,13 @@
-"""The command line: `rl-scaling report PATH`."""
+"""The command line: `rl-scaling report PATH` and `rl-scaling sweep FILE.py:CONFIG`."""
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 try:
     import click
@@ -43,13 +44,41 @@ def main() -> None:
     """How many env runners, how many envs? What parallel RL training with RLlib brings, and which configuration to take."""
 
 
+def _goal(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of a goal, and pass it the `Goal` that they make."""
+
+    @click.option("--goal", type=click.Choice(list(GOALS)), default="balanced", show_default=True, help="What you are after.")
+    @click.option("--min-efficiency", type=float, metavar="%", help="Least efficiency, in place of the goal's.")
+    @click.option("--min-speedup", type=float, metavar="×", help="Least speedup, in place of the goal's.")
+    @click.option("--max-cpus", type=float, metavar="CPUS", help="Most CPUs that a trial may hold.")
+    @click.option("--max-ram-utilisation", type=float, metavar="%", help="Most RAM utilisation of the node.")
+    @functools.wraps(command)
+    def with_goal(
+        goal: str,
+        min_efficiency: float | None,
+        min_speedup: float | None,
+        max_cpus: float | None,
+        max_ram_utilisation: float | None,
+        **others: Any,
+    ) -> None:
+        try:
+            wanted = Goal.of(
+                goal,
+                min_efficiency=min_efficiency,
+                min_speedup=min_speedup,
+                max_cpus=max_cpus,
+                max_ram_utilisation=max_ram_utilisation,
+            )
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+        command(goal=wanted, **others)
+
+    return with_goal
+
+
 @main.command()
 @click.argument("path")
-@click.option("--goal", type=click.Choice(list(GOALS)), default="balanced", show_default=True, help="What you are after.")
-@click.option("--min-efficiency", type=float, metavar="%", help="Least efficiency, in place of the goal's.")
-@click.option("--min-speedup", type=float, metavar="×", help="Least speedup, in place of the goal's.")
-@click.option("--max-cpus", type=float, metavar="CPUS", help="Most CPUs that a trial may hold.")
-@click.option("--max-ram-utilisation", type=float, metavar="%", help="Most RAM utilisation of the node.")
+@_goal
 @click.option(
     "--format",
     "form",
@@ -77,11 +106,7 @@ def main() -> None:
 @click.option("--exit-code", is_flag=True, help="Exit with 3 when the goal is not met, with 4 when that is undecided.")
 def report(
     path: str,
-    goal: str,
-    min_efficiency: float | None,
-    min_speedup: float | None,
-    max_cpus: float | None,
-    max_ram_utilisation: float | None,
+    goal: Goal,
     form: str,
     output: Path | None,
     figures: Path | None,
@@ -95,16 +120,6 @@ def report(
     PATH is the folder of a Tune experiment (a path or a URI such as s3://…; trials need not have used ScalingCallback), or a CSV
     file with the columns num_env_runners, num_envs_per_env_runner, env_steps and time_this_iter_s.
     """
-    try:
-        wanted = Goal.of(
-            goal,
-            min_efficiency=min_efficiency,
-            min_speedup=min_speedup,
-            max_cpus=max_cpus,
-            max_ram_utilisation=max_ram_utilisation,
-        )
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
     rule = SteadyRule(warmup_iterations=warmup_iterations)
     try:
         with _progress() as progress:
@@ -114,7 +129,7 @@ def report(
 
     from rl_scaling_callback.report import make_report, save_figures, write_curve
 
-    made = make_report(experiment, wanted, reference)
+    made = make_report(experiment, goal, reference)
     _show(made, form, output)
     for place, study in enumerate(made.studies, start=1):
         # Several workloads in one folder: each gets a place of its own.
@@ -125,6 +140,83 @@ def report(
             write_curve(study, curve / own)
     if exit_code:
         sys.exit(EXIT_CODES[made.studies[0].recommendation.verdict] if made.studies else UNREADABLE)
+
+
+def _counts(_context: click.Context, _option: click.Parameter, text: str) -> list[int]:
+    try:
+        counts = [int(each) for each in text.split(",")]
+    except ValueError:
+        counts = []
+    if not counts or min(counts) < 1 or len(set(counts)) < len(counts):
+        raise click.BadParameter(f"{text!r}; allowed are different whole numbers from 1 up, such as 1,2,4,8")
+    return counts
+
+
+@main.command()
+@click.argument("config")
+@click.option("--runners", callback=_counts, required=True, metavar="1,2,4", help="Numbers of env runners.")
+@click.option("--envs", callback=_counts, required=True, metavar="1,2,4", help="Numbers of envs per env runner.")
+@_goal
+@click.option("--budget", type=click.FloatRange(min=0, min_open=True), metavar="MINUTES", help="No trial starts after that.")
+@click.option("--max-trials", type=click.IntRange(min=1), help="Most trials.")
+@click.option("--storage-path", default="~/ray_results", show_default=True, help="Where Tune keeps results: a directory or URI.")
+@click.option("--name", default="scaling_sweep", show_default=True, help="Name of the experiment there.")
+@click.option("--resume", is_flag=True, help="Go on with what was measured under this name; nothing is measured twice.")
+@click.option(
+    "--num-cpus",
+    type=click.IntRange(min=1),
+    help="CPUs that Ray believes in where it is started here; a trial takes 1 + its env runners. [default: cores + 1]",
+)
+@click.option("--write", type=click.Path(dir_okay=False, path_type=Path), help="Python file to write the tuned config into.")
+def sweep(
+    config: str,
+    runners: list[int],
+    envs: list[int],
+    goal: Goal,
+    budget: float | None,
+    max_trials: int | None,
+    storage_path: str,
+    name: str,
+    resume: bool,
+    num_cpus: int | None,
+    write: Path | None,
+) -> None:
+    """Find the best number of env runners and envs by measuring few of them.
+
+    CONFIG is FILE.py:NAME, where NAME is an AlgorithmConfig or a function that returns one. Trials run one at a time, the baseline
+    first. The report, with its page, lies in the experiment's folder at the end. Interrupted, it goes on with --resume.
+    """
+    try:
+        import ray
+
+        from rl_scaling_callback.sweeping.config_file import load_config, write_config
+        from rl_scaling_callback.sweeping.sweep import sweep as run_sweep
+    except ImportError as error:
+        raise click.ClickException(str(error)) from None
+    try:
+        loaded = load_config(config)
+        if num_cpus is not None and not ray.is_initialized():
+            ray.init(num_cpus=num_cpus, include_dashboard=False, log_to_driver=False)
+        made = run_sweep(
+            loaded,
+            runners=runners,
+            envs=envs,
+            goal=goal,
+            budget_minutes=budget,
+            max_trials=max_trials,
+            storage_path=storage_path,
+            name=name,
+            resume=resume,
+            say=functools.partial(click.echo, err=True),
+        )
+    except (ValueError, ExperimentError) as error:
+        raise click.ClickException(str(error)) from None
+    choice = made.studies[0].recommendation if made.studies else None
+    if choice is None or choice.choice is None:
+        raise click.ClickException("nothing could be measured; see what was left out above")
+    if write is not None:
+        write_config(write, config, choice.choice.scale, choice.reason)
+        click.echo(f"written: {write}", err=True)
 
 
 def _show(made: Report, form: str, output: Path | None) -> None:

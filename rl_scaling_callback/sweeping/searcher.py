@@ -1,0 +1,159 @@
+"""Proposes the configurations that are worth measuring, to any `Tuner`."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from ray.tune.search import Searcher
+from ray.tune.utils.util import unflatten_dict  # type: ignore[attr-defined]
+
+from rl_scaling_callback import keys, reading
+from rl_scaling_callback.analysis.goals import Goal
+from rl_scaling_callback.analysis.search import Search, Trial
+from rl_scaling_callback.formulas import NAN
+from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.steady import DEFAULT_RULE, Steady, SteadyRule
+from rl_scaling_callback.sweeping.windows import Windows
+
+_LARGEST_SHARE: Final = 0.3
+_FEWEST: Final = 6
+
+
+@dataclass(slots=True)
+class _Running:
+    scale: Scale
+    started: float
+    last: object = None
+    steady: Steady | None = None
+    healthy: float = NAN
+    losses: Mapping[str, float] = field(default_factory=dict)
+
+
+class ScalingSearcher(Searcher):
+    """Looks for the best number of env runners and envs per runner: the baseline first, then what is worth its time, one at a time.
+
+    `tune.TuneConfig(search_alg=ScalingSearcher([1, 2, 4], [1, 2, 4]), num_samples=-1)` ends by itself. Give the `Tuner` a
+    `SteadyStopper` too, or stop trials after enough iterations. Trials with `ScalingCallback` also tell it where efficiency goes.
+
+    Args:
+        runners: numbers of env runners.
+        envs: numbers of envs per env runner.
+        goal: what the configuration is for.
+        cores: logical cores that the env runners share; NaN where not known.
+        trials: what was measured before.
+        budget_s: time after which no trial is started any more [s]; None for no limit.
+        max_trials: most trials, those measured before included; None for no limit.
+        rule: when a trial counts as steady.
+        clock: monotonic seconds.
+
+    Raises:
+        ValueError: a value that is not allowed.
+    """
+
+    def __init__(
+        self,
+        runners: Sequence[int],
+        envs: Sequence[int],
+        goal: str | Goal = "balanced",
+        *,
+        cores: float = NAN,
+        trials: Sequence[Trial] = (),
+        budget_s: float | None = None,
+        max_trials: int | None = None,
+        rule: SteadyRule = DEFAULT_RULE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__()
+        goal = goal if isinstance(goal, Goal) else Goal.of(goal)
+        # Of a small grid a share is less than the corners, from which a search starts.
+        budget = max(_LARGEST_SHARE, _FEWEST / (len(runners) * len(envs)))
+        self.search = Search(tuple(runners), tuple(envs), goal, cores, budget)
+        self.trials = list(trials)
+        self._budget_s = budget_s
+        self._max_trials = max_trials
+        self._clock = clock
+        self._started = clock()
+        self._windows = Windows(rule)
+        self._running: dict[str, _Running] = {}
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        """Return True: a metric may be given to Tune, and changes nothing here."""
+        return True
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return the configuration to measure next, None while another is being measured, or `FINISHED`."""
+        if self._running:
+            return None  # side by side they would measure one another
+        spent = self._clock() - self._started
+        if self._budget_s is not None and spent >= self._budget_s:
+            return Searcher.FINISHED
+        if self._max_trials is not None and len(self.trials) >= self._max_trials:
+            return Searcher.FINISHED
+        scale = self.search.propose(self.trials)
+        if scale is None:
+            return Searcher.FINISHED
+        self._running[trial_id] = _Running(scale, self._clock())
+        return {"num_env_runners": scale.num_env_runners, "num_envs_per_env_runner": scale.num_envs_per_env_runner}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Take in an iteration; Tune gives it flattened."""
+        trial = self._running.get(trial_id)
+        # A trial that is stopped from outside ends with a result that was here already.
+        if trial is not None and trial.last != result.get("training_iteration"):
+            trial.last = result.get("training_iteration")
+            nested = unflatten_dict(result)
+            trial.steady = self._windows.add(trial_id, nested)
+            trial.healthy = reading.read_fleet(nested)[0]
+            trial.losses = _losses(nested)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Take in what the trial measured; one that ended with an error gave no throughput."""
+        if result is not None:
+            self.on_trial_result(trial_id, result)
+        self._windows.forget(trial_id)
+        trial = self._running.pop(trial_id, None)
+        if trial is None:
+            return
+        seconds = self._clock() - trial.started
+        # With an env runner missing, it is not the throughput of this configuration.
+        if error or trial.steady is None or trial.healthy < trial.scale.num_env_runners:
+            self.trials.append(Trial(trial.scale, seconds, NAN))
+        else:
+            self.trials.append(Trial(trial.scale, seconds, trial.steady.sps, trial.steady.error, trial.losses))
+
+    def time_left(self) -> str:
+        """Return what is left of the budget, for the reader; "" without a budget."""
+        if self._budget_s is None:
+            return ""
+        return f", {max(0.0, self._budget_s - (self._clock() - self._started)) / 60:.1f} of {self._budget_s / 60:g} min left"
+
+    def save(self, checkpoint_path: str) -> None:
+        """Write what was measured."""
+        Path(checkpoint_path).write_text(json.dumps([_to_json(trial) for trial in self.trials]), encoding="utf-8")
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Read what was measured; a trial that was running then is proposed again."""
+        self.trials = [_from_json(trial) for trial in json.loads(Path(checkpoint_path).read_text(encoding="utf-8"))]
+        self._running.clear()
+
+
+def _losses(result: Mapping[str, Any]) -> dict[str, float]:
+    scaling = result.get(keys.ROOT)
+    losses = scaling.get("loss") if isinstance(scaling, Mapping) else None
+    known = {cause: reading.number(points) for cause, points in losses.items()} if isinstance(losses, Mapping) else {}
+    known.pop("total", None)
+    return {} if any(map(math.isnan, known.values())) else known
+
+
+def _to_json(trial: Trial) -> dict[str, Any]:
+    return {**asdict(trial), "scale": trial.scale.slug}
+
+
+def _from_json(document: Mapping[str, Any]) -> Trial:
+    return Trial(**{**document, "scale": Scale.parse(document["scale"])})

@@ -1,0 +1,208 @@
+"""`sweep`: measures what is worth measuring of a grid, and ends in a recommendation."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import ray
+from ray import tune
+
+from rl_scaling_callback import hardware
+from rl_scaling_callback.analysis.configurations import configurations
+from rl_scaling_callback.analysis.goals import Goal
+from rl_scaling_callback.analysis.runs import Experiment, LeftOut
+from rl_scaling_callback.analysis.search import Trial
+from rl_scaling_callback.callback import ScalingCallback
+from rl_scaling_callback.checks import at_least, positive
+from rl_scaling_callback.experiments import ExperimentError, read_experiment
+from rl_scaling_callback.reporter import ScalingReporter
+from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.steady import DEFAULT_RULE, SteadyRule
+from rl_scaling_callback.sweeping import schedule
+from rl_scaling_callback.sweeping.searcher import ScalingSearcher
+from rl_scaling_callback.sweeping.stopper import SteadyStopper
+from rl_scaling_callback.sweeping.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+
+    from rl_scaling_callback.report import Report
+
+logger = logging.getLogger("rl_scaling_callback")
+
+NAME: Final = "scaling_sweep"
+STORAGE: Final = "~/ray_results"
+_LONGEST_WAIT_S: Final = 600.0
+
+
+def sweep(
+    config: AlgorithmConfig,
+    *,
+    runners: Sequence[int],
+    envs: Sequence[int],
+    goal: str | Goal = "balanced",
+    budget_minutes: float | None = None,
+    max_trials: int | None = None,
+    storage_path: str | Path = STORAGE,
+    name: str = NAME,
+    resume: bool = False,
+    rule: SteadyRule = DEFAULT_RULE,
+    longest_wait_s: float = _LONGEST_WAIT_S,
+    say: Callable[[str], None] = print,
+    show: Callable[[Report], None] | None = None,
+) -> Report:
+    """Measure configurations of a grid until the best one for a goal is known, and return the report of what was measured.
+
+    Trials run one at a time, the baseline first, each until its throughput is known. One that crashes or hangs is listed and not
+    tried again. The cluster is the one that Ray is connected to; start Ray before with `ray.init`, or it is started here.
+
+    Args:
+        config: what to train; its numbers of env runners and envs are those of the grid in turn.
+        runners: numbers of env runners.
+        envs: numbers of envs per env runner.
+        goal: what the configuration is for: a name of `GOALS` or a `Goal`.
+        budget_minutes: time after which no trial is started any more; None for no limit.
+        max_trials: most trials; None for no limit.
+        storage_path: where Tune keeps results: a directory or URI.
+        name: name of the experiment there.
+        resume: go on with what the experiment of this name has measured already.
+        rule: when a trial counts as measured.
+        longest_wait_s: a trial that reports nothing for so long has hung [s].
+        say: told what is measured.
+        show: called with a report after each trial and at the end; by default the table is printed.
+
+    Raises:
+        ValueError: a value that is not allowed, a grid that the cluster can never run, or an experiment of this name that is there
+            already when `resume` is False.
+    """
+    goal = goal if isinstance(goal, Goal) else Goal.of(goal)
+    positive("longest_wait_s", longest_wait_s)
+    if budget_minutes is not None:
+        positive("budget_minutes", budget_minutes)
+    if max_trials is not None:
+        at_least("max_trials", max_trials, 1)
+    storage = str(storage_path) if "://" in str(storage_path) else str(Path(storage_path).expanduser().absolute())
+    folder = f"{storage.rstrip('/')}/{name}"
+    before = _measured_before(folder, rule, resume)
+    if not ray.is_initialized():
+        # One CPU more than cores: the Algorithm's process is idle while its env runners sample.
+        ray.init(num_cpus=hardware.usable_cores() + 1, include_dashboard=False, log_to_driver=False)
+    searcher = ScalingSearcher(
+        runners,
+        envs,
+        goal,
+        cores=hardware.usable_cores(),
+        trials=before,
+        budget_s=None if budget_minutes is None else 60 * budget_minutes,
+        max_trials=max_trials,
+        rule=rule,
+    )
+    schedule.check(config, searcher.search.scales, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    if before:
+        say(f"{len(before)} trials measured before: {', '.join(str(trial.scale) for trial in before)}")
+    env = config.env if isinstance(config.env, str) else getattr(config.env, "__name__", "env")
+    name_of = functools.partial(_name_of, env)
+    tune.Tuner(
+        config.algo_class,
+        param_space=_watched(config, rule, longest_wait_s),  # type: ignore[arg-type]  # a config is allowed
+        tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, trial_name_creator=name_of, trial_dirname_creator=name_of),
+        run_config=tune.RunConfig(
+            name=name,
+            storage_path=storage,
+            stop=SteadyStopper(rule),
+            callbacks=[_Announcer(searcher, say), ScalingReporter(goal, show=show)],
+            verbose=0,
+        ),
+    ).fit()
+    return _report(folder, goal, rule, [trial.scale for trial in searcher.trials if trial.failed])
+
+
+def _watched(config: AlgorithmConfig, rule: SteadyRule, longest_wait_s: float) -> AlgorithmConfig:
+    """Return the config with the callbacks that a sweep needs beside the user's own."""
+    watched = config.copy(copy_frozen=False)
+    given = watched.callbacks_class
+    own = list(given) if isinstance(given, (list, tuple)) else [given]
+    measure = functools.partial(
+        ScalingCallback,
+        warmup_iterations=rule.warmup_iterations,
+        min_iterations=rule.min_iterations,
+        precision=rule.precision,
+        max_iterations=rule.max_iterations,
+        max_seconds=rule.max_seconds,
+    )
+    callbacks: list[Any] = [each for each in own if getattr(each, "func", each) is not ScalingCallback]
+    callbacks += [measure, functools.partial(Watchdog, longest_wait_s)]
+    return watched.callbacks(callbacks)
+
+
+def _measured_before(folder: str, rule: SteadyRule, resume: bool) -> list[Trial]:
+    """Return the trials of an experiment that an interrupted sweep left.
+
+    Raises:
+        ValueError: there is one, and nobody asked to go on with it.
+    """
+    try:
+        experiment = read_experiment(folder, rule=rule)
+    except ExperimentError:
+        return []
+    if not resume:
+        raise ValueError(f"{folder} holds a sweep already; go on with it (resume=True, --resume), or give this one another name")
+    return _trials(experiment)
+
+
+def _trials(experiment: Experiment) -> list[Trial]:
+    if not experiment.studies:
+        return []
+    study = experiment.studies[0]
+    losses = {each.scale: each.losses for each in configurations(study)}
+    # What a trial cost besides its iterations is not recorded.
+    return [
+        Trial(run.scale, sum(sample.seconds for sample in run.samples), run.steady.sps, run.steady.error, losses[run.scale])
+        for run in study.runs
+        if run.steady.settled
+    ]
+
+
+def _report(folder: str, goal: Goal, rule: SteadyRule, failed: Sequence[Scale]) -> Report:
+    from rl_scaling_callback.report import make_report
+
+    experiment = read_experiment(folder, rule=rule)
+    # One that hung before its first iteration has left nothing in the folder.
+    reason = "it crashed, hung or lacked env runners while the sweep ran"
+    left_out = (*experiment.left_out, *(LeftOut(str(scale), reason) for scale in failed))
+    return make_report(replace(experiment, left_out=left_out), goal)
+
+
+class _Announcer(tune.Callback):
+    """Says what is being measured, and what failed."""
+
+    def __init__(self, searcher: ScalingSearcher, say: Callable[[str], None]) -> None:
+        self._searcher = searcher
+        self._say = say
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Say what is measured now."""
+        self._say(f"Trial {len(self._searcher.trials) + 1}: measuring {_scale_of(trial)}{self._searcher.time_left()}")
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Say so where the trial ended well and still measured nothing."""
+        if self._searcher.trials and self._searcher.trials[-1].failed:
+            self._say(f"{_scale_of(trial)} failed and is left out: not all of its env runners worked")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Say that a trial failed, and that the sweep goes on."""
+        self._say(f"{_scale_of(trial)} failed and is left out: it crashed or hung, see Ray's logs")
+
+
+def _name_of(env: str, trial: Any) -> str:
+    """Return a trial's name as Tune makes it, with the scale in place of all that is set."""
+    return f"{trial.trainable_name}_{env}_{_scale_of(trial).slug}_{trial.trial_id}".replace("/", "_")
+
+
+def _scale_of(trial: Any) -> Scale:
+    return Scale(trial.config["num_env_runners"], trial.config["num_envs_per_env_runner"])

@@ -1,0 +1,53 @@
+"""The steady windows of trials that Tune reports on, at its driver."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rl_scaling_callback import keys, reading
+from rl_scaling_callback.formulas import NAN
+from rl_scaling_callback.steady import Steady, SteadyRule, SteadyWindow
+
+
+@dataclass(slots=True)
+class _Progress:
+    window: SteadyWindow
+    env_steps: float = 0.0
+    lifetime: float = NAN
+
+
+class Windows:
+    """The steady state of each running trial. Trials need not use `ScalingCallback`; with it, evaluation is left out of their time.
+
+    Args:
+        rule: when a trial counts as steady.
+    """
+
+    def __init__(self, rule: SteadyRule) -> None:
+        self._rule = rule
+        self._trials: dict[str, _Progress] = {}
+
+    def add(self, trial_id: str, result: Mapping[str, Any]) -> Steady:
+        """Take in a result of a trial; return its steady state so far."""
+        trial = self._trials.setdefault(trial_id, _Progress(SteadyWindow(self._rule)))
+        iteration = reading.read_iteration(result, trial.lifetime)
+        trial.lifetime = iteration.lifetime
+        learns_after = reading.steps_before_learning(result.get("config") or {})
+        seconds = iteration.seconds - _evaluation_s(result)
+        trial.window.add(iteration.env_steps, seconds, warm=trial.env_steps >= learns_after)
+        if iteration.env_steps > 0:
+            trial.env_steps += iteration.env_steps
+        return trial.window.read()
+
+    def forget(self, trial_id: str) -> None:
+        """Forget a trial that has ended."""
+        self._trials.pop(trial_id, None)
+
+
+def _evaluation_s(result: Mapping[str, Any]) -> float:
+    scaling = result.get(keys.ROOT)
+    phases = scaling.get("time") if isinstance(scaling, Mapping) else None
+    seconds = reading.number(phases.get("evaluate")) if isinstance(phases, Mapping) else NAN
+    return seconds if seconds > 0 else 0.0

@@ -1,0 +1,348 @@
+"""How well and how cheaply a search finds the best configuration: `python tests/benchmarks/search.py`. It takes a few minutes.
+
+Replays searches on exhaustive grids that `record_grid.py` recorded, and on synthetic surfaces, and prints a table for each goal.
+"Halves": a search sees one half of each configuration's runs, drawn at random, and is judged by the other half, which holds
+noise of its own, so that even exhaustive search misses. "Redrawn": the truth is the mean of all runs, and the noise between runs is
+drawn anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+
+from rl_scaling_callback.account import Spent, losses
+from rl_scaling_callback.analysis.goals import GOALS, Goal
+from rl_scaling_callback.analysis.search import Search, Trial
+from rl_scaling_callback.formulas import NAN
+from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.steady import SteadyRule, SteadyWindow
+
+SINGLE = Scale(1, 1)
+FULL = (2, 7)
+"""Iterations of warm-up, and of a whole trial: the fewest that the rule of the steady state asks for."""
+SHORT = (2, 5)
+"""Those of a trial of the search."""
+HIT = 0.05
+BETWEEN_RUNS, BETWEEN_ITERATIONS = 0.08, 0.05
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """An iteration of a run."""
+
+    env_steps: float
+    seconds: float
+    learn: float
+    sync: float
+    other: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of a configuration."""
+
+    start_up: float
+    iterations: tuple[Iteration, ...]
+
+    def sps(self, window: tuple[int, int] = FULL) -> float:
+        """Return SPS over the iterations of a window."""
+        kept = self.iterations[slice(*window)]
+        return sum(each.env_steps for each in kept) / sum(each.seconds for each in kept)
+
+    def error(self, window: tuple[int, int]) -> float:
+        """Return the half-width of the 95 % interval of SPS over the iterations of a window [%]."""
+        steady = SteadyWindow(SteadyRule(warmup_iterations=0))
+        for each in self.iterations[slice(*window)]:
+            steady.add(each.env_steps, each.seconds)
+        return steady.read().error
+
+    def seconds(self, window: tuple[int, int] = FULL) -> float:
+        """Return what it costs up to the end of a window."""
+        return self.start_up + sum(each.seconds for each in self.iterations[: window[1]])
+
+    def spent(self, window: tuple[int, int]) -> tuple[Spent, float]:
+        """Return where the time of a window went, and its env steps; the split of sampling is not used by a search."""
+        kept = self.iterations[slice(*window)]
+        total, learn, sync, other = (sum(getattr(each, part) for each in kept) for part in ("seconds", "learn", "sync", "other"))
+        sample = total - learn - sync - other
+        return Spent(sample, learn, sync, 0.0, other, sample, sample), sum(each.env_steps for each in kept)
+
+    def slower(self, factor: float) -> Run:
+        """Return the run with all iterations longer by a factor."""
+        parts = ("seconds", "learn", "sync", "other")
+        return Run(
+            self.start_up,
+            tuple(Iteration(each.env_steps, *(factor * getattr(each, part) for part in parts)) for each in self.iterations),
+        )
+
+
+@dataclass(frozen=True)
+class Grid:
+    """An exhaustive grid: what a search may see of each configuration, in order, and the SPS that it is judged by."""
+
+    seen: Mapping[Scale, Sequence[Run]]
+    truth: Mapping[Scale, float]
+    cores: float
+
+    @property
+    def exhaustive_seconds(self) -> float:
+        """What it costs to measure each configuration once, in full."""
+        return sum(runs[0].seconds() for runs in self.seen.values())
+
+
+class Bench:
+    """Runs trials on a grid, and keeps count of what they cost."""
+
+    def __init__(self, grid: Grid, goal: Goal) -> None:
+        self.grid, self.goal = grid, goal
+        self.trials: list[Trial] = []
+        self._taken: dict[Scale, int] = defaultdict(int)
+
+    def measure(self, scale: Scale, window: tuple[int, int] = FULL) -> Trial:
+        """Run a trial."""
+        run = self.grid.seen[scale][self._taken[scale]]
+        self._taken[scale] += 1
+        baseline, steps = self.grid.seen[SINGLE][0].spent(window)
+        spent, env_steps = run.spent(window)
+        lost, _ = losses(scale, env_steps, spent, baseline.times(1 / steps), spent.busy)
+        trial = Trial(scale, run.seconds(window), run.sps(window), run.error(window), lost)
+        self.trials.append(trial)
+        return trial
+
+    @property
+    def share(self) -> float:
+        """What was spent, as a share of the exhaustive grid's cost."""
+        return sum(trial.seconds for trial in self.trials) / self.grid.exhaustive_seconds
+
+    def best_measured(self) -> Scale:
+        """Return what the figures alone say."""
+        return best({trial.scale: trial.sps for trial in self.trials}, self.goal)
+
+
+def shortfall(sps: Mapping[Scale, float], scale: Scale, goal: Goal) -> float:
+    """Return by how much a configuration falls short of the goal's thresholds, in ln, summed up."""
+    speedup = sps[scale] / sps[SINGLE]
+    found = ((goal.min_speedup, speedup), (goal.min_efficiency, 100 * speedup / scale.parallelism))
+    return sum(max(0.0, math.log(least / value)) for least, value in found if least is not None)
+
+
+def best(sps: Mapping[Scale, float], goal: Goal) -> Scale:
+    """Return the fastest that meets the goal, or else what comes nearest."""
+    return max(sps, key=lambda scale: (-shortfall(sps, scale, goal), sps[scale]))
+
+
+def regret(sps: Mapping[Scale, float], choice: Scale, goal: Goal) -> float:
+    """Return how much worse a choice is than the best: in speed, or further from the goal where it falls short of it."""
+    target = best(sps, goal)
+    missing, least = shortfall(sps, choice, goal), shortfall(sps, target, goal)
+    # Where nothing meets the goal, all that counts is how near a choice comes.
+    slower = 1 - sps[choice] / sps[target] if least == 0 else 0.0
+    return max(0.0, slower, 1 - math.exp(least - missing))
+
+
+Policy = Callable[[Bench, np.random.Generator], Scale]
+
+
+def search(budget: float, window: tuple[int, int] = SHORT) -> Policy:
+    """Return the search of the package."""
+
+    def run(bench: Bench, rng: np.random.Generator) -> Scale:
+        seen = bench.grid.seen
+        found = Search(
+            tuple(sorted({scale.num_env_runners for scale in seen})),
+            tuple(sorted({scale.num_envs_per_env_runner for scale in seen})),
+            bench.goal,
+            cores=bench.grid.cores,
+            budget=budget,
+            repetitions=min(map(len, seen.values())),
+        )
+        while (scale := found.propose(bench.trials)) is not None:
+            bench.measure(scale, window)
+        choice = found.choose(bench.trials)
+        assert choice is not None
+        return choice
+
+    return run
+
+
+def exhaustive(bench: Bench, rng: np.random.Generator) -> Scale:
+    """Measure every configuration once."""
+    for scale in bench.grid.seen:
+        bench.measure(scale)
+    return bench.best_measured()
+
+
+def random(share: float) -> Policy:
+    """Return a search that measures the reference and others at random until a share of the exhaustive cost is spent."""
+
+    def run(bench: Bench, rng: np.random.Generator) -> Scale:
+        bench.measure(SINGLE)
+        others = [scale for scale in bench.grid.seen if scale != SINGLE]
+        for index in rng.permutation(len(others)):
+            if bench.share >= share:
+                break
+            bench.measure(others[index])
+        return bench.best_measured()
+
+    return run
+
+
+def doubling(bench: Bench, rng: np.random.Generator) -> Scale:
+    """Go up the grid along one axis while that is better for the goal, then along the other: what people do by hand."""
+    runners = sorted({scale.num_env_runners for scale in bench.grid.seen})
+    envs = sorted({scale.num_envs_per_env_runner for scale in bench.grid.seen})
+    bench.measure(SINGLE)
+    here, stuck, axis = (0, 0), 0, 0
+    while stuck < 2:
+        step = (here[0] + (axis == 0), here[1] + (axis == 1))
+        if step[0] < len(runners) and step[1] < len(envs):
+            ahead = Scale(runners[step[0]], envs[step[1]])
+            bench.measure(ahead)
+            if bench.best_measured() == ahead:
+                here, stuck = step, 0
+                continue
+        axis, stuck = 1 - axis, stuck + 1
+    return bench.best_measured()
+
+
+def recorded(path: Path) -> tuple[dict[Scale, list[Run]], float]:
+    """Return the runs of a recorded grid, and the cores that they ran on."""
+    comment, *lines = path.read_text().splitlines()
+    rows: dict[tuple[str, Scale], list[dict[str, str]]] = defaultdict(list)
+    for row in csv.DictReader(lines):
+        rows[row["repetition"], Scale(int(row["num_env_runners"]), int(row["num_envs_per_env_runner"]))].append(row)
+    runs: dict[Scale, list[Run]] = defaultdict(list)
+    for (_, scale), iterations in sorted(rows.items()):
+        runs[scale].append(Run(float(iterations[0]["start_up_s"]), tuple(map(_iteration, iterations))))
+    cores = next(float(word.split()[0]) for word in comment.split(", ") if word.endswith(" cores"))
+    return runs, cores
+
+
+def _iteration(row: Mapping[str, str]) -> Iteration:
+    seconds, sample, learn, sync = (float(row[name]) for name in ("time_this_iter_s", "sample_s", "learn_s", "sync_s"))
+    return Iteration(float(row["env_steps"]), seconds, learn, sync, seconds - sample - learn - sync)
+
+
+def halves(path: Path, replays: int) -> Iterator[Grid]:
+    """Yield a recorded grid with its runs drawn into a half that is seen and one that judges."""
+    runs, cores = recorded(path)
+    rng = np.random.default_rng(0)
+    for _ in range(replays):
+        drawn = {scale: [each[index] for index in rng.permutation(len(each))] for scale, each in runs.items()}
+        half = min(map(len, drawn.values())) // 2
+        yield Grid(
+            {scale: each[:half] for scale, each in drawn.items()},
+            {scale: _mean_sps(each[half:]) for scale, each in drawn.items()},
+            cores,
+        )
+
+
+def redrawn(path: Path, replays: int) -> Iterator[Grid]:
+    """Yield a recorded grid whose runs differ from their mean by the recorded spread between runs, drawn anew."""
+    runs, cores = recorded(path)
+    rng = np.random.default_rng(0)
+    truth = {scale: _mean_sps(each) for scale, each in runs.items()}
+    apart = [math.log(run.sps() / truth[scale]) ** 2 for scale, each in runs.items() for run in each]
+    spread = math.sqrt(sum(apart) / (len(apart) - len(runs)))
+    for _ in range(replays):
+        seen = {
+            scale: [
+                run.slower(run.sps() / truth[scale] * math.exp(rng.normal(0, spread)))
+                for run in (each[rng.integers(len(each))] for _ in range(3))
+            ]
+            for scale, each in runs.items()
+        }
+        yield Grid(seen, truth, cores)
+
+
+def _mean_sps(runs: Sequence[Run]) -> float:
+    return math.exp(fmean(math.log(run.sps()) for run in runs))
+
+
+def synthetic(replays: int, seed: int = 0) -> Iterator[Grid]:
+    """Yield grids of 4 × 4 and 5 × 5 configurations on laws that scale, straggle, saturate and fall, with noise."""
+    rng = np.random.default_rng(seed)
+    for replay in range(replays):
+        counts = (1, 2, 4, 8, 16)[: 4 + replay % 2]
+        fixed, share, cap = rng.uniform(0.02, 0.5), rng.uniform(0.2, 0.95), math.exp(rng.uniform(math.log(1.5), math.log(16)))
+        c = (1 - fixed) * share
+        b = 1 - fixed - c
+        spread, slowing = rng.uniform(0.05, 0.4), rng.uniform(0, 0.02, size=2)
+        law = replay // 2 % 5
+        cores = float(round(cap)) if law in (2, 4) and rng.random() < 0.5 else NAN
+        steps, unit = 16384.0, math.exp(rng.uniform(math.log(2), math.log(20)))
+        seen, truth = {}, {}
+        for scale in (Scale(r, e) for r in counts for e in counts):
+            r, e = scale.num_env_runners, scale.num_envs_per_env_runner
+            vector_step = b + c / e
+            sample = (
+                vector_step / r,
+                vector_step / r * (1 + spread * math.sqrt(2 * math.log(r))),
+                vector_step * max(1 / r, 1 / cap),
+                vector_step / r + (slowing[0] + slowing[1] / e) * (r - 1),
+                vector_step * (r**-4 + cap**-4) ** 0.25 + slowing[0] * (r - 1),
+            )[law]
+            truth[scale] = steps / (unit * (fixed + sample))
+            seen[scale] = [_drawn(rng, steps, unit * fixed, unit * sample) for _ in range(3)]
+        yield Grid(seen, truth, cores)
+
+
+def _drawn(rng: np.random.Generator, steps: float, learn: float, sample: float) -> Run:
+    factors = math.exp(rng.normal(0, BETWEEN_RUNS)) * np.exp(rng.normal(0, BETWEEN_ITERATIONS, FULL[1]))
+    return Run(10.0, tuple(Iteration(steps, each * (learn + sample), each * learn, 0.0, 0.0) for each in factors.tolist()))
+
+
+def table(goal: Goal, kinds: Mapping[str, Sequence[Grid]], policies: Mapping[str, Policy]) -> None:
+    """Print how each policy does for a goal on each kind of grid."""
+    print(f"\nGoal {goal.name}{': ' if goal.asks else ''}{goal.asks}")
+    header = ("grids", "policy", "within 5 %", "regret 50 %", "90 %", "100 %", "cost share", "trials")
+    print("{:<28}{:<24}{:>12}{:>13}{:>8}{:>8}{:>12}{:>8}".format(*header))
+    for kind, grids in kinds.items():
+        for name, policy in policies.items():
+            rng = np.random.default_rng(0)
+            regrets, shares, trials = [], [], []
+            for grid in grids:
+                bench = Bench(grid, goal)
+                regrets.append(regret(grid.truth, policy(bench, rng), goal))
+                shares.append(bench.share)
+                trials.append(len(bench.trials))
+            hits = 100 * fmean(each <= HIT for each in regrets)
+            middle, most, worst = (100 * each for each in np.quantile(regrets, (0.5, 0.9, 1)))
+            print(
+                f"{kind:<28}{name:<24}{hits:>12.0f}{middle:>13.1f}{most:>8.1f}{worst:>8.1f}"
+                f"{100 * fmean(shares):>12.0f}{fmean(trials):>8.1f}"
+            )
+
+
+def main() -> None:
+    """Print the tables."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("grids", type=Path, nargs="*", help="CSV files of record_grid.py")
+    arguments.add_argument("--replays", type=int, default=100, help="of each kind of grid")
+    options = arguments.parse_args()
+    policies: dict[str, Policy] = {
+        "search": search(0.3),
+        "search, double budget": search(0.6),
+        "exhaustive": exhaustive,
+        "random": random(0.2),
+        "doubling by hand": doubling,
+    }
+    kinds = {"synthetic": list(synthetic(options.replays))}
+    for path in options.grids:
+        kinds[f"{path.stem}, halves"] = list(halves(path, options.replays))
+        kinds[f"{path.stem}, redrawn"] = list(redrawn(path, options.replays))
+    for goal in GOALS.values():
+        table(goal, kinds, policies)
+
+
+if __name__ == "__main__":
+    main()

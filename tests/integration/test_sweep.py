@@ -1,0 +1,146 @@
+"""`sweep` in real Tune runs: finds, refuses, survives and resumes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ray")
+
+from envs import CostlyEnv, FailingEnv
+from ray import tune
+from ray.rllib.algorithms.ppo import PPOConfig
+
+from rl_scaling_callback import Goal, ScalingSearcher, SteadyStopper, read_experiment, sweep
+from rl_scaling_callback.analysis.search import Trial
+from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.steady import SteadyRule
+
+CLUSTER_CPUS = 3
+QUICK = SteadyRule(warmup_iterations=1, min_iterations=3, max_iterations=4)
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+def ppo(env=CostlyEnv, **costs):
+    return (
+        PPOConfig()
+        .environment(env, env_config={"step_s": 0.02, **costs})
+        .env_runners(num_cpus_per_env_runner=1)
+        .training(train_batch_size_per_learner=80, minibatch_size=80, num_epochs=1)
+        .rl_module(model_config={"fcnet_hiddens": [8]})
+        .debugging(log_level="ERROR")
+    )
+
+
+def run(place, config, **options):
+    said = []
+    made = sweep(config, storage_path=place, rule=QUICK, say=said.append, show=lambda report: None, **options)
+    return made, said
+
+
+def measured(place):
+    return Counter(run.scale for study in read_experiment(place / "scaling_sweep", rule=QUICK).studies for run in study.runs)
+
+
+@pytest.fixture(scope="module")
+def swept(cluster, tmp_path_factory):
+    place = tmp_path_factory.mktemp("swept")
+    return (place, *run(place, ppo(), runners=[1, 2], envs=[1], goal=Goal("fast")))
+
+
+def test_the_baseline_is_first_and_sleeping_scales(swept):
+    place, made, said = swept
+    assert said[0].startswith("Trial 1: measuring 1r×1e")
+    assert str(made.studies[0].recommendation.choice.scale) == "2r×1e"
+    assert "num_env_runners=2" in made.studies[0].recommendation.code
+    assert (place / "scaling_sweep" / "scaling_report.html").exists()
+
+
+def test_resumed_it_measures_nothing_twice(swept):
+    place, made, said = swept
+    before = measured(place)
+    again, said = run(place, ppo(), runners=[1, 2], envs=[1], goal=Goal("fast"), max_trials=sum(before.values()), resume=True)
+    assert measured(place) == before
+    assert said[0].startswith(f"{sum(before.values())} trials measured before")
+    assert again.studies[0].recommendation.choice.scale == made.studies[0].recommendation.choice.scale
+
+
+def test_an_experiment_that_is_there_is_not_mixed_up(swept):
+    with pytest.raises(ValueError, match="holds a sweep already"):
+        run(swept[0], ppo(), runners=[1], envs=[1])
+
+
+def test_what_can_never_be_scheduled_is_refused_at_once(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"1 of 3 configurations can never be scheduled: 8r×1e.*takes 9 CPU.*has 3.*1, 2 env runners fit"
+    ):
+        run(tmp_path, ppo(), runners=[1, 2, 8], envs=[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["crash", "hang"])
+def test_a_configuration_that_fails_is_left_out(tmp_path, how):
+    made, said = run(
+        tmp_path, ppo(FailingEnv, how=how, worker=2), runners=[1, 2], envs=[1], goal="fastest", longest_wait_s=30, max_trials=3
+    )
+    assert any(text.startswith("2r×1e failed and is left out") for text in said)
+    assert str(made.studies[0].recommendation.choice.scale) == "1r×1e"
+    assert "2r×1e" in [each.name for each in made.experiment.left_out]
+
+
+def test_searcher_and_stopper_in_anybodys_tuner(tmp_path):
+    searcher = ScalingSearcher([1, 2], [1], "fastest", rule=QUICK, max_trials=2)
+    results = tune.Tuner(
+        "PPO",
+        param_space=ppo(),
+        tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1),
+        run_config=tune.RunConfig(storage_path=str(tmp_path), stop=SteadyStopper(QUICK), verbose=0),
+    ).fit()
+    assert [trial.scale for trial in searcher.trials] == [Scale(1, 1), Scale(2, 1)]
+    assert not results.errors
+    for trial, result in zip(searcher.trials, results, strict=True):
+        assert 4 <= result.metrics["training_iteration"] <= 5
+        steps = result.metrics["env_runners"]["num_env_steps_sampled"]
+        assert trial.sps == pytest.approx(steps / result.metrics["time_this_iter_s"], rel=0.3)
+        assert not trial.losses
+
+
+def test_the_searcher_keeps_what_it_knows(tmp_path):
+    trials = [Trial(Scale(1, 1), 10.0, 100.0, 3.0), Trial(Scale(2, 1), 12.0, 180.0, 2.0, losses={"learn": 3.0})]
+    ScalingSearcher([1, 2], [1], trials=trials).save(str(tmp_path / "state"))
+    restored = ScalingSearcher([1, 2], [1])
+    restored.restore(str(tmp_path / "state"))
+    assert restored.trials == trials
+
+
+CONFIG = """
+import sys
+sys.path.insert(0, {here!r})
+from test_sweep import ppo
+config = ppo
+"""
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_driver_was_killed_goes_on(tmp_path):
+    (tmp_path / "my_config.py").write_text(CONFIG.format(here=str(Path(__file__).parent)))
+    command = [sys.executable, "-m", "rl_scaling_callback", "sweep", f"{tmp_path / 'my_config.py'}:config"]
+    command += ["--runners", "1,2", "--envs", "1", "--goal", "fastest", "--storage-path", str(tmp_path), "--max-trials", "2"]
+    environment = os.environ | {"RAY_ADDRESS": "local"}
+    with (tmp_path / "log").open("w") as log:
+        first = subprocess.Popen(command, stderr=log, stdout=log, env=environment, start_new_session=True)
+        deadline = time.monotonic() + 240
+        while "measuring 2r×1e" not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
+            time.sleep(0.5)
+        first.send_signal(signal.SIGKILL)
+        first.wait(120)
+    assert measured(tmp_path)[Scale(1, 1)] == 1
+    again = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=300, env=environment, check=True)
+    assert "1 trials measured before: 1r×1e" in again.stderr
+    assert measured(tmp_path) == {Scale(1, 1): 1, Scale(2, 1): 1}

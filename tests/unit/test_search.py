@@ -1,0 +1,183 @@
+import csv
+import math
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rl_scaling_callback.analysis.belief import believe
+from rl_scaling_callback.analysis.goals import GOALS, Goal
+from rl_scaling_callback.analysis.search import Search, Trial
+from rl_scaling_callback.scale import Scale
+
+ROWS = list(csv.DictReader((Path(__file__).parents[1] / "data/halfcheetah_ppo_i7_12700.csv").read_text().splitlines()))
+HALFCHEETAH = {
+    Scale(int(row["num_env_runners"]), int(row["num_envs_per_env_runner"])): float(row["time_this_iter_s"]) for row in ROWS
+}
+SINGLE = Scale(1, 1)
+POWERS = (1, 2, 4, 8)
+
+
+def trial_of(seconds, scale, learn=None):
+    """A trial of 5 iterations of 1,000 env steps after 10 s of start-up; `learn` seconds of each are the learner's."""
+    losses = {}
+    if learn is not None:
+        # 100 · (N·C − C0)/(N·T) with C = C0
+        losses = {"learn": 100 * learn * (1 - 1 / scale.parallelism) / seconds, "sync": 0.0, "other": 0.0}
+    return Trial(scale, 10 + 5 * seconds, 1000 / seconds, losses=losses)
+
+
+def replay(search, run):
+    trials = []
+    while (scale := search.propose(trials)) is not None:
+        trials.append(run(scale))
+        assert len(trials) <= 100
+    return trials
+
+
+def surface(a, b, c, slowing=0.0):
+    return lambda scale: a + (b + c / scale.num_envs_per_env_runner) / scale.num_env_runners + slowing * (scale.num_env_runners - 1)
+
+
+@pytest.mark.parametrize(("goal", "choice"), [("save", "2r1e"), ("balanced", "4r1e"), ("fastest", "8r2e")])
+def test_users_measurements(goal, choice):
+    search = Search(POWERS, (1, 2), GOALS[goal], budget=0.7)
+
+    def run(scale):
+        # 4r×2e was not measured.
+        return trial_of(HALFCHEETAH[scale], scale) if scale in HALFCHEETAH else Trial(scale, 10.0, math.nan)
+
+    assert search.choose(replay(search, run)) == Scale.parse(choice)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    goal=st.sampled_from([*GOALS.values(), Goal("cheap", min_speedup=1.5, max_cpus=4)]),
+    shares=st.tuples(*[st.floats(0.02, 10)] * 3),
+    slowing=st.floats(0, 1),
+    noise=st.floats(0, 0.2),
+    budget=st.floats(0.05, 1.5),
+    repetitions=st.integers(1, 3),
+    cores=st.sampled_from([math.nan, 2.0, 16.0]),
+    seed=st.integers(0, 1000),
+)
+def test_any_search(goal, shares, slowing, noise, budget, repetitions, cores, seed):
+    search = Search((2, 4, 8), POWERS, goal, cores=cores, budget=budget, repetitions=repetitions)
+    seconds, rng = surface(*shares, slowing), np.random.default_rng(seed)
+    trials = replay(search, lambda scale: trial_of(seconds(scale) * math.exp(rng.normal(0, noise)), scale))
+    times = Counter(trial.scale for trial in trials)
+    assert trials[0].scale == SINGLE
+    assert set(times) <= set(search.scales)
+    assert max(times.values()) <= repetitions
+    assert all(1 + scale.num_env_runners <= (goal.max_cpus or math.inf) for scale in times)
+    assert search.choose(trials) in times
+    exhaustive = sum(trial_of(seconds(scale), scale).seconds for scale in search.scales)
+    dearest = max(trial.seconds for trial in trials)
+    assert sum(trial.seconds for trial in trials) <= budget * exhaustive * math.exp(2 * noise) + dearest
+
+
+def test_an_interrupted_search_goes_on_as_if_it_was_not():
+    def run(scale):
+        return trial_of(surface(1.2, 2.5, 8.2)(scale), scale)
+
+    trials = replay(Search(POWERS, POWERS, GOALS["balanced"], budget=0.6), run)
+    assert len(trials) > 3
+    for known in range(len(trials)):
+        assert Search(POWERS, POWERS, GOALS["balanced"], budget=0.6).propose(trials[:known]) == trials[known].scale
+
+
+def test_what_failed_is_not_proposed_again():
+    search = Search(POWERS, POWERS, GOALS["fastest"], budget=1.0)
+
+    def run(scale):
+        failed = scale.parallelism >= 16
+        return Trial(scale, 60.0, math.nan) if failed else trial_of(surface(0.5, 2, 8)(scale), scale)
+
+    trials = replay(search, run)
+    times = Counter(trial.scale for trial in trials if trial.failed)
+    assert set(times.values()) == {1}
+    assert search.choose(trials).parallelism == 8
+
+
+def test_nothing_is_left_to_search_without_the_reference():
+    search = Search(POWERS, POWERS, GOALS["fastest"])
+    failed = [Trial(SINGLE, 60.0, math.nan)]
+    assert search.propose([]) == SINGLE
+    assert search.propose(failed) is None
+    assert search.choose(failed) is None
+
+
+def test_the_account_of_a_learner_bound_trial_ends_the_search():
+    search, seconds = Search(POWERS, POWERS, GOALS["fastest"], budget=1.0), surface(9.7, 0.1, 0.2)
+    scales = (SINGLE, Scale(4, 4))
+    blind, told = ([trial_of(seconds(scale), scale, learn) for scale in scales] for learn in (None, 9.7))
+    assert search.propose(blind) is not None
+    assert search.propose(told) is None
+
+
+@pytest.mark.parametrize(("efficiency", "decided"), [(98, True), (81, False), (79, False), (55, True)])
+def test_a_figure_near_a_threshold_is_repeated(efficiency, decided):
+    search, double = Search((1, 2), (1,), GOALS["save"], budget=9.0), Scale(2, 1)
+    proposed = search.propose([trial_of(1.0, SINGLE), trial_of(50 / efficiency, double)])
+    assert (proposed is None) == decided
+
+
+def test_what_an_earlier_experiment_measured_is_free():
+    search, seconds = Search(POWERS, POWERS, GOALS["balanced"], budget=0.2), surface(1.2, 2.5, 8.2)
+    dear = [Trial(SINGLE, 200.0, 1000 / seconds(SINGLE)), trial_of(seconds(Scale(4, 1)), Scale(4, 1))]
+    free = [Trial(trial.scale, 0.0, trial.sps) for trial in dear]
+    assert search.propose(dear) is None
+    assert search.propose(free) is not None
+    assert search.propose(free[1:]) == SINGLE
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"runners": ()}, "number of runner counts is 0"), ({"budget": 0}, "budget is 0"), ({"repetitions": 0}, "repetitions is 0")],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        Search(**{"runners": POWERS, "envs": POWERS, "goal": GOALS["save"], **options})
+
+
+SCALES = tuple(Scale(r, e) for r in POWERS for e in POWERS)
+SPS = np.eye(len(SCALES) + 2)[:-2] + np.eye(len(SCALES) + 2)[-1]
+"""What measurements of ln SPS observe, a row for each configuration."""
+
+
+def test_belief_follows_precise_measurements():
+    seconds = surface(0.5, 2, 8)
+    values = -np.log([seconds(scale) for scale in SCALES])
+    belief = believe(SCALES, math.nan, SPS, values, np.full(len(SCALES), 1e-6))
+    assert belief.mean[:-2] == pytest.approx(values - values[0], abs=0.01)
+    assert belief.mean[-1] == pytest.approx(values[0], abs=0.01)
+
+
+def test_the_reference_alone_leaves_speedups_open():
+    belief = believe(SCALES, math.nan, SPS[:1], np.array([7.0]), np.array([0.01]))
+    assert belief.mean[0] == pytest.approx(0, abs=1e-9)
+    assert belief.covariance[0, 0] == pytest.approx(0, abs=1e-9)
+    assert belief.mean[-1] == pytest.approx(7, abs=1e-4)
+    assert belief.covariance[-1, -1] == pytest.approx(0.01, rel=1e-4)
+    assert math.sqrt(belief.covariance[-3, -3]) > 0.4
+
+
+def test_runners_beyond_the_cores_are_expected_to_bring_little():
+    def gain(cores):
+        belief = believe(SCALES, cores, SPS[:1], np.array([7.0]), np.array([0.01]))
+        return belief.mean[SCALES.index(Scale(8, 1))] - belief.mean[SCALES.index(Scale(4, 1))]
+
+    assert gain(2.0) < 0.1 < gain(64.0)
+
+
+def test_the_limit_bounds_what_is_expected():
+    # 1r×1e at 100 steps/s, a third of the time outside of sampling; whatever is done, hardly more than 300.
+    limit = np.eye(len(SCALES) + 2)[-2]
+    observed, values = np.stack((SPS[0], limit)), np.log([100, 3])
+    belief = believe(SCALES, math.nan, observed, values, np.array([1e-4, 1e-4]))
+    assert np.exp(belief.mean[:-2]).max() < 3
+    alone = believe(SCALES, math.nan, SPS[:1], values[:1], np.array([1e-4]))
+    assert belief.covariance[-3, -3] < alone.covariance[-3, -3]
