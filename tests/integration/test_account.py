@@ -87,10 +87,10 @@ def test_a_step_that_sleeps_is_env_step_time_and_scales(plain):
 
 
 def test_a_learner_that_sleeps(tmp_path):
-    train(tmp_path, update_s=1.0)
-    results = train(tmp_path, runners=2, update_s=1.0)
-    check(lost_seconds(results), "learn", 1.0 * (1 - 1 / 2))
-    assert results[-1]["scaling"]["time"]["learn"] == pytest.approx(1.0, rel=0.1)
+    train(tmp_path, update_s=2.0)
+    results = train(tmp_path, runners=2, update_s=2.0)
+    check(lost_seconds(results), "learn", 2.0 * (1 - 1 / 2))
+    assert results[-1]["scaling"]["time"]["learn"] == pytest.approx(2.0, rel=0.1)
     assert results[-1]["scaling"]["diagnosis"].startswith("learn: ")
 
 
@@ -104,8 +104,8 @@ def test_one_runner_slower_than_the_others(tmp_path):
 
 @pytest.mark.slow
 def test_a_sample_that_is_slow_on_its_way(tmp_path):
-    train(tmp_path, pickle_s=0.8)
-    check(lost_seconds(train(tmp_path, runners=2, pickle_s=0.8)), "transfer", 0.8 * (1 - 1 / 2))
+    train(tmp_path, pickle_s=1.6)
+    check(lost_seconds(train(tmp_path, runners=2, pickle_s=1.6)), "transfer", 1.6 * (1 - 1 / 2))
 
 
 def test_evaluation_each_iteration(plain):

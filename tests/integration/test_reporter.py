@@ -91,6 +91,7 @@ def test_without_the_callback(tmp_path, shown):
     assert not only.losses
 
 
+@pytest.mark.slow
 def test_a_report_that_fails_does_not_end_the_experiment(tmp_path, caplog):
     def fail(report):
         raise RuntimeError("no terminal")

@@ -94,6 +94,7 @@ def test_a_configuration_that_fails_is_left_out(tmp_path, how):
     assert "2r×1e" in [each.name for each in made.experiment.left_out]
 
 
+@pytest.mark.slow
 def test_searcher_and_stopper_in_anybodys_tuner(tmp_path):
     searcher = ScalingSearcher([1, 2], [1], "fastest", rule=QUICK, max_trials=2)
     results = tune.Tuner(
