@@ -22,6 +22,7 @@ from rl_scaling_callback.neighbours import Neighbourhood
 from rl_scaling_callback.options import Options
 from rl_scaling_callback.phases import PhaseClock
 from rl_scaling_callback.reference import GivenBaseline, Reference
+from rl_scaling_callback.sampling import SamplingClock
 from rl_scaling_callback.scale import Scale
 from rl_scaling_callback.steady import DEFAULT_RULE, SteadyRule
 from rl_scaling_callback.store import BaselineStore
@@ -93,7 +94,7 @@ class ScalingCallback(RLlibCallback):
         self._phases_are_timed = False
         self._clocks_evaluation = False
         self._learner_clock: PhaseClock | None = None
-        self._runner_clock: PhaseClock | None = None
+        self._sampling: SamplingClock | None = None
 
     def on_algorithm_init(self, *, algorithm: Algorithm, **kwargs: Any) -> None:
         """Read what the trial is. RLlib calls it once, before the first iteration."""
@@ -114,24 +115,38 @@ class ScalingCallback(RLlibCallback):
 
     def on_environment_created(self, *, env_runner: Any, **kwargs: Any) -> None:
         """Go along with the timers of an env runner. RLlib calls it in the env runner's process."""
-        if self._runner_clock is None and hasattr(env_runner, "metrics"):
+        if self._sampling is None and hasattr(env_runner, "metrics"):
             try:
-                clock = PhaseClock(reading.RUNNER_PHASES)
-                clock.watch(env_runner.metrics)
-                self._runner_clock = clock
+                self._sampling = SamplingClock(
+                    env_runner.metrics,
+                    start=reading.SAMPLE_TIMER,
+                    parts=reading.STEP_TIMERS,
+                    last=list(reading.STEP_TIMERS)[-1],
+                    num_envs=env_runner.num_envs,
+                )
             except Exception as error:
                 self._warn("env runner", f"what this env runner does can't be timed ({error!r}): runners/* stay NaN")
 
+    def on_episode_start(self, **kwargs: Any) -> None:
+        """Count the step of the env runner in which an env is reset."""
+        if self._sampling is not None:
+            self._sampling.count_env_step()
+
+    def on_episode_step(self, **kwargs: Any) -> None:
+        """Count a step of one of the env runner's envs. RLlib calls it in the env runner's process."""
+        if self._sampling is not None:
+            self._sampling.count_env_step()
+
     def on_sample_end(self, *, env_runner: Any = None, metrics_logger: Any = None, samples: Any = None, **kwargs: Any) -> None:
         """Report what the env runner did in this sample. RLlib calls it in the env runner's process."""
-        if self._runner_clock is None or metrics_logger is None:
+        if self._sampling is None or metrics_logger is None:
             return
         try:
-            for phase, seconds in self._runner_clock.take().items():
-                key = (reading.REPORTS, str(env_runner.worker_index), phase)
+            for part, seconds in self._sampling.take().items():
+                key = (reading.REPORTS, str(env_runner.worker_index), part)
                 metrics_logger.log_value(key, seconds, **surroundings.SUM_OF_THE_ITERATION)
         except Exception as error:
-            self._runner_clock = None
+            self._sampling = None
             self._warn("env runner", f"what this env runner does can't be reported ({error!r}): runners/* stay NaN")
 
     def on_train_result(self, *, algorithm: Algorithm, result: dict[str, Any], **kwargs: Any) -> None:

@@ -171,12 +171,11 @@ _TIMER_PHASES: Final[Mapping[str, str]] = {
 }
 _EVALUATION_TIMERS: Final = ("evaluation_iteration", "offline_evaluation_iteration_timer", "restore_eval_env_runners")
 
-RUNNER_PHASES: Final[Mapping[str, str]] = {
-    "sample": "rest",
-    "env_step_timer": "env_step",
-    "rlmodule_inference_timer": "inference",
-}
-"""The phase of each timer that an env runner's code runs in; what is in `sample` but in no other is the rest."""
+SAMPLE_TIMER: Final = "sample"
+"""The timer that an env runner's sample runs in."""
+
+STEP_TIMERS: Final[Mapping[str, str]] = {"rlmodule_inference_timer": "inference", "env_step_timer": "env_step"}
+"""The part of sampling that each timer inside a step stands for, in the order of the step."""
 
 LEARNER_PHASES: Final[Mapping[str, str]] = {
     "learner_thread_update_timer": "busy",
@@ -190,16 +189,22 @@ REPORTS: Final = "_scaling_env_runners"
 
 @dataclass(frozen=True, slots=True)
 class RunnerReport:
-    """What one env runner did in one iteration [s]."""
+    """What one env runner did in one iteration [s]; NaN where no step was timed.
 
-    env_step: float
-    inference: float
-    rest: float
+    Attributes:
+        busy: all of its sampling.
+        env_step: its part in `env.step`, estimated from single steps (see `sampling`).
+        inference: the same of policy inference.
+    """
+
+    busy: float
+    env_step: float = NAN
+    inference: float = NAN
 
     @property
-    def busy(self) -> float:
-        """All of it."""
-        return self.env_step + self.inference + self.rest
+    def rest(self) -> float:
+        """The rest of its sampling."""
+        return self.busy - self.env_step - self.inference
 
 
 def take_runner_reports(result: Mapping[str, Any]) -> list[RunnerReport]:
@@ -215,11 +220,10 @@ def _take_reports(result: Mapping[str, Any]) -> list[RunnerReport]:
     reports = runners.pop(REPORTS, None) if isinstance(runners, dict) else None
     if not isinstance(reports, Mapping):
         return []
-    phases = ("env_step", "inference", "rest")
     return [
-        RunnerReport(*(number(report.get(phase, 0.0)) for phase in phases))
+        RunnerReport(number(report["busy"]), number(report.get("env_step")), number(report.get("inference")))
         for report in reports.values()
-        if isinstance(report, Mapping) and number(report.get("rest")) >= 0
+        if isinstance(report, Mapping) and number(report.get("busy")) >= 0
     ]
 
 

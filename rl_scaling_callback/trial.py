@@ -153,5 +153,6 @@ class Trial:
 def _runner_values(reports: Sequence[RunnerReport], spent: Spent) -> dict[str, float]:
     values = {"runners/reported": float(len(reports)), "runners/busy": spent.busy, "runners/longest": spent.longest}
     for part in ("env_step", "inference", "rest"):
-        values[f"runners/{part}"] = sum(getattr(report, part) for report in reports) / len(reports) if reports else NAN
+        told = [seconds for report in reports if (seconds := getattr(report, part)) == seconds]
+        values[f"runners/{part}"] = sum(told) / len(told) if told else NAN
     return values

@@ -146,6 +146,15 @@ class Laws:
     notes: tuple[str, ...] = ()
     env_steps: float = NAN
 
+    def span(self, scale: Scale) -> tuple[float, float]:
+        """Return the range of seconds that the 95 % intervals of all fitted laws cover together, those of poor laws included.
+
+        Which law is right is not known for certain, and outside of what was measured they differ. NaN where none has an interval.
+        """
+        predictions = [fit.predict(scale) for fit in self.fits]
+        known = [prediction for prediction in predictions if not math.isnan(prediction.low)]
+        return min((p.low for p in known), default=NAN), max((p.high for p in known), default=NAN)
+
 
 def fit_laws(measured: Sequence[Measured], cores: float = NAN, env_steps: float = NAN) -> Laws:
     """Return the laws fitted to measured configurations, of which one is 1r×1e or not.

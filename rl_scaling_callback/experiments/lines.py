@@ -10,9 +10,18 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, Final
 
-_KEY: Final = '"config": '
+import orjson
+
+_KEY: Final = b'"config": '
 _HEAD: Final = 128
-_decode = json.JSONDecoder().raw_decode
+
+
+def _loads(text: bytes) -> Any:
+    try:
+        return orjson.loads(text)
+    except ValueError:
+        # Python's own reader is several times slower and knows more: NaN, Infinity, numbers of any length.
+        return json.loads(text.decode("utf-8", "replace"))
 
 
 class ResultLines:
@@ -24,14 +33,14 @@ class ResultLines:
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
-        self._text = ""
+        self._text = b""
         self._config: object = None
         self.damaged = 0
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for line in self._stream:
             try:
-                result = self._parse(line.decode("utf-8", "replace"))
+                result = self._parse(line)
             except (ValueError, RecursionError):
                 result = None
             if isinstance(result, dict):
@@ -39,29 +48,29 @@ class ResultLines:
             elif line.strip():
                 self.damaged += line.endswith(b"\n")
 
-    def _parse(self, line: str) -> Any:
+    def _parse(self, line: bytes) -> Any:
         if self._text:
             start = line.find(self._text[:_HEAD])
             if start >= 0 and line.startswith(self._text, start):
-                result = json.loads(f"{line[:start]}{_KEY}0{line[start + len(self._text) :]}")
+                result = _loads(b"%s%s0%s" % (line[:start], _KEY, line[start + len(self._text) :]))
                 # Elsewhere than at the top it would be another's config.
                 if isinstance(result, dict) and result.get("config") == 0:
                     result["config"] = self._config
                     return result
-        result = json.loads(line)
+        result = _loads(line)
         if isinstance(result, dict):
             self._learn(line, result.get("config"))
         return result
 
-    def _learn(self, line: str, config: object) -> None:
+    def _learn(self, line: bytes, config: object) -> None:
         """Remember a config and its text, where it is found in the line."""
-        self._text = ""
+        self._text = b""
         if not isinstance(config, Mapping) or not config:
             return
-        start = line.find(_KEY)
-        while start >= 0:
-            found, end = _decode(line, start + len(_KEY))
+        text = line.decode("utf-8", "replace")
+        key, end = _KEY.decode(), 0
+        while (start := text.find(key, end)) >= 0:
+            found, end = json.JSONDecoder().raw_decode(text, start + len(key))
             if repr(found) == repr(config):  # equal, NaN included
-                self._text, self._config = line[start:end], config
+                self._text, self._config = text[start:end].encode(), config
                 return
-            start = line.find(_KEY, end)

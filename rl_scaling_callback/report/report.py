@@ -29,6 +29,8 @@ class Forecast:
         speedup: predicted speedup [×]; NaN without a baseline.
         low: lower end of the 95 % interval of `speedup` for a new measurement [×]; NaN where it can't be given.
         high: its upper end [×].
+        lowest: lowest end of such an interval over all laws that could be fitted, poor ones included [×].
+        highest: their highest end [×].
         extrapolated: True beyond 2× what was measured.
     """
 
@@ -37,6 +39,8 @@ class Forecast:
     speedup: float
     low: float
     high: float
+    lowest: float
+    highest: float
     extrapolated: bool
 
     @property
@@ -77,9 +81,10 @@ class StudyReport:
     def forecast(self, fit: Fit, scale: Scale) -> Forecast:
         """Return what a law says of a configuration."""
         prediction = fit.predict(scale)
-        sps, low, high = (
+        slowest, fastest = self.laws.span(scale)[::-1]
+        sps, low, high, lowest, highest = (
             formulas.steps_per_second(self.laws.env_steps, seconds)
-            for seconds in (prediction.seconds, prediction.high, prediction.low)
+            for seconds in (prediction.seconds, prediction.high, prediction.low, slowest, fastest)
         )
         return Forecast(
             scale=scale,
@@ -87,6 +92,8 @@ class StudyReport:
             speedup=formulas.speedup(sps, self.baseline_sps),
             low=formulas.speedup(low, self.baseline_sps),
             high=formulas.speedup(high, self.baseline_sps),
+            lowest=formulas.speedup(lowest, self.baseline_sps),
+            highest=formulas.speedup(highest, self.baseline_sps),
             extrapolated=prediction.extrapolated,
         )
 

@@ -149,16 +149,18 @@ def law_lines(study: StudyReport) -> Iterator[str]:
     yield from map(plain, laws.notes)
 
 
-def interval(forecast: Forecast) -> str:
-    """Return the interval of a forecast's speedup; "–" where it is not known."""
-    return UNKNOWN if math.isnan(forecast.low) else f"{number(forecast.low, 2)} to {number(forecast.high, 2)}"
+def interval(low: float, high: float) -> str:
+    """Return an interval of speedups; "–" where it is not known."""
+    return UNKNOWN if math.isnan(low) or math.isnan(high) else f"{number(low, 2)} to {number(high, 2)}"
 
 
 def forecast_text(forecast: Forecast) -> str:
     """Return a forecast in a line."""
     beyond = ", extrapolated beyond twice what was measured" if forecast.extrapolated else ""
     efficiency = number(forecast.efficiency, 1, " %")
-    return f"{forecast.scale}: {number(forecast.speedup, 2, '×')} ({interval(forecast)}), {efficiency}{beyond}"
+    here = interval(forecast.low, forecast.high)
+    over_all = interval(forecast.lowest, forecast.highest)
+    return f"{forecast.scale}: {number(forecast.speedup, 2, '×')} ({here}; over all laws {over_all}), {efficiency}{beyond}"
 
 
 def notes(study: StudyReport) -> Iterator[str]:
@@ -358,6 +360,8 @@ def _study_json(study: StudyReport) -> dict[str, Any]:
                     "speedup": f.speedup,
                     "low": f.low,
                     "high": f.high,
+                    "lowest": f.lowest,
+                    "highest": f.highest,
                     "extrapolated": f.extrapolated,
                 }
                 for f in study.forecasts()

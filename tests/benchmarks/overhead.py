@@ -1,4 +1,4 @@
-"""What watching costs: `python tests/benchmarks/overhead.py`. It takes some 10 minutes; nothing else should run meanwhile.
+"""What watching costs: `python tests/benchmarks/overhead.py`. It takes some 20 minutes; nothing else should run meanwhile.
 
 Prints medians and ratios measured side by side in one run: the hook itself next to RLlib's own compilation of a result and, when
 installed, Lightning's `Throughput`; files opened and memory kept while it runs; and training and sampling with the callback next to
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import copy
 import functools
+import random
 import statistics
 import sys
 import tempfile
@@ -21,18 +22,20 @@ from typing import Any
 import ray
 import torch
 from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.callbacks.callbacks import RLlibCallback
 
 from rl_scaling_callback import ScalingCallback
 from rl_scaling_callback.reading import REPORTS
+from rl_scaling_callback.sampling import TIMED_EVERY_S
 
 
-def config(callbacks: Any, runners: int) -> PPOConfig:
-    """Return PPO on CartPole with iterations of about a second."""
+def config(callbacks: Any, runners: int, env: str = "CartPole-v1", steps: int = 1000, envs: int = 1) -> PPOConfig:
+    """Return PPO with `steps` env steps an iteration."""
     return (
         PPOConfig()
-        .environment("CartPole-v1")
-        .env_runners(num_env_runners=runners, num_cpus_per_env_runner=0.5)
-        .training(train_batch_size_per_learner=1000, minibatch_size=250, num_epochs=2)
+        .environment(env)
+        .env_runners(num_env_runners=runners, num_envs_per_env_runner=envs, num_cpus_per_env_runner=0.5)
+        .training(train_batch_size_per_learner=steps, minibatch_size=steps // 2, num_epochs=2)
         .callbacks(callbacks or [])
         .debugging(log_level="ERROR")
     )
@@ -48,6 +51,11 @@ def median_us(call: Callable[[], object], calls: int) -> float:
     return statistics.median(durations) / 1000
 
 
+def difference_us(one: Callable[[], object], other: Callable[[], object], calls: int) -> float:
+    """Return by how much `one` takes longer than `other` [µs], the median of pairs."""
+    return statistics.median(median_us(one, 1) - median_us(other, 1) for _ in range(calls))
+
+
 def hook(calls: int, kept_over: int) -> None:
     """Measure `on_train_result` on a real Algorithm with everything on and its baseline in hand."""
     place = tempfile.mkdtemp()
@@ -61,7 +69,7 @@ def hook(calls: int, kept_over: int) -> None:
     result = algorithm.train()
     result = algorithm.train()
     (callback,) = algorithm.callbacks
-    report = {"rest": 0.3, "env_step": 0.1, "inference": 0.2}
+    report = {"busy": 0.6, "env_step": 0.1, "inference": 0.2}
     phases = {"sample": 0.6, "learn": 0.3, "sync": 0.01}
 
     def iteration() -> None:
@@ -99,6 +107,8 @@ def hook(calls: int, kept_over: int) -> None:
     compiled_us = median_us(lambda: copy.deepcopy(algorithm.metrics).reduce(), 200) - copied_us
     algorithm.stop()
 
+    speed_us = median_us(lambda: sum(range(1000)), calls)
+    print(f"sum(range(1000)), to tell how fast this machine is just now: {speed_us:.1f} µs")
     print(f"on_train_result, everything on, baseline in hand: {ours_us:8.1f} µs median of {calls} (1.0)")
     print(f"RLlib's own MetricsLogger.reduce():               {compiled_us:8.1f} µs ({compiled_us / ours_us:.1f})")
     try:
@@ -122,14 +132,16 @@ def hook(calls: int, kept_over: int) -> None:
 def side_by_side(what: str, calls: dict[str, Callable[[], object]], rounds: int) -> None:
     """Do the same with and without the callback in turns, and print the ratios of time and of CPU time.
 
-    CPU time is that of this process: it tells a difference of a percent where other programs make the time itself jump.
+    CPU time is that of this thread: it tells a difference of a percent where other programs make the time itself jump.
     """
     spent: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
-    for turn in range(rounds):
-        for name in sorted(calls, reverse=bool(turn % 2)):
-            started = time.perf_counter(), time.process_time()
+    order = list(calls)
+    for _ in range(rounds):
+        random.shuffle(order)  # a fixed order may beat in time with the episodes
+        for name in order:
+            started = time.perf_counter(), time.thread_time()
             calls[name]()
-            spent[name].append((time.perf_counter() - started[0], time.process_time() - started[1]))
+            spent[name].append((time.perf_counter() - started[0], time.thread_time() - started[1]))
     for kind, place in (("time", 0), ("CPU time", 1)):
         ratios = [a[place] / b[place] for a, b in zip(spent["with"], spent["without"], strict=True)]
         quarters = statistics.quantiles(ratios, n=4)
@@ -140,23 +152,100 @@ def side_by_side(what: str, calls: dict[str, Callable[[], object]], rounds: int)
         )
 
 
+class Switch:
+    """Turns a callback on and off on a running Algorithm: the same policy, envs and memory with it and without."""
+
+    def __init__(self, algorithm: Any) -> None:
+        self._holders = [(algorithm, "callbacks"), (algorithm.env_runner, "_callbacks")]
+        self._callbacks = [getattr(*holder) for holder in self._holders]
+        self._loggers = [vars(algorithm.metrics), vars(algorithm.env_runner.metrics)]
+        self._hooked = [logger["log_time"] for logger in self._loggers]
+
+    def turn(self, on: bool) -> None:
+        for (holder, name), callbacks in zip(self._holders, self._callbacks, strict=True):
+            setattr(holder, name, callbacks if on else [RLlibCallback()])  # RLlib's default
+        for logger, hooked in zip(self._loggers, self._hooked, strict=True):
+            logger.pop("log_time", None)
+            if on:
+                logger["log_time"] = hooked
+
+    def both(self, call: Callable[[], object]) -> dict[str, Callable[[], object]]:
+        return {"with": lambda: (self.turn(True), call()), "without": lambda: (self.turn(False), call())}
+
+
+def own_share(algorithm: Any, envs: int, calls: int) -> None:
+    """Add up what the callback does in an env runner, each part timed by itself, as a share of a sample's time.
+
+    The parts are too small to show in a sample's own time on a machine with other users.
+    """
+    runner = algorithm.env_runner
+    (callback,) = runner._callbacks
+    clock, metrics = callback._sampling, runner.metrics
+    keys: list[Any] = []
+    steps = 200
+
+    def noting(key: Any, **options: Any) -> Any:
+        keys.append(key)
+        return clock._log_time(key, **options)
+
+    metrics.log_time = noting
+    runner.sample(num_timesteps=envs)
+    clock._listen()
+    sample_us = median_us(lambda: runner.sample(num_timesteps=steps * envs), 20)
+
+    def blocks() -> None:
+        clock._until_timed = 0
+        clock._listen()
+        for key in keys:
+            with metrics.log_time(key):
+                pass
+
+    def plain() -> None:
+        for key in keys:
+            with clock._log_time(key):
+                pass
+
+    def report() -> None:
+        clock._started, clock._env_steps, clock._timed_steps = 0.0, 1, 1
+        callback.on_sample_end(env_runner=runner, metrics_logger=metrics, samples=[])
+
+    plainest = RLlibCallback()
+    named = dict.fromkeys(("episode", "env_runner", "metrics_logger", "env", "rl_module", "env_index"))
+    stride = max(1.0, TIMED_EVERY_S / (sample_us / 1e6 / steps))
+    count_us = difference_us(lambda: callback.on_episode_step(**named), lambda: plainest.on_episode_step(**named), calls)
+    parts = {
+        "counting steps": count_us * envs * steps,
+        "timing some of them": difference_us(blocks, plain, calls) * steps / stride,
+        "reporting": median_us(report, calls),
+    }
+    share = 100 * sum(parts.values()) / sample_us
+    told = ", ".join(f"{name} {us:.0f} µs" for name, us in parts.items())
+    print(
+        f"a sample of {steps} steps with {envs} env(s): {sample_us / 1e3:.0f} ms, of it the callback's {share:.2f} % ({told})",
+        flush=True,
+    )
+
+
 def training(rounds: int) -> None:
     """Train and sample with and without the callback, with the env runner in this process."""
     torch.set_num_threads(1)
-    ours = functools.partial(ScalingCallback, baseline_sps=1000.0)
-    trainings = {"with": config(ours, 0).build_algo(), "without": config(None, 0).build_algo()}
-    for algorithm in trainings.values():
+    for envs in (1, 8):
+        algorithm = config(
+            functools.partial(ScalingCallback, baseline_sps=1000.0), 0, "Pendulum-v1", steps=200, envs=envs
+        ).build_algo()
         algorithm.train()
-    side_by_side("a training iteration", {name: algorithm.train for name, algorithm in trainings.items()}, rounds)
-    samples = {name: functools.partial(each.env_runner.sample, num_timesteps=200) for name, each in trainings.items()}
-    side_by_side("sampling in an env runner", samples, 5 * rounds)
-    for algorithm in trainings.values():
+        own_share(algorithm, envs, 2000)
+        switch = Switch(algorithm)
+        sample = functools.partial(algorithm.env_runner.sample, num_timesteps=100 * envs)
+        side_by_side(f"sampling with {envs} env(s) in the env runner", switch.both(sample), 3 * rounds)
+        if envs == 1:
+            side_by_side("a training iteration", switch.both(algorithm.train), rounds)
         algorithm.stop()
 
 
 if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--rounds", type=int, default=100, help="pairs of iterations with and without the callback")
+    arguments.add_argument("--rounds", type=int, default=300, help="pairs of iterations with and without the callback")
     arguments.add_argument("--calls", type=int, default=20_000, help="calls of the hook that are timed")
     arguments.add_argument("--kept-over", type=int, default=1_000_000, help="iterations over which memory must stay")
     options = arguments.parse_args()

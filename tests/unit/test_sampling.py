@@ -1,0 +1,142 @@
+import random
+from contextlib import contextmanager
+
+import pytest
+
+from rl_scaling_callback.sampling import SamplingClock
+
+
+class Runner:
+    """Samples as RLlib's env runner does: inference, connectors, env step, connectors, then a callback for each env."""
+
+    def __init__(self, num_envs=1, step_s=0.001, inference_s=0.002, connectors_s=0.001):
+        self.now = 0.0
+        self.blocks = 0
+        self.num_envs = num_envs
+        self.step_s, self.inference_s, self.connectors_s = step_s, inference_s, connectors_s
+        self.clock = SamplingClock(
+            self,
+            start="sample",
+            parts={"inference_timer": "inference", "step_timer": "env_step"},
+            last="step_timer",
+            num_envs=num_envs,
+            clock=lambda: self.now,
+            draw=random.Random(1).randrange,
+        )
+
+    @contextmanager
+    def log_time(self, key, **options):
+        self.blocks += 1
+        yield "stats"
+
+    def spend(self, timer, seconds):
+        with self.log_time(timer, window=1) as stats:
+            assert stats == "stats"
+            self.now += seconds
+
+    def sample(self, steps, step_s=None):
+        with self.log_time("sample"):
+            for _ in range(steps):
+                self.spend("inference_timer", self.inference_s)
+                self.spend(("module_to_env", "timers", "connector"), self.connectors_s / 2)
+                self.spend(("timers", "step_timer"), self.step_s if step_s is None else step_s())
+                self.spend(("env_to_module", "timers", "connector"), self.connectors_s / 2)
+                for _ in range(self.num_envs):
+                    self.clock.count_env_step()
+            return self.clock.take()
+
+
+def test_slow_steps_are_all_timed():
+    runner = Runner()
+    drawn = random.Random(0)
+    for _ in range(3):
+        spent = []
+
+        def step_s(spent=spent):
+            spent.append(drawn.uniform(0.02, 0.06))
+            return spent[-1]
+
+        seconds = runner.sample(20, step_s)
+        assert seconds["env_step"] == pytest.approx(sum(spent))
+        assert seconds["inference"] == pytest.approx(20 * 0.002)
+        assert seconds["busy"] == pytest.approx(sum(spent) + 20 * 0.003)
+
+
+def test_of_fast_steps_a_few_stand_for_all():
+    runner = Runner(step_s=1e-4, inference_s=2e-4, connectors_s=1e-4)
+    timed = []
+    book = runner.clock.spend
+    runner.clock.spend = lambda timer, seconds: (timed.append(timer), book(timer, seconds))
+    runner.sample(1000)
+    timed.clear()
+    seconds = runner.sample(10_000)
+    assert seconds == pytest.approx({"busy": 4.0, "env_step": 1.0, "inference": 2.0})
+    assert 150 < timed.count("step_timer") < 250, "once in 20 ms of 4 s"
+    assert timed.count("inference_timer") == timed.count("step_timer")
+
+
+def test_the_others_are_not_touched():
+    runner = Runner(step_s=1e-5, inference_s=0.0, connectors_s=0.0)
+    own = type(runner).log_time
+    runner.sample(100)
+    touched = 0
+    with runner.log_time("sample"):
+        for _ in range(10_000):
+            touched += getattr(runner.log_time, "__func__", None) is not own
+            runner.spend("step_timer", 1e-5)
+            runner.clock.count_env_step()
+    assert 0 < touched < 30
+
+
+def test_an_estimate_is_right_on_average():
+    # Every fourth step is dear, in step with any fixed distance between timed steps.
+    runner = Runner(inference_s=0.0, connectors_s=0.0)
+    count = iter(range(10**6))
+    seconds = [runner.sample(2000, lambda: 4e-3 if next(count) % 4 == 0 else 1e-3)["env_step"] for _ in range(20)]
+    assert sum(seconds) == pytest.approx(20 * 2000 * 1.75e-3, rel=0.05)
+
+
+def test_envs_of_a_runner_step_together():
+    runner = Runner(num_envs=4)
+    for _ in range(3):
+        seconds = runner.sample(200)
+    assert seconds == pytest.approx({"busy": 200 * 0.004, "env_step": 200 * 0.001, "inference": 200 * 0.002})
+
+
+def test_samples_of_one_step_add_up():
+    runner = Runner()
+    samples = [runner.sample(1) for _ in range(1000)]
+    assert all(sample["busy"] == pytest.approx(0.004) for sample in samples)
+    told = [sample for sample in samples if "env_step" in sample]
+    assert 100 < len(told) < 400
+    assert sum(sample["env_step"] for sample in told) == pytest.approx(1.0, rel=0.02)
+
+
+def test_what_rllib_logs_stays_as_it_is():
+    runner = Runner()
+    runner.sample(500)
+    assert runner.blocks == 1 + 500 * 4
+
+
+def test_without_its_start_a_sample_is_not_known():
+    runner = Runner()
+    assert runner.clock.take() == {}
+    assert runner.sample(3)["busy"] > 0
+    assert runner.clock.take() == {}
+
+
+def test_without_steps_counted_the_parts_are_not_known():
+    runner = Runner()
+    runner.num_envs = 0  # nobody counts
+    for _ in range(2):
+        assert runner.sample(3) == {"busy": pytest.approx(3 * 0.004)}
+
+
+def test_inference_that_is_left_out_takes_nothing():
+    # RLlib acts at random before learning starts.
+    runner = Runner()
+    with runner.log_time("sample"):
+        for _ in range(10):
+            runner.spend("step_timer", 0.02)
+            runner.clock.count_env_step()
+        assert runner.clock.take() == pytest.approx({"busy": 0.2, "env_step": 0.2, "inference": 0.0})
