@@ -6,8 +6,9 @@ Tune and TensorBoard flatten it to `scaling/steady/sps`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Final
 
 from rl_scaling_callback.account import CAUSES
@@ -66,8 +67,8 @@ KEYS: Final[tuple[Key, ...]] = (
     Key("account/estimated", "0/1", "1 when stepping and contention can't be told apart yet: both are in loss/serial_stepping"),
     Key("runners/busy", "s", "time that the typical (lower median) env runner sampled in this iteration"),
     Key("runners/longest", "s", "the same of the env runner that took longest"),
-    Key("runners/env_step", "s", "time in `env.step`, mean over the env runners"),
-    Key("runners/inference", "s", "time in policy inference, mean over the env runners"),
+    Key("runners/env_step", "s", "time in `env.step`, mean over the env runners; estimated from single steps where they are fast"),
+    Key("runners/inference", "s", "the same of policy inference"),
     Key("runners/rest", "s", "the rest of their sampling: connectors, resets, bookkeeping; mean over the env runners"),
     Key("runners/reported", "", "env runners that reported in this iteration"),
     Key("runners/healthy", "", "env runners that RLlib holds for healthy"),
@@ -87,23 +88,23 @@ def nest(values: Mapping[str, float | str]) -> dict[str, Any]:
     Raises:
         KeyError: `values` has a key that the contract does not know.
     """
-    if not values.keys() <= _NAMES:
-        raise KeyError(f"not in the contract: {sorted(values.keys() - _NAMES)}")
-    root: dict[str, Any] = {leaf: values.get(name, unknown) for name, leaf, unknown in _LEVELS[""]}
-    for level, places in _LEVELS.items():
-        if level:
-            root[level] = {leaf: values.get(name, unknown) for name, leaf, unknown in places}
+    known = {**_UNKNOWN, **values}
+    if len(known) > len(_UNKNOWN):
+        raise KeyError(f"not in the contract: {sorted(known.keys() - _UNKNOWN.keys())}")
+    root: dict[str, Any] = {}
+    for level, (leaves, values_of) in _LEVELS.items():
+        nested = root.setdefault(level, {}) if level else root
+        nested.update(zip(leaves, values_of(known), strict=True))
     return root
 
 
-def _levels() -> dict[str, list[tuple[str, str, float | str]]]:
-    levels: dict[str, list[tuple[str, str, float | str]]] = {"": []}
+def _levels() -> dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Any]], tuple[Any, ...]]]]:
+    names: dict[str, list[str]] = {}
     for key in KEYS:
-        level, _, leaf = key.name.rpartition("/")
-        levels.setdefault(level, []).append((key.name, leaf, key.unknown))
-    return levels
+        names.setdefault(key.name.rpartition("/")[0], []).append(key.name)
+    return {level: (tuple(name.rpartition("/")[2] for name in below), itemgetter(*below)) for level, below in names.items()}
 
 
 # Taken apart once: this runs in every iteration of every trial.
-_NAMES: Final = frozenset(key.name for key in KEYS)
+_UNKNOWN: Final = {key.name: key.unknown for key in KEYS}
 _LEVELS: Final = _levels()

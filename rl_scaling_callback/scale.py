@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rl_scaling_callback import formulas
 
@@ -14,6 +14,11 @@ _SCALE_TEXT = re.compile(r"\s*(\d+)\s*r\s*[x×*]?\s*(\d+)\s*e\s*", re.IGNORECASE
 class Scale:
     """Env runners × envs per env runner, written `8r×2e`.
 
+    Attributes:
+        num_env_runners: 0 for sampling in the Algorithm's own process.
+        num_envs_per_env_runner: they step one after another, unless RLlib is told otherwise.
+        parallelism: N = max(1, runners) × envs per runner.
+
     Raises:
         ValueError: fewer than 0 runners or fewer than 1 env per runner.
     """
@@ -21,13 +26,11 @@ class Scale:
     num_env_runners: int
     num_envs_per_env_runner: int
 
-    def __post_init__(self) -> None:
-        formulas.parallelism(self.num_env_runners, self.num_envs_per_env_runner)
+    parallelism: int = field(init=False, compare=False, repr=False)
 
-    @property
-    def parallelism(self) -> int:
-        """N = max(1, runners) × envs per runner."""
-        return formulas.parallelism(self.num_env_runners, self.num_envs_per_env_runner)
+    def __post_init__(self) -> None:
+        # A field, not a property: it is asked for in every iteration of every trial.
+        object.__setattr__(self, "parallelism", formulas.parallelism(self.num_env_runners, self.num_envs_per_env_runner))
 
     @property
     def slug(self) -> str:

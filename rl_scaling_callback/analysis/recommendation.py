@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from rl_scaling_callback import formulas
 from rl_scaling_callback.analysis.configurations import Configuration
@@ -64,7 +64,8 @@ def recommend(configurations: Sequence[Configuration], goal: Goal, laws: Laws | 
     """Return the recommendation for a goal; where no configuration meets it, `choice` comes nearest and the verdict says so.
 
     A figure decides whether a configuration is a candidate; its interval, whether the verdict is met or undecided. Of the
-    candidates that noise can't tell from the fastest, the cheapest is taken: fewest CPUs, then smallest N.
+    candidates that noise can't tell from the fastest, the cheapest is taken: fewest CPUs, then smallest N; and so where none is a
+    candidate, of those that noise can't tell from the nearest.
     """
     needs_speedup = goal.min_efficiency is not None or goal.min_speedup is not None
     known = [each for each in configurations if each.speedup > 0]
@@ -72,14 +73,16 @@ def recommend(configurations: Sequence[Configuration], goal: Goal, laws: Laws | 
         known = [each for each in configurations if each.sps > 0]
     if not known:
         return Recommendation(goal, None, "undecided", _missing(configurations), None, "", "", (), "")
-    choice, peers = _best(known, goal)
+    choice, peers, fits = _best(known, goal)
     runner_up = _runner_up(known, choice, goal)
     stands = standings(choice, goal)
     return Recommendation(
         goal=goal,
         choice=choice,
         verdict=together(each.verdict for each in stands),
-        reason=" ".join([_reason(choice, peers, goal, stands), *_uncertain(choice, stands), *_doubts(configurations, choice)]),
+        reason=" ".join(
+            [_reason(choice, peers, fits, goal, stands), *_uncertain(choice, stands), *_doubts(configurations, choice)]
+        ),
         runner_up=runner_up,
         runner_up_reason=_against(runner_up, choice, goal) if runner_up else "",
         bottleneck=_bottleneck(choice),
@@ -91,16 +94,25 @@ def recommend(configurations: Sequence[Configuration], goal: Goal, laws: Laws | 
 # The choice
 
 
-def _best(pool: Sequence[Configuration], goal: Goal) -> tuple[Configuration, list[Configuration]]:
-    """Return the best of a pool, and all that noise can't tell from the fastest; those are empty where none meets the goal."""
+class _Best(NamedTuple):
+    """The best of a pool, all that noise can't tell from the fastest (or from the nearest), and whether they meet the goal."""
+
+    choice: Configuration
+    peers: list[Configuration]
+    fits: bool
+
+
+def _best(pool: Sequence[Configuration], goal: Goal) -> _Best:
     fit = [each for each in pool if all(standing.reach >= 1 for standing in standings(each, goal))]
     # What can't be known, such as RAM that nobody recorded, comes behind what is known to fit.
     fit = fit or [each for each in pool if may_meet(each, goal)]
-    if not fit:
-        return min(pool, key=lambda each: _distance(each, goal)), []
-    fastest = max(fit, key=lambda each: each.sps)
-    peers = [each for each in fit if _tied(each, fastest)]
-    return min(peers, key=_cost), peers
+    if fit:
+        fastest = max(fit, key=lambda each: each.sps)
+        peers = [each for each in fit if _tied(each, fastest)]
+    else:
+        nearest = min(pool, key=lambda each: _distance(each, goal))
+        peers = [each for each in pool if each is nearest or _as_near(each, nearest, goal)]
+    return _Best(min(peers, key=_cost), peers, bool(fit))
 
 
 def _tied(one: Configuration, other: Configuration) -> bool:
@@ -108,8 +120,18 @@ def _tied(one: Configuration, other: Configuration) -> bool:
 
     Throughputs, not speedups: the baseline's error is in all speedups alike, and tells nothing about their difference.
     """
-    errors = [math.log1p(each.sps_error / 100) for each in (one, other) if each.sps_error > 0]
-    return abs(math.log(one.sps / other.sps)) <= math.hypot(*errors)
+    return abs(math.log(one.sps / other.sps)) <= _noise(one, other)
+
+
+def _noise(one: Configuration, other: Configuration) -> float:
+    return math.hypot(*(math.log1p(each.sps_error / 100) for each in (one, other) if each.sps_error > 0))
+
+
+def _as_near(one: Configuration, nearest: Configuration, goal: Goal) -> bool:
+    """Return whether noise can't tell two by their distance from a goal. Each threshold missed moves with the throughput."""
+    (resources, lack, _), (least_resources, least_lack, _) = _distance(one, goal), _distance(nearest, goal)
+    missed = sum(not each.is_resource and each.reach < 1 for each in standings(one, goal))
+    return resources == least_resources and lack - least_lack <= missed * _noise(one, nearest)
 
 
 def _cost(configuration: Configuration) -> tuple[float, ...]:
@@ -128,7 +150,7 @@ def _runner_up(known: Sequence[Configuration], choice: Configuration, goal: Goal
     others = [each for each in known if each is not choice]
     # Everybody knows the baseline: as an alternative it is worth naming only where there is no other.
     others = [each for each in others if not each.is_baseline] or others
-    return _best(others, goal)[0] if others else None
+    return _best(others, goal).choice if others else None
 
 
 # The words
@@ -143,14 +165,15 @@ def _missing(configurations: Sequence[Configuration]) -> str:
     return f"No configuration has a steady throughput ({_scales(configurations)}). {_TOO_SHORT}"
 
 
-def _reason(choice: Configuration, peers: Sequence[Configuration], goal: Goal, stands: Sequence[Standing]) -> str:
+def _reason(choice: Configuration, peers: Sequence[Configuration], fits: bool, goal: Goal, stands: Sequence[Standing]) -> str:
     figures = _figures(choice)
-    if not peers:
+    others = [each for each in peers if each is not choice]
+    if not fits:
         lacking = listed(each.lacking for each in stands if each.reach < 1)
-        return f"None was measured with {goal.asks}. {choice.scale} comes nearest ({figures}): it misses {lacking}."
+        cheapest = f" and is the cheapest of those that noise can't tell apart (also {_scales(others)})" if others else ""
+        return f"None was measured with {goal.asks}. {choice.scale} comes nearest{cheapest}: {figures}. It misses {lacking}."
     asks = listed(each.asked for each in stands if not math.isnan(each.reach))
     fastest = f"fastest with {asks}" if asks else "fastest"
-    others = [each for each in peers if each is not choice]
     if others:
         fastest = f"cheapest of the {fastest}, which noise can't tell apart (also {_scales(others)})"
     return f"{choice.scale} is the {fastest}: {figures}."

@@ -149,9 +149,12 @@ def law_lines(study: StudyReport) -> Iterator[str]:
     yield from map(plain, laws.notes)
 
 
+_WIDEST: Final = 20.0
+
+
 def interval(low: float, high: float) -> str:
-    """Return an interval of speedups; "–" where it is not known."""
-    return UNKNOWN if math.isnan(low) or math.isnan(high) else f"{number(low, 2)} to {number(high, 2)}"
+    """Return an interval of speedups; "–" where it is not known, or so wide that it says nothing."""
+    return f"{number(low, 2)} to {number(high, 2)}" if high <= _WIDEST * low else UNKNOWN
 
 
 def forecast_text(forecast: Forecast) -> str:

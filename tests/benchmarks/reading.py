@@ -1,6 +1,6 @@
 """What reading costs: `python tests/benchmarks/reading.py [--trials 100] [--iterations 100] [--folder DIR]`.
 
-Writes an experiment with results as long as RLlib's, reads it with `read_experiment` and with Tune's `ExperimentAnalysis`, which
+Writes an experiment with results as long as RLlib's, makes a page of it, and reads it with Tune's `ExperimentAnalysis`, which
 makes a dataframe of each trial, each in a process of its own. Prints times, their ratio, and the peak of memory. 1,000 trials ×
 1,000 iterations take 17 GB on the disk.
 """
@@ -116,13 +116,18 @@ def write(folder: Path, trials: int, iterations: int) -> None:
 
 
 def read_ours(folder: Path) -> float:
-    """Return the seconds that `read_experiment` takes."""
+    """Return the seconds that reading takes and making the whole report of it, up to the page."""
     from rl_scaling_callback.experiments import read_experiment
+    from rl_scaling_callback.report import make_report, render_page
 
     started = time.perf_counter()
     experiment = read_experiment(folder)
+    read = time.perf_counter()
+    page = render_page(make_report(experiment))
     seconds = time.perf_counter() - started
     assert sum(len(study.runs) for study in experiment.studies) == sum(path.is_dir() for path in folder.iterdir())
+    assert "<html" in page
+    print(f"of which the report {seconds - (read - started):.2f} s", file=sys.stderr)
     return seconds
 
 
@@ -171,7 +176,7 @@ def compare(options: argparse.Namespace) -> None:
         sizes = [path.stat().st_size for path in folder.glob("*/result.json")]
         print(f"{len(sizes)} trials, {sum(sizes) / 1e6:,.0f} MB, the largest {max(sizes) / 1e6:.1f} MB")
         times = {}
-        for reader, name in {"ours": "read_experiment", "tunes": "Tune's ExperimentAnalysis"}.items():
+        for reader, name in {"ours": "reading and reporting", "tunes": "Tune's ExperimentAnalysis"}.items():
             times[reader], peak = map(float, step(reader, folder).split())
             print(f"{name:26} {times[reader]:8.2f} s, peak of the process {peak:8,.0f} MB", flush=True)
         print(f"ours / Tune's: {times['ours'] / times['tunes']:.3f}")

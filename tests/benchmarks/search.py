@@ -14,8 +14,10 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -109,7 +111,7 @@ class Bench:
 
     def measure(self, scale: Scale, window: tuple[int, int] = FULL) -> Trial:
         """Run a trial."""
-        run = self.grid.seen[scale][self._taken[scale]]
+        run = self._next(scale)
         self._taken[scale] += 1
         baseline, steps = self.grid.seen[SINGLE][0].spent(window)
         spent, env_steps = run.spent(window)
@@ -117,6 +119,16 @@ class Bench:
         trial = Trial(scale, run.seconds(window), run.sps(window), run.error(window), lost)
         self.trials.append(trial)
         return trial
+
+    def score(self, scale: Scale, window: tuple[int, int] = FULL) -> float:
+        """Return what a searcher that takes one number is told of the next trial: speed, once it meets the goal."""
+        sps = {SINGLE: self.trials[0].sps, scale: self._next(scale).sps(window)}
+        return math.log(sps[scale]) - 100 * shortfall(sps, scale, self.goal)
+
+    def _next(self, scale: Scale) -> Run:
+        # A policy that comes back more often than there are runs sees the last one again, at its price.
+        runs = self.grid.seen[scale]
+        return runs[min(self._taken[scale], len(runs) - 1)]
 
     @property
     def share(self) -> float:
@@ -212,6 +224,54 @@ def doubling(bench: Bench, rng: np.random.Generator) -> Scale:
                 continue
         axis, stuck = 1 - axis, stuck + 1
     return bench.best_measured()
+
+
+def asha(bench: Bench, rng: np.random.Generator) -> Scale:
+    """Start every configuration, and have Tune's own ASHA end those that are behind others at the same iteration."""
+    from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
+
+    bench.measure(SINGLE)
+    # After warm-up a trial is judged in each iteration or two, up to the last.
+    scheduler = AsyncHyperBandScheduler(
+        time_attr="training_iteration", metric="score", mode="max", grace_period=FULL[0] + 1, max_t=FULL[1], reduction_factor=2
+    )
+    others = [scale for scale in bench.grid.seen if scale != SINGLE]
+    for index in rng.permutation(len(others)):
+        trial = SimpleNamespace(trial_id=str(others[index]), config={})
+        scheduler.on_trial_add(None, trial)
+        for last in range(FULL[0] + 1, FULL[1] + 1):
+            score = bench.score(others[index], (FULL[0], last))
+            result = {"training_iteration": last, "score": score}
+            if scheduler.on_trial_result(None, trial, result) != TrialScheduler.CONTINUE:
+                break
+        scheduler.on_trial_complete(None, trial, result)
+        bench.measure(others[index], (FULL[0], last))
+    return bench.best_measured()
+
+
+def optuna(share: float) -> Policy:
+    """Return a search with Tune's own `OptunaSearch` (its default, TPE) until a share of the exhaustive cost is spent."""
+
+    def run(bench: Bench, rng: np.random.Generator) -> Scale:
+        from ray import tune
+        from ray.tune.search.optuna import OptunaSearch
+
+        bench.measure(SINGLE)
+        space = {
+            "runners": tune.choice(sorted({scale.num_env_runners for scale in bench.grid.seen})),
+            "envs": tune.choice(sorted({scale.num_envs_per_env_runner for scale in bench.grid.seen})),
+        }
+        searcher = OptunaSearch(space, metric="score", mode="max", seed=int(rng.integers(2**31)))
+        while bench.share < share:
+            name = str(len(bench.trials))
+            proposed = searcher.suggest(name)
+            scale = Scale(proposed["runners"], proposed["envs"])
+            score = bench.score(scale)
+            bench.measure(scale)
+            searcher.on_trial_complete(name, {"score": score})
+        return bench.best_measured()
+
+    return run
 
 
 def recorded(path: Path) -> tuple[dict[Scale, list[Run]], float]:
@@ -335,7 +395,12 @@ def main() -> None:
         "exhaustive": exhaustive,
         "random": random(0.2),
         "doubling by hand": doubling,
+        "Tune's ASHA": asha,
     }
+    if find_spec("optuna"):
+        policies["Tune's Optuna"] = optuna(0.3)
+    else:
+        print("Tune's OptunaSearch: not installed (pip install optuna)")
     kinds = {"synthetic": list(synthetic(options.replays))}
     for path in options.grids:
         kinds[f"{path.stem}, halves"] = list(halves(path, options.replays))

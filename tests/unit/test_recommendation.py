@@ -172,13 +172,22 @@ def test_a_goal_that_nobody_meets_says_what_is_missing():
     assert str(found.choice.scale) == "4r×1e"
     assert found.verdict == "not met"
     assert "None was measured with efficiency ≥ 60 %, speedup ≥ 3× and CPUs ≤ 5." in found.reason
-    assert "it misses speedup ≥ 3× by 0.292×." in found.reason
+    assert "It misses speedup ≥ 3× by 0.292×." in found.reason
+
+
+def test_of_those_that_come_equally_near_the_cheapest_is_taken():
+    # As measured on HalfCheetah: 2r×2e and 1r×4e with the same speedup, each ± 12 %.
+    near = by_speedup(error=12.0, **{"1r1e": 1.0, "2r2e": 2.1702, "1r4e": 2.17, "2r1e": 1.4})
+    found = recommend(near, GOALS["balanced"])
+    assert str(found.choice.scale) == "1r×4e"
+    assert "1r×4e comes nearest and is the cheapest of those that noise can't tell apart (also 2r×2e)" in found.reason
+    assert str(recommend(by_speedup(**{"1r1e": 1.0, "2r2e": 2.1702, "1r4e": 2.17}), GOALS["balanced"]).choice.scale) == "2r×2e"
 
 
 def test_resources_that_are_not_there_weigh_more_than_speed():
     found = recommend(by_speedup(**{"1r1e": 1.0, "2r1e": 1.9, "8r1e": 3.9}), Goal.of("fastest", min_speedup=4, max_cpus=4))
     assert str(found.choice.scale) == "2r×1e"
-    assert "it misses speedup ≥ 4× by 2.1×." in found.reason
+    assert "It misses speedup ≥ 4× by 2.1×." in found.reason
 
 
 @pytest.mark.parametrize("goal", GOALS.values(), ids=list(GOALS))

@@ -21,18 +21,18 @@ def measured(study):
 
 
 def differences(name):
-    """ln of the ratio of two runs' SPS, for each configuration that was repeated."""
+    """ln of the ratio of two runs' SPS, for each pair of runs of each configuration."""
     runs = {}
     for run in grid(name).runs:
         runs.setdefault(run.scale, []).append(math.log(run.steady.sps))
-    return {scale: one - other for scale, logs in runs.items() for one, other in combinations(logs, 2)}
+    return {scale: [one - other for one, other in combinations(logs, 2)] for scale, logs in runs.items() if len(logs) > 1}
 
 
-# What the chosen law reaches today [%]. Two runs of one configuration differ by 13 to 19 %: much less is not to be had here.
-@pytest.mark.parametrize(("name", "reached"), [("cartpole", 4.7), ("halfcheetah", 12.2), ("slow_step", 6.9)])
+# What the chosen law reaches today [%]. Two runs of one configuration differ by 13 to 22 %: much less is not to be had here.
+@pytest.mark.parametrize(("name", "reached"), [("cartpole", 4.7), ("halfcheetah", 7.1), ("slow_step", 6.9)])
 def test_the_chosen_law_predicts_what_was_left_out(name, reached):
     laws = fit_laws(*measured(grid(name)))
-    spread = 100 * math.sqrt(fmean(each**2 for each in differences(name).values()))
+    spread = 100 * math.sqrt(fmean(each**2 for pairs in differences(name).values() for each in pairs))
     print(f"{name}: law {laws.chosen.name}, {laws.chosen.mean_error:.1f} % (at most {laws.chosen.max_error:.1f} %); ", end="")
     print(f"two runs differ by {spread:.0f} % (root mean square); Amdahl in N {named(laws, 'Amdahl').mean_error:.1f} %")
     assert laws.chosen.mean_error <= reached
@@ -66,9 +66,12 @@ def test_intervals_of_runs_hold_other_runs_of_the_configuration():
     held = []
     for name in NAMES:
         known = differences(name)
-        for scale, difference in known.items():
-            others = [each for other, each in known.items() if other != scale]
-            held.append(abs(difference) <= stdtrit(len(others), 0.975) * math.sqrt(fmean(each**2 for each in others)))
+        for scale, pairs in known.items():
+            others = [each for other, those in known.items() if other != scale for each in those]
+            # Each configuration of n runs tells n − 1 independent things in its n(n − 1)/2 pairs.
+            freedom = sum((1 + math.sqrt(1 + 8 * len(those))) / 2 - 1 for other, those in known.items() if other != scale)
+            width = stdtrit(freedom, 0.975) * math.sqrt(fmean(each**2 for each in others))
+            held += [abs(difference) <= width for difference in pairs]
     print(f"{len(held)} pairs, {100 * fmean(held):.0f} % held")
     assert 0.9 <= fmean(held) <= 0.99
 
