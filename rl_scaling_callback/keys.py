@@ -6,9 +6,8 @@ Tune and TensorBoard flatten it to `scaling/steady/sps`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any, Final
 
 from rl_scaling_callback.account import CAUSES
@@ -88,23 +87,23 @@ def nest(values: Mapping[str, float | str]) -> dict[str, Any]:
     Raises:
         KeyError: `values` has a key that the contract does not know.
     """
-    known = {**_UNKNOWN, **values}
-    if len(known) > len(_UNKNOWN):
-        raise KeyError(f"not in the contract: {sorted(known.keys() - _UNKNOWN.keys())}")
-    root: dict[str, Any] = {}
-    for level, (leaves, values_of) in _LEVELS.items():
-        nested = root.setdefault(level, {}) if level else root
-        nested.update(zip(leaves, values_of(known), strict=True))
+    if not values.keys() <= _NAMES:
+        raise KeyError(f"not in the contract: {sorted(values.keys() - _NAMES)}")
+    root: dict[str, Any] = {leaf: values.get(name, unknown) for name, leaf, unknown in _LEVELS[""]}
+    for level, places in _LEVELS.items():
+        if level:
+            root[level] = {leaf: values.get(name, unknown) for name, leaf, unknown in places}
     return root
 
 
-def _levels() -> dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Any]], tuple[Any, ...]]]]:
-    names: dict[str, list[str]] = {}
+def _levels() -> dict[str, list[tuple[str, str, float | str]]]:
+    levels: dict[str, list[tuple[str, str, float | str]]] = {"": []}
     for key in KEYS:
-        names.setdefault(key.name.rpartition("/")[0], []).append(key.name)
-    return {level: (tuple(name.rpartition("/")[2] for name in below), itemgetter(*below)) for level, below in names.items()}
+        level, _, leaf = key.name.rpartition("/")
+        levels.setdefault(level, []).append((key.name, leaf, key.unknown))
+    return levels
 
 
 # Taken apart once: this runs in every iteration of every trial.
-_UNKNOWN: Final = {key.name: key.unknown for key in KEYS}
+_NAMES: Final = frozenset(key.name for key in KEYS)
 _LEVELS: Final = _levels()
