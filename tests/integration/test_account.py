@@ -61,8 +61,8 @@ def plain(cluster, tmp_path_factory):
     return place
 
 
-def lost_seconds(results):
-    """The causes in seconds of an iteration, median over the warm ones, after checking that they are whole."""
+def lost_seconds(results, typical=median):
+    """The causes in seconds of an iteration, typically of the warm ones, after checking that they are whole."""
     warm = results[1:]
     for result in warm:
         scaling = result["scaling"]
@@ -70,7 +70,7 @@ def lost_seconds(results):
         causes = {cause: scaling["loss"][cause] for cause in CAUSES}
         assert sum(causes.values()) == pytest.approx(scaling["loss"]["total"], abs=1e-9)
         assert "_scaling_env_runners" not in str(result)  # what env runners report is no metric of RLlib's
-    return {cause: median(r["scaling"]["loss"][cause] / 100 * r["time_this_iter_s"] for r in warm) for cause in CAUSES}
+    return {cause: typical(r["scaling"]["loss"][cause] / 100 * r["time_this_iter_s"] for r in warm) for cause in CAUSES}
 
 
 def check(lost, cause, known_s):
@@ -137,12 +137,14 @@ def test_without_a_single_runner_the_split_is_marked_as_an_estimate(plain):
 
 @pytest.mark.slow
 def test_a_cpu_bound_env_on_too_few_cores(tmp_path):
-    # The burnt time is long beside the CPU time that RLlib needs for a step itself.
-    costs = {"step_s": 0.0, "burn_s": 0.05, "core": 0}
+    # The burnt time is long beside the CPU time that RLlib needs for a step itself. The first core serves most interrupts.
+    burn_s, runners = 0.1, 4
+    costs = {"step_s": 0.0, "burn_s": burn_s, "core": max(os.sched_getaffinity(0))}
     train(tmp_path, **costs)
-    results = train(tmp_path, runners=2, **costs)
-    # Two runners share one core: each takes twice as long for its half, so nothing is gained.
-    check(lost_seconds(results), "contention", STEPS * 0.05 / 2)
+    results = train(tmp_path, runners=runners, **costs)
+    # Runners that share one core each take as long for their part as one for all of it, so nothing is gained. Whatever else runs on
+    # that core only adds to it: the least disturbed iteration counts.
+    check(lost_seconds(results, min), "contention", STEPS * burn_s * (1 - 1 / runners))
 
 
 @pytest.mark.slow
