@@ -121,7 +121,6 @@ class ScalingCallback(RLlibCallback):
                     env_runner.metrics,
                     start=reading.SAMPLE_TIMER,
                     parts=reading.STEP_TIMERS,
-                    last=list(reading.STEP_TIMERS)[-1],
                     num_envs=env_runner.num_envs,
                 )
             except Exception as error:

@@ -10,10 +10,11 @@ import enum
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from rl_scaling_callback import keys
 from rl_scaling_callback.formulas import NAN
 from rl_scaling_callback.scale import Scale
 
@@ -275,6 +276,18 @@ def read_circumstances(result: Mapping[str, Any]) -> Circumstances:
         cpu_utilisation=number(perf.get("cpu_util_percent")),
         ram_utilisation=number(perf.get("ram_util_percent")),
     )
+
+
+def read_injected(result: Mapping[str, Any], names: Iterable[str]) -> dict[str, float]:
+    """Return numbers that the callback injected, by their keys; none for a result without it, NaN for one that is missing."""
+    scaling = result.get(keys.ROOT)
+    if not isinstance(scaling, Mapping):
+        return {}
+    values = {}
+    for name in names:
+        level, _, leaf = name.rpartition("/")
+        values[name] = number(_mapping(scaling.get(level) if level else scaling).get(leaf))
+    return values
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

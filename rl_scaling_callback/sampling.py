@@ -21,13 +21,12 @@ class SamplingClock:
     """Goes along with the `log_time` blocks of an env runner's `MetricsLogger`; what RLlib logs stays as it is.
 
     A step here is one of all envs of the runner together. A timed one reaches from the end of the step before it to the end of
-    `last`, the block that comes last in it.
+    the last of `parts` in it.
 
     Args:
         metrics: the env runner's `MetricsLogger`.
         start: name of the timer that a sample starts with.
-        parts: the part that each timer inside a step stands for.
-        last: name of the timer that ends last in each step.
+        parts: the part that each timer inside a step stands for, in the order in which they run.
         num_envs: envs of the runner, which step together.
         clock: seconds.
         draw: `random.Random.randrange`, of a generator of its own: seeds set for training stay untouched.
@@ -42,7 +41,6 @@ class SamplingClock:
         *,
         start: str,
         parts: Mapping[str, str],
-        last: str,
         num_envs: int,
         clock: Callable[[], float] = time.perf_counter,
         draw: Callable[[int, int], int] | None = None,
@@ -51,7 +49,7 @@ class SamplingClock:
         self._log_time = metrics.log_time
         self._start = start
         self._parts = parts
-        self._last = last
+        self._last = list(parts)[-1]
         self._clock = clock
         self._draw = draw or random.Random().randrange
         self._num_envs = num_envs
@@ -108,10 +106,9 @@ class SamplingClock:
             if self._until_timed > 0:
                 self._rest()
             return block
-        return _Timed(block, self, name) if name in self._parts else block
+        return _Timed(block, self._spend, name, self._clock) if name in self._parts else block
 
-    def spend(self, timer: str, seconds: float) -> None:
-        """Book the time of a block."""
+    def _spend(self, timer: str, seconds: float) -> None:
         self._timed[self._parts[timer]] += seconds
         if timer == self._last:
             self._timed_steps += 1
@@ -119,27 +116,25 @@ class SamplingClock:
             self._until_timed = self._draw(1, 2 * self._stride) * self._num_envs
             self._rest()
 
-    @property
-    def clock(self) -> Callable[[], float]:
-        """Seconds."""
-        return self._clock
-
 
 class _Timed:
     """A `log_time` block whose time is booked."""
 
-    __slots__ = ("_block", "_entered", "_owner", "_timer")
+    __slots__ = ("_block", "_clock", "_entered", "_spend", "_timer")
 
-    def __init__(self, block: AbstractContextManager[Any], owner: SamplingClock, timer: str) -> None:
+    def __init__(
+        self, block: AbstractContextManager[Any], spend: Callable[[str, float], None], timer: str, clock: Callable[[], float]
+    ) -> None:
         self._block = block
-        self._owner = owner
+        self._spend = spend
         self._timer = timer
+        self._clock = clock
         self._entered = 0.0
 
     def __enter__(self) -> Any:
-        self._entered = self._owner.clock()
+        self._entered = self._clock()
         return self._block.__enter__()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> Any:
-        self._owner.spend(self._timer, self._owner.clock() - self._entered)
+        self._spend(self._timer, self._clock() - self._entered)
         return self._block.__exit__(kind, error, trace)

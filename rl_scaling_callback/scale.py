@@ -25,7 +25,6 @@ class Scale:
 
     num_env_runners: int
     num_envs_per_env_runner: int
-
     parallelism: int = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -36,6 +35,16 @@ class Scale:
     def slug(self) -> str:
         """The scale in plain ASCII, as file names have it: `8r2e`."""
         return f"{self.num_env_runners}r{self.num_envs_per_env_runner}e"
+
+    @property
+    def code(self) -> str:
+        """The lines that set an `AlgorithmConfig` called `config` to this scale."""
+        return (
+            "config.env_runners(\n"
+            f"    num_env_runners={self.num_env_runners},\n"
+            f"    num_envs_per_env_runner={self.num_envs_per_env_runner},\n"
+            ")\n"
+        )
 
     def __str__(self) -> str:
         return f"{self.num_env_runners}r×{self.num_envs_per_env_runner}e"

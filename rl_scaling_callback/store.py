@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rl_scaling_callback.baseline import VERSION, Baseline, BaselineFileError, Workload
+from rl_scaling_callback.files import filesystem_of
 from rl_scaling_callback.scale import Scale
 
 EXPERIMENT_SUBDIRECTORY: Final = "scaling_baselines"
@@ -50,10 +51,7 @@ class BaselineStore:
         try:
             if not text.strip():
                 raise OSError("it is empty")
-            if "://" in text:
-                filesystem, path = fs.FileSystem.from_uri(text)
-            else:
-                filesystem, path = fs.LocalFileSystem(), str(Path(text).expanduser().absolute())
+            filesystem, path = filesystem_of(text)
             filesystem.create_dir(path, recursive=True)
             if filesystem.get_file_info(path).type != fs.FileType.Directory:
                 raise NotADirectoryError("it is not a directory")

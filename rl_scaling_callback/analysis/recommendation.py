@@ -103,6 +103,7 @@ class _Best(NamedTuple):
 
 
 def _best(pool: Sequence[Configuration], goal: Goal) -> _Best:
+    """Return the cheapest of those that noise can't tell from the fastest that fits; where none fits, from the nearest."""
     fit = [each for each in pool if all(standing.reach >= 1 for standing in standings(each, goal))]
     # What can't be known, such as RAM that nobody recorded, comes behind what is known to fit.
     fit = fit or [each for each in pool if may_meet(each, goal)]
@@ -250,14 +251,7 @@ def _bottleneck(choice: Configuration) -> str:
 
 
 def _code(choice: Configuration) -> str:
-    scale = choice.scale
-    return (
-        "config.env_runners(\n"
-        f"    num_env_runners={scale.num_env_runners},\n"
-        f"    num_envs_per_env_runner={scale.num_envs_per_env_runner},\n"
-        ")\n"
-        f"# a trial takes {_cpus(choice.cpus)}: ray.init(num_cpus={math.ceil(choice.cpus)}) or more"
-    )
+    return f"{choice.scale.code}# a trial takes {_cpus(choice.cpus)}: ray.init(num_cpus={math.ceil(choice.cpus)}) or more"
 
 
 def _figures(configuration: Configuration) -> str:

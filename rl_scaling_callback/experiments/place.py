@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from rl_scaling_callback.files import filesystem_of
+
 
 class ExperimentError(Exception):
     """An experiment that can't be read; the text says what is missing and how to get it."""
@@ -36,8 +38,6 @@ class Place:
         Raises:
             ExperimentError: it is none of these, or its filesystem can't be reached.
         """
-        from pyarrow import fs
-
         # A ResultGrid, told by what is used of it: Ray need not be there to read a folder.
         if hasattr(source, "experiment_path") and hasattr(source, "filesystem"):
             return cls(source.filesystem, str(source.experiment_path).rstrip("/"), str(source.experiment_path))
@@ -47,10 +47,7 @@ class Place:
             )
         text = str(source)
         try:
-            if "://" in text:
-                filesystem, path = fs.FileSystem.from_uri(text)
-            else:
-                filesystem, path = fs.LocalFileSystem(), Path(text).expanduser().absolute().as_posix()
+            filesystem, path = filesystem_of(text)
         except (OSError, ValueError) as error:  # pyarrow's own errors are subclasses of these
             raise ExperimentError(
                 f"{text} can't be reached: {error}. Check the scheme, the network and your credentials."

@@ -26,7 +26,6 @@ _ERRORS: Final = ("error.txt", "error.pkl")
 
 _PART_KEYS: Final = tuple(f"time/{part}" if part in keys.PHASES else f"runners/{part}" for part in PARTS)
 _USED: Final = (*_PART_KEYS, "time/evaluate", "sps", "sps_per_cpu", "baseline_sps", "comparable", "exclusive")
-_PLACES: Final = tuple((key, *key.rpartition("/")[::2]) for key in _USED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +124,7 @@ class _Log:
         read = reading.read_iteration(result, self._lifetimes[-1] if self._lifetimes else NAN)
         self._problem = self._problem or read.problem
         self._lifetimes.append(read.lifetime)
-        scaling = _injected(result)
+        scaling = reading.read_injected(result, _USED)
         evaluation_s = scaling.get("time/evaluate", NAN)
         if evaluation_s != evaluation_s:
             self._evaluation_is_known, evaluation_s = False, 0.0
@@ -224,19 +223,6 @@ def _work_of(config: Mapping[str, Any]) -> tuple[Scale, dict[str, Any]] | None:
         return reading.read_scale(config), reading.read_workload(config)
     except ValueError:
         return None
-
-
-def _injected(result: Mapping[str, Any]) -> dict[str, float]:
-    """Return what is used of the numbers that the callback injected, by their keys; a trial without it has none."""
-    scaling = result.get(keys.ROOT)
-    if not isinstance(scaling, dict):
-        return {}
-    values = {}
-    for key, level, leaf in _PLACES:
-        node = scaling.get(level) if level else scaling
-        if isinstance(node, dict):
-            values[key] = reading.number(node.get(leaf))
-    return values
 
 
 def _algorithm(name: str, config: Mapping[str, Any]) -> str | None:

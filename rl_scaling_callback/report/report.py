@@ -29,8 +29,6 @@ class Forecast:
         speedup: predicted speedup [×]; NaN without a baseline.
         low: lower end of the 95 % interval of `speedup` for a new measurement [×]; NaN where it can't be given.
         high: its upper end [×].
-        lowest: lowest end of such an interval over all laws that could be fitted, poor ones included [×].
-        highest: their highest end [×].
         extrapolated: True beyond 2× what was measured.
     """
 
@@ -39,8 +37,6 @@ class Forecast:
     speedup: float
     low: float
     high: float
-    lowest: float
-    highest: float
     extrapolated: bool
 
     @property
@@ -81,21 +77,22 @@ class StudyReport:
     def forecast(self, fit: Fit, scale: Scale) -> Forecast:
         """Return what a law says of a configuration."""
         prediction = fit.predict(scale)
-        slowest, fastest = self.laws.span(scale)[::-1]
-        sps, low, high, lowest, highest = (
-            formulas.steps_per_second(self.laws.env_steps, seconds)
-            for seconds in (prediction.seconds, prediction.high, prediction.low, slowest, fastest)
-        )
         return Forecast(
             scale=scale,
-            sps=sps,
-            speedup=formulas.speedup(sps, self.baseline_sps),
-            low=formulas.speedup(low, self.baseline_sps),
-            high=formulas.speedup(high, self.baseline_sps),
-            lowest=formulas.speedup(lowest, self.baseline_sps),
-            highest=formulas.speedup(highest, self.baseline_sps),
+            sps=formulas.steps_per_second(self.laws.env_steps, prediction.seconds),
+            speedup=self._speedup(prediction.seconds),
+            low=self._speedup(prediction.high),
+            high=self._speedup(prediction.low),
             extrapolated=prediction.extrapolated,
         )
+
+    def span(self, scale: Scale) -> tuple[float, float]:
+        """Return the range of speedups that the 95 % intervals of all fitted laws cover together, poor laws included [×]."""
+        fastest, slowest = self.laws.span(scale)
+        return self._speedup(slowest), self._speedup(fastest)
+
+    def _speedup(self, seconds: float) -> float:
+        return formulas.speedup(formulas.steps_per_second(self.laws.env_steps, seconds), self.baseline_sps)
 
     def forecasts(self) -> tuple[Forecast, ...]:
         """Return what the chosen law says of the gaps in the measured grid and of twice the env runners, by N."""

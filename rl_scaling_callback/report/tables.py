@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 UNKNOWN: Final = "–"
 
+_WIDEST: Final = 20.0
+"""An interval whose ends are further apart, as a ratio, says nothing."""
+
 
 def number(value: float, digits: int, unit: str = "") -> str:
     """Return a number with so many decimals and thousands set apart, and its unit; "–" for NaN."""
@@ -149,20 +152,17 @@ def law_lines(study: StudyReport) -> Iterator[str]:
     yield from map(plain, laws.notes)
 
 
-_WIDEST: Final = 20.0
-
-
 def interval(low: float, high: float) -> str:
     """Return an interval of speedups; "–" where it is not known, or so wide that it says nothing."""
     return f"{number(low, 2)} to {number(high, 2)}" if high <= _WIDEST * low else UNKNOWN
 
 
-def forecast_text(forecast: Forecast) -> str:
+def forecast_text(study: StudyReport, forecast: Forecast) -> str:
     """Return a forecast in a line."""
     beyond = ", extrapolated beyond twice what was measured" if forecast.extrapolated else ""
     efficiency = number(forecast.efficiency, 1, " %")
     here = interval(forecast.low, forecast.high)
-    over_all = interval(forecast.lowest, forecast.highest)
+    over_all = interval(*study.span(forecast.scale))
     return f"{forecast.scale}: {number(forecast.speedup, 2, '×')} ({here}; over all laws {over_all}), {efficiency}{beyond}"
 
 
@@ -216,7 +216,7 @@ def sections(study: StudyReport) -> Iterator[Section]:
         Section(f"Recommendation for goal {asked.goal.name}", tuple(line for line in decision if line), asked.code),
         Section("Other goals", tuple(others)),
         Section("Scaling laws", tuple(law_lines(study))),
-        Section("Predictions", tuple(map(forecast_text, study.forecasts()))),
+        Section("Predictions", tuple(forecast_text(study, each) for each in study.forecasts())),
         Section("Checklist", tuple(checks)),
         Section("Notes", tuple(notes(study))),
     ):
@@ -356,23 +356,25 @@ def _study_json(study: StudyReport) -> dict[str, Any]:
             ],
             "axes": [{"name": a.name, "serial_fractions": a.serial_fractions, "limit": a.limit} for a in laws.axes],
             "falls_beyond": [[str(top), str(fallen)] for top, fallen in laws.falls_beyond],
-            "predictions": [
-                {
-                    "config": str(f.scale),
-                    "sps": f.sps,
-                    "speedup": f.speedup,
-                    "low": f.low,
-                    "high": f.high,
-                    "lowest": f.lowest,
-                    "highest": f.highest,
-                    "extrapolated": f.extrapolated,
-                }
-                for f in study.forecasts()
-            ],
+            "predictions": [_forecast_json(study, each) for each in study.forecasts()],
             "notes": laws.notes,
         },
         "checklist": [{"stage": c.stage, "text": c.text, "verdict": c.verdict, "evidence": c.evidence} for c in study.checklist],
         "notes": list(notes(study)),
+    }
+
+
+def _forecast_json(study: StudyReport, forecast: Forecast) -> dict[str, Any]:
+    lowest, highest = study.span(forecast.scale)
+    return {
+        "config": str(forecast.scale),
+        "sps": forecast.sps,
+        "speedup": forecast.speedup,
+        "low": forecast.low,
+        "high": forecast.high,
+        "lowest": lowest,
+        "highest": highest,
+        "extrapolated": forecast.extrapolated,
     }
 
 

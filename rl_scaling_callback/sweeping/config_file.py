@@ -43,7 +43,6 @@ def write_config(path: Path, source: str, scale: Scale, reason: str) -> None:
     path.write_text(
         f'"""Tuned by rl-scaling sweep."""\n\nimport runpy\n\n# {" ".join(reason.split())}\n'
         f"_found = runpy.run_path({str(Path(file).absolute())!r})\n{call}\n"
-        f"config.env_runners(\n    num_env_runners={scale.num_env_runners},\n"
-        f"    num_envs_per_env_runner={scale.num_envs_per_env_runner},\n)\n",
+        f"{scale.code}",
         encoding="utf-8",
     )

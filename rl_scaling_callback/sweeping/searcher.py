@@ -13,7 +13,8 @@ from typing import Any, Final
 from ray.tune.search import Searcher
 from ray.tune.utils.util import unflatten_dict  # type: ignore[attr-defined]
 
-from rl_scaling_callback import keys, reading
+from rl_scaling_callback import reading
+from rl_scaling_callback.account import CAUSES
 from rl_scaling_callback.analysis.goals import Goal
 from rl_scaling_callback.analysis.search import Search, Trial
 from rl_scaling_callback.formulas import NAN
@@ -141,13 +142,12 @@ class ScalingSearcher(Searcher):
         """Read what was measured; a trial that was running then is proposed again."""
         self.trials = [_from_json(trial) for trial in json.loads(Path(checkpoint_path).read_text(encoding="utf-8"))]
         self._running.clear()
+        self._windows.clear()
 
 
 def _losses(result: Mapping[str, Any]) -> dict[str, float]:
-    scaling = result.get(keys.ROOT)
-    losses = scaling.get("loss") if isinstance(scaling, Mapping) else None
-    known = {cause: reading.number(points) for cause, points in losses.items()} if isinstance(losses, Mapping) else {}
-    known.pop("total", None)
+    injected = reading.read_injected(result, [f"loss/{cause}" for cause in CAUSES])
+    known = {name.removeprefix("loss/"): points for name, points in injected.items()}
     return {} if any(map(math.isnan, known.values())) else known
 
 

@@ -20,6 +20,7 @@ from rl_scaling_callback.analysis.search import Trial
 from rl_scaling_callback.callback import ScalingCallback
 from rl_scaling_callback.checks import at_least, positive
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
+from rl_scaling_callback.files import absolute
 from rl_scaling_callback.reporter import ScalingReporter
 from rl_scaling_callback.scale import Scale
 from rl_scaling_callback.steady import DEFAULT_RULE, SteadyRule
@@ -86,8 +87,8 @@ def sweep(
         positive("budget_minutes", budget_minutes)
     if max_trials is not None:
         at_least("max_trials", max_trials, 1)
-    storage = str(storage_path) if "://" in str(storage_path) else str(Path(storage_path).expanduser().absolute())
-    folder = f"{storage.rstrip('/')}/{name}"
+    storage = absolute(storage_path).rstrip("/")
+    folder = f"{storage}/{name}"
     before = _measured_before(folder, rule, resume)
     if not ray.is_initialized():
         # One CPU more than cores: the Algorithm's process is idle while its env runners sample.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from rl_scaling_callback import keys, reading
+from rl_scaling_callback import reading
 from rl_scaling_callback.formulas import NAN
 from rl_scaling_callback.steady import Steady, SteadyRule, SteadyWindow
+
+_EVALUATION: Final = "time/evaluate"
 
 
 @dataclass(slots=True)
@@ -35,7 +37,8 @@ class Windows:
         iteration = reading.read_iteration(result, trial.lifetime)
         trial.lifetime = iteration.lifetime
         learns_after = reading.steps_before_learning(result.get("config") or {})
-        seconds = iteration.seconds - _evaluation_s(result)
+        evaluation_s = reading.read_injected(result, [_EVALUATION]).get(_EVALUATION, NAN)
+        seconds = iteration.seconds - (evaluation_s if evaluation_s > 0 else 0.0)
         trial.window.add(iteration.env_steps, seconds, warm=trial.env_steps >= learns_after)
         if iteration.env_steps > 0:
             trial.env_steps += iteration.env_steps
@@ -45,9 +48,6 @@ class Windows:
         """Forget a trial that has ended."""
         self._trials.pop(trial_id, None)
 
-
-def _evaluation_s(result: Mapping[str, Any]) -> float:
-    scaling = result.get(keys.ROOT)
-    phases = scaling.get("time") if isinstance(scaling, Mapping) else None
-    seconds = reading.number(phases.get("evaluate")) if isinstance(phases, Mapping) else NAN
-    return seconds if seconds > 0 else 0.0
+    def clear(self) -> None:
+        """Forget all trials."""
+        self._trials.clear()

@@ -143,6 +143,8 @@ def test_forecasts_fill_the_grid_and_double_the_runners(report):
     measured = {c.scale for c in study.configurations}
     assert {f.scale for f in forecasts} == {Scale(r, e) for r in (1, 2, 4, 8, 16) for e in (1, 2, 4, 8)} - measured
     assert all(f.low < f.speedup < f.high for f in forecasts)
+    spans = [study.span(f.scale) for f in forecasts]
+    assert all(low <= f.low and f.high <= high for f, (low, high) in zip(forecasts, spans, strict=True))
     seconds = study.laws.chosen.predict(Scale(4, 2)).seconds
     assert next(f.speedup for f in forecasts if f.scale == Scale(4, 2)) == pytest.approx(11.89 / seconds)
 

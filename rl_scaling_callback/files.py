@@ -1,0 +1,25 @@
+"""Where files lie: a local path or a URI, to the filesystems that Tune's storage works with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def absolute(place: str | Path) -> str:
+    """Return a URI as it is, and a local path absolute, `~` expanded."""
+    text = str(place)
+    return text if "://" in text else Path(text).expanduser().absolute().as_posix()
+
+
+def filesystem_of(place: str | Path) -> tuple[Any, str]:
+    """Return the `pyarrow.fs.FileSystem` that a local path or URI lies on, and the path there.
+
+    Raises:
+        OSError: it can't be reached.
+        ValueError: there is no such filesystem.
+    """
+    from pyarrow import fs
+
+    text = absolute(place)
+    return fs.FileSystem.from_uri(text) if "://" in text else (fs.LocalFileSystem(), text)
