@@ -18,6 +18,7 @@ except ImportError as error:
 from rl_scaling_callback import keys, reading, surroundings
 from rl_scaling_callback.comparison import Resources
 from rl_scaling_callback.formulas import NAN
+from rl_scaling_callback.load import Load
 from rl_scaling_callback.neighbours import Neighbourhood
 from rl_scaling_callback.options import Options
 from rl_scaling_callback.phases import PhaseClock
@@ -174,13 +175,16 @@ class ScalingCallback(RLlibCallback):
                     self._learner_clock = clock
         self._clocks_evaluation = not (self._phases_are_timed or reading.evaluation_is_parallel(config))
         scale = reading.read_scale(config)
+        unknown = Resources(cores=NAN, cpus=NAN)
+        resources = self._attempt("resources", lambda: surroundings.resources_of(algorithm), unknown)
         return Trial(
             config,
             scale=scale,
-            resources=self._attempt("resources", lambda: surroundings.resources_of(algorithm), Resources(cores=NAN, cpus=NAN)),
+            resources=resources,
             source=self._source(algorithm, scale),
             rule=self._options.steady,
             is_exclusive=self._attempt("neighbours", lambda: _watch(algorithm), lambda: NAN),
+            load=Load(resources.machine_cores, scale.num_env_runners),
             warn=self._warn,
         )
 

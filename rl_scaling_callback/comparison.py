@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from rl_scaling_callback import formulas
+from rl_scaling_callback.formulas import NAN
 from rl_scaling_callback.scale import Scale
 from rl_scaling_callback.steady import Steady
 
@@ -27,10 +28,13 @@ class Resources:
     Attributes:
         cores: logical cores of the hosts that its env runners run on; NaN where not known.
         cpus: CPUs that the trial holds in Ray's books; NaN where not known.
+        machine_cores: logical cores of the one machine that all of its processes run on; NaN where they run on several, or share
+            the machine's cores in a way that can't be told.
     """
 
     cores: float
     cpus: float
+    machine_cores: float = NAN
 
 
 def compare(

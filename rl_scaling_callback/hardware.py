@@ -33,6 +33,12 @@ def usable_cores() -> int:
     return cores if quota == math.inf else max(1, min(cores, math.ceil(quota)))
 
 
+def whole_machine_cores() -> float:
+    """Return the logical cores of this machine; NaN where this process may use only some of them."""
+    cores = os.cpu_count()
+    return float(cores) if cores == usable_cores() else math.nan
+
+
 def _cgroup_cpus() -> float:
     """Return the CPU quota of this container, infinite where there is none (cgroup v2, then v1)."""
     root = Path("/sys/fs/cgroup")

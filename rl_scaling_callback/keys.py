@@ -78,6 +78,8 @@ KEYS: Final[tuple[Key, ...]] = (
     Key("is_baseline", "0/1", "1 when this trial is the reference"),
     Key("comparable", "0/1", "1 when workload, hardware and steps are those of the baseline; 0 when only others have one"),
     Key("exclusive", "0/1", "1 when no other trial ran on this trial's node during the iteration"),
+    Key("cores/own", "cores", "cores that this trial's processes kept busy, mean over the iteration"),
+    Key("cores/others", "cores", "the same of other programs on its machine, and of what a virtual machine's host took away"),
 )
 
 

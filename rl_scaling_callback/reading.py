@@ -142,6 +142,13 @@ def uses_gpus(config: Mapping[str, Any]) -> bool:
     return any(number(config.get(key)) > 0 for key in ("num_gpus", "num_gpus_per_learner", "num_gpus_per_env_runner"))
 
 
+def has_other_workers(config: Mapping[str, Any]) -> bool:
+    """Return whether processes beside the Algorithm's and its env runners work for the trial, such as learners of their own."""
+    counts = ("num_learners", "num_aggregator_actors_per_learner", "evaluation_num_env_runners")
+    own_envs = config.get("remote_worker_envs") or str(plain(config.get("gym_env_vectorize_mode"))).lower() == "async"
+    return bool(own_envs) or any(number(config.get(key)) > 0 for key in counts)
+
+
 def is_new_stack(config: Mapping[str, Any]) -> bool:
     """Return whether the trial runs on RLlib's new API stack."""
     return bool(config.get("enable_env_runner_and_connector_v2"))
@@ -196,11 +203,13 @@ class RunnerReport:
         busy: all of its sampling.
         env_step: its part in `env.step`, estimated from single steps (see `sampling`).
         inference: the same of policy inference.
+        cpu: CPU time of its process.
     """
 
     busy: float
     env_step: float = NAN
     inference: float = NAN
+    cpu: float = NAN
 
     @property
     def rest(self) -> float:
@@ -222,7 +231,7 @@ def _take_reports(result: Mapping[str, Any]) -> list[RunnerReport]:
     if not isinstance(reports, Mapping):
         return []
     return [
-        RunnerReport(number(report["busy"]), number(report.get("env_step")), number(report.get("inference")))
+        RunnerReport(*(number(report.get(part)) for part in ("busy", "env_step", "inference", "cpu")))
         for report in reports.values()
         if isinstance(report, Mapping) and number(report.get("busy")) >= 0
     ]

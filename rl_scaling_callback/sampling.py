@@ -29,6 +29,7 @@ class SamplingClock:
         parts: the part that each timer inside a step stands for, in the order in which they run.
         num_envs: envs of the runner, which step together.
         clock: seconds.
+        cpu_clock: CPU seconds of the env runner's process.
         draw: `random.Random.randrange`, of a generator of its own: seeds set for training stay untouched.
 
     Raises:
@@ -43,6 +44,7 @@ class SamplingClock:
         parts: Mapping[str, str],
         num_envs: int,
         clock: Callable[[], float] = time.perf_counter,
+        cpu_clock: Callable[[], float] = time.process_time,
         draw: Callable[[int, int], int] | None = None,
     ) -> None:
         self._metrics = metrics
@@ -51,6 +53,8 @@ class SamplingClock:
         self._parts = parts
         self._last = list(parts)[-1]
         self._clock = clock
+        self._cpu_clock = cpu_clock
+        self._cpu_before = cpu_clock()
         self._draw = draw or random.Random().randrange
         self._num_envs = num_envs
         self._started: float | None = None
@@ -74,13 +78,15 @@ class SamplingClock:
         """Return the seconds of the sample that ends here.
 
         Returns:
-            `busy`: the whole sample; and each of the parts, estimated for all steps since the parts were last returned, once one of
-            them was timed. Empty where the start of the sample was not seen.
+            `busy`: the whole sample; `cpu`: CPU time of the process since the last call; and each of the parts, estimated for all
+            steps since the parts were last returned, once one of them was timed. Empty where the start of the sample was not seen.
         """
         if self._started is None:
             return {}
-        seconds = {"busy": self._clock() - self._started}
+        cpu = self._cpu_clock()
+        seconds = {"busy": self._clock() - self._started, "cpu": cpu - self._cpu_before}
         self._started = None
+        self._cpu_before = cpu
         self._busy += seconds["busy"]
         steps = self._env_steps / self._num_envs
         if steps > 0 and self._timed_steps:

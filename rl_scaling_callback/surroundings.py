@@ -76,7 +76,13 @@ def provenance_of(trial: str) -> dict[str, str]:
 
 def resources_of(algorithm: Algorithm) -> Resources:
     """Return the cores that the env runners can use, and the CPUs that the trial holds."""
-    return Resources(cores=_runner_cores(algorithm), cpus=_held_cpus(algorithm))
+    cores_by_host = _runner_hosts(algorithm)
+    accountable = list(cores_by_host) == [socket.gethostname()] and not reading.has_other_workers(config_of(algorithm))
+    return Resources(
+        cores=float(sum(cores_by_host.values())) or NAN,
+        cpus=_held_cpus(algorithm),
+        machine_cores=hardware.whole_machine_cores() if accountable else NAN,
+    )
 
 
 def node_of() -> str:
@@ -139,14 +145,15 @@ def _held_cpus(algorithm: Algorithm) -> float:
     return float(getattr(request, "required_resources", {}).get("CPU", 0.0)) or NAN
 
 
-def _runner_cores(algorithm: Algorithm) -> float:
+def _runner_hosts(algorithm: Algorithm) -> dict[str, float]:
+    """Return the hosts of the env runners, and the cores of each; empty where they don't answer."""
     group = algorithm.env_runner_group
     hosts = {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
     # RLlib restarts an env runner that fails to answer a call: none is bothered where the answer is known.
     if group is None or not group.num_remote_env_runners() or len(hosts) == 1:
-        return float(hardware.usable_cores())
+        return {socket.gethostname(): hardware.usable_cores()}
     answers = group.foreach_env_runner(_host_and_cores, local_env_runner=False, timeout_seconds=_RUNNERS_ANSWER_WITHIN_S)
-    return float(sum(dict(answers).values())) or NAN
+    return dict(answers)
 
 
 def _host_and_cores(_env_runner: object) -> tuple[str, float]:

@@ -9,6 +9,7 @@ from rl_scaling_callback import keys, reading
 from rl_scaling_callback.account import Spent, diagnosis, losses
 from rl_scaling_callback.comparison import Resources, compare
 from rl_scaling_callback.formulas import NAN
+from rl_scaling_callback.load import Load
 from rl_scaling_callback.reading import RunnerReport
 from rl_scaling_callback.reference import Warn
 from rl_scaling_callback.scale import Scale
@@ -47,6 +48,7 @@ class Trial:
         source: where its baseline comes from.
         rule: when it counts as steady.
         is_exclusive: tells whether the trial had its node for itself since the last call; NaN where it can't be told.
+        load: tells how many cores it and others keep busy.
         warn: logs a warning once.
     """
 
@@ -59,6 +61,7 @@ class Trial:
         source: BaselineSource,
         rule: SteadyRule,
         is_exclusive: Callable[[], float],
+        load: Load,
         warn: Warn,
     ) -> None:
         self._scale = scale
@@ -66,6 +69,7 @@ class Trial:
         self._source = source
         self._window = SteadyWindow(rule)
         self._is_exclusive = is_exclusive
+        self._load = load
         self._warn = warn
         self._first_steps_may_be_late = reading.iterations_are_timed(config)
         self._learns_after = reading.steps_before_learning(config)
@@ -113,6 +117,8 @@ class Trial:
         values["is_baseline"] = self._source.is_baseline
         values["comparable"] = comparable
         values["exclusive"] = self._is_exclusive()
+        utilisation = reading.read_circumstances(result).cpu_utilisation
+        values["cores/own"], values["cores/others"] = self._load.look(utilisation, [report.cpu for report in reports])
         values["runners/healthy"], values["runners/restarts"] = reading.read_fleet(result)
         values.update(_runner_values(reports, spent))
         if learner is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Final
@@ -16,6 +16,7 @@ from scipy.special import stdtrit
 
 from rl_scaling_callback import formulas
 from rl_scaling_callback.account import Spent, diagnosis, losses
+from rl_scaling_callback.analysis.disturbance import NOTABLE_CORES, undisturbed
 from rl_scaling_callback.analysis.runs import Run, Study
 from rl_scaling_callback.comparison import same_steps
 from rl_scaling_callback.formulas import NAN
@@ -32,7 +33,7 @@ class Configuration:
 
     Attributes:
         scale: its scale; `scale.parallelism` is N.
-        runs: its runs.
+        runs: its runs, without those that others disturbed notably more (see `disturbance`).
         seconds: mean duration of an iteration [s].
         sps: Σ env steps / Σ seconds over the steady windows of its runs [steps/s].
         sps_error: half-width of the 95 % interval of `sps` [%]; NaN where not known.
@@ -93,7 +94,7 @@ def configurations(study: Study, reference: Scale = SINGLE) -> tuple[Configurati
         reference: scale of the reference; one larger than 1r×1e counts as scaling perfectly up to itself.
     """
     groups: dict[Scale, list[Run]] = defaultdict(list)
-    for run in study.runs:
+    for run in undisturbed(study.runs):
         groups[run.scale].append(run)
     noise = _between_runs(groups.values())
     cells = {scale: _Cell.of(runs, noise) for scale, runs in groups.items()}
@@ -197,8 +198,7 @@ def _configuration(
 ) -> Configuration:
     scale, steady, runs = cell.scale, cell.steady, cell.runs
     notes = [run.note for run in runs if run.note]
-    if any(run.exclusive == 0 for run in runs):
-        notes.append("another trial ran on its node at the same time")
+    notes += _disturbances(runs, left_out=sum(run.scale == scale for run in study.runs) - len(runs))
     speedup = speedup_error = NAN
     lost: Mapping[str, float] = {}
     estimated = False
@@ -237,6 +237,17 @@ def _configuration(
         ram_utilisation=max((run.ram_utilisation for run in runs if not math.isnan(run.ram_utilisation)), default=NAN),
         note="; ".join(dict.fromkeys(notes)),
     )
+
+
+def _disturbances(runs: Sequence[Run], left_out: int) -> Iterator[str]:
+    """Yield what ran beside the runs, and how many were left out for it."""
+    others = max((run.others for run in runs if run.others > NOTABLE_CORES), default=0.0)
+    if any(run.exclusive == 0 for run in runs):
+        yield "another trial ran on its node at the same time"
+    elif others:
+        yield f"other programs, or ones that its env starts, kept {others:.1f} cores busy"
+    if left_out:
+        yield f"{left_out} more run{'s' * (left_out > 1)} left out: other programs got in the way"
 
 
 def _losses(cell: _Cell, cells: Mapping[Scale, _Cell], baseline: _Cell) -> tuple[Mapping[str, float], bool]:

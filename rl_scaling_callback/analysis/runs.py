@@ -44,6 +44,7 @@ class Run:
         cpu_utilisation: mean CPU utilisation of its node over the steady window [%]; NaN where not known.
         ram_utilisation: the largest RAM utilisation of its node [%]; NaN where not known.
         exclusive: 1.0 when no other trial ran beside it in the steady window, 0.0 when one did, NaN where not known.
+        others: cores that other programs kept busy on its machine, mean over the steady window; NaN where not known.
         samples: its iterations, thinned to a few hundred.
         note: what a reader must know about it, such as "ended with an error after 7 iterations"; else "".
     """
@@ -56,6 +57,7 @@ class Run:
     cpu_utilisation: float = NAN
     ram_utilisation: float = NAN
     exclusive: float = NAN
+    others: float = NAN
     samples: tuple[Sample, ...] = ()
     note: str = ""
 

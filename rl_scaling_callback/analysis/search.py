@@ -53,6 +53,7 @@ class Trial:
         sps: its steady SPS [steps/s]; NaN where it failed.
         error: half-width of the 95 % interval of `sps` from the trial's iterations [%]; NaN where not known.
         losses: percent points of lost efficiency by cause (see `account.CAUSES`); empty where not known.
+        others: cores that other programs kept busy meanwhile; NaN where not known.
     """
 
     scale: Scale
@@ -60,6 +61,7 @@ class Trial:
     sps: float
     error: float = NAN
     losses: Mapping[str, float] = field(default_factory=dict)
+    others: float = NAN
 
     @property
     def failed(self) -> bool:

@@ -24,6 +24,7 @@ class Entry(NamedTuple):
         parts: seconds of each of `account.PARTS`; None where they were not measured.
         since_restore: its number since the trial was started or restored; NaN where not known.
         exclusive: 1.0 when no other trial ran beside it, 0.0 when one did, NaN where not known.
+        others: cores that other programs kept busy; NaN where not known.
         healthy: env runners that RLlib held for healthy; NaN where not known.
         cpu_utilisation: of its node [%]; NaN where not known.
         ram_utilisation: of its node [%]; NaN where not known.
@@ -37,6 +38,7 @@ class Entry(NamedTuple):
     parts: tuple[float, ...] | None = None
     since_restore: float = NAN
     exclusive: float = NAN
+    others: float = NAN
     healthy: float = NAN
     cpu_utilisation: float = NAN
     ram_utilisation: float = NAN
@@ -84,6 +86,7 @@ def sum_up(entries: Sequence[Entry], rule: SteadyRule, *, learns_after: float = 
         cpu_utilisation=_mean([entry.cpu_utilisation for entry in measured]),
         ram_utilisation=max(_known([entry.ram_utilisation for entry in measured]), default=NAN),
         exclusive=min(_known([entry.exclusive for entry in measured]), default=NAN),
+        others=_mean([entry.others for entry in measured]),
         samples=tuple(samples),
         **known,
     )

@@ -25,7 +25,7 @@ PARAMS: Final = "params.json"
 _ERRORS: Final = ("error.txt", "error.pkl")
 
 _PART_KEYS: Final = tuple(f"time/{part}" if part in keys.PHASES else f"runners/{part}" for part in PARTS)
-_USED: Final = (*_PART_KEYS, "time/evaluate", "sps", "sps_per_cpu", "baseline_sps", "comparable", "exclusive")
+_USED: Final = (*_PART_KEYS, "time/evaluate", "sps", "sps_per_cpu", "baseline_sps", "comparable", "exclusive", "cores/others")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +137,7 @@ class _Log:
                 parts if scaling.get("time/sample", NAN) >= 0 else None,
                 since_restore=now.since_restore,
                 exclusive=scaling.get("exclusive", NAN),
+                others=scaling.get("cores/others", NAN),
                 healthy=reading.read_fleet(result)[0],
                 cpu_utilisation=now.cpu_utilisation,
                 ram_utilisation=now.ram_utilisation,

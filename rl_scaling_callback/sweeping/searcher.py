@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Final
 
 from ray.tune.search import Searcher
@@ -15,6 +16,7 @@ from ray.tune.utils.util import unflatten_dict  # type: ignore[attr-defined]
 
 from rl_scaling_callback import reading
 from rl_scaling_callback.account import CAUSES
+from rl_scaling_callback.analysis.disturbance import undisturbed, worth_repeating
 from rl_scaling_callback.analysis.goals import Goal
 from rl_scaling_callback.analysis.search import Search, Trial
 from rl_scaling_callback.formulas import NAN
@@ -24,6 +26,7 @@ from rl_scaling_callback.sweeping.windows import Windows
 
 _LARGEST_SHARE: Final = 0.3
 _FEWEST: Final = 6
+_OTHERS: Final = "cores/others"
 
 
 @dataclass(slots=True)
@@ -34,13 +37,15 @@ class _Running:
     steady: Steady | None = None
     healthy: float = NAN
     losses: Mapping[str, float] = field(default_factory=dict)
+    others: list[float] = field(default_factory=list)
 
 
 class ScalingSearcher(Searcher):
     """Looks for the best number of env runners and envs per runner: the baseline first, then what is worth its time, one at a time.
 
     `tune.TuneConfig(search_alg=ScalingSearcher([1, 2, 4], [1, 2, 4]), num_samples=-1)` ends by itself. Give the `Tuner` a
-    `SteadyStopper` too, or stop trials after enough iterations. Trials with `ScalingCallback` also tell it where efficiency goes.
+    `SteadyStopper` too, or stop trials after enough iterations. Trials with `ScalingCallback` also tell it where efficiency goes,
+    and when other programs got in the way: that is measured again, once.
 
     Args:
         runners: numbers of env runners.
@@ -96,7 +101,7 @@ class ScalingSearcher(Searcher):
             return Searcher.FINISHED
         if self._max_trials is not None and len(self.trials) >= self._max_trials:
             return Searcher.FINISHED
-        scale = self.search.propose(self.trials)
+        scale = worth_repeating(self.trials) or self.search.propose(undisturbed(self.trials))
         if scale is None:
             return Searcher.FINISHED
         self._running[trial_id] = _Running(scale, self._clock())
@@ -109,7 +114,9 @@ class ScalingSearcher(Searcher):
         if trial is not None and trial.last != result.get("training_iteration"):
             trial.last = result.get("training_iteration")
             nested = unflatten_dict(result)
-            trial.steady = self._windows.add(trial_id, nested)
+            before, trial.steady = trial.steady, self._windows.add(trial_id, nested)
+            if trial.steady.iterations > (before.iterations if before else 0):
+                trial.others.append(reading.read_injected(nested, [_OTHERS]).get(_OTHERS, NAN))
             trial.healthy = reading.read_fleet(nested)[0]
             trial.losses = _losses(nested)
 
@@ -126,7 +133,16 @@ class ScalingSearcher(Searcher):
         if error or trial.steady is None or trial.healthy < trial.scale.num_env_runners:
             self.trials.append(Trial(trial.scale, seconds, NAN))
         else:
-            self.trials.append(Trial(trial.scale, seconds, trial.steady.sps, trial.steady.error, trial.losses))
+            others = [cores for cores in trial.others if not math.isnan(cores)]
+            measured = Trial(
+                trial.scale,
+                seconds,
+                trial.steady.sps,
+                trial.steady.error,
+                trial.losses,
+                others=fmean(others) if others else NAN,
+            )
+            self.trials.append(measured)
 
     def time_left(self) -> str:
         """Return what is left of the budget, for the reader; "" without a budget."""

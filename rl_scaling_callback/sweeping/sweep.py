@@ -14,6 +14,7 @@ from ray import tune
 
 from rl_scaling_callback import hardware
 from rl_scaling_callback.analysis.configurations import configurations
+from rl_scaling_callback.analysis.disturbance import NOTABLE_CORES
 from rl_scaling_callback.analysis.goals import Goal
 from rl_scaling_callback.analysis.runs import Experiment, LeftOut
 from rl_scaling_callback.analysis.search import Trial
@@ -60,7 +61,8 @@ def sweep(
     """Measure configurations of a grid until the best one for a goal is known, and return the report of what was measured.
 
     Trials run one at a time, the baseline first, each until its throughput is known. One that crashes or hangs is listed and not
-    tried again. The cluster is the one that Ray is connected to; start Ray before with `ray.init`, or it is started here.
+    tried again; one that other programs got in the way of is. The cluster is the one that Ray is connected to; start Ray before
+    with `ray.init`, or it is started here.
 
     Args:
         config: what to train; its numbers of env runners and envs are those of the grid in turn.
@@ -163,7 +165,14 @@ def _trials(experiment: Experiment) -> list[Trial]:
     losses = {each.scale: each.losses for each in configurations(study)}
     # What a trial cost besides its iterations is not recorded.
     return [
-        Trial(run.scale, sum(sample.seconds for sample in run.samples), run.steady.sps, run.steady.error, losses[run.scale])
+        Trial(
+            run.scale,
+            sum(sample.seconds for sample in run.samples),
+            run.steady.sps,
+            run.steady.error,
+            losses[run.scale],
+            run.others,
+        )
         for run in study.runs
         if run.steady.settled
     ]
@@ -188,12 +197,17 @@ class _Announcer(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say what is measured now."""
-        self._say(f"Trial {len(self._searcher.trials) + 1}: measuring {_scale_of(trial)}{self._searcher.time_left()}")
+        measured, scale = self._searcher.trials, _scale_of(trial)
+        again = " again" * any(each.scale == scale for each in measured)
+        self._say(f"Trial {len(measured) + 1}: measuring {scale}{again}{self._searcher.time_left()}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Say so where the trial ended well and still measured nothing."""
-        if self._searcher.trials and self._searcher.trials[-1].failed:
+        """Say so where the trial ended well and still measured nothing, or other programs along with it."""
+        measured = self._searcher.trials[-1]
+        if measured.failed:
             self._say(f"{_scale_of(trial)} failed and is left out: not all of its env runners worked")
+        elif measured.others > NOTABLE_CORES:
+            self._say(f"{_scale_of(trial)}: other programs kept {measured.others:.1f} cores busy meanwhile")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say that a trial failed, and that the sweep goes on."""

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,33 @@ def test_a_configuration_that_fails_is_left_out(tmp_path, how):
 
 
 @pytest.mark.slow
+def test_what_a_noisy_neighbour_disturbed_is_measured_again(tmp_path):
+    said, neighbours = [], []
+
+    def say(text):
+        said.append(text)
+        if "measuring 2r×1e" in text and "again" not in text:
+            neighbours.extend(subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2))
+        elif "cores busy meanwhile" in text:
+            while neighbours:
+                neighbours.pop().kill()
+
+    try:
+        made = sweep(
+            ppo(), runners=[1, 2], envs=[1], goal=Goal("fast"), storage_path=tmp_path, rule=QUICK, say=say, show=lambda report: None
+        )
+    finally:
+        for neighbour in neighbours:
+            neighbour.kill()
+    flagged = said.index(next(text for text in said if text.startswith("2r×1e: other programs kept")))
+    assert said[flagged + 1].endswith("measuring 2r×1e again")
+    choice = made.studies[0].recommendation.choice
+    assert str(choice.scale) == "2r×1e"
+    assert choice.note == "1 more run left out: other programs got in the way"
+    assert not any(run.others > 0.5 for run in choice.runs)
+
+
+@pytest.mark.slow
 def test_searcher_and_stopper_in_anybodys_tuner(tmp_path):
     searcher = ScalingSearcher([1, 2], [1], "fastest", rule=QUICK, max_trials=2)
     results = tune.Tuner(
@@ -114,6 +142,7 @@ def test_searcher_and_stopper_in_anybodys_tuner(tmp_path):
 
 def test_the_searcher_keeps_what_it_knows(tmp_path):
     trials = [Trial(Scale(1, 1), 10.0, 100.0, 3.0), Trial(Scale(2, 1), 12.0, 180.0, 2.0, losses={"learn": 3.0})]
+    trials = [replace(trial, others=0.1) for trial in trials]
     ScalingSearcher([1, 2], [1], trials=trials).save(str(tmp_path / "state"))
     restored = ScalingSearcher([1, 2], [1])
     restored.restore(str(tmp_path / "state"))

@@ -21,6 +21,7 @@ class Runner:
             parts={"inference_timer": "inference", "step_timer": "env_step"},
             num_envs=num_envs,
             clock=lambda: self.now,
+            cpu_clock=lambda: self.now / 4,
             draw=self.draw,
         )
 
@@ -72,7 +73,7 @@ def test_of_fast_steps_a_few_stand_for_all():
     runner.sample(1000)
     before = runner.timed_steps
     seconds = runner.sample(10_000)
-    assert seconds == pytest.approx({"busy": 4.0, "env_step": 1.0, "inference": 2.0})
+    assert seconds == pytest.approx({"busy": 4.0, "cpu": 1.0, "env_step": 1.0, "inference": 2.0})
     assert 150 < runner.timed_steps - before < 250, "once in 20 ms of 4 s"
 
 
@@ -101,7 +102,7 @@ def test_envs_of_a_runner_step_together():
     runner = Runner(num_envs=4)
     for _ in range(3):
         seconds = runner.sample(200)
-    assert seconds == pytest.approx({"busy": 200 * 0.004, "env_step": 200 * 0.001, "inference": 200 * 0.002})
+    assert seconds == pytest.approx({"busy": 200 * 0.004, "cpu": 200 * 0.001, "env_step": 200 * 0.001, "inference": 200 * 0.002})
 
 
 def test_samples_of_one_step_add_up():
@@ -130,7 +131,7 @@ def test_without_steps_counted_the_parts_are_not_known():
     runner = Runner()
     runner.num_envs = 0  # nobody counts
     for _ in range(2):
-        assert runner.sample(3) == {"busy": pytest.approx(3 * 0.004)}
+        assert runner.sample(3) == {"busy": pytest.approx(3 * 0.004), "cpu": pytest.approx(3 * 0.001)}
 
 
 def test_inference_that_is_left_out_takes_nothing():
@@ -140,4 +141,4 @@ def test_inference_that_is_left_out_takes_nothing():
         for _ in range(10):
             runner.spend("step_timer", 0.02)
             runner.clock.count_env_step()
-        assert runner.clock.take() == pytest.approx({"busy": 0.2, "env_step": 0.2, "inference": 0.0})
+        assert runner.clock.take() == pytest.approx({"busy": 0.2, "cpu": 0.05, "env_step": 0.2, "inference": 0.0})

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rl_scaling_callback.comparison import Resources
+from rl_scaling_callback.load import Load
 from rl_scaling_callback.reference import GivenBaseline
 from rl_scaling_callback.scale import Scale
 from rl_scaling_callback.steady import SteadyRule
@@ -25,6 +26,7 @@ def trial(config=None, warnings=None, rule=RULE):
         source=GivenBaseline(1000.0, Scale(1, 1)),
         rule=rule,
         is_exclusive=lambda: 1.0,
+        load=Load(2.0, 4),
         warn=lambda topic, text: warnings.setdefault(topic, text),
     )
 
