@@ -103,6 +103,7 @@ def _goal(command: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
     help="Iterations of each trial that are left out at its start.",
 )
+@click.option("--as-measured", is_flag=True, help="Don't correct for the machine's speed, which differs from run to run.")
 @click.option("--exit-code", is_flag=True, help="Exit with 3 when the goal is not met, with 4 when that is undecided.")
 def report(
     path: str,
@@ -113,6 +114,7 @@ def report(
     curve: Path | None,
     reference: Scale,
     warmup_iterations: int,
+    as_measured: bool,
     exit_code: bool,
 ) -> None:
     """What an experiment says: table, recommendation, laws, checklist.
@@ -129,7 +131,7 @@ def report(
 
     from rl_scaling_callback.report import make_report, save_figures, write_curve
 
-    made = make_report(experiment, goal, reference)
+    made = make_report(experiment, goal, reference, as_measured=as_measured)
     _show(made, form, output)
     for place, study in enumerate(made.studies, start=1):
         # Several workloads in one folder: each gets a place of its own.

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from rl_scaling_callback import keys
+from rl_scaling_callback.account import PARTS
 from rl_scaling_callback.formulas import NAN
 from rl_scaling_callback.scale import Scale
 
@@ -285,6 +286,10 @@ def read_circumstances(result: Mapping[str, Any]) -> Circumstances:
         cpu_utilisation=number(perf.get("cpu_util_percent")),
         ram_utilisation=number(perf.get("ram_util_percent")),
     )
+
+
+INJECTED_PARTS: Final[Mapping[str, str]] = {part: f"time/{part}" if part in keys.PHASES else f"runners/{part}" for part in PARTS}
+"""The key under which the callback injects each part of an iteration."""
 
 
 def read_injected(result: Mapping[str, Any], names: Iterable[str]) -> dict[str, float]:

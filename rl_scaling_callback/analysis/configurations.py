@@ -96,7 +96,7 @@ def configurations(study: Study, reference: Scale = SINGLE) -> tuple[Configurati
     groups: dict[Scale, list[Run]] = defaultdict(list)
     for run in undisturbed(study.runs):
         groups[run.scale].append(run)
-    noise = _between_runs(groups.values())
+    noise = _between_runs(groups.values(), estimated=study.pace is not None)
     cells = {scale: _Cell.of(runs, noise) for scale, runs in groups.items()}
     baseline = cells.get(reference)
     if baseline is None and study.baseline is not None:
@@ -127,6 +127,10 @@ class _Noise:
         # On a log scale the upper end lies further away than the lower one; beyond e^20 the number says nothing.
         return 100 * math.expm1(half_width) if half_width < 20 else NAN
 
+    def wider(self, doubt: float) -> _Noise:
+        """Return the noise with that of something else added."""
+        return _Noise(math.hypot(self.deviation, doubt), self.freedom)
+
     def of_ratio(self, other: _Noise, *, shared: bool) -> _Noise:
         """Return the noise of a ratio of two SPS: Welch's, or for a spread that both share, that spread's freedom."""
         mine, its = self.deviation**2, other.deviation**2
@@ -137,14 +141,19 @@ class _Noise:
         return _Noise(math.sqrt(mine + its), self.freedom if mine + its == 0 else freedom)
 
 
-def _between_runs(groups: Iterable[Sequence[Run]]) -> _Noise | None:
-    """Return the noise of one run among others of its configuration, pooled over configurations; None where none was repeated."""
-    squares, freedom = 0.0, 0
+def _between_runs(groups: Iterable[Sequence[Run]], estimated: int) -> _Noise | None:
+    """Return the noise of one run among others of its configuration, pooled over configurations; None where none was repeated.
+
+    Args:
+        groups: the runs of each configuration.
+        estimated: how many numbers that the runs were corrected by were estimated from them.
+    """
+    squares, freedom = 0.0, -estimated
     for runs in groups:
         logs = [math.log(run.steady.sps) for run in runs]
         squares += sum((log - fmean(logs)) ** 2 for log in logs)
         freedom += len(logs) - 1
-    return _Noise(math.sqrt(squares / freedom), freedom) if freedom else None
+    return _Noise(math.sqrt(squares / freedom), freedom) if freedom > 0 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +218,8 @@ def _configuration(
     elif baseline is not None:
         speedup = formulas.speedup(steady.sps, baseline.steady.sps / baseline.scale.parallelism)
         shared = between_runs and bool(baseline.runs)
-        speedup_error = 0.0 if cell is baseline else cell.noise.of_ratio(baseline.noise, shared=shared).error
+        noise = cell.noise.of_ratio(baseline.noise, shared=shared)
+        speedup_error = 0.0 if cell is baseline else noise.wider(_doubt(study, scale, baseline.scale)).error
         if study.exclusive_phases:
             lost, estimated = _losses(cell, cells, baseline)
     efficiency = formulas.efficiency(speedup, scale.parallelism)
@@ -220,7 +230,7 @@ def _configuration(
         runs=runs,
         seconds=formulas.ratio(steady.seconds, steady.iterations),
         sps=steady.sps,
-        sps_error=cell.noise.error,
+        sps_error=cell.noise.wider(_doubt(study, scale)).error,
         between_runs=between_runs,
         is_baseline=cell is baseline,
         speedup=speedup,
@@ -237,6 +247,10 @@ def _configuration(
         ram_utilisation=max((run.ram_utilisation for run in runs if not math.isnan(run.ram_utilisation)), default=NAN),
         note="; ".join(dict.fromkeys(notes)),
     )
+
+
+def _doubt(study: Study, scale: Scale, other: Scale | None = None) -> float:
+    return 0.0 if study.pace is None else study.pace.doubt(scale, other)
 
 
 def _disturbances(runs: Sequence[Run], left_out: int) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -78,6 +79,36 @@ class GivenBaseline:
 
 
 @dataclass(frozen=True, slots=True)
+class Pace:
+    """How far the machine's speed differed between runs, and what that explains (see `pace`).
+
+    Attributes:
+        slope: by how many percent a run is slower where its learner is slower by one.
+        measured: standard deviation of ln SPS between runs of one configuration, as measured.
+        corrected: the same of what the machine's speed does not explain.
+        centre: ln of env runners and of envs per runner, means over the runs.
+        trend: covariance of what may be left of the machine's speed as a trend of ln T over the two logarithms: that over env
+            runners, of the two, and that over envs per runner.
+    """
+
+    slope: float
+    measured: float
+    corrected: float
+    centre: tuple[float, float]
+    trend: tuple[float, float, float]
+
+    def doubt(self, scale: Scale, other: Scale | None = None) -> float:
+        """Return the standard deviation of what that trend makes of ln SPS, beside another scale's or that of the centre."""
+        here, there = _logs(scale), self.centre if other is None else _logs(other)
+        r, e = here[0] - there[0], here[1] - there[1]
+        return math.sqrt(max(0.0, r * r * self.trend[0] + 2 * r * e * self.trend[1] + e * e * self.trend[2]))
+
+
+def _logs(scale: Scale) -> tuple[float, float]:
+    return math.log(max(1, scale.num_env_runners)), math.log(scale.num_envs_per_env_runner)
+
+
+@dataclass(frozen=True, slots=True)
 class Study:
     """The runs of one workload: what may be compared.
 
@@ -88,6 +119,7 @@ class Study:
         facts: what is equal in all its runs, as texts, for the page's provenance: algorithm, env, batch size, CPU, versions.
         exclusive_phases: False where phases overlap (APPO, IMPALA), so that there is no account of losses.
         timed_iterations: True where an iteration lasts a given time, so that its steps vary.
+        pace: what its runs were corrected for; None where they are as measured.
     """
 
     title: str
@@ -96,6 +128,7 @@ class Study:
     facts: Mapping[str, str] = field(default_factory=dict)
     exclusive_phases: bool = True
     timed_iterations: bool = False
+    pace: Pace | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean
 from typing import Final
 
 import numpy as np
@@ -21,16 +22,21 @@ import numpy.typing as npt
 from scipy.optimize import nnls
 from scipy.special import ndtr
 
+from rl_scaling_callback.account import Spent
 from rl_scaling_callback.analysis.belief import Belief, believe
 from rl_scaling_callback.analysis.configurations import SINGLE
 from rl_scaling_callback.analysis.fitting import Array
 from rl_scaling_callback.analysis.goals import Goal
 from rl_scaling_callback.checks import at_least, positive
-from rl_scaling_callback.formulas import NAN
+from rl_scaling_callback.formulas import NAN, ratio
 from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.steady import Steady
 
-# Standard deviation of ln SPS between runs of one configuration: 8 to 13 % on shared machines.
+# Standard deviation of ln SPS between runs of one configuration: 8 to 16 % on shared machines; and 4 to 8 % of what is left where
+# the learner tells how fast the machine was. By how much a run is slower where its learner is (see `pace`), and how sure that is.
 _BETWEEN_RUNS: Final = 0.1
+_AT_ONE_PACE: Final = 0.05
+_SLOPE, _SLOPE_DOUBT = 0.95, 0.15
 # Shares below this are noise; beyond it, the share of sampling is known to 15 % of itself.
 _LEAST_SHARE: Final = 0.01
 _LIMIT_NOISE: Final = 0.15
@@ -52,16 +58,25 @@ class Trial:
         seconds: what it cost, start-up and warm-up included [s]; 0 for one of an earlier experiment, which is known for free.
         sps: its steady SPS [steps/s]; NaN where it failed.
         error: half-width of the 95 % interval of `sps` from the trial's iterations [%]; NaN where not known.
-        losses: percent points of lost efficiency by cause (see `account.CAUSES`); empty where not known.
+        fixed: share of its time in which nothing is sampled (learner's update, weights, the rest); NaN where not known.
         others: cores that other programs kept busy meanwhile; NaN where not known.
+        learner_seconds: time of the learner's update per env step [s], which tells how fast the machine was; NaN where not known.
     """
 
     scale: Scale
     seconds: float
     sps: float
     error: float = NAN
-    losses: Mapping[str, float] = field(default_factory=dict)
+    fixed: float = NAN
     others: float = NAN
+    learner_seconds: float = NAN
+
+    @classmethod
+    def of(cls, scale: Scale, seconds: float, steady: Steady, others: float = NAN) -> Trial:
+        """Return what a steady window says."""
+        spent = Spent.of_window(steady.parts, steady.env_steps)
+        fixed = ratio(spent.learn + spent.sync + spent.other, spent.total)
+        return cls(scale, seconds, steady.sps, steady.error, fixed, others, spent.learn)
 
     @property
     def failed(self) -> bool:
@@ -130,6 +145,11 @@ class Search:
             return None
         return outlook.scales[allowed[int(np.argmax(gains / costs[allowed]))]]
 
+    def expected(self, trials: Sequence[Trial]) -> dict[Scale, float]:
+        """Return the speedup that is expected of each configuration, measured or not [×]; none while the reference is unknown."""
+        outlook = self._outlook(trials)
+        return {} if outlook is None else dict(zip(outlook.scales, np.exp(outlook.belief.mean[:-2]).tolist(), strict=True))
+
     def choose(self, trials: Sequence[Trial]) -> Scale | None:
         """Return the best configuration of those measured, as far as known; None where the reference was not.
 
@@ -150,6 +170,7 @@ class Search:
             measured=np.array([scale in measured for scale in scales]),
             belief=believe(scales, self.cores, observed, values, variances),
             thresholds=tuple(_thresholds(self.goal, scales)),
+            noise=_AT_ONE_PACE if all(trial.learner_seconds > 0 for trial in trials if not trial.failed) else _BETWEEN_RUNS,
         )
 
 
@@ -162,12 +183,14 @@ class _Outlook:
         measured: which of them were measured, and so can be chosen.
         belief: what is believed of them.
         thresholds: ln of the least speedup of each configuration, for each of the goal's constraints.
+        noise: standard deviation of ln SPS between runs of one configuration.
     """
 
     scales: tuple[Scale, ...]
     measured: npt.NDArray[np.bool_]
     belief: Belief
     thresholds: tuple[Array, ...]
+    noise: float
 
     def worth(self, moved: Array | float = 0.0, nodes: Array | float = 0.0) -> Array:
         """Return the expected ln speedup, less what falling short of the thresholds costs, of each configuration.
@@ -188,7 +211,7 @@ class _Outlook:
     def gain(self, index: int) -> float:
         """Return by how much measuring a configuration is expected to improve the choice."""
         choices = self.measured | (np.arange(len(self.scales)) == index)
-        outcomes = self.worth(self.belief.measuring(index, _BETWEEN_RUNS**2), _NODES)
+        outcomes = self.worth(self.belief.measuring(index, self.noise**2), _NODES)
         return float(_NODE_WEIGHTS @ outcomes[:, choices].max(axis=1) - self.worth()[self.measured].max())
 
 
@@ -203,27 +226,22 @@ def _thresholds(goal: Goal, scales: Sequence[Scale]) -> Iterator[Array]:
 
 def _observations(scales: Sequence[Scale], trials: Sequence[Trial]) -> Iterator[tuple[Array, float, float]]:
     """Yield what each trial says: the weights of the belief's entries (see `believe`), the value of the sum, and its variance."""
+    known = [math.log(trial.learner_seconds) for trial in trials if trial.learner_seconds > 0]
     for trial in trials:
         if trial.failed or trial.scale not in scales:
             continue
+        slower = math.log(trial.learner_seconds) - fmean(known) if trial.learner_seconds > 0 and len(known) > 1 else NAN
         speedup, limit, baseline = np.eye(len(scales) + 2)[[scales.index(trial.scale), -2, -1]]
         within = math.log1p(trial.error / 100) / 1.96 if trial.error >= 0 else 0.0
-        yield speedup + baseline, math.log(trial.sps), _BETWEEN_RUNS**2 + within**2
-        fixed = min(_fixed(trial), 1 - _LEAST_SHARE)
+        if math.isnan(slower):
+            yield speedup + baseline, math.log(trial.sps), _BETWEEN_RUNS**2 + within**2
+        else:
+            between = _AT_ONE_PACE**2 + (_SLOPE_DOUBT * slower) ** 2
+            yield speedup + baseline, math.log(trial.sps) + _SLOPE * slower, between + within**2
+        # What takes as long in all configurations is all that is left at the limit.
+        fixed = min(trial.fixed, 1 - _LEAST_SHARE)
         if fixed > _LEAST_SHARE:
             yield limit - speedup, -math.log(fixed), (_LIMIT_NOISE * (1 - fixed)) ** 2 + _LEAST_SHARE**2
-
-
-def _fixed(trial: Trial) -> float:
-    """Return the share of the trial's time that went into what does not get faster with N; NaN where not known.
-
-    A part that takes as long as in the baseline, C_i = C0_i, loses 100 · C_i/T · (1 − 1/N) points.
-    """
-    n = trial.scale.parallelism
-    if n == 1:
-        return NAN
-    points = sum(trial.losses.get(cause, NAN) for cause in ("learn", "sync", "other"))
-    return points / 100 / (1 - 1 / n)
 
 
 def _costs(trials: Sequence[Trial], belief: Belief) -> Array:

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from statistics import median_low
 from typing import Any, Final
 
-from rl_scaling_callback import keys, reading
-from rl_scaling_callback.account import PARTS
+from rl_scaling_callback import reading
 from rl_scaling_callback.analysis.runs import LeftOut, Run
 from rl_scaling_callback.experiments.lines import ResultLines
 from rl_scaling_callback.experiments.place import Place
@@ -24,7 +23,7 @@ RESULTS: Final = "result.json"
 PARAMS: Final = "params.json"
 _ERRORS: Final = ("error.txt", "error.pkl")
 
-_PART_KEYS: Final = tuple(f"time/{part}" if part in keys.PHASES else f"runners/{part}" for part in PARTS)
+_PART_KEYS: Final = tuple(reading.INJECTED_PARTS.values())
 _USED: Final = (*_PART_KEYS, "time/evaluate", "sps", "sps_per_cpu", "baseline_sps", "comparable", "exclusive", "cores/others")
 
 

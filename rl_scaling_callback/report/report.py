@@ -13,6 +13,7 @@ from rl_scaling_callback.analysis.checklist import Check, checklist
 from rl_scaling_callback.analysis.configurations import SINGLE, Configuration, configurations
 from rl_scaling_callback.analysis.goals import GOALS, Goal
 from rl_scaling_callback.analysis.laws import Fit, Laws, Measured, fit_laws
+from rl_scaling_callback.analysis.pace import at_one_pace
 from rl_scaling_callback.analysis.recommendation import Recommendation, recommend
 from rl_scaling_callback.analysis.runs import Experiment, Study
 from rl_scaling_callback.formulas import NAN
@@ -139,7 +140,12 @@ class Report:
 
 
 def make_report(
-    experiment: Experiment, goal: Goal = GOALS["balanced"], reference: Scale = SINGLE, made: datetime | None = None
+    experiment: Experiment,
+    goal: Goal = GOALS["balanced"],
+    reference: Scale = SINGLE,
+    made: datetime | None = None,
+    *,
+    as_measured: bool = False,
 ) -> Report:
     """Return the report of an experiment.
 
@@ -148,14 +154,16 @@ def make_report(
         goal: what the reader is after; the other goals of `GOALS` are answered besides.
         reference: scale of the baseline.
         made: time that the report carries; now by default.
+        as_measured: True to leave throughputs as they are where the machine was faster in some runs than in others.
     """
+    studies = experiment.studies if as_measured else tuple(map(at_one_pace, experiment.studies))
     made = made or datetime.now(timezone.utc)
     provenance = {
         "Source": experiment.source,
         "Made": made.strftime("%Y-%m-%d %H:%M %Z").strip(),
         "Made by": f"rl_scaling_callback {__version__}",
     }
-    return Report(experiment, tuple(_study_report(study, goal, reference) for study in experiment.studies), provenance)
+    return Report(experiment, tuple(_study_report(study, goal, reference) for study in studies), provenance)
 
 
 def _study_report(study: Study, goal: Goal, reference: Scale) -> StudyReport:

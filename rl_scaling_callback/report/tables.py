@@ -177,6 +177,13 @@ def notes(study: StudyReport) -> Iterator[str]:
     if single:
         which = "All intervals are" if len(single) == len(known) else f"The intervals of {', '.join(single)} are"
         yield f"{which} from the iterations of one run. Runs of one configuration differ by more: repeat before a close verdict."
+    pace = study.study.pace
+    if pace is not None:
+        yield (
+            "All figures are corrected for how fast the machine was in each run, which the learner's update shows: it is the same "
+            f"work in all of them. Runs of one configuration differed by {100 * pace.measured:.1f} % as measured and by "
+            f"{100 * pace.corrected:.1f} % corrected (standard deviation)."
+        )
     if study.study.timed_iterations:
         yield "An iteration lasts a given time here: compare throughput, not time."
     if not study.study.exclusive_phases:

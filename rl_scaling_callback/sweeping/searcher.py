@@ -15,7 +15,6 @@ from ray.tune.search import Searcher
 from ray.tune.utils.util import unflatten_dict  # type: ignore[attr-defined]
 
 from rl_scaling_callback import reading
-from rl_scaling_callback.account import CAUSES
 from rl_scaling_callback.analysis.disturbance import undisturbed, worth_repeating
 from rl_scaling_callback.analysis.goals import Goal
 from rl_scaling_callback.analysis.search import Search, Trial
@@ -36,7 +35,6 @@ class _Running:
     last: object = None
     steady: Steady | None = None
     healthy: float = NAN
-    losses: Mapping[str, float] = field(default_factory=dict)
     others: list[float] = field(default_factory=list)
 
 
@@ -118,7 +116,6 @@ class ScalingSearcher(Searcher):
             if trial.steady.iterations > (before.iterations if before else 0):
                 trial.others.append(reading.read_injected(nested, [_OTHERS]).get(_OTHERS, NAN))
             trial.healthy = reading.read_fleet(nested)[0]
-            trial.losses = _losses(nested)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Take in what the trial measured; one that ended with an error gave no throughput."""
@@ -134,15 +131,7 @@ class ScalingSearcher(Searcher):
             self.trials.append(Trial(trial.scale, seconds, NAN))
         else:
             others = [cores for cores in trial.others if not math.isnan(cores)]
-            measured = Trial(
-                trial.scale,
-                seconds,
-                trial.steady.sps,
-                trial.steady.error,
-                trial.losses,
-                others=fmean(others) if others else NAN,
-            )
-            self.trials.append(measured)
+            self.trials.append(Trial.of(trial.scale, seconds, trial.steady, fmean(others) if others else NAN))
 
     def time_left(self) -> str:
         """Return what is left of the budget, for the reader; "" without a budget."""
@@ -159,12 +148,6 @@ class ScalingSearcher(Searcher):
         self.trials = [_from_json(trial) for trial in json.loads(Path(checkpoint_path).read_text(encoding="utf-8"))]
         self._running.clear()
         self._windows.clear()
-
-
-def _losses(result: Mapping[str, Any]) -> dict[str, float]:
-    injected = reading.read_injected(result, [f"loss/{cause}" for cause in CAUSES])
-    known = {name.removeprefix("loss/"): points for name, points in injected.items()}
-    return {} if any(map(math.isnan, known.values())) else known
 
 
 def _to_json(trial: Trial) -> dict[str, Any]:

@@ -13,7 +13,6 @@ import ray
 from ray import tune
 
 from rl_scaling_callback import hardware
-from rl_scaling_callback.analysis.configurations import configurations
 from rl_scaling_callback.analysis.disturbance import NOTABLE_CORES
 from rl_scaling_callback.analysis.goals import Goal
 from rl_scaling_callback.analysis.runs import Experiment, LeftOut
@@ -161,19 +160,10 @@ def _measured_before(folder: str, rule: SteadyRule, resume: bool) -> list[Trial]
 def _trials(experiment: Experiment) -> list[Trial]:
     if not experiment.studies:
         return []
-    study = experiment.studies[0]
-    losses = {each.scale: each.losses for each in configurations(study)}
     # What a trial cost besides its iterations is not recorded.
     return [
-        Trial(
-            run.scale,
-            sum(sample.seconds for sample in run.samples),
-            run.steady.sps,
-            run.steady.error,
-            losses[run.scale],
-            run.others,
-        )
-        for run in study.runs
+        Trial.of(run.scale, sum(sample.seconds for sample in run.samples), run.steady, run.others)
+        for run in experiment.studies[0].runs
         if run.steady.settled
     ]
 

@@ -11,6 +11,7 @@ from rl_scaling_callback.formulas import NAN
 from rl_scaling_callback.steady import Steady, SteadyRule, SteadyWindow
 
 _EVALUATION: Final = "time/evaluate"
+_USED: Final = (_EVALUATION, *reading.INJECTED_PARTS.values())
 
 
 @dataclass(slots=True)
@@ -37,9 +38,11 @@ class Windows:
         iteration = reading.read_iteration(result, trial.lifetime)
         trial.lifetime = iteration.lifetime
         learns_after = reading.steps_before_learning(result.get("config") or {})
-        evaluation_s = reading.read_injected(result, [_EVALUATION]).get(_EVALUATION, NAN)
+        injected = reading.read_injected(result, _USED)
+        evaluation_s = injected.get(_EVALUATION, NAN)
         seconds = iteration.seconds - (evaluation_s if evaluation_s > 0 else 0.0)
-        trial.window.add(iteration.env_steps, seconds, warm=trial.env_steps >= learns_after)
+        parts = {part: injected[key] for part, key in reading.INJECTED_PARTS.items()} if injected else {}
+        trial.window.add(iteration.env_steps, seconds, parts, warm=trial.env_steps >= learns_after)
         if iteration.env_steps > 0:
             trial.env_steps += iteration.env_steps
         return trial.window.read()

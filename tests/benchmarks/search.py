@@ -1,9 +1,8 @@
 """How well and how cheaply a search finds the best configuration: `python tests/benchmarks/search.py`. It takes a few minutes.
 
 Replays searches on exhaustive grids that `record_grid.py` recorded, and on synthetic surfaces, and prints a table for each goal.
-"Halves": a search sees one half of each configuration's runs, drawn at random, and is judged by the other half, which holds
-noise of its own, so that even exhaustive search misses. "Redrawn": the truth is the mean of all runs, and the noise between runs is
-drawn anew.
+Of a recorded grid a search sees one half of each configuration's runs, drawn at random, and is judged by the other half, corrected
+for the machine's pace. That half holds noise of its own.
 """
 
 from __future__ import annotations
@@ -21,12 +20,14 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from rl_scaling_callback.account import Spent, losses
+from rl_scaling_callback.analysis import runs as recording
 from rl_scaling_callback.analysis.goals import GOALS, Goal
+from rl_scaling_callback.analysis.pace import at_one_pace
+from rl_scaling_callback.analysis.runs import Study
 from rl_scaling_callback.analysis.search import Search, Trial
 from rl_scaling_callback.formulas import NAN
 from rl_scaling_callback.scale import Scale
-from rl_scaling_callback.steady import SteadyRule, SteadyWindow
+from rl_scaling_callback.steady import Steady, SteadyRule, SteadyWindow
 
 SINGLE = Scale(1, 1)
 FULL = (2, 7)
@@ -34,7 +35,7 @@ FULL = (2, 7)
 SHORT = (2, 5)
 """Those of a trial of the search."""
 HIT = 0.05
-BETWEEN_RUNS, BETWEEN_ITERATIONS = 0.08, 0.05
+PACE, BETWEEN_RUNS, BETWEEN_ITERATIONS = 0.1, 0.04, 0.05
 
 
 @dataclass(frozen=True)
@@ -60,31 +61,18 @@ class Run:
         kept = self.iterations[slice(*window)]
         return sum(each.env_steps for each in kept) / sum(each.seconds for each in kept)
 
-    def error(self, window: tuple[int, int]) -> float:
-        """Return the half-width of the 95 % interval of SPS over the iterations of a window [%]."""
+    def steady(self, window: tuple[int, int] = FULL) -> Steady:
+        """Return the steady state over the iterations of a window."""
         steady = SteadyWindow(SteadyRule(warmup_iterations=0))
         for each in self.iterations[slice(*window)]:
-            steady.add(each.env_steps, each.seconds)
-        return steady.read().error
+            sample = each.seconds - each.learn - each.sync - each.other
+            parts = {"sample": sample, "learn": each.learn, "sync": each.sync, "other": each.other}
+            steady.add(each.env_steps, each.seconds, parts)
+        return steady.read()
 
     def seconds(self, window: tuple[int, int] = FULL) -> float:
         """Return what it costs up to the end of a window."""
         return self.start_up + sum(each.seconds for each in self.iterations[: window[1]])
-
-    def spent(self, window: tuple[int, int]) -> tuple[Spent, float]:
-        """Return where the time of a window went, and its env steps; the split of sampling is not used by a search."""
-        kept = self.iterations[slice(*window)]
-        total, learn, sync, other = (sum(getattr(each, part) for each in kept) for part in ("seconds", "learn", "sync", "other"))
-        sample = total - learn - sync - other
-        return Spent(sample, learn, sync, 0.0, other, sample, sample), sum(each.env_steps for each in kept)
-
-    def slower(self, factor: float) -> Run:
-        """Return the run with all iterations longer by a factor."""
-        parts = ("seconds", "learn", "sync", "other")
-        return Run(
-            self.start_up,
-            tuple(Iteration(each.env_steps, *(factor * getattr(each, part) for part in parts)) for each in self.iterations),
-        )
 
 
 @dataclass(frozen=True)
@@ -113,10 +101,7 @@ class Bench:
         """Run a trial."""
         run = self._next(scale)
         self._taken[scale] += 1
-        baseline, steps = self.grid.seen[SINGLE][0].spent(window)
-        spent, env_steps = run.spent(window)
-        lost, _ = losses(scale, env_steps, spent, baseline.times(1 / steps), spent.busy)
-        trial = Trial(scale, run.seconds(window), run.sps(window), run.error(window), lost)
+        trial = Trial.of(scale, run.seconds(window), run.steady(window))
         self.trials.append(trial)
         return trial
 
@@ -295,37 +280,23 @@ def _iteration(row: Mapping[str, str]) -> Iteration:
 def halves(path: Path, replays: int) -> Iterator[Grid]:
     """Yield a recorded grid with its runs drawn into a half that is seen and one that judges."""
     runs, cores = recorded(path)
+    true = at_true_pace(runs)
     rng = np.random.default_rng(0)
+    half = min(map(len, runs.values())) // 2
     for _ in range(replays):
-        drawn = {scale: [each[index] for index in rng.permutation(len(each))] for scale, each in runs.items()}
-        half = min(map(len, drawn.values())) // 2
+        drawn = {scale: rng.permutation(len(each)) for scale, each in runs.items()}
         yield Grid(
-            {scale: each[:half] for scale, each in drawn.items()},
-            {scale: _mean_sps(each[half:]) for scale, each in drawn.items()},
+            {scale: [runs[scale][index] for index in order[:half]] for scale, order in drawn.items()},
+            {scale: math.exp(fmean(math.log(true[scale][index]) for index in order[half:])) for scale, order in drawn.items()},
             cores,
         )
 
 
-def redrawn(path: Path, replays: int) -> Iterator[Grid]:
-    """Yield a recorded grid whose runs differ from their mean by the recorded spread between runs, drawn anew."""
-    runs, cores = recorded(path)
-    rng = np.random.default_rng(0)
-    truth = {scale: _mean_sps(each) for scale, each in runs.items()}
-    apart = [math.log(run.sps() / truth[scale]) ** 2 for scale, each in runs.items() for run in each]
-    spread = math.sqrt(sum(apart) / (len(apart) - len(runs)))
-    for _ in range(replays):
-        seen = {
-            scale: [
-                run.slower(run.sps() / truth[scale] * math.exp(rng.normal(0, spread)))
-                for run in (each[rng.integers(len(each))] for _ in range(3))
-            ]
-            for scale, each in runs.items()
-        }
-        yield Grid(seen, truth, cores)
-
-
-def _mean_sps(runs: Sequence[Run]) -> float:
-    return math.exp(fmean(math.log(run.sps()) for run in runs))
+def at_true_pace(runs: Mapping[Scale, Sequence[Run]]) -> dict[Scale, list[float]]:
+    """Return the SPS of each run, corrected for how fast the machine was in it."""
+    measured = [recording.Run(name="", scale=scale, steady=run.steady()) for scale, each in runs.items() for run in each]
+    corrected = iter(at_one_pace(Study("recorded", tuple(measured))).runs)
+    return {scale: [next(corrected).steady.sps for _ in each] for scale, each in runs.items()}
 
 
 def synthetic(replays: int, seed: int = 0) -> Iterator[Grid]:
@@ -357,8 +328,9 @@ def synthetic(replays: int, seed: int = 0) -> Iterator[Grid]:
 
 
 def _drawn(rng: np.random.Generator, steps: float, learn: float, sample: float) -> Run:
-    factors = math.exp(rng.normal(0, BETWEEN_RUNS)) * np.exp(rng.normal(0, BETWEEN_ITERATIONS, FULL[1]))
-    return Run(10.0, tuple(Iteration(steps, each * (learn + sample), each * learn, 0.0, 0.0) for each in factors.tolist()))
+    pace, own = np.exp(rng.normal(0, (PACE, BETWEEN_RUNS)))
+    factors = pace * np.exp(rng.normal(0, BETWEEN_ITERATIONS, FULL[1]))
+    return Run(10.0, tuple(Iteration(steps, each * (learn + own * sample), each * learn, 0.0, 0.0) for each in factors.tolist()))
 
 
 def table(goal: Goal, kinds: Mapping[str, Sequence[Grid]], policies: Mapping[str, Policy]) -> None:
@@ -403,8 +375,7 @@ def main() -> None:
         print("Tune's OptunaSearch: not installed (pip install optuna)")
     kinds = {"synthetic": list(synthetic(options.replays))}
     for path in options.grids:
-        kinds[f"{path.stem}, halves"] = list(halves(path, options.replays))
-        kinds[f"{path.stem}, redrawn"] = list(redrawn(path, options.replays))
+        kinds[path.stem] = list(halves(path, options.replays))
     for goal in GOALS.values():
         table(goal, kinds, policies)
 

@@ -1,5 +1,6 @@
 """`sweep` in real Tune runs: finds, refuses, survives and resumes."""
 
+import math
 import os
 import signal
 import subprocess
@@ -137,12 +138,12 @@ def test_searcher_and_stopper_in_anybodys_tuner(tmp_path):
         assert 4 <= result.metrics["training_iteration"] <= 5
         steps = result.metrics["env_runners"]["num_env_steps_sampled"]
         assert trial.sps == pytest.approx(steps / result.metrics["time_this_iter_s"], rel=0.3)
-        assert not trial.losses
+        assert math.isnan(trial.fixed)
 
 
 def test_the_searcher_keeps_what_it_knows(tmp_path):
-    trials = [Trial(Scale(1, 1), 10.0, 100.0, 3.0), Trial(Scale(2, 1), 12.0, 180.0, 2.0, losses={"learn": 3.0})]
-    trials = [replace(trial, others=0.1) for trial in trials]
+    trials = [Trial(Scale(1, 1), 10.0, 100.0, 3.0), Trial(Scale(2, 1), 12.0, 180.0, 2.0, fixed=0.3)]
+    trials = [replace(trial, fixed=0.3, others=0.1, learner_seconds=1e-3) for trial in trials]
     ScalingSearcher([1, 2], [1], trials=trials).save(str(tmp_path / "state"))
     restored = ScalingSearcher([1, 2], [1])
     restored.restore(str(tmp_path / "state"))

@@ -1,6 +1,7 @@
 import csv
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from rl_scaling_callback.analysis.belief import believe
 from rl_scaling_callback.analysis.goals import GOALS, Goal
 from rl_scaling_callback.analysis.search import Search, Trial
 from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.steady import SteadyRule, SteadyWindow
 
 ROWS = list(csv.DictReader((Path(__file__).parents[1] / "data/halfcheetah_ppo_i7_12700.csv").read_text().splitlines()))
 HALFCHEETAH = {
@@ -21,13 +23,9 @@ SINGLE = Scale(1, 1)
 POWERS = (1, 2, 4, 8)
 
 
-def trial_of(seconds, scale, learn=None):
+def trial_of(seconds, scale, learn=math.nan):
     """A trial of 5 iterations of 1,000 env steps after 10 s of start-up; `learn` seconds of each are the learner's."""
-    losses = {}
-    if learn is not None:
-        # 100 · (N·C − C0)/(N·T) with C = C0
-        losses = {"learn": 100 * learn * (1 - 1 / scale.parallelism) / seconds, "sync": 0.0, "other": 0.0}
-    return Trial(scale, 10 + 5 * seconds, 1000 / seconds, losses=losses)
+    return Trial(scale, 10 + 5 * seconds, 1000 / seconds, fixed=learn / seconds)
 
 
 def replay(search, run):
@@ -113,7 +111,7 @@ def test_nothing_is_left_to_search_without_the_reference():
 def test_the_account_of_a_learner_bound_trial_ends_the_search():
     search, seconds = Search(POWERS, POWERS, GOALS["fastest"], budget=1.0), surface(9.7, 0.1, 0.2)
     scales = (SINGLE, Scale(4, 4))
-    blind, told = ([trial_of(seconds(scale), scale, learn) for scale in scales] for learn in (None, 9.7))
+    blind, told = ([trial_of(seconds(scale), scale, learn) for scale in scales] for learn in (math.nan, 9.7))
     assert search.propose(blind) is not None
     assert search.propose(told) is None
 
@@ -123,6 +121,26 @@ def test_a_figure_near_a_threshold_is_repeated(efficiency, decided):
     search, double = Search((1, 2), (1,), GOALS["save"], budget=9.0), Scale(2, 1)
     proposed = search.propose([trial_of(1.0, SINGLE), trial_of(50 / efficiency, double)])
     assert (proposed is None) == decided
+
+
+def test_a_machine_that_was_slower_in_one_trial_is_seen_through():
+    """The learner's update took 1.5 times as long along with all else in 4r×1e: that is no worse configuration."""
+    search, seconds = Search((1, 4), (1,), GOALS["fastest"]), {SINGLE: 4.0, Scale(4, 1): 1.2}
+    steady = [Trial(scale, 30.0, 1000 / each, learner_seconds=1e-4) for scale, each in seconds.items()]
+    slow = [*steady[:1], Trial(Scale(4, 1), 30.0, 1000 / 1.2 / 1.5, learner_seconds=1.5e-4)]
+    blind = [replace(trial, learner_seconds=math.nan) for trial in slow]
+    speedups = [search.expected(trials)[Scale(4, 1)] for trials in (steady, slow, blind)]
+    assert speedups[1] == pytest.approx(speedups[0], rel=0.05)
+    assert speedups[2] < 0.8 * speedups[0]
+
+
+def test_what_a_steady_window_tells():
+    window = SteadyWindow(SteadyRule(warmup_iterations=0))
+    for _ in range(3):
+        window.add(1000, 4.0, {"sample": 2.4, "learn": 1.0, "sync": 0.2, "other": 0.4})
+    trial = Trial.of(SINGLE, 30.0, window.read(), others=0.1)
+    assert (trial.sps, trial.error, trial.others) == (250.0, 0.0, 0.1)
+    assert (trial.fixed, trial.learner_seconds) == (pytest.approx(0.4), pytest.approx(1e-3))
 
 
 def test_what_an_earlier_experiment_measured_is_free():

@@ -1,0 +1,113 @@
+"""How fast the machine was in each run, as the learner tells: its update is the same work whatever the configuration.
+
+On shared and virtual machines the throughput of one configuration differs from run to run by 10 % and more, and the time of the
+learner's update along with it. What goes along with it is the machine's, not the configuration's, and is taken out by an analysis
+of covariance: ln T of each run is regressed, within its configuration, on ln of the learner's time.
+
+Source: Fisher, "Statistical Methods for Research Workers", 4th ed., 1932, §49.1; Lavenberg and Welch, Management Science 27(3),
+1981 (control variates).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+from scipy.special import stdtrit
+
+from rl_scaling_callback.analysis.fitting import Array
+from rl_scaling_callback.analysis.runs import Pace, Run, Study
+from rl_scaling_callback.comparison import same_steps
+from rl_scaling_callback.formulas import NAN
+from rl_scaling_callback.steady import Steady
+
+_LEAST_FREEDOM: Final = 6
+_SURE: Final = 0.99
+_STEEPEST: Final = 1.5
+"""All of a run's time slows down with its learner at most; an estimate far above 1 is of something else."""
+
+
+def at_one_pace(study: Study) -> Study:
+    """Return the study with its runs as if the machine had been equally fast in all of them.
+
+    Unchanged where the learner's time is not known, too few configurations were repeated, or it does not go along with the
+    throughput for certain. A trend of the learner's time over env runners or envs is taken as the configurations' own.
+    """
+    runs = study.runs
+    learn_s = np.array([learner_seconds(run.steady) for run in runs])
+    steps = [run.steady.env_steps / run.steady.iterations for run in runs if run.steady.iterations]
+    # Updates on batches of other sizes are other work.
+    comparable = all(same_steps(each, steps[0]) for each in steps)
+    if not (runs and study.exclusive_phases and np.all(learn_s > 0) and comparable):
+        return study
+    trend = np.column_stack((np.ones(len(runs)), _logs(runs)))
+    inverse = np.linalg.pinv(trend).astype(np.float64)
+    logs = np.log(learn_s)
+    ahead = logs - trend @ (inverse @ logs)
+    found = _pace(runs, ahead, inverse)
+    if found is None:
+        return study
+    factors = np.exp(-found.slope * ahead)
+    corrected = tuple(replace(run, steady=_times(run.steady, float(factor))) for run, factor in zip(runs, factors, strict=True))
+    return replace(study, runs=corrected, pace=found)
+
+
+def learner_seconds(steady: Steady) -> float:
+    """Return the time of the learner's update per env step [s]; NaN where not known."""
+    learn_s = steady.parts.get("learn", NAN)
+    return learn_s / steady.env_steps if steady.env_steps > 0 else NAN
+
+
+def _logs(runs: Sequence[Run]) -> Array:
+    return np.log([(max(1, run.scale.num_env_runners), run.scale.num_envs_per_env_runner) for run in runs])
+
+
+def _pace(runs: Sequence[Run], ahead: Array, inverse: Array) -> Pace | None:
+    """Return the pace where its slope within configurations is above 0 for certain; else None.
+
+    Args:
+        runs: runs.
+        ahead: ln of the learner's time of each, less its trend.
+        inverse: what gives the trend's coefficients, multiplied with values of the runs.
+    """
+    groups: dict[object, list[int]] = defaultdict(list)
+    for index, run in enumerate(runs):
+        groups[run.scale].append(index)
+    freedom = len(runs) - len(groups)
+    if freedom < _LEAST_FREEDOM:
+        return None
+    x, y = ahead.copy(), -np.log([run.steady.sps for run in runs])
+    for same in groups.values():
+        x[same] -= x[same].mean()
+        y[same] -= y[same].mean()
+    if not x @ x > 0:
+        return None
+    slope = float(x @ y / (x @ x))
+    left = y - slope * x
+    variance = float(left @ left) / (freedom - 1)
+    if not float(stdtrit(freedom - 1, _SURE)) * math.sqrt(variance / float(x @ x)) < slope < _STEEPEST:
+        return None
+    # Taken as the configurations' own, a trend may still be the machine's, by chance.
+    by_chance = slope**2 * float(ahead @ ahead) / (len(runs) - len(inverse)) * (inverse @ inverse.T)
+    centre = _logs(runs).mean(axis=0)
+    return Pace(
+        slope=slope,
+        measured=math.sqrt(float(y @ y) / freedom),
+        corrected=math.sqrt(variance),
+        centre=(float(centre[0]), float(centre[1])),
+        trend=(float(by_chance[1, 1]), float(by_chance[1, 2]), float(by_chance[2, 2])),
+    )
+
+
+def _times(steady: Steady, factor: float) -> Steady:
+    """Return a window whose iterations took `factor` times as long."""
+    return replace(
+        steady,
+        sps=steady.sps / factor,
+        seconds=steady.seconds * factor,
+        parts={name: seconds * factor for name, seconds in steady.parts.items()},
+    )

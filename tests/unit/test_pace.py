@@ -1,0 +1,124 @@
+import math
+from dataclasses import replace
+from statistics import fmean
+
+import numpy as np
+import pytest
+
+from rl_scaling_callback.account import PARTS
+from rl_scaling_callback.analysis.configurations import configurations
+from rl_scaling_callback.analysis.pace import at_one_pace
+from rl_scaling_callback.analysis.runs import Experiment, Run, Study
+from rl_scaling_callback.report.report import make_report
+from rl_scaling_callback.report.tables import notes
+from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.steady import SteadyRule, SteadyWindow
+
+EVERYTHING = SteadyRule(warmup_iterations=0)
+SCALES = [Scale(r, e) for r in (1, 2, 4) for e in (1, 2, 4)]
+
+
+def seconds(scale):
+    return 0.3 + (0.5 + 2.0 / scale.num_envs_per_env_runner) / scale.num_env_runners
+
+
+def run(scale, factor=1.0, learn_s=0.3, env_steps=1000):
+    """A run in which everything takes `factor` times as long, the learner's update 0.3 s at the usual pace."""
+    total = factor * seconds(scale)
+    spent = {"learn": factor * learn_s, "sync": 0.01, "other": 0.02}
+    sample = total - sum(spent.values())
+    window = SteadyWindow(EVERYTHING)
+    for _ in range(5):
+        window.add(env_steps, total, dict.fromkeys(PARTS, sample) | spent)
+    return Run(name=str(scale), scale=scale, steady=window.read())
+
+
+def study(rng, pace=0.15, repetitions=3, **facts):
+    factors = np.exp(rng.normal(0, pace, (len(SCALES), repetitions)))
+    return Study("test", tuple(run(s, f) for s, row in zip(SCALES, factors, strict=True) for f in row), **facts)
+
+
+def error(study):
+    """Root mean square of the error of ln speedup."""
+    return math.sqrt(fmean(math.log(c.speedup * seconds(c.scale) / seconds(Scale(1, 1))) ** 2 for c in configurations(study)))
+
+
+def test_a_machine_of_changing_speed_is_seen_through():
+    errors = []
+    for seed in range(20):
+        measured = study(np.random.default_rng(seed))
+        corrected = at_one_pace(measured)
+        assert corrected.pace.slope == pytest.approx(1, abs=0.02)
+        assert corrected.pace.measured == pytest.approx(0.15, rel=0.5)
+        assert corrected.pace.corrected < 0.01
+        errors.append((error(measured), error(corrected)))
+    # What is left is a trend over runners and envs that the machine's speed had by chance.
+    assert fmean(after for _, after in errors) < 0.6 * fmean(before for before, _ in errors)
+
+
+def test_a_learner_that_takes_longer_with_more_env_runners_is_no_slower_machine():
+    runs = [run(s, learn_s=0.2 * s.num_env_runners**0.3, factor=f) for s in SCALES for f in (0.9, 1.0, 1.1)]
+    corrected = at_one_pace(Study("test", tuple(runs)))
+    assert corrected.pace is not None
+    assert error(corrected) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_account_still_sums_to_what_is_lost():
+    (made,) = make_report(Experiment("test", (study(np.random.default_rng(1)),))).studies
+    assert made.study.pace is not None
+    assert any("corrected for how fast the machine was" in note for note in notes(made))
+    for each in made.configurations:
+        assert sum(each.losses.values()) == pytest.approx(each.loss, abs=1e-9)
+
+
+def test_as_measured_leaves_everything_as_it_was():
+    measured = study(np.random.default_rng(1))
+    (made,) = make_report(Experiment("test", (measured,)), as_measured=True).studies
+    assert made.study is measured
+
+
+def without_learner(run):
+    return replace(run, steady=replace(run.steady, parts={}))
+
+
+@pytest.mark.parametrize(
+    "measured",
+    [
+        Study("no runs", ()),
+        study(np.random.default_rng(1), repetitions=1),
+        study(np.random.default_rng(1), exclusive_phases=False),
+        Study("few repetitions", tuple(run(s, f) for s in SCALES[:5] for f in (0.9, 1.1))),
+        Study("no learner in one", (without_learner(run(SCALES[0])), *study(np.random.default_rng(1)).runs)),
+        Study("a batch of its own", (run(SCALES[0], env_steps=2000), *study(np.random.default_rng(1)).runs)),
+        Study("always the same", tuple(run(s) for s in SCALES for _ in range(3))),
+    ],
+    ids=lambda study: study.title,
+)
+def test_what_can_not_be_corrected_stays_as_measured(measured):
+    assert at_one_pace(measured) is measured
+
+
+def test_a_learner_that_tells_nothing_corrects_nothing():
+    corrected = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        runs = [run(s, f, learn_s=0.1 * n) for s in SCALES for f, n in np.exp(rng.normal(0, (0.15, 0.3), (3, 2)))]
+        # The learner's time is drawn apart from all else.
+        runs = [replace(r, steady=replace(r.steady, parts=r.steady.parts | {"learn": rng.uniform(1, 2)})) for r in runs]
+        corrected += at_one_pace(Study("test", tuple(runs))).pace is not None
+    assert corrected <= 6, "1 % of 200, and some"
+
+
+def test_intervals_hold_what_they_claim_when_corrected():
+    held = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        factors = np.exp(rng.normal(0, (0.12, 0.04), (len(SCALES), 3, 2)))
+        runs = [run(s, pace * own, learn_s=0.3 / own) for s, row in zip(SCALES, factors, strict=True) for pace, own in row]
+        corrected = at_one_pace(Study("test", tuple(runs)))
+        assert corrected.pace is not None
+        for each in configurations(corrected):
+            if not each.is_baseline:
+                true = seconds(Scale(1, 1)) / seconds(each.scale)
+                held.append(abs(math.log(each.speedup / true)) <= math.log1p(each.speedup_error / 100))
+    assert 0.90 <= fmean(held) <= 0.99
