@@ -18,6 +18,7 @@ except ImportError as error:
 
 from rl_scaling_callback._version import __version__
 from rl_scaling_callback.analysis.goals import GOALS, Goal
+from rl_scaling_callback.analysis.pace import CORRECTIONS, Correction
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
 from rl_scaling_callback.scale import Scale
 from rl_scaling_callback.steady import DEFAULT_RULE, SteadyRule
@@ -103,7 +104,13 @@ def _goal(command: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
     help="Iterations of each trial that are left out at its start.",
 )
-@click.option("--as-measured", is_flag=True, help="Don't correct for the machine's speed, which differs from run to run.")
+@click.option(
+    "--correction",
+    type=click.Choice(CORRECTIONS),
+    default="repeated",
+    show_default=True,
+    help="When to correct for the machine's speed, as the learner shows it: where trials were repeated, always or never.",
+)
 @click.option("--exit-code", is_flag=True, help="Exit with 3 when the goal is not met, with 4 when that is undecided.")
 def report(
     path: str,
@@ -114,7 +121,7 @@ def report(
     curve: Path | None,
     reference: Scale,
     warmup_iterations: int,
-    as_measured: bool,
+    correction: Correction,
     exit_code: bool,
 ) -> None:
     """What an experiment says: table, recommendation, laws, checklist.
@@ -131,7 +138,7 @@ def report(
 
     from rl_scaling_callback.report import make_report, save_figures, write_curve
 
-    made = make_report(experiment, goal, reference, as_measured=as_measured)
+    made = make_report(experiment, goal, reference, correction=correction)
     _show(made, form, output)
     for place, study in enumerate(made.studies, start=1):
         # Several workloads in one folder: each gets a place of its own.

@@ -16,6 +16,7 @@ except ImportError as error:
     raise ImportError('ScalingReporter needs Ray Tune: pip install "ray[tune,rllib]>=2.45"') from error
 
 from rl_scaling_callback.analysis.goals import Goal
+from rl_scaling_callback.analysis.pace import Correction, check_correction
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
 from rl_scaling_callback.keys import ROOT
 from rl_scaling_callback.scale import Scale
@@ -43,6 +44,7 @@ class ScalingReporter(tune.Callback):
     Args:
         goal: `"save"`, `"balanced"` or `"fastest"`, or a `Goal` of your own.
         reference: scale of the baseline, such as `"1r1e"`.
+        correction: `"repeated"`, `"always"` or `"never"`: when to correct for the machine's speed, as the learner shows it.
         show: called with a report after a trial has ended, and at the end; by default the table is printed, and at the end all.
 
     Raises:
@@ -51,10 +53,17 @@ class ScalingReporter(tune.Callback):
     """
 
     def __init__(
-        self, goal: str | Goal = "balanced", *, reference: str | Scale = "1r1e", show: Callable[[Report], None] | None = None
+        self,
+        goal: str | Goal = "balanced",
+        *,
+        reference: str | Scale = "1r1e",
+        correction: Correction = "repeated",
+        show: Callable[[Report], None] | None = None,
     ) -> None:
         self._goal = goal if isinstance(goal, Goal) else Goal.of(goal)
         self._reference = reference if isinstance(reference, Scale) else Scale.parse(reference)
+        check_correction(correction)
+        self._correction = correction
         self._show = show
         self._next_look = -float("inf")
         # Now, and not after hours of training.
@@ -99,7 +108,8 @@ class ScalingReporter(tune.Callback):
     def _report(self, source: Any) -> Report:
         from rl_scaling_callback.report import make_report
 
-        return make_report(read_experiment(source, reference=self._reference), self._goal, self._reference)
+        experiment = read_experiment(source, reference=self._reference)
+        return make_report(experiment, self._goal, self._reference, correction=self._correction)
 
     def _write(self, report: Report, storage: Any) -> None:
         from pyarrow import fs

@@ -14,7 +14,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, Literal, get_args
 
 import numpy as np
 from scipy.special import stdtrit
@@ -25,35 +25,60 @@ from rl_scaling_callback.comparison import same_steps
 from rl_scaling_callback.formulas import NAN
 from rl_scaling_callback.steady import Steady
 
+Correction = Literal["repeated", "always", "never"]
+CORRECTIONS: Final[tuple[Correction, ...]] = get_args(Correction)
+"""When to correct: where repeated runs tell by how much, also where they don't, or never."""
+
+USUAL_SLOPE: Final = 0.95
+"""By how many percent a run is slower where its learner is by one: 0.92 to 1.00 on three recorded grids (tests/data/grids)."""
+
 _LEAST_FREEDOM: Final = 6
 _SURE: Final = 0.99
 _STEEPEST: Final = 1.5
 """All of a run's time slows down with its learner at most; an estimate far above 1 is of something else."""
 
 
-def at_one_pace(study: Study) -> Study:
+def at_one_pace(study: Study, correction: Correction = "repeated") -> Study:
     """Return the study with its runs as if the machine had been equally fast in all of them.
 
-    Unchanged where the learner's time is not known, too few configurations were repeated, or it does not go along with the
-    throughput for certain. A trend of the learner's time over env runners or envs is taken as the configurations' own.
+    Unchanged where the learner's time is not known, or is not that of equal work. Where repeated runs tell how much of the
+    differences is the machine's, a trend of the learner's time over env runners or envs is taken as the configurations' own. Where
+    they don't, throughput is taken to go along with the learner's time as usual, if the correction is `always`.
+
+    Args:
+        study: runs of one workload.
+        correction: one of `CORRECTIONS`.
+
+    Raises:
+        ValueError: another correction.
     """
+    check_correction(correction)
     runs = study.runs
     learn_s = np.array([learner_seconds(run.steady) for run in runs])
     steps = [run.steady.env_steps / run.steady.iterations for run in runs if run.steady.iterations]
     # Updates on batches of other sizes are other work.
     comparable = all(same_steps(each, steps[0]) for each in steps)
-    if not (runs and study.exclusive_phases and np.all(learn_s > 0) and comparable):
+    if correction == "never" or not (len(runs) > 1 and study.exclusive_phases and np.all(learn_s > 0) and comparable):
         return study
+    logs = np.log(learn_s)
     trend = np.column_stack((np.ones(len(runs)), _logs(runs)))
     inverse = np.linalg.pinv(trend).astype(np.float64)
-    logs = np.log(learn_s)
     ahead = logs - trend @ (inverse @ logs)
     found = _pace(runs, ahead, inverse)
+    if found is None and correction == "always":
+        ahead = logs - logs.mean()
+        found = Pace(USUAL_SLOPE)
     if found is None:
         return study
     factors = np.exp(-found.slope * ahead)
     corrected = tuple(replace(run, steady=_times(run.steady, float(factor))) for run, factor in zip(runs, factors, strict=True))
     return replace(study, runs=corrected, pace=found)
+
+
+def check_correction(correction: str) -> None:
+    """Raise `ValueError` unless it is one of `CORRECTIONS`."""
+    if correction not in CORRECTIONS:
+        raise ValueError(f"correction is {correction!r}; allowed are {', '.join(CORRECTIONS)}")
 
 
 def learner_seconds(steady: Steady) -> float:

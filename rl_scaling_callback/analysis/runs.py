@@ -84,7 +84,8 @@ class Pace:
 
     Attributes:
         slope: by how many percent a run is slower where its learner is slower by one.
-        measured: standard deviation of ln SPS between runs of one configuration, as measured.
+        measured: standard deviation of ln SPS between runs of one configuration, as measured; NaN where it is not known, and the
+            slope is taken to be the usual one.
         corrected: the same of what the machine's speed does not explain.
         centre: ln of env runners and of envs per runner, means over the runs.
         trend: covariance of what may be left of the machine's speed as a trend of ln T over the two logarithms: that over env
@@ -92,10 +93,10 @@ class Pace:
     """
 
     slope: float
-    measured: float
-    corrected: float
-    centre: tuple[float, float]
-    trend: tuple[float, float, float]
+    measured: float = NAN
+    corrected: float = NAN
+    centre: tuple[float, float] = (0.0, 0.0)
+    trend: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def doubt(self, scale: Scale, other: Scale | None = None) -> float:
         """Return the standard deviation of what that trend makes of ln SPS, beside another scale's or that of the centre."""

@@ -27,6 +27,7 @@ from rl_scaling_callback.analysis.belief import Belief, believe
 from rl_scaling_callback.analysis.configurations import SINGLE
 from rl_scaling_callback.analysis.fitting import Array
 from rl_scaling_callback.analysis.goals import Goal
+from rl_scaling_callback.analysis.pace import USUAL_SLOPE
 from rl_scaling_callback.checks import at_least, positive
 from rl_scaling_callback.formulas import NAN, ratio
 from rl_scaling_callback.scale import Scale
@@ -36,7 +37,7 @@ from rl_scaling_callback.steady import Steady
 # the learner tells how fast the machine was. By how much a run is slower where its learner is (see `pace`), and how sure that is.
 _BETWEEN_RUNS: Final = 0.1
 _AT_ONE_PACE: Final = 0.05
-_SLOPE, _SLOPE_DOUBT = 0.95, 0.15
+_SLOPE_DOUBT: Final = 0.15
 # Shares below this are noise; beyond it, the share of sampling is known to 15 % of itself.
 _LEAST_SHARE: Final = 0.01
 _LIMIT_NOISE: Final = 0.15
@@ -237,7 +238,7 @@ def _observations(scales: Sequence[Scale], trials: Sequence[Trial]) -> Iterator[
             yield speedup + baseline, math.log(trial.sps), _BETWEEN_RUNS**2 + within**2
         else:
             between = _AT_ONE_PACE**2 + (_SLOPE_DOUBT * slower) ** 2
-            yield speedup + baseline, math.log(trial.sps) + _SLOPE * slower, between + within**2
+            yield speedup + baseline, math.log(trial.sps) + USUAL_SLOPE * slower, between + within**2
         # What takes as long in all configurations is all that is left at the limit.
         fixed = min(trial.fixed, 1 - _LEAST_SHARE)
         if fixed > _LEAST_SHARE:

@@ -13,7 +13,7 @@ from rl_scaling_callback.analysis.checklist import Check, checklist
 from rl_scaling_callback.analysis.configurations import SINGLE, Configuration, configurations
 from rl_scaling_callback.analysis.goals import GOALS, Goal
 from rl_scaling_callback.analysis.laws import Fit, Laws, Measured, fit_laws
-from rl_scaling_callback.analysis.pace import at_one_pace
+from rl_scaling_callback.analysis.pace import Correction, at_one_pace
 from rl_scaling_callback.analysis.recommendation import Recommendation, recommend
 from rl_scaling_callback.analysis.runs import Experiment, Study
 from rl_scaling_callback.formulas import NAN
@@ -145,7 +145,7 @@ def make_report(
     reference: Scale = SINGLE,
     made: datetime | None = None,
     *,
-    as_measured: bool = False,
+    correction: Correction = "repeated",
 ) -> Report:
     """Return the report of an experiment.
 
@@ -154,9 +154,12 @@ def make_report(
         goal: what the reader is after; the other goals of `GOALS` are answered besides.
         reference: scale of the baseline.
         made: time that the report carries; now by default.
-        as_measured: True to leave throughputs as they are where the machine was faster in some runs than in others.
+        correction: when throughputs are corrected for how fast the machine was in each run (see `pace`).
+
+    Raises:
+        ValueError: a correction that is not allowed.
     """
-    studies = experiment.studies if as_measured else tuple(map(at_one_pace, experiment.studies))
+    studies = [at_one_pace(study, correction) for study in experiment.studies]
     made = made or datetime.now(timezone.utc)
     provenance = {
         "Source": experiment.source,

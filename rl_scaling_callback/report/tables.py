@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.analysis.goals import Goal
 from rl_scaling_callback.analysis.recommendation import Recommendation
+from rl_scaling_callback.analysis.runs import Pace
 from rl_scaling_callback.report.report import Forecast, Report, StudyReport
 
 if TYPE_CHECKING:
@@ -181,8 +182,7 @@ def notes(study: StudyReport) -> Iterator[str]:
     if pace is not None:
         yield (
             "All figures are corrected for how fast the machine was in each run, which the learner's update shows: it is the same "
-            f"work in all of them. Runs of one configuration differed by {100 * pace.measured:.1f} % as measured and by "
-            f"{100 * pace.corrected:.1f} % corrected (standard deviation)."
+            f"work in all of them. {_effect(pace)}"
         )
     if study.study.timed_iterations:
         yield "An iteration lasts a given time here: compare throughput, not time."
@@ -196,6 +196,13 @@ def notes(study: StudyReport) -> Iterator[str]:
     for c in found:
         if c.note:
             yield f"{c.scale}: {plain(c.note)}"
+
+
+def _effect(pace: Pace) -> str:
+    if math.isnan(pace.measured):
+        return f"Too few trials were repeated to tell by how much: {pace.slope:g} % for each percent is what is usual."
+    differed, now = 100 * pace.measured, 100 * pace.corrected
+    return f"Runs of one configuration differed by {differed:.1f} % as measured and by {now:.1f} % corrected (standard deviation)."
 
 
 def left_out(report: Report) -> Iterator[str]:

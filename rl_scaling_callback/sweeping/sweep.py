@@ -117,7 +117,7 @@ def sweep(
             name=name,
             storage_path=storage,
             stop=SteadyStopper(rule),
-            callbacks=[_Announcer(searcher, say), ScalingReporter(goal, show=show)],
+            callbacks=[_Announcer(searcher, say), ScalingReporter(goal, correction="always", show=show)],
             verbose=0,
         ),
     ).fit()
@@ -175,7 +175,7 @@ def _report(folder: str, goal: Goal, rule: SteadyRule, failed: Sequence[Scale]) 
     # One that hung before its first iteration has left nothing in the folder.
     reason = "it crashed, hung or lacked env runners while the sweep ran"
     left_out = (*experiment.left_out, *(LeftOut(str(scale), reason) for scale in failed))
-    return make_report(replace(experiment, left_out=left_out), goal)
+    return make_report(replace(experiment, left_out=left_out), goal, correction="always")
 
 
 class _Announcer(tune.Callback):

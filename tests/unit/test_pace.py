@@ -71,10 +71,24 @@ def test_the_account_still_sums_to_what_is_lost():
         assert sum(each.losses.values()) == pytest.approx(each.loss, abs=1e-9)
 
 
-def test_as_measured_leaves_everything_as_it_was():
+def test_never_leaves_everything_as_it_was():
     measured = study(np.random.default_rng(1))
-    (made,) = make_report(Experiment("test", (measured,)), as_measured=True).studies
+    (made,) = make_report(Experiment("test", (measured,)), correction="never").studies
     assert made.study is measured
+
+
+def test_without_repetitions_the_usual_slope_is_taken_where_that_is_asked_for():
+    factors = dict(zip(SCALES, np.exp(np.random.default_rng(1).normal(0, 0.2, len(SCALES))), strict=True))
+    measured = Study("test", tuple(run(s, f) for s, f in factors.items()))
+    (made,) = make_report(Experiment("test", (measured,)), correction="always").studies
+    assert error(made.study) < 0.1 * error(measured)
+    assert any("Too few trials were repeated" in note for note in notes(made))
+    assert at_one_pace(measured) is measured
+
+
+def test_a_correction_that_is_not_allowed_is_named():
+    with pytest.raises(ValueError, match="correction is 'often'; allowed are repeated, always, never"):
+        make_report(Experiment("test", (study(np.random.default_rng(1)),)), correction="often")
 
 
 def without_learner(run):
