@@ -6,7 +6,7 @@ import functools
 import logging
 import uuid
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,13 @@ try:
 except ImportError as error:
     raise ImportError('ScalingCallback needs RLlib 2.45 or newer: pip install "ray[tune,rllib]>=2.45"') from error
 
+from ray.util.metrics import Gauge
+
 from rl_scaling_callback import keys, reading, surroundings
 from rl_scaling_callback.comparison import Resources
 from rl_scaling_callback.formulas import NAN
+from rl_scaling_callback.gauges import Gauges
+from rl_scaling_callback.hardware import Host
 from rl_scaling_callback.load import Load
 from rl_scaling_callback.neighbours import Neighbourhood
 from rl_scaling_callback.options import Options
@@ -96,6 +100,7 @@ class ScalingCallback(RLlibCallback):
         self._clocks_evaluation = False
         self._learner_clock: PhaseClock | None = None
         self._sampling: SamplingClock | None = None
+        self._gauges: Gauges | None = None
 
     def on_algorithm_init(self, *, algorithm: Algorithm, **kwargs: Any) -> None:
         """Read what the trial is. RLlib calls it once, before the first iteration."""
@@ -162,6 +167,7 @@ class ScalingCallback(RLlibCallback):
         except Exception as error:
             self._give_up(error)
         result[keys.ROOT] = keys.nest({}) if values is None else values
+        self._show(result)
 
     def _start(self, algorithm: Algorithm) -> Trial:
         config = surroundings.config_of(algorithm)
@@ -175,20 +181,24 @@ class ScalingCallback(RLlibCallback):
                     self._learner_clock = clock
         self._clocks_evaluation = not (self._phases_are_timed or reading.evaluation_is_parallel(config))
         scale = reading.read_scale(config)
+        storage = getattr(algorithm, "_storage", None)
+        # RLlib drops what Tune calls the trial; its folder begins with that name.
+        self._gauges = Gauges(Gauge, storage.trial_dir_name if storage is not None else "", scale)
+        hosts = self._attempt("hosts", lambda: surroundings.hosts_of(algorithm), set())
         unknown = Resources(cores=NAN, cpus=NAN)
-        resources = self._attempt("resources", lambda: surroundings.resources_of(algorithm), unknown)
+        resources = self._attempt("resources", lambda: surroundings.resources_of(algorithm, hosts), unknown)
         return Trial(
             config,
             scale=scale,
             resources=resources,
-            source=self._source(algorithm, scale),
+            source=self._source(algorithm, hosts, scale),
             rule=self._options.steady,
             is_exclusive=self._attempt("neighbours", lambda: _watch(algorithm), lambda: NAN),
             load=Load(resources.machine_cores, scale.num_env_runners),
             warn=self._warn,
         )
 
-    def _source(self, algorithm: Algorithm, scale: Scale) -> BaselineSource:
+    def _source(self, algorithm: Algorithm, hosts: Collection[Host], scale: Scale) -> BaselineSource:
         options = self._options
         if options.baseline_sps is not None:
             return GivenBaseline(options.baseline_sps, options.reference)
@@ -210,7 +220,7 @@ class ScalingCallback(RLlibCallback):
         trial = storage.trial_fs_path if storage is not None else uuid.uuid4().hex
         return Reference(
             store,
-            surroundings.workload_of(algorithm, options.workload),
+            surroundings.workload_of(algorithm, hosts, options.workload),
             scale,
             options.reference,
             owner=trial,
@@ -218,6 +228,13 @@ class ScalingCallback(RLlibCallback):
             steps_vary=reading.iterations_are_timed(config),
             warn=self._warn,
         )
+
+    def _show(self, result: Mapping[str, Any]) -> None:
+        try:
+            if self._gauges is not None:
+                self._gauges.set(result)
+        except Exception as error:
+            self._warn("gauges", f"Ray's own metrics can't be set ({error!r}): Prometheus gets no scaling_* from this trial")
 
     def _attempt(self, topic: str, read: Callable[[], Any], otherwise: Any) -> Any:
         """Return what `read` returns; when it fails, `otherwise` and one warning: the rest of the measurement goes on."""

@@ -172,6 +172,9 @@ def _counts(_context: click.Context, _option: click.Parameter, text: str) -> lis
 @click.option("--name", default="scaling_sweep", show_default=True, help="Name of the experiment there.")
 @click.option("--resume", is_flag=True, help="Go on with what was measured under this name; nothing is measured twice.")
 @click.option(
+    "--reuse", multiple=True, metavar="PATH", help="Earlier experiment: what it measured of this workload is not repeated."
+)
+@click.option(
     "--num-cpus",
     type=click.IntRange(min=1),
     help="CPUs that Ray believes in where it is started here; a trial takes 1 + its env runners. [default: cores + 1]",
@@ -187,6 +190,7 @@ def sweep(
     storage_path: str,
     name: str,
     resume: bool,
+    reuse: tuple[str, ...],
     num_cpus: int | None,
     write: Path | None,
 ) -> None:
@@ -216,6 +220,7 @@ def sweep(
             storage_path=storage_path,
             name=name,
             resume=resume,
+            reuse=reuse,
             say=functools.partial(click.echo, err=True),
         )
     except (ValueError, ExperimentError) as error:

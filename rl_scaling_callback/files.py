@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,17 @@ def absolute(place: str | Path) -> str:
     """Return a URI as it is, and a local path absolute, `~` expanded."""
     text = str(place)
     return text if "://" in text else Path(text).expanduser().absolute().as_posix()
+
+
+def below(place: str, name: str) -> str:
+    """Return the place called `name` in a folder. What follows a question mark in a URI stays behind it."""
+    path, mark, options = place.partition("?") if "://" in place else (place, "", "")
+    return f"{path.rstrip('/')}/{name}{mark}{options}"
+
+
+def shown(place: str | Path) -> str:
+    """Return a place as it may be shown: a URI without the credentials in it."""
+    return re.sub(r"(?<=://)[^/?#\s]*@", "", str(place))
 
 
 def filesystem_of(place: str | Path) -> tuple[Any, str]:

@@ -1,12 +1,34 @@
-"""What this host is: the CPU's name and the cores that a process can really use."""
+"""What a host is: the CPU's name and the cores that a process can really use."""
 
 from __future__ import annotations
 
 import math
 import os
 import platform
+import socket
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A host as a process on it sees it.
+
+    Attributes:
+        name: its name in the network.
+        cpu: name of its CPU.
+        cores: logical cores that the process may use.
+    """
+
+    name: str
+    cpu: str
+    cores: int
+
+
+def this_host() -> Host:
+    """Return the host of this process."""
+    return Host(socket.gethostname(), cpu_model(), usable_cores())
 
 
 @cache

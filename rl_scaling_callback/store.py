@@ -10,18 +10,19 @@ import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime, timezone
+from heapq import nlargest
 from pathlib import Path
 from typing import Any, Final
 
 from rl_scaling_callback.baseline import VERSION, Baseline, BaselineFileError, Workload
-from rl_scaling_callback.files import filesystem_of
+from rl_scaling_callback.files import filesystem_of, shown
 from rl_scaling_callback.scale import Scale
 
 EXPERIMENT_SUBDIRECTORY: Final = "scaling_baselines"
 """Where baselines lie inside a Tune experiment's folder."""
 
 _LARGEST_FILE: Final = 1 << 20
-_MOST_FILES_SEARCHED: Final = 200
+_MOST_FILES_SEARCHED: Final = 20
 # An object store makes an object visible when it is complete; elsewhere only a rename is atomic.
 _ATOMIC_WRITES: Final = frozenset({"s3", "gcs", "abfs"})
 
@@ -57,7 +58,7 @@ class BaselineStore:
                 raise NotADirectoryError("it is not a directory")
         except (OSError, ValueError) as error:  # pyarrow's own errors are subclasses of these
             raise ValueError(
-                f"baseline_dir is {text!r}; allowed are directories that exist or can be made, and URIs in reach ({error})"
+                f"baseline_dir is {shown(text)!r}; allowed are directories that exist or can be made, and URIs in reach ({error})"
             ) from None
         return cls(filesystem, path)
 
@@ -90,7 +91,7 @@ class BaselineStore:
         return baseline
 
     def others(self, workload: Workload, reference: Scale) -> Iterator[Baseline]:
-        """Yield the baselines of other workloads at the same reference scale; files that can't be read are passed over.
+        """Yield the latest baselines of other workloads at the same reference scale; files that can't be read are passed over.
 
         Raises:
             OSError: the storage can't be reached.
@@ -100,12 +101,12 @@ class BaselineStore:
         own = posixpath.basename(self.path(workload, reference))
         prefix, suffix = f"baseline-v{VERSION}-", f"-{reference.slug}.json"
         infos = self._fs.get_file_info(fs.FileSelector(self.directory, allow_not_found=True))
-        names = sorted(info.base_name for info in infos if info.type == fs.FileType.File)
-        for name in [name for name in names if name.startswith(prefix) and name.endswith(suffix) and name != own][
-            :_MOST_FILES_SEARCHED
-        ]:
+        named = [info for info in infos if info.base_name.startswith(prefix) and info.base_name.endswith(suffix)]
+        others = [info for info in named if info.type == fs.FileType.File and info.base_name != own]
+        # Each is a request or two of object storage, and the trial waits for them: what ran lately is what one compares with.
+        for info in nlargest(_MOST_FILES_SEARCHED, others, key=lambda info: info.mtime_ns):
             try:
-                baseline = self._read(posixpath.join(self.directory, name))
+                baseline = self._read(info.path)
             except BaselineFileError:
                 continue
             if baseline is not None:

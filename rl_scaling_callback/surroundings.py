@@ -6,7 +6,7 @@ import inspect
 import platform
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +20,7 @@ from rl_scaling_callback._version import __version__
 from rl_scaling_callback.baseline import Workload
 from rl_scaling_callback.comparison import Resources
 from rl_scaling_callback.formulas import NAN
+from rl_scaling_callback.hardware import Host
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
@@ -42,15 +43,22 @@ def config_of(algorithm: Algorithm) -> Mapping[str, Any]:
     return vars(algorithm.config)
 
 
-def workload_of(algorithm: Algorithm, name: str | None) -> Workload:
-    """Return the trial's workload: `name` when the user gave one, else config, hardware and Ray's version."""
+def workload_of(algorithm: Algorithm, hosts: Collection[Host], name: str | None) -> Workload:
+    """Return the trial's workload: `name` when the user gave one, else config, hardware and Ray's version.
+
+    Args:
+        algorithm: the trial's Algorithm.
+        hosts: the hosts of its env runners. Those of one kind count once: a trial may take more of them than its baseline did.
+        name: what the user calls the workload.
+    """
     if name is not None:
         return Workload({"name": name}, vouched=True)
     config = config_of(algorithm)
     facts = reading.read_workload(config)
+    kinds = sorted({(host.cpu, host.cores) for host in (hardware.this_host(), *hosts)})
     facts.update(
-        cpu=hardware.cpu_model(),
-        cores=hardware.usable_cores(),
+        cpu=kinds[0][0] if len(kinds) == 1 else [cpu for cpu, _ in kinds],
+        cores=kinds[0][1] if len(kinds) == 1 else [cores for _, cores in kinds],
         accelerators=_accelerators() if reading.uses_gpus(config) else [],
         ray=ray.__version__,
     )
@@ -74,12 +82,22 @@ def provenance_of(trial: str) -> dict[str, str]:
     }
 
 
-def resources_of(algorithm: Algorithm) -> Resources:
-    """Return the cores that the env runners can use, and the CPUs that the trial holds."""
-    cores_by_host = _runner_hosts(algorithm)
-    accountable = list(cores_by_host) == [socket.gethostname()] and not reading.has_other_workers(config_of(algorithm))
+def hosts_of(algorithm: Algorithm) -> set[Host]:
+    """Return the hosts of the env runners; none where they don't answer."""
+    group = algorithm.env_runner_group
+    hosts = {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
+    # RLlib restarts an env runner that fails to answer a call: none is bothered where the answer is known.
+    if group is None or not group.num_remote_env_runners() or len(hosts) == 1:
+        return {hardware.this_host()}
+    answers = group.foreach_env_runner(_host, local_env_runner=False, timeout_seconds=_RUNNERS_ANSWER_WITHIN_S)
+    return {host for host in answers if host is not None}
+
+
+def resources_of(algorithm: Algorithm, hosts: Collection[Host]) -> Resources:
+    """Return the cores that the env runners on `hosts` can use, and the CPUs that the trial holds."""
+    accountable = hosts == {hardware.this_host()} and not reading.has_other_workers(config_of(algorithm))
     return Resources(
-        cores=float(sum(cores_by_host.values())) or NAN,
+        cores=float(sum(host.cores for host in hosts)) or NAN,
         cpus=_held_cpus(algorithm),
         machine_cores=hardware.whole_machine_cores() if accountable else NAN,
     )
@@ -145,22 +163,11 @@ def _held_cpus(algorithm: Algorithm) -> float:
     return float(getattr(request, "required_resources", {}).get("CPU", 0.0)) or NAN
 
 
-def _runner_hosts(algorithm: Algorithm) -> dict[str, float]:
-    """Return the hosts of the env runners, and the cores of each; empty where they don't answer."""
-    group = algorithm.env_runner_group
-    hosts = {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
-    # RLlib restarts an env runner that fails to answer a call: none is bothered where the answer is known.
-    if group is None or not group.num_remote_env_runners() or len(hosts) == 1:
-        return {socket.gethostname(): hardware.usable_cores()}
-    answers = group.foreach_env_runner(_host_and_cores, local_env_runner=False, timeout_seconds=_RUNNERS_ANSWER_WITHIN_S)
-    return dict(answers)
-
-
-def _host_and_cores(_env_runner: object) -> tuple[str, float]:
+def _host(_env_runner: object) -> Host | None:
     try:
-        return socket.gethostname(), hardware.usable_cores()
+        return hardware.this_host()
     except Exception:  # an exception here would cost the trial its env runner
-        return "", NAN
+        return None
 
 
 def _accelerators() -> list[str]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from rl_scaling_callback.baseline import Workload
 from rl_scaling_callback.formulas import NAN
 from rl_scaling_callback.scale import Scale
 from rl_scaling_callback.steady import Steady
@@ -121,6 +122,7 @@ class Study:
         exclusive_phases: False where phases overlap (APPO, IMPALA), so that there is no account of losses.
         timed_iterations: True where an iteration lasts a given time, so that its steps vary.
         pace: what its runs were corrected for; None where they are as measured.
+        workload: what is equal in all its runs, as it is compared; None where it is not known.
     """
 
     title: str
@@ -130,6 +132,7 @@ class Study:
     exclusive_phases: bool = True
     timed_iterations: bool = False
     pace: Pace | None = None
+    workload: Workload | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from rl_scaling_callback.files import filesystem_of
+from rl_scaling_callback import files
 
 
 class ExperimentError(Exception):
@@ -24,7 +24,7 @@ class Place:
     Attributes:
         filesystem: a `pyarrow.fs.FileSystem`.
         path: its path there.
-        text: the place as a person wrote it.
+        text: the place as a person wrote it, without credentials.
     """
 
     filesystem: Any
@@ -45,9 +45,9 @@ class Place:
             raise ExperimentError(
                 f"{source!r} is no experiment; allowed are a folder or CSV file (path or URI) and a Tune ResultGrid"
             )
-        text = str(source)
+        text = files.shown(source)
         try:
-            filesystem, path = filesystem_of(text)
+            filesystem, path = files.filesystem_of(source)
         except (OSError, ValueError) as error:  # pyarrow's own errors are subclasses of these
             raise ExperimentError(
                 f"{text} can't be reached: {error}. Check the scheme, the network and your credentials."
@@ -56,7 +56,7 @@ class Place:
 
     def below(self, name: str) -> Place:
         """Return the place called `name` in this folder."""
-        return Place(self.filesystem, posixpath.join(self.path, name), posixpath.join(self.text, name))
+        return Place(self.filesystem, posixpath.join(self.path, name), files.below(self.text, name))
 
     @property
     def name(self) -> str:

@@ -140,6 +140,7 @@ def _study(
         facts=texts,
         exclusive_phases=all(trial.exclusive_phases for trial in trials),
         timed_iterations=any(trial.timed_iterations for trial in trials),
+        workload=Workload(facts),
     )
 
 

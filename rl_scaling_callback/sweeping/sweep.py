@@ -15,16 +15,17 @@ from ray import tune
 from rl_scaling_callback import hardware
 from rl_scaling_callback.analysis.disturbance import NOTABLE_CORES
 from rl_scaling_callback.analysis.goals import Goal
-from rl_scaling_callback.analysis.runs import Experiment, LeftOut
+from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Run
 from rl_scaling_callback.analysis.search import Trial
 from rl_scaling_callback.callback import ScalingCallback
 from rl_scaling_callback.checks import at_least, positive
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
-from rl_scaling_callback.files import absolute
+from rl_scaling_callback.files import absolute, below
 from rl_scaling_callback.reporter import ScalingReporter
 from rl_scaling_callback.scale import Scale
 from rl_scaling_callback.steady import DEFAULT_RULE, SteadyRule
 from rl_scaling_callback.sweeping import schedule
+from rl_scaling_callback.sweeping.reuse import runs_of
 from rl_scaling_callback.sweeping.searcher import ScalingSearcher
 from rl_scaling_callback.sweeping.stopper import SteadyStopper
 from rl_scaling_callback.sweeping.watchdog import Watchdog
@@ -52,6 +53,7 @@ def sweep(
     storage_path: str | Path = STORAGE,
     name: str = NAME,
     resume: bool = False,
+    reuse: Sequence[str | Path] = (),
     rule: SteadyRule = DEFAULT_RULE,
     longest_wait_s: float = _LONGEST_WAIT_S,
     say: Callable[[str], None] = print,
@@ -73,14 +75,16 @@ def sweep(
         storage_path: where Tune keeps results: a directory or URI.
         name: name of the experiment there.
         resume: go on with what the experiment of this name has measured already.
+        reuse: earlier experiments, by folder or URI: what they measured of this workload is not measured again.
         rule: when a trial counts as measured.
         longest_wait_s: a trial that reports nothing for so long has hung [s].
         say: told what is measured.
         show: called with a report after each trial and at the end; by default the table is printed.
 
     Raises:
-        ValueError: a value that is not allowed, a grid that the cluster can never run, or an experiment of this name that is there
-            already when `resume` is False.
+        ValueError: a value that is not allowed, a grid that the cluster can never run, an experiment of this name that is there
+            already when `resume` is False, or one to reuse that is of another workload.
+        ExperimentError: an experiment to reuse can't be read.
     """
     goal = goal if isinstance(goal, Goal) else Goal.of(goal)
     positive("longest_wait_s", longest_wait_s)
@@ -88,9 +92,12 @@ def sweep(
         positive("budget_minutes", budget_minutes)
     if max_trials is not None:
         at_least("max_trials", max_trials, 1)
-    storage = absolute(storage_path).rstrip("/")
-    folder = f"{storage}/{name}"
+    storage = absolute(storage_path)
+    folder = below(storage, name)
     before = _measured_before(folder, rule, resume)
+    reused = runs_of(config, reuse, rule)
+    # What was measured elsewhere costs this sweep nothing.
+    before += [Trial.of(run.scale, 0.0, run.steady, run.others) for run in reused]
     if not ray.is_initialized():
         # One CPU more than cores: the Algorithm's process is idle while its env runners sample.
         ray.init(num_cpus=hardware.usable_cores() + 1, include_dashboard=False, log_to_driver=False)
@@ -121,7 +128,7 @@ def sweep(
             verbose=0,
         ),
     ).fit()
-    return _report(folder, goal, rule, [trial.scale for trial in searcher.trials if trial.failed])
+    return _report(folder, goal, rule, [trial.scale for trial in searcher.trials if trial.failed], reused)
 
 
 def _watched(config: AlgorithmConfig, rule: SteadyRule, longest_wait_s: float) -> AlgorithmConfig:
@@ -168,14 +175,15 @@ def _trials(experiment: Experiment) -> list[Trial]:
     ]
 
 
-def _report(folder: str, goal: Goal, rule: SteadyRule, failed: Sequence[Scale]) -> Report:
+def _report(folder: str, goal: Goal, rule: SteadyRule, failed: Sequence[Scale], reused: Sequence[Run]) -> Report:
     from rl_scaling_callback.report import make_report
 
     experiment = read_experiment(folder, rule=rule)
     # One that hung before its first iteration has left nothing in the folder.
     reason = "it crashed, hung or lacked env runners while the sweep ran"
     left_out = (*experiment.left_out, *(LeftOut(str(scale), reason) for scale in failed))
-    return make_report(replace(experiment, left_out=left_out), goal, correction="always")
+    studies = tuple(replace(study, runs=(*study.runs, *reused)) for study in experiment.studies[:1]) + experiment.studies[1:]
+    return make_report(replace(experiment, studies=studies, left_out=left_out), goal, correction="always")
 
 
 class _Announcer(tune.Callback):

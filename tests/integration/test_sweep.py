@@ -73,6 +73,22 @@ def test_resumed_it_measures_nothing_twice(swept):
     assert again.studies[0].recommendation.choice.scale == made.studies[0].recommendation.choice.scale
 
 
+@pytest.mark.slow
+def test_what_another_experiment_measured_is_not_measured_again(swept, tmp_path):
+    before = measured(swept[0])
+    options = {"goal": Goal("fast"), "max_trials": 5, "reuse": [swept[0] / "scaling_sweep"]}
+    made, said = run(tmp_path, ppo(), runners=[1, 2], envs=[1, 2], **options)
+    assert said[0].startswith(f"{sum(before.values())} trials measured before")
+    assert "measuring 1r×1e" not in " ".join(said)
+    assert {Scale(1, 1), Scale(2, 1)} < {each.scale for each in made.studies[0].configurations}
+
+
+def test_another_workload_is_not_reused(swept, tmp_path):
+    other = ppo().training(train_batch_size_per_learner=40, minibatch_size=40)
+    with pytest.raises(ValueError, match=r"holds no trial of this workload: .*train_batch_size: 40 here, 80 there"):
+        run(tmp_path, other, runners=[1], envs=[1], reuse=[swept[0] / "scaling_sweep"])
+
+
 def test_an_experiment_that_is_there_is_not_mixed_up(swept):
     with pytest.raises(ValueError, match="holds a sweep already"):
         run(swept[0], ppo(), runners=[1], envs=[1])

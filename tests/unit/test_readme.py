@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from rl_scaling_callback import __version__
+from rl_scaling_callback.cli import main
 from rl_scaling_callback.formulas import BANDS
 from rl_scaling_callback.keys import KEYS
 from rl_scaling_callback.steady import DEFAULT_RULE
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def key_table():
@@ -25,13 +28,49 @@ def test_the_table_of_keys_is_the_contract():
 
 
 def test_every_option_is_documented_once_with_its_default():
-    source = (Path(__file__).parents[2] / "rl_scaling_callback/callback.py").read_text()
-    (init,) = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef) and node.name == "__init__"]
-    options = README.split("## Options\n")[1].split("\n## ")[0]
-    for option in (argument.arg for argument in init.args.kwonlyargs):
-        (row,) = [line for line in options.splitlines() if line.startswith(f"| `{option}` |")]
+    source = (ROOT / "rl_scaling_callback/callback.py").read_text(encoding="utf-8")
+    (callback,) = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
+    (init,) = [node for node in callback.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"]
+    options = [argument.arg for argument in init.args.kwonlyargs]
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", README.split("## Options\n")[1].split("\n## ")[0], re.MULTILINE)
+    assert [option for option, _ in rows] == options
+    for option, default in rows:
         if hasattr(DEFAULT_RULE, option):
-            assert f"| {getattr(DEFAULT_RULE, option):g} |" in row.replace("5.0", "5")
+            assert float(default) == getattr(DEFAULT_RULE, option)
+    arguments = ast.get_docstring(callback).split("Args:\n")[1].split("\n\n")[0]
+    assert re.findall(r"^    (\w+): ", arguments, re.MULTILINE) == options
+
+
+def test_options_of_the_command_that_are_named_exist():
+    known = {option for command in main.commands.values() for parameter in command.params for option in parameter.opts}
+    ours = re.sub(r"`tensorboard .*?`", "", README)
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", ours)) <= known
+
+
+def test_files_that_are_named_exist():
+    names = re.findall(r"\]\(([^)#]+)\)|`((?:tests|examples|\.ci)/[\w./-]+)`", README)
+    places = {link or name for link, name in names if "://" not in link}
+    assert places
+    assert {place for place in places if not (ROOT / place).exists()} == set()
+
+
+def numbers(release):
+    return tuple(map(int, release.split(".")))
+
+
+def test_the_releases_of_python_and_ray_are_those_of_the_package_and_the_matrix():
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    rows = re.findall(r"^(3\.\d+) (\d\.\d+)\.\d+$", (ROOT / ".ci/matrix").read_text(encoding="utf-8"), re.MULTILINE)
+    python, *_ = sorted({python for python, _ in rows}, key=numbers)
+    oldest, *_, newest = sorted({ray for _, ray in rows}, key=numbers)
+    assert f"Ray {oldest} to {newest} and Python {python} " in README
+    assert f'"ray[tune,rllib]>={oldest}"' in project
+    assert f'requires-python = ">={python}"' in project
+    assert f"\nray=={newest}." in (ROOT / ".ci/constraints.txt").read_text(encoding="utf-8")
+
+
+def test_the_changelog_knows_this_version():
+    assert re.search(rf"^## {re.escape(__version__)}\b", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
 
 
 def test_bands_are_named_with_their_bounds():

@@ -1,0 +1,47 @@
+"""Somebody else's program, run and type-checked against the installed wheel: `outside.py TABLE.csv PAGE.html`."""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import assert_type
+
+import rl_scaling_callback
+from rl_scaling_callback import (
+    Goal,
+    ScalingCallback,
+    ScalingReporter,
+    ScalingSearcher,
+    SteadyStopper,
+    make_report,
+    read_experiment,
+    sweep,
+)
+from rl_scaling_callback.analysis.configurations import Configuration
+from rl_scaling_callback.analysis.runs import Experiment
+from rl_scaling_callback.report import Report, to_json, write_page
+from rl_scaling_callback.scale import Scale
+
+
+def page_of(table: str, page: str) -> Configuration | None:
+    """Write the page of a table, and return what it recommends."""
+    experiment = assert_type(read_experiment(table), Experiment)
+    report = assert_type(make_report(experiment, Goal.of("balanced", min_efficiency=60.0)), Report)
+    assert_type(write_page(report, page), Path)
+    assert_type(to_json(report), str)
+    return report.studies[0].recommendation.choice
+
+
+def parts() -> tuple[Callable[[], ScalingCallback], ScalingReporter, ScalingSearcher, SteadyStopper]:
+    """Return what goes into an algorithm's config and a `Tuner`."""
+    callback = partial(ScalingCallback, baseline_sps=1378.0, reference=Scale(1, 1), warmup_iterations=3)
+    return callback, ScalingReporter("save"), ScalingSearcher([1, 2], [1, 2], "fastest"), SteadyStopper()
+
+
+if __name__ == "__main__":
+    choice = page_of(*sys.argv[1:])
+    assert choice is not None
+    print(assert_type(rl_scaling_callback.__version__, str), assert_type(choice.scale, Scale), assert_type(choice.speedup, float))
+    assert callable(sweep)
+    callback, *_ = parts()
+    callback()

@@ -1,0 +1,63 @@
+"""Callbacks that do to a trial what machines do: kill its processes, turn its clock, take its storage away."""
+
+import os
+import signal
+from pathlib import Path
+
+from ray.rllib.algorithms.ppo import PPO
+from ray.rllib.callbacks.callbacks import RLlibCallback
+
+
+def kill_once(flag, process=None):
+    """Kill a process, this one by default, as the kernel does when memory runs out; what replaces it finds `flag` and lives on."""
+    if not Path(flag).exists():
+        Path(flag).touch()
+        os.kill(process or os.getpid(), signal.SIGKILL)
+
+
+class KillTrial(RLlibCallback):
+    """Kills the process of a trial of `runners` env runners, or another `process`, after its iteration `iteration`."""
+
+    def __init__(self, flag, runners, iteration, process=None):
+        super().__init__()
+        self._flag, self._runners, self._iteration, self._process = flag, runners, iteration, process
+
+    def on_train_result(self, *, algorithm, result, **kwargs):
+        if algorithm.config.num_env_runners == self._runners and result["training_iteration"] == self._iteration:
+            kill_once(self._flag, self._process)
+
+
+class KillEnvRunner(RLlibCallback):
+    """Kills the first env runner at the end of its sample number `sample`, after `meanwhile`."""
+
+    def __init__(self, flag, sample=3, meanwhile=lambda: None):
+        super().__init__()
+        self._flag, self._left, self._meanwhile = flag, sample, meanwhile
+
+    def on_sample_end(self, *, env_runner, **kwargs):
+        self._left -= env_runner.worker_index == 1
+        if self._left == 0 and not Path(self._flag).exists():
+            self._meanwhile()
+            kill_once(self._flag)
+
+
+class AtIteration(RLlibCallback):
+    """Calls `do()` in the middle of iteration `iteration` of a trial that samples in the Algorithm's process."""
+
+    def __init__(self, iteration, do):
+        super().__init__()
+        self._samples, self._iteration, self._do = 0, iteration, do
+
+    def on_sample_end(self, **kwargs):
+        self._samples += 1
+        if self._samples == self._iteration:
+            self._do()
+
+
+class ReusablePPO(PPO):
+    """PPO whose process goes on as another trial."""
+
+    def reset_config(self, new_config):
+        self.cleanup()
+        self.setup(new_config)
+        return True

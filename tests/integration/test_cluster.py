@@ -1,0 +1,107 @@
+"""Trials on several nodes of one Ray cluster: they share baselines where the hardware is the same, and only there."""
+
+import json
+import math
+import os
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from rl_scaling_callback import ScalingCallback
+
+pytest.importorskip("ray")
+
+import ray
+from envs import CostlyEnv
+from ray import tune
+from ray.cluster_utils import Cluster
+from ray.rllib.algorithms.ppo import PPOConfig
+
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+TRIALS = [(1, "first"), (2, "second"), (2, "small"), (1, "small"), (2, "small")]
+"""Env runners of each trial, and the node on which it runs; one after another."""
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(len(CORES) < 2, reason="a node of other hardware is made by taking cores from it"),
+]
+
+
+@pytest.fixture(scope="module")
+def nodes(worker_path):
+    """Three nodes, of which `small` has one core only; each has a resource of its name."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "resources": {"first": 1}, "include_dashboard": False})
+    try:
+        cluster.add_node(num_cpus=3, resources={"second": 1})
+        # A node's processes inherit what the one that starts them may use.
+        os.sched_setaffinity(0, CORES[:1])
+        try:
+            cluster.add_node(num_cpus=3, resources={"small": 1})
+        finally:
+            os.sched_setaffinity(0, CORES)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+        cluster.wait_for_nodes()
+        yield
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def experiment(nodes, tmp_path_factory):
+    config = (
+        PPOConfig()
+        .environment(CostlyEnv, env_config={"step_s": 0.005})
+        .env_runners(num_cpus_per_env_runner=1)
+        .resources(placement_strategy="STRICT_PACK")
+        .training(train_batch_size_per_learner=80, minibatch_size=80, num_epochs=1)
+        .rl_module(model_config={"fcnet_hiddens": [8]})
+        .callbacks(partial(ScalingCallback, warmup_iterations=1, min_iterations=3, max_iterations=3))
+        .debugging(log_level="ERROR")
+    )
+    # The seed is no part of a workload: it counts the trials.
+    config.seed = tune.grid_search(list(range(len(TRIALS))))
+    config.num_env_runners = tune.sample_from(lambda spec: TRIALS[spec.config.seed][0])
+    config.custom_resources_for_main_process = tune.sample_from(lambda spec: {TRIALS[spec.config.seed][1]: 0.01})
+    results = tune.Tuner(
+        "PPO",
+        param_space=config,
+        tune_config=tune.TuneConfig(max_concurrent_trials=1),
+        run_config=tune.RunConfig(storage_path=str(tmp_path_factory.mktemp("storage")), stop={"training_iteration": 5}, verbose=0),
+    ).fit()
+    assert not results.errors
+    return results
+
+
+@pytest.fixture(scope="module")
+def scaling(experiment):
+    """What was injected into the results of each trial."""
+    lines = [(Path(trial.path) / "result.json").read_text().splitlines() for trial in experiment]
+    return [[json.loads(line)["scaling"] for line in trial] for trial in lines]
+
+
+def test_a_baseline_of_one_node_serves_another(scaling):
+    reference, parallel = scaling[:2]
+    assert {result["is_baseline"] for result in reference} == {1}
+    assert {result["is_baseline"] for result in parallel} == {0}
+    assert {result["comparable"] for result in parallel} == {1}
+    assert {result["baseline_sps"] for result in parallel} == {reference[-1]["baseline_sps"]}
+
+
+def test_other_hardware_is_not_compared(scaling):
+    alone, own_reference, served = scaling[2:]
+    assert {result["comparable"] for result in alone} == {0}
+    assert all(math.isnan(result["speedup"]) for result in alone)
+    assert {result["is_baseline"] for result in own_reference} == {1}
+    assert {result["comparable"] for result in served} == {1}
+    assert {result["baseline_sps"] for result in served} == {own_reference[-1]["baseline_sps"]}
+
+
+def test_the_baselines_say_what_hardware_they_are_of(experiment):
+    files = (Path(experiment.experiment_path) / "scaling_baselines").glob("*.json")
+    assert sorted(json.loads(file.read_text())["workload"]["cores"] for file in files) == [1, len(CORES)]
+
+
+def test_nothing_else_ran_on_the_nodes(scaling):
+    assert {result["exclusive"] for trial in scaling for result in trial} == {1}

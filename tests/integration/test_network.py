@@ -1,0 +1,100 @@
+"""One cluster of three hosts with names, addresses and hardware of their own, which reach one another over a network only."""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rl_scaling_callback import read_experiment
+from rl_scaling_callback.steady import SteadyRule
+
+pytest.importorskip("ray")
+
+from three_hosts import NAME
+
+HERE = Path(__file__).parent
+NAMESPACES = ["unshare", "--map-root-user", "--net", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+PROBE = "mount -t tmpfs tmpfs /mnt && ip link add bridge type bridge && ip link add one type veth peer name two"
+
+pytestmark = pytest.mark.slow
+
+
+def why_not():
+    """Return why such hosts can't be made here; "" where they can."""
+    missing = [tool for tool in ("unshare", "nsenter", "ip", "taskset") if shutil.which(tool) is None]
+    if missing:
+        return f"{', '.join(missing)} not installed (util-linux, iproute2)"
+    if len(os.sched_getaffinity(0)) < 2:
+        return "a host of other hardware is made by taking cores from it"
+    made = subprocess.run([*NAMESPACES, "sh", "-c", PROBE], capture_output=True, text=True)
+    return f"this machine allows no network namespaces: {made.stderr.strip()}" if made.returncode else ""
+
+
+@pytest.fixture(scope="module")
+def experiment(worker_path, tmp_path_factory):
+    reason = why_not()
+    if reason:
+        pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("shared")
+    environment = os.environ | {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),  # for the command `ray`
+        "ONE_CORE": str(min(os.sched_getaffinity(0))),
+    }
+    command = ["sh", HERE / "three_hosts.sh", sys.executable, HERE / "three_hosts.py", folder]
+    with (folder / "log").open("w") as log:
+        done = subprocess.run([*NAMESPACES, *command], stdout=log, stderr=log, env=environment, timeout=900)
+    assert done.returncode == 0, (folder / "log").read_text()
+    return folder / NAME
+
+
+@pytest.fixture(scope="module")
+def trials(experiment):
+    """The results of each trial."""
+    return {
+        file.parent.name: [json.loads(line) for line in file.read_text().splitlines()] for file in experiment.glob("*/result.json")
+    }
+
+
+def scaling(trial, key):
+    return [result["scaling"][key] for result in trial]
+
+
+def test_they_are_three_hosts(trials):
+    assert {name: trial[-1]["hostname"] for name, trial in trials.items()} == {
+        "reference": "head",
+        "on_twin": "twin",
+        "runners_on_twin": "head",
+        "on_small": "small",
+        "runners_on_small": "head",
+    }
+    assert trials["on_twin"][-1]["node_ip"] == "10.77.0.2"
+
+
+@pytest.mark.parametrize("name", ["on_twin", "runners_on_twin"])
+def test_a_baseline_of_one_host_serves_another_like_it(trials, name):
+    assert set(scaling(trials["reference"], "is_baseline")) == {1}
+    assert set(scaling(trials[name], "comparable")) == {1}
+    assert set(scaling(trials[name], "baseline_sps")) == {trials["reference"][-1]["scaling"]["baseline_sps"]}
+
+
+@pytest.mark.parametrize("name", ["on_small", "runners_on_small"])
+def test_other_hardware_is_not_compared(trials, name):
+    assert set(scaling(trials[name], "comparable")) == {0}
+    assert all(math.isnan(speedup) for speedup in scaling(trials[name], "speedup"))
+
+
+def test_each_trial_was_alone_and_all_of_it_was_timed(trials):
+    for trial in trials.values():
+        assert set(scaling(trial, "exclusive")) == {1}
+        assert scaling(trial, "runners")[-1]["reported"] == trial[-1]["config"]["num_env_runners"]
+
+
+def test_a_report_does_not_compare_other_hardware_either(experiment):
+    studies = read_experiment(experiment, rule=SteadyRule(warmup_iterations=1, min_iterations=3, max_iterations=3)).studies
+    (compared,) = [names for study in studies if "reference" in (names := {run.name for run in study.runs})]
+    assert compared == {"reference", "on_twin", "runners_on_twin"}

@@ -1,0 +1,185 @@
+"""An experiment whose storage is S3: a real endpoint on loopback, through Tune's own storage."""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from functools import partial
+
+import pytest
+
+from rl_scaling_callback import ScalingCallback, ScalingReporter, read_experiment, sweep
+from rl_scaling_callback.baseline import BaselineFileError, Workload
+from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.steady import SteadyRule
+from rl_scaling_callback.store import BaselineStore
+
+pytest.importorskip("ray")
+pytest.importorskip("moto")
+pytest.importorskip("flask_cors", reason="moto serves with Flask")
+
+from click.testing import CliRunner
+from envs import CostlyEnv
+from pyarrow import fs
+from ray import tune
+from ray.rllib.algorithms.ppo import PPOConfig
+
+from rl_scaling_callback.cli import main
+
+CLUSTER_CPUS = 3
+BUCKET = "experiments"
+RULE = SteadyRule(warmup_iterations=1, min_iterations=3, max_iterations=3)
+quick = partial(ScalingCallback, warmup_iterations=1, min_iterations=3, max_iterations=3)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory):
+    """Makes URIs of places in a bucket."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    log = tmp_path_factory.mktemp("moto") / "log"
+    with pytest.MonkeyPatch.context() as patch, log.open("w") as output:
+        # Ray's workers inherit them: they are started later.
+        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+        patch.setenv("AWS_REGION", "us-east-1")
+        server = subprocess.Popen(command, stdout=output, stderr=output)
+        try:
+            deadline = time.monotonic() + 60
+            while not is_listening(port):
+                assert server.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.1)
+            filesystem_at(port, allow_bucket_creation=True).create_dir(BUCKET)
+            yield lambda path: f"s3://{BUCKET}/{path}?endpoint_override=127.0.0.1:{port}&scheme=http"
+        finally:
+            server.kill()
+            server.wait()
+
+
+def is_listening(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def filesystem_at(port, **options):
+    return fs.S3FileSystem(endpoint_override=f"127.0.0.1:{port}", scheme="http", **options)
+
+
+def files(uri):
+    filesystem, path = fs.FileSystem.from_uri(uri)
+    infos = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
+    return {info.path.removeprefix(f"{path}/"): info.path for info in infos if info.is_file}
+
+
+def text(uri):
+    filesystem, path = fs.FileSystem.from_uri(uri)
+    with filesystem.open_input_stream(path) as stream:
+        return stream.read().decode()
+
+
+def ppo(runners=1):
+    return (
+        PPOConfig()
+        .environment(CostlyEnv, env_config={"step_s": 0.01})
+        .env_runners(num_env_runners=runners)
+        .training(train_batch_size_per_learner=80, minibatch_size=80, num_epochs=1)
+        .rl_module(model_config={"fcnet_hiddens": [8]})
+        .debugging(log_level="ERROR")
+    )
+
+
+def run(config, storage_path, **options):
+    results = tune.Tuner(
+        "PPO",
+        param_space=config,
+        tune_config=tune.TuneConfig(max_concurrent_trials=1),
+        run_config=tune.RunConfig(name="it", storage_path=storage_path, stop={"training_iteration": 5}, verbose=0, **options),
+    ).fit()
+    assert not results.errors
+    return [trial.metrics["scaling"] for trial in results]
+
+
+@pytest.fixture(scope="module")
+def trials(s3, cluster):
+    """What was injected last into each trial of an experiment at `grid/it`: the reference, and two env runners."""
+    reporter = ScalingReporter("fastest", show=lambda report: None)
+    return run(ppo(tune.grid_search([1, 2])).callbacks(quick), s3("grid"), callbacks=[reporter])
+
+
+def test_the_baseline_lies_in_the_experiment_and_serves_its_trials(s3, trials):
+    reference, parallel = trials
+    (name,) = files(s3("grid/it/scaling_baselines"))
+    baseline = json.loads(text(s3(f"grid/it/scaling_baselines/{name}")))
+    assert reference["is_baseline"] == 1
+    assert parallel["comparable"] == 1
+    assert parallel["baseline_sps"] == reference["baseline_sps"] == baseline["sps"]
+
+
+def test_the_reporter_writes_its_page_there(s3, trials):
+    assert "2r×1e" in text(s3("grid/it/scaling_report.html"))
+
+
+def report(uri):
+    shown = CliRunner().invoke(main, ["report", uri, "--goal", "fastest", "--format", "json", "--warmup-iterations", "1"])
+    assert shown.exit_code == 0, shown.output
+    return json.loads(shown.stdout)
+
+
+def test_the_command_line_reads_the_experiment(s3, trials):
+    (study,) = report(s3("grid/it"))["studies"]
+    assert {each["config"] for each in study["configurations"]} == {"1r×1e", "2r×1e"}
+
+
+def test_a_report_does_not_show_the_credentials_of_its_uri(s3, trials):
+    source = report(s3("grid/it").replace("s3://", "s3://somebody:secret@"))["provenance"]["Source"]
+    assert "experiments/grid/it" in source
+    assert "secret" not in source
+
+
+def test_a_filesystem_of_the_users_own_and_a_baseline_that_outlives_its_experiment(s3, trials):
+    filesystem, path = fs.FileSystem.from_uri(s3("later"))
+    lasting = partial(quick, baseline_dir=s3("grid/it/scaling_baselines"))
+    (later,) = run(ppo(2).callbacks(lasting), path, storage_filesystem=filesystem)
+    assert later["baseline_sps"] == trials[0]["baseline_sps"]
+    assert later["comparable"] == 1
+    assert "it/scaling_report.html" not in files(s3("later"))
+
+
+def test_a_sweep_keeps_its_experiment_there(s3, cluster):
+    config, place = ppo(), s3("swept")
+    options = {"runners": [1], "envs": [1], "storage_path": place, "rule": RULE, "show": lambda report: None}
+    sweep(config, say=lambda line: None, **options)
+    (study,) = read_experiment(s3("swept/scaling_sweep"), rule=RULE).studies
+    assert {run.scale for run in study.runs} == {Scale(1, 1)}
+    with pytest.raises(ValueError, match="holds a sweep already"):
+        sweep(config, **options)
+
+
+def test_a_damaged_file_is_set_aside(s3):
+    place = s3("damaged")
+    store, workload = BaselineStore.at(place), Workload({"name": "a"})
+    filesystem, _ = fs.FileSystem.from_uri(place)
+    with filesystem.open_output_stream(store.path(workload, Scale(1, 1))) as stream:
+        stream.write(b"half a fi")
+    with pytest.raises(BaselineFileError, match=r"not valid JSON.*set aside as"):
+        store.load(workload, Scale(1, 1))
+    assert store.load(workload, Scale(1, 1)) is None
+    (aside,) = files(place)
+    assert text(s3(f"damaged/{aside}")) == "half a fi"
+
+
+def test_a_bucket_that_is_not_there_is_said_at_once(s3):
+    with pytest.raises(ValueError, match=r"baseline_dir is 's3://nowhere/.*Bucket 'nowhere' not found"):
+        BaselineStore.at(s3("baselines").replace(BUCKET, "nowhere"))
+
+
+def test_an_endpoint_that_does_not_answer_is_an_error_of_the_place(s3):
+    nowhere = CliRunner().invoke(main, ["report", "s3://bucket/it?endpoint_override=127.0.0.1:1&scheme=http"])
+    assert nowhere.exit_code == 1
+    assert "can't be" in nowhere.output

@@ -1,0 +1,55 @@
+"""Runs an experiment on the cluster of `three_hosts.sh`: `python three_hosts.py FOLDER`."""
+
+import sys
+from functools import partial
+
+import ray
+from envs import CostlyEnv
+from ray import tune
+from ray.rllib.algorithms.ppo import PPOConfig
+
+from rl_scaling_callback import ScalingCallback
+
+NAME = "three_hosts"
+TRIALS = {
+    "reference": ("head", "head", 1),
+    "on_twin": ("twin", "twin", 2),
+    "runners_on_twin": ("head", "twin", 2),
+    "on_small": ("small", "small", 2),
+    "runners_on_small": ("head", "small", 2),
+}
+"""The host of each trial, that of its env runners, and how many those are; one after another."""
+
+
+def of_trial(spec):
+    return list(TRIALS.values())[spec.config.seed]
+
+
+def main(folder):
+    ray.init(address="10.77.0.1:6379", _node_ip_address="10.77.0.1", log_to_driver=False, logging_level="ERROR")
+    config = (
+        PPOConfig()
+        .environment(CostlyEnv, env_config={"step_s": 0.01})
+        .training(train_batch_size_per_learner=80, minibatch_size=80, num_epochs=1)
+        .rl_module(model_config={"fcnet_hiddens": [8]})
+        .callbacks(partial(ScalingCallback, warmup_iterations=1, min_iterations=3, max_iterations=3))
+        .debugging(log_level="ERROR")
+    )
+    # The seed is no part of a workload: it counts the trials.
+    config.seed = tune.grid_search(list(range(len(TRIALS))))
+    config.num_env_runners = tune.sample_from(lambda spec: of_trial(spec)[2])
+    config.custom_resources_for_main_process = tune.sample_from(lambda spec: {of_trial(spec)[0]: 0.01})
+    config.custom_resources_per_env_runner = tune.sample_from(lambda spec: {of_trial(spec)[1]: 0.01})
+    results = tune.Tuner(
+        "PPO",
+        param_space=config,
+        tune_config=tune.TuneConfig(
+            max_concurrent_trials=1, trial_dirname_creator=lambda trial: list(TRIALS)[trial.config["seed"]]
+        ),
+        run_config=tune.RunConfig(name=NAME, storage_path=folder, stop={"training_iteration": 5}, verbose=0),
+    ).fit()
+    assert not results.errors
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

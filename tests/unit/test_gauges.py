@@ -1,0 +1,67 @@
+import math
+
+import pytest
+
+from rl_scaling_callback import keys
+from rl_scaling_callback.gauges import Gauges
+from rl_scaling_callback.scale import Scale
+
+TAGS = {"trial": "PPO_1", "num_env_runners": "2", "num_envs_per_env_runner": "4"}
+
+
+class Metrics(dict):
+    """What Ray keeps: the last value and tags of every gauge."""
+
+    def make(self, name, description, tag_keys):
+        return Gauge(self, name, description, tag_keys)
+
+
+class Gauge:
+    def __init__(self, metrics, name, description, tag_keys):
+        (name + description).encode("ascii")  # Ray takes nothing else
+        self.metrics, self.name, self.tag_keys = metrics, name, tag_keys
+
+    def set(self, value, tags):
+        assert tuple(tags) == self.tag_keys
+        self.metrics[self.name] = value, tags
+
+
+@pytest.fixture
+def metrics():
+    return Metrics()
+
+
+@pytest.fixture
+def gauges(metrics):
+    return Gauges(metrics.make, "PPO_1", Scale(2, 4))
+
+
+def result(**values):
+    return {"scaling": keys.nest({name.replace("__", "/"): value for name, value in values.items()})}
+
+
+def test_sps_speedup_and_efficiency_with_the_trials_name_and_scale(gauges, metrics):
+    gauges.set(result(sps=800.0, speedup=4.0, efficiency=50.0, steady__efficiency=51.0, gap=4.0))
+    assert metrics == {
+        "scaling_sps": (800.0, TAGS),
+        "scaling_speedup": (4.0, TAGS),
+        "scaling_efficiency": (50.0, TAGS),
+        "scaling_steady_efficiency": (51.0, TAGS),
+    }
+
+
+def test_what_was_never_known_has_no_gauge(gauges, metrics):
+    gauges.set(result(sps=800.0))
+    assert metrics == {"scaling_sps": (800.0, TAGS)}
+
+
+def test_what_is_no_longer_known_does_not_keep_its_last_value(gauges, metrics):
+    gauges.set(result(sps=800.0, speedup=4.0))
+    gauges.set(result(sps=810.0))
+    assert metrics["scaling_sps"] == (810.0, TAGS)
+    assert math.isnan(metrics["scaling_speedup"][0])
+
+
+def test_a_name_that_ray_would_refuse_is_spelt_out(metrics):
+    Gauges(metrics.make, "PPO_Ü", Scale(2, 4)).set(result(sps=800.0))
+    assert metrics["scaling_sps"][1]["trial"] == r"PPO_\xdc"

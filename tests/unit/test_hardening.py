@@ -1,0 +1,239 @@
+"""What is read may be endless, absurd or hostile: it ends in a reason, in little memory, and nothing is written elsewhere."""
+
+import ast
+import json
+import math
+import os
+import tempfile
+import tracemalloc
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rl_scaling_callback import make_report, read_experiment
+from rl_scaling_callback.baseline import Baseline, BaselineFileError, Workload
+from rl_scaling_callback.experiments import ExperimentError
+from rl_scaling_callback.neighbours import Neighbourhood
+from rl_scaling_callback.report import to_json, to_markdown
+from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.store import BaselineStore
+from rl_scaling_callback.sweeping.config_file import write_config
+
+from .test_baseline import BASELINE
+from .test_experiments import CONFIG, HEADER, Folder, result
+
+MB = 1 << 20
+ENDLESS = 512 * MB
+
+
+def grow(path, size=ENDLESS):
+    """Make a file as long as that: a line of zeros that takes no room on the disk."""
+    with path.open("ab") as file:
+        file.truncate(path.stat().st_size + size)
+
+
+@contextmanager
+def little_memory(most=200 * MB):
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < most
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Folder(tmp_path / "experiment")
+
+
+def shown(experiment):
+    """Return the report in every form that has numbers in it."""
+    report = make_report(experiment)
+    return to_markdown(report), to_json(report).encode()
+
+
+def test_an_endless_line_of_results_is_one_damaged_line(folder):
+    trial = folder.trial([result(1), result(2)])
+    grow(trial / "result.json")
+    with (trial / "result.json").open("a") as file:
+        file.write("\n" + json.dumps(result(3)) + "\n")
+    with little_memory():
+        run = folder.run()
+    assert run.note == "1 damaged line of its result.json is left out"
+    assert run.steady.iterations == 1
+
+
+def test_an_endless_config_is_none(folder):
+    results = [result(k) for k in range(1, 6)]
+    for each in results:
+        del each["config"]
+    grow(folder.trial(results) / "params.json")
+    with little_memory():
+        assert "does not say its scale" in folder.reason()
+
+
+def test_an_endless_baseline_is_named(folder):
+    folder.trial([result(k) for k in range(1, 6)])
+    folder.publish(BASELINE)
+    (file,) = (folder.path / "scaling_baselines").iterdir()
+    grow(file)
+    with little_memory():
+        (left_out,) = folder.read().left_out
+    assert left_out.name == file.name
+
+
+def test_an_endless_table_is_told(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text(f"{HEADER}\n1,1,100,1\n")
+    grow(path)
+    with little_memory(), pytest.raises(ExperimentError, match=r"table\.csv is larger than 64 MB"):
+        read_experiment(path)
+
+
+def test_a_baseline_is_as_long_as_a_baseline_can_be():
+    with pytest.raises(BaselineFileError, match="more than 1048576 bytes"):
+        Baseline.from_json(BASELINE.to_json() + " " * MB)
+
+
+@pytest.mark.parametrize("depth", [100, 900, 985, 1000, 1100, 100_000])
+@pytest.mark.parametrize("brackets", ["[]", ('{"a":', "}")])
+def test_nesting_of_any_depth_is_read_or_left_out(folder, depth, brackets):
+    opened, closed = brackets
+    config = '"env_config": ' + opened * depth + ("1" if opened != "[" else "") + closed * depth
+    trial = folder.trial([])
+    deep = [json.dumps(result(k)).replace('"env_config": {}', config) for k in range(1, 6)]
+    (trial / "result.json").write_text("\n".join(deep) + "\n")
+    assert shown(folder.read())
+
+
+ABSURD = [0, 1, -1, 10**25, 10**400, 5e-324, 1e308, -1e308, math.nan, math.inf, True, None, "", "1", "\ud800", [], [1], {"a": 1}]
+PLACES = [
+    ("training_iteration",),
+    ("time_this_iter_s",),
+    ("iterations_since_restore",),
+    ("hostname",),
+    ("perf",),
+    ("perf", "cpu_util_percent"),
+    ("env_runners",),
+    ("env_runners", "num_env_steps_sampled"),
+    ("num_env_steps_sampled",),
+    ("fault_tolerance",),
+    ("scaling",),
+    ("scaling", "sps"),
+    ("scaling", "time"),
+    *(("config", key) for key in (*CONFIG, "num_steps_sampled_before_learning_starts", "broadcast_interval")),
+]
+
+
+@given(st.dictionaries(st.sampled_from(PLACES), st.sampled_from(ABSURD), min_size=1, max_size=4))
+def test_a_result_may_say_anything(absurd):
+    with tempfile.TemporaryDirectory() as place:
+        folder = Folder(Path(place) / "experiment")
+        results = [result(k, scaling={}) for k in range(1, 6)]
+        for each in results:
+            for (*above, key), value in absurd.items():
+                inner = each
+                for name in above:
+                    inner = inner[name] if isinstance(inner[name], dict) else {}
+                inner[key] = value
+        folder.trial([result(k, config={"num_env_runners": 2}) for k in range(1, 6)])
+        folder.trial(results)
+        assert shown(folder.read())
+
+
+FIGURES = st.sampled_from(["0", "1", "8", "-1", "1e308", "5e-324", "1e15", "1e-9", "nan", "9" * 400, "9" * 5000, "1_0", "", "x"])
+
+
+@given(st.lists(st.lists(FIGURES, max_size=6).map(",".join), max_size=5))
+def test_a_table_may_say_anything(rows):
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "table.csv"
+        path.write_text("\n".join([HEADER, "1,1,100,1", *rows]))
+        assert shown(read_experiment(path))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("iterations", 0), ("iterations", "5"), ("iterations", True), ("converged", 1), ("error_percent", -1), ("error_percent", "1")],
+)
+def test_a_baseline_is_what_a_measurement_gives(key, value):
+    document = json.loads(BASELINE.to_json())
+    document["window"][key] = value
+    with pytest.raises(BaselineFileError, match="wrong type"):
+        Baseline.from_json(json.dumps(document))
+
+
+HOSTILE = ["..", "../../outside", "/outside", "a/b", "a\\b", "~", "$HOME", "a\nb", "a\0b", "x" * 5000]
+
+
+def everything_in(place):
+    return {path for path in place.rglob("*") if not path.is_dir()}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_name_leads_out_of_a_store(tmp_path, name):
+    store = BaselineStore.at(tmp_path / "store")
+    workload = Workload({"workload": name}, vouched=True)
+    store.publish(replace(BASELINE, workload=workload, owner=name, provenance={"trial": name}))
+    assert store.load(workload, BASELINE.scale).owner == name
+    (file,) = everything_in(tmp_path)
+    assert file.parent == Path(store.directory)
+    file.write_text("junk")
+    with pytest.raises(BaselineFileError, match="set aside"):
+        store.load(workload, BASELINE.scale)
+    (aside,) = everything_in(tmp_path)
+    assert aside.parent == Path(store.directory)
+
+
+def test_a_link_in_a_store_is_replaced_and_what_it_leads_to_is_not(tmp_path):
+    store = BaselineStore.at(tmp_path / "store")
+    outside = tmp_path / "outside"
+    outside.write_text("mine")
+    Path(store.path(BASELINE.workload, BASELINE.scale)).symlink_to(outside)
+    store.publish(BASELINE)
+    assert outside.read_text() == "mine"
+    assert store.load(BASELINE.workload, BASELINE.scale) == BASELINE
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """The folder for temporary files, and that of the locks in it."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path, tmp_path / f"rl_scaling_callback-{os.getuid()}"
+
+
+@pytest.mark.parametrize("node", HOSTILE[:-1])
+def test_no_name_of_a_node_leads_out_of_the_folder_of_locks(temporary, node):
+    place, locks = temporary
+    Neighbourhood(node).leave()
+    (file,) = everything_in(place)
+    assert file.parent == locks
+
+
+def test_a_link_in_place_of_the_locks_is_not_followed(temporary):
+    place, locks = temporary
+    outside = place / "outside"
+    outside.mkdir()
+    locks.symlink_to(outside)
+    with pytest.raises(OSError, match="not a folder of this user's own"):
+        Neighbourhood("node")
+    locks.unlink()
+    locks.mkdir()
+    (locks / "node.lock").symlink_to(outside / "file")
+    with pytest.raises(OSError, match=r"node\.lock"):
+        Neighbourhood("node")
+    assert everything_in(outside) == set()
+
+
+@pytest.mark.parametrize("text", ["a\nimport os", "a\rimport os", "\u2028import os", "'", '"""', "\\"])
+def test_nothing_written_into_a_program_becomes_code(tmp_path, text):
+    def statements(source, reason):
+        write_config(tmp_path / "tuned.py", source, Scale(2, 1), reason)
+        return [type(each) for each in ast.parse((tmp_path / "tuned.py").read_text()).body]
+
+    assert statements(f"{text}.py:{text}", text) == statements("config.py:config", "because")
