@@ -14,6 +14,8 @@ from rl_scaling_callback.scale import Scale
 
 SCHEMA: Final = "rl_scaling_callback.baseline"
 VERSION: Final = 1
+LARGEST: Final = 1 << 20
+"""Bytes that the text of a baseline file has at most."""
 
 
 class BaselineFileError(Exception):
@@ -113,8 +115,10 @@ class Baseline:
         """Return the baseline that a file's text describes.
 
         Raises:
-            BaselineFileError: damaged, of another schema or version, or with values that no measurement gives.
+            BaselineFileError: too large, damaged, of another schema or version, or with values that no measurement gives.
         """
+        if len(text) > LARGEST:
+            raise BaselineFileError(f"it has more than {LARGEST} bytes")
         try:
             document = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -125,9 +129,10 @@ class Baseline:
             raise BaselineFileError(f"its version is {document.get('version')!r}; this release reads version {VERSION}")
         try:
             baseline = cls._from_document(document)
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            workload_id = baseline.workload.id
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             raise BaselineFileError(f"a value is missing or of the wrong type ({error!r})") from None
-        if document.get("workload_id") != baseline.workload.id:
+        if document.get("workload_id") != workload_id:
             raise BaselineFileError("its workload does not match its workload_id")
         return baseline
 
@@ -140,11 +145,11 @@ class Baseline:
             scale=Scale.parse(document["reference"]),
             workload=Workload(_mapping(document["workload"])),
             owner=str(document["owner"]),
-            error=formulas.NAN if error is None else float(error),
-            iterations=int(window["iterations"]),
+            error=formulas.NAN if error is None else _not_negative(error),
+            iterations=_count(window["iterations"]),
             env_steps=_positive(window["env_steps"]),
             seconds=_positive(window["seconds"]),
-            converged=bool(window["converged"]),
+            converged=_flag(window["converged"]),
             parts={str(name): _finite(seconds) for name, seconds in _mapping(window["parts"]).items()},
             provenance={str(name): str(value) for name, value in _mapping(document["provenance"]).items()},
         )
@@ -156,10 +161,28 @@ def _finite(value: Any) -> float:
     return float(value)
 
 
+def _not_negative(value: Any) -> float:
+    if _finite(value) < 0:
+        raise ValueError(f"{value!r} is below 0")
+    return float(value)
+
+
 def _positive(value: Any) -> float:
     if _finite(value) <= 0:
         raise ValueError(f"{value!r} is not a number above 0")
     return float(value)
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{value!r} is not a count from 1 up")
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r} is neither true nor false")
+    return value
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

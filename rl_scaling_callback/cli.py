@@ -200,16 +200,14 @@ def sweep(
     first. The report, with its page, lies in the experiment's folder at the end. Interrupted, it goes on with --resume.
     """
     try:
-        import ray
-
+        from rl_scaling_callback.sweeping.cluster import connect
         from rl_scaling_callback.sweeping.config_file import load_config, write_config
         from rl_scaling_callback.sweeping.sweep import sweep as run_sweep
     except ImportError as error:
         raise click.ClickException(str(error)) from None
     try:
         loaded = load_config(config)
-        if num_cpus is not None and not ray.is_initialized():
-            ray.init(num_cpus=num_cpus, include_dashboard=False, log_to_driver=False)
+        connect(num_cpus)
         made = run_sweep(
             loaded,
             runners=runners,

@@ -22,6 +22,10 @@ BANDS: Final[tuple[tuple[float, str], ...]] = (
 """Lower bound of efficiency [%] and the name of each band, best first (specification §3)."""
 
 
+MOST: Final = 1_000_000
+"""Env runners and envs per env runner that a trial has at most: far beyond any cluster, and every figure stays finite."""
+
+
 def ratio(numerator: float, denominator: float) -> float:
     """Return numerator / denominator, or NaN where that is not a finite number."""
     if denominator == 0:
@@ -44,12 +48,12 @@ def parallelism(num_env_runners: int, num_envs_per_env_runner: int) -> int:
     With 0 env runners RLlib samples in the Algorithm's own process, which counts as one.
 
     Raises:
-        ValueError: fewer than 0 runners or fewer than 1 env per runner.
+        ValueError: fewer than 0 runners, fewer than 1 env per runner, or more than `MOST` of either.
     """
-    if num_env_runners < 0:
-        raise ValueError(f"num_env_runners is {num_env_runners!r}; allowed are whole numbers from 0 up")
-    if num_envs_per_env_runner < 1:
-        raise ValueError(f"num_envs_per_env_runner is {num_envs_per_env_runner!r}; allowed are whole numbers from 1 up")
+    if not 0 <= num_env_runners <= MOST:
+        raise ValueError(f"num_env_runners is {num_env_runners!r}; allowed are whole numbers from 0 to {MOST:,}")
+    if not 1 <= num_envs_per_env_runner <= MOST:
+        raise ValueError(f"num_envs_per_env_runner is {num_envs_per_env_runner!r}; allowed are whole numbers from 1 to {MOST:,}")
     return max(1, num_env_runners) * num_envs_per_env_runner
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 import re
+import stat
 import struct
 import tempfile
 from pathlib import Path
@@ -70,10 +71,14 @@ class _Presence:
     def __init__(self, node: str) -> None:
         directory = Path(tempfile.gettempdir()) / f"rl_scaling_callback-{os.getuid()}"
         directory.mkdir(mode=0o700, exist_ok=True)
+        # Anybody can make a folder of this name, or a link to one of ours.
+        found = directory.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            raise PermissionError(f"{directory} is not a folder of this user's own")
         path = directory / (re.sub(r"[^\w.-]", "_", node) + ".lock")
         self._node, self._members = node, 0
         self._byte = _FIRST_LOCK + 1 + os.getpid() % (_END_OF_LOCKS - _FIRST_LOCK - 2)
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             # The counter's own bytes are the mutex of arriving: whoever holds them grows the file and counts itself in.
             fcntl.lockf(self._fd, fcntl.LOCK_EX, _FIRST_LOCK, 0)

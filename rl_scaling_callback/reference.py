@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import takewhile
 from typing import Final
 
 from rl_scaling_callback.account import Spent
@@ -18,7 +20,8 @@ from rl_scaling_callback.store import BaselineStore
 Warn = Callable[[str, str], None]
 """Takes a topic and a text; logs the first text of each topic."""
 
-_LOOKUP_SHARE: Final = 0.02
+_STORAGE_SHARE: Final = 0.02
+_LONGEST_SEARCH_S: Final = 2.0
 _REFINED_WHEN_LONGER_BY: Final = 2.0
 
 
@@ -62,7 +65,8 @@ class Reference:
         self._steps_vary = steps_vary
         self._warn = warn
         self._clock = clock
-        self._next_lookup = -float("inf")
+        self._next_access = -float("inf")
+        self._unpublished = False
         self._scale = scale
         self._baseline: Baseline | None = None
         self._spent: Spent | None = None
@@ -85,7 +89,8 @@ class Reference:
             self._look(self._store)
             self._say_what_is_missing(steady)
         if self._is_reference:
-            if steady.settled and self._is_worth_publishing(steady, self._baseline):
+            is_due = self._unpublished and self._clock() >= self._next_access
+            if steady.settled and (is_due or self._is_worth_publishing(steady, self._baseline)):
                 self._publish(self._store, steady)
         elif self._scale.num_env_runners == 1 and self._scale != self._reference:
             if steady.settled and self._is_worth_publishing(steady, self._single):
@@ -137,23 +142,29 @@ class Reference:
         self._single_busy = Spent.of_window(single.parts, single.env_steps).busy
 
     def _look(self, store: BaselineStore) -> None:
-        started = self._clock()
-        if started < self._next_lookup:
+        if self._clock() < self._next_access:
             return
         try:
-            found = store.load(self._workload, self._reference)
-            if found is None:
-                self._look_for_mismatch(store)
-            else:
-                self._adopt(found)
+            with self._at_a_small_share():
+                found = store.load(self._workload, self._reference)
+                if found is None:
+                    self._look_for_mismatch(store)
+                else:
+                    self._adopt(found)
         except BaselineFileError as error:
             self._warn("file", f"a baseline file can't be used: {error}. Speedup stays NaN until a reference trial publishes one.")
-        except OSError as error:
+        except Exception as error:
             self._warn("storage", f"baselines in {store.directory} can't be read ({error}): speedup stays NaN until then.")
+
+    @contextmanager
+    def _at_a_small_share(self) -> Iterator[None]:
+        """Have slow storage asked less often, so that it costs a small share of the time."""
+        started = self._clock()
+        try:
+            yield
         finally:
-            # Slow storage is asked less often, so that looking costs a small share of the time.
             ended = self._clock()
-            self._next_lookup = ended + (ended - started) / _LOOKUP_SHARE
+            self._next_access = ended + (ended - started) / _STORAGE_SHARE
 
     def _adopt(self, found: Baseline) -> None:
         self._hold(found)
@@ -162,14 +173,16 @@ class Reference:
     def _look_for_mismatch(self, store: BaselineStore) -> None:
         if self._mismatch or self._is_reference:
             return
-        others = [(self._workload.differences(other.workload), other) for other in store.others(self._workload, self._reference)]
+        until = self._clock() + _LONGEST_SEARCH_S
+        in_time = takewhile(lambda _: self._clock() < until, store.others(self._workload, self._reference))
+        others = [(self._workload.differences(other.workload), other) for other in in_time]
         if not others:
             return
         self._mismatch = True
         differences, nearest = min(others, key=lambda pair: len(pair[0]))
         self._warn(
             "mismatch",
-            f"no baseline for this trial's workload. The nearest ({nearest.provenance.get('trial', 'of unknown origin')}) is not "
+            f"no baseline for this trial's workload. The nearest ({nearest.provenance.get('trial', 'of unknown origin')!r}) is not "
             f"comparable: {'; '.join(differences)}. Speedup and efficiency stay NaN until a {self._reference} trial of the same "
             "workload has reached its steady state; workload='name' overrides what counts as the same.",
         )
@@ -212,7 +225,7 @@ class Reference:
             found = self._found_before_publishing(store, self._scale)
             if found is None or found.seconds <= steady.seconds:
                 store.publish(single)
-        except OSError as error:
+        except Exception as error:
             self._warn("storage", f"measurements can't be written to {store.directory} ({error}): other trials can't see them.")
 
     def _look_for_single(self, store: BaselineStore, steady: Steady) -> None:
@@ -225,7 +238,7 @@ class Reference:
             found = store.load(self._workload, Scale(1, self._scale.num_envs_per_env_runner))
             if found is not None:
                 self._hold_single(found)
-        except (BaselineFileError, OSError) as error:
+        except Exception as error:
             self._warn("single", f"what one env runner with as many envs does can't be read: {error}")
 
     def _publish(self, store: BaselineStore, steady: Steady) -> None:
@@ -237,14 +250,18 @@ class Reference:
                 f"the baseline is published with {error}, not the precision that was asked for: the machine is noisy, "
                 "or the trial has not settled. Speedups share that error.",
             )
+        # What can't be written now is written when it can be: the trial may not last until its window has doubled.
+        self._unpublished = True
         try:
-            found = self._found_before_publishing(store, self._reference)
-            # Another trial was first: there is one reference a workload, and this trial is not it.
-            if found is not None and found.owner != self._owner:
-                self._adopt(found)
-                return
-            store.publish(measured)
-        except OSError as error:
+            with self._at_a_small_share():
+                found = self._found_before_publishing(store, self._reference)
+                # Another trial was first: there is one reference a workload, and this trial is not it.
+                if found is not None and found.owner != self._owner:
+                    self._adopt(found)
+                    return
+                store.publish(measured)
+            self._unpublished = False
+        except Exception as error:
             self._warn("storage", f"the baseline can't be written to {store.directory} ({error}): other trials can't see it.")
         self._hold(measured)
 

@@ -20,7 +20,7 @@ class Scale:
         parallelism: N = max(1, runners) × envs per runner.
 
     Raises:
-        ValueError: fewer than 0 runners or fewer than 1 env per runner.
+        ValueError: numbers that `formulas.parallelism` doesn't allow.
     """
 
     num_env_runners: int

@@ -74,6 +74,11 @@ class Steady:
     parts: Mapping[str, float] = field(default_factory=dict)
 
 
+def is_measurable(env_steps: float, seconds: float) -> bool:
+    """Return whether an iteration can have so many env steps and take so long; False where either is not known (NaN)."""
+    return (env_steps == 0 or 1 <= env_steps <= 1e15) and 1e-9 <= seconds <= 1e9
+
+
 class SteadyWindow:
     """Collects iterations and tells the steady state so far, in constant memory.
 
@@ -114,7 +119,7 @@ class SteadyWindow:
         """Take in one iteration.
 
         An iteration without env steps (asynchronous algorithms have them) is lost time: it counts with the next one
-        that has steps. An iteration whose steps or time are not known is left out.
+        that has steps. An iteration whose steps or time are not known, or can't be true, is left out.
 
         Args:
             env_steps: env steps of the iteration.
@@ -129,7 +134,7 @@ class SteadyWindow:
         if self._skipped < self._rule.warmup_iterations:
             self._skipped += 1
             return
-        if not (env_steps >= 0 and seconds > 0 and math.isfinite(env_steps) and math.isfinite(seconds)):
+        if not is_measurable(env_steps, seconds):
             return
         for name, part in (parts or {}).items():
             self._parts[name] = self._parts.get(name, 0.0) + part

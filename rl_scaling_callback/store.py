@@ -14,14 +14,13 @@ from heapq import nlargest
 from pathlib import Path
 from typing import Any, Final
 
-from rl_scaling_callback.baseline import VERSION, Baseline, BaselineFileError, Workload
+from rl_scaling_callback.baseline import LARGEST, VERSION, Baseline, BaselineFileError, Workload
 from rl_scaling_callback.files import filesystem_of, shown
 from rl_scaling_callback.scale import Scale
 
 EXPERIMENT_SUBDIRECTORY: Final = "scaling_baselines"
 """Where baselines lie inside a Tune experiment's folder."""
 
-_LARGEST_FILE: Final = 1 << 20
 _MOST_FILES_SEARCHED: Final = 20
 # An object store makes an object visible when it is complete; elsewhere only a rename is atomic.
 _ATOMIC_WRITES: Final = frozenset({"s3", "gcs", "abfs"})
@@ -81,14 +80,19 @@ class BaselineStore:
         """
         path = self.path(workload, reference)
         try:
-            baseline = self._read(path)
-            if baseline is None:
-                return None
-            if baseline.workload.id != workload.id or baseline.scale != reference:
-                raise BaselineFileError("it is the baseline of another workload or reference")
+            return self._read_own(path, workload, reference)
         except BaselineFileError as error:
-            raise BaselineFileError(f"{path}: {error}; {self._set_aside(path, error)}") from None
-        return baseline
+            damage = error
+        aside = self._set_aside(path, damage)
+        try:
+            published = self._read_own(aside, workload, reference)
+        except BaselineFileError:
+            raise BaselineFileError(f"{path}: {damage}; set aside as {aside}") from None
+        if published is None:
+            raise BaselineFileError(f"{path}: {damage}; another trial has set it aside")
+        # It was published while the damaged one was being looked at.
+        self._fs.move(aside, path)
+        return published
 
     def others(self, workload: Workload, reference: Scale) -> Iterator[Baseline]:
         """Yield the latest baselines of other workloads at the same reference scale; files that can't be read are passed over.
@@ -132,6 +136,12 @@ class BaselineStore:
             self._discard(partial)
             raise
 
+    def _read_own(self, path: str, workload: Workload, reference: Scale) -> Baseline | None:
+        baseline = self._read(path)
+        if baseline is not None and (baseline.workload.id != workload.id or baseline.scale != reference):
+            raise BaselineFileError("it is the baseline of another workload or reference")
+        return baseline
+
     def _read(self, path: str) -> Baseline | None:
         """Return what the file holds, None where there is no file."""
         from pyarrow import fs
@@ -141,25 +151,25 @@ class BaselineStore:
             return None
         if info.type != fs.FileType.File:
             raise BaselineFileError("it is not a file")
-        if info.size is not None and info.size > _LARGEST_FILE:
-            raise BaselineFileError(f"it has {info.size} bytes; a baseline has at most {_LARGEST_FILE}")
+        if info.size is not None and info.size > LARGEST:
+            raise BaselineFileError(f"it has {info.size} bytes; a baseline has at most {LARGEST}")
         try:
             with self._fs.open_input_stream(path) as stream:
-                return Baseline.from_json(stream.read(_LARGEST_FILE + 1))
+                return Baseline.from_json(stream.read(LARGEST + 1))
         except FileNotFoundError:
             return None
 
     def _set_aside(self, path: str, reason: BaselineFileError) -> str:
-        """Move a file out of the way, keeping it; return a text that says where it is."""
+        """Move a file out of the way, keeping it; return its new path, at which nothing is where another trial was first."""
         now = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
         aside = f"{path}.set-aside-{now}-{uuid.uuid4().hex[:8]}"
         try:
             self._fs.move(path, aside)
         except FileNotFoundError:
-            return "another trial has set it aside"
+            pass
         except OSError as error:
             raise OSError(f"{path}: {reason}; it could not be set aside and stays where it is ({error})") from error
-        return f"set aside as {aside}"
+        return aside
 
     def _write(self, path: str, data: bytes) -> None:
         with self._fs.open_output_stream(path) as stream:

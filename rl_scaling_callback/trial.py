@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from rl_scaling_callback import keys, reading
 from rl_scaling_callback.account import Spent, diagnosis, losses
@@ -14,6 +15,9 @@ from rl_scaling_callback.reading import RunnerReport
 from rl_scaling_callback.reference import Warn
 from rl_scaling_callback.scale import Scale
 from rl_scaling_callback.steady import Steady, SteadyRule, SteadyWindow
+
+_SMALLEST_TURN_S: Final = 0.01
+_SMALLEST_TURN: Final = 0.01
 
 
 class BaselineSource(Protocol):
@@ -50,6 +54,7 @@ class Trial:
         is_exclusive: tells whether the trial had its node for itself since the last call; NaN where it can't be told.
         load: tells how many cores it and others keep busy.
         warn: logs a warning once.
+        offset: seconds that the clock of `time_this_iter_s` is ahead of one that nobody turns.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class Trial:
         is_exclusive: Callable[[], float],
         load: Load,
         warn: Warn,
+        offset: Callable[[], float] = lambda: time.time() - time.monotonic(),
     ) -> None:
         self._scale = scale
         self._resources = resources
@@ -71,6 +77,8 @@ class Trial:
         self._is_exclusive = is_exclusive
         self._load = load
         self._warn = warn
+        self._offset = offset
+        self._offset_before = offset()
         self._first_steps_may_be_late = reading.iterations_are_timed(config)
         self._learns_after = reading.steps_before_learning(config)
         self._samples = reading.samples_env(config)
@@ -133,6 +141,8 @@ class Trial:
 
     def _read(self, result: Mapping[str, Any]) -> tuple[float, float]:
         """Return the env steps and seconds of the iteration; warn once of what can't be read."""
+        offset = self._offset()
+        turned, self._offset_before = offset - self._offset_before, offset
         iteration = reading.read_iteration(result, self._lifetime)
         self._lifetime = iteration.lifetime
         if not self._samples:
@@ -143,6 +153,9 @@ class Trial:
             self._warn("result", iteration.problem)
         elif iteration.env_steps == 0 and (self._env_steps > 0 or not self._first_steps_may_be_late):
             self._warn("steps", "no env steps were sampled in an iteration: its SPS is NaN")
+        if abs(turned) > max(_SMALLEST_TURN_S, _SMALLEST_TURN * iteration.seconds):
+            self._warn("clock", f"the clock was turned by {turned:+.3g} s: the time of this iteration is not known, its SPS is NaN")
+            return iteration.env_steps, NAN
         return iteration.env_steps, iteration.seconds
 
     def _account(self, env_steps: float, spent: Spent, baseline: Spent, steady: Steady) -> dict[str, float | str]:

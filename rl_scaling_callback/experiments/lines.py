@@ -14,6 +14,7 @@ import orjson
 
 _KEY: Final = b'"config": '
 _HEAD: Final = 128
+_LONGEST: Final = 32 << 20
 
 
 def _loads(text: bytes) -> Any:
@@ -28,7 +29,7 @@ class ResultLines:
     """The results in a file, in order; `result["config"]` is the same object as long as its text stays the same.
 
     Attributes:
-        damaged: lines that could not be read, a half-written last one not counted.
+        damaged: lines that could not be read, or are longer than a result is; a half-written last one not counted.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -38,7 +39,10 @@ class ResultLines:
         self.damaged = 0
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for line in self._stream:
+        while line := self._stream.readline(_LONGEST):
+            if len(line) == _LONGEST:
+                self.damaged += self._ends(line)
+                continue
             try:
                 result = self._parse(line)
             except (ValueError, RecursionError):
@@ -47,6 +51,12 @@ class ResultLines:
                 yield result
             elif line.strip():
                 self.damaged += line.endswith(b"\n")
+
+    def _ends(self, line: bytes) -> bool:
+        """Return whether a line that is too long has an end, and skip to it."""
+        while line and not line.endswith(b"\n"):
+            line = self._stream.readline(_LONGEST)
+        return bool(line)
 
     def _parse(self, line: bytes) -> Any:
         if self._text:

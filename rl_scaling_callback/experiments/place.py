@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 from rl_scaling_callback import files
+
+_LARGEST: Final = 64 << 20
 
 
 class ExperimentError(Exception):
@@ -97,6 +99,19 @@ class Place:
         """
         with self.filesystem.open_input_stream(self.path) as stream, io.BufferedReader(stream, 1 << 20) as buffered:
             yield buffered
+
+    def read(self) -> bytes:
+        """Return what the file holds.
+
+        Raises:
+            ExperimentError: it is larger than a table, a config or a baseline can be.
+            OSError: it can't be read.
+        """
+        with self.open() as stream:
+            content = stream.read(_LARGEST + 1)
+        if len(content) > _LARGEST:
+            raise ExperimentError(f"{self.text} is larger than {_LARGEST >> 20} MB")
+        return content
 
     def _type(self) -> str:
         return str(self.filesystem.get_file_info(self.path).type.name)

@@ -13,7 +13,7 @@ from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Study
 from rl_scaling_callback.experiments.place import ExperimentError, Place
 from rl_scaling_callback.experiments.recording import Entry, sum_up
 from rl_scaling_callback.scale import Scale
-from rl_scaling_callback.steady import SteadyRule
+from rl_scaling_callback.steady import SteadyRule, is_measurable
 
 COLUMNS: Final = ("num_env_runners", "num_envs_per_env_runner", "env_steps", "time_this_iter_s")
 """The columns that a table needs; further ones are passed over."""
@@ -29,26 +29,25 @@ def read_table(place: Place, *, rule: SteadyRule) -> Experiment:
         rule: when a run counts as precise enough.
 
     Raises:
-        ExperimentError: a column is missing, or no row can be read.
+        ExperimentError: a column is missing, no row can be read, or it is too large.
         OSError: the file can't be read.
     """
     runs: dict[Scale, list[Entry]] = {}
     left_out: list[LeftOut] = []
-    with place.open() as stream:
-        try:
-            # Spreadsheets put a byte order mark first.
-            rows = csv.DictReader(io.TextIOWrapper(stream, "utf-8-sig", newline=""), skipinitialspace=True)
-            _check(place, rows.fieldnames or ())
-            for row in rows:
-                try:
-                    scale, env_steps, seconds = _read(row)
-                except (TypeError, ValueError) as error:
-                    left_out.append(LeftOut(f"{place.name}, line {rows.line_num}", f"{error}; the row is left out"))
-                    continue
-                entries = runs.setdefault(scale, [])
-                entries.append(Entry(len(entries) + 1, env_steps, seconds))
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise ExperimentError(f"{place.text} is not a CSV file in UTF-8 ({error}). {_WANTED}") from None
+    try:
+        # Spreadsheets put a byte order mark first.
+        rows = csv.DictReader(io.StringIO(place.read().decode("utf-8-sig"), newline=""), skipinitialspace=True)
+        _check(place, rows.fieldnames or ())
+        for row in rows:
+            try:
+                scale, env_steps, seconds = _read(row)
+            except (TypeError, ValueError) as error:
+                left_out.append(LeftOut(f"{place.name}, line {rows.line_num}", f"{error}; the row is left out"))
+                continue
+            entries = runs.setdefault(scale, [])
+            entries.append(Entry(len(entries) + 1, env_steps, seconds))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ExperimentError(f"{place.text} is not a CSV file in UTF-8 ({error}). {_WANTED}") from None
     if not runs:
         reason = f"no row of it can be read ({left_out[0].reason})" if left_out else "it has no rows"
         raise ExperimentError(f"{place.text}: {reason}. {_WANTED}")
@@ -74,6 +73,8 @@ def _read(row: Mapping[str, str]) -> tuple[Scale, float, float]:
     runners, envs, steps, seconds = (row[column] for column in COLUMNS)
     scale = Scale(int(runners), int(envs))
     env_steps, time_s = float(steps), float(seconds)
-    if not (0 < env_steps < float("inf") and 0 < time_s < float("inf")):
-        raise ValueError(f"env_steps is {steps!r} and time_this_iter_s is {seconds!r}; allowed are finite numbers above 0")
+    if not (env_steps > 0 and is_measurable(env_steps, time_s)):
+        raise ValueError(
+            f"env_steps is {steps!r} and time_this_iter_s is {seconds!r}; allowed are 1 to 1e15 env steps in 1e-9 to 1e9 s"
+        )
     return scale, env_steps, time_s

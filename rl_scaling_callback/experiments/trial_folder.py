@@ -12,7 +12,7 @@ from typing import Any, Final
 from rl_scaling_callback import reading
 from rl_scaling_callback.analysis.runs import LeftOut, Run
 from rl_scaling_callback.experiments.lines import ResultLines
-from rl_scaling_callback.experiments.place import Place
+from rl_scaling_callback.experiments.place import ExperimentError, Place
 from rl_scaling_callback.experiments.recording import Entry, sum_up
 from rl_scaling_callback.formulas import NAN, ratio
 from rl_scaling_callback.reading import Circumstances
@@ -70,8 +70,8 @@ def read_trial(folder: Place, files: Collection[str], rule: SteadyRule) -> Trial
     if not log.entries:
         return LeftOut(folder.name, _why_nothing(RESULTS in files, failed, log.damaged))
     if not log.config and PARAMS in files:
-        with suppress(ValueError, RecursionError), folder.below(PARAMS).open() as params:
-            log.configure(json.load(params))
+        with suppress(ExperimentError, ValueError, RecursionError):
+            log.configure(json.loads(folder.below(PARAMS).read()))
     return log.read(folder.name, rule, failed)
 
 

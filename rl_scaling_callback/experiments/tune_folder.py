@@ -88,9 +88,8 @@ def _read_baselines(folder: Place) -> tuple[list[Baseline], list[LeftOut]]:
         if not (name.startswith("baseline-") and name.endswith(".json")):
             continue
         try:
-            with folder.below(name).open() as stream:
-                baselines.append(Baseline.from_json(stream.read()))
-        except BaselineFileError as error:
+            baselines.append(Baseline.from_json(folder.below(name).read()))
+        except (BaselineFileError, ExperimentError) as error:
             left_out.append(LeftOut(name, f"this baseline file can't be used: {error}"))
     return baselines, left_out
 

@@ -333,7 +333,9 @@ def to_json(report: Report) -> str:
         "studies": [_study_json(study) for study in report.studies],
         "left_out": [{"name": each.name, "reason": each.reason} for each in report.experiment.left_out],
     }
-    return json.dumps(_without_nan(document), ensure_ascii=False, allow_nan=False, indent=2)
+    text = json.dumps(_without_nan(document), ensure_ascii=False, allow_nan=False, indent=2)
+    # Half a surrogate pair is a text for Python and JSON, but can't be written.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _closing(report: Report) -> Section:

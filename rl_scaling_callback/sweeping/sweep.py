@@ -25,6 +25,7 @@ from rl_scaling_callback.reporter import ScalingReporter
 from rl_scaling_callback.scale import Scale
 from rl_scaling_callback.steady import DEFAULT_RULE, SteadyRule
 from rl_scaling_callback.sweeping import schedule
+from rl_scaling_callback.sweeping.cluster import connect
 from rl_scaling_callback.sweeping.reuse import runs_of
 from rl_scaling_callback.sweeping.searcher import ScalingSearcher
 from rl_scaling_callback.sweeping.stopper import SteadyStopper
@@ -62,8 +63,8 @@ def sweep(
     """Measure configurations of a grid until the best one for a goal is known, and return the report of what was measured.
 
     Trials run one at a time, the baseline first, each until its throughput is known. One that crashes or hangs is listed and not
-    tried again; one that other programs got in the way of is. The cluster is the one that Ray is connected to; start Ray before
-    with `ray.init`, or it is started here.
+    tried again; one that other programs got in the way of is. The cluster is the one that Ray is connected to, or that runs here,
+    or one that is started here.
 
     Args:
         config: what to train; its numbers of env runners and envs are those of the grid in turn.
@@ -98,9 +99,7 @@ def sweep(
     reused = runs_of(config, reuse, rule)
     # What was measured elsewhere costs this sweep nothing.
     before += [Trial.of(run.scale, 0.0, run.steady, run.others) for run in reused]
-    if not ray.is_initialized():
-        # One CPU more than cores: the Algorithm's process is idle while its env runners sample.
-        ray.init(num_cpus=hardware.usable_cores() + 1, include_dashboard=False, log_to_driver=False)
+    connect()
     searcher = ScalingSearcher(
         runners,
         envs,

@@ -49,7 +49,7 @@ def cluster(request: pytest.FixtureRequest, worker_path: None) -> Iterator[None]
     import ray
 
     cpus = getattr(request.module, "CLUSTER_CPUS", 16)
-    ray.init(num_cpus=cpus, num_gpus=0, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(address="local", num_cpus=cpus, num_gpus=0, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
 
