@@ -23,7 +23,7 @@ TRIALS = [(1, "first"), (2, "second"), (2, "small"), (1, "small"), (2, "small")]
 """Env runners of each trial, and the node on which it runs; one after another."""
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.release,
     pytest.mark.skipif(len(CORES) < 2, reason="a node of other hardware is made by taking cores from it"),
 ]
 

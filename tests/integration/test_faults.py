@@ -78,7 +78,7 @@ CLUSTER_CPUS = 4
 STEPS = 80
 quick = partial(ScalingCallback, warmup_iterations=1, min_iterations=3, max_iterations=3)
 
-pytestmark = pytest.mark.usefixtures("cluster")
+pytestmark = [pytest.mark.release, pytest.mark.usefixtures("cluster")]
 
 
 def ppo(*callbacks, runners=0, env=CostlyEnv, **env_config):
@@ -448,7 +448,6 @@ def drive(place):
     return subprocess.run(command, timeout=300, capture_output=True, start_new_session=True)
 
 
-@pytest.mark.slow
 def test_the_driver_is_killed_and_the_experiment_restored(tmp_path, flat):
     """The baseline of a trial that had ended stays as it is, and serves the trial that goes on."""
     assert drive(tmp_path).returncode == -signal.SIGKILL

@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 NAMESPACES = ["unshare", "--map-root-user", "--net", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
 PROBE = "mount -t tmpfs tmpfs /mnt && ip link add bridge type bridge && ip link add one type veth peer name two"
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.release
 
 
 def why_not():
@@ -94,6 +94,7 @@ def test_each_trial_was_alone_and_all_of_it_was_timed(trials):
         assert scaling(trial, "runners")[-1]["reported"] == trial[-1]["config"]["num_env_runners"]
 
 
+@pytest.mark.xfail(reason="results don't say what hardware the env runners were on", strict=True)
 def test_a_report_does_not_compare_other_hardware_either(experiment):
     studies = read_experiment(experiment, rule=SteadyRule(warmup_iterations=1, min_iterations=3, max_iterations=3)).studies
     (compared,) = [names for study in studies if "reference" in (names := {run.name for run in study.runs})]

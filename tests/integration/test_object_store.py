@@ -32,7 +32,7 @@ BUCKET = "experiments"
 RULE = SteadyRule(warmup_iterations=1, min_iterations=3, max_iterations=3)
 quick = partial(ScalingCallback, warmup_iterations=1, min_iterations=3, max_iterations=3)
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.release
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,8 @@ from ray.rllib.algorithms.ppo import PPOConfig
 
 from rl_scaling_callback import ScalingCallback, ScalingReporter
 
+pytestmark = pytest.mark.release
+
 CLUSTER_CPUS = 3
 ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(r"^```\w+\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
@@ -119,7 +121,6 @@ def test_the_report_of_a_folder(results):
     assert "Recommendation for goal balanced" in done.stdout
 
 
-@pytest.mark.slow
 def test_the_sweep_writes_a_tuned_config(home):
     # One trial, with as many CPUs believed in as the largest of the grid takes.
     done = shell(f"{block('rl-scaling sweep').strip()} --max-trials 1 --num-cpus 9", RAY_ADDRESS="local")

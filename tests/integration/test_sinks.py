@@ -34,6 +34,7 @@ TEXTS = {f"scaling/{key.name}" for key in KEYS if key.unit == "text"}
 GAUGES = {f"ray_scaling_{name.replace('/', '_')}": f"scaling/{name}" for name in SHOWN}
 
 exports_metrics = all(map(find_spec, ("aiohttp", "opencensus", "prometheus_client")))
+pytestmark = pytest.mark.release
 needs_endpoint = pytest.mark.skipif(
     not exports_metrics, reason='Ray exports no metrics without its agent: pip install "ray[default]"'
 )
@@ -150,7 +151,6 @@ def test_what_is_logged_has_unknown_values_and_texts(trials):
     }  # fmt: skip
 
 
-@pytest.mark.slow
 def test_mlflow_holds_every_number_of_every_iteration(trials, place):
     pytest.importorskip("mlflow", reason="pip install mlflow-skinny sqlalchemy alembic")
     from mlflow.tracking import MlflowClient
@@ -166,7 +166,6 @@ def test_mlflow_holds_every_number_of_every_iteration(trials, place):
         assert not TEXTS & run.data.metrics.keys()
 
 
-@pytest.mark.slow
 def test_wandb_holds_every_number_of_every_iteration(trials, place):
     pytest.importorskip("wandb")
     from wandb.proto.wandb_internal_pb2 import Record
