@@ -6,7 +6,7 @@ import functools
 import logging
 import uuid
 import weakref
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,10 @@ except ImportError as error:
 from ray.util.metrics import Gauge
 
 from rl_scaling_callback import keys, reading, surroundings
+from rl_scaling_callback.baseline import Workload
 from rl_scaling_callback.comparison import Resources
 from rl_scaling_callback.formulas import NAN
 from rl_scaling_callback.gauges import Gauges
-from rl_scaling_callback.hardware import Host
 from rl_scaling_callback.load import Load
 from rl_scaling_callback.neighbours import Neighbourhood
 from rl_scaling_callback.options import Options
@@ -187,18 +187,20 @@ class ScalingCallback(RLlibCallback):
         hosts = self._attempt("hosts", lambda: surroundings.hosts_of(algorithm), set())
         unknown = Resources(cores=NAN, cpus=NAN)
         resources = self._attempt("resources", lambda: surroundings.resources_of(algorithm, hosts), unknown)
+        workload = surroundings.workload_of(algorithm, hosts, self._options.workload)
         return Trial(
             config,
             scale=scale,
+            workload=workload.id,
             resources=resources,
-            source=self._source(algorithm, hosts, scale),
+            source=self._source(algorithm, workload, scale),
             rule=self._options.steady,
             is_exclusive=self._attempt("neighbours", lambda: _watch(algorithm), lambda: NAN),
             load=Load(resources.machine_cores, scale.num_env_runners),
             warn=self._warn,
         )
 
-    def _source(self, algorithm: Algorithm, hosts: Collection[Host], scale: Scale) -> BaselineSource:
+    def _source(self, algorithm: Algorithm, workload: Workload, scale: Scale) -> BaselineSource:
         options = self._options
         if options.baseline_sps is not None:
             return GivenBaseline(options.baseline_sps, options.reference)
@@ -220,7 +222,7 @@ class ScalingCallback(RLlibCallback):
         trial = storage.trial_fs_path if storage is not None else uuid.uuid4().hex
         return Reference(
             store,
-            surroundings.workload_of(algorithm, hosts, options.workload),
+            workload,
             scale,
             options.reference,
             owner=trial,

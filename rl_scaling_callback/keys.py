@@ -26,7 +26,7 @@ class Key:
 
     Attributes:
         name: its path below `ROOT`, levels separated by a slash.
-        unit: its unit; "" for a dimensionless number, "text" for the one text.
+        unit: its unit; "" for a dimensionless number, "text" for a text.
         meaning: what it says, in a line.
         unknown: the value that stands for "not known (yet)".
     """
@@ -77,6 +77,7 @@ KEYS: Final[tuple[Key, ...]] = (
     Key("diagnosis", "text", "largest cause of lost efficiency over the steady window, and what helps; empty when unknown", ""),
     Key("is_baseline", "0/1", "1 when this trial is the reference"),
     Key("comparable", "0/1", "1 when workload, hardware and steps are those of the baseline; 0 when only others have one"),
+    Key("workload", "text", "id of what must be equal for a fair comparison, hardware included; empty when unknown", ""),
     Key("exclusive", "0/1", "1 when no other trial ran on this trial's node during the iteration"),
     Key("cores/own", "cores", "cores that this trial's processes kept busy, mean over the iteration"),
     Key("cores/others", "cores", "the same of other programs on its machine, and of what a virtual machine's host took away"),

@@ -304,6 +304,12 @@ def read_injected(result: Mapping[str, Any], names: Iterable[str]) -> dict[str, 
     return values
 
 
+def read_workload_id(result: Mapping[str, Any]) -> str:
+    """Return the id of the workload that the callback injected; "" where there is none."""
+    workload = _mapping(result.get(keys.ROOT)).get("workload")
+    return workload if isinstance(workload, str) else ""
+
+
 def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 

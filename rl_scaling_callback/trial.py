@@ -48,6 +48,7 @@ class Trial:
     Args:
         config: the trial's config.
         scale: its scale.
+        workload: id of its workload.
         resources: what it runs on.
         source: where its baseline comes from.
         rule: when it counts as steady.
@@ -62,6 +63,7 @@ class Trial:
         config: Mapping[str, Any],
         *,
         scale: Scale,
+        workload: str,
         resources: Resources,
         source: BaselineSource,
         rule: SteadyRule,
@@ -71,6 +73,7 @@ class Trial:
         offset: Callable[[], float] = lambda: time.time() - time.monotonic(),
     ) -> None:
         self._scale = scale
+        self._workload = workload
         self._resources = resources
         self._source = source
         self._window = SteadyWindow(rule)
@@ -124,6 +127,7 @@ class Trial:
         values["time/evaluate"] = evaluation_s
         values["is_baseline"] = self._source.is_baseline
         values["comparable"] = comparable
+        values["workload"] = self._workload
         values["exclusive"] = self._is_exclusive()
         utilisation = reading.read_circumstances(result).cpu_utilisation
         values["cores/own"], values["cores/others"] = self._load.look(utilisation, [report.cpu for report in reports])

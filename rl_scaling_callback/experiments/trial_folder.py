@@ -34,6 +34,7 @@ class TrialRead:
     Attributes:
         run: its record.
         facts: its workload, hardware not included: results don't tell it.
+        workload: id of its workload, as its callback saw it, hardware included; "" where not known.
         host: name of the Algorithm's host; "" where not known.
         unit_sps: what its callback compared with in the end, per unit of parallelism [steps/s]; NaN for nothing.
         exclusive_phases: False where phases overlap.
@@ -42,6 +43,7 @@ class TrialRead:
 
     run: Run
     facts: Mapping[str, Any]
+    workload: str
     host: str
     unit_sps: float
     exclusive_phases: bool
@@ -98,6 +100,7 @@ class _Log:
         self._cpus = NAN
         self._unit_sps = NAN
         self._comparable = NAN
+        self._workload_id = ""
         self._evaluation_is_known = True
         self._problem = ""
         self._changed = 0
@@ -145,6 +148,7 @@ class _Log:
             )
         )
         self._last = now
+        self._workload_id = reading.read_workload_id(result)
         self._take_in_comparison(scaling)
 
     def _take_in_comparison(self, scaling: Mapping[str, float]) -> None:
@@ -182,6 +186,7 @@ class _Log:
         return TrialRead(
             run=run,
             facts={**reading.read_workload(self.config), "algorithm": _algorithm(name, self.config)},
+            workload=self._workload_id,
             host=self._last.host if self._last else "",
             unit_sps=self._unit_sps,
             exclusive_phases=not reading.is_asynchronous(self.config),

@@ -99,7 +99,12 @@ def _by_workload(read: Iterable[TrialRead], baselines: Sequence[Baseline]) -> li
     hardware: dict[str, dict[str, Any]] = {}
     for baseline in baselines:
         known = {fact: baseline.workload.facts[fact] for fact in _HARDWARE if fact in baseline.workload.facts}
-        hardware.setdefault(baseline.provenance.get("host", ""), {}).update(known)
+        # Under the workload's id for trials that tell theirs, under the host's name for those that don't.
+        for name in (baseline.workload.id, baseline.provenance.get("host", "")):
+            hardware.setdefault(name, {}).update(known)
+    ids: dict[tuple[str, str], set[str]] = {}
+    for trial in read:
+        ids.setdefault((Workload(trial.facts).id, trial.host), set()).update({trial.workload} - {""})
     of_config: dict[str, list[TrialRead]] = {}
     for trial in read:
         of_config.setdefault(Workload(trial.facts).id, []).append(trial)
@@ -107,9 +112,12 @@ def _by_workload(read: Iterable[TrialRead], baselines: Sequence[Baseline]) -> li
     for trials in of_config.values():
         of_hardware: dict[str, _Group] = {}
         for trial in trials:
-            known = hardware.get(trial.host, {})
+            same = ids[Workload(trial.facts).id, trial.host]
+            # A trial without the callback is of the one workload that others on its host are of.
+            workload = trial.workload or (next(iter(same)) if len(same) == 1 else "")
+            known = hardware.get(workload) or hardware.get(trial.host, {})
             run = replace(trial.run, cores=number(known.get("cores")))
-            group = of_hardware.setdefault(Workload(known).id, ({**trial.facts, **known}, []))
+            group = of_hardware.setdefault(workload or Workload(known).id, ({**trial.facts, **known}, []))
             group[1].append(replace(trial, run=run))
         # Trials on a host that nothing is known of are taken to be on the same hardware, where only one is known.
         unknown = of_hardware.pop(Workload({}).id, None)

@@ -434,7 +434,7 @@ def bc_on_the_old_stack(rows: list[dict[str, Any]], directory: Path) -> Algorith
 
 
 NOT_ABOUT_STEPS = {"parallelism", "steady/iterations", "steady/converged", "is_baseline", "exclusive"} | {
-    key.name for key in KEYS if key.name.startswith(("time/", "runners/", "account/"))
+    key.name for key in KEYS if key.name.startswith(("time/", "runners/", "account/", "cores/"))
 }
 
 

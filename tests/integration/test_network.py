@@ -94,7 +94,6 @@ def test_each_trial_was_alone_and_all_of_it_was_timed(trials):
         assert scaling(trial, "runners")[-1]["reported"] == trial[-1]["config"]["num_env_runners"]
 
 
-@pytest.mark.xfail(reason="results don't say what hardware the env runners were on", strict=True)
 def test_a_report_does_not_compare_other_hardware_either(experiment):
     studies = read_experiment(experiment, rule=SteadyRule(warmup_iterations=1, min_iterations=3, max_iterations=3)).studies
     (compared,) = [names for study in studies if "reference" in (names := {run.name for run in study.runs})]

@@ -393,6 +393,19 @@ def test_what_the_callback_compared_with_stands_in(folder):
     assert folder.read(reference=Scale(4, 1)).studies[0].baseline.steady.sps == 2800.0
 
 
+def test_trials_of_one_host_with_env_runners_on_other_hardware_are_apart(folder):
+    for workload in ("here", "here", "there"):
+        folder.trial([result(k, scaling={**MEASURED, "workload": workload}) for k in range(1, 6)])
+    folder.trial([result(k, hostname="unknown") for k in range(1, 6)])
+    assert [len(study.runs) for study in folder.read().studies] == [2, 1, 1]
+
+
+def test_a_trial_without_the_callback_is_of_the_workload_of_its_host(folder):
+    folder.trial([result(k, scaling={**MEASURED, "workload": "here"}) for k in range(1, 6)])
+    folder.trial([result(k) for k in range(1, 6)])
+    assert [len(study.runs) for study in folder.read().studies] == [2]
+
+
 def test_hosts_with_different_hardware_are_apart(folder):
     folder.publish(baseline())
     folder.publish(replace(baseline(cpu="Xeon", cores=4), provenance={"host": "other"}))

@@ -16,7 +16,7 @@ def leaves(node, path=()):
 def test_every_key_is_there_when_nothing_is_known():
     blank = dict(leaves(keys.nest({})))
     assert blank.keys() == {key.name for key in keys.KEYS}
-    assert blank.pop("band") == blank.pop("diagnosis") == ""
+    assert blank.pop("band") == blank.pop("diagnosis") == blank.pop("workload") == ""
     assert all(type(value) is float and math.isnan(value) for value in blank.values())
 
 

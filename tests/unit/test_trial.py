@@ -22,6 +22,7 @@ def trial(config=None, warnings=None, rule=RULE):
     return Trial(
         config or {},
         scale=Scale(4, 2),
+        workload="1234",
         resources=Resources(cores=2.0, cpus=5.0),
         source=GivenBaseline(1000.0, Scale(1, 1)),
         rule=rule,
@@ -56,6 +57,7 @@ def test_one_iteration_whole():
         "loss/total": 75.0,
         "is_baseline": 0.0,
         "comparable": 1.0,
+        "workload": "1234",
         "exclusive": 1.0,
         "runners/reported": 0.0,
     }
@@ -110,4 +112,5 @@ def test_no_sequence_of_results_raises_or_gives_an_infinite_number(results):
         values = dict(leaves(measured.measure(each, 0.0)))
         assert values.pop("band") in {"", "perfect", "excellent", "good", "fair", "inefficient"}
         assert values.pop("diagnosis") == ""
+        assert values.pop("workload") == "1234"
         assert all(type(value) is float and not math.isinf(value) for value in values.values())
