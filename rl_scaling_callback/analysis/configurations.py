@@ -96,7 +96,7 @@ def configurations(study: Study, reference: Scale = SINGLE) -> tuple[Configurati
     groups: dict[Scale, list[Run]] = defaultdict(list)
     for run in undisturbed(study.runs):
         groups[run.scale].append(run)
-    noise = _between_runs(groups.values(), estimated=study.pace is not None)
+    noise = _between_runs(groups.values(), estimated=study.pace is not None and study.pace.is_estimated)
     cells = {scale: _Cell.of(runs, noise) for scale, runs in groups.items()}
     baseline = cells.get(reference)
     if baseline is None and study.baseline is not None:

@@ -99,6 +99,11 @@ class Pace:
     centre: tuple[float, float] = (0.0, 0.0)
     trend: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
+    @property
+    def is_estimated(self) -> bool:
+        """Whether the slope was estimated from the runs."""
+        return not math.isnan(self.measured)
+
     def doubt(self, scale: Scale, other: Scale | None = None) -> float:
         """Return the standard deviation of what that trend makes of ln SPS, beside another scale's or that of the centre."""
         here, there = _logs(scale), self.centre if other is None else _logs(other)

@@ -199,7 +199,7 @@ def notes(study: StudyReport) -> Iterator[str]:
 
 
 def _effect(pace: Pace) -> str:
-    if math.isnan(pace.measured):
+    if not pace.is_estimated:
         return f"Too few trials were repeated to tell by how much: {pace.slope:g} % for each percent is what is usual."
     differed, now = 100 * pace.measured, 100 * pace.corrected
     return f"Runs of one configuration differed by {differed:.1f} % as measured and by {now:.1f} % corrected (standard deviation)."

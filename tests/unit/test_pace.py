@@ -86,6 +86,13 @@ def test_without_repetitions_the_usual_slope_is_taken_where_that_is_asked_for():
     assert at_one_pace(measured) is measured
 
 
+def test_one_repetition_tells_an_error_also_where_the_usual_slope_is_taken():
+    corrected = at_one_pace(
+        Study("test", tuple(run(s, f) for s, f in zip([*SCALES, SCALES[3]], [1.0] * 9 + [1.1], strict=True))), "always"
+    )
+    assert all(each.speedup_error > 0 for each in configurations(corrected) if not each.is_baseline)
+
+
 def test_a_correction_that_is_not_allowed_is_named():
     with pytest.raises(ValueError, match="correction is 'often'; allowed are repeated, always, never"):
         make_report(Experiment("test", (study(np.random.default_rng(1)),)), correction="often")
