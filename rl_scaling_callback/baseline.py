@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from rl_scaling_callback import formulas
 from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.steady import Steady
 
 SCHEMA: Final = "rl_scaling_callback.baseline"
 VERSION: Final = 1
@@ -87,6 +88,20 @@ class Baseline:
         speedup is its N and its efficiency 100 %, as is usual where one processor can't hold the problem.
         """
         return self.sps / self.scale.parallelism
+
+    @property
+    def steady(self) -> Steady:
+        """The steady state that was measured."""
+        return Steady(
+            sps=self.sps,
+            error=self.error,
+            iterations=self.iterations,
+            env_steps=self.env_steps,
+            seconds=self.seconds,
+            converged=self.converged,
+            settled=True,
+            parts=self.parts,
+        )
 
     def to_json(self) -> str:
         """Return the text of a baseline file."""

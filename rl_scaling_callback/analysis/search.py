@@ -121,25 +121,30 @@ class Search:
         grid = {Scale(r, e) for r in self.runners for e in self.envs if 1 + r <= most}
         return (SINGLE, *sorted(grid - {SINGLE}))
 
-    def propose(self, trials: Sequence[Trial]) -> Scale | None:
-        """Return the configuration to measure next; None where the search is over.
+    def propose(self, trials: Sequence[Trial], running: Sequence[Scale] = ()) -> Scale | None:
+        """Return the configuration to measure next; None where the search is over, or waits for what runs.
 
         Without the reference there is no speedup: it comes first, and where it fails the search is over.
 
         Args:
             trials: all that were run, failed ones included. Those off the grid count for what they cost only.
+            running: configurations that are being measured. They are believed to turn out as expected: that does not change what is
+                believed to be best, but what there is to gain from others. They are not proposed.
         """
         outlook = self._outlook(trials)
         if outlook is None:
-            return None if SINGLE in (trial.scale for trial in trials) else SINGLE
+            return None if SINGLE in (*running, *(trial.scale for trial in trials)) else SINGLE
+        if running:
+            trials = [*trials, *outlook.believed(trials, running)]
+            outlook = self._outlook(trials) or outlook
         costs = _costs(trials, outlook.belief)
         left = self.budget * costs.sum() - sum(trial.seconds for trial in trials)
         times = Counter(trial.scale for trial in trials)
-        failed = {trial.scale for trial in trials if trial.failed}
+        unwanted = {*running, *(trial.scale for trial in trials if trial.failed)}
         allowed = [
             index
             for index, scale in enumerate(outlook.scales)
-            if times[scale] < self.repetitions and scale not in failed and costs[index] <= left
+            if times[scale] < self.repetitions and scale not in unwanted and costs[index] <= left
         ]
         gains = np.array([outlook.gain(index) for index in allowed])
         if not gains.max(initial=0.0) > _LEAST_GAIN:
@@ -208,6 +213,14 @@ class _Outlook:
             z = (threshold - mean) / deviation
             worth -= _SHORTFALL_COSTS * deviation * (z * ndtr(z) + np.exp(-0.5 * z**2) / math.sqrt(2 * math.pi))
         return worth
+
+    def believed(self, trials: Sequence[Trial], scales: Sequence[Scale]) -> Iterator[Trial]:
+        """Yield trials of configurations that turn out as expected."""
+        costs, paces = _costs(trials, self.belief), [math.log(each.learner_seconds) for each in trials if each.learner_seconds > 0]
+        for scale in scales:
+            index = self.scales.index(scale)
+            sps = math.exp(self.belief.mean[index] + self.belief.mean[-1])
+            yield Trial(scale, float(costs[index]), sps, learner_seconds=math.exp(fmean(paces)) if paces else NAN)
 
     def gain(self, index: int) -> float:
         """Return by how much measuring a configuration is expected to improve the choice."""

@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any, Final
 
 from rl_scaling_callback.analysis.runs import Experiment, GivenBaseline, LeftOut, Study
-from rl_scaling_callback.baseline import Baseline, BaselineFileError, Workload
+from rl_scaling_callback.baseline import Baseline, Workload
+from rl_scaling_callback.experiments.baselines import last_name, matches, read_baselines
 from rl_scaling_callback.experiments.place import ExperimentError, Place
 from rl_scaling_callback.experiments.trial_folder import PARAMS, RESULTS, TrialRead, read_trial
 from rl_scaling_callback.formulas import NAN
@@ -46,7 +47,7 @@ def read_folder(
         OSError: the storage can't be reached.
     """
     trials = _trial_folders(folder)
-    baselines, left_out = _read_baselines(folder.below(EXPERIMENT_SUBDIRECTORY))
+    baselines, left_out = read_baselines(folder.below(EXPERIMENT_SUBDIRECTORY))
     read: list[TrialRead] = []
     for done, (trial, files) in enumerate(trials, 1):
         found = read_trial(trial, files, rule)
@@ -79,19 +80,6 @@ def _trial_folders(folder: Place) -> list[tuple[Place, list[str]]]:
         f"{folder.text} is not the folder of an experiment: {what} (a folder with a {RESULTS}). "
         "Tune writes one for each trial once it starts; pass storage_path/name of its RunConfig."
     )
-
-
-def _read_baselines(folder: Place) -> tuple[list[Baseline], list[LeftOut]]:
-    baselines: list[Baseline] = []
-    left_out: list[LeftOut] = []
-    for name in folder.names()[1]:
-        if not (name.startswith("baseline-") and name.endswith(".json")):
-            continue
-        try:
-            baselines.append(Baseline.from_json(folder.below(name).read()))
-        except (BaselineFileError, ExperimentError) as error:
-            left_out.append(LeftOut(name, f"this baseline file can't be used: {error}"))
-    return baselines, left_out
 
 
 def _by_workload(read: Iterable[TrialRead], baselines: Sequence[Baseline]) -> list[_Group]:
@@ -156,20 +144,10 @@ def _given(
 ) -> GivenBaseline | None:
     """Return the baseline that the experiment recorded for a workload: its file, else what its trials compared with."""
     for baseline in baselines:
-        if baseline.scale == reference and _matches(facts, baseline.workload.facts):
-            steady = Steady(
-                sps=baseline.sps,
-                error=baseline.error,
-                iterations=baseline.iterations,
-                env_steps=baseline.env_steps,
-                seconds=baseline.seconds,
-                converged=baseline.converged,
-                settled=True,
-                parts=baseline.parts,
-            )
+        if baseline.scale == reference and matches(facts, baseline.workload.facts):
             said = baseline.provenance
             source = f"baseline file of the experiment: {said.get('trial', 'unknown trial')}, {said.get('time', 'unknown time')}"
-            return GivenBaseline(reference, steady, source)
+            return GivenBaseline(reference, baseline.steady, source)
     recorded = [trial.unit_sps for trial in trials if trial.unit_sps > 0]
     if not recorded:
         return None
@@ -177,19 +155,6 @@ def _given(
     sps = recorded[-1] * reference.parallelism
     steady = Steady(sps=sps, error=NAN, iterations=0, env_steps=NAN, seconds=NAN, converged=False, settled=False)
     return GivenBaseline(reference, steady, "baseline_sps, as the trials' callback recorded it")
-
-
-def _matches(logged: Mapping[str, Any], exact: Mapping[str, Any]) -> bool:
-    """Return whether facts read from a log can be those that a callback saw; objects are only texts in a log."""
-    return (
-        exact.keys() >= logged.keys()
-        and all(
-            value == exact[name] or (isinstance(value, str) and (value.startswith("<") or not isinstance(exact[name], str)))
-            for name, value in logged.items()
-            if name != "algorithm"
-        )
-        and logged["algorithm"] in (None, _last_name(exact["algorithm"]))
-    )
 
 
 def _titles(groups: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -206,12 +171,7 @@ def _titles(groups: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _title(facts: Mapping[str, Any]) -> str:
     algorithm, env = facts["algorithm"] or "unknown algorithm", facts.get("env")
-    return f"{algorithm} on {_last_name(env)}" if env else str(algorithm)
-
-
-def _last_name(dotted: object) -> str:
-    """Return a class's own name; a name without a module stays as it is."""
-    return str(dotted).rpartition(".")[2]
+    return f"{algorithm} on {last_name(env)}" if env else str(algorithm)
 
 
 def _text(value: object) -> str:

@@ -2,9 +2,39 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rl_scaling_callback import hardware
+from rl_scaling_callback.hardware import Host
+
+_ANSWER_WITHIN_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node of the cluster.
+
+    Attributes:
+        host: the host that it is on.
+        resources: what it has, as Ray counts it.
+        own: name of a resource that no other node has; "" where there is none.
+    """
+
+    host: Host
+    resources: Mapping[str, float]
+    own: str
+
+    @property
+    def kind(self) -> tuple[str, int, float, tuple[str, ...]]:
+        """What is equal for nodes on which trials can be compared: CPU, cores, CPUs in Ray's books, accelerators."""
+        accelerators = tuple(sorted(name for name in self.resources if name.startswith("accelerator_type:")))
+        return self.host.cpu, self.host.cores, self.resources.get("CPU", 0.0), accelerators
 
 
 def connect(num_cpus: int | None = None) -> None:
@@ -25,3 +55,23 @@ def connect(num_cpus: int | None = None) -> None:
         if num_cpus is not None:
             raise ValueError(f"num_cpus is {num_cpus!r}; allowed is none where a cluster of Ray runs already") from None
         ray.init(log_to_driver=False)
+
+
+def nodes() -> list[Node]:
+    """Return the nodes that trials can run on: those with CPUs whose workers answer."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    shared = Counter(name for node in alive for name in node["Resources"])
+    ask = ray.remote(num_cpus=0)(hardware.this_host)
+    asked = {}
+    for node in alive:
+        if node["Resources"].get("CPU", 0.0) > 0:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            asked[ask.options(scheduling_strategy=there).remote()] = node["Resources"]
+    answered: list[Any] = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_WITHIN_S)[0] if asked else []
+    return [Node(ray.get(answer), asked[answer], _own(asked[answer], shared)) for answer in answered]
+
+
+def _own(resources: Mapping[str, float], shared: Mapping[str, int]) -> str:
+    """Return the name of a resource of one node only; Ray gives each node one with its address in it."""
+    own = sorted((name for name in resources if shared[name] == 1), key=lambda name: (not name.startswith("node:"), name))
+    return own[0] if own else ""

@@ -1,4 +1,4 @@
-"""Runs of earlier experiments that a sweep need not do again: those of the same workload on the same hardware."""
+"""What was measured before, and a sweep need not do again: runs of the same workload on the same hardware."""
 
 from __future__ import annotations
 
@@ -10,46 +10,87 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.tune.utils.util import SafeFallbackEncoder  # type: ignore[attr-defined]
 
-from rl_scaling_callback import hardware, reading
+from rl_scaling_callback import reading
 from rl_scaling_callback.analysis.runs import Run
 from rl_scaling_callback.baseline import Workload
 from rl_scaling_callback.experiments import read_experiment
+from rl_scaling_callback.experiments.baselines import matches, read_baselines
+from rl_scaling_callback.experiments.place import Place
+from rl_scaling_callback.hardware import Host
+from rl_scaling_callback.reading import number
 from rl_scaling_callback.steady import SteadyRule
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 
-def runs_of(config: AlgorithmConfig, places: Iterable[str | Path], rule: SteadyRule) -> list[Run]:
-    """Return the runs of earlier experiments that measured what the config trains.
+def workload_of(config: AlgorithmConfig, host: Host) -> Workload:
+    """Return the workload of a config on a host, as a log would tell it."""
+    logged: dict[str, Any] = json.loads(json.dumps(config.to_dict(), cls=SafeFallbackEncoder))
+    facts = reading.read_workload(reading.read_logged_config(logged))
+    facts["algorithm"] = getattr(config.algo_class, "__name__", None)
+    return Workload({**facts, "cpu": host.cpu, "cores": host.cores, "ray": ray.__version__})
+
+
+def runs_of(workload: Workload, places: Iterable[str | Path], rule: SteadyRule) -> list[Run]:
+    """Return the runs of a workload that earlier experiments and lasting baselines hold.
 
     Args:
-        config: what the sweep trains.
-        places: folders or URIs of experiments.
+        workload: what is trained, and on what.
+        places: folders or URIs of experiments and of lasting baselines (`baseline_dir`).
         rule: when a run counts as warm and steady.
 
     Raises:
         ExperimentError: an experiment can't be read.
-        ValueError: one holds no run of this workload; says what differs.
+        ValueError: a place holds no run of this workload; says what differs.
     """
-    workload = _workload_of(config)
     found: list[Run] = []
     for place in places:
-        studies = read_experiment(place, rule=rule).studies
-        same = [study for study in studies if study.workload is not None and not _differences(workload, study.workload)]
-        if not same:
-            apart = min((_differences(workload, study.workload) for study in studies if study.workload), key=len, default=[])
+        runs, others = _lasting(workload, place)
+        if not (runs or others):
+            runs, others = _of_experiment(workload, place, rule)
+        if not runs:
+            apart = min((_differences(workload, other) for other in others), key=len, default=[])
             raise ValueError(f"{place} holds no trial of this workload: {'; '.join(apart) or 'it is no experiment of RLlib'}")
-        found += [run for study in same for run in study.runs]
+        found += runs
     return found
 
 
-def _workload_of(config: AlgorithmConfig) -> Workload:
-    """Return the workload as a log would tell it."""
-    logged: dict[str, Any] = json.loads(json.dumps(config.to_dict(), cls=SafeFallbackEncoder))
-    facts = reading.read_workload(reading.read_logged_config(logged))
-    facts["algorithm"] = getattr(config.algo_class, "__name__", None)
-    return Workload({**facts, "cpu": hardware.cpu_model(), "cores": hardware.usable_cores(), "ray": ray.__version__})
+def lasting_runs(workload: Workload, baseline_dir: str | Path) -> list[Run]:
+    """Return the lasting baselines of a workload, as the runs that measured them; none where there is none yet.
+
+    Raises:
+        ExperimentError: the storage can't be reached.
+    """
+    return _lasting(workload, baseline_dir)[0]
+
+
+def _lasting(workload: Workload, place: str | Path) -> tuple[list[Run], list[Workload]]:
+    """Return the runs behind a workload's baselines, and the workloads of the other baselines."""
+    runs, others = [], []
+    for baseline in read_baselines(Place.of(place))[0]:
+        if matches(workload.facts, baseline.workload.facts):
+            cores = number(baseline.workload.facts.get("cores"))
+            runs.append(
+                Run(
+                    name=baseline.provenance.get("trial", baseline.owner), scale=baseline.scale, steady=baseline.steady, cores=cores
+                )
+            )
+        else:
+            others.append(baseline.workload)
+    return runs, others
+
+
+def _of_experiment(workload: Workload, place: str | Path, rule: SteadyRule) -> tuple[list[Run], list[Workload]]:
+    """Return the runs of a workload in an experiment, and its other workloads."""
+    runs: list[Run] = []
+    others = []
+    for study in read_experiment(place, rule=rule).studies:
+        if study.workload is not None and not _differences(workload, study.workload):
+            runs += study.runs
+        elif study.workload is not None:
+            others.append(study.workload)
+    return runs, others
 
 
 def _differences(here: Workload, there: Workload) -> list[str]:

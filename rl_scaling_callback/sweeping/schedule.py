@@ -1,15 +1,57 @@
-"""What a cluster can run at all: Tune waits forever for a trial that asks for more than there is."""
+"""Where on a cluster a sweep's trials run: what can run at all, and what side by side.
+
+Tune waits forever for a trial that asks for more than there is, and has no notion of trials that disturb one another.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
+import ray
+
+from rl_scaling_callback import hardware
+from rl_scaling_callback.hardware import Host
 from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.sweeping.cluster import Node, nodes
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+
+_A_LITTLE: Final = 0.001
+"""Of a node's own resource: enough to be sent there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Where the trials of a sweep run.
+
+    Attributes:
+        host: a host that they run on; they are compared with what ran on its like.
+        cores: logical cores that the env runners of a trial share.
+        places: what the config of a trial says beside its scale, for each trial that may run at a time.
+    """
+
+    host: Host
+    cores: float
+    places: tuple[Mapping[str, Any], ...]
+
+
+def room_for(config: AlgorithmConfig, scales: Sequence[Scale]) -> Room:
+    """Return where on the cluster a grid's trials run: each node of one kind takes one, or the whole cluster takes one.
+
+    Raises:
+        ValueError: the grid holds what can never be scheduled; says what can't be, why, and what would fit.
+    """
+    check(config, scales, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    found = nodes()
+    chosen = alike(config, scales, found) if len(found) > 1 else []
+    if chosen:
+        return Room(chosen[0].host, chosen[0].host.cores, tuple(_on(node, config) for node in chosen))
+    hosts = [node.host for node in found] or [hardware.this_host()]
+    return Room(hosts[0], sum(host.cores for host in hosts), ({},))
 
 
 def at_scale(config: AlgorithmConfig, scale: Scale) -> AlgorithmConfig:
@@ -60,9 +102,30 @@ def check(config: AlgorithmConfig, scales: Sequence[Scale], nodes: Sequence[Mapp
     )
 
 
-def _total(resources: Sequence[Mapping[str, Any]]) -> Counter[str]:
+def alike(config: AlgorithmConfig, scales: Sequence[Scale], nodes: Sequence[Node]) -> list[Node]:
+    """Return the nodes of one kind each of which can run every configuration by itself: as many as there are, or none.
+
+    A config that spreads a trial over nodes is left to do so.
+    """
+    if config.placement_strategy not in ("PACK", "STRICT_PACK"):
+        return []
+    trials = [_total(bundles_of(at_scale(config, scale))) for scale in scales]
+    kinds: dict[object, list[Node]] = defaultdict(list)
+    for node in nodes:
+        if node.own and not any(refusal([trial], [node.resources]) for trial in trials):
+            kinds[node.kind].append(node)
+    return max(kinds.values(), key=lambda same: (len(same), same[0].resources["CPU"]), default=[])
+
+
+def _on(node: Node, config: AlgorithmConfig) -> dict[str, Any]:
+    """Return what has a trial run on one node as a whole: its main process asks for what only this node has."""
+    asked = {**config.custom_resources_for_main_process, node.own: _A_LITTLE}
+    return {"placement_strategy": "STRICT_PACK", "custom_resources_for_main_process": asked}
+
+
+def _total(resources: Sequence[Mapping[str, float]]) -> Counter[str]:
     total: Counter[str] = Counter()
     for each in resources:
         for name, amount in each.items():
-            total[name] += amount
+            total[name] += amount  # type: ignore[assignment]  # a Counter counts in floats as well
     return total

@@ -31,6 +31,7 @@ _OTHERS: Final = "cores/others"
 @dataclass(slots=True)
 class _Running:
     scale: Scale
+    place: int
     started: float
     last: object = None
     steady: Steady | None = None
@@ -39,7 +40,7 @@ class _Running:
 
 
 class ScalingSearcher(Searcher):
-    """Looks for the best number of env runners and envs per runner: the baseline first, then what is worth its time, one at a time.
+    """Looks for the best number of env runners and envs per runner: the baseline first, then what is worth its time.
 
     `tune.TuneConfig(search_alg=ScalingSearcher([1, 2, 4], [1, 2, 4]), num_samples=-1)` ends by itself. Give the `Tuner` a
     `SteadyStopper` too, or stop trials after enough iterations. Trials with `ScalingCallback` also tell it where efficiency goes,
@@ -53,6 +54,8 @@ class ScalingSearcher(Searcher):
         trials: what was measured before.
         budget_s: time after which no trial is started any more [s]; None for no limit.
         max_trials: most trials, those measured before included; None for no limit.
+        places: what a trial's config gets beside its scale, one mapping for each trial that may run at a time: the node that it
+            runs on, say. By default there is one, of nothing: side by side on one machine trials would measure one another.
         rule: when a trial counts as steady.
         clock: monotonic seconds.
 
@@ -70,6 +73,7 @@ class ScalingSearcher(Searcher):
         trials: Sequence[Trial] = (),
         budget_s: float | None = None,
         max_trials: int | None = None,
+        places: Sequence[Mapping[str, Any]] = ({},),
         rule: SteadyRule = DEFAULT_RULE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -81,6 +85,7 @@ class ScalingSearcher(Searcher):
         self.trials = list(trials)
         self._budget_s = budget_s
         self._max_trials = max_trials
+        self._places = tuple(places)
         self._clock = clock
         self._started = clock()
         self._windows = Windows(rule)
@@ -91,19 +96,32 @@ class ScalingSearcher(Searcher):
         return True
 
     def suggest(self, trial_id: str) -> Any:
-        """Return the configuration to measure next, None while another is being measured, or `FINISHED`."""
-        if self._running:
-            return None  # side by side they would measure one another
+        """Return the configuration to measure next, None to wait for one that is being measured, or `FINISHED`."""
+        running = [trial.scale for trial in self._running.values()]
+        taken = {trial.place for trial in self._running.values()}
+        place = next((place for place in range(len(self._places)) if place not in taken), None)
+        if place is None:
+            return None
+        scale = self._next(running)
+        if scale is None:
+            return None if running else Searcher.FINISHED
+        self._running[trial_id] = _Running(scale, place, self._clock())
+        return {
+            "num_env_runners": scale.num_env_runners,
+            "num_envs_per_env_runner": scale.num_envs_per_env_runner,
+            **self._places[place],
+        }
+
+    def _next(self, running: Sequence[Scale]) -> Scale | None:
         spent = self._clock() - self._started
         if self._budget_s is not None and spent >= self._budget_s:
-            return Searcher.FINISHED
-        if self._max_trials is not None and len(self.trials) >= self._max_trials:
-            return Searcher.FINISHED
-        scale = worth_repeating(self.trials) or self.search.propose(undisturbed(self.trials))
-        if scale is None:
-            return Searcher.FINISHED
-        self._running[trial_id] = _Running(scale, self._clock())
-        return {"num_env_runners": scale.num_env_runners, "num_envs_per_env_runner": scale.num_envs_per_env_runner}
+            return None
+        if self._max_trials is not None and self.started >= self._max_trials:
+            return None
+        again = worth_repeating(self.trials)
+        if again is not None and again not in running:
+            return again
+        return self.search.propose(undisturbed(self.trials), running)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Take in an iteration; Tune gives it flattened."""
@@ -132,6 +150,11 @@ class ScalingSearcher(Searcher):
         else:
             others = [cores for cores in trial.others if not math.isnan(cores)]
             self.trials.append(Trial.of(trial.scale, seconds, trial.steady, fmean(others) if others else NAN))
+
+    @property
+    def started(self) -> int:
+        """How many trials were started, those measured before and those that still run included."""
+        return len(self.trials) + len(self._running)
 
     def time_left(self) -> str:
         """Return what is left of the budget, for the reader; "" without a budget."""

@@ -4,32 +4,31 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import ray
 from ray import tune
 
-from rl_scaling_callback import hardware
 from rl_scaling_callback.analysis.disturbance import NOTABLE_CORES
 from rl_scaling_callback.analysis.goals import Goal
-from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Run
-from rl_scaling_callback.analysis.search import Trial
-from rl_scaling_callback.callback import ScalingCallback
+from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Run, Study
+from rl_scaling_callback.analysis.search import Search, Trial
+from rl_scaling_callback.baseline import Workload
 from rl_scaling_callback.checks import at_least, positive
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
 from rl_scaling_callback.files import absolute, below
+from rl_scaling_callback.hardware import Host
 from rl_scaling_callback.reporter import ScalingReporter
 from rl_scaling_callback.scale import Scale
 from rl_scaling_callback.steady import DEFAULT_RULE, SteadyRule
 from rl_scaling_callback.sweeping import schedule
 from rl_scaling_callback.sweeping.cluster import connect
-from rl_scaling_callback.sweeping.reuse import runs_of
+from rl_scaling_callback.sweeping.instrument import instrumented, own_options
+from rl_scaling_callback.sweeping.reuse import lasting_runs, runs_of, workload_of
 from rl_scaling_callback.sweeping.searcher import ScalingSearcher
 from rl_scaling_callback.sweeping.stopper import SteadyStopper
-from rl_scaling_callback.sweeping.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -62,9 +61,10 @@ def sweep(
 ) -> Report:
     """Measure configurations of a grid until the best one for a goal is known, and return the report of what was measured.
 
-    Trials run one at a time, the baseline first, each until its throughput is known. One that crashes or hangs is listed and not
-    tried again; one that other programs got in the way of is. The cluster is the one that Ray is connected to, or that runs here,
-    or one that is started here.
+    Trials run one at a time, the baseline first, each until its throughput is known; on a cluster one at a time on each of the
+    nodes of one kind that can run every configuration by themselves, where there are any. One that crashes or hangs is listed and
+    not tried again; one that other programs got in the way of is. The cluster is the one that Ray is connected to, or that runs
+    here, or one that is started here.
 
     Args:
         config: what to train; its numbers of env runners and envs are those of the grid in turn.
@@ -76,7 +76,8 @@ def sweep(
         storage_path: where Tune keeps results: a directory or URI.
         name: name of the experiment there.
         resume: go on with what the experiment of this name has measured already.
-        reuse: earlier experiments, by folder or URI: what they measured of this workload is not measured again.
+        reuse: folders or URIs of earlier experiments and of lasting baselines: what they measured of this workload is not measured
+            again. So are the lasting baselines of the config's own `ScalingCallback`, where it has a `baseline_dir`.
         rule: when a trial counts as measured.
         longest_wait_s: a trial that reports nothing for so long has hung [s].
         say: told what is measured.
@@ -96,60 +97,92 @@ def sweep(
     storage = absolute(storage_path)
     folder = below(storage, name)
     before = _measured_before(folder, rule, resume)
-    reused = runs_of(config, reuse, rule)
-    # What was measured elsewhere costs this sweep nothing.
-    before += [Trial.of(run.scale, 0.0, run.steady, run.others) for run in reused]
     connect()
+    room = schedule.room_for(config, Search(tuple(runners), tuple(envs), goal).scales)
+    reused = _reused(config, room.host, reuse, rule, {run.name for run in before})
+    # What a trial cost besides its iterations is not recorded. What was measured elsewhere costs this sweep nothing.
+    known = [Trial.of(run.scale, sum(sample.seconds for sample in run.samples), run.steady, run.others) for run in before]
+    known += [Trial.of(run.scale, 0.0, run.steady, run.others) for run in reused]
     searcher = ScalingSearcher(
         runners,
         envs,
         goal,
-        cores=hardware.usable_cores(),
-        trials=before,
+        cores=room.cores,
+        trials=known,
         budget_s=None if budget_minutes is None else 60 * budget_minutes,
         max_trials=max_trials,
         rule=rule,
+        places=room.places,
     )
-    schedule.check(config, searcher.search.scales, [node["Resources"] for node in ray.nodes() if node["Alive"]])
-    if before:
-        say(f"{len(before)} trials measured before: {', '.join(str(trial.scale) for trial in before)}")
+    if len(room.places) > 1:
+        say(f"A trial at a time on each of {len(room.places)} nodes alike: {room.host.cpu}, {room.cores:g} cores")
+    if known:
+        say(f"{len(known)} trials measured before: {', '.join(str(trial.scale) for trial in known)}")
+
+    def completed(experiment: Experiment) -> Experiment:
+        failed = [trial.scale for trial in searcher.trials if trial.failed]
+        return _completed(experiment, reused, failed)
+
+    algorithm: Any = config.algo_class
     env = config.env if isinstance(config.env, str) else getattr(config.env, "__name__", "env")
     name_of = functools.partial(_name_of, env)
     tune.Tuner(
-        config.algo_class,
-        param_space=_watched(config, rule, longest_wait_s),  # type: ignore[arg-type]  # a config is allowed
-        tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, trial_name_creator=name_of, trial_dirname_creator=name_of),
+        algorithm,
+        param_space=instrumented(config, rule, longest_wait_s),  # type: ignore[arg-type]  # a config is allowed
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            num_samples=-1,
+            # The searcher keeps to it by itself; Tune then has as many trials start up at a time.
+            max_concurrent_trials=len(room.places),
+            trial_name_creator=name_of,
+            trial_dirname_creator=name_of,
+        ),
         run_config=tune.RunConfig(
             name=name,
             storage_path=storage,
             stop=SteadyStopper(rule),
-            callbacks=[_Announcer(searcher, say), ScalingReporter(goal, correction="always", show=show)],
+            callbacks=[_Announcer(searcher, say), ScalingReporter(goal, correction="always", show=show, complete=completed)],
             verbose=0,
         ),
     ).fit()
-    return _report(folder, goal, rule, [trial.scale for trial in searcher.trials if trial.failed], reused)
+
+    from rl_scaling_callback.report import make_report, print_report
+
+    if searcher.started > len(known):
+        return make_report(completed(read_experiment(folder, rule=rule)), goal, correction="always")
+    # Nothing was worth measuring: there is no trial in the folder, and nobody has shown anything.
+    report = make_report(completed(_without_trials(folder, f"{algorithm.__name__} on {env}")), goal, correction="always")
+    (show or print_report)(report)
+    return report
 
 
-def _watched(config: AlgorithmConfig, rule: SteadyRule, longest_wait_s: float) -> AlgorithmConfig:
-    """Return the config with the callbacks that a sweep needs beside the user's own."""
-    watched = config.copy(copy_frozen=False)
-    given = watched.callbacks_class
-    own = list(given) if isinstance(given, (list, tuple)) else [given]
-    measure = functools.partial(
-        ScalingCallback,
-        warmup_iterations=rule.warmup_iterations,
-        min_iterations=rule.min_iterations,
-        precision=rule.precision,
-        max_iterations=rule.max_iterations,
-        max_seconds=rule.max_seconds,
-    )
-    callbacks: list[Any] = [each for each in own if getattr(each, "func", each) is not ScalingCallback]
-    callbacks += [measure, functools.partial(Watchdog, longest_wait_s)]
-    return watched.callbacks(callbacks)
+def _reused(
+    config: AlgorithmConfig, host: Host, places: Sequence[str | Path], rule: SteadyRule, measured: Collection[str]
+) -> list[Run]:
+    """Return the runs of earlier experiments and lasting baselines, each once.
+
+    Args:
+        config: what is trained.
+        host: what on.
+        places: where to look, beside the lasting baselines of the config's own callback.
+        rule: when a run counts as steady.
+        measured: names of runs that the sweep knows of.
+
+    Raises:
+        ExperimentError: a place can't be read.
+        ValueError: one holds nothing of this workload.
+    """
+    workload = workload_of(config, host)
+    runs = runs_of(workload, places, rule)
+    own = own_options(config)
+    if "baseline_dir" in own:
+        named = Workload({"name": own["workload"]}, vouched=True) if own.get("workload") else workload
+        runs += lasting_runs(named, own["baseline_dir"])
+    return [run for name, run in {run.name: run for run in runs}.items() if name not in measured]
 
 
-def _measured_before(folder: str, rule: SteadyRule, resume: bool) -> list[Trial]:
-    """Return the trials of an experiment that an interrupted sweep left.
+def _measured_before(folder: str, rule: SteadyRule, resume: bool) -> list[Run]:
+    """Return the runs of an experiment that an interrupted sweep left.
 
     Raises:
         ValueError: there is one, and nobody asked to go on with it.
@@ -160,29 +193,22 @@ def _measured_before(folder: str, rule: SteadyRule, resume: bool) -> list[Trial]
         return []
     if not resume:
         raise ValueError(f"{folder} holds a sweep already; go on with it (resume=True, --resume), or give this one another name")
-    return _trials(experiment)
+    return [run for study in experiment.studies[:1] for run in study.runs if run.steady.settled]
 
 
-def _trials(experiment: Experiment) -> list[Trial]:
-    if not experiment.studies:
-        return []
-    # What a trial cost besides its iterations is not recorded.
-    return [
-        Trial.of(run.scale, sum(sample.seconds for sample in run.samples), run.steady, run.others)
-        for run in experiment.studies[0].runs
-        if run.steady.settled
-    ]
+def _without_trials(folder: str, title: str) -> Experiment:
+    try:
+        return read_experiment(folder)
+    except ExperimentError:
+        return Experiment(folder, (Study(title, ()),))
 
 
-def _report(folder: str, goal: Goal, rule: SteadyRule, failed: Sequence[Scale], reused: Sequence[Run]) -> Report:
-    from rl_scaling_callback.report import make_report
-
-    experiment = read_experiment(folder, rule=rule)
-    # One that hung before its first iteration has left nothing in the folder.
+def _completed(experiment: Experiment, reused: Sequence[Run], failed: Sequence[Scale]) -> Experiment:
+    """Return the experiment with what its folder does not tell: what ran elsewhere, and what hung before its first iteration."""
     reason = "it crashed, hung or lacked env runners while the sweep ran"
     left_out = (*experiment.left_out, *(LeftOut(str(scale), reason) for scale in failed))
     studies = tuple(replace(study, runs=(*study.runs, *reused)) for study in experiment.studies[:1]) + experiment.studies[1:]
-    return make_report(replace(experiment, studies=studies, left_out=left_out), goal, correction="always")
+    return replace(experiment, studies=studies, left_out=left_out)
 
 
 class _Announcer(tune.Callback):
@@ -194,9 +220,9 @@ class _Announcer(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say what is measured now."""
-        measured, scale = self._searcher.trials, _scale_of(trial)
-        again = " again" * any(each.scale == scale for each in measured)
-        self._say(f"Trial {len(measured) + 1}: measuring {scale}{again}{self._searcher.time_left()}")
+        scale = _scale_of(trial)
+        again = " again" * any(each.scale == scale for each in self._searcher.trials)
+        self._say(f"Trial {self._searcher.started}: measuring {scale}{again}{self._searcher.time_left()}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say so where the trial ended well and still measured nothing, or other programs along with it."""

@@ -1,4 +1,4 @@
-"""Trials on several nodes of one Ray cluster: they share baselines where the hardware is the same, and only there."""
+"""Trials on several nodes of one Ray cluster: they share baselines where the hardware is the same, and only there; and a sweep."""
 
 import json
 import math
@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from rl_scaling_callback import ScalingCallback
+from rl_scaling_callback import Goal, ScalingCallback, sweep
+from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.steady import SteadyRule
 
 pytest.importorskip("ray")
 
@@ -26,6 +28,17 @@ pytestmark = [
     pytest.mark.release,
     pytest.mark.skipif(len(CORES) < 2, reason="a node of other hardware is made by taking cores from it"),
 ]
+
+
+def ppo(step_s):
+    return (
+        PPOConfig()
+        .environment(CostlyEnv, env_config={"step_s": step_s})
+        .env_runners(num_cpus_per_env_runner=1)
+        .training(train_batch_size_per_learner=80, minibatch_size=80, num_epochs=1)
+        .rl_module(model_config={"fcnet_hiddens": [8]})
+        .debugging(log_level="ERROR")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +64,9 @@ def nodes(worker_path):
 @pytest.fixture(scope="module")
 def experiment(nodes, tmp_path_factory):
     config = (
-        PPOConfig()
-        .environment(CostlyEnv, env_config={"step_s": 0.005})
-        .env_runners(num_cpus_per_env_runner=1)
+        ppo(step_s=0.005)
         .resources(placement_strategy="STRICT_PACK")
-        .training(train_batch_size_per_learner=80, minibatch_size=80, num_epochs=1)
-        .rl_module(model_config={"fcnet_hiddens": [8]})
         .callbacks(partial(ScalingCallback, warmup_iterations=1, min_iterations=3, max_iterations=3))
-        .debugging(log_level="ERROR")
     )
     # The seed is no part of a workload: it counts the trials.
     config.seed = tune.grid_search(list(range(len(TRIALS))))
@@ -105,3 +113,37 @@ def test_the_baselines_say_what_hardware_they_are_of(experiment):
 
 def test_nothing_else_ran_on_the_nodes(scaling):
     assert {result["exclusive"] for trial in scaling for result in trial} == {1}
+
+
+def test_a_sweep_runs_one_trial_on_each_of_the_nodes_that_are_alike(nodes, tmp_path):
+    said = []
+    made = sweep(
+        ppo(step_s=0.02),
+        runners=[1, 2],
+        envs=[1, 2, 4, 8],
+        goal=Goal("cheap", min_efficiency=60, min_speedup=1.4),
+        storage_path=tmp_path,
+        rule=SteadyRule(warmup_iterations=1, min_iterations=3, max_iterations=4),
+        say=said.append,
+        show=lambda report: None,
+    )
+    assert said[0].startswith("A trial at a time on each of 2 nodes alike")
+    assert said[1].startswith("Trial 1: measuring 1r×1e")
+    assert made.studies[0].recommendation.choice.scale.num_env_runners == 2
+    folders = (tmp_path / "scaling_sweep").glob("PPO_*")
+    (_, end, scale, _), *later = sorted(map(_when_and_where, folders), key=lambda trial: trial[0])
+    assert scale == Scale(1, 1)
+    assert all(start > end for start, *_ in later)
+    pairs = [(one, other) for one in later for other in later if one[0] < other[0] < one[1]]
+    assert pairs, "no two trials ran at a time"
+    assert all(one[3] != other[3] for one, other in pairs)
+    assert {run.exclusive for each in made.studies[0].configurations for run in each.runs} == {1.0}
+
+
+def _when_and_where(trial):
+    """Return when the first iteration of a trial began and its last ended [s], its scale, and the node that it ran on."""
+    results = [json.loads(line) for line in (trial / "result.json").read_text().splitlines()]
+    config = results[0]["config"]
+    (place,) = config["custom_resources_for_main_process"]
+    scale = Scale(config["num_env_runners"], config["num_envs_per_env_runner"])
+    return results[0]["timestamp"] - results[0]["time_this_iter_s"], results[-1]["timestamp"], scale, place

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,13 @@ from envs import CostlyEnv, FailingEnv
 from ray import tune
 from ray.rllib.algorithms.ppo import PPOConfig
 
-from rl_scaling_callback import Goal, ScalingSearcher, SteadyStopper, read_experiment, sweep
+from rl_scaling_callback import Goal, ScalingCallback, ScalingSearcher, SteadyStopper, read_experiment, sweep
 from rl_scaling_callback.analysis.search import Trial
+from rl_scaling_callback.hardware import Host
 from rl_scaling_callback.scale import Scale
 from rl_scaling_callback.steady import SteadyRule
+from rl_scaling_callback.sweeping.cluster import Node
+from rl_scaling_callback.sweeping.schedule import alike
 
 CLUSTER_CPUS = 3
 QUICK = SteadyRule(warmup_iterations=1, min_iterations=3, max_iterations=4)
@@ -42,7 +46,7 @@ def ppo(env=CostlyEnv, **costs):
 
 def run(place, config, **options):
     said = []
-    made = sweep(config, storage_path=place, rule=QUICK, say=said.append, show=lambda report: None, **options)
+    made = sweep(config, storage_path=place, rule=QUICK, say=said.append, **{"show": lambda report: None, **options})
     return made, said
 
 
@@ -83,6 +87,23 @@ def test_what_another_experiment_measured_is_not_measured_again(swept, tmp_path)
     assert {Scale(1, 1), Scale(2, 1)} < {each.scale for each in made.studies[0].configurations}
 
 
+@pytest.mark.slow
+def test_a_lasting_baseline_is_not_measured_again(tmp_path):
+    lasting = ppo().callbacks(partial(ScalingCallback, baseline_dir=tmp_path / "baselines"))
+    run(tmp_path / "first", lasting, runners=[1], envs=[1], max_trials=1)
+    made, said = run(tmp_path / "again", lasting, runners=[2], envs=[1], max_trials=2)
+    assert said[:2] == ["1 trials measured before: 1r×1e", "Trial 2: measuring 2r×1e"]
+    assert {each.scale for each in made.studies[0].configurations} == {Scale(1, 1), Scale(2, 1)}
+    # Another config is told where the baselines lie. It may be that nothing else is to be measured.
+    shown = []
+    made, said = run(
+        tmp_path / "all", ppo(), runners=[1], envs=[1], max_trials=1, reuse=[tmp_path / "baselines"], show=shown.append
+    )
+    assert said == ["1 trials measured before: 1r×1e"]
+    assert shown == [made]
+    assert made.studies[0].recommendation.choice.scale == Scale(1, 1)
+
+
 def test_another_workload_is_not_reused(swept, tmp_path):
     other = ppo().training(train_batch_size_per_learner=40, minibatch_size=40)
     with pytest.raises(ValueError, match=r"holds no trial of this workload: .*train_batch_size: 40 here, 80 there"):
@@ -99,6 +120,41 @@ def test_what_can_never_be_scheduled_is_refused_at_once(tmp_path):
         ValueError, match=r"1 of 3 configurations can never be scheduled: 8r×1e.*takes 9 CPU.*has 3.*1, 2 env runners fit"
     ):
         run(tmp_path, ppo(), runners=[1, 2, 8], envs=[1])
+
+
+def node(name, cpus, cores=8, cpu="A", **more):
+    return Node(Host(name, cpu, cores), {"CPU": cpus, "memory": 1e9, f"node:{name}": 1.0, **more}, f"node:{name}")
+
+
+def test_trials_run_side_by_side_on_nodes_of_one_kind():
+    grid = [Scale(r, e) for r in (1, 2, 4) for e in (1, 2)]
+    small, large = [node("a", 4.0), node("b", 4.0)], [node("c", 8.0), node("d", 8.0)]
+    assert alike(ppo(), grid, [*small, *large]) == large
+    assert alike(ppo(), grid[:4], [*small, *large, node("e", 4.0)]) == [*small, node("e", 4.0)]
+    # Of as many the larger; the kind is the CPU's as well, and what Ray believes in counts.
+    assert alike(ppo(), grid[:4], [*small, *large]) == large
+    assert alike(ppo(), grid, [large[0], node("d", 8.0, cpu="B"), node("e", 8.0, cores=16)]) == [large[0]]
+    assert alike(ppo(), grid, small) == []
+    assert alike(ppo().resources(placement_strategy="SPREAD"), grid, large) == []
+
+
+def test_the_searcher_keeps_its_places_taken():
+    searcher = ScalingSearcher([1, 2, 4], [1, 2, 4], places=[{"on": "a"}, {"on": "b"}], max_trials=3)
+    assert searcher.suggest("one") == {"num_env_runners": 1, "num_envs_per_env_runner": 1, "on": "a"}
+    assert searcher.suggest("two") is None, "the baseline is waited for"
+    for iteration in range(1, 9):
+        result = {"training_iteration": iteration, "time_this_iter_s": 1.0, "env_runners/num_env_steps_sampled": 100}
+        searcher.on_trial_result("one", {**result, "num_healthy_workers": 1})
+    searcher.on_trial_complete("one")
+    two, three = searcher.suggest("two"), searcher.suggest("three")
+    assert [two["on"], three["on"]] == ["a", "b"]
+    assert {**two, "on": ""} != {**three, "on": ""}
+    assert searcher.started == 3
+    assert searcher.suggest("four") is None
+    searcher.on_trial_complete("two", error=True)
+    assert searcher.suggest("four") is None, "there were trials enough, and one still runs"
+    searcher.on_trial_complete("three", error=True)
+    assert searcher.suggest("four") == ScalingSearcher.FINISHED
 
 
 @pytest.mark.slow

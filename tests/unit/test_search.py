@@ -77,6 +77,32 @@ def test_any_search(goal, shares, slowing, noise, budget, repetitions, cores, se
     assert sum(trial.seconds for trial in trials) <= budget * exhaustive * math.exp(2 * noise) + dearest
 
 
+def test_what_runs_is_waited_for_and_not_proposed_again():
+    search = Search((1, 2, 4), POWERS, GOALS["balanced"], budget=0.9)
+    assert search.propose([], [SINGLE]) is None
+    trials = [trial_of(1.0, SINGLE, learn=0.2)]
+    running = []
+    while (scale := search.propose(trials, running)) is not None:
+        running.append(scale)
+    assert running[0] == search.propose(trials)
+    assert len(set(running)) == len(running) > 2
+    assert SINGLE not in running
+
+
+def test_many_at_a_time_find_what_one_at_a_time_finds():
+    search = Search((1, 2, 4), POWERS, GOALS["fastest"], budget=0.9)
+    seconds = surface(0.1, 0.3, 0.6)
+    trials = [trial_of(seconds(SINGLE), SINGLE)]
+    running = []
+    while True:
+        while len(running) < 3 and (scale := search.propose(trials, running)) is not None:
+            running.append(scale)
+        if not running:
+            break
+        trials.append(trial_of(seconds(running[0]), running.pop(0)))
+    assert search.choose(trials) == search.choose(replay(search, lambda scale: trial_of(seconds(scale), scale))) == Scale(4, 8)
+
+
 def test_an_interrupted_search_goes_on_as_if_it_was_not():
     def run(scale):
         return trial_of(surface(1.2, 2.5, 8.2)(scale), scale)
