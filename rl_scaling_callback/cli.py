@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PAGE: Final = "scaling_report.html"
 UNREADABLE: Final = 1
+INTERRUPTED: Final = 128 + signal.SIGINT
 EXIT_CODES: Final = {"met": 0, "not met": 3, "undecided": 4}
 """With --exit-code: by the verdict on the goal, the first study's. 1 is for what can't be read, 2 for a wrong command."""
 
@@ -223,6 +225,8 @@ def sweep(
         )
     except (ValueError, ExperimentError) as error:
         raise click.ClickException(str(error)) from None
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
     choice = made.studies[0].recommendation if made.studies else None
     if choice is None or choice.choice is None:
         raise click.ClickException("nothing could be measured; see what was left out above")

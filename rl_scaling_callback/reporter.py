@@ -47,7 +47,7 @@ class ScalingReporter(tune.Callback):
         reference: scale of the baseline, such as `"1r1e"`.
         correction: `"repeated"`, `"always"` or `"never"`: when to correct for the machine's speed, as the learner shows it.
         show: called with a report after a trial has ended, and at the end; by default the table is printed, and at the end all.
-        complete: adds what the experiment's folder does not tell, such as runs from elsewhere, before it is reported.
+        make: makes the report of what was read, in place of `make_report` with the goal, reference and correction above.
 
     Raises:
         ValueError: a value that is not allowed.
@@ -61,14 +61,14 @@ class ScalingReporter(tune.Callback):
         reference: str | Scale = "1r1e",
         correction: Correction = "repeated",
         show: Callable[[Report], None] | None = None,
-        complete: Callable[[Experiment], Experiment] | None = None,
+        make: Callable[[Experiment], Report] | None = None,
     ) -> None:
         self._goal = goal if isinstance(goal, Goal) else Goal.of(goal)
         self._reference = reference if isinstance(reference, Scale) else Scale.parse(reference)
         check_correction(correction)
         self._correction = correction
         self._show = show
-        self._complete = complete
+        self._make = make
         self._next_look = -float("inf")
         # Now, and not after hours of training.
         missing = [name for name in ("jinja2", "matplotlib", "rich") if importlib.util.find_spec(name) is None]
@@ -113,8 +113,8 @@ class ScalingReporter(tune.Callback):
         from rl_scaling_callback.report import make_report
 
         experiment = read_experiment(source, reference=self._reference)
-        if self._complete is not None:
-            experiment = self._complete(experiment)
+        if self._make is not None:
+            return self._make(experiment)
         return make_report(experiment, self._goal, self._reference, correction=self._correction)
 
     def _write(self, report: Report, storage: Any) -> None:

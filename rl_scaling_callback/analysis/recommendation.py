@@ -60,12 +60,20 @@ class Recommendation:
     code: str
 
 
-def recommend(configurations: Sequence[Configuration], goal: Goal, laws: Laws | None = None) -> Recommendation:
+def recommend(
+    configurations: Sequence[Configuration], goal: Goal, laws: Laws | None = None, believed: Scale | None = None
+) -> Recommendation:
     """Return the recommendation for a goal; where no configuration meets it, `choice` comes nearest and the verdict says so.
 
     A figure decides whether a configuration is a candidate; its interval, whether the verdict is met or undecided. Of the
     candidates that noise can't tell from the fastest, the cheapest is taken: fewest CPUs, then smallest N; and so where none is a
     candidate, of those that noise can't tell from the nearest.
+
+    Args:
+        configurations: what was measured.
+        goal: what the configuration is for.
+        laws: laws that were fitted to it.
+        believed: the best by all measurements taken together, as a search knows it; where it was measured, it is the choice.
     """
     needs_speedup = goal.min_efficiency is not None or goal.min_speedup is not None
     known = [each for each in configurations if each.speedup > 0]
@@ -73,16 +81,16 @@ def recommend(configurations: Sequence[Configuration], goal: Goal, laws: Laws | 
         known = [each for each in configurations if each.sps > 0]
     if not known:
         return Recommendation(goal, None, "undecided", _missing(configurations), None, "", "", (), "")
-    choice, peers, fits = _best(known, goal)
+    best = _best(known, goal)
+    told = [each for each in known if each.scale == believed]
+    choice, why = (told[0], _belief(told[0], goal)) if told else (best.choice, _reason(best, goal))
     runner_up = _runner_up(known, choice, goal)
     stands = standings(choice, goal)
     return Recommendation(
         goal=goal,
         choice=choice,
         verdict=together(each.verdict for each in stands),
-        reason=" ".join(
-            [_reason(choice, peers, fits, goal, stands), *_uncertain(choice, stands), *_doubts(configurations, choice)]
-        ),
+        reason=" ".join([why, *_uncertain(choice, stands), *_doubts(configurations, choice)]),
         runner_up=runner_up,
         runner_up_reason=_against(runner_up, choice, goal) if runner_up else "",
         bottleneck=_bottleneck(choice),
@@ -166,8 +174,15 @@ def _missing(configurations: Sequence[Configuration]) -> str:
     return f"No configuration has a steady throughput ({_scales(configurations)}). {_TOO_SHORT}"
 
 
-def _reason(choice: Configuration, peers: Sequence[Configuration], fits: bool, goal: Goal, stands: Sequence[Standing]) -> str:
-    figures = _figures(choice)
+def _belief(choice: Configuration, goal: Goal) -> str:
+    text = f"{choice.scale} is the best by all measurements taken together; its own figures: {_figures(choice)}."
+    lacking = listed(each.lacking for each in standings(choice, goal) if each.reach < 1)
+    return f"{text} By these it misses {lacking}." if lacking else text
+
+
+def _reason(best: _Best, goal: Goal) -> str:
+    choice, peers, fits = best
+    figures, stands = _figures(choice), standings(choice, goal)
     others = [each for each in peers if each is not choice]
     if not fits:
         lacking = listed(each.lacking for each in stands if each.reach < 1)

@@ -41,8 +41,10 @@ _SLOPE_DOUBT: Final = 0.15
 # Shares below this are noise; beyond it, the share of sampling is known to 15 % of itself.
 _LEAST_SHARE: Final = 0.01
 _LIMIT_NOISE: Final = 0.15
-# 1 % short of a threshold weighs as much as 6 % of speed; below an expected gain of 0.3 % another trial isn't worth it.
+# 1 % short of a threshold weighs as much as 6 % of speed; 2 % of speed are no reason to hold more CPUs; below an expected gain of
+# 0.3 % another trial isn't worth it.
 _SHORTFALL_COSTS: Final = 6.0
+_AS_GOOD: Final = 0.02
 _LEAST_GAIN: Final = 0.003
 # Gauss–Hermite quadrature over how a measurement may turn out.
 _NODES, _NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(9)
@@ -160,11 +162,14 @@ class Search:
         """Return the best configuration of those measured, as far as known; None where the reference was not.
 
         Where none is likely to meet the goal, it comes nearest. A figure that others on the grid make unlikely counts for less.
+        Of those that are as good within 2 % it is the one with fewest env runners, then of the smallest N.
         """
         outlook = self._outlook(trials)
         if outlook is None:
             return None
-        return outlook.scales[int(np.argmax(np.where(outlook.measured, outlook.worth(), -math.inf)))]
+        worth = np.where(outlook.measured, outlook.worth(), -math.inf)
+        as_good = [scale for scale, its in zip(outlook.scales, worth, strict=True) if its >= worth.max() - _AS_GOOD]
+        return min(as_good, key=lambda scale: (scale.num_env_runners, scale.parallelism))
 
     def _outlook(self, trials: Sequence[Trial]) -> _Outlook | None:
         scales, measured = self.scales, {trial.scale for trial in trials if not trial.failed}

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from rl_scaling_callback.report.figures import PICTURES, save_figures
+    from rl_scaling_callback.report.json_form import to_json
+    from rl_scaling_callback.report.markdown import to_markdown
     from rl_scaling_callback.report.page import render_page, write_page
     from rl_scaling_callback.report.report import Report, StudyReport, make_report
-    from rl_scaling_callback.report.tables import print_report, print_so_far, to_json, to_markdown
     from rl_scaling_callback.report.tensorboard import write_curve
+    from rl_scaling_callback.report.terminal import print_report, print_so_far
 
 __all__ = [
     "PICTURES",
@@ -32,12 +34,12 @@ _HOME: Final = {
     "Report": "report",
     "StudyReport": "report",
     "make_report": "report",
-    "print_report": "tables",
-    "print_so_far": "tables",
+    "print_report": "terminal",
+    "print_so_far": "terminal",
     "render_page": "page",
     "save_figures": "figures",
-    "to_json": "tables",
-    "to_markdown": "tables",
+    "to_json": "json_form",
+    "to_markdown": "markdown",
     "write_curve": "tensorboard",
     "write_page": "page",
 }

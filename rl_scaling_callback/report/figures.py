@@ -25,7 +25,7 @@ from matplotlib.ticker import FormatStrFormatter, MaxNLocator, NullLocator
 from rl_scaling_callback.account import CAUSES
 from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.report.report import StudyReport
-from rl_scaling_callback.report.tables import UNKNOWN, number
+from rl_scaling_callback.report.wording import UNKNOWN, number
 from rl_scaling_callback.scale import Scale
 
 INK: Final = "#1b1f24"

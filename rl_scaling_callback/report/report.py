@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
@@ -146,6 +146,7 @@ def make_report(
     made: datetime | None = None,
     *,
     correction: Correction = "repeated",
+    choose: Callable[[Goal], Scale | None] | None = None,
 ) -> Report:
     """Return the report of an experiment.
 
@@ -155,6 +156,8 @@ def make_report(
         reference: scale of the baseline.
         made: time that the report carries; now by default.
         correction: when throughputs are corrected for how fast the machine was in each run (see `pace`).
+        choose: tells what is best for a goal by all measurements taken together, None where it can't; by default the figures of
+            each configuration decide. It is asked about the first study.
 
     Raises:
         ValueError: a correction that is not allowed.
@@ -166,16 +169,22 @@ def make_report(
         "Made": made.strftime("%Y-%m-%d %H:%M %Z").strip(),
         "Made by": f"rl_scaling_callback {__version__}",
     }
-    return Report(experiment, tuple(_study_report(study, goal, reference) for study in studies), provenance)
+    choosers = [choose or _nothing, *(_nothing for _ in studies[1:])]
+    reports = (_study_report(study, goal, reference, each) for study, each in zip(studies, choosers, strict=False))
+    return Report(experiment, tuple(reports), provenance)
 
 
-def _study_report(study: Study, goal: Goal, reference: Scale) -> StudyReport:
+def _nothing(goal: Goal) -> Scale | None:
+    return None
+
+
+def _study_report(study: Study, goal: Goal, reference: Scale, choose: Callable[[Goal], Scale | None]) -> StudyReport:
     found = configurations(study, reference)
     env_steps = _env_steps(study, found)
     cores = max((run.cores for run in study.runs if run.cores > 0), default=NAN)
     laws = fit_laws(tuple(_measured(study, found, env_steps)), cores, env_steps)
     goals = {goal.name: goal} | {name: other for name, other in GOALS.items() if name != goal.name}
-    recommendations = {name: recommend(found, each, laws) for name, each in goals.items()}
+    recommendations = {name: recommend(found, each, laws, choose(each)) for name, each in goals.items()}
     return StudyReport(study, found, laws, recommendations, checklist(found, recommendations[goal.name], laws))
 
 

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
@@ -97,7 +97,7 @@ class ScalingSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """Return the configuration to measure next, None to wait for one that is being measured, or `FINISHED`."""
-        running = [trial.scale for trial in self._running.values()]
+        running = self.measuring
         taken = {trial.place for trial in self._running.values()}
         place = next((place for place in range(len(self._places)) if place not in taken), None)
         if place is None:
@@ -150,6 +150,19 @@ class ScalingSearcher(Searcher):
         else:
             others = [cores for cores in trial.others if not math.isnan(cores)]
             self.trials.append(Trial.of(trial.scale, seconds, trial.steady, fmean(others) if others else NAN))
+
+    def choose(self, goal: Goal | None = None) -> Scale | None:
+        """Return the best configuration of those measured, by all measurements taken together; None without the baseline.
+
+        Args:
+            goal: what it is for; the searcher's own by default.
+        """
+        return replace(self.search, goal=goal or self.search.goal).choose(undisturbed(self.trials))
+
+    @property
+    def measuring(self) -> tuple[Scale, ...]:
+        """The configurations that are being measured."""
+        return tuple(trial.scale for trial in self._running.values())
 
     @property
     def started(self) -> int:

@@ -87,7 +87,10 @@ def sweep(
         ValueError: a value that is not allowed, a grid that the cluster can never run, an experiment of this name that is there
             already when `resume` is False, or one to reuse that is of another workload.
         ExperimentError: an experiment to reuse can't be read.
+        KeyboardInterrupt: it was interrupted; the report of what was measured is in the experiment's folder.
     """
+    from rl_scaling_callback.report import make_report, print_report
+
     goal = goal if isinstance(goal, Goal) else Goal.of(goal)
     positive("longest_wait_s", longest_wait_s)
     if budget_minutes is not None:
@@ -119,9 +122,9 @@ def sweep(
     if known:
         say(f"{len(known)} trials measured before: {', '.join(str(trial.scale) for trial in known)}")
 
-    def completed(experiment: Experiment) -> Experiment:
+    def make(experiment: Experiment) -> Report:
         failed = [trial.scale for trial in searcher.trials if trial.failed]
-        return _completed(experiment, reused, failed)
+        return make_report(_completed(experiment, reused, failed), goal, correction="always", choose=searcher.choose)
 
     algorithm: Any = config.algo_class
     env = config.env if isinstance(config.env, str) else getattr(config.env, "__name__", "env")
@@ -141,17 +144,20 @@ def sweep(
             name=name,
             storage_path=storage,
             stop=SteadyStopper(rule),
-            callbacks=[_Announcer(searcher, say), ScalingReporter(goal, correction="always", show=show, complete=completed)],
+            callbacks=[_Announcer(searcher, say), ScalingReporter(goal, show=show, make=make)],
             verbose=0,
         ),
     ).fit()
 
-    from rl_scaling_callback.report import make_report, print_report
+    # Tune takes an interrupt as a wish to end in good order, and says nothing of it to its caller.
+    if searcher.measuring:
+        say(f"Interrupted while measuring {', '.join(map(str, searcher.measuring))}. Go on with --resume (resume=True).")
+        raise KeyboardInterrupt
 
     if searcher.started > len(known):
-        return make_report(completed(read_experiment(folder, rule=rule)), goal, correction="always")
+        return make(read_experiment(folder, rule=rule))
     # Nothing was worth measuring: there is no trial in the folder, and nobody has shown anything.
-    report = make_report(completed(_without_trials(folder, f"{algorithm.__name__} on {env}")), goal, correction="always")
+    report = make(_without_trials(folder, f"{algorithm.__name__} on {env}"))
     (show or print_report)(report)
     return report
 

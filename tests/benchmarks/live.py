@@ -1,8 +1,8 @@
 """Measures `sweep` against measuring every configuration once, side by side on this machine: what each takes, and recommends.
 
-`python tests/benchmarks/live.py` takes a quarter of an hour on 2 cores: a sweep for each goal, then the grid in a random order, each
-trial until its throughput is known, as in a sweep. Choices are judged by the grid of all rounds, which is noisy itself: see the
-intervals. Nothing else should run meanwhile.
+`python tests/benchmarks/live.py` takes a quarter of an hour on 2 cores: a sweep for each goal, then the grid in a random order,
+each trial until its throughput is known, as in a sweep. Choices are judged by the grid of all rounds, which is noisy itself: see
+the intervals. Nothing else should run meanwhile.
 """
 
 from __future__ import annotations

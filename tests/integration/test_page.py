@@ -18,7 +18,7 @@ import pytest
 
 from rl_scaling_callback.analysis.runs import LeftOut
 from rl_scaling_callback.report import render_page, write_curve, write_page
-from rl_scaling_callback.report.tables import COLUMNS
+from rl_scaling_callback.report.wording import COLUMNS
 from tests.unit.test_configurations import run, users_ten
 from tests.unit.test_figures import sampled
 from tests.unit.test_formulas import PRINTED

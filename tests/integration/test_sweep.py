@@ -231,7 +231,8 @@ config = ppo
 
 
 @pytest.mark.slow
-def test_a_sweep_whose_driver_was_killed_goes_on(tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_sweep_whose_driver_was_killed_or_interrupted_goes_on(tmp_path, how):
     (tmp_path / "my_config.py").write_text(CONFIG.format(here=str(Path(__file__).parent)))
     command = [sys.executable, "-m", "rl_scaling_callback", "sweep", f"{tmp_path / 'my_config.py'}:config"]
     command += ["--runners", "1,2", "--envs", "1", "--goal", "fastest", "--storage-path", str(tmp_path), "--max-trials", "2"]
@@ -241,8 +242,10 @@ def test_a_sweep_whose_driver_was_killed_goes_on(tmp_path):
         deadline = time.monotonic() + 240
         while "measuring 2r×1e" not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
             time.sleep(0.5)
-        first.send_signal(signal.SIGKILL)
-        first.wait(120)
+        first.send_signal(how)
+        assert first.wait(120) == (-signal.SIGKILL if how == signal.SIGKILL else 130)
+    said = (tmp_path / "log").read_text()
+    assert ("Interrupted while measuring 2r×1e. Go on with --resume" in said) == (how == signal.SIGINT)
     assert measured(tmp_path)[Scale(1, 1)] == 1
     again = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=300, env=environment, check=True)
     assert "1 trials measured before: 1r×1e" in again.stderr

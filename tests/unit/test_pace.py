@@ -10,7 +10,7 @@ from rl_scaling_callback.analysis.configurations import configurations
 from rl_scaling_callback.analysis.pace import at_one_pace
 from rl_scaling_callback.analysis.runs import Experiment, Run, Study
 from rl_scaling_callback.report.report import make_report
-from rl_scaling_callback.report.tables import notes
+from rl_scaling_callback.report.wording import notes
 from rl_scaling_callback.scale import Scale
 from rl_scaling_callback.steady import SteadyRule, SteadyWindow
 

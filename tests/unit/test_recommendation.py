@@ -58,6 +58,19 @@ def test_the_three_goals_of_the_specification(goal, scale):
     assert found.verdict == "met"
 
 
+def test_what_a_search_knows_goes_before_figures_that_noise_can_not_tell_apart():
+    measured = by_speedup(**{"1r1e": 1.0, "2r1e": 1.69, "1r2e": 1.52}, error=90.0)
+    assert recommend(measured, GOALS["save"]).choice.scale == Scale(1, 1)
+    found = recommend(measured, GOALS["save"], believed=Scale(2, 1))
+    assert found.choice.scale == Scale(2, 1)
+    assert found.verdict == "undecided"
+    assert found.reason.startswith("2r×1e is the best by all measurements taken together; its own figures: 1.69× (")
+    assert "By these" not in found.reason
+    missed = recommend(measured, GOALS["save"], believed=Scale(1, 2))
+    assert "By these it misses efficiency ≥ 80 % by " in missed.reason
+    assert recommend(measured, GOALS["save"], believed=Scale(4, 4)) == recommend(measured, GOALS["save"])
+
+
 def test_the_users_balanced_recommendation_in_words():
     found = recommend(of_the_user(), GOALS["balanced"])
     assert found.reason == (

@@ -16,7 +16,7 @@ from rich.console import Console
 from rl_scaling_callback.analysis.goals import GOALS
 from rl_scaling_callback.analysis.runs import Experiment, GivenBaseline, LeftOut, Study
 from rl_scaling_callback.report import make_report, print_report, to_json, to_markdown, write_curve
-from rl_scaling_callback.report.tables import COLUMNS
+from rl_scaling_callback.report.wording import COLUMNS
 from rl_scaling_callback.scale import Scale
 
 from .test_configurations import run, users_ten, window
@@ -41,6 +41,21 @@ def printed(report, width):
 @pytest.fixture(scope="module")
 def report():
     return report_of(*users_ten())
+
+
+def test_who_knows_better_is_asked_about_the_first_study_only():
+    study = Study("PPO on HalfCheetah-v5", users_ten())
+    asked = []
+
+    def choose(goal):
+        asked.append(goal.name)
+        return Scale(1, 2) if goal.name == "save" else None
+
+    first, second = make_report(Experiment("results", (study, study)), GOALS["save"], choose=choose).studies
+    assert sorted(asked) == sorted(GOALS)
+    assert str(first.recommendation.choice.scale) == "1r×2e"
+    assert first.recommendations["fastest"] == second.recommendations["fastest"]
+    assert str(second.recommendation.choice.scale) == "2r×1e"
 
 
 @pytest.fixture(scope="module", params=["terminal", "markdown"])

@@ -77,6 +77,17 @@ def test_any_search(goal, shares, slowing, noise, budget, repetitions, cores, se
     assert sum(trial.seconds for trial in trials) <= budget * exhaustive * math.exp(2 * noise) + dearest
 
 
+def test_of_equally_good_ones_the_search_takes_what_holds_fewer_cpus():
+    search = Search((1, 2, 4), (4,), GOALS["fastest"], cores=2.0)
+
+    def choice(seconds):
+        return search.choose([replace(trial_of(each, scale), learner_seconds=1e-4) for scale, each in seconds.items()] * 6)
+
+    seconds = {SINGLE: 4.0, Scale(1, 4): 1.8, Scale(2, 4): 1.0, Scale(4, 4): 0.995}
+    assert choice(seconds) == Scale(2, 4)
+    assert choice({**seconds, Scale(4, 4): 0.9}) == Scale(4, 4)
+
+
 def test_what_runs_is_waited_for_and_not_proposed_again():
     search = Search((1, 2, 4), POWERS, GOALS["balanced"], budget=0.9)
     assert search.propose([], [SINGLE]) is None

@@ -1,26 +1,17 @@
-"""The report as text: the table of configurations, and what goes with it, for terminals, Markdown and JSON.
-
-The columns are defined once, for these forms and the page.
-"""
+"""What a report says, in words: the columns of its table, and the sections that go with it. Each form of the report shows these."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from textwrap import fill
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.analysis.goals import Goal
 from rl_scaling_callback.analysis.recommendation import Recommendation
 from rl_scaling_callback.analysis.runs import Pace
 from rl_scaling_callback.report.report import Forecast, Report, StudyReport
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
 
 UNKNOWN: Final = "–"
 
@@ -238,192 +229,8 @@ def sections(study: StudyReport) -> Iterator[Section]:
             yield section
 
 
-def table(study: StudyReport, columns: tuple[Column, ...] = COLUMNS) -> Table:
-    """Return the table for a terminal."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    chosen = study.recommendation.choice
-    for column in columns:
-        heading = f"{column.header}\n{column.unit}" if any(c.unit for c in columns) else column.header
-        made.add_column(Text(heading), justify="right" if column.numeric else "left", no_wrap=True)
-    for c in study.configurations:
-        made.add_row(*(Text(plain(column.cell(c))) for column in columns), style="bold" if c is chosen else None)
-    return made
-
-
-def print_report(report: Report, console: Console | None = None) -> None:
-    """Print a report to a terminal, standard output by default. A narrow one goes without columns, and says so."""
-    from rich.console import Console
-    from rich.text import Text
-
-    console = console or Console()
-
-    def show(section: Section) -> None:
-        console.print(Text(section.title, style="bold"))
-        for line in section.lines:
-            console.print(Text(fill(plain(line), console.width, initial_indent="  ", subsequent_indent="  ")))
-        if section.code:
-            # Not wrapped: this is to be copied.
-            console.print(Text(section.code), soft_wrap=True)
-        console.print()
-
-    for study in report.studies:
-        _print_table(study, console)
-        for section in sections(study):
-            show(section)
-    show(_closing(report))
-
-
-def print_so_far(report: Report, console: Console | None = None) -> None:
-    """Print the tables of a report, and what to take by them: for an experiment that is still running."""
-    from rich.console import Console
-
-    console = console or Console()
-    for study in report.studies:
-        _print_table(study, console)
-        console.print(f"So far: {choice_text(study.recommendation)}\n", markup=False)
-
-
-def _print_table(study: StudyReport, console: Console) -> None:
-    from rich.text import Text
-
-    console.print(Text(plain(study.study.title), style="bold underline"))
-    columns = COLUMNS
-    while console.measure(table(study, columns), options=console.options.update(width=10_000)).maximum > console.width:
-        spare = [column for column in columns if column.spare]
-        if not spare:
-            break
-        # What is known of no configuration goes first.
-        least = max(spare, key=lambda column: (all(column.cell(c) == UNKNOWN for c in study.configurations), column.spare))
-        columns = tuple(column for column in columns if column is not least)
-    console.print(table(study, columns))
-    if columns != COLUMNS:
-        without = ", ".join(column.header for column in COLUMNS if column not in columns)
-        console.print(Text(f"Not shown for want of width: {without}\n"))
-
-
-def to_markdown(report: Report) -> str:
-    """Return a report in Markdown (GitHub's flavour, for tables)."""
-    lines: list[str] = []
-
-    def add(section: Section, level: str) -> None:
-        lines.extend([f"{level} {_escape(section.title)}", "", *(f"- {_escape(line)}" for line in section.lines), ""])
-        if section.code:
-            lines.extend(["```python", section.code, "```", ""])
-
-    for study in report.studies:
-        lines += [f"## {_escape(study.study.title)}", ""]
-        lines.append("| " + " | ".join(column.title for column in COLUMNS) + " |")
-        lines.append("|" + "|".join("---:" if column.numeric else "---" for column in COLUMNS) + "|")
-        lines += ["| " + " | ".join(_escape(column.cell(c)) for column in COLUMNS) + " |" for c in study.configurations]
-        lines.append("")
-        for section in sections(study):
-            add(section, "###")
-    add(_closing(report), "##")
-    return "\n".join(lines)
-
-
-def to_json(report: Report) -> str:
-    """Return a report in JSON, numbers in full and null for what is not known."""
-    document = {
-        "provenance": report.provenance,
-        "studies": [_study_json(study) for study in report.studies],
-        "left_out": [{"name": each.name, "reason": each.reason} for each in report.experiment.left_out],
-    }
-    text = json.dumps(_without_nan(document), ensure_ascii=False, allow_nan=False, indent=2)
-    # Half a surrogate pair is a text for Python and JSON, but can't be written.
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _closing(report: Report) -> Section:
+def closing(report: Report) -> Section:
     """Return what a report ends with: what was left out, and where it comes from."""
     without = [f"Left out: {line}" for line in left_out(report)]
     nothing = [] if report.studies else ["Nothing to show: no run of this experiment could be read."]
     return Section("Source", (*nothing, *without, *(f"{name}: {plain(text)}" for name, text in report.provenance.items())))
-
-
-def _escape(text: str) -> str:
-    """Return a text that Markdown shows as it is."""
-    return "".join(f"\\{character}" if character in "\\`*_[]<>|#" else character for character in plain(text))
-
-
-def _study_json(study: StudyReport) -> dict[str, Any]:
-    laws = study.laws
-    return {
-        "title": study.study.title,
-        "facts": study.study.facts,
-        "configurations": [_configuration_json(c) for c in study.configurations],
-        "recommendations": {name: _recommendation_json(each) for name, each in study.recommendations.items()},
-        "laws": {
-            "chosen": laws.chosen.name if laws.chosen else None,
-            "limit": laws.limit,
-            "fits": [
-                {
-                    "name": f.name,
-                    "formula": f.formula,
-                    "parameters": f.parameters,
-                    "mean_error": f.mean_error,
-                    "max_error": f.max_error,
-                }
-                for f in laws.fits
-            ],
-            "axes": [{"name": a.name, "serial_fractions": a.serial_fractions, "limit": a.limit} for a in laws.axes],
-            "falls_beyond": [[str(top), str(fallen)] for top, fallen in laws.falls_beyond],
-            "predictions": [_forecast_json(study, each) for each in study.forecasts()],
-            "notes": laws.notes,
-        },
-        "checklist": [{"stage": c.stage, "text": c.text, "verdict": c.verdict, "evidence": c.evidence} for c in study.checklist],
-        "notes": list(notes(study)),
-    }
-
-
-def _forecast_json(study: StudyReport, forecast: Forecast) -> dict[str, Any]:
-    lowest, highest = study.span(forecast.scale)
-    return {
-        "config": str(forecast.scale),
-        "sps": forecast.sps,
-        "speedup": forecast.speedup,
-        "low": forecast.low,
-        "high": forecast.high,
-        "lowest": lowest,
-        "highest": highest,
-        "extrapolated": forecast.extrapolated,
-    }
-
-
-def _configuration_json(configuration: Configuration) -> dict[str, Any]:
-    row: dict[str, Any] = {}
-    for column in COLUMNS:
-        row[column.name] = column.value(configuration)
-        if column.error is not None:
-            row[f"{column.name}_error"] = column.error(configuration)
-    row["between_runs"] = configuration.between_runs
-    row["losses"] = configuration.losses
-    row["runs"] = [run.name for run in configuration.runs]
-    return row
-
-
-def _recommendation_json(recommendation: Recommendation) -> dict[str, Any]:
-    choice, runner_up = recommendation.choice, recommendation.runner_up
-    return {
-        "asked": goal_text(recommendation.goal),
-        "choice": str(choice.scale) if choice else None,
-        "verdict": recommendation.verdict,
-        "reason": recommendation.reason,
-        "runner_up": str(runner_up.scale) if runner_up else None,
-        "runner_up_reason": recommendation.runner_up_reason,
-        "bottleneck": recommendation.bottleneck,
-        "measure_next": [{"config": str(scale), "speedup": speedup} for scale, speedup in recommendation.measure_next],
-        "code": recommendation.code,
-    }
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _without_nan(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

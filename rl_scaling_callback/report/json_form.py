@@ -1,0 +1,104 @@
+"""The report in JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from rl_scaling_callback.analysis.configurations import Configuration
+from rl_scaling_callback.analysis.recommendation import Recommendation
+from rl_scaling_callback.report.report import Forecast, Report, StudyReport
+from rl_scaling_callback.report.wording import COLUMNS, goal_text, notes
+
+
+def to_json(report: Report) -> str:
+    """Return a report in JSON, numbers in full and null for what is not known."""
+    document = {
+        "provenance": report.provenance,
+        "studies": [_study_json(study) for study in report.studies],
+        "left_out": [{"name": each.name, "reason": each.reason} for each in report.experiment.left_out],
+    }
+    text = json.dumps(_without_nan(document), ensure_ascii=False, allow_nan=False, indent=2)
+    # Half a surrogate pair is a text for Python and JSON, but can't be written.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _study_json(study: StudyReport) -> dict[str, Any]:
+    laws = study.laws
+    return {
+        "title": study.study.title,
+        "facts": study.study.facts,
+        "configurations": [_configuration_json(c) for c in study.configurations],
+        "recommendations": {name: _recommendation_json(each) for name, each in study.recommendations.items()},
+        "laws": {
+            "chosen": laws.chosen.name if laws.chosen else None,
+            "limit": laws.limit,
+            "fits": [
+                {
+                    "name": f.name,
+                    "formula": f.formula,
+                    "parameters": f.parameters,
+                    "mean_error": f.mean_error,
+                    "max_error": f.max_error,
+                }
+                for f in laws.fits
+            ],
+            "axes": [{"name": a.name, "serial_fractions": a.serial_fractions, "limit": a.limit} for a in laws.axes],
+            "falls_beyond": [[str(top), str(fallen)] for top, fallen in laws.falls_beyond],
+            "predictions": [_forecast_json(study, each) for each in study.forecasts()],
+            "notes": laws.notes,
+        },
+        "checklist": [{"stage": c.stage, "text": c.text, "verdict": c.verdict, "evidence": c.evidence} for c in study.checklist],
+        "notes": list(notes(study)),
+    }
+
+
+def _forecast_json(study: StudyReport, forecast: Forecast) -> dict[str, Any]:
+    lowest, highest = study.span(forecast.scale)
+    return {
+        "config": str(forecast.scale),
+        "sps": forecast.sps,
+        "speedup": forecast.speedup,
+        "low": forecast.low,
+        "high": forecast.high,
+        "lowest": lowest,
+        "highest": highest,
+        "extrapolated": forecast.extrapolated,
+    }
+
+
+def _configuration_json(configuration: Configuration) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for column in COLUMNS:
+        row[column.name] = column.value(configuration)
+        if column.error is not None:
+            row[f"{column.name}_error"] = column.error(configuration)
+    row["between_runs"] = configuration.between_runs
+    row["losses"] = configuration.losses
+    row["runs"] = [run.name for run in configuration.runs]
+    return row
+
+
+def _recommendation_json(recommendation: Recommendation) -> dict[str, Any]:
+    choice, runner_up = recommendation.choice, recommendation.runner_up
+    return {
+        "asked": goal_text(recommendation.goal),
+        "choice": str(choice.scale) if choice else None,
+        "verdict": recommendation.verdict,
+        "reason": recommendation.reason,
+        "runner_up": str(runner_up.scale) if runner_up else None,
+        "runner_up_reason": recommendation.runner_up_reason,
+        "bottleneck": recommendation.bottleneck,
+        "measure_next": [{"config": str(scale), "speedup": speedup} for scale, speedup in recommendation.measure_next],
+        "code": recommendation.code,
+    }
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _without_nan(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

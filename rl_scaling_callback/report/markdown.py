@@ -1,0 +1,32 @@
+"""The report in Markdown."""
+
+from __future__ import annotations
+
+from rl_scaling_callback.report.report import Report
+from rl_scaling_callback.report.wording import COLUMNS, Section, closing, plain, sections
+
+
+def to_markdown(report: Report) -> str:
+    """Return a report in Markdown (GitHub's flavour, for tables)."""
+    lines: list[str] = []
+
+    def add(section: Section, level: str) -> None:
+        lines.extend([f"{level} {_escape(section.title)}", "", *(f"- {_escape(line)}" for line in section.lines), ""])
+        if section.code:
+            lines.extend(["```python", section.code, "```", ""])
+
+    for study in report.studies:
+        lines += [f"## {_escape(study.study.title)}", ""]
+        lines.append("| " + " | ".join(column.title for column in COLUMNS) + " |")
+        lines.append("|" + "|".join("---:" if column.numeric else "---" for column in COLUMNS) + "|")
+        lines += ["| " + " | ".join(_escape(column.cell(c)) for column in COLUMNS) + " |" for c in study.configurations]
+        lines.append("")
+        for section in sections(study):
+            add(section, "###")
+    add(closing(report), "##")
+    return "\n".join(lines)
+
+
+def _escape(text: str) -> str:
+    """Return a text that Markdown shows as it is."""
+    return "".join(f"\\{character}" if character in "\\`*_[]<>|#" else character for character in plain(text))
