@@ -154,12 +154,13 @@ def sweep(
         say(f"Interrupted while measuring {', '.join(map(str, searcher.measuring))}. Go on with --resume (resume=True).")
         raise KeyboardInterrupt
 
-    if searcher.started > len(known):
+    try:
         return make(read_experiment(folder, rule=rule))
-    # Nothing was worth measuring: there is no trial in the folder, and nobody has shown anything.
-    report = make(_without_trials(folder, f"{algorithm.__name__} on {env}"))
-    (show or print_report)(report)
-    return report
+    except ExperimentError:
+        # Nothing was worth measuring, or all failed: there is no trial to read, and nobody has shown anything.
+        report = make(Experiment(folder, (Study(f"{algorithm.__name__} on {env}", ()),)))
+        (show or print_report)(report)
+        return report
 
 
 def _reused(
@@ -200,13 +201,6 @@ def _measured_before(folder: str, rule: SteadyRule, resume: bool) -> list[Run]:
     if not resume:
         raise ValueError(f"{folder} holds a sweep already; go on with it (resume=True, --resume), or give this one another name")
     return [run for study in experiment.studies[:1] for run in study.runs if run.steady.settled]
-
-
-def _without_trials(folder: str, title: str) -> Experiment:
-    try:
-        return read_experiment(folder)
-    except ExperimentError:
-        return Experiment(folder, (Study(title, ()),))
 
 
 def _completed(experiment: Experiment, reused: Sequence[Run], failed: Sequence[Scale]) -> Experiment:

@@ -169,6 +169,14 @@ def test_a_configuration_that_fails_is_left_out(tmp_path, how):
 
 
 @pytest.mark.slow
+def test_where_nothing_could_be_measured_the_report_says_so(tmp_path):
+    made, _ = run(tmp_path, ppo(FailingEnv, how="crash", worker=1), runners=[1], envs=[1], longest_wait_s=60)
+    assert made.studies[0].recommendation.choice is None
+    assert made.studies[0].recommendation.reason.startswith("No configuration was measured")
+    assert "1r×1e" in [each.name for each in made.experiment.left_out]
+
+
+@pytest.mark.slow
 def test_what_a_noisy_neighbour_disturbed_is_measured_again(tmp_path):
     said, neighbours = [], []
 
@@ -191,7 +199,7 @@ def test_what_a_noisy_neighbour_disturbed_is_measured_again(tmp_path):
     assert said[flagged + 1].endswith("measuring 2r×1e again")
     choice = made.studies[0].recommendation.choice
     assert str(choice.scale) == "2r×1e"
-    assert choice.note == "1 more run left out: other programs got in the way"
+    assert choice.note.endswith("1 more run left out: other programs got in the way")
     assert not any(run.others > 0.5 for run in choice.runs)
 
 
@@ -243,7 +251,7 @@ def test_a_sweep_whose_driver_was_killed_or_interrupted_goes_on(tmp_path, how):
         while "measuring 2r×1e" not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
             time.sleep(0.5)
         first.send_signal(how)
-        assert first.wait(120) == (-signal.SIGKILL if how == signal.SIGKILL else 130)
+        assert first.wait(240) == (-signal.SIGKILL if how == signal.SIGKILL else 130)
     said = (tmp_path / "log").read_text()
     assert ("Interrupted while measuring 2r×1e. Go on with --resume" in said) == (how == signal.SIGINT)
     assert measured(tmp_path)[Scale(1, 1)] == 1
