@@ -9,7 +9,10 @@ NEED_RAY = {
     "callback",
     "reporter",
     "surroundings",
-    *(f"sweeping.{module}" for module in ("cluster", "reuse", "searcher", "stopper", "sweep", "watchdog")),
+    *(
+        f"sweeping.{module}"
+        for module in ("cluster", "instrument", "reuse", "schedule", "searcher", "stopper", "sweep", "watchdog")
+    ),
 }
 MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py")}
 WITHOUT_RAY = sorted({module.removesuffix(".__init__") for module in MODULES} - NEED_RAY - {"__init__"})
