@@ -1,0 +1,119 @@
+"""Facts of an RLlib config that say what its results mean, on either API stack."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from rl_scaling_callback.reading.values import ADDRESS, number, plain
+from rl_scaling_callback.scale import Scale
+
+
+def read_scale(config: Mapping[str, Any]) -> Scale:
+    """Return the scale of a trial from `vars(AlgorithmConfig)` or a config dict.
+
+    Raises:
+        ValueError: the config does not say it.
+    """
+    runners, envs = config.get("num_env_runners"), config.get("num_envs_per_env_runner")
+    if not isinstance(runners, int) or not isinstance(envs, int):
+        raise ValueError(f"num_env_runners is {runners!r} and num_envs_per_env_runner is {envs!r}; allowed are whole numbers")
+    return Scale(runners, envs)
+
+
+def samples_env(config: Mapping[str, Any]) -> bool:
+    """Return whether training samples env steps: False for algorithms that learn from recorded data only."""
+    return not (config.get("_is_online") is False or config.get("input_") not in (None, "sampler"))
+
+
+def evaluates(config: Mapping[str, Any]) -> bool:
+    """Return whether training stops now and then for an evaluation."""
+    return bool(config.get("evaluation_interval")) and not evaluation_is_parallel(config)
+
+
+def iterations_are_timed(config: Mapping[str, Any]) -> bool:
+    """Return whether an iteration lasts a given time, so that its steps vary with the throughput (APPO, IMPALA, SAC)."""
+    return number(config.get("min_time_s_per_iteration")) > 0
+
+
+def steps_before_learning(config: Mapping[str, Any]) -> float:
+    """Return the env steps that are sampled before learning starts (SAC, DQN): iterations until then are not the steady work."""
+    steps = number(config.get("num_steps_sampled_before_learning_starts"))
+    return steps if steps > 0 else 0.0
+
+
+def evaluation_is_parallel(config: Mapping[str, Any]) -> bool:
+    """Return whether evaluation runs beside training, and so takes no time of its own."""
+    return bool(config.get("evaluation_parallel_to_training"))
+
+
+def uses_gpus(config: Mapping[str, Any]) -> bool:
+    """Return whether the learners or env runners of the trial ask for GPUs."""
+    return any(number(config.get(key)) > 0 for key in ("num_gpus", "num_gpus_per_learner", "num_gpus_per_env_runner"))
+
+
+def has_other_workers(config: Mapping[str, Any]) -> bool:
+    """Return whether processes beside the Algorithm's and its env runners work for the trial, such as learners of their own."""
+    counts = ("num_learners", "num_aggregator_actors_per_learner", "evaluation_num_env_runners")
+    own_envs = config.get("remote_worker_envs") or str(plain(config.get("gym_env_vectorize_mode"))).lower() == "async"
+    return bool(own_envs) or any(number(config.get(key)) > 0 for key in counts)
+
+
+def is_new_stack(config: Mapping[str, Any]) -> bool:
+    """Return whether the trial runs on RLlib's new API stack."""
+    return bool(config.get("enable_env_runner_and_connector_v2"))
+
+
+def is_asynchronous(config: Mapping[str, Any]) -> bool:
+    """Return whether sampling overlaps learning (IMPALA, APPO): then phases don't follow one another."""
+    return "broadcast_interval" in config
+
+
+def timer_phases(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the phase of each timer that the Algorithm's code runs in."""
+    phases = dict(_TIMER_PHASES)
+    if not evaluation_is_parallel(config):
+        phases.update(dict.fromkeys(_EVALUATION_TIMERS, "evaluate"))
+    return phases
+
+
+_TIMER_PHASES: Final[Mapping[str, str]] = {
+    "env_runner_sampling_timer": "sample",
+    "sample": "sample",
+    "learner_update_timer": "learn",
+    "replay_buffer_add_data_timer": "learn",
+    "replay_buffer_sampling_timer": "learn",
+    "replay_buffer_update_prios_timer": "learn",
+    "synch_weights": "sync",
+    "synch_env_connectors": "sync",
+}
+_EVALUATION_TIMERS: Final = ("evaluation_iteration", "offline_evaluation_iteration_timer", "restore_eval_env_runners")
+
+SAMPLE_TIMER: Final = "sample"
+"""The timer that an env runner's sample runs in."""
+
+STEP_TIMERS: Final[Mapping[str, str]] = {"rlmodule_inference_timer": "inference", "env_step_timer": "env_step"}
+"""The part of sampling that each timer inside a step stands for, in the order of the step."""
+
+LEARNER_PHASES: Final[Mapping[str, str]] = {
+    "learner_thread_update_timer": "busy",
+    "learner_thread_in_queue_wait_timer": "waiting",
+}
+"""The phase of each timer that the learner's own thread runs in (IMPALA, APPO)."""
+
+
+_LOGGED_AS: Final[Mapping[str, str]] = {"framework": "framework_str", "input": "input_"}
+_CLASS = re.compile(r"<class '([^']*)'>")
+
+
+def read_logged_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config as a logged result or `params.json` holds it, in the names of `vars(AlgorithmConfig)`.
+
+    Classes become their names, as in `read_workload`, and addresses in memory, which each process has its own of, go. It
+    does not say which algorithm it is of.
+    """
+    text = json.dumps({_LOGGED_AS.get(key, key): value for key, value in config.items()})
+    attributes: dict[str, Any] = json.loads(ADDRESS.sub("", _CLASS.sub(r"\1", text)))
+    return attributes

@@ -1,0 +1,197 @@
+"""What a result of RLlib says, on either API stack, with or without the callback's own keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from rl_scaling_callback import keys
+from rl_scaling_callback.account import PARTS
+from rl_scaling_callback.formulas import NAN
+from rl_scaling_callback.reading.values import mapping, number
+
+
+@dataclass(frozen=True, slots=True)
+class Iteration:
+    """Env steps and seconds of one iteration.
+
+    Attributes:
+        env_steps: env steps sampled in this iteration; 0 where there were none, NaN where the result does not say.
+        seconds: `time_this_iter_s`; NaN where it is missing or not above 0.
+        problem: why something is NaN, and what to do; "" when all could be read.
+        lifetime: env steps of the whole trial where the result counts only those; NaN elsewhere.
+    """
+
+    env_steps: float
+    seconds: float
+    problem: str = ""
+    lifetime: float = NAN
+
+
+def read_iteration(result: Mapping[str, Any], lifetime_before: float = NAN) -> Iteration:
+    """Return the env steps and seconds of the iteration that `result` describes.
+
+    On the old API stack the top-level `num_env_steps_sampled` counts the whole life of the trial, and
+    `num_env_steps_sampled_this_iter` this iteration; on the new one this iteration's count is in `env_runners`.
+
+    Args:
+        result: RLlib's result.
+        lifetime_before: `lifetime` of the iteration before; NaN where it is not known.
+    """
+    lifetime = NAN
+    if "num_env_steps_sampled" in result and "num_env_steps_sampled_this_iter" not in result:
+        # The old stack with count_steps_by="agent_steps" says how many env steps there were only by how the count grew.
+        lifetime = number(result["num_env_steps_sampled"])
+        env_steps, problem = _read_growth(result, lifetime, lifetime_before)
+    else:
+        env_steps, problem = _read_env_steps(result)
+    seconds = number(result.get("time_this_iter_s"))
+    if not seconds > 0:
+        problem = problem or (
+            f"time_this_iter_s is {result.get('time_this_iter_s')!r}, not a time above 0 (did the clock jump?): "
+            "this iteration's SPS stays NaN"
+        )
+        seconds = NAN
+    return Iteration(env_steps, seconds, problem, lifetime)
+
+
+def _read_growth(result: Mapping[str, Any], lifetime: float, before: float) -> tuple[float, str]:
+    if result.get("training_iteration") == 1:
+        before = 0.0
+    if lifetime >= before:
+        return lifetime - before, ""
+    return NAN, "only the lifetime's env steps are counted here: the first iteration after a restore has no SPS"
+
+
+def _read_env_steps(result: Mapping[str, Any]) -> tuple[float, str]:
+    if "num_env_steps_sampled_this_iter" in result:
+        where, value = "num_env_steps_sampled_this_iter", result["num_env_steps_sampled_this_iter"]
+    else:
+        runners = result.get("env_runners")
+        if not isinstance(runners, Mapping):
+            return NAN, "the result has no env_runners: this algorithm samples no env steps (offline?), so there is no SPS"
+        # An asynchronous algorithm may finish an iteration before the first sample has arrived.
+        where, value = "env_runners/num_env_steps_sampled", runners.get("num_env_steps_sampled", 0)
+    env_steps = number(value)
+    if not env_steps >= 0:
+        return NAN, f"{where} is {value!r}, not a count: this iteration's SPS stays NaN"
+    return env_steps, ""
+
+
+REPORTS: Final = "_scaling_env_runners"
+"""The key under which env runners report to the Algorithm's process; taken out of the result before anybody sees it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerReport:
+    """What one env runner did in one iteration [s]; NaN where no step was timed.
+
+    Attributes:
+        busy: all of its sampling.
+        env_step: its part in `env.step`, estimated from single steps (see `sampling`).
+        inference: the same of policy inference.
+        cpu: CPU time of its process.
+    """
+
+    busy: float
+    env_step: float = NAN
+    inference: float = NAN
+    cpu: float = NAN
+
+    @property
+    def rest(self) -> float:
+        """The rest of its sampling."""
+        return self.busy - self.env_step - self.inference
+
+
+def take_runner_reports(result: Mapping[str, Any]) -> list[RunnerReport]:
+    """Return what the env runners reported in this iteration, and remove it from the result: it is none of RLlib's metrics."""
+    evaluation = result.get("evaluation")
+    if isinstance(evaluation, Mapping):
+        _take_reports(evaluation)
+    return _take_reports(result)
+
+
+def _take_reports(result: Mapping[str, Any]) -> list[RunnerReport]:
+    runners = result.get("env_runners")
+    reports = runners.pop(REPORTS, None) if isinstance(runners, dict) else None
+    if not isinstance(reports, Mapping):
+        return []
+    return [
+        RunnerReport(*(number(report.get(part)) for part in ("busy", "env_step", "inference", "cpu")))
+        for report in reports.values()
+        if isinstance(report, Mapping) and number(report.get("busy")) >= 0
+    ]
+
+
+def read_fleet(result: Mapping[str, Any]) -> tuple[float, float]:
+    """Return how many env runners RLlib holds for healthy, and how many restarts there were so far."""
+    state = result.get("fault_tolerance")
+    state = state if isinstance(state, Mapping) else result
+    return number(state.get("num_healthy_workers")), number(state.get("num_remote_worker_restarts"))
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What a result says beside its env steps and seconds.
+
+    Attributes:
+        iteration: number of the iteration, from 1; NaN where not known, as all numbers here.
+        since_restore: the same since the trial was started or restored.
+        done: True in the last result of a trial that ended in good order.
+        host: name of the Algorithm's host; "" where not known.
+        episode_return: mean return of the episodes that ended lately.
+        lifetime_steps: env steps sampled in the trial's life.
+        cpu_utilisation: of the Algorithm's node [%]; an iteration under a second may have none.
+        ram_utilisation: the same of its memory.
+    """
+
+    iteration: float
+    since_restore: float
+    done: bool
+    host: str
+    episode_return: float
+    lifetime_steps: float
+    cpu_utilisation: float
+    ram_utilisation: float
+
+
+def read_circumstances(result: Mapping[str, Any]) -> Circumstances:
+    """Return what a result says beside its env steps and seconds, on either API stack."""
+    runners, perf = mapping(result.get("env_runners")), mapping(result.get("perf"))
+    host = result.get("hostname")
+    # On the old stack this is the lifetime's count; the new one has it in env_runners only, as the iteration's.
+    lifetime = result.get("num_env_steps_sampled_lifetime", result.get("num_env_steps_sampled"))
+    return Circumstances(
+        iteration=number(result.get("training_iteration")),
+        since_restore=number(result.get("iterations_since_restore")),
+        done=result.get("done") is True,
+        host=host if isinstance(host, str) else "",
+        episode_return=number(runners.get("episode_return_mean", runners.get("episode_reward_mean"))),
+        lifetime_steps=number(lifetime),
+        cpu_utilisation=number(perf.get("cpu_util_percent")),
+        ram_utilisation=number(perf.get("ram_util_percent")),
+    )
+
+
+INJECTED_PARTS: Final[Mapping[str, str]] = {part: f"time/{part}" if part in keys.PHASES else f"runners/{part}" for part in PARTS}
+"""The key under which the callback injects each part of an iteration."""
+
+
+def read_injected(result: Mapping[str, Any], names: Iterable[str]) -> dict[str, float]:
+    """Return numbers that the callback injected, by their keys; none for a result without it, NaN for one that is missing."""
+    scaling = result.get(keys.ROOT)
+    if not isinstance(scaling, Mapping):
+        return {}
+    values = {}
+    for name in names:
+        level, _, leaf = name.rpartition("/")
+        values[name] = number(mapping(scaling.get(level) if level else scaling).get(leaf))
+    return values
+
+
+def read_workload_id(result: Mapping[str, Any]) -> str:
+    """Return the id of the workload that the callback injected; "" where there is none."""
+    workload = mapping(result.get(keys.ROOT)).get("workload")
+    return workload if isinstance(workload, str) else ""
