@@ -92,7 +92,7 @@ def _baseline(configurations: Sequence[Configuration], baseline: Configuration |
         error = "without an error" if math.isnan(baseline.sps_error) else f"± {baseline.sps_error:.1f} %"
         runs = f"{len(baseline.runs)} run{'' if len(baseline.runs) == 1 else 's'}"
         return "met", f"{baseline.scale}: {baseline.sps:,.0f} steps/s, {error}, from {runs}."
-    given = next((each.sps / each.speedup for each in configurations if each.speedup > 0), None)
+    given = next((each.baseline_sps for each in configurations if each.baseline_sps > 0), None)
     if given is not None:
         return "met", f"{given:,.0f} steps/s, from outside this experiment."
     return "not met", HOW_TO_GET_A_BASELINE
@@ -138,7 +138,7 @@ def _rose(choice: Configuration) -> Answer:
     speedup = with_interval(choice.speedup, choice.speedup_error, 2, "×")
     return (
         judge(choice.speedup, choice.speedup_error, 1.0),
-        f"{choice.sps:,.0f} steps/s against {choice.sps / choice.speedup:,.0f}: {speedup}.",
+        f"{choice.sps:,.0f} steps/s against {choice.baseline_sps:,.0f}: {speedup}.",
     )
 
 
@@ -149,12 +149,9 @@ def _expected(choice: Configuration, laws: Laws | None) -> Answer:
         return "undecided", HOW_TO_GET_A_BASELINE
     figure = with_interval(speedup, choice.speedup_error, 2, "×")
     if laws is not None and laws.chosen is not None:
-        law, baseline_sps = laws.chosen, choice.sps / speedup
+        law = laws.chosen
         prediction = law.predict(choice.scale)
-        low, high = (
-            formulas.speedup(formulas.steps_per_second(laws.env_steps, seconds), baseline_sps)
-            for seconds in (prediction.high, prediction.low)
-        )
+        low, high = (formulas.speedup(laws.sps(seconds), choice.baseline_sps) for seconds in (prediction.high, prediction.low))
         if low < high:
             expected = f"law {law.name} expects {low:.2f} to {high:.2f}×, its mean leave-one-out error is {law.mean_error:.1f} %"
             return ("met" if low <= speedup <= high else "not met"), f"{figure}; {expected}."

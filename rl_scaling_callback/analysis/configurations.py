@@ -81,6 +81,11 @@ class Configuration:
         """100 − efficiency [% points]."""
         return 100 - self.efficiency
 
+    @property
+    def baseline_sps(self) -> float:
+        """The SPS that its speedup is counted against [steps/s]; NaN without a baseline."""
+        return formulas.ratio(self.sps, self.speedup)
+
 
 def configurations(study: Study, reference: Scale = SINGLE) -> tuple[Configuration, ...]:
     """Return the configurations of a study, by N, then by env runners, most first.

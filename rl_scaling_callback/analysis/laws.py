@@ -146,6 +146,10 @@ class Laws:
     notes: tuple[str, ...] = ()
     env_steps: float = NAN
 
+    def sps(self, seconds: float) -> float:
+        """Return the throughput that a law's seconds stand for [steps/s]; NaN where `env_steps` was not told."""
+        return formulas.steps_per_second(self.env_steps, seconds)
+
     def span(self, scale: Scale) -> tuple[float, float]:
         """Return the range of seconds that the 95 % intervals of all fitted laws cover together, those of poor laws included.
 

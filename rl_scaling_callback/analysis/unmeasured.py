@@ -34,11 +34,7 @@ def worth_measuring(
         # Where the choice misses the goal, whatever meets it is better.
         to_beat = interval(choice.sps, choice.sps_error)[1] if may_meet(choice, goal) else 0.0
         predictions = [laws.chosen.predict(scale) for scale in _between_and_beyond(measured)]
-        expected = [
-            _expected(each.scale, formulas.steps_per_second(laws.env_steps, each.seconds), choice)
-            for each in predictions
-            if not each.extrapolated
-        ]
+        expected = [_expected(each.scale, laws.sps(each.seconds), choice) for each in predictions if not each.extrapolated]
         promising = sorted((each for each in expected if each.sps > to_beat), key=lambda each: -each.sps)
     most_cpus = _most_cpus(known)
     fit = [each for each in promising if each.cpus <= most_cpus and may_meet(each, goal)]
@@ -50,7 +46,7 @@ def _expected(scale: Scale, sps: float, choice: Configuration) -> Configuration:
     runners = choice.scale.num_env_runners
     for_a_runner = (choice.cpus - 1) / runners if runners else 1.0
     cpus = 1 + for_a_runner * scale.num_env_runners
-    speedup = formulas.ratio(sps * choice.speedup, choice.sps)
+    speedup = formulas.speedup(sps, choice.baseline_sps)
     efficiency = formulas.efficiency(speedup, scale.parallelism)
     return Configuration(
         scale=scale,

@@ -72,15 +72,14 @@ class StudyReport:
     @property
     def baseline_sps(self) -> float:
         """SPS that speedups are counted against [steps/s]; NaN without a baseline."""
-        known = (c.sps / c.speedup for c in self.configurations if c.speedup > 0)
-        return next(known, NAN)
+        return next((each.baseline_sps for each in self.configurations if each.baseline_sps > 0), NAN)
 
     def forecast(self, fit: Fit, scale: Scale) -> Forecast:
         """Return what a law says of a configuration."""
         prediction = fit.predict(scale)
         return Forecast(
             scale=scale,
-            sps=formulas.steps_per_second(self.laws.env_steps, prediction.seconds),
+            sps=self.laws.sps(prediction.seconds),
             speedup=self._speedup(prediction.seconds),
             low=self._speedup(prediction.high),
             high=self._speedup(prediction.low),
@@ -93,7 +92,7 @@ class StudyReport:
         return self._speedup(slowest), self._speedup(fastest)
 
     def _speedup(self, seconds: float) -> float:
-        return formulas.speedup(formulas.steps_per_second(self.laws.env_steps, seconds), self.baseline_sps)
+        return formulas.speedup(self.laws.sps(seconds), self.baseline_sps)
 
     def forecasts(self) -> tuple[Forecast, ...]:
         """Return what the chosen law says of the gaps in the measured grid and of twice the env runners, by N."""

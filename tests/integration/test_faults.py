@@ -11,7 +11,10 @@ replacement starts while baseline_dir is away | `test_an_env_runner_is_killed` |
 | the baseline trial is killed after publishing | others compare with what was published; restored: still the reference | same |
 | the driver is killed, `Tuner.restore` | the baseline stays as it is and serves the rest | \
 `test_the_driver_is_killed_and_the_experiment_restored` |
-| the driver of a sweep is killed | nothing is measured twice | `test_sweep.py: test_a_sweep_whose_driver_was_killed_goes_on` |
+| the driver of a sweep is killed or interrupted | nothing is measured twice | \
+`test_sweep.py: test_a_sweep_whose_driver_was_killed_…` |
+| a configuration of a sweep crashes or hangs | listed as failed, the sweep goes on | \
+`test_sweep.py: test_a_configuration_that_fails_…` |
 | PBT pauses, exploits, resumes | windows warm up again; one baseline, one owner | `test_pbt_pauses_…` |
 | a trial is restored from its checkpoint, in place and anew | timers and reports go on; the baseline is the same | \
 `test_a_trial_is_restored_from_its_checkpoint` |
@@ -41,6 +44,8 @@ with or without the callback (2.60) | `test_a_process_goes_on_as_another_trial` 
 | a file of 1 GB, nested junk, a FIFO or a loop of links in the baseline's place | set aside or passed over, unread | \
 `unit/test_store_faults.py: test_a_file_of_a_gigabyte_…, test_junk_…, test_what_is_no_file_…`, `unit/test_hardening.py` |
 | a damaged, foreign or newer baseline | set aside, kept, named | `unit/test_store.py`, `unit/test_baseline.py`, `test_tune.py` |
+| a cluster of unlike nodes | a baseline serves nodes of its kind; others: NaN, and what differs | \
+`test_cluster.py`, `test_network.py` |
 | two trials on one node | seen, not compared in silence | `test_exclusive.py` |
 | any result dict | no exception, no infinite value | `unit/test_trial.py`, `unit/test_reading.py` |
 """
