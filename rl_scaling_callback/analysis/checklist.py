@@ -6,16 +6,17 @@ Source: specification §7.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Final
+from typing import Any, Final
 
 from rl_scaling_callback import formulas
 from rl_scaling_callback.analysis.configurations import Configuration
-from rl_scaling_callback.analysis.goals import Verdict, judge, together, with_interval
+from rl_scaling_callback.analysis.goals import Verdict, judge, listed, together, with_interval
 from rl_scaling_callback.analysis.laws import Laws
 from rl_scaling_callback.analysis.recommendation import HOW_TO_GET_A_BASELINE, Recommendation
+from rl_scaling_callback.reading import uses_gpus
 
 Answer = tuple[Verdict, str]
 
@@ -47,9 +48,19 @@ class Check:
 
 
 def checklist(
-    configurations: Sequence[Configuration], recommendation: Recommendation, laws: Laws | None = None
+    configurations: Sequence[Configuration],
+    recommendation: Recommendation,
+    laws: Laws | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> tuple[Check, ...]:
-    """Return the checklist of specification §7, filled in from data."""
+    """Return the checklist of specification §7, filled in from data.
+
+    Args:
+        configurations: what was measured.
+        recommendation: what is to be checked.
+        laws: laws that were fitted to it.
+        facts: facts of the workload; None where they are not known.
+    """
     choice, goal = recommendation.choice, recommendation.goal
     baseline = next((each for each in configurations if each.is_baseline), None)
 
@@ -60,9 +71,9 @@ def checklist(
     return (
         Check("before", "Is the baseline's SPS measured?", *_baseline(configurations, baseline)),
         Check("before", "Are the CPU cores known?", *_cores(configurations)),
-        Check("before", "Is the GPU known?", "undecided", "It is not recorded: ask nvidia-smi on the training host."),
+        Check("before", "Is the GPU known?", *_gpu(facts or {})),
         Check("before", "Is the RAM headroom known?", *_ram(configurations)),
-        Check("before", "Is the VRAM headroom known?", "undecided", "It is not recorded: watch nvidia-smi during a trial."),
+        Check("before", "Is the VRAM headroom known?", *_vram(configurations, facts or {})),
         Check(
             "choosing",
             f"Is the efficiency at least {TARGET_EFFICIENCY:g} %?",
@@ -103,6 +114,28 @@ def _cores(configurations: Sequence[Configuration]) -> Answer:
     if cores is None:
         return "undecided", "Not recorded: ScalingCallback writes down those of a trial's hosts."
     return "met", f"{cores:g} logical cores."
+
+
+_NO_GPU: Final = "None is used: the config asks for none."
+
+
+def _gpu(facts: Mapping[str, Any]) -> Answer:
+    if "num_gpus" not in facts:
+        return "undecided", "Not recorded: ask nvidia-smi on the training host."
+    if not uses_gpus(facts):
+        return "met", _NO_GPU
+    if facts.get("accelerators"):
+        return "met", f"{listed(facts['accelerators'])}, as Ray names it."
+    return "undecided", "One is used; which is not recorded: ask nvidia-smi on the training host."
+
+
+def _vram(configurations: Sequence[Configuration], facts: Mapping[str, Any]) -> Answer:
+    used = [run.vram_utilisation for each in configurations for run in each.runs if run.vram_utilisation >= 0]
+    if used:
+        return "met", f"At most {max(used):.0f} % of a GPU's memory were in use: {100 - max(used):.0f} % are free."
+    if "num_gpus" in facts and not uses_gpus(facts):
+        return "met", _NO_GPU
+    return "undecided", "Not recorded: RLlib records it with the package GPUtil installed; or watch nvidia-smi during a trial."
 
 
 _NO_PERF: Final = "Not recorded: RLlib's results hold it under perf, for iterations of 0.7 s or more."

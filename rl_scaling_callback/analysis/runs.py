@@ -45,6 +45,7 @@ class Run:
         cpus: CPUs that it held in Ray's books; NaN where not known.
         cpu_utilisation: mean CPU utilisation of its node over the steady window [%]; NaN where not known.
         ram_utilisation: the largest RAM utilisation of its node [%]; NaN where not known.
+        vram_utilisation: the same of the memory of its fullest GPU.
         exclusive: 1.0 when no other trial ran beside it in the steady window, 0.0 when one did, NaN where not known.
         others: cores that other programs kept busy on its machine, mean over the steady window; NaN where not known.
         samples: its iterations, thinned to a few hundred.
@@ -58,6 +59,7 @@ class Run:
     cpus: float = NAN
     cpu_utilisation: float = NAN
     ram_utilisation: float = NAN
+    vram_utilisation: float = NAN
     exclusive: float = NAN
     others: float = NAN
     samples: tuple[Sample, ...] = ()

@@ -28,6 +28,7 @@ class Entry(NamedTuple):
         healthy: env runners that RLlib held for healthy; NaN where not known.
         cpu_utilisation: of its node [%]; NaN where not known.
         ram_utilisation: of its node [%]; NaN where not known.
+        vram_utilisation: of its fullest GPU [%]; NaN where not known.
         episode_return: mean return of the episodes that ended in it; NaN where not known.
         lifetime_steps: env steps sampled up to its end; NaN where not known.
     """
@@ -42,6 +43,7 @@ class Entry(NamedTuple):
     healthy: float = NAN
     cpu_utilisation: float = NAN
     ram_utilisation: float = NAN
+    vram_utilisation: float = NAN
     episode_return: float = NAN
     lifetime_steps: float = NAN
 
@@ -85,6 +87,7 @@ def sum_up(entries: Sequence[Entry], rule: SteadyRule, *, learns_after: float = 
         steady=window.read(),
         cpu_utilisation=_mean([entry.cpu_utilisation for entry in measured]),
         ram_utilisation=max(_known([entry.ram_utilisation for entry in measured]), default=NAN),
+        vram_utilisation=max(_known([entry.vram_utilisation for entry in measured]), default=NAN),
         exclusive=min(_known([entry.exclusive for entry in measured]), default=NAN),
         others=_mean([entry.others for entry in measured]),
         samples=tuple(samples),

@@ -143,6 +143,7 @@ class _Log:
                 healthy=reading.read_fleet(result)[0],
                 cpu_utilisation=now.cpu_utilisation,
                 ram_utilisation=now.ram_utilisation,
+                vram_utilisation=now.vram_utilisation,
                 episode_return=now.episode_return,
                 lifetime_steps=now.lifetime_steps,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -145,6 +146,7 @@ class Circumstances:
         lifetime_steps: env steps sampled in the trial's life.
         cpu_utilisation: of the Algorithm's node [%]; an iteration under a second may have none.
         ram_utilisation: the same of its memory.
+        vram_utilisation: of the fullest GPU's memory [%]; only where GPUtil is installed.
     """
 
     iteration: float
@@ -155,12 +157,18 @@ class Circumstances:
     lifetime_steps: float
     cpu_utilisation: float
     ram_utilisation: float
+    vram_utilisation: float
+
+
+_VRAM: Final = re.compile(r"vram_util_percent\d+$")
 
 
 def read_circumstances(result: Mapping[str, Any]) -> Circumstances:
     """Return what a result says beside its env steps and seconds, on either API stack."""
     runners, perf = mapping(result.get("env_runners")), mapping(result.get("perf"))
     host = result.get("hostname")
+    # What RLlib calls a percentage is GPUtil's share from 0 to 1, one for each GPU.
+    vram = (100 * number(share) for key, share in perf.items() if _VRAM.match(str(key)))
     # On the old stack this is the lifetime's count; the new one has it in env_runners only, as the iteration's.
     lifetime = result.get("num_env_steps_sampled_lifetime", result.get("num_env_steps_sampled"))
     return Circumstances(
@@ -172,6 +180,7 @@ def read_circumstances(result: Mapping[str, Any]) -> Circumstances:
         lifetime_steps=number(lifetime),
         cpu_utilisation=number(perf.get("cpu_util_percent")),
         ram_utilisation=number(perf.get("ram_util_percent")),
+        vram_utilisation=max((used for used in vram if used >= 0), default=NAN),
     )
 
 

@@ -184,7 +184,8 @@ def _study_report(study: Study, goal: Goal, reference: Scale, choose: Callable[[
     laws = fit_laws(tuple(_measured(study, found, env_steps)), cores, env_steps)
     goals = {goal.name: goal} | {name: other for name, other in GOALS.items() if name != goal.name}
     recommendations = {name: recommend(found, each, laws, choose(each)) for name, each in goals.items()}
-    return StudyReport(study, found, laws, recommendations, checklist(found, recommendations[goal.name], laws))
+    facts = study.workload.facts if study.workload else None
+    return StudyReport(study, found, laws, recommendations, checklist(found, recommendations[goal.name], laws, facts))
 
 
 def _env_steps(study: Study, found: Sequence[Configuration]) -> float:

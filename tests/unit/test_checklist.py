@@ -49,6 +49,33 @@ def test_utilisation_cores_and_headroom_where_they_were_recorded():
     assert found["Is the RAM utilisation below 80 %?"].verdict == "met"
 
 
+CPUS_ONLY = {"num_gpus": 0, "num_gpus_per_learner": 0, "num_gpus_per_env_runner": 0, "accelerators": []}
+
+
+@pytest.mark.parametrize(
+    ("facts", "used", "known", "gpu", "vram"),
+    [
+        (CPUS_ONLY, NAN, ("met", "met"), "None is used", "None is used"),
+        ({**CPUS_ONLY, "num_gpus_per_learner": 1}, NAN, ("undecided", "undecided"), "One is used; which", "Not recorded"),
+        (
+            {**CPUS_ONLY, "num_gpus_per_learner": 1, "accelerators": ["H200"]},
+            30.0,
+            ("met", "met"),
+            "H200, as Ray",
+            "At most 30 % of a GPU's memory were in use: 70 % are free.",
+        ),
+        ({"name": "on the user's word"}, NAN, ("undecided", "undecided"), "Not recorded", "Not recorded"),
+    ],
+)
+def test_what_is_known_of_gpus(facts, used, known, gpu, vram):
+    rows = [replace(each, runs=(run(vram_utilisation=used),)) for each in by_speedup(**{"1r1e": 1.0, "4r1e": 3.0})]
+    found = {each.text: each for each in checklist(rows, recommend(rows, GOALS["balanced"]), facts=facts)}
+    of_gpu, of_vram = found["Is the GPU known?"], found["Is the VRAM headroom known?"]
+    assert (of_gpu.verdict, of_vram.verdict) == known
+    assert of_gpu.evidence.startswith(gpu)
+    assert of_vram.evidence.startswith(vram)
+
+
 def test_the_expected_range_is_the_laws_interval():
     law = Amdahl(0.1, 0.9, largest=Scale(4, 1))
     rows = amdahl_rows(law, "1r1e", "2r1e", "4r1e")

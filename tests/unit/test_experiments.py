@@ -122,6 +122,7 @@ def test_steps_and_seconds_are_read_without_the_callback(folder):
     assert run.scale == Scale(1, 1)
     assert (run.steady.iterations, run.steady.sps, run.steady.parts) == (5, 1024.0, {})
     assert (run.cpu_utilisation, run.ram_utilisation) == (80.0, 7.0)
+    assert math.isnan(run.vram_utilisation)
     assert [sample.measured for sample in run.samples] == [False] * 2 + [True] * 5
     last = run.samples[-1]
     assert (last.iteration, last.env_steps, last.seconds) == (7, 2048.0, 2.0)

@@ -119,6 +119,7 @@ PLACES = [
     ("hostname",),
     ("perf",),
     ("perf", "cpu_util_percent"),
+    ("perf", "vram_util_percent0"),
     ("env_runners",),
     ("env_runners", "num_env_steps_sampled"),
     ("num_env_steps_sampled",),

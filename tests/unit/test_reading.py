@@ -90,9 +90,9 @@ def test_circumstances_on_the_new_stack():
         "hostname": "vm",
         "env_runners": {"episode_return_mean": 5.5},
         "num_env_steps_sampled_lifetime": 6144.0,
-        "perf": {"cpu_util_percent": 85.2, "ram_util_percent": 8.5},
+        "perf": {"cpu_util_percent": 85.2, "ram_util_percent": 8.5, "vram_util_percent0": 0.25, "vram_util_percent1": 0.75},
     }
-    assert reading.read_circumstances(result) == reading.Circumstances(3.0, 1.0, True, "vm", 5.5, 6144.0, 85.2, 8.5)
+    assert reading.read_circumstances(result) == reading.Circumstances(3.0, 1.0, True, "vm", 5.5, 6144.0, 85.2, 8.5, 75.0)
 
 
 def test_circumstances_on_the_old_stack():
