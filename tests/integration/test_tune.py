@@ -3,12 +3,10 @@
 import csv
 import json
 import math
-from functools import partial
 from pathlib import Path
 
 import pytest
 
-from rl_scaling_callback import ScalingCallback
 from rl_scaling_callback.keys import KEYS
 
 pytest.importorskip("ray")
@@ -17,20 +15,10 @@ pytest.importorskip("mujoco")
 from ray import tune
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.tune.schedulers import ASHAScheduler
+from tuning import cartpole, lines, run, scale
 
 CLUSTER_CPUS = 5
 ITERATIONS = 8
-quick = partial(ScalingCallback, warmup_iterations=1, min_iterations=3, max_iterations=3)
-
-
-def run(tmp_path_factory, config, *, stop, callbacks=quick, scheduler=None, concurrent=1):
-    config.callbacks(callbacks).debugging(log_level="ERROR")
-    return tune.Tuner(
-        "PPO",
-        param_space=config,
-        tune_config=tune.TuneConfig(max_concurrent_trials=concurrent, scheduler=scheduler),
-        run_config=tune.RunConfig(storage_path=str(tmp_path_factory.mktemp("storage")), stop=stop, verbose=0),
-    ).fit()
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +33,6 @@ def halfcheetah(cluster, tmp_path_factory):
     results = run(tmp_path_factory, config, stop={"training_iteration": ITERATIONS})
     assert not results.errors
     return results
-
-
-def lines(trial):
-    return [json.loads(line) for line in (Path(trial.path) / "result.json").read_text().splitlines()]
-
-
-def scale(result):
-    config = result["config"]
-    return config["num_env_runners"], config["num_envs_per_env_runner"]
 
 
 def same(a, b):
@@ -157,15 +136,6 @@ def test_get_best_result(halfcheetah, metric):
     assert best.metrics["trial_id"] == halfcheetah.get_dataframe().loc[values.idxmax(), "trial_id"]
 
 
-def cartpole():
-    return (
-        PPOConfig()
-        .environment("CartPole-v1")
-        .env_runners(num_env_runners=1)
-        .training(train_batch_size_per_learner=256, minibatch_size=128, num_epochs=1)
-    )
-
-
 def test_a_stop_condition_on_a_nested_key(cluster, tmp_path_factory):
     results = run(tmp_path_factory, cartpole(), stop={"scaling/steady/iterations": 2, "training_iteration": 20})
     assert [trial.metrics["training_iteration"] for trial in results] == [3]
@@ -178,59 +148,3 @@ def test_asha_schedules_by_efficiency(cluster, tmp_path_factory):
     results = run(tmp_path_factory, config, stop={"training_iteration": 6}, scheduler=asha)
     assert not results.errors
     assert any(trial.metrics["training_iteration"] == 6 for trial in results)
-
-
-@pytest.mark.slow
-def test_a_late_baseline_is_used_from_the_iteration_in_which_it_appears(cluster, tmp_path_factory):
-    config = cartpole().env_runners(num_env_runners=tune.grid_search([1, 2]))
-    results = run(tmp_path_factory, config, stop={"training_iteration": 40}, concurrent=2)
-    (late,) = [trial for trial in results if scale(trial.metrics)[0] == 2]
-    speedups = [result["scaling"]["speedup"] for result in lines(late)]
-    known = [not math.isnan(speedup) for speedup in speedups]
-    assert not known[0]
-    assert known[-1]
-    assert known == sorted(known)
-    # Both ran on this node, side by side: at least one of them saw the other.
-    assert 0 in [result["scaling"]["exclusive"] for trial in results for result in lines(trial)]
-
-
-@pytest.mark.slow
-def test_two_workloads_in_one_experiment_never_share_a_baseline(cluster, tmp_path_factory):
-    config = cartpole().env_runners(num_env_runners=tune.grid_search([1, 2]))
-    config.num_epochs = tune.grid_search([1, 3])
-    results = run(tmp_path_factory, config, stop={"training_iteration": 5})
-    baselines = {}
-    for trial in results:
-        baselines.setdefault(trial.metrics["config"]["num_epochs"], set()).add(trial.metrics["scaling"]["baseline_sps"])
-    assert all(len(values) == 1 for values in baselines.values())
-    assert not baselines[1] & baselines[3]
-    assert len(list((Path(results.experiment_path) / "scaling_baselines").iterdir())) == 2
-
-
-@pytest.mark.slow
-def test_a_mismatch_is_not_comparable(cluster, tmp_path_factory, tmp_path):
-    lasting = partial(quick, baseline_dir=str(tmp_path))
-    run(tmp_path_factory, cartpole(), stop={"training_iteration": 4}, callbacks=lasting)
-    other = cartpole().env_runners(num_env_runners=2).training(num_epochs=2)
-    results = run(tmp_path_factory, other, stop={"training_iteration": 2}, callbacks=lasting)
-    for result in lines(results[0]):
-        assert result["scaling"]["comparable"] == 0
-        assert math.isnan(result["scaling"]["speedup"])
-    same_workload = cartpole().env_runners(num_env_runners=2)
-    results = run(tmp_path_factory, same_workload, stop={"training_iteration": 2}, callbacks=lasting)
-    assert [result["scaling"]["comparable"] for result in lines(results[0])] == [1, 1]
-
-
-@pytest.mark.slow
-def test_a_baseline_file_that_cannot_be_used_is_set_aside(cluster, tmp_path_factory, tmp_path):
-    content = '{"schema": "rl_scaling_callback.base'  # the unit tests have the other kinds
-    lasting = partial(quick, baseline_dir=str(tmp_path))
-    run(tmp_path_factory, cartpole(), stop={"training_iteration": 4}, callbacks=lasting)
-    (file,) = tmp_path.iterdir()
-    file.write_text(content)
-    results = run(tmp_path_factory, cartpole().env_runners(num_env_runners=2), stop={"training_iteration": 2}, callbacks=lasting)
-    assert not results.errors
-    assert all(math.isnan(result["scaling"]["speedup"]) for result in lines(results[0]))
-    (aside,) = tmp_path.iterdir()
-    assert aside.name.startswith(file.name + ".set-aside-")
-    assert aside.read_text() == content
