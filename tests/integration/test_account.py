@@ -29,14 +29,14 @@ EVALUATION_STEPS, EVALUATION_STEP_S = 20, 0.1
 pytestmark = [pytest.mark.alone, pytest.mark.flaky(reruns=2), pytest.mark.usefixtures("cluster")]
 
 
-def train(place, *, runners=1, envs=1, update_s=0.0, evaluate=False, **costs):
+def train(place, *, runners=1, envs=1, steps=STEPS, update_s=0.0, evaluate=False, **costs):
     config = (
         PPOConfig()
         .environment(CostlyEnv, env_config={"step_s": STEP_S, **costs})
         .env_runners(num_env_runners=runners, num_envs_per_env_runner=envs, num_cpus_per_env_runner=0.5)
         .training(
-            train_batch_size_per_learner=STEPS,
-            minibatch_size=STEPS,
+            train_batch_size_per_learner=steps,
+            minibatch_size=steps,
             num_epochs=1,
             learner_class=SleepingLearner,
             learner_config_dict={"update_s": update_s},
@@ -150,13 +150,13 @@ def test_without_a_single_runner_the_split_is_marked_as_an_estimate(plain):
 @pytest.mark.slow
 def test_a_cpu_bound_env_on_too_few_cores(tmp_path):
     # The burnt time is long beside the CPU time that RLlib needs for a step itself. The first core serves most interrupts.
-    burn_s, runners = 0.1, 4
-    costs = {"step_s": 0.0, "burn_s": burn_s, "core": max(os.sched_getaffinity(0))}
+    burn_s, steps, runners = 0.1, 40, 4
+    costs = {"step_s": 0.0, "burn_s": burn_s, "core": max(os.sched_getaffinity(0)), "steps": steps}
     train(tmp_path, **costs)
     results = train(tmp_path, runners=runners, **costs)
     # Runners that share one core each take as long for their part as one for all of it, so nothing is gained. Whatever else runs on
     # that core only adds to it: the least disturbed iteration counts.
-    check(lost_seconds(results, min), "contention", STEPS * burn_s * (1 - 1 / runners))
+    check(lost_seconds(results, min), "contention", steps * burn_s * (1 - 1 / runners))
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ def test_a_late_baseline_is_used_from_the_iteration_in_which_it_appears(cluster,
 
 @pytest.mark.slow
 def test_two_workloads_in_one_experiment_never_share_a_baseline(cluster, tmp_path_factory):
-    config = cartpole().env_runners(num_env_runners=tune.grid_search([1, 2]))
+    config = cartpole().env_runners(num_env_runners=tune.grid_search([1, 0]))
     config.num_epochs = tune.grid_search([1, 3])
     results = run(tmp_path_factory, config, stop={"training_iteration": 5})
     baselines = {}
