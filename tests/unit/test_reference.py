@@ -86,6 +86,24 @@ def test_the_first_of_two_racing_references_wins(store):
     assert store.load(WORKLOAD, SINGLE).sps == 1010.0
 
 
+def test_one_that_slow_storage_kept_from_looking_is_second_all_the_same(store):
+    now = [0.0]
+
+    class Slow(BaselineStore):
+        def load(self, *args):
+            now[0] += 10.0
+            return super().load(*args)
+
+    second = reference(Slow(store._fs, store.directory), owner="b", clock=lambda: now[0])
+    second.update(UNSETTLED)
+    reference(store, owner="a").update(SETTLED)
+    now[0] += 1.0  # too early to look again, but it has something to publish
+    second.update(replace(SETTLED, sps=900.0))
+    assert second.is_baseline == 0
+    assert second.compare_with(SETTLED, 1000)[0] == 1000.0
+    assert store.load(WORKLOAD, SINGLE).owner == "a"
+
+
 def test_a_restored_reference_goes_on_as_the_owner(store):
     reference(store, owner="a").update(SETTLED)
     restored = reference(store, owner="a")

@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,6 +91,15 @@ def test_damaged_neighbours_are_passed_over(store):
     store.publish(other)
     Path(store.path(Workload({"env": "Walker"}), BASELINE.scale)).write_text("junk")
     assert list(store.others(BASELINE.workload, BASELINE.scale)) == [other]
+
+
+def test_of_many_neighbours_the_latest_twenty_are_read(store):
+    for age in range(25):
+        other = replace(BASELINE, workload=Workload({"env": str(age)}))
+        store.publish(other)
+        os.utime(store.path(other.workload, other.scale), (1e9 - age, 1e9 - age))
+    found = list(store.others(BASELINE.workload, BASELINE.scale))
+    assert [each.workload.facts["env"] for each in found] == [str(age) for age in range(20)]
 
 
 class FullDisk:
