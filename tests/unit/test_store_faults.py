@@ -330,6 +330,21 @@ def test_errors_of_a_storage_library_are_no_reason_to_stop_measuring(tmp_path, s
     assert "SlowDown" in warn["storage"]
 
 
+def test_an_error_on_the_way_to_what_one_runner_does_leaves_the_baseline_in_hand(store):
+    class Failing(BaselineStore):
+        def load(self, workload, reference):
+            if reference != SINGLE:
+                raise ClientError("SlowDown: please reduce your request rate")
+            return super().load(workload, reference)
+
+    warn = Warnings()
+    reference(store).update(SETTLED)
+    trial = reference(Failing(store._fs, store.directory), Scale(2, 4), owner="late", warn=warn)
+    trial.update(UNSETTLED)
+    assert trial.compare_with(SETTLED, 1000.0) == (1000.0, 1.0)
+    assert "SlowDown" in warn["single"]
+
+
 # ---------------------------------------------------------------- a slow filesystem
 
 
