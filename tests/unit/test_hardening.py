@@ -1,6 +1,7 @@
 """What is read may be endless, absurd or hostile: it ends in a reason, in little memory, and nothing is written elsewhere."""
 
 import ast
+import copy
 import json
 import math
 import os
@@ -141,7 +142,7 @@ def test_a_result_may_say_anything(absurd):
                 inner = each
                 for name in above:
                     inner = inner[name] if isinstance(inner[name], dict) else {}
-                inner[key] = value
+                inner[key] = copy.deepcopy(value)  # another place may lie within it
         folder.trial([result(k, config={"num_env_runners": 2}) for k in range(1, 6)])
         folder.trial(results)
         assert shown(folder.read())
@@ -229,6 +230,13 @@ def test_a_link_in_place_of_the_locks_is_not_followed(temporary):
     with pytest.raises(OSError, match=r"node\.lock"):
         Neighbourhood("node")
     assert everything_in(outside) == set()
+
+
+def test_a_folder_of_locks_that_somebody_else_owns_is_not_used(temporary, monkeypatch):
+    me = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: me + 1)
+    with pytest.raises(PermissionError, match="not a folder of this user's own"):
+        Neighbourhood("node")
 
 
 @pytest.mark.parametrize("text", ["a\nimport os", "a\rimport os", "\u2028import os", "'", '"""', "\\"])

@@ -138,6 +138,17 @@ def test_a_logged_config_reads_like_the_real_one():
     }
 
 
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, np.float64("inf"), True, None, "1", b"1", 10**400, [1.0], {}])
+def test_what_is_no_finite_number_is_nan(value):
+    assert math.isnan(reading.number(value))
+
+
+@pytest.mark.parametrize("value", [2, 2.0, np.int64(2), np.float32(2), np.array(2.0)])
+def test_numbers_are_plain_floats(value):
+    assert reading.number(value) == 2.0
+    assert type(reading.number(value)) is float
+
+
 class Custom:
     pass
 

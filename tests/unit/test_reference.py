@@ -137,6 +137,15 @@ def test_slow_storage_is_asked_less_often(store):
     assert 15 <= len(asked) <= 25
 
 
+def test_what_one_runner_does_is_told_by_the_longest_measurement(store):
+    longer, shorter = replace(SETTLED, seconds=8.0), replace(SETTLED, sps=700.0, seconds=5.0)
+    reference(store, Scale(1, 4), owner="longer").update(longer)
+    reference(store, Scale(1, 4), owner="shorter").update(shorter)
+    assert store.load(WORKLOAD, Scale(1, 4)).owner == "longer"
+    reference(store, Scale(1, 4), owner="longest").update(replace(SETTLED, seconds=9.0))
+    assert store.load(WORKLOAD, Scale(1, 4)).owner == "longest"
+
+
 def test_another_workload_is_never_compared_and_named_once(store):
     reference(store, workload=Workload({"env": "Ant-v5", "epochs": 4}), owner="ant").update(SETTLED)
     warn = Warnings()

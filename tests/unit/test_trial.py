@@ -4,8 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rl_scaling_callback.account import CAUSES, Spent
 from rl_scaling_callback.comparison import Resources
 from rl_scaling_callback.load import Load
+from rl_scaling_callback.reading import RunnerReport
 from rl_scaling_callback.reference import GivenBaseline
 from rl_scaling_callback.scale import Scale
 from rl_scaling_callback.steady import SteadyRule
@@ -17,18 +19,32 @@ from .test_reading import RESULT_KEYS, anything
 RULE = SteadyRule(warmup_iterations=1, min_iterations=2)
 
 
-def trial(config=None, warnings=None, rule=RULE):
+class Measured(GivenBaseline):
+    """A baseline that was measured: 1,000 steps/s, 0.8 ms of sampling and 0.2 ms of learning a step."""
+
+    spent = Spent.of({"sample": 0.8e-3, "learn": 0.2e-3}, 1e-3, [0.8e-3])
+
+    def __init__(self, comparable=1.0):
+        super().__init__(1000.0, Scale(1, 1))
+        self._comparable = comparable
+
+    def compare_with(self, steady, env_steps):
+        return self._unit_sps, self._comparable
+
+
+def trial(config=None, warnings=None, rule=RULE, source=None, offset=lambda: 0.0):
     warnings = {} if warnings is None else warnings
     return Trial(
         config or {},
         scale=Scale(4, 2),
         workload="1234",
         resources=Resources(cores=2.0, cpus=5.0),
-        source=GivenBaseline(1000.0, Scale(1, 1)),
+        source=source or GivenBaseline(1000.0, Scale(1, 1)),
         rule=rule,
         is_exclusive=lambda: 1.0,
         load=Load(2.0, 4),
         warn=lambda topic, text: warnings.setdefault(topic, text),
+        offset=offset,
     )
 
 
@@ -61,6 +77,40 @@ def test_one_iteration_whole():
         "exclusive": 1.0,
         "runners/reported": 0.0,
     }
+
+
+REPORTS = [RunnerReport(busy=0.6, env_step=0.5, inference=0.05, cpu=0.6)] * 4
+
+
+def test_the_account_of_an_iteration():
+    values = trial(source=Measured()).measure(result(4000, 2.0), 0.0, {"sample": 1.0, "learn": 0.8}, REPORTS)
+    # 16 % of the ideal 8×: the eighth of 0.8 s at 800 µs a step is what 4,000 steps should have taken to learn.
+    assert values["loss"]["learn"] == pytest.approx(100 * (0.8 - 0.8 / 8) / 2.0)
+    assert sum(values["loss"][cause] for cause in CAUSES) == pytest.approx(values["loss"]["total"])
+    assert values["time"] == {"sample": 1.0, "learn": 0.8, "sync": 0.0, "evaluate": 0.0, "other": pytest.approx(0.2)}
+    assert values["account"] == {"exclusive": 1.0, "estimated": 1.0}
+    assert values["runners"]["rest"] == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(
+    ("config", "comparable", "exclusive"), [({}, 0.0, 1.0), ({}, math.nan, 1.0), ({"broadcast_interval": 1}, 1.0, 0.0)]
+)
+def test_what_is_not_comparable_or_overlaps_is_not_split(config, comparable, exclusive):
+    measured = trial(config, source=Measured(comparable))
+    values = measured.measure(result(4000, 2.0), 0.0, {"sample": 1.0, "learn": 0.8}, REPORTS)
+    assert all(math.isnan(values["loss"][cause]) for cause in CAUSES)
+    assert values["account"]["exclusive"] == exclusive
+    assert values["diagnosis"] == ""
+
+
+@pytest.mark.parametrize("turned", [-3600.0, -0.5, 0.5, 3600.0])
+def test_the_time_of_an_iteration_in_which_the_clock_was_turned_is_not_known(turned):
+    warnings: dict[str, str] = {}
+    offsets = iter([0.0, 0.0, 0.001, turned, turned])
+    measured = trial(warnings=warnings, offset=lambda: next(offsets))
+    sps = [measured.measure(result(4000, 2.0), 0.0)["sps"] for _ in range(4)]
+    assert [value == value for value in sps] == [True, True, False, True]
+    assert f"turned by {turned - 0.001:+.3g} s" in warnings["clock"]
 
 
 def test_steady_figures_leave_evaluation_and_warm_up_out():
