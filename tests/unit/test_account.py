@@ -82,8 +82,8 @@ def test_the_typical_runner_is_the_lower_median():
 
 
 def test_the_rest_of_an_iteration_is_other():
-    spent = Spent.of({"sample": 1.0, "learn": 0.5}, 2.0)
-    assert (spent.other, spent.total) == (0.5, 2.0)
+    spent = Spent.of({"sample": 1.0, "learn": 0.5, "sync": 0.125, "evaluate": 0.25}, 2.0)
+    assert (spent.other, spent.total) == (0.125, 2.0)
     assert math.isnan(spent.busy)
 
 
@@ -91,5 +91,6 @@ def test_the_diagnosis_names_the_largest_cause():
     lost = dict.fromkeys(CAUSES, 0.0) | {"learn": 61.0, "transfer": 5.0}
     assert diagnosis(lost).startswith("learn: 61 of 66 lost points; ")
     assert diagnosis(dict.fromkeys(CAUSES, 0.01)) == ""
+    assert diagnosis(dict.fromkeys(CAUSES, 0.0) | {"sync": 0.6}).startswith("sync: 1 of 1 lost points; ")
     assert diagnosis(lost | {"sync": math.nan}) == ""
     assert diagnosis({}) == ""

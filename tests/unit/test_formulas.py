@@ -87,6 +87,8 @@ def test_amdahl_of_the_specification():
     assert f"{formulas.amdahl_limit(0.13):.2f}" == "7.69"
     assert f"{5.41 / formulas.amdahl_limit(0.13) * 100:.1f}" == "70.3"  # 70.4 from the rounded 7.69
     assert f"{5.41 / 7.69 * 100:.1f}" == "70.4"
+    assert formulas.amdahl_speedup(s, 1) == pytest.approx(1.0)
+    assert formulas.amdahl_speedup(1.0, 16) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(
