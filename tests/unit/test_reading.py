@@ -138,6 +138,32 @@ def test_a_logged_config_reads_like_the_real_one():
     }
 
 
+@pytest.mark.parametrize(
+    ("fact", "config", "expected"),
+    [
+        (reading.uses_gpus, {"num_gpus": 0, "num_gpus_per_learner": 0}, False),
+        (reading.uses_gpus, {"num_gpus": 0, "num_gpus_per_learner": 0.5}, True),
+        (reading.uses_gpus, {"num_gpus_per_env_runner": 0.1}, True),
+        (reading.iterations_are_timed, {"min_time_s_per_iteration": 0}, False),
+        (reading.iterations_are_timed, {"min_time_s_per_iteration": None}, False),
+        (reading.iterations_are_timed, {"min_time_s_per_iteration": 0.5}, True),
+        (reading.steps_before_learning, {"num_steps_sampled_before_learning_starts": -1}, 0.0),
+        (reading.steps_before_learning, {"num_steps_sampled_before_learning_starts": 1}, 1.0),
+        (reading.samples_env, {"_is_online": False}, False),
+        (reading.samples_env, {"input_": "sampler"}, True),
+        (reading.samples_env, {"input_": "/data"}, False),
+    ],
+)
+def test_facts_of_a_config(fact, config, expected):
+    assert fact(config) == expected
+    assert fact({}) == fact({"unknown": 1})
+
+
+def test_evaluation_takes_time_of_its_own_unless_it_runs_beside_training():
+    assert reading.timer_phases({})["evaluation_iteration"] == "evaluate"
+    assert "evaluation_iteration" not in reading.timer_phases({"evaluation_parallel_to_training": True})
+
+
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, np.float64("inf"), True, None, "1", b"1", 10**400, [1.0], {}])
 def test_what_is_no_finite_number_is_nan(value):
     assert math.isnan(reading.number(value))
