@@ -22,20 +22,22 @@ def seconds(scale):
     return 0.3 + (0.5 + 2.0 / scale.num_envs_per_env_runner) / scale.num_env_runners
 
 
-def run(scale, factor=1.0, learn_s=0.3, env_steps=1000):
+def run(scale, factor=1.0, learn_s=0.3, env_steps=1000, iterations=5):
     """A run in which everything takes `factor` times as long, the learner's update 0.3 s at the usual pace."""
     total = factor * seconds(scale)
     spent = {"learn": factor * learn_s, "sync": 0.01, "other": 0.02}
     sample = total - sum(spent.values())
     window = SteadyWindow(EVERYTHING)
-    for _ in range(5):
+    for _ in range(iterations):
         window.add(env_steps, total, dict.fromkeys(PARTS, sample) | spent)
     return Run(name=str(scale), scale=scale, steady=window.read())
 
 
 def study(rng, pace=0.15, repetitions=3, **facts):
     factors = np.exp(rng.normal(0, pace, (len(SCALES), repetitions)))
-    return Study("test", tuple(run(s, f) for s, row in zip(SCALES, factors, strict=True) for f in row), **facts)
+    # Windows differ in length, as those of trials that ended at their precision do.
+    runs = (run(s, f, iterations=5 + k) for s, row in zip(SCALES, factors, strict=True) for k, f in enumerate(row))
+    return Study("test", tuple(runs), **facts)
 
 
 def error(study):
