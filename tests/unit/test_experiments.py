@@ -457,8 +457,9 @@ def test_a_result_grid_and_a_uri_are_read_through_their_filesystem(folder, tmp_p
     folder.trial([result(k) for k in range(1, 4)])
     local = fs.LocalFileSystem()
     grid = SimpleNamespace(experiment_path="experiment", filesystem=fs.SubTreeFileSystem(str(tmp_path), local))
-    assert read_experiment(grid).studies == folder.read().studies
-    assert read_experiment(f"file://{folder.path}").studies == folder.read().studies
+    # Not ==: from Python 3.13 on, records that hold a NaN differ from their like.
+    assert repr(read_experiment(grid).studies) == repr(folder.read().studies)
+    assert repr(read_experiment(f"file://{folder.path}").studies) == repr(folder.read().studies)
 
 
 def test_a_tune_result_grid_has_what_is_used_of_it():
