@@ -42,7 +42,8 @@ with or without the callback (2.60) | `test_a_process_goes_on_as_another_trial` 
 | hostile names of env, trial, folder and workload | data, never a path, a line or markup | `test_hostile_names`, `test_page.py`, \
 `unit/test_store_faults.py: test_names_…`, `unit/test_hardening.py` |
 | a file of 1 GB, nested junk, a FIFO or a loop of links in the baseline's place | set aside or passed over, unread | \
-`unit/test_store_faults.py: test_a_file_of_a_gigabyte_…, test_junk_…, test_what_is_no_file_…`, `unit/test_hardening.py` |
+`unit/test_store_faults.py: test_a_file_of_a_gigabyte_…, test_what_is_no_file_…`, `unit/test_baseline.py: test_junk_…`, \
+`unit/test_hardening.py` |
 | a damaged, foreign or newer baseline | set aside, kept, named | \
 `unit/test_store.py`, `unit/test_baseline.py`, `test_comparability.py` |
 | a cluster of unlike nodes | a baseline serves nodes of its kind; others: NaN, and what differs | \

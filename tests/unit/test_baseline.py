@@ -1,12 +1,14 @@
 import json
 import math
+import sys
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl_scaling_callback.baseline import Baseline, BaselineFileError, Workload
+from rl_scaling_callback.baseline import LARGEST, Baseline, BaselineFileError, Workload
 from rl_scaling_callback.scale import Scale
 
 BASELINE = Baseline(
@@ -66,6 +68,39 @@ def changed(**changes):
 def test_a_file_that_cannot_be_used_says_why(text, reason):
     with pytest.raises(BaselineFileError, match=reason):
         Baseline.from_json(text)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"iterations": 0},
+        {"iterations": -8},
+        {"iterations": "5"},
+        {"iterations": True},
+        {"converged": 1},
+        {"error_percent": "1"},
+        {"error_percent": math.inf},
+        {"error_percent": -1.0},
+        {"env_steps": 0},
+        {"seconds": -1.0},
+    ],
+)
+def test_a_window_that_no_measurement_gives_is_refused(values):
+    window = json.loads(BASELINE.to_json())["window"]
+    with pytest.raises(BaselineFileError, match="wrong type"):
+        Baseline.from_json(changed(window=window | values))
+
+
+def test_a_baseline_is_as_long_as_a_baseline_can_be():
+    with pytest.raises(BaselineFileError, match=f"more than {LARGEST} bytes"):
+        Baseline.from_json(BASELINE.to_json() + " " * LARGEST)
+
+
+def test_junk_of_any_depth_is_refused_or_read():
+    text = BASELINE.to_json()
+    for depth in range(1, sys.getrecursionlimit() + 100):
+        with suppress(BaselineFileError):
+            Baseline.from_json(text.replace('"a": null', '"a": ' + "[" * depth + "]" * depth))
 
 
 @pytest.mark.parametrize("key", sorted(json.loads(BASELINE.to_json())))

@@ -1,6 +1,5 @@
 """The store and a trial's `Reference` on storage that fails, in ways that real disks, mounts and processes do."""
 
-import json
 import math
 import multiprocessing
 import os
@@ -17,11 +16,11 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
-from rl_scaling_callback.baseline import Baseline, BaselineFileError, Workload
+from rl_scaling_callback.baseline import BaselineFileError, Workload
 from rl_scaling_callback.scale import Scale
 from rl_scaling_callback.store import BaselineStore
 
-from .test_baseline import BASELINE, changed
+from .test_baseline import BASELINE
 from .test_reference import SETTLED, SINGLE, UNSETTLED, WORKLOAD, Warnings, reference
 
 ROOT = Path(__file__).parents[2]
@@ -135,7 +134,9 @@ def test_of_references_that_publish_at_the_same_moment_one_remains(store):
         process.join(60)
     final = store.load(WORKLOAD, SINGLE)
     assert [owner for owner, is_baseline, _ in reports if is_baseline] == [final.owner]
-    assert {compared for *_, compared in reports} == {(final.sps, 1.0)}
+    # One that looked between two that published keeps what it found: a measurement of the same workload all the same.
+    assert {comparable for *_, (_, comparable) in reports} == {1.0}
+    assert final.sps in {sps for *_, (sps, _) in reports} <= {1000.0 + owner for owner in range(READERS)}
     assert files(store) == [place(store, WORKLOAD)]
 
 
@@ -400,30 +401,6 @@ def test_a_file_of_a_gigabyte_is_set_aside_unread(store):
     assert {path.stat().st_size for path in files(store)} == {size}
 
 
-def test_junk_of_any_depth_is_refused_or_read():
-    text = BASELINE.to_json()
-    for depth in range(1, sys.getrecursionlimit() + 100):
-        with suppress(BaselineFileError):
-            Baseline.from_json(text.replace('"a": null', '"a": ' + "[" * depth + "]" * depth))
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"iterations": 0},
-        {"iterations": -8},
-        {"error_percent": math.inf},
-        {"error_percent": -1.0},
-        {"env_steps": 0},
-        {"seconds": -1.0},
-    ],
-)
-def test_a_window_that_no_measurement_gives_is_refused(values):
-    window = json.loads(BASELINE.to_json())["window"]
-    with pytest.raises(BaselineFileError, match="wrong type"):
-        Baseline.from_json(changed(window=window | values))
-
-
 @pytest.mark.parametrize("kind", ["fifo", "loop", "dangling link", "directory"])
 def test_what_is_no_file_neither_blocks_nor_ends_a_trial(store, kind):
     path = place(store, WORKLOAD)
@@ -442,16 +419,6 @@ def test_what_is_no_file_neither_blocks_nor_ends_a_trial(store, kind):
 
 
 HOSTILE = "../../up\n<script>\x00%s{} 'quoted' \"too\" ☃ 评 \ud800"
-
-
-def test_names_are_data_and_never_paths(store):
-    named = Workload({"name": HOSTILE, "env_config": {HOSTILE: HOSTILE}})
-    baseline = replace(BASELINE, workload=named, owner=HOSTILE, provenance={HOSTILE: HOSTILE})
-    store.publish(baseline)
-    assert store.load(named, SINGLE) == baseline
-    assert [path.name.isascii() for path in files(store)] == [True]
-    assert [path.name for path in Path(store.directory).parent.iterdir()] == ["baselines"]
-    assert store.load(Workload({"name": HOSTILE + " "}), SINGLE) is None
 
 
 def test_names_with_line_breaks_make_no_lines_of_their_own_in_a_warning(store):
