@@ -120,7 +120,7 @@ def sweep(
     if len(room.places) > 1:
         say(f"A trial at a time on each of {len(room.places)} nodes alike: {room.host.cpu}, {room.cores:g} cores")
     if known:
-        say(f"{len(known)} trials measured before: {', '.join(str(trial.scale) for trial in known)}")
+        say(f"{len(known)} trial{'s' * (len(known) > 1)} measured before: {', '.join(str(trial.scale) for trial in known)}")
 
     def make(experiment: Experiment) -> Report:
         failed = [trial.scale for trial in searcher.trials if trial.failed]

@@ -92,14 +92,14 @@ def test_a_lasting_baseline_is_not_measured_again(tmp_path):
     lasting = ppo().callbacks(partial(ScalingCallback, baseline_dir=tmp_path / "baselines"))
     run(tmp_path / "first", lasting, runners=[1], envs=[1], max_trials=1)
     made, said = run(tmp_path / "again", lasting, runners=[2], envs=[1], max_trials=2)
-    assert said[:2] == ["1 trials measured before: 1r×1e", "Trial 2: measuring 2r×1e"]
+    assert said[:2] == ["1 trial measured before: 1r×1e", "Trial 2: measuring 2r×1e"]
     assert {each.scale for each in made.studies[0].configurations} == {Scale(1, 1), Scale(2, 1)}
     # Another config is told where the baselines lie. It may be that nothing else is to be measured.
     shown = []
     made, said = run(
         tmp_path / "all", ppo(), runners=[1], envs=[1], max_trials=1, reuse=[tmp_path / "baselines"], show=shown.append
     )
-    assert said == ["1 trials measured before: 1r×1e"]
+    assert said == ["1 trial measured before: 1r×1e"]
     assert shown == [made]
     assert made.studies[0].recommendation.choice.scale == Scale(1, 1)
 
@@ -262,5 +262,5 @@ def test_a_sweep_whose_driver_was_killed_or_interrupted_goes_on(tmp_path, how):
     assert ("Interrupted while measuring 2r×1e. Go on with --resume" in said) == (how == signal.SIGINT)
     assert measured(tmp_path)[Scale(1, 1)] == 1
     again = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=300, env=environment, check=True)
-    assert "1 trials measured before: 1r×1e" in again.stderr
+    assert "1 trial measured before: 1r×1e" in again.stderr
     assert measured(tmp_path) == {Scale(1, 1): 1, Scale(2, 1): 1}
