@@ -32,6 +32,9 @@ CORRECTIONS: Final[tuple[Correction, ...]] = get_args(Correction)
 USUAL_SLOPE: Final = 0.95
 """By how many percent a run is slower where its learner is by one: 0.92 to 1.00 on three recorded grids (tests/data/grids)."""
 
+_LARGEST_DIFFERENCE: Final = math.log(2)
+"""A learner that takes half or twice as long as in the other runs is no matter of the machine's pace: that differs by 12 to 16 %."""
+
 _LEAST_FREEDOM: Final = 6
 _SURE: Final = 0.99
 _STEEPEST: Final = 1.5
@@ -66,13 +69,28 @@ def at_one_pace(study: Study, correction: Correction = "repeated") -> Study:
     ahead = logs - trend @ (inverse @ logs)
     found = _pace(runs, ahead, inverse)
     if found is None and correction == "always":
-        ahead = logs - logs.mean()
-        found = Pace(USUAL_SLOPE)
+        ahead = np.nan_to_num(behind(learn_s))
+        found = Pace(USUAL_SLOPE) if ahead.any() else None
     if found is None:
         return study
     factors = np.exp(-found.slope * ahead)
     corrected = tuple(replace(run, steady=_times(run.steady, float(factor))) for run, factor in zip(runs, factors, strict=True))
     return replace(study, runs=corrected, pace=found)
+
+
+def behind(learner_seconds: Sequence[float] | Array) -> Array:
+    """Return by how much the machine was slower in each run than in the mean of all, as ln, by the learner's time of each.
+
+    NaN where it does not tell: where the learner's time is not known, or is no machine's pace but an accident, such as one update
+    of several that something else held up.
+    """
+    seconds = np.asarray(learner_seconds, dtype=np.float64)
+    logs = np.log(np.where(seconds > 0, seconds, NAN))
+    if not np.isfinite(logs).any():
+        return logs
+    logs[~(np.abs(logs - np.nanmedian(logs)) < _LARGEST_DIFFERENCE)] = NAN
+    told = np.isfinite(logs)
+    return logs - logs[told].mean() if told.sum() > 1 else np.full(len(logs), NAN)
 
 
 def check_correction(correction: str) -> None:

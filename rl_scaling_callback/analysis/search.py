@@ -27,7 +27,7 @@ from rl_scaling_callback.analysis.belief import Belief, believe
 from rl_scaling_callback.analysis.configurations import SINGLE
 from rl_scaling_callback.analysis.fitting import Array
 from rl_scaling_callback.analysis.goals import Goal
-from rl_scaling_callback.analysis.pace import USUAL_SLOPE
+from rl_scaling_callback.analysis.pace import USUAL_SLOPE, behind
 from rl_scaling_callback.checks import at_least, positive
 from rl_scaling_callback.formulas import NAN, ratio
 from rl_scaling_callback.scale import Scale
@@ -245,11 +245,9 @@ def _thresholds(goal: Goal, scales: Sequence[Scale]) -> Iterator[Array]:
 
 def _observations(scales: Sequence[Scale], trials: Sequence[Trial]) -> Iterator[tuple[Array, float, float]]:
     """Yield what each trial says: the weights of the belief's entries (see `believe`), the value of the sum, and its variance."""
-    known = [math.log(trial.learner_seconds) for trial in trials if trial.learner_seconds > 0]
-    for trial in trials:
+    for trial, slower in zip(trials, behind([trial.learner_seconds for trial in trials]).tolist(), strict=True):
         if trial.failed or trial.scale not in scales:
             continue
-        slower = math.log(trial.learner_seconds) - fmean(known) if trial.learner_seconds > 0 and len(known) > 1 else NAN
         speedup, limit, baseline = np.eye(len(scales) + 2)[[scales.index(trial.scale), -2, -1]]
         within = math.log1p(trial.error / 100) / 1.96 if trial.error >= 0 else 0.0
         if math.isnan(slower):

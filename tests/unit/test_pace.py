@@ -65,6 +65,16 @@ def test_a_learner_that_takes_longer_with_more_env_runners_is_no_slower_machine(
     assert error(corrected) == pytest.approx(0, abs=1e-9)
 
 
+def test_one_update_that_something_else_held_up_is_not_the_machines_pace():
+    held_up = replace(run(Scale(1, 1)).steady, parts=run(Scale(1, 1)).steady.parts | {"learn": 5 * 6 * 0.3})
+    runs = [replace(run(Scale(1, 1)), steady=held_up), run(Scale(2, 1)), run(Scale(4, 1), factor=1.1)]
+    corrected = at_one_pace(Study("test", tuple(runs)), "always")
+    assert corrected.runs[0].steady == held_up
+    assert corrected.runs[1].steady.sps < runs[1].steady.sps
+    assert corrected.runs[2].steady.sps > runs[2].steady.sps
+    assert at_one_pace(Study("test", tuple(runs[:2])), "always").pace is None
+
+
 def test_the_account_still_sums_to_what_is_lost():
     (made,) = make_report(Experiment("test", (study(np.random.default_rng(1)),))).studies
     assert made.study.pace is not None
