@@ -19,8 +19,8 @@ from rl_scaling_callback import (
 )
 from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.analysis.runs import Experiment
+from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.report import Report, to_json, write_page
-from rl_scaling_callback.scale import Scale
 
 
 def page_of(table: str, page: str) -> Configuration | None:

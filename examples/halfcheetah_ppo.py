@@ -16,7 +16,7 @@ from ray import tune
 from ray.rllib.algorithms.ppo import PPOConfig
 
 from rl_scaling_callback import ScalingCallback, ScalingReporter
-from rl_scaling_callback.hardware import usable_cores
+from rl_scaling_callback.rllib.hardware import usable_cores
 
 LEAST_EFFICIENCY = 60.0
 

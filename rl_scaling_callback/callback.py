@@ -17,21 +17,23 @@ except ImportError as error:
 
 from ray.util.metrics import Gauge
 
-from rl_scaling_callback import keys, reading, surroundings
-from rl_scaling_callback.baseline import Workload
-from rl_scaling_callback.comparison import Resources
-from rl_scaling_callback.formulas import NAN
-from rl_scaling_callback.gauges import Gauges
-from rl_scaling_callback.load import Load
-from rl_scaling_callback.neighbours import Neighbourhood
-from rl_scaling_callback.options import Options
-from rl_scaling_callback.phases import PhaseClock
-from rl_scaling_callback.reference import GivenBaseline, Reference
-from rl_scaling_callback.sampling import SamplingClock
-from rl_scaling_callback.scale import Scale
-from rl_scaling_callback.steady import DEFAULT_RULE, SteadyRule
-from rl_scaling_callback.store import BaselineStore
-from rl_scaling_callback.trial import BaselineSource, Trial
+from rl_scaling_callback import rllib
+from rl_scaling_callback.baseline.model import Workload
+from rl_scaling_callback.baseline.store import BaselineStore
+from rl_scaling_callback.baseline.tracker import GivenBaseline, Reference
+from rl_scaling_callback.core import schema
+from rl_scaling_callback.core.comparison import Resources
+from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule
+from rl_scaling_callback.live.colocation import Neighbourhood
+from rl_scaling_callback.live.gauges import Gauges
+from rl_scaling_callback.live.load import Load
+from rl_scaling_callback.live.options import Options
+from rl_scaling_callback.live.phases import PhaseClock
+from rl_scaling_callback.live.sampling import SamplingClock
+from rl_scaling_callback.live.trial import BaselineSource, Trial
+from rl_scaling_callback.rllib import introspection
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
@@ -91,7 +93,7 @@ class ScalingCallback(RLlibCallback):
             ),
         )
         # An env runner restarted while the storage is away must not fail: it has no use for baselines.
-        if baseline_dir is not None and not surroundings.in_env_runner():
+        if baseline_dir is not None and not introspection.in_env_runner():
             BaselineStore.at(baseline_dir)
         self._warned: set[str] = set()
         self._trial: Trial | None = None
@@ -125,8 +127,8 @@ class ScalingCallback(RLlibCallback):
             try:
                 self._sampling = SamplingClock(
                     env_runner.metrics,
-                    start=reading.SAMPLE_TIMER,
-                    parts=reading.STEP_TIMERS,
+                    start=rllib.SAMPLE_TIMER,
+                    parts=rllib.STEP_TIMERS,
                     num_envs=env_runner.num_envs,
                 )
             except Exception as error:
@@ -148,8 +150,8 @@ class ScalingCallback(RLlibCallback):
             return
         try:
             for part, seconds in self._sampling.take().items():
-                key = (reading.REPORTS, str(env_runner.worker_index), part)
-                metrics_logger.log_value(key, seconds, **surroundings.SUM_OF_THE_ITERATION)
+                key = (rllib.REPORTS, str(env_runner.worker_index), part)
+                metrics_logger.log_value(key, seconds, **introspection.SUM_OF_THE_ITERATION)
         except Exception as error:
             self._sampling = None
             self._warn("env runner", f"what this env runner does can't be reported ({error!r}): runners/* stay NaN")
@@ -158,7 +160,7 @@ class ScalingCallback(RLlibCallback):
         """Inject `result["scaling"]`, before any logger, stopper, scheduler or searcher sees the result."""
         values: dict[str, Any] | None = None
         try:
-            reports = reading.take_runner_reports(result)
+            reports = rllib.take_runner_reports(result)
             if self._trial is not None and self._phases is not None:
                 phases = self._phases.finish()
                 evaluation_s = phases.get("evaluate", 0.0)
@@ -166,28 +168,28 @@ class ScalingCallback(RLlibCallback):
                 values = self._trial.measure(result, evaluation_s, phases if self._phases_are_timed else None, reports, learner)
         except Exception as error:
             self._give_up(error)
-        result[keys.ROOT] = keys.nest({}) if values is None else values
+        result[schema.ROOT] = schema.nest({}) if values is None else values
         self._show(result)
 
     def _start(self, algorithm: Algorithm) -> Trial:
-        config = surroundings.config_of(algorithm)
-        settle = {"learn": surroundings.wait_for_gpu} if reading.uses_gpus(config) else {}
-        self._phases = clock = PhaseClock(reading.timer_phases(config), settle)
-        if reading.is_new_stack(config):
-            self._phases_are_timed = self._attempt("phases", lambda: surroundings.watch_phases(algorithm, clock), False)
-            if reading.is_asynchronous(config):
-                clock = PhaseClock(reading.LEARNER_PHASES, {"busy": surroundings.wait_for_gpu} if reading.uses_gpus(config) else {})
-                if self._attempt("learner", functools.partial(surroundings.watch_learner, algorithm, clock), False):
+        config = introspection.config_of(algorithm)
+        settle = {"learn": introspection.wait_for_gpu} if rllib.uses_gpus(config) else {}
+        self._phases = clock = PhaseClock(rllib.timer_phases(config), settle)
+        if rllib.is_new_stack(config):
+            self._phases_are_timed = self._attempt("phases", lambda: introspection.watch_phases(algorithm, clock), False)
+            if rllib.is_asynchronous(config):
+                clock = PhaseClock(rllib.LEARNER_PHASES, {"busy": introspection.wait_for_gpu} if rllib.uses_gpus(config) else {})
+                if self._attempt("learner", functools.partial(introspection.watch_learner, algorithm, clock), False):
                     self._learner_clock = clock
-        self._clocks_evaluation = not (self._phases_are_timed or reading.evaluation_is_parallel(config))
-        scale = reading.read_scale(config)
+        self._clocks_evaluation = not (self._phases_are_timed or rllib.evaluation_is_parallel(config))
+        scale = rllib.read_scale(config)
         storage = getattr(algorithm, "_storage", None)
         # RLlib drops what Tune calls the trial; its folder begins with that name.
         self._gauges = Gauges(Gauge, storage.trial_dir_name if storage is not None else "", scale)
-        hosts = self._attempt("hosts", lambda: surroundings.hosts_of(algorithm), set())
+        hosts = self._attempt("hosts", lambda: introspection.hosts_of(algorithm), set())
         unknown = Resources(cores=NAN, cpus=NAN)
-        resources = self._attempt("resources", lambda: surroundings.resources_of(algorithm, hosts), unknown)
-        workload = surroundings.workload_of(algorithm, hosts, self._options.workload)
+        resources = self._attempt("resources", lambda: introspection.resources_of(algorithm, hosts), unknown)
+        workload = introspection.workload_of(algorithm, hosts, self._options.workload)
         return Trial(
             config,
             scale=scale,
@@ -204,9 +206,9 @@ class ScalingCallback(RLlibCallback):
         options = self._options
         if options.baseline_sps is not None:
             return GivenBaseline(options.baseline_sps, options.reference)
-        config = surroundings.config_of(algorithm)
+        config = introspection.config_of(algorithm)
         storage = getattr(algorithm, "_storage", None)
-        if not reading.samples_env(config):
+        if not rllib.samples_env(config):
             store = None
         elif options.baseline_dir is not None:
             store = BaselineStore.at(options.baseline_dir)
@@ -226,8 +228,8 @@ class ScalingCallback(RLlibCallback):
             scale,
             options.reference,
             owner=trial,
-            provenance=surroundings.provenance_of(trial.rpartition("/")[2]),
-            steps_vary=reading.iterations_are_timed(config),
+            provenance=introspection.provenance_of(trial.rpartition("/")[2]),
+            steps_vary=rllib.iterations_are_timed(config),
             warn=self._warn,
         )
 
@@ -262,7 +264,7 @@ class ScalingCallback(RLlibCallback):
 
 
 def _watch(algorithm: Algorithm) -> Callable[[], float]:
-    neighbourhood = Neighbourhood(surroundings.node_of())
+    neighbourhood = Neighbourhood(introspection.node_of())
     # RLlib has no hook for the end of an Algorithm; a process that has dropped one is no neighbour any more.
     weakref.finalize(algorithm, neighbourhood.leave)
     return neighbourhood.look

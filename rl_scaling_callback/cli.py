@@ -19,10 +19,10 @@ except ImportError as error:
 
 from rl_scaling_callback._version import __version__
 from rl_scaling_callback.analysis.goals import GOALS, Goal
-from rl_scaling_callback.analysis.pace import CORRECTIONS, Correction
+from rl_scaling_callback.analysis.speed_correction import CORRECTIONS, Correction
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
-from rl_scaling_callback.scale import Scale
-from rl_scaling_callback.steady import DEFAULT_RULE, SteadyRule
 
 if TYPE_CHECKING:
     from rl_scaling_callback.report import Report

@@ -16,10 +16,10 @@ except ImportError as error:
     raise ImportError('ScalingReporter needs Ray Tune: pip install "ray[tune,rllib]>=2.45"') from error
 
 from rl_scaling_callback.analysis.goals import Goal
-from rl_scaling_callback.analysis.pace import Correction, check_correction
+from rl_scaling_callback.analysis.speed_correction import Correction, check_correction
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.schema import ROOT
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
-from rl_scaling_callback.keys import ROOT
-from rl_scaling_callback.scale import Scale
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial

@@ -7,10 +7,10 @@ from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
-from rl_scaling_callback.account import Spent
 from rl_scaling_callback.analysis.runs import Run, Study
-from rl_scaling_callback.scale import Scale
-from rl_scaling_callback.steady import DEFAULT_RULE, SteadyWindow
+from rl_scaling_callback.core.attribution import Spent
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyWindow
 
 FOLDER = Path(__file__).parent / "data" / "grids"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.csv"))

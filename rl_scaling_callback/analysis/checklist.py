@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any, Final
 
-from rl_scaling_callback import formulas
 from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.analysis.goals import Verdict, judge, listed, together, with_interval
 from rl_scaling_callback.analysis.laws import Laws
 from rl_scaling_callback.analysis.recommendation import HOW_TO_GET_A_BASELINE, Recommendation
-from rl_scaling_callback.reading import uses_gpus
+from rl_scaling_callback.core import formulas
+from rl_scaling_callback.rllib import uses_gpus
 
 Answer = tuple[Verdict, str]
 

@@ -14,14 +14,14 @@ from typing import Final
 
 from scipy.special import stdtrit
 
-from rl_scaling_callback import formulas
-from rl_scaling_callback.account import Spent, diagnosis, losses
-from rl_scaling_callback.analysis.disturbance import NOTABLE_CORES, undisturbed
+from rl_scaling_callback.analysis.interference import NOTABLE_CORES, undisturbed
 from rl_scaling_callback.analysis.runs import Run, Study
-from rl_scaling_callback.comparison import same_steps
-from rl_scaling_callback.formulas import NAN
-from rl_scaling_callback.scale import Scale
-from rl_scaling_callback.steady import Steady
+from rl_scaling_callback.core import formulas
+from rl_scaling_callback.core.attribution import Spent, diagnosis, losses
+from rl_scaling_callback.core.comparison import same_steps
+from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.steady import Steady
 
 SINGLE: Final = Scale(1, 1)
 """The reference scale of the specification: 1 env runner × 1 env."""

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize_scalar, nnls
 from scipy.special import stdtrit
 
-from rl_scaling_callback.formulas import NAN
+from rl_scaling_callback.core.formulas import NAN
 
 Array = npt.NDArray[np.float64]
 Terms = Callable[[Array, Array, float], tuple[Array, ...]]

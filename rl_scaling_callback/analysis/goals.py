@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final, Literal
 
-from rl_scaling_callback import formulas
 from rl_scaling_callback.analysis.configurations import Configuration
-from rl_scaling_callback.checks import label, positive
-from rl_scaling_callback.formulas import NAN
+from rl_scaling_callback.core import formulas
+from rl_scaling_callback.core.checks import label, positive
+from rl_scaling_callback.core.formulas import NAN
 
 Verdict = Literal["met", "not met", "undecided"]
 

@@ -16,10 +16,10 @@ from typing import Final
 import numpy as np
 from scipy.special import ndtri
 
-from rl_scaling_callback import formulas
 from rl_scaling_callback.analysis.fitting import Array, Law, Solution, catalogue, leave_one_out, solve
-from rl_scaling_callback.formulas import NAN
-from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.core import formulas
+from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.scale import Scale
 
 _FAR: Final = 2.0
 _FEWEST: Final = 4

@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from rl_scaling_callback import formulas
 from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.analysis.goals import Goal, Standing, Verdict, listed, may_meet, standings, together, with_interval
 from rl_scaling_callback.analysis.laws import Laws
-from rl_scaling_callback.analysis.unmeasured import worth_measuring
-from rl_scaling_callback.scale import Scale
-from rl_scaling_callback.steady import DEFAULT_RULE
+from rl_scaling_callback.analysis.suggestions import worth_measuring
+from rl_scaling_callback.core import formulas
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.steady import DEFAULT_RULE
 
 _ENOUGH: Final = DEFAULT_RULE.warmup_iterations + DEFAULT_RULE.max_iterations
 """Iterations after which a trial's throughput is as settled as it gets."""

@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from rl_scaling_callback.baseline import Workload
-from rl_scaling_callback.formulas import NAN
-from rl_scaling_callback.scale import Scale
-from rl_scaling_callback.steady import Steady
+from rl_scaling_callback.baseline.model import Workload
+from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.steady import Steady
 
 
 @dataclass(frozen=True, slots=True)

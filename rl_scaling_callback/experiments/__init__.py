@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from rl_scaling_callback.experiments.place import ExperimentError
 from rl_scaling_callback.experiments.source import read_experiment
+from rl_scaling_callback.storage import ExperimentError
 
 __all__ = ["ExperimentError", "read_experiment"]

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from rl_scaling_callback.analysis.runs import LeftOut
-from rl_scaling_callback.baseline import Baseline, BaselineFileError
-from rl_scaling_callback.experiments.place import ExperimentError, Place
+from rl_scaling_callback.baseline.model import Baseline, BaselineFileError
+from rl_scaling_callback.storage import ExperimentError, Place
 
 
 def read_baselines(folder: Place) -> tuple[list[Baseline], list[LeftOut]]:

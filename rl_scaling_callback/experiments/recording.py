@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from rl_scaling_callback.account import PARTS
 from rl_scaling_callback.analysis.runs import Run, Sample
-from rl_scaling_callback.formulas import NAN
-from rl_scaling_callback.steady import SteadyRule, SteadyWindow
+from rl_scaling_callback.core.attribution import PARTS
+from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.steady import SteadyRule, SteadyWindow
 
 _MOST_SAMPLES: Final = 300
 _FIRST_SAMPLES: Final = 50

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from rl_scaling_callback.analysis.runs import Experiment
-from rl_scaling_callback.experiments.place import ExperimentError, Place
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule
 from rl_scaling_callback.experiments.table import read_table
 from rl_scaling_callback.experiments.tune_folder import read_folder
-from rl_scaling_callback.scale import Scale
-from rl_scaling_callback.steady import DEFAULT_RULE, SteadyRule
+from rl_scaling_callback.storage import ExperimentError, Place
 
 _HOW_TO_GET_ONE = "Pass the folder that Tune wrote (storage_path/name of its RunConfig, or results.experiment_path), or a CSV file."
 

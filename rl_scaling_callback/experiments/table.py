@@ -10,10 +10,10 @@ from dataclasses import replace
 from typing import Final
 
 from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Study
-from rl_scaling_callback.experiments.place import ExperimentError, Place
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.steady import SteadyRule, is_measurable
 from rl_scaling_callback.experiments.recording import Entry, sum_up
-from rl_scaling_callback.scale import Scale
-from rl_scaling_callback.steady import SteadyRule, is_measurable
+from rl_scaling_callback.storage import ExperimentError, Place
 
 COLUMNS: Final = ("num_env_runners", "num_envs_per_env_runner", "env_steps", "time_this_iter_s")
 """The columns that a table needs; further ones are passed over."""

@@ -9,21 +9,21 @@ from dataclasses import dataclass
 from statistics import median_low
 from typing import Any, Final
 
-from rl_scaling_callback import reading
+from rl_scaling_callback import rllib
 from rl_scaling_callback.analysis.runs import LeftOut, Run
+from rl_scaling_callback.core.formulas import NAN, ratio
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.steady import SteadyRule
 from rl_scaling_callback.experiments.lines import ResultLines
-from rl_scaling_callback.experiments.place import ExperimentError, Place
 from rl_scaling_callback.experiments.recording import Entry, sum_up
-from rl_scaling_callback.formulas import NAN, ratio
-from rl_scaling_callback.reading import Circumstances
-from rl_scaling_callback.scale import Scale
-from rl_scaling_callback.steady import SteadyRule
+from rl_scaling_callback.rllib import Circumstances
+from rl_scaling_callback.storage import ExperimentError, Place
 
 RESULTS: Final = "result.json"
 PARAMS: Final = "params.json"
 _ERRORS: Final = ("error.txt", "error.pkl")
 
-_PART_KEYS: Final = tuple(reading.INJECTED_PARTS.values())
+_PART_KEYS: Final = tuple(rllib.INJECTED_PARTS.values())
 _USED: Final = (*_PART_KEYS, "time/evaluate", "sps", "sps_per_cpu", "baseline_sps", "comparable", "exclusive", "cores/others")
 
 
@@ -109,7 +109,7 @@ class _Log:
         """Take in the config as logged; where another workload or scale begins, what came before no longer counts."""
         if logged is self._logged or not isinstance(logged, Mapping):
             return
-        config = reading.read_logged_config(logged)
+        config = rllib.read_logged_config(logged)
         if self.config and _work_of(config) != _work_of(self.config):
             self.entries.clear()
             self._changed += 1
@@ -118,15 +118,15 @@ class _Log:
     def add(self, result: Mapping[str, Any]) -> None:
         """Take in a result. A restored trial repeats iterations that it lost: the later ones count."""
         self.configure(result.get("config"))
-        now = reading.read_circumstances(result)
+        now = rllib.read_circumstances(result)
         number = int(now.iteration) if now.iteration >= 1 else len(self.entries) + 1
         while self.entries and self.entries[-1].iteration >= number:
             self.entries.pop()
             self._lifetimes.pop()
-        read = reading.read_iteration(result, self._lifetimes[-1] if self._lifetimes else NAN)
+        read = rllib.read_iteration(result, self._lifetimes[-1] if self._lifetimes else NAN)
         self._problem = self._problem or read.problem
         self._lifetimes.append(read.lifetime)
-        scaling = reading.read_injected(result, _USED)
+        scaling = rllib.read_injected(result, _USED)
         evaluation_s = scaling.get("time/evaluate", NAN)
         if evaluation_s != evaluation_s:
             self._evaluation_is_known, evaluation_s = False, 0.0
@@ -140,7 +140,7 @@ class _Log:
                 since_restore=now.since_restore,
                 exclusive=scaling.get("exclusive", NAN),
                 others=scaling.get("cores/others", NAN),
-                healthy=reading.read_fleet(result)[0],
+                healthy=rllib.read_fleet(result)[0],
                 cpu_utilisation=now.cpu_utilisation,
                 ram_utilisation=now.ram_utilisation,
                 vram_utilisation=now.vram_utilisation,
@@ -149,7 +149,7 @@ class _Log:
             )
         )
         self._last = now
-        self._workload_id = reading.read_workload_id(result)
+        self._workload_id = rllib.read_workload_id(result)
         self._take_in_comparison(scaling)
 
     def _take_in_comparison(self, scaling: Mapping[str, float]) -> None:
@@ -161,16 +161,16 @@ class _Log:
 
     def read(self, name: str, rule: SteadyRule, failed: bool) -> TrialRead | LeftOut:
         """Return what the results say together."""
-        if not reading.samples_env(self.config):
+        if not rllib.samples_env(self.config):
             return LeftOut(name, "it learns from recorded data (offline): it samples no env steps, so there is no throughput")
         try:
-            scale = reading.read_scale(self.config)
+            scale = rllib.read_scale(self.config)
         except ValueError as error:
             return LeftOut(name, f"its config does not say its scale: {error}. Is it a trial of RLlib?")
         run = sum_up(
             self.entries,
             rule,
-            learns_after=reading.steps_before_learning(self.config),
+            learns_after=rllib.steps_before_learning(self.config),
             name=name,
             scale=scale,
             cpus=self._cpus,
@@ -186,12 +186,12 @@ class _Log:
             )
         return TrialRead(
             run=run,
-            facts={**reading.read_workload(self.config), "algorithm": _algorithm(name, self.config)},
+            facts={**rllib.read_workload(self.config), "algorithm": _algorithm(name, self.config)},
             workload=self._workload_id,
             host=self._last.host if self._last else "",
             unit_sps=self._unit_sps,
-            exclusive_phases=not reading.is_asynchronous(self.config),
-            timed_iterations=reading.iterations_are_timed(self.config),
+            exclusive_phases=not rllib.is_asynchronous(self.config),
+            timed_iterations=rllib.iterations_are_timed(self.config),
         )
 
     def _note(self, failed: bool) -> str:
@@ -205,7 +205,7 @@ class _Log:
         if self.damaged:
             lines = "line of its {} is" if self.damaged == 1 else "lines of its {} are"
             notes.append(f"{self.damaged} damaged {lines.format(RESULTS)} left out")
-        if reading.evaluates(self.config) and not self._evaluation_is_known:
+        if rllib.evaluates(self.config) and not self._evaluation_is_known:
             notes.append("its iterations include evaluation, whose time is not known without the callback")
         if self._comparable == 0:
             notes.append("its callback found no baseline that it is comparable with: workload, hardware or steps differ")
@@ -214,7 +214,7 @@ class _Log:
     def _why_not_steady(self, rule: SteadyRule, failed: bool) -> str:
         iterations = len(self.entries)
         count = f"{iterations} iteration{'s' * (iterations != 1)}"
-        learns_after = reading.steps_before_learning(self.config)
+        learns_after = rllib.steps_before_learning(self.config)
         ended = "; it ended with an error" * failed
         if learns_after:
             learning = f"learning starts after {learns_after:,.0f} env steps"
@@ -226,7 +226,7 @@ class _Log:
 
 def _work_of(config: Mapping[str, Any]) -> tuple[Scale, dict[str, Any]] | None:
     try:
-        return reading.read_scale(config), reading.read_workload(config)
+        return rllib.read_scale(config), rllib.read_workload(config)
     except ValueError:
         return None
 

@@ -8,15 +8,15 @@ from dataclasses import replace
 from typing import Any, Final
 
 from rl_scaling_callback.analysis.runs import Experiment, GivenBaseline, LeftOut, Study
-from rl_scaling_callback.baseline import Baseline, Workload
+from rl_scaling_callback.baseline.model import Baseline, Workload
+from rl_scaling_callback.baseline.store import EXPERIMENT_SUBDIRECTORY
+from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.steady import Steady, SteadyRule
 from rl_scaling_callback.experiments.baselines import last_name, matches, read_baselines
-from rl_scaling_callback.experiments.place import ExperimentError, Place
 from rl_scaling_callback.experiments.trial_folder import PARAMS, RESULTS, TrialRead, read_trial
-from rl_scaling_callback.formulas import NAN
-from rl_scaling_callback.reading import number
-from rl_scaling_callback.scale import Scale
-from rl_scaling_callback.steady import Steady, SteadyRule
-from rl_scaling_callback.store import EXPERIMENT_SUBDIRECTORY
+from rl_scaling_callback.rllib import number
+from rl_scaling_callback.storage import ExperimentError, Place
 
 _HARDWARE: Final = ("cpu", "cores", "accelerators", "ray")
 """Facts of a workload that results don't hold; baseline files do, for the host that measured them."""

@@ -22,11 +22,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FormatStrFormatter, MaxNLocator, NullLocator
 
-from rl_scaling_callback.account import CAUSES
 from rl_scaling_callback.analysis.configurations import Configuration
+from rl_scaling_callback.core.attribution import CAUSES
+from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.report.report import StudyReport
 from rl_scaling_callback.report.wording import UNKNOWN, number
-from rl_scaling_callback.scale import Scale
 
 INK: Final = "#1b1f24"
 """Colour of text, axes and outlines; the page puts its own in its place."""

@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from rl_scaling_callback import formulas
 from rl_scaling_callback._version import __version__
 from rl_scaling_callback.analysis.checklist import Check, checklist
 from rl_scaling_callback.analysis.configurations import SINGLE, Configuration, configurations
 from rl_scaling_callback.analysis.goals import GOALS, Goal
 from rl_scaling_callback.analysis.laws import Fit, Laws, Measured, fit_laws
-from rl_scaling_callback.analysis.pace import Correction, at_one_pace
 from rl_scaling_callback.analysis.recommendation import Recommendation, recommend
 from rl_scaling_callback.analysis.runs import Experiment, Study
-from rl_scaling_callback.formulas import NAN
-from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.analysis.speed_correction import Correction, at_one_pace
+from rl_scaling_callback.core import formulas
+from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.scale import Scale
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from typing import Any, Final
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rl_scaling_callback import hardware
-from rl_scaling_callback.hardware import Host
+from rl_scaling_callback.rllib import hardware
+from rl_scaling_callback.rllib.hardware import Host
 
 _ANSWER_WITHIN_S: Final = 60.0
 

@@ -6,7 +6,7 @@ import runpy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.core.scale import Scale
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from rl_scaling_callback.callback import ScalingCallback
-from rl_scaling_callback.steady import SteadyRule
+from rl_scaling_callback.core.steady import SteadyRule
 from rl_scaling_callback.sweeping.watchdog import Watchdog
 
 if TYPE_CHECKING:

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.tune.utils.util import SafeFallbackEncoder  # type: ignore[attr-defined]
 
-from rl_scaling_callback import reading
+from rl_scaling_callback import rllib
 from rl_scaling_callback.analysis.runs import Run
-from rl_scaling_callback.baseline import Workload
+from rl_scaling_callback.baseline.model import Workload
+from rl_scaling_callback.core.steady import SteadyRule
 from rl_scaling_callback.experiments import read_experiment
 from rl_scaling_callback.experiments.baselines import matches, read_baselines
-from rl_scaling_callback.experiments.place import Place
-from rl_scaling_callback.hardware import Host
-from rl_scaling_callback.reading import number
-from rl_scaling_callback.steady import SteadyRule
+from rl_scaling_callback.rllib import number
+from rl_scaling_callback.rllib.hardware import Host
+from rl_scaling_callback.storage import Place
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def workload_of(config: AlgorithmConfig, host: Host) -> Workload:
     """Return the workload of a config on a host, as a log would tell it."""
     logged: dict[str, Any] = json.loads(json.dumps(config.to_dict(), cls=SafeFallbackEncoder))
-    facts = reading.read_workload(reading.read_logged_config(logged))
+    facts = rllib.read_workload(rllib.read_logged_config(logged))
     facts["algorithm"] = getattr(config.algo_class, "__name__", None)
     return Workload({**facts, "cpu": host.cpu, "cores": host.cores, "ray": ray.__version__})
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import ray
 
-from rl_scaling_callback import hardware
-from rl_scaling_callback.hardware import Host
-from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.rllib import hardware
+from rl_scaling_callback.rllib.hardware import Host
 from rl_scaling_callback.sweeping.cluster import Node, nodes
 
 if TYPE_CHECKING:

@@ -14,13 +14,13 @@ from typing import Any, Final
 from ray.tune.search import Searcher
 from ray.tune.utils.util import unflatten_dict  # type: ignore[attr-defined]
 
-from rl_scaling_callback import reading
-from rl_scaling_callback.analysis.disturbance import undisturbed, worth_repeating
+from rl_scaling_callback import rllib
 from rl_scaling_callback.analysis.goals import Goal
-from rl_scaling_callback.analysis.search import Search, Trial
-from rl_scaling_callback.formulas import NAN
-from rl_scaling_callback.scale import Scale
-from rl_scaling_callback.steady import DEFAULT_RULE, Steady, SteadyRule
+from rl_scaling_callback.analysis.interference import undisturbed, worth_repeating
+from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.steady import DEFAULT_RULE, Steady, SteadyRule
+from rl_scaling_callback.sweeping.search import Search, Trial
 from rl_scaling_callback.sweeping.windows import Windows
 
 _LARGEST_SHARE: Final = 0.3
@@ -132,8 +132,8 @@ class ScalingSearcher(Searcher):
             nested = unflatten_dict(result)
             before, trial.steady = trial.steady, self._windows.add(trial_id, nested)
             if trial.steady.iterations > (before.iterations if before else 0):
-                trial.others.append(reading.read_injected(nested, [_OTHERS]).get(_OTHERS, NAN))
-            trial.healthy = reading.read_fleet(nested)[0]
+                trial.others.append(rllib.read_injected(nested, [_OTHERS]).get(_OTHERS, NAN))
+            trial.healthy = rllib.read_fleet(nested)[0]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Take in what the trial measured; one that ended with an error gave no throughput."""

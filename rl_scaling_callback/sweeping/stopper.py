@@ -6,7 +6,7 @@ from typing import Any
 
 from ray import tune
 
-from rl_scaling_callback.steady import DEFAULT_RULE, SteadyRule
+from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule
 from rl_scaling_callback.sweeping.windows import Windows
 
 

@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ray import tune
 
-from rl_scaling_callback.analysis.disturbance import NOTABLE_CORES
 from rl_scaling_callback.analysis.goals import Goal
+from rl_scaling_callback.analysis.interference import NOTABLE_CORES
 from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Run, Study
-from rl_scaling_callback.analysis.search import Search, Trial
-from rl_scaling_callback.baseline import Workload
-from rl_scaling_callback.checks import at_least, positive
+from rl_scaling_callback.baseline.model import Workload
+from rl_scaling_callback.core.checks import at_least, positive
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
-from rl_scaling_callback.files import absolute, below
-from rl_scaling_callback.hardware import Host
 from rl_scaling_callback.reporter import ScalingReporter
-from rl_scaling_callback.scale import Scale
-from rl_scaling_callback.steady import DEFAULT_RULE, SteadyRule
+from rl_scaling_callback.rllib.hardware import Host
+from rl_scaling_callback.storage import absolute, below
 from rl_scaling_callback.sweeping import schedule
 from rl_scaling_callback.sweeping.cluster import connect
 from rl_scaling_callback.sweeping.instrument import instrumented, own_options
 from rl_scaling_callback.sweeping.reuse import lasting_runs, runs_of, workload_of
+from rl_scaling_callback.sweeping.search import Search, Trial
 from rl_scaling_callback.sweeping.searcher import ScalingSearcher
 from rl_scaling_callback.sweeping.stopper import SteadyStopper
 

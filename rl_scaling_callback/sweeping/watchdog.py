@@ -9,8 +9,8 @@ from typing import Any
 
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
-from rl_scaling_callback import surroundings
-from rl_scaling_callback.checks import positive
+from rl_scaling_callback.core.checks import positive
+from rl_scaling_callback.rllib import introspection
 
 logger = logging.getLogger("rl_scaling_callback")
 
@@ -30,7 +30,7 @@ class Watchdog(RLlibCallback):
         positive("seconds", seconds)
         self._seconds = seconds
         self._timer: threading.Timer | None = None
-        if not surroundings.in_env_runner():
+        if not introspection.in_env_runner():
             self._start()
 
     def on_train_result(self, **kwargs: Any) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from rl_scaling_callback import reading
-from rl_scaling_callback.formulas import NAN
-from rl_scaling_callback.steady import Steady, SteadyRule, SteadyWindow
+from rl_scaling_callback import rllib
+from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.steady import Steady, SteadyRule, SteadyWindow
 
 _EVALUATION: Final = "time/evaluate"
-_USED: Final = (_EVALUATION, *reading.INJECTED_PARTS.values())
+_USED: Final = (_EVALUATION, *rllib.INJECTED_PARTS.values())
 
 
 @dataclass(slots=True)
@@ -35,13 +35,13 @@ class Windows:
     def add(self, trial_id: str, result: Mapping[str, Any]) -> Steady:
         """Take in a result of a trial; return its steady state so far."""
         trial = self._trials.setdefault(trial_id, _Progress(SteadyWindow(self._rule)))
-        iteration = reading.read_iteration(result, trial.lifetime)
+        iteration = rllib.read_iteration(result, trial.lifetime)
         trial.lifetime = iteration.lifetime
-        learns_after = reading.steps_before_learning(result.get("config") or {})
-        injected = reading.read_injected(result, _USED)
+        learns_after = rllib.steps_before_learning(result.get("config") or {})
+        injected = rllib.read_injected(result, _USED)
         evaluation_s = injected.get(_EVALUATION, NAN)
         seconds = iteration.seconds - (evaluation_s if evaluation_s > 0 else 0.0)
-        parts = {part: injected[key] for part, key in reading.INJECTED_PARTS.items()} if injected else {}
+        parts = {part: injected[key] for part, key in rllib.INJECTED_PARTS.items()} if injected else {}
         trial.window.add(iteration.env_steps, seconds, parts, warm=trial.env_steps >= learns_after)
         if iteration.env_steps > 0:
             trial.env_steps += iteration.env_steps

@@ -26,7 +26,7 @@ from record_grid import ENVS, QUIET
 from rl_scaling_callback import Goal, ScalingCallback, SteadyStopper, make_report, read_experiment, sweep
 from rl_scaling_callback.analysis.goals import GOALS
 from rl_scaling_callback.analysis.runs import Experiment
-from rl_scaling_callback.hardware import cpu_model, usable_cores
+from rl_scaling_callback.rllib.hardware import cpu_model, usable_cores
 
 
 def exhaustive(config: PPOConfig, grid: Sequence[dict[str, int]], place: str) -> Experiment:

@@ -25,8 +25,8 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
 from rl_scaling_callback import ScalingCallback
-from rl_scaling_callback.reading import REPORTS
-from rl_scaling_callback.sampling import TIMED_EVERY_S
+from rl_scaling_callback.live.sampling import TIMED_EVERY_S
+from rl_scaling_callback.rllib import REPORTS
 
 
 def config(callbacks: Any, runners: int, env: str = "CartPole-v1", steps: int = 1000, envs: int = 1) -> PPOConfig:

@@ -32,7 +32,7 @@ def connectors(draw: random.Random, count: int) -> dict[str, Any]:
 
 def result(draw: random.Random, trial: str, iteration: int, scale: tuple[int, int]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what stands before and behind the config in a result, shaped like PPO's on Ray 2.60."""
-    from rl_scaling_callback import keys
+    from rl_scaling_callback.core import schema
 
     seconds = 10 / (scale[0] * scale[1]) ** 0.7 * draw.uniform(0.95, 1.05)
     steps = {"default_policy": 2048.0 * iteration}
@@ -89,7 +89,7 @@ def result(draw: random.Random, trial: str, iteration: int, scale: tuple[int, in
         "time_since_restore": seconds * iteration,
         "iterations_since_restore": iteration,
         "perf": {"cpu_util_percent": 80.0, "ram_util_percent": 7.0},
-        "scaling": keys.nest({key.name: draw.random() for key in keys.KEYS if key.unit != "text"} | measured),
+        "scaling": schema.nest({key.name: draw.random() for key in schema.KEYS if key.unit != "text"} | measured),
     }
     return before, behind
 

@@ -25,7 +25,7 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from ray.tune.search import BasicVariantGenerator
 
 from rl_scaling_callback import ScalingCallback
-from rl_scaling_callback.hardware import cpu_model, usable_cores
+from rl_scaling_callback.rllib.hardware import cpu_model, usable_cores
 
 QUIET = {"PYTHONWARNINGS": "ignore", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0"}
 FIELDS = (

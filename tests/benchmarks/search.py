@@ -22,12 +22,12 @@ import numpy as np
 
 from rl_scaling_callback.analysis import runs as recording
 from rl_scaling_callback.analysis.goals import GOALS, Goal
-from rl_scaling_callback.analysis.pace import at_one_pace
 from rl_scaling_callback.analysis.runs import Study
-from rl_scaling_callback.analysis.search import Search, Trial
-from rl_scaling_callback.formulas import NAN
-from rl_scaling_callback.scale import Scale
-from rl_scaling_callback.steady import Steady, SteadyRule, SteadyWindow
+from rl_scaling_callback.analysis.speed_correction import at_one_pace
+from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.steady import Steady, SteadyRule, SteadyWindow
+from rl_scaling_callback.sweeping.search import Search, Trial
 
 SINGLE = Scale(1, 1)
 FULL = (2, 7)

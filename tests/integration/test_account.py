@@ -14,7 +14,7 @@ from statistics import median
 import pytest
 
 from rl_scaling_callback import ScalingCallback
-from rl_scaling_callback.account import CAUSES
+from rl_scaling_callback.core.attribution import CAUSES
 
 pytest.importorskip("ray")
 

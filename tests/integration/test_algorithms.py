@@ -31,7 +31,7 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from rl_scaling_callback import ScalingCallback
-from rl_scaling_callback.keys import KEYS
+from rl_scaling_callback.core.schema import KEYS
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from rl_scaling_callback import Goal, ScalingCallback, sweep
-from rl_scaling_callback.scale import Scale
-from rl_scaling_callback.steady import SteadyRule
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.steady import SteadyRule
 
 pytest.importorskip("ray")
 

@@ -79,7 +79,7 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.tune.schedulers import PopulationBasedTraining
 
 from rl_scaling_callback import ScalingCallback, make_report, read_experiment
-from rl_scaling_callback.keys import KEYS, PHASES
+from rl_scaling_callback.core.schema import KEYS, PHASES
 from rl_scaling_callback.report import render_page
 
 CLUSTER_CPUS = 4

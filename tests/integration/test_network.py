@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rl_scaling_callback import read_experiment
-from rl_scaling_callback.steady import SteadyRule
+from rl_scaling_callback.core.steady import SteadyRule
 
 pytest.importorskip("ray")
 

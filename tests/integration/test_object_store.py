@@ -10,10 +10,10 @@ from functools import partial
 import pytest
 
 from rl_scaling_callback import ScalingCallback, ScalingReporter, read_experiment, sweep
-from rl_scaling_callback.baseline import BaselineFileError, Workload
-from rl_scaling_callback.scale import Scale
-from rl_scaling_callback.steady import SteadyRule
-from rl_scaling_callback.store import BaselineStore
+from rl_scaling_callback.baseline.model import BaselineFileError, Workload
+from rl_scaling_callback.baseline.store import BaselineStore
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.steady import SteadyRule
 
 pytest.importorskip("ray")
 pytest.importorskip("moto")

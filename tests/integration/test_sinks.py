@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from rl_scaling_callback import ScalingCallback
-from rl_scaling_callback.gauges import SHOWN, Gauges
-from rl_scaling_callback.keys import KEYS
-from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.schema import KEYS
+from rl_scaling_callback.live.gauges import SHOWN, Gauges
 
 pytest.importorskip("ray")
 

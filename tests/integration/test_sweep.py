@@ -20,12 +20,12 @@ from ray import tune
 from ray.rllib.algorithms.ppo import PPOConfig
 
 from rl_scaling_callback import Goal, ScalingCallback, ScalingSearcher, SteadyStopper, read_experiment, sweep
-from rl_scaling_callback.analysis.search import Trial
-from rl_scaling_callback.hardware import Host
-from rl_scaling_callback.scale import Scale
-from rl_scaling_callback.steady import SteadyRule
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.steady import SteadyRule
+from rl_scaling_callback.rllib.hardware import Host
 from rl_scaling_callback.sweeping.cluster import Node
 from rl_scaling_callback.sweeping.schedule import alike
+from rl_scaling_callback.sweeping.search import Trial
 
 CLUSTER_CPUS = 3
 QUICK = SteadyRule(warmup_iterations=1, min_iterations=3, max_iterations=4)

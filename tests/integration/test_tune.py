@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rl_scaling_callback.keys import KEYS
+from rl_scaling_callback.core.schema import KEYS
 
 pytest.importorskip("ray")
 pytest.importorskip("mujoco")

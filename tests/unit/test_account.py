@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl_scaling_callback import formulas
-from rl_scaling_callback.account import CAUSES, Spent, diagnosis, losses
-from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.core import formulas
+from rl_scaling_callback.core.attribution import CAUSES, Spent, diagnosis, losses
+from rl_scaling_callback.core.scale import Scale
 
 BASELINE = Spent.of_window({"sample": 8.0, "learn": 1.5, "sync": 0.3, "other": 0.2, "busy": 7.5, "longest": 7.5}, 1000)
 seconds = st.floats(0, 1e4)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl_scaling_callback.baseline import LARGEST, Baseline, BaselineFileError, Workload
-from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.baseline.model import LARGEST, Baseline, BaselineFileError, Workload
+from rl_scaling_callback.core.scale import Scale
 
 BASELINE = Baseline(
     sps=1378.0,

@@ -6,8 +6,8 @@ from rl_scaling_callback.analysis.checklist import checklist
 from rl_scaling_callback.analysis.goals import GOALS
 from rl_scaling_callback.analysis.recommendation import recommend
 from rl_scaling_callback.analysis.runs import Sample
-from rl_scaling_callback.formulas import NAN
-from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.scale import Scale
 
 from .test_recommendation import by_speedup, configuration, of_the_user, run
 from .test_unmeasured import Amdahl, amdahl_rows, laws

@@ -7,8 +7,8 @@ import pytest
 
 from rl_scaling_callback.analysis.configurations import configurations
 from rl_scaling_callback.analysis.runs import GivenBaseline, Run, Study
-from rl_scaling_callback.scale import Scale
-from rl_scaling_callback.steady import Steady, SteadyRule, SteadyWindow
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.steady import Steady, SteadyRule, SteadyWindow
 
 DATA = Path(__file__).parents[1] / "data" / "halfcheetah_ppo_i7_12700.csv"
 EVERYTHING = SteadyRule(warmup_iterations=0, min_iterations=2)

@@ -1,8 +1,8 @@
 import math
 from dataclasses import dataclass
 
-from rl_scaling_callback.analysis.disturbance import undisturbed, worth_repeating
-from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.analysis.interference import undisturbed, worth_repeating
+from rl_scaling_callback.core.scale import Scale
 
 
 @dataclass(frozen=True)

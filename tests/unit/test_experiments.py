@@ -9,15 +9,15 @@ from types import SimpleNamespace
 import pytest
 from pyarrow import fs
 
-from rl_scaling_callback import keys
 from rl_scaling_callback.analysis.runs import LeftOut
-from rl_scaling_callback.baseline import Workload
+from rl_scaling_callback.baseline.model import Workload
+from rl_scaling_callback.baseline.store import EXPERIMENT_SUBDIRECTORY, BaselineStore
+from rl_scaling_callback.core import schema
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.steady import SteadyRule
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
 from rl_scaling_callback.experiments.lines import ResultLines
-from rl_scaling_callback.reading import read_workload
-from rl_scaling_callback.scale import Scale
-from rl_scaling_callback.steady import SteadyRule
-from rl_scaling_callback.store import EXPERIMENT_SUBDIRECTORY, BaselineStore
+from rl_scaling_callback.rllib import read_workload
 
 from .test_baseline import BASELINE
 
@@ -61,12 +61,12 @@ def result(iteration, seconds=2.0, scaling=None, config=None, **more):
         "perf": {"cpu_util_percent": 80.0, "ram_util_percent": float(iteration)},
     }
     if scaling is not None:
-        line[keys.ROOT] = keys.nest(scaling)
+        line[schema.ROOT] = schema.nest(scaling)
     return {**line, **more}
 
 
 MEASURED = {
-    **{f"time/{phase}": seconds for phase, seconds in zip(keys.PHASES, (1.0, 0.5, 0.25, 0.0, 0.25), strict=True)},
+    **{f"time/{phase}": seconds for phase, seconds in zip(schema.PHASES, (1.0, 0.5, 0.25, 0.0, 0.25), strict=True)},
     "runners/busy": 0.75,
     "runners/longest": 1.0,
     "sps": 1024.0,

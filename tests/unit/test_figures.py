@@ -7,8 +7,9 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from rl_scaling_callback.account import CAUSES
 from rl_scaling_callback.analysis.runs import Sample
+from rl_scaling_callback.core.attribution import CAUSES
+from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.report.figures import (
     PICTURES,
     efficiency_map,
@@ -17,7 +18,6 @@ from rl_scaling_callback.report.figures import (
     save_figures,
     speedup_over_n,
 )
-from rl_scaling_callback.scale import Scale
 
 from .test_configurations import run, users_ten
 from .test_report import nan_row, report_of

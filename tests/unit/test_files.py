@@ -2,7 +2,7 @@
 
 import pytest
 
-from rl_scaling_callback.files import below, shown
+from rl_scaling_callback.storage import below, shown
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rl_scaling_callback import formulas
-from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.core import formulas
+from rl_scaling_callback.core.scale import Scale
 
 ROWS = list(csv.DictReader((Path(__file__).parents[1] / "data/halfcheetah_ppo_i7_12700.csv").read_text().splitlines()))
 BASELINE_SPS = formulas.steps_per_second(16384, 11.89)

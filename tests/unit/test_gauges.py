@@ -2,9 +2,9 @@ import math
 
 import pytest
 
-from rl_scaling_callback import keys
-from rl_scaling_callback.gauges import Gauges
-from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.core import schema
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.live.gauges import Gauges
 
 TAGS = {"trial": "PPO_1", "num_env_runners": "2", "num_envs_per_env_runner": "4"}
 
@@ -37,7 +37,7 @@ def gauges(metrics):
 
 
 def result(**values):
-    return {"scaling": keys.nest({name.replace("__", "/"): value for name, value in values.items()})}
+    return {"scaling": schema.nest({name.replace("__", "/"): value for name, value in values.items()})}
 
 
 def test_sps_speedup_and_efficiency_with_the_trials_name_and_scale(gauges, metrics):

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from rl_scaling_callback.analysis.goals import GOALS, Goal, judge
-from rl_scaling_callback.formulas import NAN
+from rl_scaling_callback.core.formulas import NAN
 
 
 def test_a_goal_with_constraints_in_place_of_its_own():

@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rl_scaling_callback import make_report, read_experiment
-from rl_scaling_callback.baseline import BaselineFileError, Workload
+from rl_scaling_callback.baseline.model import BaselineFileError, Workload
+from rl_scaling_callback.baseline.store import BaselineStore
+from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.experiments import ExperimentError
-from rl_scaling_callback.neighbours import Neighbourhood
+from rl_scaling_callback.live.colocation import Neighbourhood
 from rl_scaling_callback.report import to_json, to_markdown
-from rl_scaling_callback.scale import Scale
-from rl_scaling_callback.store import BaselineStore
 from rl_scaling_callback.sweeping.config_file import write_config
 
 from .test_baseline import BASELINE

@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).parents[2] / "rl_scaling_callback"
 NEED_RAY = {
     "callback",
     "reporter",
-    "surroundings",
+    "rllib.introspection",
     *(
         f"sweeping.{module}"
         for module in ("cluster", "instrument", "reuse", "schedule", "searcher", "stopper", "sweep", "watchdog")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rl_scaling_callback.analysis.laws import Measured, fit_laws
-from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.core.scale import Scale
 
 ROWS = list(csv.DictReader((Path(__file__).parents[1] / "data/halfcheetah_ppo_i7_12700.csv").read_text().splitlines()))
 HALFCHEETAH = [

@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from rl_scaling_callback.load import Load
-from rl_scaling_callback.reading import has_other_workers
+from rl_scaling_callback.live.load import Load
+from rl_scaling_callback.rllib import has_other_workers
 
 
 class Machine:

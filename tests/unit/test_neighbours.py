@@ -4,7 +4,7 @@ import uuid
 
 import pytest
 
-from rl_scaling_callback.neighbours import Neighbourhood
+from rl_scaling_callback.live.colocation import Neighbourhood
 
 pytest.importorskip("fcntl")
 PROCESSES = multiprocessing.get_context("spawn")

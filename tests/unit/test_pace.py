@@ -5,14 +5,14 @@ from statistics import fmean
 import numpy as np
 import pytest
 
-from rl_scaling_callback.account import PARTS
 from rl_scaling_callback.analysis.configurations import configurations
-from rl_scaling_callback.analysis.pace import at_one_pace
 from rl_scaling_callback.analysis.runs import Experiment, Run, Study
+from rl_scaling_callback.analysis.speed_correction import at_one_pace
+from rl_scaling_callback.core.attribution import PARTS
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.steady import SteadyRule, SteadyWindow
 from rl_scaling_callback.report.report import make_report
 from rl_scaling_callback.report.wording import notes
-from rl_scaling_callback.scale import Scale
-from rl_scaling_callback.steady import SteadyRule, SteadyWindow
 
 EVERYTHING = SteadyRule(warmup_iterations=0)
 SCALES = [Scale(r, e) for r in (1, 2, 4) for e in (1, 2, 4)]

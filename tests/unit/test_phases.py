@@ -3,7 +3,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from rl_scaling_callback.phases import PhaseClock
+from rl_scaling_callback.live.phases import PhaseClock
 
 
 class Metrics:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl_scaling_callback import reading
-from rl_scaling_callback.scale import Scale
+from rl_scaling_callback import rllib
+from rl_scaling_callback.core.scale import Scale
 
 
 def test_new_stack_counts_in_env_runners():
@@ -17,24 +17,24 @@ def test_new_stack_counts_in_env_runners():
         "time_this_iter_s": 2.0,
         "num_env_steps_sampled_lifetime": 9000,
     }
-    iteration = reading.read_iteration(result)
+    iteration = rllib.read_iteration(result)
     assert (iteration.env_steps, iteration.seconds, iteration.problem) == (4096.0, 2.0, "")
 
 
 def test_old_stack_lifetime_count_is_not_taken_for_the_iteration():
     result = {"num_env_steps_sampled": 3000, "num_env_steps_sampled_this_iter": 1000, "env_runners": {}, "time_this_iter_s": 1.0}
-    assert reading.read_iteration(result).env_steps == 1000
+    assert rllib.read_iteration(result).env_steps == 1000
 
 
 def test_old_stack_counting_agent_steps_tells_env_steps_by_growth():
     result = {"num_env_steps_sampled": 3000, "num_agent_steps_sampled_this_iter": 2000, "env_runners": {}, "time_this_iter_s": 1.0}
-    assert reading.read_iteration(result, 2000.0) == reading.Iteration(1000.0, 1.0, "", 3000.0)
-    assert reading.read_iteration({**result, "training_iteration": 1}).env_steps == 3000
-    assert "restore" in reading.read_iteration(result).problem
+    assert rllib.read_iteration(result, 2000.0) == rllib.Iteration(1000.0, 1.0, "", 3000.0)
+    assert rllib.read_iteration({**result, "training_iteration": 1}).env_steps == 3000
+    assert "restore" in rllib.read_iteration(result).problem
 
 
 def test_an_asynchronous_start_has_no_steps_yet():
-    iteration = reading.read_iteration({"env_runners": {}, "time_this_iter_s": 1.0})
+    iteration = rllib.read_iteration({"env_runners": {}, "time_this_iter_s": 1.0})
     assert (iteration.env_steps, iteration.problem) == (0.0, "")
 
 
@@ -52,7 +52,7 @@ def test_an_asynchronous_start_has_no_steps_yet():
     ],
 )
 def test_what_cannot_be_read_is_nan_with_a_reason(result, problem):
-    iteration = reading.read_iteration(result)
+    iteration = rllib.read_iteration(result)
     assert math.isnan(iteration.env_steps) or math.isnan(iteration.seconds)
     assert problem in iteration.problem
 
@@ -69,7 +69,7 @@ RESULT_KEYS = ["env_runners", "time_this_iter_s", "num_env_steps_sampled", "num_
     st.dictionaries(st.sampled_from(RESULT_KEYS), anything | st.fixed_dictionaries({"num_env_steps_sampled": anything})),
 )
 def test_no_result_raises_or_gives_an_infinite_number(result):
-    iteration = reading.read_iteration(result)
+    iteration = rllib.read_iteration(result)
     assert not math.isinf(iteration.env_steps)
     assert not math.isinf(iteration.seconds)
     assert not iteration.seconds <= 0
@@ -77,9 +77,9 @@ def test_no_result_raises_or_gives_an_infinite_number(result):
 
 
 def test_scale_from_a_config():
-    assert reading.read_scale({"num_env_runners": 8, "num_envs_per_env_runner": 2}) == Scale(8, 2)
+    assert rllib.read_scale({"num_env_runners": 8, "num_envs_per_env_runner": 2}) == Scale(8, 2)
     with pytest.raises(ValueError, match="num_env_runners is None"):
-        reading.read_scale({})
+        rllib.read_scale({})
 
 
 def test_circumstances_on_the_new_stack():
@@ -92,18 +92,18 @@ def test_circumstances_on_the_new_stack():
         "num_env_steps_sampled_lifetime": 6144.0,
         "perf": {"cpu_util_percent": 85.2, "ram_util_percent": 8.5, "vram_util_percent0": 0.25, "vram_util_percent1": 0.75},
     }
-    assert reading.read_circumstances(result) == reading.Circumstances(3.0, 1.0, True, "vm", 5.5, 6144.0, 85.2, 8.5, 75.0)
+    assert rllib.read_circumstances(result) == rllib.Circumstances(3.0, 1.0, True, "vm", 5.5, 6144.0, 85.2, 8.5, 75.0)
 
 
 def test_circumstances_on_the_old_stack():
     result = {"env_runners": {"episode_reward_mean": 5.5}, "num_env_steps_sampled": 3000, "num_env_steps_sampled_this_iter": 1000}
-    circumstances = reading.read_circumstances(result)
+    circumstances = rllib.read_circumstances(result)
     assert (circumstances.episode_return, circumstances.lifetime_steps) == (5.5, 3000.0)
 
 
 @given(st.dictionaries(st.sampled_from(["training_iteration", "done", "hostname", "env_runners", "perf"]), anything))
 def test_circumstances_of_no_result_raise(result):
-    circumstances = reading.read_circumstances(result)
+    circumstances = rllib.read_circumstances(result)
     assert isinstance(circumstances.host, str)
     assert not math.isinf(circumstances.iteration)
 
@@ -118,7 +118,7 @@ def test_circumstances_of_no_result_raise(result):
     ],
 )
 def test_whether_training_stops_for_evaluation(config, evaluates):
-    assert reading.evaluates(config) is evaluates
+    assert rllib.evaluates(config) is evaluates
 
 
 def test_a_logged_config_reads_like_the_real_one():
@@ -129,7 +129,7 @@ def test_a_logged_config_reads_like_the_real_one():
         "_learner_connector": "<function f at 0x7fe1484a44a0>",
         "model": {"custom_model": "<class 'models.Net'>"},
     }
-    assert reading.read_logged_config(logged) == {
+    assert rllib.read_logged_config(logged) == {
         "framework_str": "torch",
         "input_": "sampler",
         "env": "envs.Custom",
@@ -141,17 +141,17 @@ def test_a_logged_config_reads_like_the_real_one():
 @pytest.mark.parametrize(
     ("fact", "config", "expected"),
     [
-        (reading.uses_gpus, {"num_gpus": 0, "num_gpus_per_learner": 0}, False),
-        (reading.uses_gpus, {"num_gpus": 0, "num_gpus_per_learner": 0.5}, True),
-        (reading.uses_gpus, {"num_gpus_per_env_runner": 0.1}, True),
-        (reading.iterations_are_timed, {"min_time_s_per_iteration": 0}, False),
-        (reading.iterations_are_timed, {"min_time_s_per_iteration": None}, False),
-        (reading.iterations_are_timed, {"min_time_s_per_iteration": 0.5}, True),
-        (reading.steps_before_learning, {"num_steps_sampled_before_learning_starts": -1}, 0.0),
-        (reading.steps_before_learning, {"num_steps_sampled_before_learning_starts": 1}, 1.0),
-        (reading.samples_env, {"_is_online": False}, False),
-        (reading.samples_env, {"input_": "sampler"}, True),
-        (reading.samples_env, {"input_": "/data"}, False),
+        (rllib.uses_gpus, {"num_gpus": 0, "num_gpus_per_learner": 0}, False),
+        (rllib.uses_gpus, {"num_gpus": 0, "num_gpus_per_learner": 0.5}, True),
+        (rllib.uses_gpus, {"num_gpus_per_env_runner": 0.1}, True),
+        (rllib.iterations_are_timed, {"min_time_s_per_iteration": 0}, False),
+        (rllib.iterations_are_timed, {"min_time_s_per_iteration": None}, False),
+        (rllib.iterations_are_timed, {"min_time_s_per_iteration": 0.5}, True),
+        (rllib.steps_before_learning, {"num_steps_sampled_before_learning_starts": -1}, 0.0),
+        (rllib.steps_before_learning, {"num_steps_sampled_before_learning_starts": 1}, 1.0),
+        (rllib.samples_env, {"_is_online": False}, False),
+        (rllib.samples_env, {"input_": "sampler"}, True),
+        (rllib.samples_env, {"input_": "/data"}, False),
     ],
 )
 def test_facts_of_a_config(fact, config, expected):
@@ -160,19 +160,19 @@ def test_facts_of_a_config(fact, config, expected):
 
 
 def test_evaluation_takes_time_of_its_own_unless_it_runs_beside_training():
-    assert reading.timer_phases({})["evaluation_iteration"] == "evaluate"
-    assert "evaluation_iteration" not in reading.timer_phases({"evaluation_parallel_to_training": True})
+    assert rllib.timer_phases({})["evaluation_iteration"] == "evaluate"
+    assert "evaluation_iteration" not in rllib.timer_phases({"evaluation_parallel_to_training": True})
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, np.float64("inf"), True, None, "1", b"1", 10**400, [1.0], {}])
 def test_what_is_no_finite_number_is_nan(value):
-    assert math.isnan(reading.number(value))
+    assert math.isnan(rllib.number(value))
 
 
 @pytest.mark.parametrize("value", [2, 2.0, np.int64(2), np.float32(2), np.array(2.0)])
 def test_numbers_are_plain_floats(value):
-    assert reading.number(value) == 2.0
-    assert type(reading.number(value)) is float
+    assert rllib.number(value) == 2.0
+    assert type(rllib.number(value)) is float
 
 
 class Custom:
@@ -203,7 +203,7 @@ def test_plain_values_are_the_same_in_every_process():
         "tuple": (1, None),
     }
     module = __name__
-    assert reading.plain(value) == {
+    assert rllib.plain(value) == {
         "class": f"{module}.Custom",
         "function": f"{module}.test_new_stack_counts_in_env_runners",
         "mode": "sync",
@@ -220,7 +220,7 @@ def test_plain_values_are_the_same_in_every_process():
 def test_a_value_that_holds_itself_ends():
     loop: dict = {}
     loop["self"] = loop
-    assert reading.plain(loop)
+    assert rllib.plain(loop)
 
 
 BASE = {
@@ -252,7 +252,7 @@ BASE = {
     ],
 )
 def test_what_does_not_change_the_work_does_not_count(change):
-    assert reading.read_workload({**BASE, **change}) == reading.read_workload(BASE)
+    assert rllib.read_workload({**BASE, **change}) == rllib.read_workload(BASE)
 
 
 @pytest.mark.parametrize(
@@ -271,17 +271,17 @@ def test_what_does_not_change_the_work_does_not_count(change):
     ],
 )
 def test_what_changes_the_work_counts(change):
-    assert reading.read_workload({**BASE, **change}) != reading.read_workload(BASE)
+    assert rllib.read_workload({**BASE, **change}) != rllib.read_workload(BASE)
 
 
 def test_the_batch_size_in_effect_is_the_one_that_counts():
     per_learner = {**BASE, "_train_batch_size_per_learner": 2048, "num_learners": 2}
-    assert reading.read_workload(per_learner)["train_batch_size"] == 4096
+    assert rllib.read_workload(per_learner)["train_batch_size"] == 4096
     assert (
-        reading.read_workload({**BASE, "_train_batch_size_per_learner": None, "train_batch_size": 4000})["train_batch_size"] == 4000
+        rllib.read_workload({**BASE, "_train_batch_size_per_learner": None, "train_batch_size": 4000})["train_batch_size"] == 4000
     )
 
 
 @pytest.mark.parametrize("junk", [{"num_learners": "all"}, {"_train_batch_size_per_learner": "auto"}, {"policies": 3}])
 def test_a_config_of_a_stranger_has_a_workload_too(junk):
-    assert reading.read_workload({**BASE, **junk}) != reading.read_workload(BASE)
+    assert rllib.read_workload({**BASE, **junk}) != rllib.read_workload(BASE)

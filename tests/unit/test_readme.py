@@ -9,9 +9,9 @@ import pytest
 
 from rl_scaling_callback import __version__
 from rl_scaling_callback.cli import main
-from rl_scaling_callback.formulas import BANDS
-from rl_scaling_callback.keys import KEYS
-from rl_scaling_callback.steady import DEFAULT_RULE
+from rl_scaling_callback.core.formulas import BANDS
+from rl_scaling_callback.core.schema import KEYS
+from rl_scaling_callback.core.steady import DEFAULT_RULE
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

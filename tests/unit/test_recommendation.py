@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from rl_scaling_callback import formulas
 from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.analysis.goals import GOALS, Goal
 from rl_scaling_callback.analysis.recommendation import recommend
 from rl_scaling_callback.analysis.runs import Run
-from rl_scaling_callback.formulas import NAN
-from rl_scaling_callback.scale import Scale
-from rl_scaling_callback.steady import Steady
+from rl_scaling_callback.core import formulas
+from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.steady import Steady
 
 STEPS = 16384
 ROWS = list(csv.DictReader((Path(__file__).parents[1] / "data/halfcheetah_ppo_i7_12700.csv").read_text().splitlines()))

@@ -9,8 +9,8 @@ from scipy.special import stdtrit
 
 from rl_scaling_callback.analysis.configurations import configurations
 from rl_scaling_callback.analysis.laws import Measured, fit_laws
-from rl_scaling_callback.analysis.pace import at_one_pace
 from rl_scaling_callback.analysis.runs import Experiment
+from rl_scaling_callback.analysis.speed_correction import at_one_pace
 from rl_scaling_callback.report.report import make_report
 
 from ..grids import NAMES

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from rl_scaling_callback.baseline import Workload
-from rl_scaling_callback.reference import GivenBaseline, Reference
-from rl_scaling_callback.scale import Scale
-from rl_scaling_callback.steady import Steady
-from rl_scaling_callback.store import BaselineStore
+from rl_scaling_callback.baseline.model import Workload
+from rl_scaling_callback.baseline.store import BaselineStore
+from rl_scaling_callback.baseline.tracker import GivenBaseline, Reference
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.steady import Steady
 
 WORKLOAD = Workload({"env": "HalfCheetah-v5", "epochs": 4})
 SINGLE = Scale(1, 1)

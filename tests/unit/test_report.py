@@ -15,9 +15,9 @@ from rich.console import Console
 
 from rl_scaling_callback.analysis.goals import GOALS
 from rl_scaling_callback.analysis.runs import Experiment, GivenBaseline, LeftOut, Study
+from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.report import make_report, print_report, to_json, to_markdown, write_curve
 from rl_scaling_callback.report.wording import COLUMNS
-from rl_scaling_callback.scale import Scale
 
 from .test_configurations import run, users_ten, window
 from .test_formulas import PRINTED

@@ -3,7 +3,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from rl_scaling_callback.sampling import SamplingClock
+from rl_scaling_callback.live.sampling import SamplingClock
 
 
 class Runner:

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl_scaling_callback.analysis.belief import believe
 from rl_scaling_callback.analysis.goals import GOALS, Goal
-from rl_scaling_callback.analysis.search import Search, Trial
-from rl_scaling_callback.scale import Scale
-from rl_scaling_callback.steady import SteadyRule, SteadyWindow
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.steady import SteadyRule, SteadyWindow
+from rl_scaling_callback.sweeping.search import Search, Trial
+from rl_scaling_callback.sweeping.surrogate import believe
 
 ROWS = list(csv.DictReader((Path(__file__).parents[1] / "data/halfcheetah_ppo_i7_12700.csv").read_text().splitlines()))
 HALFCHEETAH = {

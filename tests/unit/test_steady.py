@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from rl_scaling_callback.steady import SteadyRule, SteadyWindow
+from rl_scaling_callback.core.steady import SteadyRule, SteadyWindow
 
 
 def fill(window, seconds, env_steps=1000.0):

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
-from rl_scaling_callback.baseline import BaselineFileError, Workload
-from rl_scaling_callback.scale import Scale
-from rl_scaling_callback.store import BaselineStore
+from rl_scaling_callback.baseline.model import BaselineFileError, Workload
+from rl_scaling_callback.baseline.store import BaselineStore
+from rl_scaling_callback.core.scale import Scale
 
 from .test_baseline import BASELINE
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
-from rl_scaling_callback.baseline import BaselineFileError, Workload
-from rl_scaling_callback.scale import Scale
-from rl_scaling_callback.store import BaselineStore
+from rl_scaling_callback.baseline.model import BaselineFileError, Workload
+from rl_scaling_callback.baseline.store import BaselineStore
+from rl_scaling_callback.core.scale import Scale
 
 from .test_baseline import BASELINE
 from .test_reference import SETTLED, SINGLE, UNSETTLED, WORKLOAD, Warnings, reference
@@ -203,8 +203,8 @@ import os, sys
 from pathlib import Path
 from dataclasses import replace
 from tests.unit.test_reference import SETTLED, SINGLE, UNSETTLED, WORKLOAD, Warnings, reference
-from rl_scaling_callback.store import BaselineStore
-from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.baseline.store import BaselineStore
+from rl_scaling_callback.core.scale import Scale
 disk = Path(sys.argv[1])
 store = BaselineStore.at(disk)
 warn = Warnings()

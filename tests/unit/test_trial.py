@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl_scaling_callback.account import CAUSES, Spent
-from rl_scaling_callback.comparison import Resources
-from rl_scaling_callback.load import Load
-from rl_scaling_callback.reading import RunnerReport
-from rl_scaling_callback.reference import GivenBaseline
-from rl_scaling_callback.scale import Scale
-from rl_scaling_callback.steady import SteadyRule
-from rl_scaling_callback.trial import Trial
+from rl_scaling_callback.baseline.tracker import GivenBaseline
+from rl_scaling_callback.core.attribution import CAUSES, Spent
+from rl_scaling_callback.core.comparison import Resources
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.steady import SteadyRule
+from rl_scaling_callback.live.load import Load
+from rl_scaling_callback.live.trial import Trial
+from rl_scaling_callback.rllib import RunnerReport
 
 from .test_keys import leaves
 from .test_reading import RESULT_KEYS, anything

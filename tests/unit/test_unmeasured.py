@@ -6,8 +6,8 @@ import pytest
 from rl_scaling_callback.analysis.goals import GOALS, Goal
 from rl_scaling_callback.analysis.laws import Laws, Prediction
 from rl_scaling_callback.analysis.recommendation import recommend
-from rl_scaling_callback.formulas import NAN
-from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.scale import Scale
 
 from .test_recommendation import by_speedup, run
 

@@ -1,18 +1,47 @@
-"""Where an experiment lies: a path on a pyarrow filesystem."""
+"""Where files lie: local paths and URIs, read through the pyarrow filesystems that Tune's storage works with."""
 
 from __future__ import annotations
 
 import io
 import posixpath
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from rl_scaling_callback import files
-
 _LARGEST: Final = 64 << 20
+
+
+def absolute(place: str | Path) -> str:
+    """Return a URI as it is, and a local path absolute, `~` expanded."""
+    text = str(place)
+    return text if "://" in text else Path(text).expanduser().absolute().as_posix()
+
+
+def below(place: str, name: str) -> str:
+    """Return the place called `name` in a folder. What follows a question mark in a URI stays behind it."""
+    path, mark, options = place.partition("?") if "://" in place else (place, "", "")
+    return f"{path.rstrip('/')}/{name}{mark}{options}"
+
+
+def shown(place: str | Path) -> str:
+    """Return a place as it may be shown: a URI without the credentials in it."""
+    return re.sub(r"(?<=://)[^/?#\s]*@", "", str(place))
+
+
+def filesystem_of(place: str | Path) -> tuple[Any, str]:
+    """Return the `pyarrow.fs.FileSystem` that a local path or URI lies on, and the path there.
+
+    Raises:
+        OSError: it can't be reached.
+        ValueError: there is no such filesystem.
+    """
+    from pyarrow import fs
+
+    text = absolute(place)
+    return fs.FileSystem.from_uri(text) if "://" in text else (fs.LocalFileSystem(), text)
 
 
 class ExperimentError(Exception):
@@ -47,9 +76,9 @@ class Place:
             raise ExperimentError(
                 f"{source!r} is no experiment; allowed are a folder or CSV file (path or URI) and a Tune ResultGrid"
             )
-        text = files.shown(source)
+        text = shown(source)
         try:
-            filesystem, path = files.filesystem_of(source)
+            filesystem, path = filesystem_of(source)
         except (OSError, ValueError) as error:  # pyarrow's own errors are subclasses of these
             raise ExperimentError(
                 f"{text} can't be reached: {error}. Check the scheme, the network and your credentials."
@@ -58,7 +87,7 @@ class Place:
 
     def below(self, name: str) -> Place:
         """Return the place called `name` in this folder."""
-        return Place(self.filesystem, posixpath.join(self.path, name), files.below(self.text, name))
+        return Place(self.filesystem, posixpath.join(self.path, name), below(self.text, name))
 
     @property
     def name(self) -> str:

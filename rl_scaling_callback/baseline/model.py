@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from rl_scaling_callback import formulas
-from rl_scaling_callback.scale import Scale
-from rl_scaling_callback.steady import Steady
+from rl_scaling_callback.core import formulas
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.steady import Steady
 
-SCHEMA: Final = "rl_scaling_callback.baseline"
+SCHEMA: Final = "rl_scaling_callback.baseline.model"
 VERSION: Final = 1
 LARGEST: Final = 1 << 20
 """Bytes that the text of a baseline file has at most."""

@@ -22,16 +22,16 @@ import numpy.typing as npt
 from scipy.optimize import nnls
 from scipy.special import ndtr
 
-from rl_scaling_callback.account import Spent
-from rl_scaling_callback.analysis.belief import Belief, believe
 from rl_scaling_callback.analysis.configurations import SINGLE
 from rl_scaling_callback.analysis.fitting import Array
 from rl_scaling_callback.analysis.goals import Goal
-from rl_scaling_callback.analysis.pace import USUAL_SLOPE, behind
-from rl_scaling_callback.checks import at_least, positive
-from rl_scaling_callback.formulas import NAN, ratio
-from rl_scaling_callback.scale import Scale
-from rl_scaling_callback.steady import Steady
+from rl_scaling_callback.analysis.speed_correction import USUAL_SLOPE, behind
+from rl_scaling_callback.core.attribution import Spent
+from rl_scaling_callback.core.checks import at_least, positive
+from rl_scaling_callback.core.formulas import NAN, ratio
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.steady import Steady
+from rl_scaling_callback.sweeping.surrogate import Belief, believe
 
 # Standard deviation of ln SPS between runs of one configuration: 8 to 16 % on shared machines; and 4 to 8 % of what is left where
 # the learner tells how fast the machine was. By how much a run is slower where its learner is (see `pace`), and how sure that is.

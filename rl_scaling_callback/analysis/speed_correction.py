@@ -21,9 +21,9 @@ from scipy.special import stdtrit
 
 from rl_scaling_callback.analysis.fitting import Array
 from rl_scaling_callback.analysis.runs import Pace, Run, Study
-from rl_scaling_callback.comparison import same_steps
-from rl_scaling_callback.formulas import NAN
-from rl_scaling_callback.steady import Steady
+from rl_scaling_callback.core.comparison import same_steps
+from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.steady import Steady
 
 Correction = Literal["repeated", "always", "never"]
 CORRECTIONS: Final[tuple[Correction, ...]] = get_args(Correction)
@@ -33,7 +33,7 @@ USUAL_SLOPE: Final = 0.95
 """By how many percent a run is slower where its learner is by one: 0.92 to 1.00 on three recorded grids (tests/data/grids)."""
 
 _LARGEST_DIFFERENCE: Final = math.log(2)
-"""A learner that takes half or twice as long as in the other runs is no matter of the machine's pace: that differs by 12 to 16 %."""
+"""A learner that takes half or twice as long as in other runs says nothing of the machine's speed: that differs by 12 to 16 %."""
 
 _LEAST_FREEDOM: Final = 6
 _SURE: Final = 0.99

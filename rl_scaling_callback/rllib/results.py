@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from rl_scaling_callback import keys
-from rl_scaling_callback.account import PARTS
-from rl_scaling_callback.formulas import NAN
-from rl_scaling_callback.reading.values import mapping, number
+from rl_scaling_callback.core import schema
+from rl_scaling_callback.core.attribution import PARTS
+from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.rllib.values import mapping, number
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,13 +184,13 @@ def read_circumstances(result: Mapping[str, Any]) -> Circumstances:
     )
 
 
-INJECTED_PARTS: Final[Mapping[str, str]] = {part: f"time/{part}" if part in keys.PHASES else f"runners/{part}" for part in PARTS}
+INJECTED_PARTS: Final[Mapping[str, str]] = {part: f"time/{part}" if part in schema.PHASES else f"runners/{part}" for part in PARTS}
 """The key under which the callback injects each part of an iteration."""
 
 
 def read_injected(result: Mapping[str, Any], names: Iterable[str]) -> dict[str, float]:
     """Return numbers that the callback injected, by their keys; none for a result without it, NaN for one that is missing."""
-    scaling = result.get(keys.ROOT)
+    scaling = result.get(schema.ROOT)
     if not isinstance(scaling, Mapping):
         return {}
     values = {}
@@ -202,5 +202,5 @@ def read_injected(result: Mapping[str, Any], names: Iterable[str]) -> dict[str, 
 
 def read_workload_id(result: Mapping[str, Any]) -> str:
     """Return the id of the workload that the callback injected; "" where there is none."""
-    workload = mapping(result.get(keys.ROOT)).get("workload")
+    workload = mapping(result.get(schema.ROOT)).get("workload")
     return workload if isinstance(workload, str) else ""

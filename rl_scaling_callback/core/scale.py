@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from rl_scaling_callback import formulas
+from rl_scaling_callback.core import formulas
 
 _SCALE_TEXT = re.compile(r"\s*(\d+)\s*r\s*[x×*]?\s*(\d+)\s*e\s*", re.IGNORECASE)
 

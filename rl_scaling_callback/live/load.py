@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
-from rl_scaling_callback.formulas import NAN, ratio
+from rl_scaling_callback.core.formulas import NAN, ratio
 
 
 class Load:

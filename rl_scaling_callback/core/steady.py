@@ -12,8 +12,8 @@ from typing import Final
 
 from scipy.special import stdtrit
 
-from rl_scaling_callback import formulas
-from rl_scaling_callback.checks import at_least, positive
+from rl_scaling_callback.core import formulas
+from rl_scaling_callback.core.checks import at_least, positive
 
 
 @dataclass(frozen=True, slots=True)

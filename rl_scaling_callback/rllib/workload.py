@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from rl_scaling_callback.reading.values import number, plain
+from rl_scaling_callback.rllib.values import number, plain
 
 _WORKLOAD_KEYS: Final[Mapping[str, str]] = {
     "algorithm": "algo_class",

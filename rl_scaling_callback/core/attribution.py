@@ -17,9 +17,9 @@ from dataclasses import dataclass, fields
 from statistics import median_low
 from typing import Final
 
-from rl_scaling_callback import formulas
-from rl_scaling_callback.formulas import NAN
-from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.core import formulas
+from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.scale import Scale
 
 
 @dataclass(frozen=True, slots=True)

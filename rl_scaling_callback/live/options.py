@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from rl_scaling_callback.checks import label, positive
-from rl_scaling_callback.scale import Scale
-from rl_scaling_callback.steady import SteadyRule
+from rl_scaling_callback.core.checks import label, positive
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.steady import SteadyRule
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from rl_scaling_callback.reading.values import ADDRESS, number, plain
-from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.rllib.values import ADDRESS, number, plain
 
 
 def read_scale(config: Mapping[str, Any]) -> Scale:

@@ -23,7 +23,7 @@ from scipy.special import ndtri
 from scipy.stats import qmc
 
 from rl_scaling_callback.analysis.fitting import Array
-from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.core.scale import Scale
 
 _DRAWS_LOG2: Final = 13
 # Effective number of weighted draws that a covariance needs.

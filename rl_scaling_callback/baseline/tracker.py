@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from itertools import takewhile
 from typing import Final
 
-from rl_scaling_callback.account import Spent
-from rl_scaling_callback.baseline import Baseline, BaselineFileError, Workload
-from rl_scaling_callback.comparison import same_steps
-from rl_scaling_callback.formulas import NAN
-from rl_scaling_callback.scale import Scale
-from rl_scaling_callback.steady import Steady
-from rl_scaling_callback.store import BaselineStore
+from rl_scaling_callback.baseline.model import Baseline, BaselineFileError, Workload
+from rl_scaling_callback.baseline.store import BaselineStore
+from rl_scaling_callback.core.attribution import Spent
+from rl_scaling_callback.core.comparison import same_steps
+from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.steady import Steady
 
 Warn = Callable[[str, str], None]
 """Takes a topic and a text; logs the first text of each topic."""

@@ -15,17 +15,18 @@ import ray
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from ray.util import get_current_placement_group
 
-from rl_scaling_callback import hardware, reading
+from rl_scaling_callback import rllib
 from rl_scaling_callback._version import __version__
-from rl_scaling_callback.baseline import Workload
-from rl_scaling_callback.comparison import Resources
-from rl_scaling_callback.formulas import NAN
-from rl_scaling_callback.hardware import Host
+from rl_scaling_callback.baseline.model import Workload
+from rl_scaling_callback.core.comparison import Resources
+from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.rllib import hardware
+from rl_scaling_callback.rllib.hardware import Host
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
 
-    from rl_scaling_callback.phases import PhaseClock
+    from rl_scaling_callback.live.phases import PhaseClock
 
 _RUNNERS_ANSWER_WITHIN_S = 30.0
 
@@ -54,12 +55,12 @@ def workload_of(algorithm: Algorithm, hosts: Collection[Host], name: str | None)
     if name is not None:
         return Workload({"name": name}, vouched=True)
     config = config_of(algorithm)
-    facts = reading.read_workload(config)
+    facts = rllib.read_workload(config)
     kinds = sorted({(host.cpu, host.cores) for host in (hardware.this_host(), *hosts)})
     facts.update(
         cpu=kinds[0][0] if len(kinds) == 1 else [cpu for cpu, _ in kinds],
         cores=kinds[0][1] if len(kinds) == 1 else [cores for _, cores in kinds],
-        accelerators=_accelerators() if reading.uses_gpus(config) else [],
+        accelerators=_accelerators() if rllib.uses_gpus(config) else [],
         ray=ray.__version__,
     )
     return Workload(facts)
@@ -95,7 +96,7 @@ def hosts_of(algorithm: Algorithm) -> set[Host]:
 
 def resources_of(algorithm: Algorithm, hosts: Collection[Host]) -> Resources:
     """Return the cores that the env runners on `hosts` can use, and the CPUs that the trial holds."""
-    accountable = hosts == {hardware.this_host()} and not reading.has_other_workers(config_of(algorithm))
+    accountable = hosts == {hardware.this_host()} and not rllib.has_other_workers(config_of(algorithm))
     return Resources(
         cores=float(sum(host.cores for host in hosts)) or NAN,
         cpus=_held_cpus(algorithm),

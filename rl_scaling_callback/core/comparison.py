@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from rl_scaling_callback import formulas
-from rl_scaling_callback.formulas import NAN
-from rl_scaling_callback.scale import Scale
-from rl_scaling_callback.steady import Steady
+from rl_scaling_callback.core import formulas
+from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.steady import Steady
 
 _LARGEST_STEP_DIFFERENCE: Final = 0.1
 

@@ -5,7 +5,7 @@ What can't be read is NaN, with the reason as a text for the one warning.
 
 from __future__ import annotations
 
-from rl_scaling_callback.reading.config import (
+from rl_scaling_callback.rllib.configs import (
     LEARNER_PHASES,
     SAMPLE_TIMER,
     STEP_TIMERS,
@@ -22,7 +22,7 @@ from rl_scaling_callback.reading.config import (
     timer_phases,
     uses_gpus,
 )
-from rl_scaling_callback.reading.results import (
+from rl_scaling_callback.rllib.results import (
     INJECTED_PARTS,
     REPORTS,
     Circumstances,
@@ -35,8 +35,8 @@ from rl_scaling_callback.reading.results import (
     read_workload_id,
     take_runner_reports,
 )
-from rl_scaling_callback.reading.values import number, plain
-from rl_scaling_callback.reading.workload import read_workload
+from rl_scaling_callback.rllib.values import number, plain
+from rl_scaling_callback.rllib.workload import read_workload
 
 __all__ = [
     "INJECTED_PARTS",

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from rl_scaling_callback.formulas import NAN
+from rl_scaling_callback.core.formulas import NAN
 
 
 def number(value: object) -> float:

@@ -6,15 +6,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
-from rl_scaling_callback import keys, reading
-from rl_scaling_callback.account import Spent, diagnosis, losses
-from rl_scaling_callback.comparison import Resources, compare
-from rl_scaling_callback.formulas import NAN
-from rl_scaling_callback.load import Load
-from rl_scaling_callback.reading import RunnerReport
-from rl_scaling_callback.reference import Warn
-from rl_scaling_callback.scale import Scale
-from rl_scaling_callback.steady import Steady, SteadyRule, SteadyWindow
+from rl_scaling_callback import rllib
+from rl_scaling_callback.baseline.tracker import Warn
+from rl_scaling_callback.core import schema
+from rl_scaling_callback.core.attribution import Spent, diagnosis, losses
+from rl_scaling_callback.core.comparison import Resources, compare
+from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.steady import Steady, SteadyRule, SteadyWindow
+from rl_scaling_callback.live.load import Load
+from rl_scaling_callback.rllib import RunnerReport
 
 _SMALLEST_TURN_S: Final = 0.01
 _SMALLEST_TURN: Final = 0.01
@@ -82,10 +83,10 @@ class Trial:
         self._warn = warn
         self._offset = offset
         self._offset_before = offset()
-        self._first_steps_may_be_late = reading.iterations_are_timed(config)
-        self._learns_after = reading.steps_before_learning(config)
-        self._samples = reading.samples_env(config)
-        self._overlaps = reading.is_asynchronous(config)
+        self._first_steps_may_be_late = rllib.iterations_are_timed(config)
+        self._learns_after = rllib.steps_before_learning(config)
+        self._samples = rllib.samples_env(config)
+        self._overlaps = rllib.is_asynchronous(config)
         self._env_steps = 0.0
         self._lifetime = NAN
 
@@ -129,25 +130,25 @@ class Trial:
         values["comparable"] = comparable
         values["workload"] = self._workload
         values["exclusive"] = self._is_exclusive()
-        utilisation = reading.read_circumstances(result).cpu_utilisation
+        utilisation = rllib.read_circumstances(result).cpu_utilisation
         values["cores/own"], values["cores/others"] = self._load.look(utilisation, [report.cpu for report in reports])
-        values["runners/healthy"], values["runners/restarts"] = reading.read_fleet(result)
+        values["runners/healthy"], values["runners/restarts"] = rllib.read_fleet(result)
         values.update(_runner_values(reports, spent))
         if learner is not None:
             values["learner/busy"], values["learner/waiting"] = learner.get("busy", 0.0), learner.get("waiting", 0.0)
         if named is not None:
-            values.update({f"time/{phase}": getattr(spent, phase) for phase in keys.PHASES})
+            values.update({f"time/{phase}": getattr(spent, phase) for phase in schema.PHASES})
             values["account/exclusive"] = float(not self._overlaps)
             baseline = self._source.spent
             if comparable == 1 and not self._overlaps and baseline is not None:
                 values.update(self._account(env_steps, spent, baseline, steady))
-        return keys.nest(values)
+        return schema.nest(values)
 
     def _read(self, result: Mapping[str, Any]) -> tuple[float, float]:
         """Return the env steps and seconds of the iteration; warn once of what can't be read."""
         offset = self._offset()
         turned, self._offset_before = offset - self._offset_before, offset
-        iteration = reading.read_iteration(result, self._lifetime)
+        iteration = rllib.read_iteration(result, self._lifetime)
         self._lifetime = iteration.lifetime
         if not self._samples:
             # The old API stack counts the steps that it reads from recorded data as sampled.

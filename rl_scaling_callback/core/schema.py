@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from rl_scaling_callback.account import CAUSES
-from rl_scaling_callback.formulas import NAN
+from rl_scaling_callback.core.attribution import CAUSES
+from rl_scaling_callback.core.formulas import NAN
 
 ROOT: Final = "scaling"
 """The key of the injected dict in an RLlib result."""

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final, Protocol, TypeVar
 
-from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.core.scale import Scale
 
 NOTABLE_CORES: Final = 0.25
 """Ray's own processes take less than this; a program that takes more changes what a trial measures."""

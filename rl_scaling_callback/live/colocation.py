@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import ClassVar
 
-from rl_scaling_callback.formulas import NAN
+from rl_scaling_callback.core.formulas import NAN
 
 try:
     import fcntl

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final
 
-from rl_scaling_callback import formulas
 from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.analysis.goals import Goal, interval, may_meet
 from rl_scaling_callback.analysis.laws import Laws
-from rl_scaling_callback.formulas import NAN
-from rl_scaling_callback.scale import Scale
+from rl_scaling_callback.core import formulas
+from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.scale import Scale
 
 _MOST: Final = 3
 """How many configurations are named: a batch that is worth the time before the law is fitted anew."""

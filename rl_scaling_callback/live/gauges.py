@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
-from rl_scaling_callback import keys, reading
-from rl_scaling_callback.scale import Scale
+from rl_scaling_callback import rllib
+from rl_scaling_callback.core import schema
+from rl_scaling_callback.core.scale import Scale
 
 SHOWN: Final = ("sps", "speedup", "efficiency", "steady/efficiency")
 """The keys of the contract that have a gauge: `steady/efficiency` is `scaling_steady_efficiency`, before which Ray puts `ray_`.
@@ -15,7 +16,7 @@ SHOWN: Final = ("sps", "speedup", "efficiency", "steady/efficiency")
 Each costs an iteration some 3 µs, and the other steady figures follow from that one.
 """
 
-_UNITS: Final = {key.name: key.unit for key in keys.KEYS}
+_UNITS: Final = {key.name: key.unit for key in schema.KEYS}
 
 
 class Gauge(Protocol):
@@ -48,12 +49,12 @@ class Gauges:
 
     def set(self, result: Mapping[str, Any]) -> None:
         """Show what was injected into `result`."""
-        for name, value in reading.read_injected(result, SHOWN).items():
+        for name, value in rllib.read_injected(result, SHOWN).items():
             gauge = self._gauges.get(name)
             if gauge is None:
                 if math.isnan(value):
                     continue
-                gauge = self._gauges[name] = self._made(f"{keys.ROOT}/{name}", _UNITS[name])
+                gauge = self._gauges[name] = self._made(f"{schema.ROOT}/{name}", _UNITS[name])
             gauge.set(value, self._tags)
 
     def _made(self, path: str, unit: str) -> Gauge:

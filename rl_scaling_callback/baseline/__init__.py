@@ -1,0 +1,1 @@
+"""The baseline: what the reference measured, where it is kept, and how a trial comes by it."""

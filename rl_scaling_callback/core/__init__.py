@@ -1,0 +1,1 @@
+"""Values and arithmetic of a measurement: no Ray, no clock, no files."""
