@@ -14,6 +14,7 @@ from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.checks import label, positive
 from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.scale import Scale
 
 Verdict = Literal["met", "not met", "undecided"]
 
@@ -63,6 +64,10 @@ class Goal:
             raise ValueError(f"goal is {name!r}; allowed are {', '.join(GOALS)}")
         given: dict[str, Any] = {field: value for field, value in constraints.items() if value is not None}
         return replace(GOALS[name], **given)
+
+    def least_speedups(self, scale: Scale) -> tuple[float, float]:
+        """Return the least speedups that efficiency and speedup ask of a configuration [×]; 0 where they ask for nothing."""
+        return (self.min_efficiency or 0.0) / 100 * scale.parallelism, self.min_speedup or 0.0
 
     @property
     def asks(self) -> str:

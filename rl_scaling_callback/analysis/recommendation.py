@@ -150,7 +150,7 @@ def _cost(configuration: Configuration) -> tuple[float, ...]:
 
 def _distance(configuration: Configuration, goal: Goal) -> tuple[float, ...]:
     """Return how far a configuration is from a goal: resources that are not there first, then what it lacks in all."""
-    lacking = [(each.is_resource, 1 / each.reach - 1) for each in standings(configuration, goal) if each.reach < 1]
+    lacking = [(each.is_resource, -math.log(each.reach)) for each in standings(configuration, goal) if each.reach < 1]
     resources = sum(lack for is_resource, lack in lacking if is_resource)
     return resources, sum(lack for is_resource, lack in lacking if not is_resource), -configuration.sps
 
