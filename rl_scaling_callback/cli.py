@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -39,6 +40,13 @@ def _scale(_context: click.Context, _option: click.Parameter, text: str) -> Scal
         return Scale.parse(text)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def _can_be_written(_context: click.Context, _option: click.Parameter, file: Path | None) -> Path | None:
+    """Refuse a file in a folder that can't be written to: now, and not after minutes of reading or measuring."""
+    if file is not None and not os.access(file.parent, os.W_OK):
+        raise click.BadParameter(f"there is no folder {file.parent} that can be written to")
+    return file
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -94,6 +102,7 @@ def _goal(command: Callable[..., Any]) -> Callable[..., Any]:
     "--output",
     "-o",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    callback=_can_be_written,
     help=f"File to write. [default: standard output; {DEFAULT_PAGE} for html]",
 )
 @click.option("--figures", type=click.Path(file_okay=False, path_type=Path), help="Folder to write the pictures into, as SVG.")
@@ -129,7 +138,8 @@ def report(
     """What an experiment says: table, recommendation, laws, checklist.
 
     PATH is the folder of a Tune experiment (a path or a URI such as s3://…; trials need not have used ScalingCallback), or a CSV
-    file with the columns num_env_runners, num_envs_per_env_runner, env_steps and time_this_iter_s.
+    file with the columns num_env_runners, num_envs_per_env_runner (1 by default), and two of env_steps, time_this_iter_s and sps,
+    or sps alone.
     """
     rule = SteadyRule(warmup_iterations=warmup_iterations)
     try:
@@ -181,7 +191,12 @@ def _counts(_context: click.Context, _option: click.Parameter, text: str) -> lis
     type=click.IntRange(min=1),
     help="CPUs that Ray believes in where it is started here; a trial takes 1 + its env runners. [default: cores + 1]",
 )
-@click.option("--write", type=click.Path(dir_okay=False, path_type=Path), help="Python file to write the tuned config into.")
+@click.option(
+    "--write",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    callback=_can_be_written,
+    help="Python file to write the tuned config into.",
+)
 def sweep(
     config: str,
     runners: list[int],

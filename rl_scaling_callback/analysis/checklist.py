@@ -12,7 +12,7 @@ from statistics import fmean, stdev
 from typing import Any, Final
 
 from rl_scaling_callback.analysis.configurations import Configuration
-from rl_scaling_callback.analysis.goals import Verdict, judge, listed, together, with_interval
+from rl_scaling_callback.analysis.goals import Verdict, judge, judge_speedup, listed, together, with_interval
 from rl_scaling_callback.analysis.laws import Laws
 from rl_scaling_callback.analysis.recommendation import HOW_TO_GET_A_BASELINE, Recommendation
 from rl_scaling_callback.core import formulas
@@ -160,7 +160,7 @@ def _efficiency(choice: Configuration, least: float | None) -> Answer:
     figure = f"{with_interval(choice.efficiency, choice.speedup_error, 1, ' %')}, {choice.band}"
     if least is None:
         return "met", f"The goal has none; it is {figure}."
-    return judge(choice.efficiency, choice.speedup_error, least), f"{figure}; at least {least:g} %."
+    return judge_speedup(choice, choice.efficiency, least), f"{figure}; at least {least:g} %."
 
 
 def _rose(choice: Configuration) -> Answer:
@@ -170,7 +170,7 @@ def _rose(choice: Configuration) -> Answer:
         return "undecided", HOW_TO_GET_A_BASELINE
     speedup = with_interval(choice.speedup, choice.speedup_error, 2, "×")
     return (
-        judge(choice.speedup, choice.speedup_error, 1.0),
+        judge_speedup(choice, choice.speedup, 1.0),
         f"{choice.sps:,.0f} steps/s against {choice.baseline_sps:,.0f}: {speedup}.",
     )
 

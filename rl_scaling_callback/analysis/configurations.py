@@ -52,6 +52,7 @@ class Configuration:
         diagnosis: one line: where the loss goes, and what helps; "" when unknown.
         cpu_utilisation: [%]; NaN where not known.
         ram_utilisation: [%]; NaN where not known.
+        disturbed: True where other programs or trials got in the way of it or of the baseline: then its speedup decides nothing.
         note: what a reader must know about it; else "".
     """
 
@@ -74,6 +75,7 @@ class Configuration:
     diagnosis: str = ""
     cpu_utilisation: float = NAN
     ram_utilisation: float = NAN
+    disturbed: bool = False
     note: str = ""
 
     @property
@@ -216,8 +218,8 @@ def _configuration(
     speedup = speedup_error = NAN
     lost: Mapping[str, float] = {}
     estimated = False
-    # A baseline that is known as a number only is comparable on its giver's word.
-    steps_count = baseline is not None and not study.timed_iterations and baseline.steady.iterations > 0
+    # Where only throughputs are known, they are comparable on their giver's word.
+    steps_count = baseline is not None and not study.timed_iterations and cell.steps > 0 and baseline.steps > 0
     if baseline is not None and steps_count and not same_steps(cell.steps, baseline.steps):
         notes.append(f"{cell.steps:,.0f} env steps an iteration, {baseline.steps:,.0f} in the baseline's: not comparable")
     elif baseline is not None:
@@ -250,6 +252,7 @@ def _configuration(
         diagnosis=diagnosis(lost),
         cpu_utilisation=_mean([run.cpu_utilisation for run in runs]),
         ram_utilisation=max((run.ram_utilisation for run in runs if not math.isnan(run.ram_utilisation)), default=NAN),
+        disturbed=any(run.exclusive == 0 or run.others > NOTABLE_CORES for run in (*runs, *(baseline.runs if baseline else ()))),
         note="; ".join(dict.fromkeys(notes)),
     )
 

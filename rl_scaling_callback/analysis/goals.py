@@ -97,6 +97,11 @@ def judge(value: float, error: float, least: float) -> Verdict:
     return "not met" if high < least else "undecided"
 
 
+def judge_speedup(configuration: Configuration, figure: float, least: float) -> Verdict:
+    """Return whether a figure that is as uncertain as the speedup reaches `least`; undecided where others disturbed it."""
+    return "undecided" if configuration.disturbed else judge(figure, configuration.speedup_error, least)
+
+
 def together(verdicts: Iterable[Verdict]) -> Verdict:
     """Return the verdict on all of several conditions."""
     found = set(verdicts)
@@ -169,7 +174,7 @@ class _Constraint:
             found="not known" if math.isnan(value) else with_interval(value, error, self.digits, self.unit),
             lacking=f"{asked} by {abs(limit - value):.3g}{' points' if self.unit == ' %' else self.unit}",
             reach=reach,
-            verdict=judge(reach, error, 1.0),
+            verdict=judge_speedup(configuration, reach, 1.0) if is_least else judge(reach, error, 1.0),
             is_resource=not is_least,
         )
 

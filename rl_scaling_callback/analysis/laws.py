@@ -175,7 +175,7 @@ def fit_laws(measured: Sequence[Measured], cores: float = NAN, env_steps: float 
     if repeated:
         raise ValueError(f"measured has {', '.join(repeated)} more than once; allowed is one entry a scale: join the runs first")
     known = sorted((one for one in measured if _SECONDS[0] <= one.seconds <= _SECONDS[1]), key=lambda one: one.scale)
-    fits = _fits(known, cores)
+    fits = _fits(known, cores if cores >= 1 else NAN)
     chosen = _choose(fits)
     axes = _axes(known)
     falls = _falls(known, chosen.solution.noise if chosen else NAN)
@@ -274,7 +274,12 @@ def _limit(known: Sequence[Measured], fits: Sequence[Fit], axes: Sequence[Axis])
     one_by_one = next((one.seconds for one in known if one.scale == Scale(1, 1)), NAN)
     limits = [axis.limit for axis in axes] + [_limit_of(fit.solution, one_by_one) for fit in fits]
     limits = [limit for limit in limits if not math.isnan(limit)]
-    return (min(limits), max(limits)) if limits else (NAN, NAN)
+    if not limits:
+        return NAN, NAN
+    # A law or an axis whose limit has been passed says nothing of where scaling ends.
+    best = formulas.ratio(one_by_one, min(one.seconds for one in known))
+    standing = [limit for limit in limits if not limit < best] or [best]
+    return min(standing), max(standing)
 
 
 def _limit_of(solution: Solution, one_by_one: float) -> float:

@@ -66,8 +66,8 @@ def recommend(
     """Return the recommendation for a goal; where no configuration meets it, `choice` comes nearest and the verdict says so.
 
     A figure decides whether a configuration is a candidate; its interval, whether the verdict is met or undecided. Of the
-    candidates that noise can't tell from the fastest, the cheapest is taken: fewest CPUs, then smallest N; and so where none is a
-    candidate, of those that noise can't tell from the nearest.
+    candidates that noise can't tell from the fastest, the cheapest is taken: fewest CPUs, then smallest N. Where there is no
+    candidate, the same goes for those that come equally near, as far as noise lets that be told.
 
     Args:
         configurations: what was measured.
@@ -111,7 +111,10 @@ class _Best(NamedTuple):
 
 
 def _best(pool: Sequence[Configuration], goal: Goal) -> _Best:
-    """Return the cheapest of those that noise can't tell from the fastest that fits; where none fits, from the nearest."""
+    """Return the cheapest of those that noise can't tell from the fastest that fits; where none does, of those that are near.
+
+    Near are those that noise can't tell from the nearest, by how far they are from the goal.
+    """
     fit = [each for each in pool if all(standing.reach >= 1 for standing in standings(each, goal))]
     # What can't be known, such as RAM that nobody recorded, comes behind what is known to fit.
     fit = fit or [each for each in pool if may_meet(each, goal)]
@@ -120,7 +123,9 @@ def _best(pool: Sequence[Configuration], goal: Goal) -> _Best:
         peers = [each for each in fit if _tied(each, fastest)]
     else:
         nearest = min(pool, key=lambda each: _distance(each, goal))
-        peers = [each for each in pool if each is nearest or _as_near(each, nearest, goal)]
+        near = [each for each in pool if each is nearest or _as_near(each, nearest, goal)]
+        fastest = max(near, key=lambda each: each.sps)
+        peers = [each for each in near if _tied(each, fastest)]
     return _Best(min(peers, key=_cost), peers, bool(fit))
 
 
@@ -201,7 +206,9 @@ def _uncertain(choice: Configuration, stands: Sequence[Standing]) -> Iterator[st
     if unknown:
         yield f"{choice.scale} can't be held against {unknown}: that was not recorded."
     straddled = listed(f"{each.asked} at {each.found}" for each in stands if each.verdict == "undecided" and each.reach > 0)
-    if straddled:
+    if straddled and choice.disturbed:
+        yield f"Undecided is {straddled}, for other programs disturbed {choice.scale} or the baseline: repeat both without them."
+    elif straddled:
         yield f"Undecided is {straddled}: repeat {choice.scale} and the baseline to narrow the interval."
     if choice.band == "inefficient":
         yield "That is in the band inefficient: consider less parallelism, unless resources are to spare."

@@ -140,8 +140,8 @@ class Report:
 
 def make_report(
     experiment: Experiment,
-    goal: Goal = GOALS["balanced"],
-    reference: Scale = SINGLE,
+    goal: str | Goal = "balanced",
+    reference: str | Scale = SINGLE,
     made: datetime | None = None,
     *,
     correction: Correction = "repeated",
@@ -151,16 +151,18 @@ def make_report(
 
     Args:
         experiment: what was read.
-        goal: what the reader is after; the other goals of `GOALS` are answered besides.
-        reference: scale of the baseline.
+        goal: what the reader is after: a name of `GOALS` or a `Goal`. The other goals of `GOALS` are answered besides.
+        reference: scale of the baseline, such as `"1r1e"`.
         made: time that the report carries; now by default.
         correction: when throughputs are corrected for how fast the machine was in each run (see `pace`).
         choose: tells what is best for a goal by all measurements taken together, None where it can't; by default the figures of
             each configuration decide. It is asked about the first study.
 
     Raises:
-        ValueError: a correction that is not allowed.
+        ValueError: a goal, scale or correction that is not allowed.
     """
+    goal = goal if isinstance(goal, Goal) else Goal.of(goal)
+    reference = reference if isinstance(reference, Scale) else Scale.parse(reference)
     studies = [at_one_pace(study, correction) for study in experiment.studies]
     made = made or datetime.now(timezone.utc)
     provenance = {
@@ -189,14 +191,14 @@ def _study_report(study: Study, goal: Goal, reference: Scale, choose: Callable[[
 
 
 def _env_steps(study: Study, found: Sequence[Configuration]) -> float:
-    """Return the mean env steps of an iteration of the baseline, else of the first configuration that has any; else NaN."""
+    """Return the mean env steps of an iteration of the baseline, else of the first configuration that has any; else 1."""
     of_baseline = [run.steady for c in found if c.is_baseline for run in c.runs]
     given = [study.baseline.steady] if study.baseline else []
     for windows in (of_baseline, given, *([run.steady for run in c.runs] for c in found)):
         steps = formulas.ratio(sum(each.env_steps for each in windows), sum(each.iterations for each in windows))
         if steps > 0:
             return steps
-    return NAN
+    return 1.0
 
 
 def _measured(study: Study, found: Sequence[Configuration], env_steps: float) -> Iterator[Measured]:

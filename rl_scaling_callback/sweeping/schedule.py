@@ -67,6 +67,12 @@ def bundles_of(config: AlgorithmConfig) -> list[Mapping[str, float]]:
     return list(algorithm.default_resource_request(config).bundles)
 
 
+def cpus_of(config: AlgorithmConfig) -> tuple[float, float]:
+    """Return the CPUs that Tune reserves for a trial beside its env runners, and for each of them."""
+    one, two = (_total(bundles_of(at_scale(config, Scale(runners, 1))))["CPU"] for runners in (1, 2))
+    return float(2 * one - two), float(two - one)
+
+
 def refusal(bundles: Sequence[Mapping[str, float]], nodes: Sequence[Mapping[str, float]]) -> str:
     """Return why a trial can never be scheduled on these nodes; "" when it can.
 

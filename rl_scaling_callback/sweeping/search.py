@@ -98,6 +98,7 @@ class Search:
         cores: logical cores that the env runners share; NaN where not known.
         budget: largest share that the search may cost of what it would to measure every configuration once.
         repetitions: most measurements of one configuration.
+        cpus: CPUs that a trial holds beside its env runners, and for each of them.
 
     Raises:
         ValueError: a value out of its range.
@@ -109,6 +110,7 @@ class Search:
     cores: float = NAN
     budget: float = 0.3
     repetitions: int = 3
+    cpus: tuple[float, float] = (1.0, 1.0)
 
     def __post_init__(self) -> None:
         at_least("number of runner counts", len(self.runners), 1)
@@ -120,7 +122,8 @@ class Search:
     def scales(self) -> tuple[Scale, ...]:
         """The reference, 1r×1e, and the other configurations of the grid that hold no more CPUs than the goal allows."""
         most = math.inf if self.goal.max_cpus is None else self.goal.max_cpus
-        grid = {Scale(r, e) for r in self.runners for e in self.envs if 1 + r <= most}
+        beside, each = self.cpus
+        grid = {Scale(r, e) for r in self.runners for e in self.envs if beside + each * r <= most}
         return (SINGLE, *sorted(grid - {SINGLE}))
 
     def propose(self, trials: Sequence[Trial], running: Sequence[Scale] = ()) -> Scale | None:

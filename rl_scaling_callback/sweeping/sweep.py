@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -25,7 +26,7 @@ from rl_scaling_callback.storage import absolute, below
 from rl_scaling_callback.sweeping import schedule
 from rl_scaling_callback.sweeping.cluster import connect
 from rl_scaling_callback.sweeping.instrument import instrumented, own_options
-from rl_scaling_callback.sweeping.reuse import lasting_runs, runs_of, workload_of
+from rl_scaling_callback.sweeping.reuse import differences, lasting_runs, runs_of, runs_of_experiment, workload_of
 from rl_scaling_callback.sweeping.search import Search, Trial
 from rl_scaling_callback.sweeping.searcher import ScalingSearcher
 from rl_scaling_callback.sweeping.stopper import SteadyStopper
@@ -85,7 +86,7 @@ def sweep(
 
     Raises:
         ValueError: a value that is not allowed, a grid that the cluster can never run, an experiment of this name that is there
-            already when `resume` is False, or one to reuse that is of another workload.
+            already when `resume` is False, or one to go on with or to reuse that is of another workload.
         ExperimentError: an experiment to reuse can't be read.
         KeyboardInterrupt: it was interrupted; the report of what was measured is in the experiment's folder.
     """
@@ -99,9 +100,11 @@ def sweep(
         at_least("max_trials", max_trials, 1)
     storage = absolute(storage_path)
     folder = below(storage, name)
-    before = _measured_before(folder, rule, resume)
+    _check_name(folder, resume)
     connect()
-    room = schedule.room_for(config, Search(tuple(runners), tuple(envs), goal).scales)
+    cpus = schedule.cpus_of(config)
+    room = schedule.room_for(config, Search(tuple(runners), tuple(envs), goal, cpus=cpus).scales)
+    before = _measured_before(folder, workload_of(config, room.host), rule) if resume else []
     reused = _reused(config, room.host, reuse, rule, {run.name for run in before})
     # What a trial cost besides its iterations is not recorded. What was measured elsewhere costs this sweep nothing.
     known = [Trial.of(run.scale, sum(sample.seconds for sample in run.samples), run.steady, run.others) for run in before]
@@ -116,6 +119,7 @@ def sweep(
         max_trials=max_trials,
         rule=rule,
         places=room.places,
+        cpus=cpus,
     )
     if len(room.places) > 1:
         say(f"A trial at a time on each of {len(room.places)} nodes alike: {room.host.cpu}, {room.cores:g} cores")
@@ -188,19 +192,31 @@ def _reused(
     return [run for name, run in {run.name: run for run in runs}.items() if name not in measured]
 
 
-def _measured_before(folder: str, rule: SteadyRule, resume: bool) -> list[Run]:
-    """Return the runs of an experiment that an interrupted sweep left.
+def _check_name(folder: str, resume: bool) -> None:
+    """Raise `ValueError` where the folder holds an experiment, and nobody asked to go on with it."""
+    with suppress(ExperimentError):
+        if not resume and read_experiment(folder):
+            raise ValueError(
+                f"{folder} holds a sweep already; go on with it (resume=True, --resume), or give this one another name"
+            )
+
+
+def _measured_before(folder: str, workload: Workload, rule: SteadyRule) -> list[Run]:
+    """Return the runs of an experiment that an interrupted sweep left; none where there is no such experiment.
 
     Raises:
-        ValueError: there is one, and nobody asked to go on with it.
+        ValueError: they are of another workload, or of other hardware.
     """
     try:
-        experiment = read_experiment(folder, rule=rule)
+        runs, others = runs_of_experiment(workload, folder, rule)
     except ExperimentError:
         return []
-    if not resume:
-        raise ValueError(f"{folder} holds a sweep already; go on with it (resume=True, --resume), or give this one another name")
-    return [run for study in experiment.studies[:1] for run in study.runs if run.steady.settled]
+    if others:
+        apart = min((differences(workload, other) for other in others), key=len)
+        raise ValueError(
+            f"{folder} holds a sweep of another workload: {'; '.join(apart)}. Give this one another name, or undo what differs"
+        )
+    return [run for run in runs if run.steady.settled]
 
 
 def _completed(experiment: Experiment, reused: Sequence[Run], failed: Sequence[Scale]) -> Experiment:

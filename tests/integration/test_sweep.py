@@ -20,12 +20,17 @@ from ray import tune
 from ray.rllib.algorithms.ppo import PPOConfig
 
 from rl_scaling_callback import Goal, ScalingCallback, ScalingSearcher, SteadyStopper, read_experiment, sweep
+from rl_scaling_callback.baseline.model import Baseline, Workload
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.steady import SteadyRule
+from rl_scaling_callback.core.steady import SteadyRule, SteadyWindow
 from rl_scaling_callback.rllib.hardware import Host
 from rl_scaling_callback.sweeping.cluster import Node
-from rl_scaling_callback.sweeping.schedule import alike
+from rl_scaling_callback.sweeping.config_file import load_config
+from rl_scaling_callback.sweeping.reuse import lasting_runs, workload_of
+from rl_scaling_callback.sweeping.schedule import alike, cpus_of
 from rl_scaling_callback.sweeping.search import Trial
+from rl_scaling_callback.sweeping.sweep import _measured_before
+from rl_scaling_callback.sweeping.watchdog import Watchdog
 
 CLUSTER_CPUS = 3
 QUICK = SteadyRule(warmup_iterations=1, min_iterations=3, max_iterations=4)
@@ -33,10 +38,10 @@ QUICK = SteadyRule(warmup_iterations=1, min_iterations=3, max_iterations=4)
 pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("cluster")]
 
 
-def ppo(env=CostlyEnv, **costs):
+def ppo(env=CostlyEnv, step_s=0.02, **costs):
     return (
         PPOConfig()
-        .environment(env, env_config={"step_s": 0.02, **costs})
+        .environment(env, env_config={"step_s": step_s, **costs})
         .env_runners(num_cpus_per_env_runner=1)
         .training(train_batch_size_per_learner=80, minibatch_size=80, num_epochs=1)
         .rl_module(model_config={"fcnet_hiddens": [8]})
@@ -113,6 +118,54 @@ def test_another_workload_is_not_reused(swept, tmp_path):
 def test_an_experiment_that_is_there_is_not_mixed_up(swept):
     with pytest.raises(ValueError, match="holds a sweep already"):
         run(swept[0], ppo(), runners=[1], envs=[1])
+
+
+def test_resumed_with_another_workload_it_is_refused(swept):
+    other = ppo().training(train_batch_size_per_learner=40, minibatch_size=40)
+    with pytest.raises(ValueError, match=r"holds a sweep of another workload: .*train_batch_size: 40 here, 80 there"):
+        run(swept[0], other, runners=[1], envs=[1], resume=True)
+    elsewhere = workload_of(ppo(), Host("elsewhere", "another CPU", 64))
+    with pytest.raises(ValueError, match=r"cores: 64 here, .*cpu: \"another CPU\" here"):
+        _measured_before(str(swept[0] / "scaling_sweep"), elsewhere, QUICK)
+
+
+def test_baselines_of_a_workload_that_the_user_named_are_found(tmp_path):
+    mine, steady = Workload({"name": "mine"}, vouched=True), SteadyWindow(SteadyRule(warmup_iterations=0))
+    steady.add(1000, 2.0)
+    read = steady.read()
+    baseline = Baseline(read.sps, Scale(1, 1), mine, "someone", 1.0, 1, read.env_steps, read.seconds, converged=True)
+    (tmp_path / f"baseline-{mine.id}-1r1e.json").write_text(baseline.to_json())
+    assert [run.steady.sps for run in lasting_runs(mine, tmp_path)] == [500.0]
+    assert lasting_runs(Workload({"name": "another's"}, vouched=True), tmp_path) == []
+
+
+def test_a_config_imports_what_lies_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("PYTHONPATH", "before")
+    (tmp_path / "beside_my_config.py").write_text("from ray.rllib.algorithms.ppo import PPOConfig\n")
+    (tmp_path / "my_config.py").write_text("from beside_my_config import PPOConfig\nconfig = PPOConfig\n")
+    assert isinstance(load_config(f"{tmp_path / 'my_config.py'}:config"), PPOConfig)
+    assert os.environ["PYTHONPATH"] == f"{tmp_path}{os.pathsep}before"
+
+
+def test_cpus_go_by_what_an_env_runner_asks_for():
+    assert cpus_of(ppo().env_runners(num_cpus_per_env_runner=0.5)) == (1.0, 0.5)
+    assert cpus_of(ppo().env_runners(num_cpus_per_env_runner=2).resources(num_cpus_for_main_process=3)) == (3.0, 2.0)
+
+
+def test_the_watchdog_waits_anew_after_each_result_and_ends_what_hangs(monkeypatch):
+    ended = []
+    monkeypatch.setattr(Watchdog, "_end", lambda self: ended.append(time.monotonic()))
+    algorithm = ppo(step_s=0.0).callbacks(partial(Watchdog, 3.0)).env_runners(num_env_runners=0).build_algo()
+    built = time.monotonic()
+    try:
+        while time.monotonic() < built + 4:
+            algorithm.train()
+        assert not ended, "RLlib makes the callback for the local env runner too"
+        time.sleep(3.5)
+        assert len(ended) == 1
+    finally:
+        algorithm.stop()
 
 
 def test_what_can_never_be_scheduled_is_refused_at_once(tmp_path):

@@ -66,6 +66,12 @@ def test_a_clear_error(arguments, code, told):
     assert "Traceback" not in done.output
 
 
+def test_where_nothing_can_be_written_nothing_is_read(tmp_path):
+    done = rl_scaling("report", "nowhere", "-o", tmp_path / "missing" / "x.md")
+    assert done.exit_code == 2
+    assert f"there is no folder {tmp_path / 'missing'} that can be written to" in done.stderr
+
+
 def test_python_m_is_the_same():
     done = subprocess.run([sys.executable, "-m", "rl_scaling_callback", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("rl-scaling, version ")

@@ -114,6 +114,18 @@ def test_what_a_reader_must_know():
     assert by_scale(run("3r1e", [1.0]))["3r×1e"].sps_per_cpu == 250
 
 
+@pytest.mark.parametrize("who", ["1r1e", "2r1e"])
+def test_a_speedup_is_disturbed_where_its_baseline_was(who):
+    def disturbed(**facts):
+        return by_scale(*(run(scale, [1.0] * 5, **(facts if scale == who else {})) for scale in ("1r1e", "2r1e")))[
+            "2r×1e"
+        ].disturbed
+
+    assert disturbed(others=0.5)
+    assert disturbed(exclusive=0.0)
+    assert not disturbed(others=0.1, exclusive=1.0)
+
+
 def covered(rng, repetitions, between, within):
     """Return whether the interval of a speedup held the truth."""
 

@@ -17,6 +17,7 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
 from rl_scaling_callback.experiments.lines import ResultLines
+from rl_scaling_callback.report import make_report
 from rl_scaling_callback.rllib import read_workload
 
 from .test_baseline import BASELINE
@@ -128,7 +129,7 @@ def test_steps_and_seconds_are_read_without_the_callback(folder):
     assert (last.iteration, last.env_steps, last.seconds) == (7, 2048.0, 2.0)
     assert (last.episode_return, last.lifetime_steps) == (7.0, 14336.0)
     assert math.isnan(run.exclusive)
-    assert math.isnan(run.cpus)
+    assert math.isnan(run.cpus), "this config does not say"
     assert run.note == ""
 
 
@@ -141,6 +142,12 @@ def test_a_study_says_what_was_run(folder):
     assert study.facts["train_batch_size"] == "2048"
     assert study.facts["host"] == "vm"
     assert study.baseline is None
+
+
+def test_without_the_callback_the_config_tells_the_cpus(folder):
+    config = {"num_cpus_for_main_process": 1, "num_cpus_per_env_runner": 0.5, "num_env_runners": 4}
+    folder.trial([result(k, config=config) for k in range(1, 5)])
+    assert folder.run().cpus == 3.0
 
 
 def test_the_callback_adds_parts_cpus_and_neighbours(folder):
@@ -527,6 +534,31 @@ def test_rows_of_one_configuration_are_iterations_of_one_run(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "steps", "seconds"),
+    [
+        ("num_env_runners,env_steps,time_this_iter_s\n2,100,1\n2,100,3", 200, 4),
+        ("num_env_runners,num_envs_per_env_runner,sps,time_this_iter_s\n2,1,100,1\n2,1,50,2", 200, 3),
+        ("num_env_runners,env_steps,sps\n2,100,50\n2,100,100", 200, 3),
+        # Of env steps and time the throughput is more than it needs.
+        ("num_env_runners,env_steps,time_this_iter_s,sps\n2,100,1,\n2,100,3,", 200, 4),
+    ],
+)
+def test_a_table_needs_no_more_columns_than_say_enough(tmp_path, text, steps, seconds):
+    (run,) = read_experiment(table(tmp_path, text)).studies[0].runs
+    assert (run.scale, run.steady.env_steps, run.steady.seconds) == (Scale(2, 1), steps, pytest.approx(seconds))
+
+
+def test_a_table_of_throughputs_is_enough_for_a_report(tmp_path):
+    made = make_report(read_experiment(table(tmp_path, "num_env_runners,sps\n1,100\n1,50\n2,100\n4,160\n8,200\n")), "fastest")
+    one, two, *_ = found = made.studies[0].configurations
+    assert one.sps == pytest.approx(200 / 3), "iterations of equal work"
+    assert math.isnan(one.seconds)
+    assert (two.speedup, two.note) == (pytest.approx(1.5), "")
+    assert made.studies[0].recommendation.choice is found[-1]
+    assert made.studies[0].laws.chosen is not None
+
+
 @pytest.mark.parametrize("row", ["1,1,many,1", "1,1,100,0", "1,1,100", "1,0,100,1", "1.5,1,100,1", "1,1,inf,1", "1,1,100,nan"])
 def test_rows_that_cannot_be_read_are_left_out_by_line(tmp_path, row):
     experiment = read_experiment(table(tmp_path, f"{HEADER}\n1,1,100,1\n{row}\n"))
@@ -539,7 +571,9 @@ def test_rows_that_cannot_be_read_are_left_out_by_line(tmp_path, row):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("num_env_runners,env_steps\n1,100\n", "lacks the columns num_envs_per_env_runner, time_this_iter_s"),
+        ("num_envs_per_env_runner,env_steps\n1,100\n", "lacks the columns num_env_runners, time_this_iter_s"),
+        ("num_envs_per_env_runner,sps\n1,100\n", "lacks the column num_env_runners."),
+        ("num_env_runners,sps\n1,0\n", "no row of it can be read (sps is '0'"),
         (HEADER.replace(",env_steps", "") + "\n", "lacks the column env_steps."),
         (HEADER + "\n", "it has no rows"),
         ("", "lacks the columns"),

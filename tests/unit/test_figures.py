@@ -74,14 +74,16 @@ def test_speedup_by_runners_where_only_envs_vary():
     assert set(points(axes, "2 env runners")) == {2, 4, 8}
 
 
-def test_speedup_draws_errors(full):
-    (axes,) = speedup_over_n(full).axes
-    two = full.configurations[1]
-    half = two.speedup * two.speedup_error / 100
+@pytest.mark.parametrize("error", [7.0, 150.0])
+def test_speedup_draws_errors(full, error):
+    one, two = full.configurations
+    two = replace(two, speedup=1.5, speedup_error=error)
+    (axes,) = speedup_over_n(replace(full, configurations=(one, two))).axes
     (bar,) = [
         path.vertices for each in axes.collections for path in each.get_paths() if len(path) == 2 and path.vertices[0][0] == 2
     ]
-    assert bar[:, 1] == pytest.approx([two.speedup - half, two.speedup + half])
+    assert bar[:, 1] == pytest.approx([1.5 / (1 + error / 100), 1.5 * (1 + error / 100)])
+    assert axes.get_ylim()[0] <= bar[0, 1]
 
 
 def test_the_map_writes_each_efficiency_in_its_cell(user):

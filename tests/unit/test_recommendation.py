@@ -197,6 +197,24 @@ def test_of_those_that_come_equally_near_the_cheapest_is_taken():
     assert str(recommend(by_speedup(**{"1r1e": 1.0, "2r2e": 2.1702, "1r4e": 2.17}), GOALS["balanced"]).choice.scale) == "2r×2e"
 
 
+def test_of_those_that_come_equally_near_one_that_is_clearly_faster_wins():
+    near = by_speedup(error=25.0, **{"1r1e": 1.0, "1r4e": 2.004, "2r4e": 3.92})
+    found = recommend(near, GOALS["balanced"])
+    assert str(found.choice.scale) == "2r×4e"
+    assert found.reason.startswith("None was measured with efficiency ≥ 60 % and speedup ≥ 2.5×. 2r×4e comes nearest: 3.92×")
+
+
+def test_what_others_disturbed_decides_nothing():
+    rows = by_speedup(error=2.0, **{"1r1e": 1.0, "4r1e": 3.0})
+    assert recommend(rows, GOALS["balanced"]).verdict == "met"
+    disturbed = [replace(each, disturbed=True) for each in rows]
+    found = recommend(disturbed, GOALS["balanced"])
+    assert found.verdict == "undecided"
+    assert "other programs disturbed 4r×1e or the baseline" in found.reason
+    # CPUs are counted; no program changes that.
+    assert recommend(disturbed, Goal("few", max_cpus=1)).verdict == "not met"
+
+
 def test_resources_that_are_not_there_weigh_more_than_speed():
     found = recommend(by_speedup(**{"1r1e": 1.0, "2r1e": 1.9, "8r1e": 3.9}), Goal.of("fastest", min_speedup=4, max_cpus=4))
     assert str(found.choice.scale) == "2r×1e"

@@ -43,6 +43,13 @@ def report():
     return report_of(*users_ten())
 
 
+def test_goal_and_reference_may_be_named():
+    made = make_report(Experiment("here", (Study("test", users_ten()),)), "save", "1r1e")
+    assert made.studies[0].recommendation.goal == GOALS["save"]
+    with pytest.raises(ValueError, match="goal is 'cheap'"):
+        make_report(Experiment("here", ()), "cheap")
+
+
 def test_who_knows_better_is_asked_about_the_first_study_only():
     study = Study("PPO on HalfCheetah-v5", users_ten())
     asked = []

@@ -77,6 +77,13 @@ def test_any_search(goal, shares, slowing, noise, budget, repetitions, cores, se
     assert sum(trial.seconds for trial in trials) <= budget * exhaustive * math.exp(2 * noise) + dearest
 
 
+def test_the_most_cpus_go_by_what_an_env_runner_holds():
+    goal = Goal("cheap", max_cpus=5)
+    assert {scale.num_env_runners for scale in Search(POWERS, (1,), goal).scales} == {1, 2, 4}
+    assert {scale.num_env_runners for scale in Search(POWERS, (1,), goal, cpus=(1.0, 0.5)).scales} == {1, 2, 4, 8}
+    assert {scale.num_env_runners for scale in Search(POWERS, (1,), goal, cpus=(1.0, 2.0)).scales} == {1, 2}
+
+
 def test_of_equally_good_ones_the_search_takes_what_holds_fewer_cpus():
     search = Search((1, 2, 4), (4,), GOALS["fastest"], cores=2.0)
 
