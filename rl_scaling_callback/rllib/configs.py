@@ -38,6 +38,14 @@ def iterations_are_timed(config: Mapping[str, Any]) -> bool:
     return number(config.get("min_time_s_per_iteration")) > 0
 
 
+def steps_follow_scale(config: Mapping[str, Any]) -> bool:
+    """Return whether an iteration samples in proportion to N and learns in proportion to what it samples (DreamerV3).
+
+    Its steps are then no criterion for a fair comparison: each of them comes with the same work.
+    """
+    return number(config.get("training_ratio")) > 0
+
+
 def steps_before_learning(config: Mapping[str, Any]) -> float:
     """Return the env steps that are sampled before learning starts (SAC, DQN): iterations until then are not the steady work."""
     steps = number(config.get("num_steps_sampled_before_learning_starts"))
@@ -45,7 +53,7 @@ def steps_before_learning(config: Mapping[str, Any]) -> float:
 
 
 def evaluation_is_parallel(config: Mapping[str, Any]) -> bool:
-    """Return whether evaluation runs beside training, and so takes no time of its own."""
+    """Return whether evaluation runs beside training, and so takes only the time by which it is longer."""
     return bool(config.get("evaluation_parallel_to_training"))
 
 
@@ -71,25 +79,21 @@ def is_asynchronous(config: Mapping[str, Any]) -> bool:
     return "broadcast_interval" in config
 
 
-def timer_phases(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the phase of each timer that the Algorithm's code runs in."""
-    phases = dict(_TIMER_PHASES)
-    if not evaluation_is_parallel(config):
-        phases.update(dict.fromkeys(_EVALUATION_TIMERS, "evaluate"))
-    return phases
-
-
-_TIMER_PHASES: Final[Mapping[str, str]] = {
+TIMER_PHASES: Final[Mapping[str, str]] = {
     "env_runner_sampling_timer": "sample",
     "sample": "sample",
     "learner_update_timer": "learn",
+    "learn": "learn",  # DreamerV3
     "replay_buffer_add_data_timer": "learn",
     "replay_buffer_sampling_timer": "learn",
     "replay_buffer_update_prios_timer": "learn",
     "synch_weights": "sync",
     "synch_env_connectors": "sync",
+    "evaluation_iteration": "evaluate",
+    "offline_evaluation_iteration_timer": "evaluate",
+    "restore_eval_env_runners": "evaluate",
 }
-_EVALUATION_TIMERS: Final = ("evaluation_iteration", "offline_evaluation_iteration_timer", "restore_eval_env_runners")
+"""The phase of each timer that the Algorithm's code runs in."""
 
 SAMPLE_TIMER: Final = "sample"
 """The timer that an env runner's sample runs in."""
