@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from rl_scaling_callback.core.formulas import ratio
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.rllib.values import ADDRESS, number, plain
 
@@ -41,9 +42,14 @@ def iterations_are_timed(config: Mapping[str, Any]) -> bool:
 def steps_follow_scale(config: Mapping[str, Any]) -> bool:
     """Return whether an iteration samples in proportion to N and learns in proportion to what it samples (DreamerV3).
 
-    Its steps are then no criterion for a fair comparison: each of them comes with the same work.
+    Its steps are then no criterion for a fair comparison: each of them comes with the same work, as long as the updates of a round
+    of one env are a whole number. RLlib rounds up, so that fewer would be more work per step at small N.
     """
-    return number(config.get("training_ratio")) > 0
+    per_env_step = ratio(
+        number(config.get("training_ratio")), number(config.get("batch_size_B")) * number(config.get("batch_length_T"))
+    )
+    updates = per_env_step * number(config.get("rollout_fragment_length"))
+    return updates >= 1 and updates == int(updates)
 
 
 def steps_before_learning(config: Mapping[str, Any]) -> float:

@@ -138,6 +138,9 @@ def test_a_logged_config_reads_like_the_real_one():
     }
 
 
+DREAMER = {"training_ratio": 1024, "batch_size_B": 16, "batch_length_T": 64, "rollout_fragment_length": 1}
+
+
 @pytest.mark.parametrize(
     ("fact", "config", "expected"),
     [
@@ -147,7 +150,9 @@ def test_a_logged_config_reads_like_the_real_one():
         (rllib.iterations_are_timed, {"min_time_s_per_iteration": 0}, False),
         (rllib.iterations_are_timed, {"min_time_s_per_iteration": None}, False),
         (rllib.iterations_are_timed, {"min_time_s_per_iteration": 0.5}, True),
-        (rllib.steps_follow_scale, {"training_ratio": 1024}, True),
+        (rllib.steps_follow_scale, DREAMER, True),
+        (rllib.steps_follow_scale, {**DREAMER, "training_ratio": 512}, False),
+        (rllib.steps_follow_scale, {**DREAMER, "rollout_fragment_length": "auto"}, False),
         (rllib.steps_before_learning, {"num_steps_sampled_before_learning_starts": -1}, 0.0),
         (rllib.steps_before_learning, {"num_steps_sampled_before_learning_starts": 1}, 1.0),
         (rllib.samples_env, {"_is_online": False}, False),
@@ -158,6 +163,10 @@ def test_a_logged_config_reads_like_the_real_one():
 def test_facts_of_a_config(fact, config, expected):
     assert fact(config) == expected
     assert fact({}) == fact({"unknown": 1})
+
+
+def test_dreamer_learns_in_its_own_timer():
+    assert rllib.TIMER_PHASES["learn"] == "learn"
 
 
 def logged(seconds=2.0, **scaling):
