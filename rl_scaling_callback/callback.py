@@ -6,7 +6,8 @@ import functools
 import logging
 import uuid
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from rl_scaling_callback.live.gauges import Gauges
 from rl_scaling_callback.live.load import Load
 from rl_scaling_callback.live.options import Options
 from rl_scaling_callback.live.phases import PhaseClock
+from rl_scaling_callback.live.rounds import Rounds
 from rl_scaling_callback.live.sampling import SamplingClock
 from rl_scaling_callback.live.trial import BaselineSource, Trial
 from rl_scaling_callback.rllib import introspection
@@ -105,6 +107,7 @@ class ScalingCallback(RLlibCallback):
         self._warned: set[str] = set()
         self._trial: Trial | None = None
         self._phases: PhaseClock | None = None
+        self._rounds = Rounds()
         self._phases_are_timed = False
         self._clocks_evaluation = False
         self._learner_clock: PhaseClock | None = None
@@ -120,14 +123,14 @@ class ScalingCallback(RLlibCallback):
             self._give_up(error)
 
     def on_evaluate_start(self, **kwargs: Any) -> None:
-        """Start the clock of an evaluation where no timer does (old API stack), unless it runs beside training."""
+        """Start the clock of an evaluation where no timer does (old API stack)."""
         if self._phases is not None and self._clocks_evaluation:
             self._phases.enter("evaluate")
 
     def on_evaluate_end(self, **kwargs: Any) -> None:
         """Stop the clock of an evaluation."""
         if self._phases is not None and self._clocks_evaluation:
-            self._phases.leave()
+            self._phases.leave("evaluate")
 
     def on_environment_created(self, *, env_runner: Any, **kwargs: Any) -> None:
         """Go along with the timers of an env runner. RLlib calls it in the env runner's process."""
@@ -168,13 +171,12 @@ class ScalingCallback(RLlibCallback):
         """Inject `result["scaling"]`, before any logger, stopper, scheduler or searcher sees the result."""
         values: dict[str, Any] | None = None
         try:
-            reports = rllib.take_runner_reports(result)
             if self._trial is not None and self._phases is not None:
-                phases = self._phases.finish()
+                phases = self._phases.take()
                 evaluation_s = phases.get("evaluate", 0.0)
                 named = phases if self._phases_are_timed else None
                 learner = None if self._learner_clock is None else self._learner_clock.take()
-                values = self._trial.measure(result, evaluation_s, named, reports, learner, self._probe())
+                values = self._trial.measure(result, evaluation_s, named, self._rounds.read(), learner, self._probe())
         except Exception as error:
             self._give_up(error)
         result[schema.ROOT] = schema.nest({}) if values is None else values
@@ -183,16 +185,24 @@ class ScalingCallback(RLlibCallback):
     def _start(self, algorithm: Algorithm) -> Trial:
         config = introspection.config_of(algorithm)
         settle = {"learn": introspection.wait_for_gpu} if rllib.uses_gpus(config) else {}
-        self._phases = clock = PhaseClock(rllib.timer_phases(config), settle)
+        # Where evaluation runs beside training, only what is left of it after training takes time of the iteration.
+        background = ("evaluate",) if rllib.evaluation_is_parallel(config) else ()
+        self._phases = clock = PhaseClock(rllib.TIMER_PHASES, settle, background=background)
+        self._rounds = Rounds(overlap=rllib.is_asynchronous(config))
         if rllib.is_new_stack(config):
+            self._attempt("env runners", lambda: introspection.watch_reports(algorithm, self._rounds.add), None)
             self._phases_are_timed = self._attempt("phases", lambda: introspection.watch_phases(algorithm, clock), False)
             if rllib.is_asynchronous(config):
                 clock = PhaseClock(rllib.LEARNER_PHASES, {"busy": introspection.wait_for_gpu} if rllib.uses_gpus(config) else {})
                 if self._attempt("learner", functools.partial(introspection.watch_learner, algorithm, clock), False):
                     self._learner_clock = clock
-        self._clocks_evaluation = not (self._phases_are_timed or rllib.evaluation_is_parallel(config))
+        self._clocks_evaluation = not self._phases_are_timed
+        neighbourhood = self._attempt("neighbours", lambda: _join(algorithm), None)
+        beside = nullcontext if neighbourhood is None else neighbourhood.iteration
+        iteration = functools.partial(self._iteration, beside)
+        introspection.watch_iterations(algorithm, step=iteration, training_step=functools.partial(self._phases.block, "other"))
         scale = rllib.read_scale(config)
-        storage = getattr(algorithm, "_storage", None)
+        storage = introspection.storage_of(algorithm)
         # RLlib drops what Tune calls the trial; its folder begins with that name.
         self._gauges = Gauges(Gauge, storage.trial_dir_name if storage is not None else "", scale)
         hosts = self._attempt("hosts", lambda: introspection.hosts_of(algorithm), set())
@@ -206,17 +216,33 @@ class ScalingCallback(RLlibCallback):
             resources=resources,
             source=self._source(algorithm, workload, scale),
             rule=self._options.steady,
-            is_exclusive=self._attempt("neighbours", lambda: _watch(algorithm), lambda: NAN),
+            is_exclusive=(lambda: NAN) if neighbourhood is None else neighbourhood.look,
             load=Load(resources.machine_cores, scale.num_env_runners),
             warn=self._warn,
         )
+
+    @contextmanager
+    def _iteration(self, beside: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+        """Start the clocks with an iteration: what came before it, an evaluation or an iteration that failed, is no part of it."""
+        if self._phases is not None:
+            self._phases.start()
+        if self._learner_clock is not None:
+            self._learner_clock.take()
+        self._rounds.start()
+        try:
+            with beside():
+                yield
+        except BaseException:
+            if self._trial is not None:
+                self._trial.note_failure()
+            raise
 
     def _source(self, algorithm: Algorithm, workload: Workload, scale: Scale) -> BaselineSource:
         options = self._options
         if options.baseline_sps is not None:
             return GivenBaseline(options.baseline_sps, options.reference)
         config = introspection.config_of(algorithm)
-        storage = getattr(algorithm, "_storage", None)
+        storage = introspection.storage_of(algorithm)
         if not rllib.samples_env(config):
             store = None
         elif options.baseline_dir is not None:
@@ -240,7 +266,7 @@ class ScalingCallback(RLlibCallback):
             options.reference,
             owner=trial,
             provenance=introspection.provenance_of(trial.rpartition("/")[2]),
-            steps_vary=rllib.iterations_are_timed(config),
+            steps_vary=rllib.iterations_are_timed(config) or rllib.steps_follow_scale(config),
             warn=self._warn,
         )
         return self._probe_baseline(algorithm, scale, stored) if options.probe else stored
@@ -301,8 +327,8 @@ class ScalingCallback(RLlibCallback):
             )
 
 
-def _watch(algorithm: Algorithm) -> Callable[[], float]:
+def _join(algorithm: Algorithm) -> Neighbourhood:
     neighbourhood = Neighbourhood(introspection.node_of())
     # RLlib has no hook for the end of an Algorithm; a process that has dropped one is no neighbour any more.
     weakref.finalize(algorithm, neighbourhood.leave)
-    return neighbourhood.look
+    return neighbourhood

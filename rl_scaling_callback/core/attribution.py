@@ -1,4 +1,4 @@
-"""The exact account of an iteration: which cause each lost percent of efficiency goes to. Numbers in, numbers out.
+"""Loss attribution: which cause each lost percent of efficiency goes to. Numbers in, numbers out.
 
 With exclusive components C_i of the trial's iteration (ΣC_i = T) and C0_i of the baseline's for equal work (ΣC0_i = T0),
 
@@ -6,7 +6,7 @@ With exclusive components C_i of the trial's iteration (ΣC_i = T) and C0_i of t
 
 holds exactly. Sampling splits further by what the env runners were busy with. Negative shares are real and stay.
 
-Source: method, "Where efficiency goes"; POP's additive efficiencies and HPCToolkit's excess work on an N·T budget.
+Sources: the additive efficiencies of POP and TALP; Tallent and Mellor-Crummey, PPoPP 2009, for excess work on an N·T budget.
 """
 
 from __future__ import annotations
@@ -21,6 +21,18 @@ from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 
+PHASES: Final = ("sample", "learn", "sync", "evaluate", "other")
+"""Where the time of an iteration goes: exclusive, and together the whole iteration."""
+
+
+def typical_and_longest(busy: Sequence[float]) -> tuple[float, float]:
+    """Return how long the typical and the slowest env runner sampled in one round [s]; NaN where none reported.
+
+    The typical one is the lower median, not the mean: one slow env runner is a straggler and must not look like contention, which
+    slows all of them.
+    """
+    return (median_low(busy), max(busy)) if busy else (NAN, NAN)
+
 
 @dataclass(frozen=True, slots=True)
 class Spent:
@@ -34,9 +46,9 @@ class Spent:
         sync: weights and connector states to the env runners.
         evaluate: evaluation that ran by itself.
         other: the rest.
-        busy: sampling of the typical env runner, the lower median. Not the mean: one slow env runner is a straggler and must not
-            look like contention, which slows all of them.
-        longest: sampling of the env runner that took longest.
+        busy: sampling of the typical env runner (see `typical_and_longest`), summed over the rounds of the iteration.
+        longest: sampling of the slowest env runner of each round, summed: a sum of maxima, not the maximum of sums, for who is
+            slowest may change from round to round.
     """
 
     sample: float
@@ -48,23 +60,22 @@ class Spent:
     longest: float = NAN
 
     @classmethod
-    def of(cls, phases: Mapping[str, float], seconds: float, busy: Sequence[float] = ()) -> Spent:
-        """Return the account of an iteration that took `seconds`.
+    def of(cls, phases: Mapping[str, float], seconds: float, busy: float = NAN, longest: float = NAN) -> Spent:
+        """Return the breakdown of an iteration that took `seconds`.
 
         Args:
             phases: exclusive seconds of the named phases; one that is not there did not run. The rest is `other`.
             seconds: duration of the iteration.
-            busy: how long each env runner sampled [s].
+            busy: sampling of the typical env runner [s].
+            longest: sampling of the slowest [s].
         """
-        sample, learn, sync, evaluate = (phases.get(phase, 0.0) for phase in ("sample", "learn", "sync", "evaluate"))
-        typical, longest = (median_low(busy), max(busy)) if busy else (NAN, NAN)
-        return cls(sample, learn, sync, evaluate, seconds - sample - learn - sync - evaluate, typical, longest)
+        named = {phase: phases.get(phase, 0.0) for phase in PHASES[:-1]}
+        return cls(**named, other=seconds - sum(named.values()), busy=busy, longest=longest)
 
     @classmethod
     def of_window(cls, parts: Mapping[str, float], env_steps: float = 1.0) -> Spent:
         """Return what `parts` gave, per env step where their number is given; NaN for a part that is not there."""
-        sample, learn, sync, other, busy, longest = (parts.get(name, NAN) / env_steps for name in PARTS)
-        return cls(sample, learn, sync, 0.0, other, busy, longest)
+        return cls(**{name: parts.get(name, NAN) / env_steps for name in PARTS}, evaluate=0.0)
 
     @property
     def parts(self) -> dict[str, float]:
@@ -74,14 +85,14 @@ class Spent:
     @property
     def total(self) -> float:
         """All seconds."""
-        return self.sample + self.learn + self.sync + self.evaluate + self.other
+        return float(sum(getattr(self, phase) for phase in PHASES))
 
     def times(self, factor: float) -> Spent:
         """Return `factor` times this."""
         return Spent(**{field.name: getattr(self, field.name) * factor for field in fields(self)})
 
 
-PARTS: Final = ("sample", "learn", "sync", "other", "busy", "longest")
+PARTS: Final = (*(phase for phase in PHASES if phase != "evaluate"), "busy", "longest")
 """The parts of an iteration that steady windows and baselines keep."""
 
 CAUSES: Final[Mapping[str, str]] = {
@@ -127,7 +138,7 @@ def losses(scale: Scale, env_steps: float, spent: Spent, baseline: Spent, single
         "straggler": spent.longest - spent.busy,
         "transfer": (spent.sample - spent.longest) - (baseline.sample - baseline.busy) * env_steps / n,
     }
-    for phase in ("learn", "sync", "evaluate", "other"):
+    for phase in PHASES[1:]:
         extra[phase] = getattr(spent, phase) - getattr(baseline, phase) * env_steps / n
     points = formulas.ratio(100, total)
     return {cause: points * seconds for cause, seconds in extra.items()}, estimated

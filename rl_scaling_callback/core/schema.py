@@ -10,14 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from rl_scaling_callback.core.attribution import CAUSES
+from rl_scaling_callback.core.attribution import CAUSES, PHASES
 from rl_scaling_callback.core.formulas import NAN
 
 ROOT: Final = "scaling"
 """The key of the injected dict in an RLlib result."""
-
-PHASES: Final = ("sample", "learn", "sync", "evaluate", "other")
-"""Where the time of an iteration goes: exclusive, and together the whole iteration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +53,11 @@ KEYS: Final[tuple[Key, ...]] = (
     Key("steady/error", "%", "half-width of the 95 % interval of steady/sps, from this run's iterations"),
     Key("steady/iterations", "", "iterations in the steady window"),
     Key("steady/converged", "0/1", "1 when steady/error is within the precision asked for"),
+    Key(
+        "steady/drift",
+        "%",
+        "change of the sampling cost per env step since the steady window began; 0 where noise may explain it",
+    ),
     Key("core_efficiency", "%", "speedup / min(env runners, cores) × 100"),
     Key("sps_per_cpu", "steps/s", "sps / CPUs that the trial holds"),
     *(Key(f"time/{phase}", "s", f"time of this iteration in the phase `{phase}`, exclusive") for phase in PHASES),

@@ -1,6 +1,8 @@
 """The steady state of a trial: throughput after warm-up, with the precision that its iterations support.
 
-Source: method, "Steady state"; Georges et al., OOPSLA 2007.
+`SteadyWindow` is the one place that decides which iterations count; running trials, sweeps and reports all use it.
+
+Source: Georges et al., OOPSLA 2007.
 """
 
 from __future__ import annotations
@@ -85,11 +87,15 @@ def is_measurable(env_steps: float, seconds: float) -> bool:
 
 
 class SteadyWindow:
-    """Collects iterations and tells the steady state so far, in constant memory.
+    """Collects the iterations of one trial and tells its steady state so far, in constant memory.
 
     The interval is Student's t on the mean of x = log(seconds / env steps), with the number of independent iterations
     estimated from their lag-1 autocorrelation, n_eff = n(1 − ρ)/(1 + ρ). The sample autocorrelation of few iterations is
     biased low by about (1 + 3ρ)/n (Marriott and Pope, Biometrika 1954); that is added back, and ρ is kept in [0, 0.95].
+
+    Args:
+        rule: when the trial counts as steady.
+        learns_after: env steps that are sampled before learning starts (SAC, DQN). Iterations until then do less than those after.
     """
 
     __slots__ = (
@@ -98,18 +104,24 @@ class SteadyWindow:
         "_first",
         "_lagged",
         "_last",
+        "_learns_after",
         "_n",
         "_origin",
         "_parts",
         "_rule",
+        "_sampled",
         "_seconds",
+        "_since_restore",
         "_skipped",
         "_square",
         "_sum",
     )  # fmt: skip
 
-    def __init__(self, rule: SteadyRule) -> None:
+    def __init__(self, rule: SteadyRule, *, learns_after: float = 0.0) -> None:
         self._rule = rule
+        self._learns_after = learns_after
+        self._sampled = 0.0
+        self._since_restore = 0.0
         self._skipped = 0
         self._carried = 0.0
         self._parts: dict[str, float] = {}
@@ -120,32 +132,40 @@ class SteadyWindow:
         self._origin = self._first = self._last = 0.0
         self._sum = self._square = self._lagged = 0.0
 
-    def add(self, env_steps: float, seconds: float, parts: Mapping[str, float] | None = None, *, warm: bool = True) -> None:
-        """Take in one iteration.
+    def add(
+        self, env_steps: float, seconds: float, parts: Mapping[str, float] | None = None, *, since_restore: float = formulas.NAN
+    ) -> bool:
+        """Take in one iteration; return whether it counts.
 
-        An iteration without env steps (asynchronous algorithms have them) is lost time: it counts with the next one
-        that has steps. An iteration whose steps or time are not known, or can't be true, is left out.
+        Left out are iterations until learning starts, those of the warm-up that follows, at the start and again after each restore,
+        and those whose steps or time are not known or can't be true. An iteration without env steps (asynchronous algorithms have
+        them) is lost time: its time counts with the next one that has steps.
 
         Args:
-            env_steps: env steps of the iteration.
-            seconds: its duration.
+            env_steps: env steps of the iteration; NaN where not known.
+            seconds: its duration without evaluation; NaN where not known, such as when the clock jumped.
             parts: named parts of its duration [s].
-            warm: False for iterations that are not yet the steady work, such as those before a replay buffer is full
-                enough to learn from. They are left out, and warm-up starts over.
+            since_restore: its number since the trial was started or restored, from 1; NaN where not known.
         """
-        if not warm:
+        learns = self._sampled >= self._learns_after
+        if env_steps > 0:
+            self._sampled += env_steps
+        is_restored = since_restore <= self._since_restore
+        self._since_restore = since_restore
+        if is_restored or not learns:
             self._skipped = 0
-            return
+        if not learns:
+            return False
         if self._skipped < self._rule.warmup_iterations:
             self._skipped += 1
-            return
+            return False
         if not is_measurable(env_steps, seconds):
-            return
+            return False
         for name, part in (parts or {}).items():
             self._parts[name] = self._parts.get(name, 0.0) + part
         if env_steps == 0:
             self._carried += seconds
-            return
+            return False
         seconds += self._carried
         self._carried = 0.0
         x = math.log(seconds / env_steps)
@@ -162,6 +182,7 @@ class SteadyWindow:
         self._square += x * x
         self._env_steps += env_steps
         self._seconds += seconds
+        return True
 
     def read(self) -> Steady:
         """Return the steady state as known now."""

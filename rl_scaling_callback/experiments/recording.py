@@ -21,7 +21,7 @@ class Entry(NamedTuple):
         iteration: its number, from 1.
         env_steps: env steps sampled in it; NaN where not known.
         seconds: its duration, evaluation left out where known; NaN where not known.
-        parts: seconds of each of `account.PARTS`; None where they were not measured.
+        parts: seconds of each of `attribution.PARTS`; None where they were not measured.
         since_restore: its number since the trial was started or restored; NaN where not known.
         exclusive: 1.0 when no other trial ran beside it, 0.0 when one did, NaN where not known.
         others: cores that other programs kept busy; NaN where not known.
@@ -53,35 +53,24 @@ def sum_up(entries: Sequence[Entry], rule: SteadyRule, *, learns_after: float = 
 
     Args:
         entries: its iterations in order.
-        rule: when it counts as warm and steady. A restored trial warms up again.
-        learns_after: env steps that are sampled before learning starts; what comes before is not the steady work.
+        rule: when it counts as warm and steady.
+        learns_after: env steps that are sampled before learning starts.
         known: further fields of `Run`: its name, scale, note and so on.
     """
-    window = SteadyWindow(rule)
+    window = SteadyWindow(rule, learns_after=learns_after)
     # One iteration without parts makes their sums unknown: a smaller sum would be wrong.
     unknown = dict.fromkeys(PARTS, NAN) if any(entry.parts for entry in entries) else {}
     measured: list[Entry] = []
     samples: list[Sample] = []
     kept = _kept(len(entries))
-    env_steps = before = 0.0
-    first_life, open_ = True, False
     for index, entry in enumerate(entries):
-        first_life = first_life and not entry.since_restore <= before
-        before = entry.since_restore
-        warm = first_life or not entry.since_restore <= rule.warmup_iterations
-        if warm:
-            parts = unknown if entry.parts is None else dict(zip(PARTS, entry.parts, strict=True))
-            window.add(entry.env_steps, entry.seconds, parts, warm=env_steps >= learns_after)
-        if entry.env_steps > 0:
-            env_steps += entry.env_steps
-        # Once it has taken in one iteration, the window takes in all with steps.
-        open_ = open_ or window.read().iterations > 0
-        is_measured = open_ and warm and entry.env_steps > 0 and entry.seconds > 0
-        if is_measured:
+        parts = unknown if entry.parts is None else dict(zip(PARTS, entry.parts, strict=True))
+        counts = window.add(entry.env_steps, entry.seconds, parts, since_restore=entry.since_restore)
+        if counts:
             measured.append(entry)
         if index in kept and entry.env_steps >= 0 and entry.seconds > 0:
             samples.append(
-                Sample(entry.iteration, entry.env_steps, entry.seconds, is_measured, entry.episode_return, entry.lifetime_steps)
+                Sample(entry.iteration, entry.env_steps, entry.seconds, counts, entry.episode_return, entry.lifetime_steps)
             )
     return Run(
         steady=window.read(),

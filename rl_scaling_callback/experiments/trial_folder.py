@@ -24,8 +24,19 @@ RESULTS: Final = "result.json"
 PARAMS: Final = "params.json"
 _ERRORS: Final = ("error.txt", "error.pkl")
 
-_PART_KEYS: Final = tuple(rllib.INJECTED_PARTS.values())
-_USED: Final = (*_PART_KEYS, "time/evaluate", "sps", "sps_per_cpu", "baseline_sps", "comparable", "exclusive", "cores/others")
+_USED: Final = (
+    *rllib.MEASURED_KEYS,
+    "sps_per_cpu",
+    "baseline_sps",
+    "comparable",
+    "exclusive",
+    "cores/others",
+    "steady/drift",
+)
+
+
+_SUSPICIOUS: Final = 50.0
+"""How many times as long as typical an iteration is that gets a note. It counts: without the callback, nobody knows better."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +112,7 @@ class _Log:
         self._cpus = NAN
         self._unit_sps = NAN
         self._comparable = NAN
+        self._drift = NAN
         self._workload_id = ""
         self._evaluation_is_known = True
         self._problem = ""
@@ -124,20 +136,17 @@ class _Log:
         while self.entries and self.entries[-1].iteration >= number:
             self.entries.pop()
             self._lifetimes.pop()
-        read = rllib.read_iteration(result, self._lifetimes[-1] if self._lifetimes else NAN)
+        scaling = rllib.read_injected(result, _USED)
+        read = rllib.read_measured(result, scaling, self._lifetimes[-1] if self._lifetimes else NAN)
         self._problem = self._problem or read.problem
         self._lifetimes.append(read.lifetime)
-        scaling = rllib.read_injected(result, _USED)
-        evaluation_s = scaling.get("time/evaluate", NAN)
-        if evaluation_s != evaluation_s:
-            self._evaluation_is_known, evaluation_s = False, 0.0
-        parts = tuple(scaling.get(key, NAN) for key in _PART_KEYS)
+        self._evaluation_is_known = self._evaluation_is_known and read.evaluation_is_known
         self.entries.append(
             Entry(
                 number,
                 read.env_steps,
-                read.seconds - evaluation_s,
-                parts if scaling.get("time/sample", NAN) >= 0 else None,
+                read.seconds,
+                read.parts,
                 since_restore=now.since_restore,
                 exclusive=scaling.get("exclusive", NAN),
                 others=scaling.get("cores/others", NAN),
@@ -158,6 +167,7 @@ class _Log:
         if cpus == cpus:
             self._cpus = round(cpus, 6)
         self._comparable = scaling.get("comparable", NAN)
+        self._drift = scaling.get("steady/drift", NAN)
         self._unit_sps = scaling.get("baseline_sps", NAN) if self._comparable == 1 else NAN
 
     def read(self, name: str, rule: SteadyRule, failed: bool) -> TrialRead | LeftOut:
@@ -192,7 +202,7 @@ class _Log:
             host=self._last.host if self._last else "",
             unit_sps=self._unit_sps,
             exclusive_phases=not rllib.is_asynchronous(self.config),
-            timed_iterations=rllib.iterations_are_timed(self.config),
+            timed_iterations=rllib.iterations_are_timed(self.config) or rllib.steps_follow_scale(self.config),
         )
 
     def _note(self, failed: bool) -> str:
@@ -208,6 +218,14 @@ class _Log:
             notes.append(f"{self.damaged} damaged {lines.format(RESULTS)} left out")
         if rllib.evaluates(self.config) and not self._evaluation_is_known:
             notes.append("its iterations include evaluation, whose time is not known without the callback")
+        seconds = [entry.seconds for entry in self.entries if entry.seconds > 0]
+        if seconds and max(seconds) > _SUSPICIOUS * median_low(seconds):
+            notes.append(
+                f"one of its iterations took {max(seconds):,.0f} s where {median_low(seconds):,.3g} s are typical: "
+                "was the machine suspended, or its clock set?"
+            )
+        if self._drift > 0 or self._drift < 0:
+            notes.append(f"the cost of sampling an env step changed by {self._drift:+.0f} % while it ran: so did its efficiency")
         if self._comparable == 0:
             notes.append("its callback found no baseline that it is comparable with: workload, hardware or steps differ")
         return "; ".join(notes)

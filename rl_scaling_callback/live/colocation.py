@@ -1,8 +1,9 @@
 """Tells whether another trial runs on the same node, without a file or remote access per iteration.
 
-Every process that trains on a node keeps one lock file open and holds a lock on a byte of its own; the operating system gives
-the lock back even when the process is killed. A trial is alone when its process can lock all other bytes. A counter of
-arrivals, in memory that the processes share, shows neighbours that came and went between two looks.
+Trials of one process see each other's iterations. Across processes, every process that trains on a node keeps one lock file open
+and holds a lock on a byte of its own; the operating system gives the lock back even when the process is killed. A trial is alone
+when its process can lock all other bytes. A counter of arrivals, in memory that the processes share, shows neighbours that came and
+went between two looks.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ import re
 import stat
 import struct
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -26,6 +30,7 @@ except ImportError:  # Windows
 _COUNTER = struct.Struct("=q")
 _FIRST_LOCK = _COUNTER.size
 _END_OF_LOCKS = 1 << 30
+_LOCK = threading.Lock()
 
 
 class Neighbourhood:
@@ -40,6 +45,7 @@ class Neighbourhood:
 
     def __init__(self, node: str) -> None:
         self._presence: _Presence | None = None if fcntl is None else _Presence.join(node)
+        self._crossed = False
         if self._presence is not None:
             self._arrivals = self._presence.arrivals()
             self._was_alone = self._presence.is_alone()
@@ -47,14 +53,33 @@ class Neighbourhood:
     def look(self) -> float:
         """Return 1.0 when no other trial ran on this node since the last look, else 0.0; NaN where it can't be told.
 
-        A neighbour that is there now, that was there at the last look, or that arrived in between counts.
+        A process that is there now, that was there at the last look, or that arrived in between counts. Another trial of this
+        process counts when iterations of both overlapped: one that is stopped, or trains in turn with this one, takes nothing.
         """
         if self._presence is None:
             return NAN
         arrivals, alone = self._presence.arrivals(), self._presence.is_alone()
-        exclusive = alone and self._was_alone and arrivals == self._arrivals
+        exclusive = alone and self._was_alone and arrivals == self._arrivals and not self._crossed
+        self._crossed = False
         self._arrivals, self._was_alone = arrivals, alone
         return float(exclusive)
+
+    @contextmanager
+    def iteration(self) -> Iterator[None]:
+        """Run an iteration of this trial."""
+        presence = self._presence
+        if presence is None:
+            yield
+            return
+        with _LOCK:
+            for other in presence.iterating:
+                other._crossed = self._crossed = True
+            presence.iterating.add(self)
+        try:
+            yield
+        finally:
+            with _LOCK:
+                presence.iterating.discard(self)
 
     def leave(self) -> None:
         """Stop being seen by the others; further looks give NaN."""
@@ -77,6 +102,7 @@ class _Presence:
             raise PermissionError(f"{directory} is not a folder of this user's own")
         path = directory / (re.sub(r"[^\w.-]", "_", node) + ".lock")
         self._node, self._members = node, 0
+        self.iterating: set[Neighbourhood] = set()
         self._byte = _FIRST_LOCK + 1 + os.getpid() % (_END_OF_LOCKS - _FIRST_LOCK - 2)
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -18,10 +18,12 @@ from typing import Any
 class PhaseClock:
     """Adds up how long each phase ran, nested phases counted once: for the innermost one.
 
-    Blocks that another thread enters meanwhile are not counted: they run beside it.
+    Blocks that another thread enters meanwhile are not counted: they run beside it. Phases of the background count only while no
+    other phase runs, in whichever thread: that is how long they hold up the rest.
 
     Args:
         phases: the phase of each timer's name; timers of other names belong to the block around them.
+        background: phases that run beside the others.
         before_leaving: called at the end of a block of a phase, inside its time; for work that is still under way elsewhere, such
             as on a GPU.
         clock: seconds.
@@ -31,14 +33,18 @@ class PhaseClock:
         self,
         phases: Mapping[str, str],
         before_leaving: Mapping[str, Callable[[], None]] | None = None,
+        *,
+        background: Collection[str] = (),
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._phases = phases
+        self._background = background
         self._before_leaving = before_leaving or {}
         self._clock = clock
         self._lock = threading.Lock()  # what a learner's thread enters, the Algorithm's takes
         self._thread: int | None = None
         self._running: list[str] = []
+        self._beside: list[str] = []
         self._since = 0.0
         self._seconds: dict[str, float] = {}
 
@@ -64,16 +70,21 @@ class PhaseClock:
             seconds, self._seconds = self._seconds, {}
         return seconds
 
-    def finish(self) -> dict[str, float]:
-        """Return what `take` does, at a point outside all blocks: one that an error left open ends here."""
-        seconds = self.take()
-        self._running.clear()
-        return seconds
+    def start(self) -> None:
+        """Start over at the beginning of an iteration: what came before, such as an iteration that failed, is no part of it."""
+        with self._lock:
+            self._running.clear()
+            self._beside.clear()
+            self._seconds = {}
 
     def enter(self, phase: str) -> bool:
         """Start a phase; return whether it counts, and so wants `leave`."""
         thread = threading.get_ident()
         with self._lock:
+            if phase in self._background:
+                self._book()
+                self._beside.append(phase)
+                return True
             if self._running and self._thread != thread:
                 return False
             self._thread = thread
@@ -81,21 +92,32 @@ class PhaseClock:
             self._running.append(phase)
         return True
 
-    def leave(self) -> None:
-        """End the phase that was entered last."""
-        if not self._running:
+    @contextmanager
+    def block(self, phase: str) -> Iterator[None]:
+        """Run a block in a phase."""
+        counts = self.enter(phase)
+        try:
+            yield
+        finally:
+            if counts:
+                self.leave(phase)
+
+    def leave(self, phase: str) -> None:
+        """End the innermost phase of this name."""
+        running = self._beside if phase in self._background else self._running
+        if phase not in running:
             return
-        before = self._before_leaving.get(self._running[-1])
+        before = self._before_leaving.get(phase)
         if before is not None:
             before()
         with self._lock:
             self._book()
-            self._running.pop()
+            del running[len(running) - 1 - running[::-1].index(phase) :]
 
     def _book(self) -> None:
         now = self._clock()
-        if self._running:
-            phase = self._running[-1]
+        if self._running or self._beside:
+            phase = (self._running or self._beside)[-1]
             self._seconds[phase] = self._seconds.get(phase, 0.0) + now - self._since
         self._since = now
 
@@ -118,5 +140,5 @@ class _Block:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> Any:
         handled = self._block.__exit__(kind, error, trace)
         if self._counts:
-            self._clock.leave()
+            self._clock.leave(self._phase)
         return handled

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from rl_scaling_callback import rllib
 from rl_scaling_callback.baseline.tracker import Warn
 from rl_scaling_callback.core import schema
-from rl_scaling_callback.core.attribution import Spent, diagnosis, losses
+from rl_scaling_callback.core.attribution import PHASES, Spent, diagnosis, losses
 from rl_scaling_callback.core.comparison import Resources, compare
+from rl_scaling_callback.core.drift import Drift
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady, SteadyRule, SteadyWindow
 from rl_scaling_callback.live.load import Load
-from rl_scaling_callback.rllib import RunnerReport
+from rl_scaling_callback.live.rounds import RunnersWork
 
 _SMALLEST_TURN_S: Final = 0.01
 _SMALLEST_TURN: Final = 0.01
+_NO_WORK: Final = RunnersWork()
 
 
 class BaselineSource(Protocol):
@@ -66,7 +68,7 @@ class Trial:
         is_exclusive: tells whether the trial had its node for itself since the last call; NaN where it can't be told.
         load: tells how many cores it and others keep busy.
         warn: logs a warning once.
-        offset: seconds that the clock of `time_this_iter_s` is ahead of one that nobody turns.
+        offset: seconds by which the clock of `time_this_iter_s` is ahead of a monotonic one.
     """
 
     def __init__(
@@ -87,25 +89,30 @@ class Trial:
         self._workload = workload
         self._resources = resources
         self._source = source
-        self._window = SteadyWindow(rule)
+        self._window = SteadyWindow(rule, learns_after=rllib.steps_before_learning(config))
+        self._drift = Drift()
         self._is_exclusive = is_exclusive
         self._load = load
         self._warn = warn
         self._offset = offset
         self._offset_before = offset()
         self._first_steps_may_be_late = rllib.iterations_are_timed(config)
-        self._learns_after = rllib.steps_before_learning(config)
         self._samples = rllib.samples_env(config)
         self._overlaps = rllib.is_asynchronous(config)
         self._env_steps = 0.0
         self._lifetime = NAN
+        self._iteration_failed = False
+
+    def note_failure(self) -> None:
+        """Note that an iteration has failed: RLlib counts the env steps that it sampled until then in the next one's result."""
+        self._iteration_failed = True
 
     def measure(
         self,
         result: Mapping[str, Any],
         evaluation_s: float,
         named: Mapping[str, float] | None = None,
-        reports: Sequence[RunnerReport] = (),
+        work: RunnersWork = _NO_WORK,
         learner: Mapping[str, float] | None = None,
         probe_s: float = 0.0,
     ) -> dict[str, Any]:
@@ -115,15 +122,16 @@ class Trial:
             result: RLlib's result.
             evaluation_s: seconds of the iteration that evaluation took; steady figures leave them out.
             named: exclusive seconds of each phase; None where they are not known.
-            reports: what the env runners did.
+            work: what the env runners did.
             learner: what a learner did in a thread of its own [s]; None where there is none, or its time is not known.
             probe_s: seconds spent on probes since the last result.
         """
         env_steps, seconds = self._read(result)
-        spent = Spent.of(named or {}, seconds, [report.busy for report in reports])
-        # Before learning starts, iterations do less than those after.
-        warm = self._env_steps >= self._learns_after
-        self._window.add(env_steps, seconds - evaluation_s, {} if named is None else spent.parts, warm=warm)
+        spent = Spent.of(named or {}, seconds, work.busy, work.longest)
+        parts = {} if named is None else spent.parts
+        circumstances = rllib.read_circumstances(result)
+        if self._window.add(env_steps, seconds - evaluation_s, parts, since_restore=circumstances.since_restore):
+            self._look_for_drift(env_steps, seconds - evaluation_s if spent.busy != spent.busy else spent.busy)
         if env_steps > 0:
             self._env_steps += env_steps
         steady = self._window.read()
@@ -147,14 +155,15 @@ class Trial:
         values["time/probe"] = probe_s
         values["workload"] = self._workload
         values["exclusive"] = self._is_exclusive()
-        utilisation = rllib.read_circumstances(result).cpu_utilisation
-        values["cores/own"], values["cores/others"] = self._load.look(utilisation, [report.cpu for report in reports])
+        values["steady/drift"] = self._drift.read()
+        cpu_s = [report.cpu for report in work.reports]
+        values["cores/own"], values["cores/others"] = self._load.look(circumstances.cpu_utilisation, cpu_s)
         values["runners/healthy"], values["runners/restarts"] = rllib.read_fleet(result)
-        values.update(_runner_values(reports, spent))
+        values.update(_runner_values(work))
         if learner is not None:
             values["learner/busy"], values["learner/waiting"] = learner.get("busy", 0.0), learner.get("waiting", 0.0)
         if named is not None:
-            values.update({f"time/{phase}": getattr(spent, phase) for phase in schema.PHASES})
+            values.update({f"time/{phase}": getattr(spent, phase) for phase in PHASES})
             values["account/exclusive"] = float(not self._overlaps)
             if comparable == 1 and not self._overlaps:
                 values.update(self._account(env_steps, spent, over_window, steady))
@@ -170,14 +179,30 @@ class Trial:
             # The old API stack counts the steps that it reads from recorded data as sampled.
             self._warn("result", "this algorithm learns from recorded data (offline): it samples no env steps, so there is no SPS")
             return NAN, iteration.seconds
+        if self._iteration_failed:
+            self._iteration_failed = False
+            self._warn("failure", "an iteration failed; RLlib counts its env steps in the next one, whose SPS is not known")
+            return NAN, iteration.seconds
         if iteration.problem:
             self._warn("result", iteration.problem)
         elif iteration.env_steps == 0 and (self._env_steps > 0 or not self._first_steps_may_be_late):
             self._warn("steps", "no env steps were sampled in an iteration: its SPS is NaN")
         if abs(turned) > max(_SMALLEST_TURN_S, _SMALLEST_TURN * iteration.seconds):
-            self._warn("clock", f"the clock was turned by {turned:+.3g} s: the time of this iteration is not known, its SPS is NaN")
+            self._warn("clock", f"the clock jumped by {turned:+.3g} s: the time of this iteration is not known, its SPS is NaN")
             return iteration.env_steps, NAN
         return iteration.env_steps, iteration.seconds
+
+    def _look_for_drift(self, env_steps: float, sampling_s: float) -> None:
+        self._drift.add(sampling_s / env_steps)
+        change = self._drift.read()
+        # Probes follow the drift.
+        if self._source.source != "probe" and (change > 0 or change < 0):
+            self._warn(
+                "drift",
+                f"sampling an env step costs {change:+.0f} % since this trial's steady window began, more than noise explains: "
+                "efficiency compares different work, unless the baseline was measured at the same stage of training. "
+                "Does the env get slower as the policy improves, or is the machine shared? probe=True follows it.",
+            )
 
     def _account(self, env_steps: float, spent: Spent, over_window: Spent, steady: Steady) -> dict[str, float | str]:
         baseline = self._source.spent_for(env_steps, spent)
@@ -193,9 +218,9 @@ class Trial:
         }
 
 
-def _runner_values(reports: Sequence[RunnerReport], spent: Spent) -> dict[str, float]:
-    values = {"runners/reported": float(len(reports)), "runners/busy": spent.busy, "runners/longest": spent.longest}
+def _runner_values(work: RunnersWork) -> dict[str, float]:
+    values = {"runners/reported": float(len(work.reports)), "runners/busy": work.busy, "runners/longest": work.longest}
     for part in ("env_step", "inference", "rest"):
-        told = [seconds for report in reports if (seconds := getattr(report, part)) == seconds]
+        told = [seconds for report in work.reports if (seconds := getattr(report, part)) == seconds]
         values[f"runners/{part}"] = sum(told) / len(told) if told else NAN
     return values

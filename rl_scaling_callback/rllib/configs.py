@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.rllib.values import ADDRESS, number, plain
 
@@ -39,6 +39,19 @@ def iterations_are_timed(config: Mapping[str, Any]) -> bool:
     return number(config.get("min_time_s_per_iteration")) > 0
 
 
+def steps_follow_scale(config: Mapping[str, Any]) -> bool:
+    """Return whether an iteration samples in proportion to N and learns in proportion to what it samples (DreamerV3).
+
+    Its steps are then no criterion for a fair comparison: each of them comes with the same work, as long as the updates of a round
+    of one env are a whole number. RLlib rounds up, so that fewer would be more work per step at small N.
+    """
+    per_env_step = ratio(
+        number(config.get("training_ratio")), number(config.get("batch_size_B")) * number(config.get("batch_length_T"))
+    )
+    updates = per_env_step * number(config.get("rollout_fragment_length"))
+    return updates >= 1 and updates == int(updates)
+
+
 def steps_before_learning(config: Mapping[str, Any]) -> float:
     """Return the env steps that are sampled before learning starts (SAC, DQN): iterations until then are not the steady work."""
     steps = number(config.get("num_steps_sampled_before_learning_starts"))
@@ -46,7 +59,7 @@ def steps_before_learning(config: Mapping[str, Any]) -> float:
 
 
 def evaluation_is_parallel(config: Mapping[str, Any]) -> bool:
-    """Return whether evaluation runs beside training, and so takes no time of its own."""
+    """Return whether evaluation runs beside training, and so takes only the time by which it is longer."""
     return bool(config.get("evaluation_parallel_to_training"))
 
 
@@ -80,25 +93,21 @@ def is_asynchronous(config: Mapping[str, Any]) -> bool:
     return "broadcast_interval" in config
 
 
-def timer_phases(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the phase of each timer that the Algorithm's code runs in."""
-    phases = dict(_TIMER_PHASES)
-    if not evaluation_is_parallel(config):
-        phases.update(dict.fromkeys(_EVALUATION_TIMERS, "evaluate"))
-    return phases
-
-
-_TIMER_PHASES: Final[Mapping[str, str]] = {
+TIMER_PHASES: Final[Mapping[str, str]] = {
     "env_runner_sampling_timer": "sample",
     "sample": "sample",
     "learner_update_timer": "learn",
+    "learn": "learn",  # DreamerV3
     "replay_buffer_add_data_timer": "learn",
     "replay_buffer_sampling_timer": "learn",
     "replay_buffer_update_prios_timer": "learn",
     "synch_weights": "sync",
     "synch_env_connectors": "sync",
+    "evaluation_iteration": "evaluate",
+    "offline_evaluation_iteration_timer": "evaluate",
+    "restore_eval_env_runners": "evaluate",
 }
-_EVALUATION_TIMERS: Final = ("evaluation_iteration", "offline_evaluation_iteration_timer", "restore_eval_env_runners")
+"""The phase of each timer that the Algorithm's code runs in."""
 
 SAMPLE_TIMER: Final = "sample"
 """The timer that an env runner's sample runs in."""

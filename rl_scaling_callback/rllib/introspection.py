@@ -6,8 +6,9 @@ import inspect
 import platform
 import socket
 import sys
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+import weakref
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import ray
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
 
     from rl_scaling_callback.live.phases import PhaseClock
+    from rl_scaling_callback.rllib.results import RunnerReport
 
 _RUNNERS_ANSWER_WITHIN_S = 30.0
 
@@ -105,6 +107,62 @@ def resources_of(algorithm: Algorithm, hosts: Collection[Host]) -> Resources:
 def node_of() -> str:
     """Return the id of the Ray node that this process runs on."""
     return str(ray.get_runtime_context().get_node_id())
+
+
+def storage_of(algorithm: Algorithm) -> Any:
+    """Return Tune's `StorageContext` of the trial; None outside Tune.
+
+    An Algorithm that a function trainable makes has none of its own: the trial is the function.
+    """
+    storage = getattr(algorithm, "_storage", None)
+    if storage is None:
+        with suppress(Exception):  # private to Ray, and may move
+            from ray.train._internal.session import get_session
+
+            session = get_session()
+            storage = None if session is None else session.storage
+    return storage
+
+
+def watch_iterations(algorithm: Algorithm, **blocks: Callable[[], AbstractContextManager[None]]) -> None:
+    """Run each call of the named methods of an Algorithm inside a block: `step` is one iteration, `training_step` its training.
+
+    Raises:
+        AttributeError: the Algorithm has no such method.
+    """
+    # A strong reference would keep an Algorithm that is dropped alive until the garbage collector finds the cycle.
+    reference = weakref.ref(algorithm)
+    for name, block in blocks.items():
+        method = getattr(type(algorithm), name)
+
+        def call(*args: Any, _method: Any = method, _block: Any = block, **kwargs: Any) -> Any:
+            with _block():
+                return _method(reference(), *args, **kwargs)
+
+        setattr(algorithm, name, call)
+
+
+def watch_reports(algorithm: Algorithm, take: Callable[[list[tuple[str, RunnerReport]]], None]) -> None:
+    """Hand what env runners reported while they sampled for training to `take`, before RLlib merges their metrics.
+
+    RLlib looks up each key of the metrics in each env runner's: reports that reached it would cost runners², and would show in
+    results, in `algorithm.evaluate()` and in checkpoints.
+
+    Raises:
+        AttributeError: the Algorithm has no such metrics.
+    """
+    metrics: Any = algorithm.metrics
+    aggregate = metrics.aggregate
+
+    def aggregate_without_reports(stats_dicts: Any, *args: Any, **kwargs: Any) -> Any:
+        stats_dicts = list(stats_dicts)
+        reports = rllib.take_reports(stats_dicts)
+        key = kwargs.get("key")
+        if (key[0] if isinstance(key, tuple) and len(key) == 1 else key) == rllib.ENV_RUNNER_RESULTS:
+            take(reports)
+        return aggregate(stats_dicts, *args, **kwargs)
+
+    metrics.aggregate = aggregate_without_reports
 
 
 def watch_phases(algorithm: Algorithm, clock: PhaseClock) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from rl_scaling_callback.core import schema
-from rl_scaling_callback.core.attribution import PARTS
+from rl_scaling_callback.core.attribution import PARTS, PHASES
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.rllib.values import mapping, number
 
@@ -81,7 +81,10 @@ def _read_env_steps(result: Mapping[str, Any]) -> tuple[float, str]:
 
 
 REPORTS: Final = "_scaling_env_runners"
-"""The key under which env runners report to the Algorithm's process; taken out of the result before anybody sees it."""
+"""The key under which env runners report to the Algorithm's process; `take_reports` removes it before RLlib sees it."""
+
+ENV_RUNNER_RESULTS: Final = "env_runners"
+"""The key under which RLlib merges what its env runners logged while they sampled for training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,25 +108,29 @@ class RunnerReport:
         """The rest of its sampling."""
         return self.busy - self.env_step - self.inference
 
-
-def take_runner_reports(result: Mapping[str, Any]) -> list[RunnerReport]:
-    """Return what the env runners reported in this iteration, and remove it from the result: it is none of RLlib's metrics."""
-    evaluation = result.get("evaluation")
-    if isinstance(evaluation, Mapping):
-        _take_reports(evaluation)
-    return _take_reports(result)
+    def __add__(self, later: RunnerReport) -> RunnerReport:
+        """Return both together. A sample in which no step was timed is part of the next one's estimate."""
+        return RunnerReport(*(_known_sum(getattr(self, part), getattr(later, part)) for part in RunnerReport.__slots__))
 
 
-def _take_reports(result: Mapping[str, Any]) -> list[RunnerReport]:
-    runners = result.get("env_runners")
-    reports = runners.pop(REPORTS, None) if isinstance(runners, dict) else None
-    if not isinstance(reports, Mapping):
-        return []
-    return [
-        RunnerReport(*(number(report.get(part)) for part in ("busy", "env_step", "inference", "cpu")))
-        for report in reports.values()
-        if isinstance(report, Mapping) and number(report.get("busy")) >= 0
-    ]
+def _known_sum(first: float, second: float) -> float:
+    return second if first != first else first if second != second else first + second
+
+
+def take_reports(logged: Iterable[Any]) -> list[tuple[str, RunnerReport]]:
+    """Return what env runners reported, each with the env runner's name, and remove it.
+
+    Args:
+        logged: what each env runner's `get_metrics()` returned, a dict each.
+    """
+    reports = []
+    for metrics in logged:
+        told = metrics.pop(REPORTS, None) if isinstance(metrics, dict) else None
+        for runner, parts in mapping(told).items():
+            report = RunnerReport(*(number(mapping(parts).get(part)) for part in RunnerReport.__slots__))
+            if report.busy >= 0:
+                reports.append((str(runner), report))
+    return reports
 
 
 def read_fleet(result: Mapping[str, Any]) -> tuple[float, float]:
@@ -184,8 +191,53 @@ def read_circumstances(result: Mapping[str, Any]) -> Circumstances:
     )
 
 
-INJECTED_PARTS: Final[Mapping[str, str]] = {part: f"time/{part}" if part in schema.PHASES else f"runners/{part}" for part in PARTS}
+INJECTED_PARTS: Final[Mapping[str, str]] = {part: f"time/{part}" if part in PHASES else f"runners/{part}" for part in PARTS}
 """The key under which the callback injects each part of an iteration."""
+
+MEASURED_KEYS: Final = ("sps", "env_steps", "time/evaluate", *INJECTED_PARTS.values())
+"""The injected keys that `read_measured` uses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """An iteration as a steady window takes it.
+
+    Attributes:
+        env_steps: env steps sampled in it; NaN where not known.
+        seconds: its duration, evaluation left out where its time is known. NaN where it is not known, and where the callback found
+            that it can't be true: the clock jumped, or the machine was suspended.
+        parts: seconds of each of `attribution.PARTS`; None where they were not measured.
+        evaluation_is_known: whether the time of evaluation is known.
+        problem: why something is NaN; "" when all could be read.
+        lifetime: see `Iteration`.
+    """
+
+    env_steps: float
+    seconds: float
+    parts: tuple[float, ...] | None
+    evaluation_is_known: bool
+    problem: str
+    lifetime: float
+
+
+def read_measured(result: Mapping[str, Any], injected: Mapping[str, float], lifetime_before: float = NAN) -> Measured:
+    """Return the iteration that a logged result describes, with or without the callback's own keys.
+
+    Args:
+        result: RLlib's result.
+        injected: what `read_injected` found in it, `MEASURED_KEYS` among it.
+        lifetime_before: `lifetime` of the iteration before; NaN where it is not known.
+    """
+    iteration = read_iteration(result, lifetime_before)
+    evaluation_s = injected.get("time/evaluate", NAN)
+    is_known = evaluation_s == evaluation_s
+    seconds, problem = iteration.seconds - (evaluation_s if is_known else 0.0), iteration.problem
+    # Only the running trial can compare the wall clock with one that never jumps; where it did not trust the time, nobody may.
+    if injected.get("env_steps", NAN) > 0 and injected["sps"] != injected["sps"] and not problem:
+        seconds, problem = NAN, "the clock jumped during an iteration, whose time is not known"
+    parts = tuple(injected.get(key, NAN) for key in INJECTED_PARTS.values())
+    is_split = injected.get("time/sample", NAN) >= 0
+    return Measured(iteration.env_steps, seconds, parts if is_split else None, is_known, problem, iteration.lifetime)
 
 
 def read_injected(result: Mapping[str, Any], names: Iterable[str]) -> dict[str, float]:

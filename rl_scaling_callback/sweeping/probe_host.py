@@ -154,7 +154,8 @@ class ProbeHost:
         bundles = list(request.bundles)
         self._group = placement_group(bundles, strategy=request.strategy)
         own = dict(bundles[0]) if bundles else {}
-        actor = ray.remote(_Host).options(
+        actor: Any = ray.remote(_Host)
+        actor = actor.options(
             num_cpus=own.pop("CPU", 0),
             num_gpus=own.pop("GPU", 0),
             resources=own,
@@ -162,7 +163,7 @@ class ProbeHost:
                 self._group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True
             ),
         )
-        self._actor = actor.remote(measured(config))
+        self._actor: Any = actor.remote(measured(config))
         try:
             self.host: hardware.Host = self._get(self._actor.host.remote(), _LONGEST_START_S)
             self._get(self._actor.start_probing.remote(max_seconds), _LONGEST_START_S)
@@ -205,5 +206,5 @@ class ProbeHost:
 
 def measured(config: AlgorithmConfig, *, probe: bool = False) -> AlgorithmConfig:
     """Return a copy of a config whose phases are timed, and whose baseline is probed where `probe` says so."""
-    callback = functools.partial(ScalingCallback, probe=True) if probe else functools.partial(ScalingCallback, baseline_sps=1.0)
+    callback: Any = functools.partial(ScalingCallback, **({"probe": True} if probe else {"baseline_sps": 1.0}))
     return config.copy(copy_frozen=False).callbacks([*callbacks_without_measuring(config), callback])

@@ -129,7 +129,8 @@ def sweep_by_probes(
     nodes = schedule.alive_nodes()
     scales, most = grid(config, runners, envs, nodes)
     schedule.check(config, scales, nodes)
-    race = Race(goal, cpus=lambda scale: schedule.cpus_of(config, scale))
+    cpus = _cpus(config)
+    race = Race(goal, cpus=cpus)
     largest = schedule.at_scale(config, Scale(max(1, most.num_env_runners), 1))
     say(f"Starting one Algorithm with {largest.num_env_runners} env runners to probe {len(scales)} configurations in")
     host = ProbeHost(largest, _LONGEST_PROBE_S)
@@ -147,6 +148,12 @@ def sweep_by_probes(
         return _experiment(config, host, rounds, outcome, own, trained, confirmed)
     finally:
         host.close()
+
+
+def _cpus(config: AlgorithmConfig) -> Callable[[Scale], float]:
+    """Return what tells the CPUs that a trial of a configuration holds."""
+    beside, each = schedule.cpus_of(config)
+    return lambda scale: beside + each * scale.num_env_runners
 
 
 def _race(
@@ -228,7 +235,7 @@ def _experiment(
     trained: Trained,
     confirmed: dict[Scale, Confirmed],
 ) -> Experiment:
-    rest = rest_of(rounds, own, trained, host.steps_per_update)
+    rest, cpus = rest_of(rounds, own, trained, host.steps_per_update), _cpus(config)
     runs = []
     for index, scale in enumerate(outcome.scales):
         probes = rounds.of(scale)
@@ -236,8 +243,8 @@ def _experiment(
             error = 0.0 if scale == SINGLE else float(outcome.speedup_error[index])
             steady = _steady(probes, float(outcome.sps[index]), error, float(rest[index]), trained)
             note = _comparison(float(outcome.speedup[index]), error, confirmed.get(scale))
-            cpus = schedule.cpus_of(config, scale)
-            runs.append(Run(name=f"probes of {scale}", scale=scale, steady=steady, cores=host.host.cores, cpus=cpus, note=note))
+            name = f"probes of {scale}"
+            runs.append(Run(name=name, scale=scale, steady=steady, cores=host.host.cores, cpus=cpus(scale), note=note))
     algorithm: Any = config.algo_class
     env = config.env if isinstance(config.env, str) else getattr(config.env, "__name__", "env")
     facts = {"algorithm": algorithm.__name__, "env": str(env), "cpu": host.host.cpu, "ray": ray.__version__}

@@ -142,11 +142,6 @@ def alive_nodes() -> list[Mapping[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def cpus_of(config: AlgorithmConfig, scale: Scale) -> float:
-    """Return the CPUs that a trial at a scale holds."""
-    return _total(bundles_of(at_scale(config, scale)))["CPU"]
-
-
 def most_runners(config: AlgorithmConfig, nodes: Sequence[Mapping[str, float]], cores: int) -> int:
     """Return the largest number of env runners, up to the cores, that can be scheduled; 0 where one can't be."""
     return next((r for r in range(cores, 0, -1) if not refusal(bundles_of(at_scale(config, Scale(r, 1))), nodes)), 0)

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from rl_scaling_callback import rllib
+from rl_scaling_callback.core.attribution import PARTS
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.steady import Steady, SteadyRule, SteadyWindow
-
-_EVALUATION: Final = "time/evaluate"
-_USED: Final = (_EVALUATION, *rllib.INJECTED_PARTS.values())
 
 
 @dataclass(slots=True)
 class _Progress:
     window: SteadyWindow
-    env_steps: float = 0.0
     lifetime: float = NAN
 
 
@@ -34,17 +31,16 @@ class Windows:
 
     def add(self, trial_id: str, result: Mapping[str, Any]) -> Steady:
         """Take in a result of a trial; return its steady state so far."""
-        trial = self._trials.setdefault(trial_id, _Progress(SteadyWindow(self._rule)))
-        iteration = rllib.read_iteration(result, trial.lifetime)
-        trial.lifetime = iteration.lifetime
-        learns_after = rllib.steps_before_learning(result.get("config") or {})
-        injected = rllib.read_injected(result, _USED)
-        evaluation_s = injected.get(_EVALUATION, NAN)
-        seconds = iteration.seconds - (evaluation_s if evaluation_s > 0 else 0.0)
-        parts = {part: injected[key] for part, key in rllib.INJECTED_PARTS.items()} if injected else {}
-        trial.window.add(iteration.env_steps, seconds, parts, warm=trial.env_steps >= learns_after)
-        if iteration.env_steps > 0:
-            trial.env_steps += iteration.env_steps
+        trial = self._trials.get(trial_id)
+        if trial is None:
+            learns_after = rllib.steps_before_learning(result.get("config") or {})
+            trial = self._trials[trial_id] = _Progress(SteadyWindow(self._rule, learns_after=learns_after))
+        read = rllib.read_measured(result, rllib.read_injected(result, rllib.MEASURED_KEYS), trial.lifetime)
+        trial.lifetime = read.lifetime
+        since_restore = rllib.read_circumstances(result).since_restore
+        # One iteration without parts makes their sums unknown: a smaller sum would be wrong.
+        parts = dict.fromkeys(PARTS, NAN) if read.parts is None else dict(zip(PARTS, read.parts, strict=True))
+        trial.window.add(read.env_steps, read.seconds, parts, since_restore=since_restore)
         return trial.window.read()
 
     def forget(self, trial_id: str) -> None:

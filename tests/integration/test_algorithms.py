@@ -301,13 +301,6 @@ def test_an_interval_of_2_evaluates_every_other_iteration(flat: Flat) -> None:
     assert [flat(result)["time/evaluate"] > 0 for result in results] == [False, True, False]
 
 
-@pytest.mark.slow
-def test_evaluation_beside_training_takes_no_time_of_its_own(flat: Flat) -> None:
-    results = train(evaluated(ppo(env=SlowInEvaluation), evaluation_num_env_runners=1, evaluation_parallel_to_training=True))
-    check_sps(results, flat)
-    assert [flat(result)["time/evaluate"] for result in results] == [0.0, 0.0]
-
-
 # ---------------------------------------------------------------- ways to pass the callback
 
 

@@ -133,6 +133,30 @@ def test_steps_and_seconds_are_read_without_the_callback(folder):
     assert run.note == ""
 
 
+def suspended(scaling):
+    """Ten iterations of 2 s, of which the clock says that the seventh took an hour more."""
+    unknown = {} if scaling is None else {**scaling, "sps": math.nan}
+    return [result(k, *((3602.0, unknown or None) if k == 7 else (2.0, scaling))) for k in range(1, 11)]
+
+
+def test_an_iteration_in_which_the_clock_jumped_does_not_count(folder):
+    folder.trial(suspended({**MEASURED, "env_steps": 2048.0, "time/evaluate": 0.0}))
+    run = folder.run()
+    assert (run.steady.iterations, run.steady.sps, run.note) == (7, 1024.0, "")
+
+
+def test_without_the_callback_a_suspicious_iteration_is_told(folder):
+    folder.trial(suspended(None))
+    run = folder.run()
+    assert run.steady.iterations == 8
+    assert "3,602 s where 2 s are typical" in run.note
+
+
+def test_drift_is_told(folder):
+    folder.trial([result(k, scaling={**MEASURED, "steady/drift": 45.4 if k == 7 else 0.0}) for k in range(1, 8)])
+    assert "changed by +45 %" in folder.run().note
+
+
 def test_a_study_says_what_was_run(folder):
     folder.trial([result(k) for k in range(1, 4)])
     (study,) = folder.read().studies

@@ -12,7 +12,7 @@ NEED_RAY = {
     "rllib.prober",
     *(
         f"sweeping.{module}"
-        for module in ("cluster", "instrument", "reuse", "schedule", "searcher", "stopper", "sweep", "watchdog")
+        for module in ("cluster", "instrument", "probe_host", "probes", "reuse", "schedule", "searcher", "stopper", "sweep", "watchdog")
     ),
 }
 MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py")}

@@ -83,7 +83,25 @@ def test_other_nodes_do_not_count(me):
     elsewhere.go()
 
 
-def test_trials_of_one_process_take_turns_and_do_not_count(me, node):
+def test_trials_of_one_process_count_while_their_iterations_overlap(me, node):
+    second = Neighbourhood(node)
+    with me.iteration(), second.iteration():
+        pass
+    assert (me.look(), second.look()) == (0.0, 0.0)
+    with me.iteration():
+        pass
+    with second.iteration():
+        pass
+    assert (me.look(), second.look()) == (1.0, 1.0)
+    with me.iteration():
+        with second.iteration():
+            pass
+        assert second.look() == 0.0
+    assert me.look() == 0.0
+    second.leave()
+
+
+def test_trials_of_one_process_that_take_turns_do_not_count(me, node):
     second = Neighbourhood(node)
     assert me.look() == second.look() == 1.0
     second.leave()

@@ -45,8 +45,8 @@ def test_calls_of_a_phase_add_up_and_start_over(clock, metrics, now):
         spend(metrics, now, ("timers", "sampling"), seconds)
         spend(metrics, now, ("timers", "update"), 0.5)
         now[0] += 10.0
-    assert clock.finish() == {"sample": 3.0, "learn": 1.0}
-    assert clock.finish() == {}
+    assert clock.take() == {"sample": 3.0, "learn": 1.0}
+    assert clock.take() == {}
 
 
 def test_nested_phases_count_once_for_the_innermost(clock, metrics, now):
@@ -56,7 +56,7 @@ def test_nested_phases_count_once_for_the_innermost(clock, metrics, now):
             now[0] += 1.0
             spend(metrics, now, "inner", 4.0)
         now[0] += 1.0
-    assert clock.finish() == {"sample": 3.0, "sync": 4.0}
+    assert clock.take() == {"sample": 3.0, "sync": 4.0}
 
 
 def test_what_rllib_logs_stays_as_it_is(clock, metrics):
@@ -78,16 +78,35 @@ def test_an_error_in_a_block_ends_it(clock, metrics, now):
         now[0] += 1.0
         raise RuntimeError
     now[0] += 5.0
-    assert clock.finish() == {"sample": 1.0}
+    assert clock.take() == {"sample": 1.0}
 
 
-def test_a_block_left_open_ends_with_the_iteration(clock, now):
-    clock.enter("sample")
+def test_an_iteration_that_failed_is_no_part_of_the_next(clock, metrics, now):
+    spend(metrics, now, "sampling", 4.0)
+    clock.enter("sample")  # an error left it open
     now[0] += 1.0
-    assert clock.finish() == {"sample": 1.0}
+    clock.start()
     now[0] += 1.0
-    assert clock.finish() == {}
-    clock.leave()
+    clock.leave("sample")
+    spend(metrics, now, "sampling", 0.5)
+    assert clock.take() == {"sample": 0.5}
+
+
+def test_the_background_counts_while_nothing_else_runs(now, metrics):
+    clock = PhaseClock({"sampling": "sample", "evaluation": "evaluate"}, background=["evaluate"], clock=lambda: now[0])
+    clock.watch(metrics)
+
+    def train():
+        with clock.block("other"):
+            now[0] += 1.0
+            spend(metrics, now, "sampling", 2.0)
+
+    with metrics.log_time("evaluation"):
+        training = threading.Thread(target=train)
+        training.start()
+        training.join()
+        now[0] += 4.0
+    assert clock.take() == {"other": 1.0, "sample": 2.0, "evaluate": 4.0}
 
 
 def test_what_runs_beside_is_not_counted(clock, metrics, now):
@@ -95,7 +114,7 @@ def test_what_runs_beside_is_not_counted(clock, metrics, now):
         beside = threading.Thread(target=spend, args=(metrics, now, "update", 2.0))
         beside.start()
         beside.join()
-    assert clock.finish() == {"sample": 2.0}
+    assert clock.take() == {"sample": 2.0}
 
 
 def test_one_thread_after_another_is_counted(clock, metrics, now):
@@ -113,4 +132,4 @@ def test_work_still_under_way_belongs_to_the_phase_that_started_it(metrics, now)
     clock = PhaseClock({"update": "learn"}, {"learn": gpu}, clock=lambda: now[0])
     clock.watch(metrics)
     spend(metrics, now, "update", 1.0)
-    assert clock.finish() == {"learn": 4.0}
+    assert clock.take() == {"learn": 4.0}

@@ -51,7 +51,7 @@ def baseline(machine, scale=OWN, reference=SINGLE, **options):
 
 def iteration(slowness=1.0):
     """1,000 env steps at the trial's own scale: 0.4 s of sampling, 0.1 s of learning."""
-    return Spent.of({"sample": 0.4 * slowness, "learn": 0.1 * slowness}, 0.5 * slowness, [0.36 * slowness] * 4)
+    return Spent.of({"sample": 0.4 * slowness, "learn": 0.1 * slowness}, 0.5 * slowness, 0.36 * slowness, 0.36 * slowness)
 
 
 def test_the_reference_would_have_sampled_longer_and_learned_as_long():
@@ -94,7 +94,7 @@ def test_an_algorithm_that_learns_once_a_round_learns_more_often_at_the_referenc
 
 def test_a_trial_at_the_reference_scale_is_its_own_reference():
     probed = baseline(Machine(noise=0.1), scale=SINGLE)
-    spent = Spent.of({"sample": 1.0, "learn": 0.1}, 1.2, [0.9])
+    spent = Spent.of({"sample": 1.0, "learn": 0.1}, 1.2, 0.9, 0.9)
     assert probed.compare_with(EMPTY, 1000.0, spent)[0] == pytest.approx(1000 / 1.2)
     assert probed.is_baseline == 1.0
 
@@ -143,7 +143,7 @@ def test_drift_of_the_env_is_followed(monkeypatch):
     for _ in range(12):
         machine.now += 100.0
         probed.refresh()
-    spent = Spent.of({"sample": 0.8, "learn": 0.1}, 0.9, [0.72] * 4)
+    spent = Spent.of({"sample": 0.8, "learn": 0.1}, 0.9, 0.72, 0.72)
     assert probed.compare_with(EMPTY, 1000.0, spent)[0] == pytest.approx(1000 / 1.1)
 
 

@@ -138,6 +138,9 @@ def test_a_logged_config_reads_like_the_real_one():
     }
 
 
+DREAMER = {"training_ratio": 1024, "batch_size_B": 16, "batch_length_T": 64, "rollout_fragment_length": 1}
+
+
 @pytest.mark.parametrize(
     ("fact", "config", "expected"),
     [
@@ -147,6 +150,9 @@ def test_a_logged_config_reads_like_the_real_one():
         (rllib.iterations_are_timed, {"min_time_s_per_iteration": 0}, False),
         (rllib.iterations_are_timed, {"min_time_s_per_iteration": None}, False),
         (rllib.iterations_are_timed, {"min_time_s_per_iteration": 0.5}, True),
+        (rllib.steps_follow_scale, DREAMER, True),
+        (rllib.steps_follow_scale, {**DREAMER, "training_ratio": 512}, False),
+        (rllib.steps_follow_scale, {**DREAMER, "rollout_fragment_length": "auto"}, False),
         (rllib.steps_before_learning, {"num_steps_sampled_before_learning_starts": -1}, 0.0),
         (rllib.steps_before_learning, {"num_steps_sampled_before_learning_starts": 1}, 1.0),
         (rllib.samples_env, {"_is_online": False}, False),
@@ -159,9 +165,46 @@ def test_facts_of_a_config(fact, config, expected):
     assert fact({}) == fact({"unknown": 1})
 
 
-def test_evaluation_takes_time_of_its_own_unless_it_runs_beside_training():
-    assert rllib.timer_phases({})["evaluation_iteration"] == "evaluate"
-    assert "evaluation_iteration" not in rllib.timer_phases({"evaluation_parallel_to_training": True})
+def test_dreamer_learns_in_its_own_timer():
+    assert rllib.TIMER_PHASES["learn"] == "learn"
+
+
+def logged(seconds=2.0, **scaling):
+    return {"env_runners": {"num_env_steps_sampled": 1000}, "time_this_iter_s": seconds, "scaling": scaling}
+
+
+def read_measured(result):
+    return rllib.read_measured(result, rllib.read_injected(result, rllib.MEASURED_KEYS))
+
+
+def test_a_logged_iteration_leaves_evaluation_out():
+    phases = {"sample": 1.0, "learn": 0.5, "sync": 0.0, "evaluate": 0.25, "other": 0.25}
+    read = read_measured(logged(sps=500.0, env_steps=1000.0, time=phases, runners={"busy": 0.9, "longest": 1.0}))
+    assert (read.env_steps, read.seconds, read.problem) == (1000.0, 1.75, "")
+    assert read.parts == (1.0, 0.5, 0.0, 0.25, 0.9, 1.0)
+    assert read_measured({"env_runners": {"num_env_steps_sampled": 1000}, "time_this_iter_s": 2.0}).seconds == 2.0
+
+
+def test_the_time_of_a_logged_iteration_in_which_the_clock_jumped_is_not_known():
+    read = read_measured(logged(3602.0, sps=math.nan, env_steps=1000.0, time={"evaluate": 0.0}))
+    assert math.isnan(read.seconds)
+    assert "clock" in read.problem
+    # What could not be measured at all says nothing of the time.
+    assert read_measured(logged(2.0, sps=math.nan, env_steps=math.nan)).seconds == 2.0
+
+
+def test_reports_of_env_runners_are_taken_out_of_what_they_logged():
+    logged = [
+        {"num_env_steps_sampled": 10, rllib.REPORTS: {"1": {"busy": np.float64(0.5), "cpu": 0.4}}},
+        {"num_env_steps_sampled": 10},
+        {rllib.REPORTS: {"2": {"busy": 0.25, "env_step": 0.1, "inference": 0.05, "cpu": 0.2}, "3": "junk"}},
+        "junk",
+    ]
+    (first, one), (second, two) = rllib.take_reports(logged)
+    assert (first, one.busy, one.cpu, second, two) == ("1", 0.5, 0.4, "2", rllib.RunnerReport(0.25, 0.1, 0.05, 0.2))
+    assert logged == [{"num_env_steps_sampled": 10}, {"num_env_steps_sampled": 10}, {}, "junk"]
+    both = one + two
+    assert (both.busy, both.env_step) == (0.75, 0.1), "a step that was not timed is part of the next estimate"
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, np.float64("inf"), True, None, "1", b"1", 10**400, [1.0], {}])

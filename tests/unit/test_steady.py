@@ -62,15 +62,20 @@ def test_time_without_steps_counts_with_the_next_iteration():
 )
 def test_what_is_not_known_is_left_out(env_steps, seconds):
     window = SteadyWindow(SteadyRule(warmup_iterations=0))
-    window.add(env_steps, seconds)
+    assert not window.add(env_steps, seconds)
     assert window.read().iterations == 0
 
 
-def test_warm_up_starts_when_the_work_is_the_steady_one():
-    window = SteadyWindow(SteadyRule(warmup_iterations=1))
-    for warm in (False, False, True, True, True):
-        window.add(100, 1.0, warm=warm)
+def test_warm_up_starts_when_learning_does():
+    window = SteadyWindow(SteadyRule(warmup_iterations=1), learns_after=150)
+    assert [window.add(100, 1.0) for _ in range(5)] == [False, False, False, True, True]
     assert window.read().iterations == 2
+
+
+def test_a_restored_trial_warms_up_again():
+    window = SteadyWindow(SteadyRule(warmup_iterations=1))
+    numbers = (1, 2, 3, 1, 2, 3, math.nan)
+    assert [window.add(100, 1.0, since_restore=number) for number in numbers] == [False, True, True, False, True, True, True]
 
 
 def test_streaming_sums_agree_with_the_formula_over_many_iterations():

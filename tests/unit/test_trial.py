@@ -10,6 +10,7 @@ from rl_scaling_callback.core.comparison import Resources
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule
 from rl_scaling_callback.live.load import Load
+from rl_scaling_callback.live.rounds import RunnersWork
 from rl_scaling_callback.live.trial import Trial
 from rl_scaling_callback.rllib import RunnerReport
 
@@ -30,7 +31,7 @@ class Measured(GivenBaseline):
         return self._unit_sps, self._comparable
 
     def spent_for(self, env_steps, spent):
-        return Spent.of({"sample": 0.8e-3, "learn": 0.2e-3}, 1e-3, [0.8e-3]), math.nan
+        return Spent.of({"sample": 0.8e-3, "learn": 0.2e-3}, 1e-3, 0.8e-3, 0.8e-3), math.nan
 
 
 def trial(config=None, warnings=None, rule=RULE, source=None, offset=lambda: 0.0):
@@ -82,11 +83,11 @@ def test_one_iteration_whole():
     }
 
 
-REPORTS = [RunnerReport(busy=0.6, env_step=0.5, inference=0.05, cpu=0.6)] * 4
+WORK = RunnersWork((RunnerReport(busy=0.6, env_step=0.5, inference=0.05, cpu=0.6),) * 4, busy=0.6, longest=0.6)
 
 
 def test_the_account_of_an_iteration():
-    values = trial(source=Measured()).measure(result(4000, 2.0), 0.0, {"sample": 1.0, "learn": 0.8}, REPORTS)
+    values = trial(source=Measured()).measure(result(4000, 2.0), 0.0, {"sample": 1.0, "learn": 0.8}, WORK)
     # Eight times as fast, 4,000 steps of 0.2 ms would have taken an eighth of 0.8 s to learn.
     assert values["loss"]["learn"] == pytest.approx(100 * (0.8 - 0.8 / 8) / 2.0)
     assert sum(values["loss"][cause] for cause in CAUSES) == pytest.approx(values["loss"]["total"])
@@ -100,20 +101,20 @@ def test_the_account_of_an_iteration():
 )
 def test_what_is_not_comparable_or_overlaps_is_not_split(config, comparable, exclusive):
     measured = trial(config, source=Measured(comparable))
-    values = measured.measure(result(4000, 2.0), 0.0, {"sample": 1.0, "learn": 0.8}, REPORTS)
+    values = measured.measure(result(4000, 2.0), 0.0, {"sample": 1.0, "learn": 0.8}, WORK)
     assert all(math.isnan(values["loss"][cause]) for cause in CAUSES)
     assert values["account"]["exclusive"] == exclusive
     assert values["diagnosis"] == ""
 
 
 @pytest.mark.parametrize("turned", [-3600.0, -0.5, 0.5, 3600.0])
-def test_the_time_of_an_iteration_in_which_the_clock_was_turned_is_not_known(turned):
+def test_the_time_of_an_iteration_in_which_the_clock_jumped_is_not_known(turned):
     warnings: dict[str, str] = {}
     offsets = iter([0.0, 0.0, 0.001, turned, turned])
     measured = trial(warnings=warnings, offset=lambda: next(offsets))
     sps = [measured.measure(result(4000, 2.0), 0.0)["sps"] for _ in range(4)]
     assert [value == value for value in sps] == [True, True, False, True]
-    assert f"turned by {turned - 0.001:+.3g} s" in warnings["clock"]
+    assert f"jumped by {turned - 0.001:+.3g} s" in warnings["clock"]
 
 
 def test_steady_figures_leave_evaluation_and_warm_up_out():
@@ -123,6 +124,29 @@ def test_steady_figures_leave_evaluation_and_warm_up_out():
     steady = measured.measure(result(4000, 2.0), 0.0)["steady"]
     assert steady["sps"] == 2000.0
     assert (steady["speedup"], steady["efficiency"], steady["iterations"]) == (2.0, 25.0, 2.0)
+
+
+def test_the_steps_of_an_iteration_that_failed_are_not_taken_for_those_of_the_next():
+    warnings: dict[str, str] = {}
+    measured = trial(warnings=warnings)
+    measured.note_failure()
+    sps = [measured.measure(result(4000, 2.0), 0.0)["sps"] for _ in range(2)]
+    assert [value == value for value in sps] == [False, True]
+    assert list(warnings) == ["failure"]
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_sampling_that_gets_slower_is_told_once(timed):
+    warnings: dict[str, str] = {}
+    measured = trial(warnings=warnings)
+    for iteration in range(101):
+        busy = 1.0 + iteration / 100
+        work = RunnersWork((RunnerReport(busy=busy),), busy, busy) if timed else RunnersWork()
+        steady = measured.measure(result(4000, 0.25 + busy), 0.0, {"sample": busy}, work)["steady"]
+        assert math.isnan(steady["drift"]) == (iteration < 16)
+    # 97 % from the mean of iterations 2 to 9 to that of the last eight; less where learning can't be left out.
+    assert steady["drift"] == pytest.approx(100 * (1.965 / 1.045 - 1) if timed else 100 * (2.215 / 1.295 - 1), abs=1.0)
+    assert list(warnings) == ["drift"]
 
 
 def test_iterations_before_learning_starts_are_warm_up():

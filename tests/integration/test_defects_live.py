@@ -1,0 +1,219 @@
+"""What happens around an iteration, and must not be measured as part of it."""
+
+import math
+import threading
+import time
+from functools import partial
+
+import pytest
+
+from rl_scaling_callback import ScalingCallback
+
+pytest.importorskip("ray")
+
+from envs import CostlyEnv
+from ray import tune
+from ray.rllib.algorithms.ppo import PPO, PPOConfig
+from ray.rllib.callbacks.callbacks import RLlibCallback
+
+CLUSTER_CPUS = 4
+STEPS = 100
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+def ppo(env=CostlyEnv, *, runners=0, step_s=0.0, **env_config):
+    return (
+        PPOConfig()
+        .environment(env, env_config={"step_s": step_s, **env_config})
+        .env_runners(num_env_runners=runners, num_cpus_per_env_runner=0.5, rollout_fragment_length=STEPS // max(1, runners))
+        .training(train_batch_size_per_learner=STEPS, minibatch_size=STEPS, num_epochs=1)
+        .rl_module(model_config={"fcnet_hiddens": [8]})
+        .callbacks(partial(ScalingCallback, baseline_sps=1000.0, warmup_iterations=0))
+    )
+
+
+def on_the_old_stack(config):
+    return config.api_stack(enable_rl_module_and_learner=False, enable_env_runner_and_connector_v2=False).training(
+        train_batch_size=STEPS, minibatch_size=STEPS, num_epochs=1, model={"fcnet_hiddens": [8]}
+    )
+
+
+def evaluated(config, step_s, **options):
+    """20 steps of `step_s`."""
+    return config.evaluation(
+        evaluation_duration=20,
+        evaluation_duration_unit="timesteps",
+        evaluation_config={"env_config": {"step_s": step_s}, "rollout_fragment_length": 20, "num_cpus_per_env_runner": 0.5},
+        evaluation_num_env_runners=1,
+        **options,
+    )
+
+
+@pytest.fixture
+def built():
+    algorithms = []
+
+    def build(config):
+        algorithms.append(config.build_algo())
+        return algorithms[-1]
+
+    yield build
+    for algorithm in algorithms:
+        algorithm.stop()
+
+
+@pytest.mark.parametrize("stack", [lambda config: config, on_the_old_stack], ids=["new", "old"])
+def test_an_evaluation_between_iterations_is_part_of_none(built, stack):
+    algorithm = built(evaluated(stack(ppo(step_s=0.005)), step_s=0.02))
+    for _ in range(3):
+        algorithm.evaluate()
+        result = algorithm.train()
+        assert result["scaling"]["time"]["evaluate"] == 0
+    # 100 steps of 5 ms take half a second at least.
+    assert result["scaling"]["steady"]["sps"] < 200
+
+
+@pytest.mark.parametrize("stack", [lambda config: config, on_the_old_stack], ids=["new", "old"])
+def test_an_evaluation_beside_training_takes_the_time_by_which_it_is_longer(built, stack):
+    config = evaluated(stack(ppo(step_s=0.005)), step_s=0.1, evaluation_interval=2, evaluation_parallel_to_training=True)
+    algorithm = built(config)
+    results = [algorithm.train() for _ in range(6)]
+    alone, evaluating = results[2::2], results[3::2]
+    assert [result["scaling"]["time"]["evaluate"] for result in alone] == [0.0, 0.0]
+    for result in evaluating:
+        # 2 s of evaluation beside 0.5 s of sampling and what learning takes.
+        assert 0.8 < result["scaling"]["time"]["evaluate"] < result["time_this_iter_s"] - 0.5
+    trained = [result["time_this_iter_s"] - result["scaling"]["time"]["evaluate"] for result in results]
+    assert results[-1]["scaling"]["steady"]["sps"] == pytest.approx(6 * STEPS / sum(trained), rel=1e-6)
+
+
+class FailingOnce(PPO):
+    """Fails in its third iteration, after it has sampled."""
+
+    def training_step(self):
+        super().training_step()
+        if self.training_iteration == 2 and not getattr(self, "has_failed", False):
+            self.has_failed = True
+            with self.metrics.log_time(("timers", "env_runner_sampling_timer")):
+                time.sleep(1.0)
+                raise RuntimeError("as expected")
+
+
+def test_an_iteration_that_fails_is_no_part_of_the_next(built):
+    config = ppo(runners=1, step_s=0.002)
+    config.algo_class = FailingOnce
+    algorithm = built(config)
+    for _ in range(2):
+        algorithm.train()
+    with pytest.raises(RuntimeError, match="as expected"):
+        algorithm.train()
+    mixed, clean = algorithm.train(), algorithm.train()
+    for result in (mixed, clean):
+        assert result["scaling"]["time"]["sample"] < result["time_this_iter_s"]
+        assert result["scaling"]["time"]["other"] >= 0
+        assert result["scaling"]["runners"]["busy"] < result["time_this_iter_s"]
+    # RLlib counts the steps of both.
+    assert mixed["env_runners"]["num_env_steps_sampled"] == 2 * STEPS
+    assert math.isnan(mixed["scaling"]["sps"])
+    assert clean["scaling"]["env_steps"] == STEPS
+    assert clean["scaling"]["steady"]["iterations"] == 3
+
+
+class Seen(RLlibCallback):
+    """Notes what another callback sees of the results, before ours in the list."""
+
+    texts: list = []  # noqa: RUF012
+
+    def on_train_result(self, *, result, **kwargs):
+        self.texts.append(str(result))
+
+    def on_evaluate_end(self, *, evaluation_metrics, **kwargs):
+        self.texts.append(str(evaluation_metrics))
+
+
+def test_what_env_runners_report_is_seen_by_nobody_else(built, tmp_path):
+    ours = partial(ScalingCallback, baseline_sps=1000.0)
+    config = evaluated(ppo(runners=1), step_s=0.0).callbacks([Seen, ours])
+    algorithm = built(config)
+    Seen.texts.clear()
+    result = algorithm.train()
+    assert result["scaling"]["runners"]["reported"] == 1
+    evaluation = algorithm.evaluate()
+    assert len(Seen.texts) == 2
+    assert not any("_scaling_env_runners" in text for text in [*Seen.texts, str(result["env_runners"]), str(evaluation)])
+    algorithm.save_to_path(str(tmp_path / "checkpoint"))
+    without_us = built(config.copy(copy_frozen=False).callbacks(Seen))
+    without_us.restore_from_path(str(tmp_path / "checkpoint"))
+    assert "_scaling_env_runners" not in str(without_us.train())
+
+
+class Taking(CostlyEnv):
+    """The env of one env runner is slow in one stretch of 10 steps, that of the other in the next."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self._slow, self._steps = config.worker_index % 2, 0
+
+    def step(self, action):
+        if self._steps // 10 % 2 == self._slow:
+            time.sleep(0.02)
+        self._steps += 1
+        return super().step(action)
+
+
+@pytest.mark.alone
+def test_stragglers_that_take_turns_are_no_transfer(built, tmp_path):
+    # Ten rounds an iteration, in each of which one of the two env runners takes 0.2 s longer than the other.
+    config = ppo(Taking, runners=2, step_s=0.01).callbacks(
+        partial(ScalingCallback, baseline_dir=tmp_path, warmup_iterations=1, min_iterations=2, max_iterations=2)
+    )
+    config.training(train_batch_size_per_learner=200).env_runners(rollout_fragment_length=10)
+    alone = built(config.copy(copy_frozen=False).env_runners(num_env_runners=1))
+    for _ in range(3):
+        alone.train()
+    algorithm = built(config)
+    result = [algorithm.train() for _ in range(3)][-1]
+    lost_s = {cause: points * result["time_this_iter_s"] / 100 for cause, points in result["scaling"]["loss"].items()}
+    assert lost_s["straggler"] == pytest.approx(10 * 0.2, rel=0.15)
+    assert lost_s["transfer"] < 0.3
+
+
+def test_algorithms_in_threads_of_one_process_see_each_other(built):
+    algorithms = [built(ppo(step_s=0.002)) for _ in range(2)]
+    in_turn = [algorithm.train()["scaling"]["exclusive"] for algorithm in algorithms]
+    beside = []
+    threads = [
+        threading.Thread(target=lambda a=algorithm: beside.extend(a.train()["scaling"]["exclusive"] for _ in range(3)))
+        for algorithm in algorithms
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert in_turn == [1.0, 1.0]
+    assert beside.count(0.0) >= 4
+
+
+def train_in_a_function(space):
+    config = ppo(runners=space["runners"]).callbacks(
+        partial(ScalingCallback, warmup_iterations=1, min_iterations=2, max_iterations=2)
+    )
+    algorithm = config.build_algo()
+    for _ in range(4):
+        tune.report(algorithm.train())
+    algorithm.stop()
+
+
+def test_an_algorithm_inside_a_function_trainable_is_a_trial_of_the_experiment(tmp_path):
+    bundles = tune.PlacementGroupFactory([{"CPU": 1}, {"CPU": 0.5}, {"CPU": 0.5}])
+    results = tune.Tuner(
+        tune.with_resources(train_in_a_function, bundles),
+        param_space={"runners": tune.grid_search([1, 2])},
+        tune_config=tune.TuneConfig(max_concurrent_trials=1),
+        run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
+    ).fit()
+    assert not results.errors
+    reference, other = sorted((result.metrics["scaling"] for result in results), key=lambda scaling: scaling["parallelism"])
+    assert (reference["is_baseline"], other["is_baseline"]) == (1.0, 0.0)
+    assert other["speedup"] > 0

@@ -1,0 +1,47 @@
+import math
+
+import numpy as np
+import pytest
+
+from rl_scaling_callback.core.drift import SEGMENT, Drift
+
+
+def read(costs):
+    drift = Drift()
+    for cost in costs:
+        drift.add(cost)
+    return drift.read()
+
+
+def test_nothing_is_known_of_too_few_iterations():
+    assert math.isnan(read([1.0] * (2 * SEGMENT - 1)))
+    assert read([1.0] * 2 * SEGMENT) == 0.0
+
+
+@pytest.mark.parametrize(("change", "expected"), [(2.0, 100.0), (0.5, -50.0), (1.09, 0.0), (0.92, 0.0)])
+def test_a_step_counts_when_it_is_larger_than_a_tenth(change, expected):
+    assert read([1.0] * 50 + [change] * SEGMENT) == pytest.approx(expected)
+
+
+def test_a_change_that_noise_explains_is_none():
+    spread = [0.7, 1.4] * (SEGMENT // 2)
+    assert read(spread + [1.3 * cost for cost in spread]) == 0.0
+
+
+@pytest.mark.parametrize("cost", [0.0, -1.0, math.nan, math.inf])
+def test_what_is_no_cost_is_left_out(cost):
+    assert math.isnan(read([cost] * 100))
+
+
+def test_noise_is_not_taken_for_drift():
+    """Tested after each of 200 iterations with 10 % noise, of which neighbours are correlated by 0.3: at most 2 of 100 trials."""
+    rng = np.random.default_rng(0)
+    flagged = 0
+    for _ in range(100):
+        drift, x, found = Drift(), 0.0, False
+        for _ in range(200):
+            x = 0.3 * x + math.sqrt(1 - 0.3**2) * rng.normal(0, 0.1)
+            drift.add(math.exp(x))
+            found = found or abs(drift.read()) > 0
+        flagged += found
+    assert flagged <= 2
