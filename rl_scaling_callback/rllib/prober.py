@@ -101,7 +101,7 @@ class Prober:
         self.close()
 
     def steps_per_round(self, scale: Scale) -> float:
-        """Return the env steps at `scale` for each time that the algorithm learns; infinite where learning goes with the env steps."""
+        """Return the env steps at `scale` for each time that it learns; infinite where learning goes with the env steps."""
         config = self._config.copy(copy_frozen=False)
         # DreamerV3 has a replay buffer too, but learns by the env step.
         if not hasattr(config, "replay_buffer_config") or hasattr(config, "training_ratio"):

@@ -10,8 +10,8 @@ from rl_scaling_callback.core.scale import Scale
 ONE, FOUR, EIGHT = Scale(1, 1), Scale(2, 2), Scale(2, 4)
 
 
-def probe(scale, seconds, round=0, **fields):
-    return Probe(scale, round, env_steps=100, seconds=seconds, busy=fields.pop("busy", (seconds,)), **fields)
+def probe(scale, seconds, number=0, **fields):
+    return Probe(scale, number, env_steps=100, seconds=seconds, busy=fields.pop("busy", (seconds,)), **fields)
 
 
 def test_a_probe_speaks_per_env_step_of_all_runners():
@@ -22,7 +22,7 @@ def test_a_probe_speaks_per_env_step_of_all_runners():
 
 
 def test_the_median_over_rounds_stands_for_a_scale():
-    probes = [probe(ONE, seconds, round) for round, seconds in enumerate((1.0, 1.2, 9.0))] + [probe(FOUR, 0.4)]
+    probes = [probe(ONE, seconds, number) for number, seconds in enumerate((1.0, 1.2, 9.0))] + [probe(FOUR, 0.4)]
     assert seconds_per_step(probes) == pytest.approx({ONE: 0.012, FOUR: 0.004})
 
 

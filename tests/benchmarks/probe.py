@@ -1,0 +1,229 @@
+"""How well probes foretell whole iterations: `python tests/benchmarks/probe.py --env HalfCheetah-v5 --algo ppo`, some two minutes.
+
+One Algorithm of 4 env runners probes 12 scales and trains whole iterations at each of them, in turns and in random order, in the
+same processes: an env runner goes on as another one, with another number of envs, and the group leaves out those that the scale
+lacks.
+Prints a Markdown table of the speedups over 1r×1e by both. Nothing else should run meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import platform
+import random
+import sys
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import gymnasium
+import numpy as np
+import ray
+from ray import tune
+from ray.rllib.algorithms.dqn import DQNConfig
+from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.algorithms.sac import SACConfig
+
+from rl_scaling_callback.core.probing import Rest, seconds_per_step
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.rllib import prober as probing
+from rl_scaling_callback.rllib.hardware import cpu_model, usable_cores
+
+REFERENCE = Scale(1, 1)
+SCALES = [Scale(runners, envs) for runners in (1, 2, 4) for envs in (1, 2, 4, 8)]
+
+
+class SlowStep(gymnasium.Env):
+    """An env whose step waits 2 ms for a simulator elsewhere."""
+
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (8,))
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, config: Any = None) -> None:
+        self._steps = 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode."""
+        super().reset(seed=seed)
+        self._steps = 0
+        return np.zeros(8, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Wait; an episode has 200 steps."""
+        time.sleep(0.002)
+        self._steps += 1
+        return np.zeros(8, np.float32), 0.0, False, self._steps >= 200, {}
+
+
+def config_of(algo: str, env: str, batch: int) -> Any:
+    """Return the config of the Algorithm, at its own scale of 2r×4e but with 4 env runners."""
+    if algo == "ppo":
+        config = PPOConfig().training(train_batch_size_per_learner=batch, minibatch_size=min(batch, 512), num_epochs=4)
+    else:
+        config = (DQNConfig if algo == "dqn" else SACConfig)().training(num_steps_sampled_before_learning_starts=256)
+        config.reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=batch)
+    return (
+        config.environment(env)
+        .env_runners(num_env_runners=4, num_envs_per_env_runner=4, num_cpus_per_env_runner=0.25)
+        .debugging(log_level="ERROR")
+    )
+
+
+def go_on_as(env_runner: Any, scale: Scale | None, state: dict[str, Any]) -> None:
+    """Have an env runner go on as one of another scale, or as itself again."""
+    kept = vars(type(env_runner)).get("_kept")
+    if kept is None:
+        kept = type(env_runner)._kept = {None: vars(env_runner)}
+    if scale not in kept:
+        kept[scale] = vars(probing._twin_of(env_runner, scale))
+    env_runner.__dict__ = kept[scale]
+    env_runner.set_state(state)
+
+
+class Full:
+    """Trains whole iterations at any scale."""
+
+    def __init__(self, algorithm: Any) -> None:
+        self._algorithm = algorithm
+        self._manager = algorithm.env_runner_group._worker_manager
+        self._actors = self._manager._actors
+
+    def train(self, scale: Scale) -> tuple[float, float]:
+        """Return seconds and env steps of an iteration."""
+        self._use(scale.num_env_runners)
+        self._go_on_as(scale)
+        try:
+            result = self._algorithm.train()
+        finally:
+            self._use(len(self._actors))
+            self._go_on_as(None)
+        return result["time_this_iter_s"], float(result["env_runners"]["num_env_steps_sampled"])
+
+    def _go_on_as(self, scale: Scale | None) -> None:
+        state = self._algorithm.learner_group.get_state(components="learner/rl_module", inference_only=True)["learner"]
+        self._algorithm.env_runner_group.foreach_env_runner(
+            functools.partial(go_on_as, scale=scale, state=state), local_env_runner=False
+        )
+
+    def _use(self, runners: int) -> None:
+        self._manager._actors = dict(list(self._actors.items())[:runners])
+
+
+def run(algo: str, env: str, batch: int, rounds: int, own: Scale, probe_seconds: float) -> dict[str, Any]:
+    """Return the probes and the whole iterations."""
+    algorithm = config_of(algo, env, batch).build_algo()
+    full, prober = Full(algorithm), probing.Prober(algorithm, max_seconds=120, probe_seconds=probe_seconds)
+    started = time.perf_counter()
+    prober.measure(SCALES)
+    first = time.perf_counter() - started
+    for scale in SCALES:
+        full.train(scale)
+    probes, iterations, probe_seconds_, full_seconds = [], [], [], []
+    for number in range(rounds):
+        started = time.perf_counter()
+        probes += prober.measure(SCALES, first_round=number)
+        probe_seconds_.append(time.perf_counter() - started)
+        seconds = 0.0
+        for scale in random.sample(SCALES, len(SCALES)):
+            took, steps = full.train(scale)
+            seconds += took
+            iterations.append((scale, number, took, steps))
+        full_seconds.append(seconds)
+    steps_per_round = {scale: prober.steps_per_round(scale) for scale in SCALES}
+    prober.close()
+    algorithm.stop()
+    return {
+        "probes": probes,
+        "iterations": iterations,
+        "first": first,
+        "probe_seconds": probe_seconds_,
+        "full_seconds": full_seconds,
+        "steps_per_round": steps_per_round,
+    }
+
+
+def speedups(times: dict[Scale, float]) -> dict[Scale, float]:
+    """Return the speedups over the reference from seconds per env step."""
+    return {scale: times[REFERENCE] / seconds for scale, seconds in times.items()}
+
+
+def full_times(iterations: list[Any], rounds: Any = None) -> dict[Scale, float]:
+    """Return seconds per env step of whole iterations, the median of `rounds`."""
+    times: dict[Scale, list[float]] = {scale: [] for scale in SCALES}
+    for scale, number, took, steps in iterations:
+        if rounds is None or number in rounds:
+            times[scale].append(took / steps)
+    return {scale: median(of_scale) for scale, of_scale in times.items()}
+
+
+def report(measured: dict[str, Any], own: Scale) -> None:
+    """Print the table."""
+    full, probed = full_times(measured["iterations"]), seconds_per_step(measured["probes"])
+    rest = Rest.of_iteration(full[own], 1.0, probed[own], own, measured["steps_per_round"].__getitem__)
+    foretold = {scale: 1 / rest.sps(scale, seconds) for scale, seconds in probed.items()}
+    by_probe, by_full = speedups(foretold), speedups(full)
+    errors = {scale: 100 * (by_probe[scale] / by_full[scale] - 1) for scale in SCALES if scale != REFERENCE}
+    rounds = len(measured["full_seconds"])
+    halves = [speedups(full_times(measured["iterations"], range(start, rounds, 2))) for start in (0, 1)]
+    noise = {scale: 100 * (halves[0][scale] / halves[1][scale] - 1) for scale in errors}
+    print("| scale | full steps/s | speedup, full | speedup, probed | error % | halves of full apart % |")
+    print("|---|---|---|---|---|---|")
+    for scale in SCALES:
+        print(
+            f"| {scale} | {1 / full[scale]:,.0f} | {by_full[scale]:.2f} | {by_probe[scale]:.2f} | {errors.get(scale, 0):+.1f} "
+            f"| {noise.get(scale, 0):+.1f} |"
+        )
+    print(
+        f"\nError: {sizes(errors)}. One half of the full iterations against the other: {sizes(noise)}. {rounds} rounds; one of "
+        f"probes {median(measured['probe_seconds']):.1f} s (the first {measured['first']:.1f} s), of full iterations "
+        f"{median(measured['full_seconds']):.1f} s.\n"
+    )
+
+
+def sizes(percents: dict[Scale, float]) -> str:
+    """Return mean and worst of their sizes as a text."""
+    absolute = [abs(percent) for percent in percents.values()]
+    return f"mean {mean(absolute):.1f} %, worst {max(absolute):.1f} %"
+
+
+def main() -> None:
+    """Run one env and algorithm."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--env", default="HalfCheetah-v5", help="an env of Gymnasium, or 'slow' for one that waits 2 ms a step")
+    parser.add_argument("--algo", default="ppo", choices=["ppo", "dqn", "sac"])
+    parser.add_argument("--batch", type=int, default=2048, help="env steps of an iteration")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--own", default="2r4e", help="the scale whose iterations tell the rest")
+    parser.add_argument("--probe-seconds", type=float, default=0.2)
+    parser.add_argument("--raw", type=Path, help="write what was measured as JSON")
+    options = parser.parse_args()
+    os.environ["PYTHONWARNINGS"] = "ignore"
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    env = options.env
+    if env == "slow":
+        tune.register_env("slow", SlowStep)
+    own = Scale.parse(options.own)
+    measured = run(options.algo, env, options.batch, options.rounds, own, options.probe_seconds)
+    ray.shutdown()
+    print(
+        f"{options.algo.upper()}, {env}, {options.batch:,} env steps an iteration; {cpu_model()}, {usable_cores():g} cores, Python "
+        f"{platform.python_version()}, Ray {ray.__version__}, {datetime.now(timezone.utc):%Y-%m-%d}\n"
+    )
+    report(measured, own)
+    if options.raw:
+        raw = {
+            "probes": [[str(p.scale), p.round, p.env_steps, p.seconds, p.busy, p.excess] for p in measured["probes"]],
+            "iterations": [[str(scale), *rest] for scale, *rest in measured["iterations"]],
+            "steps_per_round": {str(scale): steps for scale, steps in measured["steps_per_round"].items()},
+        }
+        options.raw.write_text(json.dumps(raw))
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
