@@ -15,9 +15,10 @@ from rl_scaling_callback.core.attribution import CAUSES
 
 pytest.importorskip("ray")
 
+import tuning
 from envs import CostlyEnv, SleepingLearner
 from ray.rllib.algorithms.impala import IMPALAConfig
-from ray.rllib.algorithms.ppo import PPOConfig
+from tuning import costly, quick
 
 STEPS, STEP_S = 16, 0.1
 UPDATE_S, PICKLE_S, SLOW_STEP_S = 1.0, 1.0, 0.1
@@ -32,18 +33,10 @@ pytestmark = pytest.mark.usefixtures("cluster")
 
 def train(place, *, runners=1, envs=1, steps=STEPS, update_s=UPDATE_S, evaluate=False, costs=COSTS):
     config = (
-        PPOConfig()
-        .environment(CostlyEnv, env_config=costs)
+        costly(batch=steps, **costs)
         .env_runners(num_env_runners=runners, num_envs_per_env_runner=envs, num_cpus_per_env_runner=0.5)
-        .training(
-            train_batch_size_per_learner=steps,
-            minibatch_size=steps,
-            num_epochs=1,
-            learner_class=SleepingLearner,
-            learner_config_dict={"update_s": update_s},
-        )
-        .rl_module(model_config={"fcnet_hiddens": [8]})
-        .callbacks(partial(ScalingCallback, baseline_dir=str(place), warmup_iterations=1, min_iterations=3, max_iterations=3))
+        .training(learner_class=SleepingLearner, learner_config_dict={"update_s": update_s})
+        .callbacks(partial(quick, baseline_dir=str(place)))
     )
     if evaluate:
         config.evaluation(
@@ -52,11 +45,7 @@ def train(place, *, runners=1, envs=1, steps=STEPS, update_s=UPDATE_S, evaluate=
             evaluation_duration_unit="timesteps",
             evaluation_config={"env_config": {"step_s": EVALUATION_STEP_S, "pickle_s": 0.0}},
         )
-    algorithm = config.build_algo()
-    try:
-        return [algorithm.train() for _ in range(4)]
-    finally:
-        algorithm.stop()
+    return tuning.train(config, 4)
 
 
 def lost_seconds(results, typical=median):
@@ -143,7 +132,7 @@ def test_a_cpu_bound_env_on_too_few_cores(tmp_path):
 
 
 @pytest.mark.slow
-def test_overlapping_phases_are_marked_and_not_split(tmp_path):
+def test_overlapping_phases_are_marked_and_not_split():
     config = (
         IMPALAConfig()
         .environment(CostlyEnv, env_config={"step_s": 0.002})
@@ -173,12 +162,10 @@ def test_overlapping_phases_are_marked_and_not_split(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_env_runner_that_dies_shows(tmp_path):
+def test_an_env_runner_that_dies_shows():
     config = (
-        PPOConfig()
-        .environment(CostlyEnv, env_config={"step_s": 0.005})
+        costly(batch=STEPS, step_s=0.005)
         .env_runners(num_env_runners=2, num_cpus_per_env_runner=0.5)
-        .training(train_batch_size_per_learner=STEPS, minibatch_size=STEPS, num_epochs=1)
         .fault_tolerance(restart_failed_env_runners=True, delay_between_env_runner_restarts_s=0)
         .callbacks(partial(ScalingCallback, baseline_sps=100.0))
     )

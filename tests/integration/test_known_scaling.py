@@ -4,10 +4,9 @@ import pytest
 
 pytest.importorskip("ray")
 
-from envs import CostlyEnv, SleepingLearner
+from envs import SleepingLearner
 from ray import tune
-from ray.rllib.algorithms.ppo import PPOConfig
-from tuning import run, scale
+from tuning import costly, run, scale
 
 STEPS, STEP_S, UPDATE_S = 24, 0.15, 0.75
 
@@ -17,20 +16,10 @@ def predicted(runners):
     return (STEPS * STEP_S + UPDATE_S) / (STEPS * STEP_S / runners + UPDATE_S)
 
 
-def test_sleeping_env(cluster, tmp_path_factory):
-    config = (
-        PPOConfig()
-        .environment(CostlyEnv, env_config={"step_s": STEP_S})
-        .env_runners(num_env_runners=tune.grid_search([1, 4]))
-        .training(
-            train_batch_size_per_learner=STEPS,
-            minibatch_size=STEPS,
-            num_epochs=1,
-            learner_class=SleepingLearner,
-            learner_config_dict={"update_s": UPDATE_S},
-        )
-    )
-    results = run(tmp_path_factory, config, stop={"training_iteration": 4})
+def test_sleeping_env(cluster, tmp_path):
+    config = costly(batch=STEPS, step_s=STEP_S).env_runners(num_env_runners=tune.grid_search([1, 4]))
+    config.training(learner_class=SleepingLearner, learner_config_dict={"update_s": UPDATE_S})
+    results = run(tmp_path, config, stop={"training_iteration": 4})
     assert not results.errors
     scaling = {scale(trial.metrics)[0]: trial.metrics["scaling"] for trial in results}
     for runners in (1, 4):

