@@ -27,14 +27,13 @@ from rl_scaling_callback.sweeping.cluster import Node
 from rl_scaling_callback.sweeping.schedule import alike
 from rl_scaling_callback.sweeping.search import Trial
 
-BATCH, STEP_S = 20, 0.05
 QUICK = SteadyRule(warmup_iterations=1, min_iterations=3, max_iterations=4)
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
-def ppo(env=CostlyEnv, **costs):
-    return costly(env, BATCH, **{"step_s": STEP_S, **costs}).env_runners(num_cpus_per_env_runner=1)
+def ppo(env=CostlyEnv, step_s=0.0125, **costs):
+    return costly(env, step_s=step_s, **costs)
 
 
 def run(place, config, **options):
@@ -101,8 +100,8 @@ def test_a_lasting_baseline_is_not_measured_again(tmp_path):
 
 
 def test_another_workload_is_not_reused(swept, tmp_path):
-    other = ppo().training(train_batch_size_per_learner=BATCH // 2, minibatch_size=BATCH // 2)
-    with pytest.raises(ValueError, match=r"holds no trial of this workload: .*train_batch_size: 10 here, 20 there"):
+    other = ppo().training(train_batch_size_per_learner=40, minibatch_size=40)
+    with pytest.raises(ValueError, match=r"holds no trial of this workload: .*train_batch_size: 40 here, 80 there"):
         run(tmp_path, other, runners=[1], envs=[1], reuse=[swept[0] / "scaling_sweep"])
 
 
