@@ -42,7 +42,7 @@ def test_a_late_baseline_is_used_from_the_iteration_in_which_it_appears(lasting)
 
 def test_a_mismatch_is_not_comparable(lasting, caplog):
     train(cartpole(runners=0).callbacks(lasting), 4)
-    assert caplog.text == ""
+    assert "num_epochs" not in caplog.text
     for scaling in scalings(train(cartpole(runners=0, envs=2).training(num_epochs=2).callbacks(lasting), 2)):
         assert scaling["sps"] > 0
         assert math.isnan(scaling["speedup"])
