@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 
 from rl_scaling_callback.core import formulas
@@ -88,6 +90,14 @@ class Baseline:
         speedup is its N and its efficiency 100 %, as is usual where one processor can't hold the problem.
         """
         return self.sps / self.scale.parallelism
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was published, by the clocks of both hosts; NaN where the file does not say."""
+        try:
+            return max(0.0, time.time() - datetime.fromisoformat(self.provenance["time"]).timestamp())
+        except (KeyError, ValueError, OverflowError):
+            return formulas.NAN
 
     @property
     def steady(self) -> Steady:

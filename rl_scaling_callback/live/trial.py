@@ -29,18 +29,28 @@ class BaselineSource(Protocol):
         """1.0 when this trial is the reference, else 0.0."""
 
     @property
-    def spent(self) -> Spent | None:
-        """Where the baseline's time went, per env step; None where not known."""
+    def source(self) -> str:
+        """`trial`, `probe` or `given`; "" while there is no baseline."""
 
     @property
-    def single_busy(self) -> float:
-        """Busy time per env step of one runner with as many envs as this trial's [s]; NaN where not known."""
+    def error(self) -> float:
+        """Half-width of its 95 % interval [%]; NaN where not known."""
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was measured; NaN where not known."""
 
     def update(self, steady: Steady) -> None:
         """Look for a baseline, or publish one."""
 
-    def compare_with(self, steady: Steady, env_steps: float) -> tuple[float, float]:
+    def compare_with(self, steady: Steady, env_steps: float, spent: Spent) -> tuple[float, float]:
         """Return the SPS per unit of parallelism to compare with, and `comparable`."""
+
+    def spent_for(self, env_steps: float, spent: Spent) -> tuple[Spent, float] | None:
+        """Return where the baseline's time goes, and the busy time of one runner with as many envs as this trial's.
+
+        Both are per env step [s], for the work for which this trial spent so much; None where not known.
+        """
 
 
 class Trial:
@@ -97,6 +107,7 @@ class Trial:
         named: Mapping[str, float] | None = None,
         reports: Sequence[RunnerReport] = (),
         learner: Mapping[str, float] | None = None,
+        probe_s: float = 0.0,
     ) -> dict[str, Any]:
         """Return the dict to inject for the iteration that `result` describes.
 
@@ -106,6 +117,7 @@ class Trial:
             named: exclusive seconds of each phase; None where they are not known.
             reports: what the env runners did.
             learner: what a learner did in a thread of its own [s]; None where there is none, or its time is not known.
+            probe_s: seconds spent on probes since the last result.
         """
         env_steps, seconds = self._read(result)
         spent = Spent.of(named or {}, seconds, [report.busy for report in reports])
@@ -116,18 +128,23 @@ class Trial:
             self._env_steps += env_steps
         steady = self._window.read()
         self._source.update(steady)
-        baseline_sps, comparable = self._source.compare_with(steady, env_steps)
+        over_window = Spent.of_window(steady.parts)
+        baseline_sps, comparable = self._source.compare_with(steady, env_steps, spent)
         values = compare(
             env_steps=env_steps,
             seconds=seconds,
             scale=self._scale,
             baseline_sps=baseline_sps,
             steady=steady,
+            steady_baseline_sps=self._source.compare_with(steady, steady.env_steps, over_window)[0],
             resources=self._resources,
         )
         values["time/evaluate"] = evaluation_s
         values["is_baseline"] = self._source.is_baseline
         values["comparable"] = comparable
+        values["baseline/source"] = self._source.source
+        values["baseline/error"], values["baseline/age"] = self._source.error, self._source.age
+        values["time/probe"] = probe_s
         values["workload"] = self._workload
         values["exclusive"] = self._is_exclusive()
         utilisation = rllib.read_circumstances(result).cpu_utilisation
@@ -139,9 +156,8 @@ class Trial:
         if named is not None:
             values.update({f"time/{phase}": getattr(spent, phase) for phase in schema.PHASES})
             values["account/exclusive"] = float(not self._overlaps)
-            baseline = self._source.spent
-            if comparable == 1 and not self._overlaps and baseline is not None:
-                values.update(self._account(env_steps, spent, baseline, steady))
+            if comparable == 1 and not self._overlaps:
+                values.update(self._account(env_steps, spent, over_window, steady))
         return schema.nest(values)
 
     def _read(self, result: Mapping[str, Any]) -> tuple[float, float]:
@@ -163,14 +179,17 @@ class Trial:
             return iteration.env_steps, NAN
         return iteration.env_steps, iteration.seconds
 
-    def _account(self, env_steps: float, spent: Spent, baseline: Spent, steady: Steady) -> dict[str, float | str]:
-        single = self._source.single_busy
-        lost, estimated = losses(self._scale, env_steps, spent, baseline, single)
-        over_window, _ = losses(self._scale, steady.env_steps, Spent.of_window(steady.parts), baseline, single)
+    def _account(self, env_steps: float, spent: Spent, over_window: Spent, steady: Steady) -> dict[str, float | str]:
+        baseline = self._source.spent_for(env_steps, spent)
+        baseline_over_window = self._source.spent_for(steady.env_steps, over_window)
+        if baseline is None or baseline_over_window is None:
+            return {}
+        lost, estimated = losses(self._scale, env_steps, spent, *baseline)
+        lost_over_window, _ = losses(self._scale, steady.env_steps, over_window, *baseline_over_window)
         return {
             **{f"loss/{cause}": points for cause, points in lost.items()},
             "account/estimated": float(estimated),
-            "diagnosis": diagnosis(over_window),
+            "diagnosis": diagnosis(lost_over_window),
         }
 
 

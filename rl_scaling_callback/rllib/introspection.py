@@ -8,7 +8,6 @@ import socket
 import sys
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Final
 
 import ray
@@ -71,7 +70,6 @@ def provenance_of(trial: str) -> dict[str, str]:
     torch = sys.modules.get("torch")
     return {
         "trial": trial,
-        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
         "cpu": hardware.cpu_model(),
         "cores": str(hardware.usable_cores()),

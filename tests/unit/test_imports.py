@@ -9,6 +9,7 @@ NEED_RAY = {
     "callback",
     "reporter",
     "rllib.introspection",
+    "rllib.prober",
     *(
         f"sweeping.{module}"
         for module in ("cluster", "instrument", "reuse", "schedule", "searcher", "stopper", "sweep", "watchdog")

@@ -9,7 +9,8 @@ from tests.builders import leaves
 def test_every_key_is_there_when_nothing_is_known():
     blank = dict(leaves(schema.nest({})))
     assert blank.keys() == {key.name for key in schema.KEYS}
-    assert blank.pop("band") == blank.pop("diagnosis") == blank.pop("workload") == ""
+    texts = ("band", "baseline/source", "diagnosis", "workload")
+    assert [blank.pop(text) for text in texts] == [""] * 4
     assert all(type(value) is float and math.isnan(value) for value in blank.values())
 
 
