@@ -18,6 +18,7 @@ pytest.importorskip("ray")
 from envs import CostlyEnv, FailingEnv
 from ray import tune
 from ray.rllib.algorithms.ppo import PPOConfig
+from tuning import costly
 
 from rl_scaling_callback import Goal, ScalingCallback, ScalingSearcher, SteadyStopper, read_experiment, sweep
 from rl_scaling_callback.baseline.model import Baseline, Workload
@@ -32,26 +33,21 @@ from rl_scaling_callback.sweeping.search import Trial
 from rl_scaling_callback.sweeping.sweep import _measured_before
 from rl_scaling_callback.sweeping.watchdog import Watchdog
 
-CLUSTER_CPUS = 3
 QUICK = SteadyRule(warmup_iterations=1, min_iterations=3, max_iterations=4)
 
-pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("cluster")]
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
-def ppo(env=CostlyEnv, step_s=0.02, **costs):
-    return (
-        PPOConfig()
-        .environment(env, env_config={"step_s": step_s, **costs})
-        .env_runners(num_cpus_per_env_runner=1)
-        .training(train_batch_size_per_learner=80, minibatch_size=80, num_epochs=1)
-        .rl_module(model_config={"fcnet_hiddens": [8]})
-        .debugging(log_level="ERROR")
-    )
+def ppo(env=CostlyEnv, step_s=0.0125, **costs):
+    return costly(env, step_s=step_s, **costs)
 
 
 def run(place, config, **options):
+    """Sweep without measuring anything again because of other programs: they may be tests that run at the same time."""
     said = []
-    made = sweep(config, storage_path=place, rule=QUICK, say=said.append, **{"show": lambda report: None, **options})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rl_scaling_callback.sweeping.searcher.worth_repeating", lambda trials: None)
+        made = sweep(config, storage_path=place, rule=QUICK, say=said.append, **{"show": lambda report: None, **options})
     return made, said
 
 
@@ -62,32 +58,36 @@ def measured(place):
 @pytest.fixture(scope="module")
 def swept(cluster, tmp_path_factory):
     place = tmp_path_factory.mktemp("swept")
-    return (place, *run(place, ppo(), runners=[1, 2], envs=[1], goal=Goal("fast")))
+    return (place, *run(place, ppo(), runners=[1, 2], envs=[1], goal=Goal("fast"), max_trials=2))
 
 
 def test_the_baseline_is_first_and_sleeping_scales(swept):
     place, made, said = swept
-    assert said[0].startswith("Trial 1: measuring 1r×1e")
-    assert str(made.studies[0].recommendation.choice.scale) == "2r×1e"
-    assert "num_env_runners=2" in made.studies[0].recommendation.code
+    assert [text for text in said if "measuring" in text] == ["Trial 1: measuring 1r×1e", "Trial 2: measuring 2r×1e"]
+    assert measured(place) == {Scale(1, 1): 1, Scale(2, 1): 1}
+    (study,) = made.studies
+    one, two = (each.runs[0].steady for each in sorted(study.configurations, key=lambda each: each.scale.num_env_runners))
+    assert 1.4 < two.sps / one.sps < 2.2
+    choice = study.recommendation.choice.scale
+    assert choice in (Scale(1, 1), Scale(2, 1))
+    assert f"num_env_runners={choice.num_env_runners}" in study.recommendation.code
     assert (place / "scaling_sweep" / "scaling_report.html").exists()
 
 
 def test_resumed_it_measures_nothing_twice(swept):
     place, made, said = swept
     before = measured(place)
-    again, said = run(place, ppo(), runners=[1, 2], envs=[1], goal=Goal("fast"), max_trials=sum(before.values()), resume=True)
+    again, said = run(place, ppo(), runners=[1, 2], envs=[1], goal=Goal("fast"), max_trials=2, resume=True)
     assert measured(place) == before
-    assert said[0].startswith(f"{sum(before.values())} trials measured before")
+    assert said == ["2 trials measured before: 1r×1e, 2r×1e"]
     assert again.studies[0].recommendation.choice.scale == made.studies[0].recommendation.choice.scale
 
 
 @pytest.mark.slow
 def test_what_another_experiment_measured_is_not_measured_again(swept, tmp_path):
-    before = measured(swept[0])
     options = {"goal": Goal("fast"), "max_trials": 5, "reuse": [swept[0] / "scaling_sweep"]}
     made, said = run(tmp_path, ppo(), runners=[1, 2], envs=[1, 2], **options)
-    assert said[0].startswith(f"{sum(before.values())} trials measured before")
+    assert said[0] == "2 trials measured before: 1r×1e, 2r×1e"
     assert "measuring 1r×1e" not in " ".join(said)
     assert {Scale(1, 1), Scale(2, 1)} < {each.scale for each in made.studies[0].configurations}
 
@@ -170,7 +170,7 @@ def test_the_watchdog_waits_anew_after_each_result_and_ends_what_hangs(monkeypat
 
 def test_what_can_never_be_scheduled_is_refused_at_once(tmp_path):
     with pytest.raises(
-        ValueError, match=r"1 of 3 configurations can never be scheduled: 8r×1e.*takes 9 CPU.*has 3.*1, 2 env runners fit"
+        ValueError, match=r"1 of 3 configurations can never be scheduled: 8r×1e.*takes 9 CPU.*has 5.*1, 2 env runners fit"
     ):
         run(tmp_path, ppo(), runners=[1, 2, 8], envs=[1])
 
@@ -237,7 +237,7 @@ def stop(processes):
 
 
 @pytest.mark.slow
-@pytest.mark.flaky(reruns=1)  # other neighbours than the test's own may come
+@pytest.mark.alone
 def test_what_a_noisy_neighbour_disturbed_is_measured_again(tmp_path):
     said, neighbours = [], []
 
@@ -250,7 +250,15 @@ def test_what_a_noisy_neighbour_disturbed_is_measured_again(tmp_path):
 
     try:
         made = sweep(
-            ppo(), runners=[1, 2], envs=[1], goal=Goal("fast"), storage_path=tmp_path, rule=QUICK, say=say, show=lambda report: None
+            ppo(),
+            runners=[1, 2],
+            envs=[1],
+            goal=Goal("fast"),
+            max_trials=5,
+            storage_path=tmp_path,
+            rule=QUICK,
+            say=say,
+            show=lambda report: None,
         )
     finally:
         stop(neighbours)
@@ -259,7 +267,8 @@ def test_what_a_noisy_neighbour_disturbed_is_measured_again(tmp_path):
     choice = made.studies[0].recommendation.choice
     assert str(choice.scale) == "2r×1e"
     assert choice.note.endswith("1 more run left out: other programs got in the way")
-    assert not any(run.others > 0.5 for run in choice.runs)
+    # The neighbours took both cores; what others on the machine take is less.
+    assert all(run.others < 1 for run in choice.runs)
 
 
 @pytest.mark.slow

@@ -1,41 +1,17 @@
-import csv
 import math
 import random
-from pathlib import Path
 
 import pytest
 
 from rl_scaling_callback.analysis.configurations import configurations
-from rl_scaling_callback.analysis.runs import GivenBaseline, Run, Study
+from rl_scaling_callback.analysis.runs import GivenBaseline, Study
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.steady import Steady, SteadyRule, SteadyWindow
-
-DATA = Path(__file__).parents[1] / "data" / "halfcheetah_ppo_i7_12700.csv"
-EVERYTHING = SteadyRule(warmup_iterations=0, min_iterations=2)
-
-
-def window(seconds, env_steps=1000, parts=None):
-    measured = SteadyWindow(EVERYTHING)
-    for each in seconds:
-        measured.add(env_steps, each, parts)
-    return measured.read()
-
-
-def run(scale, seconds, env_steps=1000, parts=None, **facts):
-    return Run(name=scale, scale=Scale.parse(scale), steady=window(seconds, env_steps, parts), **facts)
+from rl_scaling_callback.core.steady import Steady
+from tests.builders import run, users_ten, window
 
 
 def by_scale(*runs, **facts):
     return {str(each.scale): each for each in configurations(Study("test", runs, **facts))}
-
-
-def users_ten():
-    with DATA.open() as file:
-        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-    return tuple(
-        run(f"{row['num_env_runners']:.0f}r{row['num_envs_per_env_runner']:.0f}e", [row["time_this_iter_s"]], row["env_steps"])
-        for row in rows
-    )
 
 
 def test_the_users_ten_rows():

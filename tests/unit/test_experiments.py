@@ -3,7 +3,6 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +10,7 @@ from pyarrow import fs
 
 from rl_scaling_callback.analysis.runs import LeftOut
 from rl_scaling_callback.baseline.model import Workload
-from rl_scaling_callback.baseline.store import EXPERIMENT_SUBDIRECTORY, BaselineStore
+from rl_scaling_callback.baseline.store import EXPERIMENT_SUBDIRECTORY
 from rl_scaling_callback.core import schema
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule
@@ -19,52 +18,7 @@ from rl_scaling_callback.experiments import ExperimentError, read_experiment
 from rl_scaling_callback.experiments.lines import ResultLines
 from rl_scaling_callback.report import make_report
 from rl_scaling_callback.rllib import read_workload
-
-from .test_baseline import BASELINE
-
-TABLE = Path(__file__).parents[1] / "data/halfcheetah_ppo_i7_12700.csv"
-
-CONFIG = {
-    "env": "HalfCheetah-v5",
-    "env_config": {},
-    "num_env_runners": 1,
-    "num_envs_per_env_runner": 1,
-    "enable_env_runner_and_connector_v2": True,
-    "enable_rl_module_and_learner": True,
-    "_is_online": True,
-    "_train_batch_size_per_learner": 2048,
-    "train_batch_size": 4000,
-    "num_learners": 0,
-    "evaluation_interval": None,
-    "min_time_s_per_iteration": None,
-    "lr": 3e-4,
-    "seed": None,
-    "callbacks": "<class 'rl_scaling_callback.callback.ScalingCallback'>",
-    "policy_mapping_fn": "<function AlgorithmConfig.DEFAULT_POLICY_MAPPING_FN at 0x7fe1484a44a0>",
-    "policies": {"default_policy": [None, None, None, None]},
-    "framework": "torch",
-    "input": "sampler",
-}
-
-
-def result(iteration, seconds=2.0, scaling=None, config=None, **more):
-    """A result as Tune logs it on the new API stack; `scaling` is what the callback injected."""
-    line = {
-        "timers": {"training_iteration": 4.283101188000728},
-        "env_runners": {"num_env_steps_sampled": 2048, "episode_return_mean": float(iteration)},
-        "num_env_steps_sampled_lifetime": 2048.0 * iteration,
-        "done": False,
-        "training_iteration": iteration,
-        "time_this_iter_s": seconds,
-        "hostname": "vm",
-        "config": {**CONFIG, **(config or {})},
-        "iterations_since_restore": iteration,
-        "perf": {"cpu_util_percent": 80.0, "ram_util_percent": float(iteration)},
-    }
-    if scaling is not None:
-        line[schema.ROOT] = schema.nest(scaling)
-    return {**line, **more}
-
+from tests.builders import BASELINE, HEADER, TABLE, Folder, result
 
 MEASURED = {
     **{f"time/{phase}": seconds for phase, seconds in zip(schema.PHASES, (1.0, 0.5, 0.25, 0.0, 0.25), strict=True)},
@@ -74,42 +28,6 @@ MEASURED = {
     "sps_per_cpu": 512.0,
     "exclusive": 1.0,
 }
-
-
-class Folder:
-    """An experiment's folder in the making."""
-
-    def __init__(self, path):
-        self.path = path
-        path.mkdir()
-
-    def trial(self, results, name=None, tail=""):
-        number = sum(path.name.startswith("PPO") for path in self.path.iterdir())
-        trial = self.path / (name or f"PPO_HalfCheetah-v5_4bb93_{number:05}_{number}")
-        trial.mkdir()
-        (trial / "params.json").write_text(json.dumps(CONFIG, indent=2))
-        (trial / "result.json").write_text("".join(f"{json.dumps(line)}\n" for line in results) + tail)
-        return trial
-
-    def publish(self, baseline):
-        BaselineStore.at(self.path / EXPERIMENT_SUBDIRECTORY).publish(baseline)
-
-    def read(self, **options):
-        return read_experiment(self.path, **options)
-
-    def run(self, **options):
-        """The only run."""
-        experiment = self.read(**options)
-        assert experiment.left_out == ()
-        ((run,),) = (study.runs for study in experiment.studies)
-        return run
-
-    def reason(self):
-        """Why the only trial is left out."""
-        experiment = self.read()
-        assert experiment.studies == ()
-        (left_out,) = experiment.left_out
-        return left_out.reason
 
 
 @pytest.fixture
@@ -538,9 +456,6 @@ def test_a_table_is_all_measured():
     assert (fastest.steady.env_steps, fastest.steady.seconds) == (16384.0, 2.20)
     assert fastest.steady.sps == 16384 / 2.20
     assert study.runs[0].name == "1r×1e"
-
-
-HEADER = "num_env_runners,num_envs_per_env_runner,env_steps,time_this_iter_s"
 
 
 def table(tmp_path, text):

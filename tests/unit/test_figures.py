@@ -7,7 +7,6 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from rl_scaling_callback.analysis.runs import Sample
 from rl_scaling_callback.core.attribution import CAUSES
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.report.figures import (
@@ -18,16 +17,9 @@ from rl_scaling_callback.report.figures import (
     save_figures,
     speedup_over_n,
 )
-
-from .test_configurations import run, users_ten
-from .test_report import nan_row, report_of
+from tests.builders import nan_row, report_of, run, sampled, users_ten
 
 SHARES = dict.fromkeys(CAUSES, 0.0) | {"serial_stepping": 12.0, "contention": -4.0, "learn": 10.0}
-
-
-def sampled(scale, seconds):
-    samples = tuple(Sample(i, 1000, s, measured=i > 2) for i, s in enumerate(seconds, 1))
-    return replace(run(scale, seconds[2:]), samples=samples)
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,16 @@ NEED_RAY = {
     "reporter",
     "rllib.introspection",
     "rllib.prober",
-    *(
-        f"sweeping.{module}"
-        for module in ("cluster", "instrument", "probe_host", "probes", "reuse", "schedule", "searcher", "stopper", "sweep", "watchdog")
-    ),
+    "sweeping.cluster",
+    "sweeping.instrument",
+    "sweeping.probe_host",
+    "sweeping.probes",
+    "sweeping.reuse",
+    "sweeping.schedule",
+    "sweeping.searcher",
+    "sweeping.stopper",
+    "sweeping.sweep",
+    "sweeping.watchdog",
 }
 MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py")}
 WITHOUT_RAY = sorted({module.removesuffix(".__init__") for module in MODULES} - NEED_RAY - {"__init__"})

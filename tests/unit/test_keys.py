@@ -3,14 +3,7 @@ import math
 import pytest
 
 from rl_scaling_callback.core import schema
-
-
-def leaves(node, path=()):
-    for name, value in node.items():
-        if isinstance(value, dict):
-            yield from leaves(value, (*path, name))
-        else:
-            yield "/".join((*path, name)), value
+from tests.builders import leaves
 
 
 def test_every_key_is_there_when_nothing_is_known():

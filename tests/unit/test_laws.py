@@ -1,6 +1,4 @@
-import csv
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +7,8 @@ from hypothesis import strategies as st
 
 from rl_scaling_callback.analysis.laws import Measured, fit_laws
 from rl_scaling_callback.core.scale import Scale
+from tests.builders import ROWS
 
-ROWS = list(csv.DictReader((Path(__file__).parents[1] / "data/halfcheetah_ppo_i7_12700.csv").read_text().splitlines()))
 HALFCHEETAH = [
     Measured(Scale(int(row["num_env_runners"]), int(row["num_envs_per_env_runner"])), float(row["time_this_iter_s"]))
     for row in ROWS

@@ -1,54 +1,14 @@
-import csv
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.analysis.goals import GOALS, Goal
 from rl_scaling_callback.analysis.recommendation import recommend
-from rl_scaling_callback.analysis.runs import Run
-from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.steady import Steady
-
-STEPS = 16384
-ROWS = list(csv.DictReader((Path(__file__).parents[1] / "data/halfcheetah_ppo_i7_12700.csv").read_text().splitlines()))
-
-
-def configuration(scale, sps, baseline_sps=NAN, error=NAN, **known):
-    scale = Scale.parse(scale)
-    speedup = formulas.speedup(sps, baseline_sps)
-    efficiency = formulas.efficiency(speedup, scale.parallelism)
-    facts = {
-        "runs": (),
-        "seconds": STEPS / sps,
-        "sps_error": error,
-        "between_runs": True,
-        "is_baseline": scale == Scale(1, 1) and sps == baseline_sps,
-        "speedup_error": error,
-        "band": formulas.band(efficiency),
-        "core_efficiency": NAN,
-        "sps_per_cpu": sps / (1 + scale.num_env_runners),
-        "cpus": 1.0 + scale.num_env_runners,
-    }
-    return Configuration(scale=scale, sps=sps, speedup=speedup, efficiency=efficiency, **facts | known)
-
-
-def of_the_user():
-    times = {f"{row['num_env_runners']}r{row['num_envs_per_env_runner']}e": float(row["time_this_iter_s"]) for row in ROWS}
-    return [configuration(scale, STEPS / seconds, STEPS / times["1r1e"]) for scale, seconds in times.items()]
-
-
-def by_speedup(baseline_sps=1000.0, error=NAN, **speedups):
-    return [configuration(scale, speedup * baseline_sps, baseline_sps, error) for scale, speedup in speedups.items()]
-
-
-def run(scale="1r1e", **known):
-    steady = Steady(sps=1000.0, error=NAN, iterations=8, env_steps=8000.0, seconds=8.0, converged=False, settled=True)
-    return Run(name="trial", scale=Scale.parse(scale), steady=steady, **known)
+from tests.builders import by_speedup, configuration, of_the_user
+from tests.builders import settled_run as run
 
 
 @pytest.mark.parametrize(("goal", "scale"), [("save", "2r×1e"), ("balanced", "4r×1e"), ("fastest", "8r×2e")])

@@ -1,8 +1,6 @@
-import csv
 import math
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +12,8 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule, SteadyWindow
 from rl_scaling_callback.sweeping.search import Search, Trial
 from rl_scaling_callback.sweeping.surrogate import believe
+from tests.builders import ROWS
 
-ROWS = list(csv.DictReader((Path(__file__).parents[1] / "data/halfcheetah_ppo_i7_12700.csv").read_text().splitlines()))
 HALFCHEETAH = {
     Scale(int(row["num_env_runners"]), int(row["num_envs_per_env_runner"])): float(row["time_this_iter_s"]) for row in ROWS
 }

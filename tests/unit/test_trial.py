@@ -13,9 +13,7 @@ from rl_scaling_callback.live.load import Load
 from rl_scaling_callback.live.rounds import RunnersWork
 from rl_scaling_callback.live.trial import Trial
 from rl_scaling_callback.rllib import RunnerReport
-
-from .test_keys import leaves
-from .test_reading import RESULT_KEYS, anything
+from tests.builders import RESULT_KEYS, anything, leaves
 
 RULE = SteadyRule(warmup_iterations=1, min_iterations=2)
 
