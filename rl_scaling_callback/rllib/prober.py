@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from statistics import median
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import numpy as np
 import ray
@@ -239,14 +239,23 @@ class Prober:
             if answer.late:
                 raise _TooSlowError
             if answer.error:
-                raise ProbeError(f"{answer.error}. {_INSTEAD}.")
+                raise ProbeError(f"The trial can't be probed: {answer.error}. {_INSTEAD}.")
         return answers
 
-    def _raise_unanswered(self, runners: Sequence[int]) -> None:
-        dead = set(runners) - set(self._group.healthy_env_runner_ids())
-        if dead:
-            raise ProbeError(f"Env runner {min(dead)} died in a probe. {_INSTEAD}.")
-        raise ProbeError(f"An env runner hung in a probe. {_INSTEAD}.")
+    def _raise_unanswered(self, runners: Sequence[int]) -> NoReturn:
+        silent = set(runners) & set(self._group.healthy_env_runner_ids())
+        if len(silent) < len(runners):
+            raise ProbeError(f"An env runner died in a probe. {_INSTEAD}.")
+        # Training would wait for one that hangs, and RLlib replaces only what is dead.
+        if not self._config.restart_failed_env_runners:
+            raise ProbeError(
+                f"An env runner hangs in a probe, and training waits for it: the config forbids to restart it. {_INSTEAD}."
+            )
+        actors = self._group._worker_manager._actors
+        for runner in silent:
+            if not ray.wait([actors[runner].ping.remote()], timeout=_GRACE_S / 5)[0]:
+                ray.kill(actors[runner], no_restart=False)
+        raise ProbeError(f"An env runner hung in a probe and is restarted. {_INSTEAD}.")
 
 
 class _TooSlowError(Exception):
@@ -289,42 +298,41 @@ class _Twins:
     current: Any = None
     intact: bool = False
     generators: Callable[[], None] | None = None
-    since: float = 0.0
 
 
 _ATTRIBUTE: Final = "_scaling_twins"
 
 
-def _guarded(what_failed: str) -> Callable[[Callable[..., _Answer]], Callable[..., _Answer]]:
+def _guarded(function: Callable[..., _Answer]) -> Callable[..., _Answer]:
     """Have a function answer with its error, or with being late, rather than raise."""
 
-    def guard(function: Callable[..., _Answer]) -> Callable[..., _Answer]:
-        @functools.wraps(function)
-        def guarded(env_runner: Any, *, seconds: float, **kwargs: Any) -> _Answer:
-            try:
-                with _within(seconds):
-                    return function(env_runner, **kwargs)
-            except _Overdue:
-                return _Answer(late=True)
-            except Exception as error:
-                return _Answer(error=f"{what_failed}: {_text(error)}")
+    @functools.wraps(function)
+    def guarded(env_runner: Any, *, seconds: float, **kwargs: Any) -> _Answer:
+        try:
+            with _within(seconds):
+                return function(env_runner, **kwargs)
+        except _Overdue:
+            return _Answer(late=True)
+        except Exception as error:
+            return _Answer(error=_text(error))
 
-        return guarded
-
-    return guard
+    return guarded
 
 
-@_guarded("A second set of envs can't be made in an env runner's process")
+@_guarded
 def _prepare(env_runner: Any, *, scale: Scale, keep_others: bool) -> _Answer:
     twins = vars(env_runner).setdefault(_ATTRIBUTE, _Twins())
     if twins.generators is None:
-        twins.generators, twins.since = _saved_generators(), time.perf_counter()
+        twins.generators = _saved_generators()
     key = (scale.num_env_runners == 0, scale.num_envs_per_env_runner)
     twin = twins.by_envs.pop(key, None)
     if not keep_others:
         _close_all(twins)
     if twin is None:
-        twin = _twin_of(env_runner, scale)
+        try:
+            twin = _twin_of(env_runner, scale)
+        except Exception as error:
+            return _Answer(error=f"its env can't be made twice in one process ({_text(error)})")
     twins.current, twins.intact = twin, False
     twin.config.num_env_runners = scale.num_env_runners
     _copy_state(env_runner, twin)
@@ -343,7 +351,7 @@ def _prepare(env_runner: Any, *, scale: Scale, keep_others: bool) -> _Answer:
     return _Answer(seconds=seconds, env_steps=own, cuttable=cuttable and not complete)
 
 
-@_guarded("The second set of envs in an env runner's process failed")
+@_guarded
 def _sample(env_runner: Any, *, steps: int | None, by_reference: bool) -> _Answer:
     twins = getattr(env_runner, _ATTRIBUTE)
     twin, twins.intact = twins.current, False
@@ -362,7 +370,7 @@ def _sample(env_runner: Any, *, steps: int | None, by_reference: bool) -> _Answe
     return answer
 
 
-@_guarded("A probe could not be ended")
+@_guarded
 def _finish(env_runner: Any, *, keep: bool) -> _Answer:
     twins = vars(env_runner).get(_ATTRIBUTE)
     if twins is None:
@@ -381,7 +389,7 @@ def _finish(env_runner: Any, *, keep: bool) -> _Answer:
     return _Answer()
 
 
-@_guarded("The second set of envs could not be closed")
+@_guarded
 def _close(env_runner: Any) -> _Answer:
     twins = vars(env_runner).pop(_ATTRIBUTE, None)
     if twins is not None:
@@ -455,6 +463,9 @@ def _do_nothing(*_: Any, **__: Any) -> None:
 
 
 def _text(error: BaseException) -> str:
+    # RLlib raises one without a text from what an env raised.
+    if not str(error) and error.__cause__ is not None:
+        error = error.__cause__
     return f"{type(error).__name__}: {error}".strip()[:500]
 
 
