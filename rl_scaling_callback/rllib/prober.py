@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 _GRACE_S: Final = 5.0
 """What an env runner that is told to stop a probe gets to answer, before it counts as hung."""
-_SHORT_CALLS: Final = 3
+_SHORTEST_CALLS: Final = 3
 _MIN_VECTOR_STEPS: Final = 8
 _INSTEAD: Final = "Measure the baseline with a trial of its own, or give it as a number"
 
@@ -168,37 +168,38 @@ class Prober:
         runners = self._runners(scale)
         try:
             prepared = self._call(runners, functools.partial(_prepare, scale=scale, keep_others=self._keep_envs), until)
-            own, vector_step, cuttable = (
-                prepared[0].env_steps,
-                max(answer.seconds for answer in prepared),
-                all(answer.cuttable for answer in prepared),
-            )
-            envs = scale.num_envs_per_env_runner
+            own, envs = prepared[0].env_steps, scale.num_envs_per_env_runner
+            vector_step = max(answer.seconds for answer in prepared)
             wanted = envs * max(_MIN_VECTOR_STEPS, round(self._probe_seconds / max(vector_step, 1e-6)))
-            if cuttable and own > wanted:
-                short, answers = self._short_calls(runners, envs, until), self._timed(runners, wanted, until)
-                steps = sum(answer.env_steps for answer in answers[1])
-                (short_seconds, short_steps), seconds = short, answers[0]
-                per_step = max(0.0, (seconds - short_seconds) / max(1.0, steps - short_steps))
-                call = max(0.0, short_seconds - short_steps * per_step)
-                busy = tuple(answer.seconds for answer in answers[1])
-                return Probe(scale, number, steps, seconds, busy, excess=call * (1 - wanted / own))
-            calls = max(1, round(wanted / own)) if own else 1
-            total, total_steps, sums = 0.0, 0.0, [0.0] * len(prepared)
-            for _ in range(calls):
-                seconds, got = self._timed(runners, None, until)
-                total += seconds
-                total_steps += sum(answer.env_steps for answer in got)
-                sums = [before + answer.seconds for before, answer in zip(sums, got, strict=True)]
-            return Probe(scale, number, total_steps, total, tuple(sums))
+            if own > wanted:
+                return self._shorter_calls(scale, number, runners, wanted, own, until)
+            return self._own_calls(scale, number, runners, until)
         finally:
             with suppress(ProbeError, _TooSlowError):
                 self._call(runners, functools.partial(_finish, keep=self._keep_envs), time.perf_counter() + _GRACE_S)
 
-    def _short_calls(self, runners: Sequence[int], steps: int, until: float) -> tuple[float, float]:
-        """Return seconds and env steps of a call for one vector step."""
-        calls = [self._timed(runners, steps, until) for _ in range(_SHORT_CALLS)]
-        return median(seconds for seconds, _ in calls), float(sum(answer.env_steps for answer in calls[-1][1]))
+    def _shorter_calls(self, scale: Scale, number: int, runners: Sequence[int], wanted: int, own: float, until: float) -> Probe:
+        """Return what a call for `wanted` env steps of each env runner says, where the algorithm's own are for `own`."""
+        # A call of one vector step tells what a call costs whatever its length.
+        shortest = [self._timed(runners, scale.num_envs_per_env_runner, until) for _ in range(_SHORTEST_CALLS)]
+        seconds, answers = self._timed(runners, wanted, until)
+        env_steps = sum(answer.env_steps for answer in answers)
+        least, least_steps = median(took for took, _ in shortest), sum(answer.env_steps for answer in shortest[-1][1])
+        per_step = max(0.0, (seconds - least) / (env_steps - least_steps))
+        call = max(0.0, least - per_step * least_steps)
+        return Probe(
+            scale, number, env_steps, seconds, tuple(answer.seconds for answer in answers), excess=call * (1 - wanted / own)
+        )
+
+    def _own_calls(self, scale: Scale, number: int, runners: Sequence[int], until: float) -> Probe:
+        """Return what calls like the algorithm's own say."""
+        seconds, env_steps, busy = 0.0, 0.0, [0.0] * max(1, len(runners))
+        while seconds < self._probe_seconds:
+            took, answers = self._timed(runners, None, until)
+            seconds += took
+            env_steps += sum(answer.env_steps for answer in answers)
+            busy = [before + answer.seconds for before, answer in zip(busy, answers, strict=True)]
+        return Probe(scale, number, env_steps, seconds, tuple(busy))
 
     def _timed(self, runners: Sequence[int], steps: int | None, until: float) -> tuple[float, list[_Answer]]:
         function = functools.partial(_sample, steps=steps, by_reference=self._asynchronous)
@@ -253,8 +254,10 @@ class Prober:
             )
         actors = self._group._worker_manager._actors
         for runner in silent:
-            if not ray.wait([actors[runner].ping.remote()], timeout=_GRACE_S / 5)[0]:
+            if not ray.wait([actors[runner].ping.remote()], timeout=1)[0]:
                 ray.kill(actors[runner], no_restart=False)
+                # Or RLlib would take the new one for the old, and not give it the weights.
+                self._group._worker_manager.set_actor_state(runner, healthy=False)
         raise ProbeError(f"An env runner hung in a probe and is restarted. {_INSTEAD}.")
 
 
@@ -272,8 +275,7 @@ class _Answer:
 
     Attributes:
         seconds: its own time.
-        env_steps: env steps that it sampled.
-        cuttable: whether its `sample()` takes a number of env steps.
+        env_steps: env steps that it sampled, or that the algorithm's own call asks for; 0 where a call can't ask for a number.
         error: what went wrong.
         late: it took too long.
         data: what the algorithm's own call would have returned.
@@ -281,7 +283,6 @@ class _Answer:
 
     seconds: float = 0.0
     env_steps: float = 0.0
-    cuttable: bool = True
     error: str = ""
     late: bool = False
     data: Any = None
@@ -336,19 +337,16 @@ def _prepare(env_runner: Any, *, scale: Scale, keep_others: bool) -> _Answer:
     twins.current, twins.intact = twin, False
     twin.config.num_env_runners = scale.num_env_runners
     _copy_state(env_runner, twin)
-    cuttable = "num_timesteps" in inspect.signature(twin.sample).parameters
-    envs = scale.num_envs_per_env_runner
-    seconds = 0.0
-    for _ in range(2):
+    cuttable, envs = "num_timesteps" in inspect.signature(twin.sample).parameters, scale.num_envs_per_env_runner
+    for _ in range(2):  # the first resets the envs and fills caches
         started = time.perf_counter()
         samples = twin.sample(num_timesteps=2 * envs) if cuttable else twin.sample()
         seconds = time.perf_counter() - started
-    seconds /= 2 if cuttable else max(1.0, _env_steps(samples) / envs)
     twin.get_metrics()
     twins.by_envs[key], twins.intact = twin, True
-    complete = twin.config.batch_mode != "truncate_episodes"
-    own = 0 if complete or not cuttable else twin.config.get_rollout_fragment_length(env_runner.worker_index) * envs
-    return _Answer(seconds=seconds, env_steps=own, cuttable=cuttable and not complete)
+    whole = not cuttable or twin.config.batch_mode != "truncate_episodes"
+    own = 0 if whole else envs * twin.config.get_rollout_fragment_length(env_runner.worker_index)
+    return _Answer(seconds=seconds * envs / max(envs, _env_steps(samples)), env_steps=own)
 
 
 @_guarded
