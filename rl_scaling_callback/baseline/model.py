@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -16,7 +16,7 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
 
 SCHEMA: Final = "rl_scaling_callback.baseline.model"
-VERSION: Final = 1
+VERSION: Final = 2
 LARGEST: Final = 1 << 20
 """Bytes that the text of a baseline file has at most."""
 
@@ -44,12 +44,7 @@ class Workload:
 
     def differences(self, other: Workload) -> list[str]:
         """Return a line for each fact that differs: `train_batch_size: 4096 here, 2048 there`."""
-        names = sorted(self.facts.keys() | other.facts.keys())
-        return [
-            f"{name}: {_short(self.facts.get(name))} here, {_short(other.facts.get(name))} there"
-            for name in names
-            if _canonical(self.facts.get(name)) != _canonical(other.facts.get(name))
-        ]
+        return [f"{name}: {_short(here)} here, {_short(there)} there" for name, here, there in _apart("", self.facts, other.facts)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +213,15 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=repr)
+
+
+def _apart(prefix: str, here: Any, there: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yield what differs, with its name; what is in mappings on both sides one by one."""
+    if isinstance(here, Mapping) and isinstance(there, Mapping):
+        for name in sorted(here.keys() | there.keys()):
+            yield from _apart(f"{prefix}.{name}".lstrip("."), here.get(name), there.get(name))
+    elif _canonical(here) != _canonical(there):
+        yield prefix, here, there
 
 
 def _short(value: Any, longest: int = 60) -> str:

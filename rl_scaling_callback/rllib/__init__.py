@@ -42,9 +42,10 @@ from rl_scaling_callback.rllib.results import (
     take_reports,
 )
 from rl_scaling_callback.rllib.values import number, plain
-from rl_scaling_callback.rllib.workload import read_workload
+from rl_scaling_callback.rllib.workload import CIRCUMSTANCES, read_workload
 
 __all__ = [
+    "CIRCUMSTANCES",
     "ENV_RUNNER_RESULTS",
     "INJECTED_PARTS",
     "LEARNER_PHASES",

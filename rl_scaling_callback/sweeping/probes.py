@@ -191,8 +191,8 @@ def sweep_by_probes(
             _measure(rounds, host)
             outcome = race.judge(rounds.scales, rounds.seconds, rounds.rest, rounds.rest_error)
             progress(Progress(outcome, rounds))
-            more = race.worth_adding(outcome, most) if isinstance(envs, str) and len(rounds.probes) > 1 else ()
-            more = [scale for scale in more if scale not in rounds.scales]
+            larger = race.worth_adding(outcome, most) if isinstance(envs, str) and len(rounds.probes) > 1 else ()
+            more = [scale for scale in larger if scale not in rounds.scales]
             if (outcome.over and not more) or clock() > until:
                 break
             rounds.out = outcome.out

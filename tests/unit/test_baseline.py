@@ -38,7 +38,7 @@ def changed(**changes):
         ("[]", "not of the schema"),
         ('"text"', "not of the schema"),
         (changed(schema="other"), "not of the schema"),
-        (changed(version=2), "version is 2"),
+        (changed(version=3), "version is 3"),
         (changed(version=None), "version is None"),
         (changed(sps=0), "wrong type"),
         (changed(sps=-1.0), "wrong type"),

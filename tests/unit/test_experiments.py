@@ -17,7 +17,6 @@ from rl_scaling_callback.core.steady import SteadyRule
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
 from rl_scaling_callback.experiments.lines import ResultLines
 from rl_scaling_callback.report import make_report
-from rl_scaling_callback.rllib import read_workload
 from tests.builders import BASELINE, HEADER, TABLE, Folder, result
 
 MEASURED = {
@@ -288,11 +287,12 @@ FACTS = {
     "algorithm": "ray.rllib.algorithms.ppo.ppo.PPO",
     "env": "HalfCheetah-v5",
     "env_config": {},
-    "framework": "torch",
-    "new_api_stack": True,
+    "framework_str": "torch",
+    "enable_env_runner_and_connector_v2": True,
+    "policy_mapping_fn": "ray.rllib.algorithms.algorithm_config.AlgorithmConfig.DEFAULT_POLICY_MAPPING_FN",
     "train_batch_size": 2048,
     "num_learners": 0,
-    "policies": ["default_policy"],
+    "policies": {"default_policy": [None, None, None, None]},
     "cpu": "AMD EPYC",
     "cores": 8,
     "accelerators": [],
@@ -301,10 +301,7 @@ FACTS = {
 
 
 def baseline(**facts):
-    unset = dict.fromkeys(read_workload({"enable_rl_module_and_learner": True}))
-    return replace(
-        BASELINE, workload=Workload({**unset, **FACTS, **facts}), provenance={"host": "vm", "trial": "PPO_x", "torch": "2.13"}
-    )
+    return replace(BASELINE, workload=Workload({**FACTS, **facts}), provenance={"host": "vm", "trial": "PPO_x", "torch": "2.13"})
 
 
 def test_a_baseline_file_gives_the_hardware(folder):
