@@ -277,7 +277,8 @@ class GivenBaseline:
     """A baseline that the user gave as a number, on the user's word."""
 
     is_baseline: Final = 0.0
-    spent: Final = None
+    spent: Final = Spent.of_window({})
+    """A number does not say where the time of the reference went."""
     single_busy: Final = NAN
 
     def __init__(self, sps: float, reference: Scale) -> None:

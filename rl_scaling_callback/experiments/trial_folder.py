@@ -31,6 +31,7 @@ _USED: Final = (
     "exclusive",
     "cores/others",
     "steady/drift",
+    "account/exclusive",
 )
 
 
@@ -112,6 +113,7 @@ class _Log:
         self._unit_sps = NAN
         self._comparable = NAN
         self._drift = NAN
+        self._exact = False
         self._workload_id = ""
         self._evaluation_is_known = True
         self._problem = ""
@@ -167,6 +169,7 @@ class _Log:
             self._cpus = round(cpus, 6)
         self._comparable = scaling.get("comparable", NAN)
         self._drift = scaling.get("steady/drift", NAN)
+        self._exact = scaling.get("account/exclusive", NAN) == 1
         self._unit_sps = scaling.get("baseline_sps", NAN) if self._comparable == 1 else NAN
 
     def read(self, name: str, rule: SteadyRule, failed: bool) -> TrialRead | LeftOut:
@@ -200,7 +203,7 @@ class _Log:
             workload=self._workload_id,
             host=self._last.host if self._last else "",
             unit_sps=self._unit_sps,
-            exclusive_phases=not rllib.is_asynchronous(self.config),
+            exclusive_phases=not rllib.is_asynchronous(self.config) or self._exact,
             timed_iterations=rllib.iterations_are_timed(self.config) or rllib.steps_follow_scale(self.config),
         )
 
