@@ -50,6 +50,7 @@ class TrialRead:
         host: name of the Algorithm's host; "" where not known.
         unit_sps: what its callback compared with in the end, per unit of parallelism [steps/s]; NaN for nothing.
         exclusive_phases: False where phases overlap.
+        waits_are_known: True where they do and its env runners told what they waited for.
         timed_iterations: True where an iteration lasts a given time.
     """
 
@@ -59,6 +60,7 @@ class TrialRead:
     host: str
     unit_sps: float
     exclusive_phases: bool
+    waits_are_known: bool
     timed_iterations: bool
 
 
@@ -203,7 +205,8 @@ class _Log:
             workload=self._workload_id,
             host=self._last.host if self._last else "",
             unit_sps=self._unit_sps,
-            exclusive_phases=not rllib.is_asynchronous(self.config) or self._exact,
+            exclusive_phases=not rllib.is_asynchronous(self.config),
+            waits_are_known=rllib.is_asynchronous(self.config) and self._exact,
             timed_iterations=rllib.iterations_are_timed(self.config) or rllib.steps_follow_scale(self.config),
         )
 
