@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import time
 import uuid
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -30,13 +31,15 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule
 from rl_scaling_callback.live.colocation import Neighbourhood
 from rl_scaling_callback.live.gauges import Gauges
+from rl_scaling_callback.live.learners import Learners
 from rl_scaling_callback.live.load import Load
 from rl_scaling_callback.live.options import Options
+from rl_scaling_callback.live.overlap import OverlappingRunners
 from rl_scaling_callback.live.phases import PhaseClock
 from rl_scaling_callback.live.rounds import Rounds
 from rl_scaling_callback.live.sampling import SamplingClock
 from rl_scaling_callback.live.trial import BaselineSource, Trial
-from rl_scaling_callback.rllib import introspection
+from rl_scaling_callback.rllib import RunnerReport, introspection
 from rl_scaling_callback.rllib.prober import ProbeError, Prober
 
 if TYPE_CHECKING:
@@ -107,10 +110,10 @@ class ScalingCallback(RLlibCallback):
         self._warned: set[str] = set()
         self._trial: Trial | None = None
         self._phases: PhaseClock | None = None
-        self._rounds = Rounds()
+        self._runners: Rounds | OverlappingRunners = Rounds()
         self._phases_are_timed = False
         self._clocks_evaluation = False
-        self._learner_clock: PhaseClock | None = None
+        self._learners: Learners | None = None
         self._sampling: SamplingClock | None = None
         self._gauges: Gauges | None = None
         self._probed: ProbedBaseline | None = None
@@ -141,6 +144,7 @@ class ScalingCallback(RLlibCallback):
                     start=rllib.SAMPLE_TIMER,
                     parts=rllib.STEP_TIMERS,
                     num_envs=env_runner.num_envs,
+                    weights=rllib.WEIGHTS_TIMER if rllib.is_asynchronous(vars(env_runner.config)) else None,
                 )
             except Exception as error:
                 self._warn("env runner", f"what this env runner does can't be timed ({error!r}): runners/* stay NaN")
@@ -174,9 +178,10 @@ class ScalingCallback(RLlibCallback):
             if self._trial is not None and self._phases is not None:
                 phases = self._phases.take()
                 evaluation_s = phases.get("evaluate", 0.0)
-                named = phases if self._phases_are_timed else None
-                learner = None if self._learner_clock is None else self._learner_clock.take()
-                values = self._trial.measure(result, evaluation_s, named, self._rounds.read(), learner, self._probe())
+                learner = None if self._learners is None else self._learners.read()
+                work = self._runners.read()
+                named = (phases if work.phases is None else work.phases) if self._phases_are_timed else None
+                values = self._trial.measure(result, evaluation_s, named, work, learner, self._probe())
         except Exception as error:
             self._give_up(error)
         result[schema.ROOT] = schema.nest({}) if values is None else values
@@ -187,15 +192,17 @@ class ScalingCallback(RLlibCallback):
         settle = {"learn": introspection.wait_for_gpu} if rllib.uses_gpus(config) else {}
         # Where evaluation runs beside training, only what is left of it after training takes time of the iteration.
         background = ("evaluate",) if rllib.evaluation_is_parallel(config) else ()
-        self._phases = clock = PhaseClock(rllib.TIMER_PHASES, settle, background=background)
-        self._rounds = Rounds(overlap=rllib.is_asynchronous(config))
+        if rllib.is_new_stack(config) and rllib.is_asynchronous(config):
+            self._phases = clock = PhaseClock(rllib.TIMER_PHASES, settle, background=background, clock=time.time, records=True)
+            self._runners = OverlappingRunners(clock, max(1, rllib.read_scale(config).num_env_runners))
+        else:
+            self._phases = clock = PhaseClock(rllib.TIMER_PHASES, settle, background=background)
         if rllib.is_new_stack(config):
-            self._attempt("env runners", lambda: introspection.watch_reports(algorithm, self._rounds.add), None)
+            watch = functools.partial(introspection.watch_reports, algorithm, self._take_reports, self._take_learner_report)
+            self._attempt("env runners", watch, None)
             self._phases_are_timed = self._attempt("phases", lambda: introspection.watch_phases(algorithm, clock), False)
             if rllib.is_asynchronous(config):
-                clock = PhaseClock(rllib.LEARNER_PHASES, {"busy": introspection.wait_for_gpu} if rllib.uses_gpus(config) else {})
-                if self._attempt("learner", functools.partial(introspection.watch_learner, algorithm, clock), False):
-                    self._learner_clock = clock
+                self._learners = self._attempt("learners", lambda: _watch_learners(algorithm, config), None)
         self._clocks_evaluation = not self._phases_are_timed
         neighbourhood = self._attempt("neighbours", lambda: _join(algorithm), None)
         beside = nullcontext if neighbourhood is None else neighbourhood.iteration
@@ -226,9 +233,9 @@ class ScalingCallback(RLlibCallback):
         """Start the clocks with an iteration: what came before it, an evaluation or an iteration that failed, is no part of it."""
         if self._phases is not None:
             self._phases.start()
-        if self._learner_clock is not None:
-            self._learner_clock.take()
-        self._rounds.start()
+        if self._learners is not None:
+            self._learners.start()
+        self._runners.start()
         try:
             with beside():
                 yield
@@ -236,6 +243,13 @@ class ScalingCallback(RLlibCallback):
             if self._trial is not None:
                 self._trial.note_failure()
             raise
+
+    def _take_reports(self, reports: list[tuple[str, RunnerReport]]) -> None:
+        self._attempt("env runners", lambda: self._runners.add(reports), None)
+
+    def _take_learner_report(self, told: Mapping[str, float]) -> None:
+        if self._learners is not None:
+            self._learners.add(told)
 
     def _source(self, algorithm: Algorithm, workload: Workload, scale: Scale) -> BaselineSource:
         options = self._options
@@ -325,6 +339,13 @@ class ScalingCallback(RLlibCallback):
                 error,
                 exc_info=error,
             )
+
+
+def _watch_learners(algorithm: Algorithm, config: Mapping[str, Any]) -> Learners:
+    settle = {"busy": introspection.wait_for_gpu} if rllib.uses_gpus(config) else {}
+    clock = introspection.watch_learners(algorithm, functools.partial(PhaseClock, rllib.LEARNER_PHASES, settle))
+    group = weakref.proxy(algorithm)
+    return Learners(clock, max(1, int(rllib.number(config.get("num_learners")))), lambda: introspection.dropped_steps(group))
 
 
 def _join(algorithm: Algorithm) -> Neighbourhood:

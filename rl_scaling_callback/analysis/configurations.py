@@ -227,7 +227,7 @@ def _configuration(
         shared = between_runs and bool(baseline.runs)
         noise = cell.noise.of_ratio(baseline.noise, shared=shared)
         speedup_error = 0.0 if cell is baseline else noise.wider(_doubt(study, scale, baseline.scale)).error
-        if study.exclusive_phases:
+        if study.exclusive_phases or study.waits_are_known:
             lost, estimated = _losses(cell, cells, baseline)
     efficiency = formulas.efficiency(speedup, scale.parallelism)
     cpus = _mean([run.cpus for run in runs])

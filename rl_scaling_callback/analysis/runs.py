@@ -126,7 +126,8 @@ class Study:
         runs: its runs.
         baseline: a baseline from a file; None to use the run or runs at the reference scale.
         facts: what is equal in all its runs, as texts, for the page's provenance: algorithm, env, batch size, CPU, versions.
-        exclusive_phases: False where phases overlap (APPO, IMPALA), so that there is no account of losses.
+        exclusive_phases: False where phases overlap (APPO, IMPALA).
+        waits_are_known: True where the env runners told what they waited for, so that losses are known all the same.
         timed_iterations: True where an iteration lasts a given time, so that its steps vary.
         pace: what its runs were corrected for; None where they are as measured.
         workload: what is equal in all its runs, as it is compared; None where it is not known.
@@ -137,6 +138,7 @@ class Study:
     baseline: GivenBaseline | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
     exclusive_phases: bool = True
+    waits_are_known: bool = False
     timed_iterations: bool = False
     pace: Pace | None = None
     workload: Workload | None = None

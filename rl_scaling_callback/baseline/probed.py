@@ -62,8 +62,8 @@ class ProbedBaseline:
     κ is 1 where an iteration's learning depends on its env steps alone. Algorithms that learn once a sampling round, such as DQN,
     go through κ times as many rounds at the reference. Evaluation is no part of a baseline.
 
-    Where sampling overlaps learning (IMPALA, APPO), W and R are not known. The reference's throughput is then what its probes
-    sampled before training began, the only time when its env runners are idle.
+    Where sampling overlaps learning (IMPALA, APPO), one env runner samples all the time. The throughput of the reference is then what
+    its probes sampled before training began, the only time when env runners are idle.
 
     Args:
         prober: measures configurations inside the trial.
@@ -173,8 +173,6 @@ class ProbedBaseline:
             env_steps: env steps of an iteration, or of a window of them.
             spent: where its time went.
         """
-        if self._overlaps:
-            return math.exp(-trimmed_mean([each.seconds for each in self._rounds]).mean) / self._reference.parallelism, 1.0
         return ratio(1, self.spent_for(env_steps, spent)[0].total), 1.0
 
     def spent_for(self, env_steps: float, spent: Spent) -> tuple[Spent, float]:
@@ -188,9 +186,12 @@ class ProbedBaseline:
             Both in seconds per env step: the reference's, times its parallelism; and the busy time of one env runner with as many
             envs as the trial's.
         """
-        sample = ratio(spent.sample, env_steps) * math.exp(self._mean("sampling"))
+        if self._overlaps:
+            sample, rest = math.exp(self._mean("seconds")), 0.0
+        else:
+            sample = ratio(spent.sample, env_steps) * math.exp(self._mean("sampling"))
+            rest = self._rest_factor / env_steps if env_steps > 0 else NAN
         busy = sample * self._mean("busy")
-        rest = self._rest_factor / env_steps if env_steps > 0 else NAN
         reference = Spent(sample, spent.learn * rest, spent.sync * rest, 0.0, spent.other * rest, busy, busy)
         alone = ratio(spent.busy * max(1, self._own.num_env_runners), env_steps) * self._mean("alone")
         return reference.times(self._reference.parallelism), alone

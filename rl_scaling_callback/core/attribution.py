@@ -118,7 +118,7 @@ def losses(scale: Scale, env_steps: float, spent: Spent, baseline: Spent, single
         scale: the trial's scale.
         env_steps: env steps of the iteration, or of the window.
         spent: where its time went.
-        baseline: where the baseline's time went, per env step.
+        baseline: where the baseline's time went, per env step; NaN where not known, and the causes that need it are NaN then.
         single: busy time of one env runner with as many envs (1r×e), per env step [s]; NaN where not known.
     """
     runners, n, total = max(1, scale.num_env_runners), scale.parallelism, spent.total
@@ -128,7 +128,7 @@ def losses(scale: Scale, env_steps: float, spent: Spent, baseline: Spent, single
         alone = baseline.busy * env_steps / runners
     else:
         alone = single * env_steps / runners
-    estimated = math.isnan(alone) and not math.isnan(spent.busy)
+    estimated = math.isnan(alone) and not math.isnan(spent.busy + baseline.busy)
     if estimated:
         alone = spent.busy
     # Per runner: W = t0/N + [t1e/r − t0/N] + [median − t1e/r] + [max − median] + [W − max], each against the baseline's own part.
@@ -160,15 +160,53 @@ _NOTHING: Final = 0.5
 """Fewer lost percent points than this are nothing to speak of."""
 
 
-def diagnosis(lost: Mapping[str, float]) -> str:
+@dataclass(frozen=True, slots=True)
+class LearnerLimits:
+    """What a learner that works beside the env runners allows.
+
+    Attributes:
+        busy: share of the time in which the learner updates, 0 to 1.
+        from_runners: how much more throughput [×] env runners can bring at most. The learner is saturated at 1 / busy.
+        from_twice_as_fast: the same of a learner that is twice as fast, with as many env runners. It is saturated at 2 / busy, and
+            env runners that wait for it for a share w of their time can't sample more than 1 / (1 − w) as much.
+    """
+
+    busy: float
+    from_runners: float
+    from_twice_as_fast: float
+
+    @classmethod
+    def of(cls, busy_s: float, waited_s: float, seconds: float) -> LearnerLimits | None:
+        """Return the limits, or None where they are not known.
+
+        Args:
+            busy_s: seconds in which the learner updated, mean over learners.
+            waited_s: seconds in which the env runners waited for it, mean over env runners.
+            seconds: duration of the iterations.
+        """
+        if not (busy_s > 0 and seconds > 0 and waited_s == waited_s):
+            return None
+        busy = min(1.0, busy_s / seconds)
+        waiting = min(max(0.0, waited_s / seconds), 0.99)
+        return cls(busy, 1 / busy, min(2 / busy, 1 / (1 - waiting)))
+
+
+def diagnosis(lost: Mapping[str, float], learner: LearnerLimits | None = None) -> str:
     """Return one line that names the largest cause and what to do about it; "" where nothing is known or lost.
 
     Args:
         lost: percent points by cause, as `losses` gives them.
+        learner: what a learner beside the env runners allows; None where there is none or nothing is known of it.
     """
     total = sum(lost.values())
     # A NaN among them makes the sum one, and is not above anything.
     if not total > _NOTHING:
         return ""
     cause = max(lost, key=lost.__getitem__)
-    return f"{cause.replace('_', ' ')}: {lost[cause]:.0f} of {total:.0f} lost points; {_ADVICE[cause]}"
+    line = f"{cause.replace('_', ' ')}: {lost[cause]:.0f} of {total:.0f} lost points; {_ADVICE[cause]}"
+    if learner is not None:
+        line += (
+            f". The learner is busy {learner.busy:.0%}: at most {learner.from_runners:.2f}× from more env runners; "
+            f"a learner twice as fast: up to {learner.from_twice_as_fast:.1f}×"
+        )
+    return line

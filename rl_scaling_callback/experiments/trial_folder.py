@@ -32,6 +32,7 @@ _USED: Final = (
     "exclusive",
     "cores/others",
     "steady/drift",
+    "account/exclusive",
 )
 
 
@@ -50,6 +51,7 @@ class TrialRead:
         host: name of the Algorithm's host; "" where not known.
         unit_sps: what its callback compared with in the end, per unit of parallelism [steps/s]; NaN for nothing.
         exclusive_phases: False where phases overlap.
+        waits_are_known: True where they do and its env runners told what they waited for.
         timed_iterations: True where an iteration lasts a given time.
     """
 
@@ -59,6 +61,7 @@ class TrialRead:
     host: str
     unit_sps: float
     exclusive_phases: bool
+    waits_are_known: bool
     timed_iterations: bool
 
 
@@ -113,6 +116,7 @@ class _Log:
         self._unit_sps = NAN
         self._comparable = NAN
         self._drift = NAN
+        self._exact = False
         self._workload_id = ""
         self._evaluation_is_known = True
         self._problem = ""
@@ -168,6 +172,7 @@ class _Log:
             self._cpus = round(cpus, 6)
         self._comparable = scaling.get("comparable", NAN)
         self._drift = scaling.get("steady/drift", NAN)
+        self._exact = scaling.get("account/exclusive", NAN) == 1
         self._unit_sps = scaling.get("baseline_sps", NAN) if self._comparable == 1 else NAN
 
     def read(self, name: str, rule: SteadyRule, failed: bool) -> TrialRead | LeftOut:
@@ -202,6 +207,7 @@ class _Log:
             host=self._last.host if self._last else "",
             unit_sps=self._unit_sps,
             exclusive_phases=not rllib.is_asynchronous(self.config),
+            waits_are_known=rllib.is_asynchronous(self.config) and self._exact,
             timed_iterations=rllib.iterations_are_timed(self.config) or rllib.steps_follow_scale(self.config),
         )
 

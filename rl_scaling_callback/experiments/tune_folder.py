@@ -139,6 +139,7 @@ def _study(
         baseline=None if any(run.scale == reference for run in runs) else _given(facts, trials, baselines, reference),
         facts=texts,
         exclusive_phases=all(trial.exclusive_phases for trial in trials),
+        waits_are_known=all(trial.waits_are_known for trial in trials),
         timed_iterations=any(trial.timed_iterations for trial in trials),
         workload=Workload(facts),
     )

@@ -12,7 +12,18 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, Final, NamedTuple
+
+OUTSIDE: Final = "outside"
+"""The phase of a segment between two iterations."""
+
+
+class Segment(NamedTuple):
+    """A stretch of time [s] in one phase; "other" where none ran."""
+
+    phase: str
+    start: float
+    end: float
 
 
 class PhaseClock:
@@ -27,6 +38,7 @@ class PhaseClock:
         before_leaving: called at the end of a block of a phase, inside its time; for work that is still under way elsewhere, such
             as on a GPU.
         clock: seconds.
+        records: whether to keep when each phase ran, for `cut`.
     """
 
     def __init__(
@@ -36,6 +48,7 @@ class PhaseClock:
         *,
         background: Collection[str] = (),
         clock: Callable[[], float] = time.perf_counter,
+        records: bool = False,
     ) -> None:
         self._phases = phases
         self._background = background
@@ -47,6 +60,7 @@ class PhaseClock:
         self._beside: list[str] = []
         self._since = 0.0
         self._seconds: dict[str, float] = {}
+        self._segments: list[Segment] | None = [] if records else None
 
     def watch(self, metrics: Any) -> None:
         """Go along with the `log_time` blocks of a `MetricsLogger`.
@@ -76,6 +90,15 @@ class PhaseClock:
             self._running.clear()
             self._beside.clear()
             self._seconds = {}
+            self._record(OUTSIDE, self._clock())
+
+    def cut(self) -> list[Segment]:
+        """Return when each phase ran since the last call, without gaps; empty unless the clock `records`."""
+        with self._lock:
+            self._book()
+            segments = self._segments or []
+            self._segments = None if self._segments is None else []
+        return segments
 
     def enter(self, phase: str) -> bool:
         """Start a phase; return whether it counts, and so wants `leave`."""
@@ -116,9 +139,15 @@ class PhaseClock:
 
     def _book(self) -> None:
         now = self._clock()
+        phase = "other"
         if self._running or self._beside:
             phase = (self._running or self._beside)[-1]
             self._seconds[phase] = self._seconds.get(phase, 0.0) + now - self._since
+        self._record(phase, now)
+
+    def _record(self, phase: str, now: float) -> None:
+        if self._segments is not None:
+            self._segments.append(Segment(phase, self._since, now))
         self._since = now
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from rl_scaling_callback.core.attribution import typical_and_longest
@@ -18,22 +18,19 @@ class RunnersWork:
         reports: the sum of what each env runner reported.
         busy: sampling of the typical env runner [s], NaN where none reported (see `Spent`).
         longest: the same of the slowest.
+        phases: the phases of the iteration as the env runners spent it (see `overlap`); None where they follow one another.
     """
 
     reports: tuple[RunnerReport, ...] = ()
     busy: float = NAN
     longest: float = NAN
+    phases: Mapping[str, float] | None = None
 
 
 class Rounds:
-    """Collects what env runners report when the Algorithm's process merges their metrics, once a round or less often.
+    """Collects what env runners report when the Algorithm's process merges their metrics, once a round or less often."""
 
-    Args:
-        overlap: True where env runners don't sample in rounds (IMPALA, APPO): the iteration is one.
-    """
-
-    def __init__(self, *, overlap: bool = False) -> None:
-        self._overlap = overlap
+    def __init__(self) -> None:
         self.start()
 
     def start(self) -> None:
@@ -45,18 +42,15 @@ class Rounds:
     def add(self, reports: Iterable[tuple[str, RunnerReport]]) -> None:
         """Take in what was merged at once, by env runner. One that reports for a second time begins a new round."""
         for runner, report in reports:
-            if runner in self._round and not self._overlap:
+            if runner in self._round:
                 self._end_round()
-            self._round[runner] = self._round.get(runner, 0.0) + report.busy
+            self._round[runner] = report.busy
             before = self._totals.get(runner)
             self._totals[runner] = report if before is None else before + report
-        if not self._overlap:
-            self._end_round()
+        self._end_round()
 
     def read(self) -> RunnersWork:
         """Return what was reported since the start of the iteration."""
-        if self._overlap:
-            self._end_round()
         if not self._totals:
             return RunnersWork()
         return RunnersWork(tuple(self._totals.values()), self._busy, self._longest)

@@ -28,7 +28,9 @@ class SamplingClock:
         start: name of the timer that a sample starts with.
         parts: the part that each timer inside a step stands for, in the order in which they run.
         num_envs: envs of the runner, which step together.
+        weights: name of the timer in which it waits for weights before a sample; with it, it tells when samples begin and end.
         clock: seconds.
+        wall_clock: seconds that the Algorithm's process counts too.
         cpu_clock: CPU seconds of the env runner's process.
         draw: `random.Random.randrange`, of a generator of its own: seeds set for training stay untouched.
 
@@ -43,8 +45,10 @@ class SamplingClock:
         start: str,
         parts: Mapping[str, str],
         num_envs: int,
+        weights: str | None = None,
         clock: Callable[[], float] = time.perf_counter,
         cpu_clock: Callable[[], float] = time.process_time,
+        wall_clock: Callable[[], float] = time.time,
         draw: Callable[[int, int], int] | None = None,
     ) -> None:
         self._metrics = metrics
@@ -52,7 +56,10 @@ class SamplingClock:
         self._start = start
         self._parts = parts
         self._last = list(parts)[-1]
+        self._weights = weights
+        self._waited = 0.0
         self._clock = clock
+        self._wall_clock = wall_clock
         self._cpu_clock = cpu_clock
         self._cpu_before = cpu_clock()
         self._draw = draw or random.Random().randrange
@@ -79,12 +86,17 @@ class SamplingClock:
 
         Returns:
             `busy`: the whole sample; `cpu`: CPU time of the process since the last call; and each of the parts, estimated for all
-            steps since the parts were last returned, once one of them was timed. Empty where the start of the sample was not seen.
+            steps since the parts were last returned, once one of them was timed. With a timer of `weights`: how long the env runner
+            waited for them before the sample, and when it `began` and `ended`. Empty where the start of the sample was not seen.
         """
         if self._started is None:
             return {}
         cpu = self._cpu_clock()
         seconds = {"busy": self._clock() - self._started, "cpu": cpu - self._cpu_before}
+        if self._weights is not None:
+            now = self._wall_clock()
+            seconds.update(weights=self._waited, began=now - seconds["busy"], ended=now)
+            self._waited = 0.0
         self._started = None
         self._cpu_before = cpu
         self._busy += seconds["busy"]
@@ -112,7 +124,12 @@ class SamplingClock:
             if self._until_timed > 0:
                 self._rest()
             return block
+        if name == self._weights:
+            return _Timed(block, self._wait, name, self._clock)
         return _Timed(block, self._spend, name, self._clock) if name in self._parts else block
+
+    def _wait(self, _timer: str, seconds: float) -> None:
+        self._waited += seconds
 
     def _spend(self, timer: str, seconds: float) -> None:
         self._timed[self._parts[timer]] += seconds

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 from rl_scaling_callback import rllib
 from rl_scaling_callback.baseline.tracker import Warn
 from rl_scaling_callback.core import schema
-from rl_scaling_callback.core.attribution import PHASES, Spent, diagnosis, losses
+from rl_scaling_callback.core.attribution import PHASES, LearnerLimits, Spent, diagnosis, losses
 from rl_scaling_callback.core.comparison import Resources, compare
 from rl_scaling_callback.core.drift import Drift
 from rl_scaling_callback.core.formulas import NAN
@@ -20,6 +20,8 @@ from rl_scaling_callback.live.rounds import RunnersWork
 
 _SMALLEST_TURN_S: Final = 0.01
 _SMALLEST_TURN: Final = 0.01
+_LEARNER: Final = "learner_busy"
+"""A part of steady windows beside `PARTS`: it runs beside them."""
 _NO_WORK: Final = RunnersWork()
 
 
@@ -121,14 +123,14 @@ class Trial:
         Args:
             result: RLlib's result.
             evaluation_s: seconds of the iteration that evaluation took; steady figures leave them out.
-            named: exclusive seconds of each phase; None where they are not known.
+            named: exclusive seconds of each phase, as the env runners spent them where phases overlap; None where not known.
             work: what the env runners did.
-            learner: what a learner did in a thread of its own [s]; None where there is none, or its time is not known.
+            learner: what learners beside the env runners did: `busy` and `waiting` [s], `dropped` env steps; None where none are.
             probe_s: seconds spent on probes since the last result.
         """
         env_steps, seconds = self._read(result)
         spent = Spent.of(named or {}, seconds, work.busy, work.longest)
-        parts = {} if named is None else spent.parts
+        parts = {} if named is None else {**spent.parts, **({} if learner is None else {_LEARNER: learner.get("busy", NAN)})}
         circumstances = rllib.read_circumstances(result)
         if self._window.add(env_steps, seconds - evaluation_s, parts, since_restore=circumstances.since_restore):
             self._look_for_drift(env_steps, seconds - evaluation_s if spent.busy != spent.busy else spent.busy)
@@ -161,11 +163,13 @@ class Trial:
         values["runners/healthy"], values["runners/restarts"] = rllib.read_fleet(result)
         values.update(_runner_values(work))
         if learner is not None:
-            values["learner/busy"], values["learner/waiting"] = learner.get("busy", 0.0), learner.get("waiting", 0.0)
+            values.update({f"learner/{name}": value for name, value in learner.items()})
+            values["learner/dropped"] = learner.get("dropped", NAN) + rllib.read_dropped(result)
         if named is not None:
             values.update({f"time/{phase}": getattr(spent, phase) for phase in PHASES})
-            values["account/exclusive"] = float(not self._overlaps)
-            if comparable == 1 and not self._overlaps:
+            exact = not self._overlaps or work.phases is not None
+            values["account/exclusive"] = float(exact)
+            if comparable == 1 and exact:
                 values.update(self._account(env_steps, spent, over_window, steady))
         return schema.nest(values)
 
@@ -209,13 +213,24 @@ class Trial:
         baseline_over_window = self._source.spent_for(steady.env_steps, over_window)
         if baseline is None or baseline_over_window is None:
             return {}
+        if self._source.source == "given":
+            self._warn(
+                "breakdown",
+                "the baseline does not say where its time went: of loss/<cause> only straggler and evaluate are known, which the "
+                "reference has none of. Let a reference trial or probe=True measure the baseline for the others.",
+            )
         lost, estimated = losses(self._scale, env_steps, spent, *baseline)
         lost_over_window, _ = losses(self._scale, steady.env_steps, over_window, *baseline_over_window)
         return {
             **{f"loss/{cause}": points for cause, points in lost.items()},
             "account/estimated": float(estimated),
-            "diagnosis": diagnosis(lost_over_window),
+            "diagnosis": diagnosis(lost_over_window, _learner_limits(steady)),
         }
+
+
+def _learner_limits(steady: Steady) -> LearnerLimits | None:
+    parts = steady.parts
+    return LearnerLimits.of(parts.get(_LEARNER, NAN), parts.get("learn", NAN), steady.seconds)
 
 
 def _runner_values(work: RunnersWork) -> dict[str, float]:

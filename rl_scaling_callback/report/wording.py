@@ -177,7 +177,9 @@ def notes(study: StudyReport) -> Iterator[str]:
         )
     if study.study.timed_iterations:
         yield "An iteration lasts a given time here: compare throughput, not time."
-    if not study.study.exclusive_phases:
+    if study.study.waits_are_known:
+        yield "Phases overlap in this algorithm: losses say how the env runners spent their own time, on average."
+    elif not study.study.exclusive_phases:
         yield "Phases overlap in this algorithm, so there is no account of where efficiency goes."
     estimated = [str(c.scale) for c in found if c.losses_estimated]
     if estimated:

@@ -115,6 +115,9 @@ SAMPLE_TIMER: Final = "sample"
 STEP_TIMERS: Final[Mapping[str, str]] = {"rlmodule_inference_timer": "inference", "env_step_timer": "env_step"}
 """The part of sampling that each timer inside a step stands for, in the order of the step."""
 
+WEIGHTS_TIMER: Final = "env_runner_state_server_pull"
+"""The timer in which an env runner asks for weights before it samples (IMPALA, APPO)."""
+
 LEARNER_PHASES: Final[Mapping[str, str]] = {
     "learner_thread_update_timer": "busy",
     "learner_thread_in_queue_wait_timer": "waiting",

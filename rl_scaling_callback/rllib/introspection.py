@@ -227,8 +227,14 @@ def watch_iterations(algorithm: Algorithm, **blocks: Callable[[], AbstractContex
         setattr(algorithm, name, call)
 
 
-def watch_reports(algorithm: Algorithm, take: Callable[[list[tuple[str, RunnerReport]]], None]) -> None:
+def watch_reports(
+    algorithm: Algorithm,
+    take: Callable[[list[tuple[str, RunnerReport]]], None],
+    take_learner: Callable[[Mapping[str, float]], None],
+) -> None:
     """Hand what env runners reported while they sampled for training to `take`, before RLlib merges their metrics.
+
+    What learners in other processes reported goes to `take_learner`, one after another.
 
     RLlib looks up each key of the metrics in each env runner's: reports that reached it would cost runners², and would show in
     results, in `algorithm.evaluate()` and in checkpoints.
@@ -241,10 +247,15 @@ def watch_reports(algorithm: Algorithm, take: Callable[[list[tuple[str, RunnerRe
 
     def aggregate_without_reports(stats_dicts: Any, *args: Any, **kwargs: Any) -> Any:
         stats_dicts = list(stats_dicts)
-        reports = rllib.take_reports(stats_dicts)
         key = kwargs.get("key")
-        if (key[0] if isinstance(key, tuple) and len(key) == 1 else key) == rllib.ENV_RUNNER_RESULTS:
-            take(reports)
+        name = key[0] if isinstance(key, tuple) and len(key) == 1 else key
+        if name == rllib.LEARNER_RESULTS:
+            for told in rllib.take_learner_reports(stats_dicts):
+                take_learner(told)
+        else:
+            reports = rllib.take_reports(stats_dicts)
+            if name == rllib.ENV_RUNNER_RESULTS:
+                take(reports)
         return aggregate(stats_dicts, *args, **kwargs)
 
     metrics.aggregate = aggregate_without_reports
@@ -260,21 +271,46 @@ def watch_phases(algorithm: Algorithm, clock: PhaseClock) -> bool:
     return True
 
 
-def watch_learner(algorithm: Algorithm, clock: PhaseClock) -> bool:
-    """Have `clock` go along with the timers of a learner in this process; return whether there is one.
+def watch_learners(algorithm: Algorithm, make_clock: Callable[[], PhaseClock]) -> PhaseClock | None:
+    """Time what learners do beside the env runners. Learners in other processes report it with their results.
+
+    Args:
+        algorithm: the Algorithm.
+        make_clock: makes the clock of a learner's phases, in the learner's process.
+
+    Returns:
+        The clock of the learner in this process; None where learners are processes of their own.
 
     Raises:
-        AttributeError: the learner has no such timers.
+        AttributeError: learners have no such timers.
     """
-    group = algorithm.learner_group
-    if group is None or not group.is_local:
-        return False
+    group: Any = algorithm.learner_group
+    if group.is_local:
+        clock = make_clock()
+        group.foreach_learner(lambda learner, *_: clock.watch(learner.metrics))
+        return clock
+    group.foreach_learner(functools.partial(_tell, make_clock))
+    return None
 
-    def watch(learner: Any, *_: Any) -> None:
-        clock.watch(learner.metrics)
 
-    group.foreach_learner(watch)
-    return True
+def _tell(make_clock: Callable[[], PhaseClock], learner: Any, *_: Any) -> None:
+    """Have a learner tell what it did with its results. Runs in the learner's process."""
+    clock = make_clock()
+    clock.watch(learner.metrics)
+    reduce = learner.metrics.reduce
+
+    def reduce_and_tell(*args: Any, **kwargs: Any) -> Any:
+        stats = reduce(*args, **kwargs)
+        stats[rllib.REPORTS] = clock.take()
+        return stats
+
+    learner.metrics.reduce = reduce_and_tell
+
+
+def dropped_steps(algorithm: Algorithm) -> float:
+    """Return the env steps so far that found no room at the learners and were dropped."""
+    group: Any = algorithm.learner_group
+    return rllib.number(group.get_stats().get("learner_group_ts_dropped_lifetime"))
 
 
 def wait_for_gpu() -> None:

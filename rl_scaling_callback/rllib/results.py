@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from rl_scaling_callback.core import schema
@@ -96,12 +96,18 @@ class RunnerReport:
         env_step: its part in `env.step`, estimated from single steps (see `sampling`).
         inference: the same of policy inference.
         cpu: CPU time of its process.
+        weights: time that it waited for weights right before it sampled.
+        began: when its last sample began, by its host's clock [s]; only where env runners sample beside the learner.
+        ended: when that sample ended.
     """
 
     busy: float
     env_step: float = NAN
     inference: float = NAN
     cpu: float = NAN
+    weights: float = NAN
+    began: float = NAN
+    ended: float = NAN
 
     @property
     def rest(self) -> float:
@@ -110,7 +116,8 @@ class RunnerReport:
 
     def __add__(self, later: RunnerReport) -> RunnerReport:
         """Return both together. A sample in which no step was timed is part of the next one's estimate."""
-        return RunnerReport(*(_known_sum(getattr(self, part), getattr(later, part)) for part in RunnerReport.__slots__))
+        summed = ("busy", "env_step", "inference", "cpu", "weights")
+        return replace(later, **{part: _known_sum(getattr(self, part), getattr(later, part)) for part in summed})
 
 
 def _known_sum(first: float, second: float) -> float:
@@ -131,6 +138,21 @@ def take_reports(logged: Iterable[Any]) -> list[tuple[str, RunnerReport]]:
             if report.busy >= 0:
                 reports.append((str(runner), report))
     return reports
+
+
+LEARNER_RESULTS: Final = "learners"
+"""The key under which RLlib merges what its learners logged."""
+
+
+def take_learner_reports(logged: Iterable[Any]) -> list[dict[str, float]]:
+    """Return what learners in other processes reported, seconds by phase, and remove it from what they logged."""
+    told = (metrics.pop(REPORTS, None) for metrics in logged if isinstance(metrics, dict))
+    return [{str(phase): number(seconds) for phase, seconds in report.items()} for report in told if isinstance(report, Mapping)]
+
+
+def read_dropped(result: Mapping[str, Any]) -> float:
+    """Return the env steps of this iteration that aggregator actors had no room for; 0 where there are no such actors."""
+    return number(mapping(result.get("aggregator_actors")).get("num_env_steps_dropped_lifetime", 0))
 
 
 def read_fleet(result: Mapping[str, Any]) -> tuple[float, float]:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rl_scaling_callback.core import formulas
-from rl_scaling_callback.core.attribution import CAUSES, Spent, diagnosis, losses, typical_and_longest
+from rl_scaling_callback.core.attribution import CAUSES, LearnerLimits, Spent, diagnosis, losses, typical_and_longest
 from rl_scaling_callback.core.scale import Scale
 
 BASELINE = Spent.of_window({"sample": 8.0, "learn": 1.5, "sync": 0.3, "other": 0.2, "busy": 7.5, "longest": 7.5}, 1000)
@@ -94,3 +94,28 @@ def test_the_diagnosis_names_the_largest_cause():
     assert diagnosis(dict.fromkeys(CAUSES, 0.0) | {"sync": 0.6}).startswith("sync: 1 of 1 lost points; ")
     assert diagnosis(lost | {"sync": math.nan}) == ""
     assert diagnosis({}) == ""
+
+
+def test_of_a_baseline_without_breakdown_only_what_it_has_none_of_is_known():
+    spent = Spent(2.0, 1.0, 0.1, 0.5, 0.4, busy=1.5, longest=1.75)
+    lost, estimated = losses(Scale(4, 1), 1000, spent, Spent.of_window({}))
+    known = {cause: points for cause, points in lost.items() if points == points}
+    assert known == {"straggler": pytest.approx(100 * 0.25 / 4), "evaluate": pytest.approx(100 * 0.5 / 4)}
+    assert not estimated
+
+
+def test_what_a_learner_beside_the_env_runners_allows():
+    limits = LearnerLimits.of(9.7, 4.5, 10.0)
+    assert (limits.busy, limits.from_runners) == (0.97, pytest.approx(1.03, abs=0.001))
+    assert limits.from_twice_as_fast == pytest.approx(1 / 0.55)
+    # It is not saturated, and nobody waits for it: a faster one changes nothing.
+    assert LearnerLimits.of(2.0, 0.0, 10.0) == LearnerLimits(0.2, 5.0, 1.0)
+    assert LearnerLimits.of(10.1, 9.0, 10.0) == LearnerLimits(1.0, 1.0, 2.0)
+    assert LearnerLimits.of(math.nan, 1.0, 10.0) is None
+    assert LearnerLimits.of(0.0, 1.0, 10.0) is None
+
+
+def test_the_diagnosis_says_which_side_limits():
+    lost = dict.fromkeys(CAUSES, 0.0) | {"learn": 61.0}
+    line = diagnosis(lost, LearnerLimits.of(9.7, 4.5, 10.0))
+    assert "The learner is busy 97%: at most 1.03× from more env runners; a learner twice as fast: up to 1.8×" in line

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from pyarrow import fs
 
+from rl_scaling_callback.analysis.configurations import configurations
 from rl_scaling_callback.analysis.runs import LeftOut
 from rl_scaling_callback.baseline.model import Workload
 from rl_scaling_callback.baseline.store import EXPERIMENT_SUBDIRECTORY
@@ -213,7 +214,19 @@ def test_overlapping_phases_and_timed_iterations_are_told(folder):
     folder.trial([result(k, config=config) for k in range(1, 4)])
     (study,) = folder.read().studies
     assert not study.exclusive_phases
+    assert not study.waits_are_known
     assert study.timed_iterations
+
+
+def test_where_env_runners_tell_their_waits_overlapping_phases_have_losses(folder):
+    config = {"broadcast_interval": 1, "min_time_s_per_iteration": 10}
+    told = {**MEASURED, "account/exclusive": 1.0}
+    folder.trial([result(k, scaling=told, config=config) for k in range(1, 5)])
+    folder.trial([result(k, scaling=told, config={**config, "num_env_runners": 2}) for k in range(1, 5)])
+    (study,) = folder.read().studies
+    assert (study.exclusive_phases, study.waits_are_known) == (False, True)
+    (two,) = [found for found in configurations(study, Scale(1, 1)) if found.scale == Scale(2, 1)]
+    assert sum(two.losses.values()) == pytest.approx(50.0)
 
 
 @pytest.mark.parametrize(

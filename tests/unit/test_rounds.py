@@ -34,13 +34,6 @@ def test_rounds_that_are_merged_at_once_are_told_apart():
     assert rounds.read().longest == 6.0
 
 
-def test_without_rounds_the_iteration_is_one():
-    rounds = Rounds(overlap=True)
-    rounds.add(reports(1.0, 3.0) + reports(3.0, 1.0))
-    rounds.add(reports(1.0))
-    assert (rounds.read().busy, rounds.read().longest) == (4.0, 5.0)
-
-
 def test_an_iteration_starts_with_nothing():
     rounds = Rounds()
     rounds.add(reports(1.0))

@@ -1,0 +1,133 @@
+import pytest
+
+from rl_scaling_callback.live.overlap import OverlappingRunners
+from rl_scaling_callback.live.phases import PhaseClock
+from rl_scaling_callback.rllib import RunnerReport
+
+
+class Driver:
+    """An Algorithm's process that looks for results and does other things in between, on a clock of the test's."""
+
+    def __init__(self, num_env_runners):
+        self.now = 100.0
+        self.clock = PhaseClock({}, background=(), clock=lambda: self.now, records=True)
+        self.runners = OverlappingRunners(self.clock, num_env_runners)
+        self.begin()
+
+    def begin(self):
+        self.clock.start()
+        self.runners.start()
+        self.began = self.now
+
+    def spend(self, seconds, phase):
+        with self.clock.block(phase):
+            self.now += seconds
+
+    def fetch(self, *samples):
+        """Each sample: the env runner's name, when it began and ended, and how long it waited for weights."""
+        self.runners.add(
+            (name, RunnerReport(ended - began, began=began, ended=ended, weights=weights))
+            for name, began, ended, weights in samples
+        )
+
+    def phases(self):
+        phases = dict(self.runners.read().phases)
+        phases["other"] = self.now - self.began - sum(phases.values()) + phases.pop("other", 0.0)
+        return {phase: pytest.approx(seconds, abs=1e-9) for phase, seconds in phases.items() if abs(seconds) > 1e-9}
+
+
+def test_nothing_reported():
+    driver = Driver(1)
+    driver.spend(1.0, "learn")
+    driver.fetch()
+    assert driver.runners.read().phases is None
+
+
+def test_a_result_that_lies_there_while_the_learner_holds_the_process_up_waits_for_the_learner():
+    driver = Driver(1)
+    driver.spend(1.0, "sample")
+    driver.fetch(("1", 100.0, 101.0, 0.0))
+    # The next sample ends at 102, in the middle of an update of 3 s.
+    driver.spend(3.0, "learn")
+    driver.fetch(("1", 101.0, 102.0, 0.0))
+    driver.spend(1.0, "sample")
+    driver.fetch(("1", 104.0, 105.0, 0.0))
+    assert driver.phases() == {"sample": 3.0, "learn": 2.0}
+
+
+def test_a_result_that_was_not_there_at_the_last_look_was_on_its_way():
+    driver = Driver(1)
+    driver.spend(1.0, "sample")
+    driver.fetch(("1", 100.0, 101.0, 0.0))
+    driver.spend(1.0, "sample")
+    # It ended at 102 and is pickled until 104, while the process turns over: an update of nothing, a look in vain.
+    for _ in range(20):
+        driver.spend(0.09, "learn")
+        driver.spend(0.01, "sample")
+        driver.fetch()
+    driver.spend(0.2, "sample")
+    driver.fetch(("1", 101.0, 102.0, 0.0))
+    driver.spend(1.0, "sample")
+    driver.fetch(("1", 104.0, 105.0, 0.0))
+    # The last sample ended 0.2 s before now.
+    assert driver.phases() == {"sample": 5.0, "other": 0.2}
+
+
+def test_a_request_that_waits_for_the_process_to_send_it_waits_for_its_phase():
+    driver = Driver(1)
+    driver.spend(1.0, "sample")
+    driver.fetch(("1", 100.0, 101.0, 0.0))
+    driver.spend(2.0, "sync")
+    driver.fetch()
+    driver.spend(1.0, "sample")
+    driver.fetch(("1", 103.0, 104.0, 0.0))
+    assert driver.phases() == {"sample": 2.0, "sync": 2.0}
+
+
+def test_waiting_for_weights_is_sync():
+    driver = Driver(1)
+    driver.spend(1.0, "sample")
+    driver.fetch(("1", 100.0, 101.0, 0.0))
+    driver.spend(2.0, "sample")
+    driver.fetch(("1", 101.75, 103.0, 0.5))
+    assert driver.phases() == {"sample": 2.5, "sync": 0.5}
+
+
+def test_what_lies_between_two_iterations_is_part_of_none():
+    driver = Driver(1)
+    driver.spend(1.0, "sample")
+    driver.fetch(("1", 100.0, 101.0, 0.0))
+    driver.now += 5.0  # a checkpoint, say, while the env runner samples for 2 s and waits for 3 s
+    driver.begin()
+    driver.spend(1.0, "sample")
+    driver.fetch(("1", 101.0, 103.0, 0.0))
+    driver.spend(1.0, "sample")
+    driver.fetch(("1", 107.0, 108.0, 0.0))
+    assert driver.phases() == {"sample": 2.0}
+
+
+def test_a_slow_env_runner_is_a_straggler_and_not_contention():
+    driver = Driver(3)
+    driver.spend(2.0, "sample")
+    for end in (102.0, 104.0):
+        samples = [(name, end - 2 + part, end - 1 + part, 0.0) for name in "12" for part in (0, 1)]
+        driver.fetch(*samples, ("3", end - 2, end, 0.0))
+        driver.spend(2.0, "sample")
+    work = driver.runners.read()
+    # Ten samples: eight of a second and two of two seconds.
+    assert work.busy == pytest.approx(10 * 1.0 / 3)
+    assert work.longest == pytest.approx(4.0)
+    assert len(work.reports) == 3
+
+
+def test_an_env_runner_that_does_not_report_is_none_that_waits():
+    driver = Driver(2)
+    driver.spend(2.0, "sample")
+    driver.fetch(("1", 100.0, 102.0, 0.0))
+    assert driver.phases() == {"sample": 1.0, "other": 1.0}
+
+
+def test_without_times_nothing_is_known():
+    driver = Driver(1)
+    driver.runners.add([("1", RunnerReport(1.0))])
+    assert driver.runners.read().phases is None
