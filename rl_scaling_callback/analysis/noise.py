@@ -25,19 +25,26 @@ from rl_scaling_callback.analysis.runs import Pace, Run
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.steady import Steady
 
-USUAL_DEVIATION: Final = 0.11
+USUAL_DEVIATION: Final = 0.092
 """Standard deviation of ln SPS between runs of one configuration, beside what their iterations tell; on shared virtual machines.
 
-The value with which the deviations in the three grids under tests/data/grids (237 runs of 60 configurations) are as large as
-expected; for each grid alone it is 0.094, 0.095 and 0.146.
+The value with which deviations in the three grids under tests/data/grids (237 runs of 60 configurations), less the mean of each
+round through a grid, are as large as expected; for each grid alone it is 0.083, 0.093 and 0.104. All of these values are found by
+`tests/benchmarks/coverage.py`.
 """
 
-USUAL_FREEDOM: Final = 4.0
-"""Degrees of freedom that it counts for; a few repeats outweigh it. By a t prediction interval from those three, the logarithm of a
-further grid's variance falls within 0.78 of theirs in 68 % of cases, and that is what a scaled inverse χ² with 4 gives."""
+USUAL_LEVEL: Final = 0.07
+"""Standard deviation of the means of those rounds: all configurations share it, and so none of their ratios has it."""
 
-USUAL_LEFT: Final = 0.18
-"""Share of the variance that the correction for the machine's speed leaves; 0.14, 0.06 and 0.42 on the same grids."""
+USUAL_FREEDOM: Final = 10.0
+"""Degrees of freedom that both count for, so that a few more repeats outweigh them.
+
+Smyth's estimator for the three grids, from how much more the variances of whole runs differ between them (0.094, 0.095 and 0.146
+squared) than chance explains.
+"""
+
+USUAL_LEFT: Final = 0.25
+"""Share of the variance that the correction for the machine's speed leaves; on the same grids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +55,14 @@ class Noise:
         factor: k, the share of the usual variance; that of the correction for the machine's speed is included.
         freedom: degrees of freedom that it is known with.
         from_repeats: True where repeated runs told it.
-        level: variance of ln SPS that all configurations share, and so none of their ratios has: where they were corrected for the
-            machine's speed, they stand for its mean over the runs, and another time that is another.
+        level: variance of ln SPS that all configurations share, and so none of their ratios has: another time, the machine has
+            another mean speed, for which figures stand that were corrected for its speed in each run.
     """
 
     factor: float = 1.0
     freedom: float = USUAL_FREEDOM
     from_repeats: bool = False
-    level: float = 0.0
+    level: float = USUAL_LEVEL**2
 
     @classmethod
     def of(cls, groups: Iterable[Sequence[Run]], pace: Pace | None = None) -> Noise:
@@ -81,8 +88,9 @@ class Noise:
         # A slope that was estimated from the runs takes one degree of freedom.
         freedom -= pace is not None and pace.is_estimated
         moderated = (USUAL_FREEDOM + squares) / (USUAL_FREEDOM + freedom)
-        # A machine whose speed drifts slowly has one in each round of runs.
-        level = (1 - left) * moderated * USUAL_DEVIATION**2 / fmean(rounds) if rounds else 0.0
+        # Of the machine's part, which corrected figures lack, each round of runs has one if the machine drifts slowly.
+        machine = (1 - left) * USUAL_DEVIATION**2 / fmean(rounds or [1])
+        level = moderated * (USUAL_LEVEL**2 + machine)
         return cls(left * moderated, USUAL_FREEDOM + freedom, freedom > 0, level)
 
     def variance(self, steady: Steady) -> float:

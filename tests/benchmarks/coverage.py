@@ -18,13 +18,15 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import stdtrit
+from scipy.special import polygamma, stdtrit
 
 from rl_scaling_callback.analysis import noise
+from rl_scaling_callback.analysis.checklist import expected_speedups
 from rl_scaling_callback.analysis.configurations import SINGLE, Configuration, configurations
 from rl_scaling_callback.analysis.goals import judge
 from rl_scaling_callback.analysis.laws import Measured, fit_laws
 from rl_scaling_callback.analysis.noise import within
+from rl_scaling_callback.analysis.recommendation import _repeats
 from rl_scaling_callback.analysis.runs import Run, Study
 from rl_scaling_callback.analysis.speed_correction import Correction, at_one_pace
 from rl_scaling_callback.core.scale import Scale
@@ -49,41 +51,74 @@ def repetition(run: Run) -> int:
 # Where the defaults come from
 
 
-def excess(groups: Iterable[Sequence[Run]], deviation: float) -> tuple[float, int]:
-    """Return the sum of squared deviations over their variance, and what is expected of it."""
-    squares, freedom = 0.0, 0
-    for runs in groups:
-        weights = np.array([1 / (deviation**2 + within(run.steady)) for run in runs])
-        logs = np.log([run.steady.sps for run in runs])
-        squares += float(weights @ (logs - np.average(logs, weights=weights)) ** 2)
-        freedom += len(runs) - 1
-    return squares, freedom
+def excess(runs: Sequence[Run], deviation: float, *, rounds: bool) -> tuple[float, int, float]:
+    """Return the sum of squared deviations over their variance, how much is expected of it, and the variance between rounds.
+
+    Args:
+        runs: runs of configurations that were repeated.
+        deviation: between runs, beside what iterations tell.
+        rounds: whether each round through the grid has a mean of its own, which is not counted.
+    """
+    scales, numbers = sorted({run.scale for run in runs}), sorted({repetition(run) for run in runs})
+    weights = np.array([1 / math.sqrt(deviation**2 + within(run.steady)) for run in runs])
+    logs = np.log([run.steady.sps for run in runs])
+    columns = [[run.scale == scale for run in runs] for scale in scales]
+    columns += [[repetition(run) == number for run in runs] for number in numbers[1:] if rounds]
+    design = np.array(columns, dtype=float).T
+    found = np.linalg.lstsq(design * weights[:, None], logs * weights, rcond=None)[0]
+    left = (logs - design @ found) * weights
+    means = np.append(found[len(scales) :], 0.0)
+    chance = 1 / float(np.mean(weights**2)) / len(scales)
+    return float(left @ left), len(runs) - design.shape[1], float(means.var(ddof=1)) - chance if rounds else 0.0
 
 
-def usual_deviation(names: Iterable[str]) -> float:
+def repeated(study: Study) -> list[Run]:
+    return [run for runs in by_scale(study.runs).values() if len(runs) > 1 for run in runs]
+
+
+def usual_deviation(names: Iterable[str], *, rounds: bool = True) -> float:
     """Return the deviation between runs with which those within configurations are as large as expected."""
-    groups = [list(by_scale(grid(name).runs).values()) for name in names]
+    grids = [repeated(grid(name)) for name in names]
 
     def surplus(deviation: float) -> float:
-        return sum(squares - freedom for squares, freedom in (excess(each, deviation) for each in groups))
+        found = [excess(runs, deviation, rounds=rounds) for runs in grids]
+        return sum(squares - freedom for squares, freedom, _ in found)
 
     return float(brentq(surplus, 1e-3, 1))
 
 
-def usual_left(names: Iterable[str]) -> float:
-    """Return the share of that variance which the correction leaves, mean over grids by freedom."""
-    both = [excess(by_scale(at_one_pace(grid(name)).runs).values(), usual_deviation([name])) for name in names]
-    return sum(squares for squares, _ in both) / sum(freedom for _, freedom in both)
+def usual_level(names: Sequence[str]) -> float:
+    """Return the standard deviation of the means of rounds through a grid."""
+    deviation = usual_deviation(names)
+    return math.sqrt(max(0.0, fmean(excess(repeated(grid(name)), deviation, rounds=True)[2] for name in names)))
+
+
+def usual_left(names: Sequence[str]) -> float:
+    """Return the share of the variance which the correction leaves."""
+    deviation = usual_deviation(names)
+    found = [excess(repeated(at_one_pace(grid(name))), deviation, rounds=False) for name in names]
+    return sum(squares for squares, _, _ in found) / sum(freedom for _, freedom, _ in found)
+
+
+def usual_freedom(names: Sequence[str]) -> float:
+    """Return the degrees of freedom that a default counts for, by how the variances of whole runs differ between grids."""
+    logs = [2 * math.log(usual_deviation([name], rounds=False)) for name in names]
+    chance = fmean(float(polygamma(1, excess(repeated(grid(name)), 1.0, rounds=False)[1] / 2)) for name in names)
+    more = float(np.var(logs, ddof=1)) - chance
+    return 2 * float(brentq(lambda half: float(polygamma(1, half)) - more, 0.1, 1e3)) if more > polygamma(1, 1e3) else math.inf
 
 
 @contextmanager
 def defaults_of(names: Sequence[str]) -> Iterator[None]:
-    before = noise.USUAL_DEVIATION, noise.USUAL_LEFT
-    noise.USUAL_DEVIATION, noise.USUAL_LEFT = usual_deviation(names), usual_left(names)  # type: ignore[misc]
+    defaults = {"USUAL_DEVIATION": usual_deviation(names), "USUAL_LEVEL": usual_level(names), "USUAL_LEFT": usual_left(names)}
+    before = {name: getattr(noise, name) for name in defaults}
+    for name, value in defaults.items():
+        setattr(noise, name, value)
     try:
         yield
     finally:
-        noise.USUAL_DEVIATION, noise.USUAL_LEFT = before  # type: ignore[misc]
+        for name, value in before.items():
+            setattr(noise, name, value)
 
 
 # Coverage
@@ -155,8 +190,9 @@ def one_run_among_repeats(name: str) -> list[tuple[bool, float]]:
     return kept
 
 
-def recorded(name: str) -> None:
-    print(f"\n{name}: defaults {noise.USUAL_DEVIATION:.3f} and {noise.USUAL_LEFT:.2f}, from the other grids")
+def recorded(name: str, source: str) -> None:
+    values = f"deviation {noise.USUAL_DEVIATION:.3f}, level {noise.USUAL_LEVEL:.3f}, left {noise.USUAL_LEFT:.2f}"
+    print(f"\n{name}: {values}, from {source}")
     sps, speedup = before(name)
     print(f"  {'before, 1 run of each':35} SPS {shown(sps)}  speedup {shown(speedup)}")
     for correction, size in product(("never", "always"), (1, 2)):
@@ -217,6 +253,41 @@ def simulations() -> None:
             print(f"  {what:45} SPS {shown(sps)}  speedup {shown(speedup)}")
 
 
+def advice(between: float) -> None:
+    """Follow what is said to settle an undecided verdict, and count what comes of it."""
+    rng = np.random.default_rng(11)
+    settled, right, too_close, trials = 0, 0, 0, 0
+    least = 2.5
+    for _ in range(400):
+        truth = least * math.exp(rng.normal(0, 0.3))
+
+        def run(scale: Scale, seconds: float, number: int) -> Run:
+            window, own = SteadyWindow(SteadyRule(warmup_iterations=0)), rng.normal(0, between)
+            for _ in range(6):
+                window.add(1000, seconds * math.exp(own + rng.normal(0, 0.03)))
+            return Run(name=f"{scale} {number}", scale=scale, steady=window.read())
+
+        ends = ((SINGLE, 1.0), (Scale(4, 1), 1 / truth))
+        runs = [run(scale, seconds, 0) for scale, seconds in ends]
+        baseline, found = configurations(Study("advice", tuple(runs)))
+        if judge(found.speedup, found.speedup_error, least) != "undecided":
+            continue
+        more = _repeats(found, baseline, found.speedup / least)
+        if more is None:
+            too_close += 1
+            continue
+        trials += 1
+        runs += [run(scale, seconds, number) for scale, seconds in ends for number in range(1, more + 1)]
+        _, again = configurations(Study("advice", tuple(runs)))
+        verdict = judge(again.speedup, again.speedup_error, least)
+        settled += verdict != "undecided"
+        right += verdict == ("met" if truth >= least else "not met")
+    print(
+        f"  runs {100 * between:.0f} %: of {trials} undecided verdicts that repeats were said to settle, {settled} were settled, "
+        f"{settled - right} of them wrongly; {too_close} were called too close"
+    )
+
+
 # Verdicts and laws
 
 
@@ -235,8 +306,17 @@ def verdicts(name: str) -> None:
                     verdict = judge(figure, error, least)
                     place = 2 if verdict == "undecided" else 0 if (verdict == "met") == right else 1
                     counts[when][place] += 1
+    counts["after, 2 runs of each"] = twice = [0, 0, 0]
+    pairs = list(combinations([each for each in range(5) if single(name, each)], 2))
+    for pair in pairs:
+        for found in configurations(at_one_pace(grid(name, set(pair)), "repeated")):
+            for what, least in THRESHOLDS if found.scale != SINGLE else ():
+                verdict = judge(getattr(found, what), found.speedup_error, least)
+                right = getattr(truth[found.scale], what) >= least
+                twice[2 if verdict == "undecided" else 0 if (verdict == "met") == right else 1] += 1
     for when, (good, bad, open_) in counts.items():
-        print(f"  {name:12} {when:7} right {good:4}  wrong {bad:4}  undecided {open_:4}")
+        share = open_ / (good + bad + open_)
+        print(f"  {name:12} {when:22} right {good:4}  wrong {bad:3}  undecided {open_:4} ({100 * share:.0f} %)")
 
 
 def measured(found: Sequence[Configuration]) -> list[Measured]:
@@ -256,26 +336,30 @@ def laws(name: str) -> None:
 def law_coverage(name: str) -> None:
     seen: list[bool] = []
     unseen: list[bool] = []
-    for each in [each for each in sorted({repetition(run) for run in grid(name).runs}) if single(name, each)][:2]:
+    rounds = {each: {run.scale: run.steady.sps for run in grid(name, {each}).runs} for each in range(5)}
+    rounds = {each: sps for each, sps in rounds.items() if SINGLE in sps}
+    for each in [*rounds][:2]:
         found = configurations(grid(name, {each}))
-        others = [run for run in grid(name).runs if repetition(run) != each]
-        cores = found[0].runs[0].cores
-        for left_out in (None, *found):
-            law = fit_laws(measured([c for c in found if c is not left_out]), cores, 1000).chosen
-            for run in others:
-                if law is not None and (left_out is None or run.scale == left_out.scale):
-                    prediction = law.predict(run.scale)
-                    held = prediction.low <= 1000 / run.steady.sps <= prediction.high
-                    (seen if left_out is None else unseen).append(held)
+        for left_out in (None, *(c for c in found if c.scale != SINGLE)):
+            laws = fit_laws(measured([c for c in found if c is not left_out]), found[0].runs[0].cores, 1000)
+            if laws.chosen is None:
+                continue
+            for sps in (sps for other, sps in rounds.items() if other != each):
+                for scale in sps.keys() - {SINGLE} if left_out is None else sps.keys() & {left_out.scale}:
+                    low, high = expected_speedups(laws, laws.chosen.predict(scale), found)
+                    (seen if left_out is None else unseen).append(low <= sps[scale] / sps[SINGLE] <= high)
     print(f"  {name:12} repeats of what the law was fitted to {100 * fmean(seen):.1f} %, of others {100 * fmean(unseen):.1f} %")
 
 
 def main(*_: Any) -> None:
-    print(f"defaults from all grids: {usual_deviation(NAMES):.3f}, {usual_left(NAMES):.2f}; alone", end=" ")
-    print(", ".join(f"{name} {usual_deviation([name]):.3f} and {usual_left([name]):.2f}" for name in NAMES))
+    for names in (NAMES, *([name] for name in NAMES)):
+        found = usual_deviation(names), usual_level(names), usual_left(names)
+        print(f"{', '.join(names):32} deviation {found[0]:.3f}, level {found[1]:.3f}, left {found[2]:.2f}")
+    print(f"degrees of freedom {usual_freedom(NAMES):.1f}")
     for name in NAMES:
         with defaults_of([other for other in NAMES if other != name]):
-            recorded(name)
+            recorded(name, "the other grids")
+        recorded(name, "all grids")
     simulations()
     print(
         "\nverdicts on single runs, judged by all repetitions pooled; thresholds " + ", ".join(f"{a} {b:g}" for a, b in THRESHOLDS)
@@ -283,10 +367,13 @@ def main(*_: Any) -> None:
     for name in NAMES:
         with defaults_of([other for other in NAMES if other != name]):
             verdicts(name)
+    print("\nadvice on undecided verdicts, followed")
+    for between in (0.02, 0.06, 0.1):
+        advice(between)
     print("\nlaws on all repetitions")
     for name in NAMES:
         laws(name)
-    print("\nintervals of laws fitted to single runs")
+    print("\nintervals of speedups by laws fitted to single runs")
     for name in NAMES:
         with defaults_of([other for other in NAMES if other != name]):
             law_coverage(name)
