@@ -100,7 +100,6 @@ def configuration(scale, sps, baseline_sps=NAN, error=NAN, **known):
         "runs": (),
         "seconds": STEPS / sps,
         "sps_error": error,
-        "between_runs": True,
         "is_baseline": scale == Scale(1, 1) and sps == baseline_sps,
         "speedup_error": error,
         "band": formulas.band(efficiency),

@@ -13,9 +13,10 @@ from typing import Any, Final
 
 from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.analysis.goals import Verdict, judge, judge_speedup, listed, together, with_interval
-from rl_scaling_callback.analysis.laws import Laws
+from rl_scaling_callback.analysis.laws import Laws, Prediction
 from rl_scaling_callback.analysis.recommendation import HOW_TO_GET_A_BASELINE, Recommendation
 from rl_scaling_callback.core import formulas
+from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.rllib import uses_gpus
 
 Answer = tuple[Verdict, str]
@@ -88,7 +89,7 @@ def checklist(
             "choosing", f"Is the RAM utilisation {below}?", *of_choice(lambda each: _utilisation(each.ram_utilisation, "at most"))
         ),
         Check("after", "Did SPS rise?", *of_choice(_rose)),
-        Check("after", "Is the speedup in the expected range?", *of_choice(lambda each: _expected(each, laws))),
+        Check("after", "Is the speedup in the expected range?", *of_choice(lambda each: _expected(each, laws, configurations))),
         Check(
             "after",
             "Does the efficiency reach the goal's threshold?",
@@ -175,7 +176,20 @@ def _rose(choice: Configuration) -> Answer:
     )
 
 
-def _expected(choice: Configuration, laws: Laws | None) -> Answer:
+def expected_speedups(laws: Laws, prediction: Prediction, configurations: Sequence[Configuration]) -> tuple[float, float]:
+    """Return the 95 % interval of the speedup if a configuration and the baseline were measured now [×]; NaN where not known."""
+    baseline_sps = next((each.baseline_sps for each in configurations if each.baseline_sps > 0), NAN)
+    doubt = next((math.log1p(each.own_error / 100) for each in configurations if each.is_baseline and each.own_error > 0), 0.0)
+    middle, *ends = (
+        formulas.speedup(laws.sps(seconds), baseline_sps) for seconds in (prediction.seconds, prediction.high, prediction.low)
+    )
+    low, high = (
+        middle * math.exp(sign * math.hypot(math.log(end / middle), doubt)) for sign, end in zip((-1, 1), ends, strict=True)
+    )
+    return low, high
+
+
+def _expected(choice: Configuration, laws: Laws | None, configurations: Sequence[Configuration]) -> Answer:
     """Compare with the law's interval for a new measurement, or where there is none with 1 to N."""
     speedup, n = choice.speedup, choice.scale.parallelism
     if math.isnan(speedup):
@@ -183,8 +197,7 @@ def _expected(choice: Configuration, laws: Laws | None) -> Answer:
     figure = with_interval(speedup, choice.speedup_error, 2, "×")
     if laws is not None and laws.chosen is not None:
         law = laws.chosen
-        prediction = law.predict(choice.scale)
-        low, high = (formulas.speedup(laws.sps(seconds), choice.baseline_sps) for seconds in (prediction.high, prediction.low))
+        low, high = expected_speedups(laws, law.predict(choice.scale), configurations)
         if low < high:
             expected = f"law {law.name} expects {low:.2f} to {high:.2f}×, its mean leave-one-out error is {law.mean_error:.1f} %"
             return ("met" if low <= speedup <= high else "not met"), f"{figure}; {expected}."

@@ -190,16 +190,22 @@ class Solution:
         """Half-width of the 95 % interval of ln T around the law, were its parameters certain."""
         return self.scatter * float(stdtrit(self.freedom, 0.975)) if self.freedom > 0 else NAN
 
-    def interval(self, r: Array, e: Array) -> tuple[float, float]:
+    def interval(self, r: Array, e: Array, least_noise: float = 0.0) -> tuple[float, float]:
         """Return the 95 % interval of a new measurement of one configuration [s]: noise and uncertain parameters.
 
         NaN where the law goes through all configurations, or the interval is so wide that it says nothing.
+
+        Args:
+            r: env runners, shape (1,).
+            e: envs per runner, shape (1,).
+            least_noise: half-width that measurements have of themselves, of ln T; few residuals may show less by chance.
         """
         seconds = self.seconds(r, e)
-        if not (self.scatter > _EXACT and 0 < seconds[0] < _LONGEST):
+        noise = max(self.noise, least_noise)
+        if not (noise > _EXACT and self.freedom > 0 and 0 < seconds[0] < _LONGEST):
             return NAN, NAN
         gradient = _gradient(self.law, self.values, self.shape, r, e, seconds)[0]
-        width = self.noise * math.sqrt(1 + float(gradient @ self.covariance @ gradient))
+        width = noise * math.sqrt(1 + float(gradient @ self.covariance @ gradient))
         return (float(seconds[0]) * math.exp(-width), float(seconds[0]) * math.exp(width)) if width < _WIDEST else (NAN, NAN)
 
 

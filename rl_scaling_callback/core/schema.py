@@ -50,7 +50,7 @@ KEYS: Final[tuple[Key, ...]] = (
     Key("steady/sps", "steps/s", "Σ env steps / Σ time over the steady window; evaluation left out"),
     Key("steady/speedup", "×", "steady/sps / the baseline's SPS; a probed baseline's over the same window"),
     Key("steady/efficiency", "%", "steady/speedup / N × 100"),
-    Key("steady/error", "%", "half-width of the 95 % interval of steady/sps, from this run's iterations"),
+    Key("steady/error", "%", "half-width of the 95 % interval of steady/sps, from this run's iterations; runs differ by more"),
     Key("steady/iterations", "", "iterations in the steady window"),
     Key("steady/converged", "0/1", "1 when steady/error is within the precision asked for"),
     Key(

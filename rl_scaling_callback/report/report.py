@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from rl_scaling_callback._version import __version__
-from rl_scaling_callback.analysis.checklist import Check, checklist
+from rl_scaling_callback.analysis.checklist import Check, checklist, expected_speedups
 from rl_scaling_callback.analysis.configurations import SINGLE, Configuration, configurations
 from rl_scaling_callback.analysis.goals import GOALS, Goal
 from rl_scaling_callback.analysis.laws import Fit, Laws, Measured, fit_laws
@@ -77,12 +77,13 @@ class StudyReport:
     def forecast(self, fit: Fit, scale: Scale) -> Forecast:
         """Return what a law says of a configuration."""
         prediction = fit.predict(scale)
+        low, high = expected_speedups(self.laws, prediction, self.configurations)
         return Forecast(
             scale=scale,
             sps=self.laws.sps(prediction.seconds),
             speedup=self._speedup(prediction.seconds),
-            low=self._speedup(prediction.high),
-            high=self._speedup(prediction.low),
+            low=low,
+            high=high,
             extrapolated=prediction.extrapolated,
         )
 
@@ -205,7 +206,7 @@ def _measured(study: Study, found: Sequence[Configuration], env_steps: float) ->
     """Yield the time that each configuration takes for equal work; a baseline from outside is a measurement like others."""
     for c in found:
         if c.sps > 0:
-            yield Measured(c.scale, env_steps / c.sps, c.sps_error)
+            yield Measured(c.scale, env_steps / c.sps, c.own_error)
     given = study.baseline
     if given is not None and given.steady.sps > 0 and given.scale not in {c.scale for c in found}:
         yield Measured(given.scale, env_steps / given.steady.sps, given.steady.error)

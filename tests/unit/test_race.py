@@ -24,7 +24,7 @@ def rounds(times, count, noise=0.0, seed=0):
 
 
 def configurations(scales, speedups):
-    known = {"runs": (), "seconds": 1.0, "between_runs": True, "band": "", "core_efficiency": NAN, "sps_per_cpu": NAN}
+    known = {"runs": (), "seconds": 1.0, "band": "", "core_efficiency": NAN, "sps_per_cpu": NAN}
     return [
         Configuration(
             scale=scale,

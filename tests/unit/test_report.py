@@ -90,7 +90,8 @@ def test_errors_stand_beside_their_numbers():
     two = report.studies[0].configurations[1]
     assert f"{two.sps:,.0f} ± {two.sps_error:.1f} %" in to_markdown(report)
     assert f"{two.speedup:.2f} ± {two.speedup_error:.1f} %" in to_markdown(report)
-    assert "All intervals are from the iterations of one run" in to_markdown(report)
+    assert "± is where a figure would fall if it was measured again" in to_markdown(report)
+    assert "No configuration was repeated: runs are taken to differ by 9 %" in to_markdown(report)
 
 
 @pytest.mark.parametrize(

@@ -32,10 +32,11 @@ def test_only_what_meets_the_goal_and_beats_the_choice_is_worth_measuring():
     assert recommend(rows, Goal.of("balanced", max_cpus=5), laws(law)).measure_next == ()
 
 
-def test_a_gain_within_the_noise_is_not_worth_measuring():
+def test_a_gain_within_the_laws_own_error_is_not_worth_measuring():
     law = Amdahl(0.1, 0.9, largest=Scale(8, 1))
-    rows = [replace(each, sps_error=30.0) for each in amdahl_rows(law, "1r1e", "4r1e", "8r1e")]
-    assert recommend(rows, GOALS["balanced"], laws(law)).measure_next == ()
+    rows = amdahl_rows(law, "1r1e", "4r1e", "8r1e")
+    assert recommend(rows, GOALS["balanced"], laws(law)).measure_next
+    assert recommend(rows, GOALS["balanced"], laws(replace(law, mean_error=31.0))).measure_next == ()
 
 
 def test_where_nobody_meets_the_goal_what_would_is_next():
