@@ -15,9 +15,10 @@ TRIM: Final = 0.2
 
 
 class Estimate(NamedTuple):
-    """A mean and the half-width of its 95 % interval; both NaN where not known."""
+    """A mean, its standard error and the half-width of its 95 % interval; NaN where not known."""
 
     mean: float
+    error: float
     half_width: float
 
 
@@ -34,12 +35,12 @@ def trimmed_mean(values: Sequence[float]) -> Estimate:
     """
     n = len(values)
     if n == 0:
-        return Estimate(NAN, NAN)
+        return Estimate(NAN, NAN, NAN)
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     cut = int(TRIM * n)
     mean = float(ordered[cut : n - cut].mean())
     if n == 1:
-        return Estimate(mean, NAN)
+        return Estimate(mean, NAN, NAN)
     winsorised = np.clip(ordered, ordered[cut], ordered[n - cut - 1])
     error = float(winsorised.std(ddof=1)) / ((1 - 2 * cut / n) * n**0.5)
-    return Estimate(mean, float(stdtrit(n - 2 * cut - 1, 0.975)) * error)
+    return Estimate(mean, error, float(stdtrit(n - 2 * cut - 1, 0.975)) * error)

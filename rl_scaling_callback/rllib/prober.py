@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from statistics import median
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import numpy as np
 import ray
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 _GRACE_S: Final = 5.0
 """What an env runner that is told to stop a probe gets to answer, before it counts as hung."""
-_SHORT_CALLS: Final = 3
+_SHORTEST_CALLS: Final = 3
 _MIN_VECTOR_STEPS: Final = 8
 _INSTEAD: Final = "Measure the baseline with a trial of its own, or give it as a number"
 
@@ -168,37 +168,38 @@ class Prober:
         runners = self._runners(scale)
         try:
             prepared = self._call(runners, functools.partial(_prepare, scale=scale, keep_others=self._keep_envs), until)
-            own, vector_step, cuttable = (
-                prepared[0].env_steps,
-                max(answer.seconds for answer in prepared),
-                all(answer.cuttable for answer in prepared),
-            )
-            envs = scale.num_envs_per_env_runner
+            own, envs = prepared[0].env_steps, scale.num_envs_per_env_runner
+            vector_step = max(answer.seconds for answer in prepared)
             wanted = envs * max(_MIN_VECTOR_STEPS, round(self._probe_seconds / max(vector_step, 1e-6)))
-            if cuttable and own > wanted:
-                short, answers = self._short_calls(runners, envs, until), self._timed(runners, wanted, until)
-                steps = sum(answer.env_steps for answer in answers[1])
-                (short_seconds, short_steps), seconds = short, answers[0]
-                per_step = max(0.0, (seconds - short_seconds) / max(1.0, steps - short_steps))
-                call = max(0.0, short_seconds - short_steps * per_step)
-                busy = tuple(answer.seconds for answer in answers[1])
-                return Probe(scale, number, steps, seconds, busy, excess=call * (1 - wanted / own))
-            calls = max(1, round(wanted / own)) if own else 1
-            total, total_steps, sums = 0.0, 0.0, [0.0] * len(prepared)
-            for _ in range(calls):
-                seconds, got = self._timed(runners, None, until)
-                total += seconds
-                total_steps += sum(answer.env_steps for answer in got)
-                sums = [before + answer.seconds for before, answer in zip(sums, got, strict=True)]
-            return Probe(scale, number, total_steps, total, tuple(sums))
+            if own > wanted:
+                return self._shorter_calls(scale, number, runners, wanted, own, until)
+            return self._own_calls(scale, number, runners, until)
         finally:
             with suppress(ProbeError, _TooSlowError):
                 self._call(runners, functools.partial(_finish, keep=self._keep_envs), time.perf_counter() + _GRACE_S)
 
-    def _short_calls(self, runners: Sequence[int], steps: int, until: float) -> tuple[float, float]:
-        """Return seconds and env steps of a call for one vector step."""
-        calls = [self._timed(runners, steps, until) for _ in range(_SHORT_CALLS)]
-        return median(seconds for seconds, _ in calls), float(sum(answer.env_steps for answer in calls[-1][1]))
+    def _shorter_calls(self, scale: Scale, number: int, runners: Sequence[int], wanted: int, own: float, until: float) -> Probe:
+        """Return what a call for `wanted` env steps of each env runner says, where the algorithm's own are for `own`."""
+        # A call of one vector step tells what a call costs whatever its length.
+        shortest = [self._timed(runners, scale.num_envs_per_env_runner, until) for _ in range(_SHORTEST_CALLS)]
+        seconds, answers = self._timed(runners, wanted, until)
+        env_steps = sum(answer.env_steps for answer in answers)
+        least, least_steps = median(took for took, _ in shortest), sum(answer.env_steps for answer in shortest[-1][1])
+        per_step = max(0.0, (seconds - least) / (env_steps - least_steps))
+        call = max(0.0, least - per_step * least_steps)
+        return Probe(
+            scale, number, env_steps, seconds, tuple(answer.seconds for answer in answers), excess=call * (1 - wanted / own)
+        )
+
+    def _own_calls(self, scale: Scale, number: int, runners: Sequence[int], until: float) -> Probe:
+        """Return what calls like the algorithm's own say."""
+        seconds, env_steps, busy = 0.0, 0.0, [0.0] * max(1, len(runners))
+        while seconds < self._probe_seconds:
+            took, answers = self._timed(runners, None, until)
+            seconds += took
+            env_steps += sum(answer.env_steps for answer in answers)
+            busy = [before + answer.seconds for before, answer in zip(busy, answers, strict=True)]
+        return Probe(scale, number, env_steps, seconds, tuple(busy))
 
     def _timed(self, runners: Sequence[int], steps: int | None, until: float) -> tuple[float, list[_Answer]]:
         function = functools.partial(_sample, steps=steps, by_reference=self._asynchronous)
@@ -239,14 +240,25 @@ class Prober:
             if answer.late:
                 raise _TooSlowError
             if answer.error:
-                raise ProbeError(f"{answer.error}. {_INSTEAD}.")
+                raise ProbeError(f"The trial can't be probed: {answer.error}. {_INSTEAD}.")
         return answers
 
-    def _raise_unanswered(self, runners: Sequence[int]) -> None:
-        dead = set(runners) - set(self._group.healthy_env_runner_ids())
-        if dead:
-            raise ProbeError(f"Env runner {min(dead)} died in a probe. {_INSTEAD}.")
-        raise ProbeError(f"An env runner hung in a probe. {_INSTEAD}.")
+    def _raise_unanswered(self, runners: Sequence[int]) -> NoReturn:
+        silent = set(runners) & set(self._group.healthy_env_runner_ids())
+        if len(silent) < len(runners):
+            raise ProbeError(f"An env runner died in a probe. {_INSTEAD}.")
+        # Training would wait for one that hangs, and RLlib replaces only what is dead.
+        if not self._config.restart_failed_env_runners:
+            raise ProbeError(
+                f"An env runner hangs in a probe, and training waits for it: the config forbids to restart it. {_INSTEAD}."
+            )
+        actors = self._group._worker_manager._actors
+        for runner in silent:
+            if not ray.wait([actors[runner].ping.remote()], timeout=1)[0]:
+                ray.kill(actors[runner], no_restart=False)
+                # Or RLlib would take the new one for the old, and not give it the weights.
+                self._group._worker_manager.set_actor_state(runner, healthy=False)
+        raise ProbeError(f"An env runner hung in a probe and is restarted. {_INSTEAD}.")
 
 
 class _TooSlowError(Exception):
@@ -263,8 +275,7 @@ class _Answer:
 
     Attributes:
         seconds: its own time.
-        env_steps: env steps that it sampled.
-        cuttable: whether its `sample()` takes a number of env steps.
+        env_steps: env steps that it sampled, or that the algorithm's own call asks for; 0 where a call can't ask for a number.
         error: what went wrong.
         late: it took too long.
         data: what the algorithm's own call would have returned.
@@ -272,7 +283,6 @@ class _Answer:
 
     seconds: float = 0.0
     env_steps: float = 0.0
-    cuttable: bool = True
     error: str = ""
     late: bool = False
     data: Any = None
@@ -289,61 +299,57 @@ class _Twins:
     current: Any = None
     intact: bool = False
     generators: Callable[[], None] | None = None
-    since: float = 0.0
 
 
 _ATTRIBUTE: Final = "_scaling_twins"
 
 
-def _guarded(what_failed: str) -> Callable[[Callable[..., _Answer]], Callable[..., _Answer]]:
+def _guarded(function: Callable[..., _Answer]) -> Callable[..., _Answer]:
     """Have a function answer with its error, or with being late, rather than raise."""
 
-    def guard(function: Callable[..., _Answer]) -> Callable[..., _Answer]:
-        @functools.wraps(function)
-        def guarded(env_runner: Any, *, seconds: float, **kwargs: Any) -> _Answer:
-            try:
-                with _within(seconds):
-                    return function(env_runner, **kwargs)
-            except _Overdue:
-                return _Answer(late=True)
-            except Exception as error:
-                return _Answer(error=f"{what_failed}: {_text(error)}")
+    @functools.wraps(function)
+    def guarded(env_runner: Any, *, seconds: float, **kwargs: Any) -> _Answer:
+        try:
+            with _within(seconds):
+                return function(env_runner, **kwargs)
+        except _Overdue:
+            return _Answer(late=True)
+        except Exception as error:
+            return _Answer(error=_text(error))
 
-        return guarded
-
-    return guard
+    return guarded
 
 
-@_guarded("A second set of envs can't be made in an env runner's process")
+@_guarded
 def _prepare(env_runner: Any, *, scale: Scale, keep_others: bool) -> _Answer:
     twins = vars(env_runner).setdefault(_ATTRIBUTE, _Twins())
     if twins.generators is None:
-        twins.generators, twins.since = _saved_generators(), time.perf_counter()
+        twins.generators = _saved_generators()
     key = (scale.num_env_runners == 0, scale.num_envs_per_env_runner)
     twin = twins.by_envs.pop(key, None)
     if not keep_others:
         _close_all(twins)
     if twin is None:
-        twin = _twin_of(env_runner, scale)
+        try:
+            twin = _twin_of(env_runner, scale)
+        except Exception as error:
+            return _Answer(error=f"its env can't be made twice in one process ({_text(error)})")
     twins.current, twins.intact = twin, False
     twin.config.num_env_runners = scale.num_env_runners
     _copy_state(env_runner, twin)
-    cuttable = "num_timesteps" in inspect.signature(twin.sample).parameters
-    envs = scale.num_envs_per_env_runner
-    seconds = 0.0
-    for _ in range(2):
+    cuttable, envs = "num_timesteps" in inspect.signature(twin.sample).parameters, scale.num_envs_per_env_runner
+    for _ in range(2):  # the first resets the envs and fills caches
         started = time.perf_counter()
         samples = twin.sample(num_timesteps=2 * envs) if cuttable else twin.sample()
         seconds = time.perf_counter() - started
-    seconds /= 2 if cuttable else max(1.0, _env_steps(samples) / envs)
     twin.get_metrics()
     twins.by_envs[key], twins.intact = twin, True
-    complete = twin.config.batch_mode != "truncate_episodes"
-    own = 0 if complete or not cuttable else twin.config.get_rollout_fragment_length(env_runner.worker_index) * envs
-    return _Answer(seconds=seconds, env_steps=own, cuttable=cuttable and not complete)
+    whole = not cuttable or twin.config.batch_mode != "truncate_episodes"
+    own = 0 if whole else envs * twin.config.get_rollout_fragment_length(env_runner.worker_index)
+    return _Answer(seconds=seconds * envs / max(envs, _env_steps(samples)), env_steps=own)
 
 
-@_guarded("The second set of envs in an env runner's process failed")
+@_guarded
 def _sample(env_runner: Any, *, steps: int | None, by_reference: bool) -> _Answer:
     twins = getattr(env_runner, _ATTRIBUTE)
     twin, twins.intact = twins.current, False
@@ -362,7 +368,7 @@ def _sample(env_runner: Any, *, steps: int | None, by_reference: bool) -> _Answe
     return answer
 
 
-@_guarded("A probe could not be ended")
+@_guarded
 def _finish(env_runner: Any, *, keep: bool) -> _Answer:
     twins = vars(env_runner).get(_ATTRIBUTE)
     if twins is None:
@@ -381,7 +387,7 @@ def _finish(env_runner: Any, *, keep: bool) -> _Answer:
     return _Answer()
 
 
-@_guarded("The second set of envs could not be closed")
+@_guarded
 def _close(env_runner: Any) -> _Answer:
     twins = vars(env_runner).pop(_ATTRIBUTE, None)
     if twins is not None:
@@ -455,6 +461,9 @@ def _do_nothing(*_: Any, **__: Any) -> None:
 
 
 def _text(error: BaseException) -> str:
+    # RLlib raises one without a text from what an env raised.
+    if not str(error) and error.__cause__ is not None:
+        error = error.__cause__
     return f"{type(error).__name__}: {error}".strip()[:500]
 
 

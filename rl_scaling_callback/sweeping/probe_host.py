@@ -6,7 +6,6 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import TYPE_CHECKING, Any, Final
 
 import ray
@@ -16,8 +15,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from rl_scaling_callback import rllib
 from rl_scaling_callback.callback import ScalingCallback
 from rl_scaling_callback.core import schema
-from rl_scaling_callback.core.estimates import trimmed_mean
-from rl_scaling_callback.core.formulas import NAN, ratio
+from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.probing import Probe
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.rllib import hardware
@@ -27,27 +25,26 @@ from rl_scaling_callback.sweeping.instrument import callbacks_without_measuring
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
-_WARM_UP: Final = 1
 _LONGEST_START_S: Final = 300.0
 
 
+REST: Final = ("learn", "sync", "other")
+"""The phases of an iteration beside sampling and evaluation."""
+
+
 @dataclass(frozen=True, slots=True)
-class Trained:
-    """What a few training iterations took beside sampling.
+class Iteration:
+    """What one training iteration took.
 
     Attributes:
-        env_steps: env steps of an iteration.
-        rest: seconds of everything but sampling and evaluation / seconds of sampling.
-        rest_error: relative standard error of `rest`; NaN where not known.
-        shares: share of each phase but sampling in that rest.
-        steps_per_update: env steps per learner update at the scale that trained; infinite where learning goes with the env steps.
+        env_steps: its env steps.
+        seconds: its duration [s].
+        rest: seconds of each phase of `REST`.
     """
 
     env_steps: float
-    rest: float
-    rest_error: float
-    shares: Mapping[str, float]
-    steps_per_update: float
+    seconds: float
+    rest: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,37 +77,20 @@ class _Host:
     def start_probing(self, max_seconds: float) -> None:
         self._prober = Prober(self._algorithm, max_seconds=max_seconds)
 
-    def train(self, iterations: int) -> Trained:
-        config: Mapping[str, Any] = vars(self._algorithm.config)
-        before_learning, steps = rllib.steps_before_learning(config), 0.0
-        measured: list[Mapping[str, float]] = []
-        skipped = 0
-        while len(measured) < iterations:
-            scaling = self._algorithm.train()[schema.ROOT]
-            steps += scaling["env_steps"]
-            if steps <= before_learning:
-                continue
-            if skipped < _WARM_UP:
-                skipped += 1
-                continue
-            measured.append({"env_steps": scaling["env_steps"], **scaling["time"]})
-        logs = [math.log((each["learn"] + each["sync"] + each["other"]) / each["sample"]) for each in measured]
-        rest = trimmed_mean(logs)
-        parts = {phase: fmean(each[phase] for each in measured) for phase in ("learn", "sync", "other")}
-        total = sum(parts.values())
-        assert self._prober is not None
-        scale = rllib.read_scale(config)
-        return Trained(
-            env_steps=fmean(each["env_steps"] for each in measured),
-            rest=math.exp(rest.mean),
-            rest_error=rest.half_width / 2,
-            shares={phase: ratio(seconds, total) for phase, seconds in parts.items()},
-            steps_per_update=self._prober.steps_per_round(scale),
-        )
+    def warm_up(self) -> None:
+        before_learning, steps = rllib.steps_before_learning(vars(self._algorithm.config)), 0.0
+        while steps <= before_learning:
+            steps += self.train().env_steps
 
-    def steps_per_update(self, scales: Sequence[Scale]) -> list[float]:
+    def train(self) -> Iteration:
+        scaling = self._algorithm.train()[schema.ROOT]
+        times = scaling["time"]
+        rest = {phase: times[phase] for phase in REST}
+        return Iteration(scaling["env_steps"], times["sample"] + sum(rest.values()), rest)
+
+    def steps_per_update(self, scales: Sequence[Scale]) -> dict[Scale, float]:
         assert self._prober is not None
-        return [self._prober.steps_per_round(scale) for scale in scales]
+        return {scale: self._prober.steps_per_round(scale) for scale in scales}
 
     def probe(self, scale: Scale, number: int) -> Probe | str:
         """Return the probe, or why there is none."""
@@ -171,14 +151,18 @@ class ProbeHost:
             self.close()
             raise
 
-    def train(self, iterations: int) -> Trained:
-        """Train a few iterations, and return what they took beside sampling."""
-        trained: Trained = self._get(self._actor.train.remote(iterations))
-        return trained
+    def warm_up(self) -> None:
+        """Train until the algorithm learns, and once more: the first update is slower than those that follow."""
+        self._get(self._actor.warm_up.remote())
 
-    def steps_per_update(self, scales: Sequence[Scale]) -> list[float]:
+    def train(self) -> Iteration:
+        """Train an iteration."""
+        iteration: Iteration = self._get(self._actor.train.remote())
+        return iteration
+
+    def steps_per_update(self, scales: Sequence[Scale]) -> dict[Scale, float]:
         """Return the env steps per learner update at each scale; infinite where learning goes with the env steps."""
-        steps: list[float] = self._get(self._actor.steps_per_update.remote(list(scales)))
+        steps: dict[Scale, float] = self._get(self._actor.steps_per_update.remote(list(scales)))
         return steps
 
     def probe(self, scale: Scale, number: int) -> Probe | str:

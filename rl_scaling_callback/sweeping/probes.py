@@ -13,20 +13,24 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
 import ray
 
 from rl_scaling_callback.analysis.configurations import SINGLE
+from rl_scaling_callback.analysis.fitting import Array
 from rl_scaling_callback.analysis.goals import Goal
 from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Run, Study
+from rl_scaling_callback.core.estimates import Estimate, trimmed_mean
+from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.probing import Probe
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
+from rl_scaling_callback.rllib.hardware import Host
 from rl_scaling_callback.rllib.prober import ProbeError
 from rl_scaling_callback.sweeping import cluster, schedule
-from rl_scaling_callback.sweeping.probe_host import Confirmed, ProbeHost, Trained
+from rl_scaling_callback.sweeping.probe_host import REST, Confirmed, Iteration, ProbeHost
 from rl_scaling_callback.sweeping.race import Outcome, Race
 
 if TYPE_CHECKING:
@@ -34,48 +38,94 @@ if TYPE_CHECKING:
 
 Counts = Sequence[int] | Literal["auto"]
 
-_TRAINED: Final = 4
+_FEWEST_ITERATIONS: Final = 3
 _CONFIRMED: Final = 7
 _LONGEST_PROBE_S: Final = 30.0
-_MOST_ROUNDS: Final = 40
+BUDGET_S: Final = 30.0
+"""By default no round starts after that: what can't be told by then is left undecided."""
+
 _MOST_ENVS: Final = 256
 """With `envs="auto"`: doubling ends here at the latest."""
 
 
 @dataclass(slots=True)
 class Rounds:
-    """The probes of a sweep, and the configurations that can't be probed, with the reason."""
-
-    scales: list[Scale]
-    probes: list[dict[Scale, Probe]] = field(default_factory=list)
-    failed: dict[Scale, str] = field(default_factory=dict)
-
-    @property
-    def seconds(self) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """Sampling seconds per env step, rounds × configurations; NaN where there is no probe."""
-        rows = [[each[scale].seconds_per_step if scale in each else math.nan for scale in self.scales] for each in self.probes]
-        return np.array(rows, dtype=np.float64).reshape(len(rows), len(self.scales))
-
-    def of(self, scale: Scale) -> list[Probe]:
-        """Return the probes of one scale."""
-        return [each[scale] for each in self.probes if scale in each]
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How a sweep stands after a round.
+    """What a sweep has measured so far.
 
     Attributes:
-        outcome: of the race.
-        rounds: rounds so far.
-        seconds: time of a round as it is now [s].
+        scales: the configurations, the reference first.
+        own: the scale at which training iterations ran.
+        steps: env steps per learner update at each scale; infinite where learning goes with the env steps.
+        probes: of each round, by configuration.
+        iterations: training iterations in between.
+        out: configurations that need not be probed any more.
         failed: configurations that can't be probed, with the reason.
+        probed_s: time of all rounds [s].
+        trained_s: time of all training iterations [s].
+        round_s: time of the last round [s].
     """
 
+    scales: list[Scale]
+    own: Scale
+    steps: dict[Scale, float] = field(default_factory=dict)
+    probes: list[Mapping[Scale, Probe]] = field(default_factory=list)
+    iterations: list[Iteration] = field(default_factory=list)
+    out: frozenset[Scale] = frozenset()
+    failed: dict[Scale, str] = field(default_factory=dict)
+    probed_s: float = 0.0
+    trained_s: float = 0.0
+    round_s: float = 0.0
+
+    @property
+    def running(self) -> list[Scale]:
+        """The configurations that a round measures."""
+        return [scale for scale in self.scales if scale not in self.out and scale not in self.failed]
+
+    @property
+    def seconds(self) -> Array:
+        """Sampling time per env step [s], rounds × configurations; NaN where there is no probe."""
+        rows = [[each[scale].seconds_per_step if scale in each else NAN for scale in self.scales] for each in self.probes]
+        return np.array(rows, dtype=np.float64)
+
+    @property
+    def rest(self) -> Array:
+        """What an iteration takes beside sampling, per env step of each configuration [s].
+
+        Where the algorithm learns once a round of sampling, as DQN does, a configuration with larger rounds learns less often.
+        """
+        rest, own = math.exp(self._rest.mean), self.steps[self.own]
+        return np.array([rest if math.isinf(own) else rest * own / self.steps[scale] for scale in self.scales])
+
+    @property
+    def rest_error(self) -> float:
+        """Relative standard error of that."""
+        return self._rest.error
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of each phase in that."""
+        parts = {phase: sum(each.rest[phase] for each in self.iterations) for phase in REST}
+        return {phase: seconds / sum(parts.values()) for phase, seconds in parts.items()}
+
+    @property
+    def _rest(self) -> Estimate:
+        return trimmed_mean([math.log(sum(each.rest.values()) / each.env_steps) for each in self.iterations])
+
+    def of(self, scale: Scale) -> list[Probe]:
+        """Return the probes of one configuration."""
+        return [each[scale] for each in self.probes if scale in each]
+
+    def trained(self, iteration: Iteration) -> None:
+        """Take in a training iteration."""
+        self.iterations.append(iteration)
+        self.trained_s += iteration.seconds
+
+
+class Progress(NamedTuple):
+    """How a sweep stands after a round."""
+
     outcome: Outcome
-    rounds: int
-    seconds: float
-    failed: dict[Scale, str]
+    rounds: Rounds
 
 
 def grid(config: AlgorithmConfig, runners: Counts, envs: Counts, nodes: Sequence[Mapping[str, float]]) -> tuple[list[Scale], Scale]:
@@ -103,7 +153,7 @@ def sweep_by_probes(
     runners: Counts = "auto",
     envs: Counts = "auto",
     confirm: bool = True,
-    budget_s: float = math.inf,
+    budget_s: float = BUDGET_S,
     say: Callable[[str], None] = print,
     progress: Callable[[Progress], None] = lambda _: None,
     clock: Callable[[], float] = time.monotonic,
@@ -116,7 +166,7 @@ def sweep_by_probes(
         runners: numbers of env runners.
         envs: numbers of envs per env runner.
         confirm: whether to train a few iterations with what was found.
-        budget_s: no round of probes starts after that [s].
+        budget_s: no round of probes starts after so much time of probing and training [s].
         say: told what happens.
         progress: told how the race stands, after each round.
         clock: monotonic seconds.
@@ -125,27 +175,31 @@ def sweep_by_probes(
         ProbeError: the config can't be probed.
         ValueError: a grid that the cluster can never run.
     """
-    started = clock()
     nodes = schedule.alive_nodes()
     scales, most = grid(config, runners, envs, nodes)
     schedule.check(config, scales, nodes)
-    cpus = _cpus(config)
-    race = Race(goal, cpus=cpus)
-    largest = schedule.at_scale(config, Scale(max(1, most.num_env_runners), 1))
-    say(f"Starting one Algorithm with {largest.num_env_runners} env runners to probe {len(scales)} configurations in")
-    host = ProbeHost(largest, _LONGEST_PROBE_S)
+    own = Scale(max(1, most.num_env_runners), 1)
+    say(f"Starting one Algorithm with {own.num_env_runners} env runners, to probe {len(scales)} configurations in")
+    host = ProbeHost(schedule.at_scale(config, own), _LONGEST_PROBE_S)
     try:
-        trained = host.train(_TRAINED)
-        say(f"Training took {100 * trained.rest / (1 + trained.rest):.0f} % of an iteration beside sampling")
-        rounds = Rounds(scales)
-        own = Scale(largest.num_env_runners, 1)
-        outcome = _race(
-            race, host, rounds, own, trained, most if isinstance(envs, str) else None, started + budget_s, progress, clock
-        )
-        confirmed = {}
-        if confirm:
-            confirmed = _confirm(config, host, outcome, say)
-        return _experiment(config, host, rounds, outcome, own, trained, confirmed)
+        host.warm_up()
+        rounds = Rounds(scales, own)
+        rounds.steps = host.steps_per_update([own, *scales])
+        race = Race(goal, cpus=_cpus(config))
+        until = clock() + budget_s
+        while True:
+            _measure(rounds, host)
+            outcome = race.judge(rounds.scales, rounds.seconds, rounds.rest, rounds.rest_error)
+            progress(Progress(outcome, rounds))
+            more = race.worth_adding(outcome, most) if isinstance(envs, str) and len(rounds.probes) > 1 else ()
+            more = [scale for scale in more if scale not in rounds.scales]
+            if (outcome.over and not more) or clock() > until:
+                break
+            rounds.out = outcome.out
+            rounds.scales += more
+            rounds.steps |= host.steps_per_update(more)
+        confirmed = _confirm(config, host, outcome, say) if confirm else {}
+        return _experiment(config, host.host, rounds, outcome, confirmed)
     finally:
         host.close()
 
@@ -156,62 +210,23 @@ def _cpus(config: AlgorithmConfig) -> Callable[[Scale], float]:
     return lambda scale: beside + each * scale.num_env_runners
 
 
-def _race(
-    race: Race,
-    host: ProbeHost,
-    rounds: Rounds,
-    own: Scale,
-    trained: Trained,
-    most: Scale | None,
-    until: float,
-    progress: Callable[[Progress], None],
-    clock: Callable[[], float],
-) -> Outcome:
-    order = random.Random()
-    outcome: Outcome | None = None
-    while True:
-        started = clock()
-        running = [scale for scale in rounds.scales if scale not in rounds.failed and (outcome is None or scale not in outcome.out)]
-        # The rest of an iteration is known relative to sampling at the scale that trained: it stays in for a few rounds.
-        probed = {*running, own} if len(rounds.probes) < _TRAINED else set(running)
-        number, of_round = len(rounds.probes), {}
-        for scale in order.sample(sorted(probed), len(probed)):
-            probe = host.probe(scale, number)
-            if isinstance(probe, Probe):
-                of_round[scale] = probe
-            elif scale in (SINGLE, own):
-                raise ProbeError(probe)
-            else:
-                rounds.failed[scale] = probe
-        rounds.probes.append(of_round)
-        outcome = race.judge(
-            rounds.scales, rounds.seconds, rest_of(rounds, own, trained, host.steps_per_update), trained.rest_error
-        )
-        progress(Progress(outcome, len(rounds.probes), clock() - started, rounds.failed))
-        more = race.worth_adding(outcome, most) if most is not None and len(rounds.probes) > 1 else ()
-        more = tuple(scale for scale in more if scale not in rounds.failed and scale not in rounds.scales)
-        if more:
-            rounds.scales.extend(more)
-        elif outcome.over or len(rounds.probes) >= _MOST_ROUNDS:
-            return outcome
-        if clock() > until:
-            return outcome
-
-
-def rest_of(
-    rounds: Rounds, own: Scale, trained: Trained, steps_per_update: Callable[[Sequence[Scale]], Sequence[float]]
-) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Return what an iteration takes beside sampling, per env step of each configuration [s], at the pace of the rounds.
-
-    Training told it relative to sampling at its own scale; probes of that scale beside the reference's tell that sampling at the
-    rounds' pace. Where the algorithm learns once a round of sampling, a configuration with larger rounds learns less per env step.
-    """
-    reference = fmean(math.log(each[SINGLE].seconds_per_step) for each in rounds.probes)
-    beside = fmean(math.log(each[own].seconds_per_step / each[SINGLE].seconds_per_step) for each in rounds.probes if own in each)
-    rest = trained.rest * math.exp(reference + beside)
-    if math.isinf(trained.steps_per_update):
-        return np.full(len(rounds.scales), rest)
-    return rest * trained.steps_per_update / np.asarray(steps_per_update(rounds.scales), dtype=np.float64)
+def _measure(rounds: Rounds, host: ProbeHost) -> None:
+    """Train while that has taken less time than probing, so that both see the machine at the same pace; then probe a round."""
+    while len(rounds.iterations) < _FEWEST_ITERATIONS or rounds.trained_s < rounds.probed_s:
+        rounds.trained(host.train())
+    started, number, found = time.perf_counter(), len(rounds.probes), {}
+    running = rounds.running
+    for scale in random.sample(running, len(running)):
+        probe = host.probe(scale, number)
+        if isinstance(probe, Probe):
+            found[scale] = probe
+        elif scale == SINGLE:
+            raise ProbeError(probe)
+        else:
+            rounds.failed[scale] = probe
+    rounds.probes.append(found)
+    rounds.round_s = time.perf_counter() - started
+    rounds.probed_s += rounds.round_s
 
 
 def _confirm(config: AlgorithmConfig, host: ProbeHost, outcome: Outcome, say: Callable[[str], None]) -> dict[Scale, Confirmed]:
@@ -227,41 +242,35 @@ def _confirm(config: AlgorithmConfig, host: ProbeHost, outcome: Outcome, say: Ca
 
 
 def _experiment(
-    config: AlgorithmConfig,
-    host: ProbeHost,
-    rounds: Rounds,
-    outcome: Outcome,
-    own: Scale,
-    trained: Trained,
-    confirmed: dict[Scale, Confirmed],
+    config: AlgorithmConfig, host: Host, rounds: Rounds, outcome: Outcome, confirmed: Mapping[Scale, Confirmed]
 ) -> Experiment:
-    rest, cpus = rest_of(rounds, own, trained, host.steps_per_update), _cpus(config)
-    runs = []
-    for index, scale in enumerate(outcome.scales):
+    cpus, runs = _cpus(config), []
+    for scale, sps, speedup, error, rest in zip(
+        outcome.scales, outcome.sps.tolist(), outcome.speedup.tolist(), outcome.speedup_error.tolist(), rounds.rest, strict=True
+    ):
         probes = rounds.of(scale)
-        if probes and outcome.sps[index] > 0:
-            error = 0.0 if scale == SINGLE else float(outcome.speedup_error[index])
-            steady = _steady(probes, float(outcome.sps[index]), error, float(rest[index]), trained)
-            note = _comparison(float(outcome.speedup[index]), error, confirmed.get(scale))
+        if probes and sps > 0:
+            steady = _steady(rounds, probes, sps, 0.0 if scale == SINGLE else error, float(rest))
+            note = _comparison(speedup, error, confirmed.get(scale))
             name = f"probes of {scale}"
-            runs.append(Run(name=name, scale=scale, steady=steady, cores=host.host.cores, cpus=cpus(scale), note=note))
+            runs.append(Run(name=name, scale=scale, steady=steady, cores=host.cores, cpus=cpus(scale), note=note))
     algorithm: Any = config.algo_class
     env = config.env if isinstance(config.env, str) else getattr(config.env, "__name__", "env")
-    facts = {"algorithm": algorithm.__name__, "env": str(env), "cpu": host.host.cpu, "ray": ray.__version__}
+    facts = {"algorithm": algorithm.__name__, "env": str(env), "cpu": host.cpu, "ray": ray.__version__}
     study = Study(f"{algorithm.__name__} on {env}", tuple(runs), facts=facts)
     left_out = tuple(LeftOut(str(scale), reason) for scale, reason in rounds.failed.items())
     return Experiment(f"{sum(map(len, rounds.probes))} probes in {len(rounds.probes)} rounds", (study,), left_out)
 
 
-def _steady(probes: Sequence[Probe], sps: float, error: float, rest: float, trained: Trained) -> Steady:
+def _steady(rounds: Rounds, probes: Sequence[Probe], sps: float, error: float, rest: float) -> Steady:
     """Return what the probes of a configuration say of its iterations, as a steady window of as many."""
-    steps = trained.env_steps * len(probes)
+    steps = len(probes) * fmean(each.env_steps for each in rounds.iterations)
     sample = 1 / sps - rest
     # The env runners' part of sampling is told by the probes; all of it together by the fit over all rounds.
     seconds = fmean(probe.seconds_per_step for probe in probes)
     parts = {
         "sample": sample,
-        **{phase: rest * share for phase, share in trained.shares.items()},
+        **{phase: rest * share for phase, share in rounds.shares.items()},
         "busy": sample * fmean(probe.busy_per_step for probe in probes) / seconds,
         "longest": sample * fmean(probe.longest_per_step for probe in probes) / seconds,
     }

@@ -114,8 +114,9 @@ class Full:
         self._manager._actors = dict(list(self._actors.items())[:runners])
 
 
-def run(algo: str, env: str, batch: int, rounds: int, own: Scale, probe_seconds: float) -> dict[str, Any]:
+def run(algo: str, env: str, batch: int, rounds: int, seconds: float, probe_seconds: float) -> dict[str, Any]:
     """Return the probes and the whole iterations."""
+    until = time.perf_counter() + seconds
     algorithm = config_of(algo, env, batch).build_algo()
     full, prober = Full(algorithm), probing.Prober(algorithm, max_seconds=120, probe_seconds=probe_seconds)
     started = time.perf_counter()
@@ -126,14 +127,16 @@ def run(algo: str, env: str, batch: int, rounds: int, own: Scale, probe_seconds:
     probes, iterations, probe_seconds_, full_seconds = [], [], [], []
     for number in range(rounds):
         started = time.perf_counter()
+        if started > until:
+            break
         probes += prober.measure(SCALES, first_round=number)
         probe_seconds_.append(time.perf_counter() - started)
-        seconds = 0.0
+        took_all = 0.0
         for scale in random.sample(SCALES, len(SCALES)):
             took, steps = full.train(scale)
-            seconds += took
+            took_all += took
             iterations.append((scale, number, took, steps))
-        full_seconds.append(seconds)
+        full_seconds.append(took_all)
     steps_per_round = {scale: prober.steps_per_round(scale) for scale in SCALES}
     prober.close()
     algorithm.stop()
@@ -198,6 +201,7 @@ def main() -> None:
     parser.add_argument("--algo", default="ppo", choices=["ppo", "dqn", "sac"])
     parser.add_argument("--batch", type=int, default=2048, help="env steps of an iteration")
     parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--seconds", type=float, default=90, help="no more rounds are begun after it")
     parser.add_argument("--own", default="2r4e", help="the scale whose iterations tell the rest")
     parser.add_argument("--probe-seconds", type=float, default=0.2)
     parser.add_argument("--raw", type=Path, help="write what was measured as JSON")
@@ -208,7 +212,7 @@ def main() -> None:
     if env == "slow":
         tune.register_env("slow", SlowStep)
     own = Scale.parse(options.own)
-    measured = run(options.algo, env, options.batch, options.rounds, own, options.probe_seconds)
+    measured = run(options.algo, env, options.batch, options.rounds, options.seconds, options.probe_seconds)
     ray.shutdown()
     print(
         f"{options.algo.upper()}, {env}, {options.batch:,} env steps an iteration; {cpu_model()}, {usable_cores():g} cores, Python "

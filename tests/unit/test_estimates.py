@@ -7,14 +7,15 @@ from rl_scaling_callback.core.estimates import trimmed_mean
 
 
 def test_few_values_give_students_interval():
-    mean, half_width = trimmed_mean([1.0, 2.0, 3.0])
+    mean, error, half_width = trimmed_mean([1.0, 2.0, 3.0])
     assert mean == 2.0
-    assert half_width == pytest.approx(4.30265 / math.sqrt(3), rel=1e-5)
+    assert error == pytest.approx(1 / math.sqrt(3))
+    assert half_width == pytest.approx(4.30265 * error, rel=1e-5)
 
 
 def test_one_value_has_no_interval_and_none_has_no_mean():
     assert trimmed_mean([4.0])[0] == 4.0
-    assert math.isnan(trimmed_mean([4.0])[1])
+    assert math.isnan(trimmed_mean([4.0]).half_width)
     assert all(map(math.isnan, trimmed_mean([])))
 
 
@@ -22,7 +23,7 @@ def test_two_disturbed_of_ten_hardly_move_it():
     rng = np.random.default_rng(0)
     values = rng.normal(1.0, 0.05, 10)
     values[3], values[7] = 4.0, 3.0
-    mean, half_width = trimmed_mean(list(values))
+    mean, _, half_width = trimmed_mean(list(values))
     assert mean == pytest.approx(1.0, abs=0.06)
     assert half_width < 0.15
 
