@@ -31,7 +31,8 @@ from rl_scaling_callback.core.scale import Scale
 
 # From here on, in standard deviations, a probe counts less; that costs 5 % of efficiency where noise is Gaussian (Huber).
 _BOUND: Final = 1.345
-_PASSES: Final = 20
+_BOUNDED_SQUARE: Final = 0.7102
+_PASSES: Final = 30
 _FEWEST_ROUNDS: Final = 3
 # A lack of CPUs outweighs any lack of speed.
 _OUTWEIGHS: Final = 1e3
@@ -292,13 +293,16 @@ def _fit(logs: Array) -> _Fit:
     leverage = 1 / in_rounds + diagonal - 2 * means + (means * weights).sum(axis=1, keepdims=True) / in_rounds
     independent = (there * (1 - leverage)).sum(axis=0)
     freedom = cells - int(there.any(axis=0).sum()) - len(logs) + 1
+    bound = math.inf
     for _ in range(_PASSES):
         in_rounds = weights.sum(axis=1, keepdims=True)
         apart = x - (weights * x).sum(axis=1, keepdims=True) / in_rounds
         effects = _inverse(weights) @ (weights * apart).sum(axis=0)
         paces = (weights * (x - effects)).sum(axis=1, keepdims=True) / in_rounds
         left = np.where(there, x - effects - paces, 0.0)
-        bound = _BOUND * max(1.4826 * float(np.median(np.abs(left[there]))) * math.sqrt(cells / max(1, freedom)), _EXACT)
+        # Huber's Proposal 2: the spread for which the bounded residuals have the square that Gaussian ones would.
+        square = float((np.minimum(np.abs(left), bound) ** 2).sum()) / max(1, freedom) / _BOUNDED_SQUARE
+        bound = _BOUND * math.sqrt(square) + _EXACT
         weights = there * np.minimum(1.0, bound / np.maximum(np.abs(left), _EXACT))
     effects = np.where(there.any(axis=0), effects + paces.mean(), NAN)
     if freedom <= 0:
@@ -315,7 +319,7 @@ def _fit(logs: Array) -> _Fit:
 def _inverse(weights: Array) -> Array:
     """Return the inverse of the information on configurations within rounds (rounds × configurations), up to their mean."""
     information = np.diag(weights.sum(axis=0)) - weights.T @ (weights / weights.sum(axis=1, keepdims=True))
-    inverse: Array = np.linalg.pinv(information, hermitian=True)
+    inverse: Array = np.linalg.pinv(information, rcond=_EXACT, hermitian=True)
     return inverse
 
 
