@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Final
 
 from rl_scaling_callback.analysis.interference import NOTABLE_CORES, undisturbed
-from rl_scaling_callback.analysis.noise import USUAL, Noise
+from rl_scaling_callback.analysis.noise import PROBED, USUAL, Noise
 from rl_scaling_callback.analysis.runs import Run, Study
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.attribution import Spent, diagnosis, losses
@@ -106,7 +106,7 @@ def configurations(study: Study, reference: Scale = SINGLE) -> tuple[Configurati
     groups: dict[Scale, list[Run]] = defaultdict(list)
     for run in undisturbed(study.runs):
         groups[run.scale].append(run)
-    noise = Noise.of(groups.values(), study.pace)
+    noise = PROBED if study.probed else Noise.of(groups.values(), study.pace)
     cells = {scale: _Cell.of(runs, noise) for scale, runs in groups.items()}
     baseline = cells.get(reference)
     if baseline is None and study.baseline is not None:

@@ -55,6 +55,7 @@ class Noise:
         factor: k, the share of the usual variance; that of the correction for the machine's speed is included.
         freedom: degrees of freedom that it is known with.
         from_repeats: True where repeated runs told it.
+        probed: True where the error of a run is already that of a repeat of its speedup: probes tell it, not iterations.
         level: variance of ln SPS that all configurations share, and so none of their ratios has: another time, the machine has
             another mean speed, for which figures stand that were corrected for its speed in each run.
     """
@@ -62,6 +63,7 @@ class Noise:
     factor: float = 1.0
     freedom: float = USUAL_FREEDOM
     from_repeats: bool = False
+    probed: bool = False
     level: float = USUAL_LEVEL**2
 
     @classmethod
@@ -91,10 +93,12 @@ class Noise:
         # Of the machine's part, which corrected figures lack, each round of runs has one if the machine drifts slowly.
         machine = (1 - left) * USUAL_DEVIATION**2 / fmean(rounds or [1])
         level = moderated * (USUAL_LEVEL**2 + machine)
-        return cls(left * moderated, USUAL_FREEDOM + freedom, freedom > 0, level)
+        return cls(left * moderated, USUAL_FREEDOM + freedom, freedom > 0, level=level)
 
     def variance(self, steady: Steady) -> float:
         """Return the variance of ln SPS of one run; NaN where neither its iterations nor repeats tell of it."""
+        if self.probed:
+            return 0.5 * (math.log1p(steady.error / 100) / float(stdtrit(self.freedom, 0.975))) ** 2
         if steady.iterations == 0 or (math.isnan(within(steady)) and not self.from_repeats):
             return NAN
         return self.factor * _usual(steady)
@@ -110,6 +114,9 @@ class Noise:
 
 USUAL: Final = Noise()
 """What is known before any run was repeated."""
+
+PROBED: Final = Noise(freedom=math.inf, from_repeats=True, probed=True)
+"""What rounds of probes tell."""
 
 
 def within(steady: Steady) -> float:

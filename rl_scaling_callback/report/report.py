@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from html import escape
+from typing import Any
 
 from rl_scaling_callback._version import __version__
 from rl_scaling_callback.analysis.checklist import Check, checklist, expected_speedups
@@ -132,11 +134,19 @@ class Report:
         experiment: what was read, and what was left out.
         studies: one for each workload, in the experiment's order.
         provenance: where the report comes from, as texts by name.
+        config: of a sweep: the `AlgorithmConfig` with the numbers that it recommends; else None.
     """
 
     experiment: Experiment
     studies: tuple[StudyReport, ...]
     provenance: Mapping[str, str]
+    config: Any = None
+
+    def _repr_html_(self) -> str:
+        """Return the page in a frame: how notebooks show a report."""
+        from rl_scaling_callback.report.page import render_page
+
+        return f'<iframe srcdoc="{escape(render_page(self))}" style="width: 100%; height: 40em; border: 0"></iframe>'
 
 
 def make_report(

@@ -193,6 +193,8 @@ def notes(study: StudyReport) -> Iterator[str]:
 
 
 def _differ(noise: Noise) -> str:
+    if noise.probed:
+        return "Errors of speedups come from rounds of probes"
     percent = 100 * math.sqrt(noise.factor) * USUAL_DEVIATION
     if noise.from_repeats:
         return f"By the repeated runs, those of one configuration differ by {percent:.0f} % beside the noise of their iterations"

@@ -13,20 +13,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import ray
 
 from rl_scaling_callback.analysis.configurations import SINGLE
 from rl_scaling_callback.analysis.fitting import Array
-from rl_scaling_callback.analysis.goals import Goal
+from rl_scaling_callback.analysis.goals import GOALS, Goal
 from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Run, Study
 from rl_scaling_callback.core.estimates import Estimate, trimmed_mean
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.probing import Probe
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
+from rl_scaling_callback.report.live import Row, Standings
 from rl_scaling_callback.rllib.hardware import Host
 from rl_scaling_callback.rllib.prober import ProbeError
 from rl_scaling_callback.sweeping import cluster, schedule
@@ -111,6 +112,10 @@ class Rounds:
     def _rest(self) -> Estimate:
         return trimmed_mean([math.log(sum(each.rest.values()) / each.env_steps) for each in self.iterations])
 
+    def judge(self, race: Race) -> Outcome:
+        """Return how a race stands by these rounds."""
+        return race.judge(self.scales, self.seconds, self.rest, self.rest_error)
+
     def of(self, scale: Scale) -> list[Probe]:
         """Return the probes of one configuration."""
         return [each[scale] for each in self.probes if scale in each]
@@ -121,13 +126,6 @@ class Rounds:
         self.trained_s += iteration.seconds
 
 
-class Progress(NamedTuple):
-    """How a sweep stands after a round."""
-
-    outcome: Outcome
-    rounds: Rounds
-
-
 def grid(config: AlgorithmConfig, runners: Counts, envs: Counts, nodes: Sequence[Mapping[str, float]]) -> tuple[list[Scale], Scale]:
     """Return the configurations to start with, the reference first, and the largest that may be added.
 
@@ -136,14 +134,24 @@ def grid(config: AlgorithmConfig, runners: Counts, envs: Counts, nodes: Sequence
     """
     if isinstance(runners, str):
         cores = sum(node.host.cores for node in cluster.nodes())
-        most = max(1, schedule.most_runners(config, nodes, cores))
-        runners = sorted({min(2**power, most) for power in range(most.bit_length() + 1)})
+        runners = powers_of_two(schedule.most_runners(config, nodes, cores))
     if isinstance(envs, str):
         started, most_envs = [1, 2], _MOST_ENVS
     else:
         started, most_envs = list(envs), max(envs)
     scales = {Scale(int(r), int(e)) for r in runners for e in started}
     return [SINGLE, *sorted(scales - {SINGLE})], Scale(int(max(runners)), most_envs)
+
+
+def powers_of_two(most: int) -> list[int]:
+    """Return the powers of two below a number, and the number; 1 at least."""
+    return sorted({min(2**power, max(1, most)) for power in range(most.bit_length() + 1)})
+
+
+def race_for(config: AlgorithmConfig, goal: Goal) -> Race:
+    """Return the rules of a race for a goal."""
+    beside, each = schedule.cpus_of(config)
+    return Race(goal, cpus=lambda scale: beside + each * scale.num_env_runners)
 
 
 def sweep_by_probes(
@@ -155,9 +163,9 @@ def sweep_by_probes(
     confirm: bool = True,
     budget_s: float = BUDGET_S,
     say: Callable[[str], None] = print,
-    progress: Callable[[Progress], None] = lambda _: None,
+    progress: Callable[[Standings], None] = lambda _: None,
     clock: Callable[[], float] = time.monotonic,
-) -> Experiment:
+) -> tuple[Experiment, Rounds]:
     """Probe configurations until the best one for a goal is known, and return what was measured, one run for each configuration.
 
     Args:
@@ -185,12 +193,20 @@ def sweep_by_probes(
         host.warm_up()
         rounds = Rounds(scales, own)
         rounds.steps = host.steps_per_update([own, *scales])
-        race = Race(goal, cpus=_cpus(config))
+        race = race_for(config, goal)
         until = clock() + budget_s
+        outcome: Outcome | None = None
         while True:
-            _measure(rounds, host)
-            outcome = race.judge(rounds.scales, rounds.seconds, rounds.rest, rounds.rest_error)
-            progress(Progress(outcome, rounds))
+            try:
+                _measure(rounds, host)
+            except KeyboardInterrupt:
+                if outcome is None:
+                    raise
+                say("Interrupted: this is what is known so far")
+                confirm = False
+                break
+            outcome = rounds.judge(race)
+            progress(_standings(outcome, rounds, max(0.0, until - clock())))
             larger = race.worth_adding(outcome, most) if isinstance(envs, str) and len(rounds.probes) > 1 else ()
             more = [scale for scale in larger if scale not in rounds.scales]
             if (outcome.over and not more) or clock() > until:
@@ -199,15 +215,9 @@ def sweep_by_probes(
             rounds.scales += more
             rounds.steps |= host.steps_per_update(more)
         confirmed = _confirm(config, host, outcome, say) if confirm else {}
-        return _experiment(config, host.host, rounds, outcome, confirmed)
+        return _experiment(config, host.host, rounds, outcome, confirmed), rounds
     finally:
         host.close()
-
-
-def _cpus(config: AlgorithmConfig) -> Callable[[Scale], float]:
-    """Return what tells the CPUs that a trial of a configuration holds."""
-    beside, each = schedule.cpus_of(config)
-    return lambda scale: beside + each * scale.num_env_runners
 
 
 def _measure(rounds: Rounds, host: ProbeHost) -> None:
@@ -229,6 +239,16 @@ def _measure(rounds: Rounds, host: ProbeHost) -> None:
     rounds.probed_s += rounds.round_s
 
 
+def _standings(outcome: Outcome, rounds: Rounds, seconds_left: float) -> Standings:
+    def state(scale: Scale) -> str:
+        return "failed" if scale in rounds.failed else "out" if scale in outcome.out else ""
+
+    figures = zip(outcome.scales, outcome.speedup.tolist(), outcome.speedup_error.tolist(), strict=True)
+    rows = [Row(scale, speedup, error, state(scale)) for scale, speedup, error in figures]
+    rounds_left = outcome.rounds_left * rounds.round_s
+    return Standings(rows, outcome.choice, len(rounds.probes), min(seconds_left, rounds_left))
+
+
 def _confirm(config: AlgorithmConfig, host: ProbeHost, outcome: Outcome, say: Callable[[str], None]) -> dict[Scale, Confirmed]:
     """Train with the choice, and with its runner-up where it is as good."""
     confirmed = {}
@@ -244,7 +264,7 @@ def _confirm(config: AlgorithmConfig, host: ProbeHost, outcome: Outcome, say: Ca
 def _experiment(
     config: AlgorithmConfig, host: Host, rounds: Rounds, outcome: Outcome, confirmed: Mapping[Scale, Confirmed]
 ) -> Experiment:
-    cpus, runs = _cpus(config), []
+    cpus, runs = race_for(config, GOALS["fastest"]).cpus, []
     for scale, sps, speedup, error, rest in zip(
         outcome.scales, outcome.sps.tolist(), outcome.speedup.tolist(), outcome.speedup_error.tolist(), rounds.rest, strict=True
     ):
@@ -257,7 +277,7 @@ def _experiment(
     algorithm: Any = config.algo_class
     env = config.env if isinstance(config.env, str) else getattr(config.env, "__name__", "env")
     facts = {"algorithm": algorithm.__name__, "env": str(env), "cpu": host.cpu, "ray": ray.__version__}
-    study = Study(f"{algorithm.__name__} on {env}", tuple(runs), facts=facts)
+    study = Study(f"{algorithm.__name__} on {env}", tuple(runs), facts=facts, probed=True)
     left_out = tuple(LeftOut(str(scale), reason) for scale, reason in rounds.failed.items())
     return Experiment(f"{sum(map(len, rounds.probes))} probes in {len(rounds.probes)} rounds", (study,), left_out)
 

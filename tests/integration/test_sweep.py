@@ -30,7 +30,7 @@ from rl_scaling_callback.sweeping.config_file import load_config
 from rl_scaling_callback.sweeping.reuse import lasting_runs, workload_of
 from rl_scaling_callback.sweeping.schedule import alike, cpus_of
 from rl_scaling_callback.sweeping.search import Trial
-from rl_scaling_callback.sweeping.sweep import _measured_before
+from rl_scaling_callback.sweeping.trials import _measured_before
 from rl_scaling_callback.sweeping.watchdog import Watchdog
 
 QUICK = SteadyRule(warmup_iterations=1, min_iterations=3, max_iterations=4)
@@ -47,7 +47,9 @@ def run(place, config, **options):
     said = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rl_scaling_callback.sweeping.searcher.worth_repeating", lambda trials: None)
-        made = sweep(config, storage_path=place, rule=QUICK, say=said.append, **{"show": lambda report: None, **options})
+        made = sweep(
+            config, storage_path=place, engine="trials", rule=QUICK, say=said.append, **{"show": lambda report: None, **options}
+        )
     return made, said
 
 

@@ -19,6 +19,7 @@ NEED_RAY = {
     "sweeping.searcher",
     "sweeping.stopper",
     "sweeping.sweep",
+    "sweeping.trials",
     "sweeping.watchdog",
 }
 MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py")}
