@@ -190,8 +190,8 @@ def trials(options: argparse.Namespace) -> None:
     after, foretold = alone(options), rest.sps(REFERENCE, probed[REFERENCE])
     between = (before + after) / 2
     print(
-        f"{REFERENCE}: {before:,.0f} steps/s in a trial before, {foretold:,.0f} probed in a trial of {own}, {after:,.0f} in a trial "
-        f"after; probed {100 * (foretold / between - 1):+.1f} % off their mean, and they {100 * (after / before - 1):+.1f} % apart.\n"
+        f"{REFERENCE}: {before:,.0f} steps/s before, {foretold:,.0f} probed in a trial of {own}, {after:,.0f} "
+        f"after it. Probed {100 * (foretold / between - 1):+.1f} % off their mean; they {100 * (after / before - 1):+.1f} % apart.\n"
     )
 
 
@@ -256,8 +256,8 @@ def main() -> None:
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     tune.register_env("slow", SlowStep)
     print(
-        f"{options.algo.upper()}, {options.env}, {options.batch:,} env steps an iteration; {cpu_model()}, {usable_cores():g} cores, "
-        f"Python {platform.python_version()}, Ray {ray.__version__}, {datetime.now(timezone.utc):%Y-%m-%d}\n"
+        f"{options.algo.upper()}, {options.env}, {options.batch:,} env steps an iteration; {cpu_model()}, {usable_cores():g} "
+        f"cores, Python {platform.python_version()}, Ray {ray.__version__}, {datetime.now(timezone.utc):%Y-%m-%d}\n"
     )
     if options.trials:
         trials(options)
