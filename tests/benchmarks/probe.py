@@ -191,7 +191,7 @@ def trials(options: argparse.Namespace) -> None:
     between = (before + after) / 2
     print(
         f"{REFERENCE}: {before:,.0f} steps/s before, {foretold:,.0f} probed in a trial of {own}, {after:,.0f} "
-        f"after it. Probed {100 * (foretold / between - 1):+.1f} % off their mean; they {100 * (after / before - 1):+.1f} % apart.\n"
+        f"after. Probed {100 * (foretold / between - 1):+.1f} % off their mean, they {100 * (after / before - 1):+.1f} % apart.\n"
     )
 
 
