@@ -23,7 +23,6 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-import psutil
 import ray
 from ray import tune
 from ray.rllib.algorithms.dqn import DQNConfig
@@ -121,6 +120,8 @@ class Full:
 
 def resident_mb(_env_runner: Any) -> float:
     """Return the memory of an env runner's process."""
+    import psutil  # Ray brings it along
+
     return psutil.Process().memory_info().rss / 2**20
 
 
