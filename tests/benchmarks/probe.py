@@ -3,7 +3,8 @@
 One Algorithm of 4 env runners probes 12 scales and trains whole iterations at each of them, in turns and in random order, in the
 same processes: an env runner goes on as another one, with another number of envs, and the group leaves out those that the scale
 lacks.
-Prints a Markdown table of the speedups over 1r×1e by both. Nothing else should run meanwhile.
+Prints a Markdown table of the speedups over 1r×1e by both. With `--trials` it compares 1r×1e as probed in a trial of 2r×4e with
+trials of 1r×1e right before and after. Nothing else should run meanwhile.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import json
 import os
 import platform
 import random
-import sys
 import time
 from datetime import datetime, timezone
 from pathlib import Path
@@ -60,8 +60,8 @@ class SlowStep(gymnasium.Env):
         return np.zeros(8, np.float32), 0.0, False, self._steps >= 200, {}
 
 
-def config_of(algo: str, env: str, batch: int) -> Any:
-    """Return the config of the Algorithm, at its own scale of 2r×4e but with 4 env runners."""
+def config_of(algo: str, env: str, batch: int, scale: Scale) -> Any:
+    """Return the config of an Algorithm."""
     if algo == "ppo":
         config = PPOConfig().training(train_batch_size_per_learner=batch, minibatch_size=min(batch, 512), num_epochs=4)
     else:
@@ -69,7 +69,11 @@ def config_of(algo: str, env: str, batch: int) -> Any:
         config.reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=batch)
     return (
         config.environment(env)
-        .env_runners(num_env_runners=4, num_envs_per_env_runner=4, num_cpus_per_env_runner=0.25)
+        .env_runners(
+            num_env_runners=scale.num_env_runners,
+            num_envs_per_env_runner=scale.num_envs_per_env_runner,
+            num_cpus_per_env_runner=0.25,
+        )
         .debugging(log_level="ERROR")
     )
 
@@ -114,40 +118,82 @@ class Full:
         self._manager._actors = dict(list(self._actors.items())[:runners])
 
 
-def run(algo: str, env: str, batch: int, rounds: int, seconds: float, probe_seconds: float) -> dict[str, Any]:
+def resident_mb(_env_runner: Any) -> float:
+    """Return the memory of an env runner's process."""
+    import psutil  # Ray brings it along
+
+    return psutil.Process().memory_info().rss / 2**20
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
     """Return the probes and the whole iterations."""
-    until = time.perf_counter() + seconds
-    algorithm = config_of(algo, env, batch).build_algo()
-    full, prober = Full(algorithm), probing.Prober(algorithm, max_seconds=120, probe_seconds=probe_seconds)
-    started = time.perf_counter()
+    until = time.perf_counter() + options.seconds
+    algorithm = config_of(options.algo, options.env, options.batch, Scale(4, 4)).build_algo()
+    algorithm.train()
+    full, prober = Full(algorithm), probing.Prober(algorithm, max_seconds=120, probe_seconds=options.probe_seconds)
+    memory = functools.partial(algorithm.env_runner_group.foreach_env_runner, resident_mb, local_env_runner=False)
+    before, started = mean(memory()), time.perf_counter()
     prober.measure(SCALES)
-    first = time.perf_counter() - started
+    measured = {
+        "first": time.perf_counter() - started,
+        "kept_mb": mean(memory()) - before,
+        "probes": [],
+        "iterations": [],
+        "probe_seconds": [],
+        "full_seconds": [],
+        "steps_per_round": {scale: prober.steps_per_round(scale) for scale in SCALES},
+    }
     for scale in SCALES:
         full.train(scale)
-    probes, iterations, probe_seconds_, full_seconds = [], [], [], []
-    for number in range(rounds):
+    for number in range(options.rounds):
         started = time.perf_counter()
         if started > until:
             break
-        probes += prober.measure(SCALES, first_round=number)
-        probe_seconds_.append(time.perf_counter() - started)
-        took_all = 0.0
-        for scale in random.sample(SCALES, len(SCALES)):
-            took, steps = full.train(scale)
-            took_all += took
-            iterations.append((scale, number, took, steps))
-        full_seconds.append(took_all)
-    steps_per_round = {scale: prober.steps_per_round(scale) for scale in SCALES}
+        measured["probes"] += prober.measure(SCALES, first_round=number)
+        measured["probe_seconds"].append(time.perf_counter() - started)
+        iterations = [(scale, number, *full.train(scale)) for scale in random.sample(SCALES, len(SCALES))]
+        measured["iterations"] += iterations
+        measured["full_seconds"].append(sum(took for _, _, took, _ in iterations))
     prober.close()
     algorithm.stop()
-    return {
-        "probes": probes,
-        "iterations": iterations,
-        "first": first,
-        "probe_seconds": probe_seconds_,
-        "full_seconds": full_seconds,
-        "steps_per_round": steps_per_round,
-    }
+    return measured
+
+
+def iteration(algorithm: Any) -> float:
+    """Train; return seconds per env step."""
+    result = algorithm.train()
+    return result["time_this_iter_s"] / result["env_runners"]["num_env_steps_sampled"]
+
+
+def alone(options: argparse.Namespace) -> float:
+    """Return steps/s of a trial at the reference scale."""
+    algorithm = config_of(options.algo, options.env, options.batch, REFERENCE).build_algo()
+    times = [iteration(algorithm) for _ in range(options.rounds + 2)][2:]
+    algorithm.stop()
+    return 1 / median(times)
+
+
+def trials(options: argparse.Namespace) -> None:
+    """Print what a trial's probes say of the reference, beside trials of the reference before and after it."""
+    own = Scale.parse(options.own)
+    before = alone(options)
+    algorithm = config_of(options.algo, options.env, options.batch, own).build_algo()
+    times, probes = [], []
+    with probing.Prober(algorithm, probe_seconds=options.probe_seconds) as prober:
+        for number in range(-2, options.rounds):
+            took, of_round = iteration(algorithm), prober.measure([REFERENCE, own], first_round=number)
+            if number >= 0:
+                times.append(took)
+                probes += of_round
+        probed = seconds_per_step(probes)
+        rest = Rest.of_iteration(median(times), 1.0, probed[own], own, prober.steps_per_round)
+    algorithm.stop()
+    after, foretold = alone(options), rest.sps(REFERENCE, probed[REFERENCE])
+    between = (before + after) / 2
+    print(
+        f"{REFERENCE}: {before:,.0f} steps/s before, {foretold:,.0f} probed in a trial of {own}, {after:,.0f} "
+        f"after. Probed {100 * (foretold / between - 1):+.1f} % off their mean, they {100 * (after / before - 1):+.1f} % apart.\n"
+    )
 
 
 def speedups(times: dict[Scale, float]) -> dict[Scale, float]:
@@ -184,7 +230,7 @@ def report(measured: dict[str, Any], own: Scale) -> None:
     print(
         f"\nError: {sizes(errors)}. One half of the full iterations against the other: {sizes(noise)}. {rounds} rounds; one of "
         f"probes {median(measured['probe_seconds']):.1f} s (the first {measured['first']:.1f} s), of full iterations "
-        f"{median(measured['full_seconds']):.1f} s.\n"
+        f"{median(measured['full_seconds']):.1f} s. The twins keep {measured['kept_mb']:.0f} MB in each env runner's process.\n"
     )
 
 
@@ -204,21 +250,22 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=90, help="no more rounds are begun after it")
     parser.add_argument("--own", default="2r4e", help="the scale whose iterations tell the rest")
     parser.add_argument("--probe-seconds", type=float, default=0.2)
+    parser.add_argument("--trials", action="store_true", help="compare with trials of 1r×1e")
     parser.add_argument("--raw", type=Path, help="write what was measured as JSON")
     options = parser.parse_args()
     os.environ["PYTHONWARNINGS"] = "ignore"
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    env = options.env
-    if env == "slow":
-        tune.register_env("slow", SlowStep)
-    own = Scale.parse(options.own)
-    measured = run(options.algo, env, options.batch, options.rounds, options.seconds, options.probe_seconds)
-    ray.shutdown()
+    tune.register_env("slow", SlowStep)
     print(
-        f"{options.algo.upper()}, {env}, {options.batch:,} env steps an iteration; {cpu_model()}, {usable_cores():g} cores, Python "
-        f"{platform.python_version()}, Ray {ray.__version__}, {datetime.now(timezone.utc):%Y-%m-%d}\n"
+        f"{options.algo.upper()}, {options.env}, {options.batch:,} env steps an iteration; {cpu_model()}, {usable_cores():g} "
+        f"cores, Python {platform.python_version()}, Ray {ray.__version__}, {datetime.now(timezone.utc):%Y-%m-%d}\n"
     )
-    report(measured, own)
+    if options.trials:
+        trials(options)
+        return
+    measured = run(options)
+    ray.shutdown()
+    report(measured, Scale.parse(options.own))
     if options.raw:
         raw = {
             "probes": [[str(p.scale), p.round, p.env_steps, p.seconds, p.busy, p.excess] for p in measured["probes"]],
@@ -226,7 +273,6 @@ def main() -> None:
             "steps_per_round": {str(scale): steps for scale, steps in measured["steps_per_round"].items()},
         }
         options.raw.write_text(json.dumps(raw))
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":
