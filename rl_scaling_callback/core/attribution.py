@@ -6,6 +6,10 @@ With exclusive components C_i of the trial's iteration (ΣC_i = T) and C0_i of t
 
 holds exactly. Sampling splits further by what the env runners were busy with. Negative shares are real and stay.
 
+N·T is a budget of the env runners' own time: each of r of them has T seconds, and its e envs count as e processors. Where phases
+follow one another, an env runner spends its time as the Algorithm's process does. Where they overlap, C_i is the mean over the env
+runners of the time that they spent in i (see `live.overlap`); the C_i still sum to T, and nothing else changes.
+
 Sources: the additive efficiencies of POP and TALP; Tallent and Mellor-Crummey, PPoPP 2009, for excess work on an N·T budget.
 """
 

@@ -131,3 +131,18 @@ def test_without_times_nothing_is_known():
     driver = Driver(1)
     driver.runners.add([("1", RunnerReport(1.0))])
     assert driver.runners.read().phases is None
+
+
+def test_where_phases_follow_one_another_it_agrees_with_their_own_times():
+    driver = Driver(2)
+    spent = {"sample": 0.0, "learn": 0.0, "sync": 0.0}
+    for turn in range(20):
+        began, slower = driver.now, 1.0 + turn % 3
+        for phase, seconds in (("sample", slower), ("learn", 0.5), ("sync", 0.25)):
+            driver.spend(seconds, phase)
+            spent[phase] += seconds
+            if phase == "sample":
+                driver.fetch(("1", began, began + 0.8, 0.0), ("2", began, began + slower, 0.0))
+    # The wait after the last sample is told by the next one.
+    driver.fetch(("1", driver.now, driver.now, 0.0), ("2", driver.now, driver.now, 0.0))
+    assert driver.phases() == spent
