@@ -4,8 +4,7 @@ The value of a measurement is by how much it is expected to improve the choice (
 takes. So cheap configurations, those that may be best and those that tell most about the others come first, close rivals are
 repeated, and the search ends where another measurement is not worth it.
 
-Source: method, "Finding the best configuration cheaply"; Frazier, Powell and Dayanik, INFORMS J. Comput. 21(4), 2009 (knowledge
-gradient for correlated beliefs).
+Source: Frazier, Powell and Dayanik, INFORMS J. Comput. 21(4), 2009 (knowledge gradient for correlated beliefs).
 """
 
 from __future__ import annotations

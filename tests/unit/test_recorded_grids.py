@@ -1,6 +1,5 @@
 """Pace, laws and intervals on grids of real environments (tests/data/grids), of a shared machine that changes from run to run."""
 
-import math
 from statistics import fmean
 
 import pytest
