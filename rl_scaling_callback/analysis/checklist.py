@@ -1,7 +1,4 @@
-"""The checklist before, while and after choosing a configuration, filled in from data.
-
-Source: specification §7.
-"""
+"""The checklist before, while and after choosing a configuration, filled in from data."""
 
 from __future__ import annotations
 
@@ -22,10 +19,10 @@ from rl_scaling_callback.rllib import uses_gpus
 Answer = tuple[Verdict, str]
 
 TARGET_EFFICIENCY: Final = 60.0
-"""Efficiency [%] to aim for (specification §3)."""
+"""Efficiency [%] to aim for: from there on it counts as good."""
 
 HIGHEST_UTILISATION: Final = 80.0
-"""CPU and RAM utilisation [%] to stay below (specification §7)."""
+"""CPU and RAM utilisation [%] to stay below."""
 
 FEWEST_RETURNS: Final = 5
 """Iterations with a return that either side of a comparison of learning needs."""
@@ -33,7 +30,7 @@ FEWEST_RETURNS: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of the checklist of specification §7.
+    """One line of the checklist.
 
     Attributes:
         stage: `"before"`, `"choosing"` or `"after"`.
@@ -54,7 +51,7 @@ def checklist(
     laws: Laws | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> tuple[Check, ...]:
-    """Return the checklist of specification §7, filled in from data.
+    """Return the checklist, filled in from data.
 
     Args:
         configurations: what was measured.

@@ -23,7 +23,7 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
 
 SINGLE: Final = Scale(1, 1)
-"""The reference scale of the specification: 1 env runner × 1 env."""
+"""The usual reference: 1 env runner × 1 env."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,8 +4,8 @@ A law is a sum of terms with coefficients ≥ 0, of which one parameter, its sha
 nonnegative least squares of the relative errors T̂/T − 1 finds the coefficients; the shape is searched along its range. So every
 fit is the best of its law, without starting values.
 
-Source: method, "Scaling laws"; Amdahl, AFIPS 1967; Gunther, "Guerrilla Capacity Planning", 2007 (USL); Venkataraman et al.,
-"Ernest", NSDI 2016; Golub and Pereyra, SIAM J. Numer. Anal. 10(2), 1973 (separating coefficients from shape).
+Source: Amdahl, AFIPS 1967; Gunther, "Guerrilla Capacity Planning", 2007 (USL); Golub and Pereyra, SIAM J. Numer. Anal. 10(2), 1973
+(separating coefficients from shape).
 """
 
 from __future__ import annotations
@@ -43,7 +43,6 @@ class Law:
         shape: name of the shape; "" where there is none.
         shapes: lowest and highest shape.
         two_level: True where r and e count apart, so that both must vary in the data.
-        logarithmic: True where the terms sum to ln T, with coefficients of any sign.
     """
 
     name: str
@@ -53,7 +52,6 @@ class Law:
     shape: str = ""
     shapes: tuple[float, float] = (NAN, NAN)
     two_level: bool = True
-    logarithmic: bool = False
 
     @property
     def size(self) -> int:
@@ -95,20 +93,6 @@ def catalogue(most_runners: float, cores: float) -> tuple[Law, ...]:
             ("t", "σ·t", "κ·t"),
             lambda r, e, _: (1 / (r * e), 1 - 1 / (r * e), r * e - 1),
             two_level=False,
-        ),
-        Law(
-            "Ernest",
-            "T = a + b/N + c·ln N + d·N",
-            ("a", "b", "c", "d"),
-            lambda r, e, _: (np.ones_like(r), 1 / (r * e), np.log(r * e), r * e),
-            two_level=False,
-        ),
-        Law(
-            "power",
-            "ln T = t − p·ln r − q·ln e",
-            ("t", "p", "q"),
-            lambda r, e, _: (np.ones_like(r), -np.log(r), -np.log(e)),
-            logarithmic=True,
         ),
         Law(
             "S",
@@ -259,10 +243,6 @@ def _solve(law: Law, r: Array, e: Array, t: Array, weights: Array) -> tuple[Arra
 def _coefficients(law: Law, shape: float, r: Array, e: Array, t: Array, weights: Array) -> tuple[Array, float]:
     """Return the coefficients for a shape, and the root of the weighted sum of squares that is left."""
     terms = np.stack(law.terms(r, e, shape), axis=1)
-    if law.logarithmic:
-        rows, target = terms * weights[:, None], np.log(t) * weights
-        values = np.asarray(np.linalg.lstsq(rows, target, rcond=None)[0], dtype=np.float64)
-        return values, float(np.linalg.norm(rows @ values - target))
     rows = terms * (weights / t)[:, None]
     # Columns of equal length: terms such as N and 1/N may lie many powers of ten apart.
     lengths = np.linalg.norm(rows, axis=0)
@@ -273,15 +253,12 @@ def _coefficients(law: Law, shape: float, r: Array, e: Array, t: Array, weights:
 
 def _seconds(law: Law, values: Array, shape: float, r: Array, e: Array) -> Array:
     total: Array = np.stack(law.terms(r, e, shape), axis=1) @ values
-    # e^700 is about the largest float there is.
-    return np.exp(np.minimum(total, 700)) if law.logarithmic else total
+    return total
 
 
 def _gradient(law: Law, values: Array, shape: float, r: Array, e: Array, t: Array) -> Array:
     """Return the derivatives of ln T by the free parameters, in rows; T is taken as `t`."""
     terms = np.stack(law.terms(r, e, shape), axis=1)
-    if law.logarithmic:
-        return terms
     columns = list((terms[:, values > 0] / t[:, None]).T)
     step = 1e-5 * (law.shapes[1] - law.shapes[0])
     if law.shape and law.shapes[0] + step < shape < law.shapes[1] - step:

@@ -1,7 +1,4 @@
-"""What a configuration must reach, and whether it does: goals, their constraints, and verdicts that know of noise.
-
-Source: specification §7; method, "Steady state" for the three verdicts.
-"""
+"""What a configuration must reach, and whether it does: goals, their constraints, and verdicts that know of noise."""
 
 from __future__ import annotations
 
@@ -80,7 +77,7 @@ GOALS: Final[Mapping[str, Goal]] = {
     "balanced": Goal("balanced", min_efficiency=60, min_speedup=2.5),
     "fastest": Goal("fastest"),
 }
-"""The three goals of specification §7."""
+"""The goals that have a name."""
 
 
 def interval(value: float, error: float) -> tuple[float, float]:

@@ -1,7 +1,4 @@
-"""Scaling laws: what configurations that were not measured would bring, with intervals, and where scaling ends.
-
-Source: method, "Scaling laws".
-"""
+"""Scaling laws: what configurations that were not measured would bring, with intervals, and where scaling ends."""
 
 from __future__ import annotations
 
@@ -29,7 +26,7 @@ _LEAST_FALL: Final = 0.01
 _RISING: Final = 1e-3
 _NO_DIFFERENCE: Final = 0.05
 _LARGEST_ERROR: Final = 20.0
-"""Mean leave-one-out error [%] above which no law predicts: what Ernest (NSDI 2016) stays below where it holds."""
+"""Mean leave-one-out error [%] above which no law predicts: what Venkataraman et al. stay below (Ernest, NSDI 2016)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,4 @@
-"""Which configuration to take, and why.
-
-Source: specification §7.
-"""
+"""Which configuration to take, and why."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ COLUMNS: Final[tuple[Column, ...]] = (
         "diagnosis", "where it goes", "", lambda c: c.diagnosis or None, lambda c: c.diagnosis.split(";")[0] or UNKNOWN, spare=2
     ),
 )
-"""The columns of specification §4, in the reader's order."""
+"""The columns, in the reader's order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +117,15 @@ def choice_text(recommendation: Recommendation) -> str:
     if choice is None:
         return "Nothing can be recommended yet"
     return f"Take {choice.scale}: {number(choice.speedup, 2, '×')}, {number(choice.efficiency, 1, ' %')}"
+
+
+def ranking_text(study: StudyReport) -> str:
+    """Return the configurations in order of throughput; "" where noise leaves no doubt of it."""
+    groups = ranking(study.configurations)
+    if len(groups) == sum(map(len, groups)):
+        return ""
+    alike = " > ".join(" = ".join(str(c.scale) for c in group) for group in groups)
+    return f"By throughput, = where noise can't tell them apart: {alike}"
 
 
 def law_lines(study: StudyReport) -> Iterator[str]:
@@ -221,10 +230,8 @@ def sections(study: StudyReport) -> Iterator[Section]:
     """Yield what goes with the table, the decision first; parts without content are left away."""
     asked = study.recommendation
     decision = [f"{choice_text(asked)}. Goal {asked.verdict}: {goal_text(asked.goal)}.", asked.reason]
-    groups = ranking(study.configurations)
-    if len(groups) < sum(map(len, groups)):
-        alike = " > ".join(" = ".join(str(c.scale) for c in group) for group in groups)
-        decision.append(f"By throughput, with = for what noise can't tell apart: {alike}")
+    if ranked := ranking_text(study):
+        decision.append(ranked)
     if asked.runner_up is not None:
         decision.append(f"Runner-up: {asked.runner_up_reason or asked.runner_up.scale}")
     if asked.bottleneck:

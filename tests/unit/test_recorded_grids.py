@@ -1,6 +1,5 @@
 """Pace, laws and intervals on grids of real environments (tests/data/grids), of a shared machine that changes from run to run."""
 
-import math
 from statistics import fmean
 
 import pytest
@@ -68,15 +67,17 @@ def test_intervals_of_laws_hold_configurations_that_were_left_out():
     assert 0.9 <= fmean(held) <= 1
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize(
+    ("name", "size"), [("cartpole", 1), ("halfcheetah", 1), ("slow_step", 1), ("cartpole", 2), ("slow_step", 2)]
+)
 def test_a_repeat_of_the_whole_grid_confirms_its_intervals(name, size):
     held = []
     for one, other in coverage.sets(name, size):
         for both in coverage.compared(as_measured(name, one), as_measured(name, other), "never"):
             held += [confirmed for confirmed, _ in both]
-    print(f"{name}, {size} of each: {100 * fmean(held or [math.nan]):.1f} % of {len(held)} held")
-    assert not held or fmean(held) >= 0.9
+    print(f"{name}, {size} of each: {100 * fmean(held):.1f} % of {len(held)} held")
+    # Wide where nothing was repeated: how noisy the machine is nobody has told.
+    assert 0.9 <= fmean(held) <= 0.995
 
 
 @pytest.mark.parametrize("name", NAMES)
