@@ -62,8 +62,8 @@ class ProbedBaseline:
     κ is 1 where an iteration's learning depends on its env steps alone. Algorithms that learn once a sampling round, such as DQN,
     go through κ times as many rounds at the reference. Evaluation is no part of a baseline.
 
-    Where sampling overlaps learning (IMPALA, APPO), one env runner samples all the time. The throughput of the reference is then what
-    its probes sampled before training began, the only time when env runners are idle.
+    Where sampling overlaps learning (IMPALA, APPO), one env runner samples all the time. The throughput of the reference is then
+    what its probes sampled before training began, the only time when env runners are idle.
 
     Args:
         prober: measures configurations inside the trial.
