@@ -21,6 +21,7 @@ from ray.util.metrics import Gauge
 
 from rl_scaling_callback import rllib
 from rl_scaling_callback.baseline.model import Workload
+from rl_scaling_callback.baseline.probed import ProbedBaseline
 from rl_scaling_callback.baseline.store import BaselineStore
 from rl_scaling_callback.baseline.tracker import GivenBaseline, Reference
 from rl_scaling_callback.core import schema
@@ -39,6 +40,7 @@ from rl_scaling_callback.live.rounds import Rounds
 from rl_scaling_callback.live.sampling import SamplingClock
 from rl_scaling_callback.live.trial import BaselineSource, Trial
 from rl_scaling_callback.rllib import RunnerReport, introspection
+from rl_scaling_callback.rllib.prober import ProbeError, Prober
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
@@ -60,6 +62,9 @@ class ScalingCallback(RLlibCallback):
         reference: scale of the reference, such as `"1r1e"` or `"4r×2e"`.
         workload: a name for what is being compared. Trials of the same name are comparable on your word; by default config
             and hardware decide.
+        probe: measure the baseline inside the trial, by sampling a few hundred env steps at the reference's scale now and then: no
+            reference trial is needed. It takes a few seconds at the start and 1 % of the time afterwards, and env runners hold a
+            second set of envs.
         warmup_iterations: iterations left out of steady figures at the start.
         min_iterations: iterations that the steady window needs at least.
         precision: half-width [%] of the 95 % interval at which the steady SPS counts as precise enough.
@@ -77,6 +82,7 @@ class ScalingCallback(RLlibCallback):
         baseline_sps: float | None = None,
         reference: str | Scale = "1r1e",
         workload: str | None = None,
+        probe: bool = False,
         warmup_iterations: int = DEFAULT_RULE.warmup_iterations,
         min_iterations: int = DEFAULT_RULE.min_iterations,
         precision: float = DEFAULT_RULE.precision,
@@ -89,6 +95,7 @@ class ScalingCallback(RLlibCallback):
             baseline_sps=baseline_sps,
             reference=reference,
             workload=workload,
+            probe=probe,
             steady=SteadyRule(
                 warmup_iterations=warmup_iterations,
                 min_iterations=min_iterations,
@@ -109,6 +116,7 @@ class ScalingCallback(RLlibCallback):
         self._learners: Learners | None = None
         self._sampling: SamplingClock | None = None
         self._gauges: Gauges | None = None
+        self._probed: ProbedBaseline | None = None
 
     def on_algorithm_init(self, *, algorithm: Algorithm, **kwargs: Any) -> None:
         """Read what the trial is. RLlib calls it once, before the first iteration."""
@@ -173,7 +181,7 @@ class ScalingCallback(RLlibCallback):
                 learner = None if self._learners is None else self._learners.read()
                 work = self._runners.read()
                 named = (phases if work.phases is None else work.phases) if self._phases_are_timed else None
-                values = self._trial.measure(result, evaluation_s, named, work, learner)
+                values = self._trial.measure(result, evaluation_s, named, work, learner, self._probe())
         except Exception as error:
             self._give_up(error)
         result[schema.ROOT] = schema.nest({}) if values is None else values
@@ -257,13 +265,15 @@ class ScalingCallback(RLlibCallback):
             store = BaselineStore.of_experiment(storage)
         else:
             store = None
-            self._warn(
-                "no baseline",
-                "outside Tune there is no experiment folder that could hold a baseline: SPS only. For speedup and efficiency pass "
-                "baseline_dir='a/directory' (and run 1r×1e once) or baseline_sps=…, for instance with functools.partial.",
-            )
+            if not options.probe:
+                self._warn(
+                    "no baseline",
+                    "outside Tune there is no experiment folder that could hold a baseline: SPS only. For speedup and efficiency "
+                    "pass probe=True, baseline_dir='a/directory' (and run 1r×1e once) or baseline_sps=…, for instance with "
+                    "functools.partial.",
+                )
         trial = storage.trial_fs_path if storage is not None else uuid.uuid4().hex
-        return Reference(
+        stored = Reference(
             store,
             workload,
             scale,
@@ -273,6 +283,33 @@ class ScalingCallback(RLlibCallback):
             steps_vary=rllib.iterations_are_timed(config) or rllib.steps_follow_scale(config),
             warn=self._warn,
         )
+        return self._probe_baseline(algorithm, scale, stored) if options.probe else stored
+
+    def _probe_baseline(self, algorithm: Algorithm, scale: Scale, stored: Reference) -> BaselineSource:
+        """Return the baseline by probes, or the stored one where the trial can't be probed."""
+        try:
+            self._probed = ProbedBaseline(
+                Prober(algorithm),
+                scale,
+                self._options.reference,
+                overlaps=rllib.is_asynchronous(introspection.config_of(algorithm)),
+                lasting=None if self._options.baseline_dir is None else stored,
+                warn=self._warn,
+            )
+        except (ProbeError, ValueError) as error:
+            self._warn("probe", f"the baseline can't be probed: {error} A reference trial's is used where there is one.")
+            return stored
+        return self._probed
+
+    def _probe(self) -> float:
+        """Follow the machine and the env with a probe where one is due; return the seconds spent on probes."""
+        if self._probed is None:
+            return 0.0
+        try:
+            self._probed.refresh()
+        except ProbeError as error:
+            self._warn("probe", f"{error} The baseline stays what the last probe said; baseline/age tells how old it is.")
+        return self._probed.take_seconds()
 
     def _show(self, result: Mapping[str, Any]) -> None:
         try:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 try:
     import click
@@ -23,6 +24,7 @@ from rl_scaling_callback.analysis.speed_correction import CORRECTIONS, Correctio
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
+from rl_scaling_callback.sweeping import ENGINES, Engine
 
 if TYPE_CHECKING:
     from rl_scaling_callback.report import Report
@@ -39,6 +41,13 @@ def _scale(_context: click.Context, _option: click.Parameter, text: str) -> Scal
         return Scale.parse(text)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def _can_be_written(_context: click.Context, _option: click.Parameter, file: Path | None) -> Path | None:
+    """Refuse a file in a folder that can't be written to: now, and not after minutes of reading or measuring."""
+    if file is not None and not os.access(file.parent, os.W_OK):
+        raise click.BadParameter(f"there is no folder {file.parent} that can be written to")
+    return file
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -94,6 +103,7 @@ def _goal(command: Callable[..., Any]) -> Callable[..., Any]:
     "--output",
     "-o",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    callback=_can_be_written,
     help=f"File to write. [default: standard output; {DEFAULT_PAGE} for html]",
 )
 @click.option("--figures", type=click.Path(file_okay=False, path_type=Path), help="Folder to write the pictures into, as SVG.")
@@ -129,7 +139,8 @@ def report(
     """What an experiment says: table, recommendation, laws, checklist.
 
     PATH is the folder of a Tune experiment (a path or a URI such as s3://…; trials need not have used ScalingCallback), or a CSV
-    file with the columns num_env_runners, num_envs_per_env_runner, env_steps and time_this_iter_s.
+    file with the columns num_env_runners, num_envs_per_env_runner (1 by default), and two of env_steps, time_this_iter_s and sps,
+    or sps alone.
     """
     rule = SteadyRule(warmup_iterations=warmup_iterations)
     try:
@@ -153,26 +164,43 @@ def report(
         sys.exit(EXIT_CODES[made.studies[0].recommendation.verdict] if made.studies else UNREADABLE)
 
 
-def _counts(_context: click.Context, _option: click.Parameter, text: str) -> list[int]:
+def _counts(_context: click.Context, _option: click.Parameter, text: str) -> list[int] | Literal["auto"]:
+    if text == "auto":
+        return "auto"
     try:
         counts = [int(each) for each in text.split(",")]
     except ValueError:
         counts = []
     if not counts or min(counts) < 1 or len(set(counts)) < len(counts):
-        raise click.BadParameter(f"{text!r}; allowed are different whole numbers from 1 up, such as 1,2,4,8")
+        raise click.BadParameter(f"{text!r}; allowed are auto and different whole numbers from 1 up, such as 1,2,4,8")
     return counts
 
 
 @main.command()
 @click.argument("config")
-@click.option("--runners", callback=_counts, required=True, metavar="1,2,4", help="Numbers of env runners.")
-@click.option("--envs", callback=_counts, required=True, metavar="1,2,4", help="Numbers of envs per env runner.")
+@click.option("--runners", callback=_counts, default="auto", metavar="1,2,4", help="Env runners. [default: up to the cores]")
+@click.option(
+    "--envs", callback=_counts, default="auto", metavar="1,2,4", help="Envs per env runner. [default: doubled while it pays]"
+)
 @_goal
-@click.option("--budget", type=click.FloatRange(min=0, min_open=True), metavar="MINUTES", help="No trial starts after that.")
+@click.option(
+    "--engine",
+    type=click.Choice(ENGINES),
+    default="auto",
+    show_default=True,
+    help="Probe configurations inside one Algorithm, or run a trial of each. auto: trials only where probes can't be.",
+)
+@click.option("--confirm/--no-confirm", default=True, show_default=True, help="Train a few iterations with what probes found.")
+@click.option(
+    "--budget",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MINUTES",
+    help="Nothing new is measured after that. [default: 0.5 with probes, no limit with trials]",
+)
 @click.option("--max-trials", type=click.IntRange(min=1), help="Most trials.")
 @click.option("--storage-path", default="~/ray_results", show_default=True, help="Where Tune keeps results: a directory or URI.")
 @click.option("--name", default="scaling_sweep", show_default=True, help="Name of the experiment there.")
-@click.option("--resume", is_flag=True, help="Go on with what was measured under this name; nothing is measured twice.")
+@click.option("--resume", is_flag=True, help="Go on with the trials that ran under this name.")
 @click.option(
     "--reuse", multiple=True, metavar="PATH", help="Earlier experiment: what it measured of this workload is not repeated."
 )
@@ -181,12 +209,19 @@ def _counts(_context: click.Context, _option: click.Parameter, text: str) -> lis
     type=click.IntRange(min=1),
     help="CPUs that Ray believes in where it is started here; a trial takes 1 + its env runners. [default: cores + 1]",
 )
-@click.option("--write", type=click.Path(dir_okay=False, path_type=Path), help="Python file to write the tuned config into.")
+@click.option(
+    "--write",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    callback=_can_be_written,
+    help="Python file to write the tuned config into.",
+)
 def sweep(
     config: str,
-    runners: list[int],
-    envs: list[int],
+    runners: list[int] | Literal["auto"],
+    envs: list[int] | Literal["auto"],
     goal: Goal,
+    engine: Engine,
+    confirm: bool,
     budget: float | None,
     max_trials: int | None,
     storage_path: str,
@@ -198,10 +233,13 @@ def sweep(
 ) -> None:
     """Find the best number of env runners and envs by measuring few of them.
 
-    CONFIG is FILE.py:NAME, where NAME is an AlgorithmConfig or a function that returns one. Trials run one at a time, the baseline
-    first. The report, with its page, lies in the experiment's folder at the end. Interrupted, it goes on with --resume.
+    CONFIG is FILE.py:NAME, where NAME is an AlgorithmConfig or a function that returns one. Configurations are probed inside one
+    Algorithm, in seconds; where that can't be, each gets a trial of its own, one at a time. The page lies in the experiment's folder
+    at the end. Interrupted, it reports what is known; trials go on with --resume.
     """
     try:
+        from rl_scaling_callback.report.live import following
+        from rl_scaling_callback.rllib.prober import ProbeError
         from rl_scaling_callback.sweeping.cluster import connect
         from rl_scaling_callback.sweeping.config_file import load_config, write_config
         from rl_scaling_callback.sweeping.sweep import sweep as run_sweep
@@ -210,20 +248,24 @@ def sweep(
     try:
         loaded = load_config(config)
         connect(num_cpus)
-        made = run_sweep(
-            loaded,
-            runners=runners,
-            envs=envs,
-            goal=goal,
-            budget_minutes=budget,
-            max_trials=max_trials,
-            storage_path=storage_path,
-            name=name,
-            resume=resume,
-            reuse=reuse,
-            say=functools.partial(click.echo, err=True),
-        )
-    except (ValueError, ExperimentError) as error:
+        with following(Console(stderr=True)) as follow:
+            made = run_sweep(
+                loaded,
+                goal,
+                runners=runners,
+                envs=envs,
+                engine=engine,
+                confirm=confirm,
+                budget_minutes=budget,
+                storage_path=storage_path,
+                name=name,
+                say=functools.partial(click.echo, err=True),
+                progress=follow,
+                max_trials=max_trials,
+                resume=resume,
+                reuse=reuse,
+            )
+    except (ValueError, ExperimentError, ProbeError) as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

@@ -44,6 +44,19 @@ def filesystem_of(place: str | Path) -> tuple[Any, str]:
     return fs.FileSystem.from_uri(text) if "://" in text else (fs.LocalFileSystem(), text)
 
 
+def write(place: str | Path, name: str, text: str) -> None:
+    """Write a text file into a folder, which is made where it is missing.
+
+    Raises:
+        OSError: it can't be written.
+        ValueError: there is no such filesystem.
+    """
+    filesystem, path = filesystem_of(place)
+    filesystem.create_dir(path, recursive=True)
+    with filesystem.open_output_stream(posixpath.join(path, name)) as stream:
+        stream.write(text.encode())
+
+
 class ExperimentError(Exception):
     """An experiment that can't be read; the text says what is missing and how to get it."""
 

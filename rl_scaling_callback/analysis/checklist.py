@@ -1,7 +1,4 @@
-"""The checklist before, while and after choosing a configuration, filled in from data.
-
-Source: specification §7.
-"""
+"""The checklist before, while and after choosing a configuration, filled in from data."""
 
 from __future__ import annotations
 
@@ -12,19 +9,20 @@ from statistics import fmean, stdev
 from typing import Any, Final
 
 from rl_scaling_callback.analysis.configurations import Configuration
-from rl_scaling_callback.analysis.goals import Verdict, judge, listed, together, with_interval
-from rl_scaling_callback.analysis.laws import Laws
+from rl_scaling_callback.analysis.goals import Verdict, judge, judge_speedup, listed, together, with_interval
+from rl_scaling_callback.analysis.laws import Laws, Prediction
 from rl_scaling_callback.analysis.recommendation import HOW_TO_GET_A_BASELINE, Recommendation
 from rl_scaling_callback.core import formulas
+from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.rllib import uses_gpus
 
 Answer = tuple[Verdict, str]
 
 TARGET_EFFICIENCY: Final = 60.0
-"""Efficiency [%] to aim for (specification §3)."""
+"""Efficiency [%] to aim for: from there on it counts as good."""
 
 HIGHEST_UTILISATION: Final = 80.0
-"""CPU and RAM utilisation [%] to stay below (specification §7)."""
+"""CPU and RAM utilisation [%] to stay below."""
 
 FEWEST_RETURNS: Final = 5
 """Iterations with a return that either side of a comparison of learning needs."""
@@ -32,7 +30,7 @@ FEWEST_RETURNS: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of the checklist of specification §7.
+    """One line of the checklist.
 
     Attributes:
         stage: `"before"`, `"choosing"` or `"after"`.
@@ -53,7 +51,7 @@ def checklist(
     laws: Laws | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> tuple[Check, ...]:
-    """Return the checklist of specification §7, filled in from data.
+    """Return the checklist, filled in from data.
 
     Args:
         configurations: what was measured.
@@ -88,7 +86,7 @@ def checklist(
             "choosing", f"Is the RAM utilisation {below}?", *of_choice(lambda each: _utilisation(each.ram_utilisation, "at most"))
         ),
         Check("after", "Did SPS rise?", *of_choice(_rose)),
-        Check("after", "Is the speedup in the expected range?", *of_choice(lambda each: _expected(each, laws))),
+        Check("after", "Is the speedup in the expected range?", *of_choice(lambda each: _expected(each, laws, configurations))),
         Check(
             "after",
             "Does the efficiency reach the goal's threshold?",
@@ -160,7 +158,7 @@ def _efficiency(choice: Configuration, least: float | None) -> Answer:
     figure = f"{with_interval(choice.efficiency, choice.speedup_error, 1, ' %')}, {choice.band}"
     if least is None:
         return "met", f"The goal has none; it is {figure}."
-    return judge(choice.efficiency, choice.speedup_error, least), f"{figure}; at least {least:g} %."
+    return judge_speedup(choice, choice.efficiency, least), f"{figure}; at least {least:g} %."
 
 
 def _rose(choice: Configuration) -> Answer:
@@ -170,12 +168,25 @@ def _rose(choice: Configuration) -> Answer:
         return "undecided", HOW_TO_GET_A_BASELINE
     speedup = with_interval(choice.speedup, choice.speedup_error, 2, "×")
     return (
-        judge(choice.speedup, choice.speedup_error, 1.0),
+        judge_speedup(choice, choice.speedup, 1.0),
         f"{choice.sps:,.0f} steps/s against {choice.baseline_sps:,.0f}: {speedup}.",
     )
 
 
-def _expected(choice: Configuration, laws: Laws | None) -> Answer:
+def expected_speedups(laws: Laws, prediction: Prediction, configurations: Sequence[Configuration]) -> tuple[float, float]:
+    """Return the 95 % interval of the speedup if a configuration and the baseline were measured now [×]; NaN where not known."""
+    baseline_sps = next((each.baseline_sps for each in configurations if each.baseline_sps > 0), NAN)
+    doubt = next((math.log1p(each.own_error / 100) for each in configurations if each.is_baseline and each.own_error > 0), 0.0)
+    middle, *ends = (
+        formulas.speedup(laws.sps(seconds), baseline_sps) for seconds in (prediction.seconds, prediction.high, prediction.low)
+    )
+    low, high = (
+        middle * math.exp(sign * math.hypot(math.log(end / middle), doubt)) for sign, end in zip((-1, 1), ends, strict=True)
+    )
+    return low, high
+
+
+def _expected(choice: Configuration, laws: Laws | None, configurations: Sequence[Configuration]) -> Answer:
     """Compare with the law's interval for a new measurement, or where there is none with 1 to N."""
     speedup, n = choice.speedup, choice.scale.parallelism
     if math.isnan(speedup):
@@ -183,8 +194,7 @@ def _expected(choice: Configuration, laws: Laws | None) -> Answer:
     figure = with_interval(speedup, choice.speedup_error, 2, "×")
     if laws is not None and laws.chosen is not None:
         law = laws.chosen
-        prediction = law.predict(choice.scale)
-        low, high = (formulas.speedup(laws.sps(seconds), choice.baseline_sps) for seconds in (prediction.high, prediction.low))
+        low, high = expected_speedups(laws, law.predict(choice.scale), configurations)
         if low < high:
             expected = f"law {law.name} expects {low:.2f} to {high:.2f}×, its mean leave-one-out error is {law.mean_error:.1f} %"
             return ("met" if low <= speedup <= high else "not met"), f"{figure}; {expected}."

@@ -1,20 +1,19 @@
 """The configurations of a study: each compared with the final baseline, over all of its runs. Numbers in, numbers out.
 
-Source: method, "Steady state", for the intervals: Welch on logarithms, and fresh runs rather than iterations where there are any.
+Intervals: see `noise`.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Final
 
-from scipy.special import stdtrit
-
 from rl_scaling_callback.analysis.interference import NOTABLE_CORES, undisturbed
+from rl_scaling_callback.analysis.noise import PROBED, USUAL, Noise
 from rl_scaling_callback.analysis.runs import Run, Study
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.attribution import Spent, diagnosis, losses
@@ -24,7 +23,7 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
 
 SINGLE: Final = Scale(1, 1)
-"""The reference scale of the specification: 1 env runner × 1 env."""
+"""The usual reference: 1 env runner × 1 env."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +35,10 @@ class Configuration:
         runs: its runs, without those that others disturbed notably more (see `disturbance`).
         seconds: mean duration of an iteration [s].
         sps: Σ env steps / Σ seconds over the steady windows of its runs [steps/s].
-        sps_error: half-width of the 95 % interval of `sps` [%]; NaN where not known.
-        between_runs: True when the errors are of the configuration, from runs that were repeated; False when they speak of the
-            iterations of its one run only.
+        sps_error: half-width [%] of the 95 % interval of `sps` if it was measured again, with as many runs; NaN where not known.
         is_baseline: True for the reference.
         speedup: [×]; NaN without a baseline.
-        speedup_error: half-width of its 95 % interval [%], the baseline's error included; NaN where not known.
+        speedup_error: the same of `speedup` if it and the baseline were measured again [%]; NaN where not known.
         efficiency: [%]; its relative error is `speedup_error`.
         band: name of the efficiency's band; "" when unknown.
         core_efficiency: speedup / min(runners, cores) × 100 [%].
@@ -52,6 +49,9 @@ class Configuration:
         diagnosis: one line: where the loss goes, and what helps; "" when unknown.
         cpu_utilisation: [%]; NaN where not known.
         ram_utilisation: [%]; NaN where not known.
+        noise: by how much runs of one configuration differ.
+        variance: variance of ln `sps` beside other configurations; NaN where not known.
+        disturbed: True where other programs or trials got in the way of it or of the baseline: then its speedup decides nothing.
         note: what a reader must know about it; else "".
     """
 
@@ -60,7 +60,6 @@ class Configuration:
     seconds: float
     sps: float
     sps_error: float
-    between_runs: bool
     is_baseline: bool
     speedup: float
     speedup_error: float
@@ -74,7 +73,15 @@ class Configuration:
     diagnosis: str = ""
     cpu_utilisation: float = NAN
     ram_utilisation: float = NAN
+    noise: Noise = USUAL
+    variance: float = NAN
+    disturbed: bool = False
     note: str = ""
+
+    @property
+    def own_error(self) -> float:
+        """Half-width of the 95 % interval of `sps` without what all configurations share, for comparing them [%]."""
+        return self.sps_error if math.isnan(self.variance) else self.noise.error(self.variance)
 
     @property
     def loss(self) -> float:
@@ -91,8 +98,6 @@ def configurations(study: Study, reference: Scale = SINGLE) -> tuple[Configurati
     """Return the configurations of a study, by N, then by env runners, most first.
 
     Speedups are against the final baseline: the runs at the reference scale, else `study.baseline`. Without one they are NaN.
-    Where configurations were repeated, errors come from the spread between runs of one configuration, pooled over all that were
-    repeated; else from the iterations of each run.
 
     Args:
         study: runs of one workload.
@@ -101,64 +106,14 @@ def configurations(study: Study, reference: Scale = SINGLE) -> tuple[Configurati
     groups: dict[Scale, list[Run]] = defaultdict(list)
     for run in undisturbed(study.runs):
         groups[run.scale].append(run)
-    noise = _between_runs(groups.values(), estimated=study.pace is not None and study.pace.is_estimated)
+    noise = PROBED if study.probed else Noise.of(groups.values(), study.pace)
     cells = {scale: _Cell.of(runs, noise) for scale, runs in groups.items()}
     baseline = cells.get(reference)
     if baseline is None and study.baseline is not None:
-        baseline = _Cell(study.baseline.scale, (), study.baseline.steady, _Noise.within(study.baseline.steady))
+        given = study.baseline.steady
+        baseline = _Cell(study.baseline.scale, (), given, noise.variance(given))
     ordered = sorted(cells.values(), key=lambda cell: (cell.scale.parallelism, -cell.scale.num_env_runners))
-    return tuple(_configuration(study, cell, cells, baseline, between_runs=noise is not None) for cell in ordered)
-
-
-@dataclass(frozen=True, slots=True)
-class _Noise:
-    """Standard error of log SPS, with the degrees of freedom it is known with; NaN where not known."""
-
-    deviation: float
-    freedom: float
-
-    @classmethod
-    def within(cls, steady: Steady) -> _Noise:
-        """Return the noise of one run, from the interval of its iterations."""
-        freedom = steady.iterations - 1
-        if not (freedom >= 1 and math.isfinite(steady.error)):
-            return cls(NAN, NAN)
-        return cls(math.log1p(steady.error / 100) / float(stdtrit(freedom, 0.975)), freedom)
-
-    @property
-    def error(self) -> float:
-        """Half-width of the 95 % interval [%]."""
-        half_width = float(stdtrit(self.freedom, 0.975)) * self.deviation
-        # On a log scale the upper end lies further away than the lower one; beyond e^20 the number says nothing.
-        return 100 * math.expm1(half_width) if half_width < 20 else NAN
-
-    def wider(self, doubt: float) -> _Noise:
-        """Return the noise with that of something else added."""
-        return _Noise(math.hypot(self.deviation, doubt), self.freedom)
-
-    def of_ratio(self, other: _Noise, *, shared: bool) -> _Noise:
-        """Return the noise of a ratio of two SPS: Welch's, or for a spread that both share, that spread's freedom."""
-        mine, its = self.deviation**2, other.deviation**2
-        if shared:
-            return _Noise(math.sqrt(mine + its), self.freedom)
-        freedom = formulas.ratio((mine + its) ** 2, mine**2 / self.freedom + its**2 / other.freedom)
-        # Two runs without any noise leave nothing to weigh: their ratio is exact.
-        return _Noise(math.sqrt(mine + its), self.freedom if mine + its == 0 else freedom)
-
-
-def _between_runs(groups: Iterable[Sequence[Run]], estimated: int) -> _Noise | None:
-    """Return the noise of one run among others of its configuration, pooled over configurations; None where none was repeated.
-
-    Args:
-        groups: the runs of each configuration.
-        estimated: how many numbers that the runs were corrected by were estimated from them.
-    """
-    squares, freedom = 0.0, -estimated
-    for runs in groups:
-        logs = [math.log(run.steady.sps) for run in runs]
-        squares += sum((log - fmean(logs)) ** 2 for log in logs)
-        freedom += len(logs) - 1
-    return _Noise(math.sqrt(squares / freedom), freedom) if freedom > 0 else None
+    return tuple(_configuration(study, cell, cells, baseline, noise) for cell in ordered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,16 +123,12 @@ class _Cell:
     scale: Scale
     runs: tuple[Run, ...]
     steady: Steady
-    noise: _Noise
+    variance: float
 
     @classmethod
-    def of(cls, runs: Sequence[Run], between_runs: _Noise | None) -> _Cell:
-        steady = pooled([run.steady for run in runs])
-        if between_runs is None:
-            noise = _Noise.within(steady)
-        else:
-            noise = _Noise(between_runs.deviation / math.sqrt(len(runs)), between_runs.freedom)
-        return cls(runs[0].scale, tuple(runs), steady, noise)
+    def of(cls, runs: Sequence[Run], noise: Noise) -> _Cell:
+        variance = sum(noise.variance(run.steady) for run in runs) / len(runs) ** 2
+        return cls(runs[0].scale, tuple(runs), pooled([run.steady for run in runs]), variance)
 
     @property
     def steps(self) -> float:
@@ -207,24 +158,21 @@ def pooled(windows: Sequence[Steady]) -> Steady:
     )
 
 
-def _configuration(
-    study: Study, cell: _Cell, cells: Mapping[Scale, _Cell], baseline: _Cell | None, *, between_runs: bool
-) -> Configuration:
+def _configuration(study: Study, cell: _Cell, cells: Mapping[Scale, _Cell], baseline: _Cell | None, noise: Noise) -> Configuration:
     scale, steady, runs = cell.scale, cell.steady, cell.runs
     notes = [run.note for run in runs if run.note]
     notes += _disturbances(runs, left_out=sum(run.scale == scale for run in study.runs) - len(runs))
     speedup = speedup_error = NAN
     lost: Mapping[str, float] = {}
     estimated = False
-    # A baseline that is known as a number only is comparable on its giver's word.
-    steps_count = baseline is not None and not study.timed_iterations and baseline.steady.iterations > 0
+    # Where only throughputs are known, they are comparable on their giver's word.
+    steps_count = baseline is not None and not study.timed_iterations and cell.steps > 0 and baseline.steps > 0
     if baseline is not None and steps_count and not same_steps(cell.steps, baseline.steps):
         notes.append(f"{cell.steps:,.0f} env steps an iteration, {baseline.steps:,.0f} in the baseline's: not comparable")
     elif baseline is not None:
         speedup = formulas.speedup(steady.sps, baseline.steady.sps / baseline.scale.parallelism)
-        shared = between_runs and bool(baseline.runs)
-        noise = cell.noise.of_ratio(baseline.noise, shared=shared)
-        speedup_error = 0.0 if cell is baseline else noise.wider(_doubt(study, scale, baseline.scale)).error
+        variance = cell.variance + baseline.variance + _doubt(study, scale, baseline.scale)
+        speedup_error = 0.0 if cell is baseline else noise.error(variance)
         if study.exclusive_phases or study.waits_are_known:
             lost, estimated = _losses(cell, cells, baseline)
     efficiency = formulas.efficiency(speedup, scale.parallelism)
@@ -235,8 +183,9 @@ def _configuration(
         runs=runs,
         seconds=formulas.ratio(steady.seconds, steady.iterations),
         sps=steady.sps,
-        sps_error=cell.noise.wider(_doubt(study, scale)).error,
-        between_runs=between_runs,
+        sps_error=noise.error(cell.variance + _doubt(study, scale) + noise.level),
+        noise=noise,
+        variance=cell.variance + _doubt(study, scale),
         is_baseline=cell is baseline,
         speedup=speedup,
         speedup_error=speedup_error,
@@ -250,12 +199,14 @@ def _configuration(
         diagnosis=diagnosis(lost),
         cpu_utilisation=_mean([run.cpu_utilisation for run in runs]),
         ram_utilisation=max((run.ram_utilisation for run in runs if not math.isnan(run.ram_utilisation)), default=NAN),
+        disturbed=any(run.exclusive == 0 or run.others > NOTABLE_CORES for run in (*runs, *(baseline.runs if baseline else ()))),
         note="; ".join(dict.fromkeys(notes)),
     )
 
 
 def _doubt(study: Study, scale: Scale, other: Scale | None = None) -> float:
-    return 0.0 if study.pace is None else study.pace.doubt(scale, other)
+    """Return the variance of what may be left of the machine's speed in ln SPS, beside another scale's or that of the mean."""
+    return 0.0 if study.pace is None else study.pace.doubt(scale, other) ** 2
 
 
 def _disturbances(runs: Sequence[Run], left_out: int) -> Iterator[str]:

@@ -4,8 +4,8 @@ A law is a sum of terms with coefficients ≥ 0, of which one parameter, its sha
 nonnegative least squares of the relative errors T̂/T − 1 finds the coefficients; the shape is searched along its range. So every
 fit is the best of its law, without starting values.
 
-Source: method, "Scaling laws"; Amdahl, AFIPS 1967; Gunther, "Guerrilla Capacity Planning", 2007 (USL); Venkataraman et al.,
-"Ernest", NSDI 2016; Golub and Pereyra, SIAM J. Numer. Anal. 10(2), 1973 (separating coefficients from shape).
+Source: Amdahl, AFIPS 1967; Gunther, "Guerrilla Capacity Planning", 2007 (USL); Golub and Pereyra, SIAM J. Numer. Anal. 10(2), 1973
+(separating coefficients from shape).
 """
 
 from __future__ import annotations
@@ -43,7 +43,6 @@ class Law:
         shape: name of the shape; "" where there is none.
         shapes: lowest and highest shape.
         two_level: True where r and e count apart, so that both must vary in the data.
-        logarithmic: True where the terms sum to ln T, with coefficients of any sign.
     """
 
     name: str
@@ -53,7 +52,6 @@ class Law:
     shape: str = ""
     shapes: tuple[float, float] = (NAN, NAN)
     two_level: bool = True
-    logarithmic: bool = False
 
     @property
     def size(self) -> int:
@@ -95,20 +93,6 @@ def catalogue(most_runners: float, cores: float) -> tuple[Law, ...]:
             ("t", "σ·t", "κ·t"),
             lambda r, e, _: (1 / (r * e), 1 - 1 / (r * e), r * e - 1),
             two_level=False,
-        ),
-        Law(
-            "Ernest",
-            "T = a + b/N + c·ln N + d·N",
-            ("a", "b", "c", "d"),
-            lambda r, e, _: (np.ones_like(r), 1 / (r * e), np.log(r * e), r * e),
-            two_level=False,
-        ),
-        Law(
-            "power",
-            "ln T = t − p·ln r − q·ln e",
-            ("t", "p", "q"),
-            lambda r, e, _: (np.ones_like(r), -np.log(r), -np.log(e)),
-            logarithmic=True,
         ),
         Law(
             "S",
@@ -190,16 +174,22 @@ class Solution:
         """Half-width of the 95 % interval of ln T around the law, were its parameters certain."""
         return self.scatter * float(stdtrit(self.freedom, 0.975)) if self.freedom > 0 else NAN
 
-    def interval(self, r: Array, e: Array) -> tuple[float, float]:
+    def interval(self, r: Array, e: Array, least_noise: float = 0.0) -> tuple[float, float]:
         """Return the 95 % interval of a new measurement of one configuration [s]: noise and uncertain parameters.
 
         NaN where the law goes through all configurations, or the interval is so wide that it says nothing.
+
+        Args:
+            r: env runners, shape (1,).
+            e: envs per runner, shape (1,).
+            least_noise: half-width that measurements have of themselves, of ln T; few residuals may show less by chance.
         """
         seconds = self.seconds(r, e)
-        if not (self.scatter > _EXACT and 0 < seconds[0] < _LONGEST):
+        noise = max(self.noise, least_noise)
+        if not (noise > _EXACT and self.freedom > 0 and 0 < seconds[0] < _LONGEST):
             return NAN, NAN
         gradient = _gradient(self.law, self.values, self.shape, r, e, seconds)[0]
-        width = self.noise * math.sqrt(1 + float(gradient @ self.covariance @ gradient))
+        width = noise * math.sqrt(1 + float(gradient @ self.covariance @ gradient))
         return (float(seconds[0]) * math.exp(-width), float(seconds[0]) * math.exp(width)) if width < _WIDEST else (NAN, NAN)
 
 
@@ -253,10 +243,6 @@ def _solve(law: Law, r: Array, e: Array, t: Array, weights: Array) -> tuple[Arra
 def _coefficients(law: Law, shape: float, r: Array, e: Array, t: Array, weights: Array) -> tuple[Array, float]:
     """Return the coefficients for a shape, and the root of the weighted sum of squares that is left."""
     terms = np.stack(law.terms(r, e, shape), axis=1)
-    if law.logarithmic:
-        rows, target = terms * weights[:, None], np.log(t) * weights
-        values = np.asarray(np.linalg.lstsq(rows, target, rcond=None)[0], dtype=np.float64)
-        return values, float(np.linalg.norm(rows @ values - target))
     rows = terms * (weights / t)[:, None]
     # Columns of equal length: terms such as N and 1/N may lie many powers of ten apart.
     lengths = np.linalg.norm(rows, axis=0)
@@ -267,15 +253,12 @@ def _coefficients(law: Law, shape: float, r: Array, e: Array, t: Array, weights:
 
 def _seconds(law: Law, values: Array, shape: float, r: Array, e: Array) -> Array:
     total: Array = np.stack(law.terms(r, e, shape), axis=1) @ values
-    # e^700 is about the largest float there is.
-    return np.exp(np.minimum(total, 700)) if law.logarithmic else total
+    return total
 
 
 def _gradient(law: Law, values: Array, shape: float, r: Array, e: Array, t: Array) -> Array:
     """Return the derivatives of ln T by the free parameters, in rows; T is taken as `t`."""
     terms = np.stack(law.terms(r, e, shape), axis=1)
-    if law.logarithmic:
-        return terms
     columns = list((terms[:, values > 0] / t[:, None]).T)
     step = 1e-5 * (law.shapes[1] - law.shapes[0])
     if law.shape and law.shapes[0] + step < shape < law.shapes[1] - step:

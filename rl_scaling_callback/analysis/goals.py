@@ -1,7 +1,4 @@
-"""What a configuration must reach, and whether it does: goals, their constraints, and verdicts that know of noise.
-
-Source: specification §7; method, "Steady state" for the three verdicts.
-"""
+"""What a configuration must reach, and whether it does: goals, their constraints, and verdicts that know of noise."""
 
 from __future__ import annotations
 
@@ -14,6 +11,7 @@ from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.checks import label, positive
 from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.scale import Scale
 
 Verdict = Literal["met", "not met", "undecided"]
 
@@ -64,6 +62,10 @@ class Goal:
         given: dict[str, Any] = {field: value for field, value in constraints.items() if value is not None}
         return replace(GOALS[name], **given)
 
+    def least_speedups(self, scale: Scale) -> tuple[float, float]:
+        """Return the least speedups that efficiency and speedup ask of a configuration [×]; 0 where they ask for nothing."""
+        return (self.min_efficiency or 0.0) / 100 * scale.parallelism, self.min_speedup or 0.0
+
     @property
     def asks(self) -> str:
         """Its constraints for the reader, `"efficiency ≥ 60 % and speedup ≥ 2.5×"`; "" where it has none."""
@@ -75,7 +77,7 @@ GOALS: Final[Mapping[str, Goal]] = {
     "balanced": Goal("balanced", min_efficiency=60, min_speedup=2.5),
     "fastest": Goal("fastest"),
 }
-"""The three goals of specification §7."""
+"""The goals that have a name."""
 
 
 def interval(value: float, error: float) -> tuple[float, float]:
@@ -90,6 +92,11 @@ def judge(value: float, error: float, least: float) -> Verdict:
     if low >= least:
         return "met"
     return "not met" if high < least else "undecided"
+
+
+def judge_speedup(configuration: Configuration, figure: float, least: float) -> Verdict:
+    """Return whether a figure that is as uncertain as the speedup reaches `least`; undecided where others disturbed it."""
+    return "undecided" if configuration.disturbed else judge(figure, configuration.speedup_error, least)
 
 
 def together(verdicts: Iterable[Verdict]) -> Verdict:
@@ -164,7 +171,7 @@ class _Constraint:
             found="not known" if math.isnan(value) else with_interval(value, error, self.digits, self.unit),
             lacking=f"{asked} by {abs(limit - value):.3g}{' points' if self.unit == ' %' else self.unit}",
             reach=reach,
-            verdict=judge(reach, error, 1.0),
+            verdict=judge_speedup(configuration, reach, 1.0) if is_least else judge(reach, error, 1.0),
             is_resource=not is_least,
         )
 

@@ -1,7 +1,4 @@
-"""Scaling laws: what configurations that were not measured would bring, with intervals, and where scaling ends.
-
-Source: method, "Scaling laws".
-"""
+"""Scaling laws: what configurations that were not measured would bring, with intervals, and where scaling ends."""
 
 from __future__ import annotations
 
@@ -28,6 +25,8 @@ _TYPICAL_ERROR: Final = 10.0
 _LEAST_FALL: Final = 0.01
 _RISING: Final = 1e-3
 _NO_DIFFERENCE: Final = 0.05
+_LARGEST_ERROR: Final = 20.0
+"""Mean leave-one-out error [%] above which no law predicts: what Venkataraman et al. stay below (Ernest, NSDI 2016)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +36,7 @@ class Measured:
     Attributes:
         scale: its scale.
         seconds: time for an equal amount of work in all configurations [s]: an iteration, or any number of env steps.
-        error: half-width of the 95 % interval of `seconds` [%]; NaN where not known.
+        error: half-width [%] of the 95 % interval in which it falls if it is measured again; NaN where not known.
     """
 
     scale: Scale
@@ -77,6 +76,7 @@ class Fit:
         error_margin: standard error of `mean_error` [%].
         solution: the law with its parameters.
         most: most env runners, envs per runner and N that were measured.
+        least_noise: half-width of the 95 % interval of ln T around a law that fits, by the errors of what was measured.
         rivals: laws that the data do not tell from it: within one standard error of the least leave-one-out error, as it is.
     """
 
@@ -88,6 +88,7 @@ class Fit:
     error_margin: float
     solution: Solution
     most: tuple[int, int, int]
+    least_noise: float = 0.0
     rivals: tuple[Solution, ...] = ()
 
     def predict(self, scale: Scale) -> Prediction:
@@ -101,7 +102,7 @@ class Fit:
         extrapolated = any(count > _FAR * most for count, most in zip(counts, self.most, strict=True))
         if not (math.isfinite(seconds) and seconds > 0):
             return Prediction(scale, NAN, NAN, NAN, extrapolated)
-        lows, highs = zip(*(solution.interval(r, e) for solution in (self.solution, *self.rivals)), strict=True)
+        lows, highs = zip(*(solution.interval(r, e, self.least_noise) for solution in (self.solution, *self.rivals)), strict=True)
         # A rival without an interval does not count: min and max keep their first value beside NaN.
         low, high = min(lows), max(highs)
         return Prediction(scale, seconds, low, high, extrapolated)
@@ -130,7 +131,7 @@ class Laws:
 
     Attributes:
         fits: the laws that could be fitted, best leave-one-out error first.
-        chosen: the law to predict with; None where there are too few configurations.
+        chosen: the law to predict with; None where there are too few configurations, or no law fits them.
         axes: Amdahl along each axis that was measured.
         limit: lowest and highest limit of the speedup over laws and axes [×]; NaN where there is none.
         falls_beyond: the scales beyond which measured throughput falls although N grows, with the scale where it has fallen.
@@ -175,7 +176,7 @@ def fit_laws(measured: Sequence[Measured], cores: float = NAN, env_steps: float 
     if repeated:
         raise ValueError(f"measured has {', '.join(repeated)} more than once; allowed is one entry a scale: join the runs first")
     known = sorted((one for one in measured if _SECONDS[0] <= one.seconds <= _SECONDS[1]), key=lambda one: one.scale)
-    fits = _fits(known, cores)
+    fits = _fits(known, cores if cores >= 1 else NAN)
     chosen = _choose(fits)
     axes = _axes(known)
     falls = _falls(known, chosen.solution.noise if chosen else NAN)
@@ -199,14 +200,14 @@ def _fits(known: Sequence[Measured], cores: float) -> tuple[Fit, ...]:
     weights = _weights(known)
     most = (int(r.max()), int(e.max()), max(one.scale.parallelism for one in known))
     laws = [law for law in catalogue(float(r.max()), cores) if law.supported(r, e)]
-    fits = sorted((_fit(law, r, e, t, weights, most) for law in laws), key=lambda fit: fit.mean_error)
+    fits = sorted((_fit(law, r, e, t, weights, most, _noise(known)) for law in laws), key=lambda fit: fit.mean_error)
     near = _near(fits)
     return tuple(
         replace(fit, rivals=tuple(other.solution for other in near if other is not fit)) if fit in near else fit for fit in fits
     )
 
 
-def _fit(law: Law, r: Array, e: Array, t: Array, weights: Array, most: tuple[int, int, int]) -> Fit:
+def _fit(law: Law, r: Array, e: Array, t: Array, weights: Array, most: tuple[int, int, int], noise: float) -> Fit:
     errors = leave_one_out(law, r, e, t, weights)
     solution = solve(law, r, e, t, weights)
     return Fit(
@@ -218,21 +219,27 @@ def _fit(law: Law, r: Array, e: Array, t: Array, weights: Array, most: tuple[int
         error_margin=float(errors.std(ddof=1)) / math.sqrt(len(errors)),
         solution=solution,
         most=most,
+        least_noise=noise,
     )
 
 
-def _weights(known: Sequence[Measured]) -> Array:
-    """Return 1 / standard deviation of each, relative to that of a configuration with the median error.
+def _noise(known: Sequence[Measured]) -> float:
+    """Return the half-width of the 95 % interval of ln T of a measurement around its mean, by the median error; 0 for unknown.
 
-    To each error the median one is added in quadrature: errors of single runs leave out what differs between runs, so the most
-    precise must not count for much more than the typical.
+    Errors are those of the difference of two measurements, which has twice the variance.
     """
+    return median([math.log1p(one.error / 100) for one in known if _is_error(one.error)] or [0.0]) / math.sqrt(2)
+
+
+def _weights(known: Sequence[Measured]) -> Array:
+    """Return 1 / standard deviation of each, relative to that of a configuration with the median error."""
     errors = [one.error if _is_error(one.error) else NAN for one in known]
-    typical = median([error for error in errors if not math.isnan(error)] or [0.0])
-    if typical == 0:
+    typical = median([error for error in errors if error > 0] or [NAN])
+    if math.isnan(typical):
         return np.ones(len(known))
-    filled = np.array([typical if math.isnan(error) else error for error in errors])
-    weights: Array = math.sqrt(2) * typical / np.hypot(filled, typical)
+    # An error of 0 or an unknown one is nobody's reason to count for more than the typical.
+    filled = np.log1p([error / 100 if error > 0 else typical / 100 for error in errors])
+    weights: Array = math.log1p(typical / 100) / filled
     return weights
 
 
@@ -246,8 +253,12 @@ def _near(fits: Sequence[Fit]) -> list[Fit]:
 
 
 def _choose(fits: Sequence[Fit]) -> Fit | None:
-    """Return the simplest law within one standard error of the least leave-one-out error."""
-    return min(_near(fits), key=lambda fit: (fit.solution.law.size, fit.mean_error), default=None)
+    """Return the simplest law within one standard error of the least leave-one-out error; None where even that predicts badly."""
+    return min(
+        (fit for fit in _near(fits) if fit.mean_error <= _LARGEST_ERROR),
+        key=lambda fit: (fit.solution.law.size, fit.mean_error),
+        default=None,
+    )
 
 
 def _axes(known: Sequence[Measured]) -> tuple[Axis, ...]:
@@ -274,7 +285,12 @@ def _limit(known: Sequence[Measured], fits: Sequence[Fit], axes: Sequence[Axis])
     one_by_one = next((one.seconds for one in known if one.scale == Scale(1, 1)), NAN)
     limits = [axis.limit for axis in axes] + [_limit_of(fit.solution, one_by_one) for fit in fits]
     limits = [limit for limit in limits if not math.isnan(limit)]
-    return (min(limits), max(limits)) if limits else (NAN, NAN)
+    if not limits:
+        return NAN, NAN
+    # A law or an axis whose limit has been passed says nothing of where scaling ends.
+    best = formulas.ratio(one_by_one, min(one.seconds for one in known))
+    standing = [limit for limit in limits if not limit < best] or [best]
+    return min(standing), max(standing)
 
 
 def _limit_of(solution: Solution, one_by_one: float) -> float:
@@ -336,7 +352,12 @@ def _notes(
         yield f"{given - len(known)} of {given} configurations left out: their time is not known."
     if Scale(1, 1) not in (one.scale for one in known):
         yield "1r×1e was not measured: no serial fraction along an axis, and limits count from the predicted 1r×1e."
-    if chosen is None:
+    if chosen is None and fits:
+        yield (
+            f"No law predicts these configurations: the best, {fits[0].name}, has a mean leave-one-out error of "
+            f"{fits[0].mean_error:.0f} %; {_LARGEST_ERROR:.0f} % is the most that is allowed."
+        )
+    elif chosen is None:
         yield f"{len(known)} configurations: a scaling law needs at least {_FEWEST}."
     elif not any(fit.solution.law.two_level for fit in fits):
         yield "All configurations lie on one line: what is predicted off it takes env runners and envs per runner for the same."

@@ -1,17 +1,14 @@
-"""Which configuration to take, and why.
-
-Source: specification §7.
-"""
+"""Which configuration to take, and why."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from rl_scaling_callback.analysis.configurations import Configuration
-from rl_scaling_callback.analysis.goals import Goal, Standing, Verdict, listed, may_meet, standings, together, with_interval
+from rl_scaling_callback.analysis.goals import Goal, Standing, Verdict, judge, listed, may_meet, standings, together, with_interval
 from rl_scaling_callback.analysis.laws import Laws
 from rl_scaling_callback.analysis.suggestions import worth_measuring
 from rl_scaling_callback.core import formulas
@@ -27,6 +24,10 @@ HOW_TO_GET_A_BASELINE: Final = (
 )
 _NO_BASELINE: Final = f"Without a baseline, speedup and efficiency are not known. {HOW_TO_GET_A_BASELINE}"
 _TOO_SHORT: Final = f"The first {DEFAULT_RULE.warmup_iterations} iterations of a trial are warm-up: let it run {_ENOUGH}."
+_MOST_REPEATS: Final = 9
+"""The interval of ten runs has a third of the width of one's; who wants it narrower than that is after something else."""
+_WORTH_CPUS: Final = 1.1
+"""What noise can't tell apart is still more likely slower where it was measured as slower: a tenth is risked for fewer CPUs."""
 _ONE_AT_A_TIME: Final = "Let trials run one at a time: TuneConfig(max_concurrent_trials=1)."
 
 
@@ -66,8 +67,8 @@ def recommend(
     """Return the recommendation for a goal; where no configuration meets it, `choice` comes nearest and the verdict says so.
 
     A figure decides whether a configuration is a candidate; its interval, whether the verdict is met or undecided. Of the
-    candidates that noise can't tell from the fastest, the cheapest is taken: fewest CPUs, then smallest N; and so where none is a
-    candidate, of those that noise can't tell from the nearest.
+    candidates that noise can't tell from the fastest, the cheapest is taken: fewest CPUs, then smallest N. Where there is no
+    candidate, the same goes for those that come equally near, as far as noise lets that be told.
 
     Args:
         configurations: what was measured.
@@ -86,11 +87,12 @@ def recommend(
     choice, why = (told[0], _belief(told[0], goal)) if told else (best.choice, _reason(best, goal))
     runner_up = _runner_up(known, choice, goal)
     stands = standings(choice, goal)
+    baseline = next((each for each in known if each.is_baseline), None)
     return Recommendation(
         goal=goal,
         choice=choice,
         verdict=together(each.verdict for each in stands),
-        reason=" ".join([why, *_uncertain(choice, stands), *_doubts(configurations, choice)]),
+        reason=" ".join([why, *_uncertain(choice, baseline, stands), *_doubts(configurations, choice)]),
         runner_up=runner_up,
         runner_up_reason=_against(runner_up, choice, goal) if runner_up else "",
         bottleneck=_bottleneck(choice),
@@ -111,16 +113,21 @@ class _Best(NamedTuple):
 
 
 def _best(pool: Sequence[Configuration], goal: Goal) -> _Best:
-    """Return the cheapest of those that noise can't tell from the fastest that fits; where none fits, from the nearest."""
+    """Return the cheapest of those that noise can't tell from the fastest that fits; where none does, of those that are near.
+
+    Near are those that noise can't tell from the nearest, by how far they are from the goal.
+    """
     fit = [each for each in pool if all(standing.reach >= 1 for standing in standings(each, goal))]
     # What can't be known, such as RAM that nobody recorded, comes behind what is known to fit.
     fit = fit or [each for each in pool if may_meet(each, goal)]
     if fit:
         fastest = max(fit, key=lambda each: each.sps)
-        peers = [each for each in fit if _tied(each, fastest)]
+        peers = [each for each in fit if _as_fast(each, fastest)]
     else:
         nearest = min(pool, key=lambda each: _distance(each, goal))
-        peers = [each for each in pool if each is nearest or _as_near(each, nearest, goal)]
+        near = [each for each in pool if each is nearest or _as_near(each, nearest, goal)]
+        fastest = max(near, key=lambda each: each.sps)
+        peers = [each for each in near if _as_fast(each, fastest)]
     return _Best(min(peers, key=_cost), peers, bool(fit))
 
 
@@ -132,8 +139,13 @@ def _tied(one: Configuration, other: Configuration) -> bool:
     return abs(math.log(one.sps / other.sps)) <= _noise(one, other)
 
 
+def _as_fast(one: Configuration, fastest: Configuration) -> bool:
+    """Return whether one may be taken for as fast: the less is known, the less is gained by giving up what was measured."""
+    return _tied(one, fastest) and one.sps * _WORTH_CPUS >= fastest.sps
+
+
 def _noise(one: Configuration, other: Configuration) -> float:
-    return math.hypot(*(math.log1p(each.sps_error / 100) for each in (one, other) if each.sps_error > 0))
+    return math.hypot(*(math.log1p(each.own_error / 100) for each in (one, other) if each.own_error > 0))
 
 
 def _as_near(one: Configuration, nearest: Configuration, goal: Goal) -> bool:
@@ -150,9 +162,35 @@ def _cost(configuration: Configuration) -> tuple[float, ...]:
 
 def _distance(configuration: Configuration, goal: Goal) -> tuple[float, ...]:
     """Return how far a configuration is from a goal: resources that are not there first, then what it lacks in all."""
-    lacking = [(each.is_resource, 1 / each.reach - 1) for each in standings(configuration, goal) if each.reach < 1]
+    lacking = [(each.is_resource, -math.log(each.reach)) for each in standings(configuration, goal) if each.reach < 1]
     resources = sum(lack for is_resource, lack in lacking if is_resource)
     return resources, sum(lack for is_resource, lack in lacking if not is_resource), -configuration.sps
+
+
+def ranking(configurations: Sequence[Configuration]) -> list[list[Configuration]]:
+    """Return the configurations in groups, fastest first: those of a group can't be told from its fastest."""
+    left = sorted((each for each in configurations if each.sps > 0), key=lambda each: -each.sps)
+    groups = []
+    while left:
+        groups.append([each for each in left if each is left[0] or _tied(each, left[0])])
+        left = [each for each in left if each not in groups[-1]]
+    return groups
+
+
+def _repeats(choice: Configuration, baseline: Configuration, reach: float) -> int | None:
+    """Return how often to repeat both until a figure's interval leaves a threshold out, if they come out alike; None for too often.
+
+    Args:
+        choice: what is judged.
+        baseline: what its speedup is counted against.
+        reach: the figure over the threshold.
+    """
+    for more in range(1, _MOST_REPEATS + 1):
+        variance = sum(each.variance * len(each.runs) / (len(each.runs) + more) for each in (choice, baseline))
+        error = replace(choice.noise, freedom=choice.noise.freedom + 2 * more).error(variance)
+        if judge(reach, error, 1.0) != "undecided":
+            return more
+    return None
 
 
 def _runner_up(known: Sequence[Configuration], choice: Configuration, goal: Goal) -> Configuration | None:
@@ -184,27 +222,50 @@ def _reason(best: _Best, goal: Goal) -> str:
     choice, peers, fits = best
     figures, stands = _figures(choice), standings(choice, goal)
     others = [each for each in peers if each is not choice]
+    cheapest = f"; {choice.scale} {_why_cheapest(choice, others)}"
     if not fits:
         lacking = listed(each.lacking for each in stands if each.reach < 1)
-        cheapest = f" and is the cheapest of those that noise can't tell apart (also {_scales(others)})" if others else ""
-        return f"None was measured with {goal.asks}. {choice.scale} comes nearest{cheapest}: {figures}. It misses {lacking}."
+        near = f"{_scales(peers)} come equally near within noise{cheapest}" if others else f"{choice.scale} comes nearest"
+        return f"None was measured with {goal.asks}. {near}: {figures}. It misses {lacking}."
     asks = listed(each.asked for each in stands if not math.isnan(each.reach))
     fastest = f"fastest with {asks}" if asks else "fastest"
     if others:
-        fastest = f"cheapest of the {fastest}, which noise can't tell apart (also {_scales(others)})"
+        return f"{_scales(peers)} are the {fastest} and equal within noise{cheapest}: {figures}."
     return f"{choice.scale} is the {fastest}: {figures}."
 
 
-def _uncertain(choice: Configuration, stands: Sequence[Standing]) -> Iterator[str]:
+def _why_cheapest(choice: Configuration, others: Sequence[Configuration]) -> str:
+    fewer = [each for each in others if each.cpus > choice.cpus]
+    return "holds the fewest CPUs" if len(fewer) == len(others) else "holds no more CPUs than any and has the smallest N of these"
+
+
+def _uncertain(choice: Configuration, baseline: Configuration | None, stands: Sequence[Standing]) -> Iterator[str]:
     """Yield what leaves open whether the choice meets its goal, and whether the goal is a wise one."""
     unknown = listed(each.asked for each in stands if math.isnan(each.reach))
     if unknown:
         yield f"{choice.scale} can't be held against {unknown}: that was not recorded."
     straddled = listed(f"{each.asked} at {each.found}" for each in stands if each.verdict == "undecided" and each.reach > 0)
-    if straddled:
-        yield f"Undecided is {straddled}: repeat {choice.scale} and the baseline to narrow the interval."
+    if straddled and choice.disturbed:
+        yield f"Undecided is {straddled}, for other programs disturbed {choice.scale} or the baseline: repeat both without them."
+    elif straddled:
+        yield f"Undecided is {straddled}: {_to_settle(choice, baseline, stands)}."
     if choice.band == "inefficient":
         yield "That is in the band inefficient: consider less parallelism, unless resources are to spare."
+
+
+def _to_settle(choice: Configuration, baseline: Configuration | None, stands: Sequence[Standing]) -> str:
+    """Return what would settle which thresholds are reached, and what it costs."""
+    if baseline is None or not choice.variance + baseline.variance >= 0:
+        return f"repeat {choice.scale} and the baseline"
+    needed = [_repeats(choice, baseline, each.reach) for each in stands if each.verdict == "undecided" and each.reach > 0]
+    known = [each for each in needed if each is not None]
+    if len(known) < len(needed):
+        return f"too close for {_MOST_REPEATS} repeats to settle"
+    more = max(known)
+    times = "once" if more == 1 else "twice" if more == 2 else f"{more} times"
+    seconds = more * _ENOUGH * (choice.seconds + baseline.seconds)
+    cost = f", about {seconds:.0f} s and start-up" if seconds > 0 else ""
+    return f"repeat {choice.scale} and {baseline.scale} {times} each{cost}"
 
 
 def _doubts(configurations: Sequence[Configuration], choice: Configuration) -> Iterator[str]:
@@ -214,8 +275,6 @@ def _doubts(configurations: Sequence[Configuration], choice: Configuration) -> I
     by_throughput = choice.is_baseline or math.isnan(choice.speedup)
     if math.isnan(choice.sps_error if by_throughput else choice.speedup_error):
         yield "This rests on single figures without an error: repeat the trials to know how sure it is."
-    elif not choice.between_runs:
-        yield "The interval speaks of one run's iterations; another run may differ by more."
     if len(configurations) == 1:
         yield "It is the only configuration: there is nothing to choose from until others are measured."
     # What is known by throughput alone can't be compared with a choice that has a speedup; its note says why.

@@ -131,6 +131,7 @@ class Study:
         timed_iterations: True where an iteration lasts a given time, so that its steps vary.
         pace: what its runs were corrected for; None where they are as measured.
         workload: what is equal in all its runs, as it is compared; None where it is not known.
+        probed: True where a run is what probes say of a configuration, and its error that of its speedup.
     """
 
     title: str
@@ -142,6 +143,7 @@ class Study:
     timed_iterations: bool = False
     pace: Pace | None = None
     workload: Workload | None = None
+    probed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

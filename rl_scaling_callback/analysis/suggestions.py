@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Final
 
 from rl_scaling_callback.analysis.configurations import Configuration
-from rl_scaling_callback.analysis.goals import Goal, interval, may_meet
+from rl_scaling_callback.analysis.goals import Goal, may_meet
 from rl_scaling_callback.analysis.laws import Laws
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.formulas import NAN
@@ -31,8 +31,8 @@ def worth_measuring(
     if laws is None or laws.chosen is None or math.isnan(laws.env_steps):
         promising = [_expected(scale, NAN, choice) for scale in _doubled(choice.scale, measured)]
     else:
-        # Where the choice misses the goal, whatever meets it is better.
-        to_beat = interval(choice.sps, choice.sps_error)[1] if may_meet(choice, goal) else 0.0
+        # Where the choice misses the goal, whatever meets it is better. A gain within the law's own error is none to go for.
+        to_beat = choice.sps * (1 + laws.chosen.mean_error / 100) if may_meet(choice, goal) else 0.0
         predictions = [laws.chosen.predict(scale) for scale in _between_and_beyond(measured)]
         expected = [_expected(each.scale, laws.sps(each.seconds), choice) for each in predictions if not each.extrapolated]
         promising = sorted((each for each in expected if each.sps > to_beat), key=lambda each: -each.sps)
@@ -54,7 +54,6 @@ def _expected(scale: Scale, sps: float, choice: Configuration) -> Configuration:
         seconds=NAN,
         sps=sps,
         sps_error=NAN,
-        between_runs=False,
         is_baseline=False,
         speedup=speedup,
         speedup_error=NAN,

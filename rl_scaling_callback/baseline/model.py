@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 
 from rl_scaling_callback.core import formulas
@@ -14,7 +16,7 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
 
 SCHEMA: Final = "rl_scaling_callback.baseline.model"
-VERSION: Final = 1
+VERSION: Final = 2
 LARGEST: Final = 1 << 20
 """Bytes that the text of a baseline file has at most."""
 
@@ -42,12 +44,7 @@ class Workload:
 
     def differences(self, other: Workload) -> list[str]:
         """Return a line for each fact that differs: `train_batch_size: 4096 here, 2048 there`."""
-        names = sorted(self.facts.keys() | other.facts.keys())
-        return [
-            f"{name}: {_short(self.facts.get(name))} here, {_short(other.facts.get(name))} there"
-            for name in names
-            if _canonical(self.facts.get(name)) != _canonical(other.facts.get(name))
-        ]
+        return [f"{name}: {_short(here)} here, {_short(there)} there" for name, here, there in _apart("", self.facts, other.facts)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +85,14 @@ class Baseline:
         speedup is its N and its efficiency 100 %, as is usual where one processor can't hold the problem.
         """
         return self.sps / self.scale.parallelism
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was published, by the clocks of both hosts; NaN where the file does not say."""
+        try:
+            return max(0.0, time.time() - datetime.fromisoformat(self.provenance["time"]).timestamp())
+        except (KeyError, ValueError, OverflowError):
+            return formulas.NAN
 
     @property
     def steady(self) -> Steady:
@@ -208,6 +213,15 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=repr)
+
+
+def _apart(prefix: str, here: Any, there: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yield what differs, with its name; what is in mappings on both sides one by one."""
+    if isinstance(here, Mapping) and isinstance(there, Mapping):
+        for name in sorted(here.keys() | there.keys()):
+            yield from _apart(f"{prefix}.{name}".lstrip("."), here.get(name), there.get(name))
+    elif _canonical(here) != _canonical(there):
+        yield prefix, here, there
 
 
 def _short(value: Any, longest: int = 60) -> str:

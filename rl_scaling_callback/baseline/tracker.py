@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from itertools import takewhile
 from typing import Final
 
@@ -98,12 +99,13 @@ class Reference:
         elif self._scale.num_envs_per_env_runner > 1:
             self._look_for_single(self._store, steady)
 
-    def compare_with(self, steady: Steady, env_steps: float) -> tuple[float, float]:
+    def compare_with(self, steady: Steady, env_steps: float, spent: Spent | None = None) -> tuple[float, float]:
         """Return the baseline's SPS per unit of parallelism to compare with, NaN for none, and `comparable`.
 
         Args:
             steady: the trial's steady state so far.
             env_steps: env steps of this iteration.
+            spent: where its time went; the baseline's figures don't depend on it.
         """
         baseline = self._baseline
         if baseline is None:
@@ -122,15 +124,27 @@ class Reference:
                 return NAN, 0.0
         return baseline.unit_sps, 1.0
 
-    @property
-    def spent(self) -> Spent | None:
-        """Where the baseline's time went, per env step; None while there is no baseline."""
-        return self._spent
+    def spent_for(self, env_steps: float, spent: Spent) -> tuple[Spent, float] | None:
+        """Return where the baseline's time went, and the busy time of one runner with as many envs as this trial's.
+
+        Both are per env step [s], the second NaN where not known; None while there is no baseline.
+        """
+        return None if self._spent is None else (self._spent, self._single_busy)
 
     @property
-    def single_busy(self) -> float:
-        """Busy time per env step of one runner with as many envs as this trial's [s]; NaN where not known."""
-        return self._single_busy
+    def source(self) -> str:
+        """`trial`; "" while there is no baseline."""
+        return "" if self._baseline is None else "trial"
+
+    @property
+    def error(self) -> float:
+        """Half-width of the 95 % interval of the baseline [%]; NaN where not known."""
+        return NAN if self._baseline is None else self._baseline.error
+
+    @property
+    def age(self) -> float:
+        """Seconds since the baseline was measured, by the clocks of both hosts; NaN where not known."""
+        return NAN if self._baseline is None else self._baseline.age
 
     def _hold(self, baseline: Baseline) -> None:
         self._baseline = baseline
@@ -213,7 +227,7 @@ class Reference:
             env_steps=steady.env_steps,
             seconds=steady.seconds,
             converged=steady.converged,
-            provenance=self._provenance,
+            provenance={**self._provenance, "time": datetime.now(timezone.utc).isoformat(timespec="seconds")},
             parts=steady.parts,
         )
 
@@ -276,10 +290,10 @@ class Reference:
 class GivenBaseline:
     """A baseline that the user gave as a number, on the user's word."""
 
+    source: Final = "given"
     is_baseline: Final = 0.0
-    spent: Final = Spent.of_window({})
-    """A number does not say where the time of the reference went."""
-    single_busy: Final = NAN
+    error: Final = NAN
+    age: Final = NAN
 
     def __init__(self, sps: float, reference: Scale) -> None:
         self._unit_sps = sps / reference.parallelism
@@ -287,6 +301,10 @@ class GivenBaseline:
     def update(self, steady: Steady) -> None:
         """Nothing to look for."""
 
-    def compare_with(self, steady: Steady, env_steps: float) -> tuple[float, float]:
+    def compare_with(self, steady: Steady, env_steps: float, spent: Spent | None = None) -> tuple[float, float]:
         """Return the given SPS per unit of parallelism, and `comparable`."""
         return self._unit_sps, 1.0
+
+    def spent_for(self, env_steps: float, spent: Spent) -> tuple[Spent, float]:
+        """Return NaN: a number does not say where the time of the reference went."""
+        return Spent.of_window({}), NAN

@@ -38,7 +38,14 @@ class Resources:
 
 
 def compare(
-    *, env_steps: float, seconds: float, scale: Scale, baseline_sps: float, steady: Steady, resources: Resources
+    *,
+    env_steps: float,
+    seconds: float,
+    scale: Scale,
+    baseline_sps: float,
+    steady: Steady,
+    steady_baseline_sps: float,
+    resources: Resources,
 ) -> dict[str, float | str]:
     """Return the values of the contract that follow from one iteration, the steady state and the baseline.
 
@@ -48,6 +55,7 @@ def compare(
         scale: the trial's scale.
         baseline_sps: SPS of the reference per unit of its parallelism [steps/s]; NaN while there is none.
         steady: the trial's steady state so far.
+        steady_baseline_sps: `baseline_sps` to compare the steady state with.
         resources: what the trial runs on.
 
     Returns:
@@ -57,7 +65,7 @@ def compare(
     sps = formulas.steps_per_second(env_steps, seconds)
     speedup = formulas.speedup(sps, baseline_sps)
     efficiency = formulas.efficiency(speedup, n)
-    steady_speedup = formulas.speedup(steady.sps, baseline_sps)
+    steady_speedup = formulas.speedup(steady.sps, steady_baseline_sps)
     return {
         "sps": sps,
         "env_steps": env_steps,

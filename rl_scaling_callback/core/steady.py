@@ -17,6 +17,8 @@ from scipy.special import stdtrit
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.checks import at_least, positive
 
+_MAX_ITERATIONS: Final = 8
+
 
 @dataclass(frozen=True, slots=True)
 class SteadyRule:
@@ -26,7 +28,8 @@ class SteadyRule:
         warmup_iterations: iterations left out at the start.
         min_iterations: iterations that the window holds at least before it can count as steady.
         precision: largest half-width [%] of the 95 % interval that counts as precise enough.
-        max_iterations: the window is settled after this many iterations, precise or not.
+        max_iterations: the window is settled after this many iterations, precise or not; 8 by default, or `min_iterations` where
+            that is more.
         max_seconds: the window is settled after this much measured time, precise or not.
 
     Raises:
@@ -36,13 +39,15 @@ class SteadyRule:
     warmup_iterations: int = 2
     min_iterations: int = 5
     precision: float = 5.0
-    max_iterations: int = 8
+    max_iterations: int = _MAX_ITERATIONS
     max_seconds: float = 600.0
 
     def __post_init__(self) -> None:
         at_least("warmup_iterations", self.warmup_iterations, 0)
         at_least("min_iterations", self.min_iterations, 2)
         positive("precision", self.precision)
+        if self.max_iterations == _MAX_ITERATIONS < self.min_iterations:
+            object.__setattr__(self, "max_iterations", self.min_iterations)
         at_least("max_iterations", self.max_iterations, self.min_iterations)
         positive("max_seconds", self.max_seconds)
 

@@ -18,27 +18,47 @@ def read_baselines(folder: Place) -> tuple[list[Baseline], list[LeftOut]]:
     """
     baselines: list[Baseline] = []
     left_out: list[LeftOut] = []
-    for name in folder.names()[1]:
+    folders, files = folder.names()
+    for name in files:
         if not (name.startswith("baseline-") and name.endswith(".json")):
             continue
         try:
             baselines.append(Baseline.from_json(folder.below(name).read()))
         except (BaselineFileError, ExperimentError) as error:
             left_out.append(LeftOut(name, f"this baseline file can't be used: {error}"))
+    # Each run of an experiment has a folder of its own, named by the time at which it began: the latest first.
+    for name in reversed(folders):
+        found, broken = read_baselines(folder.below(name))
+        baselines, left_out = baselines + found, left_out + broken
     return baselines, left_out
 
 
 def matches(logged: Mapping[str, Any], exact: Mapping[str, Any]) -> bool:
-    """Return whether facts read from a log can be those that a callback saw; objects are only texts in a log."""
-    return (
-        exact.keys() >= logged.keys()
-        and all(
-            value == exact[name] or (isinstance(value, str) and (value.startswith("<") or not isinstance(exact[name], str)))
-            for name, value in logged.items()
-            if name != "algorithm"
-        )
-        and logged["algorithm"] in (None, last_name(exact["algorithm"]))
-    )
+    """Return whether facts read from a log can be those that a callback saw: what the log tells of them agrees.
+
+    A log does not tell the algorithm, holds objects as texts, and code by name; a callback sees a hash of it beside the name.
+    """
+    if "algorithm" not in exact:  # the user's name for it is all that is known
+        return False
+    algorithm = logged.get("algorithm")
+    told = logged.keys() & exact.keys() - {"algorithm"}
+    return algorithm in (None, last_name(_name(exact["algorithm"]))) and all(_agree(logged[name], exact[name]) for name in told)
+
+
+def _agree(logged: Any, exact: Any) -> bool:
+    if isinstance(logged, dict) and isinstance(exact, dict):
+        return logged.keys() == exact.keys() and all(_agree(value, exact[name]) for name, value in logged.items())
+    if isinstance(logged, list) and isinstance(exact, list):
+        return len(logged) == len(exact) and all(map(_agree, logged, exact))
+    if isinstance(exact, str) and not isinstance(logged, str):
+        return _name(exact) != exact  # the hash of an array, which a log has as numbers
+    is_text_of_object = isinstance(logged, str) and (logged.startswith("<") or not isinstance(exact, str))
+    return logged == exact or is_text_of_object or logged == _name(exact)
+
+
+def _name(label: Any) -> Any:
+    """Return the name in a label of code, without version and hash."""
+    return label.partition(" ")[0] if isinstance(label, str) else label
 
 
 def last_name(dotted: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -188,7 +189,7 @@ class _Log:
             learns_after=rllib.steps_before_learning(self.config),
             name=name,
             scale=scale,
-            cpus=self._cpus,
+            cpus=rllib.read_cpus(self.config) if math.isnan(self._cpus) else self._cpus,
             note=self._note(failed),
         )
         if run.steady.iterations == 0:

@@ -15,15 +15,20 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady, SteadyRule
 from rl_scaling_callback.experiments.baselines import last_name, matches, read_baselines
 from rl_scaling_callback.experiments.trial_folder import PARAMS, RESULTS, TrialRead, read_trial
-from rl_scaling_callback.rllib import number
+from rl_scaling_callback.rllib import CIRCUMSTANCES, number
 from rl_scaling_callback.storage import ExperimentError, Place
 
-_HARDWARE: Final = ("cpu", "cores", "accelerators", "ray")
-"""Facts of a workload that results don't hold; baseline files do, for the host that measured them."""
+_SHOWN: Final = (
+    "algorithm", "env", "env_config", "train_batch_size", "minibatch_size", "num_epochs", "batch_mode", "framework_str",
+    "enable_env_runner_and_connector_v2", "gym_env_vectorize_mode", "model_config", "model", "policies", "num_learners",
+    "num_gpus_per_learner", "num_gpus", "observation_filter", "training_intensity", "callbacks", *CIRCUMSTANCES,
+)  # fmt: skip
+"""Facts that a page shows, of some 150."""
 
 _SOFTWARE: Final = ("torch", "python", "platform")
 """What the provenance of a baseline file adds to a study's facts."""
 
+_MOST_TOLD_APART: Final = 3
 
 _LONGEST_TEXT: Final = 120
 
@@ -86,35 +91,35 @@ def _by_workload(read: Iterable[TrialRead], baselines: Sequence[Baseline]) -> li
     """Return the trials of each workload with its facts, the hardware among them where it is known."""
     hardware: dict[str, dict[str, Any]] = {}
     for baseline in baselines:
-        known = {fact: baseline.workload.facts[fact] for fact in _HARDWARE if fact in baseline.workload.facts}
+        known = {fact: baseline.workload.facts[fact] for fact in CIRCUMSTANCES if fact in baseline.workload.facts}
         # Under the workload's id for trials that tell theirs, under the host's name for those that don't.
         for name in (baseline.workload.id, baseline.provenance.get("host", "")):
             hardware.setdefault(name, {}).update(known)
     ids: dict[tuple[str, str], set[str]] = {}
     for trial in read:
         ids.setdefault((Workload(trial.facts).id, trial.host), set()).update({trial.workload} - {""})
-    of_config: dict[str, list[TrialRead]] = {}
+    groups: dict[str, _Group] = {}
+    unknown: list[TrialRead] = []
     for trial in read:
-        of_config.setdefault(Workload(trial.facts).id, []).append(trial)
-    groups: list[_Group] = []
-    for trials in of_config.values():
-        of_hardware: dict[str, _Group] = {}
-        for trial in trials:
-            same = ids[Workload(trial.facts).id, trial.host]
-            # A trial without the callback is of the one workload that others on its host are of.
-            workload = trial.workload or (next(iter(same)) if len(same) == 1 else "")
-            known = hardware.get(workload) or hardware.get(trial.host, {})
-            run = replace(trial.run, cores=number(known.get("cores")))
-            group = of_hardware.setdefault(workload or Workload(known).id, ({**trial.facts, **known}, []))
-            group[1].append(replace(trial, run=run))
-        # Trials on a host that nothing is known of are taken to be on the same hardware, where only one is known.
-        unknown = of_hardware.pop(Workload({}).id, None)
-        if unknown is not None and len(of_hardware) == 1:
-            next(iter(of_hardware.values()))[1].extend(unknown[1])
-        elif unknown is not None:
-            groups.append(unknown)
-        groups.extend(of_hardware.values())
-    return groups
+        config = Workload(trial.facts).id
+        same = ids[config, trial.host]
+        # A trial without the callback is of the one workload that others on its host are of.
+        workload = trial.workload or (next(iter(same)) if len(same) == 1 else "")
+        known = hardware.get(workload) or hardware.get(trial.host, {})
+        trial = replace(trial, run=replace(trial.run, cores=number(known.get("cores"))))
+        if workload or known:
+            key = workload or f"{config} {Workload(known).id}"
+            groups.setdefault(key, ({**trial.facts, **known}, []))[1].append(trial)
+        else:
+            unknown.append(trial)
+    # Trials on a host that nothing is known of are taken to be on the same hardware, where only one is known.
+    for trial in unknown:
+        alike = [trials for _, trials in groups.values() if any(other.facts == trial.facts for other in trials)]
+        if len(alike) == 1:
+            alike[0].append(trial)
+        else:
+            groups.setdefault(f"{Workload(trial.facts).id} unknown", (dict(trial.facts), []))[1].append(trial)
+    return list(groups.values())
 
 
 def _study(
@@ -122,7 +127,7 @@ def _study(
 ) -> Study:
     runs = tuple(sorted((trial.run for trial in trials), key=lambda run: run.name))
     hosts = sorted({trial.host for trial in trials} - {""})
-    texts = {name: _text(value) for name, value in facts.items() if value not in (None, "", [], {})}
+    texts = {name: _text(facts[name]) for name in _SHOWN if facts.get(name) not in (None, "", [], {})}
     for baseline in baselines:
         if baseline.provenance.get("host") in hosts:
             texts.update({name: baseline.provenance[name] for name in _SOFTWARE if name in baseline.provenance})
@@ -144,8 +149,10 @@ def _given(
     facts: Mapping[str, Any], trials: Sequence[TrialRead], baselines: Sequence[Baseline], reference: Scale
 ) -> GivenBaseline | None:
     """Return the baseline that the experiment recorded for a workload: its file, else what its trials compared with."""
+    ids = {trial.workload for trial in trials} - {""}
     for baseline in baselines:
-        if baseline.scale == reference and matches(facts, baseline.workload.facts):
+        is_theirs = baseline.workload.id in ids if ids else matches(facts, baseline.workload.facts)
+        if baseline.scale == reference and is_theirs:
             said = baseline.provenance
             source = f"baseline file of the experiment: {said.get('trial', 'unknown trial')}, {said.get('time', 'unknown time')}"
             return GivenBaseline(reference, baseline.steady, source)
@@ -164,8 +171,9 @@ def _titles(groups: Sequence[Mapping[str, Any]]) -> list[str]:
     titles = []
     for facts, title in zip(groups, plain, strict=True):
         same = [other for other, its in zip(groups, plain, strict=True) if its == title]
-        apart = [name for name in sorted(facts) if any(other.get(name) != facts[name] for other in same)]
-        told = ", ".join(f"{name}: {_text(facts[name])}" for name in apart)
+        names = sorted({name for other in same for name in other})
+        apart = [name for name in names if any(other.get(name) != facts.get(name) for other in same)]
+        told = ", ".join(f"{name}: {_text(facts.get(name))}" for name in apart[:_MOST_TOLD_APART])
         titles.append(f"{title} ({told})" if told else title)
     return titles
 

@@ -19,6 +19,7 @@ class Options:
         baseline_sps: the baseline as a number [steps/s]; None to measure it.
         reference: scale of the reference.
         workload: the user's name for the workload; None to derive it from config and hardware.
+        probe: measure the baseline inside the trial.
         steady: when a trial counts as steady.
 
     Raises:
@@ -29,6 +30,7 @@ class Options:
     baseline_sps: float | None
     reference: Scale
     workload: str | None
+    probe: bool
     steady: SteadyRule
 
     def __post_init__(self) -> None:
@@ -38,6 +40,10 @@ class Options:
                 raise ValueError(
                     f"baseline_sps is {self.baseline_sps!r} and baseline_dir is {self.baseline_dir!r}; allowed is one of the two"
                 )
+            if self.probe:
+                raise ValueError(f"baseline_sps is {self.baseline_sps!r} and probe is True; allowed is one of the two")
+        if not isinstance(self.probe, bool):
+            raise ValueError(f"probe is {self.probe!r}; allowed are True and False")
         if self.workload is not None:
             label("workload", self.workload)
 
@@ -49,6 +55,7 @@ class Options:
         baseline_sps: float | None,
         reference: str | Scale,
         workload: str | None,
+        probe: bool,
         steady: SteadyRule,
     ) -> Options:
         """Return the options in the types that the rest works with.
@@ -68,5 +75,6 @@ class Options:
             baseline_sps=baseline_sps,
             reference=reference,
             workload=workload,
+            probe=probe,
             steady=steady,
         )

@@ -33,18 +33,28 @@ class BaselineSource(Protocol):
         """1.0 when this trial is the reference, else 0.0."""
 
     @property
-    def spent(self) -> Spent | None:
-        """Where the baseline's time went, per env step; None where not known."""
+    def source(self) -> str:
+        """`trial`, `probe` or `given`; "" while there is no baseline."""
 
     @property
-    def single_busy(self) -> float:
-        """Busy time per env step of one runner with as many envs as this trial's [s]; NaN where not known."""
+    def error(self) -> float:
+        """Half-width of its 95 % interval [%]; NaN where not known."""
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was measured; NaN where not known."""
 
     def update(self, steady: Steady) -> None:
         """Look for a baseline, or publish one."""
 
-    def compare_with(self, steady: Steady, env_steps: float) -> tuple[float, float]:
+    def compare_with(self, steady: Steady, env_steps: float, spent: Spent) -> tuple[float, float]:
         """Return the SPS per unit of parallelism to compare with, and `comparable`."""
+
+    def spent_for(self, env_steps: float, spent: Spent) -> tuple[Spent, float] | None:
+        """Return where the baseline's time goes, and the busy time of one runner with as many envs as this trial's.
+
+        Both are per env step [s], for the work for which this trial spent so much; None where not known.
+        """
 
 
 class Trial:
@@ -106,6 +116,7 @@ class Trial:
         named: Mapping[str, float] | None = None,
         work: RunnersWork = _NO_WORK,
         learner: Mapping[str, float] | None = None,
+        probe_s: float = 0.0,
     ) -> dict[str, Any]:
         """Return the dict to inject for the iteration that `result` describes.
 
@@ -115,6 +126,7 @@ class Trial:
             named: exclusive seconds of each phase, as the env runners spent them where phases overlap; None where not known.
             work: what the env runners did.
             learner: what learners beside the env runners did: `busy` and `waiting` [s], `dropped` env steps; None where none are.
+            probe_s: seconds spent on probes since the last result.
         """
         env_steps, seconds = self._read(result)
         spent = Spent.of(named or {}, seconds, work.busy, work.longest)
@@ -126,18 +138,23 @@ class Trial:
             self._env_steps += env_steps
         steady = self._window.read()
         self._source.update(steady)
-        baseline_sps, comparable = self._source.compare_with(steady, env_steps)
+        over_window = Spent.of_window(steady.parts)
+        baseline_sps, comparable = self._source.compare_with(steady, env_steps, spent)
         values = compare(
             env_steps=env_steps,
             seconds=seconds,
             scale=self._scale,
             baseline_sps=baseline_sps,
             steady=steady,
+            steady_baseline_sps=self._source.compare_with(steady, steady.env_steps, over_window)[0],
             resources=self._resources,
         )
         values["time/evaluate"] = evaluation_s
         values["is_baseline"] = self._source.is_baseline
         values["comparable"] = comparable
+        values["baseline/source"] = self._source.source
+        values["baseline/error"], values["baseline/age"] = self._source.error, self._source.age
+        values["time/probe"] = probe_s
         values["workload"] = self._workload
         values["exclusive"] = self._is_exclusive()
         values["steady/drift"] = self._drift.read()
@@ -152,9 +169,8 @@ class Trial:
             values.update({f"time/{phase}": getattr(spent, phase) for phase in PHASES})
             exact = not self._overlaps or work.phases is not None
             values["account/exclusive"] = float(exact)
-            baseline = self._source.spent
-            if comparable == 1 and exact and baseline is not None:
-                values.update(self._account(env_steps, spent, baseline, steady))
+            if comparable == 1 and exact:
+                values.update(self._account(env_steps, spent, over_window, steady))
         return schema.nest(values)
 
     def _read(self, result: Mapping[str, Any]) -> tuple[float, float]:
@@ -183,28 +199,32 @@ class Trial:
     def _look_for_drift(self, env_steps: float, sampling_s: float) -> None:
         self._drift.add(sampling_s / env_steps)
         change = self._drift.read()
-        if change > 0 or change < 0:
+        # Probes follow the drift.
+        if self._source.source != "probe" and (change > 0 or change < 0):
             self._warn(
                 "drift",
                 f"sampling an env step costs {change:+.0f} % since this trial's steady window began, more than noise explains: "
                 "efficiency compares different work, unless the baseline was measured at the same stage of training. "
-                "Does the env get slower as the policy improves, or is the machine shared?",
+                "Does the env get slower as the policy improves, or is the machine shared? probe=True follows it.",
             )
 
-    def _account(self, env_steps: float, spent: Spent, baseline: Spent, steady: Steady) -> dict[str, float | str]:
-        single = self._source.single_busy
-        lost, estimated = losses(self._scale, env_steps, spent, baseline, single)
-        if baseline.total != baseline.total:
+    def _account(self, env_steps: float, spent: Spent, over_window: Spent, steady: Steady) -> dict[str, float | str]:
+        baseline = self._source.spent_for(env_steps, spent)
+        baseline_over_window = self._source.spent_for(steady.env_steps, over_window)
+        if baseline is None or baseline_over_window is None:
+            return {}
+        if self._source.source == "given":
             self._warn(
                 "breakdown",
                 "the baseline does not say where its time went: of loss/<cause> only straggler and evaluate are known, which the "
-                "reference has none of. Let a reference trial measure the baseline for the others.",
+                "reference has none of. Let a reference trial or probe=True measure the baseline for the others.",
             )
-        over_window, _ = losses(self._scale, steady.env_steps, Spent.of_window(steady.parts), baseline, single)
+        lost, estimated = losses(self._scale, env_steps, spent, *baseline)
+        lost_over_window, _ = losses(self._scale, steady.env_steps, over_window, *baseline_over_window)
         return {
             **{f"loss/{cause}": points for cause, points in lost.items()},
             "account/estimated": float(estimated),
-            "diagnosis": diagnosis(over_window, _learner_limits(steady)),
+            "diagnosis": diagnosis(lost_over_window, _learner_limits(steady)),
         }
 
 

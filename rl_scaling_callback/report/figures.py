@@ -23,6 +23,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FormatStrFormatter, MaxNLocator, NullLocator
 
 from rl_scaling_callback.analysis.configurations import Configuration
+from rl_scaling_callback.analysis.goals import interval
 from rl_scaling_callback.core.attribution import CAUSES
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.report.report import StudyReport
@@ -140,8 +141,8 @@ def speedup_over_n(study: StudyReport) -> Figure | None:
         curves: list[Line2D] = []
         for family in _families(known):
             n, speedup = [c.scale.parallelism for c in family.members], [c.speedup for c in family.members]
-            half = [c.speedup * c.speedup_error / 100 for c in family.members]
-            axes.errorbar(n, speedup, half, ecolor=family.colour, fmt="none", capsize=4, zorder=3)
+            bars = [[abs(end - c.speedup) for c, end in zip(family.members, ends, strict=True)] for ends in _ends(family.members)]
+            axes.errorbar(n, speedup, bars, ecolor=family.colour, fmt="none", capsize=4, zorder=3)
             looks: dict[str, Any] = {"color": family.colour, "marker": family.marker, "linestyle": "none", "zorder": 3}
             points += axes.plot(n, speedup, **looks, label=family.label)
             curves += _law(axes, study, family, 2 * top)
@@ -150,7 +151,8 @@ def speedup_over_n(study: StudyReport) -> Figure | None:
             if c is study.recommendation.choice:
                 looks = {"color": INK, "marker": "o", "markersize": 12, "fillstyle": "none", "linestyle": "none", "zorder": 4}
                 ring = axes.plot(c.scale.parallelism, c.speedup, **looks, label=f"recommended: {c.scale}")
-        lowest = min(c.speedup for c in known)
+        # Bars are seen to their lower end, unless that squeezes all the rest.
+        lowest = max(min(_ends(known)[0]), min(c.speedup for c in known) / 8)
         axes.set(xlabel="N = env runners × envs per runner", ylabel="speedup [×]")
         axes.set(xlim=(0.85, 2.15 * top), ylim=(min(0.85, 0.8 * lowest), 2.15 * top))
         for axis in (axes.xaxis, axes.yaxis):
@@ -189,6 +191,12 @@ def _families(known: Sequence[Configuration]) -> Iterator[_Family]:
     fewer = len(by_runners) < len(by_envs)
     for index, (shared, members) in enumerate(sorted((by_runners if fewer else by_envs).items())):
         yield _Family(tuple(members), shared, fewer, _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)])
+
+
+def _ends(members: Sequence[Configuration]) -> tuple[list[float], list[float]]:
+    """Return the lower and the upper ends of the intervals of speedups."""
+    lows, highs = zip(*(interval(c.speedup, c.speedup_error) for c in members), strict=True)
+    return list(lows), list(highs)
 
 
 def _law(axes: Axes, study: StudyReport, family: _Family, top: int) -> list[Line2D]:

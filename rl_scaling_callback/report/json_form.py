@@ -75,7 +75,7 @@ def _configuration_json(configuration: Configuration) -> dict[str, Any]:
         row[column.name] = column.value(configuration)
         if column.error is not None:
             row[f"{column.name}_error"] = column.error(configuration)
-    row["between_runs"] = configuration.between_runs
+    row["from_repeats"] = configuration.noise.from_repeats
     row["losses"] = configuration.losses
     row["runs"] = [run.name for run in configuration.runs]
     return row

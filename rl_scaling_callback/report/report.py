@@ -6,9 +6,11 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from html import escape
+from typing import Any
 
 from rl_scaling_callback._version import __version__
-from rl_scaling_callback.analysis.checklist import Check, checklist
+from rl_scaling_callback.analysis.checklist import Check, checklist, expected_speedups
 from rl_scaling_callback.analysis.configurations import SINGLE, Configuration, configurations
 from rl_scaling_callback.analysis.goals import GOALS, Goal
 from rl_scaling_callback.analysis.laws import Fit, Laws, Measured, fit_laws
@@ -77,12 +79,13 @@ class StudyReport:
     def forecast(self, fit: Fit, scale: Scale) -> Forecast:
         """Return what a law says of a configuration."""
         prediction = fit.predict(scale)
+        low, high = expected_speedups(self.laws, prediction, self.configurations)
         return Forecast(
             scale=scale,
             sps=self.laws.sps(prediction.seconds),
             speedup=self._speedup(prediction.seconds),
-            low=self._speedup(prediction.high),
-            high=self._speedup(prediction.low),
+            low=low,
+            high=high,
             extrapolated=prediction.extrapolated,
         )
 
@@ -131,17 +134,25 @@ class Report:
         experiment: what was read, and what was left out.
         studies: one for each workload, in the experiment's order.
         provenance: where the report comes from, as texts by name.
+        config: of a sweep: the `AlgorithmConfig` with the numbers that it recommends; else None.
     """
 
     experiment: Experiment
     studies: tuple[StudyReport, ...]
     provenance: Mapping[str, str]
+    config: Any = None
+
+    def _repr_html_(self) -> str:
+        """Return the page in a frame: how notebooks show a report."""
+        from rl_scaling_callback.report.page import render_page
+
+        return f'<iframe srcdoc="{escape(render_page(self))}" style="width: 100%; height: 40em; border: 0"></iframe>'
 
 
 def make_report(
     experiment: Experiment,
-    goal: Goal = GOALS["balanced"],
-    reference: Scale = SINGLE,
+    goal: str | Goal = "balanced",
+    reference: str | Scale = SINGLE,
     made: datetime | None = None,
     *,
     correction: Correction = "repeated",
@@ -151,16 +162,18 @@ def make_report(
 
     Args:
         experiment: what was read.
-        goal: what the reader is after; the other goals of `GOALS` are answered besides.
-        reference: scale of the baseline.
+        goal: what the reader is after: a name of `GOALS` or a `Goal`. The other goals of `GOALS` are answered besides.
+        reference: scale of the baseline, such as `"1r1e"`.
         made: time that the report carries; now by default.
         correction: when throughputs are corrected for how fast the machine was in each run (see `pace`).
         choose: tells what is best for a goal by all measurements taken together, None where it can't; by default the figures of
             each configuration decide. It is asked about the first study.
 
     Raises:
-        ValueError: a correction that is not allowed.
+        ValueError: a goal, scale or correction that is not allowed.
     """
+    goal = goal if isinstance(goal, Goal) else Goal.of(goal)
+    reference = reference if isinstance(reference, Scale) else Scale.parse(reference)
     studies = [at_one_pace(study, correction) for study in experiment.studies]
     made = made or datetime.now(timezone.utc)
     provenance = {
@@ -189,21 +202,21 @@ def _study_report(study: Study, goal: Goal, reference: Scale, choose: Callable[[
 
 
 def _env_steps(study: Study, found: Sequence[Configuration]) -> float:
-    """Return the mean env steps of an iteration of the baseline, else of the first configuration that has any; else NaN."""
+    """Return the mean env steps of an iteration of the baseline, else of the first configuration that has any; else 1."""
     of_baseline = [run.steady for c in found if c.is_baseline for run in c.runs]
     given = [study.baseline.steady] if study.baseline else []
     for windows in (of_baseline, given, *([run.steady for run in c.runs] for c in found)):
         steps = formulas.ratio(sum(each.env_steps for each in windows), sum(each.iterations for each in windows))
         if steps > 0:
             return steps
-    return NAN
+    return 1.0
 
 
 def _measured(study: Study, found: Sequence[Configuration], env_steps: float) -> Iterator[Measured]:
     """Yield the time that each configuration takes for equal work; a baseline from outside is a measurement like others."""
     for c in found:
         if c.sps > 0:
-            yield Measured(c.scale, env_steps / c.sps, c.sps_error)
+            yield Measured(c.scale, env_steps / c.sps, c.own_error)
     given = study.baseline
     if given is not None and given.steady.sps > 0 and given.scale not in {c.scale for c in found}:
         yield Measured(given.scale, env_steps / given.steady.sps, given.steady.error)

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.analysis.goals import Goal
-from rl_scaling_callback.analysis.recommendation import Recommendation
+from rl_scaling_callback.analysis.noise import USUAL_DEVIATION, Noise
+from rl_scaling_callback.analysis.recommendation import Recommendation, ranking
 from rl_scaling_callback.analysis.runs import Pace
 from rl_scaling_callback.report.report import Forecast, Report, StudyReport
 
@@ -93,7 +94,7 @@ COLUMNS: Final[tuple[Column, ...]] = (
         "diagnosis", "where it goes", "", lambda c: c.diagnosis or None, lambda c: c.diagnosis.split(";")[0] or UNKNOWN, spare=2
     ),
 )
-"""The columns of specification §4, in the reader's order."""
+"""The columns, in the reader's order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,15 @@ def choice_text(recommendation: Recommendation) -> str:
     if choice is None:
         return "Nothing can be recommended yet"
     return f"Take {choice.scale}: {number(choice.speedup, 2, '×')}, {number(choice.efficiency, 1, ' %')}"
+
+
+def ranking_text(study: StudyReport) -> str:
+    """Return the configurations in order of throughput; "" where noise leaves no doubt of it."""
+    groups = ranking(study.configurations)
+    if len(groups) == sum(map(len, groups)):
+        return ""
+    alike = " > ".join(" = ".join(str(c.scale) for c in group) for group in groups)
+    return f"By throughput, = where noise can't tell them apart: {alike}"
 
 
 def law_lines(study: StudyReport) -> Iterator[str]:
@@ -162,13 +172,13 @@ def notes(study: StudyReport) -> Iterator[str]:
     """Yield what a reader must know to read the numbers right: what is missing, what ± means, and each run's own note."""
     yield from study.missing()
     found = study.configurations
-    known = [c for c in found if not math.isnan(c.sps_error)]
-    single = [str(c.scale) for c in known if not c.between_runs]
-    if known:
-        yield "± is half the width of the 95 % interval; that of a speedup includes the baseline's."
-    if single:
-        which = "All intervals are" if len(single) == len(known) else f"The intervals of {', '.join(single)} are"
-        yield f"{which} from the iterations of one run. Runs of one configuration differ by more: repeat before a close verdict."
+    noise = next((c.noise for c in found if not math.isnan(c.sps_error)), None)
+    if noise is not None:
+        yield (
+            "± is where a figure would fall if it was measured again, with as many runs: in 95 % of cases between figure / (1 + ±) "
+            "and figure × (1 + ±). It has the noise of the iterations and of the runs, and for a speedup that of the baseline's."
+        )
+        yield f"{_differ(noise)} (standard deviation)."
     pace = study.study.pace
     if pace is not None:
         yield (
@@ -191,6 +201,18 @@ def notes(study: StudyReport) -> Iterator[str]:
             yield f"{c.scale}: {plain(c.note)}"
 
 
+def _differ(noise: Noise) -> str:
+    if noise.probed:
+        return "Errors of speedups come from rounds of probes"
+    percent = 100 * math.sqrt(noise.factor) * USUAL_DEVIATION
+    if noise.from_repeats:
+        return f"By the repeated runs, those of one configuration differ by {percent:.0f} % beside the noise of their iterations"
+    return (
+        f"No configuration was repeated: runs are taken to differ by {percent:.0f} % beside the noise of their iterations, as is "
+        "usual on shared machines. Repeated runs tell what it is here"
+    )
+
+
 def _effect(pace: Pace) -> str:
     if not pace.is_estimated:
         return f"Too few trials were repeated to tell by how much: {pace.slope:g} % for each percent is what is usual."
@@ -208,6 +230,8 @@ def sections(study: StudyReport) -> Iterator[Section]:
     """Yield what goes with the table, the decision first; parts without content are left away."""
     asked = study.recommendation
     decision = [f"{choice_text(asked)}. Goal {asked.verdict}: {goal_text(asked.goal)}.", asked.reason]
+    if ranked := ranking_text(study):
+        decision.append(ranked)
     if asked.runner_up is not None:
         decision.append(f"Runner-up: {asked.runner_up_reason or asked.runner_up.scale}")
     if asked.bottleneck:

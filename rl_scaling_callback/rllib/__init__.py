@@ -17,6 +17,7 @@ from rl_scaling_callback.rllib.configs import (
     is_asynchronous,
     is_new_stack,
     iterations_are_timed,
+    read_cpus,
     read_logged_config,
     read_scale,
     samples_env,
@@ -45,9 +46,10 @@ from rl_scaling_callback.rllib.results import (
     take_reports,
 )
 from rl_scaling_callback.rllib.values import number, plain
-from rl_scaling_callback.rllib.workload import read_workload
+from rl_scaling_callback.rllib.workload import CIRCUMSTANCES, read_workload
 
 __all__ = [
+    "CIRCUMSTANCES",
     "ENV_RUNNER_RESULTS",
     "INJECTED_PARTS",
     "LEARNER_PHASES",
@@ -71,6 +73,7 @@ __all__ = [
     "number",
     "plain",
     "read_circumstances",
+    "read_cpus",
     "read_dropped",
     "read_fleet",
     "read_injected",

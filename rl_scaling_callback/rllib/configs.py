@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from rl_scaling_callback.core.formulas import ratio
+from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.rllib.values import ADDRESS, number, plain
 
@@ -66,6 +66,14 @@ def evaluation_is_parallel(config: Mapping[str, Any]) -> bool:
 def uses_gpus(config: Mapping[str, Any]) -> bool:
     """Return whether the learners or env runners of the trial ask for GPUs."""
     return any(number(config.get(key)) > 0 for key in ("num_gpus", "num_gpus_per_learner", "num_gpus_per_env_runner"))
+
+
+def read_cpus(config: Mapping[str, Any]) -> float:
+    """Return the CPUs that a trial holds in Ray's books; NaN where the config does not say, or learners hold some of their own."""
+    if number(config.get("num_learners")) > 0 or number(config.get("evaluation_num_env_runners")) > 0:
+        return NAN
+    each = number(config.get("num_cpus_per_env_runner"))
+    return number(config.get("num_cpus_for_main_process")) + number(config.get("num_env_runners")) * each
 
 
 def has_other_workers(config: Mapping[str, Any]) -> bool:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import inspect
+import os
 import platform
 import socket
 import sys
 import weakref
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, suppress
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Final
 
 import ray
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
+from ray.tune.registry import ENV_CREATOR, _global_registry
 from ray.util import get_current_placement_group
 
 from rl_scaling_callback import rllib
@@ -22,8 +24,9 @@ from rl_scaling_callback._version import __version__
 from rl_scaling_callback.baseline.model import Workload
 from rl_scaling_callback.core.comparison import Resources
 from rl_scaling_callback.core.formulas import NAN
-from rl_scaling_callback.rllib import hardware
+from rl_scaling_callback.rllib import content, hardware
 from rl_scaling_callback.rllib.hardware import Host
+from rl_scaling_callback.rllib.values import plain
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
@@ -48,7 +51,7 @@ def config_of(algorithm: Algorithm) -> Mapping[str, Any]:
 
 
 def workload_of(algorithm: Algorithm, hosts: Collection[Host], name: str | None) -> Workload:
-    """Return the trial's workload: `name` when the user gave one, else config, hardware and Ray's version.
+    """Return the trial's workload: `name` when the user gave one, else config, code, hardware, threads and versions.
 
     Args:
         algorithm: the trial's Algorithm.
@@ -57,16 +60,96 @@ def workload_of(algorithm: Algorithm, hosts: Collection[Host], name: str | None)
     """
     if name is not None:
         return Workload({"name": name}, vouched=True)
-    config = config_of(algorithm)
-    facts = rllib.read_workload(config)
+    config = algorithm.config
+    facts = facts_of(config, type(algorithm))
     kinds = sorted({(host.cpu, host.cores) for host in (hardware.this_host(), *hosts)})
     facts.update(
         cpu=kinds[0][0] if len(kinds) == 1 else [cpu for cpu, _ in kinds],
         cores=kinds[0][1] if len(kinds) == 1 else [cores for _, cores in kinds],
-        accelerators=_accelerators() if rllib.uses_gpus(config) else [],
-        ray=ray.__version__,
+        accelerators=accelerators(node_of()) if rllib.uses_gpus(vars(config)) else [],
+        threads=_threads(),
+        learner_threads=_learner_threads(algorithm),
+        **versions(),
     )
     return Workload(facts)
+
+
+def facts_of(config: Any, algorithm: type) -> dict[str, Any]:
+    """Return the facts of a config that must be equal for a fair comparison, code by its content.
+
+    Args:
+        config: an `AlgorithmConfig`.
+        algorithm: the class that it is given to.
+    """
+    facts = rllib.read_workload(vars(config), _model_defaults(config))
+    # An actor's class is one that Ray derives from the user's, and Tune may have derived that to have it ask for other resources.
+    algorithm = vars(algorithm).get("__ray_actor_class__", algorithm)
+    facts["algorithm"] = plain(next(cls for cls in algorithm.__mro__ if not cls.__module__.startswith("ray.tune.")))
+    facts["env"] = _env(config.env)
+    return facts
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that most of the work is done in; "" where one is not installed."""
+    return {
+        "python": ".".join(platform.python_version_tuple()[:2]),
+        "ray": ray.__version__,
+        **{package: _version(package) for package in ("torch", "gymnasium", "mujoco")},
+    }
+
+
+@functools.cache
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _model_defaults(config: Any) -> dict[str, Any]:
+    """Return what the model has where its config says nothing; empty on the old API stack."""
+    with suppress(ImportError, AttributeError, TypeError):
+        from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+
+        return vars(DefaultModelConfig()) | config._model_config_auto_includes
+    return {}
+
+
+def _env(env: Any) -> Any:
+    """Return what is registered under an env's name: its name and a hash of that, where it can be told."""
+    if not isinstance(env, str):
+        return plain(env)
+    registered: Any = None
+    if _global_registry.contains(ENV_CREATOR, env):
+        registered = _global_registry.get(ENV_CREATOR, env)
+    else:
+        registry = getattr(sys.modules.get("gymnasium.envs.registration"), "registry", {})
+        registered = registry.get(env.rpartition(":")[2])
+    if registered is not None:
+        # A spec names the module of its env; that may not be imported here.
+        entry = getattr(registered, "entry_point", None)
+        code = content.module_label(entry.partition(":")[0]) if isinstance(entry, str) else None
+        return f"{env} #{content.digest([plain(registered), code])}"
+    module, found, _ = env.rpartition(":") if ":" in env else env.rpartition(".")
+    return f"{env} #{content.digest(content.module_label(module))}" if found else env
+
+
+def _threads(_process: object = None) -> float:
+    """Return how many threads this process computes with."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        return float(torch.get_num_threads())
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return float(told) if told.isdecimal() else float(hardware.usable_cores())
+
+
+def _learner_threads(algorithm: Algorithm) -> list[float]:
+    """Return the same of learners in processes of their own, each number once; none where there are none or they don't answer."""
+    group = getattr(algorithm, "learner_group", None)
+    if group is None or group.is_local:
+        return []
+    answers = group.foreach_learner(_threads, timeout_seconds=_RUNNERS_ANSWER_WITHIN_S)
+    return sorted({answer.get() for answer in answers if answer.ok})
 
 
 def provenance_of(trial: str) -> dict[str, str]:
@@ -74,7 +157,6 @@ def provenance_of(trial: str) -> dict[str, str]:
     torch = sys.modules.get("torch")
     return {
         "trial": trial,
-        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
         "cpu": hardware.cpu_model(),
         "cores": str(hardware.usable_cores()),
@@ -266,12 +348,12 @@ def _host(_env_runner: object) -> Host | None:
         return None
 
 
-def _accelerators() -> list[str]:
-    """Return the accelerator types of this node, or of the whole cluster where this node has none (remote learners)."""
+def accelerators(node: str) -> list[str]:
+    """Return the accelerator types of a node, or of the whole cluster where it has none (remote learners)."""
     prefix = "accelerator_type:"
     types = {
         node["NodeID"]: {name.removeprefix(prefix) for name in node["Resources"] if name.startswith(prefix)}
         for node in ray.nodes()
         if node["Alive"]
     }
-    return sorted(types.get(node_of()) or set().union(*types.values()))
+    return sorted(types.get(node) or set().union(*types.values()))

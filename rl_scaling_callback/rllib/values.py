@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import hashlib
+import json
 import math
 import re
-from collections.abc import Mapping
+from array import array
+from collections import deque
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from pathlib import PurePath
 from typing import Any, Final
 
 from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.rllib import content
 
 
 def number(value: object) -> float:
@@ -33,30 +40,123 @@ def mapping(value: object) -> Mapping[str, Any]:
 ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
 """An address in memory, which each process has its own of."""
 
-_DEEPEST: Final = 12
+_DEEPEST: Final = 60
+_MOST: Final = 20_000
+"""Values that are looked at, at most: what comes after them goes by its type."""
+
+_MANY_NUMBERS: Final = 64
+_LONGEST: Final = 4_000
+"""Characters of JSON that a value has at most: a longer one becomes a hash."""
+
+_WITHOUT_STATE: Final = frozenset({"ray.actor", "ray._raylet", "torch", "torch.nn.parameter"})
+"""Modules whose objects are other ones in each run: handles of actors, tensors."""
+
+_NAMESPACES: Final = frozenset({"types", "argparse"})
+"""Modules of Python's whose objects hold what a user puts there."""
 
 
-def plain(value: object, depth: int = 0) -> Any:
-    """Return `value` in plain JSON types, the same in every process: classes and functions by name, no memory addresses."""
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
+def plain(value: object) -> Any:
+    """Return `value` in plain JSON types, the same in every process.
+
+    Code becomes a label with a hash of its content (see `content`), an object its class and state, a long array or text a hash.
+    Addresses in memory, handles of actors and the state of random generators don't count.
+    """
+    return _shortened(_Describer()(value))
+
+
+def _shortened(description: Any) -> Any:
+    if isinstance(description, (list, dict, str)) and len(json.dumps(description)) > _LONGEST:
+        return f"{type(description).__name__} of {len(description)} #{content.digest(description)}"
+    return description
+
+
+class _Describer:
+    """Describes one value, and all that is in it."""
+
+    def __init__(self) -> None:
+        self._open: set[int] = set()
+        self._left = _MOST
+
+    def __call__(self, value: Any) -> Any:
+        if value is None or type(value) in (bool, int, str):
+            return value
+        if isinstance(value, enum.Enum):
+            return self(value.value)
+        if isinstance(value, (bool, int, str, float)):
+            return _scalar(value)
+        self._left -= 1
+        if id(value) in self._open or len(self._open) >= _DEEPEST or self._left < 0:
+            return content.name_of(value if isinstance(value, type) else type(value))
+        self._open.add(id(value))
+        try:
+            return self._compound(value)
+        except Exception:  # a stranger's object may fail at anything that it is asked
+            return content.name_of(type(value))
+        finally:
+            self._open.discard(id(value))
+
+    def _compound(self, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(key): self(item) for key, item in sorted(value.items(), key=lambda pair: str(pair[0]))}
+        if isinstance(value, (list, tuple, deque)):
+            return _numbers(value) if len(value) > _MANY_NUMBERS and _are_numbers(value) else [self(item) for item in value]
+        if isinstance(value, (set, frozenset)):
+            return sorted((self(item) for item in value), key=repr)
+        if content.is_code(value):
+            return content.label(value, self)
+        if isinstance(value, PurePath):
+            return str(value)
+        if isinstance(value, (range, slice, complex)):
+            return repr(value)
+        if isinstance(value, (bytes, bytearray)):
+            return f"{len(value)} bytes #{hashlib.sha256(value).hexdigest()[:8]}"
+        module = type(value).__module__
+        if module.startswith("gymnasium.spaces") or (module.startswith("numpy") and "dtype" in type(value).__name__.lower()):
+            return " ".join(repr(value).split())
+        if hasattr(value, "tolist") and module not in _WITHOUT_STATE:  # NumPy scalars and arrays
+            return self._of_array(value)
+        return self._of_object(value)
+
+    def _of_array(self, value: Any) -> Any:
+        if getattr(value, "size", 1) > _MANY_NUMBERS and getattr(getattr(value, "dtype", None), "kind", "O") in "biuf":
+            shape = "" if len(value.shape) == 1 else "×".join(map(str, value.shape)) + " "
+            return shape + _numbers(value.ravel().astype("float64", copy=False))
+        return self(value.tolist())
+
+    def _of_object(self, value: Any) -> Any:
+        cls = type(value)
+        if cls.__module__ in _WITHOUT_STATE or (content.is_python(cls) and cls.__module__ not in _NAMESPACES):
+            return content.name_of(cls)
+        if dataclasses.is_dataclass(value):
+            # Not asdict(): it copies deeply, and what a spec holds may not be copied.
+            state = {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
+        else:
+            state = {name: getattr(value, name) for name in _slots(cls) if hasattr(value, name)} | dict(
+                getattr(value, "__dict__", {})
+            )
+        told = {name: self(item) for name, item in sorted(state.items()) if not name.startswith(("_np_random", "__"))}
+        return {"of": self(cls), **told} if told else self(cls)
+
+
+def _scalar(value: float | str) -> Any:
+    """Return a number or text of a subclass, such as NumPy's, or a float, in JSON's own types."""
+    if isinstance(value, str):
+        return str(value)
     if isinstance(value, float):
-        return value if math.isfinite(value) else repr(value)
-    if isinstance(value, enum.Enum):
-        return plain(value.value, depth + 1)
-    if depth >= _DEEPEST:
-        return f"({type(value).__qualname__})"
-    if isinstance(value, Mapping):
-        return {str(key): plain(item, depth + 1) for key, item in sorted(value.items(), key=lambda pair: str(pair[0]))}
-    if isinstance(value, (list, tuple)):
-        return [plain(item, depth + 1) for item in value]
-    if isinstance(value, (set, frozenset)):
-        return sorted((plain(item, depth + 1) for item in value), key=repr)
-    if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
-        return f"{value.__module__}.{value.__qualname__}"
-    if dataclasses.is_dataclass(value):
-        # Not asdict(): it copies deeply, and what a spec holds may not be copied.
-        return {field.name: plain(getattr(value, field.name, None), depth + 1) for field in dataclasses.fields(value)}
-    if hasattr(value, "tolist"):  # NumPy scalars and arrays
-        return plain(value.tolist(), depth + 1)
-    return ADDRESS.sub("", repr(value))
+        return float(value) if math.isfinite(value) else repr(float(value))
+    return int(value)
+
+
+def _are_numbers(values: Sequence[Any]) -> bool:
+    return all(issubclass(each, Real) for each in set(map(type, values)))
+
+
+def _numbers(values: Any) -> str:
+    """Return how many numbers there are, and a hash of them: the same for a list and an array of the same numbers."""
+    content_of = values.tobytes() if hasattr(values, "tobytes") else array("d", values).tobytes()
+    return f"{len(values)} numbers #{hashlib.sha256(content_of).hexdigest()[:8]}"
+
+
+def _slots(cls: type) -> list[str]:
+    named = (getattr(base, "__slots__", ()) for base in cls.__mro__)
+    return [name for slots in named for name in ([slots] if isinstance(slots, str) else slots)]

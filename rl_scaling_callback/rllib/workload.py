@@ -1,63 +1,147 @@
-"""What must be equal for a fair comparison, as a config says it."""
+"""What must be equal for a fair comparison, as a config says it: all that is in it but a known harmless few."""
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 from collections.abc import Mapping
 from typing import Any, Final
 
+from rl_scaling_callback.rllib import configs, content
 from rl_scaling_callback.rllib.values import number, plain
 
-_WORKLOAD_KEYS: Final[Mapping[str, str]] = {
-    "algorithm": "algo_class",
-    "env": "env",
-    "env_config": "env_config",
-    "env_runner_class": "env_runner_cls",
-    "vectorize_mode": "gym_env_vectorize_mode",
-    "remote_worker_envs": "remote_worker_envs",
-    "new_api_stack": "enable_env_runner_and_connector_v2",
-    "framework": "framework_str",
-    "minibatch_size": "minibatch_size",
-    "num_epochs": "num_epochs",
-    "batch_mode": "batch_mode",
-    "training_intensity": "training_intensity",
-    "rl_module": "_rl_module_spec",
-    "model_config": "_model_config",
-    "env_to_module_connector": "_env_to_module_connector",
-    "module_to_env_connector": "_module_to_env_connector",
-    "learner_connector": "_learner_connector",
-    "learner_class": "_learner_class",
-    "observation_filter": "observation_filter",
-    "compress_observations": "compress_observations",
-    "torch_compile_learner": "torch_compile_learner",
-    "torch_compile_worker": "torch_compile_worker",
-    "num_learners": "num_learners",
-    "num_gpus_per_learner": "num_gpus_per_learner",
-    "num_gpus_per_env_runner": "num_gpus_per_env_runner",
-    "num_gpus": "num_gpus",
-    "num_aggregator_actors_per_learner": "num_aggregator_actors_per_learner",
-}
-"""What must be equal for a fair comparison, and the config attribute that says it.
+_SCALING: Final = frozenset({
+    "num_env_runners", "num_envs_per_env_runner", "rollout_fragment_length", "num_cpus_per_env_runner",
+    "custom_resources_per_env_runner", "create_local_env_runner", "create_env_on_local_worker", "create_env_on_driver",
+    "placement_strategy", "custom_resources_for_main_process", "custom_resources_per_learner",
+})  # fmt: skip
+"""What scaling is about, and where the processes run."""
 
-Learning rate, seed, gamma and the like don't change the work of a step. Runners, envs, CPUs per runner and fragment lengths
-are what scaling is about. Evaluation is left out of steady figures.
-"""
+_PROCESSES: Final = frozenset({"num_cpus_for_main_process", "num_cpus_per_learner"})
+"""What Ray gives the processes; the threads that they really have are a fact of their own."""
+
+_LEARNING: Final = frozenset({
+    "gamma", "lr", "lr_schedule", "actor_lr", "critic_lr", "alpha_lr", "world_model_lr", "_lr_vf", "optimization", "adam_epsilon",
+    "decay", "momentum", "lambda", "lambda_", "gae_lambda", "kl_coeff", "kl_target", "vf_loss_coeff", "entropy_coeff",
+    "entropy_coeff_schedule", "entropy_scale", "clip_param", "vf_clip_param", "vtrace_clip_rho_threshold",
+    "vtrace_clip_pg_rho_threshold", "epsilon", "initial_alpha", "target_entropy", "tau", "v_min", "v_max", "sigma0",
+    "intrinsic_rewards_scale", "return_normalization_decay", "categorical_distribution_temperature", "seed",
+})  # fmt: skip
+"""Numbers that learning goes by: the work is the same, whatever they are."""
+
+_BOOKS: Final = frozenset({
+    "log_level", "log_sys_usage", "keep_per_episode_custom_metrics", "metrics_episode_collection_timeout_s",
+    "metrics_num_episodes_for_smoothing", "sampler_perf_stats_ema_coef", "export_native_model_files",
+    "checkpoint_trainable_policies_only", "store_buffer_in_checkpoints", "_use_msgpack_checkpoints", "disable_env_checking",
+    "in_evaluation", "_validate_config", "_is_frozen", "class",
+})  # fmt: skip
+"""Logging, metrics, checkpoints and checks."""
+
+_FAULTS: Final = frozenset({
+    "restart_failed_env_runners", "ignore_env_runner_failures", "max_num_env_runner_restarts", "delay_between_env_runner_restarts_s",
+    "restart_failed_sub_environments", "num_consecutive_env_runner_failures_tolerance", "env_runner_health_probe_timeout_s",
+    "env_runner_restore_timeout_s", "sample_timeout_s", "validate_env_runners_after_construction",
+    "sync_filters_on_rollout_workers_timeout_s", "num_consecutive_worker_failures_tolerance",
+})  # fmt: skip
+"""Fault tolerance."""
+
+_ELSEWHERE: Final = frozenset({"algo_class", "callbacks", "callbacks_class", "_train_batch_size_per_learner", "train_batch_size"})
+"""What `read_workload` says in its own words."""
+
+_HARMLESS: Final = _SCALING | _PROCESSES | _LEARNING | _BOOKS | _FAULTS | _ELSEWHERE
+_EVALUATION: Final = ("evaluation_", "offline_eval", "off_policy_estimation", "custom_eval", "ope_split", "always_attach_eval")
+_OFFLINE_EVALUATION: Final = "offline_eval_runner"
+_DEPRECATED: Final = -1
+"""What RLlib gives settings that it no longer has; in a log they are missing."""
+
+_NO_CALLBACKS: Final = ("RLlibCallback", "DefaultCallbacks")
+_OWN_PACKAGE: Final = __name__.partition(".")[0]
 
 
-def read_workload(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the facts of a config that must be equal for a fair comparison, in plain JSON types.
+CIRCUMSTANCES: Final = (
+    "cpu", "cores", "accelerators", "threads", "learner_threads", "python", "ray", "torch", "gymnasium", "mujoco",
+)  # fmt: skip
+"""Facts of a workload that no config and no result holds: hardware, threads and versions."""
+
+
+def read_workload(config: Mapping[str, Any], model_defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the facts of a config that must be equal for a fair comparison, in plain JSON types, by the names of RLlib's settings.
+
+    Runners, envs, CPUs per runner and fragment lengths are what scaling is about; evaluation that does not run beside training
+    is left out of steady figures. Code counts by its content (see `content`); in a log it is only a name.
 
     Args:
-        config: `vars(AlgorithmConfig)`.
+        config: `vars(AlgorithmConfig)`, or what `read_logged_config` returns.
+        model_defaults: what the model has where its config says nothing; None where that is not known.
     """
-    facts = {fact: plain(config.get(key)) for fact, key in _WORKLOAD_KEYS.items()}
+    is_new = bool(config.get("enable_rl_module_and_learner"))
+    facts = {
+        name.lstrip("_"): plain(value)
+        for name, value in sorted(config.items())
+        if _counts(name, config) and not (name == "model" and is_new) and not _is_deprecated(value)
+    }
+    facts["algorithm"] = plain(config.get("algo_class"))
+    facts["callbacks"] = _callbacks(config.get("callbacks_class", config.get("callbacks")))
+    facts["gym_env_vectorize_mode"] = _mode(config.get("gym_env_vectorize_mode"))
+    facts["model_config"] = _model_config(config.get("_model_config"), model_defaults or {})
+    facts["policies"] = _policies(config.get("policies"))
+    facts["train_batch_size"] = _batch_size(config)
+    # What RLlib leaves unset and what it does not have are the same.
+    return {name: value for name, value in facts.items() if value is not None or name == "algorithm"}
+
+
+def _counts(name: str, config: Mapping[str, Any]) -> bool:
+    # Tune adds settings of its own with two underscores.
+    if name in _HARMLESS or name.startswith("__"):
+        return False
+    is_evaluation = name.startswith(_EVALUATION) or _OFFLINE_EVALUATION in name
+    return not is_evaluation or (bool(config.get("evaluation_interval")) and configs.evaluation_is_parallel(config))
+
+
+def _is_deprecated(value: object) -> bool:
+    return isinstance(value, (int, str)) and value == _DEPRECATED
+
+
+def _callbacks(given: Any) -> list[Any]:
+    """Return the callbacks beside those of this package, which cost next to nothing, and RLlib's, which does nothing."""
+    found = []
+    for each in given if isinstance(given, (list, tuple)) else [given]:
+        name = each if isinstance(each, str) else content.name_of(getattr(each, "func", each))
+        if each is not None and not name.rpartition(".")[2].startswith(_NO_CALLBACKS) and not _is_own(name):
+            found.append(plain(each))
+    return found
+
+
+def _is_own(name: str) -> bool:
+    # In a log it may be the text of a functools.partial.
+    return name.startswith(f"{_OWN_PACKAGE}.") or f"partial({_OWN_PACKAGE}." in name
+
+
+def _mode(mode: Any) -> Any:
+    """Return how the envs of a runner are stepped: "SYNC", "sync" and VectorizeMode.SYNC, which a log has as text, are the same."""
+    mode = mode.value if isinstance(mode, enum.Enum) else mode
+    return mode.rpartition(".")[2].lower() if isinstance(mode, str) else plain(mode)
+
+
+def _model_config(given: Any, defaults: Mapping[str, Any]) -> Any:
+    """Return what a model's config says beside the defaults: a `DefaultModelConfig` and an equal dict are the same."""
+    told = dict(vars(given)) if dataclasses.is_dataclass(given) else given
+    if not isinstance(told, Mapping):
+        return plain(told)
+    return plain({name: value for name, value in told.items() if name not in defaults or defaults[name] != value})
+
+
+def _policies(policies: Any) -> Any:
+    if not isinstance(policies, Mapping):
+        return sorted(map(str, policies)) if isinstance(policies, (set, list, tuple)) else plain(policies)
+    # A PolicySpec as a log has it.
+    return {str(name): plain(spec.get_state() if hasattr(spec, "get_state") else spec) for name, spec in policies.items()}
+
+
+def _batch_size(config: Mapping[str, Any]) -> Any:
+    """Return the env steps of a batch, of all learners together."""
     per_learner: Any = config.get("_train_batch_size_per_learner")
+    if not number(per_learner) > 0:
+        return plain(config.get("train_batch_size"))
     learners = number(config.get("num_learners"))
-    if number(per_learner) > 0:
-        facts["train_batch_size"] = plain(per_learner * (int(learners) if learners > 1 else 1))
-    else:
-        facts["train_batch_size"] = plain(config.get("train_batch_size"))
-    policies = config.get("policies")
-    facts["policies"] = sorted(map(str, policies)) if isinstance(policies, (Mapping, set, list, tuple)) else plain(policies)
-    if not config.get("enable_rl_module_and_learner"):
-        facts["model"] = plain(config.get("model"))
-    return facts
+    return plain(per_learner * (int(learners) if learners > 1 else 1))

@@ -19,7 +19,7 @@ _KEPT: Final = ("baseline_dir", "workload")
 
 def instrumented(config: AlgorithmConfig, rule: SteadyRule, longest_wait_s: float) -> AlgorithmConfig:
     """Return the config with the callbacks that a sweep needs beside the user's own."""
-    callbacks: list[Any] = [each for each in _callbacks(config) if not _is_measuring(each)]
+    callbacks = callbacks_without_measuring(config)
     measure = functools.partial(
         ScalingCallback,
         **own_options(config),
@@ -31,6 +31,11 @@ def instrumented(config: AlgorithmConfig, rule: SteadyRule, longest_wait_s: floa
     )
     callbacks += [measure, functools.partial(Watchdog, longest_wait_s)]
     return config.copy(copy_frozen=False).callbacks(callbacks)
+
+
+def callbacks_without_measuring(config: AlgorithmConfig) -> list[Any]:
+    """Return the config's callbacks but `ScalingCallback`."""
+    return [each for each in _callbacks(config) if not _is_measuring(each)]
 
 
 def own_options(config: AlgorithmConfig) -> Mapping[str, Any]:

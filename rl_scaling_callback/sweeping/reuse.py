@@ -48,9 +48,9 @@ def runs_of(workload: Workload, places: Iterable[str | Path], rule: SteadyRule) 
     for place in places:
         runs, others = _lasting(workload, place)
         if not (runs or others):
-            runs, others = _of_experiment(workload, place, rule)
+            runs, others = runs_of_experiment(workload, place, rule)
         if not runs:
-            apart = min((_differences(workload, other) for other in others), key=len, default=[])
+            apart = min((differences(workload, other) for other in others), key=len, default=[])
             raise ValueError(f"{place} holds no trial of this workload: {'; '.join(apart) or 'it is no experiment of RLlib'}")
         found += runs
     return found
@@ -69,7 +69,9 @@ def _lasting(workload: Workload, place: str | Path) -> tuple[list[Run], list[Wor
     """Return the runs behind a workload's baselines, and the workloads of the other baselines."""
     runs, others = [], []
     for baseline in read_baselines(Place.of(place))[0]:
-        if matches(workload.facts, baseline.workload.facts):
+        # A workload that the user named is the same by its name alone.
+        same = workload.id == baseline.workload.id if workload.vouched else matches(workload.facts, baseline.workload.facts)
+        if same:
             cores = number(baseline.workload.facts.get("cores"))
             runs.append(
                 Run(
@@ -81,19 +83,19 @@ def _lasting(workload: Workload, place: str | Path) -> tuple[list[Run], list[Wor
     return runs, others
 
 
-def _of_experiment(workload: Workload, place: str | Path, rule: SteadyRule) -> tuple[list[Run], list[Workload]]:
+def runs_of_experiment(workload: Workload, place: str | Path, rule: SteadyRule) -> tuple[list[Run], list[Workload]]:
     """Return the runs of a workload in an experiment, and its other workloads."""
     runs: list[Run] = []
     others = []
     for study in read_experiment(place, rule=rule).studies:
-        if study.workload is not None and not _differences(workload, study.workload):
+        if study.workload is not None and not differences(workload, study.workload):
             runs += study.runs
         elif study.workload is not None:
             others.append(study.workload)
     return runs, others
 
 
-def _differences(here: Workload, there: Workload) -> list[str]:
+def differences(here: Workload, there: Workload) -> list[str]:
     """Return what differs of what a log tells; of the algorithm, where it does."""
     compared = here.facts.keys() & {name for name, fact in there.facts.items() if name != "algorithm" or fact is not None}
     mine, its = ({name: each.facts[name] for name in compared} for each in (here, there))

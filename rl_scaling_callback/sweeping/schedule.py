@@ -67,6 +67,12 @@ def bundles_of(config: AlgorithmConfig) -> list[Mapping[str, float]]:
     return list(algorithm.default_resource_request(config).bundles)
 
 
+def cpus_of(config: AlgorithmConfig) -> tuple[float, float]:
+    """Return the CPUs that Tune reserves for a trial beside its env runners, and for each of them."""
+    one, two = (_total(bundles_of(at_scale(config, Scale(runners, 1))))["CPU"] for runners in (1, 2))
+    return float(2 * one - two), float(two - one)
+
+
 def refusal(bundles: Sequence[Mapping[str, float]], nodes: Sequence[Mapping[str, float]]) -> str:
     """Return why a trial can never be scheduled on these nodes; "" when it can.
 
@@ -129,3 +135,13 @@ def _total(resources: Sequence[Mapping[str, float]]) -> Counter[str]:
         for name, amount in each.items():
             total[name] += amount  # type: ignore[assignment]  # a Counter counts in floats as well
     return total
+
+
+def alive_nodes() -> list[Mapping[str, float]]:
+    """Return the resources of each node that is alive."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def most_runners(config: AlgorithmConfig, nodes: Sequence[Mapping[str, float]], cores: int) -> int:
+    """Return the largest number of env runners, up to the cores, that can be scheduled; 0 where one can't be."""
+    return next((r for r in range(cores, 0, -1) if not refusal(bundles_of(at_scale(config, Scale(r, 1))), nodes)), 0)

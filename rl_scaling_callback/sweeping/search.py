@@ -4,8 +4,7 @@ The value of a measurement is by how much it is expected to improve the choice (
 takes. So cheap configurations, those that may be best and those that tell most about the others come first, close rivals are
 repeated, and the search ends where another measurement is not worth it.
 
-Source: method, "Finding the best configuration cheaply"; Frazier, Powell and Dayanik, INFORMS J. Comput. 21(4), 2009 (knowledge
-gradient for correlated beliefs).
+Source: Frazier, Powell and Dayanik, INFORMS J. Comput. 21(4), 2009 (knowledge gradient for correlated beliefs).
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from scipy.special import ndtr
 from rl_scaling_callback.analysis.configurations import SINGLE
 from rl_scaling_callback.analysis.fitting import Array
 from rl_scaling_callback.analysis.goals import Goal
+from rl_scaling_callback.analysis.noise import USUAL_DEVIATION, USUAL_LEFT
 from rl_scaling_callback.analysis.speed_correction import USUAL_SLOPE, behind
 from rl_scaling_callback.core.attribution import Spent
 from rl_scaling_callback.core.checks import at_least, positive
@@ -33,10 +33,10 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
 from rl_scaling_callback.sweeping.surrogate import Belief, believe
 
-# Standard deviation of ln SPS between runs of one configuration: 8 to 16 % on shared machines; and 4 to 8 % of what is left where
-# the learner tells how fast the machine was. By how much a run is slower where its learner is (see `pace`), and how sure that is.
-_BETWEEN_RUNS: Final = 0.1
-_AT_ONE_PACE: Final = 0.05
+# Standard deviation of ln SPS between runs of one configuration, and of what is left where the learner tells how fast the machine
+# was. By how much a run is slower where its learner is (see `speed_correction`), and how sure that is.
+_BETWEEN_RUNS: Final = USUAL_DEVIATION
+_AT_ONE_PACE: Final = USUAL_DEVIATION * math.sqrt(USUAL_LEFT)
 _SLOPE_DOUBT: Final = 0.15
 # Shares below this are noise; beyond it, the share of sampling is known to 15 % of itself.
 _LEAST_SHARE: Final = 0.01
@@ -98,6 +98,7 @@ class Search:
         cores: logical cores that the env runners share; NaN where not known.
         budget: largest share that the search may cost of what it would to measure every configuration once.
         repetitions: most measurements of one configuration.
+        cpus: CPUs that a trial holds beside its env runners, and for each of them.
 
     Raises:
         ValueError: a value out of its range.
@@ -109,6 +110,7 @@ class Search:
     cores: float = NAN
     budget: float = 0.3
     repetitions: int = 3
+    cpus: tuple[float, float] = (1.0, 1.0)
 
     def __post_init__(self) -> None:
         at_least("number of runner counts", len(self.runners), 1)
@@ -120,7 +122,8 @@ class Search:
     def scales(self) -> tuple[Scale, ...]:
         """The reference, 1r×1e, and the other configurations of the grid that hold no more CPUs than the goal allows."""
         most = math.inf if self.goal.max_cpus is None else self.goal.max_cpus
-        grid = {Scale(r, e) for r in self.runners for e in self.envs if 1 + r <= most}
+        beside, each = self.cpus
+        grid = {Scale(r, e) for r in self.runners for e in self.envs if beside + each * r <= most}
         return (SINGLE, *sorted(grid - {SINGLE}))
 
     def propose(self, trials: Sequence[Trial], running: Sequence[Scale] = ()) -> Scale | None:

@@ -56,6 +56,7 @@ class ScalingSearcher(Searcher):
         max_trials: most trials, those measured before included; None for no limit.
         places: what a trial's config gets beside its scale, one mapping for each trial that may run at a time: the node that it
             runs on, say. By default there is one, of nothing: side by side on one machine trials would measure one another.
+        cpus: CPUs that a trial holds beside its env runners, and for each of them.
         rule: when a trial counts as steady.
         clock: monotonic seconds.
 
@@ -74,6 +75,7 @@ class ScalingSearcher(Searcher):
         budget_s: float | None = None,
         max_trials: int | None = None,
         places: Sequence[Mapping[str, Any]] = ({},),
+        cpus: tuple[float, float] = (1.0, 1.0),
         rule: SteadyRule = DEFAULT_RULE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -81,7 +83,7 @@ class ScalingSearcher(Searcher):
         goal = goal if isinstance(goal, Goal) else Goal.of(goal)
         # Of a small grid a share is less than the corners, from which a search starts.
         budget = max(_LARGEST_SHARE, _FEWEST / (len(runners) * len(envs)))
-        self.search = Search(tuple(runners), tuple(envs), goal, cores, budget)
+        self.search = Search(tuple(runners), tuple(envs), goal, cores, budget, cpus=cpus)
         self.trials = list(trials)
         self._budget_s = budget_s
         self._max_trials = max_trials

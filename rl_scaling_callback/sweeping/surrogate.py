@@ -5,7 +5,7 @@ a sampling part that env runners share as long as there are cores, and of which 
 After: the draws that the measurements make likely, taken as Gaussian and conditioned on the measurements. So few measurements
 suffice, and what the family of surfaces can't express the Gaussian still follows.
 
-Source: method, "Scaling laws"; Alipourfard et al., "CherryPick", NSDI 2017, for Bayesian search; Del Moral et al., J. R. Statist.
+Source: Alipourfard et al., "CherryPick", NSDI 2017, for Bayesian search; Del Moral et al., J. R. Statist.
 Soc. B 68(3), 2006, for tempered weights.
 """
 

@@ -1,4 +1,4 @@
-"""Tests with real Ray: one small local cluster a module."""
+"""Tests with real Ray: one small local cluster for each process that runs tests, started by the first that needs it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ os.environ.setdefault("RAY_DEDUP_LOGS", "1")
 os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # else as many processes start as there are num_cpus
-# Ray's workers give way to everything else on the machine, which tests with known costs can't have.
+# By default Ray's workers yield to every other process on the machine; tests with known costs need them on time.
 os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("PYTHONWARNINGS", "ignore::DeprecationWarning")
 
@@ -28,9 +28,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.ray)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def worker_path() -> Iterator[None]:
-    """Has Ray's workers import the package that is tested here, and the test modules whose classes they get."""
+    """Lets Ray's workers import the package under test, and the test modules whose classes they are sent."""
     import rl_scaling_callback
 
     package = Path(rl_scaling_callback.__file__).parents[1]
@@ -40,17 +40,28 @@ def worker_path() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def cluster(request: pytest.FixtureRequest, worker_path: None) -> Iterator[None]:
-    """A local Ray cluster on which nothing waits for a CPU. A module's `CLUSTER_CPUS` changes how many Ray believes in.
-
-    The fewer, the fewer idle processes Ray starts.
-    """
+@pytest.fixture(scope="session")
+def _shut_down() -> Iterator[None]:
+    yield
     import ray
 
-    cpus = getattr(request.module, "CLUSTER_CPUS", 16)
-    ray.init(address="local", num_cpus=cpus, num_gpus=0, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def cluster(worker_path: None, _shut_down: None) -> None:
+    """A local Ray cluster of 5 CPUs, whatever the machine has. It keeps running for the modules that follow."""
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(address="local", num_cpus=5, num_gpus=0, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+
+
+@pytest.fixture(scope="module")
+def no_cluster(worker_path: None) -> None:
+    """Shuts down this process's cluster, for tests that start their own; the next module that needs one starts it again."""
+    import ray
+
     ray.shutdown()
 
 

@@ -35,7 +35,6 @@ from rl_scaling_callback.core.schema import KEYS
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
-CLUSTER_CPUS = 4  # enough for the fractions below
 NAMES = {key.name for key in KEYS}
 TEXTS = {key.name for key in KEYS if key.unit == "text"}
 BATCH = 96
@@ -243,7 +242,6 @@ def agent_steps(results: list[Result]) -> float:
     return sum(sum(result["env_runners"]["num_agent_steps_sampled"].values()) for result in results)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("count_steps_by", ["env_steps", "agent_steps"])
 @pytest.mark.parametrize("config", [ppo, ppo_on_the_old_stack])
 def test_multi_agent_counts_env_steps(config: Callable[..., AlgorithmConfig], count_steps_by: str, flat: Flat) -> None:
@@ -283,7 +281,6 @@ def evaluated(config: AlgorithmConfig, **options: Any) -> AlgorithmConfig:
     return config.evaluation(evaluation_interval=1, evaluation_duration=2, evaluation_config=slow, **options)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("config", [ppo, ppo_on_the_old_stack])
 def test_evaluation_time_is_measured_and_left_out_of_steady_figures(config: Callable[..., AlgorithmConfig], flat: Flat) -> None:
     untouched_by_warmup = functools.partial(ScalingCallback, warmup_iterations=0)
@@ -295,7 +292,6 @@ def test_evaluation_time_is_measured_and_left_out_of_steady_figures(config: Call
     assert flat(results[-1])["steady/sps"] == pytest.approx(sum(steps(result).iteration for result in results) / seconds)
 
 
-@pytest.mark.slow
 def test_an_interval_of_2_evaluates_every_other_iteration(flat: Flat) -> None:
     results = train(evaluated(ppo(env=SlowInEvaluation, runners=0)).evaluation(evaluation_interval=2), iterations=3)
     assert [flat(result)["time/evaluate"] > 0 for result in results] == [False, True, False]
@@ -431,8 +427,7 @@ NOT_ABOUT_STEPS = {"parallelism", "steady/iterations", "steady/converged", "is_b
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("config", [bc, bc_on_the_old_stack])
+@pytest.mark.parametrize("config", [pytest.param(bc, marks=pytest.mark.slow), bc_on_the_old_stack])
 def test_an_offline_algorithm_trains_on_with_one_warning(
     config: Callable[[list[dict[str, Any]], Path], AlgorithmConfig],
     recorded: list[dict[str, Any]],
@@ -509,19 +504,3 @@ def test_a_baseline_dir_serves_the_next_run(tmp_path: Path, flat: Flat) -> None:
         assert scaling["speedup"] == pytest.approx(scaling["sps"] / scaling["baseline_sps"], rel=1e-9)
         assert scaling["efficiency"] == pytest.approx(scaling["speedup"] / 2 * 100, rel=1e-9)
     assert list(tmp_path.iterdir()) == [file]
-
-
-@pytest.mark.slow
-def test_a_baseline_of_another_workload_is_not_compared(tmp_path: Path, flat: Flat, caplog: pytest.LogCaptureFixture) -> None:
-    at_once = functools.partial(
-        ScalingCallback, baseline_dir=tmp_path, reference="0r1e", warmup_iterations=0, min_iterations=2, max_iterations=2
-    )
-    train(ppo(runners=0).callbacks(at_once))
-    assert len(list(tmp_path.iterdir())) == 1
-    caplog.clear()
-    for scaling in map(flat, train(ppo(runners=0, envs=2).training(num_epochs=2).callbacks(at_once))):
-        assert scaling["sps"] > 0
-        assert math.isnan(scaling["speedup"])
-        assert scaling["comparable"] == 0.0
-    (warning,) = warnings_of(caplog)
-    assert "num_epochs: 2 here, 1 there" in warning

@@ -3,22 +3,20 @@
 import json
 import math
 import os
-from functools import partial
 from pathlib import Path
 
 import pytest
 
-from rl_scaling_callback import Goal, ScalingCallback, sweep
+from rl_scaling_callback import Goal, sweep
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule
 
 pytest.importorskip("ray")
 
 import ray
-from envs import CostlyEnv
 from ray import tune
 from ray.cluster_utils import Cluster
-from ray.rllib.algorithms.ppo import PPOConfig
+from tuning import costly, lines, run
 
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 TRIALS = [(1, "first"), (2, "second"), (2, "small"), (1, "small"), (2, "small")]
@@ -30,19 +28,8 @@ pytestmark = [
 ]
 
 
-def ppo(step_s):
-    return (
-        PPOConfig()
-        .environment(CostlyEnv, env_config={"step_s": step_s})
-        .env_runners(num_cpus_per_env_runner=1)
-        .training(train_batch_size_per_learner=80, minibatch_size=80, num_epochs=1)
-        .rl_module(model_config={"fcnet_hiddens": [8]})
-        .debugging(log_level="ERROR")
-    )
-
-
 @pytest.fixture(scope="module")
-def nodes(worker_path):
+def nodes(no_cluster):
     """Three nodes, of which `small` has one core only; each has a resource of its name."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "resources": {"first": 1}, "include_dashboard": False})
     try:
@@ -63,21 +50,12 @@ def nodes(worker_path):
 
 @pytest.fixture(scope="module")
 def experiment(nodes, tmp_path_factory):
-    config = (
-        ppo(step_s=0.005)
-        .resources(placement_strategy="STRICT_PACK")
-        .callbacks(partial(ScalingCallback, warmup_iterations=1, min_iterations=3, max_iterations=3))
-    )
+    config = costly(step_s=0.005).resources(placement_strategy="STRICT_PACK")
     # The seed is no part of a workload: it counts the trials.
     config.seed = tune.grid_search(list(range(len(TRIALS))))
     config.num_env_runners = tune.sample_from(lambda spec: TRIALS[spec.config.seed][0])
     config.custom_resources_for_main_process = tune.sample_from(lambda spec: {TRIALS[spec.config.seed][1]: 0.01})
-    results = tune.Tuner(
-        "PPO",
-        param_space=config,
-        tune_config=tune.TuneConfig(max_concurrent_trials=1),
-        run_config=tune.RunConfig(storage_path=str(tmp_path_factory.mktemp("storage")), stop={"training_iteration": 5}, verbose=0),
-    ).fit()
+    results = run(tmp_path_factory.mktemp("storage"), config, stop={"training_iteration": 5})
     assert not results.errors
     return results
 
@@ -85,8 +63,7 @@ def experiment(nodes, tmp_path_factory):
 @pytest.fixture(scope="module")
 def scaling(experiment):
     """What was injected into the results of each trial."""
-    lines = [(Path(trial.path) / "result.json").read_text().splitlines() for trial in experiment]
-    return [[json.loads(line)["scaling"] for line in trial] for trial in lines]
+    return [[result["scaling"] for result in lines(trial)] for trial in experiment]
 
 
 def test_a_baseline_of_one_node_serves_another(scaling):
@@ -118,7 +95,7 @@ def test_nothing_else_ran_on_the_nodes(scaling):
 def test_a_sweep_runs_one_trial_on_each_of_the_nodes_that_are_alike(nodes, tmp_path):
     said = []
     made = sweep(
-        ppo(step_s=0.02),
+        costly(step_s=0.02),
         runners=[1, 2],
         envs=[1, 2, 4, 8],
         goal=Goal("cheap", min_efficiency=60, min_speedup=1.4),

@@ -13,10 +13,10 @@ pytest.importorskip("ray")
 
 from envs import CostlyEnv
 from ray import tune
-from ray.rllib.algorithms.ppo import PPO, PPOConfig
+from ray.rllib.algorithms.ppo import PPO
 from ray.rllib.callbacks.callbacks import RLlibCallback
+from tuning import costly
 
-CLUSTER_CPUS = 4
 STEPS = 100
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -24,11 +24,8 @@ pytestmark = pytest.mark.usefixtures("cluster")
 
 def ppo(env=CostlyEnv, *, runners=0, step_s=0.0, **env_config):
     return (
-        PPOConfig()
-        .environment(env, env_config={"step_s": step_s, **env_config})
+        costly(env, STEPS, step_s=step_s, **env_config)
         .env_runners(num_env_runners=runners, num_cpus_per_env_runner=0.5, rollout_fragment_length=STEPS // max(1, runners))
-        .training(train_batch_size_per_learner=STEPS, minibatch_size=STEPS, num_epochs=1)
-        .rl_module(model_config={"fcnet_hiddens": [8]})
         .callbacks(partial(ScalingCallback, baseline_sps=1000.0, warmup_iterations=0))
     )
 

@@ -1,55 +1,7 @@
-"""The table of faults: what may happen to an experiment, what must hold then, and the test that shows it.
+"""What may happen to an experiment, and what must hold then.
 
-Always: training ends as it would without the callback, no value is wrong, nothing is lost. Tests without a file's name are here.
-
-| fault | what must hold | test |
-|---|---|---|
-| an env runner is killed: restarted, left out, or not tolerated | same iterations and same error as without the callback; its \
-replacement starts while baseline_dir is away | `test_an_env_runner_is_killed` |
-| the baseline trial is killed before publishing | others: NaN, and all their iterations; restored: it is published | \
-`test_the_baseline_trial_is_killed` |
-| the baseline trial is killed after publishing | others compare with what was published; restored: still the reference | same |
-| the driver is killed, `Tuner.restore` | the baseline stays as it is and serves the rest | \
-`test_the_driver_is_killed_and_the_experiment_restored` |
-| the driver of a sweep is killed or interrupted | nothing is measured twice | \
-`test_sweep.py: test_a_sweep_whose_driver_was_killed_…` |
-| a configuration of a sweep crashes or hangs | listed as failed, the sweep goes on | \
-`test_sweep.py: test_a_configuration_that_fails_…` |
-| PBT pauses, exploits, resumes | windows warm up again; one baseline, one owner | `test_pbt_pauses_…` |
-| a trial is restored from its checkpoint, in place and anew | timers and reports go on; the baseline is the same | \
-`test_a_trial_is_restored_from_its_checkpoint` |
-| an actor is reused (`reuse_actors`) | \
-the next trial is measured for itself. RLlib's own algorithms can't be: Tune waits forever, \
-with or without the callback (2.60) | `test_a_process_goes_on_as_another_trial` |
-| baseline trials race; two experiments on one lasting store | one file, one owner, all comparable | \
-`test_two_experiments_race_…`, `unit/test_store_faults.py: test_of_references_that_publish_at_the_same_moment_one_remains` |
-| 200 trials read while the baseline is rewritten | each reads a whole one | `unit/test_store_faults.py: test_200_trials_…` |
-| a process is killed while it publishes | the old baseline stays | `unit/test_store_faults.py: test_a_process_killed_…` |
-| a baseline is published while a damaged one is set aside | it is not lost | \
-`unit/test_store_faults.py: test_a_baseline_published_…` |
-| storage vanishes, is replaced by a file, or is full | the losses and returns of a run without the callback | \
-`test_what_is_learned_does_not_depend_on_the_storage` |
-| a disk is full, read-only, or limited | the old file stays, own values are known, one warning; written once there is room | \
-`unit/test_store_faults.py: test_a_full_disk, test_a_read_only_disk, test_a_limit_…, test_a_baseline_that_could_not_be_written_…` |
-| a directory vanishes between two operations | one warning at most | \
-`unit/test_store_faults.py: test_a_directory_that_vanishes_…` |
-| a storage library raises its own errors | one warning, SPS stays | \
-`unit/test_store_faults.py: test_errors_of_a_storage_library_…` |
-| a slow filesystem | a small share of the time, and no iteration held up | \
-`unit/test_store_faults.py: test_a_slow_…, test_many_…` |
-| the clock is turned | that iteration NaN or right, steady figures right | `test_the_clock_is_turned` |
-| a result of 10 MB | under 5 ms; the result is left as it is | `test_a_result_of_10_mb` |
-| hostile names of env, trial, folder and workload | data, never a path, a line or markup | `test_hostile_names`, `test_page.py`, \
-`unit/test_store_faults.py: test_names_…`, `unit/test_hardening.py` |
-| a file of 1 GB, nested junk, a FIFO or a loop of links in the baseline's place | set aside or passed over, unread | \
-`unit/test_store_faults.py: test_a_file_of_a_gigabyte_…, test_what_is_no_file_…`, `unit/test_baseline.py: test_junk_…`, \
-`unit/test_hardening.py` |
-| a damaged, foreign or newer baseline | set aside, kept, named | \
-`unit/test_store.py`, `unit/test_baseline.py`, `test_comparability.py` |
-| a cluster of unlike nodes | a baseline serves nodes of its kind; others: NaN, and what differs | \
-`test_cluster.py`, `test_network.py` |
-| two trials on one node | seen, not compared in silence | `test_exclusive.py` |
-| any result dict | no exception, no infinite value | `unit/test_trial.py`, `unit/test_reading.py` |
+Always: training ends as it would without the callback, no value is wrong, nothing is lost. Faults of the store and of files are in
+`unit/test_store_faults.py` and `unit/test_hardening.py`, those of sweeps in `test_sweep.py`.
 """
 
 import json
@@ -70,34 +22,30 @@ import pytest
 pytest.importorskip("ray")
 
 import ray
+import tuning
 from envs import CostlyEnv
 from fault_envs import AtIteration, KillEnvRunner, KillTrial, ReusablePPO
 from ray import tune
 from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.tune.schedulers import PopulationBasedTraining
+from tuning import lines, quick
 
-from rl_scaling_callback import ScalingCallback, make_report, read_experiment
+from rl_scaling_callback import make_report, read_experiment
 from rl_scaling_callback.core.schema import KEYS, PHASES
 from rl_scaling_callback.report import render_page
 
-CLUSTER_CPUS = 4
 STEPS = 80
-quick = partial(ScalingCallback, warmup_iterations=1, min_iterations=3, max_iterations=3)
 
 pytestmark = [pytest.mark.release, pytest.mark.usefixtures("cluster")]
 
 
 def ppo(*callbacks, runners=0, env=CostlyEnv, **env_config):
     return (
-        PPOConfig()
-        .environment(env, env_config=env_config)
+        tuning.ppo(env, STEPS, **env_config)
         .env_runners(num_env_runners=runners, num_cpus_per_env_runner=0.1)
-        .training(train_batch_size_per_learner=STEPS, minibatch_size=STEPS, num_epochs=1)
-        .rl_module(model_config={"fcnet_hiddens": [8]})
         .resources(num_cpus_for_main_process=0.5)
-        .debugging(log_level="ERROR", seed=7)
+        .debugging(seed=7)
         .callbacks(list(callbacks))
     )
 
@@ -130,10 +78,6 @@ def fit(config, place, *, iterations, trainable="PPO", checkpoint_every=0, failu
             verbose=0,
         ),
     ).fit()
-
-
-def lines(trial):
-    return [json.loads(line) for line in (Path(trial.path) / "result.json").read_text().splitlines()]
 
 
 def check(results, flat):
@@ -447,7 +391,8 @@ sys.path[:0] = {path!r}
 import ray
 from fault_envs import KillTrial
 from ray import tune
-from test_faults import fit, ppo, quick
+from test_faults import fit, ppo
+from tuning import quick
 ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
 place = Path({place!r})
 kill = partial(KillTrial, str(place / "driver killed"), 1, 5, os.getpid())

@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from rl_scaling_callback import ScalingCallback, ScalingReporter, read_experiment, sweep
+from rl_scaling_callback import ScalingReporter, read_experiment, sweep
 from rl_scaling_callback.baseline.model import BaselineFileError, Workload
 from rl_scaling_callback.baseline.store import BaselineStore
 from rl_scaling_callback.core.scale import Scale
@@ -20,23 +20,20 @@ pytest.importorskip("moto")
 pytest.importorskip("flask_cors", reason="moto serves with Flask")
 
 from click.testing import CliRunner
-from envs import CostlyEnv
 from pyarrow import fs
 from ray import tune
-from ray.rllib.algorithms.ppo import PPOConfig
+from tuning import costly, quick, run
 
 from rl_scaling_callback.cli import main
 
-CLUSTER_CPUS = 3
 BUCKET = "experiments"
 RULE = SteadyRule(warmup_iterations=1, min_iterations=3, max_iterations=3)
-quick = partial(ScalingCallback, warmup_iterations=1, min_iterations=3, max_iterations=3)
 
 pytestmark = pytest.mark.release
 
 
 @pytest.fixture(scope="module")
-def s3(tmp_path_factory):
+def s3(no_cluster, tmp_path_factory):
     """Makes URIs of places in a bucket."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -83,24 +80,9 @@ def text(uri):
         return stream.read().decode()
 
 
-def ppo(runners=1):
-    return (
-        PPOConfig()
-        .environment(CostlyEnv, env_config={"step_s": 0.01})
-        .env_runners(num_env_runners=runners)
-        .training(train_batch_size_per_learner=80, minibatch_size=80, num_epochs=1)
-        .rl_module(model_config={"fcnet_hiddens": [8]})
-        .debugging(log_level="ERROR")
-    )
-
-
-def run(config, storage_path, **options):
-    results = tune.Tuner(
-        "PPO",
-        param_space=config,
-        tune_config=tune.TuneConfig(max_concurrent_trials=1),
-        run_config=tune.RunConfig(name="it", storage_path=storage_path, stop={"training_iteration": 5}, verbose=0, **options),
-    ).fit()
+def scalings(place, config, **options):
+    """What was injected last into each trial of an experiment."""
+    results = run(place, config, name="it", stop={"training_iteration": 5}, **options)
     assert not results.errors
     return [trial.metrics["scaling"] for trial in results]
 
@@ -109,7 +91,8 @@ def run(config, storage_path, **options):
 def trials(s3, cluster):
     """What was injected last into each trial of an experiment at `grid/it`: the reference, and two env runners."""
     reporter = ScalingReporter("fastest", show=lambda report: None)
-    return run(ppo(tune.grid_search([1, 2])).callbacks(quick), s3("grid"), callbacks=[reporter])
+    config = costly(step_s=0.01).env_runners(num_env_runners=tune.grid_search([1, 2]))
+    return scalings(s3("grid"), config, reporters=[reporter])
 
 
 def test_the_baseline_lies_in_the_experiment_and_serves_its_trials(s3, trials):
@@ -145,14 +128,15 @@ def test_a_report_does_not_show_the_credentials_of_its_uri(s3, trials):
 def test_a_filesystem_of_the_users_own_and_a_baseline_that_outlives_its_experiment(s3, trials):
     filesystem, path = fs.FileSystem.from_uri(s3("later"))
     lasting = partial(quick, baseline_dir=s3("grid/it/scaling_baselines"))
-    (later,) = run(ppo(2).callbacks(lasting), path, storage_filesystem=filesystem)
+    config = costly(step_s=0.01).env_runners(num_env_runners=2)
+    (later,) = scalings(path, config, callbacks=lasting, storage_filesystem=filesystem)
     assert later["baseline_sps"] == trials[0]["baseline_sps"]
     assert later["comparable"] == 1
     assert "it/scaling_report.html" not in files(s3("later"))
 
 
 def test_a_sweep_keeps_its_experiment_there(s3, cluster):
-    config, place = ppo(), s3("swept")
+    config, place = costly(step_s=0.01), s3("swept")
     options = {"runners": [1], "envs": [1], "storage_path": place, "rule": RULE, "show": lambda report: None}
     sweep(config, say=lambda line: None, **options)
     (study,) = read_experiment(s3("swept/scaling_sweep"), rule=RULE).studies

@@ -19,10 +19,7 @@ import pytest
 from rl_scaling_callback.analysis.runs import LeftOut
 from rl_scaling_callback.report import render_page, write_curve, write_page
 from rl_scaling_callback.report.wording import COLUMNS
-from tests.unit.test_configurations import run, users_ten
-from tests.unit.test_figures import sampled
-from tests.unit.test_formulas import PRINTED
-from tests.unit.test_report import nan_row, report_of
+from tests.builders import PRINTED, nan_row, report_of, run, sampled, users_ten
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None)
 browser = pytest.mark.skipif(BROWSER is None, reason="no chromium or google-chrome is installed")

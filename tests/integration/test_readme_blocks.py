@@ -19,7 +19,6 @@ from rl_scaling_callback import ScalingCallback, ScalingReporter
 
 pytestmark = pytest.mark.release
 
-CLUSTER_CPUS = 3
 ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(r"^```\w+\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 

@@ -21,12 +21,11 @@ from rl_scaling_callback.live.gauges import SHOWN, Gauges
 pytest.importorskip("ray")
 
 import ray
-from envs import CostlyEnv
 from ray import tune
-from ray.rllib.algorithms.ppo import PPOConfig
 from ray.tune.callback import Callback
 from ray.tune.utils import flatten_dict
 from ray.util.metrics import Gauge
+from tuning import costly, lines, run
 
 ITERATIONS = 3
 NUMBERS = {f"scaling/{key.name}" for key in KEYS if key.unit != "text"}
@@ -41,7 +40,7 @@ needs_endpoint = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def cluster(worker_path):
+def cluster(no_cluster):
     """A local Ray cluster whose processes report their metrics every second."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "offline")
@@ -112,29 +111,14 @@ def trials(cluster, scrape, place):
         from ray.air.integrations.wandb import WandbLoggerCallback
 
         sinks.append(WandbLoggerCallback(project="scaling", dir=str(place)))
-    config = (
-        PPOConfig()
-        .environment(CostlyEnv, env_config={"step_s": 0.002})
-        .env_runners(num_env_runners=tune.grid_search([1, 2]))
-        .training(train_batch_size_per_learner=100, minibatch_size=100, num_epochs=1)
-        .rl_module(model_config={"fcnet_hiddens": [8]})
-        .callbacks(partial(ScalingCallback, warmup_iterations=0, min_iterations=2, max_iterations=2))
-        .debugging(log_level="ERROR")
-    )
-    results = tune.Tuner(
-        "PPO",
-        param_space=config,
-        tune_config=tune.TuneConfig(max_concurrent_trials=1),
-        run_config=tune.RunConfig(
-            storage_path=str(place / "tune"), stop={"training_iteration": ITERATIONS}, callbacks=sinks, verbose=0
-        ),
-    ).fit()
+    at_once = partial(ScalingCallback, warmup_iterations=0, min_iterations=2, max_iterations=2)
+    config = costly(step_s=0.002).env_runners(num_env_runners=tune.grid_search([1, 2]))
+    results = run(place / "tune", config, stop={"training_iteration": ITERATIONS}, callbacks=at_once, reporters=sinks)
     assert not results.errors
     trials = {}
     for trial in results:
-        lines = (Path(trial.path) / "result.json").read_text().splitlines()
-        trials[trial.metrics["trial_id"]] = [flatten_dict(json.loads(line), delimiter="/") for line in lines]
-        assert len(lines) == ITERATIONS
+        trials[trial.metrics["trial_id"]] = [flatten_dict(line, delimiter="/") for line in lines(trial)]
+        assert len(lines(trial)) == ITERATIONS
     return trials
 
 
@@ -157,13 +141,13 @@ def test_mlflow_holds_every_number_of_every_iteration(trials, place):
 
     client = MlflowClient(f"sqlite:///{place}/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("scaling").experiment_id])
-    assert [run.info.status for run in runs] == ["FINISHED", "FINISHED"]
-    for run in runs:
-        (results,) = [results for trial_id, results in trials.items() if trial_id in run.info.run_name]
-        histories = {name: client.get_metric_history(run.info.run_id, name) for name in NUMBERS}
+    assert [each.info.status for each in runs] == ["FINISHED", "FINISHED"]
+    for each in runs:
+        (results,) = [results for trial_id, results in trials.items() if trial_id in each.info.run_name]
+        histories = {name: client.get_metric_history(each.info.run_id, name) for name in NUMBERS}
         for position, result in enumerate(results):
             assert {name: history[position].value for name, history in histories.items()} == numbers(result)
-        assert not TEXTS & run.data.metrics.keys()
+        assert not TEXTS & each.data.metrics.keys()
 
 
 def test_wandb_holds_every_number_of_every_iteration(trials, place):

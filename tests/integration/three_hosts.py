@@ -1,14 +1,10 @@
 """Runs an experiment on the cluster of `three_hosts.sh`: `python three_hosts.py FOLDER`."""
 
 import sys
-from functools import partial
 
 import ray
-from envs import CostlyEnv
 from ray import tune
-from ray.rllib.algorithms.ppo import PPOConfig
-
-from rl_scaling_callback import ScalingCallback
+from tuning import costly, quick
 
 NAME = "three_hosts"
 TRIALS = {
@@ -27,14 +23,7 @@ def of_trial(spec):
 
 def main(folder):
     ray.init(address="10.77.0.1:6379", _node_ip_address="10.77.0.1", log_to_driver=False, logging_level="ERROR")
-    config = (
-        PPOConfig()
-        .environment(CostlyEnv, env_config={"step_s": 0.01})
-        .training(train_batch_size_per_learner=80, minibatch_size=80, num_epochs=1)
-        .rl_module(model_config={"fcnet_hiddens": [8]})
-        .callbacks(partial(ScalingCallback, warmup_iterations=1, min_iterations=3, max_iterations=3))
-        .debugging(log_level="ERROR")
-    )
+    config = costly(step_s=0.01).callbacks(quick)
     # The seed is no part of a workload: it counts the trials.
     config.seed = tune.grid_search(list(range(len(TRIALS))))
     config.num_env_runners = tune.sample_from(lambda spec: of_trial(spec)[2])

@@ -1,9 +1,10 @@
-"""Small experiments of Tune with the callback, and what they leave behind."""
+"""Small configs, experiments of Tune and plain loops, and what they leave behind."""
 
 import json
 from functools import partial
 from pathlib import Path
 
+from envs import CostlyEnv
 from ray import tune
 from ray.rllib.algorithms.ppo import PPOConfig
 
@@ -12,13 +13,43 @@ from rl_scaling_callback import ScalingCallback
 quick = partial(ScalingCallback, warmup_iterations=1, min_iterations=3, max_iterations=3)
 
 
-def run(tmp_path_factory, config, *, stop, callbacks=quick, scheduler=None, concurrent=1):
-    config.callbacks(callbacks).debugging(log_level="ERROR")
+def ppo(env, batch, **env_config):
+    """PPO with a model that costs next to nothing and one minibatch an iteration."""
+    return (
+        PPOConfig()
+        .environment(env, env_config=env_config)
+        .training(train_batch_size_per_learner=batch, minibatch_size=batch, num_epochs=1)
+        .rl_module(model_config={"fcnet_hiddens": [8]})
+        .debugging(log_level="ERROR")
+    )
+
+
+def costly(env=CostlyEnv, batch=80, **costs):
+    """PPO whose iterations cost what `costs` say."""
+    return ppo(env, batch, **costs)
+
+
+def cartpole(runners=1, envs=1):
+    return ppo("CartPole-v1", 256).env_runners(num_env_runners=runners, num_envs_per_env_runner=envs)
+
+
+def train(config, iterations):
+    """Return the results of a plain loop."""
+    algorithm = config.build_algo()
+    try:
+        return [algorithm.train() for _ in range(iterations)]
+    finally:
+        algorithm.stop()
+
+
+def run(place, config, *, stop, callbacks=quick, reporters=(), scheduler=None, concurrent=1, **run_config):
+    """Return the results of an experiment whose trials run one at a time, or `concurrent` of them."""
+    config.callbacks(callbacks)
     return tune.Tuner(
         "PPO",
         param_space=config,
         tune_config=tune.TuneConfig(max_concurrent_trials=concurrent, scheduler=scheduler),
-        run_config=tune.RunConfig(storage_path=str(tmp_path_factory.mktemp("storage")), stop=stop, verbose=0),
+        run_config=tune.RunConfig(storage_path=str(place), stop=stop, callbacks=list(reporters), verbose=0, **run_config),
     ).fit()
 
 
@@ -29,12 +60,3 @@ def lines(trial):
 def scale(result):
     config = result["config"]
     return config["num_env_runners"], config["num_envs_per_env_runner"]
-
-
-def cartpole():
-    return (
-        PPOConfig()
-        .environment("CartPole-v1")
-        .env_runners(num_env_runners=1)
-        .training(train_batch_size_per_learner=256, minibatch_size=128, num_epochs=1)
-    )

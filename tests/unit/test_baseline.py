@@ -10,19 +10,7 @@ from hypothesis import strategies as st
 
 from rl_scaling_callback.baseline.model import LARGEST, Baseline, BaselineFileError, Workload
 from rl_scaling_callback.core.scale import Scale
-
-BASELINE = Baseline(
-    sps=1378.0,
-    scale=Scale(1, 1),
-    workload=Workload({"env": "HalfCheetah-v5", "env_config": {"b": [1, 2], "a": None}}),
-    owner="experiment/trial",
-    error=1.5,
-    iterations=8,
-    env_steps=131072.0,
-    seconds=95.12,
-    converged=True,
-    provenance={"host": "workstation"},
-)
+from tests.builders import BASELINE
 
 
 def test_json_and_back():
@@ -50,7 +38,7 @@ def changed(**changes):
         ("[]", "not of the schema"),
         ('"text"', "not of the schema"),
         (changed(schema="other"), "not of the schema"),
-        (changed(version=2), "version is 2"),
+        (changed(version=3), "version is 3"),
         (changed(version=None), "version is None"),
         (changed(sps=0), "wrong type"),
         (changed(sps=-1.0), "wrong type"),

@@ -8,9 +8,8 @@ from rl_scaling_callback.analysis.recommendation import recommend
 from rl_scaling_callback.analysis.runs import Sample
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
-
-from .test_recommendation import by_speedup, configuration, of_the_user, run
-from .test_unmeasured import Amdahl, amdahl_rows, laws
+from tests.builders import Amdahl, amdahl_rows, by_speedup, configuration, laws, of_the_user
+from tests.builders import settled_run as run
 
 
 def checks(rows, goal="balanced", laws=None):

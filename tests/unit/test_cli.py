@@ -1,14 +1,12 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from rl_scaling_callback.cli import main
-
-TEN = Path(__file__).parents[1] / "data" / "halfcheetah_ppo_i7_12700.csv"
+from tests.builders import TABLE
 
 
 def rl_scaling(*arguments):
@@ -17,20 +15,20 @@ def rl_scaling(*arguments):
 
 @pytest.mark.parametrize(("goal", "scale", "code"), [("save", "2r×1e", 0), ("balanced", "4r×1e", 0), ("fastest", "8r×2e", 0)])
 def test_the_three_goals(goal, scale, code):
-    done = rl_scaling("report", TEN, "--goal", goal, "--exit-code")
+    done = rl_scaling("report", TABLE, "--goal", goal, "--exit-code")
     assert f"Take {scale}" in done.stdout
     assert done.exit_code == code
 
 
 def test_constraints_of_the_users_own_and_the_exit_code():
-    done = rl_scaling("report", TEN, "--max-cpus", 4, "--exit-code")
+    done = rl_scaling("report", TABLE, "--max-cpus", 4, "--exit-code")
     assert "Take 4r×1e" not in done.stdout
     assert done.exit_code == 3
-    assert rl_scaling("report", TEN, "--max-cpus", 4).exit_code == 0
+    assert rl_scaling("report", TABLE, "--max-cpus", 4).exit_code == 0
 
 
 def test_json_is_for_programs():
-    document = json.loads(rl_scaling("report", TEN, "--format", "json").stdout)
+    document = json.loads(rl_scaling("report", TABLE, "--format", "json").stdout)
     (study,) = document["studies"]
     assert len(study["configurations"]) == 10
 
@@ -38,13 +36,13 @@ def test_json_is_for_programs():
 @pytest.mark.parametrize("form", ["table", "markdown", "json", "html"])
 def test_written_to_a_file(form, tmp_path):
     file = tmp_path / "report"
-    done = rl_scaling("report", TEN, "--format", form, "-o", file)
+    done = rl_scaling("report", TABLE, "--format", form, "-o", file)
     assert (done.exit_code, done.stdout) == (0, "")
     assert "4r×1e" in file.read_text(encoding="utf-8")
 
 
 def test_pictures_and_curve(tmp_path):
-    assert rl_scaling("report", TEN, "--figures", tmp_path / "pictures", "--curve", tmp_path / "curve").exit_code == 0
+    assert rl_scaling("report", TABLE, "--figures", tmp_path / "pictures", "--curve", tmp_path / "curve").exit_code == 0
     assert {file.suffix for file in (tmp_path / "pictures").iterdir()} == {".svg"}
     assert {folder.name for folder in (tmp_path / "curve" / "scaling_over_N").iterdir()} == {"actual", "ideal"}
 
@@ -53,10 +51,10 @@ def test_pictures_and_curve(tmp_path):
     ("arguments", "code", "told"),
     [
         (["nowhere"], 1, "does not exist"),
-        ([TEN.parent], 1, "no trial"),
-        ([TEN, "--goal", "cheapest"], 2, "'save', 'balanced', 'fastest'"),
-        ([TEN, "--reference", "one"], 2, "allowed are texts such as '1r1e'"),
-        ([TEN, "--min-speedup", "-1"], 2, "min_speedup is -1.0"),
+        ([TABLE.parent], 1, "no trial"),
+        ([TABLE, "--goal", "cheapest"], 2, "'save', 'balanced', 'fastest'"),
+        ([TABLE, "--reference", "one"], 2, "allowed are texts such as '1r1e'"),
+        ([TABLE, "--min-speedup", "-1"], 2, "min_speedup is -1.0"),
     ],
 )
 def test_a_clear_error(arguments, code, told):
@@ -64,6 +62,12 @@ def test_a_clear_error(arguments, code, told):
     assert done.exit_code == code
     assert told in done.stderr
     assert "Traceback" not in done.output
+
+
+def test_where_nothing_can_be_written_nothing_is_read(tmp_path):
+    done = rl_scaling("report", "nowhere", "-o", tmp_path / "missing" / "x.md")
+    assert done.exit_code == 2
+    assert f"there is no folder {tmp_path / 'missing'} that can be written to" in done.stderr
 
 
 def test_python_m_is_the_same():

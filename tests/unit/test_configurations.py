@@ -1,41 +1,19 @@
-import csv
 import math
 import random
-from pathlib import Path
 
 import pytest
+from scipy.special import stdtrit
 
 from rl_scaling_callback.analysis.configurations import configurations
-from rl_scaling_callback.analysis.runs import GivenBaseline, Run, Study
+from rl_scaling_callback.analysis.noise import USUAL_DEVIATION, USUAL_FREEDOM, USUAL_LEVEL
+from rl_scaling_callback.analysis.runs import GivenBaseline, Study
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.steady import Steady, SteadyRule, SteadyWindow
-
-DATA = Path(__file__).parents[1] / "data" / "halfcheetah_ppo_i7_12700.csv"
-EVERYTHING = SteadyRule(warmup_iterations=0, min_iterations=2)
-
-
-def window(seconds, env_steps=1000, parts=None):
-    measured = SteadyWindow(EVERYTHING)
-    for each in seconds:
-        measured.add(env_steps, each, parts)
-    return measured.read()
-
-
-def run(scale, seconds, env_steps=1000, parts=None, **facts):
-    return Run(name=scale, scale=Scale.parse(scale), steady=window(seconds, env_steps, parts), **facts)
+from rl_scaling_callback.core.steady import Steady
+from tests.builders import run, users_ten, window
 
 
 def by_scale(*runs, **facts):
     return {str(each.scale): each for each in configurations(Study("test", runs, **facts))}
-
-
-def users_ten():
-    with DATA.open() as file:
-        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-    return tuple(
-        run(f"{row['num_env_runners']:.0f}r{row['num_envs_per_env_runner']:.0f}e", [row["time_this_iter_s"]], row["env_steps"])
-        for row in rows
-    )
 
 
 def test_the_users_ten_rows():
@@ -114,38 +92,69 @@ def test_what_a_reader_must_know():
     assert by_scale(run("3r1e", [1.0]))["3r×1e"].sps_per_cpu == 250
 
 
-def covered(rng, repetitions, between, within):
-    """Return whether the interval of a speedup held the truth."""
+@pytest.mark.parametrize("who", ["1r1e", "2r1e"])
+def test_a_speedup_is_disturbed_where_its_baseline_was(who):
+    def disturbed(**facts):
+        return by_scale(*(run(scale, [1.0] * 5, **(facts if scale == who else {})) for scale in ("1r1e", "2r1e")))[
+            "2r×1e"
+        ].disturbed
 
+    assert disturbed(others=0.5)
+    assert disturbed(exclusive=0.0)
+    assert not disturbed(others=0.1, exclusive=1.0)
+
+
+TRUTH = {"1r1e": 1.0, "2r1e": 0.6, "4r1e": 0.4, "2r2e": 0.45, "4r2e": 0.3, "1r2e": 0.7}
+
+
+def measured_once(rng, repetitions, between, within=0.05):
     def noisy(seconds):
         this_run = seconds * rng.lognormvariate(0, between)
         return [this_run * rng.lognormvariate(0, within) for _ in range(6)]
 
-    truth = {"1r1e": 1.0, "2r1e": 0.6, "4r1e": 0.4}
-    found = by_scale(*(run(scale, noisy(seconds)) for scale, seconds in truth.items() for _ in range(repetitions)))["4r×1e"]
-    return found.speedup / (1 + found.speedup_error / 100) <= 2.5 <= found.speedup * (1 + found.speedup_error / 100)
+    return by_scale(*(run(scale, noisy(seconds)) for scale, seconds in TRUTH.items() for _ in range(repetitions)))["4r×1e"]
 
 
-@pytest.mark.parametrize(("repetitions", "between"), [(3, 0.08), (2, 0.05), (1, 0.0)])
-def test_the_interval_of_a_speedup_holds_the_truth(repetitions, between):
+def confirmed(rng, repetitions, between):
+    """Return whether SPS and speedup lie in the intervals that another measurement gave them."""
+    one, other = (measured_once(rng, repetitions, between) for _ in range(2))
+    return [
+        abs(math.log(getattr(one, what) / getattr(other, what))) <= math.log1p(getattr(one, f"{what}_error") / 100)
+        for what in ("sps", "speedup")
+    ]
+
+
+@pytest.mark.parametrize(("repetitions", "between"), [(3, 0.1), (2, 0.12), (1, 0.1)])
+def test_a_repeat_confirms_intervals(repetitions, between):
     rng = random.Random(1)
-    tries = 600
-    share = sum(covered(rng, repetitions, between, 0.05) for _ in range(tries)) / tries
-    assert 0.92 <= share <= 0.99
+    held = [each for _ in range(300) for each in confirmed(rng, repetitions, between)]
+    assert 0.92 <= sum(held) / len(held) <= 0.995
 
 
-def test_a_single_run_of_a_noisy_machine_does_not_cover():
-    """What the page says of it: such an interval speaks of this run's iterations only."""
-    rng = random.Random(2)
-    share = sum(covered(rng, 1, 0.08, 0.02) for _ in range(200)) / 200
-    assert share < 0.7
+def test_repeats_tell_how_quiet_a_machine_is():
+    errors = [measured_once(random.Random(3), repetitions, 0.01, 0.01).speedup_error for repetitions in (1, 2, 4, 16)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[0] > 50 > 5 > errors[-1]
+
+
+def test_what_is_known_of_noise_before_any_repeat():
+    one = by_scale(run("1r1e", [1.0, 1.02, 0.98, 1.01]))["1r×1e"]
+    assert not one.noise.from_repeats
+    within = math.log1p(one.runs[0].steady.error / 100) / stdtrit(3, 0.975)
+    assert one.variance == pytest.approx(USUAL_DEVIATION**2 + within**2)
+    assert math.log1p(one.sps_error / 100) == pytest.approx(
+        stdtrit(USUAL_FREEDOM, 0.975) * math.sqrt(2 * (one.variance + USUAL_LEVEL**2))
+    )
 
 
 def test_repeated_runs_are_pooled():
     each = by_scale(run("1r1e", [1.0] * 5), run("2r1e", [0.5] * 5), run("2r1e", [0.7] * 5))["2r×1e"]
     assert each.sps == pytest.approx(10_000 / 6.0)
-    assert each.between_runs
-    assert each.sps_error > 100  # two runs that far apart leave one degree of freedom: t = 12.7
+    # Two runs with ln SPS 0.336 apart, beside what is usual.
+    assert each.noise.from_repeats
+    assert each.noise.freedom == USUAL_FREEDOM + 1
+    squares = math.log(0.7 / 0.5) ** 2 / 2 / USUAL_DEVIATION**2
+    assert each.variance == pytest.approx(USUAL_DEVIATION**2 * (USUAL_FREEDOM + squares) / (USUAL_FREEDOM + 1) / 2)
 
 
 def test_windows_of_unknown_error():

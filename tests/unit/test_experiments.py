@@ -3,7 +3,6 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,59 +11,14 @@ from pyarrow import fs
 from rl_scaling_callback.analysis.configurations import configurations
 from rl_scaling_callback.analysis.runs import LeftOut
 from rl_scaling_callback.baseline.model import Workload
-from rl_scaling_callback.baseline.store import EXPERIMENT_SUBDIRECTORY, BaselineStore
+from rl_scaling_callback.baseline.store import EXPERIMENT_SUBDIRECTORY
 from rl_scaling_callback.core import schema
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
 from rl_scaling_callback.experiments.lines import ResultLines
-from rl_scaling_callback.rllib import read_workload
-
-from .test_baseline import BASELINE
-
-TABLE = Path(__file__).parents[1] / "data/halfcheetah_ppo_i7_12700.csv"
-
-CONFIG = {
-    "env": "HalfCheetah-v5",
-    "env_config": {},
-    "num_env_runners": 1,
-    "num_envs_per_env_runner": 1,
-    "enable_env_runner_and_connector_v2": True,
-    "enable_rl_module_and_learner": True,
-    "_is_online": True,
-    "_train_batch_size_per_learner": 2048,
-    "train_batch_size": 4000,
-    "num_learners": 0,
-    "evaluation_interval": None,
-    "min_time_s_per_iteration": None,
-    "lr": 3e-4,
-    "seed": None,
-    "callbacks": "<class 'rl_scaling_callback.callback.ScalingCallback'>",
-    "policy_mapping_fn": "<function AlgorithmConfig.DEFAULT_POLICY_MAPPING_FN at 0x7fe1484a44a0>",
-    "policies": {"default_policy": [None, None, None, None]},
-    "framework": "torch",
-    "input": "sampler",
-}
-
-
-def result(iteration, seconds=2.0, scaling=None, config=None, **more):
-    """A result as Tune logs it on the new API stack; `scaling` is what the callback injected."""
-    line = {
-        "timers": {"training_iteration": 4.283101188000728},
-        "env_runners": {"num_env_steps_sampled": 2048, "episode_return_mean": float(iteration)},
-        "num_env_steps_sampled_lifetime": 2048.0 * iteration,
-        "done": False,
-        "training_iteration": iteration,
-        "time_this_iter_s": seconds,
-        "hostname": "vm",
-        "config": {**CONFIG, **(config or {})},
-        "iterations_since_restore": iteration,
-        "perf": {"cpu_util_percent": 80.0, "ram_util_percent": float(iteration)},
-    }
-    if scaling is not None:
-        line[schema.ROOT] = schema.nest(scaling)
-    return {**line, **more}
-
+from rl_scaling_callback.report import make_report
+from tests.builders import BASELINE, HEADER, TABLE, Folder, result
 
 MEASURED = {
     **{f"time/{phase}": seconds for phase, seconds in zip(schema.PHASES, (1.0, 0.5, 0.25, 0.0, 0.25), strict=True)},
@@ -74,42 +28,6 @@ MEASURED = {
     "sps_per_cpu": 512.0,
     "exclusive": 1.0,
 }
-
-
-class Folder:
-    """An experiment's folder in the making."""
-
-    def __init__(self, path):
-        self.path = path
-        path.mkdir()
-
-    def trial(self, results, name=None, tail=""):
-        number = sum(path.name.startswith("PPO") for path in self.path.iterdir())
-        trial = self.path / (name or f"PPO_HalfCheetah-v5_4bb93_{number:05}_{number}")
-        trial.mkdir()
-        (trial / "params.json").write_text(json.dumps(CONFIG, indent=2))
-        (trial / "result.json").write_text("".join(f"{json.dumps(line)}\n" for line in results) + tail)
-        return trial
-
-    def publish(self, baseline):
-        BaselineStore.at(self.path / EXPERIMENT_SUBDIRECTORY).publish(baseline)
-
-    def read(self, **options):
-        return read_experiment(self.path, **options)
-
-    def run(self, **options):
-        """The only run."""
-        experiment = self.read(**options)
-        assert experiment.left_out == ()
-        ((run,),) = (study.runs for study in experiment.studies)
-        return run
-
-    def reason(self):
-        """Why the only trial is left out."""
-        experiment = self.read()
-        assert experiment.studies == ()
-        (left_out,) = experiment.left_out
-        return left_out.reason
 
 
 @pytest.fixture
@@ -129,7 +47,7 @@ def test_steps_and_seconds_are_read_without_the_callback(folder):
     assert (last.iteration, last.env_steps, last.seconds) == (7, 2048.0, 2.0)
     assert (last.episode_return, last.lifetime_steps) == (7.0, 14336.0)
     assert math.isnan(run.exclusive)
-    assert math.isnan(run.cpus)
+    assert math.isnan(run.cpus), "this config does not say"
     assert run.note == ""
 
 
@@ -166,6 +84,12 @@ def test_a_study_says_what_was_run(folder):
     assert study.facts["train_batch_size"] == "2048"
     assert study.facts["host"] == "vm"
     assert study.baseline is None
+
+
+def test_without_the_callback_the_config_tells_the_cpus(folder):
+    config = {"num_cpus_for_main_process": 1, "num_cpus_per_env_runner": 0.5, "num_env_runners": 4}
+    folder.trial([result(k, config=config) for k in range(1, 5)])
+    assert folder.run().cpus == 3.0
 
 
 def test_the_callback_adds_parts_cpus_and_neighbours(folder):
@@ -376,11 +300,12 @@ FACTS = {
     "algorithm": "ray.rllib.algorithms.ppo.ppo.PPO",
     "env": "HalfCheetah-v5",
     "env_config": {},
-    "framework": "torch",
-    "new_api_stack": True,
+    "framework_str": "torch",
+    "enable_env_runner_and_connector_v2": True,
+    "policy_mapping_fn": "ray.rllib.algorithms.algorithm_config.AlgorithmConfig.DEFAULT_POLICY_MAPPING_FN",
     "train_batch_size": 2048,
     "num_learners": 0,
-    "policies": ["default_policy"],
+    "policies": {"default_policy": [None, None, None, None]},
     "cpu": "AMD EPYC",
     "cores": 8,
     "accelerators": [],
@@ -389,10 +314,7 @@ FACTS = {
 
 
 def baseline(**facts):
-    unset = dict.fromkeys(read_workload({"enable_rl_module_and_learner": True}))
-    return replace(
-        BASELINE, workload=Workload({**unset, **FACTS, **facts}), provenance={"host": "vm", "trial": "PPO_x", "torch": "2.13"}
-    )
+    return replace(BASELINE, workload=Workload({**FACTS, **facts}), provenance={"host": "vm", "trial": "PPO_x", "torch": "2.13"})
 
 
 def test_a_baseline_file_gives_the_hardware(folder):
@@ -546,9 +468,6 @@ def test_a_table_is_all_measured():
     assert study.runs[0].name == "1r×1e"
 
 
-HEADER = "num_env_runners,num_envs_per_env_runner,env_steps,time_this_iter_s"
-
-
 def table(tmp_path, text):
     path = tmp_path / "table.csv"
     path.write_text(text, encoding="utf-8")
@@ -564,6 +483,31 @@ def test_rows_of_one_configuration_are_iterations_of_one_run(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "steps", "seconds"),
+    [
+        ("num_env_runners,env_steps,time_this_iter_s\n2,100,1\n2,100,3", 200, 4),
+        ("num_env_runners,num_envs_per_env_runner,sps,time_this_iter_s\n2,1,100,1\n2,1,50,2", 200, 3),
+        ("num_env_runners,env_steps,sps\n2,100,50\n2,100,100", 200, 3),
+        # Of env steps and time the throughput is more than it needs.
+        ("num_env_runners,env_steps,time_this_iter_s,sps\n2,100,1,\n2,100,3,", 200, 4),
+    ],
+)
+def test_a_table_needs_no_more_columns_than_say_enough(tmp_path, text, steps, seconds):
+    (run,) = read_experiment(table(tmp_path, text)).studies[0].runs
+    assert (run.scale, run.steady.env_steps, run.steady.seconds) == (Scale(2, 1), steps, pytest.approx(seconds))
+
+
+def test_a_table_of_throughputs_is_enough_for_a_report(tmp_path):
+    made = make_report(read_experiment(table(tmp_path, "num_env_runners,sps\n1,100\n1,50\n2,100\n4,160\n8,200\n")), "fastest")
+    one, two, *_ = found = made.studies[0].configurations
+    assert one.sps == pytest.approx(200 / 3), "iterations of equal work"
+    assert math.isnan(one.seconds)
+    assert (two.speedup, two.note) == (pytest.approx(1.5), "")
+    assert made.studies[0].recommendation.choice is found[-1]
+    assert made.studies[0].laws.chosen is not None
+
+
 @pytest.mark.parametrize("row", ["1,1,many,1", "1,1,100,0", "1,1,100", "1,0,100,1", "1.5,1,100,1", "1,1,inf,1", "1,1,100,nan"])
 def test_rows_that_cannot_be_read_are_left_out_by_line(tmp_path, row):
     experiment = read_experiment(table(tmp_path, f"{HEADER}\n1,1,100,1\n{row}\n"))
@@ -576,7 +520,9 @@ def test_rows_that_cannot_be_read_are_left_out_by_line(tmp_path, row):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("num_env_runners,env_steps\n1,100\n", "lacks the columns num_envs_per_env_runner, time_this_iter_s"),
+        ("num_envs_per_env_runner,env_steps\n1,100\n", "lacks the columns num_env_runners, time_this_iter_s"),
+        ("num_envs_per_env_runner,sps\n1,100\n", "lacks the column num_env_runners."),
+        ("num_env_runners,sps\n1,0\n", "no row of it can be read (sps is '0'"),
         (HEADER.replace(",env_steps", "") + "\n", "lacks the column env_steps."),
         (HEADER + "\n", "it has no rows"),
         ("", "lacks the columns"),

@@ -7,7 +7,6 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from rl_scaling_callback.analysis.runs import Sample
 from rl_scaling_callback.core.attribution import CAUSES
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.report.figures import (
@@ -18,16 +17,9 @@ from rl_scaling_callback.report.figures import (
     save_figures,
     speedup_over_n,
 )
-
-from .test_configurations import run, users_ten
-from .test_report import nan_row, report_of
+from tests.builders import nan_row, report_of, run, sampled, users_ten
 
 SHARES = dict.fromkeys(CAUSES, 0.0) | {"serial_stepping": 12.0, "contention": -4.0, "learn": 10.0}
-
-
-def sampled(scale, seconds):
-    samples = tuple(Sample(i, 1000, s, measured=i > 2) for i, s in enumerate(seconds, 1))
-    return replace(run(scale, seconds[2:]), samples=samples)
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +66,16 @@ def test_speedup_by_runners_where_only_envs_vary():
     assert set(points(axes, "2 env runners")) == {2, 4, 8}
 
 
-def test_speedup_draws_errors(full):
-    (axes,) = speedup_over_n(full).axes
-    two = full.configurations[1]
-    half = two.speedup * two.speedup_error / 100
+@pytest.mark.parametrize("error", [7.0, 150.0])
+def test_speedup_draws_errors(full, error):
+    one, two = full.configurations
+    two = replace(two, speedup=1.5, speedup_error=error)
+    (axes,) = speedup_over_n(replace(full, configurations=(one, two))).axes
     (bar,) = [
         path.vertices for each in axes.collections for path in each.get_paths() if len(path) == 2 and path.vertices[0][0] == 2
     ]
-    assert bar[:, 1] == pytest.approx([two.speedup - half, two.speedup + half])
+    assert bar[:, 1] == pytest.approx([1.5 / (1 + error / 100), 1.5 * (1 + error / 100)])
+    assert axes.get_ylim()[0] <= bar[0, 1]
 
 
 def test_the_map_writes_each_efficiency_in_its_cell(user):

@@ -23,9 +23,7 @@ from rl_scaling_callback.experiments import ExperimentError
 from rl_scaling_callback.live.colocation import Neighbourhood
 from rl_scaling_callback.report import to_json, to_markdown
 from rl_scaling_callback.sweeping.config_file import write_config
-
-from .test_baseline import BASELINE
-from .test_experiments import CONFIG, HEADER, Folder, result
+from tests.builders import BASELINE, CONFIG, HEADER, Folder, result
 
 MB = 1 << 20
 ENDLESS = 512 * MB

@@ -9,10 +9,18 @@ NEED_RAY = {
     "callback",
     "reporter",
     "rllib.introspection",
-    *(
-        f"sweeping.{module}"
-        for module in ("cluster", "instrument", "reuse", "schedule", "searcher", "stopper", "sweep", "watchdog")
-    ),
+    "rllib.prober",
+    "sweeping.cluster",
+    "sweeping.instrument",
+    "sweeping.probe_host",
+    "sweeping.probes",
+    "sweeping.reuse",
+    "sweeping.schedule",
+    "sweeping.searcher",
+    "sweeping.stopper",
+    "sweeping.sweep",
+    "sweeping.trials",
+    "sweeping.watchdog",
 }
 MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py")}
 WITHOUT_RAY = sorted({module.removesuffix(".__init__") for module in MODULES} - NEED_RAY - {"__init__"})

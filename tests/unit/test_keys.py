@@ -3,20 +3,14 @@ import math
 import pytest
 
 from rl_scaling_callback.core import schema
-
-
-def leaves(node, path=()):
-    for name, value in node.items():
-        if isinstance(value, dict):
-            yield from leaves(value, (*path, name))
-        else:
-            yield "/".join((*path, name)), value
+from tests.builders import leaves
 
 
 def test_every_key_is_there_when_nothing_is_known():
     blank = dict(leaves(schema.nest({})))
     assert blank.keys() == {key.name for key in schema.KEYS}
-    assert blank.pop("band") == blank.pop("diagnosis") == blank.pop("workload") == ""
+    texts = ("band", "baseline/source", "diagnosis", "workload")
+    assert [blank.pop(text) for text in texts] == [""] * 4
     assert all(type(value) is float and math.isnan(value) for value in blank.values())
 
 

@@ -1,6 +1,4 @@
-import csv
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +7,8 @@ from hypothesis import strategies as st
 
 from rl_scaling_callback.analysis.laws import Measured, fit_laws
 from rl_scaling_callback.core.scale import Scale
+from tests.builders import ROWS
 
-ROWS = list(csv.DictReader((Path(__file__).parents[1] / "data/halfcheetah_ppo_i7_12700.csv").read_text().splitlines()))
 HALFCHEETAH = [
     Measured(Scale(int(row["num_env_runners"]), int(row["num_envs_per_env_runner"])), float(row["time_this_iter_s"]))
     for row in ROWS
@@ -44,17 +42,23 @@ def by_name(laws):
     return {fit.name: fit for fit in laws.fits}
 
 
+def test_no_limit_is_below_what_was_measured():
+    # Envs of one runner make it slower, runners do not: that axis's limit is none of the speedup.
+    seconds = {"1r1e": 10.0, "1r2e": 12.0, "1r4e": 13.0, "2r1e": 5.5, "2r2e": 6.6, "2r4e": 7.0}
+    laws = fit_laws([Measured(Scale.parse(scale), each) for scale, each in seconds.items()])
+    assert min(axis.limit for axis in laws.axes) < 1
+    assert laws.limit[0] >= 10 / 5.5
+
+
 def test_leave_one_out_errors_of_the_method():
     fits = by_name(fit_laws(HALFCHEETAH))
     errors = {name: (round(fit.mean_error, 1), round(fit.max_error, 1)) for name, fit in fits.items()}
     assert errors == {
         "Amdahl": (16.5, 34.1),
         "USL": (16.5, 34.1),
-        "Ernest": (16.5, 34.1),
         "A": (5.5, 12.4),
         "S": (5.5, 12.4),
         "U": (6.1, 12.4),
-        "power": (4.7, 11.3),
         "L": (2.4, 6.8),
     }
 
@@ -66,7 +70,7 @@ def test_trained_up_to_four_and_predicting_eight_and_sixteen():
         name: round(float(np.mean([100 * abs(fit.predict(one.scale).seconds / one.seconds - 1) for one in far])), 1)
         for name, fit in by_name(laws).items()
     }
-    assert errors == {"Amdahl": 24.1, "USL": 24.1, "Ernest": 24.1, "A": 9.6, "S": 9.6, "power": 11.1, "L": 2.9}
+    assert errors == {"Amdahl": 24.1, "USL": 24.1, "A": 9.6, "S": 9.6, "L": 2.9}
     assert laws.chosen.name == "L"
 
 
@@ -80,7 +84,7 @@ def test_what_the_ten_configurations_say():
     assert {n: round(s, 3) for n, s in runners.serial_fractions.items()} == {2: 0.218, 4: 0.159, 8: 0.135}
     assert {n: round(s, 3) for n, s in envs.serial_fractions.items()} == {2: 0.315, 4: 0.332, 8: 0.299}
     assert (round(runners.limit, 2), round(envs.limit, 2)) == (7.41, 3.34)
-    assert [round(limit, 2) for limit in laws.limit] == [3.34, 10.04]
+    assert [round(limit, 2) for limit in laws.limit] == [6.39, 10.04]
     assert laws.falls_beyond == ()
     assert laws.notes == ()
 
@@ -91,9 +95,9 @@ def test_the_exercise_is_no_measurement_of_these_ten():
     fits = by_name(laws)
     predicted = fits["L"].predict(Scale(6, 2))
     assert [round(value, 2) for value in (predicted.low, predicted.seconds, predicted.high)] == [2.39, 2.55, 2.72]
-    assert all(fits[name].predict(Scale(4, 2)).seconds < 3.45 for name in ("A", "L", "S", "U", "power"))
+    assert all(fits[name].predict(Scale(4, 2)).seconds < 3.45 for name in ("A", "L", "S", "U"))
     # Only the laws in N, with an error of 16.5 %, leave room for it.
-    assert {name for name, fit in fits.items() if fit.predict(Scale(6, 2)).high > 3.45} == {"Amdahl", "USL", "Ernest"}
+    assert {name for name, fit in fits.items() if fit.predict(Scale(6, 2)).high > 3.45} == {"Amdahl", "USL"}
     # The range over all laws, which says so, holds it.
     low, high = laws.span(Scale(6, 2))
     assert low < 2.39
@@ -212,7 +216,7 @@ def test_too_few_for_a_law():
 
 def test_laws_wait_for_configurations_enough():
     four = fit_laws([one for one in HALFCHEETAH if max(one.scale.num_env_runners, one.scale.num_envs_per_env_runner) <= 2])
-    assert set(by_name(four)) == {"Amdahl", "USL", "power", "A"}
+    assert set(by_name(four)) == {"Amdahl", "USL", "A"}
     line = fit_laws(HALFCHEETAH[:4])
     assert set(by_name(line)) == {"Amdahl", "USL"}
     assert line.notes[0].startswith("All configurations lie on one line")
@@ -261,7 +265,7 @@ def test_nothing_is_ever_infinite(measured, cores):
         numbers += [axis.serial_fraction, axis.limit, *axis.serial_fractions.values()]
     for fit in laws.fits:
         numbers += [fit.mean_error, fit.max_error, *fit.parameters.values()]
-        for scale in (Scale(0, 1), Scale(3, 3), Scale(10**9, 10**9)):
+        for scale in (Scale(0, 1), Scale(3, 3), Scale(10**6, 10**6)):
             predicted = fit.predict(scale)
             numbers += [predicted.seconds, predicted.low, predicted.high]
             assert math.isnan(predicted.low) or predicted.low <= predicted.seconds <= predicted.high

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from rl_scaling_callback import rllib
 from rl_scaling_callback.core.scale import Scale
+from tests.builders import RESULT_KEYS, anything
 
 
 def test_new_stack_counts_in_env_runners():
@@ -55,14 +56,6 @@ def test_what_cannot_be_read_is_nan_with_a_reason(result, problem):
     iteration = rllib.read_iteration(result)
     assert math.isnan(iteration.env_steps) or math.isnan(iteration.seconds)
     assert problem in iteration.problem
-
-
-anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=5,
-)
-RESULT_KEYS = ["env_runners", "time_this_iter_s", "num_env_steps_sampled", "num_env_steps_sampled_this_iter"]
 
 
 @given(

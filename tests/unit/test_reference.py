@@ -6,38 +6,14 @@ import pytest
 
 from rl_scaling_callback.baseline.model import Workload
 from rl_scaling_callback.baseline.store import BaselineStore
-from rl_scaling_callback.baseline.tracker import GivenBaseline, Reference
+from rl_scaling_callback.baseline.tracker import GivenBaseline
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.steady import Steady
-
-WORKLOAD = Workload({"env": "HalfCheetah-v5", "epochs": 4})
-SINGLE = Scale(1, 1)
-UNSETTLED = Steady(sps=1000.0, error=9.0, iterations=3, env_steps=3000.0, seconds=3.0, converged=False, settled=False)
-SETTLED = Steady(sps=1000.0, error=2.0, iterations=5, env_steps=5000.0, seconds=5.0, converged=True, settled=True)
+from tests.builders import SETTLED, SINGLE, UNSETTLED, WORKLOAD, Warnings, reference
 
 
 @pytest.fixture
 def store(tmp_path):
     return BaselineStore.at(tmp_path)
-
-
-class Warnings(dict):
-    def __call__(self, topic, text):
-        self.setdefault(topic, text)
-
-
-def reference(store, scale=SINGLE, *, workload=WORKLOAD, owner="trial", warn=None, steps_vary=False, clock=None):
-    return Reference(
-        store,
-        workload,
-        scale,
-        SINGLE,
-        owner=owner,
-        provenance={"trial": owner},
-        steps_vary=steps_vary,
-        warn=Warnings() if warn is None else warn,
-        clock=clock or (lambda: 0.0),
-    )
 
 
 def test_published_at_steady_state_and_found_by_a_trial_that_was_waiting(store):

@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -18,18 +17,10 @@ from rl_scaling_callback.analysis.runs import Experiment, GivenBaseline, LeftOut
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.report import make_report, print_report, to_json, to_markdown, write_curve
 from rl_scaling_callback.report.wording import COLUMNS
+from tests.builders import PRINTED, nan_row, report_of, run, users_ten, window
 
-from .test_configurations import run, users_ten, window
-from .test_formulas import PRINTED
-
-MADE = datetime(2026, 11, 22, 12, 0, tzinfo=timezone.utc)
 TIMES = ("11.89", "7.24", "4.39", "2.89", "7.82", "4.94", "5.93", "4.60", "3.92", "2.20")
 HOSTILE = "<script>alert(1)</script>|*x*\n\x1b[31m"
-
-
-def report_of(*runs, goal=GOALS["balanced"], left_out=(), **facts):
-    studies = (Study("PPO on HalfCheetah-v5", runs, **facts),) if runs else ()
-    return make_report(Experiment("results", studies, left_out), goal, made=MADE)
 
 
 def printed(report, width):
@@ -41,6 +32,13 @@ def printed(report, width):
 @pytest.fixture(scope="module")
 def report():
     return report_of(*users_ten())
+
+
+def test_goal_and_reference_may_be_named():
+    made = make_report(Experiment("here", (Study("test", users_ten()),)), "save", "1r1e")
+    assert made.studies[0].recommendation.goal == GOALS["save"]
+    with pytest.raises(ValueError, match="goal is 'cheap'"):
+        make_report(Experiment("here", ()), "cheap")
 
 
 def test_who_knows_better_is_asked_about_the_first_study_only():
@@ -92,7 +90,8 @@ def test_errors_stand_beside_their_numbers():
     two = report.studies[0].configurations[1]
     assert f"{two.sps:,.0f} ± {two.sps_error:.1f} %" in to_markdown(report)
     assert f"{two.speedup:.2f} ± {two.speedup_error:.1f} %" in to_markdown(report)
-    assert "All intervals are from the iterations of one run" in to_markdown(report)
+    assert "± is where a figure would fall if it was measured again" in to_markdown(report)
+    assert "No configuration was repeated: runs are taken to differ by 9 %" in to_markdown(report)
 
 
 @pytest.mark.parametrize(
@@ -181,10 +180,6 @@ def test_a_baseline_from_outside_is_one_more_measurement_for_the_laws():
     assert study.baseline_sps == pytest.approx(250)
     assert study.laws.chosen is not None
     assert "Baseline from outside the experiment: an older experiment." in to_markdown(report)
-
-
-def nan_row():
-    return replace(run("2r2e", [1.0]), steady=window([]))
 
 
 @pytest.mark.parametrize(

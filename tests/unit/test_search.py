@@ -1,8 +1,6 @@
-import csv
 import math
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +12,8 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule, SteadyWindow
 from rl_scaling_callback.sweeping.search import Search, Trial
 from rl_scaling_callback.sweeping.surrogate import believe
+from tests.builders import ROWS
 
-ROWS = list(csv.DictReader((Path(__file__).parents[1] / "data/halfcheetah_ppo_i7_12700.csv").read_text().splitlines()))
 HALFCHEETAH = {
     Scale(int(row["num_env_runners"]), int(row["num_envs_per_env_runner"])): float(row["time_this_iter_s"]) for row in ROWS
 }
@@ -75,6 +73,13 @@ def test_any_search(goal, shares, slowing, noise, budget, repetitions, cores, se
     exhaustive = sum(trial_of(seconds(scale), scale).seconds for scale in search.scales)
     dearest = max(trial.seconds for trial in trials)
     assert sum(trial.seconds for trial in trials) <= budget * exhaustive * math.exp(2 * noise) + dearest
+
+
+def test_the_most_cpus_go_by_what_an_env_runner_holds():
+    goal = Goal("cheap", max_cpus=5)
+    assert {scale.num_env_runners for scale in Search(POWERS, (1,), goal).scales} == {1, 2, 4}
+    assert {scale.num_env_runners for scale in Search(POWERS, (1,), goal, cpus=(1.0, 0.5)).scales} == {1, 2, 4, 8}
+    assert {scale.num_env_runners for scale in Search(POWERS, (1,), goal, cpus=(1.0, 2.0)).scales} == {1, 2}
 
 
 def test_of_equally_good_ones_the_search_takes_what_holds_fewer_cpus():

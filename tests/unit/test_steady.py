@@ -12,6 +12,11 @@ def fill(window, seconds, env_steps=1000.0):
     return window.read()
 
 
+def test_more_iterations_asked_for_than_the_usual_cap():
+    assert SteadyRule(min_iterations=10).max_iterations == 10
+    assert SteadyRule(min_iterations=3).max_iterations == 8
+
+
 def test_sums_not_means_after_warm_up():
     steady = fill(SteadyWindow(SteadyRule()), [9, 9, 1, 1, 1, 1, 6])
     assert steady.iterations == 5

@@ -8,8 +8,7 @@ from pyarrow import fs
 from rl_scaling_callback.baseline.model import BaselineFileError, Workload
 from rl_scaling_callback.baseline.store import BaselineStore
 from rl_scaling_callback.core.scale import Scale
-
-from .test_baseline import BASELINE
+from tests.builders import BASELINE
 
 
 @pytest.fixture

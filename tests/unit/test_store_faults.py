@@ -19,9 +19,7 @@ from pyarrow import fs
 from rl_scaling_callback.baseline.model import BaselineFileError, Workload
 from rl_scaling_callback.baseline.store import BaselineStore
 from rl_scaling_callback.core.scale import Scale
-
-from .test_baseline import BASELINE
-from .test_reference import SETTLED, SINGLE, UNSETTLED, WORKLOAD, Warnings, reference
+from tests.builders import BASELINE, SETTLED, SINGLE, UNSETTLED, WORKLOAD, Warnings, reference
 
 ROOT = Path(__file__).parents[2]
 spawned = multiprocessing.get_context("spawn")
@@ -202,7 +200,7 @@ PREPARE = """
 import os, sys
 from pathlib import Path
 from dataclasses import replace
-from tests.unit.test_reference import SETTLED, SINGLE, UNSETTLED, WORKLOAD, Warnings, reference
+from tests.builders import SETTLED, SINGLE, UNSETTLED, WORKLOAD, Warnings, reference
 from rl_scaling_callback.baseline.store import BaselineStore
 from rl_scaling_callback.core.scale import Scale
 disk = Path(sys.argv[1])

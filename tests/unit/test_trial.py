@@ -13,9 +13,7 @@ from rl_scaling_callback.live.load import Load
 from rl_scaling_callback.live.rounds import RunnersWork
 from rl_scaling_callback.live.trial import Trial
 from rl_scaling_callback.rllib import RunnerReport
-
-from .test_keys import leaves
-from .test_reading import RESULT_KEYS, anything
+from tests.builders import RESULT_KEYS, anything, leaves
 
 RULE = SteadyRule(warmup_iterations=1, min_iterations=2)
 
@@ -23,14 +21,15 @@ RULE = SteadyRule(warmup_iterations=1, min_iterations=2)
 class Measured(GivenBaseline):
     """A baseline that was measured: 1,000 steps/s, 0.8 ms of sampling and 0.2 ms of learning a step."""
 
-    spent = Spent.of({"sample": 0.8e-3, "learn": 0.2e-3}, 1e-3, 0.8e-3, 0.8e-3)
-
     def __init__(self, comparable=1.0):
         super().__init__(1000.0, Scale(1, 1))
         self._comparable = comparable
 
-    def compare_with(self, steady, env_steps):
+    def compare_with(self, steady, env_steps, spent):
         return self._unit_sps, self._comparable
+
+    def spent_for(self, env_steps, spent):
+        return Spent.of({"sample": 0.8e-3, "learn": 0.2e-3}, 1e-3, 0.8e-3, 0.8e-3), math.nan
 
 
 def trial(config=None, warnings=None, rule=RULE, source=None, offset=lambda: 0.0):
@@ -61,6 +60,7 @@ def test_one_iteration_whole():
         "env_steps": 4000.0,
         "parallelism": 8.0,
         "baseline_sps": 1000.0,
+        "baseline/source": "given",
         "speedup": 2.0,
         "efficiency": 25.0,
         "gap": 6.0,
@@ -71,6 +71,7 @@ def test_one_iteration_whole():
         "core_efficiency": 100.0,
         "sps_per_cpu": 400.0,
         "time/evaluate": 0.5,
+        "time/probe": 0.0,
         "loss/total": 75.0,
         "is_baseline": 0.0,
         "comparable": 1.0,
@@ -88,7 +89,7 @@ def test_the_account_of_an_iteration():
     # Eight times as fast, 4,000 steps of 0.2 ms would have taken an eighth of 0.8 s to learn.
     assert values["loss"]["learn"] == pytest.approx(100 * (0.8 - 0.8 / 8) / 2.0)
     assert sum(values["loss"][cause] for cause in CAUSES) == pytest.approx(values["loss"]["total"])
-    assert values["time"] == {"sample": 1.0, "learn": 0.8, "sync": 0.0, "evaluate": 0.0, "other": pytest.approx(0.2)}
+    assert values["time"] == {"sample": 1.0, "learn": 0.8, "sync": 0.0, "evaluate": 0.0, "other": pytest.approx(0.2), "probe": 0.0}
     assert values["account"] == {"exclusive": 1.0, "estimated": 1.0}
     assert values["runners"]["rest"] == pytest.approx(0.05)
 
@@ -186,5 +187,6 @@ def test_no_sequence_of_results_raises_or_gives_an_infinite_number(results):
         values = dict(leaves(measured.measure(each, 0.0)))
         assert values.pop("band") in {"", "perfect", "excellent", "good", "fair", "inefficient"}
         assert values.pop("diagnosis") == ""
+        assert values.pop("baseline/source") == "given"
         assert values.pop("workload") == "1234"
         assert all(type(value) is float and not math.isinf(value) for value in values.values())

@@ -1,0 +1,219 @@
+"""A baseline that is measured inside the trial itself, by probes of the reference's configuration."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from rl_scaling_callback.baseline.tracker import Reference, Warn
+from rl_scaling_callback.core.attribution import Spent
+from rl_scaling_callback.core.estimates import trimmed_mean
+from rl_scaling_callback.core.formulas import NAN, ratio
+from rl_scaling_callback.core.probing import Probe
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.steady import Steady
+
+SHARE: Final = 0.01
+"""Share of the time of training that probing takes at most, once training runs."""
+
+_FEWEST_ROUNDS: Final = 5
+_MOST_ROUNDS: Final = 12
+_START_S: Final = 3.0
+
+
+class Prober(Protocol):
+    """Measures configurations inside a running Algorithm (see `rllib.prober`)."""
+
+    def steps_per_round(self, scale: Scale) -> float:
+        """Return the env steps at `scale` per learner update; infinite where learning goes with the env steps."""
+
+    def measure(self, scales: Sequence[Scale], rounds: int = 1) -> list[Probe]:
+        """Return the probes of some rounds, each scale once a round."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """What one round of probes says.
+
+    All but the first figure are ratios of probes that ran within a second or two, so the speed of the machine cancels.
+
+    Attributes:
+        seconds: ln of the reference's sampling seconds per env step.
+        sampling: ln of those / the same at the trial's own scale.
+        busy: share of the reference's sampling in which its typical env runner was busy.
+        alone: busy time of one env runner with as many envs / that of a typical env runner of the trial, for equal env steps.
+    """
+
+    seconds: float
+    sampling: float
+    busy: float
+    alone: float
+
+
+class ProbedBaseline:
+    """The baseline of one trial, from probes in the same process, with the same code, at the same time.
+
+    An iteration at the trial's own scale samples for W seconds, and the rest of it takes R. With ρ, the ratio of the sampling times
+    per env step at the reference and at the trial's own scale, the reference would have taken W·ρ + R·κ for the same env steps.
+    κ is 1 where an iteration's learning depends on its env steps alone. Algorithms that learn once a sampling round, such as DQN,
+    go through κ times as many rounds at the reference. Evaluation is no part of a baseline.
+
+    Where sampling overlaps learning (IMPALA, APPO), one env runner samples all the time. The throughput of the reference is then what
+    its probes sampled before training began, the only time when env runners are idle.
+
+    Args:
+        prober: measures configurations inside the trial.
+        scale: the trial's scale.
+        reference: the scale of the reference.
+        overlaps: whether sampling overlaps learning; then nothing is probed once training runs.
+        share: share of the time that probing takes at most, once training runs.
+        lasting: a baseline that outlives the experiment, to hold this one against; None for none.
+        warn: logs a warning once.
+        clock: monotonic seconds.
+
+    Raises:
+        ProbeError: a configuration can't be probed.
+    """
+
+    source: Final = "probe"
+
+    def __init__(
+        self,
+        prober: Prober,
+        scale: Scale,
+        reference: Scale,
+        *,
+        overlaps: bool,
+        share: float = SHARE,
+        lasting: Reference | None = None,
+        warn: Warn = lambda topic, text: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._prober = prober
+        self._reference = reference
+        steps = prober.steps_per_round(scale)
+        self._rest_factor = 1.0 if math.isinf(steps) else steps / prober.steps_per_round(reference)
+        self._overlaps = overlaps
+        self._share = share
+        self._lasting = lasting
+        self._warn = warn
+        self._clock = clock
+        self._own = scale
+        self._one_runner = Scale(min(1, scale.num_env_runners), scale.num_envs_per_env_runner)
+        self._rounds: deque[_Round] = deque(maxlen=_MOST_ROUNDS)
+        self._untold = 0.0
+        # Until time is up, not until the interval is narrow: one that is chosen for its narrowness is too narrow.
+        started = clock()
+        while len(self._rounds) < _FEWEST_ROUNDS or (len(self._rounds) < _MOST_ROUNDS and clock() - started < _START_S):
+            self._measure()
+        self._training_since = clock()
+        self._spent_since = 0.0
+
+    @property
+    def is_baseline(self) -> float:
+        """1.0 when the trial has the reference's scale, or publishes the lasting baseline where there is one, else 0.0."""
+        return float(self._own == self._reference) if self._lasting is None else self._lasting.is_baseline
+
+    @property
+    def error(self) -> float:
+        """Half-width [%] of the 95 % interval of the reference's sampling throughput."""
+        figures = [each.seconds if self._overlaps else each.sampling for each in self._rounds]
+        half_width = trimmed_mean(figures).half_width
+        return 100 * math.expm1(half_width) if half_width < 20 else NAN
+
+    @property
+    def age(self) -> float:
+        """Seconds since the last probe."""
+        return self._clock() - self._probed_at
+
+    def refresh(self) -> None:
+        """Probe another round, once that keeps within the share of the time that probing may take.
+
+        Raises:
+            ProbeError: a configuration can't be probed any more; what is known stays.
+        """
+        if self._overlaps:
+            return
+        if self._spent_since + self._seconds_a_round <= self._share * (self._clock() - self._training_since):
+            before = self._untold
+            self._measure()
+            self._spent_since += self._untold - before
+
+    def take_seconds(self) -> float:
+        """Return the seconds that probes took since the last call."""
+        taken, self._untold = self._untold, 0.0
+        return taken
+
+    def update(self, steady: Steady) -> None:
+        """Look for the lasting baseline, or publish it; warn once where it is of another speed."""
+        if self._lasting is None:
+            return
+        self._lasting.update(steady)
+        if not steady.settled or not self._lasting.source:
+            return
+        here, _ = self.compare_with(steady, steady.env_steps, Spent.of_window(steady.parts))
+        there, _ = self._lasting.compare_with(steady, steady.env_steps)
+        errors = (error for error in (self.error, self._lasting.error) if error >= 0)
+        if abs(math.log(here / there)) > math.hypot(*(math.log1p(error / 100) for error in errors)):
+            self._warn(
+                "lasting",
+                f"the lasting baseline says {there:,.0f} steps/s, probes in this trial {here:,.0f} ± {self.error:.1f} %. "
+                "Speedups are against the probes. Has the env changed, or is the machine slower or busier than it was?",
+            )
+
+    def compare_with(self, steady: Steady, env_steps: float, spent: Spent) -> tuple[float, float]:
+        """Return the reference's SPS per unit of its parallelism, and `comparable`.
+
+        Args:
+            steady: the trial's steady state so far.
+            env_steps: env steps of an iteration, or of a window of them.
+            spent: where its time went.
+        """
+        return ratio(1, self.spent_for(env_steps, spent)[0].total), 1.0
+
+    def spent_for(self, env_steps: float, spent: Spent) -> tuple[Spent, float]:
+        """Return where the reference's time would have gone for the same work, and what one env runner would have been busy.
+
+        Args:
+            env_steps: env steps of an iteration, or of a window of them.
+            spent: where its time went.
+
+        Returns:
+            Both in seconds per env step: the reference's, times its parallelism; and the busy time of one env runner with as many
+            envs as the trial's.
+        """
+        if self._overlaps:
+            sample, rest = math.exp(self._mean("seconds")), 0.0
+        else:
+            sample = ratio(spent.sample, env_steps) * math.exp(self._mean("sampling"))
+            rest = self._rest_factor / env_steps if env_steps > 0 else NAN
+        busy = sample * self._mean("busy")
+        reference = Spent(sample, spent.learn * rest, spent.sync * rest, 0.0, spent.other * rest, busy, busy)
+        alone = ratio(spent.busy * max(1, self._own.num_env_runners), env_steps) * self._mean("alone")
+        return reference.times(self._reference.parallelism), alone
+
+    def _mean(self, figure: str) -> float:
+        return trimmed_mean([getattr(each, figure) for each in self._rounds]).mean
+
+    def _measure(self) -> None:
+        started = self._clock()
+        try:
+            probes = self._prober.measure(sorted({self._reference, self._own, self._one_runner}))
+        finally:
+            self._probed_at = self._clock()
+            self._seconds_a_round = self._probed_at - started
+            self._untold += self._seconds_a_round
+        by_scale = {probe.scale: probe for probe in probes}
+        reference, own, alone = (by_scale[scale] for scale in (self._reference, self._own, self._one_runner))
+        self._rounds.append(
+            _Round(
+                seconds=math.log(reference.seconds_per_step),
+                sampling=math.log(reference.seconds_per_step / own.seconds_per_step),
+                busy=reference.busy_per_step / reference.seconds_per_step,
+                alone=(alone.busy_per_step * len(alone.busy)) / (own.busy_per_step * len(own.busy)),
+            )
+        )

@@ -1,0 +1,74 @@
+"""A sweep while it runs: a table that follows it in a terminal, else a line a round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.report.wording import number
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A configuration in a sweep: its speedup [×] with its error [%], and whether it is still measured, out or failed."""
+
+    scale: Scale
+    speedup: float
+    error: float
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Standings:
+    """A sweep after some rounds: its configurations, the best so far, and the seconds that are left at most."""
+
+    rows: Sequence[Row]
+    choice: Scale
+    rounds: int
+    seconds_left: float
+
+
+@contextmanager
+def following(console: Console) -> Iterator[Callable[[Standings], None]]:
+    """Yield what shows how a sweep stands."""
+    if not console.is_terminal:
+        yield lambda standings: console.print(_line(standings), highlight=False, markup=False, soft_wrap=True)
+        return
+
+    from rich.live import Live
+
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        yield lambda standings: live.update(_table(standings), refresh=True)
+
+
+def _line(standings: Standings) -> str:
+    best = next(row for row in standings.rows if row.scale == standings.choice)
+    measured = sum(row.state == "" for row in standings.rows)
+    return (
+        f"Round {standings.rounds}: {best.scale} leads, {_speedup(best)}; {measured} of {len(standings.rows)} configurations left, "
+        f"at most {standings.seconds_left:.0f} s"
+    )
+
+
+def _speedup(row: Row) -> str:
+    return number(row.speedup, 2, "×") + (f" ± {row.error:.0f} %" if 0 < row.error < 1000 else "")
+
+
+def _table(standings: Standings) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    title = f"Round {standings.rounds}, at most {standings.seconds_left:.0f} s left"
+    table = Table("config", "speedup", "", title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    for row in sorted(standings.rows, key=lambda row: (row.scale.parallelism, row.scale)):
+        leads = row.scale == standings.choice
+        style = "bold" if leads else "dim" if row.state else ""
+        table.add_row(str(row.scale), _speedup(row), "leads" if leads else row.state, style=style)
+    return table

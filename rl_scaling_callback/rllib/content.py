@@ -1,0 +1,241 @@
+"""Code by its content: a label that is the same in every process that runs the same code, and another one where the code differs.
+
+The label of a function or class is its name and a hash of what it does: bytecode, constants, defaults, closure values, and the code and
+plain values that it refers to. Names of variables, line numbers, comments and docstrings of functions don't count. Code of installed
+packages goes by name and version. What can't be looked into goes by its name.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import hashlib
+import json
+import sys
+import types
+from collections.abc import Callable, Iterator
+from importlib.machinery import ModuleSpec, PathFinder
+from inspect import CO_OPTIMIZED
+from typing import Any, Final
+
+Describe = Callable[[Any], Any]
+"""Returns a value in plain JSON types."""
+
+_CACHED: Final = type(functools.lru_cache(print))
+_CODE: Final = (
+    type,
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    types.MethodType,
+    types.MethodDescriptorType,
+    types.WrapperDescriptorType,
+    types.ModuleType,
+    types.CodeType,
+    functools.partial,
+    classmethod,
+    staticmethod,
+    property,
+    functools.cached_property,
+    _CACHED,
+)
+_IN_FACTS: Final = frozenset({"ray", "torch", "gymnasium", "mujoco", "rl_scaling_callback"})
+"""Packages whose versions are facts of every workload, or whose code does no work of its own."""
+
+_LOAD_GLOBAL: Final = dis.opmap["LOAD_GLOBAL"]
+_IMPORT_NAME: Final = dis.opmap["IMPORT_NAME"]
+_GLOBAL_SHIFT: Final = 1 if sys.version_info >= (3, 11) else 0  # the lowest bit says something else
+
+
+def digest(description: object) -> str:
+    """Return 8 hexadecimal digits of a value in plain JSON types."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def is_code(value: object) -> bool:
+    """Return whether a value is code: a function, class, module, or a wrapper of one."""
+    return isinstance(value, _CODE)
+
+
+def label(code: Any, describe: Describe) -> Any:
+    """Return the label of code, `module.name #1a2b3c4d`; that of an installed package's has no hash.
+
+    Args:
+        code: what `is_code` says is code.
+        describe: describes the values that it refers to, code among them.
+    """
+    if isinstance(code, functools.partial):
+        return {"partial": describe(code.func), "args": describe(code.args), "keywords": describe(code.keywords)}
+    if isinstance(code, types.MethodType):
+        return {"method": describe(code.__func__), "of": describe(code.__self__)}
+    if isinstance(code, property):
+        return [describe(each) for each in (code.fget, code.fset) if each is not None]
+    if isinstance(code, (classmethod, staticmethod)):
+        return describe(code.__func__)
+    if isinstance(code, functools.cached_property):
+        return describe(code.func)
+    if isinstance(code, _CACHED):
+        return describe(code.__wrapped__)
+    if isinstance(code, types.CodeType):
+        return digest(_of_code(code, describe))
+    name = name_of(code)
+    if is_library(code):
+        return name + _version(_module_of(code))
+    body: Any = None
+    if isinstance(code, types.FunctionType):
+        body = _of_function(code, describe)
+    elif isinstance(code, type):
+        body = [_of_class(each, describe) for each in code.__mro__]
+    return name if body is None else f"{name} #{digest(body)}"
+
+
+def name_of(code: Any) -> str:
+    """Return the name of code with its module."""
+    if isinstance(code, types.ModuleType):
+        return code.__name__
+    return f"{_module_of(code)}.{getattr(code, '__qualname__', type(code).__qualname__)}"
+
+
+def is_library(code: Any) -> bool:
+    """Return whether code belongs to Python or to an installed package."""
+    return _is_installed(_module_of(code))
+
+
+def is_python(code: Any) -> bool:
+    """Return whether code belongs to Python itself."""
+    return _module_of(code).partition(".")[0] in sys.stdlib_module_names
+
+
+@functools.lru_cache(maxsize=256)
+def module_label(module: str) -> str:
+    """Return the label of a module that is not imported for it."""
+    if _is_installed(module):
+        return module + _version(module)
+    spec = _spec_of(module)
+    try:
+        code = spec.loader.get_code(module)  # type: ignore[union-attr]  # what has no such loader is caught
+    except (AttributeError, ImportError, SyntaxError, OSError):
+        code = None
+    return module if code is None else f"{module} #{digest(_of_code(code, _describe_constant))}"
+
+
+def _describe_constant(value: Any) -> Any:
+    """Return a constant of a module that is not imported, in plain JSON types."""
+    if isinstance(value, types.CodeType):
+        return digest(_of_code(value, _describe_constant))
+    return sorted(map(repr, value)) if isinstance(value, frozenset) else repr(value)
+
+
+def _module_of(code: Any) -> str:
+    if isinstance(code, types.ModuleType):
+        return code.__name__
+    module = getattr(code, "__module__", None) or getattr(getattr(code, "__objclass__", None), "__module__", None)
+    return module if isinstance(module, str) else "builtins"
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_installed(module: str) -> bool:
+    top = module.partition(".")[0]
+    # What a script defines is called __main__ in Ray's workers too, whose own script is Ray's.
+    if top in ("__main__", "__mp_main__"):
+        return False
+    if top in sys.stdlib_module_names or top in _IN_FACTS:
+        return True
+    spec = _spec_of(top)
+    places = [] if spec is None else [spec.origin or "", *(spec.submodule_search_locations or ())]
+    return any(part in place for place in places for part in ("site-packages", "dist-packages"))
+
+
+def _spec_of(module: str) -> ModuleSpec | None:
+    """Return where a module is found, without importing it or the packages that it is in."""
+    spec, path, name = None, None, ""
+    for part in module.split("."):
+        name = f"{name}.{part}".lstrip(".")
+        try:
+            spec = PathFinder.find_spec(name, path)
+        except (ImportError, ValueError):
+            return None
+        if spec is None:
+            return None
+        path = spec.submodule_search_locations
+    return spec
+
+
+def _version(module: str) -> str:
+    top = module.partition(".")[0]
+    version = None if top in _IN_FACTS else getattr(sys.modules.get(top), "__version__", None)
+    return f" {version}" if isinstance(version, str) and top not in sys.stdlib_module_names else ""
+
+
+def _of_class(cls: type, describe: Describe) -> Any:
+    if is_library(cls):
+        return name_of(cls)
+    # Python adds its own, such as __dict__ and __firstlineno__; cloudpickle leaves out _abc_impl.
+    own = {
+        name: value
+        for name, value in vars(cls).items()
+        if not name.startswith("_abc_") and (is_code(value) or not (name.startswith("__") and name.endswith("__")))
+    }
+    return {name: _of_reference(value, describe) for name, value in sorted(own.items())}
+
+
+def _of_function(function: types.FunctionType, describe: Describe) -> Any:
+    code = function.__code__
+    docstring = function.__doc__
+    return {
+        "code": _of_code(code, describe, docstring),
+        "defaults": describe([function.__defaults__, function.__kwdefaults__]),
+        "closure": [describe(value) for value in _cells(function)],
+        "globals": {
+            name: _of_reference(function.__globals__[name], describe, _codes(code))
+            for name in sorted({name for each in _codes(code) for name in _names_at(each, _LOAD_GLOBAL, _GLOBAL_SHIFT)})
+            if name in function.__globals__
+        },
+    }
+
+
+def _of_code(code: types.CodeType, describe: Describe, docstring: str | None = None) -> Any:
+    constants = code.co_consts
+    if docstring is not None and constants[:1] == (docstring,):
+        constants = (None, *constants[1:])
+    elif not code.co_flags & CO_OPTIMIZED and code.co_name != "<module>":
+        # The body of a class holds its name and its line in the file.
+        constants = tuple(each for each in constants[1:] if each != code.co_firstlineno)
+    imported = [module_label(name) for name in _names_at(code, _IMPORT_NAME) if name]
+    return [code.co_code.hex(), code.co_names, [describe(each) for each in constants], imported]
+
+
+def _of_reference(value: Any, describe: Describe, users: tuple[types.CodeType, ...] = ()) -> Any:
+    """Return what code refers to by a name: code and plain values; of objects, which may change as the program runs, the type."""
+    if isinstance(value, types.ModuleType) and not is_library(value):
+        used = {name for user in users for name in user.co_names} & vars(value).keys()
+        return {name: _of_reference(vars(value)[name], describe) for name in sorted(used)}
+    if value is None or is_code(value) or isinstance(value, (bool, int, float, str, list, tuple, dict, set, frozenset)):
+        return describe(value)
+    return name_of(type(value))
+
+
+def _cells(function: types.FunctionType) -> Iterator[Any]:
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # not filled yet
+            yield None
+
+
+def _codes(code: types.CodeType) -> tuple[types.CodeType, ...]:
+    """Return a code object and all that are in it."""
+    inner = (each for each in code.co_consts if isinstance(each, types.CodeType))
+    return (code, *(each for nested in inner for each in _codes(nested)))
+
+
+def _names_at(code: types.CodeType, operation: int, shift: int = 0) -> Iterator[str]:
+    """Yield the names that the instructions of one kind are about."""
+    operations, arguments = code.co_code[::2], code.co_code[1::2]
+    at = operations.find(operation)
+    while at >= 0:
+        argument, before, bits = arguments[at], at - 1, 8
+        while before >= 0 and operations[before] == dis.EXTENDED_ARG:
+            argument |= arguments[before] << bits
+            before, bits = before - 1, bits + 8
+        yield code.co_names[argument >> shift]
+        at = operations.find(operation, at + 1)

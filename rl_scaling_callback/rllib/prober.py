@@ -1,0 +1,515 @@
+"""Measures sampling at any scale inside a running Algorithm, with a twin beside each env runner.
+
+A twin is a second env runner of the same class in the same process, with another number of envs. It gets the weights and connector
+states of the one that trains, samples while training waits, and hands nothing back.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import math
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from statistics import median
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import numpy as np
+import ray
+from ray.rllib.algorithms.dqn.dqn import calculate_rr_weights
+from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.util.metrics import Metric
+
+from rl_scaling_callback.core import checks
+from rl_scaling_callback.core.probing import Probe
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.rllib import configs
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from ray.rllib.algorithms.algorithm import Algorithm
+
+_GRACE_S: Final = 5.0
+"""What an env runner that is told to stop a probe gets to answer, before it counts as hung."""
+_SHORTEST_CALLS: Final = 3
+_MIN_VECTOR_STEPS: Final = 8
+_INSTEAD: Final = "Measure the baseline with a trial of its own, or give it as a number"
+
+
+class ProbeError(RuntimeError):
+    """A scale can't be probed in this trial; the message says why and what to do instead. Training is not affected."""
+
+
+class Prober:
+    """Measures sampling of a live Algorithm at other scales than its own.
+
+    Call it while training waits: between iterations, or in `on_algorithm_init`. Training is bit for bit what it would be without.
+    Asynchronous algorithms (APPO, IMPALA) can be probed before their first iteration only.
+
+    Args:
+        algorithm: on RLlib's new API stack.
+        max_seconds: longest time of a `measure`.
+        probe_seconds: about how long the sampling of one probe takes, but no longer than the algorithm's own sampling.
+        keep_envs: keep the twins' envs from one round to the next. False keeps one set of envs at a time, and takes longer.
+        seed: of the order of the scales.
+
+    Raises:
+        ValueError: an option that is not allowed.
+        ProbeError: the Algorithm can't be probed.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        *,
+        max_seconds: float = 10.0,
+        probe_seconds: float = 0.2,
+        keep_envs: bool = True,
+        seed: int | None = None,
+    ) -> None:
+        checks.positive("max_seconds", max_seconds)
+        checks.positive("probe_seconds", probe_seconds)
+        self._max_seconds = max_seconds
+        self._probe_seconds = probe_seconds
+        self._keep_envs = keep_envs
+        self._random = random.Random(seed)
+        self._algorithm = algorithm
+        self._config: Any = algorithm.config
+        config = vars(self._config)
+        if not configs.is_new_stack(config):
+            raise ProbeError(f"The old API stack can't be probed. {_INSTEAD}, or move the config to the new API stack.")
+        if not configs.samples_env(config) or algorithm.env_runner_group is None:
+            raise ProbeError("The algorithm learns from recorded data and samples no env: there is nothing to probe.")
+        if config.get("output"):
+            raise ProbeError(f"The env runners record their episodes, and a probe would add to the recording. {_INSTEAD}.")
+        self._group = algorithm.env_runner_group
+        self._asynchronous = configs.is_asynchronous(config)
+
+    def __enter__(self) -> Prober:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def steps_per_round(self, scale: Scale) -> float:
+        """Return the env steps at `scale` for each time that it learns; infinite where learning goes with the env steps."""
+        config = self._config.copy(copy_frozen=False)
+        # DreamerV3 has a replay buffer too, but learns by the env step.
+        if not hasattr(config, "replay_buffer_config") or hasattr(config, "training_ratio"):
+            return math.inf
+        config.num_env_runners, config.num_envs_per_env_runner = scale.num_env_runners, scale.num_envs_per_env_runner
+        samples, updates = calculate_rr_weights(config)
+        return float(config.get_rollout_fragment_length() * scale.parallelism * samples / updates)
+
+    def measure(self, scales: Iterable[Scale], rounds: int = 1, first_round: int = 0) -> list[Probe]:
+        """Measure each of `scales` once a round, in random order.
+
+        Args:
+            scales: 0 env runners stand for sampling in the Algorithm's process.
+            rounds: how often.
+            first_round: number of the first of these rounds.
+
+        Returns:
+            The probes of whole rounds: those that fit into the time, one at least.
+
+        Raises:
+            ValueError: a scale has more env runners than the trial.
+            ProbeError: it failed, or took too long.
+        """
+        scales = list(dict.fromkeys(scales))
+        runners = self._group.num_remote_env_runners()
+        for scale in scales:
+            if scale.num_env_runners > runners:
+                raise ValueError(f"scale is {scale}; allowed are at most the trial's {runners} env runners")
+        if self._asynchronous and self._algorithm.iteration > 0:
+            raise ProbeError("An asynchronous algorithm never stops sampling, so it can be probed before its first iteration only.")
+        until = time.perf_counter() + self._max_seconds
+        probes: list[Probe] = []
+        try:
+            for number in range(first_round, first_round + rounds):
+                of_round: list[Probe] = []
+                for scale in self._random.sample(scales, len(scales)):
+                    if time.perf_counter() > until:
+                        raise _TooSlowError
+                    of_round.append(self._probe(scale, number, until))
+                probes += of_round
+        except _TooSlowError as error:
+            if not probes:
+                raise ProbeError(
+                    f"A round of {len(scales)} probes took more than max_seconds={self._max_seconds:g}. Allow more, or probe fewer "
+                    f"scales. Otherwise: {_INSTEAD.lower()}."
+                ) from error
+        except ProbeError:
+            raise
+        except Exception as error:
+            raise ProbeError(f"A probe failed: {_text(error)}. {_INSTEAD}.") from error
+        return probes
+
+    def close(self) -> None:
+        """Close the twins and their envs. The prober can be used again; it makes new ones."""
+        close = functools.partial(_close, seconds=self._max_seconds)
+        with suppress(Exception):
+            if self._group.local_env_runner is not None:
+                close(self._group.local_env_runner)
+        with suppress(Exception):
+            if self._group.num_remote_env_runners():
+                self._group.foreach_env_runner(close, local_env_runner=False, timeout_seconds=self._max_seconds + _GRACE_S)
+
+    def _probe(self, scale: Scale, number: int, until: float) -> Probe:
+        runners = self._runners(scale)
+        try:
+            prepared = self._call(runners, functools.partial(_prepare, scale=scale, keep_others=self._keep_envs), until)
+            own, envs = prepared[0].env_steps, scale.num_envs_per_env_runner
+            vector_step = max(answer.seconds for answer in prepared)
+            wanted = envs * max(_MIN_VECTOR_STEPS, round(self._probe_seconds / max(vector_step, 1e-6)))
+            if own > wanted:
+                return self._shorter_calls(scale, number, runners, wanted, own, until)
+            return self._own_calls(scale, number, runners, until)
+        finally:
+            with suppress(ProbeError, _TooSlowError):
+                self._call(runners, functools.partial(_finish, keep=self._keep_envs), time.perf_counter() + _GRACE_S)
+
+    def _shorter_calls(self, scale: Scale, number: int, runners: Sequence[int], wanted: int, own: float, until: float) -> Probe:
+        """Return what a call for `wanted` env steps of each env runner says, where the algorithm's own are for `own`."""
+        # A call of one vector step tells what a call costs whatever its length.
+        shortest = [self._timed(runners, scale.num_envs_per_env_runner, until) for _ in range(_SHORTEST_CALLS)]
+        seconds, answers = self._timed(runners, wanted, until)
+        env_steps = sum(answer.env_steps for answer in answers)
+        least, least_steps = median(took for took, _ in shortest), sum(answer.env_steps for answer in shortest[-1][1])
+        per_step = max(0.0, (seconds - least) / (env_steps - least_steps))
+        call = max(0.0, least - per_step * least_steps)
+        return Probe(
+            scale, number, env_steps, seconds, tuple(answer.seconds for answer in answers), excess=call * (1 - wanted / own)
+        )
+
+    def _own_calls(self, scale: Scale, number: int, runners: Sequence[int], until: float) -> Probe:
+        """Return what calls like the algorithm's own say."""
+        seconds, env_steps, busy = 0.0, 0.0, [0.0] * max(1, len(runners))
+        while seconds < self._probe_seconds:
+            took, answers = self._timed(runners, None, until)
+            seconds += took
+            env_steps += sum(answer.env_steps for answer in answers)
+            busy = [before + answer.seconds for before, answer in zip(busy, answers, strict=True)]
+        return Probe(scale, number, env_steps, seconds, tuple(busy))
+
+    def _timed(self, runners: Sequence[int], steps: int | None, until: float) -> tuple[float, list[_Answer]]:
+        function = functools.partial(_sample, steps=steps, by_reference=self._asynchronous)
+        started = time.perf_counter()
+        answers = self._call(runners, function, until)
+        return time.perf_counter() - started, answers
+
+    def _runners(self, scale: Scale) -> list[int]:
+        """Return the ids of the env runners that sample; none stands for the local one."""
+        if scale.num_env_runners == 0:
+            if self._group.local_env_runner is None:
+                raise ProbeError(f"{scale} samples in the Algorithm's process, but this Algorithm has no local env runner.")
+            return []
+        healthy = self._group.healthy_env_runner_ids()
+        if len(healthy) < scale.num_env_runners:
+            raise ProbeError(
+                f"{scale} can't be probed now: only {len(healthy)} of {self._group.num_remote_env_runners()} env runners are "
+                "healthy. RLlib restarts them as the config's fault tolerance says."
+            )
+        return list(healthy[: scale.num_env_runners])
+
+    def _call(self, runners: Sequence[int], function: Callable[..., _Answer], until: float) -> list[_Answer]:
+        """Return what `function` returns on each of `runners`, which training could not use meanwhile."""
+        left = max(0.1, until - time.perf_counter())
+        function = functools.partial(function, seconds=left)
+        if not runners:
+            answers = [function(self._group.local_env_runner)]
+        else:
+            try:
+                answers = self._group.foreach_env_runner(
+                    function, local_env_runner=False, remote_worker_ids=list(runners), timeout_seconds=left + _GRACE_S
+                )
+            except ray.exceptions.RayError as error:
+                raise ProbeError(f"An env runner died in a probe: {_text(error)}. {_INSTEAD}.") from error
+            if len(answers) < len(runners):
+                self._raise_unanswered(runners)
+        for answer in answers:
+            if answer.late:
+                raise _TooSlowError
+            if answer.error:
+                raise ProbeError(f"The trial can't be probed: {answer.error}. {_INSTEAD}.")
+        return answers
+
+    def _raise_unanswered(self, runners: Sequence[int]) -> NoReturn:
+        silent = set(runners) & set(self._group.healthy_env_runner_ids())
+        if len(silent) < len(runners):
+            raise ProbeError(f"An env runner died in a probe. {_INSTEAD}.")
+        # Training would wait for one that hangs, and RLlib replaces only what is dead.
+        if not self._config.restart_failed_env_runners:
+            raise ProbeError(
+                f"An env runner hangs in a probe, and training waits for it: the config forbids to restart it. {_INSTEAD}."
+            )
+        actors = self._group._worker_manager._actors
+        for runner in silent:
+            if not ray.wait([actors[runner].ping.remote()], timeout=1)[0]:
+                ray.kill(actors[runner], no_restart=False)
+                # Or RLlib would take the new one for the old, and not give it the weights.
+                self._group._worker_manager.set_actor_state(runner, healthy=False)
+        raise ProbeError(f"An env runner hung in a probe and is restarted. {_INSTEAD}.")
+
+
+class _TooSlowError(Exception):
+    """The time for a `measure` is over."""
+
+
+class _Overdue(BaseException):
+    """Interrupts what takes too long; not an `Exception`, so that neither RLlib nor an env takes it for a failure of the env."""
+
+
+@dataclass(slots=True)
+class _Answer:
+    """What an env runner answers.
+
+    Attributes:
+        seconds: its own time.
+        env_steps: env steps that it sampled, or that the algorithm's own call asks for; 0 where a call can't ask for a number.
+        error: what went wrong.
+        late: it took too long.
+        data: what the algorithm's own call would have returned.
+    """
+
+    seconds: float = 0.0
+    env_steps: float = 0.0
+    error: str = ""
+    late: bool = False
+    data: Any = None
+
+
+# What follows runs in the env runner's process. An exception there would cost the trial its env runner.
+
+
+@dataclass(slots=True)
+class _Twins:
+    """The twins beside an env runner, by envs per env runner, and what to restore once the probe is over."""
+
+    by_envs: dict[tuple[bool, int], Any] = field(default_factory=dict)
+    current: Any = None
+    intact: bool = False
+    generators: Callable[[], None] | None = None
+
+
+_ATTRIBUTE: Final = "_scaling_twins"
+
+
+def _guarded(function: Callable[..., _Answer]) -> Callable[..., _Answer]:
+    """Have a function answer with its error, or with being late, rather than raise."""
+
+    @functools.wraps(function)
+    def guarded(env_runner: Any, *, seconds: float, **kwargs: Any) -> _Answer:
+        try:
+            with _within(seconds):
+                return function(env_runner, **kwargs)
+        except _Overdue:
+            return _Answer(late=True)
+        except Exception as error:
+            return _Answer(error=_text(error))
+
+    return guarded
+
+
+@_guarded
+def _prepare(env_runner: Any, *, scale: Scale, keep_others: bool) -> _Answer:
+    twins = vars(env_runner).setdefault(_ATTRIBUTE, _Twins())
+    if twins.generators is None:
+        twins.generators = _saved_generators()
+    key = (scale.num_env_runners == 0, scale.num_envs_per_env_runner)
+    twin = twins.by_envs.pop(key, None)
+    if not keep_others:
+        _close_all(twins)
+    if twin is None:
+        try:
+            twin = _twin_of(env_runner, scale)
+        except Exception as error:
+            return _Answer(error=f"its env can't be made twice in one process ({_text(error)})")
+    twins.current, twins.intact = twin, False
+    twin.config.num_env_runners = scale.num_env_runners
+    _copy_state(env_runner, twin)
+    cuttable, envs = "num_timesteps" in inspect.signature(twin.sample).parameters, scale.num_envs_per_env_runner
+    for _ in range(2):  # the first resets the envs and fills caches
+        started = time.perf_counter()
+        samples = twin.sample(num_timesteps=2 * envs) if cuttable else twin.sample()
+        seconds = time.perf_counter() - started
+    twin.get_metrics()
+    twins.by_envs[key], twins.intact = twin, True
+    whole = not cuttable or twin.config.batch_mode != "truncate_episodes"
+    own = 0 if whole else envs * twin.config.get_rollout_fragment_length(env_runner.worker_index)
+    return _Answer(seconds=seconds * envs / max(envs, _env_steps(samples)), env_steps=own)
+
+
+@_guarded
+def _sample(env_runner: Any, *, steps: int | None, by_reference: bool) -> _Answer:
+    twins = getattr(env_runner, _ATTRIBUTE)
+    twin, twins.intact = twins.current, False
+    started = time.perf_counter()
+    samples = twin.sample() if steps is None else twin.sample(num_timesteps=steps)
+    seconds = time.perf_counter() - started
+    answer = _Answer(seconds=seconds, env_steps=_env_steps(samples))
+    # The way to the learner is part of sampling: through the Algorithm's process, or into the object store where that is the
+    # algorithm's way.
+    metrics = twin.get_metrics()
+    if by_reference:
+        ray.put(samples)
+    else:
+        answer.data = samples, metrics
+    twins.intact = True
+    return answer
+
+
+@_guarded
+def _finish(env_runner: Any, *, keep: bool) -> _Answer:
+    twins = vars(env_runner).get(_ATTRIBUTE)
+    if twins is None:
+        return _Answer()
+    try:
+        current, twins.current = twins.current, None
+        if current is not None and not twins.intact:  # what an error or an interruption leaves is not used again
+            twins.by_envs = {key: twin for key, twin in twins.by_envs.items() if twin is not current}
+            _stop(current)
+        if not keep:
+            _close_all(twins)
+    finally:
+        if twins.generators is not None:
+            twins.generators()
+            twins.generators = None
+    return _Answer()
+
+
+@_guarded
+def _close(env_runner: Any) -> _Answer:
+    twins = vars(env_runner).pop(_ATTRIBUTE, None)
+    if twins is not None:
+        restore = _saved_generators()
+        try:
+            _close_all(twins)
+        finally:
+            restore()
+    return _Answer()
+
+
+def _twin_of(env_runner: Any, scale: Scale) -> Any:
+    config = env_runner.config.copy(copy_frozen=False)
+    config.num_env_runners = scale.num_env_runners
+    config.num_envs_per_env_runner = scale.num_envs_per_env_runner
+    config.seed = None  # the constructor would seed the global generators
+    config.restart_failed_sub_environments = False  # it would try for ever
+    config.callbacks_class = RLlibCallback
+    for name in vars(config):
+        if name.startswith("callbacks_on_"):
+            setattr(config, name, None)
+    with _rllibs_envs_registered():
+        twin = type(env_runner)(
+            env_creator=None,
+            validate_env=None,
+            default_policy_class=None,
+            config=config,
+            worker_index=env_runner.worker_index,
+            num_workers=scale.num_env_runners,
+            recreated_worker=False,
+            log_dir=None,
+            spaces=getattr(env_runner, "spaces", None) or env_runner.get_spaces(),
+            dataset_shards=None,
+            tune_trial_id=getattr(env_runner, "tune_trial_id", None),
+        )
+    for value in vars(twin).values():
+        if isinstance(value, Metric):
+            # Ray's own metrics are of the process, not of the env runner.
+            vars(value)["inc"] = _do_nothing
+    return twin
+
+
+def _copy_state(env_runner: Any, twin: Any) -> None:
+    if not hasattr(env_runner, "get_state"):
+        return
+    state = dict(env_runner.get_state())
+    module = state.pop("rl_module", None)
+    state = copy.deepcopy(state)
+    state.pop("weights_seq_no", None)  # weights without a number are always taken
+    if module is not None:
+        state["rl_module"] = module
+    twin.set_state(state)
+
+
+def _env_steps(samples: Any) -> float:
+    return float(sum(episode.env_steps() for episode in samples))
+
+
+def _close_all(twins: _Twins) -> None:
+    while twins.by_envs:
+        _stop(twins.by_envs.popitem()[1])
+
+
+def _stop(twin: Any) -> None:
+    with suppress(Exception):
+        twin.stop()
+
+
+def _do_nothing(*_: Any, **__: Any) -> None:
+    pass
+
+
+def _text(error: BaseException) -> str:
+    # RLlib raises one without a text from what an env raised.
+    if not str(error) and error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}".strip()[:500]
+
+
+@contextmanager
+def _rllibs_envs_registered() -> Iterator[None]:
+    """Keep the envs that RLlib registered under names of its own for the env runner that trains."""
+    registry = sys.modules["gymnasium"].registry
+    own = {name: registry.pop(name) for name in list(registry) if name.startswith("rllib-")}
+    try:
+        yield
+    finally:
+        registry.update(own)
+
+
+def _saved_generators() -> Callable[[], None]:
+    """Return a function that puts the global random generators back to where they are now."""
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    torch = sys.modules.get("torch")
+    of_torch = torch and torch.get_rng_state()
+    cuda = torch and torch.cuda.is_available() and torch.cuda.is_initialized() and torch.cuda.get_rng_state_all()
+
+    def restore() -> None:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
+        if torch is not None:
+            torch.set_rng_state(of_torch)
+            if cuda:
+                torch.cuda.set_rng_state_all(cuda)
+
+    return restore
+
+
+@contextmanager
+def _within(seconds: float) -> Iterator[None]:
+    """Raise `_Overdue` in the block when it takes longer, and again each second after, where the system has a timer's signal."""
+    if os.name != "posix" or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(*_: Any) -> None:
+        raise _Overdue
+
+    handler = signal.signal(signal.SIGALRM, ring)
+    timer = signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL if handler is None else handler)

@@ -1,0 +1,194 @@
+"""One Algorithm in a process of its own, placed as Tune places a trial, in which configurations are probed and trained."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from rl_scaling_callback import rllib
+from rl_scaling_callback.callback import ScalingCallback
+from rl_scaling_callback.core import schema
+from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.probing import Probe
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.rllib import hardware
+from rl_scaling_callback.rllib.prober import ProbeError, Prober
+from rl_scaling_callback.sweeping.instrument import callbacks_without_measuring
+
+if TYPE_CHECKING:
+    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+
+_LONGEST_START_S: Final = 300.0
+
+
+REST: Final = ("learn", "sync", "other")
+"""The phases of an iteration beside sampling and evaluation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Iteration:
+    """What one training iteration took.
+
+    Attributes:
+        env_steps: its env steps.
+        seconds: its duration [s].
+        rest: seconds of each phase of `REST`.
+    """
+
+    env_steps: float
+    seconds: float
+    rest: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """What training at a scale showed.
+
+    Attributes:
+        sps: [steps/s].
+        speedup: [×], against probes of the reference in the same process.
+        speedup_error: half-width of its 95 % interval [%].
+        iterations: iterations in its steady window.
+    """
+
+    sps: float
+    speedup: float
+    speedup_error: float
+    iterations: int
+
+
+class _Host:
+    """Runs in the process of its own."""
+
+    def __init__(self, config: AlgorithmConfig) -> None:
+        self._algorithm = config.build_algo()
+        self._prober: Prober | None = None
+
+    def host(self) -> hardware.Host:
+        return hardware.this_host()
+
+    def start_probing(self, max_seconds: float) -> None:
+        self._prober = Prober(self._algorithm, max_seconds=max_seconds)
+
+    def warm_up(self) -> None:
+        before_learning, steps = rllib.steps_before_learning(vars(self._algorithm.config)), 0.0
+        while steps <= before_learning:
+            steps += self.train().env_steps
+
+    def train(self) -> Iteration:
+        scaling = self._algorithm.train()[schema.ROOT]
+        times = scaling["time"]
+        rest = {phase: times[phase] for phase in REST}
+        return Iteration(scaling["env_steps"], times["sample"] + sum(rest.values()), rest)
+
+    def steps_per_update(self, scales: Sequence[Scale]) -> dict[Scale, float]:
+        assert self._prober is not None
+        return {scale: self._prober.steps_per_round(scale) for scale in scales}
+
+    def probe(self, scale: Scale, number: int) -> Probe | str:
+        """Return the probe, or why there is none."""
+        assert self._prober is not None
+        try:
+            return self._prober.measure([scale], first_round=number)[0]
+        except (ProbeError, ValueError) as error:
+            return str(error)
+
+    def confirm(self, config: AlgorithmConfig, iterations: int) -> Confirmed:
+        self.stop()
+        self._algorithm = config.build_algo()
+        for _ in range(iterations):
+            scaling = self._algorithm.train()[schema.ROOT]
+        steady, baseline = scaling["steady"], scaling["baseline"]
+        errors = [math.log1p(error / 100) for error in (steady["error"], baseline["error"]) if error >= 0]
+        error = 100 * math.expm1(math.hypot(*errors)) if errors else NAN
+        return Confirmed(steady["sps"], steady["speedup"], error, int(steady["iterations"]))
+
+    def stop(self) -> None:
+        if self._prober is not None:
+            self._prober.close()
+            self._prober = None
+        self._algorithm.stop()
+
+
+class ProbeHost:
+    """The driver's handle of the process in which an Algorithm runs.
+
+    Args:
+        config: with the largest number of env runners that is to be probed.
+        max_seconds: longest time of one probe.
+
+    Raises:
+        ProbeError: the Algorithm can't be built, or not be probed.
+    """
+
+    def __init__(self, config: AlgorithmConfig, max_seconds: float) -> None:
+        algorithm: Any = config.algo_class
+        request = algorithm.default_resource_request(config)
+        bundles = list(request.bundles)
+        self._group = placement_group(bundles, strategy=request.strategy)
+        own = dict(bundles[0]) if bundles else {}
+        actor: Any = ray.remote(_Host)
+        actor = actor.options(
+            num_cpus=own.pop("CPU", 0),
+            num_gpus=own.pop("GPU", 0),
+            resources=own,
+            scheduling_strategy=PlacementGroupSchedulingStrategy(
+                self._group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True
+            ),
+        )
+        self._actor: Any = actor.remote(measured(config))
+        try:
+            self.host: hardware.Host = self._get(self._actor.host.remote(), _LONGEST_START_S)
+            self._get(self._actor.start_probing.remote(max_seconds), _LONGEST_START_S)
+        except BaseException:
+            self.close()
+            raise
+
+    def warm_up(self) -> None:
+        """Train until the algorithm learns, and once more: the first update is slower than those that follow."""
+        self._get(self._actor.warm_up.remote())
+
+    def train(self) -> Iteration:
+        """Train an iteration."""
+        iteration: Iteration = self._get(self._actor.train.remote())
+        return iteration
+
+    def steps_per_update(self, scales: Sequence[Scale]) -> dict[Scale, float]:
+        """Return the env steps per learner update at each scale; infinite where learning goes with the env steps."""
+        steps: dict[Scale, float] = self._get(self._actor.steps_per_update.remote(list(scales)))
+        return steps
+
+    def probe(self, scale: Scale, number: int) -> Probe | str:
+        """Return a probe of a scale, or why there is none."""
+        probe: Probe | str = self._get(self._actor.probe.remote(scale, number))
+        return probe
+
+    def confirm(self, config: AlgorithmConfig, iterations: int) -> Confirmed:
+        """Train a few iterations at another scale, in place of the Algorithm that was probed."""
+        confirmed: Confirmed = self._get(self._actor.confirm.remote(measured(config, probe=True), iterations))
+        return confirmed
+
+    def close(self) -> None:
+        """End the process and give its resources back."""
+        ray.kill(self._actor)
+        remove_placement_group(self._group)
+
+    def _get(self, answer: Any, timeout: float | None = None) -> Any:
+        try:
+            return ray.get(answer, timeout=timeout)
+        except ray.exceptions.RayError as error:
+            cause = getattr(error, "cause", error)
+            raise ProbeError(f"{type(cause).__name__}: {cause}") from error
+
+
+def measured(config: AlgorithmConfig, *, probe: bool = False) -> AlgorithmConfig:
+    """Return a copy of a config whose phases are timed, and whose baseline is probed where `probe` says so."""
+    callback: Any = functools.partial(ScalingCallback, **({"probe": True} if probe else {"baseline_sps": 1.0}))
+    return config.copy(copy_frozen=False).callbacks([*callbacks_without_measuring(config), callback])

@@ -1,0 +1,315 @@
+"""A sweep by probes: every configuration measured many times, in seconds, inside one Algorithm.
+
+A few training iterations tell what an iteration takes beside sampling. Then rounds of probes go over the configurations in random
+order, the reference among them, until the best one for the goal is known (see `race`). What is out is not probed any more; where
+doubling the envs pays, more envs are tried.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+import ray
+
+from rl_scaling_callback.analysis.configurations import SINGLE
+from rl_scaling_callback.analysis.fitting import Array
+from rl_scaling_callback.analysis.goals import GOALS, Goal
+from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Run, Study
+from rl_scaling_callback.core.estimates import Estimate, trimmed_mean
+from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.probing import Probe
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.steady import Steady
+from rl_scaling_callback.report.live import Row, Standings
+from rl_scaling_callback.rllib.hardware import Host
+from rl_scaling_callback.rllib.prober import ProbeError
+from rl_scaling_callback.sweeping import cluster, schedule
+from rl_scaling_callback.sweeping.probe_host import REST, Confirmed, Iteration, ProbeHost
+from rl_scaling_callback.sweeping.race import Outcome, Race
+
+if TYPE_CHECKING:
+    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+
+Counts = Sequence[int] | Literal["auto"]
+
+_FEWEST_ITERATIONS: Final = 3
+_CONFIRMED: Final = 7
+_LONGEST_PROBE_S: Final = 30.0
+BUDGET_S: Final = 30.0
+"""By default no round starts after that: what can't be told by then is left undecided."""
+
+_MOST_ENVS: Final = 256
+"""With `envs="auto"`: doubling ends here at the latest."""
+
+
+@dataclass(slots=True)
+class Rounds:
+    """What a sweep has measured so far.
+
+    Attributes:
+        scales: the configurations, the reference first.
+        own: the scale at which training iterations ran.
+        steps: env steps per learner update at each scale; infinite where learning goes with the env steps.
+        probes: of each round, by configuration.
+        iterations: training iterations in between.
+        out: configurations that need not be probed any more.
+        failed: configurations that can't be probed, with the reason.
+        probed_s: time of all rounds [s].
+        trained_s: time of all training iterations [s].
+        round_s: time of the last round [s].
+    """
+
+    scales: list[Scale]
+    own: Scale
+    steps: dict[Scale, float] = field(default_factory=dict)
+    probes: list[Mapping[Scale, Probe]] = field(default_factory=list)
+    iterations: list[Iteration] = field(default_factory=list)
+    out: frozenset[Scale] = frozenset()
+    failed: dict[Scale, str] = field(default_factory=dict)
+    probed_s: float = 0.0
+    trained_s: float = 0.0
+    round_s: float = 0.0
+
+    @property
+    def running(self) -> list[Scale]:
+        """The configurations that a round measures."""
+        return [scale for scale in self.scales if scale not in self.out and scale not in self.failed]
+
+    @property
+    def seconds(self) -> Array:
+        """Sampling time per env step [s], rounds × configurations; NaN where there is no probe."""
+        rows = [[each[scale].seconds_per_step if scale in each else NAN for scale in self.scales] for each in self.probes]
+        return np.array(rows, dtype=np.float64)
+
+    @property
+    def rest(self) -> Array:
+        """What an iteration takes beside sampling, per env step of each configuration [s].
+
+        Where the algorithm learns once a round of sampling, as DQN does, a configuration with larger rounds learns less often.
+        """
+        rest, own = math.exp(self._rest.mean), self.steps[self.own]
+        return np.array([rest if math.isinf(own) else rest * own / self.steps[scale] for scale in self.scales])
+
+    @property
+    def rest_error(self) -> float:
+        """Relative standard error of that."""
+        return self._rest.error
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of each phase in that."""
+        parts = {phase: sum(each.rest[phase] for each in self.iterations) for phase in REST}
+        return {phase: seconds / sum(parts.values()) for phase, seconds in parts.items()}
+
+    @property
+    def _rest(self) -> Estimate:
+        return trimmed_mean([math.log(sum(each.rest.values()) / each.env_steps) for each in self.iterations])
+
+    def judge(self, race: Race) -> Outcome:
+        """Return how a race stands by these rounds."""
+        return race.judge(self.scales, self.seconds, self.rest, self.rest_error)
+
+    def of(self, scale: Scale) -> list[Probe]:
+        """Return the probes of one configuration."""
+        return [each[scale] for each in self.probes if scale in each]
+
+    def trained(self, iteration: Iteration) -> None:
+        """Take in a training iteration."""
+        self.iterations.append(iteration)
+        self.trained_s += iteration.seconds
+
+
+def grid(config: AlgorithmConfig, runners: Counts, envs: Counts, nodes: Sequence[Mapping[str, float]]) -> tuple[list[Scale], Scale]:
+    """Return the configurations to start with, the reference first, and the largest that may be added.
+
+    `auto` takes runners in powers of two up to the cores of the cluster, as far as they can be scheduled, and one and two envs;
+    doubling goes on from there while it pays.
+    """
+    if isinstance(runners, str):
+        cores = sum(node.host.cores for node in cluster.nodes())
+        runners = powers_of_two(schedule.most_runners(config, nodes, cores))
+    if isinstance(envs, str):
+        started, most_envs = [1, 2], _MOST_ENVS
+    else:
+        started, most_envs = list(envs), max(envs)
+    scales = {Scale(int(r), int(e)) for r in runners for e in started}
+    return [SINGLE, *sorted(scales - {SINGLE})], Scale(int(max(runners)), most_envs)
+
+
+def powers_of_two(most: int) -> list[int]:
+    """Return the powers of two below a number, and the number; 1 at least."""
+    return sorted({min(2**power, max(1, most)) for power in range(most.bit_length() + 1)})
+
+
+def race_for(config: AlgorithmConfig, goal: Goal) -> Race:
+    """Return the rules of a race for a goal."""
+    beside, each = schedule.cpus_of(config)
+    return Race(goal, cpus=lambda scale: beside + each * scale.num_env_runners)
+
+
+def sweep_by_probes(
+    config: AlgorithmConfig,
+    goal: Goal,
+    *,
+    runners: Counts = "auto",
+    envs: Counts = "auto",
+    confirm: bool = True,
+    budget_s: float = BUDGET_S,
+    say: Callable[[str], None] = print,
+    progress: Callable[[Standings], None] = lambda _: None,
+    clock: Callable[[], float] = time.monotonic,
+) -> tuple[Experiment, Rounds]:
+    """Probe configurations until the best one for a goal is known, and return what was measured, one run for each configuration.
+
+    Args:
+        config: what to train.
+        goal: what the configuration is for.
+        runners: numbers of env runners.
+        envs: numbers of envs per env runner.
+        confirm: whether to train a few iterations with what was found.
+        budget_s: no round of probes starts after so much time of probing and training [s].
+        say: told what happens.
+        progress: told how the race stands, after each round.
+        clock: monotonic seconds.
+
+    Raises:
+        ProbeError: the config can't be probed.
+        ValueError: a grid that the cluster can never run.
+    """
+    nodes = schedule.alive_nodes()
+    scales, most = grid(config, runners, envs, nodes)
+    schedule.check(config, scales, nodes)
+    own = Scale(max(1, most.num_env_runners), 1)
+    say(f"Starting one Algorithm with {own.num_env_runners} env runners, to probe {len(scales)} configurations in")
+    host = ProbeHost(schedule.at_scale(config, own), _LONGEST_PROBE_S)
+    try:
+        host.warm_up()
+        rounds = Rounds(scales, own)
+        rounds.steps = host.steps_per_update([own, *scales])
+        race = race_for(config, goal)
+        until = clock() + budget_s
+        outcome: Outcome | None = None
+        while True:
+            try:
+                _measure(rounds, host)
+            except KeyboardInterrupt:
+                if outcome is None:
+                    raise
+                say("Interrupted: this is what is known so far")
+                confirm = False
+                break
+            outcome = rounds.judge(race)
+            progress(_standings(outcome, rounds, max(0.0, until - clock())))
+            larger = race.worth_adding(outcome, most) if isinstance(envs, str) and len(rounds.probes) > 1 else ()
+            more = [scale for scale in larger if scale not in rounds.scales]
+            if (outcome.over and not more) or clock() > until:
+                break
+            rounds.out = outcome.out
+            rounds.scales += more
+            rounds.steps |= host.steps_per_update(more)
+        confirmed = _confirm(config, host, outcome, say) if confirm else {}
+        return _experiment(config, host.host, rounds, outcome, confirmed), rounds
+    finally:
+        host.close()
+
+
+def _measure(rounds: Rounds, host: ProbeHost) -> None:
+    """Train while that has taken less time than probing, so that both see the machine at the same pace; then probe a round."""
+    while len(rounds.iterations) < _FEWEST_ITERATIONS or rounds.trained_s < rounds.probed_s:
+        rounds.trained(host.train())
+    started, number, found = time.perf_counter(), len(rounds.probes), {}
+    running = rounds.running
+    for scale in random.sample(running, len(running)):
+        probe = host.probe(scale, number)
+        if isinstance(probe, Probe):
+            found[scale] = probe
+        elif scale == SINGLE:
+            raise ProbeError(probe)
+        else:
+            rounds.failed[scale] = probe
+    rounds.probes.append(found)
+    rounds.round_s = time.perf_counter() - started
+    rounds.probed_s += rounds.round_s
+
+
+def _standings(outcome: Outcome, rounds: Rounds, seconds_left: float) -> Standings:
+    def state(scale: Scale) -> str:
+        return "failed" if scale in rounds.failed else "out" if scale in outcome.out else ""
+
+    figures = zip(outcome.scales, outcome.speedup.tolist(), outcome.speedup_error.tolist(), strict=True)
+    rows = [Row(scale, speedup, error, state(scale)) for scale, speedup, error in figures]
+    rounds_left = outcome.rounds_left * rounds.round_s
+    return Standings(rows, outcome.choice, len(rounds.probes), min(seconds_left, rounds_left))
+
+
+def _confirm(config: AlgorithmConfig, host: ProbeHost, outcome: Outcome, say: Callable[[str], None]) -> dict[Scale, Confirmed]:
+    """Train with the choice, and with its runner-up where it is as good."""
+    confirmed = {}
+    for scale in outcome.equals[:2]:
+        say(f"Training {_CONFIRMED} iterations with {scale} to confirm it")
+        try:
+            confirmed[scale] = host.confirm(schedule.at_scale(config, scale), _CONFIRMED)
+        except ProbeError as error:
+            say(f"{scale} could not be trained: {error}")
+    return confirmed
+
+
+def _experiment(
+    config: AlgorithmConfig, host: Host, rounds: Rounds, outcome: Outcome, confirmed: Mapping[Scale, Confirmed]
+) -> Experiment:
+    cpus, runs = race_for(config, GOALS["fastest"]).cpus, []
+    for scale, sps, speedup, error, rest in zip(
+        outcome.scales, outcome.sps.tolist(), outcome.speedup.tolist(), outcome.speedup_error.tolist(), rounds.rest, strict=True
+    ):
+        probes = rounds.of(scale)
+        if probes and sps > 0:
+            steady = _steady(rounds, probes, sps, 0.0 if scale == SINGLE else error, float(rest))
+            note = _comparison(speedup, error, confirmed.get(scale))
+            name = f"probes of {scale}"
+            runs.append(Run(name=name, scale=scale, steady=steady, cores=host.cores, cpus=cpus(scale), note=note))
+    algorithm: Any = config.algo_class
+    env = config.env if isinstance(config.env, str) else getattr(config.env, "__name__", "env")
+    facts = {"algorithm": algorithm.__name__, "env": str(env), "cpu": host.cpu, "ray": ray.__version__}
+    study = Study(f"{algorithm.__name__} on {env}", tuple(runs), facts=facts, probed=True)
+    left_out = tuple(LeftOut(str(scale), reason) for scale, reason in rounds.failed.items())
+    return Experiment(f"{sum(map(len, rounds.probes))} probes in {len(rounds.probes)} rounds", (study,), left_out)
+
+
+def _steady(rounds: Rounds, probes: Sequence[Probe], sps: float, error: float, rest: float) -> Steady:
+    """Return what the probes of a configuration say of its iterations, as a steady window of as many."""
+    steps = len(probes) * fmean(each.env_steps for each in rounds.iterations)
+    sample = 1 / sps - rest
+    # The env runners' part of sampling is told by the probes; all of it together by the fit over all rounds.
+    seconds = fmean(probe.seconds_per_step for probe in probes)
+    parts = {
+        "sample": sample,
+        **{phase: rest * share for phase, share in rounds.shares.items()},
+        "busy": sample * fmean(probe.busy_per_step for probe in probes) / seconds,
+        "longest": sample * fmean(probe.longest_per_step for probe in probes) / seconds,
+    }
+    return Steady(
+        sps=sps,
+        error=error,
+        iterations=len(probes),
+        env_steps=steps,
+        seconds=steps / sps,
+        converged=True,
+        settled=True,
+        parts={name: value * steps for name, value in parts.items()},
+    )
+
+
+def _comparison(speedup: float, error: float, confirmed: Confirmed | None) -> str:
+    """Return how training compares with the probes; "" where there was none."""
+    if confirmed is None or not confirmed.speedup > 0:
+        return ""
+    text = f"trained for {confirmed.iterations} iterations: {confirmed.speedup:.2f}× (probes: {speedup:.2f}×)"
+    noise = math.hypot(*(math.log1p(each / 100) for each in (error, confirmed.speedup_error) if each > 0))
+    return text + ("; they differ by more than their errors" if abs(math.log(confirmed.speedup / speedup)) > noise else "")

@@ -1,0 +1,346 @@
+"""Which configuration is the best for a goal, told from rounds of short probes, and when enough rounds were run.
+
+A round measures each configuration that is still in the race once, in random order, the reference among them. Rounds are blocks:
+with ln t = configuration + round + noise, a machine that slows down from round to round changes no comparison, and Huber's weights
+bound what one disturbed probe can do. All errors come from what that fit leaves: noise makes a race longer, not wrong.
+
+A configuration drops out as soon as another one is clearly better for the goal. "Clearly" is Robbins' normal mixture, a boundary
+that holds over all rounds together however often one looks, with Student's t for a noise that is itself estimated, and Bonferroni's
+correction for the number of comparisons.
+
+Sources: Even-Dar, Mannor and Mansour, JMLR 7, 2006 (successive elimination); Robbins, Ann. Math. Statist. 41(5), 1970, and Howard
+et al., Ann. Statist. 49(2), 2021 (boundaries); Huber, "Robust Statistics", 1981, chapter 7; Smyth, Stat. Appl. Genet. Mol. Biol.
+3(1), 2004 (variances); Abedi and Brecht, ICPE 2017 (randomised interleaved trials).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from scipy.special import digamma, ndtr, polygamma, stdtrit
+
+from rl_scaling_callback.analysis.fitting import Array
+from rl_scaling_callback.analysis.goals import Goal, Verdict
+from rl_scaling_callback.core.checks import positive
+from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.scale import Scale
+
+# From here on, in standard deviations, a probe counts less; that costs 5 % of efficiency where noise is Gaussian (Huber).
+_BOUND: Final = 1.345
+_BOUNDED_SQUARE: Final = 0.7102
+_PASSES: Final = 30
+_FEWEST_ROUNDS: Final = 3
+# A lack of CPUs outweighs any lack of speed.
+_OUTWEIGHS: Final = 1e3
+_EXACT: Final = 1e-9
+# A variance says something of its own from half a degree of freedom.
+_TOLD: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """How a race stands. Arrays have an entry for each of `scales`, NaN where it was not measured.
+
+    Attributes:
+        scales: the configurations; the first one is the reference.
+        speedup: [×], against the reference.
+        speedup_error: half-width [%] of the 95 % interval for what a repeat of the race would show.
+        sps: [steps/s], at the mean pace of the rounds.
+        out: configurations that need not be measured any more.
+        choice: the best for the goal as far as known: of `equals` the one that costs least.
+        equals: the configurations that are as good within the indifference, cheapest first.
+        verdict: whether the choice meets the goal, at the race's confidence.
+        over: whether nothing is better than the choice by more than twice the indifference, at the race's confidence.
+        rounds_left: about how many rounds it takes until then; inf where no number of rounds would do.
+    """
+
+    scales: tuple[Scale, ...]
+    speedup: Array
+    speedup_error: Array
+    sps: Array
+    out: frozenset[Scale]
+    choice: Scale
+    equals: tuple[Scale, ...]
+    verdict: Verdict
+    over: bool
+    rounds_left: float
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """The rules of a race. It keeps nothing: the same rounds lead to the same outcome.
+
+    Attributes:
+        goal: what the configuration is for. RAM is not looked at.
+        indifference: relative difference in speed that is no reason to hold more CPUs. The choice is within it of the best as
+            measured, and within twice of it for certain: by default within 4 %.
+        confidence: that this holds, and that the best is not dropped, over the whole race.
+        cpus: returns the CPUs that a trial of a configuration holds.
+
+    Raises:
+        ValueError: a value out of its range.
+    """
+
+    goal: Goal
+    indifference: float = 0.02
+    confidence: float = 0.95
+    cpus: Callable[[Scale], float] = lambda scale: 1.0 + scale.num_env_runners
+
+    def __post_init__(self) -> None:
+        positive("indifference", self.indifference)
+        if not 0 < self.confidence < 1:
+            raise ValueError(f"confidence is {self.confidence!r}; allowed are numbers between 0 and 1")
+
+    def judge(self, scales: Sequence[Scale], seconds: Array, rest: Array | float = 0.0, rest_error: float = 0.0) -> Outcome:
+        """Return how the race stands after some rounds.
+
+        A configuration is out where another one surely fits the goal while this one surely doesn't or is slower, or where this one
+        surely doesn't fit and is further from it. The reference is never out: speedups count against it.
+
+        Args:
+            scales: the configurations, the reference first.
+            seconds: sampling time of each per env step [s], a row for each round; NaN where it was not measured.
+            rest: what an iteration takes beside sampling, per env step [s], of all or of each, at the pace of the rounds.
+            rest_error: relative standard error of `rest`, that of its pace included.
+
+        Raises:
+            ValueError: arrays of other shapes, or the reference was never measured.
+        """
+        if seconds.ndim != 2 or seconds.shape[1] != len(scales) or not np.isfinite(seconds[:, 0]).any():
+            raise ValueError(f"seconds has shape {seconds.shape}; allowed is (rounds, {len(scales)}) with the reference measured")
+        fit = _fit(np.log(seconds))
+        total = np.exp(fit.effects) + rest
+        fixed, speed = rest / total, -np.log(total)
+        gained = speed - speed[0] + math.log(scales[0].parallelism)
+        variances = (1 - fixed) ** 2 * fit.variances
+        deviation = np.sqrt(np.add.outer(variances, variances) / fit.shared + (np.subtract.outer(fixed, fixed) * rest_error) ** 2)
+        np.fill_diagonal(deviation, 0.0)
+        margins = gained[:, None] - np.array([self._asked(scale) for scale in scales])
+        standing = _Standing(speed, margins, self._boundary(fit) * deviation, fit.shared)
+        equals = sorted(standing.best(self.indifference), key=lambda i: (self.cpus(scales[i]), scales[i].parallelism, scales[i]))
+        choice = equals[0]
+        # Of two figures that differ nobody can tell which one was disturbed.
+        needed = np.maximum(0, _FEWEST_ROUNDS - np.isfinite(seconds).sum(axis=0))
+        out = set(np.flatnonzero(np.maximum(needed, standing.until_beaten().min(axis=1)) == 0).tolist()) - {0}
+        rivals = [i for i in range(len(scales)) if i not in (*out, choice) and total[i] > 0]
+        left = standing.until_beaten(2 * self.indifference)[rivals, choice].max(initial=0.0)
+        left = float(max(left, needed[[*rivals, choice]].max()))
+        return Outcome(
+            scales=tuple(scales),
+            speedup=np.exp(gained),
+            # A repeat has an error of its own, of the same size.
+            speedup_error=100 * np.expm1(stdtrit(fit.freedom, 0.975) * math.sqrt(2) * deviation[:, 0]),
+            sps=np.exp(speed),
+            out=frozenset(scales[i] for i in out),
+            choice=scales[choice],
+            equals=tuple(scales[i] for i in equals),
+            verdict=standing.verdict(choice),
+            over=left == 0,
+            rounds_left=left,
+        )
+
+    def worth_adding(self, outcome: Outcome, most: Scale) -> tuple[Scale, ...]:
+        """Return configurations twice as large as one in the race that may be better for the goal than the choice.
+
+        Doublings bring less and less: the next one at most what the last one did along the same axis, and the first at most 2×.
+        What by that isn't better than the best so far by more than the indifference isn't worth a probe.
+
+        Args:
+            outcome: of the race so far.
+            most: most env runners, and most envs per env runner.
+        """
+        known = dict(zip(outcome.scales, np.log(outcome.speedup).tolist(), strict=True))
+        lack, speed = max(self._worth(scale, known[scale]) for scale in outcome.equals)
+        found = set()
+        for scale in known.keys() - outcome.out:
+            for larger, smaller in _along(scale, most, known):
+                expected = known[scale]
+                growth = math.log2(larger.parallelism / scale.parallelism)
+                if smaller is None:
+                    expected += growth * math.log(2)
+                else:
+                    expected += growth * (known[scale] - known[smaller]) / math.log2(scale.parallelism / smaller.parallelism)
+                its_lack, its_speed = self._worth(larger, expected)
+                gain = its_speed - speed if its_lack == lack == 0 else its_lack - lack
+                if larger not in known and gain > self.indifference:
+                    found.add(larger)
+        return tuple(sorted(found))
+
+    def _worth(self, scale: Scale, gained: float) -> tuple[float, float]:
+        """Return what counts of a speedup (as ln): first how far it falls short of the goal, then itself."""
+        return float(np.minimum(0, gained - np.array(self._asked(scale))).sum()), gained
+
+    def _asked(self, scale: Scale) -> tuple[float, ...]:
+        """Return ln of the least speedups that the goal asks of a configuration: out of reach where it holds too many CPUs."""
+        most = math.inf if self.goal.max_cpus is None else self.goal.max_cpus
+        resources = _OUTWEIGHS * self.cpus(scale) / most if self.cpus(scale) > most else -_OUTWEIGHS
+        return resources, *(math.log(least) if least > 0 else -_OUTWEIGHS for least in self.goal.least_speedups(scale))
+
+    def _boundary(self, fit: _Fit) -> Array:
+        """Return how many standard deviations a difference takes to be clear, for each pair."""
+        thresholds = any(self.goal.least_speedups(Scale(1, 1)))
+        error = (1 - self.confidence) / (len(fit.effects) * (1 + thresholds))
+        normal = np.sqrt((1 + 1 / fit.shared) * (np.log1p(fit.shared) - 2 * math.log(error)))
+        boundary: Array = -stdtrit(fit.freedom, ndtr(-normal))
+        return boundary
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Standing:
+    """How configurations stand to one another and to the goal, all as ln.
+
+    Attributes:
+        speed: of each.
+        margins: its speedup over each that the goal asks for, in columns.
+        half: half-width of the interval of each pair's difference; with the reference, that of the margins.
+        shared: how many rounds each pair was measured in.
+    """
+
+    speed: Array
+    margins: Array
+    half: Array
+    shared: Array
+
+    def best(self, indifference: float) -> list[int]:
+        """Return all that are as good as the best: the fastest that fits the goal, else what comes nearest."""
+        fits = (self.margins >= 0).all(axis=1)
+        worth = np.where(fits, self.speed, -math.inf) if fits.any() else -self.lacks
+        return [int(i) for i in np.flatnonzero(worth >= np.nanmax(worth) - indifference)]
+
+    @property
+    def lacks(self) -> Array:
+        """By how much each falls short of the goal, summed up."""
+        lacks: Array = -np.minimum(0.0, self.margins).sum(axis=1)
+        return lacks
+
+    def until_beaten(self, slack: float = 0.0) -> Array:
+        """Return how many more rounds it takes until each is clearly beaten by each other, 0 where it is; inf where it won't be.
+
+        With some slack: until it is clearly no better than that.
+        """
+        margin, lacks, missed = self.margins.min(axis=1), self.lacks, (self.margins < 0).sum(axis=1)
+        of_margin, shared = self.half[:, 0], self.shared[:, 0]
+        meets = _rounds(of_margin, np.where(margin >= 0, margin + slack, -1.0), shared)
+        misses = _rounds(of_margin, np.where(margin < 0, slack - margin, -1.0), shared)[:, None]
+        slower = _rounds(self.half, slack + self.speed - self.speed[:, None], self.shared)
+        # A lack moves with the speed as often as a threshold is missed: as often as the other's, it is one of speeds.
+        more = np.subtract.outer(missed, missed)
+        with np.errstate(invalid="ignore"):
+            half = np.minimum.outer(missed, missed) * self.half + np.abs(more) * np.where(more > 0, of_margin[:, None], of_margin)
+        further = _rounds(half, slack + lacks[:, None] - lacks, self.shared)
+        beaten: Array = np.minimum(np.maximum(meets, np.minimum(misses, slower)), np.maximum(misses, further))
+        return beaten
+
+    def verdict(self, index: int) -> Verdict:
+        """Return whether a configuration clearly meets the goal."""
+        margin = self.margins[index].min()
+        return "undecided" if abs(margin) < self.half[index, 0] else "met" if margin >= 0 else "not met"
+
+
+def _rounds(half: Array, room: Array, shared: Array) -> Array:
+    """Return how many more rounds it takes until an interval is narrower than there is room; inf where that is not known."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where((room > 0) & np.isfinite(half), np.maximum(0.0, shared * ((half / room) ** 2 - 1)), math.inf)
+
+
+def _along(scale: Scale, most: Scale, known: Mapping[Scale, float]) -> Iterator[tuple[Scale, Scale | None]]:
+    """Yield a configuration's doubling along each axis, with the next smaller one that is known."""
+    r, e = scale.num_env_runners, scale.num_envs_per_env_runner
+    if r < most.num_env_runners:
+        smaller = [each for each in known if each.num_envs_per_env_runner == e and each.num_env_runners < r]
+        yield Scale(min(2 * r, most.num_env_runners), e), max(smaller, default=None)
+    if e < most.num_envs_per_env_runner:
+        smaller = [each for each in known if each.num_env_runners == r and each.num_envs_per_env_runner < e]
+        yield Scale(r, min(2 * e, most.num_envs_per_env_runner)), max(smaller, default=None)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Fit:
+    """ln t = effect of the configuration + effect of the round + noise.
+
+    Attributes:
+        effects: of the configurations, at the mean pace of the rounds; NaN where one was not measured.
+        variances: of the noise of a probe of each, as large as it counts where it lasts from round to round.
+        freedom: degrees of freedom that the variances are known with.
+        shared: how many rounds a pair was measured in, or would have been that tell as much of their difference.
+    """
+
+    effects: Array
+    variances: Array
+    freedom: float
+    shared: Array
+
+
+def _fit(logs: Array) -> _Fit:
+    """Fit ln t, rounds × configurations.
+
+    Rounds in which one of a pair is missing tell of it through the others: `shared` is that of the incomplete block design. Errors
+    are those of Huber's pseudo-values. The variances of the configurations are moderated by what they have in common. Noise that
+    lasts from round to round counts as fewer rounds, n(1 − ρ)/(1 + ρ), with ρ pooled over the configurations.
+    """
+    there = np.isfinite(logs)
+    x, weights, cells = np.where(there, logs, 0.0), there.astype(float), int(there.sum())
+    in_rounds = weights.sum(axis=1, keepdims=True)
+    inverse = _inverse(weights)
+    diagonal = np.diag(inverse)
+    shared = 2 / np.maximum(diagonal + diagonal[:, None] - 2 * inverse, 2 / cells)
+    # Each probe's share in its own fitted value is what its residual lacks of a degree of freedom.
+    means = (weights / in_rounds) @ inverse
+    leverage = 1 / in_rounds + diagonal - 2 * means + (means * weights).sum(axis=1, keepdims=True) / in_rounds
+    independent = (there * (1 - leverage)).sum(axis=0)
+    freedom = cells - int(there.any(axis=0).sum()) - len(logs) + 1
+    bound = math.inf
+    for _ in range(_PASSES):
+        in_rounds = weights.sum(axis=1, keepdims=True)
+        apart = x - (weights * x).sum(axis=1, keepdims=True) / in_rounds
+        effects = _inverse(weights) @ (weights * apart).sum(axis=0)
+        paces = (weights * (x - effects)).sum(axis=1, keepdims=True) / in_rounds
+        left = np.where(there, x - effects - paces, 0.0)
+        # Huber's Proposal 2: the spread for which the bounded residuals have the square that Gaussian ones would.
+        square = float((np.minimum(np.abs(left), bound) ** 2).sum()) / max(1, freedom) / _BOUNDED_SQUARE
+        bound = _BOUND * math.sqrt(square) + _EXACT
+        weights = there * np.minimum(1.0, bound / np.maximum(np.abs(left), _EXACT))
+    effects = np.where(there.any(axis=0), effects + paces.mean(), NAN)
+    if freedom <= 0:
+        return _Fit(effects, np.full(len(effects), math.inf), 1, shared)
+    pseudo = np.clip(left, -bound, bound) / np.mean(np.abs(left[there]) <= bound)
+    squares = (pseudo**2).sum(axis=0)
+    variances, freedom_of_pair = _moderated(squares, independent, freedom)
+    pairs = int((there[1:] & there[:-1]).sum())
+    lagged = float((pseudo[1:] * pseudo[:-1]).sum()) / max(1, pairs) / max(float(squares.sum()) / cells, _EXACT**2)
+    rho = min(0.95, max(0.0, lagged + (1 + 3 * max(0.0, lagged)) * there.any(axis=0).sum() / cells))
+    return _Fit(effects, variances * (1 + rho) / (1 - rho), freedom_of_pair, shared)
+
+
+def _inverse(weights: Array) -> Array:
+    """Return the inverse of the information on configurations within rounds (rounds × configurations), up to their mean."""
+    information = np.diag(weights.sum(axis=0)) - weights.T @ (weights / weights.sum(axis=1, keepdims=True))
+    inverse: Array = np.linalg.pinv(information, rcond=_EXACT, hermitian=True)
+    return inverse
+
+
+def _moderated(squares: Array, independent: Array, freedom: int) -> tuple[Array, float]:
+    """Return the variances of the noise of each, and the degrees of freedom that those of a pair are known with.
+
+    As far as the variances of the configurations differ by chance only, they are drawn to their common value (Smyth).
+
+    Args:
+        squares: sum of squares of the residuals of each.
+        independent: how many of these are independent.
+        freedom: how many are in all.
+    """
+    told = independent > _TOLD
+    half, variances = independent[told] / 2, squares[told] / independent[told] + _EXACT**2
+    logs = np.log(variances) - digamma(half) + np.log(half)
+    excess = float(np.var(logs, ddof=1) - polygamma(1, half).mean()) if len(half) > 1 else 0.0
+    if not excess > 0:
+        return np.full(len(squares), float(squares.sum()) / freedom + _EXACT**2), freedom
+    # The inverse of the trigamma function, to a few percent.
+    prior = 2 * (0.5 + 1 / excess)
+    common = math.exp(float(logs.mean()) + float(digamma(prior / 2)) - math.log(prior / 2))
+    moderated: Array = (prior * common + squares) / (prior + independent)
+    return moderated, min(freedom, prior + 2 * float(independent[told].min()))

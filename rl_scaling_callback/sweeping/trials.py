@@ -1,0 +1,261 @@
+"""A sweep by trials, where configurations can't be probed: measures what is worth measuring of a grid."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from ray import tune
+
+from rl_scaling_callback.analysis.goals import Goal
+from rl_scaling_callback.analysis.interference import NOTABLE_CORES
+from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Run, Study
+from rl_scaling_callback.baseline.model import Workload
+from rl_scaling_callback.core.checks import at_least, positive
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule
+from rl_scaling_callback.experiments import ExperimentError, read_experiment
+from rl_scaling_callback.reporter import ScalingReporter
+from rl_scaling_callback.rllib.hardware import Host
+from rl_scaling_callback.storage import absolute, below
+from rl_scaling_callback.sweeping import schedule
+from rl_scaling_callback.sweeping.cluster import connect
+from rl_scaling_callback.sweeping.instrument import instrumented, own_options
+from rl_scaling_callback.sweeping.reuse import differences, lasting_runs, runs_of, runs_of_experiment, workload_of
+from rl_scaling_callback.sweeping.search import Search, Trial
+from rl_scaling_callback.sweeping.searcher import ScalingSearcher
+from rl_scaling_callback.sweeping.stopper import SteadyStopper
+
+if TYPE_CHECKING:
+    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+
+    from rl_scaling_callback.report import Report
+
+logger = logging.getLogger("rl_scaling_callback")
+
+NAME: Final = "scaling_sweep"
+STORAGE: Final = "~/ray_results"
+_LONGEST_WAIT_S: Final = 600.0
+
+
+def sweep_by_trials(
+    config: AlgorithmConfig,
+    goal: Goal,
+    *,
+    runners: Sequence[int],
+    envs: Sequence[int],
+    budget_minutes: float | None = None,
+    max_trials: int | None = None,
+    storage_path: str | Path = STORAGE,
+    name: str = NAME,
+    resume: bool = False,
+    reuse: Sequence[str | Path] = (),
+    rule: SteadyRule = DEFAULT_RULE,
+    longest_wait_s: float = _LONGEST_WAIT_S,
+    say: Callable[[str], None] = print,
+    show: Callable[[Report], None] | None = None,
+) -> Report:
+    """Measure configurations of a grid until the best one for a goal is known, and return the report of what was measured.
+
+    Trials run one at a time, the baseline first, each until its throughput is known; on a cluster one at a time on each of the
+    nodes of one kind that can run every configuration by themselves, where there are any. One that crashes or hangs is listed and
+    not tried again; one that other programs got in the way of is. The cluster is the one that Ray is connected to, or that runs
+    here, or one that is started here.
+
+    Args:
+        config: what to train; its numbers of env runners and envs are those of the grid in turn.
+        goal: what the configuration is for.
+        runners: numbers of env runners.
+        envs: numbers of envs per env runner.
+        budget_minutes: time after which no trial is started any more; None for no limit.
+        max_trials: most trials; None for no limit.
+        storage_path: where Tune keeps results: a directory or URI.
+        name: name of the experiment there.
+        resume: go on with what the experiment of this name has measured already.
+        reuse: folders or URIs of earlier experiments and of lasting baselines: what they measured of this workload is not measured
+            again. So are the lasting baselines of the config's own `ScalingCallback`, where it has a `baseline_dir`.
+        rule: when a trial counts as measured.
+        longest_wait_s: a trial that reports nothing for so long has hung [s].
+        say: told what is measured.
+        show: called with a report after each trial and at the end; by default the table is printed.
+
+    Raises:
+        ValueError: a value that is not allowed, a grid that the cluster can never run, an experiment of this name that is there
+            already when `resume` is False, or one to go on with or to reuse that is of another workload.
+        ExperimentError: an experiment to reuse can't be read.
+        KeyboardInterrupt: it was interrupted; the report of what was measured is in the experiment's folder.
+    """
+    from rl_scaling_callback.report import make_report, print_report
+
+    positive("longest_wait_s", longest_wait_s)
+    if budget_minutes is not None:
+        positive("budget_minutes", budget_minutes)
+    if max_trials is not None:
+        at_least("max_trials", max_trials, 1)
+    storage = absolute(storage_path)
+    folder = below(storage, name)
+    _check_name(folder, resume)
+    connect()
+    cpus = schedule.cpus_of(config)
+    room = schedule.room_for(config, Search(tuple(runners), tuple(envs), goal, cpus=cpus).scales)
+    before = _measured_before(folder, workload_of(config, room.host), rule) if resume else []
+    reused = _reused(config, room.host, reuse, rule, {run.name for run in before})
+    # What a trial cost besides its iterations is not recorded. What was measured elsewhere costs this sweep nothing.
+    known = [Trial.of(run.scale, sum(sample.seconds for sample in run.samples), run.steady, run.others) for run in before]
+    known += [Trial.of(run.scale, 0.0, run.steady, run.others) for run in reused]
+    searcher = ScalingSearcher(
+        runners,
+        envs,
+        goal,
+        cores=room.cores,
+        trials=known,
+        budget_s=None if budget_minutes is None else 60 * budget_minutes,
+        max_trials=max_trials,
+        rule=rule,
+        places=room.places,
+        cpus=cpus,
+    )
+    if len(room.places) > 1:
+        say(f"A trial at a time on each of {len(room.places)} nodes alike: {room.host.cpu}, {room.cores:g} cores")
+    if known:
+        say(f"{len(known)} trial{'s' * (len(known) > 1)} measured before: {', '.join(str(trial.scale) for trial in known)}")
+
+    def make(experiment: Experiment) -> Report:
+        failed = [trial.scale for trial in searcher.trials if trial.failed]
+        return make_report(_completed(experiment, reused, failed), goal, correction="always", choose=searcher.choose)
+
+    algorithm: Any = config.algo_class
+    env = config.env if isinstance(config.env, str) else getattr(config.env, "__name__", "env")
+    name_of = functools.partial(_name_of, env)
+    tune.Tuner(
+        algorithm,
+        param_space=instrumented(config, rule, longest_wait_s),  # type: ignore[arg-type]  # a config is allowed
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            num_samples=-1,
+            # The searcher keeps to it by itself; Tune then has as many trials start up at a time.
+            max_concurrent_trials=len(room.places),
+            trial_name_creator=name_of,
+            trial_dirname_creator=name_of,
+        ),
+        run_config=tune.RunConfig(
+            name=name,
+            storage_path=storage,
+            stop=SteadyStopper(rule),
+            callbacks=[_Announcer(searcher, say), ScalingReporter(goal, show=show, make=make)],
+            verbose=0,
+        ),
+    ).fit()
+
+    # Tune takes an interrupt as a wish to end in good order, and says nothing of it to its caller.
+    if searcher.measuring:
+        say(f"Interrupted while measuring {', '.join(map(str, searcher.measuring))}. Go on with --resume (resume=True).")
+        raise KeyboardInterrupt
+
+    try:
+        return make(read_experiment(folder, rule=rule))
+    except ExperimentError:
+        # Nothing was worth measuring, or all failed: there is no trial to read, and nobody has shown anything.
+        report = make(Experiment(folder, (Study(f"{algorithm.__name__} on {env}", ()),)))
+        (show or print_report)(report)
+        return report
+
+
+def _reused(
+    config: AlgorithmConfig, host: Host, places: Sequence[str | Path], rule: SteadyRule, measured: Collection[str]
+) -> list[Run]:
+    """Return the runs of earlier experiments and lasting baselines, each once.
+
+    Args:
+        config: what is trained.
+        host: what on.
+        places: where to look, beside the lasting baselines of the config's own callback.
+        rule: when a run counts as steady.
+        measured: names of runs that the sweep knows of.
+
+    Raises:
+        ExperimentError: a place can't be read.
+        ValueError: one holds nothing of this workload.
+    """
+    workload = workload_of(config, host)
+    runs = runs_of(workload, places, rule)
+    own = own_options(config)
+    if "baseline_dir" in own:
+        named = Workload({"name": own["workload"]}, vouched=True) if own.get("workload") else workload
+        runs += lasting_runs(named, own["baseline_dir"])
+    return [run for name, run in {run.name: run for run in runs}.items() if name not in measured]
+
+
+def _check_name(folder: str, resume: bool) -> None:
+    """Raise `ValueError` where the folder holds an experiment, and nobody asked to go on with it."""
+    with suppress(ExperimentError):
+        if not resume and read_experiment(folder):
+            raise ValueError(
+                f"{folder} holds a sweep already; go on with it (resume=True, --resume), or give this one another name"
+            )
+
+
+def _measured_before(folder: str, workload: Workload, rule: SteadyRule) -> list[Run]:
+    """Return the runs of an experiment that an interrupted sweep left; none where there is no such experiment.
+
+    Raises:
+        ValueError: they are of another workload, or of other hardware.
+    """
+    try:
+        runs, others = runs_of_experiment(workload, folder, rule)
+    except ExperimentError:
+        return []
+    if others:
+        apart = min((differences(workload, other) for other in others), key=len)
+        raise ValueError(
+            f"{folder} holds a sweep of another workload: {'; '.join(apart)}. Give this one another name, or undo what differs"
+        )
+    return [run for run in runs if run.steady.settled]
+
+
+def _completed(experiment: Experiment, reused: Sequence[Run], failed: Sequence[Scale]) -> Experiment:
+    """Return the experiment with what its folder does not tell: what ran elsewhere, and what hung before its first iteration."""
+    reason = "it crashed, hung or lacked env runners while the sweep ran"
+    left_out = (*experiment.left_out, *(LeftOut(str(scale), reason) for scale in failed))
+    studies = tuple(replace(study, runs=(*study.runs, *reused)) for study in experiment.studies[:1]) + experiment.studies[1:]
+    return replace(experiment, studies=studies, left_out=left_out)
+
+
+class _Announcer(tune.Callback):
+    """Says what is being measured, and what failed."""
+
+    def __init__(self, searcher: ScalingSearcher, say: Callable[[str], None]) -> None:
+        self._searcher = searcher
+        self._say = say
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Say what is measured now."""
+        scale = _scale_of(trial)
+        again = " again" * any(each.scale == scale for each in self._searcher.trials)
+        self._say(f"Trial {self._searcher.started}: measuring {scale}{again}{self._searcher.time_left()}")
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Say so where the trial ended well and still measured nothing, or other programs along with it."""
+        measured = self._searcher.trials[-1]
+        if measured.failed:
+            self._say(f"{_scale_of(trial)} failed and is left out: not all of its env runners worked")
+        elif measured.others > NOTABLE_CORES:
+            self._say(f"{_scale_of(trial)}: other programs kept {measured.others:.1f} cores busy meanwhile")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Say that a trial failed, and that the sweep goes on."""
+        self._say(f"{_scale_of(trial)} failed and is left out: it crashed or hung, see Ray's logs")
+
+
+def _name_of(env: str, trial: Any) -> str:
+    """Return a trial's name as Tune makes it, with the scale in place of all that is set."""
+    return f"{trial.trainable_name}_{env}_{_scale_of(trial).slug}_{trial.trial_id}".replace("/", "_")
+
+
+def _scale_of(trial: Any) -> Scale:
+    return Scale(trial.config["num_env_runners"], trial.config["num_envs_per_env_runner"])

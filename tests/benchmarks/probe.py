@@ -1,0 +1,279 @@
+"""How well probes foretell whole iterations: `python tests/benchmarks/probe.py --env HalfCheetah-v5 --algo ppo`, some two minutes.
+
+One Algorithm of 4 env runners probes 12 scales and trains whole iterations at each of them, in turns and in random order, in the
+same processes: an env runner goes on as another one, with another number of envs, and the group leaves out those that the scale
+lacks.
+Prints a Markdown table of the speedups over 1r×1e by both. With `--trials` it compares 1r×1e as probed in a trial of 2r×4e with
+trials of 1r×1e right before and after. Nothing else should run meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import platform
+import random
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import gymnasium
+import numpy as np
+import ray
+from ray import tune
+from ray.rllib.algorithms.dqn import DQNConfig
+from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.algorithms.sac import SACConfig
+
+from rl_scaling_callback.core.probing import Rest, seconds_per_step
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.rllib import prober as probing
+from rl_scaling_callback.rllib.hardware import cpu_model, usable_cores
+
+REFERENCE = Scale(1, 1)
+SCALES = [Scale(runners, envs) for runners in (1, 2, 4) for envs in (1, 2, 4, 8)]
+
+
+class SlowStep(gymnasium.Env):
+    """An env whose step waits 2 ms for a simulator elsewhere."""
+
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (8,))
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, config: Any = None) -> None:
+        self._steps = 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode."""
+        super().reset(seed=seed)
+        self._steps = 0
+        return np.zeros(8, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Wait; an episode has 200 steps."""
+        time.sleep(0.002)
+        self._steps += 1
+        return np.zeros(8, np.float32), 0.0, False, self._steps >= 200, {}
+
+
+def config_of(algo: str, env: str, batch: int, scale: Scale) -> Any:
+    """Return the config of an Algorithm."""
+    if algo == "ppo":
+        config = PPOConfig().training(train_batch_size_per_learner=batch, minibatch_size=min(batch, 512), num_epochs=4)
+    else:
+        config = (DQNConfig if algo == "dqn" else SACConfig)().training(num_steps_sampled_before_learning_starts=256)
+        config.reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=batch)
+    return (
+        config.environment(env)
+        .env_runners(
+            num_env_runners=scale.num_env_runners,
+            num_envs_per_env_runner=scale.num_envs_per_env_runner,
+            num_cpus_per_env_runner=0.25,
+        )
+        .debugging(log_level="ERROR")
+    )
+
+
+def go_on_as(env_runner: Any, scale: Scale | None, state: dict[str, Any]) -> None:
+    """Have an env runner go on as one of another scale, or as itself again."""
+    kept = vars(type(env_runner)).get("_kept")
+    if kept is None:
+        kept = type(env_runner)._kept = {None: vars(env_runner)}
+    if scale not in kept:
+        kept[scale] = vars(probing._twin_of(env_runner, scale))
+    env_runner.__dict__ = kept[scale]
+    env_runner.set_state(state)
+
+
+class Full:
+    """Trains whole iterations at any scale."""
+
+    def __init__(self, algorithm: Any) -> None:
+        self._algorithm = algorithm
+        self._manager = algorithm.env_runner_group._worker_manager
+        self._actors = self._manager._actors
+
+    def train(self, scale: Scale) -> tuple[float, float]:
+        """Return seconds and env steps of an iteration."""
+        self._use(scale.num_env_runners)
+        self._go_on_as(scale)
+        try:
+            result = self._algorithm.train()
+        finally:
+            self._use(len(self._actors))
+            self._go_on_as(None)
+        return result["time_this_iter_s"], float(result["env_runners"]["num_env_steps_sampled"])
+
+    def _go_on_as(self, scale: Scale | None) -> None:
+        state = self._algorithm.learner_group.get_state(components="learner/rl_module", inference_only=True)["learner"]
+        self._algorithm.env_runner_group.foreach_env_runner(
+            functools.partial(go_on_as, scale=scale, state=state), local_env_runner=False
+        )
+
+    def _use(self, runners: int) -> None:
+        self._manager._actors = dict(list(self._actors.items())[:runners])
+
+
+def resident_mb(_env_runner: Any) -> float:
+    """Return the memory of an env runner's process."""
+    import psutil  # Ray brings it along
+
+    return psutil.Process().memory_info().rss / 2**20
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the probes and the whole iterations."""
+    until = time.perf_counter() + options.seconds
+    algorithm = config_of(options.algo, options.env, options.batch, Scale(4, 4)).build_algo()
+    algorithm.train()
+    full, prober = Full(algorithm), probing.Prober(algorithm, max_seconds=120, probe_seconds=options.probe_seconds)
+    memory = functools.partial(algorithm.env_runner_group.foreach_env_runner, resident_mb, local_env_runner=False)
+    before, started = mean(memory()), time.perf_counter()
+    prober.measure(SCALES)
+    measured = {
+        "first": time.perf_counter() - started,
+        "kept_mb": mean(memory()) - before,
+        "probes": [],
+        "iterations": [],
+        "probe_seconds": [],
+        "full_seconds": [],
+        "steps_per_round": {scale: prober.steps_per_round(scale) for scale in SCALES},
+    }
+    for scale in SCALES:
+        full.train(scale)
+    for number in range(options.rounds):
+        started = time.perf_counter()
+        if started > until:
+            break
+        measured["probes"] += prober.measure(SCALES, first_round=number)
+        measured["probe_seconds"].append(time.perf_counter() - started)
+        iterations = [(scale, number, *full.train(scale)) for scale in random.sample(SCALES, len(SCALES))]
+        measured["iterations"] += iterations
+        measured["full_seconds"].append(sum(took for _, _, took, _ in iterations))
+    prober.close()
+    algorithm.stop()
+    return measured
+
+
+def iteration(algorithm: Any) -> float:
+    """Train; return seconds per env step."""
+    result = algorithm.train()
+    return result["time_this_iter_s"] / result["env_runners"]["num_env_steps_sampled"]
+
+
+def alone(options: argparse.Namespace) -> float:
+    """Return steps/s of a trial at the reference scale."""
+    algorithm = config_of(options.algo, options.env, options.batch, REFERENCE).build_algo()
+    times = [iteration(algorithm) for _ in range(options.rounds + 2)][2:]
+    algorithm.stop()
+    return 1 / median(times)
+
+
+def trials(options: argparse.Namespace) -> None:
+    """Print what a trial's probes say of the reference, beside trials of the reference before and after it."""
+    own = Scale.parse(options.own)
+    before = alone(options)
+    algorithm = config_of(options.algo, options.env, options.batch, own).build_algo()
+    times, probes = [], []
+    with probing.Prober(algorithm, probe_seconds=options.probe_seconds) as prober:
+        for number in range(-2, options.rounds):
+            took, of_round = iteration(algorithm), prober.measure([REFERENCE, own], first_round=number)
+            if number >= 0:
+                times.append(took)
+                probes += of_round
+        probed = seconds_per_step(probes)
+        rest = Rest.of_iteration(median(times), 1.0, probed[own], own, prober.steps_per_round)
+    algorithm.stop()
+    after, foretold = alone(options), rest.sps(REFERENCE, probed[REFERENCE])
+    between = (before + after) / 2
+    print(
+        f"{REFERENCE}: {before:,.0f} steps/s before, {foretold:,.0f} probed in a trial of {own}, {after:,.0f} "
+        f"after. Probed {100 * (foretold / between - 1):+.1f} % off their mean, they {100 * (after / before - 1):+.1f} % apart.\n"
+    )
+
+
+def speedups(times: dict[Scale, float]) -> dict[Scale, float]:
+    """Return the speedups over the reference from seconds per env step."""
+    return {scale: times[REFERENCE] / seconds for scale, seconds in times.items()}
+
+
+def full_times(iterations: list[Any], rounds: Any = None) -> dict[Scale, float]:
+    """Return seconds per env step of whole iterations, the median of `rounds`."""
+    times: dict[Scale, list[float]] = {scale: [] for scale in SCALES}
+    for scale, number, took, steps in iterations:
+        if rounds is None or number in rounds:
+            times[scale].append(took / steps)
+    return {scale: median(of_scale) for scale, of_scale in times.items()}
+
+
+def report(measured: dict[str, Any], own: Scale) -> None:
+    """Print the table."""
+    full, probed = full_times(measured["iterations"]), seconds_per_step(measured["probes"])
+    rest = Rest.of_iteration(full[own], 1.0, probed[own], own, measured["steps_per_round"].__getitem__)
+    foretold = {scale: 1 / rest.sps(scale, seconds) for scale, seconds in probed.items()}
+    by_probe, by_full = speedups(foretold), speedups(full)
+    errors = {scale: 100 * (by_probe[scale] / by_full[scale] - 1) for scale in SCALES if scale != REFERENCE}
+    rounds = len(measured["full_seconds"])
+    halves = [speedups(full_times(measured["iterations"], range(start, rounds, 2))) for start in (0, 1)]
+    noise = {scale: 100 * (halves[0][scale] / halves[1][scale] - 1) for scale in errors}
+    print("| scale | full steps/s | speedup, full | speedup, probed | error % | halves of full apart % |")
+    print("|---|---|---|---|---|---|")
+    for scale in SCALES:
+        print(
+            f"| {scale} | {1 / full[scale]:,.0f} | {by_full[scale]:.2f} | {by_probe[scale]:.2f} | {errors.get(scale, 0):+.1f} "
+            f"| {noise.get(scale, 0):+.1f} |"
+        )
+    print(
+        f"\nError: {sizes(errors)}. One half of the full iterations against the other: {sizes(noise)}. {rounds} rounds; one of "
+        f"probes {median(measured['probe_seconds']):.1f} s (the first {measured['first']:.1f} s), of full iterations "
+        f"{median(measured['full_seconds']):.1f} s. The twins keep {measured['kept_mb']:.0f} MB in each env runner's process.\n"
+    )
+
+
+def sizes(percents: dict[Scale, float]) -> str:
+    """Return mean and worst of their sizes as a text."""
+    absolute = [abs(percent) for percent in percents.values()]
+    return f"mean {mean(absolute):.1f} %, worst {max(absolute):.1f} %"
+
+
+def main() -> None:
+    """Run one env and algorithm."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--env", default="HalfCheetah-v5", help="an env of Gymnasium, or 'slow' for one that waits 2 ms a step")
+    parser.add_argument("--algo", default="ppo", choices=["ppo", "dqn", "sac"])
+    parser.add_argument("--batch", type=int, default=2048, help="env steps of an iteration")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--seconds", type=float, default=90, help="no more rounds are begun after it")
+    parser.add_argument("--own", default="2r4e", help="the scale whose iterations tell the rest")
+    parser.add_argument("--probe-seconds", type=float, default=0.2)
+    parser.add_argument("--trials", action="store_true", help="compare with trials of 1r×1e")
+    parser.add_argument("--raw", type=Path, help="write what was measured as JSON")
+    options = parser.parse_args()
+    os.environ["PYTHONWARNINGS"] = "ignore"
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    tune.register_env("slow", SlowStep)
+    print(
+        f"{options.algo.upper()}, {options.env}, {options.batch:,} env steps an iteration; {cpu_model()}, {usable_cores():g} "
+        f"cores, Python {platform.python_version()}, Ray {ray.__version__}, {datetime.now(timezone.utc):%Y-%m-%d}\n"
+    )
+    if options.trials:
+        trials(options)
+        return
+    measured = run(options)
+    ray.shutdown()
+    report(measured, Scale.parse(options.own))
+    if options.raw:
+        raw = {
+            "probes": [[str(p.scale), p.round, p.env_steps, p.seconds, p.busy, p.excess] for p in measured["probes"]],
+            "iterations": [[str(scale), *rest] for scale, *rest in measured["iterations"]],
+            "steps_per_round": {str(scale): steps for scale, steps in measured["steps_per_round"].items()},
+        }
+        options.raw.write_text(json.dumps(raw))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""How well and how fast a race of short probes finds the best configuration: `python tests/benchmarks/race.py`. It takes minutes.
+
+Simulates sweeps on surfaces whose truth is known: laws that straggle, saturate at the cores and fall, 12 to 20 configurations. The
+noise is as measured on shared machines: 5 % a probe, more in some configurations than in others; a pace that drifts by a tenth
+within a minute, for all alike; now and then a stolen core for half a second; a rest (learner) that is known to 2 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import fmean, median
+
+import numpy as np
+from search import regret
+
+from rl_scaling_callback.analysis.goals import GOALS, Goal
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.sweeping.race import Outcome, Race
+
+PROBE, TICK = 0.05, 0.05
+DRIFT, DRIFT_LASTS = 0.08, 20.0
+STOLEN_EVERY, STOLEN_FOR = 10.0, 0.5
+REST_ERROR = 0.02
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Seconds per env step of sampling for each configuration, and of the rest; seconds and noise of a probe of each."""
+
+    sampling: Mapping[Scale, float]
+    rest: float
+    probe_seconds: float
+    noise: Mapping[Scale, float]
+
+    @property
+    def sps(self) -> dict[Scale, float]:
+        """The true throughput."""
+        return {scale: 1 / (seconds + self.rest) for scale, seconds in self.sampling.items()}
+
+
+def surface(rng: np.random.Generator, runners: tuple[int, ...] = (), envs: tuple[int, ...] = ()) -> Surface:
+    """Return a random surface, on a random grid unless one is given."""
+    runners = runners or ((1, 2, 4), (1, 2, 3, 4), (1, 2, 3, 4, 6), (1, 2, 4, 8))[rng.integers(4)]
+    envs = envs or ((1, 2, 4, 8), (1, 2, 4, 8), (1, 2, 4))[rng.integers(3 if len(runners) > 3 else 2)]
+    fixed, share, cap = rng.uniform(0.02, 0.5), rng.uniform(0.2, 0.95), math.exp(rng.uniform(math.log(1.5), math.log(16)))
+    c = (1 - fixed) * share
+    b = 1 - fixed - c
+    spread, slowing, law = rng.uniform(0.05, 0.4), rng.uniform(0, 0.02, size=2), rng.integers(5)
+    sampling = {}
+    for scale in (Scale(r, e) for r in runners for e in envs):
+        r, e = scale.num_env_runners, scale.num_envs_per_env_runner
+        step = b + c / e
+        sampling[scale] = (
+            step / r,
+            step / r * (1 + spread * math.sqrt(2 * math.log(r))),
+            step * max(1 / r, 1 / cap),
+            step / r + (slowing[0] + slowing[1] / e) * (r - 1),
+            step * (r**-4 + cap**-4) ** 0.25 + slowing[0] * (r - 1),
+        )[law]
+    noise = {scale: PROBE * math.exp(rng.normal(0, 0.3)) for scale in sampling}
+    return Surface(sampling, fixed, rng.uniform(0.1, 0.2), noise)
+
+
+class Machine:
+    """Probes configurations on a machine whose pace drifts, and whose cores are stolen now and then.
+
+    Args:
+        surface: the truth.
+        rng: its random generator.
+        lasting: standard deviation of a noise that each configuration has for itself, and that lasts a few rounds.
+    """
+
+    def __init__(self, surface: Surface, rng: np.random.Generator, lasting: float = 0.0) -> None:
+        self.surface, self._rng, self._lasting = surface, rng, lasting
+        self.seconds, self.pace, self._stolen_until, self._slower = 0.0, rng.normal(0, DRIFT), 0.0, 1.0
+        self._own = {scale: rng.normal(0, lasting) for scale in surface.sampling}
+        self.rest_error = math.exp(rng.normal(0, REST_ERROR))
+
+    def probe(self, scale: Scale) -> float:
+        """Return the sampling seconds per env step that a probe shows."""
+        spent = factor = 0.0
+        while spent < self.surface.probe_seconds:
+            kept = math.exp(-TICK / DRIFT_LASTS)
+            self.pace = kept * self.pace + self._rng.normal(0, DRIFT * math.sqrt(1 - kept**2))
+            if self.seconds > self._stolen_until and self._rng.random() < TICK / STOLEN_EVERY:
+                self._stolen_until = self.seconds + self._rng.exponential(STOLEN_FOR)
+                self._slower = self._rng.uniform(1.2, 2.0)
+            factor += TICK * math.exp(self.pace) * (self._slower if self.seconds < self._stolen_until else 1.0)
+            spent += TICK
+            self.seconds += TICK
+        self._own[scale] = 0.8 * self._own[scale] + 0.6 * self._rng.normal(0, self._lasting)
+        noise = math.exp(self._rng.normal(0, self.surface.noise[scale]) + self._own[scale])
+        return self.surface.sampling[scale] * factor / spent * noise
+
+
+@dataclass(frozen=True)
+class Run:
+    """A race that was run."""
+
+    outcome: Outcome
+    rounds: int
+    probes: int
+    seconds: float
+
+
+def run(race: Race, machine: Machine, rng: np.random.Generator, most_rounds: int, grow_to: Scale | None = None) -> Run:
+    """Run a race until it is over, or for so many rounds; on the whole grid, or one that grows from 1r×1e."""
+    scales = [*machine.surface.sampling] if grow_to is None else [Scale(1, 1)]
+    rows: list[dict[Scale, float]] = []
+    racing, probes, paces = set(scales), 0, []
+    while True:
+        order = [scales[i] for i in rng.permutation(len(scales)) if scales[i] in racing]
+        rows.append({scale: machine.probe(scale) for scale in order})
+        paces.append(machine.pace)
+        probes += len(order)
+        seconds = np.array([[row.get(scale, math.nan) for scale in scales] for row in rows])
+        # The rest is known at the pace of the rounds, as it is where each iteration tells both times.
+        rest = machine.surface.rest * math.exp(fmean(paces)) * machine.rest_error
+        outcome = race.judge(scales, seconds, rest, REST_ERROR)
+        added = race.worth_adding(outcome, grow_to) if grow_to is not None else ()
+        if (outcome.over and not added) or len(rows) >= most_rounds:
+            return Run(outcome, len(rows), probes, machine.seconds)
+        scales += added
+        racing = set(scales) - outcome.out
+
+
+def figures(goal: Goal, surfaces: list[Surface], most_rounds: int, lasting: float, grown: bool) -> dict[str, float]:
+    """Return how the races for a goal go; each is run twice, and each run judged by the other and by the truth."""
+    race, regrets, dropped, repeats, truths, errors = Race(goal), [], [], [], [], []
+    runs: list[Run] = []
+    for seed, each in enumerate(surfaces):
+        sps = each.sps
+        known: list[dict[Scale, tuple[float, float]]] = []
+        for repeat in range(2):
+            rng = np.random.default_rng((seed, repeat))
+            runs.append(run(race, Machine(each, rng, lasting), rng, most_rounds, max(sps) if grown else None))
+            outcome = runs[-1].outcome
+            regrets.append(regret(sps, outcome.choice, goal))
+            dropped.append(min(regret(sps, scale, goal) for scale in sps.keys() - outcome.out) > race.indifference)
+            logs = (np.log(outcome.speedup).tolist(), np.log1p(outcome.speedup_error / 100).tolist())
+            known.append(dict(zip(outcome.scales, zip(*logs, strict=True), strict=True)))
+        for mine, its in (known, known[::-1]):
+            for scale in mine.keys() - {Scale(1, 1)}:
+                speedup, error = mine[scale]
+                errors.append(100 * math.expm1(error))
+                truths.append(abs(speedup - math.log(sps[scale] / sps[Scale(1, 1)])) <= error)
+                if scale in its:
+                    repeats.append(abs(speedup - its[scale][0]) <= error)
+    return {
+        "within 5 %": 100 * fmean(each <= 0.05 for each in regrets),
+        **{f"regret {100 * share:g} %": 100 * float(np.quantile(regrets, share)) for share in (0.5, 0.9, 0.99, 1)},
+        "rounds": fmean(each.rounds for each in runs),
+        "probes": fmean(each.probes for each in runs),
+        "seconds": fmean(each.seconds for each in runs),
+        "over": 100 * fmean(each.outcome.over for each in runs),
+        "best dropped": 100 * fmean(dropped),
+        "median ±": median(errors),
+        "holds repeat": 100 * fmean(repeats),
+        "holds truth": 100 * fmean(truths),
+    }
+
+
+def main() -> None:
+    """Print the tables."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--surfaces", type=int, default=100)
+    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--rounds", type=int, nargs="+", default=[5, 10, 20, 40], help="most rounds of a race")
+    options = arguments.parse_args()
+    rng = np.random.default_rng(options.seed)
+    grids = [surface(rng) for _ in range(options.surfaces)]
+    large = [surface(rng, (1, 2, 4, 8), (1, 2, 4, 8, 16)) for _ in range(options.surfaces)]
+    for title, surfaces, lasting, grown in (
+        ("The whole grid", grids, 0.0, False),
+        ("The whole grid; each configuration has noise of 3 % that lasts for some rounds", grids, 0.03, False),
+        ("A grid that grows from 1r×1e, up to 8r×16e", large, 0.0, True),
+    ):
+        print(f"\n{title}")
+        for goal in GOALS.values():
+            for most in options.rounds:
+                found = figures(goal, surfaces, most, lasting, grown)
+                if goal is next(iter(GOALS.values())) and most == options.rounds[0]:
+                    print(f"{'goal':<10}{'most rounds':>13}" + "".join(f"{name:>{len(name) + 2}}" for name in found))
+                print(f"{goal.name:<10}{most:>13}" + "".join(f"{value:>{len(name) + 2}.1f}" for name, value in found.items()))
+
+
+if __name__ == "__main__":
+    main()

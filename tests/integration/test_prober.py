@@ -1,0 +1,358 @@
+"""Probes of live Algorithms: what they measure, that they leave no trace, and what becomes of those that fail."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import os
+import random
+import re
+import signal
+import time
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+pytest.importorskip("ray.rllib", reason="needs Ray")
+pytest.importorskip("torch", reason="needs PyTorch")
+
+import psutil
+import torch
+from envs import CostlyEnv
+from ray.rllib.algorithms.appo import APPOConfig
+from ray.rllib.algorithms.bc import BCConfig
+from ray.rllib.algorithms.dqn import DQNConfig
+from ray.rllib.algorithms.impala import IMPALAConfig
+from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.algorithms.sac import SACConfig
+from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.connectors.env_to_module import MeanStdFilter
+from ray.rllib.env.multi_agent_env import make_multi_agent
+from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+from ray.tune.utils import flatten_dict
+
+from rl_scaling_callback.core.probing import seconds_per_step
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.rllib.prober import ProbeError, Prober
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+CLUSTER_CPUS = 2
+BATCH = 96
+ONE = Scale(1, 1)
+
+quick = functools.partial(Prober, probe_seconds=0.02, max_seconds=30)
+
+
+def tiny(config, env="CartPole-v1", *, runners=1, envs=1, **env_config):
+    return (
+        config.environment(env, env_config=env_config)
+        .env_runners(num_env_runners=runners, num_envs_per_env_runner=envs, num_cpus_per_env_runner=0.1)
+        .learners(num_cpus_per_learner=0.1)
+        .rl_module(model_config={"fcnet_hiddens": [8]})
+        .debugging(log_level="ERROR", seed=7)
+    )
+
+
+def ppo(env="CartPole-v1", **scale):
+    return tiny(PPOConfig(), env, **scale).training(train_batch_size_per_learner=BATCH, minibatch_size=BATCH // 2, num_epochs=1)
+
+
+def off_policy(config, env, **scale):
+    return (
+        tiny(config, env, **scale)
+        .training(train_batch_size_per_learner=16, num_steps_sampled_before_learning_starts=32)
+        .reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=64)
+    )
+
+
+def filtered(env=None, spaces=None, device=None):
+    return MeanStdFilter()
+
+
+def on_runners(algorithm, function):
+    return algorithm.env_runner_group.foreach_env_runner(function)
+
+
+def process_of(env_runner):
+    return os.getpid(), len(psutil.Process().children(recursive=True)), psutil.Process().memory_info().rss
+
+
+# ---------------------------------------------------------------- no trace
+
+
+COUNT = re.compile(r"(num_(?!.*throughput)|(agent_|module_)?episode_(?!duration))")
+
+
+class Seen(RLlibCallback):
+    """Writes the return of each episode to a file of its env runner."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self._folder = Path(folder)
+
+    def on_episode_end(self, *, episode, env_runner, **kwargs):
+        with (self._folder / str(env_runner.worker_index)).open("a") as file:
+            file.write(f"{episode.get_return()!r}\n")
+
+
+def train(config, folder, scales, iterations=3):
+    """Train, with a round of probes of `scales` after each iteration; return all that training leaves."""
+    folder.mkdir()
+    algorithm = config.callbacks(functools.partial(Seen, folder)).build_algo()
+    if algorithm.local_replay_buffer is not None:
+        algorithm.local_replay_buffer.rng = np.random.default_rng(7)  # RLlib doesn't seed it
+    results = []
+    with quick(algorithm) as prober:
+        for _ in range(iterations):
+            if scales:
+                assert {probe.scale for probe in prober.measure(scales)} == set(scales)
+            results.append(algorithm.train())
+            on_runners(algorithm, lambda env_runner: None)  # weights on their way have arrived
+    state = algorithm.get_state()
+    twins = on_runners(algorithm, lambda env_runner: hasattr(env_runner, "_scaling_twins"))
+    algorithm.stop()
+    return {
+        "weights": state["learner_group"]["learner"]["rl_module"],
+        "runner": state["env_runner"],
+        "keys": [set(flatten_dict(result)) for result in results],
+        "counts": [
+            {key: value for key, value in flatten_dict(result["env_runners"]).items() if COUNT.match(key)} for result in results
+        ],
+        "returns": {path.name: path.read_text() for path in folder.iterdir()},
+        "twins": any(twins),
+    }
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        lambda: ppo(runners=2, envs=2).env_runners(env_to_module_connector=filtered),
+        lambda: off_policy(DQNConfig(), "CartPole-v1", runners=1, envs=2),
+    ],
+    ids=["PPO with a MeanStdFilter", "DQN"],
+)
+def test_training_is_bit_for_bit_what_it_is_without_probes(config, tmp_path):
+    runners = config().num_env_runners
+    scales = [Scale(0, 1), *(Scale(r, e) for r in range(1, runners + 1) for e in (1, 3))]
+    without, probed = train(config(), tmp_path / "without", []), train(config(), tmp_path / "probed", scales)
+    assert all(without["returns"].values())
+    assert probed["returns"] == without["returns"]
+    assert set(flatten_dict(probed["weights"])) == set(flatten_dict(without["weights"]))
+    for key, values in flatten_dict(without["weights"]).items():
+        np.testing.assert_array_equal(flatten_dict(probed["weights"])[key], values, err_msg=key)
+    np.testing.assert_equal(probed["runner"], without["runner"])
+    for with_probes, plain in zip(probed["keys"], without["keys"], strict=True):
+        assert {key for key in with_probes ^ plain if not key.startswith("perf/")} == set()  # it needs an iteration of 0.7 s
+    assert len(without["counts"][-1]) > 10
+    np.testing.assert_equal(probed["counts"], without["counts"])
+    assert not probed["twins"]
+
+
+# ---------------------------------------------------------------- what is measured
+
+
+@pytest.fixture(scope="module")
+def algorithm():
+    algorithm = ppo(CostlyEnv, runners=2, envs=2, step_s=0.005).build_algo()
+    yield algorithm
+    algorithm.stop()
+
+
+def live_envs(env_runner):
+    gc.collect()
+    return sum(isinstance(thing, CostlyEnv) for thing in gc.get_objects())
+
+
+def test_an_env_of_known_cost(algorithm):
+    scales = [Scale(0, 1), ONE, Scale(2, 1), Scale(1, 2), Scale(2, 2)]
+    before = on_runners(algorithm, live_envs)
+    with Prober(algorithm, probe_seconds=0.1) as prober:
+        probes = prober.measure(scales, rounds=3, first_round=5)
+    assert on_runners(algorithm, live_envs) == before
+    assert sorted({probe.round for probe in probes}) == [5, 6, 7]
+    assert len(probes) == 15
+    times = seconds_per_step(probes)
+    # Envs of one runner step one after another, runners beside each other.
+    for scale in scales:
+        assert times[scale] * max(1, scale.num_env_runners) == pytest.approx(0.006, rel=0.2)
+    for probe in probes:
+        assert len(probe.busy) == max(1, probe.scale.num_env_runners)
+        assert max(probe.busy) <= probe.seconds
+
+
+def test_the_order_is_random_but_not_from_the_global_generators(algorithm):
+    scales = [ONE, Scale(2, 1), Scale(1, 2), Scale(2, 2), Scale(1, 3), Scale(2, 3)]
+    with quick(algorithm, seed=1) as prober:
+        random.seed(3)
+        orders = [[probe.scale for probe in prober.measure(scales)] for _ in range(2)]
+        drawn = random.random()
+    random.seed(3)
+    assert random.random() == drawn
+    assert orders[0] != orders[1]
+
+
+def test_more_runners_than_the_trial_has_are_refused(algorithm):
+    with pytest.raises(ValueError, match=r"3r×1e.*2 env runners"):
+        quick(algorithm).measure([ONE, Scale(3, 1)])
+
+
+@pytest.mark.parametrize("option", [{"max_seconds": 0}, {"probe_seconds": -1.0}])
+def test_options_are_checked(algorithm, option):
+    with pytest.raises(ValueError, match=next(iter(option))):
+        Prober(algorithm, **option)
+
+
+def test_only_whole_rounds_count(algorithm):
+    with Prober(algorithm, probe_seconds=0.3, max_seconds=1.4) as prober:
+        probes = prober.measure([ONE, Scale(2, 1)], rounds=20)
+    assert 2 <= len(probes) < 8
+    assert len(probes) % 2 == 0
+
+
+def test_too_little_time_is_an_error(algorithm):
+    started = time.perf_counter()
+    with quick(algorithm, max_seconds=0.3) as prober, pytest.raises(ProbeError, match=r"max_seconds=0\.3"):
+        prober.measure([Scale(2, 60)])
+    assert time.perf_counter() - started < 1.5
+
+
+def test_what_twins_hold_is_given_back(algorithm):
+    config = ppo("CartPole-v1", envs=2).env_runners(gym_env_vectorize_mode="async")
+    algorithm = config.build_algo()
+    before = on_runners(algorithm, process_of)
+    with quick(algorithm) as prober:
+        prober.measure([ONE, Scale(1, 2)])
+        assert on_runners(algorithm, process_of)[-1][1] == before[-1][1] + 3  # a process for each env
+    after = on_runners(algorithm, process_of)
+    with quick(algorithm, keep_envs=False) as prober:
+        prober.measure([ONE, Scale(1, 2)])
+        assert on_runners(algorithm, process_of)[-1][1] == before[-1][1]
+    algorithm.stop()
+    assert [(pid, children) for pid, children, _ in after] == [(pid, children) for pid, children, _ in before]
+
+
+# ---------------------------------------------------------------- algorithms
+
+
+class CustomRunner(SingleAgentEnvRunner):
+    """An env runner class of the user's own, with a `sample` that takes nothing."""
+
+    def sample(self):
+        return super().sample()
+
+
+MultiAgentCartPole = make_multi_agent("CartPole-v1")
+
+KINDS = {
+    "multi-agent PPO": lambda: ppo(MultiAgentCartPole, num_agents=2).multi_agent(
+        policies={"a", "b"}, policy_mapping_fn=lambda agent, *args, **kwargs: "ab"[agent]
+    ),
+    "a custom env runner": lambda: ppo().env_runners(env_runner_cls=CustomRunner),
+    "complete episodes": lambda: ppo().env_runners(batch_mode="complete_episodes"),
+    "SAC": lambda: off_policy(SACConfig(), "Pendulum-v1"),
+    "DQN": lambda: off_policy(DQNConfig(), "CartPole-v1"),
+    "APPO": lambda: tiny(APPOConfig()),
+    "IMPALA": lambda: tiny(IMPALAConfig()),
+    "without env runners": lambda: ppo(runners=0),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds_of_algorithms(kind):
+    algorithm = KINDS[kind]().build_algo()
+    try:
+        runners = algorithm.config.num_env_runners
+        with quick(algorithm, seed=2) as prober:
+            probes = prober.measure([Scale(runners, 1), Scale(runners, 4)], rounds=2)
+        assert len(probes) == 4
+        for probe in probes:
+            assert 1e-5 < probe.seconds_per_step < 0.05
+            assert probe.env_steps >= probe.scale.parallelism
+        assert (prober.steps_per_round(Scale(runners, 4)) < 100) == (kind in {"SAC", "DQN"})
+    finally:
+        algorithm.stop()
+
+
+# ---------------------------------------------------------------- what can't be probed, and failures
+
+
+class OneOfAKind(gym.Wrapper):
+    """An env whose second instance in a process does what a file says."""
+
+    made = 0
+
+    def __init__(self, config):
+        super().__init__(gym.make("CartPole-v1"))
+        OneOfAKind.made += 1
+        if OneOfAKind.made > 1 and config.worker_index > 0:
+            how = Path(config["file"]).read_text()
+            if how == "raise":
+                raise RuntimeError("port 5005 is in use")
+            if how == "wait":
+                time.sleep(1000)
+            if how == "wait for good":
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+                time.sleep(1000)
+            if how == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            self._fail = how == "fail later"
+
+    def step(self, action):
+        if getattr(self, "_fail", False):
+            raise ConnectionError("the simulator has gone")
+        return super().step(action)
+
+
+def generators(env_runner):
+    return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+
+def test_failures_leave_training_as_it_is(tmp_path):
+    file = tmp_path / "how"
+    algorithm = ppo(OneOfAKind, file=str(file)).build_algo()
+    runner = functools.partial(algorithm.env_runner_group.foreach_env_runner, local_env_runner=False)
+    algorithm.train()
+    (before,), ((pid, *_),) = runner(generators), runner(process_of)
+    prober = Prober(algorithm, probe_seconds=0.02, max_seconds=2)
+    for how, message in [("raise", "port 5005"), ("fail later", "ConnectionError"), ("wait", "max_seconds=2")]:
+        file.write_text(how)
+        started = time.perf_counter()
+        with pytest.raises(ProbeError, match=message):
+            prober.measure([ONE])
+        assert time.perf_counter() - started < 4
+        assert runner(generators) == [before]
+    assert runner(process_of)[0][0] == pid
+    assert algorithm.train()["env_runners"]["num_env_steps_sampled"] >= BATCH
+    for how, message in [("die", "died"), ("wait for good", "hung")]:
+        file.write_text(how)
+        with pytest.raises(ProbeError, match=message):
+            prober.measure([ONE])
+        # RLlib replaces the env runner.
+        until = time.perf_counter() + 30
+        new = []
+        while not new and time.perf_counter() < until:
+            algorithm.train()
+            new = [process for process, *_ in runner(process_of)]
+        assert new
+        assert new != [pid]
+        (pid,) = new
+    prober.close()
+    algorithm.stop()
+
+
+def test_algorithms_that_cannot_be_probed(algorithm, tmp_path):
+    old = ppo().api_stack(enable_rl_module_and_learner=False, enable_env_runner_and_connector_v2=False)
+    for config, message in [
+        (old, "old API stack"),
+        (BCConfig().environment("CartPole-v1").offline_data(input_=[str(tmp_path)]), "recorded data"),
+        (ppo().offline_data(output=str(tmp_path)), "record their episodes"),
+    ]:
+        live = type("Live", (), {"config": config, "env_runner_group": algorithm.env_runner_group, "iteration": 0})()
+        with pytest.raises(ProbeError, match=message):
+            Prober(live)
+    live = type("Live", (), {"config": tiny(APPOConfig()), "env_runner_group": algorithm.env_runner_group, "iteration": 1})()
+    with pytest.raises(ProbeError, match="before its first iteration"):
+        Prober(live).measure([ONE])

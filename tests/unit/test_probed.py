@@ -1,0 +1,174 @@
+import math
+import random
+
+import pytest
+
+from rl_scaling_callback.baseline.probed import ProbedBaseline
+from rl_scaling_callback.core.attribution import Spent, losses
+from rl_scaling_callback.core.probing import Probe
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.steady import SteadyRule, SteadyWindow
+
+OWN, SINGLE, ONE_RUNNER = Scale(4, 2), Scale(1, 1), Scale(1, 2)
+SECONDS_PER_STEP = {SINGLE: 1e-3, OWN: 0.4e-3, ONE_RUNNER: 0.8e-3}
+BUSY_SHARE = 0.9
+EMPTY = SteadyWindow(SteadyRule()).read()
+
+
+class Machine:
+    """A prober on a machine whose speed drifts and which now and then is held up, with a clock of its own."""
+
+    def __init__(self, noise=0.0, disturbed=0.0):
+        self.now = 100.0
+        self.slowness = 1.0
+        self.probes = 0
+        self.fragment = math.inf
+        self._random = random.Random(0)
+        self._noise = noise
+        self._disturbed = disturbed
+
+    def steps_per_round(self, scale):
+        return self.fragment * scale.parallelism
+
+    def measure(self, scales, rounds=1):
+        return [self._probe(scale, each) for each in range(rounds) for scale in scales]
+
+    def clock(self):
+        return self.now
+
+    def _probe(self, scale, number):
+        self.probes += 1
+        slow = self.slowness * math.exp(self._random.gauss(0, self._noise)) * (5 if self._random.random() < self._disturbed else 1)
+        seconds = 256 * SECONDS_PER_STEP[scale] * slow
+        self.now += seconds
+        return Probe(scale, number, 256.0, seconds, (BUSY_SHARE * seconds,) * scale.num_env_runners)
+
+
+def baseline(machine, scale=OWN, reference=SINGLE, **options):
+    options = {"overlaps": False} | options
+    return ProbedBaseline(machine, scale, reference, clock=machine.clock, **options)
+
+
+def iteration(slowness=1.0):
+    """1,000 env steps at the trial's own scale: 0.4 s of sampling, 0.1 s of learning."""
+    return Spent.of({"sample": 0.4 * slowness, "learn": 0.1 * slowness}, 0.5 * slowness, 0.36 * slowness, 0.36 * slowness)
+
+
+def test_the_reference_would_have_sampled_longer_and_learned_as_long():
+    probed = baseline(Machine())
+    sps, comparable = probed.compare_with(EMPTY, 1000.0, iteration())
+    assert sps == pytest.approx(1000 / (1.0 + 0.1))
+    assert comparable == 1.0
+    assert probed.source == "probe"
+    assert probed.is_baseline == 0.0
+    assert probed.error == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_machine_that_slows_down_slows_the_reference_as_well():
+    machine = Machine()
+    probed = baseline(machine)
+    fast = 2000 * probed.compare_with(EMPTY, 1000.0, iteration())[0] ** -1
+    machine.slowness = 3.0
+    slow = 2000 * probed.compare_with(EMPTY, 1000.0, iteration(3.0))[0] ** -1
+    assert slow == pytest.approx(3 * fast)
+
+
+def test_noise_and_disturbances_stay_within_the_error_that_is_told():
+    held = 0
+    for seed in range(200):
+        machine = Machine(noise=0.05, disturbed=0.03)
+        machine._random.seed(seed)
+        probed = baseline(machine)
+        assert 5 * 3 <= machine.probes <= 12 * 3
+        truth = 1000 / 1.1
+        held += abs(math.log(probed.compare_with(EMPTY, 1000.0, iteration())[0] / truth)) <= math.log1p(probed.error / 100)
+    assert held >= 184
+
+
+def test_an_algorithm_that_learns_once_a_round_learns_more_often_at_the_reference():
+    machine = Machine()
+    machine.fragment = 4
+    probed = baseline(machine)
+    assert probed.compare_with(EMPTY, 1000.0, iteration())[0] == pytest.approx(1000 / (1.0 + 8 * 0.1))
+
+
+def test_a_trial_at_the_reference_scale_is_its_own_reference():
+    probed = baseline(Machine(noise=0.1), scale=SINGLE)
+    spent = Spent.of({"sample": 1.0, "learn": 0.1}, 1.2, 0.9, 0.9)
+    assert probed.compare_with(EMPTY, 1000.0, spent)[0] == pytest.approx(1000 / 1.2)
+    assert probed.is_baseline == 1.0
+
+
+def test_a_larger_reference_counts_per_unit_of_its_parallelism():
+    probed = baseline(Machine(), reference=ONE_RUNNER)
+    assert probed.compare_with(EMPTY, 1000.0, iteration())[0] == pytest.approx(1000 / (0.8 + 0.1) / 2)
+
+
+def test_where_sampling_overlaps_learning_the_probes_alone_tell():
+    probed = baseline(Machine(), overlaps=True)
+    assert probed.compare_with(EMPTY, 1000.0, Spent.of({}, 1.0))[0] == pytest.approx(1000.0)
+
+
+def test_the_causes_sum_to_what_is_lost_and_none_is_estimated():
+    probed = baseline(Machine())
+    spent = iteration()
+    lost, estimated = losses(OWN, 1000.0, spent, *probed.spent_for(1000.0, spent))
+    speedup = 2000.0 / probed.compare_with(EMPTY, 1000.0, spent)[0]
+    assert sum(lost.values()) == pytest.approx(100 - 100 * speedup / 8, abs=1e-9)
+    assert not estimated
+    # One runner with two envs takes 0.72 ms of its time a step: the four would sample 1,000 steps in 0.18 s, and take 0.36 s.
+    assert lost["contention"] == pytest.approx(100 * (0.36 - 0.18) / 0.5)
+
+
+def test_probing_keeps_to_its_share_of_the_time():
+    machine = Machine()
+    probed = baseline(machine)
+    at_start = probed.take_seconds()
+    before = machine.probes
+    started = machine.now
+    while machine.now < started + 400:
+        machine.now += 2.0
+        probed.refresh()
+    spent = probed.take_seconds()
+    assert at_start > 0
+    assert machine.probes > before
+    assert 0.005 < spent / (machine.now - started) <= 0.01
+    assert probed.age < 100
+
+
+def test_drift_of_the_env_is_followed(monkeypatch):
+    machine = Machine()
+    probed = baseline(machine)
+    monkeypatch.setitem(SECONDS_PER_STEP, OWN, 0.8e-3)
+    for _ in range(12):
+        machine.now += 100.0
+        probed.refresh()
+    spent = Spent.of({"sample": 0.8, "learn": 0.1}, 0.9, 0.72, 0.72)
+    assert probed.compare_with(EMPTY, 1000.0, spent)[0] == pytest.approx(1000 / 1.1)
+
+
+class Lasting:
+    source, error, is_baseline = "trial", 5.0, 0.0
+
+    def __init__(self, sps):
+        self.sps = sps
+        self.updates = 0
+
+    def update(self, steady):
+        self.updates += 1
+
+    def compare_with(self, steady, env_steps):
+        return self.sps, 1.0
+
+
+@pytest.mark.parametrize(("sps", "warns"), [(1000 / 1.1, False), (0.97 * 1000 / 1.1, False), (0.8 * 1000 / 1.1, True)])
+def test_a_lasting_baseline_of_another_speed_is_told_once(sps, warns):
+    warnings = {}
+    lasting = Lasting(sps)
+    probed = baseline(Machine(), lasting=lasting, warn=warnings.setdefault)
+    window = SteadyWindow(SteadyRule(warmup_iterations=0))
+    for _ in range(8):
+        window.add(1000.0, 0.5, iteration().parts)
+        probed.update(window.read())
+    assert lasting.updates == 8
+    assert list(warnings) == ["lasting"] * warns

@@ -1,0 +1,254 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rl_scaling_callback.analysis.configurations import Configuration
+from rl_scaling_callback.analysis.goals import GOALS, Goal
+from rl_scaling_callback.analysis.recommendation import recommend
+from rl_scaling_callback.core import formulas
+from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.sweeping.race import Race
+
+SINGLE = Scale(1, 1)
+GRID = tuple(Scale(r, e) for r in (1, 2, 4) for e in (1, 2, 4, 8))
+LAW = np.array([(0.3 + 0.7 / scale.num_envs_per_env_runner) / scale.num_env_runners for scale in GRID])
+"""Sampling seconds per env step."""
+
+
+def rounds(times, count, noise=0.0, seed=0):
+    return times * np.exp(np.random.default_rng(seed).normal(0, noise, (count, len(times))))
+
+
+def configurations(scales, speedups):
+    known = {"runs": (), "seconds": 1.0, "band": "", "core_efficiency": NAN, "sps_per_cpu": NAN}
+    return [
+        Configuration(
+            scale=scale,
+            sps=1000 * speedup,
+            sps_error=NAN,
+            is_baseline=scale == SINGLE,
+            speedup=speedup,
+            speedup_error=NAN,
+            efficiency=formulas.efficiency(speedup, scale.parallelism),
+            cpus=1.0 + scale.num_env_runners,
+            **known,
+        )
+        for scale, speedup in zip(scales, speedups, strict=True)
+    ]
+
+
+def test_without_noise_three_rounds_tell_it_all():
+    outcome = Race(GOALS["fastest"]).judge(GRID, rounds(LAW, 3), rest=0.1)
+    assert outcome.speedup == pytest.approx(1.1 / (LAW + 0.1))
+    assert outcome.sps == pytest.approx(1 / (LAW + 0.1))
+    assert outcome.speedup_error == pytest.approx(np.zeros(len(GRID)), abs=1e-4)
+    assert (outcome.choice, outcome.equals, outcome.verdict, outcome.over) == (Scale(4, 8), (Scale(4, 8),), "met", True)
+    assert outcome.out == {*GRID} - {SINGLE, Scale(4, 8)}
+
+
+@pytest.mark.parametrize(("count", "left"), [(1, math.inf), (2, 1)])
+def test_nothing_is_decided_by_two_rounds(count, left):
+    outcome = Race(GOALS["fastest"]).judge(GRID, rounds(LAW, count))
+    assert (outcome.choice, outcome.over, outcome.out, outcome.rounds_left) == (Scale(4, 8), False, frozenset(), left)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    goal=st.sampled_from(
+        [*GOALS.values(), Goal("cheap", min_speedup=3, max_cpus=3), Goal("frugal", min_efficiency=95, max_cpus=2)]
+    ),
+    law=st.tuples(*[st.floats(0.01, 1)] * 3),
+    slowing=st.floats(0, 0.3),
+)
+def test_the_choice_is_what_would_be_recommended(goal, law, slowing):
+    a, b, c = law
+    times = np.array([(b + c / scale.num_envs_per_env_runner) * (1 / scale.num_env_runners + slowing) for scale in GRID])
+    outcome = Race(goal, indifference=1e-9).judge(GRID, rounds(times, 3), rest=a)
+    expected = recommend(configurations(GRID, outcome.speedup.tolist()), goal)
+    found = configurations([outcome.choice], [outcome.speedup[GRID.index(outcome.choice)]])
+    assert outcome.over
+    assert outcome.choice == expected.choice.scale or found[0].speedup == pytest.approx(expected.choice.speedup)
+    assert outcome.verdict == expected.verdict
+
+
+def test_a_machine_that_slows_down_from_round_to_round_changes_nothing():
+    measured = rounds(LAW, 6, 0.05)
+    still, slowing = (Race(GOALS["save"]).judge(GRID, measured * pace) for pace in (1.0, np.linspace(0.7, 2, 6)[:, None]))
+    assert slowing.speedup == pytest.approx(still.speedup)
+    assert slowing.speedup_error == pytest.approx(still.speedup_error)
+    assert slowing.out == still.out
+
+
+def test_a_disturbed_probe_counts_for_little():
+    measured = rounds(LAW, 5, 0.03)
+    disturbed = measured.copy()
+    disturbed[2, 0] *= 3
+    disturbed[4, 7] *= 2
+    one, other = (Race(GOALS["fastest"]).judge(GRID, each) for each in (measured, disturbed))
+    assert other.speedup == pytest.approx(one.speedup, rel=0.04)
+    assert np.all(other.speedup_error < 1.6 * one.speedup_error.max())
+
+
+def test_intervals_hold_what_a_repeat_shows():
+    held = []
+    for seed in range(60):
+        one, other = (Race(GOALS["fastest"]).judge(GRID, rounds(LAW, 5, 0.05, (seed, each)), rest=0.1) for each in range(2))
+        held += (np.abs(np.log(one.speedup / other.speedup)) <= np.log1p(one.speedup_error / 100))[1:].tolist()
+    assert 0.92 < np.mean(held) < 0.98
+
+
+def test_the_rest_is_as_uncertain_as_it_is_told_to_be():
+    sure, unsure = (Race(GOALS["fastest"]).judge(GRID, rounds(LAW, 3), 0.2, error) for error in (0.0, 0.1))
+    # d ln S / d ln rest is the rest's share in the reference's time less that in the configuration's own.
+    shares = 0.2 / (LAW + 0.2)
+    assert sure.speedup_error[-1] < 1e-3
+    widths = np.log1p(unsure.speedup_error / 100)
+    assert widths == pytest.approx(widths[-1] * (shares - shares[0]) / (shares[-1] - shares[0]))
+    assert widths[-1] > 1.96 * math.sqrt(2) * 0.1 * (shares[-1] - shares[0]) * 0.999
+
+
+def test_the_best_is_hardly_ever_dropped_however_often_one_looks():
+    """All are equal: the first but the reference is among the best, and the others try it in each of 18 looks."""
+    scales = [Scale(r, 1) for r in range(1, 9)]
+    dropped = 0
+    for seed in range(60):
+        measured = rounds(np.ones(8), 20, 0.05, seed)
+        dropped += any(scales[1] in Race(GOALS["fastest"]).judge(scales, measured[:count]).out for count in range(3, 21))
+    assert dropped <= 3
+
+
+def test_what_dropped_out_or_came_later_is_compared_by_what_the_others_tell():
+    """The machine is twice as slow in the last rounds, where one configuration is missing and another one is new."""
+    scales, times = (SINGLE, Scale(2, 1), Scale(4, 1), Scale(4, 2)), np.array([1.0, 0.6, 0.4, 0.3])
+    measured = rounds(times, 8, 0.01) * np.repeat([1.0, 2.0], 4)[:, None]
+    measured[4:, 1] = measured[:4, 3] = NAN
+    outcome = Race(GOALS["fastest"]).judge(scales, measured)
+    assert outcome.speedup == pytest.approx(1 / times, rel=0.02)
+    assert outcome.choice == Scale(4, 2)
+    assert Scale(2, 1) in outcome.out
+    assert outcome.speedup_error[1] > outcome.speedup_error[2]
+
+
+def test_one_that_was_measured_once_is_not_dropped():
+    measured = rounds(np.array([1.0, 0.6, 0.9]), 5, 0.01)
+    measured[:4, 2] = NAN
+    outcome = Race(GOALS["fastest"]).judge((SINGLE, Scale(2, 1), Scale(1, 2)), measured)
+    assert (outcome.out, outcome.over) == (frozenset(), False)
+    assert 2 <= outcome.rounds_left < 20
+
+
+def test_a_configuration_that_could_not_be_measured_is_no_rival():
+    measured = rounds(np.array([1.0, 0.6, NAN]), 3)
+    outcome = Race(GOALS["fastest"]).judge((SINGLE, Scale(2, 1), Scale(4, 1)), measured)
+    assert outcome.over
+    assert outcome.choice == Scale(2, 1)
+    assert math.isnan(outcome.speedup[2])
+
+
+def test_of_equals_the_one_of_fewest_cpus_is_taken():
+    scales, times = (SINGLE, Scale(2, 4), Scale(3, 4), Scale(4, 4)), np.array([1.0, 0.305, 0.301, 0.3])
+    outcome = Race(GOALS["fastest"]).judge(scales, rounds(times, 5, 0.002))
+    assert (outcome.choice, outcome.over) == (Scale(2, 4), True)
+    assert outcome.equals == scales[1:]
+    assert Race(GOALS["fastest"], indifference=0.001).judge(scales, rounds(times, 5)).choice == Scale(4, 4)
+
+
+def test_noise_makes_a_race_longer():
+    times = np.array([1.0, 0.50, 0.49])
+    scales = (SINGLE, Scale(2, 1), Scale(3, 1))
+    quiet, noisy = (Race(GOALS["fastest"]).judge(scales, rounds(times, 6, noise)) for noise in (0.002, 0.05))
+    assert quiet.over
+    assert not noisy.over
+    assert 1 < noisy.rounds_left < 500
+
+
+@pytest.mark.parametrize(
+    ("efficiency", "noise", "verdict", "out"),
+    [(90, 0.02, "met", {Scale(1, 2)}), (80.1, 0.05, "undecided", set()), (60, 0.02, "met", {Scale(2, 2)})],
+)
+def test_a_threshold(efficiency, noise, verdict, out):
+    """2r×2e is the fastest, and has the efficiency; 1r×2e fits for certain."""
+    scales, times = (SINGLE, Scale(1, 2), Scale(2, 2)), np.array([1.0, 1 / 1.8, 25 / efficiency])
+    outcome = Race(GOALS["save"]).judge(scales, rounds(times, 8, noise))
+    assert (outcome.verdict, outcome.out) == (verdict, out)
+    assert outcome.over == (verdict == "met")
+
+
+def test_noise_that_lasts_from_round_to_round_counts_as_fewer_rounds():
+    rng = np.random.default_rng(0)
+    steps = rng.normal(0, 0.05, (30, len(GRID)))
+    lasting = np.empty_like(steps)
+    lasting[0] = steps[0]
+    for i in range(1, 30):
+        lasting[i] = 0.8 * lasting[i - 1] + 0.6 * steps[i]
+    one, other = (Race(GOALS["fastest"]).judge(GRID, LAW * np.exp(each)).speedup_error[1:] for each in (steps, lasting))
+    assert np.median(other) > 1.7 * np.median(one)
+
+
+def test_a_goal_that_none_fits_ends_with_the_nearest():
+    goal = Goal("much", min_speedup=9, max_cpus=3)
+    outcome = Race(goal).judge(GRID, rounds(LAW, 5, 0.01))
+    assert (outcome.choice, outcome.verdict, outcome.over) == (Scale(2, 8), "not met", True)
+    assert Race(Goal("none", max_cpus=1)).judge(GRID, rounds(LAW, 5, 0.01)).choice == Scale(1, 8)
+
+
+def test_cpus_are_counted_as_told():
+    race = Race(Goal("few", max_cpus=2), cpus=lambda scale: 0.5 * scale.num_env_runners)
+    assert race.judge(GRID, rounds(LAW, 3)).choice == Scale(4, 8)
+
+
+def test_a_larger_reference_counts_as_scaling_perfectly_up_to_itself():
+    outcome = Race(GOALS["fastest"]).judge((Scale(2, 1), Scale(4, 1)), rounds(np.array([0.5, 0.3]), 3))
+    assert outcome.speedup == pytest.approx([2, 2 * 0.5 / 0.3])
+
+
+def test_a_grid_grows_while_that_pays():
+    """Envs bring 2×, 1.5×, 1.2×, …; env runners bring nothing beyond two."""
+    scales = [SINGLE]
+    race, most = Race(GOALS["fastest"]), Scale(8, 1024)
+
+    def seconds(scale):
+        return (0.1 + 0.9 / scale.num_envs_per_env_runner) / min(2, scale.num_env_runners)
+
+    for _ in range(20):
+        outcome = race.judge(scales, rounds(np.array([seconds(scale) for scale in scales]), 3))
+        added = race.worth_adding(outcome, most)
+        scales += added
+    assert not added
+    assert outcome.choice == Scale(2, 256)
+    assert max(scale.num_envs_per_env_runner for scale in scales) == 512
+    assert max(scale.num_env_runners for scale in scales) == 4
+    assert len(scales) < 30
+
+
+@pytest.mark.parametrize(("goal", "largest"), [("save", 2), ("balanced", 4)])
+def test_a_grid_does_not_grow_beyond_what_can_fit_the_goal(goal, largest):
+    scales = [SINGLE, Scale(1, 2)]
+    race = Race(GOALS[goal])
+    for _ in range(6):
+        outcome = race.judge(scales, rounds(np.array([scale.parallelism**-0.7 for scale in scales]), 3))
+        scales += race.worth_adding(outcome, Scale(1, 64))
+    assert max(scale.parallelism for scale in scales) == largest
+
+
+def test_runners_grow_up_to_their_limit():
+    race = Race(GOALS["fastest"])
+    outcome = race.judge([SINGLE, Scale(2, 1), Scale(4, 1)], rounds(np.array([1, 0.5, 0.25]), 3))
+    assert race.worth_adding(outcome, Scale(6, 1)) == (Scale(6, 1),)
+    assert race.worth_adding(outcome, Scale(4, 1)) == ()
+
+
+@pytest.mark.parametrize("seconds", [np.ones(3), np.ones((3, 2)), np.full((3, 1), NAN)])
+def test_bad_arrays(seconds):
+    with pytest.raises(ValueError, match="seconds has shape"):
+        Race(GOALS["save"]).judge([SINGLE], seconds)
+
+
+@pytest.mark.parametrize("options", [{"indifference": 0.0}, {"confidence": 1.0}, {"confidence": 0.0}])
+def test_bad_options(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        Race(GOALS["save"], **options)
