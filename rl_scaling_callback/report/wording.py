@@ -178,7 +178,7 @@ def notes(study: StudyReport) -> Iterator[str]:
             "± is where a figure would fall if it was measured again, with as many runs: in 95 % of cases between figure / (1 + ±) "
             "and figure × (1 + ±). It has the noise of the iterations and of the runs, and for a speedup that of the baseline's."
         )
-        yield f"{_differ(noise)} (standard deviation)."
+        yield _differ(noise)
     pace = study.study.pace
     if pace is not None:
         yield (
@@ -203,13 +203,13 @@ def notes(study: StudyReport) -> Iterator[str]:
 
 def _differ(noise: Noise) -> str:
     if noise.probed:
-        return "Errors of speedups come from rounds of probes"
-    percent = 100 * math.sqrt(noise.factor) * USUAL_DEVIATION
+        return "Errors of speedups come from rounds of probes."
+    percent = f"{100 * math.sqrt(noise.factor) * USUAL_DEVIATION:.0f} % (standard deviation)"
     if noise.from_repeats:
-        return f"By the repeated runs, those of one configuration differ by {percent:.0f} % beside the noise of their iterations"
+        return f"By the repeated runs, those of one configuration differ by {percent} beside the noise of their iterations."
     return (
-        f"No configuration was repeated: runs are taken to differ by {percent:.0f} % beside the noise of their iterations, as is "
-        "usual on shared machines. Repeated runs tell what it is here"
+        f"No configuration was repeated: runs are taken to differ by {percent} beside the noise of their iterations, as is usual "
+        "on shared machines. Repeated runs tell what it is here."
     )
 
 
