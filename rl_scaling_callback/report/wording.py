@@ -131,9 +131,9 @@ def ranking_text(study: StudyReport) -> str:
 def law_lines(study: StudyReport) -> Iterator[str]:
     """Yield what the laws say: the chosen one with its error, the others, the axes, and where scaling ends."""
     laws = study.laws
-    if laws.chosen is None:
+    if not laws.fits:
         yield f"No law was fitted to {len(study.configurations)} configuration(s)."
-    else:
+    elif laws.chosen is not None:
         parameters = ", ".join(f"{name} = {value:.3g}" for name, value in laws.chosen.parameters.items())
         yield f"Chosen law {laws.chosen.name}: {laws.chosen.formula}, with {parameters}."
         yield (
@@ -142,7 +142,7 @@ def law_lines(study: StudyReport) -> Iterator[str]:
         )
     others = [f"{fit.name} ({number(fit.mean_error, 1, ' %')})" for fit in laws.fits if fit is not laws.chosen]
     if others:
-        yield f"Other laws, with their mean leave-one-out error: {', '.join(others)}."
+        yield f"{'Other laws' if laws.chosen else 'Laws'}, with their mean leave-one-out error: {', '.join(others)}."
     for axis in laws.axes:
         limit = f"a limit of {number(axis.limit, 1, '×')}" if axis.limit > 0 else "no limit"
         yield f"Amdahl along {axis.name} alone: serial fraction {number(axis.serial_fraction, 3)}, {limit}."
