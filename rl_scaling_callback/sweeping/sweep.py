@@ -104,8 +104,8 @@ def sweep(
     room = schedule.room_for(config, Search(tuple(runners), tuple(envs), goal).scales)
     reused = _reused(config, room.host, reuse, rule, {run.name for run in before})
     # What a trial cost besides its iterations is not recorded. What was measured elsewhere costs this sweep nothing.
-    known = [Trial.of(run.scale, sum(sample.seconds for sample in run.samples), run.steady, run.others) for run in before]
-    known += [Trial.of(run.scale, 0.0, run.steady, run.others) for run in reused]
+    known = [Trial(run.scale, sum(sample.seconds for sample in run.samples), run.steady, run.others) for run in before]
+    known += [Trial(run.scale, 0.0, run.steady, run.others) for run in reused]
     searcher = ScalingSearcher(
         runners,
         envs,

@@ -101,13 +101,13 @@ class Bench:
         """Run a trial."""
         run = self._next(scale)
         self._taken[scale] += 1
-        trial = Trial.of(scale, run.seconds(window), run.steady(window))
+        trial = Trial(scale, run.seconds(window), run.steady(window))
         self.trials.append(trial)
         return trial
 
     def score(self, scale: Scale, window: tuple[int, int] = FULL) -> float:
         """Return what a searcher that takes one number is told of the next trial: speed, once it meets the goal."""
-        sps = {SINGLE: self.trials[0].sps, scale: self._next(scale).sps(window)}
+        sps = {SINGLE: self.trials[0].steady.sps, scale: self._next(scale).sps(window)}
         return math.log(sps[scale]) - 100 * shortfall(sps, scale, self.goal)
 
     def _next(self, scale: Scale) -> Run:
@@ -122,7 +122,7 @@ class Bench:
 
     def best_measured(self) -> Scale:
         """Return what the figures alone say."""
-        return best({trial.scale: trial.sps for trial in self.trials}, self.goal)
+        return best({trial.scale: trial.steady.sps for trial in self.trials}, self.goal)
 
 
 def shortfall(sps: Mapping[Scale, float], scale: Scale, goal: Goal) -> float:
