@@ -31,7 +31,7 @@ from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
 
-# 1 % short of a threshold weighs as much as 6 % of speed; below an expected gain of 0.3 % another trial isn't worth it.
+# To fall short of a threshold outweighs any speed, as in `recommend`; below an expected gain of 0.3 % another trial isn't worth it.
 _SHORTFALL_COSTS: Final = 100.0
 _LEAST_GAIN: Final = 0.003
 # 2 % of speed are no reason to hold more CPUs: half-width of the intervals [%] of which two tell that difference apart.
@@ -85,7 +85,7 @@ class Search:
     envs: tuple[int, ...]
     goal: Goal
     cores: float = NAN
-    budget: float = 0.3
+    budget: float = 1.0
     repetitions: int = 3
 
     def __post_init__(self) -> None:
@@ -120,12 +120,13 @@ class Search:
         allowed = [
             i for i, scale in enumerate(scales) if times[scale] < self.repetitions and scale not in unwanted and costs[i] <= left
         ]
-        # What tells the law comes first; and where there is none, anything new.
-        new = [i for i in allowed if scales[i] not in known and (scales[i] in self._corners or math.isnan(means[i]))]
+        # What tells the law comes first; and where that was not enough for one, anything new.
+        lawless = not running and math.isnan(moves.max())
+        new = [i for i in allowed if scales[i] not in known and (scales[i] in self._corners or lawless)]
         if new:
             return scales[max(new, key=lambda i: (scales[i] in self._corners, scales[i].parallelism))]
         measured = np.array([scale in known for scale in scales])
-        gains = np.array([self._gain(i, means, moves[i], measured) for i in allowed])
+        gains = np.nan_to_num([self._gain(i, means, moves[i], measured) for i in allowed])
         if not gains.max(initial=0.0) > _LEAST_GAIN:
             return None
         return scales[allowed[int(np.argmax(gains / costs[allowed]))]]

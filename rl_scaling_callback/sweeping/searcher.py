@@ -23,8 +23,6 @@ from rl_scaling_callback.core.steady import DEFAULT_RULE, Steady, SteadyRule
 from rl_scaling_callback.sweeping.search import Search, Trial
 from rl_scaling_callback.sweeping.windows import Windows
 
-_LARGEST_SHARE: Final = 0.3
-_FEWEST: Final = 8
 _OTHERS: Final = "cores/others"
 
 
@@ -79,9 +77,7 @@ class ScalingSearcher(Searcher):
     ) -> None:
         super().__init__()
         goal = goal if isinstance(goal, Goal) else Goal.of(goal)
-        # A small grid is measured as a whole: a share of it is hardly more than the corners, from which a search starts.
-        budget = max(_LARGEST_SHARE, _FEWEST / (len(runners) * len(envs)))
-        self.search = Search(tuple(runners), tuple(envs), goal, cores, budget)
+        self.search = Search(tuple(runners), tuple(envs), goal, cores)
         self.trials = list(trials)
         self._budget_s = budget_s
         self._max_trials = max_trials
