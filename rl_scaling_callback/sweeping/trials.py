@@ -106,8 +106,8 @@ def sweep_by_trials(
     before = _measured_before(folder, workload_of(config, room.host), rule) if resume else []
     reused = _reused(config, room.host, reuse, rule, {run.name for run in before})
     # What a trial cost besides its iterations is not recorded. What was measured elsewhere costs this sweep nothing.
-    known = [Trial.of(run.scale, sum(sample.seconds for sample in run.samples), run.steady, run.others) for run in before]
-    known += [Trial.of(run.scale, 0.0, run.steady, run.others) for run in reused]
+    known = [Trial(run.scale, sum(sample.seconds for sample in run.samples), run.steady, run.others) for run in before]
+    known += [Trial(run.scale, 0.0, run.steady, run.others) for run in reused]
     searcher = ScalingSearcher(
         runners,
         envs,
