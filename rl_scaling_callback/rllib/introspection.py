@@ -243,7 +243,8 @@ def watch_reports(
         AttributeError: the Algorithm has no such metrics.
     """
     metrics: Any = algorithm.metrics
-    aggregate = metrics.aggregate
+    merging = "aggregate" if hasattr(metrics, "aggregate") else "merge_and_log_n_dicts"  # its name in Ray 2.45
+    aggregate = getattr(metrics, merging)
 
     def aggregate_without_reports(stats_dicts: Any, *args: Any, **kwargs: Any) -> Any:
         stats_dicts = list(stats_dicts)
@@ -258,7 +259,7 @@ def watch_reports(
                 take(reports)
         return aggregate(stats_dicts, *args, **kwargs)
 
-    metrics.aggregate = aggregate_without_reports
+    setattr(metrics, merging, aggregate_without_reports)
 
 
 def watch_phases(algorithm: Algorithm, clock: PhaseClock) -> bool:
