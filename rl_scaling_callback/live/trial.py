@@ -39,6 +39,9 @@ class BaselineSource(Protocol):
     def update(self, steady: Steady) -> None:
         """Look for a baseline, or publish one."""
 
+    def end(self) -> None:
+        """Say so where there was none to the end."""
+
     def compare_with(self, steady: Steady, env_steps: float) -> tuple[float, float]:
         """Return the SPS per unit of parallelism to compare with, and `comparable`."""
 
@@ -89,6 +92,10 @@ class Trial:
         self._overlaps = rllib.is_asynchronous(config)
         self._env_steps = 0.0
         self._lifetime = NAN
+
+    def end(self) -> None:
+        """Say what was missing to the end."""
+        self._source.end()
 
     def measure(
         self,

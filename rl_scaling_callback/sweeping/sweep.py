@@ -179,11 +179,11 @@ def _reused(
         ExperimentError: a place can't be read.
         ValueError: one holds nothing of this workload.
     """
-    workload = workload_of(config, host)
-    runs = runs_of(workload, places, rule)
+    sought = workload_of(config, host)
+    runs = runs_of(sought, places, rule)
     own = own_options(config)
     if "baseline_dir" in own:
-        named = Workload({"name": own["workload"]}, vouched=True) if own.get("workload") else workload
+        named = Workload({"name": own["workload"]}, vouched=True) if own.get("workload") else sought.exact
         runs += lasting_runs(named, own["baseline_dir"])
     return [run for name, run in {run.name: run for run in runs}.items() if name not in measured]
 
