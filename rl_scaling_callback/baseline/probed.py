@@ -165,6 +165,9 @@ class ProbedBaseline:
                 "Speedups are against the probes. Has the env changed, or is the machine slower or busier than it was?",
             )
 
+    def end(self) -> None:
+        """Nothing is missing."""
+
     def compare_with(self, steady: Steady, env_steps: float, spent: Spent) -> tuple[float, float]:
         """Return the reference's SPS per unit of its parallelism, and `comparable`.
 

@@ -125,7 +125,7 @@ def test_resumed_with_another_workload_it_is_refused(swept):
     other = ppo().training(train_batch_size_per_learner=10, minibatch_size=10)
     with pytest.raises(ValueError, match=r"holds a sweep of another workload: .*train_batch_size: 10 here, 20 there"):
         run(swept[0], other, runners=[1], envs=[1], resume=True)
-    elsewhere = workload_of(ppo(), Host("elsewhere", "another CPU", 64))
+    elsewhere = workload_of(ppo(), Host("elsewhere", "another CPU", 64)).logged
     with pytest.raises(ValueError, match=r"cores: 64 here, .*cpu: \"another CPU\" here"):
         _measured_before(str(swept[0] / "scaling_sweep"), elsewhere, QUICK)
 
