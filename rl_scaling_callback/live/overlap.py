@@ -33,6 +33,7 @@ from rl_scaling_callback.live.rounds import RunnersWork
 from rl_scaling_callback.rllib import RunnerReport
 
 _OUTSIDE_KEPT = 4
+_CLOCKS_DIFFER_S = 60.0
 
 
 @dataclass(slots=True)
@@ -90,7 +91,8 @@ class OverlappingRunners:
         self._outside.extend(segment for segment in cycle.segments if segment.phase == OUTSIDE)
         now = cycle.segments[-1].end if cycle.segments else 0.0
         for name, report in reports:
-            if not report.began <= report.ended:
+            # Two samples that were reported as one have no times of their own: theirs were added up.
+            if not report.began <= report.ended <= now + _CLOCKS_DIFFER_S:
                 continue
             runner = self._runners.get(name)
             if runner is None:

@@ -17,6 +17,7 @@ class CostlyEnv(gym.Env):
         burn_s: CPU time that each step burns.
         core: the one core that the env runner may use.
         pickle_s: sleep of each sample's way out of the env runner.
+        quiet_s: time that lies between two samples at least.
     """
 
     def __init__(self, config):
@@ -27,6 +28,7 @@ class CostlyEnv(gym.Env):
             self._step_s += config["slow_step_s"]
         self._burn_s = config.get("burn_s", 0.0)
         self._pickle_s = config.get("pickle_s", 0.0)
+        SlowToPickle.quiet_s = config.get("quiet_s", 0.2)
         if "core" in config and config.worker_index > 0:
             os.sched_setaffinity(0, {config["core"]})
 

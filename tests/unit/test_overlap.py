@@ -130,6 +130,7 @@ def test_an_env_runner_that_does_not_report_is_none_that_waits():
 def test_without_times_nothing_is_known():
     driver = Driver(1)
     driver.runners.add([("1", RunnerReport(1.0))])
+    driver.runners.add([("1", RunnerReport(2.0, began=201.0, ended=203.0))])
     assert driver.runners.read().phases is None
 
 
