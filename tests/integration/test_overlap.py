@@ -18,7 +18,7 @@ from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.rllib.algorithms.impala.torch.impala_torch_learner import IMPALATorchLearner
 
 CLUSTER_CPUS = 4
-FRAGMENT, STEP_S, UPDATE_S = 20, 0.01, 0.4
+FRAGMENT, STEP_S, UPDATE_S = 10, 0.01, 0.4
 
 pytestmark = [pytest.mark.alone, pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 
@@ -42,7 +42,7 @@ class SlowAPPO(Slow, APPOTorchLearner):
 LEARNERS = {IMPALAConfig: SlowIMPALA, APPOConfig: SlowAPPO}
 
 
-def train(place, *, kind=IMPALAConfig, runners=1, envs=1, learners=0, update_s=0.0, iterations=5, **costs):
+def train(place, *, kind=IMPALAConfig, runners=1, envs=1, learners=0, update_s=0.0, iterations=4, **costs):
     """Train on an env whose steps take 10 ms. What else it costs is no fact of the workload: baselines without it compare."""
     measure = partial(
         ScalingCallback, baseline_dir=str(place), workload="known", warmup_iterations=1, min_iterations=2, max_iterations=2
@@ -53,7 +53,7 @@ def train(place, *, kind=IMPALAConfig, runners=1, envs=1, learners=0, update_s=0
         .env_runners(num_env_runners=runners, num_cpus_per_env_runner=0.5, rollout_fragment_length=FRAGMENT)
         .training(train_batch_size_per_learner=FRAGMENT, learner_class=LEARNERS[kind], learner_config_dict={"update_s": update_s})
         .learners(num_learners=learners, num_cpus_per_learner=0.5)
-        .reporting(min_time_s_per_iteration=2)
+        .reporting(min_time_s_per_iteration=3)
         .rl_module(model_config={"fcnet_hiddens": [8]})
         .callbacks(measure)
     )
@@ -89,9 +89,8 @@ def lost(results):
 def check(results, cause, known):
     """The cost lies under its own cause: the known percent points within a tenth, and nothing much elsewhere."""
     found = lost(results)
-    print({name: round(points, 1) for name, points in found.items()}, results[-1]["scaling"]["diagnosis"])
-    assert found[cause] == pytest.approx(known, rel=0.1)
-    assert max(abs(points) for name, points in found.items() if name not in ("total", cause)) < 7
+    assert found[cause] == pytest.approx(known, rel=0.1), found
+    assert max(abs(points) for name, points in found.items() if name not in ("total", cause)) < 7, found
 
 
 def learner(results):
@@ -115,7 +114,7 @@ def test_slow_env_runners_scale_and_the_learner_waits(plain):
 @pytest.mark.parametrize("kind", [IMPALAConfig, APPOConfig])
 def test_fast_env_runners_wait_for_a_slow_learner(plain, kind):
     results = train(plain, kind=kind, runners=3, update_s=UPDATE_S)
-    # An update is due for each fragment, whoever samples it: of 3 x 0.4 s, one env runner needs 0.2 s to sample it.
+    # An update is due for each fragment, whoever samples it: of 3 x 0.4 s, one env runner needs 0.1 s to sample it.
     check(results, "learn", 100 * (1 - FRAGMENT * STEP_S / (3 * UPDATE_S)))
     busy, _, _ = learner(results)
     assert busy > 0.9
