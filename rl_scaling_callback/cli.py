@@ -207,7 +207,7 @@ def _counts(_context: click.Context, _option: click.Parameter, text: str) -> lis
 @click.option(
     "--num-cpus",
     type=click.IntRange(min=1),
-    help="CPUs that Ray believes in where it is started here; a trial takes 1 + its env runners. [default: cores + 1]",
+    help="Logical CPUs of a cluster that is started here; a trial takes 1 + its env runners. [default: cores + 1]",
 )
 @click.option(
     "--write",

@@ -134,7 +134,7 @@ def test_the_goal_that_was_asked_for_comes_first(report):
 def test_a_narrow_terminal_says_which_columns_it_goes_without(report):
     assert "Not shown" not in printed(report, 200)
     narrow = printed(report, 60)
-    assert "Not shown for want of width: time, loss, per core, SPS per CPU, where it goes" in " ".join(narrow.split())
+    assert "Columns left out to fit the terminal: time, loss, per core, SPS per CPU, where it goes" in " ".join(narrow.split())
     assert max(map(len, narrow.split("Recommendation")[0].splitlines())) <= 80
     assert re.search(r"4r×1e +4 +3,732 +2\.71 +67\.7 +good", narrow)
 
