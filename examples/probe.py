@@ -1,0 +1,22 @@
+"""One trial, one line: speedup and efficiency from the first iteration, without a reference trial. About 20 s."""
+
+from functools import partial
+
+from ray.rllib.algorithms.ppo import PPOConfig
+
+from rl_scaling_callback import ScalingCallback
+
+config = (
+    PPOConfig()
+    .environment("CartPole-v1")
+    .env_runners(num_env_runners=2, num_envs_per_env_runner=4)
+    .callbacks(partial(ScalingCallback, probe=True))
+)
+
+if __name__ == "__main__":
+    algorithm = config.build_algo()
+    for _ in range(5):
+        scaling = algorithm.train()["scaling"]
+        print(f"{scaling['sps']:,.0f} steps/s, {scaling['speedup']:.2f}×, efficiency {scaling['efficiency']:.0f} %")
+    print(scaling["diagnosis"])
+    algorithm.stop()

@@ -1,0 +1,96 @@
+"""`ScalingCallback(probe=True)` in real training, and sweeps by probes."""
+
+import logging
+import math
+from functools import partial
+
+import pytest
+
+pytest.importorskip("ray")
+
+from envs import CostlyEnv
+from tuning import costly, train
+
+from rl_scaling_callback import Goal, ScalingCallback, sweep
+from rl_scaling_callback.core.attribution import CAUSES
+from rl_scaling_callback.core.scale import Scale
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+probing = partial(ScalingCallback, probe=True)
+
+
+class OnlyOne(CostlyEnv):
+    """An env of which a process can hold one only, as with a licence or a port."""
+
+    held = False
+
+    def __init__(self, config=None):
+        if OnlyOne.held:
+            raise RuntimeError("the port is taken")
+        OnlyOne.held = True
+        super().__init__(config)
+
+
+def test_a_trial_measures_its_own_baseline_and_splits_its_losses(caplog):
+    # 10 ms a step: 80 steps take 0.8 s at 1r×1e, 0.4 s with two env runners.
+    config = costly(batch=80, step_s=0.01).env_runners(num_env_runners=2, num_envs_per_env_runner=2).callbacks(probing)
+    with caplog.at_level(logging.WARNING, "rl_scaling_callback"):
+        results = [result["scaling"] for result in train(config, 5)]
+    for scaling in results:
+        assert scaling["baseline"]["source"] == "probe"
+        assert 0 < scaling["baseline"]["error"] < 60
+        assert scaling["speedup"] == pytest.approx(scaling["sps"] / scaling["baseline_sps"])
+        assert scaling["account"]["estimated"] == 0
+        lost = sum(scaling["loss"][cause] for cause in CAUSES)
+        assert lost == pytest.approx(scaling["loss"]["total"], abs=1e-9)
+    assert results[0]["time"]["probe"] > 0
+    assert sum(each["time"]["probe"] for each in results[1:]) == 0
+    last = results[-1]
+    assert last["steady"]["speedup"] == pytest.approx(2.0, rel=0.25)
+    # Two envs that step one after another in each of two runners that don't slow each other down.
+    assert last["loss"]["serial_stepping"] == pytest.approx(50, abs=12)
+    assert [record.message for record in caplog.records if record.name == "rl_scaling_callback"] == []
+
+
+def test_an_env_that_a_process_can_hold_once_is_said_and_training_goes_on(caplog):
+    config = costly(OnlyOne, batch=20, step_s=0.001).env_runners(num_env_runners=1).callbacks(probing)
+    with caplog.at_level(logging.WARNING, "rl_scaling_callback"):
+        *_, last = train(config, 2)
+    assert last["scaling"]["sps"] > 0
+    assert math.isnan(last["scaling"]["baseline_sps"])
+    ours = [record.message for record in caplog.records if record.name == "rl_scaling_callback"]
+    assert ["the port is taken" in message for message in ours] == [True]
+
+
+def test_a_sweep_by_probes_ends_with_a_config(tmp_path):
+    said, shown, standings = [], [], []
+    report = sweep(
+        costly(batch=40, step_s=0.01),
+        Goal("fast"),
+        runners=[1, 2],
+        envs=[1, 2],
+        budget_minutes=0.2,
+        storage_path=tmp_path,
+        say=said.append,
+        show=shown.append,
+        progress=standings.append,
+    )
+    assert report.config.num_env_runners == 2
+    assert shown
+    assert {row.scale for row in standings[-1].rows} == {Scale(1, 1), Scale(1, 2), Scale(2, 1), Scale(2, 2)}
+    speedups = {each.scale: each.speedup for each in report.studies[0].configurations}
+    assert speedups[Scale(2, 1)] == pytest.approx(2.0, rel=0.2)
+    assert speedups[Scale(1, 2)] == pytest.approx(1.0, rel=0.2)
+    assert (tmp_path / "scaling_sweep" / "scaling_report.html").stat().st_size > 10_000
+    assert "<iframe" in report._repr_html_()
+
+
+def test_a_config_that_cannot_be_probed_gets_trials_unless_probes_are_asked_for(tmp_path):
+    old = costly(batch=40).api_stack(enable_rl_module_and_learner=False, enable_env_runner_and_connector_v2=False)
+    with pytest.raises(RuntimeError, match="old API stack"):
+        sweep(old, runners=[1], envs=[1], engine="probes", storage_path=tmp_path)
+    with pytest.raises(ValueError, match="engine is 'probe'; allowed are auto, probes, trials"):
+        sweep(old, engine="probe", storage_path=tmp_path)
+    with pytest.raises(ValueError, match="envs is 0; allowed are whole numbers from 1 up"):
+        sweep(old, envs=[0], storage_path=tmp_path)
