@@ -24,6 +24,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import ray
+import torch
 from ray import tune
 from ray.rllib.algorithms.dqn import DQNConfig
 from ray.rllib.algorithms.ppo import PPOConfig
@@ -257,6 +258,7 @@ def main() -> None:
     parser.add_argument("--raw", type=Path, help="write what was measured as JSON")
     options = parser.parse_args()
     os.environ["PYTHONWARNINGS"] = "ignore"
+    torch.set_num_threads(1)  # as Ray does in a trial of Tune
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     tune.register_env("slow", SlowStep)
     print(
