@@ -257,7 +257,7 @@ def main() -> None:
     parser.add_argument("--trials", action="store_true", help="compare with trials of 1r×1e")
     parser.add_argument("--raw", type=Path, help="write what was measured as JSON")
     options = parser.parse_args()
-    os.environ["PYTHONWARNINGS"] = "ignore"
+    os.environ.update(PYTHONWARNINGS="ignore", RAY_worker_niceness="0")
     torch.set_num_threads(1)  # as Ray does in a trial of Tune
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     tune.register_env("slow", SlowStep)
