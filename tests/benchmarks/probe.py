@@ -24,6 +24,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import ray
+import torch
 from ray import tune
 from ray.rllib.algorithms.dqn import DQNConfig
 from ray.rllib.algorithms.ppo import PPOConfig
@@ -65,10 +66,7 @@ def config_of(algo: str, env: str, batch: int, scale: Scale) -> Any:
     if algo == "ppo":
         config = PPOConfig().training(train_batch_size_per_learner=batch, minibatch_size=min(batch, 512), num_epochs=4)
     else:
-        # A prioritised buffer draws and rejects the ends of episodes that never go on, which episodes of 12 scales make many of.
-        buffer = {"type": "EpisodeReplayBuffer", "capacity": 20_000}
-        config = (DQNConfig if algo == "dqn" else SACConfig)()
-        config.training(num_steps_sampled_before_learning_starts=256, replay_buffer_config=buffer)
+        config = (DQNConfig if algo == "dqn" else SACConfig)().training(num_steps_sampled_before_learning_starts=256)
         config.reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=batch)
     return (
         config.environment(env)
@@ -256,7 +254,8 @@ def main() -> None:
     parser.add_argument("--trials", action="store_true", help="compare with trials of 1r×1e")
     parser.add_argument("--raw", type=Path, help="write what was measured as JSON")
     options = parser.parse_args()
-    os.environ["PYTHONWARNINGS"] = "ignore"
+    os.environ.update(PYTHONWARNINGS="ignore", RAY_worker_niceness="0")
+    torch.set_num_threads(1)  # as Ray does in a trial of Tune
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     tune.register_env("slow", SlowStep)
     print(

@@ -98,7 +98,7 @@ class Seen(RLlibCallback):
             file.write(f"{episode.get_return()!r}\n")
 
 
-def train(config, folder, scales, iterations=3):
+def train(config, folder, scales, iterations=2):
     """Train, with a round of probes of `scales` after each iteration; return all that training leaves."""
     folder.mkdir()
     algorithm = config.callbacks(functools.partial(Seen, folder)).build_algo()
