@@ -57,7 +57,8 @@ class ScalingCallback(RLlibCallback):
     what it can't know is NaN, with one warning.
 
     Args:
-        baseline_dir: directory or URI (`s3://…`) where baselines outlive the experiment. Default: the experiment's folder.
+        baseline_dir: directory or URI (`s3://…`) where baselines outlive the experiment; a relative one begins where the program
+            was started. Default: the experiment's folder, where a baseline serves the one run that measured it.
         baseline_sps: SPS of the reference [steps/s], given instead of measured.
         reference: scale of the reference, such as `"1r1e"` or `"4r×2e"`.
         workload: a name for what is being compared. Trials of the same name are comparable on your word; by default config
@@ -72,8 +73,22 @@ class ScalingCallback(RLlibCallback):
         max_seconds: measured time after which the baseline is published, precise or not.
 
     Raises:
-        ValueError: a value that is not allowed, or a `baseline_dir` that can't be reached.
+        ValueError: a value that is not allowed. A `baseline_dir` that can't be reached is found out when the Algorithm is made:
+            the env runners, which have no use for it, make callbacks too.
     """
+
+    # A subclass that does not call super().__init__() has the defaults.
+    _options = Options.of(baseline_dir=None, baseline_sps=None, reference="1r1e", workload=None, probe=False, steady=DEFAULT_RULE)
+    _warned: frozenset[str] = frozenset()
+    _trial: Trial | None = None
+    _phases: PhaseClock | None = None
+    _phases_are_timed = False
+    _clocks_evaluation = False
+    _runners: Rounds | OverlappingRunners = Rounds()
+    _learners: Learners | None = None
+    _sampling: SamplingClock | None = None
+    _gauges: Gauges | None = None
+    _probed: ProbedBaseline | None = None
 
     def __init__(
         self,
@@ -104,24 +119,17 @@ class ScalingCallback(RLlibCallback):
                 max_seconds=max_seconds,
             ),
         )
-        # An env runner restarted while the storage is away must not fail: it has no use for baselines.
-        if baseline_dir is not None and not introspection.in_env_runner():
-            BaselineStore.at(baseline_dir)
-        self._warned: set[str] = set()
-        self._trial: Trial | None = None
-        self._phases: PhaseClock | None = None
-        self._runners: Rounds | OverlappingRunners = Rounds()
-        self._phases_are_timed = False
-        self._clocks_evaluation = False
-        self._learners: Learners | None = None
-        self._sampling: SamplingClock | None = None
-        self._gauges: Gauges | None = None
-        self._probed: ProbedBaseline | None = None
 
     def on_algorithm_init(self, *, algorithm: Algorithm, **kwargs: Any) -> None:
-        """Read what the trial is. RLlib calls it once, before the first iteration."""
+        """Read what the trial is. RLlib calls it once, before the first iteration.
+
+        Raises:
+            ValueError: `baseline_dir` can't be reached.
+        """
+        place = self._options.baseline_dir
+        lasting = None if place is None else BaselineStore.at(introspection.users_path(place))
         try:
-            self._trial = self._start(algorithm)
+            self._trial = self._start(algorithm, lasting)
         except Exception as error:
             self._give_up(error)
 
@@ -182,12 +190,19 @@ class ScalingCallback(RLlibCallback):
                 work = self._runners.read()
                 named = (phases if work.phases is None else work.phases) if self._phases_are_timed else None
                 values = self._trial.measure(result, evaluation_s, named, work, learner, self._probe())
+            elif "error" not in self._warned:
+                self._warn(
+                    "late",
+                    "a subclass's on_algorithm_init does not call super().on_algorithm_init(algorithm=algorithm, **kwargs): "
+                    "measuring begins with the second iteration.",
+                )
+                ScalingCallback.on_algorithm_init(self, algorithm=algorithm)
         except Exception as error:
             self._give_up(error)
         result[schema.ROOT] = schema.nest({}) if values is None else values
         self._show(result)
 
-    def _start(self, algorithm: Algorithm) -> Trial:
+    def _start(self, algorithm: Algorithm, lasting: BaselineStore | None) -> Trial:
         config = introspection.config_of(algorithm)
         settle = {"learn": introspection.wait_for_gpu} if rllib.uses_gpus(config) else {}
         # Where evaluation runs beside training, only what is left of it after training takes time of the iteration.
@@ -197,6 +212,7 @@ class ScalingCallback(RLlibCallback):
             self._runners = OverlappingRunners(clock, max(1, rllib.read_scale(config).num_env_runners))
         else:
             self._phases = clock = PhaseClock(rllib.TIMER_PHASES, settle, background=background)
+            self._runners = Rounds()
         if rllib.is_new_stack(config):
             watch = functools.partial(introspection.watch_reports, algorithm, self._take_reports, self._take_learner_report)
             self._attempt("env runners", watch, None)
@@ -216,17 +232,19 @@ class ScalingCallback(RLlibCallback):
         unknown = Resources(cores=NAN, cpus=NAN)
         resources = self._attempt("resources", lambda: introspection.resources_of(algorithm, hosts), unknown)
         workload = introspection.workload_of(algorithm, hosts, self._options.workload)
-        return Trial(
+        trial = Trial(
             config,
             scale=scale,
             workload=workload.id,
             resources=resources,
-            source=self._source(algorithm, workload, scale),
+            source=self._source(algorithm, workload, scale, lasting),
             rule=self._options.steady,
             is_exclusive=(lambda: NAN) if neighbourhood is None else neighbourhood.look,
             load=Load(resources.machine_cores, scale.num_env_runners),
             warn=self._warn,
         )
+        introspection.watch_end(algorithm, functools.partial(self._attempt, "end", trial.end, None))
+        return trial
 
     @contextmanager
     def _iteration(self, beside: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
@@ -251,18 +269,18 @@ class ScalingCallback(RLlibCallback):
         if self._learners is not None:
             self._learners.add(told)
 
-    def _source(self, algorithm: Algorithm, workload: Workload, scale: Scale) -> BaselineSource:
+    def _source(self, algorithm: Algorithm, workload: Workload, scale: Scale, lasting: BaselineStore | None) -> BaselineSource:
         options = self._options
         if options.baseline_sps is not None:
-            return GivenBaseline(options.baseline_sps, options.reference)
+            return GivenBaseline(options.baseline_sps, options.reference, scale, self._warn)
         config = introspection.config_of(algorithm)
         storage = introspection.storage_of(algorithm)
         if not rllib.samples_env(config):
             store = None
-        elif options.baseline_dir is not None:
-            store = BaselineStore.at(options.baseline_dir)
+        elif lasting is not None:
+            store = lasting
         elif storage is not None:
-            store = BaselineStore.of_experiment(storage)
+            store = BaselineStore.of_experiment(storage, introspection.run_of(storage))
         else:
             store = None
             if not options.probe:
@@ -282,6 +300,7 @@ class ScalingCallback(RLlibCallback):
             provenance=introspection.provenance_of(trial.rpartition("/")[2]),
             steps_vary=rllib.iterations_are_timed(config) or rllib.steps_follow_scale(config),
             warn=self._warn,
+            rule=options.steady,
         )
         return self._probe_baseline(algorithm, scale, stored) if options.probe else stored
 
@@ -328,12 +347,12 @@ class ScalingCallback(RLlibCallback):
 
     def _warn(self, topic: str, text: str) -> None:
         if topic not in self._warned:
-            self._warned.add(topic)
+            self._warned |= {topic}
             logger.warning("ScalingCallback: %s", text)
 
     def _give_up(self, error: Exception) -> None:
         if "error" not in self._warned:
-            self._warned.add("error")
+            self._warned |= {"error"}
             logger.warning(
                 "ScalingCallback: measuring failed; training goes on and result['scaling'] is NaN. Please report this: %r",
                 error,

@@ -207,7 +207,7 @@ def _counts(_context: click.Context, _option: click.Parameter, text: str) -> lis
 @click.option(
     "--num-cpus",
     type=click.IntRange(min=1),
-    help="CPUs that Ray believes in where it is started here; a trial takes 1 + its env runners. [default: cores + 1]",
+    help="Logical CPUs of a cluster that is started here; a trial takes 1 + its env runners. [default: cores + 1]",
 )
 @click.option(
     "--write",
@@ -234,8 +234,8 @@ def sweep(
     """Find the best number of env runners and envs by measuring few of them.
 
     CONFIG is FILE.py:NAME, where NAME is an AlgorithmConfig or a function that returns one. Configurations are probed inside one
-    Algorithm, in seconds; where that can't be, each gets a trial of its own, one at a time. The page lies in the experiment's folder
-    at the end. Interrupted, it reports what is known; trials go on with --resume.
+    Algorithm, in seconds; where that can't be, each gets a trial of its own, one at a time. The page lies in the experiment's
+    folder at the end. Interrupted, it reports what is known; trials go on with --resume.
     """
     try:
         from rl_scaling_callback.report.live import following

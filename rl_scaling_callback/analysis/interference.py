@@ -36,8 +36,8 @@ def undisturbed(measurements: Sequence[M]) -> list[M]:
 def worth_repeating(measurements: Sequence[M]) -> Scale | None:
     """Return a configuration that others disturbed notably more than the least disturbed one; None where there is none.
 
-    What slows all alike says little about their differences. Where repeating one brought no more peace, nothing is repeated: the
-    other program is there to stay, or it is one that the trial's own envs start.
+    What slows all trials alike says little about their differences. A configuration that was disturbed twice is not repeated again:
+    the other program is there to stay, or the trial's own envs start it.
     """
     groups = _by_scale(measurements)
     limit = _least(measurements) + NOTABLE_CORES

@@ -257,7 +257,10 @@ def _to_settle(choice: Configuration, baseline: Configuration | None, stands: Se
     """Return what would settle which thresholds are reached, and what it costs."""
     if baseline is None or not choice.variance + baseline.variance >= 0:
         return f"repeat {choice.scale} and the baseline"
-    needed = [_repeats(choice, baseline, each.reach) for each in stands if each.verdict == "undecided" and each.reach > 0]
+    reaches = [each.reach for each in stands if each.verdict == "undecided" and each.reach > 0]
+    if choice.noise.probed:
+        return _rounds(choice, reaches)
+    needed = [_repeats(choice, baseline, reach) for reach in reaches]
     known = [each for each in needed if each is not None]
     if len(known) < len(needed):
         return f"too close for {_MOST_REPEATS} repeats to settle"
@@ -266,6 +269,16 @@ def _to_settle(choice: Configuration, baseline: Configuration | None, stands: Se
     seconds = more * _ENOUGH * (choice.seconds + baseline.seconds)
     cost = f", about {seconds:.0f} s and start-up" if seconds > 0 else ""
     return f"repeat {choice.scale} and {baseline.scale} {times} each{cost}"
+
+
+def _rounds(choice: Configuration, reaches: Sequence[float]) -> str:
+    """Return how many more rounds of probes would settle it: an interval narrows with the root of their number."""
+    rounds = choice.runs[0].steady.iterations
+    half_width = math.log1p(choice.speedup_error / 100)
+    more = max(rounds * ((half_width / math.log(reach)) ** 2 - 1) if reach != 1 else math.inf for reach in reaches)
+    if more > _MOST_REPEATS * rounds:
+        return f"too close for {_MOST_REPEATS * rounds} more rounds of probes to settle"
+    return f"about {math.ceil(more)} more rounds of probes after these {rounds} would settle it"
 
 
 def _doubts(configurations: Sequence[Configuration], choice: Configuration) -> Iterator[str]:

@@ -62,8 +62,8 @@ class ProbedBaseline:
     κ is 1 where an iteration's learning depends on its env steps alone. Algorithms that learn once a sampling round, such as DQN,
     go through κ times as many rounds at the reference. Evaluation is no part of a baseline.
 
-    Where sampling overlaps learning (IMPALA, APPO), one env runner samples all the time. The throughput of the reference is then what
-    its probes sampled before training began, the only time when env runners are idle.
+    Where sampling overlaps learning (IMPALA, APPO), one env runner samples all the time. The throughput of the reference is then
+    what its probes sampled before training began, the only time when env runners are idle.
 
     Args:
         prober: measures configurations inside the trial.
@@ -164,6 +164,9 @@ class ProbedBaseline:
                 f"the lasting baseline says {there:,.0f} steps/s, probes in this trial {here:,.0f} ± {self.error:.1f} %. "
                 "Speedups are against the probes. Has the env changed, or is the machine slower or busier than it was?",
             )
+
+    def end(self) -> None:
+        """Nothing is missing."""
 
     def compare_with(self, steady: Steady, env_steps: float, spent: Spent) -> tuple[float, float]:
         """Return the reference's SPS per unit of its parallelism, and `comparable`.

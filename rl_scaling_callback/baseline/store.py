@@ -19,7 +19,7 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.storage import filesystem_of, shown
 
 EXPERIMENT_SUBDIRECTORY: Final = "scaling_baselines"
-"""Where baselines lie inside a Tune experiment's folder."""
+"""Where baselines lie inside a Tune experiment's folder, those of each run in a folder of their own."""
 
 _MOST_FILES_SEARCHED: Final = 20
 # An object store makes an object visible when it is complete; elsewhere only a rename is atomic.
@@ -62,9 +62,14 @@ class BaselineStore:
         return cls(filesystem, path)
 
     @classmethod
-    def of_experiment(cls, storage: Any) -> BaselineStore:
-        """Return the store inside a Tune experiment, from the `StorageContext` that a trial holds."""
-        return cls(storage.storage_filesystem, posixpath.join(storage.experiment_fs_path, EXPERIMENT_SUBDIRECTORY))
+    def of_experiment(cls, storage: Any, run: str) -> BaselineStore:
+        """Return the store inside a Tune experiment.
+
+        Args:
+            storage: the `StorageContext` that a trial holds.
+            run: which run of the experiment: another one of the same name may run other code.
+        """
+        return cls(storage.storage_filesystem, posixpath.join(storage.experiment_fs_path, EXPERIMENT_SUBDIRECTORY, run))
 
     def path(self, workload: Workload, reference: Scale) -> str:
         """Return the path of the file that holds a workload's baseline."""

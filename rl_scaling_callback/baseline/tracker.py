@@ -13,10 +13,10 @@ from typing import Final
 from rl_scaling_callback.baseline.model import Baseline, BaselineFileError, Workload
 from rl_scaling_callback.baseline.store import BaselineStore
 from rl_scaling_callback.core.attribution import Spent
-from rl_scaling_callback.core.comparison import same_steps
+from rl_scaling_callback.core.comparison import disagree, same_steps
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.steady import Steady
+from rl_scaling_callback.core.steady import DEFAULT_RULE, Steady, SteadyRule
 
 Warn = Callable[[str, str], None]
 """Takes a topic and a text; logs the first text of each topic."""
@@ -24,6 +24,13 @@ Warn = Callable[[str, str], None]
 _STORAGE_SHARE: Final = 0.02
 _LONGEST_SEARCH_S: Final = 2.0
 _REFINED_WHEN_LONGER_BY: Final = 2.0
+_MOST_TOLD: Final = 6
+
+_DISAGREE: Final = (
+    "this {scale} trial makes {here:,.0f} steps/s and its baseline, {source}, {there:,.0f}, at the same scale: more apart than "
+    "noise explains, and speedups of this workload are wrong by as much. Was the code or the machine another one, or did other "
+    "programs run beside one of them? {remedy}"
+)
 
 
 class Reference:
@@ -42,6 +49,7 @@ class Reference:
         provenance: what the file says of where it comes from.
         steps_vary: True where an iteration lasts a given time, so that steps per iteration are no criterion.
         warn: logs a warning once.
+        rule: when a trial counts as steady.
         clock: monotonic seconds.
     """
 
@@ -56,6 +64,7 @@ class Reference:
         provenance: Mapping[str, str],
         steps_vary: bool,
         warn: Warn,
+        rule: SteadyRule = DEFAULT_RULE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
@@ -65,6 +74,7 @@ class Reference:
         self._provenance = provenance
         self._steps_vary = steps_vary
         self._warn = warn
+        self._rule = rule
         self._clock = clock
         self._next_access = -float("inf")
         self._unpublished = False
@@ -88,7 +98,8 @@ class Reference:
             return
         if self._baseline is None:
             self._look(self._store)
-            self._say_what_is_missing(steady)
+            if self._baseline is None and steady.settled and not self._is_reference:
+                self._say_what_is_missing("this trial is steady and there is still no baseline")
         if self._is_reference:
             is_due = self._unpublished and self._clock() >= self._next_access
             if steady.settled and (is_due or self._is_worth_publishing(steady, self._baseline)):
@@ -98,6 +109,17 @@ class Reference:
                 self._publish_single(self._store, steady)
         elif self._scale.num_envs_per_env_runner > 1:
             self._look_for_single(self._store, steady)
+        if self._scale == self._reference and not self._is_reference:
+            self._check(self._store, steady)
+
+    def end(self) -> None:
+        """Say so where the trial ends without a baseline."""
+        if self._store is None or self._baseline is not None:
+            return
+        if self._is_reference:
+            self._say_what_is_missing("this trial is the reference and ended before its steady state: there is no baseline")
+        else:
+            self._say_what_is_missing("this trial ended and there was no baseline")
 
     def compare_with(self, steady: Steady, env_steps: float, spent: Spent | None = None) -> tuple[float, float]:
         """Return the baseline's SPS per unit of parallelism to compare with, NaN for none, and `comparable`.
@@ -194,20 +216,44 @@ class Reference:
             return
         self._mismatch = True
         differences, nearest = min(others, key=lambda pair: len(pair[0]))
+        further = f"; and {len(differences) - _MOST_TOLD} more" if len(differences) > _MOST_TOLD else ""
         self._warn(
             "mismatch",
             f"no baseline for this trial's workload. The nearest ({nearest.provenance.get('trial', 'of unknown origin')!r}) is not "
-            f"comparable: {'; '.join(differences)}. Speedup and efficiency stay NaN until a {self._reference} trial of the same "
-            "workload has reached its steady state; workload='name' overrides what counts as the same.",
+            f"comparable: {'; '.join(differences[:_MOST_TOLD])}{further}. Speedup and efficiency stay NaN until a "
+            f"{self._reference} trial of the same workload has reached its steady state; "
+            "workload='name' overrides what counts as the same.",
         )
 
-    def _say_what_is_missing(self, steady: Steady) -> None:
-        if self._baseline is None and steady.settled and not self._is_reference and not self._mismatch:
-            self._warn(
-                "missing",
-                f"this trial is steady and there is still no baseline: speedup stays NaN until a {self._reference} trial of its "
-                "workload has run long enough (10 iterations by default). Is there one in the experiment?",
-            )
+    def _say_what_is_missing(self, finding: str) -> None:
+        if self._mismatch:
+            return  # that has been said
+        rule = self._rule
+        fewest = rule.warmup_iterations + rule.min_iterations
+        self._warn(
+            "missing",
+            f"{finding}. Speedup and efficiency stay NaN until a {self._reference} trial of this workload has run for {fewest} to "
+            f"{rule.warmup_iterations + rule.max_iterations} iterations: put one into the experiment, first in order. Or pass "
+            "probe=True, which needs none, baseline_dir=… (where such a trial ran before) or baseline_sps=…, for instance with "
+            "functools.partial.",
+        )
+
+    def _check(self, store: BaselineStore, steady: Steady) -> None:
+        """Say so where a later trial at the reference scale disagrees with the baseline that it found."""
+        found = self._baseline
+        if found is None or not steady.settled or not disagree(steady, found.steady):
+            return
+        told = found.provenance
+        self._warn(
+            "disagree",
+            _DISAGREE.format(
+                scale=self._scale,
+                here=steady.sps,
+                there=found.sps,
+                source=f"of trial {told.get('trial', found.owner)!r}, {told.get('time', 'time unknown')}",
+                remedy=f"Where it is out of date, delete {store.path(self._workload, self._reference)} and run again.",
+            ),
+        )
 
     @staticmethod
     def _is_worth_publishing(steady: Steady, held: Baseline | None) -> bool:
@@ -288,18 +334,39 @@ class Reference:
 
 
 class GivenBaseline:
-    """A baseline that the user gave as a number, on the user's word."""
+    """A baseline that the user gave as a number, on the user's word.
+
+    Args:
+        sps: the number [steps/s].
+        reference: the scale that it was measured at.
+        scale: the trial's scale.
+        warn: logs a warning once.
+    """
 
     source: Final = "given"
     is_baseline: Final = 0.0
     error: Final = NAN
     age: Final = NAN
 
-    def __init__(self, sps: float, reference: Scale) -> None:
+    def __init__(self, sps: float, reference: Scale, scale: Scale, warn: Warn) -> None:
+        self._sps = sps
         self._unit_sps = sps / reference.parallelism
+        self._reference = reference
+        self._scale = scale
+        self._warn = warn
 
     def update(self, steady: Steady) -> None:
-        """Nothing to look for."""
+        """Nothing to look for; a trial at the reference scale is checked against the number."""
+        given = Steady(self._sps, NAN, 0, NAN, NAN, converged=False, settled=False)
+        if self._scale == self._reference and steady.settled and disagree(steady, given):
+            remedy = "Measure it anew, and pass that number."
+            self._warn(
+                "disagree",
+                _DISAGREE.format(scale=self._scale, here=steady.sps, there=self._sps, source="a given number", remedy=remedy),
+            )
+
+    def end(self) -> None:
+        """Nothing is missing."""
 
     def compare_with(self, steady: Steady, env_steps: float, spent: Spent | None = None) -> tuple[float, float]:
         """Return the given SPS per unit of parallelism, and `comparable`."""

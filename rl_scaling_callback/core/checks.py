@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral, Real
 
 
 def _fail(name: str, value: object, allowed: str) -> None:
@@ -11,13 +12,13 @@ def _fail(name: str, value: object, allowed: str) -> None:
 
 def at_least(name: str, value: object, lowest: int) -> None:
     """Raise `ValueError` unless `value` is a whole number from `lowest` up."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < lowest:
         _fail(name, value, f"whole numbers from {lowest} up")
 
 
 def positive(name: str, value: object) -> None:
     """Raise `ValueError` unless `value` is a finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or value <= 0:
         _fail(name, value, "finite numbers above 0")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +20,21 @@ def same_steps(here: float, there: float) -> bool:
     RLlib rounds fragments up, so that configurations differ by a few percent; 10 % is the most that is allowed.
     """
     return abs(formulas.ratio(here, there) - 1) <= _LARGEST_STEP_DIFFERENCE
+
+
+_RUNS_DIFFER_BY: Final = 1.25
+"""Two runs of one configuration on a shared machine differed by more than 13 % in a quarter of cases: by less than this in 95 %."""
+
+
+def disagree(here: Steady, there: Steady) -> bool:
+    """Return whether two runs of one configuration differ by more than noise explains.
+
+    Noise is what runs of one configuration differ by on a shared machine, and the 95 % interval of each, in quadrature on a log
+    scale.
+    """
+    noise = [math.log(_RUNS_DIFFER_BY), *(math.log1p(each.error / 100) for each in (here, there) if each.error == each.error)]
+    ratio = formulas.ratio(here.sps, there.sps)
+    return ratio > 0 and abs(math.log(ratio)) > math.hypot(*noise)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ class Options:
     def __post_init__(self) -> None:
         if self.baseline_sps is not None:
             positive("baseline_sps", self.baseline_sps)
+            object.__setattr__(self, "baseline_sps", float(self.baseline_sps))
             if self.baseline_dir is not None:
                 raise ValueError(
                     f"baseline_sps is {self.baseline_sps!r} and baseline_dir is {self.baseline_dir!r}; allowed is one of the two"
@@ -63,7 +64,7 @@ class Options:
         Raises:
             ValueError: a value that is not allowed.
         """
-        if baseline_dir is not None and not isinstance(baseline_dir, (str, Path)):
+        if baseline_dir is not None and not (isinstance(baseline_dir, (str, Path)) and str(baseline_dir).strip()):
             raise ValueError(f"baseline_dir is {baseline_dir!r}; allowed are a directory or a URI as text, or a Path")
         if not isinstance(reference, Scale):
             try:

@@ -47,6 +47,9 @@ class BaselineSource(Protocol):
     def update(self, steady: Steady) -> None:
         """Look for a baseline, or publish one."""
 
+    def end(self) -> None:
+        """Say so where there was none to the end."""
+
     def compare_with(self, steady: Steady, env_steps: float, spent: Spent) -> tuple[float, float]:
         """Return the SPS per unit of parallelism to compare with, and `comparable`."""
 
@@ -108,6 +111,10 @@ class Trial:
     def note_failure(self) -> None:
         """Note that an iteration has failed: RLlib counts the env steps that it sampled until then in the next one's result."""
         self._iteration_failed = True
+
+    def end(self) -> None:
+        """Say what was missing to the end."""
+        self._source.end()
 
     def measure(
         self,

@@ -77,4 +77,4 @@ def _print_table(study: StudyReport, console: Console) -> None:
     console.print(table(study, columns))
     if columns != COLUMNS:
         without = ", ".join(column.header for column in COLUMNS if column not in columns)
-        console.print(Text(f"Not shown for want of width: {without}\n"))
+        console.print(Text(f"Columns left out to fit the terminal: {without}\n"))

@@ -131,9 +131,9 @@ def ranking_text(study: StudyReport) -> str:
 def law_lines(study: StudyReport) -> Iterator[str]:
     """Yield what the laws say: the chosen one with its error, the others, the axes, and where scaling ends."""
     laws = study.laws
-    if laws.chosen is None:
+    if not laws.fits:
         yield f"No law was fitted to {len(study.configurations)} configuration(s)."
-    else:
+    elif laws.chosen is not None:
         parameters = ", ".join(f"{name} = {value:.3g}" for name, value in laws.chosen.parameters.items())
         yield f"Chosen law {laws.chosen.name}: {laws.chosen.formula}, with {parameters}."
         yield (
@@ -142,7 +142,7 @@ def law_lines(study: StudyReport) -> Iterator[str]:
         )
     others = [f"{fit.name} ({number(fit.mean_error, 1, ' %')})" for fit in laws.fits if fit is not laws.chosen]
     if others:
-        yield f"Other laws, with their mean leave-one-out error: {', '.join(others)}."
+        yield f"{'Other laws' if laws.chosen else 'Laws'}, with their mean leave-one-out error: {', '.join(others)}."
     for axis in laws.axes:
         limit = f"a limit of {number(axis.limit, 1, '×')}" if axis.limit > 0 else "no limit"
         yield f"Amdahl along {axis.name} alone: serial fraction {number(axis.serial_fraction, 3)}, {limit}."
@@ -178,7 +178,7 @@ def notes(study: StudyReport) -> Iterator[str]:
             "± is where a figure would fall if it was measured again, with as many runs: in 95 % of cases between figure / (1 + ±) "
             "and figure × (1 + ±). It has the noise of the iterations and of the runs, and for a speedup that of the baseline's."
         )
-        yield f"{_differ(noise)} (standard deviation)."
+        yield _differ(noise)
     pace = study.study.pace
     if pace is not None:
         yield (
@@ -203,13 +203,13 @@ def notes(study: StudyReport) -> Iterator[str]:
 
 def _differ(noise: Noise) -> str:
     if noise.probed:
-        return "Errors of speedups come from rounds of probes"
-    percent = 100 * math.sqrt(noise.factor) * USUAL_DEVIATION
+        return "Errors of speedups come from rounds of probes."
+    percent = f"{100 * math.sqrt(noise.factor) * USUAL_DEVIATION:.0f} % (standard deviation)"
     if noise.from_repeats:
-        return f"By the repeated runs, those of one configuration differ by {percent:.0f} % beside the noise of their iterations"
+        return f"By the repeated runs, those of one configuration differ by {percent} beside the noise of their iterations."
     return (
-        f"No configuration was repeated: runs are taken to differ by {percent:.0f} % beside the noise of their iterations, as is "
-        "usual on shared machines. Repeated runs tell what it is here"
+        f"No configuration was repeated: runs are taken to differ by {percent} beside the noise of their iterations, as is usual "
+        "on shared machines. Repeated runs tell what it is here."
     )
 
 

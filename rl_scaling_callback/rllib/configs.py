@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any, Final
 
 from rl_scaling_callback.core.formulas import NAN, ratio
@@ -19,9 +20,9 @@ def read_scale(config: Mapping[str, Any]) -> Scale:
         ValueError: the config does not say it.
     """
     runners, envs = config.get("num_env_runners"), config.get("num_envs_per_env_runner")
-    if not isinstance(runners, int) or not isinstance(envs, int):
+    if not isinstance(runners, Integral) or not isinstance(envs, Integral):
         raise ValueError(f"num_env_runners is {runners!r} and num_envs_per_env_runner is {envs!r}; allowed are whole numbers")
-    return Scale(runners, envs)
+    return Scale(runners, envs)  # type: ignore[arg-type]  # NumPy's integers too
 
 
 def samples_env(config: Mapping[str, Any]) -> bool:

@@ -1,8 +1,8 @@
 """Code by its content: a label that is the same in every process that runs the same code, and another one where the code differs.
 
-The label of a function or class is its name and a hash of what it does: bytecode, constants, defaults, closure values, and the code and
-plain values that it refers to. Names of variables, line numbers, comments and docstrings of functions don't count. Code of installed
-packages goes by name and version. What can't be looked into goes by its name.
+The label of a function or class is its name and a hash of what it does: bytecode, constants, defaults, closure values, and the
+code and plain values that it refers to. Names of variables, line numbers, comments and docstrings of functions don't count. Code of
+installed packages goes by name and version. What can't be looked into goes by its name.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import sys
 import types
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib.machinery import ModuleSpec, PathFinder
 from inspect import CO_OPTIMIZED
 from typing import Any, Final
@@ -216,10 +217,8 @@ def _of_reference(value: Any, describe: Describe, users: tuple[types.CodeType, .
 
 def _cells(function: types.FunctionType) -> Iterator[Any]:
     for cell in function.__closure__ or ():
-        try:
+        with suppress(ValueError):  # one that is not filled yet
             yield cell.cell_contents
-        except ValueError:  # not filled yet
-            yield None
 
 
 def _codes(code: types.CodeType) -> tuple[types.CodeType, ...]:

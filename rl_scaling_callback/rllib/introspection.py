@@ -12,6 +12,7 @@ import sys
 import weakref
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import ray
@@ -111,7 +112,7 @@ def _model_defaults(config: Any) -> dict[str, Any]:
     with suppress(ImportError, AttributeError, TypeError):
         from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
-        return vars(DefaultModelConfig()) | config._model_config_auto_includes
+        return {**vars(DefaultModelConfig()), **config._model_config_auto_includes}
     return {}
 
 
@@ -243,7 +244,8 @@ def watch_reports(
         AttributeError: the Algorithm has no such metrics.
     """
     metrics: Any = algorithm.metrics
-    aggregate = metrics.aggregate
+    merging = "aggregate" if hasattr(metrics, "aggregate") else "merge_and_log_n_dicts"  # its name in Ray 2.45
+    aggregate = getattr(metrics, merging)
 
     def aggregate_without_reports(stats_dicts: Any, *args: Any, **kwargs: Any) -> Any:
         stats_dicts = list(stats_dicts)
@@ -258,7 +260,46 @@ def watch_reports(
                 take(reports)
         return aggregate(stats_dicts, *args, **kwargs)
 
-    metrics.aggregate = aggregate_without_reports
+    setattr(metrics, merging, aggregate_without_reports)
+
+
+def run_of(storage: Any) -> str:
+    """Return which run of an experiment a trial belongs to: each `fit()` has its own, which a restored one keeps; "" where unknown.
+
+    Args:
+        storage: the `StorageContext` that a trial holds.
+    """
+    return str(getattr(storage, "_timestamp", ""))
+
+
+def users_path(place: str) -> str:
+    """Return a URI as it is, and a directory from where the user started the program: Tune runs each trial elsewhere."""
+    if "://" in place:
+        return place
+    return (_users_directory() / Path(place).expanduser()).as_posix()
+
+
+def _users_directory() -> Path:
+    """Return the directory in which the user started the program."""
+    if "TUNE_ORIG_WORKING_DIR" not in os.environ:
+        return Path.cwd()
+    with suppress(Exception):  # where a cluster was started elsewhere, only the job's own books tell
+        worker: Any = ray._private.worker.global_worker
+        return Path(worker.core_worker.get_job_config().py_driver_sys_path[-1])
+    return Path(os.environ["TUNE_ORIG_WORKING_DIR"])
+
+
+def watch_end(algorithm: Algorithm, say: Callable[[], None]) -> None:
+    """Have `say` called when the trial ends: RLlib has no hook for it."""
+    own = weakref.ref(algorithm)
+
+    def cleanup() -> None:
+        say()
+        ended = own()
+        if ended is not None:
+            type(ended).cleanup(ended)
+
+    algorithm.cleanup = cleanup  # type: ignore[method-assign]
 
 
 def watch_phases(algorithm: Algorithm, clock: PhaseClock) -> bool:

@@ -471,10 +471,15 @@ def _text(error: BaseException) -> str:
 def _rllibs_envs_registered() -> Iterator[None]:
     """Keep the envs that RLlib registered under names of its own for the env runner that trains."""
     registry = sys.modules["gymnasium"].registry
-    own = {name: registry.pop(name) for name in list(registry) if name.startswith("rllib-")}
+
+    def take() -> dict[str, Any]:
+        return {name: registry.pop(name) for name in list(registry) if name.startswith("rllib-")}
+
+    own = take()
     try:
         yield
     finally:
+        take()  # it would keep the twin alive
         registry.update(own)
 
 

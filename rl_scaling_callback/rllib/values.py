@@ -127,14 +127,11 @@ class _Describer:
         cls = type(value)
         if cls.__module__ in _WITHOUT_STATE or (content.is_python(cls) and cls.__module__ not in _NAMESPACES):
             return content.name_of(cls)
-        if dataclasses.is_dataclass(value):
-            # Not asdict(): it copies deeply, and what a spec holds may not be copied.
-            state = {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
-        else:
-            state = {name: getattr(value, name) for name in _slots(cls) if hasattr(value, name)} | dict(
-                getattr(value, "__dict__", {})
-            )
-        told = {name: self(item) for name, item in sorted(state.items()) if not name.startswith(("_np_random", "__"))}
+        # Not asdict(): it copies deeply, and what a spec holds may not be copied.
+        fields = [field.name for field in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else []
+        names = sorted({*(fields or _slots(cls)), *(() if fields else getattr(value, "__dict__", ()))})
+        # Random generators of envs and spaces are made when they are first used.
+        told = {name: self(getattr(value, name, None)) for name in names if not name.startswith(("_np_random", "__"))}
         return {"of": self(cls), **told} if told else self(cls)
 
 

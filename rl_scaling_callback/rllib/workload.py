@@ -38,8 +38,9 @@ _BOOKS: Final = frozenset({
 """Logging, metrics, checkpoints and checks."""
 
 _FAULTS: Final = frozenset({
-    "restart_failed_env_runners", "ignore_env_runner_failures", "max_num_env_runner_restarts", "delay_between_env_runner_restarts_s",
-    "restart_failed_sub_environments", "num_consecutive_env_runner_failures_tolerance", "env_runner_health_probe_timeout_s",
+    "restart_failed_env_runners", "ignore_env_runner_failures", "max_num_env_runner_restarts",
+    "delay_between_env_runner_restarts_s", "restart_failed_sub_environments",
+    "num_consecutive_env_runner_failures_tolerance", "env_runner_health_probe_timeout_s",
     "env_runner_restore_timeout_s", "sample_timeout_s", "validate_env_runners_after_construction",
     "sync_filters_on_rollout_workers_timeout_s", "num_consecutive_worker_failures_tolerance",
 })  # fmt: skip

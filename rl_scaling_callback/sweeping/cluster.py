@@ -41,7 +41,7 @@ def connect(num_cpus: int | None = None) -> None:
     """Connect to the cluster that runs here or that `RAY_ADDRESS` names; start one where there is none.
 
     Args:
-        num_cpus: CPUs that Ray believes in where it is started here. None for one more than there are cores: the Algorithm's
+        num_cpus: logical CPUs of a cluster that is started here. None for one more than there are cores: the Algorithm's
             process is idle while its env runners sample.
 
     Raises:

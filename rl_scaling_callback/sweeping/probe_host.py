@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -15,11 +14,11 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from rl_scaling_callback import rllib
 from rl_scaling_callback.callback import ScalingCallback
 from rl_scaling_callback.core import schema
-from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.probing import Probe
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.rllib import hardware
 from rl_scaling_callback.rllib.prober import ProbeError, Prober
+from rl_scaling_callback.rllib.switch import Switch
 from rl_scaling_callback.sweeping.instrument import callbacks_without_measuring
 
 if TYPE_CHECKING:
@@ -37,31 +36,16 @@ class Iteration:
     """What one training iteration took.
 
     Attributes:
+        scale: the scale that it ran at.
         env_steps: its env steps.
-        seconds: its duration [s].
+        seconds: its duration, without evaluation [s].
         rest: seconds of each phase of `REST`.
     """
 
+    scale: Scale
     env_steps: float
     seconds: float
     rest: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Confirmed:
-    """What training at a scale showed.
-
-    Attributes:
-        sps: [steps/s].
-        speedup: [×], against probes of the reference in the same process.
-        speedup_error: half-width of its 95 % interval [%].
-        iterations: iterations in its steady window.
-    """
-
-    sps: float
-    speedup: float
-    speedup_error: float
-    iterations: int
 
 
 class _Host:
@@ -69,6 +53,7 @@ class _Host:
 
     def __init__(self, config: AlgorithmConfig) -> None:
         self._algorithm = config.build_algo()
+        self._switch = Switch(self._algorithm)
         self._prober: Prober | None = None
 
     def host(self) -> hardware.Host:
@@ -80,13 +65,13 @@ class _Host:
     def warm_up(self) -> None:
         before_learning, steps = rllib.steps_before_learning(vars(self._algorithm.config)), 0.0
         while steps <= before_learning:
-            steps += self.train().env_steps
+            steps += self._algorithm.train()[schema.ROOT]["env_steps"]
 
-    def train(self) -> Iteration:
-        scaling = self._algorithm.train()[schema.ROOT]
+    def train(self, scale: Scale) -> Iteration:
+        scaling = self._switch.train(scale)[schema.ROOT]
         times = scaling["time"]
         rest = {phase: times[phase] for phase in REST}
-        return Iteration(scaling["env_steps"], times["sample"] + sum(rest.values()), rest)
+        return Iteration(scale, scaling["env_steps"], times["sample"] + sum(rest.values()), rest)
 
     def steps_per_update(self, scales: Sequence[Scale]) -> dict[Scale, float]:
         assert self._prober is not None
@@ -99,22 +84,6 @@ class _Host:
             return self._prober.measure([scale], first_round=number)[0]
         except (ProbeError, ValueError) as error:
             return str(error)
-
-    def confirm(self, config: AlgorithmConfig, iterations: int) -> Confirmed:
-        self.stop()
-        self._algorithm = config.build_algo()
-        for _ in range(iterations):
-            scaling = self._algorithm.train()[schema.ROOT]
-        steady, baseline = scaling["steady"], scaling["baseline"]
-        errors = [math.log1p(error / 100) for error in (steady["error"], baseline["error"]) if error >= 0]
-        error = 100 * math.expm1(math.hypot(*errors)) if errors else NAN
-        return Confirmed(steady["sps"], steady["speedup"], error, int(steady["iterations"]))
-
-    def stop(self) -> None:
-        if self._prober is not None:
-            self._prober.close()
-            self._prober = None
-        self._algorithm.stop()
 
 
 class ProbeHost:
@@ -143,7 +112,7 @@ class ProbeHost:
                 self._group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True
             ),
         )
-        self._actor: Any = actor.remote(measured(config))
+        self._actor: Any = actor.remote(_timed(config))
         try:
             self.host: hardware.Host = self._get(self._actor.host.remote(), _LONGEST_START_S)
             self._get(self._actor.start_probing.remote(max_seconds), _LONGEST_START_S)
@@ -155,9 +124,9 @@ class ProbeHost:
         """Train until the algorithm learns, and once more: the first update is slower than those that follow."""
         self._get(self._actor.warm_up.remote())
 
-    def train(self) -> Iteration:
-        """Train an iteration."""
-        iteration: Iteration = self._get(self._actor.train.remote())
+    def train(self, scale: Scale) -> Iteration:
+        """Train an iteration at a scale."""
+        iteration: Iteration = self._get(self._actor.train.remote(scale))
         return iteration
 
     def steps_per_update(self, scales: Sequence[Scale]) -> dict[Scale, float]:
@@ -169,11 +138,6 @@ class ProbeHost:
         """Return a probe of a scale, or why there is none."""
         probe: Probe | str = self._get(self._actor.probe.remote(scale, number))
         return probe
-
-    def confirm(self, config: AlgorithmConfig, iterations: int) -> Confirmed:
-        """Train a few iterations at another scale, in place of the Algorithm that was probed."""
-        confirmed: Confirmed = self._get(self._actor.confirm.remote(measured(config, probe=True), iterations))
-        return confirmed
 
     def close(self) -> None:
         """End the process and give its resources back."""
@@ -188,7 +152,7 @@ class ProbeHost:
             raise ProbeError(f"{type(cause).__name__}: {cause}") from error
 
 
-def measured(config: AlgorithmConfig, *, probe: bool = False) -> AlgorithmConfig:
-    """Return a copy of a config whose phases are timed, and whose baseline is probed where `probe` says so."""
-    callback: Any = functools.partial(ScalingCallback, **({"probe": True} if probe else {"baseline_sps": 1.0}))
+def _timed(config: AlgorithmConfig) -> AlgorithmConfig:
+    """Return a copy of a config whose phases are timed."""
+    callback: Any = functools.partial(ScalingCallback, baseline_sps=1.0)
     return config.copy(copy_frozen=False).callbacks([*callbacks_without_measuring(config), callback])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import ray
+from scipy.optimize import nnls
 
 from rl_scaling_callback.analysis.configurations import SINGLE
 from rl_scaling_callback.analysis.fitting import Array
@@ -31,7 +33,7 @@ from rl_scaling_callback.report.live import Row, Standings
 from rl_scaling_callback.rllib.hardware import Host
 from rl_scaling_callback.rllib.prober import ProbeError
 from rl_scaling_callback.sweeping import cluster, schedule
-from rl_scaling_callback.sweeping.probe_host import REST, Confirmed, Iteration, ProbeHost
+from rl_scaling_callback.sweeping.probe_host import REST, Iteration, ProbeHost
 from rl_scaling_callback.sweeping.race import Outcome, Race
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 Counts = Sequence[int] | Literal["auto"]
 
 _FEWEST_ITERATIONS: Final = 3
-_CONFIRMED: Final = 7
+_CONFIRMED: Final = 4
 _LONGEST_PROBE_S: Final = 30.0
 BUDGET_S: Final = 30.0
 """By default no round starts after that: what can't be told by then is left undecided."""
@@ -55,7 +57,6 @@ class Rounds:
 
     Attributes:
         scales: the configurations, the reference first.
-        own: the scale at which training iterations ran.
         steps: env steps per learner update at each scale; infinite where learning goes with the env steps.
         probes: of each round, by configuration.
         iterations: training iterations in between.
@@ -67,7 +68,6 @@ class Rounds:
     """
 
     scales: list[Scale]
-    own: Scale
     steps: dict[Scale, float] = field(default_factory=dict)
     probes: list[Mapping[Scale, Probe]] = field(default_factory=list)
     iterations: list[Iteration] = field(default_factory=list)
@@ -92,15 +92,16 @@ class Rounds:
     def rest(self) -> Array:
         """What an iteration takes beside sampling, per env step of each configuration [s].
 
-        Where the algorithm learns once a round of sampling, as DQN does, a configuration with larger rounds learns less often.
+        An update of the learner takes a + b·N: each of the N envs hands it a piece of an episode at least, and pieces cost
+        something whatever their length. Where the algorithm learns once a round of sampling, as DQN does, a round is as many env
+        steps as its N envs sample in one go; elsewhere an update is about a fixed number of env steps.
         """
-        rest, own = math.exp(self._rest.mean), self.steps[self.own]
-        return np.array([rest if math.isinf(own) else rest * own / self.steps[scale] for scale in self.scales])
+        return np.array([self._update(scale) / self._steps(scale) for scale in self.scales])
 
     @property
     def rest_error(self) -> float:
-        """Relative standard error of that."""
-        return self._rest.error
+        """Relative standard error of that, from how far training iterations are from the fit."""
+        return trimmed_mean([math.log(self._took(each) / self._update(each.scale)) for each in self.iterations]).error
 
     @property
     def shares(self) -> dict[str, float]:
@@ -108,9 +109,21 @@ class Rounds:
         parts = {phase: sum(each.rest[phase] for each in self.iterations) for phase in REST}
         return {phase: seconds / sum(parts.values()) for phase, seconds in parts.items()}
 
-    @property
-    def _rest(self) -> Estimate:
-        return trimmed_mean([math.log(sum(each.rest.values()) / each.env_steps) for each in self.iterations])
+    def _steps(self, scale: Scale) -> float:
+        """Return the env steps of an update of the learner."""
+        steps = self.steps[scale]
+        return fmean(each.env_steps for each in self.iterations) if math.isinf(steps) else steps
+
+    def _took(self, iteration: Iteration) -> float:
+        """Return the seconds beside sampling for each update of the learner in an iteration."""
+        return sum(iteration.rest.values()) * self._steps(iteration.scale) / iteration.env_steps
+
+    def _update(self, scale: Scale) -> float:
+        """Return a + b·N, fitted with relative weights; with b ≥ 0 and a ≥ 0."""
+        took = np.array([self._took(each) for each in self.iterations])
+        rows = np.array([(1.0, each.scale.parallelism) for each in self.iterations])
+        fixed, each_env = nnls(rows / took[:, None], np.ones(len(took)))[0]
+        return float(fixed + each_env * scale.parallelism)
 
     def judge(self, race: Race) -> Outcome:
         """Return how a race stands by these rounds."""
@@ -186,13 +199,12 @@ def sweep_by_probes(
     nodes = schedule.alive_nodes()
     scales, most = grid(config, runners, envs, nodes)
     schedule.check(config, scales, nodes)
-    own = Scale(max(1, most.num_env_runners), 1)
-    say(f"Starting one Algorithm with {own.num_env_runners} env runners, to probe {len(scales)} configurations in")
-    host = ProbeHost(schedule.at_scale(config, own), _LONGEST_PROBE_S)
+    runners_there = max(1, most.num_env_runners)
+    say(f"Starting one Algorithm with {runners_there} env runners, to probe {len(scales)} configurations in")
+    host = ProbeHost(schedule.at_scale(config, Scale(runners_there, 1)), _LONGEST_PROBE_S)
     try:
         host.warm_up()
-        rounds = Rounds(scales, own)
-        rounds.steps = host.steps_per_update([own, *scales])
+        rounds = Rounds(scales, host.steps_per_update(scales))
         race = race_for(config, goal)
         until = clock() + budget_s
         outcome: Outcome | None = None
@@ -214,7 +226,7 @@ def sweep_by_probes(
             rounds.out = outcome.out
             rounds.scales += more
             rounds.steps |= host.steps_per_update(more)
-        confirmed = _confirm(config, host, outcome, say) if confirm else {}
+        confirmed = _confirm(host, outcome, say) if confirm else {}
         return _experiment(config, host.host, rounds, outcome, confirmed), rounds
     finally:
         host.close()
@@ -223,7 +235,10 @@ def sweep_by_probes(
 def _measure(rounds: Rounds, host: ProbeHost) -> None:
     """Train while that has taken less time than probing, so that both see the machine at the same pace; then probe a round."""
     while len(rounds.iterations) < _FEWEST_ITERATIONS or rounds.trained_s < rounds.probed_s:
-        rounds.trained(host.train())
+        times = Counter(each.scale for each in rounds.iterations)
+        # Those with most envs are the quickest, and tell most of what an env costs the learner.
+        scale = min(rounds.running, key=lambda scale: (times[scale], -scale.parallelism))
+        rounds.trained(host.train(scale))
     started, number, found = time.perf_counter(), len(rounds.probes), {}
     running = rounds.running
     for scale in random.sample(running, len(running)):
@@ -249,20 +264,24 @@ def _standings(outcome: Outcome, rounds: Rounds, seconds_left: float) -> Standin
     return Standings(rows, outcome.choice, len(rounds.probes), min(seconds_left, rounds_left))
 
 
-def _confirm(config: AlgorithmConfig, host: ProbeHost, outcome: Outcome, say: Callable[[str], None]) -> dict[Scale, Confirmed]:
-    """Train with the choice, and with its runner-up where it is as good."""
-    confirmed = {}
-    for scale in outcome.equals[:2]:
-        say(f"Training {_CONFIRMED} iterations with {scale} to confirm it")
-        try:
-            confirmed[scale] = host.confirm(schedule.at_scale(config, scale), _CONFIRMED)
-        except ProbeError as error:
-            say(f"{scale} could not be trained: {error}")
-    return confirmed
+def _confirm(host: ProbeHost, outcome: Outcome, say: Callable[[str], None]) -> dict[Scale, Estimate]:
+    """Train with the choice and the reference in turn, and with what is as good as the choice; return the ln of the speedups."""
+    candidates = [scale for scale in outcome.equals[:2] if scale != SINGLE]
+    if not candidates:
+        return {}
+    say(f"Training {_CONFIRMED} iterations each with {', '.join(map(str, [*candidates, SINGLE]))} to confirm it")
+    ratios: dict[Scale, list[float]] = {scale: [] for scale in candidates}
+    for _ in range(_CONFIRMED):
+        reference = host.train(SINGLE)
+        for scale in candidates:
+            iteration = host.train(scale)
+            seconds = iteration.seconds / iteration.env_steps
+            ratios[scale].append(math.log(reference.seconds / reference.env_steps / seconds))
+    return {scale: trimmed_mean(logs) for scale, logs in ratios.items()}
 
 
 def _experiment(
-    config: AlgorithmConfig, host: Host, rounds: Rounds, outcome: Outcome, confirmed: Mapping[Scale, Confirmed]
+    config: AlgorithmConfig, host: Host, rounds: Rounds, outcome: Outcome, confirmed: Mapping[Scale, Estimate]
 ) -> Experiment:
     cpus, runs = race_for(config, GOALS["fastest"]).cpus, []
     for scale, sps, speedup, error, rest in zip(
@@ -306,10 +325,10 @@ def _steady(rounds: Rounds, probes: Sequence[Probe], sps: float, error: float, r
     )
 
 
-def _comparison(speedup: float, error: float, confirmed: Confirmed | None) -> str:
+def _comparison(speedup: float, error: float, confirmed: Estimate | None) -> str:
     """Return how training compares with the probes; "" where there was none."""
-    if confirmed is None or not confirmed.speedup > 0:
+    if confirmed is None:
         return ""
-    text = f"trained for {confirmed.iterations} iterations: {confirmed.speedup:.2f}× (probes: {speedup:.2f}×)"
-    noise = math.hypot(*(math.log1p(each / 100) for each in (error, confirmed.speedup_error) if each > 0))
-    return text + ("; they differ by more than their errors" if abs(math.log(confirmed.speedup / speedup)) > noise else "")
+    text = f"{_CONFIRMED} iterations of training: {math.exp(confirmed.mean):.2f}× (probes: {speedup:.2f}×)"
+    apart, noise = abs(confirmed.mean - math.log(speedup)), math.hypot(math.log1p(error / 100), confirmed.half_width)
+    return text + ("; they differ by more than their errors" if apart > noise else "")

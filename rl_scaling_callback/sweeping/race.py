@@ -53,8 +53,9 @@ class Outcome:
         out: configurations that need not be measured any more.
         choice: the best for the goal as far as known: of `equals` the one that costs least.
         equals: the configurations that are as good within the indifference, cheapest first.
+        rivals: the configurations that may still turn out better than the choice by more than twice the indifference.
         verdict: whether the choice meets the goal, at the race's confidence.
-        over: whether nothing is better than the choice by more than twice the indifference, at the race's confidence.
+        over: whether there are none, at the race's confidence, and the choice was itself measured often enough.
         rounds_left: about how many rounds it takes until then; inf where no number of rounds would do.
     """
 
@@ -65,6 +66,7 @@ class Outcome:
     out: frozenset[Scale]
     choice: Scale
     equals: tuple[Scale, ...]
+    rivals: tuple[Scale, ...]
     verdict: Verdict
     over: bool
     rounds_left: float
@@ -73,6 +75,17 @@ class Outcome:
 @dataclass(frozen=True, slots=True)
 class Race:
     """The rules of a race. It keeps nothing: the same rounds lead to the same outcome.
+
+    A race is judged after each round, and added to where the grid may grow:
+
+        race, scales, rows = Race(Goal.of("balanced")), [Scale(1, 1), Scale(2, 1)], []
+        while True:
+            rows.append(probe(scales))  # seconds per env step by scale, of those that are not out
+            outcome = race.judge(scales, np.array([[row.get(scale, nan) for scale in scales] for row in rows]), rest, 0.02)
+            added = race.worth_adding(outcome, most=Scale(8, 64))
+            if (outcome.over and not added) or time_is_up:
+                break
+            scales += added
 
     Attributes:
         goal: what the configuration is for. RAM is not looked at.
@@ -126,9 +139,9 @@ class Race:
         # Of two figures that differ nobody can tell which one was disturbed.
         needed = np.maximum(0, _FEWEST_ROUNDS - np.isfinite(seconds).sum(axis=0))
         out = set(np.flatnonzero(np.maximum(needed, standing.until_beaten().min(axis=1)) == 0).tolist()) - {0}
-        rivals = [i for i in range(len(scales)) if i not in (*out, choice) and total[i] > 0]
-        left = standing.until_beaten(2 * self.indifference)[rivals, choice].max(initial=0.0)
-        left = float(max(left, needed[[*rivals, choice]].max()))
+        left = np.maximum(needed, standing.until_beaten(2 * self.indifference)[:, choice])
+        left[choice] = needed[choice]
+        rivals = [i for i in np.flatnonzero(left > 0).tolist() if i not in out and total[i] > 0]
         return Outcome(
             scales=tuple(scales),
             speedup=np.exp(gained),
@@ -138,9 +151,10 @@ class Race:
             out=frozenset(scales[i] for i in out),
             choice=scales[choice],
             equals=tuple(scales[i] for i in equals),
+            rivals=tuple(scales[i] for i in rivals if i != choice),
             verdict=standing.verdict(choice),
-            over=left == 0,
-            rounds_left=left,
+            over=not rivals,
+            rounds_left=float(left[rivals].max(initial=0.0)),
         )
 
     def worth_adding(self, outcome: Outcome, most: Scale) -> tuple[Scale, ...]:

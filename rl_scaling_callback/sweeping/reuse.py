@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +17,8 @@ from rl_scaling_callback.analysis.runs import Run
 from rl_scaling_callback.baseline.model import Workload
 from rl_scaling_callback.core.steady import SteadyRule
 from rl_scaling_callback.experiments import read_experiment
-from rl_scaling_callback.experiments.baselines import matches, read_baselines
-from rl_scaling_callback.rllib import number
+from rl_scaling_callback.experiments.baselines import read_baselines
+from rl_scaling_callback.rllib import introspection, number
 from rl_scaling_callback.rllib.hardware import Host
 from rl_scaling_callback.storage import Place
 
@@ -24,19 +26,44 @@ if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 
-def workload_of(config: AlgorithmConfig, host: Host) -> Workload:
-    """Return the workload of a config on a host, as a log would tell it."""
-    logged: dict[str, Any] = json.loads(json.dumps(config.to_dict(), cls=SafeFallbackEncoder))
-    facts = rllib.read_workload(rllib.read_logged_config(logged))
-    facts["algorithm"] = getattr(config.algo_class, "__name__", None)
-    return Workload({**facts, "cpu": host.cpu, "cores": host.cores, "ray": ray.__version__})
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """The workload that a sweep measures.
+
+    Attributes:
+        exact: as its trials' callbacks will see it, and baselines are kept for it.
+        logged: as the log of an experiment tells it.
+    """
+
+    exact: Workload
+    logged: Workload
 
 
-def runs_of(workload: Workload, places: Iterable[str | Path], rule: SteadyRule) -> list[Run]:
+def workload_of(config: AlgorithmConfig, host: Host) -> Sought:
+    """Return the workload of a config on a host."""
+    algorithm: Any = config.algo_class
+    node = next((node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeManagerHostname"] == host.name), "")
+    told: dict[str, Any] = json.loads(json.dumps(config.to_dict(), cls=SafeFallbackEncoder))
+    logged = rllib.read_workload(rllib.read_logged_config(told))
+    circumstances = {
+        "cpu": host.cpu,
+        "cores": host.cores,
+        "accelerators": introspection.accelerators(node) if rllib.uses_gpus(vars(config)) else [],
+        # As many as Ray has an actor use, where the user says nothing else.
+        "threads": number(os.environ.get("OMP_NUM_THREADS") or max(1, config.num_cpus_for_main_process)),
+        **introspection.versions(),
+    }
+    return Sought(
+        exact=Workload({**introspection.facts_of(config, algorithm), **circumstances}),
+        logged=Workload({**logged, "algorithm": getattr(algorithm, "__name__", None), **circumstances}),
+    )
+
+
+def runs_of(sought: Sought, places: Iterable[str | Path], rule: SteadyRule) -> list[Run]:
     """Return the runs of a workload that earlier experiments and lasting baselines hold.
 
     Args:
-        workload: what is trained, and on what.
+        sought: what is trained, and on what.
         places: folders or URIs of experiments and of lasting baselines (`baseline_dir`).
         rule: when a run counts as warm and steady.
 
@@ -46,12 +73,12 @@ def runs_of(workload: Workload, places: Iterable[str | Path], rule: SteadyRule) 
     """
     found: list[Run] = []
     for place in places:
-        runs, others = _lasting(workload, place)
-        if not (runs or others):
-            runs, others = runs_of_experiment(workload, place, rule)
+        runs, apart = _lasting(sought.exact, place)
+        if not (runs or apart):
+            runs, apart = runs_of_experiment(sought.logged, place, rule)
         if not runs:
-            apart = min((differences(workload, other) for other in others), key=len, default=[])
-            raise ValueError(f"{place} holds no trial of this workload: {'; '.join(apart) or 'it is no experiment of RLlib'}")
+            nearest = min(apart, key=len, default=[])
+            raise ValueError(f"{place} holds no trial of this workload: {'; '.join(nearest) or 'it is no experiment of RLlib'}")
         found += runs
     return found
 
@@ -65,38 +92,42 @@ def lasting_runs(workload: Workload, baseline_dir: str | Path) -> list[Run]:
     return _lasting(workload, baseline_dir)[0]
 
 
-def _lasting(workload: Workload, place: str | Path) -> tuple[list[Run], list[Workload]]:
-    """Return the runs behind a workload's baselines, and the workloads of the other baselines."""
-    runs, others = [], []
+def _lasting(workload: Workload, place: str | Path) -> tuple[list[Run], list[list[str]]]:
+    """Return the runs behind a workload's baselines, and how those of other workloads differ."""
+    runs, apart = [], []
     for baseline in read_baselines(Place.of(place))[0]:
-        # A workload that the user named is the same by its name alone.
-        same = workload.id == baseline.workload.id if workload.vouched else matches(workload.facts, baseline.workload.facts)
-        if same:
-            cores = number(baseline.workload.facts.get("cores"))
-            runs.append(
-                Run(
-                    name=baseline.provenance.get("trial", baseline.owner), scale=baseline.scale, steady=baseline.steady, cores=cores
-                )
-            )
-        else:
-            others.append(baseline.workload)
-    return runs, others
+        differences = _differences(workload, baseline.workload)
+        if differences:
+            apart.append(differences)
+            continue
+        name = baseline.provenance.get("trial", baseline.owner)
+        cores = number(baseline.workload.facts.get("cores"))
+        runs.append(Run(name=name, scale=baseline.scale, steady=baseline.steady, cores=cores))
+    return runs, apart
 
 
-def runs_of_experiment(workload: Workload, place: str | Path, rule: SteadyRule) -> tuple[list[Run], list[Workload]]:
-    """Return the runs of a workload in an experiment, and its other workloads."""
+def runs_of_experiment(workload: Workload, place: str | Path, rule: SteadyRule) -> tuple[list[Run], list[list[str]]]:
+    """Return the runs of a workload in an experiment, and how its other workloads differ."""
     runs: list[Run] = []
-    others = []
+    apart = []
     for study in read_experiment(place, rule=rule).studies:
-        if study.workload is not None and not differences(workload, study.workload):
+        if study.workload is None:
+            continue
+        differences = _differences(workload, study.workload)
+        if differences:
+            apart.append(differences)
+        else:
             runs += study.runs
-        elif study.workload is not None:
-            others.append(study.workload)
-    return runs, others
+    return runs, apart
 
 
-def differences(here: Workload, there: Workload) -> list[str]:
-    """Return what differs of what a log tells; of the algorithm, where it does."""
-    compared = here.facts.keys() & {name for name, fact in there.facts.items() if name != "algorithm" or fact is not None}
+def _differences(here: Workload, there: Workload) -> list[str]:
+    """Return what differs of what both say; a log may not say the algorithm."""
+    if here.id == there.id:
+        return []
+    # The user's name for a workload stands for all that could be compared.
+    if "name" in here.facts or "name" in there.facts:
+        return here.differences(there)
+    compared = here.facts.keys() & {name for name, fact in there.facts.items() if fact is not None}
     mine, its = ({name: each.facts[name] for name in compared} for each in (here, there))
     return Workload(mine).differences(Workload(its))

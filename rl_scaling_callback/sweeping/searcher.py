@@ -23,8 +23,6 @@ from rl_scaling_callback.core.steady import DEFAULT_RULE, Steady, SteadyRule
 from rl_scaling_callback.sweeping.search import Search, Trial
 from rl_scaling_callback.sweeping.windows import Windows
 
-_LARGEST_SHARE: Final = 0.3
-_FEWEST: Final = 6
 _OTHERS: Final = "cores/others"
 
 
@@ -81,9 +79,7 @@ class ScalingSearcher(Searcher):
     ) -> None:
         super().__init__()
         goal = goal if isinstance(goal, Goal) else Goal.of(goal)
-        # Of a small grid a share is less than the corners, from which a search starts.
-        budget = max(_LARGEST_SHARE, _FEWEST / (len(runners) * len(envs)))
-        self.search = Search(tuple(runners), tuple(envs), goal, cores, budget, cpus=cpus)
+        self.search = Search(tuple(runners), tuple(envs), goal, cores, cpus=cpus)
         self.trials = list(trials)
         self._budget_s = budget_s
         self._max_trials = max_trials
@@ -148,10 +144,10 @@ class ScalingSearcher(Searcher):
         seconds = self._clock() - trial.started
         # With an env runner missing, it is not the throughput of this configuration.
         if error or trial.steady is None or trial.healthy < trial.scale.num_env_runners:
-            self.trials.append(Trial(trial.scale, seconds, NAN))
+            self.trials.append(Trial(trial.scale, seconds, None))
         else:
             others = [cores for cores in trial.others if not math.isnan(cores)]
-            self.trials.append(Trial.of(trial.scale, seconds, trial.steady, fmean(others) if others else NAN))
+            self.trials.append(Trial(trial.scale, seconds, trial.steady, fmean(others) if others else NAN))
 
     def choose(self, goal: Goal | None = None) -> Scale | None:
         """Return the best configuration of those measured, by all measurements taken together; None without the baseline.
@@ -193,4 +189,5 @@ def _to_json(trial: Trial) -> dict[str, Any]:
 
 
 def _from_json(document: Mapping[str, Any]) -> Trial:
-    return Trial(**{**document, "scale": Scale.parse(document["scale"])})
+    steady = document["steady"]
+    return Trial(**{**document, "scale": Scale.parse(document["scale"]), "steady": None if steady is None else Steady(**steady)})

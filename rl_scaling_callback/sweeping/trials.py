@@ -26,7 +26,7 @@ from rl_scaling_callback.storage import absolute, below
 from rl_scaling_callback.sweeping import schedule
 from rl_scaling_callback.sweeping.cluster import connect
 from rl_scaling_callback.sweeping.instrument import instrumented, own_options
-from rl_scaling_callback.sweeping.reuse import differences, lasting_runs, runs_of, runs_of_experiment, workload_of
+from rl_scaling_callback.sweeping.reuse import lasting_runs, runs_of, runs_of_experiment, workload_of
 from rl_scaling_callback.sweeping.search import Search, Trial
 from rl_scaling_callback.sweeping.searcher import ScalingSearcher
 from rl_scaling_callback.sweeping.stopper import SteadyStopper
@@ -103,11 +103,11 @@ def sweep_by_trials(
     connect()
     cpus = schedule.cpus_of(config)
     room = schedule.room_for(config, Search(tuple(runners), tuple(envs), goal, cpus=cpus).scales)
-    before = _measured_before(folder, workload_of(config, room.host), rule) if resume else []
+    before = _measured_before(folder, workload_of(config, room.host).logged, rule) if resume else []
     reused = _reused(config, room.host, reuse, rule, {run.name for run in before})
     # What a trial cost besides its iterations is not recorded. What was measured elsewhere costs this sweep nothing.
-    known = [Trial.of(run.scale, sum(sample.seconds for sample in run.samples), run.steady, run.others) for run in before]
-    known += [Trial.of(run.scale, 0.0, run.steady, run.others) for run in reused]
+    known = [Trial(run.scale, sum(sample.seconds for sample in run.samples), run.steady, run.others) for run in before]
+    known += [Trial(run.scale, 0.0, run.steady, run.others) for run in reused]
     searcher = ScalingSearcher(
         runners,
         envs,
@@ -182,11 +182,11 @@ def _reused(
         ExperimentError: a place can't be read.
         ValueError: one holds nothing of this workload.
     """
-    workload = workload_of(config, host)
-    runs = runs_of(workload, places, rule)
+    sought = workload_of(config, host)
+    runs = runs_of(sought, places, rule)
     own = own_options(config)
     if "baseline_dir" in own:
-        named = Workload({"name": own["workload"]}, vouched=True) if own.get("workload") else workload
+        named = Workload({"name": own["workload"]}, vouched=True) if own.get("workload") else sought.exact
         runs += lasting_runs(named, own["baseline_dir"])
     return [run for name, run in {run.name: run for run in runs}.items() if name not in measured]
 
@@ -211,7 +211,7 @@ def _measured_before(folder: str, workload: Workload, rule: SteadyRule) -> list[
     except ExperimentError:
         return []
     if others:
-        apart = min((differences(workload, other) for other in others), key=len)
+        apart = min(others, key=len)
         raise ValueError(
             f"{folder} holds a sweep of another workload: {'; '.join(apart)}. Give this one another name, or undo what differs"
         )

@@ -65,7 +65,10 @@ def config_of(algo: str, env: str, batch: int, scale: Scale) -> Any:
     if algo == "ppo":
         config = PPOConfig().training(train_batch_size_per_learner=batch, minibatch_size=min(batch, 512), num_epochs=4)
     else:
-        config = (DQNConfig if algo == "dqn" else SACConfig)().training(num_steps_sampled_before_learning_starts=256)
+        # A prioritised buffer draws and rejects the ends of episodes that never go on, which episodes of 12 scales make many of.
+        buffer = {"type": "EpisodeReplayBuffer", "capacity": 20_000}
+        config = (DQNConfig if algo == "dqn" else SACConfig)()
+        config.training(num_steps_sampled_before_learning_starts=256, replay_buffer_config=buffer)
         config.reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=batch)
     return (
         config.environment(env)

@@ -101,13 +101,13 @@ class Bench:
         """Run a trial."""
         run = self._next(scale)
         self._taken[scale] += 1
-        trial = Trial.of(scale, run.seconds(window), run.steady(window))
+        trial = Trial(scale, run.seconds(window), run.steady(window))
         self.trials.append(trial)
         return trial
 
     def score(self, scale: Scale, window: tuple[int, int] = FULL) -> float:
         """Return what a searcher that takes one number is told of the next trial: speed, once it meets the goal."""
-        sps = {SINGLE: self.trials[0].sps, scale: self._next(scale).sps(window)}
+        sps = {SINGLE: self.trials[0].steady.sps, scale: self._next(scale).sps(window)}
         return math.log(sps[scale]) - 100 * shortfall(sps, scale, self.goal)
 
     def _next(self, scale: Scale) -> Run:
@@ -122,7 +122,7 @@ class Bench:
 
     def best_measured(self) -> Scale:
         """Return what the figures alone say."""
-        return best({trial.scale: trial.sps for trial in self.trials}, self.goal)
+        return best({trial.scale: trial.steady.sps for trial in self.trials}, self.goal)
 
 
 def shortfall(sps: Mapping[Scale, float], scale: Scale, goal: Goal) -> float:
@@ -299,8 +299,8 @@ def at_true_pace(runs: Mapping[Scale, Sequence[Run]]) -> dict[Scale, list[float]
     return {scale: [next(corrected).steady.sps for _ in each] for scale, each in runs.items()}
 
 
-def synthetic(replays: int, seed: int = 0) -> Iterator[Grid]:
-    """Yield grids of 4 × 4 and 5 × 5 configurations on laws that scale, straggle, saturate and fall, with noise."""
+def synthetic(replays: int, seed: int = 0, noise: float = 1.0) -> Iterator[Grid]:
+    """Yield grids of 4 × 4 and 5 × 5 on laws that scale, straggle, saturate and fall, with a share of the usual noise."""
     rng = np.random.default_rng(seed)
     for replay in range(replays):
         counts = (1, 2, 4, 8, 16)[: 4 + replay % 2]
@@ -323,13 +323,13 @@ def synthetic(replays: int, seed: int = 0) -> Iterator[Grid]:
                 vector_step * (r**-4 + cap**-4) ** 0.25 + slowing[0] * (r - 1),
             )[law]
             truth[scale] = steps / (unit * (fixed + sample))
-            seen[scale] = [_drawn(rng, steps, unit * fixed, unit * sample) for _ in range(3)]
+            seen[scale] = [_drawn(rng, steps, unit * fixed, unit * sample, noise) for _ in range(3)]
         yield Grid(seen, truth, cores)
 
 
-def _drawn(rng: np.random.Generator, steps: float, learn: float, sample: float) -> Run:
-    pace, own = np.exp(rng.normal(0, (PACE, BETWEEN_RUNS)))
-    factors = pace * np.exp(rng.normal(0, BETWEEN_ITERATIONS, FULL[1]))
+def _drawn(rng: np.random.Generator, steps: float, learn: float, sample: float, noise: float) -> Run:
+    pace, own = np.exp(rng.normal(0, (noise * PACE, noise * BETWEEN_RUNS)))
+    factors = pace * np.exp(rng.normal(0, noise * BETWEEN_ITERATIONS, FULL[1]))
     return Run(10.0, tuple(Iteration(steps, each * (learn + own * sample), each * learn, 0.0, 0.0) for each in factors.tolist()))
 
 
@@ -362,8 +362,8 @@ def main() -> None:
     arguments.add_argument("--replays", type=int, default=100, help="of each kind of grid")
     options = arguments.parse_args()
     policies: dict[str, Policy] = {
-        "search": search(0.3),
-        "search, double budget": search(0.6),
+        "search": search(1.0),
+        "search, half the budget": search(0.5),
         "exhaustive": exhaustive,
         "random": random(0.2),
         "doubling by hand": doubling,
@@ -373,7 +373,7 @@ def main() -> None:
         policies["Tune's Optuna"] = optuna(0.3)
     else:
         print("Tune's OptunaSearch: not installed (pip install optuna)")
-    kinds = {"synthetic": list(synthetic(options.replays))}
+    kinds = {"synthetic": list(synthetic(options.replays)), "synthetic, quiet": list(synthetic(options.replays, noise=0.25))}
     for path in options.grids:
         kinds[path.stem] = list(halves(path, options.replays))
     for goal in GOALS.values():

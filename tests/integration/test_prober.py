@@ -220,7 +220,7 @@ def test_too_little_time_is_an_error(algorithm):
 
 
 def test_what_twins_hold_is_given_back(algorithm):
-    config = ppo("CartPole-v1", envs=2).env_runners(gym_env_vectorize_mode="async")
+    config = ppo("CartPole-v1", envs=2).env_runners(gym_env_vectorize_mode="ASYNC")
     algorithm = config.build_algo()
     before = on_runners(algorithm, process_of)
     with quick(algorithm) as prober:

@@ -1,13 +1,11 @@
 """`sweep` in real Tune runs: finds, refuses, survives and resumes."""
 
-import math
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +21,7 @@ from tuning import costly
 from rl_scaling_callback import Goal, ScalingCallback, ScalingSearcher, SteadyStopper, read_experiment, sweep
 from rl_scaling_callback.baseline.model import Baseline, Workload
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.steady import SteadyRule, SteadyWindow
+from rl_scaling_callback.core.steady import Steady, SteadyRule, SteadyWindow
 from rl_scaling_callback.rllib.hardware import Host
 from rl_scaling_callback.sweeping.cluster import Node
 from rl_scaling_callback.sweeping.config_file import load_config
@@ -127,7 +125,7 @@ def test_resumed_with_another_workload_it_is_refused(swept):
     other = ppo().training(train_batch_size_per_learner=10, minibatch_size=10)
     with pytest.raises(ValueError, match=r"holds a sweep of another workload: .*train_batch_size: 10 here, 20 there"):
         run(swept[0], other, runners=[1], envs=[1], resume=True)
-    elsewhere = workload_of(ppo(), Host("elsewhere", "another CPU", 64))
+    elsewhere = workload_of(ppo(), Host("elsewhere", "another CPU", 64)).logged
     with pytest.raises(ValueError, match=r"cores: 64 here, .*cpu: \"another CPU\" here"):
         _measured_before(str(swept[0] / "scaling_sweep"), elsewhere, QUICK)
 
@@ -288,13 +286,12 @@ def test_searcher_and_stopper_in_anybodys_tuner(tmp_path):
     for trial, result in zip(searcher.trials, results, strict=True):
         assert 4 <= result.metrics["training_iteration"] <= 5
         steps = result.metrics["env_runners"]["num_env_steps_sampled"]
-        assert trial.sps == pytest.approx(steps / result.metrics["time_this_iter_s"], rel=0.3)
-        assert math.isnan(trial.fixed)
+        assert trial.steady.sps == pytest.approx(steps / result.metrics["time_this_iter_s"], rel=0.3)
 
 
 def test_the_searcher_keeps_what_it_knows(tmp_path):
-    trials = [Trial(Scale(1, 1), 10.0, 100.0, 3.0), Trial(Scale(2, 1), 12.0, 180.0, 2.0, fixed=0.3)]
-    trials = [replace(trial, fixed=0.3, others=0.1, learner_seconds=1e-3) for trial in trials]
+    steady = Steady(100.0, 3.0, 5, 5000.0, 50.0, True, True, {"learn": 2.0})
+    trials = [Trial(Scale(1, 1), 60.0, steady, others=0.1), Trial(Scale(2, 1), 12.0, None, others=0.2)]
     ScalingSearcher([1, 2], [1], trials=trials).save(str(tmp_path / "state"))
     restored = ScalingSearcher([1, 2], [1])
     restored.restore(str(tmp_path / "state"))

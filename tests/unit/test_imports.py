@@ -10,6 +10,7 @@ NEED_RAY = {
     "reporter",
     "rllib.introspection",
     "rllib.prober",
+    "rllib.switch",
     "sweeping.cluster",
     "sweeping.instrument",
     "sweeping.probe_host",

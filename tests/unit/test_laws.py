@@ -222,6 +222,20 @@ def test_laws_wait_for_configurations_enough():
     assert line.notes[0].startswith("All configurations lie on one line")
 
 
+def test_what_no_law_fits_is_not_predicted():
+    rng = np.random.default_rng(5)
+    wild = fit_laws([Measured(scale, float(rng.uniform(1, 10)), 5.0) for scale in GRID])
+    assert wild.fits[0].mean_error > 20
+    assert wild.chosen is None
+    assert "No law predicts these configurations" in wild.notes[0]
+
+
+def test_a_law_is_no_surer_than_what_it_was_fitted_to():
+    exact = [Measured(scale, SURFACES["A"](scale.num_env_runners, scale.num_envs_per_env_runner), 40.0) for scale in GRID]
+    predicted = fit_laws(exact).chosen.predict(Scale(3, 8))
+    assert math.log(predicted.high / predicted.seconds) >= math.log(1.4) / math.sqrt(2)
+
+
 def test_without_one_by_one():
     laws = fit_laws(HALFCHEETAH[1:])
     assert laws.axes == ()

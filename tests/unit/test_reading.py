@@ -1,4 +1,5 @@
 import enum
+import functools
 import math
 from dataclasses import dataclass
 
@@ -238,16 +239,17 @@ def test_plain_values_are_the_same_in_every_process():
         "nan": math.nan,
         "tuple": (1, None),
     }
-    module = __name__
+    custom = rllib.plain(Custom)
+    assert custom.startswith(f"{__name__}.Custom #")
     assert rllib.plain(value) == {
-        "class": f"{module}.Custom",
-        "function": f"{module}.test_new_stack_counts_in_env_runners",
+        "class": custom,
+        "function": rllib.plain(test_new_stack_counts_in_env_runners),
         "mode": "sync",
-        "spec": {"module": f"{module}.Custom", "width": 64},
+        "spec": {"of": rllib.plain(Spec), "module": custom, "width": 64},
         "array": [0, 1, 2],
         "scalar": 0.5,
         "set": [1, 2, 3],
-        "object": f"<{module}.Custom object>",
+        "object": custom,
         "nan": "nan",
         "tuple": [1, None],
     }
@@ -271,7 +273,15 @@ BASE = {
     "num_env_runners": 1,
     "num_envs_per_env_runner": 1,
     "rollout_fragment_length": "auto",
+    "gym_env_vectorize_mode": "sync",
 }
+
+
+class OfThisPackage:
+    """As if it were: the package's own callbacks can't be imported without Ray."""
+
+
+OfThisPackage.__module__ = "rl_scaling_callback.callback"
 
 
 @pytest.mark.parametrize(
@@ -285,6 +295,17 @@ BASE = {
         {"rollout_fragment_length": 256},
         {"evaluation_interval": 1},
         {"num_cpus_per_env_runner": 0.5},
+        {"gym_env_vectorize_mode": "SYNC"},
+        {"gym_env_vectorize_mode": Mode.SYNC},
+        {"gym_env_vectorize_mode": "VectorizeMode.SYNC"},
+        {"callbacks_class": OfThisPackage},
+        {"callbacks_class": [OfThisPackage, functools.partial(OfThisPackage, 3)]},
+        {"callbacks": "rl_scaling_callback.callback.ScalingCallback"},
+        {"callbacks": ["functools.partial(rl_scaling_callback.callback.ScalingCallback, min_iterations=3)"]},
+        {"train_batch_size": 99},
+        {"learning_starts": -1},
+        {"a_setting_of_another_release": None},
+        {"__stdout_file__": "x"},
     ],
 )
 def test_what_does_not_change_the_work_does_not_count(change):
@@ -304,6 +325,22 @@ def test_what_does_not_change_the_work_does_not_count(change):
         {"gym_env_vectorize_mode": "async"},
         {"_model_config": {"fcnet_hiddens": [8]}},
         {"policies": {"a", "b"}},
+        {"circular_buffer_iterations_per_batch": 4},
+        {"num_atoms": 51},
+        {"twin_q": False},
+        {"training_ratio": 512},
+        {"batch_size_B": 8},
+        {"model_size": "S"},
+        {"replay_buffer_config": {"type": "EpisodeReplayBuffer"}},
+        {"policies_to_train": ["a"]},
+        {"learner_config_dict": {"a": 1}},
+        {"output": "/somewhere"},
+        {"use_critic": False},
+        {"add_default_connectors_to_env_to_module_pipeline": False},
+        {"callbacks_class": Custom},
+        {"callbacks_on_episode_step": lambda **kwargs: None},
+        {"a_setting_of_the_users": 1},
+        {"evaluation_interval": 1, "evaluation_parallel_to_training": True},
     ],
 )
 def test_what_changes_the_work_counts(change):
@@ -316,6 +353,31 @@ def test_the_batch_size_in_effect_is_the_one_that_counts():
     assert (
         rllib.read_workload({**BASE, "_train_batch_size_per_learner": None, "train_batch_size": 4000})["train_batch_size"] == 4000
     )
+
+
+def test_a_model_config_is_what_differs_from_the_defaults():
+    @dataclass
+    class ModelConfig:
+        hiddens: tuple = (256, 256)
+        shared: bool = True
+
+    defaults = {"hiddens": (256, 256), "shared": False}
+
+    def model_config(given):
+        return rllib.read_workload({**BASE, "_model_config": given}, defaults)["model_config"]
+
+    assert model_config(ModelConfig(hiddens=(8,))) == {"hiddens": [8], "shared": True}
+    assert model_config({"hiddens": (8,), "shared": True}) == {"hiddens": [8], "shared": True}
+    assert model_config({}) == model_config({"hiddens": (256, 256)}) == {}
+
+
+def test_numpy_integers_are_numbers_of_runners_and_envs():
+    scale = rllib.read_scale({"num_env_runners": np.int64(2), "num_envs_per_env_runner": np.int32(4)})
+    assert (scale, scale.slug, type(scale.num_env_runners), type(scale.parallelism)) == (Scale(2, 4), "2r4e", int, int)
+    assert type(Scale(np.int64(3), np.int64(1)).num_env_runners) is int
+    for junk in (2.0, True, "2", None):
+        with pytest.raises(ValueError, match="whole numbers"):
+            rllib.read_scale({"num_env_runners": junk, "num_envs_per_env_runner": 1})
 
 
 @pytest.mark.parametrize("junk", [{"num_learners": "all"}, {"_train_batch_size_per_learner": "auto"}, {"policies": 3}])

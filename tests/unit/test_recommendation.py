@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from rl_scaling_callback.analysis.goals import GOALS, Goal
-from rl_scaling_callback.analysis.noise import Noise
+from rl_scaling_callback.analysis.noise import PROBED, Noise
 from rl_scaling_callback.analysis.recommendation import ranking, recommend
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
@@ -150,6 +150,22 @@ def test_what_would_settle_it_and_what_that_costs(speedup, verdict, told):
     found = recommend(rows, Goal("quick", min_speedup=2.5))
     assert found.verdict == verdict
     assert told in found.reason
+
+
+@pytest.mark.parametrize(
+    ("speedup", "told"),
+    [
+        # ± 25 % of 8 rounds is ± 20 % of half as many more: 8 · ((ln 1.25 / ln 1.2)² − 1) = 3.98.
+        (3.0, "about 4 more rounds of probes after these 8 would settle it."),
+        (2.51, "too close for 72 more rounds of probes to settle."),
+        (2.5, "too close for 72 more rounds of probes to settle."),
+    ],
+)
+def test_where_probes_tell_more_rounds_would_settle_it(speedup, told):
+    error = PROBED.error(math.log(1.25) ** 2 / 2 / 1.959964**2)
+    rows = by_speedup(**{"1r1e": 1.0, "4r1e": speedup})
+    rows = [replace(each, noise=PROBED, variance=0.01, speedup_error=error, runs=(run(),)) for each in rows]
+    assert told in recommend(rows, Goal("quick", min_speedup=2.5)).reason
 
 
 def test_the_ranking_puts_together_what_noise_can_not_tell_apart():

@@ -192,8 +192,60 @@ def test_a_steady_trial_without_a_baseline_says_what_is_missing(store):
 
 
 def test_a_given_number():
-    assert GivenBaseline(1378.0, SINGLE).compare_with(SETTLED, 1) == (1378.0, 1.0)
-    assert GivenBaseline(5512.0, Scale(4, 1)).compare_with(SETTLED, 1) == (1378.0, 1.0)
+    for number, reference_scale in ((1378.0, SINGLE), (5512.0, Scale(4, 1))):
+        given = GivenBaseline(number, reference_scale, Scale(2, 1), Warnings())
+        assert given.compare_with(SETTLED, 1) == (1378.0, 1.0)
+
+
+@pytest.mark.parametrize(("factor", "warned"), [(0.25, True), (0.85, False), (1.0, False), (1.2, False), (1.5, True)])
+def test_a_later_run_of_the_reference_that_disagrees_with_its_baseline_says_so(store, factor, warned):
+    reference(store, owner="first").update(SETTLED)
+    of_file, of_number = Warnings(), Warnings()
+    later = reference(store, owner="later", warn=of_file)
+    given = GivenBaseline(1000.0, SINGLE, SINGLE, of_number)
+    for steady in (replace(UNSETTLED, sps=1.0), replace(SETTLED, sps=1000.0 * factor)):
+        later.update(steady)
+        given.update(steady)
+    assert ("disagree" in of_file, "disagree" in of_number) == (warned, warned)
+    if warned:
+        assert "'first'" in of_file["disagree"]
+        assert store.path(WORKLOAD, SINGLE) in of_file["disagree"]
+
+
+def test_a_wide_interval_explains_more(store):
+    reference(store, owner="first").update(SETTLED)
+    warn = Warnings()
+    reference(store, owner="later", warn=warn).update(replace(SETTLED, sps=600.0, error=80.0))
+    assert not warn
+
+
+def test_other_scales_are_expected_to_differ(store):
+    reference(store).update(SETTLED)
+    warn = Warnings()
+    reference(store, Scale(4, 1), owner="b", warn=warn).update(replace(SETTLED, sps=4000.0))
+    assert not warn
+
+
+@pytest.mark.parametrize("scale", [SINGLE, Scale(2, 1)])
+def test_a_trial_that_ends_before_there_is_a_baseline_says_what_to_do(store, scale):
+    warn = Warnings()
+    trial = reference(store, scale, warn=warn)
+    trial.update(UNSETTLED)
+    assert not warn
+    trial.end()
+    assert list(warn) == ["missing"]
+    assert "1r×1e" in warn["missing"]
+    assert "7 to 10 iterations" in warn["missing"]
+
+
+def test_a_trial_that_ends_with_a_baseline_says_nothing(store):
+    reference(store).update(SETTLED)
+    warn = Warnings()
+    trial = reference(store, Scale(2, 1), owner="b", warn=warn)
+    trial.update(UNSETTLED)
+    trial.end()
+    reference(None, warn=warn).end()
+    assert not warn
 
 
 def test_nowhere_to_look():

@@ -34,6 +34,16 @@ def report():
     return report_of(*users_ten())
 
 
+def test_where_no_law_fits_the_report_says_so():
+    times = (1.0, 3.0, 0.2, 5.0, 0.1, 2.0, 7.0, 0.3)
+    scales = ("1r1e", "2r1e", "4r1e", "8r1e", "1r2e", "2r2e", "4r2e", "8r2e")
+    report = report_of(*(run(scale, [seconds, 1.01 * seconds]) for scale, seconds in zip(scales, times, strict=True)))
+    assert report.studies[0].forecasts() == ()
+    text = to_markdown(report)
+    assert "No law predicts these configurations" in text
+    assert "Chosen law" not in text
+
+
 def test_goal_and_reference_may_be_named():
     made = make_report(Experiment("here", (Study("test", users_ten()),)), "save", "1r1e")
     assert made.studies[0].recommendation.goal == GOALS["save"]
@@ -124,7 +134,7 @@ def test_the_goal_that_was_asked_for_comes_first(report):
 def test_a_narrow_terminal_says_which_columns_it_goes_without(report):
     assert "Not shown" not in printed(report, 200)
     narrow = printed(report, 60)
-    assert "Not shown for want of width: time, loss, per core, SPS per CPU, where it goes" in " ".join(narrow.split())
+    assert "Columns left out to fit the terminal: time, loss, per core, SPS per CPU, where it goes" in " ".join(narrow.split())
     assert max(map(len, narrow.split("Recommendation")[0].splitlines())) <= 80
     assert re.search(r"4r×1e +4 +3,732 +2\.71 +67\.7 +good", narrow)
 
