@@ -4,7 +4,6 @@ Costs are sleeps that are long beside what RLlib itself takes. Whatever else run
 least disturbed of several counts.
 """
 
-import math
 import os
 from functools import partial
 
@@ -16,8 +15,7 @@ from rl_scaling_callback.core.attribution import CAUSES
 pytest.importorskip("ray")
 
 import tuning
-from envs import CostlyEnv, SleepingLearner
-from ray.rllib.algorithms.impala import IMPALAConfig
+from envs import SleepingLearner
 from tuning import costly, quick
 
 STEPS, STEP_S = 16, 0.1
@@ -129,36 +127,6 @@ def test_a_cpu_bound_env_on_too_few_cores(tmp_path):
     # Runners that share one core each take as long for their part as one for all of it, so nothing is gained. Whatever else runs on
     # that core only adds to it.
     assert lost_seconds(results)["contention"] == pytest.approx(steps * burn_s * (1 - 1 / runners), rel=0.1)
-
-
-@pytest.mark.slow
-def test_overlapping_phases_are_marked_and_not_split():
-    config = (
-        IMPALAConfig()
-        .environment(CostlyEnv, env_config={"step_s": 0.002})
-        .env_runners(num_env_runners=1, num_cpus_per_env_runner=0.5, rollout_fragment_length=20)
-        .training(train_batch_size_per_learner=40)
-        .learners(num_learners=0)
-        .reporting(min_time_s_per_iteration=1)
-        .rl_module(model_config={"fcnet_hiddens": [8]})
-        .callbacks(partial(ScalingCallback, baseline_sps=100.0))
-    )
-    if hasattr(config, "use_env_runner_state_server"):
-        config.use_env_runner_state_server = False
-    algorithm = config.build_algo()
-    try:
-        result = [algorithm.train() for _ in range(3)][-1]
-    finally:
-        algorithm.stop()
-    scaling = result["scaling"]
-    assert scaling["account"]["exclusive"] == 0
-    # The learner's thread does nothing else, from the iteration's first moment to its last.
-    learner = scaling["learner"]
-    assert learner["busy"] > 0
-    assert learner["waiting"] > learner["busy"], "40 slow steps a batch keep the learner waiting"
-    assert learner["busy"] + learner["waiting"] == pytest.approx(result["time_this_iter_s"], rel=0.2)
-    assert scaling["runners"]["busy"] > 0
-    assert all(math.isnan(scaling["loss"][cause]) for cause in CAUSES)
 
 
 @pytest.mark.slow
