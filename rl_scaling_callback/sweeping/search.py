@@ -142,7 +142,7 @@ class Search:
         known = self._known(trials)
         if SINGLE not in known:
             return None
-        choice = recommend([replace(each, sps_error=_AS_GOOD) for each in known.values()], self.goal).choice
+        choice = recommend([replace(each, sps_error=_AS_GOOD, variance=NAN) for each in known.values()], self.goal).choice
         return None if choice is None else choice.scale
 
     @property
@@ -165,14 +165,14 @@ class Search:
 
         A law is as sure as it is of what it was not shown. NaN where there is none.
         """
-        law = fit_laws([Measured(each.scale, 1 / each.sps, each.sps_error) for each in known.values()], self.cores).chosen
+        law = fit_laws([Measured(each.scale, 1 / each.sps, each.own_error) for each in known.values()], self.cores).chosen
         error = law.mean_error / 100 * _OF_MEAN_ERROR if law else NAN
         means, moves = [], []
         for scale in self.scales:
             if scale in known:
                 each, n = known[scale], len(known[scale].runs)
                 means.append(math.log(each.sps))
-                of_mean = math.log1p(each.sps_error / 100) / 1.96 if each.sps_error >= 0 else error / math.sqrt(n)
+                of_mean = math.sqrt(each.variance) if each.variance >= 0 else error / math.sqrt(n)
                 moves.append(of_mean / math.sqrt(n + 1))
             else:
                 seconds = law.predict(scale).seconds if law else NAN
