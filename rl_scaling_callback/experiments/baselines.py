@@ -51,7 +51,7 @@ def _agree(logged: Any, exact: Any) -> bool:
     if isinstance(logged, list) and isinstance(exact, list):
         return len(logged) == len(exact) and all(map(_agree, logged, exact))
     if isinstance(exact, str) and not isinstance(logged, str):
-        return _name(exact) != exact  # the hash of an array, which a log has as numbers
+        return bool(_name(exact) != exact)  # the hash of an array, which a log has as numbers
     is_text_of_object = isinstance(logged, str) and (logged.startswith("<") or not isinstance(exact, str))
     return is_text_of_object or bool(logged in (exact, _name(exact)))
 
