@@ -25,7 +25,7 @@ class Measured(GivenBaseline):
     spent = Spent.of({"sample": 0.8e-3, "learn": 0.2e-3}, 1e-3, [0.8e-3])
 
     def __init__(self, comparable=1.0):
-        super().__init__(1000.0, Scale(1, 1))
+        super().__init__(1000.0, Scale(1, 1), Scale(4, 2), print)
         self._comparable = comparable
 
     def compare_with(self, steady, env_steps):
@@ -39,7 +39,7 @@ def trial(config=None, warnings=None, rule=RULE, source=None, offset=lambda: 0.0
         scale=Scale(4, 2),
         workload="1234",
         resources=Resources(cores=2.0, cpus=5.0),
-        source=source or GivenBaseline(1000.0, Scale(1, 1)),
+        source=source or GivenBaseline(1000.0, Scale(1, 1), Scale(4, 2), print),
         rule=rule,
         is_exclusive=lambda: 1.0,
         load=Load(2.0, 4),
