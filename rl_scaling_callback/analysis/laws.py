@@ -239,7 +239,8 @@ def _weights(known: Sequence[Measured]) -> Array:
         return np.ones(len(known))
     # An error of 0 or an unknown one is nobody's reason to count for more than the typical.
     filled = np.log1p([error / 100 if error > 0 else typical / 100 for error in errors])
-    weights: Array = math.log1p(typical / 100) / filled
+    # More than a thousandfold is nothing that a measurement can claim, and overflows.
+    weights: Array = np.minimum(math.log1p(typical / 100) / filled, 1e3)
     return weights
 
 

@@ -63,6 +63,7 @@ class Baseline:
         converged: whether the window is as precise as was asked for.
         provenance: host, CPU, cores, versions, time and trial, as texts.
         parts: Σ seconds of the window by phase, and by what the env runners did; empty where not known.
+        run: the run of an experiment that it belongs to; "" where it belongs to none.
     """
 
     sps: float
@@ -76,6 +77,7 @@ class Baseline:
     converged: bool
     provenance: Mapping[str, str] = field(default_factory=dict)
     parts: Mapping[str, float] = field(default_factory=dict)
+    run: str = ""
 
     @property
     def unit_sps(self) -> float:
@@ -126,6 +128,7 @@ class Baseline:
                 "parts": {name: seconds for name, seconds in self.parts.items() if math.isfinite(seconds)},
             },
             "owner": self.owner,
+            "run": self.run,
             "provenance": self.provenance,
         }
         return json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n"
@@ -165,6 +168,7 @@ class Baseline:
             scale=Scale.parse(document["reference"]),
             workload=Workload(_mapping(document["workload"])),
             owner=str(document["owner"]),
+            run=str(document["run"]),
             error=formulas.NAN if error is None else _not_negative(error),
             iterations=_count(window["iterations"]),
             env_steps=_positive(window["env_steps"]),

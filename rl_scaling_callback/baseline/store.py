@@ -9,6 +9,7 @@ import posixpath
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timezone
 from heapq import nlargest
 from pathlib import Path
@@ -19,7 +20,7 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.storage import filesystem_of, shown
 
 EXPERIMENT_SUBDIRECTORY: Final = "scaling_baselines"
-"""Where baselines lie inside a Tune experiment's folder, those of each run in a folder of their own."""
+"""Where baselines lie inside a Tune experiment's folder."""
 
 _MOST_FILES_SEARCHED: Final = 20
 # An object store makes an object visible when it is complete; elsewhere only a rename is atomic.
@@ -32,10 +33,12 @@ class BaselineStore:
     Args:
         filesystem: a `pyarrow.fs.FileSystem`.
         directory: path of the directory on it; made when the first baseline is published.
+        run: the run of an experiment whose baselines count, another one's are replaced; "" for all.
     """
 
-    def __init__(self, filesystem: Any, directory: str) -> None:
+    def __init__(self, filesystem: Any, directory: str, run: str = "") -> None:
         self._fs = filesystem
+        self._run = run
         self.directory = directory.rstrip("/")
 
     @classmethod
@@ -67,9 +70,9 @@ class BaselineStore:
 
         Args:
             storage: the `StorageContext` that a trial holds.
-            run: which run of the experiment: another one of the same name may run other code.
+            run: which run of the experiment; another one of the same name may run other code.
         """
-        return cls(storage.storage_filesystem, posixpath.join(storage.experiment_fs_path, EXPERIMENT_SUBDIRECTORY, run))
+        return cls(storage.storage_filesystem, posixpath.join(storage.experiment_fs_path, EXPERIMENT_SUBDIRECTORY), run)
 
     def path(self, workload: Workload, reference: Scale) -> str:
         """Return the path of the file that holds a workload's baseline."""
@@ -118,7 +121,7 @@ class BaselineStore:
                 baseline = self._read(info.path)
             except BaselineFileError:
                 continue
-            if baseline is not None:
+            if baseline is not None and self._counts(baseline):
                 yield baseline
 
     def publish(self, baseline: Baseline) -> None:
@@ -128,7 +131,7 @@ class BaselineStore:
             OSError: the storage can't be reached or written.
         """
         path = self.path(baseline.workload, baseline.scale)
-        data = baseline.to_json().encode()
+        data = replace(baseline, run=self._run).to_json().encode()
         self._fs.create_dir(self.directory, recursive=True)
         if self._fs.type_name in _ATOMIC_WRITES:
             self._write(path, data)
@@ -145,7 +148,10 @@ class BaselineStore:
         baseline = self._read(path)
         if baseline is not None and (baseline.workload.id != workload.id or baseline.scale != reference):
             raise BaselineFileError("it is the baseline of another workload or reference")
-        return baseline
+        return baseline if baseline is not None and self._counts(baseline) else None
+
+    def _counts(self, baseline: Baseline) -> bool:
+        return self._run in ("", baseline.run)
 
     def _read(self, path: str) -> Baseline | None:
         """Return what the file holds, None where there is no file."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from operator import index
 
 from rl_scaling_callback.core import formulas
 
@@ -29,10 +30,10 @@ class Scale:
 
     def __post_init__(self) -> None:
         # A field, not a property: it is asked for in every iteration of every trial.
-        object.__setattr__(self, "parallelism", int(formulas.parallelism(self.num_env_runners, self.num_envs_per_env_runner)))
+        object.__setattr__(self, "parallelism", index(formulas.parallelism(self.num_env_runners, self.num_envs_per_env_runner)))
         # Grids often come from NumPy, whose integers are none of JSON's.
-        object.__setattr__(self, "num_env_runners", int(self.num_env_runners))
-        object.__setattr__(self, "num_envs_per_env_runner", int(self.num_envs_per_env_runner))
+        object.__setattr__(self, "num_env_runners", index(self.num_env_runners))
+        object.__setattr__(self, "num_envs_per_env_runner", index(self.num_envs_per_env_runner))
 
     @property
     def slug(self) -> str:

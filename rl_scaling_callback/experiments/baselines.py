@@ -18,18 +18,13 @@ def read_baselines(folder: Place) -> tuple[list[Baseline], list[LeftOut]]:
     """
     baselines: list[Baseline] = []
     left_out: list[LeftOut] = []
-    folders, files = folder.names()
-    for name in files:
+    for name in folder.names()[1]:
         if not (name.startswith("baseline-") and name.endswith(".json")):
             continue
         try:
             baselines.append(Baseline.from_json(folder.below(name).read()))
         except (BaselineFileError, ExperimentError) as error:
             left_out.append(LeftOut(name, f"this baseline file can't be used: {error}"))
-    # Each run of an experiment has a folder of its own, named by the time at which it began: the latest first.
-    for name in reversed(folders):
-        found, broken = read_baselines(folder.below(name))
-        baselines, left_out = baselines + found, left_out + broken
     return baselines, left_out
 
 

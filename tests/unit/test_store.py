@@ -151,3 +151,14 @@ def test_an_unreachable_place_is_named(tmp_path):
             BaselineStore.at(place)
         assert repr(str(place)) in str(error.value)
         assert "allowed are" in str(error.value)
+
+
+def test_a_baseline_counts_for_the_run_that_measured_it_and_for_a_lasting_store(store):
+    first, second, lasting = (BaselineStore(store._fs, store.directory, run) for run in ("first", "second", ""))
+    first.publish(BASELINE)
+    assert load(first) == load(lasting) == replace(BASELINE, run="first")
+    assert load(second) is None
+    other = Workload({"env": "Ant-v5"})
+    assert [len(list(each.others(other, BASELINE.scale))) for each in (first, second, lasting)] == [1, 0, 1]
+    second.publish(replace(BASELINE, sps=1.0))
+    assert (load(first), load(second).sps, len(files(store))) == (None, 1.0, 1)

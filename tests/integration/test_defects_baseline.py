@@ -1,0 +1,242 @@
+"""Baselines that belong to another run, another place or another workload, in real runs of Tune."""
+
+import functools
+import json
+import math
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ray")
+
+import gymnasium as gym
+import numpy as np
+import ray
+from envs import CostlyEnv
+from ray import tune
+from ray.rllib.algorithms.ppo import PPO, PPOConfig
+from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+from tuning import lines, quick
+
+from rl_scaling_callback import ScalingCallback
+from rl_scaling_callback.rllib import introspection
+
+CLUSTER_CPUS = 4
+
+
+def slow(step_s):
+    """An env whose cost no config tells."""
+    return lambda config: CostlyEnv(Config(step_s))
+
+
+class Config(dict):
+    def __init__(self, step_s):
+        super().__init__(step_s=step_s)
+        self.worker_index = 1
+
+
+def ppo(env=CostlyEnv, **env_config):
+    return (
+        PPOConfig()
+        .environment(env, env_config=env_config)
+        .env_runners(num_env_runners=1)
+        .training(train_batch_size_per_learner=64, minibatch_size=64, num_epochs=1)
+        .debugging(log_level="ERROR")
+    )
+
+
+def fit(config, storage, *, name="experiment", callbacks=quick, iterations=5, trainable=PPO, log=None):
+    config.callbacks(callbacks)
+    run_config = tune.RunConfig(name=name, storage_path=str(storage), stop={"training_iteration": iterations}, verbose=0)
+    results = tune.Tuner(trainable, param_space=config, run_config=run_config).fit()
+    assert not results.errors
+    return results
+
+
+class Telling(ScalingCallback):
+    """Puts its warnings and its workload's facts beside the numbers."""
+
+    def on_algorithm_init(self, *, algorithm, **kwargs):
+        super().on_algorithm_init(algorithm=algorithm, **kwargs)
+        self.facts = introspection.workload_of(algorithm, [], None).facts
+
+    def on_train_result(self, *, algorithm, result, **kwargs):
+        super().on_train_result(algorithm=algorithm, result=result, **kwargs)
+        result["warned"] = sorted(self._warned)
+        result["facts"] = json.dumps(self.facts)
+
+
+telling = functools.partial(Telling, warmup_iterations=1, min_iterations=3, max_iterations=3)
+
+
+def test_a_second_run_of_the_same_name_measures_its_own_baseline(cluster, tmp_path):
+    # The user's word hides that the work is another one: the runs are told apart all the same.
+    on_my_word = functools.partial(quick, workload="mine")
+    efficiencies = []
+    for step_s in (0.001, 0.004):
+        (trial,) = fit(ppo(step_s=step_s), tmp_path, callbacks=on_my_word)
+        efficiencies.append(trial.metrics["scaling"]["steady"]["efficiency"])
+        assert trial.metrics["scaling"]["is_baseline"] == 1
+    assert efficiencies == pytest.approx([100, 100])
+
+
+def test_a_restored_run_goes_on_with_its_own_baseline(cluster, tmp_path):
+    class Failing(PPO):
+        def step(self):
+            if self.iteration == 5 and not (tmp_path / "mended").exists():
+                raise RuntimeError("the power is cut")
+            return super().step()
+
+    config = ppo().callbacks(quick)
+    run_config = tune.RunConfig(
+        name="experiment",
+        storage_path=str(tmp_path),
+        stop={"training_iteration": 7},
+        checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1),
+        verbose=0,
+    )
+    tuner = tune.Tuner(Failing, param_space=config, run_config=run_config)
+    assert tuner.fit().errors
+    (before,) = (tmp_path / "experiment/scaling_baselines").rglob("baseline-*.json")
+    measured = json.loads(before.read_text())["sps"]
+    (tmp_path / "mended").touch()
+    time.sleep(1.1)  # the runs' times are told in seconds
+    restored = tune.Tuner.restore(str(tmp_path / "experiment"), trainable=Failing, resume_errored=True, param_space=config)
+    (trial,) = restored.fit()
+    assert trial.metrics["training_iteration"] == 7
+    assert list((tmp_path / "experiment/scaling_baselines").rglob("baseline-*.json")) == [before]
+    after = [result["scaling"] for result in lines(trial) if result["iterations_since_restore"] == 1][-1]
+    assert (after["baseline_sps"], after["is_baseline"]) == (measured, 1)
+
+
+def test_a_reference_that_disagrees_with_a_lasting_baseline_warns(cluster, tmp_path):
+    lasting = functools.partial(telling, baseline_dir=str(tmp_path / "lasting"), workload="mine")
+    warned = []
+    for step_s in (0.001, 0.001, 0.006):
+        (trial,) = fit(ppo(step_s=step_s), tmp_path, callbacks=lasting)
+        warned.append("disagree" in trial.metrics["warned"])
+    assert warned[0] is False
+    assert warned[2] is True
+
+
+def test_a_relative_directory_begins_where_the_user_is(cluster, tmp_path, monkeypatch):
+    # The cluster runs already, in another directory.
+    before = Path.cwd()
+    with ray.init(ignore_reinit_error=True):
+        pass
+    results = []
+    ray.shutdown()
+    try:
+        monkeypatch.chdir(tmp_path)
+        ray.init(address="local", num_cpus=CLUSTER_CPUS, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        relative = functools.partial(quick, baseline_dir="a/directory")
+        for runners in (1, 2):
+            results += fit(ppo().env_runners(num_env_runners=runners), tmp_path, name=f"{runners}", callbacks=relative)
+    finally:
+        monkeypatch.chdir(before)
+    (file,) = (tmp_path / "a/directory").glob("baseline-*-1r1e.json")
+    sps = json.loads(file.read_text())["sps"]
+    assert [trial.metrics["scaling"]["baseline_sps"] for trial in results] == [sps, sps]
+
+
+def test_threads_are_those_that_the_process_has(cluster, tmp_path):
+    import torch
+
+    config = ppo()
+    with_two = fit(config.copy(copy_frozen=False).resources(num_cpus_for_main_process=2), tmp_path, callbacks=telling, name="two")
+    with_one = fit(config, tmp_path, callbacks=telling, name="one")
+    algorithm = config.copy(copy_frozen=False).callbacks(telling).build_algo()
+    alone = algorithm.train()
+    algorithm.stop()
+    told = [json.loads(result["facts"]) for result in (with_two[0].metrics, with_one[0].metrics, alone)]
+    assert [facts.pop("threads") for facts in told] == [2, 1, torch.get_num_threads()]
+    # Nothing else differs between Tune's trials and a plain loop.
+    assert told[0] == told[1] == told[2]
+
+
+class Stepping(PPO):
+    def training_step(self):
+        return super().training_step()
+
+
+def facts_in(tmp_path, config, trainable=PPO):
+    """The workload's facts in a trial of Tune, in a plain loop, and as a sweep reads them from the config."""
+    (trial,) = fit(config.copy(copy_frozen=False), tmp_path, callbacks=telling, iterations=1, trainable=trainable)
+    algorithm = trainable(config.copy(copy_frozen=False).callbacks(telling))
+    in_loop = algorithm.train()
+    algorithm.stop()
+    of_config = introspection.facts_of(config.copy(copy_frozen=False).callbacks(telling), trainable)
+    in_trial, in_loop = json.loads(trial.metrics["facts"]), json.loads(in_loop["facts"])
+    assert {name: in_loop[name] for name in of_config if name in in_loop} == {
+        name: fact for name, fact in of_config.items() if name in in_loop
+    }
+    del in_trial["threads"], in_loop["threads"]
+    assert in_trial == in_loop
+    assert len(json.dumps(in_trial)) < 20_000
+    return in_trial
+
+
+def test_code_and_objects_are_the_same_in_every_process_and_their_content_counts(cluster, tmp_path):
+    tune.register_env("by_name", slow(0.001))
+    factor = 2
+    config = ppo("by_name", a=np.arange(100_000.0), o=[Config(1.0), gym.spaces.Discrete(3), lambda: factor])
+    config.rl_module(model_config=DefaultModelConfig(fcnet_hiddens=[8]))
+    first = facts_in(tmp_path, config)
+    tune.register_env("by_name", slow(0.004))
+    factor = 3
+    config.rl_module(model_config={"fcnet_hiddens": [8], "vf_share_layers": True})
+    other = facts_in(tmp_path, config, Stepping)
+    assert sorted(name for name in first if first[name] != other[name]) == ["algorithm", "env", "env_config"]
+
+
+class Plain(ScalingCallback):
+    def __init__(self):
+        self.mine = 1
+
+
+class Silent(ScalingCallback):
+    def on_algorithm_init(self, *, algorithm, **kwargs):
+        self.mine = 1
+
+
+@pytest.mark.parametrize(("callback", "first"), [(Plain, 1), (Silent, 2)])
+def test_a_subclass_that_forgets_super_is_measured_all_the_same(cluster, caplog, callback, first):
+    algorithm = ppo().env_runners(num_env_runners=0).callbacks(callback).build_algo()
+    results = [algorithm.train() for _ in range(3)]
+    algorithm.stop()
+    known = [result["scaling"]["sps"] > 0 for result in results]
+    assert known == [number >= first for number in (1, 2, 3)]
+    assert ("super().on_algorithm_init" in caplog.text) == (callback is Silent)
+
+
+def test_a_trial_too_short_for_a_baseline_says_what_to_do_when_it_ends(cluster, tmp_path, caplog):
+    lasting = functools.partial(ScalingCallback, baseline_dir=str(tmp_path))
+    for runners in (1, 0):
+        caplog.clear()
+        algorithm = ppo().env_runners(num_env_runners=runners).callbacks(lasting).build_algo()
+        scaling = [algorithm.train()["scaling"] for _ in range(3)][-1]
+        assert "7 to 10 iterations" not in caplog.text
+        algorithm.stop()
+        assert math.isnan(scaling["speedup"])
+        assert "7 to 10 iterations" in caplog.text
+
+
+def test_a_directory_out_of_reach_ends_no_env_runner(cluster, tmp_path):
+    class Oddly(RLlibCallback):
+        pass
+
+    away = functools.partial(ScalingCallback, baseline_dir="/proc/nothing/here")
+    away()  # as an env runner makes it, whatever its class is called
+    with pytest.raises(ValueError, match="baseline_dir is '/proc/nothing/here'"):
+        ppo().env_runners(num_env_runners=0).callbacks([Oddly, away]).build_algo()
+
+
+def test_numpy_integers_are_numbers_of_runners_and_envs(cluster):
+    config = ppo().env_runners(num_env_runners=np.int64(0), num_envs_per_env_runner=np.int64(2)).callbacks(quick)
+    algorithm = config.build_algo()
+    scaling = algorithm.train()["scaling"]
+    algorithm.stop()
+    assert scaling["sps"] > 0
+    assert scaling["parallelism"] == 2
