@@ -15,7 +15,7 @@ _LARGEST_STEP_DIFFERENCE: Final = 0.1
 
 
 def same_steps(here: float, there: float) -> bool:
-    """Return whether two trials collect about as many env steps an iteration: only then they compare fairly (specification §1).
+    """Return whether two trials collect about as many env steps an iteration: only then they compare fairly.
 
     RLlib rounds fragments up, so that configurations differ by a few percent; 10 % is the most that is allowed.
     """

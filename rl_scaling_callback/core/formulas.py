@@ -19,7 +19,7 @@ BANDS: Final[tuple[tuple[float, str], ...]] = (
     (40.0, "fair"),
     (-math.inf, "inefficient"),
 )
-"""Lower bound of efficiency [%] and the name of each band, best first (specification §3)."""
+"""Lower bound of efficiency [%] and the name of each band, best first."""
 
 
 MOST: Final = 1_000_000
@@ -35,7 +35,7 @@ def ratio(numerator: float, denominator: float) -> float:
 
 
 def steps_per_second(env_steps: float, seconds: float) -> float:
-    """Return SPS [steps/s]: env steps over the seconds they took (specification §1); NaN unless both are > 0.
+    """Return SPS [steps/s]: env steps over the seconds they took; NaN unless both are > 0.
 
     An iteration without env steps has no throughput to compare: 0 would read as the worst configuration there is.
     """
@@ -43,7 +43,7 @@ def steps_per_second(env_steps: float, seconds: float) -> float:
 
 
 def parallelism(num_env_runners: int, num_envs_per_env_runner: int) -> int:
-    """Return N = max(1, runners) × envs per runner (specification §3).
+    """Return N = max(1, runners) × envs per runner.
 
     With 0 env runners RLlib samples in the Algorithm's own process, which counts as one.
 
@@ -58,27 +58,27 @@ def parallelism(num_env_runners: int, num_envs_per_env_runner: int) -> int:
 
 
 def speedup(sps: float, baseline_sps: float) -> float:
-    """Return the speedup [×] = SPS_parallel / SPS_baseline (specification §2); NaN unless the baseline is > 0."""
+    """Return the speedup [×] = SPS_parallel / SPS_baseline; NaN unless the baseline is > 0."""
     return ratio(sps, baseline_sps) if baseline_sps > 0 else NAN
 
 
 def efficiency(speedup: float, n: float) -> float:
-    """Return the parallel efficiency [%] = speedup / N × 100 (specification §3); NaN unless N > 0."""
+    """Return the parallel efficiency [%] = speedup / N × 100; NaN unless N > 0."""
     return ratio(speedup, n) * 100 if n > 0 else NAN
 
 
 def gap(speedup: float, n: float) -> float:
-    """Return the gap [×] = N − speedup between ideal and actual speedup (specification §3)."""
+    """Return the gap [×] = N − speedup between ideal and actual speedup."""
     return n - speedup
 
 
 def loss(efficiency: float) -> float:
-    """Return the loss [% points] = 100 − efficiency (specification §3); negative where scaling is superlinear."""
+    """Return the loss [% points] = 100 − efficiency; negative where scaling is superlinear."""
     return 100 - efficiency
 
 
 def band(efficiency: float) -> str:
-    """Return the band's name for an efficiency [%] (specification §3), or "" when the efficiency is NaN."""
+    """Return the band's name for an efficiency [%], or "" when the efficiency is NaN."""
     return next((name for lowest, name in BANDS if efficiency >= lowest), "")
 
 
@@ -87,7 +87,7 @@ def serial_fraction(speedup: float, n: float) -> float:
 
     NaN at N = 1, where it is not defined, and unless the speedup is > 0. Negative where scaling is superlinear.
 
-    Source: Karp and Flatt, "Measuring parallel processor performance", CACM 33(5), 1990; specification §6.
+    Source: Karp and Flatt, "Measuring parallel processor performance", CACM 33(5), 1990.
     """
     if n <= 1 or not speedup > 0:
         return NAN
@@ -97,7 +97,7 @@ def serial_fraction(speedup: float, n: float) -> float:
 def amdahl_speedup(serial_fraction: float, n: float) -> float:
     """Return Amdahl's largest speedup [×] on N processors, 1 / (s + (1 − s) / N); NaN unless N > 0.
 
-    Source: Amdahl, AFIPS 1967; specification §6.
+    Source: Amdahl, AFIPS 1967.
     """
     return ratio(1, serial_fraction + (1 - serial_fraction) / n) if n > 0 else NAN
 
@@ -111,6 +111,5 @@ def core_efficiency(speedup: float, num_env_runners: int, cores: float) -> float
     """Return speedup / min(runners, cores) × 100 [%]: efficiency against the CPU cores that can be busy at once.
 
     Sub-envs of one env runner step one after another, so N counts processors that are not there; this does not.
-    Source: design §3.
     """
     return efficiency(speedup, min(max(1, num_env_runners), cores)) if cores > 0 else NAN
