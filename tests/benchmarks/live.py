@@ -1,8 +1,8 @@
-"""Measures `sweep` against measuring every configuration once, side by side on this machine: what each takes, and recommends.
+"""Measures `sweep` against a trial of every configuration, side by side on this machine: what each takes, and recommends.
 
-`python tests/benchmarks/live.py` takes a quarter of an hour on 2 cores: a sweep for each goal, then the grid in a random order,
-each trial until its throughput is known, as in a sweep. Choices are judged by the grid of all rounds, which is noisy itself: see
-the intervals. Nothing else should run meanwhile.
+`python tests/benchmarks/live.py` takes a quarter of an hour on 2 cores. In each round it sweeps for each goal, and then runs the
+grid in a random order, each trial until its throughput is known. Choices are judged by the trials of all rounds, which are noisy
+themselves: see the intervals. Nothing else should run meanwhile.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from rl_scaling_callback import Goal, ScalingCallback, SteadyStopper, make_repor
 from rl_scaling_callback.analysis.goals import GOALS
 from rl_scaling_callback.analysis.runs import Experiment
 from rl_scaling_callback.rllib.hardware import cpu_model, usable_cores
+from rl_scaling_callback.sweeping import ENGINES
 
 
 def exhaustive(config: PPOConfig, grid: Sequence[dict[str, int]], place: str) -> Experiment:
@@ -50,11 +52,13 @@ def main() -> None:
     """Run both, and print what they took and recommend."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("env", choices=sorted(ENVS), nargs="?", default="halfcheetah")
-    arguments.add_argument("--runners", type=lambda text: [int(r) for r in text.split(",")], default=[1, 2, 3, 4])
-    arguments.add_argument("--envs", type=lambda text: [int(e) for e in text.split(",")], default=[1, 2, 4, 8, 16])
+    arguments.add_argument("--runners", type=lambda text: [int(r) for r in text.split(",")], default=[1, 2, 4])
+    arguments.add_argument("--envs", type=lambda text: [int(e) for e in text.split(",")], default=[1, 2, 4, 8])
     arguments.add_argument("--goals", type=lambda text: [Goal.of(goal) for goal in text.split(",")], default=list(GOALS.values()))
-    arguments.add_argument("--rounds", type=int, default=1)
-    arguments.add_argument("--steps", type=int, default=1024, help="env steps an iteration")
+    arguments.add_argument("--rounds", type=int, default=2)
+    arguments.add_argument("--sweeps", type=int, default=2, help="of each goal in a round")
+    arguments.add_argument("--steps", type=int, default=2048, help="env steps an iteration")
+    arguments.add_argument("--engine", choices=ENGINES, default="auto")
     options = arguments.parse_args()
 
     os.environ.update(QUIET)
@@ -72,14 +76,16 @@ def main() -> None:
     seconds: list[float] = []
     for number in range(options.rounds):
         place = tempfile.mkdtemp()
-        for goal in options.goals:
+        for attempt, goal in product(range(options.sweeps), options.goals):
             started = time.monotonic()
             made = sweep(
                 config,
                 runners=options.runners,
                 envs=options.envs,
                 goal=goal,
-                storage_path=Path(place) / goal.name,
+                engine=options.engine,
+                storage_path=Path(place) / f"{goal.name}{attempt}",
+                say=lambda text: None,
                 show=lambda report: None,
             )
             sweeps.append((goal, time.monotonic() - started, made.studies[0]))
@@ -95,11 +101,13 @@ def main() -> None:
         best = judged.recommendation.choice
         for number, (swept, took, made) in enumerate(each for each in sweeps if each[0] is goal):
             choice = known[made.recommendation.choice.scale]
-            trials = sum(len(each.runs) for each in made.configurations)
+            own = next(each for each in made.configurations if each.scale == choice.scale)
+            whole = seconds[number // options.sweeps]
             print(
-                f"{swept.name}: sweep {trials} trials, {took:.0f} s, {took / seconds[number]:.2f} of {seconds[number]:.0f} s -> "
-                f"{choice.scale} ({choice.speedup:.2f}× ± {choice.speedup_error:.0f} %, {choice.efficiency:.0f} %); "
-                f"grid -> {best.scale} ({best.speedup:.2f}× ± {best.speedup_error:.0f} %, {best.efficiency:.0f} %)"
+                f"{swept.name}: sweep in {took:.0f} s, {100 * took / whole:.0f} % of {whole:.0f} s -> {choice.scale}, "
+                f"{own.speedup:.2f}× ± {own.speedup_error:.0f} %; by trials {choice.speedup:.2f}× ± {choice.speedup_error:.0f} %, "
+                f"efficiency {choice.efficiency:.0f} %; trials -> {best.scale} ({best.speedup:.2f}× ± {best.speedup_error:.0f} %, "
+                f"{best.efficiency:.0f} %); speed lost {100 * (1 - choice.sps / best.sps):.1f} %"
             )
 
 
