@@ -9,8 +9,8 @@ that holds over all rounds together however often one looks, with Student's t fo
 correction for the number of comparisons.
 
 Sources: Even-Dar, Mannor and Mansour, JMLR 7, 2006 (successive elimination); Robbins, Ann. Math. Statist. 41(5), 1970, and Howard
-et al., Ann. Statist. 49(2), 2021 (boundaries); Huber, "Robust Statistics", 1981, chapter 7; Smyth, Stat. Appl. Genet. Mol. Biol.
-3(1), 2004 (variances); Abedi and Brecht, ICPE 2017 (randomised interleaved trials).
+et al., Ann. Statist. 49(2), 2021 (boundaries); Huber, "Robust Statistics", 1981, chapters 6 and 7; Abedi and Brecht, ICPE 2017
+(randomised interleaved trials).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from scipy.special import digamma, ndtr, polygamma, stdtrit
+from scipy.special import ndtr, stdtrit
 
 from rl_scaling_callback.analysis.fitting import Array
 from rl_scaling_callback.analysis.goals import Goal, Verdict
@@ -37,8 +37,6 @@ _FEWEST_ROUNDS: Final = 3
 # A lack of CPUs outweighs any lack of speed.
 _OUTWEIGHS: Final = 1e3
 _EXACT: Final = 1e-9
-# A variance says something of its own from half a degree of freedom.
-_TOLD: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,7 +127,7 @@ class Race:
         total = np.exp(fit.effects) + rest
         fixed, speed = rest / total, -np.log(total)
         gained = speed - speed[0] + math.log(scales[0].parallelism)
-        variances = (1 - fixed) ** 2 * fit.variances
+        variances = (1 - fixed) ** 2 * fit.variance
         deviation = np.sqrt(np.add.outer(variances, variances) / fit.shared + (np.subtract.outer(fixed, fixed) * rest_error) ** 2)
         np.fill_diagonal(deviation, 0.0)
         margins = gained[:, None] - np.array([self._asked(scale) for scale in scales])
@@ -278,14 +276,14 @@ class _Fit:
 
     Attributes:
         effects: of the configurations, at the mean pace of the rounds; NaN where one was not measured.
-        variances: of the noise of a probe of each, as large as it counts where it lasts from round to round.
-        freedom: degrees of freedom that the variances are known with.
+        variance: of the noise of a probe, as large as it counts where it lasts from round to round.
+        freedom: degrees of freedom that the variance is known with.
         shared: how many rounds a pair was measured in, or would have been that tell as much of their difference.
     """
 
     effects: Array
-    variances: Array
-    freedom: float
+    variance: float
+    freedom: int
     shared: Array
 
 
@@ -293,19 +291,14 @@ def _fit(logs: Array) -> _Fit:
     """Fit ln t, rounds × configurations.
 
     Rounds in which one of a pair is missing tell of it through the others: `shared` is that of the incomplete block design. Errors
-    are those of Huber's pseudo-values. The variances of the configurations are moderated by what they have in common. Noise that
-    lasts from round to round counts as fewer rounds, n(1 − ρ)/(1 + ρ), with ρ pooled over the configurations.
+    are those of Huber's pseudo-values, taken together for all configurations. Noise that lasts from round to round counts as fewer
+    rounds, n(1 − ρ)/(1 + ρ), with the bias of ρ corrected as for a steady window.
     """
     there = np.isfinite(logs)
     x, weights, cells = np.where(there, logs, 0.0), there.astype(float), int(there.sum())
-    in_rounds = weights.sum(axis=1, keepdims=True)
     inverse = _inverse(weights)
     diagonal = np.diag(inverse)
     shared = 2 / np.maximum(diagonal + diagonal[:, None] - 2 * inverse, 2 / cells)
-    # Each probe's share in its own fitted value is what its residual lacks of a degree of freedom.
-    means = (weights / in_rounds) @ inverse
-    leverage = 1 / in_rounds + diagonal - 2 * means + (means * weights).sum(axis=1, keepdims=True) / in_rounds
-    independent = (there * (1 - leverage)).sum(axis=0)
     freedom = cells - int(there.any(axis=0).sum()) - len(logs) + 1
     bound = math.inf
     for _ in range(_PASSES):
@@ -320,14 +313,12 @@ def _fit(logs: Array) -> _Fit:
         weights = there * np.minimum(1.0, bound / np.maximum(np.abs(left), _EXACT))
     effects = np.where(there.any(axis=0), effects + paces.mean(), NAN)
     if freedom <= 0:
-        return _Fit(effects, np.full(len(effects), math.inf), 1, shared)
+        return _Fit(effects, math.inf, 1, shared)
     pseudo = np.clip(left, -bound, bound) / np.mean(np.abs(left[there]) <= bound)
-    squares = (pseudo**2).sum(axis=0)
-    variances, freedom_of_pair = _moderated(squares, independent, freedom)
-    pairs = int((there[1:] & there[:-1]).sum())
-    lagged = float((pseudo[1:] * pseudo[:-1]).sum()) / max(1, pairs) / max(float(squares.sum()) / cells, _EXACT**2)
+    squares, pairs = float((pseudo**2).sum()) + _EXACT**2, int((there[1:] & there[:-1]).sum())
+    lagged = float((pseudo[1:] * pseudo[:-1]).sum()) / max(1, pairs) / (squares / cells)
     rho = min(0.95, max(0.0, lagged + (1 + 3 * max(0.0, lagged)) * there.any(axis=0).sum() / cells))
-    return _Fit(effects, variances * (1 + rho) / (1 - rho), freedom_of_pair, shared)
+    return _Fit(effects, squares / freedom * (1 + rho) / (1 - rho), freedom, shared)
 
 
 def _inverse(weights: Array) -> Array:
@@ -335,26 +326,3 @@ def _inverse(weights: Array) -> Array:
     information = np.diag(weights.sum(axis=0)) - weights.T @ (weights / weights.sum(axis=1, keepdims=True))
     inverse: Array = np.linalg.pinv(information, rcond=_EXACT, hermitian=True)
     return inverse
-
-
-def _moderated(squares: Array, independent: Array, freedom: int) -> tuple[Array, float]:
-    """Return the variances of the noise of each, and the degrees of freedom that those of a pair are known with.
-
-    As far as the variances of the configurations differ by chance only, they are drawn to their common value (Smyth).
-
-    Args:
-        squares: sum of squares of the residuals of each.
-        independent: how many of these are independent.
-        freedom: how many are in all.
-    """
-    told = independent > _TOLD
-    half, variances = independent[told] / 2, squares[told] / independent[told] + _EXACT**2
-    logs = np.log(variances) - digamma(half) + np.log(half)
-    excess = float(np.var(logs, ddof=1) - polygamma(1, half).mean()) if len(half) > 1 else 0.0
-    if not excess > 0:
-        return np.full(len(squares), float(squares.sum()) / freedom + _EXACT**2), freedom
-    # The inverse of the trigamma function, to a few percent.
-    prior = 2 * (0.5 + 1 / excess)
-    common = math.exp(float(logs.mean()) + float(digamma(prior / 2)) - math.log(prior / 2))
-    moderated: Array = (prior * common + squares) / (prior + independent)
-    return moderated, min(freedom, prior + 2 * float(independent[told].min()))
