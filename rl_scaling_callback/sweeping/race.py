@@ -292,7 +292,8 @@ def _fit(logs: Array) -> _Fit:
 
     Rounds in which one of a pair is missing tell of it through the others: `shared` is that of the incomplete block design. Errors
     are those of Huber's pseudo-values, taken together for all configurations. Noise that lasts from round to round counts as fewer
-    rounds, n(1 − ρ)/(1 + ρ), with the bias of ρ corrected as for a steady window.
+    rounds, n(1 − ρ)/(1 + ρ), with the bias of ρ corrected as for a steady window, and its standard error added: few rounds hardly
+    tell ρ.
     """
     there = np.isfinite(logs)
     x, weights, cells = np.where(there, logs, 0.0), there.astype(float), int(there.sum())
@@ -317,7 +318,8 @@ def _fit(logs: Array) -> _Fit:
     pseudo = np.clip(left, -bound, bound) / np.mean(np.abs(left[there]) <= bound)
     squares, pairs = float((pseudo**2).sum()) + _EXACT**2, int((there[1:] & there[:-1]).sum())
     lagged = float((pseudo[1:] * pseudo[:-1]).sum()) / max(1, pairs) / (squares / cells)
-    rho = min(0.95, max(0.0, lagged + (1 + 3 * max(0.0, lagged)) * there.any(axis=0).sum() / cells))
+    rho = lagged + (1 + 3 * max(0.0, lagged)) * there.any(axis=0).sum() / cells + 1 / math.sqrt(max(1, pairs))
+    rho = min(0.95, max(0.0, rho))
     return _Fit(effects, squares / freedom * (1 + rho) / (1 - rho), freedom, shared)
 
 
