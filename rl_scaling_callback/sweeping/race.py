@@ -51,7 +51,8 @@ class Outcome:
         out: configurations that need not be measured any more.
         choice: the best for the goal as far as known: of `equals` the one that costs least.
         equals: the configurations that are as good within the indifference, cheapest first.
-        rivals: the configurations that may still turn out better than the choice by more than twice the indifference.
+        rivals: the configurations that may still turn out better than the choice: by more than twice the indifference, or since it
+            isn't clear which of the two fit the goal.
         verdict: whether the choice meets the goal, at the race's confidence.
         over: whether there are none, at the race's confidence, and the choice was itself measured often enough.
         rounds_left: about how many rounds it takes until then; inf where no number of rounds would do.
@@ -88,7 +89,7 @@ class Race:
     Attributes:
         goal: what the configuration is for. RAM is not looked at.
         indifference: relative difference in speed that is no reason to hold more CPUs. The choice is within it of the best as
-            measured, and within twice of it for certain: by default within 4 %.
+            measured, and within twice of it for certain: by default within 4 %. Thresholds of the goal know no indifference.
         confidence: that this holds, and that the best is not dropped, over the whole race.
         cpus: returns the CPUs that a trial of a configuration holds.
 
@@ -232,12 +233,12 @@ class _Standing:
     def until_beaten(self, slack: float = 0.0) -> Array:
         """Return how many more rounds it takes until each is clearly beaten by each other, 0 where it is; inf where it won't be.
 
-        With some slack: until it is clearly no better than that.
+        With some slack: until it is clearly no better than that; whether it fits the goal must be clear without.
         """
         margin, lacks, missed = self.margins.min(axis=1), self.lacks, (self.margins < 0).sum(axis=1)
         of_margin, shared = self.half[:, 0], self.shared[:, 0]
-        meets = _rounds(of_margin, np.where(margin >= 0, margin + slack, -1.0), shared)
-        misses = _rounds(of_margin, np.where(margin < 0, slack - margin, -1.0), shared)[:, None]
+        meets = _rounds(of_margin, np.where(margin >= 0, margin, -1.0), shared)
+        misses = _rounds(of_margin, np.where(margin < 0, -margin, -1.0), shared)[:, None]
         slower = _rounds(self.half, slack + self.speed - self.speed[:, None], self.shared)
         # A lack moves with the speed as often as a threshold is missed: as often as the other's, it is one of speeds.
         more = np.subtract.outer(missed, missed)

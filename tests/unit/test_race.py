@@ -168,7 +168,7 @@ def test_noise_makes_a_race_longer():
 
 @pytest.mark.parametrize(
     ("efficiency", "noise", "verdict", "out"),
-    [(90, 0.02, "met", {Scale(1, 2)}), (80.1, 0.05, "undecided", set()), (60, 0.02, "met", {Scale(2, 2)})],
+    [(90, 0.02, "met", {Scale(1, 2)}), (80.1, 0.02, "undecided", set()), (60, 0.02, "met", {Scale(2, 2)})],
 )
 def test_a_threshold(efficiency, noise, verdict, out):
     """2r×2e is the fastest, and has the efficiency; 1r×2e fits for certain."""
