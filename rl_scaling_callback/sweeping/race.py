@@ -124,6 +124,7 @@ class Race:
         """
         if seconds.ndim != 2 or seconds.shape[1] != len(scales) or not np.isfinite(seconds[:, 0]).any():
             raise ValueError(f"seconds has shape {seconds.shape}; allowed is (rounds, {len(scales)}) with the reference measured")
+        seconds = np.where((seconds > 0) & np.isfinite(seconds), seconds, NAN)[np.isfinite(seconds).any(axis=1)]
         fit = _fit(np.log(seconds))
         total = np.exp(fit.effects) + rest
         fixed, speed = rest / total, -np.log(total)

@@ -149,6 +149,13 @@ def test_a_configuration_that_could_not_be_measured_is_no_rival():
     assert math.isnan(outcome.speedup[2])
 
 
+def test_a_round_in_which_all_failed_is_none():
+    measured = rounds(LAW, 4, 0.02)
+    one, other = (Race(GOALS["save"]).judge(GRID, each) for each in (measured, np.insert(measured, 2, NAN, axis=0)))
+    assert other.speedup_error == pytest.approx(one.speedup_error)
+    assert other.out == one.out
+
+
 def test_of_equals_the_one_of_fewest_cpus_is_taken():
     scales, times = (SINGLE, Scale(2, 4), Scale(3, 4), Scale(4, 4)), np.array([1.0, 0.305, 0.301, 0.3])
     outcome = Race(GOALS["fastest"]).judge(scales, rounds(times, 5, 0.002))
