@@ -9,8 +9,8 @@ that holds over all rounds together however often one looks, with Student's t fo
 correction for the number of comparisons.
 
 Sources: Even-Dar, Mannor and Mansour, JMLR 7, 2006 (successive elimination); Robbins, Ann. Math. Statist. 41(5), 1970, and Howard
-et al., Ann. Statist. 49(2), 2021 (boundaries); Huber, "Robust Statistics", 1981, chapter 7; Smyth, Stat. Appl. Genet. Mol. Biol.
-3(1), 2004 (variances); Abedi and Brecht, ICPE 2017 (randomised interleaved trials).
+et al., Ann. Statist. 49(2), 2021 (boundaries); Huber, "Robust Statistics", 1981, chapters 6 and 7; Abedi and Brecht, ICPE 2017
+(randomised interleaved trials).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from scipy.special import digamma, ndtr, polygamma, stdtrit
+from scipy.special import ndtr, stdtrit
 
 from rl_scaling_callback.analysis.fitting import Array
 from rl_scaling_callback.analysis.goals import Goal, Verdict
@@ -37,8 +37,6 @@ _FEWEST_ROUNDS: Final = 3
 # A lack of CPUs outweighs any lack of speed.
 _OUTWEIGHS: Final = 1e3
 _EXACT: Final = 1e-9
-# A variance says something of its own from half a degree of freedom.
-_TOLD: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +51,8 @@ class Outcome:
         out: configurations that need not be measured any more.
         choice: the best for the goal as far as known: of `equals` the one that costs least.
         equals: the configurations that are as good within the indifference, cheapest first.
-        rivals: the configurations that may still turn out better than the choice by more than twice the indifference.
+        rivals: the configurations that may still turn out better than the choice: by more than twice the indifference, or since it
+            isn't clear which of the two fit the goal.
         verdict: whether the choice meets the goal, at the race's confidence.
         over: whether there are none, at the race's confidence, and the choice was itself measured often enough.
         rounds_left: about how many rounds it takes until then; inf where no number of rounds would do.
@@ -90,7 +89,7 @@ class Race:
     Attributes:
         goal: what the configuration is for. RAM is not looked at.
         indifference: relative difference in speed that is no reason to hold more CPUs. The choice is within it of the best as
-            measured, and within twice of it for certain: by default within 4 %.
+            measured, and within twice of it for certain: by default within 4 %. Thresholds of the goal know no indifference.
         confidence: that this holds, and that the best is not dropped, over the whole race.
         cpus: returns the CPUs that a trial of a configuration holds.
 
@@ -125,11 +124,12 @@ class Race:
         """
         if seconds.ndim != 2 or seconds.shape[1] != len(scales) or not np.isfinite(seconds[:, 0]).any():
             raise ValueError(f"seconds has shape {seconds.shape}; allowed is (rounds, {len(scales)}) with the reference measured")
+        seconds = np.where((seconds > 0) & np.isfinite(seconds), seconds, NAN)[np.isfinite(seconds).any(axis=1)]
         fit = _fit(np.log(seconds))
         total = np.exp(fit.effects) + rest
         fixed, speed = rest / total, -np.log(total)
         gained = speed - speed[0] + math.log(scales[0].parallelism)
-        variances = (1 - fixed) ** 2 * fit.variances
+        variances = (1 - fixed) ** 2 * fit.variance
         deviation = np.sqrt(np.add.outer(variances, variances) / fit.shared + (np.subtract.outer(fixed, fixed) * rest_error) ** 2)
         np.fill_diagonal(deviation, 0.0)
         margins = gained[:, None] - np.array([self._asked(scale) for scale in scales])
@@ -234,12 +234,12 @@ class _Standing:
     def until_beaten(self, slack: float = 0.0) -> Array:
         """Return how many more rounds it takes until each is clearly beaten by each other, 0 where it is; inf where it won't be.
 
-        With some slack: until it is clearly no better than that.
+        With some slack: until it is clearly no better than that; whether it fits the goal must be clear without.
         """
         margin, lacks, missed = self.margins.min(axis=1), self.lacks, (self.margins < 0).sum(axis=1)
         of_margin, shared = self.half[:, 0], self.shared[:, 0]
-        meets = _rounds(of_margin, np.where(margin >= 0, margin + slack, -1.0), shared)
-        misses = _rounds(of_margin, np.where(margin < 0, slack - margin, -1.0), shared)[:, None]
+        meets = _rounds(of_margin, np.where(margin >= 0, margin, -1.0), shared)
+        misses = _rounds(of_margin, np.where(margin < 0, -margin, -1.0), shared)[:, None]
         slower = _rounds(self.half, slack + self.speed - self.speed[:, None], self.shared)
         # A lack moves with the speed as often as a threshold is missed: as often as the other's, it is one of speeds.
         more = np.subtract.outer(missed, missed)
@@ -278,14 +278,14 @@ class _Fit:
 
     Attributes:
         effects: of the configurations, at the mean pace of the rounds; NaN where one was not measured.
-        variances: of the noise of a probe of each, as large as it counts where it lasts from round to round.
-        freedom: degrees of freedom that the variances are known with.
+        variance: of the noise of a probe, as large as it counts where it lasts from round to round.
+        freedom: degrees of freedom that the variance is known with.
         shared: how many rounds a pair was measured in, or would have been that tell as much of their difference.
     """
 
     effects: Array
-    variances: Array
-    freedom: float
+    variance: float
+    freedom: int
     shared: Array
 
 
@@ -293,19 +293,15 @@ def _fit(logs: Array) -> _Fit:
     """Fit ln t, rounds × configurations.
 
     Rounds in which one of a pair is missing tell of it through the others: `shared` is that of the incomplete block design. Errors
-    are those of Huber's pseudo-values. The variances of the configurations are moderated by what they have in common. Noise that
-    lasts from round to round counts as fewer rounds, n(1 − ρ)/(1 + ρ), with ρ pooled over the configurations.
+    are those of Huber's pseudo-values, taken together for all configurations. Noise that lasts from round to round counts as fewer
+    rounds, n(1 − ρ)/(1 + ρ), with the bias of ρ corrected as for a steady window, and its standard error added: few rounds hardly
+    tell ρ.
     """
     there = np.isfinite(logs)
     x, weights, cells = np.where(there, logs, 0.0), there.astype(float), int(there.sum())
-    in_rounds = weights.sum(axis=1, keepdims=True)
     inverse = _inverse(weights)
     diagonal = np.diag(inverse)
     shared = 2 / np.maximum(diagonal + diagonal[:, None] - 2 * inverse, 2 / cells)
-    # Each probe's share in its own fitted value is what its residual lacks of a degree of freedom.
-    means = (weights / in_rounds) @ inverse
-    leverage = 1 / in_rounds + diagonal - 2 * means + (means * weights).sum(axis=1, keepdims=True) / in_rounds
-    independent = (there * (1 - leverage)).sum(axis=0)
     freedom = cells - int(there.any(axis=0).sum()) - len(logs) + 1
     bound = math.inf
     for _ in range(_PASSES):
@@ -320,14 +316,13 @@ def _fit(logs: Array) -> _Fit:
         weights = there * np.minimum(1.0, bound / np.maximum(np.abs(left), _EXACT))
     effects = np.where(there.any(axis=0), effects + paces.mean(), NAN)
     if freedom <= 0:
-        return _Fit(effects, np.full(len(effects), math.inf), 1, shared)
+        return _Fit(effects, math.inf, 1, shared)
     pseudo = np.clip(left, -bound, bound) / np.mean(np.abs(left[there]) <= bound)
-    squares = (pseudo**2).sum(axis=0)
-    variances, freedom_of_pair = _moderated(squares, independent, freedom)
-    pairs = int((there[1:] & there[:-1]).sum())
-    lagged = float((pseudo[1:] * pseudo[:-1]).sum()) / max(1, pairs) / max(float(squares.sum()) / cells, _EXACT**2)
-    rho = min(0.95, max(0.0, lagged + (1 + 3 * max(0.0, lagged)) * there.any(axis=0).sum() / cells))
-    return _Fit(effects, variances * (1 + rho) / (1 - rho), freedom_of_pair, shared)
+    squares, pairs = float((pseudo**2).sum()) + _EXACT**2, int((there[1:] & there[:-1]).sum())
+    lagged = float((pseudo[1:] * pseudo[:-1]).sum()) / max(1, pairs) / (squares / cells)
+    rho = lagged + (1 + 3 * max(0.0, lagged)) * there.any(axis=0).sum() / cells + 1 / math.sqrt(max(1, pairs))
+    rho = min(0.95, max(0.0, rho))
+    return _Fit(effects, squares / freedom * (1 + rho) / (1 - rho), freedom, shared)
 
 
 def _inverse(weights: Array) -> Array:
@@ -335,26 +330,3 @@ def _inverse(weights: Array) -> Array:
     information = np.diag(weights.sum(axis=0)) - weights.T @ (weights / weights.sum(axis=1, keepdims=True))
     inverse: Array = np.linalg.pinv(information, rcond=_EXACT, hermitian=True)
     return inverse
-
-
-def _moderated(squares: Array, independent: Array, freedom: int) -> tuple[Array, float]:
-    """Return the variances of the noise of each, and the degrees of freedom that those of a pair are known with.
-
-    As far as the variances of the configurations differ by chance only, they are drawn to their common value (Smyth).
-
-    Args:
-        squares: sum of squares of the residuals of each.
-        independent: how many of these are independent.
-        freedom: how many are in all.
-    """
-    told = independent > _TOLD
-    half, variances = independent[told] / 2, squares[told] / independent[told] + _EXACT**2
-    logs = np.log(variances) - digamma(half) + np.log(half)
-    excess = float(np.var(logs, ddof=1) - polygamma(1, half).mean()) if len(half) > 1 else 0.0
-    if not excess > 0:
-        return np.full(len(squares), float(squares.sum()) / freedom + _EXACT**2), freedom
-    # The inverse of the trigamma function, to a few percent.
-    prior = 2 * (0.5 + 1 / excess)
-    common = math.exp(float(logs.mean()) + float(digamma(prior / 2)) - math.log(prior / 2))
-    moderated: Array = (prior * common + squares) / (prior + independent)
-    return moderated, min(freedom, prior + 2 * float(independent[told].min()))
