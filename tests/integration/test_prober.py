@@ -138,6 +138,8 @@ def test_training_is_bit_for_bit_what_it_is_without_probes(config, tmp_path):
     runners = config().num_env_runners
     scales = [Scale(0, 1), *(Scale(r, e) for r in range(1, runners + 1) for e in (1, 3))]
     without, probed = train(config(), tmp_path / "without", []), train(config(), tmp_path / "probed", scales)
+    if probed["returns"] != without["returns"] and train(config(), tmp_path / "again", [])["returns"] != without["returns"]:
+        pytest.skip("this release of RLlib doesn't repeat itself with a seed")
     assert all(without["returns"].values())
     assert probed["returns"] == without["returns"]
     assert set(flatten_dict(probed["weights"])) == set(flatten_dict(without["weights"]))
@@ -220,7 +222,7 @@ def test_too_little_time_is_an_error(algorithm):
 
 
 def test_what_twins_hold_is_given_back(algorithm):
-    config = ppo("CartPole-v1", envs=2).env_runners(gym_env_vectorize_mode="ASYNC")
+    config = ppo("CartPole-v1", envs=2).env_runners(gym_env_vectorize_mode=gym.VectorizeMode.ASYNC)
     algorithm = config.build_algo()
     before = on_runners(algorithm, process_of)
     with quick(algorithm) as prober:
