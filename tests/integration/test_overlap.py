@@ -20,7 +20,7 @@ from ray.rllib.algorithms.impala.torch.impala_torch_learner import IMPALATorchLe
 CLUSTER_CPUS = 4
 FRAGMENT, STEP_S, UPDATE_S = 10, 0.02, 0.4
 
-pytestmark = [pytest.mark.alone, pytest.mark.slow, pytest.mark.usefixtures("cluster")]
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
 class Slow:
@@ -101,6 +101,7 @@ def learner(results):
     return (*shares, sum(result["scaling"]["learner"]["dropped"] for result in warm))
 
 
+@pytest.mark.slow
 def test_slow_env_runners_scale_and_the_learner_waits(plain):
     results = train(plain, runners=2)
     found = lost(results)
@@ -111,7 +112,7 @@ def test_slow_env_runners_scale_and_the_learner_waits(plain):
     assert dropped == 0
 
 
-@pytest.mark.parametrize("kind", [IMPALAConfig, APPOConfig])
+@pytest.mark.parametrize("kind", [IMPALAConfig, pytest.param(APPOConfig, marks=pytest.mark.slow)])
 def test_fast_env_runners_wait_for_a_slow_learner(plain, kind):
     results = train(plain, kind=kind, runners=3, update_s=UPDATE_S)
     # An update is due for each fragment, whoever samples it: of 3 x 0.4 s, one env runner needs 0.2 s to sample it.
@@ -121,20 +122,24 @@ def test_fast_env_runners_wait_for_a_slow_learner(plain, kind):
     assert "from more env runners" in results[-1]["scaling"]["diagnosis"]
 
 
+@pytest.mark.slow
 def test_one_env_runner_of_three_that_is_three_times_slower(plain):
     results = train(plain, runners=3, slow_worker=2, slow_step_s=2 * STEP_S)
     check(results, "straggler", 100 / 3 * (1 - 1 / 3))
 
 
+@pytest.mark.slow
 def test_observations_that_take_long_to_pickle(plain):
     results = train(plain, runners=2, pickle_s=0.4, quiet_s=0.05)
     check(results, "transfer", 100 * 0.4 / (0.4 + FRAGMENT * STEP_S))
 
 
+@pytest.mark.slow
 def test_sub_envs_that_step_one_after_another(plain):
     check(train(plain, envs=4), "serial_stepping", 75.0)
 
 
+@pytest.mark.slow
 def test_a_remote_learner_whose_queue_overflows(plain):
     results = train(plain, runners=3, learners=1, update_s=UPDATE_S)
     busy, _, dropped = learner(results)
