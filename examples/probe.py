@@ -10,6 +10,7 @@ config = (
     PPOConfig()
     .environment("CartPole-v1")
     .env_runners(num_env_runners=2, num_envs_per_env_runner=4)
+    .training(train_batch_size_per_learner=2048, minibatch_size=256, num_epochs=4)
     .callbacks(partial(ScalingCallback, probe=True))
 )
 
