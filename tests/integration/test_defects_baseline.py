@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import os
 import time
 
 import pytest
