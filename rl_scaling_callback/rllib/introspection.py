@@ -120,12 +120,10 @@ def _env(env: Any) -> Any:
     """Return what is registered under an env's name: its name and a hash of that, where it can be told."""
     if not isinstance(env, str):
         return plain(env)
-    registered: Any = None
-    if _global_registry.contains(ENV_CREATOR, env):
-        registered = _global_registry.get(ENV_CREATOR, env)
-    else:
-        registry = getattr(sys.modules.get("gymnasium.envs.registration"), "registry", {})
-        registered = registry.get(env.rpartition(":")[2])
+    registered: Any = getattr(sys.modules.get("gymnasium.envs.registration"), "registry", {}).get(env.rpartition(":")[2])
+    with suppress(Exception):  # what a user registered may not be picklable
+        if _global_registry.contains(ENV_CREATOR, env):
+            registered = _global_registry.get(ENV_CREATOR, env)
     if registered is not None:
         # A spec names the module of its env; that may not be imported here.
         entry = getattr(registered, "entry_point", None)
@@ -147,10 +145,11 @@ def _threads(_process: object = None) -> float:
 def _learner_threads(algorithm: Algorithm) -> list[float]:
     """Return the same of learners in processes of their own, each number once; none where there are none or they don't answer."""
     group = getattr(algorithm, "learner_group", None)
-    if group is None or group.is_local:
-        return []
-    answers = group.foreach_learner(_threads, timeout_seconds=_RUNNERS_ANSWER_WITHIN_S)
-    return sorted({answer.get() for answer in answers if answer.ok})
+    if group is not None and not group.is_local:
+        with suppress(Exception):
+            answers = group.foreach_learner(_threads, timeout_seconds=_RUNNERS_ANSWER_WITHIN_S)
+            return sorted({answer.get() for answer in answers if answer.ok})
+    return []
 
 
 def provenance_of(trial: str) -> dict[str, str]:
