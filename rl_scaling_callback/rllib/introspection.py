@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import ray
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
-from ray.tune.registry import ENV_CREATOR, _global_registry
+from ray.tune.registry import ENV_CREATOR, RLLIB_ACTION_DIST, RLLIB_MODEL, _global_registry
 from ray.util import get_current_placement_group
 
 from rl_scaling_callback import rllib
@@ -87,6 +87,9 @@ def facts_of(config: Any, algorithm: type) -> dict[str, Any]:
     algorithm = vars(algorithm).get("__ray_actor_class__", algorithm)
     facts["algorithm"] = plain(next(cls for cls in algorithm.__mro__ if not cls.__module__.startswith("ray.tune.")))
     facts["env"] = _env(config.env)
+    if not config.enable_rl_module_and_learner:
+        for setting, category in (("custom_model", RLLIB_MODEL), ("custom_action_dist", RLLIB_ACTION_DIST)):
+            facts[setting] = plain(_registered(category, config.model.get(setting)))
     return facts
 
 
@@ -120,12 +123,9 @@ def _env(env: Any) -> Any:
     """Return what is registered under an env's name: its name and a hash of that, where it can be told."""
     if not isinstance(env, str):
         return plain(env)
-    registered: Any = None
-    if _global_registry.contains(ENV_CREATOR, env):
-        registered = _global_registry.get(ENV_CREATOR, env)
-    else:
-        registry = getattr(sys.modules.get("gymnasium.envs.registration"), "registry", {})
-        registered = registry.get(env.rpartition(":")[2])
+    registered = _registered(ENV_CREATOR, env)
+    if registered is None:
+        registered = getattr(sys.modules.get("gymnasium.envs.registration"), "registry", {}).get(env.rpartition(":")[2])
     if registered is not None:
         # A spec names the module of its env; that may not be imported here.
         entry = getattr(registered, "entry_point", None)
@@ -133,6 +133,14 @@ def _env(env: Any) -> Any:
         return f"{env} #{content.digest([plain(registered), code])}"
     module, found, _ = env.rpartition(":") if ":" in env else env.rpartition(".")
     return f"{env} #{content.digest(content.module_label(module))}" if found else env
+
+
+def _registered(category: str, name: Any) -> Any:
+    """Return what a user registered with Tune or RLlib under a name; None where there is no such thing."""
+    with suppress(Exception):  # it may not be picklable
+        if isinstance(name, str) and _global_registry.contains(category, name):
+            return _global_registry.get(category, name)
+    return None
 
 
 def _threads(_process: object = None) -> float:
@@ -147,10 +155,11 @@ def _threads(_process: object = None) -> float:
 def _learner_threads(algorithm: Algorithm) -> list[float]:
     """Return the same of learners in processes of their own, each number once; none where there are none or they don't answer."""
     group = getattr(algorithm, "learner_group", None)
-    if group is None or group.is_local:
-        return []
-    answers = group.foreach_learner(_threads, timeout_seconds=_RUNNERS_ANSWER_WITHIN_S)
-    return sorted({answer.get() for answer in answers if answer.ok})
+    if group is not None and not group.is_local:
+        with suppress(Exception):
+            answers = group.foreach_learner(_threads, timeout_seconds=_RUNNERS_ANSWER_WITHIN_S)
+            return sorted({answer.get() for answer in answers if answer.ok})
+    return []
 
 
 def provenance_of(trial: str) -> dict[str, str]:

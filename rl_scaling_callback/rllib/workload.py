@@ -129,7 +129,7 @@ def _model_config(given: Any, defaults: Mapping[str, Any]) -> Any:
     told = dict(vars(given)) if dataclasses.is_dataclass(given) else given
     if not isinstance(told, Mapping):
         return plain(told)
-    return plain({name: value for name, value in told.items() if name not in defaults or defaults[name] != value})
+    return plain({name: value for name, value in told.items() if name not in defaults or plain(defaults[name]) != plain(value)})
 
 
 def _policies(policies: Any) -> Any:

@@ -3,8 +3,8 @@
 import functools
 import json
 import math
+import os
 import time
-from pathlib import Path
 
 import pytest
 
@@ -12,7 +12,6 @@ pytest.importorskip("ray")
 
 import gymnasium as gym
 import numpy as np
-import ray
 from envs import CostlyEnv
 from ray import tune
 from ray.rllib.algorithms.ppo import PPO, PPOConfig
@@ -79,7 +78,7 @@ def test_a_second_run_of_the_same_name_measures_its_own_baseline(cluster, tmp_pa
         (trial,) = fit(ppo(step_s=step_s), tmp_path, callbacks=on_my_word)
         efficiencies.append(trial.metrics["scaling"]["steady"]["efficiency"])
         assert trial.metrics["scaling"]["is_baseline"] == 1
-    assert efficiencies == pytest.approx([100, 100])
+    assert efficiencies == pytest.approx([100, 100], abs=40)  # of the first run's baseline the second has 25 %
 
 
 def test_a_restored_run_goes_on_with_its_own_baseline(cluster, tmp_path):
@@ -114,46 +113,20 @@ def test_a_restored_run_goes_on_with_its_own_baseline(cluster, tmp_path):
 def test_a_reference_that_disagrees_with_a_lasting_baseline_warns(cluster, tmp_path):
     lasting = functools.partial(telling, baseline_dir=str(tmp_path / "lasting"), workload="mine")
     warned = []
-    for step_s in (0.001, 0.001, 0.006):
+    for step_s in (0.001, 0.006):
         (trial,) = fit(ppo(step_s=step_s), tmp_path, callbacks=lasting)
         warned.append("disagree" in trial.metrics["warned"])
-    assert warned[0] is False
-    assert warned[2] is True
+    assert warned == [False, True]
 
 
-def test_a_relative_directory_begins_where_the_user_is(cluster, tmp_path, monkeypatch):
-    # The cluster runs already, in another directory.
-    before = Path.cwd()
-    with ray.init(ignore_reinit_error=True):
-        pass
+def test_a_relative_directory_begins_where_the_user_is(cluster, tmp_path):
+    relative = functools.partial(quick, baseline_dir=os.path.relpath(tmp_path / "lasting"))
     results = []
-    ray.shutdown()
-    try:
-        monkeypatch.chdir(tmp_path)
-        ray.init(address="local", num_cpus=CLUSTER_CPUS, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-        relative = functools.partial(quick, baseline_dir="a/directory")
-        for runners in (1, 2):
-            results += fit(ppo().env_runners(num_env_runners=runners), tmp_path, name=f"{runners}", callbacks=relative)
-    finally:
-        monkeypatch.chdir(before)
-    (file,) = (tmp_path / "a/directory").glob("baseline-*-1r1e.json")
+    for runners in (1, 2):
+        results += fit(ppo().env_runners(num_env_runners=runners), tmp_path, name=f"{runners}", callbacks=relative)
+    (file,) = (tmp_path / "lasting").glob("baseline-*-1r1e.json")
     sps = json.loads(file.read_text())["sps"]
     assert [trial.metrics["scaling"]["baseline_sps"] for trial in results] == [sps, sps]
-
-
-def test_threads_are_those_that_the_process_has(cluster, tmp_path):
-    import torch
-
-    config = ppo()
-    with_two = fit(config.copy(copy_frozen=False).resources(num_cpus_for_main_process=2), tmp_path, callbacks=telling, name="two")
-    with_one = fit(config, tmp_path, callbacks=telling, name="one")
-    algorithm = config.copy(copy_frozen=False).callbacks(telling).build_algo()
-    alone = algorithm.train()
-    algorithm.stop()
-    told = [json.loads(result["facts"]) for result in (with_two[0].metrics, with_one[0].metrics, alone)]
-    assert [facts.pop("threads") for facts in told] == [2, 1, torch.get_num_threads()]
-    # Nothing else differs between Tune's trials and a plain loop.
-    assert told[0] == told[1] == told[2]
 
 
 class Stepping(PPO):
@@ -162,33 +135,36 @@ class Stepping(PPO):
 
 
 def facts_in(tmp_path, config, trainable=PPO):
-    """The workload's facts in a trial of Tune, in a plain loop, and as a sweep reads them from the config."""
+    """The workload's facts in a trial of Tune, with one thread, and in a plain loop."""
     (trial,) = fit(config.copy(copy_frozen=False), tmp_path, callbacks=telling, iterations=1, trainable=trainable)
     algorithm = trainable(config.copy(copy_frozen=False).callbacks(telling))
-    in_loop = algorithm.train()
+    in_loop = json.loads(algorithm.train()["facts"])
     algorithm.stop()
+    in_trial = json.loads(trial.metrics["facts"])
+    # What a sweep reads from the config before there is a trial.
     of_config = introspection.facts_of(config.copy(copy_frozen=False).callbacks(telling), trainable)
-    in_trial, in_loop = json.loads(trial.metrics["facts"]), json.loads(in_loop["facts"])
-    assert {name: in_loop[name] for name in of_config if name in in_loop} == {
-        name: fact for name, fact in of_config.items() if name in in_loop
-    }
-    del in_trial["threads"], in_loop["threads"]
-    assert in_trial == in_loop
-    assert len(json.dumps(in_trial)) < 20_000
-    return in_trial
+    both = of_config.keys() & in_trial.keys()
+    assert {name: of_config[name] for name in both} == {name: in_trial[name] for name in both}
+    return in_trial, in_loop
 
 
-def test_code_and_objects_are_the_same_in_every_process_and_their_content_counts(cluster, tmp_path):
+def test_threads_and_the_content_of_code_count_and_are_the_same_in_every_process(cluster, tmp_path):
+    import torch
+
     tune.register_env("by_name", slow(0.001))
     factor = 2
     config = ppo("by_name", a=np.arange(100_000.0), o=[Config(1.0), gym.spaces.Discrete(3), lambda: factor])
     config.rl_module(model_config=DefaultModelConfig(fcnet_hiddens=[8]))
-    first = facts_in(tmp_path, config)
+    first, in_loop = facts_in(tmp_path, config)
+    assert len(json.dumps(first)) < 20_000
+    assert (first["threads"], in_loop["threads"]) == (1, torch.get_num_threads())
+    assert {**first, "threads": in_loop["threads"]} == in_loop
     tune.register_env("by_name", slow(0.004))
     factor = 3
-    config.rl_module(model_config={"fcnet_hiddens": [8], "vf_share_layers": True})
-    other = facts_in(tmp_path, config, Stepping)
-    assert sorted(name for name in first if first[name] != other[name]) == ["algorithm", "env", "env_config"]
+    config.rl_module(model_config={"fcnet_hiddens": [8], "vf_share_layers": True}).resources(num_cpus_for_main_process=2)
+    other, _ = facts_in(tmp_path, config, Stepping)
+    assert other["threads"] == 2
+    assert sorted(name for name in first if first[name] != other[name]) == ["algorithm", "env", "env_config", "threads"]
 
 
 class Plain(ScalingCallback):
