@@ -87,10 +87,13 @@ def lost(results):
 
 
 def check(results, cause, known):
-    """The cost lies under its own cause: the known percent points within a tenth, and nothing much elsewhere."""
+    """The cost lies under its own cause: the known percent points within a tenth, and nothing much elsewhere.
+
+    Contention is left out: other programs on the machine come and go between the baseline and the trial.
+    """
     found = lost(results)
     assert found[cause] == pytest.approx(known, rel=0.1), found
-    assert max(abs(points) for name, points in found.items() if name not in ("total", cause)) < 7, found
+    assert max(abs(points) for name, points in found.items() if name not in ("total", "contention", cause)) < 7, found
 
 
 def learner(results):
@@ -101,6 +104,7 @@ def learner(results):
     return (*shares, sum(result["scaling"]["learner"]["dropped"] for result in warm))
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_slow_env_runners_scale_and_the_learner_waits(plain):
     results = train(plain, runners=2)
@@ -112,7 +116,7 @@ def test_slow_env_runners_scale_and_the_learner_waits(plain):
     assert dropped == 0
 
 
-@pytest.mark.parametrize("kind", [IMPALAConfig, pytest.param(APPOConfig, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", [IMPALAConfig, pytest.param(APPOConfig, marks=[pytest.mark.alone, pytest.mark.slow])])
 def test_fast_env_runners_wait_for_a_slow_learner(plain, kind):
     results = train(plain, kind=kind, runners=3, update_s=UPDATE_S)
     # An update is due for each fragment, whoever samples it: of 3 x 0.4 s, one env runner needs 0.2 s to sample it.
@@ -122,23 +126,27 @@ def test_fast_env_runners_wait_for_a_slow_learner(plain, kind):
     assert "from more env runners" in results[-1]["scaling"]["diagnosis"]
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_one_env_runner_of_three_that_is_three_times_slower(plain):
     results = train(plain, runners=3, slow_worker=2, slow_step_s=2 * STEP_S)
     check(results, "straggler", 100 / 3 * (1 - 1 / 3))
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_observations_that_take_long_to_pickle(plain):
     results = train(plain, runners=2, pickle_s=0.4, quiet_s=0.05)
     check(results, "transfer", 100 * 0.4 / (0.4 + FRAGMENT * STEP_S))
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_sub_envs_that_step_one_after_another(plain):
     check(train(plain, envs=4), "serial_stepping", 75.0)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_a_remote_learner_whose_queue_overflows(plain):
     results = train(plain, runners=3, learners=1, update_s=UPDATE_S)
