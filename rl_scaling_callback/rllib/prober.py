@@ -94,8 +94,6 @@ class Prober:
         self._group = algorithm.env_runner_group
         self._asynchronous = configs.is_asynchronous(config)
         self._weights: Any = None
-        self._metrics: Any = None
-        self._buffer: Any = None
 
     def __enter__(self) -> Prober:
         return self
@@ -172,7 +170,7 @@ class Prober:
         try:
             prepared = self._call(runners, functools.partial(_prepare, scale=scale, keep_others=self._keep_envs), until)
             own, envs = prepared[0].env_steps, scale.num_envs_per_env_runner
-            self._make_stand_ins(learns_once_a_call=self._learns_once_a_call(scale, own))
+            self._weights = self._weights_for(scale, own)
             vector_step = max(answer.seconds for answer in prepared)
             wanted = envs * max(_MIN_VECTOR_STEPS, round(self._probe_seconds / max(vector_step, 1e-6)))
             if own > wanted:
@@ -198,8 +196,6 @@ class Prober:
     def _own_calls(self, scale: Scale, number: int, runners: Sequence[int], until: float) -> Probe:
         """Return what calls like the algorithm's own say."""
         seconds, env_steps, busy = 0.0, 0.0, [0.0] * max(1, len(runners))
-        if self._buffer is not None:
-            self._timed(runners, None, until)  # fills the caches of the Algorithm's process
         while seconds < self._probe_seconds:
             took, answers = self._timed(runners, None, until)
             seconds += took
@@ -209,9 +205,8 @@ class Prober:
 
     def _timed(self, runners: Sequence[int], steps: int | None, until: float) -> tuple[float, list[_Answer]]:
         function = functools.partial(_sample, steps=steps, by_reference=self._asynchronous)
-        started = time.perf_counter()
         if self._weights is not None and runners:
-            # As RLlib does: the env runners take the new weights before they sample, and nobody waits for it by itself.
+            # As RLlib does: a sample waits until the env runner has taken the new weights.
             self._group.foreach_env_runner(
                 _set_weights,
                 kwargs={"state": ray.put(self._weights), "seconds": self._max_seconds},
@@ -219,37 +214,21 @@ class Prober:
                 remote_worker_ids=list(runners),
                 timeout_seconds=0.0,
             )
+        started = time.perf_counter()
         answers = self._call(runners, function, until)
-        if self._metrics is not None:
-            self._metrics.aggregate([answer.data[1] for answer in answers], key="env_runners")
-        if self._buffer is not None:
-            self._buffer.add([episode for answer in answers for episode in answer.data[0]])
         return time.perf_counter() - started, answers
 
-    def _learns_once_a_call(self, scale: Scale, own: float) -> bool:
+    def _weights_for(self, scale: Scale, own: float) -> Any:
+        """Return the weights that env runners take before each sample; None where there are several samples to an update."""
         whole_batch = own * max(1, scale.num_env_runners) >= self._config.total_train_batch_size
-        return whole_batch or not math.isinf(self.steps_per_round(scale))
-
-    def _make_stand_ins(self, learns_once_a_call: bool) -> None:
-        """Make copies of what the Algorithm's process uses for each sample. What that costs goes with the scale too.
-
-        It sends weights to all env runners, adds up their metrics, and puts their episodes into a replay buffer.
-        """
-        self._weights = self._metrics = self._buffer = None
-        if self._asynchronous:
-            return
-        # What this release of RLlib, or the user's own algorithm, doesn't have is left out.
+        if self._asynchronous or not (whole_batch or math.isfinite(self.steps_per_round(scale))):
+            return None
+        learners: Any = self._algorithm.learner_group
+        # What the user's own algorithm doesn't have is left out.
         with suppress(Exception):
-            self._metrics = copy.deepcopy(self._algorithm.metrics)
-        with suppress(Exception):
-            self._buffer = self._algorithm._create_local_replay_buffer_if_necessary(self._config)
-            if self._buffer is not None:
-                _silence(self._buffer)
-        with suppress(Exception):
-            if learns_once_a_call:
-                learners: Any = self._algorithm.learner_group
-                state = learners.get_state(components="learner/rl_module", inference_only=True)
-                self._weights = {"rl_module": state["learner"]["rl_module"]}
+            state = learners.get_state(components="learner/rl_module", inference_only=True)
+            return {"rl_module": state["learner"]["rl_module"]}
+        return None
 
     def _runners(self, scale: Scale) -> list[int]:
         """Return the ids of the env runners that sample; none stands for the local one."""
@@ -475,15 +454,11 @@ def _twin_of(env_runner: Any, scale: Scale) -> Any:
             dataset_shards=None,
             tune_trial_id=getattr(env_runner, "tune_trial_id", None),
         )
-    _silence(twin)
-    return twin
-
-
-def _silence(thing: Any) -> None:
-    """Have the attributes of `thing` that are metrics of Ray, which are of the whole process, count nothing."""
-    for value in vars(thing).values():
+    for value in vars(twin).values():
         if isinstance(value, Metric):
+            # Ray's own metrics are of the process, not of the env runner.
             vars(value)["inc"] = _do_nothing
+    return twin
 
 
 def _copy_state(env_runner: Any, twin: Any) -> None:
