@@ -93,6 +93,7 @@ class Prober:
             raise ProbeError(f"The env runners record their episodes, and a probe would add to the recording. {_INSTEAD}.")
         self._group = algorithm.env_runner_group
         self._asynchronous = configs.is_asynchronous(config)
+        self._weights: Any = None
 
     def __enter__(self) -> Prober:
         return self
@@ -169,6 +170,7 @@ class Prober:
         try:
             prepared = self._call(runners, functools.partial(_prepare, scale=scale, keep_others=self._keep_envs), until)
             own, envs = prepared[0].env_steps, scale.num_envs_per_env_runner
+            self._weights = self._weights_for(scale, own)
             vector_step = max(answer.seconds for answer in prepared)
             wanted = envs * max(_MIN_VECTOR_STEPS, round(self._probe_seconds / max(vector_step, 1e-6)))
             if own > wanted:
@@ -203,9 +205,30 @@ class Prober:
 
     def _timed(self, runners: Sequence[int], steps: int | None, until: float) -> tuple[float, list[_Answer]]:
         function = functools.partial(_sample, steps=steps, by_reference=self._asynchronous)
+        if self._weights is not None and runners:
+            # As RLlib does: a sample waits until the env runner has taken the new weights.
+            self._group.foreach_env_runner(
+                _set_weights,
+                kwargs={"state": ray.put(self._weights), "seconds": self._max_seconds},
+                local_env_runner=False,
+                remote_worker_ids=list(runners),
+                timeout_seconds=0.0,
+            )
         started = time.perf_counter()
         answers = self._call(runners, function, until)
         return time.perf_counter() - started, answers
+
+    def _weights_for(self, scale: Scale, own: float) -> Any:
+        """Return the weights that env runners take before each sample; None where there are several samples to an update."""
+        whole_batch = own * max(1, scale.num_env_runners) >= self._config.total_train_batch_size
+        if self._asynchronous or not (whole_batch or math.isfinite(self.steps_per_round(scale))):
+            return None
+        learners: Any = self._algorithm.learner_group
+        # What the user's own algorithm doesn't have is left out.
+        with suppress(Exception):
+            state = learners.get_state(components="learner/rl_module", inference_only=True)
+            return {"rl_module": state["learner"]["rl_module"]}
+        return None
 
     def _runners(self, scale: Scale) -> list[int]:
         """Return the ids of the env runners that sample; none stands for the local one."""
@@ -366,6 +389,14 @@ def _sample(env_runner: Any, *, steps: int | None, by_reference: bool) -> _Answe
         answer.data = samples, metrics
     twins.intact = True
     return answer
+
+
+@_guarded
+def _set_weights(env_runner: Any, *, state: Any) -> _Answer:
+    twins = vars(env_runner).get(_ATTRIBUTE)
+    if twins is not None and twins.current is not None:
+        twins.current.set_state(state)
+    return _Answer()
 
 
 @_guarded

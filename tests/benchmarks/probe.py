@@ -148,7 +148,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         full.train(scale)
     for number in range(options.rounds):
         started = time.perf_counter()
-        if started > until:
+        if number > 1 and started > until:
             break
         measured["probes"] += prober.measure(SCALES, first_round=number)
         measured["probe_seconds"].append(time.perf_counter() - started)
@@ -248,7 +248,7 @@ def main() -> None:
     parser.add_argument("--algo", default="ppo", choices=["ppo", "dqn", "sac"])
     parser.add_argument("--batch", type=int, default=2048, help="env steps of an iteration")
     parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--seconds", type=float, default=90, help="no more rounds are begun after it")
+    parser.add_argument("--seconds", type=float, default=90, help="no more rounds are begun after it, but for the first two")
     parser.add_argument("--own", default="2r4e", help="the scale whose iterations tell the rest")
     parser.add_argument("--probe-seconds", type=float, default=0.2)
     parser.add_argument("--trials", action="store_true", help="compare with trials of 1r×1e")
@@ -267,7 +267,6 @@ def main() -> None:
         return
     measured = run(options)
     ray.shutdown()
-    report(measured, Scale.parse(options.own))
     if options.raw:
         raw = {
             "probes": [[str(p.scale), p.round, p.env_steps, p.seconds, p.busy, p.excess] for p in measured["probes"]],
@@ -275,6 +274,7 @@ def main() -> None:
             "steps_per_round": {str(scale): steps for scale, steps in measured["steps_per_round"].items()},
         }
         options.raw.write_text(json.dumps(raw))
+    report(measured, Scale.parse(options.own))
 
 
 if __name__ == "__main__":
