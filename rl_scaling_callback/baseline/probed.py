@@ -140,8 +140,10 @@ class ProbedBaseline:
             return
         if self._spent_since + self._seconds_a_round <= self._share * (self._clock() - self._training_since):
             before = self._untold
-            self._measure()
-            self._spent_since += self._untold - before
+            try:
+                self._measure()
+            finally:  # one that failed took its time as well
+                self._spent_since += self._untold - before
 
     def take_seconds(self) -> float:
         """Return the seconds that probes took since the last call."""
@@ -207,9 +209,9 @@ class ProbedBaseline:
         try:
             probes = self._prober.measure(sorted({self._reference, self._own, self._one_runner}))
         finally:
-            self._probed_at = self._clock()
-            self._seconds_a_round = self._probed_at - started
+            self._seconds_a_round = self._clock() - started
             self._untold += self._seconds_a_round
+        self._probed_at = self._clock()
         by_scale = {probe.scale: probe for probe in probes}
         reference, own, alone = (by_scale[scale] for scale in (self._reference, self._own, self._one_runner))
         self._rounds.append(

@@ -146,8 +146,8 @@ class Prober:
         except _TooSlowError as error:
             if not probes:
                 raise ProbeError(
-                    f"A round of {len(scales)} probes took more than max_seconds={self._max_seconds:g}. Allow more, or probe fewer "
-                    f"scales. Otherwise: {_INSTEAD.lower()}."
+                    f"A round of {len(scales)} probes took more than {self._max_seconds:g} s, the limit, with the making of their "
+                    f"envs. {_INSTEAD}."
                 ) from error
         except ProbeError:
             raise

@@ -200,7 +200,7 @@ def sweep_by_probes(
     scales, most = grid(config, runners, envs, nodes)
     schedule.check(config, scales, nodes)
     runners_there = max(1, most.num_env_runners)
-    say(f"Starting one Algorithm with {runners_there} env runners, to probe {len(scales)} configurations in")
+    say(f"Starting one Algorithm with {runners_there} env runners, to probe {len(scales)} configurations")
     host = ProbeHost(schedule.at_scale(config, Scale(runners_there, 1)), _LONGEST_PROBE_S)
     try:
         host.warm_up()
@@ -208,28 +208,39 @@ def sweep_by_probes(
         race = race_for(config, goal)
         until = clock() + budget_s
         outcome: Outcome | None = None
-        while True:
-            try:
+        try:
+            while True:
                 _measure(rounds, host)
-            except KeyboardInterrupt:
-                if outcome is None:
-                    raise
-                say("Interrupted: this is what is known so far")
-                confirm = False
-                break
+                outcome = rounds.judge(race)
+                progress(_standings(outcome, rounds, max(0.0, until - clock())))
+                larger = race.worth_adding(outcome, most) if isinstance(envs, str) and len(rounds.probes) > 1 else ()
+                more = [scale for scale in larger if scale not in rounds.scales]
+                if (outcome.over and not more) or clock() > until:
+                    break
+                rounds.out = outcome.out
+                rounds.scales += more
+                rounds.steps |= host.steps_per_update(more)
+        except (KeyboardInterrupt, ProbeError) as error:
+            if outcome is None:
+                raise
+            say(f"{_ended_by(error)}: this is what is known so far")
+            confirm = False
+            # What was to be added was not measured.
+            rounds.scales = list(outcome.scales)
             outcome = rounds.judge(race)
-            progress(_standings(outcome, rounds, max(0.0, until - clock())))
-            larger = race.worth_adding(outcome, most) if isinstance(envs, str) and len(rounds.probes) > 1 else ()
-            more = [scale for scale in larger if scale not in rounds.scales]
-            if (outcome.over and not more) or clock() > until:
-                break
-            rounds.out = outcome.out
-            rounds.scales += more
-            rounds.steps |= host.steps_per_update(more)
-        confirmed = _confirm(host, outcome, say) if confirm else {}
+        confirmed: Mapping[Scale, Estimate] = {}
+        try:
+            if confirm:
+                confirmed = _confirm(host, outcome, say)
+        except (KeyboardInterrupt, ProbeError) as error:
+            say(f"{_ended_by(error)}: what probes found is not confirmed by training")
         return _experiment(config, host.host, rounds, outcome, confirmed), rounds
     finally:
         host.close()
+
+
+def _ended_by(error: BaseException) -> str:
+    return "Interrupted" if isinstance(error, KeyboardInterrupt) else f"Ended early ({error})"
 
 
 def _measure(rounds: Rounds, host: ProbeHost) -> None:

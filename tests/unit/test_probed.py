@@ -136,6 +136,30 @@ def test_probing_keeps_to_its_share_of_the_time():
     assert probed.age < 100
 
 
+def test_probes_that_fail_keep_within_their_share_and_leave_the_baseline_its_age():
+    machine = Machine()
+    probed = baseline(machine)
+    ended = started = machine.now
+    probed.take_seconds()
+    failed = 0
+
+    def measure(scales, rounds=1):
+        machine.now += 10.0
+        raise RuntimeError("an env hangs")
+
+    machine.measure = measure
+    for _ in range(1000):
+        machine.now += 5.0
+        try:
+            probed.refresh()
+        except RuntimeError:
+            failed += 1
+    assert failed >= 2
+    assert probed.take_seconds() == pytest.approx(10.0 * failed)
+    assert 10.0 * (failed - 1) <= 0.01 * (machine.now - started) + 1.0
+    assert probed.age == pytest.approx(machine.now - ended)
+
+
 def test_drift_of_the_env_is_followed(monkeypatch):
     machine = Machine()
     probed = baseline(machine)

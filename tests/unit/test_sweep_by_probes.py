@@ -1,0 +1,79 @@
+"""A sweep by probes where the process that is probed is scripted."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("ray.rllib", reason="needs Ray")
+
+from rl_scaling_callback.analysis.goals import Goal
+from rl_scaling_callback.core.probing import Probe
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.rllib.hardware import this_host
+from rl_scaling_callback.rllib.prober import ProbeError
+from rl_scaling_callback.sweeping import probes
+from rl_scaling_callback.sweeping.probe_host import Iteration
+
+CONFIG = SimpleNamespace(algo_class=SimpleNamespace(__name__="PPO"), env="Env")
+
+
+class ScriptedHost:
+    """Stands in for the process that is probed: sampling scales, and `fails(host)` raises where it is to end."""
+
+    fails = staticmethod(lambda host: None)
+
+    def __init__(self, config, max_seconds):
+        self.host, self.probed, self.added, self.trained_since = this_host(), 0, 0, 0
+
+    def warm_up(self):
+        pass
+
+    def close(self):
+        pass
+
+    def steps_per_update(self, scales):
+        self.added += len(scales)
+        return dict.fromkeys(scales, math.inf)
+
+    def train(self, scale):
+        self.trained_since += 1
+        self.fails(self)
+        return Iteration(scale, 80.0, 0.8 / scale.parallelism + 0.01, {"learn": 0.008, "sync": 0.001, "other": 0.001})
+
+    def probe(self, scale, number):
+        self.probed, self.trained_since = number + 1, 0
+        self.fails(self)
+        seconds = 0.8 / scale.parallelism * (1 + 0.01 * math.sin(7 * number + scale.parallelism))
+        return Probe(scale, number, 80.0, seconds, (seconds,) * scale.num_env_runners)
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    monkeypatch.setattr(probes, "ProbeHost", ScriptedHost)
+    monkeypatch.setattr(probes.schedule, "alive_nodes", list)
+    monkeypatch.setattr(probes.schedule, "check", lambda *_: None)
+    monkeypatch.setattr(probes.schedule, "at_scale", lambda config, scale: config)
+    monkeypatch.setattr(probes.schedule, "cpus_of", lambda config: (1.0, 1.0))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ProbeError("The process died")])
+@pytest.mark.parametrize(
+    "when",
+    [
+        pytest.param(lambda host: host.probed == 2, id="probing"),
+        pytest.param(lambda host: host.added > 4, id="right after larger configurations were added"),
+        pytest.param(lambda host: host.probed > 2 and host.trained_since > 4, id="confirming"),
+    ],
+)
+def test_a_sweep_that_ends_early_reports_what_is_known(scripted, monkeypatch, when, error):
+    def fails(host):
+        if when(host):
+            raise error
+
+    monkeypatch.setattr(ScriptedHost, "fails", staticmethod(fails))
+    said = []
+    experiment, rounds = probes.sweep_by_probes(CONFIG, Goal("fast"), runners=[1, 2], budget_s=2.0, say=said.append)
+    assert rounds.probes
+    assert {run.scale for run in experiment.studies[0].runs} >= {Scale(1, 1), Scale(1, 2), Scale(2, 1), Scale(2, 2)}
+    assert any(text.startswith("Interrupted:" if isinstance(error, KeyboardInterrupt) else "Ended early") for text in said)
