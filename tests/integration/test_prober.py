@@ -41,6 +41,7 @@ pytestmark = pytest.mark.usefixtures("cluster")
 
 CLUSTER_CPUS = 2
 BATCH = 96
+STEP_S = 0.01
 ONE = Scale(1, 1)
 
 quick = functools.partial(Prober, probe_seconds=0.02, max_seconds=30)
@@ -158,7 +159,7 @@ def test_training_is_bit_for_bit_what_it_is_without_probes(config, tmp_path):
 
 @pytest.fixture(scope="module")
 def algorithm():
-    algorithm = ppo(CostlyEnv, runners=2, envs=2, step_s=0.005).build_algo()
+    algorithm = ppo(CostlyEnv, runners=2, envs=2, step_s=STEP_S).build_algo()
     yield algorithm
     algorithm.stop()
 
@@ -168,18 +169,19 @@ def live_envs(env_runner):
     return sum(isinstance(thing, CostlyEnv) for thing in gc.get_objects())
 
 
+@pytest.mark.alone
 def test_an_env_of_known_cost(algorithm):
     scales = [Scale(0, 1), ONE, Scale(2, 1), Scale(1, 2), Scale(2, 2)]
     before = on_runners(algorithm, live_envs)
     with Prober(algorithm, probe_seconds=0.1) as prober:
-        probes = prober.measure(scales, rounds=3, first_round=5)
+        probes = prober.measure(scales, rounds=2, first_round=5)
     assert on_runners(algorithm, live_envs) == before
-    assert sorted({probe.round for probe in probes}) == [5, 6, 7]
-    assert len(probes) == 15
+    assert sorted({probe.round for probe in probes}) == [5, 6]
+    assert len(probes) == 10
     times = seconds_per_step(probes)
     # Envs of one runner step one after another, runners beside each other.
     for scale in scales:
-        assert times[scale] * max(1, scale.num_env_runners) == pytest.approx(0.006, rel=0.2)
+        assert times[scale] * max(1, scale.num_env_runners) == pytest.approx(1.2 * STEP_S, rel=0.2)
     for probe in probes:
         assert len(probe.busy) == max(1, probe.scale.num_env_runners)
         assert max(probe.busy) <= probe.seconds
