@@ -153,6 +153,10 @@ class ProbeHost:
 
 
 def _timed(config: AlgorithmConfig) -> AlgorithmConfig:
-    """Return a copy of a config whose phases are timed."""
+    """Return a copy of a config whose phases are timed, and whose training fails at once where an env runner does.
+
+    Else RLlib would wait a minute, and then train with another env runner than the one that is to be measured.
+    """
     callback: Any = functools.partial(ScalingCallback, baseline_sps=1.0)
-    return config.copy(copy_frozen=False).callbacks([*callbacks_without_measuring(config), callback])
+    timed = config.copy(copy_frozen=False).callbacks([*callbacks_without_measuring(config), callback])
+    return timed.fault_tolerance(restart_failed_env_runners=False, ignore_env_runner_failures=False)

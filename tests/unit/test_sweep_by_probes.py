@@ -77,3 +77,20 @@ def test_a_sweep_that_ends_early_reports_what_is_known(scripted, monkeypatch, wh
     assert rounds.probes
     assert {run.scale for run in experiment.studies[0].runs} >= {Scale(1, 1), Scale(1, 2), Scale(2, 1), Scale(2, 2)}
     assert any(text.startswith("Interrupted:" if isinstance(error, KeyboardInterrupt) else "Ended early") for text in said)
+
+
+def test_what_cannot_be_probed_is_not_trained(scripted, monkeypatch):
+    trained = []
+
+    def probe(self, scale, number):
+        return "no licence" if scale.num_envs_per_env_runner > 1 else ScriptedHost.probe(self, scale, number)
+
+    def train(self, scale):
+        trained.append(scale)
+        return ScriptedHost.train(self, scale)
+
+    monkeypatch.setattr(probes, "ProbeHost", type("Host", (ScriptedHost,), {"probe": probe, "train": train}))
+    experiment, rounds = probes.sweep_by_probes(CONFIG, Goal("fast"), runners=[1, 2], envs=[1, 4], budget_s=1.0, say=lambda _: None)
+    assert set(trained) == {Scale(1, 1), Scale(2, 1)}
+    assert set(rounds.failed) == {Scale(1, 4), Scale(2, 4)}
+    assert {each.name: each.reason for each in experiment.left_out} == {"1r×4e": "no licence", "2r×4e": "no licence"}
