@@ -3,6 +3,7 @@
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 pytest.importorskip("ray.rllib", reason="needs Ray")
@@ -14,6 +15,7 @@ from rl_scaling_callback.rllib.hardware import this_host
 from rl_scaling_callback.rllib.prober import ProbeError
 from rl_scaling_callback.sweeping import probes
 from rl_scaling_callback.sweeping.probe_host import Iteration
+from rl_scaling_callback.sweeping.sweep import sweep
 
 CONFIG = SimpleNamespace(algo_class=SimpleNamespace(__name__="PPO"), env="Env")
 
@@ -94,3 +96,18 @@ def test_what_cannot_be_probed_is_not_trained(scripted, monkeypatch):
     assert set(trained) == {Scale(1, 1), Scale(2, 1)}
     assert set(rounds.failed) == {Scale(1, 4), Scale(2, 4)}
     assert {each.name: each.reason for each in experiment.left_out} == {"1r×4e": "no licence", "2r×4e": "no licence"}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"runners": 4}, ValueError, "runners is 4; allowed are several numbers"),
+        ({"envs": np.int64(4)}, ValueError, "envs is .*4.*; allowed are several numbers"),
+        ({"envs": np.array([1.5])}, ValueError, "envs is .*1.5.*; allowed are whole numbers from 1 up"),
+        ({"budget": 1.0}, TypeError, "'budget'"),
+    ],
+)
+def test_options_that_a_sweep_has_not_are_refused_before_ray_starts(monkeypatch, options, error, text):
+    monkeypatch.setattr("rl_scaling_callback.sweeping.sweep.connect", lambda: pytest.fail("connected"))
+    with pytest.raises(error, match=text):
+        sweep(CONFIG, **options)
