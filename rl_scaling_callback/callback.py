@@ -306,16 +306,24 @@ class ScalingCallback(RLlibCallback):
 
     def _probe_baseline(self, algorithm: Algorithm, scale: Scale, stored: Reference) -> BaselineSource:
         """Return the baseline by probes, or the stored one where the trial can't be probed."""
+        prober: Prober | None = None
+        reference = self._options.reference
         try:
+            if reference.num_env_runners > scale.num_env_runners:
+                fits = Scale(scale.num_env_runners, 1).slug
+                raise ProbeError(f"the reference is {reference} and the trial {scale}; reference={fits!r} can be probed.")
+            prober = Prober(algorithm)
             self._probed = ProbedBaseline(
-                Prober(algorithm),
+                prober,
                 scale,
-                self._options.reference,
+                reference,
                 overlaps=rllib.is_asynchronous(introspection.config_of(algorithm)),
                 lasting=None if self._options.baseline_dir is None else stored,
                 warn=self._warn,
             )
         except (ProbeError, ValueError) as error:
+            if prober is not None:
+                prober.close()  # no second set of envs stays that serves nothing
             self._warn("probe", f"the baseline can't be probed: {error} A reference trial's is used where there is one.")
             return stored
         return self._probed

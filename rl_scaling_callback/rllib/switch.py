@@ -37,6 +37,10 @@ class Switch:
             self._go_on_as(None)
         return result
 
+    def close(self) -> None:
+        """Close the envs of other scales than the Algorithm's own."""
+        self._algorithm.env_runner_group.foreach_env_runner(_close, local_env_runner=False)
+
     def _go_on_as(self, scale: Scale | None) -> None:
         state = self._algorithm.learner_group.get_state(components="learner/rl_module", inference_only=True)["learner"]
         go_on = partial(_go_on_as, scale=scale, state=state)
@@ -56,3 +60,13 @@ def _go_on_as(env_runner: Any, scale: Scale | None, state: dict[str, Any]) -> No
         selves[scale] = vars(prober._twin_of(env_runner, scale))
     env_runner.__dict__ = selves[scale]
     env_runner.set_state(state)
+
+
+def _close(env_runner: Any) -> None:
+    """Stop what an env runner went on as, but itself."""
+    selves = vars(type(env_runner)).get(_SELVES, {})
+    for scale in [each for each in selves if each is not None]:
+        env_runner.__dict__ = selves.pop(scale)
+        prober._stop(env_runner)
+    if selves:
+        env_runner.__dict__ = selves[None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 _LONGEST_START_S: Final = 300.0
+_LONGEST_STOP_S: Final = 5.0
 
 
 REST: Final = ("learn", "sync", "other")
@@ -85,6 +87,12 @@ class _Host:
         except (ProbeError, ValueError) as error:
             return str(error)
 
+    def stop(self) -> None:
+        if self._prober is not None:
+            self._prober.close()
+        self._switch.close()
+        self._algorithm.stop()
+
 
 class ProbeHost:
     """The driver's handle of the process in which an Algorithm runs.
@@ -140,9 +148,13 @@ class ProbeHost:
         return probe
 
     def close(self) -> None:
-        """End the process and give its resources back."""
-        ray.kill(self._actor)
-        remove_placement_group(self._group)
+        """Close the envs, which may be processes of their own, end the process, and give its resources back."""
+        try:
+            with suppress(ray.exceptions.RayError):
+                ray.get(self._actor.stop.remote(), timeout=_LONGEST_STOP_S)
+        finally:
+            ray.kill(self._actor)
+            remove_placement_group(self._group)
 
     def _get(self, answer: Any, timeout: float | None = None) -> Any:
         try:
@@ -153,6 +165,10 @@ class ProbeHost:
 
 
 def _timed(config: AlgorithmConfig) -> AlgorithmConfig:
-    """Return a copy of a config whose phases are timed."""
+    """Return a copy of a config whose phases are timed, and whose training fails at once where an env runner does.
+
+    Else RLlib would wait a minute, and then train with another env runner than the one that is to be measured.
+    """
     callback: Any = functools.partial(ScalingCallback, baseline_sps=1.0)
-    return config.copy(copy_frozen=False).callbacks([*callbacks_without_measuring(config), callback])
+    timed = config.copy(copy_frozen=False).callbacks([*callbacks_without_measuring(config), callback])
+    return timed.fault_tolerance(restart_failed_env_runners=False, ignore_env_runner_failures=False)

@@ -244,12 +244,10 @@ def _ended_by(error: BaseException) -> str:
 
 
 def _measure(rounds: Rounds, host: ProbeHost) -> None:
-    """Train while that has taken less time than probing, so that both see the machine at the same pace; then probe a round."""
-    while len(rounds.iterations) < _FEWEST_ITERATIONS or rounds.trained_s < rounds.probed_s:
-        times = Counter(each.scale for each in rounds.iterations)
-        # Those with most envs are the quickest, and tell most of what an env costs the learner.
-        scale = min(rounds.running, key=lambda scale: (times[scale], -scale.parallelism))
-        rounds.trained(host.train(scale))
+    """Probe a round, then train as long as probing has taken, so that both see the machine at the same pace.
+
+    A probe survives an env that fails, and says why; training doesn't. So what is trained was probed before.
+    """
     started, number, found = time.perf_counter(), len(rounds.probes), {}
     running = rounds.running
     for scale in random.sample(running, len(running)):
@@ -263,6 +261,11 @@ def _measure(rounds: Rounds, host: ProbeHost) -> None:
     rounds.probes.append(found)
     rounds.round_s = time.perf_counter() - started
     rounds.probed_s += rounds.round_s
+    while len(rounds.iterations) < _FEWEST_ITERATIONS or rounds.trained_s < rounds.probed_s:
+        times = Counter(each.scale for each in rounds.iterations)
+        # Those with most envs are the quickest, and tell most of what an env costs the learner.
+        scale = min(rounds.running, key=lambda scale: (times[scale], -scale.parallelism))
+        rounds.trained(host.train(scale))
 
 
 def _standings(outcome: Outcome, rounds: Rounds, seconds_left: float) -> Standings:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -70,6 +71,7 @@ def sweep(
         The report; its `config` is `config` with the numbers that it recommends, None where it recommends none.
 
     Raises:
+        TypeError: an option that there is not.
         ValueError: a value that is not allowed, or a grid that the cluster can never run.
         ProbeError: with `engine="probes"`, the config can't be probed.
     """
@@ -81,6 +83,8 @@ def sweep(
     if budget_minutes is not None:
         positive("budget_minutes", budget_minutes)
     runners, envs = _counts("runners", runners), _counts("envs", envs)
+    if unknown := trials.keys() - inspect.signature(sweep_by_trials).parameters.keys():
+        raise TypeError(f"sweep() got an unexpected keyword argument {min(unknown)!r}")
     connect()
     if engine != "trials" and not (trials.get("resume") or trials.get("reuse")):
         try:
@@ -119,6 +123,8 @@ def _counts(name: str, counts: Counts) -> Counts:
         if counts != "auto":
             raise ValueError(f"{name} is {counts!r}; allowed are numbers and 'auto'")
         return counts
+    if not isinstance(counts, Iterable):
+        raise ValueError(f"{name} is {counts!r}; allowed are several numbers, such as [1, 2, 4], and 'auto'")
     numbers = [int(each) if hasattr(each, "__index__") else each for each in counts]
     if not numbers:
         raise ValueError(f"{name} is {counts!r}; allowed are numbers and 'auto'")

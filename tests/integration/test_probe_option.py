@@ -2,7 +2,9 @@
 
 import logging
 import math
+import uuid
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,7 @@ from tuning import costly, train
 from rl_scaling_callback import Goal, ScalingCallback, sweep
 from rl_scaling_callback.core.attribution import CAUSES
 from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.sweeping.probe_host import ProbeHost
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -30,6 +33,36 @@ class OnlyOne(CostlyEnv):
             raise RuntimeError("the port is taken")
         OnlyOne.held = True
         super().__init__(config)
+
+
+class FewAtOnce(CostlyEnv):
+    """An env that fails while its process holds four of them."""
+
+    held = 0
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        FewAtOnce.held += 1
+
+    def close(self):
+        FewAtOnce.held -= 1
+
+    def step(self, action):
+        if FewAtOnce.held > 3:
+            raise RuntimeError("no licence for a fourth")
+        return super().step(action)
+
+
+class Simulator(CostlyEnv):
+    """An env that holds something outside its process until it is closed: a file in `folder`."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self._file = Path(config["folder"]) / uuid.uuid4().hex
+        self._file.touch()
+
+    def close(self):
+        self._file.unlink(missing_ok=True)
 
 
 def test_a_trial_measures_its_own_baseline_and_splits_its_losses(caplog):
@@ -63,6 +96,28 @@ def test_an_env_that_a_process_can_hold_once_is_said_and_training_goes_on(caplog
     assert ["the port is taken" in message for message in ours] == [True]
 
 
+@pytest.mark.parametrize(("reference", "speedup"), [("1r1e", math.nan), ("0r1e", 1.0)])
+def test_a_trial_without_env_runners_is_told_which_reference_can_be_probed(caplog, reference, speedup):
+    callback = partial(ScalingCallback, probe=True, reference=reference)
+    *_, last = train(costly(batch=20, step_s=0.001).env_runners(num_env_runners=0).callbacks(callback), 2)
+    assert last["scaling"]["speedup"] == pytest.approx(speedup, nan_ok=True)
+    assert ("reference='0r1e' can be probed" in caplog.text) == math.isnan(speedup)
+
+
+def test_where_probing_fails_no_env_of_it_stays(caplog):
+    # The reference's env fits beside the trial's two; two more don't.
+    algorithm = (
+        costly(FewAtOnce, batch=20).env_runners(num_env_runners=1, num_envs_per_env_runner=2).callbacks(probing).build_algo()
+    )
+    try:
+        held = algorithm.env_runner_group.foreach_env_runner(lambda env_runner: FewAtOnce.held, local_env_runner=False)
+        assert held == [2]
+        assert algorithm.train()["scaling"]["sps"] > 0
+    finally:
+        algorithm.stop()
+    assert "no licence for a fourth" in caplog.text
+
+
 def test_a_sweep_by_probes_ends_with_a_config(tmp_path):
     said, shown, standings = [], [], []
     report = sweep(
@@ -94,3 +149,14 @@ def test_a_config_that_cannot_be_probed_gets_trials_unless_probes_are_asked_for(
         sweep(old, engine="probe", storage_path=tmp_path)
     with pytest.raises(ValueError, match="envs is 0; allowed are whole numbers from 1 up"):
         sweep(old, envs=[0], storage_path=tmp_path)
+
+
+def test_the_envs_of_a_sweep_are_closed_at_its_end(tmp_path):
+    host = ProbeHost(costly(Simulator, batch=20, folder=str(tmp_path)).env_runners(num_env_runners=1), 10.0)
+    try:
+        assert host.train(Scale(1, 2)).env_steps >= 20
+        assert host.probe(Scale(1, 3), 0).env_steps > 0
+        assert len(list(tmp_path.iterdir())) >= 6
+    finally:
+        host.close()
+    assert list(tmp_path.iterdir()) == []

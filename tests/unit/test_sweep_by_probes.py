@@ -3,6 +3,7 @@
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 pytest.importorskip("ray.rllib", reason="needs Ray")
@@ -14,6 +15,7 @@ from rl_scaling_callback.rllib.hardware import this_host
 from rl_scaling_callback.rllib.prober import ProbeError
 from rl_scaling_callback.sweeping import probes
 from rl_scaling_callback.sweeping.probe_host import Iteration
+from rl_scaling_callback.sweeping.sweep import sweep
 
 CONFIG = SimpleNamespace(algo_class=SimpleNamespace(__name__="PPO"), env="Env")
 
@@ -77,3 +79,35 @@ def test_a_sweep_that_ends_early_reports_what_is_known(scripted, monkeypatch, wh
     assert rounds.probes
     assert {run.scale for run in experiment.studies[0].runs} >= {Scale(1, 1), Scale(1, 2), Scale(2, 1), Scale(2, 2)}
     assert any(text.startswith("Interrupted:" if isinstance(error, KeyboardInterrupt) else "Ended early") for text in said)
+
+
+def test_what_cannot_be_probed_is_not_trained(scripted, monkeypatch):
+    trained = []
+
+    def probe(self, scale, number):
+        return "no licence" if scale.num_envs_per_env_runner > 1 else ScriptedHost.probe(self, scale, number)
+
+    def train(self, scale):
+        trained.append(scale)
+        return ScriptedHost.train(self, scale)
+
+    monkeypatch.setattr(probes, "ProbeHost", type("Host", (ScriptedHost,), {"probe": probe, "train": train}))
+    experiment, rounds = probes.sweep_by_probes(CONFIG, Goal("fast"), runners=[1, 2], envs=[1, 4], budget_s=1.0, say=lambda _: None)
+    assert set(trained) == {Scale(1, 1), Scale(2, 1)}
+    assert set(rounds.failed) == {Scale(1, 4), Scale(2, 4)}
+    assert {each.name: each.reason for each in experiment.left_out} == {"1r×4e": "no licence", "2r×4e": "no licence"}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"runners": 4}, ValueError, "runners is 4; allowed are several numbers"),
+        ({"envs": np.int64(4)}, ValueError, "envs is .*4.*; allowed are several numbers"),
+        ({"envs": np.array([1.5])}, ValueError, "envs is .*1.5.*; allowed are whole numbers from 1 up"),
+        ({"budget": 1.0}, TypeError, "'budget'"),
+    ],
+)
+def test_options_that_a_sweep_has_not_are_refused_before_ray_starts(monkeypatch, options, error, text):
+    monkeypatch.setattr("rl_scaling_callback.sweeping.sweep.connect", lambda: pytest.fail("connected"))
+    with pytest.raises(error, match=text):
+        sweep(CONFIG, **options)
