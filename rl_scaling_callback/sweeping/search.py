@@ -78,6 +78,7 @@ class Search:
         budget: largest share that the search may cost of what it would to measure every configuration once.
         repetitions: most trials of one configuration.
         cpus: CPUs that a trial holds beside its env runners, and for each of them.
+        overlaps: whether sampling overlaps learning: then the learner's time does not tell how fast the machine was.
 
     Raises:
         ValueError: a value out of its range.
@@ -90,6 +91,7 @@ class Search:
     budget: float = 1.0
     repetitions: int = 3
     cpus: tuple[float, float] = (1.0, 1.0)
+    overlaps: bool = False
 
     def __post_init__(self) -> None:
         at_least("number of runner counts", len(self.runners), 1)
@@ -159,7 +161,8 @@ class Search:
             for trial in trials
             if trial.steady is not None and not trial.failed and trial.scale in self.scales
         ]
-        return {each.scale: each for each in configurations(at_one_pace(Study("", tuple(runs)), "always"))}
+        study = Study("", tuple(runs), exclusive_phases=not self.overlaps)
+        return {each.scale: each for each in configurations(at_one_pace(study, "always"))}
 
     def _expected(self, known: Mapping[Scale, Configuration]) -> tuple[Array, Array]:
         """Return ln SPS of each configuration, as measured or predicted, and how far another trial is expected to move it.

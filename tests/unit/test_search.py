@@ -197,6 +197,9 @@ def test_a_machine_that_was_slower_in_one_trial_is_seen_through():
     others = [trial_of(4.0, SINGLE, learn=0.1), trial_of(2.0, Scale(4, 1), learn=0.1)]
     assert search.choose([*others, trial_of(1.8 * 1.5, Scale(2, 1))]) == Scale(4, 1)
     assert search.choose([*others, trial_of(1.8 * 1.5, Scale(2, 1), learn=0.15)]) == Scale(2, 1)
+    # Of APPO and IMPALA it is time that env runners waited for the learner.
+    overlapping = replace(search, overlaps=True)
+    assert overlapping.choose([*others, trial_of(1.8 * 1.5, Scale(2, 1), learn=0.15)]) == Scale(4, 1)
 
 
 def test_what_an_earlier_experiment_measured_is_free():
