@@ -273,7 +273,7 @@ def test_kinds_of_algorithms(kind):
             probes = prober.measure([Scale(runners, 1), Scale(runners, 4)], rounds=2)
         assert len(probes) == 4
         for probe in probes:
-            assert 1e-5 < probe.seconds_per_step < 0.05
+            assert 1e-5 < probe.seconds_per_step < 0.5
             assert probe.env_steps >= probe.scale.parallelism
         assert (prober.steps_per_round(Scale(runners, 4)) < 100) == (kind in {"SAC", "DQN"})
     finally:
