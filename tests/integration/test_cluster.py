@@ -99,6 +99,7 @@ def test_a_sweep_runs_one_trial_on_each_of_the_nodes_that_are_alike(nodes, tmp_p
         runners=[1, 2],
         envs=[1, 2, 4, 8],
         goal=Goal("cheap", min_efficiency=60, min_speedup=1.4),
+        engine="trials",
         storage_path=tmp_path,
         rule=SteadyRule(warmup_iterations=1, min_iterations=3, max_iterations=4),
         say=said.append,

@@ -137,7 +137,7 @@ def test_a_filesystem_of_the_users_own_and_a_baseline_that_outlives_its_experime
 
 def test_a_sweep_keeps_its_experiment_there(s3, cluster):
     config, place = costly(step_s=0.01), s3("swept")
-    options = {"runners": [1], "envs": [1], "storage_path": place, "rule": RULE, "show": lambda report: None}
+    options = {"runners": [1], "envs": [1], "engine": "trials", "storage_path": place, "rule": RULE, "show": lambda report: None}
     sweep(config, say=lambda line: None, **options)
     (study,) = read_experiment(s3("swept/scaling_sweep"), rule=RULE).studies
     assert {run.scale for run in study.runs} == {Scale(1, 1)}

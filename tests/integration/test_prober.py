@@ -273,7 +273,7 @@ def test_kinds_of_algorithms(kind):
             probes = prober.measure([Scale(runners, 1), Scale(runners, 4)], rounds=2)
         assert len(probes) == 4
         for probe in probes:
-            assert 1e-5 < probe.seconds_per_step < 0.05
+            assert 1e-5 < probe.seconds_per_step < 0.5
             assert probe.env_steps >= probe.scale.parallelism
         assert (prober.steps_per_round(Scale(runners, 4)) < 100) == (kind in {"SAC", "DQN"})
     finally:
@@ -320,13 +320,13 @@ def test_failures_leave_training_as_it_is(tmp_path):
     runner = functools.partial(algorithm.env_runner_group.foreach_env_runner, local_env_runner=False)
     algorithm.train()
     (before,), ((pid, *_),) = runner(generators), runner(process_of)
-    prober = Prober(algorithm, probe_seconds=0.02, max_seconds=2)
-    for how, message in [("raise", "port 5005"), ("fail later", "ConnectionError"), ("wait", "more than 2 s")]:
+    prober = Prober(algorithm, probe_seconds=0.02, max_seconds=4)
+    for how, message in [("raise", "port 5005"), ("fail later", "ConnectionError"), ("wait", "max_seconds=4")]:
         file.write_text(how)
         started = time.perf_counter()
         with pytest.raises(ProbeError, match=message):
             prober.measure([ONE])
-        assert time.perf_counter() - started < 4
+        assert time.perf_counter() - started < 8
         assert runner(generators) == [before]
     assert runner(process_of)[0][0] == pid
     assert algorithm.train()["env_runners"]["num_env_steps_sampled"] >= BATCH

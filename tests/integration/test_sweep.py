@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -106,7 +107,7 @@ def test_a_lasting_baseline_is_not_measured_again(tmp_path):
         tmp_path / "all", ppo(), runners=[1], envs=[1], max_trials=1, reuse=[tmp_path / "baselines"], show=shown.append
     )
     assert said == ["1 trial measured before: 1r×1e"]
-    assert shown == [made]
+    assert shown == [replace(made, config=None)]
     assert made.studies[0].recommendation.choice.scale == Scale(1, 1)
 
 
@@ -312,6 +313,7 @@ def test_a_sweep_whose_driver_was_killed_or_interrupted_goes_on(tmp_path, how):
     (tmp_path / "my_config.py").write_text(CONFIG.format(here=str(Path(__file__).parent)))
     command = [sys.executable, "-m", "rl_scaling_callback", "sweep", f"{tmp_path / 'my_config.py'}:config"]
     command += ["--runners", "1,2", "--envs", "1", "--goal", "fastest", "--storage-path", str(tmp_path), "--max-trials", "2"]
+    command += ["--engine", "trials"]
     environment = os.environ | {"RAY_ADDRESS": "local"}
     with (tmp_path / "log").open("w") as log:
         first = subprocess.Popen(command, stderr=log, stdout=log, env=environment, start_new_session=True)
