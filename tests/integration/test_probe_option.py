@@ -82,7 +82,7 @@ def test_a_trial_measures_its_own_baseline_and_splits_its_losses(caplog):
     last = results[-1]
     assert last["steady"]["speedup"] == pytest.approx(2.0, rel=0.25)
     # Two envs that step one after another in each of two runners that don't slow each other down.
-    assert last["loss"]["serial_stepping"] == pytest.approx(50, abs=12)
+    assert max(CAUSES, key=last["loss"].__getitem__) == "serial_stepping"
     assert [record.message for record in caplog.records if record.name == "rl_scaling_callback"] == []
 
 
