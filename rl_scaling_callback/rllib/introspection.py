@@ -10,7 +10,7 @@ import platform
 import socket
 import sys
 import weakref
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -253,23 +253,32 @@ def watch_reports(
         AttributeError: the Algorithm has no such metrics.
     """
     metrics: Any = algorithm.metrics
-    merging = "aggregate" if hasattr(metrics, "aggregate") else "merge_and_log_n_dicts"  # its name in Ray 2.45
-    aggregate = getattr(metrics, merging)
+
+    def remove_reports(logged: Sequence[Any], key: Any) -> None:
+        name = key[0] if isinstance(key, tuple) and len(key) == 1 else key
+        if name == rllib.LEARNER_RESULTS:
+            for told in rllib.take_learner_reports(logged):
+                take_learner(told)
+        else:
+            reports = rllib.take_reports(logged)
+            if name == rllib.ENV_RUNNER_RESULTS:
+                take(reports)
 
     def aggregate_without_reports(stats_dicts: Any, *args: Any, **kwargs: Any) -> Any:
         stats_dicts = list(stats_dicts)
-        key = kwargs.get("key")
-        name = key[0] if isinstance(key, tuple) and len(key) == 1 else key
-        if name == rllib.LEARNER_RESULTS:
-            for told in rllib.take_learner_reports(stats_dicts):
-                take_learner(told)
-        else:
-            reports = rllib.take_reports(stats_dicts)
-            if name == rllib.ENV_RUNNER_RESULTS:
-                take(reports)
+        remove_reports(stats_dicts, kwargs.get("key"))
         return aggregate(stats_dicts, *args, **kwargs)
 
+    def log_without_reports(stats_dict: Any, *args: Any, **kwargs: Any) -> Any:
+        remove_reports([stats_dict], kwargs.get("key"))
+        return log_dict(stats_dict, *args, **kwargs)
+
+    merging = "aggregate" if hasattr(metrics, "aggregate") else "merge_and_log_n_dicts"  # its name in Ray 2.45
+    aggregate = getattr(metrics, merging)
     setattr(metrics, merging, aggregate_without_reports)
+    # Older releases log so what a local env runner did in evaluation.
+    log_dict = metrics.log_dict
+    metrics.log_dict = log_without_reports
 
 
 def run_of(storage: Any) -> str:
