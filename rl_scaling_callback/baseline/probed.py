@@ -6,14 +6,14 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from rl_scaling_callback.baseline.tracker import Reference, Warn
 from rl_scaling_callback.core.attribution import Spent
 from rl_scaling_callback.core.estimates import trimmed_mean
 from rl_scaling_callback.core.formulas import NAN, ratio
-from rl_scaling_callback.core.probing import Probe
+from rl_scaling_callback.core.probing import Probe, Ratios
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
 
@@ -44,12 +44,14 @@ class _Round:
     Attributes:
         seconds: ln of the reference's sampling seconds per env step.
         sampling: ln of those / the same at the trial's own scale.
+        sync: ln of the time of sending weights to its env runners / to the trial's own.
         busy: share of the reference's sampling in which its typical env runner was busy.
         alone: busy time of one env runner with as many envs / that of a typical env runner of the trial, for equal env steps.
     """
 
     seconds: float
     sampling: float
+    sync: float
     busy: float
     alone: float
 
@@ -57,10 +59,8 @@ class _Round:
 class ProbedBaseline:
     """The baseline of one trial, from probes in the same process, with the same code, at the same time.
 
-    An iteration at the trial's own scale samples for W seconds, and the rest of it takes R. With ρ, the ratio of the sampling times
-    per env step at the reference and at the trial's own scale, the reference would have taken W·ρ + R·κ for the same env steps.
-    κ is 1 where an iteration's learning depends on its env steps alone. Algorithms that learn once a sampling round, such as DQN,
-    go through κ times as many rounds at the reference. Evaluation is no part of a baseline.
+    Where an iteration's time would have gone at the reference follows from where it went at the trial's own scale, and from the
+    ratios of the two scales' probes (see `core.probing`). Evaluation is no part of a baseline.
 
     Where sampling overlaps learning (IMPALA, APPO), one env runner samples all the time. The throughput of the reference is then
     what its probes sampled before training began, the only time when env runners are idle.
@@ -96,7 +96,7 @@ class ProbedBaseline:
         self._prober = prober
         self._reference = reference
         steps = prober.steps_per_round(scale)
-        self._rest_factor = 1.0 if math.isinf(steps) else steps / prober.steps_per_round(reference)
+        self._updates = 1.0 if math.isinf(steps) else steps / prober.steps_per_round(reference)
         self._overlaps = overlaps
         self._share = share
         self._lasting = lasting
@@ -192,12 +192,12 @@ class ProbedBaseline:
             envs as the trial's.
         """
         if self._overlaps:
-            sample, rest = math.exp(self._mean("seconds")), 0.0
+            reference = Spent(math.exp(self._mean("seconds")), 0.0, 0.0, 0.0, 0.0)
         else:
-            sample = ratio(spent.sample, env_steps) * math.exp(self._mean("sampling"))
-            rest = self._rest_factor / env_steps if env_steps > 0 else NAN
-        busy = sample * self._mean("busy")
-        reference = Spent(sample, spent.learn * rest, spent.sync * rest, 0.0, spent.other * rest, busy, busy)
+            ratios = Ratios(math.exp(self._mean("sampling")), self._updates, math.exp(self._mean("sync")))
+            reference = ratios.apply(spent).times(ratio(1, env_steps))
+        busy = reference.sample * self._mean("busy")
+        reference = replace(reference, busy=busy, longest=busy)
         alone = ratio(spent.busy * max(1, self._own.num_env_runners), env_steps) * self._mean("alone")
         return reference.times(self._reference.parallelism), alone
 
@@ -214,10 +214,12 @@ class ProbedBaseline:
         self._probed_at = self._clock()
         by_scale = {probe.scale: probe for probe in probes}
         reference, own, alone = (by_scale[scale] for scale in (self._reference, self._own, self._one_runner))
+        ratios = Ratios.of(reference, own, self._updates)
         self._rounds.append(
             _Round(
                 seconds=math.log(reference.seconds_per_step),
-                sampling=math.log(reference.seconds_per_step / own.seconds_per_step),
+                sampling=math.log(ratios.sample),
+                sync=math.log(ratios.sync),
                 busy=reference.busy_per_step / reference.seconds_per_step,
                 alone=(alone.busy_per_step * len(alone.busy)) / (own.busy_per_step * len(own.busy)),
             )

@@ -1,21 +1,20 @@
-"""What probes say: the throughput of whole iterations at scales that no trial ran at. Numbers in, numbers out.
+"""What probes say: where the time of whole iterations goes at scales that no trial ran at. Numbers in, numbers out.
 
-An iteration samples env steps and does the rest: learning, weights, bookkeeping. Only sampling depends on the scale, and a probe
-measures it, so that with t(scale) seconds of sampling per env step
+An iteration samples env steps, learns, and sends new weights to the env runners. Sampling depends on the scale, and so does sending
+weights; probes measure both. Learning doesn't: on-policy algorithms (PPO) learn from a batch of one size, as often at any scale.
+Off-policy ones (DQN, SAC) learn once a round, and a round is as many env steps as the scale samples in one go: for equal env steps
+they learn the more often the smaller the scale. With t and w for the times of sampling and of sending weights, and u for the number
+of updates, an iteration that spends S on sampling, W on weights and L on the rest takes, at another scale, for as many env steps
 
-    SPS(scale) = 1 / (t(scale) + rest per env step + rest per round / env steps per round(scale))
-
-On-policy algorithms (PPO) learn from a batch of one size, so their rest goes with the env steps. Off-policy ones (DQN, SAC) learn
-once a round, and a round is as many env steps as the scale samples in one go: their rest goes with the rounds.
+    S · t′/t + W · w′/w · u′/u + L · u′/u
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from statistics import median, median_low
+from statistics import median_low
 
+from rl_scaling_callback.core.attribution import Spent
 from rl_scaling_callback.core.scale import Scale
 
 
@@ -27,8 +26,9 @@ class Probe:
         scale: env runners and envs per env runner that sampled.
         round: the round that it belongs to; all scales are measured once in each.
         env_steps: env steps of all env runners together.
-        seconds: how long the Algorithm's process waited for them.
+        seconds: how long the Algorithm's process waited for them, and stored what they sampled.
         busy: how long each env runner was in `sample()` [s].
+        sync: how long it took the Algorithm's process to send new weights to them, once [s]; 0 where that was not measured.
         excess: the part of `seconds` that is there only because a probe's calls are shorter than the algorithm's: each call costs
             something that doesn't depend on its length.
     """
@@ -39,6 +39,7 @@ class Probe:
     seconds: float
     busy: tuple[float, ...]
     excess: float = 0.0
+    sync: float = 0.0
 
     @property
     def seconds_per_step(self) -> float:
@@ -57,46 +58,26 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
-class Rest:
-    """What an iteration does besides sampling.
+class Ratios:
+    """How an iteration at one scale compares with one of as many env steps at another.
 
     Attributes:
-        per_step: seconds per env step.
-        per_round: seconds per round of the algorithm; 0 for one that learns from batches of one size.
-        steps_per_round: env steps of a round at a scale.
+        sample: of the sampling times.
+        updates: of the numbers of learner updates; 1 for algorithms that learn from batches of one size.
+        sync: of the times that sending new weights takes once; 1 where it is not known.
     """
 
-    per_step: float
-    per_round: float
-    steps_per_round: Callable[[Scale], float]
+    sample: float
+    updates: float = 1.0
+    sync: float = 1.0
 
     @classmethod
-    def of_iteration(
-        cls, seconds: float, env_steps: float, probe: float, scale: Scale, steps_per_round: Callable[[Scale], float]
-    ) -> Rest:
-        """Return what is left of an iteration when the sampling that a probe predicts for it is taken off.
+    def of(cls, probe: Probe, by: Probe, updates: float) -> Ratios:
+        """Return those of one probe by another."""
+        sync = probe.sync / by.sync if probe.sync > 0 and by.sync > 0 else 1.0
+        return cls(probe.seconds_per_step / by.seconds_per_step, updates, sync)
 
-        The prediction for the iteration's own scale is then exact, and what a probe can't see, such as weights that a sample waits
-        for, is in the rest of every scale.
-
-        Args:
-            seconds: duration of the iteration, or of several.
-            env_steps: their env steps.
-            probe: seconds of sampling per env step by probes at the iteration's scale.
-            scale: the iteration's scale.
-            steps_per_round: env steps of a round at a scale; infinite for an algorithm whose rest goes with the env steps.
-        """
-        rest, steps = seconds / env_steps - probe, steps_per_round(scale)
-        return cls(rest, 0.0, steps_per_round) if math.isinf(steps) else cls(0.0, rest * steps, steps_per_round)
-
-    def sps(self, scale: Scale, seconds_per_step: float) -> float:
-        """Return the env steps per second of whole iterations at `scale`, where sampling takes `seconds_per_step`."""
-        return 1 / (seconds_per_step + self.per_step + self.per_round / self.steps_per_round(scale))
-
-
-def seconds_per_step(probes: Iterable[Probe]) -> dict[Scale, float]:
-    """Return sampling per env step of each scale [s], the median over rounds."""
-    times: dict[Scale, list[float]] = {}
-    for probe in probes:
-        times.setdefault(probe.scale, []).append(probe.seconds_per_step)
-    return {scale: median(measured) for scale, measured in times.items()}
+    def apply(self, spent: Spent) -> Spent:
+        """Return where the time goes at the one scale, from where it goes at the other."""
+        sync = spent.sync * self.sync * self.updates
+        return Spent(spent.sample * self.sample, spent.learn * self.updates, sync, 0.0, spent.other * self.updates)

@@ -97,9 +97,9 @@ def is_asynchronous(config: Mapping[str, Any]) -> bool:
 TIMER_PHASES: Final[Mapping[str, str]] = {
     "env_runner_sampling_timer": "sample",
     "sample": "sample",
+    "replay_buffer_add_data_timer": "sample",  # the end of the samples' way; it takes longer the more envs there are
     "learner_update_timer": "learn",
     "learn": "learn",  # DreamerV3
-    "replay_buffer_add_data_timer": "learn",
     "replay_buffer_sampling_timer": "learn",
     "replay_buffer_update_prios_timer": "learn",
     "synch_weights": "sync",

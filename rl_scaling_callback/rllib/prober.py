@@ -42,6 +42,8 @@ _GRACE_S: Final = 5.0
 """What an env runner that is told to stop a probe gets to answer, before it counts as hung."""
 _SHORTEST_CALLS: Final = 3
 _MIN_VECTOR_STEPS: Final = 8
+_REPLAY_CAPACITY: Final = 2**14
+"""Env steps; more than a probe samples, so that nothing has to make room."""
 _INSTEAD: Final = "Measure the baseline with a trial of its own, or give it as a number"
 
 
@@ -93,7 +95,8 @@ class Prober:
             raise ProbeError(f"The env runners record their episodes, and a probe would add to the recording. {_INSTEAD}.")
         self._group = algorithm.env_runner_group
         self._asynchronous = configs.is_asynchronous(config)
-        self._weights: Any = None
+        self._sends_weights = False
+        self._replay_buffer: Any = None
 
     def __enter__(self) -> Prober:
         return self
@@ -170,13 +173,15 @@ class Prober:
         try:
             prepared = self._call(runners, functools.partial(_prepare, scale=scale, keep_others=self._keep_envs), until)
             own, envs = prepared[0].env_steps, scale.num_envs_per_env_runner
-            self._weights = self._weights_for(scale, own)
+            self._sends_weights = self._waits_for_weights(scale, own)
+            self._replay_buffer = self._twin_of_replay_buffer(scale)
             vector_step = max(answer.seconds for answer in prepared)
             wanted = envs * max(_MIN_VECTOR_STEPS, round(self._probe_seconds / max(vector_step, 1e-6)))
             if own > wanted:
                 return self._shorter_calls(scale, number, runners, wanted, own, until)
             return self._own_calls(scale, number, runners, until)
         finally:
+            self._replay_buffer = None
             with suppress(ProbeError, _TooSlowError):
                 self._call(runners, functools.partial(_finish, keep=self._keep_envs), time.perf_counter() + _GRACE_S)
 
@@ -184,50 +189,76 @@ class Prober:
         """Return what a call for `wanted` env steps of each env runner says, where the algorithm's own are for `own`."""
         # A call of one vector step tells what a call costs whatever its length.
         shortest = [self._timed(runners, scale.num_envs_per_env_runner, until) for _ in range(_SHORTEST_CALLS)]
-        seconds, answers = self._timed(runners, wanted, until)
+        sync, seconds, answers = self._timed(runners, wanted, until)
         env_steps = sum(answer.env_steps for answer in answers)
-        least, least_steps = median(took for took, _ in shortest), sum(answer.env_steps for answer in shortest[-1][1])
+        least, least_steps = median(took for _, took, _ in shortest), sum(answer.env_steps for answer in shortest[-1][2])
         per_step = max(0.0, (seconds - least) / (env_steps - least_steps))
         call = max(0.0, least - per_step * least_steps)
         return Probe(
-            scale, number, env_steps, seconds, tuple(answer.seconds for answer in answers), excess=call * (1 - wanted / own)
+            scale,
+            number,
+            env_steps,
+            seconds,
+            tuple(answer.seconds for answer in answers),
+            excess=call * (1 - wanted / own),
+            sync=median([sync, *(each for each, _, _ in shortest)]),
         )
 
     def _own_calls(self, scale: Scale, number: int, runners: Sequence[int], until: float) -> Probe:
         """Return what calls like the algorithm's own say."""
-        seconds, env_steps, busy = 0.0, 0.0, [0.0] * max(1, len(runners))
-        while seconds < self._probe_seconds:
-            took, answers = self._timed(runners, None, until)
-            seconds += took
-            env_steps += sum(answer.env_steps for answer in answers)
-            busy = [before + answer.seconds for before, answer in zip(busy, answers, strict=True)]
-        return Probe(scale, number, env_steps, seconds, tuple(busy))
+        calls: list[tuple[float, float, list[_Answer]]] = []
+        while sum(took for _, took, _ in calls) < self._probe_seconds:
+            calls.append(self._timed(runners, None, until))
+        env_steps = [sum(answer.env_steps for answer in answers) for _, _, answers in calls]
+        # Of dozens of calls one that the machine holds up would otherwise outweigh the others.
+        seconds = sum(env_steps) * median(took / steps for (_, took, _), steps in zip(calls, env_steps, strict=True))
+        busy = tuple(
+            sum(answer.seconds for answer in of_runner) for of_runner in zip(*(answers for *_, answers in calls), strict=True)
+        )
+        return Probe(scale, number, sum(env_steps), seconds, busy, sync=median(sync for sync, _, _ in calls))
 
-    def _timed(self, runners: Sequence[int], steps: int | None, until: float) -> tuple[float, list[_Answer]]:
+    def _timed(self, runners: Sequence[int], steps: int | None, until: float) -> tuple[float, float, list[_Answer]]:
+        """Return how long new weights took to be sent and env steps to be sampled and stored [s], and the env runners' answers."""
         function = functools.partial(_sample, steps=steps, by_reference=self._asynchronous)
-        if self._weights is not None and runners:
-            # As RLlib does: a sample waits until the env runner has taken the new weights.
+        started = time.perf_counter()
+        sync = 0.0
+        if self._sends_weights:
+            # As RLlib does: a sample waits until the env runner has taken the new weights. What the user's own algorithm doesn't
+            # have is left out.
+            with suppress(Exception):
+                self._send_weights(runners)
+                sync = time.perf_counter() - started
+        started = time.perf_counter()
+        answers = self._call(runners, function, until)
+        if self._replay_buffer is not None:
+            self._replay_buffer.add([episode for answer in answers if answer.data for episode in answer.data[0]])
+        return sync, time.perf_counter() - started, answers
+
+    def _waits_for_weights(self, scale: Scale, own: float) -> bool:
+        """Return whether env runners take new weights before each sample: not where there are several samples to an update."""
+        whole_batch = own * max(1, scale.num_env_runners) >= self._config.total_train_batch_size
+        return not self._asynchronous and (whole_batch or math.isfinite(self.steps_per_round(scale)))
+
+    def _send_weights(self, runners: Sequence[int]) -> None:
+        learners: Any = self._algorithm.learner_group
+        state = learners.get_state(components="learner/rl_module", inference_only=True)["learner"]
+        if runners:
+            weights = ray.put({"rl_module": state["rl_module"]})
+            # Older releases don't pass a function's `kwargs` on.
             self._group.foreach_env_runner(
-                _set_weights,
-                kwargs={"state": ray.put(self._weights), "seconds": self._max_seconds},
+                functools.partial(_set_weights, state=weights, seconds=self._max_seconds),
                 local_env_runner=False,
                 remote_worker_ids=list(runners),
                 timeout_seconds=0.0,
             )
-        started = time.perf_counter()
-        answers = self._call(runners, function, until)
-        return time.perf_counter() - started, answers
 
-    def _weights_for(self, scale: Scale, own: float) -> Any:
-        """Return the weights that env runners take before each sample; None where there are several samples to an update."""
-        whole_batch = own * max(1, scale.num_env_runners) >= self._config.total_train_batch_size
-        if self._asynchronous or not (whole_batch or math.isfinite(self.steps_per_round(scale))):
+    def _twin_of_replay_buffer(self, scale: Scale) -> Any:
+        """Return an empty replay buffer like the algorithm's, or None where it learns without one."""
+        if math.isinf(self.steps_per_round(scale)):
             return None
-        learners: Any = self._algorithm.learner_group
-        # What the user's own algorithm doesn't have is left out.
+        config = {"replay_buffer_config": {**self._config.replay_buffer_config, "capacity": _REPLAY_CAPACITY}}
         with suppress(Exception):
-            state = learners.get_state(components="learner/rl_module", inference_only=True)
-            return {"rl_module": state["learner"]["rl_module"]}
+            return self._algorithm._create_local_replay_buffer_if_necessary(config)
         return None
 
     def _runners(self, scale: Scale) -> list[int]:
@@ -395,7 +426,7 @@ def _sample(env_runner: Any, *, steps: int | None, by_reference: bool) -> _Answe
 def _set_weights(env_runner: Any, *, state: Any) -> _Answer:
     twins = vars(env_runner).get(_ATTRIBUTE)
     if twins is not None and twins.current is not None:
-        twins.current.set_state(state)
+        twins.current.set_state(ray.get(state))
     return _Answer()
 
 

@@ -92,9 +92,10 @@ class Rounds:
     def rest(self) -> Array:
         """What an iteration takes beside sampling, per env step of each configuration [s].
 
-        An update of the learner takes a + b·N: each of the N envs hands it a piece of an episode at least, and pieces cost
-        something whatever their length. Where the algorithm learns once a round of sampling, as DQN does, a round is as many env
-        steps as its N envs sample in one go; elsewhere an update is about a fixed number of env steps.
+        An update of the learner takes a + b·r + c·N: r env runners get new weights, and each of the N envs hands the learner a
+        piece of an episode at least, which costs something whatever its length. Where the algorithm learns once a round of sampling,
+        as DQN does, a round is as many env steps as its N envs sample in one go; elsewhere an update is about a fixed number of env
+        steps.
         """
         return np.array([self._update(scale) / self._steps(scale) for scale in self.scales])
 
@@ -119,11 +120,10 @@ class Rounds:
         return sum(iteration.rest.values()) * self._steps(iteration.scale) / iteration.env_steps
 
     def _update(self, scale: Scale) -> float:
-        """Return a + b·N, fitted with relative weights; with b ≥ 0 and a ≥ 0."""
+        """Return a + b·r + c·N, fitted with relative weights; none of them is negative."""
         took = np.array([self._took(each) for each in self.iterations])
-        rows = np.array([(1.0, each.scale.parallelism) for each in self.iterations])
-        fixed, each_env = nnls(rows / took[:, None], np.ones(len(took)))[0]
-        return float(fixed + each_env * scale.parallelism)
+        rows = np.array([_terms(each.scale) for each in self.iterations])
+        return float(nnls(rows / took[:, None], np.ones(len(took)))[0] @ _terms(scale))
 
     def judge(self, race: Race) -> Outcome:
         """Return how a race stands by these rounds."""
@@ -154,6 +154,10 @@ def grid(config: AlgorithmConfig, runners: Counts, envs: Counts, nodes: Sequence
         started, most_envs = list(envs), max(envs)
     scales = {Scale(int(r), int(e)) for r in runners for e in started}
     return [SINGLE, *sorted(scales - {SINGLE})], Scale(int(max(runners)), most_envs)
+
+
+def _terms(scale: Scale) -> Array:
+    return np.array([1.0, scale.num_env_runners, scale.parallelism])
 
 
 def powers_of_two(most: int) -> list[int]:

@@ -1,8 +1,7 @@
 """How well probes foretell whole iterations: `python tests/benchmarks/probe.py --env HalfCheetah-v5 --algo ppo`, some two minutes.
 
 One Algorithm of 4 env runners probes 12 scales and trains whole iterations at each of them, in turns and in random order, in the
-same processes: an env runner goes on as another one, with another number of envs, and the group leaves out those that the scale
-lacks.
+same processes (see `rllib.switch`).
 Prints a Markdown table of the speedups over 1r×1e by both. With `--trials` it compares 1r×1e as probed in a trial of 2r×4e with
 trials of 1r×1e right before and after. Nothing else should run meanwhile.
 """
@@ -12,10 +11,12 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import math
 import os
 import platform
 import random
 import time
+from dataclasses import astuple
 from datetime import datetime, timezone
 from pathlib import Path
 from statistics import mean, median
@@ -30,10 +31,14 @@ from ray.rllib.algorithms.dqn import DQNConfig
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.algorithms.sac import SACConfig
 
-from rl_scaling_callback.core.probing import Rest, seconds_per_step
+from rl_scaling_callback import ScalingCallback
+from rl_scaling_callback.core.attribution import PARTS, Spent
+from rl_scaling_callback.core.estimates import trimmed_mean
+from rl_scaling_callback.core.probing import Probe, Ratios
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.rllib import prober as probing
 from rl_scaling_callback.rllib.hardware import cpu_model, usable_cores
+from rl_scaling_callback.rllib.prober import Prober
+from rl_scaling_callback.rllib.switch import Switch
 
 REFERENCE = Scale(1, 1)
 SCALES = [Scale(runners, envs) for runners in (1, 2, 4) for envs in (1, 2, 4, 8)]
@@ -75,48 +80,28 @@ def config_of(algo: str, env: str, batch: int, scale: Scale) -> Any:
             num_envs_per_env_runner=scale.num_envs_per_env_runner,
             num_cpus_per_env_runner=0.25,
         )
+        .callbacks(functools.partial(ScalingCallback, baseline_sps=1.0))  # it times the phases
         .debugging(log_level="ERROR")
     )
 
 
-def go_on_as(env_runner: Any, scale: Scale | None, state: dict[str, Any]) -> None:
-    """Have an env runner go on as one of another scale, or as itself again."""
-    kept = vars(type(env_runner)).get("_kept")
-    if kept is None:
-        kept = type(env_runner)._kept = {None: vars(env_runner)}
-    if scale not in kept:
-        kept[scale] = vars(probing._twin_of(env_runner, scale))
-    env_runner.__dict__ = kept[scale]
-    env_runner.set_state(state)
+def per_step(result: dict[str, Any]) -> Spent:
+    """Return where the time of an iteration went, per env step [s]."""
+    scaling = result["scaling"]
+    return Spent.of(scaling["time"], sum(scaling["time"][part] for part in PARTS[:4])).times(1 / scaling["env_steps"])
 
 
-class Full:
-    """Trains whole iterations at any scale."""
+def updates_ratio(prober: Prober, scale: Scale, own: Scale) -> float:
+    """Return how many times as many learner updates as another scale goes through for as many env steps."""
+    steps = prober.steps_per_round(own)
+    return 1.0 if math.isinf(steps) else steps / prober.steps_per_round(scale)
 
-    def __init__(self, algorithm: Any) -> None:
-        self._algorithm = algorithm
-        self._manager = algorithm.env_runner_group._worker_manager
-        self._actors = self._manager._actors
 
-    def train(self, scale: Scale) -> tuple[float, float]:
-        """Return seconds and env steps of an iteration."""
-        self._use(scale.num_env_runners)
-        self._go_on_as(scale)
-        try:
-            result = self._algorithm.train()
-        finally:
-            self._use(len(self._actors))
-            self._go_on_as(None)
-        return result["time_this_iter_s"], float(result["env_runners"]["num_env_steps_sampled"])
-
-    def _go_on_as(self, scale: Scale | None) -> None:
-        state = self._algorithm.learner_group.get_state(components="learner/rl_module", inference_only=True)["learner"]
-        self._algorithm.env_runner_group.foreach_env_runner(
-            functools.partial(go_on_as, scale=scale, state=state), local_env_runner=False
-        )
-
-    def _use(self, runners: int) -> None:
-        self._manager._actors = dict(list(self._actors.items())[:runners])
+def foretold(spent: Spent, pairs: list[tuple[Probe, Probe]], updates: float) -> float:
+    """Return seconds per env step at a scale, as the callback does, from probes of it and of the trial's own scale in each round."""
+    ratios = [Ratios.of(probe, own, updates) for probe, own in pairs]
+    sample, sync = (math.exp(trimmed_mean([math.log(getattr(each, name)) for each in ratios]).mean) for name in ("sample", "sync"))
+    return Ratios(sample, updates, sync).apply(spent).total
 
 
 def resident_mb(_env_runner: Any) -> float:
@@ -128,10 +113,10 @@ def resident_mb(_env_runner: Any) -> float:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Return the probes and the whole iterations."""
-    until = time.perf_counter() + options.seconds
+    until, own = time.perf_counter() + options.seconds, Scale.parse(options.own)
     algorithm = config_of(options.algo, options.env, options.batch, Scale(4, 4)).build_algo()
     algorithm.train()
-    full, prober = Full(algorithm), probing.Prober(algorithm, max_seconds=120, probe_seconds=options.probe_seconds)
+    switch, prober = Switch(algorithm), Prober(algorithm, max_seconds=120, probe_seconds=options.probe_seconds)
     memory = functools.partial(algorithm.env_runner_group.foreach_env_runner, resident_mb, local_env_runner=False)
     before, started = mean(memory()), time.perf_counter()
     prober.measure(SCALES)
@@ -142,34 +127,29 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "iterations": [],
         "probe_seconds": [],
         "full_seconds": [],
-        "steps_per_round": {scale: prober.steps_per_round(scale) for scale in SCALES},
+        "updates": {scale: updates_ratio(prober, scale, own) for scale in SCALES},
     }
     for scale in SCALES:
-        full.train(scale)
+        switch.train(scale)
     for number in range(options.rounds):
         started = time.perf_counter()
         if number > 1 and started > until:
             break
         measured["probes"] += prober.measure(SCALES, first_round=number)
         measured["probe_seconds"].append(time.perf_counter() - started)
-        iterations = [(scale, number, *full.train(scale)) for scale in random.sample(SCALES, len(SCALES))]
-        measured["iterations"] += iterations
-        measured["full_seconds"].append(sum(took for _, _, took, _ in iterations))
+        started = time.perf_counter()
+        measured["iterations"] += [(scale, number, per_step(switch.train(scale))) for scale in random.sample(SCALES, len(SCALES))]
+        measured["full_seconds"].append(time.perf_counter() - started)
     prober.close()
+    switch.close()
     algorithm.stop()
     return measured
-
-
-def iteration(algorithm: Any) -> float:
-    """Train; return seconds per env step."""
-    result = algorithm.train()
-    return result["time_this_iter_s"] / result["env_runners"]["num_env_steps_sampled"]
 
 
 def alone(options: argparse.Namespace) -> float:
     """Return steps/s of a trial at the reference scale."""
     algorithm = config_of(options.algo, options.env, options.batch, REFERENCE).build_algo()
-    times = [iteration(algorithm) for _ in range(options.rounds + 2)][2:]
+    times = [per_step(algorithm.train()).total for _ in range(options.rounds + 2)][2:]
     algorithm.stop()
     return 1 / median(times)
 
@@ -180,21 +160,31 @@ def trials(options: argparse.Namespace) -> None:
     before = alone(options)
     algorithm = config_of(options.algo, options.env, options.batch, own).build_algo()
     times, probes = [], []
-    with probing.Prober(algorithm, probe_seconds=options.probe_seconds) as prober:
+    with Prober(algorithm, probe_seconds=options.probe_seconds) as prober:
         for number in range(-2, options.rounds):
-            took, of_round = iteration(algorithm), prober.measure([REFERENCE, own], first_round=number)
+            spent, of_round = per_step(algorithm.train()), prober.measure([REFERENCE, own], first_round=number)
             if number >= 0:
-                times.append(took)
+                times.append(spent)
                 probes += of_round
-        probed = seconds_per_step(probes)
-        rest = Rest.of_iteration(median(times), 1.0, probed[own], own, prober.steps_per_round)
+        updates = updates_ratio(prober, REFERENCE, own)
     algorithm.stop()
-    after, foretold = alone(options), rest.sps(REFERENCE, probed[REFERENCE])
+    after, probed = alone(options), 1 / foretold(typical(times), paired(probes, REFERENCE, own), updates)
     between = (before + after) / 2
     print(
-        f"{REFERENCE}: {before:,.0f} steps/s before, {foretold:,.0f} probed in a trial of {own}, {after:,.0f} "
-        f"after. Probed {100 * (foretold / between - 1):+.1f} % off their mean, they {100 * (after / before - 1):+.1f} % apart.\n"
+        f"{REFERENCE}: {before:,.0f} steps/s before, {probed:,.0f} probed in a trial of {own}, {after:,.0f} "
+        f"after. Probed {100 * (probed / between - 1):+.1f} % off their mean, they {100 * (after / before - 1):+.1f} % apart.\n"
     )
+
+
+def typical(times: list[Spent]) -> Spent:
+    """Return the medians of each phase."""
+    return Spent.of_window({part: median(getattr(each, part) for each in times) for part in PARTS[:4]})
+
+
+def paired(probes: list[Probe], scale: Scale, own: Scale) -> list[tuple[Probe, Probe]]:
+    """Return the probes of a scale, each with that of the trial's own scale in the same round."""
+    by_round = {(probe.scale, probe.round): probe for probe in probes}
+    return [(probe, by_round[own, probe.round]) for probe in probes if probe.scale == scale]
 
 
 def speedups(times: dict[Scale, float]) -> dict[Scale, float]:
@@ -205,18 +195,18 @@ def speedups(times: dict[Scale, float]) -> dict[Scale, float]:
 def full_times(iterations: list[Any], rounds: Any = None) -> dict[Scale, float]:
     """Return seconds per env step of whole iterations, the median of `rounds`."""
     times: dict[Scale, list[float]] = {scale: [] for scale in SCALES}
-    for scale, number, took, steps in iterations:
+    for scale, number, spent in iterations:
         if rounds is None or number in rounds:
-            times[scale].append(took / steps)
+            times[scale].append(spent.total)
     return {scale: median(of_scale) for scale, of_scale in times.items()}
 
 
 def report(measured: dict[str, Any], own: Scale) -> None:
     """Print the table."""
-    full, probed = full_times(measured["iterations"]), seconds_per_step(measured["probes"])
-    rest = Rest.of_iteration(full[own], 1.0, probed[own], own, measured["steps_per_round"].__getitem__)
-    foretold = {scale: 1 / rest.sps(scale, seconds) for scale, seconds in probed.items()}
-    by_probe, by_full = speedups(foretold), speedups(full)
+    full = full_times(measured["iterations"])
+    spent = typical([spent for scale, _, spent in measured["iterations"] if scale == own])
+    probed = {scale: foretold(spent, paired(measured["probes"], scale, own), measured["updates"][scale]) for scale in SCALES}
+    by_probe, by_full = speedups(probed), speedups(full)
     errors = {scale: 100 * (by_probe[scale] / by_full[scale] - 1) for scale in SCALES if scale != REFERENCE}
     rounds = len(measured["full_seconds"])
     halves = [speedups(full_times(measured["iterations"], range(start, rounds, 2))) for start in (0, 1)]
@@ -269,9 +259,9 @@ def main() -> None:
     ray.shutdown()
     if options.raw:
         raw = {
-            "probes": [[str(p.scale), p.round, p.env_steps, p.seconds, p.busy, p.excess] for p in measured["probes"]],
-            "iterations": [[str(scale), *rest] for scale, *rest in measured["iterations"]],
-            "steps_per_round": {str(scale): steps for scale, steps in measured["steps_per_round"].items()},
+            "probes": [[str(p.scale), *astuple(p)[1:]] for p in measured["probes"]],
+            "iterations": [[str(scale), number, spent.parts] for scale, number, spent in measured["iterations"]],
+            "updates": {str(scale): updates for scale, updates in measured["updates"].items()},
         }
         options.raw.write_text(json.dumps(raw))
     report(measured, Scale.parse(options.own))

@@ -1,13 +1,12 @@
 """From probes of sampling to the throughput of whole iterations."""
 
-import math
-
 import pytest
 
-from rl_scaling_callback.core.probing import Probe, Rest, seconds_per_step
+from rl_scaling_callback.core.attribution import Spent
+from rl_scaling_callback.core.probing import Probe, Ratios
 from rl_scaling_callback.core.scale import Scale
 
-ONE, FOUR, EIGHT = Scale(1, 1), Scale(2, 2), Scale(2, 4)
+ONE, EIGHT = Scale(1, 1), Scale(2, 4)
 
 
 def probe(scale, seconds, number=0, **fields):
@@ -21,21 +20,21 @@ def test_a_probe_speaks_per_env_step_of_all_runners():
     assert measured.longest_per_step == pytest.approx(0.004)
 
 
-def test_the_median_over_rounds_stands_for_a_scale():
-    probes = [probe(ONE, seconds, number) for number, seconds in enumerate((1.0, 1.2, 9.0))] + [probe(FOUR, 0.4)]
-    assert seconds_per_step(probes) == pytest.approx({ONE: 0.012, FOUR: 0.004})
+def test_on_policy_only_sampling_and_weights_depend_on_the_scale():
+    # 1,000 steps: 4 s of sampling at 2r×4e, 3 s of learning, 0.2 s of weights; 1r×1e samples them in 16 s.
+    own, single = probe(EIGHT, 0.4, sync=0.004), probe(ONE, 1.6, sync=0.003)
+    spent = Spent.of({"sample": 4.0, "learn": 3.0, "sync": 0.2}, 7.3)
+    elsewhere = Ratios.of(single, own, updates=1.0).apply(spent)
+    assert elsewhere.parts == pytest.approx({**spent.parts, "sample": 16.0, "sync": 0.15}, nan_ok=True)
 
 
-def test_on_policy_the_rest_goes_with_the_env_steps():
-    # 1,000 steps: 4 s of sampling at 2r×4e and 3 s of learning; 1r×1e samples them in 16 s.
-    rest = Rest.of_iteration(7.0, 1000, 0.004, EIGHT, lambda _: math.inf)
-    assert rest.sps(EIGHT, 0.004) == pytest.approx(1000 / 7)
-    assert rest.sps(ONE, 0.016) == pytest.approx(1000 / 19)
-
-
-def test_off_policy_the_rest_goes_with_the_rounds():
+def test_off_policy_the_rest_goes_with_the_updates():
     # A round samples one step of each env and learns once: 8 steps at 2r×4e, 1 at 1r×1e.
-    rest = Rest.of_iteration(10.0, 1000, 0.002, EIGHT, lambda scale: scale.parallelism)
-    assert rest.per_round == pytest.approx(8 * 0.008)
-    assert rest.sps(EIGHT, 0.002) == pytest.approx(100)
-    assert rest.sps(ONE, 0.01) == pytest.approx(1 / (0.01 + 0.064))
+    own, single = probe(EIGHT, 0.2), probe(ONE, 1.0)
+    elsewhere = Ratios.of(single, own, updates=8.0).apply(Spent.of({"sample": 2.0, "learn": 7.0, "sync": 0.5}, 10.0))
+    assert elsewhere.total == pytest.approx(10.0 + 8 * 8.0)
+    assert elsewhere.sync == pytest.approx(4.0)  # no probe has measured it
+
+
+def test_weights_that_no_probe_has_measured_take_as_long_anywhere():
+    assert Ratios.of(probe(ONE, 1.0, sync=0.1), probe(EIGHT, 1.0), updates=1.0).sync == 1.0
