@@ -33,14 +33,14 @@ from rl_scaling_callback.live.colocation import Neighbourhood
 from rl_scaling_callback.live.gauges import Gauges
 from rl_scaling_callback.live.learners import Learners
 from rl_scaling_callback.live.load import Load
-from rl_scaling_callback.live.options import Options
+from rl_scaling_callback.live.options import MAX_PROBE_SECONDS, Options
 from rl_scaling_callback.live.overlap import OverlappingRunners
 from rl_scaling_callback.live.phases import PhaseClock
 from rl_scaling_callback.live.rounds import Rounds
 from rl_scaling_callback.live.sampling import SamplingClock
 from rl_scaling_callback.live.trial import BaselineSource, Trial
 from rl_scaling_callback.rllib import RunnerReport, introspection
-from rl_scaling_callback.rllib.prober import ProbeError, Prober
+from rl_scaling_callback.rllib.prober import ProbeError, Prober, ProbeTimeoutError
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
@@ -66,6 +66,7 @@ class ScalingCallback(RLlibCallback):
         probe: measure the baseline inside the trial, by sampling a few hundred env steps at the reference's scale now and then: no
             reference trial is needed. It takes a few seconds at the start and 1 % of the time afterwards, and env runners hold a
             second set of envs.
+        max_probe_seconds: longest time of a round of probes. The first makes their envs: up to three sets in an env runner.
         warmup_iterations: iterations left out of steady figures at the start.
         min_iterations: iterations that the steady window needs at least.
         precision: half-width [%] of the 95 % interval at which the steady SPS counts as precise enough.
@@ -78,7 +79,15 @@ class ScalingCallback(RLlibCallback):
     """
 
     # A subclass that does not call super().__init__() has the defaults.
-    _options = Options.of(baseline_dir=None, baseline_sps=None, reference="1r1e", workload=None, probe=False, steady=DEFAULT_RULE)
+    _options = Options.of(
+        baseline_dir=None,
+        baseline_sps=None,
+        reference="1r1e",
+        workload=None,
+        probe=False,
+        max_probe_seconds=MAX_PROBE_SECONDS,
+        steady=DEFAULT_RULE,
+    )
     _warned: frozenset[str] = frozenset()
     _trial: Trial | None = None
     _phases: PhaseClock | None = None
@@ -98,6 +107,7 @@ class ScalingCallback(RLlibCallback):
         reference: str | Scale = "1r1e",
         workload: str | None = None,
         probe: bool = False,
+        max_probe_seconds: float = MAX_PROBE_SECONDS,
         warmup_iterations: int = DEFAULT_RULE.warmup_iterations,
         min_iterations: int = DEFAULT_RULE.min_iterations,
         precision: float = DEFAULT_RULE.precision,
@@ -111,6 +121,7 @@ class ScalingCallback(RLlibCallback):
             reference=reference,
             workload=workload,
             probe=probe,
+            max_probe_seconds=max_probe_seconds,
             steady=SteadyRule(
                 warmup_iterations=warmup_iterations,
                 min_iterations=min_iterations,
@@ -312,7 +323,7 @@ class ScalingCallback(RLlibCallback):
             if reference.num_env_runners > scale.num_env_runners:
                 fits = Scale(scale.num_env_runners, 1).slug
                 raise ProbeError(f"the reference is {reference} and the trial {scale}; reference={fits!r} can be probed.")
-            prober = Prober(algorithm)
+            prober = Prober(algorithm, max_seconds=self._options.max_probe_seconds)
             self._probed = ProbedBaseline(
                 prober,
                 scale,
@@ -324,7 +335,8 @@ class ScalingCallback(RLlibCallback):
         except (ProbeError, ValueError) as error:
             if prober is not None:
                 prober.close()  # no second set of envs stays that serves nothing
-            self._warn("probe", f"the baseline can't be probed: {error} A reference trial's is used where there is one.")
+            longer = " max_probe_seconds=… gives it longer." if isinstance(error, ProbeTimeoutError) else ""
+            self._warn("probe", f"the baseline can't be probed: {error}{longer} A reference trial's is used where there is one.")
             return stored
         return self._probed
 

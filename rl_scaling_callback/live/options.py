@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from rl_scaling_callback.core.checks import label, positive
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule
+
+MAX_PROBE_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,7 @@ class Options:
         reference: scale of the reference.
         workload: the user's name for the workload; None to derive it from config and hardware.
         probe: measure the baseline inside the trial.
+        max_probe_seconds: longest time of a round of probes, with the making of their envs [s].
         steady: when a trial counts as steady.
 
     Raises:
@@ -31,6 +35,7 @@ class Options:
     reference: Scale
     workload: str | None
     probe: bool
+    max_probe_seconds: float
     steady: SteadyRule
 
     def __post_init__(self) -> None:
@@ -45,6 +50,7 @@ class Options:
                 raise ValueError(f"baseline_sps is {self.baseline_sps!r} and probe is True; allowed is one of the two")
         if not isinstance(self.probe, bool):
             raise ValueError(f"probe is {self.probe!r}; allowed are True and False")
+        positive("max_probe_seconds", self.max_probe_seconds)
         if self.workload is not None:
             label("workload", self.workload)
 
@@ -57,6 +63,7 @@ class Options:
         reference: str | Scale,
         workload: str | None,
         probe: bool,
+        max_probe_seconds: float,
         steady: SteadyRule,
     ) -> Options:
         """Return the options in the types that the rest works with.
@@ -77,5 +84,6 @@ class Options:
             reference=reference,
             workload=workload,
             probe=probe,
+            max_probe_seconds=max_probe_seconds,
             steady=steady,
         )

@@ -51,6 +51,10 @@ class ProbeError(RuntimeError):
     """A scale can't be probed in this trial; the message says why and what to do instead. Training is not affected."""
 
 
+class ProbeTimeoutError(ProbeError):
+    """A round of probes took longer than it may."""
+
+
 class Prober:
     """Measures sampling of a live Algorithm at other scales than its own.
 
@@ -148,7 +152,7 @@ class Prober:
                 probes += of_round
         except _TooSlowError as error:
             if not probes:
-                raise ProbeError(
+                raise ProbeTimeoutError(
                     f"A round of {len(scales)} probes took more than {self._max_seconds:g} s, the limit, with the making of their "
                     f"envs. {_INSTEAD}."
                 ) from error

@@ -93,9 +93,9 @@ class Rounds:
         """What an iteration takes beside sampling, per env step of each configuration [s].
 
         An update of the learner takes a + b·r + c·N: r env runners get new weights, and each of the N envs hands the learner a
-        piece of an episode at least, which costs something whatever its length. Where the algorithm learns once a round of sampling,
-        as DQN does, a round is as many env steps as its N envs sample in one go; elsewhere an update is about a fixed number of env
-        steps.
+        piece of an episode at least, which costs something whatever its length. Where the algorithm learns once a round of
+        sampling, as DQN does, a round is as many env steps as its N envs sample in one go; elsewhere an update is about a fixed
+        number of env steps.
         """
         return np.array([self._update(scale) / self._steps(scale) for scale in self.scales])
 

@@ -3,7 +3,8 @@
 One Algorithm of 4 env runners probes 12 scales and trains whole iterations at each of them, in turns and in random order, in the
 same processes (see `rllib.switch`).
 Prints a Markdown table of the speedups over 1r×1e by both. With `--trials` it compares 1r×1e as probed in a trial of 2r×4e with
-trials of 1r×1e right before and after. Nothing else should run meanwhile.
+trials of 1r×1e right before and after; with `--cost` it tells what `ScalingCallback(probe=True)` costs. Nothing else should run
+meanwhile.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def updates_ratio(prober: Prober, scale: Scale, own: Scale) -> float:
 
 
 def foretold(spent: Spent, pairs: list[tuple[Probe, Probe]], updates: float) -> float:
-    """Return seconds per env step at a scale, as the callback does, from probes of it and of the trial's own scale in each round."""
+    """Return seconds per env step at a scale as the callback does, from probes of it and of the trial's own scale in each round."""
     ratios = [Ratios.of(probe, own, updates) for probe, own in pairs]
     sample, sync = (math.exp(trimmed_mean([math.log(getattr(each, name)) for each in ratios]).mean) for name in ("sample", "sync"))
     return Ratios(sample, updates, sync).apply(spent).total
@@ -187,6 +188,28 @@ def paired(probes: list[Probe], scale: Scale, own: Scale) -> list[tuple[Probe, P
     return [(probe, by_round[own, probe.round]) for probe in probes if probe.scale == scale]
 
 
+def cost(options: argparse.Namespace) -> None:
+    """Print what probing costs a trial: seconds at the start, share of the time after 50 iterations, and memory."""
+    kept, built = [], []
+    for probe in (False, True):
+        config = config_of(options.algo, options.env, options.batch, Scale.parse(options.own))
+        config.callbacks(functools.partial(ScalingCallback, probe=probe))
+        started = time.perf_counter()
+        algorithm = config.build_algo()
+        built.append(time.perf_counter() - started)
+        first = algorithm.train()
+        times = [each["scaling"]["time"]["probe"] for each in (algorithm.train() for _ in range(50))]
+        trained = time.perf_counter() - started - built[-1] - first["time_this_iter_s"]
+        kept.append((resident_mb(None), mean(algorithm.env_runner_group.foreach_env_runner(resident_mb, local_env_runner=False))))
+        algorithm.stop()
+    print(
+        f"Start-up {built[0]:.1f} s without and {built[1]:.1f} s with probes, which took {first['scaling']['time']['probe']:.1f} s "
+        f"of it. In the 50 iterations after the first, {trained:.0f} s, they took {sum(times):.2f} s, {sum(times) / trained:.2%}. "
+        f"An env runner had {kept[0][1]:.0f} MB without and {kept[1][1]:.0f} MB with them; the Algorithm's process, where both "
+        f"ran, {kept[0][0]:.0f} MB and then {kept[1][0]:.0f} MB.\n"
+    )
+
+
 def speedups(times: dict[Scale, float]) -> dict[Scale, float]:
     """Return the speedups over the reference from seconds per env step."""
     return {scale: times[REFERENCE] / seconds for scale, seconds in times.items()}
@@ -242,6 +265,7 @@ def main() -> None:
     parser.add_argument("--own", default="2r4e", help="the scale whose iterations tell the rest")
     parser.add_argument("--probe-seconds", type=float, default=0.2)
     parser.add_argument("--trials", action="store_true", help="compare with trials of 1r×1e")
+    parser.add_argument("--cost", action="store_true", help="tell what probing costs a trial of the scale --own")
     parser.add_argument("--raw", type=Path, help="write what was measured as JSON")
     options = parser.parse_args()
     os.environ.update(PYTHONWARNINGS="ignore", RAY_worker_niceness="0")
@@ -252,8 +276,8 @@ def main() -> None:
         f"{options.algo.upper()}, {options.env}, {options.batch:,} env steps an iteration; {cpu_model()}, {usable_cores():g} "
         f"cores, Python {platform.python_version()}, Ray {ray.__version__}, {datetime.now(timezone.utc):%Y-%m-%d}\n"
     )
-    if options.trials:
-        trials(options)
+    if options.trials or options.cost:
+        (trials if options.trials else cost)(options)
         return
     measured = run(options)
     ray.shutdown()

@@ -17,6 +17,7 @@ from rl_scaling_callback import ScalingCallback
         ({"min_iterations": 0}, "min_iterations is 0; allowed are whole numbers from 2 up"),
         ({"max_iterations": 3}, "max_iterations is 3; allowed are whole numbers from 5 up"),
         ({"precision": -5}, "precision is -5; allowed are finite numbers above 0"),
+        ({"max_probe_seconds": -1}, "max_probe_seconds is -1; allowed are finite numbers above 0"),
         ({"max_seconds": 0}, "max_seconds is 0; allowed are finite numbers above 0"),
         ({"baseline_sps": 0}, "baseline_sps is 0; allowed are finite numbers above 0"),
         ({"baseline_sps": math.nan}, "baseline_sps is nan; allowed are finite numbers above 0"),

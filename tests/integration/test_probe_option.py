@@ -2,6 +2,7 @@
 
 import logging
 import math
+import time
 import uuid
 from functools import partial
 from pathlib import Path
@@ -53,6 +54,14 @@ class FewAtOnce(CostlyEnv):
         return super().step(action)
 
 
+class SlowToBuild(CostlyEnv):
+    """An env that takes a second to be made."""
+
+    def __init__(self, config=None):
+        time.sleep(1.0)
+        super().__init__(config)
+
+
 class Simulator(CostlyEnv):
     """An env that holds something outside its process until it is closed: a file in `folder`."""
 
@@ -94,6 +103,14 @@ def test_an_env_that_a_process_can_hold_once_is_said_and_training_goes_on(caplog
     assert math.isnan(last["scaling"]["baseline_sps"])
     ours = [record.message for record in caplog.records if record.name == "rl_scaling_callback"]
     assert ["the port is taken" in message for message in ours] == [True]
+
+
+@pytest.mark.parametrize(("limit", "source"), [(0.5, ""), (30.0, "probe")])
+def test_envs_that_take_longer_to_build_than_the_limit_need_a_longer_one(caplog, limit, source):
+    config = costly(SlowToBuild, batch=20, step_s=0.001).env_runners(num_env_runners=1)
+    *_, last = train(config.callbacks(partial(probing, max_probe_seconds=limit)), 2)
+    assert last["scaling"]["baseline"]["source"] == source
+    assert ("max_probe_seconds" in caplog.text) == (not source)
 
 
 @pytest.mark.parametrize(("reference", "speedup"), [("1r1e", math.nan), ("0r1e", 1.0)])

@@ -18,7 +18,7 @@ class Refusing:
 
     closed = 0
 
-    def __init__(self, algorithm):
+    def __init__(self, algorithm, max_seconds):
         pass
 
     def steps_per_round(self, scale):
