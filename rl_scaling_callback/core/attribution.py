@@ -45,7 +45,7 @@ class Spent:
     The phases are exclusive, and together all of its time. What the env runners were busy with lies within `sample`.
 
     Attributes:
-        sample: the Algorithm's process had env runners sample, and waited for them.
+        sample: the Algorithm's process had env runners sample, waited for them, and stored what they returned.
         learn: learner update.
         sync: weights and connector states to the env runners.
         evaluate: evaluation that ran by itself.
@@ -103,7 +103,7 @@ CAUSES: Final[Mapping[str, str]] = {
     "serial_stepping": "sub-envs of one env runner that step one after another",
     "contention": "env runners that slow each other down (cores, caches, memory)",
     "straggler": "waiting for the slowest env runner",
-    "transfer": "requests to the env runners and their results on the way",
+    "transfer": "requests to the env runners, and their results on the way and stored",
     "learn": "the learner update, which does not get faster with N",
     "sync": "weights and connector states on the way to the env runners",
     "evaluate": "evaluation that holds up training",

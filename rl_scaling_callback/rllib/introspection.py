@@ -11,7 +11,7 @@ import socket
 import sys
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -273,9 +273,8 @@ def watch_reports(
         remove_reports([stats_dict], kwargs.get("key"))
         return log_dict(stats_dict, *args, **kwargs)
 
-    merging = "aggregate" if hasattr(metrics, "aggregate") else "merge_and_log_n_dicts"  # its name in Ray 2.45
-    aggregate = getattr(metrics, merging)
-    setattr(metrics, merging, aggregate_without_reports)
+    aggregate = getattr(metrics, _merging(metrics))
+    setattr(metrics, _merging(metrics), aggregate_without_reports)
     # Older releases log so what a local env runner did in evaluation.
     log_dict = metrics.log_dict
     metrics.log_dict = log_without_reports
@@ -326,8 +325,23 @@ def watch_phases(algorithm: Algorithm, clock: PhaseClock) -> bool:
     Raises:
         AttributeError: the Algorithm has no such timers.
     """
-    clock.watch(algorithm.metrics)
+    metrics: Any = algorithm.metrics
+    clock.watch(metrics)
+    if not rllib.is_asynchronous(config_of(algorithm)):
+        merge = getattr(metrics, _merging(metrics))
+
+        # No timer of RLlib's covers it. It is the end of the samples' way, and takes longer the more env runners there are.
+        def merge_in_sample(*args: Any, **kwargs: Any) -> Any:
+            with clock.block("sample") if kwargs.get("key") == rllib.ENV_RUNNER_RESULTS else nullcontext():
+                return merge(*args, **kwargs)
+
+        setattr(metrics, _merging(metrics), merge_in_sample)
     return True
+
+
+def _merging(metrics: Any) -> str:
+    """Return the name of the method that merges what env runners report: it had another one in Ray 2.45."""
+    return "aggregate" if hasattr(metrics, "aggregate") else "merge_and_log_n_dicts"
 
 
 def watch_learners(algorithm: Algorithm, make_clock: Callable[[], PhaseClock]) -> PhaseClock | None:

@@ -26,12 +26,13 @@ import numpy as np
 import ray
 from ray.rllib.algorithms.dqn.dqn import calculate_rr_weights
 from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from ray.util.metrics import Metric
 
 from rl_scaling_callback.core import checks
 from rl_scaling_callback.core.probing import Probe
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.rllib import configs
+from rl_scaling_callback.rllib import configs, results
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -101,6 +102,7 @@ class Prober:
         self._asynchronous = configs.is_asynchronous(config)
         self._sends_weights = False
         self._replay_buffer: Any = None
+        self._metrics: Any = None
 
     def __enter__(self) -> Prober:
         return self
@@ -179,13 +181,14 @@ class Prober:
             own, envs = prepared[0].env_steps, scale.num_envs_per_env_runner
             self._sends_weights = self._waits_for_weights(scale, own)
             self._replay_buffer = self._twin_of_replay_buffer(scale)
+            self._metrics = MetricsLogger()
             vector_step = max(answer.seconds for answer in prepared)
             wanted = envs * max(_MIN_VECTOR_STEPS, round(self._probe_seconds / max(vector_step, 1e-6)))
             if own > wanted:
                 return self._shorter_calls(scale, number, runners, wanted, own, until)
             return self._own_calls(scale, number, runners, until)
         finally:
-            self._replay_buffer = None
+            self._replay_buffer = self._metrics = None
             with suppress(ProbeError, _TooSlowError):
                 self._call(runners, functools.partial(_finish, keep=self._keep_envs), time.perf_counter() + _GRACE_S)
 
@@ -234,9 +237,15 @@ class Prober:
                 sync = time.perf_counter() - started
         started = time.perf_counter()
         answers = self._call(runners, function, until)
-        if self._replay_buffer is not None:
-            self._replay_buffer.add([episode for answer in answers if answer.data for episode in answer.data[0]])
+        self._take_in([answer.data for answer in answers if answer.data is not None])
         return sync, time.perf_counter() - started, answers
+
+    def _take_in(self, data: Sequence[tuple[Any, Any]]) -> None:
+        """Do with the env runners' samples and metrics what RLlib does, but where it leaves no trace."""
+        with suppress(Exception):
+            self._metrics.merge_and_log_n_dicts([metrics for _, metrics in data], key=results.ENV_RUNNER_RESULTS)
+        if self._replay_buffer is not None:
+            self._replay_buffer.add([episode for episodes, _ in data for episode in episodes])
 
     def _waits_for_weights(self, scale: Scale, own: float) -> bool:
         """Return whether env runners take new weights before each sample: not where there are several samples to an update."""

@@ -32,6 +32,7 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.connectors.env_to_module import MeanStdFilter
 from ray.rllib.env.multi_agent_env import make_multi_agent
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+from ray.rllib.utils.replay_buffers.prioritized_episode_buffer import PrioritizedEpisodeReplayBuffer
 from ray.tune.utils import flatten_dict
 
 from rl_scaling_callback.core.scale import Scale
@@ -276,6 +277,30 @@ def test_kinds_of_algorithms(kind):
             assert 1e-5 < probe.seconds_per_step < 0.5
             assert probe.env_steps >= probe.scale.parallelism
         assert (prober.steps_per_round(Scale(runners, 4)) < 100) == (kind in {"SAC", "DQN"})
+    finally:
+        algorithm.stop()
+
+
+def test_what_off_policy_algorithms_do_with_samples_is_part_of_a_probe(monkeypatch):
+    add = PrioritizedEpisodeReplayBuffer.add
+    added = []
+
+    def slow_add(self, episodes, *args):
+        time.sleep(0.02)
+        added.append((self, sum(map(len, episodes))))
+        return add(self, episodes, *args)
+
+    algorithm = off_policy(DQNConfig(), "CartPole-v1", envs=4).build_algo()
+    try:
+        algorithm.train()
+        size = algorithm.local_replay_buffer.get_num_timesteps()
+        monkeypatch.setattr(PrioritizedEpisodeReplayBuffer, "add", slow_add)
+        with quick(algorithm) as prober:
+            (probe,) = prober.measure([Scale(1, 2)])
+        assert {steps for _, steps in added} == {2}
+        assert probe.seconds_per_step > 0.02 / 2
+        assert probe.sync > 0
+        assert algorithm.local_replay_buffer.get_num_timesteps() == size
     finally:
         algorithm.stop()
 
