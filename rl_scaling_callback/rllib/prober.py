@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 _GRACE_S: Final = 5.0
 """What an env runner that is told to stop a probe gets to answer, before it counts as hung."""
 _SHORTEST_CALLS: Final = 3
+_FEWEST_CALLS: Final = 3
 _MIN_VECTOR_STEPS: Final = 8
 _REPLAY_CAPACITY: Final = 2**14
 """Env steps; more than a probe samples, so that nothing has to make room."""
@@ -214,10 +215,11 @@ class Prober:
     def _own_calls(self, scale: Scale, number: int, runners: Sequence[int], until: float) -> Probe:
         """Return what calls like the algorithm's own say."""
         calls: list[tuple[float, float, list[_Answer]]] = []
-        while sum(took for _, took, _ in calls) < self._probe_seconds:
+        fewest = 1 if self._replay_buffer is None else _FEWEST_CALLS
+        while len(calls) < fewest or len(calls) * median(took for _, took, _ in calls) < self._probe_seconds:
             calls.append(self._timed(runners, None, until))
         env_steps = [sum(answer.env_steps for answer in answers) for _, _, answers in calls]
-        # Of dozens of calls one that the machine holds up would otherwise outweigh the others.
+        # Of dozens of short calls one that is held up, by garbage collection for one, would otherwise outweigh the others.
         seconds = sum(env_steps) * median(took / steps for (_, took, _), steps in zip(calls, env_steps, strict=True))
         busy = tuple(
             sum(answer.seconds for answer in of_runner) for of_runner in zip(*(answers for *_, answers in calls), strict=True)
