@@ -120,7 +120,10 @@ class ProbedBaseline:
 
     @property
     def error(self) -> float:
-        """Half-width [%] of the 95 % interval of the reference's sampling throughput."""
+        """Half-width [%] of the 95 % interval of the reference's sampling throughput.
+
+        How far iterations are from what probes foretell of them is not in it.
+        """
         figures = [each.seconds if self._overlaps else each.sampling for each in self._rounds]
         half_width = trimmed_mean(figures).half_width
         return 100 * math.expm1(half_width) if half_width < 20 else NAN
