@@ -1,5 +1,6 @@
 import threading
 from contextlib import contextmanager, suppress
+from types import SimpleNamespace
 
 import pytest
 
@@ -133,3 +134,22 @@ def test_work_still_under_way_belongs_to_the_phase_that_started_it(metrics, now)
     clock.watch(metrics)
     spend(metrics, now, "update", 1.0)
     assert clock.take() == {"learn": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("config", "seconds"), [({}, {"sample": 1.0, "other": 1.0}), ({"broadcast_interval": 1}, {"other": 2.0})], ids=["PPO", "APPO"]
+)
+@pytest.mark.parametrize("name", ["aggregate", "merge_and_log_n_dicts"])
+def test_merging_what_env_runners_report_ends_the_samples_way(metrics, now, name, config, seconds):
+    introspection = pytest.importorskip("rl_scaling_callback.rllib.introspection", reason="needs Ray")
+
+    def merge(stats, *, key):
+        now[0] += 1.0
+
+    setattr(metrics, name, merge)
+    clock = PhaseClock({}, clock=lambda: now[0])
+    introspection.watch_phases(SimpleNamespace(metrics=metrics, config=SimpleNamespace(**config)), clock)
+    with clock.block("other"):
+        getattr(metrics, name)([], key="env_runners")
+        getattr(metrics, name)([], key="learners")
+    assert clock.take() == seconds
