@@ -111,3 +111,15 @@ def test_options_that_a_sweep_has_not_are_refused_before_ray_starts(monkeypatch,
     monkeypatch.setattr("rl_scaling_callback.sweeping.sweep.connect", lambda: pytest.fail("connected"))
     with pytest.raises(error, match=text):
         sweep(CONFIG, **options)
+
+
+def test_what_an_update_takes_rises_with_env_runners_and_with_envs():
+    def update(scale):
+        return 0.01 + 0.002 * scale.num_env_runners + 0.0005 * scale.parallelism
+
+    scales = [Scale(1, 1), Scale(2, 1), Scale(1, 4), Scale(2, 4), Scale(4, 8)]
+    steps = {scale: float(scale.parallelism) for scale in scales}  # each learns once a step of all its envs
+    rounds = probes.Rounds(scales, steps)
+    for scale in scales[:-1]:
+        rounds.trained(Iteration(scale, 80.0, 2.0, {"learn": 80.0 / steps[scale] * update(scale), "sync": 0.0, "other": 0.0}))
+    assert rounds.rest == pytest.approx([update(scale) / steps[scale] for scale in scales])
