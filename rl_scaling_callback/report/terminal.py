@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-from textwrap import fill
-from typing import TYPE_CHECKING
+from textwrap import fill, shorten
+from typing import TYPE_CHECKING, Final
 
 from rl_scaling_callback.report.report import Report, StudyReport
-from rl_scaling_callback.report.wording import COLUMNS, UNKNOWN, Column, Section, choice_text, closing, plain, sections
+from rl_scaling_callback.report.wording import (
+    COLUMNS,
+    UNKNOWN,
+    Column,
+    Section,
+    choice_text,
+    closing,
+    decision,
+    left_out,
+    other_goals,
+    plain,
+    sections,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+_MOST_ROWS: Final = 12
+_MOST_LEFT_OUT: Final = 3
 
-def table(study: StudyReport, columns: tuple[Column, ...] = COLUMNS) -> Table:
-    """Return the table for a terminal."""
+
+def table(study: StudyReport, columns: tuple[Column, ...] = COLUMNS, most: int | None = None) -> Table:
+    """Return the table for a terminal: of all configurations, or of the choice, the reference and the fastest ones."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -24,7 +39,8 @@ def table(study: StudyReport, columns: tuple[Column, ...] = COLUMNS) -> Table:
     for column in columns:
         heading = f"{column.header}\n{column.unit}" if any(c.unit for c in columns) else column.header
         made.add_column(Text(heading), justify="right" if column.numeric else "left", no_wrap=True)
-    for c in study.configurations:
+    first = sorted(study.configurations, key=lambda c: (c is not chosen, not c.is_baseline, -c.sps))[:most]
+    for c in (each for each in study.configurations if each in first):
         made.add_row(*(Text(plain(column.cell(c))) for column in columns), style="bold" if c is chosen else None)
     return made
 
@@ -62,7 +78,48 @@ def print_so_far(report: Report, console: Console | None = None) -> None:
         console.print(f"So far: {choice_text(study.recommendation)}\n", markup=False)
 
 
-def _print_table(study: StudyReport, console: Console) -> None:
+def print_decision(report: Report, page: str = "", console: Console | None = None) -> None:
+    """Print what a sweep found, the decision last. All there is to say is on the page.
+
+    Args:
+        report: of the sweep.
+        page: where its page is; "" for nowhere.
+        console: standard output by default.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    console = console or Console()
+
+    def show(line: str) -> None:
+        console.print(Text(fill(plain(line), console.width, subsequent_indent="  ")))
+
+    for study in report.studies:
+        _print_table(study, console, _MOST_ROWS)
+        hidden = len(study.configurations) - _MOST_ROWS
+        if hidden > 0:
+            show(f"{hidden} slower configurations are not shown.")
+    without = list(left_out(report))
+    for line in without[:_MOST_LEFT_OUT]:
+        show(shorten(f"Left out: {line}", 3 * console.width))
+    if len(without) > _MOST_LEFT_OUT:
+        show(f"{len(without) - _MOST_LEFT_OUT} more are left out.")
+    if page:
+        console.print(Text(f"Everything else: {page}"), soft_wrap=True)
+    for study in report.studies:
+        for line in other_goals(study):
+            show(line)
+        asked = study.recommendation
+        if asked.bottleneck:
+            show(f"Bottleneck: {asked.bottleneck}")
+        console.print()
+        for line in decision(asked):
+            show(line)
+        if asked.code:
+            console.print(Text(asked.code), soft_wrap=True)
+
+
+def _print_table(study: StudyReport, console: Console, most: int | None = None) -> None:
     from rich.text import Text
 
     console.print(Text(plain(study.study.title), style="bold underline"))
@@ -74,7 +131,7 @@ def _print_table(study: StudyReport, console: Console) -> None:
         # What is known of no configuration goes first.
         least = max(spare, key=lambda column: (all(column.cell(c) == UNKNOWN for c in study.configurations), column.spare))
         columns = tuple(column for column in columns if column is not least)
-    console.print(table(study, columns))
-    if columns != COLUMNS:
+    console.print(table(study, columns, most))
+    if columns != COLUMNS and most is None:
         without = ", ".join(column.header for column in COLUMNS if column not in columns)
         console.print(Text(f"Columns left out to fit the terminal: {without}\n"))

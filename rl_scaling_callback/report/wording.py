@@ -119,6 +119,18 @@ def choice_text(recommendation: Recommendation) -> str:
     return f"Take {choice.scale}: {number(choice.speedup, 2, '×')}, {number(choice.efficiency, 1, ' %')}"
 
 
+def decision(asked: Recommendation) -> tuple[str, str]:
+    """Return what to take and why."""
+    return f"{choice_text(asked)}. Goal {asked.verdict}: {goal_text(asked.goal)}.", asked.reason
+
+
+def other_goals(study: StudyReport) -> Iterator[str]:
+    """Yield what to take for each goal that was not asked for."""
+    for name, each in study.recommendations.items():
+        if each is not study.recommendation:
+            yield f"{name}: {choice_text(each)}. Goal {each.verdict}."
+
+
 def ranking_text(study: StudyReport) -> str:
     """Return the configurations in order of throughput; "" where noise leaves no doubt of it."""
     groups = ranking(study.configurations)
@@ -193,7 +205,7 @@ def notes(study: StudyReport) -> Iterator[str]:
         yield "Phases overlap in this algorithm, so there is no account of where efficiency goes."
     estimated = [str(c.scale) for c in found if c.losses_estimated]
     if estimated:
-        yield f"Serial stepping includes contention for {', '.join(estimated)}: a run with one runner and as many envs would tell."
+        yield f"Serial stepping includes contention for {', '.join(estimated)}: one env runner with as many envs would tell."
     if study.study.baseline is not None:
         yield f"Baseline from outside the experiment: {plain(study.study.baseline.source)}."
     for c in found:
@@ -229,23 +241,20 @@ def left_out(report: Report) -> Iterator[str]:
 def sections(study: StudyReport) -> Iterator[Section]:
     """Yield what goes with the table, the decision first; parts without content are left away."""
     asked = study.recommendation
-    decision = [f"{choice_text(asked)}. Goal {asked.verdict}: {goal_text(asked.goal)}.", asked.reason]
+    lines = list(decision(asked))
     if ranked := ranking_text(study):
-        decision.append(ranked)
+        lines.append(ranked)
     if asked.runner_up is not None:
-        decision.append(f"Runner-up: {asked.runner_up_reason or asked.runner_up.scale}")
+        lines.append(f"Runner-up: {asked.runner_up_reason or asked.runner_up.scale}")
     if asked.bottleneck:
-        decision.append(f"Bottleneck: {asked.bottleneck}")
+        lines.append(f"Bottleneck: {asked.bottleneck}")
     if asked.measure_next:
         wanted = ", ".join(f"{scale} (predicted {number(speedup, 2, '×')})" for scale, speedup in asked.measure_next)
-        decision.append(f"Measure next: {wanted}")
-    others = [
-        f"{name}: {choice_text(each)}. Goal {each.verdict}." for name, each in study.recommendations.items() if each is not asked
-    ]
+        lines.append(f"Measure next: {wanted}")
     checks = [f"{check.stage}: {check.text} {check.verdict}. {check.evidence}" for check in study.checklist]
     for section in (
-        Section(f"Recommendation for goal {asked.goal.name}", tuple(line for line in decision if line), asked.code),
-        Section("Other goals", tuple(others)),
+        Section(f"Recommendation for goal {asked.goal.name}", tuple(line for line in lines if line), asked.code),
+        Section("Other goals", tuple(other_goals(study))),
         Section("Scaling laws", tuple(law_lines(study))),
         Section("Predictions", tuple(forecast_text(study, each) for each in study.forecasts())),
         Section("Checklist", tuple(checks)),

@@ -111,13 +111,16 @@ class Prober:
         samples, updates = calculate_rr_weights(config)
         return float(config.get_rollout_fragment_length() * scale.parallelism * samples / updates)
 
-    def measure(self, scales: Iterable[Scale], rounds: int = 1, first_round: int = 0) -> list[Probe]:
+    def measure(
+        self, scales: Iterable[Scale], rounds: int = 1, first_round: int = 0, *, max_seconds: float | None = None
+    ) -> list[Probe]:
         """Measure each of `scales` once a round, in random order.
 
         Args:
             scales: 0 env runners stand for sampling in the Algorithm's process.
             rounds: how often.
             first_round: number of the first of these rounds.
+            max_seconds: longest time of this one, in place of the prober's.
 
         Returns:
             The probes of whole rounds: those that fit into the time, one at least.
@@ -133,7 +136,8 @@ class Prober:
                 raise ValueError(f"scale is {scale}; allowed are at most the trial's {runners} env runners")
         if self._asynchronous and self._algorithm.iteration > 0:
             raise ProbeError("An asynchronous algorithm never stops sampling, so it can be probed before its first iteration only.")
-        until = time.perf_counter() + self._max_seconds
+        longest_s = max_seconds or self._max_seconds
+        until = time.perf_counter() + longest_s
         probes: list[Probe] = []
         try:
             for number in range(first_round, first_round + rounds):
@@ -146,7 +150,7 @@ class Prober:
         except _TooSlowError as error:
             if not probes:
                 raise ProbeError(
-                    f"A round of {len(scales)} probes took more than {self._max_seconds:g} s, the limit, with the making of their "
+                    f"A round of {len(scales)} probes took more than {longest_s:.3g} s, the limit, with the making of their "
                     f"envs. {_INSTEAD}."
                 ) from error
         except ProbeError:
@@ -348,17 +352,11 @@ def _prepare(env_runner: Any, *, scale: Scale, keep_others: bool) -> _Answer:
     twins = vars(env_runner).setdefault(_ATTRIBUTE, _Twins())
     if twins.generators is None:
         twins.generators = _saved_generators()
-    key = (scale.num_env_runners == 0, scale.num_envs_per_env_runner)
-    twin = twins.by_envs.pop(key, None)
-    if not keep_others:
-        _close_all(twins)
-    if twin is None:
-        try:
-            twin = _twin_of(env_runner, scale)
-        except Exception as error:
-            return _Answer(error=f"its env can't be made twice in one process ({_text(error)})")
+    try:
+        twin = twin_for(env_runner, scale, keep_others)
+    except Exception as error:
+        return _Answer(error=f"its env can't be made twice in one process ({_text(error)})")
     twins.current, twins.intact = twin, False
-    twin.config.num_env_runners = scale.num_env_runners
     _copy_state(env_runner, twin)
     cuttable, envs = "num_timesteps" in inspect.signature(twin.sample).parameters, scale.num_envs_per_env_runner
     for _ in range(2):  # the first resets the envs and fills caches
@@ -366,7 +364,7 @@ def _prepare(env_runner: Any, *, scale: Scale, keep_others: bool) -> _Answer:
         samples = twin.sample(num_timesteps=2 * envs) if cuttable else twin.sample()
         seconds = time.perf_counter() - started
     twin.get_metrics()
-    twins.by_envs[key], twins.intact = twin, True
+    twins.intact = True
     whole = not cuttable or twin.config.batch_mode != "truncate_episodes"
     own = 0 if whole else envs * twin.config.get_rollout_fragment_length(env_runner.worker_index)
     return _Answer(seconds=seconds * envs / max(envs, _env_steps(samples)), env_steps=own)
@@ -428,6 +426,20 @@ def _close(env_runner: Any) -> _Answer:
         finally:
             restore()
     return _Answer()
+
+
+def twin_for(env_runner: Any, scale: Scale, keep_others: bool) -> Any:
+    """Return the twin of an env runner for a scale: the one that was kept, or a new one."""
+    twins = vars(env_runner).setdefault(_ATTRIBUTE, _Twins())
+    key = (scale.num_env_runners == 0, scale.num_envs_per_env_runner)
+    twin = twins.by_envs.pop(key, None)
+    if not keep_others:
+        _close_all(twins)
+    if twin is None:
+        twin = _twin_of(env_runner, scale)
+    twin.config.num_env_runners = scale.num_env_runners
+    twins.by_envs[key] = twin
+    return twin
 
 
 def _twin_of(env_runner: Any, scale: Scale) -> Any:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rl_scaling_callback.rllib import hardware
 from rl_scaling_callback.rllib.hardware import Host
 
 _ANSWER_WITHIN_S: Final = 60.0
+_SAY_AFTER_S: Final = 5.0
+_LONGEST_WAIT_S: Final = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +40,12 @@ class Node:
         return self.host.cpu, self.host.cores, self.resources.get("CPU", 0.0), accelerators
 
 
-def connect(num_cpus: int | None = None) -> None:
+def connect(num_cpus: int | None = None, usual: int | None = None) -> None:
     """Connect to the cluster that runs here or that `RAY_ADDRESS` names; start one where there is none.
 
     Args:
-        num_cpus: logical CPUs of a cluster that is started here. None for one more than there are cores: the Algorithm's
-            process is idle while its env runners sample.
+        num_cpus: logical CPUs of a cluster that is started here; None for `usual`.
+        usual: see there; None for as many as there are cores.
 
     Raises:
         ValueError: `num_cpus` is given, and there is a cluster already.
@@ -50,11 +53,41 @@ def connect(num_cpus: int | None = None) -> None:
     if ray.is_initialized():
         return
     try:
-        ray.init(num_cpus=num_cpus or hardware.usable_cores() + 1, include_dashboard=False, log_to_driver=False)
+        ray.init(num_cpus=num_cpus or usual or hardware.usable_cores(), include_dashboard=False, log_to_driver=False)
     except ValueError:  # a cluster has the CPUs that it has
         if num_cpus is not None:
             raise ValueError(f"num_cpus is {num_cpus!r}; allowed is none where a cluster of Ray runs already") from None
         ray.init(log_to_driver=False)
+
+
+def reserve(request: Any, say: Callable[[str], None], longest_s: float = _LONGEST_WAIT_S) -> PlacementGroup | None:
+    """Reserve the resources of a trial as Tune does, but those of processes that ask for none; None where no process asks for any.
+
+    Args:
+        request: what `default_resource_request` of the algorithm returned.
+        say: told that others hold the resources, where it takes a while.
+        longest_s: longest time to wait for them [s].
+
+    Raises:
+        TimeoutError: others held them all the time.
+    """
+    bundles = [bundle for bundle in request.bundles if any(bundle.values())]
+    if not bundles:
+        return None
+    group: PlacementGroup = placement_group(bundles, strategy=request.strategy)
+    try:
+        if group.wait(min(_SAY_AFTER_S, longest_s)):
+            return group
+        asked = sum(bundle.get("CPU", 0.0) for bundle in bundles)
+        free = f"{asked:g} CPUs are needed, and {ray.available_resources().get('CPU', 0.0):g} are free: other jobs hold the rest"
+        say(f"{free}. Waiting for at most {longest_s:.0f} s")
+        if group.wait(longest_s):
+            return group
+    except BaseException:
+        remove_placement_group(group)
+        raise
+    remove_placement_group(group)
+    raise TimeoutError(f"{free}, and have for {longest_s:.0f} s. Try again later, or with fewer env runners.")
 
 
 def nodes() -> list[Node]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,10 +15,10 @@ from rl_scaling_callback.core.checks import at_least, positive
 from rl_scaling_callback.reporter import PAGE
 from rl_scaling_callback.rllib import hardware
 from rl_scaling_callback.rllib.prober import ProbeError
-from rl_scaling_callback.storage import below, write
+from rl_scaling_callback.storage import absolute, below, write
 from rl_scaling_callback.sweeping import ENGINES, Engine, schedule
 from rl_scaling_callback.sweeping.cluster import connect
-from rl_scaling_callback.sweeping.probes import BUDGET_S, Counts, powers_of_two, race_for, sweep_by_probes
+from rl_scaling_callback.sweeping.probes import Counts, powers_of_two, race_for, sweep_by_probes
 from rl_scaling_callback.sweeping.trials import NAME, STORAGE, sweep_by_trials
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def sweep(
     engine: Engine = "auto",
     confirm: bool = True,
     budget_minutes: float | None = None,
+    keep_envs: bool = True,
     storage_path: str | Path = STORAGE,
     name: str = NAME,
     say: Callable[[str], None] = print,
@@ -58,7 +60,11 @@ def sweep(
         envs: numbers of envs per env runner; `"auto"` doubles them while that pays.
         engine: `"probes"`, `"trials"`, or `"auto"` for trials only where probes can't be.
         confirm: whether to train a few iterations with what the probes found.
-        budget_minutes: time after which nothing new is measured. By default half a minute for probes, no limit for trials.
+        budget_minutes: time after which nothing new is measured, the confirmation included; the start of Ray and of the Algorithm
+            is not counted. By default half a minute for probes and as much for the confirmation, no limit for trials.
+        keep_envs: keep the envs of all configurations for the next round: an env runner then holds 1 + the sum of the different
+            numbers of envs. False keeps the env runner's own and those of one configuration at a time, and makes them anew for
+            each probe, which takes longer: for simulators with few licences or much memory.
         storage_path: where results are kept: a directory or URI.
         name: name of the experiment there.
         say: told what is measured.
@@ -68,14 +74,17 @@ def sweep(
             `sweep_by_trials` explains them. `resume` and `reuse` make it one.
 
     Returns:
-        The report; its `config` is `config` with the numbers that it recommends, None where it recommends none.
+        The report; its `config` is `config` with the numbers that it recommends, None where it recommends none. Where a sweep by
+        probes was interrupted, `interrupted` says so.
 
     Raises:
         TypeError: an option that there is not.
         ValueError: a value that is not allowed, or a grid that the cluster can never run.
         ProbeError: with `engine="probes"`, the config can't be probed.
+        TimeoutError: others hold what the cluster has.
+        KeyboardInterrupt: it was interrupted before anything was known, or while trials ran.
     """
-    from rl_scaling_callback.report import make_report, print_report, render_page
+    from rl_scaling_callback.report import make_report, print_decision, render_page
 
     goal = goal if isinstance(goal, Goal) else Goal.of(goal)
     if engine not in ENGINES:
@@ -85,22 +94,28 @@ def sweep(
     runners, envs = _counts("runners", runners), _counts("envs", envs)
     if unknown := trials.keys() - inspect.signature(sweep_by_trials).parameters.keys():
         raise TypeError(f"sweep() got an unexpected keyword argument {min(unknown)!r}")
-    connect()
+    connect(usual=schedule.cpus_for(config, hardware.usable_cores()))
     if engine != "trials" and not (trials.get("resume") or trials.get("reuse")):
         try:
             _check_probing(config)
-            budget_s = BUDGET_S if budget_minutes is None else 60 * budget_minutes
+            budget_s = None if budget_minutes is None else 60 * budget_minutes
             options: dict[str, Any] = {"runners": runners, "envs": envs, "confirm": confirm, "budget_s": budget_s}
-            experiment, rounds = sweep_by_probes(config, goal, say=say, progress=progress, **options)
+            experiment, rounds = sweep_by_probes(config, goal, keep_envs=keep_envs, say=say, progress=progress, **options)
         except ProbeError as error:
             if engine == "probes":
                 raise
             say(f"Probing is not possible: {error} Each configuration gets a trial of its own.")
         else:
             report = make_report(experiment, goal, choose=lambda each: rounds.judge(race_for(config, each)).choice)
-            (show or print_report)(report)
-            write(below(str(storage_path), name), PAGE, render_page(report))
-            return _tuned(report, config)
+            report = replace(_tuned(report, config), interrupted=rounds.interrupted)
+            page = below(below(absolute(storage_path), name), PAGE)
+            try:
+                write(below(absolute(storage_path), name), PAGE, render_page(report))
+            except (OSError, ValueError) as error:
+                say(f"The page can't be written: {error}")
+                page = ""
+            (show or partial(print_decision, page=page))(report)
+            return report
     if isinstance(runners, str):
         runners = powers_of_two(schedule.most_runners(config, schedule.alive_nodes(), hardware.usable_cores()))
     counts: dict[str, Any] = {"runners": runners, "envs": _ENVS_OF_TRIALS if isinstance(envs, str) else envs}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ray import tune
+from ray.util.placement_group import remove_placement_group
 
 from rl_scaling_callback.analysis.goals import Goal
 from rl_scaling_callback.analysis.interference import NOTABLE_CORES
@@ -24,7 +25,7 @@ from rl_scaling_callback.reporter import ScalingReporter
 from rl_scaling_callback.rllib.hardware import Host
 from rl_scaling_callback.storage import absolute, below
 from rl_scaling_callback.sweeping import schedule
-from rl_scaling_callback.sweeping.cluster import connect
+from rl_scaling_callback.sweeping.cluster import reserve
 from rl_scaling_callback.sweeping.instrument import instrumented, own_options
 from rl_scaling_callback.sweeping.reuse import lasting_runs, runs_of, runs_of_experiment, workload_of
 from rl_scaling_callback.sweeping.search import Search, Trial
@@ -64,8 +65,7 @@ def sweep_by_trials(
 
     Trials run one at a time, the baseline first, each until its throughput is known; on a cluster one at a time on each of the
     nodes of one kind that can run every configuration by themselves, where there are any. One that crashes or hangs is listed and
-    not tried again; one that other programs got in the way of is. The cluster is the one that Ray is connected to, or that runs
-    here, or one that is started here.
+    not tried again; one that other programs got in the way of is.
 
     Args:
         config: what to train; its numbers of env runners and envs are those of the grid in turn.
@@ -89,8 +89,9 @@ def sweep_by_trials(
             already when `resume` is False, or one to go on with or to reuse that is of another workload.
         ExperimentError: an experiment to reuse can't be read.
         KeyboardInterrupt: it was interrupted; the report of what was measured is in the experiment's folder.
+        TimeoutError: others hold what the cluster has.
     """
-    from rl_scaling_callback.report import make_report, print_report
+    from rl_scaling_callback.report import make_report, print_decision
 
     positive("longest_wait_s", longest_wait_s)
     if budget_minutes is not None:
@@ -100,7 +101,6 @@ def sweep_by_trials(
     storage = absolute(storage_path)
     folder = below(storage, name)
     _check_name(folder, resume)
-    connect()
     cpus = schedule.cpus_of(config)
     room = schedule.room_for(config, Search(tuple(runners), tuple(envs), goal, cpus=cpus).scales)
     before = _measured_before(folder, workload_of(config, room.host).logged, rule) if resume else []
@@ -130,6 +130,11 @@ def sweep_by_trials(
         return make_report(_completed(experiment, reused, failed), goal, correction="always", choose=searcher.choose)
 
     algorithm: Any = config.algo_class
+    # Tune would wait without a word.
+    largest = max(searcher.search.scales, key=lambda scale: scale.num_env_runners)
+    group = reserve(algorithm.default_resource_request(schedule.at_scale(config, largest)), say)
+    if group is not None:
+        remove_placement_group(group)
     env = config.env if isinstance(config.env, str) else getattr(config.env, "__name__", "env")
     name_of = functools.partial(_name_of, env)
     tune.Tuner(
@@ -147,7 +152,7 @@ def sweep_by_trials(
             name=name,
             storage_path=storage,
             stop=SteadyStopper(rule),
-            callbacks=[_Announcer(searcher, say), ScalingReporter(goal, show=show, make=make)],
+            callbacks=[_Announcer(searcher, say), _Reporter(goal, show=show, make=make)],
             verbose=0,
         ),
     ).fit()
@@ -162,7 +167,7 @@ def sweep_by_trials(
     except ExperimentError:
         # Nothing was worth measuring, or all failed: there is no trial to read, and nobody has shown anything.
         report = make(Experiment(folder, (Study(f"{algorithm.__name__} on {env}", ()),)))
-        (show or print_report)(report)
+        (show or print_decision)(report)
         return report
 
 
@@ -224,6 +229,15 @@ def _completed(experiment: Experiment, reused: Sequence[Run], failed: Sequence[S
     left_out = (*experiment.left_out, *(LeftOut(str(scale), reason) for scale in failed))
     studies = tuple(replace(study, runs=(*study.runs, *reused)) for study in experiment.studies[:1]) + experiment.studies[1:]
     return replace(experiment, studies=studies, left_out=left_out)
+
+
+class _Reporter(ScalingReporter):
+    """Ends with the decision."""
+
+    def _conclude(self, report: Report, page: str) -> None:
+        from rl_scaling_callback.report import print_decision
+
+        (self._show or functools.partial(print_decision, page=page))(report)
 
 
 class _Announcer(tune.Callback):
