@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from textwrap import fill, shorten
+from textwrap import fill, wrap
 from typing import TYPE_CHECKING, Final
 
 from rl_scaling_callback.report.report import Report, StudyReport
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+_LINES: Final = 40
+"""Of a screen, which a decision fits on."""
 _MOST_ROWS: Final = 12
-_MOST_LEFT_OUT: Final = 3
+_AROUND_ROWS: Final = 6
 
 
 def table(study: StudyReport, columns: tuple[Column, ...] = COLUMNS, most: int | None = None) -> Table:
@@ -90,22 +92,27 @@ def print_decision(report: Report, page: str = "", console: Console | None = Non
     from rich.text import Text
 
     console = console or Console()
+    room = _LINES
 
-    def show(line: str) -> None:
-        console.print(Text(fill(plain(line), console.width, subsequent_indent="  ")))
+    def show(text: str, most: int = 2) -> None:
+        nonlocal room
+        lines = wrap(plain(text), console.width, subsequent_indent="  ", max_lines=most, placeholder=" …")
+        room -= len(lines)
+        console.print(Text("\n".join(lines)))
 
     for study in report.studies:
-        _print_table(study, console, _MOST_ROWS)
-        hidden = len(study.configurations) - _MOST_ROWS
-        if hidden > 0:
-            show(f"{hidden} slower configurations are not shown.")
+        shown = _print_table(study, console, _MOST_ROWS)
+        room -= shown + _AROUND_ROWS
+        if len(study.configurations) > shown:
+            show(f"{len(study.configurations) - shown} more configurations are on the page.")
     without = list(left_out(report))
-    for line in without[:_MOST_LEFT_OUT]:
-        show(shorten(f"Left out: {line}", 3 * console.width))
-    if len(without) > _MOST_LEFT_OUT:
-        show(f"{len(without) - _MOST_LEFT_OUT} more are left out.")
+    if without:
+        show(f"Left out: {without[0]}")
+    if len(without) > 1:
+        show(f"{len(without) - 1} more are left out.")
     if page:
         console.print(Text(f"Everything else: {page}"), soft_wrap=True)
+        room -= 1
     for study in report.studies:
         for line in other_goals(study):
             show(line)
@@ -113,13 +120,15 @@ def print_decision(report: Report, page: str = "", console: Console | None = Non
         if asked.bottleneck:
             show(f"Bottleneck: {asked.bottleneck}")
         console.print()
-        for line in decision(asked):
-            show(line)
+        what, why = decision(asked)
+        show(what)
+        show(why, max(3, room - 1 - len(asked.code.splitlines())))
         if asked.code:
             console.print(Text(asked.code), soft_wrap=True)
 
 
-def _print_table(study: StudyReport, console: Console, most: int | None = None) -> None:
+def _print_table(study: StudyReport, console: Console, most: int | None = None) -> int:
+    """Print the table with its title, and return its number of rows."""
     from rich.text import Text
 
     console.print(Text(plain(study.study.title), style="bold underline"))
@@ -131,7 +140,9 @@ def _print_table(study: StudyReport, console: Console, most: int | None = None) 
         # What is known of no configuration goes first.
         least = max(spare, key=lambda column: (all(column.cell(c) == UNKNOWN for c in study.configurations), column.spare))
         columns = tuple(column for column in columns if column is not least)
-    console.print(table(study, columns, most))
+    made = table(study, columns, most)
+    console.print(made)
     if columns != COLUMNS and most is None:
         without = ", ".join(column.header for column in COLUMNS if column not in columns)
         console.print(Text(f"Columns left out to fit the terminal: {without}\n"))
+    return made.row_count

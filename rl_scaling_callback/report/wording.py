@@ -16,6 +16,9 @@ from rl_scaling_callback.report.report import Forecast, Report, StudyReport
 
 UNKNOWN: Final = "–"
 
+_NOTHING: Final = 1000.0
+"""An error from here on [%] says that nothing is known."""
+
 _WIDEST: Final = 20.0
 """An interval whose ends are further apart, as a ratio, says nothing."""
 
@@ -71,7 +74,9 @@ class Column:
         """Return the cell as readers see it, with its error where that is known."""
         text = self.text(configuration)
         error = self.error(configuration) if self.error else math.nan
-        return text if math.isnan(error) else f"{text} ± {number(error, 1)} %"
+        if math.isnan(error):
+            return text
+        return f"{text} ± {number(error, 1)} %" if error < _NOTHING else f"{text} ± > {_NOTHING:,.0f} %"
 
 
 def _speedup_error(configuration: Configuration) -> float:

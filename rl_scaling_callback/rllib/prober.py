@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
 import inspect
 import math
 import os
@@ -355,7 +356,7 @@ def _prepare(env_runner: Any, *, scale: Scale, keep_others: bool) -> _Answer:
     try:
         twin = twin_for(env_runner, scale, keep_others)
     except Exception as error:
-        return _Answer(error=f"its env can't be made twice in one process ({_text(error)})")
+        return _Answer(error=f"{_envs(scale)} can't be made beside its own env in one process ({_text(error)})")
     twins.current, twins.intact = twin, False
     _copy_state(env_runner, twin)
     cuttable, envs = "num_timesteps" in inspect.signature(twin.sample).parameters, scale.num_envs_per_env_runner
@@ -428,6 +429,10 @@ def _close(env_runner: Any) -> _Answer:
     return _Answer()
 
 
+def _envs(scale: Scale) -> str:
+    return "another env" if scale.num_envs_per_env_runner == 1 else f"{scale.num_envs_per_env_runner} more envs"
+
+
 def twin_for(env_runner: Any, scale: Scale, keep_others: bool) -> Any:
     """Return the twin of an env runner for a scale: the one that was kept, or a new one."""
     twins = vars(env_runner).setdefault(_ATTRIBUTE, _Twins())
@@ -436,7 +441,15 @@ def twin_for(env_runner: Any, scale: Scale, keep_others: bool) -> Any:
     if not keep_others:
         _close_all(twins)
     if twin is None:
-        twin = _twin_of(env_runner, scale)
+        try:
+            twin = _twin_of(env_runner, scale)
+        except Exception:
+            if not twins.by_envs:
+                raise
+            # There may be licences, ports or memory for some envs, but not for so many.
+            _close_all(twins)
+            gc.collect()
+            twin = _twin_of(env_runner, scale)
     twin.config.num_env_runners = scale.num_env_runners
     twins.by_envs[key] = twin
     return twin

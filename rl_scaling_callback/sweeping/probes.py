@@ -44,6 +44,8 @@ Counts = Sequence[int] | Literal["auto"]
 _FEWEST_ITERATIONS: Final = 3
 _CONFIRMED: Final = 4
 _FEWEST_TURNS: Final = 2
+_NOTHING_KNOWN: Final = 1e6
+"""Error [%] of what one round tells."""
 _ALONE: Final = 3
 _BUDGET_S: Final = 30.0
 """By default no round starts after that: what can't be told by then is left undecided. The confirmation gets as much again."""
@@ -355,7 +357,7 @@ def _experiment(
     ):
         probes = rounds.of(scale)
         if probes and sps > 0:
-            steady = _steady(rounds, probes, sps, 0.0 if scale == SINGLE else error, float(rest))
+            steady = _steady(rounds, probes, sps, 0.0 if scale == SINGLE else min(error, _NOTHING_KNOWN), float(rest))
             notes = [_comparison(speedup, error, confirmed.get(scale))]
             if scale == outcome.choice and rounds.evaluation_s > 0:
                 notes.append(_with_evaluation(rounds, float(outcome.sps[0]), sps))

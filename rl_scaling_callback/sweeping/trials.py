@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -42,6 +43,7 @@ logger = logging.getLogger("rl_scaling_callback")
 NAME: Final = "scaling_sweep"
 STORAGE: Final = "~/ray_results"
 _LONGEST_WAIT_S: Final = 600.0
+_TUNES_OUTPUT: Final = "RAY_AIR_NEW_OUTPUT"
 
 
 def sweep_by_trials(
@@ -137,7 +139,7 @@ def sweep_by_trials(
         remove_placement_group(group)
     env = config.env if isinstance(config.env, str) else getattr(config.env, "__name__", "env")
     name_of = functools.partial(_name_of, env)
-    tune.Tuner(
+    tuner = tune.Tuner(
         algorithm,
         param_space=instrumented(config, rule, longest_wait_s),  # type: ignore[arg-type]  # a config is allowed
         tune_config=tune.TuneConfig(
@@ -155,7 +157,9 @@ def sweep_by_trials(
             callbacks=[_Announcer(searcher, say), _Reporter(goal, show=show, make=make)],
             verbose=0,
         ),
-    ).fit()
+    )
+    with _silent_tune():
+        tuner.fit()
 
     # Tune takes an interrupt as a wish to end in good order, and says nothing of it to its caller.
     if searcher.measuring:
@@ -229,6 +233,20 @@ def _completed(experiment: Experiment, reused: Sequence[Run], failed: Sequence[S
     left_out = (*experiment.left_out, *(LeftOut(str(scale), reason) for scale in failed))
     studies = tuple(replace(study, runs=(*study.runs, *reused)) for study in experiment.studies[:1]) + experiment.studies[1:]
     return replace(experiment, studies=studies, left_out=left_out)
+
+
+@contextmanager
+def _silent_tune() -> Iterator[None]:
+    """Have Tune print nothing: its newer output shows the experiment's settings even with `verbose=0`."""
+    before = os.environ.get(_TUNES_OUTPUT)
+    os.environ[_TUNES_OUTPUT] = "0"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_TUNES_OUTPUT]
+        else:
+            os.environ[_TUNES_OUTPUT] = before
 
 
 class _Reporter(ScalingReporter):
