@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median_low
@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from rl_scaling_callback import rllib
 from rl_scaling_callback.analysis.runs import LeftOut, Run
+from rl_scaling_callback.core.attribution import PARTS
 from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule
@@ -24,6 +25,7 @@ RESULTS: Final = "result.json"
 PARAMS: Final = "params.json"
 _ERRORS: Final = ("error.txt", "error.pkl")
 
+_LEARN: Final = PARTS.index("learn")
 _USED: Final = (
     *rllib.MEASURED_KEYS,
     "sps_per_cpu",
@@ -33,6 +35,7 @@ _USED: Final = (
     "cores/others",
     "steady/drift",
     "account/exclusive",
+    "learner/busy",
 )
 
 
@@ -160,6 +163,7 @@ class _Log:
                 vram_utilisation=now.vram_utilisation,
                 episode_return=now.episode_return,
                 lifetime_steps=now.lifetime_steps,
+                learner_busy=scaling.get("learner/busy", NAN),
             )
         )
         self._last = now
@@ -190,7 +194,7 @@ class _Log:
             name=name,
             scale=scale,
             cpus=rllib.read_cpus(self.config) if math.isnan(self._cpus) else self._cpus,
-            note=self._note(failed),
+            note="; ".join(filter(None, (self._note(failed), _limits(self.entries[rule.warmup_iterations :])))),
         )
         if run.steady.iterations == 0:
             return LeftOut(name, self._why_not_steady(rule, failed))
@@ -247,6 +251,24 @@ class _Log:
         if iterations > rule.warmup_iterations:
             return f"{count}, none of which can be measured: {self._problem or 'no env steps were sampled after warm-up'}{ended}"
         return f"{count}; warm-up takes {rule.warmup_iterations}, so at least {rule.warmup_iterations + 1} are needed{ended}"
+
+
+def _limits(entries: Sequence[Entry]) -> str:
+    """Return which of sampling and learning limits a trial where they overlap, and at which throughput; "" where not known.
+
+    The learner would take as many env steps more as it is idle. Env runners would sample as many more as they wait for it.
+    """
+    known = [each for each in entries if each.parts and each.learner_busy > 0 and each.env_steps > 0 and each.seconds > 0]
+    if not known:
+        return ""
+    seconds, env_steps = sum(each.seconds for each in known), sum(each.env_steps for each in known)
+    busy, waited = sum(each.learner_busy for each in known), sum(each.parts[_LEARN] for each in known if each.parts)
+    learner, sampling = env_steps / busy, ratio(env_steps, seconds - waited)
+    if not sampling > 0:
+        return ""
+    which = "the learner limits" if learner < sampling else "sampling limits"
+    share = f"busy {min(1.0, busy / seconds):.0%} of the time"
+    return f"{which}: the learner can take {learner:,.0f} steps/s ({share}), the env runners can give {sampling:,.0f}"
 
 
 def _work_of(config: Mapping[str, Any]) -> tuple[Scale, dict[str, Any]] | None:

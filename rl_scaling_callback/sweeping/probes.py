@@ -44,6 +44,7 @@ Counts = Sequence[int] | Literal["auto"]
 _FEWEST_ITERATIONS: Final = 3
 _CONFIRMED: Final = 4
 _FEWEST_TURNS: Final = 2
+_NAMED: Final = 5
 _NOTHING_KNOWN: Final = 1e6
 """Error [%] of what one round tells."""
 _ALONE: Final = 3
@@ -240,6 +241,9 @@ def sweep_by_probes(
                 rounds.out = outcome.out
                 rounds.scales += more
                 rounds.steps |= host.steps_per_update(more)
+            if not outcome.over:
+                rivals = ", ".join(map(str, outcome.rivals[:_NAMED])) + " …" * (len(outcome.rivals) > _NAMED)
+                say(f"Time is up; not ruled out against {outcome.choice}: {rivals or 'nothing, after few rounds'}. See --budget")
             if isinstance(envs, str) and (left > 0 or budget_s is None):
                 _measure_alone(rounds, host, outcome.choice)
                 outcome = rounds.judge(race)

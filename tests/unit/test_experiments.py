@@ -220,13 +220,16 @@ def test_overlapping_phases_and_timed_iterations_are_told(folder):
 
 def test_where_env_runners_tell_their_waits_overlapping_phases_have_losses(folder):
     config = {"broadcast_interval": 1, "min_time_s_per_iteration": 10}
-    told = {**MEASURED, "account/exclusive": 1.0}
+    told = {**MEASURED, "account/exclusive": 1.0, "learner/busy": 1.6}
     folder.trial([result(k, scaling=told, config=config) for k in range(1, 5)])
     folder.trial([result(k, scaling=told, config={**config, "num_env_runners": 2}) for k in range(1, 5)])
     (study,) = folder.read().studies
     assert (study.exclusive_phases, study.waits_are_known) == (False, True)
     (two,) = [found for found in configurations(study, Scale(1, 1)) if found.scale == Scale(2, 1)]
     assert sum(two.losses.values()) == pytest.approx(50.0)
+    # 2,048 steps in 2 s, of which the learner is busy for 1.6 s and the env runners wait for it for 0.5 s.
+    assert "the learner limits: the learner can take 1,280 steps/s" in two.note
+    assert "the env runners can give 1,365" in two.note
 
 
 @pytest.mark.parametrize(
