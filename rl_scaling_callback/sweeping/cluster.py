@@ -60,8 +60,13 @@ def connect(num_cpus: int | None = None, usual: int | None = None) -> None:
         ray.init(log_to_driver=False)
 
 
+def asks_for_nothing(request: Any) -> bool:
+    """Return whether one of a trial's processes asks for no resources."""
+    return bool(request.head_bundle_is_empty) or not all(any(bundle.values()) for bundle in request.bundles)
+
+
 def reserve(request: Any, say: Callable[[str], None], longest_s: float = _LONGEST_WAIT_S) -> PlacementGroup | None:
-    """Reserve the resources of a trial as Tune does, but those of processes that ask for none; None where no process asks for any.
+    """Reserve the resources of a trial as Tune does; None where one of its processes asks for none, which Ray can't reserve.
 
     Args:
         request: what `default_resource_request` of the algorithm returned.
@@ -71,9 +76,9 @@ def reserve(request: Any, say: Callable[[str], None], longest_s: float = _LONGES
     Raises:
         TimeoutError: others held them all the time.
     """
-    bundles = [bundle for bundle in request.bundles if any(bundle.values())]
-    if not bundles:
+    if asks_for_nothing(request):
         return None
+    bundles = request.bundles
     group: PlacementGroup = placement_group(bundles, strategy=request.strategy)
     try:
         if group.wait(min(_SAY_AFTER_S, longest_s)):

@@ -128,7 +128,7 @@ class ProbeHost:
         if self._group is not None:
             options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
                 self._group,
-                placement_group_bundle_index=-1 if request.head_bundle_is_empty else 0,
+                placement_group_bundle_index=0,
                 placement_group_capture_child_tasks=True,
             )
         self._actor: Any = actor.options(**options).remote()

@@ -26,7 +26,7 @@ from rl_scaling_callback.reporter import ScalingReporter
 from rl_scaling_callback.rllib.hardware import Host
 from rl_scaling_callback.storage import absolute, below
 from rl_scaling_callback.sweeping import schedule
-from rl_scaling_callback.sweeping.cluster import reserve
+from rl_scaling_callback.sweeping.cluster import asks_for_nothing, reserve
 from rl_scaling_callback.sweeping.instrument import instrumented, own_options
 from rl_scaling_callback.sweeping.reuse import lasting_runs, runs_of, runs_of_experiment, workload_of
 from rl_scaling_callback.sweeping.search import Search, Trial
@@ -87,7 +87,7 @@ def sweep_by_trials(
         show: called with a report after each trial and at the end; by default the table is printed.
 
     Raises:
-        ValueError: a value that is not allowed, a grid that the cluster can never run, an experiment of this name that is there
+        ValueError: a value that is not allowed, a grid that the cluster or Tune can never run, an experiment of this name that is there
             already when `resume` is False, or one to go on with or to reuse that is of another workload.
         ExperimentError: an experiment to reuse can't be read.
         KeyboardInterrupt: it was interrupted; the report of what was measured is in the experiment's folder.
@@ -134,8 +134,10 @@ def sweep_by_trials(
     algorithm: Any = config.algo_class
     # Tune would wait without a word.
     largest = max(searcher.search.scales, key=lambda scale: scale.num_env_runners)
-    group = reserve(algorithm.default_resource_request(schedule.at_scale(config, largest)), say)
-    if group is not None:
+    request = algorithm.default_resource_request(schedule.at_scale(config, largest))
+    if asks_for_nothing(request):
+        raise ValueError("a process of a trial asks for no resources, and Tune can't start it: give it 0.1 CPUs, for instance")
+    if group := reserve(request, say):
         remove_placement_group(group)
     env = config.env if isinstance(config.env, str) else getattr(config.env, "__name__", "env")
     name_of = functools.partial(_name_of, env)

@@ -106,6 +106,11 @@ def test_a_config_with_callbacks_evaluation_and_processes_that_ask_for_nothing(t
     assert made.config.evaluation_interval == 2
 
 
+def test_trials_of_processes_that_ask_for_nothing_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="asks for no resources"):
+        probe(costly().env_runners(num_cpus_per_env_runner=0), tmp_path, engine="trials")
+
+
 def test_an_env_with_few_licences_is_probed_as_far_as_they_go(tmp_path):
     made, _ = probe(costly(Licensed, batch=40, step_s=0.005), tmp_path, runners=[1], envs=[1, 2, 4])
     assert measured(made) == {Scale(1, 1), Scale(1, 2)}
