@@ -278,7 +278,7 @@ def sweep(
     except (ValueError, TimeoutError, ExperimentError, ProbeError) as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
-        click.echo("Interrupted", err=True)
+        click.echo("Interrupted: nothing more is known than what was shown", err=True)
         sys.exit(INTERRUPTED)
     choice = made.studies[0].recommendation if made.studies else None
     if choice is None or choice.choice is None:

@@ -18,7 +18,7 @@ from rl_scaling_callback.callback import ScalingCallback
 from rl_scaling_callback.core import schema
 from rl_scaling_callback.core.probing import Probe
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.rllib import hardware
+from rl_scaling_callback.rllib import hardware, prober
 from rl_scaling_callback.rllib.prober import ProbeError, Prober
 from rl_scaling_callback.rllib.switch import Switch
 from rl_scaling_callback.sweeping import cluster
@@ -92,7 +92,7 @@ class _Host:
         try:
             return self._prober.measure([scale], first_round=number, max_seconds=longest_s)[0]
         except (ProbeError, ValueError) as error:
-            return str(error)
+            return str(error).removesuffix(f". {prober._INSTEAD}.")
         finally:
             self._first_s = self._first_s or (time.perf_counter() - started) / envs
 

@@ -104,7 +104,7 @@ def sweep(
         except ProbeError as error:
             if engine == "probes":
                 raise
-            say(f"Probing is not possible: {error} Each configuration gets a trial of its own.")
+            say(f"Probing is not possible: {str(error).rstrip('.')}. Each configuration gets a trial of its own.")
         else:
             report = make_report(experiment, goal, choose=lambda each: rounds.judge(race_for(config, each)).choice)
             report = replace(_tuned(report, config), interrupted=rounds.interrupted)

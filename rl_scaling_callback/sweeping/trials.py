@@ -87,8 +87,8 @@ def sweep_by_trials(
         show: called with a report after each trial and at the end; by default the table is printed.
 
     Raises:
-        ValueError: a value that is not allowed, a grid that the cluster or Tune can never run, an experiment of this name that is there
-            already when `resume` is False, or one to go on with or to reuse that is of another workload.
+        ValueError: a value that is not allowed, a grid that the cluster or Tune can never run, an experiment of this name that is
+            there already when `resume` is False, or one to go on with or to reuse that is of another workload.
         ExperimentError: an experiment to reuse can't be read.
         KeyboardInterrupt: it was interrupted; the report of what was measured is in the experiment's folder.
         TimeoutError: others hold what the cluster has.
