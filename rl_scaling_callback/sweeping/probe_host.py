@@ -31,6 +31,8 @@ _LONGEST_START_S: Final = 300.0
 _LONGEST_PROBE_S: Final = 30.0
 """Beside the making of envs."""
 _LONGEST_STOP_S: Final = 5.0
+_LONGEST_ITERATION: Final = 200
+"""Env steps that an iteration of several updates of the learner goes on for."""
 
 
 REST: Final = ("learn", "sync", "other")
@@ -181,10 +183,13 @@ class ProbeHost:
 
 
 def _timed(config: AlgorithmConfig) -> AlgorithmConfig:
-    """Return a copy of a config whose phases are timed, and whose training fails at once where an env runner does.
+    """Return a copy of a config whose phases are timed, whose training fails at once where an env runner does, in short iterations.
 
-    Else RLlib would wait a minute, and then train with another env runner than the one that is to be measured.
+    Else RLlib would wait a minute, and then train with another env runner than the one that is to be measured. How many updates make
+    an iteration is for the user's eyes only: DQN's has 1,000.
     """
     callback: Any = functools.partial(ScalingCallback, baseline_sps=1.0)
     timed = config.copy(copy_frozen=False).callbacks([*callbacks_without_measuring(config), callback])
+    least = min(_LONGEST_ITERATION, timed.min_sample_timesteps_per_iteration or 0)
+    timed.reporting(min_time_s_per_iteration=0, min_train_timesteps_per_iteration=0, min_sample_timesteps_per_iteration=least)
     return timed.fault_tolerance(restart_failed_env_runners=False, ignore_env_runner_failures=False)
