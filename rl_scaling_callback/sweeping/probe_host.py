@@ -185,8 +185,8 @@ class ProbeHost:
 def _timed(config: AlgorithmConfig) -> AlgorithmConfig:
     """Return a copy of a config whose phases are timed, whose training fails at once where an env runner does, in short iterations.
 
-    Else RLlib would wait a minute, and then train with another env runner than the one that is to be measured. How many updates make
-    an iteration is for the user's eyes only: DQN's has 1,000.
+    Else RLlib would wait a minute, and then train with another env runner than the one that is to be measured. How many updates
+    make an iteration is for the user's eyes only: DQN's has 1,000.
     """
     callback: Any = functools.partial(ScalingCallback, baseline_sps=1.0)
     timed = config.copy(copy_frozen=False).callbacks([*callbacks_without_measuring(config), callback])
