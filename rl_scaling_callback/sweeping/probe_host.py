@@ -31,6 +31,8 @@ _LONGEST_START_S: Final = 300.0
 _LONGEST_PROBE_S: Final = 30.0
 """Beside the making of envs."""
 _LONGEST_STOP_S: Final = 5.0
+_LONGEST_ANSWER_S: Final = 5.0
+_LONGEST_TEXT: Final = 300
 _LONGEST_ITERATION: Final = 200
 """Env steps that an iteration of several updates of the learner goes on for."""
 
@@ -98,9 +100,18 @@ class _Host:
         finally:
             self._first_s = self._first_s or (time.perf_counter() - started) / envs
 
+    def is_whole(self) -> bool:
+        group: Any = self._algorithm.env_runner_group
+        answers = group.foreach_env_runner(_answer, local_env_runner=False, timeout_seconds=_LONGEST_ANSWER_S)
+        return bool(len(answers) == group.num_remote_env_runners())
+
     def stop(self) -> None:
         self._prober.close()
         self._algorithm.stop()
+
+
+def _answer(env_runner: Any) -> bool:
+    return True
 
 
 class ProbeHost:
@@ -120,9 +131,13 @@ class ProbeHost:
     """
 
     def __init__(self, config: AlgorithmConfig, keep_envs: bool = True, say: Callable[[str], None] = print) -> None:
-        algorithm: Any = config.algo_class
-        request = algorithm.default_resource_request(config)
-        self._group = cluster.reserve(request, say)
+        self._config, self._keep_envs, self._say = config, keep_envs, say
+        self.host: hardware.Host = self._start()
+
+    def _start(self) -> hardware.Host:
+        algorithm: Any = self._config.algo_class
+        request = algorithm.default_resource_request(self._config)
+        self._group = cluster.reserve(request, self._say)
         # Not the bundle of an env runner, where the main process asks for nothing.
         own = {} if request.head_bundle_is_empty else dict(request.bundles[0])
         actor: Any = ray.remote(_Host)
@@ -135,7 +150,8 @@ class ProbeHost:
             )
         self._actor: Any = actor.options(**options).remote()
         try:
-            self.host: hardware.Host = self._get(self._actor.start.remote(_timed(config), keep_envs), _LONGEST_START_S)
+            host: hardware.Host = self._get(self._actor.start.remote(_timed(self._config), self._keep_envs), _LONGEST_START_S)
+            return host
         except BaseException:
             self.close()
             raise
@@ -148,6 +164,16 @@ class ProbeHost:
         """
         seconds: float = self._get(self._actor.warm_up.remote())
         return seconds
+
+    def recover(self) -> bool:
+        """Start another Algorithm where env runners of this one have died or hang; return whether that was so."""
+        with suppress(ProbeError):
+            if self._get(self._actor.is_whole.remote(), 2 * _LONGEST_ANSWER_S):
+                return False
+        self.close()
+        self._start()
+        self.warm_up()
+        return True
 
     def train(self, scale: Scale) -> Iteration:
         """Train an iteration at a scale."""
@@ -179,7 +205,9 @@ class ProbeHost:
             return ray.get(answer, timeout=timeout)
         except ray.exceptions.RayError as error:
             cause = getattr(error, "cause", error)
-            raise ProbeError(f"{type(cause).__name__}: {cause}") from error
+            # Ray puts whole tracebacks into a message, the cause last.
+            lines = str(cause).strip().splitlines() or [""]
+            raise ProbeError(f"{type(cause).__name__}: {lines[-1][:_LONGEST_TEXT]}") from error
 
 
 def _timed(config: AlgorithmConfig) -> AlgorithmConfig:

@@ -8,6 +8,7 @@ doubling the envs pays, more envs are tried.
 from __future__ import annotations
 
 import math
+import operator
 import random
 import time
 from collections import Counter
@@ -280,7 +281,11 @@ def _measure(rounds: Rounds, host: ProbeHost) -> None:
     """
     started, number, found = time.perf_counter(), len(rounds.probes), {}
     running = rounds.running
-    for scale in random.sample(running, len(running)):
+    # First the reference, which tells how long envs take to be made, and what is most likely to fail last.
+    order = random.sample(running, len(running)) if number else sorted(running, key=lambda scale: (scale.parallelism, scale))
+    for scale in order:
+        if scale in rounds.failed:
+            continue
         probe = host.probe(scale, number)
         if isinstance(probe, Probe):
             found[scale] = probe
@@ -288,6 +293,11 @@ def _measure(rounds: Rounds, host: ProbeHost) -> None:
             raise ProbeError(probe)
         else:
             rounds.failed[scale] = probe
+            if host.recover():
+                # It cost env runners their lives, and larger ones would as well.
+                for larger in rounds.scales:
+                    if larger not in rounds.failed and all(map(operator.ge, _counts(larger), _counts(scale))):
+                        rounds.failed[larger] = f"not tried after {scale}: {probe}"
     rounds.probes.append(found)
     rounds.round_s = time.perf_counter() - started
     rounds.probed_s += rounds.round_s
@@ -296,6 +306,10 @@ def _measure(rounds: Rounds, host: ProbeHost) -> None:
         # Those with most envs are the quickest, and tell most of what an env costs the learner.
         scale = min(rounds.running, key=lambda scale: (times[scale], -scale.parallelism))
         rounds.trained(host.train(scale))
+
+
+def _counts(scale: Scale) -> tuple[int, int]:
+    return scale.num_env_runners, scale.num_envs_per_env_runner
 
 
 def _standings(outcome: Outcome, rounds: Rounds, seconds_left: float) -> Standings:

@@ -64,6 +64,21 @@ class Simulator(CostlyEnv):
         self._file.unlink(missing_ok=True)
 
 
+class Deadly(CostlyEnv):
+    """An env that ends its process where that holds more than `most`, as simulators do that crash."""
+
+    held = 0
+
+    def __init__(self, config):
+        super().__init__(config)
+        Deadly.held += 1
+        if Deadly.held > config["most"]:
+            os._exit(1)
+
+    def close(self):
+        Deadly.held -= 1
+
+
 class SlowToMake(CostlyEnv):
     """An env that takes `make_s` to be made."""
 
@@ -131,6 +146,15 @@ def test_how_many_envs_are_alive_at_a_time(tmp_path, keep, most):
     finally:
         host.close()
     assert max(alive) == most
+
+
+def test_an_env_that_ends_its_process_is_left_out_and_the_sweep_goes_on(tmp_path):
+    made, _ = probe(costly(Deadly, batch=40, step_s=0.005, most=4), tmp_path, runners=[1], envs=[1, 2, 4, 8], budget_minutes=0.3)
+    assert measured(made) == {Scale(1, 1), Scale(1, 2)}
+    reasons = {each.name: each.reason for each in made.experiment.left_out}
+    assert reasons.keys() == {"1r×4e", "1r×8e"}
+    assert "died" in reasons["1r×4e"]
+    assert reasons["1r×8e"].startswith("not tried after 1r×4e")
 
 
 def test_an_env_that_takes_long_to_make_gets_the_time(tmp_path, monkeypatch):

@@ -30,6 +30,7 @@ class ScriptedHost:
     fails = staticmethod(lambda host: None)
     now = 0.0
     evaluation_s = 0.0
+    dies = False
 
     def __init__(self, config, keep_envs, say):
         ScriptedHost.now = 0.0
@@ -40,6 +41,9 @@ class ScriptedHost:
 
     def close(self):
         pass
+
+    def recover(self):
+        return self.dies
 
     def steps_per_update(self, scales):
         self.added += len(scales)
@@ -112,6 +116,21 @@ def test_what_cannot_be_probed_is_not_trained(scripted, monkeypatch):
     assert set(trained) == {Scale(1, 1), Scale(2, 1)}
     assert set(rounds.failed) == {Scale(1, 4), Scale(2, 4)}
     assert {each.name: each.reason for each in experiment.left_out} == {"1r×4e": "no licence", "2r×4e": "no licence"}
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_what_costs_env_runners_their_lives_is_not_tried_in_a_larger_size(scripted, monkeypatch, dies):
+    tried = []
+
+    def fail(self, scale, number):
+        tried.append(scale)
+        return "it died" if scale.num_envs_per_env_runner > 2 else ScriptedHost.probe(self, scale, number)
+
+    monkeypatch.setattr(probes, "ProbeHost", type("Host", (ScriptedHost,), {"probe": fail, "dies": dies}))
+    _, rounds, _ = probe(runners=[1, 2], envs=[1, 4, 8], budget_s=20.0)
+    assert set(rounds.failed) == {Scale(r, e) for r in (1, 2) for e in (4, 8)}
+    assert set(tried) - {Scale(1, 1), Scale(2, 1)} == ({Scale(1, 4)} if dies else set(rounds.failed))
+    assert rounds.failed[Scale(2, 8)] == ("not tried after 1r×4e: it died" if dies else "it died")
 
 
 @pytest.mark.parametrize("budget_s", [10.0, 20.0])
