@@ -296,7 +296,11 @@ def _measure(rounds: Rounds, host: ProbeHost) -> None:
             if host.recover():
                 # It cost env runners their lives, and larger ones would as well.
                 for larger in rounds.scales:
-                    if larger not in rounds.failed and all(map(operator.ge, _counts(larger), _counts(scale))):
+                    if (
+                        larger not in found
+                        and larger not in rounds.failed
+                        and all(map(operator.ge, _counts(larger), _counts(scale)))
+                    ):
                         rounds.failed[larger] = f"not tried after {scale}: {probe}"
     rounds.probes.append(found)
     rounds.round_s = time.perf_counter() - started

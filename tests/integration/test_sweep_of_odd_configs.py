@@ -126,6 +126,7 @@ def test_trials_of_processes_that_ask_for_nothing_are_refused(tmp_path):
         probe(costly().env_runners(num_cpus_per_env_runner=0), tmp_path, engine="trials")
 
 
+@pytest.mark.slow
 def test_an_env_with_few_licences_is_probed_as_far_as_they_go(tmp_path):
     made, _ = probe(costly(Licensed, batch=40, step_s=0.005), tmp_path, runners=[1], envs=[1, 2, 4])
     assert measured(made) == {Scale(1, 1), Scale(1, 2)}
@@ -148,6 +149,7 @@ def test_how_many_envs_are_alive_at_a_time(tmp_path, keep, most):
     assert max(alive) == most
 
 
+@pytest.mark.slow
 def test_an_env_that_ends_its_process_is_left_out_and_the_sweep_goes_on(tmp_path):
     made, _ = probe(costly(Deadly, batch=40, step_s=0.005, most=4), tmp_path, runners=[1], envs=[1, 2, 4, 8], budget_minutes=0.3)
     assert measured(made) == {Scale(1, 1), Scale(1, 2)}
@@ -157,6 +159,7 @@ def test_an_env_that_ends_its_process_is_left_out_and_the_sweep_goes_on(tmp_path
     assert reasons["1r×8e"].startswith("not tried after 1r×4e")
 
 
+@pytest.mark.slow
 def test_an_env_that_takes_long_to_make_gets_the_time(tmp_path, monkeypatch):
     monkeypatch.setattr("rl_scaling_callback.sweeping.probe_host._LONGEST_PROBE_S", 1.0)
     made, _ = probe(costly(SlowToMake, batch=20, make_s=1.0), tmp_path, runners=[1], envs=[1, 2])
