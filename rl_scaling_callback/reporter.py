@@ -100,17 +100,14 @@ class ScalingReporter(tune.Callback):
         if not trials:
             return
         try:
+            from rl_scaling_callback.report import print_report
+
             storage = _storage(trials[0])
             report = self._report(_Folder(storage.experiment_fs_path, storage.storage_filesystem))
+            (self._show or print_report)(report)
             self._write(report, storage)
-            self._conclude(report, f"{storage.experiment_fs_path}/{PAGE}")
         except Exception as error:
             _warn("the report can't be written", error)
-
-    def _conclude(self, report: Report, page: str) -> None:
-        from rl_scaling_callback.report import print_report
-
-        (self._show or print_report)(report)
 
     def _report(self, source: Any) -> Report:
         from rl_scaling_callback.report import make_report

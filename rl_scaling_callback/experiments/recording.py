@@ -31,7 +31,6 @@ class Entry(NamedTuple):
         vram_utilisation: of its fullest GPU [%]; NaN where not known.
         episode_return: mean return of the episodes that ended in it; NaN where not known.
         lifetime_steps: env steps sampled up to its end; NaN where not known.
-        learner_busy: seconds in which learners beside the env runners updated; NaN where not known.
     """
 
     iteration: int
@@ -47,7 +46,6 @@ class Entry(NamedTuple):
     vram_utilisation: float = NAN
     episode_return: float = NAN
     lifetime_steps: float = NAN
-    learner_busy: float = NAN
 
 
 def sum_up(entries: Sequence[Entry], rule: SteadyRule, *, learns_after: float = 0.0, **known: Any) -> Run:

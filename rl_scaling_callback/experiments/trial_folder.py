@@ -114,6 +114,7 @@ class _Log:
         self.damaged = 0
         self._logged: object = None
         self._lifetimes: list[float] = []
+        self._overlaps: list[tuple[float, float, float, float]] = []
         self._last: Circumstances | None = None
         self._cpus = NAN
         self._unit_sps = NAN
@@ -132,6 +133,7 @@ class _Log:
         config = rllib.read_logged_config(logged)
         if self.config and _work_of(config) != _work_of(self.config):
             self.entries.clear()
+            self._overlaps.clear()
             self._changed += 1
         self._logged, self.config = logged, config
 
@@ -143,10 +145,13 @@ class _Log:
         while self.entries and self.entries[-1].iteration >= number:
             self.entries.pop()
             self._lifetimes.pop()
+            self._overlaps.pop()
         scaling = rllib.read_injected(result, _USED)
         read = rllib.read_measured(result, scaling, self._lifetimes[-1] if self._lifetimes else NAN)
         self._problem = self._problem or read.problem
         self._lifetimes.append(read.lifetime)
+        waited = NAN if read.parts is None else read.parts[_LEARN]
+        self._overlaps.append((read.env_steps, read.seconds, scaling.get("learner/busy", NAN), waited))
         self._evaluation_is_known = self._evaluation_is_known and read.evaluation_is_known
         self.entries.append(
             Entry(
@@ -163,7 +168,6 @@ class _Log:
                 vram_utilisation=now.vram_utilisation,
                 episode_return=now.episode_return,
                 lifetime_steps=now.lifetime_steps,
-                learner_busy=scaling.get("learner/busy", NAN),
             )
         )
         self._last = now
@@ -194,7 +198,7 @@ class _Log:
             name=name,
             scale=scale,
             cpus=rllib.read_cpus(self.config) if math.isnan(self._cpus) else self._cpus,
-            note="; ".join(filter(None, (self._note(failed), _limits(self.entries[rule.warmup_iterations :])))),
+            note="; ".join(filter(None, (self._note(failed), _limits(self._overlaps[rule.warmup_iterations :])))),
         )
         if run.steady.iterations == 0:
             return LeftOut(name, self._why_not_steady(rule, failed))
@@ -253,18 +257,18 @@ class _Log:
         return f"{count}; warm-up takes {rule.warmup_iterations}, so at least {rule.warmup_iterations + 1} are needed{ended}"
 
 
-def _limits(entries: Sequence[Entry]) -> str:
+def _limits(iterations: Sequence[tuple[float, float, float, float]]) -> str:
     """Return which of sampling and learning limits a trial where they overlap, and at which throughput; "" where not known.
 
     The learner would take as many env steps more as it is idle. Env runners would sample as many more as they wait for it.
+
+    Args:
+        iterations: env steps, seconds, seconds in which the learner updated, and in which env runners waited for it.
     """
-    known = [each for each in entries if each.parts and each.learner_busy > 0 and each.env_steps > 0 and each.seconds > 0]
-    if not known:
-        return ""
-    seconds, env_steps = sum(each.seconds for each in known), sum(each.env_steps for each in known)
-    busy, waited = sum(each.learner_busy for each in known), sum(each.parts[_LEARN] for each in known if each.parts)
-    learner, sampling = env_steps / busy, ratio(env_steps, seconds - waited)
-    if not sampling > 0:
+    known = [each for each in iterations if all(value >= 0 for value in each)]
+    env_steps, seconds, busy, waited = map(sum, zip(*known, strict=True)) if known else (0.0, 0.0, 0.0, 0.0)
+    learner, sampling = ratio(env_steps, busy), ratio(env_steps, seconds - waited)
+    if not (learner > 0 and sampling > 0):
         return ""
     which = "the learner limits" if learner < sampling else "sampling limits"
     share = f"busy {min(1.0, busy / seconds):.0%} of the time"

@@ -12,14 +12,13 @@ if TYPE_CHECKING:
     from rl_scaling_callback.report.page import render_page, write_page
     from rl_scaling_callback.report.report import Report, StudyReport, make_report
     from rl_scaling_callback.report.tensorboard import write_curve
-    from rl_scaling_callback.report.terminal import print_decision, print_report, print_so_far
+    from rl_scaling_callback.report.terminal import print_report, print_so_far
 
 __all__ = [
     "PICTURES",
     "Report",
     "StudyReport",
     "make_report",
-    "print_decision",
     "print_report",
     "print_so_far",
     "render_page",
@@ -35,7 +34,6 @@ _HOME: Final = {
     "Report": "report",
     "StudyReport": "report",
     "make_report": "report",
-    "print_decision": "terminal",
     "print_report": "terminal",
     "print_so_far": "terminal",
     "render_page": "page",

@@ -16,9 +16,6 @@ from rl_scaling_callback.report.report import Forecast, Report, StudyReport
 
 UNKNOWN: Final = "–"
 
-_NOTHING: Final = 1000.0
-"""An error from here on [%] says that nothing is known."""
-
 _WIDEST: Final = 20.0
 """An interval whose ends are further apart, as a ratio, says nothing."""
 
@@ -74,9 +71,7 @@ class Column:
         """Return the cell as readers see it, with its error where that is known."""
         text = self.text(configuration)
         error = self.error(configuration) if self.error else math.nan
-        if math.isnan(error):
-            return text
-        return f"{text} ± {number(error, 1)} %" if error < _NOTHING else f"{text} ± > {_NOTHING:,.0f} %"
+        return text if math.isnan(error) else f"{text} ± {number(error, 1)} %"
 
 
 def _speedup_error(configuration: Configuration) -> float:
@@ -122,18 +117,6 @@ def choice_text(recommendation: Recommendation) -> str:
     if choice is None:
         return "Nothing can be recommended yet"
     return f"Take {choice.scale}: {number(choice.speedup, 2, '×')}, {number(choice.efficiency, 1, ' %')}"
-
-
-def decision(asked: Recommendation) -> tuple[str, str]:
-    """Return what to take and why."""
-    return f"{choice_text(asked)}. Goal {asked.verdict}: {goal_text(asked.goal)}.", asked.reason
-
-
-def other_goals(study: StudyReport) -> Iterator[str]:
-    """Yield what to take for each goal that was not asked for."""
-    for name, each in study.recommendations.items():
-        if each is not study.recommendation:
-            yield f"{name}: {choice_text(each)}. Goal {each.verdict}."
 
 
 def ranking_text(study: StudyReport) -> str:
@@ -210,7 +193,7 @@ def notes(study: StudyReport) -> Iterator[str]:
         yield "Phases overlap in this algorithm, so there is no account of where efficiency goes."
     estimated = [str(c.scale) for c in found if c.losses_estimated]
     if estimated:
-        yield f"Serial stepping includes contention for {', '.join(estimated)}: one env runner with as many envs would tell."
+        yield f"Serial stepping includes contention for {', '.join(estimated)}: a run with one runner and as many envs would tell."
     if study.study.baseline is not None:
         yield f"Baseline from outside the experiment: {plain(study.study.baseline.source)}."
     for c in found:
@@ -246,20 +229,23 @@ def left_out(report: Report) -> Iterator[str]:
 def sections(study: StudyReport) -> Iterator[Section]:
     """Yield what goes with the table, the decision first; parts without content are left away."""
     asked = study.recommendation
-    lines = list(decision(asked))
+    decision = [f"{choice_text(asked)}. Goal {asked.verdict}: {goal_text(asked.goal)}.", asked.reason]
     if ranked := ranking_text(study):
-        lines.append(ranked)
+        decision.append(ranked)
     if asked.runner_up is not None:
-        lines.append(f"Runner-up: {asked.runner_up_reason or asked.runner_up.scale}")
+        decision.append(f"Runner-up: {asked.runner_up_reason or asked.runner_up.scale}")
     if asked.bottleneck:
-        lines.append(f"Bottleneck: {asked.bottleneck}")
+        decision.append(f"Bottleneck: {asked.bottleneck}")
     if asked.measure_next:
         wanted = ", ".join(f"{scale} (predicted {number(speedup, 2, '×')})" for scale, speedup in asked.measure_next)
-        lines.append(f"Measure next: {wanted}")
+        decision.append(f"Measure next: {wanted}")
+    others = [
+        f"{name}: {choice_text(each)}. Goal {each.verdict}." for name, each in study.recommendations.items() if each is not asked
+    ]
     checks = [f"{check.stage}: {check.text} {check.verdict}. {check.evidence}" for check in study.checklist]
     for section in (
-        Section(f"Recommendation for goal {asked.goal.name}", tuple(line for line in lines if line), asked.code),
-        Section("Other goals", tuple(other_goals(study))),
+        Section(f"Recommendation for goal {asked.goal.name}", tuple(line for line in decision if line), asked.code),
+        Section("Other goals", tuple(others)),
         Section("Scaling laws", tuple(law_lines(study))),
         Section("Predictions", tuple(forecast_text(study, each) for each in study.forecasts())),
         Section("Checklist", tuple(checks)),

@@ -46,8 +46,8 @@ _FEWEST_ITERATIONS: Final = 3
 _CONFIRMED: Final = 4
 _FEWEST_TURNS: Final = 2
 _NAMED: Final = 5
-_NOTHING_KNOWN: Final = 1e6
-"""Error [%] of what one round tells."""
+_NOTHING_KNOWN: Final = 999.0
+"""Largest error [%]: that of what one round tells."""
 _ALONE: Final = 3
 _BUDGET_S: Final = 30.0
 """By default no round starts after that: what can't be told by then is left undecided. The confirmation gets as much again."""

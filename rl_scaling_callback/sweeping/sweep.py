@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +14,7 @@ from rl_scaling_callback.core.checks import at_least, positive
 from rl_scaling_callback.reporter import PAGE
 from rl_scaling_callback.rllib import hardware
 from rl_scaling_callback.rllib.prober import ProbeError
-from rl_scaling_callback.storage import absolute, below, write
+from rl_scaling_callback.storage import absolute, below, shown, write
 from rl_scaling_callback.sweeping import ENGINES, Engine, schedule
 from rl_scaling_callback.sweeping.cluster import connect
 from rl_scaling_callback.sweeping.probes import Counts, powers_of_two, race_for, sweep_by_probes
@@ -84,7 +83,7 @@ def sweep(
         TimeoutError: others hold what the cluster has.
         KeyboardInterrupt: it was interrupted before anything was known, or while trials ran.
     """
-    from rl_scaling_callback.report import make_report, print_decision, render_page
+    from rl_scaling_callback.report import make_report, print_report, render_page
 
     goal = goal if isinstance(goal, Goal) else Goal.of(goal)
     if engine not in ENGINES:
@@ -108,13 +107,13 @@ def sweep(
         else:
             report = make_report(experiment, goal, choose=lambda each: rounds.judge(race_for(config, each)).choice)
             report = replace(_tuned(report, config), interrupted=rounds.interrupted)
-            page = below(below(absolute(storage_path), name), PAGE)
+            folder = below(absolute(storage_path), name)
             try:
-                write(below(absolute(storage_path), name), PAGE, render_page(report))
+                write(folder, PAGE, render_page(report))
+                say(f"All there is to say of it: {shown(below(folder, PAGE))}")
             except (OSError, ValueError) as error:
                 say(f"The page can't be written: {error}")
-                page = ""
-            (show or partial(print_decision, page=page))(report)
+            (show or print_report)(report)
             return report
     if isinstance(runners, str):
         runners = powers_of_two(schedule.most_runners(config, schedule.alive_nodes(), hardware.usable_cores()))

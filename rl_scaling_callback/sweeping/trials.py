@@ -93,7 +93,7 @@ def sweep_by_trials(
         KeyboardInterrupt: it was interrupted; the report of what was measured is in the experiment's folder.
         TimeoutError: others hold what the cluster has.
     """
-    from rl_scaling_callback.report import make_report, print_decision
+    from rl_scaling_callback.report import make_report, print_report
 
     positive("longest_wait_s", longest_wait_s)
     if budget_minutes is not None:
@@ -156,7 +156,7 @@ def sweep_by_trials(
             name=name,
             storage_path=storage,
             stop=SteadyStopper(rule),
-            callbacks=[_Announcer(searcher, say), _Reporter(goal, show=show, make=make)],
+            callbacks=[_Announcer(searcher, say), ScalingReporter(goal, show=show, make=make)],
             verbose=0,
         ),
     )
@@ -173,7 +173,7 @@ def sweep_by_trials(
     except ExperimentError:
         # Nothing was worth measuring, or all failed: there is no trial to read, and nobody has shown anything.
         report = make(Experiment(folder, (Study(f"{algorithm.__name__} on {env}", ()),)))
-        (show or print_decision)(report)
+        (show or print_report)(report)
         return report
 
 
@@ -249,15 +249,6 @@ def _silent_tune() -> Iterator[None]:
             del os.environ[_TUNES_OUTPUT]
         else:
             os.environ[_TUNES_OUTPUT] = before
-
-
-class _Reporter(ScalingReporter):
-    """Ends with the decision."""
-
-    def _conclude(self, report: Report, page: str) -> None:
-        from rl_scaling_callback.report import print_decision
-
-        (self._show or functools.partial(print_decision, page=page))(report)
 
 
 class _Announcer(tune.Callback):

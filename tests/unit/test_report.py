@@ -15,7 +15,7 @@ from rich.console import Console
 from rl_scaling_callback.analysis.goals import GOALS
 from rl_scaling_callback.analysis.runs import Experiment, GivenBaseline, LeftOut, Study
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.report import make_report, print_decision, print_report, to_json, to_markdown, write_curve
+from rl_scaling_callback.report import make_report, print_report, to_json, to_markdown, write_curve
 from rl_scaling_callback.report.wording import COLUMNS
 from tests.builders import PRINTED, nan_row, report_of, run, users_ten, window
 
@@ -32,26 +32,6 @@ def printed(report, width):
 @pytest.fixture(scope="module")
 def report():
     return report_of(*users_ten())
-
-
-def test_a_sweep_ends_with_its_decision_on_one_screen():
-    scales = [Scale(r, e) for r in (1, 2, 4, 8) for e in (1, 2, 4, 8, 16)]
-    runs = [
-        run(f"{s.num_env_runners}r{s.num_envs_per_env_runner}e", [s.parallelism**-0.6, 1.1 * s.parallelism**-0.6]) for s in scales
-    ]
-    left_out = [LeftOut(f"8r×{e}e", "no licence " * 100) for e in range(32, 40)]
-    made = report_of(*runs, left_out=left_out)
-    written = io.StringIO()
-    print_decision(made, "/somewhere/scaling_report.html", Console(file=written, width=80))
-    lines = written.getvalue().splitlines()
-    assert len(lines) <= 40
-    assert max(map(len, lines)) <= 80
-    assert lines[-5:] == made.studies[0].recommendation.code.splitlines()[-5:]
-    assert "8 more configurations are on the page." in lines
-    assert "7 more are left out." in lines
-    assert "Everything else: /somewhere/scaling_report.html" in lines
-    shown = " ".join(written.getvalue().split())
-    assert shown.rindex("Take ") > shown.rindex("Everything else")
 
 
 def test_where_no_law_fits_the_report_says_so():
