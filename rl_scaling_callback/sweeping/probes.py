@@ -45,6 +45,7 @@ Counts = Sequence[int] | Literal["auto"]
 _FEWEST_ITERATIONS: Final = 3
 _CONFIRMED: Final = 4
 _FEWEST_TURNS: Final = 2
+_FEWEST_ROUNDS: Final = 3
 _NAMED: Final = 5
 _NOTHING_KNOWN: Final = 999.0
 """Largest error [%]: that of what one round tells."""
@@ -229,11 +230,13 @@ def sweep_by_probes(
                 outcome = rounds.judge(race)
                 took = clock() - started
                 if budget_s is None and len(rounds.probes) == 1:
-                    # The first round has the making of the envs in it.
                     until = clock() + _BUDGET_S
                 left = until - clock()
                 if budget_s is not None:
-                    left -= took + confirm * min(budget_s / 3, _CONFIRMED * _turn_s(rounds, outcome))
+                    # The first round has the making of the envs in it; a confirmation is worth less than the rounds that it takes.
+                    left -= took if len(rounds.probes) > 1 else took / 2
+                    if confirm and len(rounds.probes) >= _FEWEST_ROUNDS:
+                        left -= min(budget_s / 3, _CONFIRMED * _turn_s(rounds, outcome))
                 progress(_standings(outcome, rounds, max(0.0, left)))
                 larger = race.worth_adding(outcome, most) if isinstance(envs, str) and len(rounds.probes) > 1 else ()
                 more = [scale for scale in larger if scale not in rounds.scales]
