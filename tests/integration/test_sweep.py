@@ -326,6 +326,7 @@ def test_a_sweep_whose_driver_was_killed_or_interrupted_goes_on(tmp_path, how):
         assert first.wait(240) == (-signal.SIGKILL if how == signal.SIGKILL else 130)
     said = (tmp_path / "log").read_text()
     assert ("Interrupted while measuring 2r×1e. Go on with --resume" in said) == (how == signal.SIGINT)
+    assert "Configuration for experiment" not in said, "Tune's own output"
     assert measured(tmp_path)[Scale(1, 1)] == 1
     again = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=300, env=environment, check=True)
     assert "1 trial measured before: 1r×1e" in again.stderr
