@@ -203,6 +203,8 @@ class ProbeHost:
     def _get(self, answer: Any, timeout: float | None = None) -> Any:
         try:
             return ray.get(answer, timeout=timeout)
+        except ray.exceptions.GetTimeoutError as error:
+            raise ProbeError(f"The Algorithm has not answered for {timeout:.0f} s") from error
         except ray.exceptions.RayError as error:
             cause = getattr(error, "cause", error)
             # Ray puts whole tracebacks into a message, the cause last.
