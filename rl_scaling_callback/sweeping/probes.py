@@ -284,8 +284,8 @@ def _measure(rounds: Rounds, host: ProbeHost) -> None:
     """
     started, number, found = time.perf_counter(), len(rounds.probes), {}
     running = rounds.running
-    # First the reference, which tells how long envs take to be made, and what is most likely to fail last.
-    order = random.sample(running, len(running)) if number else sorted(running, key=lambda scale: (scale.parallelism, scale))
+    # In the first round envs are made: in all env runners at once, and what is most likely to fail last.
+    order = random.sample(running, len(running)) if number else sorted(running, key=_in_order_of_making)
     for scale in order:
         if scale in rounds.failed:
             continue
@@ -317,6 +317,10 @@ def _measure(rounds: Rounds, host: ProbeHost) -> None:
 
 def _counts(scale: Scale) -> tuple[int, int]:
     return scale.num_env_runners, scale.num_envs_per_env_runner
+
+
+def _in_order_of_making(scale: Scale) -> tuple[int, int]:
+    return scale.num_envs_per_env_runner, -scale.num_env_runners
 
 
 def _standings(outcome: Outcome, rounds: Rounds, seconds_left: float) -> Standings:

@@ -129,8 +129,8 @@ def test_what_costs_env_runners_their_lives_is_not_tried_in_a_larger_size(script
     monkeypatch.setattr(probes, "ProbeHost", type("Host", (ScriptedHost,), {"probe": fail, "dies": dies}))
     _, rounds, _ = probe(runners=[1, 2], envs=[1, 4, 8], budget_s=20.0)
     assert set(rounds.failed) == {Scale(r, e) for r in (1, 2) for e in (4, 8)}
-    assert set(tried) - {Scale(1, 1), Scale(2, 1)} == ({Scale(1, 4)} if dies else set(rounds.failed))
-    assert rounds.failed[Scale(2, 8)] == ("not tried after 1r×4e: it died" if dies else "it died")
+    assert set(tried) - {Scale(1, 1), Scale(2, 1)} == ({Scale(2, 4), Scale(1, 4)} if dies else set(rounds.failed))
+    assert rounds.failed[Scale(2, 8)] == ("not tried after 2r×4e: it died" if dies else "it died")
 
 
 @pytest.mark.parametrize("budget_s", [10.0, 20.0])
