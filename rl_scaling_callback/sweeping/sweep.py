@@ -54,7 +54,9 @@ def sweep(
 
     Args:
         config: what to train.
-        goal: what the configuration is for: a name of `GOALS` or a `Goal`.
+        goal: what the configuration is for: a name of `GOALS` or a `Goal`. Figures are without evaluation; where there is one, a
+            note says what it leaves of the speedup. They hold for the policy of the first iterations, where a step's cost depends
+            on it.
         runners: numbers of env runners; `"auto"` for powers of two up to the cores of the cluster.
         envs: numbers of envs per env runner; `"auto"` doubles them while that pays.
         engine: `"probes"`, `"trials"`, or `"auto"` for trials only where probes can't be.

@@ -201,6 +201,17 @@ def test_old_stack_lifetime_counts_are_told_from_the_iterations(folder):
     assert (run.steady.sps, run.samples[-1].episode_return, run.samples[-1].lifetime_steps) == (500.0, 3.0, 3000.0)
 
 
+@pytest.mark.parametrize(("busy", "limits"), [(1.6, "the learner limits"), (1.2, "sampling limits")])
+def test_what_limits_where_sampling_overlaps_learning(folder, busy, limits):
+    told = {**MEASURED, "account/exclusive": 1.0, "learner/busy": busy}
+    folder.trial([result(k, scaling=told, config={"broadcast_interval": 1}) for k in range(1, 5)])
+    # 2,048 steps in 2 s, of which the learner is busy for some and the env runners wait for it for 0.5 s.
+    note = folder.run().note
+    assert note.startswith(limits)
+    assert f"the learner can take {2048 / busy:,.0f} steps/s" in note
+    assert "the env runners can give 1,365" in note
+
+
 def test_iterations_before_learning_starts_are_not_measured(folder):
     config = {"num_steps_sampled_before_learning_starts": 2 * 2048}
     folder.trial([result(k, 0.1 if k < 3 else 2.0, config=config) for k in range(1, 7)])
@@ -220,16 +231,13 @@ def test_overlapping_phases_and_timed_iterations_are_told(folder):
 
 def test_where_env_runners_tell_their_waits_overlapping_phases_have_losses(folder):
     config = {"broadcast_interval": 1, "min_time_s_per_iteration": 10}
-    told = {**MEASURED, "account/exclusive": 1.0, "learner/busy": 1.6}
+    told = {**MEASURED, "account/exclusive": 1.0}
     folder.trial([result(k, scaling=told, config=config) for k in range(1, 5)])
     folder.trial([result(k, scaling=told, config={**config, "num_env_runners": 2}) for k in range(1, 5)])
     (study,) = folder.read().studies
     assert (study.exclusive_phases, study.waits_are_known) == (False, True)
     (two,) = [found for found in configurations(study, Scale(1, 1)) if found.scale == Scale(2, 1)]
     assert sum(two.losses.values()) == pytest.approx(50.0)
-    # 2,048 steps in 2 s, of which the learner is busy for 1.6 s and the env runners wait for it for 0.5 s.
-    assert "the learner limits: the learner can take 1,280 steps/s" in two.note
-    assert "the env runners can give 1,365" in two.note
 
 
 @pytest.mark.parametrize(
