@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from rl_scaling_callback import rllib
 from rl_scaling_callback.analysis.runs import LeftOut, Run
-from rl_scaling_callback.core.attribution import PARTS
 from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule
@@ -25,7 +24,6 @@ RESULTS: Final = "result.json"
 PARAMS: Final = "params.json"
 _ERRORS: Final = ("error.txt", "error.pkl")
 
-_LEARN: Final = PARTS.index("learn")
 _USED: Final = (
     *rllib.MEASURED_KEYS,
     "sps_per_cpu",
@@ -114,7 +112,7 @@ class _Log:
         self.damaged = 0
         self._logged: object = None
         self._lifetimes: list[float] = []
-        self._overlaps: list[tuple[float, float, float, float]] = []
+        self._overlaps: list[tuple[float, ...]] = []
         self._last: Circumstances | None = None
         self._cpus = NAN
         self._unit_sps = NAN
@@ -133,13 +131,15 @@ class _Log:
         config = rllib.read_logged_config(logged)
         if self.config and _work_of(config) != _work_of(self.config):
             self.entries.clear()
-            self._overlaps.clear()
             self._changed += 1
         self._logged, self.config = logged, config
 
     def add(self, result: Mapping[str, Any]) -> None:
         """Take in a result. A restored trial repeats iterations that it lost: the later ones count."""
+        changed = self._changed
         self.configure(result.get("config"))
+        if self._changed > changed:
+            self._overlaps.clear()
         now = rllib.read_circumstances(result)
         number = int(now.iteration) if now.iteration >= 1 else len(self.entries) + 1
         while self.entries and self.entries[-1].iteration >= number:
@@ -150,8 +150,8 @@ class _Log:
         read = rllib.read_measured(result, scaling, self._lifetimes[-1] if self._lifetimes else NAN)
         self._problem = self._problem or read.problem
         self._lifetimes.append(read.lifetime)
-        waited = NAN if read.parts is None else read.parts[_LEARN]
-        self._overlaps.append((read.env_steps, read.seconds, scaling.get("learner/busy", NAN), waited))
+        told = (scaling.get(name, NAN) for name in ("learner/busy", "time/learn"))
+        self._overlaps.append((read.env_steps, read.seconds, *told))
         self._evaluation_is_known = self._evaluation_is_known and read.evaluation_is_known
         self.entries.append(
             Entry(
@@ -257,7 +257,7 @@ class _Log:
         return f"{count}; warm-up takes {rule.warmup_iterations}, so at least {rule.warmup_iterations + 1} are needed{ended}"
 
 
-def _limits(iterations: Sequence[tuple[float, float, float, float]]) -> str:
+def _limits(iterations: Sequence[tuple[float, ...]]) -> str:
     """Return which of sampling and learning limits a trial where they overlap, and at which throughput; "" where not known.
 
     The learner would take as many env steps more as it is idle. Env runners would sample as many more as they wait for it.

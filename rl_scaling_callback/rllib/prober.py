@@ -112,16 +112,13 @@ class Prober:
         samples, updates = calculate_rr_weights(config)
         return float(config.get_rollout_fragment_length() * scale.parallelism * samples / updates)
 
-    def measure(
-        self, scales: Iterable[Scale], rounds: int = 1, first_round: int = 0, *, max_seconds: float | None = None
-    ) -> list[Probe]:
+    def measure(self, scales: Iterable[Scale], rounds: int = 1, first_round: int = 0) -> list[Probe]:
         """Measure each of `scales` once a round, in random order.
 
         Args:
             scales: 0 env runners stand for sampling in the Algorithm's process.
             rounds: how often.
             first_round: number of the first of these rounds.
-            max_seconds: longest time of this one, in place of the prober's.
 
         Returns:
             The probes of whole rounds: those that fit into the time, one at least.
@@ -137,8 +134,7 @@ class Prober:
                 raise ValueError(f"scale is {scale}; allowed are at most the trial's {runners} env runners")
         if self._asynchronous and self._algorithm.iteration > 0:
             raise ProbeError("An asynchronous algorithm never stops sampling, so it can be probed before its first iteration only.")
-        longest_s = max_seconds or self._max_seconds
-        until = time.perf_counter() + longest_s
+        until = time.perf_counter() + self._max_seconds
         probes: list[Probe] = []
         try:
             for number in range(first_round, first_round + rounds):
@@ -151,7 +147,7 @@ class Prober:
         except _TooSlowError as error:
             if not probes:
                 raise ProbeError(
-                    f"A round of {len(scales)} probes took more than {longest_s:.3g} s, the limit, with the making of their "
+                    f"A round of {len(scales)} probes took more than {self._max_seconds:g} s, the limit, with the making of their "
                     f"envs. {_INSTEAD}."
                 ) from error
         except ProbeError:

@@ -64,7 +64,7 @@ class _Host:
     _first_s = 0.0
 
     def start(self, config: AlgorithmConfig, keep_envs: bool) -> hardware.Host:
-        self._algorithm = config.build_algo()
+        self._algorithm, self._keep_envs = config.build_algo(), keep_envs
         self._switch = Switch(self._algorithm, keep_envs)
         self._prober = Prober(self._algorithm, keep_envs=keep_envs)
         return hardware.this_host()
@@ -94,7 +94,9 @@ class _Host:
         longest_s = _LONGEST_PROBE_S + 2 * envs * self._first_s if self._first_s else _LONGEST_START_S
         started = time.perf_counter()
         try:
-            return self._prober.measure([scale], first_round=number, max_seconds=longest_s)[0]
+            # What it keeps is in the env runners.
+            one = Prober(self._algorithm, max_seconds=round(longest_s, 1), keep_envs=self._keep_envs)
+            return one.measure([scale], first_round=number)[0]
         except (ProbeError, ValueError) as error:
             return str(error).removesuffix(f". {prober._INSTEAD}.")
         finally:
