@@ -149,7 +149,9 @@ class Rounds:
         self.trained_s += iteration.seconds
 
 
-def grid(config: AlgorithmConfig, runners: Counts, envs: Counts, nodes: Sequence[Mapping[str, float]]) -> tuple[list[Scale], Scale]:
+def grid(
+    config: AlgorithmConfig, runners: Counts, envs: Counts, nodes: Sequence[Mapping[str, float]], say: Callable[[str], None]
+) -> tuple[list[Scale], Scale]:
     """Return the configurations to start with, the reference first, and the largest that may be added.
 
     `auto` takes runners in powers of two up to the cores of the cluster, as far as they can be scheduled, and one and two envs;
@@ -157,7 +159,10 @@ def grid(config: AlgorithmConfig, runners: Counts, envs: Counts, nodes: Sequence
     """
     if isinstance(runners, str):
         cores = sum(node.host.cores for node in cluster.nodes())
-        runners = powers_of_two(schedule.most_runners(config, nodes, cores))
+        most_runners = schedule.most_runners(config, nodes, cores)
+        if 0 < most_runners < cores:
+            say(f"The cluster has {cores} cores but room for {most_runners} env runners: start Ray with more CPUs (--num-cpus)")
+        runners = powers_of_two(most_runners)
     if isinstance(envs, str):
         started, most_envs = [1, 2], _MOST_ENVS
     else:
@@ -211,7 +216,7 @@ def sweep_by_probes(
         ValueError: a grid that the cluster can never run.
     """
     nodes = schedule.alive_nodes()
-    scales, most = grid(config, runners, envs, nodes)
+    scales, most = grid(config, runners, envs, nodes, say)
     schedule.check(config, scales, nodes)
     runners_there = max(1, most.num_env_runners)
     say(f"Starting one Algorithm with {runners_there} env runners, to probe {len(scales)} configurations")

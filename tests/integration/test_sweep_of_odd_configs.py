@@ -21,9 +21,11 @@ from tuning import costly
 
 from rl_scaling_callback import Goal, ScalingCallback, sweep
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.sweeping.cluster import reserve
+from rl_scaling_callback.rllib.hardware import Host
+from rl_scaling_callback.sweeping.cluster import Node, reserve
 from rl_scaling_callback.sweeping.config_file import load_config
 from rl_scaling_callback.sweeping.probe_host import ProbeHost
+from rl_scaling_callback.sweeping.probes import grid
 from rl_scaling_callback.sweeping.schedule import at_scale, cpus_for
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -184,6 +186,16 @@ def test_a_cluster_that_is_started_has_room_for_learners_of_their_own():
     assert cpus_for(costly().learners(num_learners=1), 2) == 4
     assert cpus_for(costly().env_runners(num_cpus_per_env_runner=0.5), 2) == 2
     assert cpus_for(costly().env_runners(num_cpus_per_env_runner=2), 4) == 5
+
+
+def test_a_cluster_with_room_for_fewer_env_runners_than_cores_is_said(monkeypatch):
+    host = Host("here", "a CPU", 64)
+    monkeypatch.setattr("rl_scaling_callback.sweeping.cluster.nodes", lambda: [Node(host, {"CPU": 5.0}, "")])
+    said = []
+    scales, most = grid(costly(), "auto", [1], [{"CPU": 5.0}], said.append)
+    assert most == Scale(4, 1)
+    assert scales == [Scale(1, 1), Scale(2, 1), Scale(4, 1)]
+    assert ["64 cores but room for 4 env runners" in text for text in said] == [True]
 
 
 CONFIG = """
