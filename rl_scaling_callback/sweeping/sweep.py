@@ -67,7 +67,7 @@ def sweep(
             numbers of envs. False keeps the env runner's own and those of one configuration at a time, and makes them anew for
             each probe, which takes longer: for simulators with few licences or much memory.
         storage_path: where results are kept: a directory or URI.
-        name: name of the experiment there.
+        name: name of the experiment there. A sweep by probes replaces the page of an earlier one of this name; trials refuse it.
         say: told what is measured.
         show: called with the report; by default it is printed.
         progress: told how a sweep by probes stands after each round.
