@@ -206,9 +206,7 @@ def _counts(_context: click.Context, _option: click.Parameter, text: str) -> lis
 )
 @click.option("--max-trials", type=click.IntRange(min=1), help="Most trials.")
 @click.option("--storage-path", default="~/ray_results", show_default=True, help="Where Tune keeps results: a directory or URI.")
-@click.option(
-    "--name", default="scaling_sweep", show_default=True, help="Name of the experiment there. Its page is replaced."
-)
+@click.option("--name", default="scaling_sweep", show_default=True, help="Name of the experiment there. Its page is replaced.")
 @click.option("--resume", is_flag=True, help="Go on with the trials that ran under this name.")
 @click.option(
     "--reuse", multiple=True, metavar="PATH", help="Earlier experiment: what it measured of this workload is not repeated."

@@ -40,12 +40,12 @@ class Node:
         return self.host.cpu, self.host.cores, self.resources.get("CPU", 0.0), accelerators
 
 
-def connect(num_cpus: int | None = None, usual: int | None = None) -> None:
+def connect(num_cpus: int | None = None) -> None:
     """Connect to the cluster that runs here or that `RAY_ADDRESS` names; start one where there is none.
 
     Args:
-        num_cpus: logical CPUs of a cluster that is started here; None for `usual`.
-        usual: see there; None for as many as there are cores.
+        num_cpus: logical CPUs of a cluster that is started here. None for one more than there are cores: the Algorithm's
+            process is idle while its env runners sample.
 
     Raises:
         ValueError: `num_cpus` is given, and there is a cluster already.
@@ -53,7 +53,7 @@ def connect(num_cpus: int | None = None, usual: int | None = None) -> None:
     if ray.is_initialized():
         return
     try:
-        ray.init(num_cpus=num_cpus or usual or hardware.usable_cores(), include_dashboard=False, log_to_driver=False)
+        ray.init(num_cpus=num_cpus or hardware.usable_cores() + 1, include_dashboard=False, log_to_driver=False)
     except ValueError:  # a cluster has the CPUs that it has
         if num_cpus is not None:
             raise ValueError(f"num_cpus is {num_cpus!r}; allowed is none where a cluster of Ray runs already") from None

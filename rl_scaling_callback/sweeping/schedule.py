@@ -111,8 +111,7 @@ def check(config: AlgorithmConfig, scales: Sequence[Scale], nodes: Sequence[Mapp
     fits = f"{', '.join(map(str, runners))} env runners fit" if runners else "nothing of the grid fits"
     raise ValueError(
         f"{len(refused)} of {len(scales)} configurations can never be scheduled: {scale}, for instance: {why}; {fits}. Leave the "
-        "others out, ask for fewer CPUs per env runner (num_cpus_per_env_runner), or start Ray with more CPUs than there are "
-        "cores (--num-cpus)."
+        "others out, ask for fewer CPUs per env runner (num_cpus_per_env_runner), or start Ray with more CPUs than there are cores."
     )
 
 

@@ -79,7 +79,6 @@ class Search:
         repetitions: most trials of one configuration.
         cpus: CPUs that a trial holds beside its env runners, and for each of them.
         overlaps: whether sampling overlaps learning: then the learner's time does not tell how fast the machine was.
-        timed: whether an iteration lasts a given time, so that its env steps differ between configurations.
 
     Raises:
         ValueError: a value out of its range.
@@ -94,6 +93,7 @@ class Search:
     cpus: tuple[float, float] = (1.0, 1.0)
     overlaps: bool = False
     timed: bool = False
+    """Whether an iteration lasts a given time, so that its env steps differ between configurations."""
 
     def __post_init__(self) -> None:
         at_least("number of runner counts", len(self.runners), 1)

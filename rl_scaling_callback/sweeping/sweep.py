@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -95,7 +96,9 @@ def sweep(
     runners, envs = _counts("runners", runners), _counts("envs", envs)
     if unknown := trials.keys() - inspect.signature(sweep_by_trials).parameters.keys():
         raise TypeError(f"sweep() got an unexpected keyword argument {min(unknown)!r}")
-    connect(usual=schedule.cpus_for(config, hardware.usable_cores()))
+    with suppress(ValueError):  # a cluster that runs has the CPUs that it has
+        connect(schedule.cpus_for(config, hardware.usable_cores()))
+    connect()
     if engine != "trials" and not (trials.get("resume") or trials.get("reuse")):
         try:
             _check_probing(config)

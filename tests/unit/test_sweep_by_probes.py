@@ -180,6 +180,6 @@ def test_one_env_runner_with_as_many_envs_as_the_choice_completes_the_account(sc
     ],
 )
 def test_options_that_a_sweep_has_not_are_refused_before_ray_starts(monkeypatch, options, error, text):
-    monkeypatch.setattr("rl_scaling_callback.sweeping.sweep.connect", lambda usual: pytest.fail("connected"))
+    monkeypatch.setattr("rl_scaling_callback.sweeping.sweep.connect", lambda *_: pytest.fail("connected"))
     with pytest.raises(error, match=text):
         sweep(CONFIG, **options)
