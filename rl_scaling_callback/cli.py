@@ -195,11 +195,18 @@ def _counts(_context: click.Context, _option: click.Parameter, text: str) -> lis
     "--budget",
     type=click.FloatRange(min=0, min_open=True),
     metavar="MINUTES",
-    help="Nothing new is measured after that. [default: 0.5 with probes, no limit with trials]",
+    help="Nothing new is measured after that, once Ray and the Algorithm have started. [default: 0.5 with probes and as much to "
+    "confirm, no limit with trials]",
+)
+@click.option(
+    "--keep-envs/--no-keep-envs",
+    default=True,
+    show_default=True,
+    help="Keep the envs of all configurations that are probed, or of one at a time: for few licences or little memory, and slower.",
 )
 @click.option("--max-trials", type=click.IntRange(min=1), help="Most trials.")
 @click.option("--storage-path", default="~/ray_results", show_default=True, help="Where Tune keeps results: a directory or URI.")
-@click.option("--name", default="scaling_sweep", show_default=True, help="Name of the experiment there.")
+@click.option("--name", default="scaling_sweep", show_default=True, help="Name of the experiment there. Its page is replaced.")
 @click.option("--resume", is_flag=True, help="Go on with the trials that ran under this name.")
 @click.option(
     "--reuse", multiple=True, metavar="PATH", help="Earlier experiment: what it measured of this workload is not repeated."
@@ -223,6 +230,7 @@ def sweep(
     engine: Engine,
     confirm: bool,
     budget: float | None,
+    keep_envs: bool,
     max_trials: int | None,
     storage_path: str,
     name: str,
@@ -247,7 +255,8 @@ def sweep(
         raise click.ClickException(str(error)) from None
     try:
         loaded = load_config(config)
-        connect(num_cpus)
+        if num_cpus is not None:
+            connect(num_cpus)
         with following(Console(stderr=True)) as follow:
             made = run_sweep(
                 loaded,
@@ -257,6 +266,7 @@ def sweep(
                 engine=engine,
                 confirm=confirm,
                 budget_minutes=budget,
+                keep_envs=keep_envs,
                 storage_path=storage_path,
                 name=name,
                 say=functools.partial(click.echo, err=True),
@@ -265,9 +275,10 @@ def sweep(
                 resume=resume,
                 reuse=reuse,
             )
-    except (ValueError, ExperimentError, ProbeError) as error:
+    except (ValueError, TimeoutError, ExperimentError, ProbeError) as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
+        click.echo("Interrupted: nothing more is known than what was shown", err=True)
         sys.exit(INTERRUPTED)
     choice = made.studies[0].recommendation if made.studies else None
     if choice is None or choice.choice is None:
@@ -275,6 +286,8 @@ def sweep(
     if write is not None:
         write_config(write, config, choice.choice.scale, choice.reason)
         click.echo(f"written: {write}", err=True)
+    if made.interrupted:
+        sys.exit(INTERRUPTED)
 
 
 def _show(made: Report, form: str, output: Path | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median_low
@@ -33,6 +33,7 @@ _USED: Final = (
     "cores/others",
     "steady/drift",
     "account/exclusive",
+    "learner/busy",
 )
 
 
@@ -111,6 +112,7 @@ class _Log:
         self.damaged = 0
         self._logged: object = None
         self._lifetimes: list[float] = []
+        self._overlaps: list[tuple[float, ...]] = []
         self._last: Circumstances | None = None
         self._cpus = NAN
         self._unit_sps = NAN
@@ -134,16 +136,22 @@ class _Log:
 
     def add(self, result: Mapping[str, Any]) -> None:
         """Take in a result. A restored trial repeats iterations that it lost: the later ones count."""
+        changed = self._changed
         self.configure(result.get("config"))
+        if self._changed > changed:
+            self._overlaps.clear()
         now = rllib.read_circumstances(result)
         number = int(now.iteration) if now.iteration >= 1 else len(self.entries) + 1
         while self.entries and self.entries[-1].iteration >= number:
             self.entries.pop()
             self._lifetimes.pop()
+            self._overlaps.pop()
         scaling = rllib.read_injected(result, _USED)
         read = rllib.read_measured(result, scaling, self._lifetimes[-1] if self._lifetimes else NAN)
         self._problem = self._problem or read.problem
         self._lifetimes.append(read.lifetime)
+        told = (scaling.get(name, NAN) for name in ("learner/busy", "time/learn"))
+        self._overlaps.append((read.env_steps, read.seconds, *told))
         self._evaluation_is_known = self._evaluation_is_known and read.evaluation_is_known
         self.entries.append(
             Entry(
@@ -190,7 +198,7 @@ class _Log:
             name=name,
             scale=scale,
             cpus=rllib.read_cpus(self.config) if math.isnan(self._cpus) else self._cpus,
-            note=self._note(failed),
+            note="; ".join(filter(None, (self._note(failed), _limits(self._overlaps[rule.warmup_iterations :])))),
         )
         if run.steady.iterations == 0:
             return LeftOut(name, self._why_not_steady(rule, failed))
@@ -247,6 +255,24 @@ class _Log:
         if iterations > rule.warmup_iterations:
             return f"{count}, none of which can be measured: {self._problem or 'no env steps were sampled after warm-up'}{ended}"
         return f"{count}; warm-up takes {rule.warmup_iterations}, so at least {rule.warmup_iterations + 1} are needed{ended}"
+
+
+def _limits(iterations: Sequence[tuple[float, ...]]) -> str:
+    """Return which of sampling and learning limits a trial where they overlap, and at which throughput; "" where not known.
+
+    The learner would take as many env steps more as it is idle. Env runners would sample as many more as they wait for it.
+
+    Args:
+        iterations: env steps, seconds, seconds in which the learner updated, and in which env runners waited for it.
+    """
+    known = [each for each in iterations if all(value >= 0 for value in each)]
+    env_steps, seconds, busy, waited = map(sum, zip(*known, strict=True)) if known else (0.0, 0.0, 0.0, 0.0)
+    learner, sampling = ratio(env_steps, busy), ratio(env_steps, seconds - waited)
+    if not (learner > 0 and sampling > 0):
+        return ""
+    which = "the learner limits" if learner < sampling else "sampling limits"
+    share = f"busy {min(1.0, busy / seconds):.0%} of the time"
+    return f"{which}: the learner can take {learner:,.0f} steps/s ({share}), the env runners can give {sampling:,.0f}"
 
 
 def _work_of(config: Mapping[str, Any]) -> tuple[Scale, dict[str, Any]] | None:

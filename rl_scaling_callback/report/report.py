@@ -135,12 +135,14 @@ class Report:
         studies: one for each workload, in the experiment's order.
         provenance: where the report comes from, as texts by name.
         config: of a sweep: the `AlgorithmConfig` with the numbers that it recommends; else None.
+        interrupted: whether a sweep was, and there would have been more to measure.
     """
 
     experiment: Experiment
     studies: tuple[StudyReport, ...]
     provenance: Mapping[str, str]
     config: Any = None
+    interrupted: bool = False
 
     def _repr_html_(self) -> str:
         """Return the page in a frame: how notebooks show a report."""

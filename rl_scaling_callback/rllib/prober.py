@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
 import inspect
 import math
 import os
@@ -394,17 +395,11 @@ def _prepare(env_runner: Any, *, scale: Scale, keep_others: bool) -> _Answer:
     twins = vars(env_runner).setdefault(_ATTRIBUTE, _Twins())
     if twins.generators is None:
         twins.generators = _saved_generators()
-    key = (scale.num_env_runners == 0, scale.num_envs_per_env_runner)
-    twin = twins.by_envs.pop(key, None)
-    if not keep_others:
-        _close_all(twins)
-    if twin is None:
-        try:
-            twin = _twin_of(env_runner, scale)
-        except Exception as error:
-            return _Answer(error=f"its env can't be made twice in one process ({_text(error)})")
+    try:
+        twin = twin_for(env_runner, scale, keep_others)
+    except Exception as error:
+        return _Answer(error=f"{_envs(scale)} can't be made beside its own env in one process ({_text(error)})")
     twins.current, twins.intact = twin, False
-    twin.config.num_env_runners = scale.num_env_runners
     _copy_state(env_runner, twin)
     cuttable, envs = "num_timesteps" in inspect.signature(twin.sample).parameters, scale.num_envs_per_env_runner
     for _ in range(2):  # the first resets the envs and fills caches
@@ -412,7 +407,7 @@ def _prepare(env_runner: Any, *, scale: Scale, keep_others: bool) -> _Answer:
         samples = twin.sample(num_timesteps=2 * envs) if cuttable else twin.sample()
         seconds = time.perf_counter() - started
     twin.get_metrics()
-    twins.by_envs[key], twins.intact = twin, True
+    twins.intact = True
     whole = not cuttable or twin.config.batch_mode != "truncate_episodes"
     own = 0 if whole else envs * twin.config.get_rollout_fragment_length(env_runner.worker_index)
     return _Answer(seconds=seconds * envs / max(envs, _env_steps(samples)), env_steps=own)
@@ -474,6 +469,32 @@ def _close(env_runner: Any) -> _Answer:
         finally:
             restore()
     return _Answer()
+
+
+def _envs(scale: Scale) -> str:
+    return "another env" if scale.num_envs_per_env_runner == 1 else f"{scale.num_envs_per_env_runner} more envs"
+
+
+def twin_for(env_runner: Any, scale: Scale, keep_others: bool) -> Any:
+    """Return the twin of an env runner for a scale: the one that was kept, or a new one."""
+    twins = vars(env_runner).setdefault(_ATTRIBUTE, _Twins())
+    key = (scale.num_env_runners == 0, scale.num_envs_per_env_runner)
+    twin = twins.by_envs.pop(key, None)
+    if not keep_others:
+        _close_all(twins)
+    if twin is None:
+        try:
+            twin = _twin_of(env_runner, scale)
+        except Exception:
+            if not twins.by_envs:
+                raise
+            # There may be licences, ports or memory for some envs, but not for so many.
+            _close_all(twins)
+            gc.collect()
+            twin = _twin_of(env_runner, scale)
+    twin.config.num_env_runners = scale.num_env_runners
+    twins.by_envs[key] = twin
+    return twin
 
 
 def _twin_of(env_runner: Any, scale: Scale) -> Any:

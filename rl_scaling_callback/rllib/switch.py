@@ -5,24 +5,29 @@ For an Algorithm that is there to be measured only: it learns from all of these 
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from typing import Any, Final
 
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.rllib import prober
+from rl_scaling_callback.rllib import configs, prober
 
-_SELVES: Final = "_scaling_selves"
+_ITSELF: Final = "_scaling_itself"
 
 
 class Switch:
     """Has an Algorithm's env runners go on as ones of another scale, and the Algorithm do without those that the scale lacks.
 
+    They go on as the twins that a `Prober` makes and closes.
+
     Args:
         algorithm: on RLlib's new API stack, with as many env runners as any scale has.
+        keep_envs: keep the envs of the scales from one iteration to the next.
     """
 
-    def __init__(self, algorithm: Any) -> None:
+    def __init__(self, algorithm: Any, keep_envs: bool = True) -> None:
         self._algorithm = algorithm
+        self._keep_envs = keep_envs
         self._manager: Any = self._algorithm.env_runner_group._worker_manager
         self._actors = dict(self._manager._actors)
 
@@ -37,36 +42,35 @@ class Switch:
             self._go_on_as(None)
         return result
 
-    def close(self) -> None:
-        """Close the envs of other scales than the Algorithm's own."""
-        self._algorithm.env_runner_group.foreach_env_runner(_close, local_env_runner=False)
+    def take_out_evaluation(self) -> float:
+        """Evaluate once, and not in any iteration from now on; return the seconds that it adds to one on average.
+
+        Evaluation beside training stays: it is part of what an iteration takes.
+        """
+        config = vars(self._algorithm.config)
+        if not configs.evaluates(config):
+            return 0.0
+        started = time.perf_counter()
+        self._algorithm.evaluate()
+        seconds = (time.perf_counter() - started) / int(config["evaluation_interval"])
+        config["evaluation_interval"] = None  # the config is frozen
+        return seconds
 
     def _go_on_as(self, scale: Scale | None) -> None:
         state = self._algorithm.learner_group.get_state(components="learner/rl_module", inference_only=True)["learner"]
-        go_on = partial(_go_on_as, scale=scale, state=state)
+        go_on = partial(_go_on_as, scale=scale, state=state, keep_envs=self._keep_envs)
         self._algorithm.env_runner_group.foreach_env_runner(go_on, local_env_runner=False)
 
     def _use(self, runners: int) -> None:
         self._manager._actors = dict(list(self._actors.items())[:runners])
 
 
-def _go_on_as(env_runner: Any, scale: Scale | None, state: dict[str, Any]) -> None:
-    """Have an env runner go on as one of another scale, or as itself."""
-    selves = vars(type(env_runner)).get(_SELVES)
-    if selves is None:
-        selves = {None: vars(env_runner)}
-        setattr(type(env_runner), _SELVES, selves)
-    if scale is not None and scale not in selves:
-        selves[scale] = vars(prober._twin_of(env_runner, scale))
-    env_runner.__dict__ = selves[scale]
+def _go_on_as(env_runner: Any, scale: Scale | None, state: dict[str, Any], keep_envs: bool) -> None:
+    """Have an env runner go on as its twin of another scale, or as itself."""
+    itself = vars(env_runner).get(_ITSELF, vars(env_runner))
+    env_runner.__dict__ = itself
+    if scale is not None:
+        twin = prober.twin_for(env_runner, scale, keep_envs)
+        env_runner.__dict__ = vars(twin)
+        vars(twin)[_ITSELF] = itself
     env_runner.set_state(state)
-
-
-def _close(env_runner: Any) -> None:
-    """Stop what an env runner went on as, but itself."""
-    selves = vars(type(env_runner)).get(_SELVES, {})
-    for scale in [each for each in selves if each is not None]:
-        env_runner.__dict__ = selves.pop(scale)
-        prober._stop(env_runner)
-    if selves:
-        env_runner.__dict__ = selves[None]

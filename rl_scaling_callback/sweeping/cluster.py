@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rl_scaling_callback.rllib import hardware
 from rl_scaling_callback.rllib.hardware import Host
 
 _ANSWER_WITHIN_S: Final = 60.0
+_SAY_AFTER_S: Final = 5.0
+_LONGEST_WAIT_S: Final = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,41 @@ def connect(num_cpus: int | None = None) -> None:
         if num_cpus is not None:
             raise ValueError(f"num_cpus is {num_cpus!r}; allowed is none where a cluster of Ray runs already") from None
         ray.init(log_to_driver=False)
+
+
+def asks_for_nothing(request: Any) -> bool:
+    """Return whether one of a trial's processes asks for no resources."""
+    return bool(request.head_bundle_is_empty) or not all(any(bundle.values()) for bundle in request.bundles)
+
+
+def reserve(request: Any, say: Callable[[str], None], longest_s: float = _LONGEST_WAIT_S) -> PlacementGroup | None:
+    """Reserve the resources of a trial as Tune does; None where one of its processes asks for none, which Ray can't reserve.
+
+    Args:
+        request: what `default_resource_request` of the algorithm returned.
+        say: told that others hold the resources, where it takes a while.
+        longest_s: longest time to wait for them [s].
+
+    Raises:
+        TimeoutError: others held them all the time.
+    """
+    if asks_for_nothing(request):
+        return None
+    bundles = request.bundles
+    group: PlacementGroup = placement_group(bundles, strategy=request.strategy)
+    try:
+        if group.wait(min(_SAY_AFTER_S, longest_s)):
+            return group
+        asked = sum(bundle.get("CPU", 0.0) for bundle in bundles)
+        free = f"{asked:g} CPUs are needed, and {ray.available_resources().get('CPU', 0.0):g} are free: other jobs hold the rest"
+        say(f"{free}. Waiting for at most {longest_s:.0f} s")
+        if group.wait(longest_s):
+            return group
+    except BaseException:
+        remove_placement_group(group)
+        raise
+    remove_placement_group(group)
+    raise TimeoutError(f"{free}, and have for {longest_s:.0f} s. Try again later, or with fewer env runners.")
 
 
 def nodes() -> list[Node]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
-import runpy
 import sys
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from rl_scaling_callback.core.scale import Scale
@@ -33,7 +35,7 @@ def load_config(source: str) -> AlgorithmConfig:
     sys.path.insert(0, folder)
     # Ray's workers get the environment of the process that starts it.
     os.environ["PYTHONPATH"] = os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])])
-    found = runpy.run_path(file)
+    found = vars(_imported(Path(file)))
     if name not in found:
         raise ValueError(f"config is {source!r}: {file} has no {name}; {_ALLOWED}")
     config = found[name]() if callable(found[name]) else found[name]
@@ -42,14 +44,31 @@ def load_config(source: str) -> AlgorithmConfig:
     return config
 
 
+def _imported(file: Path) -> ModuleType:
+    """Return a file as a module whose classes and functions Ray sends by value.
+
+    By name a worker could not find them: it may have been there before, or be on another machine.
+    """
+    from ray import cloudpickle
+
+    name = file.stem if file.stem not in sys.modules else f"{file.stem}_of_sweep"
+    spec = importlib.util.spec_from_file_location(name, file, loader=SourceFileLoader(name, str(file)))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    # Before it runs: what it registers, Ray pickles there and then.
+    cloudpickle.register_pickle_by_value(module)
+    spec.loader.exec_module(module)
+    return module
+
+
 def write_config(path: Path, source: str, scale: Scale, reason: str) -> None:
     """Write a file whose `config` is that of `source` at another scale."""
     file, _, name = source.rpartition(":")
-    call = f"_tuned = _found[{name!r}]\nconfig = _tuned() if callable(_tuned) else _tuned"
+    place = f"{Path(file).resolve()}:{name}"
     path.write_text(
-        f'"""Tuned by rl-scaling sweep."""\n\nimport runpy\nimport sys\n\n# {" ".join(reason.split())}\n'
-        f"sys.path.insert(0, {str(Path(file).resolve().parent)!r})\n"
-        f"_found = runpy.run_path({str(Path(file).absolute())!r})\n{call}\n"
-        f"{scale.code}",
+        '"""Tuned by rl-scaling sweep."""\n\nfrom rl_scaling_callback.sweeping.config_file import load_config\n\n'
+        f"# {' '.join(reason.split())}\nconfig = load_config({place!r})\n{scale.code}",
         encoding="utf-8",
     )

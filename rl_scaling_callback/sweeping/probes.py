@@ -8,6 +8,7 @@ doubling the envs pays, more envs are tried.
 from __future__ import annotations
 
 import math
+import operator
 import random
 import time
 from collections import Counter
@@ -43,9 +44,14 @@ Counts = Sequence[int] | Literal["auto"]
 
 _FEWEST_ITERATIONS: Final = 3
 _CONFIRMED: Final = 4
-_LONGEST_PROBE_S: Final = 30.0
-BUDGET_S: Final = 30.0
-"""By default no round starts after that: what can't be told by then is left undecided."""
+_FEWEST_TURNS: Final = 2
+_FEWEST_ROUNDS: Final = 3
+_NAMED: Final = 5
+_NOTHING_KNOWN: Final = 999.0
+"""Largest error [%]: that of what one round tells."""
+_ALONE: Final = 3
+_BUDGET_S: Final = 30.0
+"""By default no round starts after that: what can't be told by then is left undecided. The confirmation gets as much again."""
 
 _MOST_ENVS: Final = 256
 """With `envs="auto"`: doubling ends here at the latest."""
@@ -65,6 +71,8 @@ class Rounds:
         probed_s: time of all rounds [s].
         trained_s: time of all training iterations [s].
         round_s: time of the last round [s].
+        evaluation_s: what evaluation adds to an iteration on average, and is in no other time here [s].
+        interrupted: whether somebody ended it.
     """
 
     scales: list[Scale]
@@ -76,6 +84,8 @@ class Rounds:
     probed_s: float = 0.0
     trained_s: float = 0.0
     round_s: float = 0.0
+    evaluation_s: float = 0.0
+    interrupted: bool = False
 
     @property
     def running(self) -> list[Scale]:
@@ -139,7 +149,9 @@ class Rounds:
         self.trained_s += iteration.seconds
 
 
-def grid(config: AlgorithmConfig, runners: Counts, envs: Counts, nodes: Sequence[Mapping[str, float]]) -> tuple[list[Scale], Scale]:
+def grid(
+    config: AlgorithmConfig, runners: Counts, envs: Counts, nodes: Sequence[Mapping[str, float]], say: Callable[[str], None]
+) -> tuple[list[Scale], Scale]:
     """Return the configurations to start with, the reference first, and the largest that may be added.
 
     `auto` takes runners in powers of two up to the cores of the cluster, as far as they can be scheduled, and one and two envs;
@@ -147,7 +159,10 @@ def grid(config: AlgorithmConfig, runners: Counts, envs: Counts, nodes: Sequence
     """
     if isinstance(runners, str):
         cores = sum(node.host.cores for node in cluster.nodes())
-        runners = powers_of_two(schedule.most_runners(config, nodes, cores))
+        most_runners = schedule.most_runners(config, nodes, cores)
+        if 0 < most_runners < cores:
+            say(f"The cluster has {cores} cores but room for {most_runners} env runners: start Ray with more CPUs (--num-cpus)")
+        runners = powers_of_two(most_runners)
     if isinstance(envs, str):
         started, most_envs = [1, 2], _MOST_ENVS
     else:
@@ -178,7 +193,8 @@ def sweep_by_probes(
     runners: Counts = "auto",
     envs: Counts = "auto",
     confirm: bool = True,
-    budget_s: float = BUDGET_S,
+    budget_s: float | None = None,
+    keep_envs: bool = True,
     say: Callable[[str], None] = print,
     progress: Callable[[Standings], None] = lambda _: None,
     clock: Callable[[], float] = time.monotonic,
@@ -191,52 +207,75 @@ def sweep_by_probes(
         runners: numbers of env runners.
         envs: numbers of envs per env runner.
         confirm: whether to train a few iterations with what was found.
-        budget_s: no round of probes starts after so much time of probing and training [s].
+        budget_s: longest time of probing and training, the confirmation included, once the Algorithm has started [s]; it takes
+            longer where a round takes longer. None for half a minute, and as much again for the confirmation.
+        keep_envs: keep the envs of each configuration that was measured, or close them before those of another one are made.
         say: told what happens.
         progress: told how the race stands, after each round.
         clock: monotonic seconds.
 
     Raises:
         ProbeError: the config can't be probed.
+        TimeoutError: others hold what the cluster has.
         ValueError: a grid that the cluster can never run.
     """
     nodes = schedule.alive_nodes()
-    scales, most = grid(config, runners, envs, nodes)
+    scales, most = grid(config, runners, envs, nodes, say)
     schedule.check(config, scales, nodes)
     runners_there = max(1, most.num_env_runners)
     say(f"Starting one Algorithm with {runners_there} env runners, to probe {len(scales)} configurations")
-    host = ProbeHost(schedule.at_scale(config, Scale(runners_there, 1)), _LONGEST_PROBE_S)
+    host = ProbeHost(schedule.at_scale(config, Scale(runners_there, 1)), keep_envs, say)
     try:
-        host.warm_up()
-        rounds = Rounds(scales, host.steps_per_update(scales))
+        evaluation_s = host.warm_up()
+        rounds = Rounds(scales, host.steps_per_update(scales), evaluation_s=evaluation_s)
         race = race_for(config, goal)
-        until = clock() + budget_s
+        until = clock() + (_BUDGET_S if budget_s is None else budget_s)
         outcome: Outcome | None = None
+        left = 0.0
         try:
             while True:
+                started = clock()
                 _measure(rounds, host)
                 outcome = rounds.judge(race)
-                progress(_standings(outcome, rounds, max(0.0, until - clock())))
+                took = clock() - started
+                if budget_s is None and len(rounds.probes) == 1:
+                    until = clock() + _BUDGET_S
+                left = until - clock()
+                if budget_s is not None:
+                    # The first round has the making of the envs in it; a confirmation is worth less than the rounds that it takes.
+                    left -= took if len(rounds.probes) > 1 else took / 2
+                    if confirm and len(rounds.probes) >= _FEWEST_ROUNDS:
+                        left -= min(budget_s / 3, _CONFIRMED * _turn_s(rounds, outcome))
+                progress(_standings(outcome, rounds, max(0.0, left)))
                 larger = race.worth_adding(outcome, most) if isinstance(envs, str) and len(rounds.probes) > 1 else ()
                 more = [scale for scale in larger if scale not in rounds.scales]
-                if (outcome.over and not more) or clock() > until:
+                if (outcome.over and not more) or left < 0:
                     break
                 rounds.out = outcome.out
                 rounds.scales += more
                 rounds.steps |= host.steps_per_update(more)
+            if not outcome.over:
+                rivals = ", ".join(map(str, outcome.rivals[:_NAMED])) + " …" * (len(outcome.rivals) > _NAMED)
+                say(f"Time is up; not ruled out against {outcome.choice}: {rivals or 'nothing, after few rounds'}. See --budget")
+            if isinstance(envs, str) and (left > 0 or budget_s is None):
+                _measure_alone(rounds, host, outcome.choice)
+                outcome = rounds.judge(race)
         except (KeyboardInterrupt, ProbeError) as error:
             if outcome is None:
                 raise
             say(f"{_ended_by(error)}: this is what is known so far")
-            confirm = False
+            rounds.interrupted, confirm = isinstance(error, KeyboardInterrupt), False
             # What was to be added was not measured.
-            rounds.scales = list(outcome.scales)
+            rounds.scales = [scale for scale in rounds.scales if rounds.of(scale) or scale in rounds.failed]
             outcome = rounds.judge(race)
         confirmed: Mapping[Scale, Estimate] = {}
         try:
             if confirm:
-                confirmed = _confirm(host, outcome, say)
+                fit = int((_BUDGET_S if budget_s is None else until - clock()) / _turn_s(rounds, outcome))
+                turns = min(_CONFIRMED, max(fit, _FEWEST_TURNS if budget_s is None else 0))
+                confirmed = _confirm(host, outcome, turns, say)
         except (KeyboardInterrupt, ProbeError) as error:
+            rounds.interrupted = isinstance(error, KeyboardInterrupt)
             say(f"{_ended_by(error)}: what probes found is not confirmed by training")
         return _experiment(config, host.host, rounds, outcome, confirmed), rounds
     finally:
@@ -254,7 +293,11 @@ def _measure(rounds: Rounds, host: ProbeHost) -> None:
     """
     started, number, found = time.perf_counter(), len(rounds.probes), {}
     running = rounds.running
-    for scale in random.sample(running, len(running)):
+    # In the first round envs are made: in all env runners at once, and what is most likely to fail last.
+    order = random.sample(running, len(running)) if number else sorted(running, key=_in_order_of_making)
+    for scale in order:
+        if scale in rounds.failed:
+            continue
         probe = host.probe(scale, number)
         if isinstance(probe, Probe):
             found[scale] = probe
@@ -262,6 +305,15 @@ def _measure(rounds: Rounds, host: ProbeHost) -> None:
             raise ProbeError(probe)
         else:
             rounds.failed[scale] = probe
+            if host.recover():
+                # It cost env runners their lives, and larger ones would as well.
+                for larger in rounds.scales:
+                    if (
+                        larger not in found
+                        and larger not in rounds.failed
+                        and all(map(operator.ge, _counts(larger), _counts(scale)))
+                    ):
+                        rounds.failed[larger] = f"not tried after {scale}: {probe}"
     rounds.probes.append(found)
     rounds.round_s = time.perf_counter() - started
     rounds.probed_s += rounds.round_s
@@ -270,6 +322,14 @@ def _measure(rounds: Rounds, host: ProbeHost) -> None:
         # Those with most envs are the quickest, and tell most of what an env costs the learner.
         scale = min(rounds.running, key=lambda scale: (times[scale], -scale.parallelism))
         rounds.trained(host.train(scale))
+
+
+def _counts(scale: Scale) -> tuple[int, int]:
+    return scale.num_env_runners, scale.num_envs_per_env_runner
+
+
+def _in_order_of_making(scale: Scale) -> tuple[int, int]:
+    return scale.num_envs_per_env_runner, -scale.num_env_runners
 
 
 def _standings(outcome: Outcome, rounds: Rounds, seconds_left: float) -> Standings:
@@ -282,14 +342,42 @@ def _standings(outcome: Outcome, rounds: Rounds, seconds_left: float) -> Standin
     return Standings(rows, outcome.choice, len(rounds.probes), min(seconds_left, rounds_left))
 
 
-def _confirm(host: ProbeHost, outcome: Outcome, say: Callable[[str], None]) -> dict[Scale, Estimate]:
-    """Train with the choice and the reference in turn, and with what is as good as the choice; return the ln of the speedups."""
-    candidates = [scale for scale in outcome.equals[:2] if scale != SINGLE]
+def _measure_alone(rounds: Rounds, host: ProbeHost, choice: Scale) -> None:
+    """Probe one env runner with as many envs as the choice: it tells stepping them one after another from contention."""
+    alone = Scale(1, choice.num_envs_per_env_runner)
+    if alone in rounds.scales:
+        return
+    rounds.scales.append(alone)
+    rounds.steps |= host.steps_per_update([alone])
+    rounds.out = frozenset(rounds.scales) - {SINGLE, choice, alone}
+    for _ in range(_ALONE):
+        _measure(rounds, host)
+
+
+def _candidates(outcome: Outcome) -> list[Scale]:
+    """Return what is to be confirmed: the choice, and what is as good."""
+    return [scale for scale in outcome.equals[:2] if scale != SINGLE]
+
+
+def _turn_s(rounds: Rounds, outcome: Outcome) -> float:
+    """Return how long it takes to train an iteration with each configuration that is to be confirmed, and the reference [s]."""
+    sps = dict(zip(outcome.scales, outcome.sps.tolist(), strict=True))
+    return fmean(each.env_steps for each in rounds.iterations) * math.fsum(
+        1 / sps[scale] for scale in [*_candidates(outcome), SINGLE]
+    )
+
+
+def _confirm(host: ProbeHost, outcome: Outcome, turns: int, say: Callable[[str], None]) -> dict[Scale, Estimate]:
+    """Train with the reference and the candidates in turn; return the ln of the speedups."""
+    candidates = _candidates(outcome)
     if not candidates:
         return {}
-    say(f"Training {_CONFIRMED} iterations each with {', '.join(map(str, [*candidates, SINGLE]))} to confirm it")
+    if turns < _FEWEST_TURNS:
+        say("The budget leaves no time to confirm by training what probes found")
+        return {}
+    say(f"Training {turns} iterations each with {', '.join(map(str, [*candidates, SINGLE]))} to confirm it")
     ratios: dict[Scale, list[float]] = {scale: [] for scale in candidates}
-    for _ in range(_CONFIRMED):
+    for _ in range(turns):
         reference = host.train(SINGLE)
         for scale in candidates:
             iteration = host.train(scale)
@@ -307,8 +395,11 @@ def _experiment(
     ):
         probes = rounds.of(scale)
         if probes and sps > 0:
-            steady = _steady(rounds, probes, sps, 0.0 if scale == SINGLE else error, float(rest))
-            note = _comparison(speedup, error, confirmed.get(scale))
+            steady = _steady(rounds, probes, sps, 0.0 if scale == SINGLE else min(error, _NOTHING_KNOWN), float(rest))
+            notes = [_comparison(speedup, error, confirmed.get(scale))]
+            if scale == outcome.choice and rounds.evaluation_s > 0:
+                notes.append(_with_evaluation(rounds, float(outcome.sps[0]), sps))
+            note = "; ".join(filter(None, notes))
             name = f"probes of {scale}"
             runs.append(Run(name=name, scale=scale, steady=steady, cores=host.cores, cpus=cpus(scale), note=note))
     algorithm: Any = config.algo_class
@@ -343,10 +434,18 @@ def _steady(rounds: Rounds, probes: Sequence[Probe], sps: float, error: float, r
     )
 
 
+def _with_evaluation(rounds: Rounds, reference_sps: float, sps: float) -> str:
+    """Return what evaluation leaves of a speedup."""
+    steps = fmean(each.env_steps for each in rounds.iterations)
+    speedup = (steps / reference_sps + rounds.evaluation_s) / (steps / sps + rounds.evaluation_s)
+    return f"evaluation adds {rounds.evaluation_s:.2g} s to an iteration on average, which no figure counts: with it {speedup:.2f}×"
+
+
 def _comparison(speedup: float, error: float, confirmed: Estimate | None) -> str:
     """Return how training compares with the probes; "" where there was none."""
     if confirmed is None:
         return ""
-    text = f"{_CONFIRMED} iterations of training: {math.exp(confirmed.mean):.2f}× (probes: {speedup:.2f}×)"
+    half_width = 100 * math.expm1(confirmed.half_width)
+    text = f"iterations of training: {math.exp(confirmed.mean):.2f}× ± {half_width:.0f} % (probes: {speedup:.2f}×)"
     apart, noise = abs(confirmed.mean - math.log(speedup)), math.hypot(math.log1p(error / 100), confirmed.half_width)
     return text + ("; they differ by more than their errors" if apart > noise else "")

@@ -5,6 +5,7 @@ Tune waits forever for a trial that asks for more than there is, and has no noti
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -71,6 +72,12 @@ def cpus_of(config: AlgorithmConfig) -> tuple[float, float]:
     """Return the CPUs that Tune reserves for a trial beside its env runners, and for each of them."""
     one, two = (_total(bundles_of(at_scale(config, Scale(runners, 1))))["CPU"] for runners in (1, 2))
     return float(2 * one - two), float(two - one)
+
+
+def cpus_for(config: AlgorithmConfig, cores: int) -> int:
+    """Return the logical CPUs for an env runner on each core, and the rest of a trial: it is idle while env runners sample."""
+    beside, each = cpus_of(config)
+    return max(1, math.ceil(beside + min(1.0, each) * cores))
 
 
 def refusal(bundles: Sequence[Mapping[str, float]], nodes: Sequence[Mapping[str, float]]) -> str:

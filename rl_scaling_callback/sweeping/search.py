@@ -92,6 +92,8 @@ class Search:
     repetitions: int = 3
     cpus: tuple[float, float] = (1.0, 1.0)
     overlaps: bool = False
+    timed: bool = False
+    """Whether an iteration lasts a given time, so that its env steps differ between configurations."""
 
     def __post_init__(self) -> None:
         at_least("number of runner counts", len(self.runners), 1)
@@ -161,7 +163,7 @@ class Search:
             for trial in trials
             if trial.steady is not None and not trial.failed and trial.scale in self.scales
         ]
-        study = Study("", tuple(runs), exclusive_phases=not self.overlaps)
+        study = Study("", tuple(runs), exclusive_phases=not self.overlaps, timed_iterations=self.timed)
         return {each.scale: each for each in configurations(at_one_pace(study, "always"))}
 
     def _expected(self, known: Mapping[Scale, Configuration]) -> tuple[Array, Array]:

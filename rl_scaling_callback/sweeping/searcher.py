@@ -132,8 +132,9 @@ class ScalingSearcher(Searcher):
             if trial.steady.iterations > (before.iterations if before else 0):
                 trial.others.append(rllib.read_injected(nested, [_OTHERS]).get(_OTHERS, NAN))
             trial.healthy = rllib.read_fleet(nested)[0]
-            if rllib.is_asynchronous(nested.get("config") or {}) and not self.search.overlaps:
-                self.search = replace(self.search, overlaps=True)
+            if config := nested.get("config"):
+                timed = rllib.iterations_are_timed(config) or rllib.steps_follow_scale(config)
+                self.search = replace(self.search, overlaps=rllib.is_asynchronous(config), timed=timed)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Take in what the trial measured; one that ended with an error gave no throughput."""

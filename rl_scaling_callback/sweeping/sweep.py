@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,10 +15,10 @@ from rl_scaling_callback.core.checks import at_least, positive
 from rl_scaling_callback.reporter import PAGE
 from rl_scaling_callback.rllib import hardware
 from rl_scaling_callback.rllib.prober import ProbeError
-from rl_scaling_callback.storage import below, write
+from rl_scaling_callback.storage import absolute, below, shown, write
 from rl_scaling_callback.sweeping import ENGINES, Engine, schedule
 from rl_scaling_callback.sweeping.cluster import connect
-from rl_scaling_callback.sweeping.probes import BUDGET_S, Counts, powers_of_two, race_for, sweep_by_probes
+from rl_scaling_callback.sweeping.probes import Counts, powers_of_two, race_for, sweep_by_probes
 from rl_scaling_callback.sweeping.trials import NAME, STORAGE, sweep_by_trials
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def sweep(
     engine: Engine = "auto",
     confirm: bool = True,
     budget_minutes: float | None = None,
+    keep_envs: bool = True,
     storage_path: str | Path = STORAGE,
     name: str = NAME,
     say: Callable[[str], None] = print,
@@ -53,14 +55,20 @@ def sweep(
 
     Args:
         config: what to train.
-        goal: what the configuration is for: a name of `GOALS` or a `Goal`.
+        goal: what the configuration is for: a name of `GOALS` or a `Goal`. Figures are without evaluation; where there is one, a
+            note says what it leaves of the speedup. They hold for the policy of the first iterations, where a step's cost depends
+            on it.
         runners: numbers of env runners; `"auto"` for powers of two up to the cores of the cluster.
         envs: numbers of envs per env runner; `"auto"` doubles them while that pays.
         engine: `"probes"`, `"trials"`, or `"auto"` for trials only where probes can't be.
         confirm: whether to train a few iterations with what the probes found.
-        budget_minutes: time after which nothing new is measured. By default half a minute for probes, no limit for trials.
+        budget_minutes: time after which nothing new is measured, the confirmation included; the start of Ray and of the Algorithm
+            is not counted. By default half a minute for probes and as much for the confirmation, no limit for trials.
+        keep_envs: keep the envs of all configurations for the next round: an env runner then holds 1 + the sum of the different
+            numbers of envs. False keeps the env runner's own and those of one configuration at a time, and makes them anew for
+            each probe, which takes longer: for simulators with few licences or much memory.
         storage_path: where results are kept: a directory or URI.
-        name: name of the experiment there.
+        name: name of the experiment there. A sweep by probes replaces the page of an earlier one of this name; trials refuse it.
         say: told what is measured.
         show: called with the report; by default it is printed.
         progress: told how a sweep by probes stands after each round.
@@ -68,12 +76,15 @@ def sweep(
             `sweep_by_trials` explains them. `resume` and `reuse` make it one.
 
     Returns:
-        The report; its `config` is `config` with the numbers that it recommends, None where it recommends none.
+        The report; its `config` is `config` with the numbers that it recommends, None where it recommends none. Where a sweep by
+        probes was interrupted, `interrupted` says so.
 
     Raises:
         TypeError: an option that there is not.
         ValueError: a value that is not allowed, or a grid that the cluster can never run.
         ProbeError: with `engine="probes"`, the config can't be probed.
+        TimeoutError: others hold what the cluster has.
+        KeyboardInterrupt: it was interrupted before anything was known, or while trials ran.
     """
     from rl_scaling_callback.report import make_report, print_report, render_page
 
@@ -85,22 +96,30 @@ def sweep(
     runners, envs = _counts("runners", runners), _counts("envs", envs)
     if unknown := trials.keys() - inspect.signature(sweep_by_trials).parameters.keys():
         raise TypeError(f"sweep() got an unexpected keyword argument {min(unknown)!r}")
+    with suppress(ValueError):  # a cluster that runs has the CPUs that it has
+        connect(schedule.cpus_for(config, hardware.usable_cores()))
     connect()
     if engine != "trials" and not (trials.get("resume") or trials.get("reuse")):
         try:
             _check_probing(config)
-            budget_s = BUDGET_S if budget_minutes is None else 60 * budget_minutes
+            budget_s = None if budget_minutes is None else 60 * budget_minutes
             options: dict[str, Any] = {"runners": runners, "envs": envs, "confirm": confirm, "budget_s": budget_s}
-            experiment, rounds = sweep_by_probes(config, goal, say=say, progress=progress, **options)
+            experiment, rounds = sweep_by_probes(config, goal, keep_envs=keep_envs, say=say, progress=progress, **options)
         except ProbeError as error:
             if engine == "probes":
                 raise
-            say(f"Probing is not possible: {error} Each configuration gets a trial of its own.")
+            say(f"Probing is not possible: {str(error).rstrip('.')}. Each configuration gets a trial of its own.")
         else:
             report = make_report(experiment, goal, choose=lambda each: rounds.judge(race_for(config, each)).choice)
+            report = replace(_tuned(report, config), interrupted=rounds.interrupted)
+            folder = below(absolute(storage_path), name)
+            try:
+                write(folder, PAGE, render_page(report))
+                say(f"All there is to say of it: {shown(below(folder, PAGE))}")
+            except (OSError, ValueError) as error:
+                say(f"The page can't be written: {error}")
             (show or print_report)(report)
-            write(below(str(storage_path), name), PAGE, render_page(report))
-            return _tuned(report, config)
+            return report
     if isinstance(runners, str):
         runners = powers_of_two(schedule.most_runners(config, schedule.alive_nodes(), hardware.usable_cores()))
     counts: dict[str, Any] = {"runners": runners, "envs": _ENVS_OF_TRIALS if isinstance(envs, str) else envs}

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ray import tune
+from ray.util.placement_group import remove_placement_group
 
 from rl_scaling_callback.analysis.goals import Goal
 from rl_scaling_callback.analysis.interference import NOTABLE_CORES
@@ -24,7 +26,7 @@ from rl_scaling_callback.reporter import ScalingReporter
 from rl_scaling_callback.rllib.hardware import Host
 from rl_scaling_callback.storage import absolute, below
 from rl_scaling_callback.sweeping import schedule
-from rl_scaling_callback.sweeping.cluster import connect
+from rl_scaling_callback.sweeping.cluster import asks_for_nothing, reserve
 from rl_scaling_callback.sweeping.instrument import instrumented, own_options
 from rl_scaling_callback.sweeping.reuse import lasting_runs, runs_of, runs_of_experiment, workload_of
 from rl_scaling_callback.sweeping.search import Search, Trial
@@ -41,6 +43,7 @@ logger = logging.getLogger("rl_scaling_callback")
 NAME: Final = "scaling_sweep"
 STORAGE: Final = "~/ray_results"
 _LONGEST_WAIT_S: Final = 600.0
+_TUNES_OUTPUT: Final = "RAY_AIR_NEW_OUTPUT"
 
 
 def sweep_by_trials(
@@ -64,8 +67,7 @@ def sweep_by_trials(
 
     Trials run one at a time, the baseline first, each until its throughput is known; on a cluster one at a time on each of the
     nodes of one kind that can run every configuration by themselves, where there are any. One that crashes or hangs is listed and
-    not tried again; one that other programs got in the way of is. The cluster is the one that Ray is connected to, or that runs
-    here, or one that is started here.
+    not tried again; one that other programs got in the way of is.
 
     Args:
         config: what to train; its numbers of env runners and envs are those of the grid in turn.
@@ -85,10 +87,11 @@ def sweep_by_trials(
         show: called with a report after each trial and at the end; by default the table is printed.
 
     Raises:
-        ValueError: a value that is not allowed, a grid that the cluster can never run, an experiment of this name that is there
-            already when `resume` is False, or one to go on with or to reuse that is of another workload.
+        ValueError: a value that is not allowed, a grid that the cluster or Tune can never run, an experiment of this name that is
+            there already when `resume` is False, or one to go on with or to reuse that is of another workload.
         ExperimentError: an experiment to reuse can't be read.
         KeyboardInterrupt: it was interrupted; the report of what was measured is in the experiment's folder.
+        TimeoutError: others hold what the cluster has.
     """
     from rl_scaling_callback.report import make_report, print_report
 
@@ -100,7 +103,6 @@ def sweep_by_trials(
     storage = absolute(storage_path)
     folder = below(storage, name)
     _check_name(folder, resume)
-    connect()
     cpus = schedule.cpus_of(config)
     room = schedule.room_for(config, Search(tuple(runners), tuple(envs), goal, cpus=cpus).scales)
     before = _measured_before(folder, workload_of(config, room.host).logged, rule) if resume else []
@@ -130,9 +132,16 @@ def sweep_by_trials(
         return make_report(_completed(experiment, reused, failed), goal, correction="always", choose=searcher.choose)
 
     algorithm: Any = config.algo_class
+    # Tune would wait without a word.
+    largest = max(searcher.search.scales, key=lambda scale: scale.num_env_runners)
+    request = algorithm.default_resource_request(schedule.at_scale(config, largest))
+    if asks_for_nothing(request):
+        raise ValueError("a process of a trial asks for no resources, and Tune can't start it: give it 0.1 CPUs, for instance")
+    if group := reserve(request, say):
+        remove_placement_group(group)
     env = config.env if isinstance(config.env, str) else getattr(config.env, "__name__", "env")
     name_of = functools.partial(_name_of, env)
-    tune.Tuner(
+    tuner = tune.Tuner(
         algorithm,
         param_space=instrumented(config, rule, longest_wait_s),  # type: ignore[arg-type]  # a config is allowed
         tune_config=tune.TuneConfig(
@@ -150,7 +159,9 @@ def sweep_by_trials(
             callbacks=[_Announcer(searcher, say), ScalingReporter(goal, show=show, make=make)],
             verbose=0,
         ),
-    ).fit()
+    )
+    with _silent_tune():
+        tuner.fit()
 
     # Tune takes an interrupt as a wish to end in good order, and says nothing of it to its caller.
     if searcher.measuring:
@@ -224,6 +235,20 @@ def _completed(experiment: Experiment, reused: Sequence[Run], failed: Sequence[S
     left_out = (*experiment.left_out, *(LeftOut(str(scale), reason) for scale in failed))
     studies = tuple(replace(study, runs=(*study.runs, *reused)) for study in experiment.studies[:1]) + experiment.studies[1:]
     return replace(experiment, studies=studies, left_out=left_out)
+
+
+@contextmanager
+def _silent_tune() -> Iterator[None]:
+    """Have Tune print nothing: its newer output shows the experiment's settings even with `verbose=0`."""
+    before = os.environ.get(_TUNES_OUTPUT)
+    os.environ[_TUNES_OUTPUT] = "0"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_TUNES_OUTPUT]
+        else:
+            os.environ[_TUNES_OUTPUT] = before
 
 
 class _Announcer(tune.Callback):

@@ -1,114 +1,280 @@
-"""Measures `sweep` against a trial of every configuration, side by side on this machine: what each takes, and recommends.
+"""Measures `sweep` against a trial of every configuration on this machine: what each takes, and how good its choices are.
 
-`python tests/benchmarks/live.py` takes a quarter of an hour on 2 cores. In each round it sweeps for each goal, and then runs the
-grid in a random order, each trial until its throughput is known. Choices are judged by the trials of all rounds, which are noisy
-themselves: see the intervals. Nothing else should run meanwhile.
+Everything is kept in one JSON file for each env, and each command goes on from there, so that none takes longer than about 4
+minutes on 2 cores with the 12 configurations that are the default. Nothing else should run meanwhile. For one env, 12 minutes:
+
+    python tests/benchmarks/live.py halfcheetah --stage trials   # each configuration once, in a random order
+    python tests/benchmarks/live.py halfcheetah --stage sweeps   # a sweep for each goal
+    python tests/benchmarks/live.py halfcheetah --stage trials   # the second round of trials
+    python tests/benchmarks/live.py halfcheetah --stage sweeps   # as often as wanted: each adds one for each goal
+    python tests/benchmarks/live.py halfcheetah --stage rivals   # seconds: replays what others would have chosen, and prints it all
+
+and the same for cartpole, slow_step and hopper. A command that is cut off loses the trial or sweep that it was at; run it again,
+and it does what is missing of its round. `--stage summary` prints the tables of a file as it is.
+
+Trials are whole: start-up, 2 iterations of warm-up and 5 that count. A sweep's time is that of the call, from the start of its
+Algorithm to the page. Both go without the start of Ray. The rivals (Tune's ASHA and Optuna, doubling by hand, the search by trials)
+see the trials of one round, and pay for them what they cost. All choices are judged by the same rounds: one at a time, which the
+rivals did not see, so "every configuration once" shows how sure the judge is; and those of sweeps by all rounds together as well.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import os
 import random
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import replace
-from itertools import product
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, Final
 
+import numpy as np
 import ray
+import search
 from ray import tune
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.tune.search import BasicVariantGenerator
 from record_grid import ENVS, QUIET
+from search import FULL, HIT, SINGLE, Bench, Grid, Iteration, Run
 
-from rl_scaling_callback import Goal, ScalingCallback, SteadyStopper, make_report, read_experiment, sweep
+from rl_scaling_callback import Goal, ScalingCallback, sweep
 from rl_scaling_callback.analysis.goals import GOALS
-from rl_scaling_callback.analysis.runs import Experiment
+from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.rllib.hardware import cpu_model, usable_cores
-from rl_scaling_callback.sweeping import ENGINES
+
+_ENVS: Final = {**ENVS, "hopper": "Hopper-v5"}
+_REPLAYS: Final = 50
+
+Data = dict[str, Any]
 
 
-def exhaustive(config: PPOConfig, grid: Sequence[dict[str, int]], place: str) -> Experiment:
-    """Measure every configuration of a grid once, in an order of its own."""
-    everything = config.copy(copy_frozen=False).callbacks(ScalingCallback)
-    everything.num_env_runners = tune.choice(sorted({each["num_env_runners"] for each in grid}))
-    everything.num_envs_per_env_runner = tune.choice(sorted({each["num_envs_per_env_runner"] for each in grid}))
-    order = random.sample(list(grid), len(grid))
-    results = tune.Tuner(
+class Keeper(tune.Callback):
+    """Hands over each trial when it is complete: what it took to start, and its iterations."""
+
+    def __init__(self, keep: Callable[[Data], None]) -> None:
+        self._keep = keep
+        self._free_since = time.time()
+        self._start_up = 0.0
+        self._iterations: list[dict[str, float]] = []
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+        """Note an iteration."""
+        if not self._iterations:
+            self._start_up = time.time() - self._free_since - result["time_this_iter_s"]
+        times = result["scaling"]["time"]
+        named = {"seconds": result["time_this_iter_s"], "env_steps": result["scaling"]["env_steps"]}
+        self._iterations.append(named | {name: times[name] for name in ("learn", "sync", "other")})
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Hand the trial over."""
+        scale = [trial.config["num_env_runners"], trial.config["num_envs_per_env_runner"]]
+        self._keep({"scale": scale, "start_up": self._start_up, "iterations": self._iterations})
+        self._free_since, self._iterations = time.time(), []
+
+
+def run_trials(config: PPOConfig, data: Data, save: Callable[[], None]) -> None:
+    """Run what is missing of the last round of trials, or a new round."""
+    scales = [[r, e] for r in data["runners"] for e in data["envs"]]
+    rounds: dict[int, list[list[int]]] = defaultdict(list)
+    for each in data["trials"]:
+        rounds[each["round"]].append(each["scale"])
+    number = max(rounds, default=0)
+    if len(rounds[number]) == len(scales):
+        number += 1
+    left = [scale for scale in random.Random(number).sample(scales, len(scales)) if scale not in rounds[number]]
+
+    def keep(trial: Data) -> None:
+        data["trials"].append({"round": number, **trial})
+        save()
+
+    points = [{"num_env_runners": r, "num_envs_per_env_runner": e} for r, e in left]
+    everything: Any = config.copy(copy_frozen=False).callbacks(ScalingCallback)
+    everything.num_env_runners, everything.num_envs_per_env_runner = tune.choice(data["runners"]), tune.choice(data["envs"])
+    tune.Tuner(
         "PPO",
         param_space=everything,
         tune_config=tune.TuneConfig(
-            num_samples=len(order), search_alg=BasicVariantGenerator(points_to_evaluate=order, max_concurrent=1)
+            num_samples=len(points), search_alg=BasicVariantGenerator(points_to_evaluate=points, max_concurrent=1)
         ),
-        run_config=tune.RunConfig(storage_path=place, stop=SteadyStopper(), verbose=0),
+        run_config=tune.RunConfig(
+            storage_path=tempfile.mkdtemp(), stop={"training_iteration": data["iterations"]}, callbacks=[Keeper(keep)], verbose=0
+        ),
     ).fit()
-    return read_experiment(results)
+
+
+def run_sweeps(config: PPOConfig, data: Data, save: Callable[[], None]) -> None:
+    """Sweep for each goal that was swept for least often."""
+    times = {name: sum(each["goal"] == name for each in data["sweeps"]) for name in GOALS}
+    for name in [name for name in GOALS if times[name] == min(times.values())]:
+        started = time.monotonic()
+        made = sweep(
+            config,
+            name,
+            runners=data["runners"],
+            envs=data["envs"],
+            engine="probes",
+            budget_minutes=data["budget_minutes"],
+            storage_path=tempfile.mkdtemp(),
+            say=lambda text: None,
+            show=lambda report: None,
+        )
+        seconds = time.monotonic() - started
+        choice = made.studies[0].recommendation.choice
+        assert choice is not None
+        data["sweeps"].append(
+            {
+                "goal": name,
+                "seconds": seconds,
+                "scale": [choice.scale.num_env_runners, choice.scale.num_envs_per_env_runner],
+                "speedups": {str(each.scale): [each.speedup, each.speedup_error] for each in made.studies[0].configurations},
+                "measured": made.experiment.source,
+                "note": choice.note,
+            }
+        )
+        save()
+
+
+def policies() -> dict[str, search.Policy]:
+    """Return the rivals."""
+    found = {
+        "every configuration once": search.exhaustive,
+        "search by trials": search.search(1.0, FULL),
+        "doubling by hand": search.doubling,
+        "Tune's ASHA": search.asha,
+    }
+    return found | ({"Tune's Optuna": search.optuna(0.3)} if find_spec("optuna") else {})
+
+
+def run_rivals(data: Data, save: Callable[[], None]) -> None:
+    """Replay the rivals on each whole round of trials."""
+    runs = whole_rounds(data)
+    data["rivals"] = []
+    for (number, seen), (name, policy), goal in (
+        (seen, policy, goal) for seen in runs.items() for policy in policies().items() for goal in GOALS.values()
+    ):
+        rng = np.random.default_rng(0)
+        for _ in range(1 if policy is search.exhaustive or policy is search.doubling else _REPLAYS):
+            bench = Bench(Grid({scale: [run] for scale, run in seen.items()}, {}, float(data["cores"])), goal)
+            choice = policy(bench, rng)
+            entry = {"policy": name, "goal": goal.name, "round": number, "share": bench.share}
+            data["rivals"].append(entry | {"scale": [choice.num_env_runners, choice.num_envs_per_env_runner]})
+    save()
+
+
+def whole_rounds(data: Data) -> dict[int, dict[Scale, Run]]:
+    """Return the trials of each round that holds every configuration."""
+    runs: dict[int, dict[Scale, Run]] = defaultdict(dict)
+    for each in data["trials"]:
+        iterations = tuple(Iteration(**iteration) for iteration in each["iterations"])
+        runs[each["round"]][Scale(*each["scale"])] = Run(each["start_up"], iterations)
+    return {number: found for number, found in runs.items() if len(found) == len(data["runners"]) * len(data["envs"])}
+
+
+def regrets(entries: Sequence[Data], truths: Mapping[Any, Mapping[Scale, float]], goal: Goal) -> Iterator[float]:
+    """Yield the regret of each choice by each truth that was not shown to it."""
+    for each in entries:
+        for number, truth in truths.items():
+            if number != each.get("round"):
+                yield search.regret(truth, Scale(*each["scale"]), goal)
+
+
+def summary(data: Data) -> None:
+    """Print what there is."""
+    runs = whole_rounds(data)
+    print(f"{data['env']}, PPO, {data['steps']} env steps an iteration; {data['machine']}; {len(runs)} whole rounds of trials")
+    if not runs:
+        return
+    pace = search.at_true_pace({scale: [each[scale] for each in runs.values()] for scale in next(iter(runs.values()))})
+    truths: dict[Any, dict[Scale, float]] = {
+        number: {scale: found[place] for scale, found in pace.items()} for place, number in enumerate(runs)
+    }
+    everything = {scale: math.exp(fmean(map(math.log, found))) for scale, found in pace.items()}
+    whole = fmean(sum(run.seconds((2, data["iterations"])) for run in each.values()) for each in runs.values())
+    one = fmean(run.start_up for each in runs.values() for run in each.values())
+    print(f"Every configuration once: {whole:.0f} s, {one:.1f} s of each trial is start-up")
+    if len(runs) > 1:
+        noise = math.sqrt(fmean(float(np.var(np.log(found), ddof=1)) for found in pace.values()))
+        print(f"Trials of one configuration differ by {100 * noise:.1f} % (standard deviation) at one pace of the machine")
+    for goal in GOALS.values():
+        best = search.best(everything, goal)
+        print(f"\nGoal {goal.name}: by all trials {best}, {everything[best] / everything[SINGLE]:.2f}×")
+        print(
+            "{:<32}{:>8}{:>12}{:>13}{:>8}{:>8}{:>14}".format(
+                "", "choices", "within 5 %", "regret 50 %", "90 %", "100 %", "share of time"
+            )
+        )
+        swept = [each for each in data["sweeps"] if each["goal"] == goal.name]
+        shares = [each["seconds"] / whole for each in swept]
+        row("sweep, by all trials", swept, list(regrets(swept, {"all": everything}, goal)), shares)
+        row("sweep, by one round at a time", swept, list(regrets(swept, truths, goal)), shares)
+        for name in dict.fromkeys(each["policy"] for each in data.get("rivals", [])):
+            own = [each for each in data["rivals"] if each["policy"] == name and each["goal"] == goal.name]
+            row(name, own, list(regrets(own, truths, goal)), [each["share"] for each in own])
+        for each in swept:
+            scale = Scale(*each["scale"])
+            speedup, error = each["speedups"][str(scale)]
+            by_trials = everything[scale] / everything[SINGLE]
+            print(
+                f"  {each['seconds']:.0f} s -> {scale}: {speedup:.2f}× ± {error:.0f} %, by trials {by_trials:.2f}×; "
+                f"{each['measured']}"
+            )
+
+
+def row(name: str, entries: Sequence[Data], found: Sequence[float], shares: Sequence[float]) -> None:
+    """Print how good choices were."""
+    if not found:
+        return
+    hits = 100 * fmean(each <= HIT for each in found)
+    middle, most, worst = (100 * each for each in np.quantile(found, (0.5, 0.9, 1)))
+    print(f"{name:<32}{len(entries):>8}{hits:>12.0f}{middle:>13.1f}{most:>8.1f}{worst:>8.1f}{100 * fmean(shares):>12.0f} %")
 
 
 def main() -> None:
-    """Run both, and print what they took and recommend."""
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("env", choices=sorted(ENVS), nargs="?", default="halfcheetah")
+    """Run a stage, and print what there is."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("env", choices=sorted(_ENVS))
+    arguments.add_argument("--stage", choices=["trials", "sweeps", "rivals", "summary"], required=True)
+    arguments.add_argument("--file", type=Path, help="[default: live-ENV.json here]")
+    # What follows holds for a new file.
     arguments.add_argument("--runners", type=lambda text: [int(r) for r in text.split(",")], default=[1, 2, 4])
     arguments.add_argument("--envs", type=lambda text: [int(e) for e in text.split(",")], default=[1, 2, 4, 8])
-    arguments.add_argument("--goals", type=lambda text: [Goal.of(goal) for goal in text.split(",")], default=list(GOALS.values()))
-    arguments.add_argument("--rounds", type=int, default=2)
-    arguments.add_argument("--sweeps", type=int, default=2, help="of each goal in a round")
-    arguments.add_argument("--steps", type=int, default=2048, help="env steps an iteration")
-    arguments.add_argument("--engine", choices=ENGINES, default="auto")
+    arguments.add_argument("--steps", type=int, default=1024, help="env steps an iteration")
+    arguments.add_argument("--iterations", type=int, default=FULL[1], help="of a trial, the 2 of warm-up included")
+    arguments.add_argument("--budget", type=float, help="minutes of a sweep, in place of its default")
     options = arguments.parse_args()
 
-    os.environ.update(QUIET)
-    ray.init(num_cpus=max(options.runners) + 1, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    config = (
-        PPOConfig()
-        .environment(ENVS[options.env])
-        .training(train_batch_size_per_learner=options.steps, minibatch_size=options.steps // 4, num_epochs=4)
-        .debugging(log_level="ERROR")
-    )
-    grid = [{"num_env_runners": r, "num_envs_per_env_runner": e} for r in options.runners for e in options.envs]
-    print(f"{options.env}, {options.steps} steps an iteration; {cpu_model()}, {usable_cores()} cores; {time.strftime('%Y-%m-%d')}")
-    sweeps: list[tuple[Goal, float, Any]] = []
-    grids: list[Experiment] = []
-    seconds: list[float] = []
-    for number in range(options.rounds):
-        place = tempfile.mkdtemp()
-        for attempt, goal in product(range(options.sweeps), options.goals):
-            started = time.monotonic()
-            made = sweep(
-                config,
-                runners=options.runners,
-                envs=options.envs,
-                goal=goal,
-                engine=options.engine,
-                storage_path=Path(place) / f"{goal.name}{attempt}",
-                say=lambda text: None,
-                show=lambda report: None,
-            )
-            sweeps.append((goal, time.monotonic() - started, made.studies[0]))
-        started = time.monotonic()
-        grids.append(exhaustive(config, grid, place))
-        seconds.append(time.monotonic() - started)
-        print(f"round {number + 1}: every configuration once in {seconds[-1]:.0f} s", flush=True)
-    study = replace(grids[0].studies[0], runs=tuple(run for each in grids for run in each.studies[0].runs))
-    for goal in options.goals:
-        judged = make_report(Experiment("grid", (study,)), goal, correction="always").studies[0]
-        known = {each.scale: each for each in judged.configurations}
-        assert judged.recommendation.choice is not None
-        best = judged.recommendation.choice
-        for number, (swept, took, made) in enumerate(each for each in sweeps if each[0] is goal):
-            choice = known[made.recommendation.choice.scale]
-            own = next(each for each in made.configurations if each.scale == choice.scale)
-            whole = seconds[number // options.sweeps]
-            print(
-                f"{swept.name}: sweep in {took:.0f} s, {100 * took / whole:.0f} % of {whole:.0f} s -> {choice.scale}, "
-                f"{own.speedup:.2f}× ± {own.speedup_error:.0f} %; by trials {choice.speedup:.2f}× ± {choice.speedup_error:.0f} %, "
-                f"efficiency {choice.efficiency:.0f} %; trials -> {best.scale} ({best.speedup:.2f}× ± {best.speedup_error:.0f} %, "
-                f"{best.efficiency:.0f} %); speed lost {100 * (1 - choice.sps / best.sps):.1f} %"
-            )
+    file: Path = options.file or Path(f"live-{options.env}.json")
+    if file.exists():
+        data: Data = json.loads(file.read_text())
+    else:
+        data = {name: getattr(options, name) for name in ("env", "runners", "envs", "steps", "iterations")}
+        machine = f"{cpu_model()}, {usable_cores()} cores, Ray {ray.__version__}, {time.strftime('%Y-%m-%d')}"
+        data |= {"budget_minutes": options.budget, "cores": usable_cores(), "machine": machine, "trials": [], "sweeps": []}
+
+    def save() -> None:
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps(data))
+        part.replace(file)
+
+    if options.stage in ("trials", "sweeps"):
+        os.environ.update(QUIET | {"RAY_AIR_NEW_OUTPUT": "0"})
+        ray.init(num_cpus=max(data["runners"]) + 1, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+        config = (
+            PPOConfig()
+            .environment(_ENVS[data["env"]])
+            .training(train_batch_size_per_learner=data["steps"], minibatch_size=data["steps"] // 4, num_epochs=4)
+            .debugging(log_level="ERROR")
+        )
+        (run_trials if options.stage == "trials" else run_sweeps)(config, data, save)
+    elif options.stage == "rivals":
+        run_rivals(data, save)
+    summary(data)
 
 
 if __name__ == "__main__":

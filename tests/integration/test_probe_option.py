@@ -169,7 +169,7 @@ def test_a_config_that_cannot_be_probed_gets_trials_unless_probes_are_asked_for(
 
 
 def test_the_envs_of_a_sweep_are_closed_at_its_end(tmp_path):
-    host = ProbeHost(costly(Simulator, batch=20, folder=str(tmp_path)).env_runners(num_env_runners=1), 10.0)
+    host = ProbeHost(costly(Simulator, batch=20, folder=str(tmp_path)).env_runners(num_env_runners=1))
     try:
         assert host.train(Scale(1, 2)).env_steps >= 20
         assert host.probe(Scale(1, 3), 0).env_steps > 0

@@ -292,6 +292,22 @@ def test_searcher_and_stopper_in_anybodys_tuner(tmp_path):
         assert trial.steady.sps == pytest.approx(steps / result.metrics["time_this_iter_s"], rel=0.3)
 
 
+@pytest.mark.parametrize(
+    ("config", "known"),
+    [
+        ({"broadcast_interval": 1, "min_time_s_per_iteration": 10}, (True, True)),
+        ({"min_time_s_per_iteration": 1}, (False, True)),
+        ({"min_time_s_per_iteration": None}, (False, False)),
+    ],
+)
+def test_the_searcher_sees_what_iterations_mean(config, known):
+    searcher = ScalingSearcher([1, 2], [1])
+    searcher.suggest("one")
+    result = {"training_iteration": 1, "time_this_iter_s": 1.0, "env_runners/num_env_steps_sampled": 100, "config": config}
+    searcher.on_trial_result("one", result)
+    assert (searcher.search.overlaps, searcher.search.timed) == known
+
+
 def test_the_searcher_keeps_what_it_knows(tmp_path):
     steady = Steady(100.0, 3.0, 5, 5000.0, 50.0, True, True, {"learn": 2.0})
     trials = [Trial(Scale(1, 1), 60.0, steady, others=0.1), Trial(Scale(2, 1), 12.0, None, others=0.2)]
@@ -326,6 +342,7 @@ def test_a_sweep_whose_driver_was_killed_or_interrupted_goes_on(tmp_path, how):
         assert first.wait(240) == (-signal.SIGKILL if how == signal.SIGKILL else 130)
     said = (tmp_path / "log").read_text()
     assert ("Interrupted while measuring 2r×1e. Go on with --resume" in said) == (how == signal.SIGINT)
+    assert "Configuration for experiment" not in said, "Tune's own output"
     assert measured(tmp_path)[Scale(1, 1)] == 1
     again = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=300, env=environment, check=True)
     assert "1 trial measured before: 1r×1e" in again.stderr

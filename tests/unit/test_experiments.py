@@ -201,6 +201,17 @@ def test_old_stack_lifetime_counts_are_told_from_the_iterations(folder):
     assert (run.steady.sps, run.samples[-1].episode_return, run.samples[-1].lifetime_steps) == (500.0, 3.0, 3000.0)
 
 
+@pytest.mark.parametrize(("busy", "limits"), [(1.6, "the learner limits"), (1.2, "sampling limits")])
+def test_what_limits_where_sampling_overlaps_learning(folder, busy, limits):
+    told = {**MEASURED, "account/exclusive": 1.0, "learner/busy": busy}
+    folder.trial([result(k, scaling=told, config={"broadcast_interval": 1}) for k in range(1, 5)])
+    # 2,048 steps in 2 s, of which the learner is busy for some and the env runners wait for it for 0.5 s.
+    note = folder.run().note
+    assert note.startswith(limits)
+    assert f"the learner can take {2048 / busy:,.0f} steps/s" in note
+    assert "the env runners can give 1,365" in note
+
+
 def test_iterations_before_learning_starts_are_not_measured(folder):
     config = {"num_steps_sampled_before_learning_starts": 2 * 2048}
     folder.trial([result(k, 0.1 if k < 3 else 2.0, config=config) for k in range(1, 7)])

@@ -218,3 +218,10 @@ def test_what_an_earlier_experiment_measured_is_free():
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         Search(**{"runners": POWERS, "envs": POWERS, "goal": GOALS["save"], **options})
+
+
+def test_iterations_that_last_a_given_time_are_compared_by_throughput():
+    """As those of APPO, of which the faster configuration samples more."""
+    one, two = (Steady(sps, 5.0, 5, 5 * sps, 5.0, False, True, {}) for sps in (1000.0, 1900.0))
+    trials = [Trial(SINGLE, 20.0, one), Trial(Scale(2, 1), 20.0, two)]
+    assert Search((1, 2), (1,), GOALS["fastest"], timed=True).choose(trials) == Scale(2, 1)

@@ -11,6 +11,7 @@ pytest.importorskip("ray.rllib", reason="needs Ray")
 from rl_scaling_callback.analysis.goals import Goal
 from rl_scaling_callback.core.probing import Probe
 from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.report import make_report
 from rl_scaling_callback.rllib.hardware import this_host
 from rl_scaling_callback.rllib.prober import ProbeError
 from rl_scaling_callback.sweeping import probes
@@ -21,18 +22,28 @@ CONFIG = SimpleNamespace(algo_class=SimpleNamespace(__name__="PPO"), env="Env")
 
 
 class ScriptedHost:
-    """Stands in for the process that is probed: sampling scales, and `fails(host)` raises where it is to end."""
+    """Stands in for the process that is probed: sampling scales, and `fails(host)` raises where it is to end.
+
+    It has a clock of its own, which goes on by what probes and iterations take.
+    """
 
     fails = staticmethod(lambda host: None)
+    now = 0.0
+    evaluation_s = 0.0
+    dies = False
 
-    def __init__(self, config, max_seconds):
+    def __init__(self, config, keep_envs, say):
+        ScriptedHost.now = 0.0
         self.host, self.probed, self.added, self.trained_since = this_host(), 0, 0, 0
 
     def warm_up(self):
-        pass
+        return self.evaluation_s
 
     def close(self):
         pass
+
+    def recover(self):
+        return self.dies
 
     def steps_per_update(self, scales):
         self.added += len(scales)
@@ -41,12 +52,15 @@ class ScriptedHost:
     def train(self, scale):
         self.trained_since += 1
         self.fails(self)
-        return Iteration(scale, 80.0, 0.8 / scale.parallelism + 0.01, {"learn": 0.008, "sync": 0.001, "other": 0.001})
+        seconds = 0.8 / scale.parallelism + 0.01
+        ScriptedHost.now += seconds
+        return Iteration(scale, 80.0, seconds, {"learn": 0.008, "sync": 0.001, "other": 0.001})
 
     def probe(self, scale, number):
         self.probed, self.trained_since = number + 1, 0
         self.fails(self)
         seconds = 0.8 / scale.parallelism * (1 + 0.01 * math.sin(7 * number + scale.parallelism))
+        ScriptedHost.now += seconds
         return Probe(scale, number, 80.0, seconds, (seconds,) * scale.num_env_runners)
 
 
@@ -57,6 +71,12 @@ def scripted(monkeypatch):
     monkeypatch.setattr(probes.schedule, "check", lambda *_: None)
     monkeypatch.setattr(probes.schedule, "at_scale", lambda config, scale: config)
     monkeypatch.setattr(probes.schedule, "cpus_of", lambda config: (1.0, 1.0))
+
+
+def probe(**options):
+    """Sweep the scripted process; return what it measured, and what was said."""
+    said = []
+    return (*probes.sweep_by_probes(CONFIG, Goal("fast"), say=said.append, clock=lambda: ScriptedHost.now, **options), said)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ProbeError("The process died")])
@@ -74,9 +94,9 @@ def test_a_sweep_that_ends_early_reports_what_is_known(scripted, monkeypatch, wh
             raise error
 
     monkeypatch.setattr(ScriptedHost, "fails", staticmethod(fails))
-    said = []
-    experiment, rounds = probes.sweep_by_probes(CONFIG, Goal("fast"), runners=[1, 2], budget_s=2.0, say=said.append)
+    experiment, rounds, said = probe(runners=[1, 2])
     assert rounds.probes
+    assert rounds.interrupted == isinstance(error, KeyboardInterrupt)
     assert {run.scale for run in experiment.studies[0].runs} >= {Scale(1, 1), Scale(1, 2), Scale(2, 1), Scale(2, 2)}
     assert any(text.startswith("Interrupted:" if isinstance(error, KeyboardInterrupt) else "Ended early") for text in said)
 
@@ -84,18 +104,70 @@ def test_a_sweep_that_ends_early_reports_what_is_known(scripted, monkeypatch, wh
 def test_what_cannot_be_probed_is_not_trained(scripted, monkeypatch):
     trained = []
 
-    def probe(self, scale, number):
+    def fail(self, scale, number):
         return "no licence" if scale.num_envs_per_env_runner > 1 else ScriptedHost.probe(self, scale, number)
 
     def train(self, scale):
         trained.append(scale)
         return ScriptedHost.train(self, scale)
 
-    monkeypatch.setattr(probes, "ProbeHost", type("Host", (ScriptedHost,), {"probe": probe, "train": train}))
-    experiment, rounds = probes.sweep_by_probes(CONFIG, Goal("fast"), runners=[1, 2], envs=[1, 4], budget_s=1.0, say=lambda _: None)
+    monkeypatch.setattr(probes, "ProbeHost", type("Host", (ScriptedHost,), {"probe": fail, "train": train}))
+    experiment, rounds, _ = probe(runners=[1, 2], envs=[1, 4], budget_s=20.0)
     assert set(trained) == {Scale(1, 1), Scale(2, 1)}
     assert set(rounds.failed) == {Scale(1, 4), Scale(2, 4)}
     assert {each.name: each.reason for each in experiment.left_out} == {"1r×4e": "no licence", "2r×4e": "no licence"}
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_what_costs_env_runners_their_lives_is_not_tried_in_a_larger_size(scripted, monkeypatch, dies):
+    tried = []
+
+    def fail(self, scale, number):
+        tried.append(scale)
+        return "it died" if scale.num_envs_per_env_runner > 2 else ScriptedHost.probe(self, scale, number)
+
+    monkeypatch.setattr(probes, "ProbeHost", type("Host", (ScriptedHost,), {"probe": fail, "dies": dies}))
+    _, rounds, _ = probe(runners=[1, 2], envs=[1, 4, 8], budget_s=20.0)
+    assert set(rounds.failed) == {Scale(r, e) for r in (1, 2) for e in (4, 8)}
+    assert set(tried) - {Scale(1, 1), Scale(2, 1)} == ({Scale(2, 4), Scale(1, 4)} if dies else set(rounds.failed))
+    assert rounds.failed[Scale(2, 8)] == ("not tried after 2r×4e: it died" if dies else "it died")
+
+
+@pytest.mark.parametrize("budget_s", [10.0, 20.0])
+def test_the_budget_holds_the_confirmation(scripted, budget_s):
+    _, rounds, said = probe(runners=[1, 2], budget_s=budget_s)
+    assert len(rounds.probes) > 1
+    assert ScriptedHost.now <= budget_s
+    assert any(text.startswith("Training") for text in said)
+
+
+def test_a_budget_of_less_than_a_round_is_a_round(scripted):
+    experiment, rounds, said = probe(runners=[1, 2], budget_s=0.1)
+    assert len(rounds.probes) == 1
+    assert said[-1] == "The budget leaves no time to confirm by training what probes found"
+    assert {run.scale for run in experiment.studies[0].runs} == {Scale(1, 1), Scale(1, 2), Scale(2, 1), Scale(2, 2)}
+    (study,) = make_report(experiment, Goal("fast", min_speedup=1.5)).studies
+    assert study.recommendation.verdict == "undecided"
+
+
+def test_evaluation_is_told_apart(scripted, monkeypatch):
+    monkeypatch.setattr(ScriptedHost, "evaluation_s", 0.81)
+    experiment, *_ = probe(runners=[1, 2], envs=[1], budget_s=20.0)
+    one, two = sorted(experiment.studies[0].runs, key=lambda run: run.scale)
+    assert two.steady.sps / one.steady.sps == pytest.approx(0.81 / 0.41, rel=0.02)
+    # 0.81 s of training and as much of evaluation, against 0.41 s and 0.81 s.
+    assert "with it 1.33×" in two.note
+    assert "evaluation" not in one.note
+
+
+def test_one_env_runner_with_as_many_envs_as_the_choice_completes_the_account(scripted):
+    experiment, *_ = probe(runners=[2], confirm=False)
+    (study,) = make_report(experiment, Goal("fast")).studies
+    choice = study.recommendation.choice
+    assert choice.scale.num_env_runners == 2
+    assert choice.scale.num_envs_per_env_runner > 2
+    assert choice.losses
+    assert not choice.losses_estimated
 
 
 @pytest.mark.parametrize(
@@ -108,7 +180,7 @@ def test_what_cannot_be_probed_is_not_trained(scripted, monkeypatch):
     ],
 )
 def test_options_that_a_sweep_has_not_are_refused_before_ray_starts(monkeypatch, options, error, text):
-    monkeypatch.setattr("rl_scaling_callback.sweeping.sweep.connect", lambda: pytest.fail("connected"))
+    monkeypatch.setattr("rl_scaling_callback.sweeping.sweep.connect", lambda *_: pytest.fail("connected"))
     with pytest.raises(error, match=text):
         sweep(CONFIG, **options)
 
