@@ -6,7 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final, Protocol
 
 from rl_scaling_callback.baseline.tracker import Reference, Warn
@@ -121,8 +121,7 @@ class ProbedBaseline:
     @property
     def error(self) -> float:
         """Half-width [%] of the 95 % interval of the reference's sampling throughput."""
-        figures = [each.seconds if self._overlaps else each.sampling for each in self._rounds]
-        half_width = trimmed_mean(figures).half_width
+        half_width = self._estimates["seconds" if self._overlaps else "sampling"].half_width
         return 100 * math.expm1(half_width) if half_width < 20 else NAN
 
     @property
@@ -202,7 +201,7 @@ class ProbedBaseline:
         return reference.times(self._reference.parallelism), alone
 
     def _mean(self, figure: str) -> float:
-        return trimmed_mean([getattr(each, figure) for each in self._rounds]).mean
+        return self._estimates[figure].mean
 
     def _measure(self) -> None:
         started = self._clock()
@@ -222,3 +221,5 @@ class ProbedBaseline:
                 alone=(alone.busy_per_step * len(alone.busy)) / (own.busy_per_step * len(own.busy)),
             )
         )
+        # Once a round: every iteration reads them.
+        self._estimates = {field.name: trimmed_mean([getattr(each, field.name) for each in self._rounds]) for field in fields(_Round)}

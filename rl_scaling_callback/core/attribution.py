@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from statistics import median_low
-from typing import Final
+from typing import Final, NamedTuple
 
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.formulas import NAN
@@ -38,8 +38,7 @@ def typical_and_longest(busy: Sequence[float]) -> tuple[float, float]:
     return (median_low(busy), max(busy)) if busy else (NAN, NAN)
 
 
-@dataclass(frozen=True, slots=True)
-class Spent:
+class Spent(NamedTuple):
     """Where the seconds of an iteration went, or those of many iterations, or of one env step; NaN where not known.
 
     The phases are exclusive, and together all of its time. What the env runners were busy with lies within `sample`.
@@ -73,8 +72,8 @@ class Spent:
             busy: sampling of the typical env runner [s].
             longest: sampling of the slowest [s].
         """
-        named = {phase: phases.get(phase, 0.0) for phase in PHASES[:-1]}
-        return cls(**named, other=seconds - sum(named.values()), busy=busy, longest=longest)
+        sample, learn, sync, evaluate = (phases.get(phase, 0.0) for phase in PHASES[:-1])
+        return cls(sample, learn, sync, evaluate, seconds - (sample + learn + sync + evaluate), busy, longest)
 
     @classmethod
     def of_window(cls, parts: Mapping[str, float], env_steps: float = 1.0) -> Spent:
@@ -89,11 +88,11 @@ class Spent:
     @property
     def total(self) -> float:
         """All seconds."""
-        return float(sum(getattr(self, phase) for phase in PHASES))
+        return self.sample + self.learn + self.sync + self.evaluate + self.other
 
     def times(self, factor: float) -> Spent:
         """Return `factor` times this."""
-        return Spent(**{field.name: getattr(self, field.name) * factor for field in fields(self)})
+        return Spent(*(seconds * factor for seconds in self))
 
 
 PARTS: Final = (*(phase for phase in PHASES if phase != "evaluate"), "busy", "longest")

@@ -105,23 +105,17 @@ def nest(values: Mapping[str, float | str]) -> dict[str, Any]:
     Raises:
         KeyError: `values` has a key that the contract does not know.
     """
-    if not values.keys() <= _NAMES:
-        raise KeyError(f"not in the contract: {sorted(values.keys() - _NAMES)}")
-    root: dict[str, Any] = {leaf: values.get(name, unknown) for name, leaf, unknown in _LEVELS[""]}
-    for level, places in _LEVELS.items():
-        if level:
-            root[level] = {leaf: values.get(name, unknown) for name, leaf, unknown in places}
+    levels = {level: unknown.copy() for level, unknown in _UNKNOWN.items()}
+    for name, value in values.items():
+        level, leaf = _PLACES[name]
+        levels[level][leaf] = value
+    root: dict[str, Any] = levels.pop("")
+    root.update(levels)
     return root
 
 
-def _levels() -> dict[str, list[tuple[str, str, float | str]]]:
-    levels: dict[str, list[tuple[str, str, float | str]]] = {"": []}
-    for key in KEYS:
-        level, _, leaf = key.name.rpartition("/")
-        levels.setdefault(level, []).append((key.name, leaf, key.unknown))
-    return levels
-
-
 # Taken apart once: this runs in every iteration of every trial.
-_NAMES: Final = frozenset(key.name for key in KEYS)
-_LEVELS: Final = _levels()
+_PLACES: Final = {key.name: (key.name.rpartition("/")[0], key.name.rpartition("/")[2]) for key in KEYS}
+_UNKNOWN: Final[dict[str, dict[str, float | str]]] = {level: {} for level, _ in _PLACES.values()}
+for _key in KEYS:
+    _UNKNOWN[_PLACES[_key.name][0]][_PLACES[_key.name][1]] = _key.unknown

@@ -96,6 +96,7 @@ class Trial:
         self._source = source
         self._window = SteadyWindow(rule, learns_after=rllib.steps_before_learning(config))
         self._drift = Drift()
+        self._change = NAN
         self._is_exclusive = is_exclusive
         self._load = load
         self._warn = warn
@@ -138,8 +139,7 @@ class Trial:
         env_steps, seconds = self._read(result)
         spent = Spent.of(named or {}, seconds, work.busy, work.longest)
         parts = {} if named is None else {**spent.parts, **({} if learner is None else {_LEARNER: learner.get("busy", NAN)})}
-        circumstances = rllib.read_circumstances(result)
-        if self._window.add(env_steps, seconds - evaluation_s, parts, since_restore=circumstances.since_restore):
+        if self._window.add(env_steps, seconds - evaluation_s, parts, since_restore=rllib.read_since_restore(result)):
             self._look_for_drift(env_steps, seconds - evaluation_s if spent.busy != spent.busy else spent.busy)
         if env_steps > 0:
             self._env_steps += env_steps
@@ -164,9 +164,9 @@ class Trial:
         values["time/probe"] = probe_s
         values["workload"] = self._workload
         values["exclusive"] = self._is_exclusive()
-        values["steady/drift"] = self._drift.read()
+        values["steady/drift"] = self._change
         cpu_s = [report.cpu for report in work.reports]
-        values["cores/own"], values["cores/others"] = self._load.look(circumstances.cpu_utilisation, cpu_s)
+        values["cores/own"], values["cores/others"] = self._load.look(rllib.read_cpu_utilisation(result), cpu_s)
         values["runners/healthy"], values["runners/restarts"] = rllib.read_fleet(result)
         values.update(_runner_values(work))
         if learner is not None:
@@ -205,9 +205,9 @@ class Trial:
 
     def _look_for_drift(self, env_steps: float, sampling_s: float) -> None:
         self._drift.add(sampling_s / env_steps)
-        change = self._drift.read()
+        self._change = change = self._drift.read()
         # Probes follow the drift.
-        if self._source.source != "probe" and (change > 0 or change < 0):
+        if (change > 0 or change < 0) and self._source.source != "probe":
             self._warn(
                 "drift",
                 f"sampling an env step costs {change:+.0f} % since this trial's steady window began, more than noise explains: "

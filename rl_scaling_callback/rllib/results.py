@@ -162,6 +162,16 @@ def read_fleet(result: Mapping[str, Any]) -> tuple[float, float]:
     return number(state.get("num_healthy_workers")), number(state.get("num_remote_worker_restarts"))
 
 
+def read_since_restore(result: Mapping[str, Any]) -> float:
+    """Return the number of the iteration since the trial was started or restored, from 1; NaN where not known."""
+    return number(result.get("iterations_since_restore"))
+
+
+def read_cpu_utilisation(result: Mapping[str, Any]) -> float:
+    """Return the utilisation [%] of the Algorithm's node; NaN where not known: an iteration under a second may have none."""
+    return number(mapping(result.get("perf")).get("cpu_util_percent"))
+
+
 @dataclass(frozen=True, slots=True)
 class Circumstances:
     """What a result says beside its env steps and seconds.
@@ -202,12 +212,12 @@ def read_circumstances(result: Mapping[str, Any]) -> Circumstances:
     lifetime = result.get("num_env_steps_sampled_lifetime", result.get("num_env_steps_sampled"))
     return Circumstances(
         iteration=number(result.get("training_iteration")),
-        since_restore=number(result.get("iterations_since_restore")),
+        since_restore=read_since_restore(result),
         done=result.get("done") is True,
         host=host if isinstance(host, str) else "",
         episode_return=number(runners.get("episode_return_mean", runners.get("episode_reward_mean"))),
         lifetime_steps=number(lifetime),
-        cpu_utilisation=number(perf.get("cpu_util_percent")),
+        cpu_utilisation=read_cpu_utilisation(result),
         ram_utilisation=number(perf.get("ram_util_percent")),
         vram_utilisation=max((used for used in vram if used >= 0), default=NAN),
     )

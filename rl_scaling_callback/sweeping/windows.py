@@ -37,7 +37,7 @@ class Windows:
             trial = self._trials[trial_id] = _Progress(SteadyWindow(self._rule, learns_after=learns_after))
         read = rllib.read_measured(result, rllib.read_injected(result, rllib.MEASURED_KEYS), trial.lifetime)
         trial.lifetime = read.lifetime
-        since_restore = rllib.read_circumstances(result).since_restore
+        since_restore = rllib.read_since_restore(result)
         # One iteration without parts makes their sums unknown: a smaller sum would be wrong.
         parts = dict.fromkeys(PARTS, NAN) if read.parts is None else dict(zip(PARTS, read.parts, strict=True))
         trial.window.add(read.env_steps, read.seconds, parts, since_restore=since_restore)
