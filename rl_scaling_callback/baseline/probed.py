@@ -222,4 +222,5 @@ class ProbedBaseline:
             )
         )
         # Once a round: every iteration reads them.
-        self._estimates = {field.name: trimmed_mean([getattr(each, field.name) for each in self._rounds]) for field in fields(_Round)}
+        names = [field.name for field in fields(_Round)]
+        self._estimates = {name: trimmed_mean([getattr(each, name) for each in self._rounds]) for name in names}
