@@ -370,9 +370,9 @@ class ScalingCallback(RLlibCallback):
 
 def _watch_learners(algorithm: Algorithm, config: Mapping[str, Any]) -> Learners:
     settle = {"busy": introspection.wait_for_gpu} if rllib.uses_gpus(config) else {}
-    clock = introspection.watch_learners(algorithm, functools.partial(PhaseClock, rllib.LEARNER_PHASES, settle))
+    take = introspection.watch_learners(algorithm, functools.partial(PhaseClock, rllib.LEARNER_PHASES, settle))
     group = weakref.proxy(algorithm)
-    return Learners(clock, max(1, int(rllib.number(config.get("num_learners")))), lambda: introspection.dropped_steps(group))
+    return Learners(take, max(1, int(rllib.number(config.get("num_learners")))), lambda: introspection.dropped_steps(group))
 
 
 def _join(algorithm: Algorithm) -> Neighbourhood:

@@ -88,7 +88,18 @@ KEYS: Final[tuple[Key, ...]] = (
         "time that learners beside the env runners updated in this iteration (APPO, IMPALA); mean over learners",
     ),
     Key("learner/waiting", "s", "time that it waited for a batch: much of it means that sampling is the bottleneck"),
-    Key("learner/dropped", "steps", "env steps of this iteration that no learner had room for; `sps` counts them"),
+    Key(
+        "learner/queue",
+        "updates",
+        "updates that lay ready in the learner's queue, mean over time; APPO's circular buffer holds a batch for several. "
+        "Unknown on older releases of Ray (2.45), whose queues can't be watched",
+    ),
+    Key(
+        "learner/dropped",
+        "steps",
+        "env steps that no learner had room for, and those that APPO's circular buffer overwrote before the learner took them; "
+        "`sps` counts them. Unknown where the queue is",
+    ),
     Key("diagnosis", "text", "largest cause of lost efficiency over the steady window, and what helps; empty when unknown", ""),
     Key("is_baseline", "0/1", "1 when this trial is the reference"),
     Key("comparable", "0/1", "1 when workload, hardware and steps are those of the baseline; 0 when only others have one"),

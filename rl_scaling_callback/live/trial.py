@@ -133,7 +133,7 @@ class Trial:
             evaluation_s: seconds of the iteration that evaluation took; steady figures leave them out.
             named: exclusive seconds of each phase, as the env runners spent them where phases overlap; None where not known.
             work: what the env runners did.
-            learner: what learners beside the env runners did: `busy` and `waiting` [s], `dropped` env steps; None where none are.
+            learner: what learners beside the env runners did (see `Learners.read`); None where none are.
             probe_s: seconds spent on probes since the last result.
         """
         env_steps, seconds = self._read(result)

@@ -1,0 +1,74 @@
+import queue
+
+import pytest
+
+from rl_scaling_callback.rllib.learner_queue import LearnerQueue
+
+
+class Batch:
+    def __init__(self, steps):
+        self.env_steps = lambda: steps
+
+
+class Circular:
+    """A buffer of the last `num_batches` batches, each of which can be taken `uses` times; `get` takes the newest."""
+
+    def __init__(self, num_batches, uses):
+        self.num_batches, self.uses = num_batches, uses
+        self.batches = []
+
+    def put(self, item):
+        self.batches = [*self.batches, [item, self.uses]][-self.num_batches :]
+
+    def get(self):
+        batch = next(batch for batch in reversed(self.batches) if batch[1])
+        batch[1] -= 1
+        return batch[0]
+
+    def qsize(self):
+        return sum(uses for _, uses in self.batches)
+
+
+class Learner:
+    def __init__(self, watched):
+        self._learner_thread_in_queue = watched
+
+
+@pytest.fixture
+def now():
+    return [10.0]
+
+
+def watch(watched, now):
+    return LearnerQueue(Learner(watched), lambda: now[0])
+
+
+def test_the_length_over_time(now):
+    watched = queue.Queue(maxsize=3)
+    told = watch(watched, now)
+    now[0] += 1.0
+    watched.put((Batch(5), {}))
+    now[0] += 2.0
+    watched.put((Batch(5), {}))
+    now[0] += 3.0
+    watched.get()
+    now[0] += 4.0
+    assert told.take() == {"queued": 1 * 2.0 + 2 * 3.0 + 1 * 4.0, "watched": 10.0, "overwritten": 0.0}
+    now[0] += 1.0
+    assert told.take() == {"queued": 1.0, "watched": 1.0, "overwritten": 0.0}
+
+
+def test_what_a_circular_buffer_overwrites_before_it_was_taken(now):
+    watched = Circular(2, uses=2)
+    told = watch(watched, now)
+    for steps in (1, 10, 100, 1000, 10_000):
+        watched.put((Batch(steps), {}))
+        if steps == 10:
+            assert watched.get()[0].env_steps() == 10  # one of its two uses is enough
+    # In the buffer are now 1,000 and 10,000. The learner waited for the first one before it was watched; 100 was never taken.
+    assert told.take()["overwritten"] == 100.0
+
+
+def test_a_queue_of_another_kind_is_refused():
+    with pytest.raises(AttributeError):
+        LearnerQueue(Learner([]))
