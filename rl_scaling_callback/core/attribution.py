@@ -98,6 +98,12 @@ class Spent(NamedTuple):
 PARTS: Final = (*(phase for phase in PHASES if phase != "evaluate"), "busy", "longest")
 """The parts of an iteration that steady windows and baselines keep."""
 
+LEARNER: Final = "learner_busy"
+"""What learners beside the env runners were busy for: kept with the parts, though it runs beside them."""
+
+RECORDED: Final = (*PARTS, LEARNER)
+"""What is read of a recorded iteration."""
+
 CAUSES: Final[Mapping[str, str]] = {
     "serial_stepping": "sub-envs of one env runner that step one after another",
     "contention": "env runners that slow each other down (cores, caches, memory)",
@@ -179,14 +185,15 @@ class LearnerLimits:
     from_twice_as_fast: float
 
     @classmethod
-    def of(cls, busy_s: float, waited_s: float, seconds: float) -> LearnerLimits | None:
+    def of_window(cls, parts: Mapping[str, float], seconds: float) -> LearnerLimits | None:
         """Return the limits, or None where they are not known.
 
         Args:
-            busy_s: seconds in which the learner updated, mean over learners.
-            waited_s: seconds in which the env runners waited for it, mean over env runners.
-            seconds: duration of the iterations.
+            parts: of a steady window [s], among them how long the learners updated (`LEARNER`), mean over learners, and how long
+                the env runners waited for them (`learn`), mean over env runners.
+            seconds: duration of its iterations.
         """
+        busy_s, waited_s = parts.get(LEARNER, NAN), parts.get("learn", NAN)
         if not (busy_s > 0 and seconds > 0 and waited_s == waited_s):
             return None
         busy = min(1.0, busy_s / seconds)
@@ -195,21 +202,23 @@ class LearnerLimits:
 
 
 def diagnosis(lost: Mapping[str, float], learner: LearnerLimits | None = None) -> str:
-    """Return one line that names the largest cause and what to do about it; "" where nothing is known or lost.
+    """Return one line that names the largest cause and what to do about it, and which side limits; "" for nothing lost.
 
     Args:
         lost: percent points by cause, as `losses` gives them.
         learner: what a learner beside the env runners allows; None where there is none or nothing is known of it.
     """
     total = sum(lost.values())
-    # A NaN among them makes the sum one, and is not above anything.
-    if not total > _NOTHING:
+    if total <= _NOTHING and lost:
         return ""
-    cause = max(lost, key=lost.__getitem__)
-    line = f"{cause.replace('_', ' ')}: {lost[cause]:.0f} of {total:.0f} lost points; {_ADVICE[cause]}"
+    sentences = []
+    # One that is NaN makes the sum NaN: the largest is not known. What the learner allows needs no baseline.
+    if total > _NOTHING:
+        cause = max(lost, key=lost.__getitem__)
+        sentences.append(f"{cause.replace('_', ' ')}: {lost[cause]:.0f} of {total:.0f} lost points; {_ADVICE[cause]}")
     if learner is not None:
-        line += (
-            f". The learner is busy {learner.busy:.0%}: at most {learner.from_runners:.2f}× from more env runners; "
+        sentences.append(
+            f"The learner is busy {100 * learner.busy:.0f} %: at most {learner.from_runners:.2f}× from more env runners; "
             f"a learner twice as fast: up to {learner.from_twice_as_fast:.1f}×"
         )
-    return line
+    return ". ".join(sentences)

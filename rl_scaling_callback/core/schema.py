@@ -2,6 +2,11 @@
 
 A slash in a key is a level of the dict, as in RLlib's own results: `steady/sps` is `result["scaling"]["steady"]["sps"]`.
 Tune and TensorBoard flatten it to `scaling/steady/sps`.
+
+On RLlib's old API stack, `time/*` come from its own timers, and of `loss/<cause>` only `learn`, `sync`, `evaluate` and `other` are
+known: its env runners don't tell how long they sample, so `runners/busy`, `longest`, `env_step`, `inference` and `rest` and the
+causes of sampling are NaN. For APPO and IMPALA, whose phases overlap, its timers don't tell enough: `time/*` and `loss/<cause>` are
+NaN.
 """
 
 from __future__ import annotations
@@ -70,7 +75,7 @@ KEYS: Final[tuple[Key, ...]] = (
         "1 when the account is exact; 0 where phases overlap and the env runners did not tell what they waited for",
     ),
     Key("account/estimated", "0/1", "1 when stepping and contention can't be told apart yet: both are in loss/serial_stepping"),
-    Key("runners/busy", "s", "time that the typical (lower median) env runner sampled in this iteration"),
+    Key("runners/busy", "s", "time that the typical (lower median) env runner sampled in this iteration; new API stack only"),
     Key(
         "runners/longest",
         "s",

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 from rl_scaling_callback import rllib
 from rl_scaling_callback.baseline.tracker import Warn
 from rl_scaling_callback.core import schema
-from rl_scaling_callback.core.attribution import PHASES, LearnerLimits, Spent, diagnosis, losses
+from rl_scaling_callback.core.attribution import LEARNER, PHASES, LearnerLimits, Spent, diagnosis, losses
 from rl_scaling_callback.core.comparison import Resources, compare
 from rl_scaling_callback.core.drift import Drift
 from rl_scaling_callback.core.formulas import NAN
@@ -20,8 +20,6 @@ from rl_scaling_callback.live.rounds import RunnersWork
 
 _SMALLEST_TURN_S: Final = 0.01
 _SMALLEST_TURN: Final = 0.01
-_LEARNER: Final = "learner_busy"
-"""A part of steady windows beside `PARTS`: it runs beside them."""
 _NO_WORK: Final = RunnersWork()
 
 
@@ -138,7 +136,7 @@ class Trial:
         """
         env_steps, seconds = self._read(result)
         spent = Spent.of(named or {}, seconds, work.busy, work.longest)
-        parts = {} if named is None else {**spent.parts, **({} if learner is None else {_LEARNER: learner.get("busy", NAN)})}
+        parts = {} if named is None else {**spent.parts, **({} if learner is None else {LEARNER: learner.get("busy", NAN)})}
         if self._window.add(env_steps, seconds - evaluation_s, parts, since_restore=rllib.read_since_restore(result)):
             self._look_for_drift(env_steps, seconds - evaluation_s if spent.busy != spent.busy else spent.busy)
         if env_steps > 0:
@@ -231,13 +229,8 @@ class Trial:
         return {
             **{f"loss/{cause}": points for cause, points in lost.items()},
             "account/estimated": float(estimated),
-            "diagnosis": diagnosis(lost_over_window, _learner_limits(steady)),
+            "diagnosis": diagnosis(lost_over_window, LearnerLimits.of_window(steady.parts, steady.seconds)),
         }
-
-
-def _learner_limits(steady: Steady) -> LearnerLimits | None:
-    parts = steady.parts
-    return LearnerLimits.of(parts.get(_LEARNER, NAN), parts.get("learn", NAN), steady.seconds)
 
 
 def _runner_values(work: RunnersWork) -> dict[str, float]:

@@ -98,7 +98,8 @@ TIMER_PHASES: Final[Mapping[str, str]] = {
     "env_runner_sampling_timer": "sample",
     "sample": "sample",
     "learner_update_timer": "learn",
-    "learn": "learn",  # DreamerV3
+    "learn": "learn",  # DreamerV3 and the old API stack
+    "load": "learn",  # the old API stack: batches to the learner's device
     "replay_buffer_add_data_timer": "learn",
     "replay_buffer_sampling_timer": "learn",
     "replay_buffer_update_prios_timer": "learn",

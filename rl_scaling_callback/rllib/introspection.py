@@ -331,6 +331,23 @@ def watch_phases(algorithm: Algorithm, clock: PhaseClock) -> bool:
     return True
 
 
+def read_timers(algorithm: Algorithm) -> dict[str, float]:
+    """Return the seconds of each phase so far, by the timers of the old API stack: their totals are exact, what they log is a mean.
+
+    Evaluation is left out, which the callback's own hooks time.
+
+    Raises:
+        AttributeError: the Algorithm has no such timers.
+    """
+    seconds: dict[str, float] = {}
+    timers: Any = algorithm._timers
+    for name, timer in list(timers.items()):
+        phase = rllib.TIMER_PHASES.get(name)
+        if phase is not None and phase != "evaluate":
+            seconds[phase] = seconds.get(phase, 0.0) + timer._total_time
+    return seconds
+
+
 def watch_learners(algorithm: Algorithm, make_clock: Callable[[], PhaseClock]) -> Callable[[], dict[str, float]] | None:
     """Watch what learners do beside the env runners. Learners in other processes report it with their results.
 
@@ -339,8 +356,8 @@ def watch_learners(algorithm: Algorithm, make_clock: Callable[[], PhaseClock]) -
         make_clock: makes the clock of a learner's phases, in the learner's process.
 
     Returns:
-        What tells what the learner in this process did since it was last called: seconds by phase, and what `LearnerQueue.take` tells.
-        None where learners are processes of their own.
+        What tells the seconds of each phase of the learner in this process since it was last called, and what `LearnerQueue.take`
+        does; None where learners are processes of their own.
 
     Raises:
         AttributeError: learners have no such timers.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from rl_scaling_callback.core import schema
-from rl_scaling_callback.core.attribution import PARTS, PHASES
+from rl_scaling_callback.core.attribution import LEARNER, PHASES, RECORDED
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.rllib.values import mapping, number
 
@@ -223,7 +223,9 @@ def read_circumstances(result: Mapping[str, Any]) -> Circumstances:
     )
 
 
-INJECTED_PARTS: Final[Mapping[str, str]] = {part: f"time/{part}" if part in PHASES else f"runners/{part}" for part in PARTS}
+INJECTED_PARTS: Final[Mapping[str, str]] = {
+    part: "learner/busy" if part == LEARNER else f"time/{part}" if part in PHASES else f"runners/{part}" for part in RECORDED
+}
 """The key under which the callback injects each part of an iteration."""
 
 MEASURED_KEYS: Final = ("sps", "env_steps", "time/evaluate", *INJECTED_PARTS.values())
@@ -238,7 +240,7 @@ class Measured:
         env_steps: env steps sampled in it; NaN where not known.
         seconds: its duration, evaluation left out where its time is known. NaN where it is not known, and where the callback found
             that it can't be true: the clock jumped, or the machine was suspended.
-        parts: seconds of each of `attribution.PARTS`; None where they were not measured.
+        parts: seconds of each of `INJECTED_PARTS`; None where they were not measured.
         evaluation_is_known: whether the time of evaluation is known.
         problem: why something is NaN; "" when all could be read.
         lifetime: see `Iteration`.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rl_scaling_callback import rllib
-from rl_scaling_callback.core.attribution import PARTS
+from rl_scaling_callback.core.attribution import RECORDED
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.steady import Steady, SteadyRule, SteadyWindow
 
@@ -39,7 +39,7 @@ class Windows:
         trial.lifetime = read.lifetime
         since_restore = rllib.read_since_restore(result)
         # One iteration without parts makes their sums unknown: a smaller sum would be wrong.
-        parts = dict.fromkeys(PARTS, NAN) if read.parts is None else dict(zip(PARTS, read.parts, strict=True))
+        parts = dict.fromkeys(RECORDED, NAN) if read.parts is None else dict(zip(RECORDED, read.parts, strict=True))
         trial.window.add(read.env_steps, read.seconds, parts, since_restore=since_restore)
         return trial.window.read()
 

@@ -13,6 +13,7 @@ from rl_scaling_callback.analysis.runs import LeftOut
 from rl_scaling_callback.baseline.model import Workload
 from rl_scaling_callback.baseline.store import EXPERIMENT_SUBDIRECTORY
 from rl_scaling_callback.core import schema
+from rl_scaling_callback.core.attribution import RECORDED
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
@@ -95,7 +96,8 @@ def test_without_the_callback_the_config_tells_the_cpus(folder):
 def test_the_callback_adds_parts_cpus_and_neighbours(folder):
     folder.trial([result(k, scaling=MEASURED) for k in range(1, 5)])
     run = folder.run()
-    assert run.steady.parts == {"sample": 2.0, "learn": 1.0, "sync": 0.5, "other": 0.5, "busy": 1.5, "longest": 2.0}
+    known = {name: seconds for name, seconds in run.steady.parts.items() if seconds == seconds}
+    assert known == {"sample": 2.0, "learn": 1.0, "sync": 0.5, "other": 0.5, "busy": 1.5, "longest": 2.0}
     assert (run.cpus, run.exclusive) == (2.0, 1.0)
 
 
@@ -107,7 +109,7 @@ def test_one_neighbour_in_the_window_is_enough(folder):
 def test_parts_that_an_iteration_lacks_are_unknown(folder):
     folder.trial([result(k, scaling=MEASURED if k != 4 else {}) for k in range(1, 6)])
     parts = folder.run().steady.parts
-    assert len(parts) == 6
+    assert set(parts) == set(RECORDED)
     assert all(map(math.isnan, parts.values()))
 
 
