@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -10,13 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rl_scaling_callback.core.formulas import NAN
-from rl_scaling_callback.rllib.values import number
-
 
 @dataclass(slots=True)
 class _Batch:
-    """A batch that lies in a circular buffer, and whether the learner has taken it at least once."""
+    """What lies in a circular buffer, and whether the learner has taken it at least once."""
 
     item: Any
     taken: bool
@@ -40,6 +38,7 @@ class LearnerQueue:
         watched = learner._learner_thread_in_queue
         self._put, self._get, self._size = watched.put, watched.get, watched.qsize
         self._capacity = None if isinstance(watched, queue.Queue) else int(watched.num_batches)
+        self._steps = _steps_per_batch(learner.config)
         self._held: deque[_Batch] = deque()
         self._is_first = True
         self._clock = clock
@@ -60,7 +59,7 @@ class LearnerQueue:
             if self._capacity is not None and len(self._held) > self._capacity:
                 oldest = self._held.popleft()
                 if not oldest.taken:
-                    self._overwritten += _env_steps(oldest.item)
+                    self._overwritten += self._steps
             self._book()
         return result
 
@@ -93,7 +92,12 @@ class LearnerQueue:
         self._since, self._length = now, self._size()
 
 
-def _env_steps(item: Any) -> float:
-    batch = item[0] if isinstance(item, tuple) else item
-    count = getattr(batch, "env_steps", None)
-    return number(count()) if callable(count) else NAN
+def _steps_per_batch(config: Any) -> float:
+    """Return the env steps of a learner's batch: as many whole samples as reach the batch size.
+
+    What the batch itself counts includes steps that RLlib adds to each episode.
+    """
+    sample = config.num_envs_per_env_runner * config.get_rollout_fragment_length()
+    if config.num_aggregator_actors_per_learner:
+        return float(math.ceil(config.train_batch_size_per_learner / sample) * sample)
+    return float(math.ceil(config.total_train_batch_size / sample) * sample / max(1, config.num_learners))

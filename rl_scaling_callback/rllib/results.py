@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from rl_scaling_callback.core import schema
 from rl_scaling_callback.core.attribution import LEARNER, PHASES, RECORDED
@@ -13,8 +13,7 @@ from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.rllib.values import mapping, number
 
 
-@dataclass(frozen=True, slots=True)
-class Iteration:
+class Iteration(NamedTuple):
     """Env steps and seconds of one iteration.
 
     Attributes:

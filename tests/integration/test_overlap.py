@@ -178,14 +178,15 @@ def test_what_appos_circular_buffer_overwrites(tmp_path):
         results = [algorithm.train() for _ in range(3)]
         watched = []
         algorithm.learner_group.foreach_learner(lambda each, *_: watched.append((len(each.learned), each._learner_thread_in_queue)))
+        ((distinct, queue),) = watched
+        held = sum(not batch.taken for batch in queue.put.__self__._held)
     finally:
         algorithm.stop()
-    ((distinct, queue),) = watched
     lengths = [result["scaling"]["learner"]["queue"] for result in results]
     dropped = sum(result["scaling"]["learner"]["dropped"] for result in results)
     sampled = sum(result["scaling"]["env_steps"] for result in results)
     assert dropped > 0.15 * sampled
-    # Up to 8 batches in the buffer and what is on its way may be learned from yet.
-    assert dropped == pytest.approx(sampled - distinct * FRAGMENT, abs=12 * FRAGMENT)
+    # What is in the buffer, or on its way, may be learned from yet.
+    assert dropped == pytest.approx(sampled - (distinct + held) * FRAGMENT, abs=5 * FRAGMENT)
     assert 8 < lengths[-1] <= 16
     assert queue.qsize() <= 16

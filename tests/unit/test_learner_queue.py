@@ -5,11 +5,6 @@ import pytest
 from rl_scaling_callback.rllib.learner_queue import LearnerQueue
 
 
-class Batch:
-    def __init__(self, steps):
-        self.env_steps = lambda: steps
-
-
 class Circular:
     """A buffer of the last `num_batches` batches, each of which can be taken `uses` times; `get` takes the newest."""
 
@@ -29,7 +24,19 @@ class Circular:
         return sum(uses for _, uses in self.batches)
 
 
+class Config:
+    """Batches of 40 env steps for two learners together: three samples of 2 x 8."""
+
+    num_envs_per_env_runner, num_learners, num_aggregator_actors_per_learner = 2, 2, 0
+    train_batch_size_per_learner, total_train_batch_size = 20, 40
+
+    def get_rollout_fragment_length(self):
+        return 8
+
+
 class Learner:
+    config = Config()
+
     def __init__(self, watched):
         self._learner_thread_in_queue = watched
 
@@ -47,9 +54,9 @@ def test_the_length_over_time(now):
     watched = queue.Queue(maxsize=3)
     told = watch(watched, now)
     now[0] += 1.0
-    watched.put((Batch(5), {}))
+    watched.put(("a batch", {}))
     now[0] += 2.0
-    watched.put((Batch(5), {}))
+    watched.put(("a batch", {}))
     now[0] += 3.0
     watched.get()
     now[0] += 4.0
@@ -61,12 +68,13 @@ def test_the_length_over_time(now):
 def test_what_a_circular_buffer_overwrites_before_it_was_taken(now):
     watched = Circular(2, uses=2)
     told = watch(watched, now)
-    for steps in (1, 10, 100, 1000, 10_000):
-        watched.put((Batch(steps), {}))
-        if steps == 10:
-            assert watched.get()[0].env_steps() == 10  # one of its two uses is enough
-    # In the buffer are now 1,000 and 10,000. The learner waited for the first one before it was watched; 100 was never taken.
-    assert told.take()["overwritten"] == 100.0
+    batches = [(f"batch {number}", {}) for number in range(5)]
+    for batch in batches:
+        watched.put(batch)
+        if batch is batches[1]:
+            assert watched.get() is batch  # one of its two uses is enough
+    # In the buffer are now the last two. The learner waited for the first before it was watched; batch 2 was never taken.
+    assert told.take()["overwritten"] == 3 * 2 * 8 / 2
 
 
 def test_a_queue_of_another_kind_is_refused():
