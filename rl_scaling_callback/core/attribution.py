@@ -78,12 +78,14 @@ class Spent(NamedTuple):
     @classmethod
     def of_window(cls, parts: Mapping[str, float], env_steps: float = 1.0) -> Spent:
         """Return what `parts` gave, per env step where their number is given; NaN for a part that is not there."""
-        return cls(**{name: parts.get(name, NAN) / env_steps for name in PARTS}, evaluate=0.0)
+        return cls(*[0.0 if name == "evaluate" else parts.get(name, NAN) / env_steps for name in cls._fields])
 
     @property
     def parts(self) -> dict[str, float]:
         """All but evaluation, which steady figures leave out, by name."""
-        return {name: getattr(self, name) for name in PARTS}
+        parts = self._asdict()
+        del parts["evaluate"]
+        return parts
 
     @property
     def total(self) -> float:
@@ -141,14 +143,17 @@ def losses(scale: Scale, env_steps: float, spent: Spent, baseline: Spent, single
     if estimated:
         alone = spent.busy
     # Per runner: W = t0/N + [t1e/r − t0/N] + [median − t1e/r] + [max − median] + [W − max], each against the baseline's own part.
+    share = env_steps / n
     extra = {
-        "serial_stepping": alone - baseline.busy * env_steps / n,
+        "serial_stepping": alone - baseline.busy * share,
         "contention": spent.busy - alone,
         "straggler": spent.longest - spent.busy,
-        "transfer": (spent.sample - spent.longest) - (baseline.sample - baseline.busy) * env_steps / n,
+        "transfer": (spent.sample - spent.longest) - (baseline.sample - baseline.busy) * share,
+        "learn": spent.learn - baseline.learn * share,
+        "sync": spent.sync - baseline.sync * share,
+        "evaluate": spent.evaluate - baseline.evaluate * share,
+        "other": spent.other - baseline.other * share,
     }
-    for phase in PHASES[1:]:
-        extra[phase] = getattr(spent, phase) - getattr(baseline, phase) * env_steps / n
     points = formulas.ratio(100, total)
     return {cause: points * seconds for cause, seconds in extra.items()}, estimated
 

@@ -73,4 +73,4 @@ def _moments(segment: Collection[float]) -> tuple[float, float, float]:
     """Return the mean of a segment, and the sums of squares and of products of neighbours around it."""
     mean = sum(segment) / SEGMENT
     centred = [x - mean for x in segment]
-    return mean, sum(x * x for x in centred), sum(x * y for x, y in pairwise(centred))
+    return mean, sum([x * x for x in centred]), sum([x * y for x, y in pairwise(centred)])

@@ -21,6 +21,7 @@ from rl_scaling_callback.live.rounds import RunnersWork
 _SMALLEST_TURN_S: Final = 0.01
 _SMALLEST_TURN: Final = 0.01
 _NO_WORK: Final = RunnersWork()
+_TIMES: Final = tuple(f"time/{phase}" for phase in PHASES)
 
 
 class BaselineSource(Protocol):
@@ -171,7 +172,7 @@ class Trial:
             values.update({f"learner/{name}": value for name, value in learner.items()})
             values["learner/dropped"] = learner.get("dropped", NAN) + rllib.read_dropped(result)
         if named is not None:
-            values.update({f"time/{phase}": getattr(spent, phase) for phase in PHASES})
+            values.update(zip(_TIMES, spent[: len(PHASES)], strict=True))
             exact = not self._overlaps or work.phases is not None
             values["account/exclusive"] = float(exact)
             if comparable == 1 and exact:
