@@ -14,11 +14,14 @@ pytest.importorskip("ray")
 from envs import CostlyEnv
 from ray.rllib.algorithms.appo import APPOConfig
 from ray.rllib.algorithms.appo.torch.appo_torch_learner import APPOTorchLearner
+from ray.rllib.algorithms.appo.utils import CircularBuffer
 from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.rllib.algorithms.impala.torch.impala_torch_learner import IMPALATorchLearner
 
 CLUSTER_CPUS = 4
 FRAGMENT, STEP_S, UPDATE_S = 10, 0.02, 0.4
+WATCHED = hasattr(CircularBuffer, "put")
+"""Whether the queues of this release can be watched (not in 2.45): else `learner/queue` and `learner/dropped` are NaN."""
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -122,7 +125,7 @@ def test_slow_env_runners_scale_and_the_learner_waits(plain):
     busy, waiting, dropped = learner(results)
     assert busy < 0.15
     assert waiting > 0.8
-    assert dropped == 0
+    assert dropped == 0 or not WATCHED
 
 
 @pytest.mark.parametrize("kind", [IMPALAConfig, pytest.param(APPOConfig, marks=[pytest.mark.alone, pytest.mark.slow])])
@@ -166,9 +169,10 @@ def test_a_remote_learner_whose_queue_overflows(plain):
     warm = results[1:]
     sampled = sum(result["scaling"]["env_steps"] for result in warm)
     learned = sum(result["time_this_iter_s"] for result in warm) / UPDATE_S * FRAGMENT
-    assert dropped == pytest.approx(sampled - learned, rel=0.1)
+    assert dropped == pytest.approx(sampled - learned, rel=0.1) or not WATCHED
 
 
+@pytest.mark.skipif(not WATCHED, reason="the queues of this Ray can't be watched")
 def test_what_appos_circular_buffer_overwrites(tmp_path):
     """It holds 8 batches, each for two updates, and gets an update a batch: about a quarter of them is never learned from."""
     config = configured(tmp_path, kind=APPOConfig, runners=2, step_s=0.0, seconds=2)
