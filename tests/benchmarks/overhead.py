@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import copy
 import functools
+import math
 import random
 import statistics
 import sys
@@ -25,6 +26,7 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
 from rl_scaling_callback import ScalingCallback
+from rl_scaling_callback.core.estimates import trimmed_mean
 from rl_scaling_callback.live.sampling import TIMED_EVERY_S
 
 
@@ -169,11 +171,11 @@ def side_by_side(what: str, calls: dict[str, Callable[[], object]], rounds: int)
             calls[name]()
             spent[name].append((time.perf_counter() - started[0], time.thread_time() - started[1]))
     for kind, place in (("time", 0), ("CPU time", 1)):
-        ratios = [a[place] / b[place] for a, b in zip(spent["with"], spent["without"], strict=True)]
-        quarters = statistics.quantiles(ratios, n=4)
-        error = 1.57 * (quarters[2] - quarters[0]) / len(ratios) ** 0.5
+        pairs = zip(spent["with"], spent["without"], strict=True)
+        estimate = trimmed_mean([math.log(a[place] / b[place]) for a, b in pairs])
         print(
-            f"{what}, {kind} with / without the callback: {quarters[1]:.4f} ± {error:.4f} (median of {rounds} pairs, 95 %)",
+            f"{what}, {kind} that the callback adds: {100 * estimate.mean:.2f} ± {100 * estimate.half_width:.2f} % "
+            f"(trimmed mean of {rounds} pairs, 95 %)",
             flush=True,
         )
 
@@ -261,7 +263,11 @@ def sampling(rounds: int) -> None:
         own_share(algorithm, envs, 2000)
         switch = Switch(algorithm)
         for steps in (50, 200):
-            sample = functools.partial(algorithm.env_runner.sample, num_timesteps=steps * envs)
+
+            def sample(runner: Any = algorithm.env_runner, env_steps: int = steps * envs) -> None:
+                runner.sample(num_timesteps=env_steps)
+                runner.get_metrics()
+
             side_by_side(f"CartPole, fragments of {steps} steps, {envs} env(s)", switch.both(sample), rounds * 200 // steps)
         algorithm.stop()
 
