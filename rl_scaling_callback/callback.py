@@ -265,11 +265,12 @@ class ScalingCallback(RLlibCallback):
         if self._attempt("phases", timers, None) is None:
             return
         self._timers, self._phases_are_timed = timers, True
-        self._warn(
-            "old stack",
-            "on the old API stack env runners don't tell how long they sample: of loss/<cause> only learn, sync, evaluate and "
-            "other are known, and there is no diagnosis",
-        )
+        if rllib.samples_env(config):
+            self._warn(
+                "old stack",
+                "on the old API stack env runners don't tell how long they sample: of loss/<cause> only learn, sync, evaluate and "
+                "other are known, and there is no diagnosis",
+            )
 
     @contextmanager
     def _iteration(self, beside: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:

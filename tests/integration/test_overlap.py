@@ -179,7 +179,7 @@ def test_what_appos_circular_buffer_overwrites(tmp_path):
     config.training(circular_buffer_num_batches=8, circular_buffer_iterations_per_batch=2)
     algorithm = config.build_algo()
     try:
-        results = [algorithm.train() for _ in range(3)]
+        results = [algorithm.train() for _ in range(2)]
         watched = []
         algorithm.learner_group.foreach_learner(lambda each, *_: watched.append((len(each.learned), each._learner_thread_in_queue)))
         ((distinct, queue),) = watched
