@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 try:
@@ -92,6 +93,8 @@ class ScalingCallback(RLlibCallback):
     _trial: Trial | None = None
     _phases: PhaseClock | None = None
     _phases_are_timed = False
+    _timers: Callable[[], dict[str, float]] | None = None
+    _timers_before: Mapping[str, float] = MappingProxyType({})
     _clocks_evaluation = False
     _runners: Rounds | OverlappingRunners = Rounds()
     _learners: Learners | None = None
@@ -196,6 +199,9 @@ class ScalingCallback(RLlibCallback):
         try:
             if self._trial is not None and self._phases is not None:
                 phases = self._phases.take()
+                if self._timers is not None:
+                    before = self._timers_before
+                    phases |= {phase: total - before.get(phase, 0.0) for phase, total in self._timers().items()}
                 evaluation_s = phases.get("evaluate", 0.0)
                 learner = None if self._learners is None else self._learners.read()
                 work = self._runners.read()
@@ -231,6 +237,8 @@ class ScalingCallback(RLlibCallback):
             if rllib.is_asynchronous(config):
                 self._learners = self._attempt("learners", lambda: _watch_learners(algorithm, config), None)
         self._clocks_evaluation = not self._phases_are_timed
+        if not rllib.is_new_stack(config):
+            self._read_timers(algorithm, config)
         neighbourhood = self._attempt("neighbours", lambda: _join(algorithm), None)
         beside = nullcontext if neighbourhood is None else neighbourhood.iteration
         iteration = functools.partial(self._iteration, beside)
@@ -257,11 +265,31 @@ class ScalingCallback(RLlibCallback):
         introspection.watch_end(algorithm, functools.partial(self._attempt, "end", trial.end, None))
         return trial
 
+    def _read_timers(self, algorithm: Algorithm, config: Mapping[str, Any]) -> None:
+        """Take the phases from the timers of the old API stack, where they follow one another."""
+        if rllib.is_asynchronous(config):
+            self._warn(
+                "old stack", "on the old API stack APPO and IMPALA don't tell where time goes: time/* and loss/<cause> stay NaN"
+            )
+            return
+        timers = functools.partial(introspection.read_timers, weakref.proxy(algorithm))
+        if self._attempt("phases", timers, None) is None:
+            return
+        self._timers, self._phases_are_timed = timers, True
+        if rllib.samples_env(config):
+            self._warn(
+                "old stack",
+                "on the old API stack env runners don't tell how long they sample: of loss/<cause> only learn, sync, evaluate and "
+                "other are known, and there is no diagnosis",
+            )
+
     @contextmanager
     def _iteration(self, beside: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
         """Start the clocks with an iteration: what came before it, an evaluation or an iteration that failed, is no part of it."""
         if self._phases is not None:
             self._phases.start()
+        if self._timers is not None:
+            self._timers_before = self._attempt("phases", self._timers, {})
         if self._learners is not None:
             self._learners.start()
         self._runners.start()
@@ -382,9 +410,9 @@ class ScalingCallback(RLlibCallback):
 
 def _watch_learners(algorithm: Algorithm, config: Mapping[str, Any]) -> Learners:
     settle = {"busy": introspection.wait_for_gpu} if rllib.uses_gpus(config) else {}
-    clock = introspection.watch_learners(algorithm, functools.partial(PhaseClock, rllib.LEARNER_PHASES, settle))
+    take = introspection.watch_learners(algorithm, functools.partial(PhaseClock, rllib.LEARNER_PHASES, settle))
     group = weakref.proxy(algorithm)
-    return Learners(clock, max(1, int(rllib.number(config.get("num_learners")))), lambda: introspection.dropped_steps(group))
+    return Learners(take, max(1, int(rllib.number(config.get("num_learners")))), lambda: introspection.dropped_steps(group))
 
 
 def _join(algorithm: Algorithm) -> Neighbourhood:

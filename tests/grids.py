@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from dataclasses import replace
 from pathlib import Path
 
 from rl_scaling_callback.analysis.runs import Run, Study
@@ -33,7 +32,7 @@ def grid(name: str, repetitions: set[int] | None = None) -> Study:
                 continue
             seconds = float(row["time_this_iter_s"])
             phases = {phase: float(row[f"{phase}_s"]) for phase in ("sample", "learn", "sync")}
-            spent = replace(Spent.of(phases, seconds), busy=float(row["busy_s"]), longest=float(row["longest_s"]))
+            spent = Spent.of(phases, seconds, float(row["busy_s"]), float(row["longest_s"]))
             windows[key].add(float(row["env_steps"]), seconds, spent.parts)
     cores = float(provenance(name).split(" cores")[0].rpartition(" ")[2])
     runs = [

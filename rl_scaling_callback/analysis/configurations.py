@@ -16,7 +16,7 @@ from rl_scaling_callback.analysis.interference import NOTABLE_CORES, undisturbed
 from rl_scaling_callback.analysis.noise import PROBED, USUAL, Noise
 from rl_scaling_callback.analysis.runs import Run, Study
 from rl_scaling_callback.core import formulas
-from rl_scaling_callback.core.attribution import Spent, diagnosis, losses
+from rl_scaling_callback.core.attribution import LearnerLimits, Spent, diagnosis, losses
 from rl_scaling_callback.core.comparison import same_steps
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
@@ -196,7 +196,7 @@ def _configuration(study: Study, cell: _Cell, cells: Mapping[Scale, _Cell], base
         cpus=cpus,
         losses=lost,
         losses_estimated=estimated,
-        diagnosis=diagnosis(lost),
+        diagnosis=diagnosis(lost, LearnerLimits.of_window(steady.parts, steady.seconds)),
         cpu_utilisation=_mean([run.cpu_utilisation for run in runs]),
         ram_utilisation=max((run.ram_utilisation for run in runs if not math.isnan(run.ram_utilisation)), default=NAN),
         disturbed=any(run.exclusive == 0 or run.others > NOTABLE_CORES for run in (*runs, *(baseline.runs if baseline else ()))),

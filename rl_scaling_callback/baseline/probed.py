@@ -6,7 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from typing import Final, Protocol
 
 from rl_scaling_callback.baseline.tracker import Reference, Warn
@@ -124,8 +124,7 @@ class ProbedBaseline:
 
         How far iterations are from what probes foretell of them is not in it.
         """
-        figures = [each.seconds if self._overlaps else each.sampling for each in self._rounds]
-        half_width = trimmed_mean(figures).half_width
+        half_width = self._estimates["seconds" if self._overlaps else "sampling"].half_width
         return 100 * math.expm1(half_width) if half_width < 20 else NAN
 
     @property
@@ -200,12 +199,12 @@ class ProbedBaseline:
             ratios = Ratios(math.exp(self._mean("sampling")), self._updates, math.exp(self._mean("sync")))
             reference = ratios.apply(spent).times(ratio(1, env_steps))
         busy = reference.sample * self._mean("busy")
-        reference = replace(reference, busy=busy, longest=busy)
+        reference = reference._replace(busy=busy, longest=busy)
         alone = ratio(spent.busy * max(1, self._own.num_env_runners), env_steps) * self._mean("alone")
         return reference.times(self._reference.parallelism), alone
 
     def _mean(self, figure: str) -> float:
-        return trimmed_mean([getattr(each, figure) for each in self._rounds]).mean
+        return self._estimates[figure].mean
 
     def _measure(self) -> None:
         started = self._clock()
@@ -227,3 +226,6 @@ class ProbedBaseline:
                 alone=(alone.busy_per_step * len(alone.busy)) / (own.busy_per_step * len(own.busy)),
             )
         )
+        # Once a round: every iteration reads them.
+        names = [field.name for field in fields(_Round)]
+        self._estimates = {name: trimmed_mean([getattr(each, name) for each in self._rounds]) for name in names}

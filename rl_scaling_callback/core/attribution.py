@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from statistics import median_low
-from typing import Final
+from typing import Final, NamedTuple
 
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.formulas import NAN
@@ -38,8 +38,7 @@ def typical_and_longest(busy: Sequence[float]) -> tuple[float, float]:
     return (median_low(busy), max(busy)) if busy else (NAN, NAN)
 
 
-@dataclass(frozen=True, slots=True)
-class Spent:
+class Spent(NamedTuple):
     """Where the seconds of an iteration went, or those of many iterations, or of one env step; NaN where not known.
 
     The phases are exclusive, and together all of its time. What the env runners were busy with lies within `sample`.
@@ -73,31 +72,39 @@ class Spent:
             busy: sampling of the typical env runner [s].
             longest: sampling of the slowest [s].
         """
-        named = {phase: phases.get(phase, 0.0) for phase in PHASES[:-1]}
-        return cls(**named, other=seconds - sum(named.values()), busy=busy, longest=longest)
+        sample, learn, sync, evaluate = (phases.get(phase, 0.0) for phase in PHASES[:-1])
+        return cls(sample, learn, sync, evaluate, seconds - (sample + learn + sync + evaluate), busy, longest)
 
     @classmethod
     def of_window(cls, parts: Mapping[str, float], env_steps: float = 1.0) -> Spent:
         """Return what `parts` gave, per env step where their number is given; NaN for a part that is not there."""
-        return cls(**{name: parts.get(name, NAN) / env_steps for name in PARTS}, evaluate=0.0)
+        return cls(*[0.0 if name == "evaluate" else parts.get(name, NAN) / env_steps for name in cls._fields])
 
     @property
     def parts(self) -> dict[str, float]:
         """All but evaluation, which steady figures leave out, by name."""
-        return {name: getattr(self, name) for name in PARTS}
+        parts = self._asdict()
+        del parts["evaluate"]
+        return parts
 
     @property
     def total(self) -> float:
         """All seconds."""
-        return float(sum(getattr(self, phase) for phase in PHASES))
+        return self.sample + self.learn + self.sync + self.evaluate + self.other
 
     def times(self, factor: float) -> Spent:
         """Return `factor` times this."""
-        return Spent(**{field.name: getattr(self, field.name) * factor for field in fields(self)})
+        return Spent(*(seconds * factor for seconds in self))
 
 
 PARTS: Final = (*(phase for phase in PHASES if phase != "evaluate"), "busy", "longest")
 """The parts of an iteration that steady windows and baselines keep."""
+
+LEARNER: Final = "learner_busy"
+"""What learners beside the env runners were busy for: kept with the parts, though it runs beside them."""
+
+RECORDED: Final = (*PARTS, LEARNER)
+"""What is read of a recorded iteration."""
 
 CAUSES: Final[Mapping[str, str]] = {
     "serial_stepping": "sub-envs of one env runner that step one after another",
@@ -136,14 +143,17 @@ def losses(scale: Scale, env_steps: float, spent: Spent, baseline: Spent, single
     if estimated:
         alone = spent.busy
     # Per runner: W = t0/N + [t1e/r − t0/N] + [median − t1e/r] + [max − median] + [W − max], each against the baseline's own part.
+    share = env_steps / n
     extra = {
-        "serial_stepping": alone - baseline.busy * env_steps / n,
+        "serial_stepping": alone - baseline.busy * share,
         "contention": spent.busy - alone,
         "straggler": spent.longest - spent.busy,
-        "transfer": (spent.sample - spent.longest) - (baseline.sample - baseline.busy) * env_steps / n,
+        "transfer": (spent.sample - spent.longest) - (baseline.sample - baseline.busy) * share,
+        "learn": spent.learn - baseline.learn * share,
+        "sync": spent.sync - baseline.sync * share,
+        "evaluate": spent.evaluate - baseline.evaluate * share,
+        "other": spent.other - baseline.other * share,
     }
-    for phase in PHASES[1:]:
-        extra[phase] = getattr(spent, phase) - getattr(baseline, phase) * env_steps / n
     points = formulas.ratio(100, total)
     return {cause: points * seconds for cause, seconds in extra.items()}, estimated
 
@@ -180,14 +190,15 @@ class LearnerLimits:
     from_twice_as_fast: float
 
     @classmethod
-    def of(cls, busy_s: float, waited_s: float, seconds: float) -> LearnerLimits | None:
+    def of_window(cls, parts: Mapping[str, float], seconds: float) -> LearnerLimits | None:
         """Return the limits, or None where they are not known.
 
         Args:
-            busy_s: seconds in which the learner updated, mean over learners.
-            waited_s: seconds in which the env runners waited for it, mean over env runners.
-            seconds: duration of the iterations.
+            parts: of a steady window [s], among them how long the learners updated (`LEARNER`), mean over learners, and how long
+                the env runners waited for them (`learn`), mean over env runners.
+            seconds: duration of its iterations.
         """
+        busy_s, waited_s = parts.get(LEARNER, NAN), parts.get("learn", NAN)
         if not (busy_s > 0 and seconds > 0 and waited_s == waited_s):
             return None
         busy = min(1.0, busy_s / seconds)
@@ -196,21 +207,23 @@ class LearnerLimits:
 
 
 def diagnosis(lost: Mapping[str, float], learner: LearnerLimits | None = None) -> str:
-    """Return one line that names the largest cause and what to do about it; "" where nothing is known or lost.
+    """Return one line that names the largest cause and what to do about it, and which side limits; "" for nothing lost.
 
     Args:
         lost: percent points by cause, as `losses` gives them.
         learner: what a learner beside the env runners allows; None where there is none or nothing is known of it.
     """
     total = sum(lost.values())
-    # A NaN among them makes the sum one, and is not above anything.
-    if not total > _NOTHING:
+    if total <= _NOTHING and lost:
         return ""
-    cause = max(lost, key=lost.__getitem__)
-    line = f"{cause.replace('_', ' ')}: {lost[cause]:.0f} of {total:.0f} lost points; {_ADVICE[cause]}"
+    sentences = []
+    # One that is NaN makes the sum NaN: the largest is not known. What the learner allows needs no baseline.
+    if total > _NOTHING:
+        cause = max(lost, key=lost.__getitem__)
+        sentences.append(f"{cause.replace('_', ' ')}: {lost[cause]:.0f} of {total:.0f} lost points; {_ADVICE[cause]}")
     if learner is not None:
-        line += (
-            f". The learner is busy {learner.busy:.0%}: at most {learner.from_runners:.2f}× from more env runners; "
+        sentences.append(
+            f"The learner is busy {100 * learner.busy:.0f} %: at most {learner.from_runners:.2f}× from more env runners; "
             f"a learner twice as fast: up to {learner.from_twice_as_fast:.1f}×"
         )
-    return line
+    return ". ".join(sentences)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Collection
 from itertools import pairwise
 from typing import Final
 
@@ -32,10 +33,11 @@ class Drift:
     was flagged, and 3.5 % with ρ = 0.5; a rise of 1 % an iteration was flagged after 32 iterations at 5 % noise.
     """
 
-    __slots__ = ("_first", "_last")
+    __slots__ = ("_first", "_first_moments", "_last")
 
     def __init__(self) -> None:
         self._first: list[float] = []
+        self._first_moments: tuple[float, float, float] | None = None
         self._last: deque[float] = deque(maxlen=SEGMENT)
 
     def add(self, cost: float) -> None:
@@ -51,19 +53,24 @@ class Drift:
         """Return the change of the cost per env step [%], 0 where noise may explain it, NaN while there are too few iterations."""
         if len(self._last) < SEGMENT:
             return NAN
-        squares = products = 0.0
-        means = []
-        for segment in (self._first, list(self._last)):
-            mean = sum(segment) / SEGMENT
-            centred = [x - mean for x in segment]
-            squares += sum(x * x for x in centred)
-            products += sum(x * y for x, y in pairwise(centred))
-            means.append(mean)
+        if self._first_moments is None:
+            self._first_moments = _moments(self._first)
+        first, squares, products = self._first_moments
+        last, last_squares, last_products = _moments(self._last)
+        squares += last_squares
+        products += last_products
         sampled = products / squares if squares > 0 else 0.0
         rho = min(0.95, max(0.0, sampled + (1 + 3 * sampled) / SEGMENT))
         deviation = math.sqrt(squares / (2 * SEGMENT - 2))
         half_width = _T * deviation * math.sqrt(2 / SEGMENT * (1 + rho) / (1 - rho))
-        change = means[1] - means[0]
+        change = last - first
         if abs(change) - half_width <= math.log1p(SMALLEST / 100):
             return 0.0
         return 100 * math.expm1(min(change, 20.0))
+
+
+def _moments(segment: Collection[float]) -> tuple[float, float, float]:
+    """Return the mean of a segment, and the sums of squares and of products of neighbours around it."""
+    mean = sum(segment) / SEGMENT
+    centred = [x - mean for x in segment]
+    return mean, sum([x * x for x in centred]), sum([x * y for x, y in pairwise(centred)])

@@ -2,6 +2,11 @@
 
 A slash in a key is a level of the dict, as in RLlib's own results: `steady/sps` is `result["scaling"]["steady"]["sps"]`.
 Tune and TensorBoard flatten it to `scaling/steady/sps`.
+
+On RLlib's old API stack, `time/*` come from its own timers, and of `loss/<cause>` only `learn`, `sync`, `evaluate` and `other` are
+known: its env runners don't tell how long they sample, so `runners/busy`, `longest`, `env_step`, `inference` and `rest` and the
+causes of sampling are NaN. For APPO and IMPALA, whose phases overlap, its timers don't tell enough: `time/*` and `loss/<cause>` are
+NaN.
 """
 
 from __future__ import annotations
@@ -70,7 +75,7 @@ KEYS: Final[tuple[Key, ...]] = (
         "1 when the account is exact; 0 where phases overlap and the env runners did not tell what they waited for",
     ),
     Key("account/estimated", "0/1", "1 when stepping and contention can't be told apart yet: both are in loss/serial_stepping"),
-    Key("runners/busy", "s", "time that the typical (lower median) env runner sampled in this iteration"),
+    Key("runners/busy", "s", "time that the typical (lower median) env runner sampled in this iteration; new API stack only"),
     Key(
         "runners/longest",
         "s",
@@ -88,7 +93,18 @@ KEYS: Final[tuple[Key, ...]] = (
         "time that learners beside the env runners updated in this iteration (APPO, IMPALA); mean over learners",
     ),
     Key("learner/waiting", "s", "time that it waited for a batch: much of it means that sampling is the bottleneck"),
-    Key("learner/dropped", "steps", "env steps of this iteration that no learner had room for; `sps` counts them"),
+    Key(
+        "learner/queue",
+        "updates",
+        "updates that lay ready in the learner's queue, mean over time; APPO's circular buffer holds a batch for several. "
+        "Unknown on older releases of Ray (2.45), whose queues can't be watched",
+    ),
+    Key(
+        "learner/dropped",
+        "steps",
+        "env steps that no learner had room for, and those that APPO's circular buffer overwrote before the learner took them; "
+        "`sps` counts them. Unknown where the queue is",
+    ),
     Key("diagnosis", "text", "largest cause of lost efficiency over the steady window, and what helps; empty when unknown", ""),
     Key("is_baseline", "0/1", "1 when this trial is the reference"),
     Key("comparable", "0/1", "1 when workload, hardware and steps are those of the baseline; 0 when only others have one"),
@@ -105,23 +121,17 @@ def nest(values: Mapping[str, float | str]) -> dict[str, Any]:
     Raises:
         KeyError: `values` has a key that the contract does not know.
     """
-    if not values.keys() <= _NAMES:
-        raise KeyError(f"not in the contract: {sorted(values.keys() - _NAMES)}")
-    root: dict[str, Any] = {leaf: values.get(name, unknown) for name, leaf, unknown in _LEVELS[""]}
-    for level, places in _LEVELS.items():
-        if level:
-            root[level] = {leaf: values.get(name, unknown) for name, leaf, unknown in places}
+    levels = {level: unknown.copy() for level, unknown in _UNKNOWN.items()}
+    for name, value in values.items():
+        level, leaf = _PLACES[name]
+        levels[level][leaf] = value
+    root: dict[str, Any] = levels.pop("")
+    root.update(levels)
     return root
 
 
-def _levels() -> dict[str, list[tuple[str, str, float | str]]]:
-    levels: dict[str, list[tuple[str, str, float | str]]] = {"": []}
-    for key in KEYS:
-        level, _, leaf = key.name.rpartition("/")
-        levels.setdefault(level, []).append((key.name, leaf, key.unknown))
-    return levels
-
-
 # Taken apart once: this runs in every iteration of every trial.
-_NAMES: Final = frozenset(key.name for key in KEYS)
-_LEVELS: Final = _levels()
+_PLACES: Final = {key.name: (key.name.rpartition("/")[0], key.name.rpartition("/")[2]) for key in KEYS}
+_UNKNOWN: Final[dict[str, dict[str, float | str]]] = {level: {} for level, _ in _PLACES.values()}
+for _key in KEYS:
+    _UNKNOWN[_PLACES[_key.name][0]][_PLACES[_key.name][1]] = _key.unknown

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from rl_scaling_callback.analysis.runs import Run, Sample
-from rl_scaling_callback.core.attribution import PARTS
+from rl_scaling_callback.core.attribution import RECORDED
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.steady import SteadyRule, SteadyWindow
 
@@ -21,7 +21,7 @@ class Entry(NamedTuple):
         iteration: its number, from 1.
         env_steps: env steps sampled in it; NaN where not known.
         seconds: its duration, evaluation left out where known; NaN where not known.
-        parts: seconds of each of `attribution.PARTS`; None where they were not measured.
+        parts: seconds of each of `attribution.RECORDED`; None where they were not measured.
         since_restore: its number since the trial was started or restored; NaN where not known.
         exclusive: 1.0 when no other trial ran beside it, 0.0 when one did, NaN where not known.
         others: cores that other programs kept busy; NaN where not known.
@@ -59,12 +59,12 @@ def sum_up(entries: Sequence[Entry], rule: SteadyRule, *, learns_after: float = 
     """
     window = SteadyWindow(rule, learns_after=learns_after)
     # One iteration without parts makes their sums unknown: a smaller sum would be wrong.
-    unknown = dict.fromkeys(PARTS, NAN) if any(entry.parts for entry in entries) else {}
+    unknown = dict.fromkeys(RECORDED, NAN) if any(entry.parts for entry in entries) else {}
     measured: list[Entry] = []
     samples: list[Sample] = []
     kept = _kept(len(entries))
     for index, entry in enumerate(entries):
-        parts = unknown if entry.parts is None else dict(zip(PARTS, entry.parts, strict=True))
+        parts = unknown if entry.parts is None else dict(zip(RECORDED, entry.parts, strict=True))
         counts = window.add(entry.env_steps, entry.seconds, parts, since_restore=entry.since_restore)
         if counts:
             measured.append(entry)

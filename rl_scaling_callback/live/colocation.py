@@ -58,8 +58,11 @@ class Neighbourhood:
         """
         if self._presence is None:
             return NAN
-        arrivals, alone = self._presence.arrivals(), self._presence.is_alone()
-        exclusive = alone and self._was_alone and arrivals == self._arrivals and not self._crossed
+        arrivals = self._presence.arrivals()
+        alone_since = self._was_alone and arrivals == self._arrivals
+        # Where a trial was alone and nobody has arrived, it still is: no call of the operating system is needed to know it.
+        alone = alone_since or self._presence.is_alone()
+        exclusive = alone_since and not self._crossed
         self._crossed = False
         self._arrivals, self._was_alone = arrivals, alone
         return float(exclusive)

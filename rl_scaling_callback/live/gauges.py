@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
@@ -11,10 +12,10 @@ from rl_scaling_callback.core import schema
 from rl_scaling_callback.core.scale import Scale
 
 SHOWN: Final = ("sps", "speedup", "efficiency", "steady/efficiency")
-"""The keys of the contract that have a gauge: `steady/efficiency` is `scaling_steady_efficiency`, before which Ray puts `ray_`.
+"""The keys of the contract that have a gauge: `steady/efficiency` is `scaling_steady_efficiency`, before which Ray puts `ray_`."""
 
-Each costs an iteration some 3 µs, and the other steady figures follow from that one.
-"""
+_SET_EVERY_S: Final = 1.0
+"""Ray exports its metrics every few seconds (10 by default): faster iterations would set gauges that nobody reads."""
 
 _UNITS: Final = {key.name: key.unit for key in schema.KEYS}
 
@@ -36,10 +37,19 @@ class Gauges:
         make: makes a gauge from its name, its description and the keys of its tags (`ray.util.metrics.Gauge`).
         trial: name of the trial's folder; "" outside Tune.
         scale: its scale.
+        clock: monotonic seconds.
     """
 
-    def __init__(self, make: Callable[[str, str, tuple[str, ...]], Gauge], trial: str, scale: Scale) -> None:
+    def __init__(
+        self,
+        make: Callable[[str, str, tuple[str, ...]], Gauge],
+        trial: str,
+        scale: Scale,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._make = make
+        self._clock = clock
+        self._set_at = -math.inf
         self._tags = {
             "trial": _ascii(trial),
             "num_env_runners": str(scale.num_env_runners),
@@ -48,7 +58,11 @@ class Gauges:
         self._gauges: dict[str, Gauge] = {}
 
     def set(self, result: Mapping[str, Any]) -> None:
-        """Show what was injected into `result`."""
+        """Show what was injected into `result`, once a second at most."""
+        now = self._clock()
+        if now - self._set_at < _SET_EVERY_S:
+            return
+        self._set_at = now
         for name, value in rllib.read_injected(result, SHOWN).items():
             gauge = self._gauges.get(name)
             if gauge is None:

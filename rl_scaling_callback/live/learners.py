@@ -4,43 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from rl_scaling_callback.core.formulas import NAN
-from rl_scaling_callback.live.phases import PhaseClock
+from rl_scaling_callback.core.formulas import NAN, ratio
 
 
 class Learners:
     """Collects what the learners of a trial did in an iteration.
 
     Args:
-        clock: clock of the learner in this process; None where learners are processes of their own, which report.
+        take: returns what the learner in this process did since the last call; None where learners are processes of their own,
+            which report the same.
         num_learners: learners that report.
         dropped: tells how many env steps found no room at the learners so far.
     """
 
-    def __init__(self, clock: PhaseClock | None, num_learners: int, dropped: Callable[[], float]) -> None:
-        self._clock = clock
+    def __init__(self, take: Callable[[], Mapping[str, float]] | None, num_learners: int, dropped: Callable[[], float]) -> None:
+        self._take = take
         self._num_learners = num_learners
         self._dropped = dropped
-        self._told: dict[str, float] = {}
         self.start()
 
     def start(self) -> None:
         """Start an iteration."""
-        self._told = {}
+        self._told: dict[str, float] = {}
         self._dropped_before = self._dropped()
-        if self._clock is not None:
-            self._clock.take()
+        if self._take is not None:
+            self._take()
 
     def add(self, told: Mapping[str, float]) -> None:
-        """Take in what one learner did since it reported last, seconds by phase."""
-        for phase, seconds in told.items():
-            self._told[phase] = self._told.get(phase, 0.0) + seconds / self._num_learners
+        """Take in what one learner did since it reported last."""
+        for name, value in told.items():
+            self._told[name] = self._told.get(name, 0.0) + value
 
     def read(self) -> dict[str, float]:
-        """Return how long the learners were `busy` and `waiting` since the start of the iteration [s], and the steps `dropped`."""
-        told = self._told if self._clock is None else {"busy": 0.0, "waiting": 0.0, **self._clock.take()}
+        """Return what the learners did since the start of the iteration.
+
+        Returns:
+            How long they were `busy` and `waiting` [s], the length of their `queue` [updates], means over learners, and the env
+            steps that were `dropped`. NaN where not known.
+        """
+        told = self._told if self._take is None else {"busy": 0.0, "waiting": 0.0, **self._take()}
+        # Learners in other processes report now and then: what an iteration has no report of, a later one has.
+        overwritten = told.get("overwritten", NAN) if told else 0.0
         return {
-            "busy": told.get("busy", NAN),
-            "waiting": told.get("waiting", NAN),
-            "dropped": self._dropped() - self._dropped_before,
+            "busy": told.get("busy", NAN) / self._num_learners,
+            "waiting": told.get("waiting", NAN) / self._num_learners,
+            "queue": ratio(told.get("queued", NAN), told.get("watched", NAN)),
+            "dropped": self._dropped() - self._dropped_before + overwritten,
         }

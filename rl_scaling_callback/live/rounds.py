@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from rl_scaling_callback.core.attribution import typical_and_longest
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.rllib import RunnerReport
 
 
-@dataclass(frozen=True, slots=True)
-class RunnersWork:
+class RunnersWork(NamedTuple):
     """What the env runners did in an iteration.
 
     Attributes:

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 from rl_scaling_callback import rllib
 from rl_scaling_callback.baseline.tracker import Warn
 from rl_scaling_callback.core import schema
-from rl_scaling_callback.core.attribution import PHASES, LearnerLimits, Spent, diagnosis, losses
+from rl_scaling_callback.core.attribution import LEARNER, PHASES, LearnerLimits, Spent, diagnosis, losses
 from rl_scaling_callback.core.comparison import Resources, compare
 from rl_scaling_callback.core.drift import Drift
 from rl_scaling_callback.core.formulas import NAN
@@ -20,9 +20,8 @@ from rl_scaling_callback.live.rounds import RunnersWork
 
 _SMALLEST_TURN_S: Final = 0.01
 _SMALLEST_TURN: Final = 0.01
-_LEARNER: Final = "learner_busy"
-"""A part of steady windows beside `PARTS`: it runs beside them."""
 _NO_WORK: Final = RunnersWork()
+_TIMES: Final = tuple(f"time/{phase}" for phase in PHASES)
 
 
 class BaselineSource(Protocol):
@@ -96,6 +95,7 @@ class Trial:
         self._source = source
         self._window = SteadyWindow(rule, learns_after=rllib.steps_before_learning(config))
         self._drift = Drift()
+        self._change = NAN
         self._is_exclusive = is_exclusive
         self._load = load
         self._warn = warn
@@ -132,14 +132,13 @@ class Trial:
             evaluation_s: seconds of the iteration that evaluation took; steady figures leave them out.
             named: exclusive seconds of each phase, as the env runners spent them where phases overlap; None where not known.
             work: what the env runners did.
-            learner: what learners beside the env runners did: `busy` and `waiting` [s], `dropped` env steps; None where none are.
+            learner: what learners beside the env runners did (see `Learners.read`); None where none are.
             probe_s: seconds spent on probes since the last result.
         """
         env_steps, seconds = self._read(result)
         spent = Spent.of(named or {}, seconds, work.busy, work.longest)
-        parts = {} if named is None else {**spent.parts, **({} if learner is None else {_LEARNER: learner.get("busy", NAN)})}
-        circumstances = rllib.read_circumstances(result)
-        if self._window.add(env_steps, seconds - evaluation_s, parts, since_restore=circumstances.since_restore):
+        parts = {} if named is None else {**spent.parts, **({} if learner is None else {LEARNER: learner.get("busy", NAN)})}
+        if self._window.add(env_steps, seconds - evaluation_s, parts, since_restore=rllib.read_since_restore(result)):
             self._look_for_drift(env_steps, seconds - evaluation_s if spent.busy != spent.busy else spent.busy)
         if env_steps > 0:
             self._env_steps += env_steps
@@ -164,16 +163,16 @@ class Trial:
         values["time/probe"] = probe_s
         values["workload"] = self._workload
         values["exclusive"] = self._is_exclusive()
-        values["steady/drift"] = self._drift.read()
+        values["steady/drift"] = self._change
         cpu_s = [report.cpu for report in work.reports]
-        values["cores/own"], values["cores/others"] = self._load.look(circumstances.cpu_utilisation, cpu_s)
+        values["cores/own"], values["cores/others"] = self._load.look(rllib.read_cpu_utilisation(result), cpu_s)
         values["runners/healthy"], values["runners/restarts"] = rllib.read_fleet(result)
         values.update(_runner_values(work))
         if learner is not None:
             values.update({f"learner/{name}": value for name, value in learner.items()})
             values["learner/dropped"] = learner.get("dropped", NAN) + rllib.read_dropped(result)
         if named is not None:
-            values.update({f"time/{phase}": getattr(spent, phase) for phase in PHASES})
+            values.update(zip(_TIMES, spent[: len(PHASES)], strict=True))
             exact = not self._overlaps or work.phases is not None
             values["account/exclusive"] = float(exact)
             if comparable == 1 and exact:
@@ -205,9 +204,9 @@ class Trial:
 
     def _look_for_drift(self, env_steps: float, sampling_s: float) -> None:
         self._drift.add(sampling_s / env_steps)
-        change = self._drift.read()
+        self._change = change = self._drift.read()
         # Probes follow the drift.
-        if self._source.source != "probe" and (change > 0 or change < 0):
+        if (change > 0 or change < 0) and self._source.source != "probe":
             self._warn(
                 "drift",
                 f"sampling an env step costs {change:+.0f} % since this trial's steady window began, more than noise explains: "
@@ -231,13 +230,8 @@ class Trial:
         return {
             **{f"loss/{cause}": points for cause, points in lost.items()},
             "account/estimated": float(estimated),
-            "diagnosis": diagnosis(lost_over_window, _learner_limits(steady)),
+            "diagnosis": diagnosis(lost_over_window, LearnerLimits.of_window(steady.parts, steady.seconds)),
         }
-
-
-def _learner_limits(steady: Steady) -> LearnerLimits | None:
-    parts = steady.parts
-    return LearnerLimits.of(parts.get(_LEARNER, NAN), parts.get("learn", NAN), steady.seconds)
 
 
 def _runner_values(work: RunnersWork) -> dict[str, float]:

@@ -99,7 +99,8 @@ TIMER_PHASES: Final[Mapping[str, str]] = {
     "sample": "sample",
     "replay_buffer_add_data_timer": "sample",  # the end of the samples' way; it takes longer the more envs there are
     "learner_update_timer": "learn",
-    "learn": "learn",  # DreamerV3
+    "learn": "learn",  # DreamerV3 and the old API stack
+    "load": "learn",  # the old API stack: batches to the learner's device
     "replay_buffer_sampling_timer": "learn",
     "replay_buffer_update_prios_timer": "learn",
     "synch_weights": "sync",

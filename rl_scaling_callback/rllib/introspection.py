@@ -27,6 +27,7 @@ from rl_scaling_callback.core.comparison import Resources
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.rllib import content, hardware
 from rl_scaling_callback.rllib.hardware import Host
+from rl_scaling_callback.rllib.learner_queue import LearnerQueue
 from rl_scaling_callback.rllib.values import plain
 
 if TYPE_CHECKING:
@@ -344,37 +345,64 @@ def _merging(metrics: Any) -> str:
     return "aggregate" if hasattr(metrics, "aggregate") else "merge_and_log_n_dicts"
 
 
-def watch_learners(algorithm: Algorithm, make_clock: Callable[[], PhaseClock]) -> PhaseClock | None:
-    """Time what learners do beside the env runners. Learners in other processes report it with their results.
+def read_timers(algorithm: Algorithm) -> dict[str, float]:
+    """Return the seconds of each phase so far, by the timers of the old API stack: their totals are exact, what they log is a mean.
+
+    Evaluation is left out, which the callback's own hooks time.
+
+    Raises:
+        AttributeError: the Algorithm has no such timers.
+    """
+    seconds: dict[str, float] = {}
+    timers: Any = algorithm._timers
+    for name, timer in list(timers.items()):
+        phase = rllib.TIMER_PHASES.get(name)
+        if phase is not None and phase != "evaluate":
+            seconds[phase] = seconds.get(phase, 0.0) + timer._total_time
+    return seconds
+
+
+def watch_learners(algorithm: Algorithm, make_clock: Callable[[], PhaseClock]) -> Callable[[], dict[str, float]] | None:
+    """Watch what learners do beside the env runners. Learners in other processes report it with their results.
 
     Args:
         algorithm: the Algorithm.
         make_clock: makes the clock of a learner's phases, in the learner's process.
 
     Returns:
-        The clock of the learner in this process; None where learners are processes of their own.
+        What tells the seconds of each phase of the learner in this process since it was last called, and what `LearnerQueue.take`
+        does; None where learners are processes of their own.
 
     Raises:
         AttributeError: learners have no such timers.
     """
     group: Any = algorithm.learner_group
     if group.is_local:
-        clock = make_clock()
-        group.foreach_learner(lambda learner, *_: clock.watch(learner.metrics))
-        return clock
+        takes: list[Callable[[], dict[str, float]]] = []
+        group.foreach_learner(lambda learner, *_: takes.append(_watch_learner(make_clock, learner)))
+        return takes[0]
     group.foreach_learner(functools.partial(_tell, make_clock))
     return None
 
 
-def _tell(make_clock: Callable[[], PhaseClock], learner: Any, *_: Any) -> None:
-    """Have a learner tell what it did with its results. Runs in the learner's process."""
+def _watch_learner(make_clock: Callable[[], PhaseClock], learner: Any) -> Callable[[], dict[str, float]]:
     clock = make_clock()
     clock.watch(learner.metrics)
+    try:
+        watched = LearnerQueue(learner)
+    except Exception:  # its queue is private to RLlib; older releases have others
+        return clock.take
+    return lambda: {**clock.take(), **watched.take()}
+
+
+def _tell(make_clock: Callable[[], PhaseClock], learner: Any, *_: Any) -> None:
+    """Have a learner tell what it did with its results. Runs in the learner's process."""
+    take = _watch_learner(make_clock, learner)
     reduce = learner.metrics.reduce
 
     def reduce_and_tell(*args: Any, **kwargs: Any) -> Any:
         stats = reduce(*args, **kwargs)
-        stats[rllib.REPORTS] = clock.take()
+        stats[rllib.REPORTS] = take()
         return stats
 
     learner.metrics.reduce = reduce_and_tell

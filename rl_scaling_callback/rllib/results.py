@@ -5,16 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from rl_scaling_callback.core import schema
-from rl_scaling_callback.core.attribution import PARTS, PHASES
+from rl_scaling_callback.core.attribution import LEARNER, PHASES, RECORDED
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.rllib.values import mapping, number
 
 
-@dataclass(frozen=True, slots=True)
-class Iteration:
+class Iteration(NamedTuple):
     """Env steps and seconds of one iteration.
 
     Attributes:
@@ -162,6 +161,16 @@ def read_fleet(result: Mapping[str, Any]) -> tuple[float, float]:
     return number(state.get("num_healthy_workers")), number(state.get("num_remote_worker_restarts"))
 
 
+def read_since_restore(result: Mapping[str, Any]) -> float:
+    """Return the number of the iteration since the trial was started or restored, from 1; NaN where not known."""
+    return number(result.get("iterations_since_restore"))
+
+
+def read_cpu_utilisation(result: Mapping[str, Any]) -> float:
+    """Return the utilisation [%] of the Algorithm's node; NaN where not known: an iteration under a second may have none."""
+    return number(mapping(result.get("perf")).get("cpu_util_percent"))
+
+
 @dataclass(frozen=True, slots=True)
 class Circumstances:
     """What a result says beside its env steps and seconds.
@@ -202,18 +211,20 @@ def read_circumstances(result: Mapping[str, Any]) -> Circumstances:
     lifetime = result.get("num_env_steps_sampled_lifetime", result.get("num_env_steps_sampled"))
     return Circumstances(
         iteration=number(result.get("training_iteration")),
-        since_restore=number(result.get("iterations_since_restore")),
+        since_restore=read_since_restore(result),
         done=result.get("done") is True,
         host=host if isinstance(host, str) else "",
         episode_return=number(runners.get("episode_return_mean", runners.get("episode_reward_mean"))),
         lifetime_steps=number(lifetime),
-        cpu_utilisation=number(perf.get("cpu_util_percent")),
+        cpu_utilisation=read_cpu_utilisation(result),
         ram_utilisation=number(perf.get("ram_util_percent")),
         vram_utilisation=max((used for used in vram if used >= 0), default=NAN),
     )
 
 
-INJECTED_PARTS: Final[Mapping[str, str]] = {part: f"time/{part}" if part in PHASES else f"runners/{part}" for part in PARTS}
+INJECTED_PARTS: Final[Mapping[str, str]] = {
+    part: "learner/busy" if part == LEARNER else f"time/{part}" if part in PHASES else f"runners/{part}" for part in RECORDED
+}
 """The key under which the callback injects each part of an iteration."""
 
 MEASURED_KEYS: Final = ("sps", "env_steps", "time/evaluate", *INJECTED_PARTS.values())
@@ -228,7 +239,7 @@ class Measured:
         env_steps: env steps sampled in it; NaN where not known.
         seconds: its duration, evaluation left out where its time is known. NaN where it is not known, and where the callback found
             that it can't be true: the clock jumped, or the machine was suspended.
-        parts: seconds of each of `attribution.PARTS`; None where they were not measured.
+        parts: seconds of each of `INJECTED_PARTS`; None where they were not measured.
         evaluation_is_known: whether the time of evaluation is known.
         problem: why something is NaN; "" when all could be read.
         lifetime: see `Iteration`.

@@ -34,7 +34,7 @@ def number(value: object) -> float:
 
 def mapping(value: object) -> Mapping[str, Any]:
     """Return `value` if it is a mapping, else an empty one."""
-    return value if isinstance(value, Mapping) else {}
+    return value if isinstance(value, (dict, Mapping)) else {}  # a dict is known without asking the abstract class
 
 
 ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rl_scaling_callback import rllib
-from rl_scaling_callback.core.attribution import PARTS
+from rl_scaling_callback.core.attribution import RECORDED
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.steady import Steady, SteadyRule, SteadyWindow
 
@@ -37,9 +37,9 @@ class Windows:
             trial = self._trials[trial_id] = _Progress(SteadyWindow(self._rule, learns_after=learns_after))
         read = rllib.read_measured(result, rllib.read_injected(result, rllib.MEASURED_KEYS), trial.lifetime)
         trial.lifetime = read.lifetime
-        since_restore = rllib.read_circumstances(result).since_restore
+        since_restore = rllib.read_since_restore(result)
         # One iteration without parts makes their sums unknown: a smaller sum would be wrong.
-        parts = dict.fromkeys(PARTS, NAN) if read.parts is None else dict(zip(PARTS, read.parts, strict=True))
+        parts = dict.fromkeys(RECORDED, NAN) if read.parts is None else dict(zip(RECORDED, read.parts, strict=True))
         trial.window.add(read.env_steps, read.seconds, parts, since_restore=since_restore)
         return trial.window.read()
 

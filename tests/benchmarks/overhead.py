@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import copy
 import functools
+import math
 import random
 import statistics
 import sys
@@ -25,8 +26,8 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
 from rl_scaling_callback import ScalingCallback
+from rl_scaling_callback.core.estimates import trimmed_mean
 from rl_scaling_callback.live.sampling import TIMED_EVERY_S
-from rl_scaling_callback.rllib import REPORTS
 
 
 def config(callbacks: Any, runners: int, env: str = "CartPole-v1", steps: int = 1000, envs: int = 1) -> PPOConfig:
@@ -56,29 +57,58 @@ def difference_us(one: Callable[[], object], other: Callable[[], object], calls:
     return statistics.median(median_us(one, 1) - median_us(other, 1) for _ in range(calls))
 
 
-def hook(calls: int, kept_over: int) -> None:
-    """Measure `on_train_result` on a real Algorithm with everything on and its baseline in hand."""
-    place = tempfile.mkdtemp()
-    ours = functools.partial(ScalingCallback, baseline_dir=place, warmup_iterations=0, min_iterations=2, max_iterations=2)
-    algorithm = config(ours, 1).build_algo()
-    for _ in range(3):
-        algorithm.train()
-    algorithm.stop()
+def timed(holder: Any, name: str) -> list[float]:
+    """Have a method of an object note how long each of its calls takes [µs]."""
+    spent: list[float] = []
+    method = getattr(holder, name)
 
-    algorithm = config(ours, 2).build_algo()
-    result = algorithm.train()
-    result = algorithm.train()
-    (callback,) = algorithm.callbacks
-    report = {"busy": 0.6, "env_step": 0.1, "inference": 0.2}
+    def call(*args: Any, **kwargs: Any) -> Any:
+        started = time.perf_counter_ns()
+        try:
+            return method(*args, **kwargs)
+        finally:
+            spent.append((time.perf_counter_ns() - started) / 1000)
+
+    setattr(holder, name, call)
+    return spent
+
+
+def hook(iterations: int, calls: int, kept_over: int) -> None:
+    """Measure `on_train_result` on real Algorithms with everything on, with a baseline from a file and with probes."""
+    rule = {"warmup_iterations": 0, "min_iterations": 2, "max_iterations": 2}
+    stored = functools.partial(ScalingCallback, baseline_dir=tempfile.mkdtemp(), **rule)
+    reference = config(stored, 1, steps=100).build_algo()
+    for _ in range(4):
+        reference.train()
+    reference.stop()
+    for what, ours in {"a stored baseline": stored, "probe=True": functools.partial(ScalingCallback, probe=True, **rule)}.items():
+        algorithm = config(ours, 2, steps=100).build_algo()
+        for _ in range(5):
+            result = algorithm.train()
+        assert result["scaling"]["efficiency"] > 0, "no baseline in hand"
+        (callback,) = algorithm.callbacks
+        hooked, reduced = timed(callback, "on_train_result"), timed(algorithm.metrics, "reduce")
+        for _ in range(iterations):
+            result = algorithm.train()
+        share = 100 * statistics.median(hooked) / statistics.median(reduced)
+        print(
+            f"{what}, median of {iterations} iterations: on_train_result {statistics.median(hooked):.0f} µs, RLlib's own "
+            f"MetricsLogger.reduce() {statistics.median(reduced):.0f} µs, {share:.1f} %",
+            flush=True,
+        )
+        del callback.on_train_result, algorithm.metrics.reduce
+        again_and_again(what, algorithm, callback, result, calls, kept_over)
+        algorithm.stop()
+
+
+def again_and_again(what: str, algorithm: Any, callback: Any, result: dict[str, Any], calls: int, kept_over: int) -> None:
+    """Call the hook in a loop, where the processor has all of it in its caches, and see what it touches and keeps."""
     phases = {"sample": 0.6, "learn": 0.3, "sync": 0.01}
 
     def iteration() -> None:
-        result["env_runners"][REPORTS] = {"1": report, "2": report}
         callback._phases._seconds = dict(phases)
         callback.on_train_result(algorithm=algorithm, result=result)
 
-    iteration()
-    assert result["scaling"]["efficiency"] > 0, "no baseline in hand"
     ours_us = median_us(iteration, calls)
 
     events: dict[str, int] = {}
@@ -105,12 +135,10 @@ def hook(calls: int, kept_over: int) -> None:
     # A reduction changes the logger, so each works on a copy, whose own time is taken off.
     copied_us = median_us(lambda: copy.deepcopy(algorithm.metrics), 200)
     compiled_us = median_us(lambda: copy.deepcopy(algorithm.metrics).reduce(), 200) - copied_us
-    algorithm.stop()
-
-    speed_us = median_us(lambda: sum(range(1000)), calls)
-    print(f"sum(range(1000)), to tell how fast this machine is just now: {speed_us:.1f} µs")
-    print(f"on_train_result, everything on, baseline in hand: {ours_us:8.1f} µs median of {calls} (1.0)")
-    print(f"RLlib's own MetricsLogger.reduce():               {compiled_us:8.1f} µs ({compiled_us / ours_us:.1f})")
+    print(
+        f"{what}, in a loop: on_train_result {ours_us:.1f} µs (median of {calls}), reduce() {compiled_us:.1f} µs, "
+        f"{100 * ours_us / compiled_us:.1f} %"
+    )
     try:
         from lightning.fabric.utilities.throughput import Throughput
     except ImportError:
@@ -143,11 +171,11 @@ def side_by_side(what: str, calls: dict[str, Callable[[], object]], rounds: int)
             calls[name]()
             spent[name].append((time.perf_counter() - started[0], time.thread_time() - started[1]))
     for kind, place in (("time", 0), ("CPU time", 1)):
-        ratios = [a[place] / b[place] for a, b in zip(spent["with"], spent["without"], strict=True)]
-        quarters = statistics.quantiles(ratios, n=4)
-        error = 1.57 * (quarters[2] - quarters[0]) / len(ratios) ** 0.5
+        pairs = zip(spent["with"], spent["without"], strict=True)
+        estimate = trimmed_mean([math.log(a[place] / b[place]) for a, b in pairs])
         print(
-            f"{what}, {kind} with / without the callback: {quarters[1]:.4f} ± {error:.4f} (median of {rounds} pairs, 95 %)",
+            f"{what}, {kind} that the callback adds: {100 * estimate.mean:.2f} ± {100 * estimate.half_width:.2f} % "
+            f"(trimmed mean of {rounds} pairs, 95 %)",
             flush=True,
         )
 
@@ -226,21 +254,31 @@ def own_share(algorithm: Any, envs: int, calls: int) -> None:
     )
 
 
-def training(rounds: int) -> None:
-    """Train and sample with and without the callback, with the env runner in this process."""
+def sampling(rounds: int) -> None:
+    """Sample CartPole, the fastest of envs, with and without the callback, in fragments as short as IMPALA's and longer ones."""
     torch.set_num_threads(1)
     for envs in (1, 8):
-        algorithm = config(
-            functools.partial(ScalingCallback, baseline_sps=1000.0), 0, "Pendulum-v1", steps=200, envs=envs
-        ).build_algo()
+        algorithm = config(functools.partial(ScalingCallback, baseline_sps=1000.0), 0, steps=200, envs=envs).build_algo()
         algorithm.train()
         own_share(algorithm, envs, 2000)
         switch = Switch(algorithm)
-        sample = functools.partial(algorithm.env_runner.sample, num_timesteps=100 * envs)
-        side_by_side(f"sampling with {envs} env(s) in the env runner", switch.both(sample), 3 * rounds)
-        if envs == 1:
-            side_by_side("a training iteration", switch.both(algorithm.train), rounds)
+        for steps in (50, 200):
+
+            def sample(runner: Any = algorithm.env_runner, env_steps: int = steps * envs) -> None:
+                runner.sample(num_timesteps=env_steps)
+                runner.get_metrics()
+
+            side_by_side(f"CartPole, fragments of {steps} steps, {envs} env(s)", switch.both(sample), rounds * 200 // steps)
         algorithm.stop()
+
+
+def training(rounds: int) -> None:
+    """Train with and without the callback, with the env runner in this process."""
+    torch.set_num_threads(1)
+    algorithm = config(functools.partial(ScalingCallback, baseline_sps=1000.0), 0, "Pendulum-v1", steps=200).build_algo()
+    algorithm.train()
+    side_by_side("a training iteration", Switch(algorithm).both(algorithm.train), rounds)
+    algorithm.stop()
 
 
 if __name__ == "__main__":
@@ -248,7 +286,12 @@ if __name__ == "__main__":
     arguments.add_argument("--rounds", type=int, default=300, help="pairs of iterations with and without the callback")
     arguments.add_argument("--calls", type=int, default=20_000, help="calls of the hook that are timed")
     arguments.add_argument("--kept-over", type=int, default=1_000_000, help="iterations over which memory must stay")
+    arguments.add_argument("--only", choices=("hook", "sampling", "training"), help="measure nothing else")
     options = arguments.parse_args()
     ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    hook(options.calls, options.kept_over)
-    training(options.rounds)
+    if options.only in (None, "hook"):
+        hook(options.rounds, options.calls, options.kept_over)
+    if options.only in (None, "sampling"):
+        sampling(options.rounds)
+    if options.only in (None, "training"):
+        training(options.rounds)

@@ -4,6 +4,7 @@ Costs are sleeps that are long beside what RLlib itself takes. Whatever else run
 least disturbed of several counts.
 """
 
+import math
 import os
 from functools import partial
 
@@ -127,6 +128,36 @@ def test_a_cpu_bound_env_on_too_few_cores(tmp_path):
     # Runners that share one core each take as long for their part as one for all of it, so nothing is gained. Whatever else runs on
     # that core only adds to it.
     assert lost_seconds(results)["contention"] == pytest.approx(steps * burn_s * (1 - 1 / runners), rel=0.1)
+
+
+def test_phases_on_the_old_stack(tmp_path):
+    """What its timers log is a running mean; in the first iteration it is that iteration's time."""
+
+    def trained(runners):
+        config = costly(batch=STEPS, step_s=0.02).api_stack(
+            enable_rl_module_and_learner=False, enable_env_runner_and_connector_v2=False
+        )
+        config.rl_module(model_config={}).training(model={"fcnet_hiddens": [8]})
+        config.env_runners(num_env_runners=runners, num_cpus_per_env_runner=0.5, rollout_fragment_length=STEPS // runners)
+        config.evaluation(evaluation_interval=2, evaluation_duration=1, evaluation_config={"env_config": {"step_s": 0.0}})
+        config.evaluation_duration_unit = "timesteps"
+        return tuning.train(config.callbacks(partial(quick, baseline_dir=str(tmp_path))), 5)
+
+    trained(1)
+    results = trained(2)
+    first = results[0]
+    assert first["scaling"]["time"]["sample"] == pytest.approx(first["timers"]["sample_time_ms"] / 1000, abs=2e-3)
+    assert first["scaling"]["time"]["sync"] == pytest.approx(first["timers"]["synch_weights_time_ms"] / 1000, abs=2e-3)
+    learning = ("learn_time_ms", "load_time_ms")
+    assert first["scaling"]["time"]["learn"] == pytest.approx(sum(first["timers"][name] for name in learning) / 1000, abs=4e-3)
+    for result in results:
+        assert sum(result["scaling"]["time"].values()) == pytest.approx(result["time_this_iter_s"], rel=1e-9)
+        assert result["scaling"]["time"]["sample"] >= 0.02 * STEPS / 2
+        assert math.isnan(result["scaling"]["runners"]["busy"])
+    assert [result["scaling"]["time"]["evaluate"] > 0 for result in results] == [False, True, False, True, False]
+    lost = results[-1]["scaling"]["loss"]
+    assert {cause for cause in CAUSES if lost[cause] == lost[cause]} == {"learn", "sync", "evaluate", "other"}
+    assert results[-1]["scaling"]["diagnosis"] == ""
 
 
 @pytest.mark.slow

@@ -14,11 +14,14 @@ pytest.importorskip("ray")
 from envs import CostlyEnv
 from ray.rllib.algorithms.appo import APPOConfig
 from ray.rllib.algorithms.appo.torch.appo_torch_learner import APPOTorchLearner
+from ray.rllib.algorithms.appo.utils import CircularBuffer
 from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.rllib.algorithms.impala.torch.impala_torch_learner import IMPALATorchLearner
 
 CLUSTER_CPUS = 4
 FRAGMENT, STEP_S, UPDATE_S = 10, 0.02, 0.4
+WATCHED = hasattr(CircularBuffer, "put")
+"""Whether the queues of this release can be watched (not in 2.45): else `learner/queue` and `learner/dropped` are NaN."""
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -36,31 +39,40 @@ class SlowIMPALA(Slow, IMPALATorchLearner):
 
 
 class SlowAPPO(Slow, APPOTorchLearner):
-    pass
+    """Keeps apart, by the log-probabilities of their actions, the batches that it learned from."""
+
+    def compute_losses(self, *, batch, **kwargs):
+        self.learned = getattr(self, "learned", set())
+        self.learned |= {each["action_logp"].cpu().numpy().tobytes() for each in batch.values()}
+        return super().compute_losses(batch=batch, **kwargs)
 
 
 LEARNERS = {IMPALAConfig: SlowIMPALA, APPOConfig: SlowAPPO}
 
 
-def train(place, *, kind=IMPALAConfig, runners=1, envs=1, learners=0, update_s=0.0, iterations=4, **costs):
-    """Train on an env whose steps take 20 ms. What else it costs is no fact of the workload: baselines without it compare."""
+def configured(place, *, kind=IMPALAConfig, runners=1, envs=1, learners=0, update_s=0.0, step_s=STEP_S, seconds=3, **costs):
+    """An env whose steps take 20 ms. What else it costs is no fact of the workload: baselines without it compare."""
     measure = partial(
         ScalingCallback, baseline_dir=str(place), workload="known", warmup_iterations=1, min_iterations=2, max_iterations=2
     )
     config = (
         kind()
-        .environment(CostlyEnv, env_config={"step_s": STEP_S, **costs})
+        .environment(CostlyEnv, env_config={"step_s": step_s, **costs})
         .env_runners(num_env_runners=runners, num_cpus_per_env_runner=0.5, rollout_fragment_length=FRAGMENT)
         .training(train_batch_size_per_learner=FRAGMENT, learner_class=LEARNERS[kind], learner_config_dict={"update_s": update_s})
         .learners(num_learners=learners, num_cpus_per_learner=0.5)
-        .reporting(min_time_s_per_iteration=3)
+        .reporting(min_time_s_per_iteration=seconds)
         .rl_module(model_config={"fcnet_hiddens": [8]})
         .callbacks(measure)
     )
     config.num_envs_per_env_runner = envs
     if hasattr(config, "use_env_runner_state_server"):
         config.use_env_runner_state_server = False
-    algorithm = config.build_algo()
+    return config
+
+
+def train(place, *, iterations=4, **options):
+    algorithm = configured(place, **options).build_algo()
     try:
         return [algorithm.train() for _ in range(iterations)]
     finally:
@@ -113,7 +125,7 @@ def test_slow_env_runners_scale_and_the_learner_waits(plain):
     busy, waiting, dropped = learner(results)
     assert busy < 0.15
     assert waiting > 0.8
-    assert dropped == 0
+    assert dropped == 0 or not WATCHED
 
 
 @pytest.mark.parametrize("kind", [IMPALAConfig, pytest.param(APPOConfig, marks=[pytest.mark.alone, pytest.mark.slow])])
@@ -128,9 +140,9 @@ def test_fast_env_runners_wait_for_a_slow_learner(plain, kind):
 
 @pytest.mark.alone
 @pytest.mark.slow
-def test_one_env_runner_of_three_that_is_three_times_slower(plain):
-    results = train(plain, runners=3, slow_worker=2, slow_step_s=2 * STEP_S)
-    check(results, "straggler", 100 / 3 * (1 - 1 / 3))
+def test_one_env_runner_of_four_that_is_three_times_slower(plain):
+    results = train(plain, runners=4, slow_worker=2, slow_step_s=2 * STEP_S)
+    check(results, "straggler", 100 / 4 * (1 - 1 / 3))
 
 
 @pytest.mark.alone
@@ -151,10 +163,34 @@ def test_sub_envs_that_step_one_after_another(plain):
 def test_a_remote_learner_whose_queue_overflows(plain):
     results = train(plain, runners=3, learners=1, update_s=UPDATE_S)
     busy, _, dropped = learner(results)
-    assert busy > 0.8
+    assert busy > 0.9
     # Nobody waits for it: what it has no room for is lost.
     assert abs(lost(results)["learn"]) < 7
     warm = results[1:]
     sampled = sum(result["scaling"]["env_steps"] for result in warm)
     learned = sum(result["time_this_iter_s"] for result in warm) / UPDATE_S * FRAGMENT
-    assert dropped == pytest.approx(sampled - learned, rel=0.15)
+    assert dropped == pytest.approx(sampled - learned, rel=0.1) or not WATCHED
+
+
+@pytest.mark.skipif(not WATCHED, reason="the queues of this Ray can't be watched")
+def test_what_appos_circular_buffer_overwrites(tmp_path):
+    """It holds 8 batches, each for two updates, and gets an update a batch: about a quarter of them is never learned from."""
+    config = configured(tmp_path, kind=APPOConfig, runners=2, step_s=0.0, seconds=2)
+    config.training(circular_buffer_num_batches=8, circular_buffer_iterations_per_batch=2)
+    algorithm = config.build_algo()
+    try:
+        results = [algorithm.train() for _ in range(2)]
+        watched = []
+        algorithm.learner_group.foreach_learner(lambda each, *_: watched.append((len(each.learned), each._learner_thread_in_queue)))
+        ((distinct, queue),) = watched
+        held = sum(not batch.taken for batch in queue.put.__self__._held)
+    finally:
+        algorithm.stop()
+    lengths = [result["scaling"]["learner"]["queue"] for result in results]
+    dropped = sum(result["scaling"]["learner"]["dropped"] for result in results)
+    sampled = sum(result["scaling"]["env_steps"] for result in results)
+    assert dropped > 0.15 * sampled
+    # What is in the buffer, or on its way, may be learned from yet.
+    assert dropped == pytest.approx(sampled - (distinct + held) * FRAGMENT, abs=5 * FRAGMENT)
+    assert 8 < lengths[-1] <= 16
+    assert queue.qsize() <= 16

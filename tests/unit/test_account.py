@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rl_scaling_callback.core import formulas
-from rl_scaling_callback.core.attribution import CAUSES, LearnerLimits, Spent, diagnosis, losses, typical_and_longest
+from rl_scaling_callback.core.attribution import CAUSES, LEARNER, LearnerLimits, Spent, diagnosis, losses, typical_and_longest
 from rl_scaling_callback.core.scale import Scale
 
 BASELINE = Spent.of_window({"sample": 8.0, "learn": 1.5, "sync": 0.3, "other": 0.2, "busy": 7.5, "longest": 7.5}, 1000)
@@ -105,17 +105,20 @@ def test_of_a_baseline_without_breakdown_only_what_it_has_none_of_is_known():
 
 
 def test_what_a_learner_beside_the_env_runners_allows():
-    limits = LearnerLimits.of(9.7, 4.5, 10.0)
+    limits = LearnerLimits.of_window({LEARNER: 9.7, "learn": 4.5}, 10.0)
     assert (limits.busy, limits.from_runners) == (0.97, pytest.approx(1.03, abs=0.001))
     assert limits.from_twice_as_fast == pytest.approx(1 / 0.55)
     # It is not saturated, and nobody waits for it: a faster one changes nothing.
-    assert LearnerLimits.of(2.0, 0.0, 10.0) == LearnerLimits(0.2, 5.0, 1.0)
-    assert LearnerLimits.of(10.1, 9.0, 10.0) == LearnerLimits(1.0, 1.0, 2.0)
-    assert LearnerLimits.of(math.nan, 1.0, 10.0) is None
-    assert LearnerLimits.of(0.0, 1.0, 10.0) is None
+    assert LearnerLimits.of_window({LEARNER: 2.0, "learn": 0.0}, 10.0) == LearnerLimits(0.2, 5.0, 1.0)
+    assert LearnerLimits.of_window({LEARNER: 10.1, "learn": 9.0}, 10.0) == LearnerLimits(1.0, 1.0, 2.0)
+    assert LearnerLimits.of_window({LEARNER: math.nan, "learn": 1.0}, 10.0) is None
+    assert LearnerLimits.of_window({LEARNER: 0.0, "learn": 1.0}, 10.0) is None
 
 
 def test_the_diagnosis_says_which_side_limits():
     lost = dict.fromkeys(CAUSES, 0.0) | {"learn": 61.0}
-    line = diagnosis(lost, LearnerLimits.of(9.7, 4.5, 10.0))
-    assert "The learner is busy 97%: at most 1.03× from more env runners; a learner twice as fast: up to 1.8×" in line
+    line = diagnosis(lost, LearnerLimits.of_window({LEARNER: 9.7, "learn": 4.5}, 10.0))
+    assert "The learner is busy 97 %: at most 1.03× from more env runners; a learner twice as fast: up to 1.8×" in line
+    # That needs no baseline.
+    unknown = dict.fromkeys(CAUSES, math.nan)
+    assert diagnosis(unknown, LearnerLimits.of_window({LEARNER: 9.7, "learn": 4.5}, 10.0)).startswith("The learner is busy 97 %")

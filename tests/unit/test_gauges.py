@@ -1,4 +1,5 @@
 import math
+from itertools import count
 
 import pytest
 
@@ -33,7 +34,7 @@ def metrics():
 
 @pytest.fixture
 def gauges(metrics):
-    return Gauges(metrics.make, "PPO_1", Scale(2, 4))
+    return Gauges(metrics.make, "PPO_1", Scale(2, 4), count(0.0, 1.0).__next__)
 
 
 def result(**values):
@@ -60,6 +61,16 @@ def test_what_is_no_longer_known_does_not_keep_its_last_value(gauges, metrics):
     gauges.set(result(sps=810.0))
     assert metrics["scaling_sps"] == (810.0, TAGS)
     assert math.isnan(metrics["scaling_speedup"][0])
+
+
+def test_fast_iterations_set_them_once_a_second(metrics):
+    times = iter([0.0, 0.9, 1.0])
+    gauges = Gauges(metrics.make, "PPO_1", Scale(2, 4), times.__next__)
+    shown = []
+    for sps in (800.0, 810.0, 820.0):
+        gauges.set(result(sps=sps))
+        shown.append(metrics["scaling_sps"][0])
+    assert shown == [800.0, 800.0, 820.0]
 
 
 def test_a_name_that_ray_would_refuse_is_spelt_out(metrics):

@@ -28,7 +28,7 @@ def test_two_results_share_nothing():
 
 
 def test_a_key_outside_the_contract_is_refused():
-    with pytest.raises(KeyError, match="not in the contract"):
+    with pytest.raises(KeyError, match="spss"):
         schema.nest({"spss": 1.0})
 
 

@@ -9,23 +9,25 @@ from rl_scaling_callback.live.phases import PhaseClock
 def test_the_learner_of_this_process_is_timed_since_the_iteration_began():
     now, dropped = [0.0], [10.0]
     clock = PhaseClock({}, clock=lambda: now[0])
-    learners = Learners(clock, 1, lambda: dropped[0])
+    learners = Learners(clock.take, 1, lambda: dropped[0])
     with clock.block("busy"):
         now[0] += 5.0  # before the iteration
         learners.start()
     with clock.block("busy"):
         now[0] += 2.0
     dropped[0] += 40.0
-    assert learners.read() == {"busy": 2.0, "waiting": 0.0, "dropped": 40.0}
+    told = learners.read()
+    assert (told["busy"], told["waiting"]) == (2.0, 0.0)
+    assert math.isnan(told["dropped"])  # the queue is not watched
     learners.start()
-    assert learners.read() == {"busy": 0.0, "waiting": 0.0, "dropped": 0.0}
+    assert learners.read()["busy"] == 0.0
 
 
 def test_learners_in_other_processes_report():
     learners = Learners(None, 2, lambda: 0.0)
-    learners.add({"busy": 1.0, "waiting": 0.5})
-    learners.add({"busy": 2.0})
-    assert learners.read() == {"busy": 1.5, "waiting": 0.25, "dropped": 0.0}
+    learners.add({"busy": 1.0, "waiting": 0.5, "queued": 3.0, "watched": 2.0, "overwritten": 10.0})
+    learners.add({"busy": 2.0, "queued": 1.0, "watched": 2.0, "overwritten": 5.0})
+    assert learners.read() == {"busy": 1.5, "waiting": 0.25, "queue": 1.0, "dropped": 15.0}
     learners.start()
     told = learners.read()
     assert told["dropped"] == 0.0
@@ -36,7 +38,7 @@ def test_learners_in_other_processes_report():
 def test_a_block_that_began_before_the_iteration_counts_from_its_beginning():
     now = [0.0]
     clock = PhaseClock({}, clock=lambda: now[0])
-    learners = Learners(clock, 1, lambda: math.nan)
+    learners = Learners(clock.take, 1, lambda: math.nan)
     clock.enter("busy")
     now[0] += 5.0
     learners.start()

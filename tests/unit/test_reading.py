@@ -175,7 +175,9 @@ def test_a_logged_iteration_leaves_evaluation_out():
     phases = {"sample": 1.0, "learn": 0.5, "sync": 0.0, "evaluate": 0.25, "other": 0.25}
     read = read_measured(logged(sps=500.0, env_steps=1000.0, time=phases, runners={"busy": 0.9, "longest": 1.0}))
     assert (read.env_steps, read.seconds, read.problem) == (1000.0, 1.75, "")
-    assert read.parts == (1.0, 0.5, 0.0, 0.25, 0.9, 1.0)
+    assert read.parts is not None
+    assert read.parts[:-1] == (1.0, 0.5, 0.0, 0.25, 0.9, 1.0)
+    assert math.isnan(read.parts[-1])  # no learner works beside the env runners
     assert read_measured({"env_runners": {"num_env_steps_sampled": 1000}, "time_this_iter_s": 2.0}).seconds == 2.0
 
 

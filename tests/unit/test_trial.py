@@ -175,6 +175,20 @@ def test_an_asynchronous_algorithm_may_start_without_steps():
     assert list(warnings) == ["steps"]
 
 
+@pytest.mark.parametrize("config", [{}, {"broadcast_interval": 1}], ids=["phases in turn", "phases overlap"])
+def test_of_a_given_baseline_the_causes_that_need_no_breakdown_are_known(config):
+    warnings = {}
+    measured = trial(config, warnings)
+    phases = {"sample": 1.0, "learn": 0.5, "evaluate": 0.25}
+    work = RunnersWork((), 0.8, 0.9, phases if config else None)
+    for _ in range(3):
+        values = measured.measure(result(4000, 2.0), 0.25, phases, work, {"busy": 1.94, "waiting": 0.06} if config else None)
+    known = {cause: values["loss"][cause] for cause in CAUSES if values["loss"][cause] == values["loss"][cause]}
+    assert known == {"straggler": pytest.approx(100 * 0.1 / 2), "evaluate": pytest.approx(100 * 0.25 / 2)}
+    assert list(warnings) == ["breakdown"]
+    assert ("The learner is busy" in values["diagnosis"]) == bool(config)
+
+
 @given(
     st.lists(
         st.dictionaries(st.sampled_from(RESULT_KEYS), anything | st.fixed_dictionaries({"num_env_steps_sampled": anything})),
