@@ -44,7 +44,7 @@ def test_steps_and_seconds_are_read_without_the_callback(folder):
     assert math.isnan(run.vram_utilisation)
     assert [sample.measured for sample in run.samples] == [False] * 2 + [True] * 5
     last = run.samples[-1]
-    assert (last.iteration, last.env_steps, last.seconds) == (7, 2048.0, 2.0)
+    assert (last.number, last.env_steps, last.seconds) == (7, 2048.0, 2.0)
     assert (last.episode_return, last.lifetime_steps) == (7.0, 14336.0)
     assert math.isnan(run.exclusive)
     assert math.isnan(run.cpus), "this config does not say"
@@ -127,8 +127,8 @@ def test_what_a_restored_trial_repeats_counts_once_and_warms_up_again(folder):
     restored = [result(k, 2.0, iterations_since_restore=k - 3) for k in range(4, 10)]
     folder.trial(first + restored)
     run = folder.run()
-    assert [sample.iteration for sample in run.samples] == list(range(1, 10))
-    assert [sample.iteration for sample in run.samples if sample.measured] == [3, 6, 7, 8, 9]
+    assert [sample.number for sample in run.samples] == list(range(1, 10))
+    assert [sample.number for sample in run.samples if sample.measured] == [3, 6, 7, 8, 9]
     assert run.steady.seconds == 4 + 4 * 2
 
 
@@ -206,7 +206,7 @@ def test_iterations_before_learning_starts_are_not_measured(folder):
     folder.trial([result(k, 0.1 if k < 3 else 2.0, config=config) for k in range(1, 7)])
     run = folder.run()
     assert (run.steady.iterations, run.steady.sps) == (2, 1024.0)
-    assert [sample.iteration for sample in run.samples if sample.measured] == [5, 6]
+    assert [sample.number for sample in run.samples if sample.measured] == [5, 6]
 
 
 def test_overlapping_phases_and_timed_iterations_are_told(folder):
@@ -332,7 +332,7 @@ def test_a_baseline_file_stands_in_for_a_reference_that_was_not_run(folder):
     (study,) = folder.read().studies
     assert study.baseline.scale == Scale(1, 1)
     assert (study.baseline.steady.sps, study.baseline.steady.parts) == (BASELINE.sps, BASELINE.parts)
-    assert "PPO_x" in study.baseline.source
+    assert "PPO_x" in study.baseline.name
     (other,) = folder.read(reference=Scale(2, 1)).studies
     assert other.baseline is None
 
@@ -396,7 +396,7 @@ def test_a_damaged_baseline_file_is_named(folder):
 
 def test_long_runs_keep_their_first_and_last_iterations_of_many(folder):
     folder.trial([result(k) for k in range(1, 1001)])
-    samples = [sample.iteration for sample in folder.run().samples]
+    samples = [sample.number for sample in folder.run().samples]
     assert len(samples) == 300
     assert samples[:50] == list(range(1, 51))
     assert samples[-1] == 1000
