@@ -1,8 +1,9 @@
-"""The command line: `rl-scaling report PATH` and `rl-scaling sweep FILE.py:CONFIG`."""
+"""The command line: `rl-scaling report PATH`, `rl-scaling sweep FILE.py:CONFIG` and `rl-scaling keys`."""
 
 from __future__ import annotations
 
 import functools
+import json
 import os
 import signal
 import sys
@@ -13,8 +14,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 try:
     import click
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.progress import Progress
+    from rich.table import Table
+    from rich.text import Text
 except ImportError as error:
     raise ImportError('rl-scaling needs the report extra: pip install "rl-scaling-callback[report]"') from error
 
@@ -22,6 +26,7 @@ from rl_scaling_callback._version import __version__
 from rl_scaling_callback.analysis.goals import GOALS, Goal
 from rl_scaling_callback.analysis.speed_correction import CORRECTIONS, Correction
 from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.schema import KEYS
 from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
 from rl_scaling_callback.sweeping import ENGINES, Engine
@@ -281,6 +286,21 @@ def sweep(
 
         write_config(write, config, choice.choice.scale, reason_text(choice))
         click.echo(f"written: {write}", err=True)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+def keys(as_json: bool) -> None:
+    """All keys that ScalingCallback adds to each result, under "scaling": unit and meaning."""
+    if as_json:
+        click.echo(json.dumps([{"key": key.name, "unit": key.unit, "meaning": key.meaning} for key in KEYS], ensure_ascii=False))
+        return
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("key", "unit", "meaning"):
+        table.add_column(heading, no_wrap=heading != "meaning")
+    for key in KEYS:
+        table.add_row(Text(key.name), Text(key.unit), Text(key.meaning))
+    Console().print(table)
 
 
 def _show(made: Report, form: str, output: Path | None, verbose: bool) -> None:

@@ -446,15 +446,21 @@ def test_places_without_an_experiment_are_told(tmp_path, folder):
         assert "is no experiment" in told(nothing)
 
 
-def test_the_config_is_parsed_once_and_never_taken_for_another(tmp_path):
-    config = {"lr": math.nan, "text": '"config": {"lr": 2}, {'}
-    nested = {"evaluation": {"config": config}, "config": config, "after": [1]}
-    documents = [{"a": 1, "config": config}, {"a": math.nan, "config": config}, nested, {"config": {"lr": 2}}, {"a": 2}]
+def test_the_config_is_one_object_while_it_is_equal(tmp_path):
+    config = {"lr": None, "text": '"config": {"lr": 2}, {'}
+    nested = {"evaluation": {"config": config}, "config": config, "after": [math.nan, math.inf]}
+    documents = [{"a": 1, "config": config}, {"a": 2, "config": config}, nested, {"config": {"lr": 2}}, {"a": 2}, {"config": 3}]
     (tmp_path / "result.json").write_text("".join(f"{json.dumps(document)}\n" for document in documents))
     with (tmp_path / "result.json").open("rb") as stream:
         read = list(ResultLines(stream))
     assert repr(read) == repr(documents)
-    assert read[0]["config"] is read[1]["config"]
+    assert read[0]["config"] is read[1]["config"] is read[2]["config"]
+
+
+def test_a_figure_that_is_not_a_number_is_unknown(folder):
+    results = [result(k, time_this_iter_s=math.nan if k == 4 else 2.0, info={"x": math.inf}) for k in range(1, 8)]
+    assert folder.trial(results)
+    assert [sample.number for sample in folder.run().samples] == [1, 2, 3, 5, 6, 7]
 
 
 def test_a_table_is_all_measured():
