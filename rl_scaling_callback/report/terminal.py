@@ -63,12 +63,13 @@ def print_report(report: Report, console: Console | None = None, *, verbose: boo
     lacking = [f"Left out: {line}" for line in left_out(report)]
     if len(lacking) > _MOST_LEFT_OUT:
         lacking[_MOST_LEFT_OUT:] = [f"Left out: {len(lacking) - _MOST_LEFT_OUT} more; --verbose names them"]
-    closes = [] if verbose or not report.studies else _wrapped(lacking, console)
+    source = _wrapped(closing(report).lines if verbose or not report.studies else lacking, console)
+    _print([*source, ""] if source else [], console)
     for study in report.studies:
         section = decision(study)
         reasons, verdict = _wrapped(section.lines, console), _wrapped([verdict_text(study)], console)
-        # Title, head of the table with its blank lines, notes on what it goes without, and what follows it.
-        taken = 10 + len(reasons) + bool(section.code) + len(verdict) + len(closes)
+        # Title, head of the table with its blank lines, and notes on what it goes without.
+        taken = 10 + len(reasons) + bool(section.code) + len(verdict) + len(source)
         _print_table(study, console, len(study.configurations) if verbose else max(_FEWEST_ROWS, _MOST_LINES - taken))
         for each in details(study) if verbose else ():
             console.print(each.title, style="bold", markup=False)
@@ -78,9 +79,6 @@ def print_report(report: Report, console: Console | None = None, *, verbose: boo
         _print(filter(None, [section.code]), console)
         _print(verdict, console, style="bold")
         console.print()
-    if verbose or not report.studies:
-        closes = _wrapped(closing(report).lines, console)
-    _print(closes, console)
 
 
 def print_so_far(report: Report, console: Console | None = None) -> None:
