@@ -72,9 +72,8 @@ def print_report(report: Report, console: Console | None = None, *, verbose: boo
         taken = 10 + len(reasons) + bool(section.code) + len(verdict) + len(source)
         _print_table(study, console, len(study.configurations) if verbose else max(_FEWEST_ROWS, _MOST_LINES - taken))
         for each in details(study) if verbose else ():
-            console.print(each.title, style="bold", markup=False)
-            _print([f"  {line}" for line in each.lines], console)
-            console.print()
+            _print([each.title], console, style="bold")
+            _print([*_wrapped(each.lines, console, indent="  "), ""], console)
         _print(reasons, console)
         _print(filter(None, [section.code]), console)
         _print(verdict, console, style="bold")
@@ -91,14 +90,18 @@ def print_so_far(report: Report, console: Console | None = None) -> None:
         console.print(f"So far: {choice_text(study.recommendation)}\n", markup=False)
 
 
-def _wrapped(texts: Iterable[str], console: Console) -> list[str]:
-    return [line for text in texts for line in wrap(plain(text), console.width, subsequent_indent="  ")]
+def _wrapped(texts: Iterable[str], console: Console, indent: str = "") -> list[str]:
+    return [
+        line for text in texts for line in wrap(plain(text), console.width, initial_indent=indent, subsequent_indent=f"{indent}  ")
+    ]
 
 
-def _print(lines: Iterable[str], console: Console, style: str | None = None) -> None:
+def _print(lines: Iterable[str], console: Console, style: str = "") -> None:
+    from rich.text import Text
+
     # Code is not wrapped: it is to be copied.
     for line in lines:
-        console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+        console.print(Text(line, style), soft_wrap=True)
 
 
 def _shown(study: StudyReport, most: int) -> set[Scale]:
@@ -110,7 +113,7 @@ def _shown(study: StudyReport, most: int) -> set[Scale]:
 
 
 def _print_table(study: StudyReport, console: Console, most_rows: int) -> None:
-    console.print(plain(study.study.title), style="bold underline", markup=False, highlight=False)
+    _print([plain(study.study.title)], console, style="bold underline")
     columns, scales = COLUMNS, _shown(study, most_rows)
     while console.measure(table(study, columns), options=console.options.update(width=10_000)).maximum > console.width:
         spare = [column for column in columns if column.spare]

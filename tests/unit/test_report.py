@@ -149,6 +149,7 @@ def test_a_large_grid_shows_what_matters_for_the_decision():
     assert f"{len(grid) - len(rows)} more configurations: --verbose shows them" in lines
     everything = printed(report, 80, verbose=True)
     assert all(re.search(rf"^ {c.scale} ", everything, re.MULTILINE) for c in study.configurations)
+    assert max(map(len, everything.splitlines())) <= 80
 
 
 def test_the_goal_that_was_asked_for_comes_first(report):
@@ -245,12 +246,12 @@ def test_an_experiment_without_runs_says_so():
 
 
 def test_what_a_run_wrote_stays_text():
-    report = report_of(replace(run("1r1e", [1.0] * 5), note=HOSTILE), left_out=(LeftOut(HOSTILE, "[bold]"),))
+    report = report_of(replace(run("1r1e", [1.0] * 5), note=HOSTILE), left_out=(LeftOut(HOSTILE, "[bold] :smile:"),))
     terminal, markdown = printed(report, 200), to_markdown(report)
     for text in (terminal, markdown):
         assert "\x1b" not in text
     assert "Left out: <script>alert(1)</script>|*x*" in terminal
-    assert "[bold]" in terminal
+    assert "[bold] :smile:" in terminal
     assert "<script>" not in markdown.replace("\\<", "")
     assert "\\<script\\>alert(1)\\</script\\>\\|\\*x\\*" in markdown
     assert json.loads(to_json(report))["left_out"][0]["name"] == HOSTILE
