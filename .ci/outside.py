@@ -8,28 +8,32 @@ from typing import assert_type
 
 import rl_scaling_callback
 from rl_scaling_callback import (
+    Experiment,
     Goal,
+    Report,
+    Scale,
     ScalingCallback,
     ScalingReporter,
     ScalingSearcher,
+    SteadyRule,
     SteadyStopper,
     make_report,
     read_experiment,
     sweep,
 )
-from rl_scaling_callback.analysis.configurations import Configuration
-from rl_scaling_callback.analysis.runs import Experiment
-from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.report import Report, to_json, write_page
+from rl_scaling_callback.report import reason_text, to_json, write_page
 
 
-def page_of(table: str, page: str) -> Configuration | None:
+def page_of(table: str, page: str) -> tuple[Scale, float] | None:
     """Write the page of a table, and return what it recommends."""
-    experiment = assert_type(read_experiment(table), Experiment)
+    experiment = assert_type(read_experiment(table, rule=SteadyRule(warmup_iterations=0)), Experiment)
     report = assert_type(make_report(experiment, Goal.of("balanced", min_efficiency=60.0)), Report)
     assert_type(write_page(report, page), Path)
     assert_type(to_json(report), str)
-    return report.studies[0].recommendation.choice
+    recommendation = report.studies[0].recommendation
+    assert_type(reason_text(recommendation), str)
+    choice = recommendation.choice
+    return None if choice is None else (choice.scale, choice.speedup)
 
 
 def parts() -> tuple[Callable[[], ScalingCallback], ScalingReporter, ScalingSearcher, SteadyStopper]:
@@ -41,7 +45,7 @@ def parts() -> tuple[Callable[[], ScalingCallback], ScalingReporter, ScalingSear
 if __name__ == "__main__":
     choice = page_of(*sys.argv[1:])
     assert choice is not None
-    print(assert_type(rl_scaling_callback.__version__, str), assert_type(choice.scale, Scale), assert_type(choice.speedup, float))
+    print(assert_type(rl_scaling_callback.__version__, str), *choice)
     assert callable(sweep)
     callback, *_ = parts()
     callback()

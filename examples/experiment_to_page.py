@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 
 from rl_scaling_callback import make_report, read_experiment
-from rl_scaling_callback.report import write_page
+from rl_scaling_callback.report import reason_text, write_page
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
         print(f"left out: {each.name}: {each.reason}")
     report = make_report(experiment)
     for study in report.studies:
-        print(f"{study.study.title}: {study.recommendation.reason}")
+        print(f"{study.study.title}: {reason_text(study.recommendation)}")
     print(f"written: {write_page(report, options.page)}")
 
 

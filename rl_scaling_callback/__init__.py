@@ -13,19 +13,27 @@ from rl_scaling_callback._version import __version__
 
 if TYPE_CHECKING:
     from rl_scaling_callback.analysis.goals import Goal
+    from rl_scaling_callback.analysis.runs import Experiment
     from rl_scaling_callback.callback import ScalingCallback
-    from rl_scaling_callback.experiments import read_experiment
-    from rl_scaling_callback.report import make_report
+    from rl_scaling_callback.core.scale import Scale
+    from rl_scaling_callback.core.steady import SteadyRule
+    from rl_scaling_callback.experiments import ExperimentError, read_experiment
+    from rl_scaling_callback.report import Report, make_report
     from rl_scaling_callback.reporter import ScalingReporter
     from rl_scaling_callback.sweeping.searcher import ScalingSearcher
     from rl_scaling_callback.sweeping.stopper import SteadyStopper
     from rl_scaling_callback.sweeping.sweep import sweep
 
 __all__ = [
+    "Experiment",
+    "ExperimentError",
     "Goal",
+    "Report",
+    "Scale",
     "ScalingCallback",
     "ScalingReporter",
     "ScalingSearcher",
+    "SteadyRule",
     "SteadyStopper",
     "__version__",
     "make_report",
@@ -35,10 +43,15 @@ __all__ = [
 
 # Ray and Matplotlib take seconds to import: only those who use them pay for it.
 _HOME: Final = {
+    "Experiment": "analysis.runs",
+    "ExperimentError": "experiments",
     "Goal": "analysis.goals",
+    "Report": "report",
+    "Scale": "core.scale",
     "ScalingCallback": "callback",
     "ScalingReporter": "reporter",
     "ScalingSearcher": "sweeping.searcher",
+    "SteadyRule": "core.steady",
     "SteadyStopper": "sweeping.stopper",
     "make_report": "report",
     "read_experiment": "experiments",

@@ -1,8 +1,9 @@
-"""The command line: `rl-scaling report PATH` and `rl-scaling sweep FILE.py:CONFIG`."""
+"""The command line: `rl-scaling report PATH`, `rl-scaling sweep FILE.py:CONFIG` and `rl-scaling keys`."""
 
 from __future__ import annotations
 
 import functools
+import json
 import os
 import signal
 import sys
@@ -13,8 +14,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 try:
     import click
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.progress import Progress
+    from rich.table import Table
+    from rich.text import Text
 except ImportError as error:
     raise ImportError('rl-scaling needs the report extra: pip install "rl-scaling-callback[report]"') from error
 
@@ -22,6 +26,7 @@ from rl_scaling_callback._version import __version__
 from rl_scaling_callback.analysis.goals import GOALS, Goal
 from rl_scaling_callback.analysis.speed_correction import CORRECTIONS, Correction
 from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.schema import KEYS
 from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
 from rl_scaling_callback.sweeping import ENGINES, Engine
@@ -123,6 +128,9 @@ def _goal(command: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
     help="When to correct for the machine's speed, as the learner shows it: where trials were repeated, always or never.",
 )
+@click.option(
+    "--verbose", "-v", is_flag=True, help="In the table format: all configurations, laws, predictions, checklist and notes."
+)
 @click.option("--exit-code", is_flag=True, help="Exit with 3 when the goal is not met, with 4 when that is undecided.")
 def report(
     path: str,
@@ -134,9 +142,10 @@ def report(
     reference: Scale,
     warmup_iterations: int,
     correction: Correction,
+    verbose: bool,
     exit_code: bool,
 ) -> None:
-    """What an experiment says: table, recommendation, laws, checklist.
+    """What an experiment says: a table of its configurations, and which one to take.
 
     PATH is the folder of a Tune experiment (a path or a URI such as s3://…; trials need not have used ScalingCallback), or a CSV
     file with the columns num_env_runners, num_envs_per_env_runner (1 by default), and two of env_steps, time_this_iter_s and sps,
@@ -152,7 +161,7 @@ def report(
     from rl_scaling_callback.report import make_report, save_figures, write_curve
 
     made = make_report(experiment, goal, reference, correction=correction)
-    _show(made, form, output)
+    _show(made, form, output, verbose)
     for place, study in enumerate(made.studies, start=1):
         # Several workloads in one folder: each gets a place of its own.
         own = "" if len(made.studies) == 1 else str(place)
@@ -284,13 +293,30 @@ def sweep(
     if choice is None or choice.choice is None:
         raise click.ClickException("nothing could be measured; see what was left out above")
     if write is not None:
-        write_config(write, config, choice.choice.scale, choice.reason)
+        from rl_scaling_callback.report import reason_text
+
+        write_config(write, config, choice.choice.scale, reason_text(choice))
         click.echo(f"written: {write}", err=True)
     if made.interrupted:
         sys.exit(INTERRUPTED)
 
 
-def _show(made: Report, form: str, output: Path | None) -> None:
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+def keys(as_json: bool) -> None:
+    """All keys that ScalingCallback adds to each result, under "scaling": unit and meaning."""
+    if as_json:
+        click.echo(json.dumps([{"key": key.name, "unit": key.unit, "meaning": key.meaning} for key in KEYS], ensure_ascii=False))
+        return
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("key", "unit", "meaning"):
+        table.add_column(heading, no_wrap=heading != "meaning")
+    for key in KEYS:
+        table.add_row(Text(key.name), Text(key.unit), Text(key.meaning))
+    Console().print(table)
+
+
+def _show(made: Report, form: str, output: Path | None, verbose: bool) -> None:
     from rl_scaling_callback.report import print_report, to_json, to_markdown, write_page
 
     if form == "html":
@@ -298,10 +324,10 @@ def _show(made: Report, form: str, output: Path | None) -> None:
         return
     if form == "table":
         if output is None:
-            print_report(made)
+            print_report(made, verbose=verbose)
             return
         with output.open("w", encoding="utf-8") as file:
-            print_report(made, Console(file=file, width=200))
+            print_report(made, Console(file=file, width=200), verbose=verbose)
     else:
         text = to_json(made) if form == "json" else to_markdown(made)
         if output is None:

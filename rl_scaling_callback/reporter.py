@@ -18,7 +18,6 @@ except ImportError as error:
 from rl_scaling_callback.analysis.goals import Goal
 from rl_scaling_callback.analysis.speed_correction import Correction, check_correction
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.schema import ROOT
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
 
 if TYPE_CHECKING:
@@ -32,7 +31,6 @@ logger = logging.getLogger("rl_scaling_callback")
 PAGE: Final = "scaling_report.html"
 """The page's name in the experiment's folder."""
 
-_STATUS_COLUMN: Final = f"{ROOT}/efficiency"
 _READING_SHARE: Final = 0.02
 
 
@@ -40,7 +38,7 @@ class ScalingReporter(tune.Callback):
     """Shows the growing table of configurations while Tune runs; writes page and TensorBoard's curve when it ends.
 
     Add it to `tune.RunConfig(callbacks=[ScalingReporter()])`. Trials need not use `ScalingCallback`; with it, the table knows where
-    efficiency goes, and Tune's own status table gets a column for it. It never raises while Tune runs.
+    efficiency goes. Tune itself prints `scaling/efficiency` with each trial's results. It never raises while Tune runs.
 
     Args:
         goal: `"save"`, `"balanced"` or `"fastest"`, or a `Goal` of your own.
@@ -74,11 +72,6 @@ class ScalingReporter(tune.Callback):
         missing = [name for name in ("jinja2", "matplotlib", "rich") if importlib.util.find_spec(name) is None]
         if missing:
             raise ImportError(f'ScalingReporter needs {", ".join(missing)}: pip install "rl-scaling-callback[report]"')
-        _add_status_column()
-
-    def setup(self, *args: Any, **info: Any) -> None:
-        """Add the column again where Tune has restored this callback."""
-        _add_status_column()
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Show the table so far, unless reading it would take more than a fiftieth of the time."""
@@ -146,18 +139,6 @@ class _Folder:
     def __init__(self, experiment_path: str, filesystem: Any) -> None:
         self.experiment_path = experiment_path
         self.filesystem = filesystem
-
-
-def _add_status_column() -> None:
-    """Have Tune's status tables show efficiency: both keep the columns of every table in a dict of names and headings."""
-    try:
-        from ray.tune.experimental.output import DEFAULT_COLUMNS
-        from ray.tune.progress_reporter import TuneReporterBase
-
-        DEFAULT_COLUMNS[_STATUS_COLUMN] = "efficiency %"
-        TuneReporterBase.DEFAULT_COLUMNS[_STATUS_COLUMN] = "efficiency %"
-    except Exception as error:
-        _warn("Tune's status table gets no efficiency", error)
 
 
 def _warn(what: str, error: Exception) -> None:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.analysis.goals import GOALS
-from rl_scaling_callback.analysis.laws import Laws, Prediction
-from rl_scaling_callback.analysis.runs import Experiment, Run, Sample, Study
+from rl_scaling_callback.analysis.laws import Laws, Prediction, Work
+from rl_scaling_callback.analysis.runs import Experiment, Iteration, Run, Study
 from rl_scaling_callback.baseline.model import Baseline, Workload
 from rl_scaling_callback.baseline.store import EXPERIMENT_SUBDIRECTORY, BaselineStore
 from rl_scaling_callback.baseline.tracker import Reference
@@ -27,9 +27,9 @@ from rl_scaling_callback.report import make_report
 TABLE = Path(__file__).parents[1] / "examples" / "halfcheetah_ppo_i7_12700.csv"
 ROWS = list(csv.DictReader(TABLE.read_text().splitlines()))
 
-# config: N, speedup and efficiency to the digits that were printed; 8r×1e as the rounded 2.89 s gives it.
+# config: N, speedup and efficiency with three digits; 8r×1e as the rounded 2.89 s gives it.
 PRINTED = {
-    "1r×1e": (1, "1.00", "100.0"),
+    "1r×1e": (1, "1.00", "100"),
     "2r×1e": (2, "1.64", "82.1"),
     "4r×1e": (4, "2.71", "67.7"),
     "8r×1e": (8, "4.11", "51.4"),
@@ -69,7 +69,7 @@ def users_ten():
 
 
 def sampled(scale, seconds):
-    samples = tuple(Sample(i, 1000, s, measured=i > 2) for i, s in enumerate(seconds, 1))
+    samples = tuple(Iteration(i, 1000, s, measured=i > 2) for i, s in enumerate(seconds, 1))
     return replace(run(scale, seconds[2:]), samples=samples)
 
 
@@ -132,6 +132,7 @@ class Amdahl:
     mean_error: float = 4.0
     max_error: float = 8.0
     parameters: dict = field(default_factory=dict)
+    work: Work = field(default_factory=Work)
 
     def predict(self, scale):
         seconds = self.serial + self.parallel / scale.parallelism
@@ -140,13 +141,14 @@ class Amdahl:
             or scale.num_envs_per_env_runner > 2 * self.largest.num_envs_per_env_runner
             or scale.parallelism > 2 * self.largest.parallelism
         )
-        return Prediction(scale, seconds, seconds * (1 - self.error), seconds * (1 + self.error), far)
+        return Prediction(scale, seconds, seconds * (1 - self.error), seconds * (1 + self.error), far, self.work)
 
 
-def laws(law):
+def laws(law, work=None):
     # In rows by speedup, 1r×1e collects 1,000 steps/s.
-    env_steps = 1000 * law.predict(Scale(1, 1)).seconds
-    return Laws(fits=(law,), chosen=law, axes=(), limit=(NAN, NAN), env_steps=env_steps)
+    work = work or Work(1000 * law.predict(Scale(1, 1)).seconds, 1000.0)
+    law = replace(law, work=work)
+    return Laws(fits=(law,), chosen=law, axes=(), limit=(NAN, NAN), work=work)
 
 
 def amdahl_rows(law, *scales):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,26 @@ _SHAPES_TRIED: Final = 13
 _EXACT: Final = 1e-9
 _WIDEST: Final = 20.0
 _LONGEST: Final = 1e100
+
+
+class Observations(NamedTuple):
+    """What a law is fitted to: arrays of shape (n,), an entry for each configuration.
+
+    Attributes:
+        r: env runners, at least 1.
+        e: envs per runner.
+        t: seconds.
+        weights: inverse standard deviation of ln t, relative to that of a configuration with the typical error.
+    """
+
+    r: Array
+    e: Array
+    t: Array
+    weights: Array
+
+    def where(self, chosen: Any) -> Observations:
+        """Return those that an index or a mask chooses."""
+        return Observations(*(each[chosen] for each in self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,17 +213,10 @@ class Solution:
         return (float(seconds[0]) * math.exp(-width), float(seconds[0]) * math.exp(width)) if width < _WIDEST else (NAN, NAN)
 
 
-def solve(law: Law, r: Array, e: Array, t: Array, weights: Array) -> Solution:
-    """Return the law fitted to measured seconds.
-
-    Args:
-        law: the law.
-        r: env runners, at least 1.
-        e: envs per runner.
-        t: seconds.
-        weights: inverse standard deviation of ln t, relative to that of a configuration with the typical error.
-    """
-    values, shape = _solve(law, r, e, t, weights)
+def solve(law: Law, data: Observations) -> Solution:
+    """Return the law fitted to measured seconds."""
+    values, shape = _solve(law, data)
+    r, e, t, weights = data
     freedom = len(t) - law.size
     # Relative to what was measured, as in the fit; so it stays finite whatever the law predicts.
     weighted = _gradient(law, values, shape, r, e, t) * weights[:, None]
@@ -213,22 +226,22 @@ def solve(law: Law, r: Array, e: Array, t: Array, weights: Array) -> Solution:
     return Solution(law, values, shape, scatter, freedom, covariance)
 
 
-def leave_one_out(law: Law, r: Array, e: Array, t: Array, weights: Array) -> Array:
-    """Return, for each configuration, the error of the law fitted to all others [%]."""
-    errors = np.empty_like(t)
-    for i in range(len(t)):
-        others = np.arange(len(t)) != i
-        values, shape = _solve(law, r[others], e[others], t[others], weights[others])
-        errors[i] = 100 * abs(_seconds(law, values, shape, r[i : i + 1], e[i : i + 1])[0] / t[i] - 1)
+def leave_one_out(law: Law, data: Observations) -> Array:
+    """Return, for each configuration, the error of the law fitted to all others [%]; shape (n,)."""
+    errors = np.empty_like(data.t)
+    for i in range(len(errors)):
+        values, shape = _solve(law, data.where(np.arange(len(errors)) != i))
+        one = data.where(slice(i, i + 1))
+        errors[i] = 100 * abs(_seconds(law, values, shape, one.r, one.e)[0] / one.t[0] - 1)
     return errors
 
 
-def _solve(law: Law, r: Array, e: Array, t: Array, weights: Array) -> tuple[Array, float]:
+def _solve(law: Law, data: Observations) -> tuple[Array, float]:
     if not law.shape:
-        return _coefficients(law, NAN, r, e, t, weights)[0], NAN
+        return _coefficients(law, NAN, data)[0], NAN
 
     def misfit(shape: float) -> float:
-        return _coefficients(law, shape, r, e, t, weights)[1]
+        return _coefficients(law, shape, data)[1]
 
     tried = np.linspace(*law.shapes, _SHAPES_TRIED)
     misfits = [misfit(shape) for shape in tried]
@@ -237,17 +250,17 @@ def _solve(law: Law, r: Array, e: Array, t: Array, weights: Array) -> tuple[Arra
     refined = minimize_scalar(misfit, bounds=around, method="bounded", options={"xatol": 1e-4 * (law.shapes[1] - law.shapes[0])})
     # The search never looks at the ends of its range, where a shape without effect lies.
     shape = float(refined.x if refined.fun < misfits[best] else tried[best])
-    return _coefficients(law, shape, r, e, t, weights)[0], shape
+    return _coefficients(law, shape, data)[0], shape
 
 
-def _coefficients(law: Law, shape: float, r: Array, e: Array, t: Array, weights: Array) -> tuple[Array, float]:
+def _coefficients(law: Law, shape: float, data: Observations) -> tuple[Array, float]:
     """Return the coefficients for a shape, and the root of the weighted sum of squares that is left."""
-    terms = np.stack(law.terms(r, e, shape), axis=1)
-    rows = terms * (weights / t)[:, None]
+    terms = np.stack(law.terms(data.r, data.e, shape), axis=1)
+    rows = terms * (data.weights / data.t)[:, None]
     # Columns of equal length: terms such as N and 1/N may lie many powers of ten apart.
     lengths = np.linalg.norm(rows, axis=0)
     lengths[lengths == 0] = 1
-    values, left = nnls(rows / lengths, weights)
+    values, left = nnls(rows / lengths, data.weights)
     return values / lengths, float(left)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.core import formulas
@@ -67,9 +67,32 @@ class Goal:
         return (self.min_efficiency or 0.0) / 100 * scale.parallelism, self.min_speedup or 0.0
 
     @property
-    def asks(self) -> str:
-        """Its constraints for the reader, `"efficiency ≥ 60 % and speedup ≥ 2.5×"`; "" where it has none."""
-        return listed(each.asked(limit) for each in _CONSTRAINTS if (limit := each.limit(self)) is not None)
+    def limits(self) -> tuple[Limit, ...]:
+        """Its constraints."""
+        sides = {field.name: field.name.partition("_") for field in fields(self)[1:]}
+        return tuple(
+            Limit(figure, side == "min", value)
+            for name, (side, _, figure) in sides.items()
+            if (value := getattr(self, name)) is not None
+        )
+
+
+class Limit(NamedTuple):
+    """A constraint of a goal.
+
+    Attributes:
+        figure: the attribute of `Configuration` that it limits: efficiency, speedup, cpus or ram_utilisation.
+        is_least: True for the least value, False for the most. The most limits what a machine has, which time can't make up for.
+        value: the threshold.
+    """
+
+    figure: str
+    is_least: bool
+    value: float
+
+    def reach(self, figure: float) -> float:
+        """Return figure / threshold, or threshold / figure for the most: from 1 up the constraint holds. NaN for NaN."""
+        return formulas.ratio(figure, self.value) if self.is_least else formulas.ratio(self.value, figure)
 
 
 GOALS: Final[Mapping[str, Goal]] = {
@@ -107,93 +130,40 @@ def together(verdicts: Iterable[Verdict]) -> Verdict:
     return "undecided" if "undecided" in found else "met"
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """How a configuration stands to one constraint of a goal.
 
     Attributes:
-        asked: the constraint: `"speedup ≥ 2.5×"`.
-        found: the configuration's figure, with its interval.
-        lacking: what the figure lacks, where the constraint does not hold: `"speedup ≥ 2.5× by 0.09×"`.
-        reach: figure / threshold, or threshold / figure for an upper limit: from 1 up the constraint holds. NaN where not known.
+        limit: the constraint.
+        value: the configuration's figure; NaN where not known.
+        error: half-width of its 95 % interval [%]; NaN for CPUs, which are counted, and RAM, which is a maximum.
         verdict: with the interval in mind.
-        is_resource: True for what a machine has and time can't make up for.
     """
 
-    asked: str
-    found: str
-    lacking: str
-    reach: float
+    limit: Limit
+    value: float
+    error: float
     verdict: Verdict
-    is_resource: bool
+
+    @property
+    def reach(self) -> float:
+        """From 1 up the constraint holds; NaN where not known."""
+        return self.limit.reach(self.value)
 
 
 def standings(configuration: Configuration, goal: Goal) -> list[Standing]:
     """Return how a configuration stands to each constraint of a goal."""
-    return [each.standing(configuration, limit) for each in _CONSTRAINTS if (limit := each.limit(goal)) is not None]
+    found = []
+    for limit in goal.limits:
+        value = float(getattr(configuration, limit.figure))
+        reach = limit.reach(value)
+        # Efficiency is as uncertain as speedup.
+        error = configuration.speedup_error if limit.is_least else NAN
+        verdict = judge_speedup(configuration, reach, 1.0) if limit.is_least else judge(reach, error, 1.0)
+        found.append(Standing(limit, value, error, verdict))
+    return found
 
 
 def may_meet(configuration: Configuration, goal: Goal) -> bool:
     """Return whether no figure of a configuration misses a goal; one that is not known doesn't."""
     return not any(each.reach < 1 for each in standings(configuration, goal))
-
-
-@dataclass(frozen=True, slots=True)
-class _Constraint:
-    """A kind of constraint: a figure of configurations, its limit in a goal, and how both are written.
-
-    Attributes:
-        name: the figure's name.
-        sign: `"≥"` where the limit is the least, `"≤"` where it is the most.
-        limit: reads the limit from a goal.
-        figure: reads the figure from a configuration.
-        digits: decimals of the figure.
-        unit: its unit, with the space before it.
-    """
-
-    name: str
-    sign: Literal["≥", "≤"]
-    limit: Callable[[Goal], float | None]
-    figure: Callable[[Configuration], float]
-    digits: int
-    unit: str
-
-    def asked(self, limit: float) -> str:
-        return f"{self.name} {self.sign} {limit:g}{self.unit}"
-
-    def standing(self, configuration: Configuration, limit: float) -> Standing:
-        value, asked, is_least = self.figure(configuration), self.asked(limit), self.sign == "≥"
-        # Efficiency is as uncertain as speedup; CPUs are counted and RAM is a maximum, without an interval.
-        error = configuration.speedup_error if is_least else NAN
-        reach = formulas.ratio(value, limit) if is_least else formulas.ratio(limit, value)
-        return Standing(
-            asked=asked,
-            found="not known" if math.isnan(value) else with_interval(value, error, self.digits, self.unit),
-            lacking=f"{asked} by {abs(limit - value):.3g}{' points' if self.unit == ' %' else self.unit}",
-            reach=reach,
-            verdict=judge_speedup(configuration, reach, 1.0) if is_least else judge(reach, error, 1.0),
-            is_resource=not is_least,
-        )
-
-
-_CONSTRAINTS: Final = (
-    _Constraint("efficiency", "≥", lambda goal: goal.min_efficiency, lambda each: each.efficiency, 1, " %"),
-    _Constraint("speedup", "≥", lambda goal: goal.min_speedup, lambda each: each.speedup, 2, "×"),
-    _Constraint("CPUs", "≤", lambda goal: goal.max_cpus, lambda each: each.cpus, 0, ""),
-    _Constraint("RAM utilisation", "≤", lambda goal: goal.max_ram_utilisation, lambda each: each.ram_utilisation, 0, " %"),
-)
-
-
-def with_interval(value: float, error: float, digits: int, unit: str) -> str:
-    """Return a figure for the reader, with its interval where that is known: `"2.71× (2.60 to 2.82)"`."""
-    text = f"{value:.{digits}f}{unit}"
-    if not error > 0:
-        return text
-    low, high = interval(value, error)
-    return f"{text} ({low:.{digits}f} to {high:.{digits}f})"
-
-
-def listed(texts: Iterable[str]) -> str:
-    """Return texts as a sentence lists them: `"a, b and c"`; "" for none."""
-    *first, last = [*texts] or [""]
-    return f"{', '.join(first)} and {last}" if first else last

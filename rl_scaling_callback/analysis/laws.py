@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from statistics import median
@@ -13,19 +13,20 @@ from typing import Final
 import numpy as np
 from scipy.special import ndtri
 
-from rl_scaling_callback.analysis.fitting import Array, Law, Solution, catalogue, leave_one_out, solve
+from rl_scaling_callback.analysis.fitting import Array, Observations, Solution, catalogue, leave_one_out, solve
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 
 _FAR: Final = 2.0
-_FEWEST: Final = 4
+FEWEST: Final = 4
+"""Configurations that a law needs at least."""
 _SECONDS: Final = (1e-9, 1e12)
 _TYPICAL_ERROR: Final = 10.0
 _LEAST_FALL: Final = 0.01
 _RISING: Final = 1e-3
 _NO_DIFFERENCE: Final = 0.05
-_LARGEST_ERROR: Final = 20.0
+LARGEST_ERROR: Final = 20.0
 """Mean leave-one-out error [%] above which no law predicts: what Venkataraman et al. stay below (Ernest, NSDI 2016)."""
 
 
@@ -45,22 +46,69 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """What the seconds of `Measured` stand for, so that laws can predict throughput and speedup.
+
+    Attributes:
+        env_steps: env steps done in them; NaN where not known.
+        baseline_sps: throughput that speedups are relative to [steps/s]; NaN without a baseline.
+        baseline_error: half-width of its 95 % interval [%]; 0 where not known.
+    """
+
+    env_steps: float = NAN
+    baseline_sps: float = NAN
+    baseline_error: float = 0.0
+
+    def sps(self, seconds: float) -> float:
+        """Return the throughput [steps/s]."""
+        return formulas.steps_per_second(self.env_steps, seconds)
+
+    def speedup(self, seconds: float) -> float:
+        """Return the speedup [×]."""
+        return formulas.speedup(self.sps(seconds), self.baseline_sps)
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a law says of a configuration; the interval is one of 95 % for a new measurement of it.
+    """The performance that is expected of a configuration; intervals are those of 95 % for a new measurement of it.
 
     Attributes:
         scale: the configuration.
-        seconds: time for the same work as in `Measured` [s].
+        seconds: time for the same work as in `Measured` [s]; NaN where no law tells.
         low: lower end of the interval of `seconds`; NaN where it can't be given.
         high: upper end.
         extrapolated: True beyond 2× what was measured, along env runners, envs per runner or N.
+        work: what the seconds stand for.
     """
 
     scale: Scale
-    seconds: float
-    low: float
-    high: float
-    extrapolated: bool
+    seconds: float = NAN
+    low: float = NAN
+    high: float = NAN
+    extrapolated: bool = False
+    work: Work = Work()
+
+    @property
+    def sps(self) -> float:
+        """Throughput [steps/s]; NaN where the work is not known."""
+        return self.work.sps(self.seconds)
+
+    @property
+    def speedup(self) -> float:
+        """Speedup [×]; NaN without a baseline."""
+        return self.work.speedup(self.seconds)
+
+    @property
+    def efficiency(self) -> float:
+        """Parallel efficiency [%]; NaN without a baseline."""
+        return formulas.efficiency(self.speedup, self.scale.parallelism)
+
+    @property
+    def speedups(self) -> tuple[float, float]:
+        """The interval of `speedup` if both this configuration and the baseline were measured now [×]; NaN where not known."""
+        own = math.log1p(self.work.baseline_error / 100)
+        low, high = (math.hypot(math.log(end / self.seconds), own) for end in (self.high, self.low))
+        return self.speedup * math.exp(-low), self.speedup * math.exp(high)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,6 +126,7 @@ class Fit:
         most: most env runners, envs per runner and N that were measured.
         least_noise: half-width of the 95 % interval of ln T around a law that fits, by the errors of what was measured.
         rivals: laws that the data do not tell from it: within one standard error of the least leave-one-out error, as it is.
+        work: what its seconds stand for.
     """
 
     name: str
@@ -90,6 +139,7 @@ class Fit:
     most: tuple[int, int, int]
     least_noise: float = 0.0
     rivals: tuple[Solution, ...] = ()
+    work: Work = Work()
 
     def predict(self, scale: Scale) -> Prediction:
         """Return what it says of a configuration; NaN where it says nothing.
@@ -101,11 +151,10 @@ class Fit:
         seconds = float(self.solution.seconds(r, e)[0])
         extrapolated = any(count > _FAR * most for count, most in zip(counts, self.most, strict=True))
         if not (math.isfinite(seconds) and seconds > 0):
-            return Prediction(scale, NAN, NAN, NAN, extrapolated)
+            return Prediction(scale, extrapolated=extrapolated, work=self.work)
         lows, highs = zip(*(solution.interval(r, e, self.least_noise) for solution in (self.solution, *self.rivals)), strict=True)
         # A rival without an interval does not count: min and max keep their first value beside NaN.
-        low, high = min(lows), max(highs)
-        return Prediction(scale, seconds, low, high, extrapolated)
+        return Prediction(scale, seconds, min(lows), max(highs), extrapolated, self.work)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +184,9 @@ class Laws:
         axes: Amdahl along each axis that was measured.
         limit: lowest and highest limit of the speedup over laws and axes [×]; NaN where there is none.
         falls_beyond: the scales beyond which measured throughput falls although N grows, with the scale where it has fallen.
-        notes: what a reader must know, a sentence each: too few configurations for a law, throughput that falls, and so on.
-        env_steps: env steps that the seconds of the laws stand for; NaN where not told.
+        fitted_to: the scales that they are fitted to.
+        left_out: number of configurations that are left out because their time is not known.
+        work: what the seconds of the laws stand for.
     """
 
     fits: tuple[Fit, ...]
@@ -144,30 +194,29 @@ class Laws:
     axes: tuple[Axis, ...]
     limit: tuple[float, float]
     falls_beyond: tuple[tuple[Scale, Scale], ...] = ()
-    notes: tuple[str, ...] = ()
-    env_steps: float = NAN
-
-    def sps(self, seconds: float) -> float:
-        """Return the throughput that a law's seconds stand for [steps/s]; NaN where `env_steps` was not told."""
-        return formulas.steps_per_second(self.env_steps, seconds)
+    fitted_to: tuple[Scale, ...] = ()
+    left_out: int = 0
+    work: Work = Work()
 
     def span(self, scale: Scale) -> tuple[float, float]:
-        """Return the range of seconds that the 95 % intervals of all fitted laws cover together, those of poor laws included.
+        """Return the range of speedups that the 95 % intervals of all fitted laws cover together, those of poor laws included [×].
 
-        Which law is right is not known for certain, and outside of what was measured they differ. NaN where none has an interval.
+        Which law is right is not known for certain, and outside of what was measured they differ. NaN where none has an interval,
+        or without a baseline.
         """
         predictions = [fit.predict(scale) for fit in self.fits]
-        known = [prediction for prediction in predictions if not math.isnan(prediction.low)]
-        return min((p.low for p in known), default=NAN), max((p.high for p in known), default=NAN)
+        known = [each for each in predictions if not math.isnan(each.low)]
+        slowest, fastest = max((each.high for each in known), default=NAN), min((each.low for each in known), default=NAN)
+        return self.work.speedup(slowest), self.work.speedup(fastest)
 
 
-def fit_laws(measured: Sequence[Measured], cores: float = NAN, env_steps: float = NAN) -> Laws:
+def fit_laws(measured: Sequence[Measured], cores: float = NAN, work: Work = Work()) -> Laws:
     """Return the laws fitted to measured configurations, of which one is 1r×1e or not.
 
     Args:
         measured: one entry a configuration.
         cores: logical cores that the env runners share; NaN where not known.
-        env_steps: env steps done in the seconds of each entry; NaN where not known, and then no throughput can be predicted.
+        work: what the seconds of each entry stand for; by default not known, and then no throughput can be predicted.
 
     Raises:
         ValueError: a scale given twice.
@@ -176,50 +225,54 @@ def fit_laws(measured: Sequence[Measured], cores: float = NAN, env_steps: float 
     if repeated:
         raise ValueError(f"measured has {', '.join(repeated)} more than once; allowed is one entry a scale: join the runs first")
     known = sorted((one for one in measured if _SECONDS[0] <= one.seconds <= _SECONDS[1]), key=lambda one: one.scale)
-    fits = _fits(known, cores if cores >= 1 else NAN)
+    fits = _fits(known, cores if cores >= 1 else NAN, work)
     chosen = _choose(fits)
     axes = _axes(known)
-    falls = _falls(known, chosen.solution.noise if chosen else NAN)
     return Laws(
         fits=fits,
         chosen=chosen,
         axes=axes,
         limit=_limit(known, fits, axes),
-        falls_beyond=falls,
-        notes=tuple(_notes(len(measured), known, fits, chosen, falls)),
-        env_steps=env_steps,
+        falls_beyond=_falls(known, chosen.solution.noise if chosen else NAN),
+        fitted_to=tuple(one.scale for one in known),
+        left_out=len(measured) - len(known),
+        work=work,
     )
 
 
-def _fits(known: Sequence[Measured], cores: float) -> tuple[Fit, ...]:
-    if len(known) < _FEWEST:
+def _fits(known: Sequence[Measured], cores: float, work: Work) -> tuple[Fit, ...]:
+    if len(known) < FEWEST:
         return ()
-    r = np.array([max(1, one.scale.num_env_runners) for one in known], dtype=float)
-    e = np.array([one.scale.num_envs_per_env_runner for one in known], dtype=float)
-    t = np.array([one.seconds for one in known], dtype=float)
-    weights = _weights(known)
-    most = (int(r.max()), int(e.max()), max(one.scale.parallelism for one in known))
-    laws = [law for law in catalogue(float(r.max()), cores) if law.supported(r, e)]
-    fits = sorted((_fit(law, r, e, t, weights, most, _noise(known)) for law in laws), key=lambda fit: fit.mean_error)
+    data = Observations(
+        r=np.array([max(1, one.scale.num_env_runners) for one in known], dtype=float),
+        e=np.array([one.scale.num_envs_per_env_runner for one in known], dtype=float),
+        t=np.array([one.seconds for one in known], dtype=float),
+        weights=_weights(known),
+    )
+    most = (int(data.r.max()), int(data.e.max()), max(one.scale.parallelism for one in known))
+    noise, fits = _noise(known), []
+    for law in catalogue(most[0], cores):
+        if law.supported(data.r, data.e):
+            errors = leave_one_out(law, data)
+            solution = solve(law, data)
+            fits.append(
+                Fit(
+                    name=law.name,
+                    formula=law.formula,
+                    parameters=solution.parameters,
+                    mean_error=float(errors.mean()),
+                    max_error=float(errors.max()),
+                    error_margin=float(errors.std(ddof=1)) / math.sqrt(len(errors)),
+                    solution=solution,
+                    most=most,
+                    least_noise=noise,
+                    work=work,
+                )
+            )
+    fits.sort(key=lambda fit: fit.mean_error)
     near = _near(fits)
     return tuple(
         replace(fit, rivals=tuple(other.solution for other in near if other is not fit)) if fit in near else fit for fit in fits
-    )
-
-
-def _fit(law: Law, r: Array, e: Array, t: Array, weights: Array, most: tuple[int, int, int], noise: float) -> Fit:
-    errors = leave_one_out(law, r, e, t, weights)
-    solution = solve(law, r, e, t, weights)
-    return Fit(
-        name=law.name,
-        formula=law.formula,
-        parameters=solution.parameters,
-        mean_error=float(errors.mean()),
-        max_error=float(errors.max()),
-        error_margin=float(errors.std(ddof=1)) / math.sqrt(len(errors)),
-        solution=solution,
-        most=most,
-        least_noise=noise,
     )
 
 
@@ -256,7 +309,7 @@ def _near(fits: Sequence[Fit]) -> list[Fit]:
 def _choose(fits: Sequence[Fit]) -> Fit | None:
     """Return the simplest law within one standard error of the least leave-one-out error; None where even that predicts badly."""
     return min(
-        (fit for fit in _near(fits) if fit.mean_error <= _LARGEST_ERROR),
+        (fit for fit in _near(fits) if fit.mean_error <= LARGEST_ERROR),
         key=lambda fit: (fit.solution.law.size, fit.mean_error),
         default=None,
     )
@@ -344,28 +397,3 @@ def _lines(known: Sequence[Measured], held: Callable[[Scale], int]) -> list[list
     for one in known:
         lines.setdefault(held(one.scale), []).append(one)
     return list(lines.values())
-
-
-def _notes(
-    given: int, known: Sequence[Measured], fits: Sequence[Fit], chosen: Fit | None, falls: Iterable[tuple[Scale, Scale]]
-) -> Iterator[str]:
-    if len(known) < given:
-        yield f"{given - len(known)} of {given} configurations left out: their time is not known."
-    if Scale(1, 1) not in (one.scale for one in known):
-        yield "1r×1e was not measured: no serial fraction along an axis, and limits count from the predicted 1r×1e."
-    if chosen is None and fits:
-        yield (
-            f"No law predicts these configurations: the best, {fits[0].name}, has a mean leave-one-out error of "
-            f"{fits[0].mean_error:.0f} %; {_LARGEST_ERROR:.0f} % is the most that is allowed."
-        )
-    elif chosen is None:
-        yield f"{len(known)} configurations: a scaling law needs at least {_FEWEST}."
-    elif not any(fit.solution.law.two_level for fit in fits):
-        yield "All configurations lie on one line: what is predicted off it takes env runners and envs per runner for the same."
-    elif chosen is not fits[0]:
-        yield (
-            f"{fits[0].name} has the least leave-one-out error ({fits[0].mean_error:.1f} %); {chosen.name} is simpler and within "
-            f"one standard error of it ({chosen.mean_error:.1f} %)."
-        )
-    for peak, lower in falls:
-        yield f"Throughput falls beyond {peak}: at {lower} it is lower for certain."

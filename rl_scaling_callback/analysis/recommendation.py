@@ -5,60 +5,89 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from rl_scaling_callback.analysis.configurations import Configuration
-from rl_scaling_callback.analysis.goals import Goal, Standing, Verdict, judge, listed, may_meet, standings, together, with_interval
-from rl_scaling_callback.analysis.laws import Laws
+from rl_scaling_callback.analysis.goals import Goal, Standing, Verdict, judge, may_meet, standings, together
+from rl_scaling_callback.analysis.laws import Laws, Prediction
 from rl_scaling_callback.analysis.suggestions import worth_measuring
-from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DEFAULT_RULE
 
-_ENOUGH: Final = DEFAULT_RULE.warmup_iterations + DEFAULT_RULE.max_iterations
+ENOUGH_ITERATIONS: Final = DEFAULT_RULE.warmup_iterations + DEFAULT_RULE.max_iterations
 """Iterations after which a trial's throughput is as settled as it gets."""
 
-HOW_TO_GET_A_BASELINE: Final = (
-    f"Run a trial of the same workload with 1 env runner × 1 env for {_ENOUGH} iterations, "
-    "or give ScalingCallback a baseline_dir or baseline_sps."
-)
-_NO_BASELINE: Final = f"Without a baseline, speedup and efficiency are not known. {HOW_TO_GET_A_BASELINE}"
-_TOO_SHORT: Final = f"The first {DEFAULT_RULE.warmup_iterations} iterations of a trial are warm-up: let it run {_ENOUGH}."
 _MOST_REPEATS: Final = 9
 """The interval of ten runs has a third of the width of one's; who wants it narrower than that is after something else."""
 _WORTH_CPUS: Final = 1.1
 """What noise can't tell apart is still more likely slower where it was measured as slower: a tenth is risked for fewer CPUs."""
-_ONE_AT_A_TIME: Final = "Let trials run one at a time: TuneConfig(max_concurrent_trials=1)."
+
+Ground = Literal["fastest", "nearest", "believed", "none"]
+"""Why a configuration is the choice: it is the fastest (or the cheapest of those that noise can't tell from it) that meets the
+goal; none meets it, and it comes nearest; a search believes it to be the best by all measurements; there is no choice."""
+
+DoubtKind = Literal[
+    "nothing measured", "no baseline", "no error", "nothing to compare", "not comparable", "noted", "not alone", "no throughput"
+]
+
+
+class Doubt(NamedTuple):
+    """What makes a choice less than certain in the measurements themselves, or impossible.
+
+    Attributes:
+        kind: what it is.
+        about: the configurations that it concerns, where it does not concern all or the choice.
+    """
+
+    kind: DoubtKind
+    about: tuple[Configuration, ...] = ()
+
+
+class Remedy(NamedTuple):
+    """What would settle a verdict that an interval leaves open.
+
+    Attributes:
+        kind: to repeat choice and baseline; to do so without the other programs that disturbed them; more rounds of probes.
+        times: repeats of each, or rounds; infinite where more than `most` would be needed, NaN where the number is not known.
+        most: more than these are not worth it.
+        seconds: time that the repeats take without start-up; NaN where not known.
+    """
+
+    kind: Literal["repeats", "undisturbed repeats", "rounds"]
+    times: float = math.nan
+    most: int = _MOST_REPEATS
+    seconds: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """A choice with its reason.
+    """A choice with what it rests on; `report.wording` puts it in words.
 
     Attributes:
         goal: what was asked for.
         choice: the configuration to take; None where none can be recommended.
         verdict: whether the choice meets the goal's constraints; undecided where an interval straddles a threshold, and where
             there is no choice.
-        reason: why it was chosen, with numbers, and what makes that less than certain; without a choice, what is missing and
-            how to get it.
+        ground: why it is the choice.
+        peers: the configurations that noise can't tell from the best, the choice included.
+        standings: how the choice stands to each constraint.
+        remedy: what would settle an undecided verdict; None where nothing is left open by an interval.
+        doubts: what makes the choice less than certain; without a choice, what is missing.
         runner_up: the next best; None where there is none.
-        runner_up_reason: why it is only second; "" without a runner-up.
-        bottleneck: what limits the choice; "" where not known.
-        measure_next: configurations worth measuring before deciding, with the predicted speedup, best first. The prediction is
-            NaN where there is no law or no baseline.
-        code: lines of `AlgorithmConfig` code ready to paste; "" without a choice.
+        measure_next: what is predicted of configurations worth measuring before deciding, best first. The prediction is NaN where
+            there is no law or no baseline.
     """
 
     goal: Goal
-    choice: Configuration | None
-    verdict: Verdict
-    reason: str
-    runner_up: Configuration | None
-    runner_up_reason: str
-    bottleneck: str
-    measure_next: tuple[tuple[Scale, float], ...]
-    code: str
+    choice: Configuration | None = None
+    verdict: Verdict = "undecided"
+    ground: Ground = "none"
+    peers: tuple[Configuration, ...] = ()
+    standings: tuple[Standing, ...] = ()
+    remedy: Remedy | None = None
+    doubts: tuple[Doubt, ...] = ()
+    runner_up: Configuration | None = None
+    measure_next: tuple[Prediction, ...] = ()
 
 
 def recommend(
@@ -81,27 +110,24 @@ def recommend(
     if not (known or needs_speedup):
         known = [each for each in configurations if each.sps > 0]
     if not known:
-        return Recommendation(goal, None, "undecided", _missing(configurations), None, "", "", (), "")
+        return Recommendation(goal, doubts=(_missing(configurations),))
     best = _best(known, goal)
-    told = [each for each in known if each.scale == believed]
-    choice, why = (told[0], _belief(told[0], goal)) if told else (best.choice, _reason(best, goal))
-    runner_up = _runner_up(known, choice, goal)
-    stands = standings(choice, goal)
+    told = next((each for each in known if each.scale == believed), None)
+    choice = told or best.choice
+    stands = tuple(standings(choice, goal))
     baseline = next((each for each in known if each.is_baseline), None)
     return Recommendation(
         goal=goal,
         choice=choice,
         verdict=together(each.verdict for each in stands),
-        reason=" ".join([why, *_uncertain(choice, baseline, stands), *_doubts(configurations, choice)]),
-        runner_up=runner_up,
-        runner_up_reason=_against(runner_up, choice, goal) if runner_up else "",
-        bottleneck=_bottleneck(choice),
+        ground="believed" if told else "fastest" if best.fits else "nearest",
+        peers=(choice,) if told else tuple(best.peers),
+        standings=stands,
+        remedy=_remedy(choice, baseline, stands),
+        doubts=tuple(_doubts(configurations, choice)),
+        runner_up=_runner_up(known, choice, goal),
         measure_next=worth_measuring(known, choice, goal, laws),
-        code=_code(choice),
     )
-
-
-# The choice
 
 
 class _Best(NamedTuple):
@@ -131,7 +157,7 @@ def _best(pool: Sequence[Configuration], goal: Goal) -> _Best:
     return _Best(min(peers, key=_cost), peers, bool(fit))
 
 
-def _tied(one: Configuration, other: Configuration) -> bool:
+def tied(one: Configuration, other: Configuration) -> bool:
     """Return whether the difference of two throughputs is within its 95 % interval (Welch, on logs).
 
     Throughputs, not speedups: the baseline's error is in all speedups alike, and tells nothing about their difference.
@@ -141,7 +167,7 @@ def _tied(one: Configuration, other: Configuration) -> bool:
 
 def _as_fast(one: Configuration, fastest: Configuration) -> bool:
     """Return whether one may be taken for as fast: the less is known, the less is gained by giving up what was measured."""
-    return _tied(one, fastest) and one.sps * _WORTH_CPUS >= fastest.sps
+    return tied(one, fastest) and one.sps * _WORTH_CPUS >= fastest.sps
 
 
 def _noise(one: Configuration, other: Configuration) -> float:
@@ -151,7 +177,7 @@ def _noise(one: Configuration, other: Configuration) -> float:
 def _as_near(one: Configuration, nearest: Configuration, goal: Goal) -> bool:
     """Return whether noise can't tell two by their distance from a goal. Each threshold missed moves with the throughput."""
     (resources, lack, _), (least_resources, least_lack, _) = _distance(one, goal), _distance(nearest, goal)
-    missed = sum(not each.is_resource and each.reach < 1 for each in standings(one, goal))
+    missed = sum(each.limit.is_least and each.reach < 1 for each in standings(one, goal))
     return resources == least_resources and lack - least_lack <= missed * _noise(one, nearest)
 
 
@@ -162,7 +188,7 @@ def _cost(configuration: Configuration) -> tuple[float, ...]:
 
 def _distance(configuration: Configuration, goal: Goal) -> tuple[float, ...]:
     """Return how far a configuration is from a goal: resources that are not there first, then what it lacks in all."""
-    lacking = [(each.is_resource, -math.log(each.reach)) for each in standings(configuration, goal) if each.reach < 1]
+    lacking = [(not each.limit.is_least, -math.log(each.reach)) for each in standings(configuration, goal) if each.reach < 1]
     resources = sum(lack for is_resource, lack in lacking if is_resource)
     return resources, sum(lack for is_resource, lack in lacking if not is_resource), -configuration.sps
 
@@ -172,7 +198,7 @@ def ranking(configurations: Sequence[Configuration]) -> list[list[Configuration]
     left = sorted((each for each in configurations if each.sps > 0), key=lambda each: -each.sps)
     groups = []
     while left:
-        groups.append([each for each in left if each is left[0] or _tied(each, left[0])])
+        groups.append([each for each in left if each is left[0] or tied(each, left[0])])
         left = [each for each in left if each not in groups[-1]]
     return groups
 
@@ -200,159 +226,58 @@ def _runner_up(known: Sequence[Configuration], choice: Configuration, goal: Goal
     return _best(others, goal).choice if others else None
 
 
-# The words
-
-
-def _missing(configurations: Sequence[Configuration]) -> str:
-    """Return what is missing where no configuration can be judged, and how to get it."""
+def _missing(configurations: Sequence[Configuration]) -> Doubt:
+    """Return what is missing where no configuration can be judged."""
     if not configurations:
-        return "No configuration was measured: run trials that differ in num_env_runners and num_envs_per_env_runner."
+        return Doubt("nothing measured")
     if any(each.sps > 0 for each in configurations):
-        return _NO_BASELINE
-    return f"No configuration has a steady throughput ({_scales(configurations)}). {_TOO_SHORT}"
+        return Doubt("no baseline")
+    return Doubt("no throughput", tuple(configurations))
 
 
-def _belief(choice: Configuration, goal: Goal) -> str:
-    text = f"{choice.scale} is the best by all measurements taken together; its own figures: {_figures(choice)}."
-    lacking = listed(each.lacking for each in standings(choice, goal) if each.reach < 1)
-    return f"{text} By these it misses {lacking}." if lacking else text
-
-
-def _reason(best: _Best, goal: Goal) -> str:
-    choice, peers, fits = best
-    figures, stands = _figures(choice), standings(choice, goal)
-    others = [each for each in peers if each is not choice]
-    cheapest = f"; {choice.scale} {_why_cheapest(choice, others)}"
-    if not fits:
-        lacking = listed(each.lacking for each in stands if each.reach < 1)
-        near = f"{_scales(peers)} come equally near within noise{cheapest}" if others else f"{choice.scale} comes nearest"
-        return f"None was measured with {goal.asks}. {near}: {figures}. It misses {lacking}."
-    asks = listed(each.asked for each in stands if not math.isnan(each.reach))
-    fastest = f"fastest with {asks}" if asks else "fastest"
-    if others:
-        return f"{_scales(peers)} are the {fastest} and equal within noise{cheapest}: {figures}."
-    return f"{choice.scale} is the {fastest}: {figures}."
-
-
-def _why_cheapest(choice: Configuration, others: Sequence[Configuration]) -> str:
-    fewer = [each for each in others if each.cpus > choice.cpus]
-    return "holds the fewest CPUs" if len(fewer) == len(others) else "holds no more CPUs than any and has the smallest N of these"
-
-
-def _uncertain(choice: Configuration, baseline: Configuration | None, stands: Sequence[Standing]) -> Iterator[str]:
-    """Yield what leaves open whether the choice meets its goal, and whether the goal is a wise one."""
-    unknown = listed(each.asked for each in stands if math.isnan(each.reach))
-    if unknown:
-        yield f"{choice.scale} can't be held against {unknown}: that was not recorded."
-    straddled = listed(f"{each.asked} at {each.found}" for each in stands if each.verdict == "undecided" and each.reach > 0)
-    if straddled and choice.disturbed:
-        yield f"Undecided is {straddled}, for other programs disturbed {choice.scale} or the baseline: repeat both without them."
-    elif straddled:
-        yield f"Undecided is {straddled}: {_to_settle(choice, baseline, stands)}."
-    if choice.band == "inefficient":
-        yield "That is in the band inefficient: consider less parallelism, unless resources are to spare."
-
-
-def _to_settle(choice: Configuration, baseline: Configuration | None, stands: Sequence[Standing]) -> str:
-    """Return what would settle which thresholds are reached, and what it costs."""
-    if baseline is None or not choice.variance + baseline.variance >= 0:
-        return f"repeat {choice.scale} and the baseline"
+def _remedy(choice: Configuration, baseline: Configuration | None, stands: Sequence[Standing]) -> Remedy | None:
     reaches = [each.reach for each in stands if each.verdict == "undecided" and each.reach > 0]
+    if not reaches:
+        return None
+    if choice.disturbed:
+        return Remedy("undisturbed repeats")
+    if baseline is None or not choice.variance + baseline.variance >= 0:
+        return Remedy("repeats")
     if choice.noise.probed:
         return _rounds(choice, reaches)
     needed = [_repeats(choice, baseline, reach) for reach in reaches]
     known = [each for each in needed if each is not None]
     if len(known) < len(needed):
-        return f"too close for {_MOST_REPEATS} repeats to settle"
+        return Remedy("repeats", math.inf)
     more = max(known)
-    times = "once" if more == 1 else "twice" if more == 2 else f"{more} times"
-    seconds = more * _ENOUGH * (choice.seconds + baseline.seconds)
-    cost = f", about {seconds:.0f} s and start-up" if seconds > 0 else ""
-    return f"repeat {choice.scale} and {baseline.scale} {times} each{cost}"
+    return Remedy("repeats", more, seconds=more * ENOUGH_ITERATIONS * (choice.seconds + baseline.seconds))
 
 
-def _rounds(choice: Configuration, reaches: Sequence[float]) -> str:
+def _rounds(choice: Configuration, reaches: Sequence[float]) -> Remedy:
     """Return how many more rounds of probes would settle it: an interval narrows with the root of their number."""
     rounds = choice.runs[0].steady.iterations
     half_width = math.log1p(choice.speedup_error / 100)
     more = max(rounds * ((half_width / math.log(reach)) ** 2 - 1) if reach != 1 else math.inf for reach in reaches)
-    if more > _MOST_REPEATS * rounds:
-        return f"too close for {_MOST_REPEATS * rounds} more rounds of probes to settle"
-    return f"about {math.ceil(more)} more rounds of probes after these {rounds} would settle it"
+    most = _MOST_REPEATS * rounds
+    return Remedy("rounds", math.inf if more > most else math.ceil(more), most)
 
 
-def _doubts(configurations: Sequence[Configuration], choice: Configuration) -> Iterator[str]:
-    """Yield what makes the choice less than certain in the measurements themselves, and what to do about it."""
+def _doubts(configurations: Sequence[Configuration], choice: Configuration) -> Iterator[Doubt]:
     if math.isnan(choice.speedup):
-        yield _NO_BASELINE
+        yield Doubt("no baseline")
     by_throughput = choice.is_baseline or math.isnan(choice.speedup)
     if math.isnan(choice.sps_error if by_throughput else choice.speedup_error):
-        yield "This rests on single figures without an error: repeat the trials to know how sure it is."
+        yield Doubt("no error")
     if len(configurations) == 1:
-        yield "It is the only configuration: there is nothing to choose from until others are measured."
+        yield Doubt("nothing to compare")
     # What is known by throughput alone can't be compared with a choice that has a speedup; its note says why.
-    incomparable = [each for each in configurations if each.sps > 0 and math.isnan(each.speedup) and choice.speedup > 0]
+    incomparable = tuple(each for each in configurations if each.sps > 0 and math.isnan(each.speedup) and choice.speedup > 0)
     if incomparable:
-        yield f"Not comparable, and so left out: {_scales(incomparable)}."
+        yield Doubt("not comparable", incomparable)
     concerned = [choice, *(each for each in configurations if each.is_baseline and each is not choice), *incomparable]
-    for each in concerned:
-        if each.note:
-            yield f"{each.scale}: {each.note}."
-    if any(run.exclusive == 0 for each in concerned for run in each.runs):
-        yield _ONE_AT_A_TIME
-    unknown = [each for each in configurations if math.isnan(each.sps)]
-    if unknown:
-        yield f"Without a throughput, and so left out: {_scales(unknown)}. {_TOO_SHORT}"
-
-
-def _against(runner_up: Configuration, choice: Configuration, goal: Goal) -> str:
-    """Return what the runner-up has and lacks beside the choice."""
-    tied = _tied(runner_up, choice)
-    percent = 100 * (runner_up.sps / choice.sps - 1)
-    more_cpus = runner_up.cpus - choice.cpus
-    if tied:
-        pace = "is as fast within the noise"
-    else:
-        size = f"{abs(percent):.{0 if abs(percent) >= 1 else 1}f} %"
-        pace = f"is {size} {'faster' if percent > 0 else 'slower'}"
-    if more_cpus:
-        books = f"holds {_cpus(abs(more_cpus))} {'more' if more_cpus > 0 else 'fewer'}"
-    else:
-        books = f"holds as many CPUs, with N = {runner_up.scale.parallelism} against {choice.scale.parallelism}"
-    # Faster for more CPUs, or slower for fewer: one is the price of the other.
-    trades = more_cpus * percent > 0 and not tied
-    text = f"{runner_up.scale} {pace} {'but' if trades else 'and'} {books}"
-    stands = standings(runner_up, goal)
-    lacking = listed(each.lacking for each in stands if each.reach < 1)
-    unclear = listed(each.asked for each in stands if each.verdict == "undecided" and not each.reach < 1)
-    return text + (f"; it misses {lacking}" if lacking else "") + (f"; undecided is {unclear}" if unclear else "") + "."
-
-
-def _bottleneck(choice: Configuration) -> str:
-    if choice.diagnosis:
-        return choice.diagnosis + (" (estimated: stepping and contention can't be told apart)" if choice.losses_estimated else "")
-    serial = formulas.serial_fraction(choice.speedup, choice.scale.parallelism)
-    if not serial > 0:
-        return ""
-    return f"as if {100 * serial:.0f} % of the work were serial (Karp–Flatt); where the time goes was not recorded"
-
-
-def _code(choice: Configuration) -> str:
-    return f"{choice.scale.code}# a trial takes {_cpus(choice.cpus)}: ray.init(num_cpus={math.ceil(choice.cpus)}) or more"
-
-
-def _figures(configuration: Configuration) -> str:
-    if math.isnan(configuration.speedup):
-        rate = f"{configuration.sps:,.0f} steps/s"
-    else:
-        speedup = with_interval(configuration.speedup, configuration.speedup_error, 2, "×")
-        rate = f"{speedup}, efficiency {configuration.efficiency:.1f} %"
-    return f"{rate}, {_cpus(configuration.cpus)}"
-
-
-def _cpus(cpus: float) -> str:
-    return f"{cpus:g} CPU{'' if cpus == 1 else 's'}"
-
-
-def _scales(configurations: Sequence[Configuration]) -> str:
-    return listed(str(each.scale) for each in configurations)
+    if noted := tuple(each for each in concerned if each.note):
+        yield Doubt("noted", noted)
+    if beside := tuple(each for each in concerned if any(run.exclusive == 0 for run in each.runs)):
+        yield Doubt("not alone", beside)
+    if unknown := tuple(each for each in configurations if math.isnan(each.sps)):
+        yield Doubt("no throughput", unknown)

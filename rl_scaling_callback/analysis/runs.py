@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from rl_scaling_callback.baseline.model import Workload
 from rl_scaling_callback.core.formulas import NAN
@@ -12,23 +13,38 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One iteration of a run, for pictures.
+class Iteration(NamedTuple):
+    """One iteration of a run, as logged. There may be a million: a named tuple is made several times faster than a dataclass.
 
     Attributes:
-        iteration: its number, from 1.
-        env_steps: env steps sampled in it.
-        seconds: its duration, evaluation left out.
-        measured: True when it is in the steady window; False for warm-up.
+        number: its number, from 1.
+        env_steps: env steps sampled in it; NaN where not known.
+        seconds: its duration, evaluation left out where known; NaN where not known.
+        parts: seconds of each of `attribution.RECORDED`; None where they were not measured.
+        measured: True when it is in the steady window; False for warm-up, and before that was decided.
+        since_restore: its number since the trial was started or restored; NaN where not known.
+        exclusive: 1.0 when no other trial ran beside it, 0.0 when one did, NaN where not known.
+        others: cores that other programs kept busy; NaN where not known.
+        healthy: env runners that RLlib held for healthy; NaN where not known.
+        cpu_utilisation: of its node [%]; NaN where not known.
+        ram_utilisation: of its node [%]; NaN where not known.
+        vram_utilisation: of its fullest GPU [%]; NaN where not known.
         episode_return: mean return of the episodes that ended in it; NaN where not known.
-        lifetime_steps: env steps sampled up to its end.
+        lifetime_steps: env steps sampled up to its end; NaN where not known.
     """
 
-    iteration: int
+    number: int
     env_steps: float
     seconds: float
-    measured: bool
+    parts: tuple[float, ...] | None = None
+    measured: bool = False
+    since_restore: float = NAN
+    exclusive: float = NAN
+    others: float = NAN
+    healthy: float = NAN
+    cpu_utilisation: float = NAN
+    ram_utilisation: float = NAN
+    vram_utilisation: float = NAN
     episode_return: float = NAN
     lifetime_steps: float = NAN
 
@@ -62,28 +78,13 @@ class Run:
     vram_utilisation: float = NAN
     exclusive: float = NAN
     others: float = NAN
-    samples: tuple[Sample, ...] = ()
+    samples: tuple[Iteration, ...] = ()
     note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class GivenBaseline:
-    """A baseline from outside the experiment's runs.
-
-    Attributes:
-        scale: scale of the reference.
-        steady: its steady state, as the baseline file keeps it.
-        source: where it comes from, for the reader.
-    """
-
-    scale: Scale
-    steady: Steady
-    source: str
-
-
-@dataclass(frozen=True, slots=True)
 class Pace:
-    """How far the machine's speed differed between runs, and what that explains (see `pace`).
+    """How far the machine's speed differed between runs, and what that explains (see `speed_correction`).
 
     Attributes:
         slope: by how many percent a run is slower where its learner is slower by one.
@@ -124,25 +125,28 @@ class Study:
     Attributes:
         title: what was run, for the reader: `"PPO on HalfCheetah-v5"`.
         runs: its runs.
-        baseline: a baseline from a file; None to use the run or runs at the reference scale.
+        baseline: a baseline from outside the experiment, under the name of where it comes from; None to use the runs at the
+            reference scale.
         facts: what is equal in all its runs, as texts, for the page's provenance: algorithm, env, batch size, CPU, versions.
         exclusive_phases: False where phases overlap (APPO, IMPALA).
         waits_are_known: True where the env runners told what they waited for, so that losses are known all the same.
         timed_iterations: True where an iteration lasts a given time, so that its steps vary.
         pace: what its runs were corrected for; None where they are as measured.
         workload: what is equal in all its runs, as it is compared; None where it is not known.
+        gpus: names of the GPUs that its runs use, "" for one that is not named; empty where they use none, None where not known.
         probed: True where a run is what probes say of a configuration, and its error that of its speedup.
     """
 
     title: str
     runs: tuple[Run, ...]
-    baseline: GivenBaseline | None = None
+    baseline: Run | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
     exclusive_phases: bool = True
     waits_are_known: bool = False
     timed_iterations: bool = False
     pace: Pace | None = None
     workload: Workload | None = None
+    gpus: tuple[str, ...] | None = None
     probed: bool = False
 
 

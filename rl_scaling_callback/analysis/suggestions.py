@@ -9,8 +9,7 @@ from typing import Final
 
 from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.analysis.goals import Goal, may_meet
-from rl_scaling_callback.analysis.laws import Laws
-from rl_scaling_callback.core import formulas
+from rl_scaling_callback.analysis.laws import Laws, Prediction
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 
@@ -18,51 +17,33 @@ _MOST: Final = 3
 """How many configurations are named: a batch that is worth the time before the law is fitted anew."""
 
 
-def worth_measuring(
-    known: Sequence[Configuration], choice: Configuration, goal: Goal, laws: Laws | None
-) -> tuple[tuple[Scale, float], ...]:
-    """Return scales that may well be better than the choice, with their predicted speedups, best first; three at most.
+def worth_measuring(known: Sequence[Configuration], choice: Configuration, goal: Goal, laws: Laws | None) -> tuple[Prediction, ...]:
+    """Return configurations that may well be better than the choice, as they are predicted, best first; three at most.
 
     They lie between and beyond what was measured, as far as the chosen law predicts without extrapolating, meet the goal and
     don't take more CPUs than there are. Without a law that predicts throughput, they are the choice doubled along each axis on
     which nothing larger was measured, and their speedups NaN.
     """
     measured = {each.scale for each in known}
-    if laws is None or laws.chosen is None or math.isnan(laws.env_steps):
-        promising = [_expected(scale, NAN, choice) for scale in _doubled(choice.scale, measured)]
+    if laws is None or laws.chosen is None or math.isnan(laws.work.env_steps):
+        promising = [Prediction(scale) for scale in _doubled(choice.scale, measured)]
     else:
         # Where the choice misses the goal, whatever meets it is better. A gain within the law's own error is none to go for.
         to_beat = choice.sps * (1 + laws.chosen.mean_error / 100) if may_meet(choice, goal) else 0.0
         predictions = [laws.chosen.predict(scale) for scale in _between_and_beyond(measured)]
-        expected = [_expected(each.scale, laws.sps(each.seconds), choice) for each in predictions if not each.extrapolated]
-        promising = sorted((each for each in expected if each.sps > to_beat), key=lambda each: -each.sps)
-    most_cpus = _most_cpus(known)
-    fit = [each for each in promising if each.cpus <= most_cpus and may_meet(each, goal)]
-    return tuple((each.scale, each.speedup) for each in fit[:_MOST])
-
-
-def _expected(scale: Scale, sps: float, choice: Configuration) -> Configuration:
-    """Return a configuration that was not measured; its CPUs go by those that the choice holds for an env runner."""
+        promising = [each for each in predictions if not each.extrapolated and each.sps > to_beat]
+        promising.sort(key=lambda each: -each.sps)
+    # Of CPUs, a configuration takes as many for each env runner as the choice.
     runners = choice.scale.num_env_runners
     for_a_runner = (choice.cpus - 1) / runners if runners else 1.0
-    cpus = 1 + for_a_runner * scale.num_env_runners
-    speedup = formulas.speedup(sps, choice.baseline_sps)
-    efficiency = formulas.efficiency(speedup, scale.parallelism)
-    return Configuration(
-        scale=scale,
-        runs=(),
-        seconds=NAN,
-        sps=sps,
-        sps_error=NAN,
-        is_baseline=False,
-        speedup=speedup,
-        speedup_error=NAN,
-        efficiency=efficiency,
-        band=formulas.band(efficiency),
-        core_efficiency=NAN,
-        sps_per_cpu=formulas.ratio(sps, cpus),
-        cpus=cpus,
-    )
+    most_cpus = _most_cpus(known)
+
+    def fits(prediction: Prediction) -> bool:
+        cpus = 1 + for_a_runner * prediction.scale.num_env_runners
+        figures = {"efficiency": prediction.efficiency, "speedup": prediction.speedup, "cpus": cpus}
+        return cpus <= most_cpus and not any(limit.reach(figures.get(limit.figure, NAN)) < 1 for limit in goal.limits)
+
+    return tuple(each for each in promising if fits(each))[:_MOST]
 
 
 def _most_cpus(known: Sequence[Configuration]) -> float:

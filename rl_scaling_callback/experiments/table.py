@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Run, Study
+from rl_scaling_callback.analysis.runs import Experiment, Iteration, LeftOut, Run, Study
 from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule, is_measurable
-from rl_scaling_callback.experiments.recording import Entry, sum_up
+from rl_scaling_callback.experiments.recording import sum_up
 from rl_scaling_callback.storage import ExperimentError, Place
 
 COLUMNS: Final = ("num_env_runners", "num_envs_per_env_runner", "env_steps", "time_this_iter_s")
@@ -34,7 +34,7 @@ def read_table(place: Place, *, rule: SteadyRule) -> Experiment:
         ExperimentError: a column is missing, no row can be read, or it is too large.
         OSError: the file can't be read.
     """
-    runs: dict[Scale, list[Entry]] = {}
+    runs: dict[Scale, list[Iteration]] = {}
     left_out: list[LeftOut] = []
     try:
         # Spreadsheets put a byte order mark first.
@@ -46,15 +46,15 @@ def read_table(place: Place, *, rule: SteadyRule) -> Experiment:
             except (TypeError, ValueError) as error:
                 left_out.append(LeftOut(f"{place.name}, line {rows.line_num}", f"{error}; the row is left out"))
                 continue
-            entries = runs.setdefault(scale, [])
-            entries.append(Entry(len(entries) + 1, env_steps, seconds))
+            iterations = runs.setdefault(scale, [])
+            iterations.append(Iteration(len(iterations) + 1, env_steps, seconds))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ExperimentError(f"{place.text} is not a CSV file in UTF-8 ({error}). {_WANTED}") from None
     if not runs:
         reason = f"no row of it can be read ({left_out[0].reason})" if left_out else "it has no rows"
         raise ExperimentError(f"{place.text}: {reason}. {_WANTED}")
     measured = replace(rule, warmup_iterations=0)
-    found = [sum_up(entries, measured, name=str(scale), scale=scale) for scale, entries in runs.items()]
+    found = [sum_up(iterations, measured, name=str(scale), scale=scale) for scale, iterations in runs.items()]
     if not {*COLUMNS[2:]} & {*(rows.fieldnames or ())}:
         found = [_without_steps(run) for run in found]
     study = Study(title=posixpath.splitext(place.name)[0], runs=tuple(found))

@@ -11,12 +11,12 @@ from statistics import median_low
 from typing import Any, Final
 
 from rl_scaling_callback import rllib
-from rl_scaling_callback.analysis.runs import LeftOut, Run
+from rl_scaling_callback.analysis.runs import Iteration, LeftOut, Run
 from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule
 from rl_scaling_callback.experiments.lines import ResultLines
-from rl_scaling_callback.experiments.recording import Entry, sum_up
+from rl_scaling_callback.experiments.recording import sum_up
 from rl_scaling_callback.rllib import Circumstances
 from rl_scaling_callback.storage import ExperimentError, Place
 
@@ -85,7 +85,7 @@ def read_trial(folder: Place, files: Collection[str], rule: SteadyRule) -> Trial
             for result in lines:
                 log.add(result)
             log.damaged = lines.damaged
-    if not log.entries:
+    if not log.iterations:
         return LeftOut(folder.name, _why_nothing(RESULTS in files, failed, log.damaged))
     if not log.config and PARAMS in files:
         with suppress(ExperimentError, ValueError, RecursionError):
@@ -107,7 +107,7 @@ class _Log:
     """Collects the results of one trial: a few numbers of each."""
 
     def __init__(self) -> None:
-        self.entries: list[Entry] = []
+        self.iterations: list[Iteration] = []
         self.config: dict[str, Any] = {}
         self.damaged = 0
         self._logged: object = None
@@ -130,7 +130,7 @@ class _Log:
             return
         config = rllib.read_logged_config(logged)
         if self.config and _work_of(config) != _work_of(self.config):
-            self.entries.clear()
+            self.iterations.clear()
             self._changed += 1
         self._logged, self.config = logged, config
 
@@ -141,9 +141,9 @@ class _Log:
         if self._changed > changed:
             self._overlaps.clear()
         now = rllib.read_circumstances(result)
-        number = int(now.iteration) if now.iteration >= 1 else len(self.entries) + 1
-        while self.entries and self.entries[-1].iteration >= number:
-            self.entries.pop()
+        number = int(now.iteration) if now.iteration >= 1 else len(self.iterations) + 1
+        while self.iterations and self.iterations[-1].number >= number:
+            self.iterations.pop()
             self._lifetimes.pop()
             self._overlaps.pop()
         scaling = rllib.read_injected(result, _USED)
@@ -153,8 +153,8 @@ class _Log:
         told = (scaling.get(name, NAN) for name in ("learner/busy", "time/learn"))
         self._overlaps.append((read.env_steps, read.seconds, *told))
         self._evaluation_is_known = self._evaluation_is_known and read.evaluation_is_known
-        self.entries.append(
-            Entry(
+        self.iterations.append(
+            Iteration(
                 number,
                 read.env_steps,
                 read.seconds,
@@ -192,7 +192,7 @@ class _Log:
         except ValueError as error:
             return LeftOut(name, f"its config does not say its scale: {error}. Is it a trial of RLlib?")
         run = sum_up(
-            self.entries,
+            self.iterations,
             rule,
             learns_after=rllib.steps_before_learning(self.config),
             name=name,
@@ -202,7 +202,7 @@ class _Log:
         )
         if run.steady.iterations == 0:
             return LeftOut(name, self._why_not_steady(rule, failed))
-        healthy = [entry.healthy for entry in self.entries[rule.warmup_iterations :] if entry.healthy < scale.num_env_runners]
+        healthy = [each.healthy for each in self.iterations[rule.warmup_iterations :] if each.healthy < scale.num_env_runners]
         if len(healthy) > run.steady.iterations / 2:
             worked = f"only {median_low(healthy):.0f} of its {scale.num_env_runners} env runners worked"
             return LeftOut(
@@ -220,19 +220,19 @@ class _Log:
         )
 
     def _note(self, failed: bool) -> str:
-        iterations = len(self.entries)
+        iterations = len(self.iterations)
         notes = []
         # A trial that Tune tried again after an error keeps the file.
         if failed and not (self._last and self._last.done):
             notes.append(f"ended with an error after {iterations} iterations")
         if self._changed:
-            notes.append(f"its config changed while it ran: only what came since iteration {self.entries[0].iteration} counts")
+            notes.append(f"its config changed while it ran: only what came since iteration {self.iterations[0].number} counts")
         if self.damaged:
             lines = "line of its {} is" if self.damaged == 1 else "lines of its {} are"
             notes.append(f"{self.damaged} damaged {lines.format(RESULTS)} left out")
         if rllib.evaluates(self.config) and not self._evaluation_is_known:
             notes.append("its iterations include evaluation, whose time is not known without the callback")
-        seconds = [entry.seconds for entry in self.entries if entry.seconds > 0]
+        seconds = [each.seconds for each in self.iterations if each.seconds > 0]
         if seconds and max(seconds) > _SUSPICIOUS * median_low(seconds):
             notes.append(
                 f"one of its iterations took {max(seconds):,.0f} s where {median_low(seconds):,.3g} s are typical: "
@@ -245,7 +245,7 @@ class _Log:
         return "; ".join(notes)
 
     def _why_not_steady(self, rule: SteadyRule, failed: bool) -> str:
-        iterations = len(self.entries)
+        iterations = len(self.iterations)
         count = f"{iterations} iteration{'s' * (iterations != 1)}"
         learns_after = rllib.steps_before_learning(self.config)
         ended = "; it ended with an error" * failed

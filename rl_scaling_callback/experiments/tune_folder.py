@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from rl_scaling_callback.analysis.runs import Experiment, GivenBaseline, LeftOut, Study
+from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Run, Study
 from rl_scaling_callback.baseline.model import Baseline, Workload
 from rl_scaling_callback.baseline.store import EXPERIMENT_SUBDIRECTORY
 from rl_scaling_callback.core.formulas import NAN
@@ -15,7 +15,7 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady, SteadyRule
 from rl_scaling_callback.experiments.baselines import last_name, matches, read_baselines
 from rl_scaling_callback.experiments.trial_folder import PARAMS, RESULTS, TrialRead, read_trial
-from rl_scaling_callback.rllib import CIRCUMSTANCES, number
+from rl_scaling_callback.rllib import CIRCUMSTANCES, number, uses_gpus
 from rl_scaling_callback.storage import ExperimentError, Place
 
 _SHOWN: Final = (
@@ -142,12 +142,17 @@ def _study(
         waits_are_known=all(trial.waits_are_known for trial in trials),
         timed_iterations=any(trial.timed_iterations for trial in trials),
         workload=Workload(facts),
+        gpus=_gpus(facts),
     )
 
 
-def _given(
-    facts: Mapping[str, Any], trials: Sequence[TrialRead], baselines: Sequence[Baseline], reference: Scale
-) -> GivenBaseline | None:
+def _gpus(facts: Mapping[str, Any]) -> tuple[str, ...] | None:
+    if "num_gpus" not in facts:
+        return None
+    return tuple(facts.get("accelerators") or ("",)) if uses_gpus(facts) else ()
+
+
+def _given(facts: Mapping[str, Any], trials: Sequence[TrialRead], baselines: Sequence[Baseline], reference: Scale) -> Run | None:
     """Return the baseline that the experiment recorded for a workload: its file, else what its trials compared with."""
     ids = {trial.workload for trial in trials} - {""}
     for baseline in baselines:
@@ -155,14 +160,14 @@ def _given(
         if baseline.scale == reference and is_theirs:
             said = baseline.provenance
             source = f"baseline file of the experiment: {said.get('trial', 'unknown trial')}, {said.get('time', 'unknown time')}"
-            return GivenBaseline(reference, baseline.steady, source)
+            return Run(name=source, scale=reference, steady=baseline.steady)
     recorded = [trial.unit_sps for trial in trials if trial.unit_sps > 0]
     if not recorded:
         return None
     # The last trial met the baseline in its most refined form. Nothing but its throughput is known.
     sps = recorded[-1] * reference.parallelism
     steady = Steady(sps=sps, error=NAN, iterations=0, env_steps=NAN, seconds=NAN, converged=False, settled=False)
-    return GivenBaseline(reference, steady, "baseline_sps, as the trials' callback recorded it")
+    return Run(name="baseline_sps, as the trials' callback recorded it", scale=reference, steady=steady)
 
 
 def _titles(groups: Sequence[Mapping[str, Any]]) -> list[str]:

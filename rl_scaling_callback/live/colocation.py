@@ -2,17 +2,15 @@
 
 Trials of one process see each other's iterations. Across processes, every process that trains on a node keeps one lock file open
 and holds a lock on a byte of its own; the operating system gives the lock back even when the process is killed. A trial is alone
-when its process can lock all other bytes. A counter of arrivals, in memory that the processes share, shows neighbours that came and
-went between two looks.
+when its process can lock all other bytes. Each process that arrives appends a byte to the file, so that its size shows neighbours
+that came and went between two looks.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
 import re
 import stat
-import struct
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -27,8 +25,6 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-_COUNTER = struct.Struct("=q")
-_FIRST_LOCK = _COUNTER.size
 _END_OF_LOCKS = 1 << 30
 _LOCK = threading.Lock()
 
@@ -106,17 +102,11 @@ class _Presence:
         path = directory / (re.sub(r"[^\w.-]", "_", node) + ".lock")
         self._node, self._members = node, 0
         self.iterating: set[Neighbourhood] = set()
-        self._byte = _FIRST_LOCK + 1 + os.getpid() % (_END_OF_LOCKS - _FIRST_LOCK - 2)
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        self._byte = 1 + os.getpid() % (_END_OF_LOCKS - 2)
+        self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            # The counter's own bytes are the mutex of arriving: whoever holds them grows the file and counts itself in.
-            fcntl.lockf(self._fd, fcntl.LOCK_EX, _FIRST_LOCK, 0)
-            if os.fstat(self._fd).st_size < _COUNTER.size:
-                os.ftruncate(self._fd, _COUNTER.size)
-            self._memory = mmap.mmap(self._fd, _COUNTER.size)
             fcntl.lockf(self._fd, fcntl.LOCK_EX, 1, self._byte)
-            _COUNTER.pack_into(self._memory, 0, self.arrivals() + 1)
-            fcntl.lockf(self._fd, fcntl.LOCK_UN, _FIRST_LOCK, 0)
+            os.write(self._fd, b".")
         except BaseException:
             os.close(self._fd)
             raise
@@ -131,20 +121,18 @@ class _Presence:
         self._members -= 1
         if self._members == 0:
             del self._here[self._node]
-            self._memory.close()
             os.close(self._fd)  # gives back the locks
 
     def arrivals(self) -> int:
         """Return how many processes have ever arrived on this node."""
-        (count,) = _COUNTER.unpack_from(self._memory, 0)
-        return int(count)
+        return os.fstat(self._fd).st_size
 
     def is_alone(self) -> bool:
         """Return whether all other bytes can be locked. A refused lock changes nothing; a granted one is given back at once."""
         try:
-            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, _END_OF_LOCKS - _FIRST_LOCK, _FIRST_LOCK)
+            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, _END_OF_LOCKS, 0)
         except OSError:
             return False
-        fcntl.lockf(self._fd, fcntl.LOCK_UN, self._byte - _FIRST_LOCK, _FIRST_LOCK)
+        fcntl.lockf(self._fd, fcntl.LOCK_UN, self._byte, 0)
         fcntl.lockf(self._fd, fcntl.LOCK_UN, _END_OF_LOCKS - self._byte - 1, self._byte + 1)
         return True

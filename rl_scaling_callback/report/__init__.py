@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from rl_scaling_callback.report.decisions import reason_text
     from rl_scaling_callback.report.figures import PICTURES, save_figures
     from rl_scaling_callback.report.json_form import to_json
     from rl_scaling_callback.report.markdown import to_markdown
@@ -21,6 +22,7 @@ __all__ = [
     "make_report",
     "print_report",
     "print_so_far",
+    "reason_text",
     "render_page",
     "save_figures",
     "to_json",
@@ -36,6 +38,7 @@ _HOME: Final = {
     "make_report": "report",
     "print_report": "terminal",
     "print_so_far": "terminal",
+    "reason_text": "decisions",
     "render_page": "page",
     "save_figures": "figures",
     "to_json": "json_form",

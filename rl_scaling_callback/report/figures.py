@@ -27,7 +27,7 @@ from rl_scaling_callback.analysis.goals import interval
 from rl_scaling_callback.core.attribution import CAUSES
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.report.report import StudyReport
-from rl_scaling_callback.report.wording import UNKNOWN, number
+from rl_scaling_callback.report.text import UNKNOWN, number
 
 INK: Final = "#1b1f24"
 """Colour of text, axes and outlines; the page puts its own in its place."""
@@ -205,11 +205,12 @@ def _law(axes: Axes, study: StudyReport, family: _Family, top: int) -> list[Line
     steps = sorted({round((top / family.shared) ** (i / 40)) for i in range(41)})
     if fit is None or len(steps) < 2:
         return []
-    forecasts = [study.forecast(fit, family.scale(step)) for step in steps]
-    n = [forecast.scale.parallelism for forecast in forecasts]
-    axes.fill_between(n, [f.low for f in forecasts], [f.high for f in forecasts], color=family.colour, alpha=0.13, linewidth=0)
+    predictions = [fit.predict(family.scale(step)) for step in steps]
+    n = [each.scale.parallelism for each in predictions]
+    lows, highs = zip(*(each.speedups for each in predictions), strict=True)
+    axes.fill_between(n, lows, highs, color=family.colour, alpha=0.13, linewidth=0)
     looks: dict[str, Any] = {"color": family.colour, "linewidth": 1.2, "label": f"law {fit.name}, band of 95 %"}
-    return axes.plot(n, [f.speedup for f in forecasts], **looks)
+    return axes.plot(n, [each.speedup for each in predictions], **looks)
 
 
 def efficiency_map(study: StudyReport) -> Figure | None:
@@ -300,11 +301,11 @@ def iteration_times(study: StudyReport) -> Figure | None:
                     "marker": _MARKERS[index % len(_MARKERS)],
                     "markersize": 4,
                 }
-                axes.plot([s.iteration for s in run.samples], [s.seconds for s in run.samples], color=looks["color"], linewidth=0.8)
+                axes.plot([s.number for s in run.samples], [s.seconds for s in run.samples], color=looks["color"], linewidth=0.8)
                 for measured in (False, True):
                     shown = [s for s in run.samples if s.measured is measured]
                     fill = "full" if measured else "none"
-                    axes.plot([s.iteration for s in shown], [s.seconds for s in shown], **looks, fillstyle=fill, linestyle="none")
+                    axes.plot([s.number for s in shown], [s.seconds for s in shown], **looks, fillstyle=fill, linestyle="none")
             axes.set_title(str(c.scale), fontsize=10, loc="left")
             axes.set_ylim(0, 1.1 * max(s.seconds for run in c.runs for s in run.samples))
             axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))

@@ -8,9 +8,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from rl_scaling_callback.analysis.configurations import Configuration
+from rl_scaling_callback.analysis.laws import Prediction
 from rl_scaling_callback.analysis.recommendation import Recommendation
-from rl_scaling_callback.report.report import Forecast, Report, StudyReport
-from rl_scaling_callback.report.wording import COLUMNS, goal_text, notes
+from rl_scaling_callback.report.decisions import (
+    bottleneck_text,
+    code_text,
+    evidence_text,
+    goal_text,
+    question_text,
+    reason_text,
+    runner_up_text,
+)
+from rl_scaling_callback.report.report import Report, StudyReport
+from rl_scaling_callback.report.wording import COLUMNS, law_notes, notes
 
 
 def to_json(report: Report) -> str:
@@ -47,25 +57,28 @@ def _study_json(study: StudyReport) -> dict[str, Any]:
             ],
             "axes": [{"name": a.name, "serial_fractions": a.serial_fractions, "limit": a.limit} for a in laws.axes],
             "falls_beyond": [[str(top), str(fallen)] for top, fallen in laws.falls_beyond],
-            "predictions": [_forecast_json(study, each) for each in study.forecasts()],
-            "notes": laws.notes,
+            "predictions": [_prediction_json(study, each) for each in study.predictions()],
+            "notes": list(law_notes(laws)),
         },
-        "checklist": [{"stage": c.stage, "text": c.text, "verdict": c.verdict, "evidence": c.evidence} for c in study.checklist],
+        "checklist": [
+            {"stage": c.stage, "text": question_text(c), "verdict": c.verdict, "evidence": evidence_text(c)}
+            for c in study.checklist
+        ],
         "notes": list(notes(study)),
     }
 
 
-def _forecast_json(study: StudyReport, forecast: Forecast) -> dict[str, Any]:
-    lowest, highest = study.span(forecast.scale)
+def _prediction_json(study: StudyReport, prediction: Prediction) -> dict[str, Any]:
+    (low, high), (lowest, highest) = prediction.speedups, study.laws.span(prediction.scale)
     return {
-        "config": str(forecast.scale),
-        "sps": forecast.sps,
-        "speedup": forecast.speedup,
-        "low": forecast.low,
-        "high": forecast.high,
+        "config": str(prediction.scale),
+        "sps": prediction.sps,
+        "speedup": prediction.speedup,
+        "low": low,
+        "high": high,
         "lowest": lowest,
         "highest": highest,
-        "extrapolated": forecast.extrapolated,
+        "extrapolated": prediction.extrapolated,
     }
 
 
@@ -87,12 +100,12 @@ def _recommendation_json(recommendation: Recommendation) -> dict[str, Any]:
         "asked": goal_text(recommendation.goal),
         "choice": str(choice.scale) if choice else None,
         "verdict": recommendation.verdict,
-        "reason": recommendation.reason,
+        "reason": reason_text(recommendation),
         "runner_up": str(runner_up.scale) if runner_up else None,
-        "runner_up_reason": recommendation.runner_up_reason,
-        "bottleneck": recommendation.bottleneck,
-        "measure_next": [{"config": str(scale), "speedup": speedup} for scale, speedup in recommendation.measure_next],
-        "code": recommendation.code,
+        "runner_up_reason": runner_up_text(recommendation),
+        "bottleneck": bottleneck_text(recommendation),
+        "measure_next": [{"config": str(each.scale), "speedup": each.speedup} for each in recommendation.measure_next],
+        "code": code_text(recommendation),
     }
 
 

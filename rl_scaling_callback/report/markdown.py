@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from rl_scaling_callback.report.report import Report
-from rl_scaling_callback.report.wording import COLUMNS, Section, closing, plain, sections
+from rl_scaling_callback.report.text import plain
+from rl_scaling_callback.report.wording import COLUMNS, Section, closing, decision, details, verdict_text
 
 
 def to_markdown(report: Report) -> str:
@@ -16,12 +17,13 @@ def to_markdown(report: Report) -> str:
             lines.extend(["```python", section.code, "```", ""])
 
     for study in report.studies:
-        lines += [f"## {_escape(study.study.title)}", ""]
+        lines += [f"## {_escape(study.study.title)}", "", f"**{_escape(verdict_text(study))}**", ""]
+        add(decision(study), "###")
         lines.append("| " + " | ".join(column.title for column in COLUMNS) + " |")
         lines.append("|" + "|".join("---:" if column.numeric else "---" for column in COLUMNS) + "|")
         lines += ["| " + " | ".join(_escape(column.cell(c)) for column in COLUMNS) + " |" for c in study.configurations]
         lines.append("")
-        for section in sections(study):
+        for section in details(study):
             add(section, "###")
     add(closing(report), "##")
     return "\n".join(lines)

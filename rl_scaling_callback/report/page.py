@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from rl_scaling_callback.report import wording
+from rl_scaling_callback.report import decisions, text, wording
 from rl_scaling_callback.report.figures import INK, PICTURES, Picture
 from rl_scaling_callback.report.report import Report, StudyReport
 
@@ -19,8 +19,9 @@ def render_page(report: Report) -> str:
     environment = Environment(
         loader=PackageLoader(__package__, ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(number=wording.number, plain=wording.plain, picture=_picture)
-    return environment.get_template(_TEMPLATE).render(report=report, wording=wording, pictures=PICTURES)
+    environment.filters.update(number=text.number, duration=text.duration, plain=text.plain, picture=_picture)
+    environment.globals.update(decisions=decisions, wording=wording, unknown=text.UNKNOWN, pictures=PICTURES)
+    return environment.get_template(_TEMPLATE).render(report=report)
 
 
 def write_page(report: Report, path: str | Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -10,42 +9,16 @@ from html import escape
 from typing import Any
 
 from rl_scaling_callback._version import __version__
-from rl_scaling_callback.analysis.checklist import Check, checklist, expected_speedups
+from rl_scaling_callback.analysis.checklist import Check, checklist
 from rl_scaling_callback.analysis.configurations import SINGLE, Configuration, configurations
 from rl_scaling_callback.analysis.goals import GOALS, Goal
-from rl_scaling_callback.analysis.laws import Fit, Laws, Measured, fit_laws
+from rl_scaling_callback.analysis.laws import Laws, Measured, Prediction, Work, fit_laws
 from rl_scaling_callback.analysis.recommendation import Recommendation, recommend
 from rl_scaling_callback.analysis.runs import Experiment, Study
 from rl_scaling_callback.analysis.speed_correction import Correction, at_one_pace
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
-
-
-@dataclass(frozen=True, slots=True)
-class Forecast:
-    """What a law says of a configuration, as throughput.
-
-    Attributes:
-        scale: the configuration.
-        sps: predicted throughput [steps/s].
-        speedup: predicted speedup [×]; NaN without a baseline.
-        low: lower end of the 95 % interval of `speedup` for a new measurement [×]; NaN where it can't be given.
-        high: its upper end [×].
-        extrapolated: True beyond 2× what was measured.
-    """
-
-    scale: Scale
-    sps: float
-    speedup: float
-    low: float
-    high: float
-    extrapolated: bool
-
-    @property
-    def efficiency(self) -> float:
-        """Predicted parallel efficiency [%]."""
-        return formulas.efficiency(self.speedup, self.scale.parallelism)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,30 +47,9 @@ class StudyReport:
     @property
     def baseline_sps(self) -> float:
         """SPS that speedups are counted against [steps/s]; NaN without a baseline."""
-        return next((each.baseline_sps for each in self.configurations if each.baseline_sps > 0), NAN)
+        return self.laws.work.baseline_sps
 
-    def forecast(self, fit: Fit, scale: Scale) -> Forecast:
-        """Return what a law says of a configuration."""
-        prediction = fit.predict(scale)
-        low, high = expected_speedups(self.laws, prediction, self.configurations)
-        return Forecast(
-            scale=scale,
-            sps=self.laws.sps(prediction.seconds),
-            speedup=self._speedup(prediction.seconds),
-            low=low,
-            high=high,
-            extrapolated=prediction.extrapolated,
-        )
-
-    def span(self, scale: Scale) -> tuple[float, float]:
-        """Return the range of speedups that the 95 % intervals of all fitted laws cover together, poor laws included [×]."""
-        fastest, slowest = self.laws.span(scale)
-        return self._speedup(slowest), self._speedup(fastest)
-
-    def _speedup(self, seconds: float) -> float:
-        return formulas.speedup(self.laws.sps(seconds), self.baseline_sps)
-
-    def forecasts(self) -> tuple[Forecast, ...]:
+    def predictions(self) -> tuple[Prediction, ...]:
         """Return what the chosen law says of the gaps in the measured grid and of twice the env runners, by N."""
         fit = self.laws.chosen
         if fit is None:
@@ -107,23 +59,7 @@ class StudyReport:
         envs = {scale.num_envs_per_env_runner for scale in measured}
         runners.add(2 * max({1, *runners}))
         wanted = {Scale(r, e) for r in runners for e in envs} - measured
-        return tuple(self.forecast(fit, scale) for scale in sorted(wanted, key=lambda scale: (scale.parallelism, scale)))
-
-    def missing(self) -> Iterator[str]:
-        """Yield a sentence for each thing without which the report can't be complete, and what to do about it."""
-        if not self.configurations:
-            yield "No configuration was measured."
-            return
-        if math.isnan(self.baseline_sps):
-            yield (
-                "No baseline: speedup and efficiency are not known. Add a trial with 1 env runner × 1 env per runner "
-                "to the experiment, or name a baseline that was measured before."
-            )
-        if len(self.configurations) == 1:
-            yield "Only one configuration was measured: there is nothing to compare it with."
-        unknown = [str(c.scale) for c in self.configurations if math.isnan(c.sps)]
-        if unknown:
-            yield f"Throughput is not known for {', '.join(unknown)}: no iteration was left after warm-up."
+        return tuple(fit.predict(scale) for scale in sorted(wanted, key=lambda scale: (scale.parallelism, scale)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,13 +130,16 @@ def _nothing(goal: Goal) -> Scale | None:
 
 def _study_report(study: Study, goal: Goal, reference: Scale, choose: Callable[[Goal], Scale | None]) -> StudyReport:
     found = configurations(study, reference)
-    env_steps = _env_steps(study, found)
+    work = Work(
+        env_steps=_env_steps(study, found),
+        baseline_sps=next((each.baseline_sps for each in found if each.baseline_sps > 0), NAN),
+        baseline_error=next((each.own_error for each in found if each.is_baseline and each.own_error > 0), 0.0),
+    )
     cores = max((run.cores for run in study.runs if run.cores > 0), default=NAN)
-    laws = fit_laws(tuple(_measured(study, found, env_steps)), cores, env_steps)
+    laws = fit_laws(tuple(_measured(study, found, work.env_steps)), cores, work)
     goals = {goal.name: goal} | {name: other for name, other in GOALS.items() if name != goal.name}
     recommendations = {name: recommend(found, each, laws, choose(each)) for name, each in goals.items()}
-    facts = study.workload.facts if study.workload else None
-    return StudyReport(study, found, laws, recommendations, checklist(found, recommendations[goal.name], laws, facts))
+    return StudyReport(study, found, laws, recommendations, checklist(found, recommendations[goal.name], laws, study.gpus))
 
 
 def _env_steps(study: Study, found: Sequence[Configuration]) -> float:

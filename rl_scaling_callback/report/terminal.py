@@ -1,20 +1,38 @@
-"""The report in a terminal."""
+"""The report in a terminal: by default a screenful with the decision last, all of it with `verbose`."""
 
 from __future__ import annotations
 
-from textwrap import fill
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterable, Sequence
+from textwrap import wrap
+from typing import TYPE_CHECKING, Final
 
+from rl_scaling_callback.analysis.configurations import Configuration
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.report.decisions import choice_text
 from rl_scaling_callback.report.report import Report, StudyReport
-from rl_scaling_callback.report.wording import COLUMNS, UNKNOWN, Column, Section, choice_text, closing, plain, sections
+from rl_scaling_callback.report.text import UNKNOWN, plain
+from rl_scaling_callback.report.wording import (
+    COLUMNS,
+    Column,
+    closing,
+    decision,
+    details,
+    left_out,
+    verdict_text,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+_MOST_LINES: Final = 40
+"""Lines of a report on one study by default."""
+_FEWEST_ROWS: Final = 5
+_MOST_LEFT_OUT: Final = 3
 
-def table(study: StudyReport, columns: tuple[Column, ...] = COLUMNS) -> Table:
-    """Return the table for a terminal."""
+
+def table(study: StudyReport, columns: tuple[Column, ...] = COLUMNS, scales: Collection[Scale] | None = None) -> Table:
+    """Return the table for a terminal, with all configurations or those of some scales."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -25,31 +43,41 @@ def table(study: StudyReport, columns: tuple[Column, ...] = COLUMNS) -> Table:
         heading = f"{column.header}\n{column.unit}" if any(c.unit for c in columns) else column.header
         made.add_column(Text(heading), justify="right" if column.numeric else "left", no_wrap=True)
     for c in study.configurations:
-        made.add_row(*(Text(plain(column.cell(c))) for column in columns), style="bold" if c is chosen else None)
+        if scales is None or c.scale in scales:
+            made.add_row(*(Text(plain(column.cell(c))) for column in columns), style="bold" if c is chosen else None)
     return made
 
 
-def print_report(report: Report, console: Console | None = None) -> None:
-    """Print a report to a terminal, standard output by default. A narrow one goes without columns, and says so."""
+def print_report(report: Report, console: Console | None = None, *, verbose: bool = False) -> None:
+    """Print a report to a terminal: for each study its table and, last, the decision.
+
+    Args:
+        report: what to print.
+        console: where to; standard output by default. A narrow one goes without columns, and says so.
+        verbose: whether to print all configurations, laws, predictions, checklist and notes, too. By default, one study takes 40
+            lines of 80 columns, more only where many doubts come with its recommendation.
+    """
     from rich.console import Console
-    from rich.text import Text
 
     console = console or Console()
-
-    def show(section: Section) -> None:
-        console.print(Text(section.title, style="bold"))
-        for line in section.lines:
-            console.print(Text(fill(plain(line), console.width, initial_indent="  ", subsequent_indent="  ")))
-        if section.code:
-            # Not wrapped: this is to be copied.
-            console.print(Text(section.code), soft_wrap=True)
-        console.print()
-
+    lacking = [f"Left out: {line}" for line in left_out(report)]
+    if len(lacking) > _MOST_LEFT_OUT:
+        lacking[_MOST_LEFT_OUT:] = [f"Left out: {len(lacking) - _MOST_LEFT_OUT} more; --verbose names them"]
+    source = _wrapped(closing(report).lines if verbose or not report.studies else lacking, console)
+    _print([*source, ""] if source else [], console)
     for study in report.studies:
-        _print_table(study, console)
-        for section in sections(study):
-            show(section)
-    show(closing(report))
+        section = decision(study)
+        reasons, verdict = _wrapped(section.lines, console), _wrapped([verdict_text(study)], console)
+        # Title, head of the table with its blank lines, and notes on what it goes without.
+        taken = 10 + len(reasons) + bool(section.code) + len(verdict) + len(source)
+        _print_table(study, console, len(study.configurations) if verbose else max(_FEWEST_ROWS, _MOST_LINES - taken))
+        for each in details(study) if verbose else ():
+            _print([each.title], console, style="bold")
+            _print([*_wrapped(each.lines, console, indent="  "), ""], console)
+        _print(reasons, console)
+        _print(filter(None, [section.code]), console)
+        _print(verdict, console, style="bold")
+        console.print()
 
 
 def print_so_far(report: Report, console: Console | None = None) -> None:
@@ -58,15 +86,35 @@ def print_so_far(report: Report, console: Console | None = None) -> None:
 
     console = console or Console()
     for study in report.studies:
-        _print_table(study, console)
+        _print_table(study, console, len(study.configurations))
         console.print(f"So far: {choice_text(study.recommendation)}\n", markup=False)
 
 
-def _print_table(study: StudyReport, console: Console) -> None:
+def _wrapped(texts: Iterable[str], console: Console, indent: str = "") -> list[str]:
+    return [
+        line for text in texts for line in wrap(plain(text), console.width, initial_indent=indent, subsequent_indent=f"{indent}  ")
+    ]
+
+
+def _print(lines: Iterable[str], console: Console, style: str = "") -> None:
     from rich.text import Text
 
-    console.print(Text(plain(study.study.title), style="bold underline"))
-    columns = COLUMNS
+    # Code is not wrapped: it is to be copied.
+    for line in lines:
+        console.print(Text(line, style), soft_wrap=True)
+
+
+def _shown(study: StudyReport, most: int) -> set[Scale]:
+    """Return the scales of so many rows: the choice, what it is compared with, and the fastest of the others."""
+    asked = study.recommendation
+    first = [asked.choice, asked.runner_up, *(c for c in study.configurations if c.is_baseline), *asked.peers]
+    fastest: Sequence[Configuration] = sorted(study.configurations, key=lambda c: -c.sps if c.sps > 0 else 0.0)
+    return set([*dict.fromkeys(c.scale for c in [*first, *fastest] if c)][:most])
+
+
+def _print_table(study: StudyReport, console: Console, most_rows: int) -> None:
+    _print([plain(study.study.title)], console, style="bold underline")
+    columns, scales = COLUMNS, _shown(study, most_rows)
     while console.measure(table(study, columns), options=console.options.update(width=10_000)).maximum > console.width:
         spare = [column for column in columns if column.spare]
         if not spare:
@@ -74,7 +122,9 @@ def _print_table(study: StudyReport, console: Console) -> None:
         # What is known of no configuration goes first.
         least = max(spare, key=lambda column: (all(column.cell(c) == UNKNOWN for c in study.configurations), column.spare))
         columns = tuple(column for column in columns if column is not least)
-    console.print(table(study, columns))
-    if columns != COLUMNS:
-        without = ", ".join(column.header for column in COLUMNS if column not in columns)
-        console.print(Text(f"Columns left out to fit the terminal: {without}\n"))
+    console.print(table(study, columns, scales))
+    without = [column.header for column in COLUMNS if column not in columns]
+    more = len(study.configurations) - len(scales)
+    notes = [f"Columns left out to fit the terminal: {', '.join(without)}"] if without else []
+    notes += [f"{more} more configuration{'s' * (more > 1)}: --verbose shows them"] if more > 0 else []
+    _print([*_wrapped(notes, console), ""] if notes else [], console)

@@ -8,31 +8,26 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from rl_scaling_callback.analysis.configurations import Configuration
-from rl_scaling_callback.analysis.goals import Goal
+from rl_scaling_callback.analysis.laws import FEWEST, LARGEST_ERROR, Laws, Prediction
 from rl_scaling_callback.analysis.noise import USUAL_DEVIATION, Noise
-from rl_scaling_callback.analysis.recommendation import Recommendation, ranking
+from rl_scaling_callback.analysis.recommendation import ranking
 from rl_scaling_callback.analysis.runs import Pace
-from rl_scaling_callback.report.report import Forecast, Report, StudyReport
-
-UNKNOWN: Final = "–"
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.report.decisions import (
+    bottleneck_text,
+    choice_text,
+    code_text,
+    evidence_text,
+    goal_text,
+    question_text,
+    reason_text,
+    runner_up_text,
+)
+from rl_scaling_callback.report.report import Report, StudyReport
+from rl_scaling_callback.report.text import UNKNOWN, duration, number, percent, plain
 
 _WIDEST: Final = 20.0
 """An interval whose ends are further apart, as a ratio, says nothing."""
-
-
-def number(value: float, digits: int, unit: str = "") -> str:
-    """Return a number with so many decimals and thousands set apart, and its unit; "–" for NaN."""
-    return UNKNOWN if math.isnan(value) else f"{value:,.{digits}f}{unit}"
-
-
-def duration(seconds: float) -> str:
-    """Return seconds with two decimals, or three digits where they are few; "–" for NaN."""
-    return f"{seconds:.3g}" if 0 < seconds < 0.1 else number(seconds, 2)
-
-
-def plain(text: str) -> str:
-    """Return a text from a run without what could steer a terminal or break a line."""
-    return "".join(character if character.isprintable() else " " for character in text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +66,7 @@ class Column:
         """Return the cell as readers see it, with its error where that is known."""
         text = self.text(configuration)
         error = self.error(configuration) if self.error else math.nan
-        return text if math.isnan(error) else f"{text} ± {number(error, 1)} %"
+        return text if math.isnan(error) else f"{text} {percent(error)}"
 
 
 def _speedup_error(configuration: Configuration) -> float:
@@ -106,19 +101,6 @@ class Section:
     code: str = ""
 
 
-def goal_text(goal: Goal) -> str:
-    """Return what a goal asks for."""
-    return f"the largest speedup with {goal.asks}" if goal.asks else "the largest speedup"
-
-
-def choice_text(recommendation: Recommendation) -> str:
-    """Return what to take, with its figures."""
-    choice = recommendation.choice
-    if choice is None:
-        return "Nothing can be recommended yet"
-    return f"Take {choice.scale}: {number(choice.speedup, 2, '×')}, {number(choice.efficiency, 1, ' %')}"
-
-
 def ranking_text(study: StudyReport) -> str:
     """Return the configurations in order of throughput; "" where noise leaves no doubt of it."""
     groups = ranking(study.configurations)
@@ -151,26 +133,47 @@ def law_lines(study: StudyReport) -> Iterator[str]:
         yield f"Limit of the speedup over laws and axes: {number(low, 1)} to {number(high, 1, '×')}."
     for top, fallen in laws.falls_beyond:
         yield f"Throughput falls beyond {top}: {fallen} is slower although its N is larger."
-    yield from map(plain, laws.notes)
+    yield from law_notes(laws)
 
 
-def interval(low: float, high: float) -> str:
+def law_notes(laws: Laws) -> Iterator[str]:
+    """Yield what a reader must know of the laws: what they are not fitted to, and where they say little."""
+    if laws.left_out:
+        yield f"{laws.left_out} configuration(s) left out: their time is not known."
+    if Scale(1, 1) not in laws.fitted_to:
+        yield "1r×1e was not measured: no serial fraction along an axis, and limits count from the predicted 1r×1e."
+    best = laws.fits[0] if laws.fits else None
+    if best is None:
+        yield f"{len(laws.fitted_to)} configurations: a scaling law needs at least {FEWEST}."
+    elif laws.chosen is None:
+        yield (
+            f"No law predicts these configurations: the best, {best.name}, has a mean leave-one-out error of "
+            f"{number(best.mean_error, 0)} %; {LARGEST_ERROR:.0f} % is the most that is allowed."
+        )
+    elif not any(fit.solution.law.two_level for fit in laws.fits):
+        yield "All configurations lie on one line: what is predicted off it takes env runners and envs per runner for the same."
+    elif laws.chosen is not best:
+        yield (
+            f"{best.name} has the least leave-one-out error ({number(best.mean_error, 1)} %); {laws.chosen.name} is simpler and "
+            f"within one standard error of it ({number(laws.chosen.mean_error, 1)} %)."
+        )
+
+
+def interval_text(low: float, high: float) -> str:
     """Return an interval of speedups; "–" where it is not known, or so wide that it says nothing."""
     return f"{number(low, 2)} to {number(high, 2)}" if high <= _WIDEST * low else UNKNOWN
 
 
-def forecast_text(study: StudyReport, forecast: Forecast) -> str:
-    """Return a forecast in a line."""
-    beyond = ", extrapolated beyond twice what was measured" if forecast.extrapolated else ""
-    efficiency = number(forecast.efficiency, 1, " %")
-    here = interval(forecast.low, forecast.high)
-    over_all = interval(*study.span(forecast.scale))
-    return f"{forecast.scale}: {number(forecast.speedup, 2, '×')} ({here}; over all laws {over_all}), {efficiency}{beyond}"
+def prediction_text(study: StudyReport, prediction: Prediction) -> str:
+    """Return what the chosen law says of a configuration, in a line."""
+    beyond = ", extrapolated beyond twice what was measured" if prediction.extrapolated else ""
+    here, over_all = interval_text(*prediction.speedups), interval_text(*study.laws.span(prediction.scale))
+    speedup = f"{number(prediction.speedup, 2, '×')} ({here}; over all laws {over_all})"
+    return f"{prediction.scale}: {speedup}, {number(prediction.efficiency, 1, ' %')}{beyond}"
 
 
 def notes(study: StudyReport) -> Iterator[str]:
     """Yield what a reader must know to read the numbers right: what is missing, what ± means, and each run's own note."""
-    yield from study.missing()
     found = study.configurations
     noise = next((c.noise for c in found if not math.isnan(c.sps_error)), None)
     if noise is not None:
@@ -195,7 +198,7 @@ def notes(study: StudyReport) -> Iterator[str]:
     if estimated:
         yield f"Serial stepping includes contention for {', '.join(estimated)}: a run with one runner and as many envs would tell."
     if study.study.baseline is not None:
-        yield f"Baseline from outside the experiment: {plain(study.study.baseline.source)}."
+        yield f"Baseline from outside the experiment: {plain(study.study.baseline.name)}."
     for c in found:
         if c.note:
             yield f"{c.scale}: {plain(c.note)}"
@@ -226,28 +229,43 @@ def left_out(report: Report) -> Iterator[str]:
         yield f"{plain(each.name)}: {plain(each.reason)}"
 
 
-def sections(study: StudyReport) -> Iterator[Section]:
-    """Yield what goes with the table, the decision first; parts without content are left away."""
+def decision(study: StudyReport) -> Section:
+    """Return the recommendation for the goal that was asked for: what speaks for it, what else to know, and what to take, last."""
     asked = study.recommendation
-    decision = [f"{choice_text(asked)}. Goal {asked.verdict}: {goal_text(asked.goal)}.", asked.reason]
-    if ranked := ranking_text(study):
-        decision.append(ranked)
-    if asked.runner_up is not None:
-        decision.append(f"Runner-up: {asked.runner_up_reason or asked.runner_up.scale}")
-    if asked.bottleneck:
-        decision.append(f"Bottleneck: {asked.bottleneck}")
-    if asked.measure_next:
-        wanted = ", ".join(f"{scale} (predicted {number(speedup, 2, '×')})" for scale, speedup in asked.measure_next)
-        decision.append(f"Measure next: {wanted}")
-    others = [
-        f"{name}: {choice_text(each)}. Goal {each.verdict}." for name, each in study.recommendations.items() if each is not asked
+    lines = [
+        f"Goal {asked.goal.name}: {goal_text(asked.goal)}.",
+        reason_text(asked),
+        ranking_text(study),
+        f"Runner-up: {runner_up_text(asked)}" if asked.runner_up else "",
+        f"Bottleneck: {bottleneck_text(asked)}" if bottleneck_text(asked) else "",
+        f"Measure next: {', '.join(map(_predicted, asked.measure_next))}" if asked.measure_next else "",
+        f"Other goals: {'; '.join(_other_goals(study))}" if asked.choice else "",
     ]
-    checks = [f"{check.stage}: {check.text} {check.verdict}. {check.evidence}" for check in study.checklist]
+    return Section("Recommendation", tuple(line for line in lines if line), code_text(asked))
+
+
+def verdict_text(study: StudyReport) -> str:
+    """Return the decision in a line: what to take, and whether that meets the goal."""
+    asked = study.recommendation
+    return f"{choice_text(asked)}. Goal {asked.goal.name}: {asked.verdict}."
+
+
+def _predicted(prediction: Prediction) -> str:
+    return f"{prediction.scale} (predicted {number(prediction.speedup, 2, '×')})"
+
+
+def _other_goals(study: StudyReport) -> Iterator[str]:
+    for name, each in study.recommendations.items():
+        if each is not study.recommendation:
+            yield f"{name}: {choice_text(each).removeprefix('Take ').lower()} ({each.verdict})"
+
+
+def details(study: StudyReport) -> Iterator[Section]:
+    """Yield what the recommendation rests on; parts without content are left away."""
+    checks = [f"{each.stage}: {question_text(each)} {each.verdict}. {evidence_text(each)}" for each in study.checklist]
     for section in (
-        Section(f"Recommendation for goal {asked.goal.name}", tuple(line for line in decision if line), asked.code),
-        Section("Other goals", tuple(others)),
         Section("Scaling laws", tuple(law_lines(study))),
-        Section("Predictions", tuple(forecast_text(study, each) for each in study.forecasts())),
+        Section("Predictions", tuple(prediction_text(study, each) for each in study.predictions())),
         Section("Checklist", tuple(checks)),
         Section("Notes", tuple(notes(study))),
     ):

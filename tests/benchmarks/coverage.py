@@ -21,10 +21,9 @@ from scipy.optimize import brentq
 from scipy.special import polygamma, stdtrit
 
 from rl_scaling_callback.analysis import noise
-from rl_scaling_callback.analysis.checklist import expected_speedups
 from rl_scaling_callback.analysis.configurations import SINGLE, Configuration, configurations
 from rl_scaling_callback.analysis.goals import judge
-from rl_scaling_callback.analysis.laws import Measured, fit_laws
+from rl_scaling_callback.analysis.laws import Measured, Work, fit_laws
 from rl_scaling_callback.analysis.noise import within
 from rl_scaling_callback.analysis.recommendation import _repeats
 from rl_scaling_callback.analysis.runs import Run, Study
@@ -326,7 +325,7 @@ def measured(found: Sequence[Configuration]) -> list[Measured]:
 def laws(name: str) -> None:
     for correction in ("never", "repeated"):
         found = configurations(at_one_pace(grid(name), correction))
-        law = fit_laws(measured(found), found[0].runs[0].cores, 1000).chosen
+        law = fit_laws(measured(found), found[0].runs[0].cores).chosen
         # What a law with no error of its own would still be off by: E|x| of a normal x.
         floor = 100 * fmean(math.sqrt(2 / math.pi * each.variance) for each in found)
         named = "none" if law is None else f"{law.name}: leave-one-out {law.mean_error:.1f} % (at most {law.max_error:.1f} %)"
@@ -341,12 +340,14 @@ def law_coverage(name: str) -> None:
     for each in [*rounds][:2]:
         found = configurations(grid(name, {each}))
         for left_out in (None, *(c for c in found if c.scale != SINGLE)):
-            laws = fit_laws(measured([c for c in found if c is not left_out]), found[0].runs[0].cores, 1000)
-            if laws.chosen is None:
+            single = next(c for c in found if c.scale == SINGLE)
+            work = Work(1000, single.sps, single.own_error)
+            law = fit_laws(measured([c for c in found if c is not left_out]), found[0].runs[0].cores, work).chosen
+            if law is None:
                 continue
             for sps in (sps for other, sps in rounds.items() if other != each):
                 for scale in sps.keys() - {SINGLE} if left_out is None else sps.keys() & {left_out.scale}:
-                    low, high = expected_speedups(laws, laws.chosen.predict(scale), found)
+                    low, high = law.predict(scale).speedups
                     (seen if left_out is None else unseen).append(low <= sps[scale] / sps[SINGLE] <= high)
     print(f"  {name:12} repeats of what the law was fitted to {100 * fmean(seen):.1f} %, of others {100 * fmean(unseen):.1f} %")
 

@@ -27,6 +27,7 @@ from rl_scaling_callback.analysis.speed_correction import at_one_pace
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady, SteadyRule, SteadyWindow
+from rl_scaling_callback.report.decisions import goal_text
 from rl_scaling_callback.sweeping.search import Search, Trial
 
 SINGLE = Scale(1, 1)
@@ -335,7 +336,7 @@ def _drawn(rng: np.random.Generator, steps: float, learn: float, sample: float, 
 
 def table(goal: Goal, kinds: Mapping[str, Sequence[Grid]], policies: Mapping[str, Policy]) -> None:
     """Print how each policy does for a goal on each kind of grid."""
-    print(f"\nGoal {goal.name}{': ' if goal.asks else ''}{goal.asks}")
+    print(f"\nGoal {goal.name}: {goal_text(goal)}")
     header = ("grids", "policy", "within 5 %", "regret 50 %", "90 %", "100 %", "cost share", "trials")
     print("{:<28}{:<24}{:>12}{:>13}{:>8}{:>8}{:>12}{:>8}".format(*header))
     for kind, grids in kinds.items():

@@ -18,6 +18,7 @@ import pytest
 
 from rl_scaling_callback.analysis.runs import LeftOut
 from rl_scaling_callback.report import render_page, write_curve, write_page
+from rl_scaling_callback.report.decisions import code_text, doubt_lines, evidence_text, runner_up_text, why_lines
 from rl_scaling_callback.report.wording import COLUMNS
 from tests.builders import PRINTED, nan_row, report_of, run, sampled, users_ten
 
@@ -95,14 +96,15 @@ def test_the_numbers_on_screen_are_the_data(user, tmp_path):
     on_screen = {row["config"]: (int(row["parallelism"]), row["speedup"], row["efficiency"]) for row in document.rows}
     assert on_screen == PRINTED
     asked = study.recommendation
-    for text in ("Take 4r×1e", asked.reason, asked.runner_up_reason, asked.code, "Goal balanced", "2026-11-22 12:00 UTC"):
+    words = (*why_lines(asked), *doubt_lines(asked), runner_up_text(asked), code_text(asked))
+    for text in ("Take 4r×1e", *words, "Goal balanced", "2026-11-22 12:00 UTC"):
         assert " ".join(text.split()) in document.words
-    for forecast in study.forecasts():
+    for forecast in study.predictions():
         assert f"{forecast.speedup:.2f}" in document.words
     # Speedup and efficiency are drawn; the words of the pictures are on screen, too.
     assert document.elements.count("svg") == 2
     assert "N = env runners × envs per runner" in document.words
-    assert all(check.evidence in document.words for check in study.checklist)
+    assert all(evidence_text(check) in document.words for check in study.checklist)
 
 
 @browser
@@ -130,9 +132,9 @@ def test_the_page_asks_for_nothing_from_elsewhere(user):
     ("runs", "says"),
     [
         ([], "No run of this experiment could be read."),
-        ([nan_row()], "Throughput is not known for 2r×2e"),
-        ([run("2r1e", [1.0] * 5), run("4r1e", [0.6] * 5)], "No baseline: speedup and efficiency are not known."),
-        ([run("1r1e", [1.0] * 5)], "Only one configuration was measured"),
+        ([nan_row()], "Without a throughput, and so left out: 2r×2e."),
+        ([run("2r1e", [1.0] * 5), run("4r1e", [0.6] * 5)], "Without a baseline, speedup and efficiency are not known."),
+        ([run("1r1e", [1.0] * 5)], "It is the only configuration"),
     ],
 )
 def test_a_page_says_what_is_missing(runs, says):

@@ -23,6 +23,7 @@ from rl_scaling_callback import Goal, ScalingCallback, ScalingSearcher, SteadySt
 from rl_scaling_callback.baseline.model import Baseline, Workload
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady, SteadyRule, SteadyWindow
+from rl_scaling_callback.report.decisions import code_text, reason_text
 from rl_scaling_callback.rllib.hardware import Host
 from rl_scaling_callback.sweeping.cluster import Node
 from rl_scaling_callback.sweeping.config_file import load_config
@@ -73,7 +74,7 @@ def test_the_baseline_is_first_and_sleeping_scales(swept):
     assert two.sps > one.sps
     choice = study.recommendation.choice.scale
     assert choice in (Scale(1, 1), Scale(2, 1))
-    assert f"num_env_runners={choice.num_env_runners}" in study.recommendation.code
+    assert f"num_env_runners={choice.num_env_runners}" in code_text(study.recommendation)
     assert (place / "scaling_sweep" / "scaling_report.html").exists()
 
 
@@ -228,7 +229,7 @@ def test_a_configuration_that_fails_is_left_out(tmp_path, how):
 def test_where_nothing_could_be_measured_the_report_says_so(tmp_path):
     made, _ = run(tmp_path, ppo(FailingEnv, how="crash", worker=1), runners=[1], envs=[1], longest_wait_s=60)
     assert made.studies[0].recommendation.choice is None
-    assert made.studies[0].recommendation.reason.startswith("No configuration was measured")
+    assert reason_text(made.studies[0].recommendation).startswith("No configuration was measured")
     assert "1r×1e" in [each.name for each in made.experiment.left_out]
 
 

@@ -4,98 +4,106 @@ import pytest
 
 from rl_scaling_callback.analysis.checklist import checklist
 from rl_scaling_callback.analysis.goals import GOALS
+from rl_scaling_callback.analysis.laws import Work
 from rl_scaling_callback.analysis.recommendation import recommend
-from rl_scaling_callback.analysis.runs import Sample
+from rl_scaling_callback.analysis.runs import Iteration
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.report.decisions import evidence_text, question_text
 from tests.builders import Amdahl, amdahl_rows, by_speedup, configuration, laws, of_the_user
 from tests.builders import settled_run as run
 
 
 def checks(rows, goal="balanced", laws=None):
-    return {each.text: each for each in checklist(rows, recommend(rows, GOALS[goal]), laws)}
+    return {each.name: each for each in checklist(rows, recommend(rows, GOALS[goal]), laws)}
 
 
 def test_the_checklist_of_the_users_measurements():
     found = checklist(of_the_user(), recommend(of_the_user(), GOALS["balanced"]))
-    assert [(each.stage, each.text, each.verdict) for each in found] == [
-        ("before", "Is the baseline's SPS measured?", "met"),
-        ("before", "Are the CPU cores known?", "undecided"),
-        ("before", "Is the GPU known?", "undecided"),
-        ("before", "Is the RAM headroom known?", "undecided"),
-        ("before", "Is the VRAM headroom known?", "undecided"),
-        ("choosing", "Is the efficiency at least 60 %?", "met"),
-        ("choosing", "Is the CPU utilisation below 80 %?", "undecided"),
-        ("choosing", "Is the RAM utilisation below 80 %?", "undecided"),
-        ("after", "Did SPS rise?", "met"),
-        ("after", "Is the speedup in the expected range?", "met"),
-        ("after", "Does the efficiency reach the goal's threshold?", "met"),
-        ("after", "Is learning still stable?", "undecided"),
+    assert [(each.stage, each.name, each.verdict) for each in found] == [
+        ("before", "baseline", "met"),
+        ("before", "cores", "undecided"),
+        ("before", "gpu", "undecided"),
+        ("before", "ram", "undecided"),
+        ("before", "vram", "undecided"),
+        ("choosing", "efficiency", "met"),
+        ("choosing", "cpu_utilisation", "undecided"),
+        ("choosing", "ram_utilisation", "undecided"),
+        ("after", "sps", "met"),
+        ("after", "speedup", "met"),
+        ("after", "goal", "met"),
+        ("after", "learning", "undecided"),
     ]
-    evidence = {each.text: each.evidence for each in found}
-    assert evidence["Is the efficiency at least 60 %?"] == "67.7 %, good; at least 60 %."
-    assert evidence["Did SPS rise?"] == "3,732 steps/s against 1,378: 2.71×."
-    assert all(evidence.values())
+    assert all(question_text(each).endswith("?") for each in found)
+    assert [evidence_text(each) for each in found] == [
+        "1r×1e: 1,380 steps/s, without an error, from 0 runs.",
+        "Not recorded: ScalingCallback writes down those of a trial's hosts.",
+        "Not recorded: ask nvidia-smi on the training host.",
+        "Not recorded: RLlib's results hold it under perf, for iterations of 0.7 s or more.",
+        "Not recorded: RLlib records it with GPUtil installed; or watch nvidia-smi during a trial.",
+        "67.7 %, good; at least 60 %.",
+        "Not recorded: RLlib's results hold it under perf, for iterations of 0.7 s or more.",
+        "Not recorded: RLlib's results hold it under perf, for iterations of 0.7 s or more.",
+        "3,730 steps/s against 1,380: 2.71×.",
+        "2.71×; without a prediction, anything from 1 to N = 4 is expected.",
+        "67.7 %, good; at least 60 %.",
+        "No return is recorded of 4r×1e and 1r×1e: episodes must end, and results be kept for each iteration.",
+    ]
 
 
 def test_utilisation_cores_and_headroom_where_they_were_recorded():
     baseline, choice = by_speedup(**{"1r1e": 1.0, "4r1e": 3.0})
     choice = replace(choice, runs=(run(cores=20.0),), cpu_utilisation=85.0, ram_utilisation=41.0)
     found = checks([baseline, choice])
-    assert found["Are the CPU cores known?"].evidence == "20 logical cores."
-    assert found["Is the RAM headroom known?"].evidence == "At most 41 % of a node's RAM were in use: 59 % are free."
-    assert found["Is the CPU utilisation below 80 %?"].verdict == "not met"
-    assert found["Is the RAM utilisation below 80 %?"].verdict == "met"
-
-
-CPUS_ONLY = {"num_gpus": 0, "num_gpus_per_learner": 0, "num_gpus_per_env_runner": 0, "accelerators": []}
+    assert (found["cores"].figures, found["ram"].figures) == ({"most": 20.0}, {"most": 41.0})
+    assert evidence_text(found["ram"]) == "At most 41 % of a node's RAM were in use: 59 % are free."
+    assert found["cpu_utilisation"].verdict == "not met"
+    assert found["ram_utilisation"].verdict == "met"
 
 
 @pytest.mark.parametrize(
-    ("facts", "used", "known", "gpu", "vram"),
+    ("gpus", "used", "gpu", "vram"),
     [
-        (CPUS_ONLY, NAN, ("met", "met"), "None is used", "None is used"),
-        ({**CPUS_ONLY, "num_gpus_per_learner": 1}, NAN, ("undecided", "undecided"), "One is used; which", "Not recorded"),
-        (
-            {**CPUS_ONLY, "num_gpus_per_learner": 1, "accelerators": ["H200"]},
-            30.0,
-            ("met", "met"),
-            "H200, as Ray",
-            "At most 30 % of a GPU's memory were in use: 70 % are free.",
-        ),
-        ({"name": "on the user's word"}, NAN, ("undecided", "undecided"), "Not recorded", "Not recorded"),
+        ((), NAN, ("met", "none used"), ("met", "none used")),
+        (("",), NAN, ("undecided", "not named"), ("undecided", "not recorded")),
+        (("H200",), 30.0, ("met", "recorded"), ("met", "recorded")),
+        (None, NAN, ("undecided", "not recorded"), ("undecided", "not recorded")),
     ],
 )
-def test_what_is_known_of_gpus(facts, used, known, gpu, vram):
+def test_what_is_known_of_gpus(gpus, used, gpu, vram):
     rows = [replace(each, runs=(run(vram_utilisation=used),)) for each in by_speedup(**{"1r1e": 1.0, "4r1e": 3.0})]
-    found = {each.text: each for each in checklist(rows, recommend(rows, GOALS["balanced"]), facts=facts)}
-    of_gpu, of_vram = found["Is the GPU known?"], found["Is the VRAM headroom known?"]
-    assert (of_gpu.verdict, of_vram.verdict) == known
-    assert of_gpu.evidence.startswith(gpu)
-    assert of_vram.evidence.startswith(vram)
+    found = {each.name: each for each in checklist(rows, recommend(rows, GOALS["balanced"]), gpus=gpus)}
+    assert (found["gpu"].verdict, found["gpu"].finding) == gpu
+    assert (found["vram"].verdict, found["vram"].finding) == vram
 
 
 def test_the_expected_range_is_the_laws_interval():
     law = Amdahl(0.1, 0.9, largest=Scale(4, 1))
     rows = amdahl_rows(law, "1r1e", "2r1e", "4r1e")
-    found = checks(rows, laws=laws(law))["Is the speedup in the expected range?"]
-    assert found.verdict == "met"
-    assert found.evidence == "3.08×; law Amdahl expects 2.80 to 3.42×, its mean leave-one-out error is 4.0 %."
-    unknown_work = checks(rows, laws=replace(laws(law), env_steps=NAN))["Is the speedup in the expected range?"]
-    assert unknown_work.evidence == "3.08×; without a prediction, anything from 1 to N = 4 is expected."
+    found = checks(rows, laws=laws(law))["speedup"]
+    assert (found.verdict, found.finding) == ("met", "predicted")
+    assert evidence_text(found) == "3.08×; law Amdahl expects 2.80 to 3.42×, its mean leave-one-out error is 4.0 %."
+    assert checks(rows, laws=laws(law, Work()))["speedup"].finding == "not predicted"
     narrow = replace(law, serial=0.4, error=0.01)
-    assert checks(rows, laws=laws(narrow))["Is the speedup in the expected range?"].verdict == "not met"
+    assert checks(rows, laws=laws(narrow))["speedup"].verdict == "not met"
 
 
 @pytest.mark.parametrize(("speedup", "verdict"), [(3.0, "met"), (3.95, "undecided"), (4.4, "not met")])
 def test_without_a_law_more_than_n_is_not_expected(speedup, verdict):
     rows = by_speedup(error=3.0, **{"1r1e": 1.0, "4r1e": speedup})
-    assert checks(rows)["Is the speedup in the expected range?"].verdict == verdict
+    assert checks(rows)["speedup"].verdict == verdict
 
 
 def curve(scale, returns, steps=1000.0):
     samples = tuple(
-        Sample(iteration, steps, 1.0, iteration > 2, episode_return, iteration * steps)
+        Iteration(
+            iteration,
+            steps,
+            1.0,
+            measured=iteration > 2,
+            episode_return=episode_return,
+            lifetime_steps=iteration * steps,
+        )
         for iteration, episode_return in enumerate(returns, 1)
     )
     return run(scale, samples=samples)
@@ -104,7 +112,7 @@ def curve(scale, returns, steps=1000.0):
 def learning(ours, theirs):
     baseline, choice = by_speedup(**{"1r1e": 1.0, "4r1e": 3.0})
     rows = [replace(baseline, runs=(curve("1r1e", theirs),)), replace(choice, runs=(curve("4r1e", ours),))]
-    return checks(rows)["Is learning still stable?"]
+    return checks(rows)["learning"]
 
 
 RISING = [10.0 * iteration for iteration in range(1, 21)]
@@ -131,11 +139,14 @@ def test_learning_is_compared_at_equal_env_steps(ours, verdict):
 
 def test_the_evidence_of_learning():
     longer = [*RISING, *RISING]
-    assert learning(RISING, longer).evidence == "Mean return 180 against 180 of 1r×1e, spread 22, over env steps 15,000 to 20,000."
-    assert learning(RISING[:16], longer).evidence.startswith(
+    assert (
+        evidence_text(learning(RISING, longer))
+        == "Mean return 180 against 180 of 1r×1e, spread 22, over env steps 15,000 to 20,000."
+    )
+    assert evidence_text(learning(RISING[:16], longer)).startswith(
         "4 iterations of 4r×1e and 4 of 1r×1e have a return over env steps 12,000"
     )
-    assert learning([NAN] * 20, RISING).evidence.startswith("No return is recorded of 4r×1e:")
+    assert evidence_text(learning([NAN] * 20, RISING)).startswith("No return is recorded of 4r×1e:")
 
 
 @pytest.mark.parametrize(
@@ -150,32 +161,35 @@ def test_the_evidence_of_learning():
 )
 def test_returns_are_written_for_people(factor, evidence):
     returns = [factor * each for each in RISING]
-    assert learning(returns, returns).evidence.startswith(evidence)
+    assert evidence_text(learning(returns, returns)).startswith(evidence)
 
 
 def test_returns_without_a_spread_keep_their_digits():
-    assert learning([0.25] * 20, [0.5] * 20).evidence.startswith("Mean return 0.2500 against 0.5000 of 1r×1e, spread 0.0000, ")
+    assert evidence_text(learning([0.25] * 20, [0.5] * 20)).startswith(
+        "Mean return 0.2500 against 0.5000 of 1r×1e, spread 0.0000, "
+    )
 
 
 def test_a_choice_that_is_the_baseline():
     found = checks(by_speedup(**{"1r1e": 1.0, "2r1e": 1.1}), "save")
-    assert found["Did SPS rise?"].verdict == "not met"
-    assert found["Is learning still stable?"].verdict == "met"
+    assert found["sps"].verdict == "not met"
+    assert found["learning"].verdict == "met"
 
 
 def test_without_a_choice_there_is_nothing_to_check():
     found = checks([configuration("2r1e", 1000.0)])
-    assert found["Is the baseline's SPS measured?"].verdict == "not met"
-    assert "baseline_dir" in found["Is the baseline's SPS measured?"].evidence
+    assert found["baseline"].verdict == "not met"
+    assert found["baseline"].finding == "no baseline"
     assert {each.verdict for each in found.values() if each.stage != "before"} == {"undecided"}
 
 
 def test_a_baseline_from_outside():
     found = checks([configuration("2r1e", 1900.0, 1000.0), configuration("4r1e", 3000.0, 1000.0)])
-    assert found["Is the baseline's SPS measured?"].evidence == "1,000 steps/s, from outside this experiment."
-    assert found["Is learning still stable?"].verdict == "undecided"
+    assert (found["baseline"].finding, found["baseline"].figures) == ("given", {"sps": 1000.0})
+    assert found["learning"].verdict == "undecided"
 
 
 def test_the_fastest_has_no_threshold():
-    found = checks(of_the_user(), "fastest")["Does the efficiency reach the goal's threshold?"]
-    assert (found.verdict, found.evidence) == ("met", "The goal has none; it is 33.8 %, inefficient.")
+    found = checks(of_the_user(), "fastest")["goal"]
+    assert (found.verdict, found.finding) == ("met", "no threshold")
+    assert evidence_text(found) == "The goal has none; it is 33.8 %, inefficient."

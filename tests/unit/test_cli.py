@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from rl_scaling_callback.cli import main
+from rl_scaling_callback.core.schema import KEYS
 from tests.builders import TABLE
 
 
@@ -31,6 +32,22 @@ def test_json_is_for_programs():
     document = json.loads(rl_scaling("report", TABLE, "--format", "json").stdout)
     (study,) = document["studies"]
     assert len(study["configurations"]) == 10
+
+
+def test_the_keys_as_a_table_and_for_programs():
+    table = rl_scaling("keys").stdout
+    document = json.loads(rl_scaling("keys", "--json").stdout)
+    assert [each["key"] for each in document] == [key.name for key in KEYS]
+    assert all(each["meaning"] for each in document)
+    assert all(f" {key.name} " in table for key in KEYS)
+
+
+def test_the_table_is_a_screenful_and_more_on_demand():
+    brief, full = rl_scaling("report", TABLE).stdout, rl_scaling("report", TABLE, "--verbose").stdout
+    assert len(brief.splitlines()) <= 40
+    assert "Checklist" not in brief
+    assert "Checklist" in full
+    assert brief.rstrip().splitlines()[-1] in full.splitlines()
 
 
 @pytest.mark.parametrize("form", ["table", "markdown", "json", "html"])

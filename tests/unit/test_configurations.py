@@ -6,7 +6,7 @@ from scipy.special import stdtrit
 
 from rl_scaling_callback.analysis.configurations import configurations
 from rl_scaling_callback.analysis.noise import USUAL_DEVIATION, USUAL_FREEDOM, USUAL_LEVEL
-from rl_scaling_callback.analysis.runs import GivenBaseline, Study
+from rl_scaling_callback.analysis.runs import Run, Study
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
 from tests.builders import run, users_ten, window
@@ -47,14 +47,14 @@ def test_without_a_baseline_only_sps_is_known():
 
 
 def test_a_baseline_from_a_file():
-    given = GivenBaseline(Scale(1, 1), window([2.0] * 5), "an older experiment")
+    given = Run(name="an older experiment", scale=Scale(1, 1), steady=window([2.0] * 5))
     each = by_scale(run("2r1e", [1.25] * 5), baseline=given)["2r×1e"]
     assert (each.speedup, each.efficiency, each.is_baseline) == (pytest.approx(1.6), pytest.approx(80), False)
 
 
 def test_a_baseline_that_is_only_a_number():
     number = Steady(500.0, math.nan, 0, math.nan, math.nan, converged=False, settled=False)
-    each = by_scale(run("2r1e", [1.25] * 5), baseline=GivenBaseline(Scale(1, 1), number, "the trial's own option"))["2r×1e"]
+    each = by_scale(run("2r1e", [1.25] * 5), baseline=Run(name="the trial's own option", scale=Scale(1, 1), steady=number))["2r×1e"]
     assert each.speedup == pytest.approx(1.6)
     assert math.isnan(each.speedup_error)
     assert not each.losses
@@ -159,5 +159,5 @@ def test_repeated_runs_are_pooled():
 
 def test_windows_of_unknown_error():
     empty = Steady(math.nan, math.nan, 0, 0.0, 0.0, converged=False, settled=False)
-    found = configurations(Study("test", (), GivenBaseline(Scale(1, 1), empty, "nowhere")))
+    found = configurations(Study("test", (), Run(name="nowhere", scale=Scale(1, 1), steady=empty)))
     assert found == ()

@@ -45,7 +45,7 @@ def test_steps_and_seconds_are_read_without_the_callback(folder):
     assert math.isnan(run.vram_utilisation)
     assert [sample.measured for sample in run.samples] == [False] * 2 + [True] * 5
     last = run.samples[-1]
-    assert (last.iteration, last.env_steps, last.seconds) == (7, 2048.0, 2.0)
+    assert (last.number, last.env_steps, last.seconds) == (7, 2048.0, 2.0)
     assert (last.episode_return, last.lifetime_steps) == (7.0, 14336.0)
     assert math.isnan(run.exclusive)
     assert math.isnan(run.cpus), "this config does not say"
@@ -129,8 +129,8 @@ def test_what_a_restored_trial_repeats_counts_once_and_warms_up_again(folder):
     restored = [result(k, 2.0, iterations_since_restore=k - 3) for k in range(4, 10)]
     folder.trial(first + restored)
     run = folder.run()
-    assert [sample.iteration for sample in run.samples] == list(range(1, 10))
-    assert [sample.iteration for sample in run.samples if sample.measured] == [3, 6, 7, 8, 9]
+    assert [sample.number for sample in run.samples] == list(range(1, 10))
+    assert [sample.number for sample in run.samples if sample.measured] == [3, 6, 7, 8, 9]
     assert run.steady.seconds == 4 + 4 * 2
 
 
@@ -219,7 +219,7 @@ def test_iterations_before_learning_starts_are_not_measured(folder):
     folder.trial([result(k, 0.1 if k < 3 else 2.0, config=config) for k in range(1, 7)])
     run = folder.run()
     assert (run.steady.iterations, run.steady.sps) == (2, 1024.0)
-    assert [sample.iteration for sample in run.samples if sample.measured] == [5, 6]
+    assert [sample.number for sample in run.samples if sample.measured] == [5, 6]
 
 
 def test_overlapping_phases_and_timed_iterations_are_told(folder):
@@ -352,7 +352,7 @@ def test_a_baseline_file_stands_in_for_a_reference_that_was_not_run(folder):
     (study,) = folder.read().studies
     assert study.baseline.scale == Scale(1, 1)
     assert (study.baseline.steady.sps, study.baseline.steady.parts) == (BASELINE.sps, BASELINE.parts)
-    assert "PPO_x" in study.baseline.source
+    assert "PPO_x" in study.baseline.name
     (other,) = folder.read(reference=Scale(2, 1)).studies
     assert other.baseline is None
 
@@ -416,7 +416,7 @@ def test_a_damaged_baseline_file_is_named(folder):
 
 def test_long_runs_keep_their_first_and_last_iterations_of_many(folder):
     folder.trial([result(k) for k in range(1, 1001)])
-    samples = [sample.iteration for sample in folder.run().samples]
+    samples = [sample.number for sample in folder.run().samples]
     assert len(samples) == 300
     assert samples[:50] == list(range(1, 51))
     assert samples[-1] == 1000
@@ -466,15 +466,21 @@ def test_places_without_an_experiment_are_told(tmp_path, folder):
         assert "is no experiment" in told(nothing)
 
 
-def test_the_config_is_parsed_once_and_never_taken_for_another(tmp_path):
-    config = {"lr": math.nan, "text": '"config": {"lr": 2}, {'}
-    nested = {"evaluation": {"config": config}, "config": config, "after": [1]}
-    documents = [{"a": 1, "config": config}, {"a": math.nan, "config": config}, nested, {"config": {"lr": 2}}, {"a": 2}]
+def test_the_config_is_one_object_while_it_is_equal(tmp_path):
+    config = {"lr": None, "text": '"config": {"lr": 2}, {'}
+    nested = {"evaluation": {"config": config}, "config": config, "after": [math.nan, math.inf]}
+    documents = [{"a": 1, "config": config}, {"a": 2, "config": config}, nested, {"config": {"lr": 2}}, {"a": 2}, {"config": 3}]
     (tmp_path / "result.json").write_text("".join(f"{json.dumps(document)}\n" for document in documents))
     with (tmp_path / "result.json").open("rb") as stream:
         read = list(ResultLines(stream))
     assert repr(read) == repr(documents)
-    assert read[0]["config"] is read[1]["config"]
+    assert read[0]["config"] is read[1]["config"] is read[2]["config"]
+
+
+def test_a_figure_that_is_not_a_number_is_unknown(folder):
+    results = [result(k, time_this_iter_s=math.nan if k == 4 else 2.0, info={"x": math.inf}) for k in range(1, 8)]
+    assert folder.trial(results)
+    assert [sample.number for sample in folder.run().samples] == [1, 2, 3, 5, 6, 7]
 
 
 def test_a_table_is_all_measured():

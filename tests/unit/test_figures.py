@@ -17,6 +17,7 @@ from rl_scaling_callback.report.figures import (
     save_figures,
     speedup_over_n,
 )
+from rl_scaling_callback.report.text import number
 from tests.builders import nan_row, report_of, run, sampled, users_ten
 
 SHARES = dict.fromkeys(CAUSES, 0.0) | {"serial_stepping": 12.0, "contention": -4.0, "learn": 10.0}
@@ -57,7 +58,7 @@ def test_speedup_shows_every_configuration_beside_the_ideal(user):
     curves = [line for line in axes.get_lines() if line.get_label() == f"law {user.laws.chosen.name}, band of 95 %"]
     for curve, envs in zip(curves, (1, 2, 4, 8), strict=True):
         drawn = dict(zip(curve.get_xdata(), curve.get_ydata(), strict=True))
-        assert drawn[16] == user.forecast(user.laws.chosen, Scale(16 // envs, envs)).speedup
+        assert drawn[16] == user.laws.chosen.predict(Scale(16 // envs, envs)).speedup
 
 
 def test_speedup_by_runners_where_only_envs_vary():
@@ -84,7 +85,7 @@ def test_the_map_writes_each_efficiency_in_its_cell(user):
     place = {1: 0, 2: 1, 4: 2, 8: 3}
     for c in user.configurations:
         position = place[c.scale.num_env_runners], place[c.scale.num_envs_per_env_runner]
-        assert cells[position] == f"{c.efficiency:.1f}"
+        assert cells[position] == number(c.efficiency, 1)
     assert sorted(cells.values()).count("–") == 16 - 10
 
 

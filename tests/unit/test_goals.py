@@ -9,8 +9,8 @@ from rl_scaling_callback.core.formulas import NAN
 def test_a_goal_with_constraints_in_place_of_its_own():
     assert Goal.of() == GOALS["balanced"]
     assert Goal.of("balanced", min_speedup=None, max_cpus=8) == Goal("balanced", 60, 2.5, 8)
-    assert Goal.of("save", min_efficiency=90).asks == "efficiency ≥ 90 %"
-    assert GOALS["fastest"].asks == ""
+    assert Goal.of("save", min_efficiency=90, max_cpus=4).limits == (("efficiency", True, 90), ("cpus", False, 4))
+    assert GOALS["fastest"].limits == ()
 
 
 @pytest.mark.parametrize(

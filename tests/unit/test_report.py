@@ -13,19 +13,21 @@ import pytest
 from rich.console import Console
 
 from rl_scaling_callback.analysis.goals import GOALS
-from rl_scaling_callback.analysis.runs import Experiment, GivenBaseline, LeftOut, Study
+from rl_scaling_callback.analysis.laws import Prediction, Work
+from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Run, Study
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.report import make_report, print_report, to_json, to_markdown, write_curve
+from rl_scaling_callback.report import make_report, print_report, reason_text, to_json, to_markdown, write_curve
+from rl_scaling_callback.report.decisions import evidence_text
 from rl_scaling_callback.report.wording import COLUMNS
 from tests.builders import PRINTED, nan_row, report_of, run, users_ten, window
 
-TIMES = ("11.89", "7.24", "4.39", "2.89", "7.82", "4.94", "5.93", "4.60", "3.92", "2.20")
+TIMES = ("11.9", "7.24", "4.39", "2.89", "7.82", "4.94", "5.93", "4.60", "3.92", "2.20")
 HOSTILE = "<script>alert(1)</script>|*x*\n\x1b[31m"
 
 
-def printed(report, width):
+def printed(report, width, **options):
     written = io.StringIO()
-    print_report(report, Console(file=written, width=width))
+    print_report(report, Console(file=written, width=width), **options)
     return written.getvalue()
 
 
@@ -38,7 +40,7 @@ def test_where_no_law_fits_the_report_says_so():
     times = (1.0, 3.0, 0.2, 5.0, 0.1, 2.0, 7.0, 0.3)
     scales = ("1r1e", "2r1e", "4r1e", "8r1e", "1r2e", "2r2e", "4r2e", "8r2e")
     report = report_of(*(run(scale, [seconds, 1.01 * seconds]) for scale, seconds in zip(scales, times, strict=True)))
-    assert report.studies[0].forecasts() == ()
+    assert report.studies[0].predictions() == ()
     text = to_markdown(report)
     assert "No law predicts these configurations" in text
     assert "Chosen law" not in text
@@ -62,7 +64,7 @@ def test_who_knows_better_is_asked_about_the_first_study_only():
     first, second = make_report(Experiment("results", (study, study)), GOALS["save"], choose=choose).studies
     assert sorted(asked) == sorted(GOALS)
     assert str(first.recommendation.choice.scale) == "1r×2e"
-    assert first.recommendations["fastest"].reason == second.recommendations["fastest"].reason
+    assert reason_text(first.recommendations["fastest"]) == reason_text(second.recommendations["fastest"])
     assert str(second.recommendation.choice.scale) == "2r×1e"
 
 
@@ -76,7 +78,7 @@ def rows(request, report):
     }
 
 
-def test_the_users_ten_rows_are_printed_to_the_specifications_digits(rows):
+def test_the_users_ten_rows_are_printed_with_three_digits(rows):
     for (config, (n, speedup, efficiency)), time in zip(PRINTED.items(), TIMES, strict=True):
         row = rows[config]
         assert (row["parallelism"], row["seconds"], row["speedup"], row["efficiency"]) == (str(n), time, speedup, efficiency)
@@ -84,7 +86,7 @@ def test_the_users_ten_rows_are_printed_to_the_specifications_digits(rows):
         "config": "8r×2e",
         "parallelism": "16",
         "seconds": "2.20",
-        "sps": "7,447",
+        "sps": "7,450",
         "speedup": "5.40",
         "efficiency": "33.8",
         "loss": "66.2",
@@ -98,32 +100,56 @@ def test_the_users_ten_rows_are_printed_to_the_specifications_digits(rows):
 def test_errors_stand_beside_their_numbers():
     report = report_of(run("1r1e", [2.0, 2.1, 1.9]), run("2r1e", [1.0, 1.1, 0.9]))
     two = report.studies[0].configurations[1]
-    assert f"{two.sps:,.0f} ± {two.sps_error:.1f} %" in to_markdown(report)
-    assert f"{two.speedup:.2f} ± {two.speedup_error:.1f} %" in to_markdown(report)
+    assert f"{two.sps:,.0f} ± {two.sps_error:.0f} %" in to_markdown(report)
+    assert f"{two.speedup:.2f} ± {two.speedup_error:.0f} %" in to_markdown(report)
     assert "± is where a figure would fall if it was measured again" in to_markdown(report)
     assert "No configuration was repeated: runs are taken to differ by 9 %" in to_markdown(report)
 
 
 @pytest.mark.parametrize(
-    "form", [lambda report: " ".join(printed(report, 80).split()), lambda report: to_markdown(report).replace("\\", "")]
+    "form",
+    [lambda report: " ".join(printed(report, 80, verbose=True).split()), lambda report: to_markdown(report).replace("\\", "")],
 )
 def test_text_holds_the_decision_and_what_it_rests_on(report, form):
     text = form(report)
     asked = report.studies[0].recommendation
     laws = report.studies[0].laws
-    assert "Take 4r×1e: 2.71×, 67.7 %. Goal met: the largest speedup with efficiency ≥ 60 % and speedup ≥ 2.5×." in text
-    assert asked.reason in text
+    assert "Take 4r×1e: 2.71×, 67.7 %. Goal balanced: met." in text
+    assert "Goal balanced: the largest speedup with efficiency ≥ 60 % and speedup ≥ 2.5×." in text
+    assert reason_text(asked) in text
     assert "num_env_runners=4" in text
-    assert "save: Take 2r×1e" in text
-    assert "fastest: Take 8r×2e" in text
+    assert "Other goals: save: 2r×1e: 1.64×, 82.1 % (met); fastest: 8r×2e: 5.40×, 33.8 % (met)" in text
     assert f"Chosen law {laws.chosen.name}" in text
     assert f"{laws.chosen.mean_error:.1f} % on average" in text
     assert f"{laws.limit[0]:.1f} to {laws.limit[1]:.1f}×" in text
-    for forecast in report.studies[0].forecasts():
-        assert f"{forecast.scale}: {forecast.speedup:.2f}×" in text
+    for prediction in report.studies[0].predictions():
+        assert f"{prediction.scale}: {prediction.speedup:.2f}×" in text
     for check in report.studies[0].checklist:
-        assert check.evidence in text
+        assert evidence_text(check) in text
     assert "Made: 2026-11-22 12:00 UTC" in text
+
+
+def test_by_default_a_screenful_with_the_decision_last(report):
+    lines = printed(report, 80).rstrip().splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 80
+    assert lines[-1] == "Take 4r×1e: 2.71×, 67.7 %. Goal balanced: met."
+    assert lines[-2] == "config.env_runners(num_env_runners=4, num_envs_per_env_runner=1)  # 5 CPUs"
+    assert not any("law" in line or "Is the" in line for line in lines)
+
+
+def test_a_large_grid_shows_what_matters_for_the_decision():
+    grid = [(r, e) for r in (1, 2, 4, 6, 8, 12) for e in (1, 2, 3, 4, 6, 8, 12, 16)]
+    report = report_of(*(run(f"{r}r{e}e", [1 / r + 0.3 / e, 1.02 / r + 0.3 / e]) for r, e in grid))
+    study = report.studies[0]
+    lines = printed(report, 80).rstrip().splitlines()
+    assert len(lines) <= 40
+    rows = [line.split()[0] for line in lines if re.match(r" \d+r×\d+e ", line)]
+    assert {"1r×1e", str(study.recommendation.choice.scale), str(study.recommendation.runner_up.scale)} <= {*rows}
+    assert f"{len(grid) - len(rows)} more configurations: --verbose shows them" in lines
+    everything = printed(report, 80, verbose=True)
+    assert all(re.search(rf"^ {c.scale} ", everything, re.MULTILINE) for c in study.configurations)
+    assert max(map(len, everything.splitlines())) <= 80
 
 
 def test_the_goal_that_was_asked_for_comes_first(report):
@@ -135,8 +161,8 @@ def test_a_narrow_terminal_says_which_columns_it_goes_without(report):
     assert "Not shown" not in printed(report, 200)
     narrow = printed(report, 60)
     assert "Columns left out to fit the terminal: time, loss, per core, SPS per CPU, where it goes" in " ".join(narrow.split())
-    assert max(map(len, narrow.split("Recommendation")[0].splitlines())) <= 80
-    assert re.search(r"4r×1e +4 +3,732 +2\.71 +67\.7 +good", narrow)
+    assert max(map(len, narrow.split("Goal")[0].splitlines())) <= 80
+    assert re.search(r"4r×1e +4 +3,730 +2\.71 +67\.7 +good", narrow)
 
 
 def test_json_has_the_numbers_in_full_and_null_for_nan(report):
@@ -147,46 +173,47 @@ def test_json_has_the_numbers_in_full_and_null_for_nan(report):
         assert row["sps_error"] is None
     assert study["recommendations"]["balanced"]["choice"] == "4r×1e"
     assert study["laws"]["limit"] == list(report.studies[0].laws.limit)
-    assert [each["config"] for each in study["laws"]["predictions"]] == [str(f.scale) for f in report.studies[0].forecasts()]
+    assert [each["config"] for each in study["laws"]["predictions"]] == [str(f.scale) for f in report.studies[0].predictions()]
 
 
 def test_laws_get_seconds_for_equal_work():
     # The runs collect different numbers of steps an iteration; the laws must not take that for scaling.
     runs = [run(scale, [2.0 / n] * 3, env_steps=1000) for n, scale in ((1, "1r1e"), (2, "2r1e"), (4, "4r1e"))]
     study = report_of(*runs, run("8r1e", [0.5] * 3, env_steps=2000)).studies[0]
-    assert study.laws.env_steps == 1000
+    assert study.laws.work.env_steps == 1000
     assert study.baseline_sps == pytest.approx(500)
-    forecast = study.forecast(study.laws.chosen, Scale(8, 1))
-    assert (forecast.sps, forecast.speedup) == (pytest.approx(4000), pytest.approx(8))
-    assert forecast.efficiency == pytest.approx(100)
+    prediction = study.laws.chosen.predict(Scale(8, 1))
+    assert (prediction.sps, prediction.speedup) == (pytest.approx(4000), pytest.approx(8))
+    assert prediction.efficiency == pytest.approx(100)
 
 
-def test_forecasts_fill_the_grid_and_double_the_runners(report):
+def test_predictions_fill_the_grid_and_double_the_runners(report):
     study = report.studies[0]
-    forecasts = study.forecasts()
+    predictions = study.predictions()
     measured = {c.scale for c in study.configurations}
-    assert {f.scale for f in forecasts} == {Scale(r, e) for r in (1, 2, 4, 8, 16) for e in (1, 2, 4, 8)} - measured
-    assert all(f.low < f.speedup < f.high for f in forecasts)
-    spans = [study.span(f.scale) for f in forecasts]
-    assert all(low <= f.low and f.high <= high for f, (low, high) in zip(forecasts, spans, strict=True))
+    assert {each.scale for each in predictions} == {Scale(r, e) for r in (1, 2, 4, 8, 16) for e in (1, 2, 4, 8)} - measured
+    for each in predictions:
+        low, high = each.speedups
+        lowest, highest = study.laws.span(each.scale)
+        assert lowest <= low < each.speedup < high <= highest
     seconds = study.laws.chosen.predict(Scale(4, 2)).seconds
-    assert next(f.speedup for f in forecasts if f.scale == Scale(4, 2)) == pytest.approx(11.89 / seconds)
+    assert next(each.speedup for each in predictions if each.scale == Scale(4, 2)) == pytest.approx(11.89 / seconds)
 
 
-def test_what_to_measure_next_has_the_speedups_of_the_predictions(report):
-    study = report.studies[0]
-    predicted = {f.scale: f.speedup for f in study.forecasts()}
-    both = {scale: speedup for scale, speedup in study.recommendations["fastest"].measure_next if scale in predicted}
-    assert both
-    assert both == {scale: pytest.approx(predicted[scale], rel=1e-12) for scale in both}
+def test_the_interval_of_a_predicted_speedup_has_the_baselines_error():
+    precise = Prediction(Scale(4, 1), 2.0, 1.6, 2.5, work=Work(1000.0, 125.0))
+    assert (precise.speedup, precise.speedups) == (pytest.approx(4), pytest.approx((3.2, 5)))
+    low, high = replace(precise, work=Work(1000.0, 125.0, baseline_error=25.0)).speedups
+    width = math.hypot(math.log(1.25), math.log(1.25))
+    assert (low, high) == (pytest.approx(4 * math.exp(-width)), pytest.approx(4 * math.exp(width)))
 
 
 def test_a_baseline_from_outside_is_one_more_measurement_for_the_laws():
-    given = GivenBaseline(Scale(1, 1), window([4.0] * 3), "an older\nexperiment")
+    given = Run(name="an older\nexperiment", scale=Scale(1, 1), steady=window([4.0] * 3))
     runs = [run(scale, [seconds] * 3) for scale, seconds in (("2r1e", 2.2), ("4r1e", 1.2), ("8r1e", 0.7))]
     report = report_of(*runs, baseline=given)
     study = report.studies[0]
-    assert study.laws.env_steps == 1000
+    assert study.laws.work.env_steps == 1000
     assert study.baseline_sps == pytest.approx(250)
     assert study.laws.chosen is not None
     assert "Baseline from outside the experiment: an older experiment." in to_markdown(report)
@@ -195,10 +222,10 @@ def test_a_baseline_from_outside_is_one_more_measurement_for_the_laws():
 @pytest.mark.parametrize(
     ("runs", "says"),
     [
-        ([run("2r1e", [1.0] * 5), run("4r1e", [0.6] * 5)], "No baseline: speedup and efficiency are not known"),
-        ([run("1r1e", [1.0] * 5)], "Only one configuration was measured"),
-        ([run("1r1e", [1.0] * 5), nan_row()], "Throughput is not known for 2r×2e"),
-        ([nan_row()], "Throughput is not known for 2r×2e"),
+        ([run("2r1e", [1.0] * 5), run("4r1e", [0.6] * 5)], "Without a baseline, speedup and efficiency are not known."),
+        ([run("1r1e", [1.0] * 5)], "It is the only configuration"),
+        ([run("1r1e", [1.0] * 5), nan_row()], "Without a throughput, and so left out: 2r×2e."),
+        ([nan_row()], "Without a throughput, and so left out: 2r×2e."),
     ],
 )
 def test_what_is_missing_is_said(runs, says, tmp_path):
@@ -206,7 +233,7 @@ def test_what_is_missing_is_said(runs, says, tmp_path):
     assert says in " ".join(printed(report, 80).split())
     assert says in to_markdown(report)
     (study,) = json.loads(to_json(report))["studies"]
-    assert any(says in note for note in study["notes"])
+    assert says in study["recommendations"]["balanced"]["reason"]
     assert write_curve(report.studies[0], tmp_path).is_dir()
 
 
@@ -219,12 +246,12 @@ def test_an_experiment_without_runs_says_so():
 
 
 def test_what_a_run_wrote_stays_text():
-    report = report_of(replace(run("1r1e", [1.0] * 5), note=HOSTILE), left_out=(LeftOut(HOSTILE, "[bold]"),))
+    report = report_of(replace(run("1r1e", [1.0] * 5), note=HOSTILE), left_out=(LeftOut(HOSTILE, "[bold] :smile:"),))
     terminal, markdown = printed(report, 200), to_markdown(report)
     for text in (terminal, markdown):
         assert "\x1b" not in text
     assert "Left out: <script>alert(1)</script>|*x*" in terminal
-    assert "[bold]" in terminal
+    assert "[bold] :smile:" in terminal
     assert "<script>" not in markdown.replace("\\<", "")
     assert "\\<script\\>alert(1)\\</script\\>\\|\\*x\\*" in markdown
     assert json.loads(to_json(report))["left_out"][0]["name"] == HOSTILE

@@ -4,8 +4,8 @@ from dataclasses import replace
 import pytest
 
 from rl_scaling_callback.analysis.goals import GOALS, Goal
+from rl_scaling_callback.analysis.laws import Work
 from rl_scaling_callback.analysis.recommendation import recommend
-from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from tests.builders import Amdahl, amdahl_rows, laws
 from tests.builders import settled_run as run
@@ -15,11 +15,11 @@ def test_the_best_beyond_the_grid_is_named_with_its_predicted_speedup():
     law = Amdahl(0.1, 0.9, largest=Scale(4, 2))
     found = recommend(amdahl_rows(law, "1r1e", "2r1e", "4r1e", "4r2e"), GOALS["fastest"], laws(law))
     # 1 / (0.1 + 0.9 / 16) and 1 / (0.1 + 0.9 / 12), fewer env runners first; 8r×4e is four times what was measured.
-    assert found.measure_next == (
+    assert [(each.scale, each.speedup) for each in found.measure_next] == [
         (Scale(4, 4), pytest.approx(6.4)),
         (Scale(8, 2), pytest.approx(6.4)),
         (Scale(3, 4), pytest.approx(5.7142857)),
-    )
+    ]
 
 
 def test_only_what_meets_the_goal_and_beats_the_choice_is_worth_measuring():
@@ -28,7 +28,7 @@ def test_only_what_meets_the_goal_and_beats_the_choice_is_worth_measuring():
     # Efficiency at N = 6 is 66.7 %, at 8 58.8 %.
     found = recommend(rows, GOALS["balanced"], laws(law))
     assert str(found.choice.scale) == "4r×1e"
-    assert [str(scale) for scale, _ in found.measure_next] == ["6r×1e"]
+    assert [str(each.scale) for each in found.measure_next] == ["6r×1e"]
     assert recommend(rows, Goal.of("balanced", max_cpus=5), laws(law)).measure_next == ()
 
 
@@ -43,22 +43,23 @@ def test_where_nobody_meets_the_goal_what_would_is_next():
     law = Amdahl(0.1, 0.9, largest=Scale(8, 1))
     found = recommend(amdahl_rows(law, "1r1e", "2r1e", "8r1e"), GOALS["balanced"], laws(law))
     assert found.verdict == "not met"
-    assert found.measure_next[0] == (Scale(5, 1), pytest.approx(1 / 0.28))
+    first = found.measure_next[0]
+    assert (first.scale, first.speedup) == (Scale(5, 1), pytest.approx(1 / 0.28))
 
 
 def test_no_more_cpus_than_there_are():
     law = Amdahl(0.1, 0.9, largest=Scale(4, 1))
     rows = [replace(each, runs=(run(cores=6.0),)) for each in amdahl_rows(law, "1r1e", "2r1e", "4r1e")]
     found = recommend(rows, GOALS["fastest"], laws(law))
-    assert all(scale.num_env_runners <= 5 for scale, _ in found.measure_next)
+    assert all(each.scale.num_env_runners <= 5 for each in found.measure_next)
     assert found.measure_next
 
 
 def test_a_law_of_unknown_work_predicts_nothing():
     law = Amdahl(0.1, 0.9, largest=Scale(4, 2))
-    found = recommend(amdahl_rows(law, "1r1e", "4r2e"), GOALS["fastest"], replace(laws(law), env_steps=NAN))
-    assert [str(scale) for scale, _ in found.measure_next] == ["8r×2e", "4r×4e"]
-    assert all(math.isnan(speedup) for _, speedup in found.measure_next)
+    found = recommend(amdahl_rows(law, "1r1e", "4r2e"), GOALS["fastest"], laws(law, Work()))
+    assert [str(each.scale) for each in found.measure_next] == ["8r×2e", "4r×4e"]
+    assert all(math.isnan(each.speedup) for each in found.measure_next)
 
 
 def test_a_laws_unit_of_work_does_not_matter():
@@ -66,5 +67,5 @@ def test_a_laws_unit_of_work_does_not_matter():
     tenfold = Amdahl(1.0, 9.0, largest=Scale(4, 2))
     rows = amdahl_rows(law, "1r1e", "2r1e", "4r1e", "4r2e")
     one, ten = (recommend(rows, GOALS["fastest"], laws(each)).measure_next for each in (law, tenfold))
-    assert [scale for scale, _ in one] == [scale for scale, _ in ten]
-    assert [speedup for _, speedup in one] == pytest.approx([speedup for _, speedup in ten])
+    assert [each.scale for each in one] == [each.scale for each in ten]
+    assert [each.speedup for each in one] == pytest.approx([each.speedup for each in ten])

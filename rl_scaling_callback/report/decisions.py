@@ -1,0 +1,325 @@
+"""Puts the decisions of `analysis` in words: goals, recommendations and the checklist."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from rl_scaling_callback.analysis.checklist import FEWEST_RETURNS, HIGHEST_UTILISATION, TARGET_EFFICIENCY, Check
+from rl_scaling_callback.analysis.configurations import Configuration
+from rl_scaling_callback.analysis.goals import Goal, Limit, Standing, standings
+from rl_scaling_callback.analysis.recommendation import ENOUGH_ITERATIONS, Doubt, Recommendation, Remedy, tied
+from rl_scaling_callback.core import formulas
+from rl_scaling_callback.core.steady import DEFAULT_RULE
+from rl_scaling_callback.report.text import cpus, listed, number, percent, plain, with_interval
+
+_TO_GET_A_BASELINE: Final = (
+    f"Run a trial of the same workload with 1 env runner × 1 env for {ENOUGH_ITERATIONS} iterations, "
+    "or give ScalingCallback a baseline_dir or baseline_sps."
+)
+_TO_GET_A_THROUGHPUT: Final = (
+    f"The first {DEFAULT_RULE.warmup_iterations} iterations of a trial are warm-up: let it run {ENOUGH_ITERATIONS}."
+)
+
+
+# Goals
+
+_FIGURES: Final[Mapping[str, tuple[str, int, str]]] = {
+    "efficiency": ("efficiency", 1, " %"),
+    "speedup": ("speedup", 2, "×"),
+    "cpus": ("CPUs", 0, ""),
+    "ram_utilisation": ("RAM utilisation", 0, " %"),
+}
+"""Name, decimals and unit of each figure that a goal can limit."""
+
+
+def goal_text(goal: Goal) -> str:
+    """Return what a goal asks for: `"the largest speedup with efficiency ≥ 80 %"`."""
+    return f"the largest speedup with {_asked(goal.limits)}" if goal.limits else "the largest speedup"
+
+
+def _asked(limits: Iterable[Limit]) -> str:
+    return listed(map(_limit, limits))
+
+
+def _limit(limit: Limit) -> str:
+    name, _, unit = _FIGURES[limit.figure]
+    return f"{name} {'≥' if limit.is_least else '≤'} {limit.value:g}{unit}"
+
+
+def _lacking(stands: Iterable[Standing]) -> str:
+    """Return the constraints that are missed, and by how much: `"speedup ≥ 2.5× by 0.09×"`; "" for none."""
+    missed = [(each, _FIGURES[each.limit.figure][2].replace("%", "points")) for each in stands if each.reach < 1]
+    return listed(
+        f"{_limit(each.limit)} by {number(abs(each.limit.value - each.value), 2, unit, digits=2)}" for each, unit in missed
+    )
+
+
+# Recommendations
+
+
+def choice_text(recommendation: Recommendation) -> str:
+    """Return what to take, with its figures."""
+    choice = recommendation.choice
+    if choice is None:
+        return "Nothing can be recommended yet"
+    return f"Take {choice.scale}: {number(choice.speedup, 2, '×')}, {number(choice.efficiency, 1, ' %')}"
+
+
+def reason_text(recommendation: Recommendation) -> str:
+    """Return why it is recommended and what makes that less than certain, or what is missing and how to get it."""
+    return " ".join([*why_lines(recommendation), *doubt_lines(recommendation)])
+
+
+def why_lines(recommendation: Recommendation) -> Iterator[str]:
+    """Yield why the choice was made, in sentences; nothing without a choice."""
+    choice, stands = recommendation.choice, recommendation.standings
+    if choice is None:
+        return
+    figures, scale = _figures(choice), choice.scale
+    lacking = _lacking(stands)
+    others = [each for each in recommendation.peers if each is not choice]
+    cheapest = f"; {scale} {_why_cheapest(choice, others)}"
+    if recommendation.ground == "believed":
+        yield f"{scale} is the best by all measurements taken together; its own figures: {figures}."
+        if lacking:
+            yield f"By these it misses {lacking}."
+    elif recommendation.ground == "nearest":
+        yield f"No configuration that was measured has {_asked(recommendation.goal.limits)}."
+        near = f"{_scales(recommendation.peers)} come equally near within noise{cheapest}" if others else f"{scale} comes nearest"
+        yield f"{near}: {figures}."
+        yield f"It misses {lacking}."
+    else:
+        asked = _asked(each.limit for each in stands if not math.isnan(each.reach))
+        fastest = f"fastest with {asked}" if asked else "fastest"
+        best = f"{_scales(recommendation.peers)} are the {fastest} and equal within noise{cheapest}" if others else ""
+        yield f"{best or f'{scale} is the {fastest}'}: {figures}."
+
+
+def _why_cheapest(choice: Configuration, others: list[Configuration]) -> str:
+    if all(each.cpus > choice.cpus for each in others):
+        return "needs the fewest CPUs"
+    return "needs no more CPUs than any and has the smallest N of these"
+
+
+def doubt_lines(recommendation: Recommendation) -> Iterator[str]:
+    """Yield what leaves the decision open and what to do about it, in sentences."""
+    choice = recommendation.choice
+    if choice is not None:
+        stands = recommendation.standings
+        if unknown := _asked(each.limit for each in stands if math.isnan(each.reach)):
+            yield f"Whether {choice.scale} has {unknown} is not known: that was not recorded."
+        straddled = listed(
+            f"{_limit(each.limit)} at {with_interval(each.value, each.error, *_FIGURES[each.limit.figure][1:])}"
+            for each in stands
+            if each.verdict == "undecided" and each.reach > 0
+        )
+        if recommendation.remedy is not None:
+            yield f"Undecided is {straddled}: {_remedy(recommendation.remedy, choice)}."
+        if choice.band == "inefficient":
+            yield "That is in the band inefficient: consider less parallelism, unless resources are to spare."
+    for doubt in recommendation.doubts:
+        yield from _doubt(doubt)
+
+
+def _remedy(remedy: Remedy, choice: Configuration) -> str:
+    if remedy.kind == "undisturbed repeats":
+        return f"other programs disturbed {choice.scale} or the baseline. Repeat both without them"
+    what = "repeats" if remedy.kind == "repeats" else "more rounds of probes"
+    if remedy.times == math.inf:
+        return f"too close for {remedy.most} {what} to settle"
+    if remedy.kind == "rounds":
+        return f"about {remedy.times:.0f} {what} would settle it"
+    times = {1: " once", 2: " twice"}.get(int(remedy.times), f" {remedy.times:.0f} times") if remedy.times > 0 else ""
+    cost = f", about {number(remedy.seconds, 0)} s and start-up" if remedy.seconds > 0 else ""
+    return f"repeat {choice.scale} and the baseline{times}{cost}"
+
+
+def _doubt(doubt: Doubt) -> Iterator[str]:
+    about = _scales(doubt.about)
+    if doubt.kind == "noted":
+        yield from (f"{each.scale}: {plain(each.note)}." for each in doubt.about)
+    elif doubt.kind == "no throughput":
+        yield f"Without a throughput, and so left out: {about}. {_TO_GET_A_THROUGHPUT}"
+    else:
+        yield {
+            "nothing measured": "No configuration was measured: run trials that differ in num_env_runners and "
+            "num_envs_per_env_runner.",
+            "no baseline": f"Without a baseline, speedup and efficiency are not known. {_TO_GET_A_BASELINE}",
+            "no error": "This rests on single figures without an error: repeat the trials to know how sure it is.",
+            "nothing to compare": "It is the only configuration: there is nothing to choose from until others are measured.",
+            "not comparable": f"Not comparable, and so left out: {about}.",
+            "not alone": "Let trials run one at a time: TuneConfig(max_concurrent_trials=1).",
+        }[doubt.kind]
+
+
+def runner_up_text(recommendation: Recommendation) -> str:
+    """Return what the runner-up has and lacks beside the choice; "" where there is none."""
+    choice, runner_up = recommendation.choice, recommendation.runner_up
+    if choice is None or runner_up is None:
+        return ""
+    is_tied = tied(runner_up, choice)
+    change = 100 * (runner_up.sps / choice.sps - 1)
+    more_cpus = runner_up.cpus - choice.cpus
+    size = number(abs(change), 1, " %", digits=2)
+    speed = "is as fast within the noise" if is_tied else f"is {size} {'faster' if change > 0 else 'slower'}"
+    if more_cpus:
+        needs = f"needs {cpus(abs(more_cpus), 'more' if more_cpus > 0 else 'fewer')}"
+    else:
+        needs = f"needs as many CPUs, with N = {runner_up.scale.parallelism} against {choice.scale.parallelism}"
+    # Faster for more CPUs, or slower for fewer: one is the price of the other.
+    trades = more_cpus * change > 0 and not is_tied
+    text = f"{runner_up.scale} {speed} {'but' if trades else 'and'} {needs}"
+    stands = standings(runner_up, recommendation.goal)
+    lacking = _lacking(stands)
+    unclear = _asked(each.limit for each in stands if each.verdict == "undecided" and not each.reach < 1)
+    return text + (f"; it misses {lacking}" if lacking else "") + (f"; undecided is {unclear}" if unclear else "") + "."
+
+
+def bottleneck_text(recommendation: Recommendation) -> str:
+    """Return what limits the choice; "" where not known."""
+    choice = recommendation.choice
+    if choice is None:
+        return ""
+    if choice.diagnosis:
+        return choice.diagnosis + (" (estimated: stepping and contention can't be told apart)" if choice.losses_estimated else "")
+    serial = formulas.serial_fraction(choice.speedup, choice.scale.parallelism)
+    if not serial > 0:
+        return ""
+    return f"as if {number(100 * serial, 0)} % of the work were serial (Karp–Flatt); where the time goes was not recorded"
+
+
+def code_text(recommendation: Recommendation) -> str:
+    """Return the line of `AlgorithmConfig` code to paste; "" without a choice."""
+    choice = recommendation.choice
+    if choice is None:
+        return ""
+    scale = choice.scale
+    counts = f"num_env_runners={scale.num_env_runners}, num_envs_per_env_runner={scale.num_envs_per_env_runner}"
+    return f"config.env_runners({counts})  # {cpus(math.ceil(choice.cpus))}"
+
+
+def _figures(configuration: Configuration) -> str:
+    if math.isnan(configuration.speedup):
+        rate = f"{number(configuration.sps, 0)} steps/s"
+    else:
+        speedup = with_interval(configuration.speedup, configuration.speedup_error, 2, "×")
+        rate = f"{speedup}, efficiency {number(configuration.efficiency, 1)} %"
+    return f"{rate}, {cpus(configuration.cpus)}"
+
+
+def _scales(configurations: Iterable[Configuration]) -> str:
+    return listed(str(each.scale) for each in configurations)
+
+
+# The checklist
+
+_QUESTIONS: Final[Mapping[str, str]] = {
+    "baseline": "Is the baseline's SPS measured?",
+    "cores": "Are the CPU cores known?",
+    "gpu": "Is the GPU known?",
+    "ram": "Is the RAM headroom known?",
+    "vram": "Is the VRAM headroom known?",
+    "efficiency": f"Is the efficiency at least {TARGET_EFFICIENCY:g} %?",
+    "cpu_utilisation": f"Is the CPU utilisation below {HIGHEST_UTILISATION:g} %?",
+    "ram_utilisation": f"Is the RAM utilisation below {HIGHEST_UTILISATION:g} %?",
+    "sps": "Did SPS rise?",
+    "speedup": "Is the speedup in the expected range?",
+    "goal": "Does the efficiency reach the goal's threshold?",
+    "learning": "Is learning still stable?",
+}
+
+_NO_PERF: Final = "Not recorded: RLlib's results hold it under perf, for iterations of 0.7 s or more."
+_NO_GPU: Final = "None is used: the config asks for none."
+
+
+def question_text(check: Check) -> str:
+    """Return what a line of the checklist asks."""
+    return _QUESTIONS[check.name]
+
+
+def evidence_text(check: Check) -> str:
+    """Return the numbers behind an answer, or what is missing and how to get it."""
+    found = check.figures
+    written = _EVIDENCE.get((check.name, check.finding)) or _EVIDENCE["", check.finding]
+    return written if isinstance(written, str) else written(found)
+
+
+def _efficiency(found: Mapping[str, Any]) -> str:
+    choice = found["choice"]
+    return f"{with_interval(choice.efficiency, choice.speedup_error, 1, ' %')}, {choice.band}"
+
+
+def _speedup(found: Mapping[str, Any]) -> str:
+    return with_interval(found["choice"].speedup, found["choice"].speedup_error, 2, "×")
+
+
+def _free(found: Mapping[str, Any]) -> str:
+    return f"in use: {number(100 - found['most'], 0)} % are free."
+
+
+def _baseline(found: Mapping[str, Any]) -> str:
+    baseline: Configuration = found["configuration"]
+    error = "without an error" if math.isnan(baseline.sps_error) else percent(baseline.sps_error)
+    runs = f"{len(baseline.runs)} run{'' if len(baseline.runs) == 1 else 's'}"
+    return f"{baseline.scale}: {number(baseline.sps, 0)} steps/s, {error}, from {runs}."
+
+
+def _returns(found: Mapping[str, Any]) -> str:
+    mean, target, spread = found["mean"], found["target"], found["spread"]
+    # Two digits of the spread; without a spread, of a hundredth of the returns.
+    unit = spread or max(abs(mean), abs(target)) / 100
+    decimals = min(6, max(0, 1 - math.floor(math.log10(unit)))) if unit > 0 else 0
+    ours, theirs, noise = (f"{each:,.{decimals}f}" for each in (mean, target, spread))
+    return f"Mean return {ours} against {theirs} of {found['baseline'].scale}, spread {noise}, {_over(found)}."
+
+
+def _over(found: Mapping[str, Any]) -> str:
+    return f"over env steps {number(found['start'], 0)} to {number(found['end'], 0)}"
+
+
+_EVIDENCE: Final[Mapping[tuple[str, str], str | Callable[[Mapping[str, Any]], str]]] = {
+    ("", "no choice"): "There is no choice to check.",
+    ("", "no baseline"): _TO_GET_A_BASELINE,
+    ("", "is baseline"): lambda found: f"The choice, {found['choice'].scale}, is the baseline.",
+    ("", "none used"): _NO_GPU,
+    ("baseline", "measured"): _baseline,
+    ("baseline", "given"): lambda found: f"{number(found['sps'], 0)} steps/s, from outside this experiment.",
+    ("cores", "recorded"): lambda found: f"{found['most']:g} logical cores.",
+    ("cores", "not recorded"): "Not recorded: ScalingCallback writes down those of a trial's hosts.",
+    ("gpu", "recorded"): lambda found: f"{listed(found['names'])}, as Ray names it.",
+    ("gpu", "not recorded"): "Not recorded: ask nvidia-smi on the training host.",
+    ("gpu", "not named"): "One is used; which is not recorded: ask nvidia-smi on the training host.",
+    ("ram", "recorded"): lambda found: f"At most {number(found['most'], 0)} % of a node's RAM were {_free(found)}",
+    ("vram", "recorded"): lambda found: f"At most {number(found['most'], 0)} % of a GPU's memory were {_free(found)}",
+    (
+        "vram",
+        "not recorded",
+    ): "Not recorded: RLlib records it with GPUtil installed; or watch nvidia-smi during a trial.",
+    ("cpu_utilisation", "recorded"): lambda found: f"{number(found['percent'], 0)} % of the node on average.",
+    ("ram_utilisation", "recorded"): lambda found: f"{number(found['percent'], 0)} % of the node at most.",
+    ("", "not recorded"): _NO_PERF,
+    ("", "no threshold"): lambda found: f"The goal has none; it is {_efficiency(found)}.",
+    ("", "compared"): lambda found: f"{_efficiency(found)}; at least {found['least']:g} %.",
+    ("sps", "compared"): lambda found: (
+        f"{number(found['choice'].sps, 0)} steps/s against {number(found['choice'].baseline_sps, 0)}: {_speedup(found)}."
+    ),
+    ("speedup", "predicted"): lambda found: (
+        f"{_speedup(found)}; law {found['law']} expects {number(found['low'], 2)} to {number(found['high'], 2)}×, "
+        f"its mean leave-one-out error is {number(found['error'], 1)} %."
+    ),
+    ("speedup", "not predicted"): lambda found: (
+        f"{_speedup(found)}; without a prediction, anything from 1 to N = {found['choice'].scale.parallelism} is expected."
+    ),
+    ("learning", "no baseline"): "No run of the baseline is here, so its returns are not known.",
+    ("learning", "no returns"): lambda found: (
+        f"No return is recorded of {_scales(found['of'])}: episodes must end, and results be kept for each iteration."
+    ),
+    ("learning", "too few returns"): lambda found: (
+        f"{found['here']} iterations of {found['choice'].scale} and {found['there']} of {found['baseline'].scale} have a return "
+        f"{_over(found)}; {FEWEST_RETURNS} of each are needed: let both run longer."
+    ),
+    ("learning", "compared"): _returns,
+}
+"""What is said of each finding: of the check of that name, else of all."""

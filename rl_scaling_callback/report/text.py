@@ -1,0 +1,56 @@
+"""How numbers and lists are written for readers: three digits, units, intervals, enumerations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Final
+
+from rl_scaling_callback.analysis.goals import interval
+
+UNKNOWN: Final = "–"
+
+
+def number(value: float, decimals: int, unit: str = "", *, digits: int = 3) -> str:
+    """Return a number with its unit, rounded to so many digits and at most so many decimals; "–" for NaN."""
+    if math.isnan(value):
+        return UNKNOWN
+    rounded = float(f"{value:.{digits - 1}e}")
+    if rounded:
+        decimals = max(0, min(decimals, digits - 1 - math.floor(math.log10(abs(rounded)))))
+    return f"{rounded:,.{decimals}f}{unit}"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds with three digits; "–" for NaN."""
+    return number(seconds, 6)
+
+
+def percent(error: float) -> str:
+    """Return the half-width of an interval with two digits: `"± 3.4 %"`."""
+    return f"± {number(error, 1, digits=2)} %"
+
+
+def with_interval(value: float, error: float, decimals: int, unit: str) -> str:
+    """Return a figure, with its interval where the half-width [%] is known: `"2.71× (2.60 to 2.82)"`."""
+    text = number(value, decimals, unit)
+    if not error > 0:
+        return text
+    low, high = interval(value, error)
+    return f"{text} ({number(low, decimals)} to {number(high, decimals)})"
+
+
+def listed(texts: Iterable[str]) -> str:
+    """Return texts as a sentence lists them: `"a, b and c"`; "" for none."""
+    *first, last = [*texts] or [""]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def plain(text: str) -> str:
+    """Return a text from a run without what could steer a terminal or break a line."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def cpus(count: float, which: str = "") -> str:
+    """Return a number of CPUs: `"1 CPU"`, `"2 more CPUs"`."""
+    return " ".join(filter(None, [f"{count:g}", which, "CPU" if count == 1 else "CPUs"]))
