@@ -1,6 +1,6 @@
-"""Trains whole iterations of one Algorithm at any scale that its env runners allow.
+"""Runs training iterations of one Algorithm at different scales.
 
-For an Algorithm that is there to be measured only: it learns from all of these iterations.
+Only for an Algorithm built for measurement: it learns from all of these iterations.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ _SELVES: Final = "_scaling_selves"
 
 
 class Switch:
-    """Has an Algorithm's env runners go on as ones of another scale, and the Algorithm do without those that the scale lacks.
+    """Switches an Algorithm's env runners to another scale, and hides those that the scale doesn't need.
 
     Args:
-        algorithm: on RLlib's new API stack, with as many env runners as any scale has.
+        algorithm: on RLlib's new API stack, with as many env runners as the largest scale.
     """
 
     def __init__(self, algorithm: Any) -> None:
@@ -27,7 +27,7 @@ class Switch:
         self._actors = dict(self._manager._actors)
 
     def train(self, scale: Scale) -> dict[str, Any]:
-        """Return the result of a training iteration at a scale."""
+        """Run a training iteration at a scale and return its result."""
         self._use(scale.num_env_runners)
         self._go_on_as(scale)
         try:
@@ -38,7 +38,7 @@ class Switch:
         return result
 
     def close(self) -> None:
-        """Close the envs of other scales than the Algorithm's own."""
+        """Close the envs of all scales except the Algorithm's own."""
         self._algorithm.env_runner_group.foreach_env_runner(_close, local_env_runner=False)
 
     def _go_on_as(self, scale: Scale | None) -> None:
@@ -51,7 +51,7 @@ class Switch:
 
 
 def _go_on_as(env_runner: Any, scale: Scale | None, state: dict[str, Any]) -> None:
-    """Have an env runner go on as one of another scale, or as itself."""
+    """Switch an env runner to another scale, or back to its own with None."""
     selves = vars(type(env_runner)).get(_SELVES)
     if selves is None:
         selves = {None: vars(env_runner)}
@@ -63,7 +63,7 @@ def _go_on_as(env_runner: Any, scale: Scale | None, state: dict[str, Any]) -> No
 
 
 def _close(env_runner: Any) -> None:
-    """Stop what an env runner went on as, but itself."""
+    """Stop the twins that an env runner was switched to, but not the env runner itself."""
     selves = vars(type(env_runner)).get(_SELVES, {})
     for scale in [each for each in selves if each is not None]:
         env_runner.__dict__ = selves.pop(scale)
