@@ -72,7 +72,7 @@ def test_warm_up_starts_when_learning_does():
     assert window.read().iterations == 2
 
 
-def test_a_restored_trial_warms_up_again():
+def test_restored_trial_warms_up_again():
     window = SteadyWindow(SteadyRule(warmup_iterations=1))
     numbers = (1, 2, 3, 1, 2, 3, math.nan)
     assert [window.add(100, 1.0, since_restore=number) for number in numbers] == [False, True, True, False, True, True, True]
