@@ -39,7 +39,7 @@ KEYS: Final[tuple[Key, ...]] = (
     Key("env_steps", "steps", "env steps of this iteration"),
     Key("parallelism", "", "N = max(1, `num_env_runners`) × `num_envs_per_env_runner`"),
     Key("baseline_sps", "steps/s", "current SPS of the reference; divided by its N if the reference is larger than 1r×1e"),
-    Key("baseline/source", "text", "where the baseline comes from: trial, probe or given; empty without a baseline", ""),
+    Key("baseline/source", "text", "where the baseline comes from: trial, probe or given; empty when there is none", ""),
     Key("baseline/error", "%", "half-width of the 95 % interval of the baseline"),
     Key("baseline/age", "s", "time since the baseline was measured"),
     Key("speedup", "×", "sps / baseline_sps"),
