@@ -1,4 +1,4 @@
-"""Where files lie: local paths and URIs, read through the pyarrow filesystems that Tune's storage works with."""
+"""Local paths and URIs, accessed through pyarrow filesystems as in Tune's storage."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ _LARGEST: Final = 64 << 20
 
 
 def absolute(place: str | Path) -> str:
-    """Return a URI as it is, and a local path absolute, `~` expanded."""
+    """Return a URI unchanged, or a local path made absolute with `~` expanded."""
     text = str(place)
     return text if "://" in text else Path(text).expanduser().absolute().as_posix()
 
 
 def below(place: str, name: str) -> str:
-    """Return the place called `name` in a folder. What follows a question mark in a URI stays behind it."""
+    """Return the path or URI of `name` in a folder, with the query of a URI kept at its end."""
     path, mark, options = place.partition("?") if "://" in place else (place, "", "")
     return f"{path.rstrip('/')}/{name}{mark}{options}"
 
 
 def shown(place: str | Path) -> str:
-    """Return a place as it may be shown: a URI without the credentials in it."""
+    """Return a path or URI for display, without credentials."""
     return re.sub(r"(?<=://)[^/?#\s]*@", "", str(place))
 
 
 def filesystem_of(place: str | Path) -> tuple[Any, str]:
-    """Return the `pyarrow.fs.FileSystem` that a local path or URI lies on, and the path there.
+    """Return the `pyarrow.fs.FileSystem` of a local path or URI, and the path on it.
 
     Raises:
         OSError: it can't be reached.
-        ValueError: there is no such filesystem.
+        ValueError: the filesystem is unknown.
     """
     from pyarrow import fs
 
@@ -45,11 +45,11 @@ def filesystem_of(place: str | Path) -> tuple[Any, str]:
 
 
 def write(place: str | Path, name: str, text: str) -> None:
-    """Write a text file into a folder, which is made where it is missing.
+    """Write a text file into a folder, creating the folder if needed.
 
     Raises:
         OSError: it can't be written.
-        ValueError: there is no such filesystem.
+        ValueError: the filesystem is unknown.
     """
     filesystem, path = filesystem_of(place)
     filesystem.create_dir(path, recursive=True)
@@ -58,7 +58,7 @@ def write(place: str | Path, name: str, text: str) -> None:
 
 
 class ExperimentError(Exception):
-    """An experiment that can't be read; the text says what is missing and how to get it."""
+    """An experiment can't be read; the message says what is missing and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +67,8 @@ class Place:
 
     Attributes:
         filesystem: a `pyarrow.fs.FileSystem`.
-        path: its path there.
-        text: the place as a person wrote it, without credentials.
+        path: its path on that filesystem.
+        text: the location as the user wrote it, without credentials.
     """
 
     filesystem: Any
@@ -77,17 +77,17 @@ class Place:
 
     @classmethod
     def of(cls, source: Any) -> Place:
-        """Return the place of a path, a URI or a Tune `ResultGrid`.
+        """Return the location of a path, a URI or a Tune `ResultGrid`.
 
         Raises:
             ExperimentError: it is none of these, or its filesystem can't be reached.
         """
-        # A ResultGrid, told by what is used of it: Ray need not be there to read a folder.
+        # Recognise a ResultGrid by its attributes: reading a folder must not require Ray.
         if hasattr(source, "experiment_path") and hasattr(source, "filesystem"):
             return cls(source.filesystem, str(source.experiment_path).rstrip("/"), str(source.experiment_path))
         if not isinstance(source, (str, Path)) or not str(source).strip():
             raise ExperimentError(
-                f"{source!r} is no experiment; allowed are a folder or CSV file (path or URI) and a Tune ResultGrid"
+                f"{source!r} is not an experiment; allowed are a folder or CSV file (path or URI) and a Tune ResultGrid"
             )
         text = shown(source)
         try:
@@ -99,26 +99,26 @@ class Place:
         return cls(filesystem, path.rstrip("/") or "/", text)
 
     def below(self, name: str) -> Place:
-        """Return the place called `name` in this folder."""
+        """Return the file or folder called `name` in this folder."""
         return Place(self.filesystem, posixpath.join(self.path, name), below(self.text, name))
 
     @property
     def name(self) -> str:
-        """The last part of its path."""
+        """The last component of its path."""
         return posixpath.basename(self.path)
 
     @property
     def is_file(self) -> bool:
-        """Whether a file is there."""
+        """Whether it exists and is a file."""
         return self._type() == "File"
 
     @property
     def is_folder(self) -> bool:
-        """Whether a folder is there."""
+        """Whether it exists and is a folder."""
         return self._type() == "Directory"
 
     def names(self) -> tuple[list[str], list[str]]:
-        """Return the names of the folders and of the files in this folder, sorted; none where there is no such folder.
+        """Return the sorted names of the subfolders and of the files in this folder; empty if it doesn't exist.
 
         Raises:
             OSError: the storage can't be reached.
@@ -143,10 +143,10 @@ class Place:
             yield buffered
 
     def read(self) -> bytes:
-        """Return what the file holds.
+        """Return the content of the file.
 
         Raises:
-            ExperimentError: it is larger than a table, a config or a baseline can be.
+            ExperimentError: it is too large for a table, config or baseline.
             OSError: it can't be read.
         """
         with self.open() as stream:

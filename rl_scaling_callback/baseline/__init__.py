@@ -1,1 +1,1 @@
-"""The baseline: what the reference measured, where it is kept, and how a trial comes by it."""
+"""The baseline: what the reference trial measured, where it is stored and how other trials find it."""

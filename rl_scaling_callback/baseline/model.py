@@ -1,4 +1,4 @@
-"""The baseline: what the reference trial measured, for which workload, with provenance; and its JSON form."""
+"""The baseline: the reference trial's measurement, its workload and provenance, and its JSON format."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from rl_scaling_callback.core.steady import Steady
 SCHEMA: Final = "rl_scaling_callback.baseline.model"
 VERSION: Final = 2
 LARGEST: Final = 1 << 20
-"""Bytes that the text of a baseline file has at most."""
+"""Maximum size of a baseline file [bytes]."""
 
 
 class BaselineFileError(Exception):
-    """A baseline file that can't be used; the text says why."""
+    """A baseline file is unusable; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What must be equal for a fair comparison.
+    """Everything that must match for a fair comparison.
 
     Attributes:
         facts: names and values in plain JSON types.
-        vouched: True when the user named the workload: then the comparison is on the user's word.
+        vouched: whether the user named the workload, and so vouches for the comparison.
     """
 
     facts: Mapping[str, Any]
@@ -39,11 +39,11 @@ class Workload:
 
     @property
     def id(self) -> str:
-        """16 hexadecimal digits that are the same for equal facts, in every process and on every node."""
+        """16 hexadecimal digits, the same for equal facts in every process and on every node."""
         return hashlib.sha256(_canonical(self.facts).encode()).hexdigest()[:16]
 
     def differences(self, other: Workload) -> list[str]:
-        """Return a line for each fact that differs: `train_batch_size: 4096 here, 2048 there`."""
+        """Return one line per fact that differs: `train_batch_size: 4096 here, 2048 there`."""
         return [f"{name}: {_short(here)} here, {_short(there)} there" for name, here, there in _apart("", self.facts, other.facts)]
 
 
@@ -54,16 +54,16 @@ class Baseline:
     Attributes:
         sps: Σ env steps / Σ seconds over its steady window [steps/s].
         scale: the reference's scale.
-        workload: what it is a baseline for.
-        owner: the trial that measured it, unique among experiments.
-        error: half-width [%] of the 95 % interval of `sps`; NaN when not known.
-        iterations: iterations in the window.
+        workload: the workload that was measured.
+        owner: the trial that measured it, unique across experiments.
+        error: half-width [%] of the 95 % interval of `sps`; NaN if unknown.
+        iterations: number of iterations in the window.
         env_steps: Σ env steps in the window.
         seconds: Σ seconds in the window.
-        converged: whether the window is as precise as was asked for.
-        provenance: host, CPU, cores, versions, time and trial, as texts.
-        parts: Σ seconds of the window by phase, and by what the env runners did; empty where not known.
-        run: the run of an experiment that it belongs to; "" where it belongs to none.
+        converged: whether the window has the requested precision.
+        provenance: host, CPU, cores, versions, time and trial, as strings.
+        parts: Σ seconds of the window by phase and by env runner activity; empty if unknown.
+        run: the run of an experiment that it belongs to; "" if none.
     """
 
     sps: float
@@ -81,16 +81,16 @@ class Baseline:
 
     @property
     def unit_sps(self) -> float:
-        """SPS per unit of the reference's parallelism [steps/s]: what speedups are counted against.
+        """SPS per unit of the reference's parallelism [steps/s], the denominator of speedups.
 
-        At 1r×1e it is the reference's SPS. A larger reference counts as scaling perfectly up to itself, so its own
-        speedup is its N and its efficiency 100 %, as is usual where one processor can't hold the problem.
+        At 1r×1e it is the reference's SPS. A larger reference is taken to scale perfectly up to its own size, so its speedup
+        is N and its efficiency 100 %. This is the usual convention for problems too large for one processor.
         """
         return self.sps / self.scale.parallelism
 
     @property
     def age(self) -> float:
-        """Seconds since it was published, by the clocks of both hosts; NaN where the file does not say."""
+        """Seconds since it was published, by the clocks of both hosts; NaN if the file has no time."""
         try:
             return max(0.0, time.time() - datetime.fromisoformat(self.provenance["time"]).timestamp())
         except (KeyError, ValueError, OverflowError):
@@ -98,7 +98,7 @@ class Baseline:
 
     @property
     def steady(self) -> Steady:
-        """The steady state that was measured."""
+        """The measured steady state."""
         return Steady(
             sps=self.sps,
             error=self.error,
@@ -111,7 +111,7 @@ class Baseline:
         )
 
     def to_json(self) -> str:
-        """Return the text of a baseline file."""
+        """Return the content of a baseline file."""
         document = {
             "schema": SCHEMA,
             "version": VERSION,
@@ -135,10 +135,10 @@ class Baseline:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Baseline:
-        """Return the baseline that a file's text describes.
+        """Parse the content of a baseline file.
 
         Raises:
-            BaselineFileError: too large, damaged, of another schema or version, or with values that no measurement gives.
+            BaselineFileError: it is too large or damaged, has another schema or version, or holds impossible values.
         """
         if len(text) > LARGEST:
             raise BaselineFileError(f"it has more than {LARGEST} bytes")
@@ -147,7 +147,7 @@ class Baseline:
         except (ValueError, RecursionError) as error:
             raise BaselineFileError(f"it is not valid JSON ({type(error).__name__})") from None
         if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-            raise BaselineFileError(f"it is not of the schema {SCHEMA}")
+            raise BaselineFileError(f"its schema is not {SCHEMA}")
         if document.get("version") != VERSION:
             raise BaselineFileError(f"its version is {document.get('version')!r}; this release reads version {VERSION}")
         try:
@@ -199,7 +199,7 @@ def _positive(value: Any) -> float:
 
 def _count(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{value!r} is not a count from 1 up")
+        raise ValueError(f"{value!r} is not a positive integer")
     return value
 
 
@@ -220,7 +220,7 @@ def _canonical(value: Any) -> str:
 
 
 def _apart(prefix: str, here: Any, there: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Yield what differs, with its name; what is in mappings on both sides one by one."""
+    """Yield the name and both values of each difference, descending into mappings on both sides."""
     if isinstance(here, Mapping) and isinstance(there, Mapping):
         for name in sorted(here.keys() | there.keys()):
             yield from _apart(f"{prefix}.{name}".lstrip("."), here.get(name), there.get(name))

@@ -1,6 +1,6 @@
-"""Keeps baselines as JSON files, one a workload, through pyarrow's filesystems: local disks, NFS, S3 and GCS alike.
+"""Stores baselines as JSON files, one per workload, on any pyarrow filesystem: local disks, NFS, S3 or GCS.
 
-A file is replaced whole or not at all. What can't be read is set aside under another name and kept.
+Writes are atomic. An unreadable file is renamed and kept.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.storage import filesystem_of, shown
 
 EXPERIMENT_SUBDIRECTORY: Final = "scaling_baselines"
-"""Where baselines lie inside a Tune experiment's folder."""
+"""Subdirectory of a Tune experiment that holds its baselines."""
 
 _MOST_FILES_SEARCHED: Final = 20
-# An object store makes an object visible when it is complete; elsewhere only a rename is atomic.
+# Object stores make an object visible only when it is complete; elsewhere only a rename is atomic.
 _ATOMIC_WRITES: Final = frozenset({"s3", "gcs", "abfs"})
 
 
@@ -32,8 +32,8 @@ class BaselineStore:
 
     Args:
         filesystem: a `pyarrow.fs.FileSystem`.
-        directory: path of the directory on it; made when the first baseline is published.
-        run: the run of an experiment whose baselines count, another one's are replaced; "" for all.
+        directory: path of the directory on it; created when the first baseline is published.
+        run: the run of an experiment to use baselines of; those of other runs are replaced. "" for all runs.
     """
 
     def __init__(self, filesystem: Any, directory: str, run: str = "") -> None:
@@ -43,10 +43,10 @@ class BaselineStore:
 
     @classmethod
     def at(cls, place: str | Path) -> BaselineStore:
-        """Return the store in a local directory or at a URI (`s3://bucket/path`), after making sure that it can be reached.
+        """Return the store in a local directory or at a URI (`s3://bucket/path`), after checking that it can be reached.
 
         Raises:
-            ValueError: no such filesystem, or the directory can be neither found nor made.
+            ValueError: the filesystem is unknown, or the directory neither exists nor can be created.
         """
         from pyarrow import fs
 
@@ -60,7 +60,7 @@ class BaselineStore:
                 raise NotADirectoryError("it is not a directory")
         except (OSError, ValueError) as error:  # pyarrow's own errors are subclasses of these
             raise ValueError(
-                f"baseline_dir is {shown(text)!r}; allowed are directories that exist or can be made, and URIs in reach ({error})"
+                f"baseline_dir is {shown(text)!r}; allowed are existing or creatable directories and reachable URIs ({error})"
             ) from None
         return cls(filesystem, path)
 
@@ -69,21 +69,21 @@ class BaselineStore:
         """Return the store inside a Tune experiment.
 
         Args:
-            storage: the `StorageContext` that a trial holds.
-            run: which run of the experiment; another one of the same name may run other code.
+            storage: the trial's `StorageContext`.
+            run: the run of the experiment; another run of the same name may use different code.
         """
         return cls(storage.storage_filesystem, posixpath.join(storage.experiment_fs_path, EXPERIMENT_SUBDIRECTORY), run)
 
     def path(self, workload: Workload, reference: Scale) -> str:
-        """Return the path of the file that holds a workload's baseline."""
+        """Return the path of a workload's baseline file."""
         # The version is part of the name: releases with different schemas can share a directory.
         return posixpath.join(self.directory, f"baseline-v{VERSION}-{workload.id}-{reference.slug}.json")
 
     def load(self, workload: Workload, reference: Scale) -> Baseline | None:
-        """Return the baseline of a workload, or None where there is none yet.
+        """Return the baseline of a workload, or None if there is none yet.
 
         Raises:
-            BaselineFileError: the file is damaged or foreign. It has been set aside; the text names where it lies now.
+            BaselineFileError: the file is damaged or foreign. It has been set aside; the message says where.
             OSError: the storage can't be reached, or such a file can't be set aside.
         """
         path = self.path(workload, reference)
@@ -98,12 +98,12 @@ class BaselineStore:
             raise BaselineFileError(f"{path}: {damage}; set aside as {aside}") from None
         if published is None:
             raise BaselineFileError(f"{path}: {damage}; another trial has set it aside")
-        # It was published while the damaged one was being looked at.
+        # It was published while we were reading the damaged one.
         self._fs.move(aside, path)
         return published
 
     def others(self, workload: Workload, reference: Scale) -> Iterator[Baseline]:
-        """Yield the latest baselines of other workloads at the same reference scale; files that can't be read are passed over.
+        """Yield the latest baselines of other workloads at the same reference scale, skipping unreadable files.
 
         Raises:
             OSError: the storage can't be reached.
@@ -115,7 +115,7 @@ class BaselineStore:
         infos = self._fs.get_file_info(fs.FileSelector(self.directory, allow_not_found=True))
         named = [info for info in infos if info.base_name.startswith(prefix) and info.base_name.endswith(suffix)]
         others = [info for info in named if info.type == fs.FileType.File and info.base_name != own]
-        # Each is a request or two of object storage, and the trial waits for them: what ran lately is what one compares with.
+        # Each file takes a request or two to object storage while the trial waits; recent runs are the likely comparison.
         for info in nlargest(_MOST_FILES_SEARCHED, others, key=lambda info: info.mtime_ns):
             try:
                 baseline = self._read(info.path)
@@ -125,7 +125,7 @@ class BaselineStore:
                 yield baseline
 
     def publish(self, baseline: Baseline) -> None:
-        """Write a baseline, atomically: a reader sees the old file or the new one.
+        """Write a baseline atomically: readers see either the old file or the new one.
 
         Raises:
             OSError: the storage can't be reached or written.
@@ -154,7 +154,7 @@ class BaselineStore:
         return self._run in ("", baseline.run)
 
     def _read(self, path: str) -> Baseline | None:
-        """Return what the file holds, None where there is no file."""
+        """Return the baseline in a file, None if there is no file."""
         from pyarrow import fs
 
         info = self._fs.get_file_info(path)
@@ -171,7 +171,7 @@ class BaselineStore:
             return None
 
     def _set_aside(self, path: str, reason: BaselineFileError) -> str:
-        """Move a file out of the way, keeping it; return its new path, at which nothing is where another trial was first."""
+        """Rename a file and return its new path, where nothing is found if another trial renamed it first."""
         now = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
         aside = f"{path}.set-aside-{now}-{uuid.uuid4().hex[:8]}"
         try:

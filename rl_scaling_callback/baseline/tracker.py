@@ -1,4 +1,4 @@
-"""Where a trial's baseline comes from: found in the store, measured and published by the reference trial, or given."""
+"""Provides a trial's baseline: loaded from the store, measured by the reference trial itself, or given by the user."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DEFAULT_RULE, Steady, SteadyRule
 
 Warn = Callable[[str, str], None]
-"""Takes a topic and a text; logs the first text of each topic."""
+"""Takes a topic and a message; logs the first message of each topic."""
 
 _STORAGE_SHARE: Final = 0.02
 _LONGEST_SEARCH_S: Final = 2.0
@@ -27,27 +27,27 @@ _REFINED_WHEN_LONGER_BY: Final = 2.0
 _MOST_TOLD: Final = 6
 
 _DISAGREE: Final = (
-    "this {scale} trial makes {here:,.0f} steps/s and its baseline, {source}, {there:,.0f}, at the same scale: more apart than "
-    "noise explains, and speedups of this workload are wrong by as much. Was the code or the machine another one, or did other "
-    "programs run beside one of them? {remedy}"
+    "this {scale} trial reaches {here:,.0f} steps/s; its baseline at the same scale, {source}, has {there:,.0f}. Noise doesn't "
+    "explain the difference, and speedups of this workload are off by as much. Did the code or the machine change, or did other "
+    "programs run during one of them? {remedy}"
 )
 
 
 class Reference:
     """The baseline of one trial.
 
-    A trial that is not the reference looks for a baseline until it has one, and keeps it. The reference trial (the first
-    of its workload at the reference scale) publishes its steady state once it is settled, and again each time that its
-    window has doubled or has become precise enough. Later trials at the reference scale are compared like any other.
+    A trial that is not the reference looks for a baseline until it finds one, and keeps it. The reference trial (the first
+    of its workload at the reference scale) publishes its steady state once it is settled, and again whenever its window has
+    doubled or has become precise enough. Later trials at the reference scale are compared like any other.
 
     Args:
-        store: where baselines lie; None for nowhere.
+        store: where baselines are stored; None for no store.
         workload: the trial's workload.
         scale: the trial's scale.
         reference: the scale of the reference.
-        owner: the trial's name, unique among experiments.
-        provenance: what the file says of where it comes from.
-        steps_vary: True where an iteration lasts a given time, so that steps per iteration are no criterion.
+        owner: the trial's name, unique across experiments.
+        provenance: where a published baseline comes from.
+        steps_vary: whether steps per iteration may differ between comparable trials, for example in iterations of fixed duration.
         warn: logs a warning once.
         rule: when a trial counts as steady.
         clock: monotonic seconds.
@@ -93,13 +93,13 @@ class Reference:
         return float(self._is_reference)
 
     def update(self, steady: Steady) -> None:
-        """Look for a baseline where there is none yet, or publish what this trial measured."""
+        """Look for a baseline if there is none yet, or publish what this trial measured."""
         if self._store is None:
             return
         if self._baseline is None:
             self._look(self._store)
             if self._baseline is None and steady.settled and not self._is_reference:
-                self._say_what_is_missing("this trial is steady and there is still no baseline")
+                self._say_what_is_missing("this trial is steady, but there is still no baseline")
         if self._is_reference:
             is_due = self._unpublished and self._clock() >= self._next_access
             if steady.settled and (is_due or self._is_worth_publishing(steady, self._baseline)):
@@ -113,21 +113,21 @@ class Reference:
             self._check(self._store, steady)
 
     def end(self) -> None:
-        """Say so where the trial ends without a baseline."""
+        """Warn if the trial ends without a baseline."""
         if self._store is None or self._baseline is not None:
             return
         if self._is_reference:
-            self._say_what_is_missing("this trial is the reference and ended before its steady state: there is no baseline")
+            self._say_what_is_missing("this trial is the reference, but ended before it was steady: there is no baseline")
         else:
-            self._say_what_is_missing("this trial ended and there was no baseline")
+            self._say_what_is_missing("this trial ended without a baseline")
 
     def compare_with(self, steady: Steady, env_steps: float, spent: Spent | None = None) -> tuple[float, float]:
-        """Return the baseline's SPS per unit of parallelism to compare with, NaN for none, and `comparable`.
+        """Return the baseline's SPS per unit of parallelism, NaN without a baseline, and `comparable`.
 
         Args:
             steady: the trial's steady state so far.
             env_steps: env steps of this iteration.
-            spent: where its time went; the baseline's figures don't depend on it.
+            spent: its time breakdown; not used here.
         """
         baseline = self._baseline
         if baseline is None:
@@ -140,37 +140,37 @@ class Reference:
             if not same_steps(here, there):
                 self._warn(
                     "steps",
-                    f"this trial collects {here:.0f} env steps an iteration, its baseline {there:.0f}: not comparable, so speedup "
-                    "and efficiency stay NaN. Give both the same batch size and batch mode.",
+                    f"this trial collects {here:.0f} env steps per iteration, its baseline {there:.0f}. They are not comparable, "
+                    "so speedup and efficiency stay NaN. Use the same batch size and batch mode for both.",
                 )
                 return NAN, 0.0
         return baseline.unit_sps, 1.0
 
     def spent_for(self, env_steps: float, spent: Spent) -> tuple[Spent, float] | None:
-        """Return where the baseline's time went, and the busy time of one runner with as many envs as this trial's.
+        """Return the baseline's time breakdown, and the busy time of a single runner with as many envs as this trial's.
 
-        Both are per env step [s], the second NaN where not known; None while there is no baseline.
+        Both are per env step [s], the second NaN if unknown; None without a baseline.
         """
         return None if self._spent is None else (self._spent, self._single_busy)
 
     @property
     def source(self) -> str:
-        """`trial`; "" while there is no baseline."""
+        """`trial`; "" without a baseline."""
         return "" if self._baseline is None else "trial"
 
     @property
     def error(self) -> float:
-        """Half-width of the 95 % interval of the baseline [%]; NaN where not known."""
+        """Half-width of the 95 % interval of the baseline [%]; NaN if unknown."""
         return NAN if self._baseline is None else self._baseline.error
 
     @property
     def age(self) -> float:
-        """Seconds since the baseline was measured, by the clocks of both hosts; NaN where not known."""
+        """Seconds since the baseline was measured, by the clocks of both hosts; NaN if unknown."""
         return NAN if self._baseline is None else self._baseline.age
 
     def _hold(self, baseline: Baseline) -> None:
         self._baseline = baseline
-        # A larger reference counts as scaling perfectly: alone, one processor would have taken N times as long.
+        # A larger reference is taken to scale perfectly: one processor would have taken N times as long.
         self._spent = Spent.of_window(baseline.parts, baseline.env_steps).times(baseline.scale.parallelism)
 
     def _hold_single(self, single: Baseline) -> None:
@@ -188,13 +188,13 @@ class Reference:
                 else:
                     self._adopt(found)
         except BaselineFileError as error:
-            self._warn("file", f"a baseline file can't be used: {error}. Speedup stays NaN until a reference trial publishes one.")
+            self._warn("file", f"unusable baseline file: {error}. Speedup stays NaN until a reference trial publishes a new one.")
         except Exception as error:
-            self._warn("storage", f"baselines in {store.directory} can't be read ({error}): speedup stays NaN until then.")
+            self._warn("storage", f"can't read baselines in {store.directory} ({error}). Speedup stays NaN until they can be read.")
 
     @contextmanager
     def _at_a_small_share(self) -> Iterator[None]:
-        """Have slow storage asked less often, so that it costs a small share of the time."""
+        """Access slow storage less often, so that it takes only a small share of the time."""
         started = self._clock()
         try:
             yield
@@ -219,27 +219,27 @@ class Reference:
         further = f"; and {len(differences) - _MOST_TOLD} more" if len(differences) > _MOST_TOLD else ""
         self._warn(
             "mismatch",
-            f"no baseline for this trial's workload. The nearest ({nearest.provenance.get('trial', 'of unknown origin')!r}) is not "
+            f"no baseline for this trial's workload. The closest ({nearest.provenance.get('trial', 'of unknown origin')!r}) is not "
             f"comparable: {'; '.join(differences[:_MOST_TOLD])}{further}. Speedup and efficiency stay NaN until a "
-            f"{self._reference} trial of the same workload has reached its steady state; "
-            "workload='name' overrides what counts as the same.",
+            f"{self._reference} trial of the same workload is steady. "
+            "To treat different workloads as the same, pass workload='name'.",
         )
 
     def _say_what_is_missing(self, finding: str) -> None:
         if self._mismatch:
-            return  # that has been said
+            return  # already warned
         rule = self._rule
         fewest = rule.warmup_iterations + rule.min_iterations
         self._warn(
             "missing",
             f"{finding}. Speedup and efficiency stay NaN until a {self._reference} trial of this workload has run for {fewest} to "
-            f"{rule.warmup_iterations + rule.max_iterations} iterations: put one into the experiment, first in order. Or pass "
-            "probe=True, which needs none, baseline_dir=… (where such a trial ran before) or baseline_sps=…, for instance with "
-            "functools.partial.",
+            f"{rule.warmup_iterations + rule.max_iterations} iterations. Add one to the experiment as its first trial, or pass "
+            "probe=True (no such trial needed), baseline_dir=… (with a baseline from an earlier experiment) or baseline_sps=…, "
+            "for example with functools.partial.",
         )
 
     def _check(self, store: BaselineStore, steady: Steady) -> None:
-        """Say so where a later trial at the reference scale disagrees with the baseline that it found."""
+        """Warn if a later trial at the reference scale disagrees with the baseline that it found."""
         found = self._baseline
         if found is None or not steady.settled or not disagree(steady, found.steady):
             return
@@ -251,7 +251,7 @@ class Reference:
                 here=steady.sps,
                 there=found.sps,
                 source=f"of trial {told.get('trial', found.owner)!r}, {told.get('time', 'time unknown')}",
-                remedy=f"Where it is out of date, delete {store.path(self._workload, self._reference)} and run again.",
+                remedy=f"If it is outdated, delete {store.path(self._workload, self._reference)} and run again.",
             ),
         )
 
@@ -278,7 +278,7 @@ class Reference:
         )
 
     def _publish_single(self, store: BaselineStore, steady: Steady) -> None:
-        """Publish what one runner with this many envs does: larger trials tell stepping from contention by it."""
+        """Publish the measurement of one runner with this many envs, which lets larger trials separate stepping from contention."""
         single = self._measured(steady)
         self._hold_single(single)
         try:
@@ -286,10 +286,10 @@ class Reference:
             if found is None or found.seconds <= steady.seconds:
                 store.publish(single)
         except Exception as error:
-            self._warn("storage", f"measurements can't be written to {store.directory} ({error}): other trials can't see them.")
+            self._warn("storage", f"can't write measurements to {store.directory} ({error}): other trials won't see them.")
 
     def _look_for_single(self, store: BaselineStore, steady: Steady) -> None:
-        # Twice at most: with the baseline in hand, and once more when this trial is steady.
+        # Twice at most: once the baseline is known, and again when this trial is steady.
         due = 0 if self._baseline is None else 1 + steady.settled
         if self._single is not None or self._looked_for_single >= due:
             return
@@ -299,45 +299,45 @@ class Reference:
             if found is not None:
                 self._hold_single(found)
         except Exception as error:
-            self._warn("single", f"what one env runner with as many envs does can't be read: {error}")
+            self._warn("single", f"can't read the measurement of one env runner with as many envs: {error}")
 
     def _publish(self, store: BaselineStore, steady: Steady) -> None:
         measured = self._measured(steady)
         if not steady.converged:
-            error = "an error that is not known" if math.isnan(steady.error) else f"an error of ±{steady.error:.1f} %"
+            error = "an unknown error" if math.isnan(steady.error) else f"an error of ±{steady.error:.1f} %"
             self._warn(
                 "precision",
-                f"the baseline is published with {error}, not the precision that was asked for: the machine is noisy, "
-                "or the trial has not settled. Speedups share that error.",
+                f"the baseline is published with {error}, short of the requested precision: the machine is noisy, "
+                "or the trial is not stable yet. All speedups share this error.",
             )
-        # What can't be written now is written when it can be: the trial may not last until its window has doubled.
+        # If the write fails, retry as soon as possible: the trial may end before its window has doubled.
         self._unpublished = True
         try:
             with self._at_a_small_share():
                 found = self._found_before_publishing(store, self._reference)
-                # Another trial was first: there is one reference a workload, and this trial is not it.
+                # Another trial was first: a workload has one reference, and it is not this trial.
                 if found is not None and found.owner != self._owner:
                     self._adopt(found)
                     return
                 store.publish(measured)
             self._unpublished = False
         except Exception as error:
-            self._warn("storage", f"the baseline can't be written to {store.directory} ({error}): other trials can't see it.")
+            self._warn("storage", f"can't write the baseline to {store.directory} ({error}): other trials won't see it.")
         self._hold(measured)
 
     def _found_before_publishing(self, store: BaselineStore, scale: Scale) -> Baseline | None:
         try:
             return store.load(self._workload, scale)
         except BaselineFileError as error:
-            self._warn("file", f"a baseline file can't be used: {error}. A new one takes its place.")
+            self._warn("file", f"unusable baseline file: {error}. A new one replaces it.")
             return None
 
 
 class GivenBaseline:
-    """A baseline that the user gave as a number, on the user's word.
+    """A baseline given by the user as a number.
 
     Args:
-        sps: the number [steps/s].
+        sps: SPS of the reference [steps/s].
         reference: the scale that it was measured at.
         scale: the trial's scale.
         warn: logs a warning once.
@@ -356,22 +356,22 @@ class GivenBaseline:
         self._warn = warn
 
     def update(self, steady: Steady) -> None:
-        """Nothing to look for; a trial at the reference scale is checked against the number."""
+        """Check a trial at the reference scale against the number."""
         given = Steady(self._sps, NAN, 0, NAN, NAN, converged=False, settled=False)
         if self._scale == self._reference and steady.settled and disagree(steady, given):
-            remedy = "Measure it anew, and pass that number."
+            remedy = "Measure it again and pass the new number."
             self._warn(
                 "disagree",
                 _DISAGREE.format(scale=self._scale, here=steady.sps, there=self._sps, source="a given number", remedy=remedy),
             )
 
     def end(self) -> None:
-        """Nothing is missing."""
+        """Do nothing: a given baseline is never missing."""
 
     def compare_with(self, steady: Steady, env_steps: float, spent: Spent | None = None) -> tuple[float, float]:
         """Return the given SPS per unit of parallelism, and `comparable`."""
         return self._unit_sps, 1.0
 
     def spent_for(self, env_steps: float, spent: Spent) -> tuple[Spent, float]:
-        """Return NaN: a number does not say where the time of the reference went."""
+        """Return NaN: a number has no time breakdown."""
         return Spent.of_window({}), NAN

@@ -1,1 +1,1 @@
-"""Values and arithmetic of a measurement: no Ray, no clock, no files."""
+"""The values and arithmetic of a measurement. Uses no Ray, clock or files."""

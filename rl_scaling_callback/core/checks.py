@@ -1,4 +1,4 @@
-"""Checks of what a user passes in: one clear error that names the value and what is allowed."""
+"""Checks of user input. Each error names the value and what is allowed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def _fail(name: str, value: object, allowed: str) -> None:
 
 
 def at_least(name: str, value: object, lowest: int) -> None:
-    """Raise `ValueError` unless `value` is a whole number from `lowest` up."""
+    """Raise `ValueError` unless `value` is a whole number of at least `lowest`."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < lowest:
         _fail(name, value, f"whole numbers from {lowest} up")
 
@@ -23,6 +23,6 @@ def positive(name: str, value: object) -> None:
 
 
 def label(name: str, value: object) -> None:
-    """Raise `ValueError` unless `value` is a text that is not empty."""
+    """Raise `ValueError` unless `value` is a non-empty string."""
     if not isinstance(value, str) or not value.strip():
-        _fail(name, value, "texts that are not empty")
+        _fail(name, value, "non-empty strings")

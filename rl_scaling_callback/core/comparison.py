@@ -1,4 +1,4 @@
-"""Compares an iteration, and the steady state so far, with the baseline. Numbers in, numbers out."""
+"""Compares an iteration, and the steady state so far, with the baseline."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ _LARGEST_STEP_DIFFERENCE: Final = 0.1
 
 
 def same_steps(here: float, there: float) -> bool:
-    """Return whether two trials collect about as many env steps an iteration: only then they compare fairly.
+    """Return whether two trials collect about the same number of env steps per iteration, as a fair comparison requires.
 
-    RLlib rounds fragments up, so that configurations differ by a few percent; 10 % is the most that is allowed.
+    RLlib rounds fragments up, so configurations differ by a few percent. Up to 10 % is tolerated.
     """
     return abs(formulas.ratio(here, there) - 1) <= _LARGEST_STEP_DIFFERENCE
 
 
 _RUNS_DIFFER_BY: Final = 1.25
-"""Two runs of one configuration on a shared machine differed by more than 13 % in a quarter of cases: by less than this in 95 %."""
+"""Ratio that 95 % of pairs of runs of one configuration stayed below on a shared machine; a quarter differed by more than 13 %."""
 
 
 def disagree(here: Steady, there: Steady) -> bool:
     """Return whether two runs of one configuration differ by more than noise explains.
 
-    Noise is what runs of one configuration differ by on a shared machine, and the 95 % interval of each, in quadrature on a log
-    scale.
+    Noise combines, in quadrature on a log scale, the usual run-to-run variation on a shared machine and the 95 % interval of each
+    run.
     """
     noise = [math.log(_RUNS_DIFFER_BY), *(math.log1p(each.error / 100) for each in (here, there) if each.error == each.error)]
     ratio = formulas.ratio(here.sps, there.sps)
@@ -39,13 +39,13 @@ def disagree(here: Steady, there: Steady) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What a trial runs on.
+    """The resources of a trial.
 
     Attributes:
-        cores: logical cores of the hosts that its env runners run on; NaN where not known.
-        cpus: CPUs that the trial holds in Ray's books; NaN where not known.
-        machine_cores: logical cores of the one machine that all of its processes run on; NaN where they run on several, or share
-            the machine's cores in a way that can't be told.
+        cores: logical cores of the hosts that its env runners run on; NaN if unknown.
+        cpus: CPUs that Ray has allocated to the trial; NaN if unknown.
+        machine_cores: logical cores of the machine if all processes of the trial run on the same one; NaN if they don't, or if
+            it is unclear how they share its cores.
     """
 
     cores: float
@@ -63,19 +63,19 @@ def compare(
     steady_baseline_sps: float,
     resources: Resources,
 ) -> dict[str, float | str]:
-    """Return the values of the contract that follow from one iteration, the steady state and the baseline.
+    """Return the schema values that follow from one iteration, the steady state and the baseline.
 
     Args:
         env_steps: env steps of the iteration.
         seconds: its `time_this_iter_s`.
         scale: the trial's scale.
-        baseline_sps: SPS of the reference per unit of its parallelism [steps/s]; NaN while there is none.
+        baseline_sps: SPS of the reference per unit of its parallelism [steps/s]; NaN without a baseline.
         steady: the trial's steady state so far.
-        steady_baseline_sps: `baseline_sps` to compare the steady state with.
-        resources: what the trial runs on.
+        steady_baseline_sps: the `baseline_sps` for the steady state.
+        resources: the trial's resources.
 
     Returns:
-        Values by key of the contract (see `keys`), NaN where not known.
+        Values by schema key (see `schema.KEYS`), NaN if unknown.
     """
     n = scale.parallelism
     sps = formulas.steps_per_second(env_steps, seconds)

@@ -1,4 +1,4 @@
-"""Whether the cost of a trial's env steps has moved since its steady window began."""
+"""Detects whether the cost of a trial's env steps has changed since its steady window began."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from scipy.special import stdtrit
 from rl_scaling_callback.core.formulas import NAN
 
 SEGMENT: Final = 8
-"""Iterations that are compared: the first and the last ones of the window."""
+"""Number of iterations to compare at each end of the window."""
 SMALLEST: Final = 10.0
-"""A change of less [%] is none: the speed of a shared machine moves by as much within a minute."""
+"""Changes below this [%] are ignored: the speed of a shared machine varies by as much within a minute."""
 _T: Final = float(stdtrit(2 * SEGMENT - 2, 0.9995))
 
 
 class Drift:
-    """Compares the last iterations of the steady window with its first ones, in constant memory.
+    """Compares the last iterations of the steady window with the first ones, in constant memory.
 
-    An env that slows down as the policy improves makes later iterations slower than those that the baseline was measured on, and
-    looks like a loss of efficiency. Compared are the means of x = log(cost per env step) of two segments of equal length m. The
-    change counts when its 99.9 % interval lies beyond ±`SMALLEST`:
+    An env that slows down as the policy improves makes later iterations slower than those that the baseline was measured on, which
+    looks like a loss of efficiency. The test compares the means of x = log(cost per env step) over two segments of equal length m.
+    A change counts when its 99.9 % interval lies beyond ±`SMALLEST`:
 
         |x̄₂ − x̄₁| − t(2m − 2) · s · sqrt(2/m · (1 + ρ)/(1 − ρ)) > log(1 + SMALLEST/100)
 
-    with the pooled standard deviation s within the segments and their lag-1 autocorrelation ρ, corrected as in `SteadyWindow`. The
-    level is high because every iteration tests anew: in 500 iterations of independent noise of 10 % none of 200 simulated trials
-    was flagged, and 3.5 % with ρ = 0.5; a rise of 1 % an iteration was flagged after 32 iterations at 5 % noise.
+    where s is the pooled standard deviation within the segments and ρ their lag-1 autocorrelation, corrected as in `SteadyWindow`.
+    The level is high because the test is repeated at every iteration. In simulations of 500 iterations with 10 % noise, none of
+    200 trials was flagged with independent noise, and 3.5 % with ρ = 0.5. An increase of 1 % per iteration was flagged after
+    32 iterations at 5 % noise.
     """
 
     __slots__ = ("_first", "_first_moments", "_last")
@@ -41,7 +42,7 @@ class Drift:
         self._last: deque[float] = deque(maxlen=SEGMENT)
 
     def add(self, cost: float) -> None:
-        """Take in the cost per env step [s] of an iteration of the window; what is not above 0 is left out."""
+        """Add the cost per env step [s] of an iteration of the window. Costs that are not positive and finite are ignored."""
         if not 0 < cost < math.inf:
             return
         if len(self._first) < SEGMENT:
@@ -50,7 +51,7 @@ class Drift:
             self._last.append(math.log(cost))
 
     def read(self) -> float:
-        """Return the change of the cost per env step [%], 0 where noise may explain it, NaN while there are too few iterations."""
+        """Return the change in cost per env step [%]; 0 if noise may explain it, NaN with too few iterations."""
         if len(self._last) < SEGMENT:
             return NAN
         if self._first_moments is None:

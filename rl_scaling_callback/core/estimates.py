@@ -1,4 +1,4 @@
-"""A mean that a few disturbed measurements don't move, with its interval."""
+"""A robust mean, with its confidence interval."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from scipy.special import stdtrit
 from rl_scaling_callback.core.formulas import NAN
 
 TRIM: Final = 0.2
-"""Share that is cut off at each end: a fifth is Wilcox's recommendation, a compromise between efficiency and robustness."""
+"""Share trimmed from each end. Wilcox recommends 20 % as a compromise between efficiency and robustness."""
 
 
 class Estimate(NamedTuple):
-    """A mean, its standard error and the half-width of its 95 % interval; NaN where not known."""
+    """A mean, its standard error and the half-width of its 95 % interval; NaN if unknown."""
 
     mean: float
     error: float
@@ -25,11 +25,12 @@ class Estimate(NamedTuple):
 def trimmed_mean(values: Sequence[float]) -> Estimate:
     """Return the trimmed mean of values, with Tukey and McLaughlin's interval.
 
-    With g values cut off at each end, the interval is Student's t with n − 2g − 1 degrees of freedom on the Winsorised standard
-    deviation, s / ((1 − 2g/n)·√n). Below five values nothing is cut off, and it is the usual t-interval.
+    With g values trimmed from each end, the interval is Student's t with n − 2g − 1 degrees of freedom on the standard error
+    s / ((1 − 2g/n)·√n), where s is the Winsorised standard deviation. With fewer than five values nothing is trimmed, and this is
+    the usual t-interval.
 
     Args:
-        values: any number of independent measurements; the half-width is NaN below two, the mean as well below one.
+        values: independent measurements, any number of them. With one value only the mean is known; with none everything is NaN.
 
     Source: Tukey and McLaughlin, Sankhyā A 25, 1963; Wilcox, Introduction to Robust Estimation and Hypothesis Testing, 2012.
     """

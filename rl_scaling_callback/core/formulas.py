@@ -1,8 +1,8 @@
 """The formulas of parallel RL training: plain floats in, plain floats out.
 
-Every function returns NaN where its value is not defined or an input is not known, never an infinite value and never an
-exception: during training a missing number must not end a run. Inputs that can only be a programming mistake, such as
-a negative number of runners, raise `ValueError`.
+Functions return NaN if their value is undefined or an input is unknown. They never return infinity and never raise, since a
+missing number must not end a training run. The exception is input that can only be a programming error, such as a negative
+number of runners, which raises `ValueError`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ BANDS: Final[tuple[tuple[float, str], ...]] = (
 
 
 MOST: Final = 1_000_000
-"""Env runners and envs per env runner that a trial has at most: far beyond any cluster, and every figure stays finite."""
+"""Maximum number of env runners, and of envs per env runner: far beyond any cluster, but small enough to keep all values finite."""
 
 
 def ratio(numerator: float, denominator: float) -> float:
-    """Return numerator / denominator, or NaN where that is not a finite number."""
+    """Return numerator / denominator, or NaN if that is not finite."""
     if denominator == 0:
         return NAN
     quotient = numerator / denominator
@@ -35,9 +35,9 @@ def ratio(numerator: float, denominator: float) -> float:
 
 
 def steps_per_second(env_steps: float, seconds: float) -> float:
-    """Return SPS [steps/s]: env steps over the seconds they took; NaN unless both are > 0.
+    """Return SPS [steps/s], env steps / seconds; NaN unless both are > 0.
 
-    An iteration without env steps has no throughput to compare: 0 would read as the worst configuration there is.
+    An iteration without env steps has no throughput to compare: 0 would rank as the worst possible configuration.
     """
     return ratio(env_steps, seconds) if env_steps > 0 and seconds > 0 else NAN
 
@@ -45,7 +45,7 @@ def steps_per_second(env_steps: float, seconds: float) -> float:
 def parallelism(num_env_runners: int, num_envs_per_env_runner: int) -> int:
     """Return N = max(1, runners) × envs per runner.
 
-    With 0 env runners RLlib samples in the Algorithm's own process, which counts as one.
+    With 0 env runners RLlib samples in the Algorithm's process, which counts as one runner.
 
     Raises:
         ValueError: fewer than 0 runners, fewer than 1 env per runner, or more than `MOST` of either.
@@ -103,13 +103,13 @@ def amdahl_speedup(serial_fraction: float, n: float) -> float:
 
 
 def amdahl_limit(serial_fraction: float) -> float:
-    """Return Amdahl's limit [×] for N → ∞, 1 / s; NaN where s is 0 or negative and no limit exists."""
+    """Return Amdahl's limit [×] for N → ∞, 1 / s; NaN unless s > 0, as there is no limit then."""
     return ratio(1, serial_fraction) if serial_fraction > 0 else NAN
 
 
 def core_efficiency(speedup: float, num_env_runners: int, cores: float) -> float:
     """Return speedup / min(runners, cores) × 100 [%]: efficiency against the CPU cores that can be busy at once.
 
-    Sub-envs of one env runner step one after another, so N counts processors that are not there; this does not.
+    The sub-envs of an env runner step one after another, so N overstates the parallelism. This measure doesn't.
     """
     return efficiency(speedup, min(max(1, num_env_runners), cores)) if cores > 0 else NAN

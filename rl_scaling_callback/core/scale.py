@@ -16,12 +16,12 @@ class Scale:
     """Env runners × envs per env runner, written `8r×2e`.
 
     Attributes:
-        num_env_runners: 0 for sampling in the Algorithm's own process.
-        num_envs_per_env_runner: they step one after another, unless RLlib is told otherwise.
+        num_env_runners: number of env runners; 0 to sample in the Algorithm's process.
+        num_envs_per_env_runner: number of envs in each. By default RLlib steps them one after another.
         parallelism: N = max(1, runners) × envs per runner.
 
     Raises:
-        ValueError: numbers that `formulas.parallelism` doesn't allow.
+        ValueError: a number is outside the range of `formulas.parallelism`.
     """
 
     num_env_runners: int
@@ -29,15 +29,15 @@ class Scale:
     parallelism: int = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        # A field, not a property: it is asked for in every iteration of every trial.
+        # A field, not a property: it is read in every iteration of every trial.
         object.__setattr__(self, "parallelism", index(formulas.parallelism(self.num_env_runners, self.num_envs_per_env_runner)))
-        # Grids often come from NumPy, whose integers are none of JSON's.
+        # Grids often come from NumPy, whose integers JSON can't serialise.
         object.__setattr__(self, "num_env_runners", index(self.num_env_runners))
         object.__setattr__(self, "num_envs_per_env_runner", index(self.num_envs_per_env_runner))
 
     @property
     def slug(self) -> str:
-        """The scale in plain ASCII, as file names have it: `8r2e`."""
+        """The scale in plain ASCII, for file names: `8r2e`."""
         return f"{self.num_env_runners}r{self.num_envs_per_env_runner}e"
 
     @property
@@ -55,12 +55,12 @@ class Scale:
 
     @classmethod
     def parse(cls, text: str) -> Scale:
-        """Return the scale written in `text`: `1r1e`, `1rx1e` and `1r×1e` are the same.
+        """Parse a scale: `1r1e`, `1rx1e` and `1r×1e` are the same.
 
         Raises:
-            ValueError: the text is not a scale.
+            ValueError: `text` is not a scale.
         """
         match = _SCALE_TEXT.fullmatch(text) if isinstance(text, str) else None
         if match is None:
-            raise ValueError(f"scale is {text!r}; allowed are texts such as '1r1e' or '8r×2e' (runners, envs per runner)")
+            raise ValueError(f"scale is {text!r}; allowed are strings such as '1r1e' or '8r×2e' (runners, envs per runner)")
         return cls(int(match[1]), int(match[2]))

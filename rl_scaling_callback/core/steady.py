@@ -1,4 +1,4 @@
-"""The steady state of a trial: throughput after warm-up, with the precision that its iterations support.
+"""The steady state of a trial: its throughput after warm-up, and how precisely its iterations determine it.
 
 `SteadyWindow` is the one place that decides which iterations count; running trials, sweeps and reports all use it.
 
@@ -22,18 +22,18 @@ _MAX_ITERATIONS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class SteadyRule:
-    """When a trial counts as warm, as precise enough, and when waiting ends.
+    """When a trial is warmed up, when it is precise enough, and when to stop waiting.
 
     Attributes:
-        warmup_iterations: iterations left out at the start.
-        min_iterations: iterations that the window holds at least before it can count as steady.
+        warmup_iterations: number of iterations to discard at the start.
+        min_iterations: minimum number of iterations in a steady window.
         precision: largest half-width [%] of the 95 % interval that counts as precise enough.
-        max_iterations: the window is settled after this many iterations, precise or not; 8 by default, or `min_iterations` where
-            that is more.
+        max_iterations: the window is settled after this many iterations, precise or not. The default is 8, or `min_iterations` if
+            that is larger.
         max_seconds: the window is settled after this much measured time, precise or not.
 
     Raises:
-        ValueError: a value out of its range.
+        ValueError: a value is out of range.
     """
 
     warmup_iterations: int = 2
@@ -57,18 +57,18 @@ DEFAULT_RULE: Final = SteadyRule()
 
 @dataclass(frozen=True, slots=True)
 class Steady:
-    """What a steady window says.
+    """The steady state measured over a window of iterations.
 
     Attributes:
-        sps: Σ env steps / Σ seconds [steps/s]; spikes are real lost time and stay in. NaN while the window is empty.
-        error: half-width [%] of the 95 % interval of `sps`. It speaks of this run's iterations: another run of the same
-            configuration may differ by more. NaN below 3 iterations.
-        iterations: iterations in the window.
+        sps: Σ env steps / Σ seconds [steps/s]. Spikes are real lost time and are included. NaN while the window is empty.
+        error: half-width [%] of the 95 % interval of `sps`. It covers variation within this run only; another run of the same
+            configuration may differ by more. NaN with fewer than 3 iterations.
+        iterations: number of iterations in the window.
         env_steps: Σ env steps.
         seconds: Σ seconds.
-        parts: Σ of each named part of the iterations [s]; a part that was not known in one of them is NaN.
-        converged: precise enough by the rule.
-        settled: converged, or as good as it gets within the rule's caps.
+        parts: Σ of each named part of the iterations [s]; NaN for a part that is unknown in any of them.
+        converged: whether the window meets the rule's precision.
+        settled: whether it has converged or reached one of the rule's caps.
     """
 
     sps: float
@@ -82,20 +82,20 @@ class Steady:
 
 
 def is_measurable(env_steps: float, seconds: float) -> bool:
-    """Return whether an iteration can have so many env steps and take so long; False where either is not known (NaN)."""
+    """Return whether the env steps and duration of an iteration are plausible; False if either is NaN."""
     return (env_steps == 0 or 1 <= env_steps <= 1e15) and 1e-9 <= seconds <= 1e9
 
 
 class SteadyWindow:
-    """Collects the iterations of one trial and tells its steady state so far, in constant memory.
+    """Collects the iterations of one trial and computes its steady state so far, in constant memory.
 
     The interval is Student's t on the mean of x = log(seconds / env steps), with the number of independent iterations
     estimated from their lag-1 autocorrelation, n_eff = n(1 − ρ)/(1 + ρ). The sample autocorrelation of few iterations is
-    biased low by about (1 + 3ρ)/n (Marriott and Pope, Biometrika 1954); that is added back, and ρ is kept in [0, 0.95].
+    biased low by about (1 + 3ρ)/n (Marriott and Pope, Biometrika 1954). That bias is added back, and ρ is clipped to [0, 0.95].
 
     Args:
         rule: when the trial counts as steady.
-        learns_after: env steps that are sampled before learning starts (SAC, DQN). Iterations until then do less than those after.
+        learns_after: env steps sampled before learning starts (SAC, DQN). Earlier iterations do less work than later ones.
     """
 
     __slots__ = (
@@ -128,24 +128,24 @@ class SteadyWindow:
         self._n = 0
         self._env_steps = 0.0
         self._seconds = 0.0
-        # Sums of x, x² and x·x', with x counted from the first one so that they keep their digits over a million terms.
+        # Sums of x, x² and x·x', with x relative to the first one to preserve precision over a million terms.
         self._origin = self._first = self._last = 0.0
         self._sum = self._square = self._lagged = 0.0
 
     def add(
         self, env_steps: float, seconds: float, parts: Mapping[str, float] | None = None, *, since_restore: float = formulas.NAN
     ) -> bool:
-        """Take in one iteration; return whether it counts.
+        """Add one iteration and return whether it counts.
 
-        Left out are iterations until learning starts, those of the warm-up that follows, at the start and again after each restore,
-        and those whose steps or time are not known or can't be true. An iteration without env steps (asynchronous algorithms have
-        them) is lost time: its time counts with the next one that has steps.
+        Iterations before learning starts don't count, nor does the warm-up, which follows the start of learning and every restore.
+        Nor do iterations with unknown or implausible env steps or duration. An iteration without env steps, which asynchronous
+        algorithms can have, is lost time: its duration is added to the next iteration that has steps.
 
         Args:
-            env_steps: env steps of the iteration; NaN where not known.
-            seconds: its duration without evaluation; NaN where not known, such as when the clock jumped.
+            env_steps: env steps of the iteration; NaN if unknown.
+            seconds: its duration without evaluation; NaN if unknown, for example when the clock jumped.
             parts: named parts of its duration [s].
-            since_restore: its number since the trial was started or restored, from 1; NaN where not known.
+            since_restore: its number since the trial was started or restored, from 1; NaN if unknown.
         """
         learns = self._sampled >= self._learns_after
         if env_steps > 0:
@@ -185,7 +185,7 @@ class SteadyWindow:
         return True
 
     def read(self) -> Steady:
-        """Return the steady state as known now."""
+        """Return the steady state so far."""
         rule, n = self._rule, self._n
         error = self._error()
         enough = n >= rule.min_iterations
@@ -207,7 +207,7 @@ class SteadyWindow:
             return formulas.NAN
         mean = self._sum / n
         squares = max(0.0, self._square - n * mean * mean)
-        # Durations that agree to the last digit leave rounding noise, of which an autocorrelation means nothing.
+        # With durations equal to the last digit only rounding noise is left, whose autocorrelation is meaningless.
         if squares <= 1e-24 * n:
             return 0.0
         products = self._lagged - mean * (2 * self._sum - self._first - self._last) + (n - 1) * mean * mean
@@ -215,5 +215,5 @@ class SteadyWindow:
         rho = min(0.95, max(0.0, sampled + (1 + 3 * sampled) / n))
         independent = n * (1 - rho) / (1 + rho)
         half_width = float(stdtrit(n - 1, 0.975)) * math.sqrt(squares / (n - 1) / independent)
-        # On a log scale the upper end lies further away than the lower one; beyond e^20 the number says nothing.
+        # On a log scale the upper end is farther away than the lower one; beyond e^20 the number is meaningless.
         return 100 * math.expm1(half_width) if half_width < 20 else formulas.NAN

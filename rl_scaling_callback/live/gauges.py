@@ -1,4 +1,4 @@
-"""A trial's throughput, speedup and efficiency as gauges among Ray's own metrics, which Prometheus collects."""
+"""Exports a trial's throughput, speedup and efficiency as gauges through Ray's metrics, for Prometheus."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from rl_scaling_callback.core import schema
 from rl_scaling_callback.core.scale import Scale
 
 SHOWN: Final = ("sps", "speedup", "efficiency", "steady/efficiency")
-"""The keys of the contract that have a gauge: `steady/efficiency` is `scaling_steady_efficiency`, before which Ray puts `ray_`."""
+"""The schema keys with a gauge. `steady/efficiency` becomes `scaling_steady_efficiency`, which Ray prefixes with `ray_`."""
 
 _SET_EVERY_S: Final = 1.0
-"""Ray exports its metrics every few seconds (10 by default): faster iterations would set gauges that nobody reads."""
+"""Ray exports its metrics every few seconds (10 by default), so setting gauges more often would be wasted."""
 
 _UNITS: Final = {key.name: key.unit for key in schema.KEYS}
 
 
 class Gauge(Protocol):
-    """What is used of `ray.util.metrics.Gauge`."""
+    """The interface of `ray.util.metrics.Gauge` used here."""
 
     def set(self, value: float, tags: dict[str, str]) -> None:
-        """Take `value` for what is so now."""
+        """Set the current value."""
 
 
 class Gauges:
     """The gauges of one trial.
 
-    A gauge is made with its first known value. What is no longer known sets it to NaN, for a gauge can't be unset and its last
-    value would go on standing for the present: Ray exports no series then, older releases (2.45) a NaN. Both are gaps.
+    A gauge is created with its first known value. It can't be unset, so a value that becomes unknown sets it to NaN instead of
+    leaving a stale one. Ray then exports no series, older releases (2.45) a NaN; both show as gaps.
 
     Args:
-        make: makes a gauge from its name, its description and the keys of its tags (`ray.util.metrics.Gauge`).
+        make: creates a gauge from its name, description and tag keys (`ray.util.metrics.Gauge`).
         trial: name of the trial's folder; "" outside Tune.
         scale: its scale.
         clock: monotonic seconds.
@@ -58,7 +58,7 @@ class Gauges:
         self._gauges: dict[str, Gauge] = {}
 
     def set(self, result: Mapping[str, Any]) -> None:
-        """Show what was injected into `result`, once a second at most."""
+        """Update the gauges with the values injected into `result`, at most once a second."""
         now = self._clock()
         if now - self._set_at < _SET_EVERY_S:
             return
@@ -76,5 +76,5 @@ class Gauges:
 
 
 def _ascii(text: str) -> str:
-    """Return `text` as Ray's metrics take it."""
+    """Return `text` in ASCII, as Ray's metrics require."""
     return text.replace("×", "x").encode("ascii", "backslashreplace").decode()

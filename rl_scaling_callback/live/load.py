@@ -1,7 +1,7 @@
-"""How many cores a trial keeps busy, and how many other programs do, without reading a file for it.
+"""Measures how many cores a trial uses and how many other programs use, without reading any files.
 
-RLlib samples how busy the machine is, and each process of a trial knows its own CPU time. What the trial did not take others took:
-programs, env simulators that are processes of their own, and on a virtual machine whatever its host gives away (steal).
+RLlib samples the machine's utilisation, and each process of a trial knows its own CPU time. The difference is used by others: other
+programs, env simulators in separate processes and, on a virtual machine, its host (steal time).
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from rl_scaling_callback.core.formulas import NAN, ratio
 
 
 class Load:
-    """The cores of one machine during a trial.
+    """Core usage of one machine during a trial.
 
     Args:
-        cores: logical cores of the machine; NaN where what keeps them busy can't be told apart.
-        num_env_runners: env runners that are processes of their own.
-        cpu_s: CPU seconds of this process so far.
-        clock: monotonic seconds.
+        cores: logical cores of the machine; NaN if the trial's share can't be separated from that of others.
+        num_env_runners: number of env runners in separate processes.
+        cpu_s: returns the CPU time of this process so far [s].
+        clock: returns monotonic time [s].
     """
 
     def __init__(
@@ -37,10 +37,11 @@ class Load:
         self._cpu_before, self._before = cpu_s(), clock()
 
     def look(self, utilisation: float, runners_cpu_s: Sequence[float]) -> tuple[float, float]:
-        """Return the cores that this trial, and those that others, kept busy since the last look; NaN where it can't be told.
+        """Return the cores used by this trial, and those used by others, since the last call; NaN if unknown.
 
         Args:
-            utilisation: of the machine's cores since then [%]. It is sampled, so the second figure may come out a little below 0.
+            utilisation: mean utilisation of the machine's cores since then [%]. It is sampled, so the second value may be slightly
+                negative.
             runners_cpu_s: CPU seconds of each env runner since then.
         """
         cpu_s, now = self._cpu_s(), self._clock()
@@ -48,7 +49,7 @@ class Load:
         elapsed = now - self._before
         self._cpu_before, self._before = cpu_s, now
         if self._num_env_runners:
-            # One that did not report is not known to have done nothing.
+            # An env runner without a report may still have used CPU time.
             own += math.fsum(runners_cpu_s) if len(runners_cpu_s) == self._num_env_runners else NAN
         kept_busy = ratio(own, elapsed)
         busy = self._cores * utilisation / 100 if 0 <= utilisation <= 100 else NAN

@@ -1,4 +1,4 @@
-"""The options of `ScalingCallback`, checked when the callback is made."""
+"""The options of `ScalingCallback`, validated when the callback is created."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ MAX_PROBE_SECONDS: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a user may choose.
+    """The user's options.
 
     Attributes:
-        baseline_dir: directory or URI of a lasting place for baselines; None for the experiment's own folder.
+        baseline_dir: directory or URI to keep baselines in; None for the experiment's folder.
         baseline_sps: the baseline as a number [steps/s]; None to measure it.
         reference: scale of the reference.
         workload: the user's name for the workload; None to derive it from config and hardware.
-        probe: measure the baseline inside the trial.
-        max_probe_seconds: longest time of a round of probes, with the making of their envs [s].
+        probe: whether to measure the baseline inside the trial.
+        max_probe_seconds: time limit of a round of probes, including building their envs [s].
         steady: when a trial counts as steady.
 
     Raises:
-        ValueError: a value that is not allowed.
+        ValueError: an option is invalid.
     """
 
     baseline_dir: str | None
@@ -66,13 +66,13 @@ class Options:
         max_probe_seconds: float,
         steady: SteadyRule,
     ) -> Options:
-        """Return the options in the types that the rest works with.
+        """Return the options converted to their internal types.
 
         Raises:
-            ValueError: a value that is not allowed.
+            ValueError: an option is invalid.
         """
         if baseline_dir is not None and not (isinstance(baseline_dir, (str, Path)) and str(baseline_dir).strip()):
-            raise ValueError(f"baseline_dir is {baseline_dir!r}; allowed are a directory or a URI as text, or a Path")
+            raise ValueError(f"baseline_dir is {baseline_dir!r}; allowed are a directory or URI as a string, or a Path")
         if not isinstance(reference, Scale):
             try:
                 reference = Scale.parse(reference)

@@ -1,4 +1,4 @@
-"""What the env runners reported in an iteration, round by round."""
+"""Collects the reports of env runners in an iteration, round by round."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from rl_scaling_callback.rllib import RunnerReport
 
 
 class RunnersWork(NamedTuple):
-    """What the env runners did in an iteration.
+    """The work of the env runners in an iteration.
 
     Attributes:
-        reports: the sum of what each env runner reported.
-        busy: sampling of the typical env runner [s], NaN where none reported (see `Spent`).
-        longest: the same of the slowest.
-        phases: the phases of the iteration as the env runners spent it (see `overlap`); None where they follow one another.
+        reports: the summed reports of each env runner.
+        busy: sampling time of the typical env runner [s] (see `Spent`); NaN if none reported.
+        longest: the same for the slowest env runner.
+        phases: the phases of the iteration from the env runners' point of view (see `overlap`); None if phases are sequential.
     """
 
     reports: tuple[RunnerReport, ...] = ()
@@ -27,19 +27,19 @@ class RunnersWork(NamedTuple):
 
 
 class Rounds:
-    """Collects what env runners report when the Algorithm's process merges their metrics, once a round or less often."""
+    """Collects the reports of env runners as the Algorithm's process merges their metrics, once per round or less often."""
 
     def __init__(self) -> None:
         self.start()
 
     def start(self) -> None:
-        """Forget what was reported, at the beginning of an iteration."""
+        """Discard all reports at the start of an iteration."""
         self._totals: dict[str, RunnerReport] = {}
         self._round: dict[str, float] = {}
         self._busy = self._longest = 0.0
 
     def add(self, reports: Iterable[tuple[str, RunnerReport]]) -> None:
-        """Take in what was merged at once, by env runner. One that reports for a second time begins a new round."""
+        """Add the reports of one merge. A second report of the same env runner starts a new round."""
         for runner, report in reports:
             if runner in self._round:
                 self._end_round()
@@ -49,7 +49,7 @@ class Rounds:
         self._end_round()
 
     def read(self) -> RunnersWork:
-        """Return what was reported since the start of the iteration."""
+        """Return the work reported since the start of the iteration."""
         if not self._totals:
             return RunnersWork()
         return RunnersWork(tuple(self._totals.values()), self._busy, self._longest)

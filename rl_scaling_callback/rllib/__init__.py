@@ -1,6 +1,6 @@
-"""Reads RLlib's results and configs. The only place that knows RLlib's key names and API stacks; it needs no Ray.
+"""Reads RLlib's results and configs, without importing Ray. The only package that knows RLlib's keys and API stacks.
 
-What can't be read is NaN, with the reason as a text for the one warning.
+Values that can't be read are NaN, with a reason to warn about.
 """
 
 from __future__ import annotations

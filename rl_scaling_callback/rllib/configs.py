@@ -1,4 +1,4 @@
-"""Facts of an RLlib config that say what its results mean, on either API stack."""
+"""Reads RLlib configs of either API stack."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def read_scale(config: Mapping[str, Any]) -> Scale:
     """Return the scale of a trial from `vars(AlgorithmConfig)` or a config dict.
 
     Raises:
-        ValueError: the config does not say it.
+        ValueError: the config lacks it.
     """
     runners, envs = config.get("num_env_runners"), config.get("num_envs_per_env_runner")
     if not isinstance(runners, Integral) or not isinstance(envs, Integral):
@@ -26,25 +26,25 @@ def read_scale(config: Mapping[str, Any]) -> Scale:
 
 
 def samples_env(config: Mapping[str, Any]) -> bool:
-    """Return whether training samples env steps: False for algorithms that learn from recorded data only."""
+    """Return whether training samples env steps; False for algorithms that learn only from recorded data."""
     return not (config.get("_is_online") is False or config.get("input_") not in (None, "sampler"))
 
 
 def evaluates(config: Mapping[str, Any]) -> bool:
-    """Return whether training stops now and then for an evaluation."""
+    """Return whether training pauses for evaluation."""
     return bool(config.get("evaluation_interval")) and not evaluation_is_parallel(config)
 
 
 def iterations_are_timed(config: Mapping[str, Any]) -> bool:
-    """Return whether an iteration lasts a given time, so that its steps vary with the throughput (APPO, IMPALA, SAC)."""
+    """Return whether iterations have a minimum duration, so that their steps vary with the throughput (APPO, IMPALA, SAC)."""
     return number(config.get("min_time_s_per_iteration")) > 0
 
 
 def steps_follow_scale(config: Mapping[str, Any]) -> bool:
     """Return whether an iteration samples in proportion to N and learns in proportion to what it samples (DreamerV3).
 
-    Its steps are then no criterion for a fair comparison: each of them comes with the same work, as long as the updates of a round
-    of one env are a whole number. RLlib rounds up, so that fewer would be more work per step at small N.
+    Steps per iteration may then differ in a fair comparison, since the work per step is the same. This requires a whole number of
+    updates per round of one env: RLlib rounds up, so otherwise there would be more work per step at small N.
     """
     per_env_step = ratio(
         number(config.get("training_ratio")), number(config.get("batch_size_B")) * number(config.get("batch_length_T"))
@@ -54,23 +54,23 @@ def steps_follow_scale(config: Mapping[str, Any]) -> bool:
 
 
 def steps_before_learning(config: Mapping[str, Any]) -> float:
-    """Return the env steps that are sampled before learning starts (SAC, DQN): iterations until then are not the steady work."""
+    """Return the env steps sampled before learning starts (SAC, DQN); iterations before that are not steady."""
     steps = number(config.get("num_steps_sampled_before_learning_starts"))
     return steps if steps > 0 else 0.0
 
 
 def evaluation_is_parallel(config: Mapping[str, Any]) -> bool:
-    """Return whether evaluation runs beside training, and so takes only the time by which it is longer."""
+    """Return whether evaluation runs in parallel to training, so that it costs only the time by which it outlasts training."""
     return bool(config.get("evaluation_parallel_to_training"))
 
 
 def uses_gpus(config: Mapping[str, Any]) -> bool:
-    """Return whether the learners or env runners of the trial ask for GPUs."""
+    """Return whether the learners or env runners of the trial request GPUs."""
     return any(number(config.get(key)) > 0 for key in ("num_gpus", "num_gpus_per_learner", "num_gpus_per_env_runner"))
 
 
 def read_cpus(config: Mapping[str, Any]) -> float:
-    """Return the CPUs that a trial holds in Ray's books; NaN where the config does not say, or learners hold some of their own."""
+    """Return the CPUs that Ray allocates to a trial; NaN if the config lacks them, or learners or evaluation use more."""
     if number(config.get("num_learners")) > 0 or number(config.get("evaluation_num_env_runners")) > 0:
         return NAN
     each = number(config.get("num_cpus_per_env_runner"))
@@ -78,7 +78,7 @@ def read_cpus(config: Mapping[str, Any]) -> float:
 
 
 def has_other_workers(config: Mapping[str, Any]) -> bool:
-    """Return whether processes beside the Algorithm's and its env runners work for the trial, such as learners of their own."""
+    """Return whether the trial has processes other than the Algorithm's and its env runners, such as remote learners."""
     counts = ("num_learners", "num_aggregator_actors_per_learner", "evaluation_num_env_runners")
     own_envs = config.get("remote_worker_envs") or str(plain(config.get("gym_env_vectorize_mode"))).lower() == "async"
     return bool(own_envs) or any(number(config.get(key)) > 0 for key in counts)
@@ -90,7 +90,7 @@ def is_new_stack(config: Mapping[str, Any]) -> bool:
 
 
 def is_asynchronous(config: Mapping[str, Any]) -> bool:
-    """Return whether sampling overlaps learning (IMPALA, APPO): then phases don't follow one another."""
+    """Return whether sampling overlaps learning (IMPALA, APPO), so that phases are not sequential."""
     return "broadcast_interval" in config
 
 
@@ -109,22 +109,22 @@ TIMER_PHASES: Final[Mapping[str, str]] = {
     "offline_evaluation_iteration_timer": "evaluate",
     "restore_eval_env_runners": "evaluate",
 }
-"""The phase of each timer that the Algorithm's code runs in."""
+"""The phase of each timer in the Algorithm's code."""
 
 SAMPLE_TIMER: Final = "sample"
-"""The timer that an env runner's sample runs in."""
+"""The timer around an env runner's sampling."""
 
 STEP_TIMERS: Final[Mapping[str, str]] = {"rlmodule_inference_timer": "inference", "env_step_timer": "env_step"}
-"""The part of sampling that each timer inside a step stands for, in the order of the step."""
+"""The part of sampling that each timer inside a step measures, in the order of the step."""
 
 WEIGHTS_TIMER: Final = "env_runner_state_server_pull"
-"""The timer in which an env runner asks for weights before it samples (IMPALA, APPO)."""
+"""The timer around an env runner's request for weights before it samples (IMPALA, APPO)."""
 
 LEARNER_PHASES: Final[Mapping[str, str]] = {
     "learner_thread_update_timer": "busy",
     "learner_thread_in_queue_wait_timer": "waiting",
 }
-"""The phase of each timer that the learner's own thread runs in (IMPALA, APPO)."""
+"""The phase of each timer in the learner's thread (IMPALA, APPO)."""
 
 
 _LOGGED_AS: Final[Mapping[str, str]] = {"framework": "framework_str", "input": "input_"}
@@ -132,10 +132,9 @@ _CLASS = re.compile(r"<class '([^']*)'>")
 
 
 def read_logged_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config as a logged result or `params.json` holds it, in the names of `vars(AlgorithmConfig)`.
+    """Convert the config of a logged result or `params.json` to the names of `vars(AlgorithmConfig)`.
 
-    Classes become their names, as in `read_workload`, and addresses in memory, which each process has its own of, go. It
-    does not say which algorithm it is of.
+    Classes become their names, as in `read_workload`, and memory addresses are removed. The algorithm is not part of the config.
     """
     text = json.dumps({_LOGGED_AS.get(key, key): value for key, value in config.items()})
     attributes: dict[str, Any] = json.loads(ADDRESS.sub("", _CLASS.sub(r"\1", text)))

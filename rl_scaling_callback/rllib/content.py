@@ -1,8 +1,8 @@
-"""Code by its content: a label that is the same in every process that runs the same code, and another one where the code differs.
+"""Labels code by its content: the same label in every process that runs the same code, a different one if the code differs.
 
-The label of a function or class is its name and a hash of what it does: bytecode, constants, defaults, closure values, and the
-code and plain values that it refers to. Names of variables, line numbers, comments and docstrings of functions don't count. Code of
-installed packages goes by name and version. What can't be looked into goes by its name.
+The label of a function or class is its name and a hash of its bytecode, constants, defaults, closure values, and the code and
+plain values that it refers to. Variable names, line numbers, comments and docstrings of functions don't count. Code of installed
+packages is labelled by name and version, opaque objects by name only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from inspect import CO_OPTIMIZED
 from typing import Any, Final
 
 Describe = Callable[[Any], Any]
-"""Returns a value in plain JSON types."""
+"""Converts a value to plain JSON types."""
 
 _CACHED: Final = type(functools.lru_cache(print))
 _CODE: Final = (
@@ -40,15 +40,15 @@ _CODE: Final = (
     _CACHED,
 )
 _IN_FACTS: Final = frozenset({"ray", "torch", "gymnasium", "mujoco", "rl_scaling_callback"})
-"""Packages whose versions are facts of every workload, or whose code does no work of its own."""
+"""Packages whose versions are workload facts already, or whose code doesn't affect the workload."""
 
 _LOAD_GLOBAL: Final = dis.opmap["LOAD_GLOBAL"]
 _IMPORT_NAME: Final = dis.opmap["IMPORT_NAME"]
-_GLOBAL_SHIFT: Final = 1 if sys.version_info >= (3, 11) else 0  # the lowest bit says something else
+_GLOBAL_SHIFT: Final = 1 if sys.version_info >= (3, 11) else 0  # the lowest bit is a flag
 
 
 def digest(description: object) -> str:
-    """Return 8 hexadecimal digits of a value in plain JSON types."""
+    """Return an 8-digit hexadecimal hash of a value in plain JSON types."""
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -58,11 +58,11 @@ def is_code(value: object) -> bool:
 
 
 def label(code: Any, describe: Describe) -> Any:
-    """Return the label of code, `module.name #1a2b3c4d`; that of an installed package's has no hash.
+    """Return the label of code, `module.name #1a2b3c4d`; without a hash for installed packages.
 
     Args:
-        code: what `is_code` says is code.
-        describe: describes the values that it refers to, code among them.
+        code: an object for which `is_code` is true.
+        describe: describes the values that it refers to, including code.
     """
     if isinstance(code, functools.partial):
         return {"partial": describe(code.func), "args": describe(code.args), "keywords": describe(code.keywords)}
@@ -90,7 +90,7 @@ def label(code: Any, describe: Describe) -> Any:
 
 
 def name_of(code: Any) -> str:
-    """Return the name of code with its module."""
+    """Return the qualified name of code, including its module."""
     if isinstance(code, types.ModuleType):
         return code.__name__
     return f"{_module_of(code)}.{getattr(code, '__qualname__', type(code).__qualname__)}"
@@ -108,19 +108,19 @@ def is_python(code: Any) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def module_label(module: str) -> str:
-    """Return the label of a module that is not imported for it."""
+    """Return the label of a module without importing it."""
     if _is_installed(module):
         return module + _version(module)
     spec = _spec_of(module)
     try:
-        code = spec.loader.get_code(module)  # type: ignore[union-attr]  # what has no such loader is caught
+        code = spec.loader.get_code(module)  # type: ignore[union-attr]  # other loaders are caught
     except (AttributeError, ImportError, SyntaxError, OSError):
         code = None
     return module if code is None else f"{module} #{digest(_of_code(code, _describe_constant))}"
 
 
 def _describe_constant(value: Any) -> Any:
-    """Return a constant of a module that is not imported, in plain JSON types."""
+    """Return a constant of an unimported module in plain JSON types."""
     if isinstance(value, types.CodeType):
         return digest(_of_code(value, _describe_constant))
     return sorted(map(repr, value)) if isinstance(value, frozenset) else repr(value)
@@ -136,7 +136,7 @@ def _module_of(code: Any) -> str:
 @functools.lru_cache(maxsize=4096)
 def _is_installed(module: str) -> bool:
     top = module.partition(".")[0]
-    # What a script defines is called __main__ in Ray's workers too, whose own script is Ray's.
+    # Code from the user's script is in __main__ in Ray's workers too, where __main__ itself is Ray's script.
     if top in ("__main__", "__mp_main__"):
         return False
     if top in sys.stdlib_module_names or top in _IN_FACTS:
@@ -147,7 +147,7 @@ def _is_installed(module: str) -> bool:
 
 
 def _spec_of(module: str) -> ModuleSpec | None:
-    """Return where a module is found, without importing it or the packages that it is in."""
+    """Return the spec of a module without importing it or its parent packages."""
     spec, path, name = None, None, ""
     for part in module.split("."):
         name = f"{name}.{part}".lstrip(".")
@@ -170,7 +170,7 @@ def _version(module: str) -> str:
 def _of_class(cls: type, describe: Describe) -> Any:
     if is_library(cls):
         return name_of(cls)
-    # Python adds its own, such as __dict__ and __firstlineno__; cloudpickle leaves out _abc_impl.
+    # Skip what Python adds, such as __dict__ and __firstlineno__, and _abc_impl, which cloudpickle drops.
     own = {
         name: value
         for name, value in vars(cls).items()
@@ -199,14 +199,14 @@ def _of_code(code: types.CodeType, describe: Describe, docstring: str | None = N
     if docstring is not None and constants[:1] == (docstring,):
         constants = (None, *constants[1:])
     elif not code.co_flags & CO_OPTIMIZED and code.co_name != "<module>":
-        # The body of a class holds its name and its line in the file.
+        # The constants of a class body include its name and its line number.
         constants = tuple(each for each in constants[1:] if each != code.co_firstlineno)
     imported = [module_label(name) for name in _names_at(code, _IMPORT_NAME) if name]
     return [code.co_code.hex(), code.co_names, [describe(each) for each in constants], imported]
 
 
 def _of_reference(value: Any, describe: Describe, users: tuple[types.CodeType, ...] = ()) -> Any:
-    """Return what code refers to by a name: code and plain values; of objects, which may change as the program runs, the type."""
+    """Describe a value that code refers to by name; for objects, whose state may change at run time, only the type."""
     if isinstance(value, types.ModuleType) and not is_library(value):
         used = {name for user in users for name in user.co_names} & vars(value).keys()
         return {name: _of_reference(vars(value)[name], describe) for name in sorted(used)}
@@ -217,18 +217,18 @@ def _of_reference(value: Any, describe: Describe, users: tuple[types.CodeType, .
 
 def _cells(function: types.FunctionType) -> Iterator[Any]:
     for cell in function.__closure__ or ():
-        with suppress(ValueError):  # one that is not filled yet
+        with suppress(ValueError):  # empty cell
             yield cell.cell_contents
 
 
 def _codes(code: types.CodeType) -> tuple[types.CodeType, ...]:
-    """Return a code object and all that are in it."""
+    """Return a code object and all code objects nested in it."""
     inner = (each for each in code.co_consts if isinstance(each, types.CodeType))
     return (code, *(each for nested in inner for each in _codes(nested)))
 
 
 def _names_at(code: types.CodeType, operation: int, shift: int = 0) -> Iterator[str]:
-    """Yield the names that the instructions of one kind are about."""
+    """Yield the name operands of all instructions with one opcode."""
     operations, arguments = code.co_code[::2], code.co_code[1::2]
     at = operations.find(operation)
     while at >= 0:

@@ -1,4 +1,4 @@
-"""What a host is: the CPU's name and the cores that a process can really use."""
+"""Describes a host: the CPU's name and the cores that a process can actually use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Host:
     """A host as a process on it sees it.
 
     Attributes:
-        name: its name in the network.
+        name: its network name.
         cpu: name of its CPU.
         cores: logical cores that the process may use.
     """
@@ -33,7 +33,7 @@ def this_host() -> Host:
 
 @cache
 def cpu_model() -> str:
-    """Return the CPU's name as the operating system has it, or the architecture's name."""
+    """Return the CPU's name as reported by the operating system, or the architecture's name."""
     try:
         with Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as lines:
             for line in lines:
@@ -46,7 +46,7 @@ def cpu_model() -> str:
 
 @cache
 def usable_cores() -> int:
-    """Return the logical cores that this process may use: the affinity mask, capped by the container's CPU quota."""
+    """Return the number of logical cores that this process may use: the affinity mask, capped by the container's CPU quota."""
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS and Windows
@@ -56,13 +56,13 @@ def usable_cores() -> int:
 
 
 def whole_machine_cores() -> float:
-    """Return the logical cores of this machine; NaN where this process may use only some of them."""
+    """Return the number of logical cores of this machine; NaN if this process may use only some of them."""
     cores = os.cpu_count()
     return float(cores) if cores == usable_cores() else math.nan
 
 
 def _cgroup_cpus() -> float:
-    """Return the CPU quota of this container, infinite where there is none (cgroup v2, then v1)."""
+    """Return the CPU quota of this container (cgroup v2, then v1), infinite if there is none."""
     root = Path("/sys/fs/cgroup")
     try:
         quota, period = (root / "cpu.max").read_text().split()

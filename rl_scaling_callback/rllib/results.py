@@ -1,4 +1,4 @@
-"""What a result of RLlib says, on either API stack, with or without the callback's own keys."""
+"""Reads RLlib results of either API stack, with or without the callback's keys."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Iteration(NamedTuple):
     """Env steps and seconds of one iteration.
 
     Attributes:
-        env_steps: env steps sampled in this iteration; 0 where there were none, NaN where the result does not say.
-        seconds: `time_this_iter_s`; NaN where it is missing or not above 0.
-        problem: why something is NaN, and what to do; "" when all could be read.
-        lifetime: env steps of the whole trial where the result counts only those; NaN elsewhere.
+        env_steps: env steps sampled in this iteration; 0 if there were none, NaN if the result lacks them.
+        seconds: `time_this_iter_s`; NaN if it is missing or not above 0.
+        problem: why a value is NaN, and what to do; "" if everything could be read.
+        lifetime: env steps of the whole trial if the result counts only those; otherwise NaN.
     """
 
     env_steps: float
@@ -32,16 +32,16 @@ class Iteration(NamedTuple):
 def read_iteration(result: Mapping[str, Any], lifetime_before: float = NAN) -> Iteration:
     """Return the env steps and seconds of the iteration that `result` describes.
 
-    On the old API stack the top-level `num_env_steps_sampled` counts the whole life of the trial, and
-    `num_env_steps_sampled_this_iter` this iteration; on the new one this iteration's count is in `env_runners`.
+    On the old API stack the top-level `num_env_steps_sampled` counts the trial's lifetime, and `num_env_steps_sampled_this_iter`
+    this iteration. On the new stack this iteration's count is in `env_runners`.
 
     Args:
         result: RLlib's result.
-        lifetime_before: `lifetime` of the iteration before; NaN where it is not known.
+        lifetime_before: `lifetime` of the previous iteration; NaN if unknown.
     """
     lifetime = NAN
     if "num_env_steps_sampled" in result and "num_env_steps_sampled_this_iter" not in result:
-        # The old stack with count_steps_by="agent_steps" says how many env steps there were only by how the count grew.
+        # The old stack with count_steps_by="agent_steps" has only the lifetime count of env steps, so take its increase.
         lifetime = number(result["num_env_steps_sampled"])
         env_steps, problem = _read_growth(result, lifetime, lifetime_before)
     else:
@@ -61,7 +61,7 @@ def _read_growth(result: Mapping[str, Any], lifetime: float, before: float) -> t
         before = 0.0
     if lifetime >= before:
         return lifetime - before, ""
-    return NAN, "only the lifetime's env steps are counted here: the first iteration after a restore has no SPS"
+    return NAN, "the result has only the lifetime count of env steps: the first iteration after a restore has no SPS"
 
 
 def _read_env_steps(result: Mapping[str, Any]) -> tuple[float, str]:
@@ -80,23 +80,23 @@ def _read_env_steps(result: Mapping[str, Any]) -> tuple[float, str]:
 
 
 REPORTS: Final = "_scaling_env_runners"
-"""The key under which env runners report to the Algorithm's process; `take_reports` removes it before RLlib sees it."""
+"""The key under which env runners report to the Algorithm's process. `take_reports` removes it before RLlib sees it."""
 
 ENV_RUNNER_RESULTS: Final = "env_runners"
-"""The key under which RLlib merges what its env runners logged while they sampled for training."""
+"""The key under which RLlib merges the metrics of env runners sampling for training."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunnerReport:
-    """What one env runner did in one iteration [s]; NaN where no step was timed.
+    """How one env runner spent its time in one iteration [s]; NaN if no step was timed.
 
     Attributes:
-        busy: all of its sampling.
-        env_step: its part in `env.step`, estimated from single steps (see `sampling`).
-        inference: the same of policy inference.
+        busy: total sampling time.
+        env_step: time in `env.step`, estimated from a sample of steps (see `live.sampling`).
+        inference: the same for policy inference.
         cpu: CPU time of its process.
-        weights: time that it waited for weights right before it sampled.
-        began: when its last sample began, by its host's clock [s]; only where env runners sample beside the learner.
+        weights: time spent waiting for weights just before sampling.
+        began: when its last sample began, by its host's clock [s]; only if sampling overlaps learning.
         ended: when that sample ended.
     """
 
@@ -110,11 +110,11 @@ class RunnerReport:
 
     @property
     def rest(self) -> float:
-        """The rest of its sampling."""
+        """The remaining sampling time."""
         return self.busy - self.env_step - self.inference
 
     def __add__(self, later: RunnerReport) -> RunnerReport:
-        """Return both together. A sample in which no step was timed is part of the next one's estimate."""
+        """Return the sum of both. The next estimate covers samples in which no step was timed."""
         summed = ("busy", "env_step", "inference", "cpu", "weights")
         return replace(later, **{part: _known_sum(getattr(self, part), getattr(later, part)) for part in summed})
 
@@ -124,10 +124,10 @@ def _known_sum(first: float, second: float) -> float:
 
 
 def take_reports(logged: Iterable[Any]) -> list[tuple[str, RunnerReport]]:
-    """Return what env runners reported, each with the env runner's name, and remove it.
+    """Remove and return the reports of env runners, each with the env runner's name.
 
     Args:
-        logged: what each env runner's `get_metrics()` returned, a dict each.
+        logged: the return value of each env runner's `get_metrics()`, a dict.
     """
     reports = []
     for metrics in logged:
@@ -140,22 +140,22 @@ def take_reports(logged: Iterable[Any]) -> list[tuple[str, RunnerReport]]:
 
 
 LEARNER_RESULTS: Final = "learners"
-"""The key under which RLlib merges what its learners logged."""
+"""The key under which RLlib merges the metrics of its learners."""
 
 
 def take_learner_reports(logged: Iterable[Any]) -> list[dict[str, float]]:
-    """Return what learners in other processes reported, seconds by phase, and remove it from what they logged."""
+    """Remove and return the reports of learners in other processes: seconds by phase."""
     told = (metrics.pop(REPORTS, None) for metrics in logged if isinstance(metrics, dict))
     return [{str(phase): number(seconds) for phase, seconds in report.items()} for report in told if isinstance(report, Mapping)]
 
 
 def read_dropped(result: Mapping[str, Any]) -> float:
-    """Return the env steps of this iteration that aggregator actors had no room for; 0 where there are no such actors."""
+    """Return the env steps of this iteration that aggregator actors dropped; 0 without such actors."""
     return number(mapping(result.get("aggregator_actors")).get("num_env_steps_dropped_lifetime", 0))
 
 
 def read_fleet(result: Mapping[str, Any]) -> tuple[float, float]:
-    """Return how many env runners RLlib holds for healthy, and how many restarts there were so far."""
+    """Return the number of env runners that RLlib considers healthy, and the number of restarts so far."""
     state = result.get("fault_tolerance")
     state = state if isinstance(state, Mapping) else result
     return number(state.get("num_healthy_workers")), number(state.get("num_remote_worker_restarts"))
@@ -173,18 +173,18 @@ def read_cpu_utilisation(result: Mapping[str, Any]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """What a result says beside its env steps and seconds.
+    """The content of a result other than its env steps and duration. Unknown numbers are NaN.
 
     Attributes:
-        iteration: number of the iteration, from 1; NaN where not known, as all numbers here.
+        iteration: number of the iteration, from 1.
         since_restore: the same since the trial was started or restored.
-        done: True in the last result of a trial that ended in good order.
-        host: name of the Algorithm's host; "" where not known.
-        episode_return: mean return of the episodes that ended lately.
-        lifetime_steps: env steps sampled in the trial's life.
-        cpu_utilisation: of the Algorithm's node [%]; an iteration under a second may have none.
-        ram_utilisation: the same of its memory.
-        vram_utilisation: of the fullest GPU's memory [%]; only where GPUtil is installed.
+        done: True in the last result of a trial that ended normally.
+        host: name of the Algorithm's host; "" if unknown.
+        episode_return: mean return of recent episodes.
+        lifetime_steps: env steps sampled over the trial's lifetime.
+        cpu_utilisation: CPU utilisation of the Algorithm's node [%]; may be missing in iterations under a second.
+        ram_utilisation: RAM utilisation of that node [%].
+        vram_utilisation: VRAM utilisation of the fullest GPU [%]; requires GPUtil.
     """
 
     iteration: float
@@ -202,12 +202,12 @@ _VRAM: Final = re.compile(r"vram_util_percent\d+$")
 
 
 def read_circumstances(result: Mapping[str, Any]) -> Circumstances:
-    """Return what a result says beside its env steps and seconds, on either API stack."""
+    """Return the content of a result other than its env steps and duration, on either API stack."""
     runners, perf = mapping(result.get("env_runners")), mapping(result.get("perf"))
     host = result.get("hostname")
-    # What RLlib calls a percentage is GPUtil's share from 0 to 1, one for each GPU.
+    # RLlib's "percent" is GPUtil's fraction from 0 to 1, one per GPU.
     vram = (100 * number(share) for key, share in perf.items() if _VRAM.match(str(key)))
-    # On the old stack this is the lifetime's count; the new one has it in env_runners only, as the iteration's.
+    # The top-level num_env_steps_sampled exists only on the old stack, where it is the lifetime count.
     lifetime = result.get("num_env_steps_sampled_lifetime", result.get("num_env_steps_sampled"))
     return Circumstances(
         iteration=number(result.get("training_iteration")),
@@ -233,15 +233,15 @@ MEASURED_KEYS: Final = ("sps", "env_steps", "time/evaluate", *INJECTED_PARTS.val
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """An iteration as a steady window takes it.
+    """An iteration in the form that a steady window needs.
 
     Attributes:
-        env_steps: env steps sampled in it; NaN where not known.
-        seconds: its duration, evaluation left out where its time is known. NaN where it is not known, and where the callback found
-            that it can't be true: the clock jumped, or the machine was suspended.
-        parts: seconds of each of `INJECTED_PARTS`; None where they were not measured.
+        env_steps: env steps sampled in it; NaN if unknown.
+        seconds: its duration, without evaluation if the time of that is known. NaN if unknown, or if the callback found it
+            implausible because the clock jumped or the machine was suspended.
+        parts: seconds of each of `INJECTED_PARTS`; None if not measured.
         evaluation_is_known: whether the time of evaluation is known.
-        problem: why something is NaN; "" when all could be read.
+        problem: why a value is NaN; "" if everything could be read.
         lifetime: see `Iteration`.
     """
 
@@ -254,27 +254,27 @@ class Measured:
 
 
 def read_measured(result: Mapping[str, Any], injected: Mapping[str, float], lifetime_before: float = NAN) -> Measured:
-    """Return the iteration that a logged result describes, with or without the callback's own keys.
+    """Return the iteration that a logged result describes, with or without the callback's keys.
 
     Args:
         result: RLlib's result.
-        injected: what `read_injected` found in it, `MEASURED_KEYS` among it.
-        lifetime_before: `lifetime` of the iteration before; NaN where it is not known.
+        injected: its injected values from `read_injected`, including `MEASURED_KEYS`.
+        lifetime_before: `lifetime` of the previous iteration; NaN if unknown.
     """
     iteration = read_iteration(result, lifetime_before)
     evaluation_s = injected.get("time/evaluate", NAN)
     is_known = evaluation_s == evaluation_s
     seconds, problem = iteration.seconds - (evaluation_s if is_known else 0.0), iteration.problem
-    # Only the running trial can compare the wall clock with one that never jumps; where it did not trust the time, nobody may.
+    # Only the running trial can compare the wall clock with a monotonic one. If it rejected the time, reject it here too.
     if injected.get("env_steps", NAN) > 0 and injected["sps"] != injected["sps"] and not problem:
-        seconds, problem = NAN, "the clock jumped during an iteration, whose time is not known"
+        seconds, problem = NAN, "the clock jumped during an iteration, so its duration is unknown"
     parts = tuple(injected.get(key, NAN) for key in INJECTED_PARTS.values())
     is_split = injected.get("time/sample", NAN) >= 0
     return Measured(iteration.env_steps, seconds, parts if is_split else None, is_known, problem, iteration.lifetime)
 
 
 def read_injected(result: Mapping[str, Any], names: Iterable[str]) -> dict[str, float]:
-    """Return numbers that the callback injected, by their keys; none for a result without it, NaN for one that is missing."""
+    """Return injected numbers by key: empty for a result without the callback, NaN for a missing key."""
     scaling = result.get(schema.ROOT)
     if not isinstance(scaling, Mapping):
         return {}
@@ -286,6 +286,6 @@ def read_injected(result: Mapping[str, Any], names: Iterable[str]) -> dict[str, 
 
 
 def read_workload_id(result: Mapping[str, Any]) -> str:
-    """Return the id of the workload that the callback injected; "" where there is none."""
+    """Return the injected workload id; "" if there is none."""
     workload = mapping(result.get(schema.ROOT)).get("workload")
     return workload if isinstance(workload, str) else ""

@@ -1,6 +1,6 @@
-"""Trains whole iterations of one Algorithm at any scale that its env runners allow.
+"""Runs training iterations of one Algorithm at different scales.
 
-For an Algorithm that is there to be measured only: it learns from all of these iterations.
+Only for an Algorithm built for measurement: it learns from all of these iterations.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ _ITSELF: Final = "_scaling_itself"
 
 
 class Switch:
-    """Has an Algorithm's env runners go on as ones of another scale, and the Algorithm do without those that the scale lacks.
+    """Switches an Algorithm's env runners to another scale, and hides those that the scale doesn't need.
 
     They go on as the twins that a `Prober` makes and closes.
 
     Args:
-        algorithm: on RLlib's new API stack, with as many env runners as any scale has.
-        keep_envs: keep the envs of the scales from one iteration to the next.
+        algorithm: on RLlib's new API stack, with as many env runners as the largest scale.
+        keep_envs: whether to keep the envs of each scale from one iteration to the next.
     """
 
     def __init__(self, algorithm: Any, keep_envs: bool = True) -> None:
@@ -32,7 +32,7 @@ class Switch:
         self._actors = dict(self._manager._actors)
 
     def train(self, scale: Scale) -> dict[str, Any]:
-        """Return the result of a training iteration at a scale."""
+        """Run a training iteration at a scale and return its result."""
         self._use(scale.num_env_runners)
         self._go_on_as(scale)
         try:
@@ -66,7 +66,7 @@ class Switch:
 
 
 def _go_on_as(env_runner: Any, scale: Scale | None, state: dict[str, Any], keep_envs: bool) -> None:
-    """Have an env runner go on as its twin of another scale, or as itself."""
+    """Switch an env runner to another scale, or back to its own with None."""
     itself = vars(env_runner).get(_ITSELF, vars(env_runner))
     env_runner.__dict__ = itself
     if scale is not None:

@@ -1,4 +1,4 @@
-"""Values of any kind as plain numbers and JSON types; what can't be read is NaN."""
+"""Converts arbitrary values to plain floats and JSON types."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from rl_scaling_callback.rllib import content
 
 
 def number(value: object) -> float:
-    """Return a real number as a plain float, NaN for anything else: booleans, texts, None, infinities."""
+    """Return a finite real number as a plain float; NaN for anything else, such as booleans, strings, None and infinities."""
     if type(value) is float:
         return value if math.isfinite(value) else NAN
     if isinstance(value, bool) or value is None or isinstance(value, (str, bytes)):
         return NAN
     try:
-        converted = float(value)  # type: ignore[arg-type]  # NumPy scalars and the like: float() is the judge
+        converted = float(value)  # type: ignore[arg-type]  # NumPy scalars and the like
     except (TypeError, ValueError, OverflowError):
         return NAN
     return converted if math.isfinite(converted) else NAN
@@ -38,28 +38,28 @@ def mapping(value: object) -> Mapping[str, Any]:
 
 
 ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
-"""An address in memory, which each process has its own of."""
+"""A memory address, which differs between processes."""
 
 _DEEPEST: Final = 60
 _MOST: Final = 20_000
-"""Values that are looked at, at most: what comes after them goes by its type."""
+"""Maximum number of values to inspect; later ones are described by type only."""
 
 _MANY_NUMBERS: Final = 64
 _LONGEST: Final = 4_000
-"""Characters of JSON that a value has at most: a longer one becomes a hash."""
+"""Maximum length of a value's JSON [characters]; longer values are hashed."""
 
 _WITHOUT_STATE: Final = frozenset({"ray.actor", "ray._raylet", "torch", "torch.nn.parameter"})
-"""Modules whose objects are other ones in each run: handles of actors, tensors."""
+"""Modules whose objects differ in every run: actor handles, tensors."""
 
 _NAMESPACES: Final = frozenset({"types", "argparse"})
-"""Modules of Python's whose objects hold what a user puts there."""
+"""Standard library modules whose objects hold user data."""
 
 
 def plain(value: object) -> Any:
-    """Return `value` in plain JSON types, the same in every process.
+    """Convert `value` to plain JSON types, with the same result in every process.
 
-    Code becomes a label with a hash of its content (see `content`), an object its class and state, a long array or text a hash.
-    Addresses in memory, handles of actors and the state of random generators don't count.
+    Code becomes a label with a hash of its content (see `content`), objects their class and state, long arrays and strings a hash.
+    Memory addresses, actor handles and the state of random generators are ignored.
     """
     return _shortened(_Describer()(value))
 
@@ -71,7 +71,7 @@ def _shortened(description: Any) -> Any:
 
 
 class _Describer:
-    """Describes one value, and all that is in it."""
+    """Describes a value recursively."""
 
     def __init__(self) -> None:
         self._open: set[int] = set()
@@ -90,7 +90,7 @@ class _Describer:
         self._open.add(id(value))
         try:
             return self._compound(value)
-        except Exception:  # a stranger's object may fail at anything that it is asked
+        except Exception:  # an unknown object may raise on any access
             return content.name_of(type(value))
         finally:
             self._open.discard(id(value))
@@ -127,16 +127,16 @@ class _Describer:
         cls = type(value)
         if cls.__module__ in _WITHOUT_STATE or (content.is_python(cls) and cls.__module__ not in _NAMESPACES):
             return content.name_of(cls)
-        # Not asdict(): it copies deeply, and what a spec holds may not be copied.
+        # Not asdict(): it makes deep copies, and the members of a spec may not support that.
         fields = [field.name for field in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else []
         names = sorted({*(fields or _slots(cls)), *(() if fields else getattr(value, "__dict__", ()))})
-        # Random generators of envs and spaces are made when they are first used.
+        # Random generators of envs and spaces are created on first use.
         told = {name: self(getattr(value, name, None)) for name in names if not name.startswith(("_np_random", "__"))}
         return {"of": self(cls), **told} if told else self(cls)
 
 
 def _scalar(value: float | str) -> Any:
-    """Return a number or text of a subclass, such as NumPy's, or a float, in JSON's own types."""
+    """Convert a float, or a subclass of a number or string such as NumPy's, to JSON's native types."""
     if isinstance(value, str):
         return str(value)
     if isinstance(value, float):
@@ -149,7 +149,7 @@ def _are_numbers(values: Sequence[Any]) -> bool:
 
 
 def _numbers(values: Any) -> str:
-    """Return how many numbers there are, and a hash of them: the same for a list and an array of the same numbers."""
+    """Return the count and a hash of numbers, the same for a list and an array of equal numbers."""
     content_of = values.tobytes() if hasattr(values, "tobytes") else array("d", values).tobytes()
     return f"{len(values)} numbers #{hashlib.sha256(content_of).hexdigest()[:8]}"
 

@@ -1,4 +1,4 @@
-"""What must be equal for a fair comparison, as a config says it: all that is in it but a known harmless few."""
+"""Reads from a config what must match for a fair comparison: every setting except those known to be harmless."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _SCALING: Final = frozenset({
     "custom_resources_per_env_runner", "create_local_env_runner", "create_env_on_local_worker", "create_env_on_driver",
     "placement_strategy", "custom_resources_for_main_process", "custom_resources_per_learner",
 })  # fmt: skip
-"""What scaling is about, and where the processes run."""
+"""Settings that scaling varies, and the placement of processes."""
 
 _PROCESSES: Final = frozenset({"num_cpus_for_main_process", "num_cpus_per_learner"})
-"""What Ray gives the processes; the threads that they really have are a fact of their own."""
+"""Ray's CPU allocations; the actual number of threads is a separate fact."""
 
 _LEARNING: Final = frozenset({
     "gamma", "lr", "lr_schedule", "actor_lr", "critic_lr", "alpha_lr", "world_model_lr", "_lr_vf", "optimization", "adam_epsilon",
@@ -27,7 +27,7 @@ _LEARNING: Final = frozenset({
     "vtrace_clip_pg_rho_threshold", "epsilon", "initial_alpha", "target_entropy", "tau", "v_min", "v_max", "sigma0",
     "intrinsic_rewards_scale", "return_normalization_decay", "categorical_distribution_temperature", "seed",
 })  # fmt: skip
-"""Numbers that learning goes by: the work is the same, whatever they are."""
+"""Hyperparameters of learning that don't change the amount of work."""
 
 _BOOKS: Final = frozenset({
     "log_level", "log_sys_usage", "keep_per_episode_custom_metrics", "metrics_episode_collection_timeout_s",
@@ -47,13 +47,13 @@ _FAULTS: Final = frozenset({
 """Fault tolerance."""
 
 _ELSEWHERE: Final = frozenset({"algo_class", "callbacks", "callbacks_class", "_train_batch_size_per_learner", "train_batch_size"})
-"""What `read_workload` says in its own words."""
+"""Settings that `read_workload` normalises itself or derives from others."""
 
 _HARMLESS: Final = _SCALING | _PROCESSES | _LEARNING | _BOOKS | _FAULTS | _ELSEWHERE
 _EVALUATION: Final = ("evaluation_", "offline_eval", "off_policy_estimation", "custom_eval", "ope_split", "always_attach_eval")
 _OFFLINE_EVALUATION: Final = "offline_eval_runner"
 _DEPRECATED: Final = -1
-"""What RLlib gives settings that it no longer has; in a log they are missing."""
+"""RLlib's value for removed settings, which are missing in logs."""
 
 _NO_CALLBACKS: Final = ("RLlibCallback", "DefaultCallbacks")
 _OWN_PACKAGE: Final = __name__.partition(".")[0]
@@ -62,18 +62,18 @@ _OWN_PACKAGE: Final = __name__.partition(".")[0]
 CIRCUMSTANCES: Final = (
     "cpu", "cores", "accelerators", "threads", "learner_threads", "python", "ray", "torch", "gymnasium", "mujoco",
 )  # fmt: skip
-"""Facts of a workload that no config and no result holds: hardware, threads and versions."""
+"""Workload facts that neither configs nor results contain: hardware, threads and versions."""
 
 
 def read_workload(config: Mapping[str, Any], model_defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the facts of a config that must be equal for a fair comparison, in plain JSON types, by the names of RLlib's settings.
+    """Return the facts of a config that must match for a fair comparison, in plain JSON types, keyed by RLlib's setting names.
 
-    Runners, envs, CPUs per runner and fragment lengths are what scaling is about; evaluation that does not run beside training
-    is left out of steady figures. Code counts by its content (see `content`); in a log it is only a name.
+    Settings that scaling varies are excluded: runners, envs, CPUs per runner and fragment lengths. So is evaluation, unless it runs
+    in parallel to training. Code is identified by its content (see `content`), in a log only by its name.
 
     Args:
-        config: `vars(AlgorithmConfig)`, or what `read_logged_config` returns.
-        model_defaults: what the model has where its config says nothing; None where that is not known.
+        config: `vars(AlgorithmConfig)`, or the return value of `read_logged_config`.
+        model_defaults: defaults of the model config; None if unknown.
     """
     is_new = bool(config.get("enable_rl_module_and_learner"))
     facts = {
@@ -87,12 +87,12 @@ def read_workload(config: Mapping[str, Any], model_defaults: Mapping[str, Any] |
     facts["model_config"] = _model_config(config.get("_model_config"), model_defaults or {})
     facts["policies"] = _policies(config.get("policies"))
     facts["train_batch_size"] = _batch_size(config)
-    # What RLlib leaves unset and what it does not have are the same.
+    # An unset setting is the same as one that this release doesn't have.
     return {name: value for name, value in facts.items() if value is not None or name == "algorithm"}
 
 
 def _counts(name: str, config: Mapping[str, Any]) -> bool:
-    # Tune adds settings of its own with two underscores.
+    # Tune adds its own settings with two leading underscores.
     if name in _HARMLESS or name.startswith("__"):
         return False
     is_evaluation = name.startswith(_EVALUATION) or _OFFLINE_EVALUATION in name
@@ -104,7 +104,7 @@ def _is_deprecated(value: object) -> bool:
 
 
 def _callbacks(given: Any) -> list[Any]:
-    """Return the callbacks beside those of this package, which cost next to nothing, and RLlib's, which does nothing."""
+    """Return all callbacks except this package's, whose cost is negligible, and RLlib's default, which does nothing."""
     found = []
     for each in given if isinstance(given, (list, tuple)) else [given]:
         name = each if isinstance(each, str) else content.name_of(getattr(each, "func", each))
@@ -114,18 +114,18 @@ def _callbacks(given: Any) -> list[Any]:
 
 
 def _is_own(name: str) -> bool:
-    # In a log it may be the text of a functools.partial.
+    # In a log it may be the repr of a functools.partial.
     return name.startswith(f"{_OWN_PACKAGE}.") or f"partial({_OWN_PACKAGE}." in name
 
 
 def _mode(mode: Any) -> Any:
-    """Return how the envs of a runner are stepped: "SYNC", "sync" and VectorizeMode.SYNC, which a log has as text, are the same."""
+    """Normalise how the envs of a runner are stepped: "SYNC", "sync" and VectorizeMode.SYNC, or its repr in a log, are the same."""
     mode = mode.value if isinstance(mode, enum.Enum) else mode
     return mode.rpartition(".")[2].lower() if isinstance(mode, str) else plain(mode)
 
 
 def _model_config(given: Any, defaults: Mapping[str, Any]) -> Any:
-    """Return what a model's config says beside the defaults: a `DefaultModelConfig` and an equal dict are the same."""
+    """Return the model settings that differ from the defaults, the same for a `DefaultModelConfig` and an equal dict."""
     told = dict(vars(given)) if dataclasses.is_dataclass(given) else given
     if not isinstance(told, Mapping):
         return plain(told)
@@ -135,12 +135,12 @@ def _model_config(given: Any, defaults: Mapping[str, Any]) -> Any:
 def _policies(policies: Any) -> Any:
     if not isinstance(policies, Mapping):
         return sorted(map(str, policies)) if isinstance(policies, (set, list, tuple)) else plain(policies)
-    # A PolicySpec as a log has it.
+    # A PolicySpec, in the form of a log.
     return {str(name): plain(spec.get_state() if hasattr(spec, "get_state") else spec) for name, spec in policies.items()}
 
 
 def _batch_size(config: Mapping[str, Any]) -> Any:
-    """Return the env steps of a batch, of all learners together."""
+    """Return the env steps per batch, over all learners."""
     per_learner: Any = config.get("_train_batch_size_per_learner")
     if not number(per_learner) > 0:
         return plain(config.get("train_batch_size"))

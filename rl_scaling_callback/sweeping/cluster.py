@@ -1,4 +1,4 @@
-"""The cluster that a sweep runs on."""
+"""The Ray cluster that a sweep runs on."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Node:
     """A node of the cluster.
 
     Attributes:
-        host: the host that it is on.
-        resources: what it has, as Ray counts it.
-        own: name of a resource that no other node has; "" where there is none.
+        host: its host.
+        resources: its resources according to Ray.
+        own: name of a resource that no other node has; "" if there is none.
     """
 
     host: Host
@@ -35,28 +35,28 @@ class Node:
 
     @property
     def kind(self) -> tuple[str, int, float, tuple[str, ...]]:
-        """What is equal for nodes on which trials can be compared: CPU, cores, CPUs in Ray's books, accelerators."""
+        """CPU, cores, Ray's CPUs and accelerators. Trials on nodes of equal kind are comparable."""
         accelerators = tuple(sorted(name for name in self.resources if name.startswith("accelerator_type:")))
         return self.host.cpu, self.host.cores, self.resources.get("CPU", 0.0), accelerators
 
 
 def connect(num_cpus: int | None = None) -> None:
-    """Connect to the cluster that runs here or that `RAY_ADDRESS` names; start one where there is none.
+    """Connect to the local cluster or the one in `RAY_ADDRESS`, or start one if there is none.
 
     Args:
-        num_cpus: logical CPUs of a cluster that is started here. None for one more than there are cores: the Algorithm's
-            process is idle while its env runners sample.
+        num_cpus: logical CPUs of a newly started cluster. By default one more than there are cores, since the Algorithm's process
+            is idle while its env runners sample.
 
     Raises:
-        ValueError: `num_cpus` is given, and there is a cluster already.
+        ValueError: `num_cpus` is given, but a cluster is already running.
     """
     if ray.is_initialized():
         return
     try:
         ray.init(num_cpus=num_cpus or hardware.usable_cores() + 1, include_dashboard=False, log_to_driver=False)
-    except ValueError:  # a cluster has the CPUs that it has
+    except ValueError:  # the CPUs of a running cluster can't be changed
         if num_cpus is not None:
-            raise ValueError(f"num_cpus is {num_cpus!r}; allowed is none where a cluster of Ray runs already") from None
+            raise ValueError(f"num_cpus is {num_cpus!r}; allowed is only None when a Ray cluster is already running") from None
         ray.init(log_to_driver=False)
 
 
@@ -96,7 +96,7 @@ def reserve(request: Any, say: Callable[[str], None], longest_s: float = _LONGES
 
 
 def nodes() -> list[Node]:
-    """Return the nodes that trials can run on: those with CPUs whose workers answer."""
+    """Return the nodes that trials can run on: those with CPUs and responding workers."""
     alive = [node for node in ray.nodes() if node["Alive"]]
     shared = Counter(name for node in alive for name in node["Resources"])
     ask = ray.remote(num_cpus=0)(hardware.this_host)
@@ -110,6 +110,6 @@ def nodes() -> list[Node]:
 
 
 def _own(resources: Mapping[str, float], shared: Mapping[str, int]) -> str:
-    """Return the name of a resource of one node only; Ray gives each node one with its address in it."""
+    """Return the name of a resource unique to this node; Ray gives each node one that contains its address."""
     own = sorted((name for name in resources if shared[name] == 1), key=lambda name: (not name.startswith("node:"), name))
     return own[0] if own else ""

@@ -1,4 +1,4 @@
-"""The callbacks that a sweep adds to a config, and what the config's own `ScalingCallback` says."""
+"""Adds a sweep's callbacks to a config, keeping options of the config's own `ScalingCallback`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 _KEPT: Final = ("baseline_dir", "workload")
-"""Options of the user's that a sweep goes by. The reference is 1r×1e, and when a trial is measured is the sweep's to say."""
+"""User options that a sweep keeps. It always uses 1r×1e as the reference and its own rule for the steady state."""
 
 
 def instrumented(config: AlgorithmConfig, rule: SteadyRule, longest_wait_s: float) -> AlgorithmConfig:
-    """Return the config with the callbacks that a sweep needs beside the user's own."""
+    """Return the config with a sweep's callbacks added to the user's."""
     callbacks = callbacks_without_measuring(config)
     measure = functools.partial(
         ScalingCallback,
@@ -34,12 +34,12 @@ def instrumented(config: AlgorithmConfig, rule: SteadyRule, longest_wait_s: floa
 
 
 def callbacks_without_measuring(config: AlgorithmConfig) -> list[Any]:
-    """Return the config's callbacks but `ScalingCallback`."""
+    """Return the config's callbacks except `ScalingCallback`."""
     return [each for each in _callbacks(config) if not _is_measuring(each)]
 
 
 def own_options(config: AlgorithmConfig) -> Mapping[str, Any]:
-    """Return what the config's own `ScalingCallback` was told of lasting baselines and of the workload's name."""
+    """Return the options of the config's own `ScalingCallback` that a sweep keeps."""
     told = [getattr(each, "keywords", {}) for each in _callbacks(config) if _is_measuring(each)]
     return {name: value for options in told for name, value in options.items() if name in _KEPT}
 

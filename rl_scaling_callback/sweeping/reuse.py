@@ -1,4 +1,4 @@
-"""What was measured before, and a sweep need not do again: runs of the same workload on the same hardware."""
+"""Finds earlier runs of the same workload on the same hardware, which a sweep need not repeat."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Sought:
     """The workload that a sweep measures.
 
     Attributes:
-        exact: as its trials' callbacks will see it, and baselines are kept for it.
-        logged: as the log of an experiment tells it.
+        exact: as seen by its trials' callbacks and stored with baselines.
+        logged: as read from the log of an experiment.
     """
 
     exact: Workload
@@ -49,7 +49,7 @@ def workload_of(config: AlgorithmConfig, host: Host) -> Sought:
         "cpu": host.cpu,
         "cores": host.cores,
         "accelerators": introspection.accelerators(node) if rllib.uses_gpus(vars(config)) else [],
-        # As many as Ray has an actor use, where the user says nothing else.
+        # Ray's default for actors, unless the user sets OMP_NUM_THREADS.
         "threads": number(os.environ.get("OMP_NUM_THREADS") or max(1, config.num_cpus_for_main_process)),
         **introspection.versions(),
     }
@@ -60,16 +60,16 @@ def workload_of(config: AlgorithmConfig, host: Host) -> Sought:
 
 
 def runs_of(sought: Sought, places: Iterable[str | Path], rule: SteadyRule) -> list[Run]:
-    """Return the runs of a workload that earlier experiments and lasting baselines hold.
+    """Return the runs of a workload found in earlier experiments and persistent baselines.
 
     Args:
-        sought: what is trained, and on what.
-        places: folders or URIs of experiments and of lasting baselines (`baseline_dir`).
+        sought: the workload to look for.
+        places: folders or URIs of experiments and of persistent baselines (`baseline_dir`).
         rule: when a run counts as warm and steady.
 
     Raises:
         ExperimentError: an experiment can't be read.
-        ValueError: a place holds no run of this workload; says what differs.
+        ValueError: a folder has no run of this workload; the message says what differs.
     """
     found: list[Run] = []
     for place in places:
@@ -78,13 +78,13 @@ def runs_of(sought: Sought, places: Iterable[str | Path], rule: SteadyRule) -> l
             runs, apart = runs_of_experiment(sought.logged, place, rule)
         if not runs:
             nearest = min(apart, key=len, default=[])
-            raise ValueError(f"{place} holds no trial of this workload: {'; '.join(nearest) or 'it is no experiment of RLlib'}")
+            raise ValueError(f"{place} has no trial of this workload: {'; '.join(nearest) or 'it is not an RLlib experiment'}")
         found += runs
     return found
 
 
 def lasting_runs(workload: Workload, baseline_dir: str | Path) -> list[Run]:
-    """Return the lasting baselines of a workload, as the runs that measured them; none where there is none yet.
+    """Return the persistent baselines of a workload as runs; an empty list if there are none yet.
 
     Raises:
         ExperimentError: the storage can't be reached.
@@ -93,7 +93,7 @@ def lasting_runs(workload: Workload, baseline_dir: str | Path) -> list[Run]:
 
 
 def _lasting(workload: Workload, place: str | Path) -> tuple[list[Run], list[list[str]]]:
-    """Return the runs behind a workload's baselines, and how those of other workloads differ."""
+    """Return a workload's baselines as runs, and the differences of other workloads' baselines."""
     runs, apart = [], []
     for baseline in read_baselines(Place.of(place))[0]:
         differences = _differences(workload, baseline.workload)
@@ -107,7 +107,7 @@ def _lasting(workload: Workload, place: str | Path) -> tuple[list[Run], list[lis
 
 
 def runs_of_experiment(workload: Workload, place: str | Path, rule: SteadyRule) -> tuple[list[Run], list[list[str]]]:
-    """Return the runs of a workload in an experiment, and how its other workloads differ."""
+    """Return the runs of a workload in an experiment, and the differences of its other workloads."""
     runs: list[Run] = []
     apart = []
     for study in read_experiment(place, rule=rule).studies:
@@ -122,10 +122,10 @@ def runs_of_experiment(workload: Workload, place: str | Path, rule: SteadyRule) 
 
 
 def _differences(here: Workload, there: Workload) -> list[str]:
-    """Return what differs of what both say; a log may not say the algorithm."""
+    """Return the differences in the facts that both have; a log may lack the algorithm."""
     if here.id == there.id:
         return []
-    # The user's name for a workload stands for all that could be compared.
+    # The user's name for a workload replaces all other facts.
     if "name" in here.facts or "name" in there.facts:
         return here.differences(there)
     compared = here.facts.keys() & {name for name, fact in there.facts.items() if fact is not None}

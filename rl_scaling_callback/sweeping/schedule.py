@@ -1,6 +1,6 @@
-"""Where on a cluster a sweep's trials run: what can run at all, and what side by side.
+"""Decides where on a cluster a sweep's trials run, which of them can run at all and which concurrently.
 
-Tune waits forever for a trial that asks for more than there is, and has no notion of trials that disturb one another.
+Tune waits forever for a trial that requests more resources than there are, and doesn't know that trials may disturb each other.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 _A_LITTLE: Final = 0.001
-"""Of a node's own resource: enough to be sent there."""
+"""Amount of a node's own resource to request: enough to be scheduled there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,9 @@ class Room:
     """Where the trials of a sweep run.
 
     Attributes:
-        host: a host that they run on; they are compared with what ran on its like.
+        host: one of their hosts; earlier runs on the same kind of host are comparable.
         cores: logical cores that the env runners of a trial share.
-        places: what the config of a trial says beside its scale, for each trial that may run at a time.
+        places: settings added to a trial's config, one mapping per concurrent trial.
     """
 
     host: Host
@@ -41,10 +41,10 @@ class Room:
 
 
 def room_for(config: AlgorithmConfig, scales: Sequence[Scale]) -> Room:
-    """Return where on the cluster a grid's trials run: each node of one kind takes one, or the whole cluster takes one.
+    """Return where a grid's trials run: one trial per node of one kind, or one trial at a time on the whole cluster.
 
     Raises:
-        ValueError: the grid holds what can never be scheduled; says what can't be, why, and what would fit.
+        ValueError: a configuration can never be scheduled; the message says which, why, and what would fit.
     """
     check(config, scales, [node["Resources"] for node in ray.nodes() if node["Alive"]])
     found = nodes()
@@ -63,13 +63,13 @@ def at_scale(config: AlgorithmConfig, scale: Scale) -> AlgorithmConfig:
 
 
 def bundles_of(config: AlgorithmConfig) -> list[Mapping[str, float]]:
-    """Return the resources that Tune reserves for a trial, one mapping for each process."""
+    """Return the resources that Tune reserves for a trial, one mapping per process."""
     algorithm: Any = config.algo_class
     return list(algorithm.default_resource_request(config).bundles)
 
 
 def cpus_of(config: AlgorithmConfig) -> tuple[float, float]:
-    """Return the CPUs that Tune reserves for a trial beside its env runners, and for each of them."""
+    """Return the CPUs that Tune reserves for a trial other than for its env runners, and per env runner."""
     one, two = (_total(bundles_of(at_scale(config, Scale(runners, 1))))["CPU"] for runners in (1, 2))
     return float(2 * one - two), float(two - one)
 
@@ -81,7 +81,7 @@ def cpus_for(config: AlgorithmConfig, cores: int) -> int:
 
 
 def refusal(bundles: Sequence[Mapping[str, float]], nodes: Sequence[Mapping[str, float]]) -> str:
-    """Return why a trial can never be scheduled on these nodes; "" when it can.
+    """Return why a trial can never be scheduled on these nodes; "" if it can.
 
     Args:
         bundles: resources of each of its processes.
@@ -90,35 +90,35 @@ def refusal(bundles: Sequence[Mapping[str, float]], nodes: Sequence[Mapping[str,
     asked, there = _total(bundles), _total(nodes)
     for name, amount in asked.items():
         if amount > there.get(name, 0.0):
-            return f"it takes {amount:g} {name} and the cluster has {there.get(name, 0.0):g}"
+            return f"it needs {amount:g} {name}, but the cluster has {there.get(name, 0.0):g}"
     for bundle in bundles:
         if not any(all(node.get(name, 0.0) >= amount for name, amount in bundle.items()) for node in nodes):
-            return f"one of its processes takes {dict(bundle)}, more than any node has"
+            return f"one of its processes needs {dict(bundle)}, more than any node has"
     return ""
 
 
 def check(config: AlgorithmConfig, scales: Sequence[Scale], nodes: Sequence[Mapping[str, float]]) -> None:
-    """Refuse a grid that holds what can never be scheduled.
+    """Check that every configuration of a grid can be scheduled.
 
     Raises:
-        ValueError: says what can't be, why, and what would fit.
+        ValueError: one can't; the message says why and what would fit.
     """
     refused = {scale: why for scale in scales if (why := refusal(bundles_of(at_scale(config, scale)), nodes))}
     if not refused:
         return
     scale, why = next(iter(refused.items()))
     runners = sorted({scale.num_env_runners for scale in scales if scale not in refused})
-    fits = f"{', '.join(map(str, runners))} env runners fit" if runners else "nothing of the grid fits"
+    fits = f"{', '.join(map(str, runners))} env runners fit" if runners else "nothing in the grid fits"
     raise ValueError(
-        f"{len(refused)} of {len(scales)} configurations can never be scheduled: {scale}, for instance: {why}; {fits}. Leave the "
-        "others out, ask for fewer CPUs per env runner (num_cpus_per_env_runner), or start Ray with more CPUs than there are cores."
+        f"{len(refused)} of {len(scales)} configurations can never be scheduled, for example {scale}: {why}; {fits}. Omit the "
+        "others, request fewer CPUs per env runner (num_cpus_per_env_runner), or start Ray with more CPUs than there are cores."
     )
 
 
 def alike(config: AlgorithmConfig, scales: Sequence[Scale], nodes: Sequence[Node]) -> list[Node]:
-    """Return the nodes of one kind each of which can run every configuration by itself: as many as there are, or none.
+    """Return the largest set of nodes of one kind, each able to run every configuration by itself; empty if there is none.
 
-    A config that spreads a trial over nodes is left to do so.
+    It is also empty if the config spreads trials over nodes.
     """
     if config.placement_strategy not in ("PACK", "STRICT_PACK"):
         return []
@@ -131,7 +131,7 @@ def alike(config: AlgorithmConfig, scales: Sequence[Scale], nodes: Sequence[Node
 
 
 def _on(node: Node, config: AlgorithmConfig) -> dict[str, Any]:
-    """Return what has a trial run on one node as a whole: its main process asks for what only this node has."""
+    """Return the settings that keep a trial on one node: its main process requests a resource that only this node has."""
     asked = {**config.custom_resources_for_main_process, node.own: _A_LITTLE}
     return {"placement_strategy": "STRICT_PACK", "custom_resources_for_main_process": asked}
 
@@ -140,15 +140,15 @@ def _total(resources: Sequence[Mapping[str, float]]) -> Counter[str]:
     total: Counter[str] = Counter()
     for each in resources:
         for name, amount in each.items():
-            total[name] += amount  # type: ignore[assignment]  # a Counter counts in floats as well
+            total[name] += amount  # type: ignore[assignment]  # a Counter accepts floats
     return total
 
 
 def alive_nodes() -> list[Mapping[str, float]]:
-    """Return the resources of each node that is alive."""
+    """Return the resources of each live node."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def most_runners(config: AlgorithmConfig, nodes: Sequence[Mapping[str, float]], cores: int) -> int:
-    """Return the largest number of env runners, up to the cores, that can be scheduled; 0 where one can't be."""
+    """Return the largest number of env runners, up to `cores`, that can be scheduled; 0 if not even one can."""
     return next((r for r in range(cores, 0, -1) if not refusal(bundles_of(at_scale(config, Scale(r, 1))), nodes)), 0)

@@ -1,9 +1,9 @@
-"""Which configuration to try next, so that the best one for a goal is found without a trial of each.
+"""Chooses the next configuration to try, to find the best one for a goal without a trial of each.
 
-First the corners of the grid and its centre. They tell a scaling law, and the law what to expect of what was not tried, as surely
-as it predicts those configurations that it is not shown. From then on the next trial is the one that is expected to improve the
-choice most (the knowledge gradient), per second that it takes: one that is new and may be the best, or a close rival once more.
-What was measured is believed as measured: the law has no say in the choice, and errors are those of the trials.
+The search starts with the corners and the centre of the grid, to which it fits a scaling law. The law predicts the configurations
+not tried yet, with its leave-one-out error as uncertainty. After that, the next trial is the one with the largest expected
+improvement of the choice per second of its duration (the knowledge gradient): a new configuration that may be the best, or a repeat
+of a close rival. Measurements are used as they are: the law doesn't influence the final choice, and errors are those of the trials.
 
 Source: Frazier, Powell and Dayanik, INFORMS J. Comput. 21(4), 2009 (knowledge gradient).
 """
@@ -32,27 +32,27 @@ from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
 
-# To fall short of a threshold outweighs any speed, as in `recommend`; below an expected gain of 0.3 % another trial isn't worth it.
+# Missing a threshold outweighs any speed, as in `recommend`. Below an expected gain of 0.3 %, another trial isn't worth it.
 _SHORTFALL_COSTS: Final = 100.0
 _LEAST_GAIN: Final = 0.003
-# 2 % of speed are no reason to hold more CPUs: half-width of the intervals [%] of which two tell that difference apart.
+# 2 % more speed doesn't justify more CPUs: the interval half-width [%] at which two values just differ by that much.
 _AS_GOOD: Final = 100 * math.expm1(0.02 / math.sqrt(2))
 # The standard deviation of a Gaussian whose mean error is 1.
 _OF_MEAN_ERROR: Final = math.sqrt(math.pi / 2)
-# Gauss–Hermite quadrature over how a trial may turn out.
+# Gauss–Hermite quadrature over the possible outcomes of a trial.
 _NODES, _NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(9)
 _NODE_WEIGHTS /= _NODE_WEIGHTS.sum()
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A trial, as the search is told of it.
+    """A finished trial, as input to the search.
 
     Attributes:
         scale: the configuration.
-        seconds: what it cost, start-up and warm-up included [s]; 0 for one of an earlier experiment, which is known for free.
-        steady: its steady state; None where it failed.
-        others: cores that other programs kept busy meanwhile; NaN where not known.
+        seconds: its duration, including start-up and warm-up [s]; 0 for a trial of an earlier experiment, which costs nothing.
+        steady: its steady state; None if it failed.
+        others: cores used by other programs in the meantime; NaN if unknown.
     """
 
     scale: Scale
@@ -62,26 +62,26 @@ class Trial:
 
     @property
     def failed(self) -> bool:
-        """Whether it gave no throughput."""
+        """Whether it has no throughput."""
         return self.steady is None or not 0 < self.steady.sps < math.inf
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """A search of a grid for the best configuration. It keeps nothing: the same trials lead to the same proposal.
+    """A search of a grid for the best configuration. It is stateless: the same trials lead to the same proposal.
 
     Attributes:
         runners: numbers of env runners.
         envs: numbers of envs per env runner.
-        goal: what the configuration is for. RAM is known only where it was measured, and is not looked at.
-        cores: logical cores that the env runners share; NaN where not known.
-        budget: largest share that the search may cost of what it would to measure every configuration once.
-        repetitions: most trials of one configuration.
-        cpus: CPUs that a trial holds beside its env runners, and for each of them.
-        overlaps: whether sampling overlaps learning: then the learner's time does not tell how fast the machine was.
+        goal: the goal of the choice. Its RAM limit is ignored, since RAM is known only for measured configurations.
+        cores: logical cores that the env runners share; NaN if unknown.
+        budget: maximum cost of the search, as a share of the cost of measuring every configuration once.
+        repetitions: maximum number of trials per configuration.
+        cpus: CPUs allocated to a trial other than for its env runners, and per env runner.
+        overlaps: whether sampling overlaps learning. If so, the learner's time doesn't show how fast the machine was.
 
     Raises:
-        ValueError: a value out of its range.
+        ValueError: a value is out of range.
     """
 
     runners: tuple[int, ...]
@@ -103,20 +103,20 @@ class Search:
 
     @property
     def scales(self) -> tuple[Scale, ...]:
-        """The reference, 1r×1e, and the other configurations of the grid that hold no more CPUs than the goal allows."""
+        """The reference, 1r×1e, and the other configurations of the grid within the goal's CPU limit."""
         most = math.inf if self.goal.max_cpus is None else self.goal.max_cpus
         beside, each = self.cpus
         grid = {Scale(r, e) for r in self.runners for e in self.envs if beside + each * r <= most}
         return (SINGLE, *sorted(grid - {SINGLE}))
 
     def propose(self, trials: Sequence[Trial], running: Sequence[Scale] = ()) -> Scale | None:
-        """Return the configuration to try next; None where the search is over, or waits for what runs.
+        """Return the configuration to try next; None if the search is finished or waiting for running trials.
 
-        Without the reference there is no speedup: it comes first, and where it fails the search is over.
+        There is no speedup without the reference, so it comes first, and the search ends if it fails.
 
         Args:
-            trials: all that were run, failed ones included. Those off the grid count for what they cost only.
-            running: configurations that are being tried. They are not proposed.
+            trials: all finished trials, including failed ones. Of those off the grid only the cost counts.
+            running: configurations of running trials, which are not proposed.
         """
         scales, times, known = self.scales, Counter(trial.scale for trial in trials), self._known(trials)
         if SINGLE not in known:
@@ -128,7 +128,7 @@ class Search:
         allowed = [
             i for i, scale in enumerate(scales) if times[scale] < self.repetitions and scale not in unwanted and costs[i] <= left
         ]
-        # What tells the law comes first; and where that was not enough for one, anything new.
+        # First the configurations that the law is fitted to; if there is still no law, any new one.
         lawless = not running and math.isnan(moves.max())
         new = [i for i in allowed if scales[i] not in known and (scales[i] in self._corners or lawless)]
         if new:
@@ -140,9 +140,9 @@ class Search:
         return scales[allowed[int(np.argmax(gains / costs[allowed]))]]
 
     def choose(self, trials: Sequence[Trial]) -> Scale | None:
-        """Return the best configuration of those tried, by their own figures; None where the reference was not.
+        """Return the best configuration tried, by its measurements; None without a measured reference.
 
-        It is the one that `recommend` chooses where figures within 2 % count as equal.
+        It is the choice of `recommend` with differences of up to 2 % considered equal.
         """
         known = self._known(trials)
         if SINGLE not in known:
@@ -152,12 +152,12 @@ class Search:
 
     @property
     def _corners(self) -> set[Scale]:
-        """The corners of the grid, and its centre."""
+        """The corners and the centre of the grid."""
         r, e = (sorted({getattr(scale, name) for scale in self.scales}) for name in ("num_env_runners", "num_envs_per_env_runner"))
         return {Scale(r[-1], e[-1]), Scale(r[-1], e[0]), Scale(r[0], e[-1]), Scale(r[len(r) // 2], e[len(e) // 2])} & {*self.scales}
 
     def _known(self, trials: Sequence[Trial]) -> dict[Scale, Configuration]:
-        """Return what was measured of the grid, as the report has it: repeats taken together, at one pace of the machine."""
+        """Return the measurements of the grid as in the report: repeats combined, corrected for machine speed."""
         runs = [
             Run(name="", scale=trial.scale, steady=trial.steady, others=trial.others)
             for trial in trials
@@ -167,9 +167,9 @@ class Search:
         return {each.scale: each for each in configurations(at_one_pace(study, "always"))}
 
     def _expected(self, known: Mapping[Scale, Configuration]) -> tuple[Array, Array]:
-        """Return ln SPS of each configuration, as measured or predicted, and how far another trial is expected to move it.
+        """Return ln SPS of each configuration, measured or predicted, and how much another trial is expected to change it.
 
-        A law is as sure as it is of what it was not shown. NaN where there is none.
+        Predictions have the law's leave-one-out error. NaN without a law.
         """
         law = fit_laws([Measured(each.scale, 1 / each.sps, each.own_error) for each in known.values()], self.cores).chosen
         error = law.mean_error / 100 * _OF_MEAN_ERROR if law else NAN
@@ -178,7 +178,7 @@ class Search:
             if scale in known:
                 each, n = known[scale], len(known[scale].runs)
                 means.append(math.log(each.sps))
-                # Repeats tell the noise, else iterations: what is usual elsewhere is no reason to repeat a trial here.
+                # Noise comes from repeats, or else from iterations; usual values from elsewhere don't justify a repeat here.
                 variance = each.variance if each.noise.from_repeats else within(each.runs[0].steady)
                 of_mean = math.sqrt(variance) if variance >= 0 else error / math.sqrt(n)
                 moves.append(of_mean / math.sqrt(n + 1))
@@ -189,7 +189,7 @@ class Search:
         return np.array(means), np.array(moves)
 
     def _gain(self, index: int, means: Array, move: float, measured: Array) -> float:
-        """Return by how much another trial of a configuration is expected to improve the choice, in ln speedup."""
+        """Return the expected improvement of the choice by another trial of a configuration, in ln speedup."""
         asked = np.log([[max(least, 1e-9) for least in self.goal.least_speedups(scale)] for scale in self.scales])
         outcomes = np.tile(means, (len(_NODES) + 1, 1))
         outcomes[:-1, index] += move * _NODES
@@ -201,7 +201,7 @@ class Search:
 
 
 def _costs(trials: Sequence[Trial], means: Array) -> Array:
-    """Return what a trial of each configuration is expected to cost [s]: start-up, and time for an equal number of env steps."""
+    """Return the expected cost of a trial of each configuration [s]: start-up, plus time for an equal number of env steps."""
     told = [(trial.seconds, trial.steady.sps) for trial in trials if trial.steady and not trial.failed and trial.seconds > 0]
     if len(told) < 2:
         return np.full(len(means), told[0][0] if told else 1.0)

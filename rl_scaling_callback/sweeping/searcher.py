@@ -1,4 +1,4 @@
-"""Proposes the configurations that are worth measuring, to any `Tuner`."""
+"""A Tune searcher that proposes the configurations worth measuring."""
 
 from __future__ import annotations
 
@@ -38,28 +38,28 @@ class _Running:
 
 
 class ScalingSearcher(Searcher):
-    """Looks for the best number of env runners and envs per runner: the baseline first, then what is worth its time.
+    """Searches for the best number of env runners and envs per runner, starting with the baseline.
 
-    `tune.TuneConfig(search_alg=ScalingSearcher([1, 2, 4], [1, 2, 4]), num_samples=-1)` ends by itself. Give the `Tuner` a
-    `SteadyStopper` too, or stop trials after enough iterations. Trials with `ScalingCallback` also tell it where efficiency goes,
-    and when other programs got in the way: that is measured again, once.
+    `tune.TuneConfig(search_alg=ScalingSearcher([1, 2, 4], [1, 2, 4]), num_samples=-1)` ends by itself. Combine it with a
+    `SteadyStopper`, or stop trials after enough iterations. With `ScalingCallback`, trials also report where efficiency is lost and
+    how busy other programs were; disturbed trials are repeated once.
 
     Args:
         runners: numbers of env runners.
         envs: numbers of envs per env runner.
-        goal: what the configuration is for.
-        cores: logical cores that the env runners share; NaN where not known.
-        trials: what was measured before.
-        budget_s: time after which no trial is started any more [s]; None for no limit.
-        max_trials: most trials, those measured before included; None for no limit.
-        places: what a trial's config gets beside its scale, one mapping for each trial that may run at a time: the node that it
-            runs on, say. By default there is one, of nothing: side by side on one machine trials would measure one another.
-        cpus: CPUs that a trial holds beside its env runners, and for each of them.
+        goal: the goal of the choice.
+        cores: logical cores that the env runners share; NaN if unknown.
+        trials: earlier measurements.
+        budget_s: time after which no more trials are started [s]; None for no limit.
+        max_trials: maximum number of trials, including earlier ones; None for no limit.
+        places: settings added to a trial's config, such as the node to run on: one mapping per concurrent trial. By default a
+            single empty mapping, since concurrent trials on one machine would disturb each other.
+        cpus: CPUs allocated to a trial other than for its env runners, and per env runner.
         rule: when a trial counts as steady.
-        clock: monotonic seconds.
+        clock: returns monotonic time [s].
 
     Raises:
-        ValueError: a value that is not allowed.
+        ValueError: an argument is invalid.
     """
 
     def __init__(
@@ -90,11 +90,11 @@ class ScalingSearcher(Searcher):
         self._running: dict[str, _Running] = {}
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
-        """Return True: a metric may be given to Tune, and changes nothing here."""
+        """Return True: Tune's metric and mode are accepted but not used."""
         return True
 
     def suggest(self, trial_id: str) -> Any:
-        """Return the configuration to measure next, None to wait for one that is being measured, or `FINISHED`."""
+        """Return the configuration to measure next, None to wait for a running trial, or `FINISHED`."""
         running = self.measuring
         taken = {trial.place for trial in self._running.values()}
         place = next((place for place in range(len(self._places)) if place not in taken), None)
@@ -122,9 +122,9 @@ class ScalingSearcher(Searcher):
         return self.search.propose(undisturbed(self.trials), running)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Take in an iteration; Tune gives it flattened."""
+        """Record an iteration of a trial. Tune passes its result flattened."""
         trial = self._running.get(trial_id)
-        # A trial that is stopped from outside ends with a result that was here already.
+        # A trial stopped from outside reports its last result twice.
         if trial is not None and trial.last != result.get("training_iteration"):
             trial.last = result.get("training_iteration")
             nested = unflatten_dict(result)
@@ -137,7 +137,7 @@ class ScalingSearcher(Searcher):
                 self.search = replace(self.search, overlaps=rllib.is_asynchronous(config), timed=timed)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Take in what the trial measured; one that ended with an error gave no throughput."""
+        """Record the measurement of a trial; a trial with an error counts as failed."""
         if result is not None:
             self.on_trial_result(trial_id, result)
         self._windows.forget(trial_id)
@@ -145,7 +145,7 @@ class ScalingSearcher(Searcher):
         if trial is None:
             return
         seconds = self._clock() - trial.started
-        # With an env runner missing, it is not the throughput of this configuration.
+        # With an env runner missing, the throughput isn't that of this configuration.
         if error or trial.steady is None or trial.healthy < trial.scale.num_env_runners:
             self.trials.append(Trial(trial.scale, seconds, None))
         else:
@@ -153,35 +153,35 @@ class ScalingSearcher(Searcher):
             self.trials.append(Trial(trial.scale, seconds, trial.steady, fmean(others) if others else NAN))
 
     def choose(self, goal: Goal | None = None) -> Scale | None:
-        """Return the best configuration of those measured, by all measurements taken together; None without the baseline.
+        """Return the best configuration measured so far; None without a baseline.
 
         Args:
-            goal: what it is for; the searcher's own by default.
+            goal: the goal of the choice; the searcher's by default.
         """
         return replace(self.search, goal=goal or self.search.goal).choose(undisturbed(self.trials))
 
     @property
     def measuring(self) -> tuple[Scale, ...]:
-        """The configurations that are being measured."""
+        """The configurations of running trials."""
         return tuple(trial.scale for trial in self._running.values())
 
     @property
     def started(self) -> int:
-        """How many trials were started, those measured before and those that still run included."""
+        """Number of trials started, including earlier measurements and running trials."""
         return len(self.trials) + len(self._running)
 
     def time_left(self) -> str:
-        """Return what is left of the budget, for the reader; "" without a budget."""
+        """Return the remaining budget as text for display; "" without a budget."""
         if self._budget_s is None:
             return ""
         return f", {max(0.0, self._budget_s - (self._clock() - self._started)) / 60:.1f} of {self._budget_s / 60:g} min left"
 
     def save(self, checkpoint_path: str) -> None:
-        """Write what was measured."""
+        """Save all measurements."""
         Path(checkpoint_path).write_text(json.dumps([_to_json(trial) for trial in self.trials]), encoding="utf-8")
 
     def restore(self, checkpoint_path: str) -> None:
-        """Read what was measured; a trial that was running then is proposed again."""
+        """Restore all measurements; trials that were running are proposed again."""
         self.trials = [_from_json(trial) for trial in json.loads(Path(checkpoint_path).read_text(encoding="utf-8"))]
         self._running.clear()
         self._windows.clear()

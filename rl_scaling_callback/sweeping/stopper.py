@@ -1,4 +1,4 @@
-"""Ends a trial when its throughput is known."""
+"""A Tune stopper that ends trials once their throughput is known."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rl_scaling_callback.sweeping.windows import Windows
 class SteadyStopper(tune.Stopper):
     """Stops a trial once its steady SPS is precise enough, or as precise as it gets within the rule's caps.
 
-    `tune.RunConfig(stop=SteadyStopper())` saves the iterations that a measurement does not need, in any experiment.
+    `tune.RunConfig(stop=SteadyStopper())` saves iterations that a measurement doesn't need, in any experiment.
 
     Args:
         rule: when a trial counts as steady.
@@ -23,9 +23,9 @@ class SteadyStopper(tune.Stopper):
         self._windows = Windows(rule)
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Return whether the trial has been measured."""
+        """Return whether the trial's steady state is settled."""
         return self._windows.add(trial_id, result).settled
 
     def stop_all(self) -> bool:
-        """Return False: other trials go on."""
+        """Return False: other trials continue."""
         return False

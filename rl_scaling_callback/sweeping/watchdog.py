@@ -1,4 +1,4 @@
-"""Ends a trial that hangs: Tune waits for results, and would wait for one forever."""
+"""Ends trials that hang, since Tune waits for results indefinitely."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ logger = logging.getLogger("rl_scaling_callback")
 
 
 class Watchdog(RLlibCallback):
-    """Ends the trial's process when an iteration, or starting up, takes too long. Tune then lists the trial as failed.
+    """Ends the trial's process if start-up or an iteration takes too long. Tune then lists the trial as failed.
 
-    There is one timer in a process: RLlib makes the callback for the Algorithm and once more for its local env runner, of which
-    only the former is told of results.
+    There is one timer per process: RLlib creates the callback for the Algorithm and again for its local env runner, and only the
+    former receives results.
 
     Args:
-        seconds: the longest that is waited for a result.
+        seconds: maximum time to wait for a result.
 
     Raises:
-        ValueError: not above 0.
+        ValueError: `seconds` is not above 0.
     """
 
     _timer: ClassVar[threading.Timer | None] = None
@@ -38,12 +38,12 @@ class Watchdog(RLlibCallback):
             self._start()
 
     def on_environment_created(self, *, env_runner: Any, **kwargs: Any) -> None:
-        """Wait no longer in the process of a remote env runner, which is told of no results either."""
+        """Stop the timer in the process of a remote env runner, which receives no results."""
         if getattr(env_runner, "worker_index", 0) > 0:
             self._stop()
 
     def on_train_result(self, **kwargs: Any) -> None:
-        """Wait anew. RLlib calls it at the end of each iteration."""
+        """Restart the timer. RLlib calls this at the end of each iteration."""
         self._start()
 
     def _start(self) -> None:
@@ -57,5 +57,5 @@ class Watchdog(RLlibCallback):
             Watchdog._timer.cancel()
 
     def _end(self) -> None:
-        logger.error("no result for %.0f s: the trial hangs and is ended", self._seconds)
+        logger.error("no result for %.0f s: the trial hangs and will be terminated", self._seconds)
         os._exit(1)

@@ -1,4 +1,4 @@
-"""The steady windows of trials that Tune reports on, at its driver."""
+"""The steady windows of running trials, kept in Tune's driver process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _Progress:
 
 
 class Windows:
-    """The steady state of each running trial. Trials need not use `ScalingCallback`; with it, evaluation is left out of their time.
+    """The steady state of each running trial. `ScalingCallback` is not required, but only with it is evaluation time excluded.
 
     Args:
         rule: when a trial counts as steady.
@@ -30,7 +30,7 @@ class Windows:
         self._trials: dict[str, _Progress] = {}
 
     def add(self, trial_id: str, result: Mapping[str, Any]) -> Steady:
-        """Take in a result of a trial; return its steady state so far."""
+        """Add a result of a trial and return its steady state so far."""
         trial = self._trials.get(trial_id)
         if trial is None:
             learns_after = rllib.steps_before_learning(result.get("config") or {})
@@ -38,7 +38,7 @@ class Windows:
         read = rllib.read_measured(result, rllib.read_injected(result, rllib.MEASURED_KEYS), trial.lifetime)
         trial.lifetime = read.lifetime
         since_restore = rllib.read_since_restore(result)
-        # One iteration without parts makes their sums unknown: a smaller sum would be wrong.
+        # An iteration without parts makes their sums unknown; omitting it would make them too small.
         parts = dict.fromkeys(RECORDED, NAN) if read.parts is None else dict(zip(RECORDED, read.parts, strict=True))
         trial.window.add(read.env_steps, read.seconds, parts, since_restore=since_restore)
         return trial.window.read()

@@ -1,4 +1,4 @@
-"""Envs and learners of known cost."""
+"""Envs and learners with known costs."""
 
 import os
 import time
@@ -9,15 +9,15 @@ from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 
 
 class CostlyEnv(gym.Env):
-    """An env that costs nothing but what its config asks for, on any machine.
+    """An env with the costs in its config and no others, on any machine.
 
     Config:
-        step_s: sleep of each step.
-        slow_worker, slow_step_s: additional sleep of each step in the env runner of this index.
-        burn_s: CPU time that each step burns.
-        core: the one core that the env runner may use.
-        pickle_s: sleep of each sample's way out of the env runner.
-        quiet_s: time that lies between two samples at least.
+        step_s: sleep in each step.
+        slow_worker, slow_step_s: additional sleep in each step, in the env runner of this index.
+        burn_s: CPU time used by each step.
+        core: the only core that the env runner may use.
+        pickle_s: sleep when a sample is pickled in the env runner.
+        quiet_s: minimum time between two samples.
     """
 
     def __init__(self, config):
@@ -46,18 +46,18 @@ class CostlyEnv(gym.Env):
 
 
 class FailingEnv(CostlyEnv):
-    """An env that can't be made in the env runner of index `worker`: it raises, or never returns, as `how` says."""
+    """An env whose creation fails in the env runner of index `worker`: it hangs if `how` is "hang", otherwise it raises."""
 
     def __init__(self, config):
         super().__init__(config)
         if config.worker_index == config["worker"]:
             if config["how"] == "hang":
                 time.sleep(100_000)
-            raise RuntimeError("this env can't be made here")
+            raise RuntimeError("this env can't be created here")
 
 
 class SlowToPickle:
-    """Sleeps when it is pickled, once in `quiet_s` seconds: a sample holds one a step, and is pickled once."""
+    """Sleeps when pickled, at most once per `quiet_s` seconds: a sample contains one instance per step but is pickled once."""
 
     last = 0.0
     quiet_s = 0.2

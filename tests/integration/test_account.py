@@ -1,7 +1,7 @@
-"""Ground truth: costs that are known in seconds land under their own causes, all at once and nothing beside them.
+"""Ground truth: known costs in seconds are attributed to the right causes, all at the same time, and nothing else is.
 
-Costs are sleeps that are long beside what RLlib itself takes. Whatever else runs on the machine only adds to an iteration, so the
-least disturbed of several counts.
+Costs are sleeps, long compared to RLlib's overhead. Other load on the machine only adds to an iteration, so the least disturbed of
+several counts.
 """
 
 import math
@@ -23,7 +23,7 @@ STEPS, STEP_S = 16, 0.1
 UPDATE_S, PICKLE_S, SLOW_STEP_S = 1.0, 1.0, 0.1
 EVALUATION_STEPS, EVALUATION_STEP_S = 8, 0.1
 TOLERANCE_S = 0.12
-"""The costs are 0.5 to 1.2 s."""
+"""Small compared to the costs, which are 0.5 to 1.2 s."""
 
 COSTS = {"step_s": STEP_S, "pickle_s": PICKLE_S, "slow_worker": 2, "slow_step_s": SLOW_STEP_S}
 
@@ -48,26 +48,26 @@ def train(place, *, runners=1, envs=1, steps=STEPS, update_s=UPDATE_S, evaluate=
 
 
 def lost_seconds(results):
-    """The least seconds of each cause in a warm iteration, after checking that they are whole."""
+    """Return the minimum seconds per cause over warm iterations, after checking that causes and phases add up."""
     warm = results[1:]
     for result in warm:
         scaling = result["scaling"]
         assert sum(scaling["time"].values()) == pytest.approx(result["time_this_iter_s"], rel=1e-9)
         causes = {cause: scaling["loss"][cause] for cause in CAUSES}
         assert sum(causes.values()) == pytest.approx(scaling["loss"]["total"], abs=1e-9)
-        assert "_scaling_env_runners" not in str(result)  # what env runners report is no metric of RLlib's
+        assert "_scaling_env_runners" not in str(result)  # reports are removed from RLlib's metrics
     return {cause: min(r["scaling"]["loss"][cause] / 100 * r["time_this_iter_s"] for r in warm) for cause in CAUSES}
 
 
 def known(n, **seconds):
-    """What must be lost: half and more of what does not get faster with `n`, the given costs, and nothing else."""
+    """Return the expected losses: the costs that don't shrink with `n`, the given ones, and nothing else."""
     serial = {"learn": UPDATE_S * (1 - 1 / n), "transfer": PICKLE_S * (1 - 1 / n)}
     return pytest.approx(dict.fromkeys(CAUSES, 0.0) | serial | seconds, abs=TOLERANCE_S)
 
 
 @pytest.fixture(scope="module")
 def place(cluster, tmp_path_factory):
-    """Where the baseline of the env with all these costs lies."""
+    """The directory with the baseline of the env with all these costs."""
     place = tmp_path_factory.mktemp("baselines")
     train(place)
     return place
@@ -75,17 +75,17 @@ def place(cluster, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two_runners(place):
-    """Two env runners, of which the second is slow, and evaluation in each iteration."""
+    """Results with two env runners, the second of them slow, and evaluation in each iteration."""
     return train(place, runners=2, evaluate=True)
 
 
-def test_every_cost_lands_under_its_own_cause(two_runners):
+def test_every_cost_is_attributed_to_its_cause(two_runners):
     straggler = SLOW_STEP_S * STEPS / 2
     expected = known(2, straggler=straggler, evaluate=EVALUATION_STEPS * EVALUATION_STEP_S)
     assert lost_seconds(two_runners) == expected
 
 
-def test_what_runners_and_learner_were_busy_with(two_runners):
+def test_busy_times_of_runners_and_learner(two_runners):
     scaling = two_runners[-1]["scaling"]
     assert scaling["time"]["learn"] == pytest.approx(UPDATE_S, abs=TOLERANCE_S)
     assert scaling["runners"]["reported"] == 2
@@ -93,8 +93,8 @@ def test_what_runners_and_learner_were_busy_with(two_runners):
     assert scaling["account"] == {"exclusive": 1.0, "estimated": 0.0}
 
 
-def test_the_baseline_does_not_pay_for_evaluation(two_runners):
-    """Steady figures leave evaluation out: their speedup is that of the costs without it."""
+def test_steady_speedup_excludes_evaluation(two_runners):
+    """The steady speedup follows from the costs without evaluation."""
     expected = (STEPS * STEP_S + UPDATE_S + PICKLE_S) / (STEPS / 2 * (STEP_S + SLOW_STEP_S) + UPDATE_S + PICKLE_S)
     assert two_runners[-1]["scaling"]["steady"]["speedup"] == pytest.approx(expected, rel=0.08)
 
@@ -108,7 +108,7 @@ def test_sub_envs_of_one_runner_step_one_after_another(place):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("envs", "is_estimate"), [(4, 0.0), (2, 1.0)], ids=["with 1r4e", "without 1r2e"])
-def test_stepping_is_told_from_contention_where_one_runner_was_measured(place, envs, is_estimate):
+def test_single_runner_measurement_separates_stepping_from_contention(place, envs, is_estimate):
     if not is_estimate:
         train(place, envs=envs)
     results = train(place, runners=2, envs=envs)
@@ -119,14 +119,14 @@ def test_stepping_is_told_from_contention_where_one_runner_was_measured(place, e
 
 @pytest.mark.slow
 @pytest.mark.alone
-def test_a_cpu_bound_env_on_too_few_cores(tmp_path):
-    # The burnt time is long beside the CPU time that RLlib needs for a step itself. The first core serves most interrupts.
+def test_cpu_bound_env_on_too_few_cores(tmp_path):
+    # The CPU time per step is long compared to RLlib's own. The first core serves most interrupts, so use the last.
     burn_s, steps, runners = 0.1, 40, 4
     costs = {"burn_s": burn_s, "core": max(os.sched_getaffinity(0))}
     train(tmp_path, steps=steps, update_s=0.0, costs=costs)
     results = train(tmp_path, runners=runners, steps=steps, update_s=0.0, costs=costs)
-    # Runners that share one core each take as long for their part as one for all of it, so nothing is gained. Whatever else runs on
-    # that core only adds to it.
+    # Each of the runners that share one core takes as long for its part as a single one for all of it, so nothing is gained. Other
+    # load on that core only adds to it.
     assert lost_seconds(results)["contention"] == pytest.approx(steps * burn_s * (1 - 1 / runners), rel=0.1)
 
 
@@ -161,7 +161,7 @@ def test_phases_on_the_old_stack(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_env_runner_that_dies_shows():
+def test_dead_env_runner_is_visible():
     config = (
         costly(batch=STEPS, step_s=0.005)
         .env_runners(num_env_runners=2, num_cpus_per_env_runner=0.5)

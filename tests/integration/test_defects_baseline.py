@@ -1,4 +1,4 @@
-"""Baselines that belong to another run, another place or another workload, in real runs of Tune."""
+"""Baselines of other runs, directories and workloads, in real Tune runs."""
 
 import functools
 import json
@@ -26,7 +26,7 @@ CLUSTER_CPUS = 4
 
 
 def slow(step_s):
-    """An env whose cost no config tells."""
+    """Return an env creator whose step time doesn't show in the config."""
     return lambda config: CostlyEnv(Config(step_s))
 
 
@@ -55,7 +55,7 @@ def fit(config, storage, *, name="experiment", callbacks=quick, iterations=5, tr
 
 
 class Telling(ScalingCallback):
-    """Puts its warnings and its workload's facts beside the numbers."""
+    """Adds its warnings and workload facts to the result."""
 
     def on_algorithm_init(self, *, algorithm, **kwargs):
         super().on_algorithm_init(algorithm=algorithm, **kwargs)
@@ -70,22 +70,22 @@ class Telling(ScalingCallback):
 telling = functools.partial(Telling, warmup_iterations=1, min_iterations=3, max_iterations=3)
 
 
-def test_a_second_run_of_the_same_name_measures_its_own_baseline(cluster, tmp_path):
-    # The user's word hides that the work is another one: the runs are told apart all the same.
+def test_second_run_of_the_same_name_measures_its_own_baseline(cluster, tmp_path):
+    # A workload name hides that the work differs; the runs are distinguished anyway.
     on_my_word = functools.partial(quick, workload="mine")
     efficiencies = []
     for step_s in (0.001, 0.004):
         (trial,) = fit(ppo(step_s=step_s), tmp_path, callbacks=on_my_word)
         efficiencies.append(trial.metrics["scaling"]["steady"]["efficiency"])
         assert trial.metrics["scaling"]["is_baseline"] == 1
-    assert efficiencies == pytest.approx([100, 100], abs=40)  # of the first run's baseline the second has 25 %
+    assert efficiencies == pytest.approx([100, 100], abs=40)  # the second has 25 % relative to the first run's baseline
 
 
-def test_a_restored_run_goes_on_with_its_own_baseline(cluster, tmp_path):
+def test_restored_run_keeps_its_own_baseline(cluster, tmp_path):
     class Failing(PPO):
         def step(self):
             if self.iteration == 5 and not (tmp_path / "mended").exists():
-                raise RuntimeError("the power is cut")
+                raise RuntimeError("power failure")
             return super().step()
 
     config = ppo().callbacks(quick)
@@ -101,7 +101,7 @@ def test_a_restored_run_goes_on_with_its_own_baseline(cluster, tmp_path):
     (before,) = (tmp_path / "experiment/scaling_baselines").rglob("baseline-*.json")
     measured = json.loads(before.read_text())["sps"]
     (tmp_path / "mended").touch()
-    time.sleep(1.1)  # the runs' times are told in seconds
+    time.sleep(1.1)  # run times have a resolution of one second
     restored = tune.Tuner.restore(str(tmp_path / "experiment"), trainable=Failing, resume_errored=True, param_space=config)
     (trial,) = restored.fit()
     assert trial.metrics["training_iteration"] == 7
@@ -110,7 +110,7 @@ def test_a_restored_run_goes_on_with_its_own_baseline(cluster, tmp_path):
     assert (after["baseline_sps"], after["is_baseline"]) == (measured, 1)
 
 
-def test_a_reference_that_disagrees_with_a_lasting_baseline_warns(cluster, tmp_path):
+def test_reference_that_disagrees_with_a_persistent_baseline_warns(cluster, tmp_path):
     lasting = functools.partial(telling, baseline_dir=str(tmp_path / "lasting"), workload="mine")
     warned = []
     for step_s in (0.001, 0.006):
@@ -119,7 +119,7 @@ def test_a_reference_that_disagrees_with_a_lasting_baseline_warns(cluster, tmp_p
     assert warned == [False, True]
 
 
-def test_a_relative_directory_begins_where_the_user_is(cluster, tmp_path):
+def test_relative_directory_is_resolved_against_the_working_directory(cluster, tmp_path):
     relative = functools.partial(quick, baseline_dir=os.path.relpath(tmp_path / "lasting"))
     results = []
     for runners in (1, 2):
@@ -135,20 +135,20 @@ class Stepping(PPO):
 
 
 def facts_in(tmp_path, config, trainable=PPO):
-    """The workload's facts in a trial of Tune, with one thread, and in a plain loop."""
+    """Return the workload's facts in a Tune trial, with one thread, and in a plain training loop."""
     (trial,) = fit(config.copy(copy_frozen=False), tmp_path, callbacks=telling, iterations=1, trainable=trainable)
     algorithm = trainable(config.copy(copy_frozen=False).callbacks(telling))
     in_loop = json.loads(algorithm.train()["facts"])
     algorithm.stop()
     in_trial = json.loads(trial.metrics["facts"])
-    # What a sweep reads from the config before there is a trial.
+    # What a sweep reads from the config before any trial starts.
     of_config = introspection.facts_of(config.copy(copy_frozen=False).callbacks(telling), trainable)
     both = of_config.keys() & in_trial.keys()
     assert {name: of_config[name] for name in both} == {name: in_trial[name] for name in both}
     return in_trial, in_loop
 
 
-def test_threads_and_the_content_of_code_count_and_are_the_same_in_every_process(cluster, tmp_path):
+def test_workload_covers_threads_and_code_and_is_the_same_in_every_process(cluster, tmp_path):
     import torch
 
     tune.register_env("by_name", slow(0.001))
@@ -178,7 +178,7 @@ class Silent(ScalingCallback):
 
 
 @pytest.mark.parametrize(("callback", "first"), [(Plain, 1), (Silent, 2)])
-def test_a_subclass_that_forgets_super_is_measured_all_the_same(cluster, caplog, callback, first):
+def test_subclass_that_does_not_call_super_is_still_measured(cluster, caplog, callback, first):
     algorithm = ppo().env_runners(num_env_runners=0).callbacks(callback).build_algo()
     results = [algorithm.train() for _ in range(3)]
     algorithm.stop()
@@ -187,7 +187,7 @@ def test_a_subclass_that_forgets_super_is_measured_all_the_same(cluster, caplog,
     assert ("super().on_algorithm_init" in caplog.text) == (callback is Silent)
 
 
-def test_a_trial_too_short_for_a_baseline_says_what_to_do_when_it_ends(cluster, tmp_path, caplog):
+def test_trial_too_short_for_a_baseline_warns_when_it_ends(cluster, tmp_path, caplog):
     lasting = functools.partial(ScalingCallback, baseline_dir=str(tmp_path))
     for runners in (1, 0):
         caplog.clear()
@@ -199,17 +199,17 @@ def test_a_trial_too_short_for_a_baseline_says_what_to_do_when_it_ends(cluster, 
         assert "7 to 10 iterations" in caplog.text
 
 
-def test_a_directory_out_of_reach_ends_no_env_runner(cluster, tmp_path):
+def test_unreachable_directory_fails_in_the_algorithm_not_in_env_runners(cluster, tmp_path):
     class Oddly(RLlibCallback):
         pass
 
     away = functools.partial(ScalingCallback, baseline_dir="/proc/nothing/here")
-    away()  # as an env runner makes it, whatever its class is called
+    away()  # as an env runner creates it, whatever its class is called
     with pytest.raises(ValueError, match="baseline_dir is '/proc/nothing/here'"):
         ppo().env_runners(num_env_runners=0).callbacks([Oddly, away]).build_algo()
 
 
-def test_numpy_integers_are_numbers_of_runners_and_envs(cluster):
+def test_numpy_integers_are_accepted_as_runner_and_env_counts(cluster):
     config = ppo().env_runners(num_env_runners=np.int64(0), num_envs_per_env_runner=np.int64(2)).callbacks(quick)
     algorithm = config.build_algo()
     scaling = algorithm.train()["scaling"]

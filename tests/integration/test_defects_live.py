@@ -1,4 +1,4 @@
-"""What happens around an iteration, and must not be measured as part of it."""
+"""Events around an iteration that must not be measured as part of it."""
 
 import math
 import threading
@@ -37,7 +37,7 @@ def on_the_old_stack(config):
 
 
 def evaluated(config, step_s, **options):
-    """20 steps of `step_s`."""
+    """Add an evaluation of 20 steps of `step_s` each."""
     return config.evaluation(
         evaluation_duration=20,
         evaluation_duration_unit="timesteps",
@@ -61,32 +61,32 @@ def built():
 
 
 @pytest.mark.parametrize("stack", [lambda config: config, on_the_old_stack], ids=["new", "old"])
-def test_an_evaluation_between_iterations_is_part_of_none(built, stack):
+def test_evaluation_between_iterations_is_part_of_none(built, stack):
     algorithm = built(evaluated(stack(ppo(step_s=0.005)), step_s=0.02))
     for _ in range(3):
         algorithm.evaluate()
         result = algorithm.train()
         assert result["scaling"]["time"]["evaluate"] == 0
-    # 100 steps of 5 ms take half a second at least.
+    # 100 steps of 5 ms take at least half a second.
     assert result["scaling"]["steady"]["sps"] < 200
 
 
 @pytest.mark.parametrize("stack", [lambda config: config, on_the_old_stack], ids=["new", "old"])
-def test_an_evaluation_beside_training_takes_the_time_by_which_it_is_longer(built, stack):
+def test_parallel_evaluation_costs_the_time_by_which_it_outlasts_training(built, stack):
     config = evaluated(stack(ppo(step_s=0.005)), step_s=0.1, evaluation_interval=2, evaluation_parallel_to_training=True)
     algorithm = built(config)
     results = [algorithm.train() for _ in range(6)]
     alone, evaluating = results[2::2], results[3::2]
     assert [result["scaling"]["time"]["evaluate"] for result in alone] == [0.0, 0.0]
     for result in evaluating:
-        # 2 s of evaluation beside 0.5 s of sampling and what learning takes.
+        # 2 s of evaluation in parallel to 0.5 s of sampling plus learning.
         assert 0.8 < result["scaling"]["time"]["evaluate"] < result["time_this_iter_s"] - 0.5
     trained = [result["time_this_iter_s"] - result["scaling"]["time"]["evaluate"] for result in results]
     assert results[-1]["scaling"]["steady"]["sps"] == pytest.approx(6 * STEPS / sum(trained), rel=1e-6)
 
 
 class FailingOnce(PPO):
-    """Fails in its third iteration, after it has sampled."""
+    """Fails once in its third iteration, after sampling."""
 
     def training_step(self):
         super().training_step()
@@ -97,7 +97,7 @@ class FailingOnce(PPO):
                 raise RuntimeError("as expected")
 
 
-def test_an_iteration_that_fails_is_no_part_of_the_next(built):
+def test_failed_iteration_is_not_part_of_the_next(built):
     config = ppo(runners=1, step_s=0.002)
     config.algo_class = FailingOnce
     algorithm = built(config)
@@ -110,7 +110,7 @@ def test_an_iteration_that_fails_is_no_part_of_the_next(built):
         assert result["scaling"]["time"]["sample"] < result["time_this_iter_s"]
         assert result["scaling"]["time"]["other"] >= 0
         assert result["scaling"]["runners"]["busy"] < result["time_this_iter_s"]
-    # RLlib counts the steps of both.
+    # RLlib counts the steps of both iterations.
     assert mixed["env_runners"]["num_env_steps_sampled"] == 2 * STEPS
     assert math.isnan(mixed["scaling"]["sps"])
     assert clean["scaling"]["env_steps"] == STEPS
@@ -118,7 +118,7 @@ def test_an_iteration_that_fails_is_no_part_of_the_next(built):
 
 
 class Seen(RLlibCallback):
-    """Notes what another callback sees of the results, before ours in the list."""
+    """Records the results as seen by a callback that runs before ours."""
 
     texts: list = []  # noqa: RUF012
 
@@ -129,7 +129,7 @@ class Seen(RLlibCallback):
         self.texts.append(str(evaluation_metrics))
 
 
-def test_what_env_runners_report_is_seen_by_nobody_else(built, tmp_path):
+def test_env_runner_reports_are_invisible_to_others(built, tmp_path):
     ours = partial(ScalingCallback, baseline_sps=1000.0)
     config = evaluated(ppo(runners=1), step_s=0.0).callbacks([Seen, ours])
     algorithm = built(config)
@@ -146,7 +146,7 @@ def test_what_env_runners_report_is_seen_by_nobody_else(built, tmp_path):
 
 
 class Taking(CostlyEnv):
-    """The env of one env runner is slow in one stretch of 10 steps, that of the other in the next."""
+    """Envs of two env runners that take turns being slow, for 10 steps each."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -160,8 +160,8 @@ class Taking(CostlyEnv):
 
 
 @pytest.mark.alone
-def test_stragglers_that_take_turns_are_no_transfer(built, tmp_path):
-    # Ten rounds an iteration, in each of which one of the two env runners takes 0.2 s longer than the other.
+def test_alternating_stragglers_are_not_transfer(built, tmp_path):
+    # Ten rounds per iteration, in each of which one of the two env runners takes 0.2 s longer than the other.
     config = ppo(Taking, runners=2, step_s=0.01).callbacks(
         partial(ScalingCallback, baseline_dir=tmp_path, warmup_iterations=1, min_iterations=2, max_iterations=2)
     )
@@ -176,7 +176,7 @@ def test_stragglers_that_take_turns_are_no_transfer(built, tmp_path):
     assert lost_s["transfer"] < 0.3
 
 
-def test_algorithms_in_threads_of_one_process_see_each_other(built):
+def test_algorithms_in_threads_of_one_process_detect_each_other(built):
     algorithms = [built(ppo(step_s=0.002)) for _ in range(2)]
     in_turn = [algorithm.train()["scaling"]["exclusive"] for algorithm in algorithms]
     beside = []
@@ -202,7 +202,7 @@ def train_in_a_function(space):
     algorithm.stop()
 
 
-def test_an_algorithm_inside_a_function_trainable_is_a_trial_of_the_experiment(tmp_path):
+def test_algorithm_in_a_function_trainable_belongs_to_the_experiment(tmp_path):
     bundles = tune.PlacementGroupFactory([{"CPU": 1}, {"CPU": 0.5}, {"CPU": 0.5}])
     results = tune.Tuner(
         tune.with_resources(train_in_a_function, bundles),

@@ -1,7 +1,7 @@
-"""What may happen to an experiment, and what must hold then.
+"""Faults during an experiment.
 
-Always: training ends as it would without the callback, no value is wrong, nothing is lost. Faults of the store and of files are in
-`unit/test_store_faults.py` and `unit/test_hardening.py`, those of sweeps in `test_sweep.py`.
+After any fault, training ends as it would without the callback, no value is wrong and nothing is lost. Faults of the store and of
+files are in `unit/test_store_faults.py` and `unit/test_hardening.py`, those of sweeps in `test_sweep.py`.
 """
 
 import json
@@ -51,7 +51,7 @@ def ppo(*callbacks, runners=0, env=CostlyEnv, **env_config):
 
 
 def train(config, iterations):
-    """Train in a plain loop; return the results, and what ended it early."""
+    """Train in a plain loop; return the results and the type of the error that ended it early, or None."""
     algorithm = config.build_algo()
     results = []
     try:
@@ -81,7 +81,7 @@ def fit(config, place, *, iterations, trainable="PPO", checkpoint_every=0, failu
 
 
 def check(results, flat):
-    """What holds for every result, whatever happened: all keys, no wrong value."""
+    """Check what every result must satisfy: all keys present, no wrong values."""
     for result in results:
         scaling = flat(result)
         assert set(scaling) == {key.name for key in KEYS}
@@ -112,8 +112,8 @@ def store_files(folder):
     ],
     ids=["restarted", "left out", "not tolerated"],
 )
-def test_an_env_runner_is_killed(tmp_path, tolerance, flat):
-    """Its replacement starts while the storage of the baseline is away, which is none of its business."""
+def test_env_runner_is_killed(tmp_path, tolerance, flat):
+    """The replacement starts while the baseline's storage is unavailable, which doesn't concern env runners."""
     place = tmp_path / "baselines"
 
     def take_the_storage_away():
@@ -163,14 +163,14 @@ def test_the_baseline_trial_is_killed(tmp_path, flat, iteration, failures):
         assert {flat(result)["is_baseline"] for result in baseline} == {1.0}
 
 
-def test_a_trial_is_restored_from_its_checkpoint(tmp_path, flat):
+def test_trial_is_restored_from_its_checkpoint(tmp_path, flat):
     config = ppo(partial(quick, baseline_dir=tmp_path / "baselines"), runners=1, step_s=0.002)
     algorithm = config.build_algo()
     before = [algorithm.train() for _ in range(5)]
     algorithm.save_to_path(str(tmp_path / "checkpoint"))
     in_place = [algorithm.train(), algorithm.restore_from_path(str(tmp_path / "checkpoint")) or algorithm.train()]
     algorithm.stop()
-    (file,) = (tmp_path / "baselines").iterdir()  # refined meanwhile where the window had doubled
+    (file,) = (tmp_path / "baselines").iterdir()  # refined in the meantime if the window had doubled
     published = json.loads(file.read_text())["sps"]
     algorithm = Algorithm.from_checkpoint(str(tmp_path / "checkpoint"))
     anew = [algorithm.train() for _ in range(3)]
@@ -184,13 +184,13 @@ def test_a_trial_is_restored_from_its_checkpoint(tmp_path, flat):
 
 
 class Rank(RLlibCallback):
-    """Makes one of the trials the better one, whatever it does."""
+    """Ranks the trials in a fixed order."""
 
     def on_train_result(self, *, result, **kwargs):
         result["rank"] = os.getpid()
 
 
-def test_pbt_pauses_both_trials_and_one_goes_on_with_the_others_checkpoint(tmp_path, flat):
+def test_pbt_pauses_both_trials_and_clones_a_checkpoint(tmp_path, flat):
     pbt = PopulationBasedTraining(
         metric="rank",
         mode="max",
@@ -214,7 +214,7 @@ def test_pbt_pauses_both_trials_and_one_goes_on_with_the_others_checkpoint(tmp_p
     assert {(scaling["comparable"], scaling["baseline_sps"]) for scaling in last.values()} == {(1.0, published["sps"])}
 
 
-def test_a_process_goes_on_as_another_trial(tmp_path, flat):
+def test_process_is_reused_for_another_trial(tmp_path, flat):
     config = ppo(partial(quick, reference="0r1e")).training(lr=tune.grid_search([1e-3, 1e-4]))
     results = fit(config, tmp_path, trainable=ReusablePPO, iterations=6, reuse_actors=True)
     assert not results.errors
@@ -229,7 +229,7 @@ def test_a_process_goes_on_as_another_trial(tmp_path, flat):
 
 @pytest.fixture(scope="module")
 def learned(cluster):
-    """What a trial learns without the callback, by iteration."""
+    """The learning results of a trial without the callback, by iteration."""
     return learning(train(cartpole(), 6)[0])
 
 
@@ -262,7 +262,7 @@ def fill_the_disk(place):
 
 
 @pytest.mark.parametrize("fault", [None, vanish, put_a_file_in_the_way, fill_the_disk])
-def test_what_is_learned_does_not_depend_on_the_storage(tmp_path, learned, flat, fault):
+def test_learning_does_not_depend_on_the_storage(tmp_path, learned, flat, fault):
     place = tmp_path / "baselines"
     measure = partial(quick, reference="0r1e", baseline_dir=place)
     trouble = partial(AtIteration, 3, partial(fault or Path.exists, place))
@@ -287,8 +287,8 @@ def test_what_is_learned_does_not_depend_on_the_storage(tmp_path, learned, flat,
 
 
 @pytest.mark.parametrize("jump_s", [-3600.0, -0.3, 0.3, 3600.0])
-def test_the_clock_is_turned(monkeypatch, flat, jump_s):
-    """Its iteration has no known time, or the right one; the others don't notice."""
+def test_clock_jumps(monkeypatch, flat, jump_s):
+    """The duration of the iteration is unknown or correct; other iterations are unaffected."""
     real, offset = time.time, [0.0]
     monkeypatch.setattr(time, "time", lambda: real() + offset[0])
     turn = partial(AtIteration, 4, lambda: offset.append(offset.pop() + jump_s))
@@ -302,7 +302,7 @@ def test_the_clock_is_turned(monkeypatch, flat, jump_s):
 
 
 class Bulky(RLlibCallback):
-    """Puts 10 MB into each result, in one value and in many, and times what runs between its two instances."""
+    """Adds 10 MB to each result, as one large value and many small ones, and times what runs between its two instances."""
 
     blob = "☃" * 5_000_000
     entered: float
@@ -321,7 +321,7 @@ class Bulky(RLlibCallback):
             Bulky.seconds.append(time.perf_counter() - Bulky.entered)
 
 
-def test_a_result_of_10_mb(flat):
+def test_result_of_10_mb(flat):
     results, error = train(ppo(partial(Bulky, True), partial(quick, baseline_sps=1.0), partial(Bulky, False)), 4)
     assert error is None
     check(results, flat)
@@ -336,7 +336,7 @@ HOSTILE = "<script>alert('评')</script> {} %s ☃"
 
 
 def test_hostile_names(tmp_path, flat):
-    name = HOSTILE.encode("ascii", "replace").decode() + "\n../../up"  # Ray takes no others for an env
+    name = HOSTILE.encode("ascii", "replace").decode() + "\n../../up"  # Ray accepts only ASCII names for envs
     tune.register_env(name, lambda config: CostlyEnv(config))
     results = fit(
         ppo(partial(quick, reference="0r1e"), env=name, **{name: name}),
@@ -358,7 +358,7 @@ def test_hostile_names(tmp_path, flat):
     assert "<script>alert" not in page
 
 
-# ---------------------------------------------------------------- experiments side by side, and drivers
+# ---------------------------------------------------------------- concurrent experiments, and drivers
 
 
 @ray.remote(num_cpus=0)
@@ -366,7 +366,7 @@ def experiment(config, place, name):
     return fit(config, place, name=name, iterations=12, num_samples=2, max_concurrent_trials=2).experiment_path
 
 
-def test_two_experiments_race_for_one_lasting_baseline(tmp_path, flat):
+def test_two_experiments_race_for_one_persistent_baseline(tmp_path, flat):
     lasting = partial(quick, reference="0r1e", baseline_dir=tmp_path / "baselines")
     paths = ray.get([experiment.remote(ppo(lasting, step_s=0.002), tmp_path, name) for name in ("a", "b")])
     trials = [
@@ -407,13 +407,13 @@ else:
 def drive(place):
     path = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
     command = [sys.executable, "-c", DRIVER.format(path=path, place=str(place))]
-    # Tune writes down which checkpoints there are every 10 s or so; here the trials are over before.
+    # By default Tune saves the experiment state about every 10 s, but these trials end sooner.
     environment = os.environ | {"TUNE_GLOBAL_CHECKPOINT_S": "0"}
     return subprocess.run(command, timeout=300, capture_output=True, start_new_session=True, env=environment)
 
 
-def test_the_driver_is_killed_and_the_experiment_restored(tmp_path, flat):
-    """The baseline of a trial that had ended stays as it is, and serves the trial that goes on."""
+def test_driver_is_killed_and_the_experiment_restored(tmp_path, flat):
+    """The baseline of the finished trial is unchanged and is used by the restored trial."""
     assert drive(tmp_path).returncode == -signal.SIGKILL
     (file,) = (tmp_path / "experiment" / "scaling_baselines").glob("*-0r1e.json")
     kept = file.read_bytes()

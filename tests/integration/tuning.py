@@ -1,4 +1,4 @@
-"""Small configs, experiments of Tune and plain loops, and what they leave behind."""
+"""Helpers for small configs, Tune experiments and plain training loops, and for reading their results."""
 
 import json
 from functools import partial
@@ -14,7 +14,7 @@ quick = partial(ScalingCallback, warmup_iterations=1, min_iterations=3, max_iter
 
 
 def ppo(env, batch, **env_config):
-    """PPO with a model that costs next to nothing and one minibatch an iteration."""
+    """Return a PPO config with a tiny model and one minibatch per iteration."""
     return (
         PPOConfig()
         .environment(env, env_config=env_config)
@@ -25,7 +25,7 @@ def ppo(env, batch, **env_config):
 
 
 def costly(env=CostlyEnv, batch=80, **costs):
-    """PPO whose iterations cost what `costs` say."""
+    """Return a PPO config with the env costs in `costs`."""
     return ppo(env, batch, **costs)
 
 
@@ -34,7 +34,7 @@ def cartpole(runners=1, envs=1):
 
 
 def train(config, iterations):
-    """Return the results of a plain loop."""
+    """Return the results of a plain training loop."""
     algorithm = config.build_algo()
     try:
         return [algorithm.train() for _ in range(iterations)]
@@ -43,7 +43,7 @@ def train(config, iterations):
 
 
 def run(place, config, *, stop, callbacks=quick, reporters=(), scheduler=None, concurrent=1, **run_config):
-    """Return the results of an experiment whose trials run one at a time, or `concurrent` of them."""
+    """Return the results of an experiment that runs `concurrent` trials at a time."""
     config.callbacks(callbacks)
     return tune.Tuner(
         "PPO",

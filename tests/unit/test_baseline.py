@@ -13,13 +13,13 @@ from rl_scaling_callback.core.scale import Scale
 from tests.builders import BASELINE
 
 
-def test_json_and_back():
+def test_json_round_trip():
     assert Baseline.from_json(BASELINE.to_json()) == BASELINE
     unknown_error = replace(BASELINE, error=math.nan)
     assert math.isnan(Baseline.from_json(unknown_error.to_json()).error)
 
 
-def test_a_larger_reference_counts_as_perfect_up_to_itself():
+def test_larger_reference_is_taken_to_scale_perfectly():
     assert BASELINE.unit_sps == 1378.0
     assert replace(BASELINE, scale=Scale(4, 2)).unit_sps == 1378.0 / 8
 
@@ -35,9 +35,9 @@ def changed(**changes):
         (BASELINE.to_json()[:100], "not valid JSON"),
         (b"\xff\xfe\x00", "not valid JSON"),
         ("[" * 100_000, "not valid JSON"),
-        ("[]", "not of the schema"),
-        ('"text"', "not of the schema"),
-        (changed(schema="other"), "not of the schema"),
+        ("[]", "schema is not"),
+        ('"text"', "schema is not"),
+        (changed(schema="other"), "schema is not"),
         (changed(version=3), "version is 3"),
         (changed(version=None), "version is None"),
         (changed(sps=0), "wrong type"),
@@ -53,7 +53,7 @@ def changed(**changes):
         (changed(provenance=3), "wrong type"),
     ],
 )
-def test_a_file_that_cannot_be_used_says_why(text, reason):
+def test_unusable_files_are_rejected_with_a_reason(text, reason):
     with pytest.raises(BaselineFileError, match=reason):
         Baseline.from_json(text)
 
@@ -73,18 +73,18 @@ def test_a_file_that_cannot_be_used_says_why(text, reason):
         {"seconds": -1.0},
     ],
 )
-def test_a_window_that_no_measurement_gives_is_refused(values):
+def test_impossible_windows_are_rejected(values):
     window = json.loads(BASELINE.to_json())["window"]
     with pytest.raises(BaselineFileError, match="wrong type"):
         Baseline.from_json(changed(window=window | values))
 
 
-def test_a_baseline_is_as_long_as_a_baseline_can_be():
+def test_oversized_text_is_rejected():
     with pytest.raises(BaselineFileError, match=f"more than {LARGEST} bytes"):
         Baseline.from_json(BASELINE.to_json() + " " * LARGEST)
 
 
-def test_junk_of_any_depth_is_refused_or_read():
+def test_nesting_of_any_depth_is_read_or_rejected():
     text = BASELINE.to_json()
     for depth in range(1, sys.getrecursionlimit() + 100):
         with suppress(BaselineFileError):
@@ -92,7 +92,7 @@ def test_junk_of_any_depth_is_refused_or_read():
 
 
 @pytest.mark.parametrize("key", sorted(json.loads(BASELINE.to_json())))
-def test_no_key_may_be_missing(key):
+def test_every_key_is_required(key):
     document = json.loads(BASELINE.to_json())
     del document[key]
     with pytest.raises(BaselineFileError):
@@ -104,19 +104,19 @@ def test_no_key_may_be_missing(key):
         st.none() | st.booleans() | st.floats() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
     )
 )
-def test_nested_junk_is_refused_and_nothing_else(junk):
+def test_junk_raises_only_baseline_file_errors(junk):
     for text in (json.dumps(junk), changed(window=junk), changed(workload=junk)):
         with pytest.raises(BaselineFileError):
             Baseline.from_json(text)
 
 
-def test_workloads_are_named_by_their_facts():
+def test_workload_id_depends_on_the_facts_only():
     assert Workload({"a": 1, "b": 2}).id == Workload({"b": 2, "a": 1}).id
     assert Workload({"a": 1}).id != Workload({"a": 1.5}).id
     assert len(Workload({}).id) == 16
 
 
-def test_differences_name_fact_and_both_values():
+def test_differences_name_the_fact_and_both_values():
     here, there = Workload({"env": "A", "epochs": 4, "same": 0}), Workload({"env": "B", "same": 0, "x": "y" * 500})
     lines = here.differences(there)
     assert lines[:2] == ['env: "A" here, "B" there', "epochs: 4 here, null there"]

@@ -70,7 +70,7 @@ def test_pictures_and_curve(tmp_path):
         (["nowhere"], 1, "does not exist"),
         ([TABLE.parent], 1, "no trial"),
         ([TABLE, "--goal", "cheapest"], 2, "'save', 'balanced', 'fastest'"),
-        ([TABLE, "--reference", "one"], 2, "allowed are texts such as '1r1e'"),
+        ([TABLE, "--reference", "one"], 2, "allowed are strings such as '1r1e'"),
         ([TABLE, "--min-speedup", "-1"], 2, "min_speedup is -1.0"),
     ],
 )

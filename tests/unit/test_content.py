@@ -1,4 +1,4 @@
-"""Code and values by their content: the same in every process, another label where the code differs."""
+"""Labels of code and values: the same in every process, different if the code differs."""
 
 import functools
 import json
@@ -16,7 +16,7 @@ from rl_scaling_callback.rllib import content, plain
 
 
 def made(source, name="made", **names):
-    """What a source text defines, as if it were a user's script."""
+    """Return the object `name` that `source` defines, as if it were a user's script."""
     space = {"__name__": "__main__", **names}
     exec(compile(source, "script.py", "exec"), space)
     return space[name]
@@ -39,7 +39,7 @@ METHOD = "class made:\n    def step(self):\n        return 1\n"
         (METHOD, "class made:\n    'Says something.'\n\n    def step(this):\n        # says something\n        return 1\n"),
     ],
 )
-def test_names_lines_comments_and_docstrings_do_not_count(one, other):
+def test_names_lines_comments_and_docstrings_are_ignored(one, other):
     assert plain(made(one)) == plain(made(other))
 
 
@@ -60,7 +60,7 @@ def test_names_lines_comments_and_docstrings_do_not_count(one, other):
         ("def made(): import json", "def made(): import csv"),
     ],
 )
-def test_what_code_does_counts(one, other):
+def test_behaviour_of_code_counts(one, other):
     assert plain(made(one)) == plain(made(one))
     assert plain(made(one)) != plain(made(other))
 
@@ -75,13 +75,13 @@ def test_closure_values_arguments_and_state_count():
         assert plain(one) == plain(same) != plain(other)
 
 
-def test_code_of_installed_packages_goes_by_its_name():
+def test_installed_packages_are_labelled_by_name_and_version():
     assert plain(gym.Env) == "gymnasium.core.Env"
     assert plain(json.dumps) == "json.dumps"
     assert plain(np.zeros).partition(" ") == ("numpy.zeros", " ", np.__version__)
 
 
-def test_a_script_is_read_without_importing_it(tmp_path, monkeypatch):
+def test_module_is_labelled_without_importing_it(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "some_envs").mkdir()
     (tmp_path / "some_envs/__init__.py").write_text("raise RuntimeError")
@@ -94,7 +94,7 @@ def test_a_script_is_read_without_importing_it(tmp_path, monkeypatch):
     assert content.module_label("no_such_module") == "no_such_module"
 
 
-def test_large_values_become_a_hash_and_arrays_equal_lists():
+def test_large_values_are_hashed_and_arrays_equal_lists():
     array = np.arange(100_000.0)
     assert plain(array) == plain(array.tolist()) != plain(array + 1)
     for value in (array, array.reshape(100, 1000), "x" * 100_000, list(map(str, range(100_000))), bytes(100_000)):
@@ -102,7 +102,7 @@ def test_large_values_become_a_hash_and_arrays_equal_lists():
     assert plain({"a": list(range(5))}) == {"a": [0, 1, 2, 3, 4]}
 
 
-def test_objects_that_differ_in_each_run_do_not_count():
+def test_objects_that_differ_in_every_run_are_ignored():
     class Holder:
         def __init__(self, seed):
             self.rng = np.random.default_rng(seed)
@@ -114,7 +114,7 @@ def test_objects_that_differ_in_each_run_do_not_count():
     assert plain({"space": space}) == plain({"space": used})
 
 
-def test_a_pickled_copy_in_another_process_has_the_same_label(tmp_path):
+def test_pickled_copy_in_another_process_has_the_same_label(tmp_path):
     cloudpickle = pytest.importorskip("ray.cloudpickle")
     source = (
         "import gymnasium as gym\nRATE = 0.1\ndef helper(x): return x in {'a', 'b', 'c'} and RATE\n"

@@ -13,28 +13,28 @@ def read(costs):
     return drift.read()
 
 
-def test_nothing_is_known_of_too_few_iterations():
+def test_nan_with_too_few_iterations():
     assert math.isnan(read([1.0] * (2 * SEGMENT - 1)))
     assert read([1.0] * 2 * SEGMENT) == 0.0
 
 
 @pytest.mark.parametrize(("change", "expected"), [(2.0, 100.0), (0.5, -50.0), (1.09, 0.0), (0.92, 0.0)])
-def test_a_step_counts_when_it_is_larger_than_a_tenth(change, expected):
+def test_only_changes_above_ten_percent_count(change, expected):
     assert read([1.0] * 50 + [change] * SEGMENT) == pytest.approx(expected)
 
 
-def test_a_change_that_noise_explains_is_none():
+def test_changes_within_noise_are_zero():
     spread = [0.7, 1.4] * (SEGMENT // 2)
     assert read(spread + [1.3 * cost for cost in spread]) == 0.0
 
 
 @pytest.mark.parametrize("cost", [0.0, -1.0, math.nan, math.inf])
-def test_what_is_no_cost_is_left_out(cost):
+def test_invalid_costs_are_ignored(cost):
     assert math.isnan(read([cost] * 100))
 
 
-def test_noise_is_not_taken_for_drift():
-    """Tested after each of 200 iterations with 10 % noise, of which neighbours are correlated by 0.3: at most 2 of 100 trials."""
+def test_noise_is_rarely_flagged_as_drift():
+    """With 10 % noise and a lag-1 autocorrelation of 0.3, read after each of 200 iterations: at most 2 of 100 trials."""
     rng = np.random.default_rng(0)
     flagged = 0
     for _ in range(100):

@@ -6,20 +6,20 @@ import pytest
 from rl_scaling_callback.core.estimates import trimmed_mean
 
 
-def test_few_values_give_students_interval():
+def test_few_values_give_the_t_interval():
     mean, error, half_width = trimmed_mean([1.0, 2.0, 3.0])
     assert mean == 2.0
     assert error == pytest.approx(1 / math.sqrt(3))
     assert half_width == pytest.approx(4.30265 * error, rel=1e-5)
 
 
-def test_one_value_has_no_interval_and_none_has_no_mean():
+def test_one_value_has_no_interval_and_no_values_have_no_mean():
     assert trimmed_mean([4.0])[0] == 4.0
     assert math.isnan(trimmed_mean([4.0]).half_width)
     assert all(map(math.isnan, trimmed_mean([])))
 
 
-def test_two_disturbed_of_ten_hardly_move_it():
+def test_two_outliers_in_ten_hardly_change_the_mean():
     rng = np.random.default_rng(0)
     values = rng.normal(1.0, 0.05, 10)
     values[3], values[7] = 4.0, 3.0
@@ -29,7 +29,7 @@ def test_two_disturbed_of_ten_hardly_move_it():
 
 
 @pytest.mark.parametrize("n", [5, 8, 12])
-def test_the_interval_holds_the_mean_as_often_as_it_says(n):
+def test_interval_has_nominal_coverage(n):
     rng = np.random.default_rng(1)
     estimates = [trimmed_mean(list(rng.normal(0.0, 1.0, n))) for _ in range(2000)]
     held = sum(abs(each.mean) <= each.half_width for each in estimates) / len(estimates)

@@ -463,7 +463,7 @@ def test_places_without_an_experiment_are_told(tmp_path, folder):
     assert "the folder of one trial" in told(trial)
     assert "can't be reached" in told("nosuchscheme://bucket/path")
     for nothing in (3, None, ""):
-        assert "is no experiment" in told(nothing)
+        assert "is not an experiment" in told(nothing)
 
 
 def test_the_config_is_one_object_while_it_is_equal(tmp_path):

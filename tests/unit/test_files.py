@@ -1,4 +1,4 @@
-"""Places: local paths and URIs."""
+"""Local paths and URIs."""
 
 import pytest
 
@@ -14,7 +14,7 @@ from rl_scaling_callback.storage import below, shown
         ("s3://bucket/a?region=x&scheme=http", "s3://bucket/a/it?region=x&scheme=http"),
     ],
 )
-def test_a_place_below_another(place, inside):
+def test_path_below_a_folder(place, inside):
     assert below(place, "it") == inside
 
 

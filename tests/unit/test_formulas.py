@@ -1,4 +1,4 @@
-"""The specification's numbers, to the printed digits, through the product's formulas."""
+"""The formulas reproduce the published HalfCheetah measurements to the printed digits."""
 
 import math
 
@@ -19,7 +19,7 @@ def test_the_ten_rows(row):
     efficiency = formulas.efficiency(speedup, scale.parallelism)
     n, printed_speedup, printed_efficiency = PRINTED[str(scale)]
     assert scale.parallelism == n
-    # 1r×8e and 8r×2e: from the rounded times 2.58 and 5.40; the specification's unrounded times give 2.59 and 5.41.
+    # For 1r×8e and 8r×2e the rounded times give 2.58 and 5.40, the unrounded ones 2.59 and 5.41.
     assert f"{speedup:.2f}" == printed_speedup
     assert round(efficiency, 1) == float(printed_efficiency)
     assert formulas.gap(speedup, n) == n - speedup
@@ -42,7 +42,7 @@ def test_the_ten_rows(row):
     ],
 )
 def test_efficiencies_as_printed(n, speedup, efficiency):
-    # Speedups are printed with two digits, so the efficiency is known to half of the last one over N.
+    # Speedups are printed with two decimals, so efficiencies [%] are known to within 0.5 / N, plus their own rounding.
     assert formulas.efficiency(speedup, n) == pytest.approx(efficiency, abs=0.5 / n + 0.05)
 
 
@@ -53,7 +53,7 @@ def test_eight_runners_of_two_envs():
     assert f"{formulas.loss(formulas.efficiency(5.41, 16)):.1f}" == "66.2"
 
 
-def test_the_exercise():
+def test_six_runners_of_two_envs():
     sps = formulas.steps_per_second(16384, 3.45)
     speedup = formulas.speedup(sps, BASELINE_SPS)
     efficiency = formulas.efficiency(speedup, 12)
@@ -63,10 +63,10 @@ def test_the_exercise():
     assert formulas.band(efficiency) == "inefficient"
 
 
-def test_amdahl_of_the_specification():
+def test_amdahl_from_one_measurement():
     s = formulas.serial_fraction(5.41, 16)
     assert f"{s:.4f}" == "0.1305"
-    assert formulas.amdahl_speedup(s, 16) == pytest.approx(5.41, rel=1e-12)  # the source's 5.71 is off
+    assert formulas.amdahl_speedup(s, 16) == pytest.approx(5.41, rel=1e-12)  # by construction
     assert f"{formulas.amdahl_speedup(0.13, 16):.2f}" == "5.42"
     assert f"{formulas.amdahl_limit(0.13):.2f}" == "7.69"
     assert f"{5.41 / formulas.amdahl_limit(0.13) * 100:.1f}" == "70.3"  # 70.4 from the rounded 7.69
@@ -113,7 +113,7 @@ def test_bands(efficiency, name):
         formulas.core_efficiency(2.0, 4, math.nan),
     ],
 )
-def test_what_is_not_defined_is_nan(value):
+def test_undefined_values_are_nan(value):
     assert math.isnan(value)
 
 
@@ -123,25 +123,25 @@ def test_superlinear_speedup_is_kept():
     assert formulas.gap(4.4, 4) == pytest.approx(-0.4)
 
 
-def test_core_efficiency_counts_what_can_be_busy():
+def test_core_efficiency_is_relative_to_usable_cores():
     assert formulas.core_efficiency(2.0, 8, 4) == 50
     assert formulas.core_efficiency(2.0, 2, 16) == 100
     assert formulas.core_efficiency(0.5, 0, 16) == 50
 
 
 @pytest.mark.parametrize("text", ["1r1e", "1rx1e", "1r×1e", " 1R x 1E "])
-def test_scale_texts(text):
+def test_spellings_of_a_scale(text):
     assert Scale.parse(text) == Scale(1, 1)
 
 
 @pytest.mark.parametrize("text", ["", "1x1", "r1e", "1r0e", "one", "-1r1e", None, 3])
-def test_unknown_scale_texts_are_named(text):
+def test_invalid_scales_are_rejected(text):
     with pytest.raises(ValueError, match="allowed are") as error:
         Scale.parse(text)
     assert (repr(text) in str(error.value)) or "0" in str(error.value)
 
 
-def test_no_runner_samples_in_the_algorithm():
+def test_zero_runners_count_as_one():
     assert Scale(0, 4).parallelism == 4
     assert str(Scale(8, 2)) == "8r×2e"
     assert Scale(8, 2).slug == "8r2e"

@@ -11,7 +11,7 @@ TAGS = {"trial": "PPO_1", "num_env_runners": "2", "num_envs_per_env_runner": "4"
 
 
 class Metrics(dict):
-    """What Ray keeps: the last value and tags of every gauge."""
+    """A stand-in for Ray's metrics: the last value and tags of every gauge."""
 
     def make(self, name, description, tag_keys):
         return Gauge(self, name, description, tag_keys)
@@ -19,7 +19,7 @@ class Metrics(dict):
 
 class Gauge:
     def __init__(self, metrics, name, description, tag_keys):
-        (name + description).encode("ascii")  # Ray takes nothing else
+        (name + description).encode("ascii")  # Ray accepts only ASCII
         self.metrics, self.name, self.tag_keys = metrics, name, tag_keys
 
     def set(self, value, tags):
@@ -51,12 +51,12 @@ def test_sps_speedup_and_efficiency_with_the_trials_name_and_scale(gauges, metri
     }
 
 
-def test_what_was_never_known_has_no_gauge(gauges, metrics):
+def test_no_gauge_until_a_value_is_known(gauges, metrics):
     gauges.set(result(sps=800.0))
     assert metrics == {"scaling_sps": (800.0, TAGS)}
 
 
-def test_what_is_no_longer_known_does_not_keep_its_last_value(gauges, metrics):
+def test_values_that_become_unknown_are_nan(gauges, metrics):
     gauges.set(result(sps=800.0, speedup=4.0))
     gauges.set(result(sps=810.0))
     assert metrics["scaling_sps"] == (810.0, TAGS)
@@ -73,6 +73,6 @@ def test_fast_iterations_set_them_once_a_second(metrics):
     assert shown == [800.0, 800.0, 820.0]
 
 
-def test_a_name_that_ray_would_refuse_is_spelt_out(metrics):
+def test_non_ascii_trial_names_are_escaped(metrics):
     Gauges(metrics.make, "PPO_Ü", Scale(2, 4)).set(result(sps=800.0))
     assert metrics["scaling_sps"][1]["trial"] == r"PPO_\xdc"

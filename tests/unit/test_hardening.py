@@ -1,4 +1,4 @@
-"""What is read may be endless, absurd or hostile: it ends in a reason, in little memory, and nothing is written elsewhere."""
+"""Endless, absurd or hostile input is rejected with a reason, uses little memory and never causes writes elsewhere."""
 
 import ast
 import copy
@@ -30,7 +30,7 @@ ENDLESS = 512 * MB
 
 
 def grow(path, size=ENDLESS):
-    """Make a file as long as that: a line of zeros that takes no room on the disk."""
+    """Grow a file by a line of zeros, as a sparse file that takes no disk space."""
     with path.open("ab") as file:
         file.truncate(path.stat().st_size + size)
 
@@ -51,12 +51,12 @@ def folder(tmp_path):
 
 
 def shown(experiment):
-    """Return the report in every form that has numbers in it."""
+    """Return the report in every format that contains numbers."""
     report = make_report(experiment)
     return to_markdown(report), to_json(report).encode()
 
 
-def test_an_endless_line_of_results_is_one_damaged_line(folder):
+def test_endless_result_line_counts_as_one_damaged_line(folder):
     trial = folder.trial([result(1), result(2)])
     grow(trial / "result.json")
     with (trial / "result.json").open("a") as file:
@@ -67,7 +67,7 @@ def test_an_endless_line_of_results_is_one_damaged_line(folder):
     assert run.steady.iterations == 1
 
 
-def test_an_endless_config_is_none(folder):
+def test_endless_config_is_ignored(folder):
     results = [result(k) for k in range(1, 6)]
     for each in results:
         del each["config"]
@@ -76,7 +76,7 @@ def test_an_endless_config_is_none(folder):
         assert "does not say its scale" in folder.reason()
 
 
-def test_an_endless_baseline_is_named(folder):
+def test_endless_baseline_is_left_out_by_name(folder):
     folder.trial([result(k) for k in range(1, 6)])
     folder.publish(BASELINE)
     (file,) = (folder.path / "scaling_baselines").iterdir()
@@ -86,7 +86,7 @@ def test_an_endless_baseline_is_named(folder):
     assert left_out.name == file.name
 
 
-def test_an_endless_table_is_told(tmp_path):
+def test_endless_table_is_rejected(tmp_path):
     path = tmp_path / "table.csv"
     path.write_text(f"{HEADER}\n1,1,100,1\n")
     grow(path)
@@ -126,7 +126,7 @@ PLACES = [
 
 
 @given(st.dictionaries(st.sampled_from(PLACES), st.sampled_from(ABSURD), min_size=1, max_size=4))
-def test_a_result_may_say_anything(absurd):
+def test_arbitrary_results_are_handled(absurd):
     with tempfile.TemporaryDirectory() as place:
         folder = Folder(Path(place) / "experiment")
         results = [result(k, scaling={}) for k in range(1, 6)]
@@ -135,7 +135,7 @@ def test_a_result_may_say_anything(absurd):
                 inner = each
                 for name in above:
                     inner = inner[name] if isinstance(inner[name], dict) else {}
-                inner[key] = copy.deepcopy(value)  # another place may lie within it
+                inner[key] = copy.deepcopy(value)  # another key may lie within it
         folder.trial([result(k, config={"num_env_runners": 2}) for k in range(1, 6)])
         folder.trial(results)
         assert shown(folder.read())
@@ -145,7 +145,7 @@ FIGURES = st.sampled_from(["0", "1", "8", "-1", "1e308", "5e-324", "1e15", "1e-9
 
 
 @given(st.lists(st.lists(FIGURES, max_size=6).map(",".join), max_size=5))
-def test_a_table_may_say_anything(rows):
+def test_arbitrary_tables_are_handled(rows):
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "table.csv"
         path.write_text("\n".join([HEADER, "1,1,100,1", *rows]))
@@ -160,7 +160,7 @@ def everything_in(place):
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_no_name_leads_out_of_a_store(tmp_path, name):
+def test_hostile_names_stay_inside_the_store(tmp_path, name):
     store = BaselineStore.at(tmp_path / "store")
     workload = Workload({"workload": name, "env_config": {name: name}})
     baseline = replace(BASELINE, workload=workload, owner=name, provenance={name: name})
@@ -177,7 +177,7 @@ def test_no_name_leads_out_of_a_store(tmp_path, name):
     assert aside.parent == Path(store.directory)
 
 
-def test_a_link_in_a_store_is_replaced_and_what_it_leads_to_is_not(tmp_path):
+def test_link_in_a_store_is_replaced_but_not_its_target(tmp_path):
     store = BaselineStore.at(tmp_path / "store")
     outside = tmp_path / "outside"
     outside.write_text("mine")

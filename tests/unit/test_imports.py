@@ -1,4 +1,4 @@
-"""The numbers must work where Ray is absent, and importing the package must stay cheap."""
+"""The arithmetic must work without Ray, and importing the package must stay cheap."""
 
 import subprocess
 import sys
@@ -45,12 +45,12 @@ def test_importing_the_package_imports_nothing_heavy():
     assert run(code).stdout.strip() == "[]"
 
 
-def test_all_but_the_ray_rooms_import_without_ray():
+def test_other_modules_import_without_ray():
     imports = "\n".join(f"import rl_scaling_callback.{module}" for module in WITHOUT_RAY)
     done = run(f"{ABSENT}\n{imports}")
     assert done.returncode == 0, done.stderr
 
 
-def test_without_rllib_the_callback_says_what_to_install():
+def test_missing_rllib_error_says_what_to_install():
     done = run("import sys; sys.modules['ray'] = None\nfrom rl_scaling_callback import ScalingCallback")
     assert 'pip install "ray[tune,rllib]' in done.stderr

@@ -6,7 +6,7 @@ from rl_scaling_callback.core import schema
 from tests.builders import leaves
 
 
-def test_every_key_is_there_when_nothing_is_known():
+def test_every_key_is_present_when_nothing_is_known():
     blank = dict(leaves(schema.nest({})))
     assert blank.keys() == {key.name for key in schema.KEYS}
     texts = ("band", "baseline/source", "diagnosis", "workload")
@@ -14,25 +14,25 @@ def test_every_key_is_there_when_nothing_is_known():
     assert all(type(value) is float and math.isnan(value) for value in blank.values())
 
 
-def test_levels_are_nested_so_that_tune_finds_them():
+def test_slashes_become_nested_levels():
     injected = schema.nest({"steady/sps": 2.0, "sps": 1.0})
     assert injected["sps"] == 1.0
     assert injected["steady"]["sps"] == 2.0
     assert math.isnan(injected["time"]["sample"])
 
 
-def test_two_results_share_nothing():
+def test_results_share_no_state():
     first = schema.nest({})
     first["steady"]["sps"] = 1.0
     assert math.isnan(schema.nest({})["steady"]["sps"])
 
 
-def test_a_key_outside_the_contract_is_refused():
+def test_unknown_keys_are_rejected():
     with pytest.raises(KeyError, match="spss"):
         schema.nest({"spss": 1.0})
 
 
-def test_names_are_unique_and_explained():
+def test_keys_are_unique_and_documented():
     names = [key.name for key in schema.KEYS]
     assert len(names) == len(set(names))
     assert all(key.meaning for key in schema.KEYS)

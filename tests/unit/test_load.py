@@ -17,28 +17,28 @@ class Machine:
         return self.load.look(utilisation, runners_cpu_s)
 
 
-def test_what_the_trial_did_not_take_others_took():
+def test_others_use_what_the_trial_does_not():
     machine = Machine()
     assert machine.look(100.0, 1.5, 2.0) == (2.0, 2.0)
-    assert machine.look(50.0, 1.5, 2.0) == (2.0, 0.0), "each look counts from the one before"
+    assert machine.look(50.0, 1.5, 2.0) == (2.0, 0.0), "each call measures from the previous one"
 
 
-def test_an_env_runner_in_the_algorithms_process_is_counted_once():
+def test_env_runner_in_the_algorithms_process_is_counted_once():
     assert Machine(num_env_runners=0).look(25.0, 0.4) == (0.25, 0.75)
 
 
-def test_an_env_runner_without_a_report_leaves_both_unknown():
+def test_missing_report_makes_both_unknown():
     assert all(map(math.isnan, Machine().look(50.0, 1.5)))
 
 
-def test_without_utilisation_or_cores_its_own_are_known():
+def test_own_cores_are_known_without_utilisation_or_core_count():
     for cores, utilisation in ((4.0, math.nan), (math.nan, 50.0)):
         own, others = Machine(cores).look(utilisation, 1.0, 1.0)
         assert own == 1.25
         assert math.isnan(others)
 
 
-def test_two_looks_at_once_are_no_error():
+def test_no_time_between_calls_gives_nan():
     assert all(map(math.isnan, Machine().look(50.0, 0.0, 0.0, seconds=0.0, cpu_s=0.0)))
 
 

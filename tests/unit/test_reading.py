@@ -23,19 +23,19 @@ def test_new_stack_counts_in_env_runners():
     assert (iteration.env_steps, iteration.seconds, iteration.problem) == (4096.0, 2.0, "")
 
 
-def test_old_stack_lifetime_count_is_not_taken_for_the_iteration():
+def test_old_stack_lifetime_count_is_not_the_iterations_count():
     result = {"num_env_steps_sampled": 3000, "num_env_steps_sampled_this_iter": 1000, "env_runners": {}, "time_this_iter_s": 1.0}
     assert rllib.read_iteration(result).env_steps == 1000
 
 
-def test_old_stack_counting_agent_steps_tells_env_steps_by_growth():
+def test_old_stack_counting_agent_steps_uses_the_lifetime_difference():
     result = {"num_env_steps_sampled": 3000, "num_agent_steps_sampled_this_iter": 2000, "env_runners": {}, "time_this_iter_s": 1.0}
     assert rllib.read_iteration(result, 2000.0) == rllib.Iteration(1000.0, 1.0, "", 3000.0)
     assert rllib.read_iteration({**result, "training_iteration": 1}).env_steps == 3000
     assert "restore" in rllib.read_iteration(result).problem
 
 
-def test_an_asynchronous_start_has_no_steps_yet():
+def test_asynchronous_start_has_no_steps_yet():
     iteration = rllib.read_iteration({"env_runners": {}, "time_this_iter_s": 1.0})
     assert (iteration.env_steps, iteration.problem) == (0.0, "")
 
@@ -53,7 +53,7 @@ def test_an_asynchronous_start_has_no_steps_yet():
         ({"env_runners": {"num_env_steps_sampled": 5}}, "time_this_iter_s is None"),
     ],
 )
-def test_what_cannot_be_read_is_nan_with_a_reason(result, problem):
+def test_unreadable_results_are_nan_with_a_reason(result, problem):
     iteration = rllib.read_iteration(result)
     assert math.isnan(iteration.env_steps) or math.isnan(iteration.seconds)
     assert problem in iteration.problem
@@ -62,7 +62,7 @@ def test_what_cannot_be_read_is_nan_with_a_reason(result, problem):
 @given(
     st.dictionaries(st.sampled_from(RESULT_KEYS), anything | st.fixed_dictionaries({"num_env_steps_sampled": anything})),
 )
-def test_no_result_raises_or_gives_an_infinite_number(result):
+def test_arbitrary_results_neither_raise_nor_give_infinity(result):
     iteration = rllib.read_iteration(result)
     assert not math.isinf(iteration.env_steps)
     assert not math.isinf(iteration.seconds)
@@ -96,7 +96,7 @@ def test_circumstances_on_the_old_stack():
 
 
 @given(st.dictionaries(st.sampled_from(["training_iteration", "done", "hostname", "env_runners", "perf"]), anything))
-def test_circumstances_of_no_result_raise(result):
+def test_circumstances_of_arbitrary_results_do_not_raise(result):
     circumstances = rllib.read_circumstances(result)
     assert isinstance(circumstances.host, str)
     assert not math.isinf(circumstances.iteration)
@@ -111,11 +111,11 @@ def test_circumstances_of_no_result_raise(result):
         ({"evaluation_interval": 1, "evaluation_parallel_to_training": True}, False),
     ],
 )
-def test_whether_training_stops_for_evaluation(config, evaluates):
+def test_whether_training_pauses_for_evaluation(config, evaluates):
     assert rllib.evaluates(config) is evaluates
 
 
-def test_a_logged_config_reads_like_the_real_one():
+def test_logged_config_has_the_names_of_the_real_one():
     logged = {
         "framework": "torch",
         "input": "sampler",
@@ -154,12 +154,12 @@ DREAMER = {"training_ratio": 1024, "batch_size_B": 16, "batch_length_T": 64, "ro
         (rllib.samples_env, {"input_": "/data"}, False),
     ],
 )
-def test_facts_of_a_config(fact, config, expected):
+def test_properties_of_a_config(fact, config, expected):
     assert fact(config) == expected
     assert fact({}) == fact({"unknown": 1})
 
 
-def test_dreamer_learns_in_its_own_timer():
+def test_dreamer_has_its_own_learn_timer():
     assert rllib.TIMER_PHASES["learn"] == "learn"
 
 
@@ -171,7 +171,7 @@ def read_measured(result):
     return rllib.read_measured(result, rllib.read_injected(result, rllib.MEASURED_KEYS))
 
 
-def test_a_logged_iteration_leaves_evaluation_out():
+def test_logged_iteration_excludes_evaluation():
     phases = {"sample": 1.0, "learn": 0.5, "sync": 0.0, "evaluate": 0.25, "other": 0.25}
     read = read_measured(logged(sps=500.0, env_steps=1000.0, time=phases, runners={"busy": 0.9, "longest": 1.0}))
     assert (read.env_steps, read.seconds, read.problem) == (1000.0, 1.75, "")
@@ -181,15 +181,15 @@ def test_a_logged_iteration_leaves_evaluation_out():
     assert read_measured({"env_runners": {"num_env_steps_sampled": 1000}, "time_this_iter_s": 2.0}).seconds == 2.0
 
 
-def test_the_time_of_a_logged_iteration_in_which_the_clock_jumped_is_not_known():
+def test_duration_is_unknown_if_the_clock_jumped():
     read = read_measured(logged(3602.0, sps=math.nan, env_steps=1000.0, time={"evaluate": 0.0}))
     assert math.isnan(read.seconds)
     assert "clock" in read.problem
-    # What could not be measured at all says nothing of the time.
+    # Unknown env steps don't invalidate the duration.
     assert read_measured(logged(2.0, sps=math.nan, env_steps=math.nan)).seconds == 2.0
 
 
-def test_reports_of_env_runners_are_taken_out_of_what_they_logged():
+def test_env_runner_reports_are_removed_from_their_metrics():
     logged = [
         {"num_env_steps_sampled": 10, rllib.REPORTS: {"1": {"busy": np.float64(0.5), "cpu": 0.4}}},
         {"num_env_steps_sampled": 10},
@@ -200,16 +200,16 @@ def test_reports_of_env_runners_are_taken_out_of_what_they_logged():
     assert (first, one.busy, one.cpu, second, two) == ("1", 0.5, 0.4, "2", rllib.RunnerReport(0.25, 0.1, 0.05, 0.2))
     assert logged == [{"num_env_steps_sampled": 10}, {"num_env_steps_sampled": 10}, {}, "junk"]
     both = one + two
-    assert (both.busy, both.env_step) == (0.75, 0.1), "a step that was not timed is part of the next estimate"
+    assert (both.busy, both.env_step) == (0.75, 0.1), "the next estimate covers steps that were not timed"
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, np.float64("inf"), True, None, "1", b"1", 10**400, [1.0], {}])
-def test_what_is_no_finite_number_is_nan(value):
+def test_anything_but_a_finite_number_is_nan(value):
     assert math.isnan(rllib.number(value))
 
 
 @pytest.mark.parametrize("value", [2, 2.0, np.int64(2), np.float32(2), np.array(2.0)])
-def test_numbers_are_plain_floats(value):
+def test_numbers_become_plain_floats(value):
     assert rllib.number(value) == 2.0
     assert type(rllib.number(value)) is float
 
@@ -257,7 +257,7 @@ def test_plain_values_are_the_same_in_every_process():
     }
 
 
-def test_a_value_that_holds_itself_ends():
+def test_self_referential_value_terminates():
     loop: dict = {}
     loop["self"] = loop
     assert rllib.plain(loop)
@@ -280,7 +280,7 @@ BASE = {
 
 
 class OfThisPackage:
-    """As if it were: the package's own callbacks can't be imported without Ray."""
+    """A stand-in: this package's callbacks can't be imported without Ray."""
 
 
 OfThisPackage.__module__ = "rl_scaling_callback.callback"
@@ -310,7 +310,7 @@ OfThisPackage.__module__ = "rl_scaling_callback.callback"
         {"__stdout_file__": "x"},
     ],
 )
-def test_what_does_not_change_the_work_does_not_count(change):
+def test_settings_that_do_not_change_the_work_are_ignored(change):
     assert rllib.read_workload({**BASE, **change}) == rllib.read_workload(BASE)
 
 
@@ -345,11 +345,11 @@ def test_what_does_not_change_the_work_does_not_count(change):
         {"evaluation_interval": 1, "evaluation_parallel_to_training": True},
     ],
 )
-def test_what_changes_the_work_counts(change):
+def test_settings_that_change_the_work_count(change):
     assert rllib.read_workload({**BASE, **change}) != rllib.read_workload(BASE)
 
 
-def test_the_batch_size_in_effect_is_the_one_that_counts():
+def test_effective_batch_size_counts():
     per_learner = {**BASE, "_train_batch_size_per_learner": 2048, "num_learners": 2}
     assert rllib.read_workload(per_learner)["train_batch_size"] == 4096
     assert (
@@ -357,7 +357,7 @@ def test_the_batch_size_in_effect_is_the_one_that_counts():
     )
 
 
-def test_a_model_config_is_what_differs_from_the_defaults():
+def test_model_config_contains_only_non_default_settings():
     @dataclass
     class ModelConfig:
         hiddens: tuple = (256, 256)
@@ -373,7 +373,7 @@ def test_a_model_config_is_what_differs_from_the_defaults():
     assert model_config({}) == model_config({"hiddens": (256, 256)}) == {}
 
 
-def test_numpy_integers_are_numbers_of_runners_and_envs():
+def test_numpy_integers_are_accepted_as_runner_and_env_counts():
     scale = rllib.read_scale({"num_env_runners": np.int64(2), "num_envs_per_env_runner": np.int32(4)})
     assert (scale, scale.slug, type(scale.num_env_runners), type(scale.parallelism)) == (Scale(2, 4), "2r4e", int, int)
     assert type(Scale(np.int64(3), np.int64(1)).num_env_runners) is int
@@ -383,5 +383,5 @@ def test_numpy_integers_are_numbers_of_runners_and_envs():
 
 
 @pytest.mark.parametrize("junk", [{"num_learners": "all"}, {"_train_batch_size_per_learner": "auto"}, {"policies": 3}])
-def test_a_config_of_a_stranger_has_a_workload_too(junk):
+def test_unusual_configs_have_a_workload(junk):
     assert rllib.read_workload({**BASE, **junk}) != rllib.read_workload(BASE)

@@ -16,7 +16,7 @@ def store(tmp_path):
     return BaselineStore.at(tmp_path)
 
 
-def test_published_at_steady_state_and_found_by_a_trial_that_was_waiting(store):
+def test_published_once_steady_and_found_by_a_waiting_trial(store):
     first, late = reference(store), reference(store, Scale(2, 1), owner="late")
     first.update(UNSETTLED)
     late.update(UNSETTLED)
@@ -40,7 +40,7 @@ def test_refined_when_the_window_has_doubled(store):
     assert trial.compare_with(SETTLED, 1000)[0] == 1200.0
 
 
-def test_refined_when_it_becomes_precise_enough(store):
+def test_refined_when_it_converges(store):
     warn = Warnings()
     trial = reference(store, warn=warn)
     trial.update(replace(SETTLED, converged=False, error=12.0))
@@ -62,7 +62,7 @@ def test_the_first_of_two_racing_references_wins(store):
     assert store.load(WORKLOAD, SINGLE).sps == 1010.0
 
 
-def test_one_that_slow_storage_kept_from_looking_is_second_all_the_same(store):
+def test_reference_looks_again_before_publishing_to_slow_storage(store):
     now = [0.0]
 
     class Slow(BaselineStore):
@@ -80,7 +80,7 @@ def test_one_that_slow_storage_kept_from_looking_is_second_all_the_same(store):
     assert store.load(WORKLOAD, SINGLE).owner == "a"
 
 
-def test_a_restored_reference_goes_on_as_the_owner(store):
+def test_restored_reference_is_still_the_owner(store):
     reference(store, owner="a").update(SETTLED)
     restored = reference(store, owner="a")
     restored.update(UNSETTLED)
@@ -88,7 +88,7 @@ def test_a_restored_reference_goes_on_as_the_owner(store):
     assert restored.compare_with(UNSETTLED, 1000)[0] == 1000.0
 
 
-def test_a_held_baseline_costs_no_access(store):
+def test_known_baseline_is_not_loaded_again(store):
     reference(store).update(SETTLED)
     trial = reference(store, Scale(2, 1), owner="b")
     trial.update(UNSETTLED)
@@ -97,7 +97,7 @@ def test_a_held_baseline_costs_no_access(store):
     assert trial.compare_with(SETTLED, 1000) == (1000.0, 1.0)
 
 
-def test_slow_storage_is_asked_less_often(store):
+def test_slow_storage_is_accessed_less_often(store):
     now, asked = [0.0], []
 
     class Slow(BaselineStore):
@@ -113,7 +113,7 @@ def test_slow_storage_is_asked_less_often(store):
     assert 15 <= len(asked) <= 25
 
 
-def test_what_one_runner_does_is_told_by_the_longest_measurement(store):
+def test_longest_single_runner_measurement_is_kept(store):
     longer, shorter = replace(SETTLED, seconds=8.0), replace(SETTLED, sps=700.0, seconds=5.0)
     reference(store, Scale(1, 4), owner="longer").update(longer)
     reference(store, Scale(1, 4), owner="shorter").update(shorter)
@@ -122,7 +122,7 @@ def test_what_one_runner_does_is_told_by_the_longest_measurement(store):
     assert store.load(WORKLOAD, Scale(1, 4)).owner == "longest"
 
 
-def test_another_workload_is_never_compared_and_named_once(store):
+def test_other_workload_is_never_compared_and_warned_about_once(store):
     reference(store, workload=Workload({"env": "Ant-v5", "epochs": 4}), owner="ant").update(SETTLED)
     warn = Warnings()
     trial = reference(store, Scale(2, 1), warn=warn)
@@ -137,7 +137,7 @@ def test_another_workload_is_never_compared_and_named_once(store):
     assert trial.compare_with(SETTLED, 1000) == (1000.0, 1.0)
 
 
-def test_other_steps_an_iteration_are_not_comparable(store):
+def test_different_steps_per_iteration_are_not_comparable(store):
     reference(store).update(SETTLED)
     warn = Warnings()
     trial = reference(store, Scale(2, 1), warn=warn)
@@ -146,12 +146,12 @@ def test_other_steps_an_iteration_are_not_comparable(store):
     assert math.isnan(trial.compare_with(twice, 2000)[0])
     assert trial.compare_with(twice, 2000)[1] == 0.0
     assert "2000 env steps" in warn["steps"]
-    # RLlib rounds fragments up: 4,104 steps for 4,096 are the same work.
+    # RLlib rounds fragments up: 4,104 steps count as 4,096.
     assert trial.compare_with(replace(SETTLED, env_steps=5010.0), 1002) == (1000.0, 1.0)
 
 
 @pytest.mark.parametrize("options", [{"steps_vary": True}, {"workload": Workload({"name": "mine"}, vouched=True)}])
-def test_steps_are_no_criterion_for_timed_iterations_or_on_the_users_word(store, options):
+def test_steps_may_differ_for_timed_iterations_and_named_workloads(store, options):
     workload = options.get("workload", WORKLOAD)
     reference(store, workload=workload).update(SETTLED)
     trial = reference(store, Scale(2, 1), **options)
@@ -159,7 +159,7 @@ def test_steps_are_no_criterion_for_timed_iterations_or_on_the_users_word(store,
     assert trial.compare_with(replace(SETTLED, env_steps=10_000.0), 2000) == (1000.0, 1.0)
 
 
-def test_a_damaged_file_is_set_aside_with_one_warning(store):
+def test_damaged_file_is_set_aside_with_one_warning(store):
     path = Path(store.path(WORKLOAD, SINGLE))
     path.write_text("{")
     warn = Warnings()
@@ -171,7 +171,7 @@ def test_a_damaged_file_is_set_aside_with_one_warning(store):
     assert len(list(path.parent.iterdir())) == 1
 
 
-def test_a_reference_that_cannot_write_still_knows_its_own(tmp_path):
+def test_reference_uses_its_own_baseline_when_it_cannot_write(tmp_path):
     store = BaselineStore.at(tmp_path / "a")
     Path(store.directory).rmdir()
     Path(store.directory).write_text("in the way")
@@ -182,7 +182,7 @@ def test_a_reference_that_cannot_write_still_knows_its_own(tmp_path):
     assert "storage" in warn
 
 
-def test_a_steady_trial_without_a_baseline_says_what_is_missing(store):
+def test_steady_trial_without_a_baseline_warns(store):
     warn = Warnings()
     trial = reference(store, Scale(2, 1), warn=warn)
     trial.update(UNSETTLED)
@@ -191,14 +191,14 @@ def test_a_steady_trial_without_a_baseline_says_what_is_missing(store):
     assert "1r×1e" in warn["missing"]
 
 
-def test_a_given_number():
+def test_given_baseline():
     for number, reference_scale in ((1378.0, SINGLE), (5512.0, Scale(4, 1))):
         given = GivenBaseline(number, reference_scale, Scale(2, 1), Warnings())
         assert given.compare_with(SETTLED, 1) == (1378.0, 1.0)
 
 
 @pytest.mark.parametrize(("factor", "warned"), [(0.25, True), (0.85, False), (1.0, False), (1.2, False), (1.5, True)])
-def test_a_later_run_of_the_reference_that_disagrees_with_its_baseline_says_so(store, factor, warned):
+def test_later_reference_run_warns_if_it_disagrees_with_its_baseline(store, factor, warned):
     reference(store, owner="first").update(SETTLED)
     of_file, of_number = Warnings(), Warnings()
     later = reference(store, owner="later", warn=of_file)
@@ -212,7 +212,7 @@ def test_a_later_run_of_the_reference_that_disagrees_with_its_baseline_says_so(s
         assert store.path(WORKLOAD, SINGLE) in of_file["disagree"]
 
 
-def test_a_wide_interval_explains_more(store):
+def test_wide_interval_may_explain_a_disagreement(store):
     reference(store, owner="first").update(SETTLED)
     warn = Warnings()
     reference(store, owner="later", warn=warn).update(replace(SETTLED, sps=600.0, error=80.0))
@@ -227,7 +227,7 @@ def test_other_scales_are_expected_to_differ(store):
 
 
 @pytest.mark.parametrize("scale", [SINGLE, Scale(2, 1)])
-def test_a_trial_that_ends_before_there_is_a_baseline_says_what_to_do(store, scale):
+def test_trial_that_ends_without_a_baseline_warns(store, scale):
     warn = Warnings()
     trial = reference(store, scale, warn=warn)
     trial.update(UNSETTLED)
@@ -238,7 +238,7 @@ def test_a_trial_that_ends_before_there_is_a_baseline_says_what_to_do(store, sca
     assert "7 to 10 iterations" in warn["missing"]
 
 
-def test_a_trial_that_ends_with_a_baseline_says_nothing(store):
+def test_trial_that_ends_with_a_baseline_does_not_warn(store):
     reference(store).update(SETTLED)
     warn = Warnings()
     trial = reference(store, Scale(2, 1), owner="b", warn=warn)
@@ -248,7 +248,7 @@ def test_a_trial_that_ends_with_a_baseline_says_nothing(store):
     assert not warn
 
 
-def test_nowhere_to_look():
+def test_without_a_store():
     trial = reference(None)
     trial.update(SETTLED)
     assert trial.is_baseline == 0

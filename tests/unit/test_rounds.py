@@ -19,7 +19,7 @@ def test_nothing_reported():
     assert math.isnan(work.longest)
 
 
-def test_the_slowest_of_each_round_counts():
+def test_longest_is_summed_over_rounds():
     rounds = Rounds()
     rounds.add(reports(1.0, 3.0))
     rounds.add(reports(3.0, 1.0))
@@ -28,13 +28,13 @@ def test_the_slowest_of_each_round_counts():
     assert work.reports == (RunnerReport(4.0, cpu=4.0),) * 2
 
 
-def test_rounds_that_are_merged_at_once_are_told_apart():
+def test_rounds_merged_together_are_separated():
     rounds = Rounds()
     rounds.add(reports(1.0, 3.0) + reports(3.0, 1.0))
     assert rounds.read().longest == 6.0
 
 
-def test_an_iteration_starts_with_nothing():
+def test_start_discards_earlier_reports():
     rounds = Rounds()
     rounds.add(reports(1.0))
     rounds.start()
@@ -42,8 +42,8 @@ def test_an_iteration_starts_with_nothing():
     assert rounds.read().busy == 0.5
 
 
-def test_stragglers_that_take_turns_are_stragglers():
-    # Ten rounds: one env runner takes 0.1 s, the other 0.2 s, and they swap each time. The driver waits for the slower one.
+def test_alternating_stragglers_are_stragglers():
+    # Ten rounds in which one env runner takes 0.1 s and the other 0.2 s, taking turns. The driver waits for the slower one.
     rounds = Rounds()
     for turn in range(10):
         rounds.add(reports(*((0.1, 0.2) if turn % 2 else (0.2, 0.1))))

@@ -21,12 +21,12 @@ POWERS = (1, 2, 4, 8)
 
 
 def steady(seconds, error=math.nan, learn=math.nan):
-    """5 iterations of 1,000 env steps; `learn` seconds of each are the learner's."""
+    """Return a steady state of 5 iterations with 1,000 env steps each, of which the learner takes `learn` seconds each."""
     return Steady(1000 / seconds, error, 5, 5000.0, 5 * seconds, False, True, {"learn": 5 * learn})
 
 
 def trial_of(seconds, scale, error=math.nan, learn=math.nan):
-    """A trial with 10 s of start-up."""
+    """Return a trial with 10 s of start-up."""
     return Trial(scale, 10 + 5 * seconds, steady(seconds, error, learn))
 
 
@@ -51,7 +51,7 @@ def test_users_measurements(goal, choice):
     search = Search(POWERS, (1, 2), GOALS[goal], budget=1.0)
 
     def run(scale):
-        # 4r×2e was not measured.
+        # 4r×2e is missing from the measurements.
         return trial_of(HALFCHEETAH[scale], scale) if scale in HALFCHEETAH else failed(scale, 10.0)
 
     assert search.choose(replay(search, run)) == Scale.parse(choice)
@@ -68,7 +68,7 @@ def test_users_measurements(goal, choice):
     cores=st.sampled_from([math.nan, 2.0, 16.0]),
     seed=st.integers(0, 1000),
 )
-def test_any_search(goal, shares, slowing, noise, budget, repetitions, cores, seed):
+def test_invariants_of_any_search(goal, shares, slowing, noise, budget, repetitions, cores, seed):
     search = Search((2, 4, 8), POWERS, goal, cores=cores, budget=budget, repetitions=repetitions)
     seconds, rng = surface(*shares, slowing), np.random.default_rng(seed)
     trials = replay(search, lambda scale: trial_of(seconds(scale) * math.exp(rng.normal(0, noise)), scale))
@@ -83,14 +83,14 @@ def test_any_search(goal, shares, slowing, noise, budget, repetitions, cores, se
     assert sum(trial.seconds for trial in trials) <= budget * exhaustive * math.exp(2 * noise) + dearest
 
 
-def test_the_most_cpus_go_by_what_an_env_runner_holds():
+def test_cpu_limit_counts_the_cpus_per_env_runner():
     goal = Goal("cheap", max_cpus=5)
     assert {scale.num_env_runners for scale in Search(POWERS, (1,), goal).scales} == {1, 2, 4}
     assert {scale.num_env_runners for scale in Search(POWERS, (1,), goal, cpus=(1.0, 0.5)).scales} == {1, 2, 4, 8}
     assert {scale.num_env_runners for scale in Search(POWERS, (1,), goal, cpus=(1.0, 2.0)).scales} == {1, 2}
 
 
-def test_of_equally_good_ones_the_search_takes_what_holds_fewer_cpus():
+def test_among_equals_the_configuration_with_fewer_cpus_wins():
     search = Search((1, 2, 4), (4,), GOALS["fastest"], cores=2.0)
 
     def choice(seconds):
@@ -101,8 +101,8 @@ def test_of_equally_good_ones_the_search_takes_what_holds_fewer_cpus():
     assert choice({**seconds, Scale(4, 4): 0.97}) == Scale(4, 4)
 
 
-def test_what_was_measured_is_believed():
-    """A grid as smooth as can be, and 2r×2e faster by a quarter than any law allows: measured, it is the choice."""
+def test_measurements_override_the_law():
+    """On an otherwise smooth grid 2r×2e is much faster than the law predicts. Since it was measured, it is the choice."""
     search, seconds = Search((1, 2, 4), (1, 2, 4), GOALS["fastest"], budget=9.0), surface(0.3, 0.2, 0.5)
     trials = [trial_of(seconds(scale), scale, error=2.0) for scale in search.scales]
     odd = trial_of(0.8 * seconds(Scale(4, 4)), Scale(2, 2), error=2.0)
@@ -110,7 +110,7 @@ def test_what_was_measured_is_believed():
     assert search.choose([odd if trial.scale == odd.scale else trial for trial in trials]) == Scale(2, 2)
 
 
-def test_close_rivals_are_repeated_and_clear_ones_are_not():
+def test_only_close_rivals_are_repeated():
     def proposed(error, seconds):
         known = {SINGLE: 4.0, Scale(2, 1): 2.2, Scale(4, 1): seconds}
         search = Search((1, 2, 4), (1,), GOALS["fastest"], budget=9.0)
@@ -121,15 +121,15 @@ def test_close_rivals_are_repeated_and_clear_ones_are_not():
     assert proposed(0.5, 2.0) is None
 
 
-def test_repeated_trials_tell_the_noise():
-    """Trials with iterations that agree, of which two of one configuration differ by half."""
+def test_repeats_determine_the_noise():
+    """The iterations of each trial agree, but two trials of one configuration differ by half."""
     search = Search((1, 2, 4), (1,), GOALS["fastest"], budget=9.0)
     once = [trial_of(each, Scale(r, 1), error=0.5) for r, each in ((1, 4.0), (2, 2.2), (4, 2.0))]
     assert search.propose(once) is None
     assert search.propose([*once, trial_of(6.0, SINGLE, error=0.5)]) in (Scale(2, 1), Scale(4, 1))
 
 
-def test_what_runs_is_waited_for_and_not_proposed_again():
+def test_running_configurations_are_not_proposed_again():
     search = Search((1, 2, 4), POWERS, GOALS["balanced"], budget=0.9)
     assert search.propose([], [SINGLE]) is None
     trials = [trial_of(1.0, SINGLE)]
@@ -141,7 +141,7 @@ def test_what_runs_is_waited_for_and_not_proposed_again():
     assert SINGLE not in running
 
 
-def test_many_at_a_time_find_what_one_at_a_time_finds():
+def test_concurrent_trials_find_the_same_choice_as_sequential_ones():
     search = Search((1, 2, 4), POWERS, GOALS["fastest"], budget=0.9)
     seconds = surface(0.1, 0.3, 0.6)
     trials = [trial_of(seconds(SINGLE), SINGLE)]
@@ -155,7 +155,7 @@ def test_many_at_a_time_find_what_one_at_a_time_finds():
     assert search.choose(trials) == search.choose(replay(search, lambda scale: trial_of(seconds(scale), scale))) == Scale(4, 8)
 
 
-def test_an_interrupted_search_goes_on_as_if_it_was_not():
+def test_interrupted_search_continues_unchanged():
     def run(scale):
         return trial_of(surface(1.2, 2.5, 8.2)(scale), scale)
 
@@ -165,7 +165,7 @@ def test_an_interrupted_search_goes_on_as_if_it_was_not():
         assert Search(POWERS, POWERS, GOALS["balanced"], budget=0.6).propose(trials[:known]) == trials[known].scale
 
 
-def test_what_failed_is_not_proposed_again():
+def test_failed_configurations_are_not_proposed_again():
     search = Search(POWERS, POWERS, GOALS["fastest"], budget=1.0)
 
     def run(scale):
@@ -177,7 +177,7 @@ def test_what_failed_is_not_proposed_again():
     assert search.choose(trials).parallelism == 8
 
 
-def test_nothing_is_left_to_search_without_the_reference():
+def test_search_ends_if_the_reference_fails():
     search = Search(POWERS, POWERS, GOALS["fastest"])
     assert search.propose([]) == SINGLE
     assert search.propose([failed(SINGLE)]) is None
@@ -185,24 +185,24 @@ def test_nothing_is_left_to_search_without_the_reference():
 
 
 @pytest.mark.parametrize(("efficiency", "decided"), [(98, True), (81, False), (79, False), (55, True)])
-def test_a_figure_near_a_threshold_is_repeated(efficiency, decided):
+def test_measurements_near_a_threshold_are_repeated(efficiency, decided):
     search, double = Search((1, 2), (1,), GOALS["save"], budget=9.0), Scale(2, 1)
     proposed = search.propose([trial_of(1.0, SINGLE, 8.0), trial_of(50 / efficiency, double, 8.0)])
     assert (proposed is None) == decided
 
 
-def test_a_machine_that_was_slower_in_one_trial_is_seen_through():
-    """The learner's update took 1.5 times as long along with all else in 2r×1e: that is no worse configuration."""
+def test_slower_machine_in_one_trial_is_corrected_for():
+    """In the trial of 2r×1e everything took 1.5 times as long, the learner's update included. The configuration isn't worse."""
     search = Search((1, 2, 4), (1,), GOALS["fastest"])
     others = [trial_of(4.0, SINGLE, learn=0.1), trial_of(2.0, Scale(4, 1), learn=0.1)]
     assert search.choose([*others, trial_of(1.8 * 1.5, Scale(2, 1))]) == Scale(4, 1)
     assert search.choose([*others, trial_of(1.8 * 1.5, Scale(2, 1), learn=0.15)]) == Scale(2, 1)
-    # Of APPO and IMPALA it is time that env runners waited for the learner.
+    # With APPO and IMPALA it is the time that env runners waited for the learner.
     overlapping = replace(search, overlaps=True)
     assert overlapping.choose([*others, trial_of(1.8 * 1.5, Scale(2, 1), learn=0.15)]) == Scale(4, 1)
 
 
-def test_what_an_earlier_experiment_measured_is_free():
+def test_trials_of_earlier_experiments_are_free():
     search, seconds = Search(POWERS, POWERS, GOALS["balanced"], budget=0.1), surface(1.2, 2.5, 8.2)
     dear = [Trial(SINGLE, 200.0, steady(seconds(SINGLE))), trial_of(seconds(Scale(4, 1)), Scale(4, 1))]
     free = [replace(trial, seconds=0.0) for trial in dear]
@@ -215,7 +215,7 @@ def test_what_an_earlier_experiment_measured_is_free():
     ("options", "message"),
     [({"runners": ()}, "number of runner counts is 0"), ({"budget": 0}, "budget is 0"), ({"repetitions": 0}, "repetitions is 0")],
 )
-def test_bad_options(options, message):
+def test_invalid_options_are_rejected(options, message):
     with pytest.raises(ValueError, match=message):
         Search(**{"runners": POWERS, "envs": POWERS, "goal": GOALS["save"], **options})
 

@@ -12,7 +12,7 @@ def fill(window, seconds, env_steps=1000.0):
     return window.read()
 
 
-def test_more_iterations_asked_for_than_the_usual_cap():
+def test_default_cap_rises_with_min_iterations():
     assert SteadyRule(min_iterations=10).max_iterations == 10
     assert SteadyRule(min_iterations=3).max_iterations == 8
 
@@ -25,14 +25,14 @@ def test_sums_not_means_after_warm_up():
     assert not steady.converged
 
 
-def test_nothing_known_before_the_window_fills():
+def test_nan_while_the_window_is_empty():
     steady = fill(SteadyWindow(SteadyRule()), [1, 1])
     assert math.isnan(steady.sps)
     assert math.isnan(steady.error)
     assert (steady.iterations, steady.converged, steady.settled) == (0, False, False)
 
 
-def test_equal_iterations_are_exact():
+def test_equal_iterations_have_no_error():
     steady = fill(SteadyWindow(SteadyRule()), [0.1] * 7)
     assert steady.error == 0
     assert steady.converged
@@ -49,7 +49,7 @@ def test_caps_settle_without_convergence():
     assert fill(SteadyWindow(SteadyRule(warmup_iterations=0, max_iterations=99, max_seconds=9)), noisy[:5]).settled
 
 
-def test_time_without_steps_counts_with_the_next_iteration():
+def test_time_without_steps_is_added_to_the_next_iteration():
     window = SteadyWindow(SteadyRule(warmup_iterations=0))
     window.add(0, 2.0)
     window.add(100, 2.0)
@@ -60,7 +60,7 @@ def test_time_without_steps_counts_with_the_next_iteration():
 @pytest.mark.parametrize(
     ("env_steps", "seconds"), [(math.nan, 1), (100, math.nan), (100, 0), (-1, 1), (math.inf, 1), (100, math.inf)]
 )
-def test_what_is_not_known_is_left_out(env_steps, seconds):
+def test_unknown_or_implausible_iterations_are_ignored(env_steps, seconds):
     window = SteadyWindow(SteadyRule(warmup_iterations=0))
     assert not window.add(env_steps, seconds)
     assert window.read().iterations == 0
@@ -72,13 +72,13 @@ def test_warm_up_starts_when_learning_does():
     assert window.read().iterations == 2
 
 
-def test_a_restored_trial_warms_up_again():
+def test_restored_trial_warms_up_again():
     window = SteadyWindow(SteadyRule(warmup_iterations=1))
     numbers = (1, 2, 3, 1, 2, 3, math.nan)
     assert [window.add(100, 1.0, since_restore=number) for number in numbers] == [False, True, True, False, True, True, True]
 
 
-def test_streaming_sums_agree_with_the_formula_over_many_iterations():
+def test_streaming_sums_match_the_batch_formula():
     rng = np.random.default_rng(1)
     seconds = np.exp(rng.normal(math.log(2.7), 0.05, 20_000))
     window = SteadyWindow(SteadyRule(warmup_iterations=0))
@@ -92,8 +92,8 @@ def test_streaming_sums_agree_with_the_formula_over_many_iterations():
     assert steady.sps == pytest.approx(1000 * len(x) / seconds.sum(), rel=1e-12)
 
 
-def test_the_interval_covers_what_it_claims():
-    """5 % independent noise, stopped at the first steady iteration: nominal 95 %, allowed 92 to 98 % of 1,500 runs."""
+def test_interval_has_nominal_coverage():
+    """With 5 % independent noise, stopping once converged: nominal 95 %, tolerance 92 to 98 % of 1,500 runs."""
     rng = np.random.default_rng(0)
     covered, used = 0, []
     for _ in range(1500):
@@ -122,7 +122,7 @@ def test_the_interval_covers_what_it_claims():
         {"max_seconds": "60"},
     ],
 )
-def test_bad_rules_are_named(options):
+def test_invalid_rules_are_rejected(options):
     ((name, value),) = options.items()
     with pytest.raises(ValueError, match=f"{name} is {value!r}; allowed are"):
         SteadyRule(**options)

@@ -24,7 +24,7 @@ def files(store):
     return sorted(path.name for path in Path(store.directory).iterdir())
 
 
-def test_nothing_published_is_none(store):
+def test_none_before_anything_is_published(store):
     assert load(store) is None
 
 
@@ -36,7 +36,7 @@ def test_publish_and_load(store):
     assert len(files(store)) == 1
 
 
-def test_a_directory_that_vanished_is_made_again(store):
+def test_deleted_directory_is_recreated(store):
     Path(store.directory).rmdir()
     assert load(store) is None
     assert list(store.others(BASELINE.workload, BASELINE.scale)) == []
@@ -44,7 +44,7 @@ def test_a_directory_that_vanished_is_made_again(store):
     assert load(store) == BASELINE
 
 
-def test_workloads_and_references_have_files_of_their_own(store):
+def test_each_workload_and_reference_has_its_own_file(store):
     other = replace(BASELINE, workload=Workload({"env": "Ant-v5"}))
     larger = replace(BASELINE, scale=Scale(4, 1))
     for baseline in (BASELINE, other, larger):
@@ -54,7 +54,7 @@ def test_workloads_and_references_have_files_of_their_own(store):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\x00" * 10, BASELINE.to_json().encode()[:200], b" " * (2 << 20), b"[" * 100_000])
-def test_a_damaged_file_is_set_aside_and_kept(store, content):
+def test_damaged_file_is_set_aside_and_kept(store, content):
     path = Path(store.path(BASELINE.workload, BASELINE.scale))
     path.write_bytes(content)
     with pytest.raises(BaselineFileError, match="set aside as"):
@@ -68,7 +68,7 @@ def test_a_damaged_file_is_set_aside_and_kept(store, content):
     assert aside.read_bytes() == content
 
 
-def test_the_baseline_of_another_workload_under_this_name_is_set_aside(store):
+def test_baseline_of_another_workload_is_set_aside(store):
     foreign = replace(BASELINE, workload=Workload({"env": "Ant-v5"}))
     path = Path(store.path(BASELINE.workload, BASELINE.scale))
     path.write_text(foreign.to_json())
@@ -77,7 +77,7 @@ def test_the_baseline_of_another_workload_under_this_name_is_set_aside(store):
     assert not path.exists()
 
 
-def test_a_directory_in_the_way_is_set_aside(store):
+def test_directory_with_the_name_of_the_file_is_set_aside(store):
     Path(store.path(BASELINE.workload, BASELINE.scale)).mkdir()
     with pytest.raises(BaselineFileError, match="not a file"):
         load(store)
@@ -85,14 +85,14 @@ def test_a_directory_in_the_way_is_set_aside(store):
     assert load(store) == BASELINE
 
 
-def test_damaged_neighbours_are_passed_over(store):
+def test_damaged_files_of_other_workloads_are_skipped(store):
     other = replace(BASELINE, workload=Workload({"env": "Ant-v5"}))
     store.publish(other)
     Path(store.path(Workload({"env": "Walker"}), BASELINE.scale)).write_text("junk")
     assert list(store.others(BASELINE.workload, BASELINE.scale)) == [other]
 
 
-def test_of_many_neighbours_the_latest_twenty_are_read(store):
+def test_only_the_latest_twenty_other_workloads_are_read(store):
     for age in range(25):
         other = replace(BASELINE, workload=Workload({"env": str(age)}))
         store.publish(other)
@@ -117,7 +117,7 @@ class FullDisk:
         raise OSError(28, "No space left on device")
 
 
-def test_a_failed_write_leaves_the_old_file(store):
+def test_failed_write_keeps_the_old_file(store):
     store.publish(BASELINE)
     full = BaselineStore(FullDisk(), store.directory)
     with pytest.raises(OSError, match="No space left"):
@@ -131,7 +131,7 @@ class ReadOnly(FullDisk):
         raise PermissionError(30, "Read-only file system")
 
 
-def test_a_file_that_cannot_be_set_aside_is_not_overwritten(store):
+def test_file_that_cannot_be_set_aside_is_not_overwritten(store):
     path = Path(store.path(BASELINE.workload, BASELINE.scale))
     path.write_text("junk")
     with pytest.raises(OSError, match="stays where it is"):
@@ -139,12 +139,12 @@ def test_a_file_that_cannot_be_set_aside_is_not_overwritten(store):
     assert path.read_text() == "junk"
 
 
-def test_a_uri_names_a_store_too(tmp_path):
+def test_store_at_a_uri(tmp_path):
     BaselineStore.at(f"file://{tmp_path}/a").publish(BASELINE)
     assert load(BaselineStore.at(str(tmp_path / "a"))) == BASELINE
 
 
-def test_an_unreachable_place_is_named(tmp_path):
+def test_unreachable_directory_is_rejected(tmp_path):
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file", tmp_path / "file" / "below", "nosuchscheme://bucket/path", "", "/proc/nothing/here"):
         with pytest.raises(ValueError, match="baseline_dir is") as error:
@@ -153,7 +153,7 @@ def test_an_unreachable_place_is_named(tmp_path):
         assert "allowed are" in str(error.value)
 
 
-def test_a_baseline_counts_for_the_run_that_measured_it_and_for_a_lasting_store(store):
+def test_baseline_counts_for_its_own_run_and_for_a_store_of_all_runs(store):
     first, second, lasting = (BaselineStore(store._fs, store.directory, run) for run in ("first", "second", ""))
     first.publish(BASELINE)
     assert load(first) == load(lasting) == replace(BASELINE, run="first")

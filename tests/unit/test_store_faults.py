@@ -1,4 +1,4 @@
-"""The store and a trial's `Reference` on storage that fails, in ways that real disks, mounts and processes do."""
+"""The store and a trial's `Reference` on failing storage: races, crashes, full or slow disks, foreign files."""
 
 import math
 import multiprocessing
@@ -31,7 +31,7 @@ def store(tmp_path):
 
 
 class Troubled:
-    """A local filesystem that calls `before(operation, path)` first: to wait, to fail, or to do what another process does then."""
+    """A local filesystem that first calls `before(operation, path)`, to wait, fail or act like another process."""
 
     type_name = "local"
 
@@ -57,14 +57,14 @@ def place(store, workload=BASELINE.workload):
     return Path(store.path(workload, SINGLE))
 
 
-# ---------------------------------------------------------------- processes that race
+# ---------------------------------------------------------------- racing processes
 
 TRIALS, READERS, REWRITES = 200, 4, 300
 BULK = 200_000  # large enough that a torn write would be seen
 
 
 def measured(round_):
-    """A baseline whose numbers belong together."""
+    """Return a baseline whose `sps` and `seconds` match, to detect torn reads."""
     sps = 1000.0 + round_
     return replace(
         BASELINE, workload=WORKLOAD, sps=sps, env_steps=5000.0, iterations=5, seconds=5000.0 / sps, provenance={"note": "x" * BULK}
@@ -108,7 +108,7 @@ def test_200_trials_read_one_baseline_while_it_is_rewritten(store):
         assert {comparable for _, comparable in compared} == {1.0}
         assert {sps for sps, _ in compared} <= written
         assert warnings == {}
-    assert len({sps for loads, *_ in reports for sps, _ in loads}) > 1, "nobody read while it was rewritten"
+    assert len({sps for loads, *_ in reports for sps, _ in loads}) > 1, "no read overlapped a write"
     assert store.load(WORKLOAD, SINGLE).sps == max(written)
     assert files(store) == [place(store, WORKLOAD)]
 
@@ -122,7 +122,7 @@ def race(directory, owner, together, told):
     told.put((owner, trial.is_baseline, trial.compare_with(SETTLED, 1000.0)))
 
 
-def test_of_references_that_publish_at_the_same_moment_one_remains(store):
+def test_one_of_several_simultaneous_references_remains(store):
     together, told = spawned.Barrier(READERS), spawned.Queue()
     racers = [spawned.Process(target=race, args=(store.directory, str(owner), together, told)) for owner in range(READERS)]
     for process in racers:
@@ -132,7 +132,7 @@ def test_of_references_that_publish_at_the_same_moment_one_remains(store):
         process.join(60)
     final = store.load(WORKLOAD, SINGLE)
     assert [owner for owner, is_baseline, _ in reports if is_baseline] == [final.owner]
-    # One that looked between two that published keeps what it found: a measurement of the same workload all the same.
+    # A trial that looked between two writes keeps what it found, which is a measurement of the same workload.
     assert {comparable for *_, (_, comparable) in reports} == {1.0}
     assert final.sps in {sps for *_, (sps, _) in reports} <= {1000.0 + owner for owner in range(READERS)}
     assert files(store) == [place(store, WORKLOAD)]
@@ -146,19 +146,19 @@ def publish_and_be_killed(directory):
     BaselineStore(Troubled(before), directory).publish(replace(BASELINE, sps=1.0))
 
 
-def test_a_process_killed_while_it_publishes_leaves_the_old_baseline(store):
+def test_process_killed_while_publishing_leaves_the_old_baseline(store):
     store.publish(BASELINE)
     process = spawned.Process(target=publish_and_be_killed, args=(store.directory,))
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
     assert store.load(BASELINE.workload, SINGLE) == BASELINE
-    assert list(store.others(WORKLOAD, SINGLE)) == [BASELINE]  # what it left is not taken for a baseline
+    assert list(store.others(WORKLOAD, SINGLE)) == [BASELINE]  # the partial file is ignored
     store.publish(replace(BASELINE, sps=1400.0))
     assert store.load(BASELINE.workload, SINGLE).sps == 1400.0
 
 
-def test_a_baseline_published_while_a_damaged_one_is_set_aside_is_not_lost(store):
+def test_baseline_published_while_a_damaged_one_is_set_aside_is_not_lost(store):
     place(store).write_text("{")
 
     def before(operation, where):
@@ -170,7 +170,7 @@ def test_a_baseline_published_while_a_damaged_one_is_set_aside_is_not_lost(store
     assert store.load(BASELINE.workload, SINGLE) == BASELINE
 
 
-def test_a_file_that_vanishes_as_it_is_read_is_none_yet(store):
+def test_file_deleted_while_being_read_counts_as_missing(store):
     store.publish(BASELINE)
 
     def before(operation, where):
@@ -181,7 +181,7 @@ def test_a_file_that_vanishes_as_it_is_read_is_none_yet(store):
 
 
 @pytest.mark.parametrize("operation", ["get_file_info", "create_dir", "open_output_stream", "move"])
-def test_a_directory_that_vanishes_at_any_moment_costs_one_warning_at_most(store, operation):
+def test_directory_deleted_at_any_moment_causes_at_most_one_warning(store, operation):
     def before(now, where):
         if now == operation:
             shutil.rmtree(store.directory, ignore_errors=True)
@@ -194,7 +194,7 @@ def test_a_directory_that_vanishes_at_any_moment_costs_one_warning_at_most(store
     assert list(warn) in ([], ["storage"])
 
 
-# ---------------------------------------------------------------- disks that are full, read-only or broken
+# ---------------------------------------------------------------- full, read-only and broken disks
 
 PREPARE = """
 import os, sys
@@ -210,7 +210,7 @@ warn = Warnings()
 
 
 def on_a_disk_of_its_own(tmp_path, script):
-    """Run `script` on a small filesystem that only it sees: mounts need no privileges in a user namespace."""
+    """Run `script` on a small private filesystem, mounted without privileges in a user namespace."""
     disk = tmp_path / "disk"
     disk.mkdir()
     enter = ["unshare", "-Urm", "sh", "-c"]
@@ -223,7 +223,7 @@ def on_a_disk_of_its_own(tmp_path, script):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_full_disk(tmp_path):
+def test_full_disk(tmp_path):
     on_a_disk_of_its_own(
         tmp_path,
         """
@@ -247,7 +247,7 @@ assert store.load(WORKLOAD, SINGLE).sps == 1200.0
     )
 
 
-def test_a_read_only_disk(tmp_path):
+def test_read_only_disk(tmp_path):
     on_a_disk_of_its_own(
         tmp_path,
         """
@@ -268,13 +268,13 @@ try:
 except OSError as error:
     assert "stays where it is" in str(error)
 else:
-    raise AssertionError("a damaged file was taken")
+    raise AssertionError("a damaged file was accepted")
 assert damaged.read_text() == "{"
 """,
     )
 
 
-def test_a_limit_on_file_sizes_is_a_full_disk_too(store):
+def test_file_size_limit(store):
     old = reference(store, owner="a")
     old.update(SETTLED)
     kept = files(store)[0].read_text()
@@ -290,7 +290,7 @@ def test_a_limit_on_file_sizes_is_a_full_disk_too(store):
     assert [path.read_text() for path in files(store)] == [kept]
 
 
-def test_a_baseline_that_could_not_be_written_is_written_as_soon_as_it_can_be(store):
+def test_failed_write_is_retried_as_soon_as_possible(store):
     broken = [True]
 
     def before(operation, where):
@@ -301,7 +301,7 @@ def test_a_baseline_that_could_not_be_written_is_written_as_soon_as_it_can_be(st
     trial.update(SETTLED)
     assert store.load(WORKLOAD, SINGLE) is None
     broken[0] = False
-    # By then the trial may have a few iterations left, not as many again.
+    # The trial may have only a few iterations left, too few for its window to double.
     trial.update(replace(SETTLED, iterations=6, env_steps=6000.0, seconds=6.0))
     assert store.load(WORKLOAD, SINGLE).sps == 1000.0
     waiting = reference(store, Scale(2, 1), owner="waiting")
@@ -310,11 +310,11 @@ def test_a_baseline_that_could_not_be_written_is_written_as_soon_as_it_can_be(st
 
 
 class ClientError(Exception):
-    """What storage libraries raise: `botocore.exceptions.ClientError` is no OSError either."""
+    """Like `botocore.exceptions.ClientError`, which isn't an OSError either."""
 
 
 @pytest.mark.parametrize("scale", [SINGLE, Scale(1, 4), Scale(2, 4)])
-def test_errors_of_a_storage_library_are_no_reason_to_stop_measuring(tmp_path, scale):
+def test_errors_of_a_storage_library_only_cause_a_warning(tmp_path, scale):
     fsspec = pytest.importorskip("fsspec.implementations.local")
 
     class Remote(fsspec.LocalFileSystem):
@@ -329,7 +329,7 @@ def test_errors_of_a_storage_library_are_no_reason_to_stop_measuring(tmp_path, s
     assert "SlowDown" in warn["storage"]
 
 
-def test_an_error_on_the_way_to_what_one_runner_does_leaves_the_baseline_in_hand(store):
+def test_failing_to_load_the_single_runner_measurement_keeps_the_baseline(store):
     class Failing(BaselineStore):
         def load(self, workload, reference):
             if reference != SINGLE:
@@ -347,7 +347,7 @@ def test_an_error_on_the_way_to_what_one_runner_does_leaves_the_baseline_in_hand
 # ---------------------------------------------------------------- a slow filesystem
 
 
-def test_a_slow_filesystem_takes_a_small_share_of_the_time(store):
+def test_slow_filesystem_takes_a_small_share_of_the_time(store):
     pause = 0.02
     slow = BaselineStore(Troubled(lambda *_: time.sleep(pause)), store.directory)
     trial = reference(slow, Scale(2, 1), clock=time.monotonic)
@@ -368,7 +368,7 @@ def test_a_slow_filesystem_takes_a_small_share_of_the_time(store):
     assert trial.compare_with(SETTLED, 1000.0) == (1000.0, 1.0)
 
 
-def test_many_other_workloads_on_a_slow_filesystem_do_not_hold_up_an_iteration(store):
+def test_many_other_workloads_on_a_slow_filesystem_do_not_delay_an_iteration(store):
     for number in range(200):
         store.publish(replace(BASELINE, workload=Workload({"env": str(number)})))
     now = [0.0]
@@ -381,10 +381,10 @@ def test_many_other_workloads_on_a_slow_filesystem_do_not_hold_up_an_iteration(s
     assert now[0] < 10
 
 
-# ---------------------------------------------------------------- files that no callback wrote
+# ---------------------------------------------------------------- foreign files
 
 
-def test_a_file_of_a_gigabyte_is_set_aside_unread(store):
+def test_huge_file_is_set_aside_unread(store):
     size = 1 << 30
     for path in (place(store), place(store, Workload({"env": "Ant-v5"}))):
         with path.open("wb") as file:
@@ -400,7 +400,7 @@ def test_a_file_of_a_gigabyte_is_set_aside_unread(store):
 
 
 @pytest.mark.parametrize("kind", ["fifo", "loop", "dangling link", "directory"])
-def test_what_is_no_file_neither_blocks_nor_ends_a_trial(store, kind):
+def test_special_files_neither_block_nor_end_a_trial(store, kind):
     path = place(store, WORKLOAD)
     if kind == "fifo":
         os.mkfifo(path)
@@ -419,7 +419,7 @@ def test_what_is_no_file_neither_blocks_nor_ends_a_trial(store, kind):
 HOSTILE = "../../up\n<script>\x00%s{} 'quoted' \"too\" ☃ 评 \ud800"
 
 
-def test_names_with_line_breaks_make_no_lines_of_their_own_in_a_warning(store):
+def test_line_breaks_in_names_are_escaped_in_warnings(store):
     store.publish(replace(BASELINE, workload=Workload({"env": HOSTILE}), provenance={"trial": HOSTILE}))
     warn = Warnings()
     reference(store, Scale(2, 1), warn=warn).update(UNSETTLED)

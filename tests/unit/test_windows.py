@@ -19,30 +19,30 @@ def fill(results):
     return [windows.add("trial", each).iterations for each in results], windows.add("trial", result(2.0))
 
 
-def test_evaluation_is_left_out():
+def test_evaluation_is_excluded():
     counted, steady = fill([result(9.0), result(5.0, evaluation_s=3.0)])
     assert counted == [0, 1]
     assert steady.sps == 500.0
 
 
-def test_an_iteration_in_which_the_clock_jumped_does_not_count():
+def test_iteration_with_a_clock_jump_does_not_count():
     counted, steady = fill([result(2.0), result(2.0), result(3602.0, sps=math.nan), result(2.0)])
     assert counted == [0, 1, 1, 2]
     assert steady.sps == 500.0
 
 
-def test_a_restored_trial_warms_up_again():
+def test_restored_trial_warms_up_again():
     counted, _ = fill([result(2.0, number=1), result(2.0, number=2), result(9.0, number=1), result(2.0, number=2)])
     assert counted == [0, 1, 1, 2]
 
 
-def test_iterations_until_learning_starts_do_not_count():
+def test_iterations_before_learning_starts_do_not_count():
     config = {"num_steps_sampled_before_learning_starts": 1500}
     counted, _ = fill([result(0.1, config=config) for _ in range(4)])
     assert counted == [0, 0, 0, 1]
 
 
-def test_trials_are_told_apart_and_forgotten():
+def test_trials_have_separate_windows_and_can_be_forgotten():
     windows = Windows(RULE)
     for _ in range(3):
         windows.add("one", result(2.0))
