@@ -35,7 +35,10 @@ results = tune.Tuner(
 ).fit()
 
 trials = results.get_dataframe().set_index(["config/num_env_runners", "config/num_envs_per_env_runner"]).sort_index()
-columns = ["training_iteration", "scaling/steady/sps", "scaling/steady/speedup", "scaling/steady/efficiency"]
-print(trials[columns].round(1))
-efficient = trials[trials["scaling/steady/efficiency"] >= 60]
-print("Fastest of those with 60 % or more:", efficient["scaling/steady/speedup"].idxmax())
+trials = trials[[column for column in trials if column.startswith("scaling/steady/")]]
+trials.columns = trials.columns.str.removeprefix("scaling/steady/")
+trials.index.names = ["runners", "envs"]
+print(trials[["iterations", "sps", "speedup", "efficiency"]].round(1))
+
+runners, envs = trials[trials["efficiency"] >= 40]["speedup"].idxmax()
+print(f"Fastest of those with an efficiency of 40 % or more: {runners}r×{envs}e")
