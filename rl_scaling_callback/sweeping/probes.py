@@ -258,7 +258,7 @@ def sweep_by_probes(
                 rivals = ", ".join(map(str, outcome.rivals[:_NAMED])) + " …" * (len(outcome.rivals) > _NAMED)
                 say(f"Time is up; not ruled out against {outcome.choice}: {rivals or 'nothing, after few rounds'}. See --budget")
             if isinstance(envs, str) and (left > 0 or budget_s is None):
-                _measure_alone(rounds, host, outcome.choice)
+                _measure_alone(rounds, host, outcome)
                 outcome = rounds.judge(race)
         except (KeyboardInterrupt, ProbeError) as error:
             if outcome is None:
@@ -342,14 +342,15 @@ def _standings(outcome: Outcome, rounds: Rounds, seconds_left: float) -> Standin
     return Standings(rows, outcome.choice, len(rounds.probes), min(seconds_left, rounds_left))
 
 
-def _measure_alone(rounds: Rounds, host: ProbeHost, choice: Scale) -> None:
-    """Probe one env runner with as many envs as the choice: it tells stepping them one after another from contention."""
-    alone = Scale(1, choice.num_envs_per_env_runner)
-    if alone in rounds.scales:
+def _measure_alone(rounds: Rounds, host: ProbeHost, outcome: Outcome) -> None:
+    """Probe one env runner with as many envs as the choice, and what is as good: it tells stepping in turn from contention."""
+    candidates = {outcome.choice, *_candidates(outcome)}
+    alone = {Scale(1, scale.num_envs_per_env_runner) for scale in candidates} - {*rounds.scales}
+    if not alone:
         return
-    rounds.scales.append(alone)
-    rounds.steps |= host.steps_per_update([alone])
-    rounds.out = frozenset(rounds.scales) - {SINGLE, choice, alone}
+    rounds.scales += sorted(alone)
+    rounds.steps |= host.steps_per_update(sorted(alone))
+    rounds.out = frozenset(rounds.scales) - {SINGLE, *candidates, *alone}
     for _ in range(_ALONE):
         _measure(rounds, host)
 
