@@ -12,8 +12,8 @@ UNKNOWN: Final = "–"
 
 
 def number(value: float, decimals: int, unit: str = "", *, digits: int = 3) -> str:
-    """Return a number with its unit, rounded to so many digits and at most so many decimals; "–" for NaN."""
-    if math.isnan(value):
+    """Return a number with its unit, rounded to so many digits and at most so many decimals; "–" for NaN and infinity."""
+    if not math.isfinite(value):
         return UNKNOWN
     rounded = float(f"{value:.{digits - 1}e}")
     if rounded:

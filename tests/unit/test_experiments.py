@@ -9,7 +9,7 @@ import pytest
 from pyarrow import fs
 
 from rl_scaling_callback.analysis.configurations import configurations
-from rl_scaling_callback.analysis.runs import Experiment, GivenBaseline, LeftOut
+from rl_scaling_callback.analysis.runs import Experiment, LeftOut
 from rl_scaling_callback.baseline.model import Workload
 from rl_scaling_callback.baseline.store import EXPERIMENT_SUBDIRECTORY
 from rl_scaling_callback.core import schema
@@ -243,7 +243,7 @@ def test_where_env_runners_tell_their_waits_overlapping_phases_have_losses(folde
     # Busy for 1.94 of 2 s; env runners waited for it for 0.5 of them, and do so no more where it is twice as fast.
     assert two.diagnosis.endswith("busy 97 %: at most 1.03× from more env runners; a learner twice as fast: up to 1.3×")
     # 2r×1e is as fast as 1r×1e here, so that no goal takes it; beside a baseline from another place, it is all there is.
-    alone = replace(study, runs=two.runs, baseline=GivenBaseline(one.scale, one.runs[0].steady, "a file"))
+    alone = replace(study, runs=two.runs, baseline=replace(one.runs[0], name="a file"))
     made = make_report(Experiment("here", (alone,)), "fastest")
     assert "a learner twice as fast: up to 1.3×" in to_markdown(made)
     assert "a learner twice as fast: up to 1.3×" in render_page(made)
