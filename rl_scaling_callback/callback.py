@@ -24,13 +24,13 @@ from rl_scaling_callback import rllib
 from rl_scaling_callback.baseline.model import Workload
 from rl_scaling_callback.baseline.probed import ProbedBaseline
 from rl_scaling_callback.baseline.store import BaselineStore
-from rl_scaling_callback.baseline.tracker import GivenBaseline, Reference
+from rl_scaling_callback.baseline.tracker import BaselineTracker, GivenBaseline
 from rl_scaling_callback.core import schema
 from rl_scaling_callback.core.comparison import Resources
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule
-from rl_scaling_callback.live.colocation import Neighbourhood
+from rl_scaling_callback.live.colocation import Colocation
 from rl_scaling_callback.live.gauges import Gauges
 from rl_scaling_callback.live.learners import Learners
 from rl_scaling_callback.live.load import Load
@@ -39,7 +39,7 @@ from rl_scaling_callback.live.overlap import OverlappingRunners
 from rl_scaling_callback.live.phases import PhaseClock
 from rl_scaling_callback.live.rounds import Rounds
 from rl_scaling_callback.live.sampling import SamplingClock
-from rl_scaling_callback.live.trial import BaselineSource, Trial
+from rl_scaling_callback.live.trial import BaselineSource, TrialMonitor
 from rl_scaling_callback.rllib import RunnerReport, introspection
 from rl_scaling_callback.rllib.prober import ProbeError, Prober, ProbeTimeoutError
 
@@ -90,7 +90,7 @@ class ScalingCallback(RLlibCallback):
         steady=DEFAULT_RULE,
     )
     _warned: frozenset[str] = frozenset()
-    _trial: Trial | None = None
+    _trial: TrialMonitor | None = None
     _phases: PhaseClock | None = None
     _phases_are_timed = False
     _timers: Callable[[], dict[str, float]] | None = None
@@ -219,7 +219,7 @@ class ScalingCallback(RLlibCallback):
         result[schema.ROOT] = schema.nest({}) if values is None else values
         self._show(result)
 
-    def _start(self, algorithm: Algorithm, lasting: BaselineStore | None) -> Trial:
+    def _start(self, algorithm: Algorithm, lasting: BaselineStore | None) -> TrialMonitor:
         config = introspection.config_of(algorithm)
         settle = {"learn": introspection.wait_for_gpu} if rllib.uses_gpus(config) else {}
         # Where evaluation runs beside training, only what is left of it after training takes time of the iteration.
@@ -251,7 +251,7 @@ class ScalingCallback(RLlibCallback):
         unknown = Resources(cores=NAN, cpus=NAN)
         resources = self._attempt("resources", lambda: introspection.resources_of(algorithm, hosts), unknown)
         workload = introspection.workload_of(algorithm, hosts, self._options.workload)
-        trial = Trial(
+        trial = TrialMonitor(
             config,
             scale=scale,
             workload=workload.id,
@@ -330,7 +330,7 @@ class ScalingCallback(RLlibCallback):
                     "functools.partial.",
                 )
         trial = storage.trial_fs_path if storage is not None else uuid.uuid4().hex
-        stored = Reference(
+        stored = BaselineTracker(
             store,
             workload,
             scale,
@@ -343,7 +343,7 @@ class ScalingCallback(RLlibCallback):
         )
         return self._probe_baseline(algorithm, scale, stored) if options.probe else stored
 
-    def _probe_baseline(self, algorithm: Algorithm, scale: Scale, stored: Reference) -> BaselineSource:
+    def _probe_baseline(self, algorithm: Algorithm, scale: Scale, stored: BaselineTracker) -> BaselineSource:
         """Return the baseline by probes, or the stored one where the trial can't be probed."""
         prober: Prober | None = None
         reference = self._options.reference
@@ -415,8 +415,8 @@ def _watch_learners(algorithm: Algorithm, config: Mapping[str, Any]) -> Learners
     return Learners(take, max(1, int(rllib.number(config.get("num_learners")))), lambda: introspection.dropped_steps(group))
 
 
-def _join(algorithm: Algorithm) -> Neighbourhood:
-    neighbourhood = Neighbourhood(introspection.node_of())
+def _join(algorithm: Algorithm) -> Colocation:
+    neighbourhood = Colocation(introspection.node_of())
     # RLlib has no hook for the end of an Algorithm; a process that has dropped one is no neighbour any more.
     weakref.finalize(algorithm, neighbourhood.leave)
     return neighbourhood

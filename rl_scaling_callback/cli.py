@@ -255,7 +255,7 @@ def sweep(
     folder at the end. Interrupted, it reports what is known; trials go on with --resume.
     """
     try:
-        from rl_scaling_callback.report.live import following
+        from rl_scaling_callback.report.progress import following
         from rl_scaling_callback.rllib.prober import ProbeError
         from rl_scaling_callback.sweeping.cluster import connect
         from rl_scaling_callback.sweeping.config_file import load_config, write_config

@@ -14,7 +14,7 @@ from rl_scaling_callback.analysis.laws import Laws, Prediction, Work
 from rl_scaling_callback.analysis.runs import Experiment, Iteration, Run, Study
 from rl_scaling_callback.baseline.model import Baseline, Workload
 from rl_scaling_callback.baseline.store import EXPERIMENT_SUBDIRECTORY, BaselineStore
-from rl_scaling_callback.baseline.tracker import Reference
+from rl_scaling_callback.baseline.tracker import BaselineTracker
 from rl_scaling_callback.core import formulas, schema
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
@@ -181,7 +181,7 @@ class Warnings(dict):
 
 
 def reference(store, scale=SINGLE, *, workload=WORKLOAD, owner="trial", warn=None, steps_vary=False, clock=None):
-    return Reference(
+    return BaselineTracker(
         store,
         workload,
         scale,

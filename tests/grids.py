@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from rl_scaling_callback.analysis.runs import Run, Study
-from rl_scaling_callback.core.attribution import Spent
+from rl_scaling_callback.core.attribution import TimeBreakdown
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyWindow
 
@@ -32,7 +32,7 @@ def grid(name: str, repetitions: set[int] | None = None) -> Study:
                 continue
             seconds = float(row["time_this_iter_s"])
             phases = {phase: float(row[f"{phase}_s"]) for phase in ("sample", "learn", "sync")}
-            spent = Spent.of(phases, seconds, float(row["busy_s"]), float(row["longest_s"]))
+            spent = TimeBreakdown.of(phases, seconds, float(row["busy_s"]), float(row["longest_s"]))
             windows[key].add(float(row["env_steps"]), seconds, spent.parts)
     cores = float(provenance(name).split(" cores")[0].rpartition(" ")[2])
     runs = [

@@ -16,7 +16,7 @@ from rl_scaling_callback.analysis.interference import NOTABLE_CORES, undisturbed
 from rl_scaling_callback.analysis.noise import PROBED, USUAL, Noise
 from rl_scaling_callback.analysis.runs import Run, Study
 from rl_scaling_callback.core import formulas
-from rl_scaling_callback.core.attribution import LearnerLimits, Spent, diagnosis, losses
+from rl_scaling_callback.core.attribution import LearnerLimits, TimeBreakdown, diagnosis, losses
 from rl_scaling_callback.core.comparison import same_steps
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
@@ -106,7 +106,7 @@ def configurations(study: Study, reference: Scale = SINGLE) -> tuple[Configurati
     groups: dict[Scale, list[Run]] = defaultdict(list)
     for run in undisturbed(study.runs):
         groups[run.scale].append(run)
-    noise = PROBED if study.probed else Noise.of(groups.values(), study.pace)
+    noise = PROBED if study.probed else Noise.of(groups.values(), study.correction)
     cells = {scale: _Cell.of(runs, noise) for scale, runs in groups.items()}
     baseline = cells.get(reference)
     if baseline is None and study.baseline is not None:
@@ -136,8 +136,8 @@ class _Cell:
         return formulas.ratio(self.steady.env_steps, self.steady.iterations)
 
     @property
-    def spent_per_step(self) -> Spent:
-        return Spent.of_window(self.steady.parts, self.steady.env_steps)
+    def breakdown_per_step(self) -> TimeBreakdown:
+        return TimeBreakdown.of_window(self.steady.parts, self.steady.env_steps)
 
 
 def pooled(windows: Sequence[Steady]) -> Steady:
@@ -206,7 +206,7 @@ def _configuration(study: Study, cell: _Cell, cells: Mapping[Scale, _Cell], base
 
 def _doubt(study: Study, scale: Scale, other: Scale | None = None) -> float:
     """Return the variance of what may be left of the machine's speed in ln SPS, beside another scale's or that of the mean."""
-    return 0.0 if study.pace is None else study.pace.doubt(scale, other) ** 2
+    return 0.0 if study.correction is None else study.correction.doubt(scale, other) ** 2
 
 
 def _disturbances(runs: Sequence[Run], left_out: int) -> Iterator[str]:
@@ -223,9 +223,9 @@ def _disturbances(runs: Sequence[Run], left_out: int) -> Iterator[str]:
 def _losses(cell: _Cell, cells: Mapping[Scale, _Cell], baseline: _Cell) -> tuple[Mapping[str, float], bool]:
     """Return the losses by cause, and whether they are estimated; nothing where the time of a part is not known."""
     alone = cells.get(Scale(1, cell.scale.num_envs_per_env_runner))
-    single = NAN if alone is None else alone.spent_per_step.busy
-    reference = baseline.spent_per_step.times(baseline.scale.parallelism)
-    lost, estimated = losses(cell.scale, cell.steady.env_steps, Spent.of_window(cell.steady.parts), reference, single)
+    single = NAN if alone is None else alone.breakdown_per_step.busy
+    reference = baseline.breakdown_per_step.times(baseline.scale.parallelism)
+    lost, estimated = losses(cell.scale, cell.steady.env_steps, TimeBreakdown.of_window(cell.steady.parts), reference, single)
     return ({}, False) if any(map(math.isnan, lost.values())) else (lost, estimated)
 
 

@@ -168,7 +168,7 @@ class Solution:
         shape: its shape; NaN where it has none.
         scatter: standard deviation of ln T around the law, of a configuration with the typical error; NaN where there is no
             configuration more than parameters.
-        freedom: degrees of freedom of the scatter.
+        dof: degrees of freedom of the scatter.
         covariance: of the parameters that are free, that is not at a bound, over the square of the scatter.
     """
 
@@ -176,7 +176,7 @@ class Solution:
     values: Array
     shape: float
     scatter: float
-    freedom: int
+    dof: int
     covariance: Array
 
     @property
@@ -192,7 +192,7 @@ class Solution:
     @property
     def noise(self) -> float:
         """Half-width of the 95 % interval of ln T around the law, were its parameters certain."""
-        return self.scatter * float(stdtrit(self.freedom, 0.975)) if self.freedom > 0 else NAN
+        return self.scatter * float(stdtrit(self.dof, 0.975)) if self.dof > 0 else NAN
 
     def interval(self, r: Array, e: Array, least_noise: float = 0.0) -> tuple[float, float]:
         """Return the 95 % interval of a new measurement of one configuration [s]: noise and uncertain parameters.
@@ -206,7 +206,7 @@ class Solution:
         """
         seconds = self.seconds(r, e)
         noise = max(self.noise, least_noise)
-        if not (noise > _EXACT and self.freedom > 0 and 0 < seconds[0] < _LONGEST):
+        if not (noise > _EXACT and self.dof > 0 and 0 < seconds[0] < _LONGEST):
             return NAN, NAN
         gradient = _gradient(self.law, self.values, self.shape, r, e, seconds)[0]
         width = noise * math.sqrt(1 + float(gradient @ self.covariance @ gradient))
@@ -217,13 +217,13 @@ def solve(law: Law, data: Observations) -> Solution:
     """Return the law fitted to measured seconds."""
     values, shape = _solve(law, data)
     r, e, t, weights = data
-    freedom = len(t) - law.size
+    dof = len(t) - law.size
     # Relative to what was measured, as in the fit; so it stays finite whatever the law predicts.
     weighted = _gradient(law, values, shape, r, e, t) * weights[:, None]
     residuals = weights * (_seconds(law, values, shape, r, e) / t - 1)
-    scatter = math.sqrt(float(residuals @ residuals) / freedom) if freedom > 0 else NAN
+    scatter = math.sqrt(float(residuals @ residuals) / dof) if dof > 0 else NAN
     covariance: Array = np.linalg.pinv(weighted.T @ weighted).astype(np.float64)
-    return Solution(law, values, shape, scatter, freedom, covariance)
+    return Solution(law, values, shape, scatter, dof, covariance)
 
 
 def leave_one_out(law: Law, data: Observations) -> Array:

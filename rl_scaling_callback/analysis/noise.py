@@ -21,11 +21,11 @@ from typing import Final
 import numpy as np
 from scipy.special import stdtrit
 
-from rl_scaling_callback.analysis.runs import Pace, Run
+from rl_scaling_callback.analysis.runs import Run, SpeedCorrection
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.steady import Steady
 
-USUAL_DEVIATION: Final = 0.092
+USUAL_STD: Final = 0.092
 """Standard deviation of ln SPS between runs of one configuration, beside what their iterations tell; on shared virtual machines.
 
 The value with which deviations in the three grids under tests/data/grids (237 runs of 60 configurations), less the mean of each
@@ -36,7 +36,7 @@ round through a grid, are as large as expected; for each grid alone it is 0.083,
 USUAL_LEVEL: Final = 0.07
 """Standard deviation of the means of those rounds: all configurations share it, and so none of their ratios has it."""
 
-USUAL_FREEDOM: Final = 10.0
+USUAL_DOF: Final = 10.0
 """Degrees of freedom that both count for, so that a few more repeats outweigh them.
 
 Smyth's estimator for the three grids, from how much more the variances of whole runs differ between them (0.094, 0.095 and 0.146
@@ -53,7 +53,7 @@ class Noise:
 
     Attributes:
         factor: k, the share of the usual variance; that of the correction for the machine's speed is included.
-        freedom: degrees of freedom that it is known with.
+        dof: degrees of freedom that it is known with.
         from_repeats: True where repeated runs told it.
         probed: True where the error of a run is already that of a repeat of its speedup: probes tell it, not iterations.
         level: variance of ln SPS that all configurations share, and so none of their ratios has: another time, the machine has
@@ -61,23 +61,23 @@ class Noise:
     """
 
     factor: float = 1.0
-    freedom: float = USUAL_FREEDOM
+    dof: float = USUAL_DOF
     from_repeats: bool = False
     probed: bool = False
     level: float = USUAL_LEVEL**2
 
     @classmethod
-    def of(cls, groups: Iterable[Sequence[Run]], pace: Pace | None = None) -> Noise:
+    def of(cls, groups: Iterable[Sequence[Run]], correction: SpeedCorrection | None = None) -> Noise:
         """Return what the runs of each configuration tell.
 
         Args:
             groups: the runs of each configuration.
-            pace: what they were corrected for.
+            correction: what they were corrected for.
         """
         left = 1.0
-        if pace is not None:
-            left = (pace.corrected / pace.measured) ** 2 if pace.is_estimated else USUAL_LEFT
-        squares, freedom = 0.0, 0
+        if correction is not None:
+            left = (correction.corrected / correction.measured) ** 2 if correction.is_estimated else USUAL_LEFT
+        squares, dof = 0.0, 0
         known = [runs for same in groups if (runs := [run for run in same if run.steady.sps > 0])]
         rounds = [len(runs) for runs in known]
         for runs in known:
@@ -86,19 +86,19 @@ class Noise:
             weights = np.array([1 / (left * _usual(run.steady)) for run in runs])
             logs = np.log([run.steady.sps for run in runs])
             squares += float(weights @ (logs - np.average(logs, weights=weights)) ** 2)
-            freedom += len(runs) - 1
+            dof += len(runs) - 1
         # A slope that was estimated from the runs takes one degree of freedom.
-        freedom -= pace is not None and pace.is_estimated
-        moderated = (USUAL_FREEDOM + squares) / (USUAL_FREEDOM + freedom)
+        dof -= correction is not None and correction.is_estimated
+        moderated = (USUAL_DOF + squares) / (USUAL_DOF + dof)
         # Of the machine's part, which corrected figures lack, each round of runs has one if the machine drifts slowly.
-        machine = (1 - left) * USUAL_DEVIATION**2 / fmean(rounds or [1])
+        machine = (1 - left) * USUAL_STD**2 / fmean(rounds or [1])
         level = moderated * (USUAL_LEVEL**2 + machine)
-        return cls(left * moderated, USUAL_FREEDOM + freedom, freedom > 0, level=level)
+        return cls(left * moderated, USUAL_DOF + dof, dof > 0, level=level)
 
     def variance(self, steady: Steady) -> float:
         """Return the variance of ln SPS of one run; NaN where neither its iterations nor repeats tell of it."""
         if self.probed:
-            return 0.5 * (math.log1p(steady.error / 100) / float(stdtrit(self.freedom, 0.975))) ** 2
+            return 0.5 * (math.log1p(steady.error / 100) / float(stdtrit(self.dof, 0.975))) ** 2
         if steady.iterations == 0 or (math.isnan(within(steady)) and not self.from_repeats):
             return NAN
         return self.factor * _usual(steady)
@@ -108,25 +108,25 @@ class Noise:
 
         On a log scale the upper end lies further away than the lower one. NaN beyond e^20: the number says nothing then.
         """
-        half_width = float(stdtrit(self.freedom, 0.975)) * math.sqrt(2 * variance)
+        half_width = float(stdtrit(self.dof, 0.975)) * math.sqrt(2 * variance)
         return 100 * math.expm1(half_width) if half_width < 20 else NAN
 
 
 USUAL: Final = Noise()
 """What is known before any run was repeated."""
 
-PROBED: Final = Noise(freedom=math.inf, from_repeats=True, probed=True)
+PROBED: Final = Noise(dof=math.inf, from_repeats=True, probed=True)
 """What rounds of probes tell."""
 
 
 def within(steady: Steady) -> float:
     """Return the variance of ln SPS that the iterations of a run tell; NaN where they don't."""
-    freedom = steady.iterations - 1
-    if not (freedom >= 1 and math.isfinite(steady.error)):
+    dof = steady.iterations - 1
+    if not (dof >= 1 and math.isfinite(steady.error)):
         return NAN
-    return (math.log1p(steady.error / 100) / float(stdtrit(freedom, 0.975))) ** 2
+    return (math.log1p(steady.error / 100) / float(stdtrit(dof, 0.975))) ** 2
 
 
 def _usual(steady: Steady) -> float:
     of_iterations = within(steady)
-    return USUAL_DEVIATION**2 + (0.0 if math.isnan(of_iterations) else of_iterations)
+    return USUAL_STD**2 + (0.0 if math.isnan(of_iterations) else of_iterations)

@@ -213,7 +213,7 @@ def _repeats(choice: Configuration, baseline: Configuration, reach: float) -> in
     """
     for more in range(1, _MOST_REPEATS + 1):
         variance = sum(each.variance * len(each.runs) / (len(each.runs) + more) for each in (choice, baseline))
-        error = replace(choice.noise, freedom=choice.noise.freedom + 2 * more).error(variance)
+        error = replace(choice.noise, dof=choice.noise.dof + 2 * more).error(variance)
         if judge(reach, error, 1.0) != "undecided":
             return more
     return None

@@ -83,7 +83,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class SpeedCorrection:
     """How far the machine's speed differed between runs, and what that explains (see `speed_correction`).
 
     Attributes:
@@ -131,7 +131,7 @@ class Study:
         exclusive_phases: False where phases overlap (APPO, IMPALA).
         waits_are_known: True where the env runners told what they waited for, so that losses are known all the same.
         timed_iterations: True where an iteration lasts a given time, so that its steps vary.
-        pace: what its runs were corrected for; None where they are as measured.
+        correction: what its runs were corrected for; None where they are as measured.
         workload: what is equal in all its runs, as it is compared; None where it is not known.
         gpus: names of the GPUs that its runs use, "" for one that is not named; empty where they use none, None where not known.
         probed: True where a run is what probes say of a configuration, and its error that of its speedup.
@@ -144,7 +144,7 @@ class Study:
     exclusive_phases: bool = True
     waits_are_known: bool = False
     timed_iterations: bool = False
-    pace: Pace | None = None
+    correction: SpeedCorrection | None = None
     workload: Workload | None = None
     gpus: tuple[str, ...] | None = None
     probed: bool = False

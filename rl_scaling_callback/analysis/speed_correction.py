@@ -20,7 +20,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from rl_scaling_callback.analysis.fitting import Array
-from rl_scaling_callback.analysis.runs import Pace, Run, Study
+from rl_scaling_callback.analysis.runs import Run, SpeedCorrection, Study
 from rl_scaling_callback.core.comparison import same_steps
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.steady import Steady
@@ -35,13 +35,13 @@ USUAL_SLOPE: Final = 0.95
 _LARGEST_DIFFERENCE: Final = math.log(2)
 """A learner that takes half or twice as long as in other runs says nothing of the machine's speed: that differs by 12 to 16 %."""
 
-_LEAST_FREEDOM: Final = 6
+_LEAST_DOF: Final = 6
 _SURE: Final = 0.99
 _STEEPEST: Final = 1.5
 """All of a run's time slows down with its learner at most; an estimate far above 1 is of something else."""
 
 
-def at_one_pace(study: Study, correction: Correction = "repeated") -> Study:
+def correct_speed(study: Study, correction: Correction = "repeated") -> Study:
     """Return the study with its runs as if the machine had been equally fast in all of them.
 
     Unchanged where the learner's time is not known, or is not that of equal work. Where repeated runs tell how much of the
@@ -67,21 +67,21 @@ def at_one_pace(study: Study, correction: Correction = "repeated") -> Study:
     trend = np.column_stack((np.ones(len(runs)), _logs(runs)))
     inverse = np.linalg.pinv(trend).astype(np.float64)
     ahead = logs - trend @ (inverse @ logs)
-    found = _pace(runs, ahead, inverse)
+    found = _estimate_correction(runs, ahead, inverse)
     if found is None and correction == "always":
         ahead = np.nan_to_num(behind(learn_s))
-        found = Pace(USUAL_SLOPE) if ahead.any() else None
+        found = SpeedCorrection(USUAL_SLOPE) if ahead.any() else None
     if found is None:
         return study
     factors = np.exp(-found.slope * ahead)
     corrected = tuple(replace(run, steady=_times(run.steady, float(factor))) for run, factor in zip(runs, factors, strict=True))
-    return replace(study, runs=corrected, pace=found)
+    return replace(study, runs=corrected, correction=found)
 
 
 def behind(learner_seconds: Sequence[float] | Array) -> Array:
     """Return by how much the machine was slower in each run than in the mean of all, as ln, by the learner's time of each.
 
-    NaN where it does not tell: where the learner's time is not known, or is no machine's pace but an accident, such as one update
+    NaN where it does not tell: where the learner's time is not known, or is no measure of the machine's speed, such as one update
     of several that something else held up.
     """
     seconds = np.asarray(learner_seconds, dtype=np.float64)
@@ -109,8 +109,8 @@ def _logs(runs: Sequence[Run]) -> Array:
     return np.log([(max(1, run.scale.num_env_runners), run.scale.num_envs_per_env_runner) for run in runs])
 
 
-def _pace(runs: Sequence[Run], ahead: Array, inverse: Array) -> Pace | None:
-    """Return the pace where its slope within configurations is above 0 for certain; else None.
+def _estimate_correction(runs: Sequence[Run], ahead: Array, inverse: Array) -> SpeedCorrection | None:
+    """Return the correction where its slope within configurations is above 0 for certain; else None.
 
     Args:
         runs: runs.
@@ -120,8 +120,8 @@ def _pace(runs: Sequence[Run], ahead: Array, inverse: Array) -> Pace | None:
     groups: dict[object, list[int]] = defaultdict(list)
     for index, run in enumerate(runs):
         groups[run.scale].append(index)
-    freedom = len(runs) - len(groups)
-    if freedom < _LEAST_FREEDOM:
+    dof = len(runs) - len(groups)
+    if dof < _LEAST_DOF:
         return None
     x, y = ahead.copy(), -np.log([run.steady.sps for run in runs])
     for same in groups.values():
@@ -131,15 +131,15 @@ def _pace(runs: Sequence[Run], ahead: Array, inverse: Array) -> Pace | None:
         return None
     slope = float(x @ y / (x @ x))
     left = y - slope * x
-    variance = float(left @ left) / (freedom - 1)
-    if not float(stdtrit(freedom - 1, _SURE)) * math.sqrt(variance / float(x @ x)) < slope < _STEEPEST:
+    variance = float(left @ left) / (dof - 1)
+    if not float(stdtrit(dof - 1, _SURE)) * math.sqrt(variance / float(x @ x)) < slope < _STEEPEST:
         return None
     # Taken as the configurations' own, a trend may still be the machine's, by chance.
     by_chance = slope**2 * float(ahead @ ahead) / (len(runs) - len(inverse)) * (inverse @ inverse.T)
     centre = _logs(runs).mean(axis=0)
-    return Pace(
+    return SpeedCorrection(
         slope=slope,
-        measured=math.sqrt(float(y @ y) / freedom),
+        measured=math.sqrt(float(y @ y) / dof),
         corrected=math.sqrt(variance),
         centre=(float(centre[0]), float(centre[1])),
         trend=(float(by_chance[1, 1]), float(by_chance[1, 2]), float(by_chance[2, 2])),

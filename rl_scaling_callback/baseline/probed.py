@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Final, Protocol
 
-from rl_scaling_callback.baseline.tracker import Reference, Warn
-from rl_scaling_callback.core.attribution import Spent
+from rl_scaling_callback.baseline.tracker import BaselineTracker, Warn
+from rl_scaling_callback.core.attribution import TimeBreakdown
 from rl_scaling_callback.core.estimates import trimmed_mean
 from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.probing import Probe, Ratios
@@ -89,7 +89,7 @@ class ProbedBaseline:
         *,
         overlaps: bool,
         share: float = SHARE,
-        lasting: Reference | None = None,
+        lasting: BaselineTracker | None = None,
         warn: Warn = lambda topic, text: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -159,7 +159,7 @@ class ProbedBaseline:
         self._lasting.update(steady)
         if not steady.settled or not self._lasting.source:
             return
-        here, _ = self.compare_with(steady, steady.env_steps, Spent.of_window(steady.parts))
+        here, _ = self.compare_with(steady, steady.env_steps, TimeBreakdown.of_window(steady.parts))
         there, _ = self._lasting.compare_with(steady, steady.env_steps)
         errors = (error for error in (self.error, self._lasting.error) if error >= 0)
         if abs(math.log(here / there)) > math.hypot(*(math.log1p(error / 100) for error in errors)):
@@ -172,35 +172,35 @@ class ProbedBaseline:
     def end(self) -> None:
         """Nothing is missing."""
 
-    def compare_with(self, steady: Steady, env_steps: float, spent: Spent) -> tuple[float, float]:
+    def compare_with(self, steady: Steady, env_steps: float, breakdown: TimeBreakdown) -> tuple[float, float]:
         """Return the reference's SPS per unit of its parallelism, and `comparable`.
 
         Args:
             steady: the trial's steady state so far.
             env_steps: env steps of an iteration, or of a window of them.
-            spent: where its time went.
+            breakdown: where its time went.
         """
-        return ratio(1, self.spent_for(env_steps, spent)[0].total), 1.0
+        return ratio(1, self.breakdown_for(env_steps, breakdown)[0].total), 1.0
 
-    def spent_for(self, env_steps: float, spent: Spent) -> tuple[Spent, float]:
+    def breakdown_for(self, env_steps: float, breakdown: TimeBreakdown) -> tuple[TimeBreakdown, float]:
         """Return where the reference's time would have gone for the same work, and what one env runner would have been busy.
 
         Args:
             env_steps: env steps of an iteration, or of a window of them.
-            spent: where its time went.
+            breakdown: where its time went.
 
         Returns:
             Both in seconds per env step: the reference's, times its parallelism; and the busy time of one env runner with as many
             envs as the trial's.
         """
         if self._overlaps:
-            reference = Spent(math.exp(self._mean("seconds")), 0.0, 0.0, 0.0, 0.0)
+            reference = TimeBreakdown(math.exp(self._mean("seconds")), 0.0, 0.0, 0.0, 0.0)
         else:
             ratios = Ratios(math.exp(self._mean("sampling")), self._updates, math.exp(self._mean("sync")))
-            reference = ratios.apply(spent).times(ratio(1, env_steps))
+            reference = ratios.apply(breakdown).times(ratio(1, env_steps))
         busy = reference.sample * self._mean("busy")
         reference = reference._replace(busy=busy, longest=busy)
-        alone = ratio(spent.busy * max(1, self._own.num_env_runners), env_steps) * self._mean("alone")
+        alone = ratio(breakdown.busy * max(1, self._own.num_env_runners), env_steps) * self._mean("alone")
         return reference.times(self._reference.parallelism), alone
 
     def _mean(self, figure: str) -> float:

@@ -12,7 +12,7 @@ from typing import Final
 
 from rl_scaling_callback.baseline.model import Baseline, BaselineFileError, Workload
 from rl_scaling_callback.baseline.store import BaselineStore
-from rl_scaling_callback.core.attribution import Spent
+from rl_scaling_callback.core.attribution import TimeBreakdown
 from rl_scaling_callback.core.comparison import disagree, same_steps
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
@@ -33,7 +33,7 @@ _DISAGREE: Final = (
 )
 
 
-class Reference:
+class BaselineTracker:
     """The baseline of one trial.
 
     A trial that is not the reference looks for a baseline until it finds one, and keeps it. The reference trial (the first
@@ -80,7 +80,7 @@ class Reference:
         self._unpublished = False
         self._scale = scale
         self._baseline: Baseline | None = None
-        self._spent: Spent | None = None
+        self._spent: TimeBreakdown | None = None
         self._single: Baseline | None = None
         self._single_busy = NAN
         self._looked_for_single = 0
@@ -121,13 +121,13 @@ class Reference:
         else:
             self._say_what_is_missing("this trial ended without a baseline")
 
-    def compare_with(self, steady: Steady, env_steps: float, spent: Spent | None = None) -> tuple[float, float]:
+    def compare_with(self, steady: Steady, env_steps: float, breakdown: TimeBreakdown | None = None) -> tuple[float, float]:
         """Return the baseline's SPS per unit of parallelism, NaN without a baseline, and `comparable`.
 
         Args:
             steady: the trial's steady state so far.
             env_steps: env steps of this iteration.
-            spent: its time breakdown; not used here.
+            breakdown: its time breakdown; not used here.
         """
         baseline = self._baseline
         if baseline is None:
@@ -146,7 +146,7 @@ class Reference:
                 return NAN, 0.0
         return baseline.unit_sps, 1.0
 
-    def spent_for(self, env_steps: float, spent: Spent) -> tuple[Spent, float] | None:
+    def breakdown_for(self, env_steps: float, breakdown: TimeBreakdown) -> tuple[TimeBreakdown, float] | None:
         """Return the baseline's time breakdown, and the busy time of a single runner with as many envs as this trial's.
 
         Both are per env step [s], the second NaN if unknown; None without a baseline.
@@ -171,11 +171,11 @@ class Reference:
     def _hold(self, baseline: Baseline) -> None:
         self._baseline = baseline
         # A larger reference is taken to scale perfectly: one processor would have taken N times as long.
-        self._spent = Spent.of_window(baseline.parts, baseline.env_steps).times(baseline.scale.parallelism)
+        self._spent = TimeBreakdown.of_window(baseline.parts, baseline.env_steps).times(baseline.scale.parallelism)
 
     def _hold_single(self, single: Baseline) -> None:
         self._single = single
-        self._single_busy = Spent.of_window(single.parts, single.env_steps).busy
+        self._single_busy = TimeBreakdown.of_window(single.parts, single.env_steps).busy
 
     def _look(self, store: BaselineStore) -> None:
         if self._clock() < self._next_access:
@@ -368,10 +368,10 @@ class GivenBaseline:
     def end(self) -> None:
         """Do nothing: a given baseline is never missing."""
 
-    def compare_with(self, steady: Steady, env_steps: float, spent: Spent | None = None) -> tuple[float, float]:
+    def compare_with(self, steady: Steady, env_steps: float, breakdown: TimeBreakdown | None = None) -> tuple[float, float]:
         """Return the given SPS per unit of parallelism, and `comparable`."""
         return self._unit_sps, 1.0
 
-    def spent_for(self, env_steps: float, spent: Spent) -> tuple[Spent, float]:
+    def breakdown_for(self, env_steps: float, breakdown: TimeBreakdown) -> tuple[TimeBreakdown, float]:
         """Return NaN: a number has no time breakdown."""
-        return Spent.of_window({}), NAN
+        return TimeBreakdown.of_window({}), NAN

@@ -38,7 +38,7 @@ def typical_and_longest(busy: Sequence[float]) -> tuple[float, float]:
     return (median_low(busy), max(busy)) if busy else (NAN, NAN)
 
 
-class Spent(NamedTuple):
+class TimeBreakdown(NamedTuple):
     """Where the seconds of an iteration went, or those of many iterations, or of one env step; NaN where not known.
 
     The phases are exclusive, and together all of its time. What the env runners were busy with lies within `sample`.
@@ -63,7 +63,7 @@ class Spent(NamedTuple):
     longest: float = NAN
 
     @classmethod
-    def of(cls, phases: Mapping[str, float], seconds: float, busy: float = NAN, longest: float = NAN) -> Spent:
+    def of(cls, phases: Mapping[str, float], seconds: float, busy: float = NAN, longest: float = NAN) -> TimeBreakdown:
         """Return the breakdown of an iteration that took `seconds`.
 
         Args:
@@ -76,7 +76,7 @@ class Spent(NamedTuple):
         return cls(sample, learn, sync, evaluate, seconds - (sample + learn + sync + evaluate), busy, longest)
 
     @classmethod
-    def of_window(cls, parts: Mapping[str, float], env_steps: float = 1.0) -> Spent:
+    def of_window(cls, parts: Mapping[str, float], env_steps: float = 1.0) -> TimeBreakdown:
         """Return what `parts` gave, per env step where their number is given; NaN for a part that is not there."""
         return cls(*[0.0 if name == "evaluate" else parts.get(name, NAN) / env_steps for name in cls._fields])
 
@@ -92,9 +92,9 @@ class Spent(NamedTuple):
         """All seconds."""
         return self.sample + self.learn + self.sync + self.evaluate + self.other
 
-    def times(self, factor: float) -> Spent:
+    def times(self, factor: float) -> TimeBreakdown:
         """Return `factor` times this."""
-        return Spent(*(seconds * factor for seconds in self))
+        return TimeBreakdown(*(seconds * factor for seconds in self))
 
 
 PARTS: Final = (*(phase for phase in PHASES if phase != "evaluate"), "busy", "longest")
@@ -119,7 +119,9 @@ CAUSES: Final[Mapping[str, str]] = {
 """The causes of lost efficiency and what they mean, the four of sampling first."""
 
 
-def losses(scale: Scale, env_steps: float, spent: Spent, baseline: Spent, single: float = NAN) -> tuple[dict[str, float], bool]:
+def losses(
+    scale: Scale, env_steps: float, breakdown: TimeBreakdown, baseline: TimeBreakdown, single: float = NAN
+) -> tuple[dict[str, float], bool]:
     """Return the lost percent points of efficiency by cause, which sum to 100 − efficiency, and whether they are estimated.
 
     Estimated means: with several envs in several env runners, stepping sub-envs one after another can be told from contention only
@@ -128,31 +130,31 @@ def losses(scale: Scale, env_steps: float, spent: Spent, baseline: Spent, single
     Args:
         scale: the trial's scale.
         env_steps: env steps of the iteration, or of the window.
-        spent: where its time went.
+        breakdown: where its time went.
         baseline: where the baseline's time went, per env step; NaN where not known, and the causes that need it are NaN then.
         single: busy time of one env runner with as many envs (1r×e), per env step [s]; NaN where not known.
     """
-    runners, n, total = max(1, scale.num_env_runners), scale.parallelism, spent.total
+    runners, n, total = max(1, scale.num_env_runners), scale.parallelism, breakdown.total
     if runners == 1:
-        alone = spent.busy
+        alone = breakdown.busy
     elif scale.num_envs_per_env_runner == 1:
         alone = baseline.busy * env_steps / runners
     else:
         alone = single * env_steps / runners
-    estimated = math.isnan(alone) and not math.isnan(spent.busy + baseline.busy)
+    estimated = math.isnan(alone) and not math.isnan(breakdown.busy + baseline.busy)
     if estimated:
-        alone = spent.busy
+        alone = breakdown.busy
     # Per runner: W = t0/N + [t1e/r − t0/N] + [median − t1e/r] + [max − median] + [W − max], each against the baseline's own part.
     share = env_steps / n
     extra = {
         "serial_stepping": alone - baseline.busy * share,
-        "contention": spent.busy - alone,
-        "straggler": spent.longest - spent.busy,
-        "transfer": (spent.sample - spent.longest) - (baseline.sample - baseline.busy) * share,
-        "learn": spent.learn - baseline.learn * share,
-        "sync": spent.sync - baseline.sync * share,
-        "evaluate": spent.evaluate - baseline.evaluate * share,
-        "other": spent.other - baseline.other * share,
+        "contention": breakdown.busy - alone,
+        "straggler": breakdown.longest - breakdown.busy,
+        "transfer": (breakdown.sample - breakdown.longest) - (baseline.sample - baseline.busy) * share,
+        "learn": breakdown.learn - baseline.learn * share,
+        "sync": breakdown.sync - baseline.sync * share,
+        "evaluate": breakdown.evaluate - baseline.evaluate * share,
+        "other": breakdown.other - baseline.other * share,
     }
     points = formulas.ratio(100, total)
     return {cause: points * seconds for cause, seconds in extra.items()}, estimated

@@ -62,8 +62,8 @@ class Drift:
         products += last_products
         sampled = products / squares if squares > 0 else 0.0
         rho = min(0.95, max(0.0, sampled + (1 + 3 * sampled) / SEGMENT))
-        deviation = math.sqrt(squares / (2 * SEGMENT - 2))
-        half_width = _T * deviation * math.sqrt(2 / SEGMENT * (1 + rho) / (1 - rho))
+        std = math.sqrt(squares / (2 * SEGMENT - 2))
+        half_width = _T * std * math.sqrt(2 / SEGMENT * (1 + rho) / (1 - rho))
         change = last - first
         if abs(change) - half_width <= math.log1p(SMALLEST / 100):
             return 0.0

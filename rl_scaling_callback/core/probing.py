@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from statistics import median_low
 
-from rl_scaling_callback.core.attribution import Spent
+from rl_scaling_callback.core.attribution import TimeBreakdown
 from rl_scaling_callback.core.scale import Scale
 
 
@@ -77,7 +77,7 @@ class Ratios:
         sync = probe.sync / by.sync if probe.sync > 0 and by.sync > 0 else 1.0
         return cls(probe.seconds_per_step / by.seconds_per_step, updates, sync)
 
-    def apply(self, spent: Spent) -> Spent:
+    def apply(self, spent: TimeBreakdown) -> TimeBreakdown:
         """Return where the time goes at the one scale, from where it goes at the other."""
         sync = spent.sync * self.sync * self.updates
-        return Spent(spent.sample * self.sample, spent.learn * self.updates, sync, 0.0, spent.other * self.updates)
+        return TimeBreakdown(spent.sample * self.sample, spent.learn * self.updates, sync, 0.0, spent.other * self.updates)

@@ -29,7 +29,7 @@ _END_OF_LOCKS = 1 << 30
 _LOCK = threading.Lock()
 
 
-class Neighbourhood:
+class Colocation:
     """A trial among those of its node.
 
     Args:
@@ -101,7 +101,7 @@ class _Presence:
             raise PermissionError(f"{directory} is not a folder of this user's own")
         path = directory / (re.sub(r"[^\w.-]", "_", node) + ".lock")
         self._node, self._members = node, 0
-        self.iterating: set[Neighbourhood] = set()
+        self.iterating: set[Colocation] = set()
         self._byte = 1 + os.getpid() % (_END_OF_LOCKS - 2)
         self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:

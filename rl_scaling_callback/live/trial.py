@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 from rl_scaling_callback import rllib
 from rl_scaling_callback.baseline.tracker import Warn
 from rl_scaling_callback.core import schema
-from rl_scaling_callback.core.attribution import LEARNER, PHASES, LearnerLimits, Spent, diagnosis, losses
+from rl_scaling_callback.core.attribution import LEARNER, PHASES, LearnerLimits, TimeBreakdown, diagnosis, losses
 from rl_scaling_callback.core.comparison import Resources, compare
 from rl_scaling_callback.core.drift import Drift
 from rl_scaling_callback.core.formulas import NAN
@@ -49,17 +49,17 @@ class BaselineSource(Protocol):
     def end(self) -> None:
         """Say so where there was none to the end."""
 
-    def compare_with(self, steady: Steady, env_steps: float, spent: Spent) -> tuple[float, float]:
+    def compare_with(self, steady: Steady, env_steps: float, breakdown: TimeBreakdown) -> tuple[float, float]:
         """Return the SPS per unit of parallelism to compare with, and `comparable`."""
 
-    def spent_for(self, env_steps: float, spent: Spent) -> tuple[Spent, float] | None:
+    def breakdown_for(self, env_steps: float, breakdown: TimeBreakdown) -> tuple[TimeBreakdown, float] | None:
         """Return where the baseline's time goes, and the busy time of one runner with as many envs as this trial's.
 
         Both are per env step [s], for the work for which this trial spent so much; None where not known.
         """
 
 
-class Trial:
+class TrialMonitor:
     """One trial's measurement, from its first iteration to its last, in constant memory.
 
     Args:
@@ -136,16 +136,16 @@ class Trial:
             probe_s: seconds spent on probes since the last result.
         """
         env_steps, seconds = self._read(result)
-        spent = Spent.of(named or {}, seconds, work.busy, work.longest)
-        parts = {} if named is None else {**spent.parts, **({} if learner is None else {LEARNER: learner.get("busy", NAN)})}
+        breakdown = TimeBreakdown.of(named or {}, seconds, work.busy, work.longest)
+        parts = {} if named is None else {**breakdown.parts, **({} if learner is None else {LEARNER: learner.get("busy", NAN)})}
         if self._window.add(env_steps, seconds - evaluation_s, parts, since_restore=rllib.read_since_restore(result)):
-            self._look_for_drift(env_steps, seconds - evaluation_s if spent.busy != spent.busy else spent.busy)
+            self._look_for_drift(env_steps, seconds - evaluation_s if breakdown.busy != breakdown.busy else breakdown.busy)
         if env_steps > 0:
             self._env_steps += env_steps
         steady = self._window.read()
         self._source.update(steady)
-        over_window = Spent.of_window(steady.parts)
-        baseline_sps, comparable = self._source.compare_with(steady, env_steps, spent)
+        over_window = TimeBreakdown.of_window(steady.parts)
+        baseline_sps, comparable = self._source.compare_with(steady, env_steps, breakdown)
         values = compare(
             env_steps=env_steps,
             seconds=seconds,
@@ -172,11 +172,11 @@ class Trial:
             values.update({f"learner/{name}": value for name, value in learner.items()})
             values["learner/dropped"] = learner.get("dropped", NAN) + rllib.read_dropped(result)
         if named is not None:
-            values.update(zip(_TIMES, spent[: len(PHASES)], strict=True))
+            values.update(zip(_TIMES, breakdown[: len(PHASES)], strict=True))
             exact = not self._overlaps or work.phases is not None
             values["account/exclusive"] = float(exact)
             if comparable == 1 and exact:
-                values.update(self._account(env_steps, spent, over_window, steady))
+                values.update(self._account(env_steps, breakdown, over_window, steady))
         return schema.nest(values)
 
     def _read(self, result: Mapping[str, Any]) -> tuple[float, float]:
@@ -214,9 +214,11 @@ class Trial:
                 "Does the env get slower as the policy improves, or is the machine shared? probe=True follows it.",
             )
 
-    def _account(self, env_steps: float, spent: Spent, over_window: Spent, steady: Steady) -> dict[str, float | str]:
-        baseline = self._source.spent_for(env_steps, spent)
-        baseline_over_window = self._source.spent_for(steady.env_steps, over_window)
+    def _account(
+        self, env_steps: float, breakdown: TimeBreakdown, over_window: TimeBreakdown, steady: Steady
+    ) -> dict[str, float | str]:
+        baseline = self._source.breakdown_for(env_steps, breakdown)
+        baseline_over_window = self._source.breakdown_for(steady.env_steps, over_window)
         if baseline is None or baseline_over_window is None:
             return {}
         if self._source.source == "given":
@@ -225,7 +227,7 @@ class Trial:
                 "the baseline does not say where its time went: of loss/<cause> only straggler and evaluate are known, which the "
                 "reference has none of. Let a reference trial or probe=True measure the baseline for the others.",
             )
-        lost, estimated = losses(self._scale, env_steps, spent, *baseline)
+        lost, estimated = losses(self._scale, env_steps, breakdown, *baseline)
         lost_over_window, _ = losses(self._scale, steady.env_steps, over_window, *baseline_over_window)
         return {
             **{f"loss/{cause}": points for cause, points in lost.items()},

@@ -15,7 +15,7 @@ from rl_scaling_callback.analysis.goals import GOALS, Goal
 from rl_scaling_callback.analysis.laws import Laws, Measured, Prediction, Work, fit_laws
 from rl_scaling_callback.analysis.recommendation import Recommendation, recommend
 from rl_scaling_callback.analysis.runs import Experiment, Study
-from rl_scaling_callback.analysis.speed_correction import Correction, at_one_pace
+from rl_scaling_callback.analysis.speed_correction import Correction, correct_speed
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
@@ -103,7 +103,7 @@ def make_report(
         goal: what the reader is after: a name of `GOALS` or a `Goal`. The other goals of `GOALS` are answered besides.
         reference: scale of the baseline, such as `"1r1e"`.
         made: time that the report carries; now by default.
-        correction: when throughputs are corrected for how fast the machine was in each run (see `pace`).
+        correction: when throughputs are corrected for how fast the machine was in each run (see `speed_correction`).
         choose: tells what is best for a goal by all measurements taken together, None where it can't; by default the figures of
             each configuration decide. It is asked about the first study.
 
@@ -112,7 +112,7 @@ def make_report(
     """
     goal = goal if isinstance(goal, Goal) else Goal.of(goal)
     reference = reference if isinstance(reference, Scale) else Scale.parse(reference)
-    studies = [at_one_pace(study, correction) for study in experiment.studies]
+    studies = [correct_speed(study, correction) for study in experiment.studies]
     made = made or datetime.now(timezone.utc)
     provenance = {
         "Source": experiment.source,

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.analysis.laws import FEWEST, LARGEST_ERROR, Laws, Prediction
-from rl_scaling_callback.analysis.noise import USUAL_DEVIATION, Noise
+from rl_scaling_callback.analysis.noise import USUAL_STD, Noise
 from rl_scaling_callback.analysis.recommendation import ranking
-from rl_scaling_callback.analysis.runs import Pace
+from rl_scaling_callback.analysis.runs import SpeedCorrection
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.report.decisions import (
     bottleneck_text,
@@ -182,11 +182,11 @@ def notes(study: StudyReport) -> Iterator[str]:
             "and figure × (1 + ±). It has the noise of the iterations and of the runs, and for a speedup that of the baseline's."
         )
         yield _differ(noise)
-    pace = study.study.pace
-    if pace is not None:
+    correction = study.study.correction
+    if correction is not None:
         yield (
             "All figures are corrected for how fast the machine was in each run, which the learner's update shows: it is the same "
-            f"work in all of them. {_effect(pace)}"
+            f"work in all of them. {_effect(correction)}"
         )
     if study.study.timed_iterations:
         yield "An iteration lasts a given time here: compare throughput, not time."
@@ -207,7 +207,7 @@ def notes(study: StudyReport) -> Iterator[str]:
 def _differ(noise: Noise) -> str:
     if noise.probed:
         return "Errors of speedups come from rounds of probes."
-    percent = f"{100 * math.sqrt(noise.factor) * USUAL_DEVIATION:.0f} % (standard deviation)"
+    percent = f"{100 * math.sqrt(noise.factor) * USUAL_STD:.0f} % (standard deviation)"
     if noise.from_repeats:
         return f"By the repeated runs, those of one configuration differ by {percent} beside the noise of their iterations."
     return (
@@ -216,10 +216,10 @@ def _differ(noise: Noise) -> str:
     )
 
 
-def _effect(pace: Pace) -> str:
-    if not pace.is_estimated:
-        return f"Too few trials were repeated to tell by how much: {pace.slope:g} % for each percent is what is usual."
-    differed, now = 100 * pace.measured, 100 * pace.corrected
+def _effect(correction: SpeedCorrection) -> str:
+    if not correction.is_estimated:
+        return f"Too few trials were repeated to tell by how much: {correction.slope:g} % for each percent is what is usual."
+    differed, now = 100 * correction.measured, 100 * correction.corrected
     return f"Runs of one configuration differed by {differed:.1f} % as measured and by {now:.1f} % corrected (standard deviation)."
 
 

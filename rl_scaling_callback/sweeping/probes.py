@@ -30,10 +30,10 @@ from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.probing import Probe
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
-from rl_scaling_callback.report.live import Row, Standings
+from rl_scaling_callback.report.progress import ProgressView, Row
 from rl_scaling_callback.rllib.hardware import Host
 from rl_scaling_callback.rllib.prober import ProbeError
-from rl_scaling_callback.sweeping import cluster, schedule
+from rl_scaling_callback.sweeping import cluster, placement
 from rl_scaling_callback.sweeping.probe_host import REST, Iteration, ProbeHost
 from rl_scaling_callback.sweeping.race import Outcome, Race
 
@@ -58,7 +58,7 @@ _MOST_ENVS: Final = 256
 
 
 @dataclass(slots=True)
-class Rounds:
+class ProbeRounds:
     """What a sweep has measured so far.
 
     Attributes:
@@ -159,7 +159,7 @@ def grid(
     """
     if isinstance(runners, str):
         cores = sum(node.host.cores for node in cluster.nodes())
-        most_runners = schedule.most_runners(config, nodes, cores)
+        most_runners = placement.most_runners(config, nodes, cores)
         if 0 < most_runners < cores:
             say(f"The cluster has {cores} cores but room for {most_runners} env runners: start Ray with more CPUs (--num-cpus)")
         runners = powers_of_two(most_runners)
@@ -182,7 +182,7 @@ def powers_of_two(most: int) -> list[int]:
 
 def race_for(config: AlgorithmConfig, goal: Goal) -> Race:
     """Return the rules of a race for a goal."""
-    beside, each = schedule.cpus_of(config)
+    beside, each = placement.cpus_of(config)
     return Race(goal, cpus=lambda scale: beside + each * scale.num_env_runners)
 
 
@@ -196,9 +196,9 @@ def sweep_by_probes(
     budget_s: float | None = None,
     keep_envs: bool = True,
     say: Callable[[str], None] = print,
-    progress: Callable[[Standings], None] = lambda _: None,
+    progress: Callable[[ProgressView], None] = lambda _: None,
     clock: Callable[[], float] = time.monotonic,
-) -> tuple[Experiment, Rounds]:
+) -> tuple[Experiment, ProbeRounds]:
     """Probe configurations until the best one for a goal is known, and return what was measured, one run for each configuration.
 
     Args:
@@ -219,15 +219,15 @@ def sweep_by_probes(
         TimeoutError: others hold what the cluster has.
         ValueError: a grid that the cluster can never run.
     """
-    nodes = schedule.alive_nodes()
+    nodes = placement.alive_nodes()
     scales, most = grid(config, runners, envs, nodes, say)
-    schedule.check(config, scales, nodes)
+    placement.check(config, scales, nodes)
     runners_there = max(1, most.num_env_runners)
     say(f"Starting one Algorithm with {runners_there} env runners, to probe {len(scales)} configurations")
-    host = ProbeHost(schedule.at_scale(config, Scale(runners_there, 1)), keep_envs, say)
+    host = ProbeHost(placement.at_scale(config, Scale(runners_there, 1)), keep_envs, say)
     try:
         evaluation_s = host.warm_up()
-        rounds = Rounds(scales, host.steps_per_update(scales), evaluation_s=evaluation_s)
+        rounds = ProbeRounds(scales, host.steps_per_update(scales), evaluation_s=evaluation_s)
         race = race_for(config, goal)
         until = clock() + (_BUDGET_S if budget_s is None else budget_s)
         outcome: Outcome | None = None
@@ -286,8 +286,8 @@ def _ended_by(error: BaseException) -> str:
     return "Interrupted" if isinstance(error, KeyboardInterrupt) else f"Ended early ({error})"
 
 
-def _measure(rounds: Rounds, host: ProbeHost) -> None:
-    """Probe a round, then train as long as probing has taken, so that both see the machine at the same pace.
+def _measure(rounds: ProbeRounds, host: ProbeHost) -> None:
+    """Probe a round, then train as long as probing has taken, so that both see the machine at the same speed.
 
     A probe survives an env that fails, and says why; training doesn't. So what is trained was probed before.
     """
@@ -332,17 +332,17 @@ def _in_order_of_making(scale: Scale) -> tuple[int, int]:
     return scale.num_envs_per_env_runner, -scale.num_env_runners
 
 
-def _standings(outcome: Outcome, rounds: Rounds, seconds_left: float) -> Standings:
+def _standings(outcome: Outcome, rounds: ProbeRounds, seconds_left: float) -> ProgressView:
     def state(scale: Scale) -> str:
         return "failed" if scale in rounds.failed else "out" if scale in outcome.out else ""
 
     figures = zip(outcome.scales, outcome.speedup.tolist(), outcome.speedup_error.tolist(), strict=True)
     rows = [Row(scale, speedup, error, state(scale)) for scale, speedup, error in figures]
     rounds_left = outcome.rounds_left * rounds.round_s
-    return Standings(rows, outcome.choice, len(rounds.probes), min(seconds_left, rounds_left))
+    return ProgressView(rows, outcome.choice, len(rounds.probes), min(seconds_left, rounds_left))
 
 
-def _measure_alone(rounds: Rounds, host: ProbeHost, outcome: Outcome) -> None:
+def _measure_alone(rounds: ProbeRounds, host: ProbeHost, outcome: Outcome) -> None:
     """Probe one env runner with as many envs as the choice, and what is as good: it tells stepping in turn from contention."""
     candidates = {outcome.choice, *_candidates(outcome)}
     alone = {Scale(1, scale.num_envs_per_env_runner) for scale in candidates} - {*rounds.scales}
@@ -360,7 +360,7 @@ def _candidates(outcome: Outcome) -> list[Scale]:
     return [scale for scale in outcome.equals[:2] if scale != SINGLE]
 
 
-def _turn_s(rounds: Rounds, outcome: Outcome) -> float:
+def _turn_s(rounds: ProbeRounds, outcome: Outcome) -> float:
     """Return how long it takes to train an iteration with each configuration that is to be confirmed, and the reference [s]."""
     sps = dict(zip(outcome.scales, outcome.sps.tolist(), strict=True))
     return fmean(each.env_steps for each in rounds.iterations) * math.fsum(
@@ -388,7 +388,7 @@ def _confirm(host: ProbeHost, outcome: Outcome, turns: int, say: Callable[[str],
 
 
 def _experiment(
-    config: AlgorithmConfig, host: Host, rounds: Rounds, outcome: Outcome, confirmed: Mapping[Scale, Estimate]
+    config: AlgorithmConfig, host: Host, rounds: ProbeRounds, outcome: Outcome, confirmed: Mapping[Scale, Estimate]
 ) -> Experiment:
     cpus, runs = race_for(config, GOALS["fastest"]).cpus, []
     for scale, sps, speedup, error, rest in zip(
@@ -411,7 +411,7 @@ def _experiment(
     return Experiment(f"{sum(map(len, rounds.probes))} probes in {len(rounds.probes)} rounds", (study,), left_out)
 
 
-def _steady(rounds: Rounds, probes: Sequence[Probe], sps: float, error: float, rest: float) -> Steady:
+def _steady(rounds: ProbeRounds, probes: Sequence[Probe], sps: float, error: float, rest: float) -> Steady:
     """Return what the probes of a configuration say of its iterations, as a steady window of as many."""
     steps = len(probes) * fmean(each.env_steps for each in rounds.iterations)
     sample = 1 / sps - rest
@@ -435,7 +435,7 @@ def _steady(rounds: Rounds, probes: Sequence[Probe], sps: float, error: float, r
     )
 
 
-def _with_evaluation(rounds: Rounds, reference_sps: float, sps: float) -> str:
+def _with_evaluation(rounds: ProbeRounds, reference_sps: float, sps: float) -> str:
     """Return what evaluation leaves of a speedup."""
     steps = fmean(each.env_steps for each in rounds.iterations)
     speedup = (steps / reference_sps + rounds.evaluation_s) / (steps / sps + rounds.evaluation_s)

@@ -47,7 +47,7 @@ class Outcome:
         scales: the configurations; the first one is the reference.
         speedup: [×], against the reference.
         speedup_error: half-width [%] of the 95 % interval for what a repeat of the race would show.
-        sps: [steps/s], at the mean pace of the rounds.
+        sps: [steps/s], at the mean speed of the rounds.
         out: configurations that need not be measured any more.
         choice: the best for the goal as far as known: of `equals` the one that costs least.
         equals: the configurations that are as good within the indifference, cheapest first.
@@ -116,8 +116,8 @@ class Race:
         Args:
             scales: the configurations, the reference first.
             seconds: sampling time of each per env step [s], a row for each round; NaN where it was not measured.
-            rest: what an iteration takes beside sampling, per env step [s], of all or of each, at the pace of the rounds.
-            rest_error: relative standard error of `rest`, that of its pace included.
+            rest: what an iteration takes beside sampling, per env step [s], of all or of each, at the speed of the rounds.
+            rest_error: relative standard error of `rest`, that of the speed included.
 
         Raises:
             ValueError: arrays of other shapes, or the reference was never measured.
@@ -130,10 +130,10 @@ class Race:
         fixed, speed = rest / total, -np.log(total)
         gained = speed - speed[0] + math.log(scales[0].parallelism)
         variances = (1 - fixed) ** 2 * fit.variance
-        deviation = np.sqrt(np.add.outer(variances, variances) / fit.shared + (np.subtract.outer(fixed, fixed) * rest_error) ** 2)
-        np.fill_diagonal(deviation, 0.0)
+        std = np.sqrt(np.add.outer(variances, variances) / fit.shared + (np.subtract.outer(fixed, fixed) * rest_error) ** 2)
+        np.fill_diagonal(std, 0.0)
         margins = gained[:, None] - np.array([self._asked(scale) for scale in scales])
-        standing = _Standing(speed, margins, self._boundary(fit) * deviation, fit.shared)
+        standing = _Contest(speed, margins, self._boundary(fit) * std, fit.shared)
         equals = sorted(standing.best(self.indifference), key=lambda i: (self.cpus(scales[i]), scales[i].parallelism, scales[i]))
         choice = equals[0]
         # Of two figures that differ nobody can tell which one was disturbed.
@@ -146,7 +146,7 @@ class Race:
             scales=tuple(scales),
             speedup=np.exp(gained),
             # A repeat has an error of its own, of the same size.
-            speedup_error=100 * np.expm1(stdtrit(fit.freedom, 0.975) * math.sqrt(2) * deviation[:, 0]),
+            speedup_error=100 * np.expm1(stdtrit(fit.dof, 0.975) * math.sqrt(2) * std[:, 0]),
             sps=np.exp(speed),
             out=frozenset(scales[i] for i in out),
             choice=scales[choice],
@@ -199,12 +199,12 @@ class Race:
         thresholds = any(self.goal.least_speedups(Scale(1, 1)))
         error = (1 - self.confidence) / (len(fit.effects) * (1 + thresholds))
         normal = np.sqrt((1 + 1 / fit.shared) * (np.log1p(fit.shared) - 2 * math.log(error)))
-        boundary: Array = -stdtrit(fit.freedom, ndtr(-normal))
+        boundary: Array = -stdtrit(fit.dof, ndtr(-normal))
         return boundary
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Standing:
+class _Contest:
     """How configurations stand to one another and to the goal, all as ln.
 
     Attributes:
@@ -277,15 +277,15 @@ class _Fit:
     """ln t = effect of the configuration + effect of the round + noise.
 
     Attributes:
-        effects: of the configurations, at the mean pace of the rounds; NaN where one was not measured.
+        effects: of the configurations, at the mean speed of the rounds; NaN where one was not measured.
         variance: of the noise of a probe, as large as it counts where it lasts from round to round.
-        freedom: degrees of freedom that the variance is known with.
+        dof: degrees of freedom that the variance is known with.
         shared: how many rounds a pair was measured in, or would have been that tell as much of their difference.
     """
 
     effects: Array
     variance: float
-    freedom: int
+    dof: int
     shared: Array
 
 
@@ -302,7 +302,7 @@ def _fit(logs: Array) -> _Fit:
     inverse = _inverse(weights)
     diagonal = np.diag(inverse)
     shared = 2 / np.maximum(diagonal + diagonal[:, None] - 2 * inverse, 2 / cells)
-    freedom = cells - int(there.any(axis=0).sum()) - len(logs) + 1
+    dof = cells - int(there.any(axis=0).sum()) - len(logs) + 1
     bound = math.inf
     for _ in range(_PASSES):
         in_rounds = weights.sum(axis=1, keepdims=True)
@@ -311,18 +311,18 @@ def _fit(logs: Array) -> _Fit:
         paces = (weights * (x - effects)).sum(axis=1, keepdims=True) / in_rounds
         left = np.where(there, x - effects - paces, 0.0)
         # Huber's Proposal 2: the spread for which the bounded residuals have the square that Gaussian ones would.
-        square = float((np.minimum(np.abs(left), bound) ** 2).sum()) / max(1, freedom) / _BOUNDED_SQUARE
+        square = float((np.minimum(np.abs(left), bound) ** 2).sum()) / max(1, dof) / _BOUNDED_SQUARE
         bound = _BOUND * math.sqrt(square) + _EXACT
         weights = there * np.minimum(1.0, bound / np.maximum(np.abs(left), _EXACT))
     effects = np.where(there.any(axis=0), effects + paces.mean(), NAN)
-    if freedom <= 0:
+    if dof <= 0:
         return _Fit(effects, math.inf, 1, shared)
     pseudo = np.clip(left, -bound, bound) / np.mean(np.abs(left[there]) <= bound)
     squares, pairs = float((pseudo**2).sum()) + _EXACT**2, int((there[1:] & there[:-1]).sum())
     lagged = float((pseudo[1:] * pseudo[:-1]).sum()) / max(1, pairs) / (squares / cells)
     rho = lagged + (1 + 3 * max(0.0, lagged)) * there.any(axis=0).sum() / cells + 1 / math.sqrt(max(1, pairs))
     rho = min(0.95, max(0.0, rho))
-    return _Fit(effects, squares / freedom * (1 + rho) / (1 - rho), freedom, shared)
+    return _Fit(effects, squares / dof * (1 + rho) / (1 - rho), dof, shared)
 
 
 def _inverse(weights: Array) -> Array:

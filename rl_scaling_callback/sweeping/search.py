@@ -26,7 +26,7 @@ from rl_scaling_callback.analysis.laws import Measured, fit_laws
 from rl_scaling_callback.analysis.noise import within
 from rl_scaling_callback.analysis.recommendation import recommend
 from rl_scaling_callback.analysis.runs import Run, Study
-from rl_scaling_callback.analysis.speed_correction import at_one_pace
+from rl_scaling_callback.analysis.speed_correction import correct_speed
 from rl_scaling_callback.core.checks import at_least, positive
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
@@ -45,7 +45,7 @@ _NODE_WEIGHTS /= _NODE_WEIGHTS.sum()
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class TrialOutcome:
     """A finished trial, as input to the search.
 
     Attributes:
@@ -109,7 +109,7 @@ class Search:
         grid = {Scale(r, e) for r in self.runners for e in self.envs if beside + each * r <= most}
         return (SINGLE, *sorted(grid - {SINGLE}))
 
-    def propose(self, trials: Sequence[Trial], running: Sequence[Scale] = ()) -> Scale | None:
+    def propose(self, trials: Sequence[TrialOutcome], running: Sequence[Scale] = ()) -> Scale | None:
         """Return the configuration to try next; None if the search is finished or waiting for running trials.
 
         There is no speedup without the reference, so it comes first, and the search ends if it fails.
@@ -139,7 +139,7 @@ class Search:
             return None
         return scales[allowed[int(np.argmax(gains / costs[allowed]))]]
 
-    def choose(self, trials: Sequence[Trial]) -> Scale | None:
+    def choose(self, trials: Sequence[TrialOutcome]) -> Scale | None:
         """Return the best configuration tried, by its measurements; None without a measured reference.
 
         It is the choice of `recommend` with differences of up to 2 % considered equal.
@@ -156,7 +156,7 @@ class Search:
         r, e = (sorted({getattr(scale, name) for scale in self.scales}) for name in ("num_env_runners", "num_envs_per_env_runner"))
         return {Scale(r[-1], e[-1]), Scale(r[-1], e[0]), Scale(r[0], e[-1]), Scale(r[len(r) // 2], e[len(e) // 2])} & {*self.scales}
 
-    def _known(self, trials: Sequence[Trial]) -> dict[Scale, Configuration]:
+    def _known(self, trials: Sequence[TrialOutcome]) -> dict[Scale, Configuration]:
         """Return the measurements of the grid as in the report: repeats combined, corrected for machine speed."""
         runs = [
             Run(name="", scale=trial.scale, steady=trial.steady, others=trial.others)
@@ -164,7 +164,7 @@ class Search:
             if trial.steady is not None and not trial.failed and trial.scale in self.scales
         ]
         study = Study("", tuple(runs), exclusive_phases=not self.overlaps, timed_iterations=self.timed)
-        return {each.scale: each for each in configurations(at_one_pace(study, "always"))}
+        return {each.scale: each for each in configurations(correct_speed(study, "always"))}
 
     def _expected(self, known: Mapping[Scale, Configuration]) -> tuple[Array, Array]:
         """Return ln SPS of each configuration, measured or predicted, and how much another trial is expected to change it.
@@ -200,7 +200,7 @@ class Search:
         return float(_NODE_WEIGHTS @ (choices.max(axis=1) - choices[:, choice]))
 
 
-def _costs(trials: Sequence[Trial], means: Array) -> Array:
+def _costs(trials: Sequence[TrialOutcome], means: Array) -> Array:
     """Return the expected cost of a trial of each configuration [s]: start-up, plus time for an equal number of env steps."""
     told = [(trial.seconds, trial.steady.sps) for trial in trials if trial.steady and not trial.failed and trial.seconds > 0]
     if len(told) < 2:

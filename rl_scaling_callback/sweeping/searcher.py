@@ -20,7 +20,7 @@ from rl_scaling_callback.analysis.interference import undisturbed, worth_repeati
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DEFAULT_RULE, Steady, SteadyRule
-from rl_scaling_callback.sweeping.search import Search, Trial
+from rl_scaling_callback.sweeping.search import Search, TrialOutcome
 from rl_scaling_callback.sweeping.windows import Windows
 
 _OTHERS: Final = "cores/others"
@@ -52,7 +52,7 @@ class ScalingSearcher(Searcher):
         trials: earlier measurements.
         budget_s: time after which no more trials are started [s]; None for no limit.
         max_trials: maximum number of trials, including earlier ones; None for no limit.
-        places: settings added to a trial's config, such as the node to run on: one mapping per concurrent trial. By default a
+        slots: settings added to a trial's config, such as the node to run on: one mapping per concurrent trial. By default a
             single empty mapping, since concurrent trials on one machine would disturb each other.
         cpus: CPUs allocated to a trial other than for its env runners, and per env runner.
         rule: when a trial counts as steady.
@@ -69,10 +69,10 @@ class ScalingSearcher(Searcher):
         goal: str | Goal = "balanced",
         *,
         cores: float = NAN,
-        trials: Sequence[Trial] = (),
+        trials: Sequence[TrialOutcome] = (),
         budget_s: float | None = None,
         max_trials: int | None = None,
-        places: Sequence[Mapping[str, Any]] = ({},),
+        slots: Sequence[Mapping[str, Any]] = ({},),
         cpus: tuple[float, float] = (1.0, 1.0),
         rule: SteadyRule = DEFAULT_RULE,
         clock: Callable[[], float] = time.monotonic,
@@ -83,7 +83,7 @@ class ScalingSearcher(Searcher):
         self.trials = list(trials)
         self._budget_s = budget_s
         self._max_trials = max_trials
-        self._places = tuple(places)
+        self._slots = tuple(slots)
         self._clock = clock
         self._started = clock()
         self._windows = Windows(rule)
@@ -97,7 +97,7 @@ class ScalingSearcher(Searcher):
         """Return the configuration to measure next, None to wait for a running trial, or `FINISHED`."""
         running = self.measuring
         taken = {trial.place for trial in self._running.values()}
-        place = next((place for place in range(len(self._places)) if place not in taken), None)
+        place = next((place for place in range(len(self._slots)) if place not in taken), None)
         if place is None:
             return None
         scale = self._next(running)
@@ -107,7 +107,7 @@ class ScalingSearcher(Searcher):
         return {
             "num_env_runners": scale.num_env_runners,
             "num_envs_per_env_runner": scale.num_envs_per_env_runner,
-            **self._places[place],
+            **self._slots[place],
         }
 
     def _next(self, running: Sequence[Scale]) -> Scale | None:
@@ -147,10 +147,10 @@ class ScalingSearcher(Searcher):
         seconds = self._clock() - trial.started
         # With an env runner missing, the throughput isn't that of this configuration.
         if error or trial.steady is None or trial.healthy < trial.scale.num_env_runners:
-            self.trials.append(Trial(trial.scale, seconds, None))
+            self.trials.append(TrialOutcome(trial.scale, seconds, None))
         else:
             others = [cores for cores in trial.others if not math.isnan(cores)]
-            self.trials.append(Trial(trial.scale, seconds, trial.steady, fmean(others) if others else NAN))
+            self.trials.append(TrialOutcome(trial.scale, seconds, trial.steady, fmean(others) if others else NAN))
 
     def choose(self, goal: Goal | None = None) -> Scale | None:
         """Return the best configuration measured so far; None without a baseline.
@@ -187,10 +187,12 @@ class ScalingSearcher(Searcher):
         self._windows.clear()
 
 
-def _to_json(trial: Trial) -> dict[str, Any]:
+def _to_json(trial: TrialOutcome) -> dict[str, Any]:
     return {**asdict(trial), "scale": trial.scale.slug}
 
 
-def _from_json(document: Mapping[str, Any]) -> Trial:
+def _from_json(document: Mapping[str, Any]) -> TrialOutcome:
     steady = document["steady"]
-    return Trial(**{**document, "scale": Scale.parse(document["scale"]), "steady": None if steady is None else Steady(**steady)})
+    return TrialOutcome(
+        **{**document, "scale": Scale.parse(document["scale"]), "steady": None if steady is None else Steady(**steady)}
+    )

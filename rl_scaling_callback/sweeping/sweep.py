@@ -16,7 +16,7 @@ from rl_scaling_callback.reporter import PAGE
 from rl_scaling_callback.rllib import hardware
 from rl_scaling_callback.rllib.prober import ProbeError
 from rl_scaling_callback.storage import absolute, below, shown, write
-from rl_scaling_callback.sweeping import ENGINES, Engine, schedule
+from rl_scaling_callback.sweeping import ENGINES, Engine, placement
 from rl_scaling_callback.sweeping.cluster import connect
 from rl_scaling_callback.sweeping.probes import Counts, powers_of_two, race_for, sweep_by_probes
 from rl_scaling_callback.sweeping.trials import NAME, STORAGE, sweep_by_trials
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
     from rl_scaling_callback.report import Report
-    from rl_scaling_callback.report.live import Standings
+    from rl_scaling_callback.report.progress import ProgressView
 
 _ENVS_OF_TRIALS: Final = (1, 2, 4, 8)
 
@@ -44,7 +44,7 @@ def sweep(
     name: str = NAME,
     say: Callable[[str], None] = print,
     show: Callable[[Report], None] | None = None,
-    progress: Callable[[Standings], None] = lambda _: None,
+    progress: Callable[[ProgressView], None] = lambda _: None,
     **trials: Any,
 ) -> Report:
     """Find the best configuration of a config for a goal, and return the report of what was measured.
@@ -97,7 +97,7 @@ def sweep(
     if unknown := trials.keys() - inspect.signature(sweep_by_trials).parameters.keys():
         raise TypeError(f"sweep() got an unexpected keyword argument {min(unknown)!r}")
     with suppress(ValueError):  # a cluster that runs has the CPUs that it has
-        connect(schedule.cpus_for(config, hardware.usable_cores()))
+        connect(placement.cpus_for(config, hardware.usable_cores()))
     connect()
     if engine != "trials" and not (trials.get("resume") or trials.get("reuse")):
         try:
@@ -121,7 +121,7 @@ def sweep(
             (show or print_report)(report)
             return report
     if isinstance(runners, str):
-        runners = powers_of_two(schedule.most_runners(config, schedule.alive_nodes(), hardware.usable_cores()))
+        runners = powers_of_two(placement.most_runners(config, placement.alive_nodes(), hardware.usable_cores()))
     counts: dict[str, Any] = {"runners": runners, "envs": _ENVS_OF_TRIALS if isinstance(envs, str) else envs}
     options = {"budget_minutes": budget_minutes, "storage_path": storage_path, "name": name, "say": say, "show": show}
     return _tuned(sweep_by_trials(config, goal, **counts, **options, **trials), config)
@@ -129,7 +129,7 @@ def sweep(
 
 def _tuned(report: Report, config: AlgorithmConfig) -> Report:
     choice = report.studies[0].recommendation.choice if report.studies else None
-    return report if choice is None else replace(report, config=schedule.at_scale(config, choice.scale))
+    return report if choice is None else replace(report, config=placement.at_scale(config, choice.scale))
 
 
 def _counts(name: str, counts: Counts) -> Counts:

@@ -25,11 +25,11 @@ from rl_scaling_callback.experiments import ExperimentError, read_experiment
 from rl_scaling_callback.reporter import ScalingReporter
 from rl_scaling_callback.rllib.hardware import Host
 from rl_scaling_callback.storage import absolute, below
-from rl_scaling_callback.sweeping import schedule
+from rl_scaling_callback.sweeping import placement
 from rl_scaling_callback.sweeping.cluster import asks_for_nothing, reserve
 from rl_scaling_callback.sweeping.instrument import instrumented, own_options
 from rl_scaling_callback.sweeping.reuse import lasting_runs, runs_of, runs_of_experiment, workload_of
-from rl_scaling_callback.sweeping.search import Search, Trial
+from rl_scaling_callback.sweeping.search import Search, TrialOutcome
 from rl_scaling_callback.sweeping.searcher import ScalingSearcher
 from rl_scaling_callback.sweeping.stopper import SteadyStopper
 
@@ -103,27 +103,27 @@ def sweep_by_trials(
     storage = absolute(storage_path)
     folder = below(storage, name)
     _check_name(folder, resume)
-    cpus = schedule.cpus_of(config)
-    room = schedule.room_for(config, Search(tuple(runners), tuple(envs), goal, cpus=cpus).scales)
-    before = _measured_before(folder, workload_of(config, room.host).logged, rule) if resume else []
-    reused = _reused(config, room.host, reuse, rule, {run.name for run in before})
+    cpus = placement.cpus_of(config)
+    placed = placement.find_placement(config, Search(tuple(runners), tuple(envs), goal, cpus=cpus).scales)
+    before = _measured_before(folder, workload_of(config, placed.host).logged, rule) if resume else []
+    reused = _reused(config, placed.host, reuse, rule, {run.name for run in before})
     # What a trial cost besides its iterations is not recorded. What was measured elsewhere costs this sweep nothing.
-    known = [Trial(run.scale, sum(sample.seconds for sample in run.samples), run.steady, run.others) for run in before]
-    known += [Trial(run.scale, 0.0, run.steady, run.others) for run in reused]
+    known = [TrialOutcome(run.scale, sum(sample.seconds for sample in run.samples), run.steady, run.others) for run in before]
+    known += [TrialOutcome(run.scale, 0.0, run.steady, run.others) for run in reused]
     searcher = ScalingSearcher(
         runners,
         envs,
         goal,
-        cores=room.cores,
+        cores=placed.cores,
         trials=known,
         budget_s=None if budget_minutes is None else 60 * budget_minutes,
         max_trials=max_trials,
         rule=rule,
-        places=room.places,
+        slots=placed.slots,
         cpus=cpus,
     )
-    if len(room.places) > 1:
-        say(f"A trial at a time on each of {len(room.places)} nodes alike: {room.host.cpu}, {room.cores:g} cores")
+    if len(placed.slots) > 1:
+        say(f"A trial at a time on each of {len(placed.slots)} nodes alike: {placed.host.cpu}, {placed.cores:g} cores")
     if known:
         say(f"{len(known)} trial{'s' * (len(known) > 1)} measured before: {', '.join(str(trial.scale) for trial in known)}")
 
@@ -134,7 +134,7 @@ def sweep_by_trials(
     algorithm: Any = config.algo_class
     # Tune would wait without a word.
     largest = max(searcher.search.scales, key=lambda scale: scale.num_env_runners)
-    request = algorithm.default_resource_request(schedule.at_scale(config, largest))
+    request = algorithm.default_resource_request(placement.at_scale(config, largest))
     if asks_for_nothing(request):
         raise ValueError("a process of a trial asks for no resources, and Tune can't start it: give it 0.1 CPUs, for instance")
     if group := reserve(request, say):
@@ -148,7 +148,7 @@ def sweep_by_trials(
             search_alg=searcher,
             num_samples=-1,
             # The searcher keeps to it by itself; Tune then has as many trials start up at a time.
-            max_concurrent_trials=len(room.places),
+            max_concurrent_trials=len(placed.slots),
             trial_name_creator=name_of,
             trial_dirname_creator=name_of,
         ),
@@ -178,14 +178,14 @@ def sweep_by_trials(
 
 
 def _reused(
-    config: AlgorithmConfig, host: Host, places: Sequence[str | Path], rule: SteadyRule, measured: Collection[str]
+    config: AlgorithmConfig, host: Host, slots: Sequence[str | Path], rule: SteadyRule, measured: Collection[str]
 ) -> list[Run]:
     """Return the runs of earlier experiments and lasting baselines, each once.
 
     Args:
         config: what is trained.
         host: what on.
-        places: where to look, beside the lasting baselines of the config's own callback.
+        slots: where to look, beside the lasting baselines of the config's own callback.
         rule: when a run counts as steady.
         measured: names of runs that the sweep knows of.
 
@@ -194,7 +194,7 @@ def _reused(
         ValueError: one holds nothing of this workload.
     """
     sought = workload_of(config, host)
-    runs = runs_of(sought, places, rule)
+    runs = runs_of(sought, slots, rule)
     own = own_options(config)
     if "baseline_dir" in own:
         named = Workload({"name": own["workload"]}, vouched=True) if own.get("workload") else sought.exact

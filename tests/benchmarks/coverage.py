@@ -27,7 +27,7 @@ from rl_scaling_callback.analysis.laws import Measured, Work, fit_laws
 from rl_scaling_callback.analysis.noise import within
 from rl_scaling_callback.analysis.recommendation import _repeats
 from rl_scaling_callback.analysis.runs import Run, Study
-from rl_scaling_callback.analysis.speed_correction import Correction, at_one_pace
+from rl_scaling_callback.analysis.speed_correction import Correction, correct_speed
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule, SteadyWindow
 
@@ -81,7 +81,7 @@ def usual_deviation(names: Iterable[str], *, rounds: bool = True) -> float:
 
     def surplus(deviation: float) -> float:
         found = [excess(runs, deviation, rounds=rounds) for runs in grids]
-        return sum(squares - freedom for squares, freedom, _ in found)
+        return sum(squares - dof for squares, dof, _ in found)
 
     return float(brentq(surplus, 1e-3, 1))
 
@@ -95,8 +95,8 @@ def usual_level(names: Sequence[str]) -> float:
 def usual_left(names: Sequence[str]) -> float:
     """Return the share of the variance which the correction leaves."""
     deviation = usual_deviation(names)
-    found = [excess(repeated(at_one_pace(grid(name))), deviation, rounds=False) for name in names]
-    return sum(squares for squares, _, _ in found) / sum(freedom for _, freedom, _ in found)
+    found = [excess(repeated(correct_speed(grid(name))), deviation, rounds=False) for name in names]
+    return sum(squares for squares, _, _ in found) / sum(dof for _, dof, _ in found)
 
 
 def usual_freedom(names: Sequence[str]) -> float:
@@ -129,7 +129,7 @@ def holds(value: float, error: float, other: float) -> bool:
 
 def compared(here: Study, there: Study, correction: Correction) -> tuple[list[tuple[bool, float]], list[tuple[bool, float]]]:
     """Return of each configuration whether its repeat is in its interval, and the ±: for SPS, and for the speedup."""
-    one, two = ({each.scale: each for each in configurations(at_one_pace(study, correction))} for study in (here, there))
+    one, two = ({each.scale: each for each in configurations(correct_speed(study, correction))} for study in (here, there))
     both = [(one[scale], two[scale]) for scale in one if scale in two]
     sps = [(holds(a.sps, a.sps_error, b.sps), a.sps_error) for a, b in both]
     speedup = [
@@ -157,8 +157,8 @@ def sets(name: str, size: int) -> Iterator[tuple[set[int], set[int]]]:
 def as_before(run: Run, baseline: Run) -> float:
     """Return the ± of a speedup by the iterations of single runs only (Welch), as it was before [%]."""
     mine, its = within(run.steady), within(baseline.steady)
-    freedom = (mine + its) ** 2 / (mine**2 / (run.steady.iterations - 1) + its**2 / (baseline.steady.iterations - 1))
-    return 100 * math.expm1(float(stdtrit(freedom, 0.975)) * math.sqrt(mine + its))
+    dof = (mine + its) ** 2 / (mine**2 / (run.steady.iterations - 1) + its**2 / (baseline.steady.iterations - 1))
+    return 100 * math.expm1(float(stdtrit(dof, 0.975)) * math.sqrt(mine + its))
 
 
 def before(name: str) -> tuple[list[tuple[bool, float]], list[tuple[bool, float]]]:
@@ -308,7 +308,7 @@ def verdicts(name: str) -> None:
     counts["after, 2 runs of each"] = twice = [0, 0, 0]
     pairs = list(combinations([each for each in range(5) if single(name, each)], 2))
     for pair in pairs:
-        for found in configurations(at_one_pace(grid(name, set(pair)), "repeated")):
+        for found in configurations(correct_speed(grid(name, set(pair)), "repeated")):
             for what, least in THRESHOLDS if found.scale != SINGLE else ():
                 verdict = judge(getattr(found, what), found.speedup_error, least)
                 right = getattr(truth[found.scale], what) >= least
@@ -324,7 +324,7 @@ def measured(found: Sequence[Configuration]) -> list[Measured]:
 
 def laws(name: str) -> None:
     for correction in ("never", "repeated"):
-        found = configurations(at_one_pace(grid(name), correction))
+        found = configurations(correct_speed(grid(name), correction))
         law = fit_laws(measured(found), found[0].runs[0].cores).chosen
         # What a law with no error of its own would still be off by: E|x| of a normal x.
         floor = 100 * fmean(math.sqrt(2 / math.pi * each.variance) for each in found)

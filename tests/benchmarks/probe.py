@@ -33,7 +33,7 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.algorithms.sac import SACConfig
 
 from rl_scaling_callback import ScalingCallback
-from rl_scaling_callback.core.attribution import PARTS, Spent
+from rl_scaling_callback.core.attribution import PARTS, TimeBreakdown
 from rl_scaling_callback.core.estimates import trimmed_mean
 from rl_scaling_callback.core.probing import Probe, Ratios
 from rl_scaling_callback.core.scale import Scale
@@ -86,10 +86,10 @@ def config_of(algo: str, env: str, batch: int, scale: Scale) -> Any:
     )
 
 
-def per_step(result: dict[str, Any]) -> Spent:
+def per_step(result: dict[str, Any]) -> TimeBreakdown:
     """Return where the time of an iteration went, per env step [s]."""
     scaling = result["scaling"]
-    return Spent.of(scaling["time"], sum(scaling["time"][part] for part in PARTS[:4])).times(1 / scaling["env_steps"])
+    return TimeBreakdown.of(scaling["time"], sum(scaling["time"][part] for part in PARTS[:4])).times(1 / scaling["env_steps"])
 
 
 def updates_ratio(prober: Prober, scale: Scale, own: Scale) -> float:
@@ -98,7 +98,7 @@ def updates_ratio(prober: Prober, scale: Scale, own: Scale) -> float:
     return 1.0 if math.isinf(steps) else steps / prober.steps_per_round(scale)
 
 
-def foretold(spent: Spent, pairs: list[tuple[Probe, Probe]], updates: float) -> float:
+def foretold(spent: TimeBreakdown, pairs: list[tuple[Probe, Probe]], updates: float) -> float:
     """Return seconds per env step at a scale as the callback does, from probes of it and of the trial's own scale in each round."""
     ratios = [Ratios.of(probe, own, updates) for probe, own in pairs]
     sample, sync = (math.exp(trimmed_mean([math.log(getattr(each, name)) for each in ratios]).mean) for name in ("sample", "sync"))
@@ -177,9 +177,9 @@ def trials(options: argparse.Namespace) -> None:
     )
 
 
-def typical(times: list[Spent]) -> Spent:
+def typical(times: list[TimeBreakdown]) -> TimeBreakdown:
     """Return the medians of each phase."""
-    return Spent.of_window({part: median(getattr(each, part) for each in times) for part in PARTS[:4]})
+    return TimeBreakdown.of_window({part: median(getattr(each, part) for each in times) for part in PARTS[:4]})
 
 
 def paired(probes: list[Probe], scale: Scale, own: Scale) -> list[tuple[Probe, Probe]]:

@@ -75,7 +75,7 @@ class Machine:
 
     def __init__(self, surface: Surface, rng: np.random.Generator, lasting: float = 0.0) -> None:
         self.surface, self._rng, self._lasting = surface, rng, lasting
-        self.seconds, self.pace, self._stolen_until, self._slower = 0.0, rng.normal(0, DRIFT), 0.0, 1.0
+        self.seconds, self.correction, self._stolen_until, self._slower = 0.0, rng.normal(0, DRIFT), 0.0, 1.0
         self._own = {scale: rng.normal(0, lasting) for scale in surface.sampling}
         self.rest_error = math.exp(rng.normal(0, REST_ERROR))
 
@@ -84,11 +84,11 @@ class Machine:
         spent = factor = 0.0
         while spent < self.surface.probe_seconds:
             kept = math.exp(-TICK / DRIFT_LASTS)
-            self.pace = kept * self.pace + self._rng.normal(0, DRIFT * math.sqrt(1 - kept**2))
+            self.correction = kept * self.correction + self._rng.normal(0, DRIFT * math.sqrt(1 - kept**2))
             if self.seconds > self._stolen_until and self._rng.random() < TICK / STOLEN_EVERY:
                 self._stolen_until = self.seconds + self._rng.exponential(STOLEN_FOR)
                 self._slower = self._rng.uniform(1.2, 2.0)
-            factor += TICK * math.exp(self.pace) * (self._slower if self.seconds < self._stolen_until else 1.0)
+            factor += TICK * math.exp(self.correction) * (self._slower if self.seconds < self._stolen_until else 1.0)
             spent += TICK
             self.seconds += TICK
         self._own[scale] = 0.8 * self._own[scale] + 0.6 * self._rng.normal(0, self._lasting)
@@ -114,7 +114,7 @@ def run(race: Race, machine: Machine, rng: np.random.Generator, most_rounds: int
     while True:
         order = [scales[i] for i in rng.permutation(len(scales)) if scales[i] in racing]
         rows.append({scale: machine.probe(scale) for scale in order})
-        paces.append(machine.pace)
+        paces.append(machine.correction)
         probes += len(order)
         seconds = np.array([[row.get(scale, math.nan) for scale in scales] for row in rows])
         # The rest is known at the pace of the rounds, as it is where each iteration tells both times.

@@ -23,12 +23,12 @@ import numpy as np
 from rl_scaling_callback.analysis import runs as recording
 from rl_scaling_callback.analysis.goals import GOALS, Goal
 from rl_scaling_callback.analysis.runs import Study
-from rl_scaling_callback.analysis.speed_correction import at_one_pace
+from rl_scaling_callback.analysis.speed_correction import correct_speed
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady, SteadyRule, SteadyWindow
 from rl_scaling_callback.report.decisions import goal_text
-from rl_scaling_callback.sweeping.search import Search, Trial
+from rl_scaling_callback.sweeping.search import Search, TrialOutcome
 
 SINGLE = Scale(1, 1)
 FULL = (2, 7)
@@ -95,14 +95,14 @@ class Bench:
 
     def __init__(self, grid: Grid, goal: Goal) -> None:
         self.grid, self.goal = grid, goal
-        self.trials: list[Trial] = []
+        self.trials: list[TrialOutcome] = []
         self._taken: dict[Scale, int] = defaultdict(int)
 
-    def measure(self, scale: Scale, window: tuple[int, int] = FULL) -> Trial:
+    def measure(self, scale: Scale, window: tuple[int, int] = FULL) -> TrialOutcome:
         """Run a trial."""
         run = self._next(scale)
         self._taken[scale] += 1
-        trial = Trial(scale, run.seconds(window), run.steady(window))
+        trial = TrialOutcome(scale, run.seconds(window), run.steady(window))
         self.trials.append(trial)
         return trial
 
@@ -296,7 +296,7 @@ def halves(path: Path, replays: int) -> Iterator[Grid]:
 def at_true_pace(runs: Mapping[Scale, Sequence[Run]]) -> dict[Scale, list[float]]:
     """Return the SPS of each run, corrected for how fast the machine was in it."""
     measured = [recording.Run(name="", scale=scale, steady=run.steady()) for scale, each in runs.items() for run in each]
-    corrected = iter(at_one_pace(Study("recorded", tuple(measured))).runs)
+    corrected = iter(correct_speed(Study("recorded", tuple(measured))).runs)
     return {scale: [next(corrected).steady.sps for _ in each] for scale, each in runs.items()}
 
 

@@ -20,7 +20,7 @@ from multiprocessing import get_context
 
 from rl_scaling_callback.baseline.model import Baseline, Workload
 from rl_scaling_callback.baseline.store import BaselineStore
-from rl_scaling_callback.baseline.tracker import Reference
+from rl_scaling_callback.baseline.tracker import BaselineTracker
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DEFAULT_RULE, Steady, SteadyWindow
 from rl_scaling_callback.rllib import read_workload
@@ -66,10 +66,12 @@ def fill(place: str, numbers: Iterable[int]) -> None:
         )
 
 
-def start(place: str, number: int, warnings: list[str], scale: Scale = PARALLEL, owner: str = "late") -> tuple[float, Reference]:
+def start(
+    place: str, number: int, warnings: list[str], scale: Scale = PARALLEL, owner: str = "late"
+) -> tuple[float, BaselineTracker]:
     """Start a trial; return how long reaching the store and looking for a baseline took [s], and what it has in hand."""
     started = time.perf_counter()
-    trial = Reference(
+    trial = BaselineTracker(
         BaselineStore.at(place),
         workload(number),
         scale,
@@ -83,7 +85,7 @@ def start(place: str, number: int, warnings: list[str], scale: Scale = PARALLEL,
     return time.perf_counter() - started, trial
 
 
-def sps_of(trial: Reference) -> float:
+def sps_of(trial: BaselineTracker) -> float:
     """Return the SPS that a trial is compared with [steps/s]."""
     return trial.compare_with(NOTHING_YET, STEPS)[0]
 
@@ -106,7 +108,7 @@ def startup(place: str, most: int) -> None:
         print(f"{count:24,}{spread(found):>24}{spread(lacking):>28}")
 
 
-def spread(starts: list[tuple[float, Reference]]) -> str:
+def spread(starts: list[tuple[float, BaselineTracker]]) -> str:
     """Return median and 95th percentile, in ms."""
     times = sorted(1000 * seconds for seconds, _ in starts)
     return f"{statistics.median(times):.2f} ({times[int(0.95 * len(times))]:.2f})"

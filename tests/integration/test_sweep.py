@@ -27,9 +27,9 @@ from rl_scaling_callback.report.decisions import code_text, reason_text
 from rl_scaling_callback.rllib.hardware import Host
 from rl_scaling_callback.sweeping.cluster import Node
 from rl_scaling_callback.sweeping.config_file import load_config
+from rl_scaling_callback.sweeping.placement import alike, cpus_of
 from rl_scaling_callback.sweeping.reuse import lasting_runs, workload_of
-from rl_scaling_callback.sweeping.schedule import alike, cpus_of
-from rl_scaling_callback.sweeping.search import Trial
+from rl_scaling_callback.sweeping.search import TrialOutcome
 from rl_scaling_callback.sweeping.trials import _measured_before
 from rl_scaling_callback.sweeping.watchdog import Watchdog
 
@@ -311,7 +311,7 @@ def test_the_searcher_sees_what_iterations_mean(config, known):
 
 def test_the_searcher_keeps_what_it_knows(tmp_path):
     steady = Steady(100.0, 3.0, 5, 5000.0, 50.0, True, True, {"learn": 2.0})
-    trials = [Trial(Scale(1, 1), 60.0, steady, others=0.1), Trial(Scale(2, 1), 12.0, None, others=0.2)]
+    trials = [TrialOutcome(Scale(1, 1), 60.0, steady, others=0.1), TrialOutcome(Scale(2, 1), 12.0, None, others=0.2)]
     ScalingSearcher([1, 2], [1], trials=trials).save(str(tmp_path / "state"))
     restored = ScalingSearcher([1, 2], [1])
     restored.restore(str(tmp_path / "state"))

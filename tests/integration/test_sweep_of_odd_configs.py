@@ -24,9 +24,9 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.rllib.hardware import Host
 from rl_scaling_callback.sweeping.cluster import Node, reserve
 from rl_scaling_callback.sweeping.config_file import load_config
+from rl_scaling_callback.sweeping.placement import at_scale, cpus_for
 from rl_scaling_callback.sweeping.probe_host import ProbeHost
 from rl_scaling_callback.sweeping.probes import grid
-from rl_scaling_callback.sweeping.schedule import at_scale, cpus_for
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import stdtrit
 
 from rl_scaling_callback.analysis.configurations import configurations
-from rl_scaling_callback.analysis.noise import USUAL_DEVIATION, USUAL_FREEDOM, USUAL_LEVEL
+from rl_scaling_callback.analysis.noise import USUAL_DOF, USUAL_LEVEL, USUAL_STD
 from rl_scaling_callback.analysis.runs import Run, Study
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
@@ -141,9 +141,9 @@ def test_what_is_known_of_noise_before_any_repeat():
     one = by_scale(run("1r1e", [1.0, 1.02, 0.98, 1.01]))["1r×1e"]
     assert not one.noise.from_repeats
     within = math.log1p(one.runs[0].steady.error / 100) / stdtrit(3, 0.975)
-    assert one.variance == pytest.approx(USUAL_DEVIATION**2 + within**2)
+    assert one.variance == pytest.approx(USUAL_STD**2 + within**2)
     assert math.log1p(one.sps_error / 100) == pytest.approx(
-        stdtrit(USUAL_FREEDOM, 0.975) * math.sqrt(2 * (one.variance + USUAL_LEVEL**2))
+        stdtrit(USUAL_DOF, 0.975) * math.sqrt(2 * (one.variance + USUAL_LEVEL**2))
     )
 
 
@@ -152,9 +152,9 @@ def test_repeated_runs_are_pooled():
     assert each.sps == pytest.approx(10_000 / 6.0)
     # Two runs with ln SPS 0.336 apart, beside what is usual.
     assert each.noise.from_repeats
-    assert each.noise.freedom == USUAL_FREEDOM + 1
-    squares = math.log(0.7 / 0.5) ** 2 / 2 / USUAL_DEVIATION**2
-    assert each.variance == pytest.approx(USUAL_DEVIATION**2 * (USUAL_FREEDOM + squares) / (USUAL_FREEDOM + 1) / 2)
+    assert each.noise.dof == USUAL_DOF + 1
+    squares = math.log(0.7 / 0.5) ** 2 / 2 / USUAL_STD**2
+    assert each.variance == pytest.approx(USUAL_STD**2 * (USUAL_DOF + squares) / (USUAL_DOF + 1) / 2)
 
 
 def test_windows_of_unknown_error():

@@ -20,7 +20,7 @@ from rl_scaling_callback.baseline.model import BaselineFileError, Workload
 from rl_scaling_callback.baseline.store import BaselineStore
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.experiments import ExperimentError
-from rl_scaling_callback.live.colocation import Neighbourhood
+from rl_scaling_callback.live.colocation import Colocation
 from rl_scaling_callback.report import to_json, to_markdown
 from rl_scaling_callback.sweeping.config_file import write_config
 from tests.builders import BASELINE, CONFIG, HEADER, Folder, result
@@ -197,7 +197,7 @@ def temporary(tmp_path, monkeypatch):
 @pytest.mark.parametrize("node", HOSTILE[:-1])
 def test_no_name_of_a_node_leads_out_of_the_folder_of_locks(temporary, node):
     place, locks = temporary
-    Neighbourhood(node).leave()
+    Colocation(node).leave()
     (file,) = everything_in(place)
     assert file.parent == locks
 
@@ -208,12 +208,12 @@ def test_a_link_in_place_of_the_locks_is_not_followed(temporary):
     outside.mkdir()
     locks.symlink_to(outside)
     with pytest.raises(OSError, match="not a folder of this user's own"):
-        Neighbourhood("node")
+        Colocation("node")
     locks.unlink()
     locks.mkdir()
     (locks / "node.lock").symlink_to(outside / "file")
     with pytest.raises(OSError, match=r"node\.lock"):
-        Neighbourhood("node")
+        Colocation("node")
     assert everything_in(outside) == set()
 
 
@@ -221,7 +221,7 @@ def test_a_folder_of_locks_that_somebody_else_owns_is_not_used(temporary, monkey
     me = os.getuid()
     monkeypatch.setattr(os, "getuid", lambda: me + 1)
     with pytest.raises(PermissionError, match="not a folder of this user's own"):
-        Neighbourhood("node")
+        Colocation("node")
 
 
 @pytest.mark.parametrize("text", ["a\nimport os", "a\rimport os", "\u2028import os", "'", '"""', "\\"])

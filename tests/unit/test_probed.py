@@ -4,7 +4,7 @@ import random
 import pytest
 
 from rl_scaling_callback.baseline.probed import ProbedBaseline
-from rl_scaling_callback.core.attribution import Spent, losses
+from rl_scaling_callback.core.attribution import TimeBreakdown, losses
 from rl_scaling_callback.core.probing import Probe
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule, SteadyWindow
@@ -51,7 +51,7 @@ def baseline(machine, scale=OWN, reference=SINGLE, **options):
 
 def iteration(slowness=1.0):
     """1,000 env steps at the trial's own scale: 0.4 s of sampling, 0.1 s of learning."""
-    return Spent.of({"sample": 0.4 * slowness, "learn": 0.1 * slowness}, 0.5 * slowness, 0.36 * slowness, 0.36 * slowness)
+    return TimeBreakdown.of({"sample": 0.4 * slowness, "learn": 0.1 * slowness}, 0.5 * slowness, 0.36 * slowness, 0.36 * slowness)
 
 
 def test_the_reference_would_have_sampled_longer_and_learned_as_long():
@@ -94,7 +94,7 @@ def test_an_algorithm_that_learns_once_a_round_learns_more_often_at_the_referenc
 
 def test_a_trial_at_the_reference_scale_is_its_own_reference():
     probed = baseline(Machine(noise=0.1), scale=SINGLE)
-    spent = Spent.of({"sample": 1.0, "learn": 0.1}, 1.2, 0.9, 0.9)
+    spent = TimeBreakdown.of({"sample": 1.0, "learn": 0.1}, 1.2, 0.9, 0.9)
     assert probed.compare_with(EMPTY, 1000.0, spent)[0] == pytest.approx(1000 / 1.2)
     assert probed.is_baseline == 1.0
 
@@ -106,13 +106,13 @@ def test_a_larger_reference_counts_per_unit_of_its_parallelism():
 
 def test_where_sampling_overlaps_learning_the_probes_alone_tell():
     probed = baseline(Machine(), overlaps=True)
-    assert probed.compare_with(EMPTY, 1000.0, Spent.of({}, 1.0))[0] == pytest.approx(1000.0)
+    assert probed.compare_with(EMPTY, 1000.0, TimeBreakdown.of({}, 1.0))[0] == pytest.approx(1000.0)
 
 
 def test_the_causes_sum_to_what_is_lost_and_none_is_estimated():
     probed = baseline(Machine())
     spent = iteration()
-    lost, estimated = losses(OWN, 1000.0, spent, *probed.spent_for(1000.0, spent))
+    lost, estimated = losses(OWN, 1000.0, spent, *probed.breakdown_for(1000.0, spent))
     speedup = 2000.0 / probed.compare_with(EMPTY, 1000.0, spent)[0]
     assert sum(lost.values()) == pytest.approx(100 - 100 * speedup / 8, abs=1e-9)
     assert not estimated
@@ -167,7 +167,7 @@ def test_drift_of_the_env_is_followed(monkeypatch):
     for _ in range(12):
         machine.now += 100.0
         probed.refresh()
-    spent = Spent.of({"sample": 0.8, "learn": 0.1}, 0.9, 0.72, 0.72)
+    spent = TimeBreakdown.of({"sample": 0.8, "learn": 0.1}, 0.9, 0.72, 0.72)
     assert probed.compare_with(EMPTY, 1000.0, spent)[0] == pytest.approx(1000 / 1.1)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rl_scaling_callback.core.attribution import Spent
+from rl_scaling_callback.core.attribution import TimeBreakdown
 from rl_scaling_callback.core.probing import Probe, Ratios
 from rl_scaling_callback.core.scale import Scale
 
@@ -23,7 +23,7 @@ def test_a_probe_speaks_per_env_step_of_all_runners():
 def test_on_policy_only_sampling_and_weights_depend_on_the_scale():
     # 1,000 steps: 4 s of sampling at 2r×4e, 3 s of learning, 0.2 s of weights; 1r×1e samples them in 16 s.
     own, single = probe(EIGHT, 0.4, sync=0.004), probe(ONE, 1.6, sync=0.003)
-    spent = Spent.of({"sample": 4.0, "learn": 3.0, "sync": 0.2}, 7.3)
+    spent = TimeBreakdown.of({"sample": 4.0, "learn": 3.0, "sync": 0.2}, 7.3)
     elsewhere = Ratios.of(single, own, updates=1.0).apply(spent)
     assert elsewhere.parts == pytest.approx({**spent.parts, "sample": 16.0, "sync": 0.15}, nan_ok=True)
 
@@ -31,7 +31,7 @@ def test_on_policy_only_sampling_and_weights_depend_on_the_scale():
 def test_off_policy_the_rest_goes_with_the_updates():
     # A round samples one step of each env and learns once: 8 steps at 2r×4e, 1 at 1r×1e.
     own, single = probe(EIGHT, 0.2), probe(ONE, 1.0)
-    elsewhere = Ratios.of(single, own, updates=8.0).apply(Spent.of({"sample": 2.0, "learn": 7.0, "sync": 0.5}, 10.0))
+    elsewhere = Ratios.of(single, own, updates=8.0).apply(TimeBreakdown.of({"sample": 2.0, "learn": 7.0, "sync": 0.5}, 10.0))
     assert elsewhere.total == pytest.approx(10.0 + 8 * 8.0)
     assert elsewhere.sync == pytest.approx(4.0)  # no probe has measured it
 

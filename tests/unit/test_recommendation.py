@@ -195,7 +195,7 @@ def test_without_errors_only_equal_throughputs_tie():
     ],
 )
 def test_what_would_settle_it_and_what_that_costs(speedup, verdict, remedy, seconds):
-    noise = Noise(freedom=1e6)
+    noise = Noise(dof=1e6)
     rows = by_speedup(**{"1r1e": 1.0, "4r1e": speedup})
     rows = [replace(each, noise=noise, variance=0.057**2, speedup_error=noise.error(2 * 0.057**2), runs=(run(),)) for each in rows]
     found = recommend(rows, Goal("quick", min_speedup=2.5))

@@ -8,7 +8,7 @@ from rl_scaling_callback.analysis import noise
 from rl_scaling_callback.analysis.configurations import configurations
 from rl_scaling_callback.analysis.laws import Measured, fit_laws
 from rl_scaling_callback.analysis.runs import Experiment
-from rl_scaling_callback.analysis.speed_correction import at_one_pace
+from rl_scaling_callback.analysis.speed_correction import correct_speed
 from rl_scaling_callback.report.report import make_report
 
 from ..benchmarks import coverage
@@ -17,7 +17,7 @@ from ..grids import grid as as_measured
 
 
 def grid(name):
-    return at_one_pace(as_measured(name))
+    return correct_speed(as_measured(name))
 
 
 def measured(study):
@@ -27,7 +27,7 @@ def measured(study):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_machines_pace_explains_most_of_what_runs_differ_by(name):
-    pace = grid(name).pace
+    pace = grid(name).correction
     print(f"{name}: {100 * pace.measured:.1f} % as measured, {100 * pace.corrected:.1f} % corrected; slope {pace.slope:.2f}")
     assert pace.corrected < 0.7 * pace.measured
     assert 0.7 < pace.slope < 1.1
@@ -88,10 +88,10 @@ def test_the_interval_of_a_run_holds_other_runs_where_the_others_were_repeated(n
 
 
 def test_where_the_defaults_come_from():
-    assert coverage.usual_deviation(NAMES) == pytest.approx(noise.USUAL_DEVIATION, rel=0.05)
+    assert coverage.usual_deviation(NAMES) == pytest.approx(noise.USUAL_STD, rel=0.05)
     assert coverage.usual_level(NAMES) == pytest.approx(noise.USUAL_LEVEL, rel=0.05)
     assert coverage.usual_left(NAMES) == pytest.approx(noise.USUAL_LEFT, rel=0.05)
-    assert coverage.usual_freedom(NAMES) == pytest.approx(noise.USUAL_FREEDOM, rel=0.05)
+    assert coverage.usual_freedom(NAMES) == pytest.approx(noise.USUAL_DOF, rel=0.05)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from rl_scaling_callback.core.attribution import Spent, losses
+from rl_scaling_callback.core.attribution import TimeBreakdown, losses
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.live.rounds import Rounds
 from rl_scaling_callback.rllib import RunnerReport
@@ -48,8 +48,8 @@ def test_alternating_stragglers_are_stragglers():
     for turn in range(10):
         rounds.add(reports(*((0.1, 0.2) if turn % 2 else (0.2, 0.1))))
     work = rounds.read()
-    spent = Spent.of({"sample": 2.0}, 2.5, work.busy, work.longest)
-    baseline = Spent.of({"sample": 2.0e-3}, 2.5e-3, 2.0e-3, 2.0e-3)
+    spent = TimeBreakdown.of({"sample": 2.0}, 2.5, work.busy, work.longest)
+    baseline = TimeBreakdown.of({"sample": 2.0e-3}, 2.5e-3, 2.0e-3, 2.0e-3)
     lost, _ = losses(Scale(2, 1), 1000, spent, baseline)
     assert lost["straggler"] == pytest.approx(100 * 1.0 / 2.5)
     assert lost["transfer"] == pytest.approx(0.0)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rl_scaling_callback.analysis.goals import GOALS, Goal
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
-from rl_scaling_callback.sweeping.search import Search, Trial
+from rl_scaling_callback.sweeping.search import Search, TrialOutcome
 from tests.builders import ROWS
 
 HALFCHEETAH = {
@@ -27,11 +27,11 @@ def steady(seconds, error=math.nan, learn=math.nan):
 
 def trial_of(seconds, scale, error=math.nan, learn=math.nan):
     """Return a trial with 10 s of start-up."""
-    return Trial(scale, 10 + 5 * seconds, steady(seconds, error, learn))
+    return TrialOutcome(scale, 10 + 5 * seconds, steady(seconds, error, learn))
 
 
 def failed(scale, seconds=60.0):
-    return Trial(scale, seconds, None)
+    return TrialOutcome(scale, seconds, None)
 
 
 def replay(search, run):
@@ -204,7 +204,7 @@ def test_slower_machine_in_one_trial_is_corrected_for():
 
 def test_trials_of_earlier_experiments_are_free():
     search, seconds = Search(POWERS, POWERS, GOALS["balanced"], budget=0.1), surface(1.2, 2.5, 8.2)
-    dear = [Trial(SINGLE, 200.0, steady(seconds(SINGLE))), trial_of(seconds(Scale(4, 1)), Scale(4, 1))]
+    dear = [TrialOutcome(SINGLE, 200.0, steady(seconds(SINGLE))), trial_of(seconds(Scale(4, 1)), Scale(4, 1))]
     free = [replace(trial, seconds=0.0) for trial in dear]
     assert search.propose(dear) is None
     assert search.propose(free) is not None
@@ -223,5 +223,5 @@ def test_invalid_options_are_rejected(options, message):
 def test_iterations_that_last_a_given_time_are_compared_by_throughput():
     """As those of APPO, of which the faster configuration samples more."""
     one, two = (Steady(sps, 5.0, 5, 5 * sps, 5.0, False, True, {}) for sps in (1000.0, 1900.0))
-    trials = [Trial(SINGLE, 20.0, one), Trial(Scale(2, 1), 20.0, two)]
+    trials = [TrialOutcome(SINGLE, 20.0, one), TrialOutcome(Scale(2, 1), 20.0, two)]
     assert Search((1, 2), (1,), GOALS["fastest"], timed=True).choose(trials) == Scale(2, 1)

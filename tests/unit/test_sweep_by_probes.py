@@ -191,7 +191,7 @@ def test_what_an_update_takes_rises_with_env_runners_and_with_envs():
 
     scales = [Scale(1, 1), Scale(2, 1), Scale(1, 4), Scale(2, 4), Scale(4, 8)]
     steps = {scale: float(scale.parallelism) for scale in scales}  # each learns once a step of all its envs
-    rounds = probes.Rounds(scales, steps)
+    rounds = probes.ProbeRounds(scales, steps)
     for scale in scales[:-1]:
         rounds.trained(Iteration(scale, 80.0, 2.0, {"learn": 80.0 / steps[scale] * update(scale), "sync": 0.0, "other": 0.0}))
     assert rounds.rest == pytest.approx([update(scale) / steps[scale] for scale in scales])

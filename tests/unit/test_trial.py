@@ -5,13 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rl_scaling_callback.baseline.tracker import GivenBaseline
-from rl_scaling_callback.core.attribution import CAUSES, Spent
+from rl_scaling_callback.core.attribution import CAUSES, TimeBreakdown
 from rl_scaling_callback.core.comparison import Resources
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule
 from rl_scaling_callback.live.load import Load
 from rl_scaling_callback.live.rounds import RunnersWork
-from rl_scaling_callback.live.trial import Trial
+from rl_scaling_callback.live.trial import TrialMonitor
 from rl_scaling_callback.rllib import RunnerReport
 from tests.builders import RESULT_KEYS, anything, leaves
 
@@ -28,13 +28,13 @@ class Measured(GivenBaseline):
     def compare_with(self, steady, env_steps, spent):
         return self._unit_sps, self._comparable
 
-    def spent_for(self, env_steps, spent):
-        return Spent.of({"sample": 0.8e-3, "learn": 0.2e-3}, 1e-3, 0.8e-3, 0.8e-3), math.nan
+    def breakdown_for(self, env_steps, spent):
+        return TimeBreakdown.of({"sample": 0.8e-3, "learn": 0.2e-3}, 1e-3, 0.8e-3, 0.8e-3), math.nan
 
 
 def trial(config=None, warnings=None, rule=RULE, source=None, offset=lambda: 0.0):
     warnings = {} if warnings is None else warnings
-    return Trial(
+    return TrialMonitor(
         config or {},
         scale=Scale(4, 2),
         workload="1234",

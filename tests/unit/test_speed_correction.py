@@ -7,7 +7,7 @@ import pytest
 
 from rl_scaling_callback.analysis.configurations import configurations
 from rl_scaling_callback.analysis.runs import Experiment, Run, Study
-from rl_scaling_callback.analysis.speed_correction import at_one_pace
+from rl_scaling_callback.analysis.speed_correction import correct_speed
 from rl_scaling_callback.core.attribution import PARTS
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule, SteadyWindow
@@ -49,10 +49,10 @@ def test_a_machine_of_changing_speed_is_seen_through():
     errors = []
     for seed in range(20):
         measured = study(np.random.default_rng(seed))
-        corrected = at_one_pace(measured)
-        assert corrected.pace.slope == pytest.approx(1, abs=0.02)
-        assert corrected.pace.measured == pytest.approx(0.15, rel=0.5)
-        assert corrected.pace.corrected < 0.01
+        corrected = correct_speed(measured)
+        assert corrected.correction.slope == pytest.approx(1, abs=0.02)
+        assert corrected.correction.measured == pytest.approx(0.15, rel=0.5)
+        assert corrected.correction.corrected < 0.01
         errors.append((error(measured), error(corrected)))
     # What is left is a trend over runners and envs that the machine's speed had by chance.
     assert fmean(after for _, after in errors) < 0.6 * fmean(before for before, _ in errors)
@@ -60,24 +60,24 @@ def test_a_machine_of_changing_speed_is_seen_through():
 
 def test_a_learner_that_takes_longer_with_more_env_runners_is_no_slower_machine():
     runs = [run(s, learn_s=0.2 * s.num_env_runners**0.3, factor=f) for s in SCALES for f in (0.9, 1.0, 1.1)]
-    corrected = at_one_pace(Study("test", tuple(runs)))
-    assert corrected.pace is not None
+    corrected = correct_speed(Study("test", tuple(runs)))
+    assert corrected.correction is not None
     assert error(corrected) == pytest.approx(0, abs=1e-9)
 
 
 def test_one_update_that_something_else_held_up_is_not_the_machines_pace():
     held_up = replace(run(Scale(1, 1)).steady, parts=run(Scale(1, 1)).steady.parts | {"learn": 5 * 6 * 0.3})
     runs = [replace(run(Scale(1, 1)), steady=held_up), run(Scale(2, 1)), run(Scale(4, 1), factor=1.1)]
-    corrected = at_one_pace(Study("test", tuple(runs)), "always")
+    corrected = correct_speed(Study("test", tuple(runs)), "always")
     assert corrected.runs[0].steady == held_up
     assert corrected.runs[1].steady.sps < runs[1].steady.sps
     assert corrected.runs[2].steady.sps > runs[2].steady.sps
-    assert at_one_pace(Study("test", tuple(runs[:2])), "always").pace is None
+    assert correct_speed(Study("test", tuple(runs[:2])), "always").correction is None
 
 
 def test_the_account_still_sums_to_what_is_lost():
     (made,) = make_report(Experiment("test", (study(np.random.default_rng(1)),))).studies
-    assert made.study.pace is not None
+    assert made.study.correction is not None
     assert any("corrected for how fast the machine was" in note for note in notes(made))
     for each in made.configurations:
         assert sum(each.losses.values()) == pytest.approx(each.loss, abs=1e-9)
@@ -95,11 +95,11 @@ def test_without_repetitions_the_usual_slope_is_taken_where_that_is_asked_for():
     (made,) = make_report(Experiment("test", (measured,)), correction="always").studies
     assert error(made.study) < 0.1 * error(measured)
     assert any("Too few trials were repeated" in note for note in notes(made))
-    assert at_one_pace(measured) is measured
+    assert correct_speed(measured) is measured
 
 
 def test_one_repetition_tells_an_error_also_where_the_usual_slope_is_taken():
-    corrected = at_one_pace(
+    corrected = correct_speed(
         Study("test", tuple(run(s, f) for s, f in zip([*SCALES, SCALES[3]], [1.0] * 9 + [1.1], strict=True))), "always"
     )
     assert all(each.speedup_error > 0 for each in configurations(corrected) if not each.is_baseline)
@@ -128,7 +128,7 @@ def without_learner(run):
     ids=lambda study: study.title,
 )
 def test_what_can_not_be_corrected_stays_as_measured(measured):
-    assert at_one_pace(measured) is measured
+    assert correct_speed(measured) is measured
 
 
 def test_a_learner_that_tells_nothing_corrects_nothing():
@@ -138,7 +138,7 @@ def test_a_learner_that_tells_nothing_corrects_nothing():
         runs = [run(s, f, learn_s=0.1 * n) for s in SCALES for f, n in np.exp(rng.normal(0, (0.15, 0.3), (3, 2)))]
         # The learner's time is drawn apart from all else.
         runs = [replace(r, steady=replace(r.steady, parts=r.steady.parts | {"learn": rng.uniform(1, 2)})) for r in runs]
-        corrected += at_one_pace(Study("test", tuple(runs))).pace is not None
+        corrected += correct_speed(Study("test", tuple(runs))).correction is not None
     assert corrected <= 6, "1 % of 200, and some"
 
 
@@ -146,7 +146,7 @@ def test_intervals_hold_what_they_claim_when_corrected():
     held = []
     for seed in range(60):
         rng = np.random.default_rng(seed)
-        one, other = ({each.scale: each for each in configurations(at_one_pace(noisy(rng)))} for _ in range(2))
+        one, other = ({each.scale: each for each in configurations(correct_speed(noisy(rng)))} for _ in range(2))
         both = [(one[scale], other[scale]) for scale in SCALES[1:]]
         held += [abs(math.log(a.speedup / b.speedup)) <= math.log1p(a.speedup_error / 100) for a, b in both]
     assert 0.93 <= fmean(held) <= 0.99

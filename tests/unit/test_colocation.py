@@ -4,14 +4,14 @@ import uuid
 
 import pytest
 
-from rl_scaling_callback.live.colocation import Neighbourhood
+from rl_scaling_callback.live.colocation import Colocation
 
 pytest.importorskip("fcntl")
 PROCESSES = multiprocessing.get_context("spawn")
 
 
 def live(node, arrived, leave):
-    neighbourhood = Neighbourhood(node)
+    neighbourhood = Colocation(node)
     neighbourhood.look()
     arrived.set()
     leave.wait(60)
@@ -37,7 +37,7 @@ def node():
 
 @pytest.fixture
 def me(node):
-    neighbourhood = Neighbourhood(node)
+    neighbourhood = Colocation(node)
     yield neighbourhood
     neighbourhood.leave()
 
@@ -61,7 +61,7 @@ def test_a_neighbour_that_came_and_went_between_two_looks_counts(me, node):
 
 def test_arriving_after_a_look_of_a_younger_process_does_not_wait_for_it(node):
     neighbour = Neighbour(node)  # it lives in a child process, whose number is higher, and has looked
-    arrival = threading.Thread(target=lambda: Neighbourhood(node).leave(), daemon=True)
+    arrival = threading.Thread(target=lambda: Colocation(node).leave(), daemon=True)
     arrival.start()
     arrival.join(10)
     waits = arrival.is_alive()
@@ -84,7 +84,7 @@ def test_other_nodes_do_not_count(me):
 
 
 def test_trials_of_one_process_count_while_their_iterations_overlap(me, node):
-    second = Neighbourhood(node)
+    second = Colocation(node)
     with me.iteration(), second.iteration():
         pass
     assert (me.look(), second.look()) == (0.0, 0.0)
@@ -102,7 +102,7 @@ def test_trials_of_one_process_count_while_their_iterations_overlap(me, node):
 
 
 def test_trials_of_one_process_that_take_turns_do_not_count(me, node):
-    second = Neighbourhood(node)
+    second = Colocation(node)
     assert me.look() == second.look() == 1.0
     second.leave()
     neighbour = Neighbour(node)

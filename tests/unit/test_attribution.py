@@ -5,28 +5,36 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rl_scaling_callback.core import formulas
-from rl_scaling_callback.core.attribution import CAUSES, LEARNER, LearnerLimits, Spent, diagnosis, losses, typical_and_longest
+from rl_scaling_callback.core.attribution import (
+    CAUSES,
+    LEARNER,
+    LearnerLimits,
+    TimeBreakdown,
+    diagnosis,
+    losses,
+    typical_and_longest,
+)
 from rl_scaling_callback.core.scale import Scale
 
-BASELINE = Spent.of_window({"sample": 8.0, "learn": 1.5, "sync": 0.3, "other": 0.2, "busy": 7.5, "longest": 7.5}, 1000)
+BASELINE = TimeBreakdown.of_window({"sample": 8.0, "learn": 1.5, "sync": 0.3, "other": 0.2, "busy": 7.5, "longest": 7.5}, 1000)
 seconds = st.floats(0, 1e4)
 
 
 def test_what_one_env_step_takes():
     assert BASELINE.total == pytest.approx(10.0 / 1000)
     assert BASELINE.busy == pytest.approx(0.0075)
-    assert math.isnan(Spent.of_window({"sample": 1.0}, 10).busy)
+    assert math.isnan(TimeBreakdown.of_window({"sample": 1.0}, 10).busy)
 
 
 @given(
     scale=st.builds(Scale, st.integers(0, 64), st.integers(1, 16)),
     env_steps=st.integers(1, 10**6),
-    spent=st.builds(Spent, seconds, seconds, seconds, seconds, st.floats(1e-3, 1e4), seconds, seconds),
+    breakdown=st.builds(TimeBreakdown, seconds, seconds, seconds, seconds, st.floats(1e-3, 1e4), seconds, seconds),
     single=st.none() | st.floats(0, 10),
 )
-def test_the_causes_sum_to_the_loss_whatever_happened(scale, env_steps, spent, single):
-    lost, _ = losses(scale, env_steps, spent, BASELINE, math.nan if single is None else single)
-    speedup = BASELINE.total * env_steps / spent.total
+def test_the_causes_sum_to_the_loss_whatever_happened(scale, env_steps, breakdown, single):
+    lost, _ = losses(scale, env_steps, breakdown, BASELINE, math.nan if single is None else single)
+    speedup = BASELINE.total * env_steps / breakdown.total
     loss = formulas.loss(formulas.efficiency(speedup, scale.parallelism))
     assert list(lost) == list(CAUSES)
     # 1e-9 of the largest share that was added up
@@ -37,8 +45,8 @@ IDEAL = {"sample": 2.0, "learn": 0.375, "sync": 0.075, "evaluate": 0.0, "other":
 
 
 def lost(scale=Scale(4, 1), single=math.nan, **changes):
-    spent = Spent(**(IDEAL | changes))
-    return losses(scale, 1000, spent, BASELINE, single)[0], 100 * 1.0 / spent.total
+    breakdown = TimeBreakdown(**(IDEAL | changes))
+    return losses(scale, 1000, breakdown, BASELINE, single)[0], 100 * 1.0 / breakdown.total
 
 
 def test_perfect_scaling_loses_nothing():
@@ -69,7 +77,7 @@ def test_a_second_more_is_booked_under_its_own_cause(cause, where):
     [(Scale(1, 4), math.nan, False), (Scale(4, 1), math.nan, False), (Scale(2, 2), math.nan, True), (Scale(2, 2), 0.005, False)],
 )
 def test_stepping_and_contention_are_told_apart_by_a_single_runner_with_as_many_envs(scale, single, estimated):
-    assert losses(scale, 1000, Spent(**IDEAL), BASELINE, single)[1] == estimated
+    assert losses(scale, 1000, TimeBreakdown(**IDEAL), BASELINE, single)[1] == estimated
 
 
 def test_negative_shares_are_kept():
@@ -82,9 +90,9 @@ def test_the_typical_runner_is_the_lower_median():
 
 
 def test_the_rest_of_an_iteration_is_other():
-    spent = Spent.of({"sample": 1.0, "learn": 0.5, "sync": 0.125, "evaluate": 0.25, "other": 0.01}, 2.0)
-    assert (spent.other, spent.total) == (0.125, 2.0)
-    assert math.isnan(spent.busy)
+    breakdown = TimeBreakdown.of({"sample": 1.0, "learn": 0.5, "sync": 0.125, "evaluate": 0.25, "other": 0.01}, 2.0)
+    assert (breakdown.other, breakdown.total) == (0.125, 2.0)
+    assert math.isnan(breakdown.busy)
 
 
 def test_the_diagnosis_names_the_largest_cause():
@@ -97,8 +105,8 @@ def test_the_diagnosis_names_the_largest_cause():
 
 
 def test_of_a_baseline_without_breakdown_only_what_it_has_none_of_is_known():
-    spent = Spent(2.0, 1.0, 0.1, 0.5, 0.4, busy=1.5, longest=1.75)
-    lost, estimated = losses(Scale(4, 1), 1000, spent, Spent.of_window({}))
+    breakdown = TimeBreakdown(2.0, 1.0, 0.1, 0.5, 0.4, busy=1.5, longest=1.75)
+    lost, estimated = losses(Scale(4, 1), 1000, breakdown, TimeBreakdown.of_window({}))
     known = {cause: points for cause, points in lost.items() if points == points}
     assert known == {"straggler": pytest.approx(100 * 0.25 / 4), "evaluate": pytest.approx(100 * 0.5 / 4)}
     assert not estimated

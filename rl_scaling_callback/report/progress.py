@@ -26,7 +26,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Standings:
+class ProgressView:
     """A sweep after some rounds: its configurations, the best so far, and the seconds that are left at most."""
 
     rows: Sequence[Row]
@@ -36,7 +36,7 @@ class Standings:
 
 
 @contextmanager
-def following(console: Console) -> Iterator[Callable[[Standings], None]]:
+def following(console: Console) -> Iterator[Callable[[ProgressView], None]]:
     """Yield what shows how a sweep stands."""
     if not console.is_terminal:
         yield lambda standings: console.print(_line(standings), highlight=False, markup=False, soft_wrap=True)
@@ -48,7 +48,7 @@ def following(console: Console) -> Iterator[Callable[[Standings], None]]:
         yield lambda standings: live.update(_table(standings), refresh=True)
 
 
-def _line(standings: Standings) -> str:
+def _line(standings: ProgressView) -> str:
     best = next(row for row in standings.rows if row.scale == standings.choice)
     measured = sum(row.state == "" for row in standings.rows)
     return (
@@ -61,7 +61,7 @@ def _speedup(row: Row) -> str:
     return number(row.speedup, 2, "×") + (f" ± {row.error:.0f} %" if 0 < row.error < 1000 else "")
 
 
-def _table(standings: Standings) -> Table:
+def _table(standings: ProgressView) -> Table:
     from rich import box
     from rich.table import Table
 

@@ -26,21 +26,21 @@ _A_LITTLE: Final = 0.001
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class Placement:
     """Where the trials of a sweep run.
 
     Attributes:
         host: one of their hosts; earlier runs on the same kind of host are comparable.
         cores: logical cores that the env runners of a trial share.
-        places: settings added to a trial's config, one mapping per concurrent trial.
+        slots: settings added to a trial's config, one mapping per concurrent trial.
     """
 
     host: Host
     cores: float
-    places: tuple[Mapping[str, Any], ...]
+    slots: tuple[Mapping[str, Any], ...]
 
 
-def room_for(config: AlgorithmConfig, scales: Sequence[Scale]) -> Room:
+def find_placement(config: AlgorithmConfig, scales: Sequence[Scale]) -> Placement:
     """Return where a grid's trials run: one trial per node of one kind, or one trial at a time on the whole cluster.
 
     Raises:
@@ -50,9 +50,9 @@ def room_for(config: AlgorithmConfig, scales: Sequence[Scale]) -> Room:
     found = nodes()
     chosen = alike(config, scales, found) if len(found) > 1 else []
     if chosen:
-        return Room(chosen[0].host, chosen[0].host.cores, tuple(_on(node, config) for node in chosen))
+        return Placement(chosen[0].host, chosen[0].host.cores, tuple(_on(node, config) for node in chosen))
     hosts = [node.host for node in found] or [hardware.this_host()]
-    return Room(hosts[0], sum(host.cores for host in hosts), ({},))
+    return Placement(hosts[0], sum(host.cores for host in hosts), ({},))
 
 
 def at_scale(config: AlgorithmConfig, scale: Scale) -> AlgorithmConfig:
