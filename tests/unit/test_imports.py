@@ -16,7 +16,7 @@ NEED_RAY = {
     "sweeping.probe_host",
     "sweeping.probes",
     "sweeping.reuse",
-    "sweeping.schedule",
+    "sweeping.placement",
     "sweeping.searcher",
     "sweeping.stopper",
     "sweeping.sweep",

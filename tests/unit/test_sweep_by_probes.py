@@ -67,10 +67,10 @@ class ScriptedHost:
 @pytest.fixture
 def scripted(monkeypatch):
     monkeypatch.setattr(probes, "ProbeHost", ScriptedHost)
-    monkeypatch.setattr(probes.schedule, "alive_nodes", list)
-    monkeypatch.setattr(probes.schedule, "check", lambda *_: None)
-    monkeypatch.setattr(probes.schedule, "at_scale", lambda config, scale: config)
-    monkeypatch.setattr(probes.schedule, "cpus_of", lambda config: (1.0, 1.0))
+    monkeypatch.setattr(probes.placement, "alive_nodes", list)
+    monkeypatch.setattr(probes.placement, "check", lambda *_: None)
+    monkeypatch.setattr(probes.placement, "at_scale", lambda config, scale: config)
+    monkeypatch.setattr(probes.placement, "cpus_of", lambda config: (1.0, 1.0))
 
 
 def probe(**options):
