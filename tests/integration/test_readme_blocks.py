@@ -14,16 +14,19 @@ pytest.importorskip("ray.rllib")
 from ray import tune
 from ray.rllib.algorithms.ppo import PPOConfig
 
+from rl_scaling_callback import ScalingReporter
+
 ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-RUN = ("build_algo()", "ScalingReporter(", "rl-scaling sweep", "rl-scaling report")
-INSTALLS = ('".[report]"', '".[examples]"', '".[test]"')
+RUN = ("build_algo()", "rl-scaling sweep", "rl-scaling report")
+INSTALLS = ('".[report]"', '".[examples]"')
 """A text that only this block has."""
 
 
 def block(text):
     (one,) = [code for language, code in BLOCKS if language != "text" and text in code]
-    return one
+    commands = re.findall(r"^\$ (.*)$", one, re.MULTILINE)  # a console shows what they print, too
+    return "\n".join(commands) or one
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +80,13 @@ def test_the_sweep_writes_a_tuned_config(home):
 
 @pytest.mark.slow
 def test_the_reporter_and_the_report_of_its_experiment(cluster, home):
-    names = {}
-    exec(compile(block("ScalingReporter("), "README.md", "exec"), names)
-    run_config = names["run_config"]
-    run_config.name, run_config.storage_path = "my_experiment", str(home / "ray_results")
-    run_config.stop, run_config.verbose = {"training_iteration": 2}, 0
+    run_config = tune.RunConfig(
+        name="my_experiment",
+        storage_path=str(home / "ray_results"),
+        stop={"training_iteration": 2},
+        callbacks=[ScalingReporter("balanced")],
+        verbose=0,
+    )
     config = PPOConfig().environment("CartPole-v1").training(train_batch_size_per_learner=200, minibatch_size=200, num_epochs=1)
     results = tune.Tuner("PPO", param_space=config.env_runners(num_env_runners=1), run_config=run_config).fit()
     assert (Path(results.experiment_path) / "scaling_report.html").exists()
