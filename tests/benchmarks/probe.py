@@ -142,7 +142,6 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         measured["iterations"] += [(scale, number, per_step(switch.train(scale))) for scale in random.sample(SCALES, len(SCALES))]
         measured["full_seconds"].append(time.perf_counter() - started)
     prober.close()
-    switch.close()
     algorithm.stop()
     return measured
 
