@@ -21,7 +21,6 @@ except ImportError as error:
 from ray.util.metrics import Gauge
 
 from rl_scaling_callback import rllib
-from rl_scaling_callback.baseline.model import Workload
 from rl_scaling_callback.baseline.probed import ProbedBaseline
 from rl_scaling_callback.baseline.store import BaselineStore
 from rl_scaling_callback.baseline.tracker import BaselineTracker, GivenBaseline
@@ -30,6 +29,7 @@ from rl_scaling_callback.core.comparison import Resources
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule
+from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.live.colocation import Colocation
 from rl_scaling_callback.live.gauges import Gauges
 from rl_scaling_callback.live.learners import Learners

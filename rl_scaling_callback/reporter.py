@@ -19,6 +19,7 @@ from rl_scaling_callback.analysis.goals import Goal
 from rl_scaling_callback.analysis.speed_correction import Correction, check_correction
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
+from rl_scaling_callback.report import PAGE
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
     from rl_scaling_callback.report import Report
 
 logger = logging.getLogger("rl_scaling_callback")
-
-PAGE: Final = "scaling_report.html"
-"""The page's name in the experiment's folder."""
 
 _READING_SHARE: Final = 0.02
 

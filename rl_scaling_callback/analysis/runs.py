@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from rl_scaling_callback.baseline.model import Workload
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
+from rl_scaling_callback.core.workload import Workload
 
 
 class Iteration(NamedTuple):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -14,6 +13,7 @@ from typing import Any, Final
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
+from rl_scaling_callback.core.workload import Workload
 
 SCHEMA: Final = "rl_scaling_callback.baseline.model"
 VERSION: Final = 2
@@ -23,28 +23,6 @@ LARGEST: Final = 1 << 20
 
 class BaselineFileError(Exception):
     """A baseline file is unusable; the message says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """Everything that must match for a fair comparison.
-
-    Attributes:
-        facts: names and values in plain JSON types.
-        vouched: whether the user named the workload, and so vouches for the comparison.
-    """
-
-    facts: Mapping[str, Any]
-    vouched: bool = False
-
-    @property
-    def id(self) -> str:
-        """16 hexadecimal digits, the same for equal facts in every process and on every node."""
-        return hashlib.sha256(_canonical(self.facts).encode()).hexdigest()[:16]
-
-    def differences(self, other: Workload) -> list[str]:
-        """Return one line per fact that differs: `train_batch_size: 4096 here, 2048 there`."""
-        return [f"{name}: {_short(here)} here, {_short(there)} there" for name, here, there in _apart("", self.facts, other.facts)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,21 +191,3 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise TypeError(f"{type(value).__name__} instead of an object")
     return value
-
-
-def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=repr)
-
-
-def _apart(prefix: str, here: Any, there: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Yield the name and both values of each difference, descending into mappings on both sides."""
-    if isinstance(here, Mapping) and isinstance(there, Mapping):
-        for name in sorted(here.keys() | there.keys()):
-            yield from _apart(f"{prefix}.{name}".lstrip("."), here.get(name), there.get(name))
-    elif _canonical(here) != _canonical(there):
-        yield prefix, here, there
-
-
-def _short(value: Any, longest: int = 60) -> str:
-    text = _canonical(value)
-    return text if len(text) <= longest else text[: longest - 1] + "…"

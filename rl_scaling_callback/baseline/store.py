@@ -15,8 +15,9 @@ from heapq import nlargest
 from pathlib import Path
 from typing import Any, Final
 
-from rl_scaling_callback.baseline.model import LARGEST, VERSION, Baseline, BaselineFileError, Workload
+from rl_scaling_callback.baseline.model import LARGEST, VERSION, Baseline, BaselineFileError
 from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.storage import filesystem_of, shown
 
 EXPERIMENT_SUBDIRECTORY: Final = "scaling_baselines"

@@ -10,13 +10,14 @@ from datetime import datetime, timezone
 from itertools import takewhile
 from typing import Final
 
-from rl_scaling_callback.baseline.model import Baseline, BaselineFileError, Workload
+from rl_scaling_callback.baseline.model import Baseline, BaselineFileError
 from rl_scaling_callback.baseline.store import BaselineStore
 from rl_scaling_callback.core.attribution import TimeBreakdown
 from rl_scaling_callback.core.comparison import disagree, same_steps
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DEFAULT_RULE, Steady, SteadyRule
+from rl_scaling_callback.core.workload import Workload
 
 Warn = Callable[[str, str], None]
 """Takes a topic and a message; logs the first message of each topic."""

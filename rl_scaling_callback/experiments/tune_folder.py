@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import Any, Final
 
 from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Run, Study
-from rl_scaling_callback.baseline.model import Baseline, Workload
+from rl_scaling_callback.baseline.model import Baseline
 from rl_scaling_callback.baseline.store import EXPERIMENT_SUBDIRECTORY
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady, SteadyRule
+from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.experiments.baselines import last_name, matches, read_baselines
 from rl_scaling_callback.experiments.trial_folder import PARAMS, RESULTS, TrialRead, read_trial
 from rl_scaling_callback.rllib import CIRCUMSTANCES, number, uses_gpus

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from rl_scaling_callback.report.tensorboard import write_curve
     from rl_scaling_callback.report.terminal import print_report, print_so_far
 
+PAGE: Final = "scaling_report.html"
+"""The page's name in the experiment's folder."""
+
 __all__ = [
+    "PAGE",
     "PICTURES",
     "Report",
     "StudyReport",

@@ -22,9 +22,9 @@ from ray.util import get_current_placement_group
 
 from rl_scaling_callback import rllib
 from rl_scaling_callback._version import __version__
-from rl_scaling_callback.baseline.model import Workload
 from rl_scaling_callback.core.comparison import Resources
 from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.rllib import content, hardware
 from rl_scaling_callback.rllib.hardware import Host
 from rl_scaling_callback.rllib.learner_queue import LearnerQueue

@@ -14,8 +14,8 @@ from ray.tune.utils.util import SafeFallbackEncoder  # type: ignore[attr-defined
 
 from rl_scaling_callback import rllib
 from rl_scaling_callback.analysis.runs import Run
-from rl_scaling_callback.baseline.model import Workload
 from rl_scaling_callback.core.steady import SteadyRule
+from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.experiments import read_experiment
 from rl_scaling_callback.experiments.baselines import read_baselines
 from rl_scaling_callback.rllib import introspection, number

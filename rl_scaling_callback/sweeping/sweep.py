@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rl_scaling_callback import rllib
 from rl_scaling_callback.analysis.goals import Goal
 from rl_scaling_callback.core.checks import at_least, positive
-from rl_scaling_callback.reporter import PAGE
+from rl_scaling_callback.report import PAGE
 from rl_scaling_callback.rllib import hardware
 from rl_scaling_callback.rllib.prober import ProbeError
 from rl_scaling_callback.storage import absolute, below, shown, write

@@ -18,11 +18,12 @@ from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context
 
-from rl_scaling_callback.baseline.model import Baseline, Workload
+from rl_scaling_callback.baseline.model import Baseline
 from rl_scaling_callback.baseline.store import BaselineStore
 from rl_scaling_callback.baseline.tracker import BaselineTracker
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DEFAULT_RULE, Steady, SteadyWindow
+from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.rllib import read_workload
 
 REFERENCE = Scale(1, 1)

@@ -10,10 +10,11 @@ from functools import partial
 import pytest
 
 from rl_scaling_callback import ScalingReporter, read_experiment, sweep
-from rl_scaling_callback.baseline.model import BaselineFileError, Workload
+from rl_scaling_callback.baseline.model import BaselineFileError
 from rl_scaling_callback.baseline.store import BaselineStore
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule
+from rl_scaling_callback.core.workload import Workload
 
 pytest.importorskip("ray")
 pytest.importorskip("moto")

@@ -10,10 +10,11 @@ pytest.importorskip("ray.rllib")
 import ray
 from ray.rllib.algorithms.ppo import PPOConfig
 
-from rl_scaling_callback.baseline.model import Baseline, Workload
+from rl_scaling_callback.baseline.model import Baseline
 from rl_scaling_callback.baseline.store import BaselineStore
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DEFAULT_RULE
+from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.rllib.hardware import Host
 from rl_scaling_callback.sweeping.reuse import runs_of, workload_of
 

@@ -20,9 +20,10 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from tuning import costly
 
 from rl_scaling_callback import Goal, ScalingCallback, ScalingSearcher, SteadyStopper, read_experiment, sweep
-from rl_scaling_callback.baseline.model import Baseline, Workload
+from rl_scaling_callback.baseline.model import Baseline
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady, SteadyRule, SteadyWindow
+from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.report.decisions import code_text, reason_text
 from rl_scaling_callback.rllib.hardware import Host
 from rl_scaling_callback.sweeping.cluster import Node

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl_scaling_callback.baseline.model import LARGEST, Baseline, BaselineFileError, Workload
+from rl_scaling_callback.baseline.model import LARGEST, Baseline, BaselineFileError
 from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.workload import Workload
 from tests.builders import BASELINE
 
 

@@ -10,12 +10,12 @@ from pyarrow import fs
 
 from rl_scaling_callback.analysis.configurations import configurations
 from rl_scaling_callback.analysis.runs import Experiment, LeftOut
-from rl_scaling_callback.baseline.model import Workload
 from rl_scaling_callback.baseline.store import EXPERIMENT_SUBDIRECTORY
 from rl_scaling_callback.core import schema
 from rl_scaling_callback.core.attribution import RECORDED
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule
+from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
 from rl_scaling_callback.experiments.lines import ResultLines
 from rl_scaling_callback.report import make_report, render_page, to_markdown

@@ -1,5 +1,6 @@
-"""The arithmetic must work without Ray, and importing the package must stay cheap."""
+"""The arithmetic must work without Ray, importing the package must stay cheap, and rooms import downward only."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -54,3 +55,36 @@ def test_other_modules_import_without_ray():
 def test_missing_rllib_error_says_what_to_install():
     done = run("import sys; sys.modules['ray'] = None\nfrom rl_scaling_callback import ScalingCallback")
     assert 'pip install "ray[tune,rllib]' in done.stderr
+
+
+BELOW = {
+    "core": set(),
+    "storage": set(),
+    "analysis": {"core"},
+    "rllib": {"core"},
+    "baseline": {"core", "storage"},
+    "live": {"core", "baseline", "rllib"},
+    "experiments": {"core", "storage", "analysis", "baseline", "rllib"},
+    "report": {"core", "analysis"},
+    # Its trials use the callback and the reporter as any others do.
+    "sweeping": {"core", "storage", "analysis", "baseline", "rllib", "experiments", "report", "callback", "reporter"},
+}
+
+
+def imported(node):
+    """Yield the rooms that code imports at runtime."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        if isinstance(child, ast.ImportFrom) and (child.module or "").partition(".")[0] == PACKAGE.name:
+            _, *names = child.module.split(".")
+            yield from names[:1] or [alias.name for alias in child.names]
+        yield from imported(child)
+
+
+def test_rooms_import_downward_only():
+    for room, below in BELOW.items():
+        paths = [PACKAGE / f"{room}.py"] if (PACKAGE / f"{room}.py").exists() else [*(PACKAGE / room).rglob("*.py")]
+        assert paths
+        for path in paths:
+            assert {*imported(ast.parse(path.read_text(encoding="utf-8")))} <= {room, "_version", *below}, path

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
-from rl_scaling_callback.baseline.model import BaselineFileError, Workload
+from rl_scaling_callback.baseline.model import BaselineFileError
 from rl_scaling_callback.baseline.store import BaselineStore
 from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.workload import Workload
 from tests.builders import BASELINE
 
 

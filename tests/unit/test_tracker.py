@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from rl_scaling_callback.baseline.model import Workload
 from rl_scaling_callback.baseline.store import BaselineStore
 from rl_scaling_callback.baseline.tracker import GivenBaseline
 from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.workload import Workload
 from tests.builders import SETTLED, SINGLE, UNSETTLED, WORKLOAD, Warnings, reference
 
 

@@ -1,0 +1,49 @@
+"""The workload: everything that must match for a fair comparison."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Everything that must match for a fair comparison.
+
+    Attributes:
+        facts: names and values in plain JSON types.
+        vouched: whether the user named the workload, and so vouches for the comparison.
+    """
+
+    facts: Mapping[str, Any]
+    vouched: bool = False
+
+    @property
+    def id(self) -> str:
+        """16 hexadecimal digits, the same for equal facts in every process and on every node."""
+        return hashlib.sha256(_canonical(self.facts).encode()).hexdigest()[:16]
+
+    def differences(self, other: Workload) -> list[str]:
+        """Return one line per fact that differs: `train_batch_size: 4096 here, 2048 there`."""
+        return [f"{name}: {_short(here)} here, {_short(there)} there" for name, here, there in _apart("", self.facts, other.facts)]
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=repr)
+
+
+def _apart(prefix: str, here: Any, there: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the name and both values of each difference, descending into mappings on both sides."""
+    if isinstance(here, Mapping) and isinstance(there, Mapping):
+        for name in sorted(here.keys() | there.keys()):
+            yield from _apart(f"{prefix}.{name}".lstrip("."), here.get(name), there.get(name))
+    elif _canonical(here) != _canonical(there):
+        yield prefix, here, there
+
+
+def _short(value: Any, longest: int = 60) -> str:
+    text = _canonical(value)
+    return text if len(text) <= longest else text[: longest - 1] + "…"
