@@ -100,6 +100,7 @@ class SteadyWindow:
 
     __slots__ = (
         "_carried",
+        "_carried_parts",
         "_env_steps",
         "_first",
         "_lagged",
@@ -124,6 +125,7 @@ class SteadyWindow:
         self._since_restore = 0.0
         self._skipped = 0
         self._carried = 0.0
+        self._carried_parts: dict[str, float] = {}
         self._parts: dict[str, float] = {}
         self._n = 0
         self._env_steps = 0.0
@@ -139,7 +141,7 @@ class SteadyWindow:
 
         Iterations before learning starts don't count, nor does the warm-up, which follows the start of learning and every restore.
         Nor do iterations with unknown or implausible env steps or duration. An iteration without env steps, which asynchronous
-        algorithms can have, is lost time: its duration is added to the next iteration that has steps.
+        algorithms can have, is lost time: its duration and parts are added to those of the next iteration that has steps.
 
         Args:
             env_steps: env steps of the iteration; NaN if unknown.
@@ -154,6 +156,7 @@ class SteadyWindow:
         self._since_restore = since_restore
         if is_restored or not learns:
             self._skipped = 0
+            self._carried, self._carried_parts = 0.0, {}
         if not learns:
             return False
         if self._skipped < self._rule.warmup_iterations:
@@ -161,13 +164,13 @@ class SteadyWindow:
             return False
         if not is_measurable(env_steps, seconds):
             return False
-        for name, part in (parts or {}).items():
-            self._parts[name] = self._parts.get(name, 0.0) + part
+        self._carried += seconds
+        _accumulate(self._carried_parts, parts or {})
         if env_steps == 0:
-            self._carried += seconds
             return False
-        seconds += self._carried
-        self._carried = 0.0
+        seconds = self._carried
+        _accumulate(self._parts, self._carried_parts)
+        self._carried, self._carried_parts = 0.0, {}
         x = math.log(seconds / env_steps)
         if self._n == 0:
             self._origin = x
@@ -217,3 +220,8 @@ class SteadyWindow:
         half_width = float(stdtrit(n - 1, 0.975)) * math.sqrt(squares / (n - 1) / independent)
         # On a log scale the upper end is farther away than the lower one; beyond e^20 the number is meaningless.
         return 100 * math.expm1(half_width) if half_width < 20 else formulas.NAN
+
+
+def _accumulate(sums: dict[str, float], parts: Mapping[str, float]) -> None:
+    for name, part in parts.items():
+        sums[name] = sums.get(name, 0.0) + part

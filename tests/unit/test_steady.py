@@ -57,6 +57,22 @@ def test_time_without_steps_is_added_to_the_next_iteration():
     assert window.read().iterations == 1
 
 
+def test_parts_of_an_iteration_without_steps_count_with_its_time():
+    window = SteadyWindow(SteadyRule(warmup_iterations=0))
+    window.add(100, 2.0, {"learn": 1.0})
+    window.add(0, 3.0, {"learn": 2.5, "sync": 0.5})
+    assert (window.read().seconds, window.read().parts) == (2.0, {"learn": 1.0})
+    window.add(100, 2.0, {"learn": 1.0})
+    assert (window.read().seconds, window.read().parts) == (7.0, {"learn": 4.5, "sync": 0.5})
+
+
+def test_time_without_steps_before_a_restore_is_dropped():
+    window = SteadyWindow(SteadyRule(warmup_iterations=1))
+    for number, (env_steps, seconds) in [(1, (100, 1.0)), (2, (0, 50.0)), (1, (100, 1.0)), (2, (100, 2.0))]:
+        window.add(env_steps, seconds, {"learn": seconds / 2}, since_restore=number)
+    assert (window.read().seconds, window.read().parts) == (2.0, {"learn": 1.0})
+
+
 @pytest.mark.parametrize(
     ("env_steps", "seconds"), [(math.nan, 1), (100, math.nan), (100, 0), (-1, 1), (math.inf, 1), (100, math.inf)]
 )
