@@ -28,8 +28,8 @@ class SteadyRule:
         warmup_iterations: number of iterations to discard at the start.
         min_iterations: minimum number of iterations in a steady window.
         precision: largest half-width [%] of the 95 % interval that counts as precise enough.
-        max_iterations: the window is settled after this many iterations, precise or not. The default is 8, or `min_iterations` if
-            that is larger.
+        max_iterations: the window is settled after this many iterations, precise or not. None for 8, or `min_iterations` if that
+            is larger.
         max_seconds: the window is settled after this much measured time, precise or not.
 
     Raises:
@@ -39,17 +39,20 @@ class SteadyRule:
     warmup_iterations: int = 2
     min_iterations: int = 5
     precision: float = 5.0
-    max_iterations: int = _MAX_ITERATIONS
+    max_iterations: int | None = None
     max_seconds: float = 600.0
 
     def __post_init__(self) -> None:
         at_least("warmup_iterations", self.warmup_iterations, 0)
         at_least("min_iterations", self.min_iterations, 2)
         positive("precision", self.precision)
-        if self.max_iterations == _MAX_ITERATIONS < self.min_iterations:
-            object.__setattr__(self, "max_iterations", self.min_iterations)
-        at_least("max_iterations", self.max_iterations, self.min_iterations)
+        at_least("max_iterations", self.iteration_limit, self.min_iterations)
         positive("max_seconds", self.max_seconds)
+
+    @property
+    def iteration_limit(self) -> int:
+        """Number of iterations after which the window is settled: `max_iterations` or its default."""
+        return max(_MAX_ITERATIONS, self.min_iterations) if self.max_iterations is None else self.max_iterations
 
 
 DEFAULT_RULE: Final = SteadyRule()
@@ -200,7 +203,7 @@ class SteadyWindow:
             env_steps=self._env_steps,
             seconds=self._seconds,
             converged=converged,
-            settled=converged or (enough and (n >= rule.max_iterations or self._seconds >= rule.max_seconds)),
+            settled=converged or (enough and (n >= rule.iteration_limit or self._seconds >= rule.max_seconds)),
             parts=dict(self._parts),
         )
 

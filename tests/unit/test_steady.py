@@ -13,8 +13,15 @@ def fill(window, seconds, env_steps=1000.0):
 
 
 def test_default_cap_rises_with_min_iterations():
-    assert SteadyRule(min_iterations=10).max_iterations == 10
-    assert SteadyRule(min_iterations=3).max_iterations == 8
+    assert SteadyRule(min_iterations=10).iteration_limit == 10
+    assert SteadyRule(min_iterations=3).iteration_limit == 8
+    assert SteadyRule(max_iterations=6).iteration_limit == 6
+
+
+@pytest.mark.parametrize("max_iterations", [7, 8, 9])
+def test_given_cap_below_min_iterations_is_rejected(max_iterations):
+    with pytest.raises(ValueError, match=f"max_iterations is {max_iterations}; allowed are whole numbers from 10 up"):
+        SteadyRule(min_iterations=10, max_iterations=max_iterations)
 
 
 def test_sums_not_means_after_warm_up():
