@@ -71,7 +71,8 @@ class ScalingCallback(RLlibCallback):
         warmup_iterations: iterations left out of steady figures at the start.
         min_iterations: iterations that the steady window needs at least.
         precision: half-width [%] of the 95 % interval at which the steady SPS counts as precise enough.
-        max_iterations: iterations after which the baseline is published, precise or not.
+        max_iterations: iterations after which the baseline is published, precise or not. None for 8, or `min_iterations` if that is
+            larger.
         max_seconds: measured time after which the baseline is published, precise or not.
 
     Raises:
@@ -114,7 +115,7 @@ class ScalingCallback(RLlibCallback):
         warmup_iterations: int = DEFAULT_RULE.warmup_iterations,
         min_iterations: int = DEFAULT_RULE.min_iterations,
         precision: float = DEFAULT_RULE.precision,
-        max_iterations: int = DEFAULT_RULE.max_iterations,
+        max_iterations: int | None = None,
         max_seconds: float = DEFAULT_RULE.max_seconds,
     ) -> None:
         super().__init__()

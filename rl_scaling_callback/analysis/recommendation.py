@@ -14,7 +14,7 @@ from rl_scaling_callback.analysis.suggestions import worth_measuring
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DEFAULT_RULE
 
-ENOUGH_ITERATIONS: Final = DEFAULT_RULE.warmup_iterations + DEFAULT_RULE.max_iterations
+ENOUGH_ITERATIONS: Final = DEFAULT_RULE.warmup_iterations + DEFAULT_RULE.iteration_limit
 """Iterations after which a trial's throughput is as settled as it gets."""
 
 _MOST_REPEATS: Final = 9

@@ -89,7 +89,7 @@ class BaselineStore:
         """
         path = self.path(workload, reference)
         try:
-            return self._read_own(path, workload, reference)
+            return self._of_run(self._read_own(path, workload, reference))
         except BaselineFileError as error:
             damage = error
         aside = self._set_aside(path, damage)
@@ -101,7 +101,7 @@ class BaselineStore:
             raise BaselineFileError(f"{path}: {damage}; another trial has set it aside")
         # It was published while we were reading the damaged one.
         self._fs.move(aside, path)
-        return published
+        return self._of_run(published)
 
     def others(self, workload: Workload, reference: Scale) -> Iterator[Baseline]:
         """Yield the latest baselines of other workloads at the same reference scale, skipping unreadable files.
@@ -119,10 +119,10 @@ class BaselineStore:
         # Each file takes a request or two to object storage while the trial waits; recent runs are the likely comparison.
         for info in nlargest(_MOST_FILES_SEARCHED, others, key=lambda info: info.mtime_ns):
             try:
-                baseline = self._read(info.path)
+                baseline = self._of_run(self._read(info.path))
             except BaselineFileError:
                 continue
-            if baseline is not None and self._counts(baseline):
+            if baseline is not None:
                 yield baseline
 
     def publish(self, baseline: Baseline) -> None:
@@ -149,10 +149,10 @@ class BaselineStore:
         baseline = self._read(path)
         if baseline is not None and (baseline.workload.id != workload.id or baseline.scale != reference):
             raise BaselineFileError("it is the baseline of another workload or reference")
-        return baseline if baseline is not None and self._counts(baseline) else None
+        return baseline
 
-    def _counts(self, baseline: Baseline) -> bool:
-        return self._run in ("", baseline.run)
+    def _of_run(self, baseline: Baseline | None) -> Baseline | None:
+        return baseline if baseline is not None and self._run in ("", baseline.run) else None
 
     def _read(self, path: str) -> Baseline | None:
         """Return the baseline in a file, None if there is no file."""

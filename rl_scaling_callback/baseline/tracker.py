@@ -234,7 +234,7 @@ class BaselineTracker:
         self._warn(
             "missing",
             f"{finding}. Speedup and efficiency stay NaN until a {self._reference} trial of this workload has run for {fewest} to "
-            f"{rule.warmup_iterations + rule.max_iterations} iterations. Add one to the experiment as its first trial, or pass "
+            f"{rule.warmup_iterations + rule.iteration_limit} iterations. Add one to the experiment as its first trial, or pass "
             "probe=True (no such trial needed), baseline_dir=… (with a baseline from an earlier experiment) or baseline_sps=…, "
             "for example with functools.partial.",
         )

@@ -28,8 +28,8 @@ class SteadyRule:
         warmup_iterations: number of iterations to discard at the start.
         min_iterations: minimum number of iterations in a steady window.
         precision: largest half-width [%] of the 95 % interval that counts as precise enough.
-        max_iterations: the window is settled after this many iterations, precise or not. The default is 8, or `min_iterations` if
-            that is larger.
+        max_iterations: the window is settled after this many iterations, precise or not. None for 8, or `min_iterations` if that
+            is larger.
         max_seconds: the window is settled after this much measured time, precise or not.
 
     Raises:
@@ -39,17 +39,20 @@ class SteadyRule:
     warmup_iterations: int = 2
     min_iterations: int = 5
     precision: float = 5.0
-    max_iterations: int = _MAX_ITERATIONS
+    max_iterations: int | None = None
     max_seconds: float = 600.0
 
     def __post_init__(self) -> None:
         at_least("warmup_iterations", self.warmup_iterations, 0)
         at_least("min_iterations", self.min_iterations, 2)
         positive("precision", self.precision)
-        if self.max_iterations == _MAX_ITERATIONS < self.min_iterations:
-            object.__setattr__(self, "max_iterations", self.min_iterations)
-        at_least("max_iterations", self.max_iterations, self.min_iterations)
+        at_least("max_iterations", self.iteration_limit, self.min_iterations)
         positive("max_seconds", self.max_seconds)
+
+    @property
+    def iteration_limit(self) -> int:
+        """Number of iterations after which the window is settled: `max_iterations` or its default."""
+        return max(_MAX_ITERATIONS, self.min_iterations) if self.max_iterations is None else self.max_iterations
 
 
 DEFAULT_RULE: Final = SteadyRule()
@@ -100,6 +103,7 @@ class SteadyWindow:
 
     __slots__ = (
         "_carried",
+        "_carried_parts",
         "_env_steps",
         "_first",
         "_lagged",
@@ -124,6 +128,7 @@ class SteadyWindow:
         self._since_restore = 0.0
         self._skipped = 0
         self._carried = 0.0
+        self._carried_parts: dict[str, float] = {}
         self._parts: dict[str, float] = {}
         self._n = 0
         self._env_steps = 0.0
@@ -139,7 +144,7 @@ class SteadyWindow:
 
         Iterations before learning starts don't count, nor does the warm-up, which follows the start of learning and every restore.
         Nor do iterations with unknown or implausible env steps or duration. An iteration without env steps, which asynchronous
-        algorithms can have, is lost time: its duration is added to the next iteration that has steps.
+        algorithms can have, is lost time: its duration and parts are added to those of the next iteration that has steps.
 
         Args:
             env_steps: env steps of the iteration; NaN if unknown.
@@ -154,6 +159,7 @@ class SteadyWindow:
         self._since_restore = since_restore
         if is_restored or not learns:
             self._skipped = 0
+            self._carried, self._carried_parts = 0.0, {}
         if not learns:
             return False
         if self._skipped < self._rule.warmup_iterations:
@@ -161,13 +167,13 @@ class SteadyWindow:
             return False
         if not is_measurable(env_steps, seconds):
             return False
-        for name, part in (parts or {}).items():
-            self._parts[name] = self._parts.get(name, 0.0) + part
+        self._carried += seconds
+        _accumulate(self._carried_parts, parts or {})
         if env_steps == 0:
-            self._carried += seconds
             return False
-        seconds += self._carried
-        self._carried = 0.0
+        seconds = self._carried
+        _accumulate(self._parts, self._carried_parts)
+        self._carried, self._carried_parts = 0.0, {}
         x = math.log(seconds / env_steps)
         if self._n == 0:
             self._origin = x
@@ -197,7 +203,7 @@ class SteadyWindow:
             env_steps=self._env_steps,
             seconds=self._seconds,
             converged=converged,
-            settled=converged or (enough and (n >= rule.max_iterations or self._seconds >= rule.max_seconds)),
+            settled=converged or (enough and (n >= rule.iteration_limit or self._seconds >= rule.max_seconds)),
             parts=dict(self._parts),
         )
 
@@ -217,3 +223,8 @@ class SteadyWindow:
         half_width = float(stdtrit(n - 1, 0.975)) * math.sqrt(squares / (n - 1) / independent)
         # On a log scale the upper end is farther away than the lower one; beyond e^20 the number is meaningless.
         return 100 * math.expm1(half_width) if half_width < 20 else formulas.NAN
+
+
+def _accumulate(sums: dict[str, float], parts: Mapping[str, float]) -> None:
+    for name, part in parts.items():
+        sums[name] = sums.get(name, 0.0) + part

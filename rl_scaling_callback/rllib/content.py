@@ -42,6 +42,9 @@ _CODE: Final = (
 _IN_FACTS: Final = frozenset({"ray", "torch", "gymnasium", "mujoco", "rl_scaling_callback"})
 """Packages whose versions are workload facts already, or whose code doesn't affect the workload."""
 
+_ADDED: Final = frozenset({"__qualname__", "__firstlineno__", "__static_attributes__"})
+"""Names that Python itself sets in a class body, from constants that it may share with the user's code."""
+
 _LOAD_GLOBAL: Final = dis.opmap["LOAD_GLOBAL"]
 _IMPORT_NAME: Final = dis.opmap["IMPORT_NAME"]
 _GLOBAL_SHIFT: Final = 1 if sys.version_info >= (3, 11) else 0  # the lowest bit is a flag
@@ -195,14 +198,19 @@ def _of_function(function: types.FunctionType, describe: Describe) -> Any:
 
 
 def _of_code(code: types.CodeType, describe: Describe, docstring: str | None = None) -> Any:
+    imported = [module_label(name) for name in _names_at(code, _IMPORT_NAME) if name]
     constants = code.co_consts
     if docstring is not None and constants[:1] == (docstring,):
         constants = (None, *constants[1:])
     elif not code.co_flags & CO_OPTIMIZED and code.co_name != "<module>":
-        # The constants of a class body include its name and its line number.
-        constants = tuple(each for each in constants[1:] if each != code.co_firstlineno)
-    imported = [module_label(name) for name in _names_at(code, _IMPORT_NAME) if name]
+        return [_of_class_body(code, describe), imported]
     return [code.co_code.hex(), code.co_names, [describe(each) for each in constants], imported]
+
+
+def _of_class_body(code: types.CodeType, describe: Describe) -> Any:
+    steps = [(each.opname, each.argval) for each in dis.get_instructions(code)]
+    following = [name if operation == "STORE_NAME" else "" for operation, name in steps[1:]] + [""]
+    return [[name, describe(value)] for (name, value), target in zip(steps, following, strict=True) if target not in _ADDED]
 
 
 def _of_reference(value: Any, describe: Describe, users: tuple[types.CodeType, ...] = ()) -> Any:

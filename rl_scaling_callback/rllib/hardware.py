@@ -8,7 +8,7 @@ import platform
 import socket
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def cpu_model() -> str:
 
 @cache
 def usable_cores() -> int:
-    """Return the number of logical cores that this process may use: the affinity mask, capped by the container's CPU quota."""
+    """Return the number of logical cores that this process may use: the affinity mask, capped by its CPU quota."""
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS and Windows
@@ -61,16 +61,42 @@ def whole_machine_cores() -> float:
     return float(cores) if cores == usable_cores() else math.nan
 
 
-def _cgroup_cpus() -> float:
-    """Return the CPU quota of this container (cgroup v2, then v1), infinite if there is none."""
-    root = Path("/sys/fs/cgroup")
+def _cgroup_cpus(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+    """Return the smallest CPU quota of this process's control groups (v1 and v2) and their parents, infinite if there is none.
+
+    Args:
+        root: where the control groups are mounted.
+        own: file that lists the control groups of this process.
+    """
+    groups = {"": "/", "cpu": "/"}  # by controller; "" for v2
     try:
-        quota, period = (root / "cpu.max").read_text().split()
-        return math.inf if quota == "max" else int(quota) / int(period)
+        for line in own.read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            groups.update(dict.fromkeys(controllers.split(","), group))
     except (OSError, ValueError):
         pass
+    # In a container the files may exist for the root only.
+    quotas = [_quota_v2(root / each.lstrip("/")) for each in _with_parents(groups[""])]
+    quotas += [_quota_v1(root / "cpu" / each.lstrip("/")) for each in _with_parents(groups["cpu"])]
+    return min(quotas)
+
+
+def _with_parents(group: str) -> list[str]:
+    path = PurePosixPath(group)
+    return [str(each) for each in (path, *path.parents)]
+
+
+def _quota_v2(group: Path) -> float:
     try:
-        quota_us = int((root / "cpu/cpu.cfs_quota_us").read_text())
-        return math.inf if quota_us <= 0 else quota_us / int((root / "cpu/cpu.cfs_period_us").read_text())
+        quota, period = (group / "cpu.max").read_text().split()
+        return math.inf if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return math.inf
+
+
+def _quota_v1(group: Path) -> float:
+    try:
+        quota = int((group / "cpu.cfs_quota_us").read_text())
+        return math.inf if quota <= 0 else quota / int((group / "cpu.cfs_period_us").read_text())
     except (OSError, ValueError, ZeroDivisionError):
         return math.inf

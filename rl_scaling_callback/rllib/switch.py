@@ -33,9 +33,9 @@ class Switch:
 
     def train(self, scale: Scale) -> dict[str, Any]:
         """Run a training iteration at a scale and return its result."""
-        self._use(scale.num_env_runners)
-        self._go_on_as(scale)
         try:
+            self._use(scale.num_env_runners)
+            self._go_on_as(scale)
             result: dict[str, Any] = self._algorithm.train()
         finally:
             self._use(len(self._actors))

@@ -11,6 +11,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from rl_scaling_callback.core.checks import at_least
 from rl_scaling_callback.rllib import hardware
 from rl_scaling_callback.rllib.hardware import Host
 
@@ -48,13 +49,19 @@ def connect(num_cpus: int | None = None) -> None:
             is idle while its env runners sample.
 
     Raises:
-        ValueError: `num_cpus` is given, but a cluster is already running.
+        ValueError: `num_cpus` is less than 1, or given although a cluster is already running; or an error of Ray.
     """
+    if num_cpus is not None:
+        at_least("num_cpus", num_cpus, 1)
     if ray.is_initialized():
         return
     try:
-        ray.init(num_cpus=num_cpus or hardware.usable_cores() + 1, include_dashboard=False, log_to_driver=False)
-    except ValueError:  # the CPUs of a running cluster can't be changed
+        started = hardware.usable_cores() + 1 if num_cpus is None else num_cpus
+        ray.init(num_cpus=started, include_dashboard=False, log_to_driver=False)
+    except ValueError as error:
+        if "existing cluster" not in str(error):
+            raise
+        # The CPUs of a running cluster can't be changed.
         if num_cpus is not None:
             raise ValueError(f"num_cpus is {num_cpus!r}; allowed is only None when a Ray cluster is already running") from None
         ray.init(log_to_driver=False)
@@ -105,7 +112,9 @@ def nodes() -> list[Node]:
         if node["Resources"].get("CPU", 0.0) > 0:
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             asked[ask.options(scheduling_strategy=there).remote()] = node["Resources"]
-    answered: list[Any] = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_WITHIN_S)[0] if asked else []
+    answered, silent = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_WITHIN_S) if asked else ([], [])
+    for answer in silent:
+        ray.cancel(answer, force=True)
     return [Node(ray.get(answer), asked[answer], _own(asked[answer], shared)) for answer in answered]
 
 

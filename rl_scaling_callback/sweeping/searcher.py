@@ -111,8 +111,7 @@ class ScalingSearcher(Searcher):
         }
 
     def _next(self, running: Sequence[Scale]) -> Scale | None:
-        spent = self._clock() - self._started
-        if self._budget_s is not None and spent >= self._budget_s:
+        if self._budget_s is not None and self._spent_s >= self._budget_s:
             return None
         if self._max_trials is not None and self.started >= self._max_trials:
             return None
@@ -170,19 +169,26 @@ class ScalingSearcher(Searcher):
         """Number of trials started, including earlier measurements and running trials."""
         return len(self.trials) + len(self._running)
 
+    @property
+    def _spent_s(self) -> float:
+        return self._clock() - self._started
+
     def time_left(self) -> str:
         """Return the remaining budget as text for display; "" without a budget."""
         if self._budget_s is None:
             return ""
-        return f", {max(0.0, self._budget_s - (self._clock() - self._started)) / 60:.1f} of {self._budget_s / 60:g} min left"
+        return f", {max(0.0, self._budget_s - self._spent_s) / 60:.1f} of {self._budget_s / 60:g} min left"
 
     def save(self, checkpoint_path: str) -> None:
-        """Save all measurements."""
-        Path(checkpoint_path).write_text(json.dumps([_to_json(trial) for trial in self.trials]), encoding="utf-8")
+        """Save all measurements and the time spent."""
+        state = {"spent_s": self._spent_s, "trials": [_to_json(trial) for trial in self.trials]}
+        Path(checkpoint_path).write_text(json.dumps(state), encoding="utf-8")
 
     def restore(self, checkpoint_path: str) -> None:
-        """Restore all measurements; trials that were running are proposed again."""
-        self.trials = [_from_json(trial) for trial in json.loads(Path(checkpoint_path).read_text(encoding="utf-8"))]
+        """Restore all measurements and the time spent; trials that were running are proposed again."""
+        state = json.loads(Path(checkpoint_path).read_text(encoding="utf-8"))
+        self.trials = [_from_json(trial) for trial in state["trials"]]
+        self._started = self._clock() - state["spent_s"]
         self._running.clear()
         self._windows.clear()
 

@@ -65,6 +65,18 @@ def test_behaviour_of_code_counts(one, other):
     assert plain(made(one)) != plain(made(other))
 
 
+def test_constants_equal_to_the_line_of_a_nested_class_count():
+    source = "{}def made():\n    class C:\n        n = {}\n    return C"
+    made_on_line_2, made_on_line_7 = (plain(made(source.format("\n" * (line - 2), line))) for line in (2, 7))
+    assert made_on_line_2 != made_on_line_7
+    assert made_on_line_2 == plain(made(source.format("\n" * 5, 2)))
+    # True == 1
+    labels = [
+        content.label(compile(f"class C: flag = {flag}", "script.py", "exec").co_consts[0], plain) for flag in (True, False, 1.0)
+    ]
+    assert len(set(labels)) == 3
+
+
 def test_closure_values_arguments_and_state_count():
     for one, same, other in (
         (scaled(2), scaled(2), scaled(3)),

@@ -30,9 +30,22 @@ def test_learners_in_other_processes_report():
     assert learners.read() == {"busy": 1.5, "waiting": 0.25, "queue": 1.0, "dropped": 15.0}
     learners.start()
     told = learners.read()
+    assert (told["busy"], told["waiting"], told["dropped"]) == (0.0, 0.0, 0.0)
+    assert math.isnan(told["queue"])
+
+
+def test_phases_missing_in_a_report_did_not_run():
+    learners = Learners(None, 1, lambda: 0.0)
+    learners.add({"waiting": 3.0})
+    assert (learners.read()["busy"], learners.read()["waiting"]) == (0.0, 3.0)
+
+
+def test_learners_that_never_reported_are_unknown():
+    learners = Learners(None, 1, lambda: 0.0)
+    learners.start()
+    told = learners.read()
+    assert all(math.isnan(told[name]) for name in ("busy", "waiting", "queue"))
     assert told["dropped"] == 0.0
-    assert math.isnan(told["busy"])
-    assert math.isnan(told["waiting"])
 
 
 def test_a_block_that_began_before_the_iteration_counts_from_its_beginning():

@@ -13,8 +13,15 @@ def fill(window, seconds, env_steps=1000.0):
 
 
 def test_default_cap_rises_with_min_iterations():
-    assert SteadyRule(min_iterations=10).max_iterations == 10
-    assert SteadyRule(min_iterations=3).max_iterations == 8
+    assert SteadyRule(min_iterations=10).iteration_limit == 10
+    assert SteadyRule(min_iterations=3).iteration_limit == 8
+    assert SteadyRule(max_iterations=6).iteration_limit == 6
+
+
+@pytest.mark.parametrize("max_iterations", [7, 8, 9])
+def test_given_cap_below_min_iterations_is_rejected(max_iterations):
+    with pytest.raises(ValueError, match=f"max_iterations is {max_iterations}; allowed are whole numbers from 10 up"):
+        SteadyRule(min_iterations=10, max_iterations=max_iterations)
 
 
 def test_sums_not_means_after_warm_up():
@@ -55,6 +62,22 @@ def test_time_without_steps_is_added_to_the_next_iteration():
     window.add(100, 2.0)
     assert window.read().sps == 25
     assert window.read().iterations == 1
+
+
+def test_parts_of_an_iteration_without_steps_count_with_its_time():
+    window = SteadyWindow(SteadyRule(warmup_iterations=0))
+    window.add(100, 2.0, {"learn": 1.0})
+    window.add(0, 3.0, {"learn": 2.5, "sync": 0.5})
+    assert (window.read().seconds, window.read().parts) == (2.0, {"learn": 1.0})
+    window.add(100, 2.0, {"learn": 1.0})
+    assert (window.read().seconds, window.read().parts) == (7.0, {"learn": 4.5, "sync": 0.5})
+
+
+def test_time_without_steps_before_a_restore_is_dropped():
+    window = SteadyWindow(SteadyRule(warmup_iterations=1))
+    for number, (env_steps, seconds) in [(1, (100, 1.0)), (2, (0, 50.0)), (1, (100, 1.0)), (2, (100, 2.0))]:
+        window.add(env_steps, seconds, {"learn": seconds / 2}, since_restore=number)
+    assert (window.read().seconds, window.read().parts) == (2.0, {"learn": 1.0})
 
 
 @pytest.mark.parametrize(

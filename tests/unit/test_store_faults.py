@@ -382,6 +382,22 @@ def test_many_other_workloads_on_a_slow_filesystem_do_not_delay_an_iteration(sto
     assert now[0] < 10
 
 
+@pytest.mark.parametrize("run", ["own", "other", ""])
+def test_baseline_published_while_a_damaged_file_is_read_stays(store, run):
+    place(store).write_text("junk")
+    publisher = BaselineStore(store._fs, store.directory, run)
+
+    def publish(operation, where):
+        if operation == "move" and where == str(place(store)):
+            publisher.publish(BASELINE)
+
+    own = BaselineStore(Troubled(publish), store.directory, "own")
+    found = own.load(BASELINE.workload, SINGLE)
+    assert found == (replace(BASELINE, run="own") if run == "own" else None)
+    assert publisher.load(BASELINE.workload, SINGLE) == replace(BASELINE, run=run)
+    assert files(store) == [place(store)]
+
+
 # ---------------------------------------------------------------- foreign files
 
 

@@ -1,0 +1,74 @@
+"""Connecting to a cluster, where Ray is scripted."""
+
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("ray", reason="needs Ray")
+
+from rl_scaling_callback.sweeping import cluster
+
+RUNS_ALREADY = "When connecting to an existing cluster, num_cpus and num_gpus must not be provided."
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The options of each `ray.init`; the first call fails with what `problem` holds."""
+    calls = SimpleNamespace(options=[], problem=None)
+
+    def init(**options):
+        calls.options.append(options)
+        if calls.problem and ("num_cpus" in options or calls.problem != RUNS_ALREADY):
+            raise ValueError(calls.problem)
+
+    monkeypatch.setattr(cluster, "ray", SimpleNamespace(is_initialized=lambda: False, init=init))
+    return calls
+
+
+@pytest.mark.parametrize("num_cpus", [0, -1, 1.5, True])
+def test_invalid_numbers_of_cpus_are_rejected(started, num_cpus):
+    with pytest.raises(ValueError, match=f"num_cpus is {num_cpus!r}; allowed are"):
+        cluster.connect(num_cpus)
+    assert started.options == []
+
+
+def test_a_running_cluster_is_used_unless_cpus_are_given(started):
+    started.problem = RUNS_ALREADY
+    cluster.connect()
+    assert "num_cpus" not in started.options[-1]
+    with pytest.raises(ValueError, match="num_cpus is 3; allowed is only None"):
+        cluster.connect(3)
+
+
+@pytest.mark.parametrize("num_cpus", [None, 3])
+def test_other_errors_of_ray_are_not_hidden(started, num_cpus):
+    started.problem = "Malformed address"
+    with pytest.raises(ValueError, match="Malformed address"):
+        cluster.connect(num_cpus)
+
+
+def test_unanswered_tasks_are_cancelled(monkeypatch):
+    quick, stuck = "a" * 56, "b" * 56
+    sent, cancelled = [], []
+
+    class Ask:
+        def options(self, scheduling_strategy):
+            self.node = scheduling_strategy.node_id
+            return self
+
+        def remote(self):
+            sent.append(self.node)
+            return self.node
+
+    alive = [{"NodeID": name, "Alive": True, "Resources": {"CPU": 2.0, f"node:{name}": 1.0}} for name in (quick, stuck)]
+    ray = SimpleNamespace(
+        nodes=lambda: alive,
+        remote=lambda **_: lambda function: Ask(),
+        wait=lambda tasks, num_returns, timeout: ([quick], [stuck]),
+        get=lambda task: f"host of {task}",
+        cancel=lambda task, **_: cancelled.append(task),
+    )
+    monkeypatch.setattr(cluster, "ray", ray)
+    assert [node.host for node in cluster.nodes()] == [f"host of {quick}"]
+    assert sent == [quick, stuck]
+    assert cancelled == [stuck]
