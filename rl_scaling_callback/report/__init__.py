@@ -1,4 +1,4 @@
-"""Shows what was found: text, tables, pictures, a page and TensorBoard's curve. What is heavy is imported when it is used."""
+"""Report formats: terminal, Markdown, JSON, HTML page, figures and a TensorBoard curve. Heavy imports are deferred."""
 
 from __future__ import annotations
 

@@ -36,18 +36,18 @@ def test_the_checklist_of_the_users_measurements():
     ]
     assert all(question_text(each).endswith("?") for each in found)
     assert [evidence_text(each) for each in found] == [
-        "1r×1e: 1,380 steps/s, without an error, from 0 runs.",
-        "Not recorded: ScalingCallback writes down those of a trial's hosts.",
-        "Not recorded: ask nvidia-smi on the training host.",
-        "Not recorded: RLlib's results hold it under perf, for iterations of 0.7 s or more.",
-        "Not recorded: RLlib records it with GPUtil installed; or watch nvidia-smi during a trial.",
-        "67.7 %, good; at least 60 %.",
-        "Not recorded: RLlib's results hold it under perf, for iterations of 0.7 s or more.",
-        "Not recorded: RLlib's results hold it under perf, for iterations of 0.7 s or more.",
-        "3,730 steps/s against 1,380: 2.71×.",
-        "2.71×; without a prediction, anything from 1 to N = 4 is expected.",
-        "67.7 %, good; at least 60 %.",
-        "No return is recorded of 4r×1e and 1r×1e: episodes must end, and results be kept for each iteration.",
+        "1r×1e: 1,380 steps/s, no error estimate, from 0 runs.",
+        "Not recorded: ScalingCallback records the cores of a trial's hosts.",
+        "Not recorded: run nvidia-smi on the training host.",
+        "Not recorded: RLlib reports it under perf, for iterations of 0.7 s or more.",
+        "Not recorded: RLlib needs GPUtil to record it. Or watch nvidia-smi during a trial.",
+        "67.7 %, good; threshold 60 %.",
+        "Not recorded: RLlib reports it under perf, for iterations of 0.7 s or more.",
+        "Not recorded: RLlib reports it under perf, for iterations of 0.7 s or more.",
+        "3,730 steps/s, baseline 1,380: 2.71×.",
+        "2.71×; no prediction, so any speedup from 1 to N = 4 is expected.",
+        "67.7 %, good; threshold 60 %.",
+        "No returns recorded for 4r×1e and 1r×1e: episodes must end, and the result of each iteration must be kept.",
     ]
 
 
@@ -56,7 +56,7 @@ def test_utilisation_cores_and_headroom_where_they_were_recorded():
     choice = replace(choice, runs=(run(cores=20.0),), cpu_utilisation=85.0, ram_utilisation=41.0)
     found = checks([baseline, choice])
     assert (found["cores"].figures, found["ram"].figures) == ({"most": 20.0}, {"most": 41.0})
-    assert evidence_text(found["ram"]) == "At most 41 % of a node's RAM were in use: 59 % are free."
+    assert evidence_text(found["ram"]) == "At most 41 % of a node's RAM was in use, 59 % free."
     assert found["cpu_utilisation"].verdict == "not met"
     assert found["ram_utilisation"].verdict == "met"
 
@@ -82,7 +82,7 @@ def test_the_expected_range_is_the_laws_interval():
     rows = amdahl_rows(law, "1r1e", "2r1e", "4r1e")
     found = checks(rows, laws=laws(law))["speedup"]
     assert (found.verdict, found.finding) == ("met", "predicted")
-    assert evidence_text(found) == "3.08×; law Amdahl expects 2.80 to 3.42×, its mean leave-one-out error is 4.0 %."
+    assert evidence_text(found) == "3.08×; law Amdahl predicts 2.80 to 3.42× (mean leave-one-out error 4.0 %)."
     assert checks(rows, laws=laws(law, Work()))["speedup"].finding == "not predicted"
     narrow = replace(law, serial=0.4, error=0.01)
     assert checks(rows, laws=laws(narrow))["speedup"].verdict == "not met"
@@ -139,24 +139,21 @@ def test_learning_is_compared_at_equal_env_steps(ours, verdict):
 
 def test_the_evidence_of_learning():
     longer = [*RISING, *RISING]
-    assert (
-        evidence_text(learning(RISING, longer))
-        == "Mean return 180 against 180 of 1r×1e, spread 22, over env steps 15,000 to 20,000."
-    )
+    assert evidence_text(learning(RISING, longer)) == "Mean return 180, 1r×1e: 180, spread 22, over env steps 15,000 to 20,000."
     assert evidence_text(learning(RISING[:16], longer)).startswith(
-        "4 iterations of 4r×1e and 4 of 1r×1e have a return over env steps 12,000"
+        "4 iterations of 4r×1e and 4 of 1r×1e have returns over env steps 12,000"
     )
-    assert evidence_text(learning([NAN] * 20, RISING)).startswith("No return is recorded of 4r×1e:")
+    assert evidence_text(learning([NAN] * 20, RISING)).startswith("No returns recorded for 4r×1e:")
 
 
 @pytest.mark.parametrize(
     ("factor", "evidence"),
     [
-        (100.0, "Mean return 18,000 against 18,000 of 1r×1e, spread 2,236, "),
-        (1.0, "Mean return 180 against 180 of 1r×1e, spread 22, "),
-        (0.01, "Mean return 1.80 against 1.80 of 1r×1e, spread 0.22, "),
-        (-0.001, "Mean return -0.180 against -0.180 of 1r×1e, spread 0.022, "),
-        (0.0, "Mean return 0 against 0 of 1r×1e, spread 0, "),
+        (100.0, "Mean return 18,000, 1r×1e: 18,000, spread 2,236, "),
+        (1.0, "Mean return 180, 1r×1e: 180, spread 22, "),
+        (0.01, "Mean return 1.80, 1r×1e: 1.80, spread 0.22, "),
+        (-0.001, "Mean return -0.180, 1r×1e: -0.180, spread 0.022, "),
+        (0.0, "Mean return 0, 1r×1e: 0, spread 0, "),
     ],
 )
 def test_returns_are_written_for_people(factor, evidence):
@@ -165,9 +162,7 @@ def test_returns_are_written_for_people(factor, evidence):
 
 
 def test_returns_without_a_spread_keep_their_digits():
-    assert evidence_text(learning([0.25] * 20, [0.5] * 20)).startswith(
-        "Mean return 0.2500 against 0.5000 of 1r×1e, spread 0.0000, "
-    )
+    assert evidence_text(learning([0.25] * 20, [0.5] * 20)).startswith("Mean return 0.2500, 1r×1e: 0.5000, spread 0.0000, ")
 
 
 def test_a_choice_that_is_the_baseline():
@@ -192,4 +187,4 @@ def test_a_baseline_from_outside():
 def test_the_fastest_has_no_threshold():
     found = checks(of_the_user(), "fastest")["goal"]
     assert (found.verdict, found.finding) == ("met", "no threshold")
-    assert evidence_text(found) == "The goal has none; it is 33.8 %, inefficient."
+    assert evidence_text(found) == "33.8 %, inefficient; the goal has no threshold."

@@ -17,13 +17,13 @@ def rl_scaling(*arguments):
 @pytest.mark.parametrize(("goal", "scale", "code"), [("save", "2r×1e", 0), ("balanced", "4r×1e", 0), ("fastest", "8r×2e", 0)])
 def test_the_three_goals(goal, scale, code):
     done = rl_scaling("report", TABLE, "--goal", goal, "--exit-code")
-    assert f"Take {scale}" in done.stdout
+    assert f"Use {scale}" in done.stdout
     assert done.exit_code == code
 
 
 def test_constraints_of_the_users_own_and_the_exit_code():
     done = rl_scaling("report", TABLE, "--max-cpus", 4, "--exit-code")
-    assert "Take 4r×1e" not in done.stdout
+    assert "Use 4r×1e" not in done.stdout
     assert done.exit_code == 3
     assert rl_scaling("report", TABLE, "--max-cpus", 4).exit_code == 0
 
@@ -84,7 +84,7 @@ def test_a_clear_error(arguments, code, told):
 def test_where_nothing_can_be_written_nothing_is_read(tmp_path):
     done = rl_scaling("report", "nowhere", "-o", tmp_path / "missing" / "x.md")
     assert done.exit_code == 2
-    assert f"there is no folder {tmp_path / 'missing'} that can be written to" in done.stderr
+    assert f"the folder {tmp_path / 'missing'} does not exist" in done.stderr
 
 
 def test_python_m_is_the_same():

@@ -70,7 +70,7 @@ def test_a_larger_reference_scales_perfectly_up_to_itself():
 def test_other_steps_per_iteration_are_not_compared():
     each = by_scale(run("1r1e", [1.0] * 5), run("2r1e", [1.0] * 5, env_steps=2000))["2r×1e"]
     assert math.isnan(each.speedup)
-    assert each.note == "2,000 env steps an iteration, 1,000 in the baseline's: not comparable"
+    assert each.note == "2,000 env steps per iteration, 1,000 for the baseline: not comparable"
     timed = by_scale(run("1r1e", [1.0] * 5), run("2r1e", [1.0] * 5, env_steps=2000), timed_iterations=True)["2r×1e"]
     assert timed.speedup == pytest.approx(2)
 

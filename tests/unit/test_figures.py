@@ -55,7 +55,7 @@ def test_speedup_shows_every_configuration_beside_the_ideal(user):
         for n, speedup in points(axes, f"{label} per runner").items()
     }
     assert shown == {(c.scale.parallelism, c.speedup) for c in user.configurations}
-    curves = [line for line in axes.get_lines() if line.get_label() == f"law {user.laws.chosen.name}, band of 95 %"]
+    curves = [line for line in axes.get_lines() if line.get_label() == f"law {user.laws.chosen.name} with 95 % band"]
     for curve, envs in zip(curves, (1, 2, 4, 8), strict=True):
         drawn = dict(zip(curve.get_xdata(), curve.get_ydata(), strict=True))
         assert drawn[16] == user.laws.chosen.predict(Scale(16 // envs, envs)).speedup

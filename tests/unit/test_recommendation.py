@@ -47,10 +47,10 @@ def test_the_users_balanced_recommendation_in_words():
     found = recommend(of_the_user(), GOALS["balanced"])
     assert reason_text(found) == (
         "4r×1e is the fastest with efficiency ≥ 60 % and speedup ≥ 2.5×: 2.71×, efficiency 67.7 %, 5 CPUs. "
-        "This rests on single figures without an error: repeat the trials to know how sure it is."
+        "These figures have no error estimate: repeat the trials to get one."
     )
     assert runner_up_text(found) == "2r×2e is 11 % slower but needs 2 fewer CPUs; it misses speedup ≥ 2.5× by 0.09×."
-    assert bottleneck_text(found) == "as if 16 % of the work were serial (Karp–Flatt); where the time goes was not recorded"
+    assert bottleneck_text(found) == "an effective serial fraction of 16 % (Karp–Flatt); the phases were not recorded"
     assert code_text(found) == "config.env_runners(num_env_runners=4, num_envs_per_env_runner=1)  # 5 CPUs"
 
 
@@ -60,35 +60,35 @@ def test_the_users_balanced_recommendation_in_words():
         (
             recommend(by_speedup(error=10.0, **{"1r1e": 1.0, "4r1e": 2.6}), GOALS["balanced"]),
             "4r×1e is the fastest with efficiency ≥ 60 % and speedup ≥ 2.5×: 2.60× (2.36 to 2.86), efficiency 65.0 %, 5 CPUs. "
-            "Undecided is efficiency ≥ 60 % at 65.0 % (59.1 to 71.5) and speedup ≥ 2.5× at 2.60× (2.36 to 2.86): "
+            "Undecided: efficiency ≥ 60 % at 65.0 % (59.1 to 71.5) and speedup ≥ 2.5× at 2.60× (2.36 to 2.86); "
             "repeat 4r×1e and the baseline.",
         ),
         (
             recommend(by_speedup(error=3.0, **{"1r1e": 1.0, "4r2e": 4.85, "8r1e": 5.0, "8r2e": 5.05}), GOALS["fastest"]),
-            "4r×2e, 8r×1e and 8r×2e are the fastest and equal within noise; 4r×2e needs the fewest CPUs: "
+            "4r×2e, 8r×1e and 8r×2e are the fastest, tied within noise; 4r×2e needs the fewest CPUs: "
             "4.85× (4.71 to 5.00), efficiency 60.6 %, 5 CPUs.",
         ),
         (
             recommend(by_speedup(error=12.0, **{"1r1e": 1.0, "2r2e": 2.1702, "1r4e": 2.17, "2r1e": 1.4}), GOALS["balanced"]),
-            "No configuration that was measured has efficiency ≥ 60 % and speedup ≥ 2.5×. 2r×2e and 1r×4e come equally near within "
+            "No measured configuration meets efficiency ≥ 60 % and speedup ≥ 2.5×. 2r×2e and 1r×4e come equally close, within "
             "noise; 1r×4e needs the fewest CPUs: 2.17× (1.94 to 2.43), efficiency 54.2 %, 2 CPUs. It misses efficiency ≥ 60 % by "
-            "5.8 points and speedup ≥ 2.5× by 0.33×. Undecided is efficiency ≥ 60 % at 54.2 % (48.4 to 60.8): repeat 1r×4e and the "
+            "5.8 points and speedup ≥ 2.5× by 0.33×. Undecided: efficiency ≥ 60 % at 54.2 % (48.4 to 60.8); repeat 1r×4e and the "
             "baseline.",
         ),
         (
             recommend(by_speedup(error=9.0, **{"1r1e": 1.0, "2r1e": 1.69}), GOALS["save"], believed=Scale(2, 1)),
-            "2r×1e is the best by all measurements taken together; its own figures: 1.69× (1.55 to 1.84), efficiency 84.5 %, 3 "
-            "CPUs. Undecided is efficiency ≥ 80 % at 84.5 % (77.5 to 92.1): repeat 2r×1e and the baseline.",
+            "2r×1e ranks best when all measurements are combined. Its own figures: 1.69× (1.55 to 1.84), efficiency 84.5 %, 3 "
+            "CPUs. Undecided: efficiency ≥ 80 % at 84.5 % (77.5 to 92.1); repeat 2r×1e and the baseline.",
         ),
         (
             recommend([], GOALS["save"]),
-            "No configuration was measured: run trials that differ in num_env_runners and num_envs_per_env_runner.",
+            "No configuration was measured: run trials with different num_env_runners and num_envs_per_env_runner.",
         ),
         (
             recommend([configuration("2r1e", 1000.0), configuration("4r1e", 1800.0)], GOALS["fastest"]),
-            "4r×1e is the fastest: 1,800 steps/s, 5 CPUs. Without a baseline, speedup and efficiency are not known. Run a trial of "
+            "4r×1e is the fastest: 1,800 steps/s, 5 CPUs. Without a baseline, speedup and efficiency are unknown. Run a trial of "
             "the same workload with 1 env runner × 1 env for 10 iterations, or give ScalingCallback a baseline_dir or "
-            "baseline_sps. This rests on single figures without an error: repeat the trials to know how sure it is.",
+            "baseline_sps. These figures have no error estimate: repeat the trials to get one.",
         ),
     ],
     ids=["undecided", "equal", "not met", "believed", "nothing", "no baseline"],
@@ -138,7 +138,7 @@ def test_ram_is_a_constraint_only_where_it_was_recorded():
     assert found.choice is unknown
     assert (found.verdict, found.ground) == ("undecided", "fastest")
     assert [math.isnan(each.value) for each in found.standings] == [True]
-    assert "Whether 8r×1e has RAM utilisation ≤ 80 % is not known" in reason_text(found)
+    assert "Whether 8r×1e meets RAM utilisation ≤ 80 % is unknown" in reason_text(found)
 
 
 # Verdicts and noise
@@ -161,7 +161,7 @@ def test_of_what_noise_cannot_tell_apart_the_cheapest_is_taken():
     found = recommend(near, GOALS["fastest"])
     assert str(found.choice.scale) == "4r×2e"
     assert (found.ground, peers(found)) == ("fastest", ["4r×2e", "8r×1e", "8r×2e"])
-    assert runner_up_text(found) == "8r×1e is as fast within the noise and needs 4 more CPUs."
+    assert runner_up_text(found) == "8r×1e is as fast within noise and needs 4 more CPUs."
     apart = by_speedup(error=3.0, **{"1r1e": 1.0, "4r2e": 4.80, "8r2e": 5.05})
     assert str(recommend(apart, GOALS["fastest"]).choice.scale) == "8r×2e"
 
@@ -169,7 +169,7 @@ def test_of_what_noise_cannot_tell_apart_the_cheapest_is_taken():
 def test_equal_cpus_leave_the_smaller_n():
     found = recommend(by_speedup(**{"1r1e": 1.0, "4r4e": 3.0, "4r2e": 3.0}), GOALS["fastest"])
     assert str(found.choice.scale) == "4r×2e"
-    assert runner_up_text(found) == "4r×4e is as fast within the noise and needs as many CPUs, with N = 16 against 8."
+    assert runner_up_text(found) == "4r×4e is as fast within noise and needs as many CPUs, with N = 16 instead of 8."
 
 
 def test_the_error_of_the_baseline_makes_no_tie():
@@ -227,7 +227,7 @@ def test_where_probes_tell_more_rounds_would_settle_it(speedup, rounds):
         (Remedy("repeats", math.inf), "too close for 9 repeats to settle"),
         (Remedy("rounds", 4, 72), "about 4 more rounds of probes would settle it"),
         (Remedy("rounds", math.inf, 72), "too close for 72 more rounds of probes to settle"),
-        (Remedy("undisturbed repeats"), "other programs disturbed 4r×1e or the baseline. Repeat both without them"),
+        (Remedy("undisturbed repeats"), "other programs interfered with 4r×1e or the baseline. Repeat both without them"),
     ],
 )
 def test_remedies_in_words(remedy, words):
@@ -336,7 +336,7 @@ def test_configurations_without_a_throughput_are_left_out_and_named():
 
 
 def test_what_cannot_be_compared_is_no_candidate():
-    other_steps = replace(configuration("8r1e", 9000.0), note="20 env steps an iteration, 10 in the baseline's")
+    other_steps = replace(configuration("8r1e", 9000.0), note="20 env steps per iteration, 10 for the baseline")
     found = recommend([*by_speedup(**{"1r1e": 1.0, "2r1e": 1.9}), other_steps], GOALS["fastest"])
     assert str(found.choice.scale) == "2r×1e"
     assert doubts(found)["not comparable"] == doubts(found)["noted"] == ["8r×1e"]
@@ -368,5 +368,5 @@ def test_the_bottleneck_is_the_diagnosis_of_the_choice():
     baseline, choice = by_speedup(**{"1r1e": 1.0, "2r1e": 1.9})
     choice = replace(choice, diagnosis="learn: 3 of 5 lost points; a faster learner", losses_estimated=True)
     assert bottleneck_text(recommend([baseline, choice], GOALS["save"])) == (
-        "learn: 3 of 5 lost points; a faster learner (estimated: stepping and contention can't be told apart)"
+        "learn: 3 of 5 lost points; a faster learner (estimated: stepping and contention can't be separated)"
     )

@@ -103,7 +103,7 @@ def test_errors_stand_beside_their_numbers():
     assert f"{two.sps:,.0f} ± {two.sps_error:.0f} %" in to_markdown(report)
     assert f"{two.speedup:.2f} ± {two.speedup_error:.0f} %" in to_markdown(report)
     assert "± is where a figure would fall if it was measured again" in to_markdown(report)
-    assert "No configuration was repeated: runs are taken to differ by 9 %" in to_markdown(report)
+    assert "No configuration was repeated: runs are assumed to differ by 9 %" in to_markdown(report)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_text_holds_the_decision_and_what_it_rests_on(report, form):
     text = form(report)
     asked = report.studies[0].recommendation
     laws = report.studies[0].laws
-    assert "Take 4r×1e: 2.71×, 67.7 %. Goal balanced: met." in text
+    assert "Use 4r×1e: 2.71×, 67.7 %. Goal balanced: met." in text
     assert "Goal balanced: the largest speedup with efficiency ≥ 60 % and speedup ≥ 2.5×." in text
     assert reason_text(asked) in text
     assert "num_env_runners=4" in text
@@ -133,7 +133,7 @@ def test_by_default_a_screenful_with_the_decision_last(report):
     lines = printed(report, 80).rstrip().splitlines()
     assert len(lines) <= 40
     assert max(map(len, lines)) <= 80
-    assert lines[-1] == "Take 4r×1e: 2.71×, 67.7 %. Goal balanced: met."
+    assert lines[-1] == "Use 4r×1e: 2.71×, 67.7 %. Goal balanced: met."
     assert lines[-2] == "config.env_runners(num_env_runners=4, num_envs_per_env_runner=1)  # 5 CPUs"
     assert not any("law" in line or "Is the" in line for line in lines)
 
@@ -146,7 +146,7 @@ def test_a_large_grid_shows_what_matters_for_the_decision():
     assert len(lines) <= 40
     rows = [line.split()[0] for line in lines if re.match(r" \d+r×\d+e ", line)]
     assert {"1r×1e", str(study.recommendation.choice.scale), str(study.recommendation.runner_up.scale)} <= {*rows}
-    assert f"{len(grid) - len(rows)} more configurations: --verbose shows them" in lines
+    assert f"{len(grid) - len(rows)} more configurations (--verbose shows them)" in lines
     everything = printed(report, 80, verbose=True)
     assert all(re.search(rf"^ {c.scale} ", everything, re.MULTILINE) for c in study.configurations)
     assert max(map(len, everything.splitlines())) <= 80
@@ -160,7 +160,7 @@ def test_the_goal_that_was_asked_for_comes_first(report):
 def test_a_narrow_terminal_says_which_columns_it_goes_without(report):
     assert "Not shown" not in printed(report, 200)
     narrow = printed(report, 60)
-    assert "Columns left out to fit the terminal: time, loss, per core, SPS per CPU, where it goes" in " ".join(narrow.split())
+    assert "Columns left out to fit the terminal: time, loss, per core, SPS per CPU, main loss" in " ".join(narrow.split())
     assert max(map(len, narrow.split("Goal")[0].splitlines())) <= 80
     assert re.search(r"4r×1e +4 +3,730 +2\.71 +67\.7 +good", narrow)
 
@@ -222,10 +222,10 @@ def test_a_baseline_from_outside_is_one_more_measurement_for_the_laws():
 @pytest.mark.parametrize(
     ("runs", "says"),
     [
-        ([run("2r1e", [1.0] * 5), run("4r1e", [0.6] * 5)], "Without a baseline, speedup and efficiency are not known."),
+        ([run("2r1e", [1.0] * 5), run("4r1e", [0.6] * 5)], "Without a baseline, speedup and efficiency are unknown."),
         ([run("1r1e", [1.0] * 5)], "It is the only configuration"),
-        ([run("1r1e", [1.0] * 5), nan_row()], "Without a throughput, and so left out: 2r×2e."),
-        ([nan_row()], "Without a throughput, and so left out: 2r×2e."),
+        ([run("1r1e", [1.0] * 5), nan_row()], "Left out, no throughput measured: 2r×2e."),
+        ([nan_row()], "Left out, no throughput measured: 2r×2e."),
     ],
 )
 def test_what_is_missing_is_said(runs, says, tmp_path):

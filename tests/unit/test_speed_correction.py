@@ -78,7 +78,7 @@ def test_one_update_that_something_else_held_up_is_not_the_machines_pace():
 def test_the_account_still_sums_to_what_is_lost():
     (made,) = make_report(Experiment("test", (study(np.random.default_rng(1)),))).studies
     assert made.study.correction is not None
-    assert any("corrected for how fast the machine was" in note for note in notes(made))
+    assert any("corrected for the machine's speed" in note for note in notes(made))
     for each in made.configurations:
         assert sum(each.losses.values()) == pytest.approx(each.loss, abs=1e-9)
 
