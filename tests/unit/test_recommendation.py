@@ -222,7 +222,7 @@ def test_where_probes_tell_more_rounds_would_settle_it(speedup, rounds):
 @pytest.mark.parametrize(
     ("remedy", "words"),
     [
-        (Remedy("repeats", 1, seconds=218.4), "repeat 4r×1e and the baseline once, about 218 s and start-up"),
+        (Remedy("repeats", 1, seconds=218.4), "repeat 4r×1e and the baseline once, about 218 s plus start-up"),
         (Remedy("repeats", 3), "repeat 4r×1e and the baseline 3 times"),
         (Remedy("repeats", math.inf), "too close for 9 repeats to settle"),
         (Remedy("rounds", 4, 72), "about 4 more rounds of probes would settle it"),
@@ -232,7 +232,7 @@ def test_where_probes_tell_more_rounds_would_settle_it(speedup, rounds):
 )
 def test_remedies_in_words(remedy, words):
     found = recommend(by_speedup(error=10.0, **{"1r1e": 1.0, "4r1e": 2.6}), GOALS["balanced"])
-    assert f": {words}." in reason_text(replace(found, remedy=remedy))
+    assert f"; {words}." in reason_text(replace(found, remedy=remedy))
 
 
 def test_the_ranking_puts_together_what_noise_can_not_tell_apart():

@@ -102,7 +102,7 @@ def test_errors_stand_beside_their_numbers():
     two = report.studies[0].configurations[1]
     assert f"{two.sps:,.0f} ± {two.sps_error:.0f} %" in to_markdown(report)
     assert f"{two.speedup:.2f} ± {two.speedup_error:.0f} %" in to_markdown(report)
-    assert "± is where a figure would fall if it was measured again" in to_markdown(report)
+    assert "± is the 95 % interval for a repeat" in to_markdown(report)
     assert "No configuration was repeated: runs are assumed to differ by 9 %" in to_markdown(report)
 
 
