@@ -393,9 +393,9 @@ def _falls(known: Sequence[Measured], noise: float) -> tuple[tuple[Scale, Scale]
     return tuple(falls)
 
 
-def _lines(known: Sequence[Measured], held: Callable[[Scale], int]) -> list[list[Measured]]:
-    """Return the configurations grouped into lines along which the count returned by `held` is constant."""
+def _lines(known: Sequence[Measured], constant: Callable[[Scale], int]) -> list[list[Measured]]:
+    """Return the configurations grouped into lines along which the count returned by `constant` stays the same."""
     lines: dict[int, list[Measured]] = {}
     for one in known:
-        lines.setdefault(held(one.scale), []).append(one)
+        lines.setdefault(constant(one.scale), []).append(one)
     return list(lines.values())

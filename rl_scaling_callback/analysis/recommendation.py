@@ -276,7 +276,7 @@ def _doubts(configurations: Sequence[Configuration], choice: Configuration) -> I
     concerned = [choice, *(each for each in configurations if each.is_baseline and each is not choice), *incomparable]
     if noted := tuple(each for each in concerned if each.note):
         yield Doubt("noted", noted)
-    if beside := tuple(each for each in concerned if any(run.exclusive == 0 for run in each.runs)):
-        yield Doubt("not alone", beside)
+    if concurrent := tuple(each for each in concerned if any(run.exclusive == 0 for run in each.runs)):
+        yield Doubt("not alone", concurrent)
     if unknown := tuple(each for each in configurations if math.isnan(each.sps)):
         yield Doubt("no throughput", unknown)

@@ -63,7 +63,7 @@ def choice_text(recommendation: Recommendation) -> str:
     """Return the recommended configuration with its figures."""
     choice = recommendation.choice
     if choice is None:
-        return "Nothing can be recommended yet"
+        return "No recommendation yet"
     return f"Use {choice.scale}: {number(choice.speedup, 2, '×')}, {number(choice.efficiency, 1, ' %')}"
 
 

@@ -182,7 +182,7 @@ class _Family:
 
 
 def _families(known: Sequence[Configuration]) -> Iterator[_Family]:
-    """Yield the configurations by envs per runner; by env runners where those vary less."""
+    """Yield the configurations grouped by envs per runner, or by env runners if that makes fewer groups."""
     by_envs: dict[int, list[Configuration]] = {}
     by_runners: dict[int, list[Configuration]] = {}
     for c in known:
@@ -348,7 +348,7 @@ PICTURES: Final[tuple[Picture, ...]] = (
         "Time of each iteration",
         "Hollow markers are warm-up; filled ones are the steady window, from which all figures are computed. Each run has its own "
         "colour and marker.",
-        "the iterations were not recorded one by one",
+        "individual iterations were not recorded",
         iteration_times,
     ),
 )
