@@ -22,7 +22,7 @@ _MOST_REPEATS: Final = 9
 _WORTH_CPUS: Final = 1.1
 """Of configurations tied within noise, one measured as slower by up to this factor may be chosen for its fewer CPUs."""
 
-Ground = Literal["fastest", "nearest", "believed", "none"]
+Ground = Literal["fastest", "nearest", "surrogate", "none"]
 """The reason for a choice: it is the fastest that meets the goal (or the cheapest tied with it); none meets the goal and it comes
 closest; a search estimates it to be the best from all measurements; there is no choice."""
 
@@ -90,7 +90,7 @@ class Recommendation:
 
 
 def recommend(
-    configurations: Sequence[Configuration], goal: Goal, laws: Laws | None = None, believed: Scale | None = None
+    configurations: Sequence[Configuration], goal: Goal, laws: Laws | None = None, surrogate_best: Scale | None = None
 ) -> Recommendation:
     """Return the recommendation for a goal; if no configuration meets it, the choice is the closest and the verdict "not met".
 
@@ -102,7 +102,7 @@ def recommend(
         configurations: the measured configurations.
         goal: the goal.
         laws: the laws fitted to them.
-        believed: the best according to a search's surrogate of all measurements; if it was measured, it is the choice.
+        surrogate_best: the best according to a search's surrogate of all measurements; if it was measured, it is the choice.
     """
     needs_speedup = goal.min_efficiency is not None or goal.min_speedup is not None
     known = [each for each in configurations if each.speedup > 0]
@@ -111,7 +111,7 @@ def recommend(
     if not known:
         return Recommendation(goal, doubts=(_missing(configurations),))
     best = _best(known, goal)
-    estimated = next((each for each in known if each.scale == believed), None)
+    estimated = next((each for each in known if each.scale == surrogate_best), None)
     choice = estimated or best.choice
     stands = tuple(standings(choice, goal))
     baseline = next((each for each in known if each.is_baseline), None)
@@ -119,7 +119,7 @@ def recommend(
         goal=goal,
         choice=choice,
         verdict=together(each.verdict for each in stands),
-        ground="believed" if estimated else "fastest" if best.fits else "nearest",
+        ground="surrogate" if estimated else "fastest" if best.fits else "nearest",
         peers=(choice,) if estimated else tuple(best.peers),
         standings=stands,
         remedy=_remedy(choice, baseline, stands),

@@ -81,7 +81,7 @@ def why_lines(recommendation: Recommendation) -> Iterator[str]:
     lacking = _lacking(stands)
     others = [each for each in recommendation.peers if each is not choice]
     cheapest = f"; {scale} {_why_cheapest(choice, others)}"
-    if recommendation.ground == "believed":
+    if recommendation.ground == "surrogate":
         yield f"{scale} ranks best when all measurements are combined. Its own figures: {figures}."
         if lacking:
             yield f"These miss {lacking}."

@@ -35,12 +35,12 @@ def test_the_three_goals(goal, scale):
 def test_estimate_of_a_search_takes_precedence_over_measured_figures():
     measured = by_speedup(**{"1r1e": 1.0, "2r1e": 1.69, "1r2e": 1.52}, error=90.0)
     assert recommend(measured, GOALS["save"]).choice.scale == Scale(2, 1)
-    found = recommend(measured, GOALS["save"], believed=Scale(2, 1))
+    found = recommend(measured, GOALS["save"], surrogate_best=Scale(2, 1))
     assert found.choice.scale == Scale(2, 1)
-    assert (found.verdict, found.ground, missed(found)) == ("undecided", "believed", {})
-    less = recommend(measured, GOALS["save"], believed=Scale(1, 2))
-    assert (less.ground, missed(less)) == ("believed", {"efficiency": pytest.approx(4)})
-    assert recommend(measured, GOALS["save"], believed=Scale(4, 4)) == recommend(measured, GOALS["save"])
+    assert (found.verdict, found.ground, missed(found)) == ("undecided", "surrogate", {})
+    less = recommend(measured, GOALS["save"], surrogate_best=Scale(1, 2))
+    assert (less.ground, missed(less)) == ("surrogate", {"efficiency": pytest.approx(4)})
+    assert recommend(measured, GOALS["save"], surrogate_best=Scale(4, 4)) == recommend(measured, GOALS["save"])
 
 
 def test_balanced_recommendation_as_text():
@@ -76,7 +76,7 @@ def test_balanced_recommendation_as_text():
             "baseline.",
         ),
         (
-            recommend(by_speedup(error=9.0, **{"1r1e": 1.0, "2r1e": 1.69}), GOALS["save"], believed=Scale(2, 1)),
+            recommend(by_speedup(error=9.0, **{"1r1e": 1.0, "2r1e": 1.69}), GOALS["save"], surrogate_best=Scale(2, 1)),
             "2r×1e ranks best when all measurements are combined. Its own figures: 1.69× (1.55 to 1.84), efficiency 84.5 %, 3 "
             "CPUs. Undecided: efficiency ≥ 80 % at 84.5 % (77.5 to 92.1); repeat 2r×1e and the baseline.",
         ),
@@ -91,7 +91,7 @@ def test_balanced_recommendation_as_text():
             "baseline_sps. These figures have no error estimate: repeat the trials to get one.",
         ),
     ],
-    ids=["undecided", "equal", "not met", "believed", "nothing", "no baseline"],
+    ids=["undecided", "equal", "not met", "surrogate", "nothing", "no baseline"],
 )
 def test_reasons_as_text(found, words):
     assert reason_text(found) == words
