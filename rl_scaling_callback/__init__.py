@@ -1,4 +1,4 @@
-"""Throughput, speedup and parallel efficiency for everyone who trains with RLlib.
+"""Measures throughput, speedup and parallel efficiency of RLlib training.
 
 >>> from rl_scaling_callback import ScalingCallback
 >>> config.callbacks(ScalingCallback)  # doctest: +SKIP
@@ -41,7 +41,7 @@ __all__ = [
     "sweep",
 ]
 
-# Ray and Matplotlib take seconds to import: only those who use them pay for it.
+# Ray and Matplotlib take seconds to import, so exports are loaded on first use.
 _HOME: Final = {
     "Experiment": "analysis.runs",
     "ExperimentError": "experiments",

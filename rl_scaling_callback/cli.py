@@ -38,7 +38,7 @@ DEFAULT_PAGE: Final = "scaling_report.html"
 UNREADABLE: Final = 1
 INTERRUPTED: Final = 128 + signal.SIGINT
 EXIT_CODES: Final = {"met": 0, "not met": 3, "undecided": 4}
-"""With --exit-code: by the verdict on the goal, the first study's. 1 is for what can't be read, 2 for a wrong command."""
+"""Exit codes of --exit-code by the verdict of the first study. 1 means an unreadable experiment, 2 a usage error."""
 
 
 def _scale(_context: click.Context, _option: click.Parameter, text: str) -> Scale:
@@ -49,26 +49,28 @@ def _scale(_context: click.Context, _option: click.Parameter, text: str) -> Scal
 
 
 def _can_be_written(_context: click.Context, _option: click.Parameter, file: Path | None) -> Path | None:
-    """Refuse a file in a folder that can't be written to: now, and not after minutes of reading or measuring."""
+    """Reject a file in a folder that isn't writable before minutes of reading or measuring."""
     if file is not None and not os.access(file.parent, os.W_OK):
-        raise click.BadParameter(f"there is no folder {file.parent} that can be written to")
+        raise click.BadParameter(f"the folder {file.parent} does not exist or is not writable")
     return file
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="rl-scaling")
 def main() -> None:
-    """How many env runners, how many envs? What parallel RL training with RLlib brings, and which configuration to take."""
+    """Measure how RLlib training scales, and find the best number of env runners and envs."""
 
 
 def _goal(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options of a goal, and pass it the `Goal` that they make."""
+    """Add the options of a goal to a command, and pass them to it as a `Goal`."""
 
-    @click.option("--goal", type=click.Choice(list(GOALS)), default="balanced", show_default=True, help="What you are after.")
-    @click.option("--min-efficiency", type=float, metavar="%", help="Least efficiency, in place of the goal's.")
-    @click.option("--min-speedup", type=float, metavar="×", help="Least speedup, in place of the goal's.")
-    @click.option("--max-cpus", type=float, metavar="CPUS", help="Most CPUs that a trial may hold.")
-    @click.option("--max-ram-utilisation", type=float, metavar="%", help="Most RAM utilisation of the node.")
+    @click.option(
+        "--goal", type=click.Choice(list(GOALS)), default="balanced", show_default=True, help="Goal of the recommendation."
+    )
+    @click.option("--min-efficiency", type=float, metavar="%", help="Minimum efficiency; overrides the goal's.")
+    @click.option("--min-speedup", type=float, metavar="×", help="Minimum speedup; overrides the goal's.")
+    @click.option("--max-cpus", type=float, metavar="CPUS", help="Maximum number of CPUs per trial.")
+    @click.option("--max-ram-utilisation", type=float, metavar="%", help="Maximum RAM utilisation of the node.")
     @functools.wraps(command)
     def with_goal(
         goal: str,
@@ -102,7 +104,7 @@ def _goal(command: Callable[..., Any]) -> Callable[..., Any]:
     type=click.Choice(["table", "markdown", "json", "html"]),
     default="table",
     show_default=True,
-    help="How to show it.",
+    help="Output format.",
 )
 @click.option(
     "--output",
@@ -111,27 +113,27 @@ def _goal(command: Callable[..., Any]) -> Callable[..., Any]:
     callback=_can_be_written,
     help=f"File to write. [default: standard output; {DEFAULT_PAGE} for html]",
 )
-@click.option("--figures", type=click.Path(file_okay=False, path_type=Path), help="Folder to write the pictures into, as SVG.")
-@click.option("--curve", type=click.Path(file_okay=False, path_type=Path), help="Folder to write TensorBoard's curve over N into.")
+@click.option("--figures", type=click.Path(file_okay=False, path_type=Path), help="Folder for the figures, as SVG.")
+@click.option("--curve", type=click.Path(file_okay=False, path_type=Path), help="Folder for the TensorBoard curve over N.")
 @click.option("--reference", callback=_scale, default="1r1e", show_default=True, help="Scale of the baseline.")
 @click.option(
     "--warmup-iterations",
     type=click.IntRange(min=0),
     default=DEFAULT_RULE.warmup_iterations,
     show_default=True,
-    help="Iterations of each trial that are left out at its start.",
+    help="Number of iterations to skip at the start of each trial.",
 )
 @click.option(
     "--correction",
     type=click.Choice(CORRECTIONS),
     default="repeated",
     show_default=True,
-    help="When to correct for the machine's speed, as the learner shows it: where trials were repeated, always or never.",
+    help="When to correct for the machine's speed, estimated from learner updates: if trials were repeated, always or never.",
 )
 @click.option(
-    "--verbose", "-v", is_flag=True, help="In the table format: all configurations, laws, predictions, checklist and notes."
+    "--verbose", "-v", is_flag=True, help="Table format only: show all configurations, laws, predictions, checklist and notes."
 )
-@click.option("--exit-code", is_flag=True, help="Exit with 3 when the goal is not met, with 4 when that is undecided.")
+@click.option("--exit-code", is_flag=True, help="Exit with code 3 if the goal is not met, 4 if undecided.")
 def report(
     path: str,
     goal: Goal,
@@ -145,11 +147,11 @@ def report(
     verbose: bool,
     exit_code: bool,
 ) -> None:
-    """What an experiment says: a table of its configurations, and which one to take.
+    """Show a table of configurations and a recommendation.
 
-    PATH is the folder of a Tune experiment (a path or a URI such as s3://…; trials need not have used ScalingCallback), or a CSV
-    file with the columns num_env_runners, num_envs_per_env_runner (1 by default), and two of env_steps, time_this_iter_s and sps,
-    or sps alone.
+    PATH is the folder of a Tune experiment (a path or a URI such as s3://…) or a CSV file. Trials need not have used
+    ScalingCallback. A CSV file has the columns num_env_runners, num_envs_per_env_runner (1 by default), and either sps or any two
+    of env_steps, time_this_iter_s and sps.
     """
     rule = SteadyRule(warmup_iterations=warmup_iterations)
     try:
@@ -163,7 +165,7 @@ def report(
     made = make_report(experiment, goal, reference, correction=correction)
     _show(made, form, output, verbose)
     for place, study in enumerate(made.studies, start=1):
-        # Several workloads in one folder: each gets a place of its own.
+        # One subfolder per workload if there are several.
         own = "" if len(made.studies) == 1 else str(place)
         if figures is not None:
             save_figures(study, figures / own)
@@ -187,9 +189,19 @@ def _counts(_context: click.Context, _option: click.Parameter, text: str) -> lis
 
 @main.command()
 @click.argument("config")
-@click.option("--runners", callback=_counts, default="auto", metavar="1,2,4", help="Env runners. [default: up to the cores]")
 @click.option(
-    "--envs", callback=_counts, default="auto", metavar="1,2,4", help="Envs per env runner. [default: doubled while it pays]"
+    "--runners",
+    callback=_counts,
+    default="auto",
+    metavar="1,2,4",
+    help="Numbers of env runners. [default: up to the number of cores]",
+)
+@click.option(
+    "--envs",
+    callback=_counts,
+    default="auto",
+    metavar="1,2,4",
+    help="Numbers of envs per env runner. [default: doubled while that pays off]",
 )
 @_goal
 @click.option(
@@ -197,39 +209,39 @@ def _counts(_context: click.Context, _option: click.Parameter, text: str) -> lis
     type=click.Choice(ENGINES),
     default="auto",
     show_default=True,
-    help="Probe configurations inside one Algorithm, or run a trial of each. auto: trials only where probes can't be.",
+    help="Probe configurations inside one Algorithm, or run a trial for each. auto: trials only if probing is not possible.",
 )
-@click.option("--confirm/--no-confirm", default=True, show_default=True, help="Train a few iterations with what probes found.")
+@click.option(
+    "--confirm/--no-confirm", default=True, show_default=True, help="Confirm the result of probing with a few training iterations."
+)
 @click.option(
     "--budget",
     type=click.FloatRange(min=0, min_open=True),
     metavar="MINUTES",
-    help="Nothing new is measured after that, once Ray and the Algorithm have started. [default: 0.5 with probes and as much to "
-    "confirm, no limit with trials]",
+    help="Start no new measurement after this time, counted from when Ray and the Algorithm have started. [default: 0.5 for "
+    "probes and as much for confirming, no limit for trials]",
 )
 @click.option(
     "--keep-envs/--no-keep-envs",
     default=True,
     show_default=True,
-    help="Keep the envs of all configurations that are probed, or of one at a time: for few licences or little memory, and slower.",
+    help="Keep the envs of all probed configurations alive. Otherwise probing is slower but needs less memory and fewer licences.",
 )
-@click.option("--max-trials", type=click.IntRange(min=1), help="Most trials.")
-@click.option("--storage-path", default="~/ray_results", show_default=True, help="Where Tune keeps results: a directory or URI.")
-@click.option("--name", default="scaling_sweep", show_default=True, help="Name of the experiment there. Its page is replaced.")
-@click.option("--resume", is_flag=True, help="Go on with the trials that ran under this name.")
-@click.option(
-    "--reuse", multiple=True, metavar="PATH", help="Earlier experiment: what it measured of this workload is not repeated."
-)
+@click.option("--max-trials", type=click.IntRange(min=1), help="Maximum number of trials.")
+@click.option("--storage-path", default="~/ray_results", show_default=True, help="Directory or URI for Tune's results.")
+@click.option("--name", default="scaling_sweep", show_default=True, help="Name of the experiment. An existing page is overwritten.")
+@click.option("--resume", is_flag=True, help="Resume the trials of the experiment with this name.")
+@click.option("--reuse", multiple=True, metavar="PATH", help="Earlier experiment whose measurements of this workload are reused.")
 @click.option(
     "--num-cpus",
     type=click.IntRange(min=1),
-    help="Logical CPUs of a cluster that is started here; a trial takes 1 + its env runners. [default: cores + 1]",
+    help="Logical CPUs of the local cluster to start; a trial needs 1 + its env runners. [default: cores + 1]",
 )
 @click.option(
     "--write",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
     callback=_can_be_written,
-    help="Python file to write the tuned config into.",
+    help="Python file to write the tuned config to.",
 )
 def sweep(
     config: str,
@@ -248,11 +260,11 @@ def sweep(
     num_cpus: int | None,
     write: Path | None,
 ) -> None:
-    """Find the best number of env runners and envs by measuring few of them.
+    """Find the best number of env runners and envs.
 
     CONFIG is FILE.py:NAME, where NAME is an AlgorithmConfig or a function that returns one. Configurations are probed inside one
-    Algorithm, in seconds; where that can't be, each gets a trial of its own, one at a time. The page lies in the experiment's
-    folder at the end. Interrupted, it reports what is known; trials go on with --resume.
+    Algorithm, in seconds; if that is not possible, each runs as a separate trial, one at a time. The report is written to the
+    experiment's folder. If interrupted, the sweep reports its measurements so far; --resume continues with the trials.
     """
     try:
         from rl_scaling_callback.report.progress import following
@@ -287,11 +299,11 @@ def sweep(
     except (ValueError, TimeoutError, ExperimentError, ProbeError) as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
-        click.echo("Interrupted: nothing more is known than what was shown", err=True)
+        click.echo("Interrupted before there were further results", err=True)
         sys.exit(INTERRUPTED)
     choice = made.studies[0].recommendation if made.studies else None
     if choice is None or choice.choice is None:
-        raise click.ClickException("nothing could be measured; see what was left out above")
+        raise click.ClickException("nothing could be measured; the reasons are listed above")
     if write is not None:
         from rl_scaling_callback.report import reason_text
 
@@ -302,9 +314,9 @@ def sweep(
 
 
 @main.command()
-@click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def keys(as_json: bool) -> None:
-    """All keys that ScalingCallback adds to each result, under "scaling": unit and meaning."""
+    """List the keys that ScalingCallback adds to results."""
     if as_json:
         click.echo(json.dumps([{"key": key.name, "unit": key.unit, "meaning": key.meaning} for key in KEYS], ensure_ascii=False))
         return
@@ -339,7 +351,7 @@ def _show(made: Report, form: str, output: Path | None, verbose: bool) -> None:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Show how far reading is, on standard error and only to a person."""
+    """Show a progress bar on standard error if it is a terminal."""
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("Reading trials", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,4 +1,4 @@
-"""`ScalingReporter`: shows what each configuration brings while Tune runs, and writes the report at the end."""
+"""`ScalingReporter`: prints a table of configurations while Tune runs, and writes the report at the end."""
 
 from __future__ import annotations
 
@@ -33,21 +33,23 @@ _READING_SHARE: Final = 0.02
 
 
 class ScalingReporter(tune.Callback):
-    """Shows the growing table of configurations while Tune runs; writes page and TensorBoard's curve when it ends.
+    """Prints a table of configurations while Tune runs, and writes the HTML page and the TensorBoard curve at the end.
 
-    Add it to `tune.RunConfig(callbacks=[ScalingReporter()])`. Trials need not use `ScalingCallback`; with it, the table knows where
-    efficiency goes. Tune itself prints `scaling/efficiency` with each trial's results. It never raises while Tune runs.
+    Add it to `tune.RunConfig(callbacks=[ScalingReporter()])`. Trials need not use `ScalingCallback`; if they do, the table also
+    attributes the loss of efficiency to causes. Exceptions are logged and never interrupt Tune.
 
     Args:
-        goal: `"save"`, `"balanced"` or `"fastest"`, or a `Goal` of your own.
+        goal: `"save"`, `"balanced"`, `"fastest"` or a custom `Goal`.
         reference: scale of the baseline, such as `"1r1e"`.
-        correction: `"repeated"`, `"always"` or `"never"`: when to correct for the machine's speed, as the learner shows it.
-        show: called with a report after a trial has ended, and at the end; by default the table is printed, and at the end all.
-        make: makes the report of what was read, in place of `make_report` with the goal, reference and correction above.
+        correction: when to correct for the machine's speed, estimated from learner updates: `"repeated"` (if trials were repeated),
+            `"always"` or `"never"`.
+        show: called with the report after a trial has completed and at the end. By default, prints the table after a trial and the
+            full report at the end.
+        make: builds the report from the experiment, instead of `make_report` with the arguments above.
 
     Raises:
-        ValueError: a value that is not allowed.
-        ImportError: what the report is made with is not installed.
+        ValueError: if an argument has a value that is not allowed.
+        ImportError: if a package that the report needs is not installed.
     """
 
     def __init__(
@@ -66,18 +68,18 @@ class ScalingReporter(tune.Callback):
         self._show = show
         self._make = make
         self._next_look = -float("inf")
-        # Now, and not after hours of training.
+        # Fail now rather than after hours of training.
         missing = [name for name in ("jinja2", "matplotlib", "rich") if importlib.util.find_spec(name) is None]
         if missing:
             raise ImportError(f'ScalingReporter needs {", ".join(missing)}: pip install "rl-scaling-callback[report]"')
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Show the table so far, unless reading it would take more than a fiftieth of the time."""
+        """Show the current table, unless reading the results would take more than 2 % of the run time."""
         started = time.monotonic()
         if started < self._next_look:
             return
         try:
-            # What the loggers of this process wrote; it is copied to the storage later.
+            # The local folder that Tune's loggers write to; Tune uploads it to the storage later.
             from rl_scaling_callback.report import print_so_far
 
             (self._show or print_so_far)(self._report(_storage(trial).experiment_driver_staging_path))
@@ -87,7 +89,7 @@ class ScalingReporter(tune.Callback):
         self._next_look = ended + (ended - started) / _READING_SHARE
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
-        """Show the report, and write it into the experiment's folder."""
+        """Show the report and write it to the experiment's folder."""
         if not trials:
             return
         try:
@@ -127,12 +129,12 @@ class ScalingReporter(tune.Callback):
 
 
 def _storage(trial: Trial) -> Any:
-    """Return where the trial's experiment is kept: Tune gives every trial that it runs a storage."""
+    """Return the storage context of the trial's experiment, which Tune sets for every trial that it runs."""
     return trial.storage
 
 
 class _Folder:
-    """An experiment's folder on a filesystem of Tune's, as a `ResultGrid` names it."""
+    """An experiment's folder on a Tune filesystem, with the attributes of a `ResultGrid`."""
 
     def __init__(self, experiment_path: str, filesystem: Any) -> None:
         self.experiment_path = experiment_path
@@ -140,5 +142,5 @@ class _Folder:
 
 
 def _warn(what: str, error: Exception) -> None:
-    # What is missing is told plainly; anything else is a mistake of ours.
+    # A traceback only for unexpected errors, which are bugs.
     logger.warning("ScalingReporter: %s: %s", what, error, exc_info=None if isinstance(error, ExperimentError) else error)

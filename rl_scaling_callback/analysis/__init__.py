@@ -1,1 +1,1 @@
-"""From the runs of an experiment to a decision. Numbers only: no Ray, no clock, no file."""
+"""From the runs of an experiment to a decision. Pure computation: no Ray, clock or file access."""

@@ -1,4 +1,4 @@
-"""The checklist before, while and after choosing a configuration, filled in from data."""
+"""The checklist for before, during and after the choice of a configuration, filled in from data."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from rl_scaling_callback.analysis.laws import Laws
 from rl_scaling_callback.analysis.recommendation import Recommendation
 
 TARGET_EFFICIENCY: Final = 60.0
-"""Efficiency [%] to aim for: from there on it counts as good."""
+"""Efficiency [%] to aim for: the lower bound of the band "good"."""
 
 HIGHEST_UTILISATION: Final = 80.0
 """CPU and RAM utilisation [%] to stay below."""
 
 FEWEST_RETURNS: Final = 5
-"""Iterations with a return that either side of a comparison of learning needs."""
+"""Minimum number of iterations with a return on each side of a comparison of learning."""
 
 Stage = Literal["before", "choosing", "after"]
 
 
 class Check(NamedTuple):
-    """One line of the checklist; `report.wording` puts it in words.
+    """One item of the checklist; `report.decisions` turns it into text.
 
     Attributes:
-        stage: when it is asked.
-        name: what is asked: whether `"baseline"`, `"cores"`, `"gpu"`, `"ram"` and `"vram"` are known; whether `"efficiency"`,
-            `"cpu_utilisation"` and `"ram_utilisation"` are good enough; whether `"sps"` rose, the `"speedup"` is as expected, the
-            efficiency reaches the `"goal"`, and `"learning"` is still stable.
-        verdict: the answer; "undecided" where the data don't say.
-        finding: what it rests on, such as `"recorded"`, `"no baseline"` or `"compared"`.
+        stage: when the question arises.
+        name: the question: whether `"baseline"`, `"cores"`, `"gpu"`, `"ram"` and `"vram"` are known; whether `"efficiency"`,
+            `"cpu_utilisation"` and `"ram_utilisation"` are good enough; whether `"sps"` increased, the `"speedup"` is as expected,
+            the efficiency meets the `"goal"`, and `"learning"` is still stable.
+        verdict: the answer; "undecided" if the data are insufficient.
+        finding: the basis of the verdict, such as `"recorded"`, `"no baseline"` or `"compared"`.
         figures: the values behind it, by name.
     """
 
@@ -53,9 +53,9 @@ def checklist(
     """Return the checklist, filled in from data.
 
     Args:
-        configurations: what was measured.
-        recommendation: what is to be checked.
-        laws: laws that were fitted to it.
+        configurations: the measured configurations.
+        recommendation: the recommendation to check.
+        laws: the scaling laws fitted to the configurations.
         gpus: names of the GPUs in use, see `Study`.
     """
     choice, goal = recommendation.choice, recommendation.goal
@@ -146,7 +146,7 @@ def _rose(choice: Configuration) -> _Answer:
 
 
 def _expected(choice: Configuration, laws: Laws | None) -> _Answer:
-    """Compare with the law's interval for a new measurement, or where there is none with 1 to N."""
+    """Compare with the law's prediction interval, or with 1 to N if there is none."""
     speedup, n = choice.speedup, choice.scale.parallelism
     if math.isnan(speedup):
         return "undecided", "no baseline", {}
@@ -162,8 +162,8 @@ def _expected(choice: Configuration, laws: Laws | None) -> _Answer:
 def _learning(choice: Configuration, baseline: Configuration | None) -> _Answer:
     """Compare mean returns over the last quarter of the env steps that both have taken.
 
-    The spread is the standard deviations of both sides' returns there, added in quadrature; seeds alone make curves differ, so
-    only a return that is lower by more than two of them counts as unstable, and between one and two it is undecided.
+    The spread is the standard deviations of both sides' returns there, added in quadrature. Seeds alone make curves differ: only a
+    return that is lower by more than two spreads counts as unstable; between one and two, the check is undecided.
     """
     if baseline is None:
         return "undecided", "no baseline", {}
@@ -186,6 +186,6 @@ def _learning(choice: Configuration, baseline: Configuration | None) -> _Answer:
 
 
 def _returns(configuration: Configuration) -> list[tuple[float, float]]:
-    """Return the lifetime env steps and mean return of each iteration, of all runs, where both are known."""
+    """Return the lifetime env steps and mean return of each iteration of all runs, if both are known."""
     pairs = [(sample.lifetime_steps, sample.episode_return) for run in configuration.runs for sample in run.samples]
     return [pair for pair in pairs if all(map(math.isfinite, pair))]

@@ -1,6 +1,6 @@
-"""The configurations of a study: each compared with the final baseline, over all of its runs. Numbers in, numbers out.
+"""The configurations of a study, each compared with the final baseline over all of its runs.
 
-Intervals: see `noise`.
+For the intervals, see `noise`.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ class Configuration:
 
     Attributes:
         scale: its scale; `scale.parallelism` is N.
-        runs: its runs, without those that others disturbed notably more (see `disturbance`).
+        runs: its runs, without those that suffered notably more interference (see `interference`).
         seconds: mean duration of an iteration [s].
         sps: Σ env steps / Σ seconds over the steady windows of its runs [steps/s].
-        sps_error: half-width [%] of the 95 % interval of `sps` if it was measured again, with as many runs; NaN where not known.
+        sps_error: half-width [%] of the 95 % interval for a repeat of `sps` with as many runs; NaN if unknown.
         is_baseline: True for the reference.
         speedup: [×]; NaN without a baseline.
-        speedup_error: the same of `speedup` if it and the baseline were measured again [%]; NaN where not known.
+        speedup_error: the same for `speedup`, if the baseline is repeated as well [%]; NaN if unknown.
         efficiency: [%]; its relative error is `speedup_error`.
-        band: name of the efficiency's band; "" when unknown.
+        band: name of the efficiency band; "" if unknown.
         core_efficiency: speedup / min(runners, cores) × 100 [%].
         sps_per_cpu: [steps/s].
-        cpus: CPUs that a trial of it holds; 1 + env runners where not recorded.
-        losses: percent points of lost efficiency by cause (see `account.CAUSES`); empty where not known.
-        losses_estimated: True when stepping and contention can't be told apart.
-        diagnosis: one line: where the loss goes, and what helps; "" when unknown.
-        cpu_utilisation: [%]; NaN where not known.
-        ram_utilisation: [%]; NaN where not known.
-        noise: by how much runs of one configuration differ.
-        variance: variance of ln `sps` beside other configurations; NaN where not known.
-        disturbed: True where other programs or trials got in the way of it or of the baseline: then its speedup decides nothing.
-        note: what a reader must know about it; else "".
+        cpus: CPUs allocated to a trial; 1 + env runners if not recorded.
+        losses: percentage points of lost efficiency by cause (see `attribution.CAUSES`); empty if unknown.
+        losses_estimated: True if stepping and contention can't be separated.
+        diagnosis: the largest loss and a remedy, in one line; "" if unknown.
+        cpu_utilisation: [%]; NaN if unknown.
+        ram_utilisation: [%]; NaN if unknown.
+        noise: variation between runs of one configuration.
+        variance: variance of ln `sps` relative to other configurations; NaN if unknown.
+        disturbed: True if other programs or trials interfered with it or with the baseline; its speedup is then inconclusive.
+        note: caveats for readers; "" for none.
     """
 
     scale: Scale
@@ -80,7 +80,7 @@ class Configuration:
 
     @property
     def own_error(self) -> float:
-        """Half-width of the 95 % interval of `sps` without what all configurations share, for comparing them [%]."""
+        """Half-width of the 95 % interval of `sps` without the variation that all configurations share, for comparisons [%]."""
         return self.sps_error if math.isnan(self.variance) else self.noise.error(self.variance)
 
     @property
@@ -90,18 +90,18 @@ class Configuration:
 
     @property
     def baseline_sps(self) -> float:
-        """The SPS that its speedup is counted against [steps/s]; NaN without a baseline."""
+        """The SPS that its speedup is relative to [steps/s]; NaN without a baseline."""
         return formulas.ratio(self.sps, self.speedup)
 
 
 def configurations(study: Study, reference: Scale = SINGLE) -> tuple[Configuration, ...]:
-    """Return the configurations of a study, by N, then by env runners, most first.
+    """Return the configurations of a study, ordered by N, then by env runners, descending.
 
-    Speedups are against the final baseline: the runs at the reference scale, else `study.baseline`. Without one they are NaN.
+    Speedups are relative to the final baseline: the runs at the reference scale, or `study.baseline`. Without one they are NaN.
 
     Args:
         study: runs of one workload.
-        reference: scale of the reference; one larger than 1r×1e counts as scaling perfectly up to itself.
+        reference: scale of the reference. Scaling from 1r×1e up to a larger reference is assumed to be perfect.
     """
     groups: dict[Scale, list[Run]] = defaultdict(list)
     for run in undisturbed(study.runs):
@@ -132,7 +132,7 @@ class _Cell:
 
     @property
     def steps(self) -> float:
-        """Env steps an iteration."""
+        """Env steps per iteration."""
         return formulas.ratio(self.steady.env_steps, self.steady.iterations)
 
     @property
@@ -141,7 +141,7 @@ class _Cell:
 
 
 def pooled(windows: Sequence[Steady]) -> Steady:
-    """Return the steady windows of several runs as one; its error is the one window's, or NaN where there are several."""
+    """Return the steady windows of several runs combined into one; its error is NaN unless there is only one window."""
     if len(windows) == 1:
         return windows[0]
     env_steps, seconds = sum(window.env_steps for window in windows), sum(window.seconds for window in windows)
@@ -165,10 +165,10 @@ def _configuration(study: Study, cell: _Cell, cells: Mapping[Scale, _Cell], base
     speedup = speedup_error = NAN
     lost: Mapping[str, float] = {}
     estimated = False
-    # Where only throughputs are known, they are comparable on their giver's word.
+    # If only throughputs are known, trust the user that they are comparable.
     steps_count = baseline is not None and not study.timed_iterations and cell.steps > 0 and baseline.steps > 0
     if baseline is not None and steps_count and not same_steps(cell.steps, baseline.steps):
-        notes.append(f"{cell.steps:,.0f} env steps an iteration, {baseline.steps:,.0f} in the baseline's: not comparable")
+        notes.append(f"{cell.steps:,.0f} env steps per iteration, {baseline.steps:,.0f} for the baseline: not comparable")
     elif baseline is not None:
         speedup = formulas.speedup(steady.sps, baseline.steady.sps / baseline.scale.parallelism)
         variance = cell.variance + baseline.variance + _doubt(study, scale, baseline.scale)
@@ -205,23 +205,23 @@ def _configuration(study: Study, cell: _Cell, cells: Mapping[Scale, _Cell], base
 
 
 def _doubt(study: Study, scale: Scale, other: Scale | None = None) -> float:
-    """Return the variance of what may be left of the machine's speed in ln SPS, beside another scale's or that of the mean."""
+    """Return the variance of ln SPS that the speed correction may leave, relative to another scale or to the mean."""
     return 0.0 if study.correction is None else study.correction.doubt(scale, other) ** 2
 
 
 def _disturbances(runs: Sequence[Run], left_out: int) -> Iterator[str]:
-    """Yield what ran beside the runs, and how many were left out for it."""
+    """Yield what interfered with the runs, and how many were left out because of it."""
     others = max((run.others for run in runs if run.others > NOTABLE_CORES), default=0.0)
     if any(run.exclusive == 0 for run in runs):
         yield "another trial ran on its node at the same time"
     elif others:
-        yield f"other programs, or ones that its env starts, kept {others:.1f} cores busy"
+        yield f"other programs, or ones started by its env, kept {others:.1f} cores busy"
     if left_out:
-        yield f"{left_out} more run{'s' * (left_out > 1)} left out: other programs got in the way"
+        yield f"{left_out} more run{'s' * (left_out > 1)} left out because of interference from other programs"
 
 
 def _losses(cell: _Cell, cells: Mapping[Scale, _Cell], baseline: _Cell) -> tuple[Mapping[str, float], bool]:
-    """Return the losses by cause, and whether they are estimated; nothing where the time of a part is not known."""
+    """Return the losses by cause, and whether they are estimated; no losses if the time of a part is unknown."""
     alone = cells.get(Scale(1, cell.scale.num_envs_per_env_runner))
     single = NAN if alone is None else alone.breakdown_per_step.busy
     reference = baseline.breakdown_per_step.times(baseline.scale.parallelism)

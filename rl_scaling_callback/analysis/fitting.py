@@ -1,8 +1,8 @@
-"""The scaling laws and how they are fitted: arrays of env runners r, envs per runner e and seconds T in, coefficients out.
+"""The scaling laws and how they are fitted to env runners r, envs per runner e and seconds T.
 
-A law is a sum of terms with coefficients ≥ 0, of which one parameter, its shape, may sit inside the terms. For a given shape,
-nonnegative least squares of the relative errors T̂/T − 1 finds the coefficients; the shape is searched along its range. So every
-fit is the best of its law, without starting values.
+A law is a sum of terms with coefficients ≥ 0; its terms may share one nonlinear parameter, the shape. For a given shape, the
+coefficients are found by nonnegative least squares of the relative errors T̂/T − 1; the shape is found by a search over its range.
+This needs no starting values.
 
 Source: Amdahl, AFIPS 1967; Gunther, "Guerrilla Capacity Planning", 2007 (USL); Golub and Pereyra, SIAM J. Numer. Anal. 10(2), 1973
 (separating coefficients from shape).
@@ -32,7 +32,7 @@ _LONGEST: Final = 1e100
 
 
 class Observations(NamedTuple):
-    """What a law is fitted to: arrays of shape (n,), an entry for each configuration.
+    """The data to fit: arrays of shape (n,), one entry per configuration.
 
     Attributes:
         r: env runners, at least 1.
@@ -47,22 +47,22 @@ class Observations(NamedTuple):
     weights: Array
 
     def where(self, chosen: Any) -> Observations:
-        """Return those that an index or a mask chooses."""
+        """Return the observations selected by an index or a mask."""
         return Observations(*(each[chosen] for each in self))
 
 
 @dataclass(frozen=True, slots=True)
 class Law:
-    """A law's form.
+    """The functional form of a law.
 
     Attributes:
         name: its short name.
-        formula: what it says, in a line of text.
-        coefficients: names of the coefficients, one a term.
-        terms: the terms for r, e and the shape.
-        shape: name of the shape; "" where there is none.
+        formula: its formula as text.
+        coefficients: names of the coefficients, one per term.
+        terms: returns the terms for r, e and the shape.
+        shape: name of the shape; "" if there is none.
         shapes: lowest and highest shape.
-        two_level: True where r and e count apart, so that both must vary in the data.
+        two_level: True if r and e have separate effects, so that both must vary in the data.
     """
 
     name: str
@@ -79,9 +79,9 @@ class Law:
         return len(self.coefficients) + bool(self.shape)
 
     def supported(self, r: Array, e: Array) -> bool:
-        """Return whether there are configurations enough: 4 up to three parameters, else two more than parameters.
+        """Return whether there are enough configurations: 4 for up to three parameters, otherwise two more than parameters.
 
-        More than three parameters tell apart how the runners' part changes with r, which takes three runner counts.
+        Laws with more than three parameters also need three different runner counts.
         """
         runner_counts, env_counts = len(np.unique(r)), len(np.unique(e))
         if self.size <= 3:
@@ -90,20 +90,20 @@ class Law:
 
 
 def _straggling(r: Array, spread: float) -> Array:
-    # The largest of r Gaussians is expected about √(2 ln r) standard deviations above their mean.
+    # The expected maximum of r Gaussians is about √(2 ln r) standard deviations above their mean.
     factor: Array = 1 + spread * np.sqrt(2 * np.log(r))
     return factor
 
 
 def catalogue(most_runners: float, cores: float) -> tuple[Law, ...]:
-    """Return the laws to choose from.
+    """Return the candidate laws.
 
-    Where the cores are known, more runners than cores bring nothing in A and L. If more were measured, the laws without that bound
-    stay in the choice, since runners that wait for an env need no core of their own.
+    If the number of cores is known, A and L gain nothing from more runners than cores. If more were measured, the laws without this
+    bound remain candidates, since runners that wait for an env don't need a core each.
 
     Args:
-        most_runners: most env runners measured.
-        cores: logical cores that the env runners share; NaN where not known.
+        most_runners: largest number of env runners measured.
+        cores: logical cores that the env runners share; NaN if unknown.
     """
     laws = [
         Law("Amdahl", "T = a + b/N", ("a", "b"), lambda r, e, _: (np.ones_like(r), 1 / (r * e)), two_level=False),
@@ -165,11 +165,11 @@ class Solution:
     Attributes:
         law: the law.
         values: its coefficients.
-        shape: its shape; NaN where it has none.
-        scatter: standard deviation of ln T around the law, of a configuration with the typical error; NaN where there is no
-            configuration more than parameters.
+        shape: its shape; NaN if it has none.
+        scatter: standard deviation of ln T around the law, for a configuration with the typical error; NaN unless there are more
+            configurations than parameters.
         dof: degrees of freedom of the scatter.
-        covariance: of the parameters that are free, that is not at a bound, over the square of the scatter.
+        covariance: covariance matrix of the free parameters (not at a bound), divided by the squared scatter.
     """
 
     law: Law
@@ -191,18 +191,18 @@ class Solution:
 
     @property
     def noise(self) -> float:
-        """Half-width of the 95 % interval of ln T around the law, were its parameters certain."""
+        """Half-width of the 95 % interval of ln T around the law, assuming exact parameters."""
         return self.scatter * float(stdtrit(self.dof, 0.975)) if self.dof > 0 else NAN
 
     def interval(self, r: Array, e: Array, least_noise: float = 0.0) -> tuple[float, float]:
-        """Return the 95 % interval of a new measurement of one configuration [s]: noise and uncertain parameters.
+        """Return the 95 % interval for a new measurement of one configuration [s], from noise and parameter uncertainty.
 
-        NaN where the law goes through all configurations, or the interval is so wide that it says nothing.
+        NaN if the law fits all configurations exactly, or if the interval is too wide to be useful.
 
         Args:
             r: env runners, shape (1,).
             e: envs per runner, shape (1,).
-            least_noise: half-width that measurements have of themselves, of ln T; few residuals may show less by chance.
+            least_noise: lower bound of the noise, as a half-width of ln T; few residuals may underestimate it by chance.
         """
         seconds = self.seconds(r, e)
         noise = max(self.noise, least_noise)
@@ -218,7 +218,7 @@ def solve(law: Law, data: Observations) -> Solution:
     values, shape = _solve(law, data)
     r, e, t, weights = data
     dof = len(t) - law.size
-    # Relative to what was measured, as in the fit; so it stays finite whatever the law predicts.
+    # Relative to the measurements, as in the fit, so that it stays finite whatever the law predicts.
     weighted = _gradient(law, values, shape, r, e, t) * weights[:, None]
     residuals = weights * (_seconds(law, values, shape, r, e) / t - 1)
     scatter = math.sqrt(float(residuals @ residuals) / dof) if dof > 0 else NAN
@@ -227,7 +227,7 @@ def solve(law: Law, data: Observations) -> Solution:
 
 
 def leave_one_out(law: Law, data: Observations) -> Array:
-    """Return, for each configuration, the error of the law fitted to all others [%]; shape (n,)."""
+    """Return the error for each configuration of the law fitted to all others [%]; shape (n,)."""
     errors = np.empty_like(data.t)
     for i in range(len(errors)):
         values, shape = _solve(law, data.where(np.arange(len(errors)) != i))
@@ -248,16 +248,16 @@ def _solve(law: Law, data: Observations) -> tuple[Array, float]:
     best = int(np.argmin(misfits))
     around = (tried[max(best - 1, 0)], tried[min(best + 1, _SHAPES_TRIED - 1)])
     refined = minimize_scalar(misfit, bounds=around, method="bounded", options={"xatol": 1e-4 * (law.shapes[1] - law.shapes[0])})
-    # The search never looks at the ends of its range, where a shape without effect lies.
+    # The bounded search never evaluates the ends of its range, where a shape without effect lies.
     shape = float(refined.x if refined.fun < misfits[best] else tried[best])
     return _coefficients(law, shape, data)[0], shape
 
 
 def _coefficients(law: Law, shape: float, data: Observations) -> tuple[Array, float]:
-    """Return the coefficients for a shape, and the root of the weighted sum of squares that is left."""
+    """Return the coefficients for a shape, and the root of the weighted residual sum of squares."""
     terms = np.stack(law.terms(data.r, data.e, shape), axis=1)
     rows = terms * (data.weights / data.t)[:, None]
-    # Columns of equal length: terms such as N and 1/N may lie many powers of ten apart.
+    # Normalise columns: terms such as N and 1/N may differ by many orders of magnitude.
     lengths = np.linalg.norm(rows, axis=0)
     lengths[lengths == 0] = 1
     values, left = nnls(rows / lengths, data.weights)
@@ -270,7 +270,7 @@ def _seconds(law: Law, values: Array, shape: float, r: Array, e: Array) -> Array
 
 
 def _gradient(law: Law, values: Array, shape: float, r: Array, e: Array, t: Array) -> Array:
-    """Return the derivatives of ln T by the free parameters, in rows; T is taken as `t`."""
+    """Return the derivatives of ln T with respect to the free parameters, shape (n, parameters), with T taken as `t`."""
     terms = np.stack(law.terms(r, e, shape), axis=1)
     columns = list((terms[:, values > 0] / t[:, None]).T)
     step = 1e-5 * (law.shapes[1] - law.shapes[0])

@@ -1,4 +1,4 @@
-"""What a configuration must reach, and whether it does: goals, their constraints, and verdicts that know of noise."""
+"""Goals with their constraints, and verdicts on whether a configuration meets them that take noise into account."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ Verdict = Literal["met", "not met", "undecided"]
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What a configuration must reach; among those that do, the largest speedup wins.
+    """Constraints on a configuration; among those that meet them, the largest speedup wins.
 
     Attributes:
         name: its name.
-        min_efficiency: least efficiency [%]; None for any.
-        min_speedup: least speedup [×]; None for any.
-        max_cpus: most CPUs that a trial may hold; None for any.
-        max_ram_utilisation: most RAM utilisation of the node [%]; None for any.
+        min_efficiency: minimum efficiency [%]; None for no limit.
+        min_speedup: minimum speedup [×]; None for no limit.
+        max_cpus: maximum number of CPUs per trial; None for no limit.
+        max_ram_utilisation: maximum RAM utilisation of the node [%]; None for no limit.
 
     Raises:
-        ValueError: a value out of its range.
+        ValueError: if a value is out of range.
     """
 
     name: str
@@ -48,14 +48,14 @@ class Goal:
 
     @classmethod
     def of(cls, name: str = "balanced", **constraints: float | None) -> Goal:
-        """Return one of `GOALS`, with the user's own constraints beside or in place of its own.
+        """Return one of `GOALS`, with constraints added or overridden.
 
         Args:
             name: the goal's name.
-            **constraints: fields of `Goal`; None leaves the goal's own.
+            **constraints: fields of `Goal` to override; None keeps the goal's value.
 
         Raises:
-            ValueError: there is no such goal, or a value is out of its range.
+            ValueError: if the goal is unknown or a value is out of range.
         """
         if name not in GOALS:
             raise ValueError(f"goal is {name!r}; allowed are {', '.join(GOALS)}")
@@ -63,7 +63,7 @@ class Goal:
         return replace(GOALS[name], **given)
 
     def least_speedups(self, scale: Scale) -> tuple[float, float]:
-        """Return the least speedups that efficiency and speedup ask of a configuration [×]; 0 where they ask for nothing."""
+        """Return the minimum speedups implied by the efficiency and the speedup limit [×]; 0 without a limit."""
         return (self.min_efficiency or 0.0) / 100 * scale.parallelism, self.min_speedup or 0.0
 
     @property
@@ -81,8 +81,8 @@ class Limit(NamedTuple):
     """A constraint of a goal.
 
     Attributes:
-        figure: the attribute of `Configuration` that it limits: efficiency, speedup, cpus or ram_utilisation.
-        is_least: True for the least value, False for the most. The most limits what a machine has, which time can't make up for.
+        figure: the limited attribute of `Configuration`: efficiency, speedup, cpus or ram_utilisation.
+        is_least: True for a minimum, False for a maximum. Maxima limit the machine's resources.
         value: the threshold.
     """
 
@@ -91,7 +91,7 @@ class Limit(NamedTuple):
     value: float
 
     def reach(self, figure: float) -> float:
-        """Return figure / threshold, or threshold / figure for the most: from 1 up the constraint holds. NaN for NaN."""
+        """Return figure / threshold, or threshold / figure for a maximum: at least 1 if the constraint is met. NaN for NaN."""
         return formulas.ratio(figure, self.value) if self.is_least else formulas.ratio(self.value, figure)
 
 
@@ -100,11 +100,11 @@ GOALS: Final[Mapping[str, Goal]] = {
     "balanced": Goal("balanced", min_efficiency=60, min_speedup=2.5),
     "fastest": Goal("fastest"),
 }
-"""The goals that have a name."""
+"""The predefined goals by name."""
 
 
 def interval(value: float, error: float) -> tuple[float, float]:
-    """Return the interval whose half-width is `error` [%], symmetric on a log scale; the value alone where that is NaN."""
+    """Return the interval with half-width `error` [%], symmetric on a log scale; of zero width if that is NaN."""
     width = 1.0 if math.isnan(error) else 1 + error / 100
     return value / width, value * width
 
@@ -118,12 +118,12 @@ def judge(value: float, error: float, least: float) -> Verdict:
 
 
 def judge_speedup(configuration: Configuration, figure: float, least: float) -> Verdict:
-    """Return whether a figure that is as uncertain as the speedup reaches `least`; undecided where others disturbed it."""
+    """Return whether a figure as uncertain as the speedup reaches `least`; undecided if there was interference."""
     return "undecided" if configuration.disturbed else judge(figure, configuration.speedup_error, least)
 
 
 def together(verdicts: Iterable[Verdict]) -> Verdict:
-    """Return the verdict on all of several conditions."""
+    """Return the combined verdict on several conditions."""
     found = set(verdicts)
     if "not met" in found:
         return "not met"
@@ -131,13 +131,13 @@ def together(verdicts: Iterable[Verdict]) -> Verdict:
 
 
 class Standing(NamedTuple):
-    """How a configuration stands to one constraint of a goal.
+    """A configuration judged by one constraint of a goal.
 
     Attributes:
         limit: the constraint.
-        value: the configuration's figure; NaN where not known.
+        value: the configuration's figure; NaN if unknown.
         error: half-width of its 95 % interval [%]; NaN for CPUs, which are counted, and RAM, which is a maximum.
-        verdict: with the interval in mind.
+        verdict: whether the constraint is met, given the interval.
     """
 
     limit: Limit
@@ -147,12 +147,12 @@ class Standing(NamedTuple):
 
     @property
     def reach(self) -> float:
-        """From 1 up the constraint holds; NaN where not known."""
+        """At least 1 if the constraint is met; NaN if unknown."""
         return self.limit.reach(self.value)
 
 
 def standings(configuration: Configuration, goal: Goal) -> list[Standing]:
-    """Return how a configuration stands to each constraint of a goal."""
+    """Return the standing of a configuration for each constraint of a goal."""
     found = []
     for limit in goal.limits:
         value = float(getattr(configuration, limit.figure))
@@ -165,5 +165,5 @@ def standings(configuration: Configuration, goal: Goal) -> list[Standing]:
 
 
 def may_meet(configuration: Configuration, goal: Goal) -> bool:
-    """Return whether no figure of a configuration misses a goal; one that is not known doesn't."""
+    """Return whether no known figure of a configuration misses the goal."""
     return not any(each.reach < 1 for each in standings(configuration, goal))

@@ -1,4 +1,4 @@
-"""Measurements that other programs got in the way of: which to leave out, and which to do again."""
+"""Interference from other programs: which measurements to leave out, and which to repeat."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Final, Protocol, TypeVar
 from rl_scaling_callback.core.scale import Scale
 
 NOTABLE_CORES: Final = 0.25
-"""Ray's own processes take less than this; a program that takes more changes what a trial measures."""
+"""Ray's own processes use fewer cores than this; a program that uses more affects the measurement."""
 
 
 class Measurement(Protocol):
-    """One of a configuration."""
+    """A measurement of a configuration."""
 
     @property
     def scale(self) -> Scale:
@@ -21,23 +21,23 @@ class Measurement(Protocol):
 
     @property
     def others(self) -> float:
-        """Cores that other programs kept busy; NaN where not known."""
+        """Cores that other programs kept busy; NaN if unknown."""
 
 
 M = TypeVar("M", bound=Measurement)
 
 
 def undisturbed(measurements: Sequence[M]) -> list[M]:
-    """Return the measurements without those of which there is one of the same configuration that others disturbed notably less."""
+    """Return the measurements without those that have a counterpart at the same scale with notably less interference."""
     least = {scale: _least(same) for scale, same in _by_scale(measurements).items()}
     return [each for each in measurements if not each.others > least[each.scale] + NOTABLE_CORES]
 
 
 def worth_repeating(measurements: Sequence[M]) -> Scale | None:
-    """Return a configuration that others disturbed notably more than the least disturbed one; None where there is none.
+    """Return a configuration with notably more interference than the least disturbed one; None if there is none.
 
-    What slows all trials alike says little about their differences. A configuration that was disturbed twice is not repeated again:
-    the other program is there to stay, or the trial's own envs start it.
+    Interference that slows all trials alike hardly affects their comparison. A configuration that was disturbed twice is not
+    repeated again: the other program keeps running, or the trial's own envs start it.
     """
     groups = _by_scale(measurements)
     limit = _least(measurements) + NOTABLE_CORES

@@ -1,4 +1,4 @@
-"""Scaling laws: what configurations that were not measured would bring, with intervals, and where scaling ends."""
+"""Scaling laws: predictions with intervals for configurations that were not measured, and the limits of scaling."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from rl_scaling_callback.core.scale import Scale
 
 _FAR: Final = 2.0
 FEWEST: Final = 4
-"""Configurations that a law needs at least."""
+"""Minimum number of configurations to fit a law."""
 _SECONDS: Final = (1e-9, 1e12)
 _TYPICAL_ERROR: Final = 10.0
 _LEAST_FALL: Final = 0.01
 _RISING: Final = 1e-3
 _NO_DIFFERENCE: Final = 0.05
 LARGEST_ERROR: Final = 20.0
-"""Mean leave-one-out error [%] above which no law predicts: what Venkataraman et al. stay below (Ernest, NSDI 2016)."""
+"""Largest mean leave-one-out error [%] of a law used for predictions, as in Venkataraman et al. (Ernest, NSDI 2016)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What the laws are fitted to: one configuration.
+    """A data point that the laws are fitted to: one configuration.
 
     Attributes:
         scale: its scale.
-        seconds: time for an equal amount of work in all configurations [s]: an iteration, or any number of env steps.
-        error: half-width [%] of the 95 % interval in which it falls if it is measured again; NaN where not known.
+        seconds: time for the same amount of work in all configurations [s]: an iteration, or any number of env steps.
+        error: half-width [%] of the 95 % interval for a repeated measurement; NaN if unknown.
     """
 
     scale: Scale
@@ -47,12 +47,12 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What the seconds of `Measured` stand for, so that laws can predict throughput and speedup.
+    """The work done in the seconds of `Measured`, so that laws can predict throughput and speedup.
 
     Attributes:
-        env_steps: env steps done in them; NaN where not known.
+        env_steps: env steps done in them; NaN if unknown.
         baseline_sps: throughput that speedups are relative to [steps/s]; NaN without a baseline.
-        baseline_error: half-width of its 95 % interval [%]; 0 where not known.
+        baseline_error: half-width of its 95 % interval [%]; 0 if unknown.
     """
 
     env_steps: float = NAN
@@ -70,15 +70,15 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The performance that is expected of a configuration; intervals are those of 95 % for a new measurement of it.
+    """The predicted performance of a configuration, with 95 % intervals for a new measurement.
 
     Attributes:
         scale: the configuration.
-        seconds: time for the same work as in `Measured` [s]; NaN where no law tells.
-        low: lower end of the interval of `seconds`; NaN where it can't be given.
+        seconds: time for the same work as in `Measured` [s]; NaN without a prediction.
+        low: lower end of the interval of `seconds`; NaN if unavailable.
         high: upper end.
-        extrapolated: True beyond 2× what was measured, along env runners, envs per runner or N.
-        work: what the seconds stand for.
+        extrapolated: True beyond 2× the measured range of env runners, envs per runner or N.
+        work: the work done in the seconds.
     """
 
     scale: Scale
@@ -90,7 +90,7 @@ class Prediction:
 
     @property
     def sps(self) -> float:
-        """Throughput [steps/s]; NaN where the work is not known."""
+        """Throughput [steps/s]; NaN if the work is unknown."""
         return self.work.sps(self.seconds)
 
     @property
@@ -105,7 +105,7 @@ class Prediction:
 
     @property
     def speedups(self) -> tuple[float, float]:
-        """The interval of `speedup` if both this configuration and the baseline were measured now [×]; NaN where not known."""
+        """The interval of `speedup` for a new measurement of both this configuration and the baseline [×]; NaN if unknown."""
         own = math.log1p(self.work.baseline_error / 100)
         low, high = (math.hypot(math.log(end / self.seconds), own) for end in (self.high, self.low))
         return self.speedup * math.exp(-low), self.speedup * math.exp(high)
@@ -117,16 +117,16 @@ class Fit:
 
     Attributes:
         name: its short name, such as `"L"`.
-        formula: what it says, in a line of text: `"T = a + (b + c/e)/r · (1 + κ√(2 ln r))"`.
+        formula: its formula: `"T = a + (b + c/e)/r · (1 + κ√(2 ln r))"`.
         parameters: its fitted parameters by name.
-        mean_error: mean leave-one-out error [%]: of configurations that the fit did not see.
+        mean_error: mean leave-one-out error [%].
         max_error: largest leave-one-out error [%].
         error_margin: standard error of `mean_error` [%].
         solution: the law with its parameters.
-        most: most env runners, envs per runner and N that were measured.
-        least_noise: half-width of the 95 % interval of ln T around a law that fits, by the errors of what was measured.
-        rivals: laws that the data do not tell from it: within one standard error of the least leave-one-out error, as it is.
-        work: what its seconds stand for.
+        most: largest env runners, envs per runner and N measured.
+        least_noise: half-width of the 95 % interval of ln T around a perfect law, from the errors of the measurements.
+        rivals: laws that the data can't distinguish from it: within one standard error of the lowest leave-one-out error, like it.
+        work: the work done in its seconds.
     """
 
     name: str
@@ -142,9 +142,9 @@ class Fit:
     work: Work = Work()
 
     def predict(self, scale: Scale) -> Prediction:
-        """Return what it says of a configuration; NaN where it says nothing.
+        """Return its prediction for a configuration; NaN if it has none.
 
-        The interval spans those of the rivals: where the data leave open which law holds, that is part of the uncertainty.
+        The interval spans those of the rivals: which law is right is part of the uncertainty.
         """
         counts = (max(1, scale.num_env_runners), scale.num_envs_per_env_runner, scale.parallelism)
         r, e = np.array([counts[0]], dtype=float), np.array([counts[1]], dtype=float)
@@ -153,7 +153,7 @@ class Fit:
         if not (math.isfinite(seconds) and seconds > 0):
             return Prediction(scale, extrapolated=extrapolated, work=self.work)
         lows, highs = zip(*(solution.interval(r, e, self.least_noise) for solution in (self.solution, *self.rivals)), strict=True)
-        # A rival without an interval does not count: min and max keep their first value beside NaN.
+        # Rivals without an interval are ignored: min and max keep their first value when compared with NaN.
         return Prediction(scale, seconds, min(lows), max(highs), extrapolated, self.work)
 
 
@@ -164,8 +164,8 @@ class Axis:
     Attributes:
         name: `"env runners"` or `"envs per runner"`.
         serial_fractions: Karp–Flatt's serial fraction at each N measured on the axis, by N.
-        serial_fraction: that of the largest N.
-        limit: Amdahl's limit of the speedup, 1 / s [×]; NaN where there is none.
+        serial_fraction: the serial fraction at the largest N.
+        limit: Amdahl's limit of the speedup, 1 / s [×]; NaN if there is none.
     """
 
     name: str
@@ -176,17 +176,17 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Laws:
-    """All that the measured configurations support.
+    """The scaling laws fitted to the measured configurations.
 
     Attributes:
-        fits: the laws that could be fitted, best leave-one-out error first.
-        chosen: the law to predict with; None where there are too few configurations, or no law fits them.
-        axes: Amdahl along each axis that was measured.
-        limit: lowest and highest limit of the speedup over laws and axes [×]; NaN where there is none.
-        falls_beyond: the scales beyond which measured throughput falls although N grows, with the scale where it has fallen.
-        fitted_to: the scales that they are fitted to.
-        left_out: number of configurations that are left out because their time is not known.
-        work: what the seconds of the laws stand for.
+        fits: the fitted laws, lowest leave-one-out error first.
+        chosen: the law used for predictions; None if there are too few configurations or no law fits them.
+        axes: Amdahl's law along each measured axis.
+        limit: lowest and highest limit of the speedup over laws and axes [×]; NaN if there is none.
+        falls_beyond: pairs of scales: the one with the highest throughput, and a larger one that is slower.
+        fitted_to: the scales used for fitting.
+        left_out: number of configurations left out because their time is unknown.
+        work: the work done in the seconds of the laws.
     """
 
     fits: tuple[Fit, ...]
@@ -199,10 +199,10 @@ class Laws:
     work: Work = Work()
 
     def span(self, scale: Scale) -> tuple[float, float]:
-        """Return the range of speedups that the 95 % intervals of all fitted laws cover together, those of poor laws included [×].
+        """Return the range of speedups covered by the 95 % intervals of all fitted laws, including poor fits [×].
 
-        Which law is right is not known for certain, and outside of what was measured they differ. NaN where none has an interval,
-        or without a baseline.
+        Which law is right is uncertain, and laws diverge outside the measured range. NaN if none has an interval, or without a
+        baseline.
         """
         predictions = [fit.predict(scale) for fit in self.fits]
         known = [each for each in predictions if not math.isnan(each.low)]
@@ -211,19 +211,21 @@ class Laws:
 
 
 def fit_laws(measured: Sequence[Measured], cores: float = NAN, work: Work = Work()) -> Laws:
-    """Return the laws fitted to measured configurations, of which one is 1r×1e or not.
+    """Return the laws fitted to measured configurations, with or without 1r×1e.
 
     Args:
-        measured: one entry a configuration.
-        cores: logical cores that the env runners share; NaN where not known.
-        work: what the seconds of each entry stand for; by default not known, and then no throughput can be predicted.
+        measured: one entry per configuration.
+        cores: logical cores that the env runners share; NaN if unknown.
+        work: the work done in the seconds of each entry; if unknown, throughput can't be predicted.
 
     Raises:
-        ValueError: a scale given twice.
+        ValueError: if a scale is given twice.
     """
     repeated = [str(scale) for scale, times in Counter(one.scale for one in measured).items() if times > 1]
     if repeated:
-        raise ValueError(f"measured has {', '.join(repeated)} more than once; allowed is one entry a scale: join the runs first")
+        raise ValueError(
+            f"measured has {', '.join(repeated)} more than once; allowed is one entry per scale: combine its runs first"
+        )
     known = sorted((one for one in measured if _SECONDS[0] <= one.seconds <= _SECONDS[1]), key=lambda one: one.scale)
     fits = _fits(known, cores if cores >= 1 else NAN, work)
     chosen = _choose(fits)
@@ -277,9 +279,9 @@ def _fits(known: Sequence[Measured], cores: float, work: Work) -> tuple[Fit, ...
 
 
 def _noise(known: Sequence[Measured]) -> float:
-    """Return the half-width of the 95 % interval of ln T of a measurement around its mean, by the median error; 0 for unknown.
+    """Return the half-width of the 95 % interval of ln T around its mean, from the median error; 0 if unknown.
 
-    Errors are those of the difference of two measurements, which has twice the variance.
+    Errors are those of the difference between two measurements, which has twice the variance.
     """
     return median([math.log1p(one.error / 100) for one in known if _is_error(one.error)] or [0.0]) / math.sqrt(2)
 
@@ -290,9 +292,9 @@ def _weights(known: Sequence[Measured]) -> Array:
     typical = median([error for error in errors if error > 0] or [NAN])
     if math.isnan(typical):
         return np.ones(len(known))
-    # An error of 0 or an unknown one is nobody's reason to count for more than the typical.
+    # Errors of 0 and unknown ones are replaced by the typical error, so that they get no extra weight.
     filled = np.log1p([error / 100 if error > 0 else typical / 100 for error in errors])
-    # More than a thousandfold is nothing that a measurement can claim, and overflows.
+    # Weights above 1000 are implausible and could overflow.
     weights: Array = np.minimum(math.log1p(typical / 100) / filled, 1e3)
     return weights
 
@@ -302,12 +304,12 @@ def _is_error(error: float) -> bool:
 
 
 def _near(fits: Sequence[Fit]) -> list[Fit]:
-    """Return those of the fits, best first, within one standard error of the least leave-one-out error."""
+    """Return the fits within one standard error of the lowest leave-one-out error, best first."""
     return [fit for fit in fits if fit.mean_error <= fits[0].mean_error + fits[0].error_margin + _NO_DIFFERENCE]
 
 
 def _choose(fits: Sequence[Fit]) -> Fit | None:
-    """Return the simplest law within one standard error of the least leave-one-out error; None where even that predicts badly."""
+    """Return the simplest law within one standard error of the lowest leave-one-out error; None if no law predicts well."""
     return min(
         (fit for fit in _near(fits) if fit.mean_error <= LARGEST_ERROR),
         key=lambda fit: (fit.solution.law.size, fit.mean_error),
@@ -341,14 +343,14 @@ def _limit(known: Sequence[Measured], fits: Sequence[Fit], axes: Sequence[Axis])
     limits = [limit for limit in limits if not math.isnan(limit)]
     if not limits:
         return NAN, NAN
-    # A law or an axis whose limit has been passed says nothing of where scaling ends.
+    # A limit below a measured speedup is disproved.
     best = formulas.ratio(one_by_one, min(one.seconds for one in known))
     standing = [limit for limit in limits if not limit < best] or [best]
     return min(standing), max(standing)
 
 
 def _limit_of(solution: Solution, one_by_one: float) -> float:
-    """Return the largest speedup that a law knows, at any scale; NaN where it grows on and on."""
+    """Return the largest speedup that a law predicts at any scale; NaN if it grows without bound."""
     counts = np.concatenate((np.arange(1.0, 64.0), 2.0 ** np.arange(6, 41)))
     r, e = (grid.ravel() for grid in np.meshgrid(counts, counts))
     seconds = solution.seconds(r, e)
@@ -359,14 +361,14 @@ def _limit_of(solution: Solution, one_by_one: float) -> float:
 
 
 def _falls(known: Sequence[Measured], noise: float) -> tuple[tuple[Scale, Scale], ...]:
-    """Return, on each line of the grid, the scale of the highest throughput and the first beyond it where it is lower for certain.
+    """Return, for each line of the grid, the fastest scale and the first larger one that is significantly slower.
 
-    An error that is not known is taken as the noise around the chosen law, up to what runs of one configuration differ by
-    typically: a law that does not fit must not hide a fall. The level is 5 % for all comparisons together (Bonferroni).
+    Unknown errors are taken to be the noise around the chosen law, capped at the typical error so that a law that fits poorly
+    can't hide a fall. The significance level is 5 % for all comparisons together (Bonferroni).
 
     Args:
         known: the configurations, by scale.
-        noise: half-width of the 95 % interval of ln T around the chosen law; NaN where not known.
+        noise: half-width of the 95 % interval of ln T around the chosen law; NaN if unknown.
     """
     lines = [*_lines(known, lambda scale: scale.num_envs_per_env_runner), *_lines(known, lambda scale: scale.num_env_runners)]
     comparisons = sum(math.comb(len(line), 2) for line in lines)
@@ -391,9 +393,9 @@ def _falls(known: Sequence[Measured], noise: float) -> tuple[tuple[Scale, Scale]
     return tuple(falls)
 
 
-def _lines(known: Sequence[Measured], held: Callable[[Scale], int]) -> list[list[Measured]]:
-    """Return the configurations in lines along which the count that `held` gives stays the same."""
+def _lines(known: Sequence[Measured], constant: Callable[[Scale], int]) -> list[list[Measured]]:
+    """Return the configurations grouped into lines along which the count returned by `constant` stays the same."""
     lines: dict[int, list[Measured]] = {}
     for one in known:
-        lines.setdefault(held(one.scale), []).append(one)
+        lines.setdefault(constant(one.scale), []).append(one)
     return list(lines.values())

@@ -1,4 +1,4 @@
-"""Which configuration to take, and why."""
+"""Recommends a configuration for a goal."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DEFAULT_RULE
 
 ENOUGH_ITERATIONS: Final = DEFAULT_RULE.warmup_iterations + DEFAULT_RULE.iteration_limit
-"""Iterations after which a trial's throughput is as settled as it gets."""
+"""Iterations after which more would hardly improve a trial's throughput estimate."""
 
 _MOST_REPEATS: Final = 9
-"""The interval of ten runs has a third of the width of one's; who wants it narrower than that is after something else."""
+"""Ten runs narrow the interval to a third of that of one run; more repeats are rarely worth their time."""
 _WORTH_CPUS: Final = 1.1
-"""What noise can't tell apart is still more likely slower where it was measured as slower: a tenth is risked for fewer CPUs."""
+"""Of configurations tied within noise, one measured as slower by up to this factor may be chosen for its fewer CPUs."""
 
-Ground = Literal["fastest", "nearest", "believed", "none"]
-"""Why a configuration is the choice: it is the fastest (or the cheapest of those that noise can't tell from it) that meets the
-goal; none meets it, and it comes nearest; a search believes it to be the best by all measurements; there is no choice."""
+Ground = Literal["fastest", "nearest", "surrogate", "none"]
+"""The reason for a choice: it is the fastest that meets the goal (or the cheapest tied with it); none meets the goal and it comes
+closest; a search estimates it to be the best from all measurements; there is no choice."""
 
 DoubtKind = Literal[
     "nothing measured", "no baseline", "no error", "nothing to compare", "not comparable", "noted", "not alone", "no throughput"
@@ -32,11 +32,11 @@ DoubtKind = Literal[
 
 
 class Doubt(NamedTuple):
-    """What makes a choice less than certain in the measurements themselves, or impossible.
+    """A caveat in the measurements that makes a choice uncertain or impossible.
 
     Attributes:
-        kind: what it is.
-        about: the configurations that it concerns, where it does not concern all or the choice.
+        kind: the kind of caveat.
+        about: the configurations that it concerns, if not all or only the choice.
     """
 
     kind: DoubtKind
@@ -44,13 +44,13 @@ class Doubt(NamedTuple):
 
 
 class Remedy(NamedTuple):
-    """What would settle a verdict that an interval leaves open.
+    """How to settle an undecided verdict.
 
     Attributes:
-        kind: to repeat choice and baseline; to do so without the other programs that disturbed them; more rounds of probes.
-        times: repeats of each, or rounds; infinite where more than `most` would be needed, NaN where the number is not known.
-        most: more than these are not worth it.
-        seconds: time that the repeats take without start-up; NaN where not known.
+        kind: repeat the choice and the baseline; repeat them without interference from other programs; more rounds of probes.
+        times: number of repeats or rounds; infinite if more than `most` would be needed, NaN if unknown.
+        most: the largest number worth the time.
+        seconds: duration of the repeats without start-up; NaN if unknown.
     """
 
     kind: Literal["repeats", "undisturbed repeats", "rounds"]
@@ -61,21 +61,20 @@ class Remedy(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """A choice with what it rests on; `report.wording` puts it in words.
+    """A choice and the reasons for it; `report.decisions` turns it into text.
 
     Attributes:
-        goal: what was asked for.
-        choice: the configuration to take; None where none can be recommended.
-        verdict: whether the choice meets the goal's constraints; undecided where an interval straddles a threshold, and where
-            there is no choice.
-        ground: why it is the choice.
-        peers: the configurations that noise can't tell from the best, the choice included.
-        standings: how the choice stands to each constraint.
-        remedy: what would settle an undecided verdict; None where nothing is left open by an interval.
-        doubts: what makes the choice less than certain; without a choice, what is missing.
-        runner_up: the next best; None where there is none.
-        measure_next: what is predicted of configurations worth measuring before deciding, best first. The prediction is NaN where
-            there is no law or no baseline.
+        goal: the requested goal.
+        choice: the recommended configuration; None if none can be recommended.
+        verdict: whether the choice meets the goal's constraints; undecided if an interval straddles a threshold or there is no
+            choice.
+        ground: the reason for the choice.
+        peers: the configurations tied with the best within noise, including the choice.
+        standings: the choice judged by each constraint.
+        remedy: how to settle an undecided verdict; None if no interval straddles a threshold.
+        doubts: caveats about the choice; without a choice, what is missing.
+        runner_up: the next best; None if there is none.
+        measure_next: predictions for configurations worth measuring before deciding, best first; NaN without a law or baseline.
     """
 
     goal: Goal
@@ -91,19 +90,19 @@ class Recommendation:
 
 
 def recommend(
-    configurations: Sequence[Configuration], goal: Goal, laws: Laws | None = None, believed: Scale | None = None
+    configurations: Sequence[Configuration], goal: Goal, laws: Laws | None = None, surrogate_best: Scale | None = None
 ) -> Recommendation:
-    """Return the recommendation for a goal; where no configuration meets it, `choice` comes nearest and the verdict says so.
+    """Return the recommendation for a goal; if no configuration meets it, the choice is the closest and the verdict "not met".
 
-    A figure decides whether a configuration is a candidate; its interval, whether the verdict is met or undecided. Of the
-    candidates that noise can't tell from the fastest, the cheapest is taken: fewest CPUs, then smallest N. Where there is no
-    candidate, the same goes for those that come equally near, as far as noise lets that be told.
+    Point estimates decide whether a configuration is a candidate; intervals decide whether the verdict is "met" or "undecided". Of
+    the candidates tied with the fastest within noise, the cheapest is chosen: fewest CPUs, then smallest N. Without a candidate,
+    the same applies to those tied for the closest.
 
     Args:
-        configurations: what was measured.
-        goal: what the configuration is for.
-        laws: laws that were fitted to it.
-        believed: the best by all measurements taken together, as a search knows it; where it was measured, it is the choice.
+        configurations: the measured configurations.
+        goal: the goal.
+        laws: the laws fitted to them.
+        surrogate_best: the best according to a search's surrogate of all measurements; if it was measured, it is the choice.
     """
     needs_speedup = goal.min_efficiency is not None or goal.min_speedup is not None
     known = [each for each in configurations if each.speedup > 0]
@@ -112,16 +111,16 @@ def recommend(
     if not known:
         return Recommendation(goal, doubts=(_missing(configurations),))
     best = _best(known, goal)
-    told = next((each for each in known if each.scale == believed), None)
-    choice = told or best.choice
+    estimated = next((each for each in known if each.scale == surrogate_best), None)
+    choice = estimated or best.choice
     stands = tuple(standings(choice, goal))
     baseline = next((each for each in known if each.is_baseline), None)
     return Recommendation(
         goal=goal,
         choice=choice,
         verdict=together(each.verdict for each in stands),
-        ground="believed" if told else "fastest" if best.fits else "nearest",
-        peers=(choice,) if told else tuple(best.peers),
+        ground="surrogate" if estimated else "fastest" if best.fits else "nearest",
+        peers=(choice,) if estimated else tuple(best.peers),
         standings=stands,
         remedy=_remedy(choice, baseline, stands),
         doubts=tuple(_doubts(configurations, choice)),
@@ -131,7 +130,7 @@ def recommend(
 
 
 class _Best(NamedTuple):
-    """The best of a pool, all that noise can't tell from the fastest (or from the nearest), and whether they meet the goal."""
+    """The best of a pool, its peers within noise, and whether they meet the goal."""
 
     choice: Configuration
     peers: list[Configuration]
@@ -139,12 +138,12 @@ class _Best(NamedTuple):
 
 
 def _best(pool: Sequence[Configuration], goal: Goal) -> _Best:
-    """Return the cheapest of those that noise can't tell from the fastest that fits; where none does, of those that are near.
+    """Return the cheapest of those tied with the fastest that meets the goal.
 
-    Near are those that noise can't tell from the nearest, by how far they are from the goal.
+    If none meets it, the pool is reduced to those tied for the smallest distance from the goal.
     """
     fit = [each for each in pool if all(standing.reach >= 1 for standing in standings(each, goal))]
-    # What can't be known, such as RAM that nobody recorded, comes behind what is known to fit.
+    # Configurations with unknown figures, such as unrecorded RAM, rank behind those known to meet the goal.
     fit = fit or [each for each in pool if may_meet(each, goal)]
     if fit:
         fastest = max(fit, key=lambda each: each.sps)
@@ -158,15 +157,15 @@ def _best(pool: Sequence[Configuration], goal: Goal) -> _Best:
 
 
 def tied(one: Configuration, other: Configuration) -> bool:
-    """Return whether the difference of two throughputs is within its 95 % interval (Welch, on logs).
+    """Return whether two throughputs are equal within noise: their difference is within its 95 % interval (Welch, on logs).
 
-    Throughputs, not speedups: the baseline's error is in all speedups alike, and tells nothing about their difference.
+    Throughputs rather than speedups, because all speedups share the baseline's error.
     """
     return abs(math.log(one.sps / other.sps)) <= _noise(one, other)
 
 
 def _as_fast(one: Configuration, fastest: Configuration) -> bool:
-    """Return whether one may be taken for as fast: the less is known, the less is gained by giving up what was measured."""
+    """Return whether one is as fast within noise, and not slower by more than `_WORTH_CPUS` as measured."""
     return tied(one, fastest) and one.sps * _WORTH_CPUS >= fastest.sps
 
 
@@ -175,7 +174,7 @@ def _noise(one: Configuration, other: Configuration) -> float:
 
 
 def _as_near(one: Configuration, nearest: Configuration, goal: Goal) -> bool:
-    """Return whether noise can't tell two by their distance from a goal. Each threshold missed moves with the throughput."""
+    """Return whether two are equally far from a goal within noise. The distance to each missed threshold varies with throughput."""
     (resources, lack, _), (least_resources, least_lack, _) = _distance(one, goal), _distance(nearest, goal)
     missed = sum(each.limit.is_least and each.reach < 1 for each in standings(one, goal))
     return resources == least_resources and lack - least_lack <= missed * _noise(one, nearest)
@@ -187,14 +186,14 @@ def _cost(configuration: Configuration) -> tuple[float, ...]:
 
 
 def _distance(configuration: Configuration, goal: Goal) -> tuple[float, ...]:
-    """Return how far a configuration is from a goal: resources that are not there first, then what it lacks in all."""
+    """Return the distance of a configuration from a goal: excess resources first, then the sum of what it lacks."""
     lacking = [(not each.limit.is_least, -math.log(each.reach)) for each in standings(configuration, goal) if each.reach < 1]
     resources = sum(lack for is_resource, lack in lacking if is_resource)
     return resources, sum(lack for is_resource, lack in lacking if not is_resource), -configuration.sps
 
 
 def ranking(configurations: Sequence[Configuration]) -> list[list[Configuration]]:
-    """Return the configurations in groups, fastest first: those of a group can't be told from its fastest."""
+    """Return the configurations in groups, fastest first: those of a group are tied with its fastest within noise."""
     left = sorted((each for each in configurations if each.sps > 0), key=lambda each: -each.sps)
     groups = []
     while left:
@@ -204,12 +203,12 @@ def ranking(configurations: Sequence[Configuration]) -> list[list[Configuration]
 
 
 def _repeats(choice: Configuration, baseline: Configuration, reach: float) -> int | None:
-    """Return how often to repeat both until a figure's interval leaves a threshold out, if they come out alike; None for too often.
+    """Return how many repeats of both exclude the threshold from a figure's interval if the figure stays; None for too many.
 
     Args:
-        choice: what is judged.
-        baseline: what its speedup is counted against.
-        reach: the figure over the threshold.
+        choice: the configuration to judge.
+        baseline: the baseline of its speedup.
+        reach: figure / threshold.
     """
     for more in range(1, _MOST_REPEATS + 1):
         variance = sum(each.variance * len(each.runs) / (len(each.runs) + more) for each in (choice, baseline))
@@ -221,13 +220,13 @@ def _repeats(choice: Configuration, baseline: Configuration, reach: float) -> in
 
 def _runner_up(known: Sequence[Configuration], choice: Configuration, goal: Goal) -> Configuration | None:
     others = [each for each in known if each is not choice]
-    # Everybody knows the baseline: as an alternative it is worth naming only where there is no other.
+    # The baseline is an obvious alternative: name it only if there is no other.
     others = [each for each in others if not each.is_baseline] or others
     return _best(others, goal).choice if others else None
 
 
 def _missing(configurations: Sequence[Configuration]) -> Doubt:
-    """Return what is missing where no configuration can be judged."""
+    """Return what is missing if no configuration can be judged."""
     if not configurations:
         return Doubt("nothing measured")
     if any(each.sps > 0 for each in configurations):
@@ -254,7 +253,7 @@ def _remedy(choice: Configuration, baseline: Configuration | None, stands: Seque
 
 
 def _rounds(choice: Configuration, reaches: Sequence[float]) -> Remedy:
-    """Return how many more rounds of probes would settle it: an interval narrows with the root of their number."""
+    """Return how many more rounds of probes would settle it: the interval narrows with the square root of their number."""
     rounds = choice.runs[0].steady.iterations
     half_width = math.log1p(choice.speedup_error / 100)
     more = max(rounds * ((half_width / math.log(reach)) ** 2 - 1) if reach != 1 else math.inf for reach in reaches)
@@ -270,14 +269,14 @@ def _doubts(configurations: Sequence[Configuration], choice: Configuration) -> I
         yield Doubt("no error")
     if len(configurations) == 1:
         yield Doubt("nothing to compare")
-    # What is known by throughput alone can't be compared with a choice that has a speedup; its note says why.
+    # A throughput without a speedup can't be compared with a choice that has one; the note gives the reason.
     incomparable = tuple(each for each in configurations if each.sps > 0 and math.isnan(each.speedup) and choice.speedup > 0)
     if incomparable:
         yield Doubt("not comparable", incomparable)
     concerned = [choice, *(each for each in configurations if each.is_baseline and each is not choice), *incomparable]
     if noted := tuple(each for each in concerned if each.note):
         yield Doubt("noted", noted)
-    if beside := tuple(each for each in concerned if any(run.exclusive == 0 for run in each.runs)):
-        yield Doubt("not alone", beside)
+    if concurrent := tuple(each for each in concerned if any(run.exclusive == 0 for run in each.runs)):
+        yield Doubt("not alone", concurrent)
     if unknown := tuple(each for each in configurations if math.isnan(each.sps)):
         yield Doubt("no throughput", unknown)

@@ -1,4 +1,4 @@
-"""What an experiment leaves behind: its runs, sorted by workload, and what had to be left out."""
+"""The data of an experiment: its runs, grouped by workload, and what was left out."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from rl_scaling_callback.core.workload import Workload
 
 
 class Iteration(NamedTuple):
-    """One iteration of a run, as logged. There may be a million: a named tuple is made several times faster than a dataclass.
+    """One iteration of a run, as logged. A named tuple, since there may be a million and a dataclass is several times slower.
 
     Attributes:
         number: its number, from 1.
-        env_steps: env steps sampled in it; NaN where not known.
-        seconds: its duration, evaluation left out where known; NaN where not known.
-        parts: seconds of each of `attribution.RECORDED`; None where they were not measured.
-        measured: True when it is in the steady window; False for warm-up, and before that was decided.
-        since_restore: its number since the trial was started or restored; NaN where not known.
-        exclusive: 1.0 when no other trial ran beside it, 0.0 when one did, NaN where not known.
-        others: cores that other programs kept busy; NaN where not known.
-        healthy: env runners that RLlib held for healthy; NaN where not known.
-        cpu_utilisation: of its node [%]; NaN where not known.
-        ram_utilisation: of its node [%]; NaN where not known.
-        vram_utilisation: of its fullest GPU [%]; NaN where not known.
-        episode_return: mean return of the episodes that ended in it; NaN where not known.
-        lifetime_steps: env steps sampled up to its end; NaN where not known.
+        env_steps: env steps sampled in it; NaN if unknown.
+        seconds: its duration, without evaluation if that is known; NaN if unknown.
+        parts: seconds of each of `attribution.RECORDED`; None if they were not measured.
+        measured: True if it is in the steady window; False for warm-up, and before that was decided.
+        since_restore: its number since the trial was started or restored; NaN if unknown.
+        exclusive: 1.0 if no other trial ran at the same time, 0.0 if one did, NaN if unknown.
+        others: cores that other programs kept busy; NaN if unknown.
+        healthy: env runners that RLlib considered healthy; NaN if unknown.
+        cpu_utilisation: of its node [%]; NaN if unknown.
+        ram_utilisation: of its node [%]; NaN if unknown.
+        vram_utilisation: of its fullest GPU [%]; NaN if unknown.
+        episode_return: mean return of the episodes that ended in it; NaN if unknown.
+        lifetime_steps: env steps sampled up to its end; NaN if unknown.
     """
 
     number: int
@@ -51,21 +51,21 @@ class Iteration(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One trial, summed up in bounded memory.
+    """The summary of one trial, of bounded size.
 
     Attributes:
-        name: the trial's name. Text of a stranger: escape it where it is shown.
+        name: the trial's name. Untrusted text: escape it for display.
         scale: its scale.
         steady: its steady state; `parts` is empty for a trial without the callback.
-        cores: logical cores of the hosts of its env runners; NaN where not known.
-        cpus: CPUs that it held in Ray's books; NaN where not known.
-        cpu_utilisation: mean CPU utilisation of its node over the steady window [%]; NaN where not known.
-        ram_utilisation: the largest RAM utilisation of its node [%]; NaN where not known.
-        vram_utilisation: the same of the memory of its fullest GPU.
-        exclusive: 1.0 when no other trial ran beside it in the steady window, 0.0 when one did, NaN where not known.
-        others: cores that other programs kept busy on its machine, mean over the steady window; NaN where not known.
+        cores: logical cores of the hosts of its env runners; NaN if unknown.
+        cpus: CPUs that Ray allocated to it; NaN if unknown.
+        cpu_utilisation: mean CPU utilisation of its node over the steady window [%]; NaN if unknown.
+        ram_utilisation: the largest RAM utilisation of its node [%]; NaN if unknown.
+        vram_utilisation: the same for the memory of its fullest GPU.
+        exclusive: 1.0 if no other trial ran at the same time in the steady window, 0.0 if one did, NaN if unknown.
+        others: cores that other programs kept busy on its machine, mean over the steady window; NaN if unknown.
         samples: its iterations, thinned to a few hundred.
-        note: what a reader must know about it, such as "ended with an error after 7 iterations"; else "".
+        note: caveats for readers, such as "ended with an error after 7 iterations"; "" for none.
     """
 
     name: str
@@ -84,16 +84,16 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class SpeedCorrection:
-    """How far the machine's speed differed between runs, and what that explains (see `speed_correction`).
+    """The effect of the machine's speed on throughput (see `speed_correction`).
 
     Attributes:
-        slope: by how many percent a run is slower where its learner is slower by one.
-        measured: standard deviation of ln SPS between runs of one configuration, as measured; NaN where it is not known, and the
-            slope is taken to be the usual one.
-        corrected: the same of what the machine's speed does not explain.
-        centre: ln of env runners and of envs per runner, means over the runs.
-        trend: covariance of what may be left of the machine's speed as a trend of ln T over the two logarithms: that over env
-            runners, of the two, and that over envs per runner.
+        slope: by how many percent a run is slower for each percent that its learner is slower.
+        measured: standard deviation of ln SPS between runs of one configuration, as measured; NaN if unknown, in which case the
+            usual slope is used.
+        corrected: the same after the correction.
+        centre: means over the runs of ln env runners and of ln envs per runner.
+        trend: covariance of the trend of ln T over these two logarithms that the machine's speed may have left: variance over env
+            runners, covariance, and variance over envs per runner.
     """
 
     slope: float
@@ -108,7 +108,7 @@ class SpeedCorrection:
         return not math.isnan(self.measured)
 
     def doubt(self, scale: Scale, other: Scale | None = None) -> float:
-        """Return the standard deviation of what that trend makes of ln SPS, beside another scale's or that of the centre."""
+        """Return the standard deviation of ln SPS due to that trend, relative to another scale or to the centre."""
         here, there = _logs(scale), self.centre if other is None else _logs(other)
         r, e = here[0] - there[0], here[1] - there[1]
         return math.sqrt(max(0.0, r * r * self.trend[0] + 2 * r * e * self.trend[1] + e * e * self.trend[2]))
@@ -120,21 +120,20 @@ def _logs(scale: Scale) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """The runs of one workload: what may be compared.
+    """The runs of one workload, which are comparable.
 
     Attributes:
-        title: what was run, for the reader: `"PPO on HalfCheetah-v5"`.
+        title: a title for readers: `"PPO on HalfCheetah-v5"`.
         runs: its runs.
-        baseline: a baseline from outside the experiment, under the name of where it comes from; None to use the runs at the
-            reference scale.
-        facts: what is equal in all its runs, as texts, for the page's provenance: algorithm, env, batch size, CPU, versions.
-        exclusive_phases: False where phases overlap (APPO, IMPALA).
-        waits_are_known: True where the env runners told what they waited for, so that losses are known all the same.
-        timed_iterations: True where an iteration lasts a given time, so that its steps vary.
-        correction: what its runs were corrected for; None where they are as measured.
-        workload: what is equal in all its runs, as it is compared; None where it is not known.
-        gpus: names of the GPUs that its runs use, "" for one that is not named; empty where they use none, None where not known.
-        probed: True where a run is what probes say of a configuration, and its error that of its speedup.
+        baseline: a baseline from outside the experiment, named after its source; None to use the runs at the reference scale.
+        facts: what all its runs have in common, as texts for readers: algorithm, env, batch size, CPU, versions.
+        exclusive_phases: False if phases overlap (APPO, IMPALA).
+        waits_are_known: True if the env runners' waits were recorded, so that losses are known even if phases overlap.
+        timed_iterations: True if iterations have a fixed duration, so that their steps vary.
+        correction: the speed correction applied to its runs; None if they are as measured.
+        workload: the workload that all its runs share; None if unknown.
+        gpus: names of the GPUs that its runs use, "" for an unnamed one; empty if they use none, None if unknown.
+        probed: True if each run summarises the probes of a configuration, with the error of its speedup.
     """
 
     title: str
@@ -152,11 +151,11 @@ class Study:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """Something of an experiment that is in no study.
+    """A trial or file of an experiment that was left out.
 
     Attributes:
         name: the trial or file.
-        reason: why, and what to do where something can be done.
+        reason: why it was left out, and a remedy if there is one.
     """
 
     name: str
@@ -165,12 +164,12 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """Everything that was read from one place.
+    """Everything that was read from one source.
 
     Attributes:
         source: the folder, URI or file.
-        studies: one for each workload, the one with most runs first.
-        left_out: what is in none of them, with the reason.
+        studies: one per workload, the one with the most runs first.
+        left_out: what was left out, with the reasons.
     """
 
     source: str

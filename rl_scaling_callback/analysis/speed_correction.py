@@ -1,8 +1,8 @@
-"""How fast the machine was in each run, as the learner tells: its update is the same work whatever the configuration.
+"""Corrects throughput for the machine's speed in each run, estimated from the learner's update.
 
-On shared and virtual machines the throughput of one configuration differs from run to run by 10 % and more, and the time of the
-learner's update along with it. What goes along with it is the machine's, not the configuration's, and is taken out by an analysis
-of covariance: ln T of each run is regressed, within its configuration, on ln of the learner's time.
+On shared and virtual machines the throughput of one configuration varies between runs by 10 % or more. The time of the learner's
+update varies with it, although it does the same work in every configuration. This common variation is due to the machine and is
+removed by an analysis of covariance: within each configuration, ln T of the runs is regressed on ln of the learner's time.
 
 Source: Fisher, "Statistical Methods for Research Workers", 4th ed., 1932, §49.1; Lavenberg and Welch, Management Science 27(3),
 1981 (control variates).
@@ -27,39 +27,39 @@ from rl_scaling_callback.core.steady import Steady
 
 Correction = Literal["repeated", "always", "never"]
 CORRECTIONS: Final[tuple[Correction, ...]] = get_args(Correction)
-"""When to correct: where repeated runs tell by how much, also where they don't, or never."""
+"""When to correct: if repeated runs show by how much; always; never."""
 
 USUAL_SLOPE: Final = 0.95
-"""By how many percent a run is slower where its learner is by one: 0.92 to 1.00 on three recorded grids (tests/data/grids)."""
+"""By how many percent a run is slower per percent of its learner's slowdown: 0.92 to 1.00 on three grids (tests/data/grids)."""
 
 _LARGEST_DIFFERENCE: Final = math.log(2)
-"""A learner that takes half or twice as long as in other runs says nothing of the machine's speed: that differs by 12 to 16 %."""
+"""A learner that takes half or twice as long as in other runs does not reflect the machine's speed, which varies by 12 to 16 %."""
 
 _LEAST_DOF: Final = 6
 _SURE: Final = 0.99
 _STEEPEST: Final = 1.5
-"""All of a run's time slows down with its learner at most; an estimate far above 1 is of something else."""
+"""At most, a run slows down as much as its learner; a slope far above 1 has another cause."""
 
 
 def correct_speed(study: Study, correction: Correction = "repeated") -> Study:
-    """Return the study with its runs as if the machine had been equally fast in all of them.
+    """Return the study with its runs corrected to equal machine speed.
 
-    Unchanged where the learner's time is not known, or is not that of equal work. Where repeated runs tell how much of the
-    differences is the machine's, a trend of the learner's time over env runners or envs is taken as the configurations' own. Where
-    they don't, throughput is taken to go along with the learner's time as usual, if the correction is `always`.
+    It is unchanged if the learner's time is unknown or its work differs between runs. If repeated runs determine the slope, a trend
+    of the learner's time over env runners or envs is attributed to the configurations. Otherwise the usual slope is applied if the
+    correction is `always`.
 
     Args:
         study: runs of one workload.
         correction: one of `CORRECTIONS`.
 
     Raises:
-        ValueError: another correction.
+        ValueError: if the correction is not one of them.
     """
     check_correction(correction)
     runs = study.runs
     learn_s = np.array([learner_seconds(run.steady) for run in runs])
     steps = [run.steady.env_steps / run.steady.iterations for run in runs if run.steady.iterations]
-    # Updates on batches of other sizes are other work.
+    # Updates on batches of different sizes are different work.
     comparable = all(same_steps(each, steps[0]) for each in steps)
     if correction == "never" or not (len(runs) > 1 and study.exclusive_phases and np.all(learn_s > 0) and comparable):
         return study
@@ -79,18 +79,17 @@ def correct_speed(study: Study, correction: Correction = "repeated") -> Study:
 
 
 def behind(learner_seconds: Sequence[float] | Array) -> Array:
-    """Return by how much the machine was slower in each run than in the mean of all, as ln, by the learner's time of each.
+    """Return how much slower the machine was in each run than on average, as ln, from the learner's times; shape (n,).
 
-    NaN where it does not tell: where the learner's time is not known, or is no measure of the machine's speed, such as one update
-    of several that something else held up.
+    NaN if the learner's time is unknown or does not reflect the machine's speed, such as an update that was held up.
     """
     seconds = np.asarray(learner_seconds, dtype=np.float64)
     logs = np.log(np.where(seconds > 0, seconds, NAN))
     if not np.isfinite(logs).any():
         return logs
     logs[~(np.abs(logs - np.nanmedian(logs)) < _LARGEST_DIFFERENCE)] = NAN
-    told = np.isfinite(logs)
-    return logs - logs[told].mean() if told.sum() > 1 else np.full(len(logs), NAN)
+    known = np.isfinite(logs)
+    return logs - logs[known].mean() if known.sum() > 1 else np.full(len(logs), NAN)
 
 
 def check_correction(correction: str) -> None:
@@ -100,7 +99,7 @@ def check_correction(correction: str) -> None:
 
 
 def learner_seconds(steady: Steady) -> float:
-    """Return the time of the learner's update per env step [s]; NaN where not known."""
+    """Return the time of the learner's update per env step [s]; NaN if unknown."""
     learn_s = steady.parts.get("learn", NAN)
     return learn_s / steady.env_steps if steady.env_steps > 0 else NAN
 
@@ -110,12 +109,12 @@ def _logs(runs: Sequence[Run]) -> Array:
 
 
 def _estimate_correction(runs: Sequence[Run], ahead: Array, inverse: Array) -> SpeedCorrection | None:
-    """Return the correction where its slope within configurations is above 0 for certain; else None.
+    """Return the correction if its slope within configurations is significantly above 0; otherwise None.
 
     Args:
-        runs: runs.
-        ahead: ln of the learner's time of each, less its trend.
-        inverse: what gives the trend's coefficients, multiplied with values of the runs.
+        runs: the runs.
+        ahead: ln of each run's learner time with the trend removed, shape (n,).
+        inverse: pseudo-inverse of the trend's design matrix, shape (3, n).
     """
     groups: dict[object, list[int]] = defaultdict(list)
     for index, run in enumerate(runs):
@@ -134,7 +133,7 @@ def _estimate_correction(runs: Sequence[Run], ahead: Array, inverse: Array) -> S
     variance = float(left @ left) / (dof - 1)
     if not float(stdtrit(dof - 1, _SURE)) * math.sqrt(variance / float(x @ x)) < slope < _STEEPEST:
         return None
-    # Taken as the configurations' own, a trend may still be the machine's, by chance.
+    # A trend attributed to the configurations may still be due to the machine, by chance.
     by_chance = slope**2 * float(ahead @ ahead) / (len(runs) - len(inverse)) * (inverse @ inverse.T)
     centre = _logs(runs).mean(axis=0)
     return SpeedCorrection(

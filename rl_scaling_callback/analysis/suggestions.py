@@ -14,26 +14,26 @@ from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 
 _MOST: Final = 3
-"""How many configurations are named: a batch that is worth the time before the law is fitted anew."""
+"""Maximum number of suggestions: a batch worth measuring before the law is refitted."""
 
 
 def worth_measuring(known: Sequence[Configuration], choice: Configuration, goal: Goal, laws: Laws | None) -> tuple[Prediction, ...]:
-    """Return configurations that may well be better than the choice, as they are predicted, best first; three at most.
+    """Return predictions for up to three configurations that are likely better than the choice, best first.
 
-    They lie between and beyond what was measured, as far as the chosen law predicts without extrapolating, meet the goal and
-    don't take more CPUs than there are. Without a law that predicts throughput, they are the choice doubled along each axis on
-    which nothing larger was measured, and their speedups NaN.
+    They lie between and beyond the measured ones, as far as the chosen law predicts without extrapolating, are predicted to meet
+    the goal and need no more CPUs than available. Without a law that predicts throughput, they are the choice doubled along each
+    axis on which nothing larger was measured, with NaN speedups.
     """
     measured = {each.scale for each in known}
     if laws is None or laws.chosen is None or math.isnan(laws.work.env_steps):
         promising = [Prediction(scale) for scale in _doubled(choice.scale, measured)]
     else:
-        # Where the choice misses the goal, whatever meets it is better. A gain within the law's own error is none to go for.
+        # If the choice misses the goal, anything that meets it is better. A gain within the law's error is not worth measuring.
         to_beat = choice.sps * (1 + laws.chosen.mean_error / 100) if may_meet(choice, goal) else 0.0
         predictions = [laws.chosen.predict(scale) for scale in _between_and_beyond(measured)]
         promising = [each for each in predictions if not each.extrapolated and each.sps > to_beat]
         promising.sort(key=lambda each: -each.sps)
-    # Of CPUs, a configuration takes as many for each env runner as the choice.
+    # Assume as many CPUs per env runner as in the choice.
     runners = choice.scale.num_env_runners
     for_a_runner = (choice.cpus - 1) / runners if runners else 1.0
     most_cpus = _most_cpus(known)
@@ -47,7 +47,7 @@ def worth_measuring(known: Sequence[Configuration], choice: Configuration, goal:
 
 
 def _most_cpus(known: Sequence[Configuration]) -> float:
-    """Return the CPUs that a trial may take here: the cores, or what one has taken already; infinite where not known."""
+    """Return the CPUs available to a trial: the cores, or the most that a trial has used; infinite if unknown."""
     cores = [run.cores for each in known for run in each.runs if run.cores > 0]
     return max([*cores, *(each.cpus for each in known)]) if cores else math.inf
 

@@ -1,4 +1,4 @@
-"""Reads experiments: folders of Tune, its `ResultGrid`, and tables of measurements.
+"""Reads experiments from Tune folders, a `ResultGrid` or CSV files.
 
 >>> from rl_scaling_callback.experiments import read_experiment
 >>> experiment = read_experiment("~/ray_results/my_experiment")  # doctest: +SKIP

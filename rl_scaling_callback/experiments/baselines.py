@@ -1,4 +1,4 @@
-"""The baseline files that a folder holds, and which of them are of a workload that a log tells of."""
+"""Reads baseline files and matches them with logged workloads."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from rl_scaling_callback.storage import ExperimentError, Place
 
 
 def read_baselines(folder: Place) -> tuple[list[Baseline], list[LeftOut]]:
-    """Return the baselines in a folder, and the files that can't be used, with the reason; none where there is no such folder.
+    """Return the baselines in a folder, and the unusable files with the reasons; both are empty if the folder doesn't exist.
 
     Raises:
-        OSError: the storage can't be reached.
+        OSError: if the storage can't be reached.
     """
     baselines: list[Baseline] = []
     left_out: list[LeftOut] = []
@@ -24,20 +24,20 @@ def read_baselines(folder: Place) -> tuple[list[Baseline], list[LeftOut]]:
         try:
             baselines.append(Baseline.from_json(folder.below(name).read()))
         except (BaselineFileError, ExperimentError) as error:
-            left_out.append(LeftOut(name, f"this baseline file can't be used: {error}"))
+            left_out.append(LeftOut(name, f"this baseline file is unusable: {error}"))
     return baselines, left_out
 
 
 def matches(logged: Mapping[str, Any], exact: Mapping[str, Any]) -> bool:
-    """Return whether facts read from a log can be those that a callback saw: what the log tells of them agrees.
+    """Return whether facts read from a log are compatible with those recorded by a callback.
 
-    A log does not tell the algorithm, holds objects as texts, and code by name; a callback sees a hash of it beside the name.
+    A log lacks the algorithm and contains objects as text and code by name; a callback records the name and a hash of the code.
     """
-    if "algorithm" not in exact:  # the user's name for it is all that is known
+    if "algorithm" not in exact:  # only a user-defined name is known
         return False
     algorithm = logged.get("algorithm")
-    told = logged.keys() & exact.keys() - {"algorithm"}
-    return algorithm in (None, last_name(_name(exact["algorithm"]))) and all(_agree(logged[name], exact[name]) for name in told)
+    common = logged.keys() & exact.keys() - {"algorithm"}
+    return algorithm in (None, last_name(_name(exact["algorithm"]))) and all(_agree(logged[name], exact[name]) for name in common)
 
 
 def _agree(logged: Any, exact: Any) -> bool:
@@ -46,16 +46,16 @@ def _agree(logged: Any, exact: Any) -> bool:
     if isinstance(logged, list) and isinstance(exact, list):
         return len(logged) == len(exact) and all(map(_agree, logged, exact))
     if isinstance(exact, str) and not isinstance(logged, str):
-        return bool(_name(exact) != exact)  # the hash of an array, which a log has as numbers
+        return bool(_name(exact) != exact)  # the hash of an array, which is logged as numbers
     is_text_of_object = isinstance(logged, str) and (logged.startswith("<") or not isinstance(exact, str))
     return is_text_of_object or bool(logged in (exact, _name(exact)))
 
 
 def _name(label: Any) -> Any:
-    """Return the name in a label of code, without version and hash."""
+    """Return the name in a code label, without version and hash."""
     return label.partition(" ")[0] if isinstance(label, str) else label
 
 
 def last_name(dotted: object) -> str:
-    """Return a class's own name; a name without a module stays as it is."""
+    """Return the class name without its module."""
     return str(dotted).rpartition(".")[2]

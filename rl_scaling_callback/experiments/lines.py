@@ -1,4 +1,4 @@
-"""Reads the results of a trial, line by line, from the `result.json` that Tune writes."""
+"""Reads the results of a trial line by line from Tune's `result.json`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _LONGEST: Final = 32 << 20
 
 
 class ResultLines:
-    """The results in a file, in order; `result["config"]`, which RLlib repeats in each, is the same object while it is equal.
+    """The results in a file, in order. Equal consecutive `result["config"]`, which RLlib repeats in each, share one object.
 
     Attributes:
-        damaged: lines that could not be read, or are longer than a result is; a half-written last one not counted.
+        damaged: number of lines that are unreadable or too long, not counting an incomplete last line.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -31,7 +31,7 @@ class ResultLines:
             try:
                 result = _loads(line)
                 if isinstance(result, dict) and (found := result.get("config")) != config:
-                    repr(found)  # What is nested too deeply for that breaks others than orjson, too.
+                    repr(found)  # Raises RecursionError for configs nested too deeply for other code.
                     config = found
             except (ValueError, RecursionError):
                 result = None
@@ -43,7 +43,7 @@ class ResultLines:
                 self.damaged += line.endswith(b"\n")
 
     def _ends(self, line: bytes) -> bool:
-        """Return whether a line that is too long has an end, and skip to it."""
+        """Skip to the end of a line that is too long; return whether it is terminated."""
         while line and not line.endswith(b"\n"):
             line = self._stream.readline(_LONGEST)
         return bool(line)
@@ -55,7 +55,7 @@ def _loads(text: bytes) -> Any:
     except ValueError:
         pass
     try:
-        # Tune writes NaN, which is not JSON. Python's own reader knows it, and is three times slower.
+        # Tune writes NaN, which is not valid JSON. The json module accepts it, but is three times slower.
         return orjson.loads(text.replace(b'": NaN', b'": null'))
     except ValueError:
         return json.loads(text.decode("utf-8", "replace"))

@@ -1,4 +1,4 @@
-"""From the iterations of a run to its record."""
+"""Summarises the iterations of a run."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _FIRST_SAMPLES: Final = 50
 
 
 def sum_up(iterations: Sequence[Iteration], rule: SteadyRule, *, learns_after: float = 0.0, **known: Any) -> Run:
-    """Return the record of a run.
+    """Return the summary of a run.
 
     Args:
         iterations: its iterations in order.
-        rule: when it counts as warm and steady.
-        learns_after: env steps that are sampled before learning starts.
-        known: further fields of `Run`: its name, scale, note and so on.
+        rule: the rule for warm-up and steady state.
+        learns_after: env steps sampled before learning starts.
+        known: further fields of `Run`, such as name, scale and note.
     """
     window = SteadyWindow(rule, learns_after=learns_after)
-    # One iteration without parts makes their sums unknown: a smaller sum would be wrong.
+    # If one iteration lacks parts, their sums are unknown.
     unknown = dict.fromkeys(RECORDED, NAN) if any(each.parts for each in iterations) else {}
     measured: list[Iteration] = []
     samples: list[Iteration] = []
@@ -49,7 +49,7 @@ def sum_up(iterations: Sequence[Iteration], rule: SteadyRule, *, learns_after: f
 
 
 def _kept(count: int) -> set[int]:
-    """Return the indices of the iterations to keep for pictures: all of few; of many the first, and the rest evenly to the last."""
+    """Return the indices of the iterations to keep for figures: the first ones, and the rest evenly spaced up to the last."""
     if count <= _MOST_SAMPLES:
         return set(range(count))
     rest = _MOST_SAMPLES - _FIRST_SAMPLES

@@ -1,4 +1,4 @@
-"""Reads an experiment from wherever it lies."""
+"""Reads an experiment from any source."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def read_experiment(
     rule: SteadyRule = DEFAULT_RULE,
     progress: Callable[[int, int], None] | None = None,
 ) -> Experiment:
-    """Return the runs of an experiment, sorted by workload, and what had to be left out, with the reason.
+    """Return the runs of an experiment, grouped by workload, and what was left out, with the reasons.
 
-    One trial is in memory at a time. Trials need not have used the callback: RLlib's own results hold steps and seconds.
+    Only one trial is in memory at a time. Trials need not have used the callback: RLlib's own results contain steps and seconds.
 
     Args:
         source: path or URI of an experiment's folder or of a CSV file (see `table`), or a Tune `ResultGrid`.
-        reference: scale of the reference. Where no run has it, a baseline that the experiment recorded takes its place.
-        rule: when a run counts as warm and steady. In a CSV file everything is measured: its warm-up is none.
-        progress: called after each trial with the number of trials read and of all there are.
+        reference: scale of the reference. If no run has it, a baseline recorded by the experiment is used instead.
+        rule: the rule for warm-up and steady state. CSV files are taken to contain no warm-up.
+        progress: called after each trial with the number of trials read and the total.
 
     Raises:
-        ExperimentError: nothing can be read there; the text says why and what to do.
+        ExperimentError: if nothing can be read; the message gives the reason and a remedy.
     """
     place = Place.of(source)
     try:

@@ -1,4 +1,4 @@
-"""Reads a table of measurements: a CSV file with a row for each iteration or configuration."""
+"""Reads measurements from a CSV file with one row per iteration or configuration."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from rl_scaling_callback.experiments.recording import sum_up
 from rl_scaling_callback.storage import ExperimentError, Place
 
 COLUMNS: Final = ("num_env_runners", "num_envs_per_env_runner", "env_steps", "time_this_iter_s")
-"""The usual columns of a table. `num_envs_per_env_runner` is 1 where it is missing; `sps` may stand for either of the last two, or
-for both: then iterations count as equally long in env steps. Further columns are passed over."""
+"""The usual columns of a table. `num_envs_per_env_runner` defaults to 1. `sps` can replace either of the last two, or both, in
+which case all iterations are assumed to have equally many env steps. Other columns are ignored."""
 
 
 def read_table(place: Place, *, rule: SteadyRule) -> Experiment:
     """Return the experiment in a CSV file with columns such as `COLUMNS`.
 
-    Rows of one configuration are the iterations of one run. All are measured: a table has no warm-up to skip.
+    Rows of one configuration are the iterations of one run. All of them count: a table is taken to contain no warm-up.
 
     Args:
         place: the file.
-        rule: when a run counts as precise enough.
+        rule: the rule for the required precision.
 
     Raises:
-        ExperimentError: a column is missing, no row can be read, or it is too large.
-        OSError: the file can't be read.
+        ExperimentError: if a column is missing, no row can be read, or the file is too large.
+        OSError: if the file can't be read.
     """
     runs: dict[Scale, list[Iteration]] = {}
     left_out: list[LeftOut] = []
     try:
-        # Spreadsheets put a byte order mark first.
+        # Spreadsheets write a byte order mark.
         rows = csv.DictReader(io.StringIO(place.read().decode("utf-8-sig"), newline=""), skipinitialspace=True)
         _check(place, rows.fieldnames or ())
         for row in rows:
@@ -51,7 +51,7 @@ def read_table(place: Place, *, rule: SteadyRule) -> Experiment:
     except (UnicodeDecodeError, csv.Error) as error:
         raise ExperimentError(f"{place.text} is not a CSV file in UTF-8 ({error}). {_WANTED}") from None
     if not runs:
-        reason = f"no row of it can be read ({left_out[0].reason})" if left_out else "it has no rows"
+        reason = f"no row can be read ({left_out[0].reason})" if left_out else "it has no rows"
         raise ExperimentError(f"{place.text}: {reason}. {_WANTED}")
     measured = replace(rule, warmup_iterations=0)
     found = [sum_up(iterations, measured, name=str(scale), scale=scale) for scale, iterations in runs.items()]
@@ -62,8 +62,8 @@ def read_table(place: Place, *, rule: SteadyRule) -> Experiment:
 
 
 _WANTED: Final = (
-    f"A table has the columns {','.join(COLUMNS)}, and a row for each iteration. sps will do in place of env_steps, "
-    "time_this_iter_s or both, and num_envs_per_env_runner is 1 where it is missing."
+    f"Expected are the columns {','.join(COLUMNS)} and one row per iteration. sps can replace env_steps, "
+    "time_this_iter_s or both; num_envs_per_env_runner defaults to 1."
 )
 
 
@@ -77,7 +77,7 @@ def _check(place: Place, header: object) -> None:
 
 
 def _read(row: Mapping[str, str]) -> tuple[Scale, float, float]:
-    """Return the scale, env steps and seconds of a row; where only its SPS is known, of one env step."""
+    """Return the scale, env steps and seconds of a row; for one env step if only SPS is known."""
     runners, envs, *work = COLUMNS
     scale = Scale(int(row[runners]), int(row.get(envs, "1")))
     given = [column for column in work if column in row]
@@ -86,11 +86,11 @@ def _read(row: Mapping[str, str]) -> tuple[Scale, float, float]:
     env_steps = known.get("env_steps", sps * known["time_this_iter_s"] if "time_this_iter_s" in known else 1.0)
     seconds = known.get("time_this_iter_s", ratio(env_steps, sps))
     if not (env_steps > 0 and is_measurable(env_steps, seconds)):
-        told = " and ".join(f"{column} is {row[column]!r}" for column in known)
-        raise ValueError(f"{told}; allowed are 1 to 1e15 env steps in 1e-9 to 1e9 s")
+        given_values = " and ".join(f"{column} is {row[column]!r}" for column in known)
+        raise ValueError(f"{given_values}; allowed are 1 to 1e15 env steps in 1e-9 to 1e9 s")
     return scale, env_steps, seconds
 
 
 def _without_steps(run: Run) -> Run:
-    """Return a run of which only the throughput is known."""
+    """Return the run with only its throughput known."""
     return replace(run, steady=replace(run.steady, env_steps=NAN, seconds=NAN), samples=())

@@ -38,22 +38,22 @@ _USED: Final = (
 
 
 _SUSPICIOUS: Final = 50.0
-"""How many times as long as typical an iteration is that gets a note. It counts: without the callback, nobody knows better."""
+"""Iterations longer than this many times the median get a note. They still count, since the cause is unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRead:
-    """What the folder of a trial says.
+    """A trial read from its folder.
 
     Attributes:
-        run: its record.
-        facts: its workload, hardware not included: results don't tell it.
-        workload: id of its workload, as its callback saw it, hardware included; "" where not known.
-        host: name of the Algorithm's host; "" where not known.
-        unit_sps: what its callback compared with in the end, per unit of parallelism [steps/s]; NaN for nothing.
-        exclusive_phases: False where phases overlap.
-        waits_are_known: True where they do and its env runners told what they waited for.
-        timed_iterations: True where an iteration lasts a given time.
+        run: its summary.
+        facts: its workload without the hardware, which results lack.
+        workload: id of its workload including the hardware, as recorded by its callback; "" if unknown.
+        host: name of the Algorithm's host; "" if unknown.
+        unit_sps: the final baseline of its callback, per unit of parallelism [steps/s]; NaN if there was none.
+        exclusive_phases: False if phases overlap.
+        waits_are_known: True if phases overlap and the env runners' waits were recorded.
+        timed_iterations: True if iterations have a fixed duration.
     """
 
     run: Run
@@ -67,15 +67,15 @@ class TrialRead:
 
 
 def read_trial(folder: Place, files: Collection[str], rule: SteadyRule) -> TrialRead | LeftOut:
-    """Return what a trial's folder says, or why the trial is left out.
+    """Return the trial in a folder, or the reason why it is left out.
 
     Args:
         folder: the trial's folder.
         files: names of the files in it.
-        rule: when its run counts as warm and steady.
+        rule: the rule for warm-up and steady state.
 
     Raises:
-        OSError: the storage can't be reached.
+        OSError: if the storage can't be reached.
     """
     failed = any(name in files for name in _ERRORS)
     log = _Log()
@@ -95,16 +95,16 @@ def read_trial(folder: Place, files: Collection[str], rule: SteadyRule) -> Trial
 
 def _why_nothing(has_results: bool, failed: bool, damaged: int) -> str:
     if failed:
-        return "it ended with an error before its first iteration was done; error.txt in its folder says which"
+        return "it ended with an error before its first iteration was done; see error.txt in its folder"
     if damaged:
         return f"none of the {damaged} lines of its {RESULTS} can be read"
     if has_results:
-        return "no iteration has been reported: it has not got that far, or was stopped before"
-    return f"there is no {RESULTS} in its folder: it has not started, or Tune's JSON logger is switched off"
+        return "no iteration was reported: it has not completed one yet, or was stopped before"
+    return f"there is no {RESULTS} in its folder: it has not started, or Tune's JSON logger is disabled"
 
 
 class _Log:
-    """Collects the results of one trial: a few numbers of each."""
+    """Collects a few numbers of each result of a trial."""
 
     def __init__(self) -> None:
         self.iterations: list[Iteration] = []
@@ -125,7 +125,7 @@ class _Log:
         self._changed = 0
 
     def configure(self, logged: object) -> None:
-        """Take in the config as logged; where another workload or scale begins, what came before no longer counts."""
+        """Update the logged config; if the workload or scale changes, discard all earlier iterations."""
         if logged is self._logged or not isinstance(logged, Mapping):
             return
         config = rllib.read_logged_config(logged)
@@ -135,7 +135,7 @@ class _Log:
         self._logged, self.config = logged, config
 
     def add(self, result: Mapping[str, Any]) -> None:
-        """Take in a result. A restored trial repeats iterations that it lost: the later ones count."""
+        """Add a result. If a restored trial repeats iterations, the later ones count."""
         changed = self._changed
         self.configure(result.get("config"))
         if self._changed > changed:
@@ -150,8 +150,8 @@ class _Log:
         read = rllib.read_measured(result, scaling, self._lifetimes[-1] if self._lifetimes else NAN)
         self._problem = self._problem or read.problem
         self._lifetimes.append(read.lifetime)
-        told = (scaling.get(name, NAN) for name in ("learner/busy", "time/learn"))
-        self._overlaps.append((read.env_steps, read.seconds, *told))
+        learner = (scaling.get(name, NAN) for name in ("learner/busy", "time/learn"))
+        self._overlaps.append((read.env_steps, read.seconds, *learner))
         self._evaluation_is_known = self._evaluation_is_known and read.evaluation_is_known
         self.iterations.append(
             Iteration(
@@ -184,13 +184,13 @@ class _Log:
         self._unit_sps = scaling.get("baseline_sps", NAN) if self._comparable == 1 else NAN
 
     def read(self, name: str, rule: SteadyRule, failed: bool) -> TrialRead | LeftOut:
-        """Return what the results say together."""
+        """Return the trial, or the reason why it is left out."""
         if not rllib.samples_env(self.config):
             return LeftOut(name, "it learns from recorded data (offline): it samples no env steps, so there is no throughput")
         try:
             scale = rllib.read_scale(self.config)
         except ValueError as error:
-            return LeftOut(name, f"its config does not say its scale: {error}. Is it a trial of RLlib?")
+            return LeftOut(name, f"its config has no valid scale: {error}. Is it an RLlib trial?")
         run = sum_up(
             self.iterations,
             rule,
@@ -204,9 +204,9 @@ class _Log:
             return LeftOut(name, self._why_not_steady(rule, failed))
         healthy = [each.healthy for each in self.iterations[rule.warmup_iterations :] if each.healthy < scale.num_env_runners]
         if len(healthy) > run.steady.iterations / 2:
-            worked = f"only {median_low(healthy):.0f} of its {scale.num_env_runners} env runners worked"
+            worked = f"only {median_low(healthy):.0f} of its {scale.num_env_runners} env runners were healthy"
             return LeftOut(
-                name, f"{worked} in most iterations: its throughput is not that of {scale}. Ray's logs say what became of them"
+                name, f"{worked} in most iterations: its throughput is not that of {scale}. See Ray's logs for the cause"
             )
         return TrialRead(
             run=run,
@@ -222,26 +222,26 @@ class _Log:
     def _note(self, failed: bool) -> str:
         iterations = len(self.iterations)
         notes = []
-        # A trial that Tune tried again after an error keeps the file.
+        # The error file remains if Tune retried the trial.
         if failed and not (self._last and self._last.done):
             notes.append(f"ended with an error after {iterations} iterations")
         if self._changed:
-            notes.append(f"its config changed while it ran: only what came since iteration {self.iterations[0].number} counts")
+            notes.append(f"its config changed while it ran: only iterations from {self.iterations[0].number} on count")
         if self.damaged:
             lines = "line of its {} is" if self.damaged == 1 else "lines of its {} are"
             notes.append(f"{self.damaged} damaged {lines.format(RESULTS)} left out")
         if rllib.evaluates(self.config) and not self._evaluation_is_known:
-            notes.append("its iterations include evaluation, whose time is not known without the callback")
+            notes.append("its iterations include evaluation, whose time is unknown without the callback")
         seconds = [each.seconds for each in self.iterations if each.seconds > 0]
         if seconds and max(seconds) > _SUSPICIOUS * median_low(seconds):
             notes.append(
-                f"one of its iterations took {max(seconds):,.0f} s where {median_low(seconds):,.3g} s are typical: "
-                "was the machine suspended, or its clock set?"
+                f"one of its iterations took {max(seconds):,.0f} s, while {median_low(seconds):,.3g} s is typical: "
+                "was the machine suspended or its clock changed?"
             )
         if self._drift > 0 or self._drift < 0:
-            notes.append(f"the cost of sampling an env step changed by {self._drift:+.0f} % while it ran: so did its efficiency")
+            notes.append(f"its sampling cost per env step changed by {self._drift:+.0f} % while it ran, and so did its efficiency")
         if self._comparable == 0:
-            notes.append("its callback found no baseline that it is comparable with: workload, hardware or steps differ")
+            notes.append("its callback found no comparable baseline: workload, hardware or steps differ")
         return "; ".join(notes)
 
     def _why_not_steady(self, rule: SteadyRule, failed: bool) -> str:
@@ -258,12 +258,12 @@ class _Log:
 
 
 def _limits(iterations: Sequence[tuple[float, ...]]) -> str:
-    """Return which of sampling and learning limits a trial where they overlap, and at which throughput; "" where not known.
+    """Return whether sampling or learning limits a trial in which they overlap, and at which throughput; "" if unknown.
 
-    The learner would take as many env steps more as it is idle. Env runners would sample as many more as they wait for it.
+    The learner could process more env steps while it is idle, and env runners could sample more while they wait for it.
 
     Args:
-        iterations: env steps, seconds, seconds in which the learner updated, and in which env runners waited for it.
+        iterations: for each, env steps, seconds, seconds of learner updates, and seconds that env runners waited for the learner.
     """
     known = [each for each in iterations if all(value >= 0 for value in each)]
     env_steps, seconds, busy, waited = map(sum, zip(*known, strict=True)) if known else (0.0, 0.0, 0.0, 0.0)
@@ -272,7 +272,7 @@ def _limits(iterations: Sequence[tuple[float, ...]]) -> str:
         return ""
     which = "the learner limits" if learner < sampling else "sampling limits"
     share = f"busy {min(1.0, busy / seconds):.0%} of the time"
-    return f"{which}: the learner can take {learner:,.0f} steps/s ({share}), the env runners can give {sampling:,.0f}"
+    return f"{which}: the learner can process {learner:,.0f} steps/s ({share}), the env runners can sample {sampling:,.0f}"
 
 
 def _work_of(config: Mapping[str, Any]) -> tuple[Scale, dict[str, Any]] | None:
@@ -283,10 +283,10 @@ def _work_of(config: Mapping[str, Any]) -> tuple[Scale, dict[str, Any]] | None:
 
 
 def _algorithm(name: str, config: Mapping[str, Any]) -> str | None:
-    """Return the algorithm from a folder's name as Tune makes it, `PPO_CartPole-v1_4bb93_…`; None where it has another."""
+    """Return the algorithm from Tune's default folder name, `PPO_CartPole-v1_4bb93_…`; None for other names."""
     env = config.get("env")
     if isinstance(env, str):
-        # Tune writes a class's own name, and no slash.
+        # Tune writes the class name without its module, and replaces slashes.
         for written in (env.replace("/", "_"), env.rpartition(".")[2]):
             algorithm, found, _ = name.partition(f"_{written}_")
             if found and algorithm:

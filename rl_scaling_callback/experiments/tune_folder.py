@@ -1,4 +1,4 @@
-"""Reads the folder of a Tune experiment: a study for each workload, and what is left out."""
+"""Reads the folder of a Tune experiment into one study per workload."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _SHOWN: Final = (
     "enable_env_runner_and_connector_v2", "gym_env_vectorize_mode", "model_config", "model", "policies", "num_learners",
     "num_gpus_per_learner", "num_gpus", "observation_filter", "training_intensity", "callbacks", *CIRCUMSTANCES,
 )  # fmt: skip
-"""Facts that a page shows, of some 150."""
+"""The facts to show, out of about 150."""
 
 _SOFTWARE: Final = ("torch", "python", "platform")
-"""What the provenance of a baseline file adds to a study's facts."""
+"""Provenance of a baseline file that is added to a study's facts."""
 
-_MOST_TOLD_APART: Final = 3
+_MOST_DIFFERENCES: Final = 3
 
 _LONGEST_TEXT: Final = 120
 
@@ -45,12 +45,12 @@ def read_folder(
     Args:
         folder: the experiment's folder.
         reference: scale of the reference.
-        rule: when a run counts as warm and steady.
-        progress: called after each trial with the number of trials read and of all there are.
+        rule: the rule for warm-up and steady state.
+        progress: called after each trial with the number of trials read and the total.
 
     Raises:
-        ExperimentError: there is no trial in it.
-        OSError: the storage can't be reached.
+        ExperimentError: if it contains no trial.
+        OSError: if the storage can't be reached.
     """
     trials = _trial_folders(folder)
     baselines, left_out = read_baselines(folder.below(EXPERIMENT_SUBDIRECTORY))
@@ -70,18 +70,18 @@ def read_folder(
 
 
 def _trial_folders(folder: Place) -> list[tuple[Place, list[str]]]:
-    """Return the folders of the trials, and the names of the files in each."""
+    """Return the folders of the trials with the names of the files in each."""
     folders, files = folder.names()
     all_folders = [(below, below.names()[1]) for below in map(folder.below, folders)]
     trials = [(below, names) for below, names in all_folders if RESULTS in names or PARAMS in names]
     if trials:
         return trials
     if RESULTS in files:
-        raise ExperimentError(f"{folder.text} is the folder of one trial; pass the experiment's folder, in which it lies")
+        raise ExperimentError(f"{folder.text} is the folder of one trial; pass the folder of the experiment, which contains it")
     for below, names in all_folders:
         if any(name.startswith("experiment_state-") for name in names):
-            raise ExperimentError(f"{folder.text} holds experiments, not trials; pass one of them, such as {below.text}")
-    what = "it holds no trial" if folders or files else "it is empty"
+            raise ExperimentError(f"{folder.text} contains experiments, not trials; pass one of them, such as {below.text}")
+    what = "it contains no trial" if folders or files else "it is empty"
     raise ExperimentError(
         f"{folder.text} is not the folder of an experiment: {what} (a folder with a {RESULTS}). "
         "Tune writes one for each trial once it starts; pass storage_path/name of its RunConfig."
@@ -89,11 +89,11 @@ def _trial_folders(folder: Place) -> list[tuple[Place, list[str]]]:
 
 
 def _by_workload(read: Iterable[TrialRead], baselines: Sequence[Baseline]) -> list[_Group]:
-    """Return the trials of each workload with its facts, the hardware among them where it is known."""
+    """Return the trials of each workload with its facts, including the hardware if known."""
     hardware: dict[str, dict[str, Any]] = {}
     for baseline in baselines:
         known = {fact: baseline.workload.facts[fact] for fact in CIRCUMSTANCES if fact in baseline.workload.facts}
-        # Under the workload's id for trials that tell theirs, under the host's name for those that don't.
+        # Keyed by workload id, and by host name for trials whose workload id is unknown.
         for name in (baseline.workload.id, baseline.provenance.get("host", "")):
             hardware.setdefault(name, {}).update(known)
     ids: dict[tuple[str, str], set[str]] = {}
@@ -104,7 +104,7 @@ def _by_workload(read: Iterable[TrialRead], baselines: Sequence[Baseline]) -> li
     for trial in read:
         config = Workload(trial.facts).id
         same = ids[config, trial.host]
-        # A trial without the callback is of the one workload that others on its host are of.
+        # A trial without the callback has the workload of the others on its host if they share one.
         workload = trial.workload or (next(iter(same)) if len(same) == 1 else "")
         known = hardware.get(workload) or hardware.get(trial.host, {})
         trial = replace(trial, run=replace(trial.run, cores=number(known.get("cores"))))
@@ -113,7 +113,7 @@ def _by_workload(read: Iterable[TrialRead], baselines: Sequence[Baseline]) -> li
             groups.setdefault(key, ({**trial.facts, **known}, []))[1].append(trial)
         else:
             unknown.append(trial)
-    # Trials on a host that nothing is known of are taken to be on the same hardware, where only one is known.
+    # Trials on unknown hosts are assumed to run on the known hardware if there is only one kind.
     for trial in unknown:
         alike = [trials for _, trials in groups.values() if any(other.facts == trial.facts for other in trials)]
         if len(alike) == 1:
@@ -154,33 +154,34 @@ def _gpus(facts: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 
 def _given(facts: Mapping[str, Any], trials: Sequence[TrialRead], baselines: Sequence[Baseline], reference: Scale) -> Run | None:
-    """Return the baseline that the experiment recorded for a workload: its file, else what its trials compared with."""
+    """Return the baseline recorded for a workload: from its file, or the one that its trials compared with."""
     ids = {trial.workload for trial in trials} - {""}
     for baseline in baselines:
         is_theirs = baseline.workload.id in ids if ids else matches(facts, baseline.workload.facts)
         if baseline.scale == reference and is_theirs:
-            said = baseline.provenance
-            source = f"baseline file of the experiment: {said.get('trial', 'unknown trial')}, {said.get('time', 'unknown time')}"
+            provenance = baseline.provenance
+            trial, time = provenance.get("trial", "unknown trial"), provenance.get("time", "unknown time")
+            source = f"baseline file of the experiment: {trial}, {time}"
             return Run(name=source, scale=reference, steady=baseline.steady)
     recorded = [trial.unit_sps for trial in trials if trial.unit_sps > 0]
     if not recorded:
         return None
-    # The last trial met the baseline in its most refined form. Nothing but its throughput is known.
+    # The last trial used the most refined baseline. Only its throughput is known.
     sps = recorded[-1] * reference.parallelism
     steady = Steady(sps=sps, error=NAN, iterations=0, env_steps=NAN, seconds=NAN, converged=False, settled=False)
-    return Run(name="baseline_sps, as the trials' callback recorded it", scale=reference, steady=steady)
+    return Run(name="baseline_sps as recorded by the trials", scale=reference, steady=steady)
 
 
 def _titles(groups: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a title for each workload, with what tells it apart from others of the same algorithm and env."""
+    """Return a title for each workload, with what distinguishes it from others of the same algorithm and env."""
     plain = [_title(facts) for facts in groups]
     titles = []
     for facts, title in zip(groups, plain, strict=True):
         same = [other for other, its in zip(groups, plain, strict=True) if its == title]
         names = sorted({name for other in same for name in other})
         apart = [name for name in names if any(other.get(name) != facts.get(name) for other in same)]
-        told = ", ".join(f"{name}: {_text(facts.get(name))}" for name in apart[:_MOST_TOLD_APART])
-        titles.append(f"{title} ({told})" if told else title)
+        difference = ", ".join(f"{name}: {_text(facts.get(name))}" for name in apart[:_MOST_DIFFERENCES])
+        titles.append(f"{title} ({difference})" if difference else title)
     return titles
 
 

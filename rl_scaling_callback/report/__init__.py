@@ -1,4 +1,4 @@
-"""Shows what was found: text, tables, pictures, a page and TensorBoard's curve. What is heavy is imported when it is used."""
+"""Report formats: terminal, Markdown, JSON, HTML page, figures and a TensorBoard curve. Heavy imports are deferred."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rl_scaling_callback.report.terminal import print_report, print_so_far
 
 PAGE: Final = "scaling_report.html"
-"""The page's name in the experiment's folder."""
+"""File name of the page in the experiment's folder."""
 
 __all__ = [
     "PAGE",

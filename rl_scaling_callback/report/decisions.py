@@ -1,4 +1,4 @@
-"""Puts the decisions of `analysis` in words: goals, recommendations and the checklist."""
+"""Turns the decisions of `analysis` into text: goals, recommendations and the checklist."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TO_GET_A_BASELINE: Final = (
     "or give ScalingCallback a baseline_dir or baseline_sps."
 )
 _TO_GET_A_THROUGHPUT: Final = (
-    f"The first {DEFAULT_RULE.warmup_iterations} iterations of a trial are warm-up: let it run {ENOUGH_ITERATIONS}."
+    f"The first {DEFAULT_RULE.warmup_iterations} iterations of a trial are warm-up: run it for {ENOUGH_ITERATIONS}."
 )
 
 
@@ -35,7 +35,7 @@ _FIGURES: Final[Mapping[str, tuple[str, int, str]]] = {
 
 
 def goal_text(goal: Goal) -> str:
-    """Return what a goal asks for: `"the largest speedup with efficiency ≥ 80 %"`."""
+    """Return a goal's objective: `"the largest speedup with efficiency ≥ 80 %"`."""
     return f"the largest speedup with {_asked(goal.limits)}" if goal.limits else "the largest speedup"
 
 
@@ -49,7 +49,7 @@ def _limit(limit: Limit) -> str:
 
 
 def _lacking(stands: Iterable[Standing]) -> str:
-    """Return the constraints that are missed, and by how much: `"speedup ≥ 2.5× by 0.09×"`; "" for none."""
+    """Return the constraints that are missed and by how much: `"speedup ≥ 2.5× by 0.09×"`; "" for none."""
     missed = [(each, _FIGURES[each.limit.figure][2].replace("%", "points")) for each in stands if each.reach < 1]
     return listed(
         f"{_limit(each.limit)} by {number(abs(each.limit.value - each.value), 2, unit, digits=2)}" for each, unit in missed
@@ -60,20 +60,20 @@ def _lacking(stands: Iterable[Standing]) -> str:
 
 
 def choice_text(recommendation: Recommendation) -> str:
-    """Return what to take, with its figures."""
+    """Return the recommended configuration with its figures."""
     choice = recommendation.choice
     if choice is None:
-        return "Nothing can be recommended yet"
-    return f"Take {choice.scale}: {number(choice.speedup, 2, '×')}, {number(choice.efficiency, 1, ' %')}"
+        return "No recommendation yet"
+    return f"Use {choice.scale}: {number(choice.speedup, 2, '×')}, {number(choice.efficiency, 1, ' %')}"
 
 
 def reason_text(recommendation: Recommendation) -> str:
-    """Return why it is recommended and what makes that less than certain, or what is missing and how to get it."""
+    """Return the reasons for the recommendation and its caveats, or what is missing and how to get it."""
     return " ".join([*why_lines(recommendation), *doubt_lines(recommendation)])
 
 
 def why_lines(recommendation: Recommendation) -> Iterator[str]:
-    """Yield why the choice was made, in sentences; nothing without a choice."""
+    """Yield the reasons for the choice, in sentences; nothing without a choice."""
     choice, stands = recommendation.choice, recommendation.standings
     if choice is None:
         return
@@ -81,58 +81,58 @@ def why_lines(recommendation: Recommendation) -> Iterator[str]:
     lacking = _lacking(stands)
     others = [each for each in recommendation.peers if each is not choice]
     cheapest = f"; {scale} {_why_cheapest(choice, others)}"
-    if recommendation.ground == "believed":
-        yield f"{scale} is the best by all measurements taken together; its own figures: {figures}."
+    if recommendation.ground == "surrogate":
+        yield f"{scale} ranks best when all measurements are combined. Its own figures: {figures}."
         if lacking:
-            yield f"By these it misses {lacking}."
+            yield f"These miss {lacking}."
     elif recommendation.ground == "nearest":
-        yield f"No configuration that was measured has {_asked(recommendation.goal.limits)}."
-        near = f"{_scales(recommendation.peers)} come equally near within noise{cheapest}" if others else f"{scale} comes nearest"
+        yield f"No measured configuration meets {_asked(recommendation.goal.limits)}."
+        near = f"{_scales(recommendation.peers)} come equally close, within noise{cheapest}" if others else f"{scale} comes closest"
         yield f"{near}: {figures}."
         yield f"It misses {lacking}."
     else:
         asked = _asked(each.limit for each in stands if not math.isnan(each.reach))
         fastest = f"fastest with {asked}" if asked else "fastest"
-        best = f"{_scales(recommendation.peers)} are the {fastest} and equal within noise{cheapest}" if others else ""
+        best = f"{_scales(recommendation.peers)} are the {fastest}, tied within noise{cheapest}" if others else ""
         yield f"{best or f'{scale} is the {fastest}'}: {figures}."
 
 
 def _why_cheapest(choice: Configuration, others: list[Configuration]) -> str:
     if all(each.cpus > choice.cpus for each in others):
         return "needs the fewest CPUs"
-    return "needs no more CPUs than any and has the smallest N of these"
+    return "needs no more CPUs than the others and has the smallest N"
 
 
 def doubt_lines(recommendation: Recommendation) -> Iterator[str]:
-    """Yield what leaves the decision open and what to do about it, in sentences."""
+    """Yield what makes the decision uncertain and what to do about it, in sentences."""
     choice = recommendation.choice
     if choice is not None:
         stands = recommendation.standings
         if unknown := _asked(each.limit for each in stands if math.isnan(each.reach)):
-            yield f"Whether {choice.scale} has {unknown} is not known: that was not recorded."
+            yield f"Whether {choice.scale} meets {unknown} is unknown: it was not recorded."
         straddled = listed(
             f"{_limit(each.limit)} at {with_interval(each.value, each.error, *_FIGURES[each.limit.figure][1:])}"
             for each in stands
             if each.verdict == "undecided" and each.reach > 0
         )
         if recommendation.remedy is not None:
-            yield f"Undecided is {straddled}: {_remedy(recommendation.remedy, choice)}."
+            yield f"Undecided: {straddled}; {_remedy(recommendation.remedy, choice)}."
         if choice.band == "inefficient":
-            yield "That is in the band inefficient: consider less parallelism, unless resources are to spare."
+            yield "Its band is inefficient: consider less parallelism unless CPUs are plentiful."
     for doubt in recommendation.doubts:
         yield from _doubt(doubt)
 
 
 def _remedy(remedy: Remedy, choice: Configuration) -> str:
     if remedy.kind == "undisturbed repeats":
-        return f"other programs disturbed {choice.scale} or the baseline. Repeat both without them"
+        return f"other programs interfered with {choice.scale} or the baseline. Repeat both without them"
     what = "repeats" if remedy.kind == "repeats" else "more rounds of probes"
     if remedy.times == math.inf:
         return f"too close for {remedy.most} {what} to settle"
     if remedy.kind == "rounds":
         return f"about {remedy.times:.0f} {what} would settle it"
     times = {1: " once", 2: " twice"}.get(int(remedy.times), f" {remedy.times:.0f} times") if remedy.times > 0 else ""
-    cost = f", about {number(remedy.seconds, 0)} s and start-up" if remedy.seconds > 0 else ""
+    cost = f", about {number(remedy.seconds, 0)} s plus start-up" if remedy.seconds > 0 else ""
     return f"repeat {choice.scale} and the baseline{times}{cost}"
 
 
@@ -141,21 +141,21 @@ def _doubt(doubt: Doubt) -> Iterator[str]:
     if doubt.kind == "noted":
         yield from (f"{each.scale}: {plain(each.note)}." for each in doubt.about)
     elif doubt.kind == "no throughput":
-        yield f"Without a throughput, and so left out: {about}. {_TO_GET_A_THROUGHPUT}"
+        yield f"Left out, no throughput measured: {about}. {_TO_GET_A_THROUGHPUT}"
     else:
         yield {
-            "nothing measured": "No configuration was measured: run trials that differ in num_env_runners and "
+            "nothing measured": "No configuration was measured: run trials with different num_env_runners and "
             "num_envs_per_env_runner.",
-            "no baseline": f"Without a baseline, speedup and efficiency are not known. {_TO_GET_A_BASELINE}",
-            "no error": "This rests on single figures without an error: repeat the trials to know how sure it is.",
-            "nothing to compare": "It is the only configuration: there is nothing to choose from until others are measured.",
-            "not comparable": f"Not comparable, and so left out: {about}.",
-            "not alone": "Let trials run one at a time: TuneConfig(max_concurrent_trials=1).",
+            "no baseline": f"Without a baseline, speedup and efficiency are unknown. {_TO_GET_A_BASELINE}",
+            "no error": "These figures have no error estimate: repeat the trials to get one.",
+            "nothing to compare": "It is the only configuration: measure others to compare it with.",
+            "not comparable": f"Left out, not comparable: {about}.",
+            "not alone": "Run trials one at a time: TuneConfig(max_concurrent_trials=1).",
         }[doubt.kind]
 
 
 def runner_up_text(recommendation: Recommendation) -> str:
-    """Return what the runner-up has and lacks beside the choice; "" where there is none."""
+    """Return how the runner-up compares with the choice; "" if there is none."""
     choice, runner_up = recommendation.choice, recommendation.runner_up
     if choice is None or runner_up is None:
         return ""
@@ -163,31 +163,31 @@ def runner_up_text(recommendation: Recommendation) -> str:
     change = 100 * (runner_up.sps / choice.sps - 1)
     more_cpus = runner_up.cpus - choice.cpus
     size = number(abs(change), 1, " %", digits=2)
-    speed = "is as fast within the noise" if is_tied else f"is {size} {'faster' if change > 0 else 'slower'}"
+    speed = "is as fast within noise" if is_tied else f"is {size} {'faster' if change > 0 else 'slower'}"
     if more_cpus:
         needs = f"needs {cpus(abs(more_cpus), 'more' if more_cpus > 0 else 'fewer')}"
     else:
-        needs = f"needs as many CPUs, with N = {runner_up.scale.parallelism} against {choice.scale.parallelism}"
+        needs = f"needs as many CPUs, with N = {runner_up.scale.parallelism} instead of {choice.scale.parallelism}"
     # Faster for more CPUs, or slower for fewer: one is the price of the other.
     trades = more_cpus * change > 0 and not is_tied
     text = f"{runner_up.scale} {speed} {'but' if trades else 'and'} {needs}"
     stands = standings(runner_up, recommendation.goal)
     lacking = _lacking(stands)
     unclear = _asked(each.limit for each in stands if each.verdict == "undecided" and not each.reach < 1)
-    return text + (f"; it misses {lacking}" if lacking else "") + (f"; undecided is {unclear}" if unclear else "") + "."
+    return text + (f"; it misses {lacking}" if lacking else "") + (f"; undecided: {unclear}" if unclear else "") + "."
 
 
 def bottleneck_text(recommendation: Recommendation) -> str:
-    """Return what limits the choice; "" where not known."""
+    """Return what limits the choice; "" if unknown."""
     choice = recommendation.choice
     if choice is None:
         return ""
     if choice.diagnosis:
-        return choice.diagnosis + (" (estimated: stepping and contention can't be told apart)" if choice.losses_estimated else "")
+        return choice.diagnosis + (" (estimated: stepping and contention can't be separated)" if choice.losses_estimated else "")
     serial = formulas.serial_fraction(choice.speedup, choice.scale.parallelism)
     if not serial > 0:
         return ""
-    return f"as if {number(100 * serial, 0)} % of the work were serial (Karp–Flatt); where the time goes was not recorded"
+    return f"an effective serial fraction of {number(100 * serial, 0)} % (Karp–Flatt); the phases were not recorded"
 
 
 def code_text(recommendation: Recommendation) -> str:
@@ -216,7 +216,7 @@ def _scales(configurations: Iterable[Configuration]) -> str:
 # The checklist
 
 _QUESTIONS: Final[Mapping[str, str]] = {
-    "baseline": "Is the baseline's SPS measured?",
+    "baseline": "Was the baseline's SPS measured?",
     "cores": "Are the CPU cores known?",
     "gpu": "Is the GPU known?",
     "ram": "Is the RAM headroom known?",
@@ -224,23 +224,23 @@ _QUESTIONS: Final[Mapping[str, str]] = {
     "efficiency": f"Is the efficiency at least {TARGET_EFFICIENCY:g} %?",
     "cpu_utilisation": f"Is the CPU utilisation below {HIGHEST_UTILISATION:g} %?",
     "ram_utilisation": f"Is the RAM utilisation below {HIGHEST_UTILISATION:g} %?",
-    "sps": "Did SPS rise?",
+    "sps": "Did SPS increase?",
     "speedup": "Is the speedup in the expected range?",
-    "goal": "Does the efficiency reach the goal's threshold?",
+    "goal": "Does the efficiency meet the goal's threshold?",
     "learning": "Is learning still stable?",
 }
 
-_NO_PERF: Final = "Not recorded: RLlib's results hold it under perf, for iterations of 0.7 s or more."
-_NO_GPU: Final = "None is used: the config asks for none."
+_NO_PERF: Final = "Not recorded: RLlib reports it under perf, for iterations of 0.7 s or more."
+_NO_GPU: Final = "The config requests no GPU."
 
 
 def question_text(check: Check) -> str:
-    """Return what a line of the checklist asks."""
+    """Return the question of a checklist item."""
     return _QUESTIONS[check.name]
 
 
 def evidence_text(check: Check) -> str:
-    """Return the numbers behind an answer, or what is missing and how to get it."""
+    """Return the numbers behind the verdict, or what is missing and how to get it."""
     found = check.figures
     written = _EVIDENCE.get((check.name, check.finding)) or _EVIDENCE["", check.finding]
     return written if isinstance(written, str) else written(found)
@@ -256,12 +256,12 @@ def _speedup(found: Mapping[str, Any]) -> str:
 
 
 def _free(found: Mapping[str, Any]) -> str:
-    return f"in use: {number(100 - found['most'], 0)} % are free."
+    return f"in use, {number(100 - found['most'], 0)} % free."
 
 
 def _baseline(found: Mapping[str, Any]) -> str:
     baseline: Configuration = found["configuration"]
-    error = "without an error" if math.isnan(baseline.sps_error) else percent(baseline.sps_error)
+    error = "no error estimate" if math.isnan(baseline.sps_error) else percent(baseline.sps_error)
     runs = f"{len(baseline.runs)} run{'' if len(baseline.runs) == 1 else 's'}"
     return f"{baseline.scale}: {number(baseline.sps, 0)} steps/s, {error}, from {runs}."
 
@@ -272,7 +272,7 @@ def _returns(found: Mapping[str, Any]) -> str:
     unit = spread or max(abs(mean), abs(target)) / 100
     decimals = min(6, max(0, 1 - math.floor(math.log10(unit)))) if unit > 0 else 0
     ours, theirs, noise = (f"{each:,.{decimals}f}" for each in (mean, target, spread))
-    return f"Mean return {ours} against {theirs} of {found['baseline'].scale}, spread {noise}, {_over(found)}."
+    return f"Mean return {ours}, {found['baseline'].scale}: {theirs}, spread {noise}, {_over(found)}."
 
 
 def _over(found: Mapping[str, Any]) -> str:
@@ -280,46 +280,46 @@ def _over(found: Mapping[str, Any]) -> str:
 
 
 _EVIDENCE: Final[Mapping[tuple[str, str], str | Callable[[Mapping[str, Any]], str]]] = {
-    ("", "no choice"): "There is no choice to check.",
+    ("", "no choice"): "No configuration is recommended.",
     ("", "no baseline"): _TO_GET_A_BASELINE,
     ("", "is baseline"): lambda found: f"The choice, {found['choice'].scale}, is the baseline.",
     ("", "none used"): _NO_GPU,
     ("baseline", "measured"): _baseline,
     ("baseline", "given"): lambda found: f"{number(found['sps'], 0)} steps/s, from outside this experiment.",
     ("cores", "recorded"): lambda found: f"{found['most']:g} logical cores.",
-    ("cores", "not recorded"): "Not recorded: ScalingCallback writes down those of a trial's hosts.",
-    ("gpu", "recorded"): lambda found: f"{listed(found['names'])}, as Ray names it.",
-    ("gpu", "not recorded"): "Not recorded: ask nvidia-smi on the training host.",
-    ("gpu", "not named"): "One is used; which is not recorded: ask nvidia-smi on the training host.",
-    ("ram", "recorded"): lambda found: f"At most {number(found['most'], 0)} % of a node's RAM were {_free(found)}",
-    ("vram", "recorded"): lambda found: f"At most {number(found['most'], 0)} % of a GPU's memory were {_free(found)}",
+    ("cores", "not recorded"): "Not recorded: ScalingCallback records the cores of a trial's hosts.",
+    ("gpu", "recorded"): lambda found: f"{listed(found['names'])}, as named by Ray.",
+    ("gpu", "not recorded"): "Not recorded: run nvidia-smi on the training host.",
+    ("gpu", "not named"): "A GPU is used, but its name was not recorded: run nvidia-smi on the training host.",
+    ("ram", "recorded"): lambda found: f"At most {number(found['most'], 0)} % of a node's RAM was {_free(found)}",
+    ("vram", "recorded"): lambda found: f"At most {number(found['most'], 0)} % of a GPU's memory was {_free(found)}",
     (
         "vram",
         "not recorded",
-    ): "Not recorded: RLlib records it with GPUtil installed; or watch nvidia-smi during a trial.",
+    ): "Not recorded: RLlib needs GPUtil to record it. Or watch nvidia-smi during a trial.",
     ("cpu_utilisation", "recorded"): lambda found: f"{number(found['percent'], 0)} % of the node on average.",
     ("ram_utilisation", "recorded"): lambda found: f"{number(found['percent'], 0)} % of the node at most.",
     ("", "not recorded"): _NO_PERF,
-    ("", "no threshold"): lambda found: f"The goal has none; it is {_efficiency(found)}.",
-    ("", "compared"): lambda found: f"{_efficiency(found)}; at least {found['least']:g} %.",
+    ("", "no threshold"): lambda found: f"{_efficiency(found)}; the goal has no threshold.",
+    ("", "compared"): lambda found: f"{_efficiency(found)}; threshold {found['least']:g} %.",
     ("sps", "compared"): lambda found: (
-        f"{number(found['choice'].sps, 0)} steps/s against {number(found['choice'].baseline_sps, 0)}: {_speedup(found)}."
+        f"{number(found['choice'].sps, 0)} steps/s, baseline {number(found['choice'].baseline_sps, 0)}: {_speedup(found)}."
     ),
     ("speedup", "predicted"): lambda found: (
-        f"{_speedup(found)}; law {found['law']} expects {number(found['low'], 2)} to {number(found['high'], 2)}×, "
-        f"its mean leave-one-out error is {number(found['error'], 1)} %."
+        f"{_speedup(found)}; law {found['law']} predicts {number(found['low'], 2)} to {number(found['high'], 2)}× "
+        f"(mean leave-one-out error {number(found['error'], 1)} %)."
     ),
     ("speedup", "not predicted"): lambda found: (
-        f"{_speedup(found)}; without a prediction, anything from 1 to N = {found['choice'].scale.parallelism} is expected."
+        f"{_speedup(found)}; no prediction, so any speedup from 1 to N = {found['choice'].scale.parallelism} is expected."
     ),
-    ("learning", "no baseline"): "No run of the baseline is here, so its returns are not known.",
+    ("learning", "no baseline"): "The experiment has no run of the baseline to compare returns with.",
     ("learning", "no returns"): lambda found: (
-        f"No return is recorded of {_scales(found['of'])}: episodes must end, and results be kept for each iteration."
+        f"No returns recorded for {_scales(found['of'])}: episodes must end, and the result of each iteration must be kept."
     ),
     ("learning", "too few returns"): lambda found: (
-        f"{found['here']} iterations of {found['choice'].scale} and {found['there']} of {found['baseline'].scale} have a return "
-        f"{_over(found)}; {FEWEST_RETURNS} of each are needed: let both run longer."
+        f"{found['here']} iterations of {found['choice'].scale} and {found['there']} of {found['baseline'].scale} have returns "
+        f"{_over(found)}; {FEWEST_RETURNS} of each are needed. Run both longer."
     ),
     ("learning", "compared"): _returns,
 }
-"""What is said of each finding: of the check of that name, else of all."""
+"""The text of each finding: for the check of that name, otherwise for all checks (name "")."""

@@ -1,6 +1,6 @@
-"""The report's pictures, drawn with Matplotlib's object interface. Legible in print and for colour-blind readers.
+"""The figures of the report, drawn with Matplotlib. Legible in print and for colour-blind readers.
 
-Colours are those of Okabe and Ito (2008), each with a marker or a hatch of its own.
+Colours are those of Okabe and Ito (2008), each combined with a marker or hatch.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from rl_scaling_callback.report.report import StudyReport
 from rl_scaling_callback.report.text import UNKNOWN, number
 
 INK: Final = "#1b1f24"
-"""Colour of text, axes and outlines; the page puts its own in its place."""
+"""Colour of text, axes and outlines; the page replaces it with its text colour."""
 
 _COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C", "#F0E442")
 _MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "h")
@@ -72,14 +72,14 @@ def _style(**more: Any) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture of the report.
+    """A figure of the report.
 
     Attributes:
-        name: its name, for files.
+        name: its name, used in file names.
         title: its title.
         caption: how to read it.
-        absent: why it is missing where there is nothing to draw.
-        draw: draws a study; None where there is nothing to draw.
+        absent: the reason to give if there is nothing to draw.
+        draw: draws a study; returns None if there is nothing to draw.
     """
 
     name: str
@@ -89,11 +89,11 @@ class Picture:
     draw: Callable[[StudyReport], Figure | None]
 
     def svg(self, study: StudyReport, prefix: str = "") -> str | None:
-        """Return the picture as an SVG element, the same for the same study; None where there is nothing to draw.
+        """Return the figure as an SVG element, identical for the same study; None if there is nothing to draw.
 
         Args:
-            study: what to draw.
-            prefix: what its ids begin with, so that those of several pictures on one page never meet.
+            study: the study to draw.
+            prefix: prefix of its ids, so that those of several figures on one page don't clash.
         """
         figure = self.draw(study)
         if figure is None:
@@ -106,12 +106,12 @@ class Picture:
 
 
 def save_figures(study: StudyReport, folder: str | Path, form: str = "svg") -> tuple[Path, ...]:
-    """Write the pictures of a study that can be drawn into a folder, and return their paths.
+    """Write those figures of a study that can be drawn, and return their paths.
 
     Args:
-        study: what to draw.
-        folder: where to; made where it is missing.
-        form: `"svg"`, `"png"`, `"pdf"` or another that Matplotlib writes.
+        study: the study to draw.
+        folder: folder to write to; created if missing.
+        form: `"svg"`, `"png"`, `"pdf"` or another format that Matplotlib supports.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     paths = []
@@ -151,7 +151,7 @@ def speedup_over_n(study: StudyReport) -> Figure | None:
             if c is study.recommendation.choice:
                 looks = {"color": INK, "marker": "o", "markersize": 12, "fillstyle": "none", "linestyle": "none", "zorder": 4}
                 ring = axes.plot(c.scale.parallelism, c.speedup, **looks, label=f"recommended: {c.scale}")
-        # Bars are seen to their lower end, unless that squeezes all the rest.
+        # Show bars down to their lower end, unless that squeezes everything else.
         lowest = max(min(_ends(known)[0]), min(c.speedup for c in known) / 8)
         axes.set(xlabel="N = env runners × envs per runner", ylabel="speedup [×]")
         axes.set(xlim=(0.85, 2.15 * top), ylim=(min(0.85, 0.8 * lowest), 2.15 * top))
@@ -164,7 +164,7 @@ def speedup_over_n(study: StudyReport) -> Figure | None:
 
 @dataclass(frozen=True, slots=True)
 class _Family:
-    """Configurations that share one side of their scale, drawn alike."""
+    """Configurations with the same number of env runners or of envs, drawn in the same style."""
 
     members: tuple[Configuration, ...]
     shared: int
@@ -182,7 +182,7 @@ class _Family:
 
 
 def _families(known: Sequence[Configuration]) -> Iterator[_Family]:
-    """Yield the configurations by envs per runner; by env runners where those vary less."""
+    """Yield the configurations grouped by envs per runner, or by env runners if that makes fewer groups."""
     by_envs: dict[int, list[Configuration]] = {}
     by_runners: dict[int, list[Configuration]] = {}
     for c in known:
@@ -209,12 +209,12 @@ def _law(axes: Axes, study: StudyReport, family: _Family, top: int) -> list[Line
     n = [each.scale.parallelism for each in predictions]
     lows, highs = zip(*(each.speedups for each in predictions), strict=True)
     axes.fill_between(n, lows, highs, color=family.colour, alpha=0.13, linewidth=0)
-    looks: dict[str, Any] = {"color": family.colour, "linewidth": 1.2, "label": f"law {fit.name}, band of 95 %"}
+    looks: dict[str, Any] = {"color": family.colour, "linewidth": 1.2, "label": f"law {fit.name} with 95 % band"}
     return axes.plot(n, [each.speedup for each in predictions], **looks)
 
 
 def efficiency_map(study: StudyReport) -> Figure | None:
-    """Return efficiency over env runners and envs per runner, written in the cells; the recommended cell is outlined."""
+    """Return efficiency over env runners and envs per runner, as numbers in a heat map; the recommended cell is outlined."""
     known = {c.scale: c for c in study.configurations if not math.isnan(c.efficiency)}
     if not known:
         return None
@@ -244,7 +244,7 @@ def efficiency_map(study: StudyReport) -> Figure | None:
 
 
 def loss_by_cause(study: StudyReport) -> Figure | None:
-    """Return where efficiency goes: shares stacked by cause, negative ones to the left, the total as a mark."""
+    """Return the loss by cause as stacked bars, negative shares to the left, with a marker at the total."""
     known = [c for c in study.configurations if c.losses and not any(math.isnan(share) for share in c.losses.values())]
     known = [c for c in known if not c.is_baseline]
     if not known:
@@ -280,7 +280,7 @@ def loss_by_cause(study: StudyReport) -> Figure | None:
 
 
 def iteration_times(study: StudyReport) -> Figure | None:
-    """Return the duration of each iteration, a panel for each configuration: warm-up hollow, the steady window filled."""
+    """Return the duration of each iteration, one panel per configuration: hollow for warm-up, filled for the steady window."""
     known = [c for c in study.configurations if any(len(run.samples) > 1 for run in c.runs)]
     if not known:
         return None
@@ -323,8 +323,8 @@ PICTURES: Final[tuple[Picture, ...]] = (
     Picture(
         "speedup",
         "Speedup over N",
-        "Measured speedup beside the ideal line, on logarithmic axes. Bars are intervals of 95 %; curves are the chosen law's, "
-        "with its interval for a new measurement.",
+        "Measured speedup and the ideal line, on logarithmic axes. Bars are 95 % intervals; curves show the chosen law with its "
+        "95 % interval for a new measurement.",
         "there is no baseline to compare with",
         speedup_over_n,
     ),
@@ -337,18 +337,19 @@ PICTURES: Final[tuple[Picture, ...]] = (
     ),
     Picture(
         "loss",
-        "Where efficiency goes",
-        "Percent points of lost efficiency by cause. Negative shares scaled better than ideal, or the machine was less busy than "
-        "during the baseline.",
-        "no trial with a measured baseline recorded the phases of its iterations",
+        "Loss by cause",
+        "Lost efficiency by cause, in percentage points. Negative shares scaled better than ideal, or the machine was less busy "
+        "than during the baseline.",
+        "no trial with a measured baseline recorded its phases",
         loss_by_cause,
     ),
     Picture(
         "iterations",
         "Time of each iteration",
-        "Hollow marks are warm-up, filled ones the steady window that the numbers are made of. Each run has a colour and a mark.",
-        "the iterations were not recorded one by one",
+        "Hollow markers are warm-up; filled ones are the steady window, from which all figures are computed. Each run has its own "
+        "colour and marker.",
+        "individual iterations were not recorded",
         iteration_times,
     ),
 )
-"""All pictures, in the order of the page."""
+"""All figures, in page order."""

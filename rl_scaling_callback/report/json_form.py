@@ -24,14 +24,14 @@ from rl_scaling_callback.report.wording import COLUMNS, law_notes, notes
 
 
 def to_json(report: Report) -> str:
-    """Return a report in JSON, numbers in full and null for what is not known."""
+    """Return a report in JSON, with full-precision numbers and null for unknown values."""
     document = {
         "provenance": report.provenance,
         "studies": [_study_json(study) for study in report.studies],
         "left_out": [{"name": each.name, "reason": each.reason} for each in report.experiment.left_out],
     }
     text = json.dumps(_without_nan(document), ensure_ascii=False, allow_nan=False, indent=2)
-    # Half a surrogate pair is a text for Python and JSON, but can't be written.
+    # Lone surrogates are valid in Python strings and in JSON, but can't be encoded.
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

@@ -8,7 +8,7 @@ from rl_scaling_callback.report.wording import COLUMNS, Section, closing, decisi
 
 
 def to_markdown(report: Report) -> str:
-    """Return a report in Markdown (GitHub's flavour, for tables)."""
+    """Return a report in GitHub-flavoured Markdown."""
     lines: list[str] = []
 
     def add(section: Section, level: str) -> None:
@@ -30,5 +30,5 @@ def to_markdown(report: Report) -> str:
 
 
 def _escape(text: str) -> str:
-    """Return a text that Markdown shows as it is."""
+    """Return the text with Markdown's special characters escaped."""
     return "".join(f"\\{character}" if character in "\\`*_[]<>|#" else character for character in plain(text))

@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else: no script, no request, no font or picture from elsewhere."""
+"""The report as a self-contained HTML page: no scripts, no requests, no external fonts or images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TEMPLATE = "page.html.j2"
 
 
 def render_page(report: Report) -> str:
-    """Return a report as HTML. Every text of a run is escaped."""
+    """Return a report as HTML. All text from runs is escaped."""
     environment = Environment(
         loader=PackageLoader(__package__, ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -32,9 +32,9 @@ def write_page(report: Report, path: str | Path) -> Path:
 
 
 def _picture(picture: Picture, study: StudyReport, place: int) -> Markup | None:
-    """Return a picture as an element of the page, in the page's own ink so that it follows light and dark."""
+    """Return a picture as an SVG element that uses the page's text colour, so that it follows light and dark mode."""
     svg = picture.svg(study, f"{picture.name}-{place}-")
     if svg is None:
         return None
-    # Text in it is made of scales and causes, which Matplotlib escapes; nothing of it was written by a run.
+    # Its texts are scales and causes, escaped by Matplotlib; none of them comes from a run.
     return Markup(svg.replace(INK, "currentColor"))

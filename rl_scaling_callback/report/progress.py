@@ -1,4 +1,4 @@
-"""A sweep while it runs: a table that follows it in a terminal, else a line a round."""
+"""Progress of a sweep: a live table in a terminal, otherwise one line per round."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A configuration in a sweep: its speedup [×] with its error [%], and whether it is still measured, out or failed."""
+    """A configuration in a sweep.
+
+    Attributes:
+        scale: the configuration.
+        speedup: speedup [×].
+        error: half-width of its 95 % interval [%].
+        state: "" while it is being measured; otherwise why it no longer is.
+    """
 
     scale: Scale
     speedup: float
@@ -27,7 +34,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class ProgressView:
-    """A sweep after some rounds: its configurations, the best so far, and the seconds that are left at most."""
+    """The state of a sweep after some rounds: its configurations, the best so far, and at most how many seconds are left."""
 
     rows: Sequence[Row]
     choice: Scale
@@ -37,7 +44,7 @@ class ProgressView:
 
 @contextmanager
 def following(console: Console) -> Iterator[Callable[[ProgressView], None]]:
-    """Yield what shows how a sweep stands."""
+    """Yield a function that displays the progress of a sweep."""
     if not console.is_terminal:
         yield lambda standings: console.print(_line(standings), highlight=False, markup=False, soft_wrap=True)
         return
@@ -53,7 +60,7 @@ def _line(standings: ProgressView) -> str:
     measured = sum(row.state == "" for row in standings.rows)
     return (
         f"Round {standings.rounds}: {best.scale} leads, {_speedup(best)}; {measured} of {len(standings.rows)} configurations left, "
-        f"at most {standings.seconds_left:.0f} s"
+        f"at most {standings.seconds_left:.0f} s left"
     )
 
 

@@ -1,4 +1,4 @@
-"""What there is to show of an experiment: its studies, each with configurations, laws, recommendations and checklist."""
+"""The content of a report: for each study its configurations, laws, recommendations and checklist."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from rl_scaling_callback.core.scale import Scale
 
 @dataclass(frozen=True, slots=True)
 class StudyReport:
-    """All there is to say of one workload.
+    """The report of one workload.
 
     Attributes:
         study: its runs.
         configurations: one for each scale, by N.
-        laws: what they support of scaling laws.
-        recommendations: by name of the goal, the goal that was asked for first.
-        checklist: filled in for the goal that was asked for.
+        laws: the scaling laws fitted to them.
+        recommendations: by name of the goal, the requested goal first.
+        checklist: filled in for the requested goal.
     """
 
     study: Study
@@ -41,16 +41,16 @@ class StudyReport:
 
     @property
     def recommendation(self) -> Recommendation:
-        """The recommendation for the goal that was asked for."""
+        """The recommendation for the requested goal."""
         return next(iter(self.recommendations.values()))
 
     @property
     def baseline_sps(self) -> float:
-        """SPS that speedups are counted against [steps/s]; NaN without a baseline."""
+        """SPS that speedups are relative to [steps/s]; NaN without a baseline."""
         return self.laws.work.baseline_sps
 
     def predictions(self) -> tuple[Prediction, ...]:
-        """Return what the chosen law says of the gaps in the measured grid and of twice the env runners, by N."""
+        """Return the chosen law's predictions for the gaps in the measured grid and for twice the env runners, by N."""
         fit = self.laws.chosen
         if fit is None:
             return ()
@@ -64,14 +64,14 @@ class StudyReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All there is to say of an experiment.
+    """The report of an experiment.
 
     Attributes:
-        experiment: what was read, and what was left out.
+        experiment: the runs that were read, and those left out.
         studies: one for each workload, in the experiment's order.
-        provenance: where the report comes from, as texts by name.
-        config: of a sweep: the `AlgorithmConfig` with the numbers that it recommends; else None.
-        interrupted: whether a sweep was, and there would have been more to measure.
+        provenance: source, time and version, as texts by name.
+        config: after a sweep, the `AlgorithmConfig` with the recommended numbers; otherwise None.
+        interrupted: True if a sweep was interrupted before it had measured everything.
     """
 
     experiment: Experiment
@@ -81,7 +81,7 @@ class Report:
     interrupted: bool = False
 
     def _repr_html_(self) -> str:
-        """Return the page in a frame: how notebooks show a report."""
+        """Return the page in an iframe, for notebooks."""
         from rl_scaling_callback.report.page import render_page
 
         return f'<iframe srcdoc="{escape(render_page(self))}" style="width: 100%; height: 40em; border: 0"></iframe>'
@@ -99,16 +99,16 @@ def make_report(
     """Return the report of an experiment.
 
     Args:
-        experiment: what was read.
-        goal: what the reader is after: a name of `GOALS` or a `Goal`. The other goals of `GOALS` are answered besides.
+        experiment: the experiment, as read by `read_experiment`.
+        goal: the name of one of `GOALS`, or a `Goal`. The report also covers the other goals of `GOALS`.
         reference: scale of the baseline, such as `"1r1e"`.
-        made: time that the report carries; now by default.
-        correction: when throughputs are corrected for how fast the machine was in each run (see `speed_correction`).
-        choose: tells what is best for a goal by all measurements taken together, None where it can't; by default the figures of
-            each configuration decide. It is asked about the first study.
+        made: timestamp of the report; now by default.
+        correction: when to correct throughputs for the machine's speed in each run (see `speed_correction`).
+        choose: returns the best configuration of the first study for a goal, based on all measurements combined, or None if
+            undetermined; by default each configuration is judged by its own figures.
 
     Raises:
-        ValueError: a goal, scale or correction that is not allowed.
+        ValueError: if the goal, scale or correction is not allowed.
     """
     goal = goal if isinstance(goal, Goal) else Goal.of(goal)
     reference = reference if isinstance(reference, Scale) else Scale.parse(reference)
@@ -143,7 +143,7 @@ def _study_report(study: Study, goal: Goal, reference: Scale, choose: Callable[[
 
 
 def _env_steps(study: Study, found: Sequence[Configuration]) -> float:
-    """Return the mean env steps of an iteration of the baseline, else of the first configuration that has any; else 1."""
+    """Return the mean env steps per iteration of the baseline, or of the first configuration that has any, or 1."""
     of_baseline = [run.steady for c in found if c.is_baseline for run in c.runs]
     given = [study.baseline.steady] if study.baseline else []
     for windows in (of_baseline, given, *([run.steady for run in c.runs] for c in found)):
@@ -154,7 +154,7 @@ def _env_steps(study: Study, found: Sequence[Configuration]) -> float:
 
 
 def _measured(study: Study, found: Sequence[Configuration], env_steps: float) -> Iterator[Measured]:
-    """Yield the time that each configuration takes for equal work; a baseline from outside is a measurement like others."""
+    """Yield the time that each configuration takes for equal work, including that of a baseline from outside the experiment."""
     for c in found:
         if c.sps > 0:
             yield Measured(c.scale, env_steps / c.sps, c.own_error)

@@ -1,4 +1,4 @@
-"""TensorBoard's picture of scaling: speedup and efficiency over N, the ideal line beside them."""
+"""The scaling curve for TensorBoard: speedup and efficiency over N, next to the ideal line."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ SPEEDUP: Final = f"{RUN}/speedup"
 EFFICIENCY: Final = f"{RUN}/efficiency"
 
 _MEANING: Final = {
-    SPEEDUP: "Speedup [×] over N = env runners × envs per runner (the step). Where configurations share an N: the largest.",
+    SPEEDUP: "Speedup [×] over N = env runners × envs per runner (the step). The largest, if configurations share an N.",
     EFFICIENCY: "Parallel efficiency [%] over N (the step): speedup / N × 100, of the configuration with the largest speedup.",
 }
 
 
 def write_curve(study: StudyReport, folder: str | Path, run: str = RUN) -> Path:
-    """Write the scaling curve as TensorBoard's scalars, whose step is N, and return the folder that holds it.
+    """Write the scaling curve as TensorBoard scalars, with N as the step, and return its folder.
 
-    There are two runs of the same tags, `<run>/actual` and `<run>/ideal`, so that TensorBoard draws both into one chart, and
-    a layout of the two charts for its Custom Scalars tab. A curve that was written before is replaced.
+    Two runs with the same tags, `<run>/actual` and `<run>/ideal`, let TensorBoard draw both in one chart; a layout for the Custom
+    Scalars tab is included. An existing curve is replaced.
 
     Args:
-        study: what to draw. Configurations without a speedup are left out, and without any the runs stay empty.
-        folder: folder of the experiment, where Tune's trials lie.
-        run: name of the curve, to tell several studies of one experiment apart.
+        study: the study to draw. Configurations without a speedup are left out; the runs are empty if none has one.
+        folder: the experiment's folder, next to Tune's trials.
+        run: name of the curve, to distinguish several studies of one experiment.
 
     Raises:
-        ValueError: the folder is a URI. Copy a curve that was written locally.
+        ValueError: the folder is a URI. Write the curve locally and copy it.
     """
     if "://" in str(folder):
-        raise ValueError(f"folder is {str(folder)!r}; allowed are local folders: write there, then copy what was written")
+        raise ValueError(f"folder is {str(folder)!r}; allowed are local folders: write the curve to one, then copy it")
     best: dict[int, float] = {}
     for c in study.configurations:
         n = c.scale.parallelism

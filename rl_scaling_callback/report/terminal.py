@@ -1,4 +1,4 @@
-"""The report in a terminal: by default a screenful with the decision last, all of it with `verbose`."""
+"""The report in a terminal: one screen that ends with the decision by default, everything with `verbose`."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _MOST_LINES: Final = 40
-"""Lines of a report on one study by default."""
+"""Target length of the report of one study, in lines, unless `verbose`."""
 _FEWEST_ROWS: Final = 5
 _MOST_LEFT_OUT: Final = 3
 
 
 def table(study: StudyReport, columns: tuple[Column, ...] = COLUMNS, scales: Collection[Scale] | None = None) -> Table:
-    """Return the table for a terminal, with all configurations or those of some scales."""
+    """Return the table for a terminal, with all configurations or only those of the given scales."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -49,26 +49,26 @@ def table(study: StudyReport, columns: tuple[Column, ...] = COLUMNS, scales: Col
 
 
 def print_report(report: Report, console: Console | None = None, *, verbose: bool = False) -> None:
-    """Print a report to a terminal: for each study its table and, last, the decision.
+    """Print a report to a terminal: for each study the table, followed by the decision.
 
     Args:
-        report: what to print.
-        console: where to; standard output by default. A narrow one goes without columns, and says so.
-        verbose: whether to print all configurations, laws, predictions, checklist and notes, too. By default, one study takes 40
-            lines of 80 columns, more only where many doubts come with its recommendation.
+        report: the report to print.
+        console: the console to print to; standard output by default. Columns that don't fit are dropped, with a note.
+        verbose: whether to print all configurations, laws, predictions, the checklist and notes as well. By default, one study
+            takes about 40 lines of 80 columns, or more if its recommendation has many caveats.
     """
     from rich.console import Console
 
     console = console or Console()
     lacking = [f"Left out: {line}" for line in left_out(report)]
     if len(lacking) > _MOST_LEFT_OUT:
-        lacking[_MOST_LEFT_OUT:] = [f"Left out: {len(lacking) - _MOST_LEFT_OUT} more; --verbose names them"]
+        lacking[_MOST_LEFT_OUT:] = [f"Left out: {len(lacking) - _MOST_LEFT_OUT} more (--verbose lists them)"]
     source = _wrapped(closing(report).lines if verbose or not report.studies else lacking, console)
     _print([*source, ""] if source else [], console)
     for study in report.studies:
         section = decision(study)
         reasons, verdict = _wrapped(section.lines, console), _wrapped([verdict_text(study)], console)
-        # Title, head of the table with its blank lines, and notes on what it goes without.
+        # Title, table header with its blank lines, and notes on dropped columns and rows.
         taken = 10 + len(reasons) + bool(section.code) + len(verdict) + len(source)
         _print_table(study, console, len(study.configurations) if verbose else max(_FEWEST_ROWS, _MOST_LINES - taken))
         for each in details(study) if verbose else ():
@@ -81,7 +81,7 @@ def print_report(report: Report, console: Console | None = None, *, verbose: boo
 
 
 def print_so_far(report: Report, console: Console | None = None) -> None:
-    """Print the tables of a report, and what to take by them: for an experiment that is still running."""
+    """Print the tables and the current recommendation of an experiment that is still running."""
     from rich.console import Console
 
     console = console or Console()
@@ -99,13 +99,13 @@ def _wrapped(texts: Iterable[str], console: Console, indent: str = "") -> list[s
 def _print(lines: Iterable[str], console: Console, style: str = "") -> None:
     from rich.text import Text
 
-    # Code is not wrapped: it is to be copied.
+    # Code is not wrapped, so that it can be copied.
     for line in lines:
         console.print(Text(line, style), soft_wrap=True)
 
 
 def _shown(study: StudyReport, most: int) -> set[Scale]:
-    """Return the scales of so many rows: the choice, what it is compared with, and the fastest of the others."""
+    """Return the scales of at most `most` rows: the choice, those it is compared with, and the fastest of the others."""
     asked = study.recommendation
     first = [asked.choice, asked.runner_up, *(c for c in study.configurations if c.is_baseline), *asked.peers]
     fastest: Sequence[Configuration] = sorted(study.configurations, key=lambda c: -c.sps if c.sps > 0 else 0.0)
@@ -119,12 +119,12 @@ def _print_table(study: StudyReport, console: Console, most_rows: int) -> None:
         spare = [column for column in columns if column.spare]
         if not spare:
             break
-        # What is known of no configuration goes first.
+        # Columns without any value are dropped first.
         least = max(spare, key=lambda column: (all(column.cell(c) == UNKNOWN for c in study.configurations), column.spare))
         columns = tuple(column for column in columns if column is not least)
     console.print(table(study, columns, scales))
     without = [column.header for column in COLUMNS if column not in columns]
     more = len(study.configurations) - len(scales)
     notes = [f"Columns left out to fit the terminal: {', '.join(without)}"] if without else []
-    notes += [f"{more} more configuration{'s' * (more > 1)}: --verbose shows them"] if more > 0 else []
+    notes += [f"{more} more configuration{'s' * (more > 1)} (--verbose shows them)"] if more > 0 else []
     _print([*_wrapped(notes, console), ""] if notes else [], console)

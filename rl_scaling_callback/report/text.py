@@ -1,4 +1,4 @@
-"""How numbers and lists are written for readers: three digits, units, intervals, enumerations."""
+"""Formats numbers, units, intervals and lists for readers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ UNKNOWN: Final = "–"
 
 
 def number(value: float, decimals: int, unit: str = "", *, digits: int = 3) -> str:
-    """Return a number with its unit, rounded to so many digits and at most so many decimals; "–" for NaN and infinity."""
+    """Return a number with its unit, rounded to `digits` significant digits and at most `decimals` decimals; "–" if not finite."""
     if not math.isfinite(value):
         return UNKNOWN
     rounded = float(f"{value:.{digits - 1}e}")
@@ -22,17 +22,17 @@ def number(value: float, decimals: int, unit: str = "", *, digits: int = 3) -> s
 
 
 def duration(seconds: float) -> str:
-    """Return seconds with three digits; "–" for NaN."""
+    """Return seconds with three significant digits; "–" for NaN."""
     return number(seconds, 6)
 
 
 def percent(error: float) -> str:
-    """Return the half-width of an interval with two digits: `"± 3.4 %"`."""
+    """Return the half-width of an interval with two significant digits: `"± 3.4 %"`."""
     return f"± {number(error, 1, digits=2)} %"
 
 
 def with_interval(value: float, error: float, decimals: int, unit: str) -> str:
-    """Return a figure, with its interval where the half-width [%] is known: `"2.71× (2.60 to 2.82)"`."""
+    """Return a figure, with its interval if the half-width [%] is known: `"2.71× (2.60 to 2.82)"`."""
     text = number(value, decimals, unit)
     if not error > 0:
         return text
@@ -41,13 +41,13 @@ def with_interval(value: float, error: float, decimals: int, unit: str) -> str:
 
 
 def listed(texts: Iterable[str]) -> str:
-    """Return texts as a sentence lists them: `"a, b and c"`; "" for none."""
+    """Return texts joined for a sentence: `"a, b and c"`; "" for none."""
     *first, last = [*texts] or [""]
     return f"{', '.join(first)} and {last}" if first else last
 
 
 def plain(text: str) -> str:
-    """Return a text from a run without what could steer a terminal or break a line."""
+    """Return the text with control characters and line breaks replaced by spaces."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 

@@ -1,4 +1,4 @@
-"""What a report says, in words: the columns of its table, and the sections that go with it. Each form of the report shows these."""
+"""The texts that all report formats share: the columns of the table, and the sections around it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from rl_scaling_callback.report.report import Report, StudyReport
 from rl_scaling_callback.report.text import UNKNOWN, duration, number, percent, plain
 
 _WIDEST: Final = 20.0
-"""An interval whose ends are further apart, as a ratio, says nothing."""
+"""Intervals whose upper end is more than this many times the lower are not shown: they say nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +35,13 @@ class Column:
     """A column of the table of configurations.
 
     Attributes:
-        name: its key in JSON.
-        header: its title for readers.
-        unit: unit of its numbers; "" for none.
-        value: reads it from a configuration.
-        text: how a reader sees it, without the error.
-        error: reads the half-width of its 95 % interval [%]; None for columns without.
-        spare: the higher, the sooner a narrow terminal goes without it; 0 for never.
+        name: key in JSON.
+        header: title shown to readers.
+        unit: unit of the numbers; "" for none.
+        value: returns the value of a configuration.
+        text: returns the formatted value, without the error.
+        error: returns the half-width of the 95 % interval [%]; None for columns without an error.
+        spare: drop order in a narrow terminal, highest first; 0 for columns that are always shown.
     """
 
     name: str
@@ -59,11 +59,11 @@ class Column:
 
     @property
     def numeric(self) -> bool:
-        """True for columns of numbers, which readers want right-aligned."""
+        """True for columns of numbers, which are right-aligned."""
         return self.name not in {"config", "band", "diagnosis"}
 
     def cell(self, configuration: Configuration) -> str:
-        """Return the cell as readers see it, with its error where that is known."""
+        """Return the text of a cell, with the error if known."""
         text = self.text(configuration)
         error = self.error(configuration) if self.error else math.nan
         return text if math.isnan(error) else f"{text} {percent(error)}"
@@ -85,16 +85,14 @@ COLUMNS: Final[tuple[Column, ...]] = (
     Column("band", "band", "", lambda c: c.band or None, lambda c: c.band or UNKNOWN),
     Column("core_efficiency", "per core", "%", lambda c: c.core_efficiency, lambda c: number(c.core_efficiency, 1), spare=4),
     Column("sps_per_cpu", "SPS per CPU", "steps/s", lambda c: c.sps_per_cpu, lambda c: number(c.sps_per_cpu, 0), spare=3),
-    Column(
-        "diagnosis", "where it goes", "", lambda c: c.diagnosis or None, lambda c: c.diagnosis.split(";")[0] or UNKNOWN, spare=2
-    ),
+    Column("diagnosis", "main loss", "", lambda c: c.diagnosis or None, lambda c: c.diagnosis.split(";")[0] or UNKNOWN, spare=2),
 )
-"""The columns, in the reader's order."""
+"""The columns, in display order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A part of the report besides the table: a title, a sentence a line, and code to paste."""
+    """A section of the report: a title, one sentence per line, and code to paste."""
 
     title: str
     lines: tuple[str, ...]
@@ -102,19 +100,19 @@ class Section:
 
 
 def ranking_text(study: StudyReport) -> str:
-    """Return the configurations in order of throughput; "" where noise leaves no doubt of it."""
+    """Return the configurations in order of throughput; "" if no two are tied within noise."""
     groups = ranking(study.configurations)
     if len(groups) == sum(map(len, groups)):
         return ""
     alike = " > ".join(" = ".join(str(c.scale) for c in group) for group in groups)
-    return f"By throughput, = where noise can't tell them apart: {alike}"
+    return f"By throughput (= means tied within noise): {alike}"
 
 
 def law_lines(study: StudyReport) -> Iterator[str]:
-    """Yield what the laws say: the chosen one with its error, the others, the axes, and where scaling ends."""
+    """Yield the findings of the scaling laws: the chosen law with its error, the others, the axes and the limits."""
     laws = study.laws
     if not laws.fits:
-        yield f"No law was fitted to {len(study.configurations)} configuration(s)."
+        yield f"No scaling law fitted to {len(study.configurations)} configuration(s)."
     elif laws.chosen is not None:
         parameters = ", ".join(f"{name} = {value:.3g}" for name, value in laws.chosen.parameters.items())
         yield f"Chosen law {laws.chosen.name}: {laws.chosen.formula}, with {parameters}."
@@ -124,79 +122,80 @@ def law_lines(study: StudyReport) -> Iterator[str]:
         )
     others = [f"{fit.name} ({number(fit.mean_error, 1, ' %')})" for fit in laws.fits if fit is not laws.chosen]
     if others:
-        yield f"{'Other laws' if laws.chosen else 'Laws'}, with their mean leave-one-out error: {', '.join(others)}."
+        yield f"{'Other laws' if laws.chosen else 'Laws'} (mean leave-one-out error): {', '.join(others)}."
     for axis in laws.axes:
-        limit = f"a limit of {number(axis.limit, 1, '×')}" if axis.limit > 0 else "no limit"
+        limit = f"limit {number(axis.limit, 1, '×')}" if axis.limit > 0 else "no limit"
         yield f"Amdahl along {axis.name} alone: serial fraction {number(axis.serial_fraction, 3)}, {limit}."
     low, high = laws.limit
     if low > 0:
-        yield f"Limit of the speedup over laws and axes: {number(low, 1)} to {number(high, 1, '×')}."
+        yield f"Speedup limit, over all laws and axes: {number(low, 1)} to {number(high, 1, '×')}."
     for top, fallen in laws.falls_beyond:
-        yield f"Throughput falls beyond {top}: {fallen} is slower although its N is larger."
+        yield f"Throughput falls beyond {top}: {fallen} is slower despite its larger N."
     yield from law_notes(laws)
 
 
 def law_notes(laws: Laws) -> Iterator[str]:
-    """Yield what a reader must know of the laws: what they are not fitted to, and where they say little."""
+    """Yield caveats about the laws: what they were not fitted to, and when they predict poorly."""
     if laws.left_out:
-        yield f"{laws.left_out} configuration(s) left out: their time is not known."
+        yield f"{laws.left_out} configuration(s) left out: time unknown."
     if Scale(1, 1) not in laws.fitted_to:
-        yield "1r×1e was not measured: no serial fraction along an axis, and limits count from the predicted 1r×1e."
+        yield "1r×1e was not measured: serial fractions are unknown, and limits are relative to the predicted 1r×1e."
     best = laws.fits[0] if laws.fits else None
     if best is None:
         yield f"{len(laws.fitted_to)} configurations: a scaling law needs at least {FEWEST}."
     elif laws.chosen is None:
         yield (
             f"No law predicts these configurations: the best, {best.name}, has a mean leave-one-out error of "
-            f"{number(best.mean_error, 0)} %; {LARGEST_ERROR:.0f} % is the most that is allowed."
+            f"{number(best.mean_error, 0)} %, above the allowed {LARGEST_ERROR:.0f} %."
         )
     elif not any(fit.solution.law.two_level for fit in laws.fits):
-        yield "All configurations lie on one line: what is predicted off it takes env runners and envs per runner for the same."
+        yield "All configurations lie on one line: predictions off it treat env runners and envs per runner as interchangeable."
     elif laws.chosen is not best:
         yield (
-            f"{best.name} has the least leave-one-out error ({number(best.mean_error, 1)} %); {laws.chosen.name} is simpler and "
+            f"{best.name} has the lowest leave-one-out error ({number(best.mean_error, 1)} %); {laws.chosen.name} is simpler and "
             f"within one standard error of it ({number(laws.chosen.mean_error, 1)} %)."
         )
 
 
 def interval_text(low: float, high: float) -> str:
-    """Return an interval of speedups; "–" where it is not known, or so wide that it says nothing."""
+    """Return an interval of speedups; "–" if it is unknown or too wide to be useful."""
     return f"{number(low, 2)} to {number(high, 2)}" if high <= _WIDEST * low else UNKNOWN
 
 
 def prediction_text(study: StudyReport, prediction: Prediction) -> str:
-    """Return what the chosen law says of a configuration, in a line."""
-    beyond = ", extrapolated beyond twice what was measured" if prediction.extrapolated else ""
+    """Return the chosen law's prediction for a configuration, in one line."""
+    beyond = ", extrapolated beyond twice the measured range" if prediction.extrapolated else ""
     here, over_all = interval_text(*prediction.speedups), interval_text(*study.laws.span(prediction.scale))
-    speedup = f"{number(prediction.speedup, 2, '×')} ({here}; over all laws {over_all})"
+    speedup = f"{number(prediction.speedup, 2, '×')} ({here}; all laws: {over_all})"
     return f"{prediction.scale}: {speedup}, {number(prediction.efficiency, 1, ' %')}{beyond}"
 
 
 def notes(study: StudyReport) -> Iterator[str]:
-    """Yield what a reader must know to read the numbers right: what is missing, what ± means, and each run's own note."""
+    """Yield what readers need to interpret the numbers: what is missing, what ± means, and the notes of the runs."""
     found = study.configurations
     noise = next((c.noise for c in found if not math.isnan(c.sps_error)), None)
     if noise is not None:
         yield (
-            "± is where a figure would fall if it was measured again, with as many runs: in 95 % of cases between figure / (1 + ±) "
-            "and figure × (1 + ±). It has the noise of the iterations and of the runs, and for a speedup that of the baseline's."
+            "± is the 95 % interval for a repeat with as many runs: from figure / (1 + ±) to figure × (1 + ±). It covers the noise "
+            "within and between runs and, for speedups, that of the baseline."
         )
         yield _differ(noise)
     correction = study.study.correction
     if correction is not None:
         yield (
-            "All figures are corrected for how fast the machine was in each run, which the learner's update shows: it is the same "
-            f"work in all of them. {_effect(correction)}"
+            "All figures are corrected for the machine's speed in each run, estimated from the learner's update, which is the same "
+            f"work in every run. {_effect(correction)}"
         )
     if study.study.timed_iterations:
-        yield "An iteration lasts a given time here: compare throughput, not time."
+        yield "Iterations have a fixed duration: compare throughput, not time."
     if study.study.waits_are_known:
-        yield "Phases overlap in this algorithm: losses say how the env runners spent their own time, on average."
+        yield "Phases overlap in this algorithm: losses describe how the env runners spent their time, on average."
     elif not study.study.exclusive_phases:
-        yield "Phases overlap in this algorithm, so there is no account of where efficiency goes."
+        yield "Phases overlap in this algorithm, so losses can't be attributed to causes."
     estimated = [str(c.scale) for c in found if c.losses_estimated]
     if estimated:
-        yield f"Serial stepping includes contention for {', '.join(estimated)}: a run with one runner and as many envs would tell."
+        scales = ", ".join(estimated)
+        yield f"Serial stepping includes contention for {scales}: a run of one runner with as many envs separates them."
     if study.study.baseline is not None:
         yield f"Baseline from outside the experiment: {plain(study.study.baseline.name)}."
     for c in found:
@@ -206,31 +205,33 @@ def notes(study: StudyReport) -> Iterator[str]:
 
 def _differ(noise: Noise) -> str:
     if noise.probed:
-        return "Errors of speedups come from rounds of probes."
+        return "Errors of speedups are estimated from rounds of probes."
     percent = f"{100 * math.sqrt(noise.factor) * USUAL_STD:.0f} % (standard deviation)"
     if noise.from_repeats:
-        return f"By the repeated runs, those of one configuration differ by {percent} beside the noise of their iterations."
+        return f"Repeated runs of one configuration differ by {percent}, in addition to the noise within runs."
     return (
-        f"No configuration was repeated: runs are taken to differ by {percent} beside the noise of their iterations, as is usual "
-        "on shared machines. Repeated runs tell what it is here."
+        f"No configuration was repeated: runs are assumed to differ by {percent}, as is usual on shared machines, in addition to "
+        "the noise within runs. Repeat trials to measure it."
     )
 
 
 def _effect(correction: SpeedCorrection) -> str:
     if not correction.is_estimated:
-        return f"Too few trials were repeated to tell by how much: {correction.slope:g} % for each percent is what is usual."
+        return f"Too few trials were repeated to estimate it: the usual {correction.slope:g} % for each percent is used."
     differed, now = 100 * correction.measured, 100 * correction.corrected
-    return f"Runs of one configuration differed by {differed:.1f} % as measured and by {now:.1f} % corrected (standard deviation)."
+    return (
+        f"Runs of one configuration differed by {differed:.1f} % before correction and {now:.1f} % after it (standard deviation)."
+    )
 
 
 def left_out(report: Report) -> Iterator[str]:
-    """Yield what is in no study, with the reason."""
+    """Yield the trials and files that were left out, with the reason."""
     for each in report.experiment.left_out:
         yield f"{plain(each.name)}: {plain(each.reason)}"
 
 
 def decision(study: StudyReport) -> Section:
-    """Return the recommendation for the goal that was asked for: what speaks for it, what else to know, and what to take, last."""
+    """Return the recommendation for the requested goal: its reasons, alternatives and caveats, and the code to use it."""
     asked = study.recommendation
     lines = [
         f"Goal {asked.goal.name}: {goal_text(asked.goal)}.",
@@ -245,7 +246,7 @@ def decision(study: StudyReport) -> Section:
 
 
 def verdict_text(study: StudyReport) -> str:
-    """Return the decision in a line: what to take, and whether that meets the goal."""
+    """Return the decision in one line: the configuration to use, and whether it meets the goal."""
     asked = study.recommendation
     return f"{choice_text(asked)}. Goal {asked.goal.name}: {asked.verdict}."
 
@@ -257,11 +258,11 @@ def _predicted(prediction: Prediction) -> str:
 def _other_goals(study: StudyReport) -> Iterator[str]:
     for name, each in study.recommendations.items():
         if each is not study.recommendation:
-            yield f"{name}: {choice_text(each).removeprefix('Take ').lower()} ({each.verdict})"
+            yield f"{name}: {choice_text(each).removeprefix('Use ').lower()} ({each.verdict})"
 
 
 def details(study: StudyReport) -> Iterator[Section]:
-    """Yield what the recommendation rests on; parts without content are left away."""
+    """Yield the sections behind the recommendation; empty ones are omitted."""
     checks = [f"{each.stage}: {question_text(each)} {each.verdict}. {evidence_text(each)}" for each in study.checklist]
     for section in (
         Section("Scaling laws", tuple(law_lines(study))),
@@ -274,7 +275,7 @@ def details(study: StudyReport) -> Iterator[Section]:
 
 
 def closing(report: Report) -> Section:
-    """Return what a report ends with: what was left out, and where it comes from."""
+    """Return the last section of a report: what was left out, and the provenance."""
     without = [f"Left out: {line}" for line in left_out(report)]
     nothing = [] if report.studies else ["Nothing to show: no run of this experiment could be read."]
     return Section("Source", (*nothing, *without, *(f"{name}: {plain(text)}" for name, text in report.provenance.items())))

@@ -1,8 +1,8 @@
-"""Whether repeats confirm what a report says: `python -m tests.benchmarks.coverage`. About two minutes, no Ray.
+"""Checks the intervals of reports against repeats: `python -m tests.benchmarks.coverage`. About two minutes, no Ray.
 
-On the grids under tests/data/grids and on simulated ones: how often a repeat falls into the interval, what that costs in width, how
-many verdicts are wrong or undecided, and the error of laws beside the noise that no law can go below. The defaults for a grid
-are those that the other grids give (leave one grid out).
+On the grids under tests/data/grids and on simulated ones, prints the coverage of intervals and their width, the shares of wrong and
+undecided verdicts, and the error of laws next to the noise floor. The defaults used for a grid are estimated from the other grids
+(leave one grid out).
 """
 
 from __future__ import annotations

@@ -1,21 +1,21 @@
-"""Measures `sweep` against a trial of every configuration on this machine: what each takes, and how good its choices are.
+"""Compares `sweep` with one trial per configuration on this machine: duration and quality of the choices.
 
-Everything is kept in one JSON file for each env, and each command goes on from there, so that none takes longer than about 4
-minutes on 2 cores with the 12 configurations that are the default. Nothing else should run meanwhile. For one env, 12 minutes:
+Results are kept in one JSON file per env. Each command continues from there and takes at most about 4 minutes on 2 cores with the
+default 12 configurations. Run nothing else at the same time. For one env, in about 12 minutes:
 
     python tests/benchmarks/live.py halfcheetah --stage trials   # each configuration once, in a random order
     python tests/benchmarks/live.py halfcheetah --stage sweeps   # a sweep for each goal
     python tests/benchmarks/live.py halfcheetah --stage trials   # the second round of trials
-    python tests/benchmarks/live.py halfcheetah --stage sweeps   # as often as wanted: each adds one for each goal
-    python tests/benchmarks/live.py halfcheetah --stage rivals   # seconds: replays what others would have chosen, and prints it all
+    python tests/benchmarks/live.py halfcheetah --stage sweeps   # repeat as needed: each call adds one sweep per goal
+    python tests/benchmarks/live.py halfcheetah --stage rivals   # seconds: replays other methods and prints all tables
 
-and the same for cartpole, slow_step and hopper. A command that is cut off loses the trial or sweep that it was at; run it again,
-and it does what is missing of its round. `--stage summary` prints the tables of a file as it is.
+and likewise for cartpole, slow_step and hopper. An interrupted command loses only its current trial or sweep; run it again to
+complete its round. `--stage summary` prints the tables of an existing file.
 
-Trials are whole: start-up, 2 iterations of warm-up and 5 that count. A sweep's time is that of the call, from the start of its
-Algorithm to the page. Both go without the start of Ray. The rivals (Tune's ASHA and Optuna, doubling by hand, the search by trials)
-see the trials of one round, and pay for them what they cost. All choices are judged by the same rounds: one at a time, which the
-rivals did not see, so "every configuration once" shows how sure the judge is; and those of sweeps by all rounds together as well.
+Trials are complete: start-up, 2 warm-up iterations and 5 that count. The time of a sweep is that of the call, from the start of its
+Algorithm to the page. Neither includes the start of Ray. The rivals (Tune's ASHA and Optuna, doubling by hand, search by trials)
+see the trials of one round and are charged their duration. All choices are judged by rounds that the rivals did not see, one at a
+time, so "every configuration once" shows the uncertainty of the judge; those of sweeps are judged by all rounds together as well.
 """
 
 from __future__ import annotations

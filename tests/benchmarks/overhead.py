@@ -1,8 +1,7 @@
-"""What watching costs: `python tests/benchmarks/overhead.py`. It takes some 20 minutes; nothing else should run meanwhile.
+"""Measures the overhead of the callback: `python tests/benchmarks/overhead.py`. Takes about 20 minutes; run nothing else meanwhile.
 
-Prints medians and ratios measured side by side in one run: the hook itself next to RLlib's own compilation of a result and, when
-installed, Lightning's `Throughput`; files opened and memory kept while it runs; and training and sampling with the callback next to
-the same without it, in turns.
+Prints medians and ratios measured within one run: the hook compared with RLlib's compilation of a result and, if installed,
+Lightning's `Throughput`; open files and memory; and training and sampling alternately with and without the callback.
 """
 
 from __future__ import annotations

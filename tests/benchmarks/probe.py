@@ -1,10 +1,9 @@
-"""How well probes foretell whole iterations: `python tests/benchmarks/probe.py --env HalfCheetah-v5 --algo ppo`, some two minutes.
+"""Compares probes with whole iterations: `python tests/benchmarks/probe.py --env HalfCheetah-v5 --algo ppo`, about two minutes.
 
-One Algorithm of 4 env runners probes 12 scales and trains whole iterations at each of them, in turns and in random order, in the
-same processes (see `rllib.switch`).
-Prints a Markdown table of the speedups over 1r×1e by both. With `--trials` it compares 1r×1e as probed in a trial of 2r×4e with
-trials of 1r×1e right before and after; with `--cost` it tells what `ScalingCallback(probe=True)` costs. Nothing else should run
-meanwhile.
+One Algorithm with 4 env runners alternately probes 12 scales and trains whole iterations at each of them, in random order and in
+the same processes (see `rllib.switch`). Prints a Markdown table of the speedups over 1r×1e by both. With `--trials`, compares 1r×1e
+as probed in a trial of 2r×4e with trials of 1r×1e right before and after; with `--cost`, measures the overhead of
+`ScalingCallback(probe=True)`. Run nothing else at the same time.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""How well and how fast a race of short probes finds the best configuration: `python tests/benchmarks/race.py`. It takes minutes.
+"""How well and how fast a race of short probes finds the best configuration: `python tests/benchmarks/race.py`. Takes minutes.
 
-Simulates sweeps on surfaces whose truth is known: laws that straggle, saturate at the cores and fall, 12 to 20 configurations. The
-noise is as measured on shared machines: 5 % a probe, more in some configurations than in others; a pace that drifts by a tenth
-within a minute, for all alike; now and then a stolen core for half a second; a rest (learner) that is known to 2 %.
+Simulates sweeps on known surfaces of 12 to 20 configurations: with stragglers, saturation at the cores, and falling throughput. The
+noise is that of shared machines: 5 % per probe, varying between configurations; a machine speed that drifts by a tenth within a
+minute for all alike; occasionally a core stolen for half a second; and a remaining (learner) time known to 2 %.
 """
 
 from __future__ import annotations

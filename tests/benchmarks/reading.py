@@ -1,8 +1,8 @@
-"""What reading costs: `python tests/benchmarks/reading.py [--trials 100] [--iterations 100] [--folder DIR]`.
+"""Measures reading speed: `python tests/benchmarks/reading.py [--trials 100] [--iterations 100] [--folder DIR]`.
 
-Writes an experiment with results as long as RLlib's, makes a page of it, and reads it with Tune's `ExperimentAnalysis`, which
-makes a dataframe of each trial, each in a process of its own. Prints times, their ratio, and the peak of memory. 1,000 trials ×
-1,000 iterations take 17 GB on the disk.
+Writes an experiment with results as long as RLlib's, builds a page from it, and reads it with Tune's `ExperimentAnalysis`, which
+creates a dataframe per trial, each in a separate process. Prints times, their ratio and peak memory. 1,000 trials × 1,000
+iterations take 17 GB of disk space.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Records an exhaustive grid of configurations, with repetitions, in which laws and search policies are judged later.
+"""Records an exhaustive grid of configurations with repetitions, for the evaluation of laws and search policies.
 
 `python tests/benchmarks/record_grid.py halfcheetah --output grid.csv` takes half an hour on 2 cores. Each repetition measures every
-configuration once, in an order of its own, so that a machine that changes over time does not favour one of them. Nothing else
-should run meanwhile.
+configuration once, in a new random order, so that a drifting machine favours none of them. Run nothing else at the same time.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""How well and how cheaply a search finds the best configuration: `python tests/benchmarks/search.py`. It takes a few minutes.
+"""How well and how cheaply a search finds the best configuration: `python tests/benchmarks/search.py`. Takes a few minutes.
 
-Replays searches on exhaustive grids that `record_grid.py` recorded, and on synthetic surfaces, and prints a table for each goal.
-Of a recorded grid a search sees one half of each configuration's runs, drawn at random, and is judged by the other half, corrected
-for the machine's pace. That half holds noise of its own.
+Replays searches on exhaustive grids recorded by `record_grid.py` and on synthetic surfaces, and prints a table for each goal. On a
+recorded grid, a search sees a random half of each configuration's runs and is judged by the other half, corrected for the machine's
+speed. That half is noisy as well.
 """
 
 from __future__ import annotations

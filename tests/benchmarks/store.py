@@ -1,8 +1,8 @@
-"""What one store of baselines bears: `python tests/benchmarks/store.py [--trials 10000] [--workloads 100] [--processes 1 2 4]`.
+"""Load test of a baseline store: `python tests/benchmarks/store.py [--trials 10000] [--workloads 100] [--processes 1 2 4]`.
 
-Simulates trials, without Ray. Prints how long the start of a trial takes as baselines of other workloads pile up; how many files a
-second are read and written; and how long 10,000 trials take that start, measure and end in one store, and whether the last of them
-start as fast as the first. `--place` may be a directory or a URI.
+Simulates trials without Ray. Prints the start-up time of a trial as other baselines accumulate, the rates of reading and
+writing files, the time for 10,000 trials to start, measure and end in one store, and whether the last of them start as fast as
+the first. `--place` is a directory or a URI.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def test_the_numbers_on_screen_are_the_data(user, tmp_path):
     assert on_screen == PRINTED
     asked = study.recommendation
     words = (*why_lines(asked), *doubt_lines(asked), runner_up_text(asked), code_text(asked))
-    for text in ("Take 4r×1e", *words, "Goal balanced", "2026-11-22 12:00 UTC"):
+    for text in ("Use 4r×1e", *words, "Goal balanced", "2026-11-22 12:00 UTC"):
         assert " ".join(text.split()) in document.words
     for forecast in study.predictions():
         assert f"{forecast.speedup:.2f}" in document.words
@@ -132,8 +132,8 @@ def test_the_page_asks_for_nothing_from_elsewhere(user):
     ("runs", "says"),
     [
         ([], "No run of this experiment could be read."),
-        ([nan_row()], "Without a throughput, and so left out: 2r×2e."),
-        ([run("2r1e", [1.0] * 5), run("4r1e", [0.6] * 5)], "Without a baseline, speedup and efficiency are not known."),
+        ([nan_row()], "Left out, no throughput measured: 2r×2e."),
+        ([run("2r1e", [1.0] * 5), run("4r1e", [0.6] * 5)], "Without a baseline, speedup and efficiency are unknown."),
         ([run("1r1e", [1.0] * 5)], "It is the only configuration"),
     ],
 )

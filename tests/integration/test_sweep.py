@@ -272,7 +272,7 @@ def test_what_a_noisy_neighbour_disturbed_is_measured_again(tmp_path):
     assert said[flagged + 1].endswith("measuring 2r×1e again")
     choice = made.studies[0].recommendation.choice
     assert str(choice.scale) == "2r×1e"
-    assert choice.note.endswith("1 more run left out: other programs got in the way")
+    assert choice.note.endswith("1 more run left out because of interference from other programs")
     others = sorted(run.others for run in made.experiment.studies[0].runs if run.scale == choice.scale)
     assert sorted(run.others for run in choice.runs) == others[:-1]
 

@@ -17,24 +17,24 @@ def rl_scaling(*arguments):
 @pytest.mark.parametrize(("goal", "scale", "code"), [("save", "2r×1e", 0), ("balanced", "4r×1e", 0), ("fastest", "8r×2e", 0)])
 def test_the_three_goals(goal, scale, code):
     done = rl_scaling("report", TABLE, "--goal", goal, "--exit-code")
-    assert f"Take {scale}" in done.stdout
+    assert f"Use {scale}" in done.stdout
     assert done.exit_code == code
 
 
-def test_constraints_of_the_users_own_and_the_exit_code():
+def test_custom_constraints_and_exit_code():
     done = rl_scaling("report", TABLE, "--max-cpus", 4, "--exit-code")
-    assert "Take 4r×1e" not in done.stdout
+    assert "Use 4r×1e" not in done.stdout
     assert done.exit_code == 3
     assert rl_scaling("report", TABLE, "--max-cpus", 4).exit_code == 0
 
 
-def test_json_is_for_programs():
+def test_json_report():
     document = json.loads(rl_scaling("report", TABLE, "--format", "json").stdout)
     (study,) = document["studies"]
     assert len(study["configurations"]) == 10
 
 
-def test_the_keys_as_a_table_and_for_programs():
+def test_keys_as_table_and_json():
     table = rl_scaling("keys").stdout
     document = json.loads(rl_scaling("keys", "--json").stdout)
     assert [each["key"] for each in document] == [key.name for key in KEYS]
@@ -42,7 +42,7 @@ def test_the_keys_as_a_table_and_for_programs():
     assert all(f" {key.name} " in table for key in KEYS)
 
 
-def test_the_table_is_a_screenful_and_more_on_demand():
+def test_table_fits_a_screen_unless_verbose():
     brief, full = rl_scaling("report", TABLE).stdout, rl_scaling("report", TABLE, "--verbose").stdout
     assert len(brief.splitlines()) <= 40
     assert "Checklist" not in brief
@@ -51,21 +51,21 @@ def test_the_table_is_a_screenful_and_more_on_demand():
 
 
 @pytest.mark.parametrize("form", ["table", "markdown", "json", "html"])
-def test_written_to_a_file(form, tmp_path):
+def test_output_file(form, tmp_path):
     file = tmp_path / "report"
     done = rl_scaling("report", TABLE, "--format", form, "-o", file)
     assert (done.exit_code, done.stdout) == (0, "")
     assert "4r×1e" in file.read_text(encoding="utf-8")
 
 
-def test_pictures_and_curve(tmp_path):
+def test_figures_and_curve(tmp_path):
     assert rl_scaling("report", TABLE, "--figures", tmp_path / "pictures", "--curve", tmp_path / "curve").exit_code == 0
     assert {file.suffix for file in (tmp_path / "pictures").iterdir()} == {".svg"}
     assert {folder.name for folder in (tmp_path / "curve" / "scaling_over_N").iterdir()} == {"actual", "ideal"}
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "message"),
     [
         (["nowhere"], 1, "does not exist"),
         ([TABLE.parent], 1, "no trial"),
@@ -74,19 +74,19 @@ def test_pictures_and_curve(tmp_path):
         ([TABLE, "--min-speedup", "-1"], 2, "min_speedup is -1.0"),
     ],
 )
-def test_a_clear_error(arguments, code, told):
+def test_errors_are_clear(arguments, code, message):
     done = rl_scaling("report", *arguments)
     assert done.exit_code == code
-    assert told in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.output
 
 
-def test_where_nothing_can_be_written_nothing_is_read(tmp_path):
+def test_unwritable_output_is_rejected_before_reading(tmp_path):
     done = rl_scaling("report", "nowhere", "-o", tmp_path / "missing" / "x.md")
     assert done.exit_code == 2
-    assert f"there is no folder {tmp_path / 'missing'} that can be written to" in done.stderr
+    assert f"the folder {tmp_path / 'missing'} does not exist" in done.stderr
 
 
-def test_python_m_is_the_same():
+def test_python_m():
     done = subprocess.run([sys.executable, "-m", "rl_scaling_callback", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("rl-scaling, version ")

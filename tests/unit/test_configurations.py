@@ -16,7 +16,7 @@ def by_scale(*runs, **facts):
     return {str(each.scale): each for each in configurations(Study("test", runs, **facts))}
 
 
-def test_the_users_ten_rows():
+def test_ten_rows():
     found = {scale: (f"{each.speedup:.2f}", f"{each.efficiency:.1f}", each.band) for scale, each in by_scale(*users_ten()).items()}
     assert found == {
         "1r×1e": ("1.00", "100.0", "perfect"),
@@ -46,13 +46,13 @@ def test_without_a_baseline_only_sps_is_known():
     assert (each.band, each.losses, each.diagnosis) == ("", {}, "")
 
 
-def test_a_baseline_from_a_file():
+def test_baseline_from_a_file():
     given = Run(name="an older experiment", scale=Scale(1, 1), steady=window([2.0] * 5))
     each = by_scale(run("2r1e", [1.25] * 5), baseline=given)["2r×1e"]
     assert (each.speedup, each.efficiency, each.is_baseline) == (pytest.approx(1.6), pytest.approx(80), False)
 
 
-def test_a_baseline_that_is_only_a_number():
+def test_baseline_given_as_a_number():
     number = Steady(500.0, math.nan, 0, math.nan, math.nan, converged=False, settled=False)
     each = by_scale(run("2r1e", [1.25] * 5), baseline=Run(name="the trial's own option", scale=Scale(1, 1), steady=number))["2r×1e"]
     assert each.speedup == pytest.approx(1.6)
@@ -67,10 +67,10 @@ def test_a_larger_reference_scales_perfectly_up_to_itself():
     assert (eight.speedup, eight.efficiency) == (pytest.approx(6.4), pytest.approx(80))
 
 
-def test_other_steps_per_iteration_are_not_compared():
+def test_different_steps_per_iteration_are_not_compared():
     each = by_scale(run("1r1e", [1.0] * 5), run("2r1e", [1.0] * 5, env_steps=2000))["2r×1e"]
     assert math.isnan(each.speedup)
-    assert each.note == "2,000 env steps an iteration, 1,000 in the baseline's: not comparable"
+    assert each.note == "2,000 env steps per iteration, 1,000 for the baseline: not comparable"
     timed = by_scale(run("1r1e", [1.0] * 5), run("2r1e", [1.0] * 5, env_steps=2000), timed_iterations=True)["2r×1e"]
     assert timed.speedup == pytest.approx(2)
 
@@ -85,7 +85,7 @@ def test_the_losses_sum_to_the_loss():
     assert not by_scale(run("1r1e", [1.0], parts=alone), run("2r1e", [0.7], parts=both), exclusive_phases=False)["2r×1e"].losses
 
 
-def test_what_a_reader_must_know():
+def test_notes():
     each = by_scale(run("1r1e", [1.0] * 5), run("2r1e", [1.0] * 5, exclusive=0.0, note="ended with an error"))["2r×1e"]
     assert each.note == "ended with an error; another trial ran on its node at the same time"
     assert by_scale(run("4r1e", [1.0], cpus=5.0))["4r×1e"].sps_per_cpu == 200
@@ -93,7 +93,7 @@ def test_what_a_reader_must_know():
 
 
 @pytest.mark.parametrize("who", ["1r1e", "2r1e"])
-def test_a_speedup_is_disturbed_where_its_baseline_was(who):
+def test_speedup_is_disturbed_if_its_baseline_is(who):
     def disturbed(**facts):
         return by_scale(*(run(scale, [1.0] * 5, **(facts if scale == who else {})) for scale in ("1r1e", "2r1e")))[
             "2r×1e"
@@ -116,7 +116,7 @@ def measured_once(rng, repetitions, between, within=0.05):
 
 
 def confirmed(rng, repetitions, between):
-    """Return whether SPS and speedup lie in the intervals that another measurement gave them."""
+    """Return whether SPS and speedup lie within the intervals of another measurement."""
     one, other = (measured_once(rng, repetitions, between) for _ in range(2))
     return [
         abs(math.log(getattr(one, what) / getattr(other, what))) <= math.log1p(getattr(one, f"{what}_error") / 100)
@@ -125,19 +125,19 @@ def confirmed(rng, repetitions, between):
 
 
 @pytest.mark.parametrize(("repetitions", "between"), [(3, 0.1), (2, 0.12), (1, 0.1)])
-def test_a_repeat_confirms_intervals(repetitions, between):
+def test_coverage_of_intervals_for_a_repeat(repetitions, between):
     rng = random.Random(1)
     held = [each for _ in range(300) for each in confirmed(rng, repetitions, between)]
     assert 0.92 <= sum(held) / len(held) <= 0.995
 
 
-def test_repeats_tell_how_quiet_a_machine_is():
+def test_noise_is_estimated_from_repeats():
     errors = [measured_once(random.Random(3), repetitions, 0.01, 0.01).speedup_error for repetitions in (1, 2, 4, 16)]
     assert errors == sorted(errors, reverse=True)
     assert errors[0] > 50 > 5 > errors[-1]
 
 
-def test_what_is_known_of_noise_before_any_repeat():
+def test_noise_without_repeats():
     one = by_scale(run("1r1e", [1.0, 1.02, 0.98, 1.01]))["1r×1e"]
     assert not one.noise.from_repeats
     within = math.log1p(one.runs[0].steady.error / 100) / stdtrit(3, 0.975)
@@ -150,7 +150,7 @@ def test_what_is_known_of_noise_before_any_repeat():
 def test_repeated_runs_are_pooled():
     each = by_scale(run("1r1e", [1.0] * 5), run("2r1e", [0.5] * 5), run("2r1e", [0.7] * 5))["2r×1e"]
     assert each.sps == pytest.approx(10_000 / 6.0)
-    # Two runs with ln SPS 0.336 apart, beside what is usual.
+    # Two runs whose ln SPS differ by 0.336, combined with the prior.
     assert each.noise.from_repeats
     assert each.noise.dof == USUAL_DOF + 1
     squares = math.log(0.7 / 0.5) ** 2 / 2 / USUAL_STD**2

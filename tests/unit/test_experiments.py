@@ -53,30 +53,30 @@ def test_steps_and_seconds_are_read_without_the_callback(folder):
 
 
 def suspended(scaling):
-    """Ten iterations of 2 s, of which the clock says that the seventh took an hour more."""
+    """Ten iterations of 2 s; by the clock, the seventh took an hour longer."""
     unknown = {} if scaling is None else {**scaling, "sps": math.nan}
     return [result(k, *((3602.0, unknown or None) if k == 7 else (2.0, scaling))) for k in range(1, 11)]
 
 
-def test_an_iteration_in_which_the_clock_jumped_does_not_count(folder):
+def test_iteration_with_a_clock_jump_does_not_count(folder):
     folder.trial(suspended({**MEASURED, "env_steps": 2048.0, "time/evaluate": 0.0}))
     run = folder.run()
     assert (run.steady.iterations, run.steady.sps, run.note) == (7, 1024.0, "")
 
 
-def test_without_the_callback_a_suspicious_iteration_is_told(folder):
+def test_suspicious_iteration_is_noted_without_the_callback(folder):
     folder.trial(suspended(None))
     run = folder.run()
     assert run.steady.iterations == 8
-    assert "3,602 s where 2 s are typical" in run.note
+    assert "3,602 s, while 2 s is typical" in run.note
 
 
-def test_drift_is_told(folder):
+def test_drift_is_noted(folder):
     folder.trial([result(k, scaling={**MEASURED, "steady/drift": 45.4 if k == 7 else 0.0}) for k in range(1, 8)])
     assert "changed by +45 %" in folder.run().note
 
 
-def test_a_study_says_what_was_run(folder):
+def test_facts_of_a_study(folder):
     folder.trial([result(k) for k in range(1, 4)])
     (study,) = folder.read().studies
     assert study.title == "PPO on HalfCheetah-v5"
@@ -87,13 +87,13 @@ def test_a_study_says_what_was_run(folder):
     assert study.baseline is None
 
 
-def test_without_the_callback_the_config_tells_the_cpus(folder):
+def test_cpus_from_the_config_without_the_callback(folder):
     config = {"num_cpus_for_main_process": 1, "num_cpus_per_env_runner": 0.5, "num_env_runners": 4}
     folder.trial([result(k, config=config) for k in range(1, 5)])
     assert folder.run().cpus == 3.0
 
 
-def test_the_callback_adds_parts_cpus_and_neighbours(folder):
+def test_callback_adds_parts_cpus_and_exclusivity(folder):
     folder.trial([result(k, scaling=MEASURED) for k in range(1, 5)])
     run = folder.run()
     known = {name: seconds for name, seconds in run.steady.parts.items() if seconds == seconds}
@@ -101,30 +101,30 @@ def test_the_callback_adds_parts_cpus_and_neighbours(folder):
     assert (run.cpus, run.exclusive) == (2.0, 1.0)
 
 
-def test_one_neighbour_in_the_window_is_enough(folder):
+def test_one_shared_iteration_makes_a_run_not_exclusive(folder):
     folder.trial([result(k, scaling=MEASURED | {"exclusive": float(k != 4)}) for k in range(1, 6)])
     assert folder.run().exclusive == 0.0
 
 
-def test_parts_that_an_iteration_lacks_are_unknown(folder):
+def test_missing_parts_are_unknown(folder):
     folder.trial([result(k, scaling=MEASURED if k != 4 else {}) for k in range(1, 6)])
     parts = folder.run().steady.parts
     assert set(parts) == set(RECORDED)
     assert all(map(math.isnan, parts.values()))
 
 
-def test_evaluation_is_left_out_where_it_is_known(folder):
+def test_known_evaluation_is_excluded(folder):
     config = {"evaluation_interval": 1}
     folder.trial([result(k, 3.0, MEASURED | {"time/evaluate": 1.0}, config) for k in range(1, 4)])
     assert (folder.run().steady.sps, folder.run().note) == (1024.0, "")
 
 
-def test_evaluation_that_is_not_known_is_noted(folder):
+def test_unknown_evaluation_is_noted(folder):
     folder.trial([result(k, config={"evaluation_interval": 1}) for k in range(1, 4)])
     assert "include evaluation" in folder.run().note
 
 
-def test_what_a_restored_trial_repeats_counts_once_and_warms_up_again(folder):
+def test_restored_trial_counts_repeats_once_and_warms_up_again(folder):
     first = [result(k, 4.0) for k in range(1, 6)]
     restored = [result(k, 2.0, iterations_since_restore=k - 3) for k in range(4, 10)]
     folder.trial(first + restored)
@@ -134,19 +134,19 @@ def test_what_a_restored_trial_repeats_counts_once_and_warms_up_again(folder):
     assert run.steady.seconds == 4 + 4 * 2
 
 
-def test_a_run_whose_scale_changes_counts_from_there(folder):
+def test_run_counts_from_a_change_of_scale(folder):
     folder.trial([result(k) for k in range(1, 6)] + [result(k, 1.0, config={"num_env_runners": 2}) for k in range(6, 10)])
     run = folder.run()
     assert (run.scale, run.steady.sps, run.steady.iterations) == (Scale(2, 1), 2048.0, 2)
-    assert "since iteration 6" in run.note
+    assert "iterations from 6 on" in run.note
 
 
-def test_a_learning_rate_that_changes_does_not_matter(folder):
+def test_changing_learning_rate_does_not_matter(folder):
     folder.trial([result(k, config={"lr": k * 1e-4}) for k in range(1, 6)])
     assert folder.run().steady.iterations == 3
 
 
-def test_a_half_written_last_line_is_passed_over(folder):
+def test_incomplete_last_line_is_ignored(folder):
     line = json.dumps(result(5))
     folder.trial([result(k) for k in range(1, 5)], tail=line[: len(line) // 2])
     run = folder.run()
@@ -163,7 +163,7 @@ def test_damaged_lines_are_left_out_and_counted(folder, junk):
     assert run.note == "1 damaged line of its result.json is left out"
 
 
-def test_a_crashed_trial_counts_for_what_it_measured(folder):
+def test_crashed_trial_counts(folder):
     trial = folder.trial([result(k) for k in range(1, 5)])
     (trial / "error.txt").write_text("Traceback")
     run = folder.run()
@@ -176,23 +176,25 @@ def fleet(healthy):
     return [result(k, config=config, fault_tolerance=state) for k, state in enumerate(states, start=1)]
 
 
-def test_a_trial_that_most_of_the_time_lacked_env_runners_is_not_of_its_scale(folder):
+def test_trial_lacking_env_runners_is_left_out(folder):
     folder.trial(fleet([4, 4, 4, 4, 3, 3, 3, 3]))
-    assert folder.reason().startswith("only 3 of its 4 env runners worked in most iterations: its throughput is not that of 4r×1e")
+    assert folder.reason().startswith(
+        "only 3 of its 4 env runners were healthy in most iterations: its throughput is not that of 4r×1e"
+    )
 
 
-def test_an_env_runner_that_was_restarted_does_no_harm(folder):
+def test_restarted_env_runner_is_harmless(folder):
     folder.trial(fleet([4, 4, 4, 3, 4, 4, 4, 4]))
     assert folder.run().steady.iterations == 6
 
 
-def test_a_trial_that_was_tried_again_and_ended_well_has_no_note(folder):
+def test_retried_trial_has_no_note(folder):
     trial = folder.trial([result(k, done=k == 4) for k in range(1, 5)])
     (trial / "error.txt").write_text("Traceback")
     assert folder.run().note == ""
 
 
-def test_old_stack_lifetime_counts_are_told_from_the_iterations(folder):
+def test_old_stack_lifetime_counts(folder):
     config = {"enable_env_runner_and_connector_v2": False, "enable_rl_module_and_learner": False, "model": {"fcnet_hiddens": [8]}}
     more = {"env_runners": {"episode_reward_mean": 3.0}, "num_env_steps_sampled_this_iter": 1000}
     lines = [result(k, config=config, **more, num_env_steps_sampled=1000 * k) for k in range(1, 4)]
@@ -204,14 +206,14 @@ def test_old_stack_lifetime_counts_are_told_from_the_iterations(folder):
 
 
 @pytest.mark.parametrize(("busy", "limits"), [(1.6, "the learner limits"), (1.2, "sampling limits")])
-def test_what_limits_where_sampling_overlaps_learning(folder, busy, limits):
-    told = {**MEASURED, "account/exclusive": 1.0, "learner/busy": busy}
-    folder.trial([result(k, scaling=told, config={"broadcast_interval": 1}) for k in range(1, 5)])
-    # 2,048 steps in 2 s, of which the learner is busy for some and the env runners wait for it for 0.5 s.
+def test_bottleneck_if_sampling_overlaps_learning(folder, busy, limits):
+    scaling = {**MEASURED, "account/exclusive": 1.0, "learner/busy": busy}
+    folder.trial([result(k, scaling=scaling, config={"broadcast_interval": 1}) for k in range(1, 5)])
+    # 2,048 steps in 2 s; the env runners wait for the learner for 0.5 s.
     note = folder.run().note
     assert note.startswith(limits)
-    assert f"the learner can take {2048 / busy:,.0f} steps/s" in note
-    assert "the env runners can give 1,365" in note
+    assert f"the learner can process {2048 / busy:,.0f} steps/s" in note
+    assert "the env runners can sample 1,365" in note
 
 
 def test_iterations_before_learning_starts_are_not_measured(folder):
@@ -222,7 +224,7 @@ def test_iterations_before_learning_starts_are_not_measured(folder):
     assert [sample.number for sample in run.samples if sample.measured] == [5, 6]
 
 
-def test_overlapping_phases_and_timed_iterations_are_told(folder):
+def test_overlapping_phases_and_timed_iterations_are_recognised(folder):
     config = {"broadcast_interval": 1, "min_time_s_per_iteration": 10}
     folder.trial([result(k, config=config) for k in range(1, 4)])
     (study,) = folder.read().studies
@@ -231,18 +233,18 @@ def test_overlapping_phases_and_timed_iterations_are_told(folder):
     assert study.timed_iterations
 
 
-def test_where_env_runners_tell_their_waits_overlapping_phases_have_losses(folder):
+def test_known_waits_give_losses_of_overlapping_phases(folder):
     config = {"broadcast_interval": 1, "min_time_s_per_iteration": 10}
-    told = {**MEASURED, "account/exclusive": 1.0, "learner/busy": 1.94}
-    folder.trial([result(k, scaling=told, config=config) for k in range(1, 5)])
-    folder.trial([result(k, scaling=told, config={**config, "num_env_runners": 2}) for k in range(1, 5)])
+    scaling = {**MEASURED, "account/exclusive": 1.0, "learner/busy": 1.94}
+    folder.trial([result(k, scaling=scaling, config=config) for k in range(1, 5)])
+    folder.trial([result(k, scaling=scaling, config={**config, "num_env_runners": 2}) for k in range(1, 5)])
     (study,) = folder.read().studies
     assert (study.exclusive_phases, study.waits_are_known) == (False, True)
     one, two = configurations(study, Scale(1, 1))
     assert sum(two.losses.values()) == pytest.approx(50.0)
-    # Busy for 1.94 of 2 s; env runners waited for it for 0.5 of them, and do so no more where it is twice as fast.
+    # Busy for 1.94 of 2 s; env runners wait for it for 0.5 s, and not at all if it is twice as fast.
     assert two.diagnosis.endswith("busy 97 %: at most 1.03× from more env runners; a learner twice as fast: up to 1.3×")
-    # 2r×1e is as fast as 1r×1e here, so that no goal takes it; beside a baseline from another place, it is all there is.
+    # 2r×1e is as fast as 1r×1e, so no goal selects it, unless the baseline comes from elsewhere and it is the only run.
     alone = replace(study, runs=two.runs, baseline=replace(one.runs[0], name="a file"))
     made = make_report(Experiment("here", (alone,)), "fastest")
     assert "a learner twice as fast: up to 1.3×" in to_markdown(made)
@@ -254,7 +256,7 @@ def test_where_env_runners_tell_their_waits_overlapping_phases_have_losses(folde
     [
         ([result(1), result(2)], "2 iterations; warm-up takes 2, so at least 3 are needed"),
         ([result(1)], "1 iteration; warm-up"),
-        ([], "no iteration has been reported"),
+        ([], "no iteration was reported"),
         ([result(k, config={"_is_online": False}) for k in range(1, 5)], "offline"),
         ([result(k, config={"input": "/data"}) for k in range(1, 5)], "offline"),
         ([result(k, config={"num_env_runners": None}) for k in range(1, 5)], "num_env_runners is None"),
@@ -266,30 +268,30 @@ def test_where_env_runners_tell_their_waits_overlapping_phases_have_losses(folde
         ),
     ],
 )
-def test_what_cannot_be_measured_is_left_out_with_the_reason(folder, results, reason):
+def test_unmeasurable_trials_are_left_out_with_the_reason(folder, results, reason):
     folder.trial(results)
     assert reason in folder.reason()
 
 
 @pytest.mark.parametrize("junk", [[], 3, {}, {"num_env_runners": 1, "num_envs_per_env_runner": 0}, {"num_learners": "all"}])
-def test_a_config_that_is_none_of_rllib_is_told(folder, junk):
+def test_config_that_is_not_from_rllib(folder, junk):
     trial = folder.trial([{**result(k), "config": junk} for k in range(1, 4)])
     (trial / "params.json").write_text("{")
-    assert "does not say its scale" in folder.reason()
+    assert "has no valid scale" in folder.reason()
 
 
-def test_a_trial_that_failed_at_the_start_is_left_out(folder):
+def test_trial_that_failed_at_the_start_is_left_out(folder):
     trial = folder.trial([])
     (trial / "error.txt").write_text("Traceback")
     assert "before its first iteration" in folder.reason()
 
 
-def test_a_trial_without_results_is_left_out(folder):
+def test_trial_without_results_is_left_out(folder):
     (folder.trial([]) / "result.json").unlink()
     assert "there is no result.json" in folder.reason()
 
 
-def test_the_config_of_results_without_one_is_in_the_params(folder):
+def test_config_falls_back_to_params(folder):
     lines = [result(k) for k in range(1, 4)]
     for line in lines:
         del line["config"]
@@ -297,7 +299,7 @@ def test_the_config_of_results_without_one_is_in_the_params(folder):
     assert folder.run().steady.iterations == 1
 
 
-def test_workloads_are_apart_the_one_with_most_runs_first(folder):
+def test_workloads_are_separate_studies_largest_first(folder):
     small = {"_train_batch_size_per_learner": 1024}
     folder.trial([result(k, config=small) for k in range(1, 4)])
     folder.trial([result(k, config={"seed": 1}) for k in range(1, 4)])
@@ -310,7 +312,7 @@ def test_workloads_are_apart_the_one_with_most_runs_first(folder):
     ]
 
 
-def test_addresses_in_memory_do_not_set_workloads_apart(folder):
+def test_memory_addresses_do_not_separate_workloads(folder):
     for address in ("0x7fe1", "0x7fe2"):
         folder.trial([result(k, config={"_learner_connector": f"<function f at {address}>"}) for k in range(1, 4)])
     assert len(folder.read().studies) == 1
@@ -337,7 +339,7 @@ def baseline(**facts):
     return replace(BASELINE, workload=Workload({**FACTS, **facts}), provenance={"host": "vm", "trial": "PPO_x", "torch": "2.13"})
 
 
-def test_a_baseline_file_gives_the_hardware(folder):
+def test_hardware_from_a_baseline_file(folder):
     folder.publish(baseline())
     folder.trial([result(k) for k in range(1, 4)])
     (study,) = folder.read().studies
@@ -346,7 +348,7 @@ def test_a_baseline_file_gives_the_hardware(folder):
     assert study.baseline is None, "there is a run at the reference scale"
 
 
-def test_a_baseline_file_stands_in_for_a_reference_that_was_not_run(folder):
+def test_baseline_file_replaces_a_missing_reference(folder):
     folder.publish(baseline())
     folder.trial([result(k, config={"num_env_runners": 2}) for k in range(1, 4)])
     (study,) = folder.read().studies
@@ -358,13 +360,13 @@ def test_a_baseline_file_stands_in_for_a_reference_that_was_not_run(folder):
 
 
 @pytest.mark.parametrize("difference", [{"train_batch_size": 1024}, {"algorithm": "ray.rllib.algorithms.appo.appo.APPO"}])
-def test_the_baseline_of_another_workload_does_not_stand_in(folder, difference):
+def test_baseline_of_another_workload_is_not_used(folder, difference):
     folder.publish(baseline(**difference))
     folder.trial([result(k, config={"num_env_runners": 2}) for k in range(1, 4)])
     assert folder.read().studies[0].baseline is None
 
 
-def test_what_the_callback_compared_with_stands_in(folder):
+def test_recorded_baseline_sps_replaces_a_missing_reference(folder):
     lines = [
         result(k, scaling=MEASURED | {"baseline_sps": 700.0, "comparable": 1.0}, config={"num_env_runners": 2}) for k in range(1, 4)
     ]
@@ -373,20 +375,20 @@ def test_what_the_callback_compared_with_stands_in(folder):
     assert folder.read(reference=Scale(4, 1)).studies[0].baseline.steady.sps == 2800.0
 
 
-def test_trials_of_one_host_with_env_runners_on_other_hardware_are_apart(folder):
+def test_env_runners_on_other_hardware_separate_studies(folder):
     for workload in ("here", "here", "there"):
         folder.trial([result(k, scaling={**MEASURED, "workload": workload}) for k in range(1, 6)])
     folder.trial([result(k, hostname="unknown") for k in range(1, 6)])
     assert [len(study.runs) for study in folder.read().studies] == [2, 1, 1]
 
 
-def test_a_trial_without_the_callback_is_of_the_workload_of_its_host(folder):
+def test_trial_without_the_callback_joins_the_workload_of_its_host(folder):
     folder.trial([result(k, scaling={**MEASURED, "workload": "here"}) for k in range(1, 6)])
     folder.trial([result(k) for k in range(1, 6)])
     assert [len(study.runs) for study in folder.read().studies] == [2]
 
 
-def test_hosts_with_different_hardware_are_apart(folder):
+def test_different_hardware_separates_studies(folder):
     folder.publish(baseline())
     folder.publish(replace(baseline(cpu="Xeon", cores=4), provenance={"host": "other"}))
     for host in ("vm", "other"):
@@ -396,7 +398,7 @@ def test_hosts_with_different_hardware_are_apart(folder):
     assert all("cpu: " in study.title for study in studies)
 
 
-def test_a_host_that_nothing_is_known_of_is_taken_for_one_like_the_others(folder):
+def test_unknown_host_is_assumed_to_equal_the_others(folder):
     folder.publish(baseline())
     for host in ("elsewhere", "vm"):
         folder.trial([result(k, hostname=host) for k in range(1, 4)])
@@ -405,7 +407,7 @@ def test_a_host_that_nothing_is_known_of_is_taken_for_one_like_the_others(folder
     assert len(study.runs) == 2
 
 
-def test_a_damaged_baseline_file_is_named(folder):
+def test_damaged_baseline_file_is_left_out_by_name(folder):
     folder.trial([result(k) for k in range(1, 4)])
     (folder.path / EXPERIMENT_SUBDIRECTORY).mkdir()
     (folder.path / EXPERIMENT_SUBDIRECTORY / "baseline-v1-0-1r1e.json").write_text("{")
@@ -414,7 +416,7 @@ def test_a_damaged_baseline_file_is_named(folder):
     assert "not valid JSON" in left_out.reason
 
 
-def test_long_runs_keep_their_first_and_last_iterations_of_many(folder):
+def test_samples_of_long_runs_are_thinned(folder):
     folder.trial([result(k) for k in range(1, 1001)])
     samples = [sample.number for sample in folder.run().samples]
     assert len(samples) == 300
@@ -424,49 +426,49 @@ def test_long_runs_keep_their_first_and_last_iterations_of_many(folder):
     assert folder.run().steady.iterations == 998
 
 
-def test_progress_is_told(folder):
+def test_progress(folder):
     for _ in range(2):
         folder.trial([result(1)])
-    told = []
-    folder.read(progress=lambda done, total: told.append((done, total)))
-    assert told == [(1, 2), (2, 2)]
+    calls = []
+    folder.read(progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(1, 2), (2, 2)]
 
 
-def test_a_result_grid_and_a_uri_are_read_through_their_filesystem(folder, tmp_path):
+def test_result_grid_and_uri_are_read_through_their_filesystem(folder, tmp_path):
     folder.trial([result(k) for k in range(1, 4)])
     local = fs.LocalFileSystem()
     grid = SimpleNamespace(experiment_path="experiment", filesystem=fs.SubTreeFileSystem(str(tmp_path), local))
-    # Not ==: from Python 3.13 on, records that hold a NaN differ from their like.
+    # repr, since from Python 3.13 on records with NaN compare unequal.
     assert repr(read_experiment(grid).studies) == repr(folder.read().studies)
     assert repr(read_experiment(f"file://{folder.path}").studies) == repr(folder.read().studies)
 
 
-def test_a_tune_result_grid_has_what_is_used_of_it():
+def test_attributes_of_a_tune_result_grid():
     from ray.tune import ResultGrid
 
     assert isinstance(ResultGrid.experiment_path, property)
     assert isinstance(ResultGrid.filesystem, property)
 
 
-def test_places_without_an_experiment_are_told(tmp_path, folder):
-    def told(place):
+def test_errors_for_places_without_an_experiment(tmp_path, folder):
+    def message(place):
         with pytest.raises(ExperimentError) as error:
             read_experiment(place)
         return str(error.value)
 
-    assert "does not exist" in told(tmp_path / "nowhere")
-    assert "it is empty" in told(folder.path)
+    assert "does not exist" in message(tmp_path / "nowhere")
+    assert "it is empty" in message(folder.path)
     (folder.path / "experiment_state-1.json").write_text("{}")
-    assert "holds no trial" in told(folder.path)
-    assert str(folder.path) in told(tmp_path)
+    assert "contains no trial" in message(folder.path)
+    assert str(folder.path) in message(tmp_path)
     trial = folder.trial([result(1)])
-    assert "the folder of one trial" in told(trial)
-    assert "can't be reached" in told("nosuchscheme://bucket/path")
+    assert "the folder of one trial" in message(trial)
+    assert "can't be reached" in message("nosuchscheme://bucket/path")
     for nothing in (3, None, ""):
-        assert "is not an experiment" in told(nothing)
+        assert "is not an experiment" in message(nothing)
 
 
-def test_the_config_is_one_object_while_it_is_equal(tmp_path):
+def test_equal_configs_share_one_object(tmp_path):
     config = {"lr": None, "text": '"config": {"lr": 2}, {'}
     nested = {"evaluation": {"config": config}, "config": config, "after": [math.nan, math.inf]}
     documents = [{"a": 1, "config": config}, {"a": 2, "config": config}, nested, {"config": {"lr": 2}}, {"a": 2}, {"config": 3}]
@@ -477,13 +479,13 @@ def test_the_config_is_one_object_while_it_is_equal(tmp_path):
     assert read[0]["config"] is read[1]["config"] is read[2]["config"]
 
 
-def test_a_figure_that_is_not_a_number_is_unknown(folder):
+def test_nan_is_unknown(folder):
     results = [result(k, time_this_iter_s=math.nan if k == 4 else 2.0, info={"x": math.inf}) for k in range(1, 8)]
     assert folder.trial(results)
     assert [sample.number for sample in folder.run().samples] == [1, 2, 3, 5, 6, 7]
 
 
-def test_a_table_is_all_measured():
+def test_table_has_no_warm_up():
     experiment = read_experiment(TABLE)
     (study,) = experiment.studies
     assert (study.title, len(study.runs), experiment.left_out) == ("halfcheetah_ppo_i7_12700", 10, ())
@@ -515,16 +517,16 @@ def test_rows_of_one_configuration_are_iterations_of_one_run(tmp_path):
         ("num_env_runners,env_steps,time_this_iter_s\n2,100,1\n2,100,3", 200, 4),
         ("num_env_runners,num_envs_per_env_runner,sps,time_this_iter_s\n2,1,100,1\n2,1,50,2", 200, 3),
         ("num_env_runners,env_steps,sps\n2,100,50\n2,100,100", 200, 3),
-        # Of env steps and time the throughput is more than it needs.
+        # SPS is redundant next to env steps and time.
         ("num_env_runners,env_steps,time_this_iter_s,sps\n2,100,1,\n2,100,3,", 200, 4),
     ],
 )
-def test_a_table_needs_no_more_columns_than_say_enough(tmp_path, text, steps, seconds):
+def test_minimal_columns_of_a_table(tmp_path, text, steps, seconds):
     (run,) = read_experiment(table(tmp_path, text)).studies[0].runs
     assert (run.scale, run.steady.env_steps, run.steady.seconds) == (Scale(2, 1), steps, pytest.approx(seconds))
 
 
-def test_a_table_of_throughputs_is_enough_for_a_report(tmp_path):
+def test_report_from_throughputs_alone(tmp_path):
     made = make_report(read_experiment(table(tmp_path, "num_env_runners,sps\n1,100\n1,50\n2,100\n4,160\n8,200\n")), "fastest")
     one, two, *_ = found = made.studies[0].configurations
     assert one.sps == pytest.approx(200 / 3), "iterations of equal work"
@@ -535,7 +537,7 @@ def test_a_table_of_throughputs_is_enough_for_a_report(tmp_path):
 
 
 @pytest.mark.parametrize("row", ["1,1,many,1", "1,1,100,0", "1,1,100", "1,0,100,1", "1.5,1,100,1", "1,1,inf,1", "1,1,100,nan"])
-def test_rows_that_cannot_be_read_are_left_out_by_line(tmp_path, row):
+def test_unreadable_rows_are_left_out_by_line(tmp_path, row):
     experiment = read_experiment(table(tmp_path, f"{HEADER}\n1,1,100,1\n{row}\n"))
     (left_out,) = experiment.left_out
     assert isinstance(left_out, LeftOut)
@@ -548,28 +550,28 @@ def test_rows_that_cannot_be_read_are_left_out_by_line(tmp_path, row):
     [
         ("num_envs_per_env_runner,env_steps\n1,100\n", "lacks the columns num_env_runners, time_this_iter_s"),
         ("num_envs_per_env_runner,sps\n1,100\n", "lacks the column num_env_runners."),
-        ("num_env_runners,sps\n1,0\n", "no row of it can be read (sps is '0'"),
+        ("num_env_runners,sps\n1,0\n", "no row can be read (sps is '0'"),
         (HEADER.replace(",env_steps", "") + "\n", "lacks the column env_steps."),
         (HEADER + "\n", "it has no rows"),
         ("", "lacks the columns"),
-        (HEADER + "\n1,1,1,0\n", "no row of it can be read (env_steps is '1' and time_this_iter_s is '0'"),
+        (HEADER + "\n1,1,1,0\n", "no row can be read (env_steps is '1' and time_this_iter_s is '0'"),
     ],
 )
-def test_a_table_that_cannot_be_read_says_what_it_lacks(tmp_path, text, reason):
+def test_unreadable_table_names_what_it_lacks(tmp_path, text, reason):
     with pytest.raises(ExperimentError) as error:
         read_experiment(table(tmp_path, text))
     assert reason in str(error.value)
     assert HEADER in str(error.value)
 
 
-def test_a_file_that_is_no_text_is_told(tmp_path):
+def test_binary_file(tmp_path):
     path = tmp_path / "table.csv"
     path.write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(ExperimentError, match="not a CSV file in UTF-8"):
         read_experiment(path)
 
 
-def test_the_rule_decides_what_is_warm(folder):
+def test_rule_sets_the_warm_up(folder):
     folder.trial([result(k) for k in range(1, 6)])
     assert folder.run(rule=SteadyRule(warmup_iterations=0)).steady.iterations == 5
 

@@ -1,4 +1,4 @@
-"""What the pictures show, read from what Matplotlib drew and from the SVG that a browser gets."""
+"""The content of the figures, read from Matplotlib's artists and from the SVG."""
 
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -30,7 +30,7 @@ def user():
 
 @pytest.fixture(scope="module")
 def full():
-    """A study for which every picture can be drawn, with a negative share."""
+    """A study for which every figure can be drawn, with a negative share."""
     study = report_of(sampled("1r1e", [3.0, 2.2, 2.0, 2.1, 1.9]), sampled("2r1e", [2.0, 1.5, 1.2, 1.3, 1.25])).studies[0]
     one, two = study.configurations
     two = replace(two, losses=SHARES | {"learn": two.loss - 8})
@@ -46,7 +46,7 @@ def texts(svg):
     return [element.text for element in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
 
 
-def test_speedup_shows_every_configuration_beside_the_ideal(user):
+def test_speedup_shows_every_configuration_and_the_ideal(user):
     (axes,) = speedup_over_n(user).axes
     assert points(axes, "ideal") == {1: 1, 32: 32}
     shown = {
@@ -55,13 +55,13 @@ def test_speedup_shows_every_configuration_beside_the_ideal(user):
         for n, speedup in points(axes, f"{label} per runner").items()
     }
     assert shown == {(c.scale.parallelism, c.speedup) for c in user.configurations}
-    curves = [line for line in axes.get_lines() if line.get_label() == f"law {user.laws.chosen.name}, band of 95 %"]
+    curves = [line for line in axes.get_lines() if line.get_label() == f"law {user.laws.chosen.name} with 95 % band"]
     for curve, envs in zip(curves, (1, 2, 4, 8), strict=True):
         drawn = dict(zip(curve.get_xdata(), curve.get_ydata(), strict=True))
         assert drawn[16] == user.laws.chosen.predict(Scale(16 // envs, envs)).speedup
 
 
-def test_speedup_by_runners_where_only_envs_vary():
+def test_speedup_by_runners_if_only_envs_vary():
     study = report_of(run("2r1e", [1.0] * 3), run("2r2e", [0.7] * 3), run("1r1e", [1.9] * 3), run("2r4e", [0.5] * 3)).studies[0]
     (axes,) = speedup_over_n(study).axes
     assert set(points(axes, "2 env runners")) == {2, 4, 8}
@@ -79,7 +79,7 @@ def test_speedup_draws_errors(full, error):
     assert axes.get_ylim()[0] <= bar[0, 1]
 
 
-def test_the_map_writes_each_efficiency_in_its_cell(user):
+def test_map_shows_each_efficiency_in_its_cell(user):
     (axes,) = efficiency_map(user).axes
     cells = {text.get_position(): text.get_text() for text in axes.texts}
     place = {1: 0, 2: 1, 4: 2, 8: 3}
@@ -89,7 +89,7 @@ def test_the_map_writes_each_efficiency_in_its_cell(user):
     assert sorted(cells.values()).count("–") == 16 - 10
 
 
-def test_losses_add_up_and_negative_shares_stay(full):
+def test_losses_add_up_including_negative_shares(full):
     (axes,) = loss_by_cause(full).axes
     widths = [patch.get_width() for patch in axes.patches]
     assert -4.0 in widths
@@ -97,7 +97,7 @@ def test_losses_add_up_and_negative_shares_stay(full):
     assert list(points(axes, "100 − efficiency")) == [full.configurations[1].loss]
 
 
-def test_iterations_tell_warm_up_from_the_steady_window(full):
+def test_iterations_distinguish_warm_up_from_the_steady_window(full):
     one, two = iteration_times(full).axes
     assert (one.get_title("left"), two.get_title("left")) == ("1r×1e", "2r×1e")
     hollow, filled = (
@@ -108,7 +108,7 @@ def test_iterations_tell_warm_up_from_the_steady_window(full):
 
 
 @pytest.mark.parametrize("picture", PICTURES, ids=lambda picture: picture.name)
-def test_svg_holds_text_is_the_same_each_time_and_asks_for_nothing(picture, full):
+def test_svg_contains_text_is_reproducible_and_self_contained(picture, full):
     svg = picture.svg(full, "a-")
     assert svg == picture.svg(full, "a-")
     assert texts(svg)
@@ -121,7 +121,7 @@ def test_svg_holds_text_is_the_same_each_time_and_asks_for_nothing(picture, full
 
 @pytest.mark.parametrize("picture", PICTURES, ids=lambda picture: picture.name)
 @pytest.mark.parametrize("runs", [[nan_row()], [run("2r1e", [1.0] * 3), run("4r1e", [0.6] * 3)]], ids=["NaN", "no baseline"])
-def test_without_numbers_there_is_no_picture(picture, runs):
+def test_no_figure_without_numbers(picture, runs):
     assert picture.svg(report_of(*runs).studies[0]) is None
 
 

@@ -6,7 +6,7 @@ from rl_scaling_callback.analysis.goals import GOALS, Goal, judge
 from rl_scaling_callback.core.formulas import NAN
 
 
-def test_a_goal_with_constraints_in_place_of_its_own():
+def test_goal_with_overridden_constraints():
     assert Goal.of() == GOALS["balanced"]
     assert Goal.of("balanced", min_speedup=None, max_cpus=8) == Goal("balanced", 60, 2.5, 8)
     assert Goal.of("save", min_efficiency=90, max_cpus=4).limits == (("efficiency", True, 90), ("cpus", False, 4))
@@ -24,7 +24,7 @@ def test_a_goal_with_constraints_in_place_of_its_own():
         (lambda: Goal(""), "name is ''; allowed are"),
     ],
 )
-def test_bad_goals_are_named(make, message):
+def test_invalid_goals_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 

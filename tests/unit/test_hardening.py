@@ -74,7 +74,7 @@ def test_endless_config_is_ignored(folder):
         del each["config"]
     grow(folder.trial(results) / "params.json")
     with little_memory():
-        assert "does not say its scale" in folder.reason()
+        assert "has no valid scale" in folder.reason()
 
 
 def test_endless_baseline_is_left_out_by_name(folder):

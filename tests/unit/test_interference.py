@@ -15,39 +15,39 @@ def measured(*pairs):
     return [Measured(Scale.parse(scale), others) for scale, others in pairs]
 
 
-def test_what_was_measured_in_more_peace_replaces_what_was_disturbed():
+def test_less_disturbed_measurement_replaces_a_disturbed_one():
     baseline, disturbed, again = measured(("1r1e", 0.1), ("2r1e", 1.2), ("2r1e", 0.1))
     assert undisturbed([baseline, disturbed, again]) == [baseline, again]
     assert undisturbed([baseline, disturbed]) == [baseline, disturbed], "the only measurement there is"
 
 
-def test_repetitions_that_are_disturbed_alike_all_stay():
+def test_equally_disturbed_repeats_are_all_kept():
     same = measured(("2r1e", 1.2), ("2r1e", 1.1), ("2r1e", math.nan))
     assert undisturbed(same) == same
 
 
-def test_the_disturbed_one_is_repeated_once():
+def test_disturbed_configuration_is_repeated_once():
     first = measured(("1r1e", 0.1), ("2r1e", 1.2))
     assert worth_repeating(first) == Scale(2, 1)
     assert worth_repeating([*first, *measured(("2r1e", 0.1))]) is None
 
 
-def test_a_baseline_that_turns_out_disturbed_is_repeated():
+def test_disturbed_baseline_is_repeated():
     assert worth_repeating(measured(("1r1e", 0.9))) is None
     assert worth_repeating(measured(("1r1e", 0.9), ("2r1e", 0.1))) == Scale(1, 1)
 
 
-def test_what_slows_all_alike_is_not_repeated():
+def test_interference_with_all_alike_causes_no_repeat():
     assert worth_repeating(measured(("1r1e", 0.9), ("2r1e", 1.0), ("4r1e", 0.8))) is None
 
 
-def test_where_repeating_brings_no_peace_there_is_no_end_of_it():
-    # Envs that start programs of their own: the more env runners, the more of them.
+def test_permanent_interference_ends_repeats():
+    # Envs that start other programs: the more env runners, the more of them.
     own = measured(("1r1e", 0.5), ("2r1e", 1.0), ("2r1e", 1.0), ("4r1e", 2.0))
     assert worth_repeating(own) is None
 
 
-def test_what_is_not_known_is_neither_left_out_nor_repeated():
+def test_unknown_interference_is_neither_left_out_nor_repeated():
     unknown = measured(("1r1e", math.nan), ("2r1e", math.nan), ("2r1e", 3.0))
     assert undisturbed(unknown) == unknown
     assert worth_repeating(unknown) is None

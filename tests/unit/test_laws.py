@@ -27,7 +27,7 @@ SURFACES = {
     "L": lambda r, e: 1.18 + (2.5 + 8.2 / e) / r * straggling(r),
     "S": lambda r, e: 1.5 + (2.1 + 8.9 / e) * max(1 / r, 0.5),
     "U": lambda r, e: 2 + (2 + 6 / e) / r + (0.2 + 0.5 / e) * (r - 1),
-    # In none of the laws: cores that saturate softly, and a cost for each runner.
+    # Not in any of the laws: cores that saturate softly, and a cost per runner.
     "soft": lambda r, e: 1.5 + (1 + 7.5 / e) * (r**-4 + 1.6**-4) ** 0.25 + 0.1 * (r - 1),
 }
 
@@ -44,14 +44,14 @@ def by_name(laws):
 
 
 def test_no_limit_is_below_what_was_measured():
-    # Envs of one runner make it slower, runners do not: that axis's limit is none of the speedup.
+    # More envs slow down a runner, more runners don't: the limit of the env axis does not limit the speedup.
     seconds = {"1r1e": 10.0, "1r2e": 12.0, "1r4e": 13.0, "2r1e": 5.5, "2r2e": 6.6, "2r4e": 7.0}
     laws = fit_laws([Measured(Scale.parse(scale), each) for scale, each in seconds.items()])
     assert min(axis.limit for axis in laws.axes) < 1
     assert laws.limit[0] >= 10 / 5.5
 
 
-def test_leave_one_out_errors_of_the_method():
+def test_leave_one_out_errors():
     fits = by_name(fit_laws(HALFCHEETAH))
     errors = {name: (round(fit.mean_error, 1), round(fit.max_error, 1)) for name, fit in fits.items()}
     assert errors == {
@@ -64,7 +64,7 @@ def test_leave_one_out_errors_of_the_method():
     }
 
 
-def test_trained_up_to_four_and_predicting_eight_and_sixteen():
+def test_fit_up_to_four_predicts_eight_and_sixteen():
     laws = fit_laws([one for one in HALFCHEETAH if one.scale.parallelism <= 4])
     far = [one for one in HALFCHEETAH if one.scale.parallelism > 4]
     errors = {
@@ -75,7 +75,7 @@ def test_trained_up_to_four_and_predicting_eight_and_sixteen():
     assert laws.chosen.name == "L"
 
 
-def test_what_the_ten_configurations_say():
+def test_laws_of_ten_configurations():
     laws = fit_laws(HALFCHEETAH)
     assert laws.chosen is laws.fits[0] is by_name(laws)["L"]
     assert laws.chosen.formula == "T = a + (b + c/e)/r · (1 + κ√(2 ln r))"
@@ -90,39 +90,39 @@ def test_what_the_ten_configurations_say():
     assert list(law_notes(laws)) == []
 
 
-def test_the_exercise_is_no_measurement_of_these_ten():
-    """Specification §4's 6r×2e at 3.45 s is slower than every two-level law has 4r×2e, with a third fewer runners."""
-    # One env step in a second for each: a speedup is then 1 / seconds.
+def test_hypothetical_measurement_contradicts_the_ten():
+    """A hypothetical 6r×2e at 3.45 s is slower than every two-level law predicts for 4r×2e, with a third fewer runners."""
+    # One env step per second: the speedup is then 1 / seconds.
     laws = fit_laws(HALFCHEETAH, work=Work(1.0, 1.0))
     fits = by_name(laws)
     predicted = fits["L"].predict(Scale(6, 2))
     assert [round(value, 2) for value in (predicted.low, predicted.seconds, predicted.high)] == [2.39, 2.55, 2.72]
     assert all(fits[name].predict(Scale(4, 2)).seconds < 3.45 for name in ("A", "L", "S", "U"))
-    # Only the laws in N, with an error of 16.5 %, leave room for it.
+    # Only the laws in N, with an error of 16.5 %, allow for it.
     assert {name for name, fit in fits.items() if fit.predict(Scale(6, 2)).high > 3.45} == {"Amdahl", "USL"}
-    # The range over all laws, which says so, holds it.
+    # The range over all laws contains it.
     low, high = laws.span(Scale(6, 2))
     assert 1 / 5 < low < 1 / 3.45
     assert high > 1 / 2.39
 
 
 @pytest.mark.parametrize("name", ["A", "L", "S", "U"])
-def test_a_law_without_noise_is_found_again(name):
+def test_noiseless_law_is_recovered(name):
     laws = fit_laws(measure(SURFACES[name], GRID))
     assert laws.chosen.name == name
     assert laws.chosen.mean_error < 0.01
     unseen = laws.chosen.predict(Scale(5, 6))
     assert unseen.seconds == pytest.approx(SURFACES[name](5, 6), rel=1e-3)
-    if name in ("A", "U"):  # The others' shape is found to some digits only, which leaves a scatter.
+    if name in ("A", "U"):  # The shape of the others is found numerically, which leaves some scatter.
         assert math.isnan(unseen.low)
         assert math.isnan(unseen.high)
 
 
-def test_intervals_hold_what_they_claim():
-    """Nominal 95 % with 5 % noise, the law chosen anew each time; inside the measured range and up to twice beyond it.
+def test_coverage_of_intervals():
+    """Coverage of nominal 95 % intervals with 5 % noise, with the law chosen anew each time, up to twice the measured range.
 
-    Of 6 cases × 20 repetitions × 7 configurations together 90 to 99 %. A case alone has few repetitions that share their fit, so
-    that it may come out at 87 % by chance, or at 100 %.
+    Over all 6 cases × 20 repetitions × 7 configurations it is 90 to 99 %. Within a case, few repetitions share their fits, so it
+    may be 87 % or 100 % by chance.
     """
     rng = np.random.default_rng(3)
     targets = [Scale(1, 1), Scale(3, 1), Scale(6, 2), Scale(2, 4), Scale(4, 4), Scale(2, 6), Scale(1, 8)]
@@ -142,7 +142,7 @@ def test_intervals_hold_what_they_claim():
 
 @pytest.mark.parametrize(("name", "most"), [("S", 5.0), ("soft", 6.0), ("U", 5.0)])
 def test_oversubscribed_cores_are_predicted(name, most):
-    """4 % noise alone makes 3 to 4 % of leave-one-out error; the two-level Amdahl law has 6 and more here without any."""
+    """4 % noise alone causes a leave-one-out error of 3 to 4 %; the two-level Amdahl law has 6 % or more here without noise."""
     rng = np.random.default_rng(4)
     laws = [fit_laws(measure(SURFACES[name], GRID, 0.04, rng)) for _ in range(5)]
     assert np.mean([each.chosen.mean_error for each in laws]) < most
@@ -160,7 +160,7 @@ def test_precise_configurations_count_for_more():
     assert off[0] < off[1] / 20
 
 
-def test_known_cores_bound_what_was_not_measured():
+def test_known_cores_bound_predictions():
     few = [Scale(r, e) for r in (1, 2) for e in (1, 2, 4)]
     unbounded, bounded = (fit_laws(measure(SURFACES["S"], few), cores=cores).chosen for cores in (math.nan, 2))
     assert (unbounded.name, bounded.name) == ("A", "A")
@@ -175,7 +175,7 @@ def test_runners_that_wait_scale_beyond_the_cores():
     assert by_name(laws)["AC"].mean_error > 5
 
 
-def test_extrapolation_is_said():
+def test_extrapolation_is_flagged():
     chosen = fit_laws(HALFCHEETAH).chosen
     assert not chosen.predict(Scale(16, 2)).extrapolated
     assert chosen.predict(Scale(17, 1)).extrapolated
@@ -191,8 +191,8 @@ def test_falling_throughput_is_recognised():
     assert by_name(one_axis)["USL"].parameters["κ·t"] > 0
 
 
-def test_noise_on_a_plateau_does_not_cry_wolf():
-    """Up to the cores, then flat, 5 % noise and errors that say so: 5 % of the grids may be called falling."""
+def test_noise_on_a_plateau_causes_few_false_alarms():
+    """Linear up to the cores, then flat, with 5 % noise and matching errors: at most 5 % of the grids may be called falling."""
     rng = np.random.default_rng(5)
     falls = [
         fit_laws(measure(SURFACES["S"], [Scale(r, 1) for r in range(1, 9)], 0.05, rng, error=10.0)).falls_beyond for _ in range(100)
@@ -200,7 +200,7 @@ def test_noise_on_a_plateau_does_not_cry_wolf():
     assert sum(map(bool, falls)) <= 5
 
 
-def test_a_limit_only_where_there_is_one():
+def test_limit_only_if_there_is_one():
     assert fit_laws(measure(SURFACES["A"], TEN)).limit[1] == pytest.approx(SURFACES["A"](1, 1) / 1.5, rel=0.01)
     perfect = fit_laws([Measured(Scale(n, 1), 8 / n) for n in (1, 2, 4)])
     assert all(math.isnan(limit) for limit in perfect.limit)
@@ -215,7 +215,7 @@ def test_too_few_for_a_law():
     assert fit_laws([]).chosen is None
 
 
-def test_laws_wait_for_configurations_enough():
+def test_laws_need_enough_configurations():
     four = fit_laws([one for one in HALFCHEETAH if max(one.scale.num_env_runners, one.scale.num_envs_per_env_runner) <= 2])
     assert set(by_name(four)) == {"Amdahl", "USL", "A"}
     line = fit_laws(HALFCHEETAH[:4])
@@ -223,7 +223,7 @@ def test_laws_wait_for_configurations_enough():
     assert "All configurations lie on one line" in " ".join(law_notes(line))
 
 
-def test_what_no_law_fits_is_not_predicted():
+def test_no_predictions_if_no_law_fits():
     rng = np.random.default_rng(5)
     wild = fit_laws([Measured(scale, float(rng.uniform(1, 10)), 5.0) for scale in GRID])
     assert wild.fits[0].mean_error > 20
@@ -231,7 +231,7 @@ def test_what_no_law_fits_is_not_predicted():
     assert "No law predicts these configurations" in " ".join(law_notes(wild))
 
 
-def test_a_law_is_no_surer_than_what_it_was_fitted_to():
+def test_law_is_no_more_precise_than_its_data():
     exact = [Measured(scale, SURFACES["A"](scale.num_env_runners, scale.num_envs_per_env_runner), 40.0) for scale in GRID]
     predicted = fit_laws(exact).chosen.predict(Scale(3, 8))
     assert math.log(predicted.high / predicted.seconds) >= math.log(1.4) / math.sqrt(2)
@@ -246,7 +246,7 @@ def test_without_one_by_one():
     assert "1r×1e was not measured" in " ".join(law_notes(laws))
 
 
-def test_unknown_times_are_left_out_and_named():
+def test_unknown_times_are_left_out():
     spoilt = [Measured(Scale(16, 1), seconds) for seconds in (math.nan,)]
     spoilt += [Measured(Scale(16, 2), 0.0), Measured(Scale(16, 4), -1.0), Measured(Scale(16, 8), math.inf)]
     laws = fit_laws([*HALFCHEETAH, *spoilt])
@@ -254,7 +254,7 @@ def test_unknown_times_are_left_out_and_named():
     assert laws.chosen.parameters == fit_laws(HALFCHEETAH).chosen.parameters
 
 
-def test_a_scale_given_twice_is_named():
+def test_repeated_scale_is_rejected():
     with pytest.raises(ValueError, match="2r×1e more than once"):
         fit_laws([*HALFCHEETAH, Measured(Scale(2, 1), 7.0)])
 

@@ -1,4 +1,4 @@
-"""The README says what the code does."""
+"""The README matches the code."""
 
 import ast
 import dataclasses
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_keys_that_are_explained_are_those_of_the_schema():
+def test_explained_keys_match_the_schema():
     rows = re.findall(r"^\| `.*$", README.split("## The ten keys that matter")[1].split("\n## ")[0], re.MULTILINE)
     assert len(rows) == 10
     assert {*rows} <= {f"| `{key.name}` | {key.unit} | {key.meaning} |" for key in KEYS}
@@ -48,13 +48,13 @@ def test_every_option_is_documented_once_with_its_default():
     assert re.findall(r"^    (\w+): ", arguments, re.MULTILINE) == options
 
 
-def test_options_of_the_command_that_are_named_exist():
+def test_named_command_options_exist():
     known = {option for command in main.commands.values() for parameter in command.params for option in parameter.opts}
     ours = re.sub(r"`(tensorboard|ray start) .*?`", "", README)
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", ours)) <= known
 
 
-def test_files_that_are_named_exist():
+def test_named_files_exist():
     names = re.findall(r"\]\(([^)#]+)\)|`((?:tests|examples|\.ci)/[\w./-]+)`", README)
     places = {link or name for link, name in names if "://" not in link}
     assert places
@@ -65,7 +65,7 @@ def numbers(release):
     return tuple(map(int, release.split(".")))
 
 
-def test_the_releases_of_python_and_ray_are_those_of_the_package_and_the_matrix():
+def test_python_and_ray_releases_match_the_package_and_ci():
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     rows = re.findall(r"^(3\.\d+) (\d\.\d+)\.\d+$", (ROOT / ".ci/matrix").read_text(encoding="utf-8"), re.MULTILINE)
     python, *_ = sorted({python for python, _ in rows}, key=numbers)
@@ -76,7 +76,7 @@ def test_the_releases_of_python_and_ray_are_those_of_the_package_and_the_matrix(
     assert f"\nray=={newest}." in (ROOT / ".ci/constraints.txt").read_text(encoding="utf-8")
 
 
-def test_the_changelog_knows_this_version():
+def test_changelog_has_this_version():
     assert re.search(rf"^## {re.escape(__version__)}\b", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
 
 

@@ -26,31 +26,31 @@ def peers(found):
 
 
 @pytest.mark.parametrize(("goal", "scale"), [("save", "2r×1e"), ("balanced", "4r×1e"), ("fastest", "8r×2e")])
-def test_the_three_goals_of_the_specification(goal, scale):
+def test_the_three_goals(goal, scale):
     found = recommend(of_the_user(), GOALS[goal])
     assert str(found.choice.scale) == scale
     assert found.verdict == "met"
 
 
-def test_what_a_search_knows_goes_before_figures_that_noise_can_not_tell_apart():
+def test_estimate_of_a_search_takes_precedence_over_measured_figures():
     measured = by_speedup(**{"1r1e": 1.0, "2r1e": 1.69, "1r2e": 1.52}, error=90.0)
     assert recommend(measured, GOALS["save"]).choice.scale == Scale(2, 1)
-    found = recommend(measured, GOALS["save"], believed=Scale(2, 1))
+    found = recommend(measured, GOALS["save"], surrogate_best=Scale(2, 1))
     assert found.choice.scale == Scale(2, 1)
-    assert (found.verdict, found.ground, missed(found)) == ("undecided", "believed", {})
-    less = recommend(measured, GOALS["save"], believed=Scale(1, 2))
-    assert (less.ground, missed(less)) == ("believed", {"efficiency": pytest.approx(4)})
-    assert recommend(measured, GOALS["save"], believed=Scale(4, 4)) == recommend(measured, GOALS["save"])
+    assert (found.verdict, found.ground, missed(found)) == ("undecided", "surrogate", {})
+    less = recommend(measured, GOALS["save"], surrogate_best=Scale(1, 2))
+    assert (less.ground, missed(less)) == ("surrogate", {"efficiency": pytest.approx(4)})
+    assert recommend(measured, GOALS["save"], surrogate_best=Scale(4, 4)) == recommend(measured, GOALS["save"])
 
 
-def test_the_users_balanced_recommendation_in_words():
+def test_balanced_recommendation_as_text():
     found = recommend(of_the_user(), GOALS["balanced"])
     assert reason_text(found) == (
         "4r×1e is the fastest with efficiency ≥ 60 % and speedup ≥ 2.5×: 2.71×, efficiency 67.7 %, 5 CPUs. "
-        "This rests on single figures without an error: repeat the trials to know how sure it is."
+        "These figures have no error estimate: repeat the trials to get one."
     )
     assert runner_up_text(found) == "2r×2e is 11 % slower but needs 2 fewer CPUs; it misses speedup ≥ 2.5× by 0.09×."
-    assert bottleneck_text(found) == "as if 16 % of the work were serial (Karp–Flatt); where the time goes was not recorded"
+    assert bottleneck_text(found) == "an effective serial fraction of 16 % (Karp–Flatt); the phases were not recorded"
     assert code_text(found) == "config.env_runners(num_env_runners=4, num_envs_per_env_runner=1)  # 5 CPUs"
 
 
@@ -60,44 +60,44 @@ def test_the_users_balanced_recommendation_in_words():
         (
             recommend(by_speedup(error=10.0, **{"1r1e": 1.0, "4r1e": 2.6}), GOALS["balanced"]),
             "4r×1e is the fastest with efficiency ≥ 60 % and speedup ≥ 2.5×: 2.60× (2.36 to 2.86), efficiency 65.0 %, 5 CPUs. "
-            "Undecided is efficiency ≥ 60 % at 65.0 % (59.1 to 71.5) and speedup ≥ 2.5× at 2.60× (2.36 to 2.86): "
+            "Undecided: efficiency ≥ 60 % at 65.0 % (59.1 to 71.5) and speedup ≥ 2.5× at 2.60× (2.36 to 2.86); "
             "repeat 4r×1e and the baseline.",
         ),
         (
             recommend(by_speedup(error=3.0, **{"1r1e": 1.0, "4r2e": 4.85, "8r1e": 5.0, "8r2e": 5.05}), GOALS["fastest"]),
-            "4r×2e, 8r×1e and 8r×2e are the fastest and equal within noise; 4r×2e needs the fewest CPUs: "
+            "4r×2e, 8r×1e and 8r×2e are the fastest, tied within noise; 4r×2e needs the fewest CPUs: "
             "4.85× (4.71 to 5.00), efficiency 60.6 %, 5 CPUs.",
         ),
         (
             recommend(by_speedup(error=12.0, **{"1r1e": 1.0, "2r2e": 2.1702, "1r4e": 2.17, "2r1e": 1.4}), GOALS["balanced"]),
-            "No configuration that was measured has efficiency ≥ 60 % and speedup ≥ 2.5×. 2r×2e and 1r×4e come equally near within "
+            "No measured configuration meets efficiency ≥ 60 % and speedup ≥ 2.5×. 2r×2e and 1r×4e come equally close, within "
             "noise; 1r×4e needs the fewest CPUs: 2.17× (1.94 to 2.43), efficiency 54.2 %, 2 CPUs. It misses efficiency ≥ 60 % by "
-            "5.8 points and speedup ≥ 2.5× by 0.33×. Undecided is efficiency ≥ 60 % at 54.2 % (48.4 to 60.8): repeat 1r×4e and the "
+            "5.8 points and speedup ≥ 2.5× by 0.33×. Undecided: efficiency ≥ 60 % at 54.2 % (48.4 to 60.8); repeat 1r×4e and the "
             "baseline.",
         ),
         (
-            recommend(by_speedup(error=9.0, **{"1r1e": 1.0, "2r1e": 1.69}), GOALS["save"], believed=Scale(2, 1)),
-            "2r×1e is the best by all measurements taken together; its own figures: 1.69× (1.55 to 1.84), efficiency 84.5 %, 3 "
-            "CPUs. Undecided is efficiency ≥ 80 % at 84.5 % (77.5 to 92.1): repeat 2r×1e and the baseline.",
+            recommend(by_speedup(error=9.0, **{"1r1e": 1.0, "2r1e": 1.69}), GOALS["save"], surrogate_best=Scale(2, 1)),
+            "2r×1e ranks best when all measurements are combined. Its own figures: 1.69× (1.55 to 1.84), efficiency 84.5 %, 3 "
+            "CPUs. Undecided: efficiency ≥ 80 % at 84.5 % (77.5 to 92.1); repeat 2r×1e and the baseline.",
         ),
         (
             recommend([], GOALS["save"]),
-            "No configuration was measured: run trials that differ in num_env_runners and num_envs_per_env_runner.",
+            "No configuration was measured: run trials with different num_env_runners and num_envs_per_env_runner.",
         ),
         (
             recommend([configuration("2r1e", 1000.0), configuration("4r1e", 1800.0)], GOALS["fastest"]),
-            "4r×1e is the fastest: 1,800 steps/s, 5 CPUs. Without a baseline, speedup and efficiency are not known. Run a trial of "
+            "4r×1e is the fastest: 1,800 steps/s, 5 CPUs. Without a baseline, speedup and efficiency are unknown. Run a trial of "
             "the same workload with 1 env runner × 1 env for 10 iterations, or give ScalingCallback a baseline_dir or "
-            "baseline_sps. This rests on single figures without an error: repeat the trials to know how sure it is.",
+            "baseline_sps. These figures have no error estimate: repeat the trials to get one.",
         ),
     ],
-    ids=["undecided", "equal", "not met", "believed", "nothing", "no baseline"],
+    ids=["undecided", "equal", "not met", "surrogate", "nothing", "no baseline"],
 )
-def test_reasons_in_words(found, words):
+def test_reasons_as_text(found, words):
     assert reason_text(found) == words
 
 
-def test_the_code_is_python():
+def test_code_is_python():
     class Config:
         def env_runners(self, **settings):
             self.settings = settings
@@ -107,7 +107,7 @@ def test_the_code_is_python():
     assert config.settings == {"num_env_runners": 8, "num_envs_per_env_runner": 2}
 
 
-def test_an_inefficient_choice_comes_with_the_advice_of_the_specification():
+def test_inefficient_choice_comes_with_advice():
     assert "consider less parallelism" in reason_text(recommend(of_the_user(), GOALS["fastest"]))
     assert "consider less parallelism" not in reason_text(recommend(of_the_user(), GOALS["balanced"]))
 
@@ -123,13 +123,13 @@ def test_an_inefficient_choice_comes_with_the_advice_of_the_specification():
         ({"min_speedup": 5, "max_cpus": 9}, "8r×2e"),
     ],
 )
-def test_constraints_of_the_users_own(constraints, scale):
+def test_custom_constraints(constraints, scale):
     found = recommend(of_the_user(), Goal.of("fastest", **constraints))
     assert str(found.choice.scale) == scale
     assert found.verdict == "met"
 
 
-def test_ram_is_a_constraint_only_where_it_was_recorded():
+def test_ram_is_a_constraint_only_if_recorded():
     small, large, unknown = by_speedup(**{"2r1e": 1.9, "4r1e": 3.0, "8r1e": 5.0})
     small, large = replace(small, ram_utilisation=50.0), replace(large, ram_utilisation=95.0)
     goal = Goal.of("fastest", max_ram_utilisation=80)
@@ -138,13 +138,13 @@ def test_ram_is_a_constraint_only_where_it_was_recorded():
     assert found.choice is unknown
     assert (found.verdict, found.ground) == ("undecided", "fastest")
     assert [math.isnan(each.value) for each in found.standings] == [True]
-    assert "Whether 8r×1e has RAM utilisation ≤ 80 % is not known" in reason_text(found)
+    assert "Whether 8r×1e meets RAM utilisation ≤ 80 % is unknown" in reason_text(found)
 
 
 # Verdicts and noise
 
 
-def test_an_undecided_verdict_says_what_to_repeat():
+def test_undecided_verdict_says_what_to_repeat():
     found = recommend(by_speedup(error=10.0, **{"1r1e": 1.0, "4r1e": 2.6}), GOALS["balanced"])
     assert str(found.choice.scale) == "4r×1e"
     assert [(each.limit.figure, each.value, each.verdict) for each in found.standings] == [
@@ -155,30 +155,30 @@ def test_an_undecided_verdict_says_what_to_repeat():
     assert math.isnan(found.remedy.times)
 
 
-def test_of_what_noise_cannot_tell_apart_the_cheapest_is_taken():
+def test_cheapest_of_those_tied_within_noise_is_chosen():
     # Errors of 3 % each: differences up to √2 · 3 % = 4.3 % are noise.
     near = by_speedup(error=3.0, **{"1r1e": 1.0, "4r2e": 4.85, "8r1e": 5.0, "8r2e": 5.05})
     found = recommend(near, GOALS["fastest"])
     assert str(found.choice.scale) == "4r×2e"
     assert (found.ground, peers(found)) == ("fastest", ["4r×2e", "8r×1e", "8r×2e"])
-    assert runner_up_text(found) == "8r×1e is as fast within the noise and needs 4 more CPUs."
+    assert runner_up_text(found) == "8r×1e is as fast within noise and needs 4 more CPUs."
     apart = by_speedup(error=3.0, **{"1r1e": 1.0, "4r2e": 4.80, "8r2e": 5.05})
     assert str(recommend(apart, GOALS["fastest"]).choice.scale) == "8r×2e"
 
 
-def test_equal_cpus_leave_the_smaller_n():
+def test_smaller_n_breaks_ties_in_cpus():
     found = recommend(by_speedup(**{"1r1e": 1.0, "4r4e": 3.0, "4r2e": 3.0}), GOALS["fastest"])
     assert str(found.choice.scale) == "4r×2e"
-    assert runner_up_text(found) == "4r×4e is as fast within the noise and needs as many CPUs, with N = 16 against 8."
+    assert runner_up_text(found) == "4r×4e is as fast within noise and needs as many CPUs, with N = 16 instead of 8."
 
 
-def test_the_error_of_the_baseline_makes_no_tie():
+def test_error_of_the_baseline_causes_no_ties():
     rows = by_speedup(**{"1r1e": 1.0, "2r1e": 1.5, "4r1e": 2.0})
     rows = [replace(each, sps_error=1.0, speedup_error=60.0) for each in rows]
     assert str(recommend(rows, GOALS["fastest"]).choice.scale) == "4r×1e"
 
 
-def test_without_errors_only_equal_throughputs_tie():
+def test_only_equal_throughputs_tie_without_errors():
     found = recommend(by_speedup(**{"1r1e": 1.0, "4r1e": 2.999, "8r1e": 3.0}), GOALS["fastest"])
     assert str(found.choice.scale) == "8r×1e"
     assert str(found.runner_up.scale) == "4r×1e"
@@ -194,7 +194,7 @@ def test_without_errors_only_equal_throughputs_tie():
         (2.53, "undecided", math.inf, NAN),
     ],
 )
-def test_what_would_settle_it_and_what_that_costs(speedup, verdict, remedy, seconds):
+def test_number_and_cost_of_repeats_that_settle_a_verdict(speedup, verdict, remedy, seconds):
     noise = Noise(dof=1e6)
     rows = by_speedup(**{"1r1e": 1.0, "4r1e": speedup})
     rows = [replace(each, noise=noise, variance=0.057**2, speedup_error=noise.error(2 * 0.057**2), runs=(run(),)) for each in rows]
@@ -212,7 +212,7 @@ def test_what_would_settle_it_and_what_that_costs(speedup, verdict, remedy, seco
     # ± 25 % of 8 rounds is ± 20 % of half as many more: 8 · ((ln 1.25 / ln 1.2)² − 1) = 3.98.
     [(3.0, 4), (2.51, math.inf), (2.5, math.inf)],
 )
-def test_where_probes_tell_more_rounds_would_settle_it(speedup, rounds):
+def test_rounds_of_probes_that_settle_a_verdict(speedup, rounds):
     error = PROBED.error(math.log(1.25) ** 2 / 2 / 1.959964**2)
     rows = by_speedup(**{"1r1e": 1.0, "4r1e": speedup})
     rows = [replace(each, noise=PROBED, variance=0.01, speedup_error=error, runs=(run(),)) for each in rows]
@@ -222,20 +222,20 @@ def test_where_probes_tell_more_rounds_would_settle_it(speedup, rounds):
 @pytest.mark.parametrize(
     ("remedy", "words"),
     [
-        (Remedy("repeats", 1, seconds=218.4), "repeat 4r×1e and the baseline once, about 218 s and start-up"),
+        (Remedy("repeats", 1, seconds=218.4), "repeat 4r×1e and the baseline once, about 218 s plus start-up"),
         (Remedy("repeats", 3), "repeat 4r×1e and the baseline 3 times"),
         (Remedy("repeats", math.inf), "too close for 9 repeats to settle"),
         (Remedy("rounds", 4, 72), "about 4 more rounds of probes would settle it"),
         (Remedy("rounds", math.inf, 72), "too close for 72 more rounds of probes to settle"),
-        (Remedy("undisturbed repeats"), "other programs disturbed 4r×1e or the baseline. Repeat both without them"),
+        (Remedy("undisturbed repeats"), "other programs interfered with 4r×1e or the baseline. Repeat both without them"),
     ],
 )
-def test_remedies_in_words(remedy, words):
+def test_remedies_as_text(remedy, words):
     found = recommend(by_speedup(error=10.0, **{"1r1e": 1.0, "4r1e": 2.6}), GOALS["balanced"])
-    assert f": {words}." in reason_text(replace(found, remedy=remedy))
+    assert f"; {words}." in reason_text(replace(found, remedy=remedy))
 
 
-def test_the_ranking_puts_together_what_noise_can_not_tell_apart():
+def test_ranking_groups_configurations_tied_within_noise():
     rows = by_speedup(error=10.0, **{"1r1e": 1.0, "2r8e": 4.6, "3r8e": 4.9, "4r8e": 5.0, "2r4e": 4.3, "4r1e": 2.9})
     assert [[str(each.scale) for each in group] for group in ranking(rows)] == [
         ["4r×8e", "3r×8e", "2r×8e"],
@@ -247,23 +247,23 @@ def test_the_ranking_puts_together_what_noise_can_not_tell_apart():
     assert (str(found.choice.scale), peers(found)) == ("2r×8e", ["2r×8e", "3r×8e", "4r×8e"])
 
 
-def test_no_more_than_a_tenth_of_the_speed_is_risked_for_fewer_cpus():
+def test_at_most_a_tenth_of_the_speed_is_traded_for_fewer_cpus():
     rows = by_speedup(error=60.0, **{"1r1e": 1.0, "1r8e": 2.9, "4r8e": 5.0, "3r8e": 4.8})
     assert str(recommend(rows, GOALS["fastest"]).choice.scale) == "3r×8e"
 
 
-# What can't be met or known
+# Goals that can't be met, and unknown figures
 
 
-def test_a_goal_that_nobody_meets_says_what_is_missing():
+def test_unmet_goal_reports_what_is_missing():
     found = recommend(of_the_user(), Goal.of("balanced", min_speedup=3, max_cpus=5))
     assert str(found.choice.scale) == "4r×1e"
     assert found.verdict == "not met"
     assert (found.ground, missed(found)) == ("nearest", {"speedup": pytest.approx(0.292, abs=0.001)})
 
 
-def test_of_those_that_come_equally_near_the_cheapest_is_taken():
-    # As measured on HalfCheetah: 2r×2e and 1r×4e with the same speedup, each ± 12 %.
+def test_cheapest_of_those_equally_close_is_chosen():
+    # As measured on HalfCheetah: 2r×2e and 1r×4e with equal speedups, each ± 12 %.
     near = by_speedup(error=12.0, **{"1r1e": 1.0, "2r2e": 2.1702, "1r4e": 2.17, "2r1e": 1.4})
     found = recommend(near, GOALS["balanced"])
     assert str(found.choice.scale) == "1r×4e"
@@ -271,24 +271,24 @@ def test_of_those_that_come_equally_near_the_cheapest_is_taken():
     assert str(recommend(by_speedup(**{"1r1e": 1.0, "2r2e": 2.1702, "1r4e": 2.17}), GOALS["balanced"]).choice.scale) == "2r×2e"
 
 
-def test_of_those_that_come_equally_near_one_that_is_clearly_faster_wins():
+def test_clearly_faster_of_those_equally_close_is_chosen():
     near = by_speedup(error=25.0, **{"1r1e": 1.0, "1r4e": 2.004, "2r4e": 3.92})
     found = recommend(near, GOALS["balanced"])
     assert str(found.choice.scale) == "2r×4e"
     assert (found.ground, peers(found)) == ("nearest", ["2r×4e"])
 
 
-def test_what_others_disturbed_decides_nothing():
+def test_interference_leaves_the_verdict_undecided():
     rows = by_speedup(error=2.0, **{"1r1e": 1.0, "4r1e": 3.0})
     assert recommend(rows, GOALS["balanced"]).verdict == "met"
     disturbed = [replace(each, disturbed=True) for each in rows]
     found = recommend(disturbed, GOALS["balanced"])
     assert (found.verdict, found.remedy.kind) == ("undecided", "undisturbed repeats")
-    # CPUs are counted; no program changes that.
+    # The number of CPUs is exact despite interference.
     assert recommend(disturbed, Goal("few", max_cpus=1)).verdict == "not met"
 
 
-def test_resources_that_are_not_there_weigh_more_than_speed():
+def test_missing_resources_outweigh_speed():
     found = recommend(by_speedup(**{"1r1e": 1.0, "2r1e": 1.9, "8r1e": 3.9}), Goal.of("fastest", min_speedup=4, max_cpus=4))
     assert str(found.choice.scale) == "2r×1e"
     assert missed(found) == {"speedup": pytest.approx(2.1)}
@@ -307,19 +307,19 @@ def test_nothing_measured(goal):
 
 
 @pytest.mark.parametrize("goal", ["save", "balanced"])
-def test_without_a_baseline_there_is_no_efficiency_to_choose_by(goal):
+def test_no_choice_by_efficiency_without_a_baseline(goal):
     found = recommend([configuration("2r1e", 1000.0), configuration("4r1e", 1800.0)], GOALS[goal])
     assert (found.choice, doubts(found)) == (None, {"no baseline": []})
 
 
-def test_without_a_baseline_the_fastest_is_known_all_the_same():
+def test_fastest_is_known_without_a_baseline():
     found = recommend([configuration("2r1e", 1000.0), configuration("4r1e", 1800.0)], GOALS["fastest"])
     assert (str(found.choice.scale), found.ground) == ("4r×1e", "fastest")
     assert "no baseline" in doubts(found)
     assert bottleneck_text(found) == ""
 
 
-def test_a_single_configuration_is_no_choice():
+def test_single_configuration():
     (baseline,) = by_speedup(**{"1r1e": 1.0})
     found = recommend([baseline], GOALS["save"])
     assert found.choice is baseline
@@ -329,20 +329,20 @@ def test_a_single_configuration_is_no_choice():
     assert all(math.isnan(each.speedup) for each in found.measure_next)
 
 
-def test_configurations_without_a_throughput_are_left_out_and_named():
+def test_configurations_without_a_throughput_are_left_out_by_name():
     found = recommend([*by_speedup(**{"1r1e": 1.0, "2r1e": 1.9}), configuration("4r1e", NAN, 1000.0)], GOALS["save"])
     assert str(found.choice.scale) == "2r×1e"
     assert doubts(found)["no throughput"] == ["4r×1e"]
 
 
-def test_what_cannot_be_compared_is_no_candidate():
-    other_steps = replace(configuration("8r1e", 9000.0), note="20 env steps an iteration, 10 in the baseline's")
+def test_incomparable_configurations_are_no_candidates():
+    other_steps = replace(configuration("8r1e", 9000.0), note="20 env steps per iteration, 10 for the baseline")
     found = recommend([*by_speedup(**{"1r1e": 1.0, "2r1e": 1.9}), other_steps], GOALS["fastest"])
     assert str(found.choice.scale) == "2r×1e"
     assert doubts(found)["not comparable"] == doubts(found)["noted"] == ["8r×1e"]
 
 
-def test_what_disturbed_the_choice_or_its_baseline_is_named():
+def test_interference_with_choice_or_baseline_is_reported():
     baseline, choice, other = by_speedup(**{"1r1e": 1.0, "2r1e": 1.9, "1r2e": 1.8})
     rows = [
         replace(baseline, note="another trial ran on its node at the same time"),
@@ -354,7 +354,7 @@ def test_what_disturbed_the_choice_or_its_baseline_is_named():
     assert "2r×1e: ended with an error after 7 iterations. 1r×1e: another trial ran on" in reason_text(found)
 
 
-def test_trials_that_ran_side_by_side_come_with_the_remedy():
+def test_concurrent_trials_come_with_a_remedy():
     baseline, choice = by_speedup(**{"1r1e": 1.0, "2r1e": 1.9})
     beside = replace(baseline, runs=(run(exclusive=0.0),), note="another trial ran on its node at the same time")
     found = recommend([beside, choice], GOALS["save"])
@@ -364,9 +364,9 @@ def test_trials_that_ran_side_by_side_come_with_the_remedy():
     assert "not alone" not in doubts(recommend([alone, choice], GOALS["save"]))
 
 
-def test_the_bottleneck_is_the_diagnosis_of_the_choice():
+def test_bottleneck_is_the_diagnosis_of_the_choice():
     baseline, choice = by_speedup(**{"1r1e": 1.0, "2r1e": 1.9})
     choice = replace(choice, diagnosis="learn: 3 of 5 lost points; a faster learner", losses_estimated=True)
     assert bottleneck_text(recommend([baseline, choice], GOALS["save"])) == (
-        "learn: 3 of 5 lost points; a faster learner (estimated: stepping and contention can't be told apart)"
+        "learn: 3 of 5 lost points; a faster learner (estimated: stepping and contention can't be separated)"
     )

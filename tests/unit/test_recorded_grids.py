@@ -1,4 +1,4 @@
-"""Pace, laws and intervals on grids of real environments (tests/data/grids), of a shared machine that changes from run to run."""
+"""Speed correction, laws and intervals on grids of real environments (tests/data/grids), recorded on noisy shared machines."""
 
 from statistics import fmean
 
@@ -26,7 +26,7 @@ def measured(study):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_machines_pace_explains_most_of_what_runs_differ_by(name):
+def test_machine_speed_explains_most_variation_between_runs(name):
     pace = grid(name).correction
     print(f"{name}: {100 * pace.measured:.1f} % as measured, {100 * pace.corrected:.1f} % corrected; slope {pace.slope:.2f}")
     assert pace.corrected < 0.7 * pace.measured
@@ -34,7 +34,7 @@ def test_the_machines_pace_explains_most_of_what_runs_differ_by(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_chosen_law_predicts_what_was_left_out(name):
+def test_chosen_law_predicts_left_out_configurations(name):
     laws, uncorrected = fit_laws(*measured(grid(name))), fit_laws(*measured(as_measured(name)))
     print(
         f"{name}: law {laws.chosen.name}, {laws.chosen.mean_error:.1f} % (at most {laws.chosen.max_error:.1f} %); Amdahl in N ",
@@ -48,14 +48,14 @@ def named(laws, name):
     return next(fit for fit in laws.fits if fit.name == name)
 
 
-def test_laws_of_two_levels_beat_amdahl_in_n():
+def test_two_level_laws_beat_amdahl_in_n():
     for name in NAMES:
         laws = fit_laws(*measured(grid(name)))
         assert laws.chosen.mean_error < 0.7 * named(laws, "Amdahl").mean_error
 
 
-def test_intervals_of_laws_hold_configurations_that_were_left_out():
-    """Each configuration is predicted by a law that never saw it."""
+def test_coverage_of_law_intervals_for_left_out_configurations():
+    """Each configuration is predicted by a law fitted without it."""
     held = []
     for name in NAMES:
         all_of_them, cores = measured(grid(name))
@@ -70,24 +70,24 @@ def test_intervals_of_laws_hold_configurations_that_were_left_out():
 @pytest.mark.parametrize(
     ("name", "size"), [("cartpole", 1), ("halfcheetah", 1), ("slow_step", 1), ("cartpole", 2), ("slow_step", 2)]
 )
-def test_a_repeat_of_the_whole_grid_confirms_its_intervals(name, size):
+def test_coverage_of_intervals_for_a_repeated_grid(name, size):
     held = []
     for one, other in coverage.sets(name, size):
         for both in coverage.compared(as_measured(name, one), as_measured(name, other), "never"):
             held += [confirmed for confirmed, _ in both]
     print(f"{name}, {size} of each: {100 * fmean(held):.1f} % of {len(held)} held")
-    # Wide where nothing was repeated: how noisy the machine is nobody has told.
+    # Wide without repeats: the noise of the machine is unknown.
     assert 0.9 <= fmean(held) <= 0.995
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_interval_of_a_run_holds_other_runs_where_the_others_were_repeated(name):
+def test_coverage_of_the_interval_of_an_unrepeated_run(name):
     held = fmean(confirmed for confirmed, _ in coverage.one_run_among_repeats(name))
     print(f"{name}: {100 * held:.1f} % held")
     assert 0.9 <= held <= 0.99
 
 
-def test_where_the_defaults_come_from():
+def test_defaults_match_the_grids():
     assert coverage.usual_deviation(NAMES) == pytest.approx(noise.USUAL_STD, rel=0.05)
     assert coverage.usual_level(NAMES) == pytest.approx(noise.USUAL_LEVEL, rel=0.05)
     assert coverage.usual_left(NAMES) == pytest.approx(noise.USUAL_LEFT, rel=0.05)
@@ -95,7 +95,7 @@ def test_where_the_defaults_come_from():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_whole_report(name):
+def test_whole_report(name):
     (study,) = make_report(Experiment("recorded", (grid(name),))).studies
     assert study.recommendation.choice is not None
     for each in study.configurations:

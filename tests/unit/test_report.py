@@ -1,4 +1,4 @@
-"""The report as text and as TensorBoard's curve."""
+"""The report as text, JSON and TensorBoard curve."""
 
 import io
 import json
@@ -36,7 +36,7 @@ def report():
     return report_of(*users_ten())
 
 
-def test_where_no_law_fits_the_report_says_so():
+def test_report_says_that_no_law_fits():
     times = (1.0, 3.0, 0.2, 5.0, 0.1, 2.0, 7.0, 0.3)
     scales = ("1r1e", "2r1e", "4r1e", "8r1e", "1r2e", "2r2e", "4r2e", "8r2e")
     report = report_of(*(run(scale, [seconds, 1.01 * seconds]) for scale, seconds in zip(scales, times, strict=True)))
@@ -46,14 +46,14 @@ def test_where_no_law_fits_the_report_says_so():
     assert "Chosen law" not in text
 
 
-def test_goal_and_reference_may_be_named():
+def test_goal_and_reference_can_be_strings():
     made = make_report(Experiment("here", (Study("test", users_ten()),)), "save", "1r1e")
     assert made.studies[0].recommendation.goal == GOALS["save"]
     with pytest.raises(ValueError, match="goal is 'cheap'"):
         make_report(Experiment("here", ()), "cheap")
 
 
-def test_who_knows_better_is_asked_about_the_first_study_only():
+def test_choose_is_called_for_the_first_study_only():
     study = Study("PPO on HalfCheetah-v5", users_ten())
     asked = []
 
@@ -78,7 +78,7 @@ def rows(request, report):
     }
 
 
-def test_the_users_ten_rows_are_printed_with_three_digits(rows):
+def test_rows_are_printed_with_three_digits(rows):
     for (config, (n, speedup, efficiency)), time in zip(PRINTED.items(), TIMES, strict=True):
         row = rows[config]
         assert (row["parallelism"], row["seconds"], row["speedup"], row["efficiency"]) == (str(n), time, speedup, efficiency)
@@ -97,24 +97,24 @@ def test_the_users_ten_rows_are_printed_with_three_digits(rows):
     }
 
 
-def test_errors_stand_beside_their_numbers():
+def test_errors_are_shown_next_to_numbers():
     report = report_of(run("1r1e", [2.0, 2.1, 1.9]), run("2r1e", [1.0, 1.1, 0.9]))
     two = report.studies[0].configurations[1]
     assert f"{two.sps:,.0f} ± {two.sps_error:.0f} %" in to_markdown(report)
     assert f"{two.speedup:.2f} ± {two.speedup_error:.0f} %" in to_markdown(report)
-    assert "± is where a figure would fall if it was measured again" in to_markdown(report)
-    assert "No configuration was repeated: runs are taken to differ by 9 %" in to_markdown(report)
+    assert "± is the 95 % interval for a repeat" in to_markdown(report)
+    assert "No configuration was repeated: runs are assumed to differ by 9 %" in to_markdown(report)
 
 
 @pytest.mark.parametrize(
     "form",
     [lambda report: " ".join(printed(report, 80, verbose=True).split()), lambda report: to_markdown(report).replace("\\", "")],
 )
-def test_text_holds_the_decision_and_what_it_rests_on(report, form):
+def test_text_contains_the_decision_and_its_reasons(report, form):
     text = form(report)
     asked = report.studies[0].recommendation
     laws = report.studies[0].laws
-    assert "Take 4r×1e: 2.71×, 67.7 %. Goal balanced: met." in text
+    assert "Use 4r×1e: 2.71×, 67.7 %. Goal balanced: met." in text
     assert "Goal balanced: the largest speedup with efficiency ≥ 60 % and speedup ≥ 2.5×." in text
     assert reason_text(asked) in text
     assert "num_env_runners=4" in text
@@ -129,16 +129,16 @@ def test_text_holds_the_decision_and_what_it_rests_on(report, form):
     assert "Made: 2026-11-22 12:00 UTC" in text
 
 
-def test_by_default_a_screenful_with_the_decision_last(report):
+def test_default_report_fits_a_screen_and_ends_with_the_decision(report):
     lines = printed(report, 80).rstrip().splitlines()
     assert len(lines) <= 40
     assert max(map(len, lines)) <= 80
-    assert lines[-1] == "Take 4r×1e: 2.71×, 67.7 %. Goal balanced: met."
+    assert lines[-1] == "Use 4r×1e: 2.71×, 67.7 %. Goal balanced: met."
     assert lines[-2] == "config.env_runners(num_env_runners=4, num_envs_per_env_runner=1)  # 5 CPUs"
     assert not any("law" in line or "Is the" in line for line in lines)
 
 
-def test_a_large_grid_shows_what_matters_for_the_decision():
+def test_large_grid_shows_the_relevant_rows():
     grid = [(r, e) for r in (1, 2, 4, 6, 8, 12) for e in (1, 2, 3, 4, 6, 8, 12, 16)]
     report = report_of(*(run(f"{r}r{e}e", [1 / r + 0.3 / e, 1.02 / r + 0.3 / e]) for r, e in grid))
     study = report.studies[0]
@@ -146,26 +146,26 @@ def test_a_large_grid_shows_what_matters_for_the_decision():
     assert len(lines) <= 40
     rows = [line.split()[0] for line in lines if re.match(r" \d+r×\d+e ", line)]
     assert {"1r×1e", str(study.recommendation.choice.scale), str(study.recommendation.runner_up.scale)} <= {*rows}
-    assert f"{len(grid) - len(rows)} more configurations: --verbose shows them" in lines
+    assert f"{len(grid) - len(rows)} more configurations (--verbose shows them)" in lines
     everything = printed(report, 80, verbose=True)
     assert all(re.search(rf"^ {c.scale} ", everything, re.MULTILINE) for c in study.configurations)
     assert max(map(len, everything.splitlines())) <= 80
 
 
-def test_the_goal_that_was_asked_for_comes_first(report):
+def test_requested_goal_comes_first(report):
     assert list(report.studies[0].recommendations) == ["balanced", "save", "fastest"]
     assert list(report_of(*users_ten(), goal=GOALS["fastest"]).studies[0].recommendations) == ["fastest", "save", "balanced"]
 
 
-def test_a_narrow_terminal_says_which_columns_it_goes_without(report):
+def test_narrow_terminal_names_dropped_columns(report):
     assert "Not shown" not in printed(report, 200)
     narrow = printed(report, 60)
-    assert "Columns left out to fit the terminal: time, loss, per core, SPS per CPU, where it goes" in " ".join(narrow.split())
+    assert "Columns left out to fit the terminal: time, loss, per core, SPS per CPU, main loss" in " ".join(narrow.split())
     assert max(map(len, narrow.split("Goal")[0].splitlines())) <= 80
     assert re.search(r"4r×1e +4 +3,730 +2\.71 +67\.7 +good", narrow)
 
 
-def test_json_has_the_numbers_in_full_and_null_for_nan(report):
+def test_json_has_full_precision_and_null_for_nan(report):
     document = json.loads(to_json(report))
     (study,) = document["studies"]
     for row, c in zip(study["configurations"], report.studies[0].configurations, strict=True):
@@ -176,8 +176,8 @@ def test_json_has_the_numbers_in_full_and_null_for_nan(report):
     assert [each["config"] for each in study["laws"]["predictions"]] == [str(f.scale) for f in report.studies[0].predictions()]
 
 
-def test_laws_get_seconds_for_equal_work():
-    # The runs collect different numbers of steps an iteration; the laws must not take that for scaling.
+def test_laws_are_fitted_to_seconds_for_equal_work():
+    # The runs collect different numbers of steps per iteration, which the laws must not mistake for scaling.
     runs = [run(scale, [2.0 / n] * 3, env_steps=1000) for n, scale in ((1, "1r1e"), (2, "2r1e"), (4, "4r1e"))]
     study = report_of(*runs, run("8r1e", [0.5] * 3, env_steps=2000)).studies[0]
     assert study.laws.work.env_steps == 1000
@@ -200,7 +200,7 @@ def test_predictions_fill_the_grid_and_double_the_runners(report):
     assert next(each.speedup for each in predictions if each.scale == Scale(4, 2)) == pytest.approx(11.89 / seconds)
 
 
-def test_the_interval_of_a_predicted_speedup_has_the_baselines_error():
+def test_predicted_interval_includes_the_error_of_the_baseline():
     precise = Prediction(Scale(4, 1), 2.0, 1.6, 2.5, work=Work(1000.0, 125.0))
     assert (precise.speedup, precise.speedups) == (pytest.approx(4), pytest.approx((3.2, 5)))
     low, high = replace(precise, work=Work(1000.0, 125.0, baseline_error=25.0)).speedups
@@ -208,7 +208,7 @@ def test_the_interval_of_a_predicted_speedup_has_the_baselines_error():
     assert (low, high) == (pytest.approx(4 * math.exp(-width)), pytest.approx(4 * math.exp(width)))
 
 
-def test_a_baseline_from_outside_is_one_more_measurement_for_the_laws():
+def test_external_baseline_is_used_for_the_laws():
     given = Run(name="an older\nexperiment", scale=Scale(1, 1), steady=window([4.0] * 3))
     runs = [run(scale, [seconds] * 3) for scale, seconds in (("2r1e", 2.2), ("4r1e", 1.2), ("8r1e", 0.7))]
     report = report_of(*runs, baseline=given)
@@ -222,13 +222,13 @@ def test_a_baseline_from_outside_is_one_more_measurement_for_the_laws():
 @pytest.mark.parametrize(
     ("runs", "says"),
     [
-        ([run("2r1e", [1.0] * 5), run("4r1e", [0.6] * 5)], "Without a baseline, speedup and efficiency are not known."),
+        ([run("2r1e", [1.0] * 5), run("4r1e", [0.6] * 5)], "Without a baseline, speedup and efficiency are unknown."),
         ([run("1r1e", [1.0] * 5)], "It is the only configuration"),
-        ([run("1r1e", [1.0] * 5), nan_row()], "Without a throughput, and so left out: 2r×2e."),
-        ([nan_row()], "Without a throughput, and so left out: 2r×2e."),
+        ([run("1r1e", [1.0] * 5), nan_row()], "Left out, no throughput measured: 2r×2e."),
+        ([nan_row()], "Left out, no throughput measured: 2r×2e."),
     ],
 )
-def test_what_is_missing_is_said(runs, says, tmp_path):
+def test_missing_measurements_are_reported(runs, says, tmp_path):
     report = report_of(*runs)
     assert says in " ".join(printed(report, 80).split())
     assert says in to_markdown(report)
@@ -237,7 +237,7 @@ def test_what_is_missing_is_said(runs, says, tmp_path):
     assert write_curve(report.studies[0], tmp_path).is_dir()
 
 
-def test_an_experiment_without_runs_says_so():
+def test_experiment_without_runs():
     report = report_of(left_out=(LeftOut("PPO_1", "no result"),))
     for text in (printed(report, 80), to_markdown(report).replace("\\", "")):
         assert "Nothing to show" in text
@@ -245,7 +245,7 @@ def test_an_experiment_without_runs_says_so():
     assert json.loads(to_json(report))["studies"] == []
 
 
-def test_what_a_run_wrote_stays_text():
+def test_text_from_runs_is_escaped():
     report = report_of(replace(run("1r1e", [1.0] * 5), note=HOSTILE), left_out=(LeftOut(HOSTILE, "[bold] :smile:"),))
     terminal, markdown = printed(report, 200), to_markdown(report)
     for text in (terminal, markdown):
@@ -264,8 +264,8 @@ def scalars(folder):
     return {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
 
 
-def test_the_curve_is_the_best_speedup_at_each_n(report, tmp_path):
-    for _ in range(2):  # a second one takes the first one's place
+def test_curve_is_the_best_speedup_at_each_n(report, tmp_path):
+    for _ in range(2):  # the second call replaces the first curve
         curve = write_curve(report.studies[0], tmp_path)
     actual, ideal = scalars(curve / "actual"), scalars(curve / "ideal")
     best = {1: "1r×1e", 2: "2r×1e", 4: "4r×1e", 8: "8r×1e", 16: "8r×2e"}
@@ -278,12 +278,12 @@ def test_the_curve_is_the_best_speedup_at_each_n(report, tmp_path):
     assert len(list((curve / "actual").iterdir())) == 1
 
 
-def test_a_curve_at_a_uri_is_refused(report):
+def test_curve_at_a_uri_is_rejected(report):
     with pytest.raises(ValueError, match=r"folder is 's3://bucket/results'; allowed are local folders"):
         write_curve(report.studies[0], "s3://bucket/results")
 
 
-def test_nothing_heavy_is_imported_before_it_is_used():
+def test_heavy_imports_are_deferred():
     code = (
         "import sys, rl_scaling_callback.report as report; report.make_report; report.to_json\n"
         "print([m for m in ('ray', 'torch', 'matplotlib', 'jinja2', 'rich', 'tensorboardX') if m in sys.modules])"
@@ -292,7 +292,7 @@ def test_nothing_heavy_is_imported_before_it_is_used():
     assert done.stdout.strip() == "[]"
 
 
-def test_numbers_that_are_not_known_are_dashes():
+def test_unknown_numbers_are_dashes():
     (c,) = report_of(nan_row()).studies[0].configurations
     cells = {column.name: column.cell(c) for column in COLUMNS}
     assert math.isnan(c.sps)

@@ -23,19 +23,19 @@ def seconds(scale):
 
 
 def run(scale, factor=1.0, learn_s=0.3, env_steps=1000, iterations=5):
-    """A run in which everything takes `factor` times as long, the learner's update 0.3 s at the usual pace."""
+    """A run in which everything takes `factor` times as long; at the usual speed, the learner's update takes 0.3 s."""
     total = factor * seconds(scale)
-    spent = {"learn": factor * learn_s, "sync": 0.01, "other": 0.02}
-    sample = total - sum(spent.values())
+    known = {"learn": factor * learn_s, "sync": 0.01, "other": 0.02}
+    sample = total - sum(known.values())
     window = SteadyWindow(EVERYTHING)
     for _ in range(iterations):
-        window.add(env_steps, total, dict.fromkeys(PARTS, sample) | spent)
+        window.add(env_steps, total, dict.fromkeys(PARTS, sample) | known)
     return Run(name=str(scale), scale=scale, steady=window.read())
 
 
-def study(rng, pace=0.15, repetitions=3, **facts):
-    factors = np.exp(rng.normal(0, pace, (len(SCALES), repetitions)))
-    # Windows differ in length, as those of trials that ended at their precision do.
+def study(rng, std=0.15, repetitions=3, **facts):
+    factors = np.exp(rng.normal(0, std, (len(SCALES), repetitions)))
+    # Windows differ in length, as in trials that stop once precise enough.
     runs = (run(s, f, iterations=5 + k) for s, row in zip(SCALES, factors, strict=True) for k, f in enumerate(row))
     return Study("test", tuple(runs), **facts)
 
@@ -45,7 +45,7 @@ def error(study):
     return math.sqrt(fmean(math.log(c.speedup * seconds(c.scale) / seconds(Scale(1, 1))) ** 2 for c in configurations(study)))
 
 
-def test_a_machine_of_changing_speed_is_seen_through():
+def test_changing_machine_speed_is_corrected():
     errors = []
     for seed in range(20):
         measured = study(np.random.default_rng(seed))
@@ -54,18 +54,18 @@ def test_a_machine_of_changing_speed_is_seen_through():
         assert corrected.correction.measured == pytest.approx(0.15, rel=0.5)
         assert corrected.correction.corrected < 0.01
         errors.append((error(measured), error(corrected)))
-    # What is left is a trend over runners and envs that the machine's speed had by chance.
+    # A trend over runners and envs that the machine's speed had by chance remains.
     assert fmean(after for _, after in errors) < 0.6 * fmean(before for before, _ in errors)
 
 
-def test_a_learner_that_takes_longer_with_more_env_runners_is_no_slower_machine():
+def test_learner_trend_over_env_runners_is_not_corrected():
     runs = [run(s, learn_s=0.2 * s.num_env_runners**0.3, factor=f) for s in SCALES for f in (0.9, 1.0, 1.1)]
     corrected = correct_speed(Study("test", tuple(runs)))
     assert corrected.correction is not None
     assert error(corrected) == pytest.approx(0, abs=1e-9)
 
 
-def test_one_update_that_something_else_held_up_is_not_the_machines_pace():
+def test_outlier_of_the_learner_is_not_machine_speed():
     held_up = replace(run(Scale(1, 1)).steady, parts=run(Scale(1, 1)).steady.parts | {"learn": 5 * 6 * 0.3})
     runs = [replace(run(Scale(1, 1)), steady=held_up), run(Scale(2, 1)), run(Scale(4, 1), factor=1.1)]
     corrected = correct_speed(Study("test", tuple(runs)), "always")
@@ -75,21 +75,21 @@ def test_one_update_that_something_else_held_up_is_not_the_machines_pace():
     assert correct_speed(Study("test", tuple(runs[:2])), "always").correction is None
 
 
-def test_the_account_still_sums_to_what_is_lost():
+def test_losses_still_sum_to_the_total():
     (made,) = make_report(Experiment("test", (study(np.random.default_rng(1)),))).studies
     assert made.study.correction is not None
-    assert any("corrected for how fast the machine was" in note for note in notes(made))
+    assert any("corrected for the machine's speed" in note for note in notes(made))
     for each in made.configurations:
         assert sum(each.losses.values()) == pytest.approx(each.loss, abs=1e-9)
 
 
-def test_never_leaves_everything_as_it_was():
+def test_never_changes_nothing():
     measured = study(np.random.default_rng(1))
     (made,) = make_report(Experiment("test", (measured,)), correction="never").studies
     assert made.study is measured
 
 
-def test_without_repetitions_the_usual_slope_is_taken_where_that_is_asked_for():
+def test_always_uses_the_usual_slope_without_repeats():
     factors = dict(zip(SCALES, np.exp(np.random.default_rng(1).normal(0, 0.2, len(SCALES))), strict=True))
     measured = Study("test", tuple(run(s, f) for s, f in factors.items()))
     (made,) = make_report(Experiment("test", (measured,)), correction="always").studies
@@ -98,14 +98,14 @@ def test_without_repetitions_the_usual_slope_is_taken_where_that_is_asked_for():
     assert correct_speed(measured) is measured
 
 
-def test_one_repetition_tells_an_error_also_where_the_usual_slope_is_taken():
+def test_one_repeat_gives_errors_with_the_usual_slope():
     corrected = correct_speed(
         Study("test", tuple(run(s, f) for s, f in zip([*SCALES, SCALES[3]], [1.0] * 9 + [1.1], strict=True))), "always"
     )
     assert all(each.speedup_error > 0 for each in configurations(corrected) if not each.is_baseline)
 
 
-def test_a_correction_that_is_not_allowed_is_named():
+def test_invalid_correction_is_named():
     with pytest.raises(ValueError, match="correction is 'often'; allowed are repeated, always, never"):
         make_report(Experiment("test", (study(np.random.default_rng(1)),)), correction="often")
 
@@ -127,22 +127,22 @@ def without_learner(run):
     ],
     ids=lambda study: study.title,
 )
-def test_what_can_not_be_corrected_stays_as_measured(measured):
+def test_uncorrectable_studies_are_unchanged(measured):
     assert correct_speed(measured) is measured
 
 
-def test_a_learner_that_tells_nothing_corrects_nothing():
+def test_unrelated_learner_time_corrects_nothing():
     corrected = 0
     for seed in range(200):
         rng = np.random.default_rng(seed)
         runs = [run(s, f, learn_s=0.1 * n) for s in SCALES for f, n in np.exp(rng.normal(0, (0.15, 0.3), (3, 2)))]
-        # The learner's time is drawn apart from all else.
+        # The learner's time is independent of everything else.
         runs = [replace(r, steady=replace(r.steady, parts=r.steady.parts | {"learn": rng.uniform(1, 2)})) for r in runs]
         corrected += correct_speed(Study("test", tuple(runs))).correction is not None
-    assert corrected <= 6, "1 % of 200, and some"
+    assert corrected <= 6, "1 % of 200, plus a margin"
 
 
-def test_intervals_hold_what_they_claim_when_corrected():
+def test_coverage_of_corrected_intervals():
     held = []
     for seed in range(60):
         rng = np.random.default_rng(seed)
@@ -154,5 +154,5 @@ def test_intervals_hold_what_they_claim_when_corrected():
 
 def noisy(rng):
     factors = np.exp(rng.normal(0, (0.12, 0.04), (len(SCALES), 3, 2)))
-    runs = [run(s, pace * own, learn_s=0.3 / own) for s, row in zip(SCALES, factors, strict=True) for pace, own in row]
+    runs = [run(s, machine * own, learn_s=0.3 / own) for s, row in zip(SCALES, factors, strict=True) for machine, own in row]
     return Study("test", tuple(runs))
