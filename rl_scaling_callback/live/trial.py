@@ -209,8 +209,8 @@ class TrialMonitor:
         if (change > 0 or change < 0) and self._source.source != "probe":
             self._warn(
                 "drift",
-                f"the sampling cost per env step changed by {change:+.0f} % since this trial's steady window began, more than noise "
-                "explains. Efficiency is not meaningful unless the baseline was measured at the same stage of training. "
+                f"the sampling cost per env step changed by {change:+.0f} % since steady state began, more than noise explains. "
+                "Efficiency is not meaningful unless the baseline was measured at the same stage of training. "
                 "Does the env slow down as the policy improves, or is the machine shared? With probe=True the baseline follows.",
             )
 

@@ -1,6 +1,6 @@
 """Runs training iterations of one Algorithm at different scales.
 
-Only for an Algorithm built for measurement: it learns from all of these iterations.
+Use it only with an Algorithm built for measurement, because it learns from all of these iterations.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _ITSELF: Final = "_scaling_itself"
 class Switch:
     """Switches an Algorithm's env runners to another scale, and hides those that the scale doesn't need.
 
-    They go on as the twins that a `Prober` makes and closes.
+    The env runners act as the twins that a `Prober` creates and closes.
 
     Args:
-        algorithm: on RLlib's new API stack, with as many env runners as the largest scale.
-        keep_envs: whether to keep the envs of each scale from one iteration to the next.
+        algorithm: an Algorithm on RLlib's new API stack, with as many env runners as the largest scale.
+        keep_envs: whether to keep the envs of each scale between iterations.
     """
 
     def __init__(self, algorithm: Any, keep_envs: bool = True) -> None:
@@ -43,9 +43,9 @@ class Switch:
         return result
 
     def take_out_evaluation(self) -> float:
-        """Evaluate once, and not in any iteration from now on; return the seconds that it adds to one on average.
+        """Evaluate once, then turn evaluation off; return the mean seconds that it adds to an iteration.
 
-        Evaluation beside training stays: it is part of what an iteration takes.
+        Evaluation in parallel to training stays on, because it is part of an iteration's duration.
         """
         config = vars(self._algorithm.config)
         if not configs.evaluates(config):
@@ -66,7 +66,7 @@ class Switch:
 
 
 def _go_on_as(env_runner: Any, scale: Scale | None, state: dict[str, Any], keep_envs: bool) -> None:
-    """Switch an env runner to another scale, or back to its own with None."""
+    """Switch an env runner to another scale, or back to its own if `scale` is None."""
     itself = vars(env_runner).get(_ITSELF, vars(env_runner))
     env_runner.__dict__ = itself
     if scale is not None:

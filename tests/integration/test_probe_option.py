@@ -118,7 +118,7 @@ def test_a_trial_without_env_runners_is_told_which_reference_can_be_probed(caplo
     callback = partial(ScalingCallback, probe=True, reference=reference)
     *_, last = train(costly(batch=20, step_s=0.001).env_runners(num_env_runners=0).callbacks(callback), 2)
     assert last["scaling"]["speedup"] == pytest.approx(speedup, nan_ok=True)
-    assert ("reference='0r1e' can be probed" in caplog.text) == math.isnan(speedup)
+    assert ("use reference='0r1e'" in caplog.text) == math.isnan(speedup)
 
 
 def test_where_probing_fails_no_env_of_it_stays(caplog):

@@ -207,7 +207,7 @@ def test_a_link_in_place_of_the_locks_is_not_followed(temporary):
     outside = place / "outside"
     outside.mkdir()
     locks.symlink_to(outside)
-    with pytest.raises(OSError, match="not a folder of this user's own"):
+    with pytest.raises(OSError, match="not a folder owned by this user"):
         Colocation("node")
     locks.unlink()
     locks.mkdir()
@@ -220,7 +220,7 @@ def test_a_link_in_place_of_the_locks_is_not_followed(temporary):
 def test_a_folder_of_locks_that_somebody_else_owns_is_not_used(temporary, monkeypatch):
     me = os.getuid()
     monkeypatch.setattr(os, "getuid", lambda: me + 1)
-    with pytest.raises(PermissionError, match="not a folder of this user's own"):
+    with pytest.raises(PermissionError, match="not a folder owned by this user"):
         Colocation("node")
 
 
