@@ -2,7 +2,8 @@
 
 Each round measures every configuration still in the race once, including the reference, in random order. Rounds are blocks in the
 model ln t = configuration + round + noise. A machine that slows down from round to round therefore doesn't bias comparisons, and
-Huber's weights bound the influence of outliers. All errors come from the residuals of the fit: noise makes a race longer, not wrong.
+Huber's weights bound the influence of outliers. All errors come from the residuals of the fit: noise makes a race longer, not
+wrong.
 
 A configuration is eliminated as soon as another one is clearly better for the goal. "Clearly" means beyond the boundary of Robbins'
 normal mixture, which is valid over all rounds simultaneously, however often it is checked. Student's t accounts for the estimated
