@@ -131,7 +131,7 @@ def train(config: AlgorithmConfig, iterations: int = 2) -> list[Result]:
     return results
 
 
-def check_contract(scaling: dict[str, Any]) -> None:
+def check_schema(scaling: dict[str, Any]) -> None:
     """Every key and no other, plain types, nothing infinite."""
     assert set(scaling) == NAMES
     types = {name: type(value) for name, value in scaling.items()}
@@ -142,7 +142,7 @@ def check_contract(scaling: dict[str, Any]) -> None:
 def check_sps(results: list[Result], flat: Flat) -> None:
     """`sps` and `env_steps` of every result follow from RLlib's own counts and times."""
     for result in results:
-        check_contract(flat(result))
+        check_schema(flat(result))
         expected = steps(result).iteration
         assert flat(result)["env_steps"] == expected
         sps = expected / result["time_this_iter_s"] if expected else math.nan
@@ -164,7 +164,7 @@ def results(cluster: None, request: pytest.FixtureRequest) -> list[Result]:
 def test_every_key_is_a_plain_float_from_the_first_iteration_on(results: list[Result], flat: Flat) -> None:
     assert results[0]["training_iteration"] == 1
     for result in results:
-        check_contract(flat(result))
+        check_schema(flat(result))
 
 
 def test_sps_is_this_iterations_env_steps_over_its_time(results: list[Result], flat: Flat) -> None:
@@ -172,7 +172,7 @@ def test_sps_is_this_iterations_env_steps_over_its_time(results: list[Result], f
     assert sum(flat(result)["sps"] > 0 for result in results) >= 3
 
 
-def test_env_steps_are_what_the_lifetime_counter_grew_by(results: list[Result], flat: Flat) -> None:
+def test_env_steps_are_the_growth_of_the_lifetime_counter(results: list[Result], flat: Flat) -> None:
     lifetimes = [0.0, *(steps(result).lifetime for result in results)]
     assert [flat(result)["env_steps"] for result in results] == [after - before for before, after in pairwise(lifetimes)]
 
@@ -185,7 +185,7 @@ def test_a_trial_alone_on_its_node_is_exclusive(results: list[Result], flat: Fla
     assert [flat(result)["exclusive"] for result in results] == [1.0] * len(results)
 
 
-def test_the_old_stacks_lifetime_counter_is_not_taken_for_the_iterations(flat: Flat) -> None:
+def test_lifetime_counter_of_the_old_stack_is_not_used_per_iteration(flat: Flat) -> None:
     results = train(ppo_on_the_old_stack(runners=0), iterations=3)
     assert [result["num_env_steps_sampled"] for result in results] == [BATCH, 2 * BATCH, 3 * BATCH]  # the trap
     assert [flat(result)["env_steps"] for result in results] == [BATCH] * 3
@@ -282,7 +282,7 @@ def evaluated(config: AlgorithmConfig, **options: Any) -> AlgorithmConfig:
 
 
 @pytest.mark.parametrize("config", [ppo, ppo_on_the_old_stack])
-def test_evaluation_time_is_measured_and_left_out_of_steady_figures(config: Callable[..., AlgorithmConfig], flat: Flat) -> None:
+def test_evaluation_time_is_measured_and_excluded_from_steady_figures(config: Callable[..., AlgorithmConfig], flat: Flat) -> None:
     untouched_by_warmup = functools.partial(ScalingCallback, warmup_iterations=0)
     results = train(evaluated(config(env=SlowInEvaluation, runners=0)).callbacks(untouched_by_warmup))
     check_sps(results, flat)
@@ -292,7 +292,7 @@ def test_evaluation_time_is_measured_and_left_out_of_steady_figures(config: Call
     assert flat(results[-1])["steady/sps"] == pytest.approx(sum(steps(result).iteration for result in results) / seconds)
 
 
-def test_an_interval_of_2_evaluates_every_other_iteration(flat: Flat) -> None:
+def test_evaluation_interval_of_2_evaluates_every_other_iteration(flat: Flat) -> None:
     results = train(evaluated(ppo(env=SlowInEvaluation, runners=0)).evaluation(evaluation_interval=2), iterations=3)
     assert [flat(result)["time/evaluate"] > 0 for result in results] == [False, True, False]
 
@@ -318,7 +318,7 @@ class Companion(RLlibCallback):
 def test_a_list_of_callbacks(ours_first: bool, flat: Flat) -> None:
     both = [ScalingCallback, Companion] if ours_first else [Companion, ScalingCallback]
     for result in train(ppo(runners=1 if ours_first else 0).callbacks(both)):
-        check_contract(flat(result))
+        check_schema(flat(result))
         assert flat(result)["sps"] > 0
         assert result["companion"] == {"initialised": True, "scaling": ours_first}
         assert result["env_runners"]["companion_samples"] > 0
@@ -428,7 +428,7 @@ NOT_ABOUT_STEPS = {"parallelism", "steady/iterations", "steady/converged", "is_b
 
 
 @pytest.mark.parametrize("config", [pytest.param(bc, marks=pytest.mark.slow), bc_on_the_old_stack])
-def test_an_offline_algorithm_trains_on_with_one_warning(
+def test_offline_algorithm_trains_with_one_warning(
     config: Callable[[list[dict[str, Any]], Path], AlgorithmConfig],
     recorded: list[dict[str, Any]],
     tmp_path: Path,
@@ -443,7 +443,7 @@ def test_an_offline_algorithm_trains_on_with_one_warning(
     assert results[-1]["training_iteration"] == 3
     assert results[-1].get("learners") or results[-1]["info"]["learner"]
     for result in results:
-        check_contract(flat(result))
+        check_schema(flat(result))
         known = {name for name, value in flat(result).items() if name not in TEXTS and not math.isnan(value)}
         assert known <= NOT_ABOUT_STEPS
         assert flat(result)["band"] == ""
@@ -454,7 +454,7 @@ def test_an_offline_algorithm_trains_on_with_one_warning(
 # ---------------------------------------------------------------- baselines outside Tune
 
 
-def test_without_options_sps_only_and_one_line_that_says_how_to_get_the_rest(flat: Flat, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_options_sps_only_and_one_hint(flat: Flat, caplog: pytest.LogCaptureFixture) -> None:
     for result in train(ppo(runners=0), iterations=3):
         scaling = flat(result)
         assert scaling["sps"] > 0
@@ -466,7 +466,7 @@ def test_without_options_sps_only_and_one_line_that_says_how_to_get_the_rest(fla
     assert "baseline_sps" in line
 
 
-def test_a_given_baseline(flat: Flat, caplog: pytest.LogCaptureFixture) -> None:
+def test_given_baseline(flat: Flat, caplog: pytest.LogCaptureFixture) -> None:
     for result in train(ppo(runners=0, envs=2).callbacks(functools.partial(ScalingCallback, baseline_sps=1000.0))):
         scaling = flat(result)
         speedup = steps(result).iteration / result["time_this_iter_s"] / 1000
@@ -489,7 +489,7 @@ def test_a_given_baseline(flat: Flat, caplog: pytest.LogCaptureFixture) -> None:
     assert "loss/<cause>" in warning
 
 
-def test_a_baseline_dir_serves_the_next_run(tmp_path: Path, flat: Flat) -> None:
+def test_baseline_dir_is_used_in_the_next_run(tmp_path: Path, flat: Flat) -> None:
     at_once = functools.partial(ScalingCallback, baseline_dir=tmp_path, warmup_iterations=0, min_iterations=2, max_iterations=2)
     reference = [flat(result) for result in train(ppo(runners=1).callbacks(at_once))]
     assert [scaling["is_baseline"] for scaling in reference] == [1.0, 1.0]

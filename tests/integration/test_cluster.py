@@ -66,7 +66,7 @@ def scaling(experiment):
     return [[result["scaling"] for result in lines(trial)] for trial in experiment]
 
 
-def test_a_baseline_of_one_node_serves_another(scaling):
+def test_baseline_of_one_node_is_used_on_another(scaling):
     reference, parallel = scaling[:2]
     assert {result["is_baseline"] for result in reference} == {1}
     assert {result["is_baseline"] for result in parallel} == {0}
@@ -83,7 +83,7 @@ def test_other_hardware_is_not_compared(scaling):
     assert {result["baseline_sps"] for result in served} == {own_reference[-1]["baseline_sps"]}
 
 
-def test_the_baselines_say_what_hardware_they_are_of(experiment):
+def test_baselines_record_their_hardware(experiment):
     files = (Path(experiment.experiment_path) / "scaling_baselines").glob("*.json")
     assert sorted(json.loads(file.read_text())["workload"]["cores"] for file in files) == [1, len(CORES)]
 
@@ -92,7 +92,7 @@ def test_nothing_else_ran_on_the_nodes(scaling):
     assert {result["exclusive"] for trial in scaling for result in trial} == {1}
 
 
-def test_a_sweep_runs_one_trial_on_each_of_the_nodes_that_are_alike(nodes, tmp_path):
+def test_sweep_runs_one_trial_on_each_equal_node(nodes, tmp_path):
     said = []
     made = sweep(
         costly(step_s=0.02),

@@ -147,7 +147,7 @@ def test_one_env_runner_of_four_that_is_three_times_slower(plain):
 
 @pytest.mark.alone
 @pytest.mark.slow
-def test_observations_that_take_long_to_pickle(plain):
+def test_observations_that_are_slow_to_pickle(plain):
     results = train(plain, runners=2, pickle_s=0.4, quiet_s=0.05)
     check(results, "transfer", 100 * 0.4 / (0.4 + FRAGMENT * STEP_S))
 
@@ -173,7 +173,7 @@ def test_a_remote_learner_whose_queue_overflows(plain):
 
 
 @pytest.mark.skipif(not WATCHED, reason="the queues of this Ray can't be watched")
-def test_what_appos_circular_buffer_overwrites(tmp_path):
+def test_batches_overwritten_in_appos_circular_buffer(tmp_path):
     """It holds 8 batches, each for two updates, and gets an update a batch: about a quarter of them is never learned from."""
     config = configured(tmp_path, kind=APPOConfig, runners=2, step_s=0.0, seconds=2)
     config.training(circular_buffer_num_batches=8, circular_buffer_iterations_per_batch=2)

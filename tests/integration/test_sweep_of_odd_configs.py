@@ -113,7 +113,7 @@ def odd(config):
     return config.evaluation(evaluation_interval=2, evaluation_duration=20, evaluation_duration_unit="timesteps")
 
 
-def test_a_config_with_callbacks_evaluation_and_processes_that_ask_for_nothing(tmp_path):
+def test_config_with_callbacks_evaluation_and_processes_without_resources(tmp_path):
     made, _ = probe(odd(costly(batch=40, step_s=0.005)), tmp_path)
     assert measured(made) == GRID
     choice = made.studies[0].recommendation.choice
@@ -123,13 +123,13 @@ def test_a_config_with_callbacks_evaluation_and_processes_that_ask_for_nothing(t
     assert made.config.evaluation_interval == 2
 
 
-def test_trials_of_processes_that_ask_for_nothing_are_refused(tmp_path):
+def test_trials_with_processes_without_resources_are_rejected(tmp_path):
     with pytest.raises(ValueError, match="requests no resources"):
         probe(costly().env_runners(num_cpus_per_env_runner=0), tmp_path, engine="trials")
 
 
 @pytest.mark.slow
-def test_an_env_with_few_licences_is_probed_as_far_as_they_go(tmp_path):
+def test_env_with_few_licences_is_probed_up_to_their_number(tmp_path):
     made, _ = probe(costly(Licensed, batch=40, step_s=0.005), tmp_path, runners=[1], envs=[1, 2, 4])
     assert measured(made) == {Scale(1, 1), Scale(1, 2)}
     (left_out,) = made.experiment.left_out
@@ -138,7 +138,7 @@ def test_an_env_with_few_licences_is_probed_as_far_as_they_go(tmp_path):
 
 
 @pytest.mark.parametrize(("keep", "most"), [(True, 1 + 1 + 2 + 3), (False, 1 + 3)])
-def test_how_many_envs_are_alive_at_a_time(tmp_path, keep, most):
+def test_number_of_envs_alive_at_a_time(tmp_path, keep, most):
     host = ProbeHost(at_scale(costly(Simulator, batch=20, folder=str(tmp_path)), Scale(1, 1)), keep)
     alive = []
     try:
@@ -152,7 +152,7 @@ def test_how_many_envs_are_alive_at_a_time(tmp_path, keep, most):
 
 
 @pytest.mark.slow
-def test_an_env_that_ends_its_process_is_left_out_and_the_sweep_goes_on(tmp_path):
+def test_env_that_kills_its_process_is_left_out(tmp_path):
     made, _ = probe(costly(Deadly, batch=40, step_s=0.005, most=4), tmp_path, runners=[1], envs=[1, 2, 4, 8], budget_minutes=0.3)
     assert measured(made) == {Scale(1, 1), Scale(1, 2)}
     reasons = {each.name: each.reason for each in made.experiment.left_out}
@@ -162,13 +162,13 @@ def test_an_env_that_ends_its_process_is_left_out_and_the_sweep_goes_on(tmp_path
 
 
 @pytest.mark.slow
-def test_an_env_that_takes_long_to_make_gets_the_time(tmp_path, monkeypatch):
+def test_slow_env_creation_extends_the_time_limit(tmp_path, monkeypatch):
     monkeypatch.setattr("rl_scaling_callback.sweeping.probe_host._LONGEST_PROBE_S", 1.0)
     made, _ = probe(costly(SlowToMake, batch=20, make_s=1.0), tmp_path, runners=[1], envs=[1, 2])
     assert measured(made) == {Scale(1, 1), Scale(1, 2)}
 
 
-def test_what_others_hold_is_waited_for_and_then_said(cluster):
+def test_sweep_waits_for_busy_resources_and_then_fails(cluster):
     request = costly().algo_class.default_resource_request(at_scale(costly(), Scale(3, 1)))
     said = []
     first = reserve(request, said.append)
@@ -181,14 +181,14 @@ def test_what_others_hold_is_waited_for_and_then_said(cluster):
         ray.util.remove_placement_group(first)
 
 
-def test_a_cluster_that_is_started_has_room_for_learners_of_their_own():
+def test_started_cluster_has_cpus_for_remote_learners():
     assert cpus_for(costly(), 2) == 3
     assert cpus_for(costly().learners(num_learners=1), 2) == 4
     assert cpus_for(costly().env_runners(num_cpus_per_env_runner=0.5), 2) == 2
     assert cpus_for(costly().env_runners(num_cpus_per_env_runner=2), 4) == 5
 
 
-def test_a_cluster_with_room_for_fewer_env_runners_than_cores_is_said(monkeypatch):
+def test_warns_if_the_cluster_fits_fewer_env_runners_than_cores(monkeypatch):
     host = Host("here", "a CPU", 64)
     monkeypatch.setattr("rl_scaling_callback.sweeping.cluster.nodes", lambda: [Node(host, {"CPU": 5.0}, "")])
     said = []
@@ -211,7 +211,7 @@ config = costly("registered-in-a-file", batch=20, step_s=0.01)
 """
 
 
-def test_a_worker_makes_an_env_that_a_config_file_registers(tmp_path, monkeypatch):
+def test_worker_can_create_an_env_registered_in_the_config_file(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
     (tmp_path / "a_users_config.py").write_text(CONFIG)
@@ -227,7 +227,7 @@ def test_a_worker_makes_an_env_that_a_config_file_registers(tmp_path, monkeypatc
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_a_terminal_shows_what_is_known(tmp_path):
+def test_ctrl_c_in_a_terminal_shows_the_results_so_far(tmp_path):
     (tmp_path / "my_config.py").write_text(CONFIG)
     command = [sys.executable, "-m", "rl_scaling_callback", "sweep", f"{tmp_path / 'my_config.py'}:config", "--budget", "5"]
     command += ["--runners", "1", "--goal", "fastest", "--storage-path", str(tmp_path), "--write", str(tmp_path / "tuned.py")]

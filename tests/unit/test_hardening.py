@@ -202,7 +202,7 @@ def test_no_name_of_a_node_leads_out_of_the_folder_of_locks(temporary, node):
     assert file.parent == locks
 
 
-def test_a_link_in_place_of_the_locks_is_not_followed(temporary):
+def test_link_in_place_of_the_lock_folder_is_not_followed(temporary):
     place, locks = temporary
     outside = place / "outside"
     outside.mkdir()

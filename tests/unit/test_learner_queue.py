@@ -50,7 +50,7 @@ def watch(watched, now):
     return LearnerQueue(Learner(watched), lambda: now[0])
 
 
-def test_the_length_over_time(now):
+def test_mean_length_over_time(now):
     watched = queue.Queue(maxsize=3)
     told = watch(watched, now)
     now[0] += 1.0
@@ -65,7 +65,7 @@ def test_the_length_over_time(now):
     assert told.take() == {"queued": 1.0, "watched": 1.0, "overwritten": 0.0}
 
 
-def test_what_a_circular_buffer_overwrites_before_it_was_taken(now):
+def test_batches_overwritten_before_use_are_counted(now):
     watched = Circular(2, uses=2)
     told = watch(watched, now)
     batches = [(f"batch {number}", {}) for number in range(5)]
@@ -77,6 +77,6 @@ def test_what_a_circular_buffer_overwrites_before_it_was_taken(now):
     assert told.take()["overwritten"] == 3 * 2 * 8 / 2
 
 
-def test_a_queue_of_another_kind_is_refused():
+def test_unknown_kind_of_queue_is_rejected():
     with pytest.raises(AttributeError):
         LearnerQueue(Learner([]))

@@ -88,7 +88,7 @@ def probe(**options):
         pytest.param(lambda host: host.probed > 2 and host.trained_since > 4, id="confirming"),
     ],
 )
-def test_a_sweep_that_ends_early_reports_what_is_known(scripted, monkeypatch, when, error):
+def test_sweep_that_ends_early_reports_the_results_so_far(scripted, monkeypatch, when, error):
     def fails(host):
         if when(host):
             raise error
@@ -101,7 +101,7 @@ def test_a_sweep_that_ends_early_reports_what_is_known(scripted, monkeypatch, wh
     assert any(text.startswith("Interrupted:" if isinstance(error, KeyboardInterrupt) else "Ended early") for text in said)
 
 
-def test_what_cannot_be_probed_is_not_trained(scripted, monkeypatch):
+def test_configuration_that_cannot_be_probed_is_not_trained(scripted, monkeypatch):
     trained = []
 
     def fail(self, scale, number):
@@ -119,7 +119,7 @@ def test_what_cannot_be_probed_is_not_trained(scripted, monkeypatch):
 
 
 @pytest.mark.parametrize("dies", [True, False])
-def test_what_costs_env_runners_their_lives_is_not_tried_in_a_larger_size(scripted, monkeypatch, dies):
+def test_larger_configurations_are_skipped_after_one_kills_env_runners(scripted, monkeypatch, dies):
     tried = []
 
     def fail(self, scale, number):
@@ -134,14 +134,14 @@ def test_what_costs_env_runners_their_lives_is_not_tried_in_a_larger_size(script
 
 
 @pytest.mark.parametrize("budget_s", [10.0, 20.0])
-def test_the_budget_holds_the_confirmation(scripted, budget_s):
+def test_budget_includes_the_confirmation(scripted, budget_s):
     _, rounds, said = probe(runners=[1, 2], budget_s=budget_s)
     assert len(rounds.probes) > 1
     assert ScriptedHost.now <= budget_s
     assert any(text.startswith("Training") for text in said)
 
 
-def test_a_budget_of_less_than_a_round_is_a_round(scripted):
+def test_budget_shorter_than_a_round_runs_one_round(scripted):
     experiment, rounds, said = probe(runners=[1, 2], budget_s=0.1)
     assert len(rounds.probes) == 1
     assert "no time to confirm" in said[-1]
@@ -150,7 +150,7 @@ def test_a_budget_of_less_than_a_round_is_a_round(scripted):
     assert study.recommendation.verdict == "undecided"
 
 
-def test_evaluation_is_told_apart(scripted, monkeypatch):
+def test_evaluation_is_reported_separately(scripted, monkeypatch):
     monkeypatch.setattr(ScriptedHost, "evaluation_s", 0.81)
     experiment, *_ = probe(runners=[1, 2], envs=[1], budget_s=20.0)
     one, two = sorted(experiment.studies[0].runs, key=lambda run: run.scale)
@@ -160,7 +160,7 @@ def test_evaluation_is_told_apart(scripted, monkeypatch):
     assert "evaluation" not in one.note
 
 
-def test_one_env_runner_with_as_many_envs_as_the_choice_completes_the_account(scripted):
+def test_one_env_runner_with_as_many_envs_completes_the_loss_attribution(scripted):
     experiment, *_ = probe(runners=[2], confirm=False)
     (study,) = make_report(experiment, Goal("fast")).studies
     choice = study.recommendation.choice
@@ -179,13 +179,13 @@ def test_one_env_runner_with_as_many_envs_as_the_choice_completes_the_account(sc
         ({"budget": 1.0}, TypeError, "'budget'"),
     ],
 )
-def test_options_that_a_sweep_has_not_are_refused_before_ray_starts(monkeypatch, options, error, text):
+def test_invalid_options_are_rejected_before_ray_starts(monkeypatch, options, error, text):
     monkeypatch.setattr("rl_scaling_callback.sweeping.sweep.connect", lambda *_: pytest.fail("connected"))
     with pytest.raises(error, match=text):
         sweep(CONFIG, **options)
 
 
-def test_what_an_update_takes_rises_with_env_runners_and_with_envs():
+def test_update_time_rises_with_env_runners_and_envs():
     def update(scale):
         return 0.01 + 0.002 * scale.num_env_runners + 0.0005 * scale.parallelism
 
