@@ -47,7 +47,7 @@ Flat = Callable[[Result], dict[str, Any]]
 
 
 def tiny(config: AlgorithmConfig, *, env: Any = "CartPole-v1", runners: int = 1, envs: int = 1) -> AlgorithmConfig:
-    """The new API stack, with a model and fractions of CPUs that cost next to nothing."""
+    """The new API stack, with a tiny model and fractional CPUs."""
     return (
         config.environment(env)
         .env_runners(num_env_runners=runners, num_envs_per_env_runner=envs, num_cpus_per_env_runner=0.1)
@@ -73,16 +73,16 @@ def ppo_on_the_old_stack(*, env: Any = "CartPole-v1", runners: int = 1, envs: in
 
 
 def asynchronous(config: AlgorithmConfig) -> AlgorithmConfig:
-    """APPO or IMPALA, whose iterations last a given time."""
+    """APPO or IMPALA with iterations of a given duration."""
     config = tiny(config).training(train_batch_size_per_learner=BATCH).reporting(min_time_s_per_iteration=1)
-    # On few cores the algorithm's busy loop starves the processes that it waits for.
+    # On few cores, the algorithm's busy loop starves the processes it waits for.
     config.timeout_s_sampler_manager = 0.1
     config.use_env_runner_state_server = False
     return config
 
 
 def off_policy(config: AlgorithmConfig, env: str) -> AlgorithmConfig:
-    """SAC or DQN, with an iteration before learning starts and some after."""
+    """SAC or DQN, with one iteration before learning starts."""
     return (
         tiny(config, env=env)
         .env_runners(rollout_fragment_length=16)
@@ -101,11 +101,11 @@ ALGORITHMS: dict[str, Callable[[], AlgorithmConfig]] = {
 }
 
 
-# ---------------------------------------------------------------- what RLlib itself says
+# ---------------------------------------------------------------- RLlib's own counts
 
 
 class Steps(NamedTuple):
-    """RLlib's own counts of env steps; the old stack has this iteration's only where it counts by env steps."""
+    """RLlib's own counts of env steps; the old stack has per-iteration counts only if it counts by env steps."""
 
     iteration: float | None
     lifetime: float
@@ -119,7 +119,7 @@ def steps(result: Result) -> Steps:
 
 
 def train(config: AlgorithmConfig, iterations: int = 2) -> list[Result]:
-    """Train in a plain loop until `iterations` iterations have sampled: the first of an asynchronous algorithm may not."""
+    """Train in a plain loop until `iterations` iterations have sampled; the first of an asynchronous algorithm may not."""
     algorithm = config.build_algo()
     results: list[Result] = []
     try:
@@ -132,7 +132,7 @@ def train(config: AlgorithmConfig, iterations: int = 2) -> list[Result]:
 
 
 def check_schema(scaling: dict[str, Any]) -> None:
-    """Every key and no other, plain types, nothing infinite."""
+    """Exactly the schema's keys, plain types, nothing infinite."""
     assert set(scaling) == NAMES
     types = {name: type(value) for name, value in scaling.items()}
     assert types == {name: str if name in TEXTS else float for name in NAMES}
@@ -140,7 +140,7 @@ def check_schema(scaling: dict[str, Any]) -> None:
 
 
 def check_sps(results: list[Result], flat: Flat) -> None:
-    """`sps` and `env_steps` of every result follow from RLlib's own counts and times."""
+    """`sps` and `env_steps` of every result agree with RLlib's own counts and times."""
     for result in results:
         check_schema(flat(result))
         expected = steps(result).iteration
@@ -236,7 +236,7 @@ class Team(MultiAgentEnv):
 
 
 def agent_steps(results: list[Result]) -> float:
-    """All agents' steps in all results, by RLlib's own count."""
+    """All agents' steps in all results, as counted by RLlib."""
     if "num_agent_steps_sampled" in results[-1]:  # the old stack's lifetime counter
         return results[-1]["num_agent_steps_sampled"]
     return sum(sum(result["env_runners"]["num_agent_steps_sampled"].values()) for result in results)
@@ -257,7 +257,7 @@ def test_multi_agent_counts_env_steps(config: Callable[..., AlgorithmConfig], co
 
 
 class SlowInEvaluation(gym.Env):
-    """Ten steps an episode, each of which sleeps for as long as the env's config says."""
+    """Episodes of ten steps that sleep for the time in the env's config."""
 
     observation_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
     action_space = gym.spaces.Discrete(2)
@@ -276,7 +276,7 @@ class SlowInEvaluation(gym.Env):
 
 
 def evaluated(config: AlgorithmConfig, **options: Any) -> AlgorithmConfig:
-    """Two episodes of ten steps of 20 ms: evaluation takes 0.4 s at least."""
+    """Two episodes of ten steps of 20 ms: evaluation takes at least 0.4 s."""
     slow = {"env_config": {"sleep": 0.02}, "num_cpus_per_env_runner": 0.1}
     return config.evaluation(evaluation_interval=1, evaluation_duration=2, evaluation_config=slow, **options)
 
@@ -301,7 +301,7 @@ def test_evaluation_interval_of_2_evaluates_every_other_iteration(flat: Flat) ->
 
 
 class Companion(RLlibCallback):
-    """Another callback in the list: notes what it sees, in the Algorithm and in the env runners."""
+    """Another callback in the list: records what it sees, in the Algorithm and in the env runners."""
 
     def on_algorithm_init(self, *, algorithm: Algorithm, **kwargs: Any) -> None:
         self.initialised = True
@@ -404,7 +404,7 @@ def bc(rows: list[dict[str, Any]], directory: Path) -> AlgorithmConfig:
 
 
 def bc_on_the_old_stack(rows: list[dict[str, Any]], directory: Path) -> AlgorithmConfig:
-    """The old stack reads JSON in its env runners, and counts what it reads as sampled."""
+    """The old stack reads JSON in its env runners and counts the steps it reads as sampled."""
     from ray.rllib.offline.json_writer import JsonWriter
     from ray.rllib.policy.sample_batch import SampleBatch
 

@@ -1,4 +1,4 @@
-"""Trials on several nodes of one Ray cluster: they share baselines where the hardware is the same, and only there; and a sweep."""
+"""Trials and a sweep on several nodes of one Ray cluster: baselines are shared only between equal hardware."""
 
 import json
 import math
@@ -20,7 +20,7 @@ from tuning import costly, lines, run
 
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 TRIALS = [(1, "first"), (2, "second"), (2, "small"), (1, "small"), (2, "small")]
-"""Env runners of each trial, and the node on which it runs; one after another."""
+"""Number of env runners and node of each trial, in order."""
 
 pytestmark = [
     pytest.mark.release,
@@ -30,11 +30,11 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def nodes(no_cluster):
-    """Three nodes, of which `small` has one core only; each has a resource of its name."""
+    """Three nodes; `small` has only one core. Each has a resource with its name."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "resources": {"first": 1}, "include_dashboard": False})
     try:
         cluster.add_node(num_cpus=3, resources={"second": 1})
-        # A node's processes inherit what the one that starts them may use.
+        # A node's processes inherit the CPU affinity of the process that starts them.
         os.sched_setaffinity(0, CORES[:1])
         try:
             cluster.add_node(num_cpus=3, resources={"small": 1})
@@ -51,7 +51,7 @@ def nodes(no_cluster):
 @pytest.fixture(scope="module")
 def experiment(nodes, tmp_path_factory):
     config = costly(step_s=0.005).resources(placement_strategy="STRICT_PACK")
-    # The seed is no part of a workload: it counts the trials.
+    # The seed numbers the trials; it is not part of a workload.
     config.seed = tune.grid_search(list(range(len(TRIALS))))
     config.num_env_runners = tune.sample_from(lambda spec: TRIALS[spec.config.seed][0])
     config.custom_resources_for_main_process = tune.sample_from(lambda spec: {TRIALS[spec.config.seed][1]: 0.01})
@@ -62,7 +62,7 @@ def experiment(nodes, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def scaling(experiment):
-    """What was injected into the results of each trial."""
+    """The injected dicts of each trial."""
     return [[result["scaling"] for result in lines(trial)] for trial in experiment]
 
 
@@ -119,7 +119,7 @@ def test_sweep_runs_one_trial_on_each_equal_node(nodes, tmp_path):
 
 
 def _when_and_where(trial):
-    """Return when the first iteration of a trial began and its last ended [s], its scale, and the node that it ran on."""
+    """Return the start of a trial's first iteration and the end of its last [s], its scale and its node."""
     results = [json.loads(line) for line in (trial / "result.json").read_text().splitlines()]
     config = results[0]["config"]
     (place,) = config["custom_resources_for_main_process"]

@@ -1,4 +1,4 @@
-"""What is compared, from when on, and what is not."""
+"""When trials are compared with a baseline."""
 
 import math
 from functools import partial
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("cluster")
 
 @pytest.fixture
 def lasting(tmp_path):
-    """Makes callbacks that share one store, in which trials that sample in the Algorithm's own process are the reference."""
+    """Creates callbacks that share one store; trials that sample in the Algorithm's process are the reference."""
     return partial(quick, reference="0r1e", baseline_dir=str(tmp_path))
 
 
@@ -53,7 +53,7 @@ def test_mismatch_is_not_comparable(lasting, caplog):
 
 
 def test_unusable_baseline_file_is_set_aside(lasting, tmp_path):
-    content = '{"schema": "rl_scaling_callback.base'  # the unit tests have the other kinds
+    content = '{"schema": "rl_scaling_callback.base'  # unit tests cover other kinds of damage
     train(cartpole(runners=0).callbacks(lasting), 4)
     (file,) = tmp_path.iterdir()
     file.write_text(content)

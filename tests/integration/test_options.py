@@ -1,4 +1,4 @@
-"""Bad options are named when the callback is made. No cluster needed, only Ray."""
+"""Invalid options are reported when the callback is created. Needs Ray, but no cluster."""
 
 import math
 
@@ -42,7 +42,7 @@ def test_two_sources_of_a_baseline_are_rejected(tmp_path):
 
 @pytest.mark.parametrize("place", ["nosuchscheme://bucket", "/proc/nothing/here"])
 def test_unreachable_directory_is_reported_when_the_algorithm_is_built(place):
-    # Env runners make the callback too, and one that is restarted while the storage is away must not fail.
+    # Env runners create the callback too; one that restarts while the storage is unavailable must not fail.
     callback = ScalingCallback(baseline_dir=place)
     with pytest.raises(ValueError, match=f"baseline_dir is '{place}'; allowed are"):
         callback.on_algorithm_init(algorithm=None)

@@ -25,7 +25,7 @@ probing = partial(ScalingCallback, probe=True)
 
 
 class OnlyOne(CostlyEnv):
-    """An env of which a process can hold one only, as with a licence or a port."""
+    """An env that can exist only once per process, like one that needs a licence or a port."""
 
     held = False
 
@@ -37,7 +37,7 @@ class OnlyOne(CostlyEnv):
 
 
 class FewAtOnce(CostlyEnv):
-    """An env that fails while its process holds four of them."""
+    """An env that fails if four of them exist in its process."""
 
     held = 0
 
@@ -55,7 +55,7 @@ class FewAtOnce(CostlyEnv):
 
 
 class SlowToBuild(CostlyEnv):
-    """An env that takes a second to be made."""
+    """An env that takes a second to create."""
 
     def __init__(self, config=None):
         time.sleep(1.0)
@@ -63,7 +63,7 @@ class SlowToBuild(CostlyEnv):
 
 
 class Simulator(CostlyEnv):
-    """An env that holds something outside its process until it is closed: a file in `folder`."""
+    """An env with an external resource until it is closed: a file in `folder`."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -75,13 +75,13 @@ class Simulator(CostlyEnv):
 
 
 def test_trial_measures_its_own_baseline_and_attributes_its_losses(caplog):
-    # 10 ms a step: 80 steps take 0.8 s at 1r×1e, 0.4 s with two env runners.
+    # 10 ms per step: 80 steps take 0.8 s at 1r×1e and 0.4 s with two env runners.
     config = costly(batch=80, step_s=0.01).env_runners(num_env_runners=2, num_envs_per_env_runner=2).callbacks(probing)
     with caplog.at_level(logging.WARNING, "rl_scaling_callback"):
         results = [result["scaling"] for result in train(config, 5)]
     for scaling in results:
         assert scaling["baseline"]["source"] == "probe"
-        assert 0 < scaling["baseline"]["error"] < math.inf  # how much depends on what else the machine does
+        assert 0 < scaling["baseline"]["error"] < math.inf  # its size depends on the load of the machine
         assert scaling["speedup"] == pytest.approx(scaling["sps"] / scaling["baseline_sps"])
         assert scaling["account"]["estimated"] == 0
         lost = sum(scaling["loss"][cause] for cause in CAUSES)
@@ -90,7 +90,7 @@ def test_trial_measures_its_own_baseline_and_attributes_its_losses(caplog):
     assert sum(each["time"]["probe"] for each in results[1:]) == 0
     last = results[-1]
     assert last["steady"]["speedup"] == pytest.approx(2.0, rel=0.25)
-    # Two envs that step one after another in each of two runners that don't slow each other down.
+    # Two envs step one after another in each of two runners, which don't slow each other down.
     assert max(CAUSES, key=last["loss"].__getitem__) == "serial_stepping"
     assert [record.message for record in caplog.records if record.name == "rl_scaling_callback"] == []
 
@@ -122,7 +122,7 @@ def test_warning_names_a_reference_that_fits_a_trial_without_env_runners(caplog,
 
 
 def test_failed_probing_closes_its_envs(caplog):
-    # The reference's env fits beside the trial's two; two more don't.
+    # The reference's env fits next to the trial's two; two more don't.
     algorithm = (
         costly(FewAtOnce, batch=20).env_runners(num_env_runners=1, num_envs_per_env_runner=2).callbacks(probing).build_algo()
     )

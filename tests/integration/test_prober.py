@@ -1,4 +1,4 @@
-"""Probes of live Algorithms: what they measure, that they leave no trace, and what becomes of those that fail."""
+"""Probes of running Algorithms: results, absence of side effects, and failures."""
 
 from __future__ import annotations
 
@@ -82,14 +82,14 @@ def process_of(env_runner):
     return os.getpid(), len(psutil.Process().children(recursive=True)), psutil.Process().memory_info().rss
 
 
-# ---------------------------------------------------------------- no trace
+# ---------------------------------------------------------------- no side effects
 
 
 COUNT = re.compile(r"(num_(?!.*throughput)|(agent_|module_)?episode_(?!duration))")
 
 
 class Seen(RLlibCallback):
-    """Writes the return of each episode to a file of its env runner."""
+    """Writes the return of each episode to a file per env runner."""
 
     def __init__(self, folder):
         super().__init__()
@@ -101,7 +101,7 @@ class Seen(RLlibCallback):
 
 
 def train(config, folder, scales, iterations=2):
-    """Train, with a round of probes of `scales` after each iteration; return all that training leaves."""
+    """Train with a round of probes of `scales` after each iteration; return everything that training produces."""
     folder.mkdir()
     algorithm = config.callbacks(functools.partial(Seen, folder)).build_algo()
     if algorithm.local_replay_buffer is not None:
@@ -112,7 +112,7 @@ def train(config, folder, scales, iterations=2):
             if scales:
                 assert {probe.scale for probe in prober.measure(scales)} == set(scales)
             results.append(algorithm.train())
-            on_runners(algorithm, lambda env_runner: None)  # weights on their way have arrived
+            on_runners(algorithm, lambda env_runner: None)  # wait until the weights have arrived
     state = algorithm.get_state()
     twins = on_runners(algorithm, lambda env_runner: hasattr(env_runner, "_scaling_twins"))
     algorithm.stop()
@@ -149,13 +149,13 @@ def test_training_is_bit_identical_with_probes(config, tmp_path):
         np.testing.assert_array_equal(flatten_dict(probed["weights"])[key], values, err_msg=key)
     np.testing.assert_equal(probed["runner"], without["runner"])
     for with_probes, plain in zip(probed["keys"], without["keys"], strict=True):
-        assert {key for key in with_probes ^ plain if not key.startswith("perf/")} == set()  # it needs an iteration of 0.7 s
+        assert {key for key in with_probes ^ plain if not key.startswith("perf/")} == set()  # needs an iteration of 0.7 s
     assert len(without["counts"][-1]) > 10
     np.testing.assert_equal(probed["counts"], without["counts"])
     assert not probed["twins"]
 
 
-# ---------------------------------------------------------------- what is measured
+# ---------------------------------------------------------------- measurements
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +179,7 @@ def test_env_of_known_cost(algorithm):
     assert on_runners(algorithm, live_envs) == before
     assert sorted({probe.round for probe in probes}) == [5, 6]
     assert len(probes) == 10
-    # Envs of one runner step one after another, runners beside each other.
+    # Envs of one runner step one after another, runners in parallel.
     for scale in scales:
         seconds = median(probe.seconds_per_step for probe in probes if probe.scale == scale)
         assert seconds * max(1, scale.num_env_runners) == pytest.approx(1.2 * STEP_S, rel=0.2)
@@ -230,7 +230,7 @@ def test_close_releases_the_twins_resources(algorithm):
     before = on_runners(algorithm, process_of)
     with quick(algorithm) as prober:
         prober.measure([ONE, Scale(1, 2)])
-        assert on_runners(algorithm, process_of)[-1][1] == before[-1][1] + 3  # a process for each env
+        assert on_runners(algorithm, process_of)[-1][1] == before[-1][1] + 3  # one process per env
     after = on_runners(algorithm, process_of)
     with quick(algorithm, keep_envs=False) as prober:
         prober.measure([ONE, Scale(1, 2)])
@@ -243,7 +243,7 @@ def test_close_releases_the_twins_resources(algorithm):
 
 
 class CustomRunner(SingleAgentEnvRunner):
-    """An env runner class of the user's own, with a `sample` that takes nothing."""
+    """A custom env runner class whose `sample` takes no arguments."""
 
     def sample(self):
         return super().sample()
@@ -305,11 +305,11 @@ def test_probe_of_an_off_policy_algorithm_includes_the_replay_buffer(monkeypatch
         algorithm.stop()
 
 
-# ---------------------------------------------------------------- what can't be probed, and failures
+# ---------------------------------------------------------------- unsupported configs, and failures
 
 
 class OneOfAKind(gym.Wrapper):
-    """An env whose second instance in a process does what a file says."""
+    """An env whose second instance in a process fails in the way a file says."""
 
     made = 0
 

@@ -39,12 +39,12 @@ pytestmark = pytest.mark.usefixtures("cluster")
 
 
 def ppo(env=CostlyEnv, step_s=0.05, **costs):
-    """PPO whose iterations take 1 s with one env runner, in steps that are long beside what RLlib takes for one."""
+    """PPO with iterations of 1 s on one env runner, in steps much longer than RLlib's overhead."""
     return costly(env, 20, step_s=step_s, **costs)
 
 
 def run(place, config, **options):
-    """Sweep without measuring anything again because of other programs: they may be tests that run at the same time."""
+    """Sweep without repeating disturbed trials: the other programs may be concurrent tests."""
     said = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rl_scaling_callback.sweeping.searcher.worth_repeating", lambda trials: None)
@@ -70,7 +70,7 @@ def test_the_baseline_is_first_and_sleeping_scales(swept):
     assert measured(place) == {Scale(1, 1): 1, Scale(2, 1): 1}
     (study,) = made.studies
     one, two = (each.runs[0].steady for each in sorted(study.configurations, key=lambda each: each.scale.num_env_runners))
-    # How well it scales is for test_known_scaling: here other tests run beside it.
+    # test_known_scaling checks how well it scales; here other tests may run at the same time.
     assert two.sps > one.sps
     choice = study.recommendation.choice.scale
     assert choice in (Scale(1, 1), Scale(2, 1))
@@ -103,7 +103,7 @@ def test_lasting_baseline_is_reused(tmp_path):
     made, said = run(tmp_path / "again", lasting, runners=[2], envs=[1], max_trials=2)
     assert said[:2] == ["1 trial measured before: 1r×1e", "Trial 2: measuring 2r×1e"]
     assert {each.scale for each in made.studies[0].configurations} == {Scale(1, 1), Scale(2, 1)}
-    # Another config is told where the baselines lie. It may be that nothing else is to be measured.
+    # Another config with the same baseline_dir. There may be nothing left to measure.
     shown = []
     made, said = run(
         tmp_path / "all", ppo(), runners=[1], envs=[1], max_trials=1, reuse=[tmp_path / "baselines"], show=shown.append
@@ -188,7 +188,7 @@ def test_trials_run_concurrently_on_nodes_of_one_kind():
     small, large = [node("a", 4.0), node("b", 4.0)], [node("c", 8.0), node("d", 8.0)]
     assert alike(ppo(), grid, [*small, *large]) == large
     assert alike(ppo(), grid[:4], [*small, *large, node("e", 4.0)]) == [*small, node("e", 4.0)]
-    # Of as many the larger; the kind is the CPU's as well, and what Ray believes in counts.
+    # The larger of equally many. Nodes of one kind also have equal CPUs, and resources are those declared to Ray.
     assert alike(ppo(), grid[:4], [*small, *large]) == large
     assert alike(ppo(), grid, [large[0], node("d", 8.0, cpu="B"), node("e", 8.0, cores=16)]) == [large[0]]
     assert alike(ppo(), grid, small) == []
@@ -196,9 +196,9 @@ def test_trials_run_concurrently_on_nodes_of_one_kind():
 
 
 def test_searcher_keeps_all_slots_busy():
-    searcher = ScalingSearcher([1, 2, 4], [1, 2, 4], places=[{"on": "a"}, {"on": "b"}], max_trials=3)
+    searcher = ScalingSearcher([1, 2, 4], [1, 2, 4], slots=[{"on": "a"}, {"on": "b"}], max_trials=3)
     assert searcher.suggest("one") == {"num_env_runners": 1, "num_envs_per_env_runner": 1, "on": "a"}
-    assert searcher.suggest("two") is None, "the baseline is waited for"
+    assert searcher.suggest("two") is None, "it should wait for the baseline"
     for iteration in range(1, 9):
         result = {"training_iteration": iteration, "time_this_iter_s": 1.0, "env_runners/num_env_steps_sampled": 100}
         searcher.on_trial_result("one", {**result, "num_healthy_workers": 1})
@@ -209,7 +209,7 @@ def test_searcher_keeps_all_slots_busy():
     assert searcher.started == 3
     assert searcher.suggest("four") is None
     searcher.on_trial_complete("two", error=True)
-    assert searcher.suggest("four") is None, "there were trials enough, and one still runs"
+    assert searcher.suggest("four") is None, "max_trials is reached, and one still runs"
     searcher.on_trial_complete("three", error=True)
     assert searcher.suggest("four") == ScalingSearcher.FINISHED
 
@@ -301,7 +301,7 @@ def test_searcher_and_stopper_in_a_user_defined_tuner(tmp_path):
         ({"min_time_s_per_iteration": None}, (False, False)),
     ],
 )
-def test_searcher_sees_the_mean_of_iterations(config, known):
+def test_searcher_detects_overlapping_and_timed_iterations(config, known):
     searcher = ScalingSearcher([1, 2], [1])
     searcher.suggest("one")
     result = {"training_iteration": 1, "time_this_iter_s": 1.0, "env_runners/num_env_steps_sampled": 100, "config": config}

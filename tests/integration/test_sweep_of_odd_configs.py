@@ -1,4 +1,4 @@
-"""Sweeps by probes of configs as users have them, and on clusters as they have them."""
+"""Sweeps by probes of realistic configs, on realistic clusters."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("cluster")
 
 
 class Licence:
-    """One of three, held as long as the env that it belongs to."""
+    """One of three licences, held as long as its env."""
 
     held = 0
 
@@ -46,7 +46,7 @@ class Licence:
 
 
 class Licensed(CostlyEnv):
-    """An env of which a process can hold three."""
+    """An env that can exist three times per process."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -55,7 +55,7 @@ class Licensed(CostlyEnv):
 
 
 class Simulator(CostlyEnv):
-    """An env that is a file in `folder` until it is closed."""
+    """An env with a file in `folder` until it is closed."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -67,7 +67,7 @@ class Simulator(CostlyEnv):
 
 
 class Deadly(CostlyEnv):
-    """An env that ends its process where that holds more than `most`, as simulators do that crash."""
+    """An env that kills its process if it has more than `most` of them, like a crashing simulator."""
 
     held = 0
 
@@ -82,7 +82,7 @@ class Deadly(CostlyEnv):
 
 
 class SlowToMake(CostlyEnv):
-    """An env that takes `make_s` to be made."""
+    """An env that takes `make_s` to create."""
 
     def __init__(self, config):
         time.sleep(config["make_s"])
@@ -108,7 +108,7 @@ GRID = {Scale(1, 1), Scale(1, 2), Scale(2, 1), Scale(2, 2)}
 
 
 def odd(config):
-    """Give a config what users have in theirs."""
+    """Add what users have in their configs."""
     config.env_runners(num_env_runners=0, num_cpus_per_env_runner=0).callbacks([Mine, partial(ScalingCallback, probe=True)])
     return config.evaluation(evaluation_interval=2, evaluation_duration=20, evaluation_duration_unit="timesteps")
 
@@ -239,7 +239,7 @@ def test_ctrl_c_in_a_terminal_shows_the_results_so_far(tmp_path):
         deadline = time.monotonic() + 120
         while "Round 2" not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
             time.sleep(0.2)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of its processes
+        os.killpg(process.pid, signal.SIGINT)  # to all processes, as a terminal does
         shown = process.communicate(timeout=60)[0]
     assert process.returncode == 130, (tmp_path / "log").read_text()
     assert "Interrupted:" in (tmp_path / "log").read_text()

@@ -37,7 +37,7 @@ def test_causes_always_sum_to_the_loss(scale, env_steps, breakdown, single):
     speedup = BASELINE.total * env_steps / breakdown.total
     loss = formulas.loss(formulas.efficiency(speedup, scale.parallelism))
     assert list(lost) == list(CAUSES)
-    # 1e-9 of the largest share that was added up
+    # 1e-9 of the largest summand
     assert sum(lost.values()) == pytest.approx(loss, abs=1e-9 * max(1.0, *map(abs, lost.values())))
 
 
@@ -116,7 +116,7 @@ def test_limits_of_an_asynchronous_learner():
     limits = LearnerLimits.of_window({LEARNER: 9.7, "learn": 4.5}, 10.0)
     assert (limits.busy, limits.from_runners) == (0.97, pytest.approx(1.03, abs=0.001))
     assert limits.from_twice_as_fast == pytest.approx(1 / 0.55)
-    # It is not saturated, and nobody waits for it: a faster one changes nothing.
+    # It is not saturated and nothing waits for it: a faster one changes nothing.
     assert LearnerLimits.of_window({LEARNER: 2.0, "learn": 0.0}, 10.0) == LearnerLimits(0.2, 5.0, 1.0)
     assert LearnerLimits.of_window({LEARNER: 10.1, "learn": 9.0}, 10.0) == LearnerLimits(1.0, 1.0, 2.0)
     assert LearnerLimits.of_window({LEARNER: math.nan, "learn": 1.0}, 10.0) is None
@@ -127,6 +127,6 @@ def test_diagnosis_reports_the_learner_limits():
     lost = dict.fromkeys(CAUSES, 0.0) | {"learn": 61.0}
     line = diagnosis(lost, LearnerLimits.of_window({LEARNER: 9.7, "learn": 4.5}, 10.0))
     assert "The learner is busy 97 %: at most 1.03× from more env runners; a learner twice as fast: up to 1.8×" in line
-    # That needs no baseline.
+    # The learner's limits need no baseline.
     unknown = dict.fromkeys(CAUSES, math.nan)
     assert diagnosis(unknown, LearnerLimits.of_window({LEARNER: 9.7, "learn": 4.5}, 10.0)).startswith("The learner is busy 97 %")

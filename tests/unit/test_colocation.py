@@ -60,7 +60,7 @@ def test_process_that_came_and_went_between_checks_counts(me, node):
 
 
 def test_joining_does_not_wait_for_a_process_with_a_higher_pid(node):
-    neighbour = Neighbour(node)  # it lives in a child process, whose number is higher, and has looked
+    neighbour = Neighbour(node)  # in a child process, with a higher pid, that has already checked
     arrival = threading.Thread(target=lambda: Colocation(node).leave(), daemon=True)
     arrival.start()
     arrival.join(10)
@@ -106,5 +106,5 @@ def test_trials_in_one_process_that_take_turns_do_not_count(me, node):
     assert me.look() == second.look() == 1.0
     second.leave()
     neighbour = Neighbour(node)
-    assert me.look() == 0.0  # leaving must not have given back the process's lock
+    assert me.look() == 0.0  # leaving must not release the process's lock
     neighbour.go()

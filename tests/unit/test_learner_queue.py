@@ -6,7 +6,7 @@ from rl_scaling_callback.rllib.learner_queue import LearnerQueue
 
 
 class Circular:
-    """A buffer of the last `num_batches` batches, each of which can be taken `uses` times; `get` takes the newest."""
+    """A buffer of the last `num_batches` batches, each usable `uses` times; `get` takes the newest."""
 
     def __init__(self, num_batches, uses):
         self.num_batches, self.uses = num_batches, uses
@@ -72,8 +72,8 @@ def test_batches_overwritten_before_use_are_counted(now):
     for batch in batches:
         watched.put(batch)
         if batch is batches[1]:
-            assert watched.get() is batch  # one of its two uses is enough
-    # In the buffer are now the last two. The learner waited for the first before it was watched; batch 2 was never taken.
+            assert watched.get() is batch  # one of two uses is enough
+    # The buffer has the last two batches. The learner's wait for the first was not watched; batch 2 was never taken.
     assert told.take()["overwritten"] == 3 * 2 * 8 / 2
 
 

@@ -6,7 +6,7 @@ from rl_scaling_callback.rllib import RunnerReport
 
 
 class Driver:
-    """An Algorithm's process that looks for results and does other things in between, on a clock of the test's."""
+    """An Algorithm's process that polls for results and works in between, on a simulated clock."""
 
     def __init__(self, num_env_runners):
         self.now = 100.0
@@ -24,7 +24,7 @@ class Driver:
             self.now += seconds
 
     def fetch(self, *samples):
-        """Each sample: the env runner's name, when it began and ended, and how long it waited for weights."""
+        """Report samples: name of the env runner, start, end, and wait for weights."""
         self.runners.add(
             (name, RunnerReport(ended - began, began=began, ended=ended, weights=weights))
             for name, began, ended, weights in samples
@@ -60,7 +60,7 @@ def test_wait_before_a_poll_without_result_is_transfer():
     driver.spend(1.0, "sample")
     driver.fetch(("1", 100.0, 101.0, 0.0))
     driver.spend(1.0, "sample")
-    # It ended at 102 and is pickled until 104, while the process turns over: an update of nothing, a look in vain.
+    # It ended at 102 and is pickled until 104. Meanwhile the process does an empty update and polls in vain.
     for _ in range(20):
         driver.spend(0.09, "learn")
         driver.spend(0.01, "sample")
@@ -97,7 +97,7 @@ def test_time_between_iterations_is_not_counted():
     driver = Driver(1)
     driver.spend(1.0, "sample")
     driver.fetch(("1", 100.0, 101.0, 0.0))
-    driver.now += 5.0  # a checkpoint, say, while the env runner samples for 2 s and waits for 3 s
+    driver.now += 5.0  # such as a checkpoint; meanwhile the env runner samples for 2 s and waits for 3 s
     driver.begin()
     driver.spend(1.0, "sample")
     driver.fetch(("1", 101.0, 103.0, 0.0))
@@ -144,6 +144,6 @@ def test_consecutive_phases_agree_with_the_phase_clock():
             spent[phase] += seconds
             if phase == "sample":
                 driver.fetch(("1", began, began + 0.8, 0.0), ("2", began, began + slower, 0.0))
-    # The wait after the last sample is told by the next one.
+    # The next sample reveals the wait after the last one.
     driver.fetch(("1", driver.now, driver.now, 0.0), ("2", driver.now, driver.now, 0.0))
     assert driver.phases() == spent

@@ -8,7 +8,7 @@ from rl_scaling_callback.live.phases import PhaseClock
 
 
 class Metrics:
-    """Stands in for RLlib's MetricsLogger: remembers what it logged."""
+    """A fake MetricsLogger that records what is logged."""
 
     def __init__(self):
         self.logged = []
@@ -84,7 +84,7 @@ def test_error_ends_the_block(clock, metrics, now):
 
 def test_failed_iteration_does_not_count_for_the_next(clock, metrics, now):
     spend(metrics, now, "sampling", 4.0)
-    clock.enter("sample")  # an error left it open
+    clock.enter("sample")  # left open by an error
     now[0] += 1.0
     clock.start()
     now[0] += 1.0

@@ -16,7 +16,7 @@ EMPTY = SteadyWindow(SteadyRule()).read()
 
 
 class Machine:
-    """A prober on a machine whose speed drifts and which now and then is held up, with a clock of its own."""
+    """A prober on a simulated machine with drifting speed and occasional stalls."""
 
     def __init__(self, noise=0.0, disturbed=0.0):
         self.now = 100.0
@@ -50,7 +50,7 @@ def baseline(machine, scale=OWN, reference=SINGLE, **options):
 
 
 def iteration(slowness=1.0):
-    """1,000 env steps at the trial's own scale: 0.4 s of sampling, 0.1 s of learning."""
+    """1,000 env steps at the trial's scale: 0.4 s of sampling, 0.1 s of learning."""
     return TimeBreakdown.of({"sample": 0.4 * slowness, "learn": 0.1 * slowness}, 0.5 * slowness, 0.36 * slowness, 0.36 * slowness)
 
 
@@ -116,7 +116,7 @@ def test_causes_sum_to_the_loss_and_none_is_estimated():
     speedup = 2000.0 / probed.compare_with(EMPTY, 1000.0, spent)[0]
     assert sum(lost.values()) == pytest.approx(100 - 100 * speedup / 8, abs=1e-9)
     assert not estimated
-    # One runner with two envs takes 0.72 ms of its time a step: the four would sample 1,000 steps in 0.18 s, and take 0.36 s.
+    # One runner with two envs is busy for 0.72 ms per step: four would sample 1,000 steps in 0.18 s, but take 0.36 s.
     assert lost["contention"] == pytest.approx(100 * (0.36 - 0.18) / 0.5)
 
 

@@ -1,4 +1,4 @@
-"""From probes of sampling to the throughput of whole iterations."""
+"""Predictions of whole iterations from probes."""
 
 import pytest
 
@@ -29,11 +29,11 @@ def test_on_policy_learning_does_not_depend_on_the_scale():
 
 
 def test_off_policy_learning_scales_with_the_updates():
-    # A round samples one step of each env and learns once: 8 steps at 2r×4e, 1 at 1r×1e.
+    # Each round samples one step per env and learns once: 8 steps at 2r×4e, 1 at 1r×1e.
     own, single = probe(EIGHT, 0.2), probe(ONE, 1.0)
     elsewhere = Ratios.of(single, own, updates=8.0).apply(TimeBreakdown.of({"sample": 2.0, "learn": 7.0, "sync": 0.5}, 10.0))
     assert elsewhere.total == pytest.approx(10.0 + 8 * 8.0)
-    assert elsewhere.sync == pytest.approx(4.0)  # no probe has measured it
+    assert elsewhere.sync == pytest.approx(4.0)  # not measured by any probe
 
 
 def test_unmeasured_sync_time_does_not_depend_on_the_scale():

@@ -103,7 +103,7 @@ def test_intervals_cover_a_repeat():
 
 def test_error_of_the_rest_propagates():
     sure, unsure = (Race(GOALS["fastest"]).judge(GRID, rounds(LAW, 3), 0.2, error) for error in (0.0, 0.1))
-    # d ln S / d ln rest is the rest's share in the reference's time less that in the configuration's own.
+    # d ln S / d ln rest is the rest's share of the reference's time minus its share of the configuration's.
     shares = 0.2 / (LAW + 0.2)
     assert sure.speedup_error[-1] < 1e-3
     widths = np.log1p(unsure.speedup_error / 100)
@@ -112,7 +112,7 @@ def test_error_of_the_rest_propagates():
 
 
 def test_best_is_rarely_eliminated_however_often_it_is_checked():
-    """All are equal: the first but the reference is among the best, and the others try it in each of 18 looks."""
+    """All are equal, so the first one after the reference is among the best; it is compared 18 times with the others."""
     scales = [Scale(r, 1) for r in range(1, 9)]
     dropped = 0
     for seed in range(60):
@@ -122,7 +122,7 @@ def test_best_is_rarely_eliminated_however_often_it_is_checked():
 
 
 def test_configurations_without_common_rounds_are_compared_through_others():
-    """The machine is twice as slow in the last rounds, where one configuration is missing and another one is new."""
+    """The machine is half as fast in the last rounds, in which one configuration is missing and another is new."""
     scales, times = (SINGLE, Scale(2, 1), Scale(4, 1), Scale(4, 2)), np.array([1.0, 0.6, 0.4, 0.3])
     measured = rounds(times, 8, 0.01) * np.repeat([1.0, 2.0], 4)[:, None]
     measured[4:, 1] = measured[:4, 3] = NAN
@@ -178,7 +178,7 @@ def test_noise_makes_a_race_longer():
     [(90, 0.02, "met", {Scale(1, 2)}), (80.1, 0.02, "undecided", set()), (60, 0.02, "met", {Scale(2, 2)})],
 )
 def test_threshold_of_a_goal(efficiency, noise, verdict, out):
-    """2r×2e is the fastest, and has the efficiency; 1r×2e fits for certain."""
+    """2r×2e is the fastest and efficient enough; 1r×2e clearly meets the goal."""
     scales, times = (SINGLE, Scale(1, 2), Scale(2, 2)), np.array([1.0, 1 / 1.8, 25 / efficiency])
     outcome = Race(GOALS["save"]).judge(scales, rounds(times, 8, noise))
     assert (outcome.verdict, outcome.out) == (verdict, out)
@@ -214,7 +214,7 @@ def test_larger_reference_counts_as_scaling_perfectly_up_to_itself():
 
 
 def test_grid_grows_while_that_pays_off():
-    """Envs bring 2×, 1.5×, 1.2×, …; env runners bring nothing beyond two."""
+    """Doubling envs gains 2×, 1.5×, 1.2×, …; env runners gain nothing beyond two."""
     scales = [SINGLE]
     race, most = Race(GOALS["fastest"]), Scale(8, 1024)
 

@@ -7,7 +7,7 @@ from rl_scaling_callback.live.sampling import SamplingClock
 
 
 class Runner:
-    """Samples as RLlib's env runner does: inference, connectors, env step, connectors, then a callback for each env."""
+    """Samples like RLlib's env runner: inference, connectors, env step, connectors, then a callback per env."""
 
     def __init__(self, num_envs=1, step_s=0.001, inference_s=0.002, connectors_s=0.001):
         self.now = 0.0
@@ -26,7 +26,7 @@ class Runner:
         )
 
     def draw(self, low, high):
-        # Asked for at the end of each timed step: how many pass until the next.
+        # Drawn at the end of each timed step: the number of steps until the next one.
         self.timed_steps += 1
         return self._random.randrange(low, high)
 
@@ -91,7 +91,7 @@ def test_other_steps_are_not_wrapped():
 
 
 def test_estimate_is_unbiased():
-    # Every fourth step is dear, in step with any fixed distance between timed steps.
+    # Every fourth step is slow: timing steps at fixed intervals would be biased.
     runner = Runner(inference_s=0.0, connectors_s=0.0)
     count = iter(range(10**6))
     seconds = [runner.sample(2000, lambda: 4e-3 if next(count) % 4 == 0 else 1e-3)["env_step"] for _ in range(20)]
@@ -129,13 +129,13 @@ def test_sample_without_its_start_is_unknown():
 
 def test_without_step_counts_the_parts_are_unknown():
     runner = Runner()
-    runner.num_envs = 0  # nobody counts
+    runner.num_envs = 0  # no steps are counted
     for _ in range(2):
         assert runner.sample(3) == {"busy": pytest.approx(3 * 0.004), "cpu": pytest.approx(3 * 0.001)}
 
 
 def test_skipped_inference_takes_no_time():
-    # RLlib acts at random before learning starts.
+    # RLlib takes random actions before learning starts.
     runner = Runner()
     with runner.log_time("sample"):
         for _ in range(10):

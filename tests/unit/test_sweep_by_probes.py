@@ -1,4 +1,4 @@
-"""A sweep by probes where the process that is probed is scripted."""
+"""Sweeps by probes with a scripted process in place of an Algorithm."""
 
 import math
 from types import SimpleNamespace
@@ -22,10 +22,7 @@ CONFIG = SimpleNamespace(algo_class=SimpleNamespace(__name__="PPO"), env="Env")
 
 
 class ScriptedHost:
-    """Stands in for the process that is probed: sampling scales, and `fails(host)` raises where it is to end.
-
-    It has a clock of its own, which goes on by what probes and iterations take.
-    """
+    """A fake `ProbeHost` with perfectly scaling sampling and a simulated clock; `fails(host)` raises to end a sweep."""
 
     fails = staticmethod(lambda host: None)
     now = 0.0
@@ -74,7 +71,7 @@ def scripted(monkeypatch):
 
 
 def probe(**options):
-    """Sweep the scripted process; return what it measured, and what was said."""
+    """Sweep the scripted process; return the measurements and the messages."""
     said = []
     return (*probes.sweep_by_probes(CONFIG, Goal("fast"), say=said.append, clock=lambda: ScriptedHost.now, **options), said)
 
@@ -155,7 +152,7 @@ def test_evaluation_is_reported_separately(scripted, monkeypatch):
     experiment, *_ = probe(runners=[1, 2], envs=[1], budget_s=20.0)
     one, two = sorted(experiment.studies[0].runs, key=lambda run: run.scale)
     assert two.steady.sps / one.steady.sps == pytest.approx(0.81 / 0.41, rel=0.02)
-    # 0.81 s of training and as much of evaluation, against 0.41 s and 0.81 s.
+    # (0.81 + 0.81) s with evaluation against (0.41 + 0.81) s.
     assert "with it 1.33×" in two.note
     assert "evaluation" not in one.note
 
@@ -190,7 +187,7 @@ def test_update_time_rises_with_env_runners_and_envs():
         return 0.01 + 0.002 * scale.num_env_runners + 0.0005 * scale.parallelism
 
     scales = [Scale(1, 1), Scale(2, 1), Scale(1, 4), Scale(2, 4), Scale(4, 8)]
-    steps = {scale: float(scale.parallelism) for scale in scales}  # each learns once a step of all its envs
+    steps = {scale: float(scale.parallelism) for scale in scales}  # one update per step of all envs
     rounds = probes.ProbeRounds(scales, steps)
     for scale in scales[:-1]:
         rounds.trained(Iteration(scale, 80.0, 2.0, {"learn": 80.0 / steps[scale] * update(scale), "sync": 0.0, "other": 0.0}))

@@ -19,7 +19,7 @@ RULE = SteadyRule(warmup_iterations=1, min_iterations=2)
 
 
 class Measured(GivenBaseline):
-    """A baseline that was measured: 1,000 steps/s, 0.8 ms of sampling and 0.2 ms of learning a step."""
+    """A measured baseline: 1,000 steps/s, with 0.8 ms of sampling and 0.2 ms of learning per step."""
 
     def __init__(self, comparable=1.0):
         super().__init__(1000.0, Scale(1, 1), Scale(4, 2), print)
@@ -86,7 +86,7 @@ WORK = RunnersWork((RunnerReport(busy=0.6, env_step=0.5, inference=0.05, cpu=0.6
 
 def test_loss_attribution_of_an_iteration():
     values = trial(source=Measured()).measure(result(4000, 2.0), 0.0, {"sample": 1.0, "learn": 0.8}, WORK)
-    # Eight times as fast, 4,000 steps of 0.2 ms would have taken an eighth of 0.8 s to learn.
+    # With perfect scaling, learning from 4,000 steps of 0.2 ms would have taken 0.8 s / 8.
     assert values["loss"]["learn"] == pytest.approx(100 * (0.8 - 0.8 / 8) / 2.0)
     assert sum(values["loss"][cause] for cause in CAUSES) == pytest.approx(values["loss"]["total"])
     assert values["time"] == {"sample": 1.0, "learn": 0.8, "sync": 0.0, "evaluate": 0.0, "other": pytest.approx(0.2), "probe": 0.0}
@@ -142,7 +142,7 @@ def test_slower_sampling_warns_once(timed):
         work = RunnersWork((RunnerReport(busy=busy),), busy, busy) if timed else RunnersWork()
         steady = measured.measure(result(4000, 0.25 + busy), 0.0, {"sample": busy}, work)["steady"]
         assert math.isnan(steady["drift"]) == (iteration < 16)
-    # 97 % from the mean of iterations 2 to 9 to that of the last eight; less where learning can't be left out.
+    # 97 % between the means of iterations 2 to 9 and of the last eight; less if learning can't be excluded.
     assert steady["drift"] == pytest.approx(100 * (1.965 / 1.045 - 1) if timed else 100 * (2.215 / 1.295 - 1), abs=1.0)
     assert "drift" in warnings
 
