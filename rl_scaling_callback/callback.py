@@ -61,7 +61,7 @@ class ScalingCallback(RLlibCallback):
         baseline_dir: directory or URI (such as `s3://…`) to keep baselines in across experiments. Relative paths are resolved
             against the directory the program was started in. By default, baselines are kept in the experiment's folder and used
             only in the run that measured them.
-        baseline_sps: SPS of the reference [steps/s], if you know it already.
+        baseline_sps: SPS of the reference [steps/s], if already known.
         reference: scale of the reference, such as `"1r1e"` or `"4r×2e"`.
         workload: a name for the workload. Trials with the same name are treated as comparable. By default, config and hardware
             decide.

@@ -107,14 +107,14 @@ RECORDED: Final = (*PARTS, LEARNER)
 """The values read from a recorded iteration."""
 
 CAUSES: Final[Mapping[str, str]] = {
-    "serial_stepping": "sub-envs of one env runner that step one after another",
-    "contention": "env runners that slow each other down (cores, caches, memory)",
+    "serial_stepping": "stepping the sub-envs of an env runner one after another",
+    "contention": "env runners slowing each other down (cores, caches, memory)",
     "straggler": "waiting for the slowest env runner",
-    "transfer": "requests to the env runners, and their results on the way and stored",
+    "transfer": "sending requests to the env runners, and transferring and storing their results",
     "learn": "the learner update, which does not get faster with N",
-    "sync": "weights and connector states on the way to the env runners",
-    "evaluate": "evaluation that holds up training",
-    "other": "everything outside these",
+    "sync": "sending weights and connector states to the env runners",
+    "evaluate": "evaluation that delays training",
+    "other": "everything else",
 }
 """The causes of lost efficiency and their meanings, the four in sampling first."""
 
@@ -162,13 +162,13 @@ def losses(
 
 _ADVICE: Final[Mapping[str, str]] = {
     "serial_stepping": "sub-envs step one after another; use more env runners rather than more envs per runner, or vectorise",
-    "contention": "env runners slow each other down; fewer of them, or more cores",
-    "straggler": "env runners wait for the slowest; even out their work or their hosts",
-    "transfer": "results and weights travel; larger fragments or smaller observations",
-    "learn": "the learner does not get faster; more env runners will not help, a faster learner will",
-    "sync": "weights go to all env runners; sync less often or use a smaller model",
-    "evaluate": "evaluation holds up training; evaluate less often or in parallel to training",
-    "other": "time outside RLlib's phases; look at callbacks, checkpoints and logging",
+    "contention": "env runners slow each other down; use fewer env runners or more cores",
+    "straggler": "env runners wait for the slowest one; balance their work or use equal hosts",
+    "transfer": "results take time to transfer; use longer fragments or smaller observations",
+    "learn": "the learner does not get faster with more env runners; speed up the learner",
+    "sync": "weights are sent to all env runners; sync less often or use a smaller model",
+    "evaluate": "evaluation delays training; evaluate less often or in parallel to training",
+    "other": "time outside RLlib's phases; check callbacks, checkpoints and logging",
 }
 
 

@@ -51,7 +51,7 @@ _NOTHING_KNOWN: Final = 999.0
 """Largest error [%]; used after a single round."""
 _ALONE: Final = 3
 _BUDGET_S: Final = 30.0
-"""Default time after which no round starts; what is unclear by then stays undecided. The confirmation gets as much again."""
+"""Default time limit for rounds; the confirmation gets as much again."""
 
 _MOST_ENVS: Final = 256
 """Upper limit of doubling with `envs="auto"`."""
