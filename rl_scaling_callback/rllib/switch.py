@@ -34,12 +34,12 @@ class Switch:
     def train(self, scale: Scale) -> dict[str, Any]:
         """Run a training iteration at a scale and return its result."""
         self._use(scale.num_env_runners)
-        self._go_on_as(scale)
+        self._act_as(scale)
         try:
             result: dict[str, Any] = self._algorithm.train()
         finally:
             self._use(len(self._actors))
-            self._go_on_as(None)
+            self._act_as(None)
         return result
 
     def take_out_evaluation(self) -> float:
@@ -56,16 +56,16 @@ class Switch:
         config["evaluation_interval"] = None  # the config is frozen
         return seconds
 
-    def _go_on_as(self, scale: Scale | None) -> None:
+    def _act_as(self, scale: Scale | None) -> None:
         state = self._algorithm.learner_group.get_state(components="learner/rl_module", inference_only=True)["learner"]
-        go_on = partial(_go_on_as, scale=scale, state=state, keep_envs=self._keep_envs)
-        self._algorithm.env_runner_group.foreach_env_runner(go_on, local_env_runner=False)
+        act = partial(_act_as, scale=scale, state=state, keep_envs=self._keep_envs)
+        self._algorithm.env_runner_group.foreach_env_runner(act, local_env_runner=False)
 
     def _use(self, runners: int) -> None:
         self._manager._actors = dict(list(self._actors.items())[:runners])
 
 
-def _go_on_as(env_runner: Any, scale: Scale | None, state: dict[str, Any], keep_envs: bool) -> None:
+def _act_as(env_runner: Any, scale: Scale | None, state: dict[str, Any], keep_envs: bool) -> None:
     """Switch an env runner to another scale, or back to its own if `scale` is None."""
     itself = vars(env_runner).get(_ITSELF, vars(env_runner))
     env_runner.__dict__ = itself

@@ -181,7 +181,7 @@ def test_one_runner_with_one_env_is_parallelism_1(results: list[Result], flat: F
     assert [flat(result)["parallelism"] for result in results] == [1.0] * len(results)
 
 
-def test_a_trial_alone_on_its_node_is_exclusive(results: list[Result], flat: Flat) -> None:
+def test_trial_alone_on_its_node_is_exclusive(results: list[Result], flat: Flat) -> None:
     assert [flat(result)["exclusive"] for result in results] == [1.0] * len(results)
 
 
@@ -315,7 +315,7 @@ class Companion(RLlibCallback):
 
 
 @pytest.mark.parametrize("ours_first", [True, False])
-def test_a_list_of_callbacks(ours_first: bool, flat: Flat) -> None:
+def test_list_of_callbacks(ours_first: bool, flat: Flat) -> None:
     both = [ScalingCallback, Companion] if ours_first else [Companion, ScalingCallback]
     for result in train(ppo(runners=1 if ours_first else 0).callbacks(both)):
         check_schema(flat(result))
@@ -324,7 +324,7 @@ def test_a_list_of_callbacks(ours_first: bool, flat: Flat) -> None:
         assert result["env_runners"]["companion_samples"] > 0
 
 
-def test_a_partial_with_options(flat: Flat) -> None:
+def test_partial_with_options(flat: Flat) -> None:
     results = train(ppo(runners=0).callbacks(functools.partial(ScalingCallback, warmup_iterations=1)), iterations=3)
     assert [flat(result)["steady/iterations"] for result in results] == [0.0, 1.0, 2.0]
 
@@ -337,7 +337,7 @@ def test_a_partial_with_options(flat: Flat) -> None:
     ],
     ids=["class", "partial"],
 )
-def test_a_dict_as_config_in_a_tuner(callbacks: Any, baseline_sps: float, tmp_path: Path, flat: Flat) -> None:
+def test_dict_as_config_in_a_tuner(callbacks: Any, baseline_sps: float, tmp_path: Path, flat: Flat) -> None:
     space = {
         "env": "CartPole-v1",
         "callbacks": callbacks,

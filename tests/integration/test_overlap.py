@@ -160,7 +160,7 @@ def test_sub_envs_that_step_one_after_another(plain):
 
 @pytest.mark.alone
 @pytest.mark.slow
-def test_a_remote_learner_whose_queue_overflows(plain):
+def test_remote_learner_whose_queue_overflows(plain):
     results = train(plain, runners=3, learners=1, update_s=UPDATE_S)
     busy, _, dropped = learner(results)
     assert busy > 0.9

@@ -64,7 +64,7 @@ def swept(cluster, tmp_path_factory):
     return (place, *run(place, ppo(), runners=[1, 2], envs=[1], goal=Goal("fast"), max_trials=2))
 
 
-def test_the_baseline_is_first_and_sleeping_scales(swept):
+def test_baseline_is_measured_first_and_sleeping_envs_scale(swept):
     place, made, said = swept
     assert [text for text in said if "measuring" in text] == ["Trial 1: measuring 1r×1e", "Trial 2: measuring 2r×1e"]
     assert measured(place) == {Scale(1, 1): 1, Scale(2, 1): 1}

@@ -106,7 +106,7 @@ def test_time_between_iterations_is_not_counted():
     assert driver.phases() == {"sample": 2.0}
 
 
-def test_a_slow_env_runner_is_a_straggler_and_not_contention():
+def test_slow_env_runner_is_a_straggler_and_not_contention():
     driver = Driver(3)
     driver.spend(2.0, "sample")
     for end in (102.0, 104.0):

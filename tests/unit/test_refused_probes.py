@@ -39,7 +39,7 @@ class Algorithm:
     ("scale", "text", "closed"),
     [(Scale(2, 2), "the port is taken.", 1), (Scale(0, 2), "use reference='0r1e'", 0)],
 )
-def test_a_refused_probe_closes_the_prober_and_warns_why(monkeypatch, caplog, scale, text, closed):
+def test_refused_probe_closes_the_prober_and_warns(monkeypatch, caplog, scale, text, closed):
     monkeypatch.setattr(callback, "Prober", Refusing)
     monkeypatch.setattr(Refusing, "closed", 0)
     assert ScalingCallback(probe=True)._probe_baseline(Algorithm(), scale, stored := object()) is stored
