@@ -66,8 +66,8 @@ class ScalingCallback(RLlibCallback):
         workload: a name for the workload. Trials with the same name are treated as comparable. By default, config and hardware
             decide.
         probe: measure the baseline inside the trial, by sampling a few hundred env steps at the reference scale from time to time.
-            No reference trial is needed. Probing takes a few seconds at the start and at most 1 % of the time afterwards, and each env
-            runner keeps a second set of envs.
+            No reference trial is needed. Probing takes a few seconds at the start and at most 1 % of the time afterwards. Each
+            env runner keeps a second set of envs.
         max_probe_seconds: time limit of a round of probes [s]. The first round also builds the envs: up to three sets per env
             runner.
         warmup_iterations: number of iterations at the start to exclude from steady figures.
