@@ -318,7 +318,7 @@ def _measure(rounds: ProbeRounds, host: ProbeHost) -> None:
     rounds.probed_s += rounds.round_s
     while len(rounds.iterations) < _FEWEST_ITERATIONS or rounds.trained_s < rounds.probed_s:
         times = Counter(each.scale for each in rounds.iterations)
-        # Configurations with most envs are fastest, and most informative about the learner's cost per env.
+        # Configurations with the most envs are fastest and most informative about the learner's cost per env.
         scale = min(rounds.running, key=lambda scale: (times[scale], -scale.parallelism))
         rounds.trained(host.train(scale))
 
