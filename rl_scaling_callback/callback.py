@@ -50,37 +50,39 @@ logger = logging.getLogger("rl_scaling_callback")
 
 
 class ScalingCallback(RLlibCallback):
-    """Injects throughput, speedup and parallel efficiency into every result of a trial, under `result["scaling"]`.
+    """Adds throughput, speedup and parallel efficiency to every training result, under `result["scaling"]`.
 
-    Add it to any algorithm config: `config.callbacks(ScalingCallback)`, or with options
-    `config.callbacks(functools.partial(ScalingCallback, warmup_iterations=3))`. Include a trial at the reference scale
-    (1 env runner × 1 env) in the experiment: it is the baseline of the others. During training the callback never raises;
-    what it can't know is NaN, with one warning.
+    Pass it to any algorithm config: `config.callbacks(ScalingCallback)`, or with options
+    `config.callbacks(functools.partial(ScalingCallback, warmup_iterations=3))`. Speedup and efficiency need a baseline: include a
+    trial at the reference scale (1 env runner × 1 env) in the experiment, or set `probe=True`. The callback never raises during
+    training. Values that it can't determine are NaN, and it warns once about the reason.
 
     Args:
-        baseline_dir: directory or URI (`s3://…`) where baselines outlive the experiment; a relative one begins where the program
-            was started. Default: the experiment's folder, where a baseline serves the one run that measured it.
-        baseline_sps: SPS of the reference [steps/s], given instead of measured.
+        baseline_dir: directory or URI (such as `s3://…`) to keep baselines in across experiments. Relative paths are resolved
+            against the directory the program was started in. By default, baselines are kept in the experiment's folder and used
+            only in the run that measured them.
+        baseline_sps: SPS of the reference [steps/s], if already known.
         reference: scale of the reference, such as `"1r1e"` or `"4r×2e"`.
-        workload: a name for what is being compared. Trials of the same name are comparable on your word; by default config
-            and hardware decide.
-        probe: measure the baseline inside the trial, by sampling a few hundred env steps at the reference's scale now and then: no
-            reference trial is needed. It takes a few seconds at the start and 1 % of the time afterwards, and env runners hold a
-            second set of envs.
-        max_probe_seconds: longest time of a round of probes. The first makes their envs: up to three sets in an env runner.
-        warmup_iterations: iterations left out of steady figures at the start.
-        min_iterations: iterations that the steady window needs at least.
-        precision: half-width [%] of the 95 % interval at which the steady SPS counts as precise enough.
-        max_iterations: iterations after which the baseline is published, precise or not. None for 8, or `min_iterations` if that is
-            larger.
-        max_seconds: measured time after which the baseline is published, precise or not.
+        workload: a name for the workload. Trials with the same name are treated as comparable. By default, config and hardware
+            decide.
+        probe: measure the baseline inside the trial, by sampling a few hundred env steps at the reference scale from time to time.
+            No reference trial is needed. Probing takes a few seconds at the start and at most 1 % of the time afterwards. Each
+            env runner keeps a second set of envs.
+        max_probe_seconds: time limit of a round of probes [s]. The first round also builds the envs: up to three sets per env
+            runner.
+        warmup_iterations: number of iterations at the start to exclude from steady figures.
+        min_iterations: minimum length of the steady window, in iterations.
+        precision: the steady SPS counts as precise once the half-width of its 95 % interval is at most this [%].
+        max_iterations: publish the baseline after this many iterations, even if it is not precise yet. None means 8, or
+            `min_iterations` if that is larger.
+        max_seconds: publish the baseline after this much measured time [s], even if it is not precise yet.
 
     Raises:
-        ValueError: a value that is not allowed. A `baseline_dir` that can't be reached is found out when the Algorithm is made:
-            the env runners, which have no use for it, make callbacks too.
+        ValueError: an option is invalid. An unreachable `baseline_dir` is reported when the Algorithm is built, because env runners
+            create callbacks too but never use it.
     """
 
-    # A subclass that does not call super().__init__() has the defaults.
+    # Defaults for subclasses that don't call super().__init__().
     _options = Options.of(
         baseline_dir=None,
         baseline_sps=None,
@@ -136,7 +138,7 @@ class ScalingCallback(RLlibCallback):
         )
 
     def on_algorithm_init(self, *, algorithm: Algorithm, **kwargs: Any) -> None:
-        """Read what the trial is. RLlib calls it once, before the first iteration.
+        """Set up the measurement of this trial. RLlib calls it once, before the first iteration.
 
         Raises:
             ValueError: `baseline_dir` can't be reached.
@@ -149,17 +151,17 @@ class ScalingCallback(RLlibCallback):
             self._give_up(error)
 
     def on_evaluate_start(self, **kwargs: Any) -> None:
-        """Start the clock of an evaluation where no timer does (old API stack)."""
+        """Start timing an evaluation if no timer of RLlib's does (old API stack)."""
         if self._phases is not None and self._clocks_evaluation:
             self._phases.enter("evaluate")
 
     def on_evaluate_end(self, **kwargs: Any) -> None:
-        """Stop the clock of an evaluation."""
+        """Stop timing an evaluation."""
         if self._phases is not None and self._clocks_evaluation:
             self._phases.leave("evaluate")
 
     def on_environment_created(self, *, env_runner: Any, **kwargs: Any) -> None:
-        """Go along with the timers of an env runner. RLlib calls it in the env runner's process."""
+        """Hook into the timers of an env runner. RLlib calls it in the env runner's process."""
         if self._sampling is None and hasattr(env_runner, "metrics"):
             try:
                 self._sampling = SamplingClock(
@@ -170,10 +172,10 @@ class ScalingCallback(RLlibCallback):
                     weights=rllib.WEIGHTS_TIMER if rllib.is_asynchronous(vars(env_runner.config)) else None,
                 )
             except Exception as error:
-                self._warn("env runner", f"what this env runner does can't be timed ({error!r}): runners/* stay NaN")
+                self._warn("env runner", f"this env runner can't be timed ({error!r}): runners/* stay NaN")
 
     def on_episode_start(self, **kwargs: Any) -> None:
-        """Count the step of the env runner in which an env is reset."""
+        """Count the step in which an env is reset. RLlib calls it in the env runner's process."""
         if self._sampling is not None:
             self._sampling.count_env_step()
 
@@ -183,7 +185,7 @@ class ScalingCallback(RLlibCallback):
             self._sampling.count_env_step()
 
     def on_sample_end(self, *, env_runner: Any = None, metrics_logger: Any = None, samples: Any = None, **kwargs: Any) -> None:
-        """Report what the env runner did in this sample. RLlib calls it in the env runner's process."""
+        """Report the times of this sample. RLlib calls it in the env runner's process."""
         if self._sampling is None or metrics_logger is None:
             return
         try:
@@ -192,10 +194,10 @@ class ScalingCallback(RLlibCallback):
                 metrics_logger.log_value(key, seconds, **introspection.SUM_OF_THE_ITERATION)
         except Exception as error:
             self._sampling = None
-            self._warn("env runner", f"what this env runner does can't be reported ({error!r}): runners/* stay NaN")
+            self._warn("env runner", f"the times of this env runner can't be reported ({error!r}): runners/* stay NaN")
 
     def on_train_result(self, *, algorithm: Algorithm, result: dict[str, Any], **kwargs: Any) -> None:
-        """Inject `result["scaling"]`, before any logger, stopper, scheduler or searcher sees the result."""
+        """Add `result["scaling"]` before any logger, stopper, scheduler or searcher sees the result."""
         values: dict[str, Any] | None = None
         try:
             if self._trial is not None and self._phases is not None:
@@ -212,7 +214,7 @@ class ScalingCallback(RLlibCallback):
                 self._warn(
                     "late",
                     "a subclass's on_algorithm_init does not call super().on_algorithm_init(algorithm=algorithm, **kwargs): "
-                    "measuring begins with the second iteration.",
+                    "measurement starts with the second iteration.",
                 )
                 ScalingCallback.on_algorithm_init(self, algorithm=algorithm)
         except Exception as error:
@@ -223,7 +225,7 @@ class ScalingCallback(RLlibCallback):
     def _start(self, algorithm: Algorithm, lasting: BaselineStore | None) -> TrialMonitor:
         config = introspection.config_of(algorithm)
         settle = {"learn": introspection.wait_for_gpu} if rllib.uses_gpus(config) else {}
-        # Where evaluation runs beside training, only what is left of it after training takes time of the iteration.
+        # Evaluation in parallel to training costs iteration time only if it outlasts training.
         background = ("evaluate",) if rllib.evaluation_is_parallel(config) else ()
         if rllib.is_new_stack(config) and rllib.is_asynchronous(config):
             self._phases = clock = PhaseClock(rllib.TIMER_PHASES, settle, background=background, clock=time.time, records=True)
@@ -240,13 +242,13 @@ class ScalingCallback(RLlibCallback):
         self._clocks_evaluation = not self._phases_are_timed
         if not rllib.is_new_stack(config):
             self._read_timers(algorithm, config)
-        neighbourhood = self._attempt("neighbours", lambda: _join(algorithm), None)
-        beside = nullcontext if neighbourhood is None else neighbourhood.iteration
-        iteration = functools.partial(self._iteration, beside)
+        colocation = self._attempt("other trials", lambda: _join(algorithm), None)
+        colocated = nullcontext if colocation is None else colocation.iteration
+        iteration = functools.partial(self._iteration, colocated)
         introspection.watch_iterations(algorithm, step=iteration, training_step=functools.partial(self._phases.block, "other"))
         scale = rllib.read_scale(config)
         storage = introspection.storage_of(algorithm)
-        # RLlib drops what Tune calls the trial; its folder begins with that name.
+        # RLlib doesn't keep Tune's name of the trial, but the trial's folder starts with it.
         self._gauges = Gauges(Gauge, storage.trial_dir_name if storage is not None else "", scale)
         hosts = self._attempt("hosts", lambda: introspection.hosts_of(algorithm), set())
         unknown = Resources(cores=NAN, cpus=NAN)
@@ -259,7 +261,7 @@ class ScalingCallback(RLlibCallback):
             resources=resources,
             source=self._source(algorithm, workload, scale, lasting),
             rule=self._options.steady,
-            is_exclusive=(lambda: NAN) if neighbourhood is None else neighbourhood.look,
+            is_exclusive=(lambda: NAN) if colocation is None else colocation.look,
             load=Load(resources.machine_cores, scale.num_env_runners),
             warn=self._warn,
         )
@@ -267,10 +269,10 @@ class ScalingCallback(RLlibCallback):
         return trial
 
     def _read_timers(self, algorithm: Algorithm, config: Mapping[str, Any]) -> None:
-        """Take the phases from the timers of the old API stack, where they follow one another."""
+        """Read the phases from the timers of the old API stack; not for APPO and IMPALA, whose phases overlap."""
         if rllib.is_asynchronous(config):
             self._warn(
-                "old stack", "on the old API stack APPO and IMPALA don't tell where time goes: time/* and loss/<cause> stay NaN"
+                "old stack", "APPO and IMPALA don't report where time goes on the old API stack: time/* and loss/<cause> stay NaN"
             )
             return
         timers = functools.partial(introspection.read_timers, weakref.proxy(algorithm))
@@ -280,13 +282,13 @@ class ScalingCallback(RLlibCallback):
         if rllib.samples_env(config):
             self._warn(
                 "old stack",
-                "on the old API stack env runners don't tell how long they sample: of loss/<cause> only learn, sync, evaluate and "
-                "other are known, and there is no diagnosis",
+                "env runners don't report how long they sample on the old API stack: only the learn, sync, evaluate and other "
+                "losses are known, and there is no diagnosis",
             )
 
     @contextmanager
-    def _iteration(self, beside: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
-        """Start the clocks with an iteration: what came before it, an evaluation or an iteration that failed, is no part of it."""
+    def _iteration(self, colocated: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+        """Reset the clocks, so that an earlier evaluation or failed iteration doesn't count, and run an iteration."""
         if self._phases is not None:
             self._phases.start()
         if self._timers is not None:
@@ -295,7 +297,7 @@ class ScalingCallback(RLlibCallback):
             self._learners.start()
         self._runners.start()
         try:
-            with beside():
+            with colocated():
                 yield
         except BaseException:
             if self._trial is not None:
@@ -305,9 +307,9 @@ class ScalingCallback(RLlibCallback):
     def _take_reports(self, reports: list[tuple[str, RunnerReport]]) -> None:
         self._attempt("env runners", lambda: self._runners.add(reports), None)
 
-    def _take_learner_report(self, told: Mapping[str, float]) -> None:
+    def _take_learner_report(self, report: Mapping[str, float]) -> None:
         if self._learners is not None:
-            self._learners.add(told)
+            self._learners.add(report)
 
     def _source(self, algorithm: Algorithm, workload: Workload, scale: Scale, lasting: BaselineStore | None) -> BaselineSource:
         options = self._options
@@ -326,8 +328,8 @@ class ScalingCallback(RLlibCallback):
             if not options.probe:
                 self._warn(
                     "no baseline",
-                    "outside Tune there is no experiment folder that could hold a baseline: SPS only. For speedup and efficiency "
-                    "pass probe=True, baseline_dir='a/directory' (and run 1r×1e once) or baseline_sps=…, for instance with "
+                    "there is no experiment folder to keep a baseline in outside Tune: SPS only. For speedup and efficiency, "
+                    "pass probe=True, baseline_dir='a/directory' (and run 1r×1e once) or baseline_sps=…, for example with "
                     "functools.partial.",
                 )
         trial = storage.trial_fs_path if storage is not None else uuid.uuid4().hex
@@ -345,13 +347,15 @@ class ScalingCallback(RLlibCallback):
         return self._probe_baseline(algorithm, scale, stored) if options.probe else stored
 
     def _probe_baseline(self, algorithm: Algorithm, scale: Scale, stored: BaselineTracker) -> BaselineSource:
-        """Return the baseline by probes, or the stored one where the trial can't be probed."""
+        """Return a probed baseline, or the stored one if the trial can't be probed."""
         prober: Prober | None = None
         reference = self._options.reference
         try:
             if reference.num_env_runners > scale.num_env_runners:
                 fits = Scale(scale.num_env_runners, 1).slug
-                raise ProbeError(f"the reference is {reference} and the trial {scale}; reference={fits!r} can be probed.")
+                raise ProbeError(
+                    f"the reference {reference} has more env runners than the trial ({scale}); use reference={fits!r}."
+                )
             prober = Prober(algorithm, max_seconds=self._options.max_probe_seconds)
             self._probed = ProbedBaseline(
                 prober,
@@ -363,20 +367,22 @@ class ScalingCallback(RLlibCallback):
             )
         except (ProbeError, ValueError) as error:
             if prober is not None:
-                prober.close()  # no second set of envs stays that serves nothing
-            longer = " max_probe_seconds=… gives it longer." if isinstance(error, ProbeTimeoutError) else ""
-            self._warn("probe", f"the baseline can't be probed: {error}{longer} A reference trial's is used where there is one.")
+                prober.close()  # frees the second set of envs
+            longer = " Increase max_probe_seconds to allow more time." if isinstance(error, ProbeTimeoutError) else ""
+            self._warn(
+                "probe", f"the baseline can't be probed: {error}{longer} A reference trial's baseline is used if there is one."
+            )
             return stored
         return self._probed
 
     def _probe(self) -> float:
-        """Follow the machine and the env with a probe where one is due; return the seconds spent on probes."""
+        """Refresh the probed baseline if a probe is due; return the seconds spent on probes."""
         if self._probed is None:
             return 0.0
         try:
             self._probed.refresh()
         except ProbeError as error:
-            self._warn("probe", f"{error} The baseline stays what the last probe said; baseline/age tells how old it is.")
+            self._warn("probe", f"{error} The baseline of the last probe is kept; baseline/age shows how old it is.")
         return self._probed.take_seconds()
 
     def _show(self, result: Mapping[str, Any]) -> None:
@@ -384,14 +390,14 @@ class ScalingCallback(RLlibCallback):
             if self._gauges is not None:
                 self._gauges.set(result)
         except Exception as error:
-            self._warn("gauges", f"Ray's own metrics can't be set ({error!r}): Prometheus gets no scaling_* from this trial")
+            self._warn("gauges", f"Ray metrics can't be set ({error!r}): this trial exports no scaling_* metrics to Prometheus")
 
     def _attempt(self, topic: str, read: Callable[[], Any], otherwise: Any) -> Any:
-        """Return what `read` returns; when it fails, `otherwise` and one warning: the rest of the measurement goes on."""
+        """Return what `read` returns. If it fails, warn once and return `otherwise`, so that the other measurements go on."""
         try:
             return read()
         except Exception as error:
-            self._warn(topic, f"{topic} can't be read ({error!r}): what depends on them stays NaN")
+            self._warn(topic, f"{topic} can't be read ({error!r}): values that depend on them stay NaN")
             return otherwise
 
     def _warn(self, topic: str, text: str) -> None:
@@ -403,7 +409,7 @@ class ScalingCallback(RLlibCallback):
         if "error" not in self._warned:
             self._warned |= {"error"}
             logger.warning(
-                "ScalingCallback: measuring failed; training goes on and result['scaling'] is NaN. Please report this: %r",
+                "ScalingCallback: measurement failed; training continues and result['scaling'] is NaN. Please report this: %r",
                 error,
                 exc_info=error,
             )
@@ -417,7 +423,7 @@ def _watch_learners(algorithm: Algorithm, config: Mapping[str, Any]) -> Learners
 
 
 def _join(algorithm: Algorithm) -> Colocation:
-    neighbourhood = Colocation(introspection.node_of())
-    # RLlib has no hook for the end of an Algorithm; a process that has dropped one is no neighbour any more.
-    weakref.finalize(algorithm, neighbourhood.leave)
-    return neighbourhood
+    colocation = Colocation(introspection.node_of())
+    # RLlib has no hook for the end of an Algorithm, so leave when the object is collected.
+    weakref.finalize(algorithm, colocation.leave)
+    return colocation

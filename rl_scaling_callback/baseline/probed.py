@@ -1,4 +1,4 @@
-"""A baseline that is measured inside the trial itself, by probes of the reference's configuration."""
+"""A baseline measured inside the trial, by probes at the reference scale."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
 
 SHARE: Final = 0.01
-"""Share of the time of training that probing takes at most, once training runs."""
+"""Maximum share of the training time to spend on probes, once training runs."""
 
 _FEWEST_ROUNDS: Final = 5
 _MOST_ROUNDS: Final = 12
@@ -26,27 +26,28 @@ _START_S: Final = 3.0
 
 
 class Prober(Protocol):
-    """Measures configurations inside a running Algorithm (see `rllib.prober`)."""
+    """Measures scales inside a running Algorithm (see `rllib.prober`)."""
 
     def steps_per_round(self, scale: Scale) -> float:
-        """Return the env steps at `scale` per learner update; infinite where learning goes with the env steps."""
+        """Return the env steps at `scale` per learner update; infinite if the number of updates depends on the env steps alone."""
 
     def measure(self, scales: Sequence[Scale], rounds: int = 1) -> list[Probe]:
-        """Return the probes of some rounds, each scale once a round."""
+        """Return the probes of one or more rounds; each round measures every scale once."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Round:
-    """What one round of probes says.
+    """The figures from one round of probes.
 
-    All but the first figure are ratios of probes that ran within a second or two, so the speed of the machine cancels.
+    All but the first are ratios between probes that ran within a second or two, so the speed of the machine cancels.
 
     Attributes:
-        seconds: ln of the reference's sampling seconds per env step.
-        sampling: ln of those / the same at the trial's own scale.
-        sync: ln of the time of sending weights to its env runners / to the trial's own.
-        busy: share of the reference's sampling in which its typical env runner was busy.
-        alone: busy time of one env runner with as many envs / that of a typical env runner of the trial, for equal env steps.
+        seconds: ln of the reference's sampling time per env step [s].
+        sampling: ln of the ratio of that time to the trial's.
+        sync: ln of the ratio of the reference's time to send weights to the trial's.
+        busy: busy share of the reference's typical env runner during sampling.
+        alone: ratio of the busy time of one env runner with as many envs to that of the trial's typical env runner, for equal env
+            steps.
     """
 
     seconds: float
@@ -59,24 +60,24 @@ class _Round:
 class ProbedBaseline:
     """The baseline of one trial, from probes in the same process, with the same code, at the same time.
 
-    Where an iteration's time would have gone at the reference follows from where it went at the trial's own scale, and from the
-    ratios of the two scales' probes (see `core.probing`). Evaluation is no part of a baseline.
+    The time breakdown of an iteration at the reference scale follows from the trial's own breakdown and the ratios between the
+    probes at the two scales (see `core.probing`). A baseline does not include evaluation.
 
-    Where sampling overlaps learning (IMPALA, APPO), one env runner samples all the time. The throughput of the reference is then
-    what its probes sampled before training began, the only time when env runners are idle.
+    If sampling overlaps learning (IMPALA, APPO), env runners sample all the time. The reference's throughput is then that of its
+    probes before training started, the only time when env runners are idle.
 
     Args:
-        prober: measures configurations inside the trial.
+        prober: measures scales inside the trial.
         scale: the trial's scale.
-        reference: the scale of the reference.
-        overlaps: whether sampling overlaps learning; then nothing is probed once training runs.
-        share: share of the time that probing takes at most, once training runs.
-        lasting: a baseline that outlives the experiment, to hold this one against; None for none.
+        reference: scale of the reference.
+        overlaps: whether sampling overlaps learning; if so, nothing is probed once training runs.
+        share: maximum share of the time to spend on probes, once training runs.
+        lasting: a baseline that outlives the experiment, to compare this one with; None for none.
         warn: logs a warning once.
-        clock: monotonic seconds.
+        clock: returns monotonic seconds.
 
     Raises:
-        ProbeError: a configuration can't be probed.
+        ProbeError: a scale can't be probed.
     """
 
     source: Final = "probe"
@@ -105,8 +106,8 @@ class ProbedBaseline:
         self._own = scale
         self._one_runner = Scale(min(1, scale.num_env_runners), scale.num_envs_per_env_runner)
         self._rounds: deque[_Round] = deque(maxlen=_MOST_ROUNDS)
-        self._untold = 0.0
-        # Until time is up, not until the interval is narrow: one that is chosen for its narrowness is too narrow.
+        self._unreported_s = 0.0
+        # Stop by time, not by the width of the interval: stopping at a narrow interval would bias it.
         started = clock()
         while len(self._rounds) < _FEWEST_ROUNDS or (len(self._rounds) < _MOST_ROUNDS and clock() - started < _START_S):
             self._measure()
@@ -115,14 +116,14 @@ class ProbedBaseline:
 
     @property
     def is_baseline(self) -> float:
-        """1.0 when the trial has the reference's scale, or publishes the lasting baseline where there is one, else 0.0."""
+        """1.0 if the trial runs at the reference scale or, if there is a lasting baseline, publishes it; else 0.0."""
         return float(self._own == self._reference) if self._lasting is None else self._lasting.is_baseline
 
     @property
     def error(self) -> float:
         """Half-width [%] of the 95 % interval of the reference's sampling throughput.
 
-        How far iterations are from what probes foretell of them is not in it.
+        It does not include the prediction error from probes to whole iterations.
         """
         half_width = self._estimates["seconds" if self._overlaps else "sampling"].half_width
         return 100 * math.expm1(half_width) if half_width < 20 else NAN
@@ -133,27 +134,27 @@ class ProbedBaseline:
         return self._clock() - self._probed_at
 
     def refresh(self) -> None:
-        """Probe another round, once that keeps within the share of the time that probing may take.
+        """Run another round of probes if the time budget for probing allows it.
 
         Raises:
-            ProbeError: a configuration can't be probed any more; what is known stays.
+            ProbeError: a scale can't be probed any more; earlier rounds are kept.
         """
         if self._overlaps:
             return
         if self._spent_since + self._seconds_a_round <= self._share * (self._clock() - self._training_since):
-            before = self._untold
+            before = self._unreported_s
             try:
                 self._measure()
-            finally:  # one that failed took its time as well
-                self._spent_since += self._untold - before
+            finally:  # failed rounds count too
+                self._spent_since += self._unreported_s - before
 
     def take_seconds(self) -> float:
-        """Return the seconds that probes took since the last call."""
-        taken, self._untold = self._untold, 0.0
+        """Return the seconds spent on probes since the last call."""
+        taken, self._unreported_s = self._unreported_s, 0.0
         return taken
 
     def update(self, steady: Steady) -> None:
-        """Look for the lasting baseline, or publish it; warn once where it is of another speed."""
+        """Look for the lasting baseline, or publish it; warn once if its speed differs from the probes'."""
         if self._lasting is None:
             return
         self._lasting.update(steady)
@@ -165,33 +166,33 @@ class ProbedBaseline:
         if abs(math.log(here / there)) > math.hypot(*(math.log1p(error / 100) for error in errors)):
             self._warn(
                 "lasting",
-                f"the lasting baseline says {there:,.0f} steps/s, probes in this trial {here:,.0f} ± {self.error:.1f} %. "
-                "Speedups are against the probes. Has the env changed, or is the machine slower or busier than it was?",
+                f"the lasting baseline is {there:,.0f} steps/s, but probes in this trial say {here:,.0f} ± {self.error:.1f} %. "
+                "Speedups are relative to the probes. Has the env changed, or is the machine slower or busier than before?",
             )
 
     def end(self) -> None:
-        """Nothing is missing."""
+        """Do nothing: a probed baseline is never missing."""
 
     def compare_with(self, steady: Steady, env_steps: float, breakdown: TimeBreakdown) -> tuple[float, float]:
         """Return the reference's SPS per unit of its parallelism, and `comparable`.
 
         Args:
             steady: the trial's steady state so far.
-            env_steps: env steps of an iteration, or of a window of them.
-            breakdown: where its time went.
+            env_steps: env steps of an iteration or a window.
+            breakdown: its time breakdown.
         """
         return ratio(1, self.breakdown_for(env_steps, breakdown)[0].total), 1.0
 
     def breakdown_for(self, env_steps: float, breakdown: TimeBreakdown) -> tuple[TimeBreakdown, float]:
-        """Return where the reference's time would have gone for the same work, and what one env runner would have been busy.
+        """Return the reference's time breakdown for equal work, and the busy time of one env runner (1r×e).
 
         Args:
-            env_steps: env steps of an iteration, or of a window of them.
-            breakdown: where its time went.
+            env_steps: env steps of an iteration or a window.
+            breakdown: its time breakdown.
 
         Returns:
-            Both in seconds per env step: the reference's, times its parallelism; and the busy time of one env runner with as many
-            envs as the trial's.
+            Both in seconds per env step: the reference's breakdown, multiplied by its parallelism; and the busy time of one env
+            runner with as many envs as the trial's.
         """
         if self._overlaps:
             reference = TimeBreakdown(math.exp(self._mean("seconds")), 0.0, 0.0, 0.0, 0.0)
@@ -212,7 +213,7 @@ class ProbedBaseline:
             probes = self._prober.measure(sorted({self._reference, self._own, self._one_runner}))
         finally:
             self._seconds_a_round = self._clock() - started
-            self._untold += self._seconds_a_round
+            self._unreported_s += self._seconds_a_round
         self._probed_at = self._clock()
         by_scale = {probe.scale: probe for probe in probes}
         reference, own, alone = (by_scale[scale] for scale in (self._reference, self._own, self._one_runner))
@@ -226,6 +227,6 @@ class ProbedBaseline:
                 alone=(alone.busy_per_step * len(alone.busy)) / (own.busy_per_step * len(own.busy)),
             )
         )
-        # Once a round: every iteration reads them.
+        # Computed once per round, because every iteration reads them.
         names = [field.name for field in fields(_Round)]
         self._estimates = {name: trimmed_mean([getattr(each, name) for each in self._rounds]) for name in names}

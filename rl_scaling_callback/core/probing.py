@@ -1,10 +1,11 @@
-"""What probes say: where the time of whole iterations goes at scales that no trial ran at. Numbers in, numbers out.
+"""Predicts from probes how long an iteration takes at another scale. Pure arithmetic.
 
-An iteration samples env steps, learns, and sends new weights to the env runners. Sampling depends on the scale, and so does sending
-weights; probes measure both. Learning doesn't: on-policy algorithms (PPO) learn from a batch of one size, as often at any scale.
-Off-policy ones (DQN, SAC) learn once a round, and a round is as many env steps as the scale samples in one go: for equal env steps
-they learn the more often the smaller the scale. With t and w for the times of sampling and of sending weights, and u for the number
-of updates, an iteration that spends S on sampling, W on weights and L on the rest takes, at another scale, for as many env steps
+An iteration samples env steps, learns, and sends new weights to the env runners. The times of sampling and of sending weights
+depend on the scale, and probes measure both. The time of one update does not. On-policy algorithms (PPO) learn from batches of a
+fixed size, equally often at any scale. Off-policy algorithms (DQN, SAC) learn once per sampling round, and a round has more env
+steps at larger scales: for the same number of env steps, they learn more often at smaller scales. Let t and w be the times of
+sampling and of sending weights, and u the number of updates. An iteration that spends S on sampling, W on weights and L on the rest
+takes, at another scale and for as many env steps,
 
     S · t′/t + W · w′/w · u′/u + L · u′/u
 """
@@ -24,13 +25,12 @@ class Probe:
 
     Attributes:
         scale: env runners and envs per env runner that sampled.
-        round: the round that it belongs to; all scales are measured once in each.
+        round: the round of this probe; each round measures every scale once.
         env_steps: env steps of all env runners together.
-        seconds: how long the Algorithm's process waited for them, and stored what they sampled.
-        busy: how long each env runner was in `sample()` [s].
-        sync: how long it took the Algorithm's process to send new weights to them, once [s]; 0 where that was not measured.
-        excess: the part of `seconds` that is there only because a probe's calls are shorter than the algorithm's: each call costs
-            something that doesn't depend on its length.
+        seconds: time the Algorithm's process waited for the samples and stored them.
+        busy: time of each env runner in `sample()` [s].
+        sync: time to send new weights to the env runners once [s]; 0 if not measured.
+        excess: the part of `seconds` caused by the probe's shorter calls: each call has a fixed overhead.
     """
 
     scale: Scale
@@ -43,28 +43,28 @@ class Probe:
 
     @property
     def seconds_per_step(self) -> float:
-        """Sampling per env step, as in the algorithm's own, longer calls [s]."""
+        """Sampling time per env step, corrected to the algorithm's longer calls [s]."""
         return (self.seconds - self.excess) / self.env_steps
 
     @property
     def busy_per_step(self) -> float:
-        """Time in `sample()` of the typical env runner, the lower median, per env step of all of them [s]."""
+        """Time of the typical (lower median) env runner in `sample()`, per env step of all env runners [s]."""
         return median_low(self.busy) / self.env_steps
 
     @property
     def longest_per_step(self) -> float:
-        """Time in `sample()` of the env runner that took longest, per env step of all of them [s]."""
+        """Time of the slowest env runner in `sample()`, per env step of all env runners [s]."""
         return max(self.busy) / self.env_steps
 
 
 @dataclass(frozen=True, slots=True)
 class Ratios:
-    """How an iteration at one scale compares with one of as many env steps at another.
+    """Ratios between iterations with equal env steps at two scales.
 
     Attributes:
-        sample: of the sampling times.
-        updates: of the numbers of learner updates; 1 for algorithms that learn from batches of one size.
-        sync: of the times that sending new weights takes once; 1 where it is not known.
+        sample: ratio of sampling times.
+        updates: ratio of the numbers of learner updates; 1 for algorithms with a fixed batch size.
+        sync: ratio of the times to send new weights once; 1 if unknown.
     """
 
     sample: float
@@ -73,11 +73,11 @@ class Ratios:
 
     @classmethod
     def of(cls, probe: Probe, by: Probe, updates: float) -> Ratios:
-        """Return those of one probe by another."""
+        """Return the ratios of `probe` to `by`."""
         sync = probe.sync / by.sync if probe.sync > 0 and by.sync > 0 else 1.0
         return cls(probe.seconds_per_step / by.seconds_per_step, updates, sync)
 
     def apply(self, spent: TimeBreakdown) -> TimeBreakdown:
-        """Return where the time goes at the one scale, from where it goes at the other."""
+        """Convert the time breakdown at the denominator's scale to the other scale."""
         sync = spent.sync * self.sync * self.updates
         return TimeBreakdown(spent.sample * self.sample, spent.learn * self.updates, sync, 0.0, spent.other * self.updates)

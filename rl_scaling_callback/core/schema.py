@@ -1,12 +1,11 @@
-"""The contract: every key that is injected under `result["scaling"]`, with its unit and meaning. Defined here, once.
+"""The schema of `result["scaling"]`: every injected key with its unit and meaning.
 
-A slash in a key is a level of the dict, as in RLlib's own results: `steady/sps` is `result["scaling"]["steady"]["sps"]`.
+A slash in a key separates levels of the dict, as in RLlib's results: `steady/sps` is `result["scaling"]["steady"]["sps"]`.
 Tune and TensorBoard flatten it to `scaling/steady/sps`.
 
-On RLlib's old API stack, `time/*` come from its own timers, and of `loss/<cause>` only `learn`, `sync`, `evaluate` and `other` are
-known: its env runners don't tell how long they sample, so `runners/busy`, `longest`, `env_step`, `inference` and `rest` and the
-causes of sampling are NaN. For APPO and IMPALA, whose phases overlap, its timers don't tell enough: `time/*` and `loss/<cause>` are
-NaN.
+On RLlib's old API stack, `time/*` are read from RLlib's timers. Env runners don't report how long they sample, so
+`runners/busy`, `longest`, `env_step`, `inference` and `rest` are NaN, and so is every `loss/<cause>` but `learn`, `sync`,
+`evaluate` and `other`. For APPO and IMPALA, whose phases overlap, `time/*` and every `loss/<cause>` are NaN.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ class Key:
     """One injected key.
 
     Attributes:
-        name: its path below `ROOT`, levels separated by a slash.
-        unit: its unit; "" for a dimensionless number, "text" for a text.
-        meaning: what it says, in a line.
-        unknown: the value that stands for "not known (yet)".
+        name: path below `ROOT`, with slashes between levels.
+        unit: unit; "" for a dimensionless number, "text" for a string.
+        meaning: description in one line.
+        unknown: the value while unknown.
     """
 
     name: str
@@ -116,10 +115,10 @@ KEYS: Final[tuple[Key, ...]] = (
 
 
 def nest(values: Mapping[str, float | str]) -> dict[str, Any]:
-    """Return the dict to inject: every key of the contract, those missing in `values` as unknown.
+    """Return the dict to inject: every key of the schema, with keys missing in `values` set to unknown.
 
     Raises:
-        KeyError: `values` has a key that the contract does not know.
+        KeyError: `values` has a key that is not in the schema.
     """
     levels = {level: unknown.copy() for level, unknown in _UNKNOWN.items()}
     for name, value in values.items():
@@ -130,7 +129,7 @@ def nest(values: Mapping[str, float | str]) -> dict[str, Any]:
     return root
 
 
-# Taken apart once: this runs in every iteration of every trial.
+# Split once: `nest` runs in every iteration of every trial.
 _PLACES: Final = {key.name: (key.name.rpartition("/")[0], key.name.rpartition("/")[2]) for key in KEYS}
 _UNKNOWN: Final[dict[str, dict[str, float | str]]] = {level: {} for level, _ in _PLACES.values()}
 for _key in KEYS:

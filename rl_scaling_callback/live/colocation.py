@@ -1,9 +1,9 @@
-"""Tells whether another trial runs on the same node, without a file or remote access per iteration.
+"""Detects other trials on the same node, without accessing files or other processes in each iteration.
 
-Trials of one process see each other's iterations. Across processes, every process that trains on a node keeps one lock file open
-and holds a lock on a byte of its own; the operating system gives the lock back even when the process is killed. A trial is alone
-when its process can lock all other bytes. Each process that arrives appends a byte to the file, so that its size shows neighbours
-that came and went between two looks.
+Trials in one process see each other's iterations. Across processes, every process that trains on a node keeps the same lock file
+open and locks one byte of it; the operating system releases the lock even if the process is killed. A trial is alone if its process
+can lock all other bytes. Each new process appends a byte to the file, so its size reveals processes that came and went between two
+checks.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _LOCK = threading.Lock()
 
 
 class Colocation:
-    """A trial among those of its node.
+    """One trial's view of the other trials on its node.
 
     Args:
-        node: the node's name; trials that give the same one on the same host see each other.
+        node: name of the node; trials on the same host with the same name see each other.
 
     Raises:
-        OSError: the lock file can't be made.
+        OSError: the lock file can't be created.
     """
 
     def __init__(self, node: str) -> None:
@@ -47,16 +47,16 @@ class Colocation:
             self._was_alone = self._presence.is_alone()
 
     def look(self) -> float:
-        """Return 1.0 when no other trial ran on this node since the last look, else 0.0; NaN where it can't be told.
+        """Return 1.0 if no other trial ran on this node since the last call, else 0.0; NaN if unknown.
 
-        A process that is there now, that was there at the last look, or that arrived in between counts. Another trial of this
-        process counts when iterations of both overlapped: one that is stopped, or trains in turn with this one, takes nothing.
+        Another process counts if it is present now, was present at the last call, or arrived in between. Another trial in this
+        process counts only if its iterations overlapped with this trial's: trials that are stopped or train in turn do no harm.
         """
         if self._presence is None:
             return NAN
         arrivals = self._presence.arrivals()
         alone_since = self._was_alone and arrivals == self._arrivals
-        # Where a trial was alone and nobody has arrived, it still is: no call of the operating system is needed to know it.
+        # A trial that was alone still is if no process arrived since: no need to try the locks.
         alone = alone_since or self._presence.is_alone()
         exclusive = alone_since and not self._crossed
         self._crossed = False
@@ -65,7 +65,7 @@ class Colocation:
 
     @contextmanager
     def iteration(self) -> Iterator[None]:
-        """Run an iteration of this trial."""
+        """Run an iteration of this trial inside the `with` block."""
         presence = self._presence
         if presence is None:
             yield
@@ -81,24 +81,24 @@ class Colocation:
                 presence.iterating.discard(self)
 
     def leave(self) -> None:
-        """Stop being seen by the others; further looks give NaN."""
+        """Become invisible to other trials; later calls of `look` return NaN."""
         if self._presence is not None:
             self._presence.leave()
             self._presence = None
 
 
 class _Presence:
-    """This process among those of a node. Locks belong to processes, so the trials of one process share it."""
+    """This process's lock on a node. Locks belong to processes, so all trials of one process share it."""
 
     _here: ClassVar[dict[str, _Presence]] = {}
 
     def __init__(self, node: str) -> None:
         directory = Path(tempfile.gettempdir()) / f"rl_scaling_callback-{os.getuid()}"
         directory.mkdir(mode=0o700, exist_ok=True)
-        # Anybody can make a folder of this name, or a link to one of ours.
+        # Another user could have created this folder, or a link to one of this user's.
         found = directory.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-            raise PermissionError(f"{directory} is not a folder of this user's own")
+            raise PermissionError(f"{directory} is not a folder owned by this user")
         path = directory / (re.sub(r"[^\w.-]", "_", node) + ".lock")
         self._node, self._members = node, 0
         self.iterating: set[Colocation] = set()
@@ -121,14 +121,14 @@ class _Presence:
         self._members -= 1
         if self._members == 0:
             del self._here[self._node]
-            os.close(self._fd)  # gives back the locks
+            os.close(self._fd)  # releases the locks
 
     def arrivals(self) -> int:
-        """Return how many processes have ever arrived on this node."""
+        """Return how many processes have ever joined on this node."""
         return os.fstat(self._fd).st_size
 
     def is_alone(self) -> bool:
-        """Return whether all other bytes can be locked. A refused lock changes nothing; a granted one is given back at once."""
+        """Return whether all other bytes can be locked. Locks granted by this check are released at once."""
         try:
             fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, _END_OF_LOCKS, 0)
         except OSError:

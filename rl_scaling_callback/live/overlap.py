@@ -1,24 +1,24 @@
-"""Where the env runners' own time goes when they sample beside the learner (IMPALA, APPO).
+"""Where the env runners' time goes when they sample in parallel to the learner (IMPALA, APPO).
 
-Sampling, learning and the rest run at the same time there, so that the phases of the Algorithm's process don't say what holds
-sampling up. Each of the r env runners has T seconds in an iteration, in which it samples or waits. A wait is blamed on what caused
-it (Tallent and Mellor-Crummey, PPoPP 2009). It lasts from the end of one sample to the beginning of the next, while
+Sampling, learning and the rest overlap in these algorithms, so the phases of the Algorithm's process don't show what delays
+sampling. Each of the r env runners has T seconds per iteration, in which it either samples or waits. Each wait is blamed on its
+cause (Tallent and Mellor-Crummey, PPoPP 2009). A wait lasts from the end of one sample to the start of the next, and consists of:
 
-- the result is pickled and on its way: transfer;
-- it lies there until the Algorithm's process looks for results again: the phase of that process, which is `learn` while the learner
-  takes no more batches;
-- the next request waits until that process sends it: likewise;
-- the request is on its way: transfer;
-- the env runner asks for weights: sync.
+- the result is pickled and sent: transfer;
+- the result is ready until the Algorithm's process polls for results again: the phase of that process in the meantime, which is
+  `learn` while the learner accepts no more batches;
+- the next request waits for that process to send it: likewise;
+- the request is sent: transfer;
+- the env runner fetches weights: sync.
 
-A look that did not find a result shows that it was not there yet: all of a wait before the last such look is transfer. What the
-process did between that look and the one that found the result is known exactly, and the result is taken to have been there since
-the sample ended; transfer is underestimated by at most the time between the two. Times of env runners on other hosts are as good as
-the hosts' clocks agree.
+If a poll finds no result, it was not ready yet, so the wait up to the last such poll is transfer. What the process did between that
+poll and the one that found the result is known exactly. The result is assumed to have been ready since the sample ended, which
+underestimates transfer by at most the time between the two polls. Timestamps from other hosts are only as accurate as clock
+synchronisation.
 
-The means over the env runners are phases like those of other algorithms: exclusive, and together the iteration. `losses` takes them
-as they are, and its account is exact. What no report covers, such as the part of a sample that the end of an iteration cuts off, is
-`other`; over several iterations it cancels.
+Averaged over the env runners, these times are phases like those of other algorithms: exclusive, and adding up to the iteration. The
+loss attribution uses them unchanged and is exact. Time that no report covers, such as a sample cut off by the end of an iteration,
+counts as `other`; it cancels over several iterations.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _CLOCKS_DIFFER_S = 60.0
 
 @dataclass(slots=True)
 class _Cycle:
-    """What the Algorithm's process did between two looks for results; empty until the second one."""
+    """What the Algorithm's process did between two polls for results; empty until the second poll."""
 
     segments: list[Segment] = field(default_factory=list)
 
@@ -51,7 +51,7 @@ class _Cycle:
 
 @dataclass(slots=True)
 class _Runner:
-    """One env runner: the sample that it reported last, and its sums over the iteration."""
+    """One env runner: its last reported sample and its sums over the iteration."""
 
     ended: float
     fetched: float
@@ -63,11 +63,11 @@ class _Runner:
 
 
 class OverlappingRunners:
-    """Collects what env runners report when the Algorithm's process fetches their results.
+    """Collects the reports of env runners as the Algorithm's process fetches their results.
 
     Args:
-        clock: a clock of the phases of that process, which records them in the time of `time.time`.
-        num_env_runners: env runners of the trial, at least 1.
+        clock: phase clock of that process; it must record, and run on `time.time`.
+        num_env_runners: number of the trial's env runners, at least 1.
     """
 
     def __init__(self, clock: PhaseClock, num_env_runners: int) -> None:
@@ -85,13 +85,13 @@ class OverlappingRunners:
             runner.samples, runner.busy, runner.total = 0, 0.0, None
 
     def add(self, reports: Iterable[tuple[str, RunnerReport]]) -> None:
-        """Take in the reports of the samples that were fetched now, by env runner; none where there was no result."""
+        """Add the reports of the samples fetched in this poll, by env runner; empty if there were no results."""
         cycle, self._cycle = self._cycle, _Cycle()
         cycle.segments = self._clock.cut()
         self._outside.extend(segment for segment in cycle.segments if segment.phase == OUTSIDE)
         now = cycle.segments[-1].end if cycle.segments else 0.0
         for name, report in reports:
-            # Two samples that were reported as one have no times of their own: theirs were added up.
+            # If two samples were reported as one, RLlib added up their timestamps: skip them.
             if not report.began <= report.ended <= now + _CLOCKS_DIFFER_S:
                 continue
             runner = self._runners.get(name)
@@ -105,7 +105,7 @@ class OverlappingRunners:
             runner.total = report if runner.total is None else runner.total + report
 
     def read(self) -> RunnersWork:
-        """Return what was reported since the start of the iteration."""
+        """Return the work reported since the start of the iteration."""
         active = [runner for runner in self._runners.values() if runner.samples]
         if not active:
             return RunnersWork()
@@ -118,7 +118,7 @@ class OverlappingRunners:
         return RunnersWork(reports, typical, mean, phases)
 
     def _blame(self, runner: _Runner, report: RunnerReport) -> None:
-        """Book the wait of an env runner between its last sample and the one that it reports now."""
+        """Attribute the wait of an env runner between its previous sample and this one."""
         weights = min(max(0.0, report.weights), max(0.0, report.began - runner.ended)) if report.weights > 0 else 0.0
         until = report.began - weights
         known = 0.0
@@ -127,7 +127,7 @@ class OverlappingRunners:
             known += seconds
             if phase != OUTSIDE:
                 self._wait(phase, seconds)
-        # Clocks of two hosts may differ by more than a wait takes: what is left is negative then, and the sum right.
+        # Clocks of two hosts may differ by more than a wait takes: the remainder is negative then, but the sum is right.
         self._wait("sample", self._inside(runner.ended, until) - known + sum(s for phase, s in held if phase == OUTSIDE))
         self._wait("sync", weights)
 
@@ -135,6 +135,6 @@ class OverlappingRunners:
         self._waits[phase] = self._waits.get(phase, 0.0) + seconds
 
     def _inside(self, start: float, end: float) -> float:
-        """Return how much of this stretch lies in iterations."""
+        """Return how much of this time span lies within iterations."""
         outside = (min(end, segment.end) - max(start, segment.start) for segment in self._outside)
         return end - start - sum(seconds for seconds in outside if seconds > 0)

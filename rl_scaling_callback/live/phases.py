@@ -1,8 +1,8 @@
-"""Exact, exclusive times of the phases of an iteration, from the timers that RLlib's own code runs in.
+"""Exact, exclusive times of the phases of an iteration, measured in RLlib's own timer blocks.
 
-RLlib's `timers/*` metrics are exponential averages and say little about one iteration. But every phase of every algorithm on the
-new API stack runs inside `metrics.log_time(key)`. The clock here goes along with those blocks and adds up their durations; what
-RLlib logs stays as it is.
+RLlib's `timers/*` metrics are exponential averages and say little about a single iteration. But on the new API stack, every phase
+of every algorithm runs inside `metrics.log_time(key)`. The clock here wraps those blocks and adds up their durations. RLlib's
+metrics don't change.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ OUTSIDE: Final = "outside"
 
 
 class Segment(NamedTuple):
-    """A stretch of time [s] in one phase; "other" where none ran."""
+    """A time span [s] in one phase; "other" if none ran."""
 
     phase: str
     start: float
@@ -27,18 +27,18 @@ class Segment(NamedTuple):
 
 
 class PhaseClock:
-    """Adds up how long each phase ran, nested phases counted once: for the innermost one.
+    """Adds up the time in each phase. The time of nested phases counts for the innermost one.
 
-    Blocks that another thread enters meanwhile are not counted: they run beside it. Phases of the background count only while no
-    other phase runs, in whichever thread: that is how long they hold up the rest.
+    While a phase runs, blocks entered by other threads are ignored, because they run in parallel. Background phases count only
+    while no other phase runs in any thread, since only then do they delay the iteration.
 
     Args:
-        phases: the phase of each timer's name; timers of other names belong to the block around them.
-        background: phases that run beside the others.
-        before_leaving: called at the end of a block of a phase, inside its time; for work that is still under way elsewhere, such
-            as on a GPU.
-        clock: seconds.
-        records: whether to keep when each phase ran, for `cut`.
+        phases: phase by timer name; other timers count for the block around them.
+        background: phases that run in parallel to the others.
+        before_leaving: functions to call at the end of a phase's blocks, as part of its time; used to wait for asynchronous work,
+            such as on a GPU.
+        clock: returns the time in seconds.
+        records: whether to record when each phase ran, for `cut`.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class PhaseClock:
         self._background = background
         self._before_leaving = before_leaving or {}
         self._clock = clock
-        self._lock = threading.Lock()  # what a learner's thread enters, the Algorithm's takes
+        self._lock = threading.Lock()  # a learner's thread enters phases, the Algorithm's thread reads them
         self._thread: int | None = None
         self._running: list[str] = []
         self._beside: list[str] = []
@@ -63,7 +63,7 @@ class PhaseClock:
         self._segments: list[Segment] | None = [] if records else None
 
     def watch(self, metrics: Any) -> None:
-        """Go along with the `log_time` blocks of a `MetricsLogger`.
+        """Wrap the `log_time` blocks of a `MetricsLogger`.
 
         Raises:
             AttributeError: the logger has no `log_time`.
@@ -78,14 +78,14 @@ class PhaseClock:
         metrics.log_time = log_time_and_phase
 
     def take(self) -> dict[str, float]:
-        """Return the seconds of each phase since the last call, and start over. Phases that did not run are not in it."""
+        """Return the seconds of each phase since the last call, and reset. Phases that did not run are missing."""
         with self._lock:
             self._book()
             seconds, self._seconds = self._seconds, {}
         return seconds
 
     def start(self) -> None:
-        """Start over at the beginning of an iteration: what came before, such as an iteration that failed, is no part of it."""
+        """Reset at the start of an iteration, so that a failed iteration before it doesn't count."""
         with self._lock:
             self._running.clear()
             self._beside.clear()
@@ -93,7 +93,7 @@ class PhaseClock:
             self._record(OUTSIDE, self._clock())
 
     def cut(self) -> list[Segment]:
-        """Return when each phase ran since the last call, without gaps; empty unless the clock `records`."""
+        """Return when each phase ran since the last call, without gaps; empty unless `records` is set."""
         with self._lock:
             self._book()
             segments = self._segments or []
@@ -101,7 +101,7 @@ class PhaseClock:
         return segments
 
     def enter(self, phase: str) -> bool:
-        """Start a phase; return whether it counts, and so wants `leave`."""
+        """Start a phase; return whether it counts. If it does, call `leave` at its end."""
         thread = threading.get_ident()
         with self._lock:
             if phase in self._background:
@@ -117,7 +117,7 @@ class PhaseClock:
 
     @contextmanager
     def block(self, phase: str) -> Iterator[None]:
-        """Run a block in a phase."""
+        """Count the time of a `with` block for a phase."""
         counts = self.enter(phase)
         try:
             yield
@@ -126,7 +126,7 @@ class PhaseClock:
                 self.leave(phase)
 
     def leave(self, phase: str) -> None:
-        """End the innermost phase of this name."""
+        """End the innermost phase with this name."""
         running = self._beside if phase in self._background else self._running
         if phase not in running:
             return
@@ -152,7 +152,7 @@ class PhaseClock:
 
 
 class _Block:
-    """A `log_time` block and the phase that runs in it."""
+    """A `log_time` block that also enters and leaves a phase."""
 
     __slots__ = ("_block", "_clock", "_counts", "_phase")
 

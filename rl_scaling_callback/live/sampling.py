@@ -1,7 +1,7 @@
-"""How long an env runner samples, and how much of that goes to env steps and to inference, at a cost that does not show.
+"""How long an env runner samples, and how much of that it spends on env steps and inference, at negligible overhead.
 
-RLlib's own code enters some 15 timers in one step. Going along with all of them costs a fast env's runner about 1 % of its time; so
-single steps are timed, drawn at random, and stand for the others.
+RLlib enters about 15 timers per step. Timing all of them would cost about 1 % of the sampling time of a fast env. Instead, a random
+sample of steps is timed and extrapolated.
 """
 
 from __future__ import annotations
@@ -14,25 +14,26 @@ from types import TracebackType
 from typing import Any, Final
 
 TIMED_EVERY_S: Final = 0.02
-"""About once in this much sampling a step is timed; steps that take longer are all timed."""
+"""Mean sampling time between timed steps; if steps take longer, all of them are timed."""
 
 
 class SamplingClock:
-    """Goes along with the `log_time` blocks of an env runner's `MetricsLogger`; what RLlib logs stays as it is.
+    """Wraps the `log_time` blocks of an env runner's `MetricsLogger`. RLlib's metrics don't change.
 
-    A step here is one of all envs of the runner together. A timed one reaches from the end of the step before it to the end of
-    the last of `parts` in it.
+    A step here is a vector step of all envs of the env runner. A timed step lasts from the end of the previous step to the end of
+    the last timer in `parts`.
 
     Args:
         metrics: the env runner's `MetricsLogger`.
-        start: name of the timer that a sample starts with.
-        parts: the part that each timer inside a step stands for, in the order in which they run.
-        num_envs: envs of the runner, which step together.
-        weights: name of the timer in which it waits for weights before a sample; with it, it tells when samples begin and end.
-        clock: seconds.
-        wall_clock: seconds that the Algorithm's process counts too.
-        cpu_clock: CPU seconds of the env runner's process.
-        draw: `random.Random.randrange`, of a generator of its own: seeds set for training stay untouched.
+        start: name of the timer at the start of a sample.
+        parts: part by timer name, for the timers inside a step, in the order in which they run.
+        num_envs: number of envs of the env runner, which step together.
+        weights: name of the timer around the wait for weights before a sample; if given, `take` also returns when samples begin
+            and end.
+        clock: returns the time in seconds.
+        wall_clock: returns the time in seconds on a clock shared with the Algorithm's process.
+        cpu_clock: returns the CPU seconds of the env runner's process.
+        draw: `randrange` of a separate random generator, so that the generators seeded for training are not affected.
 
     Raises:
         AttributeError: the logger has no `log_time`.
@@ -65,7 +66,7 @@ class SamplingClock:
         self._draw = draw or random.Random().randrange
         self._num_envs = num_envs
         self._started: float | None = None
-        # Steps from one timed to the next, on average; env steps until it.
+        # Mean number of steps between timed steps; env steps until the next one.
         self._stride = 1
         self._until_timed = 0
         # Since the parts were last returned.
@@ -75,19 +76,19 @@ class SamplingClock:
         self._listen()
 
     def count_env_step(self) -> None:
-        """Count the step of one env of the runner."""
+        """Count a step of one env."""
         self._env_steps += 1
         self._until_timed -= 1
         if self._until_timed == 0:
             self._listen()
 
     def take(self) -> dict[str, float]:
-        """Return the seconds of the sample that ends here.
+        """Return the times of the sample that ends now [s].
 
         Returns:
-            `busy`: the whole sample; `cpu`: CPU time of the process since the last call; and each of the parts, estimated for all
-            steps since the parts were last returned, once one of them was timed. With a timer of `weights`: how long the env runner
-            waited for them before the sample, and when it `began` and `ended`. Empty where the start of the sample was not seen.
+            `busy`: the whole sample; `cpu`: CPU time of the process since the last call; and, if any step was timed, each part,
+            extrapolated to all steps since the parts were last returned. With a timer for weights also `weights`: the wait for
+            them before the sample, and when it `began` and `ended`. Empty if the start of the sample was missed.
         """
         if self._started is None:
             return {}
@@ -135,13 +136,13 @@ class SamplingClock:
         self._timed[self._parts[timer]] += seconds
         if timer == self._last:
             self._timed_steps += 1
-            # A random distance, so that what an env does every few steps is neither always met nor never.
+            # Random gaps avoid aliasing with work that an env does every few steps.
             self._until_timed = self._draw(1, 2 * self._stride) * self._num_envs
             self._rest()
 
 
 class _Timed:
-    """A `log_time` block whose time is booked."""
+    """A `log_time` block that also reports its duration."""
 
     __slots__ = ("_block", "_clock", "_entered", "_spend", "_timer")
 

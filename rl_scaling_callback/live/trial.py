@@ -1,4 +1,4 @@
-"""One trial as the callback sees it: takes in iterations, gives the dict to inject."""
+"""Turns each iteration of a trial into the dict to inject."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from rl_scaling_callback.core.steady import Steady, SteadyRule, SteadyWindow
 from rl_scaling_callback.live.load import Load
 from rl_scaling_callback.live.rounds import RunnersWork
 
-_SMALLEST_TURN_S: Final = 0.01
-_SMALLEST_TURN: Final = 0.01
+_SMALLEST_JUMP_S: Final = 0.01
+_SMALLEST_JUMP: Final = 0.01
 _NO_WORK: Final = RunnersWork()
 _TIMES: Final = tuple(f"time/{phase}" for phase in PHASES)
 
 
 class BaselineSource(Protocol):
-    """Where the baseline comes from (see `reference`)."""
+    """Provides the baseline: stored, given or probed."""
 
     @property
     def is_baseline(self) -> float:
-        """1.0 when this trial is the reference, else 0.0."""
+        """1.0 if this trial is the reference, else 0.0."""
 
     @property
     def source(self) -> str:
@@ -37,42 +37,42 @@ class BaselineSource(Protocol):
 
     @property
     def error(self) -> float:
-        """Half-width of its 95 % interval [%]; NaN where not known."""
+        """Half-width of its 95 % interval [%]; NaN if unknown."""
 
     @property
     def age(self) -> float:
-        """Seconds since it was measured; NaN where not known."""
+        """Seconds since it was measured; NaN if unknown."""
 
     def update(self, steady: Steady) -> None:
         """Look for a baseline, or publish one."""
 
     def end(self) -> None:
-        """Say so where there was none to the end."""
+        """Warn if no baseline was found by the end of the trial."""
 
     def compare_with(self, steady: Steady, env_steps: float, breakdown: TimeBreakdown) -> tuple[float, float]:
-        """Return the SPS per unit of parallelism to compare with, and `comparable`."""
+        """Return the baseline's SPS per unit of parallelism, and `comparable`."""
 
     def breakdown_for(self, env_steps: float, breakdown: TimeBreakdown) -> tuple[TimeBreakdown, float] | None:
-        """Return where the baseline's time goes, and the busy time of one runner with as many envs as this trial's.
+        """Return the baseline's time breakdown for equal work, and the busy time of one env runner with as many envs (1r×e).
 
-        Both are per env step [s], for the work for which this trial spent so much; None where not known.
+        Both are per env step [s]; None if unknown.
         """
 
 
 class TrialMonitor:
-    """One trial's measurement, from its first iteration to its last, in constant memory.
+    """Measures one trial from its first to its last iteration, in constant memory.
 
     Args:
         config: the trial's config.
         scale: its scale.
         workload: id of its workload.
-        resources: what it runs on.
-        source: where its baseline comes from.
-        rule: when it counts as steady.
-        is_exclusive: tells whether the trial had its node for itself since the last call; NaN where it can't be told.
-        load: tells how many cores it and others keep busy.
+        resources: its resources.
+        source: provides the baseline.
+        rule: when the trial counts as steady.
+        is_exclusive: returns 1.0 if the trial had its node to itself since the last call, else 0.0; NaN if unknown.
+        load: measures the CPU load of the trial and of other programs.
         warn: logs a warning once.
-        offset: seconds by which the clock of `time_this_iter_s` is ahead of a monotonic one.
+        offset: returns the difference between the clock of `time_this_iter_s` and a monotonic one [s].
     """
 
     def __init__(
@@ -109,11 +109,11 @@ class TrialMonitor:
         self._iteration_failed = False
 
     def note_failure(self) -> None:
-        """Note that an iteration has failed: RLlib counts the env steps that it sampled until then in the next one's result."""
+        """Note that an iteration failed: RLlib adds the env steps it had sampled to the next result."""
         self._iteration_failed = True
 
     def end(self) -> None:
-        """Say what was missing to the end."""
+        """Warn of what is still missing at the end of the trial."""
         self._source.end()
 
     def measure(
@@ -125,14 +125,14 @@ class TrialMonitor:
         learner: Mapping[str, float] | None = None,
         probe_s: float = 0.0,
     ) -> dict[str, Any]:
-        """Return the dict to inject for the iteration that `result` describes.
+        """Return the dict to inject into `result`.
 
         Args:
-            result: RLlib's result.
-            evaluation_s: seconds of the iteration that evaluation took; steady figures leave them out.
-            named: exclusive seconds of each phase, as the env runners spent them where phases overlap; None where not known.
-            work: what the env runners did.
-            learner: what learners beside the env runners did (see `Learners.read`); None where none are.
+            result: RLlib's result of the iteration.
+            evaluation_s: time of the iteration spent on evaluation [s]; steady figures exclude it.
+            named: exclusive seconds by phase; if phases overlap, means over the env runners. None if unknown.
+            work: work of the env runners.
+            learner: work of asynchronous learners (see `Learners.read`); None if there are none.
             probe_s: seconds spent on probes since the last result.
         """
         env_steps, seconds = self._read(result)
@@ -176,13 +176,13 @@ class TrialMonitor:
             exact = not self._overlaps or work.phases is not None
             values["account/exclusive"] = float(exact)
             if comparable == 1 and exact:
-                values.update(self._account(env_steps, breakdown, over_window, steady))
+                values.update(self._attribute(env_steps, breakdown, over_window, steady))
         return schema.nest(values)
 
     def _read(self, result: Mapping[str, Any]) -> tuple[float, float]:
-        """Return the env steps and seconds of the iteration; warn once of what can't be read."""
+        """Return the env steps and seconds of the iteration; warn once about what can't be read."""
         offset = self._offset()
-        turned, self._offset_before = offset - self._offset_before, offset
+        jump, self._offset_before = offset - self._offset_before, offset
         iteration = rllib.read_iteration(result, self._lifetime)
         self._lifetime = iteration.lifetime
         if not self._samples:
@@ -191,30 +191,30 @@ class TrialMonitor:
             return NAN, iteration.seconds
         if self._iteration_failed:
             self._iteration_failed = False
-            self._warn("failure", "an iteration failed; RLlib counts its env steps in the next one, whose SPS is not known")
+            self._warn("failure", "an iteration failed; RLlib adds its env steps to the next one, whose SPS is NaN")
             return NAN, iteration.seconds
         if iteration.problem:
             self._warn("result", iteration.problem)
         elif iteration.env_steps == 0 and (self._env_steps > 0 or not self._first_steps_may_be_late):
             self._warn("steps", "no env steps were sampled in an iteration: its SPS is NaN")
-        if abs(turned) > max(_SMALLEST_TURN_S, _SMALLEST_TURN * iteration.seconds):
-            self._warn("clock", f"the clock jumped by {turned:+.3g} s: the time of this iteration is not known, its SPS is NaN")
+        if abs(jump) > max(_SMALLEST_JUMP_S, _SMALLEST_JUMP * iteration.seconds):
+            self._warn("clock", f"the clock jumped by {jump:+.3g} s: the duration of this iteration is unknown, its SPS is NaN")
             return iteration.env_steps, NAN
         return iteration.env_steps, iteration.seconds
 
     def _look_for_drift(self, env_steps: float, sampling_s: float) -> None:
         self._drift.add(sampling_s / env_steps)
         self._change = change = self._drift.read()
-        # Probes follow the drift.
+        # A probed baseline follows the drift.
         if (change > 0 or change < 0) and self._source.source != "probe":
             self._warn(
                 "drift",
-                f"sampling an env step costs {change:+.0f} % since this trial's steady window began, more than noise explains: "
-                "efficiency compares different work, unless the baseline was measured at the same stage of training. "
-                "Does the env get slower as the policy improves, or is the machine shared? probe=True follows it.",
+                f"the sampling cost per env step changed by {change:+.0f} % since steady state began, more than noise explains. "
+                "Efficiency is not meaningful unless the baseline was measured at the same stage of training. "
+                "Does the env slow down as the policy improves, or is the machine shared? With probe=True the baseline follows.",
             )
 
-    def _account(
+    def _attribute(
         self, env_steps: float, breakdown: TimeBreakdown, over_window: TimeBreakdown, steady: Steady
     ) -> dict[str, float | str]:
         baseline = self._source.breakdown_for(env_steps, breakdown)
@@ -224,8 +224,8 @@ class TrialMonitor:
         if self._source.source == "given":
             self._warn(
                 "breakdown",
-                "the baseline does not say where its time went: of loss/<cause> only straggler and evaluate are known, which the "
-                "reference has none of. Let a reference trial or probe=True measure the baseline for the others.",
+                "a baseline given as a number has no time breakdown: only the straggler and evaluate losses are known. For the "
+                "others, measure the baseline with a reference trial or probe=True.",
             )
         lost, estimated = losses(self._scale, env_steps, breakdown, *baseline)
         lost_over_window, _ = losses(self._scale, steady.env_steps, over_window, *baseline_over_window)
@@ -239,6 +239,6 @@ class TrialMonitor:
 def _runner_values(work: RunnersWork) -> dict[str, float]:
     values = {"runners/reported": float(len(work.reports)), "runners/busy": work.busy, "runners/longest": work.longest}
     for part in ("env_step", "inference", "rest"):
-        told = [seconds for report in work.reports if (seconds := getattr(report, part)) == seconds]
-        values[f"runners/{part}"] = sum(told) / len(told) if told else NAN
+        known = [seconds for report in work.reports if (seconds := getattr(report, part)) == seconds]
+        values[f"runners/{part}"] = sum(known) / len(known) if known else NAN
     return values

@@ -1,4 +1,4 @@
-"""What a trial runs in: read once, from the Algorithm and from Ray, when the trial starts."""
+"""Reads facts about a trial from its Algorithm and from Ray, and hooks into RLlib's metrics, when the trial starts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _RUNNERS_ANSWER_WITHIN_S = 30.0
 
 
 def in_env_runner() -> bool:
-    """Return whether this process is being started as an env runner: RLlib makes the callback there too."""
+    """Return whether this process is starting as an env runner: RLlib creates callbacks there too."""
     if not ray.is_initialized():
         return False
     task = ray.get_runtime_context().get_task_name() or ""
@@ -48,17 +48,17 @@ def in_env_runner() -> bool:
 
 
 def config_of(algorithm: Algorithm) -> Mapping[str, Any]:
-    """Return the trial's config as a mapping. Read only: it is the Algorithm's own."""
+    """Return the trial's config as a mapping. Don't modify it: it is not a copy."""
     return vars(algorithm.config)
 
 
 def workload_of(algorithm: Algorithm, hosts: Collection[Host], name: str | None) -> Workload:
-    """Return the trial's workload: `name` when the user gave one, else config, code, hardware, threads and versions.
+    """Return the trial's workload: `name` if the user gave one, else config, code, hardware, threads and versions.
 
     Args:
         algorithm: the trial's Algorithm.
-        hosts: the hosts of its env runners. Those of one kind count once: a trial may take more of them than its baseline did.
-        name: what the user calls the workload.
+        hosts: hosts of its env runners. Equal hosts count once, because a trial may use more of them than its baseline.
+        name: the user's name for the workload.
     """
     if name is not None:
         return Workload({"name": name}, vouched=True)
@@ -77,14 +77,14 @@ def workload_of(algorithm: Algorithm, hosts: Collection[Host], name: str | None)
 
 
 def facts_of(config: Any, algorithm: type) -> dict[str, Any]:
-    """Return the facts of a config that must be equal for a fair comparison, code by its content.
+    """Return the facts of a config that must match for a fair comparison. Code is represented by a hash of its content.
 
     Args:
         config: an `AlgorithmConfig`.
-        algorithm: the class that it is given to.
+        algorithm: the Algorithm class.
     """
     facts = rllib.read_workload(vars(config), _model_defaults(config))
-    # An actor's class is one that Ray derives from the user's, and Tune may have derived that to have it ask for other resources.
+    # Ray's actor class derives from the user's class, possibly through a subclass by Tune that changes the resource request.
     algorithm = vars(algorithm).get("__ray_actor_class__", algorithm)
     facts["algorithm"] = plain(next(cls for cls in algorithm.__mro__ if not cls.__module__.startswith("ray.tune.")))
     facts["env"] = _env(config.env)
@@ -95,7 +95,7 @@ def facts_of(config: Any, algorithm: type) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that most of the work is done in; "" where one is not installed."""
+    """Return the versions of Python and of the packages that do most of the work; "" if not installed."""
     return {
         "python": ".".join(platform.python_version_tuple()[:2]),
         "ray": ray.__version__,
@@ -112,7 +112,7 @@ def _version(package: str) -> str:
 
 
 def _model_defaults(config: Any) -> dict[str, Any]:
-    """Return what the model has where its config says nothing; empty on the old API stack."""
+    """Return the model's default settings; empty on the old API stack."""
     with suppress(ImportError, AttributeError, TypeError):
         from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
@@ -121,14 +121,14 @@ def _model_defaults(config: Any) -> dict[str, Any]:
 
 
 def _env(env: Any) -> Any:
-    """Return what is registered under an env's name: its name and a hash of that, where it can be told."""
+    """Return an env's name and a hash of what is registered under it, if known."""
     if not isinstance(env, str):
         return plain(env)
     registered = _registered(ENV_CREATOR, env)
     if registered is None:
         registered = getattr(sys.modules.get("gymnasium.envs.registration"), "registry", {}).get(env.rpartition(":")[2])
     if registered is not None:
-        # A spec names the module of its env; that may not be imported here.
+        # A spec names the env's module, which may not be imported here.
         entry = getattr(registered, "entry_point", None)
         code = content.module_label(entry.partition(":")[0]) if isinstance(entry, str) else None
         return f"{env} #{content.digest([plain(registered), code])}"
@@ -137,7 +137,7 @@ def _env(env: Any) -> Any:
 
 
 def _registered(category: str, name: Any) -> Any:
-    """Return what a user registered with Tune or RLlib under a name; None where there is no such thing."""
+    """Return what a user registered with Tune or RLlib under a name; None if nothing."""
     with suppress(Exception):  # it may not be picklable
         if isinstance(name, str) and _global_registry.contains(category, name):
             return _global_registry.get(category, name)
@@ -145,16 +145,16 @@ def _registered(category: str, name: Any) -> Any:
 
 
 def _threads(_process: object = None) -> float:
-    """Return how many threads this process computes with."""
+    """Return how many compute threads this process uses."""
     torch = sys.modules.get("torch")
     if torch is not None:
         return float(torch.get_num_threads())
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    return float(told) if told.isdecimal() else float(hardware.usable_cores())
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return float(limit) if limit.isdecimal() else float(hardware.usable_cores())
 
 
 def _learner_threads(algorithm: Algorithm) -> list[float]:
-    """Return the same of learners in processes of their own, each number once; none where there are none or they don't answer."""
+    """Return the distinct thread counts of learners in other processes; empty if there are none or they don't answer."""
     group = getattr(algorithm, "learner_group", None)
     if group is not None and not group.is_local:
         with suppress(Exception):
@@ -164,7 +164,7 @@ def _learner_threads(algorithm: Algorithm) -> list[float]:
 
 
 def provenance_of(trial: str) -> dict[str, str]:
-    """Return where a measurement comes from, in texts for a person who reads the baseline's file."""
+    """Return the provenance of a measurement, for people who read the baseline's file."""
     torch = sys.modules.get("torch")
     return {
         "trial": trial,
@@ -180,10 +180,10 @@ def provenance_of(trial: str) -> dict[str, str]:
 
 
 def hosts_of(algorithm: Algorithm) -> set[Host]:
-    """Return the hosts of the env runners; none where they don't answer."""
+    """Return the hosts of the env runners; empty if they don't answer."""
     group = algorithm.env_runner_group
     hosts = {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
-    # RLlib restarts an env runner that fails to answer a call: none is bothered where the answer is known.
+    # RLlib restarts env runners that don't answer a call, so don't ask if there is only one host.
     if group is None or not group.num_remote_env_runners() or len(hosts) == 1:
         return {hardware.this_host()}
     answers = group.foreach_env_runner(_host, local_env_runner=False, timeout_seconds=_RUNNERS_ANSWER_WITHIN_S)
@@ -191,7 +191,7 @@ def hosts_of(algorithm: Algorithm) -> set[Host]:
 
 
 def resources_of(algorithm: Algorithm, hosts: Collection[Host]) -> Resources:
-    """Return the cores that the env runners on `hosts` can use, and the CPUs that the trial holds."""
+    """Return the cores that the env runners on `hosts` can use, and the CPUs allocated to the trial."""
     accountable = hosts == {hardware.this_host()} and not rllib.has_other_workers(config_of(algorithm))
     return Resources(
         cores=float(sum(host.cores for host in hosts)) or NAN,
@@ -208,11 +208,11 @@ def node_of() -> str:
 def storage_of(algorithm: Algorithm) -> Any:
     """Return Tune's `StorageContext` of the trial; None outside Tune.
 
-    An Algorithm that a function trainable makes has none of its own: the trial is the function.
+    An Algorithm built in a function trainable has none: there, the trial is the function.
     """
     storage = getattr(algorithm, "_storage", None)
     if storage is None:
-        with suppress(Exception):  # private to Ray, and may move
+        with suppress(Exception):  # a private module of Ray's, which may move
             from ray.train._internal.session import get_session
 
             session = get_session()
@@ -221,12 +221,12 @@ def storage_of(algorithm: Algorithm) -> Any:
 
 
 def watch_iterations(algorithm: Algorithm, **blocks: Callable[[], AbstractContextManager[None]]) -> None:
-    """Run each call of the named methods of an Algorithm inside a block: `step` is one iteration, `training_step` its training.
+    """Run each call of the named methods of an Algorithm inside a `with` block, such as `step` (an iteration) or `training_step`.
 
     Raises:
         AttributeError: the Algorithm has no such method.
     """
-    # A strong reference would keep an Algorithm that is dropped alive until the garbage collector finds the cycle.
+    # A strong reference would form a cycle and keep the Algorithm alive until garbage collection.
     reference = weakref.ref(algorithm)
     for name, block in blocks.items():
         method = getattr(type(algorithm), name)
@@ -243,12 +243,12 @@ def watch_reports(
     take: Callable[[list[tuple[str, RunnerReport]]], None],
     take_learner: Callable[[Mapping[str, float]], None],
 ) -> None:
-    """Hand what env runners reported while they sampled for training to `take`, before RLlib merges their metrics.
+    """Pass the env runners' reports on training samples to `take`, and remove them before RLlib merges the metrics.
 
-    What learners in other processes reported goes to `take_learner`, one after another.
+    Reports of learners in other processes are passed to `take_learner`, one by one.
 
-    RLlib looks up each key of the metrics in each env runner's: reports that reached it would cost runners², and would show in
-    results, in `algorithm.evaluate()` and in checkpoints.
+    RLlib looks up each key of the metrics in each env runner's metrics: reports left in would cost O(runners²), and would show up
+    in results, `algorithm.evaluate()` and checkpoints.
 
     Raises:
         AttributeError: the Algorithm has no such metrics.
@@ -258,8 +258,8 @@ def watch_reports(
     def remove_reports(logged: Sequence[Any], key: Any) -> None:
         name = key[0] if isinstance(key, tuple) and len(key) == 1 else key
         if name == rllib.LEARNER_RESULTS:
-            for told in rllib.take_learner_reports(logged):
-                take_learner(told)
+            for report in rllib.take_learner_reports(logged):
+                take_learner(report)
         else:
             reports = rllib.take_reports(logged)
             if name == rllib.ENV_RUNNER_RESULTS:
@@ -276,22 +276,22 @@ def watch_reports(
 
     aggregate = getattr(metrics, _merging(metrics))
     setattr(metrics, _merging(metrics), aggregate_without_reports)
-    # Older releases log so what a local env runner did in evaluation.
+    # Older releases log the metrics of a local env runner's evaluation this way.
     log_dict = metrics.log_dict
     metrics.log_dict = log_without_reports
 
 
 def run_of(storage: Any) -> str:
-    """Return which run of an experiment a trial belongs to: each `fit()` has its own, which a restored one keeps; "" where unknown.
+    """Return the id of a trial's run, or "" if unknown. Each `fit()` is a run; restoring an experiment continues its run.
 
     Args:
-        storage: the `StorageContext` that a trial holds.
+        storage: the trial's `StorageContext`.
     """
     return str(getattr(storage, "_timestamp", ""))
 
 
 def users_path(place: str) -> str:
-    """Return a URI as it is, and a directory from where the user started the program: Tune runs each trial elsewhere."""
+    """Return URIs unchanged, and paths resolved against the directory where the program was started: Tune changes it per trial."""
     if "://" in place:
         return place
     return (_users_directory() / Path(place).expanduser()).as_posix()
@@ -301,18 +301,18 @@ def _users_directory() -> Path:
     """Return the directory in which the user started the program."""
     if "TUNE_ORIG_WORKING_DIR" not in os.environ:
         return Path.cwd()
-    with suppress(Exception):  # where a cluster was started elsewhere, only the job's own books tell
+    with suppress(Exception):  # if the cluster was started elsewhere, only the job's config has the directory
         worker: Any = ray._private.worker.global_worker
         return Path(worker.core_worker.get_job_config().py_driver_sys_path[-1])
     return Path(os.environ["TUNE_ORIG_WORKING_DIR"])
 
 
-def watch_end(algorithm: Algorithm, say: Callable[[], None]) -> None:
-    """Have `say` called when the trial ends: RLlib has no hook for it."""
+def watch_end(algorithm: Algorithm, at_end: Callable[[], None]) -> None:
+    """Call `at_end` when the trial ends: RLlib has no hook for it."""
     own = weakref.ref(algorithm)
 
     def cleanup() -> None:
-        say()
+        at_end()
         ended = own()
         if ended is not None:
             type(ended).cleanup(ended)
@@ -321,7 +321,7 @@ def watch_end(algorithm: Algorithm, say: Callable[[], None]) -> None:
 
 
 def watch_phases(algorithm: Algorithm, clock: PhaseClock) -> bool:
-    """Have `clock` go along with the timers of the Algorithm's own code; return True.
+    """Let `clock` wrap the timers of the Algorithm's code; return True.
 
     Raises:
         AttributeError: the Algorithm has no such timers.
@@ -331,7 +331,7 @@ def watch_phases(algorithm: Algorithm, clock: PhaseClock) -> bool:
     if not rllib.is_asynchronous(config_of(algorithm)):
         merge = getattr(metrics, _merging(metrics))
 
-        # No timer of RLlib's covers it. It is the end of the samples' way, and takes longer the more env runners there are.
+        # RLlib doesn't time the merging of metrics. It is the last part of sampling and takes longer with more env runners.
         def merge_in_sample(*args: Any, **kwargs: Any) -> Any:
             with clock.block("sample") if kwargs.get("key") == rllib.ENV_RUNNER_RESULTS else nullcontext():
                 return merge(*args, **kwargs)
@@ -341,14 +341,14 @@ def watch_phases(algorithm: Algorithm, clock: PhaseClock) -> bool:
 
 
 def _merging(metrics: Any) -> str:
-    """Return the name of the method that merges what env runners report: it had another one in Ray 2.45."""
+    """Return the name of the method that merges the env runners' metrics: Ray 2.45 uses another one."""
     return "aggregate" if hasattr(metrics, "aggregate") else "merge_and_log_n_dicts"
 
 
 def read_timers(algorithm: Algorithm) -> dict[str, float]:
-    """Return the seconds of each phase so far, by the timers of the old API stack: their totals are exact, what they log is a mean.
+    """Return the total seconds of each phase so far, from the timers of the old API stack.
 
-    Evaluation is left out, which the callback's own hooks time.
+    The logged values are moving averages, but the totals are exact. Evaluation is not included: the callback's hooks time it.
 
     Raises:
         AttributeError: the Algorithm has no such timers.
@@ -363,15 +363,15 @@ def read_timers(algorithm: Algorithm) -> dict[str, float]:
 
 
 def watch_learners(algorithm: Algorithm, make_clock: Callable[[], PhaseClock]) -> Callable[[], dict[str, float]] | None:
-    """Watch what learners do beside the env runners. Learners in other processes report it with their results.
+    """Time asynchronous learners and watch their queues. Learners in other processes report with their results.
 
     Args:
         algorithm: the Algorithm.
-        make_clock: makes the clock of a learner's phases, in the learner's process.
+        make_clock: creates the phase clock of a learner, in the learner's process.
 
     Returns:
-        What tells the seconds of each phase of the learner in this process since it was last called, and what `LearnerQueue.take`
-        does; None where learners are processes of their own.
+        A function that returns the seconds of each phase of the learner in this process since its last call, and the values of
+        `LearnerQueue.take`; None if the learners run in other processes.
 
     Raises:
         AttributeError: learners have no such timers.
@@ -381,7 +381,7 @@ def watch_learners(algorithm: Algorithm, make_clock: Callable[[], PhaseClock]) -
         takes: list[Callable[[], dict[str, float]]] = []
         group.foreach_learner(lambda learner, *_: takes.append(_watch_learner(make_clock, learner)))
         return takes[0]
-    group.foreach_learner(functools.partial(_tell, make_clock))
+    group.foreach_learner(functools.partial(_report_with_results, make_clock))
     return None
 
 
@@ -390,43 +390,43 @@ def _watch_learner(make_clock: Callable[[], PhaseClock], learner: Any) -> Callab
     clock.watch(learner.metrics)
     try:
         watched = LearnerQueue(learner)
-    except Exception:  # its queue is private to RLlib; older releases have others
+    except Exception:  # the queue is private to RLlib and differs in older releases
         return clock.take
     return lambda: {**clock.take(), **watched.take()}
 
 
-def _tell(make_clock: Callable[[], PhaseClock], learner: Any, *_: Any) -> None:
-    """Have a learner tell what it did with its results. Runs in the learner's process."""
+def _report_with_results(make_clock: Callable[[], PhaseClock], learner: Any, *_: Any) -> None:
+    """Make a learner add a report to its results. Runs in the learner's process."""
     take = _watch_learner(make_clock, learner)
     reduce = learner.metrics.reduce
 
-    def reduce_and_tell(*args: Any, **kwargs: Any) -> Any:
+    def reduce_and_report(*args: Any, **kwargs: Any) -> Any:
         stats = reduce(*args, **kwargs)
         stats[rllib.REPORTS] = take()
         return stats
 
-    learner.metrics.reduce = reduce_and_tell
+    learner.metrics.reduce = reduce_and_report
 
 
 def dropped_steps(algorithm: Algorithm) -> float:
-    """Return the env steps so far that found no room at the learners and were dropped."""
+    """Return the number of env steps dropped so far because the learners were full."""
     group: Any = algorithm.learner_group
     return rllib.number(group.get_stats().get("learner_group_ts_dropped_lifetime"))
 
 
 def wait_for_gpu() -> None:
-    """Wait for the CUDA work that this process has started: it belongs to the phase that started it."""
+    """Wait for the CUDA work launched by this process, so that its time counts for the phase that launched it."""
     cuda = getattr(sys.modules.get("torch"), "cuda", None)
-    # An error of the GPU is not ours to raise: training meets it at its next step.
+    # Training will meet a GPU error in its next step; don't raise it here.
     with suppress(Exception):
         if cuda is not None and cuda.is_initialized():
             cuda.synchronize()
 
 
 def _sum_of_the_iteration() -> dict[str, Any]:
-    """Return the arguments that make `MetricsLogger.log_value` sum up within an iteration and start over."""
+    """Return the arguments that make `MetricsLogger.log_value` sum within an iteration and then reset."""
     default = inspect.signature(MetricsLogger.log_value).parameters.get("clear_on_reduce")
-    # Newer releases always start over and warn about the argument; older ones keep adding without it.
+    # Newer releases always reset and warn about the argument; older ones never reset without it.
     return {"reduce": "sum"} if default is None or default.default is not False else {"reduce": "sum", "clear_on_reduce": True}
 
 
@@ -437,7 +437,7 @@ def _held_cpus(algorithm: Algorithm) -> float:
     group = get_current_placement_group()
     if group is not None:
         return float(sum(bundle.get("CPU", 0.0) for bundle in group.bundle_specs)) or NAN
-    # Outside Tune nothing is held as a whole: what Tune would reserve is the same sum.
+    # Outside Tune nothing is reserved as a whole: use what Tune would reserve.
     request = type(algorithm).default_resource_request(algorithm.config or {})
     return float(getattr(request, "required_resources", {}).get("CPU", 0.0)) or NAN
 
@@ -445,12 +445,12 @@ def _held_cpus(algorithm: Algorithm) -> float:
 def _host(_env_runner: object) -> Host | None:
     try:
         return hardware.this_host()
-    except Exception:  # an exception here would cost the trial its env runner
+    except Exception:  # an exception here would make RLlib drop the env runner
         return None
 
 
 def accelerators(node: str) -> list[str]:
-    """Return the accelerator types of a node, or of the whole cluster where it has none (remote learners)."""
+    """Return the accelerator types of a node, or of the whole cluster if the node has none (remote learners)."""
     prefix = "accelerator_type:"
     types = {
         node["NodeID"]: {name.removeprefix(prefix) for name in node["Resources"] if name.startswith(prefix)}

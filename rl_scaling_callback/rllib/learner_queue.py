@@ -1,4 +1,4 @@
-"""The queue between the process that collects batches and a learner's own thread (IMPALA, APPO)."""
+"""The queue of batches in front of a learner thread (IMPALA, APPO)."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from typing import Any
 
 @dataclass(slots=True)
 class _Batch:
-    """What lies in a circular buffer, and whether the learner has taken it at least once."""
+    """A batch in a circular buffer, and whether the learner has taken it at least once."""
 
     item: Any
     taken: bool
 
 
 class LearnerQueue:
-    """Goes along with the `put` and `get` of a learner's queue: its length over time, and what is overwritten in it.
+    """Wraps `put` and `get` of a learner's queue, to measure its length over time and the env steps overwritten in it.
 
-    RLlib has two kinds. `queue.Queue` makes the writer wait when it is full. APPO's `CircularBuffer` never does: it holds the last
-    few batches, of which the learner takes each up to K times, and a new batch overwrites the oldest. RLlib reports neither.
+    RLlib reports neither. It uses two kinds of queue. `queue.Queue` blocks the writer when it is full. APPO's `CircularBuffer`
+    never blocks: it keeps the last few batches, the learner takes each up to K times, and a new batch overwrites the oldest.
 
     Args:
-        learner: the learner. One that runs already waits for its first batch, in a `get` that is not seen.
-        clock: seconds.
+        learner: the learner. If its thread already runs, its first `get` is missed.
+        clock: returns the time in seconds.
 
     Raises:
-        AttributeError: its queue is of another kind, as in Ray 2.45.
+        AttributeError: the queue is of another kind, as in Ray 2.45.
     """
 
     def __init__(self, learner: Any, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -74,17 +74,17 @@ class LearnerQueue:
         return item
 
     def take(self) -> dict[str, float]:
-        """Return what was so since the last call.
+        """Return the measurements since the last call.
 
         Returns:
             `queued`: the integral of the queue's length over time [updates × s]; `watched`: that time [s]; `overwritten`: env steps
-            of batches that were overwritten before the learner took them once.
+            of batches that were overwritten before the learner took them.
         """
         with self._lock:
             self._book()
-            told = {"queued": self._queued, "watched": self._since - self._started, "overwritten": self._overwritten}
+            values = {"queued": self._queued, "watched": self._since - self._started, "overwritten": self._overwritten}
             self._started, self._queued, self._overwritten = self._since, 0.0, 0.0
-        return told
+        return values
 
     def _book(self) -> None:
         now = self._clock()
@@ -93,9 +93,9 @@ class LearnerQueue:
 
 
 def _steps_per_batch(config: Any) -> float:
-    """Return the env steps of a learner's batch: as many whole samples as reach the batch size.
+    """Return the env steps of a learner's batch: the smallest number of whole samples that reaches the batch size.
 
-    What the batch itself counts includes steps that RLlib adds to each episode.
+    The batch's own count includes steps that RLlib adds to each episode.
     """
     sample = config.num_envs_per_env_runner * config.get_rollout_fragment_length()
     if config.num_aggregator_actors_per_learner:

@@ -1,7 +1,7 @@
-"""Measures sampling at any scale inside a running Algorithm, with a twin beside each env runner.
+"""Measures sampling at any scale inside a running Algorithm, with a twin of each env runner.
 
 A twin is a second env runner of the same class in the same process, with another number of envs. It gets the weights and connector
-states of the one that trains, samples while training waits, and hands nothing back.
+states of the original, samples while training is paused, and doesn't return its samples to training.
 """
 
 from __future__ import annotations
@@ -41,38 +41,38 @@ if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
 
 _GRACE_S: Final = 5.0
-"""What an env runner that is told to stop a probe gets to answer, before it counts as hung."""
+"""Extra time for an env runner to answer after a probe's time limit, before it counts as hung."""
 _SHORTEST_CALLS: Final = 3
 _FEWEST_CALLS: Final = 3
 _MIN_VECTOR_STEPS: Final = 8
 _REPLAY_CAPACITY: Final = 2**14
-"""Env steps; more than a probe samples, so that nothing has to make room."""
-_INSTEAD: Final = "Measure the baseline with a trial of its own, or give it as a number"
+"""Env steps; more than a probe samples, so that nothing is evicted."""
+_INSTEAD: Final = "Measure the baseline with a reference trial, or give it as a number"
 
 
 class ProbeError(RuntimeError):
-    """A scale can't be probed in this trial; the message says why and what to do instead. Training is not affected."""
+    """A scale can't be probed in this trial. The message gives the reason and an alternative. Training is not affected."""
 
 
 class ProbeTimeoutError(ProbeError):
-    """A round of probes took longer than it may."""
+    """A round of probes exceeded its time limit."""
 
 
 class Prober:
-    """Measures sampling of a live Algorithm at other scales than its own.
+    """Measures the sampling of a running Algorithm at other scales.
 
-    Call it while training waits: between iterations, or in `on_algorithm_init`. Training is bit for bit what it would be without.
-    Asynchronous algorithms (APPO, IMPALA) can be probed before their first iteration only.
+    Call it while training is paused: between iterations, or in `on_algorithm_init`. Training results stay bit-identical.
+    Asynchronous algorithms (APPO, IMPALA) can only be probed before their first iteration.
 
     Args:
-        algorithm: on RLlib's new API stack.
-        max_seconds: longest time of a `measure`.
-        probe_seconds: about how long the sampling of one probe takes, but no longer than the algorithm's own sampling.
-        keep_envs: keep the twins' envs from one round to the next. False keeps one set of envs at a time, and takes longer.
-        seed: of the order of the scales.
+        algorithm: an Algorithm on RLlib's new API stack.
+        max_seconds: time limit of `measure` [s].
+        probe_seconds: approximate sampling time of one probe [s]; never longer than the algorithm's own sampling.
+        keep_envs: keep the twins' envs between rounds. False keeps only one set of envs at a time, which takes longer.
+        seed: seed for the order of the scales.
 
     Raises:
-        ValueError: an option that is not allowed.
+        ValueError: an option is invalid.
         ProbeError: the Algorithm can't be probed.
     """
 
@@ -95,11 +95,11 @@ class Prober:
         self._config: Any = algorithm.config
         config = vars(self._config)
         if not configs.is_new_stack(config):
-            raise ProbeError(f"The old API stack can't be probed. {_INSTEAD}, or move the config to the new API stack.")
+            raise ProbeError(f"The old API stack can't be probed. {_INSTEAD}, or migrate to the new API stack.")
         if not configs.samples_env(config) or algorithm.env_runner_group is None:
             raise ProbeError("The algorithm learns from recorded data and samples no env: there is nothing to probe.")
         if config.get("output"):
-            raise ProbeError(f"The env runners record their episodes, and a probe would add to the recording. {_INSTEAD}.")
+            raise ProbeError(f"The env runners record their episodes (output), and probes would be recorded too. {_INSTEAD}.")
         self._group = algorithm.env_runner_group
         self._asynchronous = configs.is_asynchronous(config)
         self._sends_weights = False
@@ -113,9 +113,9 @@ class Prober:
         self.close()
 
     def steps_per_round(self, scale: Scale) -> float:
-        """Return the env steps at `scale` for each time that it learns; infinite where learning goes with the env steps."""
+        """Return the env steps at `scale` per learner update; infinite if the number of updates depends on the env steps alone."""
         config = self._config.copy(copy_frozen=False)
-        # DreamerV3 has a replay buffer too, but learns by the env step.
+        # DreamerV3 has a replay buffer too, but its updates depend on the env steps.
         if not hasattr(config, "replay_buffer_config") or hasattr(config, "training_ratio"):
             return math.inf
         config.num_env_runners, config.num_envs_per_env_runner = scale.num_env_runners, scale.num_envs_per_env_runner
@@ -123,19 +123,19 @@ class Prober:
         return float(config.get_rollout_fragment_length() * scale.parallelism * samples / updates)
 
     def measure(self, scales: Iterable[Scale], rounds: int = 1, first_round: int = 0) -> list[Probe]:
-        """Measure each of `scales` once a round, in random order.
+        """Measure each of `scales` once per round, in random order.
 
         Args:
-            scales: 0 env runners stand for sampling in the Algorithm's process.
-            rounds: how often.
-            first_round: number of the first of these rounds.
+            scales: scales to probe; 0 env runners means sampling in the Algorithm's process.
+            rounds: number of rounds.
+            first_round: number of the first round.
 
         Returns:
-            The probes of whole rounds: those that fit into the time, one at least.
+            The probes of the complete rounds within the time limit, at least one round.
 
         Raises:
             ValueError: a scale has more env runners than the trial.
-            ProbeError: it failed, or took too long.
+            ProbeError: a probe failed or took too long.
         """
         scales = list(dict.fromkeys(scales))
         runners = self._group.num_remote_env_runners()
@@ -143,7 +143,7 @@ class Prober:
             if scale.num_env_runners > runners:
                 raise ValueError(f"scale is {scale}; allowed are at most the trial's {runners} env runners")
         if self._asynchronous and self._algorithm.iteration > 0:
-            raise ProbeError("An asynchronous algorithm never stops sampling, so it can be probed before its first iteration only.")
+            raise ProbeError("An asynchronous algorithm never stops sampling: it can only be probed before its first iteration.")
         until = time.perf_counter() + self._max_seconds
         probes: list[Probe] = []
         try:
@@ -157,8 +157,8 @@ class Prober:
         except _TooSlowError as error:
             if not probes:
                 raise ProbeTimeoutError(
-                    f"A round of {len(scales)} probes took more than {self._max_seconds:g} s, the limit, with the making of their "
-                    f"envs. {_INSTEAD}."
+                    f"A round of {len(scales)} probes, including the creation of envs, took more than {self._max_seconds:g} s. "
+                    f"{_INSTEAD}."
                 ) from error
         except ProbeError:
             raise
@@ -167,7 +167,7 @@ class Prober:
         return probes
 
     def close(self) -> None:
-        """Close the twins and their envs. The prober can be used again; it makes new ones."""
+        """Close the twins and their envs. The prober stays usable and creates new ones when needed."""
         close = functools.partial(_close, seconds=self._max_seconds)
         with suppress(Exception):
             if self._group.local_env_runner is not None:
@@ -195,8 +195,8 @@ class Prober:
                 self._call(runners, functools.partial(_finish, keep=self._keep_envs), time.perf_counter() + _GRACE_S)
 
     def _shorter_calls(self, scale: Scale, number: int, runners: Sequence[int], wanted: int, own: float, until: float) -> Probe:
-        """Return what a call for `wanted` env steps of each env runner says, where the algorithm's own are for `own`."""
-        # A call of one vector step tells what a call costs whatever its length.
+        """Return a probe from calls for `wanted` env steps per env runner, fewer than the algorithm's own calls (`own`)."""
+        # Calls of a single vector step measure the fixed cost of a call.
         shortest = [self._timed(runners, scale.num_envs_per_env_runner, until) for _ in range(_SHORTEST_CALLS)]
         sync, seconds, answers = self._timed(runners, wanted, until)
         env_steps = sum(answer.env_steps for answer in answers)
@@ -214,13 +214,13 @@ class Prober:
         )
 
     def _own_calls(self, scale: Scale, number: int, runners: Sequence[int], until: float) -> Probe:
-        """Return what calls like the algorithm's own say."""
+        """Return a probe from calls like the algorithm's own."""
         calls: list[tuple[float, float, list[_Answer]]] = []
         fewest = 1 if self._replay_buffer is None else _FEWEST_CALLS
         while len(calls) < fewest or len(calls) * median(took for _, took, _ in calls) < self._probe_seconds:
             calls.append(self._timed(runners, None, until))
         env_steps = [sum(answer.env_steps for answer in answers) for _, _, answers in calls]
-        # Of dozens of short calls one that is held up, by garbage collection for one, would otherwise outweigh the others.
+        # A median, because one delayed call, such as by garbage collection, would outweigh dozens of short ones.
         seconds = sum(env_steps) * median(took / steps for (_, took, _), steps in zip(calls, env_steps, strict=True))
         busy = tuple(
             sum(answer.seconds for answer in of_runner) for of_runner in zip(*(answers for *_, answers in calls), strict=True)
@@ -228,13 +228,12 @@ class Prober:
         return Probe(scale, number, sum(env_steps), seconds, busy, sync=median(sync for sync, _, _ in calls))
 
     def _timed(self, runners: Sequence[int], steps: int | None, until: float) -> tuple[float, float, list[_Answer]]:
-        """Return how long new weights took to be sent and env steps to be sampled and stored [s], and the env runners' answers."""
+        """Return the times to send new weights and to sample and store env steps [s], and the env runners' answers."""
         function = functools.partial(_sample, steps=steps, by_reference=self._asynchronous)
         started = time.perf_counter()
         sync = 0.0
         if self._sends_weights:
-            # As RLlib does: a sample waits until the env runner has taken the new weights. What the user's own algorithm doesn't
-            # have is left out.
+            # As in RLlib, a sample waits until the env runner has the new weights. Custom algorithms may lack what this needs.
             with suppress(Exception):
                 self._send_weights(runners)
                 sync = time.perf_counter() - started
@@ -244,14 +243,14 @@ class Prober:
         return sync, time.perf_counter() - started, answers
 
     def _take_in(self, data: Sequence[tuple[Any, Any]]) -> None:
-        """Do with the env runners' samples and metrics what RLlib does, but where it leaves no trace."""
+        """Process the env runners' samples and metrics as RLlib does, without side effects on training."""
         with suppress(Exception):
             self._metrics.merge_and_log_n_dicts([metrics for _, metrics in data], key=results.ENV_RUNNER_RESULTS)
         if self._replay_buffer is not None:
             self._replay_buffer.add([episode for episodes, _ in data for episode in episodes])
 
     def _waits_for_weights(self, scale: Scale, own: float) -> bool:
-        """Return whether env runners take new weights before each sample: not where there are several samples to an update."""
+        """Return whether env runners get new weights before each sample: not if an update takes several samples."""
         whole_batch = own * max(1, scale.num_env_runners) >= self._config.total_train_batch_size
         return not self._asynchronous and (whole_batch or math.isfinite(self.steps_per_round(scale)))
 
@@ -260,7 +259,7 @@ class Prober:
         state = learners.get_state(components="learner/rl_module", inference_only=True)["learner"]
         if runners:
             weights = ray.put({"rl_module": state["rl_module"]})
-            # Older releases don't pass a function's `kwargs` on.
+            # Older releases don't pass on a function's `kwargs`.
             self._group.foreach_env_runner(
                 functools.partial(_set_weights, state=weights, seconds=self._max_seconds),
                 local_env_runner=False,
@@ -269,7 +268,7 @@ class Prober:
             )
 
     def _twin_of_replay_buffer(self, scale: Scale) -> Any:
-        """Return an empty replay buffer like the algorithm's, or None where it learns without one."""
+        """Return an empty replay buffer like the algorithm's, or None if it has none."""
         if math.isinf(self.steps_per_round(scale)):
             return None
         config = {"replay_buffer_config": {**self._config.replay_buffer_config, "capacity": _REPLAY_CAPACITY}}
@@ -278,7 +277,7 @@ class Prober:
         return None
 
     def _runners(self, scale: Scale) -> list[int]:
-        """Return the ids of the env runners that sample; none stands for the local one."""
+        """Return the ids of the env runners that sample; an empty list means the local one."""
         if scale.num_env_runners == 0:
             if self._group.local_env_runner is None:
                 raise ProbeError(f"{scale} samples in the Algorithm's process, but this Algorithm has no local env runner.")
@@ -287,12 +286,12 @@ class Prober:
         if len(healthy) < scale.num_env_runners:
             raise ProbeError(
                 f"{scale} can't be probed now: only {len(healthy)} of {self._group.num_remote_env_runners()} env runners are "
-                "healthy. RLlib restarts them as the config's fault tolerance says."
+                "healthy. RLlib restarts them according to the config's fault tolerance."
             )
         return list(healthy[: scale.num_env_runners])
 
     def _call(self, runners: Sequence[int], function: Callable[..., _Answer], until: float) -> list[_Answer]:
-        """Return what `function` returns on each of `runners`, which training could not use meanwhile."""
+        """Call `function` on each of `runners` and return the answers; raise if one failed, was late or did not answer."""
         left = max(0.1, until - time.perf_counter())
         function = functools.partial(function, seconds=left)
         if not runners:
@@ -303,7 +302,7 @@ class Prober:
                     function, local_env_runner=False, remote_worker_ids=list(runners), timeout_seconds=left + _GRACE_S
                 )
             except ray.exceptions.RayError as error:
-                raise ProbeError(f"An env runner died in a probe: {_text(error)}. {_INSTEAD}.") from error
+                raise ProbeError(f"An env runner died during a probe: {_text(error)}. {_INSTEAD}.") from error
             if len(answers) < len(runners):
                 self._raise_unanswered(runners)
         for answer in answers:
@@ -316,38 +315,38 @@ class Prober:
     def _raise_unanswered(self, runners: Sequence[int]) -> NoReturn:
         silent = set(runners) & set(self._group.healthy_env_runner_ids())
         if len(silent) < len(runners):
-            raise ProbeError(f"An env runner died in a probe. {_INSTEAD}.")
-        # Training would wait for one that hangs, and RLlib replaces only what is dead.
+            raise ProbeError(f"An env runner died during a probe. {_INSTEAD}.")
+        # Training would wait for a hung env runner, and RLlib only replaces dead ones.
         if not self._config.restart_failed_env_runners:
             raise ProbeError(
-                f"An env runner hangs in a probe, and training waits for it: the config forbids to restart it. {_INSTEAD}."
+                f"An env runner hangs in a probe, and training will wait for it: restart_failed_env_runners is False. {_INSTEAD}."
             )
         actors = self._group._worker_manager._actors
         for runner in silent:
             if not ray.wait([actors[runner].ping.remote()], timeout=1)[0]:
                 ray.kill(actors[runner], no_restart=False)
-                # Or RLlib would take the new one for the old, and not give it the weights.
+                # Otherwise RLlib would mistake the new one for the old, and not send it the weights.
                 self._group._worker_manager.set_actor_state(runner, healthy=False)
-        raise ProbeError(f"An env runner hung in a probe and is restarted. {_INSTEAD}.")
+        raise ProbeError(f"An env runner hung in a probe and is being restarted. {_INSTEAD}.")
 
 
 class _TooSlowError(Exception):
-    """The time for a `measure` is over."""
+    """The time limit of `measure` was exceeded."""
 
 
 class _Overdue(BaseException):
-    """Interrupts what takes too long; not an `Exception`, so that neither RLlib nor an env takes it for a failure of the env."""
+    """Interrupts a call that takes too long. Not an `Exception`, so that RLlib and envs don't handle it as an env failure."""
 
 
 @dataclass(slots=True)
 class _Answer:
-    """What an env runner answers.
+    """An env runner's answer to a call.
 
     Attributes:
-        seconds: its own time.
-        env_steps: env steps that it sampled, or that the algorithm's own call asks for; 0 where a call can't ask for a number.
-        error: what went wrong.
-        late: it took too long.
+        seconds: time measured in the env runner.
+        env_steps: number of env steps sampled, or requested by the algorithm's own calls; 0 if calls can't request a number.
+        error: error message; "" if none.
+        late: whether it took too long.
         data: what the algorithm's own call would have returned.
     """
 
@@ -358,12 +357,12 @@ class _Answer:
     data: Any = None
 
 
-# What follows runs in the env runner's process. An exception there would cost the trial its env runner.
+# The functions below run in the env runner's process. An exception there would make RLlib drop the env runner.
 
 
 @dataclass(slots=True)
 class _Twins:
-    """The twins beside an env runner, by envs per env runner, and what to restore once the probe is over."""
+    """The twins of an env runner, by (local, envs per env runner), and what to restore after a probe."""
 
     by_envs: dict[tuple[bool, int], Any] = field(default_factory=dict)
     current: Any = None
@@ -375,7 +374,7 @@ _ATTRIBUTE: Final = "_scaling_twins"
 
 
 def _guarded(function: Callable[..., _Answer]) -> Callable[..., _Answer]:
-    """Have a function answer with its error, or with being late, rather than raise."""
+    """Make a function return its error or lateness in the answer instead of raising."""
 
     @functools.wraps(function)
     def guarded(env_runner: Any, *, seconds: float, **kwargs: Any) -> _Answer:
@@ -398,11 +397,11 @@ def _prepare(env_runner: Any, *, scale: Scale, keep_others: bool) -> _Answer:
     try:
         twin = twin_for(env_runner, scale, keep_others)
     except Exception as error:
-        return _Answer(error=f"{_envs(scale)} can't be made beside its own env in one process ({_text(error)})")
+        return _Answer(error=f"{_envs(scale)} can't be created next to its own env in one process ({_text(error)})")
     twins.current, twins.intact = twin, False
     _copy_state(env_runner, twin)
     cuttable, envs = "num_timesteps" in inspect.signature(twin.sample).parameters, scale.num_envs_per_env_runner
-    for _ in range(2):  # the first resets the envs and fills caches
+    for _ in range(2):  # the first pass resets the envs and fills caches
         started = time.perf_counter()
         samples = twin.sample(num_timesteps=2 * envs) if cuttable else twin.sample()
         seconds = time.perf_counter() - started
@@ -421,8 +420,8 @@ def _sample(env_runner: Any, *, steps: int | None, by_reference: bool) -> _Answe
     samples = twin.sample() if steps is None else twin.sample(num_timesteps=steps)
     seconds = time.perf_counter() - started
     answer = _Answer(seconds=seconds, env_steps=_env_steps(samples))
-    # The way to the learner is part of sampling: through the Algorithm's process, or into the object store where that is the
-    # algorithm's way.
+    # The transfer to the learner is part of sampling: through the Algorithm's process or, for asynchronous algorithms, the object
+    # store.
     metrics = twin.get_metrics()
     if by_reference:
         ray.put(samples)
@@ -447,7 +446,7 @@ def _finish(env_runner: Any, *, keep: bool) -> _Answer:
         return _Answer()
     try:
         current, twins.current = twins.current, None
-        if current is not None and not twins.intact:  # what an error or an interruption leaves is not used again
+        if current is not None and not twins.intact:  # don't reuse a twin after an error or interruption
             twins.by_envs = {key: twin for key, twin in twins.by_envs.items() if twin is not current}
             _stop(current)
         if not keep:
@@ -476,7 +475,7 @@ def _envs(scale: Scale) -> str:
 
 
 def twin_for(env_runner: Any, scale: Scale, keep_others: bool) -> Any:
-    """Return the twin of an env runner for a scale: the one that was kept, or a new one."""
+    """Return the twin of an env runner for a scale: a kept one or a new one."""
     twins = vars(env_runner).setdefault(_ATTRIBUTE, _Twins())
     key = (scale.num_env_runners == 0, scale.num_envs_per_env_runner)
     twin = twins.by_envs.pop(key, None)
@@ -488,7 +487,7 @@ def twin_for(env_runner: Any, scale: Scale, keep_others: bool) -> Any:
         except Exception:
             if not twins.by_envs:
                 raise
-            # There may be licences, ports or memory for some envs, but not for so many.
+            # Licences, ports or memory may not suffice for all the envs: close the others and retry.
             _close_all(twins)
             gc.collect()
             twin = _twin_of(env_runner, scale)
@@ -501,8 +500,8 @@ def _twin_of(env_runner: Any, scale: Scale) -> Any:
     config = env_runner.config.copy(copy_frozen=False)
     config.num_env_runners = scale.num_env_runners
     config.num_envs_per_env_runner = scale.num_envs_per_env_runner
-    config.seed = None  # the constructor would seed the global generators
-    config.restart_failed_sub_environments = False  # it would try for ever
+    config.seed = None  # else the constructor seeds the global generators
+    config.restart_failed_sub_environments = False  # else it retries forever
     config.callbacks_class = RLlibCallback
     for name in vars(config):
         if name.startswith("callbacks_on_"):
@@ -523,7 +522,7 @@ def _twin_of(env_runner: Any, scale: Scale) -> Any:
         )
     for value in vars(twin).values():
         if isinstance(value, Metric):
-            # Ray's own metrics are of the process, not of the env runner.
+            # Ray metrics belong to the process: a twin must not count into them.
             vars(value)["inc"] = _do_nothing
     return twin
 
@@ -534,7 +533,7 @@ def _copy_state(env_runner: Any, twin: Any) -> None:
     state = dict(env_runner.get_state())
     module = state.pop("rl_module", None)
     state = copy.deepcopy(state)
-    state.pop("weights_seq_no", None)  # weights without a number are always taken
+    state.pop("weights_seq_no", None)  # weights without a number are always accepted
     if module is not None:
         state["rl_module"] = module
     twin.set_state(state)
@@ -559,7 +558,7 @@ def _do_nothing(*_: Any, **__: Any) -> None:
 
 
 def _text(error: BaseException) -> str:
-    # RLlib raises one without a text from what an env raised.
+    # RLlib raises an error without a message, whose cause is the env's.
     if not str(error) and error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {error}".strip()[:500]
@@ -567,7 +566,7 @@ def _text(error: BaseException) -> str:
 
 @contextmanager
 def _rllibs_envs_registered() -> Iterator[None]:
-    """Keep the envs that RLlib registered under names of its own for the env runner that trains."""
+    """Preserve the envs that RLlib registered in gymnasium for the original env runner."""
     registry = sys.modules["gymnasium"].registry
 
     def take() -> dict[str, Any]:
@@ -577,12 +576,12 @@ def _rllibs_envs_registered() -> Iterator[None]:
     try:
         yield
     finally:
-        take()  # it would keep the twin alive
+        take()  # the twin's registrations would keep it alive
         registry.update(own)
 
 
 def _saved_generators() -> Callable[[], None]:
-    """Return a function that puts the global random generators back to where they are now."""
+    """Return a function that restores the current state of the global random generators."""
     of_python, of_numpy = random.getstate(), np.random.get_state()
     torch = sys.modules.get("torch")
     of_torch = torch and torch.get_rng_state()
@@ -601,7 +600,7 @@ def _saved_generators() -> Callable[[], None]:
 
 @contextmanager
 def _within(seconds: float) -> Iterator[None]:
-    """Raise `_Overdue` in the block when it takes longer, and again each second after, where the system has a timer's signal."""
+    """Raise `_Overdue` in the block after `seconds`, and again every second. Needs POSIX timers and the main thread."""
     if os.name != "posix" or threading.current_thread() is not threading.main_thread():
         yield
         return

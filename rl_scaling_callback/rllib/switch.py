@@ -1,6 +1,6 @@
 """Runs training iterations of one Algorithm at different scales.
 
-Only for an Algorithm built for measurement: it learns from all of these iterations.
+Use it only with an Algorithm built for measurement, because it learns from all of these iterations.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _ITSELF: Final = "_scaling_itself"
 class Switch:
     """Switches an Algorithm's env runners to another scale, and hides those that the scale doesn't need.
 
-    They go on as the twins that a `Prober` makes and closes.
+    The env runners act as the twins that a `Prober` creates and closes.
 
     Args:
-        algorithm: on RLlib's new API stack, with as many env runners as the largest scale.
-        keep_envs: whether to keep the envs of each scale from one iteration to the next.
+        algorithm: an Algorithm on RLlib's new API stack, with as many env runners as the largest scale.
+        keep_envs: whether to keep the envs of each scale between iterations.
     """
 
     def __init__(self, algorithm: Any, keep_envs: bool = True) -> None:
@@ -35,17 +35,17 @@ class Switch:
         """Run a training iteration at a scale and return its result."""
         try:
             self._use(scale.num_env_runners)
-            self._go_on_as(scale)
+            self._act_as(scale)
             result: dict[str, Any] = self._algorithm.train()
         finally:
             self._use(len(self._actors))
-            self._go_on_as(None)
+            self._act_as(None)
         return result
 
     def take_out_evaluation(self) -> float:
-        """Evaluate once, and not in any iteration from now on; return the seconds that it adds to one on average.
+        """Evaluate once, then turn evaluation off; return the mean seconds that it adds to an iteration.
 
-        Evaluation beside training stays: it is part of what an iteration takes.
+        Evaluation in parallel to training stays on, because it is part of an iteration's duration.
         """
         config = vars(self._algorithm.config)
         if not configs.evaluates(config):
@@ -56,17 +56,17 @@ class Switch:
         config["evaluation_interval"] = None  # the config is frozen
         return seconds
 
-    def _go_on_as(self, scale: Scale | None) -> None:
+    def _act_as(self, scale: Scale | None) -> None:
         state = self._algorithm.learner_group.get_state(components="learner/rl_module", inference_only=True)["learner"]
-        go_on = partial(_go_on_as, scale=scale, state=state, keep_envs=self._keep_envs)
-        self._algorithm.env_runner_group.foreach_env_runner(go_on, local_env_runner=False)
+        act = partial(_act_as, scale=scale, state=state, keep_envs=self._keep_envs)
+        self._algorithm.env_runner_group.foreach_env_runner(act, local_env_runner=False)
 
     def _use(self, runners: int) -> None:
         self._manager._actors = dict(list(self._actors.items())[:runners])
 
 
-def _go_on_as(env_runner: Any, scale: Scale | None, state: dict[str, Any], keep_envs: bool) -> None:
-    """Switch an env runner to another scale, or back to its own with None."""
+def _act_as(env_runner: Any, scale: Scale | None, state: dict[str, Any], keep_envs: bool) -> None:
+    """Switch an env runner to another scale, or back to its own if `scale` is None."""
     itself = vars(env_runner).get(_ITSELF, vars(env_runner))
     env_runner.__dict__ = itself
     if scale is not None:

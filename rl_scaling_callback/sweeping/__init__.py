@@ -1,4 +1,4 @@
-"""Finds the best configuration before training: by probes inside one Algorithm, or by trials where probes can't be."""
+"""Finds the best configuration before training: by probes inside one Algorithm or, if that is not possible, by trials."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from typing import Final, Literal, get_args
 
 Engine = Literal["auto", "probes", "trials"]
 ENGINES: Final[tuple[Engine, ...]] = get_args(Engine)
-"""How configurations are measured."""
+"""Ways to measure configurations."""

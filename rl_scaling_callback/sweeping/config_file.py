@@ -1,4 +1,4 @@
-"""Loads an `AlgorithmConfig` from a file, and writes one that was tuned."""
+"""Loads an `AlgorithmConfig` from a file, and writes a tuned one."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ _ALLOWED = "allowed is FILE.py:NAME, where NAME is an AlgorithmConfig or a funct
 
 
 def load_config(source: str) -> AlgorithmConfig:
-    """Return the config that `my_config.py:config` names. Modules beside the file can be imported, here and by Ray's workers.
+    """Return the config named by a string such as `my_config.py:config`.
+
+    Modules in the file's folder can be imported, also by Ray's workers.
 
     Raises:
-        ValueError: there is no such file or name, or it is no config.
+        ValueError: the file or name doesn't exist, or is not a config.
     """
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
@@ -33,7 +35,7 @@ def load_config(source: str) -> AlgorithmConfig:
         raise ValueError(f"config is {source!r}: there is no file {file}; {_ALLOWED}")
     folder = str(Path(file).resolve().parent)
     sys.path.insert(0, folder)
-    # Ray's workers get the environment of the process that starts it.
+    # Ray's workers inherit the environment of the process that starts Ray.
     os.environ["PYTHONPATH"] = os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])])
     found = vars(_imported(Path(file)))
     if name not in found:
@@ -45,9 +47,9 @@ def load_config(source: str) -> AlgorithmConfig:
 
 
 def _imported(file: Path) -> ModuleType:
-    """Return a file as a module whose classes and functions Ray sends by value.
+    """Return a file as a module whose classes and functions Ray pickles by value.
 
-    By name a worker could not find them: it may have been there before, or be on another machine.
+    Workers may not be able to import them by name: they may have started earlier, or run on another machine.
     """
     from ray import cloudpickle
 
@@ -57,14 +59,14 @@ def _imported(file: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    # Before it runs: what it registers, Ray pickles there and then.
+    # Before the module runs, because Ray pickles what it registers right away.
     cloudpickle.register_pickle_by_value(module)
     spec.loader.exec_module(module)
     return module
 
 
 def write_config(path: Path, source: str, scale: Scale, reason: str) -> None:
-    """Write a file whose `config` is that of `source` at another scale."""
+    """Write a Python file whose `config` is the one named by `source`, at another scale."""
     file, _, name = source.rpartition(":")
     place = f"{Path(file).resolve()}:{name}"
     path.write_text(

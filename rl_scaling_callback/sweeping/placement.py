@@ -1,6 +1,6 @@
-"""Decides where on a cluster a sweep's trials run, which of them can run at all and which concurrently.
+"""Decides where on a cluster a sweep's trials run, which can run at all, and which can run concurrently.
 
-Tune waits forever for a trial that requests more resources than there are, and doesn't know that trials may disturb each other.
+Tune waits forever for a trial that requests more resources than the cluster has, and ignores that trials may slow each other down.
 """
 
 from __future__ import annotations
@@ -75,9 +75,9 @@ def cpus_of(config: AlgorithmConfig) -> tuple[float, float]:
 
 
 def cpus_for(config: AlgorithmConfig, cores: int) -> int:
-    """Return the logical CPUs for an env runner on each core, and the rest of a trial: it is idle while env runners sample."""
-    beside, each = cpus_of(config)
-    return max(1, math.ceil(beside + min(1.0, each) * cores))
+    """Return the logical CPUs for one env runner per core plus the rest of a trial, which is idle while env runners sample."""
+    rest, each = cpus_of(config)
+    return max(1, math.ceil(rest + min(1.0, each) * cores))
 
 
 def refusal(bundles: Sequence[Mapping[str, float]], nodes: Sequence[Mapping[str, float]]) -> str:
@@ -87,10 +87,10 @@ def refusal(bundles: Sequence[Mapping[str, float]], nodes: Sequence[Mapping[str,
         bundles: resources of each of its processes.
         nodes: resources of each node.
     """
-    asked, there = _total(bundles), _total(nodes)
-    for name, amount in asked.items():
-        if amount > there.get(name, 0.0):
-            return f"it needs {amount:g} {name}, but the cluster has {there.get(name, 0.0):g}"
+    requested, available = _total(bundles), _total(nodes)
+    for name, amount in requested.items():
+        if amount > available.get(name, 0.0):
+            return f"it needs {amount:g} {name}, but the cluster has {available.get(name, 0.0):g}"
     for bundle in bundles:
         if not any(all(node.get(name, 0.0) >= amount for name, amount in bundle.items()) for node in nodes):
             return f"one of its processes needs {dict(bundle)}, more than any node has"
@@ -132,8 +132,8 @@ def alike(config: AlgorithmConfig, scales: Sequence[Scale], nodes: Sequence[Node
 
 def _on(node: Node, config: AlgorithmConfig) -> dict[str, Any]:
     """Return the settings that keep a trial on one node: its main process requests a resource that only this node has."""
-    asked = {**config.custom_resources_for_main_process, node.own: _A_LITTLE}
-    return {"placement_strategy": "STRICT_PACK", "custom_resources_for_main_process": asked}
+    requested = {**config.custom_resources_for_main_process, node.own: _A_LITTLE}
+    return {"placement_strategy": "STRICT_PACK", "custom_resources_for_main_process": requested}
 
 
 def _total(resources: Sequence[Mapping[str, float]]) -> Counter[str]:

@@ -1,4 +1,4 @@
-"""One Algorithm in a process of its own, placed as Tune places a trial, in which configurations are probed and trained."""
+"""Runs one Algorithm in a separate process, placed like a Tune trial, to probe and train configurations in it."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ if TYPE_CHECKING:
 
 _LONGEST_START_S: Final = 300.0
 _LONGEST_PROBE_S: Final = 30.0
-"""Beside the making of envs."""
+"""Excluding the creation of envs."""
 _LONGEST_STOP_S: Final = 5.0
 _LONGEST_ANSWER_S: Final = 5.0
 _LONGEST_TEXT: Final = 300
 _LONGEST_ITERATION: Final = 200
-"""Env steps that an iteration of several updates of the learner goes on for."""
+"""Maximum env steps of an iteration with several learner updates."""
 
 
 REST: Final = ("learn", "sync", "other")
-"""The phases of an iteration beside sampling and evaluation."""
+"""The phases of an iteration other than sampling and evaluation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Iteration:
-    """What one training iteration took.
+    """Measurements of one training iteration.
 
     Attributes:
-        scale: the scale that it ran at.
+        scale: the scale it ran at.
         env_steps: its env steps.
-        seconds: its duration, without evaluation [s].
-        rest: seconds of each phase of `REST`.
+        seconds: its duration without evaluation.
+        rest: seconds of each phase in `REST`.
     """
 
     scale: Scale
@@ -59,7 +59,7 @@ class Iteration:
 
 
 class _Host:
-    """Runs in the process of its own."""
+    """The actor that runs in the separate process."""
 
     _first_s = 0.0
 
@@ -86,15 +86,15 @@ class _Host:
         return {scale: self._prober.steps_per_round(scale) for scale in scales}
 
     def probe(self, scale: Scale, number: int) -> Probe | str:
-        """Return the probe, or why there is none.
+        """Return the probe, or the reason if it failed or took too long.
 
-        One that takes too long is given up. The first one tells how long it takes to make an env.
+        The first probe measures how long it takes to create an env; later time limits depend on it.
         """
         envs = scale.num_envs_per_env_runner
         longest_s = _LONGEST_PROBE_S + 2 * envs * self._first_s if self._first_s else _LONGEST_START_S
         started = time.perf_counter()
         try:
-            # What it keeps is in the env runners.
+            # The prober itself has no state to keep: its twins are in the env runners.
             one = Prober(self._algorithm, max_seconds=round(longest_s, 1), keep_envs=self._keep_envs)
             return one.measure([scale], first_round=number)[0]
         except (ProbeError, ValueError) as error:
@@ -117,19 +117,19 @@ def _answer(env_runner: Any) -> bool:
 
 
 class ProbeHost:
-    """The driver's handle of the process in which an Algorithm runs.
+    """The driver's handle to the Algorithm's process.
 
     Args:
-        config: with the largest number of env runners that is to be probed.
-        keep_envs: keep the envs of each configuration that was measured.
-        say: told what it waits for.
+        config: the config, with the largest number of env runners to probe.
+        keep_envs: whether to keep the envs of measured configurations.
+        say: called with a message if it has to wait for resources.
 
     Attributes:
         host: the host of the process.
 
     Raises:
-        ProbeError: the Algorithm can't be built, or not be probed.
-        TimeoutError: the cluster had no room for it.
+        ProbeError: the Algorithm can't be built or probed.
+        TimeoutError: the cluster has no free resources for it.
     """
 
     def __init__(self, config: AlgorithmConfig, keep_envs: bool = True, say: Callable[[str], None] = print) -> None:
@@ -140,7 +140,7 @@ class ProbeHost:
         algorithm: Any = self._config.algo_class
         request = algorithm.default_resource_request(self._config)
         self._group = cluster.reserve(request, self._say)
-        # Not the bundle of an env runner, where the main process asks for nothing.
+        # If the main process requests nothing, the first bundle is an env runner's.
         own = {} if request.head_bundle_is_empty else dict(request.bundles[0])
         actor: Any = ray.remote(_Host)
         options: dict[str, Any] = {"num_cpus": own.pop("CPU", 0), "num_gpus": own.pop("GPU", 0), "resources": own}
@@ -159,16 +159,16 @@ class ProbeHost:
             raise
 
     def warm_up(self) -> float:
-        """Train until the algorithm learns, and once more: the first update is slower than those that follow.
+        """Train until the algorithm has learned, because the first update is slower than later ones, and turn evaluation off.
 
         Returns:
-            What evaluation would add to an iteration on average [s]; there is none after that.
+            The mean time that evaluation adds to an iteration [s].
         """
         seconds: float = self._get(self._actor.warm_up.remote())
         return seconds
 
     def recover(self) -> bool:
-        """Start another Algorithm where env runners of this one have died or hang; return whether that was so."""
+        """Start a new Algorithm if env runners have died or hang; return whether it did."""
         with suppress(ProbeError):
             if self._get(self._actor.is_whole.remote(), 2 * _LONGEST_ANSWER_S):
                 return False
@@ -178,22 +178,22 @@ class ProbeHost:
         return True
 
     def train(self, scale: Scale) -> Iteration:
-        """Train an iteration at a scale."""
+        """Run a training iteration at a scale."""
         iteration: Iteration = self._get(self._actor.train.remote(scale))
         return iteration
 
     def steps_per_update(self, scales: Sequence[Scale]) -> dict[Scale, float]:
-        """Return the env steps per learner update at each scale; infinite where learning goes with the env steps."""
+        """Return the env steps per learner update at each scale; infinite if updates depend on the env steps alone."""
         steps: dict[Scale, float] = self._get(self._actor.steps_per_update.remote(list(scales)))
         return steps
 
     def probe(self, scale: Scale, number: int) -> Probe | str:
-        """Return a probe of a scale, or why there is none."""
+        """Return a probe of a scale, or the reason if it failed."""
         probe: Probe | str = self._get(self._actor.probe.remote(scale, number))
         return probe
 
     def close(self) -> None:
-        """Close the envs, which may be processes of their own, end the process, and give its resources back."""
+        """Close the envs, which may run in subprocesses, end the process, and release its resources."""
         try:
             with suppress(ray.exceptions.RayError):
                 ray.get(self._actor.stop.remote(), timeout=_LONGEST_STOP_S)
@@ -209,16 +209,16 @@ class ProbeHost:
             raise ProbeError(f"The Algorithm has not answered for {timeout:.0f} s") from error
         except ray.exceptions.RayError as error:
             cause = getattr(error, "cause", error)
-            # Ray puts whole tracebacks into a message, the cause last.
+            # Ray's messages contain whole tracebacks; the cause is in the last line.
             lines = str(cause).strip().splitlines() or [""]
             raise ProbeError(f"{type(cause).__name__}: {lines[-1][:_LONGEST_TEXT]}") from error
 
 
 def _timed(config: AlgorithmConfig) -> AlgorithmConfig:
-    """Return a copy of a config whose phases are timed, whose training fails at once where an env runner does, in short iterations.
+    """Return a copy of a config with timed phases and short iterations, whose training fails as soon as an env runner fails.
 
-    Else RLlib would wait a minute, and then train with another env runner than the one that is to be measured. How many updates
-    make an iteration is for the user's eyes only: DQN's has 1,000.
+    Otherwise, RLlib would wait a minute and then train with a different env runner from the one to measure. Iterations can be
+    short because their length only affects reporting; DQN's, for example, have 1,000 updates.
     """
     callback: Any = functools.partial(ScalingCallback, baseline_sps=1.0)
     timed = config.copy(copy_frozen=False).callbacks([*callbacks_without_measuring(config), callback])

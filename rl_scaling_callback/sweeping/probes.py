@@ -1,8 +1,8 @@
-"""A sweep by probes: every configuration measured many times, in seconds, inside one Algorithm.
+"""A sweep by probes: measures every configuration many times, in seconds, inside one Algorithm.
 
-A few training iterations tell what an iteration takes beside sampling. Then rounds of probes go over the configurations in random
-order, the reference among them, until the best one for the goal is known (see `race`). What is out is not probed any more; where
-doubling the envs pays, more envs are tried.
+A few training iterations measure what an iteration takes apart from sampling. Rounds of probes then measure the configurations,
+including the reference, in random order, until the best one for the goal is known (see `race`). Eliminated configurations are not
+probed any more. As long as doubling the envs pays off, more envs are tried.
 """
 
 from __future__ import annotations
@@ -48,31 +48,31 @@ _FEWEST_TURNS: Final = 2
 _FEWEST_ROUNDS: Final = 3
 _NAMED: Final = 5
 _NOTHING_KNOWN: Final = 999.0
-"""Largest error [%]: that of what one round tells."""
+"""Largest error [%]; used after a single round."""
 _ALONE: Final = 3
 _BUDGET_S: Final = 30.0
-"""By default no round starts after that: what can't be told by then is left undecided. The confirmation gets as much again."""
+"""Default time limit for rounds; the confirmation gets as much again."""
 
 _MOST_ENVS: Final = 256
-"""With `envs="auto"`: doubling ends here at the latest."""
+"""Upper limit of doubling with `envs="auto"`."""
 
 
 @dataclass(slots=True)
 class ProbeRounds:
-    """What a sweep has measured so far.
+    """A sweep's measurements so far.
 
     Attributes:
         scales: the configurations, the reference first.
-        steps: env steps per learner update at each scale; infinite where learning goes with the env steps.
-        probes: of each round, by configuration.
-        iterations: training iterations in between.
-        out: configurations that need not be probed any more.
+        steps: env steps per learner update at each scale; infinite if updates depend on the env steps alone.
+        probes: probes of each round, by configuration.
+        iterations: the training iterations between rounds.
+        out: eliminated configurations.
         failed: configurations that can't be probed, with the reason.
-        probed_s: time of all rounds [s].
-        trained_s: time of all training iterations [s].
+        probed_s: total time of the rounds [s].
+        trained_s: total time of the training iterations [s].
         round_s: time of the last round [s].
-        evaluation_s: what evaluation adds to an iteration on average, and is in no other time here [s].
-        interrupted: whether somebody ended it.
+        evaluation_s: mean time that evaluation adds to an iteration, not included in the other times [s].
+        interrupted: whether the user interrupted the sweep.
     """
 
     scales: list[Scale]
@@ -89,54 +89,53 @@ class ProbeRounds:
 
     @property
     def running(self) -> list[Scale]:
-        """The configurations that a round measures."""
+        """The configurations measured in the next round."""
         return [scale for scale in self.scales if scale not in self.out and scale not in self.failed]
 
     @property
     def seconds(self) -> Array:
-        """Sampling time per env step [s], rounds × configurations; NaN where there is no probe."""
+        """Sampling time per env step [s], shape (rounds, configurations); NaN without a probe."""
         rows = [[each[scale].seconds_per_step if scale in each else NAN for scale in self.scales] for each in self.probes]
         return np.array(rows, dtype=np.float64)
 
     @property
     def rest(self) -> Array:
-        """What an iteration takes beside sampling, per env step of each configuration [s].
+        """Time of an iteration other than sampling, per env step [s], shape (configurations,).
 
-        An update of the learner takes a + b·r + c·N: r env runners get new weights, and each of the N envs hands the learner a
-        piece of an episode at least, which costs something whatever its length. Where the algorithm learns once a round of
-        sampling, as DQN does, a round is as many env steps as its N envs sample in one go; elsewhere an update is about a fixed
-        number of env steps.
+        A learner update takes a + b·r + c·N: r env runners get new weights, and each of the N envs contributes at least one episode
+        chunk, which has a fixed cost. If the algorithm learns once per sampling round, as DQN does, the env steps per update grow
+        with N; otherwise they are about constant.
         """
         return np.array([self._update(scale) / self._steps(scale) for scale in self.scales])
 
     @property
     def rest_error(self) -> float:
-        """Relative standard error of that, from how far training iterations are from the fit."""
+        """Relative standard error of `rest`, from the residuals of the training iterations."""
         return trimmed_mean([math.log(self._took(each) / self._update(each.scale)) for each in self.iterations]).error
 
     @property
     def shares(self) -> dict[str, float]:
-        """Share of each phase in that."""
+        """Share of each phase in `rest`."""
         parts = {phase: sum(each.rest[phase] for each in self.iterations) for phase in REST}
         return {phase: seconds / sum(parts.values()) for phase, seconds in parts.items()}
 
     def _steps(self, scale: Scale) -> float:
-        """Return the env steps of an update of the learner."""
+        """Return the env steps per learner update."""
         steps = self.steps[scale]
         return fmean(each.env_steps for each in self.iterations) if math.isinf(steps) else steps
 
     def _took(self, iteration: Iteration) -> float:
-        """Return the seconds beside sampling for each update of the learner in an iteration."""
+        """Return an iteration's seconds other than sampling, per learner update."""
         return sum(iteration.rest.values()) * self._steps(iteration.scale) / iteration.env_steps
 
     def _update(self, scale: Scale) -> float:
-        """Return a + b·r + c·N, fitted with relative weights; none of them is negative."""
+        """Return a + b·r + c·N with non-negative coefficients, fitted with relative weights."""
         took = np.array([self._took(each) for each in self.iterations])
         rows = np.array([_terms(each.scale) for each in self.iterations])
         return float(nnls(rows / took[:, None], np.ones(len(took)))[0] @ _terms(scale))
 
     def judge(self, race: Race) -> Outcome:
-        """Return how a race stands by these rounds."""
+        """Return the outcome of a race after these rounds."""
         return race.judge(self.scales, self.seconds, self.rest, self.rest_error)
 
     def of(self, scale: Scale) -> list[Probe]:
@@ -144,7 +143,7 @@ class ProbeRounds:
         return [each[scale] for each in self.probes if scale in each]
 
     def trained(self, iteration: Iteration) -> None:
-        """Take in a training iteration."""
+        """Add a training iteration."""
         self.iterations.append(iteration)
         self.trained_s += iteration.seconds
 
@@ -152,16 +151,16 @@ class ProbeRounds:
 def grid(
     config: AlgorithmConfig, runners: Counts, envs: Counts, nodes: Sequence[Mapping[str, float]], say: Callable[[str], None]
 ) -> tuple[list[Scale], Scale]:
-    """Return the configurations to start with, the reference first, and the largest that may be added.
+    """Return the configurations to start with, the reference first, and the largest scale that may be added.
 
-    `auto` takes runners in powers of two up to the cores of the cluster, as far as they can be scheduled, and one and two envs;
-    doubling goes on from there while it pays.
+    With `"auto"`, runners are powers of two up to the cores of the cluster, if they can be scheduled. Envs start at one and two,
+    and are doubled as long as that pays off.
     """
     if isinstance(runners, str):
         cores = sum(node.host.cores for node in cluster.nodes())
         most_runners = placement.most_runners(config, nodes, cores)
         if 0 < most_runners < cores:
-            say(f"The cluster has {cores} cores but room for {most_runners} env runners: start Ray with more CPUs (--num-cpus)")
+            say(f"The cluster has {cores} cores but fits only {most_runners} env runners: start Ray with more CPUs (--num-cpus)")
         runners = powers_of_two(most_runners)
     if isinstance(envs, str):
         started, most_envs = [1, 2], _MOST_ENVS
@@ -176,14 +175,14 @@ def _terms(scale: Scale) -> Array:
 
 
 def powers_of_two(most: int) -> list[int]:
-    """Return the powers of two below a number, and the number; 1 at least."""
+    """Return the powers of two below `most`, and `most` itself; at least [1]."""
     return sorted({min(2**power, max(1, most)) for power in range(most.bit_length() + 1)})
 
 
 def race_for(config: AlgorithmConfig, goal: Goal) -> Race:
     """Return the rules of a race for a goal."""
-    beside, each = placement.cpus_of(config)
-    return Race(goal, cpus=lambda scale: beside + each * scale.num_env_runners)
+    rest, each = placement.cpus_of(config)
+    return Race(goal, cpus=lambda scale: rest + each * scale.num_env_runners)
 
 
 def sweep_by_probes(
@@ -199,32 +198,32 @@ def sweep_by_probes(
     progress: Callable[[ProgressView], None] = lambda _: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[Experiment, ProbeRounds]:
-    """Probe configurations until the best one for a goal is known, and return what was measured, one run for each configuration.
+    """Probe configurations until the best one for a goal is known, and return the measurements, with one run per configuration.
 
     Args:
-        config: what to train.
-        goal: what the configuration is for.
+        config: the config to tune.
+        goal: the goal.
         runners: numbers of env runners.
         envs: numbers of envs per env runner.
-        confirm: whether to train a few iterations with what was found.
-        budget_s: longest time of probing and training, the confirmation included, once the Algorithm has started [s]; it takes
-            longer where a round takes longer. None for half a minute, and as much again for the confirmation.
-        keep_envs: keep the envs of each configuration that was measured, or close them before those of another one are made.
-        say: told what happens.
-        progress: told how the race stands, after each round.
-        clock: monotonic seconds.
+        confirm: whether to confirm the result by training a few iterations.
+        budget_s: time limit for probing and training, including the confirmation, once the Algorithm has started [s]; at least one
+            round is run. None for half a minute, and as much again for the confirmation.
+        keep_envs: whether to keep the envs of measured configurations, or close them before creating others.
+        say: called with progress messages.
+        progress: called with the standings after each round.
+        clock: returns monotonic seconds.
 
     Raises:
         ProbeError: the config can't be probed.
-        TimeoutError: others hold what the cluster has.
-        ValueError: a grid that the cluster can never run.
+        TimeoutError: the cluster's resources are in use by others.
+        ValueError: the cluster can never run the grid.
     """
     nodes = placement.alive_nodes()
     scales, most = grid(config, runners, envs, nodes, say)
     placement.check(config, scales, nodes)
-    runners_there = max(1, most.num_env_runners)
-    say(f"Starting one Algorithm with {runners_there} env runners, to probe {len(scales)} configurations")
-    host = ProbeHost(placement.at_scale(config, Scale(runners_there, 1)), keep_envs, say)
+    most_runners = max(1, most.num_env_runners)
+    say(f"Starting one Algorithm with {most_runners} env runners to probe {len(scales)} configurations")
+    host = ProbeHost(placement.at_scale(config, Scale(most_runners, 1)), keep_envs, say)
     try:
         evaluation_s = host.warm_up()
         rounds = ProbeRounds(scales, host.steps_per_update(scales), evaluation_s=evaluation_s)
@@ -242,7 +241,7 @@ def sweep_by_probes(
                     until = clock() + _BUDGET_S
                 left = until - clock()
                 if budget_s is not None:
-                    # The first round has the making of the envs in it; a confirmation is worth less than the rounds that it takes.
+                    # The first round includes the creation of envs. Few rounds are better spent on probes than on a confirmation.
                     left -= took if len(rounds.probes) > 1 else took / 2
                     if confirm and len(rounds.probes) >= _FEWEST_ROUNDS:
                         left -= min(budget_s / 3, _CONFIRMED * _turn_s(rounds, outcome))
@@ -256,16 +255,16 @@ def sweep_by_probes(
                 rounds.steps |= host.steps_per_update(more)
             if not outcome.over:
                 rivals = ", ".join(map(str, outcome.rivals[:_NAMED])) + " …" * (len(outcome.rivals) > _NAMED)
-                say(f"Time is up; not ruled out against {outcome.choice}: {rivals or 'nothing, after few rounds'}. See --budget")
+                say(f"Time is up; may still beat {outcome.choice}: {rivals or 'none, but few rounds were run'}. See --budget")
             if isinstance(envs, str) and (left > 0 or budget_s is None):
                 _measure_alone(rounds, host, outcome)
                 outcome = rounds.judge(race)
         except (KeyboardInterrupt, ProbeError) as error:
             if outcome is None:
                 raise
-            say(f"{_ended_by(error)}: this is what is known so far")
+            say(f"{_ended_by(error)}: showing the results so far")
             rounds.interrupted, confirm = isinstance(error, KeyboardInterrupt), False
-            # What was to be added was not measured.
+            # Configurations added last may not have been measured.
             rounds.scales = [scale for scale in rounds.scales if rounds.of(scale) or scale in rounds.failed]
             outcome = rounds.judge(race)
         confirmed: Mapping[Scale, Estimate] = {}
@@ -276,7 +275,7 @@ def sweep_by_probes(
                 confirmed = _confirm(host, outcome, turns, say)
         except (KeyboardInterrupt, ProbeError) as error:
             rounds.interrupted = isinstance(error, KeyboardInterrupt)
-            say(f"{_ended_by(error)}: what probes found is not confirmed by training")
+            say(f"{_ended_by(error)}: the result is not confirmed by training")
         return _experiment(config, host.host, rounds, outcome, confirmed), rounds
     finally:
         host.close()
@@ -287,14 +286,14 @@ def _ended_by(error: BaseException) -> str:
 
 
 def _measure(rounds: ProbeRounds, host: ProbeHost) -> None:
-    """Probe a round, then train as long as probing has taken, so that both see the machine at the same speed.
+    """Run a round of probes, then train for as long, so that both see the machine at the same speed.
 
-    A probe survives an env that fails, and says why; training doesn't. So what is trained was probed before.
+    Every configuration is probed before it is trained: a probe survives a failing env and reports the error; training doesn't.
     """
     started, number, found = time.perf_counter(), len(rounds.probes), {}
     running = rounds.running
-    # In the first round envs are made: in all env runners at once, and what is most likely to fail last.
-    order = random.sample(running, len(running)) if number else sorted(running, key=_in_order_of_making)
+    # The first round creates the envs, in all env runners at once; the configurations most likely to fail come last.
+    order = random.sample(running, len(running)) if number else sorted(running, key=_in_order_of_creation)
     for scale in order:
         if scale in rounds.failed:
             continue
@@ -306,7 +305,7 @@ def _measure(rounds: ProbeRounds, host: ProbeHost) -> None:
         else:
             rounds.failed[scale] = probe
             if host.recover():
-                # It cost env runners their lives, and larger ones would as well.
+                # It killed env runners, and larger configurations would as well.
                 for larger in rounds.scales:
                     if (
                         larger not in found
@@ -319,7 +318,7 @@ def _measure(rounds: ProbeRounds, host: ProbeHost) -> None:
     rounds.probed_s += rounds.round_s
     while len(rounds.iterations) < _FEWEST_ITERATIONS or rounds.trained_s < rounds.probed_s:
         times = Counter(each.scale for each in rounds.iterations)
-        # Those with most envs are the quickest, and tell most of what an env costs the learner.
+        # Configurations with the most envs are fastest and most informative about the learner's cost per env.
         scale = min(rounds.running, key=lambda scale: (times[scale], -scale.parallelism))
         rounds.trained(host.train(scale))
 
@@ -328,7 +327,7 @@ def _counts(scale: Scale) -> tuple[int, int]:
     return scale.num_env_runners, scale.num_envs_per_env_runner
 
 
-def _in_order_of_making(scale: Scale) -> tuple[int, int]:
+def _in_order_of_creation(scale: Scale) -> tuple[int, int]:
     return scale.num_envs_per_env_runner, -scale.num_env_runners
 
 
@@ -343,7 +342,7 @@ def _standings(outcome: Outcome, rounds: ProbeRounds, seconds_left: float) -> Pr
 
 
 def _measure_alone(rounds: ProbeRounds, host: ProbeHost, outcome: Outcome) -> None:
-    """Probe one env runner with as many envs as the choice, and what is as good: it tells stepping in turn from contention."""
+    """Probe one env runner with as many envs as the choice and its equals: this separates serial stepping from contention."""
     candidates = {outcome.choice, *_candidates(outcome)}
     alone = {Scale(1, scale.num_envs_per_env_runner) for scale in candidates} - {*rounds.scales}
     if not alone:
@@ -356,12 +355,12 @@ def _measure_alone(rounds: ProbeRounds, host: ProbeHost, outcome: Outcome) -> No
 
 
 def _candidates(outcome: Outcome) -> list[Scale]:
-    """Return what is to be confirmed: the choice, and what is as good."""
+    """Return the configurations to confirm: the choice and an equal one."""
     return [scale for scale in outcome.equals[:2] if scale != SINGLE]
 
 
 def _turn_s(rounds: ProbeRounds, outcome: Outcome) -> float:
-    """Return how long it takes to train an iteration with each configuration that is to be confirmed, and the reference [s]."""
+    """Return the time of one training iteration with each candidate and the reference [s]."""
     sps = dict(zip(outcome.scales, outcome.sps.tolist(), strict=True))
     return fmean(each.env_steps for each in rounds.iterations) * math.fsum(
         1 / sps[scale] for scale in [*_candidates(outcome), SINGLE]
@@ -369,14 +368,14 @@ def _turn_s(rounds: ProbeRounds, outcome: Outcome) -> float:
 
 
 def _confirm(host: ProbeHost, outcome: Outcome, turns: int, say: Callable[[str], None]) -> dict[Scale, Estimate]:
-    """Train with the reference and the candidates in turn; return the ln of the speedups."""
+    """Train with the reference and the candidates in turn; return ln of the candidates' speedups."""
     candidates = _candidates(outcome)
     if not candidates:
         return {}
     if turns < _FEWEST_TURNS:
-        say("The budget leaves no time to confirm by training what probes found")
+        say("The budget leaves no time to confirm the result by training")
         return {}
-    say(f"Training {turns} iterations each with {', '.join(map(str, [*candidates, SINGLE]))} to confirm it")
+    say(f"Training {turns} iterations each with {', '.join(map(str, [*candidates, SINGLE]))} to confirm the result")
     ratios: dict[Scale, list[float]] = {scale: [] for scale in candidates}
     for _ in range(turns):
         reference = host.train(SINGLE)
@@ -412,10 +411,10 @@ def _experiment(
 
 
 def _steady(rounds: ProbeRounds, probes: Sequence[Probe], sps: float, error: float, rest: float) -> Steady:
-    """Return what the probes of a configuration say of its iterations, as a steady window of as many."""
+    """Convert the probes of a configuration into a steady window with one iteration per probe."""
     steps = len(probes) * fmean(each.env_steps for each in rounds.iterations)
     sample = 1 / sps - rest
-    # The env runners' part of sampling is told by the probes; all of it together by the fit over all rounds.
+    # The busy share comes from this configuration's probes; the total sampling time from the fit over all rounds.
     seconds = fmean(probe.seconds_per_step for probe in probes)
     parts = {
         "sample": sample,
@@ -436,17 +435,17 @@ def _steady(rounds: ProbeRounds, probes: Sequence[Probe], sps: float, error: flo
 
 
 def _with_evaluation(rounds: ProbeRounds, reference_sps: float, sps: float) -> str:
-    """Return what evaluation leaves of a speedup."""
+    """Return a note with the speedup including evaluation."""
     steps = fmean(each.env_steps for each in rounds.iterations)
     speedup = (steps / reference_sps + rounds.evaluation_s) / (steps / sps + rounds.evaluation_s)
-    return f"evaluation adds {rounds.evaluation_s:.2g} s to an iteration on average, which no figure counts: with it {speedup:.2f}×"
+    return f"evaluation adds {rounds.evaluation_s:.2g} s per iteration on average, which figures exclude: with it {speedup:.2f}×"
 
 
 def _comparison(speedup: float, error: float, confirmed: Estimate | None) -> str:
-    """Return how training compares with the probes; "" where there was none."""
+    """Return a note that compares the confirmation with the probes; "" without a confirmation."""
     if confirmed is None:
         return ""
     half_width = 100 * math.expm1(confirmed.half_width)
-    text = f"iterations of training: {math.exp(confirmed.mean):.2f}× ± {half_width:.0f} % (probes: {speedup:.2f}×)"
+    text = f"training iterations: {math.exp(confirmed.mean):.2f}× ± {half_width:.0f} % (probes: {speedup:.2f}×)"
     apart, noise = abs(confirmed.mean - math.log(speedup)), math.hypot(math.log1p(error / 100), confirmed.half_width)
     return text + ("; they differ by more than their errors" if apart > noise else "")

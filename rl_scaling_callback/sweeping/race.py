@@ -1,12 +1,13 @@
-"""Which configuration is the best for a goal, told from rounds of short probes, and when enough rounds were run.
+"""Finds the best configuration for a goal from rounds of short probes, and decides when enough rounds were run.
 
-A round measures each configuration that is still in the race once, in random order, the reference among them. Rounds are blocks:
-with ln t = configuration + round + noise, a machine that slows down from round to round changes no comparison, and Huber's weights
-bound what one disturbed probe can do. All errors come from what that fit leaves: noise makes a race longer, not wrong.
+Each round measures every configuration still in the race once, including the reference, in random order. Rounds are blocks in the
+model ln t = configuration + round + noise. A machine that slows down from round to round therefore doesn't bias comparisons, and
+Huber's weights bound the influence of outliers. All errors come from the residuals of the fit: noise makes a race longer, not
+wrong.
 
-A configuration drops out as soon as another one is clearly better for the goal. "Clearly" is Robbins' normal mixture, a boundary
-that holds over all rounds together however often one looks, with Student's t for a noise that is itself estimated, and Bonferroni's
-correction for the number of comparisons.
+A configuration is eliminated as soon as another one is clearly better for the goal. "Clearly" means beyond the boundary of Robbins'
+normal mixture, which is valid over all rounds simultaneously, however often it is checked. Student's t accounts for the estimated
+variance, and Bonferroni's correction for the number of comparisons.
 
 Sources: Even-Dar, Mannor and Mansour, JMLR 7, 2006 (successive elimination); Robbins, Ann. Math. Statist. 41(5), 1970, and Howard
 et al., Ann. Statist. 49(2), 2021 (boundaries); Huber, "Robust Statistics", 1981, chapters 6 and 7; Abedi and Brecht, ICPE 2017
@@ -29,7 +30,7 @@ from rl_scaling_callback.core.checks import positive
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 
-# From here on, in standard deviations, a probe counts less; that costs 5 % of efficiency where noise is Gaussian (Huber).
+# Residuals beyond this many standard deviations are down-weighted: 95 % efficiency under Gaussian noise (Huber).
 _BOUND: Final = 1.345
 _BOUNDED_SQUARE: Final = 0.7102
 _PASSES: Final = 30
@@ -41,21 +42,21 @@ _EXACT: Final = 1e-9
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """How a race stands. Arrays have an entry for each of `scales`, NaN where it was not measured.
+    """The standings of a race. Arrays have shape (scales,), with NaN for configurations not measured.
 
     Attributes:
         scales: the configurations; the first one is the reference.
-        speedup: [×], against the reference.
-        speedup_error: half-width [%] of the 95 % interval for what a repeat of the race would show.
-        sps: [steps/s], at the mean speed of the rounds.
-        out: configurations that need not be measured any more.
-        choice: the best for the goal as far as known: of `equals` the one that costs least.
-        equals: the configurations that are as good within the indifference, cheapest first.
-        rivals: the configurations that may still turn out better than the choice: by more than twice the indifference, or since it
-            isn't clear which of the two fit the goal.
+        speedup: speedup over the reference [×].
+        speedup_error: half-width [%] of the 95 % interval for the speedup in a repeated race.
+        sps: throughput at the mean speed of the rounds [steps/s].
+        out: eliminated configurations.
+        choice: the best for the goal so far: the cheapest of `equals`.
+        equals: the configurations as good as the best within the indifference, cheapest first.
+        rivals: the configurations that may still turn out better than the choice: faster by more than twice the indifference, or
+            because it is unclear which of the two meets the goal.
         verdict: whether the choice meets the goal, at the race's confidence.
-        over: whether there are none, at the race's confidence, and the choice was itself measured often enough.
-        rounds_left: about how many rounds it takes until then; inf where no number of rounds would do.
+        over: whether there are no rivals left, and the choice itself was measured often enough.
+        rounds_left: estimated number of rounds until then; inf if no number of rounds is enough.
     """
 
     scales: tuple[Scale, ...]
@@ -73,13 +74,13 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Race:
-    """The rules of a race. It keeps nothing: the same rounds lead to the same outcome.
+    """The rules of a race. It is stateless: the same rounds lead to the same outcome.
 
-    A race is judged after each round, and added to where the grid may grow:
+    Judge a race after each round, and add configurations if the grid may grow:
 
         race, scales, rows = Race(Goal.of("balanced")), [Scale(1, 1), Scale(2, 1)], []
         while True:
-            rows.append(probe(scales))  # seconds per env step by scale, of those that are not out
+            rows.append(probe(scales))  # seconds per env step by scale, for those not eliminated
             outcome = race.judge(scales, np.array([[row.get(scale, nan) for scale in scales] for row in rows]), rest, 0.02)
             added = race.worth_adding(outcome, most=Scale(8, 64))
             if (outcome.over and not added) or time_is_up:
@@ -87,14 +88,14 @@ class Race:
             scales += added
 
     Attributes:
-        goal: what the configuration is for. RAM is not looked at.
-        indifference: relative difference in speed that is no reason to hold more CPUs. The choice is within it of the best as
-            measured, and within twice of it for certain: by default within 4 %. Thresholds of the goal know no indifference.
-        confidence: that this holds, and that the best is not dropped, over the whole race.
-        cpus: returns the CPUs that a trial of a configuration holds.
+        goal: the goal. Its RAM limit is ignored.
+        indifference: relative difference in speed that does not justify more CPUs. The choice is within this of the best as
+            measured, and within twice this (4 % by default) at the race's confidence. Thresholds of the goal apply exactly.
+        confidence: probability, over the whole race, that this is true and that the best configuration is not eliminated.
+        cpus: returns the CPUs allocated to a trial at a scale.
 
     Raises:
-        ValueError: a value out of its range.
+        ValueError: a value is out of range.
     """
 
     goal: Goal
@@ -108,19 +109,19 @@ class Race:
             raise ValueError(f"confidence is {self.confidence!r}; allowed are numbers between 0 and 1")
 
     def judge(self, scales: Sequence[Scale], seconds: Array, rest: Array | float = 0.0, rest_error: float = 0.0) -> Outcome:
-        """Return how the race stands after some rounds.
+        """Return the standings after some rounds.
 
-        A configuration is out where another one surely fits the goal while this one surely doesn't or is slower, or where this one
-        surely doesn't fit and is further from it. The reference is never out: speedups count against it.
+        A configuration is eliminated if another one clearly meets the goal while this one clearly doesn't or is slower, or if this
+        one clearly misses the goal by more. The reference is never eliminated, because speedups are relative to it.
 
         Args:
             scales: the configurations, the reference first.
-            seconds: sampling time of each per env step [s], a row for each round; NaN where it was not measured.
-            rest: what an iteration takes beside sampling, per env step [s], of all or of each, at the speed of the rounds.
-            rest_error: relative standard error of `rest`, that of the speed included.
+            seconds: sampling time per env step [s], shape (rounds, scales); NaN if not measured.
+            rest: time of an iteration other than sampling, per env step [s], at the speed of the rounds; scalar or shape (scales,).
+            rest_error: relative standard error of `rest`, including that of the speed.
 
         Raises:
-            ValueError: arrays of other shapes, or the reference was never measured.
+            ValueError: the shape of `seconds` is wrong, or the reference was never measured.
         """
         if seconds.ndim != 2 or seconds.shape[1] != len(scales) or not np.isfinite(seconds[:, 0]).any():
             raise ValueError(f"seconds has shape {seconds.shape}; allowed is (rounds, {len(scales)}) with the reference measured")
@@ -132,11 +133,11 @@ class Race:
         variances = (1 - fixed) ** 2 * fit.variance
         std = np.sqrt(np.add.outer(variances, variances) / fit.shared + (np.subtract.outer(fixed, fixed) * rest_error) ** 2)
         np.fill_diagonal(std, 0.0)
-        margins = gained[:, None] - np.array([self._asked(scale) for scale in scales])
+        margins = gained[:, None] - np.array([self._required(scale) for scale in scales])
         standing = _Contest(speed, margins, self._boundary(fit) * std, fit.shared)
         equals = sorted(standing.best(self.indifference), key=lambda i: (self.cpus(scales[i]), scales[i].parallelism, scales[i]))
         choice = equals[0]
-        # Of two figures that differ nobody can tell which one was disturbed.
+        # With fewer than three measurements, an outlier can't be identified.
         needed = np.maximum(0, _FEWEST_ROUNDS - np.isfinite(seconds).sum(axis=0))
         out = set(np.flatnonzero(np.maximum(needed, standing.until_beaten().min(axis=1)) == 0).tolist()) - {0}
         left = np.maximum(needed, standing.until_beaten(2 * self.indifference)[:, choice])
@@ -145,7 +146,7 @@ class Race:
         return Outcome(
             scales=tuple(scales),
             speedup=np.exp(gained),
-            # A repeat has an error of its own, of the same size.
+            # A repeated race has an independent error of the same size.
             speedup_error=100 * np.expm1(stdtrit(fit.dof, 0.975) * math.sqrt(2) * std[:, 0]),
             sps=np.exp(speed),
             out=frozenset(scales[i] for i in out),
@@ -158,14 +159,14 @@ class Race:
         )
 
     def worth_adding(self, outcome: Outcome, most: Scale) -> tuple[Scale, ...]:
-        """Return configurations twice as large as one in the race that may be better for the goal than the choice.
+        """Return configurations, twice as large as one in the race, that may be better for the goal than the choice.
 
-        Doublings bring less and less: the next one at most what the last one did along the same axis, and the first at most 2×.
-        What by that isn't better than the best so far by more than the indifference isn't worth a probe.
+        Assumes diminishing returns: a doubling gains at most as much as the previous one along the same axis, and the first at most
+        2×. A configuration is worth a probe if it may then beat the best so far by more than the indifference.
 
         Args:
-            outcome: of the race so far.
-            most: most env runners, and most envs per env runner.
+            outcome: the outcome so far.
+            most: maximum numbers of env runners and of envs per env runner.
         """
         known = dict(zip(outcome.scales, np.log(outcome.speedup).tolist(), strict=True))
         lack, speed = max(self._worth(scale, known[scale]) for scale in outcome.equals)
@@ -185,17 +186,17 @@ class Race:
         return tuple(sorted(found))
 
     def _worth(self, scale: Scale, gained: float) -> tuple[float, float]:
-        """Return what counts of a speedup (as ln): first how far it falls short of the goal, then itself."""
-        return float(np.minimum(0, gained - np.array(self._asked(scale))).sum()), gained
+        """Return the sort key of a speedup (as ln): first its shortfall from the goal, then the speedup itself."""
+        return float(np.minimum(0, gained - np.array(self._required(scale))).sum()), gained
 
-    def _asked(self, scale: Scale) -> tuple[float, ...]:
-        """Return ln of the least speedups that the goal asks of a configuration: out of reach where it holds too many CPUs."""
+    def _required(self, scale: Scale) -> tuple[float, ...]:
+        """Return ln of the least speedups that the goal requires of a configuration; unattainable if it takes too many CPUs."""
         most = math.inf if self.goal.max_cpus is None else self.goal.max_cpus
         resources = _OUTWEIGHS * self.cpus(scale) / most if self.cpus(scale) > most else -_OUTWEIGHS
         return resources, *(math.log(least) if least > 0 else -_OUTWEIGHS for least in self.goal.least_speedups(scale))
 
     def _boundary(self, fit: _Fit) -> Array:
-        """Return how many standard deviations a difference takes to be clear, for each pair."""
+        """Return by how many standard deviations each pair must differ to be clear, shape (scales, scales)."""
         thresholds = any(self.goal.least_speedups(Scale(1, 1)))
         error = (1 - self.confidence) / (len(fit.effects) * (1 + thresholds))
         normal = np.sqrt((1 + 1 / fit.shared) * (np.log1p(fit.shared) - 2 * math.log(error)))
@@ -205,13 +206,14 @@ class Race:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Contest:
-    """How configurations stand to one another and to the goal, all as ln.
+    """Compares configurations with each other and with the goal; all figures are logarithms.
 
     Attributes:
-        speed: of each.
-        margins: its speedup over each that the goal asks for, in columns.
-        half: half-width of the interval of each pair's difference; with the reference, that of the margins.
-        shared: how many rounds each pair was measured in.
+        speed: ln of the speed, shape (scales,).
+        margins: ln of the speedup over each speedup the goal requires, shape (scales, requirements).
+        half: half-width of the interval of each pair's difference, shape (scales, scales); the column of the reference is that of
+            the margins.
+        shared: number of rounds in which each pair was measured, shape (scales, scales).
     """
 
     speed: Array
@@ -220,28 +222,28 @@ class _Contest:
     shared: Array
 
     def best(self, indifference: float) -> list[int]:
-        """Return all that are as good as the best: the fastest that fits the goal, else what comes nearest."""
+        """Return the indices of the configurations as good as the best: the fastest that meets the goal, or else the closest."""
         fits = (self.margins >= 0).all(axis=1)
         worth = np.where(fits, self.speed, -math.inf) if fits.any() else -self.lacks
         return [int(i) for i in np.flatnonzero(worth >= np.nanmax(worth) - indifference)]
 
     @property
     def lacks(self) -> Array:
-        """By how much each falls short of the goal, summed up."""
+        """Total shortfall of each configuration from the goal."""
         lacks: Array = -np.minimum(0.0, self.margins).sum(axis=1)
         return lacks
 
     def until_beaten(self, slack: float = 0.0) -> Array:
-        """Return how many more rounds it takes until each is clearly beaten by each other, 0 where it is; inf where it won't be.
+        """Return in how many rounds each configuration (row) will be clearly beaten by each other (column); inf if never.
 
-        With some slack: until it is clearly no better than that; whether it fits the goal must be clear without.
+        With slack, it suffices that its advantage is clearly at most that. Whether it meets the goal must be clear without slack.
         """
         margin, lacks, missed = self.margins.min(axis=1), self.lacks, (self.margins < 0).sum(axis=1)
         of_margin, shared = self.half[:, 0], self.shared[:, 0]
         meets = _rounds(of_margin, np.where(margin >= 0, margin, -1.0), shared)
         misses = _rounds(of_margin, np.where(margin < 0, -margin, -1.0), shared)[:, None]
         slower = _rounds(self.half, slack + self.speed - self.speed[:, None], self.shared)
-        # A lack moves with the speed as often as a threshold is missed: as often as the other's, it is one of speeds.
+        # A shortfall changes with the speed once per missed threshold. For equal counts, the difference is one of speeds.
         more = np.subtract.outer(missed, missed)
         with np.errstate(invalid="ignore"):
             half = np.minimum.outer(missed, missed) * self.half + np.abs(more) * np.where(more > 0, of_margin[:, None], of_margin)
@@ -256,13 +258,13 @@ class _Contest:
 
 
 def _rounds(half: Array, room: Array, shared: Array) -> Array:
-    """Return how many more rounds it takes until an interval is narrower than there is room; inf where that is not known."""
+    """Return how many more rounds it takes until intervals are narrower than `room`; inf if unknown."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where((room > 0) & np.isfinite(half), np.maximum(0.0, shared * ((half / room) ** 2 - 1)), math.inf)
 
 
 def _along(scale: Scale, most: Scale, known: Mapping[Scale, float]) -> Iterator[tuple[Scale, Scale | None]]:
-    """Yield a configuration's doubling along each axis, with the next smaller one that is known."""
+    """Yield a configuration's doubling along each axis, with the next smaller known configuration on that axis."""
     r, e = scale.num_env_runners, scale.num_envs_per_env_runner
     if r < most.num_env_runners:
         smaller = [each for each in known if each.num_envs_per_env_runner == e and each.num_env_runners < r]
@@ -274,13 +276,13 @@ def _along(scale: Scale, most: Scale, known: Mapping[Scale, float]) -> Iterator[
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Fit:
-    """ln t = effect of the configuration + effect of the round + noise.
+    """The fit of ln t = effect of the configuration + effect of the round + noise.
 
     Attributes:
-        effects: of the configurations, at the mean speed of the rounds; NaN where one was not measured.
-        variance: of the noise of a probe, as large as it counts where it lasts from round to round.
-        dof: degrees of freedom that the variance is known with.
-        shared: how many rounds a pair was measured in, or would have been that tell as much of their difference.
+        effects: effects of the configurations at the mean speed of the rounds, shape (scales,); NaN if not measured.
+        variance: variance of a probe's noise, inflated for autocorrelation.
+        dof: degrees of freedom of the variance.
+        shared: effective number of rounds in which each pair was measured, shape (scales, scales).
     """
 
     effects: Array
@@ -290,12 +292,12 @@ class _Fit:
 
 
 def _fit(logs: Array) -> _Fit:
-    """Fit ln t, rounds × configurations.
+    """Fit ln t of shape (rounds, scales).
 
-    Rounds in which one of a pair is missing tell of it through the others: `shared` is that of the incomplete block design. Errors
-    are those of Huber's pseudo-values, taken together for all configurations. Noise that lasts from round to round counts as fewer
-    rounds, n(1 − ρ)/(1 + ρ), with the bias of ρ corrected as for a steady window, and its standard error added: few rounds hardly
-    tell ρ.
+    Rounds that lack one of a pair still inform its difference through the other configurations: `shared` is that of the incomplete
+    block design. Errors are those of Huber's pseudo-values, pooled over all configurations. Autocorrelated noise reduces the
+    effective number of rounds to n(1 − ρ)/(1 + ρ). The bias of ρ is corrected as for a steady window, and its standard error is
+    added, because few rounds hardly determine ρ.
     """
     there = np.isfinite(logs)
     x, weights, cells = np.where(there, logs, 0.0), there.astype(float), int(there.sum())
@@ -308,13 +310,13 @@ def _fit(logs: Array) -> _Fit:
         in_rounds = weights.sum(axis=1, keepdims=True)
         apart = x - (weights * x).sum(axis=1, keepdims=True) / in_rounds
         effects = _inverse(weights) @ (weights * apart).sum(axis=0)
-        paces = (weights * (x - effects)).sum(axis=1, keepdims=True) / in_rounds
-        left = np.where(there, x - effects - paces, 0.0)
-        # Huber's Proposal 2: the spread for which the bounded residuals have the square that Gaussian ones would.
+        round_effects = (weights * (x - effects)).sum(axis=1, keepdims=True) / in_rounds
+        left = np.where(there, x - effects - round_effects, 0.0)
+        # Huber's Proposal 2: the scale at which the bounded residuals have the mean square expected of Gaussian ones.
         square = float((np.minimum(np.abs(left), bound) ** 2).sum()) / max(1, dof) / _BOUNDED_SQUARE
         bound = _BOUND * math.sqrt(square) + _EXACT
         weights = there * np.minimum(1.0, bound / np.maximum(np.abs(left), _EXACT))
-    effects = np.where(there.any(axis=0), effects + paces.mean(), NAN)
+    effects = np.where(there.any(axis=0), effects + round_effects.mean(), NAN)
     if dof <= 0:
         return _Fit(effects, math.inf, 1, shared)
     pseudo = np.clip(left, -bound, bound) / np.mean(np.abs(left[there]) <= bound)
@@ -326,7 +328,7 @@ def _fit(logs: Array) -> _Fit:
 
 
 def _inverse(weights: Array) -> Array:
-    """Return the inverse of the information on configurations within rounds (rounds × configurations), up to their mean."""
+    """Return the pseudoinverse of the within-round information matrix of the configurations, for weights (rounds, scales)."""
     information = np.diag(weights.sum(axis=0)) - weights.T @ (weights / weights.sum(axis=1, keepdims=True))
     inverse: Array = np.linalg.pinv(information, rcond=_EXACT, hermitian=True)
     return inverse

@@ -1,4 +1,4 @@
-"""`sweep`: finds the best numbers of env runners and envs for a config, before it is trained."""
+"""`sweep`: finds the best numbers of env runners and envs for a config before training."""
 
 from __future__ import annotations
 
@@ -47,44 +47,43 @@ def sweep(
     progress: Callable[[ProgressView], None] = lambda _: None,
     **trials: Any,
 ) -> Report:
-    """Find the best configuration of a config for a goal, and return the report of what was measured.
+    """Find the best scale for a config and a goal, and return a report on the measurements.
 
-    Configurations are probed inside one Algorithm, which takes seconds each. Where that can't be, each is measured in a trial of
-    its own: on the old API stack, for asynchronous algorithms (APPO, IMPALA), and for envs that a process can hold only one of.
-    The cluster is the one that Ray is connected to, or that runs here, or one that is started here.
+    Configurations are probed inside one Algorithm, which takes seconds each. If that is not possible, each is measured in a trial
+    of its own: on the old API stack, for asynchronous algorithms (APPO, IMPALA), and for envs that can exist only once per process.
+    Uses the cluster that Ray is connected to or that runs on this machine, or else starts one.
 
     Args:
-        config: what to train.
-        goal: what the configuration is for: a name of `GOALS` or a `Goal`. Figures are without evaluation; where there is one, a
-            note says what it leaves of the speedup. They hold for the policy of the first iterations, where a step's cost depends
-            on it.
+        config: the config to tune.
+        goal: a name in `GOALS` or a `Goal`. All figures exclude evaluation; if the config evaluates, a note gives the speedup
+            including it. If the cost of a step depends on the policy, figures apply to the policy of the first iterations.
         runners: numbers of env runners; `"auto"` for powers of two up to the cores of the cluster.
-        envs: numbers of envs per env runner; `"auto"` doubles them while that pays.
-        engine: `"probes"`, `"trials"`, or `"auto"` for trials only where probes can't be.
-        confirm: whether to train a few iterations with what the probes found.
-        budget_minutes: time after which nothing new is measured, the confirmation included; the start of Ray and of the Algorithm
-            is not counted. By default half a minute for probes and as much for the confirmation, no limit for trials.
-        keep_envs: keep the envs of all configurations for the next round: an env runner then holds 1 + the sum of the different
-            numbers of envs. False keeps the env runner's own and those of one configuration at a time, and makes them anew for
-            each probe, which takes longer: for simulators with few licences or much memory.
-        storage_path: where results are kept: a directory or URI.
-        name: name of the experiment there. A sweep by probes replaces the page of an earlier one of this name; trials refuse it.
-        say: told what is measured.
-        show: called with the report; by default it is printed.
-        progress: told how a sweep by probes stands after each round.
-        **trials: further options of a sweep by trials: `max_trials`, `resume`, `reuse`, `rule` and `longest_wait_s`, as
-            `sweep_by_trials` explains them. `resume` and `reuse` make it one.
+        envs: numbers of envs per env runner; `"auto"` doubles them as long as that pays off.
+        engine: `"probes"`, `"trials"`, or `"auto"` for trials only if probing is not possible.
+        confirm: whether to confirm the result by training a few iterations.
+        budget_minutes: time limit for measuring and confirming; starting Ray and the Algorithm does not count. By default, half a
+            minute for probes and as much again for confirming, and no limit for trials.
+        keep_envs: keep the envs of all configurations between rounds; each env runner then has 1 + the sum of the different numbers
+            of envs. False keeps only its own envs and those of one configuration at a time, and rebuilds them for each probe. This
+            takes longer, but suits simulators with few licences or high memory use.
+        storage_path: directory or URI for the results.
+        name: name of the experiment in `storage_path`. Probes replace the page of an earlier sweep of this name; trials refuse to.
+        say: called with progress messages.
+        show: called with the report; by default, the report is printed.
+        progress: called with the standings after each round of probes.
+        **trials: more options for a sweep by trials: `max_trials`, `resume`, `reuse`, `rule` and `longest_wait_s`; see
+            `sweep_by_trials`. `resume` and `reuse` imply trials.
 
     Returns:
-        The report; its `config` is `config` with the numbers that it recommends, None where it recommends none. Where a sweep by
-        probes was interrupted, `interrupted` says so.
+        The report. Its `config` is `config` at the recommended scale, or None without a recommendation. `interrupted` is True if a
+        sweep by probes was interrupted.
 
     Raises:
-        TypeError: an option that there is not.
-        ValueError: a value that is not allowed, or a grid that the cluster can never run.
-        ProbeError: with `engine="probes"`, the config can't be probed.
-        TimeoutError: others hold what the cluster has.
-        KeyboardInterrupt: it was interrupted before anything was known, or while trials ran.
+        TypeError: unknown option.
+        ValueError: an option is invalid, or the cluster can never run the grid.
+        ProbeError: the config can't be probed, with `engine="probes"`.
+        TimeoutError: the cluster's resources are in use by others.
+        KeyboardInterrupt: interrupted before anything was measured, or during trials.
     """
     from rl_scaling_callback.report import make_report, print_report, render_page
 
@@ -96,7 +95,7 @@ def sweep(
     runners, envs = _counts("runners", runners), _counts("envs", envs)
     if unknown := trials.keys() - inspect.signature(sweep_by_trials).parameters.keys():
         raise TypeError(f"sweep() got an unexpected keyword argument {min(unknown)!r}")
-    with suppress(ValueError):  # a cluster that runs has the CPUs that it has
+    with suppress(ValueError):  # a running cluster's CPUs can't be changed
         connect(placement.cpus_for(config, hardware.usable_cores()))
     connect()
     if engine != "trials" and not (trials.get("resume") or trials.get("reuse")):
@@ -108,14 +107,14 @@ def sweep(
         except ProbeError as error:
             if engine == "probes":
                 raise
-            say(f"Probing is not possible: {str(error).rstrip('.')}. Each configuration gets a trial of its own.")
+            say(f"Probing is not possible: {str(error).rstrip('.')}. Measuring each configuration in a trial instead.")
         else:
             report = make_report(experiment, goal, choose=lambda each: rounds.judge(race_for(config, each)).choice)
             report = replace(_tuned(report, config), interrupted=rounds.interrupted)
             folder = below(absolute(storage_path), name)
             try:
                 write(folder, PAGE, render_page(report))
-                say(f"All there is to say of it: {shown(below(folder, PAGE))}")
+                say(f"Full report: {shown(below(folder, PAGE))}")
             except (OSError, ValueError) as error:
                 say(f"The page can't be written: {error}")
             (show or print_report)(report)
@@ -133,10 +132,10 @@ def _tuned(report: Report, config: AlgorithmConfig) -> Report:
 
 
 def _counts(name: str, counts: Counts) -> Counts:
-    """Return numbers of runners or envs as Python's own, or "auto".
+    """Return numbers of runners or envs as Python integers, or "auto".
 
     Raises:
-        ValueError: they are neither.
+        ValueError: the value is neither.
     """
     if isinstance(counts, str):
         if counts != "auto":
@@ -153,13 +152,13 @@ def _counts(name: str, counts: Counts) -> Counts:
 
 
 def _check_probing(config: AlgorithmConfig) -> None:
-    """Refuse what can't be probed before anything is started.
+    """Check that a config can be probed, before anything is started.
 
     Raises:
-        ProbeError: says why.
+        ProbeError: it can't; the message gives the reason.
     """
     facts = vars(config)
     if not rllib.is_new_stack(facts):
-        raise ProbeError("The config is of the old API stack.")
+        raise ProbeError("The config uses the old API stack.")
     if rllib.is_asynchronous(facts):
-        raise ProbeError("Sampling and learning overlap in this algorithm, so probes don't tell how fast it trains.")
+        raise ProbeError("Sampling and learning overlap in this algorithm, so probes can't predict its training speed.")

@@ -1,4 +1,4 @@
-"""A sweep by trials, where configurations can't be probed: measures what is worth measuring of a grid."""
+"""A sweep by trials, for configs that can't be probed: measures the promising configurations of a grid."""
 
 from __future__ import annotations
 
@@ -63,35 +63,35 @@ def sweep_by_trials(
     say: Callable[[str], None] = print,
     show: Callable[[Report], None] | None = None,
 ) -> Report:
-    """Measure configurations of a grid until the best one for a goal is known, and return the report of what was measured.
+    """Measure configurations of a grid until the best one for a goal is known, and return a report on the measurements.
 
-    Trials run one at a time, the baseline first, each until its throughput is known; on a cluster one at a time on each of the
-    nodes of one kind that can run every configuration by themselves, where there are any. One that crashes or hangs is listed and
-    not tried again; one that other programs got in the way of is.
+    Trials run one at a time, the baseline first, each until its throughput is known. On a cluster with several equal nodes, each of
+    which can run every configuration, one trial at a time runs on each of them. Trials that crash or hang are listed and not
+    retried; trials disturbed by other programs are repeated.
 
     Args:
-        config: what to train; its numbers of env runners and envs are those of the grid in turn.
-        goal: what the configuration is for.
+        config: the config to tune; its numbers of env runners and envs are replaced by those of the grid.
+        goal: the goal.
         runners: numbers of env runners.
         envs: numbers of envs per env runner.
-        budget_minutes: time after which no trial is started any more; None for no limit.
-        max_trials: most trials; None for no limit.
-        storage_path: where Tune keeps results: a directory or URI.
-        name: name of the experiment there.
-        resume: go on with what the experiment of this name has measured already.
-        reuse: folders or URIs of earlier experiments and of lasting baselines: what they measured of this workload is not measured
-            again. So are the lasting baselines of the config's own `ScalingCallback`, where it has a `baseline_dir`.
+        budget_minutes: start no trial after this time; None for no limit.
+        max_trials: maximum number of trials; None for no limit.
+        storage_path: directory or URI for Tune's results.
+        name: name of the experiment in `storage_path`.
+        resume: continue the experiment of this name.
+        reuse: directories or URIs of earlier experiments and lasting baselines. Their measurements of this workload are reused, and
+            so are the lasting baselines of the config's own `ScalingCallback` if it has a `baseline_dir`.
         rule: when a trial counts as measured.
-        longest_wait_s: a trial that reports nothing for so long has hung [s].
-        say: told what is measured.
-        show: called with a report after each trial and at the end; by default the table is printed.
+        longest_wait_s: a trial that reports nothing for this long counts as hung [s].
+        say: called with progress messages.
+        show: called with a report after each trial and at the end; by default, the table is printed.
 
     Raises:
-        ValueError: a value that is not allowed, a grid that the cluster or Tune can never run, an experiment of this name that is
-            there already when `resume` is False, or one to go on with or to reuse that is of another workload.
+        ValueError: an option is invalid, the cluster or Tune can never run the grid, the experiment exists without `resume`, or the
+            experiment to resume or reuse has another workload.
         ExperimentError: an experiment to reuse can't be read.
-        KeyboardInterrupt: it was interrupted; the report of what was measured is in the experiment's folder.
-        TimeoutError: others hold what the cluster has.
+        KeyboardInterrupt: interrupted; the experiment's folder has the report so far.
+        TimeoutError: the cluster's resources are in use by others.
     """
     from rl_scaling_callback.report import make_report, print_report
 
@@ -107,7 +107,7 @@ def sweep_by_trials(
     placed = placement.find_placement(config, Search(tuple(runners), tuple(envs), goal, cpus=cpus).scales)
     before = _measured_before(folder, workload_of(config, placed.host).logged, rule) if resume else []
     reused = _reused(config, placed.host, reuse, rule, {run.name for run in before})
-    # What a trial cost besides its iterations is not recorded. What was measured elsewhere costs this sweep nothing.
+    # The start-up time of earlier trials is not recorded. Reused measurements cost this sweep nothing.
     known = [TrialOutcome(run.scale, sum(sample.seconds for sample in run.samples), run.steady, run.others) for run in before]
     known += [TrialOutcome(run.scale, 0.0, run.steady, run.others) for run in reused]
     searcher = ScalingSearcher(
@@ -123,7 +123,7 @@ def sweep_by_trials(
         cpus=cpus,
     )
     if len(placed.slots) > 1:
-        say(f"A trial at a time on each of {len(placed.slots)} nodes alike: {placed.host.cpu}, {placed.cores:g} cores")
+        say(f"One trial at a time on each of {len(placed.slots)} equal nodes: {placed.host.cpu}, {placed.cores:g} cores")
     if known:
         say(f"{len(known)} trial{'s' * (len(known) > 1)} measured before: {', '.join(str(trial.scale) for trial in known)}")
 
@@ -132,11 +132,11 @@ def sweep_by_trials(
         return make_report(_completed(experiment, reused, failed), goal, correction="always", choose=searcher.choose)
 
     algorithm: Any = config.algo_class
-    # Tune would wait without a word.
+    # Tune would wait forever without a message.
     largest = max(searcher.search.scales, key=lambda scale: scale.num_env_runners)
     request = algorithm.default_resource_request(placement.at_scale(config, largest))
     if asks_for_nothing(request):
-        raise ValueError("a process of a trial asks for no resources, and Tune can't start it: give it 0.1 CPUs, for instance")
+        raise ValueError("a process of a trial requests no resources, so Tune can't start it: give it 0.1 CPUs, for example")
     if group := reserve(request, say):
         remove_placement_group(group)
     env = config.env if isinstance(config.env, str) else getattr(config.env, "__name__", "env")
@@ -147,7 +147,7 @@ def sweep_by_trials(
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             num_samples=-1,
-            # The searcher keeps to it by itself; Tune then has as many trials start up at a time.
+            # The searcher limits concurrency itself; this also limits how many trials Tune starts up at once.
             max_concurrent_trials=len(placed.slots),
             trial_name_creator=name_of,
             trial_dirname_creator=name_of,
@@ -163,38 +163,38 @@ def sweep_by_trials(
     with _silent_tune():
         tuner.fit()
 
-    # Tune takes an interrupt as a wish to end in good order, and says nothing of it to its caller.
+    # Tune shuts down cleanly on an interrupt but doesn't report it to the caller.
     if searcher.measuring:
-        say(f"Interrupted while measuring {', '.join(map(str, searcher.measuring))}. Go on with --resume (resume=True).")
+        say(f"Interrupted while measuring {', '.join(map(str, searcher.measuring))}. Continue with --resume (resume=True).")
         raise KeyboardInterrupt
 
     try:
         return make(read_experiment(folder, rule=rule))
     except ExperimentError:
-        # Nothing was worth measuring, or all failed: there is no trial to read, and nobody has shown anything.
+        # No trial was run or all failed: there is nothing to read, and no report was shown yet.
         report = make(Experiment(folder, (Study(f"{algorithm.__name__} on {env}", ()),)))
         (show or print_report)(report)
         return report
 
 
 def _reused(
-    config: AlgorithmConfig, host: Host, slots: Sequence[str | Path], rule: SteadyRule, measured: Collection[str]
+    config: AlgorithmConfig, host: Host, sources: Sequence[str | Path], rule: SteadyRule, measured: Collection[str]
 ) -> list[Run]:
-    """Return the runs of earlier experiments and lasting baselines, each once.
+    """Return the distinct runs of earlier experiments and lasting baselines.
 
     Args:
-        config: what is trained.
-        host: what on.
-        slots: where to look, beside the lasting baselines of the config's own callback.
+        config: the config to train.
+        host: the host to train on.
+        sources: directories or URIs to read, in addition to the lasting baselines of the config's own callback.
         rule: when a run counts as steady.
-        measured: names of runs that the sweep knows of.
+        measured: names of runs to skip.
 
     Raises:
-        ExperimentError: a place can't be read.
-        ValueError: one holds nothing of this workload.
+        ExperimentError: a source can't be read.
+        ValueError: a source has no run of this workload.
     """
     sought = workload_of(config, host)
-    runs = runs_of(sought, slots, rule)
+    runs = runs_of(sought, sources, rule)
     own = own_options(config)
     if "baseline_dir" in own:
         named = Workload({"name": own["workload"]}, vouched=True) if own.get("workload") else sought.exact
@@ -203,19 +203,17 @@ def _reused(
 
 
 def _check_name(folder: str, resume: bool) -> None:
-    """Raise `ValueError` where the folder holds an experiment, and nobody asked to go on with it."""
+    """Raise `ValueError` if the folder has an experiment and `resume` is False."""
     with suppress(ExperimentError):
         if not resume and read_experiment(folder):
-            raise ValueError(
-                f"{folder} holds a sweep already; go on with it (resume=True, --resume), or give this one another name"
-            )
+            raise ValueError(f"{folder} already contains a sweep; continue it (resume=True, --resume) or choose another name")
 
 
 def _measured_before(folder: str, workload: Workload, rule: SteadyRule) -> list[Run]:
-    """Return the runs of an experiment that an interrupted sweep left; none where there is no such experiment.
+    """Return the runs of an interrupted sweep; empty if there is no such experiment.
 
     Raises:
-        ValueError: they are of another workload, or of other hardware.
+        ValueError: they have another workload or other hardware.
     """
     try:
         runs, others = runs_of_experiment(workload, folder, rule)
@@ -224,13 +222,13 @@ def _measured_before(folder: str, workload: Workload, rule: SteadyRule) -> list[
     if others:
         apart = min(others, key=len)
         raise ValueError(
-            f"{folder} holds a sweep of another workload: {'; '.join(apart)}. Give this one another name, or undo what differs"
+            f"{folder} contains a sweep of another workload: {'; '.join(apart)}. Choose another name, or undo the differences"
         )
     return [run for run in runs if run.steady.settled]
 
 
 def _completed(experiment: Experiment, reused: Sequence[Run], failed: Sequence[Scale]) -> Experiment:
-    """Return the experiment with what its folder does not tell: what ran elsewhere, and what hung before its first iteration."""
+    """Return the experiment with what is not in its folder: reused runs, and trials that hung before their first iteration."""
     reason = "it crashed, hung or lacked env runners while the sweep ran"
     left_out = (*experiment.left_out, *(LeftOut(str(scale), reason) for scale in failed))
     studies = tuple(replace(study, runs=(*study.runs, *reused)) for study in experiment.studies[:1]) + experiment.studies[1:]
@@ -239,7 +237,7 @@ def _completed(experiment: Experiment, reused: Sequence[Run], failed: Sequence[S
 
 @contextmanager
 def _silent_tune() -> Iterator[None]:
-    """Have Tune print nothing: its newer output shows the experiment's settings even with `verbose=0`."""
+    """Silence Tune: its newer output prints the experiment's settings even with `verbose=0`."""
     before = os.environ.get(_TUNES_OUTPUT)
     os.environ[_TUNES_OUTPUT] = "0"
     try:
@@ -252,33 +250,33 @@ def _silent_tune() -> Iterator[None]:
 
 
 class _Announcer(tune.Callback):
-    """Says what is being measured, and what failed."""
+    """Announces each trial, and failures."""
 
     def __init__(self, searcher: ScalingSearcher, say: Callable[[str], None]) -> None:
         self._searcher = searcher
         self._say = say
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Say what is measured now."""
+        """Announce the trial."""
         scale = _scale_of(trial)
         again = " again" * any(each.scale == scale for each in self._searcher.trials)
         self._say(f"Trial {self._searcher.started}: measuring {scale}{again}{self._searcher.time_left()}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Say so where the trial ended well and still measured nothing, or other programs along with it."""
+        """Report a trial that completed without a usable measurement or was disturbed by other programs."""
         measured = self._searcher.trials[-1]
         if measured.failed:
-            self._say(f"{_scale_of(trial)} failed and is left out: not all of its env runners worked")
+            self._say(f"{_scale_of(trial)} failed and is skipped: some of its env runners did not work")
         elif measured.others > NOTABLE_CORES:
             self._say(f"{_scale_of(trial)}: other programs kept {measured.others:.1f} cores busy meanwhile")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Say that a trial failed, and that the sweep goes on."""
-        self._say(f"{_scale_of(trial)} failed and is left out: it crashed or hung, see Ray's logs")
+        """Report that a trial failed; the sweep goes on."""
+        self._say(f"{_scale_of(trial)} failed and is skipped: it crashed or hung, see Ray's logs")
 
 
 def _name_of(env: str, trial: Any) -> str:
-    """Return a trial's name as Tune makes it, with the scale in place of all that is set."""
+    """Return a trial's name in Tune's format, with the scale instead of all parameters."""
     return f"{trial.trainable_name}_{env}_{_scale_of(trial).slug}_{trial.trial_id}".replace("/", "_")
 
 

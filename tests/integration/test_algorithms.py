@@ -47,7 +47,7 @@ Flat = Callable[[Result], dict[str, Any]]
 
 
 def tiny(config: AlgorithmConfig, *, env: Any = "CartPole-v1", runners: int = 1, envs: int = 1) -> AlgorithmConfig:
-    """The new API stack, with a model and fractions of CPUs that cost next to nothing."""
+    """The new API stack, with a tiny model and fractional CPUs."""
     return (
         config.environment(env)
         .env_runners(num_env_runners=runners, num_envs_per_env_runner=envs, num_cpus_per_env_runner=0.1)
@@ -73,16 +73,16 @@ def ppo_on_the_old_stack(*, env: Any = "CartPole-v1", runners: int = 1, envs: in
 
 
 def asynchronous(config: AlgorithmConfig) -> AlgorithmConfig:
-    """APPO or IMPALA, whose iterations last a given time."""
+    """APPO or IMPALA with iterations of a given duration."""
     config = tiny(config).training(train_batch_size_per_learner=BATCH).reporting(min_time_s_per_iteration=1)
-    # On few cores the algorithm's busy loop starves the processes that it waits for.
+    # On few cores, the algorithm's busy loop starves the processes it waits for.
     config.timeout_s_sampler_manager = 0.1
     config.use_env_runner_state_server = False
     return config
 
 
 def off_policy(config: AlgorithmConfig, env: str) -> AlgorithmConfig:
-    """SAC or DQN, with an iteration before learning starts and some after."""
+    """SAC or DQN, with one iteration before learning starts."""
     return (
         tiny(config, env=env)
         .env_runners(rollout_fragment_length=16)
@@ -101,11 +101,11 @@ ALGORITHMS: dict[str, Callable[[], AlgorithmConfig]] = {
 }
 
 
-# ---------------------------------------------------------------- what RLlib itself says
+# ---------------------------------------------------------------- RLlib's own counts
 
 
 class Steps(NamedTuple):
-    """RLlib's own counts of env steps; the old stack has this iteration's only where it counts by env steps."""
+    """RLlib's own counts of env steps; the old stack has per-iteration counts only if it counts by env steps."""
 
     iteration: float | None
     lifetime: float
@@ -119,7 +119,7 @@ def steps(result: Result) -> Steps:
 
 
 def train(config: AlgorithmConfig, iterations: int = 2) -> list[Result]:
-    """Train in a plain loop until `iterations` iterations have sampled: the first of an asynchronous algorithm may not."""
+    """Train in a plain loop until `iterations` iterations have sampled; the first of an asynchronous algorithm may not."""
     algorithm = config.build_algo()
     results: list[Result] = []
     try:
@@ -131,8 +131,8 @@ def train(config: AlgorithmConfig, iterations: int = 2) -> list[Result]:
     return results
 
 
-def check_contract(scaling: dict[str, Any]) -> None:
-    """Every key and no other, plain types, nothing infinite."""
+def check_schema(scaling: dict[str, Any]) -> None:
+    """Exactly the schema's keys, plain types, nothing infinite."""
     assert set(scaling) == NAMES
     types = {name: type(value) for name, value in scaling.items()}
     assert types == {name: str if name in TEXTS else float for name in NAMES}
@@ -140,9 +140,9 @@ def check_contract(scaling: dict[str, Any]) -> None:
 
 
 def check_sps(results: list[Result], flat: Flat) -> None:
-    """`sps` and `env_steps` of every result follow from RLlib's own counts and times."""
+    """`sps` and `env_steps` of every result agree with RLlib's own counts and times."""
     for result in results:
-        check_contract(flat(result))
+        check_schema(flat(result))
         expected = steps(result).iteration
         assert flat(result)["env_steps"] == expected
         sps = expected / result["time_this_iter_s"] if expected else math.nan
@@ -164,7 +164,7 @@ def results(cluster: None, request: pytest.FixtureRequest) -> list[Result]:
 def test_every_key_is_a_plain_float_from_the_first_iteration_on(results: list[Result], flat: Flat) -> None:
     assert results[0]["training_iteration"] == 1
     for result in results:
-        check_contract(flat(result))
+        check_schema(flat(result))
 
 
 def test_sps_is_this_iterations_env_steps_over_its_time(results: list[Result], flat: Flat) -> None:
@@ -172,7 +172,7 @@ def test_sps_is_this_iterations_env_steps_over_its_time(results: list[Result], f
     assert sum(flat(result)["sps"] > 0 for result in results) >= 3
 
 
-def test_env_steps_are_what_the_lifetime_counter_grew_by(results: list[Result], flat: Flat) -> None:
+def test_env_steps_are_the_growth_of_the_lifetime_counter(results: list[Result], flat: Flat) -> None:
     lifetimes = [0.0, *(steps(result).lifetime for result in results)]
     assert [flat(result)["env_steps"] for result in results] == [after - before for before, after in pairwise(lifetimes)]
 
@@ -181,11 +181,11 @@ def test_one_runner_with_one_env_is_parallelism_1(results: list[Result], flat: F
     assert [flat(result)["parallelism"] for result in results] == [1.0] * len(results)
 
 
-def test_a_trial_alone_on_its_node_is_exclusive(results: list[Result], flat: Flat) -> None:
+def test_trial_alone_on_its_node_is_exclusive(results: list[Result], flat: Flat) -> None:
     assert [flat(result)["exclusive"] for result in results] == [1.0] * len(results)
 
 
-def test_the_old_stacks_lifetime_counter_is_not_taken_for_the_iterations(flat: Flat) -> None:
+def test_lifetime_counter_of_the_old_stack_is_not_used_per_iteration(flat: Flat) -> None:
     results = train(ppo_on_the_old_stack(runners=0), iterations=3)
     assert [result["num_env_steps_sampled"] for result in results] == [BATCH, 2 * BATCH, 3 * BATCH]  # the trap
     assert [flat(result)["env_steps"] for result in results] == [BATCH] * 3
@@ -236,7 +236,7 @@ class Team(MultiAgentEnv):
 
 
 def agent_steps(results: list[Result]) -> float:
-    """All agents' steps in all results, by RLlib's own count."""
+    """All agents' steps in all results, as counted by RLlib."""
     if "num_agent_steps_sampled" in results[-1]:  # the old stack's lifetime counter
         return results[-1]["num_agent_steps_sampled"]
     return sum(sum(result["env_runners"]["num_agent_steps_sampled"].values()) for result in results)
@@ -257,7 +257,7 @@ def test_multi_agent_counts_env_steps(config: Callable[..., AlgorithmConfig], co
 
 
 class SlowInEvaluation(gym.Env):
-    """Ten steps an episode, each of which sleeps for as long as the env's config says."""
+    """Episodes of ten steps that sleep for the time in the env's config."""
 
     observation_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
     action_space = gym.spaces.Discrete(2)
@@ -276,13 +276,13 @@ class SlowInEvaluation(gym.Env):
 
 
 def evaluated(config: AlgorithmConfig, **options: Any) -> AlgorithmConfig:
-    """Two episodes of ten steps of 20 ms: evaluation takes 0.4 s at least."""
+    """Two episodes of ten steps of 20 ms: evaluation takes at least 0.4 s."""
     slow = {"env_config": {"sleep": 0.02}, "num_cpus_per_env_runner": 0.1}
     return config.evaluation(evaluation_interval=1, evaluation_duration=2, evaluation_config=slow, **options)
 
 
 @pytest.mark.parametrize("config", [ppo, ppo_on_the_old_stack])
-def test_evaluation_time_is_measured_and_left_out_of_steady_figures(config: Callable[..., AlgorithmConfig], flat: Flat) -> None:
+def test_evaluation_time_is_measured_and_excluded_from_steady_figures(config: Callable[..., AlgorithmConfig], flat: Flat) -> None:
     untouched_by_warmup = functools.partial(ScalingCallback, warmup_iterations=0)
     results = train(evaluated(config(env=SlowInEvaluation, runners=0)).callbacks(untouched_by_warmup))
     check_sps(results, flat)
@@ -292,7 +292,7 @@ def test_evaluation_time_is_measured_and_left_out_of_steady_figures(config: Call
     assert flat(results[-1])["steady/sps"] == pytest.approx(sum(steps(result).iteration for result in results) / seconds)
 
 
-def test_an_interval_of_2_evaluates_every_other_iteration(flat: Flat) -> None:
+def test_evaluation_interval_of_2_evaluates_every_other_iteration(flat: Flat) -> None:
     results = train(evaluated(ppo(env=SlowInEvaluation, runners=0)).evaluation(evaluation_interval=2), iterations=3)
     assert [flat(result)["time/evaluate"] > 0 for result in results] == [False, True, False]
 
@@ -301,7 +301,7 @@ def test_an_interval_of_2_evaluates_every_other_iteration(flat: Flat) -> None:
 
 
 class Companion(RLlibCallback):
-    """Another callback in the list: notes what it sees, in the Algorithm and in the env runners."""
+    """Another callback in the list: records what it sees, in the Algorithm and in the env runners."""
 
     def on_algorithm_init(self, *, algorithm: Algorithm, **kwargs: Any) -> None:
         self.initialised = True
@@ -315,16 +315,16 @@ class Companion(RLlibCallback):
 
 
 @pytest.mark.parametrize("ours_first", [True, False])
-def test_a_list_of_callbacks(ours_first: bool, flat: Flat) -> None:
+def test_list_of_callbacks(ours_first: bool, flat: Flat) -> None:
     both = [ScalingCallback, Companion] if ours_first else [Companion, ScalingCallback]
     for result in train(ppo(runners=1 if ours_first else 0).callbacks(both)):
-        check_contract(flat(result))
+        check_schema(flat(result))
         assert flat(result)["sps"] > 0
         assert result["companion"] == {"initialised": True, "scaling": ours_first}
         assert result["env_runners"]["companion_samples"] > 0
 
 
-def test_a_partial_with_options(flat: Flat) -> None:
+def test_partial_with_options(flat: Flat) -> None:
     results = train(ppo(runners=0).callbacks(functools.partial(ScalingCallback, warmup_iterations=1)), iterations=3)
     assert [flat(result)["steady/iterations"] for result in results] == [0.0, 1.0, 2.0]
 
@@ -337,7 +337,7 @@ def test_a_partial_with_options(flat: Flat) -> None:
     ],
     ids=["class", "partial"],
 )
-def test_a_dict_as_config_in_a_tuner(callbacks: Any, baseline_sps: float, tmp_path: Path, flat: Flat) -> None:
+def test_dict_as_config_in_a_tuner(callbacks: Any, baseline_sps: float, tmp_path: Path, flat: Flat) -> None:
     space = {
         "env": "CartPole-v1",
         "callbacks": callbacks,
@@ -404,7 +404,7 @@ def bc(rows: list[dict[str, Any]], directory: Path) -> AlgorithmConfig:
 
 
 def bc_on_the_old_stack(rows: list[dict[str, Any]], directory: Path) -> AlgorithmConfig:
-    """The old stack reads JSON in its env runners, and counts what it reads as sampled."""
+    """The old stack reads JSON in its env runners and counts the steps it reads as sampled."""
     from ray.rllib.offline.json_writer import JsonWriter
     from ray.rllib.policy.sample_batch import SampleBatch
 
@@ -428,7 +428,7 @@ NOT_ABOUT_STEPS = {"parallelism", "steady/iterations", "steady/converged", "is_b
 
 
 @pytest.mark.parametrize("config", [pytest.param(bc, marks=pytest.mark.slow), bc_on_the_old_stack])
-def test_an_offline_algorithm_trains_on_with_one_warning(
+def test_offline_algorithm_trains_with_one_warning(
     config: Callable[[list[dict[str, Any]], Path], AlgorithmConfig],
     recorded: list[dict[str, Any]],
     tmp_path: Path,
@@ -443,7 +443,7 @@ def test_an_offline_algorithm_trains_on_with_one_warning(
     assert results[-1]["training_iteration"] == 3
     assert results[-1].get("learners") or results[-1]["info"]["learner"]
     for result in results:
-        check_contract(flat(result))
+        check_schema(flat(result))
         known = {name for name, value in flat(result).items() if name not in TEXTS and not math.isnan(value)}
         assert known <= NOT_ABOUT_STEPS
         assert flat(result)["band"] == ""
@@ -454,7 +454,7 @@ def test_an_offline_algorithm_trains_on_with_one_warning(
 # ---------------------------------------------------------------- baselines outside Tune
 
 
-def test_without_options_sps_only_and_one_line_that_says_how_to_get_the_rest(flat: Flat, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_options_sps_only_and_one_hint(flat: Flat, caplog: pytest.LogCaptureFixture) -> None:
     for result in train(ppo(runners=0), iterations=3):
         scaling = flat(result)
         assert scaling["sps"] > 0
@@ -466,7 +466,7 @@ def test_without_options_sps_only_and_one_line_that_says_how_to_get_the_rest(fla
     assert "baseline_sps" in line
 
 
-def test_a_given_baseline(flat: Flat, caplog: pytest.LogCaptureFixture) -> None:
+def test_given_baseline(flat: Flat, caplog: pytest.LogCaptureFixture) -> None:
     for result in train(ppo(runners=0, envs=2).callbacks(functools.partial(ScalingCallback, baseline_sps=1000.0))):
         scaling = flat(result)
         speedup = steps(result).iteration / result["time_this_iter_s"] / 1000
@@ -489,7 +489,7 @@ def test_a_given_baseline(flat: Flat, caplog: pytest.LogCaptureFixture) -> None:
     assert "loss/<cause>" in warning
 
 
-def test_a_baseline_dir_serves_the_next_run(tmp_path: Path, flat: Flat) -> None:
+def test_baseline_dir_is_used_in_the_next_run(tmp_path: Path, flat: Flat) -> None:
     at_once = functools.partial(ScalingCallback, baseline_dir=tmp_path, warmup_iterations=0, min_iterations=2, max_iterations=2)
     reference = [flat(result) for result in train(ppo(runners=1).callbacks(at_once))]
     assert [scaling["is_baseline"] for scaling in reference] == [1.0, 1.0]

@@ -1,4 +1,4 @@
-"""Trials on several nodes of one Ray cluster: they share baselines where the hardware is the same, and only there; and a sweep."""
+"""Trials and a sweep on several nodes of one Ray cluster: baselines are shared only between equal hardware."""
 
 import json
 import math
@@ -20,7 +20,7 @@ from tuning import costly, lines, run
 
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 TRIALS = [(1, "first"), (2, "second"), (2, "small"), (1, "small"), (2, "small")]
-"""Env runners of each trial, and the node on which it runs; one after another."""
+"""Number of env runners and node of each trial, in order."""
 
 pytestmark = [
     pytest.mark.release,
@@ -30,11 +30,11 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def nodes(no_cluster):
-    """Three nodes, of which `small` has one core only; each has a resource of its name."""
+    """Three nodes; `small` has only one core. Each has a resource with its name."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "resources": {"first": 1}, "include_dashboard": False})
     try:
         cluster.add_node(num_cpus=3, resources={"second": 1})
-        # A node's processes inherit what the one that starts them may use.
+        # A node's processes inherit the CPU affinity of the process that starts them.
         os.sched_setaffinity(0, CORES[:1])
         try:
             cluster.add_node(num_cpus=3, resources={"small": 1})
@@ -51,7 +51,7 @@ def nodes(no_cluster):
 @pytest.fixture(scope="module")
 def experiment(nodes, tmp_path_factory):
     config = costly(step_s=0.005).resources(placement_strategy="STRICT_PACK")
-    # The seed is no part of a workload: it counts the trials.
+    # The seed numbers the trials; it is not part of a workload.
     config.seed = tune.grid_search(list(range(len(TRIALS))))
     config.num_env_runners = tune.sample_from(lambda spec: TRIALS[spec.config.seed][0])
     config.custom_resources_for_main_process = tune.sample_from(lambda spec: {TRIALS[spec.config.seed][1]: 0.01})
@@ -62,11 +62,11 @@ def experiment(nodes, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def scaling(experiment):
-    """What was injected into the results of each trial."""
+    """The injected dicts of each trial."""
     return [[result["scaling"] for result in lines(trial)] for trial in experiment]
 
 
-def test_a_baseline_of_one_node_serves_another(scaling):
+def test_baseline_of_one_node_is_used_on_another(scaling):
     reference, parallel = scaling[:2]
     assert {result["is_baseline"] for result in reference} == {1}
     assert {result["is_baseline"] for result in parallel} == {0}
@@ -83,7 +83,7 @@ def test_other_hardware_is_not_compared(scaling):
     assert {result["baseline_sps"] for result in served} == {own_reference[-1]["baseline_sps"]}
 
 
-def test_the_baselines_say_what_hardware_they_are_of(experiment):
+def test_baselines_record_their_hardware(experiment):
     files = (Path(experiment.experiment_path) / "scaling_baselines").glob("*.json")
     assert sorted(json.loads(file.read_text())["workload"]["cores"] for file in files) == [1, len(CORES)]
 
@@ -92,7 +92,7 @@ def test_nothing_else_ran_on_the_nodes(scaling):
     assert {result["exclusive"] for trial in scaling for result in trial} == {1}
 
 
-def test_a_sweep_runs_one_trial_on_each_of_the_nodes_that_are_alike(nodes, tmp_path):
+def test_sweep_runs_one_trial_on_each_equal_node(nodes, tmp_path):
     said = []
     made = sweep(
         costly(step_s=0.02),
@@ -105,7 +105,7 @@ def test_a_sweep_runs_one_trial_on_each_of_the_nodes_that_are_alike(nodes, tmp_p
         say=said.append,
         show=lambda report: None,
     )
-    assert said[0].startswith("A trial at a time on each of 2 nodes alike")
+    assert "each of 2 equal nodes" in said[0]
     assert said[1].startswith("Trial 1: measuring 1r×1e")
     assert made.studies[0].recommendation.choice.scale.num_env_runners == 2
     folders = (tmp_path / "scaling_sweep").glob("PPO_*")
@@ -119,7 +119,7 @@ def test_a_sweep_runs_one_trial_on_each_of_the_nodes_that_are_alike(nodes, tmp_p
 
 
 def _when_and_where(trial):
-    """Return when the first iteration of a trial began and its last ended [s], its scale, and the node that it ran on."""
+    """Return the start of a trial's first iteration and the end of its last [s], its scale and its node."""
     results = [json.loads(line) for line in (trial / "result.json").read_text().splitlines()]
     config = results[0]["config"]
     (place,) = config["custom_resources_for_main_process"]

@@ -1,4 +1,4 @@
-"""What is compared, from when on, and what is not."""
+"""When trials are compared with a baseline."""
 
 import math
 from functools import partial
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("cluster")
 
 @pytest.fixture
 def lasting(tmp_path):
-    """Makes callbacks that share one store, in which trials that sample in the Algorithm's own process are the reference."""
+    """Creates callbacks that share one store; trials that sample in the Algorithm's process are the reference."""
     return partial(quick, reference="0r1e", baseline_dir=str(tmp_path))
 
 
@@ -24,7 +24,7 @@ def scalings(results):
     return [result["scaling"] for result in results]
 
 
-def test_a_late_baseline_is_used_from_the_iteration_in_which_it_appears(lasting):
+def test_late_baseline_is_used_from_the_iteration_it_appears_in(lasting):
     late = cartpole(runners=0, envs=2).callbacks(lasting).build_algo()
     reference = cartpole(runners=0).callbacks(lasting).build_algo()
     try:
@@ -40,7 +40,7 @@ def test_a_late_baseline_is_used_from_the_iteration_in_which_it_appears(lasting)
     assert after["comparable"] == 1
 
 
-def test_a_mismatch_is_not_comparable(lasting, caplog):
+def test_mismatch_is_not_comparable(lasting, caplog):
     train(cartpole(runners=0).callbacks(lasting), 4)
     assert "num_epochs" not in caplog.text
     for scaling in scalings(train(cartpole(runners=0, envs=2).training(num_epochs=2).callbacks(lasting), 2)):
@@ -52,8 +52,8 @@ def test_a_mismatch_is_not_comparable(lasting, caplog):
     assert [scaling["comparable"] for scaling in served] == [1, 1]
 
 
-def test_a_baseline_file_that_cannot_be_used_is_set_aside(lasting, tmp_path):
-    content = '{"schema": "rl_scaling_callback.base'  # the unit tests have the other kinds
+def test_unusable_baseline_file_is_set_aside(lasting, tmp_path):
+    content = '{"schema": "rl_scaling_callback.base'  # unit tests cover other kinds of damage
     train(cartpole(runners=0).callbacks(lasting), 4)
     (file,) = tmp_path.iterdir()
     file.write_text(content)

@@ -76,7 +76,7 @@ def test_they_are_three_hosts(trials):
 
 
 @pytest.mark.parametrize("name", ["on_twin", "runners_on_twin"])
-def test_a_baseline_of_one_host_serves_another_like_it(trials, name):
+def test_baseline_of_one_host_is_used_on_an_equal_one(trials, name):
     assert set(scaling(trials["reference"], "is_baseline")) == {1}
     assert set(scaling(trials[name], "comparable")) == {1}
     assert set(scaling(trials[name], "baseline_sps")) == {trials["reference"][-1]["scaling"]["baseline_sps"]}

@@ -142,7 +142,7 @@ def test_a_sweep_keeps_its_experiment_there(s3, cluster):
     sweep(config, say=lambda line: None, **options)
     (study,) = read_experiment(s3("swept/scaling_sweep"), rule=RULE).studies
     assert {run.scale for run in study.runs} == {Scale(1, 1)}
-    with pytest.raises(ValueError, match="holds a sweep already"):
+    with pytest.raises(ValueError, match="already contains a sweep"):
         sweep(config, **options)
 
 

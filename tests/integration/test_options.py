@@ -1,4 +1,4 @@
-"""Bad options are named when the callback is made. No cluster needed, only Ray."""
+"""Invalid options are reported when the callback is created. Needs Ray, but no cluster."""
 
 import math
 
@@ -29,31 +29,31 @@ from rl_scaling_callback import ScalingCallback
         ({"baseline_dir": " "}, "baseline_dir is ' '; allowed are"),
     ],
 )
-def test_bad_options_name_the_value_and_what_is_allowed(options, message):
+def test_errors_name_the_value_and_what_is_allowed(options, message):
     with pytest.raises(ValueError, match="allowed") as error:
         ScalingCallback(**options)
     assert message in str(error.value)
 
 
-def test_two_sources_of_a_baseline_contradict(tmp_path):
+def test_two_sources_of_a_baseline_are_rejected(tmp_path):
     with pytest.raises(ValueError, match="allowed is one of the two"):
         ScalingCallback(baseline_sps=1.0, baseline_dir=tmp_path)
 
 
 @pytest.mark.parametrize("place", ["nosuchscheme://bucket", "/proc/nothing/here"])
-def test_a_directory_out_of_reach_is_named_when_the_algorithm_is_made(place):
-    # Env runners make the callback too, and one that is restarted while the storage is away must not fail.
+def test_unreachable_directory_is_reported_when_the_algorithm_is_built(place):
+    # Env runners create the callback too; one that restarts while the storage is unavailable must not fail.
     callback = ScalingCallback(baseline_dir=place)
     with pytest.raises(ValueError, match=f"baseline_dir is '{place}'; allowed are"):
         callback.on_algorithm_init(algorithm=None)
 
 
-def test_numbers_may_be_numpys(tmp_path):
+def test_numpy_numbers_are_accepted(tmp_path):
     callback = ScalingCallback(
         baseline_sps=np.float32(2), warmup_iterations=np.int64(0), min_iterations=np.int64(2), precision=np.float32(3)
     )
     assert type(callback._options.baseline_sps) is float
 
 
-def test_good_options_are_taken(tmp_path):
+def test_valid_options_are_accepted(tmp_path):
     ScalingCallback(baseline_dir=tmp_path / "new", reference="4r×2e", workload="mine", warmup_iterations=0, min_iterations=2)

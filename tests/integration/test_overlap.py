@@ -1,4 +1,4 @@
-"""Ground truth where sampling and learning overlap: a cost that is known in seconds lands under its own cause."""
+"""Ground truth if sampling and learning overlap: known costs in seconds are attributed to the right causes."""
 
 import time
 from functools import partial
@@ -21,13 +21,13 @@ from ray.rllib.algorithms.impala.torch.impala_torch_learner import IMPALATorchLe
 CLUSTER_CPUS = 4
 FRAGMENT, STEP_S, UPDATE_S = 10, 0.02, 0.4
 WATCHED = hasattr(CircularBuffer, "put")
-"""Whether the queues of this release can be watched (not in 2.45): else `learner/queue` and `learner/dropped` are NaN."""
+"""Whether the learner's queue can be watched in this release (not in 2.45); else `learner/queue` and `learner/dropped` are NaN."""
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
 class Slow:
-    """Sleeps for `learner_config_dict["update_s"]` in each update of the module."""
+    """Sleeps for `learner_config_dict["update_s"]` in each update."""
 
     def compute_losses(self, **kwargs):
         time.sleep(self.config.learner_config_dict["update_s"])
@@ -39,7 +39,7 @@ class SlowIMPALA(Slow, IMPALATorchLearner):
 
 
 class SlowAPPO(Slow, APPOTorchLearner):
-    """Keeps apart, by the log-probabilities of their actions, the batches that it learned from."""
+    """Counts the distinct batches it learned from, identified by the log-probabilities of their actions."""
 
     def compute_losses(self, *, batch, **kwargs):
         self.learned = getattr(self, "learned", set())
@@ -51,7 +51,7 @@ LEARNERS = {IMPALAConfig: SlowIMPALA, APPOConfig: SlowAPPO}
 
 
 def configured(place, *, kind=IMPALAConfig, runners=1, envs=1, learners=0, update_s=0.0, step_s=STEP_S, seconds=3, **costs):
-    """An env whose steps take 20 ms. What else it costs is no fact of the workload: baselines without it compare."""
+    """An env whose steps take 20 ms. Its other costs are not part of the workload: baselines without them are comparable."""
     measure = partial(
         ScalingCallback, baseline_dir=str(place), workload="known", warmup_iterations=1, min_iterations=2, max_iterations=2
     )
@@ -81,14 +81,14 @@ def train(place, *, iterations=4, **options):
 
 @pytest.fixture(scope="module")
 def plain(cluster, tmp_path_factory):
-    """A place with the baseline of the env that only takes 20 ms a step."""
+    """A directory with the baseline of the env that only takes 20 ms per step."""
     place = tmp_path_factory.mktemp("plain")
     train(place, iterations=3)
     return place
 
 
 def lost(results):
-    """The causes in percent points, mean over the warm iterations, after checking that they are whole."""
+    """Mean losses over the warm iterations in percentage points, after checking that they add up."""
     warm = results[1:]
     for result in warm:
         scaling = result["scaling"]
@@ -99,9 +99,9 @@ def lost(results):
 
 
 def check(results, cause, known):
-    """The cost lies under its own cause: the known percent points within a tenth, and nothing much elsewhere.
+    """Check that the cost is attributed to its cause, within a tenth, and little to others.
 
-    Contention is left out: other programs on the machine come and go between the baseline and the trial.
+    Contention is ignored, because the load by other programs may change between the baseline and the trial.
     """
     found = lost(results)
     assert found[cause] == pytest.approx(known, rel=0.1), found
@@ -109,7 +109,7 @@ def check(results, cause, known):
 
 
 def learner(results):
-    """Shares of the time in which the learner was busy and waited, and env steps that were dropped, over the warm iterations."""
+    """The learner's busy and waiting shares and the dropped env steps, over the warm iterations."""
     warm = results[1:]
     seconds = sum(result["time_this_iter_s"] for result in warm)
     shares = (sum(result["scaling"]["learner"][name] for result in warm) / seconds for name in ("busy", "waiting"))
@@ -131,7 +131,7 @@ def test_slow_env_runners_scale_and_the_learner_waits(plain):
 @pytest.mark.parametrize("kind", [IMPALAConfig, pytest.param(APPOConfig, marks=[pytest.mark.alone, pytest.mark.slow])])
 def test_fast_env_runners_wait_for_a_slow_learner(plain, kind):
     results = train(plain, kind=kind, runners=3, update_s=UPDATE_S)
-    # An update is due for each fragment, whoever samples it: of 3 x 0.4 s, one env runner needs 0.2 s to sample it.
+    # Each fragment causes an update, so a fragment takes 3 x 0.4 s, of which an env runner samples for 0.2 s.
     check(results, "learn", 100 * (1 - FRAGMENT * STEP_S / (3 * UPDATE_S)))
     busy, _, _ = learner(results)
     assert busy > 0.9
@@ -147,7 +147,7 @@ def test_one_env_runner_of_four_that_is_three_times_slower(plain):
 
 @pytest.mark.alone
 @pytest.mark.slow
-def test_observations_that_take_long_to_pickle(plain):
+def test_observations_that_are_slow_to_pickle(plain):
     results = train(plain, runners=2, pickle_s=0.4, quiet_s=0.05)
     check(results, "transfer", 100 * 0.4 / (0.4 + FRAGMENT * STEP_S))
 
@@ -160,11 +160,11 @@ def test_sub_envs_that_step_one_after_another(plain):
 
 @pytest.mark.alone
 @pytest.mark.slow
-def test_a_remote_learner_whose_queue_overflows(plain):
+def test_remote_learner_whose_queue_overflows(plain):
     results = train(plain, runners=3, learners=1, update_s=UPDATE_S)
     busy, _, dropped = learner(results)
     assert busy > 0.9
-    # Nobody waits for it: what it has no room for is lost.
+    # Env runners don't wait for it: what doesn't fit is dropped.
     assert abs(lost(results)["learn"]) < 7
     warm = results[1:]
     sampled = sum(result["scaling"]["env_steps"] for result in warm)
@@ -173,8 +173,8 @@ def test_a_remote_learner_whose_queue_overflows(plain):
 
 
 @pytest.mark.skipif(not WATCHED, reason="the queues of this Ray can't be watched")
-def test_what_appos_circular_buffer_overwrites(tmp_path):
-    """It holds 8 batches, each for two updates, and gets an update a batch: about a quarter of them is never learned from."""
+def test_batches_overwritten_in_appos_circular_buffer(tmp_path):
+    """The buffer has 8 batches for two updates each, but there is one update per batch: about a quarter is never used."""
     config = configured(tmp_path, kind=APPOConfig, runners=2, step_s=0.0, seconds=2)
     config.training(circular_buffer_num_batches=8, circular_buffer_iterations_per_batch=2)
     algorithm = config.build_algo()
@@ -190,7 +190,7 @@ def test_what_appos_circular_buffer_overwrites(tmp_path):
     dropped = sum(result["scaling"]["learner"]["dropped"] for result in results)
     sampled = sum(result["scaling"]["env_steps"] for result in results)
     assert dropped > 0.15 * sampled
-    # What is in the buffer, or on its way, may be learned from yet.
+    # Batches in the buffer or in transit may still be used.
     assert dropped == pytest.approx(sampled - (distinct + held) * FRAGMENT, abs=5 * FRAGMENT)
     assert 8 < lengths[-1] <= 16
     assert queue.qsize() <= 16

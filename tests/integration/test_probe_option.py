@@ -25,7 +25,7 @@ probing = partial(ScalingCallback, probe=True)
 
 
 class OnlyOne(CostlyEnv):
-    """An env of which a process can hold one only, as with a licence or a port."""
+    """An env that can exist only once per process, like one that needs a licence or a port."""
 
     held = False
 
@@ -37,7 +37,7 @@ class OnlyOne(CostlyEnv):
 
 
 class FewAtOnce(CostlyEnv):
-    """An env that fails while its process holds four of them."""
+    """An env that fails if four of them exist in its process."""
 
     held = 0
 
@@ -55,7 +55,7 @@ class FewAtOnce(CostlyEnv):
 
 
 class SlowToBuild(CostlyEnv):
-    """An env that takes a second to be made."""
+    """An env that takes a second to create."""
 
     def __init__(self, config=None):
         time.sleep(1.0)
@@ -63,7 +63,7 @@ class SlowToBuild(CostlyEnv):
 
 
 class Simulator(CostlyEnv):
-    """An env that holds something outside its process until it is closed: a file in `folder`."""
+    """An env with an external resource until it is closed: a file in `folder`."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -74,14 +74,14 @@ class Simulator(CostlyEnv):
         self._file.unlink(missing_ok=True)
 
 
-def test_a_trial_measures_its_own_baseline_and_splits_its_losses(caplog):
-    # 10 ms a step: 80 steps take 0.8 s at 1r×1e, 0.4 s with two env runners.
+def test_trial_measures_its_own_baseline_and_attributes_its_losses(caplog):
+    # 10 ms per step: 80 steps take 0.8 s at 1r×1e and 0.4 s with two env runners.
     config = costly(batch=80, step_s=0.01).env_runners(num_env_runners=2, num_envs_per_env_runner=2).callbacks(probing)
     with caplog.at_level(logging.WARNING, "rl_scaling_callback"):
         results = [result["scaling"] for result in train(config, 5)]
     for scaling in results:
         assert scaling["baseline"]["source"] == "probe"
-        assert 0 < scaling["baseline"]["error"] < math.inf  # how much depends on what else the machine does
+        assert 0 < scaling["baseline"]["error"] < math.inf  # its size depends on the load of the machine
         assert scaling["speedup"] == pytest.approx(scaling["sps"] / scaling["baseline_sps"])
         assert scaling["account"]["estimated"] == 0
         lost = sum(scaling["loss"][cause] for cause in CAUSES)
@@ -90,12 +90,12 @@ def test_a_trial_measures_its_own_baseline_and_splits_its_losses(caplog):
     assert sum(each["time"]["probe"] for each in results[1:]) == 0
     last = results[-1]
     assert last["steady"]["speedup"] == pytest.approx(2.0, rel=0.25)
-    # Two envs that step one after another in each of two runners that don't slow each other down.
+    # Two envs step one after another in each of two runners, which don't slow each other down.
     assert max(CAUSES, key=last["loss"].__getitem__) == "serial_stepping"
     assert [record.message for record in caplog.records if record.name == "rl_scaling_callback"] == []
 
 
-def test_an_env_that_a_process_can_hold_once_is_said_and_training_goes_on(caplog):
+def test_env_limited_to_one_per_process_warns_and_training_goes_on(caplog):
     config = costly(OnlyOne, batch=20, step_s=0.001).env_runners(num_env_runners=1).callbacks(probing)
     with caplog.at_level(logging.WARNING, "rl_scaling_callback"):
         *_, last = train(config, 2)
@@ -106,7 +106,7 @@ def test_an_env_that_a_process_can_hold_once_is_said_and_training_goes_on(caplog
 
 
 @pytest.mark.parametrize(("limit", "source"), [(0.5, ""), (30.0, "probe")])
-def test_envs_that_take_longer_to_build_than_the_limit_need_a_longer_one(caplog, limit, source):
+def test_envs_that_take_longer_to_build_need_a_longer_limit(caplog, limit, source):
     config = costly(SlowToBuild, batch=20, step_s=0.001).env_runners(num_env_runners=1)
     *_, last = train(config.callbacks(partial(probing, max_probe_seconds=limit)), 2)
     assert last["scaling"]["baseline"]["source"] == source
@@ -114,15 +114,15 @@ def test_envs_that_take_longer_to_build_than_the_limit_need_a_longer_one(caplog,
 
 
 @pytest.mark.parametrize(("reference", "speedup"), [("1r1e", math.nan), ("0r1e", 1.0)])
-def test_a_trial_without_env_runners_is_told_which_reference_can_be_probed(caplog, reference, speedup):
+def test_warning_names_a_reference_that_fits_a_trial_without_env_runners(caplog, reference, speedup):
     callback = partial(ScalingCallback, probe=True, reference=reference)
     *_, last = train(costly(batch=20, step_s=0.001).env_runners(num_env_runners=0).callbacks(callback), 2)
     assert last["scaling"]["speedup"] == pytest.approx(speedup, nan_ok=True)
-    assert ("reference='0r1e' can be probed" in caplog.text) == math.isnan(speedup)
+    assert ("use reference='0r1e'" in caplog.text) == math.isnan(speedup)
 
 
-def test_where_probing_fails_no_env_of_it_stays(caplog):
-    # The reference's env fits beside the trial's two; two more don't.
+def test_failed_probing_closes_its_envs(caplog):
+    # The reference's env fits next to the trial's two; two more don't.
     algorithm = (
         costly(FewAtOnce, batch=20).env_runners(num_env_runners=1, num_envs_per_env_runner=2).callbacks(probing).build_algo()
     )
@@ -135,7 +135,7 @@ def test_where_probing_fails_no_env_of_it_stays(caplog):
     assert "no licence for a fourth" in caplog.text
 
 
-def test_a_sweep_by_probes_ends_with_a_config(tmp_path):
+def test_sweep_by_probes_returns_a_config(tmp_path):
     said, shown, standings = [], [], []
     report = sweep(
         costly(batch=40, step_s=0.01),
@@ -158,7 +158,7 @@ def test_a_sweep_by_probes_ends_with_a_config(tmp_path):
     assert "<iframe" in report._repr_html_()
 
 
-def test_a_config_that_cannot_be_probed_gets_trials_unless_probes_are_asked_for(tmp_path):
+def test_config_that_cannot_be_probed_gets_trials_unless_probes_are_requested(tmp_path):
     old = costly(batch=40).api_stack(enable_rl_module_and_learner=False, enable_env_runner_and_connector_v2=False)
     with pytest.raises(RuntimeError, match="old API stack"):
         sweep(old, runners=[1], envs=[1], engine="probes", storage_path=tmp_path)
@@ -168,7 +168,7 @@ def test_a_config_that_cannot_be_probed_gets_trials_unless_probes_are_asked_for(
         sweep(old, envs=[0], storage_path=tmp_path)
 
 
-def test_the_envs_of_a_sweep_are_closed_at_its_end(tmp_path):
+def test_envs_of_a_sweep_are_closed_at_its_end(tmp_path):
     host = ProbeHost(costly(Simulator, batch=20, folder=str(tmp_path)).env_runners(num_env_runners=1))
     try:
         assert host.train(Scale(1, 2)).env_steps >= 20

@@ -1,4 +1,4 @@
-"""Probes of live Algorithms: what they measure, that they leave no trace, and what becomes of those that fail."""
+"""Probes of running Algorithms: results, absence of side effects, and failures."""
 
 from __future__ import annotations
 
@@ -82,14 +82,14 @@ def process_of(env_runner):
     return os.getpid(), len(psutil.Process().children(recursive=True)), psutil.Process().memory_info().rss
 
 
-# ---------------------------------------------------------------- no trace
+# ---------------------------------------------------------------- no side effects
 
 
 COUNT = re.compile(r"(num_(?!.*throughput)|(agent_|module_)?episode_(?!duration))")
 
 
 class Seen(RLlibCallback):
-    """Writes the return of each episode to a file of its env runner."""
+    """Writes the return of each episode to a file per env runner."""
 
     def __init__(self, folder):
         super().__init__()
@@ -101,7 +101,7 @@ class Seen(RLlibCallback):
 
 
 def train(config, folder, scales, iterations=2):
-    """Train, with a round of probes of `scales` after each iteration; return all that training leaves."""
+    """Train with a round of probes of `scales` after each iteration; return everything that training produces."""
     folder.mkdir()
     algorithm = config.callbacks(functools.partial(Seen, folder)).build_algo()
     if algorithm.local_replay_buffer is not None:
@@ -112,7 +112,7 @@ def train(config, folder, scales, iterations=2):
             if scales:
                 assert {probe.scale for probe in prober.measure(scales)} == set(scales)
             results.append(algorithm.train())
-            on_runners(algorithm, lambda env_runner: None)  # weights on their way have arrived
+            on_runners(algorithm, lambda env_runner: None)  # wait until the weights have arrived
     state = algorithm.get_state()
     twins = on_runners(algorithm, lambda env_runner: hasattr(env_runner, "_scaling_twins"))
     algorithm.stop()
@@ -136,7 +136,7 @@ def train(config, folder, scales, iterations=2):
     ],
     ids=["PPO with a MeanStdFilter", "DQN"],
 )
-def test_training_is_bit_for_bit_what_it_is_without_probes(config, tmp_path):
+def test_training_is_bit_identical_with_probes(config, tmp_path):
     runners = config().num_env_runners
     scales = [Scale(0, 1), *(Scale(r, e) for r in range(1, runners + 1) for e in (1, 3))]
     without, probed = train(config(), tmp_path / "without", []), train(config(), tmp_path / "probed", scales)
@@ -149,13 +149,13 @@ def test_training_is_bit_for_bit_what_it_is_without_probes(config, tmp_path):
         np.testing.assert_array_equal(flatten_dict(probed["weights"])[key], values, err_msg=key)
     np.testing.assert_equal(probed["runner"], without["runner"])
     for with_probes, plain in zip(probed["keys"], without["keys"], strict=True):
-        assert {key for key in with_probes ^ plain if not key.startswith("perf/")} == set()  # it needs an iteration of 0.7 s
+        assert {key for key in with_probes ^ plain if not key.startswith("perf/")} == set()  # needs an iteration of 0.7 s
     assert len(without["counts"][-1]) > 10
     np.testing.assert_equal(probed["counts"], without["counts"])
     assert not probed["twins"]
 
 
-# ---------------------------------------------------------------- what is measured
+# ---------------------------------------------------------------- measurements
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def live_envs(env_runner):
 
 
 @pytest.mark.alone
-def test_an_env_of_known_cost(algorithm):
+def test_env_of_known_cost(algorithm):
     scales = [Scale(0, 1), ONE, Scale(2, 1), Scale(1, 2), Scale(2, 2)]
     before = on_runners(algorithm, live_envs)
     with Prober(algorithm, probe_seconds=0.1) as prober:
@@ -179,7 +179,7 @@ def test_an_env_of_known_cost(algorithm):
     assert on_runners(algorithm, live_envs) == before
     assert sorted({probe.round for probe in probes}) == [5, 6]
     assert len(probes) == 10
-    # Envs of one runner step one after another, runners beside each other.
+    # Envs of one runner step one after another, runners in parallel.
     for scale in scales:
         seconds = median(probe.seconds_per_step for probe in probes if probe.scale == scale)
         assert seconds * max(1, scale.num_env_runners) == pytest.approx(1.2 * STEP_S, rel=0.2)
@@ -188,7 +188,7 @@ def test_an_env_of_known_cost(algorithm):
         assert max(probe.busy) <= probe.seconds
 
 
-def test_the_order_is_random_but_not_from_the_global_generators(algorithm):
+def test_random_order_does_not_use_the_global_generators(algorithm):
     scales = [ONE, Scale(2, 1), Scale(1, 2), Scale(2, 2), Scale(1, 3), Scale(2, 3)]
     with quick(algorithm, seed=1) as prober:
         random.seed(3)
@@ -199,7 +199,7 @@ def test_the_order_is_random_but_not_from_the_global_generators(algorithm):
     assert orders[0] != orders[1]
 
 
-def test_more_runners_than_the_trial_has_are_refused(algorithm):
+def test_more_runners_than_the_trial_has_are_rejected(algorithm):
     with pytest.raises(ValueError, match=r"3r×1e.*2 env runners"):
         quick(algorithm).measure([ONE, Scale(3, 1)])
 
@@ -210,7 +210,7 @@ def test_options_are_checked(algorithm, option):
         Prober(algorithm, **option)
 
 
-def test_only_whole_rounds_count(algorithm):
+def test_only_complete_rounds_count(algorithm):
     with Prober(algorithm, probe_seconds=0.3, max_seconds=1.4) as prober:
         probes = prober.measure([ONE, Scale(2, 1)], rounds=20)
     assert 2 <= len(probes) < 8
@@ -224,13 +224,13 @@ def test_too_little_time_is_an_error(algorithm):
     assert time.perf_counter() - started < 1.5
 
 
-def test_what_twins_hold_is_given_back(algorithm):
+def test_close_releases_the_twins_resources(algorithm):
     config = ppo("CartPole-v1", envs=2).env_runners(gym_env_vectorize_mode=gym.VectorizeMode.ASYNC)
     algorithm = config.build_algo()
     before = on_runners(algorithm, process_of)
     with quick(algorithm) as prober:
         prober.measure([ONE, Scale(1, 2)])
-        assert on_runners(algorithm, process_of)[-1][1] == before[-1][1] + 3  # a process for each env
+        assert on_runners(algorithm, process_of)[-1][1] == before[-1][1] + 3  # one process per env
     after = on_runners(algorithm, process_of)
     with quick(algorithm, keep_envs=False) as prober:
         prober.measure([ONE, Scale(1, 2)])
@@ -243,7 +243,7 @@ def test_what_twins_hold_is_given_back(algorithm):
 
 
 class CustomRunner(SingleAgentEnvRunner):
-    """An env runner class of the user's own, with a `sample` that takes nothing."""
+    """A custom env runner class whose `sample` takes no arguments."""
 
     def sample(self):
         return super().sample()
@@ -281,7 +281,7 @@ def test_kinds_of_algorithms(kind):
         algorithm.stop()
 
 
-def test_what_off_policy_algorithms_do_with_samples_is_part_of_a_probe(monkeypatch):
+def test_probe_of_an_off_policy_algorithm_includes_the_replay_buffer(monkeypatch):
     add = PrioritizedEpisodeReplayBuffer.add
     added = []
 
@@ -305,11 +305,11 @@ def test_what_off_policy_algorithms_do_with_samples_is_part_of_a_probe(monkeypat
         algorithm.stop()
 
 
-# ---------------------------------------------------------------- what can't be probed, and failures
+# ---------------------------------------------------------------- unsupported configs, and failures
 
 
 class OneOfAKind(gym.Wrapper):
-    """An env whose second instance in a process does what a file says."""
+    """An env whose second instance in a process fails in the way a file says."""
 
     made = 0
 
@@ -339,7 +339,7 @@ def generators(env_runner):
     return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
 
 
-def test_failures_leave_training_as_it_is(tmp_path):
+def test_failures_do_not_affect_training(tmp_path):
     file = tmp_path / "how"
     algorithm = ppo(OneOfAKind, file=str(file)).build_algo()
     runner = functools.partial(algorithm.env_runner_group.foreach_env_runner, local_env_runner=False)

@@ -40,12 +40,12 @@ pytestmark = pytest.mark.usefixtures("cluster")
 
 
 def ppo(env=CostlyEnv, step_s=0.05, **costs):
-    """PPO whose iterations take 1 s with one env runner, in steps that are long beside what RLlib takes for one."""
+    """PPO with iterations of 1 s on one env runner, in steps much longer than RLlib's overhead."""
     return costly(env, 20, step_s=step_s, **costs)
 
 
 def run(place, config, **options):
-    """Sweep without measuring anything again because of other programs: they may be tests that run at the same time."""
+    """Sweep without repeating disturbed trials: the other programs may be concurrent tests."""
     said = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rl_scaling_callback.sweeping.searcher.worth_repeating", lambda trials: None)
@@ -65,13 +65,13 @@ def swept(cluster, tmp_path_factory):
     return (place, *run(place, ppo(), runners=[1, 2], envs=[1], goal=Goal("fast"), max_trials=2))
 
 
-def test_the_baseline_is_first_and_sleeping_scales(swept):
+def test_baseline_is_measured_first_and_sleeping_envs_scale(swept):
     place, made, said = swept
     assert [text for text in said if "measuring" in text] == ["Trial 1: measuring 1r×1e", "Trial 2: measuring 2r×1e"]
     assert measured(place) == {Scale(1, 1): 1, Scale(2, 1): 1}
     (study,) = made.studies
     one, two = (each.runs[0].steady for each in sorted(study.configurations, key=lambda each: each.scale.num_env_runners))
-    # How well it scales is for test_known_scaling: here other tests run beside it.
+    # test_known_scaling checks how well it scales; here other tests may run at the same time.
     assert two.sps > one.sps
     choice = study.recommendation.choice.scale
     assert choice in (Scale(1, 1), Scale(2, 1))
@@ -79,7 +79,7 @@ def test_the_baseline_is_first_and_sleeping_scales(swept):
     assert (place / "scaling_sweep" / "scaling_report.html").exists()
 
 
-def test_resumed_it_measures_nothing_twice(swept):
+def test_resumed_sweep_measures_nothing_twice(swept):
     place, made, said = swept
     before = measured(place)
     again, said = run(place, ppo(), runners=[1, 2], envs=[1], goal=Goal("fast"), max_trials=2, resume=True)
@@ -89,7 +89,7 @@ def test_resumed_it_measures_nothing_twice(swept):
 
 
 @pytest.mark.slow
-def test_what_another_experiment_measured_is_not_measured_again(swept, tmp_path):
+def test_measurements_of_another_experiment_are_reused(swept, tmp_path):
     options = {"goal": Goal("fast"), "max_trials": 5, "reuse": [swept[0] / "scaling_sweep"]}
     made, said = run(tmp_path, ppo(), runners=[1, 2], envs=[1, 2], **options)
     assert said[0] == "2 trials measured before: 1r×1e, 2r×1e"
@@ -98,13 +98,13 @@ def test_what_another_experiment_measured_is_not_measured_again(swept, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_lasting_baseline_is_not_measured_again(tmp_path):
+def test_lasting_baseline_is_reused(tmp_path):
     lasting = ppo().callbacks(partial(ScalingCallback, baseline_dir=tmp_path / "baselines"))
     run(tmp_path / "first", lasting, runners=[1], envs=[1], max_trials=1)
     made, said = run(tmp_path / "again", lasting, runners=[2], envs=[1], max_trials=2)
     assert said[:2] == ["1 trial measured before: 1r×1e", "Trial 2: measuring 2r×1e"]
     assert {each.scale for each in made.studies[0].configurations} == {Scale(1, 1), Scale(2, 1)}
-    # Another config is told where the baselines lie. It may be that nothing else is to be measured.
+    # Another config with the same baseline_dir. There may be nothing left to measure.
     shown = []
     made, said = run(
         tmp_path / "all", ppo(), runners=[1], envs=[1], max_trials=1, reuse=[tmp_path / "baselines"], show=shown.append
@@ -120,21 +120,21 @@ def test_another_workload_is_not_reused(swept, tmp_path):
         run(tmp_path, other, runners=[1], envs=[1], reuse=[swept[0] / "scaling_sweep"])
 
 
-def test_an_experiment_that_is_there_is_not_mixed_up(swept):
-    with pytest.raises(ValueError, match="holds a sweep already"):
+def test_existing_experiment_is_not_overwritten(swept):
+    with pytest.raises(ValueError, match="already contains a sweep"):
         run(swept[0], ppo(), runners=[1], envs=[1])
 
 
-def test_resumed_with_another_workload_it_is_refused(swept):
+def test_resuming_another_workload_is_rejected(swept):
     other = ppo().training(train_batch_size_per_learner=10, minibatch_size=10)
-    with pytest.raises(ValueError, match=r"holds a sweep of another workload: .*train_batch_size: 10 here, 20 there"):
+    with pytest.raises(ValueError, match=r"contains a sweep of another workload: .*train_batch_size: 10 here, 20 there"):
         run(swept[0], other, runners=[1], envs=[1], resume=True)
     elsewhere = workload_of(ppo(), Host("elsewhere", "another CPU", 64)).logged
     with pytest.raises(ValueError, match=r"cores: 64 here, .*cpu: \"another CPU\" here"):
         _measured_before(str(swept[0] / "scaling_sweep"), elsewhere, QUICK)
 
 
-def test_baselines_of_a_workload_that_the_user_named_are_found(tmp_path):
+def test_baselines_of_a_named_workload_are_found(tmp_path):
     mine, steady = Workload({"name": "mine"}, vouched=True), SteadyWindow(SteadyRule(warmup_iterations=0))
     steady.add(1000, 2.0)
     read = steady.read()
@@ -144,7 +144,7 @@ def test_baselines_of_a_workload_that_the_user_named_are_found(tmp_path):
     assert lasting_runs(Workload({"name": "another's"}, vouched=True), tmp_path) == []
 
 
-def test_a_config_imports_what_lies_beside_it(tmp_path, monkeypatch):
+def test_config_file_can_import_modules_in_its_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setenv("PYTHONPATH", "before")
     (tmp_path / "beside_my_config.py").write_text("from ray.rllib.algorithms.ppo import PPOConfig\n")
@@ -153,12 +153,12 @@ def test_a_config_imports_what_lies_beside_it(tmp_path, monkeypatch):
     assert os.environ["PYTHONPATH"] == f"{tmp_path}{os.pathsep}before"
 
 
-def test_cpus_go_by_what_an_env_runner_asks_for():
+def test_cpus_follow_the_env_runners_request():
     assert cpus_of(ppo().env_runners(num_cpus_per_env_runner=0.5)) == (1.0, 0.5)
     assert cpus_of(ppo().env_runners(num_cpus_per_env_runner=2).resources(num_cpus_for_main_process=3)) == (3.0, 2.0)
 
 
-def test_the_watchdog_waits_anew_after_each_result_and_ends_what_hangs(monkeypatch):
+def test_watchdog_restarts_after_each_result_and_ends_hung_trials(monkeypatch):
     ended = []
     monkeypatch.setattr(Watchdog, "_end", lambda self: ended.append(time.monotonic()))
     algorithm = ppo(step_s=0.0).callbacks(partial(Watchdog, 3.0)).env_runners(num_env_runners=0).build_algo()
@@ -173,7 +173,7 @@ def test_the_watchdog_waits_anew_after_each_result_and_ends_what_hangs(monkeypat
         algorithm.stop()
 
 
-def test_what_can_never_be_scheduled_is_refused_at_once(tmp_path):
+def test_grid_that_can_never_be_scheduled_is_rejected(tmp_path):
     with pytest.raises(
         ValueError, match=r"1 of 3 configurations can never be scheduled.* 8r×1e.* 9 CPU.*has 5.*1, 2 env runners fit"
     ):
@@ -184,22 +184,22 @@ def node(name, cpus, cores=8, cpu="A", **more):
     return Node(Host(name, cpu, cores), {"CPU": cpus, "memory": 1e9, f"node:{name}": 1.0, **more}, f"node:{name}")
 
 
-def test_trials_run_side_by_side_on_nodes_of_one_kind():
+def test_trials_run_concurrently_on_nodes_of_one_kind():
     grid = [Scale(r, e) for r in (1, 2, 4) for e in (1, 2)]
     small, large = [node("a", 4.0), node("b", 4.0)], [node("c", 8.0), node("d", 8.0)]
     assert alike(ppo(), grid, [*small, *large]) == large
     assert alike(ppo(), grid[:4], [*small, *large, node("e", 4.0)]) == [*small, node("e", 4.0)]
-    # Of as many the larger; the kind is the CPU's as well, and what Ray believes in counts.
+    # The larger of equally many. Nodes of one kind also have equal CPUs, and resources are those declared to Ray.
     assert alike(ppo(), grid[:4], [*small, *large]) == large
     assert alike(ppo(), grid, [large[0], node("d", 8.0, cpu="B"), node("e", 8.0, cores=16)]) == [large[0]]
     assert alike(ppo(), grid, small) == []
     assert alike(ppo().resources(placement_strategy="SPREAD"), grid, large) == []
 
 
-def test_the_searcher_keeps_its_places_taken():
-    searcher = ScalingSearcher([1, 2, 4], [1, 2, 4], places=[{"on": "a"}, {"on": "b"}], max_trials=3)
+def test_searcher_keeps_all_slots_busy():
+    searcher = ScalingSearcher([1, 2, 4], [1, 2, 4], slots=[{"on": "a"}, {"on": "b"}], max_trials=3)
     assert searcher.suggest("one") == {"num_env_runners": 1, "num_envs_per_env_runner": 1, "on": "a"}
-    assert searcher.suggest("two") is None, "the baseline is waited for"
+    assert searcher.suggest("two") is None, "it should wait for the baseline"
     for iteration in range(1, 9):
         result = {"training_iteration": iteration, "time_this_iter_s": 1.0, "env_runners/num_env_steps_sampled": 100}
         searcher.on_trial_result("one", {**result, "num_healthy_workers": 1})
@@ -210,24 +210,24 @@ def test_the_searcher_keeps_its_places_taken():
     assert searcher.started == 3
     assert searcher.suggest("four") is None
     searcher.on_trial_complete("two", error=True)
-    assert searcher.suggest("four") is None, "there were trials enough, and one still runs"
+    assert searcher.suggest("four") is None, "max_trials is reached, and one still runs"
     searcher.on_trial_complete("three", error=True)
     assert searcher.suggest("four") == ScalingSearcher.FINISHED
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["crash", pytest.param("hang", marks=pytest.mark.release)])
-def test_a_configuration_that_fails_is_left_out(tmp_path, how):
+def test_failed_configuration_is_left_out(tmp_path, how):
     made, said = run(
         tmp_path, ppo(FailingEnv, how=how, worker=2), runners=[1, 2], envs=[1], goal="fastest", longest_wait_s=30, max_trials=3
     )
-    assert any(text.startswith("2r×1e failed and is left out") for text in said)
+    assert any(text.startswith("2r×1e failed") for text in said)
     assert str(made.studies[0].recommendation.choice.scale) == "1r×1e"
     assert "2r×1e" in [each.name for each in made.experiment.left_out]
 
 
 @pytest.mark.slow
-def test_where_nothing_could_be_measured_the_report_says_so(tmp_path):
+def test_report_of_a_sweep_without_measurements(tmp_path):
     made, _ = run(tmp_path, ppo(FailingEnv, how="crash", worker=1), runners=[1], envs=[1], longest_wait_s=60)
     assert made.studies[0].recommendation.choice is None
     assert reason_text(made.studies[0].recommendation).startswith("No configuration was measured")
@@ -243,7 +243,7 @@ def stop(processes):
 
 @pytest.mark.slow
 @pytest.mark.alone
-def test_what_a_noisy_neighbour_disturbed_is_measured_again(tmp_path):
+def test_disturbed_trial_is_repeated(tmp_path):
     said, neighbours = [], []
 
     def say(text):
@@ -278,7 +278,7 @@ def test_what_a_noisy_neighbour_disturbed_is_measured_again(tmp_path):
 
 
 @pytest.mark.slow
-def test_searcher_and_stopper_in_anybodys_tuner(tmp_path):
+def test_searcher_and_stopper_in_a_user_defined_tuner(tmp_path):
     searcher = ScalingSearcher([1, 2], [1], "fastest", rule=QUICK, max_trials=2)
     results = tune.Tuner(
         "PPO",
@@ -302,7 +302,7 @@ def test_searcher_and_stopper_in_anybodys_tuner(tmp_path):
         ({"min_time_s_per_iteration": None}, (False, False)),
     ],
 )
-def test_the_searcher_sees_what_iterations_mean(config, known):
+def test_searcher_detects_overlapping_and_timed_iterations(config, known):
     searcher = ScalingSearcher([1, 2], [1])
     searcher.suggest("one")
     result = {"training_iteration": 1, "time_this_iter_s": 1.0, "env_runners/num_env_steps_sampled": 100, "config": config}
@@ -310,7 +310,7 @@ def test_the_searcher_sees_what_iterations_mean(config, known):
     assert (searcher.search.overlaps, searcher.search.timed) == known
 
 
-def test_the_searcher_keeps_what_it_knows(tmp_path):
+def test_searcher_state_is_saved_and_restored(tmp_path):
     steady = Steady(100.0, 3.0, 5, 5000.0, 50.0, True, True, {"learn": 2.0})
     trials = [TrialOutcome(Scale(1, 1), 60.0, steady, others=0.1), TrialOutcome(Scale(2, 1), 12.0, None, others=0.2)]
     ScalingSearcher([1, 2], [1], trials=trials).save(str(tmp_path / "state"))
@@ -329,7 +329,7 @@ config = ppo
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [pytest.param(signal.SIGKILL, marks=pytest.mark.release), signal.SIGINT])
-def test_a_sweep_whose_driver_was_killed_or_interrupted_goes_on(tmp_path, how):
+def test_killed_or_interrupted_sweep_can_be_resumed(tmp_path, how):
     (tmp_path / "my_config.py").write_text(CONFIG.format(here=str(Path(__file__).parent)))
     command = [sys.executable, "-m", "rl_scaling_callback", "sweep", f"{tmp_path / 'my_config.py'}:config"]
     command += ["--runners", "1,2", "--envs", "1", "--goal", "fastest", "--storage-path", str(tmp_path), "--max-trials", "2"]
@@ -343,7 +343,7 @@ def test_a_sweep_whose_driver_was_killed_or_interrupted_goes_on(tmp_path, how):
         first.send_signal(how)
         assert first.wait(240) == (-signal.SIGKILL if how == signal.SIGKILL else 130)
     said = (tmp_path / "log").read_text()
-    assert ("Interrupted while measuring 2r×1e. Go on with --resume" in said) == (how == signal.SIGINT)
+    assert ("Interrupted while measuring 2r×1e" in said) == (how == signal.SIGINT)
     assert "Configuration for experiment" not in said, "Tune's own output"
     assert measured(tmp_path)[Scale(1, 1)] == 1
     again = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=300, env=environment, check=True)

@@ -24,7 +24,7 @@ def of_trial(spec):
 def main(folder):
     ray.init(address="10.77.0.1:6379", _node_ip_address="10.77.0.1", log_to_driver=False, logging_level="ERROR")
     config = costly(step_s=0.01).callbacks(quick)
-    # The seed is no part of a workload: it counts the trials.
+    # The seed numbers the trials; it is not part of a workload.
     config.seed = tune.grid_search(list(range(len(TRIALS))))
     config.num_env_runners = tune.sample_from(lambda spec: of_trial(spec)[2])
     config.custom_resources_for_main_process = tune.sample_from(lambda spec: {of_trial(spec)[0]: 0.01})

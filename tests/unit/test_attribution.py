@@ -20,7 +20,7 @@ BASELINE = TimeBreakdown.of_window({"sample": 8.0, "learn": 1.5, "sync": 0.3, "o
 seconds = st.floats(0, 1e4)
 
 
-def test_what_one_env_step_takes():
+def test_breakdown_per_env_step():
     assert BASELINE.total == pytest.approx(10.0 / 1000)
     assert BASELINE.busy == pytest.approx(0.0075)
     assert math.isnan(TimeBreakdown.of_window({"sample": 1.0}, 10).busy)
@@ -32,12 +32,12 @@ def test_what_one_env_step_takes():
     breakdown=st.builds(TimeBreakdown, seconds, seconds, seconds, seconds, st.floats(1e-3, 1e4), seconds, seconds),
     single=st.none() | st.floats(0, 10),
 )
-def test_the_causes_sum_to_the_loss_whatever_happened(scale, env_steps, breakdown, single):
+def test_causes_always_sum_to_the_loss(scale, env_steps, breakdown, single):
     lost, _ = losses(scale, env_steps, breakdown, BASELINE, math.nan if single is None else single)
     speedup = BASELINE.total * env_steps / breakdown.total
     loss = formulas.loss(formulas.efficiency(speedup, scale.parallelism))
     assert list(lost) == list(CAUSES)
-    # 1e-9 of the largest share that was added up
+    # 1e-9 of the largest summand
     assert sum(lost.values()) == pytest.approx(loss, abs=1e-9 * max(1.0, *map(abs, lost.values())))
 
 
@@ -66,7 +66,7 @@ def test_perfect_scaling_loses_nothing():
         ("straggler", {"sample": 3.0, "longest": 2.875}),
     ],
 )
-def test_a_second_more_is_booked_under_its_own_cause(cause, where):
+def test_extra_second_counts_for_its_own_cause(cause, where):
     found, second = lost(**where)
     assert found.pop(cause) == pytest.approx(second)
     assert all(points == pytest.approx(0, abs=1e-9) for points in found.values())
@@ -84,18 +84,18 @@ def test_negative_shares_are_kept():
     assert lost(sample=1.5, busy=1.375, longest=1.375)[0]["contention"] < 0
 
 
-def test_the_typical_runner_is_the_lower_median():
+def test_typical_runner_is_the_lower_median():
     assert typical_and_longest([2.0, 0.7, 0.6, 0.5]) == (0.6, 2.0)
     assert all(map(math.isnan, typical_and_longest([])))
 
 
-def test_the_rest_of_an_iteration_is_other():
+def test_remaining_time_is_other():
     breakdown = TimeBreakdown.of({"sample": 1.0, "learn": 0.5, "sync": 0.125, "evaluate": 0.25, "other": 0.01}, 2.0)
     assert (breakdown.other, breakdown.total) == (0.125, 2.0)
     assert math.isnan(breakdown.busy)
 
 
-def test_the_diagnosis_names_the_largest_cause():
+def test_diagnosis_names_the_largest_cause():
     lost = dict.fromkeys(CAUSES, 0.0) | {"learn": 61.0, "transfer": 5.0}
     assert diagnosis(lost).startswith("learn: 61 of 66 lost points; ")
     assert diagnosis(dict.fromkeys(CAUSES, 0.01)) == ""
@@ -104,7 +104,7 @@ def test_the_diagnosis_names_the_largest_cause():
     assert diagnosis({}) == ""
 
 
-def test_of_a_baseline_without_breakdown_only_what_it_has_none_of_is_known():
+def test_baseline_without_breakdown_leaves_straggler_and_evaluate():
     breakdown = TimeBreakdown(2.0, 1.0, 0.1, 0.5, 0.4, busy=1.5, longest=1.75)
     lost, estimated = losses(Scale(4, 1), 1000, breakdown, TimeBreakdown.of_window({}))
     known = {cause: points for cause, points in lost.items() if points == points}
@@ -112,21 +112,21 @@ def test_of_a_baseline_without_breakdown_only_what_it_has_none_of_is_known():
     assert not estimated
 
 
-def test_what_a_learner_beside_the_env_runners_allows():
+def test_limits_of_an_asynchronous_learner():
     limits = LearnerLimits.of_window({LEARNER: 9.7, "learn": 4.5}, 10.0)
     assert (limits.busy, limits.from_runners) == (0.97, pytest.approx(1.03, abs=0.001))
     assert limits.from_twice_as_fast == pytest.approx(1 / 0.55)
-    # It is not saturated, and nobody waits for it: a faster one changes nothing.
+    # It is not saturated and nothing waits for it: a faster one changes nothing.
     assert LearnerLimits.of_window({LEARNER: 2.0, "learn": 0.0}, 10.0) == LearnerLimits(0.2, 5.0, 1.0)
     assert LearnerLimits.of_window({LEARNER: 10.1, "learn": 9.0}, 10.0) == LearnerLimits(1.0, 1.0, 2.0)
     assert LearnerLimits.of_window({LEARNER: math.nan, "learn": 1.0}, 10.0) is None
     assert LearnerLimits.of_window({LEARNER: 0.0, "learn": 1.0}, 10.0) is None
 
 
-def test_the_diagnosis_says_which_side_limits():
+def test_diagnosis_reports_the_learner_limits():
     lost = dict.fromkeys(CAUSES, 0.0) | {"learn": 61.0}
     line = diagnosis(lost, LearnerLimits.of_window({LEARNER: 9.7, "learn": 4.5}, 10.0))
     assert "The learner is busy 97 %: at most 1.03× from more env runners; a learner twice as fast: up to 1.8×" in line
-    # That needs no baseline.
+    # The learner's limits need no baseline.
     unknown = dict.fromkeys(CAUSES, math.nan)
     assert diagnosis(unknown, LearnerLimits.of_window({LEARNER: 9.7, "learn": 4.5}, 10.0)).startswith("The learner is busy 97 %")

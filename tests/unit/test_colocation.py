@@ -46,21 +46,21 @@ def test_alone(me):
     assert [me.look() for _ in range(3)] == [1.0, 1.0, 1.0]
 
 
-def test_a_neighbour_counts_until_the_iteration_after_it_left(me, node):
+def test_other_process_counts_until_the_iteration_after_it_left(me, node):
     neighbour = Neighbour(node)
     assert [me.look(), me.look()] == [0.0, 0.0]
     neighbour.go()
     assert [me.look(), me.look()] == [0.0, 1.0]
 
 
-def test_a_neighbour_that_came_and_went_between_two_looks_counts(me, node):
+def test_process_that_came_and_went_between_checks_counts(me, node):
     assert me.look() == 1.0
     Neighbour(node).go()
     assert [me.look(), me.look()] == [0.0, 1.0]
 
 
-def test_arriving_after_a_look_of_a_younger_process_does_not_wait_for_it(node):
-    neighbour = Neighbour(node)  # it lives in a child process, whose number is higher, and has looked
+def test_joining_does_not_wait_for_a_process_with_a_higher_pid(node):
+    neighbour = Neighbour(node)  # in a child process, with a higher pid, that has already checked
     arrival = threading.Thread(target=lambda: Colocation(node).leave(), daemon=True)
     arrival.start()
     arrival.join(10)
@@ -69,7 +69,7 @@ def test_arriving_after_a_look_of_a_younger_process_does_not_wait_for_it(node):
     assert not waits
 
 
-def test_a_killed_neighbour_is_gone(me, node):
+def test_killed_process_does_not_count(me, node):
     neighbour = Neighbour(node)
     assert me.look() == 0.0
     neighbour.process.kill()
@@ -83,7 +83,7 @@ def test_other_nodes_do_not_count(me):
     elsewhere.go()
 
 
-def test_trials_of_one_process_count_while_their_iterations_overlap(me, node):
+def test_trials_in_one_process_count_if_their_iterations_overlap(me, node):
     second = Colocation(node)
     with me.iteration(), second.iteration():
         pass
@@ -101,10 +101,10 @@ def test_trials_of_one_process_count_while_their_iterations_overlap(me, node):
     second.leave()
 
 
-def test_trials_of_one_process_that_take_turns_do_not_count(me, node):
+def test_trials_in_one_process_that_take_turns_do_not_count(me, node):
     second = Colocation(node)
     assert me.look() == second.look() == 1.0
     second.leave()
     neighbour = Neighbour(node)
-    assert me.look() == 0.0  # leaving must not have given back the process's lock
+    assert me.look() == 0.0  # leaving must not release the process's lock
     neighbour.go()

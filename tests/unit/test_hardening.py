@@ -190,25 +190,25 @@ def test_link_in_a_store_is_replaced_but_not_its_target(tmp_path):
 
 @pytest.fixture
 def temporary(tmp_path, monkeypatch):
-    """The folder for temporary files, and that of the locks in it."""
+    """The folder for temporary files and its lock folder."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path, tmp_path / f"rl_scaling_callback-{os.getuid()}"
 
 
 @pytest.mark.parametrize("node", HOSTILE[:-1])
-def test_no_name_of_a_node_leads_out_of_the_folder_of_locks(temporary, node):
+def test_node_name_cannot_escape_the_lock_folder(temporary, node):
     place, locks = temporary
     Colocation(node).leave()
     (file,) = everything_in(place)
     assert file.parent == locks
 
 
-def test_a_link_in_place_of_the_locks_is_not_followed(temporary):
+def test_link_in_place_of_the_lock_folder_is_not_followed(temporary):
     place, locks = temporary
     outside = place / "outside"
     outside.mkdir()
     locks.symlink_to(outside)
-    with pytest.raises(OSError, match="not a folder of this user's own"):
+    with pytest.raises(OSError, match="not a folder owned by this user"):
         Colocation("node")
     locks.unlink()
     locks.mkdir()
@@ -218,10 +218,10 @@ def test_a_link_in_place_of_the_locks_is_not_followed(temporary):
     assert everything_in(outside) == set()
 
 
-def test_a_folder_of_locks_that_somebody_else_owns_is_not_used(temporary, monkeypatch):
+def test_lock_folder_owned_by_another_user_is_not_used(temporary, monkeypatch):
     me = os.getuid()
     monkeypatch.setattr(os, "getuid", lambda: me + 1)
-    with pytest.raises(PermissionError, match="not a folder of this user's own"):
+    with pytest.raises(PermissionError, match="not a folder owned by this user"):
         Colocation("node")
 
 

@@ -6,7 +6,7 @@ from rl_scaling_callback.rllib.learner_queue import LearnerQueue
 
 
 class Circular:
-    """A buffer of the last `num_batches` batches, each of which can be taken `uses` times; `get` takes the newest."""
+    """A buffer of the last `num_batches` batches, each usable `uses` times; `get` takes the newest."""
 
     def __init__(self, num_batches, uses):
         self.num_batches, self.uses = num_batches, uses
@@ -50,7 +50,7 @@ def watch(watched, now):
     return LearnerQueue(Learner(watched), lambda: now[0])
 
 
-def test_the_length_over_time(now):
+def test_mean_length_over_time(now):
     watched = queue.Queue(maxsize=3)
     told = watch(watched, now)
     now[0] += 1.0
@@ -65,18 +65,18 @@ def test_the_length_over_time(now):
     assert told.take() == {"queued": 1.0, "watched": 1.0, "overwritten": 0.0}
 
 
-def test_what_a_circular_buffer_overwrites_before_it_was_taken(now):
+def test_batches_overwritten_before_use_are_counted(now):
     watched = Circular(2, uses=2)
     told = watch(watched, now)
     batches = [(f"batch {number}", {}) for number in range(5)]
     for batch in batches:
         watched.put(batch)
         if batch is batches[1]:
-            assert watched.get() is batch  # one of its two uses is enough
-    # In the buffer are now the last two. The learner waited for the first before it was watched; batch 2 was never taken.
+            assert watched.get() is batch  # one of two uses is enough
+    # The buffer has the last two batches. The learner's wait for the first was not watched; batch 2 was never taken.
     assert told.take()["overwritten"] == 3 * 2 * 8 / 2
 
 
-def test_a_queue_of_another_kind_is_refused():
+def test_unknown_kind_of_queue_is_rejected():
     with pytest.raises(AttributeError):
         LearnerQueue(Learner([]))

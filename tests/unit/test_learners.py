@@ -6,7 +6,7 @@ from rl_scaling_callback.live.learners import Learners
 from rl_scaling_callback.live.phases import PhaseClock
 
 
-def test_the_learner_of_this_process_is_timed_since_the_iteration_began():
+def test_local_learner_is_timed_from_the_start_of_the_iteration():
     now, dropped = [0.0], [10.0]
     clock = PhaseClock({}, clock=lambda: now[0])
     learners = Learners(clock.take, 1, lambda: dropped[0])
@@ -23,7 +23,7 @@ def test_the_learner_of_this_process_is_timed_since_the_iteration_began():
     assert learners.read()["busy"] == 0.0
 
 
-def test_learners_in_other_processes_report():
+def test_reports_of_remote_learners_are_averaged():
     learners = Learners(None, 2, lambda: 0.0)
     learners.add({"busy": 1.0, "waiting": 0.5, "queued": 3.0, "watched": 2.0, "overwritten": 10.0})
     learners.add({"busy": 2.0, "queued": 1.0, "watched": 2.0, "overwritten": 5.0})
@@ -48,7 +48,7 @@ def test_learners_that_never_reported_are_unknown():
     assert told["dropped"] == 0.0
 
 
-def test_a_block_that_began_before_the_iteration_counts_from_its_beginning():
+def test_block_started_earlier_counts_from_the_start_of_the_iteration():
     now = [0.0]
     clock = PhaseClock({}, clock=lambda: now[0])
     learners = Learners(clock.take, 1, lambda: math.nan)

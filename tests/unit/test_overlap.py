@@ -6,7 +6,7 @@ from rl_scaling_callback.rllib import RunnerReport
 
 
 class Driver:
-    """An Algorithm's process that looks for results and does other things in between, on a clock of the test's."""
+    """An Algorithm's process that polls for results and works in between, on a simulated clock."""
 
     def __init__(self, num_env_runners):
         self.now = 100.0
@@ -24,7 +24,7 @@ class Driver:
             self.now += seconds
 
     def fetch(self, *samples):
-        """Each sample: the env runner's name, when it began and ended, and how long it waited for weights."""
+        """Report samples: name of the env runner, start, end, and wait for weights."""
         self.runners.add(
             (name, RunnerReport(ended - began, began=began, ended=ended, weights=weights))
             for name, began, ended, weights in samples
@@ -36,14 +36,14 @@ class Driver:
         return {phase: pytest.approx(seconds, abs=1e-9) for phase, seconds in phases.items() if abs(seconds) > 1e-9}
 
 
-def test_nothing_reported():
+def test_without_reports_nothing_is_known():
     driver = Driver(1)
     driver.spend(1.0, "learn")
     driver.fetch()
     assert driver.runners.read().phases is None
 
 
-def test_a_result_that_lies_there_while_the_learner_holds_the_process_up_waits_for_the_learner():
+def test_wait_for_a_poll_delayed_by_the_learner_is_learn():
     driver = Driver(1)
     driver.spend(1.0, "sample")
     driver.fetch(("1", 100.0, 101.0, 0.0))
@@ -55,12 +55,12 @@ def test_a_result_that_lies_there_while_the_learner_holds_the_process_up_waits_f
     assert driver.phases() == {"sample": 3.0, "learn": 2.0}
 
 
-def test_a_result_that_was_not_there_at_the_last_look_was_on_its_way():
+def test_wait_before_a_poll_without_result_is_transfer():
     driver = Driver(1)
     driver.spend(1.0, "sample")
     driver.fetch(("1", 100.0, 101.0, 0.0))
     driver.spend(1.0, "sample")
-    # It ended at 102 and is pickled until 104, while the process turns over: an update of nothing, a look in vain.
+    # It ended at 102 and is pickled until 104. Meanwhile the process does an empty update and polls in vain.
     for _ in range(20):
         driver.spend(0.09, "learn")
         driver.spend(0.01, "sample")
@@ -73,7 +73,7 @@ def test_a_result_that_was_not_there_at_the_last_look_was_on_its_way():
     assert driver.phases() == {"sample": 5.0, "other": 0.2}
 
 
-def test_a_request_that_waits_for_the_process_to_send_it_waits_for_its_phase():
+def test_wait_for_a_delayed_request_counts_for_the_phase_that_delays_it():
     driver = Driver(1)
     driver.spend(1.0, "sample")
     driver.fetch(("1", 100.0, 101.0, 0.0))
@@ -93,11 +93,11 @@ def test_waiting_for_weights_is_sync():
     assert driver.phases() == {"sample": 2.5, "sync": 0.5}
 
 
-def test_what_lies_between_two_iterations_is_part_of_none():
+def test_time_between_iterations_is_not_counted():
     driver = Driver(1)
     driver.spend(1.0, "sample")
     driver.fetch(("1", 100.0, 101.0, 0.0))
-    driver.now += 5.0  # a checkpoint, say, while the env runner samples for 2 s and waits for 3 s
+    driver.now += 5.0  # such as a checkpoint; meanwhile the env runner samples for 2 s and waits for 3 s
     driver.begin()
     driver.spend(1.0, "sample")
     driver.fetch(("1", 101.0, 103.0, 0.0))
@@ -106,7 +106,7 @@ def test_what_lies_between_two_iterations_is_part_of_none():
     assert driver.phases() == {"sample": 2.0}
 
 
-def test_a_slow_env_runner_is_a_straggler_and_not_contention():
+def test_slow_env_runner_is_a_straggler_and_not_contention():
     driver = Driver(3)
     driver.spend(2.0, "sample")
     for end in (102.0, 104.0):
@@ -120,21 +120,21 @@ def test_a_slow_env_runner_is_a_straggler_and_not_contention():
     assert len(work.reports) == 3
 
 
-def test_an_env_runner_that_does_not_report_is_none_that_waits():
+def test_silent_env_runner_does_not_count_as_waiting():
     driver = Driver(2)
     driver.spend(2.0, "sample")
     driver.fetch(("1", 100.0, 102.0, 0.0))
     assert driver.phases() == {"sample": 1.0, "other": 1.0}
 
 
-def test_without_times_nothing_is_known():
+def test_without_timestamps_nothing_is_known():
     driver = Driver(1)
     driver.runners.add([("1", RunnerReport(1.0))])
     driver.runners.add([("1", RunnerReport(2.0, began=201.0, ended=203.0))])
     assert driver.runners.read().phases is None
 
 
-def test_where_phases_follow_one_another_it_agrees_with_their_own_times():
+def test_consecutive_phases_agree_with_the_phase_clock():
     driver = Driver(2)
     spent = {"sample": 0.0, "learn": 0.0, "sync": 0.0}
     for turn in range(20):
@@ -144,6 +144,6 @@ def test_where_phases_follow_one_another_it_agrees_with_their_own_times():
             spent[phase] += seconds
             if phase == "sample":
                 driver.fetch(("1", began, began + 0.8, 0.0), ("2", began, began + slower, 0.0))
-    # The wait after the last sample is told by the next one.
+    # The next sample reveals the wait after the last one.
     driver.fetch(("1", driver.now, driver.now, 0.0), ("2", driver.now, driver.now, 0.0))
     assert driver.phases() == spent

@@ -8,7 +8,7 @@ from rl_scaling_callback.live.phases import PhaseClock
 
 
 class Metrics:
-    """Stands in for RLlib's MetricsLogger: remembers what it logged."""
+    """A fake MetricsLogger that records what is logged."""
 
     def __init__(self):
         self.logged = []
@@ -41,7 +41,7 @@ def spend(metrics, now, key, seconds):
         now[0] += seconds
 
 
-def test_calls_of_a_phase_add_up_and_start_over(clock, metrics, now):
+def test_blocks_of_a_phase_add_up_until_taken(clock, metrics, now):
     for seconds in (1.0, 2.0):
         spend(metrics, now, ("timers", "sampling"), seconds)
         spend(metrics, now, ("timers", "update"), 0.5)
@@ -50,7 +50,7 @@ def test_calls_of_a_phase_add_up_and_start_over(clock, metrics, now):
     assert clock.take() == {}
 
 
-def test_nested_phases_count_once_for_the_innermost(clock, metrics, now):
+def test_nested_phases_count_for_the_innermost_only(clock, metrics, now):
     with metrics.log_time("sampling"):
         now[0] += 1.0
         with metrics.log_time(("timers", "unknown")):
@@ -60,13 +60,13 @@ def test_nested_phases_count_once_for_the_innermost(clock, metrics, now):
     assert clock.take() == {"sample": 3.0, "sync": 4.0}
 
 
-def test_what_rllib_logs_stays_as_it_is(clock, metrics):
+def test_rllib_metrics_are_unchanged(clock, metrics):
     with metrics.log_time(("timers", "sampling"), window=3) as stats:
         assert stats == "stats"
     assert metrics.logged == [(("timers", "sampling"), {"window": 3})]
 
 
-def test_taken_inside_a_block_it_counts_up_to_now(clock, metrics, now):
+def test_take_inside_a_block_counts_up_to_now(clock, metrics, now):
     with metrics.log_time("sampling"):
         now[0] += 1.0
         assert clock.take() == {"sample": 1.0}
@@ -74,7 +74,7 @@ def test_taken_inside_a_block_it_counts_up_to_now(clock, metrics, now):
     assert clock.take() == {"sample": 2.0}
 
 
-def test_an_error_in_a_block_ends_it(clock, metrics, now):
+def test_error_ends_the_block(clock, metrics, now):
     with suppress(RuntimeError), metrics.log_time("sampling"):
         now[0] += 1.0
         raise RuntimeError
@@ -82,9 +82,9 @@ def test_an_error_in_a_block_ends_it(clock, metrics, now):
     assert clock.take() == {"sample": 1.0}
 
 
-def test_an_iteration_that_failed_is_no_part_of_the_next(clock, metrics, now):
+def test_failed_iteration_does_not_count_for_the_next(clock, metrics, now):
     spend(metrics, now, "sampling", 4.0)
-    clock.enter("sample")  # an error left it open
+    clock.enter("sample")  # left open by an error
     now[0] += 1.0
     clock.start()
     now[0] += 1.0
@@ -93,7 +93,7 @@ def test_an_iteration_that_failed_is_no_part_of_the_next(clock, metrics, now):
     assert clock.take() == {"sample": 0.5}
 
 
-def test_the_background_counts_while_nothing_else_runs(now, metrics):
+def test_background_phase_counts_only_while_no_other_runs(now, metrics):
     clock = PhaseClock({"sampling": "sample", "evaluation": "evaluate"}, background=["evaluate"], clock=lambda: now[0])
     clock.watch(metrics)
 
@@ -110,7 +110,7 @@ def test_the_background_counts_while_nothing_else_runs(now, metrics):
     assert clock.take() == {"other": 1.0, "sample": 2.0, "evaluate": 4.0}
 
 
-def test_what_runs_beside_is_not_counted(clock, metrics, now):
+def test_parallel_thread_is_not_counted(clock, metrics, now):
     with metrics.log_time("sampling"):
         beside = threading.Thread(target=spend, args=(metrics, now, "update", 2.0))
         beside.start()
@@ -118,7 +118,7 @@ def test_what_runs_beside_is_not_counted(clock, metrics, now):
     assert clock.take() == {"sample": 2.0}
 
 
-def test_one_thread_after_another_is_counted(clock, metrics, now):
+def test_consecutive_threads_are_counted(clock, metrics, now):
     spend(metrics, now, "sampling", 1.0)
     after = threading.Thread(target=spend, args=(metrics, now, "update", 2.0))
     after.start()
@@ -126,7 +126,7 @@ def test_one_thread_after_another_is_counted(clock, metrics, now):
     assert clock.take() == {"sample": 1.0, "learn": 2.0}
 
 
-def test_work_still_under_way_belongs_to_the_phase_that_started_it(metrics, now):
+def test_asynchronous_work_counts_for_the_phase_that_started_it(metrics, now):
     def gpu():
         now[0] += 3.0
 
@@ -140,7 +140,7 @@ def test_work_still_under_way_belongs_to_the_phase_that_started_it(metrics, now)
     ("config", "seconds"), [({}, {"sample": 1.0, "other": 1.0}), ({"broadcast_interval": 1}, {"other": 2.0})], ids=["PPO", "APPO"]
 )
 @pytest.mark.parametrize("name", ["aggregate", "merge_and_log_n_dicts"])
-def test_merging_what_env_runners_report_ends_the_samples_way(metrics, now, name, config, seconds):
+def test_merging_metrics_counts_as_sampling(metrics, now, name, config, seconds):
     introspection = pytest.importorskip("rl_scaling_callback.rllib.introspection", reason="needs Ray")
 
     def merge(stats, *, key):

@@ -16,7 +16,7 @@ EMPTY = SteadyWindow(SteadyRule()).read()
 
 
 class Machine:
-    """A prober on a machine whose speed drifts and which now and then is held up, with a clock of its own."""
+    """A prober on a simulated machine with drifting speed and occasional stalls."""
 
     def __init__(self, noise=0.0, disturbed=0.0):
         self.now = 100.0
@@ -50,11 +50,11 @@ def baseline(machine, scale=OWN, reference=SINGLE, **options):
 
 
 def iteration(slowness=1.0):
-    """1,000 env steps at the trial's own scale: 0.4 s of sampling, 0.1 s of learning."""
+    """1,000 env steps at the trial's scale: 0.4 s of sampling, 0.1 s of learning."""
     return TimeBreakdown.of({"sample": 0.4 * slowness, "learn": 0.1 * slowness}, 0.5 * slowness, 0.36 * slowness, 0.36 * slowness)
 
 
-def test_the_reference_would_have_sampled_longer_and_learned_as_long():
+def test_reference_samples_longer_and_learns_as_long():
     probed = baseline(Machine())
     sps, comparable = probed.compare_with(EMPTY, 1000.0, iteration())
     assert sps == pytest.approx(1000 / (1.0 + 0.1))
@@ -64,7 +64,7 @@ def test_the_reference_would_have_sampled_longer_and_learned_as_long():
     assert probed.error == pytest.approx(0.0, abs=1e-9)
 
 
-def test_a_machine_that_slows_down_slows_the_reference_as_well():
+def test_slower_machine_slows_the_reference_too():
     machine = Machine()
     probed = baseline(machine)
     fast = 2000 * probed.compare_with(EMPTY, 1000.0, iteration())[0] ** -1
@@ -73,7 +73,7 @@ def test_a_machine_that_slows_down_slows_the_reference_as_well():
     assert slow == pytest.approx(3 * fast)
 
 
-def test_noise_and_disturbances_stay_within_the_error_that_is_told():
+def test_noise_and_outliers_stay_within_the_reported_error():
     held = 0
     for seed in range(200):
         machine = Machine(noise=0.05, disturbed=0.03)
@@ -85,42 +85,42 @@ def test_noise_and_disturbances_stay_within_the_error_that_is_told():
     assert held >= 184
 
 
-def test_an_algorithm_that_learns_once_a_round_learns_more_often_at_the_reference():
+def test_learning_once_per_round_means_more_updates_at_the_reference():
     machine = Machine()
     machine.fragment = 4
     probed = baseline(machine)
     assert probed.compare_with(EMPTY, 1000.0, iteration())[0] == pytest.approx(1000 / (1.0 + 8 * 0.1))
 
 
-def test_a_trial_at_the_reference_scale_is_its_own_reference():
+def test_trial_at_the_reference_scale_is_its_own_reference():
     probed = baseline(Machine(noise=0.1), scale=SINGLE)
     spent = TimeBreakdown.of({"sample": 1.0, "learn": 0.1}, 1.2, 0.9, 0.9)
     assert probed.compare_with(EMPTY, 1000.0, spent)[0] == pytest.approx(1000 / 1.2)
     assert probed.is_baseline == 1.0
 
 
-def test_a_larger_reference_counts_per_unit_of_its_parallelism():
+def test_larger_reference_counts_per_unit_of_its_parallelism():
     probed = baseline(Machine(), reference=ONE_RUNNER)
     assert probed.compare_with(EMPTY, 1000.0, iteration())[0] == pytest.approx(1000 / (0.8 + 0.1) / 2)
 
 
-def test_where_sampling_overlaps_learning_the_probes_alone_tell():
+def test_overlapping_algorithms_use_the_probes_alone():
     probed = baseline(Machine(), overlaps=True)
     assert probed.compare_with(EMPTY, 1000.0, TimeBreakdown.of({}, 1.0))[0] == pytest.approx(1000.0)
 
 
-def test_the_causes_sum_to_what_is_lost_and_none_is_estimated():
+def test_causes_sum_to_the_loss_and_none_is_estimated():
     probed = baseline(Machine())
     spent = iteration()
     lost, estimated = losses(OWN, 1000.0, spent, *probed.breakdown_for(1000.0, spent))
     speedup = 2000.0 / probed.compare_with(EMPTY, 1000.0, spent)[0]
     assert sum(lost.values()) == pytest.approx(100 - 100 * speedup / 8, abs=1e-9)
     assert not estimated
-    # One runner with two envs takes 0.72 ms of its time a step: the four would sample 1,000 steps in 0.18 s, and take 0.36 s.
+    # One runner with two envs is busy for 0.72 ms per step: four would sample 1,000 steps in 0.18 s, but take 0.36 s.
     assert lost["contention"] == pytest.approx(100 * (0.36 - 0.18) / 0.5)
 
 
-def test_probing_keeps_to_its_share_of_the_time():
+def test_probing_stays_within_its_share_of_the_time():
     machine = Machine()
     probed = baseline(machine)
     at_start = probed.take_seconds()
@@ -136,7 +136,7 @@ def test_probing_keeps_to_its_share_of_the_time():
     assert probed.age < 100
 
 
-def test_probes_that_fail_keep_within_their_share_and_leave_the_baseline_its_age():
+def test_failed_probes_stay_within_their_share_and_keep_the_baseline():
     machine = Machine()
     probed = baseline(machine)
     ended = started = machine.now
@@ -160,7 +160,7 @@ def test_probes_that_fail_keep_within_their_share_and_leave_the_baseline_its_age
     assert probed.age == pytest.approx(machine.now - ended)
 
 
-def test_drift_of_the_env_is_followed(monkeypatch):
+def test_baseline_follows_drift_of_the_env(monkeypatch):
     machine = Machine()
     probed = baseline(machine)
     monkeypatch.setitem(SECONDS_PER_STEP, OWN, 0.8e-3)
@@ -186,7 +186,7 @@ class Lasting:
 
 
 @pytest.mark.parametrize(("sps", "warns"), [(1000 / 1.1, False), (0.97 * 1000 / 1.1, False), (0.8 * 1000 / 1.1, True)])
-def test_a_lasting_baseline_of_another_speed_is_told_once(sps, warns):
+def test_lasting_baseline_of_another_speed_warns_once(sps, warns):
     warnings = {}
     lasting = Lasting(sps)
     probed = baseline(Machine(), lasting=lasting, warn=warnings.setdefault)

@@ -41,7 +41,7 @@ def configurations(scales, speedups):
     ]
 
 
-def test_without_noise_three_rounds_tell_it_all():
+def test_three_rounds_suffice_without_noise():
     outcome = Race(GOALS["fastest"]).judge(GRID, rounds(LAW, 3), rest=0.1)
     assert outcome.speedup == pytest.approx(1.1 / (LAW + 0.1))
     assert outcome.sps == pytest.approx(1 / (LAW + 0.1))
@@ -51,7 +51,7 @@ def test_without_noise_three_rounds_tell_it_all():
 
 
 @pytest.mark.parametrize(("count", "left"), [(1, math.inf), (2, 1)])
-def test_nothing_is_decided_by_two_rounds(count, left):
+def test_two_rounds_decide_nothing(count, left):
     outcome = Race(GOALS["fastest"]).judge(GRID, rounds(LAW, count))
     assert (outcome.choice, outcome.over, outcome.out, outcome.rounds_left) == (Scale(4, 8), False, frozenset(), left)
 
@@ -64,7 +64,7 @@ def test_nothing_is_decided_by_two_rounds(count, left):
     law=st.tuples(*[st.floats(0.01, 1)] * 3),
     slowing=st.floats(0, 0.3),
 )
-def test_the_choice_is_what_would_be_recommended(goal, law, slowing):
+def test_choice_agrees_with_the_recommendation(goal, law, slowing):
     a, b, c = law
     times = np.array([(b + c / scale.num_envs_per_env_runner) * (1 / scale.num_env_runners + slowing) for scale in GRID])
     outcome = Race(goal, indifference=1e-9).judge(GRID, rounds(times, 3), rest=a)
@@ -75,7 +75,7 @@ def test_the_choice_is_what_would_be_recommended(goal, law, slowing):
     assert outcome.verdict == expected.verdict
 
 
-def test_a_machine_that_slows_down_from_round_to_round_changes_nothing():
+def test_machine_that_slows_down_between_rounds_changes_nothing():
     measured = rounds(LAW, 6, 0.05)
     still, slowing = (Race(GOALS["save"]).judge(GRID, measured * pace) for pace in (1.0, np.linspace(0.7, 2, 6)[:, None]))
     assert slowing.speedup == pytest.approx(still.speedup)
@@ -83,7 +83,7 @@ def test_a_machine_that_slows_down_from_round_to_round_changes_nothing():
     assert slowing.out == still.out
 
 
-def test_a_disturbed_probe_counts_for_little():
+def test_outliers_have_little_weight():
     measured = rounds(LAW, 5, 0.03)
     disturbed = measured.copy()
     disturbed[2, 0] *= 3
@@ -93,7 +93,7 @@ def test_a_disturbed_probe_counts_for_little():
     assert np.all(other.speedup_error < 1.6 * one.speedup_error.max())
 
 
-def test_intervals_hold_what_a_repeat_shows():
+def test_intervals_cover_a_repeat():
     held = []
     for seed in range(60):
         one, other = (Race(GOALS["fastest"]).judge(GRID, rounds(LAW, 5, 0.05, (seed, each)), rest=0.1) for each in range(2))
@@ -101,9 +101,9 @@ def test_intervals_hold_what_a_repeat_shows():
     assert 0.92 < np.mean(held) < 0.98
 
 
-def test_the_rest_is_as_uncertain_as_it_is_told_to_be():
+def test_error_of_the_rest_propagates():
     sure, unsure = (Race(GOALS["fastest"]).judge(GRID, rounds(LAW, 3), 0.2, error) for error in (0.0, 0.1))
-    # d ln S / d ln rest is the rest's share in the reference's time less that in the configuration's own.
+    # d ln S / d ln rest is the rest's share of the reference's time minus its share of the configuration's.
     shares = 0.2 / (LAW + 0.2)
     assert sure.speedup_error[-1] < 1e-3
     widths = np.log1p(unsure.speedup_error / 100)
@@ -111,8 +111,8 @@ def test_the_rest_is_as_uncertain_as_it_is_told_to_be():
     assert widths[-1] > 1.96 * math.sqrt(2) * 0.1 * (shares[-1] - shares[0]) * 0.999
 
 
-def test_the_best_is_hardly_ever_dropped_however_often_one_looks():
-    """All are equal: the first but the reference is among the best, and the others try it in each of 18 looks."""
+def test_best_is_rarely_eliminated_however_often_it_is_checked():
+    """All are equal, so the first one after the reference is among the best; it is compared 18 times with the others."""
     scales = [Scale(r, 1) for r in range(1, 9)]
     dropped = 0
     for seed in range(60):
@@ -121,8 +121,8 @@ def test_the_best_is_hardly_ever_dropped_however_often_one_looks():
     assert dropped <= 3
 
 
-def test_what_dropped_out_or_came_later_is_compared_by_what_the_others_tell():
-    """The machine is twice as slow in the last rounds, where one configuration is missing and another one is new."""
+def test_configurations_without_common_rounds_are_compared_through_others():
+    """The machine is half as fast in the last rounds, in which one configuration is missing and another is new."""
     scales, times = (SINGLE, Scale(2, 1), Scale(4, 1), Scale(4, 2)), np.array([1.0, 0.6, 0.4, 0.3])
     measured = rounds(times, 8, 0.01) * np.repeat([1.0, 2.0], 4)[:, None]
     measured[4:, 1] = measured[:4, 3] = NAN
@@ -133,7 +133,7 @@ def test_what_dropped_out_or_came_later_is_compared_by_what_the_others_tell():
     assert outcome.speedup_error[1] > outcome.speedup_error[2]
 
 
-def test_one_that_was_measured_once_is_not_dropped():
+def test_configuration_measured_once_is_not_eliminated():
     measured = rounds(np.array([1.0, 0.6, 0.9]), 5, 0.01)
     measured[:4, 2] = NAN
     outcome = Race(GOALS["fastest"]).judge((SINGLE, Scale(2, 1), Scale(1, 2)), measured)
@@ -141,7 +141,7 @@ def test_one_that_was_measured_once_is_not_dropped():
     assert 2 <= outcome.rounds_left < 20
 
 
-def test_a_configuration_that_could_not_be_measured_is_no_rival():
+def test_unmeasurable_configuration_is_no_rival():
     measured = rounds(np.array([1.0, 0.6, NAN]), 3)
     outcome = Race(GOALS["fastest"]).judge((SINGLE, Scale(2, 1), Scale(4, 1)), measured)
     assert outcome.over
@@ -149,14 +149,14 @@ def test_a_configuration_that_could_not_be_measured_is_no_rival():
     assert math.isnan(outcome.speedup[2])
 
 
-def test_a_round_in_which_all_failed_is_none():
+def test_round_without_any_probe_is_ignored():
     measured = rounds(LAW, 4, 0.02)
     one, other = (Race(GOALS["save"]).judge(GRID, each) for each in (measured, np.insert(measured, 2, NAN, axis=0)))
     assert other.speedup_error == pytest.approx(one.speedup_error)
     assert other.out == one.out
 
 
-def test_of_equals_the_one_of_fewest_cpus_is_taken():
+def test_cheapest_of_equals_is_chosen():
     scales, times = (SINGLE, Scale(2, 4), Scale(3, 4), Scale(4, 4)), np.array([1.0, 0.305, 0.301, 0.3])
     outcome = Race(GOALS["fastest"]).judge(scales, rounds(times, 5, 0.002))
     assert (outcome.choice, outcome.over) == (Scale(2, 4), True)
@@ -177,15 +177,15 @@ def test_noise_makes_a_race_longer():
     ("efficiency", "noise", "verdict", "out"),
     [(90, 0.02, "met", {Scale(1, 2)}), (80.1, 0.02, "undecided", set()), (60, 0.02, "met", {Scale(2, 2)})],
 )
-def test_a_threshold(efficiency, noise, verdict, out):
-    """2r×2e is the fastest, and has the efficiency; 1r×2e fits for certain."""
+def test_threshold_of_a_goal(efficiency, noise, verdict, out):
+    """2r×2e is the fastest and efficient enough; 1r×2e clearly meets the goal."""
     scales, times = (SINGLE, Scale(1, 2), Scale(2, 2)), np.array([1.0, 1 / 1.8, 25 / efficiency])
     outcome = Race(GOALS["save"]).judge(scales, rounds(times, 8, noise))
     assert (outcome.verdict, outcome.out) == (verdict, out)
     assert outcome.over == (verdict == "met")
 
 
-def test_noise_that_lasts_from_round_to_round_counts_as_fewer_rounds():
+def test_autocorrelated_noise_counts_as_fewer_rounds():
     rng = np.random.default_rng(0)
     steps = rng.normal(0, 0.05, (30, len(GRID)))
     lasting = np.empty_like(steps)
@@ -196,25 +196,25 @@ def test_noise_that_lasts_from_round_to_round_counts_as_fewer_rounds():
     assert np.median(other) > 1.7 * np.median(one)
 
 
-def test_a_goal_that_none_fits_ends_with_the_nearest():
+def test_unattainable_goal_ends_with_the_closest():
     goal = Goal("much", min_speedup=9, max_cpus=3)
     outcome = Race(goal).judge(GRID, rounds(LAW, 5, 0.01))
     assert (outcome.choice, outcome.verdict, outcome.over) == (Scale(2, 8), "not met", True)
     assert Race(Goal("none", max_cpus=1)).judge(GRID, rounds(LAW, 5, 0.01)).choice == Scale(1, 8)
 
 
-def test_cpus_are_counted_as_told():
+def test_cpus_are_counted_by_the_given_function():
     race = Race(Goal("few", max_cpus=2), cpus=lambda scale: 0.5 * scale.num_env_runners)
     assert race.judge(GRID, rounds(LAW, 3)).choice == Scale(4, 8)
 
 
-def test_a_larger_reference_counts_as_scaling_perfectly_up_to_itself():
+def test_larger_reference_counts_as_scaling_perfectly_up_to_itself():
     outcome = Race(GOALS["fastest"]).judge((Scale(2, 1), Scale(4, 1)), rounds(np.array([0.5, 0.3]), 3))
     assert outcome.speedup == pytest.approx([2, 2 * 0.5 / 0.3])
 
 
-def test_a_grid_grows_while_that_pays():
-    """Envs bring 2×, 1.5×, 1.2×, …; env runners bring nothing beyond two."""
+def test_grid_grows_while_that_pays_off():
+    """Doubling envs gains 2×, 1.5×, 1.2×, …; env runners gain nothing beyond two."""
     scales = [SINGLE]
     race, most = Race(GOALS["fastest"]), Scale(8, 1024)
 
@@ -233,7 +233,7 @@ def test_a_grid_grows_while_that_pays():
 
 
 @pytest.mark.parametrize(("goal", "largest"), [("save", 2), ("balanced", 4)])
-def test_a_grid_does_not_grow_beyond_what_can_fit_the_goal(goal, largest):
+def test_grid_does_not_grow_beyond_what_can_meet_the_goal(goal, largest):
     scales = [SINGLE, Scale(1, 2)]
     race = Race(GOALS[goal])
     for _ in range(6):

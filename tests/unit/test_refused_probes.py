@@ -1,4 +1,4 @@
-"""`ScalingCallback(probe=True)` where its trial can't be probed."""
+"""`ScalingCallback(probe=True)` in trials that can't be probed."""
 
 import math
 
@@ -14,7 +14,7 @@ from rl_scaling_callback.rllib.prober import ProbeError
 
 
 class Refusing:
-    """A prober of a trial that can't be probed."""
+    """A prober whose probes fail."""
 
     closed = 0
 
@@ -37,9 +37,9 @@ class Algorithm:
 
 @pytest.mark.parametrize(
     ("scale", "text", "closed"),
-    [(Scale(2, 2), "the port is taken.", 1), (Scale(0, 2), "the reference is 1r×1e and the trial 0r×2e; reference='0r1e'", 0)],
+    [(Scale(2, 2), "the port is taken.", 1), (Scale(0, 2), "use reference='0r1e'", 0)],
 )
-def test_what_was_probed_before_it_failed_is_closed_and_the_reason_told(monkeypatch, caplog, scale, text, closed):
+def test_refused_probe_closes_the_prober_and_warns(monkeypatch, caplog, scale, text, closed):
     monkeypatch.setattr(callback, "Prober", Refusing)
     monkeypatch.setattr(Refusing, "closed", 0)
     assert ScalingCallback(probe=True)._probe_baseline(Algorithm(), scale, stored := object()) is stored

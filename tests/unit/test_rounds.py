@@ -12,7 +12,7 @@ def reports(*busy):
     return [(str(runner), RunnerReport(each, cpu=each)) for runner, each in enumerate(busy, 1)]
 
 
-def test_nothing_reported():
+def test_without_reports_nothing_is_known():
     work = Rounds().read()
     assert work.reports == ()
     assert math.isnan(work.busy)

@@ -7,7 +7,7 @@ from rl_scaling_callback.live.sampling import SamplingClock
 
 
 class Runner:
-    """Samples as RLlib's env runner does: inference, connectors, env step, connectors, then a callback for each env."""
+    """Samples like RLlib's env runner: inference, connectors, env step, connectors, then a callback per env."""
 
     def __init__(self, num_envs=1, step_s=0.001, inference_s=0.002, connectors_s=0.001):
         self.now = 0.0
@@ -26,7 +26,7 @@ class Runner:
         )
 
     def draw(self, low, high):
-        # Asked for at the end of each timed step: how many pass until the next.
+        # Drawn at the end of each timed step: the number of steps until the next one.
         self.timed_steps += 1
         return self._random.randrange(low, high)
 
@@ -68,7 +68,7 @@ def test_slow_steps_are_all_timed():
         assert seconds["busy"] == pytest.approx(sum(spent) + 20 * 0.003)
 
 
-def test_of_fast_steps_a_few_stand_for_all():
+def test_fast_steps_are_extrapolated_from_a_few():
     runner = Runner(step_s=1e-4, inference_s=2e-4, connectors_s=1e-4)
     runner.sample(1000)
     before = runner.timed_steps
@@ -77,7 +77,7 @@ def test_of_fast_steps_a_few_stand_for_all():
     assert 150 < runner.timed_steps - before < 250, "once in 20 ms of 4 s"
 
 
-def test_the_others_are_not_touched():
+def test_other_steps_are_not_wrapped():
     runner = Runner(step_s=1e-5, inference_s=0.0, connectors_s=0.0)
     own = type(runner).log_time
     runner.sample(100)
@@ -90,15 +90,15 @@ def test_the_others_are_not_touched():
     assert 0 < touched < 30
 
 
-def test_an_estimate_is_right_on_average():
-    # Every fourth step is dear, in step with any fixed distance between timed steps.
+def test_estimate_is_unbiased():
+    # Every fourth step is slow: timing steps at fixed intervals would be biased.
     runner = Runner(inference_s=0.0, connectors_s=0.0)
     count = iter(range(10**6))
     seconds = [runner.sample(2000, lambda: 4e-3 if next(count) % 4 == 0 else 1e-3)["env_step"] for _ in range(20)]
     assert sum(seconds) == pytest.approx(20 * 2000 * 1.75e-3, rel=0.05)
 
 
-def test_envs_of_a_runner_step_together():
+def test_envs_of_a_runner_count_as_one_step():
     runner = Runner(num_envs=4)
     for _ in range(3):
         seconds = runner.sample(200)
@@ -114,28 +114,28 @@ def test_samples_of_one_step_add_up():
     assert sum(sample["env_step"] for sample in told) == pytest.approx(1.0, rel=0.02)
 
 
-def test_what_rllib_logs_stays_as_it_is():
+def test_rllib_metrics_are_unchanged():
     runner = Runner()
     runner.sample(500)
     assert runner.blocks == 1 + 500 * 4
 
 
-def test_without_its_start_a_sample_is_not_known():
+def test_sample_without_its_start_is_unknown():
     runner = Runner()
     assert runner.clock.take() == {}
     assert runner.sample(3)["busy"] > 0
     assert runner.clock.take() == {}
 
 
-def test_without_steps_counted_the_parts_are_not_known():
+def test_without_step_counts_the_parts_are_unknown():
     runner = Runner()
-    runner.num_envs = 0  # nobody counts
+    runner.num_envs = 0  # no steps are counted
     for _ in range(2):
         assert runner.sample(3) == {"busy": pytest.approx(3 * 0.004), "cpu": pytest.approx(3 * 0.001)}
 
 
-def test_inference_that_is_left_out_takes_nothing():
-    # RLlib acts at random before learning starts.
+def test_skipped_inference_takes_no_time():
+    # RLlib takes random actions before learning starts.
     runner = Runner()
     with runner.log_time("sample"):
         for _ in range(10):

@@ -6,7 +6,7 @@ from rl_scaling_callback.core import schema
 from tests.builders import leaves
 
 
-def test_every_key_is_present_when_nothing_is_known():
+def test_every_key_is_present_if_nothing_is_known():
     blank = dict(leaves(schema.nest({})))
     assert blank.keys() == {key.name for key in schema.KEYS}
     texts = ("band", "baseline/source", "diagnosis", "workload")

@@ -19,7 +19,7 @@ RULE = SteadyRule(warmup_iterations=1, min_iterations=2)
 
 
 class Measured(GivenBaseline):
-    """A baseline that was measured: 1,000 steps/s, 0.8 ms of sampling and 0.2 ms of learning a step."""
+    """A measured baseline: 1,000 steps/s, with 0.8 ms of sampling and 0.2 ms of learning per step."""
 
     def __init__(self, comparable=1.0):
         super().__init__(1000.0, Scale(1, 1), Scale(4, 2), print)
@@ -52,7 +52,7 @@ def result(env_steps, seconds):
     return {"env_runners": {"num_env_steps_sampled": env_steps}, "time_this_iter_s": seconds}
 
 
-def test_one_iteration_whole():
+def test_all_values_of_one_iteration():
     values = dict(leaves(trial().measure(result(4000, 2.0), 0.5)))
     known = {name: value for name, value in values.items() if value == value and value != ""}
     assert known == {
@@ -84,9 +84,9 @@ def test_one_iteration_whole():
 WORK = RunnersWork((RunnerReport(busy=0.6, env_step=0.5, inference=0.05, cpu=0.6),) * 4, busy=0.6, longest=0.6)
 
 
-def test_the_account_of_an_iteration():
+def test_loss_attribution_of_an_iteration():
     values = trial(source=Measured()).measure(result(4000, 2.0), 0.0, {"sample": 1.0, "learn": 0.8}, WORK)
-    # Eight times as fast, 4,000 steps of 0.2 ms would have taken an eighth of 0.8 s to learn.
+    # With perfect scaling, learning from 4,000 steps of 0.2 ms would have taken 0.8 s / 8.
     assert values["loss"]["learn"] == pytest.approx(100 * (0.8 - 0.8 / 8) / 2.0)
     assert sum(values["loss"][cause] for cause in CAUSES) == pytest.approx(values["loss"]["total"])
     assert values["time"] == {"sample": 1.0, "learn": 0.8, "sync": 0.0, "evaluate": 0.0, "other": pytest.approx(0.2), "probe": 0.0}
@@ -97,7 +97,7 @@ def test_the_account_of_an_iteration():
 @pytest.mark.parametrize(
     ("config", "comparable", "exclusive"), [({}, 0.0, 1.0), ({}, math.nan, 1.0), ({"broadcast_interval": 1}, 1.0, 0.0)]
 )
-def test_what_is_not_comparable_or_overlaps_is_not_split(config, comparable, exclusive):
+def test_incomparable_or_overlapping_iterations_have_no_loss_attribution(config, comparable, exclusive):
     measured = trial(config, source=Measured(comparable))
     values = measured.measure(result(4000, 2.0), 0.0, {"sample": 1.0, "learn": 0.8}, WORK)
     assert all(math.isnan(values["loss"][cause]) for cause in CAUSES)
@@ -106,7 +106,7 @@ def test_what_is_not_comparable_or_overlaps_is_not_split(config, comparable, exc
 
 
 @pytest.mark.parametrize("turned", [-3600.0, -0.5, 0.5, 3600.0])
-def test_the_time_of_an_iteration_in_which_the_clock_jumped_is_not_known(turned):
+def test_clock_jump_makes_the_iteration_nan(turned):
     warnings: dict[str, str] = {}
     offsets = iter([0.0, 0.0, 0.001, turned, turned])
     measured = trial(warnings=warnings, offset=lambda: next(offsets))
@@ -115,7 +115,7 @@ def test_the_time_of_an_iteration_in_which_the_clock_jumped_is_not_known(turned)
     assert f"jumped by {turned - 0.001:+.3g} s" in warnings["clock"]
 
 
-def test_steady_figures_leave_evaluation_and_warm_up_out():
+def test_steady_figures_exclude_evaluation_and_warm_up():
     measured = trial()
     measured.measure(result(4000, 9.0), 0.0)
     measured.measure(result(4000, 3.0), 1.0)
@@ -124,7 +124,7 @@ def test_steady_figures_leave_evaluation_and_warm_up_out():
     assert (steady["speedup"], steady["efficiency"], steady["iterations"]) == (2.0, 25.0, 2.0)
 
 
-def test_the_steps_of_an_iteration_that_failed_are_not_taken_for_those_of_the_next():
+def test_steps_of_a_failed_iteration_do_not_count_for_the_next():
     warnings: dict[str, str] = {}
     measured = trial(warnings=warnings)
     measured.note_failure()
@@ -134,7 +134,7 @@ def test_the_steps_of_an_iteration_that_failed_are_not_taken_for_those_of_the_ne
 
 
 @pytest.mark.parametrize("timed", [True, False])
-def test_sampling_that_gets_slower_is_told_once(timed):
+def test_slower_sampling_warns_once(timed):
     warnings: dict[str, str] = {}
     measured = trial(warnings=warnings)
     for iteration in range(101):
@@ -142,19 +142,19 @@ def test_sampling_that_gets_slower_is_told_once(timed):
         work = RunnersWork((RunnerReport(busy=busy),), busy, busy) if timed else RunnersWork()
         steady = measured.measure(result(4000, 0.25 + busy), 0.0, {"sample": busy}, work)["steady"]
         assert math.isnan(steady["drift"]) == (iteration < 16)
-    # 97 % from the mean of iterations 2 to 9 to that of the last eight; less where learning can't be left out.
+    # 97 % between the means of iterations 2 to 9 and of the last eight; less if learning can't be excluded.
     assert steady["drift"] == pytest.approx(100 * (1.965 / 1.045 - 1) if timed else 100 * (2.215 / 1.295 - 1), abs=1.0)
     assert "drift" in warnings
 
 
-def test_iterations_before_learning_starts_are_warm_up():
+def test_iterations_before_learning_are_warm_up():
     measured = trial({"num_steps_sampled_before_learning_starts": 1500}, rule=SteadyRule(warmup_iterations=0))
     fast, slow = result(1000, 0.1), result(1000, 1.0)
     assert [measured.measure(each, 0.0)["steady"]["iterations"] for each in (fast, fast, slow, slow)] == [0.0, 0.0, 1.0, 2.0]
 
 
 @pytest.mark.parametrize("broken", [result(0, 1.0), result(100, 0.0), {}, {"env_runners": None, "time_this_iter_s": 1.0}])
-def test_a_broken_result_is_nan_with_one_warning(broken):
+def test_broken_result_is_nan_with_one_warning(broken):
     warnings: dict[str, str] = {}
     measured = trial(warnings=warnings)
     for _ in range(3):
@@ -165,7 +165,7 @@ def test_a_broken_result_is_nan_with_one_warning(broken):
     assert len(warnings) == 1
 
 
-def test_an_asynchronous_algorithm_may_start_without_steps():
+def test_asynchronous_algorithm_may_start_without_steps():
     warnings: dict[str, str] = {}
     measured = trial({"min_time_s_per_iteration": 10}, warnings)
     measured.measure(result(0, 10.0), 0.0)
@@ -176,7 +176,7 @@ def test_an_asynchronous_algorithm_may_start_without_steps():
 
 
 @pytest.mark.parametrize("config", [{}, {"broadcast_interval": 1}], ids=["phases in turn", "phases overlap"])
-def test_of_a_given_baseline_the_causes_that_need_no_breakdown_are_known(config):
+def test_given_baseline_yields_only_causes_that_need_no_breakdown(config):
     warnings = {}
     measured = trial(config, warnings)
     phases = {"sample": 1.0, "learn": 0.5, "evaluate": 0.25}
@@ -195,7 +195,7 @@ def test_of_a_given_baseline_the_causes_that_need_no_breakdown_are_known(config)
         max_size=8,
     )
 )
-def test_no_sequence_of_results_raises_or_gives_an_infinite_number(results):
+def test_no_sequence_of_results_raises_or_yields_infinity(results):
     measured = trial()
     for each in results:
         values = dict(leaves(measured.measure(each, 0.0)))
