@@ -58,14 +58,16 @@ class Switch:
 
     def _act_as(self, scale: Scale | None) -> None:
         state = self._algorithm.learner_group.get_state(components="learner/rl_module", inference_only=True)["learner"]
-        act = partial(_act_as, scale=scale, state=state, keep_envs=self._keep_envs)
+        # A replay buffer refuses an episode with a gap, and probes have moved the twins' episodes on.
+        starts_over = getattr(self._algorithm, "local_replay_buffer", None) is not None
+        act = partial(_act_as, scale=scale, state=state, keep_envs=self._keep_envs, starts_over=starts_over)
         self._algorithm.env_runner_group.foreach_env_runner(act, local_env_runner=False)
 
     def _use(self, runners: int) -> None:
         self._manager._actors = dict(list(self._actors.items())[:runners])
 
 
-def _act_as(env_runner: Any, scale: Scale | None, state: dict[str, Any], keep_envs: bool) -> None:
+def _act_as(env_runner: Any, scale: Scale | None, state: dict[str, Any], keep_envs: bool, starts_over: bool) -> None:
     """Switch an env runner to another scale, or back to its own if `scale` is None."""
     itself = vars(env_runner).get(_ITSELF, vars(env_runner))
     env_runner.__dict__ = itself
@@ -73,4 +75,6 @@ def _act_as(env_runner: Any, scale: Scale | None, state: dict[str, Any], keep_en
         twin = prober.twin_for(env_runner, scale, keep_envs)
         env_runner.__dict__ = vars(twin)
         vars(twin)[_ITSELF] = itself
+        if starts_over:
+            env_runner._needs_initial_reset = True
     env_runner.set_state(state)

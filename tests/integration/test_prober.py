@@ -37,6 +37,7 @@ from ray.tune.utils import flatten_dict
 
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.rllib.prober import ProbeError, Prober
+from rl_scaling_callback.rllib.switch import Switch
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -301,6 +302,21 @@ def test_probe_of_an_off_policy_algorithm_includes_the_replay_buffer(monkeypatch
         assert probe.seconds_per_step > 0.02 / 2
         assert probe.sync > 0
         assert algorithm.local_replay_buffer.get_num_timesteps() == size
+    finally:
+        algorithm.stop()
+
+
+def test_iterations_at_other_scales_fill_a_replay_buffer_between_probes():
+    algorithm = off_policy(DQNConfig(), "CartPole-v1", envs=4).build_algo()
+    try:
+        switch = Switch(algorithm)
+        with quick(algorithm) as prober:
+            for _ in range(4):
+                prober.measure([Scale(1, 1), Scale(1, 2)])
+                before = algorithm.local_replay_buffer.get_num_timesteps()
+                for scale in (Scale(1, 1), Scale(1, 2)):
+                    switch.train(scale)
+                assert algorithm.local_replay_buffer.get_num_timesteps() >= before + 2 * 64
     finally:
         algorithm.stop()
 
