@@ -46,8 +46,8 @@ def home(worker_path, tmp_path_factory):
         yield place
 
 
-def run(*command):
-    done = subprocess.run(command, capture_output=True, text=True, timeout=480)
+def run(*command, cwd=None):
+    done = subprocess.run(command, capture_output=True, text=True, timeout=480, cwd=cwd)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
@@ -90,7 +90,14 @@ def test_the_reporter_and_the_report_of_its_experiment(cluster, home):
     config = PPOConfig().environment("CartPole-v1").training(train_batch_size_per_learner=200, minibatch_size=200, num_epochs=1)
     results = tune.Tuner("PPO", param_space=config.env_runners(num_env_runners=1), run_config=run_config).fit()
     assert (Path(results.experiment_path) / "scaling_report.html").exists()
-    assert "1r×1e" in run("bash", "-euc", block("rl-scaling report"))
+    assert "1r×1e" in run("rl-scaling", "report", results.experiment_path)
+
+
+def test_the_report_shows_what_the_readme_shows(home):
+    (shown,) = [code for language, code in BLOCKS if language == "console" and "rl-scaling report" in code]
+    lines = run("bash", "-euc", f"COLUMNS=90 {block('rl-scaling report')}", cwd=ROOT).splitlines()
+    printed = {line.strip() for line in lines}
+    assert {line.strip() for line in shown.splitlines()[1:]} - {"", "…"} <= printed
 
 
 def test_the_report_of_a_table(home):
