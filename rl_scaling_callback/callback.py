@@ -66,8 +66,9 @@ class ScalingCallback(RLlibCallback):
         workload: a name for the workload. Trials with the same name are treated as comparable. By default, config and hardware
             decide.
         probe: measure the baseline inside the trial, by sampling a few hundred env steps at the reference scale from time to time.
-            No reference trial is needed. Probing takes a few seconds at the start and at most 1 % of the time afterwards. Each
-            env runner keeps a second set of envs.
+            No reference trial is needed. Probing takes a few seconds at the start, more if envs are slow to build or reset, and
+            at most 1 % of the time afterwards. Each env runner keeps a second set of envs. With APPO and IMPALA speedups come out
+            low, because probes run only before training, while nothing slows down sampling.
         max_probe_seconds: time limit of a round of probes [s]. The first round also builds the envs: up to three sets per env
             runner.
         warmup_iterations: number of iterations at the start to exclude from steady figures.
@@ -104,6 +105,7 @@ class ScalingCallback(RLlibCallback):
     _sampling: SamplingClock | None = None
     _gauges: Gauges | None = None
     _probed: ProbedBaseline | None = None
+    _is_redundant = False
 
     def __init__(
         self,
@@ -143,6 +145,10 @@ class ScalingCallback(RLlibCallback):
         Raises:
             ValueError: `baseline_dir` can't be reached.
         """
+        self._is_redundant = self._is_not_first_of(getattr(algorithm, "callbacks", None))
+        if self._is_redundant:
+            self._warn("redundant", "the config has more than one ScalingCallback: only the first one measures.")
+            return
         place = self._options.baseline_dir
         lasting = None if place is None else BaselineStore.at(introspection.users_path(place))
         try:
@@ -162,6 +168,8 @@ class ScalingCallback(RLlibCallback):
 
     def on_environment_created(self, *, env_runner: Any, **kwargs: Any) -> None:
         """Hook into the timers of an env runner. RLlib calls it in the env runner's process."""
+        if self._is_not_first_of(getattr(env_runner, "_callbacks", None)):
+            return
         if self._sampling is None and hasattr(env_runner, "metrics"):
             try:
                 self._sampling = SamplingClock(
@@ -198,6 +206,8 @@ class ScalingCallback(RLlibCallback):
 
     def on_train_result(self, *, algorithm: Algorithm, result: dict[str, Any], **kwargs: Any) -> None:
         """Add `result["scaling"]` before any logger, stopper, scheduler or searcher sees the result."""
+        if self._is_redundant:
+            return
         values: dict[str, Any] | None = None
         try:
             if self._trial is not None and self._phases is not None:
@@ -221,6 +231,11 @@ class ScalingCallback(RLlibCallback):
             self._give_up(error)
         result[schema.ROOT] = schema.nest({}) if values is None else values
         self._show(result)
+
+    def _is_not_first_of(self, callbacks: Any) -> bool:
+        """Return whether another `ScalingCallback` comes before this one in a list of callbacks."""
+        ours = [each for each in callbacks if isinstance(each, ScalingCallback)] if isinstance(callbacks, list) else []
+        return bool(ours) and ours[0] is not self
 
     def _start(self, algorithm: Algorithm, lasting: BaselineStore | None) -> TrialMonitor:
         config = introspection.config_of(algorithm)

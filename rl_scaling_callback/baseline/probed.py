@@ -111,6 +111,12 @@ class ProbedBaseline:
         started = clock()
         while len(self._rounds) < _FEWEST_ROUNDS or (len(self._rounds) < _MOST_ROUNDS and clock() - started < _START_S):
             self._measure()
+        if overlaps and scale != reference:
+            warn(
+                "overlap",
+                f"the probed baseline is the throughput of {reference} while nothing is learned. Speedups are too low by "
+                "as much as learning slows down sampling there. A reference trial's baseline includes that.",
+            )
         self._training_since = clock()
         self._spent_since = 0.0
 
@@ -194,6 +200,8 @@ class ProbedBaseline:
             Both in seconds per env step: the reference's breakdown, multiplied by its parallelism; and the busy time of one env
             runner with as many envs as the trial's.
         """
+        if self._own == self._reference:
+            return breakdown._replace(evaluate=0.0).times(ratio(self._reference.parallelism, env_steps)), NAN
         if self._overlaps:
             reference = TimeBreakdown(math.exp(self._mean("seconds")), 0.0, 0.0, 0.0, 0.0)
         else:
@@ -201,8 +209,18 @@ class ProbedBaseline:
             reference = ratios.apply(breakdown).times(ratio(1, env_steps))
         busy = reference.sample * self._mean("busy")
         reference = reference._replace(busy=busy, longest=busy)
-        alone = ratio(breakdown.busy * max(1, self._own.num_env_runners), env_steps) * self._mean("alone")
+        alone = ratio(breakdown.busy * max(1, self._own.num_env_runners), env_steps) * self._alone
         return reference.times(self._reference.parallelism), alone
+
+    @property
+    def _alone(self) -> float:
+        """Busy time of one env runner alone / that of a typical one of the trial; NaN if probes got it wrong.
+
+        It can't be more than 1 beyond noise and a few percent of overhead, because env runners don't speed each other up. That
+        happens if the cost of a step depends on its place in the episode: twins with other numbers of envs are elsewhere in it.
+        """
+        alone = self._estimates["alone"]
+        return NAN if alone.mean - alone.half_width > 1.05 else alone.mean
 
     def _mean(self, figure: str) -> float:
         return self._estimates[figure].mean

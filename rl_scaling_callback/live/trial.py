@@ -107,6 +107,7 @@ class TrialMonitor:
         self._env_steps = 0.0
         self._lifetime = NAN
         self._iteration_failed = False
+        self._probed_before = False
 
     def note_failure(self) -> None:
         """Note that an iteration failed: RLlib adds the env steps it had sampled to the next result."""
@@ -165,7 +166,10 @@ class TrialMonitor:
         values["exclusive"] = self._is_exclusive()
         values["steady/drift"] = self._change
         cpu_s = [report.cpu for report in work.reports]
-        values["cores/own"], values["cores/others"] = self._load.look(rllib.read_cpu_utilisation(result), cpu_s)
+        cores = self._load.look(rllib.read_cpu_utilisation(result), cpu_s)
+        # The CPU time of probes is part of what processes report before and after, but not of any iteration.
+        values["cores/own"], values["cores/others"] = (NAN, NAN) if probe_s or self._probed_before else cores
+        self._probed_before = probe_s > 0
         values["runners/healthy"], values["runners/restarts"] = rllib.read_fleet(result)
         values.update(_runner_values(work))
         if learner is not None:

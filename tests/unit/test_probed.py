@@ -196,3 +196,27 @@ def test_lasting_baseline_of_another_speed_warns_once(sps, warns):
         probed.update(window.read())
     assert lasting.updates == 8
     assert list(warnings) == ["lasting"] * warns
+
+
+def test_a_trial_at_the_reference_scale_is_its_own_reference():
+    probed = baseline(Machine(noise=0.1), scale=SINGLE, overlaps=True)
+    spent = TimeBreakdown(0.5, 0.3, 0.0, 0.7, 0.2, 0.4, 0.4)
+    assert probed.compare_with(EMPTY, 1000.0, spent) == (pytest.approx(1000.0), 1.0)
+    lost, _ = losses(SINGLE, 1000.0, spent, *probed.breakdown_for(1000.0, spent))
+    assert {cause for cause, points in lost.items() if abs(points) > 1e-9} == {"evaluate"}
+
+
+def test_stepping_and_contention_are_not_split_by_implausible_probes(monkeypatch):
+    monkeypatch.setitem(SECONDS_PER_STEP, ONE_RUNNER, 4 * 0.4e-3 * 1.2)
+    probed = baseline(Machine(noise=0.01))
+    lost, estimated = losses(OWN, 1000.0, iteration(), *probed.breakdown_for(1000.0, iteration()))
+    assert estimated
+    assert lost["contention"] == 0
+    assert lost["serial_stepping"] > 0
+
+
+def test_asynchronous_trials_are_warned_that_the_reference_does_not_learn():
+    warnings = {}
+    baseline(Machine(), overlaps=True, warn=warnings.setdefault)
+    assert list(warnings) == ["overlap"]
+    baseline(Machine(), warn=warnings.__delitem__)

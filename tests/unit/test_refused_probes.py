@@ -1,6 +1,10 @@
 """`ScalingCallback(probe=True)` in trials that can't be probed."""
 
 import math
+import signal
+import time
+from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,6 +14,7 @@ from ray.rllib.algorithms.ppo import PPOConfig
 
 from rl_scaling_callback import ScalingCallback, callback
 from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.rllib import prober
 from rl_scaling_callback.rllib.prober import ProbeError
 
 
@@ -45,3 +50,27 @@ def test_refused_probe_closes_the_prober_and_warns(monkeypatch, caplog, scale, t
     assert ScalingCallback(probe=True)._probe_baseline(Algorithm(), scale, stored := object()) is stored
     assert text in caplog.text
     assert Refusing.closed == closed
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX timers")
+def test_no_alarm_is_left_behind_by_a_time_limit():
+    handler = signal.getsignal(signal.SIGALRM)
+    for seconds in (1e-9, 1e-6, 1e-4, 1e-3) * 50:
+        with suppress(prober._Overdue), prober._within(seconds):
+            time.sleep(1e-3)
+        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+        assert signal.getsignal(signal.SIGALRM) is handler
+
+
+def test_only_the_first_of_several_callbacks_measures(caplog):
+    algorithm = Algorithm()
+    algorithm.callbacks = [ScalingCallback(), ScalingCallback(probe=True)]
+    second = algorithm.callbacks[1]
+    second.on_algorithm_init(algorithm=algorithm)
+    assert "only the first one measures" in caplog.text
+    result = {"scaling": "of the first"}
+    second.on_train_result(algorithm=algorithm, result=result)
+    assert result == {"scaling": "of the first"}
+    env_runner = SimpleNamespace(_callbacks=algorithm.callbacks, metrics=None)
+    second.on_environment_created(env_runner=env_runner)
+    assert second._sampling is None

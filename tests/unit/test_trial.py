@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -32,7 +33,7 @@ class Measured(GivenBaseline):
         return TimeBreakdown.of({"sample": 0.8e-3, "learn": 0.2e-3}, 1e-3, 0.8e-3, 0.8e-3), math.nan
 
 
-def trial(config=None, warnings=None, rule=RULE, source=None, offset=lambda: 0.0):
+def trial(config=None, warnings=None, rule=RULE, source=None, offset=lambda: 0.0, load=None):
     warnings = {} if warnings is None else warnings
     return TrialMonitor(
         config or {},
@@ -42,7 +43,7 @@ def trial(config=None, warnings=None, rule=RULE, source=None, offset=lambda: 0.0
         source=source or GivenBaseline(1000.0, Scale(1, 1), Scale(4, 2), print),
         rule=rule,
         is_exclusive=lambda: 1.0,
-        load=Load(2.0, 4),
+        load=load or Load(2.0, 4),
         warn=lambda topic, text: warnings.setdefault(topic, text),
         offset=offset,
     )
@@ -204,3 +205,11 @@ def test_no_sequence_of_results_raises_or_yields_infinity(results):
         assert values.pop("baseline/source") == "given"
         assert values.pop("workload") == "1234"
         assert all(type(value) is float and not math.isinf(value) for value in values.values())
+
+
+def test_cores_are_unknown_in_iterations_around_probes():
+    monitor = trial(load=SimpleNamespace(look=lambda utilisation, runners_cpu_s: (1.5, 0.25)))
+    found = [monitor.measure(result(4000, 2.0), 0.0, probe_s=probe_s)["cores"] for probe_s in (0.3, 0.0, 0.0, 0.2, 0.0)]
+    known = {"own": 1.5, "others": 0.25}
+    assert [each == known for each in found] == [False, False, True, False, False]
+    assert math.isnan(found[0]["own"])
