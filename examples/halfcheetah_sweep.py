@@ -1,12 +1,10 @@
 """Which numbers of env runners and envs train PPO on HalfCheetah-v5 fastest here? Finds out, then trains with them."""
 
-import ray
 from ray.rllib.algorithms.ppo import PPOConfig
 
 from rl_scaling_callback import sweep
 
 config = PPOConfig().environment("HalfCheetah-v5").training(train_batch_size_per_learner=2048, minibatch_size=512, num_epochs=4)
-ray.init(log_to_driver=False)
 report = sweep(config, "fastest")
 
 algorithm = report.config.build_algo()
