@@ -62,7 +62,7 @@ class StudyReport:
         return tuple(fit.predict(scale) for scale in sorted(wanted, key=lambda scale: (scale.parallelism, scale)))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Report:
     """The report of an experiment.
 
@@ -79,6 +79,12 @@ class Report:
     provenance: Mapping[str, str]
     config: Any = None
     interrupted: bool = False
+
+    def __repr__(self) -> str:
+        from rl_scaling_callback.report.decisions import choice_text
+
+        choices = [f"{each.study.title}: {choice_text(each.recommendation)}" for each in self.studies]
+        return f"<Report: {'; '.join(choices) or 'nothing to show'}>"
 
     def _repr_html_(self) -> str:
         """Return the page in an iframe, for notebooks."""

@@ -160,9 +160,8 @@ def grid(
         cores = sum(node.host.cores for node in cluster.nodes())
         most_runners = placement.most_runners(config, nodes, cores)
         if 0 < most_runners < cores:
-            say(
-                f"The cluster has {cores} cores but fits only {most_runners} env runner{'s' * (most_runners > 1)}: start Ray with more CPUs (--num-cpus)"
-            )
+            room = f"{most_runners} env runner{'s' * (most_runners > 1)}"
+            say(f"The cluster has {cores} cores but fits only {room}: start Ray with more CPUs (--num-cpus)")
         runners = powers_of_two(most_runners)
     if isinstance(envs, str):
         started, most_envs = [1, 2], _MOST_ENVS

@@ -297,3 +297,7 @@ def test_unknown_numbers_are_dashes():
     cells = {column.name: column.cell(c) for column in COLUMNS}
     assert math.isnan(c.sps)
     assert {name for name, cell in cells.items() if cell == "–"} == set(cells) - {"config", "parallelism"}
+
+
+def test_repr_of_a_report_is_its_recommendation():
+    assert repr(report_of(*users_ten())) == "<Report: PPO on HalfCheetah-v5: Use 4r×1e: 2.71×, 67.7 %>"
