@@ -72,7 +72,7 @@ def test_the_quickstart(home):
 
 @pytest.mark.slow
 def test_the_sweep_writes_a_tuned_config(home):
-    assert "configuration" in run("bash", "-euc", block("rl-scaling sweep"))
+    assert "\nUse " in run("bash", "-euc", block("rl-scaling sweep"))
     tuned = runpy.run_path(str(home / "tuned.py"))["config"]
     assert isinstance(tuned, PPOConfig)
     assert tuned.num_env_runners >= 1
@@ -83,7 +83,7 @@ def test_the_reporter_and_the_report_of_its_experiment(cluster, home):
     run_config = tune.RunConfig(
         name="my_experiment",
         storage_path=str(home / "ray_results"),
-        stop={"training_iteration": 2},
+        stop={"training_iteration": 5},
         callbacks=[ScalingReporter("balanced")],
         verbose=0,
     )
