@@ -174,8 +174,11 @@ def test_remote_learner_whose_queue_overflows(plain):
 
 @pytest.mark.skipif(not WATCHED, reason="the queues of this Ray can't be watched")
 def test_batches_overwritten_in_appos_circular_buffer(tmp_path):
-    """The buffer has 8 batches for two updates each, but there is one update per batch: about a quarter is never used."""
-    config = configured(tmp_path, kind=APPOConfig, runners=2, step_s=0.0, seconds=2)
+    """The buffer has 8 batches for two updates each, but there is one update per batch: about a quarter is never used.
+
+    The learner is the slower side: otherwise it could update twice per batch, and would use all of them.
+    """
+    config = configured(tmp_path, kind=APPOConfig, runners=2, step_s=0.0, seconds=2, update_s=0.02)
     config.training(circular_buffer_num_batches=8, circular_buffer_iterations_per_batch=2)
     algorithm = config.build_algo()
     try:
