@@ -274,8 +274,8 @@ def watch_reports(
         remove_reports([stats_dict], kwargs.get("key"))
         return log_dict(stats_dict, *args, **kwargs)
 
-    aggregate = getattr(metrics, _merging(metrics))
-    setattr(metrics, _merging(metrics), aggregate_without_reports)
+    aggregate = getattr(metrics, merging(metrics))
+    setattr(metrics, merging(metrics), aggregate_without_reports)
     # Older releases log the metrics of a local env runner's evaluation this way.
     log_dict = metrics.log_dict
     metrics.log_dict = log_without_reports
@@ -329,18 +329,18 @@ def watch_phases(algorithm: Algorithm, clock: PhaseClock) -> bool:
     metrics: Any = algorithm.metrics
     clock.watch(metrics)
     if not rllib.is_asynchronous(config_of(algorithm)):
-        merge = getattr(metrics, _merging(metrics))
+        merge = getattr(metrics, merging(metrics))
 
         # RLlib doesn't time the merging of metrics. It is the last part of sampling and takes longer with more env runners.
         def merge_in_sample(*args: Any, **kwargs: Any) -> Any:
             with clock.block("sample") if kwargs.get("key") == rllib.ENV_RUNNER_RESULTS else nullcontext():
                 return merge(*args, **kwargs)
 
-        setattr(metrics, _merging(metrics), merge_in_sample)
+        setattr(metrics, merging(metrics), merge_in_sample)
     return True
 
 
-def _merging(metrics: Any) -> str:
+def merging(metrics: Any) -> str:
     """Return the name of the method that merges the env runners' metrics: Ray 2.45 uses another one."""
     return "aggregate" if hasattr(metrics, "aggregate") else "merge_and_log_n_dicts"
 

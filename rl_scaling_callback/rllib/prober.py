@@ -33,7 +33,7 @@ from ray.util.metrics import Metric
 from rl_scaling_callback.core import checks
 from rl_scaling_callback.core.probing import Probe
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.rllib import configs, results
+from rl_scaling_callback.rllib import configs, introspection, results
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -245,7 +245,8 @@ class Prober:
     def _take_in(self, data: Sequence[tuple[Any, Any]]) -> None:
         """Process the env runners' samples and metrics as RLlib does, without side effects on training."""
         with suppress(Exception):
-            self._metrics.merge_and_log_n_dicts([metrics for _, metrics in data], key=results.ENV_RUNNER_RESULTS)
+            merge = getattr(self._metrics, introspection.merging(self._metrics))
+            merge([metrics for _, metrics in data], key=results.ENV_RUNNER_RESULTS)
         if self._replay_buffer is not None:
             self._replay_buffer.add([episode for episodes, _ in data for episode in episodes])
 

@@ -68,20 +68,20 @@ def connect(num_cpus: int | None = None) -> None:
 
 
 def asks_for_nothing(request: Any) -> bool:
-    """Return whether one of a trial's processes asks for no resources."""
+    """Return whether one of a trial's processes requests no resources."""
     return bool(request.head_bundle_is_empty) or not all(any(bundle.values()) for bundle in request.bundles)
 
 
 def reserve(request: Any, say: Callable[[str], None], longest_s: float = _LONGEST_WAIT_S) -> PlacementGroup | None:
-    """Reserve the resources of a trial as Tune does; None where one of its processes asks for none, which Ray can't reserve.
+    """Reserve the resources of a trial as Tune does; None if one of its processes requests none, which Ray can't reserve.
 
     Args:
-        request: what `default_resource_request` of the algorithm returned.
-        say: told that others hold the resources, where it takes a while.
-        longest_s: longest time to wait for them [s].
+        request: the return value of the algorithm's `default_resource_request`.
+        say: called with a message if others use the resources and it has to wait.
+        longest_s: time limit for waiting [s].
 
     Raises:
-        TimeoutError: others held them all the time.
+        TimeoutError: others still used them at the time limit.
     """
     if asks_for_nothing(request):
         return None

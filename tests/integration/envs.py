@@ -2,6 +2,8 @@
 
 import os
 import time
+import uuid
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -78,3 +80,15 @@ class SleepingLearner(PPOTorchLearner):
     def update(self, *args, **kwargs):
         time.sleep(self.config.learner_config_dict["update_s"])
         return super().update(*args, **kwargs)
+
+
+class Simulator(CostlyEnv):
+    """An env with an external resource until it is closed: a file in `folder`."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self._file = Path(config["folder"]) / uuid.uuid4().hex
+        self._file.touch()
+
+    def close(self):
+        self._file.unlink(missing_ok=True)

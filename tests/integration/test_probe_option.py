@@ -3,15 +3,13 @@
 import logging
 import math
 import time
-import uuid
 from functools import partial
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("ray")
 
-from envs import CostlyEnv
+from envs import CostlyEnv, Simulator
 from tuning import costly, train
 
 from rl_scaling_callback import Goal, ScalingCallback, sweep
@@ -60,18 +58,6 @@ class SlowToBuild(CostlyEnv):
     def __init__(self, config=None):
         time.sleep(1.0)
         super().__init__(config)
-
-
-class Simulator(CostlyEnv):
-    """An env with an external resource until it is closed: a file in `folder`."""
-
-    def __init__(self, config):
-        super().__init__(config)
-        self._file = Path(config["folder"]) / uuid.uuid4().hex
-        self._file.touch()
-
-    def close(self):
-        self._file.unlink(missing_ok=True)
 
 
 def test_trial_measures_its_own_baseline_and_attributes_its_losses(caplog):

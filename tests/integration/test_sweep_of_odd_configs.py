@@ -5,16 +5,14 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 from functools import partial
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("ray")
 
 import ray
-from envs import CostlyEnv
+from envs import CostlyEnv, Simulator
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.tune.registry import ENV_CREATOR, _global_registry
 from tuning import costly
@@ -52,18 +50,6 @@ class Licensed(CostlyEnv):
         super().__init__(config)
         self._licence = Licence()
         self._licence.given = True
-
-
-class Simulator(CostlyEnv):
-    """An env with a file in `folder` until it is closed."""
-
-    def __init__(self, config):
-        super().__init__(config)
-        self._file = Path(config["folder"]) / uuid.uuid4().hex
-        self._file.touch()
-
-    def close(self):
-        self._file.unlink(missing_ok=True)
 
 
 class Deadly(CostlyEnv):
