@@ -15,10 +15,21 @@ from rl_scaling_callback.core.scale import Scale
 
 Verdict = Literal["met", "not met", "undecided"]
 
+INDIFFERENCE: Final = 0.02
+"""Relative difference in speed that doesn't matter: repeats of a trial differ by as much.
+
+A configuration that is below a goal's minimum by at most this and at most its error stays eligible. Otherwise noise would decide at
+a threshold, and rejecting a configuration may cost far more speed than it lacks. Selection procedures with constraints call this
+the tolerance level (Andradóttir and Kim, Naval Research Logistics 57(5), 2010).
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Goal:
     """Constraints on a configuration; among those that meet them, the largest speedup wins.
+
+    Measured speedups and efficiencies have errors. One that is below its minimum by at most its error, and by at most 2 %, leaves
+    the configuration eligible, and the verdict is "undecided".
 
     Attributes:
         name: its name.
@@ -109,6 +120,11 @@ def interval(value: float, error: float) -> tuple[float, float]:
     return value / width, value * width
 
 
+def tolerance(error: float) -> float:
+    """Return by how much (as ln) a figure with a 95 % interval of half-width `error` [%] may be below a minimum; 0 for NaN."""
+    return min(INDIFFERENCE, math.log1p(error / 100)) if error > 0 else 0.0
+
+
 def judge(value: float, error: float, least: float) -> Verdict:
     """Return whether a figure with a 95 % interval of half-width `error` [%] reaches `least`; undecided for NaN."""
     low, high = interval(value, error)
@@ -150,6 +166,11 @@ class Standing(NamedTuple):
         """At least 1 if the constraint is met; NaN if unknown."""
         return self.limit.reach(self.value)
 
+    @property
+    def misses(self) -> bool:
+        """Whether the constraint is missed by more than the error allows; False if unknown."""
+        return self.reach < 1 and -math.log(self.reach) > tolerance(self.error)
+
 
 def standings(configuration: Configuration, goal: Goal) -> list[Standing]:
     """Return the standing of a configuration for each constraint of a goal."""
@@ -166,4 +187,4 @@ def standings(configuration: Configuration, goal: Goal) -> list[Standing]:
 
 def may_meet(configuration: Configuration, goal: Goal) -> bool:
     """Return whether no known figure of a configuration misses the goal."""
-    return not any(each.reach < 1 for each in standings(configuration, goal))
+    return not any(each.misses for each in standings(configuration, goal))

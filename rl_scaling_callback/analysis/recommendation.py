@@ -94,9 +94,9 @@ def recommend(
 ) -> Recommendation:
     """Return the recommendation for a goal; if no configuration meets it, the choice is the closest and the verdict "not met".
 
-    Point estimates decide whether a configuration is a candidate; intervals decide whether the verdict is "met" or "undecided". Of
-    the candidates tied with the fastest within noise, the cheapest is chosen: fewest CPUs, then smallest N. Without a candidate,
-    the same applies to those tied for the closest.
+    Point estimates, within `goals.tolerance`, decide whether a configuration is a candidate; intervals decide whether the verdict
+    is "met" or "undecided". Of the candidates tied with the fastest within noise, the cheapest is chosen: fewest CPUs, then
+    smallest N. Without a candidate, the same applies to those tied for the closest.
 
     Args:
         configurations: the measured configurations.
@@ -142,9 +142,9 @@ def _best(pool: Sequence[Configuration], goal: Goal) -> _Best:
 
     If none meets it, the pool is reduced to those tied for the smallest distance from the goal.
     """
-    fit = [each for each in pool if all(standing.reach >= 1 for standing in standings(each, goal))]
+    may = [each for each in pool if may_meet(each, goal)]
     # Configurations with unknown figures, such as unrecorded RAM, rank behind those known to meet the goal.
-    fit = fit or [each for each in pool if may_meet(each, goal)]
+    fit = [each for each in may if not any(math.isnan(standing.reach) for standing in standings(each, goal))] or may
     if fit:
         fastest = max(fit, key=lambda each: each.sps)
         peers = [each for each in fit if _as_fast(each, fastest)]
@@ -176,7 +176,7 @@ def _noise(one: Configuration, other: Configuration) -> float:
 def _as_near(one: Configuration, nearest: Configuration, goal: Goal) -> bool:
     """Return whether two are equally far from a goal within noise. The distance to each missed threshold varies with throughput."""
     (resources, lack, _), (least_resources, least_lack, _) = _distance(one, goal), _distance(nearest, goal)
-    missed = sum(each.limit.is_least and each.reach < 1 for each in standings(one, goal))
+    missed = sum(each.limit.is_least and each.misses for each in standings(one, goal))
     return resources == least_resources and lack - least_lack <= missed * _noise(one, nearest)
 
 
@@ -187,7 +187,7 @@ def _cost(configuration: Configuration) -> tuple[float, ...]:
 
 def _distance(configuration: Configuration, goal: Goal) -> tuple[float, ...]:
     """Return the distance of a configuration from a goal: excess resources first, then the sum of what it lacks."""
-    lacking = [(not each.limit.is_least, -math.log(each.reach)) for each in standings(configuration, goal) if each.reach < 1]
+    lacking = [(not each.limit.is_least, -math.log(each.reach)) for each in standings(configuration, goal) if each.misses]
     resources = sum(lack for is_resource, lack in lacking if is_resource)
     return resources, sum(lack for is_resource, lack in lacking if not is_resource), -configuration.sps
 

@@ -50,7 +50,7 @@ def _limit(limit: Limit) -> str:
 
 def _lacking(stands: Iterable[Standing]) -> str:
     """Return the constraints that are missed and by how much: `"speedup ≥ 2.5× by 0.09×"`; "" for none."""
-    missed = [(each, _FIGURES[each.limit.figure][2].replace("%", "points")) for each in stands if each.reach < 1]
+    missed = [(each, _FIGURES[each.limit.figure][2].replace("%", "points")) for each in stands if each.misses]
     return listed(
         f"{_limit(each.limit)} by {number(abs(each.limit.value - each.value), 2, unit, digits=2)}" for each, unit in missed
     )
@@ -92,6 +92,8 @@ def why_lines(recommendation: Recommendation) -> Iterator[str]:
         yield f"It misses {lacking}."
     else:
         asked = _asked(each.limit for each in stands if not math.isnan(each.reach))
+        if any(each.reach < 1 for each in stands):
+            asked += " within error"
         fastest = f"fastest with {asked}" if asked else "fastest"
         best = f"{_scales(recommendation.peers)} are the {fastest}, tied within noise{cheapest}" if others else ""
         yield f"{best or f'{scale} is the {fastest}'}: {figures}."
@@ -173,7 +175,7 @@ def runner_up_text(recommendation: Recommendation) -> str:
     text = f"{runner_up.scale} {speed} {'but' if trades else 'and'} {needs}"
     stands = standings(runner_up, recommendation.goal)
     lacking = _lacking(stands)
-    unclear = _asked(each.limit for each in stands if each.verdict == "undecided" and not each.reach < 1)
+    unclear = _asked(each.limit for each in stands if each.verdict == "undecided" and not each.misses)
     return text + (f"; it misses {lacking}" if lacking else "") + (f"; undecided: {unclear}" if unclear else "") + "."
 
 

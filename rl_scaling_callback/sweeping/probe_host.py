@@ -173,7 +173,7 @@ class ProbeHost:
             if self._get(self._actor.is_whole.remote(), 2 * _LONGEST_ANSWER_S):
                 return False
         self.close()
-        self._start()
+        self.host = self._start()
         self.warm_up()
         return True
 

@@ -8,25 +8,17 @@ probed any more. As long as doubling the envs pays off, more envs are tried.
 from __future__ import annotations
 
 import math
-import operator
-import random
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-import numpy as np
 import ray
-from scipy.optimize import nnls
 
 from rl_scaling_callback.analysis.configurations import SINGLE
-from rl_scaling_callback.analysis.fitting import Array
 from rl_scaling_callback.analysis.goals import GOALS, Goal
 from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Run, Study
 from rl_scaling_callback.core.estimates import Estimate, trimmed_mean
-from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.probing import Probe
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
@@ -34,118 +26,31 @@ from rl_scaling_callback.report.progress import ProgressView, Row
 from rl_scaling_callback.rllib.hardware import Host
 from rl_scaling_callback.rllib.prober import ProbeError
 from rl_scaling_callback.sweeping import cluster, placement
-from rl_scaling_callback.sweeping.probe_host import REST, Iteration, ProbeHost
-from rl_scaling_callback.sweeping.race import Outcome, Race
+from rl_scaling_callback.sweeping.probe_host import ProbeHost
+from rl_scaling_callback.sweeping.race import FEWEST_ROUNDS, Outcome, Race
+from rl_scaling_callback.sweeping.rounds import FEWEST_ITERATIONS, ProbeRounds, measure
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 Counts = Sequence[int] | Literal["auto"]
 
-_FEWEST_ITERATIONS: Final = 3
+_BUDGET_S: Final = 15.0
+"""Default time limit for the rounds after the first one, and for the confirmation. In simulations (`tests/benchmarks/race.py`), ten
+rounds, which take about as long, choose as well as forty."""
 _CONFIRMED: Final = 4
-_FEWEST_TURNS: Final = 2
-_FEWEST_ROUNDS: Final = 3
+_MOST_CONFIRMED: Final = 8
+_PRECISE: Final = 0.1
+"""Training iterations that confirm a speedup: four with each configuration, and up to eight until the half-width of the interval of
+ln(speedup) is below 0.1. From five on, outliers are trimmed."""
+_ALONE: Final = 3
+"""Rounds with a configuration that only serves the loss attribution."""
 _NAMED: Final = 5
+"""Rivals named in a message."""
 _NOTHING_KNOWN: Final = 999.0
 """Largest error [%]; used after a single round."""
-_ALONE: Final = 3
-_BUDGET_S: Final = 30.0
-"""Default time limit for rounds; the confirmation gets as much again."""
-
 _MOST_ENVS: Final = 256
 """Upper limit of doubling with `envs="auto"`."""
-
-
-@dataclass(slots=True)
-class ProbeRounds:
-    """A sweep's measurements so far.
-
-    Attributes:
-        scales: the configurations, the reference first.
-        steps: env steps per learner update at each scale; infinite if updates depend on the env steps alone.
-        probes: probes of each round, by configuration.
-        iterations: the training iterations between rounds.
-        out: eliminated configurations.
-        failed: configurations that can't be probed, with the reason.
-        probed_s: total time of the rounds [s].
-        trained_s: total time of the training iterations [s].
-        round_s: time of the last round [s].
-        evaluation_s: mean time that evaluation adds to an iteration, not included in the other times [s].
-        interrupted: whether the user interrupted the sweep.
-    """
-
-    scales: list[Scale]
-    steps: dict[Scale, float] = field(default_factory=dict)
-    probes: list[Mapping[Scale, Probe]] = field(default_factory=list)
-    iterations: list[Iteration] = field(default_factory=list)
-    out: frozenset[Scale] = frozenset()
-    failed: dict[Scale, str] = field(default_factory=dict)
-    probed_s: float = 0.0
-    trained_s: float = 0.0
-    round_s: float = 0.0
-    evaluation_s: float = 0.0
-    interrupted: bool = False
-
-    @property
-    def running(self) -> list[Scale]:
-        """The configurations measured in the next round."""
-        return [scale for scale in self.scales if scale not in self.out and scale not in self.failed]
-
-    @property
-    def seconds(self) -> Array:
-        """Sampling time per env step [s], shape (rounds, configurations); NaN without a probe."""
-        rows = [[each[scale].seconds_per_step if scale in each else NAN for scale in self.scales] for each in self.probes]
-        return np.array(rows, dtype=np.float64)
-
-    @property
-    def rest(self) -> Array:
-        """Time of an iteration other than sampling, per env step [s], shape (configurations,).
-
-        A learner update takes a + b·r + c·N: r env runners get new weights, and each of the N envs contributes at least one episode
-        chunk, which has a fixed cost. If the algorithm learns once per sampling round, as DQN does, the env steps per update grow
-        with N; otherwise they are about constant.
-        """
-        return np.array([self._update(scale) / self._steps(scale) for scale in self.scales])
-
-    @property
-    def rest_error(self) -> float:
-        """Relative standard error of `rest`, from the residuals of the training iterations."""
-        return trimmed_mean([math.log(self._took(each) / self._update(each.scale)) for each in self.iterations]).error
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """Share of each phase in `rest`."""
-        parts = {phase: sum(each.rest[phase] for each in self.iterations) for phase in REST}
-        return {phase: seconds / sum(parts.values()) for phase, seconds in parts.items()}
-
-    def _steps(self, scale: Scale) -> float:
-        """Return the env steps per learner update."""
-        steps = self.steps[scale]
-        return fmean(each.env_steps for each in self.iterations) if math.isinf(steps) else steps
-
-    def _took(self, iteration: Iteration) -> float:
-        """Return an iteration's seconds other than sampling, per learner update."""
-        return sum(iteration.rest.values()) * self._steps(iteration.scale) / iteration.env_steps
-
-    def _update(self, scale: Scale) -> float:
-        """Return a + b·r + c·N with non-negative coefficients, fitted with relative weights."""
-        took = np.array([self._took(each) for each in self.iterations])
-        rows = np.array([_terms(each.scale) for each in self.iterations])
-        return float(nnls(rows / took[:, None], np.ones(len(took)))[0] @ _terms(scale))
-
-    def judge(self, race: Race) -> Outcome:
-        """Return the outcome of a race after these rounds."""
-        return race.judge(self.scales, self.seconds, self.rest, self.rest_error)
-
-    def of(self, scale: Scale) -> list[Probe]:
-        """Return the probes of one configuration."""
-        return [each[scale] for each in self.probes if scale in each]
-
-    def trained(self, iteration: Iteration) -> None:
-        """Add a training iteration."""
-        self.iterations.append(iteration)
-        self.trained_s += iteration.seconds
 
 
 def grid(
@@ -169,10 +74,6 @@ def grid(
         started, most_envs = list(envs), max(envs)
     scales = {Scale(int(r), int(e)) for r in runners for e in started}
     return [SINGLE, *sorted(scales - {SINGLE})], Scale(int(max(runners)), most_envs)
-
-
-def _terms(scale: Scale) -> Array:
-    return np.array([1.0, scale.num_env_runners, scale.parallelism])
 
 
 def powers_of_two(most: int) -> list[int]:
@@ -208,7 +109,7 @@ def sweep_by_probes(
         envs: numbers of envs per env runner.
         confirm: whether to confirm the result by training a few iterations.
         budget_s: time limit for probing and training, including the confirmation, once the Algorithm has started [s]; at least one
-            round is run. None for half a minute, and as much again for the confirmation.
+            round is run. None for 15 s after the first round, and as much again for the confirmation.
         keep_envs: whether to keep the envs of measured configurations, or close them before creating others.
         say: called with progress messages.
         progress: called with the standings after each round.
@@ -228,52 +129,22 @@ def sweep_by_probes(
     try:
         evaluation_s = host.warm_up()
         rounds = ProbeRounds(scales, host.steps_per_update(scales), evaluation_s=evaluation_s)
-        race = race_for(config, goal)
-        until = clock() + (_BUDGET_S if budget_s is None else budget_s)
-        outcome: Outcome | None = None
-        left = 0.0
+        limit = _TimeLimit(budget_s, _CONFIRMED if confirm else 0, clock)
+        larger_up_to = most if isinstance(envs, str) else None
         try:
-            while True:
-                started = clock()
-                _measure(rounds, host)
-                outcome = rounds.judge(race)
-                took = clock() - started
-                if budget_s is None and len(rounds.probes) == 1:
-                    until = clock() + _BUDGET_S
-                left = until - clock()
-                if budget_s is not None:
-                    # The first round includes the creation of envs. Few rounds are better spent on probes than on a confirmation.
-                    left -= took if len(rounds.probes) > 1 else took / 2
-                    if confirm and len(rounds.probes) >= _FEWEST_ROUNDS:
-                        left -= min(budget_s / 3, _CONFIRMED * _turn_s(rounds, outcome))
-                progress(_standings(outcome, rounds, max(0.0, left)))
-                larger = race.worth_adding(outcome, most) if isinstance(envs, str) and len(rounds.probes) > 1 else ()
-                more = [scale for scale in larger if scale not in rounds.scales]
-                if (outcome.over and not more) or left < 0:
-                    break
-                rounds.out = outcome.out
-                rounds.scales += more
-                rounds.steps |= host.steps_per_update(more)
-            if not outcome.over:
-                rivals = ", ".join(map(str, outcome.rivals[:_NAMED])) + " …" * (len(outcome.rivals) > _NAMED)
-                say(f"Time is up; may still beat {outcome.choice}: {rivals or 'none, but few rounds were run'}. See --budget")
-            if isinstance(envs, str) and (left > 0 or budget_s is None):
-                _measure_alone(rounds, host, outcome)
-                outcome = rounds.judge(race)
+            outcome = _probe(host, rounds, race_for(config, goal), larger_up_to, limit, say, progress)
         except (KeyboardInterrupt, ProbeError) as error:
-            if outcome is None:
+            if len(rounds.iterations) < FEWEST_ITERATIONS:
                 raise
             say(f"{_ended_by(error)}: showing the results so far")
             rounds.interrupted, confirm = isinstance(error, KeyboardInterrupt), False
             # Configurations added last may not have been measured.
             rounds.scales = [scale for scale in rounds.scales if rounds.of(scale) or scale in rounds.failed]
-            outcome = rounds.judge(race)
+            outcome = rounds.judge(race_for(config, goal))
         confirmed: Mapping[Scale, Estimate] = {}
         try:
             if confirm:
-                fit = int((_BUDGET_S if budget_s is None else until - clock()) / _turn_s(rounds, outcome))
-                turns = min(_CONFIRMED, max(fit, _FEWEST_TURNS if budget_s is None else 0))
-                confirmed = _confirm(host, outcome, turns, say)
+                confirmed = _confirm(host, rounds, outcome, limit, say)
         except (KeyboardInterrupt, ProbeError) as error:
             rounds.interrupted = isinstance(error, KeyboardInterrupt)
             say(f"{_ended_by(error)}: the result is not confirmed by training")
@@ -282,54 +153,81 @@ def sweep_by_probes(
         host.close()
 
 
+class _TimeLimit:
+    """The time that a sweep has left.
+
+    Args:
+        budget_s: time limit for everything [s]; None for the default.
+        turns: training iterations with each configuration to confirm the result, for which time is set aside.
+        clock: returns monotonic seconds.
+    """
+
+    def __init__(self, budget_s: float | None, turns: int, clock: Callable[[], float]) -> None:
+        self._budget_s, self._turns, self._clock = budget_s, turns, clock
+        self._until = clock() + (_BUDGET_S if budget_s is None else budget_s)
+        self._round_since = clock()
+
+    def after_round(self, number: int, turn_s: float) -> float:
+        """Return the time left after another round like this one [s]; negative if there is none.
+
+        Args:
+            number: number of rounds so far.
+            turn_s: time of one turn of confirmation [s].
+        """
+        now = self._clock()
+        took, self._round_since = now - self._round_since, now
+        if self._budget_s is None:
+            # The first round includes the creation of envs.
+            self._until = now + _BUDGET_S if number == 1 else self._until
+            return self._until - now
+        # Few rounds are better spent on probes than on a confirmation.
+        confirming = min(self._budget_s / 3, self._turns * turn_s) if number >= FEWEST_ROUNDS else 0.0
+        return self._until - now - (took if number > 1 else took / 2) - confirming
+
+    def start_confirming(self, turn_s: float) -> None:
+        """Start the confirmation, which has a time limit of its own by default, enough for two turns."""
+        if self._budget_s is None:
+            self._until = self._clock() + max(_BUDGET_S, 2 * turn_s)
+
+    def has(self, seconds: float) -> bool:
+        """Return whether so much time is left."""
+        return self._clock() + seconds <= self._until
+
+
+def _probe(
+    host: ProbeHost,
+    rounds: ProbeRounds,
+    race: Race,
+    larger_up_to: Scale | None,
+    limit: _TimeLimit,
+    say: Callable[[str], None],
+    progress: Callable[[ProgressView], None],
+) -> Outcome:
+    """Run rounds until the best configuration is known or the time is up, and return the outcome."""
+    outcome: Outcome | None = None
+    while True:
+        measure(rounds, host, outcome.choice if outcome else None)
+        outcome = rounds.judge(race)
+        left = limit.after_round(len(rounds.probes), _turn_s(rounds, outcome))
+        progress(_standings(outcome, rounds, max(0.0, left)))
+        larger = race.worth_adding(outcome, larger_up_to) if larger_up_to and len(rounds.probes) > 1 else ()
+        more = [scale for scale in larger if scale not in rounds.scales]
+        if (outcome.over and not more) or left < 0:
+            break
+        rounds.out = outcome.out
+        rounds.scales += more
+        rounds.steps |= host.steps_per_update(more)
+    if not outcome.over:
+        rivals = ", ".join(map(str, outcome.rivals[:_NAMED])) + " …" * (len(outcome.rivals) > _NAMED)
+        say(f"Time is up; may still beat {outcome.choice}: {rivals or 'none, but few rounds were run'}. See --budget")
+    if larger_up_to and left > 0:
+        _measure_alone(rounds, host, outcome)
+        outcome = rounds.judge(race)
+    return outcome
+
+
 def _ended_by(error: BaseException) -> str:
     return "Interrupted" if isinstance(error, KeyboardInterrupt) else f"Ended early ({error})"
-
-
-def _measure(rounds: ProbeRounds, host: ProbeHost) -> None:
-    """Run a round of probes, then train for as long, so that both see the machine at the same speed.
-
-    Every configuration is probed before it is trained: a probe survives a failing env and reports the error; training doesn't.
-    """
-    started, number, found = time.perf_counter(), len(rounds.probes), {}
-    running = rounds.running
-    # The first round creates the envs, in all env runners at once; the configurations most likely to fail come last.
-    order = random.sample(running, len(running)) if number else sorted(running, key=_in_order_of_creation)
-    for scale in order:
-        if scale in rounds.failed:
-            continue
-        probe = host.probe(scale, number)
-        if isinstance(probe, Probe):
-            found[scale] = probe
-        elif scale == SINGLE:
-            raise ProbeError(probe)
-        else:
-            rounds.failed[scale] = probe
-            if host.recover():
-                # It killed env runners, and larger configurations would as well.
-                for larger in rounds.scales:
-                    if (
-                        larger not in found
-                        and larger not in rounds.failed
-                        and all(map(operator.ge, _counts(larger), _counts(scale)))
-                    ):
-                        rounds.failed[larger] = f"not tried after {scale}: {probe}"
-    rounds.probes.append(found)
-    rounds.round_s = time.perf_counter() - started
-    rounds.probed_s += rounds.round_s
-    while len(rounds.iterations) < _FEWEST_ITERATIONS or rounds.trained_s < rounds.probed_s:
-        times = Counter(each.scale for each in rounds.iterations)
-        # Configurations with the most envs are fastest and most informative about the learner's cost per env.
-        scale = min(rounds.running, key=lambda scale: (times[scale], -scale.parallelism))
-        rounds.trained(host.train(scale))
-
-
-def _counts(scale: Scale) -> tuple[int, int]:
-    return scale.num_env_runners, scale.num_envs_per_env_runner
-
-
-def _in_order_of_creation(scale: Scale) -> tuple[int, int]:
-    return scale.num_envs_per_env_runner, -scale.num_env_runners
 
 
 def _standings(outcome: Outcome, rounds: ProbeRounds, seconds_left: float) -> ProgressView:
@@ -352,7 +250,7 @@ def _measure_alone(rounds: ProbeRounds, host: ProbeHost, outcome: Outcome) -> No
     rounds.steps |= host.steps_per_update(sorted(alone))
     rounds.out = frozenset(rounds.scales) - {SINGLE, *candidates, *alone}
     for _ in range(_ALONE):
-        _measure(rounds, host)
+        measure(rounds, host, outcome.choice)
 
 
 def _candidates(outcome: Outcome) -> list[Scale]:
@@ -368,23 +266,29 @@ def _turn_s(rounds: ProbeRounds, outcome: Outcome) -> float:
     )
 
 
-def _confirm(host: ProbeHost, outcome: Outcome, turns: int, say: Callable[[str], None]) -> dict[Scale, Estimate]:
-    """Train with the reference and the candidates in turn; return ln of the candidates' speedups."""
-    candidates = _candidates(outcome)
-    if not candidates:
-        return {}
-    if turns < _FEWEST_TURNS:
-        say("The budget leaves no time to confirm the result by training")
-        return {}
-    say(f"Training {turns} iterations each with {', '.join(map(str, [*candidates, SINGLE]))} to confirm the result")
-    ratios: dict[Scale, list[float]] = {scale: [] for scale in candidates}
-    for _ in range(turns):
-        reference = host.train(SINGLE)
-        for scale in candidates:
-            iteration = host.train(scale)
-            seconds = iteration.seconds / iteration.env_steps
-            ratios[scale].append(math.log(reference.seconds / reference.env_steps / seconds))
-    return {scale: trimmed_mean(logs) for scale, logs in ratios.items()}
+def _confirm(
+    host: ProbeHost, rounds: ProbeRounds, outcome: Outcome, limit: _TimeLimit, say: Callable[[str], None]
+) -> dict[Scale, Estimate]:
+    """Train with the reference and the candidates in turn, where the rounds haven't; return ln of the candidates' speedups."""
+    candidates, turn_s, silent = _candidates(outcome), _turn_s(rounds, outcome), True
+    limit.start_confirming(turn_s)
+    while candidates:
+        found = {scale: rounds.trained_speedups(scale) for scale in candidates}
+        confirmed = {scale: trimmed_mean(logs) for scale, logs in found.items() if len(logs) > 1}
+        turns = min(map(len, found.values()))
+        is_precise = all(each.half_width < _PRECISE for each in confirmed.values())
+        if (turns >= _CONFIRMED and is_precise) or turns >= _MOST_CONFIRMED:
+            return confirmed
+        if not limit.has(turn_s):
+            if not confirmed:
+                say("The budget leaves no time to confirm the result by training")
+            return confirmed
+        if silent:
+            say(f"Training with {', '.join(map(str, [*candidates, SINGLE]))} to confirm the result")
+            silent = False
+        for scale in [SINGLE, *candidates]:
+            rounds.trained(host.train(scale))
+    return {}
 
 
 def _experiment(

@@ -25,7 +25,7 @@ import numpy as np
 from scipy.special import ndtr, stdtrit
 
 from rl_scaling_callback.analysis.fitting import Array
-from rl_scaling_callback.analysis.goals import Goal, Verdict
+from rl_scaling_callback.analysis.goals import INDIFFERENCE, Goal, Verdict, tolerance
 from rl_scaling_callback.core.checks import positive
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
@@ -34,7 +34,10 @@ from rl_scaling_callback.core.scale import Scale
 _BOUND: Final = 1.345
 _BOUNDED_SQUARE: Final = 0.7102
 _PASSES: Final = 30
-_FEWEST_ROUNDS: Final = 3
+# With fewer than three measurements, an outlier can't be identified. With two, each configuration is compared by the one that
+# speaks against the decision.
+FEWEST_ROUNDS: Final = 3
+_FEWEST_TO_ELIMINATE: Final = 2
 # A lack of CPUs outweighs any lack of speed.
 _OUTWEIGHS: Final = 1e3
 _EXACT: Final = 1e-9
@@ -90,7 +93,8 @@ class Race:
     Attributes:
         goal: the goal. Its RAM limit is ignored.
         indifference: relative difference in speed that does not justify more CPUs. The choice is within this of the best as
-            measured, and within twice this (4 % by default) at the race's confidence. Thresholds of the goal apply exactly.
+            measured, and within twice this (4 % by default) at the race's confidence. Likewise, the choice is below a threshold of
+            the goal by at most this or its error as measured, and by at most twice this at the race's confidence.
         confidence: probability, over the whole race, that this is true and that the best configuration is not eliminated.
         cpus: returns the CPUs allocated to a trial at a scale.
 
@@ -99,7 +103,7 @@ class Race:
     """
 
     goal: Goal
-    indifference: float = 0.02
+    indifference: float = INDIFFERENCE
     confidence: float = 0.95
     cpus: Callable[[Scale], float] = lambda scale: 1.0 + scale.num_env_runners
 
@@ -133,21 +137,26 @@ class Race:
         variances = (1 - fixed) ** 2 * fit.variance
         std = np.sqrt(np.add.outer(variances, variances) / fit.shared + (np.subtract.outer(fixed, fixed) * rest_error) ** 2)
         np.fill_diagonal(std, 0.0)
-        margins = gained[:, None] - np.array([self._required(scale) for scale in scales])
-        standing = _Contest(speed, margins, self._boundary(fit) * std, fit.shared)
+        measured = np.isfinite(seconds).sum(axis=0)
+        few = (measured > 0) & (measured < FEWEST_ROUNDS)
+        by_round = -np.log(seconds[:, few] / np.exp(fit.paces[:, None]) + (rest if np.ndim(rest) == 0 else np.asarray(rest)[few]))
+        low, high = speed.copy(), speed.copy()
+        low[few], high[few] = np.nanmin(by_round, axis=0), np.nanmax(by_round, axis=0)
+        # A repeated race has an independent error of the same size.
+        error = 100 * np.expm1(stdtrit(fit.dof, 0.975) * math.sqrt(2) * std[:, 0])
+        required = np.array([self._required(scale) for scale in scales]) - math.log(scales[0].parallelism)
+        standing = _Contest(speed, low, high, required, np.array([*map(tolerance, error)]), self._boundary(fit) * std, fit.shared)
         equals = sorted(standing.best(self.indifference), key=lambda i: (self.cpus(scales[i]), scales[i].parallelism, scales[i]))
         choice = equals[0]
-        # With fewer than three measurements, an outlier can't be identified.
-        needed = np.maximum(0, _FEWEST_ROUNDS - np.isfinite(seconds).sum(axis=0))
+        needed = np.maximum(0, _FEWEST_TO_ELIMINATE - measured)
         out = set(np.flatnonzero(np.maximum(needed, standing.until_beaten().min(axis=1)) == 0).tolist()) - {0}
-        left = np.maximum(needed, standing.until_beaten(2 * self.indifference)[:, choice])
-        left[choice] = needed[choice]
+        left = np.maximum(needed, standing.until_beaten(self.indifference)[:, choice])
+        left[choice] = max(0, FEWEST_ROUNDS - measured[choice])
         rivals = [i for i in np.flatnonzero(left > 0).tolist() if i not in out and total[i] > 0]
         return Outcome(
             scales=tuple(scales),
             speedup=np.exp(gained),
-            # A repeated race has an independent error of the same size.
-            speedup_error=100 * np.expm1(stdtrit(fit.dof, 0.975) * math.sqrt(2) * std[:, 0]),
+            speedup_error=error,
             sps=np.exp(speed),
             out=frozenset(scales[i] for i in out),
             choice=scales[choice],
@@ -210,51 +219,71 @@ class _Contest:
 
     Attributes:
         speed: ln of the speed, shape (scales,).
-        margins: ln of the speedup over each speedup the goal requires, shape (scales, requirements).
+        low: the same in the slowest of the rounds, for configurations measured too rarely to identify an outlier; else `speed`.
+        high: the same in the fastest of the rounds.
+        required: ln of each speedup that the goal requires, shape (scales, requirements).
+        tolerance: by how much each configuration may be below these as measured, shape (scales,).
         half: half-width of the interval of each pair's difference, shape (scales, scales); the column of the reference is that of
             the margins.
         shared: number of rounds in which each pair was measured, shape (scales, scales).
     """
 
     speed: Array
-    margins: Array
+    low: Array
+    high: Array
+    required: Array
+    tolerance: Array
     half: Array
     shared: Array
 
     def best(self, indifference: float) -> list[int]:
         """Return the indices of the configurations as good as the best: the fastest that meets the goal, or else the closest."""
-        fits = (self.margins >= 0).all(axis=1)
-        worth = np.where(fits, self.speed, -math.inf) if fits.any() else -self.lacks
+        margins = self._tolerant(self._margins(self.speed, self.speed))
+        fits = (margins >= 0).all(axis=1)
+        worth = np.where(fits, self.speed, -math.inf) if fits.any() else -_lacks(margins)
         return [int(i) for i in np.flatnonzero(worth >= np.nanmax(worth) - indifference)]
-
-    @property
-    def lacks(self) -> Array:
-        """Total shortfall of each configuration from the goal."""
-        lacks: Array = -np.minimum(0.0, self.margins).sum(axis=1)
-        return lacks
 
     def until_beaten(self, slack: float = 0.0) -> Array:
         """Return in how many rounds each configuration (row) will be clearly beaten by each other (column); inf if never.
 
-        With slack, it suffices that its advantage is clearly at most that. Whether it meets the goal must be clear without slack.
+        With slack, it suffices that its advantage is clearly at most twice that, or that the other one is below a threshold of the
+        goal by clearly at most twice that.
         """
-        margin, lacks, missed = self.margins.min(axis=1), self.lacks, (self.margins < 0).sum(axis=1)
+        exact = self._margins(self.low, self.high), self._margins(self.high, self.low)
+        by, against = map(self._tolerant, exact)
         of_margin, shared = self.half[:, 0], self.shared[:, 0]
-        meets = _rounds(of_margin, np.where(margin >= 0, margin, -1.0), shared)
-        misses = _rounds(of_margin, np.where(margin < 0, -margin, -1.0), shared)[:, None]
-        slower = _rounds(self.half, slack + self.speed - self.speed[:, None], self.shared)
+        meets = _rounds(of_margin, np.where((by >= 0).all(axis=1), 2 * slack + exact[0].min(axis=1), -1.0), shared)
+        misses = _rounds(of_margin, np.where((against < 0).any(axis=1), -exact[1].min(axis=1), -1.0), shared)[:, None]
+        slower = _rounds(self.half, 2 * slack + self.low - self.high[:, None], self.shared)
         # A shortfall changes with the speed once per missed threshold. For equal counts, the difference is one of speeds.
+        missed = (self._tolerant(self._margins(self.speed, self.speed)) < 0).sum(axis=1)
         more = np.subtract.outer(missed, missed)
         with np.errstate(invalid="ignore"):
             half = np.minimum.outer(missed, missed) * self.half + np.abs(more) * np.where(more > 0, of_margin[:, None], of_margin)
-        further = _rounds(half, slack + lacks[:, None] - lacks, self.shared)
+        further = _rounds(half, 2 * slack + _lacks(against)[:, None] - _lacks(by), self.shared)
         beaten: Array = np.minimum(np.maximum(meets, np.minimum(misses, slower)), np.maximum(misses, further))
         return beaten
 
+    def _margins(self, speed: Array, of_reference: Array) -> Array:
+        """Return ln of the speedup over each speedup that the goal requires, shape (scales, requirements)."""
+        margins: Array = (speed - of_reference[0])[:, None] - self.required
+        return margins
+
+    def _tolerant(self, margins: Array) -> Array:
+        """Return the margins with those within the tolerance set to 0."""
+        tolerant: Array = np.where((margins < 0) & (margins >= -self.tolerance[:, None]), 0.0, margins)
+        return tolerant
+
     def verdict(self, index: int) -> Verdict:
         """Return whether a configuration clearly meets the goal."""
-        margin = self.margins[index].min()
+        margin = self._margins(self.speed, self.speed)[index].min()
         return "undecided" if abs(margin) < self.half[index, 0] else "met" if margin >= 0 else "not met"
+
+
+def _lacks(margins: Array) -> Array:
+    """Return the total shortfall of each configuration from the goal."""
+    lacks: Array = -np.minimum(0.0, margins).sum(axis=1)
+    return lacks
 
 
 def _rounds(half: Array, room: Array, shared: Array) -> Array:
@@ -282,6 +311,7 @@ class _Fit:
         effects: effects of the configurations at the mean speed of the rounds, shape (scales,); NaN if not measured.
         variance: variance of a probe's noise, inflated for autocorrelation.
         dof: degrees of freedom of the variance.
+        paces: effects of the rounds relative to their mean, shape (rounds,).
         shared: effective number of rounds in which each pair was measured, shape (scales, scales).
     """
 
@@ -289,6 +319,7 @@ class _Fit:
     variance: float
     dof: int
     shared: Array
+    paces: Array
 
 
 def _fit(logs: Array) -> _Fit:
@@ -317,14 +348,15 @@ def _fit(logs: Array) -> _Fit:
         bound = _BOUND * math.sqrt(square) + _EXACT
         weights = there * np.minimum(1.0, bound / np.maximum(np.abs(left), _EXACT))
     effects = np.where(there.any(axis=0), effects + round_effects.mean(), NAN)
+    paces = (round_effects - round_effects.mean())[:, 0]
     if dof <= 0:
-        return _Fit(effects, math.inf, 1, shared)
+        return _Fit(effects, math.inf, 1, shared, paces)
     pseudo = np.clip(left, -bound, bound) / np.mean(np.abs(left[there]) <= bound)
     squares, pairs = float((pseudo**2).sum()) + _EXACT**2, int((there[1:] & there[:-1]).sum())
     lagged = float((pseudo[1:] * pseudo[:-1]).sum()) / max(1, pairs) / (squares / cells)
     rho = lagged + (1 + 3 * max(0.0, lagged)) * there.any(axis=0).sum() / cells + 1 / math.sqrt(max(1, pairs))
     rho = min(0.95, max(0.0, rho))
-    return _Fit(effects, squares / dof * (1 + rho) / (1 - rho), dof, shared)
+    return _Fit(effects, squares / dof * (1 + rho) / (1 - rho), dof, shared, paces)
 
 
 def _inverse(weights: Array) -> Array:

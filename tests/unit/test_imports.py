@@ -17,6 +17,7 @@ NEED_RAY = {
     "sweeping.probe_host",
     "sweeping.probes",
     "sweeping.reuse",
+    "sweeping.rounds",
     "sweeping.placement",
     "sweeping.searcher",
     "sweeping.stopper",

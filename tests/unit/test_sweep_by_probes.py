@@ -132,10 +132,10 @@ def test_larger_configurations_are_skipped_after_one_kills_env_runners(scripted,
 
 @pytest.mark.parametrize("budget_s", [10.0, 20.0])
 def test_budget_includes_the_confirmation(scripted, budget_s):
-    _, rounds, said = probe(runners=[1, 2], budget_s=budget_s)
+    experiment, rounds, _ = probe(runners=[1, 2], budget_s=budget_s)
     assert len(rounds.probes) > 1
     assert ScriptedHost.now <= budget_s
-    assert any(text.startswith("Training") for text in said)
+    assert any("training iterations: " in run.note for run in experiment.studies[0].runs)
 
 
 def test_budget_shorter_than_a_round_runs_one_round(scripted):

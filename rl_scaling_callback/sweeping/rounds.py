@@ -1,0 +1,200 @@
+"""The rounds of a sweep by probes: what they measured, and how a round is run."""
+
+from __future__ import annotations
+
+import math
+import operator
+import random
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Final
+
+import numpy as np
+from scipy.optimize import nnls
+
+from rl_scaling_callback.analysis.configurations import SINGLE
+from rl_scaling_callback.analysis.fitting import Array
+from rl_scaling_callback.core.estimates import trimmed_mean
+from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.probing import Probe
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.rllib.prober import ProbeError
+from rl_scaling_callback.sweeping.probe_host import REST, Iteration, ProbeHost
+from rl_scaling_callback.sweeping.race import Outcome, Race
+
+FEWEST_ITERATIONS: Final = 3
+"""As many training iterations as the time of a learner update has coefficients: a + b·r + c·N."""
+_TRAINED_SHARE: Final = 0.5
+"""Time of the training iterations per time of the probes. A few iterations suffice for what doesn't depend on sampling."""
+
+
+@dataclass(slots=True)
+class ProbeRounds:
+    """A sweep's measurements so far.
+
+    Attributes:
+        scales: the configurations, the reference first.
+        steps: env steps per learner update at each scale; infinite if updates depend on the env steps alone.
+        probes: probes of each round, by configuration.
+        iterations: the training iterations between rounds.
+        out: eliminated configurations.
+        failed: configurations that can't be probed, with the reason.
+        probed_s: total time of the rounds [s].
+        trained_s: total time of the training iterations [s].
+        round_s: time of the last round [s].
+        evaluation_s: mean time that evaluation adds to an iteration, not included in the other times [s].
+        interrupted: whether the user interrupted the sweep.
+    """
+
+    scales: list[Scale]
+    steps: dict[Scale, float] = field(default_factory=dict)
+    probes: list[Mapping[Scale, Probe]] = field(default_factory=list)
+    iterations: list[Iteration] = field(default_factory=list)
+    out: frozenset[Scale] = frozenset()
+    failed: dict[Scale, str] = field(default_factory=dict)
+    probed_s: float = 0.0
+    trained_s: float = 0.0
+    round_s: float = 0.0
+    evaluation_s: float = 0.0
+    interrupted: bool = False
+
+    @property
+    def running(self) -> list[Scale]:
+        """The configurations measured in the next round."""
+        return [scale for scale in self.scales if scale not in self.out and scale not in self.failed]
+
+    @property
+    def seconds(self) -> Array:
+        """Sampling time per env step [s], shape (rounds, configurations); NaN without a probe."""
+        rows = [[each[scale].seconds_per_step if scale in each else NAN for scale in self.scales] for each in self.probes]
+        return np.array(rows, dtype=np.float64)
+
+    @property
+    def rest(self) -> Array:
+        """Time of an iteration other than sampling, per env step [s], shape (configurations,).
+
+        A learner update takes a + b·r + c·N: r env runners get new weights, and each of the N envs contributes at least one episode
+        chunk, which has a fixed cost. If the algorithm learns once per sampling round, as DQN does, the env steps per update grow
+        with N; otherwise they are about constant.
+        """
+        return np.array([self._update(scale) / self._steps(scale) for scale in self.scales])
+
+    @property
+    def rest_error(self) -> float:
+        """Relative standard error of `rest`, from the residuals of the training iterations and their degrees of freedom."""
+        logs, count = [math.log(self._took(each) / self._update(each.scale)) for each in self.iterations], len(self.iterations)
+        return trimmed_mean(logs).error * math.sqrt((count - 1) / max(1, count - FEWEST_ITERATIONS))
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of each phase in `rest`."""
+        parts = {phase: sum(each.rest[phase] for each in self.iterations) for phase in REST}
+        return {phase: seconds / sum(parts.values()) for phase, seconds in parts.items()}
+
+    def _steps(self, scale: Scale) -> float:
+        """Return the env steps per learner update."""
+        steps = self.steps[scale]
+        return fmean(each.env_steps for each in self.iterations) if math.isinf(steps) else steps
+
+    def _took(self, iteration: Iteration) -> float:
+        """Return an iteration's seconds other than sampling, per learner update."""
+        return sum(iteration.rest.values()) * self._steps(iteration.scale) / iteration.env_steps
+
+    def _update(self, scale: Scale) -> float:
+        """Return a + b·r + c·N with non-negative coefficients, fitted with relative weights."""
+        took = np.array([self._took(each) for each in self.iterations])
+        rows = np.array([_terms(each.scale) for each in self.iterations])
+        return float(nnls(rows / took[:, None], np.ones(len(took)))[0] @ _terms(scale))
+
+    def judge(self, race: Race) -> Outcome:
+        """Return the outcome of a race after these rounds."""
+        return race.judge(self.scales, self.seconds, self.rest, self.rest_error)
+
+    def of(self, scale: Scale) -> list[Probe]:
+        """Return the probes of one configuration."""
+        return [each[scale] for each in self.probes if scale in each]
+
+    def trained_speedups(self, scale: Scale) -> list[float]:
+        """Return ln of the speedups in training: of each iteration over the one of the reference just before it."""
+        speedups: list[float] = []
+        reference = NAN
+        for each in self.iterations:
+            seconds = each.seconds / each.env_steps
+            if each.scale == SINGLE:
+                reference = seconds
+            elif each.scale == scale and reference > 0:
+                speedups.append(math.log(reference / seconds))
+        return speedups
+
+    def trained(self, iteration: Iteration) -> None:
+        """Add a training iteration."""
+        self.iterations.append(iteration)
+        self.trained_s += iteration.seconds
+
+
+def _terms(scale: Scale) -> Array:
+    return np.array([1.0, scale.num_env_runners, scale.parallelism])
+
+
+def measure(rounds: ProbeRounds, host: ProbeHost, favourite: Scale | None) -> None:
+    """Run a round of probes, then some training iterations, so that both see the machine at the same speed.
+
+    Every configuration is probed before it is trained: a probe survives a failing env and reports the error; training doesn't.
+
+    Args:
+        rounds: the measurements so far; the new ones are added.
+        host: the Algorithm's process.
+        favourite: the choice so far. It is trained as often as the reference, which confirms its speedup.
+    """
+    started, number, found = time.perf_counter(), len(rounds.probes), {}
+    running = rounds.running
+    # The first round creates the envs, in all env runners at once; the configurations most likely to fail come last.
+    order = random.sample(running, len(running)) if number else sorted(running, key=_in_order_of_creation)
+    for scale in order:
+        if scale in rounds.failed:
+            continue
+        probe = host.probe(scale, number)
+        if isinstance(probe, Probe):
+            found[scale] = probe
+        elif scale == SINGLE:
+            raise ProbeError(probe)
+        else:
+            rounds.failed[scale] = probe
+            if host.recover():
+                # It killed env runners, and larger configurations would as well.
+                for larger in rounds.scales:
+                    if (
+                        larger not in found
+                        and larger not in rounds.failed
+                        and all(map(operator.ge, _counts(larger), _counts(scale)))
+                    ):
+                        rounds.failed[larger] = f"not tried after {scale}: {probe}"
+    rounds.probes.append(found)
+    rounds.round_s = time.perf_counter() - started
+    rounds.probed_s += rounds.round_s
+    while len(rounds.iterations) < FEWEST_ITERATIONS or rounds.trained_s < _TRAINED_SHARE * rounds.probed_s:
+        rounds.trained(host.train(_next_to_train(rounds, favourite)))
+
+
+def _next_to_train(rounds: ProbeRounds, favourite: Scale | None) -> Scale:
+    """Return a configuration to learn the update's time from, the reference, and the favourite, in turn."""
+    others = [scale for scale in rounds.running if scale != SINGLE]
+    turn = len(rounds.iterations) % 3
+    if turn == 1 or not others:
+        return SINGLE
+    if turn == 2 and favourite in others:
+        return favourite
+    times = Counter(each.scale for each in rounds.iterations)
+    # Configurations with the most envs are fastest and most informative about the learner's cost per env.
+    return min(others, key=lambda scale: (times[scale], -scale.parallelism))
+
+
+def _counts(scale: Scale) -> tuple[int, int]:
+    return scale.num_env_runners, scale.num_envs_per_env_runner
+
+
+def _in_order_of_creation(scale: Scale) -> tuple[int, int]:
+    return scale.num_envs_per_env_runner, -scale.num_env_runners
