@@ -78,13 +78,15 @@ def why_lines(recommendation: Recommendation) -> Iterator[str]:
     if choice is None:
         return
     figures, scale = _figures(choice), choice.scale
-    lacking = _lacking(stands)
+    lacking, barely = _lacking(stands), _asked(each.limit for each in stands if each.reach < 1 and not each.misses)
     others = [each for each in recommendation.peers if each is not choice]
     cheapest = f"; {scale} {_why_cheapest(choice, others)}"
     if recommendation.ground == "surrogate":
         yield f"{scale} ranks best when all measurements are combined. Its own figures: {figures}."
         if lacking:
             yield f"These miss {lacking}."
+        if barely:
+            yield f"These meet {barely} only within error."
     elif recommendation.ground == "nearest":
         yield f"No measured configuration meets {_asked(recommendation.goal.limits)}."
         near = f"{_scales(recommendation.peers)} come equally close, within noise{cheapest}" if others else f"{scale} comes closest"
@@ -92,8 +94,7 @@ def why_lines(recommendation: Recommendation) -> Iterator[str]:
         yield f"It misses {lacking}."
     else:
         asked = _asked(each.limit for each in stands if not math.isnan(each.reach))
-        if any(each.reach < 1 for each in stands):
-            asked += " within error"
+        asked += " within error" if barely else ""
         fastest = f"fastest with {asked}" if asked else "fastest"
         best = f"{_scales(recommendation.peers)} are the {fastest}, tied within noise{cheapest}" if others else ""
         yield f"{best or f'{scale} is the {fastest}'}: {figures}."

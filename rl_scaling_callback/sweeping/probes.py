@@ -167,12 +167,13 @@ class _TimeLimit:
         self._until = clock() + (_BUDGET_S if budget_s is None else budget_s)
         self._round_since = clock()
 
-    def after_round(self, number: int, turn_s: float) -> float:
+    def after_round(self, number: int, turns: int, turn_s: float) -> float:
         """Return the time left after another round like this one [s]; negative if there is none.
 
         Args:
             number: number of rounds so far.
-            turn_s: time of one turn of confirmation [s].
+            turns: turns of confirmation so far.
+            turn_s: time of one of these [s].
         """
         now = self._clock()
         took, self._round_since = now - self._round_since, now
@@ -181,7 +182,7 @@ class _TimeLimit:
             self._until = now + _BUDGET_S if number == 1 else self._until
             return self._until - now
         # Few rounds are better spent on probes than on a confirmation.
-        confirming = min(self._budget_s / 3, self._turns * turn_s) if number >= FEWEST_ROUNDS else 0.0
+        confirming = min(self._budget_s / 3, max(0, self._turns - turns) * turn_s) if number >= FEWEST_ROUNDS else 0.0
         return self._until - now - (took if number > 1 else took / 2) - confirming
 
     def start_confirming(self, turn_s: float) -> None:
@@ -208,7 +209,8 @@ def _probe(
     while True:
         measure(rounds, host, outcome.choice if outcome else None)
         outcome = rounds.judge(race)
-        left = limit.after_round(len(rounds.probes), _turn_s(rounds, outcome))
+        turns = min((len(rounds.trained_speedups(scale)) for scale in _candidates(outcome)), default=0)
+        left = limit.after_round(len(rounds.probes), turns, _turn_s(rounds, outcome))
         progress(_standings(outcome, rounds, max(0.0, left)))
         larger = race.worth_adding(outcome, larger_up_to) if larger_up_to and len(rounds.probes) > 1 else ()
         more = [scale for scale in larger if scale not in rounds.scales]
@@ -287,7 +289,7 @@ def _confirm(
             say(f"Training with {', '.join(map(str, [*candidates, SINGLE]))} to confirm the result")
             silent = False
         for scale in [SINGLE, *candidates]:
-            rounds.trained(host.train(scale))
+            rounds.confirmations.append(host.train(scale))
     return {}
 
 

@@ -40,6 +40,7 @@ class ProbeRounds:
         steps: env steps per learner update at each scale; infinite if updates depend on the env steps alone.
         probes: probes of each round, by configuration.
         iterations: the training iterations between rounds.
+        confirmations: the training iterations after the rounds.
         out: eliminated configurations.
         failed: configurations that can't be probed, with the reason.
         probed_s: total time of the rounds [s].
@@ -53,6 +54,7 @@ class ProbeRounds:
     steps: dict[Scale, float] = field(default_factory=dict)
     probes: list[Mapping[Scale, Probe]] = field(default_factory=list)
     iterations: list[Iteration] = field(default_factory=list)
+    confirmations: list[Iteration] = field(default_factory=list)
     out: frozenset[Scale] = frozenset()
     failed: dict[Scale, str] = field(default_factory=dict)
     probed_s: float = 0.0
@@ -121,7 +123,7 @@ class ProbeRounds:
         """Return ln of the speedups in training: of each iteration over the one of the reference just before it."""
         speedups: list[float] = []
         reference = NAN
-        for each in self.iterations:
+        for each in self.iterations + self.confirmations:
             seconds = each.seconds / each.env_steps
             if each.scale == SINGLE:
                 reference = seconds

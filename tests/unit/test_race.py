@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -200,6 +201,28 @@ def test_threshold_of_a_goal(efficiency, noise, verdict, out):
     outcome = Race(GOALS["save"]).judge(scales, rounds(times, 8, noise))
     assert (outcome.verdict, outcome.out) == (verdict, out)
     assert outcome.over == (verdict == "met")
+
+
+@pytest.mark.parametrize(
+    ("efficiency", "noise", "choice"),
+    [(79.0, 0.03, Scale(2, 1)), (79.0, 0.0005, SINGLE), (77.0, 0.03, SINGLE)],
+)
+def test_configuration_below_a_threshold_within_its_error_is_eligible(efficiency, noise, choice):
+    """As in a recommendation from the same figures."""
+    scales, spread = (SINGLE, Scale(2, 1)), noise * np.array([1, -1] * 4)[:, None] * np.array([1, -1])
+    outcome = Race(GOALS["save"]).judge(scales, np.array([1.0, 50 / efficiency]) * np.exp(spread))
+    assert outcome.choice == choice
+    figures = configurations(scales, outcome.speedup.tolist())
+    errors = outcome.speedup_error.tolist()
+    same = [replace(each, speedup_error=error) for each, error in zip(figures, errors, strict=True)]
+    assert recommend(same, GOALS["save"]).choice.scale == choice
+
+
+def test_race_at_a_threshold_ends():
+    """With an exact threshold, it would have to go on for ever."""
+    measured = rounds(np.array([1.0, 50 / 80]), 60, 0.01)
+    outcome = Race(GOALS["save"]).judge((SINGLE, Scale(2, 1)), measured)
+    assert (outcome.choice, outcome.over, outcome.verdict) == (Scale(2, 1), True, "undecided")
 
 
 def test_autocorrelated_noise_counts_as_fewer_rounds():

@@ -144,6 +144,26 @@ def test_ram_is_a_constraint_only_if_recorded():
 # Verdicts and noise
 
 
+@pytest.mark.parametrize(
+    ("efficiency", "error", "scale"),
+    [
+        (79.0, 3.0, "2r×1e"),  # below by less than the error and less than 2 %
+        (79.0, 1.0, "1r×1e"),  # by more than the error
+        (79.0, NAN, "1r×1e"),
+        (78.0, 20.0, "1r×1e"),  # by more than 2 %
+        (80.0, NAN, "2r×1e"),
+    ],
+)
+def test_configuration_below_a_threshold_within_its_error_is_eligible(efficiency, error, scale):
+    found = recommend(by_speedup(error=error, **{"1r1e": 1.0, "2r1e": efficiency / 50}), GOALS["save"])
+    assert str(found.choice.scale) == scale
+    if efficiency < 80 and scale == "2r×1e":
+        assert (found.verdict, found.ground) == ("undecided", "fastest")
+        assert "is the fastest with efficiency ≥ 80 % within error: 1.58×" in reason_text(found)
+        assert "Undecided: efficiency ≥ 80 % at 79.0 % (76.7 to 81.4)" in reason_text(found)
+        assert "meet efficiency ≥ 80 % only within error" in reason_text(replace(found, ground="surrogate"))
+
+
 def test_undecided_verdict_says_what_to_repeat():
     found = recommend(by_speedup(error=10.0, **{"1r1e": 1.0, "4r1e": 2.6}), GOALS["balanced"])
     assert str(found.choice.scale) == "4r×1e"
