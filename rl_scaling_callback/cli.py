@@ -235,7 +235,8 @@ def _counts(_context: click.Context, _option: click.Parameter, text: str) -> lis
 @click.option(
     "--num-cpus",
     type=click.IntRange(min=1),
-    help="Logical CPUs of the local cluster to start; a trial needs 1 + its env runners. [default: cores + 1]",
+    help="Logical CPUs of the local cluster to start; a trial needs 1 + its env runners. [default: enough for an env runner "
+    "per core]",
 )
 @click.option(
     "--write",
@@ -277,7 +278,7 @@ def sweep(
     try:
         loaded = load_config(config)
         if num_cpus is not None:
-            connect(num_cpus)
+            connect(num_cpus, insist=True)
         with following(Console(stderr=True)) as follow:
             made = run_sweep(
                 loaded,

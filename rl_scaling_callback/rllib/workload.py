@@ -33,9 +33,9 @@ _BOOKS: Final = frozenset({
     "log_level", "log_sys_usage", "keep_per_episode_custom_metrics", "metrics_episode_collection_timeout_s",
     "metrics_num_episodes_for_smoothing", "sampler_perf_stats_ema_coef", "export_native_model_files",
     "checkpoint_trainable_policies_only", "store_buffer_in_checkpoints", "_use_msgpack_checkpoints", "disable_env_checking",
-    "in_evaluation", "_validate_config", "_is_frozen", "class",
+    "in_evaluation", "_validate_config", "_is_frozen", "class", "min_time_s_per_iteration",
 })  # fmt: skip
-"""Logging, metrics, checkpoints and checks."""
+"""Logging, metrics, checkpoints, checks, and how long an iteration lasts at least."""
 
 _FAULTS: Final = frozenset({
     "restart_failed_env_runners", "ignore_env_runner_failures", "max_num_env_runner_restarts",

@@ -41,28 +41,25 @@ class Node:
         return self.host.cpu, self.host.cores, self.resources.get("CPU", 0.0), accelerators
 
 
-def connect(num_cpus: int | None = None) -> None:
+def connect(num_cpus: int, *, insist: bool = False) -> None:
     """Connect to the local cluster or the one in `RAY_ADDRESS`, or start one if there is none.
 
     Args:
-        num_cpus: logical CPUs of a newly started cluster. By default one more than there are cores, since the Algorithm's process
-            is idle while its env runners sample.
+        num_cpus: logical CPUs of a newly started cluster.
+        insist: whether to refuse a cluster that is already running, whose CPUs can't be changed.
 
     Raises:
-        ValueError: `num_cpus` is less than 1, or given although a cluster is already running; or an error of Ray.
+        ValueError: `num_cpus` is less than 1, or a cluster is already running although `insist` is set; or an error of Ray.
     """
-    if num_cpus is not None:
-        at_least("num_cpus", num_cpus, 1)
+    at_least("num_cpus", num_cpus, 1)
     if ray.is_initialized():
         return
     try:
-        started = hardware.usable_cores() + 1 if num_cpus is None else num_cpus
-        ray.init(num_cpus=started, include_dashboard=False, log_to_driver=False)
+        ray.init(num_cpus=num_cpus, include_dashboard=False, log_to_driver=False)
     except ValueError as error:
         if "existing cluster" not in str(error):
             raise
-        # The CPUs of a running cluster can't be changed.
-        if num_cpus is not None:
+        if insist:
             raise ValueError(f"num_cpus is {num_cpus!r}; allowed is only None when a Ray cluster is already running") from None
         ray.init(log_to_driver=False)
 

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 _KEPT: Final = ("baseline_dir", "workload")
 """User options that a sweep keeps. It always uses 1r×1e as the reference and its own rule for the steady state."""
 
+_LONGEST_MINIMUM_S: Final = 2.0
+"""Longest minimum duration of an iteration. It only affects reporting, and the default of APPO and IMPALA, 10 s, makes a trial
+last over a minute. Two seconds contain many samples and updates."""
+
 
 def instrumented(config: AlgorithmConfig, rule: SteadyRule, longest_wait_s: float) -> AlgorithmConfig:
     """Return the config with a sweep's callbacks added to the user's."""
@@ -30,7 +34,10 @@ def instrumented(config: AlgorithmConfig, rule: SteadyRule, longest_wait_s: floa
         max_seconds=rule.max_seconds,
     )
     callbacks += [measure, functools.partial(Watchdog, longest_wait_s)]
-    return config.copy(copy_frozen=False).callbacks(callbacks)
+    copy = config.copy(copy_frozen=False).callbacks(callbacks)
+    if (copy.min_time_s_per_iteration or 0.0) > _LONGEST_MINIMUM_S:
+        copy.reporting(min_time_s_per_iteration=_LONGEST_MINIMUM_S)
+    return copy
 
 
 def callbacks_without_measuring(config: AlgorithmConfig) -> list[Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -61,8 +60,8 @@ def sweep(
         envs: numbers of envs per env runner; `"auto"` doubles them as long as that pays off.
         engine: `"probes"`, `"trials"`, or `"auto"` for trials only if probing is not possible.
         confirm: whether to confirm the result by training a few iterations.
-        budget_minutes: time limit for measuring and confirming; starting Ray and the Algorithm does not count. By default, half a
-            minute for probes and as much again for confirming, and no limit for trials.
+        budget_minutes: time limit for measuring and confirming; starting Ray and the Algorithm does not count. By default, 15 s
+            for probes after the first round and as much again for confirming, and no limit for trials.
         keep_envs: keep the envs of all configurations between rounds; each env runner then has 1 + the sum of the different numbers
             of envs. False keeps only its own envs and those of one configuration at a time, and rebuilds them for each probe. This
             takes longer, but suits simulators with few licences or high memory use.
@@ -95,9 +94,7 @@ def sweep(
     runners, envs = _counts("runners", runners), _counts("envs", envs)
     if unknown := trials.keys() - inspect.signature(sweep_by_trials).parameters.keys():
         raise TypeError(f"sweep() got an unexpected keyword argument {min(unknown)!r}")
-    with suppress(ValueError):  # a running cluster's CPUs can't be changed
-        connect(placement.cpus_for(config, hardware.usable_cores()))
-    connect()
+    connect(placement.cpus_for(config, hardware.usable_cores()))
     if engine != "trials" and not (trials.get("resume") or trials.get("reuse")):
         try:
             _check_probing(config)

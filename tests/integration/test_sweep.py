@@ -16,6 +16,7 @@ pytest.importorskip("ray")
 
 from envs import CostlyEnv, FailingEnv
 from ray import tune
+from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.rllib.algorithms.ppo import PPOConfig
 from tuning import costly
 
@@ -28,6 +29,7 @@ from rl_scaling_callback.report.decisions import code_text, reason_text
 from rl_scaling_callback.rllib.hardware import Host
 from rl_scaling_callback.sweeping.cluster import Node
 from rl_scaling_callback.sweeping.config_file import load_config
+from rl_scaling_callback.sweeping.instrument import instrumented
 from rl_scaling_callback.sweeping.placement import alike, cpus_of
 from rl_scaling_callback.sweeping.reuse import lasting_runs, workload_of
 from rl_scaling_callback.sweeping.search import TrialOutcome
@@ -156,6 +158,15 @@ def test_config_file_can_import_modules_in_its_folder(tmp_path, monkeypatch):
 def test_cpus_follow_the_env_runners_request():
     assert cpus_of(ppo().env_runners(num_cpus_per_env_runner=0.5)) == (1.0, 0.5)
     assert cpus_of(ppo().env_runners(num_cpus_per_env_runner=2).resources(num_cpus_for_main_process=3)) == (3.0, 2.0)
+
+
+@pytest.mark.parametrize("given, used", [(10.0, 2.0), (1.0, 1.0), (None, None)])
+def test_iterations_of_a_minimum_duration_are_shortened(given, used):
+    config = IMPALAConfig().environment(CostlyEnv).reporting(min_time_s_per_iteration=given)
+    shorter = instrumented(config, QUICK, 60.0)
+    assert shorter.min_time_s_per_iteration == used
+    here = Host("here", "a CPU", 4)
+    assert workload_of(shorter, here) == workload_of(config, here)
 
 
 def test_watchdog_restarts_after_each_result_and_ends_hung_trials(monkeypatch):

@@ -32,19 +32,19 @@ def test_invalid_numbers_of_cpus_are_rejected(started, num_cpus):
     assert started.options == []
 
 
-def test_a_running_cluster_is_used_unless_cpus_are_given(started):
+def test_a_running_cluster_is_used_unless_its_cpus_matter(started):
     started.problem = RUNS_ALREADY
-    cluster.connect()
+    cluster.connect(3)
     assert "num_cpus" not in started.options[-1]
     with pytest.raises(ValueError, match="num_cpus is 3; allowed is only None"):
-        cluster.connect(3)
+        cluster.connect(3, insist=True)
 
 
-@pytest.mark.parametrize("num_cpus", [None, 3])
-def test_other_errors_of_ray_are_not_hidden(started, num_cpus):
+@pytest.mark.parametrize("insist", [False, True])
+def test_other_errors_of_ray_are_not_hidden(started, insist):
     started.problem = "Malformed address"
     with pytest.raises(ValueError, match="Malformed address"):
-        cluster.connect(num_cpus)
+        cluster.connect(3, insist=insist)
 
 
 def test_unanswered_tasks_are_cancelled(monkeypatch):

@@ -177,7 +177,7 @@ def test_one_env_runner_with_as_many_envs_completes_the_loss_attribution(scripte
     ],
 )
 def test_invalid_options_are_rejected_before_ray_starts(monkeypatch, options, error, text):
-    monkeypatch.setattr("rl_scaling_callback.sweeping.sweep.connect", lambda *_: pytest.fail("connected"))
+    monkeypatch.setattr("rl_scaling_callback.sweeping.sweep.connect", lambda *_, **__: pytest.fail("connected"))
     with pytest.raises(error, match=text):
         sweep(CONFIG, **options)
 
