@@ -160,7 +160,7 @@ def test_cpus_follow_the_env_runners_request():
     assert cpus_of(ppo().env_runners(num_cpus_per_env_runner=2).resources(num_cpus_for_main_process=3)) == (3.0, 2.0)
 
 
-@pytest.mark.parametrize("given, used", [(10.0, 2.0), (1.0, 1.0), (None, None)])
+@pytest.mark.parametrize(("given", "used"), [(10.0, 2.0), (1.0, 1.0), (None, None)])
 def test_iterations_of_a_minimum_duration_are_shortened(given, used):
     config = IMPALAConfig().environment(CostlyEnv).reporting(min_time_s_per_iteration=given)
     shorter = instrumented(config, QUICK, 60.0)
