@@ -12,15 +12,16 @@ from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.checks import label, positive
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.steady import DEFAULT_RULE
 
 Verdict = Literal["met", "not met", "undecided"]
 
-INDIFFERENCE: Final = 0.02
-"""Relative difference in speed that doesn't matter: repeats of a trial differ by as much.
+TOLERANCE: Final = DEFAULT_RULE.precision / 100
+"""A configuration below a goal's minimum by at most its error, and by at most this, stays eligible.
 
-A configuration that is below a goal's minimum by at most this and at most its error stays eligible. Otherwise noise would decide at
-a threshold, and rejecting a configuration may cost far more speed than it lacks. Selection procedures with constraints call this
-the tolerance level (Andradóttir and Kim, Naval Research Logistics 57(5), 2010).
+Otherwise noise would decide at a threshold, and rejecting a configuration may cost far more speed than it lacks. The limit is the
+precision to which throughputs are measured; without one, noise would make slower configurations eligible. Selection procedures with
+constraints call this the tolerance level (Andradóttir and Kim, Naval Research Logistics 57(5), 2010).
 """
 
 
@@ -28,7 +29,7 @@ the tolerance level (Andradóttir and Kim, Naval Research Logistics 57(5), 2010)
 class Goal:
     """Constraints on a configuration; among those that meet them, the largest speedup wins.
 
-    Measured speedups and efficiencies have errors. One that is below its minimum by at most its error, and by at most 2 %, leaves
+    Measured speedups and efficiencies have errors. One that is below its minimum by at most its error, and by at most 5 %, leaves
     the configuration eligible, and the verdict is "undecided".
 
     Attributes:
@@ -122,7 +123,7 @@ def interval(value: float, error: float) -> tuple[float, float]:
 
 def tolerance(error: float) -> float:
     """Return by how much (as ln) a figure with a 95 % interval of half-width `error` [%] may be below a minimum; 0 for NaN."""
-    return min(INDIFFERENCE, math.log1p(error / 100)) if error > 0 else 0.0
+    return min(TOLERANCE, math.log1p(error / 100)) if error > 0 else 0.0
 
 
 def judge(value: float, error: float, least: float) -> Verdict:

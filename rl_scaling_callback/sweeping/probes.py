@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
 Counts = Sequence[int] | Literal["auto"]
 
-_BUDGET_S: Final = 15.0
+_BUDGET_S: Final = 12.0
 """Default time limit for the rounds after the first one, and for the confirmation. In simulations (`tests/benchmarks/race.py`), ten
-rounds, which take about as long, choose as well as forty."""
+rounds, which take about as long, choose nearly as well as forty."""
 _CONFIRMED: Final = 4
 _MOST_CONFIRMED: Final = 8
 _PRECISE: Final = 0.1
@@ -109,7 +109,7 @@ def sweep_by_probes(
         envs: numbers of envs per env runner.
         confirm: whether to confirm the result by training a few iterations.
         budget_s: time limit for probing and training, including the confirmation, once the Algorithm has started [s]; at least one
-            round is run. None for 15 s after the first round, and as much again for the confirmation.
+            round is run. None for 12 s after the first round, and as much again for the confirmation.
         keep_envs: whether to keep the envs of measured configurations, or close them before creating others.
         say: called with progress messages.
         progress: called with the standings after each round.

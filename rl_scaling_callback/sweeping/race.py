@@ -25,7 +25,7 @@ import numpy as np
 from scipy.special import ndtr, stdtrit
 
 from rl_scaling_callback.analysis.fitting import Array
-from rl_scaling_callback.analysis.goals import INDIFFERENCE, Goal, Verdict, tolerance
+from rl_scaling_callback.analysis.goals import TOLERANCE, Goal, Verdict, tolerance
 from rl_scaling_callback.core.checks import positive
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
@@ -93,8 +93,8 @@ class Race:
     Attributes:
         goal: the goal. Its RAM limit is ignored.
         indifference: relative difference in speed that does not justify more CPUs. The choice is within this of the best as
-            measured, and within twice this (4 % by default) at the race's confidence. Likewise, the choice is below a threshold of
-            the goal by at most this or its error as measured, and by at most twice this at the race's confidence.
+            measured, and within twice this (4 % by default) at the race's confidence. Where the choice is below a
+            threshold of the goal, it is so by at most its error as measured, and by at most 5 % at the race's confidence.
         confidence: probability, over the whole race, that this is true and that the best configuration is not eliminated.
         cpus: returns the CPUs allocated to a trial at a scale.
 
@@ -103,7 +103,7 @@ class Race:
     """
 
     goal: Goal
-    indifference: float = INDIFFERENCE
+    indifference: float = 0.02
     confidence: float = 0.95
     cpus: Callable[[Scale], float] = lambda scale: 1.0 + scale.num_env_runners
 
@@ -150,7 +150,7 @@ class Race:
         choice = equals[0]
         needed = np.maximum(0, _FEWEST_TO_ELIMINATE - measured)
         out = set(np.flatnonzero(np.maximum(needed, standing.until_beaten().min(axis=1)) == 0).tolist()) - {0}
-        left = np.maximum(needed, standing.until_beaten(self.indifference)[:, choice])
+        left = np.maximum(needed, standing.until_beaten(2 * self.indifference, TOLERANCE)[:, choice])
         left[choice] = max(0, FEWEST_ROUNDS - measured[choice])
         rivals = [i for i in np.flatnonzero(left > 0).tolist() if i not in out and total[i] > 0]
         return Outcome(
@@ -243,24 +243,24 @@ class _Contest:
         worth = np.where(fits, self.speed, -math.inf) if fits.any() else -_lacks(margins)
         return [int(i) for i in np.flatnonzero(worth >= np.nanmax(worth) - indifference)]
 
-    def until_beaten(self, slack: float = 0.0) -> Array:
+    def until_beaten(self, slack: float = 0.0, below: float = 0.0) -> Array:
         """Return in how many rounds each configuration (row) will be clearly beaten by each other (column); inf if never.
 
-        With slack, it suffices that its advantage is clearly at most twice that, or that the other one is below a threshold of the
-        goal by clearly at most twice that.
+        With slack, it suffices that its advantage is clearly at most that; with `below`, that the other one is clearly no further
+        below the thresholds of the goal.
         """
         exact = self._margins(self.low, self.high), self._margins(self.high, self.low)
         by, against = map(self._tolerant, exact)
         of_margin, shared = self.half[:, 0], self.shared[:, 0]
-        meets = _rounds(of_margin, np.where((by >= 0).all(axis=1), 2 * slack + exact[0].min(axis=1), -1.0), shared)
+        meets = _rounds(of_margin, np.where((by >= 0).all(axis=1), below + exact[0].min(axis=1), -1.0), shared)
         misses = _rounds(of_margin, np.where((against < 0).any(axis=1), -exact[1].min(axis=1), -1.0), shared)[:, None]
-        slower = _rounds(self.half, 2 * slack + self.low - self.high[:, None], self.shared)
+        slower = _rounds(self.half, slack + self.low - self.high[:, None], self.shared)
         # A shortfall changes with the speed once per missed threshold. For equal counts, the difference is one of speeds.
         missed = (self._tolerant(self._margins(self.speed, self.speed)) < 0).sum(axis=1)
         more = np.subtract.outer(missed, missed)
         with np.errstate(invalid="ignore"):
             half = np.minimum.outer(missed, missed) * self.half + np.abs(more) * np.where(more > 0, of_margin[:, None], of_margin)
-        further = _rounds(half, 2 * slack + _lacks(against)[:, None] - _lacks(by), self.shared)
+        further = _rounds(half, slack + _lacks(against)[:, None] - _lacks(by), self.shared)
         beaten: Array = np.minimum(np.maximum(meets, np.minimum(misses, slower)), np.maximum(misses, further))
         return beaten
 

@@ -60,7 +60,7 @@ def sweep(
         envs: numbers of envs per env runner; `"auto"` doubles them as long as that pays off.
         engine: `"probes"`, `"trials"`, or `"auto"` for trials only if probing is not possible.
         confirm: whether to confirm the result by training a few iterations.
-        budget_minutes: time limit for measuring and confirming; starting Ray and the Algorithm does not count. By default, 15 s
+        budget_minutes: time limit for measuring and confirming; starting Ray and the Algorithm does not count. By default, 12 s
             for probes after the first round and as much again for confirming, and no limit for trials.
         keep_envs: keep the envs of all configurations between rounds; each env runner then has 1 + the sum of the different numbers
             of envs. False keeps only its own envs and those of one configuration at a time, and rebuilds them for each probe. This
