@@ -17,11 +17,11 @@ from rl_scaling_callback.core.steady import DEFAULT_RULE
 Verdict = Literal["met", "not met", "undecided"]
 
 TOLERANCE: Final = DEFAULT_RULE.precision / 100
-"""A configuration below a goal's minimum by at most its error, and by at most this, stays eligible.
+"""Width of the zone below a goal's minimum in which a configuration may be chosen or not, as a share of the minimum.
 
-Otherwise noise would decide at a threshold, and rejecting a configuration may cost far more speed than it lacks. The limit is the
-precision to which throughputs are measured; without one, noise would make slower configurations eligible. Selection procedures with
-constraints call this the tolerance level (Andradóttir and Kim, Naval Research Logistics 57(5), 2010).
+It is the precision to which throughputs are measured. The decision changes in its middle, so that noise rarely rejects a configuration
+that meets the goal, or accepts one below the zone. Rejecting one at the minimum may cost far more speed than it lacks.
+Source: Andradóttir and Kim, Naval Research Logistics 57(5), 2010.
 """
 
 
@@ -29,8 +29,8 @@ constraints call this the tolerance level (Andradóttir and Kim, Naval Research 
 class Goal:
     """Constraints on a configuration; among those that meet them, the largest speedup wins.
 
-    Measured speedups and efficiencies have errors. One that is below its minimum by at most its error, and by at most 5 %, leaves
-    the configuration eligible, and the verdict is "undecided".
+    Measured speedups and efficiencies have errors. One that is below its minimum by at most its error, and by at most 2.5 %,
+    leaves the configuration eligible, and the verdict is "undecided".
 
     Attributes:
         name: its name.
@@ -123,7 +123,7 @@ def interval(value: float, error: float) -> tuple[float, float]:
 
 def tolerance(error: float) -> float:
     """Return by how much (as ln) a figure with a 95 % interval of half-width `error` [%] may be below a minimum; 0 for NaN."""
-    return min(TOLERANCE, math.log1p(error / 100)) if error > 0 else 0.0
+    return min(TOLERANCE / 2, math.log1p(error / 100)) if error > 0 else 0.0
 
 
 def judge(value: float, error: float, least: float) -> Verdict:

@@ -209,7 +209,7 @@ def test_threshold_of_a_goal(efficiency, noise, verdict, out, over):
 
 @pytest.mark.parametrize(
     ("efficiency", "noise", "choice"),
-    [(79.0, 0.03, Scale(2, 1)), (79.0, 0.0005, SINGLE), (75.0, 0.03, SINGLE)],
+    [(79.0, 0.03, Scale(2, 1)), (79.0, 0.0005, SINGLE), (77.0, 0.03, SINGLE)],
 )
 def test_configuration_below_a_threshold_within_its_error_is_eligible(efficiency, noise, choice):
     """As in a recommendation from the same figures."""

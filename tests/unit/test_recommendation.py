@@ -147,10 +147,10 @@ def test_ram_is_a_constraint_only_if_recorded():
 @pytest.mark.parametrize(
     ("efficiency", "error", "scale"),
     [
-        (79.0, 3.0, "2r×1e"),  # below by less than the error and less than 5 %
+        (79.0, 3.0, "2r×1e"),  # below by less than the error and less than 2.5 %
         (79.0, 1.0, "1r×1e"),  # by more than the error
         (79.0, NAN, "1r×1e"),
-        (75.0, 20.0, "1r×1e"),  # by more than 5 %
+        (77.0, 20.0, "1r×1e"),  # by more than 2.5 %
         (80.0, NAN, "2r×1e"),
     ],
 )
