@@ -19,8 +19,8 @@ Verdict = Literal["met", "not met", "undecided"]
 TOLERANCE: Final = DEFAULT_RULE.precision / 100
 """Width of the zone below a goal's minimum in which a configuration may be chosen or not, as a share of the minimum.
 
-It is the precision to which throughputs are measured. The decision changes in its middle, so that noise rarely rejects a configuration
-that meets the goal, or accepts one below the zone. Rejecting one at the minimum may cost far more speed than it lacks.
+It is the precision to which throughputs are measured. The decision changes in its middle, so that noise rarely rejects a
+configuration that meets the goal, or accepts one below the zone. Rejecting one at the minimum may cost far more than it lacks.
 Source: Andradóttir and Kim, Naval Research Logistics 57(5), 2010.
 """
 
