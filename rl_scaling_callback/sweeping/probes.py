@@ -38,11 +38,11 @@ Counts = Sequence[int] | Literal["auto"]
 _BUDGET_S: Final = 12.0
 """Default time limit for the rounds after the first one, and for the confirmation. In simulations (`tests/benchmarks/race.py`), ten
 rounds, which take about as long, choose nearly as well as forty."""
-_CONFIRMED: Final = 4
+_CONFIRMED: Final = 3
 _MOST_CONFIRMED: Final = 8
 _PRECISE: Final = 0.1
-"""Training iterations that confirm a speedup: four with each configuration, and up to eight until the half-width of the interval of
-ln(speedup) is below 0.1. From five on, outliers are trimmed."""
+"""Training iterations that confirm a speedup: three with each configuration, and up to eight until the half-width of the interval
+of ln(speedup) is below 0.1. From five on, outliers are trimmed."""
 _ALONE: Final = 3
 """Rounds with a configuration that only serves the loss attribution."""
 _NAMED: Final = 5

@@ -12,10 +12,11 @@ default 12 configurations. Run nothing else at the same time. For one env, in ab
 and likewise for cartpole, slow_step and hopper. An interrupted command loses only its current trial or sweep; run it again to
 complete its round. `--stage summary` prints the tables of an existing file.
 
-Trials are complete: start-up, 2 warm-up iterations and 5 that count. The time of a sweep is that of the call, from the start of its
-Algorithm to the page. Neither includes the start of Ray. The rivals (Tune's ASHA and Optuna, doubling by hand, search by trials)
-see the trials of one round and are charged their duration. All choices are judged by rounds that the rivals did not see, one at a
-time, so "every configuration once" shows the uncertainty of the judge; those of sweeps are judged by all rounds together as well.
+Trials are complete: start-up, 2 warm-up iterations and 5 that count. Iterations of over twice the median of their trial, in which
+the machine stood still, count as the median one. The time of a sweep is that of the call, from the start of its Algorithm to the page.
+Neither includes the start of Ray. The rivals (Tune's ASHA and Optuna, doubling by hand, search by trials) see the trials of one round
+and are charged their duration. All choices are judged by rounds that the rivals did not see, one at a time, so "every configuration
+once" shows the uncertainty of the judge; those of sweeps are judged by all rounds together as well.
 """
 
 from __future__ import annotations
@@ -171,9 +172,15 @@ def whole_rounds(data: Data) -> dict[int, dict[Scale, Run]]:
     """Return the trials of each round that holds every configuration."""
     runs: dict[int, dict[Scale, Run]] = defaultdict(dict)
     for each in data["trials"]:
-        iterations = tuple(Iteration(**iteration) for iteration in each["iterations"])
+        iterations = without_stalls([Iteration(**iteration) for iteration in each["iterations"]])
         runs[each["round"]][Scale(*each["scale"])] = Run(each["start_up"], iterations)
     return {number: found for number, found in runs.items() if len(found) == len(data["runners"]) * len(data["envs"])}
+
+
+def without_stalls(iterations: Sequence[Iteration]) -> tuple[Iteration, ...]:
+    """Return iterations, with the median one in place of those that took over twice as long: the machine stood still."""
+    middle = sorted(iterations, key=lambda each: each.seconds)[len(iterations) // 2]
+    return tuple(middle if each.seconds > 2 * middle.seconds else each for each in iterations)
 
 
 def regrets(entries: Sequence[Data], truths: Mapping[Any, Mapping[Scale, float]], goal: Goal) -> Iterator[float]:
