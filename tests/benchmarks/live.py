@@ -13,10 +13,10 @@ and likewise for cartpole, slow_step and hopper. An interrupted command loses on
 complete its round. `--stage summary` prints the tables of an existing file.
 
 Trials are complete: start-up, 2 warm-up iterations and 5 that count. Iterations of over twice the median of their trial, in which
-the machine stood still, count as the median one. The time of a sweep is that of the call, from the start of its Algorithm to the page.
-Neither includes the start of Ray. The rivals (Tune's ASHA and Optuna, doubling by hand, search by trials) see the trials of one round
-and are charged their duration. All choices are judged by rounds that the rivals did not see, one at a time, so "every configuration
-once" shows the uncertainty of the judge; those of sweeps are judged by all rounds together as well.
+the machine stood still, count as the median one. The time of a sweep is that of the call, from the start of its Algorithm to the
+page. Neither includes the start of Ray. The rivals (Tune's ASHA and Optuna, doubling by hand, search by trials) see the trials of
+one round and are charged their duration. All choices are judged by rounds that the rivals did not see, one at a time, so "every
+configuration once" shows the uncertainty of the judge; those of sweeps are judged by all rounds together as well.
 """
 
 from __future__ import annotations
