@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+import numpy as np
 import ray
 
 from rl_scaling_callback.analysis.configurations import SINGLE
@@ -38,6 +39,9 @@ Counts = Sequence[int] | Literal["auto"]
 _BUDGET_S: Final = 12.0
 """Default time limit for the rounds after the first one, and for the confirmation. In simulations (`tests/benchmarks/race.py`), ten
 rounds, which take about as long, choose nearly as well as forty."""
+_LONGEST_BUDGET_S: Final = 30.0
+_KNOWN: Final = 10.0
+"""The default time limit for the rounds as long as a speedup has an error above 10 %, because the machine is disturbed."""
 _CONFIRMED: Final = 3
 _MOST_CONFIRMED: Final = 8
 _PRECISE: Final = 0.1
@@ -109,7 +113,7 @@ def sweep_by_probes(
         envs: numbers of envs per env runner.
         confirm: whether to confirm the result by training a few iterations.
         budget_s: time limit for probing and training, including the confirmation, once the Algorithm has started [s]; at least one
-            round is run. None for 12 s after the first round, and as much again for the confirmation.
+            round is run. None for 12 s after the first round, 30 s on a disturbed machine, and 12 s for the confirmation.
         keep_envs: whether to keep the envs of measured configurations, or close them before creating others.
         say: called with progress messages.
         progress: called with the standings after each round.
@@ -167,11 +171,12 @@ class _TimeLimit:
         self._until = clock() + (_BUDGET_S if budget_s is None else budget_s)
         self._round_since = clock()
 
-    def after_round(self, number: int, turns: int, turn_s: float) -> float:
+    def after_round(self, number: int, is_known: bool, turns: int, turn_s: float) -> float:
         """Return the time left after another round like this one [s]; negative if there is none.
 
         Args:
             number: number of rounds so far.
+            is_known: whether the errors are small.
             turns: turns of confirmation so far.
             turn_s: time of one of these [s].
         """
@@ -180,7 +185,7 @@ class _TimeLimit:
         if self._budget_s is None:
             # The first round includes the creation of envs.
             self._until = now + _BUDGET_S if number == 1 else self._until
-            return self._until - now
+            return self._until - now + (0.0 if is_known else _LONGEST_BUDGET_S - _BUDGET_S)
         # Few rounds are better spent on probes than on a confirmation.
         confirming = min(self._budget_s / 3, max(0, self._turns - turns) * turn_s) if number >= FEWEST_ROUNDS else 0.0
         return self._until - now - (took if number > 1 else took / 2) - confirming
@@ -210,7 +215,8 @@ def _probe(
         measure(rounds, host, outcome.choice if outcome else None)
         outcome = rounds.judge(race)
         turns = min((len(rounds.trained_speedups(scale)) for scale in _candidates(outcome)), default=0)
-        left = limit.after_round(len(rounds.probes), turns, _turn_s(rounds, outcome))
+        errors = [error for scale, error in zip(rounds.scales, outcome.speedup_error, strict=True) if scale not in outcome.out]
+        left = limit.after_round(len(rounds.probes), np.nanmax(errors) < _KNOWN, turns, _turn_s(rounds, outcome))
         progress(_standings(outcome, rounds, max(0.0, left)))
         larger = race.worth_adding(outcome, larger_up_to) if larger_up_to and len(rounds.probes) > 1 else ()
         more = [scale for scale in larger if scale not in rounds.scales]

@@ -61,7 +61,7 @@ def sweep(
         engine: `"probes"`, `"trials"`, or `"auto"` for trials only if probing is not possible.
         confirm: whether to confirm the result by training a few iterations.
         budget_minutes: time limit for measuring and confirming; starting Ray and the Algorithm does not count. By default, 12 s
-            for probes after the first round and as much again for confirming, and no limit for trials.
+            for probes after the first round, 30 s on a disturbed machine, 12 s for confirming, and no limit for trials.
         keep_envs: keep the envs of all configurations between rounds; each env runner then has 1 + the sum of the different numbers
             of envs. False keeps only its own envs and those of one configuration at a time, and rebuilds them for each probe. This
             takes longer, but suits simulators with few licences or high memory use.

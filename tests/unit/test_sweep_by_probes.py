@@ -192,3 +192,14 @@ def test_update_time_rises_with_env_runners_and_envs():
     for scale in scales[:-1]:
         rounds.trained(Iteration(scale, 80.0, 2.0, {"learn": 80.0 / steps[scale] * update(scale), "sync": 0.0, "other": 0.0}))
     assert rounds.rest == pytest.approx([update(scale) / steps[scale] for scale in scales])
+
+
+@pytest.mark.parametrize(("budget_s", "is_known", "left"), [(None, True, -3), (None, False, 15), (40.0, False, 20 - 15 - 3)])
+def test_rounds_go_on_for_longer_while_errors_are_large(budget_s, is_known, left):
+    """By default only: 12 or 30 s after the first round. Otherwise, another round and three turns of 1 s have to fit in."""
+    now = 0.0
+    limit = probes._TimeLimit(budget_s, 3, lambda: now)
+    now = 5.0
+    limit.after_round(1, is_known, turns=0, turn_s=1.0)
+    now = 20.0
+    assert limit.after_round(3, is_known, turns=0, turn_s=1.0) == left
