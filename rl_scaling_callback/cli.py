@@ -218,8 +218,8 @@ def _counts(_context: click.Context, _option: click.Parameter, text: str) -> lis
     "--budget",
     type=click.FloatRange(min=0, min_open=True),
     metavar="MINUTES",
-    help="Start no new measurement after this time, counted from when Ray and the Algorithm have started. [default: 0.5 for "
-    "probes and as much for confirming, no limit for trials]",
+    help="Start no new measurement after this time, counted from when Ray and the Algorithm have started. [default: 0.2 for "
+    "probes, 0.5 on a disturbed machine, 0.2 for confirming, no limit for trials]",
 )
 @click.option(
     "--keep-envs/--no-keep-envs",
