@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from ray import tune
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.tune.schedulers import ASHAScheduler
-from tuning import cartpole, lines, run, scale
+from tuning import cartpole, lines, quick, run, scale
 
 ITERATIONS = 8
 TRIALS = 2
@@ -31,7 +31,18 @@ def shown():
 
 
 @pytest.fixture(scope="module")
-def halfcheetah(cluster, shown, tmp_path_factory):
+def idle(cluster):
+    """Algorithms of the driver that still exist, one of them stopped: they must not count as trials that run."""
+    algorithms = [cartpole(0).callbacks(quick).build_algo() for _ in range(2)]
+    for algorithm in algorithms:
+        algorithm.train()
+    algorithms[0].stop()
+    yield algorithms
+    algorithms[1].stop()
+
+
+@pytest.fixture(scope="module")
+def halfcheetah(cluster, idle, shown, tmp_path_factory):
     config = (
         PPOConfig()
         .environment("HalfCheetah-v5")
