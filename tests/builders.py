@@ -269,11 +269,11 @@ class Folder:
         return run
 
     def reason(self):
-        """Why the only trial is left out."""
+        """Why the only trial is left out, and the figures behind it."""
         experiment = self.read()
         assert experiment.studies == ()
         (left_out,) = experiment.left_out
-        return left_out.reason
+        return left_out.reason, left_out.figures
 
 
 def leaves(node, path=()):

@@ -269,12 +269,12 @@ def _doubts(configurations: Sequence[Configuration], choice: Configuration) -> I
         yield Doubt("no error")
     if len(configurations) == 1:
         yield Doubt("nothing to compare")
-    # A throughput without a speedup can't be compared with a choice that has one; the note gives the reason.
+    # A throughput without a speedup can't be compared with a choice that has one; its notes give the reason.
     incomparable = tuple(each for each in configurations if each.sps > 0 and math.isnan(each.speedup) and choice.speedup > 0)
     if incomparable:
         yield Doubt("not comparable", incomparable)
     concerned = [choice, *(each for each in configurations if each.is_baseline and each is not choice), *incomparable]
-    if noted := tuple(each for each in concerned if each.note):
+    if noted := tuple(each for each in concerned if each.notes):
         yield Doubt("noted", noted)
     if concurrent := tuple(each for each in concerned if any(run.exclusive == 0 for run in each.runs)):
         yield Doubt("not alone", concurrent)

@@ -21,7 +21,7 @@ def sum_up(iterations: Sequence[Iteration], rule: SteadyRule, *, learns_after: f
         iterations: its iterations in order.
         rule: the rule for warm-up and steady state.
         learns_after: env steps sampled before learning starts.
-        known: further fields of `Run`, such as name, scale and note.
+        known: further fields of `Run`, such as name, scale and notes.
     """
     window = SteadyWindow(rule, learns_after=learns_after)
     # If one iteration lacks parts, their sums are unknown.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Run, Study
+from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Note, Run, Study
 from rl_scaling_callback.baseline.model import Baseline
 from rl_scaling_callback.baseline.store import EXPERIMENT_SUBDIRECTORY
 from rl_scaling_callback.core.formulas import NAN
@@ -159,17 +159,16 @@ def _given(facts: Mapping[str, Any], trials: Sequence[TrialRead], baselines: Seq
     for baseline in baselines:
         is_theirs = baseline.workload.id in ids if ids else matches(facts, baseline.workload.facts)
         if baseline.scale == reference and is_theirs:
-            provenance = baseline.provenance
-            trial, time = provenance.get("trial", "unknown trial"), provenance.get("time", "unknown time")
-            source = f"baseline file of the experiment: {trial}, {time}"
-            return Run(name=source, scale=reference, steady=baseline.steady)
+            source = Note("from file", {"time": baseline.provenance.get("time", "")})
+            name = baseline.provenance.get("trial", "")
+            return Run(name=name, scale=reference, steady=baseline.steady, notes=(source,))
     recorded = [trial.unit_sps for trial in trials if trial.unit_sps > 0]
     if not recorded:
         return None
     # The last trial used the most refined baseline. Only its throughput is known.
     sps = recorded[-1] * reference.parallelism
     steady = Steady(sps=sps, error=NAN, iterations=0, env_steps=NAN, seconds=NAN, converged=False, settled=False)
-    return Run(name="baseline_sps as recorded by the trials", scale=reference, steady=steady)
+    return Run(name="", scale=reference, steady=steady, notes=(Note("from trials"),))
 
 
 def _titles(groups: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -12,7 +12,8 @@ from rl_scaling_callback.analysis.goals import Goal, Limit, Standing, standings
 from rl_scaling_callback.analysis.recommendation import ENOUGH_ITERATIONS, Doubt, Recommendation, Remedy, tied
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.steady import DEFAULT_RULE
-from rl_scaling_callback.report.text import cpus, listed, number, percent, plain, with_interval
+from rl_scaling_callback.report.notes import notes_text
+from rl_scaling_callback.report.text import counted, cpus, listed, number, percent, plain, with_interval
 
 _TO_GET_A_BASELINE: Final = (
     f"Run a trial of the same workload with 1 env runner × 1 env for {ENOUGH_ITERATIONS} iterations, "
@@ -139,7 +140,7 @@ def _remedy(remedy: Remedy, choice: Configuration) -> str:
 def _doubt(doubt: Doubt) -> Iterator[str]:
     about = _scales(doubt.about)
     if doubt.kind == "noted":
-        yield from (f"{each.scale}: {plain(each.note)}." for each in doubt.about)
+        yield from (f"{each.scale}: {plain(notes_text(each.notes))}." for each in doubt.about)
     elif doubt.kind == "no throughput":
         yield f"Left out, no throughput measured: {about}. {_TO_GET_A_THROUGHPUT}"
     else:
@@ -262,8 +263,7 @@ def _free(found: Mapping[str, Any]) -> str:
 def _baseline(found: Mapping[str, Any]) -> str:
     baseline: Configuration = found["configuration"]
     error = "no error estimate" if math.isnan(baseline.sps_error) else percent(baseline.sps_error)
-    runs = f"{len(baseline.runs)} run{'' if len(baseline.runs) == 1 else 's'}"
-    return f"{baseline.scale}: {number(baseline.sps, 0)} steps/s, {error}, from {runs}."
+    return f"{baseline.scale}: {number(baseline.sps, 0)} steps/s, {error}, from {counted(len(baseline.runs), 'run')}."
 
 
 def _returns(found: Mapping[str, Any]) -> str:

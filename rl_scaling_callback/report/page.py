@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from rl_scaling_callback.report import decisions, text, wording
 from rl_scaling_callback.report.figures import INK, PICTURES, Picture
+from rl_scaling_callback.report.notes import notes_text
 from rl_scaling_callback.report.report import Report, StudyReport
 
 _TEMPLATE = "page.html.j2"
@@ -19,7 +20,7 @@ def render_page(report: Report) -> str:
     environment = Environment(
         loader=PackageLoader(__package__, ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(number=text.number, duration=text.duration, plain=text.plain, picture=_picture)
+    environment.filters.update(number=text.number, duration=text.duration, plain=text.plain, notes=notes_text, picture=_picture)
     environment.globals.update(decisions=decisions, wording=wording, unknown=text.UNKNOWN, pictures=PICTURES)
     return environment.get_template(_TEMPLATE).render(report=report)
 

@@ -10,7 +10,7 @@ from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.report.decisions import choice_text
 from rl_scaling_callback.report.report import Report, StudyReport
-from rl_scaling_callback.report.text import UNKNOWN, plain
+from rl_scaling_callback.report.text import UNKNOWN, counted, plain
 from rl_scaling_callback.report.wording import (
     COLUMNS,
     Column,
@@ -126,5 +126,5 @@ def _print_table(study: StudyReport, console: Console, most_rows: int) -> None:
     without = [column.header for column in COLUMNS if column not in columns]
     more = len(study.configurations) - len(scales)
     notes = [f"Columns left out to fit the terminal: {', '.join(without)}"] if without else []
-    notes += [f"{more} more configuration{'s' * (more > 1)} (--verbose shows them)"] if more > 0 else []
+    notes += [f"{counted(more, 'more configuration')} (--verbose shows them)"] if more > 0 else []
     _print([*_wrapped(notes, console), ""] if notes else [], console)

@@ -51,6 +51,11 @@ def plain(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in text)
 
 
+def counted(count: int, what: str) -> str:
+    """Return a number of things: `"1 run"`, `"2 runs"`."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def cpus(count: float, which: str = "") -> str:
     """Return a number of CPUs: `"1 CPU"`, `"2 more CPUs"`."""
     return " ".join(filter(None, [f"{count:g}", which, "CPU" if count == 1 else "CPUs"]))

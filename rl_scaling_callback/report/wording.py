@@ -23,8 +23,9 @@ from rl_scaling_callback.report.decisions import (
     reason_text,
     runner_up_text,
 )
+from rl_scaling_callback.report.notes import left_out_text, notes_text
 from rl_scaling_callback.report.report import Report, StudyReport
-from rl_scaling_callback.report.text import UNKNOWN, duration, number, percent, plain
+from rl_scaling_callback.report.text import UNKNOWN, counted, duration, number, percent, plain
 
 _WIDEST: Final = 20.0
 """Intervals whose upper end is more than this many times the lower are not shown: they say nothing."""
@@ -112,7 +113,7 @@ def law_lines(study: StudyReport) -> Iterator[str]:
     """Yield the findings of the scaling laws: the chosen law with its error, the others, the axes and the limits."""
     laws = study.laws
     if not laws.fits:
-        yield f"No scaling law fitted to {len(study.configurations)} configuration(s)."
+        yield f"No scaling law fitted to {counted(len(study.configurations), 'configuration')}."
     elif laws.chosen is not None:
         parameters = ", ".join(f"{name} = {value:.3g}" for name, value in laws.chosen.parameters.items())
         yield f"Chosen law {laws.chosen.name}: {laws.chosen.formula}, with {parameters}."
@@ -137,12 +138,12 @@ def law_lines(study: StudyReport) -> Iterator[str]:
 def law_notes(laws: Laws) -> Iterator[str]:
     """Yield caveats about the laws: what they were not fitted to, and when they predict poorly."""
     if laws.left_out:
-        yield f"{laws.left_out} configuration(s) left out: time unknown."
+        yield f"{counted(laws.left_out, 'configuration')} left out: time unknown."
     if Scale(1, 1) not in laws.fitted_to:
         yield "1r×1e was not measured: serial fractions are unknown, and limits are relative to the predicted 1r×1e."
     best = laws.fits[0] if laws.fits else None
     if best is None:
-        yield f"{len(laws.fitted_to)} configurations: a scaling law needs at least {FEWEST}."
+        yield f"{counted(len(laws.fitted_to), 'configuration')}: a scaling law needs at least {FEWEST}."
     elif laws.chosen is None:
         yield (
             f"No law predicts these configurations: the best, {best.name}, has a mean leave-one-out error of "
@@ -197,10 +198,11 @@ def notes(study: StudyReport) -> Iterator[str]:
         scales = ", ".join(estimated)
         yield f"Serial stepping includes contention for {scales}: a run of one runner with as many envs separates them."
     if study.study.baseline is not None:
-        yield f"Baseline from outside the experiment: {plain(study.study.baseline.name)}."
+        named = filter(None, (study.study.baseline.name, notes_text(study.study.baseline.notes)))
+        yield f"Baseline from outside the experiment's runs: {plain(', '.join(named))}."
     for c in found:
-        if c.note:
-            yield f"{c.scale}: {plain(c.note)}"
+        if c.notes:
+            yield f"{c.scale}: {plain(notes_text(c.notes))}"
 
 
 def _differ(noise: Noise) -> str:
@@ -227,7 +229,7 @@ def _effect(correction: SpeedCorrection) -> str:
 def left_out(report: Report) -> Iterator[str]:
     """Yield the trials and files that were left out, with the reason."""
     for each in report.experiment.left_out:
-        yield f"{plain(each.name)}: {plain(each.reason)}"
+        yield f"{plain(each.name)}: {plain(left_out_text(each))}"
 
 
 def decision(study: StudyReport) -> Section:

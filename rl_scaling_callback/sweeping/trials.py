@@ -229,8 +229,7 @@ def _measured_before(folder: str, workload: Workload, rule: SteadyRule) -> list[
 
 def _completed(experiment: Experiment, reused: Sequence[Run], failed: Sequence[Scale]) -> Experiment:
     """Return the experiment with what is not in its folder: reused runs, and trials that hung before their first iteration."""
-    reason = "it crashed, hung or lacked env runners while the sweep ran"
-    left_out = (*experiment.left_out, *(LeftOut(str(scale), reason) for scale in failed))
+    left_out = (*experiment.left_out, *(LeftOut(str(scale), "failed in sweep") for scale in failed))
     studies = tuple(replace(study, runs=(*study.runs, *reused)) for study in experiment.studies[:1]) + experiment.studies[1:]
     return replace(experiment, studies=studies, left_out=left_out)
 

@@ -16,7 +16,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from rl_scaling_callback.analysis.runs import LeftOut
+from rl_scaling_callback.analysis.runs import LeftOut, Note
 from rl_scaling_callback.report import render_page, write_curve, write_page
 from rl_scaling_callback.report.decisions import code_text, doubt_lines, evidence_text, runner_up_text, why_lines
 from rl_scaling_callback.report.wording import COLUMNS
@@ -109,8 +109,9 @@ def test_the_numbers_on_screen_are_the_data(user, tmp_path):
 
 @browser
 def test_what_a_run_wrote_stays_text_on_screen(tmp_path):
-    runs = [replace(sampled("1r1e", [3.0, 2.2, 2.0, 2.1, 1.9]), name=HOSTILE, note=HOSTILE), run("2r1e", [1.0, 1.1, 0.9])]
-    report = report_of(*runs, left_out=(LeftOut(HOSTILE, HOSTILE),), facts={HOSTILE: HOSTILE})
+    note = Note("from file", {"time": HOSTILE})
+    runs = [replace(sampled("1r1e", [3.0, 2.2, 2.0, 2.1, 1.9]), name=HOSTILE, notes=(note,)), run("2r1e", [1.0, 1.1, 0.9])]
+    report = report_of(*runs, left_out=(LeftOut(HOSTILE, "not probed", {"error": HOSTILE}),), facts={HOSTILE: HOSTILE})
     report = replace(report, provenance={"Source": HOSTILE})
     document = Document(opened(write_page(report, tmp_path / "page.html").as_uri(), tmp_path / "profile"))
     assert {"script", "img"}.isdisjoint(document.elements)

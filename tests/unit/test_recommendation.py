@@ -6,6 +6,7 @@ import pytest
 from rl_scaling_callback.analysis.goals import GOALS, Goal
 from rl_scaling_callback.analysis.noise import PROBED, Noise
 from rl_scaling_callback.analysis.recommendation import Remedy, ranking, recommend
+from rl_scaling_callback.analysis.runs import Note
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.report.decisions import bottleneck_text, code_text, reason_text, runner_up_text
@@ -336,7 +337,7 @@ def test_configurations_without_a_throughput_are_left_out_by_name():
 
 
 def test_incomparable_configurations_are_no_candidates():
-    other_steps = replace(configuration("8r1e", 9000.0), note="20 env steps per iteration, 10 for the baseline")
+    other_steps = replace(configuration("8r1e", 9000.0), notes=(Note("other steps", {"here": 20, "baseline": 10}),))
     found = recommend([*by_speedup(**{"1r1e": 1.0, "2r1e": 1.9}), other_steps], GOALS["fastest"])
     assert str(found.choice.scale) == "2r×1e"
     assert doubts(found)["not comparable"] == doubts(found)["noted"] == ["8r×1e"]
@@ -345,9 +346,9 @@ def test_incomparable_configurations_are_no_candidates():
 def test_interference_with_choice_or_baseline_is_reported():
     baseline, choice, other = by_speedup(**{"1r1e": 1.0, "2r1e": 1.9, "1r2e": 1.8})
     rows = [
-        replace(baseline, note="another trial ran on its node at the same time"),
-        replace(choice, note="ended with an error after 7 iterations"),
-        replace(other, note="ended early"),
+        replace(baseline, notes=(Note("other trials"),)),
+        replace(choice, notes=(Note("failed", {"iterations": 7}),)),
+        replace(other, notes=(Note("failed", {"iterations": 3}),)),
     ]
     found = recommend(rows, GOALS["save"])
     assert doubts(found)["noted"] == ["2r×1e", "1r×1e"]
@@ -356,7 +357,7 @@ def test_interference_with_choice_or_baseline_is_reported():
 
 def test_concurrent_trials_come_with_a_remedy():
     baseline, choice = by_speedup(**{"1r1e": 1.0, "2r1e": 1.9})
-    beside = replace(baseline, runs=(run(exclusive=0.0),), note="another trial ran on its node at the same time")
+    beside = replace(baseline, runs=(run(exclusive=0.0),), notes=(Note("other trials"),))
     found = recommend([beside, choice], GOALS["save"])
     assert doubts(found)["not alone"] == ["1r×1e"]
     assert "max_concurrent_trials=1" in reason_text(found)

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from rl_scaling_callback.analysis.goals import GOALS
 from rl_scaling_callback.analysis.laws import Prediction, Work
-from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Run, Study
+from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Note, Run, Study
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.report import make_report, print_report, reason_text, to_json, to_markdown, write_curve
 from rl_scaling_callback.report.decisions import evidence_text
@@ -209,14 +209,14 @@ def test_predicted_interval_includes_the_error_of_the_baseline():
 
 
 def test_external_baseline_is_used_for_the_laws():
-    given = Run(name="an older\nexperiment", scale=Scale(1, 1), steady=window([4.0] * 3))
+    given = Run(name="an older\nexperiment", scale=Scale(1, 1), steady=window([4.0] * 3), notes=(Note("from trials"),))
     runs = [run(scale, [seconds] * 3) for scale, seconds in (("2r1e", 2.2), ("4r1e", 1.2), ("8r1e", 0.7))]
     report = report_of(*runs, baseline=given)
     study = report.studies[0]
     assert study.laws.work.env_steps == 1000
     assert study.baseline_sps == pytest.approx(250)
     assert study.laws.chosen is not None
-    assert "Baseline from outside the experiment: an older experiment." in to_markdown(report)
+    assert "an older experiment, as recorded by the trials." in to_markdown(report)
 
 
 @pytest.mark.parametrize(
@@ -238,20 +238,22 @@ def test_missing_measurements_are_reported(runs, says, tmp_path):
 
 
 def test_experiment_without_runs():
-    report = report_of(left_out=(LeftOut("PPO_1", "no result"),))
+    report = report_of(left_out=(LeftOut("PPO_1", "row", {"error": "no result"}),))
     for text in (printed(report, 80), to_markdown(report).replace("\\", "")):
         assert "Nothing to show" in text
-        assert "Left out: PPO_1: no result" in text
+        assert "Left out: PPO_1: no result; the row is left out" in text
     assert json.loads(to_json(report))["studies"] == []
 
 
 def test_text_from_runs_is_escaped():
-    report = report_of(replace(run("1r1e", [1.0] * 5), note=HOSTILE), left_out=(LeftOut(HOSTILE, "[bold] :smile:"),))
+    note = Note("from file", {"time": HOSTILE})
+    left_out = LeftOut(HOSTILE, "not probed", {"error": "[bold] :smile: {0}"})
+    report = report_of(run("1r1e", [1.0] * 5, notes=(note,)), left_out=(left_out,))
     terminal, markdown = printed(report, 200), to_markdown(report)
     for text in (terminal, markdown):
         assert "\x1b" not in text
     assert "Left out: <script>alert(1)</script>|*x*" in terminal
-    assert "[bold] :smile:" in terminal
+    assert "[bold] :smile: {0}" in terminal
     assert "<script>" not in markdown.replace("\\<", "")
     assert "\\<script\\>alert(1)\\</script\\>\\|\\*x\\*" in markdown
     assert json.loads(to_json(report))["left_out"][0]["name"] == HOSTILE

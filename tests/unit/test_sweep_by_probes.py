@@ -112,7 +112,7 @@ def test_configuration_that_cannot_be_probed_is_not_trained(scripted, monkeypatc
     experiment, rounds, _ = probe(runners=[1, 2], envs=[1, 4], budget_s=20.0)
     assert set(trained) == {Scale(1, 1), Scale(2, 1)}
     assert set(rounds.failed) == {Scale(1, 4), Scale(2, 4)}
-    assert {each.name: each.reason for each in experiment.left_out} == {"1r×4e": "no licence", "2r×4e": "no licence"}
+    assert {each.name: each.figures["error"] for each in experiment.left_out} == {"1r×4e": "no licence", "2r×4e": "no licence"}
 
 
 @pytest.mark.parametrize("dies", [True, False])
@@ -153,8 +153,8 @@ def test_evaluation_is_reported_separately(scripted, monkeypatch):
     one, two = sorted(experiment.studies[0].runs, key=lambda run: run.scale)
     assert two.steady.sps / one.steady.sps == pytest.approx(0.81 / 0.41, rel=0.02)
     # (0.81 + 0.81) s with evaluation against (0.41 + 0.81) s.
-    assert "with it 1.33×" in two.note
-    assert "evaluation" not in one.note
+    assert {note.kind: note.figures for note in two.notes}["evaluation excluded"]["speedup"] == pytest.approx(1.62 / 1.22, rel=0.01)
+    assert "evaluation excluded" not in {note.kind for note in one.notes}
 
 
 def test_one_env_runner_with_as_many_envs_completes_the_loss_attribution(scripted):
