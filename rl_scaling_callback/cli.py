@@ -164,9 +164,9 @@ def report(
 
     made = make_report(experiment, goal, reference, correction=correction)
     _show(made, form, output, verbose)
-    for place, study in enumerate(made.studies, start=1):
+    for index, study in enumerate(made.studies, start=1):
         # One subfolder per workload if there are several.
-        own = "" if len(made.studies) == 1 else str(place)
+        own = "" if len(made.studies) == 1 else str(index)
         if figures is not None:
             save_figures(study, figures / own)
         if curve is not None:

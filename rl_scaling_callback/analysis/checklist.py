@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 from typing import Any, Final, Literal, NamedTuple
 
 from rl_scaling_callback.analysis.configurations import Configuration
-from rl_scaling_callback.analysis.goals import Verdict, judge, judge_speedup, together
+from rl_scaling_callback.analysis.goals import Verdict, combined, judge, judge_speedup
 from rl_scaling_callback.analysis.laws import Laws
 from rl_scaling_callback.analysis.recommendation import Recommendation
 
@@ -155,7 +155,7 @@ def _expected(choice: Configuration, laws: Laws | None) -> _Answer:
         if low < high:
             figures = {"choice": choice, "law": laws.chosen.name, "error": laws.chosen.mean_error, "low": low, "high": high}
             return ("met" if low <= speedup <= high else "not met"), "predicted", figures
-    verdict = together((judge(speedup, choice.speedup_error, 1.0), judge(n / speedup, choice.speedup_error, 1.0)))
+    verdict = combined((judge(speedup, choice.speedup_error, 1.0), judge(n / speedup, choice.speedup_error, 1.0)))
     return verdict, "not predicted", {"choice": choice}
 
 

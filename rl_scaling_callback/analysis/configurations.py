@@ -9,7 +9,6 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
 from typing import Final
 
 from rl_scaling_callback.analysis.interference import NOTABLE_CORES, undisturbed
@@ -176,7 +175,7 @@ def _configuration(study: Study, cell: _Cell, cells: Mapping[Scale, _Cell], base
         if study.exclusive_phases or study.waits_are_known:
             lost, estimated = _losses(cell, cells, baseline)
     efficiency = formulas.efficiency(speedup, scale.parallelism)
-    cpus = _mean([run.cpus for run in runs])
+    cpus = formulas.mean_of_known(run.cpus for run in runs)
     cpus = 1.0 + scale.num_env_runners if math.isnan(cpus) else cpus
     return Configuration(
         scale=scale,
@@ -191,13 +190,13 @@ def _configuration(study: Study, cell: _Cell, cells: Mapping[Scale, _Cell], base
         speedup_error=speedup_error,
         efficiency=efficiency,
         band=formulas.band(efficiency),
-        core_efficiency=formulas.core_efficiency(speedup, scale.num_env_runners, _mean([run.cores for run in runs])),
+        core_efficiency=formulas.core_efficiency(speedup, scale.num_env_runners, formulas.mean_of_known(run.cores for run in runs)),
         sps_per_cpu=formulas.ratio(steady.sps, cpus),
         cpus=cpus,
         losses=lost,
         losses_estimated=estimated,
         diagnosis=diagnosis(lost, LearnerLimits.of_window(steady.parts, steady.seconds)),
-        cpu_utilisation=_mean([run.cpu_utilisation for run in runs]),
+        cpu_utilisation=formulas.mean_of_known(run.cpu_utilisation for run in runs),
         ram_utilisation=max((run.ram_utilisation for run in runs if not math.isnan(run.ram_utilisation)), default=NAN),
         disturbed=any(run.exclusive == 0 or run.others > NOTABLE_CORES for run in (*runs, *(baseline.runs if baseline else ()))),
         notes=tuple(notes),
@@ -227,8 +226,3 @@ def _losses(cell: _Cell, cells: Mapping[Scale, _Cell], baseline: _Cell) -> tuple
     reference = baseline.breakdown_per_step.times(baseline.scale.parallelism)
     lost, estimated = losses(cell.scale, cell.steady.env_steps, TimeBreakdown.of_window(cell.steady.parts), reference, single)
     return ({}, False) if any(map(math.isnan, lost.values())) else (lost, estimated)
-
-
-def _mean(values: Sequence[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return fmean(known) if known else NAN

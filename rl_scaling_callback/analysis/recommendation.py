@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple
 
 from rl_scaling_callback.analysis.configurations import Configuration
-from rl_scaling_callback.analysis.goals import Goal, Standing, Verdict, judge, may_meet, standings, together
+from rl_scaling_callback.analysis.goals import Goal, Standing, Verdict, combined, judge, may_meet, standings
 from rl_scaling_callback.analysis.laws import Laws, Prediction
 from rl_scaling_callback.analysis.suggestions import worth_measuring
 from rl_scaling_callback.core.scale import Scale
@@ -118,7 +118,7 @@ def recommend(
     return Recommendation(
         goal=goal,
         choice=choice,
-        verdict=together(each.verdict for each in stands),
+        verdict=combined(each.verdict for each in stands),
         ground="surrogate" if estimated else "fastest" if best.fits else "nearest",
         peers=(choice,) if estimated else tuple(best.peers),
         standings=stands,

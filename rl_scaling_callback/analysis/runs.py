@@ -135,12 +135,13 @@ class SpeedCorrection:
 
     def doubt(self, scale: Scale, other: Scale | None = None) -> float:
         """Return the standard deviation of ln SPS due to that trend, relative to another scale or to the centre."""
-        here, there = _logs(scale), self.centre if other is None else _logs(other)
+        here, there = log_counts(scale), self.centre if other is None else log_counts(other)
         r, e = here[0] - there[0], here[1] - there[1]
         return math.sqrt(max(0.0, r * r * self.trend[0] + 2 * r * e * self.trend[1] + e * e * self.trend[2]))
 
 
-def _logs(scale: Scale) -> tuple[float, float]:
+def log_counts(scale: Scale) -> tuple[float, float]:
+    """Return ln of the number of env runners, at least 1, and ln of the envs per runner."""
     return math.log(max(1, scale.num_env_runners)), math.log(scale.num_envs_per_env_runner)
 
 

@@ -16,9 +16,9 @@ from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule
 from rl_scaling_callback.experiments.lines import ResultLines
-from rl_scaling_callback.experiments.recording import sum_up
+from rl_scaling_callback.experiments.recording import summarise
 from rl_scaling_callback.rllib import Circumstances
-from rl_scaling_callback.storage import ExperimentError, Place
+from rl_scaling_callback.storage import ExperimentError, Location
 
 RESULTS: Final = "result.json"
 PARAMS: Final = "params.json"
@@ -66,7 +66,7 @@ class TrialRead:
     timed_iterations: bool
 
 
-def read_trial(folder: Place, files: Collection[str], rule: SteadyRule) -> TrialRead | LeftOut:
+def read_trial(folder: Location, files: Collection[str], rule: SteadyRule) -> TrialRead | LeftOut:
     """Return the trial in a folder, or the reason why it is left out.
 
     Args:
@@ -189,7 +189,7 @@ class _Log:
             scale = rllib.read_scale(self.config)
         except ValueError as error:
             return LeftOut(name, "no scale", {"error": str(error)})
-        run = sum_up(
+        run = summarise(
             self.iterations,
             rule,
             learns_after=rllib.steps_before_learning(self.config),

@@ -17,7 +17,7 @@ from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.experiments.baselines import last_name, matches, read_baselines
 from rl_scaling_callback.experiments.trial_folder import PARAMS, RESULTS, TrialRead, read_trial
 from rl_scaling_callback.rllib import CIRCUMSTANCES, number, uses_gpus
-from rl_scaling_callback.storage import ExperimentError, Place
+from rl_scaling_callback.storage import ExperimentError, Location
 
 _SHOWN: Final = (
     "algorithm", "env", "env_config", "train_batch_size", "minibatch_size", "num_epochs", "batch_mode", "framework_str",
@@ -38,7 +38,7 @@ _Group = tuple[dict[str, Any], list[TrialRead]]
 
 
 def read_folder(
-    folder: Place, *, reference: Scale, rule: SteadyRule, progress: Callable[[int, int], None] | None = None
+    folder: Location, *, reference: Scale, rule: SteadyRule, progress: Callable[[int, int], None] | None = None
 ) -> Experiment:
     """Return the experiment in a folder that Tune wrote.
 
@@ -69,7 +69,7 @@ def read_folder(
     return Experiment(folder.text, tuple(studies), tuple(left_out))
 
 
-def _trial_folders(folder: Place) -> list[tuple[Place, list[str]]]:
+def _trial_folders(folder: Location) -> list[tuple[Location, list[str]]]:
     """Return the folders of the trials with the names of the files in each."""
     folders, files = folder.names()
     all_folders = [(below, below.names()[1]) for below in map(folder.below, folders)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.report.text import number
+from rl_scaling_callback.report.text import rounded
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,7 +65,7 @@ def _line(standings: ProgressView) -> str:
 
 
 def _speedup(row: Row) -> str:
-    return number(row.speedup, 2, "×") + (f" ± {row.error:.0f} %" if 0 < row.error < 1000 else "")
+    return rounded(row.speedup, 2, "×") + (f" ± {row.error:.0f} %" if 0 < row.error < 1000 else "")
 
 
 def _table(standings: ProgressView) -> Table:

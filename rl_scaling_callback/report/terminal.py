@@ -10,7 +10,7 @@ from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.report.decisions import choice_text
 from rl_scaling_callback.report.report import Report, StudyReport
-from rl_scaling_callback.report.text import UNKNOWN, counted, plain
+from rl_scaling_callback.report.text import UNKNOWN, counted, printable
 from rl_scaling_callback.report.wording import (
     COLUMNS,
     Column,
@@ -44,7 +44,7 @@ def table(study: StudyReport, columns: tuple[Column, ...] = COLUMNS, scales: Col
         made.add_column(Text(heading), justify="right" if column.numeric else "left", no_wrap=True)
     for c in study.configurations:
         if scales is None or c.scale in scales:
-            made.add_row(*(Text(plain(column.cell(c))) for column in columns), style="bold" if c is chosen else None)
+            made.add_row(*(Text(printable(column.cell(c))) for column in columns), style="bold" if c is chosen else None)
     return made
 
 
@@ -92,7 +92,9 @@ def print_so_far(report: Report, console: Console | None = None) -> None:
 
 def _wrapped(texts: Iterable[str], console: Console, indent: str = "") -> list[str]:
     return [
-        line for text in texts for line in wrap(plain(text), console.width, initial_indent=indent, subsequent_indent=f"{indent}  ")
+        line
+        for text in texts
+        for line in wrap(printable(text), console.width, initial_indent=indent, subsequent_indent=f"{indent}  ")
     ]
 
 
@@ -113,7 +115,7 @@ def _shown(study: StudyReport, most: int) -> set[Scale]:
 
 
 def _print_table(study: StudyReport, console: Console, most_rows: int) -> None:
-    _print([plain(study.study.title)], console, style="bold underline")
+    _print([printable(study.study.title)], console, style="bold underline")
     columns, scales = COLUMNS, _shown(study, most_rows)
     while console.measure(table(study, columns), options=console.options.update(width=10_000)).maximum > console.width:
         spare = [column for column in columns if column.spare]

@@ -25,7 +25,7 @@ from rl_scaling_callback.report.decisions import (
 )
 from rl_scaling_callback.report.notes import left_out_text, notes_text
 from rl_scaling_callback.report.report import Report, StudyReport
-from rl_scaling_callback.report.text import UNKNOWN, counted, duration, number, percent, plain
+from rl_scaling_callback.report.text import UNKNOWN, counted, duration, percent, printable, rounded
 
 _WIDEST: Final = 20.0
 """Intervals whose upper end is more than this many times the lower are not shown: they say nothing."""
@@ -79,13 +79,13 @@ COLUMNS: Final[tuple[Column, ...]] = (
     Column("config", "config", "", lambda c: str(c.scale), lambda c: str(c.scale)),
     Column("parallelism", "N", "", lambda c: c.scale.parallelism, lambda c: str(c.scale.parallelism)),
     Column("seconds", "time", "s", lambda c: c.seconds, lambda c: duration(c.seconds), spare=1),
-    Column("sps", "SPS", "steps/s", lambda c: c.sps, lambda c: number(c.sps, 0), lambda c: c.sps_error),
-    Column("speedup", "speedup", "×", lambda c: c.speedup, lambda c: number(c.speedup, 2), _speedup_error),
-    Column("efficiency", "efficiency", "%", lambda c: c.efficiency, lambda c: number(c.efficiency, 1)),
-    Column("loss", "loss", "% points", lambda c: c.loss, lambda c: number(c.loss, 1), spare=5),
+    Column("sps", "SPS", "steps/s", lambda c: c.sps, lambda c: rounded(c.sps, 0), lambda c: c.sps_error),
+    Column("speedup", "speedup", "×", lambda c: c.speedup, lambda c: rounded(c.speedup, 2), _speedup_error),
+    Column("efficiency", "efficiency", "%", lambda c: c.efficiency, lambda c: rounded(c.efficiency, 1)),
+    Column("loss", "loss", "% points", lambda c: c.loss, lambda c: rounded(c.loss, 1), spare=5),
     Column("band", "band", "", lambda c: c.band or None, lambda c: c.band or UNKNOWN),
-    Column("core_efficiency", "per core", "%", lambda c: c.core_efficiency, lambda c: number(c.core_efficiency, 1), spare=4),
-    Column("sps_per_cpu", "SPS per CPU", "steps/s", lambda c: c.sps_per_cpu, lambda c: number(c.sps_per_cpu, 0), spare=3),
+    Column("core_efficiency", "per core", "%", lambda c: c.core_efficiency, lambda c: rounded(c.core_efficiency, 1), spare=4),
+    Column("sps_per_cpu", "SPS per CPU", "steps/s", lambda c: c.sps_per_cpu, lambda c: rounded(c.sps_per_cpu, 0), spare=3),
     Column("diagnosis", "main loss", "", lambda c: c.diagnosis or None, lambda c: c.diagnosis.split(";")[0] or UNKNOWN, spare=2),
 )
 """The columns, in display order."""
@@ -118,18 +118,18 @@ def law_lines(study: StudyReport) -> Iterator[str]:
         parameters = ", ".join(f"{name} = {value:.3g}" for name, value in laws.chosen.parameters.items())
         yield f"Chosen law {laws.chosen.name}: {laws.chosen.formula}, with {parameters}."
         yield (
-            f"Its leave-one-out error is {number(laws.chosen.mean_error, 1, ' %')} on average "
-            f"and {number(laws.chosen.max_error, 1, ' %')} at most."
+            f"Its leave-one-out error is {rounded(laws.chosen.mean_error, 1, ' %')} on average "
+            f"and {rounded(laws.chosen.max_error, 1, ' %')} at most."
         )
-    others = [f"{fit.name} ({number(fit.mean_error, 1, ' %')})" for fit in laws.fits if fit is not laws.chosen]
+    others = [f"{fit.name} ({rounded(fit.mean_error, 1, ' %')})" for fit in laws.fits if fit is not laws.chosen]
     if others:
         yield f"{'Other laws' if laws.chosen else 'Laws'} (mean leave-one-out error): {', '.join(others)}."
     for axis in laws.axes:
-        limit = f"limit {number(axis.limit, 1, '×')}" if axis.limit > 0 else "no limit"
-        yield f"Amdahl along {axis.name} alone: serial fraction {number(axis.serial_fraction, 3)}, {limit}."
+        limit = f"limit {rounded(axis.limit, 1, '×')}" if axis.limit > 0 else "no limit"
+        yield f"Amdahl along {axis.name} alone: serial fraction {rounded(axis.serial_fraction, 3)}, {limit}."
     low, high = laws.limit
     if low > 0:
-        yield f"Speedup limit, over all laws and axes: {number(low, 1)} to {number(high, 1, '×')}."
+        yield f"Speedup limit, over all laws and axes: {rounded(low, 1)} to {rounded(high, 1, '×')}."
     for top, fallen in laws.falls_beyond:
         yield f"Throughput falls beyond {top}: {fallen} is slower despite its larger N."
     yield from law_notes(laws)
@@ -147,28 +147,28 @@ def law_notes(laws: Laws) -> Iterator[str]:
     elif laws.chosen is None:
         yield (
             f"No law predicts these configurations: the best, {best.name}, has a mean leave-one-out error of "
-            f"{number(best.mean_error, 0)} %, above the allowed {LARGEST_ERROR:.0f} %."
+            f"{rounded(best.mean_error, 0)} %, above the allowed {LARGEST_ERROR:.0f} %."
         )
     elif not any(fit.solution.law.two_level for fit in laws.fits):
         yield "All configurations lie on one line: predictions off it treat env runners and envs per runner as interchangeable."
     elif laws.chosen is not best:
         yield (
-            f"{best.name} has the lowest leave-one-out error ({number(best.mean_error, 1)} %); {laws.chosen.name} is simpler and "
-            f"within one standard error of it ({number(laws.chosen.mean_error, 1)} %)."
+            f"{best.name} has the lowest leave-one-out error ({rounded(best.mean_error, 1)} %); {laws.chosen.name} is simpler and "
+            f"within one standard error of it ({rounded(laws.chosen.mean_error, 1)} %)."
         )
 
 
 def interval_text(low: float, high: float) -> str:
     """Return an interval of speedups; "–" if it is unknown or too wide to be useful."""
-    return f"{number(low, 2)} to {number(high, 2)}" if high <= _WIDEST * low else UNKNOWN
+    return f"{rounded(low, 2)} to {rounded(high, 2)}" if high <= _WIDEST * low else UNKNOWN
 
 
 def prediction_text(study: StudyReport, prediction: Prediction) -> str:
     """Return the chosen law's prediction for a configuration, in one line."""
     beyond = ", extrapolated beyond twice the measured range" if prediction.extrapolated else ""
     here, over_all = interval_text(*prediction.speedups), interval_text(*study.laws.span(prediction.scale))
-    speedup = f"{number(prediction.speedup, 2, '×')} ({here}; all laws: {over_all})"
-    return f"{prediction.scale}: {speedup}, {number(prediction.efficiency, 1, ' %')}{beyond}"
+    speedup = f"{rounded(prediction.speedup, 2, '×')} ({here}; all laws: {over_all})"
+    return f"{prediction.scale}: {speedup}, {rounded(prediction.efficiency, 1, ' %')}{beyond}"
 
 
 def notes(study: StudyReport) -> Iterator[str]:
@@ -199,10 +199,10 @@ def notes(study: StudyReport) -> Iterator[str]:
         yield f"Serial stepping includes contention for {scales}: a run of one runner with as many envs separates them."
     if study.study.baseline is not None:
         named = filter(None, (study.study.baseline.name, notes_text(study.study.baseline.notes)))
-        yield f"Baseline from outside the experiment's runs: {plain(', '.join(named))}."
+        yield f"Baseline from outside the experiment's runs: {printable(', '.join(named))}."
     for c in found:
         if c.notes:
-            yield f"{c.scale}: {plain(notes_text(c.notes))}"
+            yield f"{c.scale}: {printable(notes_text(c.notes))}"
 
 
 def _differ(noise: Noise) -> str:
@@ -229,7 +229,7 @@ def _effect(correction: SpeedCorrection) -> str:
 def left_out(report: Report) -> Iterator[str]:
     """Yield the trials and files that were left out, with the reason."""
     for each in report.experiment.left_out:
-        yield f"{plain(each.name)}: {plain(left_out_text(each))}"
+        yield f"{printable(each.name)}: {printable(left_out_text(each))}"
 
 
 def decision(study: StudyReport) -> Section:
@@ -254,7 +254,7 @@ def verdict_text(study: StudyReport) -> str:
 
 
 def _predicted(prediction: Prediction) -> str:
-    return f"{prediction.scale} (predicted {number(prediction.speedup, 2, '×')})"
+    return f"{prediction.scale} (predicted {rounded(prediction.speedup, 2, '×')})"
 
 
 def _other_goals(study: StudyReport) -> Iterator[str]:
@@ -280,4 +280,4 @@ def closing(report: Report) -> Section:
     """Return the last section of a report: what was left out, and the provenance."""
     without = [f"Left out: {line}" for line in left_out(report)]
     nothing = [] if report.studies else ["Nothing to show: no run of this experiment could be read."]
-    return Section("Source", (*nothing, *without, *(f"{name}: {plain(text)}" for name, text in report.provenance.items())))
+    return Section("Source", (*nothing, *without, *(f"{name}: {printable(text)}" for name, text in report.provenance.items())))

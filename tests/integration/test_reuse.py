@@ -16,7 +16,7 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DEFAULT_RULE
 from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.rllib.hardware import Host
-from rl_scaling_callback.sweeping.reuse import runs_of, workload_of
+from rl_scaling_callback.sweeping.reuse import runs_of, sought_workload
 
 HOST = Host("here", "a CPU", 8)
 
@@ -29,7 +29,7 @@ def sought(monkeypatch):
         node = {"NodeID": "1", "Alive": True, "NodeManagerHostname": "here", "Resources": {f"accelerator_type:{accelerator}": 1.0}}
         other = {"NodeID": "2", "Alive": True, "NodeManagerHostname": "there", "Resources": {"accelerator_type:OTHER": 1.0}}
         monkeypatch.setattr(ray, "nodes", lambda: [other, node])
-        return workload_of(config or PPOConfig().environment("CartPole-v1").learners(num_gpus_per_learner=1), HOST)
+        return sought_workload(config or PPOConfig().environment("CartPole-v1").learners(num_gpus_per_learner=1), HOST)
 
     return of
 

@@ -30,7 +30,7 @@ from rl_scaling_callback.rllib.hardware import Host
 from rl_scaling_callback.sweeping.cluster import Node
 from rl_scaling_callback.sweeping.config_file import load_config
 from rl_scaling_callback.sweeping.placement import alike, cpus_of
-from rl_scaling_callback.sweeping.reuse import lasting_runs, workload_of
+from rl_scaling_callback.sweeping.reuse import lasting_runs, sought_workload
 from rl_scaling_callback.sweeping.search import TrialOutcome
 from rl_scaling_callback.sweeping.trials import _measured_before
 from rl_scaling_callback.sweeping.watchdog import Watchdog
@@ -130,7 +130,7 @@ def test_resuming_another_workload_is_rejected(swept):
     other = ppo().training(train_batch_size_per_learner=10, minibatch_size=10)
     with pytest.raises(ValueError, match=r"contains a sweep of another workload: .*train_batch_size: 10 here, 20 there"):
         run(swept[0], other, runners=[1], envs=[1], resume=True)
-    elsewhere = workload_of(ppo(), Host("elsewhere", "another CPU", 64)).logged
+    elsewhere = sought_workload(ppo(), Host("elsewhere", "another CPU", 64)).logged
     with pytest.raises(ValueError, match=r"cores: 64 here, .*cpu: \"another CPU\" here"):
         _measured_before(str(swept[0] / "scaling_sweep"), elsewhere, QUICK)
 

@@ -15,7 +15,7 @@ from rl_scaling_callback.report import make_report
 from rl_scaling_callback.rllib.hardware import this_host
 from rl_scaling_callback.rllib.prober import ProbeError
 from rl_scaling_callback.sweeping import probes
-from rl_scaling_callback.sweeping.probe_host import Iteration
+from rl_scaling_callback.sweeping.probe_host import TrainedIteration
 from rl_scaling_callback.sweeping.sweep import sweep
 
 CONFIG = SimpleNamespace(algo_class=SimpleNamespace(__name__="PPO"), env="Env")
@@ -51,7 +51,7 @@ class ScriptedHost:
         self.fails(self)
         seconds = 0.8 / scale.parallelism + 0.01
         ScriptedHost.now += seconds
-        return Iteration(scale, 80.0, seconds, {"learn": 0.008, "sync": 0.001, "other": 0.001})
+        return TrainedIteration(scale, 80.0, seconds, {"learn": 0.008, "sync": 0.001, "other": 0.001})
 
     def probe(self, scale, number):
         self.probed, self.trained_since = number + 1, 0
@@ -190,5 +190,7 @@ def test_update_time_rises_with_env_runners_and_envs():
     steps = {scale: float(scale.parallelism) for scale in scales}  # one update per step of all envs
     rounds = probes.ProbeRounds(scales, steps)
     for scale in scales[:-1]:
-        rounds.trained(Iteration(scale, 80.0, 2.0, {"learn": 80.0 / steps[scale] * update(scale), "sync": 0.0, "other": 0.0}))
+        rounds.trained(
+            TrainedIteration(scale, 80.0, 2.0, {"learn": 80.0 / steps[scale] * update(scale), "sync": 0.0, "other": 0.0})
+        )
     assert rounds.rest == pytest.approx([update(scale) / steps[scale] for scale in scales])
