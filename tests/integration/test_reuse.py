@@ -1,4 +1,4 @@
-"""What a sweep takes over from elsewhere must be of its own workload. No cluster needed, only Ray."""
+"""A sweep reuses only measurements of its own workload. Needs Ray, but no cluster."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,7 @@ HOST = Host("here", "a CPU", 8)
 
 @pytest.fixture
 def sought(monkeypatch):
-    """The workload of a config with a GPU, on a node with one kind of it."""
+    """Returns the workload of a config with a GPU, on a node with the given kind of GPU."""
 
     def of(accelerator, config=None):
         node = {"NodeID": "1", "Alive": True, "NodeManagerHostname": "here", "Resources": {f"accelerator_type:{accelerator}": 1.0}}
@@ -50,7 +50,7 @@ def published(folder, workload):
     BaselineStore.at(folder).publish(baseline)
 
 
-def test_a_baseline_on_another_gpu_is_not_reused(sought, tmp_path: Path):
+def test_baseline_on_another_gpu_is_not_reused(sought, tmp_path: Path):
     published(tmp_path, sought("A100").exact)
     (run,) = runs_of(sought("A100"), [tmp_path], DEFAULT_RULE)
     assert run.name == "it"
@@ -58,14 +58,14 @@ def test_a_baseline_on_another_gpu_is_not_reused(sought, tmp_path: Path):
         runs_of(sought("H100"), [tmp_path], DEFAULT_RULE)
 
 
-def test_a_baseline_of_other_threads_or_code_is_not_reused(sought, tmp_path: Path):
+def test_baseline_with_other_threads_is_not_reused(sought, tmp_path: Path):
     mine = sought("A100")
     published(tmp_path, replace(mine.exact, facts={**mine.exact.facts, "threads": 2.0}))
     with pytest.raises(ValueError, match=r"threads: 1\.0 here, 2\.0 there"):
         runs_of(mine, [tmp_path], DEFAULT_RULE)
 
 
-def test_a_baseline_of_a_named_workload_is_not_that_of_a_config(sought, tmp_path: Path):
+def test_baseline_of_a_named_workload_is_not_reused_for_a_config(sought, tmp_path: Path):
     published(tmp_path, Workload({"name": "mine"}))
     with pytest.raises(ValueError, match="no trial of this workload"):
         runs_of(sought("A100"), [tmp_path], DEFAULT_RULE)

@@ -1,4 +1,4 @@
-"""`sweep` in real Tune runs: finds, refuses, survives and resumes."""
+"""Sweeps by trials in real Tune runs."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The store and a trial's `Reference` on failing storage: races, crashes, full or slow disks, foreign files."""
+"""The store and `BaselineTracker` on failing storage: races, crashes, full or slow disks, foreign files."""
 
 import math
 import multiprocessing
