@@ -49,7 +49,7 @@ def _scale(_context: click.Context, _option: click.Parameter, text: str) -> Scal
 
 
 def _can_be_written(_context: click.Context, _option: click.Parameter, file: Path | None) -> Path | None:
-    """Reject a file in a folder that isn't writable before minutes of reading or measuring."""
+    """Reject a file in a folder that isn't writable, before spending minutes on reading or measuring."""
     if file is not None and not os.access(file.parent, os.W_OK):
         raise click.BadParameter(f"the folder {file.parent} does not exist or is not writable")
     return file

@@ -47,6 +47,11 @@ def filesystem_of(location: str | Path) -> tuple[Any, str]:
 def write(location: str | Path, name: str, text: str) -> None:
     """Write a text file into a folder, creating the folder if needed.
 
+    Args:
+        location: path or URI of the folder.
+        name: the file's name.
+        text: its content.
+
     Raises:
         OSError: it can't be written.
         ValueError: the filesystem is unknown.

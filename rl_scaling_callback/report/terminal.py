@@ -32,7 +32,13 @@ _MOST_LEFT_OUT: Final = 3
 
 
 def table(study: StudyReport, columns: tuple[Column, ...] = COLUMNS, scales: Collection[Scale] | None = None) -> Table:
-    """Return the table for a terminal, with all configurations or only those of the given scales."""
+    """Return the table of configurations for a terminal.
+
+    Args:
+        study: the study.
+        columns: the columns to show.
+        scales: the configurations to show; None for all.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text

@@ -12,7 +12,14 @@ UNKNOWN: Final = "–"
 
 
 def rounded(value: float, decimals: int, unit: str = "", *, digits: int = 3) -> str:
-    """Return a number with its unit, rounded to `digits` significant digits and at most `decimals` decimals; "–" if not finite."""
+    """Return a number with its unit as text; "–" if it is not finite.
+
+    Args:
+        value: the number.
+        decimals: maximum number of decimals.
+        unit: appended to the number.
+        digits: maximum number of significant digits.
+    """
     if not math.isfinite(value):
         return UNKNOWN
     value = float(f"{value:.{digits - 1}e}")
@@ -32,7 +39,14 @@ def percent(error: float) -> str:
 
 
 def with_interval(value: float, error: float, decimals: int, unit: str) -> str:
-    """Return a figure, with its interval if the half-width [%] is known: `"2.71× (2.60 to 2.82)"`."""
+    """Return a figure with its interval: `"2.71× (2.60 to 2.82)"`.
+
+    Args:
+        value: the figure.
+        error: half-width of its interval [%]; NaN if unknown.
+        decimals: maximum number of decimals.
+        unit: unit of the figure.
+    """
     text = rounded(value, decimals, unit)
     if not error > 0:
         return text

@@ -93,7 +93,13 @@ COLUMNS: Final[tuple[Column, ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A section of the report: a title, one sentence per line, and code to paste."""
+    """A section of the report.
+
+    Attributes:
+        title: its title.
+        lines: its text, one paragraph per line.
+        code: code to paste; "" for none.
+    """
 
     title: str
     lines: tuple[str, ...]
