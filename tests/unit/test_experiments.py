@@ -19,7 +19,7 @@ from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
 from rl_scaling_callback.experiments.lines import ResultLines
 from rl_scaling_callback.report import make_report, render_page, to_markdown
-from tests.builders import BASELINE, HEADER, TABLE, Folder, result
+from tests.builders import BASELINE, HEADER, TABLE, result
 
 MEASURED = {
     **{f"time/{phase}": seconds for phase, seconds in zip(schema.PHASES, (1.0, 0.5, 0.25, 0.0, 0.25), strict=True)},
@@ -29,11 +29,6 @@ MEASURED = {
     "sps_per_cpu": 512.0,
     "exclusive": 1.0,
 }
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return Folder(tmp_path / "experiment")
 
 
 def test_steps_and_seconds_are_read_without_the_callback(folder):

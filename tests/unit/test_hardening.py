@@ -47,11 +47,6 @@ def little_memory(most=200 * MB):
         tracemalloc.stop()
 
 
-@pytest.fixture
-def folder(tmp_path):
-    return Folder(tmp_path / "experiment")
-
-
 def shown(experiment):
     """Return the report in every format that contains numbers."""
     report = make_report(experiment)

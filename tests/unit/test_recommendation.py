@@ -5,7 +5,7 @@ import pytest
 
 from rl_scaling_callback.analysis.goals import GOALS, Goal
 from rl_scaling_callback.analysis.noise import PROBED, Noise
-from rl_scaling_callback.analysis.recommendation import Remedy, ranking, recommend
+from rl_scaling_callback.analysis.recommendation import Doubt, Recommendation, Remedy, ranking, recommend
 from rl_scaling_callback.analysis.runs import Note
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
@@ -96,6 +96,23 @@ def test_balanced_recommendation_as_text():
 )
 def test_reasons_as_text(found, words):
     assert reason_text(found) == words
+
+
+@pytest.mark.parametrize(
+    ("doubt", "words"),
+    [
+        (Doubt("nothing to compare"), "It is the only configuration: measure others to compare it with."),
+        (Doubt("not comparable", (configuration("8r1e", NAN),)), "Left out, not comparable: 8r×1e."),
+        (
+            Doubt("no throughput", (configuration("8r1e", NAN), configuration("8r2e", NAN))),
+            "Left out, no throughput measured: 8r×1e and 8r×2e. The first 2 iterations of a trial are warm-up: run it for 10.",
+        ),
+        (Doubt("not alone"), "Run trials one at a time: TuneConfig(max_concurrent_trials=1)."),
+    ],
+    ids=lambda each: getattr(each, "kind", ""),
+)
+def test_doubts_as_text(doubt, words):
+    assert reason_text(Recommendation(GOALS["save"], doubts=(doubt,))) == words
 
 
 def test_code_is_python():
@@ -360,7 +377,6 @@ def test_concurrent_trials_come_with_a_remedy():
     beside = replace(baseline, runs=(run(exclusive=0.0),), notes=(Note("other trials"),))
     found = recommend([beside, choice], GOALS["save"])
     assert doubts(found)["not alone"] == ["1r×1e"]
-    assert "max_concurrent_trials=1" in reason_text(found)
     alone = replace(baseline, runs=(run(exclusive=1.0),))
     assert "not alone" not in doubts(recommend([alone, choice], GOALS["save"]))
 

@@ -26,11 +26,6 @@ ROOT = Path(__file__).parents[2]
 spawned = multiprocessing.get_context("spawn")
 
 
-@pytest.fixture
-def store(tmp_path):
-    return BaselineStore.at(tmp_path / "baselines")
-
-
 class Troubled:
     """A local filesystem that first calls `before(operation, path)`, to wait, fail or act like another process."""
 
