@@ -136,8 +136,8 @@ def take_reports(logged: Iterable[Any]) -> list[tuple[str, RunnerReport]]:
     """
     reports = []
     for metrics in logged:
-        told = metrics.pop(REPORTS, None) if isinstance(metrics, dict) else None
-        for runner, parts in mapping(told).items():
+        reported = metrics.pop(REPORTS, None) if isinstance(metrics, dict) else None
+        for runner, parts in mapping(reported).items():
             report = RunnerReport(*(number(mapping(parts).get(part)) for part in RunnerReport.__slots__))
             if report.busy >= 0:
                 reports.append((str(runner), report))
@@ -150,8 +150,8 @@ LEARNER_RESULTS: Final = "learners"
 
 def take_learner_reports(logged: Iterable[Any]) -> list[dict[str, float]]:
     """Remove and return the reports of learners in other processes: seconds by phase."""
-    told = (metrics.pop(REPORTS, None) for metrics in logged if isinstance(metrics, dict))
-    return [{str(phase): number(seconds) for phase, seconds in report.items()} for report in told if isinstance(report, Mapping)]
+    reports = (metrics.pop(REPORTS, None) for metrics in logged if isinstance(metrics, dict))
+    return [{str(phase): number(seconds) for phase, seconds in report.items()} for report in reports if isinstance(report, Mapping)]
 
 
 def read_dropped(result: Mapping[str, Any]) -> float:
