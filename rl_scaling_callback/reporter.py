@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("rl_scaling_callback")
 
 _READING_SHARE: Final = 0.02
+"""Maximum share of the time to spend on reading results while Tune runs."""
 
 
 class ScalingReporter(tune.Callback):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 _LARGEST: Final = 64 << 20
+"""Maximum size of a table, config or baseline [bytes], to bound memory."""
 
 
 def absolute(location: str | Path) -> str:

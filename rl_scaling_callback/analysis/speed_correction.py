@@ -36,7 +36,11 @@ _LARGEST_DIFFERENCE: Final = math.log(2)
 """A learner that takes half or twice as long as in other runs does not reflect the machine's speed, which varies by 12 to 16 %."""
 
 _LEAST_DOF: Final = 6
+"""Minimum number of degrees of freedom, from repeated runs, to estimate the slope."""
+
 _SURE: Final = 0.99
+"""Confidence at which the slope must be above 0, one-sided."""
+
 _STEEPEST: Final = 1.5
 """At most, a run slows down as much as its learner; a slope far above 1 has another cause."""
 

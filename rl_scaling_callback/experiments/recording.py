@@ -11,7 +11,10 @@ from rl_scaling_callback.core.formulas import NAN, mean_of_known
 from rl_scaling_callback.core.steady import SteadyRule, SteadyWindow
 
 _MOST_SAMPLES: Final = 300
+"""Maximum number of iterations of a run to keep for figures."""
+
 _FIRST_SAMPLES: Final = 50
+"""Number of iterations to keep at the start, which includes warm-up; later ones are thinned."""
 
 
 def summarise(iterations: Sequence[Iteration], rule: SteadyRule, *, learns_after: float = 0.0, **known: Any) -> Run:
