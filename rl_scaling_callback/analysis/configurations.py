@@ -170,7 +170,7 @@ def _configuration(study: Study, cell: _Cell, cells: Mapping[Scale, _Cell], base
         notes.append(Note("other steps", {"here": cell.steps, "baseline": baseline.steps}))
     elif baseline is not None:
         speedup = formulas.speedup(steady.sps, baseline.steady.sps / baseline.scale.parallelism)
-        variance = cell.variance + baseline.variance + _doubt(study, scale, baseline.scale)
+        variance = cell.variance + baseline.variance + _left_variance(study, scale, baseline.scale)
         speedup_error = 0.0 if cell is baseline else noise.error(variance)
         if study.exclusive_phases or study.waits_are_known:
             lost, estimated = _losses(cell, cells, baseline)
@@ -182,9 +182,9 @@ def _configuration(study: Study, cell: _Cell, cells: Mapping[Scale, _Cell], base
         runs=runs,
         seconds=formulas.ratio(steady.seconds, steady.iterations),
         sps=steady.sps,
-        sps_error=noise.error(cell.variance + _doubt(study, scale) + noise.level),
+        sps_error=noise.error(cell.variance + _left_variance(study, scale) + noise.level),
         noise=noise,
-        variance=cell.variance + _doubt(study, scale),
+        variance=cell.variance + _left_variance(study, scale),
         is_baseline=cell is baseline,
         speedup=speedup,
         speedup_error=speedup_error,
@@ -203,9 +203,9 @@ def _configuration(study: Study, cell: _Cell, cells: Mapping[Scale, _Cell], base
     )
 
 
-def _doubt(study: Study, scale: Scale, other: Scale | None = None) -> float:
+def _left_variance(study: Study, scale: Scale, other: Scale | None = None) -> float:
     """Return the variance of ln SPS that the speed correction may leave, relative to another scale or to the mean."""
-    return 0.0 if study.correction is None else study.correction.doubt(scale, other) ** 2
+    return 0.0 if study.correction is None else study.correction.uncertainty(scale, other) ** 2
 
 
 def _disturbances(runs: Sequence[Run], left_out: int) -> Iterator[Note]:

@@ -32,7 +32,7 @@ _EXACT: Final = 1e-9
 """Scatter of ln T below which a law counts as exact, since it is rounding noise."""
 
 _WIDEST: Final = 20.0
-"""Half-width of ln T beyond which an interval is not computed: e^20 says nothing."""
+"""Half-width of ln T beyond which an interval is not computed: a factor of e^20 is meaningless."""
 
 _LONGEST: Final = 1e100
 """Predicted seconds beyond which an interval is not computed, to avoid overflow."""

@@ -133,7 +133,7 @@ class SpeedCorrection:
         """Whether the slope was estimated from the runs."""
         return not math.isnan(self.measured)
 
-    def doubt(self, scale: Scale, other: Scale | None = None) -> float:
+    def uncertainty(self, scale: Scale, other: Scale | None = None) -> float:
         """Return the standard deviation of ln SPS due to that trend, relative to another scale or to the centre."""
         here, there = log_counts(scale), self.centre if other is None else log_counts(other)
         r, e = here[0] - there[0], here[1] - there[1]

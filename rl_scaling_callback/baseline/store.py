@@ -174,7 +174,7 @@ class BaselineStore:
             return None
 
     def _set_aside(self, path: str, reason: BaselineFileError) -> str:
-        """Rename a file and return its new path, where nothing is found if another trial renamed it first."""
+        """Rename a file and return its new path. There is no file at that path if another trial renamed it first."""
         now = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
         aside = f"{path}.set-aside-{now}-{uuid.uuid4().hex[:8]}"
         try:

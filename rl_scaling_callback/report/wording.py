@@ -28,7 +28,7 @@ from rl_scaling_callback.report.report import Report, StudyReport
 from rl_scaling_callback.report.text import UNKNOWN, counted, duration, percent, printable, rounded
 
 _WIDEST: Final = 20.0
-"""Intervals whose upper end is more than this many times the lower are not shown: they say nothing."""
+"""Intervals whose upper end is more than this many times the lower are not shown: they are too wide to be useful."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from rl_scaling_callback.rllib.values import mapping, number
 
 
 class Reading(NamedTuple):
-    """What a result says about its iteration.
+    """The measurements in a result.
 
     Attributes:
         env_steps: env steps sampled in this iteration; 0 if there were none, NaN if the result lacks them.
@@ -167,12 +167,12 @@ def read_fleet(result: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def read_since_restore(result: Mapping[str, Any]) -> float:
-    """Return the number of the iteration since the trial was started or restored, from 1; NaN where not known."""
+    """Return the number of the iteration since the trial was started or restored, from 1; NaN if unknown."""
     return number(result.get("iterations_since_restore"))
 
 
 def read_cpu_utilisation(result: Mapping[str, Any]) -> float:
-    """Return the utilisation [%] of the Algorithm's node; NaN where not known: an iteration under a second may have none."""
+    """Return the CPU utilisation of the Algorithm's node [%]; NaN if unknown, as in most iterations under a second."""
     return number(mapping(result.get("perf")).get("cpu_util_percent"))
 
 
