@@ -204,8 +204,9 @@ def notes(study: StudyReport) -> Iterator[str]:
         scales = ", ".join(estimated)
         yield f"Serial stepping includes contention for {scales}: a run of one runner with as many envs separates them."
     if study.study.baseline is not None:
-        named = filter(None, (study.study.baseline.name, notes_text(study.study.baseline.notes)))
-        yield f"Baseline from outside the experiment's runs: {printable(', '.join(named))}."
+        baseline = study.study.baseline
+        origin = (f"{rounded(baseline.steady.sps, 0)} steps/s", baseline.name, notes_text(baseline.notes))
+        yield f"Baseline from outside the experiment's runs: {printable(', '.join(filter(None, origin)))}."
     for c in found:
         if c.notes:
             yield f"{c.scale}: {printable(notes_text(c.notes))}"
@@ -247,7 +248,7 @@ def decision(study: StudyReport) -> Section:
         ranking_text(study),
         f"Runner-up: {runner_up_text(asked)}" if asked.runner_up else "",
         f"Bottleneck: {bottleneck_text(asked)}" if bottleneck_text(asked) else "",
-        f"Measure next: {', '.join(map(_predicted, asked.measure_next))}" if asked.measure_next else "",
+        f"Measure next: {', '.join(map(suggestion_text, asked.measure_next))}" if asked.measure_next else "",
         f"Other goals: {'; '.join(_other_goals(study))}" if asked.choice else "",
     ]
     return Section("Recommendation", tuple(line for line in lines if line), code_text(asked))
@@ -259,8 +260,10 @@ def verdict_text(study: StudyReport) -> str:
     return f"{choice_text(asked)}. Goal {asked.goal.name}: {asked.verdict}."
 
 
-def _predicted(prediction: Prediction) -> str:
-    return f"{prediction.scale} (predicted {rounded(prediction.speedup, 2, '×')})"
+def suggestion_text(prediction: Prediction) -> str:
+    """Return a configuration worth measuring, with its predicted speedup if there is a prediction."""
+    known = prediction.speedup > 0
+    return f"{prediction.scale} (predicted {rounded(prediction.speedup, 2, '×')})" if known else str(prediction.scale)
 
 
 def _other_goals(study: StudyReport) -> Iterator[str]:

@@ -27,7 +27,6 @@ from rl_scaling_callback.rllib.configs import (
 )
 from rl_scaling_callback.rllib.results import (
     ENV_RUNNER_RESULTS,
-    INJECTED_PARTS,
     LEARNER_RESULTS,
     MEASURED_KEYS,
     REPORTS,
@@ -52,7 +51,6 @@ from rl_scaling_callback.rllib.workload import CIRCUMSTANCES, read_workload
 __all__ = [
     "CIRCUMSTANCES",
     "ENV_RUNNER_RESULTS",
-    "INJECTED_PARTS",
     "LEARNER_PHASES",
     "LEARNER_RESULTS",
     "MEASURED_KEYS",

@@ -16,7 +16,7 @@ from rl_scaling_callback.analysis.goals import GOALS
 from rl_scaling_callback.analysis.laws import Prediction, Work
 from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Note, Run, Study
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.report import make_report, print_report, reason_text, to_json, to_markdown, write_curve
+from rl_scaling_callback.report import make_report, print_report, reason_text, render_page, to_json, to_markdown, write_curve
 from rl_scaling_callback.report.decisions import code_text, evidence_text
 from rl_scaling_callback.report.wording import COLUMNS, law_notes, verdict_text
 from tests.builders import PRINTED, nan_row, report_of, run, users_ten, window
@@ -306,3 +306,10 @@ def test_unknown_numbers_are_dashes():
 
 def test_repr_of_a_report_is_its_recommendation():
     assert repr(report_of(*users_ten())) == "<Report: PPO on HalfCheetah-v5: Use 4r×1e: 2.71×, 67.7 %>"
+
+
+def test_suggestions_without_a_prediction():
+    report = report_of(run("1r1e", [1.0] * 5))
+    assert report.studies[0].recommendation.measure_next
+    assert "Measure next: 2r×1e, 1r×2e" in to_markdown(report)
+    assert "<li>2r×1e</li>" in render_page(report)
