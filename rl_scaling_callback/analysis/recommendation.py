@@ -27,8 +27,9 @@ Ground = Literal["fastest", "nearest", "surrogate", "none"]
 closest; a search estimates it to be the best from all measurements; there is no choice."""
 
 DoubtKind = Literal[
-    "nothing measured", "no baseline", "no error", "nothing to compare", "not comparable", "noted", "not alone", "no throughput"
-]
+    "nothing measured", "no baseline", "no error", "no baseline error", "nothing to compare", "not comparable", "noted",
+    "not alone", "no throughput",
+]  # fmt: skip
 
 
 class Doubt(NamedTuple):
@@ -266,7 +267,7 @@ def _doubts(configurations: Sequence[Configuration], choice: Configuration) -> I
         yield Doubt("no baseline")
     by_throughput = choice.is_baseline or math.isnan(choice.speedup)
     if math.isnan(choice.sps_error if by_throughput else choice.speedup_error):
-        yield Doubt("no error")
+        yield Doubt("no error" if math.isnan(choice.sps_error) else "no baseline error")
     if len(configurations) == 1:
         yield Doubt("nothing to compare")
     # A throughput without a speedup can't be compared with a choice that has one; its notes give the reason.

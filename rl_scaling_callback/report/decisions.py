@@ -149,6 +149,8 @@ def _doubt(doubt: Doubt) -> Iterator[str]:
             "num_envs_per_env_runner.",
             "no baseline": f"Without a baseline, speedup and efficiency are unknown. {_TO_GET_A_BASELINE}",
             "no error": "These figures have no error estimate: repeat the trials to get one.",
+            "no baseline error": "The error of the baseline is unknown, so speedup and efficiency have no interval: measure it "
+            f"with a trial of {ENOUGH_ITERATIONS} iterations in this experiment.",
             "nothing to compare": "It is the only configuration: measure others to compare it with.",
             "not comparable": f"Left out, not comparable: {about}.",
             "not alone": "Run trials one at a time: TuneConfig(max_concurrent_trials=1).",

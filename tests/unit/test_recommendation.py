@@ -101,6 +101,11 @@ def test_reasons_as_text(found, words):
 @pytest.mark.parametrize(
     ("doubt", "words"),
     [
+        (
+            Doubt("no baseline error"),
+            "The error of the baseline is unknown, so speedup and efficiency have no interval: measure it with a trial of 10 "
+            "iterations in this experiment.",
+        ),
         (Doubt("nothing to compare"), "It is the only configuration: measure others to compare it with."),
         (Doubt("not comparable", (configuration("8r1e", NAN),)), "Left out, not comparable: 8r×1e."),
         (
@@ -335,6 +340,12 @@ def test_fastest_is_known_without_a_baseline():
     assert (str(found.choice.scale), found.ground) == ("4r×1e", "fastest")
     assert "no baseline" in doubts(found)
     assert bottleneck_text(found) == ""
+
+
+def test_unknown_error_of_the_baseline_is_reported():
+    choice = replace(configuration("4r1e", 2600.0, 1000.0), sps_error=5.0)
+    assert "no baseline error" in doubts(recommend([choice], GOALS["fastest"]))
+    assert "no error" in doubts(recommend([replace(choice, sps_error=NAN)], GOALS["fastest"]))
 
 
 def test_single_configuration():
