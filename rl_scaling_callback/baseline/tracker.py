@@ -31,7 +31,7 @@ _LONGEST_SEARCH_S: Final = 2.0
 _REFINED_WHEN_LONGER_BY: Final = 2.0
 """A baseline is published again when its window is this many times as long, which keeps writes rare."""
 
-_MOST_DIFFERENCES: Final = 6
+_MOST_TOLD: Final = 6
 
 _DISAGREE: Final = (
     "this {scale} trial reaches {here:,.0f} steps/s; its baseline at the same scale, {source}, has {there:,.0f}. Noise doesn't "
@@ -106,7 +106,7 @@ class BaselineTracker:
         if self._baseline is None:
             self._look(self._store)
             if self._baseline is None and steady.settled and not self._is_reference:
-                self._warn_of_missing_baseline("this trial is steady, but there is still no baseline")
+                self._say_what_is_missing("this trial is steady, but there is still no baseline")
         if self._is_reference:
             is_due = self._unpublished and self._clock() >= self._next_access
             if steady.settled and (is_due or self._is_worth_publishing(steady, self._baseline)):
@@ -124,9 +124,9 @@ class BaselineTracker:
         if self._store is None or self._baseline is not None:
             return
         if self._is_reference:
-            self._warn_of_missing_baseline("this trial is the reference, but ended before it was steady: there is no baseline")
+            self._say_what_is_missing("this trial is the reference, but ended before it was steady: there is no baseline")
         else:
-            self._warn_of_missing_baseline("this trial ended without a baseline")
+            self._say_what_is_missing("this trial ended without a baseline")
 
     def compare_with(self, steady: Steady, env_steps: float, breakdown: TimeBreakdown | None = None) -> tuple[float, float]:
         """Return the baseline's SPS per unit of parallelism, NaN without a baseline, and `comparable`.
@@ -188,7 +188,7 @@ class BaselineTracker:
         if self._clock() < self._next_access:
             return
         try:
-            with self._in_a_small_share_of_the_time():
+            with self._at_a_small_share():
                 found = store.load(self._workload, self._reference)
                 if found is None:
                     self._look_for_mismatch(store)
@@ -200,7 +200,7 @@ class BaselineTracker:
             self._warn("storage", f"can't read baselines in {store.directory} ({error}). Speedup stays NaN until they can be read.")
 
     @contextmanager
-    def _in_a_small_share_of_the_time(self) -> Iterator[None]:
+    def _at_a_small_share(self) -> Iterator[None]:
         """Access slow storage less often, so that it takes only a small share of the time."""
         started = self._clock()
         try:
@@ -223,16 +223,16 @@ class BaselineTracker:
             return
         self._mismatch = True
         differences, nearest = min(others, key=lambda pair: len(pair[0]))
-        further = f"; and {len(differences) - _MOST_DIFFERENCES} more" if len(differences) > _MOST_DIFFERENCES else ""
+        further = f"; and {len(differences) - _MOST_TOLD} more" if len(differences) > _MOST_TOLD else ""
         self._warn(
             "mismatch",
             f"no baseline for this trial's workload. The closest ({nearest.provenance.get('trial', 'of unknown origin')!r}) is not "
-            f"comparable: {'; '.join(differences[:_MOST_DIFFERENCES])}{further}. Speedup and efficiency stay NaN until a "
+            f"comparable: {'; '.join(differences[:_MOST_TOLD])}{further}. Speedup and efficiency stay NaN until a "
             f"{self._reference} trial of the same workload is steady. "
             "To treat different workloads as the same, pass workload='name'.",
         )
 
-    def _warn_of_missing_baseline(self, finding: str) -> None:
+    def _say_what_is_missing(self, finding: str) -> None:
         if self._mismatch:
             return  # already warned
         rule = self._rule
@@ -250,14 +250,14 @@ class BaselineTracker:
         found = self._baseline
         if found is None or not steady.settled or not disagree(steady, found.steady):
             return
-        provenance = found.provenance
+        told = found.provenance
         self._warn(
             "disagree",
             _DISAGREE.format(
                 scale=self._scale,
                 here=steady.sps,
                 there=found.sps,
-                source=f"of trial {provenance.get('trial', found.owner)!r}, {provenance.get('time', 'time unknown')}",
+                source=f"of trial {told.get('trial', found.owner)!r}, {told.get('time', 'time unknown')}",
                 remedy=f"If it is outdated, delete {store.path(self._workload, self._reference)} and run again.",
             ),
         )
@@ -320,7 +320,7 @@ class BaselineTracker:
         # If the write fails, retry as soon as possible: the trial may end before its window has doubled.
         self._unpublished = True
         try:
-            with self._in_a_small_share_of_the_time():
+            with self._at_a_small_share():
                 found = self._found_before_publishing(store, self._reference)
                 # Another trial was first: a workload has one reference, and it is not this trial.
                 if found is not None and found.owner != self._owner:
