@@ -241,9 +241,9 @@ def report(measured: dict[str, Any], own: Scale) -> None:
             f"| {noise.get(scale, 0):+.1f} |"
         )
     print(
-        f"\nError: {sizes(errors)}. Difference between halves of the full iterations: {sizes(noise)}. {rounds} rounds. A round of "
-        f"probes takes {median(measured['probe_seconds']):.1f} s (the first {measured['first']:.1f} s), of full iterations "
-        f"{median(measured['full_seconds']):.1f} s. Memory of the twins: {measured['kept_mb']:.0f} MB per env runner.\n"
+        f"\nError: {sizes(errors)}. One half of the full iterations against the other: {sizes(noise)}. {rounds} rounds; one of "
+        f"probes {median(measured['probe_seconds']):.1f} s (the first {measured['first']:.1f} s), of full iterations "
+        f"{median(measured['full_seconds']):.1f} s. The twins keep {measured['kept_mb']:.0f} MB in each env runner's process.\n"
     )
 
 
