@@ -1,4 +1,4 @@
-"""Efficiency in Tune: a scheduler ends inefficient trials early, and the results are filtered by efficiency."""
+"""Efficiency in Tune: a scheduler stops inefficient trials early, and the results are filtered by efficiency."""
 
 from functools import partial
 
@@ -20,7 +20,7 @@ config = (
 )
 config.num_envs_per_env_runner = tune.grid_search(ENVS)  # env_runners() takes whole numbers only
 
-# A trial takes 1 CPU and 1 for each env runner; Tune waits forever for more than Ray has.
+# A trial needs 1 CPU and 1 per env runner; if Ray has fewer, Tune waits forever.
 ray.init(num_cpus=1 + max(RUNNERS), log_to_driver=False)
 results = tune.Tuner(
     "PPO",
@@ -29,7 +29,7 @@ results = tune.Tuner(
         metric="scaling/steady/efficiency",
         mode="max",
         scheduler=MedianStoppingRule(time_attr="training_iteration", grace_period=5, min_samples_required=2),
-        max_concurrent_trials=1,  # trials side by side would slow each other down
+        max_concurrent_trials=1,  # concurrent trials would slow each other down
     ),
     run_config=tune.RunConfig(stop={"training_iteration": 10}, verbose=0),
 ).fit()
@@ -41,4 +41,4 @@ trials.index.names = ["runners", "envs"]
 print(trials[["iterations", "sps", "speedup", "efficiency"]].round(1))
 
 runners, envs = trials[trials["efficiency"] >= 40]["speedup"].idxmax()
-print(f"Fastest of those with an efficiency of 40 % or more: {runners}r×{envs}e")
+print(f"Fastest with an efficiency of at least 40 %: {runners}r×{envs}e")

@@ -1,4 +1,4 @@
-"""Which numbers of env runners and envs train PPO on HalfCheetah-v5 fastest here? Finds out, then trains with them."""
+"""Find the numbers of env runners and envs that train PPO on HalfCheetah-v5 fastest on this machine, then train with them."""
 
 from ray.rllib.algorithms.ppo import PPOConfig
 

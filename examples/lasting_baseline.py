@@ -1,4 +1,4 @@
-"""A baseline that outlives the program: measured once by a 1r×1e run, found by every later run of the same workload."""
+"""A persistent baseline: measured once by a 1r×1e run and used by all later runs of the same workload."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Speedup and efficiency of a training run from its first iteration on, without a reference trial."""
+"""Speedup and efficiency of a training run from its first iteration, without a reference trial."""
 
 from functools import partial
 

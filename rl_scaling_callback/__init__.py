@@ -2,6 +2,19 @@
 
 >>> from rl_scaling_callback import ScalingCallback
 >>> config.callbacks(ScalingCallback)  # doctest: +SKIP
+
+How an iteration becomes `result["scaling"]`:
+
+- `rllib.results` reads its env steps and duration,
+- `live` adds its phases, the work of the env runners and the load of the machine,
+- `baseline` provides a stored, given or probed baseline,
+- `core.comparison` and `core.attribution` compute speedup, efficiency and losses, under the keys in `core.schema`.
+
+How an experiment becomes a decision:
+
+- `experiments` reads its runs from a Tune folder or CSV file, or `sweeping` measures them,
+- `analysis` turns them into configurations with intervals, scaling laws, a recommendation and a checklist,
+- `report` puts these into words and figures.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def _scale(_context: click.Context, _option: click.Parameter, text: str) -> Scal
 
 
 def _can_be_written(_context: click.Context, _option: click.Parameter, file: Path | None) -> Path | None:
-    """Reject a file in a folder that isn't writable before minutes of reading or measuring."""
+    """Reject a file in a folder that isn't writable, before spending minutes on reading or measuring."""
     if file is not None and not os.access(file.parent, os.W_OK):
         raise click.BadParameter(f"the folder {file.parent} does not exist or is not writable")
     return file
@@ -164,9 +164,9 @@ def report(
 
     made = make_report(experiment, goal, reference, correction=correction)
     _show(made, form, output, verbose)
-    for place, study in enumerate(made.studies, start=1):
+    for index, study in enumerate(made.studies, start=1):
         # One subfolder per workload if there are several.
-        own = "" if len(made.studies) == 1 else str(place)
+        own = "" if len(made.studies) == 1 else str(index)
         if figures is not None:
             save_figures(study, figures / own)
         if curve is not None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("rl_scaling_callback")
 
 _READING_SHARE: Final = 0.02
+"""Maximum share of the time to spend on reading results while Tune runs."""
 
 
 class ScalingReporter(tune.Callback):
@@ -117,8 +118,8 @@ class ScalingReporter(tune.Callback):
 
         with tempfile.TemporaryDirectory() as folder:
             write_page(report, Path(folder) / PAGE)
-            for place, study in enumerate(report.studies, start=1):
-                write_curve(study, Path(folder) / ("" if len(report.studies) == 1 else str(place)))
+            for index, study in enumerate(report.studies, start=1):
+                write_curve(study, Path(folder) / ("" if len(report.studies) == 1 else str(index)))
             fs.copy_files(
                 folder,
                 storage.experiment_fs_path,

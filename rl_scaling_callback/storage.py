@@ -12,26 +12,27 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 _LARGEST: Final = 64 << 20
+"""Maximum size of a table, config or baseline [bytes], to bound memory."""
 
 
-def absolute(place: str | Path) -> str:
+def absolute(location: str | Path) -> str:
     """Return a URI unchanged, or a local path made absolute with `~` expanded."""
-    text = str(place)
+    text = str(location)
     return text if "://" in text else Path(text).expanduser().absolute().as_posix()
 
 
-def below(place: str, name: str) -> str:
+def below(location: str, name: str) -> str:
     """Return the path or URI of `name` in a folder, with the query of a URI kept at its end."""
-    path, mark, options = place.partition("?") if "://" in place else (place, "", "")
+    path, mark, options = location.partition("?") if "://" in location else (location, "", "")
     return f"{path.rstrip('/')}/{name}{mark}{options}"
 
 
-def shown(place: str | Path) -> str:
+def shown(location: str | Path) -> str:
     """Return a path or URI for display, without credentials."""
-    return re.sub(r"(?<=://)[^/?#\s]*@", "", str(place))
+    return re.sub(r"(?<=://)[^/?#\s]*@", "", str(location))
 
 
-def filesystem_of(place: str | Path) -> tuple[Any, str]:
+def filesystem_of(location: str | Path) -> tuple[Any, str]:
     """Return the `pyarrow.fs.FileSystem` of a local path or URI, and the path on it.
 
     Raises:
@@ -40,18 +41,23 @@ def filesystem_of(place: str | Path) -> tuple[Any, str]:
     """
     from pyarrow import fs
 
-    text = absolute(place)
+    text = absolute(location)
     return fs.FileSystem.from_uri(text) if "://" in text else (fs.LocalFileSystem(), text)
 
 
-def write(place: str | Path, name: str, text: str) -> None:
+def write(location: str | Path, name: str, text: str) -> None:
     """Write a text file into a folder, creating the folder if needed.
+
+    Args:
+        location: path or URI of the folder.
+        name: the file's name.
+        text: its content.
 
     Raises:
         OSError: it can't be written.
         ValueError: the filesystem is unknown.
     """
-    filesystem, path = filesystem_of(place)
+    filesystem, path = filesystem_of(location)
     filesystem.create_dir(path, recursive=True)
     with filesystem.open_output_stream(posixpath.join(path, name)) as stream:
         stream.write(text.encode())
@@ -62,7 +68,7 @@ class ExperimentError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Location:
     """A file or folder.
 
     Attributes:
@@ -76,7 +82,7 @@ class Place:
     text: str
 
     @classmethod
-    def of(cls, source: Any) -> Place:
+    def of(cls, source: Any) -> Location:
         """Return the location of a path, a URI or a Tune `ResultGrid`.
 
         Raises:
@@ -98,9 +104,9 @@ class Place:
             ) from None
         return cls(filesystem, path.rstrip("/") or "/", text)
 
-    def below(self, name: str) -> Place:
+    def below(self, name: str) -> Location:
         """Return the file or folder called `name` in this folder."""
-        return Place(self.filesystem, posixpath.join(self.path, name), below(self.text, name))
+        return Location(self.filesystem, posixpath.join(self.path, name), below(self.text, name))
 
     @property
     def name(self) -> str:

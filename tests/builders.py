@@ -1,4 +1,4 @@
-"""What several tests are made of: the specification's measurements, runs, reports, baselines and experiments."""
+"""Builders shared by tests: the user's measurements, runs, reports, baselines and experiments."""
 
 import csv
 import json
@@ -23,12 +23,12 @@ from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.experiments import read_experiment
 from rl_scaling_callback.report import make_report
 
-# ---------------------------------------------------------------- the author's ten measurements
+# ---------------------------------------------------------------- the user's ten measurements
 
 TABLE = Path(__file__).parents[1] / "examples" / "halfcheetah_ppo_i7_12700.csv"
 ROWS = list(csv.DictReader(TABLE.read_text().splitlines()))
 
-# config: N, speedup and efficiency with three digits; 8r×1e as the rounded 2.89 s gives it.
+# config: N, speedup and efficiency with three digits; those of 8r×1e follow from the rounded 2.89 s.
 PRINTED = {
     "1r×1e": (1, "1.00", "100"),
     "2r×1e": (2, "1.64", "82.1"),
@@ -269,11 +269,11 @@ class Folder:
         return run
 
     def reason(self):
-        """Why the only trial is left out."""
+        """Return why the only trial is left out, and the figures."""
         experiment = self.read()
         assert experiment.studies == ()
         (left_out,) = experiment.left_out
-        return left_out.reason
+        return left_out.reason, left_out.figures
 
 
 def leaves(node, path=()):

@@ -1,5 +1,5 @@
 from hypothesis import settings
 
-# Machines are noisy: what an example costs says nothing about the code.
+# On noisy machines, the duration of an example says nothing about the code.
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")

@@ -1,4 +1,4 @@
-"""Grids of configurations that were measured on real machines, as `tests/benchmarks/record_grid.py` writes them."""
+"""Grids of configurations recorded by `tests/benchmarks/record_grid.py`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def provenance(name: str) -> str:
 
 
 def grid(name: str, repetitions: set[int] | None = None) -> Study:
-    """Return the runs of a recorded grid, of some of its repetitions or all."""
+    """Return the runs of a recorded grid, all of them or those of some repetitions."""
     windows: dict[tuple[int, Scale], SteadyWindow] = defaultdict(lambda: SteadyWindow(DEFAULT_RULE))
     with (FOLDER / f"{name}.csv").open() as file:
         file.readline()

@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 from typing import Any, Final, Literal, NamedTuple
 
 from rl_scaling_callback.analysis.configurations import Configuration
-from rl_scaling_callback.analysis.goals import Verdict, judge, judge_speedup, together
+from rl_scaling_callback.analysis.goals import Verdict, combined, judge, judge_speedup
 from rl_scaling_callback.analysis.laws import Laws
 from rl_scaling_callback.analysis.recommendation import Recommendation
 
@@ -62,14 +62,14 @@ def checklist(
     baseline = next((each for each in configurations if each.is_baseline), None)
     runs = [run for each in configurations for run in each.runs]
     ram = [each.ram_utilisation for each in configurations]
-    answers: dict[tuple[Stage, str], _Answer] = {
+    answers: dict[tuple[Stage, str], _Finding] = {
         ("before", "baseline"): _baseline(configurations, baseline),
         ("before", "cores"): _recorded([run.cores for run in runs]),
         ("before", "gpu"): _gpu(gpus),
         ("before", "ram"): _recorded(ram),
         ("before", "vram"): _vram([run.vram_utilisation for run in runs], gpus),
     }
-    of_choice: dict[tuple[Stage, str], _Answer] = dict.fromkeys(_OF_CHOICE, ("undecided", "no choice", {}))
+    of_choice: dict[tuple[Stage, str], _Finding] = dict.fromkeys(_OF_CHOICE, ("undecided", "no choice", {}))
     if choice is not None:
         answers_of_choice = (
             _efficiency(choice, TARGET_EFFICIENCY),
@@ -84,7 +84,7 @@ def checklist(
     return tuple(Check(stage, name, *answer) for (stage, name), answer in (answers | of_choice).items())
 
 
-_Answer = tuple[Verdict, str, Mapping[str, Any]]
+_Finding = tuple[Verdict, str, Mapping[str, Any]]
 """Verdict, finding and figures of a check."""
 
 _OF_CHOICE: Final[tuple[tuple[Stage, str], ...]] = (
@@ -98,19 +98,19 @@ _OF_CHOICE: Final[tuple[tuple[Stage, str], ...]] = (
 )
 
 
-def _baseline(configurations: Sequence[Configuration], baseline: Configuration | None) -> _Answer:
+def _baseline(configurations: Sequence[Configuration], baseline: Configuration | None) -> _Finding:
     if baseline is not None and baseline.sps > 0:
         return "met", "measured", {"configuration": baseline}
     given = next((each.baseline_sps for each in configurations if each.baseline_sps > 0), None)
     return ("not met", "no baseline", {}) if given is None else ("met", "given", {"sps": given})
 
 
-def _recorded(values: Sequence[float]) -> _Answer:
+def _recorded(values: Sequence[float]) -> _Finding:
     known = [value for value in values if value >= 0]
     return ("met", "recorded", {"most": max(known)}) if known else ("undecided", "not recorded", {})
 
 
-def _gpu(gpus: Sequence[str] | None) -> _Answer:
+def _gpu(gpus: Sequence[str] | None) -> _Finding:
     if gpus is None:
         return "undecided", "not recorded", {}
     if not gpus:
@@ -118,18 +118,18 @@ def _gpu(gpus: Sequence[str] | None) -> _Answer:
     return ("met", "recorded", {"names": gpus}) if all(gpus) else ("undecided", "not named", {})
 
 
-def _vram(used: Sequence[float], gpus: Sequence[str] | None) -> _Answer:
+def _vram(used: Sequence[float], gpus: Sequence[str] | None) -> _Finding:
     recorded = _recorded(used)
     return ("met", "none used", {}) if recorded[0] != "met" and gpus is not None and not gpus else recorded
 
 
-def _utilisation(percent: float) -> _Answer:
+def _utilisation(percent: float) -> _Finding:
     if math.isnan(percent):
         return "undecided", "not recorded", {}
     return ("met" if percent < HIGHEST_UTILISATION else "not met"), "recorded", {"percent": percent}
 
 
-def _efficiency(choice: Configuration, least: float | None) -> _Answer:
+def _efficiency(choice: Configuration, least: float | None) -> _Finding:
     if math.isnan(choice.efficiency):
         return "undecided", "no baseline", {}
     if least is None:
@@ -137,7 +137,7 @@ def _efficiency(choice: Configuration, least: float | None) -> _Answer:
     return judge_speedup(choice, choice.efficiency, least), "compared", {"choice": choice, "least": least}
 
 
-def _rose(choice: Configuration) -> _Answer:
+def _rose(choice: Configuration) -> _Finding:
     if choice.is_baseline:
         return "not met", "is baseline", {"choice": choice}
     if math.isnan(choice.speedup):
@@ -145,7 +145,7 @@ def _rose(choice: Configuration) -> _Answer:
     return judge_speedup(choice, choice.speedup, 1.0), "compared", {"choice": choice}
 
 
-def _expected(choice: Configuration, laws: Laws | None) -> _Answer:
+def _expected(choice: Configuration, laws: Laws | None) -> _Finding:
     """Compare with the law's prediction interval, or with 1 to N if there is none."""
     speedup, n = choice.speedup, choice.scale.parallelism
     if math.isnan(speedup):
@@ -155,11 +155,11 @@ def _expected(choice: Configuration, laws: Laws | None) -> _Answer:
         if low < high:
             figures = {"choice": choice, "law": laws.chosen.name, "error": laws.chosen.mean_error, "low": low, "high": high}
             return ("met" if low <= speedup <= high else "not met"), "predicted", figures
-    verdict = together((judge(speedup, choice.speedup_error, 1.0), judge(n / speedup, choice.speedup_error, 1.0)))
+    verdict = combined((judge(speedup, choice.speedup_error, 1.0), judge(n / speedup, choice.speedup_error, 1.0)))
     return verdict, "not predicted", {"choice": choice}
 
 
-def _learning(choice: Configuration, baseline: Configuration | None) -> _Answer:
+def _learning(choice: Configuration, baseline: Configuration | None) -> _Finding:
     """Compare mean returns over the last quarter of the env steps that both have taken.
 
     The spread is the standard deviations of both sides' returns there, added in quadrature. Seeds alone make curves differ: only a

@@ -9,12 +9,11 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
 from typing import Final
 
 from rl_scaling_callback.analysis.interference import NOTABLE_CORES, undisturbed
 from rl_scaling_callback.analysis.noise import PROBED, USUAL, Noise
-from rl_scaling_callback.analysis.runs import Run, Study
+from rl_scaling_callback.analysis.runs import Note, Run, Study
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.attribution import LearnerLimits, TimeBreakdown, diagnosis, losses
 from rl_scaling_callback.core.comparison import same_steps
@@ -52,7 +51,7 @@ class Configuration:
         noise: variation between runs of one configuration.
         variance: variance of ln `sps` relative to other configurations; NaN if unknown.
         disturbed: True if other programs or trials interfered with it or with the baseline; its speedup is then inconclusive.
-        note: caveats for readers; "" for none.
+        notes: caveats about it and its runs.
     """
 
     scale: Scale
@@ -76,7 +75,7 @@ class Configuration:
     noise: Noise = USUAL
     variance: float = NAN
     disturbed: bool = False
-    note: str = ""
+    notes: tuple[Note, ...] = ()
 
     @property
     def own_error(self) -> float:
@@ -160,7 +159,7 @@ def pooled(windows: Sequence[Steady]) -> Steady:
 
 def _configuration(study: Study, cell: _Cell, cells: Mapping[Scale, _Cell], baseline: _Cell | None, noise: Noise) -> Configuration:
     scale, steady, runs = cell.scale, cell.steady, cell.runs
-    notes = [run.note for run in runs if run.note]
+    notes = [note for run in runs for note in run.notes]
     notes += _disturbances(runs, left_out=sum(run.scale == scale for run in study.runs) - len(runs))
     speedup = speedup_error = NAN
     lost: Mapping[str, float] = {}
@@ -168,56 +167,56 @@ def _configuration(study: Study, cell: _Cell, cells: Mapping[Scale, _Cell], base
     # If only throughputs are known, trust the user that they are comparable.
     steps_count = baseline is not None and not study.timed_iterations and cell.steps > 0 and baseline.steps > 0
     if baseline is not None and steps_count and not same_steps(cell.steps, baseline.steps):
-        notes.append(f"{cell.steps:,.0f} env steps per iteration, {baseline.steps:,.0f} for the baseline: not comparable")
+        notes.append(Note("other steps", {"here": cell.steps, "baseline": baseline.steps}))
     elif baseline is not None:
         speedup = formulas.speedup(steady.sps, baseline.steady.sps / baseline.scale.parallelism)
-        variance = cell.variance + baseline.variance + _doubt(study, scale, baseline.scale)
+        variance = cell.variance + baseline.variance + _left_variance(study, scale, baseline.scale)
         speedup_error = 0.0 if cell is baseline else noise.error(variance)
         if study.exclusive_phases or study.waits_are_known:
             lost, estimated = _losses(cell, cells, baseline)
     efficiency = formulas.efficiency(speedup, scale.parallelism)
-    cpus = _mean([run.cpus for run in runs])
+    cpus = formulas.mean_of_known(run.cpus for run in runs)
     cpus = 1.0 + scale.num_env_runners if math.isnan(cpus) else cpus
     return Configuration(
         scale=scale,
         runs=runs,
         seconds=formulas.ratio(steady.seconds, steady.iterations),
         sps=steady.sps,
-        sps_error=noise.error(cell.variance + _doubt(study, scale) + noise.level),
+        sps_error=noise.error(cell.variance + _left_variance(study, scale) + noise.level),
         noise=noise,
-        variance=cell.variance + _doubt(study, scale),
+        variance=cell.variance + _left_variance(study, scale),
         is_baseline=cell is baseline,
         speedup=speedup,
         speedup_error=speedup_error,
         efficiency=efficiency,
         band=formulas.band(efficiency),
-        core_efficiency=formulas.core_efficiency(speedup, scale.num_env_runners, _mean([run.cores for run in runs])),
+        core_efficiency=formulas.core_efficiency(speedup, scale.num_env_runners, formulas.mean_of_known(run.cores for run in runs)),
         sps_per_cpu=formulas.ratio(steady.sps, cpus),
         cpus=cpus,
         losses=lost,
         losses_estimated=estimated,
         diagnosis=diagnosis(lost, LearnerLimits.of_window(steady.parts, steady.seconds)),
-        cpu_utilisation=_mean([run.cpu_utilisation for run in runs]),
+        cpu_utilisation=formulas.mean_of_known(run.cpu_utilisation for run in runs),
         ram_utilisation=max((run.ram_utilisation for run in runs if not math.isnan(run.ram_utilisation)), default=NAN),
         disturbed=any(run.exclusive == 0 or run.others > NOTABLE_CORES for run in (*runs, *(baseline.runs if baseline else ()))),
-        note="; ".join(dict.fromkeys(notes)),
+        notes=tuple(notes),
     )
 
 
-def _doubt(study: Study, scale: Scale, other: Scale | None = None) -> float:
+def _left_variance(study: Study, scale: Scale, other: Scale | None = None) -> float:
     """Return the variance of ln SPS that the speed correction may leave, relative to another scale or to the mean."""
-    return 0.0 if study.correction is None else study.correction.doubt(scale, other) ** 2
+    return 0.0 if study.correction is None else study.correction.uncertainty(scale, other) ** 2
 
 
-def _disturbances(runs: Sequence[Run], left_out: int) -> Iterator[str]:
+def _disturbances(runs: Sequence[Run], left_out: int) -> Iterator[Note]:
     """Yield what interfered with the runs, and how many were left out because of it."""
     others = max((run.others for run in runs if run.others > NOTABLE_CORES), default=0.0)
     if any(run.exclusive == 0 for run in runs):
-        yield "another trial ran on its node at the same time"
+        yield Note("other trials")
     elif others:
-        yield f"other programs, or ones started by its env, kept {others:.1f} cores busy"
+        yield Note("other programs", {"cores": others})
     if left_out:
-        yield f"{left_out} more run{'s' * (left_out > 1)} left out because of interference from other programs"
+        yield Note("disturbed runs", {"count": left_out})
 
 
 def _losses(cell: _Cell, cells: Mapping[Scale, _Cell], baseline: _Cell) -> tuple[Mapping[str, float], bool]:
@@ -227,8 +226,3 @@ def _losses(cell: _Cell, cells: Mapping[Scale, _Cell], baseline: _Cell) -> tuple
     reference = baseline.breakdown_per_step.times(baseline.scale.parallelism)
     lost, estimated = losses(cell.scale, cell.steady.env_steps, TimeBreakdown.of_window(cell.steady.parts), reference, single)
     return ({}, False) if any(map(math.isnan, lost.values())) else (lost, estimated)
-
-
-def _mean(values: Sequence[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return fmean(known) if known else NAN

@@ -26,9 +26,16 @@ Array = npt.NDArray[np.float64]
 Terms = Callable[[Array, Array, float], tuple[Array, ...]]
 
 _SHAPES_TRIED: Final = 13
+"""Number of shapes tried, evenly spaced over the range; the neighbourhood of the best one is then searched."""
+
 _EXACT: Final = 1e-9
+"""Scatter of ln T below which a law counts as exact, since it is rounding noise."""
+
 _WIDEST: Final = 20.0
+"""Half-width of ln T beyond which an interval is not computed: a factor of e^20 is meaningless."""
+
 _LONGEST: Final = 1e100
+"""Predicted seconds beyond which an interval is not computed, to avoid overflow."""
 
 
 class Observations(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.core import formulas
-from rl_scaling_callback.core.checks import label, positive
+from rl_scaling_callback.core.checks import non_empty, positive
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DEFAULT_RULE
@@ -50,7 +50,7 @@ class Goal:
     max_ram_utilisation: float | None = None
 
     def __post_init__(self) -> None:
-        label("name", self.name)
+        non_empty("name", self.name)
         for field in fields(self)[1:]:
             value = getattr(self, field.name)
             if value is not None:
@@ -139,7 +139,7 @@ def judge_speedup(configuration: Configuration, figure: float, least: float) -> 
     return "undecided" if configuration.disturbed else judge(figure, configuration.speedup_error, least)
 
 
-def together(verdicts: Iterable[Verdict]) -> Verdict:
+def combined(verdicts: Iterable[Verdict]) -> Verdict:
     """Return the combined verdict on several conditions."""
     found = set(verdicts)
     if "not met" in found:

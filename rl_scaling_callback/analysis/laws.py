@@ -18,14 +18,27 @@ from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 
-_FAR: Final = 2.0
 FEWEST: Final = 4
 """Minimum number of configurations to fit a law."""
+
+_FAR: Final = 2.0
+"""Predictions beyond this many times the measured range are called extrapolated."""
+
 _SECONDS: Final = (1e-9, 1e12)
+"""Plausible times [s]; others are ignored."""
+
 _TYPICAL_ERROR: Final = 10.0
+"""Error of a throughput [%] if unknown: speed on a shared machine drifts by 10 to 15 % within a minute."""
+
 _LEAST_FALL: Final = 0.01
+"""Smallest fall of ln throughput to report, whatever the noise."""
+
 _RISING: Final = 1e-3
+"""A law whose time still falls by more than this share beyond 2^20 runners or envs has no limit."""
+
 _NO_DIFFERENCE: Final = 0.05
+"""Difference between mean leave-one-out errors [% points] that is too small to matter."""
+
 LARGEST_ERROR: Final = 20.0
 """Largest mean leave-one-out error [%] of a law used for predictions, as in Venkataraman et al. (Ernest, NSDI 2016)."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple
 
 from rl_scaling_callback.analysis.configurations import Configuration
-from rl_scaling_callback.analysis.goals import Goal, Standing, Verdict, judge, may_meet, standings, together
+from rl_scaling_callback.analysis.goals import Goal, Standing, Verdict, combined, judge, may_meet, standings
 from rl_scaling_callback.analysis.laws import Laws, Prediction
 from rl_scaling_callback.analysis.suggestions import worth_measuring
 from rl_scaling_callback.core.scale import Scale
@@ -27,8 +27,9 @@ Ground = Literal["fastest", "nearest", "surrogate", "none"]
 closest; a search estimates it to be the best from all measurements; there is no choice."""
 
 DoubtKind = Literal[
-    "nothing measured", "no baseline", "no error", "nothing to compare", "not comparable", "noted", "not alone", "no throughput"
-]
+    "nothing measured", "no baseline", "no error", "no baseline error", "nothing to compare", "not comparable", "noted",
+    "not alone", "no throughput",
+]  # fmt: skip
 
 
 class Doubt(NamedTuple):
@@ -118,7 +119,7 @@ def recommend(
     return Recommendation(
         goal=goal,
         choice=choice,
-        verdict=together(each.verdict for each in stands),
+        verdict=combined(each.verdict for each in stands),
         ground="surrogate" if estimated else "fastest" if best.fits else "nearest",
         peers=(choice,) if estimated else tuple(best.peers),
         standings=stands,
@@ -266,15 +267,15 @@ def _doubts(configurations: Sequence[Configuration], choice: Configuration) -> I
         yield Doubt("no baseline")
     by_throughput = choice.is_baseline or math.isnan(choice.speedup)
     if math.isnan(choice.sps_error if by_throughput else choice.speedup_error):
-        yield Doubt("no error")
+        yield Doubt("no error" if math.isnan(choice.sps_error) else "no baseline error")
     if len(configurations) == 1:
         yield Doubt("nothing to compare")
-    # A throughput without a speedup can't be compared with a choice that has one; the note gives the reason.
+    # A throughput without a speedup can't be compared with a choice that has one; its notes give the reason.
     incomparable = tuple(each for each in configurations if each.sps > 0 and math.isnan(each.speedup) and choice.speedup > 0)
     if incomparable:
         yield Doubt("not comparable", incomparable)
     concerned = [choice, *(each for each in configurations if each.is_baseline and each is not choice), *incomparable]
-    if noted := tuple(each for each in concerned if each.note):
+    if noted := tuple(each for each in concerned if each.notes):
         yield Doubt("noted", noted)
     if concurrent := tuple(each for each in concerned if any(run.exclusive == 0 for run in each.runs)):
         yield Doubt("not alone", concurrent)

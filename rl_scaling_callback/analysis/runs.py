@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
@@ -49,6 +49,32 @@ class Iteration(NamedTuple):
     lifetime_steps: float = NAN
 
 
+NoteKind = Literal[
+    # about a trial
+    "failed", "config changed", "damaged lines", "evaluation included", "slow iteration", "drift", "not comparable",
+    "learner limits", "sampling limits",
+    # about the runs of a configuration
+    "other trials", "other programs", "disturbed runs", "other steps",
+    # about the probes of a configuration
+    "confirmed", "contradicted", "evaluation excluded",
+    # about a baseline from outside the experiment
+    "from file", "from trials",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A caveat about a run or a configuration; `report.notes` turns it into text.
+
+    Attributes:
+        kind: what it is about.
+        figures: its numbers, by name.
+    """
+
+    kind: NoteKind
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """The summary of one trial, of bounded size.
@@ -65,7 +91,7 @@ class Run:
         exclusive: 1.0 if no other trial ran at the same time in the steady window, 0.0 if one did, NaN if unknown.
         others: cores that other programs kept busy on its machine, mean over the steady window; NaN if unknown.
         samples: its iterations, thinned to a few hundred.
-        note: caveats for readers, such as "ended with an error after 7 iterations"; "" for none.
+        notes: caveats about it.
     """
 
     name: str
@@ -79,7 +105,7 @@ class Run:
     exclusive: float = NAN
     others: float = NAN
     samples: tuple[Iteration, ...] = ()
-    note: str = ""
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +133,15 @@ class SpeedCorrection:
         """Whether the slope was estimated from the runs."""
         return not math.isnan(self.measured)
 
-    def doubt(self, scale: Scale, other: Scale | None = None) -> float:
+    def uncertainty(self, scale: Scale, other: Scale | None = None) -> float:
         """Return the standard deviation of ln SPS due to that trend, relative to another scale or to the centre."""
-        here, there = _logs(scale), self.centre if other is None else _logs(other)
+        here, there = log_counts(scale), self.centre if other is None else log_counts(other)
         r, e = here[0] - there[0], here[1] - there[1]
         return math.sqrt(max(0.0, r * r * self.trend[0] + 2 * r * e * self.trend[1] + e * e * self.trend[2]))
 
 
-def _logs(scale: Scale) -> tuple[float, float]:
+def log_counts(scale: Scale) -> tuple[float, float]:
+    """Return ln of the number of env runners, at least 1, and ln of the envs per runner."""
     return math.log(max(1, scale.num_env_runners)), math.log(scale.num_envs_per_env_runner)
 
 
@@ -125,7 +152,7 @@ class Study:
     Attributes:
         title: a title for readers: `"PPO on HalfCheetah-v5"`.
         runs: its runs.
-        baseline: a baseline from outside the experiment, named after its source; None to use the runs at the reference scale.
+        baseline: a baseline from outside the experiment, with a note on its source; None to use the runs at the reference scale.
         facts: what all its runs have in common, as texts for readers: algorithm, env, batch size, CPU, versions.
         exclusive_phases: False if phases overlap (APPO, IMPALA).
         waits_are_known: True if the env runners' waits were recorded, so that losses are known even if phases overlap.
@@ -149,17 +176,28 @@ class Study:
     probed: bool = False
 
 
+Reason = Literal[
+    # a trial
+    "never started", "no iteration", "failed at start", "unreadable results", "offline", "no scale", "too short",
+    "learning not started", "unmeasurable", "env runners missing", "failed in sweep",
+    # a configuration, a row of a table, a baseline file
+    "not probed", "row", "baseline file",
+]  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A trial or file of an experiment that was left out.
+    """A trial, configuration, row or file of an experiment that was left out; `report.notes` turns the reason into text.
 
     Attributes:
-        name: the trial or file.
-        reason: why it was left out, and a remedy if there is one.
+        name: what was left out.
+        reason: why.
+        figures: the numbers and messages behind the reason, by name.
     """
 
     name: str
-    reason: str
+    reason: Reason
+    figures: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

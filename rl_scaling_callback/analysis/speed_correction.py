@@ -20,7 +20,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from rl_scaling_callback.analysis.fitting import Array
-from rl_scaling_callback.analysis.runs import Run, SpeedCorrection, Study
+from rl_scaling_callback.analysis.runs import Run, SpeedCorrection, Study, log_counts
 from rl_scaling_callback.core.comparison import same_steps
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.steady import Steady
@@ -36,7 +36,11 @@ _LARGEST_DIFFERENCE: Final = math.log(2)
 """A learner that takes half or twice as long as in other runs does not reflect the machine's speed, which varies by 12 to 16 %."""
 
 _LEAST_DOF: Final = 6
+"""Minimum number of degrees of freedom, from repeated runs, to estimate the slope."""
+
 _SURE: Final = 0.99
+"""Confidence at which the slope must be above 0, one-sided."""
+
 _STEEPEST: Final = 1.5
 """At most, a run slows down as much as its learner; a slope far above 1 has another cause."""
 
@@ -64,32 +68,28 @@ def correct_speed(study: Study, correction: Correction = "repeated") -> Study:
     if correction == "never" or not (len(runs) > 1 and study.exclusive_phases and np.all(learn_s > 0) and comparable):
         return study
     logs = np.log(learn_s)
-    trend = np.column_stack((np.ones(len(runs)), _logs(runs)))
+    trend = np.column_stack((np.ones(len(runs)), _log_counts(runs)))
     inverse = np.linalg.pinv(trend).astype(np.float64)
-    ahead = logs - trend @ (inverse @ logs)
-    found = _estimate_correction(runs, ahead, inverse)
+    slowness = logs - trend @ (inverse @ logs)
+    found = _estimate_correction(runs, slowness, inverse)
     if found is None and correction == "always":
-        ahead = np.nan_to_num(behind(learn_s))
-        found = SpeedCorrection(USUAL_SLOPE) if ahead.any() else None
+        slowness = _slowness(learn_s)
+        found = SpeedCorrection(USUAL_SLOPE) if slowness.any() else None
     if found is None:
         return study
-    factors = np.exp(-found.slope * ahead)
+    factors = np.exp(-found.slope * slowness)
     corrected = tuple(replace(run, steady=_times(run.steady, float(factor))) for run, factor in zip(runs, factors, strict=True))
     return replace(study, runs=corrected, correction=found)
 
 
-def behind(learner_seconds: Sequence[float] | Array) -> Array:
+def _slowness(learn_s: Array) -> Array:
     """Return how much slower the machine was in each run than on average, as ln, from the learner's times; shape (n,).
 
-    NaN if the learner's time is unknown or does not reflect the machine's speed, such as an update that was held up.
+    0 if its learner's time does not reflect the machine's speed, such as that of an update that was held up.
     """
-    seconds = np.asarray(learner_seconds, dtype=np.float64)
-    logs = np.log(np.where(seconds > 0, seconds, NAN))
-    if not np.isfinite(logs).any():
-        return logs
-    logs[~(np.abs(logs - np.nanmedian(logs)) < _LARGEST_DIFFERENCE)] = NAN
-    known = np.isfinite(logs)
-    return logs - logs[known].mean() if known.sum() > 1 else np.full(len(logs), NAN)
+    logs = np.log(learn_s)
+    usual = np.abs(logs - np.median(logs)) < _LARGEST_DIFFERENCE
+    return np.where(usual, logs - logs[usual].mean(), 0.0) if usual.any() else np.zeros(len(logs))
 
 
 def check_correction(correction: str) -> None:
@@ -104,16 +104,17 @@ def learner_seconds(steady: Steady) -> float:
     return learn_s / steady.env_steps if steady.env_steps > 0 else NAN
 
 
-def _logs(runs: Sequence[Run]) -> Array:
-    return np.log([(max(1, run.scale.num_env_runners), run.scale.num_envs_per_env_runner) for run in runs])
+def _log_counts(runs: Sequence[Run]) -> Array:
+    """Return ln of env runners and of envs per runner, shape (n, 2)."""
+    return np.array([log_counts(run.scale) for run in runs])
 
 
-def _estimate_correction(runs: Sequence[Run], ahead: Array, inverse: Array) -> SpeedCorrection | None:
+def _estimate_correction(runs: Sequence[Run], slowness: Array, inverse: Array) -> SpeedCorrection | None:
     """Return the correction if its slope within configurations is significantly above 0; otherwise None.
 
     Args:
         runs: the runs.
-        ahead: ln of each run's learner time with the trend removed, shape (n,).
+        slowness: ln of each run's learner time with the trend removed, shape (n,).
         inverse: pseudo-inverse of the trend's design matrix, shape (3, n).
     """
     groups: dict[object, list[int]] = defaultdict(list)
@@ -122,7 +123,7 @@ def _estimate_correction(runs: Sequence[Run], ahead: Array, inverse: Array) -> S
     dof = len(runs) - len(groups)
     if dof < _LEAST_DOF:
         return None
-    x, y = ahead.copy(), -np.log([run.steady.sps for run in runs])
+    x, y = slowness.copy(), -np.log([run.steady.sps for run in runs])
     for same in groups.values():
         x[same] -= x[same].mean()
         y[same] -= y[same].mean()
@@ -134,8 +135,8 @@ def _estimate_correction(runs: Sequence[Run], ahead: Array, inverse: Array) -> S
     if not float(stdtrit(dof - 1, _SURE)) * math.sqrt(variance / float(x @ x)) < slope < _STEEPEST:
         return None
     # A trend attributed to the configurations may still be due to the machine, by chance.
-    by_chance = slope**2 * float(ahead @ ahead) / (len(runs) - len(inverse)) * (inverse @ inverse.T)
-    centre = _logs(runs).mean(axis=0)
+    by_chance = slope**2 * float(slowness @ slowness) / (len(runs) - len(inverse)) * (inverse @ inverse.T)
+    centre = _log_counts(runs).mean(axis=0)
     return SpeedCorrection(
         slope=slope,
         measured=math.sqrt(float(y @ y) / dof),

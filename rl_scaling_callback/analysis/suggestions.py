@@ -23,6 +23,12 @@ def worth_measuring(known: Sequence[Configuration], choice: Configuration, goal:
     They lie between and beyond the measured ones, as far as the chosen law predicts without extrapolating, are predicted to meet
     the goal and need no more CPUs than available. Without a law that predicts throughput, they are the choice doubled along each
     axis on which nothing larger was measured, with NaN speedups.
+
+    Args:
+        known: the measured configurations.
+        choice: the recommended one.
+        goal: the goal.
+        laws: the laws fitted to the measurements.
     """
     measured = {each.scale for each in known}
     if laws is None or laws.chosen is None or math.isnan(laws.work.env_steps):

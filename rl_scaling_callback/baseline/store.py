@@ -24,8 +24,10 @@ EXPERIMENT_SUBDIRECTORY: Final = "scaling_baselines"
 """Subdirectory of a Tune experiment that holds its baselines."""
 
 _MOST_FILES_SEARCHED: Final = 20
-# Object stores make an object visible only when it is complete; elsewhere only a rename is atomic.
+"""Number of baselines of other workloads to read, latest first: each takes a request or two to object storage."""
+
 _ATOMIC_WRITES: Final = frozenset({"s3", "gcs", "abfs"})
+"""Filesystems that make an object visible only when it is complete. Elsewhere only a rename is atomic."""
 
 
 class BaselineStore:
@@ -116,7 +118,7 @@ class BaselineStore:
         infos = self._fs.get_file_info(fs.FileSelector(self.directory, allow_not_found=True))
         named = [info for info in infos if info.base_name.startswith(prefix) and info.base_name.endswith(suffix)]
         others = [info for info in named if info.type == fs.FileType.File and info.base_name != own]
-        # Each file takes a request or two to object storage while the trial waits; recent runs are the likely comparison.
+        # Recent runs are the likely comparison.
         for info in nlargest(_MOST_FILES_SEARCHED, others, key=lambda info: info.mtime_ns):
             try:
                 baseline = self._of_run(self._read(info.path))
@@ -172,7 +174,7 @@ class BaselineStore:
             return None
 
     def _set_aside(self, path: str, reason: BaselineFileError) -> str:
-        """Rename a file and return its new path, where nothing is found if another trial renamed it first."""
+        """Rename a file and return its new path. There is no file at that path if another trial renamed it first."""
         now = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
         aside = f"{path}.set-aside-{now}-{uuid.uuid4().hex[:8]}"
         try:

@@ -23,8 +23,14 @@ Warn = Callable[[str, str], None]
 """Takes a topic and a message; logs the first message of each topic."""
 
 _STORAGE_SHARE: Final = 0.02
+"""Maximum share of the time to spend on accessing the store."""
+
 _LONGEST_SEARCH_S: Final = 2.0
+"""Time limit for comparing the workload with others: an iteration waits for it."""
+
 _REFINED_WHEN_LONGER_BY: Final = 2.0
+"""A baseline is published again when its window is this many times as long, which keeps writes rare."""
+
 _MOST_TOLD: Final = 6
 
 _DISAGREE: Final = (

@@ -22,7 +22,7 @@ def positive(name: str, value: object) -> None:
         _fail(name, value, "finite numbers above 0")
 
 
-def label(name: str, value: object) -> None:
+def non_empty(name: str, value: object) -> None:
     """Raise `ValueError` unless `value` is a non-empty string."""
     if not isinstance(value, str) or not value.strip():
         _fail(name, value, "non-empty strings")

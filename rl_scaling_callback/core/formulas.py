@@ -8,6 +8,8 @@ number of runners, which raises `ValueError`.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from statistics import fmean
 from typing import Final
 
 NAN: Final = math.nan
@@ -24,6 +26,12 @@ BANDS: Final[tuple[tuple[float, str], ...]] = (
 
 MOST: Final = 1_000_000
 """Maximum number of env runners, and of envs per env runner: far beyond any cluster, but small enough to keep all values finite."""
+
+
+def mean_of_known(values: Iterable[float]) -> float:
+    """Return the mean of the values that are not NaN; NaN if there are none."""
+    known = [value for value in values if not math.isnan(value)]
+    return fmean(known) if known else NAN
 
 
 def ratio(numerator: float, denominator: float) -> float:

@@ -7,10 +7,10 @@ from typing import Any
 
 from rl_scaling_callback.analysis.runs import LeftOut
 from rl_scaling_callback.baseline.model import Baseline, BaselineFileError
-from rl_scaling_callback.storage import ExperimentError, Place
+from rl_scaling_callback.storage import ExperimentError, Location
 
 
-def read_baselines(folder: Place) -> tuple[list[Baseline], list[LeftOut]]:
+def read_baselines(folder: Location) -> tuple[list[Baseline], list[LeftOut]]:
     """Return the baselines in a folder, and the unusable files with the reasons; both are empty if the folder doesn't exist.
 
     Raises:
@@ -24,7 +24,7 @@ def read_baselines(folder: Place) -> tuple[list[Baseline], list[LeftOut]]:
         try:
             baselines.append(Baseline.from_json(folder.below(name).read()))
         except (BaselineFileError, ExperimentError) as error:
-            left_out.append(LeftOut(name, f"this baseline file is unusable: {error}"))
+            left_out.append(LeftOut(name, "baseline file", {"error": str(error)}))
     return baselines, left_out
 
 

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO, Final
 import orjson
 
 _LONGEST: Final = 32 << 20
+"""Maximum length of a result [bytes], to bound memory. PPO's have about 17 kB."""
 
 
 class ResultLines:

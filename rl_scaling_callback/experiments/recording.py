@@ -7,21 +7,24 @@ from typing import Any, Final
 
 from rl_scaling_callback.analysis.runs import Iteration, Run
 from rl_scaling_callback.core.attribution import RECORDED
-from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.formulas import NAN, mean_of_known
 from rl_scaling_callback.core.steady import SteadyRule, SteadyWindow
 
 _MOST_SAMPLES: Final = 300
+"""Maximum number of iterations of a run to keep for figures."""
+
 _FIRST_SAMPLES: Final = 50
+"""Number of iterations to keep at the start, which includes warm-up; later ones are thinned."""
 
 
-def sum_up(iterations: Sequence[Iteration], rule: SteadyRule, *, learns_after: float = 0.0, **known: Any) -> Run:
+def summarise(iterations: Sequence[Iteration], rule: SteadyRule, *, learns_after: float = 0.0, **known: Any) -> Run:
     """Return the summary of a run.
 
     Args:
         iterations: its iterations in order.
         rule: the rule for warm-up and steady state.
         learns_after: env steps sampled before learning starts.
-        known: further fields of `Run`, such as name, scale and note.
+        known: further fields of `Run`, such as name, scale and notes.
     """
     window = SteadyWindow(rule, learns_after=learns_after)
     # If one iteration lacks parts, their sums are unknown.
@@ -38,11 +41,11 @@ def sum_up(iterations: Sequence[Iteration], rule: SteadyRule, *, learns_after: f
             samples.append(each._replace(measured=counts))
     return Run(
         steady=window.read(),
-        cpu_utilisation=_mean([each.cpu_utilisation for each in measured]),
+        cpu_utilisation=mean_of_known(each.cpu_utilisation for each in measured),
         ram_utilisation=max(_known([each.ram_utilisation for each in measured]), default=NAN),
         vram_utilisation=max(_known([each.vram_utilisation for each in measured]), default=NAN),
         exclusive=min(_known([each.exclusive for each in measured]), default=NAN),
-        others=_mean([each.others for each in measured]),
+        others=mean_of_known(each.others for each in measured),
         samples=tuple(samples),
         **known,
     )
@@ -59,8 +62,3 @@ def _kept(count: int) -> set[int]:
 
 def _known(values: Sequence[float]) -> list[float]:
     return [value for value in values if value == value]
-
-
-def _mean(values: Sequence[float]) -> float:
-    known = _known(values)
-    return sum(known) / len(known) if known else NAN

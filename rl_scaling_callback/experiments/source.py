@@ -11,7 +11,7 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule
 from rl_scaling_callback.experiments.table import read_table
 from rl_scaling_callback.experiments.tune_folder import read_folder
-from rl_scaling_callback.storage import ExperimentError, Place
+from rl_scaling_callback.storage import ExperimentError, Location
 
 _HOW_TO_GET_ONE = "Pass the folder that Tune wrote (storage_path/name of its RunConfig, or results.experiment_path), or a CSV file."
 
@@ -36,12 +36,12 @@ def read_experiment(
     Raises:
         ExperimentError: if nothing can be read; the message gives the reason and a remedy.
     """
-    place = Place.of(source)
+    location = Location.of(source)
     try:
-        if place.is_folder:
-            return read_folder(place, reference=reference, rule=rule, progress=progress)
-        if place.is_file:
-            return read_table(place, rule=rule)
+        if location.is_folder:
+            return read_folder(location, reference=reference, rule=rule, progress=progress)
+        if location.is_file:
+            return read_table(location, rule=rule)
     except OSError as error:
-        raise ExperimentError(f"{place.text} can't be read: {error}") from error
-    raise ExperimentError(f"{place.text} does not exist. {_HOW_TO_GET_ONE}")
+        raise ExperimentError(f"{location.text} can't be read: {error}") from error
+    raise ExperimentError(f"{location.text} does not exist. {_HOW_TO_GET_ONE}")

@@ -13,21 +13,21 @@ from rl_scaling_callback.analysis.runs import Experiment, Iteration, LeftOut, Ru
 from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule, is_measurable
-from rl_scaling_callback.experiments.recording import sum_up
-from rl_scaling_callback.storage import ExperimentError, Place
+from rl_scaling_callback.experiments.recording import summarise
+from rl_scaling_callback.storage import ExperimentError, Location
 
-COLUMNS: Final = ("num_env_runners", "num_envs_per_env_runner", "env_steps", "time_this_iter_s")
+CSV_COLUMNS: Final = ("num_env_runners", "num_envs_per_env_runner", "env_steps", "time_this_iter_s")
 """The usual columns of a table. `num_envs_per_env_runner` defaults to 1. `sps` can replace either of the last two, or both, in
 which case all iterations are assumed to have equally many env steps. Other columns are ignored."""
 
 
-def read_table(place: Place, *, rule: SteadyRule) -> Experiment:
-    """Return the experiment in a CSV file with columns such as `COLUMNS`.
+def read_table(location: Location, *, rule: SteadyRule) -> Experiment:
+    """Return the experiment in a CSV file with columns such as `CSV_COLUMNS`.
 
     Rows of one configuration are the iterations of one run. All of them count: a table is taken to contain no warm-up.
 
     Args:
-        place: the file.
+        location: the file.
         rule: the rule for the required precision.
 
     Raises:
@@ -38,47 +38,47 @@ def read_table(place: Place, *, rule: SteadyRule) -> Experiment:
     left_out: list[LeftOut] = []
     try:
         # Spreadsheets write a byte order mark.
-        rows = csv.DictReader(io.StringIO(place.read().decode("utf-8-sig"), newline=""), skipinitialspace=True)
-        _check(place, rows.fieldnames or ())
+        rows = csv.DictReader(io.StringIO(location.read().decode("utf-8-sig"), newline=""), skipinitialspace=True)
+        _check(location, rows.fieldnames or ())
         for row in rows:
             try:
                 scale, env_steps, seconds = _read(row)
             except (TypeError, ValueError) as error:
-                left_out.append(LeftOut(f"{place.name}, line {rows.line_num}", f"{error}; the row is left out"))
+                left_out.append(LeftOut(f"{location.name}, line {rows.line_num}", "row", {"error": str(error)}))
                 continue
             iterations = runs.setdefault(scale, [])
             iterations.append(Iteration(len(iterations) + 1, env_steps, seconds))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ExperimentError(f"{place.text} is not a CSV file in UTF-8 ({error}). {_WANTED}") from None
+        raise ExperimentError(f"{location.text} is not a CSV file in UTF-8 ({error}). {_WANTED}") from None
     if not runs:
-        reason = f"no row can be read ({left_out[0].reason})" if left_out else "it has no rows"
-        raise ExperimentError(f"{place.text}: {reason}. {_WANTED}")
+        reason = f"no row can be read ({left_out[0].figures['error']})" if left_out else "it has no rows"
+        raise ExperimentError(f"{location.text}: {reason}. {_WANTED}")
     measured = replace(rule, warmup_iterations=0)
-    found = [sum_up(iterations, measured, name=str(scale), scale=scale) for scale, iterations in runs.items()]
-    if not {*COLUMNS[2:]} & {*(rows.fieldnames or ())}:
+    found = [summarise(iterations, measured, name=str(scale), scale=scale) for scale, iterations in runs.items()]
+    if not {*CSV_COLUMNS[2:]} & {*(rows.fieldnames or ())}:
         found = [_without_steps(run) for run in found]
-    study = Study(title=posixpath.splitext(place.name)[0], runs=tuple(found))
-    return Experiment(place.text, (study,), tuple(left_out))
+    study = Study(title=posixpath.splitext(location.name)[0], runs=tuple(found))
+    return Experiment(location.text, (study,), tuple(left_out))
 
 
 _WANTED: Final = (
-    f"Expected are the columns {','.join(COLUMNS)} and one row per iteration. sps can replace env_steps, "
+    f"Expected are the columns {','.join(CSV_COLUMNS)} and one row per iteration. sps can replace env_steps, "
     "time_this_iter_s or both; num_envs_per_env_runner defaults to 1."
 )
 
 
-def _check(place: Place, header: object) -> None:
+def _check(location: Location, header: object) -> None:
     names = set(header) if isinstance(header, (list, tuple)) else set()
-    runners, _, *work = COLUMNS
+    runners, _, *work = CSV_COLUMNS
     needed = [runners] if "sps" in names else [runners, *work]
     missing = [column for column in needed if column not in names]
     if missing:
-        raise ExperimentError(f"{place.text} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}. {_WANTED}")
+        raise ExperimentError(f"{location.text} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}. {_WANTED}")
 
 
 def _read(row: Mapping[str, str]) -> tuple[Scale, float, float]:
     """Return the scale, env steps and seconds of a row; for one env step if only SPS is known."""
-    runners, envs, *work = COLUMNS
+    runners, envs, *work = CSV_COLUMNS
     scale = Scale(int(row[runners]), int(row.get(envs, "1")))
     given = [column for column in work if column in row]
     known = {column: float(row[column]) for column in (given if given == work else [*given, "sps"])}

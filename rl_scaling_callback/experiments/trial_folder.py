@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median_low
 from typing import Any, Final
 
 from rl_scaling_callback import rllib
-from rl_scaling_callback.analysis.runs import Iteration, LeftOut, Run
+from rl_scaling_callback.analysis.runs import Iteration, LeftOut, Note, Reason, Run
 from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule
 from rl_scaling_callback.experiments.lines import ResultLines
-from rl_scaling_callback.experiments.recording import sum_up
+from rl_scaling_callback.experiments.recording import summarise
 from rl_scaling_callback.rllib import Circumstances
-from rl_scaling_callback.storage import ExperimentError, Place
+from rl_scaling_callback.storage import ExperimentError, Location
 
 RESULTS: Final = "result.json"
 PARAMS: Final = "params.json"
@@ -66,7 +66,7 @@ class TrialRead:
     timed_iterations: bool
 
 
-def read_trial(folder: Place, files: Collection[str], rule: SteadyRule) -> TrialRead | LeftOut:
+def read_trial(folder: Location, files: Collection[str], rule: SteadyRule) -> TrialRead | LeftOut:
     """Return the trial in a folder, or the reason why it is left out.
 
     Args:
@@ -86,21 +86,19 @@ def read_trial(folder: Place, files: Collection[str], rule: SteadyRule) -> Trial
                 log.add(result)
             log.damaged = lines.damaged
     if not log.iterations:
-        return LeftOut(folder.name, _why_nothing(RESULTS in files, failed, log.damaged))
+        return LeftOut(folder.name, _why_nothing(RESULTS in files, failed, log.damaged), {"lines": log.damaged})
     if not log.config and PARAMS in files:
         with suppress(ExperimentError, ValueError, RecursionError):
             log.configure(json.loads(folder.below(PARAMS).read()))
     return log.read(folder.name, rule, failed)
 
 
-def _why_nothing(has_results: bool, failed: bool, damaged: int) -> str:
+def _why_nothing(has_results: bool, failed: bool, damaged: int) -> Reason:
     if failed:
-        return "it ended with an error before its first iteration was done; see error.txt in its folder"
+        return "failed at start"
     if damaged:
-        return f"none of the {damaged} lines of its {RESULTS} can be read"
-    if has_results:
-        return "no iteration was reported: it has not completed one yet, or was stopped before"
-    return f"there is no {RESULTS} in its folder: it has not started, or Tune's JSON logger is disabled"
+        return "unreadable results"
+    return "no iteration" if has_results else "never started"
 
 
 class _Log:
@@ -186,28 +184,25 @@ class _Log:
     def read(self, name: str, rule: SteadyRule, failed: bool) -> TrialRead | LeftOut:
         """Return the trial, or the reason why it is left out."""
         if not rllib.samples_env(self.config):
-            return LeftOut(name, "it learns from recorded data (offline): it samples no env steps, so there is no throughput")
+            return LeftOut(name, "offline")
         try:
             scale = rllib.read_scale(self.config)
         except ValueError as error:
-            return LeftOut(name, f"its config has no valid scale: {error}. Is it an RLlib trial?")
-        run = sum_up(
+            return LeftOut(name, "no scale", {"error": str(error)})
+        run = summarise(
             self.iterations,
             rule,
             learns_after=rllib.steps_before_learning(self.config),
             name=name,
             scale=scale,
             cpus=rllib.read_cpus(self.config) if math.isnan(self._cpus) else self._cpus,
-            note="; ".join(filter(None, (self._note(failed), _limits(self._overlaps[rule.warmup_iterations :])))),
+            notes=(*self._notes(failed), *_limits(self._overlaps[rule.warmup_iterations :])),
         )
         if run.steady.iterations == 0:
-            return LeftOut(name, self._why_not_steady(rule, failed))
+            return self._not_steady(name, rule, failed)
         healthy = [each.healthy for each in self.iterations[rule.warmup_iterations :] if each.healthy < scale.num_env_runners]
         if len(healthy) > run.steady.iterations / 2:
-            worked = f"only {median_low(healthy):.0f} of its {scale.num_env_runners} env runners were healthy"
-            return LeftOut(
-                name, f"{worked} in most iterations: its throughput is not that of {scale}. See Ray's logs for the cause"
-            )
+            return LeftOut(name, "env runners missing", {"healthy": median_low(healthy), "scale": scale})
         return TrialRead(
             run=run,
             facts={**rllib.read_workload(self.config), "algorithm": _algorithm(name, self.config)},
@@ -219,46 +214,34 @@ class _Log:
             timed_iterations=rllib.iterations_are_timed(self.config) or rllib.steps_follow_scale(self.config),
         )
 
-    def _note(self, failed: bool) -> str:
-        iterations = len(self.iterations)
-        notes = []
+    def _notes(self, failed: bool) -> Iterator[Note]:
         # The error file remains if Tune retried the trial.
         if failed and not (self._last and self._last.done):
-            notes.append(f"ended with an error after {iterations} iterations")
+            yield Note("failed", {"iterations": len(self.iterations)})
         if self._changed:
-            notes.append(f"its config changed while it ran: only iterations from {self.iterations[0].number} on count")
+            yield Note("config changed", {"first": self.iterations[0].number})
         if self.damaged:
-            lines = "line of its {} is" if self.damaged == 1 else "lines of its {} are"
-            notes.append(f"{self.damaged} damaged {lines.format(RESULTS)} left out")
+            yield Note("damaged lines", {"count": self.damaged})
         if rllib.evaluates(self.config) and not self._evaluation_is_known:
-            notes.append("its iterations include evaluation, whose time is unknown without the callback")
+            yield Note("evaluation included")
         seconds = [each.seconds for each in self.iterations if each.seconds > 0]
         if seconds and max(seconds) > _SUSPICIOUS * median_low(seconds):
-            notes.append(
-                f"one of its iterations took {max(seconds):,.0f} s, while {median_low(seconds):,.3g} s is typical: "
-                "was the machine suspended or its clock changed?"
-            )
+            yield Note("slow iteration", {"seconds": max(seconds), "typical": median_low(seconds)})
         if self._drift > 0 or self._drift < 0:
-            notes.append(f"its sampling cost per env step changed by {self._drift:+.0f} % while it ran, and so did its efficiency")
+            yield Note("drift", {"percent": self._drift})
         if self._comparable == 0:
-            notes.append("its callback found no comparable baseline: workload, hardware or steps differ")
-        return "; ".join(notes)
+            yield Note("not comparable")
 
-    def _why_not_steady(self, rule: SteadyRule, failed: bool) -> str:
-        iterations = len(self.iterations)
-        count = f"{iterations} iteration{'s' * (iterations != 1)}"
+    def _not_steady(self, name: str, rule: SteadyRule, failed: bool) -> LeftOut:
+        iterations, warmup = len(self.iterations), rule.warmup_iterations
         learns_after = rllib.steps_before_learning(self.config)
-        ended = "; it ended with an error" * failed
-        if learns_after:
-            learning = f"learning starts after {learns_after:,.0f} env steps"
-            return f"{count}; {learning}, and warm-up takes {rule.warmup_iterations} iterations more{ended}"
-        if iterations > rule.warmup_iterations:
-            return f"{count}, none of which can be measured: {self._problem or 'no env steps were sampled after warm-up'}{ended}"
-        return f"{count}; warm-up takes {rule.warmup_iterations}, so at least {rule.warmup_iterations + 1} are needed{ended}"
+        reason: Reason = "learning not started" if learns_after else "unmeasurable" if iterations > warmup else "too short"
+        figures = {"iterations": iterations, "warmup": warmup, "learns_after": learns_after, "problem": self._problem}
+        return LeftOut(name, reason, {**figures, "failed": failed})
 
 
-def _limits(iterations: Sequence[tuple[float, ...]]) -> str:
-    """Return whether sampling or learning limits a trial in which they overlap, and at which throughput; "" if unknown.
+def _limits(iterations: Sequence[tuple[float, ...]]) -> Iterator[Note]:
+    """Yield whether sampling or learning limits a trial in which they overlap, and at which throughput; nothing if unknown.
 
     The learner could process more env steps while it is idle, and env runners could sample more while they wait for it.
 
@@ -268,11 +251,9 @@ def _limits(iterations: Sequence[tuple[float, ...]]) -> str:
     known = [each for each in iterations if all(value >= 0 for value in each)]
     env_steps, seconds, busy, waited = map(sum, zip(*known, strict=True)) if known else (0.0, 0.0, 0.0, 0.0)
     learner, sampling = ratio(env_steps, busy), ratio(env_steps, seconds - waited)
-    if not (learner > 0 and sampling > 0):
-        return ""
-    which = "the learner limits" if learner < sampling else "sampling limits"
-    share = f"busy {min(1.0, busy / seconds):.0%} of the time"
-    return f"{which}: the learner can process {learner:,.0f} steps/s ({share}), the env runners can sample {sampling:,.0f}"
+    if learner > 0 and sampling > 0:
+        figures = {"learner_sps": learner, "busy": min(1.0, busy / seconds), "sampling_sps": sampling}
+        yield Note("learner limits" if learner < sampling else "sampling limits", figures)
 
 
 def _work_of(config: Mapping[str, Any]) -> tuple[Scale, dict[str, Any]] | None:

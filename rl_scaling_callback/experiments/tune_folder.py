@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Run, Study
+from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Note, Run, Study
 from rl_scaling_callback.baseline.model import Baseline
 from rl_scaling_callback.baseline.store import EXPERIMENT_SUBDIRECTORY
 from rl_scaling_callback.core.formulas import NAN
@@ -17,7 +17,7 @@ from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.experiments.baselines import last_name, matches, read_baselines
 from rl_scaling_callback.experiments.trial_folder import PARAMS, RESULTS, TrialRead, read_trial
 from rl_scaling_callback.rllib import CIRCUMSTANCES, number, uses_gpus
-from rl_scaling_callback.storage import ExperimentError, Place
+from rl_scaling_callback.storage import ExperimentError, Location
 
 _SHOWN: Final = (
     "algorithm", "env", "env_config", "train_batch_size", "minibatch_size", "num_epochs", "batch_mode", "framework_str",
@@ -38,7 +38,7 @@ _Group = tuple[dict[str, Any], list[TrialRead]]
 
 
 def read_folder(
-    folder: Place, *, reference: Scale, rule: SteadyRule, progress: Callable[[int, int], None] | None = None
+    folder: Location, *, reference: Scale, rule: SteadyRule, progress: Callable[[int, int], None] | None = None
 ) -> Experiment:
     """Return the experiment in a folder that Tune wrote.
 
@@ -69,7 +69,7 @@ def read_folder(
     return Experiment(folder.text, tuple(studies), tuple(left_out))
 
 
-def _trial_folders(folder: Place) -> list[tuple[Place, list[str]]]:
+def _trial_folders(folder: Location) -> list[tuple[Location, list[str]]]:
     """Return the folders of the trials with the names of the files in each."""
     folders, files = folder.names()
     all_folders = [(below, below.names()[1]) for below in map(folder.below, folders)]
@@ -159,17 +159,16 @@ def _given(facts: Mapping[str, Any], trials: Sequence[TrialRead], baselines: Seq
     for baseline in baselines:
         is_theirs = baseline.workload.id in ids if ids else matches(facts, baseline.workload.facts)
         if baseline.scale == reference and is_theirs:
-            provenance = baseline.provenance
-            trial, time = provenance.get("trial", "unknown trial"), provenance.get("time", "unknown time")
-            source = f"baseline file of the experiment: {trial}, {time}"
-            return Run(name=source, scale=reference, steady=baseline.steady)
+            source = Note("from file", {"time": baseline.provenance.get("time", "")})
+            name = baseline.provenance.get("trial", "")
+            return Run(name=name, scale=reference, steady=baseline.steady, notes=(source,))
     recorded = [trial.unit_sps for trial in trials if trial.unit_sps > 0]
     if not recorded:
         return None
     # The last trial used the most refined baseline. Only its throughput is known.
     sps = recorded[-1] * reference.parallelism
     steady = Steady(sps=sps, error=NAN, iterations=0, env_steps=NAN, seconds=NAN, converged=False, settled=False)
-    return Run(name="baseline_sps as recorded by the trials", scale=reference, steady=steady)
+    return Run(name="", scale=reference, steady=steady, notes=(Note("from trials"),))
 
 
 def _titles(groups: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -1,9 +1,8 @@
-"""Detects other trials on the same node, without accessing files or other processes in each iteration.
+"""Tells whether a trial had its node to itself during an iteration.
 
-Trials in one process see each other's iterations. Across processes, every process that trains on a node keeps the same lock file
-open and locks one byte of it; the operating system releases the lock even if the process is killed. A trial is alone if its process
-can lock all other bytes. Each new process appends a byte to the file, so its size reveals processes that came and went between two
-checks.
+Every process that trains on a node opens the same lock file, and locks one byte of it while it runs an iteration. It is alone if it
+could lock all the other bytes too. The operating system releases the lock of a process that is killed. Each iteration also appends
+a byte to the file, whose size thus reveals iterations of other processes that have begun since.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _END_OF_LOCKS = 1 << 30
-_LOCK = threading.Lock()
+_LOCK = threading.RLock()  # garbage collection can call `leave` at any time
 
 
 class Colocation:
@@ -41,27 +40,14 @@ class Colocation:
 
     def __init__(self, node: str) -> None:
         self._presence: _Presence | None = None if fcntl is None else _Presence.join(node)
-        self._crossed = False
-        if self._presence is not None:
-            self._arrivals = self._presence.arrivals()
-            self._was_alone = self._presence.is_alone()
+        self.exclusive = NAN
 
     def look(self) -> float:
-        """Return 1.0 if no other trial ran on this node since the last call, else 0.0; NaN if unknown.
+        """Return 1.0 if no iteration of another trial overlapped with this trial's last one, else 0.0; NaN if unknown.
 
-        Another process counts if it is present now, was present at the last call, or arrived in between. Another trial in this
-        process counts only if its iterations overlapped with this trial's: trials that are stopped or train in turn do no harm.
+        A trial that waits, evaluates, or was stopped but still exists does no harm.
         """
-        if self._presence is None:
-            return NAN
-        arrivals = self._presence.arrivals()
-        alone_since = self._was_alone and arrivals == self._arrivals
-        # A trial that was alone still is if no process arrived since: no need to try the locks.
-        alone = alone_since or self._presence.is_alone()
-        exclusive = alone_since and not self._crossed
-        self._crossed = False
-        self._arrivals, self._was_alone = arrivals, alone
-        return float(exclusive)
+        return self.exclusive
 
     @contextmanager
     def iteration(self) -> Iterator[None]:
@@ -70,25 +56,21 @@ class Colocation:
         if presence is None:
             yield
             return
-        with _LOCK:
-            for other in presence.iterating:
-                other._crossed = self._crossed = True
-            presence.iterating.add(self)
+        presence.begin(self)
         try:
             yield
         finally:
-            with _LOCK:
-                presence.iterating.discard(self)
+            presence.end(self)
 
     def leave(self) -> None:
-        """Become invisible to other trials; later calls of `look` return NaN."""
+        """Close the lock file; later calls of `look` return NaN."""
         if self._presence is not None:
             self._presence.leave()
-            self._presence = None
+            self._presence, self.exclusive = None, NAN
 
 
 class _Presence:
-    """This process's lock on a node. Locks belong to processes, so all trials of one process share it."""
+    """This process on a node. Locks belong to processes, so all trials of one process share it."""
 
     _here: ClassVar[dict[str, _Presence]] = {}
 
@@ -101,37 +83,68 @@ class _Presence:
             raise PermissionError(f"{directory} is not a folder owned by this user")
         path = directory / (re.sub(r"[^\w.-]", "_", node) + ".lock")
         self._node, self._members = node, 0
-        self.iterating: set[Colocation] = set()
         self._byte = 1 + os.getpid() % (_END_OF_LOCKS - 2)
         self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.lockf(self._fd, fcntl.LOCK_EX, 1, self._byte)
-            os.write(self._fd, b".")
-        except BaseException:
-            os.close(self._fd)
-            raise
+        self._written = 0
+        self._begun_before: dict[Colocation, int] = {}  # of the trials in an iteration: iterations that others had begun until then
+        self._begun_when_alone = -1
 
     @classmethod
     def join(cls, node: str) -> _Presence:
-        presence = cls._here.get(node) or cls._here.setdefault(node, cls(node))
-        presence._members += 1
+        with _LOCK:
+            presence = cls._here.get(node) or cls._here.setdefault(node, cls(node))
+            presence._members += 1
         return presence
 
     def leave(self) -> None:
-        self._members -= 1
-        if self._members == 0:
-            del self._here[self._node]
-            os.close(self._fd)  # releases the locks
+        with _LOCK:
+            self._members -= 1
+            if self._members == 0:
+                del self._here[self._node]
+                os.close(self._fd)  # releases the lock
 
-    def arrivals(self) -> int:
-        """Return how many processes have ever joined on this node."""
-        return os.fstat(self._fd).st_size
+    def begin(self, trial: Colocation) -> None:
+        """Start an iteration of a trial of this process."""
+        with _LOCK:
+            trial.exclusive = 1.0
+            for other in self._begun_before:
+                other.exclusive = trial.exclusive = 0.0
+            first = not self._begun_before
+            self._begun_before[trial] = -1
+            try:
+                if first:
+                    fcntl.lockf(self._fd, fcntl.LOCK_EX, 1, self._byte)
+                    self._written += os.write(self._fd, b".")
+                self._begun_before[trial] = begun = self._begun_by_others()
+                # A process that was alone still is if no iteration has begun since: no need to try the locks.
+                if begun == self._begun_when_alone or self._is_alone():
+                    self._begun_when_alone = begun
+                else:
+                    trial.exclusive = 0.0
+            except OSError:  # such as no space left for the byte
+                trial.exclusive = NAN
 
-    def is_alone(self) -> bool:
+    def end(self, trial: Colocation) -> None:
+        """End an iteration of a trial of this process."""
+        with _LOCK:
+            begun = self._begun_before.pop(trial)
+            try:
+                if begun not in (-1, self._begun_by_others()):
+                    trial.exclusive = 0.0
+                if not self._begun_before:
+                    fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, self._byte)
+            except OSError:
+                trial.exclusive = NAN
+
+    def _begun_by_others(self) -> int:
+        """Return how many iterations other processes have begun on this node."""
+        return os.fstat(self._fd).st_size - self._written
+
+    def _is_alone(self) -> bool:
         """Return whether all other bytes can be locked. Locks granted by this check are released at once."""
         try:
             fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, _END_OF_LOCKS, 0)
-        except OSError:
+        except (BlockingIOError, PermissionError):
             return False
         fcntl.lockf(self._fd, fcntl.LOCK_UN, self._byte, 0)
         fcntl.lockf(self._fd, fcntl.LOCK_UN, _END_OF_LOCKS - self._byte - 1, self._byte + 1)

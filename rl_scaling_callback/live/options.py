@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from rl_scaling_callback.core.checks import label, positive
+from rl_scaling_callback.core.checks import non_empty, positive
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule
 
@@ -52,7 +52,7 @@ class Options:
             raise ValueError(f"probe is {self.probe!r}; allowed are True and False")
         positive("max_probe_seconds", self.max_probe_seconds)
         if self.workload is not None:
-            label("workload", self.workload)
+            non_empty("workload", self.workload)
 
     @classmethod
     def of(

@@ -15,7 +15,7 @@ class RunnersWork(NamedTuple):
 
     Attributes:
         reports: the summed reports of each env runner.
-        busy: sampling time of the typical env runner [s] (see `Spent`); NaN if none reported.
+        busy: sampling time of the typical env runner [s] (see `TimeBreakdown`); NaN if none reported.
         longest: the same for the slowest env runner.
         phases: the phases of the iteration from the env runners' point of view (see `overlap`); None if phases are sequential.
     """

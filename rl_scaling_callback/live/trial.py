@@ -69,7 +69,7 @@ class TrialMonitor:
         resources: its resources.
         source: provides the baseline.
         rule: when the trial counts as steady.
-        is_exclusive: returns 1.0 if the trial had its node to itself since the last call, else 0.0; NaN if unknown.
+        is_exclusive: returns 1.0 if the trial had its node to itself during its last iteration, else 0.0; NaN if unknown.
         load: measures the CPU load of the trial and of other programs.
         warn: logs a warning once.
         offset: returns the difference between the clock of `time_this_iter_s` and a monotonic one [s].

@@ -12,7 +12,8 @@ from rl_scaling_callback.analysis.goals import Goal, Limit, Standing, standings
 from rl_scaling_callback.analysis.recommendation import ENOUGH_ITERATIONS, Doubt, Recommendation, Remedy, tied
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.steady import DEFAULT_RULE
-from rl_scaling_callback.report.text import cpus, listed, number, percent, plain, with_interval
+from rl_scaling_callback.report.notes import notes_text
+from rl_scaling_callback.report.text import counted, cpus, listed, percent, printable, rounded, with_interval
 
 _TO_GET_A_BASELINE: Final = (
     f"Run a trial of the same workload with 1 env runner × 1 env for {ENOUGH_ITERATIONS} iterations, "
@@ -52,7 +53,7 @@ def _lacking(stands: Iterable[Standing]) -> str:
     """Return the constraints that are missed and by how much: `"speedup ≥ 2.5× by 0.09×"`; "" for none."""
     missed = [(each, _FIGURES[each.limit.figure][2].replace("%", "points")) for each in stands if each.misses]
     return listed(
-        f"{_limit(each.limit)} by {number(abs(each.limit.value - each.value), 2, unit, digits=2)}" for each, unit in missed
+        f"{_limit(each.limit)} by {rounded(abs(each.limit.value - each.value), 2, unit, digits=2)}" for each, unit in missed
     )
 
 
@@ -64,7 +65,7 @@ def choice_text(recommendation: Recommendation) -> str:
     choice = recommendation.choice
     if choice is None:
         return "No recommendation yet"
-    return f"Use {choice.scale}: {number(choice.speedup, 2, '×')}, {number(choice.efficiency, 1, ' %')}"
+    return f"Use {choice.scale}: {rounded(choice.speedup, 2, '×')}, {rounded(choice.efficiency, 1, ' %')}"
 
 
 def reason_text(recommendation: Recommendation) -> str:
@@ -135,14 +136,14 @@ def _remedy(remedy: Remedy, choice: Configuration) -> str:
     if remedy.kind == "rounds":
         return f"about {remedy.times:.0f} {what} would settle it"
     times = {1: " once", 2: " twice"}.get(int(remedy.times), f" {remedy.times:.0f} times") if remedy.times > 0 else ""
-    cost = f", about {number(remedy.seconds, 0)} s plus start-up" if remedy.seconds > 0 else ""
+    cost = f", about {rounded(remedy.seconds, 0)} s plus start-up" if remedy.seconds > 0 else ""
     return f"repeat {choice.scale} and the baseline{times}{cost}"
 
 
 def _doubt(doubt: Doubt) -> Iterator[str]:
     about = _scales(doubt.about)
     if doubt.kind == "noted":
-        yield from (f"{each.scale}: {plain(each.note)}." for each in doubt.about)
+        yield from (f"{each.scale}: {printable(notes_text(each.notes))}." for each in doubt.about)
     elif doubt.kind == "no throughput":
         yield f"Left out, no throughput measured: {about}. {_TO_GET_A_THROUGHPUT}"
     else:
@@ -151,6 +152,8 @@ def _doubt(doubt: Doubt) -> Iterator[str]:
             "num_envs_per_env_runner.",
             "no baseline": f"Without a baseline, speedup and efficiency are unknown. {_TO_GET_A_BASELINE}",
             "no error": "These figures have no error estimate: repeat the trials to get one.",
+            "no baseline error": "The error of the baseline is unknown, so speedup and efficiency have no interval: measure it "
+            f"with a trial of {ENOUGH_ITERATIONS} iterations in this experiment.",
             "nothing to compare": "It is the only configuration: measure others to compare it with.",
             "not comparable": f"Left out, not comparable: {about}.",
             "not alone": "Run trials one at a time: TuneConfig(max_concurrent_trials=1).",
@@ -165,7 +168,7 @@ def runner_up_text(recommendation: Recommendation) -> str:
     is_tied = tied(runner_up, choice)
     change = 100 * (runner_up.sps / choice.sps - 1)
     more_cpus = runner_up.cpus - choice.cpus
-    size = number(abs(change), 1, " %", digits=2)
+    size = rounded(abs(change), 1, " %", digits=2)
     speed = "is as fast within noise" if is_tied else f"is {size} {'faster' if change > 0 else 'slower'}"
     if more_cpus:
         needs = f"needs {cpus(abs(more_cpus), 'more' if more_cpus > 0 else 'fewer')}"
@@ -190,7 +193,7 @@ def bottleneck_text(recommendation: Recommendation) -> str:
     serial = formulas.serial_fraction(choice.speedup, choice.scale.parallelism)
     if not serial > 0:
         return ""
-    return f"an effective serial fraction of {number(100 * serial, 0)} % (Karp–Flatt); the phases were not recorded"
+    return f"an effective serial fraction of {rounded(100 * serial, 0)} % (Karp–Flatt); the phases were not recorded"
 
 
 def code_text(recommendation: Recommendation) -> str:
@@ -205,10 +208,10 @@ def code_text(recommendation: Recommendation) -> str:
 
 def _figures(configuration: Configuration) -> str:
     if math.isnan(configuration.speedup):
-        rate = f"{number(configuration.sps, 0)} steps/s"
+        rate = f"{rounded(configuration.sps, 0)} steps/s"
     else:
         speedup = with_interval(configuration.speedup, configuration.speedup_error, 2, "×")
-        rate = f"{speedup}, efficiency {number(configuration.efficiency, 1)} %"
+        rate = f"{speedup}, efficiency {rounded(configuration.efficiency, 1)} %"
     return f"{rate}, {cpus(configuration.cpus)}"
 
 
@@ -259,14 +262,13 @@ def _speedup(found: Mapping[str, Any]) -> str:
 
 
 def _free(found: Mapping[str, Any]) -> str:
-    return f"in use, {number(100 - found['most'], 0)} % free."
+    return f"in use, {rounded(100 - found['most'], 0)} % free."
 
 
 def _baseline(found: Mapping[str, Any]) -> str:
     baseline: Configuration = found["configuration"]
     error = "no error estimate" if math.isnan(baseline.sps_error) else percent(baseline.sps_error)
-    runs = f"{len(baseline.runs)} run{'' if len(baseline.runs) == 1 else 's'}"
-    return f"{baseline.scale}: {number(baseline.sps, 0)} steps/s, {error}, from {runs}."
+    return f"{baseline.scale}: {rounded(baseline.sps, 0)} steps/s, {error}, from {counted(len(baseline.runs), 'run')}."
 
 
 def _returns(found: Mapping[str, Any]) -> str:
@@ -279,7 +281,7 @@ def _returns(found: Mapping[str, Any]) -> str:
 
 
 def _over(found: Mapping[str, Any]) -> str:
-    return f"over env steps {number(found['start'], 0)} to {number(found['end'], 0)}"
+    return f"over env steps {rounded(found['start'], 0)} to {rounded(found['end'], 0)}"
 
 
 _EVIDENCE: Final[Mapping[tuple[str, str], str | Callable[[Mapping[str, Any]], str]]] = {
@@ -288,29 +290,29 @@ _EVIDENCE: Final[Mapping[tuple[str, str], str | Callable[[Mapping[str, Any]], st
     ("", "is baseline"): lambda found: f"The choice, {found['choice'].scale}, is the baseline.",
     ("", "none used"): _NO_GPU,
     ("baseline", "measured"): _baseline,
-    ("baseline", "given"): lambda found: f"{number(found['sps'], 0)} steps/s, from outside this experiment.",
+    ("baseline", "given"): lambda found: f"{rounded(found['sps'], 0)} steps/s, from outside this experiment.",
     ("cores", "recorded"): lambda found: f"{found['most']:g} logical cores.",
     ("cores", "not recorded"): "Not recorded: ScalingCallback records the cores of a trial's hosts.",
     ("gpu", "recorded"): lambda found: f"{listed(found['names'])}, as named by Ray.",
     ("gpu", "not recorded"): "Not recorded: run nvidia-smi on the training host.",
     ("gpu", "not named"): "A GPU is used, but its name was not recorded: run nvidia-smi on the training host.",
-    ("ram", "recorded"): lambda found: f"At most {number(found['most'], 0)} % of a node's RAM was {_free(found)}",
-    ("vram", "recorded"): lambda found: f"At most {number(found['most'], 0)} % of a GPU's memory was {_free(found)}",
+    ("ram", "recorded"): lambda found: f"At most {rounded(found['most'], 0)} % of a node's RAM was {_free(found)}",
+    ("vram", "recorded"): lambda found: f"At most {rounded(found['most'], 0)} % of a GPU's memory was {_free(found)}",
     (
         "vram",
         "not recorded",
     ): "Not recorded: RLlib needs GPUtil to record it. Or watch nvidia-smi during a trial.",
-    ("cpu_utilisation", "recorded"): lambda found: f"{number(found['percent'], 0)} % of the node on average.",
-    ("ram_utilisation", "recorded"): lambda found: f"{number(found['percent'], 0)} % of the node at most.",
+    ("cpu_utilisation", "recorded"): lambda found: f"{rounded(found['percent'], 0)} % of the node on average.",
+    ("ram_utilisation", "recorded"): lambda found: f"{rounded(found['percent'], 0)} % of the node at most.",
     ("", "not recorded"): _NO_PERF,
     ("", "no threshold"): lambda found: f"{_efficiency(found)}; the goal has no threshold.",
     ("", "compared"): lambda found: f"{_efficiency(found)}; threshold {found['least']:g} %.",
     ("sps", "compared"): lambda found: (
-        f"{number(found['choice'].sps, 0)} steps/s, baseline {number(found['choice'].baseline_sps, 0)}: {_speedup(found)}."
+        f"{rounded(found['choice'].sps, 0)} steps/s, baseline {rounded(found['choice'].baseline_sps, 0)}: {_speedup(found)}."
     ),
     ("speedup", "predicted"): lambda found: (
-        f"{_speedup(found)}; law {found['law']} predicts {number(found['low'], 2)} to {number(found['high'], 2)}× "
-        f"(mean leave-one-out error {number(found['error'], 1)} %)."
+        f"{_speedup(found)}; law {found['law']} predicts {rounded(found['low'], 2)} to {rounded(found['high'], 2)}× "
+        f"(mean leave-one-out error {rounded(found['error'], 1)} %)."
     ),
     ("speedup", "not predicted"): lambda found: (
         f"{_speedup(found)}; no prediction, so any speedup from 1 to N = {found['choice'].scale.parallelism} is expected."

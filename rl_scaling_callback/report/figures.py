@@ -27,7 +27,7 @@ from rl_scaling_callback.analysis.goals import interval
 from rl_scaling_callback.core.attribution import CAUSES
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.report.report import StudyReport
-from rl_scaling_callback.report.text import UNKNOWN, number
+from rl_scaling_callback.report.text import UNKNOWN, rounded
 
 INK: Final = "#1b1f24"
 """Colour of text, axes and outlines; the page replaces it with its text colour."""
@@ -232,7 +232,7 @@ def efficiency_map(study: StudyReport) -> Figure | None:
             red, green, blue, _ = colour = colours(min(1.0, max(0.0, c.efficiency / 100)))
             axes.add_patch(Rectangle((x - 0.48, y - 0.48), 0.96, 0.96, facecolor=colour, edgecolor="none"))
             light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
-            axes.text(x, y, number(c.efficiency, 1), ha="center", va="center", color=_DARK if light else _LIGHT)
+            axes.text(x, y, rounded(c.efficiency, 1), ha="center", va="center", color=_DARK if light else _LIGHT)
             if c is study.recommendation.choice:
                 axes.add_patch(Rectangle((x - 0.46, y - 0.46), 0.92, 0.92, fill=False, edgecolor="#D55E00", linewidth=3))
         axes.set(xlim=(-0.5, len(runners) - 0.5), ylim=(-0.5, len(envs) - 0.5))

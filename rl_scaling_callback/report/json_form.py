@@ -19,6 +19,7 @@ from rl_scaling_callback.report.decisions import (
     reason_text,
     runner_up_text,
 )
+from rl_scaling_callback.report.notes import left_out_text
 from rl_scaling_callback.report.report import Report, StudyReport
 from rl_scaling_callback.report.wording import COLUMNS, law_notes, notes
 
@@ -28,7 +29,7 @@ def to_json(report: Report) -> str:
     document = {
         "provenance": report.provenance,
         "studies": [_study_json(study) for study in report.studies],
-        "left_out": [{"name": each.name, "reason": each.reason} for each in report.experiment.left_out],
+        "left_out": [{"name": each.name, "reason": left_out_text(each)} for each in report.experiment.left_out],
     }
     text = json.dumps(_without_nan(document), ensure_ascii=False, allow_nan=False, indent=2)
     # Lone surrogates are valid in Python strings and in JSON, but can't be encoded.

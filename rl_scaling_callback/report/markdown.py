@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rl_scaling_callback.report.report import Report
-from rl_scaling_callback.report.text import plain
+from rl_scaling_callback.report.text import printable
 from rl_scaling_callback.report.wording import COLUMNS, Section, closing, decision, details, verdict_text
 
 
@@ -31,4 +31,4 @@ def to_markdown(report: Report) -> str:
 
 def _escape(text: str) -> str:
     """Return the text with Markdown's special characters escaped."""
-    return "".join(f"\\{character}" if character in "\\`*_[]<>|#" else character for character in plain(text))
+    return "".join(f"\\{character}" if character in "\\`*_[]<>|#" else character for character in printable(text))

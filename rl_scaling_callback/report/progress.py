@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.report.text import number
+from rl_scaling_callback.report.text import rounded
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +34,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class ProgressView:
-    """The state of a sweep after some rounds: its configurations, the best so far, and at most how many seconds are left."""
+    """The state of a sweep.
+
+    Attributes:
+        rows: its configurations.
+        choice: the best one so far.
+        rounds: number of rounds so far.
+        seconds_left: maximum time left [s].
+    """
 
     rows: Sequence[Row]
     choice: Scale
@@ -46,36 +53,36 @@ class ProgressView:
 def following(console: Console) -> Iterator[Callable[[ProgressView], None]]:
     """Yield a function that displays the progress of a sweep."""
     if not console.is_terminal:
-        yield lambda standings: console.print(_line(standings), highlight=False, markup=False, soft_wrap=True)
+        yield lambda view: console.print(_line(view), highlight=False, markup=False, soft_wrap=True)
         return
 
     from rich.live import Live
 
     with Live(console=console, auto_refresh=False, transient=True) as live:
-        yield lambda standings: live.update(_table(standings), refresh=True)
+        yield lambda view: live.update(_table(view), refresh=True)
 
 
-def _line(standings: ProgressView) -> str:
-    best = next(row for row in standings.rows if row.scale == standings.choice)
-    measured = sum(row.state == "" for row in standings.rows)
+def _line(view: ProgressView) -> str:
+    best = next(row for row in view.rows if row.scale == view.choice)
+    measured = sum(row.state == "" for row in view.rows)
     return (
-        f"Round {standings.rounds}: {best.scale} leads, {_speedup(best)}; {measured} of {len(standings.rows)} configurations left, "
-        f"at most {standings.seconds_left:.0f} s left"
+        f"Round {view.rounds}: {best.scale} leads, {_speedup(best)}; {measured} of {len(view.rows)} configurations left, "
+        f"at most {view.seconds_left:.0f} s left"
     )
 
 
 def _speedup(row: Row) -> str:
-    return number(row.speedup, 2, "×") + (f" ± {row.error:.0f} %" if 0 < row.error < 1000 else "")
+    return rounded(row.speedup, 2, "×") + (f" ± {row.error:.0f} %" if 0 < row.error < 1000 else "")
 
 
-def _table(standings: ProgressView) -> Table:
+def _table(view: ProgressView) -> Table:
     from rich import box
     from rich.table import Table
 
-    title = f"Round {standings.rounds}, at most {standings.seconds_left:.0f} s left"
+    title = f"Round {view.rounds}, at most {view.seconds_left:.0f} s left"
     table = Table("config", "speedup", "", title=title, box=box.SIMPLE_HEAD, title_justify="left")
-    for row in sorted(standings.rows, key=lambda row: (row.scale.parallelism, row.scale)):
-        leads = row.scale == standings.choice
+    for row in sorted(view.rows, key=lambda row: (row.scale.parallelism, row.scale)):
+        leads = row.scale == view.choice
         style = "bold" if leads else "dim" if row.state else ""
         table.add_row(str(row.scale), _speedup(row), "leads" if leads else row.state, style=style)
     return table

@@ -10,7 +10,7 @@ from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.report.decisions import choice_text
 from rl_scaling_callback.report.report import Report, StudyReport
-from rl_scaling_callback.report.text import UNKNOWN, plain
+from rl_scaling_callback.report.text import UNKNOWN, counted, printable
 from rl_scaling_callback.report.wording import (
     COLUMNS,
     Column,
@@ -32,7 +32,13 @@ _MOST_LEFT_OUT: Final = 3
 
 
 def table(study: StudyReport, columns: tuple[Column, ...] = COLUMNS, scales: Collection[Scale] | None = None) -> Table:
-    """Return the table for a terminal, with all configurations or only those of the given scales."""
+    """Return the table of configurations for a terminal.
+
+    Args:
+        study: the study.
+        columns: the columns to show.
+        scales: the configurations to show; None for all.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -44,7 +50,7 @@ def table(study: StudyReport, columns: tuple[Column, ...] = COLUMNS, scales: Col
         made.add_column(Text(heading), justify="right" if column.numeric else "left", no_wrap=True)
     for c in study.configurations:
         if scales is None or c.scale in scales:
-            made.add_row(*(Text(plain(column.cell(c))) for column in columns), style="bold" if c is chosen else None)
+            made.add_row(*(Text(printable(column.cell(c))) for column in columns), style="bold" if c is chosen else None)
     return made
 
 
@@ -92,7 +98,9 @@ def print_so_far(report: Report, console: Console | None = None) -> None:
 
 def _wrapped(texts: Iterable[str], console: Console, indent: str = "") -> list[str]:
     return [
-        line for text in texts for line in wrap(plain(text), console.width, initial_indent=indent, subsequent_indent=f"{indent}  ")
+        line
+        for text in texts
+        for line in wrap(printable(text), console.width, initial_indent=indent, subsequent_indent=f"{indent}  ")
     ]
 
 
@@ -113,7 +121,7 @@ def _shown(study: StudyReport, most: int) -> set[Scale]:
 
 
 def _print_table(study: StudyReport, console: Console, most_rows: int) -> None:
-    _print([plain(study.study.title)], console, style="bold underline")
+    _print([printable(study.study.title)], console, style="bold underline")
     columns, scales = COLUMNS, _shown(study, most_rows)
     while console.measure(table(study, columns), options=console.options.update(width=10_000)).maximum > console.width:
         spare = [column for column in columns if column.spare]
@@ -126,5 +134,5 @@ def _print_table(study: StudyReport, console: Console, most_rows: int) -> None:
     without = [column.header for column in COLUMNS if column not in columns]
     more = len(study.configurations) - len(scales)
     notes = [f"Columns left out to fit the terminal: {', '.join(without)}"] if without else []
-    notes += [f"{more} more configuration{'s' * (more > 1)} (--verbose shows them)"] if more > 0 else []
+    notes += [f"{counted(more, 'more configuration')} (--verbose shows them)"] if more > 0 else []
     _print([*_wrapped(notes, console), ""] if notes else [], console)

@@ -11,33 +11,47 @@ from rl_scaling_callback.analysis.goals import interval
 UNKNOWN: Final = "–"
 
 
-def number(value: float, decimals: int, unit: str = "", *, digits: int = 3) -> str:
-    """Return a number with its unit, rounded to `digits` significant digits and at most `decimals` decimals; "–" if not finite."""
+def rounded(value: float, decimals: int, unit: str = "", *, digits: int = 3) -> str:
+    """Return a number with its unit as text; "–" if it is not finite.
+
+    Args:
+        value: the number.
+        decimals: maximum number of decimals.
+        unit: appended to the number.
+        digits: maximum number of significant digits.
+    """
     if not math.isfinite(value):
         return UNKNOWN
-    rounded = float(f"{value:.{digits - 1}e}")
-    if rounded:
-        decimals = max(0, min(decimals, digits - 1 - math.floor(math.log10(abs(rounded)))))
-    return f"{rounded:,.{decimals}f}{unit}"
+    value = float(f"{value:.{digits - 1}e}")
+    if value:
+        decimals = max(0, min(decimals, digits - 1 - math.floor(math.log10(abs(value)))))
+    return f"{value:,.{decimals}f}{unit}"
 
 
 def duration(seconds: float) -> str:
     """Return seconds with three significant digits; "–" for NaN."""
-    return number(seconds, 6)
+    return rounded(seconds, 6)
 
 
 def percent(error: float) -> str:
     """Return the half-width of an interval with two significant digits: `"± 3.4 %"`."""
-    return f"± {number(error, 1, digits=2)} %"
+    return f"± {rounded(error, 1, digits=2)} %"
 
 
 def with_interval(value: float, error: float, decimals: int, unit: str) -> str:
-    """Return a figure, with its interval if the half-width [%] is known: `"2.71× (2.60 to 2.82)"`."""
-    text = number(value, decimals, unit)
+    """Return a figure with its interval: `"2.71× (2.60 to 2.82)"`.
+
+    Args:
+        value: the figure.
+        error: half-width of its interval [%]; NaN if unknown.
+        decimals: maximum number of decimals.
+        unit: unit of the figure.
+    """
+    text = rounded(value, decimals, unit)
     if not error > 0:
         return text
     low, high = interval(value, error)
-    return f"{text} ({number(low, decimals)} to {number(high, decimals)})"
+    return f"{text} ({rounded(low, decimals)} to {rounded(high, decimals)})"
 
 
 def listed(texts: Iterable[str]) -> str:
@@ -46,9 +60,14 @@ def listed(texts: Iterable[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def plain(text: str) -> str:
+def printable(text: str) -> str:
     """Return the text with control characters and line breaks replaced by spaces."""
     return "".join(character if character.isprintable() else " " for character in text)
+
+
+def counted(count: int, what: str) -> str:
+    """Return a number of things: `"1 run"`, `"2 runs"`."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def cpus(count: float, which: str = "") -> str:

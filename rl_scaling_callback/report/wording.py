@@ -23,11 +23,12 @@ from rl_scaling_callback.report.decisions import (
     reason_text,
     runner_up_text,
 )
+from rl_scaling_callback.report.notes import left_out_text, notes_text
 from rl_scaling_callback.report.report import Report, StudyReport
-from rl_scaling_callback.report.text import UNKNOWN, duration, number, percent, plain
+from rl_scaling_callback.report.text import UNKNOWN, counted, duration, percent, printable, rounded
 
 _WIDEST: Final = 20.0
-"""Intervals whose upper end is more than this many times the lower are not shown: they say nothing."""
+"""Intervals whose upper end is more than this many times the lower are not shown: they are too wide to be useful."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +79,13 @@ COLUMNS: Final[tuple[Column, ...]] = (
     Column("config", "config", "", lambda c: str(c.scale), lambda c: str(c.scale)),
     Column("parallelism", "N", "", lambda c: c.scale.parallelism, lambda c: str(c.scale.parallelism)),
     Column("seconds", "time", "s", lambda c: c.seconds, lambda c: duration(c.seconds), spare=1),
-    Column("sps", "SPS", "steps/s", lambda c: c.sps, lambda c: number(c.sps, 0), lambda c: c.sps_error),
-    Column("speedup", "speedup", "×", lambda c: c.speedup, lambda c: number(c.speedup, 2), _speedup_error),
-    Column("efficiency", "efficiency", "%", lambda c: c.efficiency, lambda c: number(c.efficiency, 1)),
-    Column("loss", "loss", "% points", lambda c: c.loss, lambda c: number(c.loss, 1), spare=5),
+    Column("sps", "SPS", "steps/s", lambda c: c.sps, lambda c: rounded(c.sps, 0), lambda c: c.sps_error),
+    Column("speedup", "speedup", "×", lambda c: c.speedup, lambda c: rounded(c.speedup, 2), _speedup_error),
+    Column("efficiency", "efficiency", "%", lambda c: c.efficiency, lambda c: rounded(c.efficiency, 1)),
+    Column("loss", "loss", "% points", lambda c: c.loss, lambda c: rounded(c.loss, 1), spare=5),
     Column("band", "band", "", lambda c: c.band or None, lambda c: c.band or UNKNOWN),
-    Column("core_efficiency", "per core", "%", lambda c: c.core_efficiency, lambda c: number(c.core_efficiency, 1), spare=4),
-    Column("sps_per_cpu", "SPS per CPU", "steps/s", lambda c: c.sps_per_cpu, lambda c: number(c.sps_per_cpu, 0), spare=3),
+    Column("core_efficiency", "per core", "%", lambda c: c.core_efficiency, lambda c: rounded(c.core_efficiency, 1), spare=4),
+    Column("sps_per_cpu", "SPS per CPU", "steps/s", lambda c: c.sps_per_cpu, lambda c: rounded(c.sps_per_cpu, 0), spare=3),
     Column("diagnosis", "main loss", "", lambda c: c.diagnosis or None, lambda c: c.diagnosis.split(";")[0] or UNKNOWN, spare=2),
 )
 """The columns, in display order."""
@@ -92,7 +93,13 @@ COLUMNS: Final[tuple[Column, ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A section of the report: a title, one sentence per line, and code to paste."""
+    """A section of the report.
+
+    Attributes:
+        title: its title.
+        lines: its text, one paragraph per line.
+        code: code to paste; "" for none.
+    """
 
     title: str
     lines: tuple[str, ...]
@@ -111,24 +118,22 @@ def ranking_text(study: StudyReport) -> str:
 def law_lines(study: StudyReport) -> Iterator[str]:
     """Yield the findings of the scaling laws: the chosen law with its error, the others, the axes and the limits."""
     laws = study.laws
-    if not laws.fits:
-        yield f"No scaling law fitted to {len(study.configurations)} configuration(s)."
-    elif laws.chosen is not None:
+    if laws.chosen is not None:
         parameters = ", ".join(f"{name} = {value:.3g}" for name, value in laws.chosen.parameters.items())
         yield f"Chosen law {laws.chosen.name}: {laws.chosen.formula}, with {parameters}."
         yield (
-            f"Its leave-one-out error is {number(laws.chosen.mean_error, 1, ' %')} on average "
-            f"and {number(laws.chosen.max_error, 1, ' %')} at most."
+            f"Its leave-one-out error is {rounded(laws.chosen.mean_error, 1, ' %')} on average "
+            f"and {rounded(laws.chosen.max_error, 1, ' %')} at most."
         )
-    others = [f"{fit.name} ({number(fit.mean_error, 1, ' %')})" for fit in laws.fits if fit is not laws.chosen]
+    others = [f"{fit.name} ({rounded(fit.mean_error, 1, ' %')})" for fit in laws.fits if fit is not laws.chosen]
     if others:
         yield f"{'Other laws' if laws.chosen else 'Laws'} (mean leave-one-out error): {', '.join(others)}."
     for axis in laws.axes:
-        limit = f"limit {number(axis.limit, 1, '×')}" if axis.limit > 0 else "no limit"
-        yield f"Amdahl along {axis.name} alone: serial fraction {number(axis.serial_fraction, 3)}, {limit}."
+        limit = f"limit {rounded(axis.limit, 1, '×')}" if axis.limit > 0 else "no limit"
+        yield f"Amdahl along {axis.name} alone: serial fraction {rounded(axis.serial_fraction, 3)}, {limit}."
     low, high = laws.limit
     if low > 0:
-        yield f"Speedup limit, over all laws and axes: {number(low, 1)} to {number(high, 1, '×')}."
+        yield f"Speedup limit, over all laws and axes: {rounded(low, 1)} to {rounded(high, 1, '×')}."
     for top, fallen in laws.falls_beyond:
         yield f"Throughput falls beyond {top}: {fallen} is slower despite its larger N."
     yield from law_notes(laws)
@@ -137,37 +142,37 @@ def law_lines(study: StudyReport) -> Iterator[str]:
 def law_notes(laws: Laws) -> Iterator[str]:
     """Yield caveats about the laws: what they were not fitted to, and when they predict poorly."""
     if laws.left_out:
-        yield f"{laws.left_out} configuration(s) left out: time unknown."
+        yield f"{counted(laws.left_out, 'configuration')} left out: time unknown."
     if Scale(1, 1) not in laws.fitted_to:
         yield "1r×1e was not measured: serial fractions are unknown, and limits are relative to the predicted 1r×1e."
     best = laws.fits[0] if laws.fits else None
     if best is None:
-        yield f"{len(laws.fitted_to)} configurations: a scaling law needs at least {FEWEST}."
+        yield f"{counted(len(laws.fitted_to), 'configuration')}: a scaling law needs at least {FEWEST}."
     elif laws.chosen is None:
         yield (
             f"No law predicts these configurations: the best, {best.name}, has a mean leave-one-out error of "
-            f"{number(best.mean_error, 0)} %, above the allowed {LARGEST_ERROR:.0f} %."
+            f"{rounded(best.mean_error, 0)} %, above the allowed {LARGEST_ERROR:.0f} %."
         )
     elif not any(fit.solution.law.two_level for fit in laws.fits):
         yield "All configurations lie on one line: predictions off it treat env runners and envs per runner as interchangeable."
     elif laws.chosen is not best:
         yield (
-            f"{best.name} has the lowest leave-one-out error ({number(best.mean_error, 1)} %); {laws.chosen.name} is simpler and "
-            f"within one standard error of it ({number(laws.chosen.mean_error, 1)} %)."
+            f"{best.name} has the lowest leave-one-out error ({rounded(best.mean_error, 1)} %); {laws.chosen.name} is simpler and "
+            f"within one standard error of it ({rounded(laws.chosen.mean_error, 1)} %)."
         )
 
 
 def interval_text(low: float, high: float) -> str:
     """Return an interval of speedups; "–" if it is unknown or too wide to be useful."""
-    return f"{number(low, 2)} to {number(high, 2)}" if high <= _WIDEST * low else UNKNOWN
+    return f"{rounded(low, 2)} to {rounded(high, 2)}" if high <= _WIDEST * low else UNKNOWN
 
 
 def prediction_text(study: StudyReport, prediction: Prediction) -> str:
     """Return the chosen law's prediction for a configuration, in one line."""
     beyond = ", extrapolated beyond twice the measured range" if prediction.extrapolated else ""
     here, over_all = interval_text(*prediction.speedups), interval_text(*study.laws.span(prediction.scale))
-    speedup = f"{number(prediction.speedup, 2, '×')} ({here}; all laws: {over_all})"
-    return f"{prediction.scale}: {speedup}, {number(prediction.efficiency, 1, ' %')}{beyond}"
+    speedup = f"{rounded(prediction.speedup, 2, '×')} ({here}; all laws: {over_all})"
+    return f"{prediction.scale}: {speedup}, {rounded(prediction.efficiency, 1, ' %')}{beyond}"
 
 
 def notes(study: StudyReport) -> Iterator[str]:
@@ -197,10 +202,12 @@ def notes(study: StudyReport) -> Iterator[str]:
         scales = ", ".join(estimated)
         yield f"Serial stepping includes contention for {scales}: a run of one runner with as many envs separates them."
     if study.study.baseline is not None:
-        yield f"Baseline from outside the experiment: {plain(study.study.baseline.name)}."
+        baseline = study.study.baseline
+        origin = (f"{rounded(baseline.steady.sps, 0)} steps/s", baseline.name, notes_text(baseline.notes))
+        yield f"Baseline from outside the experiment's runs: {printable(', '.join(filter(None, origin)))}."
     for c in found:
-        if c.note:
-            yield f"{c.scale}: {plain(c.note)}"
+        if c.notes:
+            yield f"{c.scale}: {printable(notes_text(c.notes))}"
 
 
 def _differ(noise: Noise) -> str:
@@ -227,7 +234,7 @@ def _effect(correction: SpeedCorrection) -> str:
 def left_out(report: Report) -> Iterator[str]:
     """Yield the trials and files that were left out, with the reason."""
     for each in report.experiment.left_out:
-        yield f"{plain(each.name)}: {plain(each.reason)}"
+        yield f"{printable(each.name)}: {printable(left_out_text(each))}"
 
 
 def decision(study: StudyReport) -> Section:
@@ -239,7 +246,7 @@ def decision(study: StudyReport) -> Section:
         ranking_text(study),
         f"Runner-up: {runner_up_text(asked)}" if asked.runner_up else "",
         f"Bottleneck: {bottleneck_text(asked)}" if bottleneck_text(asked) else "",
-        f"Measure next: {', '.join(map(_predicted, asked.measure_next))}" if asked.measure_next else "",
+        f"Measure next: {', '.join(map(suggestion_text, asked.measure_next))}" if asked.measure_next else "",
         f"Other goals: {'; '.join(_other_goals(study))}" if asked.choice else "",
     ]
     return Section("Recommendation", tuple(line for line in lines if line), code_text(asked))
@@ -251,8 +258,10 @@ def verdict_text(study: StudyReport) -> str:
     return f"{choice_text(asked)}. Goal {asked.goal.name}: {asked.verdict}."
 
 
-def _predicted(prediction: Prediction) -> str:
-    return f"{prediction.scale} (predicted {number(prediction.speedup, 2, '×')})"
+def suggestion_text(prediction: Prediction) -> str:
+    """Return a configuration worth measuring, with its predicted speedup if there is a prediction."""
+    known = prediction.speedup > 0
+    return f"{prediction.scale} (predicted {rounded(prediction.speedup, 2, '×')})" if known else str(prediction.scale)
 
 
 def _other_goals(study: StudyReport) -> Iterator[str]:
@@ -278,4 +287,4 @@ def closing(report: Report) -> Section:
     """Return the last section of a report: what was left out, and the provenance."""
     without = [f"Left out: {line}" for line in left_out(report)]
     nothing = [] if report.studies else ["Nothing to show: no run of this experiment could be read."]
-    return Section("Source", (*nothing, *without, *(f"{name}: {plain(text)}" for name, text in report.provenance.items())))
+    return Section("Source", (*nothing, *without, *(f"{name}: {printable(text)}" for name, text in report.provenance.items())))

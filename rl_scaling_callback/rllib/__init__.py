@@ -27,13 +27,11 @@ from rl_scaling_callback.rllib.configs import (
 )
 from rl_scaling_callback.rllib.results import (
     ENV_RUNNER_RESULTS,
-    INJECTED_PARTS,
     LEARNER_RESULTS,
     MEASURED_KEYS,
     REPORTS,
     Circumstances,
-    Iteration,
-    Measured,
+    Reading,
     RunnerReport,
     read_circumstances,
     read_cpu_utilisation,
@@ -53,7 +51,6 @@ from rl_scaling_callback.rllib.workload import CIRCUMSTANCES, read_workload
 __all__ = [
     "CIRCUMSTANCES",
     "ENV_RUNNER_RESULTS",
-    "INJECTED_PARTS",
     "LEARNER_PHASES",
     "LEARNER_RESULTS",
     "MEASURED_KEYS",
@@ -63,8 +60,7 @@ __all__ = [
     "TIMER_PHASES",
     "WEIGHTS_TIMER",
     "Circumstances",
-    "Iteration",
-    "Measured",
+    "Reading",
     "RunnerReport",
     "evaluates",
     "evaluation_is_parallel",

@@ -97,7 +97,7 @@ def is_asynchronous(config: Mapping[str, Any]) -> bool:
 TIMER_PHASES: Final[Mapping[str, str]] = {
     "env_runner_sampling_timer": "sample",
     "sample": "sample",
-    "replay_buffer_add_data_timer": "sample",  # the end of the samples' way; it takes longer the more envs there are
+    "replay_buffer_add_data_timer": "sample",  # the last part of sampling; takes longer with more envs
     "learner_update_timer": "learn",
     "learn": "learn",  # DreamerV3 and the old API stack
     "load": "learn",  # the old API stack: batches to the learner's device

@@ -13,23 +13,28 @@ from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.rllib.values import mapping, number
 
 
-class Iteration(NamedTuple):
-    """Env steps and seconds of one iteration.
+class Reading(NamedTuple):
+    """The measurements in a result.
 
     Attributes:
         env_steps: env steps sampled in this iteration; 0 if there were none, NaN if the result lacks them.
-        seconds: `time_this_iter_s`; NaN if it is missing or not above 0.
+        seconds: `time_this_iter_s`; NaN if it is missing or not above 0. `read_measured` excludes evaluation if its time is known,
+            and returns NaN if the callback found the duration implausible, because the clock jumped or the machine was suspended.
         problem: why a value is NaN, and what to do; "" if everything could be read.
         lifetime: env steps of the whole trial if the result counts only those; otherwise NaN.
+        parts: seconds of each of `INJECTED_PARTS`; None if not measured or not read.
+        evaluation_is_known: whether the time of evaluation is known.
     """
 
     env_steps: float
     seconds: float
     problem: str = ""
     lifetime: float = NAN
+    parts: tuple[float, ...] | None = None
+    evaluation_is_known: bool = False
 
 
-def read_iteration(result: Mapping[str, Any], lifetime_before: float = NAN) -> Iteration:
+def read_iteration(result: Mapping[str, Any], lifetime_before: float = NAN) -> Reading:
     """Return the env steps and seconds of the iteration that `result` describes.
 
     On the old API stack the top-level `num_env_steps_sampled` counts the trial's lifetime, and `num_env_steps_sampled_this_iter`
@@ -53,7 +58,7 @@ def read_iteration(result: Mapping[str, Any], lifetime_before: float = NAN) -> I
             "this iteration's SPS stays NaN"
         )
         seconds = NAN
-    return Iteration(env_steps, seconds, problem, lifetime)
+    return Reading(env_steps, seconds, problem, lifetime)
 
 
 def _read_growth(result: Mapping[str, Any], lifetime: float, before: float) -> tuple[float, str]:
@@ -131,8 +136,8 @@ def take_reports(logged: Iterable[Any]) -> list[tuple[str, RunnerReport]]:
     """
     reports = []
     for metrics in logged:
-        told = metrics.pop(REPORTS, None) if isinstance(metrics, dict) else None
-        for runner, parts in mapping(told).items():
+        reported = metrics.pop(REPORTS, None) if isinstance(metrics, dict) else None
+        for runner, parts in mapping(reported).items():
             report = RunnerReport(*(number(mapping(parts).get(part)) for part in RunnerReport.__slots__))
             if report.busy >= 0:
                 reports.append((str(runner), report))
@@ -145,8 +150,8 @@ LEARNER_RESULTS: Final = "learners"
 
 def take_learner_reports(logged: Iterable[Any]) -> list[dict[str, float]]:
     """Remove and return the reports of learners in other processes: seconds by phase."""
-    told = (metrics.pop(REPORTS, None) for metrics in logged if isinstance(metrics, dict))
-    return [{str(phase): number(seconds) for phase, seconds in report.items()} for report in told if isinstance(report, Mapping)]
+    reports = (metrics.pop(REPORTS, None) for metrics in logged if isinstance(metrics, dict))
+    return [{str(phase): number(seconds) for phase, seconds in report.items()} for report in reports if isinstance(report, Mapping)]
 
 
 def read_dropped(result: Mapping[str, Any]) -> float:
@@ -162,12 +167,12 @@ def read_fleet(result: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def read_since_restore(result: Mapping[str, Any]) -> float:
-    """Return the number of the iteration since the trial was started or restored, from 1; NaN where not known."""
+    """Return the number of the iteration since the trial was started or restored, from 1; NaN if unknown."""
     return number(result.get("iterations_since_restore"))
 
 
 def read_cpu_utilisation(result: Mapping[str, Any]) -> float:
-    """Return the utilisation [%] of the Algorithm's node; NaN where not known: an iteration under a second may have none."""
+    """Return the CPU utilisation of the Algorithm's node [%]; NaN if unknown, as in most iterations under a second."""
     return number(mapping(result.get("perf")).get("cpu_util_percent"))
 
 
@@ -231,46 +236,24 @@ MEASURED_KEYS: Final = ("sps", "env_steps", "time/evaluate", *INJECTED_PARTS.val
 """The injected keys that `read_measured` uses."""
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """An iteration in the form that a steady window needs.
-
-    Attributes:
-        env_steps: env steps sampled in it; NaN if unknown.
-        seconds: its duration, without evaluation if the time of that is known. NaN if unknown, or if the callback found it
-            implausible because the clock jumped or the machine was suspended.
-        parts: seconds of each of `INJECTED_PARTS`; None if not measured.
-        evaluation_is_known: whether the time of evaluation is known.
-        problem: why a value is NaN; "" if everything could be read.
-        lifetime: see `Iteration`.
-    """
-
-    env_steps: float
-    seconds: float
-    parts: tuple[float, ...] | None
-    evaluation_is_known: bool
-    problem: str
-    lifetime: float
-
-
-def read_measured(result: Mapping[str, Any], injected: Mapping[str, float], lifetime_before: float = NAN) -> Measured:
-    """Return the iteration that a logged result describes, with or without the callback's keys.
+def read_measured(result: Mapping[str, Any], injected: Mapping[str, float], lifetime_before: float = NAN) -> Reading:
+    """Return the iteration in the form that a steady window needs, from a result with or without the callback's keys.
 
     Args:
         result: RLlib's result.
         injected: its injected values from `read_injected`, including `MEASURED_KEYS`.
         lifetime_before: `lifetime` of the previous iteration; NaN if unknown.
     """
-    iteration = read_iteration(result, lifetime_before)
+    reading = read_iteration(result, lifetime_before)
     evaluation_s = injected.get("time/evaluate", NAN)
     is_known = evaluation_s == evaluation_s
-    seconds, problem = iteration.seconds - (evaluation_s if is_known else 0.0), iteration.problem
+    seconds, problem = reading.seconds - (evaluation_s if is_known else 0.0), reading.problem
     # Only the running trial can compare the wall clock with a monotonic one. If it rejected the time, reject it here too.
     if injected.get("env_steps", NAN) > 0 and injected["sps"] != injected["sps"] and not problem:
         seconds, problem = NAN, "the clock jumped during an iteration, so its duration is unknown"
     parts = tuple(injected.get(key, NAN) for key in INJECTED_PARTS.values())
     is_split = injected.get("time/sample", NAN) >= 0
-    return Measured(iteration.env_steps, seconds, parts if is_split else None, is_known, problem, iteration.lifetime)
+    return reading._replace(seconds=seconds, problem=problem, parts=parts if is_split else None, evaluation_is_known=is_known)
 
 
 def read_injected(result: Mapping[str, Any], names: Iterable[str]) -> dict[str, float]:

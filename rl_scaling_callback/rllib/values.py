@@ -131,8 +131,8 @@ class _Describer:
         fields = [field.name for field in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else []
         names = sorted({*(fields or _slots(cls)), *(() if fields else getattr(value, "__dict__", ()))})
         # Random generators of envs and spaces are created on first use.
-        told = {name: self(getattr(value, name, None)) for name in names if not name.startswith(("_np_random", "__"))}
-        return {"of": self(cls), **told} if told else self(cls)
+        state = {name: self(getattr(value, name, None)) for name in names if not name.startswith(("_np_random", "__"))}
+        return {"of": self(cls), **state} if state else self(cls)
 
 
 def _scalar(value: float | str) -> Any:

@@ -126,10 +126,10 @@ def _mode(mode: Any) -> Any:
 
 def _model_config(given: Any, defaults: Mapping[str, Any]) -> Any:
     """Return the model settings that differ from the defaults, the same for a `DefaultModelConfig` and an equal dict."""
-    told = dict(vars(given)) if dataclasses.is_dataclass(given) else given
-    if not isinstance(told, Mapping):
-        return plain(told)
-    return plain({name: value for name, value in told.items() if name not in defaults or plain(defaults[name]) != plain(value)})
+    settings = dict(vars(given)) if dataclasses.is_dataclass(given) else given
+    if not isinstance(settings, Mapping):
+        return plain(settings)
+    return plain({name: value for name, value in settings.items() if name not in defaults or plain(defaults[name]) != plain(value)})
 
 
 def _policies(policies: Any) -> Any:

@@ -42,7 +42,7 @@ REST: Final = ("learn", "sync", "other")
 
 
 @dataclass(frozen=True, slots=True)
-class Iteration:
+class TrainedIteration:
     """Measurements of one training iteration.
 
     Attributes:
@@ -76,11 +76,11 @@ class _Host:
             steps += self._algorithm.train()[schema.ROOT]["env_steps"]
         return evaluation_s
 
-    def train(self, scale: Scale) -> Iteration:
+    def train(self, scale: Scale) -> TrainedIteration:
         scaling = self._switch.train(scale)[schema.ROOT]
         times = scaling["time"]
         rest = {phase: times[phase] for phase in REST}
-        return Iteration(scale, scaling["env_steps"], times["sample"] + sum(rest.values()), rest)
+        return TrainedIteration(scale, scaling["env_steps"], times["sample"] + sum(rest.values()), rest)
 
     def steps_per_update(self, scales: Sequence[Scale]) -> dict[Scale, float]:
         return {scale: self._prober.steps_per_round(scale) for scale in scales}
@@ -177,9 +177,9 @@ class ProbeHost:
         self.warm_up()
         return True
 
-    def train(self, scale: Scale) -> Iteration:
+    def train(self, scale: Scale) -> TrainedIteration:
         """Run a training iteration at a scale."""
-        iteration: Iteration = self._get(self._actor.train.remote(scale))
+        iteration: TrainedIteration = self._get(self._actor.train.remote(scale))
         return iteration
 
     def steps_per_update(self, scales: Sequence[Scale]) -> dict[Scale, float]:

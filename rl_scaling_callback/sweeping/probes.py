@@ -18,7 +18,7 @@ import ray
 
 from rl_scaling_callback.analysis.configurations import SINGLE
 from rl_scaling_callback.analysis.goals import GOALS, Goal
-from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Run, Study
+from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Note, Run, Study
 from rl_scaling_callback.core.estimates import Estimate, trimmed_mean
 from rl_scaling_callback.core.probing import Probe
 from rl_scaling_callback.core.scale import Scale
@@ -309,17 +309,16 @@ def _experiment(
         probes = rounds.of(scale)
         if probes and sps > 0:
             steady = _steady(rounds, probes, sps, 0.0 if scale == SINGLE else min(error, _NOTHING_KNOWN), float(rest))
-            notes = [_comparison(speedup, error, confirmed.get(scale))]
+            notes = [] if scale not in confirmed else [_comparison(speedup, error, confirmed[scale])]
             if scale == outcome.choice and rounds.evaluation_s > 0:
                 notes.append(_with_evaluation(rounds, float(outcome.sps[0]), sps))
-            note = "; ".join(filter(None, notes))
             name = f"probes of {scale}"
-            runs.append(Run(name=name, scale=scale, steady=steady, cores=host.cores, cpus=cpus(scale), note=note))
+            runs.append(Run(name=name, scale=scale, steady=steady, cores=host.cores, cpus=cpus(scale), notes=tuple(notes)))
     algorithm: Any = config.algo_class
     env = config.env if isinstance(config.env, str) else getattr(config.env, "__name__", "env")
     facts = {"algorithm": algorithm.__name__, "env": str(env), "cpu": host.cpu, "ray": ray.__version__}
     study = Study(f"{algorithm.__name__} on {env}", tuple(runs), facts=facts, probed=True)
-    left_out = tuple(LeftOut(str(scale), reason) for scale, reason in rounds.failed.items())
+    left_out = tuple(LeftOut(str(scale), "not probed", {"error": error}) for scale, error in rounds.failed.items())
     return Experiment(f"{sum(map(len, rounds.probes))} probes in {len(rounds.probes)} rounds", (study,), left_out)
 
 
@@ -347,18 +346,15 @@ def _steady(rounds: ProbeRounds, probes: Sequence[Probe], sps: float, error: flo
     )
 
 
-def _with_evaluation(rounds: ProbeRounds, reference_sps: float, sps: float) -> str:
+def _with_evaluation(rounds: ProbeRounds, reference_sps: float, sps: float) -> Note:
     """Return a note with the speedup including evaluation."""
     steps = fmean(each.env_steps for each in rounds.iterations)
     speedup = (steps / reference_sps + rounds.evaluation_s) / (steps / sps + rounds.evaluation_s)
-    return f"evaluation adds {rounds.evaluation_s:.2g} s per iteration on average, which figures exclude: with it {speedup:.2f}×"
+    return Note("evaluation excluded", {"seconds": rounds.evaluation_s, "speedup": speedup})
 
 
-def _comparison(speedup: float, error: float, confirmed: Estimate | None) -> str:
-    """Return a note that compares the confirmation with the probes; "" without a confirmation."""
-    if confirmed is None:
-        return ""
-    half_width = 100 * math.expm1(confirmed.half_width)
-    text = f"training iterations: {math.exp(confirmed.mean):.2f}× ± {half_width:.0f} % (probes: {speedup:.2f}×)"
+def _comparison(speedup: float, error: float, confirmed: Estimate) -> Note:
+    """Return a note that compares the confirmation with the probes."""
     apart, noise = abs(confirmed.mean - math.log(speedup)), math.hypot(math.log1p(error / 100), confirmed.half_width)
-    return text + ("; they differ by more than their errors" if apart > noise else "")
+    figures = {"trained": math.exp(confirmed.mean), "error": 100 * math.expm1(confirmed.half_width), "probed": speedup}
+    return Note("contradicted" if apart > noise else "confirmed", figures)

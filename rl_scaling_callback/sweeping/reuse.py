@@ -20,7 +20,7 @@ from rl_scaling_callback.experiments import read_experiment
 from rl_scaling_callback.experiments.baselines import read_baselines
 from rl_scaling_callback.rllib import introspection, number
 from rl_scaling_callback.rllib.hardware import Host
-from rl_scaling_callback.storage import Place
+from rl_scaling_callback.storage import Location
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -39,7 +39,7 @@ class Sought:
     logged: Workload
 
 
-def workload_of(config: AlgorithmConfig, host: Host) -> Sought:
+def sought_workload(config: AlgorithmConfig, host: Host) -> Sought:
     """Return the workload of a config on a host."""
     algorithm: Any = config.algo_class
     node = next((node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeManagerHostname"] == host.name), "")
@@ -95,7 +95,7 @@ def lasting_runs(workload: Workload, baseline_dir: str | Path) -> list[Run]:
 def _lasting(workload: Workload, place: str | Path) -> tuple[list[Run], list[list[str]]]:
     """Return a workload's baselines as runs, and the differences of other workloads' baselines."""
     runs, apart = [], []
-    for baseline in read_baselines(Place.of(place))[0]:
+    for baseline in read_baselines(Location.of(place))[0]:
         differences = _differences(workload, baseline.workload)
         if differences:
             apart.append(differences)

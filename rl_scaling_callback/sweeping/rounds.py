@@ -22,7 +22,7 @@ from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.probing import Probe
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.rllib.prober import ProbeError
-from rl_scaling_callback.sweeping.probe_host import REST, Iteration, ProbeHost
+from rl_scaling_callback.sweeping.probe_host import REST, ProbeHost, TrainedIteration
 from rl_scaling_callback.sweeping.race import Outcome, Race
 
 FEWEST_ITERATIONS: Final = 3
@@ -53,8 +53,8 @@ class ProbeRounds:
     scales: list[Scale]
     steps: dict[Scale, float] = field(default_factory=dict)
     probes: list[Mapping[Scale, Probe]] = field(default_factory=list)
-    iterations: list[Iteration] = field(default_factory=list)
-    confirmations: list[Iteration] = field(default_factory=list)
+    iterations: list[TrainedIteration] = field(default_factory=list)
+    confirmations: list[TrainedIteration] = field(default_factory=list)
     out: frozenset[Scale] = frozenset()
     failed: dict[Scale, str] = field(default_factory=dict)
     probed_s: float = 0.0
@@ -101,7 +101,7 @@ class ProbeRounds:
         steps = self.steps[scale]
         return fmean(each.env_steps for each in self.iterations) if math.isinf(steps) else steps
 
-    def _took(self, iteration: Iteration) -> float:
+    def _took(self, iteration: TrainedIteration) -> float:
         """Return an iteration's seconds other than sampling, per learner update."""
         return sum(iteration.rest.values()) * self._steps(iteration.scale) / iteration.env_steps
 
@@ -131,7 +131,7 @@ class ProbeRounds:
                 speedups.append(math.log(reference / seconds))
         return speedups
 
-    def trained(self, iteration: Iteration) -> None:
+    def trained(self, iteration: TrainedIteration) -> None:
         """Add a training iteration."""
         self.iterations.append(iteration)
         self.trained_s += iteration.seconds

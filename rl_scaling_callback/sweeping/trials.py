@@ -28,7 +28,7 @@ from rl_scaling_callback.storage import absolute, below
 from rl_scaling_callback.sweeping import placement
 from rl_scaling_callback.sweeping.cluster import asks_for_nothing, reserve
 from rl_scaling_callback.sweeping.instrument import instrumented, own_options
-from rl_scaling_callback.sweeping.reuse import lasting_runs, runs_of, runs_of_experiment, workload_of
+from rl_scaling_callback.sweeping.reuse import lasting_runs, runs_of, runs_of_experiment, sought_workload
 from rl_scaling_callback.sweeping.search import Search, TrialOutcome
 from rl_scaling_callback.sweeping.searcher import ScalingSearcher
 from rl_scaling_callback.sweeping.stopper import SteadyStopper
@@ -105,7 +105,7 @@ def sweep_by_trials(
     _check_name(folder, resume)
     cpus = placement.cpus_of(config)
     placed = placement.find_placement(config, Search(tuple(runners), tuple(envs), goal, cpus=cpus).scales)
-    before = _measured_before(folder, workload_of(config, placed.host).logged, rule) if resume else []
+    before = _measured_before(folder, sought_workload(config, placed.host).logged, rule) if resume else []
     reused = _reused(config, placed.host, reuse, rule, {run.name for run in before})
     # The start-up time of earlier trials is not recorded. Reused measurements cost this sweep nothing.
     known = [TrialOutcome(run.scale, sum(sample.seconds for sample in run.samples), run.steady, run.others) for run in before]
@@ -193,7 +193,7 @@ def _reused(
         ExperimentError: a source can't be read.
         ValueError: a source has no run of this workload.
     """
-    sought = workload_of(config, host)
+    sought = sought_workload(config, host)
     runs = runs_of(sought, sources, rule)
     own = own_options(config)
     if "baseline_dir" in own:
@@ -229,8 +229,7 @@ def _measured_before(folder: str, workload: Workload, rule: SteadyRule) -> list[
 
 def _completed(experiment: Experiment, reused: Sequence[Run], failed: Sequence[Scale]) -> Experiment:
     """Return the experiment with what is not in its folder: reused runs, and trials that hung before their first iteration."""
-    reason = "it crashed, hung or lacked env runners while the sweep ran"
-    left_out = (*experiment.left_out, *(LeftOut(str(scale), reason) for scale in failed))
+    left_out = (*experiment.left_out, *(LeftOut(str(scale), "failed in sweep") for scale in failed))
     studies = tuple(replace(study, runs=(*study.runs, *reused)) for study in experiment.studies[:1]) + experiment.studies[1:]
     return replace(experiment, studies=studies, left_out=left_out)
 

@@ -47,16 +47,16 @@ def repetition(run: Run) -> int:
     return int(run.name.split()[1])
 
 
-# Where the defaults come from
+# The defaults
 
 
 def excess(runs: Sequence[Run], deviation: float, *, rounds: bool) -> tuple[float, int, float]:
-    """Return the sum of squared deviations over their variance, how much is expected of it, and the variance between rounds.
+    """Return the sum of squared deviations over their variance, its expected value, and the variance between rounds.
 
     Args:
-        runs: runs of configurations that were repeated.
-        deviation: between runs, beside what iterations tell.
-        rounds: whether each round through the grid has a mean of its own, which is not counted.
+        runs: runs of repeated configurations.
+        deviation: standard deviation between runs, in excess of the noise within runs.
+        rounds: whether to remove the mean of each round through the grid.
     """
     scales, numbers = sorted({run.scale for run in runs}), sorted({repetition(run) for run in runs})
     weights = np.array([1 / math.sqrt(deviation**2 + within(run.steady)) for run in runs])
@@ -76,7 +76,7 @@ def repeated(study: Study) -> list[Run]:
 
 
 def usual_deviation(names: Iterable[str], *, rounds: bool = True) -> float:
-    """Return the deviation between runs with which those within configurations are as large as expected."""
+    """Return the standard deviation between runs that explains the differences within configurations."""
     grids = [repeated(grid(name)) for name in names]
 
     def surplus(deviation: float) -> float:
@@ -93,14 +93,14 @@ def usual_level(names: Sequence[str]) -> float:
 
 
 def usual_left(names: Sequence[str]) -> float:
-    """Return the share of the variance which the correction leaves."""
+    """Return the share of the variance left after the correction."""
     deviation = usual_deviation(names)
     found = [excess(repeated(correct_speed(grid(name))), deviation, rounds=False) for name in names]
     return sum(squares for squares, _, _ in found) / sum(dof for _, dof, _ in found)
 
 
 def usual_freedom(names: Sequence[str]) -> float:
-    """Return the degrees of freedom that a default counts for, by how the variances of whole runs differ between grids."""
+    """Return the degrees of freedom of the prior, from how much the variances of whole runs differ between grids."""
     logs = [2 * math.log(usual_deviation([name], rounds=False)) for name in names]
     chance = fmean(float(polygamma(1, excess(repeated(grid(name)), 1.0, rounds=False)[1] / 2)) for name in names)
     more = float(np.var(logs, ddof=1)) - chance
@@ -109,7 +109,7 @@ def usual_freedom(names: Sequence[str]) -> float:
 
 @contextmanager
 def defaults_of(names: Sequence[str]) -> Iterator[None]:
-    defaults = {"USUAL_DEVIATION": usual_deviation(names), "USUAL_LEVEL": usual_level(names), "USUAL_LEFT": usual_left(names)}
+    defaults = {"USUAL_STD": usual_deviation(names), "USUAL_LEVEL": usual_level(names), "USUAL_LEFT": usual_left(names)}
     before = {name: getattr(noise, name) for name in defaults}
     for name, value in defaults.items():
         setattr(noise, name, value)
@@ -128,7 +128,7 @@ def holds(value: float, error: float, other: float) -> bool:
 
 
 def compared(here: Study, there: Study, correction: Correction) -> tuple[list[tuple[bool, float]], list[tuple[bool, float]]]:
-    """Return of each configuration whether its repeat is in its interval, and the ±: for SPS, and for the speedup."""
+    """Return, for each configuration, whether its repeat lies in its interval, and the ±; for SPS and for speedups."""
     one, two = ({each.scale: each for each in configurations(correct_speed(study, correction))} for study in (here, there))
     both = [(one[scale], two[scale]) for scale in one if scale in two]
     sps = [(holds(a.sps, a.sps_error, b.sps), a.sps_error) for a, b in both]
@@ -147,22 +147,22 @@ def shown(kept: Sequence[tuple[bool, float]]) -> str:
 
 
 def sets(name: str, size: int) -> Iterator[tuple[set[int], set[int]]]:
-    """Yield pairs of as many repetitions each, none in both."""
+    """Yield disjoint pairs of sets of `size` repetitions."""
     all_of_them = sorted({repetition(run) for run in grid(name).runs})
     for one in combinations(all_of_them, size):
         for other in combinations([each for each in all_of_them if each not in one], size):
             yield set(one), set(other)
 
 
-def as_before(run: Run, baseline: Run) -> float:
-    """Return the ± of a speedup by the iterations of single runs only (Welch), as it was before [%]."""
+def welch(run: Run, baseline: Run) -> float:
+    """Return the ± of a speedup from the iterations of single runs alone (Welch) [%]."""
     mine, its = within(run.steady), within(baseline.steady)
     dof = (mine + its) ** 2 / (mine**2 / (run.steady.iterations - 1) + its**2 / (baseline.steady.iterations - 1))
     return 100 * math.expm1(float(stdtrit(dof, 0.975)) * math.sqrt(mine + its))
 
 
-def before(name: str) -> tuple[list[tuple[bool, float]], list[tuple[bool, float]]]:
-    """Return the same of SPS and speedups of single runs as they were before."""
+def from_iterations(name: str) -> tuple[list[tuple[bool, float]], list[tuple[bool, float]]]:
+    """Return the same for intervals from the iterations of single runs alone."""
     sps: list[tuple[bool, float]] = []
     speedup: list[tuple[bool, float]] = []
     for one, other in sets(name, 1):
@@ -172,13 +172,13 @@ def before(name: str) -> tuple[list[tuple[bool, float]], list[tuple[bool, float]
             sps.append((holds(mine.sps, mine.error, its.sps), mine.error))
             if scale != SINGLE and SINGLE in here and SINGLE in there:
                 ratios = [each[scale].steady.sps / each[SINGLE].steady.sps for each in (here, there)]
-                error = as_before(here[scale], here[SINGLE])
+                error = welch(here[scale], here[SINGLE])
                 speedup.append((holds(ratios[0], error, ratios[1]), error))
     return sps, speedup
 
 
 def one_run_among_repeats(name: str) -> list[tuple[bool, float]]:
-    """Return whether the interval of each run holds each other run of its configuration; all others were repeated."""
+    """Return whether the interval of each run contains the other runs of its configuration; all others are repeated."""
     kept = []
     groups = by_scale(grid(name).runs)
     for scale, runs in groups.items():
@@ -190,10 +190,10 @@ def one_run_among_repeats(name: str) -> list[tuple[bool, float]]:
 
 
 def recorded(name: str, source: str) -> None:
-    values = f"deviation {noise.USUAL_DEVIATION:.3f}, level {noise.USUAL_LEVEL:.3f}, left {noise.USUAL_LEFT:.2f}"
+    values = f"deviation {noise.USUAL_STD:.3f}, level {noise.USUAL_LEVEL:.3f}, left {noise.USUAL_LEFT:.2f}"
     print(f"\n{name}: {values}, from {source}")
-    sps, speedup = before(name)
-    print(f"  {'before, 1 run of each':35} SPS {shown(sps)}  speedup {shown(speedup)}")
+    sps, speedup = from_iterations(name)
+    print(f"  {'iterations alone, 1 run of each':35} SPS {shown(sps)}  speedup {shown(speedup)}")
     for correction, size in product(("never", "always"), (1, 2)):
         sps, speedup = [], []
         for one, other in sets(name, size):
@@ -213,7 +213,7 @@ def single(name: str, each: int) -> bool:
 
 
 def simulated(rng: np.random.Generator, *, between: float, drift: float, learner: bool, repetitions: int) -> Study:
-    """Return a study of a machine whose speed differs between runs, and wanders while they run; some 30 later it is another."""
+    """Return a study on a machine whose speed differs between runs and drifts, with a time constant of about 30 runs."""
     speed, runs = rng.normal(0, drift), []
     keep = math.exp(-1 / 200)
     for number in range(repetitions):
@@ -239,7 +239,7 @@ def simulations() -> None:
             sps: list[tuple[bool, float]] = []
             speedup: list[tuple[bool, float]] = []
             for _ in range(60):
-                # One machine: its speed goes on where it was.
+                # Both halves run on the same machine, whose speed continues to drift.
                 both = simulated(rng, between=between, drift=drift, learner=learner, repetitions=2 * repetitions)
                 halves = [[run for run in both.runs if (repetition(run) < repetitions) == first] for first in (True, False)]
                 one, other = (replace(both, runs=tuple(half)) for half in halves)
@@ -253,7 +253,7 @@ def simulations() -> None:
 
 
 def advice(between: float) -> None:
-    """Follow what is said to settle an undecided verdict, and count what comes of it."""
+    """Follow the advice on undecided verdicts, and count how many it settles, and how many of them rightly."""
     rng = np.random.default_rng(11)
     settled, right, too_close, trials = 0, 0, 0, 0
     least = 2.5
@@ -292,7 +292,7 @@ def advice(between: float) -> None:
 
 def verdicts(name: str) -> None:
     truth = {each.scale: each for each in configurations(grid(name))}
-    counts: dict[str, list[int]] = {"before": [0, 0, 0], "after": [0, 0, 0]}
+    counts: dict[str, list[int]] = {"iterations alone": [0, 0, 0], "with repeats": [0, 0, 0]}
     for each in sorted({repetition(run) for run in grid(name).runs if single(name, repetition(run))}):
         runs = {run.scale: run for run in grid(name, {each}).runs}
         for found in configurations(grid(name, {each})):
@@ -300,12 +300,12 @@ def verdicts(name: str) -> None:
                 continue
             for what, least in THRESHOLDS:
                 figure, right = getattr(found, what), getattr(truth[found.scale], what) >= least
-                earlier = as_before(runs[found.scale], runs[SINGLE])
-                for when, error in (("before", earlier), ("after", found.speedup_error)):
+                earlier = welch(runs[found.scale], runs[SINGLE])
+                for when, error in (("iterations alone", earlier), ("with repeats", found.speedup_error)):
                     verdict = judge(figure, error, least)
-                    place = 2 if verdict == "undecided" else 0 if (verdict == "met") == right else 1
-                    counts[when][place] += 1
-    counts["after, 2 runs of each"] = twice = [0, 0, 0]
+                    column = 2 if verdict == "undecided" else 0 if (verdict == "met") == right else 1
+                    counts[when][column] += 1
+    counts["2 runs of each"] = twice = [0, 0, 0]
     pairs = list(combinations([each for each in range(5) if single(name, each)], 2))
     for pair in pairs:
         for found in configurations(correct_speed(grid(name, set(pair)), "repeated")):
@@ -313,9 +313,9 @@ def verdicts(name: str) -> None:
                 verdict = judge(getattr(found, what), found.speedup_error, least)
                 right = getattr(truth[found.scale], what) >= least
                 twice[2 if verdict == "undecided" else 0 if (verdict == "met") == right else 1] += 1
-    for when, (good, bad, open_) in counts.items():
-        share = open_ / (good + bad + open_)
-        print(f"  {name:12} {when:22} right {good:4}  wrong {bad:3}  undecided {open_:4} ({100 * share:.0f} %)")
+    for when, (right, wrong, undecided) in counts.items():
+        share = undecided / (right + wrong + undecided)
+        print(f"  {name:12} {when:22} right {right:4}  wrong {wrong:3}  undecided {undecided:4} ({100 * share:.0f} %)")
 
 
 def measured(found: Sequence[Configuration]) -> list[Measured]:
@@ -326,7 +326,7 @@ def laws(name: str) -> None:
     for correction in ("never", "repeated"):
         found = configurations(correct_speed(grid(name), correction))
         law = fit_laws(measured(found), found[0].runs[0].cores).chosen
-        # What a law with no error of its own would still be off by: E|x| of a normal x.
+        # The error of a perfect law due to noise: E|x| of a normal x.
         floor = 100 * fmean(math.sqrt(2 / math.pi * each.variance) for each in found)
         named = "none" if law is None else f"{law.name}: leave-one-out {law.mean_error:.1f} % (at most {law.max_error:.1f} %)"
         print(f"  {name:12} corrected: {correction:9} law {named}, noise alone {floor:.1f} %")

@@ -47,6 +47,7 @@ from search import FULL, HIT, SINGLE, Bench, Grid, Iteration, Run
 from rl_scaling_callback import Goal, ScalingCallback, sweep
 from rl_scaling_callback.analysis.goals import GOALS
 from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.report.notes import notes_text
 from rl_scaling_callback.rllib.hardware import cpu_model, usable_cores
 
 _ENVS: Final = {**ENVS, "hopper": "Hopper-v5"}
@@ -56,7 +57,7 @@ Data = dict[str, Any]
 
 
 class Keeper(tune.Callback):
-    """Hands over each trial when it is complete: what it took to start, and its iterations."""
+    """Passes on each completed trial: its start-up time and its iterations."""
 
     def __init__(self, keep: Callable[[Data], None]) -> None:
         self._keep = keep
@@ -65,7 +66,7 @@ class Keeper(tune.Callback):
         self._iterations: list[dict[str, float]] = []
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
-        """Note an iteration."""
+        """Record an iteration."""
         if not self._iterations:
             self._start_up = time.time() - self._free_since - result["time_this_iter_s"]
         times = result["scaling"]["time"]
@@ -73,14 +74,14 @@ class Keeper(tune.Callback):
         self._iterations.append(named | {name: times[name] for name in ("learn", "sync", "other")})
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Hand the trial over."""
+        """Pass on the trial."""
         scale = [trial.config["num_env_runners"], trial.config["num_envs_per_env_runner"]]
         self._keep({"scale": scale, "start_up": self._start_up, "iterations": self._iterations})
         self._free_since, self._iterations = time.time(), []
 
 
 def run_trials(config: PPOConfig, data: Data, save: Callable[[], None]) -> None:
-    """Run what is missing of the last round of trials, or a new round."""
+    """Complete the last round of trials, or run a new one."""
     scales = [[r, e] for r in data["runners"] for e in data["envs"]]
     rounds: dict[int, list[list[int]]] = defaultdict(list)
     for each in data["trials"]:
@@ -110,7 +111,7 @@ def run_trials(config: PPOConfig, data: Data, save: Callable[[], None]) -> None:
 
 
 def run_sweeps(config: PPOConfig, data: Data, save: Callable[[], None]) -> None:
-    """Sweep for each goal that was swept for least often."""
+    """Run a sweep for each of the goals with the fewest sweeps so far."""
     times = {name: sum(each["goal"] == name for each in data["sweeps"]) for name in GOALS}
     for name in [name for name in GOALS if times[name] == min(times.values())]:
         started = time.monotonic()
@@ -135,14 +136,14 @@ def run_sweeps(config: PPOConfig, data: Data, save: Callable[[], None]) -> None:
                 "scale": [choice.scale.num_env_runners, choice.scale.num_envs_per_env_runner],
                 "speedups": {str(each.scale): [each.speedup, each.speedup_error] for each in made.studies[0].configurations},
                 "measured": made.experiment.source,
-                "note": choice.note,
+                "note": notes_text(choice.notes),
             }
         )
         save()
 
 
 def policies() -> dict[str, search.Policy]:
-    """Return the rivals."""
+    """Return the other methods by name."""
     found = {
         "every configuration once": search.exhaustive,
         "search by trials": search.search(1.0, FULL),
@@ -153,7 +154,7 @@ def policies() -> dict[str, search.Policy]:
 
 
 def run_rivals(data: Data, save: Callable[[], None]) -> None:
-    """Replay the rivals on each whole round of trials."""
+    """Replay the other methods on each complete round of trials."""
     runs = whole_rounds(data)
     data["rivals"] = []
     for (number, seen), (name, policy), goal in (
@@ -169,7 +170,7 @@ def run_rivals(data: Data, save: Callable[[], None]) -> None:
 
 
 def whole_rounds(data: Data) -> dict[int, dict[Scale, Run]]:
-    """Return the trials of each round that holds every configuration."""
+    """Return the trials of each complete round."""
     runs: dict[int, dict[Scale, Run]] = defaultdict(dict)
     for each in data["trials"]:
         iterations = without_stalls([Iteration(**iteration) for iteration in each["iterations"]])
@@ -184,7 +185,7 @@ def without_stalls(iterations: Sequence[Iteration]) -> tuple[Iteration, ...]:
 
 
 def regrets(entries: Sequence[Data], truths: Mapping[Any, Mapping[Scale, float]], goal: Goal) -> Iterator[float]:
-    """Yield the regret of each choice by each truth that was not shown to it."""
+    """Yield the regret of each choice, judged by each round that it has not seen."""
     for each in entries:
         for number, truth in truths.items():
             if number != each.get("round"):
@@ -192,9 +193,9 @@ def regrets(entries: Sequence[Data], truths: Mapping[Any, Mapping[Scale, float]]
 
 
 def summary(data: Data) -> None:
-    """Print what there is."""
+    """Print the tables of the results so far."""
     runs = whole_rounds(data)
-    print(f"{data['env']}, PPO, {data['steps']} env steps an iteration; {data['machine']}; {len(runs)} whole rounds of trials")
+    print(f"{data['env']}, PPO, {data['steps']} env steps per iteration; {data['machine']}; {len(runs)} complete rounds of trials")
     if not runs:
         return
     pace = search.at_true_pace({scale: [each[scale] for each in runs.values()] for scale in next(iter(runs.values()))})
@@ -207,7 +208,10 @@ def summary(data: Data) -> None:
     print(f"Every configuration once: {whole:.0f} s, {one:.1f} s of each trial is start-up")
     if len(runs) > 1:
         noise = math.sqrt(fmean(float(np.var(np.log(found), ddof=1)) for found in pace.values()))
-        print(f"Trials of one configuration differ by {100 * noise:.1f} % (standard deviation) at one pace of the machine")
+        print(
+            f"Trials of one configuration differ by {100 * noise:.1f} % (standard deviation) after correction for the machine's "
+            "speed"
+        )
     for goal in GOALS.values():
         best = search.best(everything, goal)
         print(f"\nGoal {goal.name}: by all trials {best}, {everything[best] / everything[SINGLE]:.2f}×")
@@ -234,7 +238,7 @@ def summary(data: Data) -> None:
 
 
 def row(name: str, entries: Sequence[Data], found: Sequence[float], shares: Sequence[float]) -> None:
-    """Print how good choices were."""
+    """Print a row on the quality of choices."""
     if not found:
         return
     hits = 100 * fmean(each <= HIT for each in found)
@@ -243,17 +247,17 @@ def row(name: str, entries: Sequence[Data], found: Sequence[float], shares: Sequ
 
 
 def main() -> None:
-    """Run a stage, and print what there is."""
+    """Run a stage and print the tables."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("env", choices=sorted(_ENVS))
     arguments.add_argument("--stage", choices=["trials", "sweeps", "rivals", "summary"], required=True)
     arguments.add_argument("--file", type=Path, help="[default: live-ENV.json here]")
-    # What follows holds for a new file.
+    # Used only for a new file.
     arguments.add_argument("--runners", type=lambda text: [int(r) for r in text.split(",")], default=[1, 2, 4])
     arguments.add_argument("--envs", type=lambda text: [int(e) for e in text.split(",")], default=[1, 2, 4, 8])
-    arguments.add_argument("--steps", type=int, default=1024, help="env steps an iteration")
-    arguments.add_argument("--iterations", type=int, default=FULL[1], help="of a trial, the 2 of warm-up included")
-    arguments.add_argument("--budget", type=float, help="minutes of a sweep, in place of its default")
+    arguments.add_argument("--steps", type=int, default=1024, help="env steps per iteration")
+    arguments.add_argument("--iterations", type=int, default=FULL[1], help="iterations of a trial, including 2 of warm-up")
+    arguments.add_argument("--budget", type=float, help="budget of a sweep in minutes, instead of the default")
     options = arguments.parse_args()
 
     file: Path = options.file or Path(f"live-{options.env}.json")

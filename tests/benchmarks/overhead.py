@@ -30,7 +30,7 @@ from rl_scaling_callback.live.sampling import TIMED_EVERY_S
 
 
 def config(callbacks: Any, runners: int, env: str = "CartPole-v1", steps: int = 1000, envs: int = 1) -> PPOConfig:
-    """Return PPO with `steps` env steps an iteration."""
+    """Return a PPO config with `steps` env steps per iteration."""
     return (
         PPOConfig()
         .environment(env)
@@ -52,12 +52,12 @@ def median_us(call: Callable[[], object], calls: int) -> float:
 
 
 def difference_us(one: Callable[[], object], other: Callable[[], object], calls: int) -> float:
-    """Return by how much `one` takes longer than `other` [µs], the median of pairs."""
+    """Return by how much longer `one` takes than `other`, median of pairs [µs]."""
     return statistics.median(median_us(one, 1) - median_us(other, 1) for _ in range(calls))
 
 
 def timed(holder: Any, name: str) -> list[float]:
-    """Have a method of an object note how long each of its calls takes [µs]."""
+    """Record the duration of each call of an object's method [µs]."""
     spent: list[float] = []
     method = getattr(holder, name)
 
@@ -73,7 +73,7 @@ def timed(holder: Any, name: str) -> list[float]:
 
 
 def hook(iterations: int, calls: int, kept_over: int) -> None:
-    """Measure `on_train_result` on real Algorithms with everything on, with a baseline from a file and with probes."""
+    """Measure `on_train_result` on real Algorithms, with a stored baseline and with probes."""
     rule = {"warmup_iterations": 0, "min_iterations": 2, "max_iterations": 2}
     stored = functools.partial(ScalingCallback, baseline_dir=tempfile.mkdtemp(), **rule)
     reference = config(stored, 1, steps=100).build_algo()
@@ -101,7 +101,7 @@ def hook(iterations: int, calls: int, kept_over: int) -> None:
 
 
 def again_and_again(what: str, algorithm: Any, callback: Any, result: dict[str, Any], calls: int, kept_over: int) -> None:
-    """Call the hook in a loop, where the processor has all of it in its caches, and see what it touches and keeps."""
+    """Call the hook in a loop, with warm caches; print its duration, the files and sockets it accesses, and memory growth."""
     phases = {"sample": 0.6, "learn": 0.3, "sync": 0.01}
 
     def iteration() -> None:
@@ -131,7 +131,7 @@ def again_and_again(what: str, algorithm: Any, callback: Any, result: dict[str, 
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
-    # A reduction changes the logger, so each works on a copy, whose own time is taken off.
+    # A reduction changes the logger, so each uses a copy. The time to copy is subtracted.
     copied_us = median_us(lambda: copy.deepcopy(algorithm.metrics), 200)
     compiled_us = median_us(lambda: copy.deepcopy(algorithm.metrics).reduce(), 200) - copied_us
     print(
@@ -157,21 +157,21 @@ def again_and_again(what: str, algorithm: Any, callback: Any, result: dict[str, 
 
 
 def side_by_side(what: str, calls: dict[str, Callable[[], object]], rounds: int) -> None:
-    """Do the same with and without the callback in turns, and print the ratios of time and of CPU time.
+    """Run the same call alternately with and without the callback, and print the ratios of wall-clock and CPU time.
 
-    CPU time is that of this thread: it tells a difference of a percent where other programs make the time itself jump.
+    CPU time is that of this thread. It shows a difference of a percent even if other programs disturb the wall-clock time.
     """
     spent: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
     order = list(calls)
     for _ in range(rounds):
-        random.shuffle(order)  # a fixed order may beat in time with the episodes
+        random.shuffle(order)  # a fixed order could coincide with the episodes
         for name in order:
             started = time.perf_counter(), time.thread_time()
             calls[name]()
             spent[name].append((time.perf_counter() - started[0], time.thread_time() - started[1]))
-    for kind, place in (("time", 0), ("CPU time", 1)):
+    for kind, index in (("time", 0), ("CPU time", 1)):
         pairs = zip(spent["with"], spent["without"], strict=True)
-        estimate = trimmed_mean([math.log(a[place] / b[place]) for a, b in pairs])
+        estimate = trimmed_mean([math.log(a[index] / b[index]) for a, b in pairs])
         print(
             f"{what}, {kind} that the callback adds: {100 * estimate.mean:.2f} ± {100 * estimate.half_width:.2f} % "
             f"(trimmed mean of {rounds} pairs, 95 %)",
@@ -180,7 +180,7 @@ def side_by_side(what: str, calls: dict[str, Callable[[], object]], rounds: int)
 
 
 class Switch:
-    """Turns a callback on and off on a running Algorithm: the same policy, envs and memory with it and without."""
+    """Turns a callback on and off in a running Algorithm, so that policy, envs and memory are the same with and without it."""
 
     def __init__(self, algorithm: Any) -> None:
         self._holders = [(algorithm, "callbacks"), (algorithm.env_runner, "_callbacks")]
@@ -201,9 +201,9 @@ class Switch:
 
 
 def own_share(algorithm: Any, envs: int, calls: int) -> None:
-    """Add up what the callback does in an env runner, each part timed by itself, as a share of a sample's time.
+    """Print the share of the callback's work in an env runner in the time of a sample, from the time of each part.
 
-    The parts are too small to show in a sample's own time on a machine with other users.
+    The parts are too short to be visible in the time of a whole sample on a shared machine.
     """
     runner = algorithm.env_runner
     (callback,) = runner._callbacks
@@ -246,15 +246,16 @@ def own_share(algorithm: Any, envs: int, calls: int) -> None:
         "reporting": median_us(report, calls),
     }
     share = 100 * sum(parts.values()) / sample_us
-    told = ", ".join(f"{name} {us:.0f} µs" for name, us in parts.items())
+    shares = ", ".join(f"{name} {us:.0f} µs" for name, us in parts.items())
     print(
-        f"a sample of {steps} steps with {envs} env(s): {sample_us / 1e3:.0f} ms, of it the callback's {share:.2f} % ({told})",
+        f"a sample of {steps} steps with {envs} env(s): {sample_us / 1e3:.0f} ms, of which the callback takes {share:.2f} % "
+        f"({shares})",
         flush=True,
     )
 
 
 def sampling(rounds: int) -> None:
-    """Sample CartPole, the fastest of envs, with and without the callback, in fragments as short as IMPALA's and longer ones."""
+    """Sample CartPole, one of the fastest envs, with and without the callback, in short (IMPALA) and longer fragments."""
     torch.set_num_threads(1)
     for envs in (1, 8):
         algorithm = config(functools.partial(ScalingCallback, baseline_sps=1000.0), 0, steps=200, envs=envs).build_algo()
@@ -283,9 +284,9 @@ def training(rounds: int) -> None:
 if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--rounds", type=int, default=300, help="pairs of iterations with and without the callback")
-    arguments.add_argument("--calls", type=int, default=20_000, help="calls of the hook that are timed")
-    arguments.add_argument("--kept-over", type=int, default=1_000_000, help="iterations over which memory must stay")
-    arguments.add_argument("--only", choices=("hook", "sampling", "training"), help="measure nothing else")
+    arguments.add_argument("--calls", type=int, default=20_000, help="number of timed calls of the hook")
+    arguments.add_argument("--kept-over", type=int, default=1_000_000, help="number of iterations to watch memory over")
+    arguments.add_argument("--only", choices=("hook", "sampling", "training"), help="measure only this")
     options = arguments.parse_args()
     ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     if options.only in (None, "hook"):

@@ -45,7 +45,7 @@ SCALES = [Scale(runners, envs) for runners in (1, 2, 4) for envs in (1, 2, 4, 8)
 
 
 class SlowStep(gymnasium.Env):
-    """An env whose step waits 2 ms for a simulator elsewhere."""
+    """An env whose step waits 2 ms, as for an external simulator."""
 
     observation_space = gymnasium.spaces.Box(-1.0, 1.0, (8,))
     action_space = gymnasium.spaces.Discrete(2)
@@ -60,7 +60,7 @@ class SlowStep(gymnasium.Env):
         return np.zeros(8, np.float32), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Wait; an episode has 200 steps."""
+        """Wait. Episodes have 200 steps."""
         time.sleep(0.002)
         self._steps += 1
         return np.zeros(8, np.float32), 0.0, False, self._steps >= 200, {}
@@ -86,33 +86,33 @@ def config_of(algo: str, env: str, batch: int, scale: Scale) -> Any:
 
 
 def per_step(result: dict[str, Any]) -> TimeBreakdown:
-    """Return where the time of an iteration went, per env step [s]."""
+    """Return the time breakdown of an iteration, per env step [s]."""
     scaling = result["scaling"]
     return TimeBreakdown.of(scaling["time"], sum(scaling["time"][part] for part in PARTS[:4])).times(1 / scaling["env_steps"])
 
 
 def updates_ratio(prober: Prober, scale: Scale, own: Scale) -> float:
-    """Return how many times as many learner updates as another scale goes through for as many env steps."""
+    """Return the ratio of learner updates at a scale to those at the trial's own, for equal env steps."""
     steps = prober.steps_per_round(own)
     return 1.0 if math.isinf(steps) else steps / prober.steps_per_round(scale)
 
 
-def foretold(spent: TimeBreakdown, pairs: list[tuple[Probe, Probe]], updates: float) -> float:
-    """Return seconds per env step at a scale as the callback does, from probes of it and of the trial's own scale in each round."""
+def predicted(spent: TimeBreakdown, pairs: list[tuple[Probe, Probe]], updates: float) -> float:
+    """Return seconds per env step at a scale, predicted as by the callback: from probes of it and of the trial's own scale."""
     ratios = [Ratios.of(probe, own, updates) for probe, own in pairs]
     sample, sync = (math.exp(trimmed_mean([math.log(getattr(each, name)) for each in ratios]).mean) for name in ("sample", "sync"))
     return Ratios(sample, updates, sync).apply(spent).total
 
 
 def resident_mb(_env_runner: Any) -> float:
-    """Return the memory of an env runner's process."""
-    import psutil  # Ray brings it along
+    """Return the memory of an env runner's process [MB]."""
+    import psutil  # a dependency of Ray
 
     return psutil.Process().memory_info().rss / 2**20
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the probes and the whole iterations."""
+    """Run rounds of probes and of whole iterations; return both, with times and memory."""
     until, own = time.perf_counter() + options.seconds, Scale.parse(options.own)
     algorithm = config_of(options.algo, options.env, options.batch, Scale(4, 4)).build_algo()
     algorithm.train()
@@ -146,7 +146,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def alone(options: argparse.Namespace) -> float:
-    """Return steps/s of a trial at the reference scale."""
+    """Run a trial at the reference scale; return its throughput [steps/s]."""
     algorithm = config_of(options.algo, options.env, options.batch, REFERENCE).build_algo()
     times = [per_step(algorithm.train()).total for _ in range(options.rounds + 2)][2:]
     algorithm.stop()
@@ -154,7 +154,7 @@ def alone(options: argparse.Namespace) -> float:
 
 
 def trials(options: argparse.Namespace) -> None:
-    """Print what a trial's probes say of the reference, beside trials of the reference before and after it."""
+    """Print the reference's throughput as probed in a trial, and as measured in trials of its own before and after."""
     own = Scale.parse(options.own)
     before = alone(options)
     algorithm = config_of(options.algo, options.env, options.batch, own).build_algo()
@@ -167,27 +167,28 @@ def trials(options: argparse.Namespace) -> None:
                 probes += of_round
         updates = updates_ratio(prober, REFERENCE, own)
     algorithm.stop()
-    after, probed = alone(options), 1 / foretold(typical(times), paired(probes, REFERENCE, own), updates)
+    after, probed = alone(options), 1 / predicted(typical(times), paired(probes, REFERENCE, own), updates)
     between = (before + after) / 2
     print(
-        f"{REFERENCE}: {before:,.0f} steps/s before, {probed:,.0f} probed in a trial of {own}, {after:,.0f} "
-        f"after. Probed {100 * (probed / between - 1):+.1f} % off their mean, they {100 * (after / before - 1):+.1f} % apart.\n"
+        f"{REFERENCE}: {before:,.0f} steps/s before, {probed:,.0f} probed in a trial of {own}, {after:,.0f} after. The probes "
+        f"differ by {100 * (probed / between - 1):+.1f} % from the mean of the trials, and these by "
+        f"{100 * (after / before - 1):+.1f} % from each other.\n"
     )
 
 
 def typical(times: list[TimeBreakdown]) -> TimeBreakdown:
-    """Return the medians of each phase."""
+    """Return the median of each phase."""
     return TimeBreakdown.of_window({part: median(getattr(each, part) for each in times) for part in PARTS[:4]})
 
 
 def paired(probes: list[Probe], scale: Scale, own: Scale) -> list[tuple[Probe, Probe]]:
-    """Return the probes of a scale, each with that of the trial's own scale in the same round."""
+    """Return the probes of a scale, each paired with the probe of the trial's own scale in the same round."""
     by_round = {(probe.scale, probe.round): probe for probe in probes}
     return [(probe, by_round[own, probe.round]) for probe in probes if probe.scale == scale]
 
 
 def cost(options: argparse.Namespace) -> None:
-    """Print what probing costs a trial: seconds at the start, share of the time after 50 iterations, and memory."""
+    """Print the cost of probing: seconds at the start, share of the time of 50 iterations, and memory."""
     kept, built = [], []
     for probe in (False, True):
         config = config_of(options.algo, options.env, options.batch, Scale.parse(options.own))
@@ -201,10 +202,10 @@ def cost(options: argparse.Namespace) -> None:
         kept.append((resident_mb(None), mean(algorithm.env_runner_group.foreach_env_runner(resident_mb, local_env_runner=False))))
         algorithm.stop()
     print(
-        f"Start-up {built[0]:.1f} s without and {built[1]:.1f} s with probes, which took {first['scaling']['time']['probe']:.1f} s "
-        f"of it. In the 50 iterations after the first, {trained:.0f} s, they took {sum(times):.2f} s, {sum(times) / trained:.2%}. "
-        f"An env runner had {kept[0][1]:.0f} MB without and {kept[1][1]:.0f} MB with them; the Algorithm's process, where both "
-        f"ran, {kept[0][0]:.0f} MB and then {kept[1][0]:.0f} MB.\n"
+        f"Start-up: {built[0]:.1f} s without and {built[1]:.1f} s with probes, of which {first['scaling']['time']['probe']:.1f} s "
+        f"for probing. Next 50 iterations: {trained:.0f} s, of which {sum(times):.2f} s ({sum(times) / trained:.2%}) for probing. "
+        f"Memory of an env runner: {kept[0][1]:.0f} MB without and {kept[1][1]:.0f} MB with probes; of the Algorithm's process, "
+        f"which ran both: {kept[0][0]:.0f} MB, then {kept[1][0]:.0f} MB.\n"
     )
 
 
@@ -214,7 +215,7 @@ def speedups(times: dict[Scale, float]) -> dict[Scale, float]:
 
 
 def full_times(iterations: list[Any], rounds: Any = None) -> dict[Scale, float]:
-    """Return seconds per env step of whole iterations, the median of `rounds`."""
+    """Return seconds per env step of whole iterations, median over `rounds`."""
     times: dict[Scale, list[float]] = {scale: [] for scale in SCALES}
     for scale, number, spent in iterations:
         if rounds is None or number in rounds:
@@ -226,13 +227,13 @@ def report(measured: dict[str, Any], own: Scale) -> None:
     """Print the table."""
     full = full_times(measured["iterations"])
     spent = typical([spent for scale, _, spent in measured["iterations"] if scale == own])
-    probed = {scale: foretold(spent, paired(measured["probes"], scale, own), measured["updates"][scale]) for scale in SCALES}
+    probed = {scale: predicted(spent, paired(measured["probes"], scale, own), measured["updates"][scale]) for scale in SCALES}
     by_probe, by_full = speedups(probed), speedups(full)
     errors = {scale: 100 * (by_probe[scale] / by_full[scale] - 1) for scale in SCALES if scale != REFERENCE}
     rounds = len(measured["full_seconds"])
     halves = [speedups(full_times(measured["iterations"], range(start, rounds, 2))) for start in (0, 1)]
     noise = {scale: 100 * (halves[0][scale] / halves[1][scale] - 1) for scale in errors}
-    print("| scale | full steps/s | speedup, full | speedup, probed | error % | halves of full apart % |")
+    print("| scale | full steps/s | speedup, full | speedup, probed | error % | difference between halves of full % |")
     print("|---|---|---|---|---|---|")
     for scale in SCALES:
         print(
@@ -247,7 +248,7 @@ def report(measured: dict[str, Any], own: Scale) -> None:
 
 
 def sizes(percents: dict[Scale, float]) -> str:
-    """Return mean and worst of their sizes as a text."""
+    """Return the mean and the largest absolute value as text."""
     absolute = [abs(percent) for percent in percents.values()]
     return f"mean {mean(absolute):.1f} %, worst {max(absolute):.1f} %"
 
@@ -255,23 +256,23 @@ def sizes(percents: dict[Scale, float]) -> str:
 def main() -> None:
     """Run one env and algorithm."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--env", default="HalfCheetah-v5", help="an env of Gymnasium, or 'slow' for one that waits 2 ms a step")
+    parser.add_argument("--env", default="HalfCheetah-v5", help="a Gymnasium env, or 'slow' for one that waits 2 ms per step")
     parser.add_argument("--algo", default="ppo", choices=["ppo", "dqn", "sac"])
-    parser.add_argument("--batch", type=int, default=2048, help="env steps of an iteration")
+    parser.add_argument("--batch", type=int, default=2048, help="env steps per iteration")
     parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--seconds", type=float, default=90, help="no more rounds are begun after it, but for the first two")
-    parser.add_argument("--own", default="2r4e", help="the scale whose iterations tell the rest")
+    parser.add_argument("--seconds", type=float, default=90, help="start no more rounds after this time, except the first two")
+    parser.add_argument("--own", default="2r4e", help="the trial's own scale")
     parser.add_argument("--probe-seconds", type=float, default=0.2)
     parser.add_argument("--trials", action="store_true", help="compare with trials of 1r×1e")
-    parser.add_argument("--cost", action="store_true", help="tell what probing costs a trial of the scale --own")
-    parser.add_argument("--raw", type=Path, help="write what was measured as JSON")
+    parser.add_argument("--cost", action="store_true", help="measure the cost of probing for a trial of the scale --own")
+    parser.add_argument("--raw", type=Path, help="JSON file to write the measurements to")
     options = parser.parse_args()
     os.environ.update(PYTHONWARNINGS="ignore", RAY_worker_niceness="0")
     torch.set_num_threads(1)  # as Ray does in a trial of Tune
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     tune.register_env("slow", SlowStep)
     print(
-        f"{options.algo.upper()}, {options.env}, {options.batch:,} env steps an iteration; {cpu_model()}, {usable_cores():g} "
+        f"{options.algo.upper()}, {options.env}, {options.batch:,} env steps per iteration; {cpu_model()}, {usable_cores():g} "
         f"cores, Python {platform.python_version()}, Ray {ray.__version__}, {datetime.now(timezone.utc):%Y-%m-%d}\n"
     )
     if options.trials or options.cost:

@@ -1,4 +1,4 @@
-"""How well and how fast a race of short probes finds the best configuration: `python tests/benchmarks/race.py`. Takes minutes.
+"""Measures how well and how fast a race finds the best configuration: `python tests/benchmarks/race.py`. Takes minutes.
 
 Simulates sweeps on known surfaces of 12 to 20 configurations: with stragglers, saturation at the cores, and falling throughput. The
 noise is that of shared machines: 5 % per probe, varying between configurations; a machine speed that drifts by a tenth within a
@@ -28,7 +28,7 @@ REST_ERROR = 0.02
 
 @dataclass(frozen=True)
 class Surface:
-    """Seconds per env step of sampling for each configuration, and of the rest; seconds and noise of a probe of each."""
+    """Sampling time per env step of each configuration, time of the rest, and duration and noise of a probe."""
 
     sampling: Mapping[Scale, float]
     rest: float
@@ -65,30 +65,30 @@ def surface(rng: np.random.Generator, runners: tuple[int, ...] = (), envs: tuple
 
 
 class Machine:
-    """Probes configurations on a machine whose pace drifts, and whose cores are stolen now and then.
+    """Probes configurations on a machine whose speed drifts, and whose cores are stolen from time to time.
 
     Args:
         surface: the truth.
         rng: its random generator.
-        lasting: standard deviation of a noise that each configuration has for itself, and that lasts a few rounds.
+        lasting: standard deviation of additional noise of each configuration, which is correlated over a few rounds.
     """
 
     def __init__(self, surface: Surface, rng: np.random.Generator, lasting: float = 0.0) -> None:
         self.surface, self._rng, self._lasting = surface, rng, lasting
-        self.seconds, self.correction, self._stolen_until, self._slower = 0.0, rng.normal(0, DRIFT), 0.0, 1.0
+        self.seconds, self.drift, self._stolen_until, self._slower = 0.0, rng.normal(0, DRIFT), 0.0, 1.0
         self._own = {scale: rng.normal(0, lasting) for scale in surface.sampling}
         self.rest_error = math.exp(rng.normal(0, REST_ERROR))
 
     def probe(self, scale: Scale) -> float:
-        """Return the sampling seconds per env step that a probe shows."""
+        """Return the sampling time per env step as measured by a probe [s]."""
         spent = factor = 0.0
         while spent < self.surface.probe_seconds:
             kept = math.exp(-TICK / DRIFT_LASTS)
-            self.correction = kept * self.correction + self._rng.normal(0, DRIFT * math.sqrt(1 - kept**2))
+            self.drift = kept * self.drift + self._rng.normal(0, DRIFT * math.sqrt(1 - kept**2))
             if self.seconds > self._stolen_until and self._rng.random() < TICK / STOLEN_EVERY:
                 self._stolen_until = self.seconds + self._rng.exponential(STOLEN_FOR)
                 self._slower = self._rng.uniform(1.2, 2.0)
-            factor += TICK * math.exp(self.correction) * (self._slower if self.seconds < self._stolen_until else 1.0)
+            factor += TICK * math.exp(self.drift) * (self._slower if self.seconds < self._stolen_until else 1.0)
             spent += TICK
             self.seconds += TICK
         self._own[scale] = 0.8 * self._own[scale] + 0.6 * self._rng.normal(0, self._lasting)
@@ -98,7 +98,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Run:
-    """A race that was run."""
+    """A completed race."""
 
     outcome: Outcome
     rounds: int
@@ -107,18 +107,18 @@ class Run:
 
 
 def run(race: Race, machine: Machine, rng: np.random.Generator, most_rounds: int, grow_to: Scale | None = None) -> Run:
-    """Run a race until it is over, or for so many rounds; on the whole grid, or one that grows from 1r×1e."""
+    """Run a race until it is over or has had `most_rounds`, on the whole grid or on one that grows from 1r×1e up to `grow_to`."""
     scales = [*machine.surface.sampling] if grow_to is None else [Scale(1, 1)]
     rows: list[dict[Scale, float]] = []
-    racing, probes, paces = set(scales), 0, []
+    racing, probes, drifts = set(scales), 0, []
     while True:
         order = [scales[i] for i in rng.permutation(len(scales)) if scales[i] in racing]
         rows.append({scale: machine.probe(scale) for scale in order})
-        paces.append(machine.correction)
+        drifts.append(machine.drift)
         probes += len(order)
         seconds = np.array([[row.get(scale, math.nan) for scale in scales] for row in rows])
-        # The rest is known at the pace of the rounds, as it is where each iteration tells both times.
-        rest = machine.surface.rest * math.exp(fmean(paces)) * machine.rest_error
+        # The rest is known at the machine's speed during the rounds, as in a sweep, which trains between rounds.
+        rest = machine.surface.rest * math.exp(fmean(drifts)) * machine.rest_error
         outcome = race.judge(scales, seconds, rest, REST_ERROR)
         added = race.worth_adding(outcome, grow_to) if grow_to is not None else ()
         if (outcome.over and not added) or len(rows) >= most_rounds:
@@ -128,7 +128,7 @@ def run(race: Race, machine: Machine, rng: np.random.Generator, most_rounds: int
 
 
 def figures(goal: Goal, surfaces: list[Surface], most_rounds: int, lasting: float, grown: bool) -> dict[str, float]:
-    """Return how the races for a goal go; each is run twice, and each run judged by the other and by the truth."""
+    """Return statistics of races for a goal. Each race is run twice; intervals are judged by the other run and by the truth."""
     race, regrets, dropped, repeats, truths, errors = Race(goal), [], [], [], [], []
     runs: list[Run] = []
     for seed, each in enumerate(surfaces):
@@ -168,14 +168,14 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--surfaces", type=int, default=100)
     arguments.add_argument("--seed", type=int, default=0)
-    arguments.add_argument("--rounds", type=int, nargs="+", default=[5, 10, 20, 40], help="most rounds of a race")
+    arguments.add_argument("--rounds", type=int, nargs="+", default=[5, 10, 20, 40], help="maximum number of rounds")
     options = arguments.parse_args()
     rng = np.random.default_rng(options.seed)
     grids = [surface(rng) for _ in range(options.surfaces)]
     large = [surface(rng, (1, 2, 4, 8), (1, 2, 4, 8, 16)) for _ in range(options.surfaces)]
     for title, surfaces, lasting, grown in (
         ("The whole grid", grids, 0.0, False),
-        ("The whole grid; each configuration has noise of 3 % that lasts for some rounds", grids, 0.03, False),
+        ("The whole grid; 3 % noise of each configuration that is correlated over some rounds", grids, 0.03, False),
         ("A grid that grows from 1r×1e, up to 8r×16e", large, 0.0, True),
     ):
         print(f"\n{title}")

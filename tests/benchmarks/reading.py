@@ -31,7 +31,7 @@ def connectors(draw: random.Random, count: int) -> dict[str, Any]:
 
 
 def result(draw: random.Random, trial: str, iteration: int, scale: tuple[int, int]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what stands before and behind the config in a result, shaped like PPO's on Ray 2.60."""
+    """Return the parts of a result before and after its config, shaped like PPO's on Ray 2.60."""
     from rl_scaling_callback.core import schema
 
     seconds = 10 / (scale[0] * scale[1]) ** 0.7 * draw.uniform(0.95, 1.05)
@@ -85,13 +85,13 @@ def result(draw: random.Random, trial: str, iteration: int, scale: tuple[int, in
         "time/evaluate": 0.0,
         "exclusive": 1.0,
     }
-    behind = {
+    after = {
         "time_since_restore": seconds * iteration,
         "iterations_since_restore": iteration,
         "perf": {"cpu_util_percent": 80.0, "ram_util_percent": 7.0},
         "scaling": schema.nest({key.name: draw.random() for key in schema.KEYS if key.unit != "text"} | measured),
     }
-    return before, behind
+    return before, after
 
 
 def write(folder: Path, trials: int, iterations: int) -> None:
@@ -105,18 +105,18 @@ def write(folder: Path, trials: int, iterations: int) -> None:
         config = PPOConfig().environment("HalfCheetah-v5").env_runners(num_env_runners=scale[0], num_envs_per_env_runner=scale[1])
         text = json.dumps(config.to_dict(), cls=SafeFallbackEncoder)
         trial = f"4bb93_{index:05}"
-        place = folder / f"PPO_HalfCheetah-v5_{trial}_{index}"
-        place.mkdir(parents=True)
-        (place / "params.json").write_text(text)
-        with (place / "result.json").open("w") as file:
+        path = folder / f"PPO_HalfCheetah-v5_{trial}_{index}"
+        path.mkdir(parents=True)
+        (path / "params.json").write_text(text)
+        with (path / "result.json").open("w") as file:
             for iteration in range(1, iterations + 1):
-                before, behind = (json.dumps(part)[1:-1] for part in result(draw, trial, iteration, scale))
-                file.write(f'{{{before}, "config": {text}, {behind}}}\n')
+                before, after = (json.dumps(part)[1:-1] for part in result(draw, trial, iteration, scale))
+                file.write(f'{{{before}, "config": {text}, {after}}}\n')
     (folder / "experiment_state-2026-01-01_00-00-00.json").write_text("{}")
 
 
 def read_ours(folder: Path) -> float:
-    """Return the seconds that reading takes and making the whole report of it, up to the page."""
+    """Return the seconds to read the experiment and make the report, including the page."""
     from rl_scaling_callback.experiments import read_experiment
     from rl_scaling_callback.report import make_report, render_page
 
@@ -132,15 +132,15 @@ def read_ours(folder: Path) -> float:
 
 
 def read_tunes(folder: Path) -> float:
-    """Return the seconds that Tune's `ExperimentAnalysis` takes; its reading of the experiment's state is a gift."""
+    """Return the seconds that Tune's `ExperimentAnalysis` takes, not counting the time to read the experiment's state."""
     from pyarrow.fs import LocalFileSystem
     from ray.tune import ExperimentAnalysis
 
-    def trial(place: Path) -> SimpleNamespace:
-        storage = SimpleNamespace(trial_fs_path=str(place), storage_filesystem=LocalFileSystem())
-        return SimpleNamespace(trial_id=place.name, last_result={"training_iteration": 1}, config={}, storage=storage)
+    def trial(path: Path) -> SimpleNamespace:
+        storage = SimpleNamespace(trial_fs_path=str(path), storage_filesystem=LocalFileSystem())
+        return SimpleNamespace(trial_id=path.name, last_result={"training_iteration": 1}, config={}, storage=storage)
 
-    trials: Any = [trial(place) for place in sorted(folder.iterdir()) if place.is_dir()]
+    trials: Any = [trial(path) for path in sorted(folder.iterdir()) if path.is_dir()]
     started = time.perf_counter()
     analysis = ExperimentAnalysis(str(folder), trials=trials)
     seconds = time.perf_counter() - started
@@ -149,14 +149,12 @@ def read_tunes(folder: Path) -> float:
 
 
 def main() -> None:
-    """Run the steps that were asked for."""
+    """Run one step, or compare all."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--trials", type=int, default=100)
     arguments.add_argument("--iterations", type=int, default=100)
-    arguments.add_argument(
-        "--folder", type=Path, help="where the experiment is written, or lies from an earlier run; else a temporary one"
-    )
-    arguments.add_argument("--step", choices=["write", "ours", "tunes"], help="do only this")
+    arguments.add_argument("--folder", type=Path, help="folder of the experiment, reused if it exists [default: a temporary one]")
+    arguments.add_argument("--step", choices=["write", "ours", "tunes"], help="run only this step")
     options = arguments.parse_args()
     if options.step == "write":
         write(options.folder, options.trials, options.iterations)
@@ -168,7 +166,7 @@ def main() -> None:
 
 
 def compare(options: argparse.Namespace) -> None:
-    """Do every step in a process of its own, whose peak of memory is its own."""
+    """Run each step in a separate process, to measure its peak memory."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary) / "experiment"
         if not folder.exists():
@@ -183,7 +181,7 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def step(name: str, folder: Path, *more: str) -> str:
-    """Return what a step prints."""
+    """Run a step in a separate process; return its output."""
     command = [sys.executable, __file__, "--step", name, "--folder", str(folder), *more]
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
 

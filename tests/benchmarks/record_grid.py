@@ -1,7 +1,7 @@
 """Records an exhaustive grid of configurations with repetitions, for the evaluation of laws and search policies.
 
 `python tests/benchmarks/record_grid.py halfcheetah --output grid.csv` takes half an hour on 2 cores. Each repetition measures every
-configuration once, in a new random order, so that a drifting machine favours none of them. Run nothing else at the same time.
+configuration once, in a new random order, so that drifting machine speed favours none of them. Run nothing else at the same time.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ FIELDS = (
 
 
 class SlowStep(gymnasium.Env):
-    """An env whose step waits for a simulator elsewhere: 2 ms that take no core."""
+    """An env whose step waits 2 ms, as for an external simulator, without using a core."""
 
     observation_space = gymnasium.spaces.Box(-1.0, 1.0, (8,))
     action_space = gymnasium.spaces.Discrete(2)
@@ -71,7 +71,7 @@ ENVS: dict[str, Any] = {"halfcheetah": "HalfCheetah-v5", "cartpole": "CartPole-v
 
 
 class Recorder(tune.Callback):
-    """Writes a row for each iteration, and when its trial started."""
+    """Writes a row for each iteration, with the start-up time of its trial."""
 
     def __init__(self, output: Path, repetition: int) -> None:
         self._output = output
@@ -81,7 +81,7 @@ class Recorder(tune.Callback):
         self._free_since = time.time()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Note the time: what follows until the next trial's first iteration is start-up."""
+        """Record the time: the next trial's start-up begins now."""
         self._order += 1
         self._free_since = time.time()
 
@@ -115,7 +115,7 @@ def main() -> None:
     arguments.add_argument("--envs", type=lambda text: [int(e) for e in text.split(",")], default=[1, 2, 4, 8, 16])
     arguments.add_argument("--repetitions", type=int, default=3)
     arguments.add_argument("--iterations", type=int, default=7)
-    arguments.add_argument("--steps", type=int, default=1024, help="env steps an iteration")
+    arguments.add_argument("--steps", type=int, default=1024, help="env steps per iteration")
     options = arguments.parse_args()
 
     os.environ.update(QUIET)

@@ -1,4 +1,4 @@
-"""How well and how cheaply a search finds the best configuration: `python tests/benchmarks/search.py`. Takes a few minutes.
+"""Measures how well and how cheaply a search finds the best configuration: `python tests/benchmarks/search.py`. Takes minutes.
 
 Replays searches on exhaustive grids recorded by `record_grid.py` and on synthetic surfaces, and prints a table for each goal. On a
 recorded grid, a search sees a random half of each configuration's runs and is judged by the other half, corrected for the machine's
@@ -32,9 +32,9 @@ from rl_scaling_callback.sweeping.search import Search, TrialOutcome
 
 SINGLE = Scale(1, 1)
 FULL = (2, 7)
-"""Iterations of warm-up, and of a whole trial: the fewest that the rule of the steady state asks for."""
+"""Warm-up iterations, and iterations of a whole trial: the minimum of the default rule."""
 SHORT = (2, 5)
-"""Those of a trial of the search."""
+"""The same for the search's own trials."""
 HIT = 0.05
 PACE, BETWEEN_RUNS, BETWEEN_ITERATIONS = 0.1, 0.04, 0.05
 
@@ -72,13 +72,13 @@ class Run:
         return steady.read()
 
     def seconds(self, window: tuple[int, int] = FULL) -> float:
-        """Return what it costs up to the end of a window."""
+        """Return its duration up to the end of a window, including start-up [s]."""
         return self.start_up + sum(each.seconds for each in self.iterations[: window[1]])
 
 
 @dataclass(frozen=True)
 class Grid:
-    """An exhaustive grid: what a search may see of each configuration, in order, and the SPS that it is judged by."""
+    """An exhaustive grid: the runs of each configuration that a search sees, in order, and the SPS that it is judged by."""
 
     seen: Mapping[Scale, Sequence[Run]]
     truth: Mapping[Scale, float]
@@ -86,12 +86,12 @@ class Grid:
 
     @property
     def exhaustive_seconds(self) -> float:
-        """What it costs to measure each configuration once, in full."""
+        """Time to measure each configuration once [s]."""
         return sum(runs[0].seconds() for runs in self.seen.values())
 
 
 class Bench:
-    """Runs trials on a grid, and keeps count of what they cost."""
+    """Runs trials on a grid and adds up their durations."""
 
     def __init__(self, grid: Grid, goal: Goal) -> None:
         self.grid, self.goal = grid, goal
@@ -107,42 +107,42 @@ class Bench:
         return trial
 
     def score(self, scale: Scale, window: tuple[int, int] = FULL) -> float:
-        """Return what a searcher that takes one number is told of the next trial: speed, once it meets the goal."""
+        """Return the score of the next trial for single-objective searchers: ln SPS minus a penalty for missing the goal."""
         sps = {SINGLE: self.trials[0].steady.sps, scale: self._next(scale).sps(window)}
         return math.log(sps[scale]) - 100 * shortfall(sps, scale, self.goal)
 
     def _next(self, scale: Scale) -> Run:
-        # A policy that comes back more often than there are runs sees the last one again, at its price.
+        # If a policy asks for more runs than there are, it gets the last one again, at its cost.
         runs = self.grid.seen[scale]
         return runs[min(self._taken[scale], len(runs) - 1)]
 
     @property
     def share(self) -> float:
-        """What was spent, as a share of the exhaustive grid's cost."""
+        """Time spent, as a share of the time of the exhaustive grid."""
         return sum(trial.seconds for trial in self.trials) / self.grid.exhaustive_seconds
 
     def best_measured(self) -> Scale:
-        """Return what the figures alone say."""
+        """Return the best configuration by measured SPS alone."""
         return best({trial.scale: trial.steady.sps for trial in self.trials}, self.goal)
 
 
 def shortfall(sps: Mapping[Scale, float], scale: Scale, goal: Goal) -> float:
-    """Return by how much a configuration falls short of the goal's thresholds, in ln, summed up."""
+    """Return the sum of ln(threshold / figure) over the thresholds that a configuration misses."""
     speedup = sps[scale] / sps[SINGLE]
     found = ((goal.min_speedup, speedup), (goal.min_efficiency, 100 * speedup / scale.parallelism))
     return sum(max(0.0, math.log(least / value)) for least, value in found if least is not None)
 
 
 def best(sps: Mapping[Scale, float], goal: Goal) -> Scale:
-    """Return the fastest that meets the goal, or else what comes nearest."""
+    """Return the fastest configuration that meets the goal, or else the closest to it."""
     return max(sps, key=lambda scale: (-shortfall(sps, scale, goal), sps[scale]))
 
 
 def regret(sps: Mapping[Scale, float], choice: Scale, goal: Goal) -> float:
-    """Return how much worse a choice is than the best: in speed, or further from the goal where it falls short of it."""
+    """Return how much slower than the best a choice is, or how much further from the goal if it misses it."""
     target = best(sps, goal)
     missing, least = shortfall(sps, choice, goal), shortfall(sps, target, goal)
-    # Where nothing meets the goal, all that counts is how near a choice comes.
+    # If nothing meets the goal, only the distance from it counts.
     slower = 1 - sps[choice] / sps[target] if least == 0 else 0.0
     return max(0.0, slower, 1 - math.exp(least - missing))
 
@@ -151,7 +151,7 @@ Policy = Callable[[Bench, np.random.Generator], Scale]
 
 
 def search(budget: float, window: tuple[int, int] = SHORT) -> Policy:
-    """Return the search of the package."""
+    """Return the package's search."""
 
     def run(bench: Bench, rng: np.random.Generator) -> Scale:
         seen = bench.grid.seen
@@ -180,7 +180,7 @@ def exhaustive(bench: Bench, rng: np.random.Generator) -> Scale:
 
 
 def random(share: float) -> Policy:
-    """Return a search that measures the reference and others at random until a share of the exhaustive cost is spent."""
+    """Return a random search: it measures the reference and random others until a share of the exhaustive cost is spent."""
 
     def run(bench: Bench, rng: np.random.Generator) -> Scale:
         bench.measure(SINGLE)
@@ -195,7 +195,7 @@ def random(share: float) -> Policy:
 
 
 def doubling(bench: Bench, rng: np.random.Generator) -> Scale:
-    """Go up the grid along one axis while that is better for the goal, then along the other: what people do by hand."""
+    """Increase one count as long as that is better for the goal, then the other, as people do by hand."""
     runners = sorted({scale.num_env_runners for scale in bench.grid.seen})
     envs = sorted({scale.num_envs_per_env_runner for scale in bench.grid.seen})
     bench.measure(SINGLE)
@@ -213,11 +213,11 @@ def doubling(bench: Bench, rng: np.random.Generator) -> Scale:
 
 
 def asha(bench: Bench, rng: np.random.Generator) -> Scale:
-    """Start every configuration, and have Tune's own ASHA end those that are behind others at the same iteration."""
+    """Start every configuration, and let Tune's ASHA stop those that are worse than others at the same iteration."""
     from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
     bench.measure(SINGLE)
-    # After warm-up a trial is judged in each iteration or two, up to the last.
+    # ASHA judges a trial every iteration or two after warm-up, up to the last.
     scheduler = AsyncHyperBandScheduler(
         time_attr="training_iteration", metric="score", mode="max", grace_period=FULL[0] + 1, max_t=FULL[1], reduction_factor=2
     )
@@ -236,7 +236,7 @@ def asha(bench: Bench, rng: np.random.Generator) -> Scale:
 
 
 def optuna(share: float) -> Policy:
-    """Return a search with Tune's own `OptunaSearch` (its default, TPE) until a share of the exhaustive cost is spent."""
+    """Return a search by Tune's `OptunaSearch` (TPE by default) until a share of the exhaustive cost is spent."""
 
     def run(bench: Bench, rng: np.random.Generator) -> Scale:
         from ray import tune
@@ -261,7 +261,7 @@ def optuna(share: float) -> Policy:
 
 
 def recorded(path: Path) -> tuple[dict[Scale, list[Run]], float]:
-    """Return the runs of a recorded grid, and the cores that they ran on."""
+    """Return the runs of a recorded grid and the number of cores."""
     comment, *lines = path.read_text().splitlines()
     rows: dict[tuple[str, Scale], list[dict[str, str]]] = defaultdict(list)
     for row in csv.DictReader(lines):
@@ -279,7 +279,7 @@ def _iteration(row: Mapping[str, str]) -> Iteration:
 
 
 def halves(path: Path, replays: int) -> Iterator[Grid]:
-    """Yield a recorded grid with its runs drawn into a half that is seen and one that judges."""
+    """Yield a recorded grid with its runs split at random into a half to search and a half to judge by."""
     runs, cores = recorded(path)
     true = at_true_pace(runs)
     rng = np.random.default_rng(0)
@@ -294,14 +294,14 @@ def halves(path: Path, replays: int) -> Iterator[Grid]:
 
 
 def at_true_pace(runs: Mapping[Scale, Sequence[Run]]) -> dict[Scale, list[float]]:
-    """Return the SPS of each run, corrected for how fast the machine was in it."""
+    """Return the SPS of each run, corrected for the machine's speed."""
     measured = [recording.Run(name="", scale=scale, steady=run.steady()) for scale, each in runs.items() for run in each]
     corrected = iter(correct_speed(Study("recorded", tuple(measured))).runs)
     return {scale: [next(corrected).steady.sps for _ in each] for scale, each in runs.items()}
 
 
 def synthetic(replays: int, seed: int = 0, noise: float = 1.0) -> Iterator[Grid]:
-    """Yield grids of 4 × 4 and 5 × 5 on laws that scale, straggle, saturate and fall, with a share of the usual noise."""
+    """Yield grids of 4 × 4 and 5 × 5 on five kinds of surface (see `race.py`), with the usual noise times `noise`."""
     rng = np.random.default_rng(seed)
     for replay in range(replays):
         counts = (1, 2, 4, 8, 16)[: 4 + replay % 2]
@@ -335,7 +335,7 @@ def _drawn(rng: np.random.Generator, steps: float, learn: float, sample: float, 
 
 
 def table(goal: Goal, kinds: Mapping[str, Sequence[Grid]], policies: Mapping[str, Policy]) -> None:
-    """Print how each policy does for a goal on each kind of grid."""
+    """Print the results of each policy for a goal on each kind of grid."""
     print(f"\nGoal {goal.name}: {goal_text(goal)}")
     header = ("grids", "policy", "within 5 %", "regret 50 %", "90 %", "100 %", "cost share", "trials")
     print("{:<28}{:<24}{:>12}{:>13}{:>8}{:>8}{:>12}{:>8}".format(*header))
@@ -360,7 +360,7 @@ def main() -> None:
     """Print the tables."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("grids", type=Path, nargs="*", help="CSV files of record_grid.py")
-    arguments.add_argument("--replays", type=int, default=100, help="of each kind of grid")
+    arguments.add_argument("--replays", type=int, default=100, help="number of grids of each kind")
     options = arguments.parse_args()
     policies: dict[str, Policy] = {
         "search": search(1.0),

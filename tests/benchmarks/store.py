@@ -34,19 +34,19 @@ PARTS = {"sample": 70.0, "learn": 9.0, "sync": 0.5, "other": 0.5, "busy": 69.0, 
 
 
 def workload(number: int) -> Workload:
-    """Return a workload with as many facts as a real one has."""
+    """Return a workload with a realistic number of facts."""
     facts = read_workload({"env": "HalfCheetah-v5", "num_epochs": number})
     return Workload(facts | {"cpu": "a CPU", "cores": 8, "accelerators": [], "ray": "2.60.0"})
 
 
 def steady(number: int) -> Steady:
-    """Return a measurement by which the workload is told, of 8 iterations."""
+    """Return a measurement of 8 iterations that identifies the workload."""
     sps = 1000.0 + number
     return Steady(sps, 2.0, 8, 8 * STEPS, 8 * STEPS / sps, converged=True, settled=True, parts=PARTS)
 
 
 def fill(place: str, numbers: Iterable[int]) -> None:
-    """Have the baselines of these workloads published."""
+    """Publish baselines of these workloads."""
     store = BaselineStore.at(place)
     for number in numbers:
         measured = steady(number)
@@ -70,7 +70,7 @@ def fill(place: str, numbers: Iterable[int]) -> None:
 def start(
     place: str, number: int, warnings: list[str], scale: Scale = PARALLEL, owner: str = "late"
 ) -> tuple[float, BaselineTracker]:
-    """Start a trial; return how long reaching the store and looking for a baseline took [s], and what it has in hand."""
+    """Start a trial; return how long it took to open the store and look for a baseline [s], and its tracker."""
     started = time.perf_counter()
     trial = BaselineTracker(
         BaselineStore.at(place),
@@ -92,7 +92,7 @@ def sps_of(trial: BaselineTracker) -> float:
 
 
 def startup(place: str, most: int) -> None:
-    """Print how long a trial's start takes with more and more baselines in the store."""
+    """Print the time to start a trial as the number of baselines in the store grows."""
     print("start of a trial [ms], median (95th percentile) of 30")
     print(f"{'baselines in the store':>24}{'its own is there':>24}{'only others: what differs':>28}")
     there = 0
@@ -116,7 +116,7 @@ def spread(starts: list[tuple[float, BaselineTracker]]) -> str:
 
 
 def read_all(place: str, seconds: float, workloads: int, seed: int) -> int:
-    """Read baselines for a while; return how many."""
+    """Read baselines for some seconds; return how many."""
     store, draw, done = BaselineStore.at(place), random.Random(seed), 0
     all_workloads = [workload(number) for number in range(workloads)]
     until = time.monotonic() + seconds
@@ -130,7 +130,7 @@ def read_all(place: str, seconds: float, workloads: int, seed: int) -> int:
 
 
 def write_all(place: str, seconds: float, workloads: int, seed: int) -> int:
-    """Publish baselines for a while, all processes the same ones; return how many."""
+    """Publish baselines for some seconds, the same ones in all processes; return how many."""
     draw, done = random.Random(seed), 0
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -140,7 +140,7 @@ def write_all(place: str, seconds: float, workloads: int, seed: int) -> int:
 
 
 def rates(place: str, processes: Iterable[int], workloads: int, seconds: float = 5.0) -> None:
-    """Print how many baselines a second can be read and written, and read while others write them."""
+    """Print the rates of reading, writing, and reading while others write."""
     fill(place, range(workloads))
     print(f"\nbaselines a second, {workloads} files")
     print(f"{'processes':>10}{'read':>10}{'written':>10}{'both at once: read':>20}{'written':>10}")
@@ -159,7 +159,7 @@ def rates(place: str, processes: Iterable[int], workloads: int, seconds: float =
 
 
 def live(place: str, workloads: int, trials: range) -> list[tuple[int, float]]:
-    """Run trials one after another, the first of each workload as its reference; return number and time of start [s] of each."""
+    """Run trials in sequence, the first of each workload as its reference; return the number and start-up time [s] of each."""
     starts = []
     for number in trials:
         is_reference, measured = number < workloads, steady(number % workloads)
@@ -173,9 +173,9 @@ def live(place: str, workloads: int, trials: range) -> list[tuple[int, float]]:
 
 
 def lives(place: str, count: int, workloads: int, processes: int) -> None:
-    """Print how long many trials take, and whether the store gets slower."""
+    """Print the time of many trials, and the start-up times of the first and the last of them."""
     began = time.perf_counter()
-    # The references first: a trial without one would have to wait for it.
+    # References run first, because other trials would wait for them.
     starts = live(place, workloads, range(workloads))
     with workers(processes) as pool:
         shares = [range(workloads + share, count, processes) for share in range(processes)]
@@ -192,19 +192,19 @@ def lives(place: str, count: int, workloads: int, processes: int) -> None:
 
 @contextmanager
 def workers(count: int) -> Iterator[ProcessPoolExecutor]:
-    """Yield processes that have all started: pyarrow's threads don't survive a fork."""
+    """Yield a pool of started processes, spawned because pyarrow's threads don't survive a fork."""
     with ProcessPoolExecutor(count, get_context("spawn")) as pool:
         list(pool.map(time.sleep, [0.5] * count))
         yield pool
 
 
 def main() -> None:
-    """Run the steps."""
+    """Run all measurements."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--trials", type=int, default=10_000)
     arguments.add_argument("--workloads", type=int, default=100)
     arguments.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
-    arguments.add_argument("--place", help="directory or URI that holds no baselines yet; else a temporary directory")
+    arguments.add_argument("--place", help="directory or URI without baselines [default: a temporary directory]")
     options = arguments.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         place = (options.place or temporary).rstrip("/")

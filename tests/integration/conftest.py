@@ -16,7 +16,7 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_DEDUP_LOGS", "1")
 os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # else as many processes start as there are num_cpus
+os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # otherwise Ray starts num_cpus processes in advance
 # By default Ray's workers yield to every other process on the machine; tests with known costs need them on time.
 os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("PYTHONWARNINGS", "ignore::DeprecationWarning")
@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def worker_path() -> Iterator[None]:
-    """Lets Ray's workers import the package under test, and the test modules whose classes they are sent."""
+    """Lets Ray's workers import the package under test and the test modules."""
     import rl_scaling_callback
 
     package = Path(rl_scaling_callback.__file__).parents[1]
@@ -50,7 +50,7 @@ def _shut_down() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def cluster(worker_path: None, _shut_down: None) -> None:
-    """A local Ray cluster of 5 CPUs, whatever the machine has. It keeps running for the modules that follow."""
+    """A local Ray cluster with 5 CPUs on any machine. It keeps running for later modules."""
     import ray
 
     if not ray.is_initialized():

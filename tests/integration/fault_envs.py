@@ -1,4 +1,4 @@
-"""Callbacks that do to a trial what machines do: kill its processes, turn its clock, take its storage away."""
+"""Callbacks that cause faults in a trial: killed processes, clock jumps, lost storage."""
 
 import os
 import signal
@@ -9,14 +9,14 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 
 
 def kill_once(flag, process=None):
-    """Kill a process, this one by default, as the kernel does when memory runs out; what replaces it finds `flag` and lives on."""
+    """Kill a process, by default this one, unless the file `flag` exists; its replacement finds the file and survives."""
     if not Path(flag).exists():
         Path(flag).touch()
         os.kill(process or os.getpid(), signal.SIGKILL)
 
 
 class KillTrial(RLlibCallback):
-    """Kills the process of a trial of `runners` env runners, or another `process`, after its iteration `iteration`."""
+    """Kills the process of a trial with `runners` env runners, or another `process`, after iteration number `iteration`."""
 
     def __init__(self, flag, runners, iteration, process=None):
         super().__init__()
@@ -28,7 +28,7 @@ class KillTrial(RLlibCallback):
 
 
 class KillEnvRunner(RLlibCallback):
-    """Kills the first env runner at the end of its sample number `sample`, after `meanwhile`."""
+    """Calls `meanwhile()` and kills the first env runner, at the end of its sample number `sample`."""
 
     def __init__(self, flag, sample=3, meanwhile=lambda: None):
         super().__init__()
@@ -55,7 +55,7 @@ class AtIteration(RLlibCallback):
 
 
 class ReusablePPO(PPO):
-    """PPO whose process goes on as another trial."""
+    """PPO whose process is reused for the next trial."""
 
     def reset_config(self, new_config):
         self.cleanup()

@@ -172,7 +172,7 @@ def test_sps_is_this_iterations_env_steps_over_its_time(results: list[Result], f
     assert sum(flat(result)["sps"] > 0 for result in results) >= 3
 
 
-def test_env_steps_are_the_growth_of_the_lifetime_counter(results: list[Result], flat: Flat) -> None:
+def test_env_steps_match_the_lifetime_counter(results: list[Result], flat: Flat) -> None:
     lifetimes = [0.0, *(steps(result).lifetime for result in results)]
     assert [flat(result)["env_steps"] for result in results] == [after - before for before, after in pairwise(lifetimes)]
 

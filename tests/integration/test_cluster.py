@@ -24,7 +24,7 @@ TRIALS = [(1, "first"), (2, "second"), (2, "small"), (1, "small"), (2, "small")]
 
 pytestmark = [
     pytest.mark.release,
-    pytest.mark.skipif(len(CORES) < 2, reason="a node of other hardware is made by taking cores from it"),
+    pytest.mark.skipif(len(CORES) < 2, reason="different hardware is simulated by taking cores away"),
 ]
 
 
@@ -122,6 +122,6 @@ def _when_and_where(trial):
     """Return the start of a trial's first iteration and the end of its last [s], its scale and its node."""
     results = [json.loads(line) for line in (trial / "result.json").read_text().splitlines()]
     config = results[0]["config"]
-    (place,) = config["custom_resources_for_main_process"]
+    (node,) = config["custom_resources_for_main_process"]
     scale = Scale(config["num_env_runners"], config["num_envs_per_env_runner"])
-    return results[0]["timestamp"] - results[0]["time_this_iter_s"], results[-1]["timestamp"], scale, place
+    return results[0]["timestamp"] - results[0]["time_this_iter_s"], results[-1]["timestamp"], scale, node

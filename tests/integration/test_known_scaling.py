@@ -12,7 +12,7 @@ STEPS, STEP_S, UPDATE_S = 24, 0.15, 0.75
 
 
 def predicted(runners):
-    """Amdahl, with the sleeps of the env steps as the parallel and the learner's sleep as the serial part."""
+    """Return Amdahl's speedup: the env steps' sleeps are the parallel part, the learner's sleep is the serial part."""
     return (STEPS * STEP_S + UPDATE_S) / (STEPS * STEP_S / runners + UPDATE_S)
 
 

@@ -1,4 +1,4 @@
-"""Ground truth: known costs in seconds are attributed to the right causes, all at the same time, and nothing else is.
+"""Ground truth: known costs in seconds are all attributed to the right causes at the same time, and nothing else is.
 
 Costs are sleeps, long compared to RLlib's overhead. Other load on the machine only adds to an iteration, so the least disturbed of
 several counts.
@@ -125,7 +125,7 @@ def test_cpu_bound_env_on_too_few_cores(tmp_path):
     costs = {"burn_s": burn_s, "core": max(os.sched_getaffinity(0))}
     train(tmp_path, steps=steps, update_s=0.0, costs=costs)
     results = train(tmp_path, runners=runners, steps=steps, update_s=0.0, costs=costs)
-    # Each of the runners that share one core takes as long for its part as a single one for all of it, so nothing is gained. Other
+    # Two runners that share one core take as long for half the steps as a single one for all of them, so nothing is gained. Other
     # load on that core only adds to it.
     assert lost_seconds(results)["contention"] == pytest.approx(steps * burn_s * (1 - 1 / runners), rel=0.1)
 

@@ -1,4 +1,4 @@
-"""One cluster of three hosts with names, addresses and hardware of their own, which reach one another over a network only."""
+"""One cluster of three hosts with separate names, addresses and hardware, connected only by a network."""
 
 import json
 import math
@@ -25,14 +25,14 @@ pytestmark = pytest.mark.release
 
 
 def why_not():
-    """Return why such hosts can't be made here; "" where they can."""
+    """Return why such hosts can't be created here; "" if they can."""
     missing = [tool for tool in ("unshare", "nsenter", "ip", "taskset") if shutil.which(tool) is None]
     if missing:
         return f"{', '.join(missing)} not installed (util-linux, iproute2)"
     if len(os.sched_getaffinity(0)) < 2:
-        return "a host of other hardware is made by taking cores from it"
+        return "different hardware is simulated by taking cores away"
     made = subprocess.run([*NAMESPACES, "sh", "-c", PROBE], capture_output=True, text=True)
-    return f"this machine allows no network namespaces: {made.stderr.strip()}" if made.returncode else ""
+    return f"this machine does not allow network namespaces: {made.stderr.strip()}" if made.returncode else ""
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def scaling(trial, key):
     return [result["scaling"][key] for result in trial]
 
 
-def test_they_are_three_hosts(trials):
+def test_trials_ran_on_three_hosts(trials):
     assert {name: trial[-1]["hostname"] for name, trial in trials.items()} == {
         "reference": "head",
         "on_twin": "twin",
@@ -88,13 +88,13 @@ def test_other_hardware_is_not_compared(trials, name):
     assert all(math.isnan(speedup) for speedup in scaling(trials[name], "speedup"))
 
 
-def test_each_trial_was_alone_and_all_of_it_was_timed(trials):
+def test_each_trial_was_alone_and_all_its_env_runners_reported(trials):
     for trial in trials.values():
         assert set(scaling(trial, "exclusive")) == {1}
         assert scaling(trial, "runners")[-1]["reported"] == trial[-1]["config"]["num_env_runners"]
 
 
-def test_a_report_does_not_compare_other_hardware_either(experiment):
+def test_report_does_not_compare_other_hardware(experiment):
     studies = read_experiment(experiment, rule=SteadyRule(warmup_iterations=1, min_iterations=3, max_iterations=3)).studies
     (compared,) = [names for study in studies if "reference" in (names := {run.name for run in study.runs})]
     assert compared == {"reference", "on_twin", "runners_on_twin"}

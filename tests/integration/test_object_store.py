@@ -1,4 +1,4 @@
-"""An experiment whose storage is S3: a real endpoint on loopback, through Tune's own storage."""
+"""An experiment stored on S3, through Tune's storage, with a local server."""
 
 import json
 import socket
@@ -35,14 +35,14 @@ pytestmark = pytest.mark.release
 
 @pytest.fixture(scope="module")
 def s3(no_cluster, tmp_path_factory):
-    """Makes URIs of places in a bucket."""
+    """Returns the URI of a path in a bucket."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     log = tmp_path_factory.mktemp("moto") / "log"
     with pytest.MonkeyPatch.context() as patch, log.open("w") as output:
-        # Ray's workers inherit them: they are started later.
+        # Ray's workers, started later, inherit these.
         patch.setenv("AWS_ACCESS_KEY_ID", "testing")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
         patch.setenv("AWS_REGION", "us-east-1")
@@ -82,7 +82,7 @@ def text(uri):
 
 
 def scalings(place, config, **options):
-    """What was injected last into each trial of an experiment."""
+    """Run an experiment; return what was last injected into each trial."""
     results = run(place, config, name="it", stop={"training_iteration": 5}, **options)
     assert not results.errors
     return [trial.metrics["scaling"] for trial in results]
@@ -90,13 +90,13 @@ def scalings(place, config, **options):
 
 @pytest.fixture(scope="module")
 def trials(s3, cluster):
-    """What was injected last into each trial of an experiment at `grid/it`: the reference, and two env runners."""
+    """What was last injected into the trials of an experiment at `grid/it`: the reference, and one with two env runners."""
     reporter = ScalingReporter("fastest", show=lambda report: None)
     config = costly(step_s=0.01).env_runners(num_env_runners=tune.grid_search([1, 2]))
     return scalings(s3("grid"), config, reporters=[reporter])
 
 
-def test_the_baseline_lies_in_the_experiment_and_serves_its_trials(s3, trials):
+def test_baseline_is_stored_in_the_experiment_and_used_by_its_trials(s3, trials):
     reference, parallel = trials
     (name,) = files(s3("grid/it/scaling_baselines"))
     baseline = json.loads(text(s3(f"grid/it/scaling_baselines/{name}")))
@@ -105,7 +105,7 @@ def test_the_baseline_lies_in_the_experiment_and_serves_its_trials(s3, trials):
     assert parallel["baseline_sps"] == reference["baseline_sps"] == baseline["sps"]
 
 
-def test_the_reporter_writes_its_page_there(s3, trials):
+def test_reporter_writes_its_page(s3, trials):
     assert "2r×1e" in text(s3("grid/it/scaling_report.html"))
 
 
@@ -115,18 +115,18 @@ def report(uri):
     return json.loads(shown.stdout)
 
 
-def test_the_command_line_reads_the_experiment(s3, trials):
+def test_command_line_reads_the_experiment(s3, trials):
     (study,) = report(s3("grid/it"))["studies"]
     assert {each["config"] for each in study["configurations"]} == {"1r×1e", "2r×1e"}
 
 
-def test_a_report_does_not_show_the_credentials_of_its_uri(s3, trials):
+def test_report_does_not_show_the_credentials_in_its_uri(s3, trials):
     source = report(s3("grid/it").replace("s3://", "s3://somebody:secret@"))["provenance"]["Source"]
     assert "experiments/grid/it" in source
     assert "secret" not in source
 
 
-def test_a_filesystem_of_the_users_own_and_a_baseline_that_outlives_its_experiment(s3, trials):
+def test_custom_filesystem_and_a_lasting_baseline(s3, trials):
     filesystem, path = fs.FileSystem.from_uri(s3("later"))
     lasting = partial(quick, baseline_dir=s3("grid/it/scaling_baselines"))
     config = costly(step_s=0.01).env_runners(num_env_runners=2)
@@ -136,7 +136,7 @@ def test_a_filesystem_of_the_users_own_and_a_baseline_that_outlives_its_experime
     assert "it/scaling_report.html" not in files(s3("later"))
 
 
-def test_a_sweep_keeps_its_experiment_there(s3, cluster):
+def test_sweep_stores_its_experiment(s3, cluster):
     config, place = costly(step_s=0.01), s3("swept")
     options = {"runners": [1], "envs": [1], "engine": "trials", "storage_path": place, "rule": RULE, "show": lambda report: None}
     sweep(config, say=lambda line: None, **options)
@@ -146,7 +146,7 @@ def test_a_sweep_keeps_its_experiment_there(s3, cluster):
         sweep(config, **options)
 
 
-def test_a_damaged_file_is_set_aside(s3):
+def test_damaged_file_is_set_aside(s3):
     place = s3("damaged")
     store, workload = BaselineStore.at(place), Workload({"name": "a"})
     filesystem, _ = fs.FileSystem.from_uri(place)
@@ -159,12 +159,12 @@ def test_a_damaged_file_is_set_aside(s3):
     assert text(s3(f"damaged/{aside}")) == "half a fi"
 
 
-def test_a_bucket_that_is_not_there_is_said_at_once(s3):
+def test_missing_bucket_is_reported_at_once(s3):
     with pytest.raises(ValueError, match=r"baseline_dir is 's3://nowhere/.*Bucket 'nowhere' not found"):
         BaselineStore.at(s3("baselines").replace(BUCKET, "nowhere"))
 
 
-def test_an_endpoint_that_does_not_answer_is_an_error_of_the_place(s3):
+def test_unreachable_endpoint_is_reported(s3):
     nowhere = CliRunner().invoke(main, ["report", "s3://bucket/it?endpoint_override=127.0.0.1:1&scheme=http"])
     assert nowhere.exit_code == 1
     assert "can't be" in nowhere.output

@@ -1,4 +1,4 @@
-"""The page and TensorBoard's curve as a browser shows them: what is on screen is what was measured."""
+"""The page and TensorBoard's curve as rendered by a browser."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from rl_scaling_callback.analysis.runs import LeftOut
+from rl_scaling_callback.analysis.runs import LeftOut, Note
 from rl_scaling_callback.report import render_page, write_curve, write_page
 from rl_scaling_callback.report.decisions import code_text, doubt_lines, evidence_text, runner_up_text, why_lines
 from rl_scaling_callback.report.wording import COLUMNS
@@ -28,7 +28,7 @@ HOSTILE = "<script>document.title='run'</script><img src=x onerror=\"document.ti
 
 
 def opened(url, profile, *options):
-    """Return a page's document after the browser has drawn it."""
+    """Return a page's document as rendered by the browser."""
     command = [
         BROWSER,
         "--headless",
@@ -46,7 +46,7 @@ def opened(url, profile, *options):
         "--dump-dom",
         url,
     ]
-    # A group of its own: no process of the browser stays behind.
+    # A separate process group, so that all processes of the browser can be killed.
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True) as process:
         try:
             return process.communicate(timeout=60)[0]
@@ -89,7 +89,7 @@ def user():
 
 
 @browser
-def test_the_numbers_on_screen_are_the_data(user, tmp_path):
+def test_page_shows_the_data(user, tmp_path):
     document = Document(opened(write_page(user, tmp_path / "page.html").as_uri(), tmp_path / "profile"))
     (study,) = user.studies
     assert document.rows == [{column.name: column.cell(c) for column in COLUMNS} for c in study.configurations]
@@ -101,16 +101,17 @@ def test_the_numbers_on_screen_are_the_data(user, tmp_path):
         assert " ".join(text.split()) in document.words
     for forecast in study.predictions():
         assert f"{forecast.speedup:.2f}" in document.words
-    # Speedup and efficiency are drawn; the words of the pictures are on screen, too.
+    # Speedup and efficiency are drawn, and the text of the figures is part of the page.
     assert document.elements.count("svg") == 2
     assert "N = env runners × envs per runner" in document.words
     assert all(evidence_text(check) in document.words for check in study.checklist)
 
 
 @browser
-def test_what_a_run_wrote_stays_text_on_screen(tmp_path):
-    runs = [replace(sampled("1r1e", [3.0, 2.2, 2.0, 2.1, 1.9]), name=HOSTILE, note=HOSTILE), run("2r1e", [1.0, 1.1, 0.9])]
-    report = report_of(*runs, left_out=(LeftOut(HOSTILE, HOSTILE),), facts={HOSTILE: HOSTILE})
+def test_text_from_runs_is_escaped_on_the_page(tmp_path):
+    note = Note("from file", {"time": HOSTILE})
+    runs = [replace(sampled("1r1e", [3.0, 2.2, 2.0, 2.1, 1.9]), name=HOSTILE, notes=(note,)), run("2r1e", [1.0, 1.1, 0.9])]
+    report = report_of(*runs, left_out=(LeftOut(HOSTILE, "not probed", {"error": HOSTILE}),), facts={HOSTILE: HOSTILE})
     report = replace(report, provenance={"Source": HOSTILE})
     document = Document(opened(write_page(report, tmp_path / "page.html").as_uri(), tmp_path / "profile"))
     assert {"script", "img"}.isdisjoint(document.elements)
@@ -118,7 +119,7 @@ def test_what_a_run_wrote_stays_text_on_screen(tmp_path):
     assert "Scaling: PPO on HalfCheetah-v5" in document.words
 
 
-def test_the_page_asks_for_nothing_from_elsewhere(user):
+def test_page_is_self_contained(user):
     document = Document(render_page(user))
     assert ("content", "default-src 'none'; style-src 'unsafe-inline'") in document.attributes
     assert {"script", "link", "iframe", "object", "embed"}.isdisjoint(document.elements)
@@ -128,22 +129,16 @@ def test_the_page_asks_for_nothing_from_elsewhere(user):
     assert all(link.startswith("#") for link in re.findall(r"url\(([^)]*)\)", render_page(user)))
 
 
-@pytest.mark.parametrize(
-    ("runs", "says"),
-    [
-        ([], "No run of this experiment could be read."),
-        ([nan_row()], "Left out, no throughput measured: 2r×2e."),
-        ([run("2r1e", [1.0] * 5), run("4r1e", [0.6] * 5)], "Without a baseline, speedup and efficiency are unknown."),
-        ([run("1r1e", [1.0] * 5)], "It is the only configuration"),
-    ],
-)
-def test_a_page_says_what_is_missing(runs, says):
-    document = Document(render_page(report_of(*runs)))
-    assert says in document.words
+@pytest.mark.parametrize("runs", [[], [nan_row()], [run("2r1e", [1.0] * 5), run("4r1e", [0.6] * 5)], [run("1r1e", [1.0] * 5)]])
+def test_page_reports_what_is_missing(runs):
+    report = report_of(*runs)
+    document = Document(render_page(report))
+    missing = [line for study in report.studies for line in doubt_lines(study.recommendation)]
+    assert all(line in document.words for line in missing or ["No run of this experiment could be read."])
     assert "nan" not in re.findall(r"\w+", document.words.lower())
 
 
-def test_studies_share_a_page_without_sharing_ids(user):
+def test_ids_are_unique_on_a_page_with_several_studies(user):
     page = render_page(replace(user, studies=user.studies * 2))
     ids = re.findall(r'\bid="([^"]*)"', page)
     assert len(ids) == len(set(ids))
@@ -152,7 +147,7 @@ def test_studies_share_a_page_without_sharing_ids(user):
 
 @pytest.fixture
 def tensorboard(user, tmp_path):
-    """TensorBoard over the curve of the user's measurements, at a URL."""
+    """URL of a TensorBoard that shows the curve of the user's measurements."""
     pytest.importorskip("tensorboard")
     write_curve(user.studies[0], tmp_path / "logs")
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
@@ -193,7 +188,7 @@ def wait_for(url, process):
 
 
 @browser
-def test_tensorboard_draws_the_ideal_beside_the_actual_curve(user, tensorboard, tmp_path):
+def test_tensorboard_draws_the_actual_and_the_ideal_curve(user, tensorboard, tmp_path):
     url = f"{tensorboard}/?smoothing=0#timeseries"
     page = opened(url, tmp_path / "profile", "--disable-3d-apis", "--window-size=1600,1000", "--virtual-time-budget=30000")
     # Its table shows the last point of each line.

@@ -1,4 +1,4 @@
-"""The README's blocks and the examples, run as they stand there by a reader who has a home directory of their own."""
+"""Runs the README's code blocks and the examples unchanged, in an empty home directory."""
 
 import os
 import re
@@ -20,30 +20,30 @@ ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 RUN = ("build_algo()", "rl-scaling sweep", "rl-scaling report")
 INSTALLS = ('".[report]"', '".[examples]"')
-"""A text that only this block has."""
+"""Texts that occur in exactly one block."""
 
 
 def block(text):
     (one,) = [code for language, code in BLOCKS if language != "text" and text in code]
-    commands = re.findall(r"^\$ (.*)$", one, re.MULTILINE)  # a console shows what they print, too
+    commands = re.findall(r"^\$ (.*)$", one, re.MULTILINE)  # a console block contains the output, too
     return "\n".join(commands) or one
 
 
 @pytest.fixture(scope="module")
 def home(worker_path, tmp_path_factory):
-    """The reader's home and working directory, with `rl-scaling` on the path and the quickstart's config in a file."""
-    place = tmp_path_factory.mktemp("home")
-    (place / "my_config.py").write_text(block("build_algo()").split("algorithm =")[0])
-    command = place / "bin" / "rl-scaling"
+    """A home and working directory with `rl-scaling` on the path and the quickstart's config in a file."""
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "my_config.py").write_text(block("build_algo()").split("algorithm =")[0])
+    command = folder / "bin" / "rl-scaling"
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -W ignore -m rl_scaling_callback "$@"\n')
     command.chmod(0o755)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOME", str(place))
+        patch.setenv("HOME", str(folder))
         patch.setenv("PATH", f"{command.parent}{os.pathsep}{os.environ['PATH']}")
         patch.setenv("RAY_ADDRESS", "local")
-        patch.chdir(place)
-        yield place
+        patch.chdir(folder)
+        yield folder
 
 
 def run(*command, cwd=None):
@@ -52,17 +52,17 @@ def run(*command, cwd=None):
     return done.stdout
 
 
-def test_every_block_is_run_or_installs():
+def test_every_block_is_run_here_or_installs_the_package():
     for language, code in BLOCKS:
         assert language == "text" or len([text for text in (*RUN, *INSTALLS) if text in code]) == 1, code
 
 
-def test_the_quickstart_is_the_example():
+def test_quickstart_equals_the_example():
     assert (ROOT / "examples/quickstart.py").read_text(encoding="utf-8").endswith(block("build_algo()"))
 
 
 @pytest.mark.slow
-def test_the_quickstart(home):
+def test_quickstart(home):
     *iterations, diagnosis = run(sys.executable, "-c", block("build_algo()")).splitlines()
     assert len(iterations) == 6
     for line in iterations:
@@ -71,7 +71,7 @@ def test_the_quickstart(home):
 
 
 @pytest.mark.slow
-def test_the_sweep_writes_a_tuned_config(home):
+def test_sweep_writes_a_tuned_config(home):
     assert "\nUse " in run("bash", "-euc", block("rl-scaling sweep"))
     tuned = runpy.run_path(str(home / "tuned.py"))["config"]
     assert isinstance(tuned, PPOConfig)
@@ -79,7 +79,7 @@ def test_the_sweep_writes_a_tuned_config(home):
 
 
 @pytest.mark.slow
-def test_the_reporter_and_the_report_of_its_experiment(cluster, home):
+def test_reporter_and_the_report_of_its_experiment(cluster, home):
     run_config = tune.RunConfig(
         name="my_experiment",
         storage_path=str(home / "ray_results"),
@@ -93,19 +93,19 @@ def test_the_reporter_and_the_report_of_its_experiment(cluster, home):
     assert "1r×1e" in run("rl-scaling", "report", results.experiment_path)
 
 
-def test_the_report_shows_what_the_readme_shows(home):
+def test_report_prints_what_the_readme_shows(home):
     (shown,) = [code for language, code in BLOCKS if language == "console" and "rl-scaling report" in code]
     lines = run("bash", "-euc", f"COLUMNS=90 {block('rl-scaling report')}", cwd=ROOT).splitlines()
     printed = {line.strip() for line in lines}
     assert {line.strip() for line in shown.splitlines()[1:]} - {"", "…"} <= printed
 
 
-def test_the_report_of_a_table(home):
+def test_report_of_a_table(home):
     assert "4r×1e" in run(sys.executable, str(ROOT / "examples/csv_report.py"))
     assert (home / "scaling_report.html").exists()
 
 
 @pytest.mark.release
 @pytest.mark.parametrize("name", ["halfcheetah_sweep", "filter_and_schedule", "lasting_baseline"])
-def test_the_other_examples(home, name):
+def test_other_examples(home, name):
     assert "×" in run(sys.executable, str(ROOT / "examples" / f"{name}.py"))

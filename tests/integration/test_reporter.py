@@ -1,4 +1,4 @@
-"""`ScalingReporter` where something is missing or fails; `test_tune` has the rest."""
+"""`ScalingReporter` if something is missing or fails; the rest is in `test_tune`."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def test_without_the_callback(tmp_path):
     assert not only.losses
 
 
-def test_a_report_that_fails_does_not_end_the_experiment(tmp_path, caplog):
+def test_failing_report_does_not_end_the_experiment(tmp_path, caplog):
     def fail(report):
         raise RuntimeError("no terminal")
 
@@ -28,7 +28,7 @@ def test_a_report_that_fails_does_not_end_the_experiment(tmp_path, caplog):
     assert "no terminal" in caplog.text
 
 
-def test_what_is_missing_is_told_before_the_experiment(monkeypatch):
+def test_missing_packages_are_reported_before_the_experiment(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "jinja2" else True)
     with pytest.raises(ImportError, match=r"needs jinja2: pip install \"rl-scaling-callback\[report\]\""):
         ScalingReporter()

@@ -1,4 +1,4 @@
-"""Where else the numbers arrive: MLflow, Weights & Biases and Ray's own metrics, each read back by its own reader.
+"""The numbers in MLflow, Weights & Biases and Ray's metrics, read back with their own clients.
 
 Tune's status table is in `test_reporter`, TensorBoard and CSV are in `test_tune`.
 """
@@ -77,7 +77,7 @@ def wait_for_gauges(trial, are_as_expected, seconds=60):
 
 
 class Scrape(Callback):
-    """Reads a trial's gauges after its first and its last result: Tune lets no trial go on meanwhile."""
+    """Reads a trial's gauges after its first and its last result; trials wait meanwhile."""
 
     def __init__(self):
         self.seen = []
@@ -95,25 +95,25 @@ def scrape():
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("sinks")
 
 
 @pytest.fixture(scope="module")
-def trials(cluster, scrape, place):
-    """Two trials with every sink that is installed: the flat results of each, by the trial's id."""
+def trials(cluster, scrape, folder):
+    """The flattened results of two trials with all installed sinks, by trial id."""
     sinks = [scrape] if exports_metrics else []
     if find_spec("mlflow"):
         from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-        sinks.append(MLflowLoggerCallback(f"sqlite:///{place}/mlflow.db", experiment_name="scaling"))
+        sinks.append(MLflowLoggerCallback(f"sqlite:///{folder}/mlflow.db", experiment_name="scaling"))
     if find_spec("wandb"):
         from ray.air.integrations.wandb import WandbLoggerCallback
 
-        sinks.append(WandbLoggerCallback(project="scaling", dir=str(place)))
+        sinks.append(WandbLoggerCallback(project="scaling", dir=str(folder)))
     at_once = partial(ScalingCallback, warmup_iterations=0, min_iterations=2, max_iterations=2)
     config = costly(step_s=0.002).env_runners(num_env_runners=tune.grid_search([1, 2]))
-    results = run(place / "tune", config, stop={"training_iteration": ITERATIONS}, callbacks=at_once, reporters=sinks)
+    results = run(folder / "tune", config, stop={"training_iteration": ITERATIONS}, callbacks=at_once, reporters=sinks)
     assert not results.errors
     trials = {}
     for trial in results:
@@ -126,7 +126,7 @@ def numbers(result):
     return pytest.approx({name: result[name] for name in NUMBERS}, rel=1e-12, nan_ok=True)
 
 
-def test_what_is_logged_has_unknown_values_and_texts(trials):
+def test_results_contain_unknown_values_and_texts(trials):
     reference, _ = trials.values()
     assert math.isnan(reference[0]["scaling/speedup"])
     assert not math.isnan(reference[-1]["scaling/speedup"])
@@ -135,11 +135,11 @@ def test_what_is_logged_has_unknown_values_and_texts(trials):
     }  # fmt: skip
 
 
-def test_mlflow_holds_every_number_of_every_iteration(trials, place):
+def test_mlflow_has_all_numbers_of_all_iterations(trials, folder):
     pytest.importorskip("mlflow", reason="pip install mlflow-skinny sqlalchemy alembic")
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{place}/mlflow.db")
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("scaling").experiment_id])
     assert [each.info.status for each in runs] == ["FINISHED", "FINISHED"]
     for each in runs:
@@ -150,13 +150,13 @@ def test_mlflow_holds_every_number_of_every_iteration(trials, place):
         assert not TEXTS & each.data.metrics.keys()
 
 
-def test_wandb_holds_every_number_of_every_iteration(trials, place):
+def test_wandb_has_all_numbers_of_all_iterations(trials, folder):
     pytest.importorskip("wandb")
     from wandb.proto.wandb_internal_pb2 import Record
     from wandb.sdk.internal.datastore import DataStore
 
     for trial_id, results in trials.items():
-        (file,) = place.glob(f"wandb/offline-run-*-{trial_id}/run-{trial_id}.wandb")
+        (file,) = folder.glob(f"wandb/offline-run-*-{trial_id}/run-{trial_id}.wandb")
         store = DataStore()
         store.open_for_scan(str(file))
         history = []
@@ -172,7 +172,7 @@ def test_wandb_holds_every_number_of_every_iteration(trials, place):
 
 
 @needs_endpoint
-def test_ray_exports_what_is_known_of_each_trial(trials, scrape):
+def test_ray_exports_the_known_values_of_each_trial(trials, scrape):
     assert len(scrape.seen) == 2 * len(trials)
     for result, gauges in scrape.seen:
         expected = {name: result[key] for name, key in GAUGES.items() if not math.isnan(result[key])}
@@ -185,7 +185,7 @@ def test_ray_exports_what_is_known_of_each_trial(trials, scrape):
 
 
 @needs_endpoint
-def test_what_is_no_longer_known_is_a_gap(cluster):
+def test_values_that_become_unknown_are_gaps(cluster):
     gauges = Gauges(Gauge, "gone", Scale(1, 1))
     known = {"sps": 800.0, "speedup": 2.0}
     gauges.set({"scaling": known})

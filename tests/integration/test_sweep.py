@@ -1,4 +1,4 @@
-"""`sweep` in real Tune runs: finds, refuses, survives and resumes."""
+"""Sweeps by trials in real Tune runs."""
 
 import os
 import signal
@@ -21,6 +21,7 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from tuning import costly
 
 from rl_scaling_callback import Goal, ScalingCallback, ScalingSearcher, SteadyStopper, read_experiment, sweep
+from rl_scaling_callback.analysis.runs import Note
 from rl_scaling_callback.baseline.model import Baseline
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady, SteadyRule, SteadyWindow
@@ -31,7 +32,7 @@ from rl_scaling_callback.sweeping.cluster import Node
 from rl_scaling_callback.sweeping.config_file import load_config
 from rl_scaling_callback.sweeping.instrument import instrumented
 from rl_scaling_callback.sweeping.placement import alike, cpus_of
-from rl_scaling_callback.sweeping.reuse import lasting_runs, workload_of
+from rl_scaling_callback.sweeping.reuse import lasting_runs, sought_workload
 from rl_scaling_callback.sweeping.search import TrialOutcome
 from rl_scaling_callback.sweeping.trials import _measured_before
 from rl_scaling_callback.sweeping.watchdog import Watchdog
@@ -131,7 +132,7 @@ def test_resuming_another_workload_is_rejected(swept):
     other = ppo().training(train_batch_size_per_learner=10, minibatch_size=10)
     with pytest.raises(ValueError, match=r"contains a sweep of another workload: .*train_batch_size: 10 here, 20 there"):
         run(swept[0], other, runners=[1], envs=[1], resume=True)
-    elsewhere = workload_of(ppo(), Host("elsewhere", "another CPU", 64)).logged
+    elsewhere = sought_workload(ppo(), Host("elsewhere", "another CPU", 64)).logged
     with pytest.raises(ValueError, match=r"cores: 64 here, .*cpu: \"another CPU\" here"):
         _measured_before(str(swept[0] / "scaling_sweep"), elsewhere, QUICK)
 
@@ -166,7 +167,7 @@ def test_iterations_of_a_minimum_duration_are_shortened(given, used):
     shorter = instrumented(config, QUICK, 60.0)
     assert shorter.min_time_s_per_iteration == used
     here = Host("here", "a CPU", 4)
-    assert workload_of(shorter, here) == workload_of(config, here)
+    assert sought_workload(shorter, here) == sought_workload(config, here)
 
 
 def test_watchdog_restarts_after_each_result_and_ends_hung_trials(monkeypatch):
@@ -283,7 +284,7 @@ def test_disturbed_trial_is_repeated(tmp_path):
     assert said[flagged + 1].endswith("measuring 2r×1e again")
     choice = made.studies[0].recommendation.choice
     assert str(choice.scale) == "2r×1e"
-    assert choice.note.endswith("1 more run left out because of interference from other programs")
+    assert choice.notes[-1] == Note("disturbed runs", {"count": 1})
     others = sorted(run.others for run in made.experiment.studies[0].runs if run.scale == choice.scale)
     assert sorted(run.others for run in choice.runs) == others[:-1]
 

@@ -1,4 +1,4 @@
-"""One experiment of Tune over real HalfCheetah training: what the callback injects is what every reader of it finds."""
+"""A Tune experiment with real HalfCheetah training: all of Tune's outputs contain what the callback injects."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from ray import tune
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.tune.schedulers import ASHAScheduler
-from tuning import cartpole, lines, run, scale
+from tuning import cartpole, lines, quick, run, scale
 
 ITERATIONS = 8
 TRIALS = 2
@@ -31,7 +31,18 @@ def shown():
 
 
 @pytest.fixture(scope="module")
-def halfcheetah(cluster, shown, tmp_path_factory):
+def idle(cluster):
+    """Algorithms of the driver that still exist, one of them stopped: they must not count as trials that run."""
+    algorithms = [cartpole(0).callbacks(quick).build_algo() for _ in range(2)]
+    for algorithm in algorithms:
+        algorithm.train()
+    algorithms[0].stop()
+    yield algorithms
+    algorithms[1].stop()
+
+
+@pytest.fixture(scope="module")
+def halfcheetah(cluster, idle, shown, tmp_path_factory):
     config = (
         PPOConfig()
         .environment("HalfCheetah-v5")
@@ -40,8 +51,8 @@ def halfcheetah(cluster, shown, tmp_path_factory):
         .debugging(log_level="ERROR")
     )
     reporter = ScalingReporter("fastest", show=shown.append)
-    place = tmp_path_factory.mktemp("storage")
-    results = run(place, config, stop={"training_iteration": ITERATIONS}, reporters=[reporter])
+    folder = tmp_path_factory.mktemp("storage")
+    results = run(folder, config, stop={"training_iteration": ITERATIONS}, reporters=[reporter])
     assert not results.errors
     return results
 
@@ -50,7 +61,7 @@ def same(a, b):
     return (math.isnan(a) and math.isnan(b)) or a == pytest.approx(b, rel=1e-9)
 
 
-def test_result_json_alone_recomputes_every_value(halfcheetah):
+def test_values_can_be_recomputed_from_result_json(halfcheetah):
     known = 0
     for trial in halfcheetah:
         results = lines(trial)
@@ -68,11 +79,11 @@ def test_result_json_alone_recomputes_every_value(halfcheetah):
             assert same(scaling["gap"], n - speedup)
             assert same(scaling["loss"]["total"], 100 - speedup / n * 100)
             known += not math.isnan(speedup)
-    # The reference learns its baseline after 1 + 3 iterations; the trial after it has it from its first.
+    # The reference has its baseline after 1 + 3 iterations, the next trial from the start.
     assert known == TRIALS * ITERATIONS - 3
 
 
-def test_the_baseline_is_what_the_reference_measured(halfcheetah):
+def test_baseline_is_the_measurement_of_the_reference(halfcheetah):
     (reference,) = [trial for trial in halfcheetah if scale(trial.metrics) == (1, 1)]
     window = lines(reference)[1:4]
     sps = sum(result["env_runners"]["num_env_steps_sampled"] for result in window) / sum(r["time_this_iter_s"] for r in window)
@@ -80,7 +91,7 @@ def test_the_baseline_is_what_the_reference_measured(halfcheetah):
     (file,) = (Path(halfcheetah.experiment_path) / "scaling_baselines").iterdir()
     final = json.loads(file.read_text())
     refined = lines(reference)[1 : 1 + final["window"]["iterations"]]
-    assert len(refined) >= 3  # more where the window had doubled before the trial ended
+    assert len(refined) >= 3  # more if the window had doubled before the trial ended
     sps = sum(result["env_runners"]["num_env_steps_sampled"] for result in refined) / sum(r["time_this_iter_s"] for r in refined)
     assert final["sps"] == pytest.approx(sps, rel=1e-9)
     assert final["owner"].endswith(Path(reference.path).name)
@@ -97,7 +108,7 @@ def test_one_trial_at_a_time_is_exclusive_and_comparable(halfcheetah):
         assert trial.metrics["scaling"]["steady"]["iterations"] == ITERATIONS - 1
 
 
-def test_tensorboard_holds_the_same_values(halfcheetah):
+def test_tensorboard_has_the_same_values(halfcheetah):
     accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     for trial in halfcheetah:
         events = accumulators.EventAccumulator(trial.path)
@@ -123,7 +134,7 @@ def test_progress_csv_has_every_column_from_the_first_row(halfcheetah):
             assert float(row["scaling/sps"]) == pytest.approx(result["scaling"]["sps"], rel=1e-9)
 
 
-def test_the_dataframe_filters_by_efficiency(halfcheetah):
+def test_dataframe_can_be_filtered_by_efficiency(halfcheetah):
     trials = halfcheetah.get_dataframe()
     assert len(trials) == TRIALS
     threshold = trials["scaling/efficiency"].median()
@@ -139,37 +150,37 @@ def test_get_best_result(halfcheetah, metric):
     assert best.metrics["trial_id"] == halfcheetah.get_dataframe().loc[values.idxmax(), "trial_id"]
 
 
-def test_the_reporters_table_grows(halfcheetah, shown):
+def test_table_of_the_reporter_grows(halfcheetah, shown):
     scales = [[str(each.scale) for each in report.studies[0].configurations] for report in shown]
     assert scales[0] == ["1r×1e"]
     assert scales[-1] == ["1r×1e", "2r×1e"]
 
 
-def test_the_last_report_is_what_tune_knows(halfcheetah, shown):
+def test_last_report_agrees_with_the_results(halfcheetah, shown):
     one, two = shown[-1].studies[0].configurations
     steady = {scale(trial.metrics): trial.metrics["scaling"]["steady"] for trial in halfcheetah}
-    # The reporter's rule leaves out an iteration more.
+    # The reporter's rule has one more warm-up iteration.
     assert one.sps == pytest.approx(steady[1, 1]["sps"], rel=0.2)
     assert two.sps == pytest.approx(steady[2, 1]["sps"], rel=0.2)
-    # The baseline went on being refined: the report counts against its last state.
+    # The report uses the final baseline, which was refined in the meantime.
     assert two.speedup == pytest.approx(two.sps / one.sps)
     assert sum(two.losses.values()) == pytest.approx(two.loss, abs=1e-9)
 
 
-def test_page_and_curve_lie_in_the_experiments_folder(halfcheetah):
+def test_page_and_curve_are_in_the_experiments_folder(halfcheetah):
     folder = Path(halfcheetah.experiment_path)
     assert "2r×1e" in (folder / "scaling_report.html").read_text(encoding="utf-8")
     assert list((folder / "scaling_over_N" / "actual").glob("events.out.tfevents.*"))
 
 
-def test_the_command_line_reads_the_same_folder(halfcheetah, shown):
+def test_command_line_reads_the_same_folder(halfcheetah, shown):
     done = CliRunner().invoke(main, ["report", halfcheetah.experiment_path, "--goal", "fastest", "--format", "json"])
     (study,) = json.loads(done.stdout)["studies"]
     by_scale = {each["config"]: each for each in study["configurations"]}
     assert by_scale["2r×1e"]["speedup"] == pytest.approx(shown[-1].studies[0].configurations[1].speedup)
 
 
-def test_a_stop_condition_on_a_nested_key(cluster, tmp_path):
+def test_stop_condition_on_a_nested_key(cluster, tmp_path):
     results = run(tmp_path, cartpole(runners=0), stop={"scaling/steady/iterations": 2, "training_iteration": 20})
     assert [trial.metrics["training_iteration"] for trial in results] == [3]
 

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Runs a command on the host `head` of a network with three hosts that are one Ray cluster; `twin` is like it, `small` has one core:
+# Runs a command on the host `head` of a Ray cluster of three hosts; `twin` has equal hardware, `small` has one core:
 #   unshare --map-root-user --net --uts --mount --pid --fork --kill-child --mount-proc three_hosts.sh COMMAND…
-# Hosts are namespaces of their own, joined by a bridge. They share files but Ray's, and end with the command.
+# Hosts are namespaces connected by a bridge. They share all files except Ray's, and end with the command.
 set -eu
-# Else a token in the home directory is asked for by some of Ray's processes and not sent by others.
+# Otherwise some of Ray's processes ask for a token in the home directory that others don't send.
 export RAY_AUTH_MODE=disabled
 
 join() { # name, last part of the address, command that runs the rest

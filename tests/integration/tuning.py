@@ -42,14 +42,14 @@ def train(config, iterations):
         algorithm.stop()
 
 
-def run(place, config, *, stop, callbacks=quick, reporters=(), scheduler=None, concurrent=1, **run_config):
+def run(folder, config, *, stop, callbacks=quick, reporters=(), scheduler=None, concurrent=1, **run_config):
     """Return the results of an experiment that runs `concurrent` trials at a time."""
     config.callbacks(callbacks)
     return tune.Tuner(
         "PPO",
         param_space=config,
         tune_config=tune.TuneConfig(max_concurrent_trials=concurrent, scheduler=scheduler),
-        run_config=tune.RunConfig(storage_path=str(place), stop=stop, callbacks=list(reporters), verbose=0, **run_config),
+        run_config=tune.RunConfig(storage_path=str(folder), stop=stop, callbacks=list(reporters), verbose=0, **run_config),
     ).fit()
 
 

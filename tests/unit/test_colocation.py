@@ -1,6 +1,10 @@
+import errno
+import math
 import multiprocessing
+import os
 import threading
 import uuid
+from contextlib import nullcontext
 
 import pytest
 
@@ -10,24 +14,40 @@ pytest.importorskip("fcntl")
 PROCESSES = multiprocessing.get_context("spawn")
 
 
-def live(node, arrived, leave):
-    neighbourhood = Colocation(node)
-    neighbourhood.look()
-    arrived.set()
-    leave.wait(60)
-    del neighbourhood
+def live(node, states, begun, go_on):
+    """Pass through the states, each begun at once and ended when told to."""
+    neighbour = Colocation(node)
+    for state in states:
+        with neighbour.iteration() if state == "trains" else nullcontext():
+            begun.set()
+            go_on.wait(60)
+            go_on.clear()
 
 
 class Neighbour:
-    def __init__(self, node):
-        arrived, self._leave = PROCESSES.Event(), PROCESSES.Event()
-        self.process = PROCESSES.Process(target=live, args=(node, arrived, self._leave))
-        self.process.start()
-        assert arrived.wait(60)
+    """A trial in another process that is `idle` or `trains`."""
 
-    def go(self):
-        self._leave.set()
+    def __init__(self, node, *states):
+        self.begun, self._go_on = PROCESSES.Event(), PROCESSES.Event()
+        self.process = PROCESSES.Process(target=live, args=(node, states, self.begun, self._go_on))
+        self.process.start()
+        assert self.begun.wait(60)
+
+    def go_on(self):
+        self.begun.clear()
+        self._go_on.set()
+        assert self.begun.wait(60)
+
+    def end(self):
+        self._go_on.set()
         self.process.join(60)
+        assert not self.process.is_alive()
+
+
+def iterate(trial, meanwhile=lambda: None):
+    with trial.iteration():
+        meanwhile()
+    return trial.look()
 
 
 @pytest.fixture
@@ -43,44 +63,67 @@ def me(node):
 
 
 def test_alone(me):
-    assert [me.look() for _ in range(3)] == [1.0, 1.0, 1.0]
+    assert math.isnan(me.look())
+    assert [iterate(me) for _ in range(3)] == [1.0, 1.0, 1.0]
 
 
-def test_other_process_counts_until_the_iteration_after_it_left(me, node):
-    neighbour = Neighbour(node)
-    assert [me.look(), me.look()] == [0.0, 0.0]
-    neighbour.go()
-    assert [me.look(), me.look()] == [0.0, 1.0]
+def test_iterations_in_another_process_count_until_they_end(me, node):
+    neighbour = Neighbour(node, "trains")
+    assert [iterate(me), iterate(me)] == [0.0, 0.0]
+    assert iterate(me, neighbour.end) == 0.0
+    assert iterate(me) == 1.0
 
 
-def test_process_that_came_and_went_between_checks_counts(me, node):
-    assert me.look() == 1.0
-    Neighbour(node).go()
-    assert [me.look(), me.look()] == [0.0, 1.0]
+def test_iterations_that_began_and_ended_in_between_count(me, node):
+    def run():
+        Neighbour(node, "trains").end()
+
+    assert [iterate(me), iterate(me, run), iterate(me)] == [1.0, 0.0, 1.0]
+    run()
+    assert iterate(me) == 1.0
 
 
-def test_joining_does_not_wait_for_a_process_with_a_higher_pid(node):
-    neighbour = Neighbour(node)  # in a child process, with a higher pid, that has already checked
-    arrival = threading.Thread(target=lambda: Colocation(node).leave(), daemon=True)
+def test_idle_process_does_not_count(me, node):
+    neighbour = Neighbour(node, "idle", "trains", "idle")
+    assert [iterate(me), iterate(me)] == [1.0, 1.0]
+    assert [iterate(me, neighbour.go_on), iterate(me)] == [0.0, 0.0]
+    neighbour.go_on()
+    assert iterate(me) == 1.0
+    neighbour.end()
+
+
+def test_starting_an_iteration_does_not_wait_for_a_process_with_a_higher_pid(me, node):
+    neighbour = Neighbour(node, "trains")  # in a child process, with a higher pid
+    arrival = threading.Thread(target=iterate, args=(me,), daemon=True)
     arrival.start()
     arrival.join(10)
     waits = arrival.is_alive()
-    neighbour.go()
+    neighbour.end()
     assert not waits
 
 
 def test_killed_process_does_not_count(me, node):
-    neighbour = Neighbour(node)
-    assert me.look() == 0.0
+    neighbour = Neighbour(node, "trains")
+    assert iterate(me) == 0.0
     neighbour.process.kill()
     neighbour.process.join(60)
-    assert [me.look(), me.look()] == [0.0, 1.0]
+    assert iterate(me) == 1.0
 
 
 def test_other_nodes_do_not_count(me):
-    elsewhere = Neighbour(f"test {uuid.uuid4()}")
-    assert me.look() == 1.0
-    elsewhere.go()
+    elsewhere = Neighbour(f"test {uuid.uuid4()}", "trains")
+    assert iterate(me) == 1.0
+    elsewhere.end()
+
+
+def test_full_disk_is_unknown_not_an_error(me, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        assert math.isnan(iterate(me))
+    assert iterate(me) == 1.0
 
 
 def test_trials_in_one_process_count_if_their_iterations_overlap(me, node):
@@ -103,8 +146,8 @@ def test_trials_in_one_process_count_if_their_iterations_overlap(me, node):
 
 def test_trials_in_one_process_that_take_turns_do_not_count(me, node):
     second = Colocation(node)
-    assert me.look() == second.look() == 1.0
+    assert iterate(me) == iterate(second) == 1.0
     second.leave()
-    neighbour = Neighbour(node)
-    assert me.look() == 0.0  # leaving must not release the process's lock
-    neighbour.go()
+    neighbour = Neighbour(node, "trains")
+    assert iterate(me) == 0.0  # leaving must not close the file that the process shares
+    neighbour.end()

@@ -9,7 +9,7 @@ import pytest
 from pyarrow import fs
 
 from rl_scaling_callback.analysis.configurations import configurations
-from rl_scaling_callback.analysis.runs import Experiment, LeftOut
+from rl_scaling_callback.analysis.runs import Experiment, Note
 from rl_scaling_callback.baseline.store import EXPERIMENT_SUBDIRECTORY
 from rl_scaling_callback.core import schema
 from rl_scaling_callback.core.attribution import RECORDED
@@ -19,7 +19,7 @@ from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
 from rl_scaling_callback.experiments.lines import ResultLines
 from rl_scaling_callback.report import make_report, render_page, to_markdown
-from tests.builders import BASELINE, HEADER, TABLE, Folder, result
+from tests.builders import BASELINE, HEADER, TABLE, result
 
 MEASURED = {
     **{f"time/{phase}": seconds for phase, seconds in zip(schema.PHASES, (1.0, 0.5, 0.25, 0.0, 0.25), strict=True)},
@@ -29,11 +29,6 @@ MEASURED = {
     "sps_per_cpu": 512.0,
     "exclusive": 1.0,
 }
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return Folder(tmp_path / "experiment")
 
 
 def test_steps_and_seconds_are_read_without_the_callback(folder):
@@ -49,7 +44,7 @@ def test_steps_and_seconds_are_read_without_the_callback(folder):
     assert (last.episode_return, last.lifetime_steps) == (7.0, 14336.0)
     assert math.isnan(run.exclusive)
     assert math.isnan(run.cpus), "this config does not say"
-    assert run.note == ""
+    assert run.notes == ()
 
 
 def suspended(scaling):
@@ -61,19 +56,19 @@ def suspended(scaling):
 def test_iteration_with_a_clock_jump_does_not_count(folder):
     folder.trial(suspended({**MEASURED, "env_steps": 2048.0, "time/evaluate": 0.0}))
     run = folder.run()
-    assert (run.steady.iterations, run.steady.sps, run.note) == (7, 1024.0, "")
+    assert (run.steady.iterations, run.steady.sps, run.notes) == (7, 1024.0, ())
 
 
 def test_suspicious_iteration_is_noted_without_the_callback(folder):
     folder.trial(suspended(None))
     run = folder.run()
     assert run.steady.iterations == 8
-    assert "3,602 s, while 2 s is typical" in run.note
+    assert run.notes == (Note("slow iteration", {"seconds": 3602.0, "typical": 2.0}),)
 
 
 def test_drift_is_noted(folder):
     folder.trial([result(k, scaling={**MEASURED, "steady/drift": 45.4 if k == 7 else 0.0}) for k in range(1, 8)])
-    assert "changed by +45 %" in folder.run().note
+    assert folder.run().notes == (Note("drift", {"percent": 45.4}),)
 
 
 def test_facts_of_a_study(folder):
@@ -116,12 +111,12 @@ def test_missing_parts_are_unknown(folder):
 def test_known_evaluation_is_excluded(folder):
     config = {"evaluation_interval": 1}
     folder.trial([result(k, 3.0, MEASURED | {"time/evaluate": 1.0}, config) for k in range(1, 4)])
-    assert (folder.run().steady.sps, folder.run().note) == (1024.0, "")
+    assert (folder.run().steady.sps, folder.run().notes) == (1024.0, ())
 
 
 def test_unknown_evaluation_is_noted(folder):
     folder.trial([result(k, config={"evaluation_interval": 1}) for k in range(1, 4)])
-    assert "include evaluation" in folder.run().note
+    assert folder.run().notes == (Note("evaluation included"),)
 
 
 def test_restored_trial_counts_repeats_once_and_warms_up_again(folder):
@@ -138,7 +133,7 @@ def test_run_counts_from_a_change_of_scale(folder):
     folder.trial([result(k) for k in range(1, 6)] + [result(k, 1.0, config={"num_env_runners": 2}) for k in range(6, 10)])
     run = folder.run()
     assert (run.scale, run.steady.sps, run.steady.iterations) == (Scale(2, 1), 2048.0, 2)
-    assert "iterations from 6 on" in run.note
+    assert run.notes == (Note("config changed", {"first": 6}),)
 
 
 def test_changing_learning_rate_does_not_matter(folder):
@@ -150,7 +145,7 @@ def test_incomplete_last_line_is_ignored(folder):
     line = json.dumps(result(5))
     folder.trial([result(k) for k in range(1, 5)], tail=line[: len(line) // 2])
     run = folder.run()
-    assert (run.steady.iterations, run.note) == (2, "")
+    assert (run.steady.iterations, run.notes) == (2, ())
 
 
 @pytest.mark.parametrize("junk", [b"junk\n", b"\xff\x00\n", b"[1]\n", b'{"a": \n', b"[" * 100_000 + b"\n"])
@@ -160,14 +155,14 @@ def test_damaged_lines_are_left_out_and_counted(folder, junk):
         file.write(junk + json.dumps(result(3)).encode() + b"\n")
     run = folder.run()
     assert run.steady.iterations == 1
-    assert run.note == "1 damaged line of its result.json is left out"
+    assert run.notes == (Note("damaged lines", {"count": 1}),)
 
 
 def test_crashed_trial_counts(folder):
     trial = folder.trial([result(k) for k in range(1, 5)])
     (trial / "error.txt").write_text("Traceback")
     run = folder.run()
-    assert (run.steady.iterations, run.note) == (2, "ended with an error after 4 iterations")
+    assert (run.steady.iterations, run.notes) == (2, (Note("failed", {"iterations": 4}),))
 
 
 def fleet(healthy):
@@ -178,9 +173,7 @@ def fleet(healthy):
 
 def test_trial_lacking_env_runners_is_left_out(folder):
     folder.trial(fleet([4, 4, 4, 4, 3, 3, 3, 3]))
-    assert folder.reason().startswith(
-        "only 3 of its 4 env runners were healthy in most iterations: its throughput is not that of 4r×1e"
-    )
+    assert folder.reason() == ("env runners missing", {"healthy": 3.0, "scale": Scale(4, 1)})
 
 
 def test_restarted_env_runner_is_harmless(folder):
@@ -191,7 +184,7 @@ def test_restarted_env_runner_is_harmless(folder):
 def test_retried_trial_has_no_note(folder):
     trial = folder.trial([result(k, done=k == 4) for k in range(1, 5)])
     (trial / "error.txt").write_text("Traceback")
-    assert folder.run().note == ""
+    assert folder.run().notes == ()
 
 
 def test_old_stack_lifetime_counts(folder):
@@ -205,15 +198,14 @@ def test_old_stack_lifetime_counts(folder):
     assert (run.steady.sps, run.samples[-1].episode_return, run.samples[-1].lifetime_steps) == (500.0, 3.0, 3000.0)
 
 
-@pytest.mark.parametrize(("busy", "limits"), [(1.6, "the learner limits"), (1.2, "sampling limits")])
+@pytest.mark.parametrize(("busy", "limits"), [(1.6, "learner limits"), (1.2, "sampling limits")])
 def test_bottleneck_if_sampling_overlaps_learning(folder, busy, limits):
     scaling = {**MEASURED, "account/exclusive": 1.0, "learner/busy": busy}
     folder.trial([result(k, scaling=scaling, config={"broadcast_interval": 1}) for k in range(1, 5)])
     # 2,048 steps in 2 s; the env runners wait for the learner for 0.5 s.
-    note = folder.run().note
-    assert note.startswith(limits)
-    assert f"the learner can process {2048 / busy:,.0f} steps/s" in note
-    assert "the env runners can sample 1,365" in note
+    (note,) = folder.run().notes
+    rates = {"learner_sps": 2048 / busy, "busy": busy / 2, "sampling_sps": 2048 / 1.5}
+    assert (note.kind, note.figures) == (limits, pytest.approx(rates))
 
 
 def test_iterations_before_learning_starts_are_not_measured(folder):
@@ -252,43 +244,47 @@ def test_known_waits_give_losses_of_overlapping_phases(folder):
 
 
 @pytest.mark.parametrize(
-    ("results", "reason"),
+    ("results", "reason", "figures"),
     [
-        ([result(1), result(2)], "2 iterations; warm-up takes 2, so at least 3 are needed"),
-        ([result(1)], "1 iteration; warm-up"),
-        ([], "no iteration was reported"),
-        ([result(k, config={"_is_online": False}) for k in range(1, 5)], "offline"),
-        ([result(k, config={"input": "/data"}) for k in range(1, 5)], "offline"),
-        ([result(k, config={"num_env_runners": None}) for k in range(1, 5)], "num_env_runners is None"),
-        ([result(k, env_runners=None) for k in range(1, 5)], "samples no env steps"),
-        ([result(k, time_this_iter_s=0) for k in range(1, 5)], "time_this_iter_s is 0"),
+        ([result(1), result(2)], "too short", {"iterations": 2, "warmup": 2}),
+        ([result(1)], "too short", {"iterations": 1}),
+        ([], "no iteration", {}),
+        ([result(k, config={"_is_online": False}) for k in range(1, 5)], "offline", {}),
+        ([result(k, config={"input": "/data"}) for k in range(1, 5)], "offline", {}),
+        ([result(k, config={"num_env_runners": None}) for k in range(1, 5)], "no scale", {"error": "num_env_runners is None"}),
+        ([result(k, env_runners=None) for k in range(1, 5)], "unmeasurable", {"problem": "samples no env steps"}),
+        ([result(k, time_this_iter_s=0) for k in range(1, 5)], "unmeasurable", {"problem": "time_this_iter_s is 0"}),
         (
             [result(k, config={"num_steps_sampled_before_learning_starts": 9e6}) for k in range(1, 5)],
-            "starts after 9,000,000 env steps",
+            "learning not started",
+            {"learns_after": 9e6},
         ),
     ],
 )
-def test_unmeasurable_trials_are_left_out_with_the_reason(folder, results, reason):
+def test_unmeasurable_trials_are_left_out_with_the_reason(folder, results, reason, figures):
     folder.trial(results)
-    assert reason in folder.reason()
+    found, behind_it = folder.reason()
+    assert found == reason
+    for name, figure in figures.items():
+        assert figure in behind_it[name] if isinstance(figure, str) else figure == behind_it[name]
 
 
 @pytest.mark.parametrize("junk", [[], 3, {}, {"num_env_runners": 1, "num_envs_per_env_runner": 0}, {"num_learners": "all"}])
 def test_config_that_is_not_from_rllib(folder, junk):
     trial = folder.trial([{**result(k), "config": junk} for k in range(1, 4)])
     (trial / "params.json").write_text("{")
-    assert "has no valid scale" in folder.reason()
+    assert folder.reason()[0] == "no scale"
 
 
 def test_trial_that_failed_at_the_start_is_left_out(folder):
     trial = folder.trial([])
     (trial / "error.txt").write_text("Traceback")
-    assert "before its first iteration" in folder.reason()
+    assert folder.reason()[0] == "failed at start"
 
 
 def test_trial_without_results_is_left_out(folder):
     (folder.trial([]) / "result.json").unlink()
-    assert "there is no result.json" in folder.reason()
+    assert folder.reason()[0] == "never started"
 
 
 def test_config_falls_back_to_params(folder):
@@ -354,7 +350,7 @@ def test_baseline_file_replaces_a_missing_reference(folder):
     (study,) = folder.read().studies
     assert study.baseline.scale == Scale(1, 1)
     assert (study.baseline.steady.sps, study.baseline.steady.parts) == (BASELINE.sps, BASELINE.parts)
-    assert "PPO_x" in study.baseline.name
+    assert (study.baseline.name, study.baseline.notes) == ("PPO_x", (Note("from file", {"time": ""}),))
     (other,) = folder.read(reference=Scale(2, 1)).studies
     assert other.baseline is None
 
@@ -412,8 +408,8 @@ def test_damaged_baseline_file_is_left_out_by_name(folder):
     (folder.path / EXPERIMENT_SUBDIRECTORY).mkdir()
     (folder.path / EXPERIMENT_SUBDIRECTORY / "baseline-v1-0-1r1e.json").write_text("{")
     (left_out,) = folder.read().left_out
-    assert left_out.name == "baseline-v1-0-1r1e.json"
-    assert "not valid JSON" in left_out.reason
+    assert (left_out.name, left_out.reason) == ("baseline-v1-0-1r1e.json", "baseline file")
+    assert "not valid JSON" in left_out.figures["error"]
 
 
 def test_samples_of_long_runs_are_thinned(folder):
@@ -531,7 +527,7 @@ def test_report_from_throughputs_alone(tmp_path):
     one, two, *_ = found = made.studies[0].configurations
     assert one.sps == pytest.approx(200 / 3), "iterations of equal work"
     assert math.isnan(one.seconds)
-    assert (two.speedup, two.note) == (pytest.approx(1.5), "")
+    assert (two.speedup, two.notes) == (pytest.approx(1.5), ())
     assert made.studies[0].recommendation.choice is found[-1]
     assert made.studies[0].laws.chosen is not None
 
@@ -540,8 +536,7 @@ def test_report_from_throughputs_alone(tmp_path):
 def test_unreadable_rows_are_left_out_by_line(tmp_path, row):
     experiment = read_experiment(table(tmp_path, f"{HEADER}\n1,1,100,1\n{row}\n"))
     (left_out,) = experiment.left_out
-    assert isinstance(left_out, LeftOut)
-    assert left_out.name == "table.csv, line 3"
+    assert (left_out.name, left_out.reason) == ("table.csv, line 3", "row")
     assert experiment.studies[0].runs[0].steady.iterations == 1
 
 

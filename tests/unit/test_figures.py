@@ -17,7 +17,7 @@ from rl_scaling_callback.report.figures import (
     save_figures,
     speedup_over_n,
 )
-from rl_scaling_callback.report.text import number
+from rl_scaling_callback.report.text import rounded
 from tests.builders import nan_row, report_of, run, sampled, users_ten
 
 SHARES = dict.fromkeys(CAUSES, 0.0) | {"serial_stepping": 12.0, "contention": -4.0, "learn": 10.0}
@@ -85,7 +85,7 @@ def test_map_shows_each_efficiency_in_its_cell(user):
     place = {1: 0, 2: 1, 4: 2, 8: 3}
     for c in user.configurations:
         position = place[c.scale.num_env_runners], place[c.scale.num_envs_per_env_runner]
-        assert cells[position] == number(c.efficiency, 1)
+        assert cells[position] == rounded(c.efficiency, 1)
     assert sorted(cells.values()).count("–") == 16 - 10
 
 

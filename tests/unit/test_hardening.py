@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rl_scaling_callback import make_report, read_experiment
+from rl_scaling_callback.analysis.runs import Note
 from rl_scaling_callback.baseline.model import BaselineFileError
 from rl_scaling_callback.baseline.store import BaselineStore
 from rl_scaling_callback.core.scale import Scale
@@ -46,11 +47,6 @@ def little_memory(most=200 * MB):
         tracemalloc.stop()
 
 
-@pytest.fixture
-def folder(tmp_path):
-    return Folder(tmp_path / "experiment")
-
-
 def shown(experiment):
     """Return the report in every format that contains numbers."""
     report = make_report(experiment)
@@ -64,7 +60,7 @@ def test_endless_result_line_counts_as_one_damaged_line(folder):
         file.write("\n" + json.dumps(result(3)) + "\n")
     with little_memory():
         run = folder.run()
-    assert run.note == "1 damaged line of its result.json is left out"
+    assert run.notes == (Note("damaged lines", {"count": 1}),)
     assert run.steady.iterations == 1
 
 
@@ -74,7 +70,7 @@ def test_endless_config_is_ignored(folder):
         del each["config"]
     grow(folder.trial(results) / "params.json")
     with little_memory():
-        assert "has no valid scale" in folder.reason()
+        assert folder.reason()[0] == "no scale"
 
 
 def test_endless_baseline_is_left_out_by_name(folder):

@@ -1,4 +1,4 @@
-"""The arithmetic must work without Ray, importing the package must stay cheap, and rooms import downward only."""
+"""Most modules import without Ray, importing the package is cheap, and packages import downward only."""
 
 import ast
 import subprocess
@@ -73,7 +73,7 @@ BELOW = {
 
 
 def imported(node):
-    """Yield the rooms that code imports at runtime."""
+    """Yield the subpackages that code imports at runtime."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
             continue
@@ -83,9 +83,9 @@ def imported(node):
         yield from imported(child)
 
 
-def test_rooms_import_downward_only():
-    for room, below in BELOW.items():
-        paths = [PACKAGE / f"{room}.py"] if (PACKAGE / f"{room}.py").exists() else [*(PACKAGE / room).rglob("*.py")]
+def test_subpackages_import_downward_only():
+    for part, below in BELOW.items():
+        paths = [PACKAGE / f"{part}.py"] if (PACKAGE / f"{part}.py").exists() else [*(PACKAGE / part).rglob("*.py")]
         assert paths
         for path in paths:
-            assert {*imported(ast.parse(path.read_text(encoding="utf-8")))} <= {room, "_version", *below}, path
+            assert {*imported(ast.parse(path.read_text(encoding="utf-8")))} <= {part, "_version", *below}, path

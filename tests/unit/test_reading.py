@@ -30,7 +30,7 @@ def test_old_stack_lifetime_count_is_not_the_iterations_count():
 
 def test_old_stack_counting_agent_steps_uses_the_lifetime_difference():
     result = {"num_env_steps_sampled": 3000, "num_agent_steps_sampled_this_iter": 2000, "env_runners": {}, "time_this_iter_s": 1.0}
-    assert rllib.read_iteration(result, 2000.0) == rllib.Iteration(1000.0, 1.0, "", 3000.0)
+    assert rllib.read_iteration(result, 2000.0) == rllib.Reading(1000.0, 1.0, "", 3000.0)
     assert rllib.read_iteration({**result, "training_iteration": 1}).env_steps == 3000
     assert "restore" in rllib.read_iteration(result).problem
 

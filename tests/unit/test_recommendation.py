@@ -5,7 +5,8 @@ import pytest
 
 from rl_scaling_callback.analysis.goals import GOALS, Goal
 from rl_scaling_callback.analysis.noise import PROBED, Noise
-from rl_scaling_callback.analysis.recommendation import Remedy, ranking, recommend
+from rl_scaling_callback.analysis.recommendation import Doubt, Recommendation, Remedy, ranking, recommend
+from rl_scaling_callback.analysis.runs import Note
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.report.decisions import bottleneck_text, code_text, reason_text, runner_up_text
@@ -95,6 +96,28 @@ def test_balanced_recommendation_as_text():
 )
 def test_reasons_as_text(found, words):
     assert reason_text(found) == words
+
+
+@pytest.mark.parametrize(
+    ("doubt", "words"),
+    [
+        (
+            Doubt("no baseline error"),
+            "The error of the baseline is unknown, so speedup and efficiency have no interval: measure it with a trial of 10 "
+            "iterations in this experiment.",
+        ),
+        (Doubt("nothing to compare"), "It is the only configuration: measure others to compare it with."),
+        (Doubt("not comparable", (configuration("8r1e", NAN),)), "Left out, not comparable: 8r×1e."),
+        (
+            Doubt("no throughput", (configuration("8r1e", NAN), configuration("8r2e", NAN))),
+            "Left out, no throughput measured: 8r×1e and 8r×2e. The first 2 iterations of a trial are warm-up: run it for 10.",
+        ),
+        (Doubt("not alone"), "Run trials one at a time: TuneConfig(max_concurrent_trials=1)."),
+    ],
+    ids=lambda each: getattr(each, "kind", ""),
+)
+def test_doubts_as_text(doubt, words):
+    assert reason_text(Recommendation(GOALS["save"], doubts=(doubt,))) == words
 
 
 def test_code_is_python():
@@ -339,6 +362,12 @@ def test_fastest_is_known_without_a_baseline():
     assert bottleneck_text(found) == ""
 
 
+def test_unknown_error_of_the_baseline_is_reported():
+    choice = replace(configuration("4r1e", 2600.0, 1000.0), sps_error=5.0)
+    assert "no baseline error" in doubts(recommend([choice], GOALS["fastest"]))
+    assert "no error" in doubts(recommend([replace(choice, sps_error=NAN)], GOALS["fastest"]))
+
+
 def test_single_configuration():
     (baseline,) = by_speedup(**{"1r1e": 1.0})
     found = recommend([baseline], GOALS["save"])
@@ -356,7 +385,7 @@ def test_configurations_without_a_throughput_are_left_out_by_name():
 
 
 def test_incomparable_configurations_are_no_candidates():
-    other_steps = replace(configuration("8r1e", 9000.0), note="20 env steps per iteration, 10 for the baseline")
+    other_steps = replace(configuration("8r1e", 9000.0), notes=(Note("other steps", {"here": 20, "baseline": 10}),))
     found = recommend([*by_speedup(**{"1r1e": 1.0, "2r1e": 1.9}), other_steps], GOALS["fastest"])
     assert str(found.choice.scale) == "2r×1e"
     assert doubts(found)["not comparable"] == doubts(found)["noted"] == ["8r×1e"]
@@ -365,9 +394,9 @@ def test_incomparable_configurations_are_no_candidates():
 def test_interference_with_choice_or_baseline_is_reported():
     baseline, choice, other = by_speedup(**{"1r1e": 1.0, "2r1e": 1.9, "1r2e": 1.8})
     rows = [
-        replace(baseline, note="another trial ran on its node at the same time"),
-        replace(choice, note="ended with an error after 7 iterations"),
-        replace(other, note="ended early"),
+        replace(baseline, notes=(Note("other trials"),)),
+        replace(choice, notes=(Note("failed", {"iterations": 7}),)),
+        replace(other, notes=(Note("failed", {"iterations": 3}),)),
     ]
     found = recommend(rows, GOALS["save"])
     assert doubts(found)["noted"] == ["2r×1e", "1r×1e"]
@@ -376,10 +405,9 @@ def test_interference_with_choice_or_baseline_is_reported():
 
 def test_concurrent_trials_come_with_a_remedy():
     baseline, choice = by_speedup(**{"1r1e": 1.0, "2r1e": 1.9})
-    beside = replace(baseline, runs=(run(exclusive=0.0),), note="another trial ran on its node at the same time")
+    beside = replace(baseline, runs=(run(exclusive=0.0),), notes=(Note("other trials"),))
     found = recommend([beside, choice], GOALS["save"])
     assert doubts(found)["not alone"] == ["1r×1e"]
-    assert "max_concurrent_trials=1" in reason_text(found)
     alone = replace(baseline, runs=(run(exclusive=1.0),))
     assert "not alone" not in doubts(recommend([alone, choice], GOALS["save"]))
 

@@ -14,11 +14,11 @@ from rich.console import Console
 
 from rl_scaling_callback.analysis.goals import GOALS
 from rl_scaling_callback.analysis.laws import Prediction, Work
-from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Run, Study
+from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Note, Run, Study
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.report import make_report, print_report, reason_text, to_json, to_markdown, write_curve
-from rl_scaling_callback.report.decisions import evidence_text
-from rl_scaling_callback.report.wording import COLUMNS
+from rl_scaling_callback.report import make_report, print_report, reason_text, render_page, to_json, to_markdown, write_curve
+from rl_scaling_callback.report.decisions import code_text, evidence_text
+from rl_scaling_callback.report.wording import COLUMNS, law_notes, verdict_text
 from tests.builders import PRINTED, nan_row, report_of, run, users_ten, window
 
 TIMES = ("11.9", "7.24", "4.39", "2.89", "7.82", "4.94", "5.93", "4.60", "3.92", "2.20")
@@ -42,7 +42,8 @@ def test_report_says_that_no_law_fits():
     report = report_of(*(run(scale, [seconds, 1.01 * seconds]) for scale, seconds in zip(scales, times, strict=True)))
     assert report.studies[0].predictions() == ()
     text = to_markdown(report)
-    assert "No law predicts these configurations" in text
+    (note,) = law_notes(report.studies[0].laws)
+    assert note in text
     assert "Chosen law" not in text
 
 
@@ -114,7 +115,7 @@ def test_text_contains_the_decision_and_its_reasons(report, form):
     text = form(report)
     asked = report.studies[0].recommendation
     laws = report.studies[0].laws
-    assert "Use 4r×1e: 2.71×, 67.7 %. Goal balanced: met." in text
+    assert verdict_text(report.studies[0]) in text
     assert "Goal balanced: the largest speedup with efficiency ≥ 60 % and speedup ≥ 2.5×." in text
     assert reason_text(asked) in text
     assert "num_env_runners=4" in text
@@ -134,7 +135,7 @@ def test_default_report_fits_a_screen_and_ends_with_the_decision(report):
     assert len(lines) <= 40
     assert max(map(len, lines)) <= 80
     assert lines[-1] == "Use 4r×1e: 2.71×, 67.7 %. Goal balanced: met."
-    assert lines[-2] == "config.env_runners(num_env_runners=4, num_envs_per_env_runner=1)  # 5 CPUs"
+    assert lines[-2] == code_text(report.studies[0].recommendation)
     assert not any("law" in line or "Is the" in line for line in lines)
 
 
@@ -209,49 +210,53 @@ def test_predicted_interval_includes_the_error_of_the_baseline():
 
 
 def test_external_baseline_is_used_for_the_laws():
-    given = Run(name="an older\nexperiment", scale=Scale(1, 1), steady=window([4.0] * 3))
+    given = Run(name="an older\nexperiment", scale=Scale(1, 1), steady=window([4.0] * 3), notes=(Note("from trials"),))
     runs = [run(scale, [seconds] * 3) for scale, seconds in (("2r1e", 2.2), ("4r1e", 1.2), ("8r1e", 0.7))]
     report = report_of(*runs, baseline=given)
     study = report.studies[0]
     assert study.laws.work.env_steps == 1000
     assert study.baseline_sps == pytest.approx(250)
     assert study.laws.chosen is not None
-    assert "Baseline from outside the experiment: an older experiment." in to_markdown(report)
+    assert "an older experiment, as recorded by the trials." in to_markdown(report)
 
 
 @pytest.mark.parametrize(
-    ("runs", "says"),
+    ("runs", "missing"),
     [
-        ([run("2r1e", [1.0] * 5), run("4r1e", [0.6] * 5)], "Without a baseline, speedup and efficiency are unknown."),
-        ([run("1r1e", [1.0] * 5)], "It is the only configuration"),
-        ([run("1r1e", [1.0] * 5), nan_row()], "Left out, no throughput measured: 2r×2e."),
-        ([nan_row()], "Left out, no throughput measured: 2r×2e."),
+        ([run("2r1e", [1.0] * 5), run("4r1e", [0.6] * 5)], "no baseline"),
+        ([run("1r1e", [1.0] * 5)], "nothing to compare"),
+        ([run("1r1e", [1.0] * 5), nan_row()], "no throughput"),
+        ([nan_row()], "no throughput"),
     ],
 )
-def test_missing_measurements_are_reported(runs, says, tmp_path):
+def test_missing_measurements_are_reported(runs, missing, tmp_path):
     report = report_of(*runs)
-    assert says in " ".join(printed(report, 80).split())
-    assert says in to_markdown(report)
-    (study,) = json.loads(to_json(report))["studies"]
-    assert says in study["recommendations"]["balanced"]["reason"]
-    assert write_curve(report.studies[0], tmp_path).is_dir()
+    (study,) = report.studies
+    assert missing in {doubt.kind for doubt in study.recommendation.doubts}
+    reason = reason_text(study.recommendation)
+    assert reason in " ".join(printed(report, 80).split())
+    assert reason in to_markdown(report).replace("\\", "")
+    assert reason == json.loads(to_json(report))["studies"][0]["recommendations"]["balanced"]["reason"]
+    assert write_curve(study, tmp_path).is_dir()
 
 
 def test_experiment_without_runs():
-    report = report_of(left_out=(LeftOut("PPO_1", "no result"),))
+    report = report_of(left_out=(LeftOut("PPO_1", "row", {"error": "no result"}),))
     for text in (printed(report, 80), to_markdown(report).replace("\\", "")):
         assert "Nothing to show" in text
-        assert "Left out: PPO_1: no result" in text
+        assert "Left out: PPO_1: no result; the row is left out" in text
     assert json.loads(to_json(report))["studies"] == []
 
 
 def test_text_from_runs_is_escaped():
-    report = report_of(replace(run("1r1e", [1.0] * 5), note=HOSTILE), left_out=(LeftOut(HOSTILE, "[bold] :smile:"),))
+    note = Note("from file", {"time": HOSTILE})
+    left_out = LeftOut(HOSTILE, "not probed", {"error": "[bold] :smile: {0}"})
+    report = report_of(run("1r1e", [1.0] * 5, notes=(note,)), left_out=(left_out,))
     terminal, markdown = printed(report, 200), to_markdown(report)
     for text in (terminal, markdown):
         assert "\x1b" not in text
     assert "Left out: <script>alert(1)</script>|*x*" in terminal
-    assert "[bold] :smile:" in terminal
+    assert "[bold] :smile: {0}" in terminal
     assert "<script>" not in markdown.replace("\\<", "")
     assert "\\<script\\>alert(1)\\</script\\>\\|\\*x\\*" in markdown
     assert json.loads(to_json(report))["left_out"][0]["name"] == HOSTILE
@@ -301,3 +306,10 @@ def test_unknown_numbers_are_dashes():
 
 def test_repr_of_a_report_is_its_recommendation():
     assert repr(report_of(*users_ten())) == "<Report: PPO on HalfCheetah-v5: Use 4r×1e: 2.71×, 67.7 %>"
+
+
+def test_suggestions_without_a_prediction():
+    report = report_of(run("1r1e", [1.0] * 5))
+    assert report.studies[0].recommendation.measure_next
+    assert "Measure next: 2r×1e, 1r×2e" in to_markdown(report)
+    assert "<li>2r×1e</li>" in render_page(report)

@@ -12,11 +12,6 @@ from rl_scaling_callback.core.workload import Workload
 from tests.builders import BASELINE
 
 
-@pytest.fixture
-def store(tmp_path):
-    return BaselineStore.at(tmp_path / "baselines")
-
-
 def load(store):
     return store.load(BASELINE.workload, BASELINE.scale)
 

@@ -1,4 +1,4 @@
-"""The store and a trial's `Reference` on failing storage: races, crashes, full or slow disks, foreign files."""
+"""The store and `BaselineTracker` on failing storage: races, crashes, full or slow disks, foreign files."""
 
 import math
 import multiprocessing
@@ -24,11 +24,6 @@ from tests.builders import BASELINE, SETTLED, SINGLE, UNSETTLED, WORKLOAD, Warni
 
 ROOT = Path(__file__).parents[2]
 spawned = multiprocessing.get_context("spawn")
-
-
-@pytest.fixture
-def store(tmp_path):
-    return BaselineStore.at(tmp_path / "baselines")
 
 
 class Troubled:

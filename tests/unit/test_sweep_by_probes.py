@@ -15,7 +15,7 @@ from rl_scaling_callback.report import make_report
 from rl_scaling_callback.rllib.hardware import this_host
 from rl_scaling_callback.rllib.prober import ProbeError
 from rl_scaling_callback.sweeping import probes
-from rl_scaling_callback.sweeping.probe_host import Iteration
+from rl_scaling_callback.sweeping.probe_host import TrainedIteration
 from rl_scaling_callback.sweeping.sweep import sweep
 
 CONFIG = SimpleNamespace(algo_class=SimpleNamespace(__name__="PPO"), env="Env")
@@ -51,7 +51,7 @@ class ScriptedHost:
         self.fails(self)
         seconds = 0.8 / scale.parallelism + 0.01
         ScriptedHost.now += seconds
-        return Iteration(scale, 80.0, seconds, {"learn": 0.008, "sync": 0.001, "other": 0.001})
+        return TrainedIteration(scale, 80.0, seconds, {"learn": 0.008, "sync": 0.001, "other": 0.001})
 
     def probe(self, scale, number):
         self.probed, self.trained_since = number + 1, 0
@@ -112,7 +112,7 @@ def test_configuration_that_cannot_be_probed_is_not_trained(scripted, monkeypatc
     experiment, rounds, _ = probe(runners=[1, 2], envs=[1, 4], budget_s=20.0)
     assert set(trained) == {Scale(1, 1), Scale(2, 1)}
     assert set(rounds.failed) == {Scale(1, 4), Scale(2, 4)}
-    assert {each.name: each.reason for each in experiment.left_out} == {"1r×4e": "no licence", "2r×4e": "no licence"}
+    assert {each.name: each.figures["error"] for each in experiment.left_out} == {"1r×4e": "no licence", "2r×4e": "no licence"}
 
 
 @pytest.mark.parametrize("dies", [True, False])
@@ -135,7 +135,8 @@ def test_budget_includes_the_confirmation(scripted, budget_s):
     experiment, rounds, _ = probe(runners=[1, 2], budget_s=budget_s)
     assert len(rounds.probes) > 1
     assert ScriptedHost.now <= budget_s
-    assert any("training iterations: " in run.note for run in experiment.studies[0].runs)
+    assert {note.kind for run in experiment.studies[0].runs for note in run.notes} <= {"confirmed", "contradicted"}
+    assert any(run.notes for run in experiment.studies[0].runs)
 
 
 def test_budget_shorter_than_a_round_runs_one_round(scripted):
@@ -153,8 +154,8 @@ def test_evaluation_is_reported_separately(scripted, monkeypatch):
     one, two = sorted(experiment.studies[0].runs, key=lambda run: run.scale)
     assert two.steady.sps / one.steady.sps == pytest.approx(0.81 / 0.41, rel=0.02)
     # (0.81 + 0.81) s with evaluation against (0.41 + 0.81) s.
-    assert "with it 1.33×" in two.note
-    assert "evaluation" not in one.note
+    assert {note.kind: note.figures for note in two.notes}["evaluation excluded"]["speedup"] == pytest.approx(1.62 / 1.22, rel=0.01)
+    assert "evaluation excluded" not in {note.kind for note in one.notes}
 
 
 def test_one_env_runner_with_as_many_envs_completes_the_loss_attribution(scripted):
@@ -190,7 +191,9 @@ def test_update_time_rises_with_env_runners_and_envs():
     steps = {scale: float(scale.parallelism) for scale in scales}  # one update per step of all envs
     rounds = probes.ProbeRounds(scales, steps)
     for scale in scales[:-1]:
-        rounds.trained(Iteration(scale, 80.0, 2.0, {"learn": 80.0 / steps[scale] * update(scale), "sync": 0.0, "other": 0.0}))
+        rounds.trained(
+            TrainedIteration(scale, 80.0, 2.0, {"learn": 80.0 / steps[scale] * update(scale), "sync": 0.0, "other": 0.0})
+        )
     assert rounds.rest == pytest.approx([update(scale) / steps[scale] for scale in scales])
 
 

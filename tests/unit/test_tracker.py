@@ -11,11 +11,6 @@ from rl_scaling_callback.core.workload import Workload
 from tests.builders import SETTLED, SINGLE, UNSETTLED, WORKLOAD, Warnings, reference
 
 
-@pytest.fixture
-def store(tmp_path):
-    return BaselineStore.at(tmp_path)
-
-
 def test_published_once_steady_and_found_by_a_waiting_trial(store):
     first, late = reference(store), reference(store, Scale(2, 1), owner="late")
     first.update(UNSETTLED)

@@ -1,0 +1,16 @@
+import pytest
+
+from rl_scaling_callback.baseline.store import BaselineStore
+from tests.builders import Folder
+
+
+@pytest.fixture
+def store(tmp_path):
+    """An empty store of baselines."""
+    return BaselineStore.at(tmp_path / "baselines")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The folder of an experiment without trials."""
+    return Folder(tmp_path / "experiment")
