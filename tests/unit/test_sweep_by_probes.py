@@ -1,6 +1,8 @@
 """Sweeps by probes with a scripted process in place of an Algorithm."""
 
 import math
+from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -137,6 +139,29 @@ def test_budget_includes_the_confirmation(scripted, budget_s):
     assert ScriptedHost.now <= budget_s
     assert {note.kind for run in experiment.studies[0].runs for note in run.notes} <= {"confirmed", "contradicted"}
     assert any(run.notes for run in experiment.studies[0].runs)
+
+
+def test_reference_and_choice_are_trained_equally_often(scripted):
+    _, rounds, _ = probe(runners=[1, 2], envs=[1, 4])
+    times = Counter(each.scale for each in rounds.iterations + rounds.confirmations)
+    assert times[Scale(2, 4)] >= 3
+    assert abs(times[Scale(1, 1)] - times[Scale(2, 4)]) <= 1
+
+
+def test_a_stall_leads_to_more_iterations_that_confirm_instead_of_a_wide_interval(scripted, monkeypatch):
+    trained = []
+
+    def train(self, scale):
+        trained.append(scale)
+        iteration = ScriptedHost.train(self, scale)
+        stalls = scale == Scale(2, 4) and trained.count(scale) == 2
+        return replace(iteration, seconds=10 * iteration.seconds) if stalls else iteration
+
+    monkeypatch.setattr(probes, "ProbeHost", type("Host", (ScriptedHost,), {"train": train}))
+    experiment, rounds, _ = probe(runners=[1, 2], envs=[1, 4])
+    (note,) = next(run.notes for run in experiment.studies[0].runs if run.scale == Scale(2, 4))
+    assert note.figures["error"] < 11
+    assert len(rounds.trained_speedups(Scale(2, 4))) > 4
 
 
 def test_budget_shorter_than_a_round_runs_one_round(scripted):
