@@ -32,7 +32,7 @@ from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule
 from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.live.colocation import Colocation
 from rl_scaling_callback.live.gauges import Gauges
-from rl_scaling_callback.live.learners import Learners
+from rl_scaling_callback.live.learners import Learners, LearnersWork
 from rl_scaling_callback.live.load import Load
 from rl_scaling_callback.live.options import MAX_PROBE_SECONDS, Options
 from rl_scaling_callback.live.overlap import OverlappingRunners
@@ -216,7 +216,7 @@ class ScalingCallback(RLlibCallback):
                     before = self._timers_before
                     phases |= {phase: total - before.get(phase, 0.0) for phase, total in self._timers().items()}
                 evaluation_s = phases.get("evaluate", 0.0)
-                learner = None if self._learners is None else self._learners.read()
+                learner = LearnersWork() if self._learners is None else self._learners.read()
                 work = self._runners.read()
                 named = (phases if work.phases is None else work.phases) if self._phases_are_timed else None
                 values = self._trial.measure(result, evaluation_s, named, work, learner, self._probe())

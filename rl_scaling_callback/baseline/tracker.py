@@ -81,6 +81,7 @@ class BaselineTracker:
         self._unpublished = False
         self._scale = scale
         self._baseline: Baseline | None = None
+        self._published_at = NAN
         self._spent: TimeBreakdown | None = None
         self._single: Baseline | None = None
         self._single_busy = NAN
@@ -167,10 +168,11 @@ class BaselineTracker:
     @property
     def age(self) -> float:
         """Seconds since the baseline was measured, by the clocks of both hosts; NaN if unknown."""
-        return NAN if self._baseline is None else self._baseline.age
+        return max(time.time() - self._published_at, 0.0)
 
     def _hold(self, baseline: Baseline) -> None:
         self._baseline = baseline
+        self._published_at = baseline.published_at
         # A larger reference is taken to scale perfectly: one processor would have taken N times as long.
         self._spent = TimeBreakdown.of_window(baseline.parts, baseline.env_steps).times(baseline.scale.parallelism)
 

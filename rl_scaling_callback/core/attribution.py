@@ -72,7 +72,8 @@ class TimeBreakdown(NamedTuple):
             busy: sampling time of the typical env runner [s].
             longest: sampling time of the slowest [s].
         """
-        sample, learn, sync, evaluate = (phases.get(phase, 0.0) for phase in PHASES[:-1])
+        sample, learn = phases.get("sample", 0.0), phases.get("learn", 0.0)
+        sync, evaluate = phases.get("sync", 0.0), phases.get("evaluate", 0.0)
         return cls(sample, learn, sync, evaluate, seconds - (sample + learn + sync + evaluate), busy, longest)
 
     @classmethod
@@ -83,9 +84,14 @@ class TimeBreakdown(NamedTuple):
     @property
     def parts(self) -> dict[str, float]:
         """Seconds by name, without evaluation, which steady figures exclude."""
-        parts = self._asdict()
-        del parts["evaluate"]
-        return parts
+        return {
+            "sample": self.sample,
+            "learn": self.learn,
+            "sync": self.sync,
+            "other": self.other,
+            "busy": self.busy,
+            "longest": self.longest,
+        }
 
     @property
     def total(self) -> float:
@@ -94,7 +100,7 @@ class TimeBreakdown(NamedTuple):
 
     def times(self, factor: float) -> TimeBreakdown:
         """Return this breakdown multiplied by `factor`."""
-        return TimeBreakdown(*(seconds * factor for seconds in self))
+        return TimeBreakdown(*[seconds * factor for seconds in self])
 
 
 PARTS: Final = (*(phase for phase in PHASES if phase != "evaluate"), "busy", "longest")
@@ -145,19 +151,18 @@ def losses(
     if estimated:
         alone = breakdown.busy
     # Per runner: W = t0/N + [t1e/r − t0/N] + [median − t1e/r] + [max − median] + [W − max], each against the baseline's own part.
-    share = env_steps / n
-    extra = {
-        "serial_stepping": alone - baseline.busy * share,
-        "contention": breakdown.busy - alone,
-        "straggler": breakdown.longest - breakdown.busy,
-        "transfer": (breakdown.sample - breakdown.longest) - (baseline.sample - baseline.busy) * share,
-        "learn": breakdown.learn - baseline.learn * share,
-        "sync": breakdown.sync - baseline.sync * share,
-        "evaluate": breakdown.evaluate - baseline.evaluate * share,
-        "other": breakdown.other - baseline.other * share,
+    share, points = env_steps / n, formulas.ratio(100, total)
+    lost = {
+        "serial_stepping": points * (alone - baseline.busy * share),
+        "contention": points * (breakdown.busy - alone),
+        "straggler": points * (breakdown.longest - breakdown.busy),
+        "transfer": points * ((breakdown.sample - breakdown.longest) - (baseline.sample - baseline.busy) * share),
+        "learn": points * (breakdown.learn - baseline.learn * share),
+        "sync": points * (breakdown.sync - baseline.sync * share),
+        "evaluate": points * (breakdown.evaluate - baseline.evaluate * share),
+        "other": points * (breakdown.other - baseline.other * share),
     }
-    points = formulas.ratio(100, total)
-    return {cause: points * seconds for cause, seconds in extra.items()}, estimated
+    return lost, estimated
 
 
 _ADVICE: Final[Mapping[str, str]] = {

@@ -8,20 +8,23 @@ from typing import Any, Final, Protocol
 
 from rl_scaling_callback import rllib
 from rl_scaling_callback.baseline.tracker import Warn
-from rl_scaling_callback.core import schema
-from rl_scaling_callback.core.attribution import LEARNER, PHASES, LearnerLimits, TimeBreakdown, diagnosis, losses
+from rl_scaling_callback.core import formulas
+from rl_scaling_callback.core.attribution import CAUSES, LEARNER, LearnerLimits, TimeBreakdown, diagnosis, losses
 from rl_scaling_callback.core.comparison import Resources, compare
 from rl_scaling_callback.core.drift import Drift
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady, SteadyRule, SteadyWindow
+from rl_scaling_callback.live.learners import LearnersWork
 from rl_scaling_callback.live.load import Load
 from rl_scaling_callback.live.rounds import RunnersWork
 
 _SMALLEST_JUMP_S: Final = 0.01
 _SMALLEST_JUMP: Final = 0.01
 _NO_WORK: Final = RunnersWork()
-_TIMES: Final = tuple(f"time/{phase}" for phase in PHASES)
+_NO_LEARNERS: Final = LearnersWork()
+_UNKNOWN_TIMES: Final = TimeBreakdown(NAN, NAN, NAN, NAN, NAN)
+_UNKNOWN_LOSSES: Final[Mapping[str, float]] = dict.fromkeys(CAUSES, NAN)
 
 
 class BaselineSource(Protocol):
@@ -123,7 +126,7 @@ class TrialMonitor:
         evaluation_s: float,
         named: Mapping[str, float] | None = None,
         work: RunnersWork = _NO_WORK,
-        learner: Mapping[str, float] | None = None,
+        learner: LearnersWork = _NO_LEARNERS,
         probe_s: float = 0.0,
     ) -> dict[str, Any]:
         """Return the dict to inject into `result`.
@@ -133,55 +136,81 @@ class TrialMonitor:
             evaluation_s: time of the iteration spent on evaluation [s]; steady figures exclude it.
             named: exclusive seconds by phase; if phases overlap, means over the env runners. None if unknown.
             work: work of the env runners.
-            learner: work of asynchronous learners (see `Learners.read`); None if there are none.
+            learner: work of asynchronous learners, if there are any.
             probe_s: seconds spent on probes since the last result.
         """
         env_steps, seconds = self._read(result)
         breakdown = TimeBreakdown.of(named or {}, seconds, work.busy, work.longest)
-        parts = {} if named is None else {**breakdown.parts, **({} if learner is None else {LEARNER: learner.get("busy", NAN)})}
+        parts = {} if named is None else {**breakdown.parts, LEARNER: learner.busy}
         if self._window.add(env_steps, seconds - evaluation_s, parts, since_restore=rllib.read_since_restore(result)):
             self._look_for_drift(env_steps, seconds - evaluation_s if breakdown.busy != breakdown.busy else breakdown.busy)
         if env_steps > 0:
             self._env_steps += env_steps
-        steady = self._window.read()
-        self._source.update(steady)
+        steady, source = self._window.read(), self._source
+        source.update(steady)
         over_window = TimeBreakdown.of_window(steady.parts)
-        baseline_sps, comparable = self._source.compare_with(steady, env_steps, breakdown)
-        values = compare(
-            env_steps=env_steps,
-            seconds=seconds,
-            scale=self._scale,
-            baseline_sps=baseline_sps,
-            steady=steady,
-            steady_baseline_sps=self._source.compare_with(steady, steady.env_steps, over_window)[0],
-            resources=self._resources,
-        )
-        values["time/evaluate"] = evaluation_s
-        values["is_baseline"] = self._source.is_baseline
-        values["comparable"] = comparable
-        values["baseline/source"] = self._source.source
-        values["baseline/error"], values["baseline/age"] = self._source.error, self._source.age
-        values["time/probe"] = probe_s
-        values["workload"] = self._workload
-        values["exclusive"] = self._is_exclusive()
-        values["steady/drift"] = self._change
-        cpu_s = [report.cpu for report in work.reports]
-        cores = self._load.look(rllib.read_cpu_utilisation(result), cpu_s)
-        # The CPU time of probes is part of what processes report before and after, but not of any iteration.
-        values["cores/own"], values["cores/others"] = (NAN, NAN) if probe_s or self._probed_before else cores
-        self._probed_before = probe_s > 0
-        values["runners/healthy"], values["runners/restarts"] = rllib.read_fleet(result)
-        values.update(_runner_values(work))
-        if learner is not None:
-            values.update({f"learner/{name}": value for name, value in learner.items()})
-            values["learner/dropped"] = learner.get("dropped", NAN) + rllib.read_dropped(result)
+        baseline_sps, comparable = source.compare_with(steady, env_steps, breakdown)
+        steady_baseline_sps, _ = source.compare_with(steady, steady.env_steps, over_window)
+        speed = compare(env_steps, seconds, self._scale, baseline_sps, self._resources)
+        steady_speedup = formulas.speedup(steady.sps, steady_baseline_sps)
+
+        times, exact, lost, estimated, diagnosed = _UNKNOWN_TIMES, NAN, _UNKNOWN_LOSSES, NAN, ""
         if named is not None:
-            values.update(zip(_TIMES, breakdown[: len(PHASES)], strict=True))
-            exact = not self._overlaps or work.phases is not None
-            values["account/exclusive"] = float(exact)
+            times, exact = breakdown, float(not self._overlaps or work.phases is not None)
             if comparable == 1 and exact:
-                values.update(self._attribute(env_steps, breakdown, over_window, steady))
-        return schema.nest(values)
+                lost, estimated, diagnosed = self._attribute(env_steps, breakdown, over_window, steady)
+
+        own, others = self._load.look(rllib.read_cpu_utilisation(result), [report.cpu for report in work.reports])
+        # The CPU time of probes is part of what processes report before and after, but not of any iteration.
+        if probe_s or self._probed_before:
+            own = others = NAN
+        self._probed_before = probe_s > 0
+        healthy, restarts = rllib.read_fleet(result)
+        return {
+            **speed,
+            "diagnosis": diagnosed,
+            "is_baseline": source.is_baseline,
+            "comparable": comparable,
+            "workload": self._workload,
+            "exclusive": self._is_exclusive(),
+            "baseline": {"source": source.source, "error": source.error, "age": source.age},
+            "steady": {
+                "sps": steady.sps,
+                "speedup": steady_speedup,
+                "efficiency": formulas.efficiency(steady_speedup, self._scale.parallelism),
+                "error": steady.error,
+                "iterations": float(steady.iterations),
+                "converged": float(steady.converged),
+                "drift": self._change,
+            },
+            "time": {
+                "sample": times.sample,
+                "learn": times.learn,
+                "sync": times.sync,
+                "evaluate": evaluation_s if named is None else times.evaluate,
+                "other": times.other,
+                "probe": probe_s,
+            },
+            "loss": {"total": formulas.loss(speed["efficiency"]), **lost},
+            "account": {"exclusive": exact, "estimated": estimated},
+            "runners": {
+                "busy": work.busy,
+                "longest": work.longest,
+                "env_step": _mean([report.env_step for report in work.reports]),
+                "inference": _mean([report.inference for report in work.reports]),
+                "rest": _mean([report.rest for report in work.reports]),
+                "reported": float(len(work.reports)),
+                "healthy": healthy,
+                "restarts": restarts,
+            },
+            "learner": {
+                "busy": learner.busy,
+                "waiting": learner.waiting,
+                "queue": learner.queue,
+                "dropped": learner.dropped + rllib.read_dropped(result),
+            },
+            "cores": {"own": own, "others": others},
+        }
 
     def _read(self, result: Mapping[str, Any]) -> tuple[float, float]:
         """Return the env steps and seconds of the iteration; warn once about what can't be read."""
@@ -220,11 +249,12 @@ class TrialMonitor:
 
     def _attribute(
         self, env_steps: float, breakdown: TimeBreakdown, over_window: TimeBreakdown, steady: Steady
-    ) -> dict[str, float | str]:
+    ) -> tuple[Mapping[str, float], float, str]:
+        """Return the losses of the iteration, whether they are estimated, and the diagnosis of the window."""
         baseline = self._source.breakdown_for(env_steps, breakdown)
         baseline_over_window = self._source.breakdown_for(steady.env_steps, over_window)
         if baseline is None or baseline_over_window is None:
-            return {}
+            return _UNKNOWN_LOSSES, NAN, ""
         if self._source.source == "given":
             self._warn(
                 "breakdown",
@@ -233,16 +263,10 @@ class TrialMonitor:
             )
         lost, estimated = losses(self._scale, env_steps, breakdown, *baseline)
         lost_over_window, _ = losses(self._scale, steady.env_steps, over_window, *baseline_over_window)
-        return {
-            **{f"loss/{cause}": points for cause, points in lost.items()},
-            "account/estimated": float(estimated),
-            "diagnosis": diagnosis(lost_over_window, LearnerLimits.of_window(steady.parts, steady.seconds)),
-        }
+        return lost, float(estimated), diagnosis(lost_over_window, LearnerLimits.of_window(steady.parts, steady.seconds))
 
 
-def _runner_values(work: RunnersWork) -> dict[str, float]:
-    values = {"runners/reported": float(len(work.reports)), "runners/busy": work.busy, "runners/longest": work.longest}
-    for part in ("env_step", "inference", "rest"):
-        known = [seconds for report in work.reports if (seconds := getattr(report, part)) == seconds]
-        values[f"runners/{part}"] = sum(known) / len(known) if known else NAN
-    return values
+def _mean(values: list[float]) -> float:
+    """Return the mean of the known values; NaN if there are none."""
+    known = [value for value in values if value == value]
+    return sum(known) / len(known) if known else NAN

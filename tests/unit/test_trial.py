@@ -10,6 +10,7 @@ from rl_scaling_callback.core.attribution import CAUSES, TimeBreakdown
 from rl_scaling_callback.core.comparison import Resources
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule
+from rl_scaling_callback.live.learners import LearnersWork
 from rl_scaling_callback.live.load import Load
 from rl_scaling_callback.live.rounds import RunnersWork
 from rl_scaling_callback.live.trial import TrialMonitor
@@ -183,7 +184,7 @@ def test_given_baseline_yields_only_causes_that_need_no_breakdown(config):
     phases = {"sample": 1.0, "learn": 0.5, "evaluate": 0.25}
     work = RunnersWork((), 0.8, 0.9, phases if config else None)
     for _ in range(3):
-        values = measured.measure(result(4000, 2.0), 0.25, phases, work, {"busy": 1.94, "waiting": 0.06} if config else None)
+        values = measured.measure(result(4000, 2.0), 0.25, phases, work, LearnersWork(busy=1.94) if config else LearnersWork())
     known = {cause: values["loss"][cause] for cause in CAUSES if values["loss"][cause] == values["loss"][cause]}
     assert known == {"straggler": pytest.approx(100 * 0.1 / 2), "evaluate": pytest.approx(100 * 0.25 / 2)}
     assert list(warnings) == ["breakdown"]
