@@ -13,7 +13,7 @@ from typing import Final
 from rl_scaling_callback.baseline.model import Baseline, BaselineFileError
 from rl_scaling_callback.baseline.store import BaselineStore
 from rl_scaling_callback.core.attribution import TimeBreakdown
-from rl_scaling_callback.core.comparison import disagree, same_steps
+from rl_scaling_callback.core.comparison import Counterpart, disagree, same_steps
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DEFAULT_RULE, Steady, SteadyRule
@@ -82,11 +82,12 @@ class BaselineTracker:
         self._scale = scale
         self._baseline: Baseline | None = None
         self._published_at = NAN
-        self._spent: TimeBreakdown | None = None
+        self._breakdown = TimeBreakdown.of_window({})
         self._single: Baseline | None = None
         self._single_busy = NAN
         self._looked_for_single = 0
-        self._is_reference = store is not None and scale == reference
+        self._has_reference_scale = scale == reference
+        self._is_reference = store is not None and self._has_reference_scale
         self._mismatch = False
 
     @property
@@ -106,12 +107,12 @@ class BaselineTracker:
             is_due = self._unpublished and self._clock() >= self._next_access
             if steady.settled and (is_due or self._is_worth_publishing(steady, self._baseline)):
                 self._publish(self._store, steady)
-        elif self._scale.num_env_runners == 1 and self._scale != self._reference:
+        elif self._scale.num_env_runners == 1 and not self._has_reference_scale:
             if steady.settled and self._is_worth_publishing(steady, self._single):
                 self._publish_single(self._store, steady)
         elif self._scale.num_envs_per_env_runner > 1:
             self._look_for_single(self._store, steady)
-        if self._scale == self._reference and not self._is_reference:
+        if self._has_reference_scale and not self._is_reference:
             self._check(self._store, steady)
 
     def end(self) -> None:
@@ -123,37 +124,30 @@ class BaselineTracker:
         else:
             self._say_what_is_missing("this trial ended without a baseline")
 
-    def compare_with(self, steady: Steady, env_steps: float, breakdown: TimeBreakdown | None = None) -> tuple[float, float]:
-        """Return the baseline's SPS per unit of parallelism, NaN without a baseline, and `comparable`.
+    def compare_with(self, steady: Steady, env_steps: float, breakdown: TimeBreakdown | None = None) -> Counterpart:
+        """Return the baseline to compare an iteration or a window with.
 
         Args:
             steady: the trial's steady state so far.
-            env_steps: env steps of this iteration.
+            env_steps: env steps of the iteration or window.
             breakdown: its time breakdown; not used here.
         """
         baseline = self._baseline
         if baseline is None:
-            return NAN, 0.0 if self._mismatch else NAN
+            return Counterpart(NAN, 0.0 if self._mismatch else NAN)
         if not (self._is_reference or self._workload.vouched or self._steps_vary):
             here = steady.env_steps / steady.iterations if steady.iterations else env_steps
             there = baseline.env_steps / baseline.iterations
             if not here > 0:
-                return NAN, NAN
+                return Counterpart(NAN, NAN)
             if not same_steps(here, there):
                 self._warn(
                     "steps",
                     f"this trial collects {here:.0f} env steps per iteration, its baseline {there:.0f}. They are not comparable, "
                     "so speedup and efficiency stay NaN. Use the same batch size and batch mode for both.",
                 )
-                return NAN, 0.0
-        return baseline.unit_sps, 1.0
-
-    def breakdown_for(self, env_steps: float, breakdown: TimeBreakdown) -> tuple[TimeBreakdown, float] | None:
-        """Return the baseline's time breakdown, and the busy time of a single runner with as many envs as this trial's.
-
-        Both are per env step [s], the second NaN if unknown; None without a baseline.
-        """
-        return None if self._spent is None else (self._spent, self._single_busy)
+                return Counterpart(NAN, 0.0)
+        return Counterpart(baseline.unit_sps, 1.0, self._breakdown, self._single_busy)
 
     @property
     def source(self) -> str:
@@ -174,7 +168,7 @@ class BaselineTracker:
         self._baseline = baseline
         self._published_at = baseline.published_at
         # A larger reference is taken to scale perfectly: one processor would have taken N times as long.
-        self._spent = TimeBreakdown.of_window(baseline.parts, baseline.env_steps).times(baseline.scale.parallelism)
+        self._breakdown = TimeBreakdown.of_window(baseline.parts, baseline.env_steps).times(baseline.scale.parallelism)
 
     def _hold_single(self, single: Baseline) -> None:
         self._single = single
@@ -353,7 +347,7 @@ class GivenBaseline:
 
     def __init__(self, sps: float, reference: Scale, scale: Scale, warn: Warn) -> None:
         self._sps = sps
-        self._unit_sps = sps / reference.parallelism
+        self._counterpart = Counterpart(sps / reference.parallelism, 1.0)
         self._reference = reference
         self._scale = scale
         self._warn = warn
@@ -371,10 +365,6 @@ class GivenBaseline:
     def end(self) -> None:
         """Do nothing: a given baseline is never missing."""
 
-    def compare_with(self, steady: Steady, env_steps: float, breakdown: TimeBreakdown | None = None) -> tuple[float, float]:
-        """Return the given SPS per unit of parallelism, and `comparable`."""
-        return self._unit_sps, 1.0
-
-    def breakdown_for(self, env_steps: float, breakdown: TimeBreakdown) -> tuple[TimeBreakdown, float]:
-        """Return NaN: a number has no time breakdown."""
-        return TimeBreakdown.of_window({}), NAN
+    def compare_with(self, steady: Steady, env_steps: float, breakdown: TimeBreakdown | None = None) -> Counterpart:
+        """Return the given SPS; a number has no time breakdown."""
+        return self._counterpart

@@ -227,7 +227,7 @@ def diagnosis(lost: Mapping[str, float], learner: LearnerLimits | None = None) -
     # A NaN cause makes the sum NaN: the largest cause is unknown. The learner's limits need no baseline.
     if total > _NOTHING:
         cause = max(lost, key=lost.__getitem__)
-        sentences.append(f"{cause.replace('_', ' ')}: {lost[cause]:.0f} of {total:.0f} lost points; {_ADVICE[cause]}")
+        sentences.append(f"{cause.replace('_', ' ')}: {round(lost[cause])} of {round(total)} lost points; {_ADVICE[cause]}")
     if learner is not None:
         sentences.append(
             f"The learner is busy {100 * learner.busy:.0f} %: at most {learner.from_runners:.2f}× from more env runners; "

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from rl_scaling_callback.core import formulas
+from rl_scaling_callback.core.attribution import TimeBreakdown
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
@@ -51,6 +52,22 @@ class Resources:
     cores: float
     cpus: float
     machine_cores: float = NAN
+
+
+class Counterpart(NamedTuple):
+    """What the reference does in the time of an iteration or a window, as far as a baseline tells.
+
+    Attributes:
+        unit_sps: its SPS per unit of its parallelism [steps/s]; NaN without a baseline.
+        comparable: 1.0 if workload, hardware and steps match; 0.0 if they don't, NaN if there is nothing to compare with.
+        breakdown: its time per env step by phase, multiplied by its parallelism [s].
+        single: busy time of one env runner with as many envs as the trial's (1r×e), per env step [s]; NaN if unknown.
+    """
+
+    unit_sps: float
+    comparable: float
+    breakdown: TimeBreakdown = TimeBreakdown.of_window({})
+    single: float = NAN
 
 
 def compare(env_steps: float, seconds: float, scale: Scale, baseline_sps: float, resources: Resources) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from rl_scaling_callback import rllib
 from rl_scaling_callback.baseline.tracker import Warn
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.attribution import CAUSES, LEARNER, LearnerLimits, TimeBreakdown, diagnosis, losses
-from rl_scaling_callback.core.comparison import Resources, compare
+from rl_scaling_callback.core.comparison import Counterpart, Resources, compare
 from rl_scaling_callback.core.drift import Drift
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
@@ -52,14 +52,8 @@ class BaselineSource(Protocol):
     def end(self) -> None:
         """Warn if no baseline was found by the end of the trial."""
 
-    def compare_with(self, steady: Steady, env_steps: float, breakdown: TimeBreakdown) -> tuple[float, float]:
-        """Return the baseline's SPS per unit of parallelism, and `comparable`."""
-
-    def breakdown_for(self, env_steps: float, breakdown: TimeBreakdown) -> tuple[TimeBreakdown, float] | None:
-        """Return the baseline's time breakdown for equal work, and the busy time of one env runner with as many envs (1r×e).
-
-        Both are per env step [s]; None if unknown.
-        """
+    def compare_with(self, steady: Steady, env_steps: float, breakdown: TimeBreakdown) -> Counterpart:
+        """Return the reference to compare an iteration or a window with, given its env steps and time breakdown."""
 
 
 class TrialMonitor:
@@ -149,16 +143,17 @@ class TrialMonitor:
         steady, source = self._window.read(), self._source
         source.update(steady)
         over_window = TimeBreakdown.of_window(steady.parts)
-        baseline_sps, comparable = source.compare_with(steady, env_steps, breakdown)
-        steady_baseline_sps, _ = source.compare_with(steady, steady.env_steps, over_window)
-        speed = compare(env_steps, seconds, self._scale, baseline_sps, self._resources)
-        steady_speedup = formulas.speedup(steady.sps, steady_baseline_sps)
+        reference = source.compare_with(steady, env_steps, breakdown)
+        steady_reference = source.compare_with(steady, steady.env_steps, over_window)
+        speed = compare(env_steps, seconds, self._scale, reference.unit_sps, self._resources)
+        steady_speedup = formulas.speedup(steady.sps, steady_reference.unit_sps)
 
         times, exact, lost, estimated, diagnosed = _UNKNOWN_TIMES, NAN, _UNKNOWN_LOSSES, NAN, ""
         if named is not None:
             times, exact = breakdown, float(not self._overlaps or work.phases is not None)
-            if comparable == 1 and exact:
-                lost, estimated, diagnosed = self._attribute(env_steps, breakdown, over_window, steady)
+            if reference.comparable == 1 and exact:
+                lost, estimated = losses(self._scale, env_steps, breakdown, reference.breakdown, reference.single)
+                diagnosed = self._diagnose(steady, over_window, steady_reference)
 
         own, others = self._load.look(rllib.read_cpu_utilisation(result), [report.cpu for report in work.reports])
         # The CPU time of probes is part of what processes report before and after, but not of any iteration.
@@ -170,7 +165,7 @@ class TrialMonitor:
             **speed,
             "diagnosis": diagnosed,
             "is_baseline": source.is_baseline,
-            "comparable": comparable,
+            "comparable": reference.comparable,
             "workload": self._workload,
             "exclusive": self._is_exclusive(),
             "baseline": {"source": source.source, "error": source.error, "age": source.age},
@@ -192,7 +187,7 @@ class TrialMonitor:
                 "probe": probe_s,
             },
             "loss": {"total": formulas.loss(speed["efficiency"]), **lost},
-            "account": {"exclusive": exact, "estimated": estimated},
+            "account": {"exclusive": exact, "estimated": float(estimated)},
             "runners": {
                 "busy": work.busy,
                 "longest": work.longest,
@@ -247,23 +242,15 @@ class TrialMonitor:
                 "Does the env slow down as the policy improves, or is the machine shared? With probe=True the baseline follows.",
             )
 
-    def _attribute(
-        self, env_steps: float, breakdown: TimeBreakdown, over_window: TimeBreakdown, steady: Steady
-    ) -> tuple[Mapping[str, float], float, str]:
-        """Return the losses of the iteration, whether they are estimated, and the diagnosis of the window."""
-        baseline = self._source.breakdown_for(env_steps, breakdown)
-        baseline_over_window = self._source.breakdown_for(steady.env_steps, over_window)
-        if baseline is None or baseline_over_window is None:
-            return _UNKNOWN_LOSSES, NAN, ""
+    def _diagnose(self, steady: Steady, breakdown: TimeBreakdown, reference: Counterpart) -> str:
         if self._source.source == "given":
             self._warn(
                 "breakdown",
                 "a baseline given as a number has no time breakdown: only the straggler and evaluate losses are known. For the "
                 "others, measure the baseline with a reference trial or probe=True.",
             )
-        lost, estimated = losses(self._scale, env_steps, breakdown, *baseline)
-        lost_over_window, _ = losses(self._scale, steady.env_steps, over_window, *baseline_over_window)
-        return lost, float(estimated), diagnosis(lost_over_window, LearnerLimits.of_window(steady.parts, steady.seconds))
+        lost, _ = losses(self._scale, steady.env_steps, breakdown, reference.breakdown, reference.single)
+        return diagnosis(lost, LearnerLimits.of_window(steady.parts, steady.seconds))
 
 
 def _mean(values: list[float]) -> float:

@@ -151,7 +151,7 @@ def take_learner_reports(logged: Iterable[Any]) -> list[dict[str, float]]:
 
 def read_dropped(result: Mapping[str, Any]) -> float:
     """Return the env steps of this iteration that aggregator actors dropped; 0 without such actors."""
-    return number(mapping(result.get("aggregator_actors")).get("num_env_steps_dropped_lifetime", 0))
+    return number(mapping(result.get("aggregator_actors", {})).get("num_env_steps_dropped_lifetime", 0))
 
 
 def read_fleet(result: Mapping[str, Any]) -> tuple[float, float]:

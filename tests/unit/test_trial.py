@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rl_scaling_callback.baseline.tracker import GivenBaseline
+from rl_scaling_callback.core import schema
 from rl_scaling_callback.core.attribution import CAUSES, TimeBreakdown
-from rl_scaling_callback.core.comparison import Resources
+from rl_scaling_callback.core.comparison import Counterpart, Resources
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule
 from rl_scaling_callback.live.learners import LearnersWork
@@ -28,10 +29,8 @@ class Measured(GivenBaseline):
         self._comparable = comparable
 
     def compare_with(self, steady, env_steps, spent):
-        return self._unit_sps, self._comparable
-
-    def breakdown_for(self, env_steps, spent):
-        return TimeBreakdown.of({"sample": 0.8e-3, "learn": 0.2e-3}, 1e-3, 0.8e-3, 0.8e-3), math.nan
+        breakdown = TimeBreakdown.of({"sample": 0.8e-3, "learn": 0.2e-3}, 1e-3, 0.8e-3, 0.8e-3)
+        return Counterpart(1000.0, self._comparable, breakdown)
 
 
 def trial(config=None, warnings=None, rule=RULE, source=None, offset=lambda: 0.0, load=None):
@@ -94,6 +93,12 @@ def test_loss_attribution_of_an_iteration():
     assert values["time"] == {"sample": 1.0, "learn": 0.8, "sync": 0.0, "evaluate": 0.0, "other": pytest.approx(0.2), "probe": 0.0}
     assert values["account"] == {"exclusive": 1.0, "estimated": 1.0}
     assert values["runners"]["rest"] == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("named", [None, {"sample": 1.0, "learn": 0.8}])
+def test_every_result_has_the_keys_of_the_schema(named):
+    values = trial(source=Measured()).measure(result(4000, 2.0), 0.0, named, WORK)
+    assert {name: type(value) for name, value in leaves(values)} == {key.name: type(key.unknown) for key in schema.KEYS}
 
 
 @pytest.mark.parametrize(
