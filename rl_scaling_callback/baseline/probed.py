@@ -17,6 +17,7 @@ from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.probing import Probe, Ratios
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
+from rl_scaling_callback.core.trial import Trial
 
 SHARE: Final = 0.01
 """Maximum share of the training time to spend on probes, once training runs."""
@@ -69,9 +70,8 @@ class ProbedBaseline:
 
     Args:
         prober: measures scales inside the trial.
-        scale: the trial's scale.
+        trial: the trial. If its sampling overlaps learning, nothing is probed once training runs.
         reference: scale of the reference.
-        overlaps: whether sampling overlaps learning; if so, nothing is probed once training runs.
         share: maximum share of the time to spend on probes, once training runs.
         lasting: a baseline that outlives the experiment, to compare this one with; None for none.
         warn: logs a warning once.
@@ -86,25 +86,24 @@ class ProbedBaseline:
     def __init__(
         self,
         prober: Prober,
-        scale: Scale,
+        trial: Trial,
         reference: Scale,
         *,
-        overlaps: bool,
         share: float = SHARE,
         lasting: BaselineTracker | None = None,
         warn: Warn = lambda topic, text: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._prober = prober
+        self._own = scale = trial.scale
         self._reference = reference
         steps = prober.steps_per_round(scale)
         self._updates = 1.0 if math.isinf(steps) else steps / prober.steps_per_round(reference)
-        self._overlaps = overlaps
+        self._overlaps = trial.overlaps
         self._share = share
         self._lasting = lasting
         self._warn = warn
         self._clock = clock
-        self._own = scale
         self._is_reference = scale == reference
         self._one_runner = Scale(min(1, scale.num_env_runners), scale.num_envs_per_env_runner)
         self._rounds: deque[_Round] = deque(maxlen=_MOST_ROUNDS)
@@ -113,7 +112,7 @@ class ProbedBaseline:
         started = clock()
         while len(self._rounds) < _FEWEST_ROUNDS or (len(self._rounds) < _MOST_ROUNDS and clock() - started < _START_S):
             self._measure()
-        if overlaps and scale != reference:
+        if trial.overlaps and scale != reference:
             warn(
                 "overlap",
                 f"the probed baseline is the throughput of {reference} while nothing is learned. Speedups are too low by "

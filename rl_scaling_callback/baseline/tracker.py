@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from itertools import takewhile
@@ -17,7 +17,7 @@ from rl_scaling_callback.core.comparison import Counterpart, disagree, same_step
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DEFAULT_RULE, Steady, SteadyRule
-from rl_scaling_callback.core.workload import Workload
+from rl_scaling_callback.core.trial import Trial
 
 Warn = Callable[[str, str], None]
 """Takes a topic and a message; logs the first message of each topic."""
@@ -43,12 +43,8 @@ class BaselineTracker:
 
     Args:
         store: where baselines are stored; None for no store.
-        workload: the trial's workload.
-        scale: the trial's scale.
+        trial: the trial.
         reference: the scale of the reference.
-        owner: the trial's name, unique across experiments.
-        provenance: where a published baseline comes from.
-        steps_vary: whether steps per iteration may differ between comparable trials, for example in iterations of fixed duration.
         warn: logs a warning once.
         rule: when a trial counts as steady.
         clock: monotonic seconds.
@@ -57,36 +53,28 @@ class BaselineTracker:
     def __init__(
         self,
         store: BaselineStore | None,
-        workload: Workload,
-        scale: Scale,
+        trial: Trial,
         reference: Scale,
         *,
-        owner: str,
-        provenance: Mapping[str, str],
-        steps_vary: bool,
         warn: Warn,
         rule: SteadyRule = DEFAULT_RULE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
-        self._workload = workload
+        self._trial = trial
         self._reference = reference
-        self._owner = owner
-        self._provenance = provenance
-        self._steps_vary = steps_vary
         self._warn = warn
         self._rule = rule
         self._clock = clock
         self._next_access = -float("inf")
         self._unpublished = False
-        self._scale = scale
         self._baseline: Baseline | None = None
         self._published_at = NAN
         self._breakdown = TimeBreakdown.of_window({})
         self._single: Baseline | None = None
         self._single_busy = NAN
         self._looked_for_single = 0
-        self._has_reference_scale = scale == reference
+        self._has_reference_scale = trial.scale == reference
         self._is_reference = store is not None and self._has_reference_scale
         self._mismatch = False
 
@@ -107,10 +95,10 @@ class BaselineTracker:
             is_due = self._unpublished and self._clock() >= self._next_access
             if steady.settled and (is_due or self._is_worth_publishing(steady, self._baseline)):
                 self._publish(self._store, steady)
-        elif self._scale.num_env_runners == 1 and not self._has_reference_scale:
+        elif self._trial.scale.num_env_runners == 1 and not self._has_reference_scale:
             if steady.settled and self._is_worth_publishing(steady, self._single):
                 self._publish_single(self._store, steady)
-        elif self._scale.num_envs_per_env_runner > 1:
+        elif self._trial.scale.num_envs_per_env_runner > 1:
             self._look_for_single(self._store, steady)
         if self._has_reference_scale and not self._is_reference:
             self._check(self._store, steady)
@@ -135,7 +123,7 @@ class BaselineTracker:
         baseline = self._baseline
         if baseline is None:
             return Counterpart(NAN, 0.0 if self._mismatch else NAN)
-        if not (self._is_reference or self._workload.vouched or self._steps_vary):
+        if not (self._is_reference or self._trial.workload.vouched or self._trial.steps_vary):
             here = steady.env_steps / steady.iterations if steady.iterations else env_steps
             there = baseline.env_steps / baseline.iterations
             if not here > 0:
@@ -179,7 +167,7 @@ class BaselineTracker:
             return
         try:
             with self._at_a_small_share():
-                found = store.load(self._workload, self._reference)
+                found = store.load(self._trial.workload, self._reference)
                 if found is None:
                     self._look_for_mismatch(store)
                 else:
@@ -201,14 +189,14 @@ class BaselineTracker:
 
     def _adopt(self, found: Baseline) -> None:
         self._hold(found)
-        self._is_reference = self._is_reference and found.owner == self._owner
+        self._is_reference = self._is_reference and found.owner == self._trial.name
 
     def _look_for_mismatch(self, store: BaselineStore) -> None:
         if self._mismatch or self._is_reference:
             return
         until = self._clock() + _LONGEST_SEARCH_S
-        in_time = takewhile(lambda _: self._clock() < until, store.others(self._workload, self._reference))
-        others = [(self._workload.differences(other.workload), other) for other in in_time]
+        in_time = takewhile(lambda _: self._clock() < until, store.others(self._trial.workload, self._reference))
+        others = [(self._trial.workload.differences(other.workload), other) for other in in_time]
         if not others:
             return
         self._mismatch = True
@@ -244,11 +232,11 @@ class BaselineTracker:
         self._warn(
             "disagree",
             _DISAGREE.format(
-                scale=self._scale,
+                scale=self._trial.scale,
                 here=steady.sps,
                 there=found.sps,
                 source=f"of trial {told.get('trial', found.owner)!r}, {told.get('time', 'time unknown')}",
-                remedy=f"If it is outdated, delete {store.path(self._workload, self._reference)} and run again.",
+                remedy=f"If it is outdated, delete {store.path(self._trial.workload, self._reference)} and run again.",
             ),
         )
 
@@ -262,15 +250,15 @@ class BaselineTracker:
     def _measured(self, steady: Steady) -> Baseline:
         return Baseline(
             sps=steady.sps,
-            scale=self._scale,
-            workload=self._workload,
-            owner=self._owner,
+            scale=self._trial.scale,
+            workload=self._trial.workload,
+            owner=self._trial.name,
             error=steady.error,
             iterations=steady.iterations,
             env_steps=steady.env_steps,
             seconds=steady.seconds,
             converged=steady.converged,
-            provenance={**self._provenance, "time": datetime.now(timezone.utc).isoformat(timespec="seconds")},
+            provenance={**self._trial.provenance, "time": datetime.now(timezone.utc).isoformat(timespec="seconds")},
             parts=steady.parts,
         )
 
@@ -279,7 +267,7 @@ class BaselineTracker:
         single = self._measured(steady)
         self._hold_single(single)
         try:
-            found = self._found_before_publishing(store, self._scale)
+            found = self._found_before_publishing(store, self._trial.scale)
             if found is None or found.seconds <= steady.seconds:
                 store.publish(single)
         except Exception as error:
@@ -292,7 +280,7 @@ class BaselineTracker:
             return
         self._looked_for_single = due
         try:
-            found = store.load(self._workload, Scale(1, self._scale.num_envs_per_env_runner))
+            found = store.load(self._trial.workload, Scale(1, self._trial.scale.num_envs_per_env_runner))
             if found is not None:
                 self._hold_single(found)
         except Exception as error:
@@ -313,7 +301,7 @@ class BaselineTracker:
             with self._at_a_small_share():
                 found = self._found_before_publishing(store, self._reference)
                 # Another trial was first: a workload has one reference, and it is not this trial.
-                if found is not None and found.owner != self._owner:
+                if found is not None and found.owner != self._trial.name:
                     self._adopt(found)
                     return
                 store.publish(measured)
@@ -324,7 +312,7 @@ class BaselineTracker:
 
     def _found_before_publishing(self, store: BaselineStore, scale: Scale) -> Baseline | None:
         try:
-            return store.load(self._workload, scale)
+            return store.load(self._trial.workload, scale)
         except BaselineFileError as error:
             self._warn("file", f"unusable baseline file: {error}. A new one replaces it.")
             return None

@@ -177,6 +177,9 @@ _ADVICE: Final[Mapping[str, str]] = {
 }
 
 
+_ADVICE_IF_VECTORISED: Final = "a step of all sub-envs takes longer than one; use more env runners rather than more envs per runner"
+"""The advice for `serial_stepping` if sub-envs step in parallel or as one vectorised env."""
+
 _NOTHING: Final = 0.5
 """A loss of fewer percentage points than this is negligible."""
 
@@ -213,12 +216,13 @@ class LearnerLimits:
         return cls(busy, 1 / busy, min(2 / busy, 1 / (1 - waiting)))
 
 
-def diagnosis(lost: Mapping[str, float], learner: LearnerLimits | None = None) -> str:
+def diagnosis(lost: Mapping[str, float], learner: LearnerLimits | None = None, *, steps_in_turn: bool = True) -> str:
     """Return the largest cause of lost efficiency, a remedy, and the learner's limits in one line; "" if nothing is lost.
 
     Args:
         lost: percentage points by cause, as returned by `losses`.
         learner: limits of an asynchronous learner; None if there is none or they are unknown.
+        steps_in_turn: whether env runners step their sub-envs one after another.
     """
     total = sum(lost.values())
     if total <= _NOTHING and lost:
@@ -227,7 +231,8 @@ def diagnosis(lost: Mapping[str, float], learner: LearnerLimits | None = None) -
     # A NaN cause makes the sum NaN: the largest cause is unknown. The learner's limits need no baseline.
     if total > _NOTHING:
         cause = max(lost, key=lost.__getitem__)
-        sentences.append(f"{cause.replace('_', ' ')}: {round(lost[cause])} of {round(total)} lost points; {_ADVICE[cause]}")
+        advice = _ADVICE[cause] if steps_in_turn or cause != "serial_stepping" else _ADVICE_IF_VECTORISED
+        sentences.append(f"{cause.replace('_', ' ')}: {round(lost[cause])} of {round(total)} lost points; {advice}")
     if learner is not None:
         sentences.append(
             f"The learner is busy {100 * learner.busy:.0f} %: at most {learner.from_runners:.2f}× from more env runners; "

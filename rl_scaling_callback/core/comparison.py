@@ -49,8 +49,8 @@ class Resources:
             it is unclear how they share its cores.
     """
 
-    cores: float
-    cpus: float
+    cores: float = NAN
+    cpus: float = NAN
     machine_cores: float = NAN
 
 

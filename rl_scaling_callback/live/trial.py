@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
@@ -10,17 +9,16 @@ from rl_scaling_callback import rllib
 from rl_scaling_callback.baseline.tracker import Warn
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.attribution import CAUSES, LEARNER, LearnerLimits, TimeBreakdown, diagnosis, losses
-from rl_scaling_callback.core.comparison import Counterpart, Resources, compare
+from rl_scaling_callback.core.comparison import Counterpart, compare
 from rl_scaling_callback.core.drift import Drift
 from rl_scaling_callback.core.formulas import NAN
-from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.steady import Steady, SteadyRule, SteadyWindow
+from rl_scaling_callback.core.steady import Steady, SteadyWindow
+from rl_scaling_callback.core.trial import Trial
 from rl_scaling_callback.live.learners import LearnersWork
 from rl_scaling_callback.live.load import Load
+from rl_scaling_callback.live.reading import IterationReader
 from rl_scaling_callback.live.rounds import RunnersWork
 
-_SMALLEST_JUMP_S: Final = 0.01
-_SMALLEST_JUMP: Final = 0.01
 _NO_WORK: Final = RunnersWork()
 _NO_LEARNERS: Final = LearnersWork()
 _UNKNOWN_TIMES: Final = TimeBreakdown(NAN, NAN, NAN, NAN, NAN)
@@ -60,55 +58,37 @@ class TrialMonitor:
     """Measures one trial from its first to its last iteration, in constant memory.
 
     Args:
-        config: the trial's config.
-        scale: its scale.
-        workload: id of its workload.
-        resources: its resources.
+        trial: the trial.
         source: provides the baseline.
-        rule: when the trial counts as steady.
-        is_exclusive: returns 1.0 if the trial had its node to itself since the last call, else 0.0; NaN if unknown.
+        reader: reads the env steps and duration of each iteration.
+        window: collects its steady iterations.
         load: measures the CPU load of the trial and of other programs.
+        is_exclusive: returns 1.0 if the trial had its node to itself since the last call, else 0.0; NaN if unknown.
         warn: logs a warning once.
-        offset: returns the difference between the clock of `time_this_iter_s` and a monotonic one [s].
     """
 
     def __init__(
         self,
-        config: Mapping[str, Any],
-        *,
-        scale: Scale,
-        workload: str,
-        resources: Resources,
+        trial: Trial,
         source: BaselineSource,
-        rule: SteadyRule,
-        is_exclusive: Callable[[], float],
+        *,
+        reader: IterationReader,
+        window: SteadyWindow,
         load: Load,
+        is_exclusive: Callable[[], float],
         warn: Warn,
-        offset: Callable[[], float] = lambda: time.time() - time.monotonic(),
     ) -> None:
-        self._scale = scale
-        self._workload = workload
-        self._resources = resources
+        self._trial = trial
+        self._workload = trial.workload.id
         self._source = source
-        self._window = SteadyWindow(rule, learns_after=rllib.steps_before_learning(config))
+        self._reader = reader
+        self._window = window
         self._drift = Drift()
         self._change = NAN
-        self._is_exclusive = is_exclusive
         self._load = load
+        self._is_exclusive = is_exclusive
         self._warn = warn
-        self._offset = offset
-        self._offset_before = offset()
-        self._first_steps_may_be_late = rllib.iterations_are_timed(config)
-        self._samples = rllib.samples_env(config)
-        self._overlaps = rllib.is_asynchronous(config)
-        self._env_steps = 0.0
-        self._lifetime = NAN
-        self._iteration_failed = False
         self._probed_before = False
-
-    def note_failure(self) -> None:
-        """Note that an iteration failed: RLlib adds the env steps it had sampled to the next result."""
-        self._iteration_failed = True
 
     def end(self) -> None:
         """Warn of what is still missing at the end of the trial."""
@@ -133,26 +113,24 @@ class TrialMonitor:
             learner: work of asynchronous learners, if there are any.
             probe_s: seconds spent on probes since the last result.
         """
-        env_steps, seconds = self._read(result)
+        env_steps, seconds = self._reader.read(result)
         breakdown = TimeBreakdown.of(named or {}, seconds, work.busy, work.longest)
         parts = {} if named is None else {**breakdown.parts, LEARNER: learner.busy}
         if self._window.add(env_steps, seconds - evaluation_s, parts, since_restore=rllib.read_since_restore(result)):
             self._look_for_drift(env_steps, seconds - evaluation_s if breakdown.busy != breakdown.busy else breakdown.busy)
-        if env_steps > 0:
-            self._env_steps += env_steps
         steady, source = self._window.read(), self._source
         source.update(steady)
         over_window = TimeBreakdown.of_window(steady.parts)
         reference = source.compare_with(steady, env_steps, breakdown)
         steady_reference = source.compare_with(steady, steady.env_steps, over_window)
-        speed = compare(env_steps, seconds, self._scale, reference.unit_sps, self._resources)
+        speed = compare(env_steps, seconds, self._trial.scale, reference.unit_sps, self._trial.resources)
         steady_speedup = formulas.speedup(steady.sps, steady_reference.unit_sps)
 
         times, exact, lost, estimated, diagnosed = _UNKNOWN_TIMES, NAN, _UNKNOWN_LOSSES, NAN, ""
         if named is not None:
-            times, exact = breakdown, float(not self._overlaps or work.phases is not None)
+            times, exact = breakdown, float(not self._trial.overlaps or work.phases is not None)
             if reference.comparable == 1 and exact:
-                lost, estimated = losses(self._scale, env_steps, breakdown, reference.breakdown, reference.single)
+                lost, estimated = losses(self._trial.scale, env_steps, breakdown, reference.breakdown, reference.single)
                 diagnosed = self._diagnose(steady, over_window, steady_reference)
 
         own, others = self._load.look(rllib.read_cpu_utilisation(result), [report.cpu for report in work.reports])
@@ -172,7 +150,7 @@ class TrialMonitor:
             "steady": {
                 "sps": steady.sps,
                 "speedup": steady_speedup,
-                "efficiency": formulas.efficiency(steady_speedup, self._scale.parallelism),
+                "efficiency": formulas.efficiency(steady_speedup, self._trial.scale.parallelism),
                 "error": steady.error,
                 "iterations": float(steady.iterations),
                 "converged": float(steady.converged),
@@ -207,29 +185,6 @@ class TrialMonitor:
             "cores": {"own": own, "others": others},
         }
 
-    def _read(self, result: Mapping[str, Any]) -> tuple[float, float]:
-        """Return the env steps and seconds of the iteration; warn once about what can't be read."""
-        offset = self._offset()
-        jump, self._offset_before = offset - self._offset_before, offset
-        iteration = rllib.read_iteration(result, self._lifetime)
-        self._lifetime = iteration.lifetime
-        if not self._samples:
-            # The old API stack counts the steps that it reads from recorded data as sampled.
-            self._warn("result", "this algorithm learns from recorded data (offline): it samples no env steps, so there is no SPS")
-            return NAN, iteration.seconds
-        if self._iteration_failed:
-            self._iteration_failed = False
-            self._warn("failure", "an iteration failed; RLlib adds its env steps to the next one, whose SPS is NaN")
-            return NAN, iteration.seconds
-        if iteration.problem:
-            self._warn("result", iteration.problem)
-        elif iteration.env_steps == 0 and (self._env_steps > 0 or not self._first_steps_may_be_late):
-            self._warn("steps", "no env steps were sampled in an iteration: its SPS is NaN")
-        if abs(jump) > max(_SMALLEST_JUMP_S, _SMALLEST_JUMP * iteration.seconds):
-            self._warn("clock", f"the clock jumped by {jump:+.3g} s: the duration of this iteration is unknown, its SPS is NaN")
-            return iteration.env_steps, NAN
-        return iteration.env_steps, iteration.seconds
-
     def _look_for_drift(self, env_steps: float, sampling_s: float) -> None:
         self._drift.add(sampling_s / env_steps)
         self._change = change = self._drift.read()
@@ -249,8 +204,9 @@ class TrialMonitor:
                 "a baseline given as a number has no time breakdown: only the straggler and evaluate losses are known. For the "
                 "others, measure the baseline with a reference trial or probe=True.",
             )
-        lost, _ = losses(self._scale, steady.env_steps, breakdown, reference.breakdown, reference.single)
-        return diagnosis(lost, LearnerLimits.of_window(steady.parts, steady.seconds))
+        lost, _ = losses(self._trial.scale, steady.env_steps, breakdown, reference.breakdown, reference.single)
+        limits = LearnerLimits.of_window(steady.parts, steady.seconds)
+        return diagnosis(lost, limits, steps_in_turn=self._trial.steps_in_turn)
 
 
 def _mean(values: list[float]) -> float:

@@ -111,9 +111,7 @@ def ranking_text(study: StudyReport) -> str:
 def law_lines(study: StudyReport) -> Iterator[str]:
     """Yield the findings of the scaling laws: the chosen law with its error, the others, the axes and the limits."""
     laws = study.laws
-    if not laws.fits:
-        yield f"No scaling law fitted to {len(study.configurations)} configuration(s)."
-    elif laws.chosen is not None:
+    if laws.chosen is not None:
         parameters = ", ".join(f"{name} = {value:.3g}" for name, value in laws.chosen.parameters.items())
         yield f"Chosen law {laws.chosen.name}: {laws.chosen.formula}, with {parameters}."
         yield (

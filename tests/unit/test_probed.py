@@ -9,6 +9,8 @@ from rl_scaling_callback.core.comparison import Counterpart
 from rl_scaling_callback.core.probing import Probe
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule, SteadyWindow
+from rl_scaling_callback.core.trial import Trial
+from tests.builders import WORKLOAD
 
 OWN, SINGLE, ONE_RUNNER = Scale(4, 2), Scale(1, 1), Scale(1, 2)
 SECONDS_PER_STEP = {SINGLE: 1e-3, OWN: 0.4e-3, ONE_RUNNER: 0.8e-3}
@@ -45,9 +47,9 @@ class Machine:
         return Probe(scale, number, 256.0, seconds, (BUSY_SHARE * seconds,) * scale.num_env_runners)
 
 
-def baseline(machine, scale=OWN, reference=SINGLE, **options):
-    options = {"overlaps": False} | options
-    return ProbedBaseline(machine, scale, reference, clock=machine.clock, **options)
+def baseline(machine, scale=OWN, reference=SINGLE, overlaps=False, **options):
+    trial = Trial("trial", scale, WORKLOAD, overlaps=overlaps)
+    return ProbedBaseline(machine, trial, reference, clock=machine.clock, **options)
 
 
 def iteration(slowness=1.0):

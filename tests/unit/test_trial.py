@@ -5,18 +5,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rl_scaling_callback import rllib
 from rl_scaling_callback.baseline.tracker import GivenBaseline
 from rl_scaling_callback.core import schema
 from rl_scaling_callback.core.attribution import CAUSES, TimeBreakdown
 from rl_scaling_callback.core.comparison import Counterpart, Resources
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.steady import SteadyRule
+from rl_scaling_callback.core.steady import SteadyRule, SteadyWindow
+from rl_scaling_callback.core.trial import Trial
 from rl_scaling_callback.live.learners import LearnersWork
 from rl_scaling_callback.live.load import Load
+from rl_scaling_callback.live.reading import IterationReader
 from rl_scaling_callback.live.rounds import RunnersWork
 from rl_scaling_callback.live.trial import TrialMonitor
 from rl_scaling_callback.rllib import RunnerReport
-from tests.builders import RESULT_KEYS, anything, leaves
+from tests.builders import RESULT_KEYS, WORKLOAD, anything, leaves
 
 RULE = SteadyRule(warmup_iterations=1, min_iterations=2)
 
@@ -35,17 +38,19 @@ class Measured(GivenBaseline):
 
 def trial(config=None, warnings=None, rule=RULE, source=None, offset=lambda: 0.0, load=None):
     warnings = {} if warnings is None else warnings
+
+    def warn(topic, text):
+        warnings.setdefault(topic, text)
+
+    config = config or {}
     return TrialMonitor(
-        config or {},
-        scale=Scale(4, 2),
-        workload="1234",
-        resources=Resources(cores=2.0, cpus=5.0),
-        source=source or GivenBaseline(1000.0, Scale(1, 1), Scale(4, 2), print),
-        rule=rule,
-        is_exclusive=lambda: 1.0,
+        Trial("trial", Scale(4, 2), WORKLOAD, Resources(cores=2.0, cpus=5.0), overlaps=rllib.is_asynchronous(config)),
+        source or GivenBaseline(1000.0, Scale(1, 1), Scale(4, 2), print),
+        reader=IterationReader(config, warn, offset),
+        window=SteadyWindow(rule, learns_after=rllib.steps_before_learning(config)),
         load=load or Load(2.0, 4),
-        warn=lambda topic, text: warnings.setdefault(topic, text),
-        offset=offset,
+        is_exclusive=lambda: 1.0,
+        warn=warn,
     )
 
 
@@ -76,7 +81,7 @@ def test_all_values_of_one_iteration():
         "loss/total": 75.0,
         "is_baseline": 0.0,
         "comparable": 1.0,
-        "workload": "1234",
+        "workload": WORKLOAD.id,
         "exclusive": 1.0,
         "runners/reported": 0.0,
     }
@@ -133,10 +138,10 @@ def test_steady_figures_exclude_evaluation_and_warm_up():
 
 def test_steps_of_a_failed_iteration_do_not_count_for_the_next():
     warnings: dict[str, str] = {}
-    measured = trial(warnings=warnings)
-    measured.note_failure()
-    sps = [measured.measure(result(4000, 2.0), 0.0)["sps"] for _ in range(2)]
-    assert [value == value for value in sps] == [False, True]
+    reader = IterationReader({}, warnings.setdefault)
+    reader.note_failure()
+    env_steps = [reader.read(result(4000, 2.0))[0] for _ in range(2)]
+    assert [value == value for value in env_steps] == [False, True]
     assert list(warnings) == ["failure"]
 
 
@@ -209,7 +214,7 @@ def test_no_sequence_of_results_raises_or_yields_infinity(results):
         assert values.pop("band") in {"", "perfect", "excellent", "good", "fair", "inefficient"}
         assert values.pop("diagnosis") == ""
         assert values.pop("baseline/source") == "given"
-        assert values.pop("workload") == "1234"
+        assert values.pop("workload") == WORKLOAD.id
         assert all(type(value) is float and not math.isinf(value) for value in values.values())
 
 
