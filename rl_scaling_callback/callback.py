@@ -280,10 +280,11 @@ class ScalingCallback(RLlibCallback):
             steps_in_turn=rllib.steps_in_turn(config),
             steps_vary=rllib.iterations_are_timed(config) or rllib.steps_follow_scale(config),
         )
+        source = self._source(algorithm, trial, lasting)
         self._reader = IterationReader(config, self._warn)
         monitor = TrialMonitor(
             trial,
-            self._source(algorithm, trial, lasting),
+            source,
             reader=self._reader,
             window=SteadyWindow(self._options.steady, learns_after=rllib.steps_before_learning(config)),
             load=Load(resources.machine_cores, scale.num_env_runners),

@@ -55,12 +55,12 @@ class Resources:
 
 
 class Counterpart(NamedTuple):
-    """What the reference does in the time of an iteration or a window, as far as a baseline tells.
+    """What the baseline says about the work of an iteration or a window.
 
     Attributes:
-        unit_sps: its SPS per unit of its parallelism [steps/s]; NaN without a baseline.
+        unit_sps: SPS of the reference per unit of its parallelism [steps/s]; NaN without a baseline.
         comparable: 1.0 if workload, hardware and steps match; 0.0 if they don't, NaN if there is nothing to compare with.
-        breakdown: its time per env step by phase, multiplied by its parallelism [s].
+        breakdown: time of the reference per env step by phase, multiplied by its parallelism [s].
         single: busy time of one env runner with as many envs as the trial's (1r×e), per env step [s]; NaN if unknown.
     """
 
