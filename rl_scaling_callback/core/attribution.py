@@ -177,7 +177,9 @@ _ADVICE: Final[Mapping[str, str]] = {
 }
 
 
-_ADVICE_IF_VECTORISED: Final = "a step of all sub-envs takes longer than one; use more env runners rather than more envs per runner"
+_ADVICE_IF_VECTORISED: Final = (
+    "stepping all sub-envs takes longer than stepping one; use more env runners rather than more envs per runner"
+)
 """The advice for `serial_stepping` if sub-envs step in parallel or as one vectorised env."""
 
 _NOTHING: Final = 0.5
