@@ -28,15 +28,16 @@ from rl_scaling_callback.core import schema
 from rl_scaling_callback.core.comparison import Resources
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule
-from rl_scaling_callback.core.workload import Workload
+from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule, SteadyWindow
+from rl_scaling_callback.core.trial import Trial
 from rl_scaling_callback.live.colocation import Colocation
 from rl_scaling_callback.live.gauges import Gauges
-from rl_scaling_callback.live.learners import Learners
+from rl_scaling_callback.live.learners import Learners, LearnersWork
 from rl_scaling_callback.live.load import Load
 from rl_scaling_callback.live.options import MAX_PROBE_SECONDS, Options
 from rl_scaling_callback.live.overlap import OverlappingRunners
 from rl_scaling_callback.live.phases import PhaseClock
+from rl_scaling_callback.live.reading import IterationReader
 from rl_scaling_callback.live.rounds import Rounds
 from rl_scaling_callback.live.sampling import SamplingClock
 from rl_scaling_callback.live.trial import BaselineSource, TrialMonitor
@@ -95,6 +96,7 @@ class ScalingCallback(RLlibCallback):
     )
     _warned: frozenset[str] = frozenset()
     _trial: TrialMonitor | None = None
+    _reader: IterationReader | None = None
     _phases: PhaseClock | None = None
     _phases_are_timed = False
     _timers: Callable[[], dict[str, float]] | None = None
@@ -216,7 +218,7 @@ class ScalingCallback(RLlibCallback):
                     before = self._timers_before
                     phases |= {phase: total - before.get(phase, 0.0) for phase, total in self._timers().items()}
                 evaluation_s = phases.get("evaluate", 0.0)
-                learner = None if self._learners is None else self._learners.read()
+                learner = LearnersWork() if self._learners is None else self._learners.read()
                 work = self._runners.read()
                 named = (phases if work.phases is None else work.phases) if self._phases_are_timed else None
                 values = self._trial.measure(result, evaluation_s, named, work, learner, self._probe())
@@ -266,22 +268,31 @@ class ScalingCallback(RLlibCallback):
         # RLlib doesn't keep Tune's name of the trial, but the trial's folder starts with it.
         self._gauges = Gauges(Gauge, storage.trial_dir_name if storage is not None else "", scale)
         hosts = self._attempt("hosts", lambda: introspection.hosts_of(algorithm), set())
-        unknown = Resources(cores=NAN, cpus=NAN)
-        resources = self._attempt("resources", lambda: introspection.resources_of(algorithm, hosts), unknown)
-        workload = introspection.workload_of(algorithm, hosts, self._options.workload)
-        trial = TrialMonitor(
-            config,
-            scale=scale,
-            workload=workload.id,
-            resources=resources,
-            source=self._source(algorithm, workload, scale, lasting),
-            rule=self._options.steady,
-            is_exclusive=(lambda: NAN) if colocation is None else colocation.look,
+        resources = self._attempt("resources", lambda: introspection.resources_of(algorithm, hosts), Resources())
+        name = storage.trial_fs_path if storage is not None else uuid.uuid4().hex
+        trial = Trial(
+            name,
+            scale,
+            introspection.workload_of(algorithm, hosts, self._options.workload),
+            resources,
+            introspection.provenance_of(name.rpartition("/")[2]),
+            overlaps=rllib.is_asynchronous(config),
+            steps_in_turn=rllib.steps_in_turn(config),
+            steps_vary=rllib.iterations_are_timed(config) or rllib.steps_follow_scale(config),
+        )
+        source = self._source(algorithm, trial, lasting)
+        self._reader = IterationReader(config, self._warn)
+        monitor = TrialMonitor(
+            trial,
+            source,
+            reader=self._reader,
+            window=SteadyWindow(self._options.steady, learns_after=rllib.steps_before_learning(config)),
             load=Load(resources.machine_cores, scale.num_env_runners),
+            is_exclusive=(lambda: NAN) if colocation is None else colocation.look,
             warn=self._warn,
         )
-        introspection.watch_end(algorithm, functools.partial(self._attempt, "end", trial.end, None))
-        return trial
+        introspection.watch_end(algorithm, functools.partial(self._attempt, "end", monitor.end, None))
+        return monitor
 
     def _read_timers(self, algorithm: Algorithm, config: Mapping[str, Any]) -> None:
         """Read the phases from the timers of the old API stack; not for APPO and IMPALA, whose phases overlap."""
@@ -315,8 +326,8 @@ class ScalingCallback(RLlibCallback):
             with colocated():
                 yield
         except BaseException:
-            if self._trial is not None:
-                self._trial.note_failure()
+            if self._reader is not None:
+                self._reader.note_failure()
             raise
 
     def _take_reports(self, reports: list[tuple[str, RunnerReport]]) -> None:
@@ -326,10 +337,10 @@ class ScalingCallback(RLlibCallback):
         if self._learners is not None:
             self._learners.add(report)
 
-    def _source(self, algorithm: Algorithm, workload: Workload, scale: Scale, lasting: BaselineStore | None) -> BaselineSource:
+    def _source(self, algorithm: Algorithm, trial: Trial, lasting: BaselineStore | None) -> BaselineSource:
         options = self._options
         if options.baseline_sps is not None:
-            return GivenBaseline(options.baseline_sps, options.reference, scale, self._warn)
+            return GivenBaseline(options.baseline_sps, options.reference, trial.scale, self._warn)
         config = introspection.config_of(algorithm)
         storage = introspection.storage_of(algorithm)
         if not rllib.samples_env(config):
@@ -347,24 +358,13 @@ class ScalingCallback(RLlibCallback):
                     "pass probe=True, baseline_dir='a/directory' (and run 1r×1e once) or baseline_sps=…, for example with "
                     "functools.partial.",
                 )
-        trial = storage.trial_fs_path if storage is not None else uuid.uuid4().hex
-        stored = BaselineTracker(
-            store,
-            workload,
-            scale,
-            options.reference,
-            owner=trial,
-            provenance=introspection.provenance_of(trial.rpartition("/")[2]),
-            steps_vary=rllib.iterations_are_timed(config) or rllib.steps_follow_scale(config),
-            warn=self._warn,
-            rule=options.steady,
-        )
-        return self._probe_baseline(algorithm, scale, stored) if options.probe else stored
+        stored = BaselineTracker(store, trial, options.reference, warn=self._warn, rule=options.steady)
+        return self._probe_baseline(algorithm, trial, stored) if options.probe else stored
 
-    def _probe_baseline(self, algorithm: Algorithm, scale: Scale, stored: BaselineTracker) -> BaselineSource:
+    def _probe_baseline(self, algorithm: Algorithm, trial: Trial, stored: BaselineTracker) -> BaselineSource:
         """Return a probed baseline, or the stored one if the trial can't be probed."""
         prober: Prober | None = None
-        reference = self._options.reference
+        reference, scale = self._options.reference, trial.scale
         try:
             if reference.num_env_runners > scale.num_env_runners:
                 fits = Scale(scale.num_env_runners, 1).slug
@@ -374,9 +374,8 @@ class ScalingCallback(RLlibCallback):
             prober = Prober(algorithm, max_seconds=self._options.max_probe_seconds)
             self._probed = ProbedBaseline(
                 prober,
-                scale,
+                trial,
                 reference,
-                overlaps=rllib.is_asynchronous(introspection.config_of(algorithm)),
                 lasting=None if self._options.baseline_dir is None else stored,
                 warn=self._warn,
             )

@@ -19,6 +19,7 @@ from rl_scaling_callback.core import formulas, schema
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady, SteadyRule, SteadyWindow
+from rl_scaling_callback.core.trial import Trial
 from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.experiments import read_experiment
 from rl_scaling_callback.report import make_report
@@ -184,12 +185,8 @@ class Warnings(dict):
 def reference(store, scale=SINGLE, *, workload=WORKLOAD, owner="trial", warn=None, steps_vary=False, clock=None):
     return BaselineTracker(
         store,
-        workload,
-        scale,
+        Trial(owner, scale, workload, provenance={"trial": owner}, steps_vary=steps_vary),
         SINGLE,
-        owner=owner,
-        provenance={"trial": owner},
-        steps_vary=steps_vary,
         warn=Warnings() if warn is None else warn,
         clock=clock or (lambda: 0.0),
     )

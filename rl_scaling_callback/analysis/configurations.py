@@ -195,7 +195,7 @@ def _configuration(study: Study, cell: _Cell, cells: Mapping[Scale, _Cell], base
         cpus=cpus,
         losses=lost,
         losses_estimated=estimated,
-        diagnosis=diagnosis(lost, LearnerLimits.of_window(steady.parts, steady.seconds)),
+        diagnosis=diagnosis(lost, LearnerLimits.of_window(steady.parts, steady.seconds), steps_in_turn=study.steps_in_turn),
         cpu_utilisation=formulas.mean_of_known(run.cpu_utilisation for run in runs),
         ram_utilisation=max((run.ram_utilisation for run in runs if not math.isnan(run.ram_utilisation)), default=NAN),
         disturbed=any(run.exclusive == 0 or run.others > NOTABLE_CORES for run in (*runs, *(baseline.runs if baseline else ()))),

@@ -156,6 +156,7 @@ class Study:
         facts: what all its runs have in common, as texts for readers: algorithm, env, batch size, CPU, versions.
         exclusive_phases: False if phases overlap (APPO, IMPALA).
         waits_are_known: True if the env runners' waits were recorded, so that losses are known even if phases overlap.
+        steps_in_turn: False if sub-envs step in parallel or as one vectorised env.
         timed_iterations: True if iterations have a fixed duration, so that their steps vary.
         correction: the speed correction applied to its runs; None if they are as measured.
         workload: the workload that all its runs share; None if unknown.
@@ -169,6 +170,7 @@ class Study:
     facts: Mapping[str, str] = field(default_factory=dict)
     exclusive_phases: bool = True
     waits_are_known: bool = False
+    steps_in_turn: bool = True
     timed_iterations: bool = False
     correction: SpeedCorrection | None = None
     workload: Workload | None = None

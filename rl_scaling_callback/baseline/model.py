@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -67,10 +66,10 @@ class Baseline:
         return self.sps / self.scale.parallelism
 
     @property
-    def age(self) -> float:
-        """Seconds since it was published, by the clocks of both hosts; NaN if the file has no time."""
+    def published_at(self) -> float:
+        """When it was published, by its host's clock, in seconds since the epoch; NaN if the file has no time."""
         try:
-            return max(0.0, time.time() - datetime.fromisoformat(self.provenance["time"]).timestamp())
+            return datetime.fromisoformat(self.provenance["time"]).timestamp()
         except (KeyError, ValueError, OverflowError):
             return formulas.NAN
 

@@ -11,11 +11,13 @@ from typing import Final, Protocol
 
 from rl_scaling_callback.baseline.tracker import BaselineTracker, Warn
 from rl_scaling_callback.core.attribution import TimeBreakdown
+from rl_scaling_callback.core.comparison import Counterpart
 from rl_scaling_callback.core.estimates import trimmed_mean
 from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.probing import Probe, Ratios
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
+from rl_scaling_callback.core.trial import Trial
 
 SHARE: Final = 0.01
 """Maximum share of the training time to spend on probes, once training runs."""
@@ -68,9 +70,8 @@ class ProbedBaseline:
 
     Args:
         prober: measures scales inside the trial.
-        scale: the trial's scale.
+        trial: the trial. If its sampling overlaps learning, nothing is probed once training runs.
         reference: scale of the reference.
-        overlaps: whether sampling overlaps learning; if so, nothing is probed once training runs.
         share: maximum share of the time to spend on probes, once training runs.
         lasting: a baseline that outlives the experiment, to compare this one with; None for none.
         warn: logs a warning once.
@@ -85,25 +86,25 @@ class ProbedBaseline:
     def __init__(
         self,
         prober: Prober,
-        scale: Scale,
+        trial: Trial,
         reference: Scale,
         *,
-        overlaps: bool,
         share: float = SHARE,
         lasting: BaselineTracker | None = None,
         warn: Warn = lambda topic, text: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._prober = prober
+        self._own = scale = trial.scale
         self._reference = reference
         steps = prober.steps_per_round(scale)
         self._updates = 1.0 if math.isinf(steps) else steps / prober.steps_per_round(reference)
-        self._overlaps = overlaps
+        self._overlaps = trial.overlaps
         self._share = share
         self._lasting = lasting
         self._warn = warn
         self._clock = clock
-        self._own = scale
+        self._is_reference = scale == reference
         self._one_runner = Scale(min(1, scale.num_env_runners), scale.num_envs_per_env_runner)
         self._rounds: deque[_Round] = deque(maxlen=_MOST_ROUNDS)
         self._unreported_s = 0.0
@@ -111,7 +112,7 @@ class ProbedBaseline:
         started = clock()
         while len(self._rounds) < _FEWEST_ROUNDS or (len(self._rounds) < _MOST_ROUNDS and clock() - started < _START_S):
             self._measure()
-        if overlaps and scale != reference:
+        if trial.overlaps and scale != reference:
             warn(
                 "overlap",
                 f"the probed baseline is the throughput of {reference} while nothing is learned. Speedups are too low by "
@@ -123,7 +124,7 @@ class ProbedBaseline:
     @property
     def is_baseline(self) -> float:
         """1.0 if the trial runs at the reference scale or, if there is a lasting baseline, publishes it; else 0.0."""
-        return float(self._own == self._reference) if self._lasting is None else self._lasting.is_baseline
+        return float(self._is_reference) if self._lasting is None else self._lasting.is_baseline
 
     @property
     def error(self) -> float:
@@ -166,8 +167,8 @@ class ProbedBaseline:
         self._lasting.update(steady)
         if not steady.settled or not self._lasting.source:
             return
-        here, _ = self.compare_with(steady, steady.env_steps, TimeBreakdown.of_window(steady.parts))
-        there, _ = self._lasting.compare_with(steady, steady.env_steps)
+        here = self.compare_with(steady, steady.env_steps, TimeBreakdown.of_window(steady.parts)).unit_sps
+        there = self._lasting.compare_with(steady, steady.env_steps).unit_sps
         errors = (error for error in (self.error, self._lasting.error) if error >= 0)
         if abs(math.log(here / there)) > math.hypot(*(math.log1p(error / 100) for error in errors)):
             self._warn(
@@ -179,48 +180,25 @@ class ProbedBaseline:
     def end(self) -> None:
         """Do nothing: a probed baseline is never missing."""
 
-    def compare_with(self, steady: Steady, env_steps: float, breakdown: TimeBreakdown) -> tuple[float, float]:
-        """Return the reference's SPS per unit of its parallelism, and `comparable`.
+    def compare_with(self, steady: Steady, env_steps: float, breakdown: TimeBreakdown) -> Counterpart:
+        """Return the reference for equal work.
 
         Args:
-            steady: the trial's steady state so far.
+            steady: the trial's steady state so far; not used here.
             env_steps: env steps of an iteration or a window.
             breakdown: its time breakdown.
         """
-        return ratio(1, self.breakdown_for(env_steps, breakdown)[0].total), 1.0
-
-    def breakdown_for(self, env_steps: float, breakdown: TimeBreakdown) -> tuple[TimeBreakdown, float]:
-        """Return the reference's time breakdown for equal work, and the busy time of one env runner (1r×e).
-
-        Args:
-            env_steps: env steps of an iteration or a window.
-            breakdown: its time breakdown.
-
-        Returns:
-            Both in seconds per env step: the reference's breakdown, multiplied by its parallelism; and the busy time of one env
-            runner with as many envs as the trial's.
-        """
-        if self._own == self._reference:
-            return breakdown._replace(evaluate=0.0).times(ratio(self._reference.parallelism, env_steps)), NAN
+        n = self._reference.parallelism
+        if self._is_reference:
+            reference = breakdown._replace(evaluate=0.0).times(ratio(n, env_steps))
+            return Counterpart(ratio(1, reference.total), 1.0, reference)
         if self._overlaps:
-            reference = TimeBreakdown(math.exp(self._mean("seconds")), 0.0, 0.0, 0.0, 0.0)
+            reference = TimeBreakdown(n * math.exp(self._mean("seconds")), 0.0, 0.0, 0.0, 0.0)
         else:
-            ratios = Ratios(math.exp(self._mean("sampling")), self._updates, math.exp(self._mean("sync")))
-            reference = ratios.apply(breakdown).times(ratio(1, env_steps))
+            reference = self._ratios.apply(breakdown).times(ratio(n, env_steps))
         busy = reference.sample * self._mean("busy")
-        reference = reference._replace(busy=busy, longest=busy)
         alone = ratio(breakdown.busy * max(1, self._own.num_env_runners), env_steps) * self._alone
-        return reference.times(self._reference.parallelism), alone
-
-    @property
-    def _alone(self) -> float:
-        """Busy time of one env runner alone / that of a typical one of the trial; NaN if probes got it wrong.
-
-        It can't be more than 1 beyond noise and a few percent of overhead, because env runners don't speed each other up. That
-        happens if the cost of a step depends on its place in the episode: twins with other numbers of envs are elsewhere in it.
-        """
-        alone = self._estimates["alone"]
-        return NAN if alone.mean - alone.half_width > 1.05 else alone.mean
+        return Counterpart(ratio(1, reference.total), 1.0, reference._replace(busy=busy, longest=busy), alone)
 
     def _mean(self, figure: str) -> float:
         return self._estimates[figure].mean
@@ -248,3 +226,9 @@ class ProbedBaseline:
         # Computed once per round, because every iteration reads them.
         names = [field.name for field in fields(_Round)]
         self._estimates = {name: trimmed_mean([getattr(each, name) for each in self._rounds]) for name in names}
+        self._ratios = Ratios(math.exp(self._mean("sampling")), self._updates, math.exp(self._mean("sync")))
+        # Busy time of one env runner alone / that of a typical one of the trial. It can't be more than 1 beyond noise and a few
+        # percent of overhead, because env runners don't speed each other up. Probes can get it wrong if the cost of a step depends
+        # on its place in the episode: twins with other numbers of envs are elsewhere in it.
+        found = self._estimates["alone"]
+        self._alone = NAN if found.mean - found.half_width > 1.05 else found.mean

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from itertools import takewhile
@@ -13,11 +13,11 @@ from typing import Final
 from rl_scaling_callback.baseline.model import Baseline, BaselineFileError
 from rl_scaling_callback.baseline.store import BaselineStore
 from rl_scaling_callback.core.attribution import TimeBreakdown
-from rl_scaling_callback.core.comparison import disagree, same_steps
+from rl_scaling_callback.core.comparison import Counterpart, disagree, same_steps
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DEFAULT_RULE, Steady, SteadyRule
-from rl_scaling_callback.core.workload import Workload
+from rl_scaling_callback.core.trial import Trial
 
 Warn = Callable[[str, str], None]
 """Takes a topic and a message; logs the first message of each topic."""
@@ -49,12 +49,8 @@ class BaselineTracker:
 
     Args:
         store: where baselines are stored; None for no store.
-        workload: the trial's workload.
-        scale: the trial's scale.
+        trial: the trial.
         reference: the scale of the reference.
-        owner: the trial's name, unique across experiments.
-        provenance: where a published baseline comes from.
-        steps_vary: whether steps per iteration may differ between comparable trials, for example in iterations of fixed duration.
         warn: logs a warning once.
         rule: when a trial counts as steady.
         clock: monotonic seconds.
@@ -63,35 +59,29 @@ class BaselineTracker:
     def __init__(
         self,
         store: BaselineStore | None,
-        workload: Workload,
-        scale: Scale,
+        trial: Trial,
         reference: Scale,
         *,
-        owner: str,
-        provenance: Mapping[str, str],
-        steps_vary: bool,
         warn: Warn,
         rule: SteadyRule = DEFAULT_RULE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
-        self._workload = workload
+        self._trial = trial
         self._reference = reference
-        self._owner = owner
-        self._provenance = provenance
-        self._steps_vary = steps_vary
         self._warn = warn
         self._rule = rule
         self._clock = clock
         self._next_access = -float("inf")
         self._unpublished = False
-        self._scale = scale
         self._baseline: Baseline | None = None
-        self._spent: TimeBreakdown | None = None
+        self._published_at = NAN
+        self._breakdown = TimeBreakdown.of_window({})
         self._single: Baseline | None = None
         self._single_busy = NAN
         self._looked_for_single = 0
-        self._is_reference = store is not None and scale == reference
+        self._has_reference_scale = trial.scale == reference
+        self._is_reference = store is not None and self._has_reference_scale
         self._mismatch = False
 
     @property
@@ -111,12 +101,12 @@ class BaselineTracker:
             is_due = self._unpublished and self._clock() >= self._next_access
             if steady.settled and (is_due or self._is_worth_publishing(steady, self._baseline)):
                 self._publish(self._store, steady)
-        elif self._scale.num_env_runners == 1 and self._scale != self._reference:
+        elif self._trial.scale.num_env_runners == 1 and not self._has_reference_scale:
             if steady.settled and self._is_worth_publishing(steady, self._single):
                 self._publish_single(self._store, steady)
-        elif self._scale.num_envs_per_env_runner > 1:
+        elif self._trial.scale.num_envs_per_env_runner > 1:
             self._look_for_single(self._store, steady)
-        if self._scale == self._reference and not self._is_reference:
+        if self._has_reference_scale and not self._is_reference:
             self._check(self._store, steady)
 
     def end(self) -> None:
@@ -128,37 +118,30 @@ class BaselineTracker:
         else:
             self._say_what_is_missing("this trial ended without a baseline")
 
-    def compare_with(self, steady: Steady, env_steps: float, breakdown: TimeBreakdown | None = None) -> tuple[float, float]:
-        """Return the baseline's SPS per unit of parallelism, NaN without a baseline, and `comparable`.
+    def compare_with(self, steady: Steady, env_steps: float, breakdown: TimeBreakdown | None = None) -> Counterpart:
+        """Return the baseline to compare an iteration or a window with.
 
         Args:
             steady: the trial's steady state so far.
-            env_steps: env steps of this iteration.
+            env_steps: env steps of the iteration or window.
             breakdown: its time breakdown; not used here.
         """
         baseline = self._baseline
         if baseline is None:
-            return NAN, 0.0 if self._mismatch else NAN
-        if not (self._is_reference or self._workload.vouched or self._steps_vary):
+            return Counterpart(NAN, 0.0 if self._mismatch else NAN)
+        if not (self._is_reference or self._trial.workload.vouched or self._trial.steps_vary):
             here = steady.env_steps / steady.iterations if steady.iterations else env_steps
             there = baseline.env_steps / baseline.iterations
             if not here > 0:
-                return NAN, NAN
+                return Counterpart(NAN, NAN)
             if not same_steps(here, there):
                 self._warn(
                     "steps",
                     f"this trial collects {here:.0f} env steps per iteration, its baseline {there:.0f}. They are not comparable, "
                     "so speedup and efficiency stay NaN. Use the same batch size and batch mode for both.",
                 )
-                return NAN, 0.0
-        return baseline.unit_sps, 1.0
-
-    def breakdown_for(self, env_steps: float, breakdown: TimeBreakdown) -> tuple[TimeBreakdown, float] | None:
-        """Return the baseline's time breakdown, and the busy time of a single runner with as many envs as this trial's.
-
-        Both are per env step [s], the second NaN if unknown; None without a baseline.
-        """
-        return None if self._spent is None else (self._spent, self._single_busy)
+                return Counterpart(NAN, 0.0)
+        return Counterpart(baseline.unit_sps, 1.0, self._breakdown, self._single_busy)
 
     @property
     def source(self) -> str:
@@ -173,12 +156,13 @@ class BaselineTracker:
     @property
     def age(self) -> float:
         """Seconds since the baseline was measured, by the clocks of both hosts; NaN if unknown."""
-        return NAN if self._baseline is None else self._baseline.age
+        return max(time.time() - self._published_at, 0.0)
 
     def _hold(self, baseline: Baseline) -> None:
         self._baseline = baseline
+        self._published_at = baseline.published_at
         # A larger reference is taken to scale perfectly: one processor would have taken N times as long.
-        self._spent = TimeBreakdown.of_window(baseline.parts, baseline.env_steps).times(baseline.scale.parallelism)
+        self._breakdown = TimeBreakdown.of_window(baseline.parts, baseline.env_steps).times(baseline.scale.parallelism)
 
     def _hold_single(self, single: Baseline) -> None:
         self._single = single
@@ -189,7 +173,7 @@ class BaselineTracker:
             return
         try:
             with self._at_a_small_share():
-                found = store.load(self._workload, self._reference)
+                found = store.load(self._trial.workload, self._reference)
                 if found is None:
                     self._look_for_mismatch(store)
                 else:
@@ -211,14 +195,14 @@ class BaselineTracker:
 
     def _adopt(self, found: Baseline) -> None:
         self._hold(found)
-        self._is_reference = self._is_reference and found.owner == self._owner
+        self._is_reference = self._is_reference and found.owner == self._trial.name
 
     def _look_for_mismatch(self, store: BaselineStore) -> None:
         if self._mismatch or self._is_reference:
             return
         until = self._clock() + _LONGEST_SEARCH_S
-        in_time = takewhile(lambda _: self._clock() < until, store.others(self._workload, self._reference))
-        others = [(self._workload.differences(other.workload), other) for other in in_time]
+        in_time = takewhile(lambda _: self._clock() < until, store.others(self._trial.workload, self._reference))
+        others = [(self._trial.workload.differences(other.workload), other) for other in in_time]
         if not others:
             return
         self._mismatch = True
@@ -254,11 +238,11 @@ class BaselineTracker:
         self._warn(
             "disagree",
             _DISAGREE.format(
-                scale=self._scale,
+                scale=self._trial.scale,
                 here=steady.sps,
                 there=found.sps,
                 source=f"of trial {told.get('trial', found.owner)!r}, {told.get('time', 'time unknown')}",
-                remedy=f"If it is outdated, delete {store.path(self._workload, self._reference)} and run again.",
+                remedy=f"If it is outdated, delete {store.path(self._trial.workload, self._reference)} and run again.",
             ),
         )
 
@@ -272,15 +256,15 @@ class BaselineTracker:
     def _measured(self, steady: Steady) -> Baseline:
         return Baseline(
             sps=steady.sps,
-            scale=self._scale,
-            workload=self._workload,
-            owner=self._owner,
+            scale=self._trial.scale,
+            workload=self._trial.workload,
+            owner=self._trial.name,
             error=steady.error,
             iterations=steady.iterations,
             env_steps=steady.env_steps,
             seconds=steady.seconds,
             converged=steady.converged,
-            provenance={**self._provenance, "time": datetime.now(timezone.utc).isoformat(timespec="seconds")},
+            provenance={**self._trial.provenance, "time": datetime.now(timezone.utc).isoformat(timespec="seconds")},
             parts=steady.parts,
         )
 
@@ -289,7 +273,7 @@ class BaselineTracker:
         single = self._measured(steady)
         self._hold_single(single)
         try:
-            found = self._found_before_publishing(store, self._scale)
+            found = self._found_before_publishing(store, self._trial.scale)
             if found is None or found.seconds <= steady.seconds:
                 store.publish(single)
         except Exception as error:
@@ -302,7 +286,7 @@ class BaselineTracker:
             return
         self._looked_for_single = due
         try:
-            found = store.load(self._workload, Scale(1, self._scale.num_envs_per_env_runner))
+            found = store.load(self._trial.workload, Scale(1, self._trial.scale.num_envs_per_env_runner))
             if found is not None:
                 self._hold_single(found)
         except Exception as error:
@@ -323,7 +307,7 @@ class BaselineTracker:
             with self._at_a_small_share():
                 found = self._found_before_publishing(store, self._reference)
                 # Another trial was first: a workload has one reference, and it is not this trial.
-                if found is not None and found.owner != self._owner:
+                if found is not None and found.owner != self._trial.name:
                     self._adopt(found)
                     return
                 store.publish(measured)
@@ -334,7 +318,7 @@ class BaselineTracker:
 
     def _found_before_publishing(self, store: BaselineStore, scale: Scale) -> Baseline | None:
         try:
-            return store.load(self._workload, scale)
+            return store.load(self._trial.workload, scale)
         except BaselineFileError as error:
             self._warn("file", f"unusable baseline file: {error}. A new one replaces it.")
             return None
@@ -357,7 +341,7 @@ class GivenBaseline:
 
     def __init__(self, sps: float, reference: Scale, scale: Scale, warn: Warn) -> None:
         self._sps = sps
-        self._unit_sps = sps / reference.parallelism
+        self._counterpart = Counterpart(sps / reference.parallelism, 1.0)
         self._reference = reference
         self._scale = scale
         self._warn = warn
@@ -375,10 +359,6 @@ class GivenBaseline:
     def end(self) -> None:
         """Do nothing: a given baseline is never missing."""
 
-    def compare_with(self, steady: Steady, env_steps: float, breakdown: TimeBreakdown | None = None) -> tuple[float, float]:
-        """Return the given SPS per unit of parallelism, and `comparable`."""
-        return self._unit_sps, 1.0
-
-    def breakdown_for(self, env_steps: float, breakdown: TimeBreakdown) -> tuple[TimeBreakdown, float]:
-        """Return NaN: a number has no time breakdown."""
-        return TimeBreakdown.of_window({}), NAN
+    def compare_with(self, steady: Steady, env_steps: float, breakdown: TimeBreakdown | None = None) -> Counterpart:
+        """Return the given SPS; a number has no time breakdown."""
+        return self._counterpart

@@ -72,7 +72,8 @@ class TimeBreakdown(NamedTuple):
             busy: sampling time of the typical env runner [s].
             longest: sampling time of the slowest [s].
         """
-        sample, learn, sync, evaluate = (phases.get(phase, 0.0) for phase in PHASES[:-1])
+        sample, learn = phases.get("sample", 0.0), phases.get("learn", 0.0)
+        sync, evaluate = phases.get("sync", 0.0), phases.get("evaluate", 0.0)
         return cls(sample, learn, sync, evaluate, seconds - (sample + learn + sync + evaluate), busy, longest)
 
     @classmethod
@@ -83,9 +84,14 @@ class TimeBreakdown(NamedTuple):
     @property
     def parts(self) -> dict[str, float]:
         """Seconds by name, without evaluation, which steady figures exclude."""
-        parts = self._asdict()
-        del parts["evaluate"]
-        return parts
+        return {
+            "sample": self.sample,
+            "learn": self.learn,
+            "sync": self.sync,
+            "other": self.other,
+            "busy": self.busy,
+            "longest": self.longest,
+        }
 
     @property
     def total(self) -> float:
@@ -94,7 +100,7 @@ class TimeBreakdown(NamedTuple):
 
     def times(self, factor: float) -> TimeBreakdown:
         """Return this breakdown multiplied by `factor`."""
-        return TimeBreakdown(*(seconds * factor for seconds in self))
+        return TimeBreakdown(*[seconds * factor for seconds in self])
 
 
 PARTS: Final = (*(phase for phase in PHASES if phase != "evaluate"), "busy", "longest")
@@ -145,19 +151,18 @@ def losses(
     if estimated:
         alone = breakdown.busy
     # Per runner: W = t0/N + [t1e/r − t0/N] + [median − t1e/r] + [max − median] + [W − max], each against the baseline's own part.
-    share = env_steps / n
-    extra = {
-        "serial_stepping": alone - baseline.busy * share,
-        "contention": breakdown.busy - alone,
-        "straggler": breakdown.longest - breakdown.busy,
-        "transfer": (breakdown.sample - breakdown.longest) - (baseline.sample - baseline.busy) * share,
-        "learn": breakdown.learn - baseline.learn * share,
-        "sync": breakdown.sync - baseline.sync * share,
-        "evaluate": breakdown.evaluate - baseline.evaluate * share,
-        "other": breakdown.other - baseline.other * share,
+    share, points = env_steps / n, formulas.ratio(100, total)
+    lost = {
+        "serial_stepping": points * (alone - baseline.busy * share),
+        "contention": points * (breakdown.busy - alone),
+        "straggler": points * (breakdown.longest - breakdown.busy),
+        "transfer": points * ((breakdown.sample - breakdown.longest) - (baseline.sample - baseline.busy) * share),
+        "learn": points * (breakdown.learn - baseline.learn * share),
+        "sync": points * (breakdown.sync - baseline.sync * share),
+        "evaluate": points * (breakdown.evaluate - baseline.evaluate * share),
+        "other": points * (breakdown.other - baseline.other * share),
     }
-    points = formulas.ratio(100, total)
-    return {cause: points * seconds for cause, seconds in extra.items()}, estimated
+    return lost, estimated
 
 
 _ADVICE: Final[Mapping[str, str]] = {
@@ -171,6 +176,11 @@ _ADVICE: Final[Mapping[str, str]] = {
     "other": "time outside RLlib's phases; check callbacks, checkpoints and logging",
 }
 
+
+_ADVICE_IF_VECTORISED: Final = (
+    "stepping all sub-envs takes longer than stepping one; use more env runners rather than more envs per runner"
+)
+"""The advice for `serial_stepping` if sub-envs step in parallel or as one vectorised env."""
 
 _NOTHING: Final = 0.5
 """A loss of fewer percentage points than this is negligible."""
@@ -208,12 +218,13 @@ class LearnerLimits:
         return cls(busy, 1 / busy, min(2 / busy, 1 / (1 - waiting)))
 
 
-def diagnosis(lost: Mapping[str, float], learner: LearnerLimits | None = None) -> str:
+def diagnosis(lost: Mapping[str, float], learner: LearnerLimits | None = None, *, steps_in_turn: bool = True) -> str:
     """Return the largest cause of lost efficiency, a remedy, and the learner's limits in one line; "" if nothing is lost.
 
     Args:
         lost: percentage points by cause, as returned by `losses`.
         learner: limits of an asynchronous learner; None if there is none or they are unknown.
+        steps_in_turn: whether env runners step their sub-envs one after another.
     """
     total = sum(lost.values())
     if total <= _NOTHING and lost:
@@ -222,7 +233,8 @@ def diagnosis(lost: Mapping[str, float], learner: LearnerLimits | None = None) -
     # A NaN cause makes the sum NaN: the largest cause is unknown. The learner's limits need no baseline.
     if total > _NOTHING:
         cause = max(lost, key=lost.__getitem__)
-        sentences.append(f"{cause.replace('_', ' ')}: {lost[cause]:.0f} of {total:.0f} lost points; {_ADVICE[cause]}")
+        advice = _ADVICE[cause] if steps_in_turn or cause != "serial_stepping" else _ADVICE_IF_VECTORISED
+        sentences.append(f"{cause.replace('_', ' ')}: {round(lost[cause])} of {round(total)} lost points; {advice}")
     if learner is not None:
         sentences.append(
             f"The learner is busy {100 * learner.busy:.0f} %: at most {learner.from_runners:.2f}× from more env runners; "

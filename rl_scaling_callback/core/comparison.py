@@ -1,12 +1,13 @@
-"""Compares an iteration, and the steady state so far, with the baseline."""
+"""Compares trials with their baseline."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from rl_scaling_callback.core import formulas
+from rl_scaling_callback.core.attribution import TimeBreakdown
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
@@ -48,30 +49,35 @@ class Resources:
             it is unclear how they share its cores.
     """
 
-    cores: float
-    cpus: float
+    cores: float = NAN
+    cpus: float = NAN
     machine_cores: float = NAN
 
 
-def compare(
-    *,
-    env_steps: float,
-    seconds: float,
-    scale: Scale,
-    baseline_sps: float,
-    steady: Steady,
-    steady_baseline_sps: float,
-    resources: Resources,
-) -> dict[str, float | str]:
-    """Return the schema values that follow from one iteration, the steady state and the baseline.
+class Counterpart(NamedTuple):
+    """What the baseline says about the work of an iteration or a window.
+
+    Attributes:
+        unit_sps: SPS of the reference per unit of its parallelism [steps/s]; NaN without a baseline.
+        comparable: 1.0 if workload, hardware and steps match; 0.0 if they don't, NaN if there is nothing to compare with.
+        breakdown: time of the reference per env step by phase, multiplied by its parallelism [s].
+        single: busy time of one env runner with as many envs as the trial's (1r×e), per env step [s]; NaN if unknown.
+    """
+
+    unit_sps: float
+    comparable: float
+    breakdown: TimeBreakdown = TimeBreakdown.of_window({})
+    single: float = NAN
+
+
+def compare(env_steps: float, seconds: float, scale: Scale, baseline_sps: float, resources: Resources) -> dict[str, Any]:
+    """Return the schema values that follow from the env steps and duration of an iteration, and the baseline.
 
     Args:
         env_steps: env steps of the iteration.
         seconds: its `time_this_iter_s`.
         scale: the trial's scale.
         baseline_sps: SPS of the reference per unit of its parallelism [steps/s]; NaN without a baseline.
-        steady: the trial's steady state so far.
-        steady_baseline_sps: the `baseline_sps` for the steady state.
         resources: the trial's resources.
 
     Returns:
@@ -81,7 +87,6 @@ def compare(
     sps = formulas.steps_per_second(env_steps, seconds)
     speedup = formulas.speedup(sps, baseline_sps)
     efficiency = formulas.efficiency(speedup, n)
-    steady_speedup = formulas.speedup(steady.sps, steady_baseline_sps)
     return {
         "sps": sps,
         "env_steps": env_steps,
@@ -92,13 +97,6 @@ def compare(
         "gap": formulas.gap(speedup, n),
         "serial_fraction": formulas.serial_fraction(speedup, n),
         "band": formulas.band(efficiency),
-        "steady/sps": steady.sps,
-        "steady/speedup": steady_speedup,
-        "steady/efficiency": formulas.efficiency(steady_speedup, n),
-        "steady/error": steady.error,
-        "steady/iterations": float(steady.iterations),
-        "steady/converged": float(steady.converged),
         "core_efficiency": formulas.core_efficiency(speedup, scale.num_env_runners, resources.cores),
         "sps_per_cpu": formulas.ratio(sps, resources.cpus),
-        "loss/total": formulas.loss(efficiency),
     }

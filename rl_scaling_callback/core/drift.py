@@ -16,6 +16,7 @@ SEGMENT: Final = 8
 """Number of iterations to compare at each end of the window."""
 SMALLEST: Final = 10.0
 """Changes below this [%] are ignored: the speed of a shared machine varies by as much within a minute."""
+_SMALLEST_CHANGE: Final = math.log1p(SMALLEST / 100)
 _T: Final = float(stdtrit(2 * SEGMENT - 2, 0.9995))
 
 
@@ -57,15 +58,17 @@ class Drift:
         if self._first_moments is None:
             self._first_moments = _moments(self._first)
         first, squares, products = self._first_moments
-        last, last_squares, last_products = _moments(self._last)
+        change = sum(self._last) / SEGMENT - first
+        if abs(change) <= _SMALLEST_CHANGE:  # usually: no interval is needed
+            return 0.0
+        _, last_squares, last_products = _moments(self._last)
         squares += last_squares
         products += last_products
         sampled = products / squares if squares > 0 else 0.0
         rho = min(0.95, max(0.0, sampled + (1 + 3 * sampled) / SEGMENT))
         std = math.sqrt(squares / (2 * SEGMENT - 2))
         half_width = _T * std * math.sqrt(2 / SEGMENT * (1 + rho) / (1 - rho))
-        change = last - first
-        if abs(change) - half_width <= math.log1p(SMALLEST / 100):
+        if abs(change) - half_width <= _SMALLEST_CHANGE:
             return 0.0
         return 100 * math.expm1(min(change, 20.0))
 

@@ -87,7 +87,10 @@ def loss(efficiency: float) -> float:
 
 def band(efficiency: float) -> str:
     """Return the band's name for an efficiency [%], or "" when the efficiency is NaN."""
-    return next((name for lowest, name in BANDS if efficiency >= lowest), "")
+    for lowest, name in BANDS:
+        if efficiency >= lowest:
+            return name
+    return ""
 
 
 def serial_fraction(speedup: float, n: float) -> float:

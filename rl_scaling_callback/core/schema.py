@@ -115,22 +115,16 @@ KEYS: Final[tuple[Key, ...]] = (
 
 
 def nest(values: Mapping[str, float | str]) -> dict[str, Any]:
-    """Return the dict to inject: every key of the schema, with keys missing in `values` set to unknown.
+    """Return a dict as it is injected: every key of the schema, with keys missing in `values` set to unknown.
 
     Raises:
         KeyError: `values` has a key that is not in the schema.
     """
-    levels = {level: unknown.copy() for level, unknown in _UNKNOWN.items()}
-    for name, value in values.items():
-        level, leaf = _PLACES[name]
-        levels[level][leaf] = value
-    root: dict[str, Any] = levels.pop("")
-    root.update(levels)
+    known = {key.name: key.unknown for key in KEYS}
+    if foreign := values.keys() - known.keys():
+        raise KeyError(*foreign)
+    root: dict[str, Any] = {}
+    for name, value in {**known, **values}.items():
+        level, _, leaf = name.rpartition("/")
+        (root.setdefault(level, {}) if level else root)[leaf] = value
     return root
-
-
-# Split once: `nest` runs in every iteration of every trial.
-_PLACES: Final = {key.name: (key.name.rpartition("/")[0], key.name.rpartition("/")[2]) for key in KEYS}
-_UNKNOWN: Final[dict[str, dict[str, float | str]]] = {level: {} for level, _ in _PLACES.values()}
-for _key in KEYS:
-    _UNKNOWN[_PLACES[_key.name][0]][_PLACES[_key.name][1]] = _key.unknown

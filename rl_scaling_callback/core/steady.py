@@ -12,10 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from scipy.special import stdtrit
-
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.checks import at_least, positive
+from rl_scaling_callback.core.estimates import student_t
 
 _MAX_ITERATIONS: Final = 8
 
@@ -58,7 +57,7 @@ class SteadyRule:
 DEFAULT_RULE: Final = SteadyRule()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: creating one would take three times as long, in every iteration
 class Steady:
     """The steady state measured over a window of iterations.
 
@@ -167,13 +166,15 @@ class SteadyWindow:
             return False
         if not is_measurable(env_steps, seconds):
             return False
-        self._carried += seconds
-        _accumulate(self._carried_parts, parts or {})
         if env_steps == 0:
+            self._carried += seconds
+            _accumulate(self._carried_parts, parts or {})
             return False
-        seconds = self._carried
-        _accumulate(self._parts, self._carried_parts)
-        self._carried, self._carried_parts = 0.0, {}
+        _accumulate(self._parts, parts or {})
+        if self._carried:
+            seconds += self._carried
+            _accumulate(self._parts, self._carried_parts)
+            self._carried, self._carried_parts = 0.0, {}
         x = math.log(seconds / env_steps)
         if self._n == 0:
             self._origin = x
@@ -220,7 +221,7 @@ class SteadyWindow:
         sampled = products / squares
         rho = min(0.95, max(0.0, sampled + (1 + 3 * sampled) / n))
         independent = n * (1 - rho) / (1 + rho)
-        half_width = float(stdtrit(n - 1, 0.975)) * math.sqrt(squares / (n - 1) / independent)
+        half_width = student_t(n - 1) * math.sqrt(squares / (n - 1) / independent)
         # On a log scale the upper end is farther away than the lower one; beyond e^20 the number is meaningless.
         return 100 * math.expm1(half_width) if half_width < 20 else formulas.NAN
 

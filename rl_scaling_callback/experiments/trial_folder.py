@@ -53,6 +53,7 @@ class TrialRead:
         unit_sps: the final baseline of its callback, per unit of parallelism [steps/s]; NaN if there was none.
         exclusive_phases: False if phases overlap.
         waits_are_known: True if phases overlap and the env runners' waits were recorded.
+        steps_in_turn: False if sub-envs step in parallel or as one vectorised env.
         timed_iterations: True if iterations have a fixed duration.
     """
 
@@ -63,6 +64,7 @@ class TrialRead:
     unit_sps: float
     exclusive_phases: bool
     waits_are_known: bool
+    steps_in_turn: bool
     timed_iterations: bool
 
 
@@ -211,6 +213,7 @@ class _Log:
             unit_sps=self._unit_sps,
             exclusive_phases=not rllib.is_asynchronous(self.config),
             waits_are_known=rllib.is_asynchronous(self.config) and self._exact,
+            steps_in_turn=rllib.steps_in_turn(self.config),
             timed_iterations=rllib.iterations_are_timed(self.config) or rllib.steps_follow_scale(self.config),
         )
 

@@ -141,6 +141,7 @@ def _study(
         facts=texts,
         exclusive_phases=all(trial.exclusive_phases for trial in trials),
         waits_are_known=all(trial.waits_are_known for trial in trials),
+        steps_in_turn=all(trial.steps_in_turn for trial in trials),
         timed_iterations=any(trial.timed_iterations for trial in trials),
         workload=Workload(facts),
         gpus=_gpus(facts),

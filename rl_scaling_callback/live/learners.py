@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from rl_scaling_callback.core.formulas import NAN, ratio
 
 _IDLE: Final = {"busy": 0.0, "waiting": 0.0}
 """A report omits phases that did not run."""
+
+
+class LearnersWork(NamedTuple):
+    """The work of asynchronous learners in an iteration, means over the learners; NaN if unknown.
+
+    Attributes:
+        busy: time spent on updates [s].
+        waiting: time spent waiting for batches [s].
+        queue: length of the queue [updates].
+        dropped: number of env steps dropped.
+    """
+
+    busy: float = NAN
+    waiting: float = NAN
+    queue: float = NAN
+    dropped: float = NAN
 
 
 class Learners:
@@ -41,19 +57,14 @@ class Learners:
         for name, value in {**_IDLE, **report}.items():
             self._reported[name] = self._reported.get(name, 0.0) + value
 
-    def read(self) -> dict[str, float]:
-        """Return the learners' work since the start of the iteration.
-
-        Returns:
-            Means over learners of `busy` and `waiting` [s] and of the `queue` length [updates], and the number of `dropped` env
-            steps. NaN if unknown.
-        """
+    def read(self) -> LearnersWork:
+        """Return the learners' work since the start of the iteration."""
         work = self._reported if self._take is None else {**_IDLE, **self._take()}
         # Learners in other processes don't report in every iteration; a later report includes what is missing.
         overwritten = work.get("overwritten", NAN) if work else 0.0
-        return {
-            "busy": work.get("busy", NAN) / self._num_learners,
-            "waiting": work.get("waiting", NAN) / self._num_learners,
-            "queue": ratio(work.get("queued", NAN), work.get("watched", NAN)),
-            "dropped": self._dropped() - self._dropped_before + overwritten,
-        }
+        return LearnersWork(
+            work.get("busy", NAN) / self._num_learners,
+            work.get("waiting", NAN) / self._num_learners,
+            ratio(work.get("queued", NAN), work.get("watched", NAN)),
+            self._dropped() - self._dropped_before + overwritten,
+        )

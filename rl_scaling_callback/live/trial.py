@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from rl_scaling_callback import rllib
 from rl_scaling_callback.baseline.tracker import Warn
-from rl_scaling_callback.core import schema
-from rl_scaling_callback.core.attribution import LEARNER, PHASES, LearnerLimits, TimeBreakdown, diagnosis, losses
-from rl_scaling_callback.core.comparison import Resources, compare
+from rl_scaling_callback.core import formulas
+from rl_scaling_callback.core.attribution import CAUSES, LEARNER, LearnerLimits, TimeBreakdown, diagnosis, losses
+from rl_scaling_callback.core.comparison import Counterpart, compare
 from rl_scaling_callback.core.drift import Drift
 from rl_scaling_callback.core.formulas import NAN
-from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.steady import Steady, SteadyRule, SteadyWindow
+from rl_scaling_callback.core.steady import Steady, SteadyWindow
+from rl_scaling_callback.core.trial import Trial
+from rl_scaling_callback.live.learners import LearnersWork
 from rl_scaling_callback.live.load import Load
+from rl_scaling_callback.live.reading import IterationReader
 from rl_scaling_callback.live.rounds import RunnersWork
 
-_SMALLEST_JUMP_S: Final = 0.01
-_SMALLEST_JUMP: Final = 0.01
 _NO_WORK: Final = RunnersWork()
-_TIMES: Final = tuple(f"time/{phase}" for phase in PHASES)
+_NO_LEARNERS: Final = LearnersWork()
+_UNKNOWN_TIMES: Final = TimeBreakdown(NAN, NAN, NAN, NAN, NAN)
+_UNKNOWN_LOSSES: Final[Mapping[str, float]] = dict.fromkeys(CAUSES, NAN)
 
 
 class BaselineSource(Protocol):
@@ -49,69 +50,45 @@ class BaselineSource(Protocol):
     def end(self) -> None:
         """Warn if no baseline was found by the end of the trial."""
 
-    def compare_with(self, steady: Steady, env_steps: float, breakdown: TimeBreakdown) -> tuple[float, float]:
-        """Return the baseline's SPS per unit of parallelism, and `comparable`."""
-
-    def breakdown_for(self, env_steps: float, breakdown: TimeBreakdown) -> tuple[TimeBreakdown, float] | None:
-        """Return the baseline's time breakdown for equal work, and the busy time of one env runner with as many envs (1r×e).
-
-        Both are per env step [s]; None if unknown.
-        """
+    def compare_with(self, steady: Steady, env_steps: float, breakdown: TimeBreakdown) -> Counterpart:
+        """Return the reference to compare an iteration or a window with, given its env steps and time breakdown."""
 
 
 class TrialMonitor:
     """Measures one trial from its first to its last iteration, in constant memory.
 
     Args:
-        config: the trial's config.
-        scale: its scale.
-        workload: id of its workload.
-        resources: its resources.
+        trial: the trial.
         source: provides the baseline.
-        rule: when the trial counts as steady.
-        is_exclusive: returns 1.0 if the trial had its node to itself during its last iteration, else 0.0; NaN if unknown.
+        reader: reads the env steps and duration of each iteration.
+        window: collects its steady iterations.
         load: measures the CPU load of the trial and of other programs.
+        is_exclusive: returns 1.0 if the trial had its node to itself during its last iteration, else 0.0; NaN if unknown.
         warn: logs a warning once.
-        offset: returns the difference between the clock of `time_this_iter_s` and a monotonic one [s].
     """
 
     def __init__(
         self,
-        config: Mapping[str, Any],
-        *,
-        scale: Scale,
-        workload: str,
-        resources: Resources,
+        trial: Trial,
         source: BaselineSource,
-        rule: SteadyRule,
-        is_exclusive: Callable[[], float],
+        *,
+        reader: IterationReader,
+        window: SteadyWindow,
         load: Load,
+        is_exclusive: Callable[[], float],
         warn: Warn,
-        offset: Callable[[], float] = lambda: time.time() - time.monotonic(),
     ) -> None:
-        self._scale = scale
-        self._workload = workload
-        self._resources = resources
+        self._trial = trial
+        self._workload = trial.workload.id
         self._source = source
-        self._window = SteadyWindow(rule, learns_after=rllib.steps_before_learning(config))
+        self._reader = reader
+        self._window = window
         self._drift = Drift()
         self._change = NAN
-        self._is_exclusive = is_exclusive
         self._load = load
+        self._is_exclusive = is_exclusive
         self._warn = warn
-        self._offset = offset
-        self._offset_before = offset()
-        self._first_steps_may_be_late = rllib.iterations_are_timed(config)
-        self._samples = rllib.samples_env(config)
-        self._overlaps = rllib.is_asynchronous(config)
-        self._env_steps = 0.0
-        self._lifetime = NAN
-        self._iteration_failed = False
         self._probed_before = False
-
-    def note_failure(self) -> None:
-        """Note that an iteration failed: RLlib adds the env steps it had sampled to the next result."""
-        self._iteration_failed = True
 
     def end(self) -> None:
         """Warn of what is still missing at the end of the trial."""
@@ -123,7 +100,7 @@ class TrialMonitor:
         evaluation_s: float,
         named: Mapping[str, float] | None = None,
         work: RunnersWork = _NO_WORK,
-        learner: Mapping[str, float] | None = None,
+        learner: LearnersWork = _NO_LEARNERS,
         probe_s: float = 0.0,
     ) -> dict[str, Any]:
         """Return the dict to inject into `result`.
@@ -133,78 +110,80 @@ class TrialMonitor:
             evaluation_s: time of the iteration spent on evaluation [s]; steady figures exclude it.
             named: exclusive seconds by phase; if phases overlap, means over the env runners. None if unknown.
             work: work of the env runners.
-            learner: work of asynchronous learners (see `Learners.read`); None if there are none.
+            learner: work of asynchronous learners, if there are any.
             probe_s: seconds spent on probes since the last result.
         """
-        env_steps, seconds = self._read(result)
+        env_steps, seconds = self._reader.read(result)
         breakdown = TimeBreakdown.of(named or {}, seconds, work.busy, work.longest)
-        parts = {} if named is None else {**breakdown.parts, **({} if learner is None else {LEARNER: learner.get("busy", NAN)})}
+        parts = {} if named is None else {**breakdown.parts, LEARNER: learner.busy}
         if self._window.add(env_steps, seconds - evaluation_s, parts, since_restore=rllib.read_since_restore(result)):
             self._look_for_drift(env_steps, seconds - evaluation_s if breakdown.busy != breakdown.busy else breakdown.busy)
-        if env_steps > 0:
-            self._env_steps += env_steps
-        steady = self._window.read()
-        self._source.update(steady)
+        steady, source = self._window.read(), self._source
+        source.update(steady)
         over_window = TimeBreakdown.of_window(steady.parts)
-        baseline_sps, comparable = self._source.compare_with(steady, env_steps, breakdown)
-        values = compare(
-            env_steps=env_steps,
-            seconds=seconds,
-            scale=self._scale,
-            baseline_sps=baseline_sps,
-            steady=steady,
-            steady_baseline_sps=self._source.compare_with(steady, steady.env_steps, over_window)[0],
-            resources=self._resources,
-        )
-        values["time/evaluate"] = evaluation_s
-        values["is_baseline"] = self._source.is_baseline
-        values["comparable"] = comparable
-        values["baseline/source"] = self._source.source
-        values["baseline/error"], values["baseline/age"] = self._source.error, self._source.age
-        values["time/probe"] = probe_s
-        values["workload"] = self._workload
-        values["exclusive"] = self._is_exclusive()
-        values["steady/drift"] = self._change
-        cpu_s = [report.cpu for report in work.reports]
-        cores = self._load.look(rllib.read_cpu_utilisation(result), cpu_s)
-        # The CPU time of probes is part of what processes report before and after, but not of any iteration.
-        values["cores/own"], values["cores/others"] = (NAN, NAN) if probe_s or self._probed_before else cores
-        self._probed_before = probe_s > 0
-        values["runners/healthy"], values["runners/restarts"] = rllib.read_fleet(result)
-        values.update(_runner_values(work))
-        if learner is not None:
-            values.update({f"learner/{name}": value for name, value in learner.items()})
-            values["learner/dropped"] = learner.get("dropped", NAN) + rllib.read_dropped(result)
-        if named is not None:
-            values.update(zip(_TIMES, breakdown[: len(PHASES)], strict=True))
-            exact = not self._overlaps or work.phases is not None
-            values["account/exclusive"] = float(exact)
-            if comparable == 1 and exact:
-                values.update(self._attribute(env_steps, breakdown, over_window, steady))
-        return schema.nest(values)
+        reference = source.compare_with(steady, env_steps, breakdown)
+        steady_reference = source.compare_with(steady, steady.env_steps, over_window)
+        speed = compare(env_steps, seconds, self._trial.scale, reference.unit_sps, self._trial.resources)
+        steady_speedup = formulas.speedup(steady.sps, steady_reference.unit_sps)
 
-    def _read(self, result: Mapping[str, Any]) -> tuple[float, float]:
-        """Return the env steps and seconds of the iteration; warn once about what can't be read."""
-        offset = self._offset()
-        jump, self._offset_before = offset - self._offset_before, offset
-        iteration = rllib.read_iteration(result, self._lifetime)
-        self._lifetime = iteration.lifetime
-        if not self._samples:
-            # The old API stack counts the steps that it reads from recorded data as sampled.
-            self._warn("result", "this algorithm learns from recorded data (offline): it samples no env steps, so there is no SPS")
-            return NAN, iteration.seconds
-        if self._iteration_failed:
-            self._iteration_failed = False
-            self._warn("failure", "an iteration failed; RLlib adds its env steps to the next one, whose SPS is NaN")
-            return NAN, iteration.seconds
-        if iteration.problem:
-            self._warn("result", iteration.problem)
-        elif iteration.env_steps == 0 and (self._env_steps > 0 or not self._first_steps_may_be_late):
-            self._warn("steps", "no env steps were sampled in an iteration: its SPS is NaN")
-        if abs(jump) > max(_SMALLEST_JUMP_S, _SMALLEST_JUMP * iteration.seconds):
-            self._warn("clock", f"the clock jumped by {jump:+.3g} s: the duration of this iteration is unknown, its SPS is NaN")
-            return iteration.env_steps, NAN
-        return iteration.env_steps, iteration.seconds
+        times, exact, lost, estimated, diagnosed = _UNKNOWN_TIMES, NAN, _UNKNOWN_LOSSES, NAN, ""
+        if named is not None:
+            times, exact = breakdown, float(not self._trial.overlaps or work.phases is not None)
+            if reference.comparable == 1 and exact:
+                lost, estimated = losses(self._trial.scale, env_steps, breakdown, reference.breakdown, reference.single)
+                diagnosed = self._diagnose(steady, over_window, steady_reference)
+
+        own, others = self._load.look(rllib.read_cpu_utilisation(result), [report.cpu for report in work.reports])
+        # The CPU time of probes is part of what processes report before and after, but not of any iteration.
+        if probe_s or self._probed_before:
+            own = others = NAN
+        self._probed_before = probe_s > 0
+        healthy, restarts = rllib.read_fleet(result)
+        return {
+            **speed,
+            "diagnosis": diagnosed,
+            "is_baseline": source.is_baseline,
+            "comparable": reference.comparable,
+            "workload": self._workload,
+            "exclusive": self._is_exclusive(),
+            "baseline": {"source": source.source, "error": source.error, "age": source.age},
+            "steady": {
+                "sps": steady.sps,
+                "speedup": steady_speedup,
+                "efficiency": formulas.efficiency(steady_speedup, self._trial.scale.parallelism),
+                "error": steady.error,
+                "iterations": float(steady.iterations),
+                "converged": float(steady.converged),
+                "drift": self._change,
+            },
+            "time": {
+                "sample": times.sample,
+                "learn": times.learn,
+                "sync": times.sync,
+                "evaluate": evaluation_s if named is None else times.evaluate,
+                "other": times.other,
+                "probe": probe_s,
+            },
+            "loss": {"total": formulas.loss(speed["efficiency"]), **lost},
+            "account": {"exclusive": exact, "estimated": float(estimated)},
+            "runners": {
+                "busy": work.busy,
+                "longest": work.longest,
+                "env_step": _mean([report.env_step for report in work.reports]),
+                "inference": _mean([report.inference for report in work.reports]),
+                "rest": _mean([report.rest for report in work.reports]),
+                "reported": float(len(work.reports)),
+                "healthy": healthy,
+                "restarts": restarts,
+            },
+            "learner": {
+                "busy": learner.busy,
+                "waiting": learner.waiting,
+                "queue": learner.queue,
+                "dropped": learner.dropped + rllib.read_dropped(result),
+            },
+            "cores": {"own": own, "others": others},
+        }
 
     def _look_for_drift(self, env_steps: float, sampling_s: float) -> None:
         self._drift.add(sampling_s / env_steps)
@@ -218,31 +197,19 @@ class TrialMonitor:
                 "Does the env slow down as the policy improves, or is the machine shared? With probe=True the baseline follows.",
             )
 
-    def _attribute(
-        self, env_steps: float, breakdown: TimeBreakdown, over_window: TimeBreakdown, steady: Steady
-    ) -> dict[str, float | str]:
-        baseline = self._source.breakdown_for(env_steps, breakdown)
-        baseline_over_window = self._source.breakdown_for(steady.env_steps, over_window)
-        if baseline is None or baseline_over_window is None:
-            return {}
+    def _diagnose(self, steady: Steady, breakdown: TimeBreakdown, reference: Counterpart) -> str:
         if self._source.source == "given":
             self._warn(
                 "breakdown",
                 "a baseline given as a number has no time breakdown: only the straggler and evaluate losses are known. For the "
                 "others, measure the baseline with a reference trial or probe=True.",
             )
-        lost, estimated = losses(self._scale, env_steps, breakdown, *baseline)
-        lost_over_window, _ = losses(self._scale, steady.env_steps, over_window, *baseline_over_window)
-        return {
-            **{f"loss/{cause}": points for cause, points in lost.items()},
-            "account/estimated": float(estimated),
-            "diagnosis": diagnosis(lost_over_window, LearnerLimits.of_window(steady.parts, steady.seconds)),
-        }
+        lost, _ = losses(self._trial.scale, steady.env_steps, breakdown, reference.breakdown, reference.single)
+        limits = LearnerLimits.of_window(steady.parts, steady.seconds)
+        return diagnosis(lost, limits, steps_in_turn=self._trial.steps_in_turn)
 
 
-def _runner_values(work: RunnersWork) -> dict[str, float]:
-    values = {"runners/reported": float(len(work.reports)), "runners/busy": work.busy, "runners/longest": work.longest}
-    for part in ("env_step", "inference", "rest"):
-        known = [seconds for report in work.reports if (seconds := getattr(report, part)) == seconds]
-        values[f"runners/{part}"] = sum(known) / len(known) if known else NAN
-    return values
+def _mean(values: list[float]) -> float:
+    """Return the mean of the known values; NaN if there are none."""
+    known = [value for value in values if value == value]
+    return sum(known) / len(known) if known else NAN

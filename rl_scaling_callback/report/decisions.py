@@ -17,7 +17,7 @@ from rl_scaling_callback.report.text import counted, cpus, listed, percent, prin
 
 _TO_GET_A_BASELINE: Final = (
     f"Run a trial of the same workload with 1 env runner × 1 env for {ENOUGH_ITERATIONS} iterations, "
-    "or give ScalingCallback a baseline_dir or baseline_sps."
+    "or give ScalingCallback probe=True, a baseline_dir or baseline_sps."
 )
 _TO_GET_A_THROUGHPUT: Final = (
     f"The first {DEFAULT_RULE.warmup_iterations} iterations of a trial are warm-up: run it for {ENOUGH_ITERATIONS}."

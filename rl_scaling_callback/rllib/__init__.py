@@ -23,6 +23,7 @@ from rl_scaling_callback.rllib.configs import (
     samples_env,
     steps_before_learning,
     steps_follow_scale,
+    steps_in_turn,
     uses_gpus,
 )
 from rl_scaling_callback.rllib.results import (
@@ -86,6 +87,7 @@ __all__ = [
     "samples_env",
     "steps_before_learning",
     "steps_follow_scale",
+    "steps_in_turn",
     "take_learner_reports",
     "take_reports",
     "uses_gpus",

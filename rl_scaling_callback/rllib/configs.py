@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import re
 from collections.abc import Mapping
@@ -80,8 +81,20 @@ def read_cpus(config: Mapping[str, Any]) -> float:
 def has_other_workers(config: Mapping[str, Any]) -> bool:
     """Return whether the trial has processes other than the Algorithm's and its env runners, such as remote learners."""
     counts = ("num_learners", "num_aggregator_actors_per_learner", "evaluation_num_env_runners")
-    own_envs = config.get("remote_worker_envs") or str(plain(config.get("gym_env_vectorize_mode"))).lower() == "async"
+    own_envs = config.get("remote_worker_envs") or vectorize_mode(config) == "async"
     return bool(own_envs) or any(number(config.get(key)) > 0 for key in counts)
+
+
+def vectorize_mode(config: Mapping[str, Any]) -> Any:
+    """Return how env runners step their sub-envs; "SYNC", "sync", `VectorizeMode.SYNC` and its repr in a log are the same."""
+    mode = config.get("gym_env_vectorize_mode")
+    mode = mode.value if isinstance(mode, enum.Enum) else mode
+    return mode.rpartition(".")[2].lower() if isinstance(mode, str) else plain(mode)
+
+
+def steps_in_turn(config: Mapping[str, Any]) -> bool:
+    """Return whether env runners step their sub-envs one after another, rather than in parallel or as one vectorised env."""
+    return not config.get("remote_worker_envs") and vectorize_mode(config) in (None, "sync")
 
 
 def is_new_stack(config: Mapping[str, Any]) -> bool:

@@ -74,7 +74,7 @@ def _read_env_steps(result: Mapping[str, Any]) -> tuple[float, str]:
         where, value = "num_env_steps_sampled_this_iter", result["num_env_steps_sampled_this_iter"]
     else:
         runners = result.get("env_runners")
-        if not isinstance(runners, Mapping):
+        if not isinstance(runners, (dict, Mapping)):  # see `mapping`
             return NAN, "the result has no env_runners: this algorithm samples no env steps (offline?), so there is no SPS"
         # An asynchronous algorithm may finish an iteration before the first sample has arrived.
         where, value = "env_runners/num_env_steps_sampled", runners.get("num_env_steps_sampled", 0)
@@ -156,13 +156,12 @@ def take_learner_reports(logged: Iterable[Any]) -> list[dict[str, float]]:
 
 def read_dropped(result: Mapping[str, Any]) -> float:
     """Return the env steps of this iteration that aggregator actors dropped; 0 without such actors."""
-    return number(mapping(result.get("aggregator_actors")).get("num_env_steps_dropped_lifetime", 0))
+    return number(mapping(result.get("aggregator_actors", {})).get("num_env_steps_dropped_lifetime", 0))
 
 
 def read_fleet(result: Mapping[str, Any]) -> tuple[float, float]:
     """Return the number of env runners that RLlib considers healthy, and the number of restarts so far."""
-    state = result.get("fault_tolerance")
-    state = state if isinstance(state, Mapping) else result
+    state = mapping(result.get("fault_tolerance")) or result
     return number(state.get("num_healthy_workers")), number(state.get("num_remote_worker_restarts"))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -83,7 +82,7 @@ def read_workload(config: Mapping[str, Any], model_defaults: Mapping[str, Any] |
     }
     facts["algorithm"] = plain(config.get("algo_class"))
     facts["callbacks"] = _callbacks(config.get("callbacks_class", config.get("callbacks")))
-    facts["gym_env_vectorize_mode"] = _mode(config.get("gym_env_vectorize_mode"))
+    facts["gym_env_vectorize_mode"] = configs.vectorize_mode(config)
     facts["model_config"] = _model_config(config.get("_model_config"), model_defaults or {})
     facts["policies"] = _policies(config.get("policies"))
     facts["train_batch_size"] = _batch_size(config)
@@ -116,12 +115,6 @@ def _callbacks(given: Any) -> list[Any]:
 def _is_own(name: str) -> bool:
     # In a log it may be the repr of a functools.partial.
     return name.startswith(f"{_OWN_PACKAGE}.") or f"partial({_OWN_PACKAGE}." in name
-
-
-def _mode(mode: Any) -> Any:
-    """Normalise how the envs of a runner are stepped: "SYNC", "sync" and VectorizeMode.SYNC, or its repr in a log, are the same."""
-    mode = mode.value if isinstance(mode, enum.Enum) else mode
-    return mode.rpartition(".")[2].lower() if isinstance(mode, str) else plain(mode)
 
 
 def _model_config(given: Any, defaults: Mapping[str, Any]) -> Any:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 import ray
 
+from rl_scaling_callback import rllib
 from rl_scaling_callback.analysis.configurations import SINGLE
 from rl_scaling_callback.analysis.goals import GOALS, Goal
 from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Note, Run, Study
@@ -317,7 +318,8 @@ def _experiment(
     algorithm: Any = config.algo_class
     env = config.env if isinstance(config.env, str) else getattr(config.env, "__name__", "env")
     facts = {"algorithm": algorithm.__name__, "env": str(env), "cpu": host.cpu, "ray": ray.__version__}
-    study = Study(f"{algorithm.__name__} on {env}", tuple(runs), facts=facts, probed=True)
+    in_turn = rllib.steps_in_turn(vars(config))
+    study = Study(f"{algorithm.__name__} on {env}", tuple(runs), facts=facts, steps_in_turn=in_turn, probed=True)
     left_out = tuple(LeftOut(str(scale), "not probed", {"error": error}) for scale, error in rounds.failed.items())
     return Experiment(f"{sum(map(len, rounds.probes))} probes in {len(rounds.probes)} rounds", (study,), left_out)
 

@@ -23,6 +23,7 @@ from rl_scaling_callback.baseline.store import BaselineStore
 from rl_scaling_callback.baseline.tracker import BaselineTracker
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DEFAULT_RULE, Steady, SteadyWindow
+from rl_scaling_callback.core.trial import Trial
 from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.rllib import read_workload
 
@@ -74,12 +75,8 @@ def start(
     started = time.perf_counter()
     trial = BaselineTracker(
         BaselineStore.at(place),
-        workload(number),
-        scale,
+        Trial(owner, scale, workload(number), provenance={"trial": owner}),
         REFERENCE,
-        owner=owner,
-        provenance={"trial": owner},
-        steps_vary=False,
         warn=lambda topic, text: warnings.append(topic),
     )
     trial.update(NOTHING_YET)

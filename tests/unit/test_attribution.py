@@ -130,3 +130,11 @@ def test_diagnosis_reports_the_learner_limits():
     # The learner's limits need no baseline.
     unknown = dict.fromkeys(CAUSES, math.nan)
     assert diagnosis(unknown, LearnerLimits.of_window({LEARNER: 9.7, "learn": 4.5}, 10.0)).startswith("The learner is busy 97 %")
+
+
+def test_vectorised_envs_are_not_advised_to_vectorise():
+    lost = dict.fromkeys(CAUSES, 0.0) | {"serial_stepping": 40.0}
+    assert "vectorise" in diagnosis(lost)
+    line = diagnosis(lost, steps_in_turn=False)
+    assert line.startswith("serial stepping: 40 of 40 lost points; ")
+    assert "vectorise" not in line

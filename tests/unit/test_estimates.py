@@ -2,8 +2,9 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import stdtrit
 
-from rl_scaling_callback.core.estimates import trimmed_mean
+from rl_scaling_callback.core.estimates import student_t, trimmed_mean
 
 
 def test_few_values_give_the_t_interval():
@@ -34,3 +35,9 @@ def test_interval_has_nominal_coverage(n):
     estimates = [trimmed_mean(list(rng.normal(0.0, 1.0, n))) for _ in range(2000)]
     held = sum(abs(each.mean) <= each.half_width for each in estimates) / len(estimates)
     assert 0.93 < held < 0.975
+
+
+def test_students_t_is_scipys():
+    dofs = [1, 2, 99, 100, 101, 1000, 10**6]
+    assert [student_t(dof) for dof in dofs] == pytest.approx(list(stdtrit(dofs, 0.975)), rel=1e-8)
+    assert math.isnan(student_t(0))

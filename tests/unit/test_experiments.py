@@ -223,6 +223,20 @@ def test_overlapping_phases_and_timed_iterations_are_recognised(folder):
     assert not study.exclusive_phases
     assert not study.waits_are_known
     assert study.timed_iterations
+    assert study.steps_in_turn
+
+
+def test_envs_that_step_in_parallel_are_recognised_and_not_advised_to_vectorise(folder):
+    config = {"gym_env_vectorize_mode": "VectorizeMode.ASYNC"}
+    busy = {"runners/busy": 1.9, "runners/longest": 1.9, "time/sample": 1.9, "time/learn": 0.0, "time/sync": 0.0, "time/other": 0.1}
+    scaling = {**MEASURED, **busy, "time/evaluate": 0.0}
+    folder.trial([result(k, scaling=scaling, config=config) for k in range(1, 5)])
+    folder.trial([result(k, scaling=scaling, config={**config, "num_envs_per_env_runner": 2}) for k in range(1, 5)])
+    (study,) = folder.read().studies
+    assert not study.steps_in_turn
+    _, two = configurations(study, Scale(1, 1))
+    assert two.diagnosis.startswith("serial stepping")
+    assert "vectorise" not in two.diagnosis
 
 
 def test_known_waits_give_losses_of_overlapping_phases(folder):

@@ -17,35 +17,35 @@ def test_local_learner_is_timed_from_the_start_of_the_iteration():
         now[0] += 2.0
     dropped[0] += 40.0
     told = learners.read()
-    assert (told["busy"], told["waiting"]) == (2.0, 0.0)
-    assert math.isnan(told["dropped"])  # the queue is not watched
+    assert (told.busy, told.waiting) == (2.0, 0.0)
+    assert math.isnan(told.dropped)  # the queue is not watched
     learners.start()
-    assert learners.read()["busy"] == 0.0
+    assert learners.read().busy == 0.0
 
 
 def test_reports_of_remote_learners_are_averaged():
     learners = Learners(None, 2, lambda: 0.0)
     learners.add({"busy": 1.0, "waiting": 0.5, "queued": 3.0, "watched": 2.0, "overwritten": 10.0})
     learners.add({"busy": 2.0, "queued": 1.0, "watched": 2.0, "overwritten": 5.0})
-    assert learners.read() == {"busy": 1.5, "waiting": 0.25, "queue": 1.0, "dropped": 15.0}
+    assert learners.read() == (1.5, 0.25, 1.0, 15.0)
     learners.start()
     told = learners.read()
-    assert (told["busy"], told["waiting"], told["dropped"]) == (0.0, 0.0, 0.0)
-    assert math.isnan(told["queue"])
+    assert (told.busy, told.waiting, told.dropped) == (0.0, 0.0, 0.0)
+    assert math.isnan(told.queue)
 
 
 def test_phases_missing_in_a_report_did_not_run():
     learners = Learners(None, 1, lambda: 0.0)
     learners.add({"waiting": 3.0})
-    assert (learners.read()["busy"], learners.read()["waiting"]) == (0.0, 3.0)
+    assert (learners.read().busy, learners.read().waiting) == (0.0, 3.0)
 
 
 def test_learners_that_never_reported_are_unknown():
     learners = Learners(None, 1, lambda: 0.0)
     learners.start()
     told = learners.read()
-    assert all(math.isnan(told[name]) for name in ("busy", "waiting", "queue"))
-    assert told["dropped"] == 0.0
+    assert all(map(math.isnan, told[:3]))
+    assert told.dropped == 0.0
 
 
 def test_block_started_earlier_counts_from_the_start_of_the_iteration():
@@ -57,4 +57,4 @@ def test_block_started_earlier_counts_from_the_start_of_the_iteration():
     learners.start()
     now[0] += 1.0
     clock.leave("busy")
-    assert learners.read()["busy"] == pytest.approx(1.0)
+    assert learners.read().busy == pytest.approx(1.0)

@@ -5,9 +5,12 @@ import pytest
 
 from rl_scaling_callback.baseline.probed import ProbedBaseline
 from rl_scaling_callback.core.attribution import TimeBreakdown, losses
+from rl_scaling_callback.core.comparison import Counterpart
 from rl_scaling_callback.core.probing import Probe
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule, SteadyWindow
+from rl_scaling_callback.core.trial import Trial
+from tests.builders import WORKLOAD
 
 OWN, SINGLE, ONE_RUNNER = Scale(4, 2), Scale(1, 1), Scale(1, 2)
 SECONDS_PER_STEP = {SINGLE: 1e-3, OWN: 0.4e-3, ONE_RUNNER: 0.8e-3}
@@ -44,9 +47,9 @@ class Machine:
         return Probe(scale, number, 256.0, seconds, (BUSY_SHARE * seconds,) * scale.num_env_runners)
 
 
-def baseline(machine, scale=OWN, reference=SINGLE, **options):
-    options = {"overlaps": False} | options
-    return ProbedBaseline(machine, scale, reference, clock=machine.clock, **options)
+def baseline(machine, scale=OWN, reference=SINGLE, overlaps=False, **options):
+    trial = Trial("trial", scale, WORKLOAD, overlaps=overlaps)
+    return ProbedBaseline(machine, trial, reference, clock=machine.clock, **options)
 
 
 def iteration(slowness=1.0):
@@ -56,7 +59,7 @@ def iteration(slowness=1.0):
 
 def test_reference_samples_longer_and_learns_as_long():
     probed = baseline(Machine())
-    sps, comparable = probed.compare_with(EMPTY, 1000.0, iteration())
+    sps, comparable, *_ = probed.compare_with(EMPTY, 1000.0, iteration())
     assert sps == pytest.approx(1000 / (1.0 + 0.1))
     assert comparable == 1.0
     assert probed.source == "probe"
@@ -112,7 +115,7 @@ def test_overlapping_algorithms_use_the_probes_alone():
 def test_causes_sum_to_the_loss_and_none_is_estimated():
     probed = baseline(Machine())
     spent = iteration()
-    lost, estimated = losses(OWN, 1000.0, spent, *probed.breakdown_for(1000.0, spent))
+    lost, estimated = losses(OWN, 1000.0, spent, *probed.compare_with(EMPTY, 1000.0, spent)[2:])
     speedup = 2000.0 / probed.compare_with(EMPTY, 1000.0, spent)[0]
     assert sum(lost.values()) == pytest.approx(100 - 100 * speedup / 8, abs=1e-9)
     assert not estimated
@@ -182,7 +185,7 @@ class Lasting:
         self.updates += 1
 
     def compare_with(self, steady, env_steps):
-        return self.sps, 1.0
+        return Counterpart(self.sps, 1.0)
 
 
 @pytest.mark.parametrize(("sps", "warns"), [(1000 / 1.1, False), (0.97 * 1000 / 1.1, False), (0.8 * 1000 / 1.1, True)])
@@ -201,15 +204,15 @@ def test_lasting_baseline_of_another_speed_warns_once(sps, warns):
 def test_a_trial_at_the_reference_scale_is_its_own_reference():
     probed = baseline(Machine(noise=0.1), scale=SINGLE, overlaps=True)
     spent = TimeBreakdown(0.5, 0.3, 0.0, 0.7, 0.2, 0.4, 0.4)
-    assert probed.compare_with(EMPTY, 1000.0, spent) == (pytest.approx(1000.0), 1.0)
-    lost, _ = losses(SINGLE, 1000.0, spent, *probed.breakdown_for(1000.0, spent))
+    assert probed.compare_with(EMPTY, 1000.0, spent)[:2] == (pytest.approx(1000.0), 1.0)
+    lost, _ = losses(SINGLE, 1000.0, spent, *probed.compare_with(EMPTY, 1000.0, spent)[2:])
     assert {cause for cause, points in lost.items() if abs(points) > 1e-9} == {"evaluate"}
 
 
 def test_stepping_and_contention_are_not_split_by_implausible_probes(monkeypatch):
     monkeypatch.setitem(SECONDS_PER_STEP, ONE_RUNNER, 4 * 0.4e-3 * 1.2)
     probed = baseline(Machine(noise=0.01))
-    lost, estimated = losses(OWN, 1000.0, iteration(), *probed.breakdown_for(1000.0, iteration()))
+    lost, estimated = losses(OWN, 1000.0, iteration(), *probed.compare_with(EMPTY, 1000.0, iteration())[2:])
     assert estimated
     assert lost["contention"] == 0
     assert lost["serial_stepping"] > 0

@@ -88,8 +88,8 @@ def test_balanced_recommendation_as_text():
         (
             recommend([configuration("2r1e", 1000.0), configuration("4r1e", 1800.0)], GOALS["fastest"]),
             "4r×1e is the fastest: 1,800 steps/s, 5 CPUs. Without a baseline, speedup and efficiency are unknown. Run a trial of "
-            "the same workload with 1 env runner × 1 env for 10 iterations, or give ScalingCallback a baseline_dir or "
-            "baseline_sps. These figures have no error estimate: repeat the trials to get one.",
+            "the same workload with 1 env runner × 1 env for 10 iterations, or give ScalingCallback probe=True, a "
+            "baseline_dir or baseline_sps. These figures have no error estimate: repeat the trials to get one.",
         ),
     ],
     ids=["undecided", "equal", "not met", "surrogate", "nothing", "no baseline"],

@@ -14,8 +14,10 @@ from ray.rllib.algorithms.ppo import PPOConfig
 
 from rl_scaling_callback import ScalingCallback, callback
 from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.trial import Trial
 from rl_scaling_callback.rllib import prober
 from rl_scaling_callback.rllib.prober import ProbeError
+from tests.builders import WORKLOAD
 
 
 class Refusing:
@@ -47,7 +49,7 @@ class Algorithm:
 def test_refused_probe_closes_the_prober_and_warns(monkeypatch, caplog, scale, text, closed):
     monkeypatch.setattr(callback, "Prober", Refusing)
     monkeypatch.setattr(Refusing, "closed", 0)
-    assert ScalingCallback(probe=True)._probe_baseline(Algorithm(), scale, stored := object()) is stored
+    assert ScalingCallback(probe=True)._probe_baseline(Algorithm(), Trial("trial", scale, WORKLOAD), stored := object()) is stored
     assert text in caplog.text
     assert Refusing.closed == closed
 

@@ -20,8 +20,8 @@ def test_published_once_steady_and_found_by_a_waiting_trial(store):
     assert math.isnan(late.compare_with(UNSETTLED, 1000)[1])
     first.update(SETTLED)
     late.update(UNSETTLED)
-    assert first.compare_with(SETTLED, 1000) == (1000.0, 1.0)
-    assert late.compare_with(UNSETTLED, 1000) == (1000.0, 1.0)
+    assert first.compare_with(SETTLED, 1000)[:2] == (1000.0, 1.0)
+    assert late.compare_with(UNSETTLED, 1000)[:2] == (1000.0, 1.0)
     assert late.is_baseline == 0
 
 
@@ -89,7 +89,7 @@ def test_known_baseline_is_not_loaded_again(store):
     trial.update(UNSETTLED)
     trial._store = None  # any access would fail
     trial.update(SETTLED)
-    assert trial.compare_with(SETTLED, 1000) == (1000.0, 1.0)
+    assert trial.compare_with(SETTLED, 1000)[:2] == (1000.0, 1.0)
 
 
 def test_slow_storage_is_accessed_less_often(store):
@@ -129,7 +129,7 @@ def test_other_workload_is_never_compared_and_warned_about_once(store):
     assert 'env: "HalfCheetah-v5" here, "Ant-v5" there' in warn["mismatch"]
     reference(store).update(SETTLED)
     trial.update(SETTLED)
-    assert trial.compare_with(SETTLED, 1000) == (1000.0, 1.0)
+    assert trial.compare_with(SETTLED, 1000)[:2] == (1000.0, 1.0)
 
 
 def test_different_steps_per_iteration_are_not_comparable(store):
@@ -142,7 +142,7 @@ def test_different_steps_per_iteration_are_not_comparable(store):
     assert trial.compare_with(twice, 2000)[1] == 0.0
     assert "2000 env steps" in warn["steps"]
     # RLlib rounds fragments up: 4,104 steps count as 4,096.
-    assert trial.compare_with(replace(SETTLED, env_steps=5010.0), 1002) == (1000.0, 1.0)
+    assert trial.compare_with(replace(SETTLED, env_steps=5010.0), 1002)[:2] == (1000.0, 1.0)
 
 
 @pytest.mark.parametrize("options", [{"steps_vary": True}, {"workload": Workload({"name": "mine"}, vouched=True)}])
@@ -151,7 +151,7 @@ def test_steps_may_differ_for_timed_iterations_and_named_workloads(store, option
     reference(store, workload=workload).update(SETTLED)
     trial = reference(store, Scale(2, 1), **options)
     trial.update(SETTLED)
-    assert trial.compare_with(replace(SETTLED, env_steps=10_000.0), 2000) == (1000.0, 1.0)
+    assert trial.compare_with(replace(SETTLED, env_steps=10_000.0), 2000)[:2] == (1000.0, 1.0)
 
 
 def test_damaged_file_is_set_aside_with_one_warning(store):
@@ -173,7 +173,7 @@ def test_reference_uses_its_own_baseline_when_it_cannot_write(tmp_path):
     warn = Warnings()
     trial = reference(store, warn=warn)
     trial.update(SETTLED)
-    assert trial.compare_with(SETTLED, 1000) == (1000.0, 1.0)
+    assert trial.compare_with(SETTLED, 1000)[:2] == (1000.0, 1.0)
     assert "storage" in warn
 
 
@@ -189,7 +189,7 @@ def test_steady_trial_without_a_baseline_warns(store):
 def test_given_baseline():
     for number, reference_scale in ((1378.0, SINGLE), (5512.0, Scale(4, 1))):
         given = GivenBaseline(number, reference_scale, Scale(2, 1), Warnings())
-        assert given.compare_with(SETTLED, 1) == (1378.0, 1.0)
+        assert given.compare_with(SETTLED, 1)[:2] == (1378.0, 1.0)
 
 
 @pytest.mark.parametrize(("factor", "warned"), [(0.25, True), (0.85, False), (1.0, False), (1.2, False), (1.5, True)])

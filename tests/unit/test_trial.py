@@ -5,16 +5,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rl_scaling_callback import rllib
 from rl_scaling_callback.baseline.tracker import GivenBaseline
+from rl_scaling_callback.core import schema
 from rl_scaling_callback.core.attribution import CAUSES, TimeBreakdown
-from rl_scaling_callback.core.comparison import Resources
+from rl_scaling_callback.core.comparison import Counterpart, Resources
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.steady import SteadyRule
+from rl_scaling_callback.core.steady import SteadyRule, SteadyWindow
+from rl_scaling_callback.core.trial import Trial
+from rl_scaling_callback.live.learners import LearnersWork
 from rl_scaling_callback.live.load import Load
+from rl_scaling_callback.live.reading import IterationReader
 from rl_scaling_callback.live.rounds import RunnersWork
 from rl_scaling_callback.live.trial import TrialMonitor
 from rl_scaling_callback.rllib import RunnerReport
-from tests.builders import RESULT_KEYS, anything, leaves
+from tests.builders import RESULT_KEYS, WORKLOAD, anything, leaves
 
 RULE = SteadyRule(warmup_iterations=1, min_iterations=2)
 
@@ -27,25 +32,25 @@ class Measured(GivenBaseline):
         self._comparable = comparable
 
     def compare_with(self, steady, env_steps, spent):
-        return self._unit_sps, self._comparable
-
-    def breakdown_for(self, env_steps, spent):
-        return TimeBreakdown.of({"sample": 0.8e-3, "learn": 0.2e-3}, 1e-3, 0.8e-3, 0.8e-3), math.nan
+        breakdown = TimeBreakdown.of({"sample": 0.8e-3, "learn": 0.2e-3}, 1e-3, 0.8e-3, 0.8e-3)
+        return Counterpart(1000.0, self._comparable, breakdown)
 
 
 def trial(config=None, warnings=None, rule=RULE, source=None, offset=lambda: 0.0, load=None):
     warnings = {} if warnings is None else warnings
+
+    def warn(topic, text):
+        warnings.setdefault(topic, text)
+
+    config = config or {}
     return TrialMonitor(
-        config or {},
-        scale=Scale(4, 2),
-        workload="1234",
-        resources=Resources(cores=2.0, cpus=5.0),
-        source=source or GivenBaseline(1000.0, Scale(1, 1), Scale(4, 2), print),
-        rule=rule,
-        is_exclusive=lambda: 1.0,
+        Trial("trial", Scale(4, 2), WORKLOAD, Resources(cores=2.0, cpus=5.0), overlaps=rllib.is_asynchronous(config)),
+        source or GivenBaseline(1000.0, Scale(1, 1), Scale(4, 2), print),
+        reader=IterationReader(config, warn, offset),
+        window=SteadyWindow(rule, learns_after=rllib.steps_before_learning(config)),
         load=load or Load(2.0, 4),
-        warn=lambda topic, text: warnings.setdefault(topic, text),
-        offset=offset,
+        is_exclusive=lambda: 1.0,
+        warn=warn,
     )
 
 
@@ -76,7 +81,7 @@ def test_all_values_of_one_iteration():
         "loss/total": 75.0,
         "is_baseline": 0.0,
         "comparable": 1.0,
-        "workload": "1234",
+        "workload": WORKLOAD.id,
         "exclusive": 1.0,
         "runners/reported": 0.0,
     }
@@ -93,6 +98,12 @@ def test_loss_attribution_of_an_iteration():
     assert values["time"] == {"sample": 1.0, "learn": 0.8, "sync": 0.0, "evaluate": 0.0, "other": pytest.approx(0.2), "probe": 0.0}
     assert values["account"] == {"exclusive": 1.0, "estimated": 1.0}
     assert values["runners"]["rest"] == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("named", [None, {"sample": 1.0, "learn": 0.8}])
+def test_every_result_has_the_keys_of_the_schema(named):
+    values = trial(source=Measured()).measure(result(4000, 2.0), 0.0, named, WORK)
+    assert {name: type(value) for name, value in leaves(values)} == {key.name: type(key.unknown) for key in schema.KEYS}
 
 
 @pytest.mark.parametrize(
@@ -127,10 +138,10 @@ def test_steady_figures_exclude_evaluation_and_warm_up():
 
 def test_steps_of_a_failed_iteration_do_not_count_for_the_next():
     warnings: dict[str, str] = {}
-    measured = trial(warnings=warnings)
-    measured.note_failure()
-    sps = [measured.measure(result(4000, 2.0), 0.0)["sps"] for _ in range(2)]
-    assert [value == value for value in sps] == [False, True]
+    reader = IterationReader({}, warnings.setdefault)
+    reader.note_failure()
+    env_steps = [reader.read(result(4000, 2.0))[0] for _ in range(2)]
+    assert [value == value for value in env_steps] == [False, True]
     assert list(warnings) == ["failure"]
 
 
@@ -183,7 +194,7 @@ def test_given_baseline_yields_only_causes_that_need_no_breakdown(config):
     phases = {"sample": 1.0, "learn": 0.5, "evaluate": 0.25}
     work = RunnersWork((), 0.8, 0.9, phases if config else None)
     for _ in range(3):
-        values = measured.measure(result(4000, 2.0), 0.25, phases, work, {"busy": 1.94, "waiting": 0.06} if config else None)
+        values = measured.measure(result(4000, 2.0), 0.25, phases, work, LearnersWork(busy=1.94) if config else LearnersWork())
     known = {cause: values["loss"][cause] for cause in CAUSES if values["loss"][cause] == values["loss"][cause]}
     assert known == {"straggler": pytest.approx(100 * 0.1 / 2), "evaluate": pytest.approx(100 * 0.25 / 2)}
     assert list(warnings) == ["breakdown"]
@@ -203,7 +214,7 @@ def test_no_sequence_of_results_raises_or_yields_infinity(results):
         assert values.pop("band") in {"", "perfect", "excellent", "good", "fair", "inefficient"}
         assert values.pop("diagnosis") == ""
         assert values.pop("baseline/source") == "given"
-        assert values.pop("workload") == "1234"
+        assert values.pop("workload") == WORKLOAD.id
         assert all(type(value) is float and not math.isinf(value) for value in values.values())
 
 

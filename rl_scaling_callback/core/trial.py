@@ -1,0 +1,35 @@
+"""The facts about a trial that are fixed before its first iteration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from rl_scaling_callback.core.comparison import Resources
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.workload import Workload
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What a trial runs, and on what.
+
+    Attributes:
+        name: its name, unique across experiments.
+        scale: its scale.
+        workload: its workload.
+        resources: its resources.
+        provenance: where its measurements come from, for readers of baseline files.
+        overlaps: whether sampling overlaps learning (IMPALA, APPO).
+        steps_in_turn: whether env runners step their sub-envs one after another.
+        steps_vary: whether env steps per iteration may differ between comparable trials, as in iterations of fixed duration.
+    """
+
+    name: str
+    scale: Scale
+    workload: Workload
+    resources: Resources = field(default_factory=Resources)
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    overlaps: bool = False
+    steps_in_turn: bool = True
+    steps_vary: bool = False
