@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Final, Protocol
@@ -20,9 +20,10 @@ from rl_scaling_callback.core.steady import Steady
 SHARE: Final = 0.01
 """Maximum share of the training time to spend on probes, once training runs."""
 
-_FEWEST_ROUNDS: Final = 5
+_FIRST_ROUNDS: Final = 5
 _MOST_ROUNDS: Final = 12
-_START_S: Final = 3.0
+_LARGE_ERROR: Final = 50.0
+"""Error [%] that a warning tells of."""
 
 
 class Prober(Protocol):
@@ -107,10 +108,8 @@ class ProbedBaseline:
         self._one_runner = Scale(min(1, scale.num_env_runners), scale.num_envs_per_env_runner)
         self._rounds: deque[_Round] = deque(maxlen=_MOST_ROUNDS)
         self._unreported_s = 0.0
-        # Stop by time, not by the width of the interval: stopping at a narrow interval would bias it.
-        started = clock()
-        while len(self._rounds) < _FEWEST_ROUNDS or (len(self._rounds) < _MOST_ROUNDS and clock() - started < _START_S):
-            self._measure()
+        # A fixed number, not until the interval is narrow: that would bias it.
+        self._measure(_FIRST_ROUNDS)
         if overlaps and scale != reference:
             warn(
                 "overlap",
@@ -225,26 +224,38 @@ class ProbedBaseline:
     def _mean(self, figure: str) -> float:
         return self._estimates[figure].mean
 
-    def _measure(self) -> None:
+    def _measure(self, rounds: int = 1) -> None:
         started = self._clock()
         try:
-            probes = self._prober.measure(sorted({self._reference, self._own, self._one_runner}))
+            probes = self._prober.measure(sorted({self._reference, self._own, self._one_runner}), rounds)
         finally:
             self._seconds_a_round = self._clock() - started
             self._unreported_s += self._seconds_a_round
         self._probed_at = self._clock()
-        by_scale = {probe.scale: probe for probe in probes}
-        reference, own, alone = (by_scale[scale] for scale in (self._reference, self._own, self._one_runner))
-        ratios = Ratios.of(reference, own, self._updates)
-        self._rounds.append(
-            _Round(
-                seconds=math.log(reference.seconds_per_step),
-                sampling=math.log(ratios.sample),
-                sync=math.log(ratios.sync),
-                busy=reference.busy_per_step / reference.seconds_per_step,
-                alone=(alone.busy_per_step * len(alone.busy)) / (own.busy_per_step * len(own.busy)),
+        by_round: dict[int, dict[Scale, Probe]] = defaultdict(dict)
+        for probe in probes:
+            by_round[probe.round][probe.scale] = probe
+        self._seconds_a_round /= len(by_round)
+        for by_scale in by_round.values():
+            reference, own, alone = (by_scale[scale] for scale in (self._reference, self._own, self._one_runner))
+            ratios = Ratios.of(reference, own, self._updates)
+            self._rounds.append(
+                _Round(
+                    seconds=math.log(reference.seconds_per_step),
+                    sampling=math.log(ratios.sample),
+                    sync=math.log(ratios.sync),
+                    busy=reference.busy_per_step / reference.seconds_per_step,
+                    alone=(alone.busy_per_step * len(alone.busy)) / (own.busy_per_step * len(own.busy)),
+                )
             )
-        )
-        # Computed once per round, because every iteration reads them.
+        # Computed here, because every iteration reads them.
         names = [field.name for field in fields(_Round)]
         self._estimates = {name: trimmed_mean([getattr(each, name) for each in self._rounds]) for name in names}
+        if not self.error <= _LARGE_ERROR:
+            known = f"±{self.error:.0f} %" if self.error > 0 else "of unknown error"
+            self._warn(
+                "error",
+                f"the probed baseline is uncertain, and so are speedups: {known} after {len(self._rounds)} rounds of probes "
+                f"(baseline/error), of {_FIRST_ROUNDS} at the start. Keep other programs off the CPU cores. Increase "
+                "max_probe_seconds if it cut the rounds short. Or measure the baseline with a reference trial.",
+            )
