@@ -29,7 +29,7 @@ class Refusing:
     def steps_per_round(self, scale):
         return math.inf
 
-    def measure(self, scales):
+    def measure(self, scales, rounds=1):
         raise ProbeError("the port is taken.")
 
     def close(self):
