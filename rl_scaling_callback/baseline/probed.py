@@ -33,7 +33,7 @@ class Prober(Protocol):
         """Return the env steps at `scale` per learner update; infinite if the number of updates depends on the env steps alone."""
 
     def measure(self, scales: Sequence[Scale], rounds: int = 1) -> list[Probe]:
-        """Return the probes of one or more rounds; each round measures every scale once."""
+        """Return the probes of `rounds` rounds, or of fewer if a time limit is reached; each measures every scale once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class ProbedBaseline:
         self._one_runner = Scale(min(1, scale.num_env_runners), scale.num_envs_per_env_runner)
         self._rounds: deque[_Round] = deque(maxlen=_MOST_ROUNDS)
         self._unreported_s = 0.0
-        # A fixed number, not until the interval is narrow: that would bias it.
+        # A fixed number: stopping once the interval is narrow would bias it.
         self._measure(_FIRST_ROUNDS)
         if overlaps and scale != reference:
             warn(
@@ -252,10 +252,10 @@ class ProbedBaseline:
         names = [field.name for field in fields(_Round)]
         self._estimates = {name: trimmed_mean([getattr(each, name) for each in self._rounds]) for name in names}
         if not self.error <= _LARGE_ERROR:
-            known = f"±{self.error:.0f} %" if self.error > 0 else "of unknown error"
+            known = f"±{self.error:.0f} %" if self.error > 0 else "their error is unknown"
             self._warn(
                 "error",
-                f"the probed baseline is uncertain, and so are speedups: {known} after {len(self._rounds)} rounds of probes "
-                f"(baseline/error), of {_FIRST_ROUNDS} at the start. Keep other programs off the CPU cores. Increase "
-                "max_probe_seconds if it cut the rounds short. Or measure the baseline with a reference trial.",
+                f"the probed baseline is uncertain, and so are speedups: {known}, after {len(self._rounds)} rounds of probes (see "
+                "baseline/error). Keep other programs off the CPU cores. If the limit max_probe_seconds allowed fewer than "
+                f"{_FIRST_ROUNDS} rounds, increase it. Or measure the baseline with a reference trial.",
             )
