@@ -70,8 +70,9 @@ class ScalingCallback(RLlibCallback):
             No reference trial is needed. Probing takes a few seconds at the start, more if envs are slow to build or reset, and
             at most 1 % of the time afterwards. Each env runner keeps a second set of envs. With APPO and IMPALA speedups come out
             low, because probes run only before training, while nothing slows down sampling.
-        max_probe_seconds: time limit of a round of probes [s]. The first round also builds the envs: up to three sets per env
-            runner.
+        max_probe_seconds: time limit [s] of the probes at the start, together, and of each later round. The first ones also build
+            the envs: up to three sets per env runner. Native code of an env can't be interrupted: a step or reset in progress is
+            waited for.
         warmup_iterations: number of iterations at the start to exclude from steady figures.
         min_iterations: minimum length of the steady window, in iterations.
         precision: the steady SPS counts as precise once the half-width of its 95 % interval is at most this [%].

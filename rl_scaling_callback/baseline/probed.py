@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Final, Protocol
@@ -22,9 +22,10 @@ from rl_scaling_callback.core.trial import Trial
 SHARE: Final = 0.01
 """Maximum share of the training time to spend on probes, once training runs."""
 
-_FEWEST_ROUNDS: Final = 5
+_FIRST_ROUNDS: Final = 5
 _MOST_ROUNDS: Final = 12
-_START_S: Final = 3.0
+_LARGE_ERROR: Final = 50.0
+"""Error [%] that a warning tells of."""
 
 
 class Prober(Protocol):
@@ -34,7 +35,7 @@ class Prober(Protocol):
         """Return the env steps at `scale` per learner update; infinite if the number of updates depends on the env steps alone."""
 
     def measure(self, scales: Sequence[Scale], rounds: int = 1) -> list[Probe]:
-        """Return the probes of one or more rounds; each round measures every scale once."""
+        """Return the probes of `rounds` rounds, or of fewer if a time limit is reached; each measures every scale once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +109,8 @@ class ProbedBaseline:
         self._one_runner = Scale(min(1, scale.num_env_runners), scale.num_envs_per_env_runner)
         self._rounds: deque[_Round] = deque(maxlen=_MOST_ROUNDS)
         self._unreported_s = 0.0
-        # Stop by time, not by the width of the interval: stopping at a narrow interval would bias it.
-        started = clock()
-        while len(self._rounds) < _FEWEST_ROUNDS or (len(self._rounds) < _MOST_ROUNDS and clock() - started < _START_S):
-            self._measure()
+        # A fixed number: stopping once the interval is narrow would bias it.
+        self._measure(_FIRST_ROUNDS)
         if trial.overlaps and scale != reference:
             warn(
                 "overlap",
@@ -203,27 +202,31 @@ class ProbedBaseline:
     def _mean(self, figure: str) -> float:
         return self._estimates[figure].mean
 
-    def _measure(self) -> None:
+    def _measure(self, rounds: int = 1) -> None:
         started = self._clock()
         try:
-            probes = self._prober.measure(sorted({self._reference, self._own, self._one_runner}))
+            probes = self._prober.measure(sorted({self._reference, self._own, self._one_runner}), rounds)
         finally:
             self._seconds_a_round = self._clock() - started
             self._unreported_s += self._seconds_a_round
         self._probed_at = self._clock()
-        by_scale = {probe.scale: probe for probe in probes}
-        reference, own, alone = (by_scale[scale] for scale in (self._reference, self._own, self._one_runner))
-        ratios = Ratios.of(reference, own, self._updates)
-        self._rounds.append(
-            _Round(
-                seconds=math.log(reference.seconds_per_step),
-                sampling=math.log(ratios.sample),
-                sync=math.log(ratios.sync),
-                busy=reference.busy_per_step / reference.seconds_per_step,
-                alone=(alone.busy_per_step * len(alone.busy)) / (own.busy_per_step * len(own.busy)),
+        by_round: dict[int, dict[Scale, Probe]] = defaultdict(dict)
+        for probe in probes:
+            by_round[probe.round][probe.scale] = probe
+        self._seconds_a_round /= len(by_round)
+        for by_scale in by_round.values():
+            reference, own, alone = (by_scale[scale] for scale in (self._reference, self._own, self._one_runner))
+            ratios = Ratios.of(reference, own, self._updates)
+            self._rounds.append(
+                _Round(
+                    seconds=math.log(reference.seconds_per_step),
+                    sampling=math.log(ratios.sample),
+                    sync=math.log(ratios.sync),
+                    busy=reference.busy_per_step / reference.seconds_per_step,
+                    alone=(alone.busy_per_step * len(alone.busy)) / (own.busy_per_step * len(own.busy)),
+                )
             )
-        )
-        # Computed once per round, because every iteration reads them.
+        # Computed here, because every iteration reads them.
         names = [field.name for field in fields(_Round)]
         self._estimates = {name: trimmed_mean([getattr(each, name) for each in self._rounds]) for name in names}
         self._ratios = Ratios(math.exp(self._mean("sampling")), self._updates, math.exp(self._mean("sync")))
@@ -232,3 +235,11 @@ class ProbedBaseline:
         # on its place in the episode: twins with other numbers of envs are elsewhere in it.
         found = self._estimates["alone"]
         self._alone = NAN if found.mean - found.half_width > 1.05 else found.mean
+        if not self.error <= _LARGE_ERROR:
+            known = f"±{self.error:.0f} %" if self.error > 0 else "their error is unknown"
+            self._warn(
+                "error",
+                f"the probed baseline is uncertain, and so are speedups: {known}, after {len(self._rounds)} rounds of probes (see "
+                "baseline/error). Keep other programs off the CPU cores. If the limit max_probe_seconds allowed fewer than "
+                f"{_FIRST_ROUNDS} rounds, increase it. Or measure the baseline with a reference trial.",
+            )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from statistics import fmean
 from typing import Final
 
 NAN: Final = math.nan
@@ -31,7 +30,7 @@ MOST: Final = 1_000_000
 def mean_of_known(values: Iterable[float]) -> float:
     """Return the mean of the values that are not NaN; NaN if there are none."""
     known = [value for value in values if not math.isnan(value)]
-    return fmean(known) if known else NAN
+    return math.fsum(value / len(known) for value in known) if known else NAN
 
 
 def ratio(numerator: float, denominator: float) -> float:

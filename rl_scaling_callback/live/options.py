@@ -23,7 +23,7 @@ class Options:
         reference: scale of the reference.
         workload: the user's name for the workload; None to derive it from config and hardware.
         probe: whether to measure the baseline inside the trial.
-        max_probe_seconds: time limit of a round of probes, including building their envs [s].
+        max_probe_seconds: time limit of the probes at the start, including building their envs, and of each later round [s].
         steady: when a trial counts as steady.
 
     Raises:

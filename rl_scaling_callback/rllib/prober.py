@@ -1,39 +1,27 @@
-"""Measures sampling at any scale inside a running Algorithm, with a twin of each env runner.
+"""Measures sampling at any scale inside a running Algorithm, with twins of its env runners (see `rllib.twins`).
 
-A twin is a second env runner of the same class in the same process, with another number of envs. It gets the weights and connector
-states of the original, samples while training is paused, and doesn't return its samples to training.
+Twins sample while training is paused, and their samples are not used in training. This module runs in the Algorithm's process.
 """
 
 from __future__ import annotations
 
-import copy
 import functools
-import gc
-import inspect
 import math
-import os
 import random
-import signal
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-import numpy as np
 import ray
 from ray.rllib.algorithms.dqn.dqn import calculate_rr_weights
-from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
-from ray.util.metrics import Metric
 
 from rl_scaling_callback.core import checks
 from rl_scaling_callback.core.probing import Probe
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.rllib import configs, introspection, results
+from rl_scaling_callback.rllib import configs, introspection, results, twins
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -55,7 +43,7 @@ class ProbeError(RuntimeError):
 
 
 class ProbeTimeoutError(ProbeError):
-    """A round of probes exceeded its time limit."""
+    """Not even one round of probes was complete within the time limit."""
 
 
 class Prober:
@@ -163,12 +151,12 @@ class Prober:
         except ProbeError:
             raise
         except Exception as error:
-            raise ProbeError(f"A probe failed: {_text(error)}. {_INSTEAD}.") from error
+            raise ProbeError(f"A probe failed: {twins.text_of(error)}. {_INSTEAD}.") from error
         return probes
 
     def close(self) -> None:
         """Close the twins and their envs. The prober stays usable and creates new ones when needed."""
-        close = functools.partial(_close, seconds=self._max_seconds)
+        close = functools.partial(twins.close, seconds=self._max_seconds)
         with suppress(Exception):
             if self._group.local_env_runner is not None:
                 close(self._group.local_env_runner)
@@ -179,7 +167,7 @@ class Prober:
     def _probe(self, scale: Scale, number: int, until: float) -> Probe:
         runners = self._runners(scale)
         try:
-            prepared = self._call(runners, functools.partial(_prepare, scale=scale, keep_others=self._keep_envs), until)
+            prepared = self._call(runners, functools.partial(twins.prepare, scale=scale, keep_others=self._keep_envs), until)
             own, envs = prepared[0].env_steps, scale.num_envs_per_env_runner
             self._sends_weights = self._waits_for_weights(scale, own)
             self._replay_buffer = self._twin_of_replay_buffer(scale)
@@ -192,7 +180,7 @@ class Prober:
         finally:
             self._replay_buffer = self._metrics = None
             with suppress(ProbeError, _TooSlowError):
-                self._call(runners, functools.partial(_finish, keep=self._keep_envs), time.perf_counter() + _GRACE_S)
+                self._call(runners, functools.partial(twins.finish, keep=self._keep_envs), time.perf_counter() + _GRACE_S)
 
     def _shorter_calls(self, scale: Scale, number: int, runners: Sequence[int], wanted: int, own: float, until: float) -> Probe:
         """Return a probe from calls for `wanted` env steps per env runner, fewer than the algorithm's own calls (`own`)."""
@@ -215,7 +203,7 @@ class Prober:
 
     def _own_calls(self, scale: Scale, number: int, runners: Sequence[int], until: float) -> Probe:
         """Return a probe from calls like the algorithm's own."""
-        calls: list[tuple[float, float, list[_Answer]]] = []
+        calls: list[tuple[float, float, list[twins.Answer]]] = []
         fewest = 1 if self._replay_buffer is None else _FEWEST_CALLS
         while len(calls) < fewest or len(calls) * median(took for _, took, _ in calls) < self._probe_seconds:
             calls.append(self._timed(runners, None, until))
@@ -227,9 +215,9 @@ class Prober:
         )
         return Probe(scale, number, sum(env_steps), seconds, busy, sync=median(sync for sync, _, _ in calls))
 
-    def _timed(self, runners: Sequence[int], steps: int | None, until: float) -> tuple[float, float, list[_Answer]]:
+    def _timed(self, runners: Sequence[int], steps: int | None, until: float) -> tuple[float, float, list[twins.Answer]]:
         """Return the times to send new weights and to sample and store env steps [s], and the env runners' answers."""
-        function = functools.partial(_sample, steps=steps, by_reference=self._asynchronous)
+        function = functools.partial(twins.sample, steps=steps, by_reference=self._asynchronous)
         started = time.perf_counter()
         sync = 0.0
         if self._sends_weights:
@@ -262,7 +250,7 @@ class Prober:
             weights = ray.put({"rl_module": state["rl_module"]})
             # Older releases don't pass on a function's `kwargs`.
             self._group.foreach_env_runner(
-                functools.partial(_set_weights, state=weights, seconds=self._max_seconds),
+                functools.partial(twins.set_weights, state=weights, seconds=self._max_seconds),
                 local_env_runner=False,
                 remote_worker_ids=list(runners),
                 timeout_seconds=0.0,
@@ -291,7 +279,7 @@ class Prober:
             )
         return list(healthy[: scale.num_env_runners])
 
-    def _call(self, runners: Sequence[int], function: Callable[..., _Answer], until: float) -> list[_Answer]:
+    def _call(self, runners: Sequence[int], function: Callable[..., twins.Answer], until: float) -> list[twins.Answer]:
         """Call `function` on each of `runners` and return the answers; raise if one failed, was late or did not answer."""
         left = max(0.1, until - time.perf_counter())
         function = functools.partial(function, seconds=left)
@@ -303,7 +291,7 @@ class Prober:
                     function, local_env_runner=False, remote_worker_ids=list(runners), timeout_seconds=left + _GRACE_S
                 )
             except ray.exceptions.RayError as error:
-                raise ProbeError(f"An env runner died during a probe: {_text(error)}. {_INSTEAD}.") from error
+                raise ProbeError(f"An env runner died during a probe: {twins.text_of(error)}. {_INSTEAD}.") from error
             if len(answers) < len(runners):
                 self._raise_unanswered(runners)
         for answer in answers:
@@ -333,292 +321,3 @@ class Prober:
 
 class _TooSlowError(Exception):
     """The time limit of `measure` was exceeded."""
-
-
-class _Overdue(BaseException):
-    """Interrupts a call that takes too long. Not an `Exception`, so that RLlib and envs don't handle it as an env failure."""
-
-
-@dataclass(slots=True)
-class _Answer:
-    """An env runner's answer to a call.
-
-    Attributes:
-        seconds: time measured in the env runner.
-        env_steps: number of env steps sampled, or requested by the algorithm's own calls; 0 if calls can't request a number.
-        error: error message; "" if none.
-        late: whether it took too long.
-        data: what the algorithm's own call would have returned.
-    """
-
-    seconds: float = 0.0
-    env_steps: float = 0.0
-    error: str = ""
-    late: bool = False
-    data: Any = None
-
-
-# The functions below run in the env runner's process. An exception there would make RLlib drop the env runner.
-
-
-@dataclass(slots=True)
-class _Twins:
-    """The twins of an env runner, by (local, envs per env runner), and what to restore after a probe."""
-
-    by_envs: dict[tuple[bool, int], Any] = field(default_factory=dict)
-    current: Any = None
-    intact: bool = False
-    generators: Callable[[], None] | None = None
-
-
-_ATTRIBUTE: Final = "_scaling_twins"
-
-
-def _guarded(function: Callable[..., _Answer]) -> Callable[..., _Answer]:
-    """Make a function return its error or lateness in the answer instead of raising."""
-
-    @functools.wraps(function)
-    def guarded(env_runner: Any, *, seconds: float, **kwargs: Any) -> _Answer:
-        try:
-            with _within(seconds):
-                return function(env_runner, **kwargs)
-        except _Overdue:
-            return _Answer(late=True)
-        except Exception as error:
-            return _Answer(error=_text(error))
-
-    return guarded
-
-
-@_guarded
-def _prepare(env_runner: Any, *, scale: Scale, keep_others: bool) -> _Answer:
-    twins = vars(env_runner).setdefault(_ATTRIBUTE, _Twins())
-    if twins.generators is None:
-        twins.generators = _saved_generators()
-    try:
-        twin = twin_for(env_runner, scale, keep_others)
-    except Exception as error:
-        return _Answer(error=f"{_envs(scale)} can't be created next to its own env in one process ({_text(error)})")
-    twins.current, twins.intact = twin, False
-    _copy_state(env_runner, twin)
-    cuttable, envs = "num_timesteps" in inspect.signature(twin.sample).parameters, scale.num_envs_per_env_runner
-    for _ in range(2):  # the first pass resets the envs and fills caches
-        started = time.perf_counter()
-        samples = twin.sample(num_timesteps=2 * envs) if cuttable else twin.sample()
-        seconds = time.perf_counter() - started
-    twin.get_metrics()
-    twins.intact = True
-    whole = not cuttable or twin.config.batch_mode != "truncate_episodes"
-    own = 0 if whole else envs * twin.config.get_rollout_fragment_length(env_runner.worker_index)
-    return _Answer(seconds=seconds * envs / max(envs, _env_steps(samples)), env_steps=own)
-
-
-@_guarded
-def _sample(env_runner: Any, *, steps: int | None, by_reference: bool) -> _Answer:
-    twins = getattr(env_runner, _ATTRIBUTE)
-    twin, twins.intact = twins.current, False
-    started = time.perf_counter()
-    samples = twin.sample() if steps is None else twin.sample(num_timesteps=steps)
-    seconds = time.perf_counter() - started
-    answer = _Answer(seconds=seconds, env_steps=_env_steps(samples))
-    # The transfer to the learner is part of sampling: through the Algorithm's process or, for asynchronous algorithms, the object
-    # store.
-    metrics = twin.get_metrics()
-    if by_reference:
-        ray.put(samples)
-    else:
-        answer.data = samples, metrics
-    twins.intact = True
-    return answer
-
-
-@_guarded
-def _set_weights(env_runner: Any, *, state: Any) -> _Answer:
-    twins = vars(env_runner).get(_ATTRIBUTE)
-    if twins is not None and twins.current is not None:
-        twins.current.set_state(ray.get(state))
-    return _Answer()
-
-
-@_guarded
-def _finish(env_runner: Any, *, keep: bool) -> _Answer:
-    twins = vars(env_runner).get(_ATTRIBUTE)
-    if twins is None:
-        return _Answer()
-    try:
-        current, twins.current = twins.current, None
-        if current is not None and not twins.intact:  # don't reuse a twin after an error or interruption
-            twins.by_envs = {key: twin for key, twin in twins.by_envs.items() if twin is not current}
-            _stop(current)
-        if not keep:
-            _close_all(twins)
-    finally:
-        if twins.generators is not None:
-            twins.generators()
-            twins.generators = None
-    return _Answer()
-
-
-@_guarded
-def _close(env_runner: Any) -> _Answer:
-    twins = vars(env_runner).pop(_ATTRIBUTE, None)
-    if twins is not None:
-        restore = _saved_generators()
-        try:
-            _close_all(twins)
-        finally:
-            restore()
-    return _Answer()
-
-
-def _envs(scale: Scale) -> str:
-    return "another env" if scale.num_envs_per_env_runner == 1 else f"{scale.num_envs_per_env_runner} more envs"
-
-
-def twin_for(env_runner: Any, scale: Scale, keep_others: bool) -> Any:
-    """Return the twin of an env runner for a scale: a kept one or a new one."""
-    twins = vars(env_runner).setdefault(_ATTRIBUTE, _Twins())
-    key = (scale.num_env_runners == 0, scale.num_envs_per_env_runner)
-    twin = twins.by_envs.pop(key, None)
-    if not keep_others:
-        _close_all(twins)
-    if twin is None:
-        try:
-            twin = _twin_of(env_runner, scale)
-        except Exception:
-            if not twins.by_envs:
-                raise
-            # Licences, ports or memory may not suffice for all the envs: close the others and retry.
-            _close_all(twins)
-            gc.collect()
-            twin = _twin_of(env_runner, scale)
-    twin.config.num_env_runners = scale.num_env_runners
-    twins.by_envs[key] = twin
-    return twin
-
-
-def _twin_of(env_runner: Any, scale: Scale) -> Any:
-    config = env_runner.config.copy(copy_frozen=False)
-    config.num_env_runners = scale.num_env_runners
-    config.num_envs_per_env_runner = scale.num_envs_per_env_runner
-    config.seed = None  # else the constructor seeds the global generators
-    config.restart_failed_sub_environments = False  # else it retries forever
-    config.callbacks_class = RLlibCallback
-    for name in vars(config):
-        if name.startswith("callbacks_on_"):
-            setattr(config, name, None)
-    with _rllibs_envs_registered():
-        twin = type(env_runner)(
-            env_creator=None,
-            validate_env=None,
-            default_policy_class=None,
-            config=config,
-            worker_index=env_runner.worker_index,
-            num_workers=scale.num_env_runners,
-            recreated_worker=False,
-            log_dir=None,
-            spaces=getattr(env_runner, "spaces", None) or env_runner.get_spaces(),
-            dataset_shards=None,
-            tune_trial_id=getattr(env_runner, "tune_trial_id", None),
-        )
-    for value in vars(twin).values():
-        if isinstance(value, Metric):
-            # Ray metrics belong to the process: a twin must not count into them.
-            vars(value)["inc"] = _do_nothing
-    return twin
-
-
-def _copy_state(env_runner: Any, twin: Any) -> None:
-    if not hasattr(env_runner, "get_state"):
-        return
-    state = dict(env_runner.get_state())
-    module = state.pop("rl_module", None)
-    state = copy.deepcopy(state)
-    state.pop("weights_seq_no", None)  # weights without a number are always accepted
-    if module is not None:
-        state["rl_module"] = module
-    twin.set_state(state)
-
-
-def _env_steps(samples: Any) -> float:
-    return float(sum(episode.env_steps() for episode in samples))
-
-
-def _close_all(twins: _Twins) -> None:
-    while twins.by_envs:
-        _stop(twins.by_envs.popitem()[1])
-
-
-def _stop(twin: Any) -> None:
-    with suppress(Exception):
-        twin.stop()
-
-
-def _do_nothing(*_: Any, **__: Any) -> None:
-    pass
-
-
-def _text(error: BaseException) -> str:
-    # RLlib raises an error without a message, whose cause is the env's.
-    if not str(error) and error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {error}".strip()[:500]
-
-
-@contextmanager
-def _rllibs_envs_registered() -> Iterator[None]:
-    """Preserve the envs that RLlib registered in gymnasium for the original env runner."""
-    registry = sys.modules["gymnasium"].registry
-
-    def take() -> dict[str, Any]:
-        return {name: registry.pop(name) for name in list(registry) if name.startswith("rllib-")}
-
-    own = take()
-    try:
-        yield
-    finally:
-        take()  # the twin's registrations would keep it alive
-        registry.update(own)
-
-
-def _saved_generators() -> Callable[[], None]:
-    """Return a function that restores the current state of the global random generators."""
-    of_python, of_numpy = random.getstate(), np.random.get_state()
-    torch = sys.modules.get("torch")
-    of_torch = torch and torch.get_rng_state()
-    cuda = torch and torch.cuda.is_available() and torch.cuda.is_initialized() and torch.cuda.get_rng_state_all()
-
-    def restore() -> None:
-        random.setstate(of_python)
-        np.random.set_state(of_numpy)
-        if torch is not None:
-            torch.set_rng_state(of_torch)
-            if cuda:
-                torch.cuda.set_rng_state_all(cuda)
-
-    return restore
-
-
-@contextmanager
-def _within(seconds: float) -> Iterator[None]:
-    """Raise `_Overdue` in the block after `seconds`, and again every second. Needs POSIX timers and the main thread."""
-    if os.name != "posix" or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    armed = True
-
-    def ring(*_: Any) -> None:
-        if armed:
-            raise _Overdue
-
-    timer, handler = signal.getitimer(signal.ITIMER_REAL), signal.signal(signal.SIGALRM, ring)
-    try:
-        try:
-            signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
-            yield
-        finally:
-            armed = False
-    finally:  # even if the alarm rang between the block and the line above
-        signal.setitimer(signal.ITIMER_REAL, *timer)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL if handler is None else handler)

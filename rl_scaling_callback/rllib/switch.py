@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Final
 
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.rllib import configs, prober
+from rl_scaling_callback.rllib import configs, twins
 
 _ITSELF: Final = "_scaling_itself"
 
@@ -72,7 +72,7 @@ def _act_as(env_runner: Any, scale: Scale | None, state: dict[str, Any], keep_en
     itself = vars(env_runner).get(_ITSELF, vars(env_runner))
     env_runner.__dict__ = itself
     if scale is not None:
-        twin = prober.twin_for(env_runner, scale, keep_envs)
+        twin = twins.twin_for(env_runner, scale, keep_envs)
         env_runner.__dict__ = vars(twin)
         vars(twin)[_ITSELF] = itself
         if starts_over:

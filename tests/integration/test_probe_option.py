@@ -60,6 +60,20 @@ class SlowToBuild(CostlyEnv):
         super().__init__(config)
 
 
+class SlowToReset(CostlyEnv):
+    """An env whose resets take half a second, with episodes of 10 steps."""
+
+    def reset(self, **options):
+        time.sleep(0.5)
+        self._steps = 0
+        return super().reset(**options)
+
+    def step(self, action):
+        self._steps += 1
+        observation, reward, terminated, _, info = super().step(action)
+        return observation, reward, terminated, self._steps % 10 == 0, info
+
+
 def test_trial_measures_its_own_baseline_and_attributes_its_losses(caplog):
     # 10 ms per step: 80 steps take 0.8 s at 1r×1e and 0.4 s with two env runners.
     config = costly(batch=80, step_s=0.01).env_runners(num_env_runners=2, num_envs_per_env_runner=2).callbacks(probing)
@@ -97,6 +111,13 @@ def test_envs_that_take_longer_to_build_need_a_longer_limit(caplog, limit, sourc
     *_, last = train(config.callbacks(partial(probing, max_probe_seconds=limit)), 2)
     assert last["scaling"]["baseline"]["source"] == source
     assert ("max_probe_seconds" in caplog.text) == (not source)
+
+
+def test_first_probes_take_no_longer_than_the_limit_together(caplog):
+    config = costly(SlowToReset, batch=20, step_s=0.001).env_runners(num_env_runners=1, num_envs_per_env_runner=2)
+    (first,) = train(config.callbacks(partial(probing, max_probe_seconds=4.0)), 1)
+    assert first["scaling"]["baseline"]["source"] == "probe"
+    assert 0 < first["scaling"]["time"]["probe"] < 4.0 + 1.0  # the rest is what closes the interrupted envs
 
 
 @pytest.mark.parametrize(("reference", "speedup"), [("1r1e", math.nan), ("0r1e", 1.0)])

@@ -12,6 +12,7 @@ NEED_RAY = {
     "rllib.introspection",
     "rllib.prober",
     "rllib.switch",
+    "rllib.twins",
     "sweeping.cluster",
     "sweeping.instrument",
     "sweeping.probe_host",

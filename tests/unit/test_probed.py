@@ -82,10 +82,20 @@ def test_noise_and_outliers_stay_within_the_reported_error():
         machine = Machine(noise=0.05, disturbed=0.03)
         machine._random.seed(seed)
         probed = baseline(machine)
-        assert 5 * 3 <= machine.probes <= 12 * 3
+        assert machine.probes == 5 * 3
         truth = 1000 / 1.1
         held += abs(math.log(probed.compare_with(EMPTY, 1000.0, iteration())[0] / truth)) <= math.log1p(probed.error / 100)
     assert held >= 184
+
+
+@pytest.mark.parametrize(("rounds", "noise", "warns"), [(5, 0.01, False), (5, 3.0, True), (1, 0.01, True), (2, 0.01, False)])
+def test_an_uncertain_baseline_warns_once(rounds, noise, warns):
+    warnings = {}
+    machine = Machine(noise=noise)
+    measure, machine.measure = machine.measure, lambda scales, wanted=1: measure(scales, min(wanted, rounds))
+    probed = baseline(machine, warn=warnings.setdefault)
+    assert not probed.error <= 50 if warns else probed.error <= 50
+    assert list(warnings) == ["error"] * warns
 
 
 def test_learning_once_per_round_means_more_updates_at_the_reference():

@@ -15,7 +15,7 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from rl_scaling_callback import ScalingCallback, callback
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.trial import Trial
-from rl_scaling_callback.rllib import prober
+from rl_scaling_callback.rllib import twins
 from rl_scaling_callback.rllib.prober import ProbeError
 from tests.builders import WORKLOAD
 
@@ -31,7 +31,7 @@ class Refusing:
     def steps_per_round(self, scale):
         return math.inf
 
-    def measure(self, scales):
+    def measure(self, scales, rounds=1):
         raise ProbeError("the port is taken.")
 
     def close(self):
@@ -58,7 +58,7 @@ def test_refused_probe_closes_the_prober_and_warns(monkeypatch, caplog, scale, t
 def test_no_alarm_is_left_behind_by_a_time_limit():
     handler = signal.getsignal(signal.SIGALRM)
     for seconds in (1e-9, 1e-6, 1e-4, 1e-3) * 50:
-        with suppress(prober._Overdue), prober._within(seconds):
+        with suppress(twins._Overdue), twins._within(seconds):
             time.sleep(1e-3)
         assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
         assert signal.getsignal(signal.SIGALRM) is handler

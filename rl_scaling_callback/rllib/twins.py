@@ -1,0 +1,323 @@
+"""Second env runners inside the processes of an Algorithm's env runners. `rllib.prober` calls these functions there.
+
+A twin is an env runner of the same class as the original, with another number of envs. It gets the weights and connector states of
+the original, and doesn't return its samples to training.
+
+The functions return errors in an `Answer`, because RLlib drops an env runner in which a function raises.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import gc
+import inspect
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import ray
+from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.util.metrics import Metric
+
+from rl_scaling_callback.core.scale import Scale
+
+
+class _Overdue(BaseException):
+    """Interrupts a call that takes too long. Not an `Exception`, so that RLlib and envs don't handle it as an env failure."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """An env runner's answer to a call.
+
+    Attributes:
+        seconds: time measured in the env runner.
+        env_steps: number of env steps sampled, or requested by the algorithm's own calls; 0 if calls can't request a number.
+        error: error message; "" if none.
+        late: whether it took too long.
+        data: what the algorithm's own call would have returned.
+    """
+
+    seconds: float = 0.0
+    env_steps: float = 0.0
+    error: str = ""
+    late: bool = False
+    data: Any = None
+
+
+@dataclass(slots=True)
+class _Twins:
+    """The twins of an env runner, by (local, envs per env runner), and what to restore after a probe."""
+
+    by_envs: dict[tuple[bool, int], Any] = field(default_factory=dict)
+    current: Any = None
+    intact: bool = False
+    generators: Callable[[], None] | None = None
+
+
+_ATTRIBUTE: Final = "_scaling_twins"
+
+
+def _guarded(function: Callable[..., Answer]) -> Callable[..., Answer]:
+    """Make a function return its error or lateness in the answer instead of raising."""
+
+    @functools.wraps(function)
+    def guarded(env_runner: Any, *, seconds: float, **kwargs: Any) -> Answer:
+        try:
+            with _within(seconds):
+                return function(env_runner, **kwargs)
+        except _Overdue:
+            return Answer(late=True)
+        except Exception as error:
+            return Answer(error=text_of(error))
+
+    return guarded
+
+
+@_guarded
+def prepare(env_runner: Any, *, scale: Scale, keep_others: bool) -> Answer:
+    """Create or reuse the twin for a scale and warm it up; return the time of a vector step and the env steps of an own call."""
+    twins = vars(env_runner).setdefault(_ATTRIBUTE, _Twins())
+    if twins.generators is None:
+        twins.generators = _saved_generators()
+    try:
+        twin = twin_for(env_runner, scale, keep_others)
+    except Exception as error:
+        return Answer(error=f"{_envs(scale)} can't be created next to its own env in one process ({text_of(error)})")
+    twins.current, twins.intact = twin, False
+    _copy_state(env_runner, twin)
+    cuttable, envs = "num_timesteps" in inspect.signature(twin.sample).parameters, scale.num_envs_per_env_runner
+    for _ in range(2):  # the first pass resets the envs and fills caches
+        started = time.perf_counter()
+        samples = twin.sample(num_timesteps=2 * envs) if cuttable else twin.sample()
+        seconds = time.perf_counter() - started
+    twin.get_metrics()
+    twins.intact = True
+    whole = not cuttable or twin.config.batch_mode != "truncate_episodes"
+    own = 0 if whole else envs * twin.config.get_rollout_fragment_length(env_runner.worker_index)
+    return Answer(seconds=seconds * envs / max(envs, _env_steps(samples)), env_steps=own)
+
+
+@_guarded
+def sample(env_runner: Any, *, steps: int | None, by_reference: bool) -> Answer:
+    """Sample with the current twin: `steps` env steps, or as many as the algorithm's own call if None."""
+    twins = getattr(env_runner, _ATTRIBUTE)
+    twin, twins.intact = twins.current, False
+    started = time.perf_counter()
+    samples = twin.sample() if steps is None else twin.sample(num_timesteps=steps)
+    seconds = time.perf_counter() - started
+    answer = Answer(seconds=seconds, env_steps=_env_steps(samples))
+    # The transfer to the learner is part of sampling: through the Algorithm's process or, for asynchronous algorithms, the object
+    # store.
+    metrics = twin.get_metrics()
+    if by_reference:
+        ray.put(samples)
+    else:
+        answer.data = samples, metrics
+    twins.intact = True
+    return answer
+
+
+@_guarded
+def set_weights(env_runner: Any, *, state: Any) -> Answer:
+    """Give the current twin the weights that `state` refers to."""
+    twins = vars(env_runner).get(_ATTRIBUTE)
+    if twins is not None and twins.current is not None:
+        twins.current.set_state(ray.get(state))
+    return Answer()
+
+
+@_guarded
+def finish(env_runner: Any, *, keep: bool) -> Answer:
+    """End a probe: restore the global random generators, and close the twin if it was interrupted or is not to be kept."""
+    twins = vars(env_runner).get(_ATTRIBUTE)
+    if twins is None:
+        return Answer()
+    try:
+        current, twins.current = twins.current, None
+        if current is not None and not twins.intact:  # don't reuse a twin after an error or interruption
+            twins.by_envs = {key: twin for key, twin in twins.by_envs.items() if twin is not current}
+            _stop(current)
+        if not keep:
+            _close_all(twins)
+    finally:
+        if twins.generators is not None:
+            twins.generators()
+            twins.generators = None
+    return Answer()
+
+
+@_guarded
+def close(env_runner: Any) -> Answer:
+    """Close all twins of an env runner."""
+    twins = vars(env_runner).pop(_ATTRIBUTE, None)
+    if twins is not None:
+        restore = _saved_generators()
+        try:
+            _close_all(twins)
+        finally:
+            restore()
+    return Answer()
+
+
+def _envs(scale: Scale) -> str:
+    return "another env" if scale.num_envs_per_env_runner == 1 else f"{scale.num_envs_per_env_runner} more envs"
+
+
+def twin_for(env_runner: Any, scale: Scale, keep_others: bool) -> Any:
+    """Return the twin of an env runner for a scale: a kept one or a new one."""
+    twins = vars(env_runner).setdefault(_ATTRIBUTE, _Twins())
+    key = (scale.num_env_runners == 0, scale.num_envs_per_env_runner)
+    twin = twins.by_envs.pop(key, None)
+    if not keep_others:
+        _close_all(twins)
+    if twin is None:
+        try:
+            twin = _twin_of(env_runner, scale)
+        except Exception:
+            if not twins.by_envs:
+                raise
+            # Licences, ports or memory may not suffice for all the envs: close the others and retry.
+            _close_all(twins)
+            gc.collect()
+            twin = _twin_of(env_runner, scale)
+    twin.config.num_env_runners = scale.num_env_runners
+    twins.by_envs[key] = twin
+    return twin
+
+
+def _twin_of(env_runner: Any, scale: Scale) -> Any:
+    config = env_runner.config.copy(copy_frozen=False)
+    config.num_env_runners = scale.num_env_runners
+    config.num_envs_per_env_runner = scale.num_envs_per_env_runner
+    config.seed = None  # else the constructor seeds the global generators
+    config.restart_failed_sub_environments = False  # else it retries forever
+    config.callbacks_class = RLlibCallback
+    for name in vars(config):
+        if name.startswith("callbacks_on_"):
+            setattr(config, name, None)
+    with _rllibs_envs_registered():
+        twin = type(env_runner)(
+            env_creator=None,
+            validate_env=None,
+            default_policy_class=None,
+            config=config,
+            worker_index=env_runner.worker_index,
+            num_workers=scale.num_env_runners,
+            recreated_worker=False,
+            log_dir=None,
+            spaces=getattr(env_runner, "spaces", None) or env_runner.get_spaces(),
+            dataset_shards=None,
+            tune_trial_id=getattr(env_runner, "tune_trial_id", None),
+        )
+    for value in vars(twin).values():
+        if isinstance(value, Metric):
+            # Ray metrics belong to the process: a twin must not count into them.
+            vars(value)["inc"] = _do_nothing
+    return twin
+
+
+def _copy_state(env_runner: Any, twin: Any) -> None:
+    if not hasattr(env_runner, "get_state"):
+        return
+    state = dict(env_runner.get_state())
+    module = state.pop("rl_module", None)
+    state = copy.deepcopy(state)
+    state.pop("weights_seq_no", None)  # weights without a number are always accepted
+    if module is not None:
+        state["rl_module"] = module
+    twin.set_state(state)
+
+
+def _env_steps(samples: Any) -> float:
+    return float(sum(episode.env_steps() for episode in samples))
+
+
+def _close_all(twins: _Twins) -> None:
+    while twins.by_envs:
+        _stop(twins.by_envs.popitem()[1])
+
+
+def _stop(twin: Any) -> None:
+    with suppress(Exception):
+        twin.stop()
+
+
+def _do_nothing(*_: Any, **__: Any) -> None:
+    pass
+
+
+def text_of(error: BaseException) -> str:
+    """Return an error's type and message in one line."""
+    # RLlib raises an error without a message, whose cause is the env's.
+    if not str(error) and error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}".strip()[:500]
+
+
+@contextmanager
+def _rllibs_envs_registered() -> Iterator[None]:
+    """Preserve the envs that RLlib registered in gymnasium for the original env runner."""
+    registry = sys.modules["gymnasium"].registry
+
+    def take() -> dict[str, Any]:
+        return {name: registry.pop(name) for name in list(registry) if name.startswith("rllib-")}
+
+    own = take()
+    try:
+        yield
+    finally:
+        take()  # the twin's registrations would keep it alive
+        registry.update(own)
+
+
+def _saved_generators() -> Callable[[], None]:
+    """Return a function that restores the current state of the global random generators."""
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    torch = sys.modules.get("torch")
+    of_torch = torch and torch.get_rng_state()
+    cuda = torch and torch.cuda.is_available() and torch.cuda.is_initialized() and torch.cuda.get_rng_state_all()
+
+    def restore() -> None:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
+        if torch is not None:
+            torch.set_rng_state(of_torch)
+            if cuda:
+                torch.cuda.set_rng_state_all(cuda)
+
+    return restore
+
+
+@contextmanager
+def _within(seconds: float) -> Iterator[None]:
+    """Raise `_Overdue` in the block after `seconds`, and again every second. Needs POSIX timers and the main thread."""
+    if os.name != "posix" or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    armed = True
+
+    def ring(*_: Any) -> None:
+        if armed:
+            raise _Overdue
+
+    timer, handler = signal.getitimer(signal.ITIMER_REAL), signal.signal(signal.SIGALRM, ring)
+    try:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+            yield
+        finally:
+            armed = False
+    finally:  # even if the alarm rang between the block and the line above
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL if handler is None else handler)
