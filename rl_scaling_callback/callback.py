@@ -68,10 +68,10 @@ class ScalingCallback(RLlibCallback):
             decide.
         probe: measure the baseline inside the trial, by sampling a few hundred env steps at the reference scale from time to time.
             No reference trial is needed. Probing takes a few seconds at the start, more if envs are slow to build or reset, and
-            at most 1 % of the time afterwards. Each env runner keeps a second set of envs. With APPO and IMPALA speedups come out
-            low, because probes run only before training, while nothing slows down sampling.
+            at most 1 % of the time afterwards. Each env runner keeps up to two more sets of envs. With APPO and IMPALA speedups
+            come out low, because probes run only before training, while nothing slows down sampling.
         max_probe_seconds: time limit [s] of the probes at the start, together, and of each later round. The first ones also build
-            the envs: up to three sets per env runner. Native code of an env can't be interrupted: a step or reset in progress is
+            the envs. Native code of an env can't be interrupted: a step or reset in progress is
             waited for.
         warmup_iterations: number of iterations at the start to exclude from steady figures.
         min_iterations: minimum length of the steady window, in iterations.

@@ -131,6 +131,8 @@ class ProbedBaseline:
 
         It does not include the prediction error from probes to whole iterations.
         """
+        if self._is_reference:  # the trial is its own reference
+            return 0.0
         half_width = self._estimates["seconds" if self._overlaps else "sampling"].half_width
         return 100 * math.expm1(half_width) if half_width < 20 else NAN
 
@@ -213,7 +215,8 @@ class ProbedBaseline:
         by_round: dict[int, dict[Scale, Probe]] = defaultdict(dict)
         for probe in probes:
             by_round[probe.round][probe.scale] = probe
-        self._seconds_a_round /= len(by_round)
+        # If a time limit ended them early, much of the time went into creating envs.
+        self._seconds_a_round /= rounds
         for by_scale in by_round.values():
             reference, own, alone = (by_scale[scale] for scale in (self._reference, self._own, self._one_runner))
             ratios = Ratios.of(reference, own, self._updates)

@@ -188,13 +188,16 @@ class TrialMonitor:
     def _look_for_drift(self, env_steps: float, sampling_s: float) -> None:
         self._drift.add(sampling_s / env_steps)
         self._change = change = self._drift.read()
-        # A probed baseline follows the drift.
-        if (change > 0 or change < 0) and self._source.source != "probe":
+        # A probed baseline follows the drift, but with APPO and IMPALA it is only probed before training.
+        follows = not self._trial.overlaps
+        if (change > 0 or change < 0) and not (follows and self._source.source == "probe"):
             self._warn(
                 "drift",
                 f"the sampling cost per env step changed by {change:+.0f} % since steady state began, more than noise explains. "
                 "Efficiency is not meaningful unless the baseline was measured at the same stage of training. "
-                "Does the env slow down as the policy improves, or is the machine shared? With probe=True the baseline follows.",
+                "Does the env slow down as the policy improves, or is the machine shared?"
+                + " With probe=True the baseline follows."
+                * follows,
             )
 
     def _diagnose(self, steady: Steady, breakdown: TimeBreakdown, reference: Counterpart) -> str:

@@ -189,7 +189,8 @@ class Prober:
         sync, seconds, answers = self._timed(runners, wanted, until)
         env_steps = sum(answer.env_steps for answer in answers)
         least, least_steps = median(took for _, took, _ in shortest), sum(answer.env_steps for answer in shortest[-1][2])
-        per_step = max(0.0, (seconds - least) / (env_steps - least_steps))
+        seconds = max(seconds, least)  # a longer call can only seem to take less time
+        per_step = (seconds - least) / (env_steps - least_steps)
         call = max(0.0, least - per_step * least_steps)
         return Probe(
             scale,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -33,6 +34,8 @@ _LONGEST_PROBE_S: Final = 30.0
 _LONGEST_STOP_S: Final = 5.0
 _LONGEST_ANSWER_S: Final = 5.0
 _LONGEST_TEXT: Final = 300
+_MOST_ATTEMPTS: Final = 3
+"""At training an iteration whose time is unknown, because the clock jumped."""
 _LONGEST_ITERATION: Final = 200
 """Maximum env steps of an iteration with several learner updates."""
 
@@ -77,10 +80,14 @@ class _Host:
         return evaluation_s
 
     def train(self, scale: Scale) -> TrainedIteration:
-        scaling = self._switch.train(scale)[schema.ROOT]
-        times = scaling["time"]
-        rest = {phase: times[phase] for phase in REST}
-        return TrainedIteration(scale, scaling["env_steps"], times["sample"] + sum(rest.values()), rest)
+        for _ in range(_MOST_ATTEMPTS):
+            scaling = self._switch.train(scale)[schema.ROOT]
+            times = scaling["time"]
+            rest = {phase: times[phase] for phase in REST}
+            seconds = times["sample"] + sum(rest.values())
+            if scaling["env_steps"] > 0 and 0 < seconds < math.inf:
+                return TrainedIteration(scale, scaling["env_steps"], seconds, rest)
+        raise ProbeError(f"{_MOST_ATTEMPTS} training iterations in a row at {scale} could not be timed")
 
     def steps_per_update(self, scales: Sequence[Scale]) -> dict[Scale, float]:
         return {scale: self._prober.steps_per_round(scale) for scale in scales}

@@ -114,7 +114,8 @@ def sweep_by_probes(
         envs: numbers of envs per env runner.
         confirm: whether to confirm the result by training a few iterations.
         budget_s: time limit for probing and training, including the confirmation, once the Algorithm has started [s]; at least one
-            round is run. None for 12 s after the first round, 30 s on a disturbed machine, and 12 s for the confirmation.
+            round is run. None for 12 s after the first round, 30 s on a disturbed machine, and 12 s
+            for the confirmation, or longer if two training iterations with each configuration take longer.
         keep_envs: whether to keep the envs of measured configurations, or close them before creating others.
         say: called with progress messages.
         progress: called with the standings after each round.
@@ -173,7 +174,7 @@ class _TimeLimit:
         self._round_since = clock()
 
     def after_round(self, number: int, is_known: bool, turns: int, turn_s: float) -> float:
-        """Return the time left after another round like this one [s]; negative if there is none.
+        """Return the time left for rounds [s]; with a budget, after another round like this one. Negative if there is none.
 
         Args:
             number: number of rounds so far.
@@ -194,7 +195,8 @@ class _TimeLimit:
     def start_confirming(self, turn_s: float) -> None:
         """Start the confirmation, which has a time limit of its own by default, enough for two turns."""
         if self._budget_s is None:
-            self._until = self._clock() + max(_BUDGET_S, 2 * turn_s)
+            # The first turn may take up to twice the predicted time.
+            self._until = self._clock() + max(_BUDGET_S, 3 * turn_s)
 
     def has(self, seconds: float) -> bool:
         """Return whether so much time is left."""

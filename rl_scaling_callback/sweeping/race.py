@@ -178,7 +178,8 @@ class Race:
             most: maximum numbers of env runners and of envs per env runner.
         """
         known = dict(zip(outcome.scales, np.log(outcome.speedup).tolist(), strict=True))
-        lack, speed = max(self._worth(scale, known[scale]) for scale in outcome.equals)
+        slack = dict(zip(outcome.scales, map(tolerance, outcome.speedup_error.tolist()), strict=True))
+        lack, speed = max(self._worth(scale, known[scale], slack[scale]) for scale in outcome.equals)
         found = set()
         for scale in known.keys() - outcome.out:
             for larger, smaller in _along(scale, most, known):
@@ -188,15 +189,16 @@ class Race:
                     expected += growth * math.log(2)
                 else:
                     expected += growth * (known[scale] - known[smaller]) / math.log2(scale.parallelism / smaller.parallelism)
-                its_lack, its_speed = self._worth(larger, expected)
+                its_lack, its_speed = self._worth(larger, expected, slack[scale])
                 gain = its_speed - speed if its_lack == lack == 0 else its_lack - lack
                 if larger not in known and gain > self.indifference:
                     found.add(larger)
         return tuple(sorted(found))
 
-    def _worth(self, scale: Scale, gained: float) -> tuple[float, float]:
-        """Return the sort key of a speedup (as ln): first its shortfall from the goal, then the speedup itself."""
-        return float(np.minimum(0, gained - np.array(self._required(scale))).sum()), gained
+    def _worth(self, scale: Scale, gained: float, slack: float) -> tuple[float, float]:
+        """Return the sort key of a speedup (as ln): first its shortfall from the goal if above `slack`, then the speedup itself."""
+        margins = gained - np.array(self._required(scale))
+        return float(margins[margins < -slack].sum()), gained
 
     def _required(self, scale: Scale) -> tuple[float, ...]:
         """Return ln of the least speedups that the goal requires of a configuration; unattainable if it takes too many CPUs."""

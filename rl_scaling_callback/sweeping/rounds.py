@@ -25,8 +25,10 @@ from rl_scaling_callback.rllib.prober import ProbeError
 from rl_scaling_callback.sweeping.probe_host import REST, ProbeHost, TrainedIteration
 from rl_scaling_callback.sweeping.race import Outcome, Race
 
-FEWEST_ITERATIONS: Final = 3
-"""As many training iterations as the time of a learner update has coefficients: a + b·r + c·N."""
+_COEFFICIENTS: Final = 3
+"""Coefficients of the time of a learner update: a + b·r + c·N."""
+FEWEST_ITERATIONS: Final = _COEFFICIENTS + 1
+"""With fewer training iterations, their residuals are 0 and say nothing about the error."""
 _TRAINED_SHARE: Final = 0.5
 """Time of the training iterations per time of the probes. A few iterations suffice for what doesn't depend on sampling."""
 
@@ -70,8 +72,12 @@ class ProbeRounds:
 
     @property
     def seconds(self) -> Array:
-        """Sampling time per env step [s], shape (rounds, configurations); NaN without a probe."""
-        rows = [[each[scale].seconds_per_step if scale in each else NAN for scale in self.scales] for each in self.probes]
+        """Sampling time per env step [s], shape (rounds, configurations); NaN without a probe, or if one has failed."""
+        failed = self.failed.keys()
+        rows = [
+            [each[scale].seconds_per_step if scale in each.keys() - failed else NAN for scale in self.scales]
+            for each in self.probes
+        ]
         return np.array(rows, dtype=np.float64)
 
     @property
@@ -88,7 +94,7 @@ class ProbeRounds:
     def rest_error(self) -> float:
         """Relative standard error of `rest`, from the residuals of the training iterations and their degrees of freedom."""
         logs, count = [math.log(self._took(each) / self._update(each.scale)) for each in self.iterations], len(self.iterations)
-        return trimmed_mean(logs).error * math.sqrt((count - 1) / max(1, count - FEWEST_ITERATIONS))
+        return trimmed_mean(logs).error * math.sqrt((count - 1) / max(1, count - _COEFFICIENTS))
 
     @property
     def shares(self) -> dict[str, float]:
@@ -116,8 +122,8 @@ class ProbeRounds:
         return race.judge(self.scales, self.seconds, self.rest, self.rest_error)
 
     def of(self, scale: Scale) -> list[Probe]:
-        """Return the probes of one configuration."""
-        return [each[scale] for each in self.probes if scale in each]
+        """Return the probes of one configuration; none if one has failed."""
+        return [] if scale in self.failed else [each[scale] for each in self.probes if scale in each]
 
     def trained_speedups(self, scale: Scale) -> list[float]:
         """Return ln of the speedups in training: of each iteration over the one of the reference just before it."""

@@ -217,6 +217,7 @@ def test_a_trial_at_the_reference_scale_is_its_own_reference():
     assert probed.compare_with(EMPTY, 1000.0, spent)[:2] == (pytest.approx(1000.0), 1.0)
     lost, _ = losses(SINGLE, 1000.0, spent, *probed.compare_with(EMPTY, 1000.0, spent)[2:])
     assert {cause for cause, points in lost.items() if abs(points) > 1e-9} == {"evaluate"}
+    assert probed.error == 0
 
 
 def test_stepping_and_contention_are_not_split_by_implausible_probes(monkeypatch):

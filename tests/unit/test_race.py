@@ -286,6 +286,16 @@ def test_grid_does_not_grow_beyond_what_can_meet_the_goal(goal, largest):
     assert max(scale.parallelism for scale in scales) == largest
 
 
+@pytest.mark.parametrize("speedup", [2.4, 2.46, 2.49, 2.51])
+def test_grid_grows_if_the_choice_meets_a_minimum_only_within_its_error(speedup):
+    race = Race(Goal("2.5 times", min_speedup=2.5))
+    scales = [SINGLE, Scale(2, 1), Scale(2, 2)]
+    noise = 1 + 0.05 * np.random.default_rng(0).uniform(-1, 1, (6, 1)) * [0, 0, 1]
+    outcome = race.judge(scales, noise * [1, 1 / 1.5, 1 / speedup])
+    assert outcome.choice == Scale(2, 2)
+    assert Scale(2, 4) in race.worth_adding(outcome, Scale(2, 8))
+
+
 def test_runners_grow_up_to_their_limit():
     race = Race(GOALS["fastest"])
     outcome = race.judge([SINGLE, Scale(2, 1), Scale(4, 1)], rounds(np.array([1, 0.5, 0.25]), 3))

@@ -222,6 +222,25 @@ def test_update_time_rises_with_env_runners_and_envs():
     assert rounds.rest == pytest.approx([update(scale) / steps[scale] for scale in scales])
 
 
+def test_few_training_iterations_do_not_hide_their_error():
+    scales = [Scale(2, 4), probes.SINGLE, Scale(2, 2), Scale(2, 1)]
+    rounds = probes.ProbeRounds(scales, dict.fromkeys(scales, 80.0))
+    for scale, learn in zip(scales[: probes.FEWEST_ITERATIONS], [1.0, 1.2, 0.8, 1.1], strict=True):
+        rounds.trained(TrainedIteration(scale, 80.0, 2.0, {"learn": learn, "sync": 0.0, "other": 0.0}))
+    assert rounds.rest_error > 0.05
+
+
+def test_failed_configuration_leaves_the_race():
+    scales = [probes.SINGLE, Scale(1, 2)]
+    found = {scale: Probe(scale, 0, 100.0, 0.1, (0.1,)) for scale in scales}
+    rounds = probes.ProbeRounds(
+        scales, dict.fromkeys(scales, 80.0), [found, {probes.SINGLE: found[probes.SINGLE]}], failed={Scale(1, 2): "crashed"}
+    )
+    assert np.isnan(rounds.seconds[:, 1]).all()
+    assert rounds.of(Scale(1, 2)) == []
+    assert len(rounds.of(probes.SINGLE)) == 2
+
+
 @pytest.mark.parametrize(("budget_s", "is_known", "left"), [(None, True, -3), (None, False, 15), (40.0, False, 20 - 15 - 3)])
 def test_rounds_go_on_for_longer_while_errors_are_large(budget_s, is_known, left):
     """By default only: 12 or 30 s after the first round. Otherwise, another round and three turns of 1 s have to fit in."""
