@@ -169,9 +169,9 @@ class TrialMonitor:
             "runners": {
                 "busy": work.busy,
                 "longest": work.longest,
-                "env_step": _mean([report.env_step for report in work.reports]),
-                "inference": _mean([report.inference for report in work.reports]),
-                "rest": _mean([report.rest for report in work.reports]),
+                "env_step": formulas.mean_of_known(report.env_step for report in work.reports),
+                "inference": formulas.mean_of_known(report.inference for report in work.reports),
+                "rest": formulas.mean_of_known(report.rest for report in work.reports),
                 "reported": float(len(work.reports)),
                 "healthy": healthy,
                 "restarts": restarts,
@@ -210,9 +210,3 @@ class TrialMonitor:
         lost, _ = losses(self._trial.scale, steady.env_steps, breakdown, reference.breakdown, reference.single)
         limits = LearnerLimits.of_window(steady.parts, steady.seconds)
         return diagnosis(lost, limits, steps_in_turn=self._trial.steps_in_turn)
-
-
-def _mean(values: list[float]) -> float:
-    """Return the mean of the known values; NaN if there are none."""
-    known = [value for value in values if value == value]
-    return sum(known) / len(known) if known else NAN
