@@ -7,7 +7,7 @@ import operator
 import random
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Final
@@ -88,13 +88,14 @@ class ProbeRounds:
         chunk, which has a fixed cost. If the algorithm learns once per sampling round, as DQN does, the env steps per update grow
         with N; otherwise they are about constant.
         """
-        return np.array([self._update(scale) / self._steps(scale) for scale in self.scales])
+        return self._updates(self.scales) / [self._steps(scale) for scale in self.scales]
 
     @property
     def rest_error(self) -> float:
         """Relative standard error of `rest`, from the residuals of the training iterations and their degrees of freedom."""
-        logs, count = [math.log(self._took(each) / self._update(each.scale)) for each in self.iterations], len(self.iterations)
-        return trimmed_mean(logs).error * math.sqrt((count - 1) / max(1, count - _COEFFICIENTS))
+        count = len(self.iterations)
+        logs = np.log([self._took(each) for each in self.iterations] / self._updates([each.scale for each in self.iterations]))
+        return trimmed_mean(logs.tolist()).error * math.sqrt((count - 1) / max(1, count - _COEFFICIENTS))
 
     @property
     def shares(self) -> dict[str, float]:
@@ -111,11 +112,12 @@ class ProbeRounds:
         """Return an iteration's seconds other than sampling, per learner update."""
         return sum(iteration.rest.values()) * self._steps(iteration.scale) / iteration.env_steps
 
-    def _update(self, scale: Scale) -> float:
-        """Return a + b·r + c·N with non-negative coefficients, fitted with relative weights."""
+    def _updates(self, scales: Sequence[Scale]) -> Array:
+        """Return a + b·r + c·N at each scale, with non-negative coefficients fitted with relative weights."""
         took = np.array([self._took(each) for each in self.iterations])
-        rows = np.array([_terms(each.scale) for each in self.iterations])
-        return float(nnls(rows / took[:, None], np.ones(len(took)))[0] @ _terms(scale))
+        coefficients = nnls(_terms([each.scale for each in self.iterations]) / took[:, None], np.ones(len(took)))[0]
+        updates: Array = _terms(scales) @ coefficients
+        return updates
 
     def judge(self, race: Race) -> Outcome:
         """Return the outcome of a race after these rounds."""
@@ -143,8 +145,8 @@ class ProbeRounds:
         self.trained_s += iteration.seconds
 
 
-def _terms(scale: Scale) -> Array:
-    return np.array([1.0, scale.num_env_runners, scale.parallelism])
+def _terms(scales: Sequence[Scale]) -> Array:
+    return np.array([[1.0, scale.num_env_runners, scale.parallelism] for scale in scales])
 
 
 def measure(rounds: ProbeRounds, host: ProbeHost, favourite: Scale | None) -> None:
