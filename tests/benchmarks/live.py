@@ -12,11 +12,12 @@ default 12 configurations. Run nothing else at the same time. For one env, in ab
 and likewise for cartpole, slow_step and hopper. An interrupted command loses only its current trial or sweep; run it again to
 complete its round. `--stage summary` prints the tables of an existing file.
 
-Trials are complete: start-up, 2 warm-up iterations and 5 that count. Iterations of over twice the median of their trial, in which
-the machine stood still, count as the median one. The time of a sweep is that of the call, from the start of its Algorithm to the
-page. Neither includes the start of Ray. The rivals (Tune's ASHA and Optuna, doubling by hand, search by trials) see the trials of
-one round and are charged their duration. All choices are judged by rounds that the rivals did not see, one at a time, so "every
-configuration once" shows the uncertainty of the judge; those of sweeps are judged by all rounds together as well.
+Trials are complete: start-up, 2 warm-up iterations and 5 that count, or more with `--iterations`, which are then combined to 5.
+Iterations of over twice the median of their trial, in which the machine stood still, count as the median one. The time of a sweep
+is that of the call, from the start of its Algorithm to the page. Neither includes the start of Ray. The rivals (Tune's ASHA and
+Optuna, doubling by hand, search by trials) see the trials of one round and are charged their duration. All choices are judged by
+rounds that the rivals did not see, one at a time, so "every configuration once" shows the uncertainty of the judge; those of sweeps
+are judged by all rounds together as well.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import astuple
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
@@ -174,7 +176,7 @@ def whole_rounds(data: Data) -> dict[int, dict[Scale, Run]]:
     runs: dict[int, dict[Scale, Run]] = defaultdict(dict)
     for each in data["trials"]:
         iterations = without_stalls([Iteration(**iteration) for iteration in each["iterations"]])
-        runs[each["round"]][Scale(*each["scale"])] = Run(each["start_up"], iterations)
+        runs[each["round"]][Scale(*each["scale"])] = Run(each["start_up"], in_blocks(iterations))
     return {number: found for number, found in runs.items() if len(found) == len(data["runners"]) * len(data["envs"])}
 
 
@@ -182,6 +184,13 @@ def without_stalls(iterations: Sequence[Iteration]) -> tuple[Iteration, ...]:
     """Return iterations, with the median one in place of those that took over twice as long: the machine stood still."""
     middle = sorted(iterations, key=lambda each: each.seconds)[len(iterations) // 2]
     return tuple(middle if each.seconds > 2 * middle.seconds else each for each in iterations)
+
+
+def in_blocks(iterations: Sequence[Iteration]) -> tuple[Iteration, ...]:
+    """Return the warm-up iterations, and the others combined to as many as `FULL` has."""
+    warmup, last = FULL
+    counting = np.array([astuple(each) for each in iterations[warmup:]])
+    return (*iterations[:warmup], *(Iteration(*block.sum(axis=0)) for block in np.array_split(counting, last - warmup)))
 
 
 def regrets(entries: Sequence[Data], truths: Mapping[Any, Mapping[Scale, float]], goal: Goal) -> Iterator[float]:
@@ -203,7 +212,7 @@ def summary(data: Data) -> None:
         number: {scale: found[place] for scale, found in pace.items()} for place, number in enumerate(runs)
     }
     everything = {scale: math.exp(fmean(map(math.log, found))) for scale, found in pace.items()}
-    whole = fmean(sum(run.seconds((2, data["iterations"])) for run in each.values()) for each in runs.values())
+    whole = fmean(sum(run.seconds() for run in each.values()) for each in runs.values())
     one = fmean(run.start_up for each in runs.values() for run in each.values())
     print(f"Every configuration once: {whole:.0f} s, {one:.1f} s of each trial is start-up")
     if len(runs) > 1:
@@ -256,7 +265,7 @@ def main() -> None:
     arguments.add_argument("--runners", type=lambda text: [int(r) for r in text.split(",")], default=[1, 2, 4])
     arguments.add_argument("--envs", type=lambda text: [int(e) for e in text.split(",")], default=[1, 2, 4, 8])
     arguments.add_argument("--steps", type=int, default=1024, help="env steps per iteration")
-    arguments.add_argument("--iterations", type=int, default=FULL[1], help="iterations of a trial, including 2 of warm-up")
+    arguments.add_argument("--iterations", type=int, default=FULL[1], help="iterations of a trial, at least 7")
     arguments.add_argument("--budget", type=float, help="budget of a sweep in minutes, instead of the default")
     options = arguments.parse_args()
 
