@@ -289,7 +289,7 @@ class ScalingCallback(RLlibCallback):
             reader=self._reader,
             window=SteadyWindow(self._options.steady, learns_after=rllib.steps_before_learning(config)),
             load=Load(resources.machine_cores, scale.num_env_runners),
-            is_exclusive=(lambda: NAN) if colocation is None else colocation.look,
+            is_exclusive=lambda: NAN if colocation is None else colocation.exclusive,
             warn=self._warn,
         )
         introspection.watch_end(algorithm, functools.partial(self._attempt, "end", monitor.end, None))

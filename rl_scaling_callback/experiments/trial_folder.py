@@ -14,7 +14,7 @@ from rl_scaling_callback import rllib
 from rl_scaling_callback.analysis.runs import Iteration, LeftOut, Note, Reason, Run
 from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.steady import SteadyRule
+from rl_scaling_callback.core.steady import SteadyRule, is_measurable
 from rl_scaling_callback.experiments.lines import ResultLines
 from rl_scaling_callback.experiments.recording import summarise
 from rl_scaling_callback.rllib import Circumstances
@@ -238,7 +238,8 @@ class _Log:
     def _not_steady(self, name: str, rule: SteadyRule, failed: bool) -> LeftOut:
         iterations, warmup = len(self.iterations), rule.warmup_iterations
         learns_after = rllib.steps_before_learning(self.config)
-        reason: Reason = "learning not started" if learns_after else "unmeasurable" if iterations > warmup else "too short"
+        waits = learns_after > 0 and any(is_measurable(each.env_steps, each.seconds) for each in self.iterations)
+        reason: Reason = "learning not started" if waits else "unmeasurable" if iterations > warmup else "too short"
         figures = {"iterations": iterations, "warmup": warmup, "learns_after": learns_after, "problem": self._problem}
         return LeftOut(name, reason, {**figures, "failed": failed})
 

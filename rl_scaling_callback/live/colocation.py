@@ -34,6 +34,10 @@ class Colocation:
     Args:
         node: name of the node; trials on the same host with the same name see each other.
 
+    Attributes:
+        exclusive: 1.0 if no iteration of another trial overlapped with this trial's last one, else 0.0; NaN if unknown. A trial
+            that waits, evaluates, or was stopped but still exists does no harm.
+
     Raises:
         OSError: the lock file can't be created.
     """
@@ -41,13 +45,6 @@ class Colocation:
     def __init__(self, node: str) -> None:
         self._presence: _Presence | None = None if fcntl is None else _Presence.join(node)
         self.exclusive = NAN
-
-    def look(self) -> float:
-        """Return 1.0 if no iteration of another trial overlapped with this trial's last one, else 0.0; NaN if unknown.
-
-        A trial that waits, evaluates, or was stopped but still exists does no harm.
-        """
-        return self.exclusive
 
     @contextmanager
     def iteration(self) -> Iterator[None]:
@@ -63,7 +60,7 @@ class Colocation:
             presence.end(self)
 
     def leave(self) -> None:
-        """Close the lock file; later calls of `look` return NaN."""
+        """Close the lock file; `exclusive` is NaN from then on."""
         if self._presence is not None:
             self._presence.leave()
             self._presence, self.exclusive = None, NAN

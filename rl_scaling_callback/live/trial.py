@@ -84,7 +84,6 @@ class TrialMonitor:
         self._reader = reader
         self._window = window
         self._drift = Drift()
-        self._change = NAN
         self._load = load
         self._is_exclusive = is_exclusive
         self._warn = warn
@@ -154,7 +153,7 @@ class TrialMonitor:
                 "error": steady.error,
                 "iterations": float(steady.iterations),
                 "converged": float(steady.converged),
-                "drift": self._change,
+                "drift": self._drift.change,
             },
             "time": {
                 "sample": times.sample,
@@ -187,7 +186,7 @@ class TrialMonitor:
 
     def _look_for_drift(self, env_steps: float, sampling_s: float) -> None:
         self._drift.add(sampling_s / env_steps)
-        self._change = change = self._drift.read()
+        change = self._drift.change
         # A probed baseline follows the drift, but with APPO and IMPALA it is only probed before training.
         follows = not self._trial.overlaps
         if (change > 0 or change < 0) and not (follows and self._source.source == "probe"):

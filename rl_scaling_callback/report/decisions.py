@@ -245,6 +245,11 @@ def question_text(check: Check) -> str:
     return _QUESTIONS[check.name]
 
 
+def answer_text(check: Check) -> str:
+    """Return the answer to the question: yes, no or undecided."""
+    return {"met": "yes", "not met": "no"}.get(check.verdict, check.verdict)
+
+
 def evidence_text(check: Check) -> str:
     """Return the numbers behind the verdict, or what is missing and how to get it."""
     found = check.figures

@@ -14,6 +14,7 @@ from rl_scaling_callback.analysis.recommendation import ranking
 from rl_scaling_callback.analysis.runs import SpeedCorrection
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.report.decisions import (
+    answer_text,
     bottleneck_text,
     choice_text,
     code_text,
@@ -272,7 +273,7 @@ def _other_goals(study: StudyReport) -> Iterator[str]:
 
 def details(study: StudyReport) -> Iterator[Section]:
     """Yield the sections behind the recommendation; empty ones are omitted."""
-    checks = [f"{each.stage}: {question_text(each)} {each.verdict}. {evidence_text(each)}" for each in study.checklist]
+    checks = [f"{each.stage}: {question_text(each)} {answer_text(each)}. {evidence_text(each)}" for each in study.checklist]
     for section in (
         Section("Scaling laws", tuple(law_lines(study))),
         Section("Predictions", tuple(prediction_text(study, each) for each in study.predictions())),

@@ -47,7 +47,7 @@ class Neighbour:
 def iterate(trial, meanwhile=lambda: None):
     with trial.iteration():
         meanwhile()
-    return trial.look()
+    return trial.exclusive
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def me(node):
 
 
 def test_alone(me):
-    assert math.isnan(me.look())
+    assert math.isnan(me.exclusive)
     assert [iterate(me) for _ in range(3)] == [1.0, 1.0, 1.0]
 
 
@@ -130,17 +130,17 @@ def test_trials_in_one_process_count_if_their_iterations_overlap(me, node):
     second = Colocation(node)
     with me.iteration(), second.iteration():
         pass
-    assert (me.look(), second.look()) == (0.0, 0.0)
+    assert (me.exclusive, second.exclusive) == (0.0, 0.0)
     with me.iteration():
         pass
     with second.iteration():
         pass
-    assert (me.look(), second.look()) == (1.0, 1.0)
+    assert (me.exclusive, second.exclusive) == (1.0, 1.0)
     with me.iteration():
         with second.iteration():
             pass
-        assert second.look() == 0.0
-    assert me.look() == 0.0
+        assert second.exclusive == 0.0
+    assert me.exclusive == 0.0
     second.leave()
 
 

@@ -6,35 +6,35 @@ import pytest
 from rl_scaling_callback.core.drift import SEGMENT, Drift
 
 
-def read(costs):
+def change_after(costs):
     drift = Drift()
     for cost in costs:
         drift.add(cost)
-    return drift.read()
+    return drift.change
 
 
 def test_nan_with_too_few_iterations():
-    assert math.isnan(read([1.0] * (2 * SEGMENT - 1)))
-    assert read([1.0] * 2 * SEGMENT) == 0.0
+    assert math.isnan(change_after([1.0] * (2 * SEGMENT - 1)))
+    assert change_after([1.0] * 2 * SEGMENT) == 0.0
 
 
 @pytest.mark.parametrize(("change", "expected"), [(2.0, 100.0), (0.5, -50.0), (1.09, 0.0), (0.92, 0.0)])
 def test_only_changes_above_ten_percent_count(change, expected):
-    assert read([1.0] * 50 + [change] * SEGMENT) == pytest.approx(expected)
+    assert change_after([1.0] * 5 * SEGMENT + [change] * SEGMENT) == pytest.approx(expected)
 
 
 def test_changes_within_noise_are_zero():
     spread = [0.7, 1.4] * (SEGMENT // 2)
-    assert read(spread + [1.3 * cost for cost in spread]) == 0.0
+    assert change_after(spread + [1.3 * cost for cost in spread]) == 0.0
 
 
 @pytest.mark.parametrize("cost", [0.0, -1.0, math.nan, math.inf])
 def test_invalid_costs_are_ignored(cost):
-    assert math.isnan(read([cost] * 100))
+    assert math.isnan(change_after([cost] * 100))
 
 
 def test_noise_is_rarely_flagged_as_drift():
-    """With 10 % noise and a lag-1 autocorrelation of 0.3, read after each of 200 iterations: at most 2 of 100 trials."""
+    """With 10 % noise and a lag-1 autocorrelation of 0.3, after each of 200 iterations: at most 2 of 100 trials."""
     rng = np.random.default_rng(0)
     flagged = 0
     for _ in range(100):
@@ -42,6 +42,6 @@ def test_noise_is_rarely_flagged_as_drift():
         for _ in range(200):
             x = 0.3 * x + math.sqrt(1 - 0.3**2) * rng.normal(0, 0.1)
             drift.add(math.exp(x))
-            found = found or abs(drift.read()) > 0
+            found = found or abs(drift.change) > 0
         flagged += found
     assert flagged <= 2

@@ -273,6 +273,11 @@ def test_known_waits_give_losses_of_overlapping_phases(folder):
             "learning not started",
             {"learns_after": 9e6},
         ),
+        (
+            [result(k, env_runners=None, config={"num_steps_sampled_before_learning_starts": 10}) for k in range(1, 5)],
+            "unmeasurable",
+            {"problem": "samples no env steps"},
+        ),
     ],
 )
 def test_unmeasurable_trials_are_left_out_with_the_reason(folder, results, reason, figures):

@@ -211,7 +211,7 @@ def test_lasting_baseline_of_another_speed_warns_once(sps, warns):
     assert list(warnings) == ["lasting"] * warns
 
 
-def test_a_trial_at_the_reference_scale_is_its_own_reference():
+def test_asynchronous_trial_at_the_reference_scale_loses_only_evaluation():
     probed = baseline(Machine(noise=0.1), scale=SINGLE, overlaps=True)
     spent = TimeBreakdown(0.5, 0.3, 0.0, 0.7, 0.2, 0.4, 0.4)
     assert probed.compare_with(EMPTY, 1000.0, spent)[:2] == (pytest.approx(1000.0), 1.0)

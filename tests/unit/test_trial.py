@@ -149,13 +149,13 @@ def test_steps_of_a_failed_iteration_do_not_count_for_the_next():
 def test_slower_sampling_warns_once(timed):
     warnings: dict[str, str] = {}
     measured = trial(warnings=warnings)
-    for iteration in range(101):
+    for iteration in range(97):
         busy = 1.0 + iteration / 100
         work = RunnersWork((RunnerReport(busy=busy),), busy, busy) if timed else RunnersWork()
         steady = measured.measure(result(4000, 0.25 + busy), 0.0, {"sample": busy}, work)["steady"]
         assert math.isnan(steady["drift"]) == (iteration < 16)
-    # 97 % between the means of iterations 2 to 9 and of the last eight; less if learning can't be excluded.
-    assert steady["drift"] == pytest.approx(100 * (1.965 / 1.045 - 1) if timed else 100 * (2.215 / 1.295 - 1), abs=1.0)
+    # 84 % between the means of iterations 2 to 9 and of the last eight; less if learning can't be excluded.
+    assert steady["drift"] == pytest.approx(100 * (1.925 / 1.045 - 1) if timed else 100 * (2.175 / 1.295 - 1), abs=1.0)
     assert "drift" in warnings
 
 
