@@ -50,8 +50,8 @@ class Outcome:
     Attributes:
         scales: the configurations; the first one is the reference.
         speedup: speedup over the reference [×].
-        speedup_error: half-width [%] of the 95 % interval for the speedup in a repeated race, in the same Algorithm. In another one, env
-            runners that outnumber the cores may run faster or slower by more.
+        speedup_error: half-width [%] of the 95 % interval for the speedup in a repeated race, in the same Algorithm. In another
+            one, env runners that outnumber the cores may run faster or slower by more.
         sps: throughput at the mean speed of the rounds [steps/s].
         out: eliminated configurations.
         choice: the best for the goal so far: the cheapest of `equals`.
