@@ -41,7 +41,7 @@ from rl_scaling_callback.live.reading import IterationReader
 from rl_scaling_callback.live.rounds import Rounds
 from rl_scaling_callback.live.sampling import SamplingClock
 from rl_scaling_callback.live.trial import BaselineSource, TrialMonitor
-from rl_scaling_callback.rllib import RunnerReport, introspection
+from rl_scaling_callback.rllib import RunnerReport, hooks, introspection
 from rl_scaling_callback.rllib.prober import ProbeError, Prober, ProbeTimeoutError
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ class ScalingCallback(RLlibCallback):
         try:
             for part, seconds in self._sampling.take().items():
                 key = (rllib.REPORTS, str(env_runner.worker_index), part)
-                metrics_logger.log_value(key, seconds, **introspection.SUM_OF_THE_ITERATION)
+                metrics_logger.log_value(key, seconds, **hooks.SUM_OF_THE_ITERATION)
         except Exception as error:
             self._sampling = None
             self._warn("env runner", f"the times of this env runner can't be reported ({error!r}): runners/* stay NaN")
@@ -242,7 +242,7 @@ class ScalingCallback(RLlibCallback):
 
     def _start(self, algorithm: Algorithm, lasting: BaselineStore | None) -> TrialMonitor:
         config = introspection.config_of(algorithm)
-        settle = {"learn": introspection.wait_for_gpu} if rllib.uses_gpus(config) else {}
+        settle = {"learn": hooks.wait_for_gpu} if rllib.uses_gpus(config) else {}
         # Evaluation in parallel to training costs iteration time only if it outlasts training.
         background = ("evaluate",) if rllib.evaluation_is_parallel(config) else ()
         if rllib.is_new_stack(config) and rllib.is_asynchronous(config):
@@ -252,9 +252,9 @@ class ScalingCallback(RLlibCallback):
             self._phases = clock = PhaseClock(rllib.TIMER_PHASES, settle, background=background)
             self._runners = Rounds()
         if rllib.is_new_stack(config):
-            watch = functools.partial(introspection.watch_reports, algorithm, self._take_reports, self._take_learner_report)
+            watch = functools.partial(hooks.watch_reports, algorithm, self._take_reports, self._take_learner_report)
             self._attempt("env runners", watch, None)
-            self._phases_are_timed = self._attempt("phases", lambda: introspection.watch_phases(algorithm, clock), False)
+            self._phases_are_timed = self._attempt("phases", lambda: hooks.watch_phases(algorithm, clock), False)
             if rllib.is_asynchronous(config):
                 self._learners = self._attempt("learners", lambda: _watch_learners(algorithm, config), None)
         self._clocks_evaluation = not self._phases_are_timed
@@ -263,7 +263,7 @@ class ScalingCallback(RLlibCallback):
         colocation = self._attempt("other trials", lambda: _join(algorithm), None)
         colocated = nullcontext if colocation is None else colocation.iteration
         iteration = functools.partial(self._iteration, colocated)
-        introspection.watch_iterations(algorithm, step=iteration, training_step=functools.partial(self._phases.block, "other"))
+        hooks.watch_iterations(algorithm, step=iteration, training_step=functools.partial(self._phases.block, "other"))
         scale = rllib.read_scale(config)
         storage = introspection.storage_of(algorithm)
         # RLlib doesn't keep Tune's name of the trial, but the trial's folder starts with it.
@@ -292,7 +292,7 @@ class ScalingCallback(RLlibCallback):
             is_exclusive=lambda: NAN if colocation is None else colocation.exclusive,
             warn=self._warn,
         )
-        introspection.watch_end(algorithm, functools.partial(self._attempt, "end", monitor.end, None))
+        hooks.watch_end(algorithm, functools.partial(self._attempt, "end", monitor.end, None))
         return monitor
 
     def _read_timers(self, algorithm: Algorithm, config: Mapping[str, Any]) -> None:
@@ -431,8 +431,8 @@ class ScalingCallback(RLlibCallback):
 
 
 def _watch_learners(algorithm: Algorithm, config: Mapping[str, Any]) -> Learners:
-    settle = {"busy": introspection.wait_for_gpu} if rllib.uses_gpus(config) else {}
-    take = introspection.watch_learners(algorithm, functools.partial(PhaseClock, rllib.LEARNER_PHASES, settle))
+    settle = {"busy": hooks.wait_for_gpu} if rllib.uses_gpus(config) else {}
+    take = hooks.watch_learners(algorithm, functools.partial(PhaseClock, rllib.LEARNER_PHASES, settle))
     group = weakref.proxy(algorithm)
     return Learners(take, max(1, int(rllib.number(config.get("num_learners")))), lambda: introspection.dropped_steps(group))
 

@@ -21,7 +21,7 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from rl_scaling_callback.core import checks
 from rl_scaling_callback.core.probing import Probe
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.rllib import configs, introspection, results, twins
+from rl_scaling_callback.rllib import configs, hooks, results, twins
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -234,7 +234,7 @@ class Prober:
     def _take_in(self, data: Sequence[tuple[Any, Any]]) -> None:
         """Process the env runners' samples and metrics as RLlib does, without side effects on training."""
         with suppress(Exception):
-            merge = getattr(self._metrics, introspection.merging(self._metrics))
+            merge = getattr(self._metrics, hooks.merging(self._metrics))
             merge([metrics for _, metrics in data], key=results.ENV_RUNNER_RESULTS)
         if self._replay_buffer is not None:
             self._replay_buffer.add([episode for episodes, _ in data for episode in episodes])

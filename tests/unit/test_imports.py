@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parents[2] / "rl_scaling_callback"
 NEED_RAY = {
     "callback",
     "reporter",
+    "rllib.hooks",
     "rllib.introspection",
     "rllib.prober",
     "rllib.switch",

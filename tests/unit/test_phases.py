@@ -141,14 +141,14 @@ def test_asynchronous_work_counts_for_the_phase_that_started_it(metrics, now):
 )
 @pytest.mark.parametrize("name", ["aggregate", "merge_and_log_n_dicts"])
 def test_merging_metrics_counts_as_sampling(metrics, now, name, config, seconds):
-    introspection = pytest.importorskip("rl_scaling_callback.rllib.introspection", reason="needs Ray")
+    hooks = pytest.importorskip("rl_scaling_callback.rllib.hooks", reason="needs Ray")
 
     def merge(stats, *, key):
         now[0] += 1.0
 
     setattr(metrics, name, merge)
     clock = PhaseClock({}, clock=lambda: now[0])
-    introspection.watch_phases(SimpleNamespace(metrics=metrics, config=SimpleNamespace(**config)), clock)
+    hooks.watch_phases(SimpleNamespace(metrics=metrics, config=SimpleNamespace(**config)), clock)
     with clock.block("other"):
         getattr(metrics, name)([], key="env_runners")
         getattr(metrics, name)([], key="learners")

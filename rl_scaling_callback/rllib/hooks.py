@@ -1,0 +1,187 @@
+"""Hooks into an Algorithm where RLlib's callbacks have none: iterations, timers, merged metrics, learners."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
+
+from rl_scaling_callback import rllib
+from rl_scaling_callback.rllib.introspection import config_of
+from rl_scaling_callback.rllib.learner_queue import LearnerQueue
+
+if TYPE_CHECKING:
+    from ray.rllib.algorithms.algorithm import Algorithm
+
+    from rl_scaling_callback.live.phases import PhaseClock
+    from rl_scaling_callback.rllib.results import RunnerReport
+
+
+def watch_iterations(algorithm: Algorithm, **blocks: Callable[[], AbstractContextManager[None]]) -> None:
+    """Run each call of the named methods of an Algorithm inside a `with` block, such as `step` (an iteration) or `training_step`.
+
+    Raises:
+        AttributeError: the Algorithm has no such method.
+    """
+    # A strong reference would form a cycle and keep the Algorithm alive until garbage collection.
+    reference = weakref.ref(algorithm)
+    for name, block in blocks.items():
+        method = getattr(type(algorithm), name)
+
+        def call(*args: Any, _method: Any = method, _block: Any = block, **kwargs: Any) -> Any:
+            with _block():
+                return _method(reference(), *args, **kwargs)
+
+        setattr(algorithm, name, call)
+
+
+def watch_end(algorithm: Algorithm, at_end: Callable[[], None]) -> None:
+    """Call `at_end` when the trial ends: RLlib has no hook for it."""
+    own = weakref.ref(algorithm)
+
+    def cleanup() -> None:
+        at_end()
+        ended = own()
+        if ended is not None:
+            type(ended).cleanup(ended)
+
+    algorithm.cleanup = cleanup  # type: ignore[method-assign]
+
+
+def watch_phases(algorithm: Algorithm, clock: PhaseClock) -> bool:
+    """Let `clock` wrap the timers of the Algorithm's code; return True.
+
+    Raises:
+        AttributeError: the Algorithm has no such timers.
+    """
+    metrics: Any = algorithm.metrics
+    clock.watch(metrics)
+    if not rllib.is_asynchronous(config_of(algorithm)):
+        merge = getattr(metrics, merging(metrics))
+
+        # RLlib doesn't time the merging of metrics. It is the last part of sampling and takes longer with more env runners.
+        def merge_in_sample(*args: Any, **kwargs: Any) -> Any:
+            with clock.block("sample") if kwargs.get("key") == rllib.ENV_RUNNER_RESULTS else nullcontext():
+                return merge(*args, **kwargs)
+
+        setattr(metrics, merging(metrics), merge_in_sample)
+    return True
+
+
+def watch_reports(
+    algorithm: Algorithm,
+    take: Callable[[list[tuple[str, RunnerReport]]], None],
+    take_learner: Callable[[Mapping[str, float]], None],
+) -> None:
+    """Pass the env runners' reports on training samples to `take`, and remove them before RLlib merges the metrics.
+
+    Reports of learners in other processes are passed to `take_learner`, one by one.
+
+    RLlib looks up each key of the metrics in each env runner's metrics: reports left in would cost O(runners²), and would show up
+    in results, `algorithm.evaluate()` and checkpoints.
+
+    Raises:
+        AttributeError: the Algorithm has no such metrics.
+    """
+    metrics: Any = algorithm.metrics
+
+    def remove_reports(logged: Sequence[Any], key: Any) -> None:
+        name = key[0] if isinstance(key, tuple) and len(key) == 1 else key
+        if name == rllib.LEARNER_RESULTS:
+            for report in rllib.take_learner_reports(logged):
+                take_learner(report)
+        else:
+            reports = rllib.take_reports(logged)
+            if name == rllib.ENV_RUNNER_RESULTS:
+                take(reports)
+
+    def aggregate_without_reports(stats_dicts: Any, *args: Any, **kwargs: Any) -> Any:
+        stats_dicts = list(stats_dicts)
+        remove_reports(stats_dicts, kwargs.get("key"))
+        return aggregate(stats_dicts, *args, **kwargs)
+
+    def log_without_reports(stats_dict: Any, *args: Any, **kwargs: Any) -> Any:
+        remove_reports([stats_dict], kwargs.get("key"))
+        return log_dict(stats_dict, *args, **kwargs)
+
+    aggregate = getattr(metrics, merging(metrics))
+    setattr(metrics, merging(metrics), aggregate_without_reports)
+    # Older releases log the metrics of a local env runner's evaluation this way.
+    log_dict = metrics.log_dict
+    metrics.log_dict = log_without_reports
+
+
+def merging(metrics: Any) -> str:
+    """Return the name of the method that merges the env runners' metrics: Ray 2.45 uses another one."""
+    return "aggregate" if hasattr(metrics, "aggregate") else "merge_and_log_n_dicts"
+
+
+def watch_learners(algorithm: Algorithm, make_clock: Callable[[], PhaseClock]) -> Callable[[], dict[str, float]] | None:
+    """Time asynchronous learners and watch their queues. Learners in other processes report with their results.
+
+    Args:
+        algorithm: the Algorithm.
+        make_clock: creates the phase clock of a learner, in the learner's process.
+
+    Returns:
+        A function that returns the seconds of each phase of the learner in this process since its last call, and the values of
+        `LearnerQueue.take`; None if the learners run in other processes.
+
+    Raises:
+        AttributeError: learners have no such timers.
+    """
+    group: Any = algorithm.learner_group
+    if group.is_local:
+        takes: list[Callable[[], dict[str, float]]] = []
+        group.foreach_learner(lambda learner, *_: takes.append(_watch_learner(make_clock, learner)))
+        return takes[0]
+    group.foreach_learner(functools.partial(_report_with_results, make_clock))
+    return None
+
+
+def _watch_learner(make_clock: Callable[[], PhaseClock], learner: Any) -> Callable[[], dict[str, float]]:
+    clock = make_clock()
+    clock.watch(learner.metrics)
+    try:
+        watched = LearnerQueue(learner)
+    except Exception:  # the queue is private to RLlib and differs in older releases
+        return clock.take
+    return lambda: {**clock.take(), **watched.take()}
+
+
+def _report_with_results(make_clock: Callable[[], PhaseClock], learner: Any, *_: Any) -> None:
+    """Make a learner add a report to its results. Runs in the learner's process."""
+    take = _watch_learner(make_clock, learner)
+    reduce = learner.metrics.reduce
+
+    def reduce_and_report(*args: Any, **kwargs: Any) -> Any:
+        stats = reduce(*args, **kwargs)
+        stats[rllib.REPORTS] = take()
+        return stats
+
+    learner.metrics.reduce = reduce_and_report
+
+
+def wait_for_gpu() -> None:
+    """Wait for the CUDA work launched by this process, so that its time counts for the phase that launched it."""
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    # Training will meet a GPU error in its next step; don't raise it here.
+    with suppress(Exception):
+        if cuda is not None and cuda.is_initialized():
+            cuda.synchronize()
+
+
+def _sum_of_the_iteration() -> dict[str, Any]:
+    """Return the arguments that make `MetricsLogger.log_value` sum within an iteration and then reset."""
+    default = inspect.signature(MetricsLogger.log_value).parameters.get("clear_on_reduce")
+    # Newer releases always reset and warn about the argument; older ones never reset without it.
+    return {"reduce": "sum"} if default is None or default.default is not False else {"reduce": "sum", "clear_on_reduce": True}
+
+
+SUM_OF_THE_ITERATION: Final = _sum_of_the_iteration()
