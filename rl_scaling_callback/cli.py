@@ -164,13 +164,16 @@ def report(
 
     made = make_report(experiment, goal, reference, correction=correction)
     _show(made, form, output, verbose)
-    for index, study in enumerate(made.studies, start=1):
-        # One subfolder per workload if there are several.
-        own = "" if len(made.studies) == 1 else str(index)
-        if figures is not None:
-            save_figures(study, figures / own)
-        if curve is not None:
-            write_curve(study, curve / own)
+    try:
+        for index, study in enumerate(made.studies, start=1):
+            # One subfolder per workload if there are several.
+            own = "" if len(made.studies) == 1 else str(index)
+            if figures is not None:
+                save_figures(study, figures / own)
+            if curve is not None:
+                write_curve(study, curve / own)
+    except OSError as error:
+        raise click.ClickException(f"the folder can't be written: {error}") from None
     if exit_code:
         sys.exit(EXIT_CODES[made.studies[0].recommendation.verdict] if made.studies else UNREADABLE)
 

@@ -9,6 +9,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import NormalDist, fmean
 from typing import Final
 
 from rl_scaling_callback.analysis.interference import NOTABLE_CORES, undisturbed
@@ -23,6 +24,8 @@ from rl_scaling_callback.core.steady import Steady
 
 SINGLE: Final = Scale(1, 1)
 """The usual reference: 1 env runner × 1 env."""
+
+_NORMAL: Final = NormalDist().inv_cdf(0.975)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,8 +172,9 @@ def _configuration(study: Study, cell: _Cell, cells: Mapping[Scale, _Cell], base
     if baseline is not None and steps_count and not same_steps(cell.steps, baseline.steps):
         notes.append(Note("other steps", {"here": cell.steps, "baseline": baseline.steps}))
     elif baseline is not None:
-        speedup = formulas.speedup(steady.sps, baseline.steady.sps / baseline.scale.parallelism)
-        variance = cell.variance + baseline.variance + _left_variance(study, scale, baseline.scale)
+        unit_sps, variance = _unit(cell, baseline)
+        speedup = formulas.speedup(steady.sps, unit_sps)
+        variance += cell.variance + _left_variance(study, scale, baseline.scale)
         speedup_error = 0.0 if cell is baseline else noise.error(variance)
         if study.exclusive_phases or study.waits_are_known:
             lost, estimated = _losses(cell, cells, baseline)
@@ -201,6 +205,18 @@ def _configuration(study: Study, cell: _Cell, cells: Mapping[Scale, _Cell], base
         disturbed=any(run.exclusive == 0 or run.others > NOTABLE_CORES for run in (*runs, *(baseline.runs if baseline else ()))),
         notes=tuple(notes),
     )
+
+
+def _unit(cell: _Cell, baseline: _Cell) -> tuple[float, float]:
+    """Return the baseline's SPS per unit of parallelism and the variance of its logarithm.
+
+    Without runs of the baseline, it is the one probed in the cell's own runs, at the same speed of the machine.
+    """
+    own = [run for run in cell.runs if run.baseline_sps > 0]
+    if baseline.runs or not own:
+        return baseline.steady.sps / baseline.scale.parallelism, baseline.variance
+    variances = [(math.log1p(run.baseline_error / 100) / _NORMAL) ** 2 for run in own]
+    return fmean(run.baseline_sps for run in own), sum(variances) / len(own) ** 2
 
 
 def _left_variance(study: Study, scale: Scale, other: Scale | None = None) -> float:

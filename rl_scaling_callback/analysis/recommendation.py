@@ -195,11 +195,12 @@ def _distance(configuration: Configuration, goal: Goal) -> tuple[float, ...]:
 
 def ranking(configurations: Sequence[Configuration]) -> list[list[Configuration]]:
     """Return the configurations in groups, fastest first: those of a group are tied with its fastest within noise."""
-    left = sorted((each for each in configurations if each.sps > 0), key=lambda each: -each.sps)
-    groups = []
-    while left:
-        groups.append([each for each in left if each is left[0] or tied(each, left[0])])
-        left = [each for each in left if each not in groups[-1]]
+    groups: list[list[Configuration]] = []
+    for each in sorted((each for each in configurations if each.sps > 0), key=lambda each: -each.sps):
+        if groups and tied(each, groups[-1][0]):
+            groups[-1].append(each)
+        else:
+            groups.append([each])
     return groups
 
 

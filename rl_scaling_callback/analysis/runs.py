@@ -58,7 +58,7 @@ NoteKind = Literal[
     # about the probes of a configuration
     "confirmed", "contradicted", "evaluation excluded",
     # about a baseline from outside the experiment
-    "from file", "from trials",
+    "from file", "from trials", "from probes",
 ]  # fmt: skip
 
 
@@ -90,6 +90,9 @@ class Run:
         vram_utilisation: the same for the memory of its fullest GPU.
         exclusive: 1.0 if no other trial ran at the same time in the steady window, 0.0 if one did, NaN if unknown.
         others: cores that other programs kept busy on its machine, mean over the steady window; NaN if unknown.
+        baseline_sps: SPS of the baseline probed in it, over its steady window and per unit of parallelism [steps/s]; NaN if none
+            was.
+        baseline_error: half-width [%] of the 95 % interval of that baseline; NaN if unknown.
         samples: its iterations, thinned to a few hundred.
         notes: caveats about it.
     """
@@ -104,6 +107,8 @@ class Run:
     vram_utilisation: float = NAN
     exclusive: float = NAN
     others: float = NAN
+    baseline_sps: float = NAN
+    baseline_error: float = NAN
     samples: tuple[Iteration, ...] = ()
     notes: tuple[Note, ...] = ()
 

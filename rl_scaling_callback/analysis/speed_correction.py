@@ -78,7 +78,10 @@ def correct_speed(study: Study, correction: Correction = "repeated") -> Study:
     if found is None:
         return study
     factors = np.exp(-found.slope * slowness)
-    corrected = tuple(replace(run, steady=_times(run.steady, float(factor))) for run, factor in zip(runs, factors, strict=True))
+    corrected = tuple(
+        replace(run, steady=_times(run.steady, factor), baseline_sps=run.baseline_sps / factor)
+        for run, factor in zip(runs, factors.tolist(), strict=True)
+    )
     return replace(study, runs=corrected, correction=found)
 
 

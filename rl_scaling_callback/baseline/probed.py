@@ -240,9 +240,13 @@ class ProbedBaseline:
         self._alone = NAN if found.mean - found.half_width > 1.05 else found.mean
         if not self.error <= _LARGE_ERROR:
             known = f"±{self.error:.0f} %" if self.error > 0 else "their error is unknown"
+            cut = (
+                f"The limit max_probe_seconds allowed {len(self._rounds)} of {_FIRST_ROUNDS} rounds of probes: increase it. "
+                if len(self._rounds) < _FIRST_ROUNDS
+                else ""
+            )
             self._warn(
                 "error",
-                f"the probed baseline is uncertain, and so are speedups: {known}, after {len(self._rounds)} rounds of probes (see "
-                "baseline/error). Keep other programs off the CPU cores. If the limit max_probe_seconds allowed fewer than "
-                f"{_FIRST_ROUNDS} rounds, increase it. Or measure the baseline with a reference trial.",
+                f"the probed baseline is uncertain, and so are speedups: {known} (see baseline/error). {cut}Keep other programs "
+                "off the CPU cores, or measure the baseline with a reference trial.",
             )

@@ -16,7 +16,8 @@ SEGMENT: Final = 8
 SMALLEST: Final = 10.0
 """Changes below this [%] are ignored: the speed of a shared machine varies by as much within a minute."""
 _SMALLEST_CHANGE: Final = math.log1p(SMALLEST / 100)
-_T: Final = float(stdtrit(2 * SEGMENT - 2, 0.9995))
+_PLACES: Final = [place - (SEGMENT - 1) / 2 for place in range(SEGMENT)]
+_T: Final = float(stdtrit(2 * SEGMENT - 4, 0.9995))
 
 
 class Drift:
@@ -26,12 +27,13 @@ class Drift:
     looks like a loss of efficiency. The test compares the means of x = log(cost per env step) over two segments of equal length m.
     A change counts when its 99.9 % interval lies beyond ±`SMALLEST`:
 
-        |x̄₂ − x̄₁| − t(2m − 2) · s · sqrt(2/m · (1 + ρ)/(1 − ρ)) > log(1 + SMALLEST/100)
+        |x̄₂ − x̄₁| − t(2m − 4) · s · sqrt(2/m · (1 + ρ)/(1 − ρ)) > log(1 + SMALLEST/100)
 
-    where s is the pooled standard deviation within the segments and ρ their lag-1 autocorrelation, corrected as in `SteadyWindow`.
+    where s is the pooled standard deviation within the segments, around a linear trend in each, and ρ their lag-1 autocorrelation.
+    That of residuals around a trend is biased low by (2 + 4ρ)/m, which is added back, and ρ is clipped to [0, 0.95].
     The level is high because the test is repeated for every segment. In simulations of 500 iterations with 10 % noise, none of
-    2,000 trials was flagged with independent noise, and 2.4 % with ρ = 0.5. An increase of 1 % per iteration was flagged after
-    32 iterations (median) at 5 % noise.
+    2,000 trials was flagged with independent noise, and 4.1 % with ρ = 0.5. An increase of 1 % per iteration was flagged after
+    32 iterations (median) at 5 % noise, one of 4 % after 16.
 
     Attributes:
         change: change in cost per env step from the first to the latest complete segment [%]; 0 if noise may explain it, NaN
@@ -62,14 +64,15 @@ class Drift:
 def _change(first: tuple[float, float, float], latest: tuple[float, float, float]) -> float:
     change, squares, products = latest[0] - first[0], first[1] + latest[1], first[2] + latest[2]
     sampled = products / squares if squares > 0 else 0.0
-    rho = min(0.95, max(0.0, sampled + (1 + 3 * sampled) / SEGMENT))
-    std = math.sqrt(squares / (2 * SEGMENT - 2))
+    rho = min(0.95, max(0.0, sampled + (2 + 4 * sampled) / SEGMENT))
+    std = math.sqrt(squares / (2 * SEGMENT - 4))
     half_width = _T * std * math.sqrt(2 / SEGMENT * (1 + rho) / (1 - rho))
     return 100 * math.expm1(min(change, 20.0)) if abs(change) - half_width > _SMALLEST_CHANGE else 0.0
 
 
 def _moments(segment: Sequence[float]) -> tuple[float, float, float]:
-    """Return the mean of a segment, and the sums of squares and of products of neighbours around it."""
+    """Return the mean of a segment, and the sums of squares and of products of neighbours of its residuals around a trend."""
     mean = sum(segment) / SEGMENT
-    centred = [x - mean for x in segment]
-    return mean, sum([x * x for x in centred]), sum([x * y for x, y in pairwise(centred)])
+    slope = sum([place * x for place, x in zip(_PLACES, segment, strict=True)]) / sum([place * place for place in _PLACES])
+    left = [x - mean - slope * place for place, x in zip(_PLACES, segment, strict=True)]
+    return mean, sum([x * x for x in left]), sum([x * y for x, y in pairwise(left)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -39,11 +39,12 @@ def read_table(location: Location, *, rule: SteadyRule) -> Experiment:
     try:
         # Spreadsheets write a byte order mark.
         rows = csv.DictReader(io.StringIO(location.read().decode("utf-8-sig"), newline=""), skipinitialspace=True)
-        _check(location, rows.fieldnames or ())
+        rows.fieldnames = header = [name.strip() for name in rows.fieldnames or ()]
+        _check(location, header)
         for row in rows:
             try:
                 scale, env_steps, seconds = _read(row)
-            except (TypeError, ValueError) as error:
+            except ValueError as error:
                 left_out.append(LeftOut(f"{location.name}, line {rows.line_num}", "row", {"error": str(error)}))
                 continue
             iterations = runs.setdefault(scale, [])
@@ -55,7 +56,7 @@ def read_table(location: Location, *, rule: SteadyRule) -> Experiment:
         raise ExperimentError(f"{location.text}: {reason}. {_WANTED}")
     measured = replace(rule, warmup_iterations=0)
     found = [summarise(iterations, measured, name=str(scale), scale=scale) for scale, iterations in runs.items()]
-    if not {*CSV_COLUMNS[2:]} & {*(rows.fieldnames or ())}:
+    if not {*CSV_COLUMNS[2:]} & {*header}:
         found = [_without_steps(run) for run in found]
     study = Study(title=posixpath.splitext(location.name)[0], runs=tuple(found))
     return Experiment(location.text, (study,), tuple(left_out))
@@ -67,21 +68,26 @@ _WANTED: Final = (
 )
 
 
-def _check(location: Location, header: object) -> None:
-    names = set(header) if isinstance(header, (list, tuple)) else set()
-    runners, _, *work = CSV_COLUMNS
-    needed = [runners] if "sps" in names else [runners, *work]
-    missing = [column for column in needed if column not in names]
-    if missing:
-        raise ExperimentError(f"{location.text} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}. {_WANTED}")
+def _check(location: Location, header: Sequence[str]) -> None:
+    runners, envs, *work = CSV_COLUMNS
+    needed = [runners] if "sps" in header else [runners, *work]
+    if any("env" in name.lower() for name in {*header} - {*CSV_COLUMNS}):
+        needed.append(envs)  # rather than ignore a misspelt one
+    missing = [column for column in needed if column not in header]
+    twice = [column for column in (*CSV_COLUMNS, "sps") if header.count(column) > 1]
+    if missing or twice:
+        problem = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(twice)} twice"
+        raise ExperimentError(f"{location.text} {problem}; its columns are {', '.join(header) or 'empty'}. {_WANTED}")
 
 
 def _read(row: Mapping[str, str]) -> tuple[Scale, float, float]:
     """Return the scale, env steps and seconds of a row; for one env step if only SPS is known."""
+    if None in row:
+        raise ValueError("it has more fields than the header. Write numbers without thousands separators")
     runners, envs, *work = CSV_COLUMNS
-    scale = Scale(int(row[runners]), int(row.get(envs, "1")))
+    scale = Scale(_count(row, runners), _count(row, envs) if envs in row else 1)
     given = [column for column in work if column in row]
-    known = {column: float(row[column]) for column in (given if given == work else [*given, "sps"])}
+    known = {column: _number(row, column) for column in (given if given == work else [*given, "sps"])}
     sps = known.get("sps", NAN)
     env_steps = known.get("env_steps", sps * known["time_this_iter_s"] if "time_this_iter_s" in known else 1.0)
     seconds = known.get("time_this_iter_s", ratio(env_steps, sps))
@@ -89,6 +95,20 @@ def _read(row: Mapping[str, str]) -> tuple[Scale, float, float]:
         given_values = " and ".join(f"{column} is {row[column]!r}" for column in known)
         raise ValueError(f"{given_values}; allowed are 1 to 1e15 env steps in 1e-9 to 1e9 s")
     return scale, env_steps, seconds
+
+
+def _number(row: Mapping[str, str], column: str) -> float:
+    try:
+        return float(row[column])
+    except (TypeError, ValueError):  # None if the row is too short
+        raise ValueError(f"{column} is {row[column]!r}, not a number") from None
+
+
+def _count(row: Mapping[str, str], column: str) -> int:
+    number = _number(row, column)
+    if not number.is_integer():
+        raise ValueError(f"{column} is {row[column]!r}; allowed are whole numbers")
+    return int(number)
 
 
 def _without_steps(run: Run) -> Run:

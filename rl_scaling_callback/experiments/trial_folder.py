@@ -32,6 +32,9 @@ _USED: Final = (
     "exclusive",
     "cores/others",
     "steady/drift",
+    "steady/sps",
+    "steady/speedup",
+    "baseline/error",
     "account/exclusive",
     "learner/busy",
 )
@@ -115,7 +118,7 @@ class _Log:
         self._overlaps: list[tuple[float, ...]] = []
         self._last: Circumstances | None = None
         self._cpus = NAN
-        self._unit_sps = NAN
+        self._unit_sps = self._probed_sps = self._probed_error = NAN
         self._comparable = NAN
         self._drift = NAN
         self._exact = False
@@ -172,9 +175,9 @@ class _Log:
         )
         self._last = now
         self._workload_id = rllib.read_workload_id(result)
-        self._take_in_comparison(scaling)
+        self._take_in_comparison(scaling, rllib.read_baseline_source(result) == "probe")
 
-    def _take_in_comparison(self, scaling: Mapping[str, float]) -> None:
+    def _take_in_comparison(self, scaling: Mapping[str, float], probed: bool) -> None:
         cpus = ratio(scaling.get("sps", NAN), scaling.get("sps_per_cpu", NAN))
         if cpus == cpus:
             self._cpus = round(cpus, 6)
@@ -182,6 +185,8 @@ class _Log:
         self._drift = scaling.get("steady/drift", NAN)
         self._exact = scaling.get("account/exclusive", NAN) == 1
         self._unit_sps = scaling.get("baseline_sps", NAN) if self._comparable == 1 else NAN
+        self._probed_sps = ratio(scaling["steady/sps"], scaling["steady/speedup"]) if probed else NAN
+        self._probed_error = scaling["baseline/error"] if probed else NAN
 
     def read(self, name: str, rule: SteadyRule, failed: bool) -> TrialRead | LeftOut:
         """Return the trial, or the reason why it is left out."""
@@ -198,6 +203,8 @@ class _Log:
             name=name,
             scale=scale,
             cpus=rllib.read_cpus(self.config) if math.isnan(self._cpus) else self._cpus,
+            baseline_sps=self._probed_sps,
+            baseline_error=self._probed_error,
             notes=(*self._notes(failed), *_limits(self._overlaps[rule.warmup_iterations :])),
         )
         if run.steady.iterations == 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean
 from typing import Any, Final
 
 from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Note, Run, Study
@@ -166,10 +167,11 @@ def _given(facts: Mapping[str, Any], trials: Sequence[TrialRead], baselines: Seq
     recorded = [trial.unit_sps for trial in trials if trial.unit_sps > 0]
     if not recorded:
         return None
-    # The last trial used the most refined baseline. Only its throughput is known.
-    sps = recorded[-1] * reference.parallelism
+    # The last trial used the most refined stored baseline; a probed one belongs to its own trial. Only throughputs are known.
+    probed = [trial.run.baseline_sps for trial in trials if trial.run.baseline_sps > 0]
+    sps = (fmean(probed) if probed else recorded[-1]) * reference.parallelism
     steady = Steady(sps=sps, error=NAN, iterations=0, env_steps=NAN, seconds=NAN, converged=False, settled=False)
-    return Run(name="", scale=reference, steady=steady, notes=(Note("from trials"),))
+    return Run(name="", scale=reference, steady=steady, notes=(Note("from probes" if probed else "from trials"),))
 
 
 def _titles(groups: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -194,7 +194,7 @@ class TrialMonitor:
                 "drift",
                 f"the sampling cost per env step changed by {change:+.0f} % since steady state began, more than noise explains. "
                 "Efficiency is not meaningful unless the baseline was measured at the same stage of training. "
-                "Does the env slow down as the policy improves, or is the machine shared?"
+                f"Does the env {'slow down' if change > 0 else 'get faster'} as the policy improves, or is the machine shared?"
                 + " With probe=True the baseline follows."
                 * follows,
             )

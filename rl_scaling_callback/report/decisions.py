@@ -17,7 +17,7 @@ from rl_scaling_callback.report.text import counted, cpus, listed, percent, prin
 
 _TO_GET_A_BASELINE: Final = (
     f"Run a trial of the same workload with 1 env runner × 1 env for {ENOUGH_ITERATIONS} iterations, "
-    "or give ScalingCallback probe=True, a baseline_dir or baseline_sps."
+    "or give ScalingCallback probe=True, a baseline_dir or baseline_sps. A table needs a row of that scale."
 )
 _TO_GET_A_THROUGHPUT: Final = (
     f"The first {DEFAULT_RULE.warmup_iterations} iterations of a trial are warm-up: run it for {ENOUGH_ITERATIONS}."
@@ -193,7 +193,7 @@ def bottleneck_text(recommendation: Recommendation) -> str:
     serial = formulas.serial_fraction(choice.speedup, choice.scale.parallelism)
     if not serial > 0:
         return ""
-    return f"an effective serial fraction of {rounded(100 * serial, 0)} % (Karp–Flatt); the phases were not recorded"
+    return f"an effective serial fraction of {rounded(100 * serial, 0)} % (Karp–Flatt); the baseline's phases are unknown"
 
 
 def code_text(recommendation: Recommendation) -> str:
@@ -295,9 +295,9 @@ _EVIDENCE: Final[Mapping[tuple[str, str], str | Callable[[Mapping[str, Any]], st
     ("", "is baseline"): lambda found: f"The choice, {found['choice'].scale}, is the baseline.",
     ("", "none used"): _NO_GPU,
     ("baseline", "measured"): _baseline,
-    ("baseline", "given"): lambda found: f"{rounded(found['sps'], 0)} steps/s, from outside this experiment.",
+    ("baseline", "given"): lambda found: f"{rounded(found['sps'], 0)} steps/s; the experiment has no run at that scale.",
     ("cores", "recorded"): lambda found: f"{found['most']:g} logical cores.",
-    ("cores", "not recorded"): "Not recorded: ScalingCallback records the cores of a trial's hosts.",
+    ("cores", "not recorded"): "Not recorded: the baseline file that a 1r×1e trial with ScalingCallback writes contains them.",
     ("gpu", "recorded"): lambda found: f"{listed(found['names'])}, as named by Ray.",
     ("gpu", "not recorded"): "Not recorded: run nvidia-smi on the training host.",
     ("gpu", "not named"): "A GPU is used, but its name was not recorded: run nvidia-smi on the training host.",

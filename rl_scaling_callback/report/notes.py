@@ -60,6 +60,7 @@ _NOTES: Final[Mapping[NoteKind, Text]] = {
     "{speedup:.2f}×",
     "from file": lambda found: f"from the experiment's baseline file{f', measured {time}' if (time := found['time']) else ''}",
     "from trials": "as recorded by the trials",
+    "from probes": "the mean of those probed in the trials, each of which is compared with its own",
 }
 
 _REASONS: Final[Mapping[Reason, Text]] = {

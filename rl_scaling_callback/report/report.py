@@ -114,8 +114,11 @@ def make_report(
             undetermined; by default each configuration is judged by its own figures.
 
     Raises:
+        TypeError: if `experiment` is not an `Experiment`.
         ValueError: if the goal, scale or correction is not allowed.
     """
+    if not isinstance(experiment, Experiment):
+        raise TypeError(f"experiment is {experiment!r}; allowed is an Experiment: read_experiment(path) returns one")
     goal = goal if isinstance(goal, Goal) else Goal.of(goal)
     reference = reference if isinstance(reference, Scale) else Scale.parse(reference)
     studies = [correct_speed(study, correction) for study in experiment.studies]

@@ -205,7 +205,7 @@ def notes(study: StudyReport) -> Iterator[str]:
     if study.study.baseline is not None:
         baseline = study.study.baseline
         origin = (f"{rounded(baseline.steady.sps, 0)} steps/s", baseline.name, notes_text(baseline.notes))
-        yield f"Baseline from outside the experiment's runs: {printable(', '.join(filter(None, origin)))}."
+        yield f"No run at the scale of the baseline; its throughput: {printable(', '.join(filter(None, origin)))}."
     for c in found:
         if c.notes:
             yield f"{c.scale}: {printable(notes_text(c.notes))}"

@@ -267,6 +267,12 @@ def read_injected(result: Mapping[str, Any], names: Iterable[str]) -> dict[str, 
     return values
 
 
+def read_baseline_source(result: Mapping[str, Any]) -> str:
+    """Return where the injected baseline comes from (see `schema`); "" if there is none."""
+    source = mapping(mapping(result.get(schema.ROOT)).get("baseline")).get("source")
+    return source if isinstance(source, str) else ""
+
+
 def read_workload_id(result: Mapping[str, Any]) -> str:
     """Return the injected workload id; "" if there is none."""
     workload = mapping(result.get(schema.ROOT)).get("workload")

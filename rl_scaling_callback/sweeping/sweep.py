@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+
 from rl_scaling_callback import rllib
 from rl_scaling_callback.analysis.goals import Goal
 from rl_scaling_callback.core.checks import at_least, positive
@@ -21,8 +23,6 @@ from rl_scaling_callback.sweeping.probes import Counts, powers_of_two, race_for,
 from rl_scaling_callback.sweeping.trials import NAME, STORAGE, sweep_by_trials
 
 if TYPE_CHECKING:
-    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
-
     from rl_scaling_callback.report import Report
     from rl_scaling_callback.report.progress import ProgressView
 
@@ -78,7 +78,7 @@ def sweep(
         sweep by probes was interrupted.
 
     Raises:
-        TypeError: unknown option.
+        TypeError: unknown option, or `config` is not an AlgorithmConfig.
         ValueError: an option is invalid, or the cluster can never run the grid.
         ProbeError: the config can't be probed, with `engine="probes"`.
         TimeoutError: the cluster's resources are in use by others.
@@ -94,6 +94,10 @@ def sweep(
     runners, envs = _counts("runners", runners), _counts("envs", envs)
     if unknown := trials.keys() - inspect.signature(sweep_by_trials).parameters.keys():
         raise TypeError(f"sweep() got an unexpected keyword argument {min(unknown)!r}")
+    if engine == "probes" and (trials.get("resume") or trials.get("reuse")):
+        raise ValueError("engine is 'probes', but resume and reuse continue trials; allowed with them are auto and trials")
+    if not isinstance(config, AlgorithmConfig):
+        raise TypeError(f"config is {config!r}; allowed is an AlgorithmConfig, such as PPOConfig().environment(...)")
     connect(placement.cpus_for(config, hardware.usable_cores()))
     if engine != "trials" and not (trials.get("resume") or trials.get("reuse")):
         try:

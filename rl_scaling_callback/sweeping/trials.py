@@ -255,6 +255,10 @@ class _Announcer(tune.Callback):
         self._searcher = searcher
         self._say = say
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return nothing: Tune stores its callbacks, but Ray replaces `print`, which then can't be pickled."""
+        return {}
+
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Announce the trial."""
         scale = _scale_of(trial)

@@ -37,7 +37,7 @@ def test_checklist_without_recorded_facts():
     assert all(question_text(each).endswith("?") for each in found)
     assert [evidence_text(each) for each in found] == [
         "1r×1e: 1,380 steps/s, no error estimate, from 0 runs.",
-        "Not recorded: ScalingCallback records the cores of a trial's hosts.",
+        "Not recorded: the baseline file that a 1r×1e trial with ScalingCallback writes contains them.",
         "Not recorded: run nvidia-smi on the training host.",
         "Not recorded: RLlib reports it under perf, for iterations of 0.7 s or more.",
         "Not recorded: RLlib needs GPUtil to record it. Or watch nvidia-smi during a trial.",

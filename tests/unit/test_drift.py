@@ -23,6 +23,14 @@ def test_only_changes_above_ten_percent_count(change, expected):
     assert change_after([1.0] * 5 * SEGMENT + [change] * SEGMENT) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+@pytest.mark.parametrize("growth", [0.04, -0.03, 0.1])
+def test_steady_trends_are_not_noise(growth, noise):
+    rng = np.random.default_rng(0)
+    changed = change_after([math.exp(growth * k + rng.normal(0, noise)) for k in range(4 * SEGMENT)])
+    assert math.log1p(changed / 100) == pytest.approx(growth * 3 * SEGMENT, rel=0.1)
+
+
 def test_changes_within_noise_are_zero():
     spread = [0.7, 1.4] * (SEGMENT // 2)
     assert change_after(spread + [1.3 * cost for cost in spread]) == 0.0

@@ -390,6 +390,19 @@ def test_recorded_baseline_sps_replaces_a_missing_reference(folder):
     assert folder.read(reference=Scale(4, 1)).studies[0].baseline.steady.sps == 2800.0
 
 
+def test_trials_that_probed_their_baseline_are_compared_with_their_own(folder):
+    for envs, speedup, last, error in ((2, 1.6, 400.0, 5.0), (4, 2.0, 900.0, 20.0)):
+        probed = {"baseline/source": "probe", "baseline/error": error, "baseline_sps": last, "comparable": 1.0}
+        scaling = MEASURED | probed | {"steady/sps": 1000.0, "steady/speedup": speedup}
+        folder.trial([result(k, scaling=scaling, config={"num_envs_per_env_runner": envs}) for k in range(1, 9)])
+    (study,) = folder.read().studies
+    assert study.baseline.notes == (Note("from probes"),)
+    small, large = configurations(study)
+    # Each ran at 1,024 steps/s.
+    assert [small.speedup, large.speedup] == [pytest.approx(1.024 * 1.6), pytest.approx(1.024 * 2.0)]
+    assert 0 < small.speedup_error < large.speedup_error
+
+
 def test_env_runners_on_other_hardware_separate_studies(folder):
     for workload in ("here", "here", "there"):
         folder.trial([result(k, scaling={**MEASURED, "workload": workload}) for k in range(1, 6)])
@@ -551,7 +564,9 @@ def test_report_from_throughputs_alone(tmp_path):
     assert made.studies[0].laws.chosen is not None
 
 
-@pytest.mark.parametrize("row", ["1,1,many,1", "1,1,100,0", "1,1,100", "1,0,100,1", "1.5,1,100,1", "1,1,inf,1", "1,1,100,nan"])
+@pytest.mark.parametrize(
+    "row", ["1,1,many,1", "1,1,100,0", "1,1,100", "1,0,100,1", "1.5,1,100,1", "1,1,1,000,1", "1,1,inf,1", "1,1,100,nan"]
+)
 def test_unreadable_rows_are_left_out_by_line(tmp_path, row):
     experiment = read_experiment(table(tmp_path, f"{HEADER}\n1,1,100,1\n{row}\n"))
     (left_out,) = experiment.left_out
@@ -562,12 +577,18 @@ def test_unreadable_rows_are_left_out_by_line(tmp_path, row):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("num_envs_per_env_runner,env_steps\n1,100\n", "lacks the columns num_env_runners, time_this_iter_s"),
-        ("num_envs_per_env_runner,sps\n1,100\n", "lacks the column num_env_runners."),
+        (
+            "num_envs_per_env_runner,env_steps\n1,100\n",
+            "num_env_runners, time_this_iter_s; its columns are num_envs_",
+        ),
+        ("num_envs_per_env_runner,sps\n1,100\n", "lacks num_env_runners;"),
         ("num_env_runners,sps\n1,0\n", "no row can be read (sps is '0'"),
-        (HEADER.replace(",env_steps", "") + "\n", "lacks the column env_steps."),
+        (HEADER.replace(",env_steps", "") + "\n", "lacks env_steps;"),
+        ("num_env_runners,num_envs,sps\n1,1,100\n", "lacks num_envs_per_env_runner;"),
+        ("num_env_runners,sps,sps\n1,1,100\n", "has sps twice"),
+        ("num_env_runners;sps\n1;100\n", "its columns are num_env_runners;sps"),
         (HEADER + "\n", "it has no rows"),
-        ("", "lacks the columns"),
+        ("", "lacks num_env_runners"),
         (HEADER + "\n1,1,1,0\n", "no row can be read (env_steps is '1' and time_this_iter_s is '0'"),
     ],
 )

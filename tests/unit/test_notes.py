@@ -49,6 +49,7 @@ NOTES = [
     ("from file", {"time": "2026-11-22"}, "from the experiment's baseline file, measured 2026-11-22"),
     ("from file", {"time": ""}, "from the experiment's baseline file"),
     ("from trials", {}, "as recorded by the trials"),
+    ("from probes", {}, "the mean of those probed in the trials, each of which is compared with its own"),
 ]
 
 RAN = {"iterations": 2, "warmup": 2, "learns_after": 1e6, "problem": "", "failed": False}

@@ -51,7 +51,7 @@ def test_balanced_recommendation_as_text():
         "These figures have no error estimate: repeat the trials to get one."
     )
     assert runner_up_text(found) == "2r×2e is 11 % slower but needs 2 fewer CPUs; it misses speedup ≥ 2.5× by 0.09×."
-    assert bottleneck_text(found) == "an effective serial fraction of 16 % (Karp–Flatt); the phases were not recorded"
+    assert bottleneck_text(found) == "an effective serial fraction of 16 % (Karp–Flatt); the baseline's phases are unknown"
     assert code_text(found) == "config.env_runners(num_env_runners=4, num_envs_per_env_runner=1)  # 5 CPUs"
 
 
@@ -89,7 +89,8 @@ def test_balanced_recommendation_as_text():
             recommend([configuration("2r1e", 1000.0), configuration("4r1e", 1800.0)], GOALS["fastest"]),
             "4r×1e is the fastest: 1,800 steps/s, 5 CPUs. Without a baseline, speedup and efficiency are unknown. Run a trial of "
             "the same workload with 1 env runner × 1 env for 10 iterations, or give ScalingCallback probe=True, a "
-            "baseline_dir or baseline_sps. These figures have no error estimate: repeat the trials to get one.",
+            "baseline_dir or baseline_sps. A table needs a row of that scale. These figures have no error estimate: repeat the "
+            "trials to get one.",
         ),
     ],
     ids=["undecided", "equal", "not met", "surrogate", "nothing", "no baseline"],
@@ -288,6 +289,12 @@ def test_ranking_groups_configurations_tied_within_noise():
     ]
     found = recommend(rows, GOALS["fastest"])
     assert (str(found.choice.scale), peers(found)) == ("2r×8e", ["2r×8e", "3r×8e", "4r×8e"])
+
+
+def test_ranking_keeps_the_order_of_throughput_where_errors_differ():
+    rows = by_speedup(error=10.0, **{"1r1e": 1.0, "4r8e": 5.0, "2r8e": 3.0})
+    (unsure,) = by_speedup(error=200.0, **{"2r4e": 2.5})
+    assert [str(each.scale) for group in ranking([unsure, *rows]) for each in group] == ["4r×8e", "2r×8e", "2r×4e", "1r×1e"]
 
 
 def test_at_most_a_tenth_of_the_speed_is_traded_for_fewer_cpus():

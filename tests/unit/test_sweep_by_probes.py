@@ -1,6 +1,7 @@
 """Sweeps by probes with a scripted process in place of an Algorithm."""
 
 import math
+import pickle
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from rl_scaling_callback.rllib.prober import ProbeError
 from rl_scaling_callback.sweeping import probes
 from rl_scaling_callback.sweeping.probe_host import TrainedIteration
 from rl_scaling_callback.sweeping.sweep import sweep
+from rl_scaling_callback.sweeping.trials import _Announcer
 
 CONFIG = SimpleNamespace(algo_class=SimpleNamespace(__name__="PPO"), env="Env")
 
@@ -200,6 +202,8 @@ def test_one_env_runner_with_as_many_envs_completes_the_loss_attribution(scripte
         ({"envs": np.int64(4)}, ValueError, "envs is .*4.*; allowed are several numbers"),
         ({"envs": np.array([1.5])}, ValueError, "envs is .*1.5.*; allowed are whole numbers from 1 up"),
         ({"budget": 1.0}, TypeError, "'budget'"),
+        ({"engine": "probes", "resume": True}, ValueError, "engine is 'probes'"),
+        ({}, TypeError, "config is namespace"),
     ],
 )
 def test_invalid_options_are_rejected_before_ray_starts(monkeypatch, options, error, text):
@@ -250,3 +254,8 @@ def test_rounds_go_on_for_longer_while_errors_are_large(budget_s, is_known, left
     limit.after_round(1, is_known, turns=0, turn_s=1.0)
     now = 20.0
     assert limit.after_round(3, is_known, turns=0, turn_s=1.0) == left
+
+
+def test_tune_can_store_the_announcements_of_trials():
+    """Ray replaces `builtins.print`; pickle then refuses the original, as it does a lambda."""
+    assert isinstance(pickle.loads(pickle.dumps(_Announcer(None, lambda text: None))), _Announcer)
