@@ -134,7 +134,7 @@ def _remedy(remedy: Remedy, choice: Configuration) -> str:
     if remedy.times == math.inf:
         return f"too close for {remedy.most} {what} to settle"
     if remedy.kind == "rounds":
-        return f"about {remedy.times:.0f} {what} would settle it"
+        return f"about {counted(round(remedy.times), 'more round')} of probes would settle it"
     times = {1: " once", 2: " twice"}.get(int(remedy.times), f" {remedy.times:.0f} times") if remedy.times > 0 else ""
     cost = f", about {rounded(remedy.seconds, 0)} s plus start-up" if remedy.seconds > 0 else ""
     return f"repeat {choice.scale} and the baseline{times}{cost}"

@@ -145,8 +145,7 @@ class Prober:
         except _TooSlowError as error:
             if not probes:
                 raise ProbeTimeoutError(
-                    f"A round of {len(scales)} probes, including the creation of envs, took more than {self._max_seconds:g} s. "
-                    f"{_INSTEAD}."
+                    f"A round of probes, including the creation of envs, took more than {self._max_seconds:g} s. {_INSTEAD}."
                 ) from error
         except ProbeError:
             raise

@@ -25,6 +25,7 @@ from rl_scaling_callback.core.probing import Probe
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
 from rl_scaling_callback.report.progress import ProgressView, Row
+from rl_scaling_callback.report.text import counted
 from rl_scaling_callback.rllib.hardware import Host
 from rl_scaling_callback.rllib.prober import ProbeError
 from rl_scaling_callback.sweeping import cluster, placement
@@ -70,7 +71,7 @@ def grid(
         cores = sum(node.host.cores for node in cluster.nodes())
         most_runners = placement.most_runners(config, nodes, cores)
         if 0 < most_runners < cores:
-            room = f"{most_runners} env runner{'s' * (most_runners > 1)}"
+            room = counted(most_runners, "env runner")
             say(f"The cluster has {cores} cores but fits only {room}: start Ray with more CPUs (--num-cpus)")
         runners = powers_of_two(most_runners)
     if isinstance(envs, str):
@@ -130,7 +131,7 @@ def sweep_by_probes(
     scales, most = grid(config, runners, envs, nodes, say)
     placement.check(config, scales, nodes)
     most_runners = max(1, most.num_env_runners)
-    say(f"Starting one Algorithm with {most_runners} env runners to probe {len(scales)} configurations")
+    say(f"Starting one Algorithm with {counted(most_runners, 'env runner')} to probe {counted(len(scales), 'configuration')}")
     host = ProbeHost(placement.at_scale(config, Scale(most_runners, 1)), keep_envs, say)
     try:
         evaluation_s = host.warm_up()
@@ -323,7 +324,8 @@ def _experiment(
     in_turn = rllib.steps_in_turn(vars(config))
     study = Study(f"{algorithm.__name__} on {env}", tuple(runs), facts=facts, steps_in_turn=in_turn, probed=True)
     left_out = tuple(LeftOut(str(scale), "not probed", {"error": error}) for scale, error in rounds.failed.items())
-    return Experiment(f"{sum(map(len, rounds.probes))} probes in {len(rounds.probes)} rounds", (study,), left_out)
+    source = f"{counted(sum(map(len, rounds.probes)), 'probe')} in {counted(len(rounds.probes), 'round')}"
+    return Experiment(source, (study,), left_out)
 
 
 def _steady(rounds: ProbeRounds, probes: Sequence[Probe], sps: float, error: float, rest: float) -> Steady:

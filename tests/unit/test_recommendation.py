@@ -270,6 +270,7 @@ def test_rounds_of_probes_that_settle_a_verdict(speedup, rounds):
         (Remedy("repeats", 3), "repeat 4r×1e and the baseline 3 times"),
         (Remedy("repeats", math.inf), "too close for 9 repeats to settle"),
         (Remedy("rounds", 4, 72), "about 4 more rounds of probes would settle it"),
+        (Remedy("rounds", 1, 72), "about 1 more round of probes would settle it"),
         (Remedy("rounds", math.inf, 72), "too close for 72 more rounds of probes to settle"),
         (Remedy("undisturbed repeats"), "other programs interfered with 4r×1e or the baseline. Repeat both without them"),
     ],
