@@ -9,11 +9,11 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import NormalDist, fmean
+from statistics import fmean
 from typing import Final
 
 from rl_scaling_callback.analysis.interference import NOTABLE_CORES, undisturbed
-from rl_scaling_callback.analysis.noise import PROBED, USUAL, Noise
+from rl_scaling_callback.analysis.noise import PROBED, USUAL, Noise, variance_of
 from rl_scaling_callback.analysis.runs import Note, Run, Study
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.attribution import LearnerLimits, TimeBreakdown, diagnosis, losses
@@ -24,8 +24,6 @@ from rl_scaling_callback.core.steady import Steady
 
 SINGLE: Final = Scale(1, 1)
 """The usual reference: 1 env runner × 1 env."""
-
-_NORMAL: Final = NormalDist().inv_cdf(0.975)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,13 +208,12 @@ def _configuration(study: Study, cell: _Cell, cells: Mapping[Scale, _Cell], base
 def _unit(cell: _Cell, baseline: _Cell) -> tuple[float, float]:
     """Return the baseline's SPS per unit of parallelism and the variance of its logarithm.
 
-    Without runs of the baseline, it is the one probed in the cell's own runs, at the same speed of the machine.
+    Unless the baseline was measured in iterations, it is the one probed in the cell's own runs, at the same speed of the machine.
     """
     own = [run for run in cell.runs if run.baseline_sps > 0]
-    if baseline.runs or not own:
+    if baseline.steady.iterations or not own:
         return baseline.steady.sps / baseline.scale.parallelism, baseline.variance
-    variances = [(math.log1p(run.baseline_error / 100) / _NORMAL) ** 2 for run in own]
-    return fmean(run.baseline_sps for run in own), sum(variances) / len(own) ** 2
+    return fmean(run.baseline_sps for run in own), sum(variance_of(run.baseline_error) for run in own) / len(own) ** 2
 
 
 def _left_variance(study: Study, scale: Scale, other: Scale | None = None) -> float:

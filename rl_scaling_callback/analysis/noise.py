@@ -97,7 +97,7 @@ class Noise:
     def variance(self, steady: Steady) -> float:
         """Return the variance of ln SPS of one run; NaN if it can be estimated neither from iterations nor from repeats."""
         if self.probed:
-            return 0.5 * (math.log1p(steady.error / 100) / float(stdtrit(self.dof, 0.975))) ** 2
+            return 0.5 * variance_of(steady.error, self.dof)
         if steady.iterations == 0 or (math.isnan(within(steady)) and not self.from_repeats):
             return NAN
         return self.factor * _usual(steady)
@@ -118,12 +118,17 @@ PROBED: Final = Noise(dof=math.inf, from_repeats=True, probed=True)
 """The noise of figures estimated from rounds of probes."""
 
 
+def variance_of(error: float, dof: float = math.inf) -> float:
+    """Return the variance of the logarithm of a figure whose 95 % interval has the half-width `error` [%]."""
+    return (math.log1p(error / 100) / float(stdtrit(dof, 0.975))) ** 2
+
+
 def within(steady: Steady) -> float:
     """Return the variance of ln SPS within a run, from its iterations; NaN if unknown."""
     dof = steady.iterations - 1
     if not (dof >= 1 and math.isfinite(steady.error)):
         return NAN
-    return (math.log1p(steady.error / 100) / float(stdtrit(dof, 0.975))) ** 2
+    return variance_of(steady.error, dof)
 
 
 def _usual(steady: Steady) -> float:

@@ -17,8 +17,9 @@ from rl_scaling_callback.experiments.recording import summarise
 from rl_scaling_callback.storage import ExperimentError, Location
 
 CSV_COLUMNS: Final = ("num_env_runners", "num_envs_per_env_runner", "env_steps", "time_this_iter_s")
-"""The usual columns of a table. `num_envs_per_env_runner` defaults to 1. `sps` can replace either of the last two, or both, in
-which case all iterations are assumed to have equally many env steps. Other columns are ignored."""
+"""The usual columns of a table. `num_envs_per_env_runner` defaults to 1, unless the name of an unknown column contains "env".
+`sps` can replace either of the last two, or both, in which case all iterations are assumed to have equally many env steps. Other
+columns are ignored."""
 
 
 def read_table(location: Location, *, rule: SteadyRule) -> Experiment:
@@ -64,7 +65,7 @@ def read_table(location: Location, *, rule: SteadyRule) -> Experiment:
 
 _WANTED: Final = (
     f"Expected are the columns {','.join(CSV_COLUMNS)} and one row per iteration. sps can replace env_steps, "
-    "time_this_iter_s or both; num_envs_per_env_runner defaults to 1."
+    "time_this_iter_s or both; num_envs_per_env_runner is 1 if no column is about envs."
 )
 
 

@@ -174,8 +174,8 @@ class _Log:
             )
         )
         self._last = now
-        self._workload_id = rllib.read_workload_id(result)
-        self._take_in_comparison(scaling, rllib.read_baseline_source(result) == "probe")
+        self._workload_id = rllib.read_injected_text(result, "workload")
+        self._take_in_comparison(scaling, rllib.read_injected_text(result, "baseline/source") == "probe")
 
     def _take_in_comparison(self, scaling: Mapping[str, float], probed: bool) -> None:
         cpus = ratio(scaling.get("sps", NAN), scaling.get("sps_per_cpu", NAN))

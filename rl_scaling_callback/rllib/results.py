@@ -267,13 +267,9 @@ def read_injected(result: Mapping[str, Any], names: Iterable[str]) -> dict[str, 
     return values
 
 
-def read_baseline_source(result: Mapping[str, Any]) -> str:
-    """Return where the injected baseline comes from (see `schema`); "" if there is none."""
-    source = mapping(mapping(result.get(schema.ROOT)).get("baseline")).get("source")
-    return source if isinstance(source, str) else ""
-
-
-def read_workload_id(result: Mapping[str, Any]) -> str:
-    """Return the injected workload id; "" if there is none."""
-    workload = mapping(result.get(schema.ROOT)).get("workload")
-    return workload if isinstance(workload, str) else ""
+def read_injected_text(result: Mapping[str, Any], name: str) -> str:
+    """Return an injected text by key, such as `workload` or `baseline/source`; "" if there is none."""
+    level, _, leaf = name.rpartition("/")
+    scaling = mapping(result.get(schema.ROOT))
+    text = mapping(scaling.get(level) if level else scaling).get(leaf)
+    return text if isinstance(text, str) else ""

@@ -94,12 +94,13 @@ def sweep(
     runners, envs = _counts("runners", runners), _counts("envs", envs)
     if unknown := trials.keys() - inspect.signature(sweep_by_trials).parameters.keys():
         raise TypeError(f"sweep() got an unexpected keyword argument {min(unknown)!r}")
-    if engine == "probes" and (trials.get("resume") or trials.get("reuse")):
+    continues = trials.get("resume") or trials.get("reuse")
+    if engine == "probes" and continues:
         raise ValueError("engine is 'probes', but resume and reuse continue trials; allowed with them are auto and trials")
     if not isinstance(config, AlgorithmConfig):
         raise TypeError(f"config is {config!r}; allowed is an AlgorithmConfig, such as PPOConfig().environment(...)")
     connect(placement.cpus_for(config, hardware.usable_cores()))
-    if engine != "trials" and not (trials.get("resume") or trials.get("reuse")):
+    if engine != "trials" and not continues:
         try:
             _check_probing(config)
             budget_s = None if budget_minutes is None else 60 * budget_minutes

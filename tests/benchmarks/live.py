@@ -23,6 +23,7 @@ are judged by all rounds together as well.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -221,6 +222,7 @@ def summary(data: Data) -> None:
             f"Trials of one configuration differ by {100 * noise:.1f} % (standard deviation) after correction for the machine's "
             "speed"
         )
+    print("Intervals of choices that hold another sweep for the same goal: {} of {}".format(*repeats(data["sweeps"])))
     for goal in GOALS.values():
         best = search.best(everything, goal)
         print(f"\nGoal {goal.name}: by all trials {best}, {everything[best] / everything[SINGLE]:.2f}×")
@@ -244,6 +246,16 @@ def summary(data: Data) -> None:
                 f"  {each['seconds']:.0f} s -> {scale}: {speedup:.2f}× ± {error:.0f} %, by trials {by_trials:.2f}×; "
                 f"{each['measured']}"
             )
+
+
+def repeats(sweeps: Sequence[Data]) -> tuple[int, int]:
+    """Return how often the interval of a choice held the figure of another sweep for the same goal, and of how many pairs."""
+    held = [
+        abs(math.log(other["speedups"][choice][0] / each["speedups"][choice][0])) <= math.log1p(each["speedups"][choice][1] / 100)
+        for each, other in itertools.permutations(sweeps, 2)
+        if each["goal"] == other["goal"] and (choice := str(Scale(*each["scale"]))) != str(SINGLE) and choice in other["speedups"]
+    ]
+    return sum(held), len(held)
 
 
 def row(name: str, entries: Sequence[Data], found: Sequence[float], shares: Sequence[float]) -> None:

@@ -20,6 +20,7 @@ pytest.importorskip("ray.rllib", reason="needs Ray")
 pytest.importorskip("torch", reason="needs PyTorch")
 
 import psutil
+import ray
 import torch
 from envs import CostlyEnv
 from ray.rllib.algorithms.appo import APPOConfig
@@ -150,7 +151,8 @@ def test_training_is_bit_identical_with_probes(config, tmp_path):
     runners = config().num_env_runners
     scales = [Scale(0, 1), *(Scale(r, e) for r in range(1, runners + 1) for e in (1, 3))]
     without, probed = train(config(), tmp_path / "without", []), train(config(), tmp_path / "probed", scales)
-    if different(probed, without) and different(train(config(), tmp_path / "again", []), without):
+    repeats = tuple(map(int, ray.__version__.split(".")[:2])) >= (2, 60)
+    if not repeats and different(probed, without) and different(train(config(), tmp_path / "again", []), without):
         pytest.skip("this release of RLlib doesn't repeat itself with a seed")
     assert all(without["returns"].values())
     assert different(probed, without) == []

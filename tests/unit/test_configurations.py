@@ -1,5 +1,6 @@
 import math
 import random
+from dataclasses import replace
 
 import pytest
 from scipy.special import stdtrit
@@ -50,6 +51,13 @@ def test_baseline_from_a_file():
     given = Run(name="an older experiment", scale=Scale(1, 1), steady=window([2.0] * 5))
     each = by_scale(run("2r1e", [1.25] * 5), baseline=given)["2r×1e"]
     assert (each.speedup, each.efficiency, each.is_baseline) == (pytest.approx(1.6), pytest.approx(80), False)
+
+
+def test_probed_baseline_counts_only_if_none_was_measured():
+    probed, measured = replace(run("2r1e", [1.0] * 5), baseline_sps=400.0, baseline_error=5.0), run("1r1e", [2.0] * 5)
+    number = replace(measured, steady=replace(measured.steady, iterations=0))
+    alone, beside = (by_scale(probed, baseline=given)["2r×1e"] for given in (number, measured))
+    assert (alone.speedup, beside.speedup) == (pytest.approx(alone.sps / 400), pytest.approx(2.0))
 
 
 def test_baseline_given_as_a_number():
