@@ -1,5 +1,7 @@
 """An env whose step only sleeps scales in a known way, whatever the machine."""
 
+from statistics import median
+
 import pytest
 
 pytest.importorskip("ray")
@@ -23,7 +25,10 @@ def test_sleeping_env(cluster, tmp_path):
     assert not results.errors
     scaling = {scale(trial.metrics)[0]: trial.metrics["scaling"] for trial in results}
     for runners in (1, 4):
-        assert scaling[runners]["steady"]["speedup"] == pytest.approx(predicted(runners), rel=0.1)
-        assert scaling[runners]["steady"]["efficiency"] == pytest.approx(100 * predicted(runners) / runners, rel=0.1)
-    # Only the learner's update is serial: Karp and Flatt's fraction finds its share of the baseline's time.
-    assert scaling[4]["serial_fraction"] == pytest.approx(UPDATE_S / (STEPS * STEP_S + UPDATE_S), rel=0.25)
+        assert scaling[runners]["steady"]["speedup"] == pytest.approx(predicted(runners), rel=0.15)
+        assert scaling[runners]["steady"]["efficiency"] == pytest.approx(100 * predicted(runners) / runners, rel=0.15)
+    # Only the learner's update is serial: Karp and Flatt's fraction finds its share of the baseline's time. Each iteration has its
+    # own fraction; one that is a tenth slower raises it by a third.
+    (four,) = (trial.metrics_dataframe for trial in results if scale(trial.metrics)[0] == 4)
+    serial = median(four["scaling/serial_fraction"][1:])
+    assert serial == pytest.approx(UPDATE_S / (STEPS * STEP_S + UPDATE_S), rel=0.25)
