@@ -214,9 +214,8 @@ def _probe(
     progress: Callable[[ProgressView], None],
 ) -> Outcome:
     """Run rounds until the best configuration is known or the time is up, and return the outcome."""
-    outcome: Outcome | None = None
     while True:
-        measure(rounds, host, outcome.choice if outcome else None)
+        measure(rounds, host, race)
         outcome = rounds.judge(race)
         turns = min((len(rounds.trained_speedups(scale)) for scale in _candidates(outcome)), default=0)
         errors = [error for scale, error in zip(rounds.scales, outcome.speedup_error, strict=True) if scale not in outcome.out]
@@ -233,7 +232,7 @@ def _probe(
         rivals = ", ".join(map(str, outcome.rivals[:_NAMED])) + " …" * (len(outcome.rivals) > _NAMED)
         say(f"Time is up; may still beat {outcome.choice}: {rivals or 'none, but few rounds were run'}. See --budget")
     if larger_up_to and left > 0:
-        _measure_alone(rounds, host, outcome)
+        _measure_alone(rounds, host, race, outcome)
         outcome = rounds.judge(race)
     return outcome
 
@@ -252,7 +251,7 @@ def _standings(outcome: Outcome, rounds: ProbeRounds, seconds_left: float) -> Pr
     return ProgressView(rows, outcome.choice, len(rounds.probes), min(seconds_left, rounds_left))
 
 
-def _measure_alone(rounds: ProbeRounds, host: ProbeHost, outcome: Outcome) -> None:
+def _measure_alone(rounds: ProbeRounds, host: ProbeHost, race: Race, outcome: Outcome) -> None:
     """Probe one env runner with as many envs as the choice and its equals: this separates serial stepping from contention."""
     candidates = {outcome.choice, *_candidates(outcome)}
     alone = {Scale(1, scale.num_envs_per_env_runner) for scale in candidates} - {*rounds.scales}
@@ -262,7 +261,7 @@ def _measure_alone(rounds: ProbeRounds, host: ProbeHost, outcome: Outcome) -> No
     rounds.steps |= host.steps_per_update(sorted(alone))
     rounds.out = frozenset(rounds.scales) - {SINGLE, *candidates, *alone}
     for _ in range(_ALONE):
-        measure(rounds, host, outcome.choice)
+        measure(rounds, host, race)
 
 
 def _candidates(outcome: Outcome) -> list[Scale]:
@@ -298,7 +297,7 @@ def _confirm(
         if silent:
             say(f"Training with {', '.join(map(str, [*candidates, SINGLE]))} to confirm the result")
             silent = False
-        for scale in [SINGLE, *candidates]:
+        for scale in candidates if rounds.last_trained == SINGLE else [SINGLE, *candidates]:
             rounds.confirmations.append(host.train(scale))
     return {}
 

@@ -127,8 +127,13 @@ class ProbeRounds:
         """Return the probes of one configuration; none if one has failed."""
         return [] if scale in self.failed else [each[scale] for each in self.probes if scale in each]
 
+    @property
+    def last_trained(self) -> Scale:
+        """The configuration of the last training iteration."""
+        return (self.confirmations or self.iterations)[-1].scale
+
     def trained_speedups(self, scale: Scale) -> list[float]:
-        """Return ln of the speedups in training: of each iteration over the one of the reference just before it."""
+        """Return ln of the speedups in training: of each first iteration after one of the reference over that one."""
         speedups: list[float] = []
         reference = NAN
         for each in self.iterations + self.confirmations:
@@ -137,6 +142,7 @@ class ProbeRounds:
                 reference = seconds
             elif each.scale == scale and reference > 0:
                 speedups.append(math.log(reference / seconds))
+                reference = NAN
         return speedups
 
     def trained(self, iteration: TrainedIteration) -> None:
@@ -149,7 +155,7 @@ def _terms(scales: Sequence[Scale]) -> Array:
     return np.array([[1.0, scale.num_env_runners, scale.parallelism] for scale in scales])
 
 
-def measure(rounds: ProbeRounds, host: ProbeHost, favourite: Scale | None) -> None:
+def measure(rounds: ProbeRounds, host: ProbeHost, race: Race) -> None:
     """Run a round of probes, then some training iterations, so that both see the machine at the same speed.
 
     Every configuration is probed before it is trained: a probe survives a failing env and reports the error; training doesn't.
@@ -157,7 +163,7 @@ def measure(rounds: ProbeRounds, host: ProbeHost, favourite: Scale | None) -> No
     Args:
         rounds: the measurements so far; the new ones are added.
         host: the Algorithm's process.
-        favourite: the choice so far. It is trained as often as the reference, which confirms its speedup.
+        race: the rules; the choice so far is trained as often as the reference, which confirms its speedup.
     """
     started, number, found = time.perf_counter(), len(rounds.probes), {}
     running = rounds.running
@@ -186,17 +192,17 @@ def measure(rounds: ProbeRounds, host: ProbeHost, favourite: Scale | None) -> No
     rounds.round_s = time.perf_counter() - started
     rounds.probed_s += rounds.round_s
     while len(rounds.iterations) < FEWEST_ITERATIONS or rounds.trained_s < _TRAINED_SHARE * rounds.probed_s:
-        rounds.trained(host.train(_next_to_train(rounds, favourite)))
+        rounds.trained(host.train(_next_to_train(rounds, race)))
 
 
-def _next_to_train(rounds: ProbeRounds, favourite: Scale | None) -> Scale:
-    """Return a configuration to learn the update's time from, the reference, and the favourite, in turn."""
+def _next_to_train(rounds: ProbeRounds, race: Race) -> Scale:
+    """Return a configuration to learn the update's time from, the reference, and the choice so far, in turn."""
     others = [scale for scale in rounds.running if scale != SINGLE]
     turn = len(rounds.iterations) % 3
     if turn == 1 or not others:
         return SINGLE
-    if turn == 2 and favourite in others:
-        return favourite
+    if turn == 2 and (choice := rounds.judge(race).choice) in others:
+        return choice
     times = Counter(each.scale for each in rounds.iterations)
     # Configurations with the most envs are fastest and most informative about the learner's cost per env.
     return min(others, key=lambda scale: (times[scale], -scale.parallelism))

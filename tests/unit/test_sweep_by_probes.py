@@ -19,6 +19,7 @@ from rl_scaling_callback.rllib.hardware import this_host
 from rl_scaling_callback.rllib.prober import ProbeError
 from rl_scaling_callback.sweeping import probes
 from rl_scaling_callback.sweeping.probe_host import TrainedIteration
+from rl_scaling_callback.sweeping.rounds import ProbeRounds
 from rl_scaling_callback.sweeping.sweep import sweep
 from rl_scaling_callback.sweeping.trials import _Announcer
 
@@ -148,6 +149,27 @@ def test_reference_and_choice_are_trained_equally_often(scripted):
     times = Counter(each.scale for each in rounds.iterations + rounds.confirmations)
     assert times[Scale(2, 4)] >= 3
     assert abs(times[Scale(1, 1)] - times[Scale(2, 4)]) <= 1
+
+
+def test_every_reference_iteration_confirms_the_choice(scripted):
+    """They are the slowest, so none is wasted: not in the first round, and not between the rounds and the confirmation."""
+    _, rounds, _ = probe(runners=[1, 2], envs=[1, 4])
+    trained = [each.scale for each in rounds.iterations + rounds.confirmations]
+    assert trained[1:3] == [Scale(1, 1), Scale(2, 4)]
+    assert trained.count(Scale(1, 1)) == len(rounds.trained_speedups(Scale(2, 4)))
+
+
+@pytest.mark.parametrize("count", [4, 5])
+def test_confirmation_goes_on_where_the_rounds_ended(scripted, count):
+    host, choice = ScriptedHost(CONFIG, True, print), Scale(2, 4)
+    rounds = ProbeRounds([Scale(1, 1), choice], dict.fromkeys([Scale(1, 1), choice], math.inf))
+    for number in range(3):
+        rounds.probes.append({scale: host.probe(scale, number) for scale in rounds.scales})
+    for scale in [choice, Scale(1, 1), choice, choice, Scale(1, 1)][:count]:
+        rounds.trained(host.train(scale))
+    outcome = rounds.judge(probes.race_for(CONFIG, Goal("fast")))
+    probes._confirm(host, rounds, outcome, probes._TimeLimit(None, 3, lambda: ScriptedHost.now), print)
+    assert [each.scale for each in rounds.confirmations] == [Scale(1, 1), choice, Scale(1, 1), choice][count - 4 :]
 
 
 def test_a_stall_leads_to_more_iterations_that_confirm_instead_of_a_wide_interval(scripted, monkeypatch):
