@@ -17,6 +17,7 @@ SMALLEST: Final = 10.0
 """Changes below this [%] are ignored: the speed of a shared machine varies by as much within a minute."""
 _SMALLEST_CHANGE: Final = math.log1p(SMALLEST / 100)
 _PLACES: Final = [place - (SEGMENT - 1) / 2 for place in range(SEGMENT)]
+_SQUARES: Final = sum(place * place for place in _PLACES)
 _T: Final = float(stdtrit(2 * SEGMENT - 4, 0.9995))
 
 
@@ -73,6 +74,6 @@ def _change(first: tuple[float, float, float], latest: tuple[float, float, float
 def _moments(segment: Sequence[float]) -> tuple[float, float, float]:
     """Return the mean of a segment, and the sums of squares and of products of neighbours of its residuals around a trend."""
     mean = sum(segment) / SEGMENT
-    slope = sum([place * x for place, x in zip(_PLACES, segment, strict=True)]) / sum([place * place for place in _PLACES])
+    slope = sum([place * x for place, x in zip(_PLACES, segment, strict=True)]) / _SQUARES
     left = [x - mean - slope * place for place, x in zip(_PLACES, segment, strict=True)]
     return mean, sum([x * x for x in left]), sum([x * y for x, y in pairwise(left)])
