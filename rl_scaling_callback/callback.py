@@ -41,7 +41,7 @@ from rl_scaling_callback.live.reading import IterationReader
 from rl_scaling_callback.live.rounds import Rounds
 from rl_scaling_callback.live.sampling import SamplingClock
 from rl_scaling_callback.live.trial import BaselineSource, TrialMonitor
-from rl_scaling_callback.rllib import RunnerReport, hooks, introspection
+from rl_scaling_callback.rllib import RunnerReport, hardware, hooks, introspection
 from rl_scaling_callback.rllib.prober import ProbeError, Prober, ProbeTimeoutError
 
 if TYPE_CHECKING:
@@ -438,7 +438,7 @@ def _watch_learners(algorithm: Algorithm, config: Mapping[str, Any]) -> Learners
 
 
 def _join(algorithm: Algorithm) -> Colocation:
-    colocation = Colocation(introspection.node_of())
+    colocation = Colocation(hardware.this_host().name)
     # RLlib has no hook for the end of an Algorithm, so leave when the object is collected.
     weakref.finalize(algorithm, colocation.leave)
     return colocation

@@ -27,22 +27,34 @@ def below(location: str, name: str) -> str:
     return f"{path.rstrip('/')}/{name}{mark}{options}"
 
 
-def shown(location: str | Path) -> str:
-    """Return a path or URI for display, without credentials."""
-    return re.sub(r"(?<=://)[^/?#\s]*@", "", str(location))
+_CREDENTIALS: Final = re.compile(
+    r"(?<=://)[^/?#\s]*@"  # user@ or user:password@
+    r"|(?<![^\s/'\"])[^\s/:?#'\"]+:(?![/\\]|\d+/)[^\s?#'\"]*@"  # user:pass/word@, and user:password@ after a mistyped scheme
+)
+_SECRET_OPTIONS: Final = re.compile(r"(?i)(?<=[?&])([^=&\s]*(?:key|token|secret|passw|credential|sig)[^=&\s]*)=[^&#\s'\"]*")
+
+
+def shown(text: str | Path) -> str:
+    """Return a path or URI, or a message that contains some, for display: without credentials."""
+    return _SECRET_OPTIONS.sub(r"\1=…", _CREDENTIALS.sub("", str(text)))
 
 
 def filesystem_of(location: str | Path) -> tuple[Any, str]:
     """Return the `pyarrow.fs.FileSystem` of a local path or URI, and the path on it.
 
     Raises:
-        OSError: it can't be reached.
+        OSError: it can't be reached; no message contains credentials.
         ValueError: the filesystem is unknown.
     """
     from pyarrow import fs
 
     text = absolute(location)
-    return fs.FileSystem.from_uri(text) if "://" in text else (fs.LocalFileSystem(), text)
+    try:
+        return fs.FileSystem.from_uri(text) if "://" in text else (fs.LocalFileSystem(), text)
+    except OSError as error:
+        raise OSError(shown(str(error))) from None
+    except ValueError as error:
+        raise ValueError(shown(str(error))) from None
 
 
 def write(location: str | Path, name: str, text: str) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Final
 
-from rl_scaling_callback.analysis.interference import NOTABLE_CORES, undisturbed
+from rl_scaling_callback.analysis.interference import undisturbed
 from rl_scaling_callback.analysis.noise import PROBED, USUAL, Noise, variance_of
 from rl_scaling_callback.analysis.runs import Note, Run, Study
 from rl_scaling_callback.core import formulas
@@ -20,7 +20,7 @@ from rl_scaling_callback.core.attribution import LearnerLimits, TimeBreakdown, d
 from rl_scaling_callback.core.comparison import same_steps
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.steady import Steady
+from rl_scaling_callback.core.steady import NOTABLE_CORES, Steady
 
 SINGLE: Final = Scale(1, 1)
 """The usual reference: 1 env runner × 1 env."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Final, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from rl_scaling_callback.core.scale import Scale
-
-NOTABLE_CORES: Final = 0.25
-"""Ray's own processes use fewer cores than this; a program that uses more affects the measurement."""
+from rl_scaling_callback.core.steady import NOTABLE_CORES
 
 
 class Measurement(Protocol):

@@ -15,7 +15,7 @@ from rl_scaling_callback.core.steady import Steady
 from rl_scaling_callback.core.workload import Workload
 
 SCHEMA: Final = "rl_scaling_callback.baseline.model"
-VERSION: Final = 2
+VERSION: Final = 3
 LARGEST: Final = 1 << 20
 """Maximum size of a baseline file [bytes]."""
 
@@ -39,7 +39,7 @@ class Baseline:
         seconds: Σ seconds in the window.
         converged: whether the window has the requested precision.
         provenance: host, CPU, cores, versions, time and trial, as strings.
-        parts: Σ seconds of the window by phase and by env runner activity; empty if unknown.
+        parts: Σ seconds of the window by phase and by env runner activity, and of disturbed iterations; empty if unknown.
         run: the run of an experiment that it belongs to; "" if none.
     """
 
@@ -64,6 +64,11 @@ class Baseline:
         is N and its efficiency 100 %. This is the usual convention for problems too large for one processor.
         """
         return self.sps / self.scale.parallelism
+
+    @property
+    def disturbed(self) -> float:
+        """Share of the window's time in which other trials or programs disturbed the measurement, 0 to 1; 0 if unknown."""
+        return self.steady.disturbed
 
     @property
     def published_at(self) -> float:

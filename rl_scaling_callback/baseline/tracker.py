@@ -18,6 +18,7 @@ from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DEFAULT_RULE, Steady, SteadyRule
 from rl_scaling_callback.core.trial import Trial
+from rl_scaling_callback.storage import shown
 
 Warn = Callable[[str, str], None]
 """Takes a topic and a message; logs the first message of each topic."""
@@ -27,9 +28,6 @@ _STORAGE_SHARE: Final = 0.02
 
 _LONGEST_SEARCH_S: Final = 2.0
 """Time limit for comparing the workload with others: an iteration waits for it."""
-
-_REFINED_WHEN_LONGER_BY: Final = 2.0
-"""A baseline is published again when its window is this many times as long, which keeps writes rare."""
 
 _MOST_TOLD: Final = 6
 
@@ -44,8 +42,9 @@ class BaselineTracker:
     """The baseline of one trial.
 
     A trial that is not the reference looks for a baseline until it finds one, and keeps it. The reference trial (the first
-    of its workload at the reference scale) publishes its steady state once it is settled, and again whenever its window has
-    doubled or has become precise enough. Later trials at the reference scale are compared like any other.
+    of its workload at the reference scale) publishes its steady state once, when it is settled. Later trials at the reference
+    scale are compared like any other. But a baseline that was disturbed by other trials or programs is replaced by the first
+    undisturbed one.
 
     Args:
         store: where baselines are stored; None for no store.
@@ -73,15 +72,11 @@ class BaselineTracker:
         self._rule = rule
         self._clock = clock
         self._next_access = -float("inf")
-        self._unpublished = False
+        self._unwritten: Baseline | None = None
         self._baseline: Baseline | None = None
         self._published_at = NAN
         self._breakdown = TimeBreakdown.of_window({})
-        self._single: Baseline | None = None
-        self._single_busy = NAN
-        self._looked_for_single = 0
-        self._has_reference_scale = trial.scale == reference
-        self._is_reference = store is not None and self._has_reference_scale
+        self._has_reference_scale = store is not None and trial.scale == reference
         self._mismatch = False
 
     @property
@@ -89,24 +84,27 @@ class BaselineTracker:
         """1.0 when this trial is the reference, else 0.0."""
         return float(self._is_reference)
 
+    @property
+    def _is_reference(self) -> bool:
+        return self._has_reference_scale and (self._baseline is None or self._baseline.owner == self._trial.name)
+
     def update(self, steady: Steady) -> None:
         """Look for a baseline if there is none yet, or publish what this trial measured."""
         if self._store is None:
             return
         if self._baseline is None:
             self._look(self._store)
-            if self._baseline is None and steady.settled and not self._is_reference:
+        if not steady.settled:
+            return
+        if not self._has_reference_scale:
+            if self._baseline is None:
                 self._say_what_is_missing("this trial is steady, but there is still no baseline")
-        if self._is_reference:
-            is_due = self._unpublished and self._clock() >= self._next_access
-            if steady.settled and (is_due or self._is_worth_publishing(steady, self._baseline)):
-                self._publish(self._store, steady)
-        elif self._trial.scale.num_env_runners == 1 and not self._has_reference_scale:
-            if steady.settled and self._is_worth_publishing(steady, self._single):
-                self._publish_single(self._store, steady)
-        elif self._trial.scale.num_envs_per_env_runner > 1:
-            self._look_for_single(self._store, steady)
-        if self._has_reference_scale and not self._is_reference:
+            return
+        if self._baseline is None or (self._baseline.disturbed and not steady.disturbed):
+            self._publish(self._store, self._measured(steady))
+        elif self._unwritten is not None and self._clock() >= self._next_access:
+            self._publish(self._store, self._unwritten)
+        if not self._is_reference:
             self._check(self._store, steady)
 
     def end(self) -> None:
@@ -141,7 +139,7 @@ class BaselineTracker:
                     "so speedup and efficiency stay NaN. Use the same batch size and batch mode for both.",
                 )
                 return Counterpart(NAN, 0.0)
-        return Counterpart(baseline.unit_sps, 1.0, self._breakdown, self._single_busy)
+        return Counterpart(baseline.unit_sps, 1.0, self._breakdown)
 
     @property
     def source(self) -> str:
@@ -164,9 +162,13 @@ class BaselineTracker:
         # A larger reference is taken to scale perfectly: one processor would have taken N times as long.
         self._breakdown = TimeBreakdown.of_window(baseline.parts, baseline.env_steps).times(baseline.scale.parallelism)
 
-    def _hold_single(self, single: Baseline) -> None:
-        self._single = single
-        self._single_busy = TimeBreakdown.of_window(single.parts, single.env_steps).busy
+        if baseline.disturbed:
+            self._warn(
+                "disturbed",
+                f"while trial {baseline.provenance.get('trial', baseline.owner)!r} measured the baseline, other trials or programs "
+                f"used its machine {100 * baseline.disturbed:.0f} % of the time. It may be too low, and speedups too high. Run a "
+                f"{self._reference} trial alone, with max_concurrent_trials=1: its measurement replaces this one.",
+            )
 
     def _look(self, store: BaselineStore) -> None:
         if self._clock() < self._next_access:
@@ -177,11 +179,11 @@ class BaselineTracker:
                 if found is None:
                     self._look_for_mismatch(store)
                 else:
-                    self._adopt(found)
+                    self._hold(found)
         except BaselineFileError as error:
             self._warn("file", f"unusable baseline file: {error}. Speedup stays NaN until a reference trial publishes a new one.")
         except Exception as error:
-            self._warn("storage", f"can't read baselines in {store.directory} ({error}). Speedup stays NaN until they can be read.")
+            self._warn_of_storage("read baselines in", store, error, "Speedup stays NaN until they can be read.")
 
     @contextmanager
     def _at_a_small_share(self) -> Iterator[None]:
@@ -192,10 +194,6 @@ class BaselineTracker:
         finally:
             ended = self._clock()
             self._next_access = ended + (ended - started) / _STORAGE_SHARE
-
-    def _adopt(self, found: Baseline) -> None:
-        self._hold(found)
-        self._is_reference = self._is_reference and found.owner == self._trial.name
 
     def _look_for_mismatch(self, store: BaselineStore) -> None:
         if self._mismatch or self._is_reference:
@@ -246,13 +244,6 @@ class BaselineTracker:
             ),
         )
 
-    @staticmethod
-    def _is_worth_publishing(steady: Steady, held: Baseline | None) -> bool:
-        if held is None:
-            return True
-        longer = steady.seconds >= _REFINED_WHEN_LONGER_BY * held.seconds
-        return longer or (steady.converged and not held.converged and steady.seconds >= held.seconds)
-
     def _measured(self, steady: Steady) -> Baseline:
         return Baseline(
             sps=steady.sps,
@@ -268,60 +259,37 @@ class BaselineTracker:
             parts=steady.parts,
         )
 
-    def _publish_single(self, store: BaselineStore, steady: Steady) -> None:
-        """Publish the measurement of one runner with this many envs, which lets larger trials separate stepping from contention."""
-        single = self._measured(steady)
-        self._hold_single(single)
-        try:
-            found = self._found_before_publishing(store, self._trial.scale)
-            if found is None or found.seconds <= steady.seconds:
-                store.publish(single)
-        except Exception as error:
-            self._warn("storage", f"can't write measurements to {store.directory} ({error}): other trials won't see them.")
-
-    def _look_for_single(self, store: BaselineStore, steady: Steady) -> None:
-        # Twice at most: once the baseline is known, and again when this trial is steady.
-        due = 0 if self._baseline is None else 1 + steady.settled
-        if self._single is not None or self._looked_for_single >= due:
-            return
-        self._looked_for_single = due
-        try:
-            found = store.load(self._trial.workload, Scale(1, self._trial.scale.num_envs_per_env_runner))
-            if found is not None:
-                self._hold_single(found)
-        except Exception as error:
-            self._warn("single", f"can't read the measurement of one env runner with as many envs: {error}")
-
-    def _publish(self, store: BaselineStore, steady: Steady) -> None:
-        measured = self._measured(steady)
-        if not steady.converged:
-            error = "an unknown error" if math.isnan(steady.error) else f"an error of ±{steady.error:.1f} %"
+    def _publish(self, store: BaselineStore, measured: Baseline) -> None:
+        if not measured.converged:
+            error = "an unknown error" if math.isnan(measured.error) else f"an error of ±{measured.error:.1f} %"
             self._warn(
                 "precision",
                 f"the baseline is published with {error}, short of the requested precision: the machine is noisy, "
                 "or the trial is not stable yet. All speedups share this error.",
             )
-        # If the write fails, retry as soon as possible: the trial may end before its window has doubled.
-        self._unpublished = True
+        self._unwritten = measured
         try:
             with self._at_a_small_share():
-                found = self._found_before_publishing(store, self._reference)
+                found = self._found_before_publishing(store)
                 # Another trial was first: a workload has one reference, and it is not this trial.
-                if found is not None and found.owner != self._trial.name:
-                    self._adopt(found)
-                    return
-                store.publish(measured)
-            self._unpublished = False
+                is_first = found is None or found.owner == measured.owner or (found.disturbed and not measured.disturbed)
+                if is_first:
+                    store.publish(measured)
+            self._unwritten = None
+            measured = measured if is_first or found is None else found
         except Exception as error:
-            self._warn("storage", f"can't write the baseline to {store.directory} ({error}): other trials won't see it.")
+            self._warn_of_storage("write the baseline to", store, error, "Other trials won't see it.")
         self._hold(measured)
 
-    def _found_before_publishing(self, store: BaselineStore, scale: Scale) -> Baseline | None:
+    def _found_before_publishing(self, store: BaselineStore) -> Baseline | None:
         try:
-            return store.load(self._trial.workload, scale)
+            return store.load(self._trial.workload, self._reference)
         except BaselineFileError as error:
             self._warn("file", f"unusable baseline file: {error}. A new one replaces it.")
             return None
+
+    def _warn_of_storage(self, action: str, store: BaselineStore, error: Exception, consequence: str) -> None:
+        self._warn("storage", f"can't {action} {shown(store.directory)} ({shown(str(error))}). {consequence}")
 
 
 class GivenBaseline:

@@ -108,7 +108,7 @@ KEYS: Final[tuple[Key, ...]] = (
     Key("is_baseline", "0/1", "1 when this trial is the reference"),
     Key("comparable", "0/1", "1 when workload, hardware and steps match the baseline's; 0 when only other baselines exist"),
     Key("workload", "text", "id of everything that must match for a fair comparison, hardware included; empty when unknown", ""),
-    Key("exclusive", "0/1", "1 when no other trial trained on this trial's node during the iteration"),
+    Key("exclusive", "0/1", "1 when no other trial trained on this trial's host during the iteration"),
     Key("cores/own", "cores", "cores that this trial's processes used, mean over the iteration"),
     Key("cores/others", "cores", "the same for other programs on its machine, including time stolen by a virtual machine's host"),
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from rl_scaling_callback.core import formulas
@@ -17,6 +17,12 @@ from rl_scaling_callback.core.checks import at_least, positive
 from rl_scaling_callback.core.estimates import student_t
 
 _MAX_ITERATIONS: Final = 8
+
+NOTABLE_CORES: Final = 0.25
+"""Ray's own processes use fewer cores than this; a program that uses more affects the measurement."""
+
+DISTURBED: Final = "disturbed"
+"""The part of an iteration in which other trials or programs disturbed it: all of it, or 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +87,11 @@ class Steady:
     converged: bool
     settled: bool
     parts: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def disturbed(self) -> float:
+        """Share of the time in which other trials or programs disturbed it, 0 to 1; 0 if unknown."""
+        return self.parts.get(DISTURBED, 0.0) / self.seconds if self.seconds > 0 else 0.0
 
 
 def is_measurable(env_steps: float, seconds: float) -> bool:
@@ -204,9 +215,29 @@ class SteadyWindow:
             env_steps=self._env_steps,
             seconds=self._seconds,
             converged=converged,
-            settled=converged or (enough and (n >= rule.iteration_limit or self._seconds >= rule.max_seconds)),
+            settled=converged or (enough and self._is_capped()),
             parts=dict(self._parts),
         )
+
+    def empty(self) -> SteadyWindow:
+        """Return a window with the same rule and no iterations."""
+        return SteadyWindow(self._rule, learns_after=self._learns_after)
+
+    def read_least_disturbed(self, undisturbed: SteadyWindow) -> Steady:
+        """Return the steady state to publish as a baseline.
+
+        It has no disturbed iterations unless a cap is reached first, and is not settled while they are waited for.
+
+        Args:
+            undisturbed: a window with the same iterations except those that other trials or programs disturbed.
+        """
+        steady = undisturbed.read()
+        if steady.settled or not self._is_capped():
+            return steady
+        return replace(steady, settled=True) if steady.iterations >= self._rule.min_iterations else self.read()
+
+    def _is_capped(self) -> bool:
+        return self._n >= self._rule.iteration_limit or self._seconds >= self._rule.max_seconds
 
     def _error(self) -> float:
         n = self._n

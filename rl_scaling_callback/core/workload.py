@@ -27,8 +27,11 @@ class Workload:
         return hashlib.sha256(_canonical(self.facts).encode()).hexdigest()[:16]
 
     def differences(self, other: Workload) -> list[str]:
-        """Return one line per fact that differs: `train_batch_size: 4096 here, 2048 there`."""
-        return [f"{name}: {_short(here)} here, {_short(there)} there" for name, here, there in _apart("", self.facts, other.facts)]
+        """Return one line per fact that differs: `train_batch_size: 4096 here, 2048 there`, or `env_config.key differs`.
+
+        The latter is for strings, of which only fingerprints are known (see `rllib.values`).
+        """
+        return [_difference(*each) for each in _apart("", self.facts, other.facts)]
 
 
 def _canonical(value: Any) -> str:
@@ -44,6 +47,10 @@ def _apart(prefix: str, here: Any, there: Any) -> Iterator[tuple[str, Any, Any]]
         yield prefix, here, there
 
 
-def _short(value: Any, longest: int = 60) -> str:
-    text = _canonical(value)
-    return text if len(text) <= longest else text[: longest - 1] + "…"
+def _difference(name: str, here: Any, there: Any, longest: int = 60) -> str:
+    name = " ".join(name.split())
+    texts = [_canonical(value) for value in (here, there)]
+    if any('"#' in text for text in texts):
+        return f"{name} differs"
+    mine, its = (text if len(text) <= longest else text[: longest - 1] + "…" for text in texts)
+    return f"{name}: {mine} here, {its} there"

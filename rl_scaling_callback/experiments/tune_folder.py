@@ -163,11 +163,12 @@ def _given(facts: Mapping[str, Any], trials: Sequence[TrialRead], baselines: Seq
         if baseline.scale == reference and is_theirs:
             source = Note("from file", {"time": baseline.provenance.get("time", "")})
             name = baseline.provenance.get("trial", "")
-            return Run(name=name, scale=reference, steady=baseline.steady, notes=(source,))
+            alone = 0.0 if baseline.disturbed else NAN
+            return Run(name=name, scale=reference, steady=baseline.steady, notes=(source,), exclusive=alone)
     recorded = [trial.unit_sps for trial in trials if trial.unit_sps > 0]
     if not recorded:
         return None
-    # The last trial used the most refined stored baseline; a probed one belongs to its own trial. Only throughputs are known.
+    # The last trial used the latest stored baseline; a probed one belongs to its own trial. Only throughputs are known.
     probed = [trial.run.baseline_sps for trial in trials if trial.run.baseline_sps > 0]
     sps = (fmean(probed) if probed else recorded[-1]) * reference.parallelism
     steady = Steady(sps=sps, error=NAN, iterations=0, env_steps=NAN, seconds=NAN, converged=False, settled=False)

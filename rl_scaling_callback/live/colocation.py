@@ -1,8 +1,9 @@
-"""Tells whether a trial had its node to itself during an iteration.
+"""Tells whether a trial had its host to itself during an iteration.
 
-Every process that trains on a node opens the same lock file, and locks one byte of it while it runs an iteration. It is alone if it
-could lock all the other bytes too. The operating system releases the lock of a process that is killed. Each iteration also appends
-a byte to the file, whose size thus reveals iterations of other processes that have begun since.
+Every process of a user that trains on a host, in whichever Ray cluster, opens the same lock file, and locks one byte of it while
+it runs an iteration. It is alone if it could lock all the other bytes too. The operating system releases the lock of a process that
+is killed. Each iteration also appends a byte to the file, whose size thus reveals iterations of other processes that have begun
+since.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ _LOCK = threading.RLock()  # garbage collection can call `leave` at any time
 
 
 class Colocation:
-    """One trial's view of the other trials on its node.
+    """One trial's view of the other trials on its host.
 
     Args:
-        node: name of the node; trials on the same host with the same name see each other.
+        host: name of the host. It is part of the lock file's name, because hosts may share the folder for temporary files.
 
     Attributes:
         exclusive: 1.0 if no iteration of another trial overlapped with this trial's last one, else 0.0; NaN if unknown. A trial
@@ -42,8 +43,8 @@ class Colocation:
         OSError: the lock file can't be created.
     """
 
-    def __init__(self, node: str) -> None:
-        self._presence: _Presence | None = None if fcntl is None else _Presence.join(node)
+    def __init__(self, host: str) -> None:
+        self._presence: _Presence | None = None if fcntl is None else _Presence.join(host)
         self.exclusive = NAN
 
     @contextmanager
@@ -67,19 +68,19 @@ class Colocation:
 
 
 class _Presence:
-    """This process on a node. Locks belong to processes, so all trials of one process share it."""
+    """This process on a host. Locks belong to processes, so all trials of one process share it."""
 
     _here: ClassVar[dict[str, _Presence]] = {}
 
-    def __init__(self, node: str) -> None:
+    def __init__(self, host: str) -> None:
         directory = Path(tempfile.gettempdir()) / f"rl_scaling_callback-{os.getuid()}"
         directory.mkdir(mode=0o700, exist_ok=True)
         # Another user could have created this folder, or a link to one of this user's.
         found = directory.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
             raise PermissionError(f"{directory} is not a folder owned by this user")
-        path = directory / (re.sub(r"[^\w.-]", "_", node) + ".lock")
-        self._node, self._members = node, 0
+        path = directory / (re.sub(r"[^\w.-]", "_", host) + ".lock")
+        self._host, self._members = host, 0
         self._byte = 1 + os.getpid() % (_END_OF_LOCKS - 2)
         self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         self._written = 0
@@ -87,9 +88,9 @@ class _Presence:
         self._begun_when_alone = -1
 
     @classmethod
-    def join(cls, node: str) -> _Presence:
+    def join(cls, host: str) -> _Presence:
         with _LOCK:
-            presence = cls._here.get(node) or cls._here.setdefault(node, cls(node))
+            presence = cls._here.get(host) or cls._here.setdefault(host, cls(host))
             presence._members += 1
         return presence
 
@@ -97,7 +98,7 @@ class _Presence:
         with _LOCK:
             self._members -= 1
             if self._members == 0:
-                del self._here[self._node]
+                del self._here[self._host]
                 os.close(self._fd)  # releases the lock
 
     def begin(self, trial: Colocation) -> None:
@@ -134,7 +135,7 @@ class _Presence:
                 trial.exclusive = NAN
 
     def _begun_by_others(self) -> int:
-        """Return how many iterations other processes have begun on this node."""
+        """Return how many iterations other processes have begun on this host."""
         return os.fstat(self._fd).st_size - self._written
 
     def _is_alone(self) -> bool:

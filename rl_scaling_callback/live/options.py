@@ -43,9 +43,8 @@ class Options:
             positive("baseline_sps", self.baseline_sps)
             object.__setattr__(self, "baseline_sps", float(self.baseline_sps))
             if self.baseline_dir is not None:
-                raise ValueError(
-                    f"baseline_sps is {self.baseline_sps!r} and baseline_dir is {self.baseline_dir!r}; allowed is one of the two"
-                )
+                # Without its value: a URI may contain credentials.
+                raise ValueError(f"baseline_sps is {self.baseline_sps!r}, and baseline_dir is given too; allowed is one of the two")
             if self.probe:
                 raise ValueError(f"baseline_sps is {self.baseline_sps!r} and probe is True; allowed is one of the two")
         if not isinstance(self.probe, bool):
@@ -72,7 +71,8 @@ class Options:
             ValueError: an option is invalid.
         """
         if baseline_dir is not None and not (isinstance(baseline_dir, (str, Path)) and str(baseline_dir).strip()):
-            raise ValueError(f"baseline_dir is {baseline_dir!r}; allowed are a directory or URI as a string, or a Path")
+            given = "empty" if isinstance(baseline_dir, str) else f"of type {type(baseline_dir).__name__}"
+            raise ValueError(f"baseline_dir is {given}; allowed are a directory or URI as a string, or a Path")
         if not isinstance(reference, Scale):
             try:
                 reference = Scale.parse(reference)

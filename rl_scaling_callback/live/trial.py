@@ -12,7 +12,7 @@ from rl_scaling_callback.core.attribution import CAUSES, LEARNER, LearnerLimits,
 from rl_scaling_callback.core.comparison import Counterpart, compare
 from rl_scaling_callback.core.drift import Drift
 from rl_scaling_callback.core.formulas import NAN
-from rl_scaling_callback.core.steady import Steady, SteadyWindow
+from rl_scaling_callback.core.steady import DISTURBED, NOTABLE_CORES, Steady, SteadyWindow
 from rl_scaling_callback.core.trial import Trial
 from rl_scaling_callback.live.learners import LearnersWork
 from rl_scaling_callback.live.load import Load
@@ -82,7 +82,7 @@ class TrialMonitor:
         self._workload = trial.workload.id
         self._source = source
         self._reader = reader
-        self._window = window
+        self._window, self._undisturbed = window, window.empty()
         self._drift = Drift()
         self._load = load
         self._is_exclusive = is_exclusive
@@ -114,11 +114,22 @@ class TrialMonitor:
         """
         env_steps, seconds = self._reader.read(result)
         breakdown = TimeBreakdown.of(named or {}, seconds, work.busy, work.longest)
+        own, others = self._load.look(rllib.read_cpu_utilisation(result), [report.cpu for report in work.reports])
+        # The CPU time of probes is part of what processes report before and after, but not of any iteration.
+        if probe_s or self._probed_before:
+            own = others = NAN
+        self._probed_before = probe_s > 0
+        exclusive = self._is_exclusive()
+        is_disturbed = exclusive == 0 or others > NOTABLE_CORES
         parts = {} if named is None else {**breakdown.parts, LEARNER: learner.busy}
-        if self._window.add(env_steps, seconds - evaluation_s, parts, since_restore=rllib.read_since_restore(result)):
+        parts[DISTURBED] = (seconds - evaluation_s) * is_disturbed
+        since_restore = rllib.read_since_restore(result)
+        if not is_disturbed:
+            self._undisturbed.add(env_steps, seconds - evaluation_s, parts, since_restore=since_restore)
+        if self._window.add(env_steps, seconds - evaluation_s, parts, since_restore=since_restore):
             self._look_for_drift(env_steps, seconds - evaluation_s if breakdown.busy != breakdown.busy else breakdown.busy)
         steady, source = self._window.read(), self._source
-        source.update(steady)
+        source.update(self._window.read_least_disturbed(self._undisturbed))
         over_window = TimeBreakdown.of_window(steady.parts)
         reference = source.compare_with(steady, env_steps, breakdown)
         steady_reference = source.compare_with(steady, steady.env_steps, over_window)
@@ -132,11 +143,6 @@ class TrialMonitor:
                 lost, estimated = losses(self._trial.scale, env_steps, breakdown, reference.breakdown, reference.single)
                 diagnosed = self._diagnose(steady, over_window, steady_reference)
 
-        own, others = self._load.look(rllib.read_cpu_utilisation(result), [report.cpu for report in work.reports])
-        # The CPU time of probes is part of what processes report before and after, but not of any iteration.
-        if probe_s or self._probed_before:
-            own = others = NAN
-        self._probed_before = probe_s > 0
         healthy, restarts = rllib.read_fleet(result)
         return {
             **speed,
@@ -144,7 +150,7 @@ class TrialMonitor:
             "is_baseline": source.is_baseline,
             "comparable": reference.comparable,
             "workload": self._workload,
-            "exclusive": self._is_exclusive(),
+            "exclusive": exclusive,
             "baseline": {"source": source.source, "error": source.error, "age": source.age},
             "steady": {
                 "sps": steady.sps,

@@ -15,6 +15,9 @@ import sys
 import types
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import date, time, timedelta, tzinfo
+from decimal import Decimal
+from fractions import Fraction
 from importlib.machinery import ModuleSpec, PathFinder
 from inspect import CO_OPTIMIZED
 from typing import Any, Final
@@ -39,6 +42,9 @@ _CODE: Final = (
     functools.cached_property,
     _CACHED,
 )
+_CONSTANTS: Final = (complex, range, slice, Decimal, Fraction, date, time, timedelta, tzinfo)
+_CONSTANTS_OF_TORCH: Final = frozenset({"dtype", "device", "layout", "memory_format"})
+
 _IN_FACTS: Final = frozenset({"ray", "torch", "gymnasium", "mujoco", "rl_scaling_callback"})
 """Packages whose versions are workload facts already, or whose code doesn't affect the workload."""
 
@@ -58,6 +64,12 @@ def digest(description: object) -> str:
 def is_code(value: object) -> bool:
     """Return whether a value is code: a function, class, module, or a wrapper of one."""
     return isinstance(value, _CODE)
+
+
+def is_constant(value: object) -> bool:
+    """Return whether a value can't change, and its `repr` says all about it."""
+    kind = type(value)
+    return isinstance(value, _CONSTANTS) or (kind.__module__ == "torch" and kind.__name__ in _CONSTANTS_OF_TORCH)
 
 
 def label(code: Any, describe: Describe) -> Any:
@@ -218,7 +230,8 @@ def _of_reference(value: Any, describe: Describe, users: tuple[types.CodeType, .
     if isinstance(value, types.ModuleType) and not is_library(value):
         used = {name for user in users for name in user.co_names} & vars(value).keys()
         return {name: _of_reference(vars(value)[name], describe) for name in sorted(used)}
-    if value is None or is_code(value) or isinstance(value, (bool, int, float, str, list, tuple, dict, set, frozenset)):
+    plain = (bool, int, float, str, bytes, list, tuple, dict, set, frozenset)
+    if value is None or is_code(value) or is_constant(value) or isinstance(value, plain):
         return describe(value)
     return name_of(type(value))
 

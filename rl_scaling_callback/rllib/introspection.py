@@ -63,6 +63,7 @@ def workload_of(algorithm: Algorithm, hosts: Collection[Host], name: str | None)
         cores=kinds[0][1] if len(kinds) == 1 else [cores for _, cores in kinds],
         accelerators=accelerators(node_of()) if rllib.uses_gpus(vars(config)) else [],
         threads=_threads(),
+        runner_threads=_runner_threads(algorithm),
         learner_threads=_learner_threads(algorithm),
         **versions(),
     )
@@ -144,6 +145,16 @@ def _threads(_process: object = None) -> float:
         return float(torch.get_num_threads())
     limit = os.environ.get("OMP_NUM_THREADS", "")
     return float(limit) if limit.isdecimal() else float(hardware.usable_cores())
+
+
+def _runner_threads(algorithm: Algorithm) -> list[float]:
+    """Return the distinct thread counts of env runners; empty if they don't answer."""
+    group = algorithm.env_runner_group
+    if group is None or not group.num_remote_env_runners():
+        return [_threads()]
+    with suppress(Exception):
+        return sorted(set(group.foreach_env_runner(_threads, local_env_runner=False, timeout_seconds=_RUNNERS_ANSWER_WITHIN_S)))
+    return []
 
 
 def _learner_threads(algorithm: Algorithm) -> list[float]:

@@ -8,12 +8,15 @@ import hashlib
 import json
 import math
 import re
-from array import array
+import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
-from numbers import Real
+from numbers import Integral, Rational, Real
 from pathlib import PurePath
 from typing import Any, Final
+from uuid import UUID
+
+import numpy as np
 
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.rllib import content
@@ -41,15 +44,21 @@ ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
 """A memory address, which differs between processes."""
 
 _DEEPEST: Final = 60
-_MOST: Final = 20_000
+_MAX_VALUES: Final = 20_000
 """Maximum number of values to inspect; later ones are described by type only."""
 
 _MANY_NUMBERS: Final = 64
+_CHEAP_TO_CONVERT: Final = 1 << 16
+"""Maximum size of an array that is converted, so that it equals a list of the same numbers."""
+
+_CHUNK: Final = 1 << 22
+"""Bytes of an array to copy at a time if it is not contiguous."""
+
 _LONGEST: Final = 4_000
 """Maximum length of a value's JSON [characters]; longer values are hashed."""
 
-_WITHOUT_STATE: Final = frozenset({"ray.actor", "ray._raylet", "torch", "torch.nn.parameter"})
-"""Modules whose objects differ in every run: actor handles, tensors."""
+_WITHOUT_STATE: Final = frozenset({"ray.actor", "ray._raylet"})
+"""Modules whose objects differ in every run: actor handles."""
 
 _NAMESPACES: Final = frozenset({"types", "argparse"})
 """Standard library modules whose objects hold user data."""
@@ -58,10 +67,20 @@ _NAMESPACES: Final = frozenset({"types", "argparse"})
 def plain(value: object) -> Any:
     """Convert `value` to plain JSON types, with the same result in every process.
 
-    Code becomes a label with a hash of its content (see `content`), objects their class and state, long arrays and strings a hash.
-    Memory addresses, actor handles and the state of random generators are ignored.
+    Strings and bytes become fingerprints, because configs may contain passwords and keys. Code becomes a label with a hash of its
+    content (see `content`), objects their class and state, large arrays and tables a hash. Memory addresses, actor handles,
+    parameters of models and the state of random generators are ignored.
     """
     return _shortened(_Describer()(value))
+
+
+def fingerprint(text: str | bytes) -> str:
+    """Return `#` and 4 hexadecimal digits: enough to tell two values apart, too few to recover one.
+
+    A hash of 16 bits fits every 65,536th guess, so that testing a billion passwords leaves some 15,000 candidates. Only a
+    secret with few possibilities, such as a PIN, can't be kept this way.
+    """
+    return f"#{hashlib.sha256(text if isinstance(text, bytes) else text.encode('utf-8', 'surrogatepass')).hexdigest()[:4]}"
 
 
 def _shortened(description: Any) -> Any:
@@ -75,14 +94,16 @@ class _Describer:
 
     def __init__(self) -> None:
         self._open: set[int] = set()
-        self._left = _MOST
+        self._left = _MAX_VALUES
 
     def __call__(self, value: Any) -> Any:
-        if value is None or type(value) in (bool, int, str):
+        if value is None or type(value) in (bool, int):
             return value
         if isinstance(value, enum.Enum):
-            return self(value.value)
-        if isinstance(value, (bool, int, str, float)):
+            return value.value if isinstance(value.value, str) else self(value.value)
+        if isinstance(value, (str, bytes, bytearray)):
+            return fingerprint(bytes(value) if isinstance(value, bytearray) else value)
+        if isinstance(value, (bool, int, float)):
             return _scalar(value)
         self._left -= 1
         if id(value) in self._open or len(self._open) >= _DEEPEST or self._left < 0:
@@ -99,29 +120,58 @@ class _Describer:
         if isinstance(value, Mapping):
             return {str(key): self(item) for key, item in sorted(value.items(), key=lambda pair: str(pair[0]))}
         if isinstance(value, (list, tuple, deque)):
-            return _numbers(value) if len(value) > _MANY_NUMBERS and _are_numbers(value) else [self(item) for item in value]
+            if len(value) > _MANY_NUMBERS and _are_numbers(value):
+                array = np.array(value)
+                return self([str(each) for each in value]) if array.dtype.kind == "O" else _hashed(array)
+            return [self(item) for item in value]
         if isinstance(value, (set, frozenset)):
             return sorted((self(item) for item in value), key=repr)
         if content.is_code(value):
             return content.label(value, self)
-        if isinstance(value, PurePath):
-            return str(value)
-        if isinstance(value, (range, slice, complex)):
+        if content.is_constant(value):
             return repr(value)
-        if isinstance(value, (bytes, bytearray)):
-            return f"{len(value)} bytes #{hashlib.sha256(value).hexdigest()[:8]}"
+        if isinstance(value, (PurePath, UUID)):
+            return self(str(value))
+        if isinstance(value, re.Pattern):
+            return self([value.pattern, value.flags])
         module = type(value).__module__
         if module.startswith("gymnasium.spaces") or (module.startswith("numpy") and "dtype" in type(value).__name__.lower()):
             return " ".join(repr(value).split())
+        if module.startswith(("torch", "pandas")):
+            return self._of_torch(value) if module.startswith("torch") else self._of_pandas(value)
         if hasattr(value, "tolist") and module not in _WITHOUT_STATE:  # NumPy scalars and arrays
             return self._of_array(value)
         return self._of_object(value)
 
     def _of_array(self, value: Any) -> Any:
-        if getattr(value, "size", 1) > _MANY_NUMBERS and getattr(getattr(value, "dtype", None), "kind", "O") in "biuf":
-            shape = "" if len(value.shape) == 1 else "×".join(map(str, value.shape)) + " "
-            return shape + _numbers(value.ravel().astype("float64", copy=False))
-        return self(value.tolist())
+        array = np.asarray(value)
+        kind = array.dtype.kind
+        if kind == "O" or (array.size <= _MANY_NUMBERS and kind not in "mM"):
+            return self(array.tolist())
+        return _hashed(array)
+
+    def _of_torch(self, value: Any) -> Any:
+        torch = sys.modules["torch"]
+        if not isinstance(value, torch.Tensor):
+            return self._of_object(value)
+        kind = f"{value.dtype} on {value.device.type}"
+        if isinstance(value, torch.nn.Parameter):  # drawn at random
+            return f"parameter of {list(value.shape)} {kind}"
+        tensor = value.detach().cpu()
+        try:
+            array = tensor.numpy()
+        except TypeError:  # bfloat16 and the like
+            array = tensor.view({1: torch.uint8, 2: torch.int16}[tensor.element_size()]).numpy()
+        return f"{kind}: {_hashed(array)}"
+
+    def _of_pandas(self, value: Any) -> Any:
+        pandas = sys.modules["pandas"]
+        if isinstance(value, (pandas.Series, pandas.Index)):
+            value = value.to_frame()
+        if not isinstance(value, pandas.DataFrame):
+            return self._of_object(value)
+        columns = [f"{name}: {kind}" for name, kind in value.dtypes.items()]
+        return {"columns": columns, "rows": _hashed(pandas.util.hash_pandas_object(value).to_numpy())}
 
     def _of_object(self, value: Any) -> Any:
         cls = type(value)
@@ -135,23 +185,33 @@ class _Describer:
         return {"of": self(cls), **state} if state else self(cls)
 
 
-def _scalar(value: float | str) -> Any:
-    """Convert a float, or a subclass of a number or string such as NumPy's, to JSON's native types."""
-    if isinstance(value, str):
-        return str(value)
+def _scalar(value: float) -> Any:
+    """Convert a float, or a subclass of a number such as NumPy's, to JSON's native types."""
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else repr(float(value))
     return int(value)
 
 
 def _are_numbers(values: Sequence[Any]) -> bool:
-    return all(issubclass(each, Real) for each in set(map(type, values)))
+    kinds = set(map(type, values))
+    return all(issubclass(kind, Integral) or (issubclass(kind, Real) and not issubclass(kind, Rational)) for kind in kinds)
 
 
-def _numbers(values: Any) -> str:
-    """Return the count and a hash of numbers, the same for a list and an array of equal numbers."""
-    content_of = values.tobytes() if hasattr(values, "tobytes") else array("d", values).tobytes()
-    return f"{len(values)} numbers #{hashlib.sha256(content_of).hexdigest()[:8]}"
+def _hashed(array: Any) -> str:
+    """Return the shape, type and hash of an array, the same in any memory layout.
+
+    A list and an array of equal numbers have the same description, except for large arrays of other types than Python's own.
+    """
+    if array.dtype.kind in "biuf" and array.size <= _CHEAP_TO_CONVERT and array.dtype.itemsize <= 8 and array.dtype != np.uint64:
+        array = array.astype(np.float64 if array.dtype.kind == "f" else np.int64, copy=False)
+    hashed = hashlib.sha256()
+    if array.flags.c_contiguous:
+        hashed.update(array.reshape(-1).view(np.uint8))
+    else:
+        length = max(1, _CHUNK // array.dtype.itemsize)
+        for start in range(0, array.size, length):
+            hashed.update(array.flat[start : start + length].view(np.uint8))
+    return f"{'×'.join(map(str, array.shape))} {array.dtype} #{hashed.hexdigest()[:8]}".strip()
 
 
 def _slots(cls: type) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -48,18 +49,25 @@ _FAULTS: Final = frozenset({
 _ELSEWHERE: Final = frozenset({"algo_class", "callbacks", "callbacks_class", "_train_batch_size_per_learner", "train_batch_size"})
 """Settings that `read_workload` normalises itself or derives from others."""
 
+_WORDS: Final = frozenset({
+    "batch_mode", "count_steps_by", "env", "framework_str", "grad_clip_by", "merge_env_runner_states", "observation_filter",
+    "opt_type", "preprocessor_pref", "td_error_loss_fn",
+})  # fmt: skip
+"""Settings whose strings are shown; all other strings may be secret."""
+
 _HARMLESS: Final = _SCALING | _PROCESSES | _LEARNING | _BOOKS | _FAULTS | _ELSEWHERE
 _EVALUATION: Final = ("evaluation_", "offline_eval", "off_policy_estimation", "custom_eval", "ope_split", "always_attach_eval")
 _OFFLINE_EVALUATION: Final = "offline_eval_runner"
 _DEPRECATED: Final = -1
 """RLlib's value for removed settings, which are missing in logs."""
 
+_NAME: Final = re.compile(r"\w+(\.\w+)*")
 _NO_CALLBACKS: Final = ("RLlibCallback", "DefaultCallbacks")
 _OWN_PACKAGE: Final = __name__.partition(".")[0]
 
 
 CIRCUMSTANCES: Final = (
-    "cpu", "cores", "accelerators", "threads", "learner_threads", "python", "ray", "torch", "gymnasium", "mujoco",
+    "cpu", "cores", "accelerators", "threads", "runner_threads", "learner_threads", "python", "ray", "torch", "gymnasium", "mujoco",
 )  # fmt: skip
 """Workload facts that neither configs nor results contain: hardware, threads and versions."""
 
@@ -68,7 +76,8 @@ def read_workload(config: Mapping[str, Any], model_defaults: Mapping[str, Any] |
     """Return the facts of a config that must match for a fair comparison, in plain JSON types, keyed by RLlib's setting names.
 
     Settings that scaling varies are excluded: runners, envs, CPUs per runner and fragment lengths. So is evaluation, unless it runs
-    in parallel to training. Code is identified by its content (see `content`), in a log only by its name.
+    in parallel to training. Code is identified by its content (see `content`), in a log only by its name. Strings become
+    fingerprints (see `fingerprint`) except for names and RLlib's own words, because facts are stored, shown and shared.
 
     Args:
         config: `vars(AlgorithmConfig)`, or the return value of `read_logged_config`.
@@ -76,7 +85,7 @@ def read_workload(config: Mapping[str, Any], model_defaults: Mapping[str, Any] |
     """
     is_new = bool(config.get("enable_rl_module_and_learner"))
     facts = {
-        name.lstrip("_"): plain(value)
+        name.lstrip("_"): value if name in _WORDS and isinstance(value, str) else plain(value)
         for name, value in sorted(config.items())
         if _counts(name, config) and not (name == "model" and is_new) and not _is_deprecated(value)
     }
@@ -108,7 +117,7 @@ def _callbacks(given: Any) -> list[Any]:
     for each in given if isinstance(given, (list, tuple)) else [given]:
         name = each if isinstance(each, str) else content.name_of(getattr(each, "func", each))
         if each is not None and not name.rpartition(".")[2].startswith(_NO_CALLBACKS) and not _is_own(name):
-            found.append(plain(each))
+            found.append(each if isinstance(each, str) and _NAME.fullmatch(each) else plain(each))
     return found
 
 
@@ -122,7 +131,10 @@ def _model_config(given: Any, defaults: Mapping[str, Any]) -> Any:
     settings = dict(vars(given)) if dataclasses.is_dataclass(given) else given
     if not isinstance(settings, Mapping):
         return plain(settings)
-    return plain({name: value for name, value in settings.items() if name not in defaults or plain(defaults[name]) != plain(value)})
+    differing = {name: value for name, value in settings.items() if name not in defaults or plain(defaults[name]) != plain(value)}
+    words = {name: value for name, value in differing.items() if name in defaults and isinstance(value, str)}
+    described = plain(differing)
+    return {**described, **words} if isinstance(described, dict) else described
 
 
 def _policies(policies: Any) -> Any:

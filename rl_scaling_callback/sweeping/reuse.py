@@ -51,6 +51,7 @@ def sought_workload(config: AlgorithmConfig, host: Host) -> Sought:
         "accelerators": introspection.accelerators(node) if rllib.uses_gpus(vars(config)) else [],
         # Ray's default for actors, unless the user sets OMP_NUM_THREADS.
         "threads": number(os.environ.get("OMP_NUM_THREADS") or max(1, config.num_cpus_for_main_process)),
+        "runner_threads": [number(os.environ.get("OMP_NUM_THREADS") or max(1, config.num_cpus_per_env_runner))],
         **introspection.versions(),
     }
     return Sought(

@@ -15,11 +15,10 @@ from ray import tune
 from ray.util.placement_group import remove_placement_group
 
 from rl_scaling_callback.analysis.goals import Goal
-from rl_scaling_callback.analysis.interference import NOTABLE_CORES
 from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Run, Study
 from rl_scaling_callback.core.checks import at_least, positive
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule
+from rl_scaling_callback.core.steady import DEFAULT_RULE, NOTABLE_CORES, SteadyRule
 from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
 from rl_scaling_callback.reporter import ScalingReporter

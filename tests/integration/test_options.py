@@ -25,8 +25,9 @@ from rl_scaling_callback import ScalingCallback
         ({"reference": "one by one"}, "'one by one'; allowed are strings such as '1r1e'"),
         ({"reference": 1}, "scale is 1; allowed are strings"),
         ({"workload": ""}, "workload is ''; allowed are non-empty strings"),
-        ({"baseline_dir": 3}, "baseline_dir is 3; allowed are"),
-        ({"baseline_dir": " "}, "baseline_dir is ' '; allowed are"),
+        ({"baseline_dir": 3}, "baseline_dir is of type int; allowed are"),
+        ({"baseline_dir": b"s3://key:secret@bucket"}, "baseline_dir is of type bytes; allowed are"),
+        ({"baseline_dir": " "}, "baseline_dir is empty; allowed are"),
     ],
 )
 def test_errors_name_the_value_and_what_is_allowed(options, message):
@@ -35,9 +36,10 @@ def test_errors_name_the_value_and_what_is_allowed(options, message):
     assert message in str(error.value)
 
 
-def test_two_sources_of_a_baseline_are_rejected(tmp_path):
-    with pytest.raises(ValueError, match="allowed is one of the two"):
-        ScalingCallback(baseline_sps=1.0, baseline_dir=tmp_path)
+def test_two_sources_of_a_baseline_are_rejected_without_telling_credentials():
+    with pytest.raises(ValueError, match="allowed is one of the two") as error:
+        ScalingCallback(baseline_sps=1.0, baseline_dir="s3://key:secret@bucket")
+    assert "secret" not in str(error.value)
 
 
 @pytest.mark.parametrize("place", ["nosuchscheme://bucket", "/proc/nothing/here"])

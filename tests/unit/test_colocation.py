@@ -14,9 +14,9 @@ pytest.importorskip("fcntl")
 PROCESSES = multiprocessing.get_context("spawn")
 
 
-def live(node, states, begun, go_on):
+def live(host, states, begun, go_on):
     """Pass through the states, each begun at once and ended when told to."""
-    neighbour = Colocation(node)
+    neighbour = Colocation(host)
     for state in states:
         with neighbour.iteration() if state == "trains" else nullcontext():
             begun.set()
@@ -27,9 +27,9 @@ def live(node, states, begun, go_on):
 class Neighbour:
     """A trial in another process that is `idle` or `trains`."""
 
-    def __init__(self, node, *states):
+    def __init__(self, host, *states):
         self.begun, self._go_on = PROCESSES.Event(), PROCESSES.Event()
-        self.process = PROCESSES.Process(target=live, args=(node, states, self.begun, self._go_on))
+        self.process = PROCESSES.Process(target=live, args=(host, states, self.begun, self._go_on))
         self.process.start()
         assert self.begun.wait(60)
 
@@ -51,13 +51,13 @@ def iterate(trial, meanwhile=lambda: None):
 
 
 @pytest.fixture
-def node():
+def host():
     return f"test {uuid.uuid4()}"
 
 
 @pytest.fixture
-def me(node):
-    neighbourhood = Colocation(node)
+def me(host):
+    neighbourhood = Colocation(host)
     yield neighbourhood
     neighbourhood.leave()
 
@@ -67,24 +67,24 @@ def test_alone(me):
     assert [iterate(me) for _ in range(3)] == [1.0, 1.0, 1.0]
 
 
-def test_iterations_in_another_process_count_until_they_end(me, node):
-    neighbour = Neighbour(node, "trains")
+def test_iterations_in_another_process_count_until_they_end(me, host):
+    neighbour = Neighbour(host, "trains")
     assert [iterate(me), iterate(me)] == [0.0, 0.0]
     assert iterate(me, neighbour.end) == 0.0
     assert iterate(me) == 1.0
 
 
-def test_iterations_that_began_and_ended_in_between_count(me, node):
+def test_iterations_that_began_and_ended_in_between_count(me, host):
     def run():
-        Neighbour(node, "trains").end()
+        Neighbour(host, "trains").end()
 
     assert [iterate(me), iterate(me, run), iterate(me)] == [1.0, 0.0, 1.0]
     run()
     assert iterate(me) == 1.0
 
 
-def test_idle_process_does_not_count(me, node):
-    neighbour = Neighbour(node, "idle", "trains", "idle")
+def test_idle_process_does_not_count(me, host):
+    neighbour = Neighbour(host, "idle", "trains", "idle")
     assert [iterate(me), iterate(me)] == [1.0, 1.0]
     assert [iterate(me, neighbour.go_on), iterate(me)] == [0.0, 0.0]
     neighbour.go_on()
@@ -92,8 +92,8 @@ def test_idle_process_does_not_count(me, node):
     neighbour.end()
 
 
-def test_starting_an_iteration_does_not_wait_for_a_process_with_a_higher_pid(me, node):
-    neighbour = Neighbour(node, "trains")  # in a child process, with a higher pid
+def test_starting_an_iteration_does_not_wait_for_a_process_with_a_higher_pid(me, host):
+    neighbour = Neighbour(host, "trains")  # in a child process, with a higher pid
     arrival = threading.Thread(target=iterate, args=(me,), daemon=True)
     arrival.start()
     arrival.join(10)
@@ -102,15 +102,15 @@ def test_starting_an_iteration_does_not_wait_for_a_process_with_a_higher_pid(me,
     assert not waits
 
 
-def test_killed_process_does_not_count(me, node):
-    neighbour = Neighbour(node, "trains")
+def test_killed_process_does_not_count(me, host):
+    neighbour = Neighbour(host, "trains")
     assert iterate(me) == 0.0
     neighbour.process.kill()
     neighbour.process.join(60)
     assert iterate(me) == 1.0
 
 
-def test_other_nodes_do_not_count(me):
+def test_other_hosts_do_not_count(me):
     elsewhere = Neighbour(f"test {uuid.uuid4()}", "trains")
     assert iterate(me) == 1.0
     elsewhere.end()
@@ -126,8 +126,8 @@ def test_full_disk_is_unknown_not_an_error(me, monkeypatch):
     assert iterate(me) == 1.0
 
 
-def test_trials_in_one_process_count_if_their_iterations_overlap(me, node):
-    second = Colocation(node)
+def test_trials_in_one_process_count_if_their_iterations_overlap(me, host):
+    second = Colocation(host)
     with me.iteration(), second.iteration():
         pass
     assert (me.exclusive, second.exclusive) == (0.0, 0.0)
@@ -144,10 +144,10 @@ def test_trials_in_one_process_count_if_their_iterations_overlap(me, node):
     second.leave()
 
 
-def test_trials_in_one_process_that_take_turns_do_not_count(me, node):
-    second = Colocation(node)
+def test_trials_in_one_process_that_take_turns_do_not_count(me, host):
+    second = Colocation(host)
     assert iterate(me) == iterate(second) == 1.0
     second.leave()
-    neighbour = Neighbour(node, "trains")
+    neighbour = Neighbour(host, "trains")
     assert iterate(me) == 0.0  # leaving must not close the file that the process shares
     neighbour.end()

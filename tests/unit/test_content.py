@@ -1,11 +1,18 @@
 """Labels of code and values: the same in every process, different if the code differs."""
 
+import copy
 import functools
 import json
+import re
 import subprocess
 import sys
+import tracemalloc
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
+from uuid import UUID
 
 import gymnasium as gym
 import numpy as np
@@ -112,6 +119,112 @@ def test_large_values_are_hashed_and_arrays_equal_lists():
     for value in (array, array.reshape(100, 1000), "x" * 100_000, list(map(str, range(100_000))), bytes(100_000)):
         assert len(json.dumps(plain(value))) < 100
     assert plain({"a": list(range(5))}) == {"a": [0, 1, 2, 3, 4]}
+    for small in (np.arange(5), np.arange(100), np.arange(100.0), np.arange(100) > 50):
+        assert plain(small) == plain(small.tolist()) == plain(np.array(small.tolist(), small.dtype))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "float32", ">f8", "datetime64[s]", "<U3", "complex64"])
+def test_arrays_are_hashed_in_any_memory_layout(dtype):
+    array = np.arange(120_000).reshape(300, 400).astype(dtype)
+    assert plain(array) == plain(array.copy(order="F")) == plain(np.repeat(array, 2, axis=1)[:, ::2])
+    assert plain(array) != plain(array.T)
+    other = array.copy()
+    other[-1, -1] = array[0, 1] if array[-1, -1] != array[0, 1] else array[0, 2]
+    assert plain(other) != plain(array)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_large_arrays_are_hashed_in_place(order):
+    array = np.zeros((10_000, 5_000), np.uint8, order=order)
+    tracemalloc.start()
+    try:
+        plain({"images": array})
+        assert tracemalloc.get_traced_memory()[1] < 0.2 * array.nbytes
+    finally:
+        tracemalloc.stop()
+
+
+def torch_values():
+    torch = pytest.importorskip("torch")
+    yield torch.float16, torch.float32
+    yield torch.device("cpu"), torch.device("cuda:1")
+    yield torch.zeros(100), torch.ones(100)
+    yield torch.zeros(3), torch.zeros(3, dtype=torch.float16)
+    yield torch.zeros(3, dtype=torch.bfloat16), torch.ones(3, dtype=torch.bfloat16)
+    yield torch.arange(6).reshape(2, 3), torch.arange(6).reshape(3, 2)
+
+
+def pandas_values():
+    pandas = pytest.importorskip("pandas")
+    numbers = pandas.DataFrame({"a": np.arange(100_000.0), "b": "x"})
+    changed = numbers.copy()
+    changed.loc[99_999, "b"] = "y"
+    yield numbers, changed
+    yield numbers, numbers.rename(columns={"a": "c"})
+    yield numbers, numbers.astype({"a": "float32"})
+    yield pandas.Series([1, 2]), pandas.Series([1, 3])
+    yield pandas.Index(["a"]), pandas.Index(["b"])
+    yield pandas.Timestamp("2020-01-01"), pandas.Timestamp("2020-01-02")
+
+
+def other_values():
+    yield Decimal("1.1"), Decimal("1.2")
+    yield Fraction(1, 3), Fraction(1, 4)
+    yield date(2020, 1, 1), date(2020, 1, 2)
+    yield timedelta(1), timedelta(2)
+    yield datetime(2020, 1, 1, tzinfo=timezone.utc), datetime(2020, 1, 1, tzinfo=timezone(timedelta(hours=1)))
+    yield UUID(int=1), UUID(int=2)
+    yield re.compile("a"), re.compile("b")
+    yield np.datetime64("2020-01-01"), np.datetime64("2020-01-02")
+    yield np.datetime64("2020-01-01", "s"), np.datetime64("2020-01-01", "ns")
+    yield np.array(["2020-01-01"], "M8[s]"), np.array(["2020-01-02"], "M8[s]")
+    yield [2**70 + i for i in range(100)], [*(2**70 + i for i in range(99)), 0]
+    yield [2**53 + i for i in range(100)], [*(2**53 + i for i in range(99)), 2**53 + 98]
+    yield [Fraction(1, 3)] * 100, [Fraction(0.3333333333333333)] * 100
+
+
+@pytest.mark.parametrize("values", [torch_values, pandas_values, other_values])
+def test_values_are_identified_by_content(values):
+    for one, other in values():
+        assert plain({"a": one}) == plain({"a": copy.deepcopy(one)})
+        assert plain({"a": one}) != plain({"a": other})
+        assert json.loads(json.dumps(plain(other))) == plain(other)
+        if content.is_constant(one):
+            used, others = ("def made(): return value", {"value": one}), ("def made(): return value", {"value": other})
+            assert plain(made(used[0], **used[1])) != plain(made(others[0], **others[1]))
+
+
+def test_parameters_of_models_are_ignored():
+    torch = pytest.importorskip("torch")
+    one, other, larger = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2), torch.nn.Linear(2, 3)
+    assert plain(one) == plain(other) != plain(larger)
+
+
+def test_strings_are_fingerprints_that_fit_many_guesses():
+    secret = "hunter2"
+    kept = {
+        "env_config": {
+            "broker": {"password": secret, "port": 1883},
+            "path": Path(secret),
+            "raw": secret.encode(),
+        },
+        "learner_config_dict": {"large": [secret] * 500},
+        "callbacks_class": [functools.partial(scaled, api_key=secret), "functools.partial(<class 'a.b.C'>, api_key='hunter2')"],
+        "learner_connector": lambda: secret,
+        "output": f"s3://key:{secret}@bucket",
+        "my_key": secret,
+        "env": "CartPole-v1",
+        "batch_mode": "truncate_episodes",
+    }
+    facts = rllib.read_workload(kept)
+    assert secret not in json.dumps(facts)
+    assert facts["env_config"]["broker"]["port"] == 1883
+    assert (facts["env"], facts["batch_mode"]) == ("CartPole-v1", "truncate_episodes")
+    other = rllib.read_workload({**kept, "env_config": {"broker": {"password": "hunter3", "port": 1883}}})
+    assert other["env_config"]["broker"] != facts["env_config"]["broker"]
+    # A dictionary attack on what is stored leaves many candidates.
+    stored = plain(secret)
+    assert sum(plain(f"guess {number}") == stored for number in range(300_000)) > 1
 
 
 def test_objects_that_differ_in_every_run_are_ignored():

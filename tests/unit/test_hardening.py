@@ -191,10 +191,10 @@ def temporary(tmp_path, monkeypatch):
     return tmp_path, tmp_path / f"rl_scaling_callback-{os.getuid()}"
 
 
-@pytest.mark.parametrize("node", HOSTILE[:-1])
-def test_node_name_cannot_escape_the_lock_folder(temporary, node):
+@pytest.mark.parametrize("host", HOSTILE[:-1])
+def test_host_name_cannot_escape_the_lock_folder(temporary, host):
     place, locks = temporary
-    Colocation(node).leave()
+    Colocation(host).leave()
     (file,) = everything_in(place)
     assert file.parent == locks
 
@@ -205,12 +205,12 @@ def test_link_in_place_of_the_lock_folder_is_not_followed(temporary):
     outside.mkdir()
     locks.symlink_to(outside)
     with pytest.raises(OSError, match="not a folder owned by this user"):
-        Colocation("node")
+        Colocation("host")
     locks.unlink()
     locks.mkdir()
-    (locks / "node.lock").symlink_to(outside / "file")
-    with pytest.raises(OSError, match=r"node\.lock"):
-        Colocation("node")
+    (locks / "host.lock").symlink_to(outside / "file")
+    with pytest.raises(OSError, match=r"host\.lock"):
+        Colocation("host")
     assert everything_in(outside) == set()
 
 
@@ -218,7 +218,7 @@ def test_lock_folder_owned_by_another_user_is_not_used(temporary, monkeypatch):
     me = os.getuid()
     monkeypatch.setattr(os, "getuid", lambda: me + 1)
     with pytest.raises(PermissionError, match="not a folder owned by this user"):
-        Colocation("node")
+        Colocation("host")
 
 
 @pytest.mark.parametrize("text", ["a\nimport os", "a\rimport os", "\u2028import os", "'", '"""', "\\"])

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from rl_scaling_callback.core.steady import SteadyRule, SteadyWindow
+from rl_scaling_callback.core.steady import DISTURBED, SteadyRule, SteadyWindow
 
 
 def fill(window, seconds, env_steps=1000.0):
@@ -149,3 +149,39 @@ def test_invalid_rules_are_rejected(options):
     ((name, value),) = options.items()
     with pytest.raises(ValueError, match=f"{name} is {value!r}; allowed are"):
         SteadyRule(**options)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "iterations", "settled", "disturbed"),
+    [
+        ("......", 4, False, 0),  # as without disturbance, after two iterations of warm-up
+        (".......", 5, True, 0),
+        ("xx.......", 5, True, 0),
+        ("..xxx....", 4, False, 0),  # waits
+        ("..xxx.....", 5, True, 0),
+        ("..xxxxx...", 8, True, 5 * 2 / (5 * 2 + 3)),  # the cap: too few others
+        ("xxxxxxxxxx", 8, True, 1),
+    ],
+)
+def test_undisturbed_iterations_are_waited_for_up_to_the_cap(seconds, iterations, settled, disturbed):
+    every = SteadyWindow(SteadyRule())
+    undisturbed = every.empty()
+    for each in seconds:
+        parts = {DISTURBED: 2.0 if each == "x" else 0.0}
+        if each == ".":
+            undisturbed.add(1000, 1.0, parts)
+        every.add(1000, 2.0 if each == "x" else 1.0, parts)
+    steady = every.read_least_disturbed(undisturbed)
+    assert (steady.iterations, steady.settled, steady.disturbed) == (iterations, settled, pytest.approx(disturbed))
+
+
+def test_noisy_undisturbed_iterations_are_taken_at_the_cap():
+    every = SteadyWindow(SteadyRule())
+    undisturbed = every.empty()
+    for number in range(10):
+        each = (1000, 1.0 + number % 2)
+        every.add(*each)
+        if number > 2:
+            undisturbed.add(*each)
+    steady = every.read_least_disturbed(undisturbed)
+    assert (steady.iterations, steady.settled, steady.converged) == (5, True, False)

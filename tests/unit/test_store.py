@@ -1,4 +1,11 @@
+"""The store of baselines, and `BaselineTracker` on storage that fails, is slow, shared by many processes or holds foreign files."""
+
+import multiprocessing
 import os
+import resource
+import shutil
+import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,130 +16,91 @@ from rl_scaling_callback.baseline.model import BaselineFileError
 from rl_scaling_callback.baseline.store import BaselineStore
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.workload import Workload
-from tests.builders import BASELINE
+from tests.builders import BASELINE, SETTLED, SINGLE, UNSETTLED, WORKLOAD, Warnings, reference
+
+ANT = replace(BASELINE, workload=Workload({"env": "Ant-v5"}))
 
 
-def load(store):
-    return store.load(BASELINE.workload, BASELINE.scale)
+def load(store, workload=BASELINE.workload):
+    return store.load(workload, SINGLE)
+
+
+def place(store, workload=BASELINE.workload):
+    return Path(store.path(workload, SINGLE))
 
 
 def files(store):
-    return sorted(path.name for path in Path(store.directory).iterdir())
+    return sorted(Path(store.directory).iterdir())
 
 
-def test_none_before_anything_is_published(store):
-    assert load(store) is None
+class Troubled:
+    """A local filesystem that first calls `before(operation, path)`, to wait, fail or act like another process."""
+
+    type_name = "local"
+
+    def __init__(self, before):
+        self._fs = fs.LocalFileSystem()
+        self._before = before
+
+    def __getattr__(self, operation):
+        method = getattr(self._fs, operation)
+
+        def call(where, *args, **kwargs):
+            self._before(operation, where)
+            return method(where, *args, **kwargs)
+
+        return call
+
+
+def troubled(store, before):
+    return BaselineStore(Troubled(before), store.directory)
+
+
+# ---------------------------------------------------------------- what it stores
 
 
 def test_publish_and_load(store):
+    assert load(store) is None
     store.publish(BASELINE)
     assert load(store) == BASELINE
     store.publish(replace(BASELINE, sps=1400.0))
     assert load(store).sps == 1400.0
-    assert len(files(store)) == 1
+    assert files(store) == [place(store)]
 
 
 def test_deleted_directory_is_recreated(store):
     Path(store.directory).rmdir()
     assert load(store) is None
-    assert list(store.others(BASELINE.workload, BASELINE.scale)) == []
+    assert list(store.others(BASELINE.workload, SINGLE)) == []
     store.publish(BASELINE)
     assert load(store) == BASELINE
 
 
 def test_each_workload_and_reference_has_its_own_file(store):
-    other = replace(BASELINE, workload=Workload({"env": "Ant-v5"}))
-    larger = replace(BASELINE, scale=Scale(4, 1))
-    for baseline in (BASELINE, other, larger):
+    for baseline in (BASELINE, ANT, replace(BASELINE, scale=Scale(4, 1))):
         store.publish(baseline)
+    place(store, WORKLOAD).write_text("junk")
     assert load(store) == BASELINE
-    assert list(store.others(BASELINE.workload, BASELINE.scale)) == [other]
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"\x00" * 10, BASELINE.to_json().encode()[:200], b" " * (2 << 20), b"[" * 100_000])
-def test_damaged_file_is_set_aside_and_kept(store, content):
-    path = Path(store.path(BASELINE.workload, BASELINE.scale))
-    path.write_bytes(content)
-    with pytest.raises(BaselineFileError, match="set aside as"):
-        load(store)
-    assert not path.exists()
-    (aside,) = path.parent.iterdir()
-    assert aside.read_bytes() == content
-    assert load(store) is None
-    store.publish(BASELINE)
-    assert load(store) == BASELINE
-    assert aside.read_bytes() == content
-
-
-def test_baseline_of_another_workload_is_set_aside(store):
-    foreign = replace(BASELINE, workload=Workload({"env": "Ant-v5"}))
-    path = Path(store.path(BASELINE.workload, BASELINE.scale))
-    path.write_text(foreign.to_json())
-    with pytest.raises(BaselineFileError, match="another workload"):
-        load(store)
-    assert not path.exists()
-
-
-def test_directory_with_the_name_of_the_file_is_set_aside(store):
-    Path(store.path(BASELINE.workload, BASELINE.scale)).mkdir()
-    with pytest.raises(BaselineFileError, match="not a file"):
-        load(store)
-    store.publish(BASELINE)
-    assert load(store) == BASELINE
-
-
-def test_damaged_files_of_other_workloads_are_skipped(store):
-    other = replace(BASELINE, workload=Workload({"env": "Ant-v5"}))
-    store.publish(other)
-    Path(store.path(Workload({"env": "Walker"}), BASELINE.scale)).write_text("junk")
-    assert list(store.others(BASELINE.workload, BASELINE.scale)) == [other]
+    assert list(store.others(BASELINE.workload, SINGLE)) == [ANT]
 
 
 def test_only_the_latest_twenty_other_workloads_are_read(store):
     for age in range(25):
         other = replace(BASELINE, workload=Workload({"env": str(age)}))
         store.publish(other)
-        os.utime(store.path(other.workload, other.scale), (1e9 - age, 1e9 - age))
-    found = list(store.others(BASELINE.workload, BASELINE.scale))
+        os.utime(place(store, other.workload), (1e9 - age, 1e9 - age))
+    found = list(store.others(BASELINE.workload, SINGLE))
     assert [each.workload.facts["env"] for each in found] == [str(age) for age in range(20)]
 
 
-class FullDisk:
-    """A local filesystem whose disk is full: it writes some bytes, then fails."""
-
-    type_name = "local"
-
-    def __init__(self):
-        self._fs = fs.LocalFileSystem()
-
-    def __getattr__(self, name):
-        return getattr(self._fs, name)
-
-    def open_output_stream(self, path):
-        Path(path).write_text("{")
-        raise OSError(28, "No space left on device")
-
-
-def test_failed_write_keeps_the_old_file(store):
-    store.publish(BASELINE)
-    full = BaselineStore(FullDisk(), store.directory)
-    with pytest.raises(OSError, match="No space left"):
-        full.publish(replace(BASELINE, sps=1.0))
-    assert load(store) == BASELINE
-    assert len(files(store)) == 1
-
-
-class ReadOnly(FullDisk):
-    def move(self, source, target):
-        raise PermissionError(30, "Read-only file system")
-
-
-def test_file_that_cannot_be_set_aside_is_not_overwritten(store):
-    path = Path(store.path(BASELINE.workload, BASELINE.scale))
-    path.write_text("junk")
-    with pytest.raises(OSError, match="stays where it is"):
-        BaselineStore(ReadOnly(), store.directory).load(BASELINE.workload, BASELINE.scale)
-    assert path.read_text() == "junk"
+def test_baseline_counts_for_its_own_run_and_for_a_store_of_all_runs(store):
+    first, second, lasting = (BaselineStore(store._fs, store.directory, run) for run in ("first", "second", ""))
+    first.publish(BASELINE)
+    assert load(first) == load(lasting) == replace(BASELINE, run="first")
+    assert load(second) is None
+    assert [len(list(each.others(WORKLOAD, SINGLE))) for each in (first, second, lasting)] == [1, 0, 1]
+    second.publish(replace(BASELINE, sps=1.0))
+    assert (load(first), load(second).sps, len(files(store))) == (None, 1.0, 1)
 
 
 def test_store_at_a_uri(tmp_path):
@@ -142,19 +110,302 @@ def test_store_at_a_uri(tmp_path):
 
 def test_unreachable_directory_is_rejected(tmp_path):
     (tmp_path / "file").write_text("")
-    for place in (tmp_path / "file", tmp_path / "file" / "below", "nosuchscheme://bucket/path", "", "/proc/nothing/here"):
+    for where in (tmp_path / "file", tmp_path / "file" / "below", "nosuchscheme://bucket/path", "", "/proc/nothing/here"):
         with pytest.raises(ValueError, match="baseline_dir is") as error:
-            BaselineStore.at(place)
-        assert repr(str(place)) in str(error.value)
+            BaselineStore.at(where)
+        assert repr(str(where)) in str(error.value)
         assert "allowed are" in str(error.value)
 
 
-def test_baseline_counts_for_its_own_run_and_for_a_store_of_all_runs(store):
-    first, second, lasting = (BaselineStore(store._fs, store.directory, run) for run in ("first", "second", ""))
-    first.publish(BASELINE)
-    assert load(first) == load(lasting) == replace(BASELINE, run="first")
-    assert load(second) is None
-    other = Workload({"env": "Ant-v5"})
-    assert [len(list(each.others(other, BASELINE.scale))) for each in (first, second, lasting)] == [1, 0, 1]
-    second.publish(replace(BASELINE, sps=1.0))
-    assert (load(first), load(second).sps, len(files(store))) == (None, 1.0, 1)
+@pytest.mark.parametrize("below", [".", "below"])
+def test_dangling_link_as_directory_is_rejected_by_name(tmp_path, below):
+    (tmp_path / "link").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(ValueError, match=r"link is a link to .*unmounted, which does not exist"):
+        BaselineStore.at(tmp_path / "link" / below)
+
+
+@pytest.mark.parametrize("uri", ["s4://key:secret@bucket/it", "nosuch://token-secret@host/it"])
+def test_credentials_in_an_unusable_uri_are_not_told(uri):
+    with pytest.raises(ValueError, match="baseline_dir is") as error:
+        BaselineStore.at(uri)
+    assert "secret" not in str(error.value)
+
+
+# ---------------------------------------------------------------- foreign files
+
+HUGE = object()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "not valid JSON"),
+        (b"\x00" * 10, "not valid JSON"),
+        (BASELINE.to_json().encode()[:200], "not valid JSON"),
+        (b"[" * 100_000, "not valid JSON"),
+        (ANT.to_json().encode(), "another workload"),
+        (HUGE, f"it has {1 << 30} bytes"),
+        (None, "not a file"),
+    ],
+)
+def test_unusable_file_is_set_aside_unread_and_kept(store, content, reason):
+    path, size = place(store), 1 << 30
+    if content is HUGE:
+        with path.open("wb") as file:
+            file.truncate(size)
+    elif content is None:
+        (path / "below").mkdir(parents=True)
+    else:
+        path.write_bytes(content)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(BaselineFileError, match=rf"{reason}.*set aside as"):
+        load(store)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown * (1 if sys.platform == "darwin" else 1024) < size / 8
+    (aside,) = files(store)
+    store.publish(BASELINE)
+    assert load(store) == BASELINE
+    assert aside.is_dir() if content is None else aside.stat().st_size == (size if content is HUGE else len(content))
+
+
+@pytest.mark.parametrize("kind", ["fifo", "loop", "dangling link"])
+def test_special_files_neither_block_nor_end_a_trial(store, kind):
+    path = place(store, WORKLOAD)
+    if kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(path if kind == "loop" else "nowhere")
+    trial = reference(store)
+    trial.update(UNSETTLED)
+    trial.update(SETTLED)
+    assert trial.compare_with(SETTLED, 1000.0)[:2] == (1000.0, 1.0)
+
+
+@pytest.mark.parametrize("run", ["own", "other", ""])
+def test_baseline_published_while_a_damaged_file_is_set_aside_stays(store, run):
+    place(store).write_text("junk")
+    publisher = BaselineStore(store._fs, store.directory, run)
+
+    def publish(operation, where):
+        if operation == "move" and where == str(place(store)):
+            publisher.publish(BASELINE)
+
+    found = load(BaselineStore(Troubled(publish), store.directory, "own"))
+    assert found == (replace(BASELINE, run="own") if run == "own" else None)
+    assert load(publisher) == replace(BASELINE, run=run)
+    assert files(store) == [place(store)]
+
+
+def test_file_that_cannot_be_set_aside_is_not_overwritten(store):
+    place(store).write_text("junk")
+    with pytest.raises(OSError, match="stays where it is"):
+        load(troubled(store, failing("move", PermissionError(30, "Read-only file system"))))
+    assert place(store).read_text() == "junk"
+
+
+def test_file_deleted_while_being_read_counts_as_missing(store):
+    store.publish(BASELINE)
+    assert (
+        load(troubled(store, lambda operation, where: place(store).unlink() if operation == "open_input_stream" else None)) is None
+    )
+
+
+# ---------------------------------------------------------------- storage that fails
+
+
+class ClientError(Exception):
+    """Like `botocore.exceptions.ClientError`, which isn't an OSError either."""
+
+
+def failing(operation, error):
+    def before(now, where):
+        if now == operation:
+            raise error
+
+    return before
+
+
+def vanishing(operation):
+    def before(now, where):
+        if now == operation:
+            shutil.rmtree(Path(where).parent if operation != "create_dir" else where, ignore_errors=True)
+
+    return before
+
+
+def half_written(operation, where):
+    if operation == "open_output_stream":
+        Path(where).write_text("{")
+        raise OSError(28, "No space left on device")
+
+
+def limited(operation, where):
+    """Let the operating system refuse to write more than 100 bytes."""
+    if operation == "open_output_stream":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+
+
+@pytest.fixture
+def limits():
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("scale", [SINGLE, Scale(2, 4)])
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (half_written, "No space left"),
+        (limited, "File too large"),
+        (failing("create_dir", OSError(30, "Read-only file system")), "Read-only"),
+        (failing("move", PermissionError(13, "Permission denied")), "Permission denied"),
+        (failing("get_file_info", OSError(5, "Input/output error")), "Input/output"),
+        (failing("get_file_info", ClientError("SlowDown: please reduce your request rate")), "SlowDown"),
+        *((vanishing(operation), "") for operation in ("get_file_info", "create_dir", "open_output_stream", "move")),
+    ],
+)
+def test_fault_costs_one_warning_and_the_baseline_is_written_after_it(store, limits, fault, told, scale):
+    broken, warn = [True], Warnings()
+    trial = reference(troubled(store, lambda *call: fault(*call) if broken[0] else None), scale, warn=warn)
+    trial.update(UNSETTLED)
+    trial.update(SETTLED)
+    limits()
+    if scale == SINGLE:
+        assert trial.compare_with(SETTLED, 1000.0)[:2] == (1000.0, 1.0)
+        assert told in warn.get("storage", "")
+        assert warn.keys() <= {"storage"}
+    assert not list(Path(store.directory).glob("*.partial"))
+    broken[0] = False
+    trial.update(replace(SETTLED, sps=900.0, iterations=6, env_steps=6000.0, seconds=6.0))
+    assert load(store, WORKLOAD) is None if scale != SINGLE else load(store, WORKLOAD).sps == 1000.0
+
+
+def test_failed_write_keeps_the_old_file(store):
+    store.publish(BASELINE)
+    with pytest.raises(OSError, match="No space left"):
+        troubled(store, half_written).publish(replace(BASELINE, sps=1.0))
+    assert load(store) == BASELINE
+    assert files(store) == [place(store)]
+
+
+def test_slow_filesystem_takes_a_small_share_of_the_time(store):
+    now = [0.0]
+
+    def slow(operation, where):
+        now[0] += 0.5
+
+    for number in range(200):  # each a request to read
+        store.publish(replace(BASELINE, workload=Workload({"env": str(number)})))
+    trial = reference(troubled(store, slow), Scale(2, 1), clock=lambda: now[0])
+    longest = spent = 0.0
+    for _ in range(10_000):
+        before = now[0]
+        trial.update(UNSETTLED)
+        spent, longest = spent + now[0] - before, max(longest, now[0] - before)
+        now[0] += 0.1
+    assert spent < 0.05 * now[0]
+    assert longest < 10
+    store.publish(replace(BASELINE, workload=WORKLOAD, iterations=5, env_steps=5000.0))
+    for _ in range(10_000):
+        trial.update(UNSETTLED)
+        now[0] += 0.1
+    assert trial.compare_with(SETTLED, 1000.0)[:2] == (1378.0, 1.0)
+
+
+# ---------------------------------------------------------------- racing and killed processes
+
+spawned = multiprocessing.get_context("spawn")
+TRIALS, READERS, REWRITES = 200, 4, 300
+BULK = 200_000  # large enough that a torn write would be seen
+
+
+def measured(round_):
+    """Return a baseline whose `sps` and `seconds` match, to detect torn reads."""
+    sps = 1000.0 + round_
+    window = {"sps": sps, "env_steps": 5000.0, "iterations": 5, "seconds": 5000.0 / sps}
+    return replace(BASELINE, workload=WORKLOAD, provenance={"note": "x" * BULK}, **window)
+
+
+def rewrite(directory, done):
+    store = BaselineStore.at(directory)
+    for round_ in range(REWRITES):
+        store.publish(measured(round_))
+    done.set()
+
+
+def read(directory, done, told):
+    store, warn = BaselineStore.at(directory), Warnings()
+    trials = [reference(store, Scale(2, 1), owner=str(number), warn=warn) for number in range(TRIALS // READERS)]
+    loads = []
+    while not (done.is_set() and loads):
+        for trial in trials:
+            trial.update(UNSETTLED)
+        found = load(store, WORKLOAD)
+        loads.append((found.sps, found.seconds))
+    told.put((loads, [trial.compare_with(SETTLED, 1000.0)[:2] for trial in trials], dict(warn)))
+
+
+def test_200_trials_read_one_baseline_while_it_is_rewritten(store):
+    store.publish(measured(0))
+    done, told = spawned.Event(), spawned.Queue()
+    processes = [spawned.Process(target=read, args=(store.directory, done, told)) for _ in range(READERS)]
+    processes.append(spawned.Process(target=rewrite, args=(store.directory, done)))
+    for process in processes:
+        process.start()
+    reports = [told.get(timeout=120) for _ in range(READERS)]
+    for process in processes:
+        process.join(60)
+    written = {1000.0 + round_ for round_ in range(REWRITES)}
+    for loads, compared, warnings in reports:
+        assert all(sps in written and seconds == 5000.0 / sps for sps, seconds in loads)
+        assert {comparable for _, comparable in compared} == {1.0}
+        assert {sps for sps, _ in compared} <= written
+        assert warnings == {}
+    assert len({sps for loads, *_ in reports for sps, _ in loads}) > 1, "no read overlapped a write"
+    assert files(store) == [place(store, WORKLOAD)]
+
+
+def race(directory, owner, together, told):
+    trial = reference(BaselineStore.at(directory), owner=owner)
+    trial.update(UNSETTLED)
+    together.wait(60)
+    trial.update(replace(SETTLED, sps=1000.0 + int(owner)))
+    told.put((owner, trial.is_baseline, trial.compare_with(SETTLED, 1000.0)[:2]))
+
+
+def test_simultaneous_references_are_all_compared_with_a_published_baseline(store):
+    together, told = spawned.Barrier(READERS), spawned.Queue()
+    racers = [spawned.Process(target=race, args=(store.directory, str(owner), together, told)) for owner in range(READERS)]
+    for process in racers:
+        process.start()
+    reports = [told.get(timeout=120) for _ in racers]
+    for process in racers:
+        process.join(60)
+    final = load(store, WORKLOAD)
+    # A trial that looked before another wrote keeps its own, which is a measurement of the same workload.
+    assert final.owner in {owner for owner, is_baseline, _ in reports if is_baseline}
+    assert {comparable for *_, (_, comparable) in reports} == {1.0}
+    assert {sps for *_, (sps, _) in reports} <= {1000.0 + owner for owner in range(READERS)}
+    assert files(store) == [place(store, WORKLOAD)]
+
+
+def kill(operation, where):
+    if operation == "move":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def publish_and_be_killed(directory):
+    BaselineStore(Troubled(kill), directory).publish(replace(BASELINE, sps=1.0))
+
+
+def test_process_killed_while_publishing_leaves_the_old_baseline(store):
+    store.publish(BASELINE)
+    process = spawned.Process(target=publish_and_be_killed, args=(store.directory,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert load(store) == BASELINE
+    assert list(store.others(WORKLOAD, SINGLE)) == [BASELINE]  # the partial file is ignored
+    store.publish(replace(BASELINE, sps=1400.0))
+    assert load(store).sps == 1400.0

@@ -36,7 +36,7 @@ class Measured(GivenBaseline):
         return Counterpart(1000.0, self._comparable, breakdown)
 
 
-def trial(config=None, warnings=None, rule=RULE, source=None, offset=lambda: 0.0, load=None):
+def trial(config=None, warnings=None, rule=RULE, source=None, offset=lambda: 0.0, load=None, is_exclusive=lambda: 1.0):
     warnings = {} if warnings is None else warnings
 
     def warn(topic, text):
@@ -49,7 +49,7 @@ def trial(config=None, warnings=None, rule=RULE, source=None, offset=lambda: 0.0
         reader=IterationReader(config, warn, offset),
         window=SteadyWindow(rule, learns_after=rllib.steps_before_learning(config)),
         load=load or Load(2.0, 4),
-        is_exclusive=lambda: 1.0,
+        is_exclusive=is_exclusive,
         warn=warn,
     )
 
@@ -224,3 +224,21 @@ def test_cores_are_unknown_in_iterations_around_probes():
     known = {"own": 1.5, "others": 0.25}
     assert [each == known for each in found] == [False, False, True, False, False]
     assert math.isnan(found[0]["own"])
+
+
+@pytest.mark.parametrize(("exclusive", "others"), [(0.0, math.nan), (1.0, 0.3), (math.nan, 1.5)])
+def test_baseline_is_measured_while_nothing_else_runs(exclusive, others):
+    """Four undisturbed iterations of 1,000 steps/s, the first of which is warm-up, after four disturbed ones of 500."""
+    rule = SteadyRule(warmup_iterations=1, min_iterations=3)
+    now, published = [exclusive, others], []
+    source = Measured()
+    source.update = published.append
+    load = SimpleNamespace(look=lambda utilisation, runners_cpu_s: (1.0, now[1]))
+    monitor = trial(rule=rule, source=source, load=load, is_exclusive=lambda: now[0])
+    for iteration in range(8):
+        if iteration == 4:
+            now[:] = 1.0, 0.2
+        values = monitor.measure(result(1000, 2.0 if iteration < 4 else 1.0), 0.0)
+    assert values["steady"]["iterations"] == 7.0
+    assert [each.settled for each in published] == [False] * 7 + [True]
+    assert (published[-1].sps, published[-1].disturbed) == (1000.0, 0.0)
