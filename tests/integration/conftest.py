@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,14 +30,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def worker_path() -> Iterator[None]:
-    """Lets Ray's workers import the package under test and the test modules."""
+def worker_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Lets Ray's workers import the package under test and the test modules.
+
+    Trials of tests that run side by side don't see each other: their lock files are in different folders.
+    """
     import rl_scaling_callback
 
     package = Path(rl_scaling_callback.__file__).parents[1]
     path = [str(package), str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(path))
+        patch.setenv("RAY_TMPDIR", tempfile.gettempdir())  # the paths of Ray's sockets must be short
+        folder = str(tmp_path_factory.mktemp("locks"))
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
         yield
 
 
