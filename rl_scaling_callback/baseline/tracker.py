@@ -44,7 +44,7 @@ class BaselineTracker:
     A trial that is not the reference looks for a baseline until it finds one, and keeps it. The reference trial (the first
     of its workload at the reference scale) publishes its steady state once, when it is settled. Later trials at the reference
     scale are compared like any other. But a baseline that was disturbed by other trials or programs is replaced by the first
-    undisturbed one.
+    later trial that was not.
 
     Args:
         store: where baselines are stored; None for no store.
@@ -100,7 +100,8 @@ class BaselineTracker:
             if self._baseline is None:
                 self._say_what_is_missing("this trial is steady, but there is still no baseline")
             return
-        if self._baseline is None or (self._baseline.disturbed and not steady.disturbed):
+        replaces_disturbed = self._baseline is not None and self._baseline.disturbed > 0 and not steady.disturbed
+        if self._baseline is None or (replaces_disturbed and not self._is_reference):
             self._publish(self._store, self._measured(steady))
         elif self._unwritten is not None and self._clock() >= self._next_access:
             self._publish(self._store, self._unwritten)

@@ -59,6 +59,10 @@ class SteadyRule:
         """Number of iterations after which the window is settled: `max_iterations` or its default."""
         return max(_MAX_ITERATIONS, self.min_iterations) if self.max_iterations is None else self.max_iterations
 
+    def is_capped(self, iterations: int, seconds: float) -> bool:
+        """Return whether a window is so long that there is no more waiting."""
+        return iterations >= self.iteration_limit or seconds >= self.max_seconds
+
 
 DEFAULT_RULE: Final = SteadyRule()
 
@@ -215,29 +219,22 @@ class SteadyWindow:
             env_steps=self._env_steps,
             seconds=self._seconds,
             converged=converged,
-            settled=converged or (enough and self._is_capped()),
+            settled=converged or (enough and rule.is_capped(n, self._seconds)),
             parts=dict(self._parts),
         )
 
-    def empty(self) -> SteadyWindow:
-        """Return a window with the same rule and no iterations."""
-        return SteadyWindow(self._rule, learns_after=self._learns_after)
+    def read_undisturbed(self, every: Steady) -> Steady:
+        """Return the steady state to publish as a baseline, from a window of the undisturbed iterations.
 
-    def read_least_disturbed(self, undisturbed: SteadyWindow) -> Steady:
-        """Return the steady state to publish as a baseline.
-
-        It has no disturbed iterations unless a cap is reached first, and is not settled while they are waited for.
+        It is not settled before there are enough of them. If a cap is reached first, all iterations count.
 
         Args:
-            undisturbed: a window with the same iterations except those that other trials or programs disturbed.
+            every: the steady state over all iterations, including those that other trials or programs disturbed.
         """
-        steady = undisturbed.read()
-        if steady.settled or not self._is_capped():
+        steady = self.read()
+        if steady.settled or not self._rule.is_capped(every.iterations, every.seconds):
             return steady
-        return replace(steady, settled=True) if steady.iterations >= self._rule.min_iterations else self.read()
-
-    def _is_capped(self) -> bool:
-        return self._n >= self._rule.iteration_limit or self._seconds >= self._rule.max_seconds
+        return replace(steady, settled=True) if steady.iterations >= self._rule.min_iterations else every
 
     def _error(self) -> float:
         n = self._n

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
@@ -82,7 +83,8 @@ class TrialMonitor:
         self._workload = trial.workload.id
         self._source = source
         self._reader = reader
-        self._window, self._undisturbed = window, window.empty()
+        self._window = window
+        self._undisturbed: SteadyWindow | None = None  # until an iteration is disturbed, it would be the same
         self._drift = Drift()
         self._load = load
         self._is_exclusive = is_exclusive
@@ -124,12 +126,14 @@ class TrialMonitor:
         parts = {} if named is None else {**breakdown.parts, LEARNER: learner.busy}
         parts[DISTURBED] = (seconds - evaluation_s) * is_disturbed
         since_restore = rllib.read_since_restore(result)
-        if not is_disturbed:
+        if is_disturbed:
+            self._undisturbed = self._undisturbed or copy.deepcopy(self._window)
+        elif self._undisturbed is not None:
             self._undisturbed.add(env_steps, seconds - evaluation_s, parts, since_restore=since_restore)
         if self._window.add(env_steps, seconds - evaluation_s, parts, since_restore=since_restore):
             self._look_for_drift(env_steps, seconds - evaluation_s if breakdown.busy != breakdown.busy else breakdown.busy)
         steady, source = self._window.read(), self._source
-        source.update(self._window.read_least_disturbed(self._undisturbed))
+        source.update(steady if self._undisturbed is None else self._undisturbed.read_undisturbed(steady))
         over_window = TimeBreakdown.of_window(steady.parts)
         reference = source.compare_with(steady, env_steps, breakdown)
         steady_reference = source.compare_with(steady, steady.env_steps, over_window)

@@ -157,14 +157,16 @@ def test_workload_covers_threads_and_code_and_is_the_same_in_every_process(clust
     config.rl_module(model_config=DefaultModelConfig(fcnet_hiddens=[8]))
     first, in_loop = facts_in(tmp_path, config)
     assert len(json.dumps(first)) < 20_000
-    assert (first["threads"], in_loop["threads"]) == (1, torch.get_num_threads())
+    assert (first["threads"], in_loop["threads"], first["runner_threads"]) == (1, torch.get_num_threads(), [1])
     assert {**first, "threads": in_loop["threads"]} == in_loop
     tune.register_env("by_name", slow(0.004))
     factor = 3
     config.rl_module(model_config={"fcnet_hiddens": [8], "vf_share_layers": True}).resources(num_cpus_for_main_process=2)
+    config.env_runners(num_cpus_per_env_runner=2)
     other, _ = facts_in(tmp_path, config, Stepping)
-    assert other["threads"] == 2
-    assert sorted(name for name in first if first[name] != other[name]) == ["algorithm", "env", "env_config", "threads"]
+    assert (other["threads"], other["runner_threads"]) == (2, [2])
+    differing = ["algorithm", "env", "env_config", "runner_threads", "threads"]
+    assert sorted(name for name in first if first[name] != other[name]) == differing
 
 
 class Plain(ScalingCallback):

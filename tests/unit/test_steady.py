@@ -164,24 +164,22 @@ def test_invalid_rules_are_rejected(options):
     ],
 )
 def test_undisturbed_iterations_are_waited_for_up_to_the_cap(seconds, iterations, settled, disturbed):
-    every = SteadyWindow(SteadyRule())
-    undisturbed = every.empty()
+    every, undisturbed = SteadyWindow(SteadyRule()), SteadyWindow(SteadyRule())
     for each in seconds:
         parts = {DISTURBED: 2.0 if each == "x" else 0.0}
         if each == ".":
             undisturbed.add(1000, 1.0, parts)
         every.add(1000, 2.0 if each == "x" else 1.0, parts)
-    steady = every.read_least_disturbed(undisturbed)
+    steady = undisturbed.read_undisturbed(every.read())
     assert (steady.iterations, steady.settled, steady.disturbed) == (iterations, settled, pytest.approx(disturbed))
 
 
 def test_noisy_undisturbed_iterations_are_taken_at_the_cap():
-    every = SteadyWindow(SteadyRule())
-    undisturbed = every.empty()
+    every, undisturbed = SteadyWindow(SteadyRule()), SteadyWindow(SteadyRule())
     for number in range(10):
         each = (1000, 1.0 + number % 2)
         every.add(*each)
         if number > 2:
             undisturbed.add(*each)
-    steady = every.read_least_disturbed(undisturbed)
+    steady = undisturbed.read_undisturbed(every.read())
     assert (steady.iterations, steady.settled, steady.converged) == (5, True, False)

@@ -50,6 +50,7 @@ def test_disturbed_baseline_is_marked_and_warned_about_where_it_is_used(store):
         assert trial.compare_with(SETTLED, 1000)[:2] == (500.0, 1.0)
         assert "trial 'a'" in warn["disturbed"]
         assert "50 % of the time" in warn["disturbed"]
+        trial.update(SETTLED)  # published once
     assert store.load(WORKLOAD, SINGLE).disturbed == 0.5
 
 
