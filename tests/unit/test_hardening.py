@@ -23,7 +23,7 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.experiments import ExperimentError
 from rl_scaling_callback.live.colocation import Colocation
-from rl_scaling_callback.report import to_json, to_markdown
+from rl_scaling_callback.report import render_page, to_json, to_markdown
 from rl_scaling_callback.sweeping.config_file import write_config
 from tests.builders import BASELINE, CONFIG, HEADER, Folder, result
 
@@ -182,6 +182,17 @@ def test_link_in_a_store_is_replaced_but_not_its_target(tmp_path):
     store.publish(BASELINE)
     assert outside.read_text() == "mine"
     assert store.load(BASELINE.workload, BASELINE.scale) == BASELINE
+
+
+def test_report_does_not_tell_strings_of_a_logged_config(folder):
+    for secret in ("hunter2", "hunter3"):
+        partial = f"functools.partial(<class 'mine.Callback'>, api_key='{secret}')"
+        logged = {"env_config": {"broker": {"password": secret}}, "callbacks": [partial], "model": {"custom_model": secret}}
+        folder.trial([result(k, config=logged) for k in range(1, 6)], name=secret.replace("hunter", "trial"))
+    experiment = folder.read()
+    assert len(experiment.studies) == 2
+    for text in (*shown(experiment), render_page(make_report(experiment))):
+        assert "hunter" not in str(text)
 
 
 @pytest.fixture
