@@ -111,7 +111,7 @@ def configurations(study: Study, reference: Scale = SINGLE) -> tuple[Configurati
     baseline = cells.get(reference)
     if baseline is None and study.baseline is not None:
         given = study.baseline.steady
-        baseline = _Cell(study.baseline.scale, (), given, noise.variance(given))
+        baseline = _Cell(study.baseline.scale, (study.baseline,), given, noise.variance(given))
     ordered = sorted(cells.values(), key=lambda cell: (cell.scale.parallelism, -cell.scale.num_env_runners))
     return tuple(_configuration(study, cell, cells, baseline, noise) for cell in ordered)
 

@@ -187,7 +187,7 @@ def hosts_of(algorithm: Algorithm) -> set[Host]:
     """Return the hosts of the env runners; empty if they don't answer."""
     group = algorithm.env_runner_group
     hosts = {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
-    # RLlib restarts env runners that don't answer a call, so don't ask if there is only one host.
+    # There is nothing to ask if there is only one host.
     if group is None or not group.num_remote_env_runners() or len(hosts) == 1:
         return {hardware.this_host()}
     answers = group.foreach_env_runner(_host, local_env_runner=False, timeout_seconds=_RUNNERS_ANSWER_WITHIN_S)

@@ -14,7 +14,7 @@ from rl_scaling_callback.baseline.store import EXPERIMENT_SUBDIRECTORY
 from rl_scaling_callback.core import schema
 from rl_scaling_callback.core.attribution import RECORDED
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.steady import SteadyRule
+from rl_scaling_callback.core.steady import DISTURBED, SteadyRule
 from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
 from rl_scaling_callback.experiments.lines import ResultLines
@@ -363,12 +363,15 @@ def test_hardware_from_a_baseline_file(folder):
     assert study.baseline is None, "there is a run at the reference scale"
 
 
-def test_baseline_file_replaces_a_missing_reference(folder):
-    folder.publish(baseline())
+@pytest.mark.parametrize("disturbed_s", [0.0, 50.0])
+def test_baseline_file_replaces_a_missing_reference(folder, disturbed_s):
+    published = replace(baseline(), parts={DISTURBED: disturbed_s})
+    folder.publish(published)
     folder.trial([result(k, config={"num_env_runners": 2}) for k in range(1, 4)])
     (study,) = folder.read().studies
     assert study.baseline.scale == Scale(1, 1)
-    assert (study.baseline.steady.sps, study.baseline.steady.parts) == (BASELINE.sps, BASELINE.parts)
+    assert (study.baseline.steady.sps, study.baseline.steady.parts) == (published.sps, published.parts)
+    assert any(each.disturbed for each in configurations(study)) == bool(disturbed_s)
     assert (study.baseline.name, study.baseline.notes) == ("PPO_x", (Note("from file", {"time": ""}),))
     (other,) = folder.read(reference=Scale(2, 1)).studies
     assert other.baseline is None
