@@ -27,11 +27,7 @@ def instrumented(config: AlgorithmConfig, rule: SteadyRule, longest_wait_s: floa
     measure = functools.partial(
         ScalingCallback,
         **own_options(config),
-        warmup_iterations=rule.warmup_iterations,
-        min_iterations=rule.min_iterations,
-        precision=rule.precision,
-        max_iterations=rule.max_iterations,
-        max_seconds=rule.max_seconds,
+        steady=rule,
     )
     callbacks += [measure, functools.partial(Watchdog, longest_wait_s)]
     copy = config.copy(copy_frozen=False).callbacks(callbacks)
