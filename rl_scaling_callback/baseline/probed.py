@@ -182,6 +182,8 @@ class ProbedBaseline(BaselineSource):
         self._seconds_a_round = 0.0
         if not self._is_reference:
             self._measure(_ROUNDS_AT_ONCE)
+            if len(self._spells[0].rounds) < _ROUNDS_AT_ONCE or (self._overlaps and not self.error <= _LARGE_ERROR):
+                self._warn_of_error()
         if trial.overlaps and not self._is_reference:
             warn(
                 "overlap",
@@ -410,8 +412,6 @@ class ProbedBaseline(BaselineSource):
         self._ratios = Ratios(math.exp(self._mean("sampling")), self._updates, math.exp(self._mean("sync")))
         if alone:
             self._alone = self._alone_in(by_round.values())
-        if not self._estimates["sampling"].half_width <= math.log1p(_LARGE_ERROR / 100):
-            self._warn_of_error()
 
     def _round_of(self, by_scale: Mapping[Scale, Probe]) -> _Round:
         reference, own = by_scale[self._reference], by_scale[self._own]
@@ -442,8 +442,7 @@ class ProbedBaseline(BaselineSource):
         return trimmed_mean([getattr(each, figure) for spell in self._spells for each in spell.rounds])
 
     def _warn_of_error(self) -> None:
-        error = self.error if self.error > 0 else 100 * math.expm1(min(20.0, self._estimates["sampling"].half_width))
-        known = f"±{error:.0f} %" if error > 0 else "their error is unknown"
+        known = f"±{self.error:.0f} %" if self.error > 0 else "their error is unknown"
         rounds = sum(len(spell.rounds) for spell in self._spells)
         cut = (
             f"The limit max_probe_seconds allowed {rounds} of {_ROUNDS_AT_ONCE} rounds of probes: increase it. "

@@ -136,12 +136,14 @@ def test_error_is_known_from_the_third_spell_on_and_shrinks():
     assert sorted(errors[1:], reverse=True)[0] > errors[-1]
 
 
-@pytest.mark.parametrize(("rounds", "noise", "warns"), [(3, 0.01, False), (3, 3.0, True), (1, 0.01, True), (2, 0.01, False)])
+@pytest.mark.parametrize(("rounds", "noise", "warns"), [(3, 0.01, False), (3, 0.6, True), (1, 0.01, True)])
 def test_an_uncertain_baseline_warns_once(rounds, noise, warns):
     warnings = {}
     machine = Machine(noise=noise)
     measure, machine.measure = machine.measure, lambda scales, wanted=1: measure(scales, min(wanted, rounds))
-    baseline(machine, warn=warnings.setdefault)
+    probed = baseline(machine, warn=warnings.setdefault)
+    machine.train(probed, 30.0)
+    probed.update(EMPTY)
     assert list(warnings) == ["error"] * warns
 
 
