@@ -259,14 +259,14 @@ class ProbedBaseline(BaselineSource):
         untimed = self._mean("own") - 2 * _UNEXPLAINED
         cost = _Cost(*[max(figure, untimed) for figure in _Cost.of(env_steps, spent)])
         is_untimed = cost.own < self._mean("own") - _UNEXPLAINED
-        has_jumped = self._jumps(cost)
-        if has_jumped:
+        has_changed = self._jumps(cost)
+        if has_changed:
             self._start_over()
         elif not self._is_first or is_untimed:  # the first one is slow
             self._add(cost)
         self._is_first = False
         try:
-            if has_jumped:
+            if has_changed:
                 self._measure(_ROUNDS_AT_ONCE)
                 self._add(cost)
             elif self._is_due():
@@ -280,14 +280,14 @@ class ProbedBaseline(BaselineSource):
                 self._start_over()
                 self._measure(_ROUNDS_AT_ONCE)
                 self._add(cost)
-                self._is_trusted = not self._disagrees()
+                has_changed = self._is_trusted = not self._disagrees()
         except ProbeError as error:
             self._is_trusted = self._is_trusted and bool(self._spells)
             kept = " The baseline of the last probe is kept; baseline/age shows how old it is." * self._is_trusted
             self._warn("probe", f"{error}{kept}")
         if not self._is_trusted and (len(self._costs) >= _FEWEST_TO_TELL or is_untimed):
             self._warn_of_disagreement(cost, is_untimed)
-        return has_jumped and self._is_trusted
+        return has_changed and self._is_trusted
 
     def update(self, steady: Steady) -> None:
         """Look for the lasting baseline, or publish it; warn once if its speed differs from the probes'."""

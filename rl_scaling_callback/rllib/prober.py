@@ -199,7 +199,8 @@ class Prober:
         """Return a probe from calls like the algorithm's own."""
         calls: list[tuple[float, float, list[twins.Answer]]] = []
         fewest = 1 if self._replay_buffer is None else _FEWEST_CALLS
-        while len(calls) < fewest or len(calls) * median(took for _, took, _ in calls) < self._probe_seconds:
+        started = time.perf_counter()
+        while len(calls) < fewest or time.perf_counter() - started < self._probe_seconds:
             calls.append(self._timed(runners, None, until))
         env_steps = [sum(answer.env_steps for answer in answers) for _, _, answers in calls]
         # A median, because one delayed call, such as by garbage collection, would outweigh dozens of short ones.
