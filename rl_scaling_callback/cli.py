@@ -24,7 +24,6 @@ except ImportError as error:
 
 from rl_scaling_callback._version import __version__
 from rl_scaling_callback.analysis.goals import GOALS, Goal
-from rl_scaling_callback.analysis.speed_correction import CORRECTIONS, Correction
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.schema import KEYS
 from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule
@@ -101,7 +100,7 @@ def _goal(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["table", "markdown", "json", "html"]),
+    type=click.Choice(["table", "json", "html"]),
     default="table",
     show_default=True,
     help="Output format.",
@@ -124,13 +123,6 @@ def _goal(command: Callable[..., Any]) -> Callable[..., Any]:
     help="Number of iterations to skip at the start of each trial.",
 )
 @click.option(
-    "--correction",
-    type=click.Choice(CORRECTIONS),
-    default="repeated",
-    show_default=True,
-    help="When to correct for the machine's speed, estimated from learner updates: if trials were repeated, always or never.",
-)
-@click.option(
     "--verbose", "-v", is_flag=True, help="Table format only: show all configurations, laws, predictions, checklist and notes."
 )
 @click.option("--exit-code", is_flag=True, help="Exit with code 3 if the goal is not met, 4 if undecided.")
@@ -143,7 +135,6 @@ def report(
     curve: Path | None,
     reference: Scale,
     warmup_iterations: int,
-    correction: Correction,
     verbose: bool,
     exit_code: bool,
 ) -> None:
@@ -162,7 +153,7 @@ def report(
 
     from rl_scaling_callback.report import make_report, save_figures, write_curve
 
-    made = make_report(experiment, goal, reference, correction=correction)
+    made = make_report(experiment, goal, reference)
     _show(made, form, output, verbose)
     try:
         for index, study in enumerate(made.studies, start=1):
@@ -333,7 +324,7 @@ def keys(as_json: bool) -> None:
 
 
 def _show(made: Report, form: str, output: Path | None, verbose: bool) -> None:
-    from rl_scaling_callback.report import print_report, to_json, to_markdown, write_page
+    from rl_scaling_callback.report import print_report, to_json, write_page
 
     if form == "html":
         click.echo(f"written: {write_page(made, output or DEFAULT_PAGE)}", err=True)
@@ -345,11 +336,10 @@ def _show(made: Report, form: str, output: Path | None, verbose: bool) -> None:
         with output.open("w", encoding="utf-8") as file:
             print_report(made, Console(file=file, width=200), verbose=verbose)
     else:
-        text = to_json(made) if form == "json" else to_markdown(made)
         if output is None:
-            click.echo(text)
+            click.echo(to_json(made))
             return
-        output.write_text(text + "\n", encoding="utf-8")
+        output.write_text(to_json(made) + "\n", encoding="utf-8")
     click.echo(f"written: {output}", err=True)
 
 

@@ -14,13 +14,14 @@ from typing import Final
 
 from rl_scaling_callback.analysis.interference import NOTABLE_CORES, undisturbed
 from rl_scaling_callback.analysis.noise import PROBED, USUAL, Noise, variance_of
-from rl_scaling_callback.analysis.runs import Note, Run, Study
+from rl_scaling_callback.analysis.runs import Run, Study
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.attribution import LearnerLimits, TimeBreakdown, diagnosis, losses
 from rl_scaling_callback.core.comparison import same_steps
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
+from rl_scaling_callback.core.text import counted
 
 SINGLE: Final = Scale(1, 1)
 """The usual reference: 1 env runner × 1 env."""
@@ -76,7 +77,7 @@ class Configuration:
     noise: Noise = USUAL
     variance: float = NAN
     disturbed: bool = False
-    notes: tuple[Note, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def own_error(self) -> float:
@@ -106,7 +107,7 @@ def configurations(study: Study, reference: Scale = SINGLE) -> tuple[Configurati
     groups: dict[Scale, list[Run]] = defaultdict(list)
     for run in undisturbed(study.runs):
         groups[run.scale].append(run)
-    noise = PROBED if study.probed else Noise.of(groups.values(), study.correction)
+    noise = PROBED if study.probed else Noise.of(groups.values())
     cells = {scale: _Cell.of(runs, noise) for scale, runs in groups.items()}
     baseline = cells.get(reference)
     if baseline is None and study.baseline is not None:
@@ -168,12 +169,11 @@ def _configuration(study: Study, cell: _Cell, cells: Mapping[Scale, _Cell], base
     # If only throughputs are known, trust the user that they are comparable.
     steps_count = baseline is not None and not study.timed_iterations and cell.steps > 0 and baseline.steps > 0
     if baseline is not None and steps_count and not same_steps(cell.steps, baseline.steps):
-        notes.append(Note("other steps", {"here": cell.steps, "baseline": baseline.steps}))
+        notes.append(f"{cell.steps:,.0f} env steps per iteration, {baseline.steps:,.0f} for the baseline: not comparable")
     elif baseline is not None:
         unit_sps, variance = _unit(cell, baseline)
         speedup = formulas.speedup(steady.sps, unit_sps)
-        variance += cell.variance + _left_variance(study, scale, baseline.scale)
-        speedup_error = 0.0 if cell is baseline else noise.error(variance)
+        speedup_error = 0.0 if cell is baseline else noise.error(cell.variance + variance)
         if study.exclusive_phases or study.waits_are_known:
             lost, estimated = _losses(cell, cells, baseline)
     efficiency = formulas.efficiency(speedup, scale.parallelism)
@@ -184,9 +184,9 @@ def _configuration(study: Study, cell: _Cell, cells: Mapping[Scale, _Cell], base
         runs=runs,
         seconds=formulas.ratio(steady.seconds, steady.iterations),
         sps=steady.sps,
-        sps_error=noise.error(cell.variance + _left_variance(study, scale) + noise.level),
+        sps_error=noise.error(cell.variance + noise.level),
         noise=noise,
-        variance=cell.variance + _left_variance(study, scale),
+        variance=cell.variance,
         is_baseline=cell is baseline,
         speedup=speedup,
         speedup_error=speedup_error,
@@ -216,20 +216,15 @@ def _unit(cell: _Cell, baseline: _Cell) -> tuple[float, float]:
     return fmean(run.baseline_sps for run in own), sum(variance_of(run.baseline_error) for run in own) / len(own) ** 2
 
 
-def _left_variance(study: Study, scale: Scale, other: Scale | None = None) -> float:
-    """Return the variance of ln SPS that the speed correction may leave, relative to another scale or to the mean."""
-    return 0.0 if study.correction is None else study.correction.uncertainty(scale, other) ** 2
-
-
-def _disturbances(runs: Sequence[Run], left_out: int) -> Iterator[Note]:
+def _disturbances(runs: Sequence[Run], left_out: int) -> Iterator[str]:
     """Yield what interfered with the runs, and how many were left out because of it."""
     others = max((run.others for run in runs if run.others > NOTABLE_CORES), default=0.0)
     if any(run.exclusive == 0 for run in runs):
-        yield Note("other trials")
+        yield "another trial ran on its node at the same time"
     elif others:
-        yield Note("other programs", {"cores": others})
+        yield f"other programs, or ones started by its env, kept {others:.1f} cores busy"
     if left_out:
-        yield Note("disturbed runs", {"count": left_out})
+        yield f"{counted(left_out, 'more run')} left out because of interference from other programs"
 
 
 def _losses(cell: _Cell, cells: Mapping[Scale, _Cell], baseline: _Cell) -> tuple[Mapping[str, float], bool]:

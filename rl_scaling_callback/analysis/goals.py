@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, NamedTuple
 from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.checks import non_empty, positive
-from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.formulas import NAN, interval
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DEFAULT_RULE
 
@@ -113,12 +113,6 @@ GOALS: Final[Mapping[str, Goal]] = {
     "fastest": Goal("fastest"),
 }
 """The predefined goals by name."""
-
-
-def interval(value: float, error: float) -> tuple[float, float]:
-    """Return the interval with half-width `error` [%], symmetric on a log scale; of zero width if that is NaN."""
-    width = 1.0 if math.isnan(error) else 1 + error / 100
-    return value / width, value * width
 
 
 def tolerance(error: float) -> float:

@@ -46,14 +46,14 @@ def read_table(location: Location, *, rule: SteadyRule) -> Experiment:
             try:
                 scale, env_steps, seconds = _read(row)
             except ValueError as error:
-                left_out.append(LeftOut(f"{location.name}, line {rows.line_num}", "row", {"error": str(error)}))
+                left_out.append(LeftOut(f"{location.name}, line {rows.line_num}", str(error)))
                 continue
             iterations = runs.setdefault(scale, [])
             iterations.append(Iteration(len(iterations) + 1, env_steps, seconds))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ExperimentError(f"{location.text} is not a CSV file in UTF-8 ({error}). {_WANTED}") from None
     if not runs:
-        reason = f"no row can be read ({left_out[0].figures['error']})" if left_out else "it has no rows"
+        reason = f"no row can be read ({left_out[0].reason})" if left_out else "it has no rows"
         raise ExperimentError(f"{location.text}: {reason}. {_WANTED}")
     measured = replace(rule, warmup_iterations=0)
     found = [summarise(iterations, measured, name=str(scale), scale=scale) for scale, iterations in runs.items()]

@@ -11,10 +11,11 @@ from statistics import median_low
 from typing import Any, Final
 
 from rl_scaling_callback import rllib
-from rl_scaling_callback.analysis.runs import Iteration, LeftOut, Note, Reason, Run
+from rl_scaling_callback.analysis.runs import Iteration, LeftOut, Run
 from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule, is_measurable
+from rl_scaling_callback.core.text import counted
 from rl_scaling_callback.experiments.lines import ResultLines
 from rl_scaling_callback.experiments.recording import summarise
 from rl_scaling_callback.rllib import Circumstances
@@ -91,19 +92,21 @@ def read_trial(folder: Location, files: Collection[str], rule: SteadyRule) -> Tr
                 log.add(result)
             log.damaged = lines.damaged
     if not log.iterations:
-        return LeftOut(folder.name, _why_nothing(RESULTS in files, failed, log.damaged), {"lines": log.damaged})
+        return LeftOut(folder.name, _why_nothing(RESULTS in files, failed, log.damaged))
     if not log.config and PARAMS in files:
         with suppress(ExperimentError, ValueError, RecursionError):
             log.configure(json.loads(folder.below(PARAMS).read()))
     return log.read(folder.name, rule, failed)
 
 
-def _why_nothing(has_results: bool, failed: bool, damaged: int) -> Reason:
+def _why_nothing(has_results: bool, failed: bool, damaged: int) -> str:
     if failed:
-        return "failed at start"
+        return "it ended with an error before its first iteration was done; see error.txt in its folder"
     if damaged:
-        return "unreadable results"
-    return "no iteration" if has_results else "never started"
+        return f"none of the {damaged} lines of its result.json can be read"
+    if has_results:
+        return "no iteration was reported: it has not completed one yet, or was stopped before"
+    return "there is no result.json in its folder: it has not started, or Tune's JSON logger is disabled"
 
 
 class _Log:
@@ -191,11 +194,11 @@ class _Log:
     def read(self, name: str, rule: SteadyRule, failed: bool) -> TrialRead | LeftOut:
         """Return the trial, or the reason why it is left out."""
         if not rllib.samples_env(self.config):
-            return LeftOut(name, "offline")
+            return LeftOut(name, "it learns from recorded data (offline): it samples no env steps, so there is no throughput")
         try:
             scale = rllib.read_scale(self.config)
         except ValueError as error:
-            return LeftOut(name, "no scale", {"error": str(error)})
+            return LeftOut(name, f"its config has no valid scale: {error}. Is it an RLlib trial?")
         run = summarise(
             self.iterations,
             rule,
@@ -211,7 +214,11 @@ class _Log:
             return self._not_steady(name, rule, failed)
         healthy = [each.healthy for each in self.iterations[rule.warmup_iterations :] if each.healthy < scale.num_env_runners]
         if len(healthy) > run.steady.iterations / 2:
-            return LeftOut(name, "env runners missing", {"healthy": median_low(healthy), "scale": scale})
+            return LeftOut(
+                name,
+                f"only {median_low(healthy):.0f} of its {scale.num_env_runners} env runners were healthy in most iterations: its "
+                f"throughput is not that of {scale}. See Ray's logs for the cause",
+            )
         return TrialRead(
             run=run,
             facts={**rllib.read_workload(self.config), "algorithm": _algorithm(name, self.config)},
@@ -224,34 +231,41 @@ class _Log:
             timed_iterations=rllib.iterations_are_timed(self.config) or rllib.steps_follow_scale(self.config),
         )
 
-    def _notes(self, failed: bool) -> Iterator[Note]:
+    def _notes(self, failed: bool) -> Iterator[str]:
         # The error file remains if Tune retried the trial.
         if failed and not (self._last and self._last.done):
-            yield Note("failed", {"iterations": len(self.iterations)})
+            yield f"ended with an error after {counted(len(self.iterations), 'iteration')}"
         if self._changed:
-            yield Note("config changed", {"first": self.iterations[0].number})
+            yield f"its config changed while it ran: only iterations from {self.iterations[0].number} on count"
         if self.damaged:
-            yield Note("damaged lines", {"count": self.damaged})
+            yield f"{counted(self.damaged, 'damaged line')} of its result.json left out"
         if rllib.evaluates(self.config) and not self._evaluation_is_known:
-            yield Note("evaluation included")
+            yield "its iterations include evaluation, whose time is unknown without the callback"
         seconds = [each.seconds for each in self.iterations if each.seconds > 0]
         if seconds and max(seconds) > _SUSPICIOUS * median_low(seconds):
-            yield Note("slow iteration", {"seconds": max(seconds), "typical": median_low(seconds)})
+            yield (
+                f"one of its iterations took {max(seconds):,.0f} s, while {median_low(seconds):,.3g} s is typical: was the machine "
+                "suspended or its clock changed?"
+            )
         if self._drift > 0 or self._drift < 0:
-            yield Note("drift", {"percent": self._drift})
+            yield f"its sampling cost per env step changed by {self._drift:+.0f} % while it ran, and so did its efficiency"
         if self._comparable == 0:
-            yield Note("not comparable")
+            yield "its callback found no comparable baseline: workload, hardware or steps differ"
 
     def _not_steady(self, name: str, rule: SteadyRule, failed: bool) -> LeftOut:
         iterations, warmup = len(self.iterations), rule.warmup_iterations
         learns_after = rllib.steps_before_learning(self.config)
         waits = learns_after > 0 and any(is_measurable(each.env_steps, each.seconds) for each in self.iterations)
-        reason: Reason = "learning not started" if waits else "unmeasurable" if iterations > warmup else "too short"
-        figures = {"iterations": iterations, "warmup": warmup, "learns_after": learns_after, "problem": self._problem}
-        return LeftOut(name, reason, {**figures, "failed": failed})
+        if waits:
+            reason = f"; learning starts after {learns_after:,.0f} env steps, and warm-up takes {warmup} iterations more"
+        elif iterations > warmup:
+            reason = f", none of which can be measured: {self._problem or 'no env steps were sampled after warm-up'}"
+        else:
+            reason = f"; warm-up takes {warmup}, so at least {warmup + 1} are needed"
+        return LeftOut(name, f"{counted(iterations, 'iteration')}{reason}{'; it ended with an error' * failed}")
 
 
-def _limits(iterations: Sequence[tuple[float, ...]]) -> Iterator[Note]:
+def _limits(iterations: Sequence[tuple[float, ...]]) -> Iterator[str]:
     """Yield whether sampling or learning limits a trial in which they overlap, and at which throughput; nothing if unknown.
 
     The learner could process more env steps while it is idle, and env runners could sample more while they wait for it.
@@ -263,8 +277,10 @@ def _limits(iterations: Sequence[tuple[float, ...]]) -> Iterator[Note]:
     env_steps, seconds, busy, waited = map(sum, zip(*known, strict=True)) if known else (0.0, 0.0, 0.0, 0.0)
     learner, sampling = ratio(env_steps, busy), ratio(env_steps, seconds - waited)
     if learner > 0 and sampling > 0:
-        figures = {"learner_sps": learner, "busy": min(1.0, busy / seconds), "sampling_sps": sampling}
-        yield Note("learner limits" if learner < sampling else "sampling limits", figures)
+        yield (
+            f"{'the learner limits' if learner < sampling else 'sampling limits'}: the learner can process {learner:,.0f} steps/s "
+            f"(busy {min(1.0, busy / seconds):.0%} of the time), the env runners can sample {sampling:,.0f}"
+        )
 
 
 def _work_of(config: Mapping[str, Any]) -> tuple[Scale, dict[str, Any]] | None:

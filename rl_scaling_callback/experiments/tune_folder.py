@@ -8,7 +8,7 @@ from dataclasses import replace
 from statistics import fmean
 from typing import Any, Final
 
-from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Note, Run, Study
+from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Run, Study
 from rl_scaling_callback.baseline.model import Baseline
 from rl_scaling_callback.baseline.store import EXPERIMENT_SUBDIRECTORY
 from rl_scaling_callback.core.formulas import NAN
@@ -161,7 +161,8 @@ def _given(facts: Mapping[str, Any], trials: Sequence[TrialRead], baselines: Seq
     for baseline in baselines:
         is_theirs = baseline.workload.id in ids if ids else matches(facts, baseline.workload.facts)
         if baseline.scale == reference and is_theirs:
-            source = Note("from file", {"time": baseline.provenance.get("time", "")})
+            time = baseline.provenance.get("time", "")
+            source = "from the experiment's baseline file" + (f", measured {time}" if time else "")
             name = baseline.provenance.get("trial", "")
             return Run(name=name, scale=reference, steady=baseline.steady, notes=(source,))
     recorded = [trial.unit_sps for trial in trials if trial.unit_sps > 0]
@@ -171,7 +172,8 @@ def _given(facts: Mapping[str, Any], trials: Sequence[TrialRead], baselines: Seq
     probed = [trial.run.baseline_sps for trial in trials if trial.run.baseline_sps > 0]
     sps = (fmean(probed) if probed else recorded[-1]) * reference.parallelism
     steady = Steady(sps=sps, error=NAN, iterations=0, env_steps=NAN, seconds=NAN, converged=False, settled=False)
-    return Run(name="", scale=reference, steady=steady, notes=(Note("from probes" if probed else "from trials"),))
+    of_probes = "the mean of those probed in the trials, each of which is compared with its own"
+    return Run(name="", scale=reference, steady=steady, notes=(of_probes if probed else "as recorded by the trials",))
 
 
 def _titles(groups: Sequence[Mapping[str, Any]]) -> list[str]:

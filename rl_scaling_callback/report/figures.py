@@ -23,11 +23,11 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FormatStrFormatter, MaxNLocator, NullLocator
 
 from rl_scaling_callback.analysis.configurations import Configuration
-from rl_scaling_callback.analysis.goals import interval
 from rl_scaling_callback.core.attribution import CAUSES
+from rl_scaling_callback.core.formulas import interval
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.report.report import StudyReport
-from rl_scaling_callback.report.text import UNKNOWN, rounded
+from rl_scaling_callback.core.text import UNKNOWN, rounded
+from rl_scaling_callback.report.study import StudyReport
 
 INK: Final = "#1b1f24"
 """Colour of text, axes and outlines; the page replaces it with its text colour."""
@@ -207,9 +207,9 @@ def _law(axes: Axes, study: StudyReport, family: _Family, top: int) -> list[Line
         return []
     predictions = [fit.predict(family.scale(step)) for step in steps]
     n = [each.scale.parallelism for each in predictions]
-    lows, highs = zip(*(each.speedups for each in predictions), strict=True)
+    lows, highs = zip(*(interval(each.speedup, each.speedup_error) for each in predictions), strict=True)
     axes.fill_between(n, lows, highs, color=family.colour, alpha=0.13, linewidth=0)
-    looks: dict[str, Any] = {"color": family.colour, "linewidth": 1.2, "label": f"law {fit.name} with 95 % band"}
+    looks: dict[str, Any] = {"color": family.colour, "linewidth": 1.2, "label": "scaling law with 95 % band"}
     return axes.plot(n, [each.speedup for each in predictions], **looks)
 
 
@@ -323,7 +323,7 @@ PICTURES: Final[tuple[Picture, ...]] = (
     Picture(
         "speedup",
         "Speedup over N",
-        "Measured speedup and the ideal line, on logarithmic axes. Bars are 95 % intervals; curves show the chosen law with its "
+        "Measured speedup and the ideal line, on logarithmic axes. Bars are 95 % intervals; curves show the scaling law with its "
         "95 % interval for a new measurement.",
         "there is no baseline to compare with",
         speedup_over_n,

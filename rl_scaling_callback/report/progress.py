@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.report.text import rounded
+from rl_scaling_callback.core.text import rounded
 
 if TYPE_CHECKING:
     from rich.console import Console

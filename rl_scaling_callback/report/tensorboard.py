@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from rl_scaling_callback.report.report import StudyReport
+from rl_scaling_callback.report.study import StudyReport
 
 RUN: Final = "scaling_over_N"
 SPEEDUP: Final = f"{RUN}/speedup"

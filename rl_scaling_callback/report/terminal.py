@@ -8,18 +8,12 @@ from typing import TYPE_CHECKING, Final
 
 from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.report.decisions import choice_text
-from rl_scaling_callback.report.report import Report, StudyReport
-from rl_scaling_callback.report.text import UNKNOWN, counted, printable
-from rl_scaling_callback.report.wording import (
-    COLUMNS,
-    Column,
-    closing,
-    decision,
-    details,
-    left_out,
-    verdict_text,
-)
+from rl_scaling_callback.core.text import UNKNOWN, counted, printable
+from rl_scaling_callback.report.columns import COLUMNS, Column
+from rl_scaling_callback.report.decisions import choice_text, code_text, verdict_text
+from rl_scaling_callback.report.report import Report
+from rl_scaling_callback.report.sections import left_out, reasons, sections
+from rl_scaling_callback.report.study import StudyReport
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,22 +60,25 @@ def print_report(report: Report, console: Console | None = None, *, verbose: boo
     from rich.console import Console
 
     console = console or Console()
-    lacking = [f"Left out: {line}" for line in left_out(report)]
-    if len(lacking) > _MOST_LEFT_OUT:
+    lacking = [*map(left_out, report.experiment.left_out)]
+    if len(lacking) > _MOST_LEFT_OUT and not verbose:
         lacking[_MOST_LEFT_OUT:] = [f"Left out: {len(lacking) - _MOST_LEFT_OUT} more (--verbose lists them)"]
-    source = _wrapped(closing(report).lines if verbose or not report.studies else lacking, console)
+    if not report.studies:
+        lacking.insert(0, "Nothing to show: no run of this experiment could be read.")
+    provenance = [f"{name}: {text}" for name, text in report.provenance.items()] if verbose or not report.studies else []
+    source = _wrapped([*lacking, *provenance], console)
     _print([*source, ""] if source else [], console)
     for study in report.studies:
-        section = decision(study)
-        reasons, verdict = _wrapped(section.lines, console), _wrapped([verdict_text(study)], console)
+        asked = study.recommendation
+        why, verdict = _wrapped(reasons(study), console), _wrapped([verdict_text(asked)], console)
         # Title, table header with its blank lines, and notes on dropped columns and rows.
-        taken = 10 + len(reasons) + bool(section.code) + len(verdict) + len(source)
+        taken = 10 + len(why) + (asked.choice is not None) + len(verdict) + len(source)
         _print_table(study, console, len(study.configurations) if verbose else max(_FEWEST_ROWS, _MOST_LINES - taken))
-        for each in details(study) if verbose else ():
-            _print([each.title], console, style="bold")
-            _print([*_wrapped(each.lines, console, indent="  "), ""], console)
-        _print(reasons, console)
-        _print(filter(None, [section.code]), console)
+        for section in sections(study) if verbose else ():
+            _print([section.title], console, style="bold")
+            _print([*_wrapped(section.lines, console, indent="  "), ""], console)
+        _print(why, console)
+        _print(filter(None, [code_text(asked)]), console)
         _print(verdict, console, style="bold")
         console.print()
 

@@ -19,13 +19,13 @@ import ray
 from rl_scaling_callback import rllib
 from rl_scaling_callback.analysis.configurations import SINGLE
 from rl_scaling_callback.analysis.goals import GOALS, Goal
-from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Note, Run, Study
+from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Run, Study
 from rl_scaling_callback.core.estimates import Estimate, trimmed_mean
 from rl_scaling_callback.core.probing import Probe
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
+from rl_scaling_callback.core.text import counted
 from rl_scaling_callback.report.progress import ProgressView, Row
-from rl_scaling_callback.report.text import counted
 from rl_scaling_callback.rllib.hardware import Host
 from rl_scaling_callback.rllib.prober import ProbeError
 from rl_scaling_callback.sweeping import cluster, placement
@@ -322,7 +322,7 @@ def _experiment(
     facts = {"algorithm": algorithm.__name__, "env": str(env), "cpu": host.cpu, "ray": ray.__version__}
     in_turn = rllib.steps_in_turn(vars(config))
     study = Study(f"{algorithm.__name__} on {env}", tuple(runs), facts=facts, steps_in_turn=in_turn, probed=True)
-    left_out = tuple(LeftOut(str(scale), "not probed", {"error": error}) for scale, error in rounds.failed.items())
+    left_out = tuple(LeftOut(str(scale), error) for scale, error in rounds.failed.items())
     source = f"{counted(sum(map(len, rounds.probes)), 'probe')} in {counted(len(rounds.probes), 'round')}"
     return Experiment(source, (study,), left_out)
 
@@ -351,15 +351,16 @@ def _steady(rounds: ProbeRounds, probes: Sequence[Probe], sps: float, error: flo
     )
 
 
-def _with_evaluation(rounds: ProbeRounds, reference_sps: float, sps: float) -> Note:
+def _with_evaluation(rounds: ProbeRounds, reference_sps: float, sps: float) -> str:
     """Return a note with the speedup including evaluation."""
     steps = fmean(each.env_steps for each in rounds.iterations)
     speedup = (steps / reference_sps + rounds.evaluation_s) / (steps / sps + rounds.evaluation_s)
-    return Note("evaluation excluded", {"seconds": rounds.evaluation_s, "speedup": speedup})
+    return f"evaluation adds {rounds.evaluation_s:.2g} s per iteration on average, which figures exclude: with it {speedup:.2f}×"
 
 
-def _comparison(speedup: float, error: float, confirmed: Estimate) -> Note:
+def _comparison(speedup: float, error: float, confirmed: Estimate) -> str:
     """Return a note that compares the confirmation with the probes."""
     apart, noise = abs(confirmed.mean - math.log(speedup)), math.hypot(math.log1p(error / 100), confirmed.half_width)
-    figures = {"trained": math.exp(confirmed.mean), "error": 100 * math.expm1(confirmed.half_width), "probed": speedup}
-    return Note("contradicted" if apart > noise else "confirmed", figures)
+    trained = f"{math.exp(confirmed.mean):.2f}× ± {100 * math.expm1(confirmed.half_width):.0f} %"
+    differ = "; they differ by more than their errors" if apart > noise else ""
+    return f"training iterations: {trained} (probes: {speedup:.2f}×){differ}"

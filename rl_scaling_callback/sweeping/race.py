@@ -24,9 +24,9 @@ from typing import Final
 import numpy as np
 from scipy.special import ndtr, stdtrit
 
-from rl_scaling_callback.analysis.fitting import Array
 from rl_scaling_callback.analysis.goals import TOLERANCE, Goal, Verdict, tolerance
 from rl_scaling_callback.core.checks import positive
+from rl_scaling_callback.core.estimates import Array
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 

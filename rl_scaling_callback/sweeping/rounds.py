@@ -16,8 +16,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from rl_scaling_callback.analysis.configurations import SINGLE
-from rl_scaling_callback.analysis.fitting import Array
-from rl_scaling_callback.core.estimates import trimmed_mean
+from rl_scaling_callback.core.estimates import Array, trimmed_mean
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.probing import Probe
 from rl_scaling_callback.core.scale import Scale

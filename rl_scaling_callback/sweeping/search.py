@@ -20,14 +20,13 @@ import numpy as np
 from scipy.optimize import nnls
 
 from rl_scaling_callback.analysis.configurations import SINGLE, Configuration, configurations
-from rl_scaling_callback.analysis.fitting import Array
 from rl_scaling_callback.analysis.goals import Goal
 from rl_scaling_callback.analysis.laws import Measured, fit_laws
 from rl_scaling_callback.analysis.noise import within
 from rl_scaling_callback.analysis.recommendation import recommend
 from rl_scaling_callback.analysis.runs import Run, Study
-from rl_scaling_callback.analysis.speed_correction import correct_speed
 from rl_scaling_callback.core.checks import at_least, positive
+from rl_scaling_callback.core.estimates import Array
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
@@ -157,21 +156,21 @@ class Search:
         return {Scale(r[-1], e[-1]), Scale(r[-1], e[0]), Scale(r[0], e[-1]), Scale(r[len(r) // 2], e[len(e) // 2])} & {*self.scales}
 
     def _known(self, trials: Sequence[TrialOutcome]) -> dict[Scale, Configuration]:
-        """Return the measurements of the grid as in the report: repeats combined, corrected for machine speed."""
+        """Return the measurements of the grid as in the report: repeats combined."""
         runs = [
             Run(name="", scale=trial.scale, steady=trial.steady, others=trial.others)
             for trial in trials
             if trial.steady is not None and not trial.failed and trial.scale in self.scales
         ]
         study = Study("", tuple(runs), exclusive_phases=not self.overlaps, timed_iterations=self.timed)
-        return {each.scale: each for each in configurations(correct_speed(study, "always"))}
+        return {each.scale: each for each in configurations(study)}
 
     def _expected(self, known: Mapping[Scale, Configuration]) -> tuple[Array, Array]:
         """Return ln SPS of each configuration, measured or predicted, and how much another trial is expected to change it.
 
         Predictions have the law's leave-one-out error. NaN without a law.
         """
-        law = fit_laws([Measured(each.scale, 1 / each.sps, each.own_error) for each in known.values()], self.cores).chosen
+        law = fit_laws([Measured(each.scale, each.sps, each.own_error) for each in known.values()], self.cores).chosen
         error = law.mean_error / 100 * _OF_MEAN_ERROR if law else NAN
         means, moves = [], []
         for scale in self.scales:
@@ -183,8 +182,7 @@ class Search:
                 of_mean = math.sqrt(variance) if variance >= 0 else error / math.sqrt(n)
                 moves.append(of_mean / math.sqrt(n + 1))
             else:
-                seconds = law.predict(scale).seconds if law else NAN
-                means.append(-math.log(seconds))
+                means.append(math.log(law.predict(scale).sps if law else NAN))
                 moves.append(error)
         return np.array(means), np.array(moves)
 

@@ -129,7 +129,7 @@ def sweep_by_trials(
 
     def make(experiment: Experiment) -> Report:
         failed = [trial.scale for trial in searcher.trials if trial.failed]
-        return make_report(_completed(experiment, reused, failed), goal, correction="always", choose=searcher.choose)
+        return make_report(_completed(experiment, reused, failed), goal, choose=searcher.choose)
 
     algorithm: Any = config.algo_class
     # Tune would wait forever without a message.
@@ -229,7 +229,10 @@ def _measured_before(folder: str, workload: Workload, rule: SteadyRule) -> list[
 
 def _completed(experiment: Experiment, reused: Sequence[Run], failed: Sequence[Scale]) -> Experiment:
     """Return the experiment with what is not in its folder: reused runs, and trials that hung before their first iteration."""
-    left_out = (*experiment.left_out, *(LeftOut(str(scale), "failed in sweep") for scale in failed))
+    left_out = (
+        *experiment.left_out,
+        *(LeftOut(str(scale), "it crashed, hung or lacked env runners while the sweep ran") for scale in failed),
+    )
     studies = tuple(replace(study, runs=(*study.runs, *reused)) for study in experiment.studies[:1]) + experiment.studies[1:]
     return replace(experiment, studies=studies, left_out=left_out)
 

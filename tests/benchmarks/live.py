@@ -50,7 +50,6 @@ from search import FULL, HIT, SINGLE, Bench, Grid, Iteration, Run
 from rl_scaling_callback import Goal, ScalingCallback, sweep
 from rl_scaling_callback.analysis.goals import GOALS
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.report.notes import notes_text
 from rl_scaling_callback.rllib.hardware import cpu_model, usable_cores
 
 _ENVS: Final = {**ENVS, "hopper": "Hopper-v5"}
@@ -139,7 +138,7 @@ def run_sweeps(config: PPOConfig, data: Data, save: Callable[[], None]) -> None:
                 "scale": [choice.scale.num_env_runners, choice.scale.num_envs_per_env_runner],
                 "speedups": {str(each.scale): [each.speedup, each.speedup_error] for each in made.studies[0].configurations},
                 "measured": made.experiment.source,
-                "note": notes_text(choice.notes),
+                "note": "; ".join(choice.notes),
             }
         )
         save()

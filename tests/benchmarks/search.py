@@ -20,10 +20,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from rl_scaling_callback.analysis import runs as recording
 from rl_scaling_callback.analysis.goals import GOALS, Goal
-from rl_scaling_callback.analysis.runs import Study
-from rl_scaling_callback.analysis.speed_correction import correct_speed
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady, SteadyRule, SteadyWindow
@@ -294,10 +291,8 @@ def halves(path: Path, replays: int) -> Iterator[Grid]:
 
 
 def at_true_pace(runs: Mapping[Scale, Sequence[Run]]) -> dict[Scale, list[float]]:
-    """Return the SPS of each run, corrected for the machine's speed."""
-    measured = [recording.Run(name="", scale=scale, steady=run.steady()) for scale, each in runs.items() for run in each]
-    corrected = iter(correct_speed(Study("recorded", tuple(measured))).runs)
-    return {scale: [next(corrected).steady.sps for _ in each] for scale, each in runs.items()}
+    """Return the SPS of each run."""
+    return {scale: [run.steady().sps for run in each] for scale, each in runs.items()}
 
 
 def synthetic(replays: int, seed: int = 0, noise: float = 1.0) -> Iterator[Grid]:

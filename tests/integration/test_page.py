@@ -15,11 +15,11 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+from rl_scaling_callback.report.wording import COLUMNS
 
 from rl_scaling_callback.analysis.runs import LeftOut, Note
 from rl_scaling_callback.report import render_page, write_curve, write_page
 from rl_scaling_callback.report.decisions import code_text, doubt_lines, evidence_text, runner_up_text, why_lines
-from rl_scaling_callback.report.wording import COLUMNS
 from tests.builders import PRINTED, nan_row, report_of, run, sampled, users_ten
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None)

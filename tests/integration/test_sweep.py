@@ -21,7 +21,6 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from tuning import costly
 
 from rl_scaling_callback import Goal, ScalingCallback, ScalingSearcher, SteadyStopper, read_experiment, sweep
-from rl_scaling_callback.analysis.runs import Note
 from rl_scaling_callback.baseline.model import Baseline
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady, SteadyRule, SteadyWindow
@@ -284,7 +283,7 @@ def test_disturbed_trial_is_repeated(tmp_path):
     assert said[flagged + 1].endswith("measuring 2r×1e again")
     choice = made.studies[0].recommendation.choice
     assert str(choice.scale) == "2r×1e"
-    assert choice.notes[-1] == Note("disturbed runs", {"count": 1})
+    assert choice.notes[-1] == "1 more run left out because of interference from other programs"
     others = sorted(run.others for run in made.experiment.studies[0].runs if run.scale == choice.scale)
     assert sorted(run.others for run in choice.runs) == others[:-1]
 

@@ -50,7 +50,7 @@ def test_table_fits_a_screen_unless_verbose():
     assert brief.rstrip().splitlines()[-1] in full.splitlines()
 
 
-@pytest.mark.parametrize("form", ["table", "markdown", "json", "html"])
+@pytest.mark.parametrize("form", ["table", "json", "html"])
 def test_output_file(form, tmp_path):
     file = tmp_path / "report"
     done = rl_scaling("report", TABLE, "--format", form, "-o", file)
@@ -90,7 +90,7 @@ def test_errors_are_clear(arguments, code, message):
 
 
 def test_unwritable_output_is_rejected_before_reading(tmp_path):
-    done = rl_scaling("report", "nowhere", "-o", tmp_path / "missing" / "x.md")
+    done = rl_scaling("report", "nowhere", "-o", tmp_path / "missing" / "x.json")
     assert done.exit_code == 2
     assert f"the folder {tmp_path / 'missing'} does not exist" in done.stderr
 

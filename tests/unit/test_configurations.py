@@ -7,7 +7,7 @@ from scipy.special import stdtrit
 
 from rl_scaling_callback.analysis.configurations import configurations
 from rl_scaling_callback.analysis.noise import USUAL_DOF, USUAL_LEVEL, USUAL_STD
-from rl_scaling_callback.analysis.runs import Note, Run, Study
+from rl_scaling_callback.analysis.runs import Run, Study
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
 from tests.builders import run, users_ten, window
@@ -78,7 +78,7 @@ def test_a_larger_reference_scales_perfectly_up_to_itself():
 def test_different_steps_per_iteration_are_not_compared():
     each = by_scale(run("1r1e", [1.0] * 5), run("2r1e", [1.0] * 5, env_steps=2000))["2r×1e"]
     assert math.isnan(each.speedup)
-    assert each.notes == (Note("other steps", {"here": 2000.0, "baseline": 1000.0}),)
+    assert each.notes == ("2,000 env steps per iteration, 1,000 for the baseline: not comparable",)
     timed = by_scale(run("1r1e", [1.0] * 5), run("2r1e", [1.0] * 5, env_steps=2000), timed_iterations=True)["2r×1e"]
     assert timed.speedup == pytest.approx(2)
 
@@ -94,9 +94,9 @@ def test_the_losses_sum_to_the_loss():
 
 
 def test_notes():
-    failed = Note("failed", {"iterations": 5})
+    failed = "ended with an error after 5 iterations"
     each = by_scale(run("1r1e", [1.0] * 5), run("2r1e", [1.0] * 5, exclusive=0.0, notes=(failed,)))["2r×1e"]
-    assert each.notes == (failed, Note("other trials"))
+    assert each.notes == (failed, "another trial ran on its node at the same time")
     assert by_scale(run("4r1e", [1.0], cpus=5.0))["4r×1e"].sps_per_cpu == 200
     assert by_scale(run("3r1e", [1.0]))["3r×1e"].sps_per_cpu == 250
 

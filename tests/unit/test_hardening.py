@@ -16,14 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rl_scaling_callback import make_report, read_experiment
-from rl_scaling_callback.analysis.runs import Note
 from rl_scaling_callback.baseline.model import BaselineFileError
 from rl_scaling_callback.baseline.store import BaselineStore
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.experiments import ExperimentError
 from rl_scaling_callback.live.colocation import Colocation
-from rl_scaling_callback.report import to_json, to_markdown
+from rl_scaling_callback.report import render_page, to_json
 from rl_scaling_callback.sweeping.config_file import write_config
 from tests.builders import BASELINE, CONFIG, HEADER, Folder, result
 
@@ -50,7 +49,7 @@ def little_memory(most=200 * MB):
 def shown(experiment):
     """Return the report in every format that contains numbers."""
     report = make_report(experiment)
-    return to_markdown(report), to_json(report).encode()
+    return render_page(report), to_json(report).encode()
 
 
 def test_endless_result_line_counts_as_one_damaged_line(folder):
@@ -60,7 +59,7 @@ def test_endless_result_line_counts_as_one_damaged_line(folder):
         file.write("\n" + json.dumps(result(3)) + "\n")
     with little_memory():
         run = folder.run()
-    assert run.notes == (Note("damaged lines", {"count": 1}),)
+    assert run.notes == ("1 damaged line of its result.json left out",)
     assert run.steady.iterations == 1
 
 
@@ -70,7 +69,7 @@ def test_endless_config_is_ignored(folder):
         del each["config"]
     grow(folder.trial(results) / "params.json")
     with little_memory():
-        assert folder.reason()[0] == "no scale"
+        assert "its config has no valid scale" in folder.reason()
 
 
 def test_endless_baseline_is_left_out_by_name(folder):

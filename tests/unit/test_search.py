@@ -191,17 +191,6 @@ def test_measurements_near_a_threshold_are_repeated(efficiency, decided):
     assert (proposed is None) == decided
 
 
-def test_slower_machine_in_one_trial_is_corrected_for():
-    """In the trial of 2r×1e everything took 1.5 times as long, the learner's update included. The configuration isn't worse."""
-    search = Search((1, 2, 4), (1,), GOALS["fastest"])
-    others = [trial_of(4.0, SINGLE, learn=0.1), trial_of(2.0, Scale(4, 1), learn=0.1)]
-    assert search.choose([*others, trial_of(1.8 * 1.5, Scale(2, 1))]) == Scale(4, 1)
-    assert search.choose([*others, trial_of(1.8 * 1.5, Scale(2, 1), learn=0.15)]) == Scale(2, 1)
-    # With APPO and IMPALA it is the time that env runners waited for the learner.
-    overlapping = replace(search, overlaps=True)
-    assert overlapping.choose([*others, trial_of(1.8 * 1.5, Scale(2, 1), learn=0.15)]) == Scale(4, 1)
-
-
 def test_trials_of_earlier_experiments_are_free():
     search, seconds = Search(POWERS, POWERS, GOALS["balanced"], budget=0.1), surface(1.2, 2.5, 8.2)
     dear = [TrialOutcome(SINGLE, 200.0, steady(seconds(SINGLE))), trial_of(seconds(Scale(4, 1)), Scale(4, 1))]

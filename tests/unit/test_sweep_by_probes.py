@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import re
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
@@ -117,7 +118,7 @@ def test_configuration_that_cannot_be_probed_is_not_trained(scripted, monkeypatc
     experiment, rounds, _ = probe(runners=[1, 2], envs=[1, 4], budget_s=20.0)
     assert set(trained) == {Scale(1, 1), Scale(2, 1)}
     assert set(rounds.failed) == {Scale(1, 4), Scale(2, 4)}
-    assert {each.name: each.figures["error"] for each in experiment.left_out} == {"1r×4e": "no licence", "2r×4e": "no licence"}
+    assert dict(experiment.left_out) == {"1r×4e": "no licence", "2r×4e": "no licence"}
 
 
 @pytest.mark.parametrize("dies", [True, False])
@@ -140,7 +141,7 @@ def test_budget_includes_the_confirmation(scripted, budget_s):
     experiment, rounds, _ = probe(runners=[1, 2], budget_s=budget_s)
     assert len(rounds.probes) > 1
     assert ScriptedHost.now <= budget_s
-    assert {note.kind for run in experiment.studies[0].runs for note in run.notes} <= {"confirmed", "contradicted"}
+    assert all(note.startswith("training iterations: ") for run in experiment.studies[0].runs for note in run.notes)
     assert any(run.notes for run in experiment.studies[0].runs)
 
 
@@ -184,7 +185,7 @@ def test_a_stall_leads_to_more_iterations_that_confirm_instead_of_a_wide_interva
     monkeypatch.setattr(probes, "ProbeHost", type("Host", (ScriptedHost,), {"train": train}))
     experiment, rounds, _ = probe(runners=[1, 2], envs=[1, 4])
     (note,) = next(run.notes for run in experiment.studies[0].runs if run.scale == Scale(2, 4))
-    assert note.figures["error"] < 11
+    assert float(re.search(r"± (\d+) %", note)[1]) < 11
     assert len(rounds.trained_speedups(Scale(2, 4))) > 4
 
 
@@ -203,8 +204,8 @@ def test_evaluation_is_reported_separately(scripted, monkeypatch):
     one, two = sorted(experiment.studies[0].runs, key=lambda run: run.scale)
     assert two.steady.sps / one.steady.sps == pytest.approx(0.81 / 0.41, rel=0.02)
     # (0.81 + 0.81) s with evaluation against (0.41 + 0.81) s.
-    assert {note.kind: note.figures for note in two.notes}["evaluation excluded"]["speedup"] == pytest.approx(1.62 / 1.22, rel=0.01)
-    assert "evaluation excluded" not in {note.kind for note in one.notes}
+    assert "evaluation adds 0.81 s per iteration on average, which figures exclude: with it 1.33×" in two.notes
+    assert "evaluation" not in " ".join(one.notes)
 
 
 def test_one_env_runner_with_as_many_envs_completes_the_loss_attribution(scripted):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Final
 
-from rl_scaling_callback.analysis.goals import interval
+from rl_scaling_callback.core.formulas import interval
 
 UNKNOWN: Final = "–"
 
@@ -58,6 +58,11 @@ def listed(texts: Iterable[str]) -> str:
     """Return texts joined for a sentence: `"a, b and c"`; "" for none."""
     *first, last = [*texts] or [""]
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def joined(texts: Iterable[str]) -> str:
+    """Return texts, each once, separated by semicolons; "" for none."""
+    return "; ".join(dict.fromkeys(texts))
 
 
 def printable(text: str) -> str:
