@@ -1,7 +1,7 @@
 """Measures how well and how cheaply a search finds the best configuration: `python tests/benchmarks/search.py`. Takes minutes.
 
 Replays searches on exhaustive grids recorded by `record_grid.py` and on synthetic surfaces, and prints a table for each goal. On a
-recorded grid, a search sees a random half of each configuration's runs and is judged by the other half, corrected for the machine's
+recorded grid, a search sees a random half of each configuration's runs and is judged by the other half.
 speed. That half is noisy as well.
 """
 

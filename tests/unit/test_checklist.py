@@ -11,11 +11,8 @@ from rl_scaling_callback.core.formulas import NAN
 from tests.builders import by_speedup, configuration, of_the_user
 from tests.builders import settled_run as run
 
-EFFICIENCY, CPU, RAM = (
-    "Is the efficiency at least 60 %?",
-    "Is the CPU utilisation below 80 %?",
-    "Is the RAM utilisation below 80 %?",
-)
+EFFICIENCY = "Is the efficiency at least 60 %?"
+CPU, RAM = "Is the CPU utilisation below 80 %?", "Is the RAM utilisation below 80 %?"
 SPS, SPEEDUP = "Did SPS increase?", "Is the speedup in the expected range?"
 GOAL, LEARNING = "Does the efficiency meet the goal's threshold?", "Is learning still stable?"
 BASELINE = "Was the baseline's SPS measured?"
