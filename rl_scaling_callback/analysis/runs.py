@@ -55,8 +55,8 @@ NoteKind = Literal[
     "learner limits", "sampling limits",
     # about the runs of a configuration
     "other trials", "other programs", "disturbed runs", "other steps",
-    # about the probes of a configuration
-    "confirmed", "contradicted", "evaluation excluded",
+    # about a configuration in a sweep
+    "confirmed", "contradicted", "not confirmed", "evaluation excluded",
     # about a baseline from outside the experiment
     "from file", "from trials", "from probes",
 ]  # fmt: skip
@@ -166,7 +166,8 @@ class Study:
         correction: the speed correction applied to its runs; None if they are as measured.
         workload: the workload that all its runs share; None if unknown.
         gpus: names of the GPUs that its runs use, "" for an unnamed one; empty if they use none, None if unknown.
-        probed: True if each run summarises the probes of a configuration, with the error of its speedup.
+        swept: True if each run is an iteration of a configuration as estimated by a sweep, whose error is that of its throughput
+            relative to the others.
     """
 
     title: str
@@ -180,15 +181,15 @@ class Study:
     correction: SpeedCorrection | None = None
     workload: Workload | None = None
     gpus: tuple[str, ...] | None = None
-    probed: bool = False
+    swept: bool = False
 
 
 Reason = Literal[
     # a trial
     "never started", "no iteration", "failed at start", "unreadable results", "offline", "no scale", "too short",
-    "learning not started", "unmeasurable", "env runners missing", "failed in sweep",
+    "learning not started", "unmeasurable", "env runners missing",
     # a configuration, a row of a table, a baseline file
-    "not probed", "row", "baseline file",
+    "not measured", "row", "baseline file",
 ]  # fmt: skip
 
 

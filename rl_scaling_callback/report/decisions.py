@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from rl_scaling_callback.analysis.checklist import FEWEST_RETURNS, HIGHEST_UTILISATION, TARGET_EFFICIENCY, Check
-from rl_scaling_callback.analysis.configurations import Configuration
+from rl_scaling_callback.analysis.choice import tied
+from rl_scaling_callback.analysis.configurations import MAX_ERROR, Configuration
 from rl_scaling_callback.analysis.goals import Goal, Limit, Standing, standings
-from rl_scaling_callback.analysis.recommendation import ENOUGH_ITERATIONS, Doubt, Recommendation, Remedy, tied
+from rl_scaling_callback.analysis.recommendation import ENOUGH_ITERATIONS, Doubt, Recommendation, Remedy
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.steady import DEFAULT_RULE
 from rl_scaling_callback.report.notes import notes_text
@@ -65,6 +66,8 @@ def choice_text(recommendation: Recommendation) -> str:
     choice = recommendation.choice
     if choice is None:
         return "No recommendation yet"
+    if recommendation.ground == "guess":
+        return f"Best guess {choice.scale}: the machine was too busy to tell"
     return f"Use {choice.scale}: {rounded(choice.speedup, 2, '×')}, {rounded(choice.efficiency, 1, ' %')}"
 
 
@@ -82,12 +85,10 @@ def why_lines(recommendation: Recommendation) -> Iterator[str]:
     lacking, barely = _lacking(stands), _asked(each.limit for each in stands if each.reach < 1 and not each.misses)
     others = [each for each in recommendation.peers if each is not choice]
     cheapest = f"; {scale} {_why_cheapest(choice, others)}"
-    if recommendation.ground == "surrogate":
-        yield f"{scale} ranks best when all measurements are combined. Its own figures: {figures}."
-        if lacking:
-            yield f"These miss {lacking}."
-        if barely:
-            yield f"These meet {barely} only within error."
+    if recommendation.ground == "guess":
+        of_choice = f"the speedup of {scale}, the best guess, is uncertain by {percent(choice.speedup_error)}"
+        uncertain = f"all speedups are uncertain by more than {MAX_ERROR:.0f} %" if choice.is_baseline else of_choice
+        yield f"The machine was too busy to tell: {uncertain}. Measure again when less else runs on it, or for longer."
     elif recommendation.ground == "nearest":
         yield f"No measured configuration meets {_asked(recommendation.goal.limits)}."
         near = f"{_scales(recommendation.peers)} come equally close, within noise{cheapest}" if others else f"{scale} comes closest"
@@ -130,11 +131,10 @@ def doubt_lines(recommendation: Recommendation) -> Iterator[str]:
 def _remedy(remedy: Remedy, choice: Configuration) -> str:
     if remedy.kind == "undisturbed repeats":
         return f"other programs interfered with {choice.scale} or the baseline. Repeat both without them"
-    what = "repeats" if remedy.kind == "repeats" else "more rounds of probes"
+    if remedy.kind == "longer":
+        return "a longer sweep (--budget) would narrow the interval"
     if remedy.times == math.inf:
-        return f"too close for {remedy.most} {what} to settle"
-    if remedy.kind == "rounds":
-        return f"about {counted(round(remedy.times), 'more round')} of probes would settle it"
+        return f"too close for {remedy.most} repeats to settle"
     times = {1: " once", 2: " twice"}.get(int(remedy.times), f" {remedy.times:.0f} times") if remedy.times > 0 else ""
     cost = f", about {rounded(remedy.seconds, 0)} s plus start-up" if remedy.seconds > 0 else ""
     return f"repeat {choice.scale} and the baseline{times}{cost}"

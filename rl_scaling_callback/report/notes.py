@@ -56,6 +56,7 @@ _NOTES: Final[Mapping[NoteKind, Text]] = {
     "confirmed": "training iterations: {trained:.2f}× ± {error:.0f} % (probes: {probed:.2f}×)",
     "contradicted": "training iterations: {trained:.2f}× ± {error:.0f} % (probes: {probed:.2f}×); they differ by more than their "
     "errors",
+    "not confirmed": "training iterations vary too much to confirm it (probes: {probed:.2f}×)",
     "evaluation excluded": "evaluation adds {seconds:.2g} s per iteration on average, which figures exclude: with it "
     "{speedup:.2f}×",
     "from file": lambda found: f"from the experiment's baseline file{f', measured {time}' if (time := found['time']) else ''}",
@@ -81,8 +82,7 @@ _REASONS: Final[Mapping[Reason, Text]] = {
     ),
     "env runners missing": "only {healthy:.0f} of its {scale.num_env_runners} env runners were healthy in most iterations: its "
     "throughput is not that of {scale}. See Ray's logs for the cause",
-    "failed in sweep": "it crashed, hung or lacked env runners while the sweep ran",
-    "not probed": "{error}",
+    "not measured": "{error}",
     "row": "{error}; the row is left out",
     "baseline file": "this baseline file is unusable: {error}",
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from html import escape
@@ -100,7 +100,6 @@ def make_report(
     made: datetime | None = None,
     *,
     correction: Correction = "repeated",
-    choose: Callable[[Goal], Scale | None] | None = None,
 ) -> Report:
     """Return the report of an experiment.
 
@@ -110,8 +109,6 @@ def make_report(
         reference: scale of the baseline, such as `"1r1e"`.
         made: timestamp of the report; now by default.
         correction: when to correct throughputs for the machine's speed in each run (see `speed_correction`).
-        choose: returns the best configuration of the first study for a goal, based on all measurements combined, or None if
-            undetermined; by default each configuration is judged by its own figures.
 
     Raises:
         TypeError: if `experiment` is not an `Experiment`.
@@ -128,16 +125,10 @@ def make_report(
         "Made": made.strftime("%Y-%m-%d %H:%M %Z").strip(),
         "Made by": f"rl_scaling_callback {__version__}",
     }
-    choosers = [choose or _nothing, *(_nothing for _ in studies[1:])]
-    reports = (_study_report(study, goal, reference, each) for study, each in zip(studies, choosers, strict=False))
-    return Report(experiment, tuple(reports), provenance)
+    return Report(experiment, tuple(_study_report(study, goal, reference) for study in studies), provenance)
 
 
-def _nothing(goal: Goal) -> Scale | None:
-    return None
-
-
-def _study_report(study: Study, goal: Goal, reference: Scale, choose: Callable[[Goal], Scale | None]) -> StudyReport:
+def _study_report(study: Study, goal: Goal, reference: Scale) -> StudyReport:
     found = configurations(study, reference)
     work = Work(
         env_steps=_env_steps(study, found),
@@ -147,7 +138,7 @@ def _study_report(study: Study, goal: Goal, reference: Scale, choose: Callable[[
     cores = max((run.cores for run in study.runs if run.cores > 0), default=NAN)
     laws = fit_laws(tuple(_measured(study, found, work.env_steps)), cores, work)
     goals = {goal.name: goal} | {name: other for name, other in GOALS.items() if name != goal.name}
-    recommendations = {name: recommend(found, each, laws, choose(each)) for name, each in goals.items()}
+    recommendations = {name: recommend(found, each, laws) for name, each in goals.items()}
     return StudyReport(study, found, laws, recommendations, checklist(found, recommendations[goal.name], laws, study.gpus))
 
 

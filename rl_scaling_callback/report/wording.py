@@ -212,8 +212,8 @@ def notes(study: StudyReport) -> Iterator[str]:
 
 
 def _differ(noise: Noise) -> str:
-    if noise.probed:
-        return "Errors of speedups are estimated from rounds of probes."
+    if noise.swept:
+        return "Errors of speedups are estimated from the rounds of the sweep."
     percent = f"{100 * math.sqrt(noise.factor) * USUAL_STD:.0f} % (standard deviation)"
     if noise.from_repeats:
         return f"Repeated runs of one configuration differ by {percent}, in addition to the noise within runs."
@@ -254,9 +254,9 @@ def decision(study: StudyReport) -> Section:
 
 
 def verdict_text(study: StudyReport) -> str:
-    """Return the decision in one line: the configuration to use, and whether it meets the goal."""
+    """Return the decision in one line: the configuration to use, and whether it meets the goal if that has a threshold."""
     asked = study.recommendation
-    return f"{choice_text(asked)}. Goal {asked.goal.name}: {asked.verdict}."
+    return f"{choice_text(asked)}." + f" Goal {asked.goal.name}: {asked.verdict}." * bool(asked.goal.limits)
 
 
 def suggestion_text(prediction: Prediction) -> str:
@@ -268,7 +268,8 @@ def suggestion_text(prediction: Prediction) -> str:
 def _other_goals(study: StudyReport) -> Iterator[str]:
     for name, each in study.recommendations.items():
         if each is not study.recommendation:
-            yield f"{name}: {choice_text(each).removeprefix('Use ').lower()} ({each.verdict})"
+            verdict = f" ({each.verdict})" * bool(each.goal.limits)
+            yield f"{name}: {choice_text(each).removeprefix('Use ').lower()}{verdict}"
 
 
 def details(study: StudyReport) -> Iterator[Section]:

@@ -1,4 +1,4 @@
-"""Finds the best configuration for a goal from rounds of short probes, and decides when enough rounds were run.
+"""Estimates speedups from rounds of measurements, eliminates configurations, and decides when enough rounds were run.
 
 Each round measures every configuration still in the race once, including the reference, in random order. Rounds are blocks in the
 model ln t = configuration + round + noise. A machine that slows down from round to round therefore doesn't bias comparisons, and
@@ -17,18 +17,20 @@ et al., Ann. Statist. 49(2), 2021 (boundaries); Huber, "Robust Statistics", 1981
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import ndtr, stdtrit
 
-from rl_scaling_callback.analysis.fitting import Array
-from rl_scaling_callback.analysis.goals import TOLERANCE, Goal, Verdict, tolerance
-from rl_scaling_callback.core.checks import positive
+from rl_scaling_callback.analysis.choice import INDIFFERENCE, choose, shortfall
+from rl_scaling_callback.analysis.goals import TOLERANCE, Candidate, Goal, tolerance
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
+
+Array = npt.NDArray[np.float64]
 
 # Residuals beyond this many standard deviations are down-weighted: 95 % efficiency under Gaussian noise (Huber).
 _BOUND: Final = 1.345
@@ -41,6 +43,9 @@ _FEWEST_TO_ELIMINATE: Final = 2
 # A lack of CPUs outweighs any lack of speed.
 _OUTWEIGHS: Final = 1e3
 _EXACT: Final = 1e-9
+_NOTHING_KNOWN: Final = 999.0
+"""Largest error [%]; that of a single round."""
+_LARGEST_STD: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,12 +58,13 @@ class Outcome:
         speedup_error: half-width [%] of the 95 % interval for the speedup in a repeated race, in the same Algorithm. In another
             one, env runners that outnumber the cores may run faster or slower by more.
         sps: throughput at the mean speed of the rounds [steps/s].
+        own_error: half-width [%] of the 95 % interval for a repeat of `sps` relative to other configurations.
+        candidates: the same figures of the configurations that were measured.
         out: eliminated configurations.
-        choice: the best for the goal so far: the cheapest of `equals`.
-        equals: the configurations as good as the best within the indifference, cheapest first.
+        choice: the best for the goal so far, according to `choose`.
+        equals: the configurations as good as the choice, cheapest first.
         rivals: the configurations that may still turn out better than the choice: faster by more than twice the indifference, or
             because it is unclear which of the two meets the goal.
-        verdict: whether the choice meets the goal, at the race's confidence.
         over: whether there are no rivals left, and the choice itself was measured often enough.
         rounds_left: estimated number of rounds until then; inf if no number of rounds is enough.
     """
@@ -67,35 +73,44 @@ class Outcome:
     speedup: Array
     speedup_error: Array
     sps: Array
+    own_error: Array
+    candidates: tuple[Candidate, ...]
     out: frozenset[Scale]
     choice: Scale
     equals: tuple[Scale, ...]
     rivals: tuple[Scale, ...]
-    verdict: Verdict
     over: bool
     rounds_left: float
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The numbers of env runners and of envs per env runner that a sweep may try, in ascending order."""
+
+    runners: tuple[int, ...]
+    envs: tuple[int, ...]
+
+    def next_to(self, scale: Scale, known: Collection[Scale]) -> Iterator[tuple[Scale, Scale | None]]:
+        """Yield the next larger configuration along each axis, with the next smaller one in `known` on that axis."""
+        r, e = scale.num_env_runners, scale.num_envs_per_env_runner
+        if e in self.envs and (more := min((each for each in self.runners if each > r), default=0)):
+            smaller = [each for each in known if each.num_envs_per_env_runner == e and each.num_env_runners < r]
+            yield Scale(more, e), max(smaller, default=None)
+        if r in self.runners and (more := min((each for each in self.envs if each > e), default=0)):
+            smaller = [each for each in known if each.num_env_runners == r and each.num_envs_per_env_runner < e]
+            yield Scale(r, more), max(smaller, default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class Race:
     """The rules of a race. It is stateless: the same rounds lead to the same outcome.
 
-    Judge a race after each round, and add configurations if the grid may grow:
-
-        race, scales, rows = Race(Goal.of("balanced")), [Scale(1, 1), Scale(2, 1)], []
-        while True:
-            rows.append(probe(scales))  # seconds per env step by scale, for those not eliminated
-            outcome = race.judge(scales, np.array([[row.get(scale, nan) for scale in scales] for row in rows]), rest, 0.02)
-            added = race.worth_adding(outcome, most=Scale(8, 64))
-            if (outcome.over and not added) or time_is_up:
-                break
-            scales += added
+    Judge a race after each round, and add configurations if the grid may grow. A race that is over has a choice that is at most 4 %
+    slower than the best, at the race's confidence. Where it is below a threshold of the goal, it is so by at most its error as
+    measured, and by at most 5 % at the race's confidence.
 
     Attributes:
         goal: the goal. Its RAM limit is ignored.
-        indifference: relative difference in speed that does not justify more CPUs. The choice is within this of the best as
-            measured, and within twice this (4 % by default) at the race's confidence. Where the choice is below a
-            threshold of the goal, it is so by at most its error as measured, and by at most 5 % at the race's confidence.
         confidence: probability, over the whole race, that this is true and that the best configuration is not eliminated.
         cpus: returns the CPUs allocated to a trial at a scale.
 
@@ -104,12 +119,10 @@ class Race:
     """
 
     goal: Goal
-    indifference: float = 0.02
     confidence: float = 0.95
     cpus: Callable[[Scale], float] = lambda scale: 1.0 + scale.num_env_runners
 
     def __post_init__(self) -> None:
-        positive("indifference", self.indifference)
         if not 0 < self.confidence < 1:
             raise ValueError(f"confidence is {self.confidence!r}; allowed are numbers between 0 and 1")
 
@@ -144,14 +157,27 @@ class Race:
         low, high = speed.copy(), speed.copy()
         low[few], high[few] = np.nanmin(by_round, axis=0), np.nanmax(by_round, axis=0)
         # A repeated race has an independent error of the same size.
-        error = 100 * np.expm1(stdtrit(fit.dof, 0.975) * math.sqrt(2) * std[:, 0])
+        quantile = stdtrit(fit.dof, 0.975) * math.sqrt(2)
+        error = np.minimum(100 * np.expm1(quantile * std[:, 0]), _NOTHING_KNOWN)
+        # Variances of the throughputs whose sums are those of the speedups: the reference gets half of the smallest.
+        variance = np.minimum(std[:, 0], _LARGEST_STD) ** 2
+        others = variance[1:][np.isfinite(variance[1:])]
+        own = variance - (half := others.min(initial=2 * _LARGEST_STD**2) / 2)
+        own[0] = half
+        own_error = np.minimum(100 * np.expm1(quantile * np.sqrt(own)), _NOTHING_KNOWN)
+        figures = zip(scales, np.exp(speed).tolist(), own_error.tolist(), np.exp(gained).tolist(), error.tolist(), strict=True)
+        candidates = tuple(
+            Candidate(scale=scale, sps=sps, sps_error=own, speedup=speedup, speedup_error=error, cpus=self.cpus(scale))
+            for scale, sps, own, speedup, error in figures
+            if sps > 0
+        )
+        equals = tuple(each.scale for each in choose(candidates, self.goal).equals)
+        choice = scales.index(equals[0])
         required = np.array([self._required(scale) for scale in scales]) - math.log(scales[0].parallelism)
-        standing = _Contest(speed, low, high, required, np.array([*map(tolerance, error)]), self._boundary(fit) * std, fit.shared)
-        equals = sorted(standing.best(self.indifference), key=lambda i: (self.cpus(scales[i]), scales[i].parallelism, scales[i]))
-        choice = equals[0]
+        contest = _Contest(speed, low, high, required, np.array([*map(tolerance, error)]), self._boundary(fit) * std, fit.shared)
         needed = np.maximum(0, _FEWEST_TO_ELIMINATE - measured)
-        out = set(np.flatnonzero(np.maximum(needed, standing.until_beaten().min(axis=1)) == 0).tolist()) - {0}
-        left = np.maximum(needed, standing.until_beaten(2 * self.indifference, TOLERANCE)[:, choice])
+        out = set(np.flatnonzero(np.maximum(needed, contest.until_beaten().min(axis=1)) == 0).tolist()) - {0}
+        left = np.maximum(needed, contest.until_beaten(2 * INDIFFERENCE, TOLERANCE)[:, choice])
         left[choice] = max(0, FEWEST_ROUNDS - measured[choice])
         rivals = [i for i in np.flatnonzero(left > 0).tolist() if i not in out and total[i] > 0]
         return Outcome(
@@ -159,47 +185,44 @@ class Race:
             speedup=np.exp(gained),
             speedup_error=error,
             sps=np.exp(speed),
-            out=frozenset(scales[i] for i in out),
-            choice=scales[choice],
-            equals=tuple(scales[i] for i in equals),
+            own_error=own_error,
+            candidates=candidates,
+            out=frozenset(scales[i] for i in out) - {equals[0]},
+            choice=equals[0],
+            equals=equals,
             rivals=tuple(scales[i] for i in rivals if i != choice),
-            verdict=standing.verdict(choice),
             over=not rivals,
             rounds_left=float(left[rivals].max(initial=0.0)),
         )
 
-    def worth_adding(self, outcome: Outcome, most: Scale) -> tuple[Scale, ...]:
-        """Return configurations, twice as large as one in the race, that may be better for the goal than the choice.
+    def worth_adding(self, outcome: Outcome, grid: Grid, near: Collection[Scale] = ()) -> tuple[Scale, ...]:
+        """Return larger configurations, each next to one in the race, that may be better for the goal than the choice.
 
         Assumes diminishing returns: a doubling gains at most as much as the previous one along the same axis, and the first at most
-        2×. A configuration is worth a probe if it may then beat the best so far by more than the indifference.
+        2×. A configuration is worth measuring if it may then beat the best so far by more than the indifference.
 
         Args:
             outcome: the outcome so far.
-            most: maximum numbers of env runners and of envs per env runner.
+            grid: the numbers of env runners and of envs to try.
+            near: the configurations to look next to; by default, all that are still in the race.
         """
-        known = dict(zip(outcome.scales, np.log(outcome.speedup).tolist(), strict=True))
-        slack = dict(zip(outcome.scales, map(tolerance, outcome.speedup_error.tolist()), strict=True))
-        lack, speed = max(self._worth(scale, known[scale], slack[scale]) for scale in outcome.equals)
+        known = {each.scale: each for each in outcome.candidates}
+        lack, speed = max(self._worth(known[scale]) for scale in outcome.equals)
         found = set()
-        for scale in known.keys() - outcome.out:
-            for larger, smaller in _along(scale, most, known):
-                expected = known[scale]
-                growth = math.log2(larger.parallelism / scale.parallelism)
-                if smaller is None:
-                    expected += growth * math.log(2)
-                else:
-                    expected += growth * (known[scale] - known[smaller]) / math.log2(scale.parallelism / smaller.parallelism)
-                its_lack, its_speed = self._worth(larger, expected, slack[scale])
-                gain = its_speed - speed if its_lack == lack == 0 else its_lack - lack
-                if larger not in known and gain > self.indifference:
+        for scale in near or known.keys() - outcome.out:
+            for larger, smaller in grid.next_to(scale, known):
+                gain = 1.0 if smaller is None else _log_slope(known[smaller], known[scale])
+                speedup = known[scale].speedup * (larger.parallelism / scale.parallelism) ** gain
+                its_lack, its_speed = self._worth(replace(known[scale], scale=larger, speedup=speedup, cpus=self.cpus(larger)))
+                better = its_speed - speed if its_lack == lack == 0 else its_lack - lack
+                if larger not in known and better > INDIFFERENCE:
                     found.add(larger)
         return tuple(sorted(found))
 
-    def _worth(self, scale: Scale, gained: float, slack: float) -> tuple[float, float]:
-        """Return the sort key of a speedup (as ln): first its shortfall from the goal if above `slack`, then the speedup itself."""
-        margins = gained - np.array(self._required(scale))
-        return float(margins[margins < -slack].sum()), gained
+    def _worth(self, candidate: Candidate) -> tuple[float, float]:
+        """Return the sort key of a configuration: first how far it is from the goal, negative, then ln of its speedup."""
+        resources, lack = shortfall(candidate, self.goal)
+        return -(_OUTWEIGHS * resources + lack), math.log(candidate.speedup)
 
     def _required(self, scale: Scale) -> tuple[float, ...]:
         """Return ln of the least speedups that the goal requires of a configuration; unattainable if it takes too many CPUs."""
@@ -239,13 +262,6 @@ class _Contest:
     half: Array
     shared: Array
 
-    def best(self, indifference: float) -> list[int]:
-        """Return the indices of the configurations as good as the best: the fastest that meets the goal, or else the closest."""
-        margins = self._tolerant(self._margins(self.speed, self.speed))
-        fits = (margins >= 0).all(axis=1)
-        worth = np.where(fits, self.speed, -math.inf) if fits.any() else -_lacks(margins)
-        return [int(i) for i in np.flatnonzero(worth >= np.nanmax(worth) - indifference)]
-
     def until_beaten(self, slack: float = 0.0, below: float = 0.0) -> Array:
         """Return in how many rounds each configuration (row) will be clearly beaten by each other (column); inf if never.
 
@@ -277,11 +293,6 @@ class _Contest:
         tolerant: Array = np.where((margins < 0) & (margins >= -self.tolerance[:, None]), 0.0, margins)
         return tolerant
 
-    def verdict(self, index: int) -> Verdict:
-        """Return whether a configuration clearly meets the goal."""
-        margin = self._margins(self.speed, self.speed)[index].min()
-        return "undecided" if abs(margin) < self.half[index, 0] else "met" if margin >= 0 else "not met"
-
 
 def _lacks(margins: Array) -> Array:
     """Return the total shortfall of each configuration from the goal."""
@@ -295,15 +306,9 @@ def _rounds(half: Array, room: Array, shared: Array) -> Array:
         return np.where((room > 0) & np.isfinite(half), np.maximum(0.0, shared * ((half / room) ** 2 - 1)), math.inf)
 
 
-def _along(scale: Scale, most: Scale, known: Mapping[Scale, float]) -> Iterator[tuple[Scale, Scale | None]]:
-    """Yield a configuration's doubling along each axis, with the next smaller known configuration on that axis."""
-    r, e = scale.num_env_runners, scale.num_envs_per_env_runner
-    if r < most.num_env_runners:
-        smaller = [each for each in known if each.num_envs_per_env_runner == e and each.num_env_runners < r]
-        yield Scale(min(2 * r, most.num_env_runners), e), max(smaller, default=None)
-    if e < most.num_envs_per_env_runner:
-        smaller = [each for each in known if each.num_env_runners == r and each.num_envs_per_env_runner < e]
-        yield Scale(r, min(2 * e, most.num_envs_per_env_runner)), max(smaller, default=None)
+def _log_slope(smaller: Candidate, larger: Candidate) -> float:
+    """Return by how much ln of the speedup grows per ln of N."""
+    return math.log(larger.speedup / smaller.speedup) / math.log(larger.scale.parallelism / smaller.scale.parallelism)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 import random
 import time
 from collections import Counter
@@ -16,14 +15,13 @@ import numpy as np
 from scipy.optimize import nnls
 
 from rl_scaling_callback.analysis.configurations import SINGLE
-from rl_scaling_callback.analysis.fitting import Array
 from rl_scaling_callback.core.estimates import trimmed_mean
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.probing import Probe
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.rllib.prober import ProbeError
-from rl_scaling_callback.sweeping.probe_host import REST, ProbeHost, TrainedIteration
-from rl_scaling_callback.sweeping.race import Outcome, Race
+from rl_scaling_callback.sweeping.host import REST, Host, TrainedIteration
+from rl_scaling_callback.sweeping.race import Array, Outcome, Race
 
 _COEFFICIENTS: Final = 3
 """Coefficients of the time of a learner update: a + b·r + c·N."""
@@ -155,7 +153,7 @@ def _terms(scales: Sequence[Scale]) -> Array:
     return np.array([[1.0, scale.num_env_runners, scale.parallelism] for scale in scales])
 
 
-def measure(rounds: ProbeRounds, host: ProbeHost, race: Race) -> None:
+def measure(rounds: ProbeRounds, host: Host, race: Race) -> None:
     """Run a round of probes, then some training iterations, so that both see the machine at the same speed.
 
     Every configuration is probed before it is trained: a probe survives a failing env and reports the error; training doesn't.
@@ -181,13 +179,8 @@ def measure(rounds: ProbeRounds, host: ProbeHost, race: Race) -> None:
             rounds.failed[scale] = probe
             if host.recover():
                 # It killed env runners, and larger configurations would as well.
-                for larger in rounds.scales:
-                    if (
-                        larger not in found
-                        and larger not in rounds.failed
-                        and all(map(operator.ge, _counts(larger), _counts(scale)))
-                    ):
-                        rounds.failed[larger] = f"not tried after {scale}: {probe}"
+                untried = [each for each in rounds.scales if each not in found and each not in rounds.failed]
+                rounds.failed |= {each: f"not tried after {scale}: {probe}" for each in untried if is_within(scale, each)}
     rounds.probes.append(found)
     rounds.round_s = time.perf_counter() - started
     rounds.probed_s += rounds.round_s
@@ -208,8 +201,9 @@ def _next_to_train(rounds: ProbeRounds, race: Race) -> Scale:
     return min(others, key=lambda scale: (times[scale], -scale.parallelism))
 
 
-def _counts(scale: Scale) -> tuple[int, int]:
-    return scale.num_env_runners, scale.num_envs_per_env_runner
+def is_within(scale: Scale, larger: Scale) -> bool:
+    """Return whether a scale has at most as many env runners, and as many envs for each, as another one."""
+    return scale.num_env_runners <= larger.num_env_runners and scale.num_envs_per_env_runner <= larger.num_envs_per_env_runner
 
 
 def _in_order_of_creation(scale: Scale) -> tuple[int, int]:

@@ -9,34 +9,27 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import ray
 
-from rl_scaling_callback import rllib
-from rl_scaling_callback.analysis.configurations import SINGLE
-from rl_scaling_callback.analysis.goals import GOALS, Goal
-from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Note, Run, Study
+from rl_scaling_callback.analysis.configurations import MAX_ERROR, SINGLE
+from rl_scaling_callback.analysis.runs import Note
 from rl_scaling_callback.core.estimates import Estimate, trimmed_mean
-from rl_scaling_callback.core.probing import Probe
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.steady import Steady
-from rl_scaling_callback.report.progress import ProgressView, Row
+from rl_scaling_callback.report.progress import ProgressView
 from rl_scaling_callback.report.text import counted
-from rl_scaling_callback.rllib.hardware import Host
 from rl_scaling_callback.rllib.prober import ProbeError
-from rl_scaling_callback.sweeping import cluster, placement
-from rl_scaling_callback.sweeping.probe_host import ProbeHost
-from rl_scaling_callback.sweeping.race import FEWEST_ROUNDS, Outcome, Race
-from rl_scaling_callback.sweeping.rounds import FEWEST_ITERATIONS, ProbeRounds, measure
+from rl_scaling_callback.sweeping import cluster
+from rl_scaling_callback.sweeping.host import Host
+from rl_scaling_callback.sweeping.outcome import Swept, Work, experiment_of, view
+from rl_scaling_callback.sweeping.probe_rounds import FEWEST_ITERATIONS, ProbeRounds, measure
+from rl_scaling_callback.sweeping.race import FEWEST_ROUNDS, Grid, Outcome, Race
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
-
-Counts = Sequence[int] | Literal["auto"]
 
 _BUDGET_S: Final = 12.0
 """Default time limit for the rounds after the first one, and for the confirmation. In simulations (`tests/benchmarks/race.py`), ten
@@ -53,67 +46,29 @@ _ALONE: Final = 3
 """Rounds with a configuration that only serves the loss attribution."""
 _NAMED: Final = 5
 """Rivals named in a message."""
-_NOTHING_KNOWN: Final = 999.0
-"""Largest error [%]; used after a single round."""
-_MOST_ENVS: Final = 256
-"""Upper limit of doubling with `envs="auto"`."""
-
-
-def grid(
-    config: AlgorithmConfig, runners: Counts, envs: Counts, nodes: Sequence[Mapping[str, float]], say: Callable[[str], None]
-) -> tuple[list[Scale], Scale]:
-    """Return the configurations to start with, the reference first, and the largest scale that may be added.
-
-    With `"auto"`, runners are powers of two up to the cores of the cluster, if they can be scheduled. Envs start at one and two,
-    and are doubled as long as that pays off.
-    """
-    if isinstance(runners, str):
-        cores = sum(node.host.cores for node in cluster.nodes())
-        most_runners = placement.most_runners(config, nodes, cores)
-        if 0 < most_runners < cores:
-            room = counted(most_runners, "env runner")
-            say(f"The cluster has {cores} cores but fits only {room}: start Ray with more CPUs (--num-cpus)")
-        runners = powers_of_two(most_runners)
-    if isinstance(envs, str):
-        started, most_envs = [1, 2], _MOST_ENVS
-    else:
-        started, most_envs = list(envs), max(envs)
-    scales = {Scale(int(r), int(e)) for r in runners for e in started}
-    return [SINGLE, *sorted(scales - {SINGLE})], Scale(int(max(runners)), most_envs)
-
-
-def powers_of_two(most: int) -> list[int]:
-    """Return the powers of two below `most`, and `most` itself; at least [1]."""
-    return sorted({min(2**power, max(1, most)) for power in range(most.bit_length() + 1)})
-
-
-def race_for(config: AlgorithmConfig, goal: Goal) -> Race:
-    """Return the rules of a race for a goal."""
-    rest, each = placement.cpus_of(config)
-    return Race(goal, cpus=lambda scale: rest + each * scale.num_env_runners)
+_FIRST_ENVS: Final = 2
+"""Numbers of envs to start with if the grid may grow."""
 
 
 def sweep_by_probes(
     config: AlgorithmConfig,
-    goal: Goal,
+    race: Race,
+    grid: Grid,
     *,
-    runners: Counts = "auto",
-    envs: Counts = "auto",
-    confirm: bool = True,
+    grows: bool = True,
     budget_s: float | None = None,
     keep_envs: bool = True,
     say: Callable[[str], None] = print,
     progress: Callable[[ProgressView], None] = lambda _: None,
     clock: Callable[[], float] = time.monotonic,
-) -> tuple[Experiment, ProbeRounds]:
-    """Probe configurations until the best one for a goal is known, and return the measurements, with one run per configuration.
+) -> Swept:
+    """Probe configurations until the best one for a goal is known, and return the measurements.
 
     Args:
         config: the config to tune.
-        goal: the goal.
-        runners: numbers of env runners.
-        envs: numbers of envs per env runner.
-        confirm: whether to confirm the result by training a few iterations.
+        race: the rules.
+        grid: the numbers of env runners and of envs to try.
+        grows: whether to start with one and two envs, and to try more as long as that pays off, instead of the whole grid.
         budget_s: time limit for probing and training, including the confirmation, once the Algorithm has started [s]; at least one
             round is run. None for 12 s after the first round, 30 s on a disturbed machine, and 12 s
             for the confirmation, or longer if two training iterations with each configuration take longer.
@@ -125,39 +80,37 @@ def sweep_by_probes(
     Raises:
         ProbeError: the config can't be probed.
         TimeoutError: the cluster's resources are in use by others.
-        ValueError: the cluster can never run the grid.
     """
-    nodes = placement.alive_nodes()
-    scales, most = grid(config, runners, envs, nodes, say)
-    placement.check(config, scales, nodes)
-    most_runners = max(1, most.num_env_runners)
-    say(f"Starting one Algorithm with {counted(most_runners, 'env runner')} to probe {counted(len(scales), 'configuration')}")
-    host = ProbeHost(placement.at_scale(config, Scale(most_runners, 1)), keep_envs, say)
+    first = grid.envs[:_FIRST_ENVS] if grows else grid.envs
+    scales = [SINGLE, *sorted({Scale(r, e) for r in grid.runners for e in first} - {SINGLE})]
+    most = grid.runners[-1]
+    say(f"Starting one Algorithm with {counted(most, 'env runner')} to probe {counted(len(scales), 'configuration')}")
+    host = Host(cluster.at_scale(config, Scale(most, 1)), keep_envs=keep_envs, say=say)
     try:
-        evaluation_s = host.warm_up()
-        rounds = ProbeRounds(scales, host.steps_per_update(scales), evaluation_s=evaluation_s)
-        limit = _TimeLimit(budget_s, _CONFIRMED if confirm else 0, clock)
-        larger_up_to = most if isinstance(envs, str) else None
+        rounds = ProbeRounds(scales, host.steps_per_update(scales), evaluation_s=host.evaluation_s)
+        limit, confirms = _TimeLimit(budget_s, clock), True
         try:
-            outcome = _probe(host, rounds, race_for(config, goal), larger_up_to, limit, say, progress)
+            outcome = _probe(host, rounds, race, grid, grows, limit, say, progress)
         except (KeyboardInterrupt, ProbeError) as error:
             if len(rounds.iterations) < FEWEST_ITERATIONS:
                 raise
             say(f"{_ended_by(error)}: showing the results so far")
-            rounds.interrupted, confirm = isinstance(error, KeyboardInterrupt), False
+            rounds.interrupted, confirms = isinstance(error, KeyboardInterrupt), False
             # Configurations added last may not have been measured.
             rounds.scales = [scale for scale in rounds.scales if rounds.of(scale) or scale in rounds.failed]
-            outcome = rounds.judge(race_for(config, goal))
+            outcome = rounds.judge(race)
         confirmed: Mapping[Scale, Estimate] = {}
         try:
-            if confirm:
+            if confirms:
                 confirmed = _confirm(host, rounds, outcome, limit, say)
         except (KeyboardInterrupt, ProbeError) as error:
             rounds.interrupted = isinstance(error, KeyboardInterrupt)
             say(f"{_ended_by(error)}: the result is not confirmed by training")
-        return _experiment(config, host.host, rounds, outcome, confirmed), rounds
     finally:
         host.close()
+    source = f"{counted(sum(map(len, rounds.probes)), 'probe')} in {counted(len(rounds.probes), 'round')}"
+    work = _work(rounds, outcome, confirmed)
+    return Swept(experiment_of(config, host.machine, outcome, work, rounds.failed, source), rounds.interrupted)
 
 
 class _TimeLimit:
@@ -165,12 +118,11 @@ class _TimeLimit:
 
     Args:
         budget_s: time limit for everything [s]; None for the default.
-        turns: training iterations with each configuration to confirm the result, for which time is set aside.
         clock: returns monotonic seconds.
     """
 
-    def __init__(self, budget_s: float | None, turns: int, clock: Callable[[], float]) -> None:
-        self._budget_s, self._turns, self._clock = budget_s, turns, clock
+    def __init__(self, budget_s: float | None, clock: Callable[[], float]) -> None:
+        self._budget_s, self._clock = budget_s, clock
         self._until = clock() + (_BUDGET_S if budget_s is None else budget_s)
         self._round_since = clock()
 
@@ -190,7 +142,7 @@ class _TimeLimit:
             self._until = now + _BUDGET_S if number == 1 else self._until
             return self._until - now + (0.0 if is_known else _LONGEST_BUDGET_S - _BUDGET_S)
         # Few rounds are better spent on probes than on a confirmation.
-        confirming = min(self._budget_s / 3, max(0, self._turns - turns) * turn_s) if number >= FEWEST_ROUNDS else 0.0
+        confirming = min(self._budget_s / 3, max(0, _CONFIRMED - turns) * turn_s) if number >= FEWEST_ROUNDS else 0.0
         return self._until - now - (took if number > 1 else took / 2) - confirming
 
     def start_confirming(self, turn_s: float) -> None:
@@ -205,10 +157,11 @@ class _TimeLimit:
 
 
 def _probe(
-    host: ProbeHost,
+    host: Host,
     rounds: ProbeRounds,
     race: Race,
-    larger_up_to: Scale | None,
+    grid: Grid,
+    grows: bool,
     limit: _TimeLimit,
     say: Callable[[str], None],
     progress: Callable[[ProgressView], None],
@@ -220,8 +173,9 @@ def _probe(
         turns = min((len(rounds.trained_speedups(scale)) for scale in _candidates(outcome)), default=0)
         errors = [error for scale, error in zip(rounds.scales, outcome.speedup_error, strict=True) if scale not in outcome.out]
         left = limit.after_round(len(rounds.probes), np.nanmax(errors) < _KNOWN, turns, _turn_s(rounds, outcome))
-        progress(_standings(outcome, rounds, max(0.0, left)))
-        larger = race.worth_adding(outcome, larger_up_to) if larger_up_to and len(rounds.probes) > 1 else ()
+        seconds_left = min(max(0.0, left), outcome.rounds_left * rounds.round_s)
+        progress(view(outcome, rounds.failed, len(rounds.probes), seconds_left))
+        larger = race.worth_adding(outcome, grid) if len(rounds.probes) > 1 else ()
         more = [scale for scale in larger if scale not in rounds.scales]
         if (outcome.over and not more) or left < 0:
             break
@@ -231,7 +185,7 @@ def _probe(
     if not outcome.over:
         rivals = ", ".join(map(str, outcome.rivals[:_NAMED])) + " …" * (len(outcome.rivals) > _NAMED)
         say(f"Time is up; may still beat {outcome.choice}: {rivals or 'none, but few rounds were run'}. See --budget")
-    if larger_up_to and left > 0:
+    if grows and left > 0:
         _measure_alone(rounds, host, race, outcome)
         outcome = rounds.judge(race)
     return outcome
@@ -241,17 +195,7 @@ def _ended_by(error: BaseException) -> str:
     return "Interrupted" if isinstance(error, KeyboardInterrupt) else f"Ended early ({error})"
 
 
-def _standings(outcome: Outcome, rounds: ProbeRounds, seconds_left: float) -> ProgressView:
-    def state(scale: Scale) -> str:
-        return "failed" if scale in rounds.failed else "out" if scale in outcome.out else ""
-
-    figures = zip(outcome.scales, outcome.speedup.tolist(), outcome.speedup_error.tolist(), strict=True)
-    rows = [Row(scale, speedup, error, state(scale)) for scale, speedup, error in figures]
-    rounds_left = outcome.rounds_left * rounds.round_s
-    return ProgressView(rows, outcome.choice, len(rounds.probes), min(seconds_left, rounds_left))
-
-
-def _measure_alone(rounds: ProbeRounds, host: ProbeHost, race: Race, outcome: Outcome) -> None:
+def _measure_alone(rounds: ProbeRounds, host: Host, race: Race, outcome: Outcome) -> None:
     """Probe one env runner with as many envs as the choice and its equals: this separates serial stepping from contention."""
     candidates = {outcome.choice, *_candidates(outcome)}
     alone = {Scale(1, scale.num_envs_per_env_runner) for scale in candidates} - {*rounds.scales}
@@ -278,7 +222,7 @@ def _turn_s(rounds: ProbeRounds, outcome: Outcome) -> float:
 
 
 def _confirm(
-    host: ProbeHost, rounds: ProbeRounds, outcome: Outcome, limit: _TimeLimit, say: Callable[[str], None]
+    host: Host, rounds: ProbeRounds, outcome: Outcome, limit: _TimeLimit, say: Callable[[str], None]
 ) -> dict[Scale, Estimate]:
     """Train with the reference and the candidates in turn, where the rounds haven't; return ln of the candidates' speedups."""
     candidates, turn_s, silent = _candidates(outcome), _turn_s(rounds, outcome), True
@@ -302,64 +246,36 @@ def _confirm(
     return {}
 
 
-def _experiment(
-    config: AlgorithmConfig, host: Host, rounds: ProbeRounds, outcome: Outcome, confirmed: Mapping[Scale, Estimate]
-) -> Experiment:
-    cpus, runs = race_for(config, GOALS["fastest"]).cpus, []
-    for scale, sps, speedup, error, rest in zip(
-        outcome.scales, outcome.sps.tolist(), outcome.speedup.tolist(), outcome.speedup_error.tolist(), rounds.rest, strict=True
-    ):
-        probes = rounds.of(scale)
-        if probes and sps > 0:
-            steady = _steady(rounds, probes, sps, 0.0 if scale == SINGLE else min(error, _NOTHING_KNOWN), float(rest))
-            notes = [] if scale not in confirmed else [_comparison(speedup, error, confirmed[scale])]
-            if scale == outcome.choice and rounds.evaluation_s > 0:
-                notes.append(_with_evaluation(rounds, float(outcome.sps[0]), sps))
-            name = f"probes of {scale}"
-            runs.append(Run(name=name, scale=scale, steady=steady, cores=host.cores, cpus=cpus(scale), notes=tuple(notes)))
-    algorithm: Any = config.algo_class
-    env = config.env if isinstance(config.env, str) else getattr(config.env, "__name__", "env")
-    facts = {"algorithm": algorithm.__name__, "env": str(env), "cpu": host.cpu, "ray": ray.__version__}
-    in_turn = rllib.steps_in_turn(vars(config))
-    study = Study(f"{algorithm.__name__} on {env}", tuple(runs), facts=facts, steps_in_turn=in_turn, probed=True)
-    left_out = tuple(LeftOut(str(scale), "not probed", {"error": error}) for scale, error in rounds.failed.items())
-    source = f"{counted(sum(map(len, rounds.probes)), 'probe')} in {counted(len(rounds.probes), 'round')}"
-    return Experiment(source, (study,), left_out)
-
-
-def _steady(rounds: ProbeRounds, probes: Sequence[Probe], sps: float, error: float, rest: float) -> Steady:
-    """Convert the probes of a configuration into a steady window with one iteration per probe."""
-    steps = len(probes) * fmean(each.env_steps for each in rounds.iterations)
-    sample = 1 / sps - rest
-    # The busy share comes from this configuration's probes; the total sampling time from the fit over all rounds.
-    seconds = fmean(probe.seconds_per_step for probe in probes)
-    parts = {
-        "sample": sample,
-        **{phase: rest * share for phase, share in rounds.shares.items()},
-        "busy": sample * fmean(probe.busy_per_step for probe in probes) / seconds,
-        "longest": sample * fmean(probe.longest_per_step for probe in probes) / seconds,
-    }
-    return Steady(
-        sps=sps,
-        error=error,
-        iterations=len(probes),
-        env_steps=steps,
-        seconds=steps / sps,
-        converged=True,
-        settled=True,
-        parts={name: value * steps for name, value in parts.items()},
-    )
-
-
-def _with_evaluation(rounds: ProbeRounds, reference_sps: float, sps: float) -> Note:
-    """Return a note with the speedup including evaluation."""
-    steps = fmean(each.env_steps for each in rounds.iterations)
-    speedup = (steps / reference_sps + rounds.evaluation_s) / (steps / sps + rounds.evaluation_s)
-    return Note("evaluation excluded", {"seconds": rounds.evaluation_s, "speedup": speedup})
+def _work(rounds: ProbeRounds, outcome: Outcome, confirmed: Mapping[Scale, Estimate]) -> dict[Scale, Work]:
+    """Return the work in an iteration of each configuration."""
+    steps, work = fmean(each.env_steps for each in rounds.iterations), {}
+    rests = dict(zip(outcome.scales, rounds.rest.tolist(), strict=True))
+    reference = outcome.candidates[0]
+    for each in outcome.candidates:
+        probes, rest = rounds.of(each.scale), rests[each.scale]
+        sample = 1 / each.sps - rest
+        # The busy share comes from this configuration's probes; the total sampling time from the fit over all rounds.
+        seconds = fmean(probe.seconds_per_step for probe in probes)
+        parts = {
+            "sample": sample,
+            **{phase: rest * share for phase, share in rounds.shares.items()},
+            "busy": sample * fmean(probe.busy_per_step for probe in probes) / seconds,
+            "longest": sample * fmean(probe.longest_per_step for probe in probes) / seconds,
+        }
+        notes = []
+        if each.scale in confirmed:
+            notes.append(_comparison(each.speedup, each.speedup_error, confirmed[each.scale]))
+        if each.scale == outcome.choice and rounds.evaluation_s > 0:
+            with_it = (steps / reference.sps + rounds.evaluation_s) / (steps / each.sps + rounds.evaluation_s)
+            notes.append(Note("evaluation excluded", {"seconds": rounds.evaluation_s, "speedup": with_it}))
+        work[each.scale] = Work(steps, parts, tuple(notes))
+    return work
 
 
 def _comparison(speedup: float, error: float, confirmed: Estimate) -> Note:
     """Return a note that compares the confirmation with the probes."""
     apart, noise = abs(confirmed.mean - math.log(speedup)), math.hypot(math.log1p(error / 100), confirmed.half_width)
+    if confirmed.half_width > math.log1p(MAX_ERROR / 100):
+        return Note("not confirmed", {"probed": speedup})
     figures = {"trained": math.exp(confirmed.mean), "error": 100 * math.expm1(confirmed.half_width), "probed": speedup}
     return Note("contradicted" if apart > noise else "confirmed", figures)
