@@ -31,8 +31,8 @@ class Choice(NamedTuple, Generic[C]):
 def choose(candidates: Sequence[C], goal: Goal) -> Choice[C]:
     """Return the cheapest of the configurations tied with the fastest that meets the goal.
 
-    If none meets it, the same applies to those tied for the closest. A configuration is tied if it is slower by at most what noise
-    explains or 2 %, and by at most 5 %. The cheapest has the fewest CPUs, then the smallest N.
+    If none meets it, the same applies to those tied for the closest. A configuration is tied if it is slower, or further from the
+    goal, by at most what noise explains or 2 %, and by at most 5 %. The cheapest has the fewest CPUs, then the smallest N.
 
     Args:
         candidates: at least one configuration with a throughput.
@@ -68,7 +68,11 @@ def tied(one: Candidate, other: Candidate) -> bool:
 
 
 def _is_as_fast(one: Candidate, fastest: Candidate) -> bool:
-    return math.log(fastest.sps / one.sps) <= min(TOLERANCE, max(INDIFFERENCE, noise(one, fastest)))
+    return math.log(fastest.sps / one.sps) <= _slack(noise(one, fastest))
+
+
+def _slack(noise: float) -> float:
+    return min(TOLERANCE, max(INDIFFERENCE, noise))
 
 
 def _closest(candidates: Sequence[C], goal: Goal) -> list[C]:
@@ -80,7 +84,7 @@ def _closest(candidates: Sequence[C], goal: Goal) -> list[C]:
         excess, lack = shortfall(each, goal)
         # The shortfall from each missed threshold changes with the throughput.
         missed = sum(standing.limit.is_least and standing.misses for standing in standings(each, goal))
-        return excess == resources and lack - least <= missed * max(INDIFFERENCE, noise(each, nearest))
+        return excess == resources and lack - least <= _slack(missed * noise(each, nearest))
 
     return [each for each in candidates if each is nearest or is_as_near(each)]
 

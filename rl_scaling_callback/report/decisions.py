@@ -91,14 +91,14 @@ def why_lines(recommendation: Recommendation) -> Iterator[str]:
         yield f"The machine was too busy to tell: {uncertain}. Measure again when less else runs on it, or for longer."
     elif recommendation.ground == "nearest":
         yield f"No measured configuration meets {_asked(recommendation.goal.limits)}."
-        near = f"{_scales(recommendation.peers)} come equally close, within noise{cheapest}" if others else f"{scale} comes closest"
+        near = f"{_scales(recommendation.peers)} come about equally close{cheapest}" if others else f"{scale} comes closest"
         yield f"{near}: {figures}."
         yield f"It misses {lacking}."
     else:
         asked = _asked(each.limit for each in stands if not math.isnan(each.reach))
         asked += " within error" if barely else ""
         fastest = f"fastest with {asked}" if asked else "fastest"
-        best = f"{_scales(recommendation.peers)} are the {fastest}, tied within noise{cheapest}" if others else ""
+        best = f"{_scales(recommendation.peers)} are the {fastest}, about equal{cheapest}" if others else ""
         yield f"{best or f'{scale} is the {fastest}'}: {figures}."
 
 

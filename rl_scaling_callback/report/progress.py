@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.report.text import rounded
+from rl_scaling_callback.report.text import percent, rounded
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,7 +75,7 @@ def _time(view: ProgressView) -> str:
 
 
 def _speedup(row: Row) -> str:
-    return rounded(row.speedup, 2, "×") + (f" ± {row.error:.0f} %" if 0 < row.error < 1000 else "")
+    return rounded(row.speedup, 2, "×") + (f" {percent(row.error)}" if row.error > 0 else "")
 
 
 def _table(view: ProgressView) -> Table:

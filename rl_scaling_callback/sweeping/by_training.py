@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -69,7 +70,7 @@ def sweep_by_training(
     """
     if rllib.evaluates(vars(config)):
         config = config.copy(copy_frozen=False).evaluation(evaluation_interval=None)
-    trained = _Trained(config, say)
+    trained, race = _Trained(config, say), replace(race, independent=True)
     until = math.inf if budget_s is None else clock() + budget_s
     scales, interrupted = [SINGLE], False
     todo = [SINGLE, *({Scale(grid.runners[0], grid.envs[0])} - {SINGLE})]

@@ -81,7 +81,7 @@ def reserve(request: Any, say: Callable[[str], None], longest_s: float = _LONGES
 
 def cores() -> int:
     """Return the logical cores of the nodes that have CPUs and whose workers respond."""
-    ask = ray.remote(num_cpus=0)(hardware.usable_cores)
+    ask = ray.remote(num_cpus=0)(hardware.this_host)
     asked = [
         ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote()
         for node in ray.nodes()
@@ -90,7 +90,7 @@ def cores() -> int:
     answered, silent = ray.wait(asked, num_returns=len(asked), timeout=_ANSWER_WITHIN_S) if asked else ([], [])
     for answer in silent:
         ray.cancel(answer, force=True)
-    return sum(ray.get(answer) for answer in answered)
+    return sum(ray.get(answer).cores for answer in answered)
 
 
 def at_scale(config: AlgorithmConfig, scale: Scale) -> AlgorithmConfig:

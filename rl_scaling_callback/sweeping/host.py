@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import ray
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.util.placement_group import remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -24,9 +25,6 @@ from rl_scaling_callback.rllib import hardware, prober
 from rl_scaling_callback.rllib.prober import ProbeError, Prober
 from rl_scaling_callback.rllib.switch import Switch
 from rl_scaling_callback.sweeping import cluster
-
-if TYPE_CHECKING:
-    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 _LONGEST_START_S: Final = 300.0
 _LONGEST_PROBE_S: Final = 30.0
@@ -248,11 +246,13 @@ def _timed(config: AlgorithmConfig) -> AlgorithmConfig:
     Otherwise, RLlib would wait a minute and then train with a different env runner from the one to measure. Iterations can be
     short because their length only affects reporting; DQN's, for example, have 1,000 updates.
     """
-    given = config.callbacks_class
+    given, default = config.callbacks_class, AlgorithmConfig().callbacks_class
     callbacks: list[Any] = list(given) if isinstance(given, (list, tuple)) else [given]
-    others = [each for each in callbacks if getattr(each, "func", each) is not ScalingCallback]
+    others = [each for each in callbacks if getattr(each, "func", each) not in (ScalingCallback, default)]
     measuring: Any = functools.partial(ScalingCallback, baseline_sps=1.0)
-    timed = config.copy(copy_frozen=False).callbacks([*others, measuring])
+    timed = config.copy(copy_frozen=False)
+    # The old API stack takes only one; beside the user's, the times of phases are unknown there.
+    timed.callbacks([*others, measuring] if rllib.is_new_stack(vars(config)) else [*others, measuring][0])
     if rllib.is_asynchronous(vars(config)):
         timed.reporting(min_time_s_per_iteration=min(_LONGEST_MINIMUM_S, timed.min_time_s_per_iteration or 0))
     else:

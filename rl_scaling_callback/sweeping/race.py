@@ -113,6 +113,8 @@ class Race:
         goal: the goal. Its RAM limit is ignored.
         confidence: probability, over the whole race, that this is true and that the best configuration is not eliminated.
         cpus: returns the CPUs allocated to a trial at a scale.
+        independent: whether successive measurements of a configuration are independent, because each has an Algorithm of its own.
+            Otherwise, their autocorrelation is estimated.
 
     Raises:
         ValueError: a value is out of range.
@@ -121,6 +123,7 @@ class Race:
     goal: Goal
     confidence: float = 0.95
     cpus: Callable[[Scale], float] = lambda scale: 1.0 + scale.num_env_runners
+    independent: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.confidence < 1:
@@ -144,7 +147,7 @@ class Race:
         if seconds.ndim != 2 or seconds.shape[1] != len(scales) or not np.isfinite(seconds[:, 0]).any():
             raise ValueError(f"seconds has shape {seconds.shape}; allowed is (rounds, {len(scales)}) with the reference measured")
         seconds = np.where((seconds > 0) & np.isfinite(seconds), seconds, NAN)[np.isfinite(seconds).any(axis=1)]
-        fit = _fit(np.log(seconds))
+        fit = _fit(np.log(seconds), self.independent)
         total = np.exp(fit.effects) + rest
         fixed, speed = rest / total, -np.log(total)
         gained = speed - speed[0] + math.log(scales[0].parallelism)
@@ -330,7 +333,7 @@ class _Fit:
     paces: Array
 
 
-def _fit(logs: Array) -> _Fit:
+def _fit(logs: Array, independent: bool) -> _Fit:
     """Fit ln t of shape (rounds, scales).
 
     Rounds that lack one of a pair still inform its difference through the other configurations: `shared` is that of the incomplete
@@ -363,7 +366,7 @@ def _fit(logs: Array) -> _Fit:
     squares, pairs = float((pseudo**2).sum()) + _EXACT**2, int((there[1:] & there[:-1]).sum())
     lagged = float((pseudo[1:] * pseudo[:-1]).sum()) / max(1, pairs) / (squares / cells)
     rho = lagged + (1 + 3 * max(0.0, lagged)) * there.any(axis=0).sum() / cells + 1 / math.sqrt(max(1, pairs))
-    rho = min(0.95, max(0.0, rho))
+    rho = 0.0 if independent else min(0.95, max(0.0, rho))
     return _Fit(effects, squares / dof * (1 + rho) / (1 - rho), dof, shared, paces)
 
 

@@ -40,6 +40,7 @@ NOTES = [
     ("disturbed runs", {"count": 2}, "2 more runs left out because of interference from other programs"),
     ("other steps", {"here": 2000, "baseline": 1000}, "2,000 env steps per iteration, 1,000 for the baseline: not comparable"),
     ("confirmed", TRAINED, "training iterations: 1.52× ± 4 % (probes: 1.60×)"),
+    ("not confirmed", {"probed": 1.6}, "training iterations vary too much to confirm it (probes: 1.60×)"),
     ("contradicted", TRAINED, "training iterations: 1.52× ± 4 % (probes: 1.60×); they differ by more than their errors"),
     (
         "evaluation excluded",
@@ -75,8 +76,7 @@ REASONS = [
         "only 3 of its 4 env runners were healthy in most iterations: its throughput is not that of 4r×1e. See Ray's logs for the "
         "cause",
     ),
-    ("failed in sweep", {}, "it crashed, hung or lacked env runners while the sweep ran"),
-    ("not probed", {"error": "no licence {0}"}, "no licence {0}"),
+    ("not measured", {"error": "no licence {0}"}, "no licence {0}"),
     ("row", {"error": "sps is '0'"}, "sps is '0'; the row is left out"),
     ("baseline file", {"error": "it is not valid JSON"}, "this baseline file is unusable: it is not valid JSON"),
 ]

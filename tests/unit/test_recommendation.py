@@ -4,12 +4,11 @@ from dataclasses import replace
 import pytest
 
 from rl_scaling_callback.analysis.goals import GOALS, Goal
-from rl_scaling_callback.analysis.noise import PROBED, Noise
+from rl_scaling_callback.analysis.noise import SWEPT, USUAL, Noise
 from rl_scaling_callback.analysis.recommendation import Doubt, Recommendation, Remedy, ranking, recommend
 from rl_scaling_callback.analysis.runs import Note
 from rl_scaling_callback.core.formulas import NAN
-from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.report.decisions import bottleneck_text, code_text, reason_text, runner_up_text
+from rl_scaling_callback.report.decisions import bottleneck_text, choice_text, code_text, reason_text, runner_up_text
 from tests.builders import by_speedup, configuration, of_the_user
 from tests.builders import settled_run as run
 
@@ -33,17 +32,6 @@ def test_the_three_goals(goal, scale):
     assert found.verdict == "met"
 
 
-def test_estimate_of_a_search_takes_precedence_over_measured_figures():
-    measured = by_speedup(**{"1r1e": 1.0, "2r1e": 1.69, "1r2e": 1.52}, error=90.0)
-    assert recommend(measured, GOALS["save"]).choice.scale == Scale(2, 1)
-    found = recommend(measured, GOALS["save"], surrogate_best=Scale(2, 1))
-    assert found.choice.scale == Scale(2, 1)
-    assert (found.verdict, found.ground, missed(found)) == ("undecided", "surrogate", {})
-    less = recommend(measured, GOALS["save"], surrogate_best=Scale(1, 2))
-    assert (less.ground, missed(less)) == ("surrogate", {"efficiency": pytest.approx(4)})
-    assert recommend(measured, GOALS["save"], surrogate_best=Scale(4, 4)) == recommend(measured, GOALS["save"])
-
-
 def test_balanced_recommendation_as_text():
     found = recommend(of_the_user(), GOALS["balanced"])
     assert reason_text(found) == (
@@ -65,21 +53,16 @@ def test_balanced_recommendation_as_text():
             "repeat 4r×1e and the baseline.",
         ),
         (
-            recommend(by_speedup(error=3.0, **{"1r1e": 1.0, "4r2e": 4.85, "8r1e": 5.0, "8r2e": 5.05}), GOALS["fastest"]),
-            "4r×2e, 8r×1e and 8r×2e are the fastest, tied within noise; 4r×2e needs the fewest CPUs: "
-            "4.85× (4.71 to 5.00), efficiency 60.6 %, 5 CPUs.",
+            recommend(by_speedup(error=4.2, **{"1r1e": 1.0, "4r2e": 4.85, "8r1e": 5.0, "8r2e": 5.05}), GOALS["fastest"]),
+            "4r×2e, 8r×1e and 8r×2e are the fastest, about equal; 4r×2e needs the fewest CPUs: "
+            "4.85× (4.65 to 5.05), efficiency 60.6 %, 5 CPUs.",
         ),
         (
             recommend(by_speedup(error=12.0, **{"1r1e": 1.0, "2r2e": 2.1702, "1r4e": 2.17, "2r1e": 1.4}), GOALS["balanced"]),
-            "No measured configuration meets efficiency ≥ 60 % and speedup ≥ 2.5×. 2r×2e and 1r×4e come equally close, within "
-            "noise; 1r×4e needs the fewest CPUs: 2.17× (1.94 to 2.43), efficiency 54.2 %, 2 CPUs. It misses efficiency ≥ 60 % by "
+            "No measured configuration meets efficiency ≥ 60 % and speedup ≥ 2.5×. 1r×4e and 2r×2e come about equally "
+            "close; 1r×4e needs the fewest CPUs: 2.17× (1.94 to 2.43), efficiency 54.2 %, 2 CPUs. It misses efficiency ≥ 60 % by "
             "5.8 points and speedup ≥ 2.5× by 0.33×. Undecided: efficiency ≥ 60 % at 54.2 % (48.4 to 60.8); repeat 1r×4e and the "
             "baseline.",
-        ),
-        (
-            recommend(by_speedup(error=9.0, **{"1r1e": 1.0, "2r1e": 1.69}), GOALS["save"], surrogate_best=Scale(2, 1)),
-            "2r×1e ranks best when all measurements are combined. Its own figures: 1.69× (1.55 to 1.84), efficiency 84.5 %, 3 "
-            "CPUs. Undecided: efficiency ≥ 80 % at 84.5 % (77.5 to 92.1); repeat 2r×1e and the baseline.",
         ),
         (
             recommend([], GOALS["save"]),
@@ -93,7 +76,7 @@ def test_balanced_recommendation_as_text():
             "trials to get one.",
         ),
     ],
-    ids=["undecided", "equal", "not met", "surrogate", "nothing", "no baseline"],
+    ids=["undecided", "equal", "not met", "nothing", "no baseline"],
 )
 def test_reasons_as_text(found, words):
     assert reason_text(found) == words
@@ -185,7 +168,6 @@ def test_configuration_below_a_threshold_within_its_error_is_eligible(efficiency
         assert (found.verdict, found.ground) == ("undecided", "fastest")
         assert "is the fastest with efficiency ≥ 80 % within error: 1.58×" in reason_text(found)
         assert "Undecided: efficiency ≥ 80 % at 79.0 % (76.7 to 81.4)" in reason_text(found)
-        assert "meet efficiency ≥ 80 % only within error" in reason_text(replace(found, ground="surrogate"))
 
 
 def test_undecided_verdict_says_what_to_repeat():
@@ -200,8 +182,8 @@ def test_undecided_verdict_says_what_to_repeat():
 
 
 def test_cheapest_of_those_tied_within_noise_is_chosen():
-    # Errors of 3 % each: differences up to √2 · 3 % = 4.3 % are noise.
-    near = by_speedup(error=3.0, **{"1r1e": 1.0, "4r2e": 4.85, "8r1e": 5.0, "8r2e": 5.05})
+    # Errors of 4.2 % each for a repeat, so that differences up to 4.2 % are noise.
+    near = by_speedup(error=4.2, **{"1r1e": 1.0, "4r2e": 4.85, "8r1e": 5.0, "8r2e": 5.05})
     found = recommend(near, GOALS["fastest"])
     assert str(found.choice.scale) == "4r×2e"
     assert (found.ground, peers(found)) == ("fastest", ["4r×2e", "8r×1e", "8r×2e"])
@@ -222,10 +204,10 @@ def test_error_of_the_baseline_causes_no_ties():
     assert str(recommend(rows, GOALS["fastest"]).choice.scale) == "4r×1e"
 
 
-def test_only_equal_throughputs_tie_without_errors():
-    found = recommend(by_speedup(**{"1r1e": 1.0, "4r1e": 2.999, "8r1e": 3.0}), GOALS["fastest"])
-    assert str(found.choice.scale) == "8r×1e"
-    assert str(found.runner_up.scale) == "4r×1e"
+@pytest.mark.parametrize(("speedup", "choice"), [(2.95, "4r×1e"), (2.93, "8r×1e")])
+def test_two_percent_never_justify_more_cpus(speedup, choice):
+    found = recommend(by_speedup(**{"1r1e": 1.0, "4r1e": speedup, "8r1e": 3.0}), GOALS["fastest"])
+    assert str(found.choice.scale) == choice
 
 
 @pytest.mark.parametrize(
@@ -252,26 +234,12 @@ def test_number_and_cost_of_repeats_that_settle_a_verdict(speedup, verdict, reme
 
 
 @pytest.mark.parametrize(
-    ("speedup", "rounds"),
-    # ± 25 % of 8 rounds is ± 20 % of half as many more: 8 · ((ln 1.25 / ln 1.2)² − 1) = 3.98.
-    [(3.0, 4), (2.51, math.inf), (2.5, math.inf)],
-)
-def test_rounds_of_probes_that_settle_a_verdict(speedup, rounds):
-    error = PROBED.error(math.log(1.25) ** 2 / 2 / 1.959964**2)
-    rows = by_speedup(**{"1r1e": 1.0, "4r1e": speedup})
-    rows = [replace(each, noise=PROBED, variance=0.01, speedup_error=error, runs=(run(),)) for each in rows]
-    assert recommend(rows, Goal("quick", min_speedup=2.5)).remedy[:3] == ("rounds", rounds, 72)
-
-
-@pytest.mark.parametrize(
     ("remedy", "words"),
     [
         (Remedy("repeats", 1, seconds=218.4), "repeat 4r×1e and the baseline once, about 218 s plus start-up"),
         (Remedy("repeats", 3), "repeat 4r×1e and the baseline 3 times"),
         (Remedy("repeats", math.inf), "too close for 9 repeats to settle"),
-        (Remedy("rounds", 4, 72), "about 4 more rounds of probes would settle it"),
-        (Remedy("rounds", 1, 72), "about 1 more round of probes would settle it"),
-        (Remedy("rounds", math.inf, 72), "too close for 72 more rounds of probes to settle"),
+        (Remedy("longer"), "a longer sweep (--budget) would narrow the interval"),
         (Remedy("undisturbed repeats"), "other programs interfered with 4r×1e or the baseline. Repeat both without them"),
     ],
 )
@@ -289,7 +257,7 @@ def test_ranking_groups_configurations_tied_within_noise():
         ["1r×1e"],
     ]
     found = recommend(rows, GOALS["fastest"])
-    assert (str(found.choice.scale), peers(found)) == ("2r×8e", ["2r×8e", "3r×8e", "4r×8e"])
+    assert (str(found.choice.scale), peers(found)) == ("3r×8e", ["3r×8e", "4r×8e"])
 
 
 def test_ranking_keeps_the_order_of_throughput_where_errors_differ():
@@ -298,8 +266,8 @@ def test_ranking_keeps_the_order_of_throughput_where_errors_differ():
     assert [str(each.scale) for group in ranking([unsure, *rows]) for each in group] == ["4r×8e", "2r×8e", "2r×4e", "1r×1e"]
 
 
-def test_at_most_a_tenth_of_the_speed_is_traded_for_fewer_cpus():
-    rows = by_speedup(error=60.0, **{"1r1e": 1.0, "1r8e": 2.9, "4r8e": 5.0, "3r8e": 4.8})
+def test_at_most_a_twentieth_of_the_speed_is_traded_for_fewer_cpus():
+    rows = by_speedup(error=60.0, **{"1r1e": 1.0, "1r8e": 2.9, "4r8e": 5.0, "3r8e": 4.8, "2r8e": 4.7})
     assert str(recommend(rows, GOALS["fastest"]).choice.scale) == "3r×8e"
 
 
@@ -318,8 +286,8 @@ def test_cheapest_of_those_equally_close_is_chosen():
     near = by_speedup(error=12.0, **{"1r1e": 1.0, "2r2e": 2.1702, "1r4e": 2.17, "2r1e": 1.4})
     found = recommend(near, GOALS["balanced"])
     assert str(found.choice.scale) == "1r×4e"
-    assert (found.ground, peers(found)) == ("nearest", ["2r×2e", "1r×4e"])
-    assert str(recommend(by_speedup(**{"1r1e": 1.0, "2r2e": 2.1702, "1r4e": 2.17}), GOALS["balanced"]).choice.scale) == "2r×2e"
+    assert (found.ground, peers(found)) == ("nearest", ["1r×4e", "2r×2e"])
+    assert str(recommend(by_speedup(**{"1r1e": 1.0, "2r2e": 2.3, "1r4e": 2.17}), GOALS["balanced"]).choice.scale) == "2r×2e"
 
 
 def test_clearly_faster_of_those_equally_close_is_chosen():
@@ -327,6 +295,35 @@ def test_clearly_faster_of_those_equally_close_is_chosen():
     found = recommend(near, GOALS["balanced"])
     assert str(found.choice.scale) == "2r×4e"
     assert (found.ground, peers(found)) == ("nearest", ["2r×4e"])
+
+
+def noisy(error, **speedups):
+    return [replace(each, noise=SWEPT, speedup_error=0.0 if each.is_baseline else error) for each in by_speedup(**speedups)]
+
+
+def test_a_choice_that_is_too_noisy_is_a_guess():
+    rows = {"1r1e": 1.0, "1r2e": 2.78}
+    found = recommend(noisy(29.0, **rows), Goal("quick", min_speedup=2))
+    assert (found.ground, found.verdict) == ("fastest", "met")
+    found = recommend(noisy(1000.0, **rows), Goal("quick", min_speedup=2))
+    assert (str(found.choice.scale), found.ground, found.verdict, found.remedy) == ("1r×2e", "guess", "undecided", None)
+    assert choice_text(found) == "Best guess 1r×2e: the machine was too busy to tell"
+    assert reason_text(found).startswith(
+        "The machine was too busy to tell: the speedup of 1r×2e, the best guess, is uncertain by ± > 100 %. Measure again"
+    )
+    assert recommend(noisy(1000.0, **rows), GOALS["fastest"]).verdict == "undecided"
+
+
+def test_baseline_is_a_guess_if_nothing_is_known_about_the_others():
+    found = recommend(noisy(50.0, **{"1r1e": 1.0, "2r1e": 0.9, "1r2e": 0.8}), GOALS["fastest"])
+    assert (str(found.choice.scale), found.ground) == ("1r×1e", "guess")
+    assert "all speedups are uncertain by more than 30 %" in reason_text(found)
+
+
+def test_assumed_errors_leave_a_choice():
+    """Where no trial was repeated, errors are those of other machines."""
+    found = recommend([replace(each, noise=USUAL) for each in noisy(50.0, **{"1r1e": 1.0, "1r2e": 2.9})], GOALS["fastest"])
+    assert found.ground == "fastest"
 
 
 def test_interference_leaves_the_verdict_undecided():
