@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Final, Generic, NamedTuple, TypeVar
 
-from rl_scaling_callback.analysis.goals import TOLERANCE, Candidate, Goal, may_meet, standings
+from rl_scaling_callback.analysis.goals import Candidate, Goal, may_meet, standings
 
 INDIFFERENCE: Final = 0.02
 """Relative difference in speed that never justifies more CPUs."""
@@ -32,7 +32,7 @@ def choose(candidates: Sequence[C], goal: Goal) -> Choice[C]:
     """Return the cheapest of the configurations tied with the fastest that meets the goal.
 
     If none meets it, the same applies to those tied for the closest. A configuration is tied if it is slower, or further from the
-    goal, by at most what noise explains or 2 %, and by at most 5 %. The cheapest has the fewest CPUs, then the smallest N.
+    goal, by at most 2 %, or by what noise explains and at most 4 %. The cheapest has the fewest CPUs, then the smallest N.
 
     Args:
         candidates: at least one configuration with a throughput.
@@ -72,7 +72,7 @@ def _is_as_fast(one: Candidate, fastest: Candidate) -> bool:
 
 
 def _slack(noise: float) -> float:
-    return min(TOLERANCE, max(INDIFFERENCE, noise))
+    return min(2 * INDIFFERENCE, max(INDIFFERENCE, noise))
 
 
 def _closest(candidates: Sequence[C], goal: Goal) -> list[C]:

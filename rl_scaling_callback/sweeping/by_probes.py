@@ -13,8 +13,6 @@ from collections.abc import Callable, Mapping
 from statistics import fmean
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
 from rl_scaling_callback.analysis.configurations import MAX_ERROR, SINGLE
 from rl_scaling_callback.analysis.runs import Note
 from rl_scaling_callback.core.estimates import Estimate, trimmed_mean
@@ -171,10 +169,9 @@ def _probe(
         measure(rounds, host, race)
         outcome = rounds.judge(race)
         turns = min((len(rounds.trained_speedups(scale)) for scale in _candidates(outcome)), default=0)
-        errors = [error for scale, error in zip(rounds.scales, outcome.speedup_error, strict=True) if scale not in outcome.out]
-        left = limit.after_round(len(rounds.probes), np.nanmax(errors) < _KNOWN, turns, _turn_s(rounds, outcome))
-        seconds_left = min(max(0.0, left), outcome.rounds_left * rounds.round_s)
-        progress(view(outcome, rounds.failed, len(rounds.probes), seconds_left))
+        is_known = max(each.speedup_error for each in outcome.candidates if each.scale not in outcome.out) < _KNOWN
+        left = limit.after_round(len(rounds.probes), is_known, turns, _turn_s(rounds, outcome))
+        progress(view(outcome, rounds.failed, len(rounds.probes), max(0.0, left)))
         larger = race.worth_adding(outcome, grid) if len(rounds.probes) > 1 else ()
         more = [scale for scale in larger if scale not in rounds.scales]
         if (outcome.over and not more) or left < 0:
@@ -215,10 +212,9 @@ def _candidates(outcome: Outcome) -> list[Scale]:
 
 def _turn_s(rounds: ProbeRounds, outcome: Outcome) -> float:
     """Return the time of one training iteration with each candidate and the reference [s]."""
-    sps = dict(zip(outcome.scales, outcome.sps.tolist(), strict=True))
-    return fmean(each.env_steps for each in rounds.iterations) * math.fsum(
-        1 / sps[scale] for scale in [*_candidates(outcome), SINGLE]
-    )
+    trained = {*_candidates(outcome), SINGLE}
+    steps = fmean(each.env_steps for each in rounds.iterations)
+    return steps * math.fsum(1 / each.sps for each in outcome.candidates if each.scale in trained)
 
 
 def _confirm(

@@ -45,7 +45,6 @@ class ProbeRounds:
         failed: configurations that can't be probed, with the reason.
         probed_s: total time of the rounds [s].
         trained_s: total time of the training iterations [s].
-        round_s: time of the last round [s].
         evaluation_s: mean time that evaluation adds to an iteration, not included in the other times [s].
         interrupted: whether the user interrupted the sweep.
     """
@@ -59,7 +58,6 @@ class ProbeRounds:
     failed: dict[Scale, str] = field(default_factory=dict)
     probed_s: float = 0.0
     trained_s: float = 0.0
-    round_s: float = 0.0
     evaluation_s: float = 0.0
     interrupted: bool = False
 
@@ -182,8 +180,7 @@ def measure(rounds: ProbeRounds, host: Host, race: Race) -> None:
                 untried = [each for each in rounds.scales if each not in found and each not in rounds.failed]
                 rounds.failed |= {each: f"not tried after {scale}: {probe}" for each in untried if is_within(scale, each)}
     rounds.probes.append(found)
-    rounds.round_s = time.perf_counter() - started
-    rounds.probed_s += rounds.round_s
+    rounds.probed_s += time.perf_counter() - started
     while len(rounds.iterations) < FEWEST_ITERATIONS or rounds.trained_s < _TRAINED_SHARE * rounds.probed_s:
         rounds.trained(host.train(_next_to_train(rounds, race)))
 

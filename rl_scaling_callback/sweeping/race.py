@@ -57,30 +57,25 @@ class Outcome:
         speedup: speedup over the reference [×].
         speedup_error: half-width [%] of the 95 % interval for the speedup in a repeated race, in the same Algorithm. In another
             one, env runners that outnumber the cores may run faster or slower by more.
-        sps: throughput at the mean speed of the rounds [steps/s].
-        own_error: half-width [%] of the 95 % interval for a repeat of `sps` relative to other configurations.
-        candidates: the same figures of the configurations that were measured.
+        candidates: the figures of the configurations that were measured; `sps` is at the mean speed of the rounds, and its error
+            is relative to other configurations.
         out: eliminated configurations.
         choice: the best for the goal so far, according to `choose`.
         equals: the configurations as good as the choice, cheapest first.
         rivals: the configurations that may still turn out better than the choice: faster by more than twice the indifference, or
             because it is unclear which of the two meets the goal.
         over: whether there are no rivals left, and the choice itself was measured often enough.
-        rounds_left: estimated number of rounds until then; inf if no number of rounds is enough.
     """
 
     scales: tuple[Scale, ...]
     speedup: Array
     speedup_error: Array
-    sps: Array
-    own_error: Array
     candidates: tuple[Candidate, ...]
     out: frozenset[Scale]
     choice: Scale
     equals: tuple[Scale, ...]
     rivals: tuple[Scale, ...]
     over: bool
-    rounds_left: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,34 +163,28 @@ class Race:
         own = variance - (half := others.min(initial=2 * _LARGEST_STD**2) / 2)
         own[0] = half
         own_error = np.minimum(100 * np.expm1(quantile * np.sqrt(own)), _NOTHING_KNOWN)
-        figures = zip(scales, np.exp(speed).tolist(), own_error.tolist(), np.exp(gained).tolist(), error.tolist(), strict=True)
-        candidates = tuple(
-            Candidate(scale=scale, sps=sps, sps_error=own, speedup=speedup, speedup_error=error, cpus=self.cpus(scale))
-            for scale, sps, own, speedup, error in figures
-            if sps > 0
-        )
+        figures = ("sps", "sps_error", "speedup", "speedup_error")
+        columns = zip(*(each.tolist() for each in (np.exp(speed), own_error, np.exp(gained), error)), strict=True)
+        known = [(scale, dict(zip(figures, each, strict=True))) for scale, each in zip(scales, columns, strict=True)]
+        candidates = tuple(Candidate(scale=scale, cpus=self.cpus(scale), **each) for scale, each in known if each["sps"] > 0)
         equals = tuple(each.scale for each in choose(candidates, self.goal).equals)
         choice = scales.index(equals[0])
         required = np.array([self._required(scale) for scale in scales]) - math.log(scales[0].parallelism)
-        contest = _Contest(speed, low, high, required, np.array([*map(tolerance, error)]), self._boundary(fit) * std, fit.shared)
-        needed = np.maximum(0, _FEWEST_TO_ELIMINATE - measured)
-        out = set(np.flatnonzero(np.maximum(needed, contest.until_beaten().min(axis=1)) == 0).tolist()) - {0}
-        left = np.maximum(needed, contest.until_beaten(2 * INDIFFERENCE, TOLERANCE)[:, choice])
-        left[choice] = max(0, FEWEST_ROUNDS - measured[choice])
-        rivals = [i for i in np.flatnonzero(left > 0).tolist() if i not in out and total[i] > 0]
+        spread = low, high, required, np.array([*map(tolerance, error)]), self._boundary(fit) * std
+        out = _beaten(*spread).any(axis=1) & (measured >= _FEWEST_TO_ELIMINATE)
+        out[[0, choice]] = False
+        done = _beaten(*spread, slack=2 * INDIFFERENCE, below=TOLERANCE)[:, choice] & (measured >= _FEWEST_TO_ELIMINATE)
+        rivals = [scale for i, scale in enumerate(scales) if total[i] > 0 and not (done[i] or out[i] or i == choice)]
         return Outcome(
             scales=tuple(scales),
             speedup=np.exp(gained),
             speedup_error=error,
-            sps=np.exp(speed),
-            own_error=own_error,
             candidates=candidates,
-            out=frozenset(scales[i] for i in out) - {equals[0]},
+            out=frozenset(scale for scale, is_out in zip(scales, out, strict=True) if is_out),
             choice=equals[0],
             equals=equals,
-            rivals=tuple(scales[i] for i in rivals if i != choice),
-            over=not rivals,
-            rounds_left=float(left[rivals].max(initial=0.0)),
+            rivals=tuple(rivals),
+            over=not rivals and bool(measured[choice] >= FEWEST_ROUNDS),
         )
 
     def worth_adding(self, outcome: Outcome, grid: Grid, near: Collection[Scale] = ()) -> tuple[Scale, ...]:
@@ -242,71 +231,48 @@ class Race:
         return boundary
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Contest:
-    """Compares configurations with each other and with the goal; all figures are logarithms.
+def _beaten(
+    low: Array, high: Array, required: Array, tolerance: Array, half: Array, *, slack: float = 0.0, below: float = 0.0
+) -> Array:
+    """Return whether each configuration (row) is clearly beaten by each other (column). All figures are logarithms.
 
-    Attributes:
-        speed: ln of the speed, shape (scales,).
-        low: the same in the slowest of the rounds, for configurations measured too rarely to identify an outlier; else `speed`.
-        high: the same in the fastest of the rounds.
-        required: ln of each speedup that the goal requires, shape (scales, requirements).
+    Args:
+        low: speed, shape (scales,); in the slowest round, for configurations measured too rarely to identify an outlier.
+        high: the same in the fastest round.
+        required: speedups that the goal requires, shape (scales, requirements).
         tolerance: by how much each configuration may be below these as measured, shape (scales,).
         half: half-width of the interval of each pair's difference, shape (scales, scales); the column of the reference is that of
-            the margins.
-        shared: number of rounds in which each pair was measured, shape (scales, scales).
+            the speedups.
+        slack: it suffices that the advantage of the row is clearly at most this.
+        below: it suffices that the column is clearly no further below the thresholds than this.
     """
 
-    speed: Array
-    low: Array
-    high: Array
-    required: Array
-    tolerance: Array
-    half: Array
-    shared: Array
+    def tolerant(margins: Array) -> Array:
+        within: Array = np.where((margins < 0) & (margins >= -tolerance[:, None]), 0.0, margins)
+        return within
 
-    def until_beaten(self, slack: float = 0.0, below: float = 0.0) -> Array:
-        """Return in how many rounds each configuration (row) will be clearly beaten by each other (column); inf if never.
+    def clear(room: Array, half: Array) -> Array:
+        found: Array = (room > 0) & (room >= half)
+        return found
 
-        With slack, it suffices that its advantage is clearly at most that; with `below`, that the other one is clearly no further
-        below the thresholds of the goal.
-        """
-        exact = self._margins(self.low, self.high), self._margins(self.high, self.low)
-        by, against = map(self._tolerant, exact)
-        of_margin, shared = self.half[:, 0], self.shared[:, 0]
-        meets = _rounds(of_margin, np.where((by >= 0).all(axis=1), below + exact[0].min(axis=1), -1.0), shared)
-        misses = _rounds(of_margin, np.where((against < 0).any(axis=1), -exact[1].min(axis=1), -1.0), shared)[:, None]
-        slower = _rounds(self.half, slack + self.low - self.high[:, None], self.shared)
-        # A shortfall changes with the speed once per missed threshold. For equal counts, the difference is one of speeds.
-        missed = (self._tolerant(self._margins(self.speed, self.speed)) < 0).sum(axis=1)
-        more = np.subtract.outer(missed, missed)
-        with np.errstate(invalid="ignore"):
-            half = np.minimum.outer(missed, missed) * self.half + np.abs(more) * np.where(more > 0, of_margin[:, None], of_margin)
-        further = _rounds(half, slack + _lacks(against)[:, None] - _lacks(by), self.shared)
-        beaten: Array = np.minimum(np.maximum(meets, np.minimum(misses, slower)), np.maximum(misses, further))
-        return beaten
-
-    def _margins(self, speed: Array, of_reference: Array) -> Array:
-        """Return ln of the speedup over each speedup that the goal requires, shape (scales, requirements)."""
-        margins: Array = (speed - of_reference[0])[:, None] - self.required
-        return margins
-
-    def _tolerant(self, margins: Array) -> Array:
-        """Return the margins with those within the tolerance set to 0."""
-        tolerant: Array = np.where((margins < 0) & (margins >= -self.tolerance[:, None]), 0.0, margins)
-        return tolerant
+    of_speedup, least, most = half[:, 0], (low - high[0])[:, None] - required, (high - low[0])[:, None] - required
+    meets = (tolerant(least) >= 0).all(axis=1) & clear(below + least.min(axis=1), of_speedup)
+    misses = ((tolerant(most) < 0).any(axis=1) & clear(-most.min(axis=1), of_speedup))[:, None]
+    slower = clear(slack + low - high[:, None], half)
+    # A shortfall changes with the speed once per missed threshold. For equal counts, the difference is one of speeds.
+    missed = (tolerant((least + most) / 2) < 0).sum(axis=1)
+    more = np.subtract.outer(missed, missed)
+    with np.errstate(invalid="ignore"):
+        half = np.minimum.outer(missed, missed) * half + np.abs(more) * np.where(more > 0, of_speedup[:, None], of_speedup)
+    further = clear(slack + _lacks(tolerant(most))[:, None] - _lacks(tolerant(least)), half)
+    beaten: Array = (meets & (misses | slower)) | (misses & further)
+    return beaten
 
 
 def _lacks(margins: Array) -> Array:
     """Return the total shortfall of each configuration from the goal."""
     lacks: Array = -np.minimum(0.0, margins).sum(axis=1)
     return lacks
-
-
-def _rounds(half: Array, room: Array, shared: Array) -> Array:
-    """Return how many more rounds it takes until intervals are narrower than `room`; inf if unknown."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where((room > 0) & np.isfinite(half), np.maximum(0.0, shared * ((half / room) ** 2 - 1)), math.inf)
 
 
 def _log_slope(smaller: Candidate, larger: Candidate) -> float:
