@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Final
 
@@ -40,8 +41,6 @@ _MOST_CONFIRMED: Final = 8
 _PRECISE: Final = 0.1
 """Training iterations that confirm a speedup: three with each configuration, and up to eight until the half-width of the interval
 of ln(speedup) is below 0.1. From five on, outliers are trimmed."""
-_ALONE: Final = 3
-"""Rounds with a configuration that only serves the loss attribution."""
 _NAMED: Final = 5
 """Rivals named in a message."""
 _FIRST_ENVS: Final = 2
@@ -84,31 +83,26 @@ def sweep_by_probes(
     most = grid.runners[-1]
     say(f"Starting one Algorithm with {counted(most, 'env runner')} to probe {counted(len(scales), 'configuration')}")
     host = Host(cluster.at_scale(config, Scale(most, 1)), keep_envs=keep_envs, say=say)
+    interrupted, confirmed = False, dict[Scale, Estimate]()
     try:
         rounds = ProbeRounds(scales, host.steps_per_update(scales), evaluation_s=host.evaluation_s)
-        limit, confirms = _TimeLimit(budget_s, clock), True
+        running = _Running(host, rounds, race, _TimeLimit(budget_s, clock), say)
         try:
-            outcome = _probe(host, rounds, race, grid, grows, limit, say, progress)
+            running.probe(grid, progress)
+            confirmed = running.confirm()
         except (KeyboardInterrupt, ProbeError) as error:
             if len(rounds.iterations) < FEWEST_ITERATIONS:
                 raise
-            say(f"{_ended_by(error)}: showing the results so far")
-            rounds.interrupted, confirms = isinstance(error, KeyboardInterrupt), False
+            interrupted = isinstance(error, KeyboardInterrupt)
+            say(f"{'Interrupted' if interrupted else f'Ended early ({error})'}: showing the results so far")
             # Configurations added last may not have been measured.
             rounds.scales = [scale for scale in rounds.scales if rounds.of(scale) or scale in rounds.failed]
-            outcome = rounds.judge(race)
-        confirmed: Mapping[Scale, Estimate] = {}
-        try:
-            if confirms:
-                confirmed = _confirm(host, rounds, outcome, limit, say)
-        except (KeyboardInterrupt, ProbeError) as error:
-            rounds.interrupted = isinstance(error, KeyboardInterrupt)
-            say(f"{_ended_by(error)}: the result is not confirmed by training")
+        outcome = rounds.judge(race)
     finally:
         host.close()
     source = f"{counted(sum(map(len, rounds.probes)), 'probe')} in {counted(len(rounds.probes), 'round')}"
     work = _work(rounds, outcome, confirmed)
-    return Swept(experiment_of(config, host.machine, outcome, work, rounds.failed, source), rounds.interrupted)
+    return Swept(experiment_of(config, host.machine, outcome, work, rounds.failed, source), interrupted)
 
 
 class _TimeLimit:
@@ -121,7 +115,7 @@ class _TimeLimit:
 
     def __init__(self, budget_s: float | None, clock: Callable[[], float]) -> None:
         self._budget_s, self._clock = budget_s, clock
-        self._until = clock() + (_BUDGET_S if budget_s is None else budget_s)
+        self._until = clock() + (budget_s or 0.0)
         self._round_since = clock()
 
     def after_round(self, number: int, is_known: bool, turns: int, turn_s: float) -> float:
@@ -154,92 +148,65 @@ class _TimeLimit:
         return self._clock() + seconds <= self._until
 
 
-def _probe(
-    host: Host,
-    rounds: ProbeRounds,
-    race: Race,
-    grid: Grid,
-    grows: bool,
-    limit: _TimeLimit,
-    say: Callable[[str], None],
-    progress: Callable[[ProgressView], None],
-) -> Outcome:
-    """Run rounds until the best configuration is known or the time is up, and return the outcome."""
-    while True:
-        measure(rounds, host, race)
-        outcome = rounds.judge(race)
-        turns = min((len(rounds.trained_speedups(scale)) for scale in _candidates(outcome)), default=0)
-        is_known = max(each.speedup_error for each in outcome.candidates if each.scale not in outcome.out) < _KNOWN
-        left = limit.after_round(len(rounds.probes), is_known, turns, _turn_s(rounds, outcome))
-        progress(view(outcome, rounds.failed, len(rounds.probes), max(0.0, left)))
-        larger = race.worth_adding(outcome, grid) if len(rounds.probes) > 1 else ()
-        more = [scale for scale in larger if scale not in rounds.scales]
-        if (outcome.over and not more) or left < 0:
-            break
-        rounds.out = outcome.out
-        rounds.scales += more
-        rounds.steps |= host.steps_per_update(more)
-    if not outcome.over:
-        rivals = ", ".join(map(str, outcome.rivals[:_NAMED])) + " …" * (len(outcome.rivals) > _NAMED)
-        say(f"Time is up; may still beat {outcome.choice}: {rivals or 'none, but few rounds were run'}. See --budget")
-    if grows and left > 0:
-        _measure_alone(rounds, host, race, outcome)
-        outcome = rounds.judge(race)
-    return outcome
+@dataclass(slots=True)
+class _Running:
+    """A running sweep."""
 
+    host: Host
+    rounds: ProbeRounds
+    race: Race
+    limit: _TimeLimit
+    say: Callable[[str], None]
 
-def _ended_by(error: BaseException) -> str:
-    return "Interrupted" if isinstance(error, KeyboardInterrupt) else f"Ended early ({error})"
+    def probe(self, grid: Grid, progress: Callable[[ProgressView], None]) -> None:
+        """Run rounds until the best configuration is known or the time is up."""
+        rounds = self.rounds
+        while True:
+            measure(rounds, self.host, self.race)
+            outcome = rounds.judge(self.race)
+            candidates, turn_s = self._to_confirm(outcome)
+            turns = min((len(rounds.trained_speedups(scale)) for scale in candidates), default=0)
+            is_known = max(each.speedup_error for each in outcome.candidates if each.scale not in outcome.out) < _KNOWN
+            left = self.limit.after_round(len(rounds.probes), is_known, turns, turn_s)
+            progress(view(outcome, rounds.failed, len(rounds.probes), max(0.0, left)))
+            larger = self.race.worth_adding(outcome, grid) if len(rounds.probes) > 1 else ()
+            more = [scale for scale in larger if scale not in rounds.scales]
+            if (outcome.over and not more) or left < 0:
+                break
+            rounds.out = outcome.out
+            rounds.scales += more
+            rounds.steps |= self.host.steps_per_update(more)
+        if not outcome.over:
+            rivals = ", ".join(map(str, outcome.rivals[:_NAMED])) + " …" * (len(outcome.rivals) > _NAMED)
+            self.say(f"Time is up; may still beat {outcome.choice}: {rivals or 'none, but few rounds were run'}. See --budget")
 
+    def _to_confirm(self, outcome: Outcome) -> tuple[list[Scale], float]:
+        """Return the choice and an equal one, and the time of one training iteration with each and the reference [s]."""
+        candidates = [scale for scale in outcome.equals[:2] if scale != SINGLE]
+        steps = fmean(each.env_steps for each in self.rounds.iterations)
+        return candidates, steps * math.fsum(1 / each.sps for each in outcome.candidates if each.scale in [*candidates, SINGLE])
 
-def _measure_alone(rounds: ProbeRounds, host: Host, race: Race, outcome: Outcome) -> None:
-    """Probe one env runner with as many envs as the choice and its equals: this separates serial stepping from contention."""
-    candidates = {outcome.choice, *_candidates(outcome)}
-    alone = {Scale(1, scale.num_envs_per_env_runner) for scale in candidates} - {*rounds.scales}
-    if not alone:
-        return
-    rounds.scales += sorted(alone)
-    rounds.steps |= host.steps_per_update(sorted(alone))
-    rounds.out = frozenset(rounds.scales) - {SINGLE, *candidates, *alone}
-    for _ in range(_ALONE):
-        measure(rounds, host, race)
-
-
-def _candidates(outcome: Outcome) -> list[Scale]:
-    """Return the configurations to confirm: the choice and an equal one."""
-    return [scale for scale in outcome.equals[:2] if scale != SINGLE]
-
-
-def _turn_s(rounds: ProbeRounds, outcome: Outcome) -> float:
-    """Return the time of one training iteration with each candidate and the reference [s]."""
-    trained = {*_candidates(outcome), SINGLE}
-    steps = fmean(each.env_steps for each in rounds.iterations)
-    return steps * math.fsum(1 / each.sps for each in outcome.candidates if each.scale in trained)
-
-
-def _confirm(
-    host: Host, rounds: ProbeRounds, outcome: Outcome, limit: _TimeLimit, say: Callable[[str], None]
-) -> dict[Scale, Estimate]:
-    """Train with the reference and the candidates in turn, where the rounds haven't; return ln of the candidates' speedups."""
-    candidates, turn_s, silent = _candidates(outcome), _turn_s(rounds, outcome), True
-    limit.start_confirming(turn_s)
-    while candidates:
-        found = {scale: rounds.trained_speedups(scale) for scale in candidates}
-        confirmed = {scale: trimmed_mean(logs) for scale, logs in found.items() if len(logs) > 1}
-        turns = min(map(len, found.values()))
-        is_precise = all(each.half_width < _PRECISE for each in confirmed.values())
-        if (turns >= _CONFIRMED and is_precise) or turns >= _MOST_CONFIRMED:
-            return confirmed
-        if not limit.has(turn_s):
-            if not confirmed:
-                say("The budget leaves no time to confirm the result by training")
-            return confirmed
-        if silent:
-            say(f"Training with {', '.join(map(str, [*candidates, SINGLE]))} to confirm the result")
-            silent = False
-        for scale in candidates if rounds.last_trained == SINGLE else [SINGLE, *candidates]:
-            rounds.confirmations.append(host.train(scale))
-    return {}
+    def confirm(self) -> dict[Scale, Estimate]:
+        """Train with the reference and the candidates in turn, where the rounds haven't; return ln of the candidates' speedups."""
+        rounds, confirmed = self.rounds, dict[Scale, Estimate]()
+        candidates, turn_s = self._to_confirm(rounds.judge(self.race))
+        self.limit.start_confirming(turn_s)
+        while candidates:
+            found = {scale: rounds.trained_speedups(scale) for scale in candidates}
+            confirmed = {scale: trimmed_mean(logs) for scale, logs in found.items() if len(logs) > 1}
+            turns = min(map(len, found.values()))
+            is_precise = all(each.half_width < _PRECISE for each in confirmed.values())
+            if (turns >= _CONFIRMED and is_precise) or turns >= _MOST_CONFIRMED:
+                break
+            if not self.limit.has(turn_s):
+                if not confirmed:
+                    self.say("The budget leaves no time to confirm the result by training")
+                break
+            if not rounds.confirmations:
+                self.say(f"Training with {', '.join(map(str, [*candidates, SINGLE]))} to confirm the result")
+            for scale in candidates if rounds.last_trained == SINGLE else [SINGLE, *candidates]:
+                rounds.confirmations.append(self.host.train(scale))
+        return confirmed
 
 
 def _work(rounds: ProbeRounds, outcome: Outcome, confirmed: Mapping[Scale, Estimate]) -> dict[Scale, Work]:

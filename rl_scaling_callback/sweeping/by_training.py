@@ -39,7 +39,9 @@ _LEAST_S: Final = 3.0
 """Train at least this long, because the speed of shared machines varies from second to second."""
 _MOST_ITERATIONS: Final = 60
 """Asynchronous algorithms may get no samples for a long time if cores are few."""
-_ROUNDS: Final = 3
+_TIMES: Final = 3
+_MOST_ROUNDS: Final = 5
+"""Rounds go on until the choice was measured three times, and if it keeps changing, up to five."""
 
 
 def sweep_by_training(
@@ -153,7 +155,8 @@ def _next(trained: _Trained, race: Race, grid: Grid, outcome: Outcome) -> list[S
     """Return what to measure next; empty if the sweep is over."""
     larger = race.worth_adding(outcome, grid, near=[outcome.choice])
     more = [each for each in larger if not any(is_within(failed, each) for failed in trained.failed)]
-    if more or len(trained.rounds) == _ROUNDS or outcome.over:
+    times = sum(outcome.choice in each for each in trained.rounds)
+    if more or times >= _TIMES or len(trained.rounds) == _MOST_ROUNDS:
         return more
     trained.rounds.append({})
     rivals = [each for each in outcome.candidates if each.scale not in (SINGLE, outcome.choice) and each.scale not in outcome.out]

@@ -46,7 +46,6 @@ class ProbeRounds:
         probed_s: total time of the rounds [s].
         trained_s: total time of the training iterations [s].
         evaluation_s: mean time that evaluation adds to an iteration, not included in the other times [s].
-        interrupted: whether the user interrupted the sweep.
     """
 
     scales: list[Scale]
@@ -59,7 +58,6 @@ class ProbeRounds:
     probed_s: float = 0.0
     trained_s: float = 0.0
     evaluation_s: float = 0.0
-    interrupted: bool = False
 
     @property
     def running(self) -> list[Scale]:

@@ -31,6 +31,7 @@ from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 
 Array = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
 
 # Residuals beyond this many standard deviations are down-weighted: 95 % efficiency under Gaussian noise (Huber).
 _BOUND: Final = 1.345
@@ -233,7 +234,7 @@ class Race:
 
 def _beaten(
     low: Array, high: Array, required: Array, tolerance: Array, half: Array, *, slack: float = 0.0, below: float = 0.0
-) -> Array:
+) -> Mask:
     """Return whether each configuration (row) is clearly beaten by each other (column). All figures are logarithms.
 
     Args:
@@ -251,8 +252,8 @@ def _beaten(
         within: Array = np.where((margins < 0) & (margins >= -tolerance[:, None]), 0.0, margins)
         return within
 
-    def clear(room: Array, half: Array) -> Array:
-        found: Array = (room > 0) & (room >= half)
+    def clear(room: Array, half: Array) -> Mask:
+        found: Mask = (room > 0) & (room >= half)
         return found
 
     of_speedup, least, most = half[:, 0], (low - high[0])[:, None] - required, (high - low[0])[:, None] - required
@@ -265,7 +266,7 @@ def _beaten(
     with np.errstate(invalid="ignore"):
         half = np.minimum.outer(missed, missed) * half + np.abs(more) * np.where(more > 0, of_speedup[:, None], of_speedup)
     further = clear(slack + _lacks(tolerant(most))[:, None] - _lacks(tolerant(least)), half)
-    beaten: Array = (meets & (misses | slower)) | (misses & further)
+    beaten: Mask = (meets & (misses | slower)) | (misses & further)
     return beaten
 
 

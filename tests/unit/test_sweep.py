@@ -308,14 +308,6 @@ def test_evaluation_is_reported_separately(scripted):
     assert "evaluation excluded" not in {note.kind for note in one.notes}
 
 
-def test_one_env_runner_with_as_many_envs_completes_the_loss_attribution(scripted):
-    choice = recommendation(probe(runners=(2,))[0]).choice
-    assert choice.scale.num_env_runners == 2
-    assert choice.scale.num_envs_per_env_runner > 2
-    assert choice.losses
-    assert not choice.losses_estimated
-
-
 @pytest.mark.parametrize("goal", [*GOALS.values(), Goal("cheap", min_speedup=3, max_cpus=2)])
 @pytest.mark.parametrize("way", [probe, train])
 def test_race_and_report_choose_alike(scripted, way, goal):
