@@ -28,7 +28,6 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.schema import KEYS
 from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
-from rl_scaling_callback.sweeping import ENGINES, Engine
 
 if TYPE_CHECKING:
     from rl_scaling_callback.report import Report
@@ -199,21 +198,11 @@ def _counts(_context: click.Context, _option: click.Parameter, text: str) -> lis
 )
 @_goal
 @click.option(
-    "--engine",
-    type=click.Choice(ENGINES),
-    default="auto",
-    show_default=True,
-    help="Probe configurations inside one Algorithm, or run a trial for each. auto: trials only if probing is not possible.",
-)
-@click.option(
-    "--confirm/--no-confirm", default=True, show_default=True, help="Confirm the result of probing with a few training iterations."
-)
-@click.option(
     "--budget",
     type=click.FloatRange(min=0, min_open=True),
     metavar="MINUTES",
     help="Start no new measurement after this time, counted from when Ray and the Algorithm have started. [default: 0.2 for "
-    "probes, 0.5 on a disturbed machine, 0.2 for confirming, no limit for trials]",
+    "probes, 0.5 on a disturbed machine, 0.2 for confirming, no limit without probes]",
 )
 @click.option(
     "--keep-envs/--no-keep-envs",
@@ -221,11 +210,12 @@ def _counts(_context: click.Context, _option: click.Parameter, text: str) -> lis
     show_default=True,
     help="Keep the envs of all probed configurations alive. Otherwise probing is slower but needs less memory and fewer licences.",
 )
-@click.option("--max-trials", type=click.IntRange(min=1), help="Maximum number of trials.")
-@click.option("--storage-path", default="~/ray_results", show_default=True, help="Directory or URI for Tune's results.")
-@click.option("--name", default="scaling_sweep", show_default=True, help="Name of the experiment. An existing page is overwritten.")
-@click.option("--resume", is_flag=True, help="Resume the trials of the experiment with this name.")
-@click.option("--reuse", multiple=True, metavar="PATH", help="Earlier experiment whose measurements of this workload are reused.")
+@click.option(
+    "--page",
+    default="~/ray_results/scaling_sweep/scaling_report.html",
+    show_default=True,
+    help="File or URI of the HTML page to write; an existing one is replaced.",
+)
 @click.option(
     "--num-cpus",
     type=click.IntRange(min=1),
@@ -243,23 +233,17 @@ def sweep(
     runners: list[int] | Literal["auto"],
     envs: list[int] | Literal["auto"],
     goal: Goal,
-    engine: Engine,
-    confirm: bool,
     budget: float | None,
     keep_envs: bool,
-    max_trials: int | None,
-    storage_path: str,
-    name: str,
-    resume: bool,
-    reuse: tuple[str, ...],
+    page: str,
     num_cpus: int | None,
     write: Path | None,
 ) -> None:
     """Find the best number of env runners and envs.
 
     CONFIG is FILE.py:NAME, where NAME is an AlgorithmConfig or a function that returns one. Configurations are probed inside one
-    Algorithm, in seconds; if that is not possible, each runs as a separate trial, one at a time. The report is written to the
-    experiment's folder. If interrupted, the sweep reports its measurements so far; --resume continues with the trials.
+    Algorithm, in seconds; if that is not possible, each is trained for some iterations, one after another. If interrupted, the
+    sweep reports its measurements so far.
     """
     try:
         from rl_scaling_callback.report.progress import following
@@ -279,19 +263,13 @@ def sweep(
                 goal,
                 runners=runners,
                 envs=envs,
-                engine=engine,
-                confirm=confirm,
                 budget_minutes=budget,
                 keep_envs=keep_envs,
-                storage_path=storage_path,
-                name=name,
+                page=page,
                 say=functools.partial(click.echo, err=True),
                 progress=follow,
-                max_trials=max_trials,
-                resume=resume,
-                reuse=reuse,
             )
-    except (ValueError, TimeoutError, ExperimentError, ProbeError) as error:
+    except (ValueError, TimeoutError, ProbeError) as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
         click.echo("Interrupted before there were further results", err=True)

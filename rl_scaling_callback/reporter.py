@@ -23,7 +23,6 @@ from rl_scaling_callback.report import PAGE
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
-    from rl_scaling_callback.analysis.runs import Experiment
     from rl_scaling_callback.report import Report
 
 logger = logging.getLogger("rl_scaling_callback")
@@ -43,7 +42,6 @@ class ScalingReporter(tune.Callback):
         reference: scale of the baseline, such as `"1r1e"`.
         show: called with the report after a trial has completed and at the end. By default, prints the table after a trial and the
             full report at the end.
-        make: builds the report from the experiment, instead of `make_report` with the arguments above.
 
     Raises:
         ValueError: if an argument has a value that is not allowed.
@@ -56,12 +54,10 @@ class ScalingReporter(tune.Callback):
         *,
         reference: str | Scale = "1r1e",
         show: Callable[[Report], None] | None = None,
-        make: Callable[[Experiment], Report] | None = None,
     ) -> None:
         self._goal = goal if isinstance(goal, Goal) else Goal.of(goal)
         self._reference = reference if isinstance(reference, Scale) else Scale.parse(reference)
         self._show = show
-        self._make = make
         self._next_look = -float("inf")
         # Fail now rather than after hours of training.
         missing = [name for name in ("jinja2", "matplotlib", "rich") if importlib.util.find_spec(name) is None]
@@ -101,8 +97,6 @@ class ScalingReporter(tune.Callback):
         from rl_scaling_callback.report import make_report
 
         experiment = read_experiment(source, reference=self._reference)
-        if self._make is not None:
-            return self._make(experiment)
         return make_report(experiment, self._goal, self._reference)
 
     def _write(self, report: Report, storage: Any) -> None:

@@ -108,7 +108,7 @@ def configuration(scale, sps, baseline_sps=NAN, error=NAN, **known):
         "sps_per_cpu": sps / (1 + scale.num_env_runners),
         "cpus": 1.0 + scale.num_env_runners,
     }
-    return Configuration(scale=scale, sps=sps, speedup=speedup, efficiency=efficiency, **facts | known)
+    return Configuration(scale=scale, sps=sps, speedup=speedup, **facts | known)
 
 
 def of_the_user():

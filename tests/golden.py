@@ -11,7 +11,7 @@ from statistics import fmean
 
 from rich.console import Console
 
-from rl_scaling_callback.analysis.goals import GOALS, Goal
+from rl_scaling_callback.analysis.goals import Goal
 from rl_scaling_callback.analysis.runs import Experiment, Iteration, LeftOut, Run, Study
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
@@ -45,7 +45,7 @@ def gaps():
     no_error = Steady(sps=1000.0, error=NAN, iterations=0, env_steps=NAN, seconds=NAN, converged=False, settled=False)
     recorded = Run(name="", scale=Scale(1, 1), steady=no_error, notes=("as recorded by the trials",))
     studies = (
-        Study("probes", (_probed("1r1e", 1000.0, 0.0), _probed("2r1e", 1650.0, 5.0), _probed("1r8e", 2600.0, 7.0)), probed=True),
+        Study("probes", (_probed("1r1e", 1000.0, 0.0), _probed("2r1e", 1650.0, 5.0), _probed("1r8e", 2600.0, 7.0)), swept=True),
         Study("no baseline", (two, four)),
         Study("one configuration", (one,)),
         Study("other steps, and no throughput", (one, run("4r1e", [0.6, 0.7, 0.6], env_steps=2000), nan_row())),
@@ -54,10 +54,7 @@ def gaps():
     )
     left_out = (LeftOut("PPO_1", "no iteration was reported: it has not completed one yet, or was stopped before"),)
 
-    def best_of_probes(goal):
-        return Scale(2, 1) if goal == GOALS["save"] else Scale(1, 8)
-
-    return make_report(Experiment("results", studies, left_out), "save", made=MADE, choose=best_of_probes)
+    return make_report(Experiment("results", studies, left_out), "save", made=MADE)
 
 
 def _recorded(r, e, number):

@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Final
 
+from rl_scaling_callback.analysis.goals import Candidate
 from rl_scaling_callback.analysis.interference import NOTABLE_CORES, undisturbed
-from rl_scaling_callback.analysis.noise import PROBED, USUAL, Noise, variance_of
+from rl_scaling_callback.analysis.noise import SWEPT, USUAL, Noise, variance_of
 from rl_scaling_callback.analysis.runs import Run, Study
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.attribution import LearnerLimits, TimeBreakdown, diagnosis, losses
@@ -26,58 +27,56 @@ from rl_scaling_callback.core.text import counted
 SINGLE: Final = Scale(1, 1)
 """The usual reference: 1 env runner × 1 env."""
 
+MAX_ERROR: Final = 30.0
+"""A speedup measured with a larger error [%] decides nothing. Errors that are only assumed, because nothing was repeated, don't
+count."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Configuration:
-    """One scale of a study, from one run or several.
+class Configuration(Candidate):
+    """One scale of a study, from one run or several. See `Candidate` for the figures that goals judge.
 
     Attributes:
-        scale: its scale; `scale.parallelism` is N.
         runs: its runs, without those that suffered notably more interference (see `interference`).
         seconds: mean duration of an iteration [s].
-        sps: Σ env steps / Σ seconds over the steady windows of its runs [steps/s].
-        sps_error: half-width [%] of the 95 % interval for a repeat of `sps` with as many runs; NaN if unknown.
         is_baseline: True for the reference.
-        speedup: [×]; NaN without a baseline.
-        speedup_error: the same for `speedup`, if the baseline is repeated as well [%]; NaN if unknown.
-        efficiency: [%]; its relative error is `speedup_error`.
-        band: name of the efficiency band; "" if unknown.
+        band: name of the efficiency band; "" if unknown or too noisy.
         core_efficiency: speedup / min(runners, cores) × 100 [%].
         sps_per_cpu: [steps/s].
-        cpus: CPUs allocated to a trial; 1 + env runners if not recorded.
         losses: percentage points of lost efficiency by cause (see `attribution.CAUSES`); empty if unknown.
         losses_estimated: True if stepping and contention can't be separated.
         diagnosis: the largest loss and a remedy, in one line; "" if unknown.
         cpu_utilisation: [%]; NaN if unknown.
-        ram_utilisation: [%]; NaN if unknown.
         noise: variation between runs of one configuration.
         variance: variance of ln `sps` relative to other configurations; NaN if unknown.
         disturbed: True if other programs or trials interfered with it or with the baseline; its speedup is then inconclusive.
         notes: caveats about it and its runs.
     """
 
-    scale: Scale
     runs: tuple[Run, ...]
     seconds: float
-    sps: float
-    sps_error: float
     is_baseline: bool
-    speedup: float
-    speedup_error: float
-    efficiency: float
     band: str
     core_efficiency: float
     sps_per_cpu: float
-    cpus: float
     losses: Mapping[str, float] = field(default_factory=dict)
     losses_estimated: bool = False
     diagnosis: str = ""
     cpu_utilisation: float = NAN
-    ram_utilisation: float = NAN
     noise: Noise = USUAL
     variance: float = NAN
     disturbed: bool = False
     notes: tuple[str, ...] = ()
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether its measurements vary too much to tell its speedup."""
+        return self.noise.from_repeats and self.speedup_error > MAX_ERROR
+
+    @property
+    def is_unclear(self) -> bool:
+        """Whether its speedup is inconclusive, due to noise or interference."""
+        return self.is_noisy or self.disturbed
 
     @property
     def own_error(self) -> float:
@@ -107,7 +106,7 @@ def configurations(study: Study, reference: Scale = SINGLE) -> tuple[Configurati
     groups: dict[Scale, list[Run]] = defaultdict(list)
     for run in undisturbed(study.runs):
         groups[run.scale].append(run)
-    noise = PROBED if study.probed else Noise.of(groups.values())
+    noise = SWEPT if study.swept else Noise.of(groups.values())
     cells = {scale: _Cell.of(runs, noise) for scale, runs in groups.items()}
     baseline = cells.get(reference)
     if baseline is None and study.baseline is not None:
@@ -179,7 +178,7 @@ def _configuration(study: Study, cell: _Cell, cells: Mapping[Scale, _Cell], base
     efficiency = formulas.efficiency(speedup, scale.parallelism)
     cpus = formulas.mean_of_known(run.cpus for run in runs)
     cpus = 1.0 + scale.num_env_runners if math.isnan(cpus) else cpus
-    return Configuration(
+    made = Configuration(
         scale=scale,
         runs=runs,
         seconds=formulas.ratio(steady.seconds, steady.iterations),
@@ -190,7 +189,6 @@ def _configuration(study: Study, cell: _Cell, cells: Mapping[Scale, _Cell], base
         is_baseline=cell is baseline,
         speedup=speedup,
         speedup_error=speedup_error,
-        efficiency=efficiency,
         band=formulas.band(efficiency),
         core_efficiency=formulas.core_efficiency(speedup, scale.num_env_runners, formulas.mean_of_known(run.cores for run in runs)),
         sps_per_cpu=formulas.ratio(steady.sps, cpus),
@@ -203,6 +201,7 @@ def _configuration(study: Study, cell: _Cell, cells: Mapping[Scale, _Cell], base
         disturbed=any(run.exclusive == 0 or run.others > NOTABLE_CORES for run in (*runs, *(baseline.runs if baseline else ()))),
         notes=tuple(notes),
     )
+    return replace(made, band="") if made.is_noisy else made
 
 
 def _unit(cell: _Cell, baseline: _Cell) -> tuple[float, float]:

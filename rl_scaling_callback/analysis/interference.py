@@ -1,4 +1,4 @@
-"""Interference from other programs: which measurements to leave out, and which to repeat."""
+"""Interference from other programs: which measurements to leave out."""
 
 from __future__ import annotations
 
@@ -31,20 +31,6 @@ def undisturbed(measurements: Sequence[M]) -> list[M]:
     """Return the measurements without those that have a counterpart at the same scale with notably less interference."""
     least = {scale: _least(same) for scale, same in _by_scale(measurements).items()}
     return [each for each in measurements if not each.others > least[each.scale] + NOTABLE_CORES]
-
-
-def worth_repeating(measurements: Sequence[M]) -> Scale | None:
-    """Return a configuration with notably more interference than the least disturbed one; None if there is none.
-
-    Interference that slows all trials alike hardly affects their comparison. A configuration that was disturbed twice is not
-    repeated again: the other program keeps running, or the trial's own envs start it.
-    """
-    groups = _by_scale(measurements)
-    limit = _least(measurements) + NOTABLE_CORES
-    disturbed = [same for same in groups.values() if _least(same) > limit]
-    if any(len(same) > 1 for same in disturbed):
-        return None
-    return next((same[0].scale for same in disturbed), None)
 
 
 def _by_scale(measurements: Sequence[M]) -> dict[Scale, list[M]]:

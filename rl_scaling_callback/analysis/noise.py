@@ -50,7 +50,7 @@ class Noise:
         factor: k, relative to the usual variance.
         dof: its degrees of freedom.
         from_repeats: True if it was estimated from repeated runs.
-        probed: True if the error of a run is already that of a repeat of its speedup, as estimated from probes.
+        swept: True if the error of a run is already that of its throughput relative to the others, as estimated by a sweep.
         level: variance of ln SPS that all configurations share, so that it cancels in their ratios: the machine's mean speed
             differs from time to time.
     """
@@ -58,7 +58,7 @@ class Noise:
     factor: float = 1.0
     dof: float = USUAL_DOF
     from_repeats: bool = False
-    probed: bool = False
+    swept: bool = False
     level: float = USUAL_LEVEL**2
 
     @classmethod
@@ -78,8 +78,8 @@ class Noise:
 
     def variance(self, steady: Steady) -> float:
         """Return the variance of ln SPS of one run; NaN if it can be estimated neither from iterations nor from repeats."""
-        if self.probed:
-            return 0.5 * variance_of(steady.error, self.dof)
+        if self.swept:
+            return 0.5 * variance_of(steady.error, self.dof)  # the error is that of a repeat
         if steady.iterations == 0 or (math.isnan(within(steady)) and not self.from_repeats):
             return NAN
         return self.factor * _usual(steady)
@@ -96,8 +96,8 @@ class Noise:
 USUAL: Final = Noise()
 """The prior, used as long as no run was repeated."""
 
-PROBED: Final = Noise(dof=math.inf, from_repeats=True, probed=True)
-"""The noise of figures estimated from rounds of probes."""
+SWEPT: Final = Noise(dof=math.inf, from_repeats=True, swept=True)
+"""The noise of figures estimated from the rounds of a sweep."""
 
 
 def variance_of(error: float, dof: float = math.inf) -> float:

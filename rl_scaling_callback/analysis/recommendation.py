@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
+from rl_scaling_callback.analysis.choice import choose, tied
 from rl_scaling_callback.analysis.configurations import Configuration
-from rl_scaling_callback.analysis.goals import Goal, Standing, Verdict, combined, may_meet, standings
-from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.analysis.goals import Goal, Standing, Verdict, combined, standings
 from rl_scaling_callback.core.steady import DEFAULT_RULE
 
 ENOUGH_ITERATIONS: Final = DEFAULT_RULE.warmup_iterations + DEFAULT_RULE.iteration_limit
 """Iterations after which more would hardly improve a trial's throughput estimate."""
 
-_WORTH_CPUS: Final = 1.1
-"""Of configurations tied within noise, one measured as slower by up to this factor may be chosen for its fewer CPUs."""
-
-Ground = Literal["fastest", "nearest", "estimate", "none"]
+Ground = Literal["fastest", "nearest", "guess", "none"]
 """The reason for a choice: it is the fastest that meets the goal (or the cheapest tied with it); none meets the goal and it comes
-closest; a search estimates it to be the best from all measurements; there is no choice."""
+closest; its speedup is too noisy to tell, so it is a guess; there is no choice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +29,7 @@ class Recommendation:
         verdict: whether the choice meets the goal's constraints; undecided if an interval straddles a threshold or there is no
             choice.
         ground: the reason for the choice.
-        peers: the configurations tied with the best within noise, including the choice.
+        peers: the configurations as good as the choice (see `choice`), including itself.
         standings: the choice judged by each constraint.
         runner_up: the next best; None if there is none.
         measured: all configurations that it is based on.
@@ -49,17 +45,15 @@ class Recommendation:
     measured: tuple[Configuration, ...] = ()
 
 
-def recommend(configurations: Sequence[Configuration], goal: Goal, surrogate_best: Scale | None = None) -> Recommendation:
+def recommend(configurations: Sequence[Configuration], goal: Goal) -> Recommendation:
     """Return the recommendation for a goal; if no configuration meets it, the choice is the closest and the verdict "not met".
 
-    Point estimates, within `goals.tolerance`, decide whether a configuration is a candidate; intervals decide whether the verdict
-    is "met" or "undecided". Of the candidates tied with the fastest within noise, the cheapest is chosen: fewest CPUs, then
-    smallest N. Without a candidate, the same applies to those tied for the closest.
+    `choose` makes the choice, from point estimates within `goals.tolerance`; intervals decide whether the verdict is "met" or
+    "undecided". If the choice's speedup is too noisy, the choice is a guess and the verdict "undecided".
 
     Args:
         configurations: the measured configurations.
         goal: the goal.
-        surrogate_best: the best according to a search's surrogate of all measurements; if it was measured, it is the choice.
     """
     needs_speedup = goal.min_efficiency is not None or goal.min_speedup is not None
     known = [each for each in configurations if each.speedup > 0]
@@ -67,83 +61,21 @@ def recommend(configurations: Sequence[Configuration], goal: Goal, surrogate_bes
         known = [each for each in configurations if each.sps > 0]
     if not known:
         return Recommendation(goal, measured=tuple(configurations))
-    best = _best(known, goal)
-    estimated = next((each for each in known if each.scale == surrogate_best), None)
-    choice = estimated or best.choice
+    choice, peers, fits = choose(known, goal)
     stands = tuple(standings(choice, goal))
+    # The speedup of the baseline is exactly 1, but whether others are faster may be unclear.
+    rivals = [each for each in known if not each.is_baseline] if choice.is_baseline else [choice]
+    is_guess = bool(rivals) and all(each.is_noisy for each in rivals)
     return Recommendation(
         goal=goal,
         choice=choice,
-        verdict=combined(each.verdict for each in stands),
-        ground="estimate" if estimated else "fastest" if best.fits else "nearest",
-        peers=(choice,) if estimated else tuple(best.peers),
+        verdict="undecided" if is_guess else combined(each.verdict for each in stands),
+        ground="guess" if is_guess else "fastest" if fits else "nearest",
+        peers=tuple(peers),
         standings=stands,
         runner_up=_runner_up(known, choice, goal),
         measured=tuple(configurations),
     )
-
-
-class _Best(NamedTuple):
-    """The best of a pool, its peers within noise, and whether they meet the goal."""
-
-    choice: Configuration
-    peers: list[Configuration]
-    fits: bool
-
-
-def _best(pool: Sequence[Configuration], goal: Goal) -> _Best:
-    """Return the cheapest of those tied with the fastest that meets the goal.
-
-    If none meets it, the pool is reduced to those tied for the smallest distance from the goal.
-    """
-    may = [each for each in pool if may_meet(each, goal)]
-    # Configurations with unknown figures, such as unrecorded RAM, rank behind those known to meet the goal.
-    fit = [each for each in may if not any(math.isnan(standing.reach) for standing in standings(each, goal))] or may
-    if fit:
-        fastest = max(fit, key=lambda each: each.sps)
-        peers = [each for each in fit if _as_fast(each, fastest)]
-    else:
-        nearest = min(pool, key=lambda each: _distance(each, goal))
-        near = [each for each in pool if each is nearest or _as_near(each, nearest, goal)]
-        fastest = max(near, key=lambda each: each.sps)
-        peers = [each for each in near if _as_fast(each, fastest)]
-    return _Best(min(peers, key=_cost), peers, bool(fit))
-
-
-def tied(one: Configuration, other: Configuration) -> bool:
-    """Return whether two throughputs are equal within noise: their difference is within its 95 % interval (Welch, on logs).
-
-    Throughputs rather than speedups, because all speedups share the baseline's error.
-    """
-    return abs(math.log(one.sps / other.sps)) <= _noise(one, other)
-
-
-def _as_fast(one: Configuration, fastest: Configuration) -> bool:
-    """Return whether one is as fast within noise, and not slower by more than `_WORTH_CPUS` as measured."""
-    return tied(one, fastest) and one.sps * _WORTH_CPUS >= fastest.sps
-
-
-def _noise(one: Configuration, other: Configuration) -> float:
-    return math.hypot(*(math.log1p(each.own_error / 100) for each in (one, other) if each.own_error > 0))
-
-
-def _as_near(one: Configuration, nearest: Configuration, goal: Goal) -> bool:
-    """Return whether two are equally far from a goal within noise. The distance to each missed threshold varies with throughput."""
-    (resources, lack, _), (least_resources, least_lack, _) = _distance(one, goal), _distance(nearest, goal)
-    missed = sum(each.limit.is_least and each.misses for each in standings(one, goal))
-    return resources == least_resources and lack - least_lack <= missed * _noise(one, nearest)
-
-
-def _cost(configuration: Configuration) -> tuple[float, ...]:
-    scale = configuration.scale
-    return configuration.cpus, scale.parallelism, scale.num_env_runners, -configuration.sps
-
-
-def _distance(configuration: Configuration, goal: Goal) -> tuple[float, ...]:
-    """Return the distance of a configuration from a goal: excess resources first, then the sum of what it lacks."""
-    lacking = [(not each.limit.is_least, -math.log(each.reach)) for each in standings(configuration, goal) if each.misses]
-    resources = sum(lack for is_resource, lack in lacking if is_resource)
-    return resources, sum(lack for is_resource, lack in lacking if not is_resource), -configuration.sps
 
 
 def ranking(configurations: Sequence[Configuration]) -> list[list[Configuration]]:
@@ -161,4 +93,4 @@ def _runner_up(known: Sequence[Configuration], choice: Configuration, goal: Goal
     others = [each for each in known if each is not choice]
     # The baseline is an obvious alternative: name it only if there is no other.
     others = [each for each in others if not each.is_baseline] or others
-    return _best(others, goal).choice if others else None
+    return choose(others, goal).best if others else None

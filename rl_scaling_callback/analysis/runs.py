@@ -101,7 +101,8 @@ class Study:
         timed_iterations: True if iterations have a fixed duration, so that their steps vary.
         workload: the workload that all its runs share; None if unknown.
         gpus: names of the GPUs that its runs use, "" for an unnamed one; empty if they use none, None if unknown.
-        probed: True if each run summarises the probes of a configuration, with the error of its speedup.
+        swept: True if each run is an iteration of a configuration as estimated by a sweep, whose error is that of its throughput
+            relative to the others.
     """
 
     title: str
@@ -114,7 +115,7 @@ class Study:
     timed_iterations: bool = False
     workload: Workload | None = None
     gpus: tuple[str, ...] | None = None
-    probed: bool = False
+    swept: bool = False
 
 
 class LeftOut(NamedTuple):

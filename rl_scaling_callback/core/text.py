@@ -34,8 +34,8 @@ def duration(seconds: float) -> str:
 
 
 def percent(error: float) -> str:
-    """Return the half-width of an interval with two significant digits: `"± 3.4 %"`."""
-    return f"± {rounded(error, 1, digits=2)} %"
+    """Return the half-width of an interval with two significant digits, `"± 3.4 %"`, or `"± > 100 %"`."""
+    return "± > 100 %" if error > 100 else f"± {rounded(error, 1, digits=2)} %"
 
 
 def with_interval(value: float, error: float, decimals: int, unit: str) -> str:

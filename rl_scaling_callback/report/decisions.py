@@ -8,12 +8,13 @@ from dataclasses import replace
 from typing import Final
 
 from rl_scaling_callback.analysis.checklist import TO_GET_A_BASELINE
-from rl_scaling_callback.analysis.configurations import Configuration
+from rl_scaling_callback.analysis.choice import tied
+from rl_scaling_callback.analysis.configurations import MAX_ERROR, Configuration
 from rl_scaling_callback.analysis.goals import Goal, Limit, Standing, judge, standings
-from rl_scaling_callback.analysis.recommendation import ENOUGH_ITERATIONS, Recommendation, tied
+from rl_scaling_callback.analysis.recommendation import ENOUGH_ITERATIONS, Recommendation
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.steady import DEFAULT_RULE
-from rl_scaling_callback.core.text import counted, cpus, joined, listed, printable, rounded, with_interval
+from rl_scaling_callback.core.text import cpus, joined, listed, percent, printable, rounded, with_interval
 
 MAX_REPEATS: Final = 9
 """Ten runs narrow the interval to a third of that of one run; more repeats are rarely worth their time."""
@@ -69,6 +70,8 @@ def choice_text(recommendation: Recommendation) -> str:
     choice = recommendation.choice
     if choice is None:
         return "No recommendation yet"
+    if recommendation.ground == "guess":
+        return f"Best guess {choice.scale}: the machine was too busy to tell"
     return f"Use {choice.scale}: {rounded(choice.speedup, 2, '×')}, {rounded(choice.efficiency, 1, ' %')}"
 
 
@@ -86,22 +89,20 @@ def why_lines(recommendation: Recommendation) -> Iterator[str]:
     lacking, barely = _lacking(stands), _asked(each.limit for each in stands if each.reach < 1 and not each.misses)
     others = [each for each in recommendation.peers if each is not choice]
     cheapest = f"; {scale} {_why_cheapest(choice, others)}"
-    if recommendation.ground == "estimate":
-        yield f"{scale} is the best estimate from all rounds: {figures}."
-        if lacking:
-            yield f"It misses {lacking}."
-        if barely:
-            yield f"It meets {barely} only within error."
+    if recommendation.ground == "guess":
+        of_choice = f"the speedup of {scale}, the best guess, is uncertain by {percent(choice.speedup_error)}"
+        uncertain = f"all speedups are uncertain by more than {MAX_ERROR:.0f} %" if choice.is_baseline else of_choice
+        yield f"The machine was too busy to tell: {uncertain}. Measure again when less else runs on it, or for longer."
     elif recommendation.ground == "nearest":
         yield f"No measured configuration meets {_asked(recommendation.goal.limits)}."
-        near = f"{_scales(recommendation.peers)} come equally close, within noise{cheapest}" if others else f"{scale} comes closest"
+        near = f"{_scales(recommendation.peers)} come about equally close{cheapest}" if others else f"{scale} comes closest"
         yield f"{near}: {figures}."
         yield f"It misses {lacking}."
     else:
         asked = _asked(each.limit for each in stands if not math.isnan(each.reach))
         asked += " within error" if barely else ""
         fastest = f"fastest with {asked}" if asked else "fastest"
-        best = f"{_scales(recommendation.peers)} are the {fastest}, tied within noise{cheapest}" if others else ""
+        best = f"{_scales(recommendation.peers)} are the {fastest}, about equal{cheapest}" if others else ""
         yield f"{best or f'{scale} is the {fastest}'}: {figures}."
 
 
@@ -121,7 +122,7 @@ def doubt_lines(recommendation: Recommendation) -> Iterator[str]:
     if unknown := _asked(each.limit for each in stands if math.isnan(each.reach)):
         yield f"Whether {choice.scale} meets {unknown} is unknown: it was not recorded."
     straddled = [each for each in stands if each.verdict == "undecided" and each.reach > 0]
-    if straddled:
+    if straddled and recommendation.ground != "guess":
         yield f"Undecided: {listed(map(_straddling, straddled))}; {_remedy(choice, measured, [each.reach for each in straddled])}."
     if choice.band == "inefficient":
         yield "Its band is inefficient: consider less parallelism unless CPUs are plentiful."
@@ -153,8 +154,8 @@ def _remedy(choice: Configuration, measured: Sequence[Configuration], reaches: S
         return f"other programs interfered with {choice.scale} or the baseline. Repeat both without them"
     if baseline is None or not choice.variance + baseline.variance >= 0:
         return f"repeat {choice.scale} and the baseline"
-    if choice.noise.probed:
-        return _more_rounds(choice, reaches)
+    if choice.noise.swept:
+        return "a longer sweep (--budget) would narrow the interval"
     needed = [repeats_needed(choice, baseline, reach) for reach in reaches]
     if math.inf in needed:
         return f"too close for {MAX_REPEATS} repeats to settle"
@@ -179,16 +180,6 @@ def repeats_needed(choice: Configuration, baseline: Configuration, reach: float)
         if judge(reach, error, 1.0) != "undecided":
             return more
     return math.inf
-
-
-def _more_rounds(choice: Configuration, reaches: Sequence[float]) -> str:
-    """Return how many more rounds of probes would settle it: the interval narrows with the square root of their number."""
-    rounds = choice.runs[0].steady.iterations
-    half_width = math.log1p(choice.speedup_error / 100)
-    more = max(rounds * ((half_width / math.log(reach)) ** 2 - 1) if reach != 1 else math.inf for reach in reaches)
-    if more > MAX_REPEATS * rounds:
-        return f"too close for {MAX_REPEATS * rounds} more rounds of probes to settle"
-    return f"about {counted(math.ceil(more), 'more round')} of probes would settle it"
 
 
 def _caveats(choice: Configuration, measured: Sequence[Configuration]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from html import escape
@@ -54,8 +54,6 @@ def make_report(
     goal: str | Goal = "balanced",
     reference: str | Scale = SINGLE,
     made: datetime | None = None,
-    *,
-    choose: Callable[[Goal], Scale | None] | None = None,
 ) -> Report:
     """Return the report of an experiment.
 
@@ -64,8 +62,6 @@ def make_report(
         goal: the name of one of `GOALS`, or a `Goal`. The report also covers the other goals of `GOALS`.
         reference: scale of the baseline, such as `"1r1e"`.
         made: timestamp of the report; now by default.
-        choose: returns the best configuration of the first study for a goal, based on all measurements combined, or None if
-            undetermined; by default each configuration is judged by its own figures.
 
     Raises:
         TypeError: if `experiment` is not an `Experiment`.
@@ -81,13 +77,7 @@ def make_report(
         "Made": made.strftime("%Y-%m-%d %H:%M %Z").strip(),
         "Made by": f"rl_scaling_callback {__version__}",
     }
-    choosers = [choose or _nothing, *(_nothing for _ in experiment.studies[1:])]
-    reports = (study_report(study, goal, reference, each) for study, each in zip(experiment.studies, choosers, strict=False))
-    return Report(experiment, tuple(reports), provenance)
-
-
-def _nothing(goal: Goal) -> Scale | None:
-    return None
+    return Report(experiment, tuple(study_report(study, goal, reference) for study in experiment.studies), provenance)
 
 
 def render_page(report: Report) -> str:

@@ -144,8 +144,8 @@ def notes(study: StudyReport) -> Iterator[str]:
 
 
 def _differ(noise: Noise) -> str:
-    if noise.probed:
-        return "Errors of speedups are estimated from rounds of probes."
+    if noise.swept:
+        return "Errors of speedups are estimated from the rounds of the sweep."
     deviation = f"{100 * math.sqrt(noise.factor) * USUAL_STD:.0f} % (standard deviation)"
     if noise.from_repeats:
         return f"Repeated runs of one configuration differ by {deviation}, in addition to the noise within runs."
@@ -159,8 +159,8 @@ def _runs(study: Study) -> Iterator[str]:
     for run in study.runs:
         steady = run.steady
         name = run.name if run.name == str(run.scale) else f"{run.name} ({run.scale})"
-        error = "" if study.probed or math.isnan(steady.error) else f" {percent(steady.error)} within the run"
-        length = counted(steady.iterations, "probe" if study.probed else "steady iteration")
+        error = "" if study.swept or math.isnan(steady.error) else f" {percent(steady.error)} within the run"
+        length = counted(steady.iterations, "measurement" if study.swept else "steady iteration")
         length += "" if steady.converged else ", not converged"
         note = f"; {joined(run.notes)}" if run.notes else ""
         yield f"{name}: {rounded(steady.sps, 0)} steps/s{error}, {length}{note}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rl_scaling_callback.analysis.checklist import Check, checklist
@@ -51,20 +51,19 @@ class StudyReport:
         return tuple(fit.predict(scale) for scale in sorted(wanted, key=lambda scale: (scale.parallelism, scale)))
 
 
-def study_report(study: Study, goal: Goal, reference: Scale, choose: Callable[[Goal], Scale | None]) -> StudyReport:
+def study_report(study: Study, goal: Goal, reference: Scale) -> StudyReport:
     """Return the report of one workload.
 
     Args:
         study: its runs.
         goal: the requested goal.
         reference: scale of the baseline.
-        choose: returns the best configuration for a goal if it is known from all measurements combined; otherwise None.
     """
     found = configurations(study, reference)
     cores = max((run.cores for run in study.runs if run.cores > 0), default=NAN)
     laws = fit_laws(_measured(study, found), cores, _baseline(found))
     goals = {goal.name: goal} | {name: other for name, other in GOALS.items() if name != goal.name}
-    recommendations = {name: recommend(found, each, choose(each)) for name, each in goals.items()}
+    recommendations = {name: recommend(found, each) for name, each in goals.items()}
     return StudyReport(study, found, laws, recommendations, checklist(recommendations[goal.name], laws, study.gpus))
 
 

@@ -4,9 +4,10 @@ from dataclasses import replace
 import pytest
 
 from rl_scaling_callback.analysis.goals import GOALS, Goal
+from rl_scaling_callback.analysis.noise import SWEPT, USUAL
 from rl_scaling_callback.analysis.recommendation import ranking, recommend
 from rl_scaling_callback.core.formulas import NAN
-from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.report.decisions import choice_text, reason_text
 from tests.builders import by_speedup, configuration, of_the_user
 
 
@@ -23,17 +24,6 @@ def test_the_three_goals(goal, scale):
     found = recommend(of_the_user(), GOALS[goal])
     assert str(found.choice.scale) == scale
     assert found.verdict == "met"
-
-
-def test_estimate_of_a_search_takes_precedence_over_measured_figures():
-    measured = by_speedup(**{"1r1e": 1.0, "2r1e": 1.69, "1r2e": 1.52}, error=90.0)
-    assert recommend(measured, GOALS["save"]).choice.scale == Scale(2, 1)
-    found = recommend(measured, GOALS["save"], surrogate_best=Scale(2, 1))
-    assert found.choice.scale == Scale(2, 1)
-    assert (found.verdict, found.ground, missed(found)) == ("undecided", "estimate", {})
-    less = recommend(measured, GOALS["save"], surrogate_best=Scale(1, 2))
-    assert (less.ground, missed(less)) == ("estimate", {"efficiency": pytest.approx(4)})
-    assert recommend(measured, GOALS["save"], surrogate_best=Scale(4, 4)) == recommend(measured, GOALS["save"])
 
 
 @pytest.mark.parametrize(
@@ -95,8 +85,8 @@ def test_interval_across_a_threshold_leaves_the_verdict_undecided():
 
 
 def test_cheapest_of_those_tied_within_noise_is_chosen():
-    # Errors of 3 % each: differences up to √2 · 3 % = 4.3 % are noise.
-    near = by_speedup(error=3.0, **{"1r1e": 1.0, "4r2e": 4.85, "8r1e": 5.0, "8r2e": 5.05})
+    # Errors of 4.2 % each for a repeat, so that differences up to 4.2 % are noise.
+    near = by_speedup(error=4.2, **{"1r1e": 1.0, "4r2e": 4.87, "8r1e": 5.0, "8r2e": 5.05})
     found = recommend(near, GOALS["fastest"])
     assert str(found.choice.scale) == "4r×2e"
     assert (found.ground, peers(found)) == ("fastest", ["4r×2e", "8r×1e", "8r×2e"])
@@ -115,10 +105,10 @@ def test_error_of_the_baseline_causes_no_ties():
     assert str(recommend(rows, GOALS["fastest"]).choice.scale) == "4r×1e"
 
 
-def test_only_equal_throughputs_tie_without_errors():
-    found = recommend(by_speedup(**{"1r1e": 1.0, "4r1e": 2.999, "8r1e": 3.0}), GOALS["fastest"])
-    assert str(found.choice.scale) == "8r×1e"
-    assert str(found.runner_up.scale) == "4r×1e"
+@pytest.mark.parametrize(("speedup", "choice"), [(2.95, "4r×1e"), (2.93, "8r×1e")])
+def test_two_percent_never_justify_more_cpus(speedup, choice):
+    found = recommend(by_speedup(**{"1r1e": 1.0, "4r1e": speedup, "8r1e": 3.0}), GOALS["fastest"])
+    assert str(found.choice.scale) == choice
 
 
 def test_ranking_groups_configurations_tied_within_noise():
@@ -130,7 +120,7 @@ def test_ranking_groups_configurations_tied_within_noise():
         ["1r×1e"],
     ]
     found = recommend(rows, GOALS["fastest"])
-    assert (str(found.choice.scale), peers(found)) == ("2r×8e", ["2r×8e", "3r×8e", "4r×8e"])
+    assert (str(found.choice.scale), peers(found)) == ("3r×8e", ["3r×8e", "4r×8e"])
 
 
 def test_ranking_keeps_the_order_of_throughput_where_errors_differ():
@@ -139,8 +129,8 @@ def test_ranking_keeps_the_order_of_throughput_where_errors_differ():
     assert [str(each.scale) for group in ranking([unsure, *rows]) for each in group] == ["4r×8e", "2r×8e", "2r×4e", "1r×1e"]
 
 
-def test_at_most_a_tenth_of_the_speed_is_traded_for_fewer_cpus():
-    rows = by_speedup(error=60.0, **{"1r1e": 1.0, "1r8e": 2.9, "4r8e": 5.0, "3r8e": 4.8})
+def test_at_most_four_percent_of_the_speed_are_traded_for_fewer_cpus():
+    rows = by_speedup(error=60.0, **{"1r1e": 1.0, "1r8e": 2.9, "4r8e": 5.0, "3r8e": 4.85, "2r8e": 4.75})
     assert str(recommend(rows, GOALS["fastest"]).choice.scale) == "3r×8e"
 
 
@@ -159,8 +149,8 @@ def test_cheapest_of_those_equally_close_is_chosen():
     near = by_speedup(error=12.0, **{"1r1e": 1.0, "2r2e": 2.1702, "1r4e": 2.17, "2r1e": 1.4})
     found = recommend(near, GOALS["balanced"])
     assert str(found.choice.scale) == "1r×4e"
-    assert (found.ground, peers(found)) == ("nearest", ["2r×2e", "1r×4e"])
-    assert str(recommend(by_speedup(**{"1r1e": 1.0, "2r2e": 2.1702, "1r4e": 2.17}), GOALS["balanced"]).choice.scale) == "2r×2e"
+    assert (found.ground, peers(found)) == ("nearest", ["1r×4e", "2r×2e"])
+    assert str(recommend(by_speedup(**{"1r1e": 1.0, "2r2e": 2.3, "1r4e": 2.17}), GOALS["balanced"]).choice.scale) == "2r×2e"
 
 
 def test_clearly_faster_of_those_equally_close_is_chosen():
@@ -168,6 +158,35 @@ def test_clearly_faster_of_those_equally_close_is_chosen():
     found = recommend(near, GOALS["balanced"])
     assert str(found.choice.scale) == "2r×4e"
     assert (found.ground, peers(found)) == ("nearest", ["2r×4e"])
+
+
+def noisy(error, **speedups):
+    return [replace(each, noise=SWEPT, speedup_error=0.0 if each.is_baseline else error) for each in by_speedup(**speedups)]
+
+
+def test_a_choice_that_is_too_noisy_is_a_guess():
+    rows = {"1r1e": 1.0, "1r2e": 2.78}
+    found = recommend(noisy(29.0, **rows), Goal("quick", min_speedup=2))
+    assert (found.ground, found.verdict) == ("fastest", "met")
+    found = recommend(noisy(1000.0, **rows), Goal("quick", min_speedup=2))
+    assert (str(found.choice.scale), found.ground, found.verdict) == ("1r×2e", "guess", "undecided")
+    assert choice_text(found) == "Best guess 1r×2e: the machine was too busy to tell"
+    assert reason_text(found).startswith(
+        "The machine was too busy to tell: the speedup of 1r×2e, the best guess, is uncertain by ± > 100 %. Measure again"
+    )
+    assert recommend(noisy(1000.0, **rows), GOALS["fastest"]).verdict == "undecided"
+
+
+def test_baseline_is_a_guess_if_nothing_is_known_about_the_others():
+    found = recommend(noisy(50.0, **{"1r1e": 1.0, "2r1e": 0.9, "1r2e": 0.8}), GOALS["fastest"])
+    assert (str(found.choice.scale), found.ground) == ("1r×1e", "guess")
+    assert "all speedups are uncertain by more than 30 %" in reason_text(found)
+
+
+def test_assumed_errors_leave_a_choice():
+    """Where no trial was repeated, errors are those of other machines."""
+    found = recommend([replace(each, noise=USUAL) for each in noisy(50.0, **{"1r1e": 1.0, "1r2e": 2.9})], GOALS["fastest"])
+    assert found.ground == "fastest"
 
 
 def test_interference_leaves_the_verdict_undecided():

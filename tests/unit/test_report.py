@@ -14,7 +14,7 @@ from rich.console import Console
 from rl_scaling_callback.analysis.goals import GOALS
 from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Run, Study
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.report import make_report, print_report, reason_text, to_json, write_curve
+from rl_scaling_callback.report import make_report, print_report, to_json, write_curve
 from rl_scaling_callback.report.columns import COLUMNS
 from rl_scaling_callback.report.decisions import code_text
 from tests import golden
@@ -44,21 +44,6 @@ def test_goal_and_reference_can_be_strings():
     assert made.studies[0].recommendation.goal == GOALS["save"]
     with pytest.raises(ValueError, match="goal is 'cheap'"):
         make_report(Experiment("here", ()), "cheap")
-
-
-def test_choose_is_called_for_the_first_study_only():
-    study = Study("PPO on HalfCheetah-v5", users_ten())
-    asked = []
-
-    def choose(goal):
-        asked.append(goal.name)
-        return Scale(1, 2) if goal.name == "save" else None
-
-    first, second = make_report(Experiment("results", (study, study)), GOALS["save"], choose=choose).studies
-    assert sorted(asked) == sorted(GOALS)
-    assert str(first.recommendation.choice.scale) == "1r×2e"
-    assert reason_text(first.recommendations["fastest"]) == reason_text(second.recommendations["fastest"])
-    assert str(second.recommendation.choice.scale) == "2r×1e"
 
 
 def test_default_report_fits_a_screen_and_ends_with_the_decision(report):

@@ -1,16 +1,18 @@
-"""Runs one Algorithm in a separate process, placed like a Tune trial, to probe and train configurations in it."""
+"""Runs an Algorithm in a separate process, placed like a Tune trial, to measure configurations in it."""
 
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import ray
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.util.placement_group import remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -23,10 +25,6 @@ from rl_scaling_callback.rllib import hardware, prober
 from rl_scaling_callback.rllib.prober import ProbeError, Prober
 from rl_scaling_callback.rllib.switch import Switch
 from rl_scaling_callback.sweeping import cluster
-from rl_scaling_callback.sweeping.instrument import callbacks_without_measuring
-
-if TYPE_CHECKING:
-    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 _LONGEST_START_S: Final = 300.0
 _LONGEST_PROBE_S: Final = 30.0
@@ -41,6 +39,11 @@ _MOST_ATTEMPTS: Final = 3
 """At training an iteration whose time is unknown, because the clock jumped."""
 _LONGEST_ITERATION: Final = 200
 """Maximum env steps of an iteration with several learner updates."""
+_LONGEST_MINIMUM_S: Final = 2.0
+"""Longest minimum duration of an iteration of an asynchronous algorithm. It only affects reporting, and the default of APPO and
+IMPALA is 10 s. Two seconds contain many samples and updates."""
+_LONGEST_SILENCE_S: Final = 600.0
+"""A training iteration that takes longer counts as hung, unless probes have shown that the configuration works."""
 
 
 REST: Final = ("learn", "sync", "other")
@@ -68,19 +71,31 @@ class _Host:
     """The actor that runs in the separate process."""
 
     _first_s = 0.0
+    _lifetime = math.nan
 
-    def start(self, config: AlgorithmConfig, keep_envs: bool) -> hardware.Host:
-        self._algorithm, self._keep_envs = config.build_algo(), keep_envs
-        self._switch = Switch(self._algorithm, keep_envs)
-        self._prober = Prober(self._algorithm, keep_envs=keep_envs)
+    def start(self, config: AlgorithmConfig) -> hardware.Host:
+        # Its advice is about a user's trial, and this is none.
+        logging.getLogger("rl_scaling_callback").setLevel(logging.CRITICAL)
+        self._algorithm = config.build_algo()
         return hardware.this_host()
 
-    def warm_up(self) -> float:
+    def prepare_probes(self, keep_envs: bool) -> float:
+        """Prepare for probes; return the mean time that evaluation, which is turned off, adds to an iteration [s]."""
+        self._keep_envs = keep_envs
+        self._prober = Prober(self._algorithm, keep_envs=keep_envs)
+        self._switch = Switch(self._algorithm, keep_envs)
+        return self._switch.take_out_evaluation()
+
+    def warm_up(self) -> None:
         before_learning, steps = rllib.steps_before_learning(vars(self._algorithm.config)), 0.0
-        evaluation_s = self._switch.take_out_evaluation()
         while steps <= before_learning:
-            steps += self._algorithm.train()[schema.ROOT]["env_steps"]
-        return evaluation_s
+            steps += self.iterate().env_steps
+
+    def iterate(self) -> rllib.Reading:
+        result = self._algorithm.train()
+        reading = rllib.read_measured(result, rllib.read_injected(result, rllib.MEASURED_KEYS), self._lifetime)
+        self._lifetime = reading.lifetime
+        return reading
 
     def train(self, scale: Scale) -> TrainedIteration:
         for _ in range(_MOST_ATTEMPTS):
@@ -118,7 +133,8 @@ class _Host:
         return bool(len(answers) == group.num_remote_env_runners())
 
     def stop(self) -> None:
-        self._prober.close()
+        if hasattr(self, "_prober"):
+            self._prober.close()
         self._algorithm.stop()
 
 
@@ -126,27 +142,31 @@ def _answer(env_runner: Any) -> bool:
     return True
 
 
-class ProbeHost:
-    """The driver's handle to the Algorithm's process.
+class Host:
+    """The driver's handle to the Algorithm's process, which has trained an iteration, because the first update is slower.
 
     Args:
         config: the config, with the largest number of env runners to probe.
-        keep_envs: whether to keep the envs of measured configurations.
+        probes: whether to probe and train configurations in this Algorithm, instead of training its own only.
+        keep_envs: whether to keep the envs of probed configurations.
         say: called with a message if it has to wait for resources.
 
     Attributes:
-        host: the host of the process.
+        machine: the machine of the process.
+        evaluation_s: the mean time that evaluation adds to an iteration; it is turned off for probes [s].
 
     Raises:
-        ProbeError: the Algorithm can't be built or probed.
+        ProbeError: the Algorithm can't be built, probed or trained.
         TimeoutError: the cluster has no free resources for it.
     """
 
-    def __init__(self, config: AlgorithmConfig, keep_envs: bool = True, say: Callable[[str], None] = print) -> None:
-        self._config, self._keep_envs, self._say = config, keep_envs, say
-        self.host: hardware.Host = self._start()
+    def __init__(
+        self, config: AlgorithmConfig, *, probes: bool = True, keep_envs: bool = True, say: Callable[[str], None] = print
+    ) -> None:
+        self._config, self._probes, self._keep_envs, self._say = config, probes, keep_envs, say
+        self._start()
 
-    def _start(self) -> hardware.Host:
+    def _start(self) -> None:
         algorithm: Any = self._config.algo_class
         request = algorithm.default_resource_request(self._config)
         self._group = cluster.reserve(request, self._say)
@@ -162,20 +182,12 @@ class ProbeHost:
             )
         self._actor: Any = actor.options(**options).remote()
         try:
-            host: hardware.Host = self._get(self._actor.start.remote(_timed(self._config), self._keep_envs), _LONGEST_START_S)
-            return host
+            self.machine: hardware.Host = self._get(self._actor.start.remote(_timed(self._config)), _LONGEST_START_S)
+            self.evaluation_s: float = self._get(self._actor.prepare_probes.remote(self._keep_envs)) if self._probes else 0.0
+            self._get(self._actor.warm_up.remote(), None if self._probes else _LONGEST_SILENCE_S)
         except BaseException:
             self.close()
             raise
-
-    def warm_up(self) -> float:
-        """Train until the algorithm has learned, because the first update is slower than later ones, and turn evaluation off.
-
-        Returns:
-            The mean time that evaluation adds to an iteration [s].
-        """
-        seconds: float = self._get(self._actor.warm_up.remote())
-        return seconds
 
     def recover(self) -> bool:
         """Start a new Algorithm if env runners have died or hang; return whether it did."""
@@ -183,9 +195,13 @@ class ProbeHost:
             if self._get(self._actor.is_whole.remote(), 2 * _LONGEST_ANSWER_S):
                 return False
         self.close()
-        self.host = self._start()
-        self.warm_up()
+        self._start()
         return True
+
+    def iterate(self) -> rllib.Reading:
+        """Train an iteration at the config's own scale and return its measurements."""
+        reading: rllib.Reading = self._get(self._actor.iterate.remote(), _LONGEST_SILENCE_S)
+        return reading
 
     def train(self, scale: Scale) -> TrainedIteration:
         """Run a training iteration at a scale."""
@@ -230,8 +246,16 @@ def _timed(config: AlgorithmConfig) -> AlgorithmConfig:
     Otherwise, RLlib would wait a minute and then train with a different env runner from the one to measure. Iterations can be
     short because their length only affects reporting; DQN's, for example, have 1,000 updates.
     """
-    callback: Any = functools.partial(ScalingCallback, baseline_sps=1.0)
-    timed = config.copy(copy_frozen=False).callbacks([*callbacks_without_measuring(config), callback])
-    least = min(_LONGEST_ITERATION, timed.min_sample_timesteps_per_iteration or 0)
-    timed.reporting(min_time_s_per_iteration=0, min_train_timesteps_per_iteration=0, min_sample_timesteps_per_iteration=least)
+    given, default = config.callbacks_class, AlgorithmConfig().callbacks_class
+    callbacks: list[Any] = list(given) if isinstance(given, (list, tuple)) else [given]
+    others = [each for each in callbacks if getattr(each, "func", each) not in (ScalingCallback, default)]
+    measuring: Any = functools.partial(ScalingCallback, baseline_sps=1.0)
+    timed = config.copy(copy_frozen=False)
+    # The old API stack takes only one; beside the user's, the times of phases are unknown there.
+    timed.callbacks([*others, measuring] if rllib.is_new_stack(vars(config)) else [*others, measuring][0])
+    if rllib.is_asynchronous(vars(config)):
+        timed.reporting(min_time_s_per_iteration=min(_LONGEST_MINIMUM_S, timed.min_time_s_per_iteration or 0))
+    else:
+        least = min(_LONGEST_ITERATION, timed.min_sample_timesteps_per_iteration or 0)
+        timed.reporting(min_time_s_per_iteration=0, min_train_timesteps_per_iteration=0, min_sample_timesteps_per_iteration=least)
     return timed.fault_tolerance(restart_failed_env_runners=False, ignore_env_runner_failures=False)
