@@ -109,6 +109,11 @@ class Location:
         return Location(self.filesystem, posixpath.join(self.path, name), below(self.text, name))
 
     @property
+    def parent(self) -> Location:
+        """The folder that it is in."""
+        return Location(self.filesystem, posixpath.dirname(self.path), posixpath.dirname(self.text))
+
+    @property
     def name(self) -> str:
         """The last component of its path."""
         return posixpath.basename(self.path)

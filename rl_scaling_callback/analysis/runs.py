@@ -50,6 +50,7 @@ class Iteration(NamedTuple):
 
 
 NoteKind = Literal[
+    "said",  # a sentence in `figures["text"]`
     # about a trial
     "failed", "config changed", "damaged lines", "evaluation included", "slow iteration", "drift", "not comparable",
     "learner limits", "sampling limits",
@@ -93,6 +94,7 @@ class Run:
         baseline_sps: SPS of the baseline probed in it, over its steady window and per unit of parallelism [steps/s]; NaN if none
             was.
         baseline_error: half-width [%] of the 95 % interval of that baseline; NaN if unknown.
+        batch: the batch size to which RLlib rounds its env steps per iteration up; NaN if its steps don't follow from one.
         samples: its iterations, thinned to a few hundred.
         notes: caveats about it.
     """
@@ -109,6 +111,7 @@ class Run:
     others: float = NAN
     baseline_sps: float = NAN
     baseline_error: float = NAN
+    batch: float = NAN
     samples: tuple[Iteration, ...] = ()
     notes: tuple[Note, ...] = ()
 
@@ -184,6 +187,7 @@ class Study:
 
 
 Reason = Literal[
+    "said",  # a sentence in `figures["text"]`
     # a trial
     "never started", "no iteration", "failed at start", "unreadable results", "offline", "no scale", "too short",
     "learning not started", "unmeasurable", "env runners missing", "failed in sweep",
@@ -215,8 +219,10 @@ class Experiment:
         source: the folder, URI or file.
         studies: one per workload, the one with the most runs first.
         left_out: what was left out, with the reasons.
+        notes: sentences on how it was read: assumptions, and what tells its studies apart.
     """
 
     source: str
     studies: tuple[Study, ...]
     left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()

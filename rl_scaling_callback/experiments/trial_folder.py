@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median_low
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from rl_scaling_callback import rllib
 from rl_scaling_callback.analysis.runs import Iteration, LeftOut, Note, Reason, Run
 from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule, is_measurable
-from rl_scaling_callback.experiments.lines import ResultLines
+from rl_scaling_callback.experiments.logs import ResultLines, ResultRows
 from rl_scaling_callback.experiments.recording import summarise
 from rl_scaling_callback.rllib import Circumstances
 from rl_scaling_callback.storage import ExperimentError, Location
 
-RESULTS: Final = "result.json"
+LOGS: Final[Mapping[str, type[ResultLines | ResultRows]]] = {"result.json": ResultLines, "progress.csv": ResultRows}
+"""The files with a trial's results, best first."""
+
 PARAMS: Final = "params.json"
 _ERRORS: Final = ("error.txt", "error.pkl")
 
@@ -40,6 +42,9 @@ _USED: Final = (
 )
 
 
+_BREAK_S: Final = 60.0
+"""A trial that logs nothing for longer than this in addition to an iteration was interrupted [s]."""
+
 _SUSPICIOUS: Final = 50.0
 """Iterations longer than this many times the median get a note. They still count, since the cause is unknown."""
 
@@ -51,6 +56,7 @@ class TrialRead:
     Attributes:
         run: its summary.
         facts: its workload without the hardware, which results lack.
+        gpus: GPUs that it requests in total.
         workload: id of its workload including the hardware, as recorded by its callback; "" if unknown.
         host: name of the Algorithm's host; "" if unknown.
         unit_sps: the final baseline of its callback, per unit of parallelism [steps/s]; NaN if there was none.
@@ -62,6 +68,7 @@ class TrialRead:
 
     run: Run
     facts: Mapping[str, Any]
+    gpus: float
     workload: str
     host: str
     unit_sps: float
@@ -71,31 +78,59 @@ class TrialRead:
     timed_iterations: bool
 
 
-def read_trial(folder: Location, files: Collection[str], rule: SteadyRule) -> TrialRead | LeftOut:
-    """Return the trial in a folder, or the reason why it is left out.
+class Presence(NamedTuple):
+    """Where and when a trial ran.
+
+    Attributes:
+        host: name of the Algorithm's host; "" if unknown.
+        spells: begin and end of each spell without a break [s since 1970]; empty if unknown.
+    """
+
+    host: str
+    spells: tuple[tuple[float, float], ...]
+
+
+def read_trial(
+    folder: Location, files: Collection[str], rule: SteadyRule, name: str, stored: Callable[[], Mapping[str, Any]]
+) -> tuple[TrialRead | LeftOut, Presence]:
+    """Return the trial in a folder, or the reason why it is left out, and where and when it ran.
+
+    Its config is that of its results, otherwise that in its `params.json`, otherwise the one that Tune stored.
 
     Args:
         folder: the trial's folder.
         files: names of the files in it.
         rule: the rule for warm-up and steady state.
+        name: its name for readers.
+        stored: returns its config as stored by Tune; empty if there is none.
 
     Raises:
         OSError: if the storage can't be reached.
     """
-    failed = any(name in files for name in _ERRORS)
-    log = _Log()
-    if RESULTS in files:
-        with folder.below(RESULTS).open() as stream:
-            lines = ResultLines(stream)
+    failed = any(error in files for error in _ERRORS)
+    log, logs = _Log(), [file for file in LOGS if file in files]
+    for file in logs:
+        with folder.below(file).open() as stream:
+            lines = LOGS[file](stream)
             for result in lines:
                 log.add(result)
             log.damaged = lines.damaged
+        if log.iterations:
+            break
     if not log.iterations:
-        return LeftOut(folder.name, _why_nothing(RESULTS in files, failed, log.damaged), {"lines": log.damaged})
-    if not log.config and PARAMS in files:
-        with suppress(ExperimentError, ValueError, RecursionError):
-            log.configure(json.loads(folder.below(PARAMS).read()))
-    return log.read(folder.name, rule, failed)
+        return LeftOut(name, _why_nothing(bool(logs), failed, log.damaged), {"lines": log.damaged}), Presence("", ())
+    for config in (lambda: _params(folder, files), stored):
+        if log.config.keys().isdisjoint(rllib.DEFAULT_SCALE):
+            log.config = {**rllib.read_logged_config(config()), **log.config}
+    return log.read(folder.name, name, rule, failed), log.presence
+
+
+def _params(folder: Location, files: Collection[str]) -> Mapping[str, Any]:
+    with suppress(ExperimentError, ValueError, RecursionError):
+        params = json.loads(folder.below(PARAMS).read()) if PARAMS in files else {}
+        repr(params)  # Raises RecursionError for configs nested too deeply for other code.
+        return params if isinstance(params, dict) else {}
+    return {}
 
 
 def _why_nothing(has_results: bool, failed: bool, damaged: int) -> Reason:
@@ -114,6 +149,8 @@ class _Log:
         self.config: dict[str, Any] = {}
         self.damaged = 0
         self._logged: object = None
+        self._is_rllib = False
+        self._spells: list[tuple[float, float]] = []
         self._lifetimes: list[float] = []
         self._overlaps: list[tuple[float, ...]] = []
         self._last: Circumstances | None = None
@@ -149,8 +186,11 @@ class _Log:
             self.iterations.pop()
             self._lifetimes.pop()
             self._overlaps.pop()
+        self._is_rllib = self._is_rllib or rllib.is_rllib(result)
         scaling = rllib.read_injected(result, _USED)
-        read = rllib.read_measured(result, scaling, self._lifetimes[-1] if self._lifetimes else NAN)
+        follows = bool(self.iterations) and self.iterations[-1].number == number - 1
+        read = rllib.read_measured(result, scaling, self._lifetimes[-1] if follows else NAN)
+        self._add_spell(now.ended, rllib.number(result.get("time_this_iter_s")))
         self._problem = self._problem or read.problem
         self._lifetimes.append(read.lifetime)
         learner = (scaling.get(name, NAN) for name in ("learner/busy", "time/learn"))
@@ -177,6 +217,18 @@ class _Log:
         self._workload_id = rllib.read_injected_text(result, "workload")
         self._take_in_comparison(scaling, rllib.read_injected_text(result, "baseline/source") == "probe")
 
+    def _add_spell(self, ended: float, seconds: float) -> None:
+        began = ended - seconds
+        if not (self._spells and began <= self._spells[-1][1] + _BREAK_S):
+            self._spells += [(began, ended)] if ended > 0 and seconds > 0 else []
+        elif ended > self._spells[-1][1]:
+            self._spells[-1] = self._spells[-1][0], ended
+
+    @property
+    def presence(self) -> Presence:
+        """Where and when it ran."""
+        return Presence(self._last.host if self._last else "", tuple(self._spells))
+
     def _take_in_comparison(self, scaling: Mapping[str, float], probed: bool) -> None:
         cpus = ratio(scaling.get("sps", NAN), scaling.get("sps_per_cpu", NAN))
         if cpus == cpus:
@@ -188,14 +240,24 @@ class _Log:
         self._probed_sps = ratio(scaling["steady/sps"], scaling["steady/speedup"]) if probed else NAN
         self._probed_error = scaling["baseline/error"] if probed else NAN
 
-    def read(self, name: str, rule: SteadyRule, failed: bool) -> TrialRead | LeftOut:
+    def read(self, folder: str, name: str, rule: SteadyRule, failed: bool) -> TrialRead | LeftOut:
         """Return the trial, or the reason why it is left out."""
+        algorithm = _algorithm(folder, self.config)
+        notes = list(self._notes(failed))
+        if not self._is_rllib and rllib.DEFAULT_SCALE.keys().isdisjoint(self.config):
+            return LeftOut(name, "said", {"text": "not a trial of RLlib: its results and config have none of RLlib's names"})
         if not rllib.samples_env(self.config):
             return LeftOut(name, "offline")
+        if "env" in self.config:
+            missing = {key: value for key, value in rllib.default_scale(algorithm).items() if key not in self.config}
+            self.config.update(missing)
+            notes += [Note("said", {"text": f"{key} is not in its config: RLlib's default at that time, {value}, is assumed"})
+                      for key, value in missing.items()]  # fmt: skip
         try:
             scale = rllib.read_scale(self.config)
         except ValueError as error:
             return LeftOut(name, "no scale", {"error": str(error)})
+        facts = {**rllib.read_workload(self.config), "algorithm": algorithm}
         run = summarise(
             self.iterations,
             rule,
@@ -205,16 +267,20 @@ class _Log:
             cpus=rllib.read_cpus(self.config) if math.isnan(self._cpus) else self._cpus,
             baseline_sps=self._probed_sps,
             baseline_error=self._probed_error,
-            notes=(*self._notes(failed), *_limits(self._overlaps[rule.warmup_iterations :])),
+            notes=(*notes, *_limits(self._overlaps[rule.warmup_iterations :])),
         )
         if run.steady.iterations == 0:
             return self._not_steady(name, rule, failed)
         healthy = [each.healthy for each in self.iterations[rule.warmup_iterations :] if each.healthy < scale.num_env_runners]
         if len(healthy) > run.steady.iterations / 2:
             return LeftOut(name, "env runners missing", {"healthy": median_low(healthy), "scale": scale})
+        batch = rllib.number(facts.get("train_batch_size"))
+        fragments = scale.parallelism * rllib.number(self.config.get("rollout_fragment_length"))
+        is_rounded = batch <= ratio(run.steady.env_steps, run.steady.iterations) <= batch + fragments
         return TrialRead(
-            run=run,
-            facts={**rllib.read_workload(self.config), "algorithm": _algorithm(name, self.config)},
+            run=replace(run, batch=batch) if is_rounded else run,
+            facts=facts,
+            gpus=rllib.total_gpus(self.config),
             workload=self._workload_id,
             host=self._last.host if self._last else "",
             unit_sps=self._unit_sps,

@@ -37,10 +37,11 @@ _RATES: Final = (
 )
 
 _NOTES: Final[Mapping[NoteKind, Text]] = {
+    "said": "{text}",
     "failed": lambda found: f"ended with an error after {counted(found['iterations'], 'iteration')}",
     "config changed": "its config changed while it ran: only iterations from {first} on count",
     "damaged lines": lambda found: (
-        f"{counted(found['count'], 'damaged line')} of its result.json {'is' if found['count'] == 1 else 'are'} left out"
+        f"{counted(found['count'], 'damaged line')} of its results {'is' if found['count'] == 1 else 'are'} left out"
     ),
     "evaluation included": "its iterations include evaluation, whose time is unknown without the callback",
     "slow iteration": "one of its iterations took {seconds:,.0f} s, while {typical:,.3g} s is typical: was the machine suspended "
@@ -64,10 +65,11 @@ _NOTES: Final[Mapping[NoteKind, Text]] = {
 }
 
 _REASONS: Final[Mapping[Reason, Text]] = {
-    "never started": "there is no result.json in its folder: it has not started, or Tune's JSON logger is disabled",
+    "said": "{text}",
+    "never started": "there is no result.json or progress.csv in its folder: it has not started, or Tune's loggers are disabled",
     "no iteration": "no iteration was reported: it has not completed one yet, or was stopped before",
     "failed at start": "it ended with an error before its first iteration was done; see error.txt in its folder",
-    "unreadable results": "none of the {lines} lines of its result.json can be read",
+    "unreadable results": "none of the {lines} lines of its results can be read",
     "offline": "it learns from recorded data (offline): it samples no env steps, so there is no throughput",
     "no scale": "its config has no valid scale: {error}. Is it an RLlib trial?",
     "too short": _not_steady(lambda found: f"; warm-up takes {found['warmup']}, so at least {found['warmup'] + 1} are needed"),

@@ -1,9 +1,13 @@
-"""Reads the results of a trial line by line from Tune's `result.json`."""
+"""Reads the results of a trial one by one, from Tune's `result.json` or `progress.csv`."""
 
 from __future__ import annotations
 
+import ast
+import csv
+import io
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, BinaryIO, Final
 
 import orjson
@@ -60,3 +64,57 @@ def _loads(text: bytes) -> Any:
         return orjson.loads(text.replace(b'": NaN', b'": null'))
     except ValueError:
         return json.loads(text.decode("utf-8", "replace"))
+
+
+class ResultRows:
+    """The results in a `progress.csv`, in order, nested as in `result.json`.
+
+    Attributes:
+        damaged: number of rows that are unreadable, not counting an incomplete last row.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._rows = csv.reader(io.TextIOWrapper(stream, "utf-8-sig", "replace", newline=""))
+        self.damaged = 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        header = self._next() or []
+        broken = False
+        while (row := self._next()) is not None:
+            self.damaged += broken
+            # Tune appends a second header when it restores some trials.
+            broken = len(row) != len(header)
+            if not broken and row != header:
+                yield _nested(zip(header, row, strict=True))
+
+    def _next(self) -> list[str] | None:
+        while True:
+            try:
+                return next(self._rows, None)
+            except csv.Error:
+                self.damaged += 1
+
+
+def _nested(cells: Iterator[tuple[str, str]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for name, text in cells:
+        if text:
+            *above, key = name.split("/")
+            inner = result
+            for each in above:
+                deeper = inner.setdefault(each, {})
+                inner = deeper if isinstance(deeper, dict) else {}
+            inner[key] = _value(text)
+    return result
+
+
+def _value(text: str) -> Any:
+    if text in ("True", "False"):
+        return text == "True"
+    for read in (int, float):
+        with suppress(ValueError):
+            return read(text)
+    if text.startswith("{"):  # Ray 0.5 wrote whole dicts as Python literals.
+        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            return ast.literal_eval(text)
+    return text
