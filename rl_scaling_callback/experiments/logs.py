@@ -88,11 +88,10 @@ class ResultRows:
                 yield _nested(zip(header, row, strict=True))
 
     def _next(self) -> list[str] | None:
-        while True:
-            try:
-                return next(self._rows, None)
-            except csv.Error:
-                self.damaged += 1
+        try:
+            return next(self._rows, None)
+        except csv.Error:
+            return []
 
 
 def _nested(cells: Iterator[tuple[str, str]]) -> dict[str, Any]:

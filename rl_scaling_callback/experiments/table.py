@@ -1,8 +1,8 @@
 """Reads measurements from a table with one row per iteration, run or configuration: CSV, TSV, JSON lines or a DataFrame.
 
-Columns that are not ours are factors: rows that differ in them are not repeats of each other. They make one study for each
-combination of their values. Not factors are columns that tell repetitions apart, measurements, and labels, which name the rows: each
-of their values occurs at one scale only, so that nothing could be compared within a value.
+Columns that are not ours are factors: rows that differ in them are not repeats of each other, and each combination of their values
+is a study. Exceptions are columns that number repetitions or iterations, other measurements, and labels, such as names of settings:
+they differ from scale to scale, so that too little would be left to compare. They only separate rows of the same scale.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import io
 import json
 import posixpath
 import re
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
@@ -26,30 +26,30 @@ from rl_scaling_callback.core.steady import SteadyRule, is_measurable
 from rl_scaling_callback.experiments.recording import summarise
 from rl_scaling_callback.storage import ExperimentError, Location
 
-COLUMNS: Final[Mapping[str, frozenset[str]]] = {
-    "num_env_runners": frozenset({
-        "num_rollout_workers", "num_workers", "n_workers", "nworkers", "workers", "num_runners", "env_runners", "runners",
-    }),
-    "num_envs_per_env_runner": frozenset({
+COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
+    "num_env_runners": (
+        "num_rollout_workers", "num_workers", "n_workers", "workers", "num_runners", "env_runners", "runners",
+    ),
+    "num_envs_per_env_runner": (
         "num_envs_per_runner", "num_envs_per_worker", "envs_per_env_runner", "envs_per_runner", "envs_per_worker", "num_envs",
         "n_envs", "nenvs", "envs", "num_env", "num_environments", "num_parallel_envs", "parallel_envs",
-    }),
-    "env_steps": frozenset({
-        "num_env_steps", "num_env_steps_sampled", "num_env_steps_sampled_this_iter", "num_env_steps_sampled_lifetime",
-        "env_steps_lifetime", "env_steps_total", "steps", "num_steps", "timesteps", "total_timesteps", "timesteps_total",
-        "timesteps_this_iter", "frames", "num_frames", "global_step",
-    }),
-    "time_this_iter_s": frozenset({
-        "seconds", "secs", "sec", "time", "time_s", "time_sec", "time_seconds", "iteration_time", "iteration_time_s", "iter_time",
-        "iter_time_s", "time_per_iteration", "time_per_iteration_s", "duration", "duration_s", "elapsed", "elapsed_s", "wall_time",
-        "wall_time_s", "walltime", "time_total_s", "runtime", "runtime_s",
-    }),
-    "sps": frozenset({
-        "fps", "steps_per_sec", "steps_per_second", "steps_s", "env_steps_per_sec", "env_steps_per_second", "env_steps_s",
-        "frames_per_sec", "frames_per_second", "samples_per_sec", "samples_per_second", "throughput", "env_steps_sps",
-    }),
+    ),
+    "env_steps": (
+        "num_env_steps_sampled_this_iter", "num_env_steps_sampled", "num_env_steps", "steps", "num_steps", "timesteps", "frames",
+        "timesteps_this_iter", "num_env_steps_sampled_lifetime", "env_steps_lifetime", "total_timesteps", "timesteps_total",
+        "global_step",
+    ),
+    "time_this_iter_s": (
+        "iteration_time_s", "iteration_time", "iter_time_s", "iter_time", "time_per_iteration", "seconds", "secs", "sec", "time_s",
+        "time_sec", "time_seconds", "time", "duration_s", "duration", "wall_time_s", "wall_time", "elapsed_s", "elapsed",
+        "time_total_s",
+    ),
+    "sps": (
+        "env_steps_per_second", "env_steps_per_sec", "steps_per_second", "steps_per_sec", "steps_s", "fps", "frames_per_second",
+        "frames_per_sec", "samples_per_second", "samples_per_sec", "throughput",
+    ),
 }  # fmt: skip
-"""Our columns, with the names that people give them. A name is compared in lower case, and after its last slash."""
+"""Our columns, with the names that people give them, those to prefer first. Case and what precedes a slash don't matter."""
 
 RUNNERS, ENVS, STEPS, SECONDS, SPS = COLUMNS
 _REPETITIONS: Final = {
@@ -64,8 +64,14 @@ _MEASURED: Final = re.compile(
 )
 """Names of columns with other measurements."""
 _THOUSANDS: Final = re.compile(r"[+-]?\d{1,3}([, _'\u00a0\u202f]\d{3})+(\.\d+)?")
-_LEAST_GROWTH: Final = 1.25
-"""A count is taken for a lifetime count if it grows in every row, and by at least this factor in each run."""
+_TOTAL: Final = re.compile(r"total|elapsed|wall|since")
+_WORKLOAD: Final = re.compile(r"(^|_)(env|environment|task|game|algo(rithm)?|method|model|machine|host(name)?|node)(_|$)")
+"""Names of columns that are never mere labels of a scale."""
+_LEAST_GROWTH, _FEWEST_GROWTHS = 1.25, 3
+"""A column is taken for a lifetime count if it grows in every row: by this factor in each run, and so often in all of them."""
+_FEWEST_LEFT: Final = 0.5
+"""A column that leaves less than this share of the comparisons between scales is a label."""
+_MOST_IN_TITLE: Final = 3
 
 _WANTED: Final = (
     "Expected are columns for the scale, num_env_runners or num_envs_per_env_runner or both, and for the work, sps or "
@@ -75,13 +81,12 @@ _WANTED: Final = (
 
 
 class _Row(NamedTuple):
-    """A readable row: its scale, work, all of its cells, and its number."""
+    """A readable row: its scale and work, and the texts in its other columns."""
 
     scale: Scale
     env_steps: float
     seconds: float
-    cells: Mapping[str, Any]
-    number: int
+    texts: Mapping[str, str]
 
 
 def read_table(
@@ -89,8 +94,8 @@ def read_table(
 ) -> Experiment:
     """Return the experiment in a table.
 
-    Rows that agree in everything but measurements are the iterations of one run. All of them count, except for those that a column
-    marks as warm-up. If only times are known, or only throughputs, all rows are assumed to have equally many env steps.
+    Rows that differ in measurements only are the iterations of one run. All of them count, except for those that a column marks as
+    warm-up. Where only throughputs or only times are given, all rows are assumed to have equally many env steps.
 
     Args:
         source: the file, or a DataFrame.
@@ -104,56 +109,297 @@ def read_table(
     """
     text, name = (source.text, source.name) if isinstance(source, Location) else ("the DataFrame", "DataFrame")
     try:
-        cells = list(_read_file(source) if isinstance(source, Location) else source.to_dict("records"))
+        cells = list(_cells(source) if isinstance(source, Location) else enumerate(source.to_dict("records"), 1))
     except (ValueError, csv.Error, RecursionError) as error:
         raise ExperimentError(f"{text} is not a table in CSV, TSV or JSON lines in UTF-8 ({error}). {_WANTED}") from None
-    header = [*dict.fromkeys(str(column) for row in cells for column in row if column is not None)]
+    header = [*dict.fromkeys(str(column) for _, row in cells for column in row if column is not None)]
     ours = _ours(text, header, columns or {}, pool)
-    rows, left_out = _read_rows(name, cells, ours)
+    read = [_read(f"{name}, line {number}", row, ours) for number, row in cells if any(map(_text, row.values()))]
+    rows = [each for each in read if isinstance(each, _Row)]
+    left_out = [each for each in read if isinstance(each, LeftOut)]
     if not rows:
         reason = f"no row can be read ({left_out[0].figures['error']})" if left_out else "it has no rows"
         raise ExperimentError(f"{text}: {reason}. {_WANTED}")
-    table = _Table.of(rows, [column for column in header if column not in ours.values()], pool)
-    notes = [f"Columns: {', '.join(f'{each} is {theirs}' for each, theirs in ours.items() if each != theirs)}."]
-    notes = [each for each in notes if each != "Columns: ."]
-    groups = table.runs()
-    if STEPS in ours and (lifetime := _is_lifetime(groups, "env_steps")):
-        both = SECONDS in ours and _is_lifetime(groups, "seconds")
-        groups = {key: _increases(run, both) for key, run in groups.items() if len(run) > 1}
-        which = f"{ours[STEPS]} and {ours[SECONDS]} only grow" if both else f"{ours[STEPS]} only grows"
-        notes.append(f"{which}: taken as a lifetime count, so its increases count, and the first row of each run doesn't.")
-        assert lifetime
-    if not {STEPS, SPS} & {*ours}:
-        notes.append("Env steps are unknown: all rows are taken to have equally many, and SPS is iterations/s.")
-    notes += table.notes()
-    studies = _studies(posixpath.splitext(name)[0], groups, replace(rule, warmup_iterations=0), ours)
-    return Experiment(text, tuple(sorted(studies, key=lambda study: -len({run.scale for run in study.runs}))), tuple(left_out), tuple(notes))
+    roles = _Roles.of(rows, [column for column in header if column not in ours.values()], pool)
+    runs, notes = _runs([row for row in rows if not roles.is_warmup(row)] or rows, roles), []
+    if renamed := [f"{each} is {theirs}" for each, theirs in ours.items() if each != theirs]:
+        notes.append(f"Columns: {', '.join(renamed)}.")
+    runs, grown = _of_iterations(runs, ours)
+    if grown:
+        notes.append(f"{' and '.join(grown)} only grow: lifetime counts, of which the increases count. First rows are left out.")
+    if SECONDS in ours and not {STEPS, SPS} & {*ours}:
+        notes.append("Env steps are unknown: all rows are taken to have equally many, and SPS counts iterations.")
+    studies = _studies(posixpath.splitext(name)[0], runs, roles, ours, replace(rule, warmup_iterations=0))
+    return Experiment(text, studies, tuple(left_out), (*notes, *roles.notes()))
 
 
-def _read_file(file: Location) -> Iterator[Mapping[str, Any]]:
+# Files
+
+
+def _cells(file: Location) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yield the number of each line and its cells by column."""
     text = file.read().decode("utf-8-sig")  # Spreadsheets write a byte order mark.
     start = text.lstrip()[:1]
-    if start and start in "[{":
-        for each in json.loads(text) if start == "[" else map(orjson.loads, filter(str.strip, text.splitlines())):
-            if not isinstance(each, dict):
-                raise ValueError(f"{str(each)[:20]!r} is not an object")
-            yield {str(key): value for key, value in each.items()}
-        return
-    header, _, _ = text.partition("\n")
-    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if "\t" in header else ",", skipinitialspace=True)
-    rows.fieldnames = names = [name.strip() for name in rows.fieldnames or ()]
-    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
-    if twice:
-        raise ValueError(f"it has {', '.join(twice)} twice")
-    if not names or not any(names):
-        raise ValueError("it is empty")
-    empty = True
+    if start == "[":
+        yield from enumerate(map(_flat, json.loads(text)), 1)
+    elif start == "{":
+        yield from ((number, _flat(orjson.loads(line))) for number, line in enumerate(text.splitlines(), 1) if line.strip())
+    else:
+        header, _, _ = text.partition("\n")
+        rows = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if "\t" in header else ",", skipinitialspace=True)
+        rows.fieldnames = names = [name.strip() for name in rows.fieldnames or ()]
+        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            raise ValueError(f"it has {', '.join(twice)} twice")
+        yield 1, dict.fromkeys(names)
+        yield from ((rows.line_num, row) for row in rows)
+
+
+def _flat(cells: Any) -> dict[str, Any]:
+    """Return the cells of a row of JSON, with those of inner objects as `outer/inner`."""
+    if not isinstance(cells, dict):
+        raise ValueError(f"{str(cells)[:20]!r} is not an object")
+    flat: dict[str, Any] = {}
+    for name, value in cells.items():
+        inner = _flat(value) if isinstance(value, dict) else None
+        flat.update({name: value} if inner is None else {f"{name}/{key}": each for key, each in inner.items()})
+    return flat
+
+
+# Our columns
+
+
+def _ours(text: str, header: Sequence[str], given: Mapping[str, str], pool: Collection[str]) -> dict[str, str]:
+    """Return the column of the table for each of ours that it has."""
+    unknown = [each for each in given if each not in COLUMNS]
+    absent = [each for each in (*given.values(), *pool) if each not in header]
+    if unknown or absent:
+        what = f"{unknown[0]} is not one of ours ({', '.join(COLUMNS)})" if unknown else f"there is no column {absent[0]}"
+        raise ExperimentError(f"{text}: {what}; its columns are {', '.join(header)}")
+    free = [column for column in sorted(header, key=lambda column: column.count("/")) if column not in {*given.values(), *pool}]
+    plain = {_plain(column): column for column in reversed(free)}
+    ours = {}
+    for each, others in COLUMNS.items():
+        column = given.get(each) or next((plain[name] for name in (each, *others) if name in plain), None)
+        if column is not None:
+            ours[each] = column
+    has_work = SPS in ours or SECONDS in ours
+    if not ({RUNNERS, ENVS} & {*ours} and has_work):
+        lacking = [] if {RUNNERS, ENVS} & {*ours} else [f"{RUNNERS} and {ENVS}"]
+        lacking += [] if has_work else [f"{SPS} and {SECONDS}"]
+        raise ExperimentError(f"{text} lacks {' and '.join(lacking)}; its columns are {', '.join(header) or 'empty'}. {_WANTED}")
+    if {STEPS, SECONDS} <= {*ours}:
+        ours.pop(SPS, None)  # redundant
+    return ours
+
+
+def _plain(column: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", column.rpartition("/")[2].lower().replace("#", "num_")).strip("_")
+
+
+def _read(name: str, row: Mapping[str, Any], ours: Mapping[str, str]) -> _Row | LeftOut:
+    try:
+        return _read_row(row, ours)
+    except ValueError as error:
+        return LeftOut(name, "row", {"error": str(error)})
+
+
+def _read_row(row: Mapping[str, Any], ours: Mapping[str, str]) -> _Row:
+    """Return a row; its work is one env step if only SPS or only the time is known."""
+    if None in row:
+        raise ValueError("it has more fields than the header. Quote numbers with thousands separators")
+    runners, envs = (_count(row, ours[each]) if each in ours else 1 for each in (RUNNERS, ENVS))
+    scale = Scale(runners, envs)
+    known = {each: _number(row, ours[each]) for each in (STEPS, SECONDS, SPS) if each in ours}
+    sps = known.get(SPS, NAN)
+    env_steps = known.get(STEPS, sps * known[SECONDS] if {SPS, SECONDS} <= {*known} else 1.0)
+    seconds = known.get(SECONDS, ratio(env_steps, sps))
+    if not (env_steps > 0 and is_measurable(env_steps, seconds)):
+        given = " and ".join(f"{ours[each]} is {row[ours[each]]!r}" for each in known)
+        raise ValueError(f"{given}; allowed are 1 to 1e15 env steps in 1e-9 to 1e9 s")
+    return _Row(scale, env_steps, seconds, {str(name): _text(value) for name, value in row.items() if name not in ours.values()})
+
+
+def _number(row: Mapping[str, Any], column: str) -> float:
+    value = row.get(column)
+    if isinstance(value, str) and _THOUSANDS.fullmatch(value.strip()):
+        value = re.sub(r"[^0-9.+-]", "", value)
+    try:
+        return float(value)  # type: ignore[arg-type]  # None if the row is too short
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{column} is {value!r}, not a number") from None
+
+
+def _count(row: Mapping[str, Any], column: str) -> int:
+    number = _number(row, column)
+    if not number.is_integer():
+        raise ValueError(f"{column} is {row[column]!r}; allowed are whole numbers")
+    return int(number)
+
+
+def _text(value: Any) -> str:
+    return "" if value is None or value != value else str(value).strip()
+
+
+# The other columns
+
+
+class _Roles(NamedTuple):
+    """What the columns that are not ours are.
+
+    Attributes:
+        factors: those that make studies.
+        labels: those that name the configurations.
+        repetitions: those in which repeats may differ.
+        iterations: those with the number of an iteration.
+        warmups: those that mark rows as warm-up.
+    """
+
+    factors: tuple[str, ...]
+    labels: tuple[str, ...]
+    repetitions: tuple[str, ...]
+    iterations: tuple[str, ...]
+    warmups: tuple[str, ...]
+
+    @classmethod
+    def of(cls, rows: Sequence[_Row], columns: Sequence[str], pool: Collection[str]) -> _Roles:
+        """Return the roles of columns, by their names and values."""
+        settings = [column for column in columns if column.startswith("config/")] or columns  # a DataFrame of Tune
+        values = {column: [row.texts.get(column, "") for row in rows] for column in columns}
+        warmups = tuple(column for column in columns if _plain(column) in _WARMUPS)
+        iterations = tuple(column for column in columns if _plain(column) in _ITERATIONS)
+        numbered = [column for column in columns if _plain(column) in _REPETITIONS and all(map(_is_count, values[column]))]
+        scales = len({row.scale for row in rows})
+        known = {*warmups, *iterations, *numbered, *pool}
+        unknown = [each for each in settings if each not in known and len({*values[each]}) > 1]
+        unknown = [each for each in unknown if not _is_measured(each, values[each], scales)]
+        # First what identifies workloads, then what leaves most to compare.
+        unknown.sort(key=lambda column: (not _WORKLOAD.search(_plain(column)), -_comparisons(rows, [column])))
+        factors: list[str] = []
+        for column in unknown:
+            enough = _FEWEST_LEFT * _comparisons(rows, factors)
+            if _WORKLOAD.search(_plain(column)) or _comparisons(rows, [*factors, column]) >= enough:
+                factors.append(column)
+        factors = [column for column in settings if column in factors]
+        labels = [column for column in settings if column in unknown and column not in factors]
+        return cls(tuple(factors), tuple(labels), (*numbered, *pool), iterations, warmups)
+
+    def is_warmup(self, row: _Row) -> bool:
+        """Whether a row is marked as warm-up."""
+        return any(row.texts.get(column, "").lower() in ("true", "1", "1.0", "yes") for column in self.warmups)
+
+    def notes(self) -> Iterator[str]:
+        """Yield sentences on what tells studies apart."""
+        if self.factors:
+            yield f"Rows that differ in {_or(self.factors)} are not compared with each other; pool merges them on purpose."
+        if self.labels:
+            yield f"Too few scales agree in {_or(self.labels)} to separate by it; only rows of one scale that differ in it are separate."
+
+
+def _is_count(text: str) -> bool:
+    return text.removesuffix(".0").isdecimal()
+
+
+def _is_measured(column: str, values: Sequence[str], scales: int) -> bool:
+    """Return whether a column holds measurements, or an id for each row."""
+    distinct = len({*values})
+    numbers = [_THOUSANDS.fullmatch(value) or re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?", value, re.IGNORECASE) for value in values]
+    is_fine = all(numbers) and any("." in value and not value.endswith(".0") for value in values) and distinct > len(values) / 2
+    is_id = distinct == len(values) and (all(numbers) or len(values) > 2 * scales)
+    return bool(_MEASURED.search(_plain(column))) or is_fine or is_id
+
+
+def _comparisons(rows: Iterable[_Row], factors: Sequence[str]) -> int:
+    """Return how many scales can be compared with another one within the same values of factors."""
+    groups: dict[tuple[str, ...], set[Scale]] = {}
     for row in rows:
-        empty = False
-        yield {**row, _LINE: rows.line_num}
-    if empty:
-        yield dict.fromkeys(names)
+        groups.setdefault(_key(row, factors), set()).add(row.scale)
+    return sum(len(scales) - 1 for scales in groups.values())
 
 
-_LINE: Final = "\n"
-"""The key of a row's line number: no column has this name."""
+def _key(row: _Row, columns: Iterable[str]) -> tuple[str, ...]:
+    return tuple(row.texts.get(column, "") for column in columns)
+
+
+def _or(names: Sequence[str], word: str = "or") -> str:
+    return f" {word} ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+# Runs and studies
+
+
+class _RunKey(NamedTuple):
+    factors: tuple[str, ...]
+    labels: tuple[str, ...]
+    repetition: tuple[str, ...]
+    scale: Scale
+
+
+_Runs = dict[_RunKey, list[_Row]]
+
+
+def _runs(rows: Iterable[_Row], roles: _Roles) -> _Runs:
+    """Return the rows of each run, in the order of their iterations."""
+    runs: _Runs = {}
+    for row in rows:
+        key = _RunKey(_key(row, roles.factors), _key(row, roles.labels), _key(row, roles.repetitions), row.scale)
+        runs.setdefault(key, []).append(row)
+    for run in runs.values():
+        if roles.iterations and all(_is_count(row.texts[roles.iterations[0]]) for row in run):
+            run.sort(key=lambda row: float(row.texts[roles.iterations[0]]))
+    return runs
+
+
+def _of_iterations(runs: _Runs, ours: Mapping[str, str]) -> tuple[_Runs, list[str]]:
+    """Return the runs with the steps and seconds of each iteration, and the columns that were lifetime counts."""
+    steps = STEPS in ours and _only_grows([[row.env_steps for row in run] for run in runs.values()])
+    is_total = steps or bool(_TOTAL.search(_plain(ours.get(SECONDS, ""))))
+    seconds = SECONDS in ours and is_total and _only_grows([[row.seconds for row in run] for run in runs.values()])
+    if not (steps or seconds):
+        return runs, []
+
+    def increase(before: _Row, row: _Row) -> _Row:
+        return row._replace(
+            env_steps=row.env_steps - before.env_steps if steps else row.env_steps,
+            seconds=row.seconds - before.seconds if seconds else row.seconds,
+        )
+
+    increased = {key: [increase(*pair) for pair in pairwise(run)] for key, run in runs.items() if len(run) > 1}
+    return increased, [ours[each] for each, grows in ((STEPS, steps), (SECONDS, seconds)) if grows]
+
+
+def _only_grows(runs: Iterable[Sequence[float]]) -> bool:
+    several = [run for run in runs if len(run) > 1]
+    grows = all(after > before for run in several for before, after in pairwise(run))
+    enough = sum(len(run) - 1 for run in several) >= _FEWEST_GROWTHS
+    return grows and enough and all(run[-1] >= _LEAST_GROWTH * run[0] for run in several)
+
+
+def _studies(title: str, runs: _Runs, roles: _Roles, ours: Mapping[str, str], rule: SteadyRule) -> tuple[Study, ...]:
+    """Return a study for each combination of factors, the one with the most scales first."""
+    first: dict[tuple[tuple[str, ...], Scale], tuple[str, ...]] = {}
+    groups: dict[tuple[tuple[str, ...], tuple[str, ...]], list[Run]] = {}
+    for key, rows in runs.items():
+        is_first = first.setdefault((key.factors, key.scale), key.labels) == key.labels
+        iterations = [Iteration(number, row.env_steps, row.seconds) for number, row in enumerate(rows, 1)]
+        name = ", ".join(filter(None, (str(key.scale), *key.repetition)))
+        run = summarise(iterations, rule, name=name, scale=key.scale)
+        groups.setdefault((key.factors, () if is_first else key.labels), []).append(_known(run, ours))
+    largest = sorted(groups.items(), key=lambda group: -len({run.scale for run in group[1]}))
+    studies = []
+    for (factors, labels), members in largest:
+        # With many factors, only what differs from the largest study.
+        usual = largest[0][0][0] if len(factors) > _MOST_IN_TITLE and factors != largest[0][0][0] else (None,) * len(factors)
+        facts = {**dict(zip(roles.factors, factors, strict=True)), **dict(zip(roles.labels, labels, strict=False))}
+        shown = [name for name, value, most in zip(roles.factors, factors, usual, strict=True) if value != most]
+        shown += roles.labels[: len(labels)]
+        differs = ", ".join(f"{name}: {facts[name] or 'none'}" for name in shown)
+        studies.append(Study(f"{title} ({differs})" if differs else title, tuple(members), facts=facts))
+    return tuple(studies)
+
+
+def _known(run: Run, ours: Mapping[str, str]) -> Run:
+    """Return the run without figures that were assumed."""
+    if STEPS in ours or {SPS, SECONDS} <= {*ours}:
+        return run
+    seconds = run.steady.seconds if SECONDS in ours else NAN
+    return replace(run, steady=replace(run.steady, env_steps=NAN, seconds=seconds), samples=())

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median_low
 from typing import Any, Final, NamedTuple
 
@@ -119,7 +120,7 @@ def read_trial(
             break
     if not log.iterations:
         return LeftOut(name, _why_nothing(bool(logs), failed, log.damaged), {"lines": log.damaged}), Presence("", ())
-    for config in (lambda: _params(folder, files), stored):
+    for config in (partial(_params, folder, files), stored):
         if log.config.keys().isdisjoint(rllib.DEFAULT_SCALE):
             log.config = {**rllib.read_logged_config(config()), **log.config}
     return log.read(folder.name, name, rule, failed), log.presence

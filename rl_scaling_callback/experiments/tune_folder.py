@@ -6,6 +6,7 @@ import json
 import os.path
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from statistics import fmean
@@ -137,18 +138,19 @@ def _stored_config(trial: Location, states: dict[str, dict[str, dict[str, Any]]]
 
 def _stored_configs(experiment: Location) -> dict[str, dict[str, Any]]:
     """Return the configs of the trials by the names of their folders, from Tune's state of an experiment, without pickles."""
-    configs: dict[str, dict[str, Any]] = {}
-    for name in (name for name in experiment.names()[1] if name.startswith("experiment_state") and name.endswith(".json")):
-        try:
-            state = json.loads(experiment.below(name).read())
-            trials = state.get("checkpoints") or [first for first, *_ in state.get("trial_data", ())]
-            for trial in (json.loads(each) if isinstance(each, str) else each for each in trials):
-                place = trial.get("relative_logdir") or trial.get("logdir") or trial.get("local_path") or ""
-                config = {**(trial.get("evaluated_params") or {}), **(trial.get("config") or {})}
-                configs[str(place).rstrip("/").rpartition("/")[2]] = config
-        except (ExperimentError, ValueError, TypeError, AttributeError, RecursionError):
-            continue  # foreign or damaged
-    return configs
+    states = [name for name in experiment.names()[1] if name.startswith("experiment_state") and name.endswith(".json")]
+    return {trial: config for name in states for trial, config in _configs_in(experiment.below(name)).items()}
+
+
+def _configs_in(file: Location) -> dict[str, dict[str, Any]]:
+    with suppress(ExperimentError, ValueError, TypeError, AttributeError, RecursionError):  # foreign or damaged
+        state = json.loads(file.read())
+        trials = state.get("checkpoints") or [first for first, *_ in state.get("trial_data", ())]
+        known = [json.loads(each) if isinstance(each, str) else each for each in trials]
+        places = [str(each.get("relative_logdir") or each.get("logdir") or each.get("local_path")) for each in known]
+        configs = [{**(each.get("evaluated_params") or {}), **(each.get("config") or {})} for each in known]
+        return {place.rstrip("/").rpartition("/")[2]: config for place, config in zip(places, configs, strict=True)}
+    return {}
 
 
 def _without_copies(read: Sequence[tuple[TrialRead | LeftOut, Presence]]) -> tuple[list[TrialRead | LeftOut], list[LeftOut]]:
