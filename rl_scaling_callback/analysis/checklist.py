@@ -147,7 +147,7 @@ def _rose(choice: Configuration) -> _Finding:
 
 def _expected(choice: Configuration, laws: Laws | None) -> _Finding:
     """Compare with the law's prediction interval, or with 1 to N if there is none."""
-    speedup, n = choice.speedup, choice.scale.parallelism
+    speedup, n = choice.speedup, choice.ideal
     if math.isnan(speedup):
         return "undecided", "no baseline", {}
     if laws is not None and laws.chosen is not None:

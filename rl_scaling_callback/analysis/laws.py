@@ -66,11 +66,13 @@ class Work:
         env_steps: env steps done in them; NaN if unknown.
         baseline_sps: throughput that speedups are relative to [steps/s]; NaN without a baseline.
         baseline_error: half-width of its 95 % interval [%]; 0 if unknown.
+        unit: N at which the speedup of perfect scaling is 1×.
     """
 
     env_steps: float = NAN
     baseline_sps: float = NAN
     baseline_error: float = 0.0
+    unit: float = 1.0
 
     def sps(self, seconds: float) -> float:
         """Return the throughput [steps/s]."""
@@ -114,7 +116,7 @@ class Prediction:
     @property
     def efficiency(self) -> float:
         """Parallel efficiency [%]; NaN without a baseline."""
-        return formulas.efficiency(self.speedup, self.scale.parallelism)
+        return formulas.efficiency(self.speedup, self.scale.parallelism / self.work.unit)
 
     @property
     def speedups(self) -> tuple[float, float]:

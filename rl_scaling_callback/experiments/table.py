@@ -290,9 +290,9 @@ class _Roles(NamedTuple):
     def notes(self) -> Iterator[str]:
         """Yield sentences on what tells studies apart."""
         if self.factors:
-            yield f"Rows that differ in {_or(self.factors)} are not compared with each other; pool merges them on purpose."
+            yield f"Rows that differ in {_or(self.factors)} are not compared with each other; --pool merges them on purpose."
         if self.labels:
-            yield f"Too few scales agree in {_or(self.labels)} to separate by it; only rows of one scale that differ in it are separate."
+            yield f"Too few scales agree in {_or(self.labels)} to separate by it: only rows of the same scale are separated by it."
 
 
 def _is_count(text: str) -> bool:

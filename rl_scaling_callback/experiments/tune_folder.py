@@ -98,7 +98,7 @@ def read_folder(
     groups = sorted(_by_workload(separated, baselines), key=lambda group: -len(group[1]))
     titles, apart = _titles([facts for facts, _ in groups])
     studies = [_study(title, facts, trials, baselines, reference) for title, (facts, trials) in zip(titles, groups, strict=True)]
-    told = [f"Trials that differ in {' or '.join(apart)} are separate studies; pool merges them on purpose."] if apart else []
+    told = [f"Trials that differ in {' or '.join(apart)} are separate studies; --pool merges them on purpose."] if apart else []
     return Experiment(folder.text, tuple(studies), tuple(left_out), tuple(told))
 
 

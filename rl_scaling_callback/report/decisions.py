@@ -190,7 +190,7 @@ def bottleneck_text(recommendation: Recommendation) -> str:
         return ""
     if choice.diagnosis:
         return choice.diagnosis + (" (estimated: stepping and contention can't be separated)" if choice.losses_estimated else "")
-    serial = formulas.serial_fraction(choice.speedup, choice.scale.parallelism)
+    serial = formulas.serial_fraction(choice.speedup, choice.ideal)
     if not serial > 0:
         return ""
     return f"an effective serial fraction of {rounded(100 * serial, 0)} % (Karp–Flatt); the baseline's phases are unknown"
@@ -320,7 +320,7 @@ _EVIDENCE: Final[Mapping[tuple[str, str], str | Callable[[Mapping[str, Any]], st
         f"(mean leave-one-out error {rounded(found['error'], 1)} %)."
     ),
     ("speedup", "not predicted"): lambda found: (
-        f"{_speedup(found)}; no prediction, so any speedup from 1 to N = {found['choice'].scale.parallelism} is expected."
+        f"{_speedup(found)}; no prediction, so any speedup from 1 to N = {rounded(found['choice'].ideal, 1)} is expected."
     ),
     ("learning", "no baseline"): "The experiment has no run of the baseline to compare returns with.",
     ("learning", "no returns"): lambda found: (

@@ -28,6 +28,7 @@ def to_json(report: Report) -> str:
     """Return a report in JSON, with full-precision numbers and null for unknown values."""
     document = {
         "provenance": report.provenance,
+        "notes": report.experiment.notes,
         "studies": [_study_json(study) for study in report.studies],
         "left_out": [{"name": each.name, "reason": left_out_text(each)} for each in report.experiment.left_out],
     }
@@ -40,6 +41,7 @@ def _study_json(study: StudyReport) -> dict[str, Any]:
     laws = study.laws
     return {
         "title": study.study.title,
+        "relative_to": study.relative_to,
         "facts": study.study.facts,
         "configurations": [_configuration_json(c) for c in study.configurations],
         "recommendations": {name: _recommendation_json(each) for name, each in study.recommendations.items()},

@@ -45,6 +45,12 @@ class StudyReport:
         return next(iter(self.recommendations.values()))
 
     @property
+    def relative_to(self) -> str:
+        """A sentence on what speedup is relative to if that is neither 1r×1e nor the reference asked for; "" otherwise."""
+        smallest = next((c.scale for c in self.configurations if c.is_baseline and c.scale.parallelism != round(c.ideal, 6)), None)
+        return f"Speedup is relative to {smallest}, the smallest scale measured, and efficiency to its N." if smallest else ""
+
+    @property
     def baseline_sps(self) -> float:
         """SPS that speedups are relative to [steps/s]; NaN without a baseline."""
         return self.laws.work.baseline_sps
@@ -143,6 +149,7 @@ def _study_report(study: Study, goal: Goal, reference: Scale, choose: Callable[[
         env_steps=_env_steps(study, found),
         baseline_sps=next((each.baseline_sps for each in found if each.baseline_sps > 0), NAN),
         baseline_error=next((each.own_error for each in found if each.is_baseline and each.own_error > 0), 0.0),
+        unit=next((each.scale.parallelism / each.ideal for each in found if each.ideal > 0), 1.0),
     )
     cores = max((run.cores for run in study.runs if run.cores > 0), default=NAN)
     laws = fit_laws(tuple(_measured(study, found, work.env_steps)), cores, work)

@@ -69,9 +69,13 @@ def print_report(report: Report, console: Console | None = None, *, verbose: boo
     lacking = [f"Left out: {line}" for line in left_out(report)]
     if len(lacking) > _MOST_LEFT_OUT:
         lacking[_MOST_LEFT_OUT:] = [f"Left out: {len(lacking) - _MOST_LEFT_OUT} more (--verbose lists them)"]
+    lacking = [*report.experiment.notes, *lacking]
     source = _wrapped(closing(report).lines if verbose or not report.studies else lacking, console)
     _print([*source, ""] if source else [], console)
-    for study in report.studies:
+    single = (
+        [study for study in report.studies if len(study.configurations) == 1] if len(report.studies) > 1 and not verbose else []
+    )
+    for study in (study for study in report.studies if study not in single):
         section = decision(study)
         reasons, verdict = _wrapped(section.lines, console), _wrapped([verdict_text(study)], console)
         # Title, table header with its blank lines, and notes on dropped columns and rows.
@@ -84,6 +88,15 @@ def print_report(report: Report, console: Console | None = None, *, verbose: boo
         _print(filter(None, [section.code]), console)
         _print(verdict, console, style="bold")
         console.print()
+    if single:
+        _print(["One configuration each, so there is nothing to compare (--verbose shows all)"], console, style="bold underline")
+        _print(_wrapped(map(_in_one_line, single), console), console)
+
+
+def _in_one_line(study: StudyReport) -> str:
+    (only,) = study.configurations
+    sps = next(column for column in COLUMNS if column.name == "sps")
+    return f"{study.study.title}: {only.scale}, {sps.cell(only)} {sps.unit}"
 
 
 def print_so_far(report: Report, console: Console | None = None) -> None:
@@ -122,6 +135,7 @@ def _shown(study: StudyReport, most: int) -> set[Scale]:
 
 def _print_table(study: StudyReport, console: Console, most_rows: int) -> None:
     _print([printable(study.study.title)], console, style="bold underline")
+    _print(_wrapped(filter(None, [study.relative_to]), console), console)
     columns, scales = COLUMNS, _shown(study, most_rows)
     while console.measure(table(study, columns), options=console.options.update(width=10_000)).maximum > console.width:
         spare = [column for column in columns if column.spare]

@@ -10,6 +10,11 @@ from rl_scaling_callback.analysis.goals import interval
 
 UNKNOWN: Final = "–"
 
+TOO_NOISY: Final = "(too noisy to tell)"
+
+_WIDEST_ERROR: Final = 100.0
+"""Half-width of an interval [%] from which on it is too wide to be useful."""
+
 
 def rounded(value: float, decimals: int, unit: str = "", *, digits: int = 3) -> str:
     """Return a number with its unit as text; "–" if it is not finite.
@@ -34,8 +39,8 @@ def duration(seconds: float) -> str:
 
 
 def percent(error: float) -> str:
-    """Return the half-width of an interval with two significant digits: `"± 3.4 %"`."""
-    return f"± {rounded(error, 1, digits=2)} %"
+    """Return the half-width of an interval with two significant digits, `"± 3.4 %"`, unless it is too wide to be useful."""
+    return TOO_NOISY if error >= _WIDEST_ERROR else f"± {rounded(error, 1, digits=2)} %"
 
 
 def with_interval(value: float, error: float, decimals: int, unit: str) -> str:
@@ -50,6 +55,8 @@ def with_interval(value: float, error: float, decimals: int, unit: str) -> str:
     text = rounded(value, decimals, unit)
     if not error > 0:
         return text
+    if error >= _WIDEST_ERROR:
+        return f"{text} {TOO_NOISY}"
     low, high = interval(value, error)
     return f"{text} ({rounded(low, decimals)} to {rounded(high, decimals)})"
 

@@ -26,7 +26,10 @@ from rl_scaling_callback.report.decisions import (
 )
 from rl_scaling_callback.report.notes import left_out_text, notes_text
 from rl_scaling_callback.report.report import Report, StudyReport
-from rl_scaling_callback.report.text import UNKNOWN, counted, duration, percent, printable, rounded
+from rl_scaling_callback.report.text import UNKNOWN, counted, duration, listed, percent, printable, rounded
+
+_MOST_NAMES: Final = 3
+"""Maximum number of names to list of what shares a reason."""
 
 _WIDEST: Final = 20.0
 """Intervals whose upper end is more than this many times the lower are not shown: they are too wide to be useful."""
@@ -80,7 +83,7 @@ COLUMNS: Final[tuple[Column, ...]] = (
     Column("config", "config", "", lambda c: str(c.scale), lambda c: str(c.scale)),
     Column("parallelism", "N", "", lambda c: c.scale.parallelism, lambda c: str(c.scale.parallelism)),
     Column("seconds", "time", "s", lambda c: c.seconds, lambda c: duration(c.seconds), spare=1),
-    Column("sps", "SPS", "steps/s", lambda c: c.sps, lambda c: rounded(c.sps, 0), lambda c: c.sps_error),
+    Column("sps", "SPS", "steps/s", lambda c: c.sps, lambda c: rounded(c.sps, 2), lambda c: c.sps_error),
     Column("speedup", "speedup", "×", lambda c: c.speedup, lambda c: rounded(c.speedup, 2), _speedup_error),
     Column("efficiency", "efficiency", "%", lambda c: c.efficiency, lambda c: rounded(c.efficiency, 1)),
     Column("loss", "loss", "% points", lambda c: c.loss, lambda c: rounded(c.loss, 1), spare=5),
@@ -233,9 +236,13 @@ def _effect(correction: SpeedCorrection) -> str:
 
 
 def left_out(report: Report) -> Iterator[str]:
-    """Yield the trials and files that were left out, with the reason."""
+    """Yield what was left out, all that share a reason in one line."""
+    names: dict[str, list[str]] = {}
     for each in report.experiment.left_out:
-        yield f"{printable(each.name)}: {printable(left_out_text(each))}"
+        names.setdefault(printable(left_out_text(each)), []).append(printable(each.name))
+    for reason, sharing in names.items():
+        more = [f"{len(sharing) - _MOST_NAMES} more"] if len(sharing) > _MOST_NAMES else []
+        yield f"{listed([*sharing[:_MOST_NAMES], *more])}: {reason}"
 
 
 def decision(study: StudyReport) -> Section:
@@ -288,4 +295,7 @@ def closing(report: Report) -> Section:
     """Return the last section of a report: what was left out, and the provenance."""
     without = [f"Left out: {line}" for line in left_out(report)]
     nothing = [] if report.studies else ["Nothing to show: no run of this experiment could be read."]
-    return Section("Source", (*nothing, *without, *(f"{name}: {printable(text)}" for name, text in report.provenance.items())))
+    told = map(printable, report.experiment.notes)
+    return Section(
+        "Source", (*nothing, *told, *without, *(f"{name}: {printable(text)}" for name, text in report.provenance.items()))
+    )
