@@ -41,7 +41,7 @@ def _study_json(study: StudyReport) -> dict[str, Any]:
     laws = study.laws
     return {
         "title": study.study.title,
-        "relative_to": study.relative_to,
+        "remarks": study.remarks,
         "facts": study.study.facts,
         "configurations": [_configuration_json(c) for c in study.configurations],
         "recommendations": {name: _recommendation_json(each) for name, each in study.recommendations.items()},

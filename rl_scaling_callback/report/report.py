@@ -11,7 +11,7 @@ from typing import Any
 from rl_scaling_callback._version import __version__
 from rl_scaling_callback.analysis.checklist import Check, checklist
 from rl_scaling_callback.analysis.configurations import SINGLE, Configuration, configurations
-from rl_scaling_callback.analysis.goals import GOALS, Goal
+from rl_scaling_callback.analysis.goals import GOALS, Goal, interval
 from rl_scaling_callback.analysis.laws import Laws, Measured, Prediction, Work, fit_laws
 from rl_scaling_callback.analysis.recommendation import Recommendation, recommend
 from rl_scaling_callback.analysis.runs import Experiment, Study
@@ -45,10 +45,15 @@ class StudyReport:
         return next(iter(self.recommendations.values()))
 
     @property
-    def relative_to(self) -> str:
-        """A sentence on what speedup is relative to if that is neither 1r×1e nor the reference asked for; "" otherwise."""
+    def remarks(self) -> tuple[str, ...]:
+        """Sentences without which its figures could be misread."""
         smallest = next((c.scale for c in self.configurations if c.is_baseline and c.scale.parallelism != round(c.ideal, 6)), None)
-        return f"Speedup is relative to {smallest}, the smallest scale measured, and efficiency to its N." if smallest else ""
+        beyond = [f"{c.scale} ({c.efficiency:.0f} %)" for c in self.configurations if _is_superlinear(c)]
+        remarks = {
+            "Speedup is relative to {}, the smallest scale measured, and efficiency to its N.": str(smallest or ""),
+            "Superlinear: {}. Is the work per env step the same, and was the baseline undisturbed?": ", ".join(beyond),
+        }
+        return tuple(remark.format(about) for remark, about in remarks.items() if about)
 
     @property
     def baseline_sps(self) -> float:
@@ -100,7 +105,7 @@ class Report:
 
 
 def make_report(
-    experiment: Experiment,
+    experiment: Experiment | Any,
     goal: str | Goal = "balanced",
     reference: str | Scale = SINGLE,
     made: datetime | None = None,
@@ -111,7 +116,7 @@ def make_report(
     """Return the report of an experiment.
 
     Args:
-        experiment: the experiment, as read by `read_experiment`.
+        experiment: the experiment, as read by `read_experiment`, or a DataFrame for it to read.
         goal: the name of one of `GOALS`, or a `Goal`. The report also covers the other goals of `GOALS`.
         reference: scale of the baseline, such as `"1r1e"`.
         made: timestamp of the report; now by default.
@@ -120,9 +125,14 @@ def make_report(
             undetermined; by default each configuration is judged by its own figures.
 
     Raises:
-        TypeError: if `experiment` is not an `Experiment`.
+        ExperimentError: if a DataFrame can't be read.
+        TypeError: if `experiment` is neither an `Experiment` nor a DataFrame.
         ValueError: if the goal, scale or correction is not allowed.
     """
+    if hasattr(experiment, "to_dict"):
+        from rl_scaling_callback.experiments import read_experiment
+
+        experiment = read_experiment(experiment)
     if not isinstance(experiment, Experiment):
         raise TypeError(f"experiment is {experiment!r}; allowed is an Experiment: read_experiment(path) returns one")
     goal = goal if isinstance(goal, Goal) else Goal.of(goal)
@@ -137,6 +147,13 @@ def make_report(
     choosers = [choose or _nothing, *(_nothing for _ in studies[1:])]
     reports = (_study_report(study, goal, reference, each) for study, each in zip(studies, choosers, strict=False))
     return Report(experiment, tuple(reports), provenance)
+
+
+def _is_superlinear(configuration: Configuration) -> bool:
+    """Return whether the efficiency is above 100 % by more than its error, and than that of figures with two digits."""
+    error = configuration.speedup_error
+    low, _ = interval(configuration.efficiency, error if error > 2 else 2.0)
+    return low > 100
 
 
 def _nothing(goal: Goal) -> Scale | None:

@@ -29,6 +29,7 @@ _MOST_LINES: Final = 40
 """Target length of the report of one study, in lines, unless `verbose`."""
 _FEWEST_ROWS: Final = 5
 _MOST_LEFT_OUT: Final = 3
+_MOST_STUDIES: Final = 4
 
 
 def table(study: StudyReport, columns: tuple[Column, ...] = COLUMNS, scales: Collection[Scale] | None = None) -> Table:
@@ -72,10 +73,10 @@ def print_report(report: Report, console: Console | None = None, *, verbose: boo
     lacking = [*report.experiment.notes, *lacking]
     source = _wrapped(closing(report).lines if verbose or not report.studies else lacking, console)
     _print([*source, ""] if source else [], console)
-    single = (
-        [study for study in report.studies if len(study.configurations) == 1] if len(report.studies) > 1 and not verbose else []
-    )
-    for study in (study for study in report.studies if study not in single):
+    # Those with the most configurations come first.
+    several = [study for study in report.studies if len(study.configurations) != 1]
+    whole = report.studies if verbose or len(report.studies) == 1 else several[:_MOST_STUDIES]
+    for study in whole:
         section = decision(study)
         reasons, verdict = _wrapped(section.lines, console), _wrapped([verdict_text(study)], console)
         # Title, table header with its blank lines, and notes on dropped columns and rows.
@@ -88,15 +89,18 @@ def print_report(report: Report, console: Console | None = None, *, verbose: boo
         _print(filter(None, [section.code]), console)
         _print(verdict, console, style="bold")
         console.print()
-    if single:
-        _print(["One configuration each, so there is nothing to compare (--verbose shows all)"], console, style="bold underline")
-        _print(_wrapped(map(_in_one_line, single), console), console)
+    if len(whole) < len(report.studies):
+        _print(["Other studies (--verbose shows their tables)" if whole else "Nothing to compare"], console, style="bold underline")
+        _print(_wrapped((_in_one_line(study) for study in report.studies if study not in whole), console), console)
+        console.print()
 
 
 def _in_one_line(study: StudyReport) -> str:
+    if len(study.configurations) != 1:
+        return f"{study.study.title}: {verdict_text(study)}"
     (only,) = study.configurations
     sps = next(column for column in COLUMNS if column.name == "sps")
-    return f"{study.study.title}: {only.scale}, {sps.cell(only)} {sps.unit}"
+    return f"{study.study.title}: only {only.scale}, {sps.cell(only)} {sps.unit}"
 
 
 def print_so_far(report: Report, console: Console | None = None) -> None:
@@ -135,7 +139,7 @@ def _shown(study: StudyReport, most: int) -> set[Scale]:
 
 def _print_table(study: StudyReport, console: Console, most_rows: int) -> None:
     _print([printable(study.study.title)], console, style="bold underline")
-    _print(_wrapped(filter(None, [study.relative_to]), console), console)
+    _print(_wrapped(study.remarks, console), console)
     columns, scales = COLUMNS, _shown(study, most_rows)
     while console.measure(table(study, columns), options=console.options.update(width=10_000)).maximum > console.width:
         spare = [column for column in columns if column.spare]

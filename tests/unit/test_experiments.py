@@ -17,7 +17,7 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule
 from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
-from rl_scaling_callback.experiments.lines import ResultLines
+from rl_scaling_callback.experiments.logs import ResultLines
 from rl_scaling_callback.report import make_report, render_page, to_markdown
 from tests.builders import BASELINE, HEADER, TABLE, result
 

@@ -68,7 +68,7 @@ BELOW = {
     "baseline": {"core", "storage"},
     "live": {"core", "baseline", "rllib"},
     "experiments": {"core", "storage", "analysis", "baseline", "rllib"},
-    "report": {"core", "analysis"},
+    "report": {"core", "analysis", "experiments"},
     # Its trials use the callback and the reporter as any others do.
     "sweeping": {"core", "storage", "analysis", "baseline", "rllib", "experiments", "report", "callback", "reporter"},
 }
