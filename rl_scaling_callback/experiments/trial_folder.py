@@ -46,6 +46,9 @@ _USED: Final = (
 _BREAK_S: Final = 60.0
 """A trial that logs nothing for longer than this in addition to an iteration was interrupted [s]."""
 
+_OPENING: Final = 3
+"""Number of iterations that identify a trial."""
+
 _SUSPICIOUS: Final = 50.0
 """Iterations longer than this many times the median get a note. They still count, since the cause is unknown."""
 
@@ -85,10 +88,12 @@ class Presence(NamedTuple):
     Attributes:
         host: name of the Algorithm's host; "" if unknown.
         spells: begin and end of each spell without a break [s since 1970]; empty if unknown.
+        opening: process, scale and first iterations, which only copies of a trial share; empty if unknown.
     """
 
-    host: str
-    spells: tuple[tuple[float, float], ...]
+    host: str = ""
+    spells: tuple[tuple[float, float], ...] = ()
+    opening: tuple[Any, ...] = ()
 
 
 def read_trial(
@@ -119,7 +124,7 @@ def read_trial(
         if log.iterations:
             break
     if not log.iterations:
-        return LeftOut(name, _why_nothing(bool(logs), failed, log.damaged), {"lines": log.damaged}), Presence("", ())
+        return LeftOut(name, _why_nothing(bool(logs), failed, log.damaged), {"lines": log.damaged}), Presence()
     for config in (partial(_params, folder, files), stored):
         if log.config.keys().isdisjoint(rllib.DEFAULT_SCALE):
             log.config = {**rllib.read_logged_config(config()), **log.config}
@@ -152,6 +157,7 @@ class _Log:
         self._logged: object = None
         self._is_rllib = False
         self._spells: list[tuple[float, float]] = []
+        self._opening: list[Any] = []
         self._lifetimes: list[float] = []
         self._overlaps: list[tuple[float, ...]] = []
         self._last: Circumstances | None = None
@@ -192,6 +198,8 @@ class _Log:
         follows = bool(self.iterations) and self.iterations[-1].number == number - 1
         read = rllib.read_measured(result, scaling, self._lifetimes[-1] if follows else NAN)
         self._add_spell(now.ended, rllib.number(result.get("time_this_iter_s")))
+        if len(self._opening) < _OPENING:
+            self._opening.append((result.get("pid"), now.ended, read.seconds, read.env_steps))
         self._problem = self._problem or read.problem
         self._lifetimes.append(read.lifetime)
         learner = (scaling.get(name, NAN) for name in ("learner/busy", "time/learn"))
@@ -228,7 +236,9 @@ class _Log:
     @property
     def presence(self) -> Presence:
         """Where and when it ran."""
-        return Presence(self._last.host if self._last else "", tuple(self._spells))
+        scale = tuple(self.config.get(name) for name in rllib.DEFAULT_SCALE)
+        opening = (scale, *self._opening) if len(self._opening) == _OPENING and self._spells else ()
+        return Presence(self._last.host if self._last else "", tuple(self._spells), opening)
 
     def _take_in_comparison(self, scaling: Mapping[str, float], probed: bool) -> None:
         cpus = ratio(scaling.get("sps", NAN), scaling.get("sps_per_cpu", NAN))

@@ -73,8 +73,10 @@ def read_folder(
         ExperimentError: if it contains no trial.
         OSError: if the storage can't be reached.
     """
-    is_log = folder.name in LOGS and folder.is_file
-    places = [(folder.parent, [folder.name])] if is_log else list(_places(folder, set()))
+    places = list(_places(folder, set()))
+    if folder.name in LOGS and folder.is_file:
+        files = folder.parent.names()[1]
+        places = [(folder.parent, [name for name in files if name == folder.name or name not in LOGS])]
     stores = [place for place, _ in places if place.name == EXPERIMENT_SUBDIRECTORY]
     trials = [(place, files) for place, files in places if place.name != EXPERIMENT_SUBDIRECTORY]
     if not trials:
@@ -155,20 +157,20 @@ def _configs_in(file: Location) -> dict[str, dict[str, Any]]:
 
 def _without_copies(read: Sequence[tuple[TrialRead | LeftOut, Presence]]) -> tuple[list[TrialRead | LeftOut], list[LeftOut]]:
     """Return the trials, each once and marked if it overlapped with another one, and the copies that are left out."""
-    longest: dict[tuple[str, float], int] = {}
-    for index, (_, (host, spells)) in enumerate(read):
-        if spells:
-            other = longest.setdefault((host, spells[0][0]), index)
-            if spells[-1][1] > read[other][1].spells[-1][1]:
-                longest[host, spells[0][0]] = index
-    kept = [i for i, (_, (host, spells)) in enumerate(read) if not spells or longest[host, spells[0][0]] == i]
-    busy = overlapping([read[i][1] for i in kept])
+    longest: dict[object, int] = {}
+    for index, (_, ran) in enumerate(read):
+        key = repr(ran.opening) if ran.opening else index
+        other = longest.setdefault(key, index)
+        if ran.spells > read[other][1].spells:
+            longest[key] = index
+    kept = sorted(longest.values())
+    busy = overlapping([read[index][1][:2] for index in kept])
     whole: list[TrialRead | LeftOut] = []
-    for position, (found, _) in enumerate(read[i] for i in kept):
+    for position, (found, _) in enumerate(read[index] for index in kept):
         if position in busy and isinstance(found, TrialRead):
             found = replace(found, run=replace(found.run, exclusive=0.0))
         whole.append(found)
-    others = (read[i][0] for i in range(len(read)) if i not in {*kept})
+    others = (found for index, (found, _) in enumerate(read) if index not in {*kept})
     names = (each.name if isinstance(each, LeftOut) else each.run.name for each in others)
     return whole, [LeftOut(name, "said", {"text": "a copy of another trial here"}) for name in names]
 
@@ -210,7 +212,7 @@ def _label(run: Run) -> str:
         return ""
     scale = run.scale
     counts = {str(n) for n in (scale.num_env_runners, scale.num_envs_per_env_runner, scale.parallelism) if n > 1}
-    return re.sub(r"\d+", lambda found: "#" if found[0] in counts else found[0], _REPETITION.sub("", name))
+    return re.sub(r"\d+", lambda found: "#" if found[0] in counts else found[0], _REPETITION.sub("", name)).strip("-_ ")
 
 
 def _by_workload(read: Iterable[TrialRead], baselines: Sequence[Baseline]) -> list[_Group]:

@@ -320,7 +320,7 @@ _EVIDENCE: Final[Mapping[tuple[str, str], str | Callable[[Mapping[str, Any]], st
         f"(mean leave-one-out error {rounded(found['error'], 1)} %)."
     ),
     ("speedup", "not predicted"): lambda found: (
-        f"{_speedup(found)}; no prediction, so any speedup from 1 to N = {rounded(found['choice'].ideal, 1)} is expected."
+        f"{_speedup(found)}; no prediction, so any speedup from 1 to N = {found['choice'].ideal:.4g} is expected."
     ),
     ("learning", "no baseline"): "The experiment has no run of the baseline to compare returns with.",
     ("learning", "no returns"): lambda found: (

@@ -71,7 +71,8 @@ def _read_env_steps(result: Mapping[str, Any], before: float) -> tuple[float, st
             return number(value), "", NAN
     for value in found(result, LIFETIME_STEPS):
         # Without a count of the iteration (also on the old stack with count_steps_by="agent_steps"), take the increase.
-        return _growth(result, number(value), before)
+        if number(value) > 0 or "num_env_steps_sampled" in result:
+            return _growth(result, number(value), before)
     return NAN, "the result has no env_runners: this algorithm samples no env steps (offline?), so there is no SPS", NAN
 
 

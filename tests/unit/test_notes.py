@@ -11,11 +11,12 @@ from rl_scaling_callback.report.notes import left_out_text, notes_text
 RATES = {"learner_sps": 1280.0, "busy": 0.8, "sampling_sps": 1365.3}
 TRAINED = {"trained": 1.52, "error": 4.2, "probed": 1.6}
 NOTES = [
+    ("said", {"text": "{0} as is"}, "{0} as is"),
     ("failed", {"iterations": 4}, "ended with an error after 4 iterations"),
     ("failed", {"iterations": 1}, "ended with an error after 1 iteration"),
     ("config changed", {"first": 6}, "its config changed while it ran: only iterations from 6 on count"),
-    ("damaged lines", {"count": 1}, "1 damaged line of its result.json is left out"),
-    ("damaged lines", {"count": 2}, "2 damaged lines of its result.json are left out"),
+    ("damaged lines", {"count": 1}, "1 damaged line of its results is left out"),
+    ("damaged lines", {"count": 2}, "2 damaged lines of its results are left out"),
     ("evaluation included", {}, "its iterations include evaluation, whose time is unknown without the callback"),
     (
         "slow iteration",
@@ -54,10 +55,15 @@ NOTES = [
 
 RAN = {"iterations": 2, "warmup": 2, "learns_after": 1e6, "problem": "", "failed": False}
 REASONS = [
-    ("never started", {}, "there is no result.json in its folder: it has not started, or Tune's JSON logger is disabled"),
+    ("said", {"text": "{0} as is"}, "{0} as is"),
+    (
+        "never started",
+        {},
+        "there is no result.json or progress.csv in its folder: it has not started, or Tune's loggers are disabled",
+    ),
     ("no iteration", {}, "no iteration was reported: it has not completed one yet, or was stopped before"),
     ("failed at start", {}, "it ended with an error before its first iteration was done; see error.txt in its folder"),
-    ("unreadable results", {"lines": 2}, "none of the 2 lines of its result.json can be read"),
+    ("unreadable results", {"lines": 2}, "none of the 2 lines of its results can be read"),
     ("offline", {}, "it learns from recorded data (offline): it samples no env steps, so there is no throughput"),
     ("no scale", {"error": "x is None"}, "its config has no valid scale: x is None. Is it an RLlib trial?"),
     ("too short", RAN, "2 iterations; warm-up takes 2, so at least 3 are needed"),
