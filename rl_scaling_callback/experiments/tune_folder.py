@@ -73,10 +73,11 @@ def read_folder(
         ExperimentError: if it contains no trial.
         OSError: if the storage can't be reached.
     """
-    places = list(_places(folder, set()))
     if folder.name in LOGS and folder.is_file:
         files = folder.parent.names()[1]
         places = [(folder.parent, [name for name in files if name == folder.name or name not in LOGS])]
+    else:
+        places = list(_places(folder, set()))
     stores = [place for place, _ in places if place.name == EXPERIMENT_SUBDIRECTORY]
     trials = [(place, files) for place, files in places if place.name != EXPERIMENT_SUBDIRECTORY]
     if not trials:

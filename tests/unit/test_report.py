@@ -19,7 +19,7 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.report import make_report, print_report, reason_text, render_page, to_json, to_markdown, write_curve
 from rl_scaling_callback.report.decisions import code_text, evidence_text
 from rl_scaling_callback.report.wording import COLUMNS, law_notes, verdict_text
-from tests.builders import PRINTED, nan_row, report_of, run, users_ten, window
+from tests.builders import MADE, PRINTED, nan_row, report_of, run, users_ten, window
 
 TIMES = ("11.9", "7.24", "4.39", "2.89", "7.82", "4.94", "5.93", "4.60", "3.92", "2.20")
 HOSTILE = "<script>alert(1)</script>|*x*\n\x1b[31m"
@@ -223,7 +223,6 @@ def test_external_baseline_is_used_for_the_laws():
 @pytest.mark.parametrize(
     ("runs", "missing"),
     [
-        ([run("2r1e", [1.0] * 5), run("4r1e", [0.6] * 5)], "no baseline"),
         ([run("1r1e", [1.0] * 5)], "nothing to compare"),
         ([run("1r1e", [1.0] * 5), nan_row()], "no throughput"),
         ([nan_row()], "no throughput"),
@@ -238,6 +237,62 @@ def test_missing_measurements_are_reported(runs, missing, tmp_path):
     assert reason in to_markdown(report).replace("\\", "")
     assert reason == json.loads(to_json(report))["studies"][0]["recommendations"]["balanced"]["reason"]
     assert write_curve(study, tmp_path).is_dir()
+
+
+def test_figures_relative_to_the_smallest_scale_are_headed_so():
+    report = report_of(run("2r1e", [1.0] * 5), run("4r1e", [0.6] * 5))
+    sentence = "Speedup is relative to 2r×1e, the smallest scale measured, and efficiency to its N."
+    text = printed(report, 80)
+    assert sentence in " ".join(text.split())
+    assert text.index("Speedup is relative") < text.index("config")
+    assert sentence in render_page(report)
+    assert json.loads(to_json(report))["studies"][0]["remarks"] == [sentence]
+    assert report_of(run("1r1e", [1.0] * 5), run("4r1e", [0.6] * 5)).studies[0].remarks == ()
+
+
+def test_curve_relative_to_the_smallest_scale(tmp_path):
+    (study,) = report_of(run("2r1e", [1.0] * 5), run("4r1e", [0.625] * 5)).studies
+    curve = write_curve(study, tmp_path)
+    assert scalars(curve / "actual")["scaling_over_N/efficiency"] == {2: pytest.approx(100), 4: pytest.approx(80)}
+    assert scalars(curve / "ideal")["scaling_over_N/speedup"] == {2: pytest.approx(1), 4: pytest.approx(2)}
+
+
+def test_superlinear_efficiency_is_pointed_out_if_it_is_no_noise():
+    def remarks(seconds):
+        return report_of(run("1r1e", [1.0]), run("4r1e", [seconds])).studies[0].remarks
+
+    assert remarks(1 / 4.3) == ("Superlinear: 4r×1e (108 %). Is the work per env step the same, and was the baseline undisturbed?",)
+    assert remarks(1 / 4.04) == ()
+    assert report_of(run("1r1e", [1.0] * 5), run("4r1e", [1 / 4.3] * 5)).studies[0].remarks == (), "within its error"
+
+
+def test_error_beyond_use_is_said_in_words():
+    report = report_of(run("1r1e", [1.0, 4.0, 0.3]), run("2r1e", [0.5, 3.0, 0.2]))
+    assert re.search(r"2r×1e .* \(too noisy to tell\)", printed(report, 200))
+    assert not re.search(r"± \d{3}", printed(report, 200, verbose=True))
+
+
+def test_many_studies_take_one_line_each():
+    studies = [Study(f"study {index}", (run("1r1e", [1.0]), run("2r1e", [0.6]))) for index in range(6)]
+    lone = Study("alone", (run("4r1e", [0.5]),))
+    report = make_report(Experiment("here", (*studies, lone), notes=("A note.",)), made=MADE)
+    lines = printed(report, 200).splitlines()
+    assert lines[0] == "A note."
+    assert sum(line.startswith(" 2r×1e") for line in lines) == 4
+    assert [line for line in lines if line][-4:] == [
+        "Other studies (--verbose shows their tables)",
+        "study 4: Use 2r×1e: 1.67×, 83.3 %. Goal balanced: not met.",
+        "study 5: Use 2r×1e: 1.67×, 83.3 %. Goal balanced: not met.",
+        "alone: only 4r×1e, 2,000 steps/s",
+    ]
+    assert sum(line.startswith(" 2r×1e") for line in printed(report, 200, verbose=True).splitlines()) == 6
+
+
+def test_what_shares_a_reason_is_left_out_in_one_line():
+    left = [LeftOut(f"trial {index}", "row", {"error": "no result"}) for index in range(5)]
+    text = printed(report_of(left_out=(*left, LeftOut("x", "offline"))), 200)
+    assert text.count("no result") == 1
+    assert "Left out: trial 0, trial 1, trial 2 and 2 more: no result; the row is left out" in text
 
 
 def test_experiment_without_runs():
