@@ -116,10 +116,11 @@ def recommend(
     choice = estimated or best.choice
     stands = tuple(standings(choice, goal))
     baseline = next((each for each in known if each.is_baseline), None)
+    shared: list[Verdict] = ["undecided"] if any(run.exclusive == 0 for run in choice.runs) else []
     return Recommendation(
         goal=goal,
         choice=choice,
-        verdict=combined(each.verdict for each in stands),
+        verdict=combined([*shared, *(each.verdict for each in stands)]),
         ground="surrogate" if estimated else "fastest" if best.fits else "nearest",
         peers=(choice,) if estimated else tuple(best.peers),
         standings=stands,

@@ -34,7 +34,7 @@ class ResultLines:
                 self.damaged += self._ends(line)
                 continue
             try:
-                result = _loads(line)
+                result = loads(line)
                 if isinstance(result, dict) and (found := result.get("config")) != config:
                     repr(found)  # Raises RecursionError for configs nested too deeply for other code.
                     config = found
@@ -54,7 +54,13 @@ class ResultLines:
         return bool(line)
 
 
-def _loads(text: bytes) -> Any:
+def loads(text: bytes) -> Any:
+    """Return what a line of JSON contains.
+
+    Raises:
+        ValueError: it isn't valid JSON, not even with NaN.
+        RecursionError: it is nested too deeply.
+    """
     try:
         return orjson.loads(text)
     except ValueError:

@@ -17,12 +17,11 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
-import orjson
-
 from rl_scaling_callback.analysis.runs import Experiment, Iteration, LeftOut, Run, Study
 from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule, is_measurable
+from rl_scaling_callback.experiments.logs import loads
 from rl_scaling_callback.experiments.recording import summarise
 from rl_scaling_callback.storage import ExperimentError, Location
 
@@ -143,7 +142,7 @@ def _cells(file: Location) -> Iterator[tuple[int, Mapping[str, Any]]]:
     if start == "[":
         yield from enumerate(map(_flat, json.loads(text)), 1)
     elif start == "{":
-        yield from ((number, _flat(orjson.loads(line))) for number, line in enumerate(text.splitlines(), 1) if line.strip())
+        yield from ((number, _flat(loads(line.encode()))) for number, line in enumerate(text.splitlines(), 1) if line.strip())
     else:
         header, _, _ = text.partition("\n")
         rows = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if "\t" in header else ",", skipinitialspace=True)
@@ -252,6 +251,7 @@ class _Roles(NamedTuple):
         repetitions: those in which repeats may differ.
         iterations: those with the number of an iteration.
         warmups: those that mark rows as warm-up.
+        measured: those with other measurements, which are not used.
     """
 
     factors: tuple[str, ...]
@@ -259,6 +259,7 @@ class _Roles(NamedTuple):
     repetitions: tuple[str, ...]
     iterations: tuple[str, ...]
     warmups: tuple[str, ...]
+    measured: tuple[str, ...]
 
     @classmethod
     def of(cls, rows: Sequence[_Row], columns: Sequence[str], pool: Collection[str]) -> _Roles:
@@ -271,7 +272,8 @@ class _Roles(NamedTuple):
         scales = len({row.scale for row in rows})
         known = {*warmups, *iterations, *numbered, *pool}
         unknown = [each for each in settings if each not in known and len({*values[each]}) > 1]
-        unknown = [each for each in unknown if not _is_measured(each, values[each], scales)]
+        measured = tuple(each for each in unknown if _is_measured(each, values[each], scales))
+        unknown = [each for each in unknown if each not in measured]
         # First what identifies workloads, then what leaves most to compare.
         unknown.sort(key=lambda column: (not _WORKLOAD.search(_plain(column)), -_comparisons(rows, [column])))
         factors: list[str] = []
@@ -281,7 +283,7 @@ class _Roles(NamedTuple):
                 factors.append(column)
         factors = [column for column in settings if column in factors]
         labels = [column for column in settings if column in unknown and column not in factors]
-        return cls(tuple(factors), tuple(labels), (*numbered, *pool), iterations, warmups)
+        return cls(tuple(factors), tuple(labels), (*numbered, *pool), iterations, warmups, measured)
 
     def is_warmup(self, row: _Row) -> bool:
         """Whether a row is marked as warm-up."""
@@ -293,6 +295,8 @@ class _Roles(NamedTuple):
             yield f"Rows that differ in {_or(self.factors)} are not compared with each other; --pool merges them on purpose."
         if self.labels:
             yield f"Too few scales agree in {_or(self.labels)} to separate by it: only rows of the same scale are separated by it."
+        if self.measured:
+            yield f"Taken for other measurements, and not used: {', '.join(self.measured)}."
 
 
 def _is_count(text: str) -> bool:
@@ -320,8 +324,8 @@ def _key(row: _Row, columns: Iterable[str]) -> tuple[str, ...]:
     return tuple(row.texts.get(column, "") for column in columns)
 
 
-def _or(names: Sequence[str], word: str = "or") -> str:
-    return f" {word} ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+def _or(names: Sequence[str]) -> str:
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 # Runs and studies

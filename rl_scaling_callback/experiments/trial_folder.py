@@ -43,8 +43,8 @@ _USED: Final = (
 )
 
 
-_BREAK_S: Final = 60.0
-"""A trial that logs nothing for longer than this in addition to an iteration was interrupted [s]."""
+_BREAK_S: Final = 5.0
+"""A trial that logs nothing for longer than this in addition to an iteration may have been paused for others [s]."""
 
 _OPENING: Final = 3
 """Number of iterations that identify a trial."""
