@@ -46,6 +46,13 @@ def _scale(_context: click.Context, _option: click.Parameter, text: str) -> Scal
         raise click.BadParameter(str(error)) from None
 
 
+def _columns(_context: click.Context, _option: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in texts]
+    if wrong := [text for text, (_, mark, theirs) in zip(texts, pairs, strict=True) if not (mark and theirs)]:
+        raise click.BadParameter(f"{wrong[0]!r}; allowed are pairs such as sps=FPS: a name of ours, and the table's")
+    return {ours: theirs for ours, _, theirs in pairs}
+
+
 def _can_be_written(_context: click.Context, _option: click.Parameter, file: Path | None) -> Path | None:
     """Reject a file in a folder that isn't writable, before spending minutes on reading or measuring."""
     if file is not None and not os.access(file.parent, os.W_OK):
@@ -113,7 +120,19 @@ def _goal(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--figures", type=click.Path(file_okay=False, path_type=Path), help="Folder for the figures, as SVG.")
 @click.option("--curve", type=click.Path(file_okay=False, path_type=Path), help="Folder for the TensorBoard curve over N.")
-@click.option("--reference", callback=_scale, default="1r1e", show_default=True, help="Scale of the baseline.")
+@click.option(
+    "--reference",
+    callback=_scale,
+    default="1r1e",
+    show_default=True,
+    help="Scale of the baseline. If it was not measured: the smallest one.",
+)
+@click.option(
+    "--column", "columns", callback=_columns, multiple=True, metavar="OURS=THEIRS", help="Name of a table's column: sps=FPS."
+)
+@click.option(
+    "--pool", multiple=True, metavar="COLUMN", help="Column of a table, or setting of trials, that makes no studies of its own."
+)
 @click.option(
     "--warmup-iterations",
     type=click.IntRange(min=0),
@@ -133,20 +152,23 @@ def report(
     figures: Path | None,
     curve: Path | None,
     reference: Scale,
+    columns: dict[str, str],
+    pool: tuple[str, ...],
     warmup_iterations: int,
     verbose: bool,
     exit_code: bool,
 ) -> None:
     """Show a table of configurations and a recommendation.
 
-    PATH is the folder of a Tune experiment (a path or a URI such as s3://…) or a CSV file. Trials need not have used
-    ScalingCallback. A CSV file has the columns num_env_runners, num_envs_per_env_runner (1 by default), and either sps or any two
-    of env_steps, time_this_iter_s and sps.
+    PATH is a folder of Tune (a trial, an experiment or many; a path or a URI such as s3://…), a result.json or progress.csv of any
+    Ray, or a table in CSV, TSV or JSON lines. Trials need not have used ScalingCallback. A table has a row per iteration or
+    configuration, with num_env_runners or num_envs_per_env_runner or both, and sps or env_steps and time_this_iter_s, or usual
+    names for these; its other columns separate studies.
     """
     rule = SteadyRule(warmup_iterations=warmup_iterations)
     try:
         with _progress() as progress:
-            experiment = read_experiment(path, reference=reference, rule=rule, progress=progress)
+            experiment = read_experiment(path, reference=reference, rule=rule, columns=columns, pool=pool, progress=progress)
     except ExperimentError as error:
         raise click.ClickException(str(error)) from None
 

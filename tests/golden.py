@@ -46,7 +46,7 @@ def gaps():
     recorded = Run(name="", scale=Scale(1, 1), steady=no_error, notes=("as recorded by the trials",))
     studies = (
         Study("probes", (_probed("1r1e", 1000.0, 0.0), _probed("2r1e", 1650.0, 5.0), _probed("1r8e", 2600.0, 7.0)), swept=True),
-        Study("no baseline", (two, four)),
+        Study("no 1r×1e", (two, four)),
         Study("one configuration", (one,)),
         Study("other steps, and no throughput", (one, run("4r1e", [0.6, 0.7, 0.6], env_steps=2000), nan_row())),
         Study("IMPALA", (two, four), baseline=recorded, exclusive_phases=False, timed_iterations=True),

@@ -161,7 +161,7 @@ def _rose(choice: Configuration) -> _Answer:
 
 def _expected(choice: Configuration, laws: Laws | None) -> _Answer:
     """Compare with the law's prediction interval, or with 1 to N if there is none."""
-    speedup, n = choice.speedup, choice.scale.parallelism
+    speedup, n = choice.speedup, choice.ideal
     if math.isnan(speedup):
         return "undecided", TO_GET_A_BASELINE
     if laws is not None and laws.chosen is not None:
@@ -171,7 +171,7 @@ def _expected(choice: Configuration, laws: Laws | None) -> _Answer:
             evidence = f"{_speedup(choice)}; the scaling law predicts {rounded(low, 2)} to {rounded(high, 2)}×."
             return "met" if low <= speedup <= high else "not met", evidence
     verdict = combined((judge(speedup, choice.speedup_error, 1.0), judge(n / speedup, choice.speedup_error, 1.0)))
-    return verdict, f"{_speedup(choice)}; no prediction, so any speedup from 1 to N = {n} is expected."
+    return verdict, f"{_speedup(choice)}; no prediction, so any speedup from 1 to N = {n:.4g} is expected."
 
 
 def _learning(choice: Configuration, baseline: Configuration | None) -> _Answer:

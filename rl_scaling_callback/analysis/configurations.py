@@ -97,7 +97,8 @@ class Configuration(Candidate):
 def configurations(study: Study, reference: Scale = SINGLE) -> tuple[Configuration, ...]:
     """Return the configurations of a study, ordered by N, then by env runners, descending.
 
-    Speedups are relative to the final baseline: the runs at the reference scale, or `study.baseline`. Without one they are NaN.
+    Speedups are relative to the final baseline: the runs at the reference scale, or `study.baseline`. Without one, the smallest
+    scale measured is the baseline: it counts as 1×, and efficiency is speedup / (N / its N).
 
     Args:
         study: runs of one workload.
@@ -113,7 +114,11 @@ def configurations(study: Study, reference: Scale = SINGLE) -> tuple[Configurati
         given = study.baseline.steady
         baseline = _Cell(study.baseline.scale, (), given, noise.variance(given))
     ordered = sorted(cells.values(), key=lambda cell: (cell.scale.parallelism, -cell.scale.num_env_runners))
-    return tuple(_configuration(study, cell, cells, baseline, noise) for cell in ordered)
+    unit = 1
+    if baseline is None:
+        baseline = next((cell for cell in ordered if cell.steady.sps > 0), None)
+        unit = baseline.scale.parallelism if baseline else 1
+    return tuple(_configuration(study, cell, cells, baseline, noise, unit) for cell in ordered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +139,12 @@ class _Cell:
     def steps(self) -> float:
         """Env steps per iteration."""
         return formulas.ratio(self.steady.env_steps, self.steady.iterations)
+
+    @property
+    def batch(self) -> float:
+        """The batch size that its env steps per iteration are rounded up from; NaN if they aren't."""
+        batches = {run.batch for run in self.runs}
+        return batches.pop() if len(batches) == 1 else NAN
 
     @property
     def breakdown_per_step(self) -> TimeBreakdown:
@@ -158,7 +169,9 @@ def pooled(windows: Sequence[Steady]) -> Steady:
     )
 
 
-def _configuration(study: Study, cell: _Cell, cells: Mapping[Scale, _Cell], baseline: _Cell | None, noise: Noise) -> Configuration:
+def _configuration(
+    study: Study, cell: _Cell, cells: Mapping[Scale, _Cell], baseline: _Cell | None, noise: Noise, unit: int
+) -> Configuration:
     scale, steady, runs = cell.scale, cell.steady, cell.runs
     notes = [note for run in runs for note in run.notes]
     notes += _disturbances(runs, left_out=sum(run.scale == scale for run in study.runs) - len(runs))
@@ -167,19 +180,24 @@ def _configuration(study: Study, cell: _Cell, cells: Mapping[Scale, _Cell], base
     estimated = False
     # If only throughputs are known, trust the user that they are comparable.
     steps_count = baseline is not None and not study.timed_iterations and cell.steps > 0 and baseline.steps > 0
-    if baseline is not None and steps_count and not same_steps(cell.steps, baseline.steps):
-        notes.append(f"{cell.steps:,.0f} env steps per iteration, {baseline.steps:,.0f} for the baseline: not comparable")
-    elif baseline is not None:
+    differs = baseline is not None and steps_count and not same_steps(cell.steps, baseline.steps)
+    if baseline is not None and differs:
+        steps = f"{cell.steps:,.0f} env steps per iteration, {baseline.steps:,.0f} for the baseline"
+        is_rounded = cell.batch == baseline.batch
+        notes.append(f"{steps}: {'RLlib rounds the batch up' if is_rounded else 'not comparable'}")
+        baseline = baseline if is_rounded else None
+    if baseline is not None:
         unit_sps, variance = _unit(cell, baseline)
-        speedup = formulas.speedup(steady.sps, unit_sps)
+        speedup = formulas.speedup(steady.sps, unit_sps * unit)
         speedup_error = 0.0 if cell is baseline else noise.error(cell.variance + variance)
         if study.exclusive_phases or study.waits_are_known:
             lost, estimated = _losses(cell, cells, baseline)
-    efficiency = formulas.efficiency(speedup, scale.parallelism)
+    efficiency = formulas.efficiency(speedup, scale.parallelism / unit)
     cpus = formulas.mean_of_known(run.cpus for run in runs)
     cpus = 1.0 + scale.num_env_runners if math.isnan(cpus) else cpus
     made = Configuration(
         scale=scale,
+        unit=unit,
         runs=runs,
         seconds=formulas.ratio(steady.seconds, steady.iterations),
         sps=steady.sps,
@@ -190,7 +208,9 @@ def _configuration(study: Study, cell: _Cell, cells: Mapping[Scale, _Cell], base
         speedup=speedup,
         speedup_error=speedup_error,
         band=formulas.band(efficiency),
-        core_efficiency=formulas.core_efficiency(speedup, scale.num_env_runners, formulas.mean_of_known(run.cores for run in runs)),
+        core_efficiency=formulas.core_efficiency(
+            speedup if unit == 1 else NAN, scale.num_env_runners, formulas.mean_of_known(run.cores for run in runs)
+        ),
         sps_per_cpu=formulas.ratio(steady.sps, cpus),
         cpus=cpus,
         losses=lost,

@@ -135,10 +135,11 @@ class Candidate:
         scale: its scale; `scale.parallelism` is N.
         sps: its throughput [steps/s].
         sps_error: half-width [%] of the 95 % interval for a repeat of `sps`; NaN if unknown.
-        speedup: [×]; NaN without a baseline.
+        speedup: [×]; NaN without a baseline. See `ideal`.
         speedup_error: the same for `speedup`, if the baseline is repeated as well [%]; NaN if unknown.
         cpus: CPUs allocated to a trial.
         ram_utilisation: [%]; NaN if unknown.
+        unit: N at which the speedup of perfect scaling is 1×.
     """
 
     scale: Scale
@@ -148,11 +149,17 @@ class Candidate:
     speedup_error: float
     cpus: float
     ram_utilisation: float = NAN
+    unit: int = 1
+
+    @property
+    def ideal(self) -> float:
+        """The speedup of perfect scaling [×]: N, or N / N of the baseline if that counts as 1×."""
+        return self.scale.parallelism / self.unit
 
     @property
     def efficiency(self) -> float:
-        """Speedup / N × 100 [%]; its relative error is `speedup_error`."""
-        return formulas.efficiency(self.speedup, self.scale.parallelism)
+        """Speedup / ideal × 100 [%]; its relative error is `speedup_error`."""
+        return formulas.efficiency(self.speedup, self.ideal)
 
     @property
     def own_error(self) -> float:

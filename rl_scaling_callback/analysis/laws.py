@@ -111,6 +111,7 @@ class Prediction:
         error: half-width [%] of the 95 % interval for a measurement of it; NaN if unknown.
         speedup: [×]; NaN without a baseline.
         speedup_error: the same for `speedup`, if the baseline is measured as well.
+        efficiency: parallel efficiency [%]; NaN without a baseline.
         extrapolated: True beyond 2× the measured range of env runners, envs per runner or N.
     """
 
@@ -119,12 +120,8 @@ class Prediction:
     error: float
     speedup: float
     speedup_error: float
+    efficiency: float
     extrapolated: bool
-
-    @property
-    def efficiency(self) -> float:
-        """Parallel efficiency [%]; NaN without a baseline."""
-        return formulas.efficiency(self.speedup, self.scale.parallelism)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,12 +163,14 @@ class Fit:
         counts = _counts(scale)
         sps = formulas.ratio(1, self._seconds(min(counts[0], self.cores), counts[1]))
         error, own = _percent(self.width), self.baseline.error if self.baseline.error > 0 else 0.0
+        speedup = formulas.speedup(sps, self.baseline.sps)
         return Prediction(
             scale=scale,
             sps=sps,
             error=error,
-            speedup=formulas.speedup(sps, self.baseline.sps),
+            speedup=speedup,
             speedup_error=_percent(math.hypot(self.width, math.log1p(own / 100))),
+            efficiency=formulas.efficiency(speedup, scale.parallelism / self.baseline.scale.parallelism),
             extrapolated=any(count > _FAR * most for count, most in zip(counts, self.most, strict=True)),
         )
 
@@ -229,7 +228,7 @@ def fit_laws(measured: Sequence[Measured], cores: float = NAN, baseline: Measure
     Args:
         measured: one entry per configuration.
         cores: logical cores that the env runners share; NaN if unknown.
-        baseline: what speedups are relative to, per unit of parallelism; None if unknown.
+        baseline: the throughput whose speedup is 1×, at the scale whose efficiency is then 100 %; None if unknown.
 
     Raises:
         ValueError: if a scale is given twice.

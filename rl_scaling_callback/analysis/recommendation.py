@@ -66,10 +66,11 @@ def recommend(configurations: Sequence[Configuration], goal: Goal) -> Recommenda
     # The speedup of the baseline is exactly 1, but whether others are faster may be unclear.
     rivals = [each for each in known if not each.is_baseline] if choice.is_baseline else [choice]
     is_guess = bool(rivals) and all(each.is_noisy for each in rivals)
+    shared: list[Verdict] = ["undecided"] if any(run.exclusive == 0 for run in choice.runs) else []
     return Recommendation(
         goal=goal,
         choice=choice,
-        verdict="undecided" if is_guess else combined(each.verdict for each in stands),
+        verdict="undecided" if is_guess else combined([*shared, *(each.verdict for each in stands)]),
         ground="guess" if is_guess else "fastest" if fits else "nearest",
         peers=tuple(peers),
         standings=stands,

@@ -66,6 +66,7 @@ class Run:
         baseline_sps: SPS of the baseline probed in it, over its steady window and per unit of parallelism [steps/s]; NaN if none
             was.
         baseline_error: half-width [%] of the 95 % interval of that baseline; NaN if unknown.
+        batch: the batch size to which RLlib rounds its env steps per iteration up; NaN if its steps don't follow from one.
         samples: its iterations, thinned to a few hundred.
         notes: caveats about it, for readers.
     """
@@ -82,6 +83,7 @@ class Run:
     others: float = NAN
     baseline_sps: float = NAN
     baseline_error: float = NAN
+    batch: float = NAN
     samples: tuple[Iteration, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -138,8 +140,10 @@ class Experiment:
         source: the folder, URI or file.
         studies: one per workload, the one with the most runs first.
         left_out: what was left out, with the reasons.
+        notes: sentences on how it was read: assumptions, and what tells its studies apart.
     """
 
     source: str
     studies: tuple[Study, ...]
     left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()

@@ -10,6 +10,9 @@ from rl_scaling_callback.core.formulas import interval
 
 UNKNOWN: Final = "–"
 
+_WIDEST_ERROR: Final = 100.0
+"""Half-width of an interval [%] beyond which it is too wide to be useful."""
+
 
 def rounded(value: float, decimals: int, unit: str = "", *, digits: int = 3) -> str:
     """Return a number with its unit as text; "–" if it is not finite.
@@ -35,7 +38,7 @@ def duration(seconds: float) -> str:
 
 def percent(error: float) -> str:
     """Return the half-width of an interval with two significant digits, `"± 3.4 %"`, or `"± > 100 %"`."""
-    return "± > 100 %" if error > 100 else f"± {rounded(error, 1, digits=2)} %"
+    return "± > 100 %" if error > _WIDEST_ERROR else f"± {rounded(error, 1, digits=2)} %"
 
 
 def with_interval(value: float, error: float, decimals: int, unit: str) -> str:
@@ -50,6 +53,8 @@ def with_interval(value: float, error: float, decimals: int, unit: str) -> str:
     text = rounded(value, decimals, unit)
     if not error > 0:
         return text
+    if error > _WIDEST_ERROR:
+        return f"{text} {percent(error)}"
     low, high = interval(value, error)
     return f"{text} ({rounded(low, decimals)} to {rounded(high, decimals)})"
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median_low
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from rl_scaling_callback import rllib
 from rl_scaling_callback.analysis.runs import Iteration, LeftOut, Run
@@ -16,12 +17,14 @@ from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule, is_measurable
 from rl_scaling_callback.core.text import counted
-from rl_scaling_callback.experiments.lines import ResultLines
+from rl_scaling_callback.experiments.logs import ResultLines, ResultRows
 from rl_scaling_callback.experiments.recording import summarise
 from rl_scaling_callback.rllib import Circumstances
 from rl_scaling_callback.storage import ExperimentError, Location
 
-RESULTS: Final = "result.json"
+LOGS: Final[Mapping[str, type[ResultLines | ResultRows]]] = {"result.json": ResultLines, "progress.csv": ResultRows}
+"""The files with a trial's results, best first."""
+
 PARAMS: Final = "params.json"
 _ERRORS: Final = ("error.txt", "error.pkl")
 
@@ -41,6 +44,12 @@ _USED: Final = (
 )
 
 
+_BREAK_S: Final = 5.0
+"""A trial that logs nothing for longer than this in addition to an iteration may have been paused for others [s]."""
+
+_OPENING: Final = 3
+"""Number of iterations that identify a trial."""
+
 _SUSPICIOUS: Final = 50.0
 """Iterations longer than this many times the median get a note. They still count, since the cause is unknown."""
 
@@ -52,6 +61,7 @@ class TrialRead:
     Attributes:
         run: its summary.
         facts: its workload without the hardware, which results lack.
+        gpus: GPUs that it requests in total.
         workload: id of its workload including the hardware, as recorded by its callback; "" if unknown.
         host: name of the Algorithm's host; "" if unknown.
         unit_sps: the final baseline of its callback, per unit of parallelism [steps/s]; NaN if there was none.
@@ -63,6 +73,7 @@ class TrialRead:
 
     run: Run
     facts: Mapping[str, Any]
+    gpus: float
     workload: str
     host: str
     unit_sps: float
@@ -72,41 +83,71 @@ class TrialRead:
     timed_iterations: bool
 
 
-def read_trial(folder: Location, files: Collection[str], rule: SteadyRule) -> TrialRead | LeftOut:
-    """Return the trial in a folder, or the reason why it is left out.
+class Presence(NamedTuple):
+    """Where and when a trial ran.
+
+    Attributes:
+        host: name of the Algorithm's host; "" if unknown.
+        spells: begin and end of each spell without a break [s since 1970]; empty if unknown.
+        opening: process, scale and first iterations, which only copies of a trial share; empty if unknown.
+    """
+
+    host: str = ""
+    spells: tuple[tuple[float, float], ...] = ()
+    opening: tuple[Any, ...] = ()
+
+
+def read_trial(
+    folder: Location, files: Collection[str], rule: SteadyRule, name: str, stored: Callable[[], Mapping[str, Any]]
+) -> tuple[TrialRead | LeftOut, Presence]:
+    """Return the trial in a folder, or the reason why it is left out, and where and when it ran.
+
+    Its config is that of its results, otherwise that in its `params.json`, otherwise the one that Tune stored.
 
     Args:
         folder: the trial's folder.
         files: names of the files in it.
         rule: the rule for warm-up and steady state.
+        name: its name for readers.
+        stored: returns its config as stored by Tune; empty if there is none.
 
     Raises:
         OSError: if the storage can't be reached.
     """
-    failed = any(name in files for name in _ERRORS)
-    log = _Log()
-    if RESULTS in files:
-        with folder.below(RESULTS).open() as stream:
-            lines = ResultLines(stream)
+    failed = any(error in files for error in _ERRORS)
+    log, logs = _Log(), [file for file in LOGS if file in files]
+    for file in logs:
+        with folder.below(file).open() as stream:
+            lines = LOGS[file](stream)
             for result in lines:
                 log.add(result)
             log.damaged = lines.damaged
+        if log.iterations:
+            break
     if not log.iterations:
-        return LeftOut(folder.name, _why_nothing(RESULTS in files, failed, log.damaged))
-    if not log.config and PARAMS in files:
-        with suppress(ExperimentError, ValueError, RecursionError):
-            log.configure(json.loads(folder.below(PARAMS).read()))
-    return log.read(folder.name, rule, failed)
+        return LeftOut(name, _why_nothing(bool(logs), failed, log.damaged)), Presence()
+    for config in (partial(_params, folder, files), stored):
+        if log.config.keys().isdisjoint(rllib.DEFAULT_SCALE):
+            log.config = {**rllib.read_logged_config(config()), **log.config}
+    return log.read(folder.name, name, rule, failed), log.presence
+
+
+def _params(folder: Location, files: Collection[str]) -> Mapping[str, Any]:
+    with suppress(ExperimentError, ValueError, RecursionError):
+        params = json.loads(folder.below(PARAMS).read()) if PARAMS in files else {}
+        repr(params)  # Raises RecursionError for configs nested too deeply for other code.
+        return params if isinstance(params, dict) else {}
+    return {}
 
 
 def _why_nothing(has_results: bool, failed: bool, damaged: int) -> str:
     if failed:
         return "it ended with an error before its first iteration was done; see error.txt in its folder"
     if damaged:
-        return f"none of the {damaged} lines of its result.json can be read"
+        return f"none of the {damaged} lines of its results can be read"
     if has_results:
         return "no iteration was reported: it has not completed one yet, or was stopped before"
-    return "there is no result.json in its folder: it has not started, or Tune's JSON logger is disabled"
+    return "there is no result.json or progress.csv in its folder: it has not started, or Tune's loggers are disabled"
 
 
 class _Log:
@@ -117,6 +158,9 @@ class _Log:
         self.config: dict[str, Any] = {}
         self.damaged = 0
         self._logged: object = None
+        self._is_rllib = False
+        self._spells: list[tuple[float, float]] = []
+        self._opening: list[Any] = []
         self._lifetimes: list[float] = []
         self._overlaps: list[tuple[float, ...]] = []
         self._last: Circumstances | None = None
@@ -152,8 +196,13 @@ class _Log:
             self.iterations.pop()
             self._lifetimes.pop()
             self._overlaps.pop()
+        self._is_rllib = self._is_rllib or rllib.is_rllib(result)
         scaling = rllib.read_injected(result, _USED)
-        read = rllib.read_measured(result, scaling, self._lifetimes[-1] if self._lifetimes else NAN)
+        follows = bool(self.iterations) and self.iterations[-1].number == number - 1
+        read = rllib.read_measured(result, scaling, self._lifetimes[-1] if follows else NAN)
+        self._add_spell(now.ended, rllib.number(result.get("time_this_iter_s")))
+        if len(self._opening) < _OPENING:
+            self._opening.append((result.get("pid"), now.ended, read.seconds, read.env_steps))
         self._problem = self._problem or read.problem
         self._lifetimes.append(read.lifetime)
         learner = (scaling.get(name, NAN) for name in ("learner/busy", "time/learn"))
@@ -180,6 +229,20 @@ class _Log:
         self._workload_id = rllib.read_injected_text(result, "workload")
         self._take_in_comparison(scaling, rllib.read_injected_text(result, "baseline/source") == "probe")
 
+    def _add_spell(self, ended: float, seconds: float) -> None:
+        began = ended - seconds
+        if not (self._spells and began <= self._spells[-1][1] + _BREAK_S):
+            self._spells += [(began, ended)] if ended > 0 and seconds > 0 else []
+        elif ended > self._spells[-1][1]:
+            self._spells[-1] = self._spells[-1][0], ended
+
+    @property
+    def presence(self) -> Presence:
+        """Where and when it ran."""
+        scale = tuple(self.config.get(name) for name in rllib.DEFAULT_SCALE)
+        opening = (scale, *self._opening) if len(self._opening) == _OPENING and self._spells else ()
+        return Presence(self._last.host if self._last else "", tuple(self._spells), opening)
+
     def _take_in_comparison(self, scaling: Mapping[str, float], probed: bool) -> None:
         cpus = ratio(scaling.get("sps", NAN), scaling.get("sps_per_cpu", NAN))
         if cpus == cpus:
@@ -191,14 +254,24 @@ class _Log:
         self._probed_sps = ratio(scaling["steady/sps"], scaling["steady/speedup"]) if probed else NAN
         self._probed_error = scaling["baseline/error"] if probed else NAN
 
-    def read(self, name: str, rule: SteadyRule, failed: bool) -> TrialRead | LeftOut:
+    def read(self, folder: str, name: str, rule: SteadyRule, failed: bool) -> TrialRead | LeftOut:
         """Return the trial, or the reason why it is left out."""
+        algorithm = _algorithm(folder, self.config)
+        notes = list(self._notes(failed))
+        if not self._is_rllib and rllib.DEFAULT_SCALE.keys().isdisjoint(self.config):
+            return LeftOut(name, "not a trial of RLlib: its results and config have none of RLlib's names")
         if not rllib.samples_env(self.config):
             return LeftOut(name, "it learns from recorded data (offline): it samples no env steps, so there is no throughput")
+        if "env" in self.config:
+            missing = {key: value for key, value in rllib.default_scale(algorithm).items() if key not in self.config}
+            self.config.update(missing)
+            assumed = "is not in its config: RLlib's default at that time"
+            notes += [f"{key} {assumed}, {value}, is assumed" for key, value in missing.items()]
         try:
             scale = rllib.read_scale(self.config)
         except ValueError as error:
             return LeftOut(name, f"its config has no valid scale: {error}. Is it an RLlib trial?")
+        facts = {**rllib.read_workload(self.config), "algorithm": algorithm}
         run = summarise(
             self.iterations,
             rule,
@@ -208,7 +281,7 @@ class _Log:
             cpus=rllib.read_cpus(self.config) if math.isnan(self._cpus) else self._cpus,
             baseline_sps=self._probed_sps,
             baseline_error=self._probed_error,
-            notes=(*self._notes(failed), *_limits(self._overlaps[rule.warmup_iterations :])),
+            notes=(*notes, *_limits(self._overlaps[rule.warmup_iterations :])),
         )
         if run.steady.iterations == 0:
             return self._not_steady(name, rule, failed)
@@ -219,9 +292,13 @@ class _Log:
                 f"only {median_low(healthy):.0f} of its {scale.num_env_runners} env runners were healthy in most iterations: its "
                 f"throughput is not that of {scale}. See Ray's logs for the cause",
             )
+        batch = rllib.number(facts.get("train_batch_size"))
+        fragments = scale.parallelism * rllib.number(self.config.get("rollout_fragment_length"))
+        is_rounded = batch <= ratio(run.steady.env_steps, run.steady.iterations) <= batch + fragments
         return TrialRead(
-            run=run,
-            facts={**rllib.read_workload(self.config), "algorithm": _algorithm(name, self.config)},
+            run=replace(run, batch=batch) if is_rounded else run,
+            facts=facts,
+            gpus=rllib.total_gpus(self.config),
             workload=self._workload_id,
             host=self._last.host if self._last else "",
             unit_sps=self._unit_sps,
@@ -238,7 +315,7 @@ class _Log:
         if self._changed:
             yield f"its config changed while it ran: only iterations from {self.iterations[0].number} on count"
         if self.damaged:
-            yield f"{counted(self.damaged, 'damaged line')} of its result.json left out"
+            yield f"{counted(self.damaged, 'damaged line')} of its results left out"
         if rllib.evaluates(self.config) and not self._evaluation_is_known:
             yield "its iterations include evaluation, whose time is unknown without the callback"
         seconds = [each.seconds for each in self.iterations if each.seconds > 0]

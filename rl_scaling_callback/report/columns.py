@@ -54,7 +54,7 @@ COLUMNS: Final[tuple[Column, ...]] = (
     Column("config", "config", "", lambda c: str(c.scale), lambda c: str(c.scale)),
     Column("parallelism", "N", "", lambda c: c.scale.parallelism, lambda c: str(c.scale.parallelism)),
     Column("seconds", "time", "s", lambda c: c.seconds, lambda c: duration(c.seconds), spare=1),
-    Column("sps", "SPS", "steps/s", lambda c: c.sps, lambda c: rounded(c.sps, 0), lambda c: c.sps_error),
+    Column("sps", "SPS", "steps/s", lambda c: c.sps, lambda c: rounded(c.sps, 2), lambda c: c.sps_error),
     Column("speedup", "speedup", "×", lambda c: c.speedup, lambda c: rounded(c.speedup, 2), _speedup_error),
     Column("efficiency", "efficiency", "%", lambda c: c.efficiency, lambda c: rounded(c.efficiency, 1)),
     Column("loss", "loss", "% points", lambda c: c.loss, lambda c: rounded(c.loss, 1), spare=5),

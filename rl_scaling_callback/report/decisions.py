@@ -237,7 +237,7 @@ def bottleneck_text(recommendation: Recommendation) -> str:
         return ""
     if choice.diagnosis:
         return choice.diagnosis + (" (estimated: stepping and contention can't be separated)" if choice.losses_estimated else "")
-    serial = formulas.serial_fraction(choice.speedup, choice.scale.parallelism)
+    serial = formulas.serial_fraction(choice.speedup, choice.ideal)
     if not serial > 0:
         return ""
     return f"an effective serial fraction of {rounded(100 * serial, 0)} % (Karp–Flatt); the baseline's phases are unknown"

@@ -130,13 +130,13 @@ def speedup_over_n(study: StudyReport) -> Figure | None:
     known = [c for c in study.configurations if c.speedup > 0]
     if not known:
         return None
-    top = max(c.scale.parallelism for c in known)
+    top, unit = max(c.scale.parallelism for c in known), known[0].scale.parallelism / known[0].ideal
     with _style():
         figure = Figure(figsize=(_WIDTH, 4.6))
         axes = figure.subplots()
         axes.set_xscale("log", base=2)
         axes.set_yscale("log", base=2)
-        ideal = axes.plot((1, 2 * top), (1, 2 * top), color=INK, linestyle="--", linewidth=1, label="ideal")
+        ideal = axes.plot((unit, 2 * top), (1, 2 * top / unit), color=INK, linestyle="--", linewidth=1, label="ideal")
         points: list[Line2D] = []
         curves: list[Line2D] = []
         for family in _families(known):
@@ -154,7 +154,7 @@ def speedup_over_n(study: StudyReport) -> Figure | None:
         # Show bars down to their lower end, unless that squeezes everything else.
         lowest = max(min(_ends(known)[0]), min(c.speedup for c in known) / 8)
         axes.set(xlabel="N = env runners × envs per runner", ylabel="speedup [×]")
-        axes.set(xlim=(0.85, 2.15 * top), ylim=(min(0.85, 0.8 * lowest), 2.15 * top))
+        axes.set(xlim=(0.85 * unit, 2.15 * top), ylim=(min(0.85, 0.8 * lowest), 2.15 * top / unit))
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(FormatStrFormatter("%g"))
             axis.set_minor_locator(NullLocator())

@@ -22,6 +22,7 @@ def to_json(report: Report) -> str:
     """Return a report in JSON, with full-precision numbers and null for unknown values."""
     document = {
         "provenance": report.provenance,
+        "notes": report.experiment.notes,
         "studies": [_study_json(study) for study in report.studies],
         "left_out": [each._asdict() for each in report.experiment.left_out],
     }
@@ -34,6 +35,7 @@ def _study_json(study: StudyReport) -> dict[str, Any]:
     laws = study.laws
     return {
         "title": study.study.title,
+        "remarks": study.remarks,
         "facts": study.study.facts,
         "configurations": [_configuration_json(c) for c in study.configurations],
         "recommendations": {name: _recommendation_json(each) for name, each in study.recommendations.items()},

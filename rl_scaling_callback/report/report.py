@@ -50,7 +50,7 @@ class Report:
 
 
 def make_report(
-    experiment: Experiment,
+    experiment: Experiment | Any,
     goal: str | Goal = "balanced",
     reference: str | Scale = SINGLE,
     made: datetime | None = None,
@@ -58,15 +58,20 @@ def make_report(
     """Return the report of an experiment.
 
     Args:
-        experiment: the experiment, as read by `read_experiment`.
+        experiment: the experiment, as read by `read_experiment`, or a DataFrame for it to read.
         goal: the name of one of `GOALS`, or a `Goal`. The report also covers the other goals of `GOALS`.
         reference: scale of the baseline, such as `"1r1e"`.
         made: timestamp of the report; now by default.
 
     Raises:
-        TypeError: if `experiment` is not an `Experiment`.
+        ExperimentError: if a DataFrame can't be read.
+        TypeError: if `experiment` is neither an `Experiment` nor a DataFrame.
         ValueError: if the goal or scale is not allowed.
     """
+    if hasattr(experiment, "to_dict"):
+        from rl_scaling_callback.experiments import read_experiment
+
+        experiment = read_experiment(experiment)
     if not isinstance(experiment, Experiment):
         raise TypeError(f"experiment is {experiment!r}; allowed is an Experiment: read_experiment(path) returns one")
     goal = goal if isinstance(goal, Goal) else Goal.of(goal)

@@ -11,12 +11,15 @@ from rl_scaling_callback.analysis.noise import USUAL_STD, Noise
 from rl_scaling_callback.analysis.recommendation import ranking
 from rl_scaling_callback.analysis.runs import LeftOut, Study
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.text import UNKNOWN, counted, joined, percent, printable, rounded, with_interval
+from rl_scaling_callback.core.text import UNKNOWN, counted, joined, listed, percent, printable, rounded, with_interval
 from rl_scaling_callback.report.decisions import bottleneck_text, choice_text, goal_text, reason_text, runner_up_text
 from rl_scaling_callback.report.study import StudyReport
 
 _WIDEST: Final = 350.0
 """Predictions with a larger error [%] are not worth showing."""
+
+_MOST_NAMES: Final = 3
+"""Maximum number of names to list of what shares a reason."""
 
 _MARKS: Final = {"met": "✓", "not met": "✗", "undecided": "?"}
 
@@ -166,6 +169,11 @@ def _runs(study: Study) -> Iterator[str]:
         yield f"{name}: {rounded(steady.sps, 0)} steps/s{error}, {length}{note}"
 
 
-def left_out(each: LeftOut) -> str:
-    """Return what was left out, with the reason."""
-    return f"Left out: {printable(each.name)}: {printable(each.reason)}"
+def left_out(found: Sequence[LeftOut]) -> Iterator[str]:
+    """Yield what was left out, all that share a reason in one line."""
+    names: dict[str, list[str]] = {}
+    for each in found:
+        names.setdefault(printable(each.reason), []).append(printable(each.name))
+    for reason, sharing in names.items():
+        more = [f"{len(sharing) - _MOST_NAMES} more"] if len(sharing) > _MOST_NAMES else []
+        yield f"{listed([*sharing[:_MOST_NAMES], *more])}: {reason}"

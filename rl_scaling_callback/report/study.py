@@ -11,7 +11,7 @@ from rl_scaling_callback.analysis.goals import GOALS, Goal
 from rl_scaling_callback.analysis.laws import Laws, Measured, Prediction, fit_laws
 from rl_scaling_callback.analysis.recommendation import Recommendation, recommend
 from rl_scaling_callback.analysis.runs import Study
-from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.formulas import NAN, interval
 from rl_scaling_callback.core.scale import Scale
 
 
@@ -37,6 +37,17 @@ class StudyReport:
     def recommendation(self) -> Recommendation:
         """The recommendation for the requested goal."""
         return next(iter(self.recommendations.values()))
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Sentences without which its figures could be misread."""
+        smallest = next((c.scale for c in self.configurations if c.is_baseline and c.unit > 1), None)
+        beyond = [f"{c.scale} ({c.efficiency:.0f} %)" for c in self.configurations if _is_superlinear(c)]
+        remarks = {
+            "Speedup is relative to {}, the smallest scale measured, and efficiency to its N.": str(smallest or ""),
+            "Superlinear: {}. Is the work per env step the same, and was the baseline undisturbed?": ", ".join(beyond),
+        }
+        return tuple(remark.format(about) for remark, about in remarks.items() if about)
 
     def predictions(self) -> tuple[Prediction, ...]:
         """Return the chosen law's predictions for the gaps in the measured grid and for twice the env runners, by N."""
@@ -68,9 +79,16 @@ def study_report(study: Study, goal: Goal, reference: Scale) -> StudyReport:
 
 
 def _baseline(found: Sequence[Configuration]) -> Measured:
-    """Return what speedups are relative to, per unit of parallelism, with its error if it was measured."""
-    sps = next((each.baseline_sps for each in found if each.baseline_sps > 0), NAN)
-    return Measured(Scale(1, 1), sps, next((each.own_error for each in found if each.is_baseline), NAN))
+    """Return what speedups are relative to, with its error if it was measured."""
+    sps, unit = next(((each.baseline_sps, each.unit) for each in found if each.baseline_sps > 0), (NAN, 1))
+    return Measured(Scale(1, unit), sps, next((each.own_error for each in found if each.is_baseline), NAN))
+
+
+def _is_superlinear(configuration: Configuration) -> bool:
+    """Return whether the efficiency is above 100 % by more than its error, and than that of figures with two digits."""
+    error = configuration.speedup_error
+    low, _ = interval(configuration.efficiency, error if error > 2 else 2.0)
+    return low > 100
 
 
 def _measured(study: Study, found: Sequence[Configuration]) -> list[Measured]:

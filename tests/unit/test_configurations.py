@@ -40,11 +40,25 @@ def test_one_iteration_has_no_error():
         assert each.speedup_error == 0 if each.is_baseline else math.isnan(each.speedup_error)
 
 
-def test_without_a_baseline_only_sps_is_known():
-    each = by_scale(run("2r1e", [1.0, 1.1, 0.9]))["2r×1e"]
-    assert each.sps == pytest.approx(1000)
-    assert math.isnan(each.speedup)
-    assert (each.band, each.losses, each.diagnosis) == ("", {}, "")
+def test_without_a_baseline_figures_are_relative_to_the_smallest_scale():
+    found = by_scale(run("8r1e", [0.5] * 5), run("2r1e", [1.0] * 5), run("4r2e", [0.25] * 5))
+    two, four, eight = found["2r×1e"], found["4r×2e"], found["8r×1e"]
+    assert [(each.speedup, each.efficiency, each.ideal) for each in (two, eight, four)] == [
+        pytest.approx((1, 100, 1)),
+        pytest.approx((2, 50, 4)),
+        pytest.approx((4, 100, 4)),
+    ]
+    assert (two.is_baseline, two.band, eight.band) == (True, "perfect", "fair")
+    assert math.isnan(eight.core_efficiency)
+
+
+def test_batches_rounded_up_are_comparable_but_other_steps_are_not():
+    runs = [run("1r1e", [1.0] * 5), run("2r1e", [0.7] * 5, env_steps=1200), run("4r1e", [0.5] * 5, env_steps=1200)]
+    rounded = by_scale(*(replace(each, batch=1000.0) for each in runs[:2]), runs[2])
+    assert rounded["2r×1e"].speedup == pytest.approx(1.2 / 0.7)
+    (note,) = rounded["2r×1e"].notes
+    assert note == "1,200 env steps per iteration, 1,000 for the baseline: RLlib rounds the batch up"
+    assert math.isnan(rounded["4r×1e"].speedup)
 
 
 def test_baseline_from_a_file():

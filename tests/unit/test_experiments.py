@@ -17,7 +17,7 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule
 from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
-from rl_scaling_callback.experiments.lines import ResultLines
+from rl_scaling_callback.experiments.logs import ResultLines
 from rl_scaling_callback.report import make_report, render_page
 from tests.builders import BASELINE, HEADER, TABLE, result
 
@@ -157,7 +157,7 @@ def test_damaged_lines_are_left_out_and_counted(folder, junk):
         file.write(junk + json.dumps(result(3)).encode() + b"\n")
     run = folder.run()
     assert run.steady.iterations == 1
-    assert run.notes == ("1 damaged line of its result.json left out",)
+    assert run.notes == ("1 damaged line of its results left out",)
 
 
 def test_crashed_trial_counts(folder):
@@ -187,17 +187,6 @@ def test_retried_trial_has_no_note(folder):
     trial = folder.trial([result(k, done=k == 4) for k in range(1, 5)])
     (trial / "error.txt").write_text("Traceback")
     assert folder.run().notes == ()
-
-
-def test_old_stack_lifetime_counts(folder):
-    config = {"enable_env_runner_and_connector_v2": False, "enable_rl_module_and_learner": False, "model": {"fcnet_hiddens": [8]}}
-    more = {"env_runners": {"episode_reward_mean": 3.0}, "num_env_steps_sampled_this_iter": 1000}
-    lines = [result(k, config=config, **more, num_env_steps_sampled=1000 * k) for k in range(1, 4)]
-    for line in lines:
-        del line["num_env_steps_sampled_lifetime"]
-    folder.trial(lines)
-    run = folder.run()
-    assert (run.steady.sps, run.samples[-1].episode_return, run.samples[-1].lifetime_steps) == (500.0, 3.0, 3000.0)
 
 
 @pytest.mark.parametrize(
@@ -262,6 +251,9 @@ def test_known_waits_give_losses_of_overlapping_phases(folder):
     assert "a learner twice as fast: up to 1.3×" in render_page(made)
 
 
+NO_STEPS = {"env_runners": None, "num_env_steps_sampled_lifetime": 0}
+
+
 @pytest.mark.parametrize(
     ("results", "reason"),
     [
@@ -271,18 +263,15 @@ def test_known_waits_give_losses_of_overlapping_phases(folder):
         ([result(k, config={"_is_online": False}) for k in range(1, 5)], "it learns from recorded data (offline)"),
         ([result(k, config={"input": "/data"}) for k in range(1, 5)], "it learns from recorded data (offline)"),
         ([result(k, config={"num_env_runners": None}) for k in range(1, 5)], "no valid scale: num_env_runners is None"),
-        (
-            [result(k, env_runners=None) for k in range(1, 5)],
-            "4 iterations, none of which can be measured: the result has no env_runners",
-        ),
+        ([result(k, **NO_STEPS) for k in range(1, 5)], "4 iterations, none of which can be measured"),
         ([result(k, time_this_iter_s=0) for k in range(1, 5)], "none of which can be measured: time_this_iter_s is 0"),
         (
             [result(k, config={"num_steps_sampled_before_learning_starts": 9e6}) for k in range(1, 5)],
             "4 iterations; learning starts after 9,000,000 env steps, and warm-up takes 2 iterations more",
         ),
         (
-            [result(k, env_runners=None, config={"num_steps_sampled_before_learning_starts": 10}) for k in range(1, 5)],
-            "none of which can be measured: the result has no env_runners",
+            [result(k, **NO_STEPS, config={"num_steps_sampled_before_learning_starts": 10}) for k in range(1, 5)],
+            "samples no env steps",
         ),
     ],
 )
@@ -306,7 +295,7 @@ def test_trial_that_failed_at_the_start_is_left_out(folder):
 
 def test_trial_without_results_is_left_out(folder):
     (folder.trial([]) / "result.json").unlink()
-    assert "there is no result.json in its folder" in folder.reason()
+    assert "there is no result.json or progress.csv in its folder" in folder.reason()
 
 
 def test_config_falls_back_to_params(folder):
@@ -491,9 +480,8 @@ def test_errors_for_places_without_an_experiment(tmp_path, folder):
     assert "it is empty" in message(folder.path)
     (folder.path / "experiment_state-1.json").write_text("{}")
     assert "contains no trial" in message(folder.path)
-    assert str(folder.path) in message(tmp_path)
-    trial = folder.trial([result(1)])
-    assert "the folder of one trial" in message(trial)
+    (folder.path / "mine.csv").write_text(HEADER)
+    assert f"pass one of them, such as {folder.path}/mine.csv" in message(folder.path)
     assert "can't be reached" in message("nosuchscheme://bucket/path")
     for nothing in (3, None, ""):
         assert "is not an experiment" in message(nothing)
@@ -514,99 +502,6 @@ def test_nan_is_unknown(folder):
     results = [result(k, time_this_iter_s=math.nan if k == 4 else 2.0, info={"x": math.inf}) for k in range(1, 8)]
     assert folder.trial(results)
     assert [sample.number for sample in folder.run().samples] == [1, 2, 3, 5, 6, 7]
-
-
-def test_table_has_no_warm_up():
-    experiment = read_experiment(TABLE)
-    (study,) = experiment.studies
-    assert (study.title, len(study.runs), experiment.left_out) == ("halfcheetah_ppo_i7_12700", 10, ())
-    fastest = study.runs[-1]
-    assert (fastest.scale, fastest.steady.iterations) == (Scale(8, 2), 1)
-    assert (fastest.steady.env_steps, fastest.steady.seconds) == (16384.0, 2.20)
-    assert fastest.steady.sps == 16384 / 2.20
-    assert study.runs[0].name == "1r×1e"
-
-
-def table(tmp_path, text):
-    path = tmp_path / "table.csv"
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def test_rows_of_one_configuration_are_iterations_of_one_run(tmp_path):
-    path = table(tmp_path, f"\ufeffhost, {HEADER}\nvm,1,1,100,1\nvm,2,1,100,1\nvm,1,1,100,3\n")
-    (study,) = read_experiment(path).studies
-    assert [(run.scale, run.steady.sps, len(run.samples)) for run in study.runs] == [
-        (Scale(1, 1), 50.0, 2),
-        (Scale(2, 1), 100.0, 1),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("text", "steps", "seconds"),
-    [
-        ("num_env_runners,env_steps,time_this_iter_s\n2,100,1\n2,100,3", 200, 4),
-        ("num_env_runners,num_envs_per_env_runner,sps,time_this_iter_s\n2,1,100,1\n2,1,50,2", 200, 3),
-        ("num_env_runners,env_steps,sps\n2,100,50\n2,100,100", 200, 3),
-        # SPS is redundant next to env steps and time.
-        ("num_env_runners,env_steps,time_this_iter_s,sps\n2,100,1,\n2,100,3,", 200, 4),
-    ],
-)
-def test_minimal_columns_of_a_table(tmp_path, text, steps, seconds):
-    (run,) = read_experiment(table(tmp_path, text)).studies[0].runs
-    assert (run.scale, run.steady.env_steps, run.steady.seconds) == (Scale(2, 1), steps, pytest.approx(seconds))
-
-
-def test_report_from_throughputs_alone(tmp_path):
-    made = make_report(read_experiment(table(tmp_path, "num_env_runners,sps\n1,100\n1,50\n2,100\n4,160\n8,200\n")), "fastest")
-    one, two, *_ = found = made.studies[0].configurations
-    assert one.sps == pytest.approx(200 / 3), "iterations of equal work"
-    assert math.isnan(one.seconds)
-    assert (two.speedup, two.notes) == (pytest.approx(1.5), ())
-    assert made.studies[0].recommendation.choice is found[-1]
-    assert made.studies[0].laws.chosen is not None
-
-
-@pytest.mark.parametrize(
-    "row", ["1,1,many,1", "1,1,100,0", "1,1,100", "1,0,100,1", "1.5,1,100,1", "1,1,1,100,1", "1,1,inf,1", "1,1,100,nan"]
-)
-def test_unreadable_rows_are_left_out_by_line(tmp_path, row):
-    experiment = read_experiment(table(tmp_path, f"{HEADER}\n1,1,100,1\n{row}\n"))
-    (left_out,) = experiment.left_out
-    assert left_out.name == "table.csv, line 3"
-    assert experiment.studies[0].runs[0].steady.iterations == 1
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        (
-            "num_envs_per_env_runner,env_steps\n1,100\n",
-            "num_env_runners, time_this_iter_s; its columns are num_envs_",
-        ),
-        ("num_envs_per_env_runner,sps\n1,100\n", "lacks num_env_runners;"),
-        ("num_env_runners,sps\n1,0\n", "no row can be read (sps is '0'"),
-        (HEADER.replace(",env_steps", "") + "\n", "lacks env_steps;"),
-        ("num_env_runners,num_envs,sps\n1,1,100\n", "lacks num_envs_per_env_runner;"),
-        ("num_env_runners,sps,sps\n1,1,100\n", "has sps twice"),
-        ("num_env_runners;sps\n1;100\n", "its columns are num_env_runners;sps"),
-        (HEADER + "\n", "it has no rows"),
-        ("", "lacks num_env_runners"),
-        (HEADER + "\n1,1,1,0\n", "no row can be read (env_steps is '1' and time_this_iter_s is '0'"),
-    ],
-)
-def test_unreadable_table_names_what_it_lacks(tmp_path, text, reason):
-    with pytest.raises(ExperimentError) as error:
-        read_experiment(table(tmp_path, text))
-    assert reason in str(error.value)
-    assert HEADER in str(error.value)
-
-
-def test_binary_file(tmp_path):
-    path = tmp_path / "table.csv"
-    path.write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(ExperimentError, match="not a CSV file in UTF-8"):
-        read_experiment(path)
 
 
 def test_rule_sets_the_warm_up(folder):

@@ -59,7 +59,7 @@ def test_endless_result_line_counts_as_one_damaged_line(folder):
         file.write("\n" + json.dumps(result(3)) + "\n")
     with little_memory():
         run = folder.run()
-    assert run.notes == ("1 damaged line of its result.json left out",)
+    assert run.notes == ("1 damaged line of its results left out",)
     assert run.steady.iterations == 1
 
 

@@ -63,7 +63,7 @@ BELOW = {
     "baseline": {"core", "storage"},
     "live": {"core", "baseline", "rllib"},
     "experiments": {"core", "storage", "analysis", "baseline", "rllib"},
-    "report": {"core", "analysis"},
+    "report": {"core", "analysis", "experiments"},
     # Its Algorithms use the callback as any others do.
     "sweeping": {"core", "storage", "analysis", "rllib", "report", "callback"},
 }

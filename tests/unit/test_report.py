@@ -14,11 +14,11 @@ from rich.console import Console
 from rl_scaling_callback.analysis.goals import GOALS
 from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Run, Study
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.report import make_report, print_report, to_json, write_curve
+from rl_scaling_callback.report import make_report, print_report, render_page, to_json, write_curve
 from rl_scaling_callback.report.columns import COLUMNS
 from rl_scaling_callback.report.decisions import code_text
 from tests import golden
-from tests.builders import nan_row, report_of, run, users_ten, window
+from tests.builders import MADE, nan_row, report_of, run, users_ten, window
 
 HOSTILE = "<script>alert(1)</script>|*x*\n\x1b[31m"
 
@@ -107,6 +107,62 @@ def test_external_baseline_is_used_for_the_laws():
     laws = report_of(*runs, baseline=given).studies[0].laws
     assert Scale(1, 1) in laws.fitted_to
     assert laws.chosen.predict(Scale(1, 1)).speedup == pytest.approx(1, rel=0.1)
+
+
+def test_figures_relative_to_the_smallest_scale_are_headed_so():
+    report = report_of(run("2r1e", [1.0] * 5), run("4r1e", [0.6] * 5))
+    sentence = "Speedup is relative to 2r×1e, the smallest scale measured, and efficiency to its N."
+    text = printed(report, 80)
+    assert sentence in " ".join(text.split())
+    assert text.index("Speedup is relative") < text.index("config")
+    assert sentence in render_page(report)
+    assert json.loads(to_json(report))["studies"][0]["remarks"] == [sentence]
+    assert report_of(run("1r1e", [1.0] * 5), run("4r1e", [0.6] * 5)).studies[0].remarks == ()
+
+
+def test_curve_relative_to_the_smallest_scale(tmp_path):
+    (study,) = report_of(run("2r1e", [1.0] * 5), run("4r1e", [0.625] * 5)).studies
+    curve = write_curve(study, tmp_path)
+    assert scalars(curve / "actual")["scaling_over_N/efficiency"] == {2: pytest.approx(100), 4: pytest.approx(80)}
+    assert scalars(curve / "ideal")["scaling_over_N/speedup"] == {2: pytest.approx(1), 4: pytest.approx(2)}
+
+
+def test_superlinear_efficiency_is_pointed_out_if_it_is_no_noise():
+    def remarks(seconds):
+        return report_of(run("1r1e", [1.0]), run("4r1e", [seconds])).studies[0].remarks
+
+    assert remarks(1 / 4.3) == ("Superlinear: 4r×1e (108 %). Is the work per env step the same, and was the baseline undisturbed?",)
+    assert remarks(1 / 4.04) == ()
+    assert report_of(run("1r1e", [1.0] * 5), run("4r1e", [1 / 4.3] * 5)).studies[0].remarks == (), "within its error"
+
+
+def test_error_beyond_use_is_said_in_words():
+    report = report_of(run("1r1e", [1.0, 4.0, 0.3]), run("2r1e", [0.5, 3.0, 0.2]))
+    assert re.search(r"2r×1e .* ± > 100 %", printed(report, 200))
+    assert not re.search(r"± \d{3}", printed(report, 200, verbose=True))
+
+
+def test_many_studies_take_one_line_each():
+    studies = [Study(f"study {index}", (run("1r1e", [1.0]), run("2r1e", [0.6]))) for index in range(6)]
+    lone = Study("alone", (run("4r1e", [0.5]),))
+    report = make_report(Experiment("here", (*studies, lone), notes=("A note.",)), made=MADE)
+    lines = printed(report, 200).splitlines()
+    assert lines[0] == "A note."
+    assert sum(line.startswith(" 2r×1e") for line in lines) == 4
+    assert [line for line in lines if line][-4:] == [
+        "Other studies (--verbose shows their tables)",
+        "study 4: Use 2r×1e: 1.67×, 83.3 %. Goal balanced: not met.",
+        "study 5: Use 2r×1e: 1.67×, 83.3 %. Goal balanced: not met.",
+        "alone: only 4r×1e, 2,000 steps/s",
+    ]
+    assert sum(line.startswith(" 2r×1e") for line in printed(report, 200, verbose=True).splitlines()) == 6
+
+
+def test_what_shares_a_reason_is_left_out_in_one_line():
+    left = [LeftOut(f"trial {index}", "no result") for index in range(5)]
+    text = printed(report_of(left_out=(*left, LeftOut("x", "it is offline"))), 200)
+    assert text.count("no result") == 1
+    assert "Left out: trial 0, trial 1, trial 2 and 2 more: no result" in text
 
 
 def test_experiment_without_runs():
