@@ -37,6 +37,8 @@ _KNOWN: Final = 10.0
 """The default time limit for the rounds as long as a speedup has an error above 10 %, because the machine is disturbed."""
 _CONFIRMED: Final = 3
 _MOST_CONFIRMED: Final = 8
+_CONFIRMING: Final = 0.25
+"""Share of a budget for that."""
 _PRECISE: Final = 0.1
 """Training iterations that confirm a speedup: three with each configuration, and up to eight until the half-width of the interval
 of ln(speedup) is below 0.1. From five on, outliers are trimmed."""
@@ -117,14 +119,12 @@ class _TimeLimit:
         self._until = clock() + (budget_s or 0.0)
         self._round_since = clock()
 
-    def after_round(self, number: int, is_known: bool, turns: int, turn_s: float) -> float:
+    def after_round(self, number: int, is_known: bool) -> float:
         """Return the time left for rounds [s]; with a budget, after another round like this one. Negative if there is none.
 
         Args:
             number: number of rounds so far.
             is_known: whether the errors are small.
-            turns: turns of confirmation so far.
-            turn_s: time of one of these [s].
         """
         now = self._clock()
         took, self._round_since = now - self._round_since, now
@@ -133,7 +133,7 @@ class _TimeLimit:
             self._until = now + _BUDGET_S if number == 1 else self._until
             return self._until - now + (0.0 if is_known else _LONGEST_BUDGET_S - _BUDGET_S)
         # Few rounds are better spent on probes than on a confirmation.
-        confirming = min(self._budget_s / 3, max(0, _CONFIRMED - turns) * turn_s) if number >= FEWEST_ROUNDS else 0.0
+        confirming = _CONFIRMING * self._budget_s if number >= FEWEST_ROUNDS else 0.0
         return self._until - now - (took if number > 1 else took / 2) - confirming
 
     def start_confirming(self, turn_s: float) -> None:
@@ -163,10 +163,8 @@ class _Running:
         while True:
             measure(rounds, self.host, self.race)
             outcome = rounds.judge(self.race)
-            candidates, turn_s = self._to_confirm(outcome)
-            turns = min((len(rounds.trained_speedups(scale)) for scale in candidates), default=0)
             is_known = max(each.speedup_error for each in outcome.candidates if each.scale not in outcome.out) < _KNOWN
-            left = self.limit.after_round(len(rounds.probes), is_known, turns, turn_s)
+            left = self.limit.after_round(len(rounds.probes), is_known)
             progress(view(outcome, rounds.failed, len(rounds.probes), max(0.0, left)))
             larger = self.race.worth_adding(outcome, grid) if len(rounds.probes) > 1 else ()
             more = [scale for scale in larger if scale not in rounds.scales]
@@ -179,16 +177,13 @@ class _Running:
             rivals = ", ".join(map(str, outcome.rivals[:_NAMED])) + " …" * (len(outcome.rivals) > _NAMED)
             self.say(f"Time is up; may still beat {outcome.choice}: {rivals or 'none, but few rounds were run'}. See --budget")
 
-    def _to_confirm(self, outcome: Outcome) -> tuple[list[Scale], float]:
-        """Return the choice and an equal one, and the time of one training iteration with each and the reference [s]."""
-        candidates = [scale for scale in outcome.equals[:2] if scale != SINGLE]
-        steps = fmean(each.env_steps for each in self.rounds.iterations)
-        return candidates, steps * math.fsum(1 / each.sps for each in outcome.candidates if each.scale in [*candidates, SINGLE])
-
     def confirm(self) -> dict[Scale, Estimate]:
         """Train with the reference and the candidates in turn, where the rounds haven't; return ln of the candidates' speedups."""
         rounds, confirmed = self.rounds, dict[Scale, Estimate]()
-        candidates, turn_s = self._to_confirm(rounds.judge(self.race))
+        outcome = rounds.judge(self.race)
+        candidates = [scale for scale in outcome.equals[:2] if scale != SINGLE]
+        trained = [each.sps for each in outcome.candidates if each.scale in [*candidates, SINGLE]]
+        turn_s = sum(1 / sps for sps in trained) * fmean(each.env_steps for each in rounds.iterations)
         self.limit.start_confirming(turn_s)
         while candidates:
             found = {scale: rounds.trained_speedups(scale) for scale in candidates}

@@ -6,7 +6,6 @@ Ray waits forever for a process that requests more resources than the cluster ha
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -72,11 +71,10 @@ def reserve(request: Any, say: Callable[[str], None], longest_s: float = _LONGES
         say(f"{free}. Waiting for at most {longest_s:.0f} s")
         if group.wait(longest_s):
             return group
+        raise TimeoutError(f"{free}, and have for {longest_s:.0f} s. Try again later, or with fewer env runners.")
     except BaseException:
         remove_placement_group(group)
         raise
-    remove_placement_group(group)
-    raise TimeoutError(f"{free}, and have for {longest_s:.0f} s. Try again later, or with fewer env runners.")
 
 
 def cores() -> int:
@@ -100,15 +98,9 @@ def at_scale(config: AlgorithmConfig, scale: Scale) -> AlgorithmConfig:
     )
 
 
-def bundles_of(config: AlgorithmConfig) -> list[Mapping[str, float]]:
-    """Return the resources that Tune reserves for a trial, one mapping per process."""
-    algorithm: Any = config.algo_class
-    return list(algorithm.default_resource_request(config).bundles)
-
-
 def cpus_of(config: AlgorithmConfig) -> tuple[float, float]:
     """Return the CPUs that Tune reserves for a trial other than for its env runners, and per env runner."""
-    one, two = (_total(bundles_of(at_scale(config, Scale(runners, 1))))["CPU"] for runners in (1, 2))
+    one, two = (sum(bundle.get("CPU", 0.0) for bundle in _bundles(config, runners)) for runners in (1, 2))
     return float(2 * one - two), float(two - one)
 
 
@@ -118,49 +110,41 @@ def cpus_for(config: AlgorithmConfig, cores: int) -> int:
     return max(1, math.ceil(rest + min(1.0, each) * cores))
 
 
-def refusal(bundles: Sequence[Mapping[str, float]], nodes: Sequence[Mapping[str, float]]) -> str:
-    """Return why a trial can never be scheduled on these nodes; "" if it can.
-
-    Args:
-        bundles: resources of each of its processes.
-        nodes: resources of each node.
-    """
-    requested, available = _total(bundles), _total(nodes)
-    for name, amount in requested.items():
-        if amount > available.get(name, 0.0):
-            return f"it needs {amount:g} {name}, but the cluster has {available.get(name, 0.0):g}"
-    for bundle in bundles:
-        if not any(all(node.get(name, 0.0) >= amount for name, amount in bundle.items()) for node in nodes):
-            return f"one of its processes needs {dict(bundle)}, more than any node has"
-    return ""
-
-
-def check(config: AlgorithmConfig, scales: Sequence[Scale], nodes: Sequence[Mapping[str, float]]) -> None:
-    """Check that every configuration of a grid can be scheduled.
+def check(config: AlgorithmConfig, runners: Sequence[int]) -> None:
+    """Check that trials with these numbers of env runners can be scheduled.
 
     Raises:
         ValueError: one can't; the message says why and what would fit.
     """
-    refused = {scale: why for scale in scales if (why := refusal(bundles_of(at_scale(config, scale)), nodes))}
-    if not refused:
-        return
-    scale, why = next(iter(refused.items()))
-    runners = sorted({scale.num_env_runners for scale in scales if scale not in refused})
-    fits = f"{', '.join(map(str, runners))} env runners fit" if runners else "nothing in the grid fits"
-    raise ValueError(
-        f"{len(refused)} of {len(scales)} configurations can never be scheduled, for example {scale}: {why}; {fits}. Omit the "
-        "others, request fewer CPUs per env runner (num_cpus_per_env_runner), or start Ray with more CPUs than there are cores."
-    )
+    refused = {r: why for r in runners if (why := _refusal(config, r))}
+    if refused:
+        fitting = ", ".join(str(r) for r in runners if r not in refused)
+        raise ValueError(
+            f"The cluster can never run {', '.join(map(str, refused))} env runners: {next(iter(refused.values()))}; "
+            f"{fitting or 'none'} fit. Omit the others, request fewer CPUs per env runner (num_cpus_per_env_runner), or start Ray "
+            "with more CPUs than there are cores."
+        )
 
 
-def _total(resources: Sequence[Mapping[str, float]]) -> Counter[str]:
-    total: Counter[str] = Counter()
-    for each in resources:
-        for name, amount in each.items():
-            total[name] += amount  # type: ignore[assignment]  # a Counter accepts floats
-    return total
-
-
-def most_runners(config: AlgorithmConfig, nodes: Sequence[Mapping[str, float]], cores: int) -> int:
+def most_runners(config: AlgorithmConfig, cores: int) -> int:
     """Return the largest number of env runners, up to `cores`, that can be scheduled; 0 if not even one can."""
-    return next((r for r in range(cores, 0, -1) if not refusal(bundles_of(at_scale(config, Scale(r, 1))), nodes)), 0)
+    return next((r for r in range(cores, 0, -1) if not _refusal(config, r)), 0)
+
+
+def _refusal(config: AlgorithmConfig, runners: int) -> str:
+    """Return why a trial can never be scheduled; "" if it can."""
+    bundles, nodes = _bundles(config, runners), [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for name in {name for bundle in bundles for name in bundle}:
+        needed, had = (sum(each.get(name, 0.0) for each in resources) for resources in (bundles, nodes))
+        if needed > had:
+            return f"{runners} need {needed:g} {name}, but the cluster has {had:g}"
+    for bundle in bundles:
+        if not any(all(node.get(name, 0.0) >= amount for name, amount in bundle.items()) for node in nodes):
+            return f"one of the processes needs {dict(bundle)}, more than any node has"
+    return ""
+
+
+def _bundles(config: AlgorithmConfig, runners: int) -> list[Mapping[str, float]]:
+    """Return the resources that Tune reserves for a trial, one mapping per process."""
+    algorithm: Any = config.algo_class
+    return list(algorithm.default_resource_request(at_scale(config, Scale(runners, 1))).bundles)

@@ -44,6 +44,8 @@ _FEWEST_TO_ELIMINATE: Final = 2
 # A lack of CPUs outweighs any lack of speed.
 _OUTWEIGHS: Final = 1e3
 _EXACT: Final = 1e-9
+_RISK: Final = 0.05
+"""Probability, over a whole race, that the best configuration is eliminated."""
 _NOTHING_KNOWN: Final = 999.0
 """Largest error [%]; that of a single round."""
 _LARGEST_STD: Final = 10.0
@@ -102,28 +104,19 @@ class Race:
     """The rules of a race. It is stateless: the same rounds lead to the same outcome.
 
     Judge a race after each round, and add configurations if the grid may grow. A race that is over has a choice that is at most 4 %
-    slower than the best, at the race's confidence. Where it is below a threshold of the goal, it is so by at most its error as
-    measured, and by at most 5 % at the race's confidence.
+    slower than the best, with 95 % confidence over the whole race. Where it is below a threshold of the goal, it is so by at most
+    its error as measured, and by at most 5 % with that confidence.
 
     Attributes:
         goal: the goal. Its RAM limit is ignored.
-        confidence: probability, over the whole race, that this is true and that the best configuration is not eliminated.
         cpus: returns the CPUs allocated to a trial at a scale.
         independent: whether successive measurements of a configuration are independent, because each has an Algorithm of its own.
             Otherwise, their autocorrelation is estimated.
-
-    Raises:
-        ValueError: a value is out of range.
     """
 
     goal: Goal
-    confidence: float = 0.95
     cpus: Callable[[Scale], float] = lambda scale: 1.0 + scale.num_env_runners
     independent: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 < self.confidence < 1:
-            raise ValueError(f"confidence is {self.confidence!r}; allowed are numbers between 0 and 1")
 
     def judge(self, scales: Sequence[Scale], seconds: Array, rest: Array | float = 0.0, rest_error: float = 0.0) -> Outcome:
         """Return the standings after some rounds.
@@ -226,7 +219,7 @@ class Race:
     def _boundary(self, fit: _Fit) -> Array:
         """Return by how many standard deviations each pair must differ to be clear, shape (scales, scales)."""
         thresholds = any(self.goal.least_speedups(Scale(1, 1)))
-        error = (1 - self.confidence) / (len(fit.effects) * (1 + thresholds))
+        error = _RISK / (len(fit.effects) * (1 + thresholds))
         normal = np.sqrt((1 + 1 / fit.shared) * (np.log1p(fit.shared) - 2 * math.log(error)))
         boundary: Array = -stdtrit(fit.dof, ndtr(-normal))
         return boundary

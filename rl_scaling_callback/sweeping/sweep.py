@@ -7,13 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-import ray
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from rl_scaling_callback import rllib
 from rl_scaling_callback.analysis.goals import Goal
 from rl_scaling_callback.core.checks import at_least, positive
-from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.text import counted
 from rl_scaling_callback.rllib import hardware
 from rl_scaling_callback.rllib.prober import ProbeError
@@ -120,15 +118,14 @@ def grid_of(config: AlgorithmConfig, runners: Counts, envs: Counts, say: Callabl
     Raises:
         ValueError: the cluster can never run them.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if isinstance(runners, str):
         cores = cluster.cores()
-        most = cluster.most_runners(config, nodes, cores)
+        most = cluster.most_runners(config, cores)
         if 0 < most < cores:
             room = counted(most, "env runner")
             say(f"The cluster has {cores} cores but fits only {room}: start Ray with more CPUs (--num-cpus)")
         runners = _powers_of_two(max(1, most))
-    cluster.check(config, [Scale(r, 1) for r in sorted({1, *runners})], nodes)
+    cluster.check(config, sorted({1, *runners}))
     return Grid(tuple(sorted({*runners})), tuple(_powers_of_two(_MOST_ENVS) if isinstance(envs, str) else sorted({*envs})))
 
 
