@@ -234,8 +234,19 @@ def test_trials_that_overlapped_on_one_host_leave_the_verdict_undecided(tmp_path
     write(tmp_path / "PPO_4", results(start=1030, num_workers=6))
     (study,) = read_experiment(tmp_path).studies
     assert [run.exclusive for run in study.runs] == pytest.approx([0.0, 0.0, math.nan, math.nan], nan_ok=True)
-    (made,) = make_report(read_experiment(tmp_path), "save").studies
-    assert made.recommendation.verdict == "undecided"
+    (made,) = make_report(read_experiment(tmp_path)).studies
+    beside_others = {goal: each.choice.scale == Scale(6, 3) for goal, each in made.recommendations.items()}
+    assert not all(beside_others.values())
+    for goal, each in made.recommendations.items():
+        assert each.verdict == "undecided" or beside_others[goal]
+
+
+def test_no_goal_is_met_by_trials_that_overlapped(tmp_path):
+    write(tmp_path / "PPO_1", results(start=1000, num_workers=1, num_envs_per_worker=1))
+    write(tmp_path / "PPO_2", results(start=1004, num_workers=4))
+    (made,) = make_report(read_experiment(tmp_path)).studies
+    assert {each.verdict for each in made.recommendations.values()} <= {"undecided", "not met"}
+    assert made.recommendations["fastest"].verdict == "undecided"
     assert "not alone" in {doubt.kind for doubt in made.recommendation.doubts}
 
 
