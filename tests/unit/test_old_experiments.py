@@ -11,7 +11,7 @@ import pytest
 from rl_scaling_callback.analysis.interference import overlapping
 from rl_scaling_callback.analysis.runs import Note
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.experiments import read_experiment
+from rl_scaling_callback.experiments import ExperimentError, read_experiment
 from rl_scaling_callback.report import make_report
 from rl_scaling_callback.report.wording import left_out
 from tests.builders import result
@@ -155,7 +155,7 @@ def test_gap_in_a_lifetime_count_is_not_one_iteration(tmp_path):
 ])  # fmt: skip
 def test_config_from_tunes_state_of_the_experiment(tmp_path, state):
     lines = [{key: value for key, value in line.items() if key != "config"} for line in results()]
-    write(tmp_path / "experiment" / "x", lines, params={"lr": 1e-3})
+    write(tmp_path / "experiment" / "x", lines)
     assert [*reasons(tmp_path).values()] == ["no scale"]
     config = {**OLD, "callbacks": {"_type": "CLOUDPICKLE_FALLBACK", "value": "80059"}}
     (tmp_path / "experiment" / "experiment_state-1.json").write_text(json.dumps(state("x", config)))
@@ -194,6 +194,14 @@ def test_missing_settings_are_rllibs_defaults_which_is_said(tmp_path, name, conf
     told = [note.figures["text"] for note in run.notes]
     assert told[-1] == "num_envs_per_env_runner is not in its config: RLlib's default at that time, 1, is assumed"
     assert len(told) == 2 - ("num_workers" in config)
+
+
+def test_env_runners_of_a_lost_config_are_those_that_were_healthy(tmp_path):
+    lines = [{**line, "num_healthy_workers": 8, "config": {}} for line in results()]
+    write(tmp_path / "x", lines, as_csv=True)
+    run = only(tmp_path / "x" / "progress.csv")
+    assert run.scale == Scale(8, 1)
+    assert run.notes[0].figures["text"] == "num_env_runners is not in its config: as many as were healthy, 8, are assumed"
 
 
 def test_trial_folder_or_file_is_read_like_its_experiment(tmp_path):
@@ -309,6 +317,17 @@ def test_names_that_tune_gave_do_not(tmp_path):
         write(tmp_path / f"PPO_Pong-v0_{index}_2018-11-10_00-17-2{index}0NYeDg", results(start=1e4 + 1e3 * index))
     (study,) = read_experiment(tmp_path).studies
     assert len(study.runs) == 4
+
+
+def test_pooled_settings_do_not_separate_workloads(tmp_path):
+    for index, framework in enumerate(("tf", "torch")):
+        write(tmp_path / framework, results(start=1e3 * index, framework=framework))
+    assert [study.title for study in read_experiment(tmp_path).studies] == [
+        f"Pong-v0 (framework_str: {name})" for name in ("tf", "torch")
+    ]
+    assert len(read_experiment(tmp_path, pool=["framework_str", "trial"]).studies) == 1
+    with pytest.raises(ExperimentError, match="pool is frame, which is no setting"):
+        read_experiment(tmp_path, pool=["frame"])
 
 
 def test_rounded_batch_is_known(tmp_path):
