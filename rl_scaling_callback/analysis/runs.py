@@ -138,7 +138,7 @@ class Experiment:
 
     Attributes:
         source: the folder, URI or file.
-        studies: one per workload, the one with the most runs first.
+        studies: one per workload, the one with the most scales first.
         left_out: what was left out, with the reasons.
         notes: sentences on how it was read: assumptions, and what tells its studies apart.
     """

@@ -22,7 +22,7 @@ from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule, is_measurable
 from rl_scaling_callback.experiments.logs import loads
-from rl_scaling_callback.experiments.recording import summarise
+from rl_scaling_callback.experiments.recording import any_of, summarise
 from rl_scaling_callback.storage import ExperimentError, Location
 
 COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -292,9 +292,9 @@ class _Roles(NamedTuple):
     def notes(self) -> Iterator[str]:
         """Yield sentences on what tells studies apart."""
         if self.factors:
-            yield f"Rows that differ in {_or(self.factors)} are not compared with each other; --pool merges them on purpose."
+            yield f"Rows that differ in {any_of(self.factors)} are not compared with each other; --pool merges them on purpose."
         if self.labels:
-            yield f"Too few scales agree in {_or(self.labels)} to separate by it: only rows of the same scale are separated by it."
+            yield f"Too few scales agree in {any_of(self.labels)} to separate by it: it only separates rows of the same scale."
         if self.measured:
             yield f"Taken for other measurements, and not used: {', '.join(self.measured)}."
 
@@ -322,10 +322,6 @@ def _comparisons(rows: Iterable[_Row], factors: Sequence[str]) -> int:
 
 def _key(row: _Row, columns: Iterable[str]) -> tuple[str, ...]:
     return tuple(row.texts.get(column, "") for column in columns)
-
-
-def _or(names: Sequence[str]) -> str:
-    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 # Runs and studies

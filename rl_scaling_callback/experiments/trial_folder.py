@@ -262,15 +262,12 @@ class _Log:
             return LeftOut(name, "not a trial of RLlib: its results and config have none of RLlib's names")
         if not rllib.samples_env(self.config):
             return LeftOut(name, "it learns from recorded data (offline): it samples no env steps, so there is no throughput")
-        if "env" in self.config:
-            missing = {key: value for key, value in rllib.default_scale(algorithm).items() if key not in self.config}
-            self.config.update(missing)
-            assumed = "is not in its config: RLlib's default at that time"
-            notes += [f"{key} {assumed}, {value}, is assumed" for key, value in missing.items()]
+        notes += self._assume_missing(algorithm)
         try:
             scale = rllib.read_scale(self.config)
         except ValueError as error:
-            return LeftOut(name, f"its config has no valid scale: {error}. Is it an RLlib trial?")
+            nowhere = f"there is none in its results, in {PARAMS} or in Tune's state of the experiment"
+            return LeftOut(name, f"its config has no valid scale: {error if self.config else nowhere}. Is it an RLlib trial?")
         facts = {**rllib.read_workload(self.config), "algorithm": algorithm}
         run = summarise(
             self.iterations,
@@ -328,6 +325,19 @@ class _Log:
             yield f"its sampling cost per env step changed by {self._drift:+.0f} % while it ran, and so did its efficiency"
         if self._comparable == 0:
             yield "its callback found no comparable baseline: workload, hardware or steps differ"
+
+    def _assume_missing(self, algorithm: str | None) -> list[str]:
+        """Complete a config that lacks the scale, because it has only the user's settings or wasn't kept, and say so."""
+        runners, _ = rllib.DEFAULT_SCALE
+        healthy = [int(each.healthy) for each in self.iterations if each.healthy > 0]
+        assumed = rllib.default_scale(algorithm) if self.config or healthy else {}
+        missing = {name: value for name, value in assumed.items() if name not in self.config}
+        notes = {name: f"RLlib's default at that time, {value}, is assumed" for name, value in missing.items()}
+        if healthy and runners in missing:
+            missing[runners] = median_low(healthy)
+            notes[runners] = f"as many as were healthy, {missing[runners]}, are assumed"
+        self.config.update(missing)
+        return [f"{name} is not in its config: {note}" for name, note in notes.items()]
 
     def _not_steady(self, name: str, rule: SteadyRule, failed: bool) -> LeftOut:
         iterations, warmup = len(self.iterations), rule.warmup_iterations

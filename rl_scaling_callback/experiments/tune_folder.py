@@ -21,6 +21,7 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady, SteadyRule
 from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.experiments.baselines import last_name, matches, read_baselines
+from rl_scaling_callback.experiments.recording import any_of
 from rl_scaling_callback.experiments.trial_folder import LOGS, PARAMS, Presence, TrialRead, read_trial
 from rl_scaling_callback.rllib import CIRCUMSTANCES, number, uses_gpus
 from rl_scaling_callback.storage import ExperimentError, Location
@@ -38,6 +39,7 @@ _SOFTWARE: Final = ("torch", "python", "platform")
 _MOST_DIFFERENCES: Final = 3
 
 _LONGEST_TEXT: Final = 120
+_LONGEST_IN_TITLE: Final = 50
 
 _GPUS: Final = ("num_gpus", "num_gpus_per_learner", "num_gpus_per_env_runner")
 """Requests for GPUs."""
@@ -97,12 +99,21 @@ def read_folder(
             progress(done, len(trials))
     whole, copies = _without_copies(read)
     left_out += [each for each in whole if isinstance(each, LeftOut)] + copies
-    separated = _separated([each for each in whole if isinstance(each, TrialRead)], pool)
-    groups = sorted(_by_workload(separated, baselines), key=lambda group: -len(group[1]))
+    known = [each for each in whole if isinstance(each, TrialRead)]
+    if unknown := {*pool} - {"trial", "GPUs"} - {name for each in known for name in each.facts}:
+        raise ExperimentError(f"{folder.text}: pool is {min(unknown)}, which is no setting of a trial here")
+    separated = _separated(known, pool)
+    groups = sorted(_by_workload(separated, baselines), key=_size, reverse=True)
     titles, apart = _titles([facts for facts, _ in groups])
     studies = [_study(title, facts, trials, baselines, reference) for title, (facts, trials) in zip(titles, groups, strict=True)]
-    told = [f"Trials that differ in {' or '.join(apart)} are separate studies; --pool merges them on purpose."] if apart else []
+    told = [f"Trials that differ in {any_of(apart)} are separate studies; --pool merges them on purpose."] if apart else []
     return Experiment(folder.text, tuple(studies), tuple(left_out), tuple(told))
+
+
+def _size(group: _Group) -> tuple[int, int]:
+    """Return the number of scales and trials of a workload."""
+    _, trials = group
+    return len({trial.run.scale for trial in trials}), len(trials)
 
 
 def _places(folder: Location, seen: set[str]) -> Iterator[tuple[Location, list[str]]]:
@@ -188,7 +199,8 @@ def _separated(read: Sequence[TrialRead], pool: Collection[str]) -> list[TrialRe
             facts = {name: value for name, value in trial.facts.items() if name not in dropped}
             if by_total and "GPUs" not in pool:
                 facts["GPUs"] = f"{trial.gpus:g}"
-            named.append(replace(trial, facts=facts))
+            # The id that the callback recorded covers everything.
+            named.append(replace(trial, facts=facts, workload="" if pool else trial.workload))
     separated: list[TrialRead] = []
     for trials in _alike(named, ()):
         labels = {(trial.run.scale, _label(trial.run)) for trial in trials}
@@ -304,18 +316,42 @@ def _given(facts: Mapping[str, Any], trials: Sequence[TrialRead], baselines: Seq
 
 
 def _titles(groups: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
-    """Return a title for each workload, with what distinguishes it from others of the same algorithm and env, and all of that."""
+    """Return a title for each workload, with what tells it from others of the same algorithm and env, and the names of all that."""
     plain = [_title(facts) for facts in groups]
-    titles = []
-    everything: dict[str, None] = {}
-    for facts, title in zip(groups, plain, strict=True):
-        same = [other for other, its in zip(groups, plain, strict=True) if its == title]
-        names = sorted({name for other in same for name in other})
-        apart = [name for name in names if any(other.get(name) != facts.get(name) for other in same)]
-        everything.update(dict.fromkeys(apart[:_MOST_DIFFERENCES]))
-        difference = ", ".join(f"{name}: {_text(facts.get(name))}" for name in apart[:_MOST_DIFFERENCES])
-        titles.append(f"{title} ({difference})" if difference else title)
+    titles, everything = list(plain), dict[str, None]()
+    for title in dict.fromkeys(plain):
+        same = {index: _flat(groups[index]) for index, its in enumerate(plain) if its == title}
+        apart = _telling([*same.values()])
+        everything.update(dict.fromkeys(name.partition(".")[0] for name in apart))
+        for index, facts in same.items() if apart else ():
+            differs = ", ".join(
+                f"{name}: {_text(facts[name], _LONGEST_IN_TITLE)}" for name in apart if facts.get(name) not in (None, "")
+            )
+            titles[index] = f"{title} ({differs})" if differs else title
     return titles, [*everything]
+
+
+def _telling(groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names of the fewest facts that tell groups apart, as far as a few do, those with short texts first."""
+    names = sorted({name for facts in groups for name in facts})
+    texts = {name: [_text(facts.get(name)) for facts in groups] for name in names}
+    names.sort(key=lambda name: max(map(len, texts[name])))
+    chosen: list[str] = []
+
+    def told(*more: str) -> int:
+        return len({*zip(*(texts[name] for name in (*chosen, *more)), strict=True)}) or 1
+
+    while len(chosen) < _MOST_DIFFERENCES and told(best := max(names, key=told)) > told():
+        chosen.append(best)
+    return chosen
+
+
+def _flat(facts: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Return facts with those of inner mappings as `outer.inner`."""
+    flat: dict[str, Any] = {}
+    for name, value in facts.items():
+        flat |= _flat(value, f"{above}{name}.") if isinstance(value, Mapping) else {f"{above}{name}": value}
+    return flat
 
 
 def _title(facts: Mapping[str, Any]) -> str:
@@ -323,6 +359,6 @@ def _title(facts: Mapping[str, Any]) -> str:
     return " on ".join(filter(None, (facts["algorithm"], env))) or "unknown workload"
 
 
-def _text(value: object) -> str:
+def _text(value: object, longest: int = _LONGEST_TEXT) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= _LONGEST_TEXT else f"{text[: _LONGEST_TEXT - 1]}…"
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"

@@ -44,15 +44,15 @@ _WITHOUT_ENV_RUNNERS: Final = ("DQN", "SimpleQ", "SAC", "DDPG", "TD3", "R2D2", "
 STEPS: Final = ("num_env_steps_sampled_this_iter", "timesteps_this_iter")
 """Env steps of an iteration, at the top of a result. Today they are in `env_runners/num_env_steps_sampled`."""
 
-LIFETIME_STEPS: Final = (
-    "num_env_steps_sampled_lifetime", "num_env_steps_sampled", "counters/num_env_steps_sampled", "info/num_env_steps_sampled",
-    "info/num_steps_sampled", "timesteps_total",
+LIFETIME_STEPS: Final[tuple[tuple[str, ...], ...]] = (
+    ("num_env_steps_sampled_lifetime",), ("num_env_steps_sampled",), ("counters", "num_env_steps_sampled"),
+    ("info", "num_env_steps_sampled"), ("info", "num_steps_sampled"), ("timesteps_total",),
 )  # fmt: skip
 """Env steps of the trial up to the end of an iteration."""
 
-RETURNS: Final = (
-    "env_runners/episode_return_mean", "env_runners/episode_reward_mean", "sampler_results/episode_reward_mean",
-    "episode_reward_mean",
+RETURNS: Final[tuple[tuple[str, ...], ...]] = (
+    ("env_runners", "episode_return_mean"), ("env_runners", "episode_reward_mean"), ("sampler_results", "episode_reward_mean"),
+    ("episode_reward_mean",),
 )  # fmt: skip
 """Mean return of recent episodes."""
 
@@ -65,12 +65,12 @@ def is_rllib(result: Mapping[str, Any]) -> bool:
     return any(mark in result for mark in _MARKS)
 
 
-def found(result: Mapping[str, Any], paths: tuple[str, ...]) -> Iterator[Any]:
+def found(result: Mapping[str, Any], paths: tuple[tuple[str, ...], ...]) -> Iterator[Any]:
     """Yield the values in a result at those of the paths that it has."""
     for path in paths:
         value: Any = result
-        for key in path.split("/"):
-            value = value.get(key) if isinstance(value, Mapping) else None
+        for key in path:
+            value = value.get(key) if isinstance(value, (dict, Mapping)) else None  # see `mapping`
         if value is not None:
             yield value
 

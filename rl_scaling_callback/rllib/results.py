@@ -66,9 +66,9 @@ def _read_env_steps(result: Mapping[str, Any], before: float) -> tuple[float, st
         # An asynchronous algorithm may finish an iteration before the first sample has arrived.
         return *_count("env_runners/num_env_steps_sampled", runners.get("num_env_steps_sampled", 0)), NAN
     # Several releases log a count of 0 that is never set.
-    for value in found(result, STEPS):
-        if number(value) > 0:
-            return number(value), "", NAN
+    for name in STEPS:
+        if number(result.get(name)) > 0:
+            return number(result[name]), "", NAN
     for value in found(result, LIFETIME_STEPS):
         # Without a count of the iteration (also on the old stack with count_steps_by="agent_steps"), take the increase.
         if number(value) > 0 or "num_env_steps_sampled" in result:

@@ -114,10 +114,15 @@ PLACES = [
     ("env_runners", "num_env_steps_sampled"),
     ("num_env_steps_sampled",),
     ("fault_tolerance",),
+    ("timesteps_this_iter",),
+    ("timesteps_total",),
+    ("info",),
+    ("timestamp",),
+    ("pid",),
     ("scaling",),
     ("scaling", "sps"),
     ("scaling", "time"),
-    *(("config", key) for key in (*CONFIG, "num_steps_sampled_before_learning_starts", "broadcast_interval")),
+    *(("config", key) for key in (*CONFIG, "num_workers", "optimizer", "num_gpus", "learning_starts", "broadcast_interval")),
 ]
 
 
@@ -144,8 +149,18 @@ FIGURES = st.sampled_from(["0", "1", "8", "-1", "1e308", "5e-324", "1e15", "1e-9
 def test_arbitrary_tables_are_handled(rows):
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "table.csv"
-        path.write_text("\n".join([HEADER, "1,1,100,1", *rows]))
-        assert shown(read_experiment(path))
+        for header, first in ((HEADER, "1,1,100,1"), ("n_envs,fps,seed,batch,is_warmup", "1,100,1,,")):
+            path.write_text("\n".join([header, first, *rows]))
+            assert shown(read_experiment(path))
+
+
+@given(st.binary(max_size=200))
+def test_arbitrary_progress_is_handled(junk):
+    with tempfile.TemporaryDirectory() as place:
+        trial = Path(place) / "x" / "y"
+        trial.mkdir(parents=True)
+        (trial / "progress.csv").write_bytes(b"training_iteration,time_this_iter_s,timesteps_total,config\n1,1,10,{}\n" + junk)
+        assert shown(read_experiment(trial.parent))
 
 
 HOSTILE = ["..", "../../outside", "/outside", "a/b", "a\\b", "~", "$HOME", "a\nb", "a\0b", "<b>%s{} ☃ 评 \ud800", "x" * 5000]

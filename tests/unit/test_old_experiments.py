@@ -10,7 +10,7 @@ import pytest
 
 from rl_scaling_callback.analysis.interference import overlapping
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.experiments import read_experiment
+from rl_scaling_callback.experiments import ExperimentError, read_experiment
 from rl_scaling_callback.report import make_report
 from rl_scaling_callback.report.decisions import reason_text
 from rl_scaling_callback.report.sections import left_out
@@ -155,7 +155,7 @@ def test_gap_in_a_lifetime_count_is_not_one_iteration(tmp_path):
 ])  # fmt: skip
 def test_config_from_tunes_state_of_the_experiment(tmp_path, state):
     lines = [{key: value for key, value in line.items() if key != "config"} for line in results()]
-    write(tmp_path / "experiment" / "x", lines, params={"lr": 1e-3})
+    write(tmp_path / "experiment" / "x", lines)
     (reason,) = reasons(tmp_path).values()
     assert "its config has no valid scale" in reason
     config = {**OLD, "callbacks": {"_type": "CLOUDPICKLE_FALLBACK", "value": "80059"}}
@@ -197,6 +197,14 @@ def test_missing_settings_are_rllibs_defaults_which_is_said(tmp_path, name, conf
     assert len(told) == 2 - ("num_workers" in config)
 
 
+def test_env_runners_of_a_lost_config_are_those_that_were_healthy(tmp_path):
+    lines = [{**line, "num_healthy_workers": 8, "config": {}} for line in results()]
+    write(tmp_path / "x", lines, as_csv=True)
+    run = only(tmp_path / "x" / "progress.csv")
+    assert run.scale == Scale(8, 1)
+    assert run.notes[0] == "num_env_runners is not in its config: as many as were healthy, 8, are assumed"
+
+
 def test_trial_folder_or_file_is_read_like_its_experiment(tmp_path):
     for as_csv, file in ((False, "result.json"), (True, "progress.csv")):
         trial = write(tmp_path / file / "deep" / "x", results(), as_csv=as_csv, params=OLD)
@@ -235,8 +243,19 @@ def test_trials_that_overlapped_on_one_host_leave_the_verdict_undecided(tmp_path
     write(tmp_path / "PPO_4", results(start=1030, num_workers=6))
     (study,) = read_experiment(tmp_path).studies
     assert [run.exclusive for run in study.runs] == pytest.approx([0.0, 0.0, math.nan, math.nan], nan_ok=True)
-    (made,) = make_report(read_experiment(tmp_path), "save").studies
-    assert made.recommendation.verdict == "undecided"
+    (made,) = make_report(read_experiment(tmp_path)).studies
+    beside_others = {goal: each.choice.scale == Scale(6, 3) for goal, each in made.recommendations.items()}
+    assert not all(beside_others.values())
+    for goal, each in made.recommendations.items():
+        assert each.verdict == "undecided" or beside_others[goal]
+
+
+def test_no_goal_is_met_by_trials_that_overlapped(tmp_path):
+    write(tmp_path / "PPO_1", results(start=1000, num_workers=1, num_envs_per_worker=1))
+    write(tmp_path / "PPO_2", results(start=1004, num_workers=4))
+    (made,) = make_report(read_experiment(tmp_path)).studies
+    assert {each.verdict for each in made.recommendations.values()} <= {"undecided", "not met"}
+    assert made.recommendations["fastest"].verdict == "undecided"
     assert "max_concurrent_trials=1" in reason_text(made.recommendation)
 
 
@@ -299,6 +318,17 @@ def test_names_that_tune_gave_do_not(tmp_path):
         write(tmp_path / f"PPO_Pong-v0_{index}_2018-11-10_00-17-2{index}0NYeDg", results(start=1e4 + 1e3 * index))
     (study,) = read_experiment(tmp_path).studies
     assert len(study.runs) == 4
+
+
+def test_pooled_settings_do_not_separate_workloads(tmp_path):
+    for index, framework in enumerate(("tf", "torch")):
+        write(tmp_path / framework, results(start=1e3 * index, framework=framework))
+    assert [study.title for study in read_experiment(tmp_path).studies] == [
+        f"Pong-v0 (framework_str: {name})" for name in ("tf", "torch")
+    ]
+    assert len(read_experiment(tmp_path, pool=["framework_str", "trial"]).studies) == 1
+    with pytest.raises(ExperimentError, match="pool is frame, which is no setting"):
+        read_experiment(tmp_path, pool=["frame"])
 
 
 def test_rounded_batch_is_known(tmp_path):
