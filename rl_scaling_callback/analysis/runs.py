@@ -95,7 +95,8 @@ class Study:
     Attributes:
         title: a title for readers: `"PPO on HalfCheetah-v5"`.
         runs: its runs.
-        baseline: a baseline from outside the experiment, with a note on its source; None to use the runs at the reference scale.
+        baseline: a baseline from outside the experiment, with a note on its source; None to use the runs at the reference
+            scale, or at the smallest one if there are none.
         facts: what all its runs have in common, as texts for readers: algorithm, env, batch size, CPU, versions.
         exclusive_phases: False if phases overlap (APPO, IMPALA).
         waits_are_known: True if the env runners' waits were recorded, so that losses are known even if phases overlap.

@@ -192,7 +192,7 @@ def _separated(read: Sequence[TrialRead], pool: Collection[str]) -> list[TrialRe
     named = []
     for trials in _alike(read, (*pool, *_GPUS)):
         # Several env runners may share the same GPUs, a smaller part each the more there are.
-        requests = {tuple(trial.facts.get(name) for name in _GPUS) for trial in trials}
+        requests = {repr([trial.facts.get(name) for name in _GPUS]) for trial in trials}
         by_total = len({trial.gpus for trial in trials}) < len(requests)
         for trial in trials:
             dropped = {*pool, *_GPUS} if by_total else {*pool}

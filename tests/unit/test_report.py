@@ -148,6 +148,8 @@ def test_many_studies_take_one_line_each():
     report = make_report(Experiment("here", (*studies, lone), notes=("A note.",)), made=MADE)
     lines = printed(report, 200).splitlines()
     assert lines[0] == "A note."
+    assert "A note." in render_page(report)
+    assert json.loads(to_json(report))["notes"] == ["A note."]
     assert sum(line.startswith(" 2r×1e") for line in lines) == 4
     assert [line for line in lines if line][-4:] == [
         "Other studies (--verbose shows their tables)",

@@ -73,7 +73,7 @@ BY_ENVS = {"1r×1e": 100, "1r×4e": 240, "1r×16e": 320}
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("table.jsonl", "\n".join(map(json.dumps, ROWS)) + "\n"),
+        ("table.jsonl", "\n".join(json.dumps({"reward": math.nan, "config": row}) for row in ROWS) + "\n"),
         ("table.json", json.dumps(ROWS)),
         ("table.tsv", "n_envs\tfps\n" + "".join(f"{row['n_envs']}\t{row['fps']}\n" for row in ROWS)),
         ("table.csv", lines(("envs", "fps"), *(row.values() for row in ROWS))),
