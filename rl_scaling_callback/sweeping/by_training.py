@@ -84,7 +84,7 @@ def sweep_by_training(
                 trained.measure(scale)
                 scales += [scale] * (scale not in scales)
                 outcome = trained.judge(race, scales)
-                progress(view(outcome, trained.failed, len(trained.rounds), until - clock()))
+                progress(view(outcome, trained.failed, len(trained.rounds), max(0.0, until - clock())))
             todo = [] if clock() >= until else _next(trained, race, grid, outcome)
     except KeyboardInterrupt:
         if not trained.rounds[0]:

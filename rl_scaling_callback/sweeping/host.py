@@ -248,7 +248,7 @@ def _timed(config: AlgorithmConfig) -> AlgorithmConfig:
     """
     given, default = config.callbacks_class, AlgorithmConfig().callbacks_class
     callbacks: list[Any] = list(given) if isinstance(given, (list, tuple)) else [given]
-    others = [each for each in callbacks if getattr(each, "func", each) not in (ScalingCallback, default)]
+    others = [each for each in callbacks if each is not default and not _is_measuring(each)]
     measuring: Any = functools.partial(ScalingCallback, baseline_sps=1.0)
     timed = config.copy(copy_frozen=False)
     # The old API stack takes only one; beside the user's, the times of phases are unknown there.
@@ -259,3 +259,8 @@ def _timed(config: AlgorithmConfig) -> AlgorithmConfig:
         least = min(_LONGEST_ITERATION, timed.min_sample_timesteps_per_iteration or 0)
         timed.reporting(min_time_s_per_iteration=0, min_train_timesteps_per_iteration=0, min_sample_timesteps_per_iteration=least)
     return timed.fault_tolerance(restart_failed_env_runners=False, ignore_env_runner_failures=False)
+
+
+def _is_measuring(callback: Any) -> bool:
+    made = getattr(callback, "func", callback)
+    return isinstance(made, type) and issubclass(made, ScalingCallback)
