@@ -202,7 +202,7 @@ def test_measuring_gives_no_advice(caplog):
     try:
         host.start(hosts._timed(costly(batch=20).env_runners(num_env_runners=0)))
         for _ in range(8):
-            host.iterate()
+            host.train(Scale(0, 1), probes=False)
         host.stop()
     finally:
         logger.setLevel(level)
