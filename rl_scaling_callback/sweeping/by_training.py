@@ -18,7 +18,6 @@ import numpy as np
 from rl_scaling_callback import rllib
 from rl_scaling_callback.analysis.choice import choose
 from rl_scaling_callback.analysis.configurations import SINGLE, pooled
-from rl_scaling_callback.core.attribution import RECORDED
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady, SteadyRule, SteadyWindow
@@ -84,7 +83,7 @@ def sweep_by_training(
                 trained.measure(scale)
                 scales += [scale] * (scale not in scales)
                 outcome = trained.judge(race, scales)
-                progress(view(outcome, trained.failed, len(trained.rounds), until - clock()))
+                progress(view(outcome, trained.failed, len(trained.rounds), max(0.0, until - clock())))
             todo = [] if clock() >= until else _next(trained, race, grid, outcome)
     except KeyboardInterrupt:
         if not trained.rounds[0]:
@@ -128,10 +127,8 @@ class _Trained:
         window = SteadyWindow(_RULE)
         try:
             for _ in range(_MOST_ITERATIONS):
-                reading = host.iterate()
-                # An iteration without parts makes their sums unknown; omitting it would make them too small.
-                parts = (NAN,) * len(RECORDED) if reading.parts is None else reading.parts
-                window.add(reading.env_steps, reading.seconds, dict(zip(RECORDED, parts, strict=True)))
+                iteration = host.train(scale)
+                window.add(iteration.env_steps, iteration.seconds, iteration.parts)
                 steady = window.read()
                 if steady.settled and steady.seconds >= _LEAST_S and steady.sps > 0:
                     return steady

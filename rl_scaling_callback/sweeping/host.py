@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rl_scaling_callback import rllib
 from rl_scaling_callback.callback import ScalingCallback
-from rl_scaling_callback.core import schema
+from rl_scaling_callback.core.attribution import RECORDED
 from rl_scaling_callback.core.probing import Probe
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.rllib import hardware, prober
@@ -58,13 +58,18 @@ class TrainedIteration:
         scale: the scale it ran at.
         env_steps: its env steps.
         seconds: its duration without evaluation.
-        rest: seconds of each phase in `REST`.
+        parts: seconds of each of `attribution.RECORDED`; NaN if unknown.
     """
 
     scale: Scale
     env_steps: float
     seconds: float
-    rest: Mapping[str, float]
+    parts: Mapping[str, float]
+
+    @property
+    def rest_s(self) -> float:
+        """Seconds other than sampling; NaN if unknown."""
+        return sum(self.parts[phase] for phase in REST)
 
 
 class _Host:
@@ -79,33 +84,29 @@ class _Host:
         self._algorithm = config.build_algo()
         return hardware.this_host()
 
-    def prepare_probes(self, keep_envs: bool) -> float:
-        """Prepare for probes; return the mean time that evaluation, which is turned off, adds to an iteration [s]."""
-        self._keep_envs = keep_envs
-        self._prober = Prober(self._algorithm, keep_envs=keep_envs)
-        self._switch = Switch(self._algorithm, keep_envs)
-        return self._switch.take_out_evaluation()
+    def prepare(self, probes: bool, keep_envs: bool) -> float:
+        """Train until the algorithm has learned; return the mean time that evaluation adds to an iteration [s].
 
-    def warm_up(self) -> None:
-        before_learning, steps = rllib.steps_before_learning(vars(self._algorithm.config)), 0.0
+        For probes, evaluation is turned off.
+        """
+        config, evaluation_s = vars(self._algorithm.config), 0.0
+        if probes:
+            self._keep_envs = keep_envs
+            self._prober = Prober(self._algorithm, keep_envs=keep_envs)
+            self._switch = Switch(self._algorithm, keep_envs)
+            evaluation_s = self._switch.take_out_evaluation()
+        steps, before_learning = 0.0, rllib.steps_before_learning(config)
         while steps <= before_learning:
-            steps += self.iterate().env_steps
+            steps += self.train(rllib.read_scale(config), probes=False).env_steps
+        return evaluation_s
 
-    def iterate(self) -> rllib.Reading:
-        result = self._algorithm.train()
+    def train(self, scale: Scale, probes: bool) -> TrainedIteration:
+        result = self._switch.train(scale) if probes else self._algorithm.train()
         reading = rllib.read_measured(result, rllib.read_injected(result, rllib.MEASURED_KEYS), self._lifetime)
         self._lifetime = reading.lifetime
-        return reading
-
-    def train(self, scale: Scale) -> TrainedIteration:
-        for _ in range(_MOST_ATTEMPTS):
-            scaling = self._switch.train(scale)[schema.ROOT]
-            times = scaling["time"]
-            rest = {phase: times[phase] for phase in REST}
-            seconds = times["sample"] + sum(rest.values())
-            if scaling["env_steps"] > 0 and 0 < seconds < math.inf:
-                return TrainedIteration(scale, scaling["env_steps"], seconds, rest)
-        raise ProbeError(f"{_MOST_ATTEMPTS} training iterations in a row at {scale} could not be timed")
+        # An iteration without parts makes their sums unknown; omitting it would make them too small.
+        parts = reading.parts or (math.nan,) * len(RECORDED)
+        return TrainedIteration(scale, reading.env_steps, reading.seconds, dict(zip(RECORDED, parts, strict=True)))
 
     def steps_per_update(self, scales: Sequence[Scale]) -> dict[Scale, float]:
         return {scale: self._prober.steps_per_round(scale) for scale in scales}
@@ -183,8 +184,8 @@ class Host:
         self._actor: Any = actor.options(**options).remote()
         try:
             self.machine: hardware.Host = self._get(self._actor.start.remote(_timed(self._config)), _LONGEST_START_S)
-            self.evaluation_s: float = self._get(self._actor.prepare_probes.remote(self._keep_envs)) if self._probes else 0.0
-            self._get(self._actor.warm_up.remote(), None if self._probes else _LONGEST_SILENCE_S)
+            longest_s = None if self._probes else _LONGEST_SILENCE_S
+            self.evaluation_s: float = self._get(self._actor.prepare.remote(self._probes, self._keep_envs), longest_s)
         except BaseException:
             self.close()
             raise
@@ -198,15 +199,14 @@ class Host:
         self._start()
         return True
 
-    def iterate(self) -> rllib.Reading:
-        """Train an iteration at the config's own scale and return its measurements."""
-        reading: rllib.Reading = self._get(self._actor.iterate.remote(), _LONGEST_SILENCE_S)
-        return reading
-
     def train(self, scale: Scale) -> TrainedIteration:
-        """Run a training iteration at a scale."""
-        iteration: TrainedIteration = self._get(self._actor.train.remote(scale))
-        return iteration
+        """Run a training iteration at a scale, without probes that of the config; its figures may then be unknown."""
+        longest_s = None if self._probes else _LONGEST_SILENCE_S
+        for _ in range(_MOST_ATTEMPTS):
+            iteration: TrainedIteration = self._get(self._actor.train.remote(scale, self._probes), longest_s)
+            if not self._probes or (iteration.env_steps > 0 and 0 < iteration.seconds < math.inf and iteration.rest_s < math.inf):
+                return iteration
+        raise ProbeError(f"{_MOST_ATTEMPTS} training iterations in a row at {scale} could not be timed")
 
     def steps_per_update(self, scales: Sequence[Scale]) -> dict[Scale, float]:
         """Return the env steps per learner update at each scale; infinite if updates depend on the env steps alone."""
@@ -248,7 +248,7 @@ def _timed(config: AlgorithmConfig) -> AlgorithmConfig:
     """
     given, default = config.callbacks_class, AlgorithmConfig().callbacks_class
     callbacks: list[Any] = list(given) if isinstance(given, (list, tuple)) else [given]
-    others = [each for each in callbacks if getattr(each, "func", each) not in (ScalingCallback, default)]
+    others = [each for each in callbacks if each is not default and not _is_measuring(each)]
     measuring: Any = functools.partial(ScalingCallback, baseline_sps=1.0)
     timed = config.copy(copy_frozen=False)
     # The old API stack takes only one; beside the user's, the times of phases are unknown there.
@@ -259,3 +259,8 @@ def _timed(config: AlgorithmConfig) -> AlgorithmConfig:
         least = min(_LONGEST_ITERATION, timed.min_sample_timesteps_per_iteration or 0)
         timed.reporting(min_time_s_per_iteration=0, min_train_timesteps_per_iteration=0, min_sample_timesteps_per_iteration=least)
     return timed.fault_tolerance(restart_failed_env_runners=False, ignore_env_runner_failures=False)
+
+
+def _is_measuring(callback: Any) -> bool:
+    made = getattr(callback, "func", callback)
+    return isinstance(made, type) and issubclass(made, ScalingCallback)

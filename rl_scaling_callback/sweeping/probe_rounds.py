@@ -94,7 +94,7 @@ class ProbeRounds:
     @property
     def shares(self) -> dict[str, float]:
         """Share of each phase in `rest`."""
-        parts = {phase: sum(each.rest[phase] for each in self.iterations) for phase in REST}
+        parts = {phase: sum(each.parts[phase] for each in self.iterations) for phase in REST}
         return {phase: seconds / sum(parts.values()) for phase, seconds in parts.items()}
 
     def _steps(self, scale: Scale) -> float:
@@ -104,7 +104,7 @@ class ProbeRounds:
 
     def _took(self, iteration: TrainedIteration) -> float:
         """Return an iteration's seconds other than sampling, per learner update."""
-        return sum(iteration.rest.values()) * self._steps(iteration.scale) / iteration.env_steps
+        return iteration.rest_s * self._steps(iteration.scale) / iteration.env_steps
 
     def _updates(self, scales: Sequence[Scale]) -> Array:
         """Return a + b·r + c·N at each scale, with non-negative coefficients fitted with relative weights."""

@@ -12,7 +12,6 @@ import pytest
 
 pytest.importorskip("ray.rllib", reason="needs Ray")
 
-from rl_scaling_callback import rllib
 from rl_scaling_callback.analysis.configurations import SINGLE
 from rl_scaling_callback.analysis.goals import GOALS, Goal
 from rl_scaling_callback.core.probing import Probe
@@ -31,6 +30,10 @@ CONFIG = SimpleNamespace(algo_class=SimpleNamespace(__name__="PPO"), env="Env")
 ENVS = tuple(2**power for power in range(9))
 
 
+def trained(scale, seconds, learn=0.008, env_steps=80.0):
+    return TrainedIteration(scale, env_steps, seconds, {"learn": learn, "sync": 0.001, "other": 0.001})
+
+
 class ScriptedHost:
     """A fake `Host` with perfectly scaling sampling and a simulated clock; `fails(host)` raises to end a sweep."""
 
@@ -40,7 +43,8 @@ class ScriptedHost:
     dies = False
 
     def __init__(self, config, *, probes=True, keep_envs=True, say=print):
-        self.scale, self.machine, self.probed, self.added, self.trained_since = config, this_host(), 0, 0, 0
+        self.scale, self.machine, self.probes = config, this_host(), probes
+        self.probed = self.added = self.trained_since = 0
 
     def close(self):
         pass
@@ -56,14 +60,10 @@ class ScriptedHost:
         self.trained_since += 1
         self.fails(self)
         seconds = 0.8 / scale.parallelism + 0.01
+        if not self.probes:
+            seconds = 2.0 / min(scale.num_env_runners, 2) / min(scale.num_envs_per_env_runner, 4) + 0.01
         ScriptedHost.now += seconds
-        return TrainedIteration(scale, 80.0, seconds, {"learn": 0.008, "sync": 0.001, "other": 0.001})
-
-    def iterate(self):
-        self.fails(self)
-        seconds = 2.0 / min(self.scale.num_env_runners, 2) / min(self.scale.num_envs_per_env_runner, 4) + 0.01
-        ScriptedHost.now += seconds
-        return rllib.Reading(80.0, seconds)
+        return trained(scale, seconds)
 
     def probe(self, scale, number):
         self.probed, self.trained_since = number + 1, 0
@@ -164,7 +164,7 @@ def test_reference_that_fails_ends_a_sweep(scripted):
 
 
 def test_training_without_env_steps_ends(scripted):
-    scripted(iterate=lambda self: rllib.Reading(0.0, 2.0))
+    scripted(train=lambda self, scale: trained(scale, 2.0, env_steps=0.0))
     with pytest.raises(ProbeError, match="not steady after 60 iterations"):
         train()
 
@@ -357,9 +357,7 @@ def test_update_time_rises_with_env_runners_and_envs():
     steps = {scale: float(scale.parallelism) for scale in scales}  # one update per step of all envs
     rounds = ProbeRounds(scales, steps)
     for scale in scales[:-1]:
-        rounds.trained(
-            TrainedIteration(scale, 80.0, 2.0, {"learn": 80.0 / steps[scale] * update(scale), "sync": 0.0, "other": 0.0})
-        )
+        rounds.trained(trained(scale, 2.0, 80.0 / steps[scale] * update(scale) - 0.002))
     assert rounds.rest == pytest.approx([update(scale) / steps[scale] for scale in scales])
 
 
@@ -367,7 +365,7 @@ def test_few_training_iterations_do_not_hide_their_error():
     scales = [Scale(2, 4), SINGLE, Scale(2, 2), Scale(2, 1)]
     rounds = ProbeRounds(scales, dict.fromkeys(scales, 80.0))
     for scale, learn in zip(scales[:FEWEST_ITERATIONS], [1.0, 1.2, 0.8, 1.1], strict=True):
-        rounds.trained(TrainedIteration(scale, 80.0, 2.0, {"learn": learn, "sync": 0.0, "other": 0.0}))
+        rounds.trained(trained(scale, 2.0, learn))
     assert rounds.rest_error > 0.05
 
 
