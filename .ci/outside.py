@@ -36,7 +36,7 @@ def page_of(table: str, page: str) -> tuple[Scale, float] | None:
 
 def parts() -> tuple[Callable[[], ScalingCallback], ScalingReporter]:
     """Return what goes into an algorithm's config and a `Tuner`."""
-    callback = partial(ScalingCallback, baseline_sps=1378.0, reference=Scale(1, 1), warmup_iterations=3)
+    callback = partial(ScalingCallback, baseline_sps=1378.0, reference=Scale(1, 1), steady=SteadyRule(warmup_iterations=3))
     return callback, ScalingReporter("save")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from rl_scaling_callback.rllib.configs import (
     LEARNER_PHASES,
+    RESET_TIMER,
     SAMPLE_TIMER,
     STEP_TIMERS,
     TIMER_PHASES,
@@ -59,6 +60,7 @@ __all__ = [
     "LEARNER_RESULTS",
     "MEASURED_KEYS",
     "REPORTS",
+    "RESET_TIMER",
     "SAMPLE_TIMER",
     "STEP_TIMERS",
     "TIMER_PHASES",

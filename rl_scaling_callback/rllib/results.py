@@ -103,8 +103,9 @@ class RunnerReport:
 
     Attributes:
         busy: total sampling time.
-        env_step: time in `env.step`, estimated from a sample of steps (see `live.sampling`).
+        env_step: time in `env.step`, estimated from a sample of steps (see `sampling`).
         inference: the same for policy inference.
+        reset: the same for env resets, beyond the time of an ordinary step.
         cpu: CPU time of its process.
         weights: time spent waiting for weights just before sampling.
         began: when its last sample began, by its host's clock [s]; only if sampling overlaps learning.
@@ -114,6 +115,7 @@ class RunnerReport:
     busy: float
     env_step: float = NAN
     inference: float = NAN
+    reset: float = NAN
     cpu: float = NAN
     weights: float = NAN
     began: float = NAN
@@ -126,7 +128,7 @@ class RunnerReport:
 
     def __add__(self, later: RunnerReport) -> RunnerReport:
         """Return the sum of both. The next estimate covers samples in which no step was timed."""
-        summed = ("busy", "env_step", "inference", "cpu", "weights")
+        summed = ("busy", "env_step", "inference", "reset", "cpu", "weights")
         return replace(later, **{part: _known_sum(getattr(self, part), getattr(later, part)) for part in summed})
 
 

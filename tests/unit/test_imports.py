@@ -8,6 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "rl_scaling_callback"
 NEED_RAY = {
     "callback",
+    "live.instruments",
     "reporter",
     "rllib.hooks",
     "rllib.introspection",

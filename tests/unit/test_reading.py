@@ -190,11 +190,11 @@ def test_env_runner_reports_are_removed_from_their_metrics():
     logged = [
         {"num_env_steps_sampled": 10, rllib.REPORTS: {"1": {"busy": np.float64(0.5), "cpu": 0.4}}},
         {"num_env_steps_sampled": 10},
-        {rllib.REPORTS: {"2": {"busy": 0.25, "env_step": 0.1, "inference": 0.05, "cpu": 0.2}, "3": "junk"}},
+        {rllib.REPORTS: {"2": {"busy": 0.25, "env_step": 0.1, "inference": 0.05, "reset": 0.03, "cpu": 0.2}, "3": "junk"}},
         "junk",
     ]
     (first, one), (second, two) = rllib.take_reports(logged)
-    assert (first, one.busy, one.cpu, second, two) == ("1", 0.5, 0.4, "2", rllib.RunnerReport(0.25, 0.1, 0.05, 0.2))
+    assert (first, one.busy, one.cpu, second, two) == ("1", 0.5, 0.4, "2", rllib.RunnerReport(0.25, 0.1, 0.05, 0.03, 0.2))
     assert logged == [{"num_env_steps_sampled": 10}, {"num_env_steps_sampled": 10}, {}, "junk"]
     both = one + two
     assert (both.busy, both.env_step) == (0.75, 0.1), "the next estimate covers steps that were not timed"

@@ -3,55 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from rl_scaling_callback import rllib
-from rl_scaling_callback.baseline.tracker import Warn
+from rl_scaling_callback.baseline.source import BaselineSource, Warn
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.attribution import CAUSES, LEARNER, LearnerLimits, TimeBreakdown, diagnosis, losses
 from rl_scaling_callback.core.comparison import Counterpart, compare
 from rl_scaling_callback.core.drift import Drift
 from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady, SteadyWindow
 from rl_scaling_callback.core.trial import Trial
-from rl_scaling_callback.live.learners import LearnersWork
 from rl_scaling_callback.live.load import Load
 from rl_scaling_callback.live.reading import IterationReader
-from rl_scaling_callback.live.rounds import RunnersWork
+from rl_scaling_callback.live.spent import Spent
 
-_NO_WORK: Final = RunnersWork()
-_NO_LEARNERS: Final = LearnersWork()
+_NOTHING_KNOWN: Final = Spent()
 _UNKNOWN_TIMES: Final = TimeBreakdown(NAN, NAN, NAN, NAN, NAN)
 _UNKNOWN_LOSSES: Final[Mapping[str, float]] = dict.fromkeys(CAUSES, NAN)
-
-
-class BaselineSource(Protocol):
-    """Provides the baseline: stored, given or probed."""
-
-    @property
-    def is_baseline(self) -> float:
-        """1.0 if this trial is the reference, else 0.0."""
-
-    @property
-    def source(self) -> str:
-        """`trial`, `probe` or `given`; "" while there is no baseline."""
-
-    @property
-    def error(self) -> float:
-        """Half-width of its 95 % interval [%]; NaN if unknown."""
-
-    @property
-    def age(self) -> float:
-        """Seconds since it was measured; NaN if unknown."""
-
-    def update(self, steady: Steady) -> None:
-        """Look for a baseline, or publish one."""
-
-    def end(self) -> None:
-        """Warn if no baseline was found by the end of the trial."""
-
-    def compare_with(self, steady: Steady, env_steps: float, breakdown: TimeBreakdown) -> Counterpart:
-        """Return the reference to compare an iteration or a window with, given its env steps and time breakdown."""
 
 
 class TrialMonitor:
@@ -90,46 +60,49 @@ class TrialMonitor:
         self._probed_before = False
 
     def end(self) -> None:
-        """Warn of what is still missing at the end of the trial."""
+        """Release what the trial's baseline holds, and warn of what is still missing at the end of the trial."""
         self._source.end()
 
-    def measure(
-        self,
-        result: Mapping[str, Any],
-        evaluation_s: float,
-        named: Mapping[str, float] | None = None,
-        work: RunnersWork = _NO_WORK,
-        learner: LearnersWork = _NO_LEARNERS,
-        probe_s: float = 0.0,
-    ) -> dict[str, Any]:
-        """Return the dict to inject into `result`.
+    def note_failure(self) -> None:
+        """Note that an iteration failed: it has no result."""
+        self._reader.note_failure()
 
-        Args:
-            result: RLlib's result of the iteration.
-            evaluation_s: time of the iteration spent on evaluation [s]; steady figures exclude it.
-            named: exclusive seconds by phase; if phases overlap, means over the env runners. None if unknown.
-            work: work of the env runners.
-            learner: work of asynchronous learners, if there are any.
-            probe_s: seconds spent on probes since the last result.
+    def measure(self, result: Mapping[str, Any], spent: Spent = _NOTHING_KNOWN) -> dict[str, Any]:
+        """Return the dict to inject into `result`, RLlib's result of an iteration that spent its time as in `spent`.
+
+        It may probe the baseline again, which takes seconds.
         """
+        named, work, learner, evaluation_s = spent.phases, spent.runners, spent.learners, spent.evaluation_s
         env_steps, seconds = self._reader.read(result)
-        breakdown = TimeBreakdown.of(named or {}, seconds, work.busy, work.longest)
+        breakdown = TimeBreakdown.of(named or {}, seconds, work.busy, work.longest, work.reset, work.all_resets)
+        healthy, restarts = rllib.read_fleet(result)
+        scale, is_whole = self._delivering(len(work.reports), healthy)
         parts = {} if named is None else {**breakdown.parts, LEARNER: learner.busy}
-        if self._window.add(env_steps, seconds - evaluation_s, parts, since_restore=rllib.read_since_restore(result)):
+        iteration = (env_steps if is_whole else NAN, seconds - evaluation_s, parts)
+        counts = self._window.add(*iteration, since_restore=rllib.read_since_restore(result))
+        source = self._source
+        if is_whole and self._window.learns and source.observe(env_steps, breakdown):
+            self._window.start_over()
+            self._drift = Drift()
+            counts = self._window.add(*iteration, since_restore=rllib.read_since_restore(result))
+        if counts:
             self._look_for_drift(env_steps, seconds - evaluation_s if breakdown.busy != breakdown.busy else breakdown.busy)
-        steady, source = self._window.read(), self._source
+        steady = self._window.read()
         source.update(steady)
+        probe_s = source.take_seconds()
         over_window = TimeBreakdown.of_window(steady.parts)
         reference = source.compare_with(steady, env_steps, breakdown)
+        if not is_whole and source.source == "probe":
+            reference = Counterpart(NAN, 0.0)  # probes relate the reference to all env runners
         steady_reference = source.compare_with(steady, steady.env_steps, over_window)
-        speed = compare(env_steps, seconds, self._trial.scale, reference.unit_sps, self._trial.resources)
+        speed = compare(env_steps, seconds, scale, reference.unit_sps, self._trial.resources)
         steady_speedup = formulas.speedup(steady.sps, steady_reference.unit_sps)
 
         times, exact, lost, estimated, diagnosed = _UNKNOWN_TIMES, NAN, _UNKNOWN_LOSSES, NAN, ""
         if named is not None:
             times, exact = breakdown, float(not self._trial.overlaps or work.phases is not None)
-            if reference.comparable == 1 and exact:
-                lost, estimated = losses(self._trial.scale, env_steps, breakdown, reference.breakdown, reference.single)
+            if reference.comparable == 1 and exact and is_whole:
+                lost, estimated = losses(scale, env_steps, breakdown, reference.breakdown, reference.single)
                 diagnosed = self._diagnose(steady, over_window, steady_reference)
 
         own, others = self._load.look(rllib.read_cpu_utilisation(result), [report.cpu for report in work.reports])
@@ -137,7 +110,6 @@ class TrialMonitor:
         if probe_s or self._probed_before:
             own = others = NAN
         self._probed_before = probe_s > 0
-        healthy, restarts = rllib.read_fleet(result)
         return {
             **speed,
             "diagnosis": diagnosed,
@@ -170,6 +142,7 @@ class TrialMonitor:
                 "longest": work.longest,
                 "env_step": formulas.mean_of_known(report.env_step for report in work.reports),
                 "inference": formulas.mean_of_known(report.inference for report in work.reports),
+                "reset": formulas.mean_of_known(report.reset for report in work.reports),
                 "rest": formulas.mean_of_known(report.rest for report in work.reports),
                 "reported": float(len(work.reports)),
                 "healthy": healthy,
@@ -184,19 +157,34 @@ class TrialMonitor:
             "cores": {"own": own, "others": others},
         }
 
+    def _delivering(self, reported: int, healthy: float) -> tuple[Scale, bool]:
+        """Return the scale of the env runners that delivered samples, and whether these are all; warn once if not."""
+        scale = self._trial.scale
+        wanted = scale.num_env_runners
+        delivered = min(wanted, healthy) if healthy == healthy else wanted
+        if reported and not self._trial.overlaps:  # those of asynchronous algorithms may report in a later iteration
+            delivered = min(delivered, reported)
+        if not wanted or delivered == wanted:
+            return scale, True
+        self._warn(
+            "runners",
+            f"only {delivered:.0f} of {wanted} env runners delivered samples in an iteration: the others are dead, or slower than "
+            "sample_timeout_s. Steady figures don't include such iterations, their parallelism counts the env runners that "
+            "delivered, and there is no diagnosis. See restart_failed_env_runners and sample_timeout_s in the config.",
+        )
+        return Scale(max(1, int(delivered)), scale.num_envs_per_env_runner), False
+
     def _look_for_drift(self, env_steps: float, sampling_s: float) -> None:
         self._drift.add(sampling_s / env_steps)
         change = self._drift.change
-        # A probed baseline follows the drift, but with APPO and IMPALA it is only probed before training.
-        follows = not self._trial.overlaps
-        if (change > 0 or change < 0) and not (follows and self._source.source == "probe"):
+        if (change > 0 or change < 0) and not self._source.follows_drift:
             self._warn(
                 "drift",
                 f"the sampling cost per env step changed by {change:+.0f} % since steady state began, more than noise explains. "
                 "Efficiency is not meaningful unless the baseline was measured at the same stage of training. "
                 f"Does the env {'slow down' if change > 0 else 'get faster'} as the policy improves, or is the machine shared?"
                 + " With probe=True the baseline follows."
-                * follows,
+                * (self._source.source != "probe" and not self._trial.overlaps),
             )
 
     def _diagnose(self, steady: Steady, breakdown: TimeBreakdown, reference: Counterpart) -> str:

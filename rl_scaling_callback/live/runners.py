@@ -18,12 +18,16 @@ class RunnersWork(NamedTuple):
         busy: sampling time of the typical env runner [s] (see `TimeBreakdown`); NaN if none reported.
         longest: the same for the slowest env runner.
         phases: the phases of the iteration from the env runners' point of view (see `overlap`); None if phases are sequential.
+        reset: time in env resets, in the form of `TimeBreakdown.reset` [s].
+        all_resets: the same for all env runners together.
     """
 
     reports: tuple[RunnerReport, ...] = ()
     busy: float = NAN
     longest: float = NAN
     phases: Mapping[str, float] | None = None
+    reset: float = 0.0
+    all_resets: float = 0.0
 
 
 class Rounds:
@@ -35,15 +39,15 @@ class Rounds:
     def start(self) -> None:
         """Discard all reports at the start of an iteration."""
         self._totals: dict[str, RunnerReport] = {}
-        self._round: dict[str, float] = {}
-        self._busy = self._longest = 0.0
+        self._round: dict[str, RunnerReport] = {}
+        self._busy = self._longest = self._reset = self._all_resets = 0.0
 
     def add(self, reports: Iterable[tuple[str, RunnerReport]]) -> None:
         """Add the reports of one merge. A second report of the same env runner starts a new round."""
         for runner, report in reports:
             if runner in self._round:
                 self._end_round()
-            self._round[runner] = report.busy
+            self._round[runner] = report
             before = self._totals.get(runner)
             self._totals[runner] = report if before is None else before + report
         self._end_round()
@@ -52,11 +56,15 @@ class Rounds:
         """Return the work reported since the start of the iteration."""
         if not self._totals:
             return RunnersWork()
-        return RunnersWork(tuple(self._totals.values()), self._busy, self._longest)
+        return RunnersWork(tuple(self._totals.values()), self._busy, self._longest, None, self._reset, self._all_resets)
 
     def _end_round(self) -> None:
         if self._round:
-            busy, longest = typical_and_longest(list(self._round.values()))
+            busy, longest = typical_and_longest([report.busy for report in self._round.values()])
             self._busy += busy
             self._longest += longest
+            resets = [report.reset for report in self._round.values() if report.reset == report.reset]
+            if resets:
+                self._reset += max(resets)
+                self._all_resets += sum(resets)
             self._round = {}

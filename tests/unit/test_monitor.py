@@ -15,9 +15,10 @@ from rl_scaling_callback.core.steady import SteadyRule, SteadyWindow
 from rl_scaling_callback.core.trial import Trial
 from rl_scaling_callback.live.learners import LearnersWork
 from rl_scaling_callback.live.load import Load
+from rl_scaling_callback.live.monitor import TrialMonitor
 from rl_scaling_callback.live.reading import IterationReader
-from rl_scaling_callback.live.rounds import RunnersWork
-from rl_scaling_callback.live.trial import TrialMonitor
+from rl_scaling_callback.live.runners import RunnersWork
+from rl_scaling_callback.live.spent import Spent
 from rl_scaling_callback.rllib import RunnerReport
 from tests.builders import RESULT_KEYS, WORKLOAD, anything, leaves
 
@@ -54,12 +55,16 @@ def trial(config=None, warnings=None, rule=RULE, source=None, offset=lambda: 0.0
     )
 
 
+def measure(monitor, result, evaluation_s=0.0, phases=None, work=RunnersWork(), learners=LearnersWork()):  # noqa: B008
+    return monitor.measure(result, Spent(phases, evaluation_s, work, learners))
+
+
 def result(env_steps, seconds):
     return {"env_runners": {"num_env_steps_sampled": env_steps}, "time_this_iter_s": seconds}
 
 
 def test_all_values_of_one_iteration():
-    values = dict(leaves(trial().measure(result(4000, 2.0), 0.5)))
+    values = dict(leaves(measure(trial(), result(4000, 2.0), 0.5)))
     known = {name: value for name, value in values.items() if value == value and value != ""}
     assert known == {
         "sps": 2000.0,
@@ -91,7 +96,7 @@ WORK = RunnersWork((RunnerReport(busy=0.6, env_step=0.5, inference=0.05, cpu=0.6
 
 
 def test_loss_attribution_of_an_iteration():
-    values = trial(source=Measured()).measure(result(4000, 2.0), 0.0, {"sample": 1.0, "learn": 0.8}, WORK)
+    values = measure(trial(source=Measured()), result(4000, 2.0), 0.0, {"sample": 1.0, "learn": 0.8}, WORK)
     # With perfect scaling, learning from 4,000 steps of 0.2 ms would have taken 0.8 s / 8.
     assert values["loss"]["learn"] == pytest.approx(100 * (0.8 - 0.8 / 8) / 2.0)
     assert sum(values["loss"][cause] for cause in CAUSES) == pytest.approx(values["loss"]["total"])
@@ -102,7 +107,7 @@ def test_loss_attribution_of_an_iteration():
 
 @pytest.mark.parametrize("named", [None, {"sample": 1.0, "learn": 0.8}])
 def test_every_result_has_the_keys_of_the_schema(named):
-    values = trial(source=Measured()).measure(result(4000, 2.0), 0.0, named, WORK)
+    values = measure(trial(source=Measured()), result(4000, 2.0), 0.0, named, WORK)
     assert {name: type(value) for name, value in leaves(values)} == {key.name: type(key.unknown) for key in schema.KEYS}
 
 
@@ -111,7 +116,7 @@ def test_every_result_has_the_keys_of_the_schema(named):
 )
 def test_incomparable_or_overlapping_iterations_have_no_loss_attribution(config, comparable, exclusive):
     measured = trial(config, source=Measured(comparable))
-    values = measured.measure(result(4000, 2.0), 0.0, {"sample": 1.0, "learn": 0.8}, WORK)
+    values = measure(measured, result(4000, 2.0), 0.0, {"sample": 1.0, "learn": 0.8}, WORK)
     assert all(math.isnan(values["loss"][cause]) for cause in CAUSES)
     assert values["account"]["exclusive"] == exclusive
     assert values["diagnosis"] == ""
@@ -122,16 +127,16 @@ def test_clock_jump_makes_the_iteration_nan(turned):
     warnings: dict[str, str] = {}
     offsets = iter([0.0, 0.0, 0.001, turned, turned])
     measured = trial(warnings=warnings, offset=lambda: next(offsets))
-    sps = [measured.measure(result(4000, 2.0), 0.0)["sps"] for _ in range(4)]
+    sps = [measure(measured, result(4000, 2.0), 0.0)["sps"] for _ in range(4)]
     assert [value == value for value in sps] == [True, True, False, True]
     assert f"jumped by {turned - 0.001:+.3g} s" in warnings["clock"]
 
 
 def test_steady_figures_exclude_evaluation_and_warm_up():
     measured = trial()
-    measured.measure(result(4000, 9.0), 0.0)
-    measured.measure(result(4000, 3.0), 1.0)
-    steady = measured.measure(result(4000, 2.0), 0.0)["steady"]
+    measure(measured, result(4000, 9.0), 0.0)
+    measure(measured, result(4000, 3.0), 1.0)
+    steady = measure(measured, result(4000, 2.0), 0.0)["steady"]
     assert steady["sps"] == 2000.0
     assert (steady["speedup"], steady["efficiency"], steady["iterations"]) == (2.0, 25.0, 2.0)
 
@@ -151,8 +156,8 @@ def test_slower_sampling_warns_once(timed):
     measured = trial(warnings=warnings)
     for iteration in range(97):
         busy = 1.0 + iteration / 100
-        work = RunnersWork((RunnerReport(busy=busy),), busy, busy) if timed else RunnersWork()
-        steady = measured.measure(result(4000, 0.25 + busy), 0.0, {"sample": busy}, work)["steady"]
+        work = RunnersWork((RunnerReport(busy=busy),) * 4, busy, busy) if timed else RunnersWork()
+        steady = measure(measured, result(4000, 0.25 + busy), 0.0, {"sample": busy}, work)["steady"]
         assert math.isnan(steady["drift"]) == (iteration < 16)
     # 84 % between the means of iterations 2 to 9 and of the last eight; less if learning can't be excluded.
     assert steady["drift"] == pytest.approx(100 * (1.925 / 1.045 - 1) if timed else 100 * (2.175 / 1.295 - 1), abs=1.0)
@@ -162,7 +167,7 @@ def test_slower_sampling_warns_once(timed):
 def test_iterations_before_learning_are_warm_up():
     measured = trial({"num_steps_sampled_before_learning_starts": 1500}, rule=SteadyRule(warmup_iterations=0))
     fast, slow = result(1000, 0.1), result(1000, 1.0)
-    assert [measured.measure(each, 0.0)["steady"]["iterations"] for each in (fast, fast, slow, slow)] == [0.0, 0.0, 1.0, 2.0]
+    assert [measure(measured, each, 0.0)["steady"]["iterations"] for each in (fast, fast, slow, slow)] == [0.0, 0.0, 1.0, 2.0]
 
 
 @pytest.mark.parametrize("broken", [result(0, 1.0), result(100, 0.0), {}, {"env_runners": None, "time_this_iter_s": 1.0}])
@@ -170,7 +175,7 @@ def test_broken_result_is_nan_with_one_warning(broken):
     warnings: dict[str, str] = {}
     measured = trial(warnings=warnings)
     for _ in range(3):
-        values = measured.measure(broken, 0.0)
+        values = measure(measured, broken, 0.0)
     assert math.isnan(values["sps"])
     assert math.isnan(values["speedup"])
     assert values["band"] == ""
@@ -180,10 +185,10 @@ def test_broken_result_is_nan_with_one_warning(broken):
 def test_asynchronous_algorithm_may_start_without_steps():
     warnings: dict[str, str] = {}
     measured = trial({"min_time_s_per_iteration": 10}, warnings)
-    measured.measure(result(0, 10.0), 0.0)
+    measure(measured, result(0, 10.0), 0.0)
     assert not warnings
-    measured.measure(result(1000, 10.0), 0.0)
-    measured.measure(result(0, 10.0), 0.0)
+    measure(measured, result(1000, 10.0), 0.0)
+    measure(measured, result(0, 10.0), 0.0)
     assert list(warnings) == ["steps"]
 
 
@@ -194,7 +199,7 @@ def test_given_baseline_yields_only_causes_that_need_no_breakdown(config):
     phases = {"sample": 1.0, "learn": 0.5, "evaluate": 0.25}
     work = RunnersWork((), 0.8, 0.9, phases if config else None)
     for _ in range(3):
-        values = measured.measure(result(4000, 2.0), 0.25, phases, work, LearnersWork(busy=1.94) if config else LearnersWork())
+        values = measure(measured, result(4000, 2.0), 0.25, phases, work, LearnersWork(busy=1.94) if config else LearnersWork())
     known = {cause: values["loss"][cause] for cause in CAUSES if values["loss"][cause] == values["loss"][cause]}
     assert known == {"straggler": pytest.approx(100 * 0.1 / 2), "evaluate": pytest.approx(100 * 0.25 / 2)}
     assert list(warnings) == ["breakdown"]
@@ -210,7 +215,7 @@ def test_given_baseline_yields_only_causes_that_need_no_breakdown(config):
 def test_no_sequence_of_results_raises_or_yields_infinity(results):
     measured = trial()
     for each in results:
-        values = dict(leaves(measured.measure(each, 0.0)))
+        values = dict(leaves(measure(measured, each, 0.0)))
         assert values.pop("band") in {"", "perfect", "excellent", "good", "fair", "inefficient"}
         assert values.pop("diagnosis") == ""
         assert values.pop("baseline/source") == "given"
@@ -219,8 +224,64 @@ def test_no_sequence_of_results_raises_or_yields_infinity(results):
 
 
 def test_cores_are_unknown_in_iterations_around_probes():
-    monitor = trial(load=SimpleNamespace(look=lambda utilisation, runners_cpu_s: (1.5, 0.25)))
-    found = [monitor.measure(result(4000, 2.0), 0.0, probe_s=probe_s)["cores"] for probe_s in (0.3, 0.0, 0.0, 0.2, 0.0)]
+    spent = iter((0.3, 0.0, 0.0, 0.2, 0.0))
+    source = Measured()
+    source.take_seconds = lambda: next(spent)
+    monitor = trial(source=source, load=SimpleNamespace(look=lambda utilisation, runners_cpu_s: (1.5, 0.25)))
+    found = [measure(monitor, result(4000, 2.0))["cores"] for _ in range(5)]
     known = {"own": 1.5, "others": 0.25}
     assert [each == known for each in found] == [False, False, True, False, False]
     assert math.isnan(found[0]["own"])
+
+
+@pytest.mark.parametrize(
+    ("healthy", "reports", "delivered"),
+    [(4, 4, 4), (4, 3, 3), (3, 3, 3), (3, 0, 3), (4, 0, 4), (0, 0, 0)],
+    ids=["all", "one is late", "one is dead", "one is dead, none reports", "none reports", "all are dead"],
+)
+@pytest.mark.parametrize("source", ["trial", "probe"])
+def test_env_runners_that_deliver_no_samples_do_not_count(healthy, reports, delivered, source):
+    warnings, baseline = {}, Measured()
+    type(baseline).source = source
+    baseline.observe = lambda env_steps, spent: warnings.setdefault("observed", "") is None
+    monitor = trial(warnings=warnings, source=baseline)
+    work = RunnersWork(WORK.reports[:reports], busy=0.6, longest=0.6)
+    for _ in range(3):
+        fleet = {"fault_tolerance": {"num_healthy_workers": healthy}}
+        values = measure(monitor, result(4000, 2.0) | fleet, 0.0, {"sample": 1.0, "learn": 0.8}, work)
+    assert values["sps"] == 2000.0
+    assert values["parallelism"] == 2 * max(1, delivered)
+    if delivered == 4:
+        assert list(warnings) == ["observed"]
+        assert values["steady"]["iterations"] == 2
+        assert values["efficiency"] == 25.0
+        return
+    assert list(warnings) == ["runners"]
+    assert f"only {delivered} of 4 env runners" in warnings["runners"]
+    assert values["steady"]["iterations"] == 0
+    assert values["diagnosis"] == ""
+    assert all(math.isnan(values["loss"][cause]) for cause in CAUSES)
+    if source == "probe":
+        assert math.isnan(values["speedup"])
+        assert values["comparable"] == 0.0
+    else:
+        assert values["efficiency"] == pytest.approx(100 * 2.0 / (2 * max(1, delivered)))
+
+
+def test_a_changed_env_starts_the_steady_state_anew():
+    baseline = Measured()
+    changes = iter([False] * 5 + [True] + [False] * 3)
+    baseline.observe = lambda env_steps, spent: next(changes)
+    monitor = trial(source=baseline)
+    iterations = [measure(monitor, result(4000, 2.0), 0.0, {"sample": 1.0}, WORK)["steady"]["iterations"] for _ in range(9)]
+    assert iterations == [0, 1, 2, 3, 4, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_drift_is_only_silent_while_the_baseline_follows_it(follows):
+    warnings, baseline = {}, Measured()
+    type(baseline).follows_drift = follows
+    monitor = trial(warnings=warnings, source=baseline)
+    for iteration in range(40):
+        measure(monitor, result(4000, 1.25 + iteration / 20), 0.0, {"sample": 1.0 + iteration / 20})
+    assert ("drift" in warnings) == (not follows)
