@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 import random
 import time
 from collections import Counter
@@ -16,13 +15,12 @@ import numpy as np
 from scipy.optimize import nnls
 
 from rl_scaling_callback.analysis.configurations import SINGLE
-from rl_scaling_callback.analysis.fitting import Array
-from rl_scaling_callback.core.estimates import trimmed_mean
+from rl_scaling_callback.core.estimates import Array, trimmed_mean
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.probing import Probe
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.rllib.prober import ProbeError
-from rl_scaling_callback.sweeping.probe_host import REST, ProbeHost, TrainedIteration
+from rl_scaling_callback.sweeping.host import REST, Host, TrainedIteration
 from rl_scaling_callback.sweeping.race import Outcome, Race
 
 _COEFFICIENTS: Final = 3
@@ -47,9 +45,7 @@ class ProbeRounds:
         failed: configurations that can't be probed, with the reason.
         probed_s: total time of the rounds [s].
         trained_s: total time of the training iterations [s].
-        round_s: time of the last round [s].
         evaluation_s: mean time that evaluation adds to an iteration, not included in the other times [s].
-        interrupted: whether the user interrupted the sweep.
     """
 
     scales: list[Scale]
@@ -61,9 +57,7 @@ class ProbeRounds:
     failed: dict[Scale, str] = field(default_factory=dict)
     probed_s: float = 0.0
     trained_s: float = 0.0
-    round_s: float = 0.0
     evaluation_s: float = 0.0
-    interrupted: bool = False
 
     @property
     def running(self) -> list[Scale]:
@@ -100,7 +94,7 @@ class ProbeRounds:
     @property
     def shares(self) -> dict[str, float]:
         """Share of each phase in `rest`."""
-        parts = {phase: sum(each.rest[phase] for each in self.iterations) for phase in REST}
+        parts = {phase: sum(each.parts[phase] for each in self.iterations) for phase in REST}
         return {phase: seconds / sum(parts.values()) for phase, seconds in parts.items()}
 
     def _steps(self, scale: Scale) -> float:
@@ -110,7 +104,7 @@ class ProbeRounds:
 
     def _took(self, iteration: TrainedIteration) -> float:
         """Return an iteration's seconds other than sampling, per learner update."""
-        return sum(iteration.rest.values()) * self._steps(iteration.scale) / iteration.env_steps
+        return iteration.rest_s * self._steps(iteration.scale) / iteration.env_steps
 
     def _updates(self, scales: Sequence[Scale]) -> Array:
         """Return a + b·r + c·N at each scale, with non-negative coefficients fitted with relative weights."""
@@ -155,7 +149,7 @@ def _terms(scales: Sequence[Scale]) -> Array:
     return np.array([[1.0, scale.num_env_runners, scale.parallelism] for scale in scales])
 
 
-def measure(rounds: ProbeRounds, host: ProbeHost, race: Race) -> None:
+def measure(rounds: ProbeRounds, host: Host, race: Race) -> None:
     """Run a round of probes, then some training iterations, so that both see the machine at the same speed.
 
     Every configuration is probed before it is trained: a probe survives a failing env and reports the error; training doesn't.
@@ -181,16 +175,10 @@ def measure(rounds: ProbeRounds, host: ProbeHost, race: Race) -> None:
             rounds.failed[scale] = probe
             if host.recover():
                 # It killed env runners, and larger configurations would as well.
-                for larger in rounds.scales:
-                    if (
-                        larger not in found
-                        and larger not in rounds.failed
-                        and all(map(operator.ge, _counts(larger), _counts(scale)))
-                    ):
-                        rounds.failed[larger] = f"not tried after {scale}: {probe}"
+                untried = [each for each in rounds.scales if each not in found and each not in rounds.failed]
+                rounds.failed |= {each: f"not tried after {scale}: {probe}" for each in untried if is_within(scale, each)}
     rounds.probes.append(found)
-    rounds.round_s = time.perf_counter() - started
-    rounds.probed_s += rounds.round_s
+    rounds.probed_s += time.perf_counter() - started
     while len(rounds.iterations) < FEWEST_ITERATIONS or rounds.trained_s < _TRAINED_SHARE * rounds.probed_s:
         rounds.trained(host.train(_next_to_train(rounds, race)))
 
@@ -208,8 +196,9 @@ def _next_to_train(rounds: ProbeRounds, race: Race) -> Scale:
     return min(others, key=lambda scale: (times[scale], -scale.parallelism))
 
 
-def _counts(scale: Scale) -> tuple[int, int]:
-    return scale.num_env_runners, scale.num_envs_per_env_runner
+def is_within(scale: Scale, larger: Scale) -> bool:
+    """Return whether a scale has at most as many env runners, and as many envs for each, as another one."""
+    return scale.num_env_runners <= larger.num_env_runners and scale.num_envs_per_env_runner <= larger.num_envs_per_env_runner
 
 
 def _in_order_of_creation(scale: Scale) -> tuple[int, int]:

@@ -1,32 +1,30 @@
-"""Runs one Algorithm in a separate process, placed like a Tune trial, to probe and train configurations in it."""
+"""Runs an Algorithm in a separate process, placed like a Tune trial, to measure configurations in it."""
 
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import ray
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.util.placement_group import remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rl_scaling_callback import rllib
 from rl_scaling_callback.callback import ScalingCallback
-from rl_scaling_callback.core import schema
+from rl_scaling_callback.core.attribution import RECORDED
 from rl_scaling_callback.core.probing import Probe
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.rllib import hardware, prober
 from rl_scaling_callback.rllib.prober import ProbeError, Prober
 from rl_scaling_callback.rllib.switch import Switch
 from rl_scaling_callback.sweeping import cluster
-from rl_scaling_callback.sweeping.instrument import callbacks_without_measuring
-
-if TYPE_CHECKING:
-    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 _LONGEST_START_S: Final = 300.0
 _LONGEST_PROBE_S: Final = 30.0
@@ -41,6 +39,11 @@ _MOST_ATTEMPTS: Final = 3
 """At training an iteration whose time is unknown, because the clock jumped."""
 _LONGEST_ITERATION: Final = 200
 """Maximum env steps of an iteration with several learner updates."""
+_LONGEST_MINIMUM_S: Final = 2.0
+"""Longest minimum duration of an iteration of an asynchronous algorithm. It only affects reporting, and the default of APPO and
+IMPALA is 10 s. Two seconds contain many samples and updates."""
+_LONGEST_SILENCE_S: Final = 600.0
+"""A training iteration that takes longer counts as hung, unless probes have shown that the configuration works."""
 
 
 REST: Final = ("learn", "sync", "other")
@@ -55,42 +58,55 @@ class TrainedIteration:
         scale: the scale it ran at.
         env_steps: its env steps.
         seconds: its duration without evaluation.
-        rest: seconds of each phase in `REST`.
+        parts: seconds of each of `attribution.RECORDED`; NaN if unknown.
     """
 
     scale: Scale
     env_steps: float
     seconds: float
-    rest: Mapping[str, float]
+    parts: Mapping[str, float]
+
+    @property
+    def rest_s(self) -> float:
+        """Seconds other than sampling; NaN if unknown."""
+        return sum(self.parts[phase] for phase in REST)
 
 
 class _Host:
     """The actor that runs in the separate process."""
 
     _first_s = 0.0
+    _lifetime = math.nan
 
-    def start(self, config: AlgorithmConfig, keep_envs: bool) -> hardware.Host:
-        self._algorithm, self._keep_envs = config.build_algo(), keep_envs
-        self._switch = Switch(self._algorithm, keep_envs)
-        self._prober = Prober(self._algorithm, keep_envs=keep_envs)
+    def start(self, config: AlgorithmConfig) -> hardware.Host:
+        # Its advice is about a user's trial, and this is none.
+        logging.getLogger("rl_scaling_callback").setLevel(logging.CRITICAL)
+        self._algorithm = config.build_algo()
         return hardware.this_host()
 
-    def warm_up(self) -> float:
-        before_learning, steps = rllib.steps_before_learning(vars(self._algorithm.config)), 0.0
-        evaluation_s = self._switch.take_out_evaluation()
+    def prepare(self, probes: bool, keep_envs: bool) -> float:
+        """Train until the algorithm has learned; return the mean time that evaluation adds to an iteration [s].
+
+        For probes, evaluation is turned off.
+        """
+        config, evaluation_s = vars(self._algorithm.config), 0.0
+        if probes:
+            self._keep_envs = keep_envs
+            self._prober = Prober(self._algorithm, keep_envs=keep_envs)
+            self._switch = Switch(self._algorithm, keep_envs)
+            evaluation_s = self._switch.take_out_evaluation()
+        steps, before_learning = 0.0, rllib.steps_before_learning(config)
         while steps <= before_learning:
-            steps += self._algorithm.train()[schema.ROOT]["env_steps"]
+            steps += self.train(rllib.read_scale(config), probes=False).env_steps
         return evaluation_s
 
-    def train(self, scale: Scale) -> TrainedIteration:
-        for _ in range(_MOST_ATTEMPTS):
-            scaling = self._switch.train(scale)[schema.ROOT]
-            times = scaling["time"]
-            rest = {phase: times[phase] for phase in REST}
-            seconds = times["sample"] + sum(rest.values())
-            if scaling["env_steps"] > 0 and 0 < seconds < math.inf:
-                return TrainedIteration(scale, scaling["env_steps"], seconds, rest)
-        raise ProbeError(f"{_MOST_ATTEMPTS} training iterations in a row at {scale} could not be timed")
+    def train(self, scale: Scale, probes: bool) -> TrainedIteration:
+        result = self._switch.train(scale) if probes else self._algorithm.train()
+        reading = rllib.read_measured(result, rllib.read_injected(result, rllib.MEASURED_KEYS), self._lifetime)
+        self._lifetime = reading.lifetime
+        # An iteration without parts makes their sums unknown; omitting it would make them too small.
+        parts = reading.parts or (math.nan,) * len(RECORDED)
+        return TrainedIteration(scale, reading.env_steps, reading.seconds, dict(zip(RECORDED, parts, strict=True)))
 
     def steps_per_update(self, scales: Sequence[Scale]) -> dict[Scale, float]:
         return {scale: self._prober.steps_per_round(scale) for scale in scales}
@@ -118,7 +134,8 @@ class _Host:
         return bool(len(answers) == group.num_remote_env_runners())
 
     def stop(self) -> None:
-        self._prober.close()
+        if hasattr(self, "_prober"):
+            self._prober.close()
         self._algorithm.stop()
 
 
@@ -126,27 +143,31 @@ def _answer(env_runner: Any) -> bool:
     return True
 
 
-class ProbeHost:
-    """The driver's handle to the Algorithm's process.
+class Host:
+    """The driver's handle to the Algorithm's process, which has trained an iteration, because the first update is slower.
 
     Args:
         config: the config, with the largest number of env runners to probe.
-        keep_envs: whether to keep the envs of measured configurations.
+        probes: whether to probe and train configurations in this Algorithm, instead of training its own only.
+        keep_envs: whether to keep the envs of probed configurations.
         say: called with a message if it has to wait for resources.
 
     Attributes:
-        host: the host of the process.
+        machine: the machine of the process.
+        evaluation_s: the mean time that evaluation adds to an iteration; it is turned off for probes [s].
 
     Raises:
-        ProbeError: the Algorithm can't be built or probed.
+        ProbeError: the Algorithm can't be built, probed or trained.
         TimeoutError: the cluster has no free resources for it.
     """
 
-    def __init__(self, config: AlgorithmConfig, keep_envs: bool = True, say: Callable[[str], None] = print) -> None:
-        self._config, self._keep_envs, self._say = config, keep_envs, say
-        self.host: hardware.Host = self._start()
+    def __init__(
+        self, config: AlgorithmConfig, *, probes: bool = True, keep_envs: bool = True, say: Callable[[str], None] = print
+    ) -> None:
+        self._config, self._probes, self._keep_envs, self._say = config, probes, keep_envs, say
+        self._start()
 
-    def _start(self) -> hardware.Host:
+    def _start(self) -> None:
         algorithm: Any = self._config.algo_class
         request = algorithm.default_resource_request(self._config)
         self._group = cluster.reserve(request, self._say)
@@ -162,20 +183,12 @@ class ProbeHost:
             )
         self._actor: Any = actor.options(**options).remote()
         try:
-            host: hardware.Host = self._get(self._actor.start.remote(_timed(self._config), self._keep_envs), _LONGEST_START_S)
-            return host
+            self.machine: hardware.Host = self._get(self._actor.start.remote(_timed(self._config)), _LONGEST_START_S)
+            longest_s = None if self._probes else _LONGEST_SILENCE_S
+            self.evaluation_s: float = self._get(self._actor.prepare.remote(self._probes, self._keep_envs), longest_s)
         except BaseException:
             self.close()
             raise
-
-    def warm_up(self) -> float:
-        """Train until the algorithm has learned, because the first update is slower than later ones, and turn evaluation off.
-
-        Returns:
-            The mean time that evaluation adds to an iteration [s].
-        """
-        seconds: float = self._get(self._actor.warm_up.remote())
-        return seconds
 
     def recover(self) -> bool:
         """Start a new Algorithm if env runners have died or hang; return whether it did."""
@@ -183,14 +196,17 @@ class ProbeHost:
             if self._get(self._actor.is_whole.remote(), 2 * _LONGEST_ANSWER_S):
                 return False
         self.close()
-        self.host = self._start()
-        self.warm_up()
+        self._start()
         return True
 
     def train(self, scale: Scale) -> TrainedIteration:
-        """Run a training iteration at a scale."""
-        iteration: TrainedIteration = self._get(self._actor.train.remote(scale))
-        return iteration
+        """Run a training iteration at a scale, without probes that of the config; its figures may then be unknown."""
+        longest_s = None if self._probes else _LONGEST_SILENCE_S
+        for _ in range(_MOST_ATTEMPTS):
+            iteration: TrainedIteration = self._get(self._actor.train.remote(scale, self._probes), longest_s)
+            if not self._probes or (iteration.env_steps > 0 and 0 < iteration.seconds < math.inf and iteration.rest_s < math.inf):
+                return iteration
+        raise ProbeError(f"{_MOST_ATTEMPTS} training iterations in a row at {scale} could not be timed")
 
     def steps_per_update(self, scales: Sequence[Scale]) -> dict[Scale, float]:
         """Return the env steps per learner update at each scale; infinite if updates depend on the env steps alone."""
@@ -230,8 +246,21 @@ def _timed(config: AlgorithmConfig) -> AlgorithmConfig:
     Otherwise, RLlib would wait a minute and then train with a different env runner from the one to measure. Iterations can be
     short because their length only affects reporting; DQN's, for example, have 1,000 updates.
     """
-    callback: Any = functools.partial(ScalingCallback, baseline_sps=1.0)
-    timed = config.copy(copy_frozen=False).callbacks([*callbacks_without_measuring(config), callback])
-    least = min(_LONGEST_ITERATION, timed.min_sample_timesteps_per_iteration or 0)
-    timed.reporting(min_time_s_per_iteration=0, min_train_timesteps_per_iteration=0, min_sample_timesteps_per_iteration=least)
+    given, default = config.callbacks_class, AlgorithmConfig().callbacks_class
+    callbacks: list[Any] = list(given) if isinstance(given, (list, tuple)) else [given]
+    others = [each for each in callbacks if each is not default and not _is_measuring(each)]
+    measuring: Any = functools.partial(ScalingCallback, baseline_sps=1.0)
+    timed = config.copy(copy_frozen=False)
+    # The old API stack takes only one; beside the user's, the times of phases are unknown there.
+    timed.callbacks([*others, measuring] if rllib.is_new_stack(vars(config)) else [*others, measuring][0])
+    if rllib.is_asynchronous(vars(config)):
+        timed.reporting(min_time_s_per_iteration=min(_LONGEST_MINIMUM_S, timed.min_time_s_per_iteration or 0))
+    else:
+        least = min(_LONGEST_ITERATION, timed.min_sample_timesteps_per_iteration or 0)
+        timed.reporting(min_time_s_per_iteration=0, min_train_timesteps_per_iteration=0, min_sample_timesteps_per_iteration=least)
     return timed.fault_tolerance(restart_failed_env_runners=False, ignore_env_runner_failures=False)
+
+
+def _is_measuring(callback: Any) -> bool:
+    made = getattr(callback, "func", callback)
+    return isinstance(made, type) and issubclass(made, ScalingCallback)

@@ -6,9 +6,12 @@ import math
 from collections.abc import Iterable
 from typing import Final
 
-from rl_scaling_callback.analysis.goals import interval
+from rl_scaling_callback.core.formulas import interval
 
 UNKNOWN: Final = "–"
+
+_WIDEST_ERROR: Final = 100.0
+"""Half-width of an interval [%] beyond which it is too wide to be useful."""
 
 
 def rounded(value: float, decimals: int, unit: str = "", *, digits: int = 3) -> str:
@@ -34,8 +37,8 @@ def duration(seconds: float) -> str:
 
 
 def percent(error: float) -> str:
-    """Return the half-width of an interval with two significant digits: `"± 3.4 %"`."""
-    return f"± {rounded(error, 1, digits=2)} %"
+    """Return the half-width of an interval with two significant digits, `"± 3.4 %"`, or `"± > 100 %"`."""
+    return "± > 100 %" if error > _WIDEST_ERROR else f"± {rounded(error, 1, digits=2)} %"
 
 
 def with_interval(value: float, error: float, decimals: int, unit: str) -> str:
@@ -50,6 +53,8 @@ def with_interval(value: float, error: float, decimals: int, unit: str) -> str:
     text = rounded(value, decimals, unit)
     if not error > 0:
         return text
+    if error > _WIDEST_ERROR:
+        return f"{text} {percent(error)}"
     low, high = interval(value, error)
     return f"{text} ({rounded(low, decimals)} to {rounded(high, decimals)})"
 
@@ -58,6 +63,11 @@ def listed(texts: Iterable[str]) -> str:
     """Return texts joined for a sentence: `"a, b and c"`; "" for none."""
     *first, last = [*texts] or [""]
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def joined(texts: Iterable[str]) -> str:
+    """Return texts, each once, separated by semicolons; "" for none."""
+    return "; ".join(dict.fromkeys(texts))
 
 
 def printable(text: str) -> str:
