@@ -14,9 +14,7 @@ from rl_scaling_callback import (
     Scale,
     ScalingCallback,
     ScalingReporter,
-    ScalingSearcher,
     SteadyRule,
-    SteadyStopper,
     make_report,
     read_experiment,
     sweep,
@@ -36,10 +34,10 @@ def page_of(table: str, page: str) -> tuple[Scale, float] | None:
     return None if choice is None else (choice.scale, choice.speedup)
 
 
-def parts() -> tuple[Callable[[], ScalingCallback], ScalingReporter, ScalingSearcher, SteadyStopper]:
+def parts() -> tuple[Callable[[], ScalingCallback], ScalingReporter]:
     """Return what goes into an algorithm's config and a `Tuner`."""
-    callback = partial(ScalingCallback, baseline_sps=1378.0, reference=Scale(1, 1), warmup_iterations=3)
-    return callback, ScalingReporter("save"), ScalingSearcher([1, 2], [1, 2], "fastest"), SteadyStopper()
+    callback = partial(ScalingCallback, baseline_sps=1378.0, reference=Scale(1, 1), steady=SteadyRule(warmup_iterations=3))
+    return callback, ScalingReporter("save")
 
 
 if __name__ == "__main__":

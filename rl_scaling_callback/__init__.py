@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from rl_scaling_callback.experiments import ExperimentError, read_experiment
     from rl_scaling_callback.report import Report, make_report
     from rl_scaling_callback.reporter import ScalingReporter
-    from rl_scaling_callback.sweeping.searcher import ScalingSearcher
-    from rl_scaling_callback.sweeping.stopper import SteadyStopper
     from rl_scaling_callback.sweeping.sweep import sweep
 
 __all__ = [
@@ -45,9 +43,7 @@ __all__ = [
     "Scale",
     "ScalingCallback",
     "ScalingReporter",
-    "ScalingSearcher",
     "SteadyRule",
-    "SteadyStopper",
     "__version__",
     "make_report",
     "read_experiment",
@@ -63,9 +59,7 @@ _HOME: Final = {
     "Scale": "core.scale",
     "ScalingCallback": "callback",
     "ScalingReporter": "reporter",
-    "ScalingSearcher": "sweeping.searcher",
     "SteadyRule": "core.steady",
-    "SteadyStopper": "sweeping.stopper",
     "make_report": "report",
     "read_experiment": "experiments",
     "sweep": "sweeping.sweep",

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import functools
 import logging
-import time
 import uuid
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 try:
@@ -22,41 +20,43 @@ from ray.util.metrics import Gauge
 
 from rl_scaling_callback import rllib
 from rl_scaling_callback.baseline.probed import ProbedBaseline
+from rl_scaling_callback.baseline.source import BaselineSource
 from rl_scaling_callback.baseline.store import BaselineStore
 from rl_scaling_callback.baseline.tracker import BaselineTracker, GivenBaseline
 from rl_scaling_callback.core import schema
 from rl_scaling_callback.core.comparison import Resources
 from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.probing import ProbeError, ProbeTimeoutError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule, SteadyWindow
 from rl_scaling_callback.core.trial import Trial
 from rl_scaling_callback.live.colocation import Colocation
 from rl_scaling_callback.live.gauges import Gauges
-from rl_scaling_callback.live.learners import Learners, LearnersWork
+from rl_scaling_callback.live.instruments import Instrument, instrument_for
 from rl_scaling_callback.live.load import Load
+from rl_scaling_callback.live.monitor import TrialMonitor
 from rl_scaling_callback.live.options import MAX_PROBE_SECONDS, Options
-from rl_scaling_callback.live.overlap import OverlappingRunners
-from rl_scaling_callback.live.phases import PhaseClock
 from rl_scaling_callback.live.reading import IterationReader
-from rl_scaling_callback.live.rounds import Rounds
-from rl_scaling_callback.live.sampling import SamplingClock
-from rl_scaling_callback.live.trial import BaselineSource, TrialMonitor
-from rl_scaling_callback.rllib import RunnerReport, hardware, hooks, introspection
-from rl_scaling_callback.rllib.prober import ProbeError, Prober, ProbeTimeoutError
+from rl_scaling_callback.rllib import hardware, hooks, introspection
+from rl_scaling_callback.rllib.prober import Prober
+from rl_scaling_callback.rllib.sampling import SamplingClock, clock_of
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
 
 logger = logging.getLogger("rl_scaling_callback")
 
+_PROBE_SECONDS = 0.1
+"""Sampling time of a probe [s]: many short rounds, spread over time, are more precise than few long ones."""
+
 
 class ScalingCallback(RLlibCallback):
     """Adds throughput, speedup and parallel efficiency to every training result, under `result["scaling"]`.
 
     Pass it to any algorithm config: `config.callbacks(ScalingCallback)`, or with options
-    `config.callbacks(functools.partial(ScalingCallback, warmup_iterations=3))`. Speedup and efficiency need a baseline: include a
-    trial at the reference scale (1 env runner × 1 env) in the experiment, or set `probe=True`. The callback never raises during
-    training. Values that it can't determine are NaN, and it warns once about the reason.
+    `config.callbacks(functools.partial(ScalingCallback, probe=True))`. Speedup and efficiency need a baseline. Under Tune, include
+    a trial at the reference scale (1 env runner × 1 env) in the experiment, or set `probe=True`; outside Tune, it is probed by
+    default. The callback never raises during training. Values that it can't determine are NaN, and it warns once about the reason.
 
     Args:
         baseline_dir: directory or URI (such as `s3://…`) to keep baselines in across experiments. Relative paths are resolved
@@ -66,19 +66,17 @@ class ScalingCallback(RLlibCallback):
         reference: scale of the reference, such as `"1r1e"` or `"4r×2e"`.
         workload: a name for the workload. Trials with the same name are treated as comparable. By default, config and hardware
             decide.
-        probe: measure the baseline inside the trial, by sampling a few hundred env steps at the reference scale from time to time.
-            No reference trial is needed. Probing takes a few seconds at the start, more if envs are slow to build or reset, and
-            at most 1 % of the time afterwards. Each env runner keeps up to two more sets of envs. With APPO and IMPALA speedups
-            come out low, because probes run only before training, while nothing slows down sampling.
+        probe: whether to measure the baseline inside the trial, by sampling a few hundred env steps at the reference scale from
+            time to time. No reference trial is needed. Probing takes a second at the start, more if envs are slow to build or
+            reset, at most 10 % of the first half minute, and at most 1 % of the time afterwards. Each env runner keeps up to two
+            more sets of envs. The baseline is trusted only as far as probes at the trial's own scale reproduce its iterations.
+            With APPO and IMPALA speedups come out low, because probes run only before training, while nothing slows down
+            sampling. By default, the baseline is probed where nothing else can provide it: outside Tune, without `baseline_dir`
+            and `baseline_sps`. Pass False for envs that must not exist twice.
         max_probe_seconds: time limit [s] of the probes at the start, together, and of each later round. The first ones also build
             the envs. Native code of an env can't be interrupted: a step or reset in progress is
             waited for.
-        warmup_iterations: number of iterations at the start to exclude from steady figures.
-        min_iterations: minimum length of the steady window, in iterations.
-        precision: the steady SPS counts as precise once the half-width of its 95 % interval is at most this [%].
-        max_iterations: publish the baseline after this many iterations, even if it is not precise yet. None means 8, or
-            `min_iterations` if that is larger.
-        max_seconds: publish the baseline after this much measured time [s], even if it is not precise yet.
+        steady: which iterations count for steady figures, and when a reference trial publishes its baseline.
 
     Raises:
         ValueError: an option is invalid. An unreachable `baseline_dir` is reported when the Algorithm is built, because env runners
@@ -86,28 +84,12 @@ class ScalingCallback(RLlibCallback):
     """
 
     # Defaults for subclasses that don't call super().__init__().
-    _options = Options.of(
-        baseline_dir=None,
-        baseline_sps=None,
-        reference="1r1e",
-        workload=None,
-        probe=False,
-        max_probe_seconds=MAX_PROBE_SECONDS,
-        steady=DEFAULT_RULE,
-    )
+    _options = Options.of()
     _warned: frozenset[str] = frozenset()
     _trial: TrialMonitor | None = None
-    _reader: IterationReader | None = None
-    _phases: PhaseClock | None = None
-    _phases_are_timed = False
-    _timers: Callable[[], dict[str, float]] | None = None
-    _timers_before: Mapping[str, float] = MappingProxyType({})
-    _clocks_evaluation = False
-    _runners: Rounds | OverlappingRunners = Rounds()
-    _learners: Learners | None = None
+    _instrument: Instrument | None = None
     _sampling: SamplingClock | None = None
     _gauges: Gauges | None = None
-    _probed: ProbedBaseline | None = None
     _is_redundant = False
 
     def __init__(
@@ -117,13 +99,9 @@ class ScalingCallback(RLlibCallback):
         baseline_sps: float | None = None,
         reference: str | Scale = "1r1e",
         workload: str | None = None,
-        probe: bool = False,
+        probe: bool | None = None,
         max_probe_seconds: float = MAX_PROBE_SECONDS,
-        warmup_iterations: int = DEFAULT_RULE.warmup_iterations,
-        min_iterations: int = DEFAULT_RULE.min_iterations,
-        precision: float = DEFAULT_RULE.precision,
-        max_iterations: int | None = None,
-        max_seconds: float = DEFAULT_RULE.max_seconds,
+        steady: SteadyRule = DEFAULT_RULE,
     ) -> None:
         super().__init__()
         self._options = Options.of(
@@ -133,13 +111,7 @@ class ScalingCallback(RLlibCallback):
             workload=workload,
             probe=probe,
             max_probe_seconds=max_probe_seconds,
-            steady=SteadyRule(
-                warmup_iterations=warmup_iterations,
-                min_iterations=min_iterations,
-                precision=precision,
-                max_iterations=max_iterations,
-                max_seconds=max_seconds,
-            ),
+            steady=steady,
         )
 
     def on_algorithm_init(self, *, algorithm: Algorithm, **kwargs: Any) -> None:
@@ -161,39 +133,40 @@ class ScalingCallback(RLlibCallback):
 
     def on_evaluate_start(self, **kwargs: Any) -> None:
         """Start timing an evaluation if no timer of RLlib's does (old API stack)."""
-        if self._phases is not None and self._clocks_evaluation:
-            self._phases.enter("evaluate")
+        if self._instrument is not None and not self._instrument.times_evaluation:
+            self._instrument.clock.enter("evaluate")
 
     def on_evaluate_end(self, **kwargs: Any) -> None:
         """Stop timing an evaluation."""
-        if self._phases is not None and self._clocks_evaluation:
-            self._phases.leave("evaluate")
+        if self._instrument is not None and not self._instrument.times_evaluation:
+            self._instrument.clock.leave("evaluate")
 
     def on_environment_created(self, *, env_runner: Any, **kwargs: Any) -> None:
         """Hook into the timers of an env runner. RLlib calls it in the env runner's process."""
-        if self._is_not_first_of(getattr(env_runner, "_callbacks", None)):
+        if self._is_not_first_of(getattr(env_runner, "_callbacks", None)) or not hasattr(env_runner, "metrics"):
             return
-        if self._sampling is None and hasattr(env_runner, "metrics"):
-            try:
-                self._sampling = SamplingClock(
-                    env_runner.metrics,
-                    start=rllib.SAMPLE_TIMER,
-                    parts=rllib.STEP_TIMERS,
-                    num_envs=env_runner.num_envs,
-                    weights=rllib.WEIGHTS_TIMER if rllib.is_asynchronous(vars(env_runner.config)) else None,
-                )
-            except Exception as error:
-                self._warn("env runner", f"this env runner can't be timed ({error!r}): runners/* stay NaN")
+        try:
+            if self._sampling is None:
+                self._sampling = clock_of(env_runner)
+            else:
+                self._sampling.resize(env_runner.num_envs)
+        except Exception as error:
+            self._warn("env runner", f"this env runner can't be timed ({error!r}): runners/* stay NaN")
 
     def on_episode_start(self, **kwargs: Any) -> None:
         """Count the step in which an env is reset. RLlib calls it in the env runner's process."""
         if self._sampling is not None:
-            self._sampling.count_env_step()
+            self._sampling.count_episode_start()
 
     def on_episode_step(self, **kwargs: Any) -> None:
         """Count a step of one of the env runner's envs. RLlib calls it in the env runner's process."""
         if self._sampling is not None:
             self._sampling.count_env_step()
+
+    def on_episode_end(self, **kwargs: Any) -> None:
+        """Note that the next step resets an env. RLlib calls it in the env runner's process."""
+        if self._sampling is not None:
+            self._sampling.count_episode_end()
 
     def on_sample_end(self, *, env_runner: Any = None, metrics_logger: Any = None, samples: Any = None, **kwargs: Any) -> None:
         """Report the times of this sample. RLlib calls it in the env runner's process."""
@@ -213,16 +186,8 @@ class ScalingCallback(RLlibCallback):
             return
         values: dict[str, Any] | None = None
         try:
-            if self._trial is not None and self._phases is not None:
-                phases = self._phases.take()
-                if self._timers is not None:
-                    before = self._timers_before
-                    phases |= {phase: total - before.get(phase, 0.0) for phase, total in self._timers().items()}
-                evaluation_s = phases.get("evaluate", 0.0)
-                learner = LearnersWork() if self._learners is None else self._learners.read()
-                work = self._runners.read()
-                named = (phases if work.phases is None else work.phases) if self._phases_are_timed else None
-                values = self._trial.measure(result, evaluation_s, named, work, learner, self._probe())
+            if self._trial is not None and self._instrument is not None:
+                values = self._trial.measure(result, self._instrument.read())
             elif "error" not in self._warned:
                 self._warn(
                     "late",
@@ -242,28 +207,14 @@ class ScalingCallback(RLlibCallback):
 
     def _start(self, algorithm: Algorithm, lasting: BaselineStore | None) -> TrialMonitor:
         config = introspection.config_of(algorithm)
-        settle = {"learn": hooks.wait_for_gpu} if rllib.uses_gpus(config) else {}
-        # Evaluation in parallel to training costs iteration time only if it outlasts training.
-        background = ("evaluate",) if rllib.evaluation_is_parallel(config) else ()
-        if rllib.is_new_stack(config) and rllib.is_asynchronous(config):
-            self._phases = clock = PhaseClock(rllib.TIMER_PHASES, settle, background=background, clock=time.time, records=True)
-            self._runners = OverlappingRunners(clock, max(1, rllib.read_scale(config).num_env_runners))
-        else:
-            self._phases = clock = PhaseClock(rllib.TIMER_PHASES, settle, background=background)
-            self._runners = Rounds()
-        if rllib.is_new_stack(config):
-            watch = functools.partial(hooks.watch_reports, algorithm, self._take_reports, self._take_learner_report)
-            self._attempt("env runners", watch, None)
-            self._phases_are_timed = self._attempt("phases", lambda: hooks.watch_phases(algorithm, clock), False)
-            if rllib.is_asynchronous(config):
-                self._learners = self._attempt("learners", lambda: _watch_learners(algorithm, config), None)
-        self._clocks_evaluation = not self._phases_are_timed
-        if not rllib.is_new_stack(config):
-            self._read_timers(algorithm, config)
+        self._instrument = instrument_for(algorithm, self._attempt, self._warn)
         colocation = self._attempt("other trials", lambda: _join(algorithm), None)
         colocated = nullcontext if colocation is None else colocation.iteration
-        iteration = functools.partial(self._iteration, colocated)
-        hooks.watch_iterations(algorithm, step=iteration, training_step=functools.partial(self._phases.block, "other"))
+        hooks.watch_iterations(
+            algorithm,
+            step=functools.partial(self._iteration, self._instrument, colocated),
+            training_step=functools.partial(self._instrument.clock.block, "other"),
+        )
         scale = rllib.read_scale(config)
         storage = introspection.storage_of(algorithm)
         # RLlib doesn't keep Tune's name of the trial, but the trial's folder starts with it.
@@ -281,12 +232,10 @@ class ScalingCallback(RLlibCallback):
             steps_in_turn=rllib.steps_in_turn(config),
             steps_vary=rllib.iterations_are_timed(config) or rllib.steps_follow_scale(config),
         )
-        source = self._source(algorithm, trial, lasting)
-        self._reader = IterationReader(config, self._warn)
         monitor = TrialMonitor(
             trial,
-            source,
-            reader=self._reader,
+            self._source(algorithm, trial, lasting),
+            reader=IterationReader(config, self._warn),
             window=SteadyWindow(self._options.steady, learns_after=rllib.steps_before_learning(config)),
             load=Load(resources.machine_cores, scale.num_env_runners),
             is_exclusive=lambda: NAN if colocation is None else colocation.exclusive,
@@ -295,56 +244,25 @@ class ScalingCallback(RLlibCallback):
         hooks.watch_end(algorithm, functools.partial(self._attempt, "end", monitor.end, None))
         return monitor
 
-    def _read_timers(self, algorithm: Algorithm, config: Mapping[str, Any]) -> None:
-        """Read the phases from the timers of the old API stack; not for APPO and IMPALA, whose phases overlap."""
-        if rllib.is_asynchronous(config):
-            self._warn(
-                "old stack", "APPO and IMPALA don't report where time goes on the old API stack: time/* and loss/<cause> stay NaN"
-            )
-            return
-        timers = functools.partial(introspection.read_timers, weakref.proxy(algorithm))
-        if self._attempt("phases", timers, None) is None:
-            return
-        self._timers, self._phases_are_timed = timers, True
-        if rllib.samples_env(config):
-            self._warn(
-                "old stack",
-                "env runners don't report how long they sample on the old API stack: only the learn, sync, evaluate and other "
-                "losses are known, and there is no diagnosis",
-            )
-
     @contextmanager
-    def _iteration(self, colocated: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
-        """Reset the clocks, so that an earlier evaluation or failed iteration doesn't count, and run an iteration."""
-        if self._phases is not None:
-            self._phases.start()
-        if self._timers is not None:
-            self._timers_before = self._attempt("phases", self._timers, {})
-        if self._learners is not None:
-            self._learners.start()
-        self._runners.start()
+    def _iteration(self, instrument: Instrument, colocated: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+        """Start the instrument, so that an earlier evaluation or failed iteration doesn't count, and run an iteration."""
+        instrument.start()
         try:
             with colocated():
                 yield
         except BaseException:
-            if self._reader is not None:
-                self._reader.note_failure()
+            if self._trial is not None:
+                self._trial.note_failure()
             raise
-
-    def _take_reports(self, reports: list[tuple[str, RunnerReport]]) -> None:
-        self._attempt("env runners", lambda: self._runners.add(reports), None)
-
-    def _take_learner_report(self, report: Mapping[str, float]) -> None:
-        if self._learners is not None:
-            self._learners.add(report)
 
     def _source(self, algorithm: Algorithm, trial: Trial, lasting: BaselineStore | None) -> BaselineSource:
         options = self._options
         if options.baseline_sps is not None:
             return GivenBaseline(options.baseline_sps, options.reference, trial.scale, self._warn)
-        config = introspection.config_of(algorithm)
         storage = introspection.storage_of(algorithm)
-        if not rllib.samples_env(config):
+        samples = rllib.samples_env(introspection.config_of(algorithm))
+        if not samples:
             store = None
         elif lasting is not None:
             store = lasting
@@ -352,15 +270,15 @@ class ScalingCallback(RLlibCallback):
             store = BaselineStore.of_experiment(storage, introspection.run_of(storage))
         else:
             store = None
-            if not options.probe:
-                self._warn(
-                    "no baseline",
-                    "there is no experiment folder to keep a baseline in outside Tune: SPS only. For speedup and efficiency, "
-                    "pass probe=True, baseline_dir='a/directory' (and run 1r×1e once) or baseline_sps=…, for example with "
-                    "functools.partial.",
-                )
+        probes = samples and store is None if options.probe is None else options.probe
+        if samples and store is None and not probes:
+            self._warn(
+                "no baseline",
+                "there is no experiment folder to keep a baseline in outside Tune: SPS only. For speedup and efficiency, leave out "
+                "probe=False, or pass baseline_dir='a/directory' (and run 1r×1e once) or baseline_sps=….",
+            )
         stored = BaselineTracker(store, trial, options.reference, warn=self._warn, rule=options.steady)
-        return self._probe_baseline(algorithm, trial, stored) if options.probe else stored
+        return self._probe_baseline(algorithm, trial, stored) if probes else stored
 
     def _probe_baseline(self, algorithm: Algorithm, trial: Trial, stored: BaselineTracker) -> BaselineSource:
         """Return a probed baseline, or the stored one if the trial can't be probed."""
@@ -372,14 +290,9 @@ class ScalingCallback(RLlibCallback):
                 raise ProbeError(
                     f"the reference {reference} has more env runners than the trial ({scale}); use reference={fits!r}."
                 )
-            prober = Prober(algorithm, max_seconds=self._options.max_probe_seconds)
-            self._probed = ProbedBaseline(
-                prober,
-                trial,
-                reference,
-                lasting=None if self._options.baseline_dir is None else stored,
-                warn=self._warn,
-            )
+            prober = Prober(algorithm, max_seconds=self._options.max_probe_seconds, probe_seconds=_PROBE_SECONDS)
+            lasting = None if self._options.baseline_dir is None else stored
+            return ProbedBaseline(prober, trial, reference, lasting=lasting, warn=self._warn)
         except (ProbeError, ValueError) as error:
             if prober is not None:
                 prober.close()  # frees the second set of envs
@@ -388,17 +301,6 @@ class ScalingCallback(RLlibCallback):
                 "probe", f"the baseline can't be probed: {error}{longer} A reference trial's baseline is used if there is one."
             )
             return stored
-        return self._probed
-
-    def _probe(self) -> float:
-        """Refresh the probed baseline if a probe is due; return the seconds spent on probes."""
-        if self._probed is None:
-            return 0.0
-        try:
-            self._probed.refresh()
-        except ProbeError as error:
-            self._warn("probe", f"{error} The baseline of the last probe is kept; baseline/age shows how old it is.")
-        return self._probed.take_seconds()
 
     def _show(self, result: Mapping[str, Any]) -> None:
         try:
@@ -428,13 +330,6 @@ class ScalingCallback(RLlibCallback):
                 error,
                 exc_info=error,
             )
-
-
-def _watch_learners(algorithm: Algorithm, config: Mapping[str, Any]) -> Learners:
-    settle = {"busy": hooks.wait_for_gpu} if rllib.uses_gpus(config) else {}
-    take = hooks.watch_learners(algorithm, functools.partial(PhaseClock, rllib.LEARNER_PHASES, settle))
-    group = weakref.proxy(algorithm)
-    return Learners(take, max(1, int(rllib.number(config.get("num_learners")))), lambda: introspection.dropped_steps(group))
 
 
 def _join(algorithm: Algorithm) -> Colocation:

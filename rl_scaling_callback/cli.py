@@ -24,12 +24,10 @@ except ImportError as error:
 
 from rl_scaling_callback._version import __version__
 from rl_scaling_callback.analysis.goals import GOALS, Goal
-from rl_scaling_callback.analysis.speed_correction import CORRECTIONS, Correction
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.schema import KEYS
 from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
-from rl_scaling_callback.sweeping import ENGINES, Engine
 
 if TYPE_CHECKING:
     from rl_scaling_callback.report import Report
@@ -46,6 +44,13 @@ def _scale(_context: click.Context, _option: click.Parameter, text: str) -> Scal
         return Scale.parse(text)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def _columns(_context: click.Context, _option: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in texts]
+    if wrong := [text for text, (_, mark, theirs) in zip(texts, pairs, strict=True) if not (mark and theirs)]:
+        raise click.BadParameter(f"{wrong[0]!r}; allowed are pairs such as sps=FPS: a name of ours, and the table's")
+    return {ours: theirs for ours, _, theirs in pairs}
 
 
 def _can_be_written(_context: click.Context, _option: click.Parameter, file: Path | None) -> Path | None:
@@ -101,7 +106,7 @@ def _goal(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["table", "markdown", "json", "html"]),
+    type=click.Choice(["table", "json", "html"]),
     default="table",
     show_default=True,
     help="Output format.",
@@ -115,20 +120,25 @@ def _goal(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--figures", type=click.Path(file_okay=False, path_type=Path), help="Folder for the figures, as SVG.")
 @click.option("--curve", type=click.Path(file_okay=False, path_type=Path), help="Folder for the TensorBoard curve over N.")
-@click.option("--reference", callback=_scale, default="1r1e", show_default=True, help="Scale of the baseline.")
+@click.option(
+    "--reference",
+    callback=_scale,
+    default="1r1e",
+    show_default=True,
+    help="Scale of the baseline. If it was not measured: the smallest one.",
+)
+@click.option(
+    "--column", "columns", callback=_columns, multiple=True, metavar="OURS=THEIRS", help="Name of a table's column: sps=FPS."
+)
+@click.option(
+    "--pool", multiple=True, metavar="COLUMN", help="Column of a table, or setting of trials, that makes no studies of its own."
+)
 @click.option(
     "--warmup-iterations",
     type=click.IntRange(min=0),
     default=DEFAULT_RULE.warmup_iterations,
     show_default=True,
     help="Number of iterations to skip at the start of each trial.",
-)
-@click.option(
-    "--correction",
-    type=click.Choice(CORRECTIONS),
-    default="repeated",
-    show_default=True,
-    help="When to correct for the machine's speed, estimated from learner updates: if trials were repeated, always or never.",
 )
 @click.option(
     "--verbose", "-v", is_flag=True, help="Table format only: show all configurations, laws, predictions, checklist and notes."
@@ -142,27 +152,29 @@ def report(
     figures: Path | None,
     curve: Path | None,
     reference: Scale,
+    columns: dict[str, str],
+    pool: tuple[str, ...],
     warmup_iterations: int,
-    correction: Correction,
     verbose: bool,
     exit_code: bool,
 ) -> None:
     """Show a table of configurations and a recommendation.
 
-    PATH is the folder of a Tune experiment (a path or a URI such as s3://…) or a CSV file. Trials need not have used
-    ScalingCallback. A CSV file has the columns num_env_runners, num_envs_per_env_runner (1 by default), and either sps or any two
-    of env_steps, time_this_iter_s and sps.
+    PATH is a folder of Tune (a trial, an experiment or many; a path or a URI such as s3://…), a result.json or progress.csv of any
+    Ray, or a table in CSV, TSV or JSON lines. Trials need not have used ScalingCallback. A table has a row per iteration or
+    configuration, with num_env_runners or num_envs_per_env_runner or both, and sps or env_steps and time_this_iter_s, or usual
+    names for these; its other columns separate studies.
     """
     rule = SteadyRule(warmup_iterations=warmup_iterations)
     try:
         with _progress() as progress:
-            experiment = read_experiment(path, reference=reference, rule=rule, progress=progress)
+            experiment = read_experiment(path, reference=reference, rule=rule, columns=columns, pool=pool, progress=progress)
     except ExperimentError as error:
         raise click.ClickException(str(error)) from None
 
     from rl_scaling_callback.report import make_report, save_figures, write_curve
 
-    made = make_report(experiment, goal, reference, correction=correction)
+    made = make_report(experiment, goal, reference)
     _show(made, form, output, verbose)
     try:
         for index, study in enumerate(made.studies, start=1):
@@ -208,21 +220,11 @@ def _counts(_context: click.Context, _option: click.Parameter, text: str) -> lis
 )
 @_goal
 @click.option(
-    "--engine",
-    type=click.Choice(ENGINES),
-    default="auto",
-    show_default=True,
-    help="Probe configurations inside one Algorithm, or run a trial for each. auto: trials only if probing is not possible.",
-)
-@click.option(
-    "--confirm/--no-confirm", default=True, show_default=True, help="Confirm the result of probing with a few training iterations."
-)
-@click.option(
     "--budget",
     type=click.FloatRange(min=0, min_open=True),
     metavar="MINUTES",
     help="Start no new measurement after this time, counted from when Ray and the Algorithm have started. [default: 0.2 for "
-    "probes, 0.5 on a disturbed machine, 0.2 for confirming, no limit for trials]",
+    "probes, 0.5 on a disturbed machine, 0.2 for confirming, no limit without probes]",
 )
 @click.option(
     "--keep-envs/--no-keep-envs",
@@ -230,11 +232,12 @@ def _counts(_context: click.Context, _option: click.Parameter, text: str) -> lis
     show_default=True,
     help="Keep the envs of all probed configurations alive. Otherwise probing is slower but needs less memory and fewer licences.",
 )
-@click.option("--max-trials", type=click.IntRange(min=1), help="Maximum number of trials.")
-@click.option("--storage-path", default="~/ray_results", show_default=True, help="Directory or URI for Tune's results.")
-@click.option("--name", default="scaling_sweep", show_default=True, help="Name of the experiment. An existing page is overwritten.")
-@click.option("--resume", is_flag=True, help="Resume the trials of the experiment with this name.")
-@click.option("--reuse", multiple=True, metavar="PATH", help="Earlier experiment whose measurements of this workload are reused.")
+@click.option(
+    "--page",
+    default="~/ray_results/scaling_sweep/scaling_report.html",
+    show_default=True,
+    help="File or URI of the HTML page to write; an existing one is replaced.",
+)
 @click.option(
     "--num-cpus",
     type=click.IntRange(min=1),
@@ -252,23 +255,17 @@ def sweep(
     runners: list[int] | Literal["auto"],
     envs: list[int] | Literal["auto"],
     goal: Goal,
-    engine: Engine,
-    confirm: bool,
     budget: float | None,
     keep_envs: bool,
-    max_trials: int | None,
-    storage_path: str,
-    name: str,
-    resume: bool,
-    reuse: tuple[str, ...],
+    page: str,
     num_cpus: int | None,
     write: Path | None,
 ) -> None:
     """Find the best number of env runners and envs.
 
     CONFIG is FILE.py:NAME, where NAME is an AlgorithmConfig or a function that returns one. Configurations are probed inside one
-    Algorithm, in seconds; if that is not possible, each runs as a separate trial, one at a time. The report is written to the
-    experiment's folder. If interrupted, the sweep reports its measurements so far; --resume continues with the trials.
+    Algorithm, in seconds; if that is not possible, each is trained for some iterations, one after another. If interrupted, the
+    sweep reports its measurements so far.
     """
     try:
         from rl_scaling_callback.report.progress import following
@@ -288,19 +285,13 @@ def sweep(
                 goal,
                 runners=runners,
                 envs=envs,
-                engine=engine,
-                confirm=confirm,
                 budget_minutes=budget,
                 keep_envs=keep_envs,
-                storage_path=storage_path,
-                name=name,
+                page=page,
                 say=functools.partial(click.echo, err=True),
                 progress=follow,
-                max_trials=max_trials,
-                resume=resume,
-                reuse=reuse,
             )
-    except (ValueError, TimeoutError, ExperimentError, ProbeError) as error:
+    except (ValueError, TimeoutError, ProbeError) as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
         click.echo("Interrupted before there were further results", err=True)
@@ -333,7 +324,7 @@ def keys(as_json: bool) -> None:
 
 
 def _show(made: Report, form: str, output: Path | None, verbose: bool) -> None:
-    from rl_scaling_callback.report import print_report, to_json, to_markdown, write_page
+    from rl_scaling_callback.report import print_report, to_json, write_page
 
     if form == "html":
         click.echo(f"written: {write_page(made, output or DEFAULT_PAGE)}", err=True)
@@ -345,11 +336,10 @@ def _show(made: Report, form: str, output: Path | None, verbose: bool) -> None:
         with output.open("w", encoding="utf-8") as file:
             print_report(made, Console(file=file, width=200), verbose=verbose)
     else:
-        text = to_json(made) if form == "json" else to_markdown(made)
         if output is None:
-            click.echo(text)
+            click.echo(to_json(made))
             return
-        output.write_text(text + "\n", encoding="utf-8")
+        output.write_text(to_json(made) + "\n", encoding="utf-8")
     click.echo(f"written: {output}", err=True)
 
 

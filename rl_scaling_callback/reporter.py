@@ -16,7 +16,6 @@ except ImportError as error:
     raise ImportError('ScalingReporter needs Ray Tune: pip install "ray[tune,rllib]>=2.45"') from error
 
 from rl_scaling_callback.analysis.goals import Goal
-from rl_scaling_callback.analysis.speed_correction import Correction, check_correction
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
 from rl_scaling_callback.report import PAGE
@@ -24,7 +23,6 @@ from rl_scaling_callback.report import PAGE
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
-    from rl_scaling_callback.analysis.runs import Experiment
     from rl_scaling_callback.report import Report
 
 logger = logging.getLogger("rl_scaling_callback")
@@ -42,11 +40,8 @@ class ScalingReporter(tune.Callback):
     Args:
         goal: `"save"`, `"balanced"`, `"fastest"` or a custom `Goal`.
         reference: scale of the baseline, such as `"1r1e"`.
-        correction: when to correct for the machine's speed, estimated from learner updates: `"repeated"` (if trials were repeated),
-            `"always"` or `"never"`.
         show: called with the report after a trial has completed and at the end. By default, prints the table after a trial and the
             full report at the end.
-        make: builds the report from the experiment, instead of `make_report` with the arguments above.
 
     Raises:
         ValueError: if an argument has a value that is not allowed.
@@ -58,16 +53,11 @@ class ScalingReporter(tune.Callback):
         goal: str | Goal = "balanced",
         *,
         reference: str | Scale = "1r1e",
-        correction: Correction = "repeated",
         show: Callable[[Report], None] | None = None,
-        make: Callable[[Experiment], Report] | None = None,
     ) -> None:
         self._goal = goal if isinstance(goal, Goal) else Goal.of(goal)
         self._reference = reference if isinstance(reference, Scale) else Scale.parse(reference)
-        check_correction(correction)
-        self._correction = correction
         self._show = show
-        self._make = make
         self._next_look = -float("inf")
         # Fail now rather than after hours of training.
         missing = [name for name in ("jinja2", "matplotlib", "rich") if importlib.util.find_spec(name) is None]
@@ -107,9 +97,7 @@ class ScalingReporter(tune.Callback):
         from rl_scaling_callback.report import make_report
 
         experiment = read_experiment(source, reference=self._reference)
-        if self._make is not None:
-            return self._make(experiment)
-        return make_report(experiment, self._goal, self._reference, correction=self._correction)
+        return make_report(experiment, self._goal, self._reference)
 
     def _write(self, report: Report, storage: Any) -> None:
         from pyarrow import fs

@@ -105,7 +105,7 @@ class Location:
             return cls(source.filesystem, str(source.experiment_path).rstrip("/"), str(source.experiment_path))
         if not isinstance(source, (str, Path)) or not str(source).strip():
             raise ExperimentError(
-                f"{source!r} is not an experiment; allowed are a folder or CSV file (path or URI) and a Tune ResultGrid"
+                f"{source!r} is not an experiment; allowed are a folder or table (path or URI), a DataFrame and a Tune ResultGrid"
             )
         text = shown(source)
         try:
@@ -119,6 +119,11 @@ class Location:
     def below(self, name: str) -> Location:
         """Return the file or folder called `name` in this folder."""
         return Location(self.filesystem, posixpath.join(self.path, name), below(self.text, name))
+
+    @property
+    def parent(self) -> Location:
+        """The folder that it is in."""
+        return Location(self.filesystem, posixpath.dirname(self.path), posixpath.dirname(self.text))
 
     @property
     def name(self) -> str:

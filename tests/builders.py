@@ -2,7 +2,7 @@
 
 import csv
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.analysis.goals import GOALS
-from rl_scaling_callback.analysis.laws import Laws, Prediction, Work
 from rl_scaling_callback.analysis.runs import Experiment, Iteration, Run, Study
 from rl_scaling_callback.baseline.model import Baseline
 from rl_scaling_callback.baseline.store import EXPERIMENT_SUBDIRECTORY, BaselineStore
@@ -89,7 +88,7 @@ def settled_run(scale="1r1e", **known):
     return Run(name="trial", scale=Scale.parse(scale), steady=steady, **known)
 
 
-# ---------------------------------------------------------------- configurations and laws
+# ---------------------------------------------------------------- configurations
 
 STEPS = 16384
 
@@ -109,7 +108,7 @@ def configuration(scale, sps, baseline_sps=NAN, error=NAN, **known):
         "sps_per_cpu": sps / (1 + scale.num_env_runners),
         "cpus": 1.0 + scale.num_env_runners,
     }
-    return Configuration(scale=scale, sps=sps, speedup=speedup, efficiency=efficiency, **facts | known)
+    return Configuration(scale=scale, sps=sps, speedup=speedup, **facts | known)
 
 
 def of_the_user():
@@ -119,42 +118,6 @@ def of_the_user():
 
 def by_speedup(baseline_sps=1000.0, error=NAN, **speedups):
     return [configuration(scale, speedup * baseline_sps, baseline_sps, error) for scale, speedup in speedups.items()]
-
-
-@dataclass(frozen=True)
-class Amdahl:
-    """T = serial + parallel / N, as a law that was fitted to configurations up to `largest`."""
-
-    serial: float
-    parallel: float
-    largest: Scale
-    error: float = 0.1
-    name: str = "Amdahl"
-    formula: str = "T = a + b/N"
-    mean_error: float = 4.0
-    max_error: float = 8.0
-    parameters: dict = field(default_factory=dict)
-    work: Work = field(default_factory=Work)
-
-    def predict(self, scale):
-        seconds = self.serial + self.parallel / scale.parallelism
-        far = (
-            scale.num_env_runners > 2 * self.largest.num_env_runners
-            or scale.num_envs_per_env_runner > 2 * self.largest.num_envs_per_env_runner
-            or scale.parallelism > 2 * self.largest.parallelism
-        )
-        return Prediction(scale, seconds, seconds * (1 - self.error), seconds * (1 + self.error), far, self.work)
-
-
-def laws(law, work=None):
-    # In rows by speedup, 1r×1e collects 1,000 steps/s.
-    work = work or Work(1000 * law.predict(Scale(1, 1)).seconds, 1000.0)
-    law = replace(law, work=work)
-    return Laws(fits=(law,), chosen=law, axes=(), limit=(NAN, NAN), work=work)
-
-
-def amdahl_rows(law, *scales):
-    return by_speedup(**{scale: law.predict(Scale(1, 1)).seconds / law.predict(Scale.parse(scale)).seconds for scale in scales})
 
 
 # ---------------------------------------------------------------- baselines
@@ -266,11 +229,11 @@ class Folder:
         return run
 
     def reason(self):
-        """Return why the only trial is left out, and the figures."""
+        """Return why the only trial is left out."""
         experiment = self.read()
         assert experiment.studies == ()
         (left_out,) = experiment.left_out
-        return left_out.reason, left_out.figures
+        return left_out.reason
 
 
 def leaves(node, path=()):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from statistics import fmean, stdev
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.analysis.goals import Verdict, combined, judge, judge_speedup
 from rl_scaling_callback.analysis.laws import Laws
-from rl_scaling_callback.analysis.recommendation import Recommendation
+from rl_scaling_callback.analysis.recommendation import ENOUGH_ITERATIONS, Recommendation
+from rl_scaling_callback.core.formulas import interval
+from rl_scaling_callback.core.text import counted, listed, percent, rounded, with_interval
 
 TARGET_EFFICIENCY: Final = 60.0
 """Efficiency [%] to aim for: the lower bound of the band "good"."""
@@ -21,168 +23,194 @@ HIGHEST_UTILISATION: Final = 80.0
 FEWEST_RETURNS: Final = 5
 """Minimum number of iterations with a return on each side of a comparison of learning."""
 
+TO_GET_A_BASELINE: Final = (
+    f"Run a trial of the same workload with 1 env runner × 1 env for {ENOUGH_ITERATIONS} iterations, "
+    "or give ScalingCallback probe=True, a baseline_dir or baseline_sps. A table needs a row of that scale."
+)
+
+_NO_PERF: Final = "Not recorded: RLlib reports it under perf, for iterations of 0.7 s or more."
+
 Stage = Literal["before", "choosing", "after"]
+
+_Answer = tuple[Verdict, str]
+"""Verdict and evidence."""
 
 
 class Check(NamedTuple):
-    """One item of the checklist; `report.decisions` turns it into text.
+    """One item of the checklist.
 
     Attributes:
         stage: when the question arises.
-        name: the question: whether `"baseline"`, `"cores"`, `"gpu"`, `"ram"` and `"vram"` are known; whether `"efficiency"`,
-            `"cpu_utilisation"` and `"ram_utilisation"` are good enough; whether `"sps"` increased, the `"speedup"` is as expected,
-            the efficiency meets the `"goal"`, and `"learning"` is still stable.
+        question: the question.
         verdict: the answer; "undecided" if the data are insufficient.
-        finding: the basis of the verdict, such as `"recorded"`, `"no baseline"` or `"compared"`.
-        figures: the values behind it, by name.
+        evidence: the numbers behind the verdict, or what is missing and how to get it.
     """
 
     stage: Stage
-    name: str
+    question: str
     verdict: Verdict
-    finding: str
-    figures: Mapping[str, Any]
+    evidence: str
 
 
-def checklist(
-    configurations: Sequence[Configuration],
-    recommendation: Recommendation,
-    laws: Laws | None = None,
-    gpus: Sequence[str] | None = None,
-) -> tuple[Check, ...]:
+def checklist(recommendation: Recommendation, laws: Laws | None = None, gpus: Sequence[str] | None = None) -> tuple[Check, ...]:
     """Return the checklist, filled in from data.
 
     Args:
-        configurations: the measured configurations.
-        recommendation: the recommendation to check.
-        laws: the scaling laws fitted to the configurations.
+        recommendation: the recommendation to check, with the configurations that it is based on.
+        laws: the scaling laws fitted to them.
         gpus: names of the GPUs in use, see `Study`.
     """
-    choice, goal = recommendation.choice, recommendation.goal
-    baseline = next((each for each in configurations if each.is_baseline), None)
+    configurations = recommendation.measured
     runs = [run for each in configurations for run in each.runs]
-    ram = [each.ram_utilisation for each in configurations]
-    answers: dict[tuple[Stage, str], _Finding] = {
-        ("before", "baseline"): _baseline(configurations, baseline),
-        ("before", "cores"): _recorded([run.cores for run in runs]),
-        ("before", "gpu"): _gpu(gpus),
-        ("before", "ram"): _recorded(ram),
-        ("before", "vram"): _vram([run.vram_utilisation for run in runs], gpus),
+    before: dict[str, _Answer] = {
+        "Was the baseline's SPS measured?": _baseline(configurations),
+        "Are the CPU cores known?": _cores([run.cores for run in runs]),
+        "Is the GPU known?": _gpu(gpus),
+        "Is the RAM headroom known?": _headroom("a node's RAM", [each.ram_utilisation for each in configurations], _NO_PERF),
+        "Is the VRAM headroom known?": _vram([run.vram_utilisation for run in runs], gpus),
     }
-    of_choice: dict[tuple[Stage, str], _Finding] = dict.fromkeys(_OF_CHOICE, ("undecided", "no choice", {}))
-    if choice is not None:
-        answers_of_choice = (
-            _efficiency(choice, TARGET_EFFICIENCY),
-            _utilisation(choice.cpu_utilisation),
-            _utilisation(choice.ram_utilisation),
-            _rose(choice),
-            _expected(choice, laws),
-            _efficiency(choice, goal.min_efficiency),
-            _learning(choice, baseline),
-        )
-        of_choice = dict(zip(_OF_CHOICE, answers_of_choice, strict=True))
-    return tuple(Check(stage, name, *answer) for (stage, name), answer in (answers | of_choice).items())
+    stages: dict[Stage, dict[str, _Answer]] = {"before": before, **_of_choice(recommendation, laws)}
+    return tuple(Check(stage, question, *answer) for stage, answers in stages.items() for question, answer in answers.items())
 
 
-_Finding = tuple[Verdict, str, Mapping[str, Any]]
-"""Verdict, finding and figures of a check."""
+def _of_choice(recommendation: Recommendation, laws: Laws | None) -> dict[Stage, dict[str, _Answer]]:
+    choice = recommendation.choice
+    if choice is None:
+        return {}
+    baseline = next((each for each in recommendation.measured if each.is_baseline), None)
+    return {
+        "choosing": {
+            f"Is the efficiency at least {TARGET_EFFICIENCY:g} %?": _efficiency(choice, TARGET_EFFICIENCY),
+            f"Is the CPU utilisation below {HIGHEST_UTILISATION:g} %?": _utilisation(choice.cpu_utilisation, "on average"),
+            f"Is the RAM utilisation below {HIGHEST_UTILISATION:g} %?": _utilisation(choice.ram_utilisation, "at most"),
+        },
+        "after": {
+            "Did SPS increase?": _rose(choice),
+            "Is the speedup in the expected range?": _expected(choice, laws),
+            "Does the efficiency meet the goal's threshold?": _efficiency(choice, recommendation.goal.min_efficiency),
+            "Is learning still stable?": _learning(choice, baseline),
+        },
+    }
 
-_OF_CHOICE: Final[tuple[tuple[Stage, str], ...]] = (
-    ("choosing", "efficiency"),
-    ("choosing", "cpu_utilisation"),
-    ("choosing", "ram_utilisation"),
-    ("after", "sps"),
-    ("after", "speedup"),
-    ("after", "goal"),
-    ("after", "learning"),
-)
 
-
-def _baseline(configurations: Sequence[Configuration], baseline: Configuration | None) -> _Finding:
+def _baseline(configurations: Sequence[Configuration]) -> _Answer:
+    baseline = next((each for each in configurations if each.is_baseline), None)
     if baseline is not None and baseline.sps > 0:
-        return "met", "measured", {"configuration": baseline}
+        error = "no error estimate" if math.isnan(baseline.sps_error) else percent(baseline.sps_error)
+        return "met", f"{baseline.scale}: {rounded(baseline.sps, 0)} steps/s, {error}, from {counted(len(baseline.runs), 'run')}."
     given = next((each.baseline_sps for each in configurations if each.baseline_sps > 0), None)
-    return ("not met", "no baseline", {}) if given is None else ("met", "given", {"sps": given})
+    if given is None:
+        return "not met", TO_GET_A_BASELINE
+    return "met", f"{rounded(given, 0)} steps/s; the experiment has no run at that scale."
 
 
-def _recorded(values: Sequence[float]) -> _Finding:
+def _cores(values: Sequence[float]) -> _Answer:
     known = [value for value in values if value >= 0]
-    return ("met", "recorded", {"most": max(known)}) if known else ("undecided", "not recorded", {})
+    if not known:
+        return "undecided", "Not recorded: the baseline file that a 1r×1e trial with ScalingCallback writes contains them."
+    return "met", f"{max(known):g} logical cores."
 
 
-def _gpu(gpus: Sequence[str] | None) -> _Finding:
-    if gpus is None:
-        return "undecided", "not recorded", {}
-    if not gpus:
-        return "met", "none used", {}
-    return ("met", "recorded", {"names": gpus}) if all(gpus) else ("undecided", "not named", {})
+def _gpu(gpus: Sequence[str] | None) -> _Answer:
+    if gpus is not None and all(gpus):
+        return "met", f"{listed(gpus)}, as named by Ray." if gpus else "The config requests no GPU."
+    what = "Not recorded" if gpus is None else "A GPU is used, but its name was not recorded"
+    return "undecided", f"{what}: run nvidia-smi on the training host."
 
 
-def _vram(used: Sequence[float], gpus: Sequence[str] | None) -> _Finding:
-    recorded = _recorded(used)
-    return ("met", "none used", {}) if recorded[0] != "met" and gpus is not None and not gpus else recorded
+def _headroom(what: str, values: Sequence[float], missing: str) -> _Answer:
+    known = [value for value in values if value >= 0]
+    if not known:
+        return "undecided", missing
+    return "met", f"At most {rounded(max(known), 0)} % of {what} was in use, {rounded(100 - max(known), 0)} % free."
 
 
-def _utilisation(percent: float) -> _Finding:
-    if math.isnan(percent):
-        return "undecided", "not recorded", {}
-    return ("met" if percent < HIGHEST_UTILISATION else "not met"), "recorded", {"percent": percent}
+def _vram(used: Sequence[float], gpus: Sequence[str] | None) -> _Answer:
+    missing = "Not recorded: RLlib needs GPUtil to record it. Or watch nvidia-smi during a trial."
+    recorded = _headroom("a GPU's memory", used, missing)
+    return _gpu(gpus) if recorded[0] != "met" and gpus is not None and not gpus else recorded
 
 
-def _efficiency(choice: Configuration, least: float | None) -> _Finding:
+def _utilisation(used: float, how: str) -> _Answer:
+    if math.isnan(used):
+        return "undecided", _NO_PERF
+    return "met" if used < HIGHEST_UTILISATION else "not met", f"{rounded(used, 0)} % of the node {how}."
+
+
+def _efficiency(choice: Configuration, least: float | None) -> _Answer:
     if math.isnan(choice.efficiency):
-        return "undecided", "no baseline", {}
+        return "undecided", TO_GET_A_BASELINE
+    shown = f"{with_interval(choice.efficiency, choice.speedup_error, 1, ' %')}, {choice.band}"
     if least is None:
-        return "met", "no threshold", {"choice": choice}
-    return judge_speedup(choice, choice.efficiency, least), "compared", {"choice": choice, "least": least}
+        return "met", f"{shown}; the goal has no threshold."
+    return judge_speedup(choice, choice.efficiency, least), f"{shown}; threshold {least:g} %."
 
 
-def _rose(choice: Configuration) -> _Finding:
+def _speedup(choice: Configuration) -> str:
+    return with_interval(choice.speedup, choice.speedup_error, 2, "×")
+
+
+def _rose(choice: Configuration) -> _Answer:
     if choice.is_baseline:
-        return "not met", "is baseline", {"choice": choice}
+        return "not met", f"The choice, {choice.scale}, is the baseline."
     if math.isnan(choice.speedup):
-        return "undecided", "no baseline", {}
-    return judge_speedup(choice, choice.speedup, 1.0), "compared", {"choice": choice}
+        return "undecided", TO_GET_A_BASELINE
+    evidence = f"{rounded(choice.sps, 0)} steps/s, baseline {rounded(choice.baseline_sps, 0)}: {_speedup(choice)}."
+    return judge_speedup(choice, choice.speedup, 1.0), evidence
 
 
-def _expected(choice: Configuration, laws: Laws | None) -> _Finding:
+def _expected(choice: Configuration, laws: Laws | None) -> _Answer:
     """Compare with the law's prediction interval, or with 1 to N if there is none."""
-    speedup, n = choice.speedup, choice.scale.parallelism
+    speedup, n = choice.speedup, choice.ideal
     if math.isnan(speedup):
-        return "undecided", "no baseline", {}
+        return "undecided", TO_GET_A_BASELINE
     if laws is not None and laws.chosen is not None:
-        low, high = laws.chosen.predict(choice.scale).speedups
-        if low < high:
-            figures = {"choice": choice, "law": laws.chosen.name, "error": laws.chosen.mean_error, "low": low, "high": high}
-            return ("met" if low <= speedup <= high else "not met"), "predicted", figures
+        predicted = laws.chosen.predict(choice.scale)
+        if predicted.speedup > 0 and predicted.speedup_error > 0:
+            low, high = interval(predicted.speedup, predicted.speedup_error)
+            evidence = f"{_speedup(choice)}; the scaling law predicts {rounded(low, 2)} to {rounded(high, 2)}×."
+            return "met" if low <= speedup <= high else "not met", evidence
     verdict = combined((judge(speedup, choice.speedup_error, 1.0), judge(n / speedup, choice.speedup_error, 1.0)))
-    return verdict, "not predicted", {"choice": choice}
+    return verdict, f"{_speedup(choice)}; no prediction, so any speedup from 1 to N = {n:.4g} is expected."
 
 
-def _learning(choice: Configuration, baseline: Configuration | None) -> _Finding:
+def _learning(choice: Configuration, baseline: Configuration | None) -> _Answer:
     """Compare mean returns over the last quarter of the env steps that both have taken.
 
     The spread is the standard deviations of both sides' returns there, added in quadrature. Seeds alone make curves differ: only a
     return that is lower by more than two spreads counts as unstable; between one and two, the check is undecided.
     """
     if baseline is None:
-        return "undecided", "no baseline", {}
+        return "undecided", "The experiment has no run of the baseline to compare returns with."
     if choice is baseline:
-        return "met", "is baseline", {"choice": choice}
-    both = {"choice": choice, "baseline": baseline}
+        return "met", f"The choice, {choice.scale}, is the baseline."
     ours, theirs = _returns(choice), _returns(baseline)
     if not (ours and theirs):
-        return "undecided", "no returns", {"of": [each for each, known in ((choice, ours), (baseline, theirs)) if not known]}
+        lacking = listed(str(each.scale) for each, known in ((choice, ours), (baseline, theirs)) if not known)
+        advice = "episodes must end, and the result of each iteration must be kept"
+        return "undecided", f"No returns recorded for {lacking}: {advice}."
     common = min(max(ours)[0], max(theirs)[0])
     start = 0.75 * common
     here, there = ([each for steps, each in returns if start < steps <= common] for returns in (ours, theirs))
-    where = {**both, "start": start, "end": common}
+    over = f"over env steps {rounded(start, 0)} to {rounded(common, 0)}"
     if min(len(here), len(there)) < FEWEST_RETURNS:
-        return "undecided", "too few returns", {**where, "here": len(here), "there": len(there)}
+        return "undecided", (
+            f"{len(here)} iterations of {choice.scale} and {len(there)} of {baseline.scale} have returns {over}; "
+            f"{FEWEST_RETURNS} of each are needed. Run both longer."
+        )
     mean, target, spread = fmean(here), fmean(there), math.hypot(stdev(here), stdev(there))
     lower = target - mean
     verdict: Verdict = "met" if lower <= spread else "not met" if lower > 2 * spread else "undecided"
-    return verdict, "compared", {**where, "mean": mean, "target": target, "spread": spread}
+    shown = [*_alike(mean, target, spread)]
+    return verdict, f"Mean return {shown[0]}, {baseline.scale}: {shown[1]}, spread {shown[2]}, {over}."
+
+
+def _alike(mean: float, target: float, spread: float) -> Iterator[str]:
+    """Yield returns and their spread with equally many decimals."""
+    # Two digits of the spread; without a spread, of a hundredth of the returns.
+    unit = spread or max(abs(mean), abs(target)) / 100
+    decimals = min(6, max(0, 1 - math.floor(math.log10(unit)))) if unit > 0 else 0
+    yield from (f"{each:,.{decimals}f}" for each in (mean, target, spread))
 
 
 def _returns(configuration: Configuration) -> list[tuple[float, float]]:

@@ -8,75 +8,75 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Final
 
+from rl_scaling_callback.analysis.goals import Candidate
 from rl_scaling_callback.analysis.interference import undisturbed
-from rl_scaling_callback.analysis.noise import PROBED, USUAL, Noise, variance_of
-from rl_scaling_callback.analysis.runs import Note, Run, Study
+from rl_scaling_callback.analysis.noise import SWEPT, USUAL, Noise, variance_of
+from rl_scaling_callback.analysis.runs import Run, Study
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.attribution import LearnerLimits, TimeBreakdown, diagnosis, losses
 from rl_scaling_callback.core.comparison import same_steps
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import NOTABLE_CORES, Steady
+from rl_scaling_callback.core.text import counted
 
 SINGLE: Final = Scale(1, 1)
 """The usual reference: 1 env runner × 1 env."""
 
+MAX_ERROR: Final = 30.0
+"""A speedup measured with a larger error [%] decides nothing. Errors that are only assumed, because nothing was repeated, don't
+count."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Configuration:
-    """One scale of a study, from one run or several.
+class Configuration(Candidate):
+    """One scale of a study, from one run or several. See `Candidate` for the figures that goals judge.
 
     Attributes:
-        scale: its scale; `scale.parallelism` is N.
         runs: its runs, without those that suffered notably more interference (see `interference`).
         seconds: mean duration of an iteration [s].
-        sps: Σ env steps / Σ seconds over the steady windows of its runs [steps/s].
-        sps_error: half-width [%] of the 95 % interval for a repeat of `sps` with as many runs; NaN if unknown.
         is_baseline: True for the reference.
-        speedup: [×]; NaN without a baseline.
-        speedup_error: the same for `speedup`, if the baseline is repeated as well [%]; NaN if unknown.
-        efficiency: [%]; its relative error is `speedup_error`.
-        band: name of the efficiency band; "" if unknown.
+        band: name of the efficiency band; "" if unknown or too noisy.
         core_efficiency: speedup / min(runners, cores) × 100 [%].
         sps_per_cpu: [steps/s].
-        cpus: CPUs allocated to a trial; 1 + env runners if not recorded.
         losses: percentage points of lost efficiency by cause (see `attribution.CAUSES`); empty if unknown.
         losses_estimated: True if stepping and contention can't be separated.
         diagnosis: the largest loss and a remedy, in one line; "" if unknown.
         cpu_utilisation: [%]; NaN if unknown.
-        ram_utilisation: [%]; NaN if unknown.
         noise: variation between runs of one configuration.
         variance: variance of ln `sps` relative to other configurations; NaN if unknown.
         disturbed: True if other programs or trials interfered with it or with the baseline; its speedup is then inconclusive.
         notes: caveats about it and its runs.
     """
 
-    scale: Scale
     runs: tuple[Run, ...]
     seconds: float
-    sps: float
-    sps_error: float
     is_baseline: bool
-    speedup: float
-    speedup_error: float
-    efficiency: float
     band: str
     core_efficiency: float
     sps_per_cpu: float
-    cpus: float
     losses: Mapping[str, float] = field(default_factory=dict)
     losses_estimated: bool = False
     diagnosis: str = ""
     cpu_utilisation: float = NAN
-    ram_utilisation: float = NAN
     noise: Noise = USUAL
     variance: float = NAN
     disturbed: bool = False
-    notes: tuple[Note, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether its measurements vary too much to tell its speedup."""
+        return self.noise.from_repeats and self.speedup_error > MAX_ERROR
+
+    @property
+    def is_unclear(self) -> bool:
+        """Whether its speedup is inconclusive, due to noise or interference."""
+        return self.is_noisy or self.disturbed
 
     @property
     def own_error(self) -> float:
@@ -97,7 +97,8 @@ class Configuration:
 def configurations(study: Study, reference: Scale = SINGLE) -> tuple[Configuration, ...]:
     """Return the configurations of a study, ordered by N, then by env runners, descending.
 
-    Speedups are relative to the final baseline: the runs at the reference scale, or `study.baseline`. Without one they are NaN.
+    Speedups are relative to the final baseline: the runs at the reference scale, or `study.baseline`. Without one, the smallest
+    scale measured is the baseline: it counts as 1×, and efficiency is speedup / (N / its N).
 
     Args:
         study: runs of one workload.
@@ -106,14 +107,18 @@ def configurations(study: Study, reference: Scale = SINGLE) -> tuple[Configurati
     groups: dict[Scale, list[Run]] = defaultdict(list)
     for run in undisturbed(study.runs):
         groups[run.scale].append(run)
-    noise = PROBED if study.probed else Noise.of(groups.values(), study.correction)
+    noise = SWEPT if study.swept else Noise.of(groups.values())
     cells = {scale: _Cell.of(runs, noise) for scale, runs in groups.items()}
     baseline = cells.get(reference)
     if baseline is None and study.baseline is not None:
         given = study.baseline.steady
         baseline = _Cell(study.baseline.scale, (study.baseline,), given, noise.variance(given))
     ordered = sorted(cells.values(), key=lambda cell: (cell.scale.parallelism, -cell.scale.num_env_runners))
-    return tuple(_configuration(study, cell, cells, baseline, noise) for cell in ordered)
+    unit = 1
+    if baseline is None:
+        baseline = next((cell for cell in ordered if cell.steady.sps > 0), None)
+        unit = baseline.scale.parallelism if baseline else 1
+    return tuple(_configuration(study, cell, cells, baseline, noise, unit) for cell in ordered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +139,12 @@ class _Cell:
     def steps(self) -> float:
         """Env steps per iteration."""
         return formulas.ratio(self.steady.env_steps, self.steady.iterations)
+
+    @property
+    def batch(self) -> float:
+        """The batch size that its env steps per iteration are rounded up from; NaN if they aren't."""
+        batches = {run.batch for run in self.runs}
+        return batches.pop() if len(batches) == 1 else NAN
 
     @property
     def breakdown_per_step(self) -> TimeBreakdown:
@@ -158,7 +169,9 @@ def pooled(windows: Sequence[Steady]) -> Steady:
     )
 
 
-def _configuration(study: Study, cell: _Cell, cells: Mapping[Scale, _Cell], baseline: _Cell | None, noise: Noise) -> Configuration:
+def _configuration(
+    study: Study, cell: _Cell, cells: Mapping[Scale, _Cell], baseline: _Cell | None, noise: Noise, unit: int
+) -> Configuration:
     scale, steady, runs = cell.scale, cell.steady, cell.runs
     notes = [note for run in runs for note in run.notes]
     notes += _disturbances(runs, left_out=sum(run.scale == scale for run in study.runs) - len(runs))
@@ -167,32 +180,37 @@ def _configuration(study: Study, cell: _Cell, cells: Mapping[Scale, _Cell], base
     estimated = False
     # If only throughputs are known, trust the user that they are comparable.
     steps_count = baseline is not None and not study.timed_iterations and cell.steps > 0 and baseline.steps > 0
-    if baseline is not None and steps_count and not same_steps(cell.steps, baseline.steps):
-        notes.append(Note("other steps", {"here": cell.steps, "baseline": baseline.steps}))
-    elif baseline is not None:
+    differs = baseline is not None and steps_count and not same_steps(cell.steps, baseline.steps)
+    if baseline is not None and differs:
+        steps = f"{cell.steps:,.0f} env steps per iteration, {baseline.steps:,.0f} for the baseline"
+        is_rounded = cell.batch == baseline.batch
+        notes.append(f"{steps}: {'RLlib rounds the batch up' if is_rounded else 'not comparable'}")
+        baseline = baseline if is_rounded else None
+    if baseline is not None:
         unit_sps, variance = _unit(cell, baseline)
-        speedup = formulas.speedup(steady.sps, unit_sps)
-        variance += cell.variance + _left_variance(study, scale, baseline.scale)
-        speedup_error = 0.0 if cell is baseline else noise.error(variance)
+        speedup = formulas.speedup(steady.sps, unit_sps * unit)
+        speedup_error = 0.0 if cell is baseline else noise.error(cell.variance + variance)
         if study.exclusive_phases or study.waits_are_known:
             lost, estimated = _losses(cell, cells, baseline)
-    efficiency = formulas.efficiency(speedup, scale.parallelism)
+    efficiency = formulas.efficiency(speedup, scale.parallelism / unit)
     cpus = formulas.mean_of_known(run.cpus for run in runs)
     cpus = 1.0 + scale.num_env_runners if math.isnan(cpus) else cpus
-    return Configuration(
+    made = Configuration(
         scale=scale,
+        unit=unit,
         runs=runs,
         seconds=formulas.ratio(steady.seconds, steady.iterations),
         sps=steady.sps,
-        sps_error=noise.error(cell.variance + _left_variance(study, scale) + noise.level),
+        sps_error=noise.error(cell.variance + noise.level),
         noise=noise,
-        variance=cell.variance + _left_variance(study, scale),
+        variance=cell.variance,
         is_baseline=cell is baseline,
         speedup=speedup,
         speedup_error=speedup_error,
-        efficiency=efficiency,
         band=formulas.band(efficiency),
-        core_efficiency=formulas.core_efficiency(speedup, scale.num_env_runners, formulas.mean_of_known(run.cores for run in runs)),
+        core_efficiency=formulas.core_efficiency(
+            speedup if unit == 1 else NAN, scale.num_env_runners, formulas.mean_of_known(run.cores for run in runs)
+        ),
         sps_per_cpu=formulas.ratio(steady.sps, cpus),
         cpus=cpus,
         losses=lost,
@@ -203,6 +221,7 @@ def _configuration(study: Study, cell: _Cell, cells: Mapping[Scale, _Cell], base
         disturbed=any(run.exclusive == 0 or run.others > NOTABLE_CORES for run in (*runs, *(baseline.runs if baseline else ()))),
         notes=tuple(notes),
     )
+    return replace(made, band="") if made.is_noisy else made
 
 
 def _unit(cell: _Cell, baseline: _Cell) -> tuple[float, float]:
@@ -216,20 +235,15 @@ def _unit(cell: _Cell, baseline: _Cell) -> tuple[float, float]:
     return fmean(run.baseline_sps for run in own), sum(variance_of(run.baseline_error) for run in own) / len(own) ** 2
 
 
-def _left_variance(study: Study, scale: Scale, other: Scale | None = None) -> float:
-    """Return the variance of ln SPS that the speed correction may leave, relative to another scale or to the mean."""
-    return 0.0 if study.correction is None else study.correction.uncertainty(scale, other) ** 2
-
-
-def _disturbances(runs: Sequence[Run], left_out: int) -> Iterator[Note]:
+def _disturbances(runs: Sequence[Run], left_out: int) -> Iterator[str]:
     """Yield what interfered with the runs, and how many were left out because of it."""
     others = max((run.others for run in runs if run.others > NOTABLE_CORES), default=0.0)
     if any(run.exclusive == 0 for run in runs):
-        yield Note("other trials")
+        yield "another trial ran on its node at the same time"
     elif others:
-        yield Note("other programs", {"cores": others})
+        yield f"other programs, or ones started by its env, kept {others:.1f} cores busy"
     if left_out:
-        yield Note("disturbed runs", {"count": left_out})
+        yield f"{counted(left_out, 'more run')} left out because of interference from other programs"
 
 
 def _losses(cell: _Cell, cells: Mapping[Scale, _Cell], baseline: _Cell) -> tuple[Mapping[str, float], bool]:

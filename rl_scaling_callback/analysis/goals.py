@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final, Literal, NamedTuple
 
-from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.checks import non_empty, positive
-from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.formulas import NAN, interval
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DEFAULT_RULE
 
@@ -115,12 +114,6 @@ GOALS: Final[Mapping[str, Goal]] = {
 """The predefined goals by name."""
 
 
-def interval(value: float, error: float) -> tuple[float, float]:
-    """Return the interval with half-width `error` [%], symmetric on a log scale; of zero width if that is NaN."""
-    width = 1.0 if math.isnan(error) else 1 + error / 100
-    return value / width, value * width
-
-
 def tolerance(error: float) -> float:
     """Return by how much (as ln) a figure with a 95 % interval of half-width `error` [%] may be below a minimum; 0 for NaN."""
     return min(TOLERANCE / 2, math.log1p(error / 100)) if error > 0 else 0.0
@@ -134,9 +127,54 @@ def judge(value: float, error: float, least: float) -> Verdict:
     return "not met" if high < least else "undecided"
 
 
-def judge_speedup(configuration: Configuration, figure: float, least: float) -> Verdict:
-    """Return whether a figure as uncertain as the speedup reaches `least`; undecided if there was interference."""
-    return "undecided" if configuration.disturbed else judge(figure, configuration.speedup_error, least)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """The figures of a configuration that goals judge.
+
+    Attributes:
+        scale: its scale; `scale.parallelism` is N.
+        sps: its throughput [steps/s].
+        sps_error: half-width [%] of the 95 % interval for a repeat of `sps`; NaN if unknown.
+        speedup: [×]; NaN without a baseline. See `ideal`.
+        speedup_error: the same for `speedup`, if the baseline is repeated as well [%]; NaN if unknown.
+        cpus: CPUs allocated to a trial.
+        ram_utilisation: [%]; NaN if unknown.
+        unit: N at which the speedup of perfect scaling is 1×.
+    """
+
+    scale: Scale
+    sps: float
+    sps_error: float
+    speedup: float
+    speedup_error: float
+    cpus: float
+    ram_utilisation: float = NAN
+    unit: int = 1
+
+    @property
+    def ideal(self) -> float:
+        """The speedup of perfect scaling [×]: N, or N / N of the baseline if that counts as 1×."""
+        return self.scale.parallelism / self.unit
+
+    @property
+    def efficiency(self) -> float:
+        """Speedup / ideal × 100 [%]; its relative error is `speedup_error`."""
+        return formulas.efficiency(self.speedup, self.ideal)
+
+    @property
+    def own_error(self) -> float:
+        """Half-width of the 95 % interval of `sps` without the variation that all configurations share, for comparisons [%]."""
+        return self.sps_error
+
+    @property
+    def is_unclear(self) -> bool:
+        """Whether its speedup is inconclusive."""
+        return False
+
+
+def judge_speedup(candidate: Candidate, figure: float, least: float) -> Verdict:
+    """Return whether a figure as uncertain as the speedup reaches `least`; undecided if the speedup is unclear."""
+    return "undecided" if candidate.is_unclear else judge(figure, candidate.speedup_error, least)
 
 
 def combined(verdicts: Iterable[Verdict]) -> Verdict:
@@ -173,19 +211,19 @@ class Standing(NamedTuple):
         return self.reach < 1 and -math.log(self.reach) > tolerance(self.error)
 
 
-def standings(configuration: Configuration, goal: Goal) -> list[Standing]:
+def standings(candidate: Candidate, goal: Goal) -> list[Standing]:
     """Return the standing of a configuration for each constraint of a goal."""
     found = []
     for limit in goal.limits:
-        value = float(getattr(configuration, limit.figure))
+        value = float(getattr(candidate, limit.figure))
         reach = limit.reach(value)
         # Efficiency is as uncertain as speedup.
-        error = configuration.speedup_error if limit.is_least else NAN
-        verdict = judge_speedup(configuration, reach, 1.0) if limit.is_least else judge(reach, error, 1.0)
+        error = candidate.speedup_error if limit.is_least else NAN
+        verdict = judge_speedup(candidate, reach, 1.0) if limit.is_least else judge(reach, error, 1.0)
         found.append(Standing(limit, value, error, verdict))
     return found
 
 
-def may_meet(configuration: Configuration, goal: Goal) -> bool:
+def may_meet(candidate: Candidate, goal: Goal) -> bool:
     """Return whether no known figure of a configuration misses the goal."""
-    return not any(each.misses for each in standings(configuration, goal))
+    return not any(each.misses for each in standings(candidate, goal))

@@ -1,13 +1,34 @@
-"""Interference from other programs: which measurements to leave out, and which to repeat."""
+"""Interference from other trials and programs: which measurements it affected, and which to leave out."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import NOTABLE_CORES
+
+_OVERLAP_S: Final = 1.0
+"""Overlaps up to this long [s] are ignored: results are logged with their time to the second."""
+
+
+def overlapping(trials: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> set[int]:
+    """Return the indices of the trials that ran at the same time as another one on their host.
+
+    Args:
+        trials: the host of each, "" if unknown, and when it ran: begin and end of each spell without a break [s].
+    """
+    found: set[int] = set()
+    latest: dict[str, tuple[float, int]] = {}
+    spells = sorted((begin, end, host, index) for index, (host, ran) in enumerate(trials) if host for begin, end in ran)
+    for begin, end, host, index in spells:
+        last, other = latest.get(host, (begin, index))
+        if other != index and min(last, end) - begin > _OVERLAP_S:
+            found |= {index, other}
+        if host not in latest or end > last:
+            latest[host] = end, index
+    return found
 
 
 class Measurement(Protocol):
@@ -29,20 +50,6 @@ def undisturbed(measurements: Sequence[M]) -> list[M]:
     """Return the measurements without those that have a counterpart at the same scale with notably less interference."""
     least = {scale: _least(same) for scale, same in _by_scale(measurements).items()}
     return [each for each in measurements if not each.others > least[each.scale] + NOTABLE_CORES]
-
-
-def worth_repeating(measurements: Sequence[M]) -> Scale | None:
-    """Return a configuration with notably more interference than the least disturbed one; None if there is none.
-
-    Interference that slows all trials alike hardly affects their comparison. A configuration that was disturbed twice is not
-    repeated again: the other program keeps running, or the trial's own envs start it.
-    """
-    groups = _by_scale(measurements)
-    limit = _least(measurements) + NOTABLE_CORES
-    disturbed = [same for same in groups.values() if _least(same) > limit]
-    if any(len(same) > 1 for same in disturbed):
-        return None
-    return next((same[0].scale for same in disturbed), None)
 
 
 def _by_scale(measurements: Sequence[M]) -> dict[Scale, list[M]]:

@@ -15,13 +15,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Final
 
 import numpy as np
 from scipy.special import stdtrit
 
-from rl_scaling_callback.analysis.runs import Run, SpeedCorrection
+from rl_scaling_callback.analysis.runs import Run
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.steady import Steady
 
@@ -42,62 +41,45 @@ Smyth's estimator for the three grids, from how much more the variances of whole
 0.146²) than expected by chance.
 """
 
-USUAL_LEFT: Final = 0.25
-"""Share of the variance left after the correction for the machine's speed, on the same grids."""
-
 
 @dataclass(frozen=True, slots=True)
 class Noise:
     """The variation between runs of one configuration.
 
     Attributes:
-        factor: k, relative to the usual variance, including the effect of the speed correction.
+        factor: k, relative to the usual variance.
         dof: its degrees of freedom.
         from_repeats: True if it was estimated from repeated runs.
-        probed: True if the error of a run is already that of a repeat of its speedup, as estimated from probes.
+        swept: True if the error of a run is already that of its throughput relative to the others, as estimated by a sweep.
         level: variance of ln SPS that all configurations share, so that it cancels in their ratios: the machine's mean speed
-            differs from time to time, and corrected figures refer to that mean.
+            differs from time to time.
     """
 
     factor: float = 1.0
     dof: float = USUAL_DOF
     from_repeats: bool = False
-    probed: bool = False
+    swept: bool = False
     level: float = USUAL_LEVEL**2
 
     @classmethod
-    def of(cls, groups: Iterable[Sequence[Run]], correction: SpeedCorrection | None = None) -> Noise:
-        """Return the noise estimated from the runs of each configuration.
-
-        Args:
-            groups: the runs of each configuration.
-            correction: the speed correction applied to them.
-        """
-        left = 1.0
-        if correction is not None:
-            left = (correction.corrected / correction.measured) ** 2 if correction.is_estimated else USUAL_LEFT
+    def of(cls, groups: Iterable[Sequence[Run]]) -> Noise:
+        """Return the noise estimated from the runs of each configuration."""
         squares, dof = 0.0, 0
-        known = [runs for same in groups if (runs := [run for run in same if run.steady.sps > 0])]
-        rounds = [len(runs) for runs in known]
-        for runs in known:
+        for same in groups:
+            runs = [run for run in same if run.steady.sps > 0]
             if len(runs) < 2:
                 continue
-            weights = np.array([1 / (left * _usual(run.steady)) for run in runs])
+            weights = np.array([1 / _usual(run.steady) for run in runs])
             logs = np.log([run.steady.sps for run in runs])
             squares += float(weights @ (logs - np.average(logs, weights=weights)) ** 2)
             dof += len(runs) - 1
-        # A slope estimated from the runs uses up one degree of freedom.
-        dof -= correction is not None and correction.is_estimated
-        moderated = (USUAL_DOF + squares) / (USUAL_DOF + dof)
-        # If the machine drifts slowly, its contribution, which the correction removes, is shared by each round of runs.
-        machine = (1 - left) * USUAL_STD**2 / fmean(rounds or [1])
-        level = moderated * (USUAL_LEVEL**2 + machine)
-        return cls(left * moderated, USUAL_DOF + dof, dof > 0, level=level)
+        factor = (USUAL_DOF + squares) / (USUAL_DOF + dof)
+        return cls(factor, USUAL_DOF + dof, dof > 0, level=factor * USUAL_LEVEL**2)
 
     def variance(self, steady: Steady) -> float:
         """Return the variance of ln SPS of one run; NaN if it can be estimated neither from iterations nor from repeats."""
-        if self.probed:
-            return 0.5 * variance_of(steady.error, self.dof)
+        if self.swept:
+            return 0.5 * variance_of(steady.error, self.dof)  # the error is that of a repeat
         if steady.iterations == 0 or (math.isnan(within(steady)) and not self.from_repeats):
             return NAN
         return self.factor * _usual(steady)
@@ -114,8 +96,8 @@ class Noise:
 USUAL: Final = Noise()
 """The prior, used as long as no run was repeated."""
 
-PROBED: Final = Noise(dof=math.inf, from_repeats=True, probed=True)
-"""The noise of figures estimated from rounds of probes."""
+SWEPT: Final = Noise(dof=math.inf, from_repeats=True, swept=True)
+"""The noise of figures estimated from the rounds of a sweep."""
 
 
 def variance_of(error: float, dof: float = math.inf) -> float:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
@@ -49,32 +48,6 @@ class Iteration(NamedTuple):
     lifetime_steps: float = NAN
 
 
-NoteKind = Literal[
-    # about a trial
-    "failed", "config changed", "damaged lines", "evaluation included", "slow iteration", "drift", "not comparable",
-    "learner limits", "sampling limits",
-    # about the runs of a configuration
-    "other trials", "other programs", "disturbed runs", "other steps",
-    # about the probes of a configuration
-    "confirmed", "contradicted", "evaluation excluded",
-    # about a baseline from outside the experiment
-    "from file", "from trials", "from probes",
-]  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """A caveat about a run or a configuration; `report.notes` turns it into text.
-
-    Attributes:
-        kind: what it is about.
-        figures: its numbers, by name.
-    """
-
-    kind: NoteKind
-    figures: Mapping[str, Any] = field(default_factory=dict)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """The summary of one trial, of bounded size.
@@ -93,8 +66,9 @@ class Run:
         baseline_sps: SPS of the baseline probed in it, over its steady window and per unit of parallelism [steps/s]; NaN if none
             was.
         baseline_error: half-width [%] of the 95 % interval of that baseline; NaN if unknown.
+        batch: the batch size to which RLlib rounds its env steps per iteration up; NaN if its steps don't follow from one.
         samples: its iterations, thinned to a few hundred.
-        notes: caveats about it.
+        notes: caveats about it, for readers.
     """
 
     name: str
@@ -109,45 +83,9 @@ class Run:
     others: float = NAN
     baseline_sps: float = NAN
     baseline_error: float = NAN
+    batch: float = NAN
     samples: tuple[Iteration, ...] = ()
-    notes: tuple[Note, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class SpeedCorrection:
-    """The effect of the machine's speed on throughput (see `speed_correction`).
-
-    Attributes:
-        slope: by how many percent a run is slower for each percent that its learner is slower.
-        measured: standard deviation of ln SPS between runs of one configuration, as measured; NaN if unknown, in which case the
-            usual slope is used.
-        corrected: the same after the correction.
-        centre: means over the runs of ln env runners and of ln envs per runner.
-        trend: covariance of the trend of ln T over these two logarithms that the machine's speed may have left: variance over env
-            runners, covariance, and variance over envs per runner.
-    """
-
-    slope: float
-    measured: float = NAN
-    corrected: float = NAN
-    centre: tuple[float, float] = (0.0, 0.0)
-    trend: tuple[float, float, float] = (0.0, 0.0, 0.0)
-
-    @property
-    def is_estimated(self) -> bool:
-        """Whether the slope was estimated from the runs."""
-        return not math.isnan(self.measured)
-
-    def uncertainty(self, scale: Scale, other: Scale | None = None) -> float:
-        """Return the standard deviation of ln SPS due to that trend, relative to another scale or to the centre."""
-        here, there = log_counts(scale), self.centre if other is None else log_counts(other)
-        r, e = here[0] - there[0], here[1] - there[1]
-        return math.sqrt(max(0.0, r * r * self.trend[0] + 2 * r * e * self.trend[1] + e * e * self.trend[2]))
-
-
-def log_counts(scale: Scale) -> tuple[float, float]:
-    """Return ln of the number of env runners, at least 1, and ln of the envs per runner."""
-    return math.log(max(1, scale.num_env_runners)), math.log(scale.num_envs_per_env_runner)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,16 +95,17 @@ class Study:
     Attributes:
         title: a title for readers: `"PPO on HalfCheetah-v5"`.
         runs: its runs.
-        baseline: a baseline from outside the experiment, with a note on its source; None to use the runs at the reference scale.
+        baseline: a baseline from outside the experiment, with a note on its source; None to use the runs at the reference
+            scale, or at the smallest one if there are none.
         facts: what all its runs have in common, as texts for readers: algorithm, env, batch size, CPU, versions.
         exclusive_phases: False if phases overlap (APPO, IMPALA).
         waits_are_known: True if the env runners' waits were recorded, so that losses are known even if phases overlap.
         steps_in_turn: False if sub-envs step in parallel or as one vectorised env.
         timed_iterations: True if iterations have a fixed duration, so that their steps vary.
-        correction: the speed correction applied to its runs; None if they are as measured.
         workload: the workload that all its runs share; None if unknown.
         gpus: names of the GPUs that its runs use, "" for an unnamed one; empty if they use none, None if unknown.
-        probed: True if each run summarises the probes of a configuration, with the error of its speedup.
+        swept: True if each run is an iteration of a configuration as estimated by a sweep, whose error is that of its throughput
+            relative to the others.
     """
 
     title: str
@@ -177,34 +116,21 @@ class Study:
     waits_are_known: bool = False
     steps_in_turn: bool = True
     timed_iterations: bool = False
-    correction: SpeedCorrection | None = None
     workload: Workload | None = None
     gpus: tuple[str, ...] | None = None
-    probed: bool = False
+    swept: bool = False
 
 
-Reason = Literal[
-    # a trial
-    "never started", "no iteration", "failed at start", "unreadable results", "offline", "no scale", "too short",
-    "learning not started", "unmeasurable", "env runners missing", "failed in sweep",
-    # a configuration, a row of a table, a baseline file
-    "not probed", "row", "baseline file",
-]  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """A trial, configuration, row or file of an experiment that was left out; `report.notes` turns the reason into text.
+class LeftOut(NamedTuple):
+    """A trial, configuration, row or file of an experiment that was left out.
 
     Attributes:
-        name: what was left out.
-        reason: why.
-        figures: the numbers and messages behind the reason, by name.
+        name: what was left out. Untrusted text: escape it for display.
+        reason: why, and a remedy if there is one.
     """
 
     name: str
-    reason: Reason
-    figures: Mapping[str, Any] = field(default_factory=dict)
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,10 +139,12 @@ class Experiment:
 
     Attributes:
         source: the folder, URI or file.
-        studies: one per workload, the one with the most runs first.
+        studies: one per workload, the one with the most scales first.
         left_out: what was left out, with the reasons.
+        notes: sentences on how it was read: assumptions, and what tells its studies apart.
     """
 
     source: str
     studies: tuple[Study, ...]
     left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ from itertools import takewhile
 from typing import Final
 
 from rl_scaling_callback.baseline.model import Baseline, BaselineFileError
+from rl_scaling_callback.baseline.source import BaselineSource, Warn
 from rl_scaling_callback.baseline.store import BaselineStore
 from rl_scaling_callback.core.attribution import TimeBreakdown
 from rl_scaling_callback.core.comparison import Counterpart, disagree, same_steps
@@ -19,9 +20,6 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DEFAULT_RULE, Steady, SteadyRule
 from rl_scaling_callback.core.trial import Trial
 from rl_scaling_callback.storage import shown
-
-Warn = Callable[[str, str], None]
-"""Takes a topic and a message; logs the first message of each topic."""
 
 _STORAGE_SHARE: Final = 0.02
 """Maximum share of the time to spend on accessing the store."""
@@ -38,7 +36,7 @@ _DISAGREE: Final = (
 )
 
 
-class BaselineTracker:
+class BaselineTracker(BaselineSource):
     """The baseline of one trial.
 
     A trial that is not the reference looks for a baseline until it finds one, and keeps it. The reference trial (the first
@@ -293,7 +291,7 @@ class BaselineTracker:
         self._warn("storage", f"can't {action} {shown(store.directory)} ({shown(str(error))}). {consequence}")
 
 
-class GivenBaseline:
+class GivenBaseline(BaselineSource):
     """A baseline given by the user as a number.
 
     Args:

@@ -52,6 +52,8 @@ class TimeBreakdown(NamedTuple):
         busy: sampling time of the typical env runner (see `typical_and_longest`), summed over the rounds of the iteration.
         longest: sampling time of the slowest env runner of each round, summed over the rounds. This is a sum of maxima, because the
             slowest env runner may change from round to round.
+        reset: the part of `longest` in env resets: those of the env runner with the longest ones in each round, summed.
+        all_resets: time of all env runners together in env resets. One env that took all their steps would need all of it.
     """
 
     sample: float
@@ -61,9 +63,19 @@ class TimeBreakdown(NamedTuple):
     other: float
     busy: float = NAN
     longest: float = NAN
+    reset: float = 0.0
+    all_resets: float = 0.0
 
     @classmethod
-    def of(cls, phases: Mapping[str, float], seconds: float, busy: float = NAN, longest: float = NAN) -> TimeBreakdown:
+    def of(
+        cls,
+        phases: Mapping[str, float],
+        seconds: float,
+        busy: float = NAN,
+        longest: float = NAN,
+        reset: float = 0.0,
+        all_resets: float = 0.0,
+    ) -> TimeBreakdown:
         """Return the breakdown of an iteration that took `seconds`.
 
         Args:
@@ -71,15 +83,18 @@ class TimeBreakdown(NamedTuple):
             seconds: duration of the iteration.
             busy: sampling time of the typical env runner [s].
             longest: sampling time of the slowest [s].
+            reset: longest time of an env runner in resets [s].
+            all_resets: time of all env runners in resets [s].
         """
         sample, learn = phases.get("sample", 0.0), phases.get("learn", 0.0)
         sync, evaluate = phases.get("sync", 0.0), phases.get("evaluate", 0.0)
-        return cls(sample, learn, sync, evaluate, seconds - (sample + learn + sync + evaluate), busy, longest)
+        other = seconds - (sample + learn + sync + evaluate)
+        return cls(sample, learn, sync, evaluate, other, busy, longest, reset, all_resets)
 
     @classmethod
     def of_window(cls, parts: Mapping[str, float], env_steps: float = 1.0) -> TimeBreakdown:
-        """Return the breakdown with these `parts`, divided by `env_steps`. Missing parts are NaN."""
-        return cls(*[0.0 if name == "evaluate" else parts.get(name, NAN) / env_steps for name in cls._fields])
+        """Return the breakdown with these `parts`, divided by `env_steps`. Missing ones are NaN, or 0 for evaluation and resets."""
+        return cls(*[parts.get(name, _UNLESS_GIVEN.get(name, NAN)) / env_steps for name in cls._fields])
 
     @property
     def parts(self) -> dict[str, float]:
@@ -91,6 +106,8 @@ class TimeBreakdown(NamedTuple):
             "other": self.other,
             "busy": self.busy,
             "longest": self.longest,
+            "reset": self.reset,
+            "all_resets": self.all_resets,
         }
 
     @property
@@ -102,6 +119,8 @@ class TimeBreakdown(NamedTuple):
         """Return this breakdown multiplied by `factor`."""
         return TimeBreakdown(*[seconds * factor for seconds in self])
 
+
+_UNLESS_GIVEN: Final = {"evaluate": 0.0, "reset": 0.0, "all_resets": 0.0}
 
 PARTS: Final = (*(phase for phase in PHASES if phase != "evaluate"), "busy", "longest")
 """The parts of an iteration that steady windows and baselines store."""

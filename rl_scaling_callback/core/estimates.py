@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import ndtri, stdtrit
 
 from rl_scaling_callback.core.formulas import NAN
+
+Array = npt.NDArray[np.float64]
 
 TRIM: Final = 0.2
 """Share trimmed from each end. Wilcox recommends 20 % as a compromise between efficiency and robustness."""

@@ -41,6 +41,12 @@ def ratio(numerator: float, denominator: float) -> float:
     return quotient if math.isfinite(quotient) else NAN
 
 
+def interval(value: float, error: float) -> tuple[float, float]:
+    """Return the interval with half-width `error` [%], symmetric on a log scale; of zero width if that is NaN."""
+    width = 1.0 if math.isnan(error) else 1 + error / 100
+    return value / width, value * width
+
+
 def steps_per_second(env_steps: float, seconds: float) -> float:
     """Return SPS [steps/s], env steps / seconds; NaN unless both are > 0.
 

@@ -8,6 +8,10 @@ sampling and of sending weights, and u the number of updates. An iteration that 
 takes, at another scale and for as many env steps,
 
     S · t′/t + W · w′/w · u′/u + L · u′/u
+
+Env resets are too rare for short probes, and may take longer than all of a probe's steps. So probes exclude them, and the trial's
+own iterations measure them: of S, the env runners' resets take R (they reset at the same time), and altogether Z. At another scale
+with r′ env runners, S becomes (S − R) · t′/t + Z/r′.
 """
 
 from __future__ import annotations
@@ -19,9 +23,17 @@ from rl_scaling_callback.core.attribution import TimeBreakdown
 from rl_scaling_callback.core.scale import Scale
 
 
+class ProbeError(RuntimeError):
+    """A scale can't be probed in this trial. The message gives the reason and an alternative. Training is not affected."""
+
+
+class ProbeTimeoutError(ProbeError):
+    """Not even one round of probes was complete within the time limit."""
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One measurement of sampling at one scale.
+    """One measurement of sampling at one scale, without env resets.
 
     Attributes:
         scale: env runners and envs per env runner that sampled.
@@ -77,7 +89,11 @@ class Ratios:
         sync = probe.sync / by.sync if probe.sync > 0 and by.sync > 0 else 1.0
         return cls(probe.seconds_per_step / by.seconds_per_step, updates, sync)
 
-    def apply(self, spent: TimeBreakdown) -> TimeBreakdown:
-        """Convert the time breakdown at the denominator's scale to the other scale."""
+    def apply(self, spent: TimeBreakdown, num_env_runners: int) -> TimeBreakdown:
+        """Convert the time breakdown at the denominator's scale to the other scale, which has `num_env_runners` (at least 1)."""
+        resets = spent.all_resets / num_env_runners
+        sample = (spent.sample - spent.reset) * self.sample + resets
         sync = spent.sync * self.sync * self.updates
-        return TimeBreakdown(spent.sample * self.sample, spent.learn * self.updates, sync, 0.0, spent.other * self.updates)
+        return TimeBreakdown(
+            sample, spent.learn * self.updates, sync, 0.0, spent.other * self.updates, reset=resets, all_resets=spent.all_resets
+        )

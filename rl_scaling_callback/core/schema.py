@@ -41,10 +41,15 @@ class Key:
 KEYS: Final[tuple[Key, ...]] = (
     Key("sps", "steps/s", "env steps of this iteration / `time_this_iter_s`"),
     Key("env_steps", "steps", "env steps of this iteration"),
-    Key("parallelism", "", "N = max(1, `num_env_runners`) × `num_envs_per_env_runner`"),
+    Key("parallelism", "", "N = max(1, `num_env_runners`) × `num_envs_per_env_runner`; fewer if env runners deliver no samples"),
     Key("baseline_sps", "steps/s", "current SPS of the reference; divided by its N if the reference is larger than 1r×1e"),
     Key("baseline/source", "text", "where the baseline comes from: trial, probe or given; empty when there is none", ""),
-    Key("baseline/error", "%", "half-width of the 95 % interval of the baseline"),
+    Key(
+        "baseline/error",
+        "%",
+        "half-width of the 95 % interval of the baseline; of a probed one, as a separate trial would measure it, and unknown until "
+        "it was probed three times",
+    ),
     Key("baseline/age", "s", "time since the baseline was measured"),
     Key("speedup", "×", "sps / baseline_sps"),
     Key("efficiency", "%", "speedup / N × 100"),
@@ -82,6 +87,7 @@ KEYS: Final[tuple[Key, ...]] = (
     ),
     Key("runners/env_step", "s", "time in `env.step`, mean over env runners; estimated from a sample of steps if they are fast"),
     Key("runners/inference", "s", "the same for policy inference"),
+    Key("runners/reset", "s", "the same for env resets, beyond the time of an ordinary step"),
     Key("runners/rest", "s", "remaining sampling time (connectors, resets, bookkeeping), mean over env runners"),
     Key("runners/reported", "", "number of env runners that reported in this iteration"),
     Key("runners/healthy", "", "number of env runners that RLlib considers healthy"),
@@ -106,7 +112,12 @@ KEYS: Final[tuple[Key, ...]] = (
     ),
     Key("diagnosis", "text", "largest cause of lost efficiency over the steady window, and a remedy; empty when unknown", ""),
     Key("is_baseline", "0/1", "1 when this trial is the reference"),
-    Key("comparable", "0/1", "1 when workload, hardware and steps match the baseline's; 0 when only other baselines exist"),
+    Key(
+        "comparable",
+        "0/1",
+        "1 when workload, hardware and steps match the baseline's; 0 when only other baselines exist, or probes don't reproduce "
+        "the trial",
+    ),
     Key("workload", "text", "id of everything that must match for a fair comparison, hardware included; empty when unknown", ""),
     Key("exclusive", "0/1", "1 when no other trial trained on this trial's host during the iteration"),
     Key("cores/own", "cores", "cores that this trial's processes used, mean over the iteration"),

@@ -122,6 +122,7 @@ class SteadyWindow:
         "_first",
         "_lagged",
         "_last",
+        "_latest",
         "_learns_after",
         "_n",
         "_origin",
@@ -138,7 +139,7 @@ class SteadyWindow:
     def __init__(self, rule: SteadyRule, *, learns_after: float = 0.0) -> None:
         self._rule = rule
         self._learns_after = learns_after
-        self._sampled = 0.0
+        self._sampled = self._latest = 0.0
         self._since_restore = 0.0
         self._skipped = 0
         self._carried = 0.0
@@ -149,6 +150,18 @@ class SteadyWindow:
         self._seconds = 0.0
         # Sums of x, x² and x·x', with x relative to the first one to preserve precision over a million terms.
         self._origin = self._first = self._last = 0.0
+        self._sum = self._square = self._lagged = 0.0
+
+    @property
+    def learns(self) -> bool:
+        """Whether the algorithm had begun to learn before the latest iteration."""
+        return self._sampled - self._latest >= self._learns_after
+
+    def start_over(self) -> None:
+        """Forget all iterations so far, as they did other work; no further warm-up is needed."""
+        self._n = 0
+        self._env_steps = self._seconds = self._carried = 0.0
+        self._parts, self._carried_parts = {}, {}
         self._sum = self._square = self._lagged = 0.0
 
     def add(
@@ -167,8 +180,8 @@ class SteadyWindow:
             since_restore: its number since the trial was started or restored, from 1; NaN if unknown.
         """
         learns = self._sampled >= self._learns_after
-        if env_steps > 0:
-            self._sampled += env_steps
+        self._latest = env_steps if env_steps > 0 else 0.0
+        self._sampled += self._latest
         is_restored = since_restore <= self._since_restore
         self._since_restore = since_restore
         if is_restored or not learns:

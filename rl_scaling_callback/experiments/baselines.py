@@ -24,7 +24,7 @@ def read_baselines(folder: Location) -> tuple[list[Baseline], list[LeftOut]]:
         try:
             baselines.append(Baseline.from_json(folder.below(name).read()))
         except (BaselineFileError, ExperimentError) as error:
-            left_out.append(LeftOut(name, "baseline file", {"error": str(error)}))
+            left_out.append(LeftOut(name, f"this baseline file is unusable: {error}"))
     return baselines, left_out
 
 

@@ -1,4 +1,4 @@
-"""Summarises the iterations of a run."""
+"""Summarises the iterations of a run, for folders and tables alike."""
 
 from __future__ import annotations
 
@@ -49,6 +49,11 @@ def summarise(iterations: Sequence[Iteration], rule: SteadyRule, *, learns_after
         samples=tuple(samples),
         **known,
     )
+
+
+def any_of(names: Sequence[str]) -> str:
+    """Return names for a sentence: `"a, b or c"`."""
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _kept(count: int) -> set[int]:

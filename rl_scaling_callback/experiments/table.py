@@ -1,117 +1,405 @@
-"""Reads measurements from a CSV file with one row per iteration or configuration."""
+"""Reads measurements from a table with one row per iteration, run or configuration: CSV, TSV, JSON lines or a DataFrame.
+
+Columns that are not ours are factors: rows that differ in them are not repeats of each other, and each combination of their values
+is a study. Exceptions are columns that number repetitions or iterations, other measurements, and labels, such as names of settings:
+they differ from scale to scale, so that too little would be left to compare. They only separate rows of the same scale.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import posixpath
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from itertools import pairwise
+from typing import Any, Final, NamedTuple
 
 from rl_scaling_callback.analysis.runs import Experiment, Iteration, LeftOut, Run, Study
 from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule, is_measurable
-from rl_scaling_callback.experiments.recording import summarise
+from rl_scaling_callback.experiments.logs import loads
+from rl_scaling_callback.experiments.recording import any_of, summarise
 from rl_scaling_callback.storage import ExperimentError, Location
 
-CSV_COLUMNS: Final = ("num_env_runners", "num_envs_per_env_runner", "env_steps", "time_this_iter_s")
-"""The usual columns of a table. `num_envs_per_env_runner` defaults to 1, unless the name of an unknown column contains "env".
-`sps` can replace either of the last two, or both, in which case all iterations are assumed to have equally many env steps. Other
-columns are ignored."""
+COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
+    "num_env_runners": (
+        "num_rollout_workers", "num_workers", "n_workers", "workers", "num_runners", "env_runners", "runners",
+    ),
+    "num_envs_per_env_runner": (
+        "num_envs_per_runner", "num_envs_per_worker", "envs_per_env_runner", "envs_per_runner", "envs_per_worker", "num_envs",
+        "n_envs", "nenvs", "envs", "num_env", "num_environments", "num_parallel_envs", "parallel_envs",
+    ),
+    "env_steps": (
+        "num_env_steps_sampled_this_iter", "num_env_steps_sampled", "num_env_steps", "steps", "num_steps", "timesteps", "frames",
+        "timesteps_this_iter", "num_env_steps_sampled_lifetime", "env_steps_lifetime", "total_timesteps", "timesteps_total",
+        "global_step",
+    ),
+    "time_this_iter_s": (
+        "iteration_time_s", "iteration_time", "iter_time_s", "iter_time", "time_per_iteration", "seconds", "secs", "sec", "time_s",
+        "time_sec", "time_seconds", "time", "duration_s", "duration", "wall_time_s", "wall_time", "elapsed_s", "elapsed",
+        "time_total_s",
+    ),
+    "sps": (
+        "env_steps_per_second", "env_steps_per_sec", "steps_per_second", "steps_per_sec", "steps_s", "fps", "frames_per_second",
+        "frames_per_sec", "samples_per_second", "samples_per_sec", "throughput",
+    ),
+}  # fmt: skip
+"""Our columns, with the names that people give them, those to prefer first. Case and what precedes a slash don't matter."""
+
+RUNNERS, ENVS, STEPS, SECONDS, SPS = COLUMNS
+_REPETITIONS: Final = {
+    "repetition", "rep", "repeat", "replicate", "replica", "run", "seed", "trial", "experiment", "exp", "id", "run_id", "trial_id",
+}  # fmt: skip
+"""Columns that tell repetitions of a measurement apart, if they hold whole numbers."""
+_ITERATIONS: Final = {"iteration", "iter", "it", "training_iteration", "epoch", "update", "index"}
+_WARMUPS: Final = {"is_warmup", "is_warm_up", "warmup", "warm_up"}
+_MEASURED: Final = re.compile(
+    r"(^|_)(fps|sps|throughput|speedup|efficiency|rewards?|returns?|loss|util(i[sz]ation)?|percent|lifetime|latency|date|timestamp"
+    r"|memory|ram|vram|error|std)(_|$)|_(per_sec(ond)?|s|ms|secs?|seconds|time)$"
+)
+"""Names of columns with other measurements."""
+_THOUSANDS: Final = re.compile(r"[+-]?\d{1,3}([, _'\u00a0\u202f]\d{3})+(\.\d+)?")
+_TOTAL: Final = re.compile(r"total|elapsed|wall|since")
+_WORKLOAD: Final = re.compile(r"(^|_)(env|environment|task|game|algo(rithm)?|method|model|machine|host(name)?|node)(_|$)")
+"""Names of columns that are never mere labels of a scale."""
+_LEAST_GROWTH, _FEWEST_GROWTHS = 1.25, 3
+"""A column is taken for a lifetime count if it grows in every row: by this factor in each run, and so often in all of them."""
+_FEWEST_LEFT: Final = 0.5
+"""A column that leaves less than this share of the comparisons between scales is a label."""
+_MOST_IN_TITLE: Final = 3
+
+_WANTED: Final = (
+    "Expected are columns for the scale, num_env_runners or num_envs_per_env_runner or both, and for the work, sps or "
+    "env_steps,time_this_iter_s, with one row per iteration or configuration. Usual names such as num_workers, n_envs, seconds and "
+    "fps are known; for others say which is which: --column sps=NAME, or columns={'sps': 'NAME'} in Python."
+)
 
 
-def read_table(location: Location, *, rule: SteadyRule) -> Experiment:
-    """Return the experiment in a CSV file with columns such as `CSV_COLUMNS`.
+class _Row(NamedTuple):
+    """A readable row: its scale and work, and the texts in its other columns."""
 
-    Rows of one configuration are the iterations of one run. All of them count: a table is taken to contain no warm-up.
+    scale: Scale
+    env_steps: float
+    seconds: float
+    texts: Mapping[str, str]
+
+
+def read_table(
+    source: Location | Any, *, rule: SteadyRule, columns: Mapping[str, str] | None = None, pool: Collection[str] = ()
+) -> Experiment:
+    """Return the experiment in a table.
+
+    Rows that differ in measurements only are the iterations of one run. All of them count, except for those that a column marks as
+    warm-up. Where only throughputs or only times are given, all rows are assumed to have equally many env steps.
 
     Args:
-        location: the file.
+        source: the file, or a DataFrame.
         rule: the rule for the required precision.
+        columns: names of columns by what they contain.
+        pool: columns in which repeats may differ.
 
     Raises:
         ExperimentError: if a column is missing, no row can be read, or the file is too large.
         OSError: if the file can't be read.
     """
-    runs: dict[Scale, list[Iteration]] = {}
-    left_out: list[LeftOut] = []
+    text, name = (source.text, source.name) if isinstance(source, Location) else ("the DataFrame", "DataFrame")
     try:
-        # Spreadsheets write a byte order mark.
-        rows = csv.DictReader(io.StringIO(location.read().decode("utf-8-sig"), newline=""), skipinitialspace=True)
-        rows.fieldnames = header = [name.strip() for name in rows.fieldnames or ()]
-        _check(location, header)
-        for row in rows:
-            try:
-                scale, env_steps, seconds = _read(row)
-            except ValueError as error:
-                left_out.append(LeftOut(f"{location.name}, line {rows.line_num}", "row", {"error": str(error)}))
-                continue
-            iterations = runs.setdefault(scale, [])
-            iterations.append(Iteration(len(iterations) + 1, env_steps, seconds))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ExperimentError(f"{location.text} is not a CSV file in UTF-8 ({error}). {_WANTED}") from None
-    if not runs:
-        reason = f"no row can be read ({left_out[0].figures['error']})" if left_out else "it has no rows"
-        raise ExperimentError(f"{location.text}: {reason}. {_WANTED}")
-    measured = replace(rule, warmup_iterations=0)
-    found = [summarise(iterations, measured, name=str(scale), scale=scale) for scale, iterations in runs.items()]
-    if not {*CSV_COLUMNS[2:]} & {*header}:
-        found = [_without_steps(run) for run in found]
-    study = Study(title=posixpath.splitext(location.name)[0], runs=tuple(found))
-    return Experiment(location.text, (study,), tuple(left_out))
+        cells = list(_cells(source) if isinstance(source, Location) else enumerate(source.to_dict("records"), 1))
+    except (ValueError, csv.Error, RecursionError) as error:
+        raise ExperimentError(f"{text} is not a table in CSV, TSV or JSON lines in UTF-8 ({error}). {_WANTED}") from None
+    header = [*dict.fromkeys(str(column) for _, row in cells for column in row if column is not None)]
+    ours = _ours(text, header, columns or {}, pool)
+    read = [_read(f"{name}, line {number}", row, ours) for number, row in cells if any(map(_text, row.values()))]
+    rows = [each for each in read if isinstance(each, _Row)]
+    left_out = [each for each in read if isinstance(each, LeftOut)]
+    if not rows:
+        reason = f"no row can be read ({left_out[0].reason})" if left_out else "it has no rows"
+        raise ExperimentError(f"{text}: {reason}. {_WANTED}")
+    roles = _Roles.of(rows, [column for column in header if column not in ours.values()], pool)
+    runs, notes = _runs([row for row in rows if not roles.is_warmup(row)] or rows, roles), []
+    if renamed := [f"{each} is {theirs}" for each, theirs in ours.items() if each != theirs]:
+        notes.append(f"Columns: {', '.join(renamed)}.")
+    runs, grown = _of_iterations(runs, ours)
+    if grown:
+        notes.append(f"{' and '.join(grown)} only grow: lifetime counts, of which the increases count. First rows are left out.")
+    if SECONDS in ours and not {STEPS, SPS} & {*ours}:
+        notes.append("Env steps are unknown: all rows are taken to have equally many, and SPS counts iterations.")
+    studies = _studies(posixpath.splitext(name)[0], runs, roles, ours, replace(rule, warmup_iterations=0))
+    return Experiment(text, studies, tuple(left_out), (*notes, *roles.notes()))
 
 
-_WANTED: Final = (
-    f"Expected are the columns {','.join(CSV_COLUMNS)} and one row per iteration. sps can replace env_steps, "
-    "time_this_iter_s or both; num_envs_per_env_runner is 1 if no column is about envs."
-)
+# Files
 
 
-def _check(location: Location, header: Sequence[str]) -> None:
-    runners, envs, *work = CSV_COLUMNS
-    needed = [runners] if "sps" in header else [runners, *work]
-    if any("env" in name.lower() for name in {*header} - {*CSV_COLUMNS}):
-        needed.append(envs)  # rather than ignore a misspelt one
-    missing = [column for column in needed if column not in header]
-    twice = [column for column in (*CSV_COLUMNS, "sps") if header.count(column) > 1]
-    if missing or twice:
-        problem = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(twice)} twice"
-        raise ExperimentError(f"{location.text} {problem}; its columns are {', '.join(header) or 'empty'}. {_WANTED}")
+def _cells(file: Location) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yield the number of each line and its cells by column."""
+    text = file.read().decode("utf-8-sig")  # Spreadsheets write a byte order mark.
+    start = text.lstrip()[:1]
+    if start == "[":
+        yield from enumerate(map(_flat, json.loads(text)), 1)
+    elif start == "{":
+        yield from ((number, _flat(loads(line.encode()))) for number, line in enumerate(text.splitlines(), 1) if line.strip())
+    else:
+        header, _, _ = text.partition("\n")
+        rows = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if "\t" in header else ",", skipinitialspace=True)
+        rows.fieldnames = names = [name.strip() for name in rows.fieldnames or ()]
+        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            raise ValueError(f"it has {', '.join(twice)} twice")
+        yield 1, dict.fromkeys(names)
+        yield from ((rows.line_num, row) for row in rows)
 
 
-def _read(row: Mapping[str, str]) -> tuple[Scale, float, float]:
-    """Return the scale, env steps and seconds of a row; for one env step if only SPS is known."""
+def _flat(cells: Any) -> dict[str, Any]:
+    """Return the cells of a row of JSON, with those of inner objects as `outer/inner`."""
+    if not isinstance(cells, dict):
+        raise ValueError(f"{str(cells)[:20]!r} is not an object")
+    flat: dict[str, Any] = {}
+    for name, value in cells.items():
+        inner = _flat(value) if isinstance(value, dict) else None
+        flat.update({name: value} if inner is None else {f"{name}/{key}": each for key, each in inner.items()})
+    return flat
+
+
+# Our columns
+
+
+def _ours(text: str, header: Sequence[str], given: Mapping[str, str], pool: Collection[str]) -> dict[str, str]:
+    """Return the column of the table for each of ours that it has."""
+    unknown = [each for each in given if each not in COLUMNS]
+    absent = [each for each in (*given.values(), *pool) if each not in header]
+    if unknown or absent:
+        what = f"{unknown[0]} is not one of ours ({', '.join(COLUMNS)})" if unknown else f"there is no column {absent[0]}"
+        raise ExperimentError(f"{text}: {what}; its columns are {', '.join(header)}")
+    free = [column for column in sorted(header, key=lambda column: column.count("/")) if column not in {*given.values(), *pool}]
+    plain = {_plain(column): column for column in reversed(free)}
+    ours = {}
+    for each, others in COLUMNS.items():
+        column = given.get(each) or next((plain[name] for name in (each, *others) if name in plain), None)
+        if column is not None:
+            ours[each] = column
+    has_work = SPS in ours or SECONDS in ours
+    if not ({RUNNERS, ENVS} & {*ours} and has_work):
+        lacking = [] if {RUNNERS, ENVS} & {*ours} else [f"{RUNNERS} and {ENVS}"]
+        lacking += [] if has_work else [f"{SPS} and {SECONDS}"]
+        raise ExperimentError(f"{text} lacks {' and '.join(lacking)}; its columns are {', '.join(header) or 'empty'}. {_WANTED}")
+    if {STEPS, SECONDS} <= {*ours}:
+        ours.pop(SPS, None)  # redundant
+    return ours
+
+
+def _plain(column: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", column.rpartition("/")[2].lower().replace("#", "num_")).strip("_")
+
+
+def _read(name: str, row: Mapping[str, Any], ours: Mapping[str, str]) -> _Row | LeftOut:
+    try:
+        return _read_row(row, ours)
+    except ValueError as error:
+        return LeftOut(name, str(error))
+
+
+def _read_row(row: Mapping[str, Any], ours: Mapping[str, str]) -> _Row:
+    """Return a row; its work is one env step if only SPS or only the time is known."""
     if None in row:
-        raise ValueError("it has more fields than the header. Write numbers without thousands separators")
-    runners, envs, *work = CSV_COLUMNS
-    scale = Scale(_count(row, runners), _count(row, envs) if envs in row else 1)
-    given = [column for column in work if column in row]
-    known = {column: _number(row, column) for column in (given if given == work else [*given, "sps"])}
-    sps = known.get("sps", NAN)
-    env_steps = known.get("env_steps", sps * known["time_this_iter_s"] if "time_this_iter_s" in known else 1.0)
-    seconds = known.get("time_this_iter_s", ratio(env_steps, sps))
+        raise ValueError("it has more fields than the header. Quote numbers with thousands separators")
+    runners, envs = (_count(row, ours[each]) if each in ours else 1 for each in (RUNNERS, ENVS))
+    scale = Scale(runners, envs)
+    known = {each: _number(row, ours[each]) for each in (STEPS, SECONDS, SPS) if each in ours}
+    sps = known.get(SPS, NAN)
+    env_steps = known.get(STEPS, sps * known[SECONDS] if {SPS, SECONDS} <= {*known} else 1.0)
+    seconds = known.get(SECONDS, ratio(env_steps, sps))
     if not (env_steps > 0 and is_measurable(env_steps, seconds)):
-        given_values = " and ".join(f"{column} is {row[column]!r}" for column in known)
-        raise ValueError(f"{given_values}; allowed are 1 to 1e15 env steps in 1e-9 to 1e9 s")
-    return scale, env_steps, seconds
+        given = " and ".join(f"{ours[each]} is {row[ours[each]]!r}" for each in known)
+        raise ValueError(f"{given}; allowed are 1 to 1e15 env steps in 1e-9 to 1e9 s")
+    return _Row(scale, env_steps, seconds, {str(name): _text(value) for name, value in row.items() if name not in ours.values()})
 
 
-def _number(row: Mapping[str, str], column: str) -> float:
+def _number(row: Mapping[str, Any], column: str) -> float:
+    value = row.get(column)
+    if isinstance(value, str) and _THOUSANDS.fullmatch(value.strip()):
+        value = re.sub(r"[^0-9.+-]", "", value)
     try:
-        return float(row[column])
-    except (TypeError, ValueError):  # None if the row is too short
-        raise ValueError(f"{column} is {row[column]!r}, not a number") from None
+        return float(value)  # type: ignore[arg-type]  # None if the row is too short
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{column} is {value!r}, not a number") from None
 
 
-def _count(row: Mapping[str, str], column: str) -> int:
+def _count(row: Mapping[str, Any], column: str) -> int:
     number = _number(row, column)
     if not number.is_integer():
         raise ValueError(f"{column} is {row[column]!r}; allowed are whole numbers")
     return int(number)
 
 
-def _without_steps(run: Run) -> Run:
-    """Return the run with only its throughput known."""
-    return replace(run, steady=replace(run.steady, env_steps=NAN, seconds=NAN), samples=())
+def _text(value: Any) -> str:
+    return "" if value is None or value != value else str(value).strip()
+
+
+# The other columns
+
+
+class _Roles(NamedTuple):
+    """What the columns that are not ours are.
+
+    Attributes:
+        factors: those that make studies.
+        labels: those that name the configurations.
+        repetitions: those in which repeats may differ.
+        iterations: those with the number of an iteration.
+        warmups: those that mark rows as warm-up.
+        measured: those with other measurements, which are not used.
+    """
+
+    factors: tuple[str, ...]
+    labels: tuple[str, ...]
+    repetitions: tuple[str, ...]
+    iterations: tuple[str, ...]
+    warmups: tuple[str, ...]
+    measured: tuple[str, ...]
+
+    @classmethod
+    def of(cls, rows: Sequence[_Row], columns: Sequence[str], pool: Collection[str]) -> _Roles:
+        """Return the roles of columns, by their names and values."""
+        settings = [column for column in columns if column.startswith("config/")] or columns  # a DataFrame of Tune
+        values = {column: [row.texts.get(column, "") for row in rows] for column in columns}
+        warmups = tuple(column for column in columns if _plain(column) in _WARMUPS)
+        iterations = tuple(column for column in columns if _plain(column) in _ITERATIONS)
+        numbered = [column for column in columns if _plain(column) in _REPETITIONS and all(map(_is_count, values[column]))]
+        scales = len({row.scale for row in rows})
+        known = {*warmups, *iterations, *numbered, *pool}
+        unknown = [each for each in settings if each not in known and len({*values[each]}) > 1]
+        measured = tuple(each for each in unknown if _is_measured(each, values[each], scales))
+        unknown = [each for each in unknown if each not in measured]
+        # First what identifies workloads, then what leaves most to compare.
+        unknown.sort(key=lambda column: (not _WORKLOAD.search(_plain(column)), -_comparisons(rows, [column])))
+        factors: list[str] = []
+        for column in unknown:
+            enough = _FEWEST_LEFT * _comparisons(rows, factors)
+            if _WORKLOAD.search(_plain(column)) or _comparisons(rows, [*factors, column]) >= enough:
+                factors.append(column)
+        factors = [column for column in settings if column in factors]
+        labels = [column for column in settings if column in unknown and column not in factors]
+        return cls(tuple(factors), tuple(labels), (*numbered, *pool), iterations, warmups, measured)
+
+    def is_warmup(self, row: _Row) -> bool:
+        """Whether a row is marked as warm-up."""
+        return any(row.texts.get(column, "").lower() in ("true", "1", "1.0", "yes") for column in self.warmups)
+
+    def notes(self) -> Iterator[str]:
+        """Yield sentences on what tells studies apart."""
+        if self.factors:
+            yield f"Rows that differ in {any_of(self.factors)} are not compared with each other; --pool merges them on purpose."
+        if self.labels:
+            yield f"Too few scales agree in {any_of(self.labels)} to separate by it: it only separates rows of the same scale."
+        if self.measured:
+            yield f"Taken for other measurements, and not used: {', '.join(self.measured)}."
+
+
+def _is_count(text: str) -> bool:
+    return text.removesuffix(".0").isdecimal()
+
+
+def _is_measured(column: str, values: Sequence[str], scales: int) -> bool:
+    """Return whether a column holds measurements, or an id for each row."""
+    distinct = len({*values})
+    numbers = [_THOUSANDS.fullmatch(value) or re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?", value, re.IGNORECASE) for value in values]
+    is_fine = all(numbers) and any("." in value and not value.endswith(".0") for value in values) and distinct > len(values) / 2
+    is_id = distinct == len(values) and (all(numbers) or len(values) > 2 * scales)
+    return bool(_MEASURED.search(_plain(column))) or is_fine or is_id
+
+
+def _comparisons(rows: Iterable[_Row], factors: Sequence[str]) -> int:
+    """Return how many scales can be compared with another one within the same values of factors."""
+    groups: dict[tuple[str, ...], set[Scale]] = {}
+    for row in rows:
+        groups.setdefault(_key(row, factors), set()).add(row.scale)
+    return sum(len(scales) - 1 for scales in groups.values())
+
+
+def _key(row: _Row, columns: Iterable[str]) -> tuple[str, ...]:
+    return tuple(row.texts.get(column, "") for column in columns)
+
+
+# Runs and studies
+
+
+class _RunKey(NamedTuple):
+    factors: tuple[str, ...]
+    labels: tuple[str, ...]
+    repetition: tuple[str, ...]
+    scale: Scale
+
+
+_Runs = dict[_RunKey, list[_Row]]
+
+
+def _runs(rows: Iterable[_Row], roles: _Roles) -> _Runs:
+    """Return the rows of each run, in the order of their iterations."""
+    runs: _Runs = {}
+    for row in rows:
+        key = _RunKey(_key(row, roles.factors), _key(row, roles.labels), _key(row, roles.repetitions), row.scale)
+        runs.setdefault(key, []).append(row)
+    for run in runs.values():
+        if roles.iterations and all(_is_count(row.texts[roles.iterations[0]]) for row in run):
+            run.sort(key=lambda row: float(row.texts[roles.iterations[0]]))
+    return runs
+
+
+def _of_iterations(runs: _Runs, ours: Mapping[str, str]) -> tuple[_Runs, list[str]]:
+    """Return the runs with the steps and seconds of each iteration, and the columns that were lifetime counts."""
+    steps = STEPS in ours and _only_grows([[row.env_steps for row in run] for run in runs.values()])
+    is_total = steps or bool(_TOTAL.search(_plain(ours.get(SECONDS, ""))))
+    seconds = SECONDS in ours and is_total and _only_grows([[row.seconds for row in run] for run in runs.values()])
+    if not (steps or seconds):
+        return runs, []
+
+    def increase(before: _Row, row: _Row) -> _Row:
+        return row._replace(
+            env_steps=row.env_steps - before.env_steps if steps else row.env_steps,
+            seconds=row.seconds - before.seconds if seconds else row.seconds,
+        )
+
+    increased = {key: [increase(*pair) for pair in pairwise(run)] for key, run in runs.items() if len(run) > 1}
+    return increased, [ours[each] for each, grows in ((STEPS, steps), (SECONDS, seconds)) if grows]
+
+
+def _only_grows(runs: Iterable[Sequence[float]]) -> bool:
+    several = [run for run in runs if len(run) > 1]
+    grows = all(after > before for run in several for before, after in pairwise(run))
+    enough = sum(len(run) - 1 for run in several) >= _FEWEST_GROWTHS
+    return grows and enough and all(run[-1] >= _LEAST_GROWTH * run[0] for run in several)
+
+
+def _studies(title: str, runs: _Runs, roles: _Roles, ours: Mapping[str, str], rule: SteadyRule) -> tuple[Study, ...]:
+    """Return a study for each combination of factors, the one with the most scales first."""
+    first: dict[tuple[tuple[str, ...], Scale], tuple[str, ...]] = {}
+    groups: dict[tuple[tuple[str, ...], tuple[str, ...]], list[Run]] = {}
+    for key, rows in runs.items():
+        is_first = first.setdefault((key.factors, key.scale), key.labels) == key.labels
+        iterations = [Iteration(number, row.env_steps, row.seconds) for number, row in enumerate(rows, 1)]
+        name = ", ".join(filter(None, (str(key.scale), *key.repetition)))
+        run = summarise(iterations, rule, name=name, scale=key.scale)
+        groups.setdefault((key.factors, () if is_first else key.labels), []).append(_known(run, ours))
+    largest = sorted(groups.items(), key=lambda group: -len({run.scale for run in group[1]}))
+    studies = []
+    for (factors, labels), members in largest:
+        # With many factors, only what differs from the largest study.
+        usual = largest[0][0][0] if len(factors) > _MOST_IN_TITLE and factors != largest[0][0][0] else (None,) * len(factors)
+        facts = {**dict(zip(roles.factors, factors, strict=True)), **dict(zip(roles.labels, labels, strict=False))}
+        shown = [name for name, value, most in zip(roles.factors, factors, usual, strict=True) if value != most]
+        shown += roles.labels[: len(labels)]
+        differs = ", ".join(f"{name}: {facts[name] or 'none'}" for name in shown)
+        studies.append(Study(f"{title} ({differs})" if differs else title, tuple(members), facts=facts))
+    return tuple(studies)
+
+
+def _known(run: Run, ours: Mapping[str, str]) -> Run:
+    """Return the run without figures that were assumed."""
+    if STEPS in ours or {SPS, SECONDS} <= {*ours}:
+        return run
+    seconds = run.steady.seconds if SECONDS in ours else NAN
+    return replace(run, steady=replace(run.steady, env_steps=NAN, seconds=seconds), samples=())

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median_low
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from rl_scaling_callback import rllib
-from rl_scaling_callback.analysis.runs import Iteration, LeftOut, Note, Reason, Run
+from rl_scaling_callback.analysis.runs import Iteration, LeftOut, Run
 from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule, is_measurable
-from rl_scaling_callback.experiments.lines import ResultLines
+from rl_scaling_callback.core.text import counted
+from rl_scaling_callback.experiments.logs import ResultLines, ResultRows
 from rl_scaling_callback.experiments.recording import summarise
 from rl_scaling_callback.rllib import Circumstances
 from rl_scaling_callback.storage import ExperimentError, Location
 
-RESULTS: Final = "result.json"
+LOGS: Final[Mapping[str, type[ResultLines | ResultRows]]] = {"result.json": ResultLines, "progress.csv": ResultRows}
+"""The files with a trial's results, best first."""
+
 PARAMS: Final = "params.json"
 _ERRORS: Final = ("error.txt", "error.pkl")
 
@@ -40,6 +44,12 @@ _USED: Final = (
 )
 
 
+_BREAK_S: Final = 5.0
+"""A trial that logs nothing for longer than this in addition to an iteration may have been paused for others [s]."""
+
+_OPENING: Final = 3
+"""Number of iterations that identify a trial."""
+
 _SUSPICIOUS: Final = 50.0
 """Iterations longer than this many times the median get a note. They still count, since the cause is unknown."""
 
@@ -51,6 +61,7 @@ class TrialRead:
     Attributes:
         run: its summary.
         facts: its workload without the hardware, which results lack.
+        gpus: GPUs that it requests in total.
         workload: id of its workload including the hardware, as recorded by its callback; "" if unknown.
         host: name of the Algorithm's host; "" if unknown.
         unit_sps: the final baseline of its callback, per unit of parallelism [steps/s]; NaN if there was none.
@@ -62,6 +73,7 @@ class TrialRead:
 
     run: Run
     facts: Mapping[str, Any]
+    gpus: float
     workload: str
     host: str
     unit_sps: float
@@ -71,39 +83,71 @@ class TrialRead:
     timed_iterations: bool
 
 
-def read_trial(folder: Location, files: Collection[str], rule: SteadyRule) -> TrialRead | LeftOut:
-    """Return the trial in a folder, or the reason why it is left out.
+class Presence(NamedTuple):
+    """Where and when a trial ran.
+
+    Attributes:
+        host: name of the Algorithm's host; "" if unknown.
+        spells: begin and end of each spell without a break [s since 1970]; empty if unknown.
+        opening: process, scale and first iterations, which only copies of a trial share; empty if unknown.
+    """
+
+    host: str = ""
+    spells: tuple[tuple[float, float], ...] = ()
+    opening: tuple[Any, ...] = ()
+
+
+def read_trial(
+    folder: Location, files: Collection[str], rule: SteadyRule, name: str, stored: Callable[[], Mapping[str, Any]]
+) -> tuple[TrialRead | LeftOut, Presence]:
+    """Return the trial in a folder, or the reason why it is left out, and where and when it ran.
+
+    Its config is that of its results, otherwise that in its `params.json`, otherwise the one that Tune stored.
 
     Args:
         folder: the trial's folder.
         files: names of the files in it.
         rule: the rule for warm-up and steady state.
+        name: its name for readers.
+        stored: returns its config as stored by Tune; empty if there is none.
 
     Raises:
         OSError: if the storage can't be reached.
     """
-    failed = any(name in files for name in _ERRORS)
-    log = _Log()
-    if RESULTS in files:
-        with folder.below(RESULTS).open() as stream:
-            lines = ResultLines(stream)
+    failed = any(error in files for error in _ERRORS)
+    log, logs = _Log(), [file for file in LOGS if file in files]
+    for file in logs:
+        with folder.below(file).open() as stream:
+            lines = LOGS[file](stream)
             for result in lines:
                 log.add(result)
             log.damaged = lines.damaged
+        if log.iterations:
+            break
     if not log.iterations:
-        return LeftOut(folder.name, _why_nothing(RESULTS in files, failed, log.damaged), {"lines": log.damaged})
-    if not log.config and PARAMS in files:
-        with suppress(ExperimentError, ValueError, RecursionError):
-            log.configure(json.loads(folder.below(PARAMS).read()))
-    return log.read(folder.name, rule, failed)
+        return LeftOut(name, _why_nothing(bool(logs), failed, log.damaged)), Presence()
+    for config in (partial(_params, folder, files), stored):
+        if log.config.keys().isdisjoint(rllib.DEFAULT_SCALE):
+            log.config = {**rllib.read_logged_config(config()), **log.config}
+    return log.read(folder.name, name, rule, failed), log.presence
 
 
-def _why_nothing(has_results: bool, failed: bool, damaged: int) -> Reason:
+def _params(folder: Location, files: Collection[str]) -> Mapping[str, Any]:
+    with suppress(ExperimentError, ValueError, RecursionError):
+        params = json.loads(folder.below(PARAMS).read()) if PARAMS in files else {}
+        repr(params)  # Raises RecursionError for configs nested too deeply for other code.
+        return params if isinstance(params, dict) else {}
+    return {}
+
+
+def _why_nothing(has_results: bool, failed: bool, damaged: int) -> str:
     if failed:
-        return "failed at start"
+        return "it ended with an error before its first iteration was done; see error.txt in its folder"
     if damaged:
-        return "unreadable results"
-    return "no iteration" if has_results else "never started"
+        return f"none of the {damaged} lines of its results can be read"
+    if has_results:
+        return "no iteration was reported: it has not completed one yet, or was stopped before"
+    return "there is no result.json or progress.csv in its folder: it has not started, or Tune's loggers are disabled"
 
 
 class _Log:
@@ -114,6 +158,9 @@ class _Log:
         self.config: dict[str, Any] = {}
         self.damaged = 0
         self._logged: object = None
+        self._is_rllib = False
+        self._spells: list[tuple[float, float]] = []
+        self._opening: list[Any] = []
         self._lifetimes: list[float] = []
         self._overlaps: list[tuple[float, ...]] = []
         self._last: Circumstances | None = None
@@ -149,8 +196,13 @@ class _Log:
             self.iterations.pop()
             self._lifetimes.pop()
             self._overlaps.pop()
+        self._is_rllib = self._is_rllib or rllib.is_rllib(result)
         scaling = rllib.read_injected(result, _USED)
-        read = rllib.read_measured(result, scaling, self._lifetimes[-1] if self._lifetimes else NAN)
+        follows = bool(self.iterations) and self.iterations[-1].number == number - 1
+        read = rllib.read_measured(result, scaling, self._lifetimes[-1] if follows else NAN)
+        self._add_spell(now.ended, rllib.number(result.get("time_this_iter_s")))
+        if len(self._opening) < _OPENING:
+            self._opening.append((result.get("pid"), now.ended, read.seconds, read.env_steps))
         self._problem = self._problem or read.problem
         self._lifetimes.append(read.lifetime)
         learner = (scaling.get(name, NAN) for name in ("learner/busy", "time/learn"))
@@ -177,6 +229,20 @@ class _Log:
         self._workload_id = rllib.read_injected_text(result, "workload")
         self._take_in_comparison(scaling, rllib.read_injected_text(result, "baseline/source") == "probe")
 
+    def _add_spell(self, ended: float, seconds: float) -> None:
+        began = ended - seconds
+        if not (self._spells and began <= self._spells[-1][1] + _BREAK_S):
+            self._spells += [(began, ended)] if ended > 0 and seconds > 0 else []
+        elif ended > self._spells[-1][1]:
+            self._spells[-1] = self._spells[-1][0], ended
+
+    @property
+    def presence(self) -> Presence:
+        """Where and when it ran."""
+        scale = tuple(self.config.get(name) for name in rllib.DEFAULT_SCALE)
+        opening = (scale, *self._opening) if len(self._opening) == _OPENING and self._spells else ()
+        return Presence(self._last.host if self._last else "", tuple(self._spells), opening)
+
     def _take_in_comparison(self, scaling: Mapping[str, float], probed: bool) -> None:
         cpus = ratio(scaling.get("sps", NAN), scaling.get("sps_per_cpu", NAN))
         if cpus == cpus:
@@ -188,14 +254,21 @@ class _Log:
         self._probed_sps = ratio(scaling["steady/sps"], scaling["steady/speedup"]) if probed else NAN
         self._probed_error = scaling["baseline/error"] if probed else NAN
 
-    def read(self, name: str, rule: SteadyRule, failed: bool) -> TrialRead | LeftOut:
+    def read(self, folder: str, name: str, rule: SteadyRule, failed: bool) -> TrialRead | LeftOut:
         """Return the trial, or the reason why it is left out."""
+        algorithm = _algorithm(folder, self.config)
+        notes = list(self._notes(failed))
+        if not self._is_rllib and rllib.DEFAULT_SCALE.keys().isdisjoint(self.config):
+            return LeftOut(name, "not a trial of RLlib: its results and config have none of RLlib's names")
         if not rllib.samples_env(self.config):
-            return LeftOut(name, "offline")
+            return LeftOut(name, "it learns from recorded data (offline): it samples no env steps, so there is no throughput")
+        notes += self._assume_missing(algorithm)
         try:
             scale = rllib.read_scale(self.config)
         except ValueError as error:
-            return LeftOut(name, "no scale", {"error": str(error)})
+            nowhere = f"there is none in its results, in {PARAMS} or in Tune's state of the experiment"
+            return LeftOut(name, f"its config has no valid scale: {error if self.config else nowhere}. Is it an RLlib trial?")
+        facts = {**rllib.read_workload(self.config), "algorithm": algorithm}
         run = summarise(
             self.iterations,
             rule,
@@ -205,16 +278,24 @@ class _Log:
             cpus=rllib.read_cpus(self.config) if math.isnan(self._cpus) else self._cpus,
             baseline_sps=self._probed_sps,
             baseline_error=self._probed_error,
-            notes=(*self._notes(failed), *_limits(self._overlaps[rule.warmup_iterations :])),
+            notes=(*notes, *_limits(self._overlaps[rule.warmup_iterations :])),
         )
         if run.steady.iterations == 0:
             return self._not_steady(name, rule, failed)
         healthy = [each.healthy for each in self.iterations[rule.warmup_iterations :] if each.healthy < scale.num_env_runners]
         if len(healthy) > run.steady.iterations / 2:
-            return LeftOut(name, "env runners missing", {"healthy": median_low(healthy), "scale": scale})
+            return LeftOut(
+                name,
+                f"only {median_low(healthy):.0f} of its {scale.num_env_runners} env runners were healthy in most iterations: its "
+                f"throughput is not that of {scale}. See Ray's logs for the cause",
+            )
+        batch = rllib.number(facts.get("train_batch_size"))
+        fragments = scale.parallelism * rllib.number(self.config.get("rollout_fragment_length"))
+        is_rounded = batch <= ratio(run.steady.env_steps, run.steady.iterations) <= batch + fragments
         return TrialRead(
-            run=run,
-            facts={**rllib.read_workload(self.config), "algorithm": _algorithm(name, self.config)},
+            run=replace(run, batch=batch) if is_rounded else run,
+            facts=facts,
+            gpus=rllib.total_gpus(self.config),
             workload=self._workload_id,
             host=self._last.host if self._last else "",
             unit_sps=self._unit_sps,
@@ -224,34 +305,54 @@ class _Log:
             timed_iterations=rllib.iterations_are_timed(self.config) or rllib.steps_follow_scale(self.config),
         )
 
-    def _notes(self, failed: bool) -> Iterator[Note]:
+    def _notes(self, failed: bool) -> Iterator[str]:
         # The error file remains if Tune retried the trial.
         if failed and not (self._last and self._last.done):
-            yield Note("failed", {"iterations": len(self.iterations)})
+            yield f"ended with an error after {counted(len(self.iterations), 'iteration')}"
         if self._changed:
-            yield Note("config changed", {"first": self.iterations[0].number})
+            yield f"its config changed while it ran: only iterations from {self.iterations[0].number} on count"
         if self.damaged:
-            yield Note("damaged lines", {"count": self.damaged})
+            yield f"{counted(self.damaged, 'damaged line')} of its results left out"
         if rllib.evaluates(self.config) and not self._evaluation_is_known:
-            yield Note("evaluation included")
+            yield "its iterations include evaluation, whose time is unknown without the callback"
         seconds = [each.seconds for each in self.iterations if each.seconds > 0]
         if seconds and max(seconds) > _SUSPICIOUS * median_low(seconds):
-            yield Note("slow iteration", {"seconds": max(seconds), "typical": median_low(seconds)})
+            yield (
+                f"one of its iterations took {max(seconds):,.0f} s, while {median_low(seconds):,.3g} s is typical: was the machine "
+                "suspended or its clock changed?"
+            )
         if self._drift > 0 or self._drift < 0:
-            yield Note("drift", {"percent": self._drift})
+            yield f"its sampling cost per env step changed by {self._drift:+.0f} % while it ran, and so did its efficiency"
         if self._comparable == 0:
-            yield Note("not comparable")
+            yield "its callback found no comparable baseline: workload, hardware or steps differ"
+
+    def _assume_missing(self, algorithm: str | None) -> list[str]:
+        """Complete a config that lacks the scale, because it has only the user's settings or wasn't kept, and say so."""
+        runners, _ = rllib.DEFAULT_SCALE
+        healthy = [int(each.healthy) for each in self.iterations if each.healthy > 0]
+        assumed = rllib.default_scale(algorithm) if self.config or healthy else {}
+        missing = {name: value for name, value in assumed.items() if name not in self.config}
+        notes = {name: f"RLlib's default at that time, {value}, is assumed" for name, value in missing.items()}
+        if healthy and runners in missing:
+            missing[runners] = median_low(healthy)
+            notes[runners] = f"as many as were healthy, {missing[runners]}, are assumed"
+        self.config.update(missing)
+        return [f"{name} is not in its config: {note}" for name, note in notes.items()]
 
     def _not_steady(self, name: str, rule: SteadyRule, failed: bool) -> LeftOut:
         iterations, warmup = len(self.iterations), rule.warmup_iterations
         learns_after = rllib.steps_before_learning(self.config)
         waits = learns_after > 0 and any(is_measurable(each.env_steps, each.seconds) for each in self.iterations)
-        reason: Reason = "learning not started" if waits else "unmeasurable" if iterations > warmup else "too short"
-        figures = {"iterations": iterations, "warmup": warmup, "learns_after": learns_after, "problem": self._problem}
-        return LeftOut(name, reason, {**figures, "failed": failed})
+        if waits:
+            reason = f"; learning starts after {learns_after:,.0f} env steps, and warm-up takes {warmup} iterations more"
+        elif iterations > warmup:
+            reason = f", none of which can be measured: {self._problem or 'no env steps were sampled after warm-up'}"
+        else:
+            reason = f"; warm-up takes {warmup}, so at least {warmup + 1} are needed"
+        return LeftOut(name, f"{counted(iterations, 'iteration')}{reason}{'; it ended with an error' * failed}")
 
 
-def _limits(iterations: Sequence[tuple[float, ...]]) -> Iterator[Note]:
+def _limits(iterations: Sequence[tuple[float, ...]]) -> Iterator[str]:
     """Yield whether sampling or learning limits a trial in which they overlap, and at which throughput; nothing if unknown.
 
     The learner could process more env steps while it is idle, and env runners could sample more while they wait for it.
@@ -263,8 +364,10 @@ def _limits(iterations: Sequence[tuple[float, ...]]) -> Iterator[Note]:
     env_steps, seconds, busy, waited = map(sum, zip(*known, strict=True)) if known else (0.0, 0.0, 0.0, 0.0)
     learner, sampling = ratio(env_steps, busy), ratio(env_steps, seconds - waited)
     if learner > 0 and sampling > 0:
-        figures = {"learner_sps": learner, "busy": min(1.0, busy / seconds), "sampling_sps": sampling}
-        yield Note("learner limits" if learner < sampling else "sampling limits", figures)
+        yield (
+            f"{'the learner limits' if learner < sampling else 'sampling limits'}: the learner can process {learner:,.0f} steps/s "
+            f"(busy {min(1.0, busy / seconds):.0%} of the time), the env runners can sample {sampling:,.0f}"
+        )
 
 
 def _work_of(config: Mapping[str, Any]) -> tuple[Scale, dict[str, Any]] | None:

@@ -8,7 +8,7 @@ from typing import Final
 
 from rl_scaling_callback.core.checks import non_empty, positive
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.steady import SteadyRule
+from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule
 
 MAX_PROBE_SECONDS: Final = 10.0
 
@@ -22,7 +22,7 @@ class Options:
         baseline_sps: the baseline as a number [steps/s]; None to measure it.
         reference: scale of the reference.
         workload: the user's name for the workload; None to derive it from config and hardware.
-        probe: whether to measure the baseline inside the trial.
+        probe: whether to measure the baseline inside the trial; None to do so where nothing else can provide it.
         max_probe_seconds: time limit of the probes at the start, including building their envs, and of each later round [s].
         steady: when a trial counts as steady.
 
@@ -34,7 +34,7 @@ class Options:
     baseline_sps: float | None
     reference: Scale
     workload: str | None
-    probe: bool
+    probe: bool | None
     max_probe_seconds: float
     steady: SteadyRule
 
@@ -47,8 +47,10 @@ class Options:
                 raise ValueError(f"baseline_sps is {self.baseline_sps!r}, and baseline_dir is given too; allowed is one of the two")
             if self.probe:
                 raise ValueError(f"baseline_sps is {self.baseline_sps!r} and probe is True; allowed is one of the two")
-        if not isinstance(self.probe, bool):
-            raise ValueError(f"probe is {self.probe!r}; allowed are True and False")
+        if not (self.probe is None or isinstance(self.probe, bool)):
+            raise ValueError(f"probe is {self.probe!r}; allowed are True, False and None")
+        if not isinstance(self.steady, SteadyRule):
+            raise ValueError(f"steady is {self.steady!r}; allowed is a SteadyRule, such as SteadyRule(warmup_iterations=3)")
         positive("max_probe_seconds", self.max_probe_seconds)
         if self.workload is not None:
             non_empty("workload", self.workload)
@@ -57,13 +59,13 @@ class Options:
     def of(
         cls,
         *,
-        baseline_dir: str | Path | None,
-        baseline_sps: float | None,
-        reference: str | Scale,
-        workload: str | None,
-        probe: bool,
-        max_probe_seconds: float,
-        steady: SteadyRule,
+        baseline_dir: str | Path | None = None,
+        baseline_sps: float | None = None,
+        reference: str | Scale = "1r1e",
+        workload: str | None = None,
+        probe: bool | None = None,
+        max_probe_seconds: float = MAX_PROBE_SECONDS,
+        steady: SteadyRule = DEFAULT_RULE,
     ) -> Options:
         """Return the options converted to their internal types.
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from rl_scaling_callback import rllib
-from rl_scaling_callback.baseline.tracker import Warn
+from rl_scaling_callback.baseline.source import Warn
 from rl_scaling_callback.core.formulas import NAN
 
 _SMALLEST_JUMP_S: Final = 0.01

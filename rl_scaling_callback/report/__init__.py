@@ -1,4 +1,4 @@
-"""Report formats: terminal, Markdown, JSON, HTML page, figures and a TensorBoard curve. Heavy imports are deferred."""
+"""Report formats: terminal, JSON, HTML page, figures and a TensorBoard curve. Heavy imports are deferred."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ if TYPE_CHECKING:
     from rl_scaling_callback.report.decisions import reason_text
     from rl_scaling_callback.report.figures import PICTURES, save_figures
     from rl_scaling_callback.report.json_form import to_json
-    from rl_scaling_callback.report.markdown import to_markdown
-    from rl_scaling_callback.report.page import render_page, write_page
-    from rl_scaling_callback.report.report import Report, StudyReport, make_report
+    from rl_scaling_callback.report.report import Report, make_report, render_page, write_page
+    from rl_scaling_callback.report.study import StudyReport
     from rl_scaling_callback.report.tensorboard import write_curve
     from rl_scaling_callback.report.terminal import print_report, print_so_far
 
@@ -30,7 +29,6 @@ __all__ = [
     "render_page",
     "save_figures",
     "to_json",
-    "to_markdown",
     "write_curve",
     "write_page",
 ]
@@ -38,17 +36,16 @@ __all__ = [
 _HOME: Final = {
     "PICTURES": "figures",
     "Report": "report",
-    "StudyReport": "report",
+    "StudyReport": "study",
     "make_report": "report",
     "print_report": "terminal",
     "print_so_far": "terminal",
     "reason_text": "decisions",
-    "render_page": "page",
+    "render_page": "report",
     "save_figures": "figures",
     "to_json": "json_form",
-    "to_markdown": "markdown",
     "write_curve": "tensorboard",
-    "write_page": "page",
+    "write_page": "report",
 }
 
 

@@ -1,27 +1,23 @@
-"""Turns the decisions of `analysis` into text: goals, recommendations and the checklist."""
+"""Explains recommendations: the reasons, what makes them uncertain and what to do about it, and the alternatives."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
 
-from rl_scaling_callback.analysis.checklist import FEWEST_RETURNS, HIGHEST_UTILISATION, TARGET_EFFICIENCY, Check
-from rl_scaling_callback.analysis.configurations import Configuration
-from rl_scaling_callback.analysis.goals import Goal, Limit, Standing, standings
-from rl_scaling_callback.analysis.recommendation import ENOUGH_ITERATIONS, Doubt, Recommendation, Remedy, tied
+from rl_scaling_callback.analysis.checklist import TO_GET_A_BASELINE
+from rl_scaling_callback.analysis.choice import tied
+from rl_scaling_callback.analysis.configurations import MAX_ERROR, Configuration
+from rl_scaling_callback.analysis.goals import Goal, Limit, Standing, judge, standings
+from rl_scaling_callback.analysis.recommendation import ENOUGH_ITERATIONS, Recommendation
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.steady import DEFAULT_RULE
-from rl_scaling_callback.report.notes import notes_text
-from rl_scaling_callback.report.text import counted, cpus, listed, percent, printable, rounded, with_interval
+from rl_scaling_callback.core.text import cpus, joined, listed, percent, printable, rounded, with_interval
 
-_TO_GET_A_BASELINE: Final = (
-    f"Run a trial of the same workload with 1 env runner × 1 env for {ENOUGH_ITERATIONS} iterations, "
-    "or give ScalingCallback probe=True, a baseline_dir or baseline_sps. A table needs a row of that scale."
-)
-_TO_GET_A_THROUGHPUT: Final = (
-    f"The first {DEFAULT_RULE.warmup_iterations} iterations of a trial are warm-up: run it for {ENOUGH_ITERATIONS}."
-)
+MAX_REPEATS: Final = 9
+"""Ten runs narrow the interval to a third of that of one run; more repeats are rarely worth their time."""
 
 
 # Goals
@@ -33,6 +29,8 @@ _FIGURES: Final[Mapping[str, tuple[str, int, str]]] = {
     "ram_utilisation": ("RAM utilisation", 0, " %"),
 }
 """Name, decimals and unit of each figure that a goal can limit."""
+
+_NO_BASELINE: Final = f"Without a baseline, speedup and efficiency are unknown. {TO_GET_A_BASELINE}"
 
 
 def goal_text(goal: Goal) -> str:
@@ -60,11 +58,20 @@ def _lacking(stands: Iterable[Standing]) -> str:
 # Recommendations
 
 
+def verdict_text(recommendation: Recommendation) -> str:
+    """Return the decision in one line: the configuration to use, and whether it meets the goal, if that demands anything."""
+    goal = recommendation.goal
+    met = f" Goal {goal.name}: {recommendation.verdict}." if goal.limits and recommendation.choice is not None else ""
+    return f"{choice_text(recommendation)}.{met}"
+
+
 def choice_text(recommendation: Recommendation) -> str:
     """Return the recommended configuration with its figures."""
     choice = recommendation.choice
     if choice is None:
         return "No recommendation yet"
+    if recommendation.ground == "guess":
+        return f"Best guess {choice.scale}: the machine was too busy to tell"
     return f"Use {choice.scale}: {rounded(choice.speedup, 2, '×')}, {rounded(choice.efficiency, 1, ' %')}"
 
 
@@ -82,22 +89,20 @@ def why_lines(recommendation: Recommendation) -> Iterator[str]:
     lacking, barely = _lacking(stands), _asked(each.limit for each in stands if each.reach < 1 and not each.misses)
     others = [each for each in recommendation.peers if each is not choice]
     cheapest = f"; {scale} {_why_cheapest(choice, others)}"
-    if recommendation.ground == "surrogate":
-        yield f"{scale} ranks best when all measurements are combined. Its own figures: {figures}."
-        if lacking:
-            yield f"These miss {lacking}."
-        if barely:
-            yield f"These meet {barely} only within error."
+    if recommendation.ground == "guess":
+        of_choice = f"the speedup of {scale}, the best guess, is uncertain by {percent(choice.speedup_error)}"
+        uncertain = f"all speedups are uncertain by more than {MAX_ERROR:.0f} %" if choice.is_baseline else of_choice
+        yield f"The machine was too busy to tell: {uncertain}. Measure again when less else runs on it, or for longer."
     elif recommendation.ground == "nearest":
         yield f"No measured configuration meets {_asked(recommendation.goal.limits)}."
-        near = f"{_scales(recommendation.peers)} come equally close, within noise{cheapest}" if others else f"{scale} comes closest"
+        near = f"{_scales(recommendation.peers)} come about equally close{cheapest}" if others else f"{scale} comes closest"
         yield f"{near}: {figures}."
         yield f"It misses {lacking}."
     else:
         asked = _asked(each.limit for each in stands if not math.isnan(each.reach))
         asked += " within error" if barely else ""
         fastest = f"fastest with {asked}" if asked else "fastest"
-        best = f"{_scales(recommendation.peers)} are the {fastest}, tied within noise{cheapest}" if others else ""
+        best = f"{_scales(recommendation.peers)} are the {fastest}, about equal{cheapest}" if others else ""
         yield f"{best or f'{scale} is the {fastest}'}: {figures}."
 
 
@@ -108,56 +113,98 @@ def _why_cheapest(choice: Configuration, others: list[Configuration]) -> str:
 
 
 def doubt_lines(recommendation: Recommendation) -> Iterator[str]:
-    """Yield what makes the decision uncertain and what to do about it, in sentences."""
-    choice = recommendation.choice
-    if choice is not None:
-        stands = recommendation.standings
-        if unknown := _asked(each.limit for each in stands if math.isnan(each.reach)):
-            yield f"Whether {choice.scale} meets {unknown} is unknown: it was not recorded."
-        straddled = listed(
-            f"{_limit(each.limit)} at {with_interval(each.value, each.error, *_FIGURES[each.limit.figure][1:])}"
-            for each in stands
-            if each.verdict == "undecided" and each.reach > 0
-        )
-        if recommendation.remedy is not None:
-            yield f"Undecided: {straddled}; {_remedy(recommendation.remedy, choice)}."
-        if choice.band == "inefficient":
-            yield "Its band is inefficient: consider less parallelism unless CPUs are plentiful."
-    for doubt in recommendation.doubts:
-        yield from _doubt(doubt)
+    """Yield what makes the decision uncertain and what to do about it, in sentences; without a choice, what is missing."""
+    choice, measured = recommendation.choice, recommendation.measured
+    if choice is None:
+        yield _missing(measured)
+        return
+    stands = recommendation.standings
+    if unknown := _asked(each.limit for each in stands if math.isnan(each.reach)):
+        yield f"Whether {choice.scale} meets {unknown} is unknown: it was not recorded."
+    straddled = [each for each in stands if each.verdict == "undecided" and each.reach > 0]
+    if straddled and recommendation.ground != "guess":
+        yield f"Undecided: {listed(map(_straddling, straddled))}; {_remedy(choice, measured, [each.reach for each in straddled])}."
+    if choice.band == "inefficient":
+        yield "Its band is inefficient: consider less parallelism unless CPUs are plentiful."
+    yield from _caveats(choice, measured)
 
 
-def _remedy(remedy: Remedy, choice: Configuration) -> str:
-    if remedy.kind == "undisturbed repeats":
+def _straddling(standing: Standing) -> str:
+    figure = with_interval(standing.value, standing.error, *_FIGURES[standing.limit.figure][1:])
+    return f"{_limit(standing.limit)} at {figure}"
+
+
+def _missing(measured: Sequence[Configuration]) -> str:
+    if not measured:
+        return "No configuration was measured: run trials with different num_env_runners and num_envs_per_env_runner."
+    return _NO_BASELINE if any(each.sps > 0 for each in measured) else _no_throughput(measured)
+
+
+def _no_throughput(unknown: Sequence[Configuration]) -> str:
+    return (
+        f"Left out, no throughput measured: {_scales(unknown)}. The first {DEFAULT_RULE.warmup_iterations} iterations of a trial "
+        f"are warm-up: run it for {ENOUGH_ITERATIONS}."
+    )
+
+
+def _remedy(choice: Configuration, measured: Sequence[Configuration], reaches: Sequence[float]) -> str:
+    """Return how to settle verdicts on figures that are `reaches` times their thresholds."""
+    baseline = next((each for each in measured if each.is_baseline), None)
+    if choice.disturbed:
         return f"other programs interfered with {choice.scale} or the baseline. Repeat both without them"
-    what = "repeats" if remedy.kind == "repeats" else "more rounds of probes"
-    if remedy.times == math.inf:
-        return f"too close for {remedy.most} {what} to settle"
-    if remedy.kind == "rounds":
-        return f"about {counted(round(remedy.times), 'more round')} of probes would settle it"
-    times = {1: " once", 2: " twice"}.get(int(remedy.times), f" {remedy.times:.0f} times") if remedy.times > 0 else ""
-    cost = f", about {rounded(remedy.seconds, 0)} s plus start-up" if remedy.seconds > 0 else ""
-    return f"repeat {choice.scale} and the baseline{times}{cost}"
+    if baseline is None or not choice.variance + baseline.variance >= 0:
+        return f"repeat {choice.scale} and the baseline"
+    if choice.noise.swept:
+        return "a longer sweep (--budget) would narrow the interval"
+    needed = [repeats_needed(choice, baseline, reach) for reach in reaches]
+    if math.inf in needed:
+        return f"too close for {MAX_REPEATS} repeats to settle"
+    more = round(max(needed))
+    times = {1: "once", 2: "twice"}.get(more, f"{more} times")
+    seconds = more * ENOUGH_ITERATIONS * (choice.seconds + baseline.seconds)
+    cost = f", about {rounded(seconds, 0)} s plus start-up" if seconds > 0 else ""
+    return f"repeat {choice.scale} and the baseline {times}{cost}"
 
 
-def _doubt(doubt: Doubt) -> Iterator[str]:
-    about = _scales(doubt.about)
-    if doubt.kind == "noted":
-        yield from (f"{each.scale}: {printable(notes_text(each.notes))}." for each in doubt.about)
-    elif doubt.kind == "no throughput":
-        yield f"Left out, no throughput measured: {about}. {_TO_GET_A_THROUGHPUT}"
-    else:
-        yield {
-            "nothing measured": "No configuration was measured: run trials with different num_env_runners and "
-            "num_envs_per_env_runner.",
-            "no baseline": f"Without a baseline, speedup and efficiency are unknown. {_TO_GET_A_BASELINE}",
-            "no error": "These figures have no error estimate: repeat the trials to get one.",
-            "no baseline error": "The error of the baseline is unknown, so speedup and efficiency have no interval: measure it "
-            f"with a trial of {ENOUGH_ITERATIONS} iterations in this experiment.",
-            "nothing to compare": "It is the only configuration: measure others to compare it with.",
-            "not comparable": f"Left out, not comparable: {about}.",
-            "not alone": "Run trials one at a time: TuneConfig(max_concurrent_trials=1).",
-        }[doubt.kind]
+def repeats_needed(choice: Configuration, baseline: Configuration, reach: float) -> float:
+    """Return how many repeats of both exclude the threshold from a figure's interval if the figure stays; infinite for too many.
+
+    Args:
+        choice: the configuration to judge.
+        baseline: the baseline of its speedup.
+        reach: figure / threshold.
+    """
+    for more in range(1, MAX_REPEATS + 1):
+        variance = sum(each.variance * len(each.runs) / (len(each.runs) + more) for each in (choice, baseline))
+        error = replace(choice.noise, dof=choice.noise.dof + 2 * more).error(variance)
+        if judge(reach, error, 1.0) != "undecided":
+            return more
+    return math.inf
+
+
+def _caveats(choice: Configuration, measured: Sequence[Configuration]) -> Iterator[str]:
+    if math.isnan(choice.speedup):
+        yield _NO_BASELINE
+    error = choice.sps_error if choice.is_baseline or math.isnan(choice.speedup) else choice.speedup_error
+    if math.isnan(error) and math.isnan(choice.sps_error):
+        yield "These figures have no error estimate: repeat the trials to get one."
+    elif math.isnan(error):
+        yield (
+            "The error of the baseline is unknown, so speedup and efficiency have no interval: measure it with a trial of "
+            f"{ENOUGH_ITERATIONS} iterations in this experiment."
+        )
+    if len(measured) == 1:
+        yield "It is the only configuration: measure others to compare it with."
+    # A throughput without a speedup can't be compared with a choice that has one; its notes give the reason.
+    incomparable = [each for each in measured if each.sps > 0 and math.isnan(each.speedup) and choice.speedup > 0]
+    if incomparable:
+        yield f"Left out, not comparable: {_scales(incomparable)}."
+    concerned = [choice, *(each for each in measured if each.is_baseline and each is not choice), *incomparable]
+    yield from (f"{each.scale}: {printable(joined(each.notes))}." for each in concerned if each.notes)
+    if any(run.exclusive == 0 for each in concerned for run in each.runs):
+        yield "Run trials one at a time: TuneConfig(max_concurrent_trials=1)."
+    if unknown := [each for each in measured if math.isnan(each.sps)]:
+        yield _no_throughput(unknown)
 
 
 def runner_up_text(recommendation: Recommendation) -> str:
@@ -190,7 +237,7 @@ def bottleneck_text(recommendation: Recommendation) -> str:
         return ""
     if choice.diagnosis:
         return choice.diagnosis + (" (estimated: stepping and contention can't be separated)" if choice.losses_estimated else "")
-    serial = formulas.serial_fraction(choice.speedup, choice.scale.parallelism)
+    serial = formulas.serial_fraction(choice.speedup, choice.ideal)
     if not serial > 0:
         return ""
     return f"an effective serial fraction of {rounded(100 * serial, 0)} % (Karp–Flatt); the baseline's phases are unknown"
@@ -217,119 +264,3 @@ def _figures(configuration: Configuration) -> str:
 
 def _scales(configurations: Iterable[Configuration]) -> str:
     return listed(str(each.scale) for each in configurations)
-
-
-# The checklist
-
-_QUESTIONS: Final[Mapping[str, str]] = {
-    "baseline": "Was the baseline's SPS measured?",
-    "cores": "Are the CPU cores known?",
-    "gpu": "Is the GPU known?",
-    "ram": "Is the RAM headroom known?",
-    "vram": "Is the VRAM headroom known?",
-    "efficiency": f"Is the efficiency at least {TARGET_EFFICIENCY:g} %?",
-    "cpu_utilisation": f"Is the CPU utilisation below {HIGHEST_UTILISATION:g} %?",
-    "ram_utilisation": f"Is the RAM utilisation below {HIGHEST_UTILISATION:g} %?",
-    "sps": "Did SPS increase?",
-    "speedup": "Is the speedup in the expected range?",
-    "goal": "Does the efficiency meet the goal's threshold?",
-    "learning": "Is learning still stable?",
-}
-
-_NO_PERF: Final = "Not recorded: RLlib reports it under perf, for iterations of 0.7 s or more."
-_NO_GPU: Final = "The config requests no GPU."
-
-
-def question_text(check: Check) -> str:
-    """Return the question of a checklist item."""
-    return _QUESTIONS[check.name]
-
-
-def answer_text(check: Check) -> str:
-    """Return the answer to the question: yes, no or undecided."""
-    return {"met": "yes", "not met": "no"}.get(check.verdict, check.verdict)
-
-
-def evidence_text(check: Check) -> str:
-    """Return the numbers behind the verdict, or what is missing and how to get it."""
-    found = check.figures
-    written = _EVIDENCE.get((check.name, check.finding)) or _EVIDENCE["", check.finding]
-    return written if isinstance(written, str) else written(found)
-
-
-def _efficiency(found: Mapping[str, Any]) -> str:
-    choice = found["choice"]
-    return f"{with_interval(choice.efficiency, choice.speedup_error, 1, ' %')}, {choice.band}"
-
-
-def _speedup(found: Mapping[str, Any]) -> str:
-    return with_interval(found["choice"].speedup, found["choice"].speedup_error, 2, "×")
-
-
-def _free(found: Mapping[str, Any]) -> str:
-    return f"in use, {rounded(100 - found['most'], 0)} % free."
-
-
-def _baseline(found: Mapping[str, Any]) -> str:
-    baseline: Configuration = found["configuration"]
-    error = "no error estimate" if math.isnan(baseline.sps_error) else percent(baseline.sps_error)
-    return f"{baseline.scale}: {rounded(baseline.sps, 0)} steps/s, {error}, from {counted(len(baseline.runs), 'run')}."
-
-
-def _returns(found: Mapping[str, Any]) -> str:
-    mean, target, spread = found["mean"], found["target"], found["spread"]
-    # Two digits of the spread; without a spread, of a hundredth of the returns.
-    unit = spread or max(abs(mean), abs(target)) / 100
-    decimals = min(6, max(0, 1 - math.floor(math.log10(unit)))) if unit > 0 else 0
-    ours, theirs, noise = (f"{each:,.{decimals}f}" for each in (mean, target, spread))
-    return f"Mean return {ours}, {found['baseline'].scale}: {theirs}, spread {noise}, {_over(found)}."
-
-
-def _over(found: Mapping[str, Any]) -> str:
-    return f"over env steps {rounded(found['start'], 0)} to {rounded(found['end'], 0)}"
-
-
-_EVIDENCE: Final[Mapping[tuple[str, str], str | Callable[[Mapping[str, Any]], str]]] = {
-    ("", "no choice"): "No configuration is recommended.",
-    ("", "no baseline"): _TO_GET_A_BASELINE,
-    ("", "is baseline"): lambda found: f"The choice, {found['choice'].scale}, is the baseline.",
-    ("", "none used"): _NO_GPU,
-    ("baseline", "measured"): _baseline,
-    ("baseline", "given"): lambda found: f"{rounded(found['sps'], 0)} steps/s; the experiment has no run at that scale.",
-    ("cores", "recorded"): lambda found: f"{found['most']:g} logical cores.",
-    ("cores", "not recorded"): "Not recorded: the baseline file that a 1r×1e trial with ScalingCallback writes contains them.",
-    ("gpu", "recorded"): lambda found: f"{listed(found['names'])}, as named by Ray.",
-    ("gpu", "not recorded"): "Not recorded: run nvidia-smi on the training host.",
-    ("gpu", "not named"): "A GPU is used, but its name was not recorded: run nvidia-smi on the training host.",
-    ("ram", "recorded"): lambda found: f"At most {rounded(found['most'], 0)} % of a node's RAM was {_free(found)}",
-    ("vram", "recorded"): lambda found: f"At most {rounded(found['most'], 0)} % of a GPU's memory was {_free(found)}",
-    (
-        "vram",
-        "not recorded",
-    ): "Not recorded: RLlib needs GPUtil to record it. Or watch nvidia-smi during a trial.",
-    ("cpu_utilisation", "recorded"): lambda found: f"{rounded(found['percent'], 0)} % of the node on average.",
-    ("ram_utilisation", "recorded"): lambda found: f"{rounded(found['percent'], 0)} % of the node at most.",
-    ("", "not recorded"): _NO_PERF,
-    ("", "no threshold"): lambda found: f"{_efficiency(found)}; the goal has no threshold.",
-    ("", "compared"): lambda found: f"{_efficiency(found)}; threshold {found['least']:g} %.",
-    ("sps", "compared"): lambda found: (
-        f"{rounded(found['choice'].sps, 0)} steps/s, baseline {rounded(found['choice'].baseline_sps, 0)}: {_speedup(found)}."
-    ),
-    ("speedup", "predicted"): lambda found: (
-        f"{_speedup(found)}; law {found['law']} predicts {rounded(found['low'], 2)} to {rounded(found['high'], 2)}× "
-        f"(mean leave-one-out error {rounded(found['error'], 1)} %)."
-    ),
-    ("speedup", "not predicted"): lambda found: (
-        f"{_speedup(found)}; no prediction, so any speedup from 1 to N = {found['choice'].scale.parallelism} is expected."
-    ),
-    ("learning", "no baseline"): "The experiment has no run of the baseline to compare returns with.",
-    ("learning", "no returns"): lambda found: (
-        f"No returns recorded for {_scales(found['of'])}: episodes must end, and the result of each iteration must be kept."
-    ),
-    ("learning", "too few returns"): lambda found: (
-        f"{found['here']} iterations of {found['choice'].scale} and {found['there']} of {found['baseline'].scale} have returns "
-        f"{_over(found)}; {FEWEST_RETURNS} of each are needed. Run both longer."
-    ),
-    ("learning", "compared"): _returns,
-}
-"""The text of each finding: for the check of that name, otherwise for all checks (name "")."""

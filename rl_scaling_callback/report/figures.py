@@ -23,11 +23,11 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FormatStrFormatter, MaxNLocator, NullLocator
 
 from rl_scaling_callback.analysis.configurations import Configuration
-from rl_scaling_callback.analysis.goals import interval
 from rl_scaling_callback.core.attribution import CAUSES
+from rl_scaling_callback.core.formulas import interval
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.report.report import StudyReport
-from rl_scaling_callback.report.text import UNKNOWN, rounded
+from rl_scaling_callback.core.text import UNKNOWN, rounded
+from rl_scaling_callback.report.study import StudyReport
 
 INK: Final = "#1b1f24"
 """Colour of text, axes and outlines; the page replaces it with its text colour."""
@@ -130,13 +130,13 @@ def speedup_over_n(study: StudyReport) -> Figure | None:
     known = [c for c in study.configurations if c.speedup > 0]
     if not known:
         return None
-    top = max(c.scale.parallelism for c in known)
+    top, unit = max(c.scale.parallelism for c in known), known[0].scale.parallelism / known[0].ideal
     with _style():
         figure = Figure(figsize=(_WIDTH, 4.6))
         axes = figure.subplots()
         axes.set_xscale("log", base=2)
         axes.set_yscale("log", base=2)
-        ideal = axes.plot((1, 2 * top), (1, 2 * top), color=INK, linestyle="--", linewidth=1, label="ideal")
+        ideal = axes.plot((unit, 2 * top), (1, 2 * top / unit), color=INK, linestyle="--", linewidth=1, label="ideal")
         points: list[Line2D] = []
         curves: list[Line2D] = []
         for family in _families(known):
@@ -154,7 +154,7 @@ def speedup_over_n(study: StudyReport) -> Figure | None:
         # Show bars down to their lower end, unless that squeezes everything else.
         lowest = max(min(_ends(known)[0]), min(c.speedup for c in known) / 8)
         axes.set(xlabel="N = env runners × envs per runner", ylabel="speedup [×]")
-        axes.set(xlim=(0.85, 2.15 * top), ylim=(min(0.85, 0.8 * lowest), 2.15 * top))
+        axes.set(xlim=(0.85 * unit, 2.15 * top), ylim=(min(0.85, 0.8 * lowest), 2.15 * top / unit))
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(FormatStrFormatter("%g"))
             axis.set_minor_locator(NullLocator())
@@ -207,9 +207,9 @@ def _law(axes: Axes, study: StudyReport, family: _Family, top: int) -> list[Line
         return []
     predictions = [fit.predict(family.scale(step)) for step in steps]
     n = [each.scale.parallelism for each in predictions]
-    lows, highs = zip(*(each.speedups for each in predictions), strict=True)
+    lows, highs = zip(*(interval(each.speedup, each.speedup_error) for each in predictions), strict=True)
     axes.fill_between(n, lows, highs, color=family.colour, alpha=0.13, linewidth=0)
-    looks: dict[str, Any] = {"color": family.colour, "linewidth": 1.2, "label": f"law {fit.name} with 95 % band"}
+    looks: dict[str, Any] = {"color": family.colour, "linewidth": 1.2, "label": "scaling law with 95 % band"}
     return axes.plot(n, [each.speedup for each in predictions], **looks)
 
 
@@ -323,7 +323,7 @@ PICTURES: Final[tuple[Picture, ...]] = (
     Picture(
         "speedup",
         "Speedup over N",
-        "Measured speedup and the ideal line, on logarithmic axes. Bars are 95 % intervals; curves show the chosen law with its "
+        "Measured speedup and the ideal line, on logarithmic axes. Bars are 95 % intervals; curves show the scaling law with its "
         "95 % interval for a new measurement.",
         "there is no baseline to compare with",
         speedup_over_n,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.report.text import rounded
+from rl_scaling_callback.core.text import percent, rounded
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,7 +41,7 @@ class ProgressView:
         rows: its configurations.
         choice: the best one so far.
         rounds: number of rounds so far.
-        seconds_left: maximum time left [s].
+        seconds_left: maximum time left [s]; infinite without a limit.
     """
 
     rows: Sequence[Row]
@@ -65,21 +66,23 @@ def following(console: Console) -> Iterator[Callable[[ProgressView], None]]:
 def _line(view: ProgressView) -> str:
     best = next(row for row in view.rows if row.scale == view.choice)
     measured = sum(row.state == "" for row in view.rows)
-    return (
-        f"Round {view.rounds}: {best.scale} leads, {_speedup(best)}; {measured} of {len(view.rows)} configurations left, "
-        f"at most {view.seconds_left:.0f} s left"
-    )
+    left = f"{measured} of {len(view.rows)} configurations left{_time(view)}"
+    return f"Round {view.rounds}: {best.scale} leads, {_speedup(best)}; {left}"
+
+
+def _time(view: ProgressView) -> str:
+    return f", at most {view.seconds_left:.0f} s left" if view.seconds_left < math.inf else ""
 
 
 def _speedup(row: Row) -> str:
-    return rounded(row.speedup, 2, "×") + (f" ± {row.error:.0f} %" if 0 < row.error < 1000 else "")
+    return rounded(row.speedup, 2, "×") + (f" {percent(row.error)}" if row.error > 0 else "")
 
 
 def _table(view: ProgressView) -> Table:
     from rich import box
     from rich.table import Table
 
-    title = f"Round {view.rounds}, at most {view.seconds_left:.0f} s left"
+    title = f"Round {view.rounds}{_time(view)}"
     table = Table("config", "speedup", "", title=title, box=box.SIMPLE_HEAD, title_justify="left")
     for row in sorted(view.rows, key=lambda row: (row.scale.parallelism, row.scale)):
         leads = row.scale == view.choice

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from rl_scaling_callback.report.report import StudyReport
+from rl_scaling_callback.report.study import StudyReport
 
 RUN: Final = "scaling_over_N"
 SPEEDUP: Final = f"{RUN}/speedup"
@@ -13,7 +13,7 @@ EFFICIENCY: Final = f"{RUN}/efficiency"
 
 _MEANING: Final = {
     SPEEDUP: "Speedup [×] over N = env runners × envs per runner (the step). The largest, if configurations share an N.",
-    EFFICIENCY: "Parallel efficiency [%] over N (the step): speedup / N × 100, of the configuration with the largest speedup.",
+    EFFICIENCY: "Parallel efficiency [%] over N (the step): speedup / ideal × 100, of the configuration with the largest speedup.",
 }
 
 
@@ -33,14 +33,11 @@ def write_curve(study: StudyReport, folder: str | Path, run: str = RUN) -> Path:
     """
     if "://" in str(folder):
         raise ValueError(f"folder is {str(folder)!r}; allowed are local folders: write the curve to one, then copy it")
-    best: dict[int, float] = {}
-    for c in study.configurations:
-        n = c.scale.parallelism
-        if c.speedup > best.get(n, 0.0):
-            best[n] = c.speedup
+    known = sorted((c for c in study.configurations if c.speedup > 0), key=lambda c: c.speedup)
+    best = {c.scale.parallelism: c for c in known}
     curve = Path(folder) / run
-    _write(curve / "actual", {n: (speedup, 100 * speedup / n) for n, speedup in best.items()}, layout=True)
-    _write(curve / "ideal", {n: (float(n), 100.0) for n in best})
+    _write(curve / "actual", {n: (c.speedup, c.efficiency) for n, c in best.items()}, layout=True)
+    _write(curve / "ideal", {n: (c.ideal, 100.0) for n, c in best.items()})
     return curve
 
 

@@ -8,18 +8,12 @@ from typing import TYPE_CHECKING, Final
 
 from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.report.decisions import choice_text
-from rl_scaling_callback.report.report import Report, StudyReport
-from rl_scaling_callback.report.text import UNKNOWN, counted, printable
-from rl_scaling_callback.report.wording import (
-    COLUMNS,
-    Column,
-    closing,
-    decision,
-    details,
-    left_out,
-    verdict_text,
-)
+from rl_scaling_callback.core.text import UNKNOWN, counted, printable
+from rl_scaling_callback.report.columns import COLUMNS, Column
+from rl_scaling_callback.report.decisions import choice_text, code_text, verdict_text
+from rl_scaling_callback.report.report import Report
+from rl_scaling_callback.report.sections import left_out, reasons, sections
+from rl_scaling_callback.report.study import StudyReport
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,6 +23,7 @@ _MOST_LINES: Final = 40
 """Target length of the report of one study, in lines, unless `verbose`."""
 _FEWEST_ROWS: Final = 5
 _MOST_LEFT_OUT: Final = 3
+_MOST_STUDIES: Final = 4
 
 
 def table(study: StudyReport, columns: tuple[Column, ...] = COLUMNS, scales: Collection[Scale] | None = None) -> Table:
@@ -66,24 +61,42 @@ def print_report(report: Report, console: Console | None = None, *, verbose: boo
     from rich.console import Console
 
     console = console or Console()
-    lacking = [f"Left out: {line}" for line in left_out(report)]
-    if len(lacking) > _MOST_LEFT_OUT:
+    lacking = [f"Left out: {line}" for line in left_out(report.experiment.left_out)]
+    if len(lacking) > _MOST_LEFT_OUT and not verbose:
         lacking[_MOST_LEFT_OUT:] = [f"Left out: {len(lacking) - _MOST_LEFT_OUT} more (--verbose lists them)"]
-    source = _wrapped(closing(report).lines if verbose or not report.studies else lacking, console)
+    if not report.studies:
+        lacking.insert(0, "Nothing to show: no run of this experiment could be read.")
+    provenance = [f"{name}: {text}" for name, text in report.provenance.items()] if verbose or not report.studies else []
+    source = _wrapped([*report.experiment.notes, *lacking, *provenance], console)
     _print([*source, ""] if source else [], console)
-    for study in report.studies:
-        section = decision(study)
-        reasons, verdict = _wrapped(section.lines, console), _wrapped([verdict_text(study)], console)
+    # Those with the most configurations come first.
+    several = [study for study in report.studies if len(study.configurations) != 1]
+    whole = report.studies if verbose or len(report.studies) == 1 else several[:_MOST_STUDIES]
+    for study in whole:
+        asked = study.recommendation
+        why, verdict = _wrapped(reasons(study), console), _wrapped([verdict_text(asked)], console)
         # Title, table header with its blank lines, and notes on dropped columns and rows.
-        taken = 10 + len(reasons) + bool(section.code) + len(verdict) + len(source)
+        taken = 10 + len(why) + (asked.choice is not None) + len(verdict) + len(source)
         _print_table(study, console, len(study.configurations) if verbose else max(_FEWEST_ROWS, _MOST_LINES - taken))
-        for each in details(study) if verbose else ():
-            _print([each.title], console, style="bold")
-            _print([*_wrapped(each.lines, console, indent="  "), ""], console)
-        _print(reasons, console)
-        _print(filter(None, [section.code]), console)
+        for section in sections(study) if verbose else ():
+            _print([section.title], console, style="bold")
+            _print([*_wrapped(section.lines, console, indent="  "), ""], console)
+        _print(why, console)
+        _print(filter(None, [code_text(asked)]), console)
         _print(verdict, console, style="bold")
         console.print()
+    if len(whole) < len(report.studies):
+        _print(["Other studies (--verbose shows their tables)" if whole else "Nothing to compare"], console, style="bold underline")
+        _print(_wrapped((_in_one_line(study) for study in report.studies if study not in whole), console), console)
+        console.print()
+
+
+def _in_one_line(study: StudyReport) -> str:
+    if len(study.configurations) != 1:
+        return f"{study.study.title}: {verdict_text(study.recommendation)}"
+    (only,) = study.configurations
+    sps = next(column for column in COLUMNS if column.name == "sps")
+    return f"{study.study.title}: only {only.scale}, {sps.cell(only)} {sps.unit}"
 
 
 def print_so_far(report: Report, console: Console | None = None) -> None:
@@ -122,6 +135,7 @@ def _shown(study: StudyReport, most: int) -> set[Scale]:
 
 def _print_table(study: StudyReport, console: Console, most_rows: int) -> None:
     _print([printable(study.study.title)], console, style="bold underline")
+    _print(_wrapped(study.remarks, console), console)
     columns, scales = COLUMNS, _shown(study, most_rows)
     while console.measure(table(study, columns), options=console.options.update(width=10_000)).maximum > console.width:
         spare = [column for column in columns if column.spare]

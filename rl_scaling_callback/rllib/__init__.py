@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from rl_scaling_callback.rllib.configs import (
     LEARNER_PHASES,
+    RESET_TIMER,
     SAMPLE_TIMER,
     STEP_TIMERS,
     TIMER_PHASES,
@@ -24,8 +25,10 @@ from rl_scaling_callback.rllib.configs import (
     steps_before_learning,
     steps_follow_scale,
     steps_in_turn,
+    total_gpus,
     uses_gpus,
 )
+from rl_scaling_callback.rllib.names import DEFAULT_SCALE, default_scale, is_rllib
 from rl_scaling_callback.rllib.results import (
     ENV_RUNNER_RESULTS,
     LEARNER_RESULTS,
@@ -51,11 +54,13 @@ from rl_scaling_callback.rllib.workload import CIRCUMSTANCES, read_workload
 
 __all__ = [
     "CIRCUMSTANCES",
+    "DEFAULT_SCALE",
     "ENV_RUNNER_RESULTS",
     "LEARNER_PHASES",
     "LEARNER_RESULTS",
     "MEASURED_KEYS",
     "REPORTS",
+    "RESET_TIMER",
     "SAMPLE_TIMER",
     "STEP_TIMERS",
     "TIMER_PHASES",
@@ -63,11 +68,13 @@ __all__ = [
     "Circumstances",
     "Reading",
     "RunnerReport",
+    "default_scale",
     "evaluates",
     "evaluation_is_parallel",
     "has_other_workers",
     "is_asynchronous",
     "is_new_stack",
+    "is_rllib",
     "iterations_are_timed",
     "number",
     "plain",
@@ -90,5 +97,6 @@ __all__ = [
     "steps_in_turn",
     "take_learner_reports",
     "take_reports",
+    "total_gpus",
     "uses_gpus",
 ]

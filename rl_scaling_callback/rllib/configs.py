@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.rllib.names import renamed
 from rl_scaling_callback.rllib.values import ADDRESS, number, plain
 
 
@@ -104,7 +105,7 @@ def is_new_stack(config: Mapping[str, Any]) -> bool:
 
 def is_asynchronous(config: Mapping[str, Any]) -> bool:
     """Return whether sampling overlaps learning (IMPALA, APPO), so that phases are not sequential."""
-    return "broadcast_interval" in config
+    return "broadcast_interval" in config or "vtrace" in config
 
 
 TIMER_PHASES: Final[Mapping[str, str]] = {
@@ -130,6 +131,9 @@ SAMPLE_TIMER: Final = "sample"
 STEP_TIMERS: Final[Mapping[str, str]] = {"rlmodule_inference_timer": "inference", "env_step_timer": "env_step"}
 """The part of sampling that each timer inside a step measures, in the order of the step."""
 
+RESET_TIMER: Final = "env_reset_timer"
+"""The timer around a reset of all envs of an env runner."""
+
 WEIGHTS_TIMER: Final = "env_runner_state_server_pull"
 """The timer around an env runner's request for weights before it samples (IMPALA, APPO)."""
 
@@ -140,15 +144,26 @@ LEARNER_PHASES: Final[Mapping[str, str]] = {
 """The phase of each timer in the learner's thread (IMPALA, APPO)."""
 
 
-_LOGGED_AS: Final[Mapping[str, str]] = {"framework": "framework_str", "input": "input_"}
 _CLASS = re.compile(r"<class '([^']*)'>")
 
 
 def read_logged_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert the config of a logged result or `params.json` to the names of `vars(AlgorithmConfig)`.
+    """Convert the config of a logged result or `params.json`, of any release, to today's names in `vars(AlgorithmConfig)`.
 
     Classes become their names, as in `read_workload`, and memory addresses are removed. The algorithm is not part of the config.
     """
-    text = json.dumps({_LOGGED_AS.get(key, key): value for key, value in config.items()})
+    text = json.dumps(renamed(config))
     attributes: dict[str, Any] = json.loads(ADDRESS.sub("", _CLASS.sub(r"\1", text)))
     return attributes
+
+
+def total_gpus(config: Mapping[str, Any]) -> float:
+    """Return the GPUs that a trial requests for its learners and env runners, in thousandths."""
+    of_learners = max(1.0, number(config.get("num_learners"))) * _or_none(config.get("num_gpus_per_learner"))
+    of_runners = number(config.get("num_env_runners")) * _or_none(config.get("num_gpus_per_env_runner"))
+    return round(_or_none(config.get("num_gpus")) + of_learners + of_runners, 3)
+
+
+def _or_none(gpus: object) -> float:
+    known = number(gpus)
+    return known if known > 0 else 0.0

@@ -19,7 +19,7 @@ from rl_scaling_callback.rllib.learner_queue import LearnerQueue
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
 
-    from rl_scaling_callback.live.phases import PhaseClock
+    from rl_scaling_callback.rllib.phases import PhaseClock
     from rl_scaling_callback.rllib.results import RunnerReport
 
 
@@ -77,7 +77,7 @@ def watch_phases(algorithm: Algorithm, clock: PhaseClock) -> bool:
 def watch_reports(
     algorithm: Algorithm,
     take: Callable[[list[tuple[str, RunnerReport]]], None],
-    take_learner: Callable[[Mapping[str, float]], None],
+    take_learner: Callable[[Mapping[str, float]], None] = lambda report: None,
 ) -> None:
     """Pass the env runners' reports on training samples to `take`, and remove them before RLlib merges the metrics.
 

@@ -20,6 +20,8 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from rl_scaling_callback.core import checks
 from rl_scaling_callback.core.probing import Probe
+from rl_scaling_callback.core.probing import ProbeError as ProbeError
+from rl_scaling_callback.core.probing import ProbeTimeoutError as ProbeTimeoutError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.rllib import configs, hooks, results, twins
 
@@ -36,14 +38,6 @@ _MIN_VECTOR_STEPS: Final = 8
 _REPLAY_CAPACITY: Final = 2**14
 """Env steps; more than a probe samples, so that nothing is evicted."""
 _INSTEAD: Final = "Measure the baseline with a reference trial, or give it as a number"
-
-
-class ProbeError(RuntimeError):
-    """A scale can't be probed in this trial. The message gives the reason and an alternative. Training is not affected."""
-
-
-class ProbeTimeoutError(ProbeError):
-    """Not even one round of probes was complete within the time limit."""
 
 
 class Prober:
@@ -196,7 +190,7 @@ class Prober:
             number,
             env_steps,
             seconds,
-            tuple(answer.seconds for answer in answers),
+            tuple(answer.seconds - answer.reset for answer in answers),
             excess=call * (1 - wanted / own),
             sync=median([sync, *(each for each, _, _ in shortest)]),
         )
@@ -205,14 +199,14 @@ class Prober:
         """Return a probe from calls like the algorithm's own."""
         calls: list[tuple[float, float, list[twins.Answer]]] = []
         fewest = 1 if self._replay_buffer is None else _FEWEST_CALLS
-        while len(calls) < fewest or len(calls) * median(took for _, took, _ in calls) < self._probe_seconds:
+        started = time.perf_counter()
+        while len(calls) < fewest or time.perf_counter() - started < self._probe_seconds:
             calls.append(self._timed(runners, None, until))
         env_steps = [sum(answer.env_steps for answer in answers) for _, _, answers in calls]
         # A median, because one delayed call, such as by garbage collection, would outweigh dozens of short ones.
         seconds = sum(env_steps) * median(took / steps for (_, took, _), steps in zip(calls, env_steps, strict=True))
-        busy = tuple(
-            sum(answer.seconds for answer in of_runner) for of_runner in zip(*(answers for *_, answers in calls), strict=True)
-        )
+        by_runner = zip(*(answers for *_, answers in calls), strict=True)
+        busy = tuple(sum(answer.seconds - answer.reset for answer in of_runner) for of_runner in by_runner)
         return Probe(scale, number, sum(env_steps), seconds, busy, sync=median(sync for sync, _, _ in calls))
 
     def _timed(self, runners: Sequence[int], steps: int | None, until: float) -> tuple[float, float, list[twins.Answer]]:
@@ -228,7 +222,7 @@ class Prober:
         started = time.perf_counter()
         answers = self._call(runners, function, until)
         self._take_in([answer.data for answer in answers if answer.data is not None])
-        return sync, time.perf_counter() - started, answers
+        return sync, time.perf_counter() - started - max(answer.reset for answer in answers), answers
 
     def _take_in(self, data: Sequence[tuple[Any, Any]]) -> None:
         """Process the env runners' samples and metrics as RLlib does, without side effects on training."""

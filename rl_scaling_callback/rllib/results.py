@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 from rl_scaling_callback.core import schema
 from rl_scaling_callback.core.attribution import LEARNER, PHASES, RECORDED
 from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.rllib.names import LIFETIME_STEPS, RETURNS, STEPS, found
 from rl_scaling_callback.rllib.values import mapping, number
 
 
@@ -35,22 +36,16 @@ class Reading(NamedTuple):
 
 
 def read_iteration(result: Mapping[str, Any], lifetime_before: float = NAN) -> Reading:
-    """Return the env steps and seconds of the iteration that `result` describes.
+    """Return the env steps and seconds of the iteration that `result` describes, from any release of RLlib.
 
     On the old API stack the top-level `num_env_steps_sampled` counts the trial's lifetime, and `num_env_steps_sampled_this_iter`
-    this iteration. On the new stack this iteration's count is in `env_runners`.
+    this iteration. On the new stack this iteration's count is in `env_runners`. For other names see `names`.
 
     Args:
         result: RLlib's result.
         lifetime_before: `lifetime` of the previous iteration; NaN if unknown.
     """
-    lifetime = NAN
-    if "num_env_steps_sampled" in result and "num_env_steps_sampled_this_iter" not in result:
-        # The old stack with count_steps_by="agent_steps" has only the lifetime count of env steps, so take its increase.
-        lifetime = number(result["num_env_steps_sampled"])
-        env_steps, problem = _read_growth(result, lifetime, lifetime_before)
-    else:
-        env_steps, problem = _read_env_steps(result)
+    env_steps, problem, lifetime = _read_env_steps(result, lifetime_before)
     seconds = number(result.get("time_this_iter_s"))
     if not seconds > 0:
         problem = problem or (
@@ -61,27 +56,38 @@ def read_iteration(result: Mapping[str, Any], lifetime_before: float = NAN) -> R
     return Reading(env_steps, seconds, problem, lifetime)
 
 
-def _read_growth(result: Mapping[str, Any], lifetime: float, before: float) -> tuple[float, str]:
+def _read_env_steps(result: Mapping[str, Any], before: float) -> tuple[float, str, float]:
+    """Return the env steps of the iteration, why they are NaN, and the lifetime count if there is only that."""
+    this_iteration, _ = STEPS
+    if this_iteration in result:
+        return *_count(this_iteration, result[this_iteration]), NAN
+    runners = result.get("env_runners")
+    if isinstance(runners, (dict, Mapping)) and "num_env_steps_sampled" not in result:  # see `mapping`
+        # An asynchronous algorithm may finish an iteration before the first sample has arrived.
+        return *_count("env_runners/num_env_steps_sampled", runners.get("num_env_steps_sampled", 0)), NAN
+    # Several releases log a count of 0 that is never set.
+    for name in STEPS:
+        if number(result.get(name)) > 0:
+            return number(result[name]), "", NAN
+    for value in found(result, LIFETIME_STEPS):
+        # Without a count of the iteration (also on the old stack with count_steps_by="agent_steps"), take the increase.
+        if number(value) > 0 or "num_env_steps_sampled" in result:
+            return _growth(result, number(value), before)
+    return NAN, "the result has no env_runners: this algorithm samples no env steps (offline?), so there is no SPS", NAN
+
+
+def _count(name: str, value: Any) -> tuple[float, str]:
+    env_steps = number(value)
+    return (env_steps, "") if env_steps >= 0 else (NAN, f"{name} is {value!r}, not a count: this iteration's SPS stays NaN")
+
+
+def _growth(result: Mapping[str, Any], lifetime: float, before: float) -> tuple[float, str, float]:
     if result.get("training_iteration") == 1:
         before = 0.0
     if lifetime >= before:
-        return lifetime - before, ""
-    return NAN, "the result has only the lifetime count of env steps: the first iteration after a restore has no SPS"
-
-
-def _read_env_steps(result: Mapping[str, Any]) -> tuple[float, str]:
-    if "num_env_steps_sampled_this_iter" in result:
-        where, value = "num_env_steps_sampled_this_iter", result["num_env_steps_sampled_this_iter"]
-    else:
-        runners = result.get("env_runners")
-        if not isinstance(runners, (dict, Mapping)):  # see `mapping`
-            return NAN, "the result has no env_runners: this algorithm samples no env steps (offline?), so there is no SPS"
-        # An asynchronous algorithm may finish an iteration before the first sample has arrived.
-        where, value = "env_runners/num_env_steps_sampled", runners.get("num_env_steps_sampled", 0)
-    env_steps = number(value)
-    if not env_steps >= 0:
-        return NAN, f"{where} is {value!r}, not a count: this iteration's SPS stays NaN"
-    return env_steps, ""
+        return lifetime - before, "", lifetime
+    problem = "the result has only the lifetime count of env steps: the first iteration after a restore or a gap has no SPS"
+    return NAN, problem, lifetime
 
 
 REPORTS: Final = "_scaling_env_runners"
@@ -97,8 +103,9 @@ class RunnerReport:
 
     Attributes:
         busy: total sampling time.
-        env_step: time in `env.step`, estimated from a sample of steps (see `live.sampling`).
+        env_step: time in `env.step`, estimated from a sample of steps (see `sampling`).
         inference: the same for policy inference.
+        reset: the same for env resets, beyond the time of an ordinary step.
         cpu: CPU time of its process.
         weights: time spent waiting for weights just before sampling.
         began: when its last sample began, by its host's clock [s]; only if sampling overlaps learning.
@@ -108,6 +115,7 @@ class RunnerReport:
     busy: float
     env_step: float = NAN
     inference: float = NAN
+    reset: float = NAN
     cpu: float = NAN
     weights: float = NAN
     began: float = NAN
@@ -120,7 +128,7 @@ class RunnerReport:
 
     def __add__(self, later: RunnerReport) -> RunnerReport:
         """Return the sum of both. The next estimate covers samples in which no step was timed."""
-        summed = ("busy", "env_step", "inference", "cpu", "weights")
+        summed = ("busy", "env_step", "inference", "reset", "cpu", "weights")
         return replace(later, **{part: _known_sum(getattr(self, part), getattr(later, part)) for part in summed})
 
 
@@ -184,6 +192,7 @@ class Circumstances:
         since_restore: the same since the trial was started or restored.
         done: True in the last result of a trial that ended normally.
         host: name of the Algorithm's host; "" if unknown.
+        ended: when the iteration ended [s since 1970], to the second.
         episode_return: mean return of recent episodes.
         lifetime_steps: env steps sampled over the trial's lifetime.
         cpu_utilisation: CPU utilisation of the Algorithm's node [%]; may be missing in iterations under a second.
@@ -195,6 +204,7 @@ class Circumstances:
     since_restore: float
     done: bool
     host: str
+    ended: float
     episode_return: float
     lifetime_steps: float
     cpu_utilisation: float
@@ -206,20 +216,19 @@ _VRAM: Final = re.compile(r"vram_util_percent\d+$")
 
 
 def read_circumstances(result: Mapping[str, Any]) -> Circumstances:
-    """Return the content of a result other than its env steps and duration, on either API stack."""
-    runners, perf = mapping(result.get("env_runners")), mapping(result.get("perf"))
+    """Return the content of a result other than its env steps and duration, from any release of RLlib."""
+    perf = mapping(result.get("perf"))
     host = result.get("hostname")
     # RLlib's "percent" is GPUtil's fraction from 0 to 1, one per GPU.
     vram = (100 * number(share) for key, share in perf.items() if _VRAM.match(str(key)))
-    # The top-level num_env_steps_sampled exists only on the old stack, where it is the lifetime count.
-    lifetime = result.get("num_env_steps_sampled_lifetime", result.get("num_env_steps_sampled"))
     return Circumstances(
         iteration=number(result.get("training_iteration")),
         since_restore=read_since_restore(result),
         done=result.get("done") is True,
         host=host if isinstance(host, str) else "",
-        episode_return=number(runners.get("episode_return_mean", runners.get("episode_reward_mean"))),
-        lifetime_steps=number(lifetime),
+        ended=number(result.get("timestamp")),
+        episode_return=number(next(found(result, RETURNS), None)),
+        lifetime_steps=number(next(found(result, LIFETIME_STEPS), None)),
         cpu_utilisation=read_cpu_utilisation(result),
         ram_utilisation=number(perf.get("ram_util_percent")),
         vram_utilisation=max((used for used in vram if used >= 0), default=NAN),

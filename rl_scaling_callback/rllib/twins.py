@@ -18,6 +18,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.util.metrics import Metric
 
 from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.rllib.sampling import SamplingClock, clock_of
 
 
 class _Overdue(BaseException):
@@ -41,6 +43,7 @@ class Answer:
 
     Attributes:
         seconds: time measured in the env runner.
+        reset: the part of it in env resets.
         env_steps: number of env steps sampled, or requested by the algorithm's own calls; 0 if calls can't request a number.
         error: error message; "" if none.
         late: whether it took too long.
@@ -48,10 +51,36 @@ class Answer:
     """
 
     seconds: float = 0.0
+    reset: float = 0.0
     env_steps: float = 0.0
     error: str = ""
     late: bool = False
     data: Any = None
+
+
+class _TimedResets(RLlibCallback):
+    """The callback of a twin: measures the time of env resets in each sample."""
+
+    _clock: SamplingClock | None = None
+
+    def on_environment_created(self, *, env_runner: Any, **kwargs: Any) -> None:
+        self._clock = clock_of(env_runner)
+
+    def on_episode_start(self, **kwargs: Any) -> None:
+        if self._clock is not None:
+            self._clock.count_episode_start()
+
+    def on_episode_step(self, **kwargs: Any) -> None:
+        if self._clock is not None:
+            self._clock.count_env_step()
+
+    def on_episode_end(self, **kwargs: Any) -> None:
+        if self._clock is not None:
+            self._clock.count_episode_end()
+
+    def on_sample_end(self, *, env_runner: Any = None, samples: Any = None, **kwargs: Any) -> None:
+        if self._clock is not None:
+            vars(env_runner)[_RESETS] = self._clock.take().get("reset", 0.0)
 
 
 @dataclass(slots=True)
@@ -65,6 +94,8 @@ class _Twins:
 
 
 _ATTRIBUTE: Final = "_scaling_twins"
+_RESETS: Final = "_scaling_reset_s"
+_ENV: Final = "_scaling_original_env"
 
 
 def _guarded(function: Callable[..., Answer]) -> Callable[..., Answer]:
@@ -115,7 +146,7 @@ def sample(env_runner: Any, *, steps: int | None, by_reference: bool) -> Answer:
     started = time.perf_counter()
     samples = twin.sample() if steps is None else twin.sample(num_timesteps=steps)
     seconds = time.perf_counter() - started
-    answer = Answer(seconds=seconds, env_steps=_env_steps(samples))
+    answer = Answer(seconds=seconds, reset=vars(twin).get(_RESETS, 0.0), env_steps=_env_steps(samples))
     # The transfer to the learner is part of sampling: through the Algorithm's process or, for asynchronous algorithms, the object
     # store.
     metrics = twin.get_metrics()
@@ -178,6 +209,10 @@ def twin_for(env_runner: Any, scale: Scale, keep_others: bool) -> Any:
     twins = vars(env_runner).setdefault(_ATTRIBUTE, _Twins())
     key = (scale.num_env_runners == 0, scale.num_envs_per_env_runner)
     twin = twins.by_envs.pop(key, None)
+    if twin is not None and vars(twin)[_ENV]() is not env_runner.env:
+        # The original's env was made anew, perhaps with another config (as in a curriculum): so is the twin's.
+        _stop(twin)
+        twin = None
     if not keep_others:
         _close_all(twins)
     if twin is None:
@@ -191,8 +226,30 @@ def twin_for(env_runner: Any, scale: Scale, keep_others: bool) -> Any:
             gc.collect()
             twin = _twin_of(env_runner, scale)
     twin.config.num_env_runners = scale.num_env_runners
+    vars(twin)[_ENV] = _reference_to(env_runner.env)
+    _copy_task(env_runner.env, twin.env)
     twins.by_envs[key] = twin
     return twin
+
+
+def _reference_to(env: Any) -> Callable[[], Any]:
+    try:
+        return weakref.ref(env)
+    except TypeError:
+        return lambda: env
+
+
+def _copy_task(env: Any, twins_env: Any) -> None:
+    """Give a twin's envs the task of the original's, if they have one (RLlib's `TaskSettableEnv`)."""
+    with suppress(Exception):
+        task = next(each.get_task() for each in _sub_envs(env) if hasattr(each, "get_task"))
+        for each in _sub_envs(twins_env):
+            each.set_task(task)
+
+
+def _sub_envs(env: Any) -> list[Any]:
+    inner = env.unwrapped
+    return [each.unwrapped for each in getattr(inner, "envs", [inner])]
 
 
 def _twin_of(env_runner: Any, scale: Scale) -> Any:
@@ -201,7 +258,7 @@ def _twin_of(env_runner: Any, scale: Scale) -> Any:
     config.num_envs_per_env_runner = scale.num_envs_per_env_runner
     config.seed = None  # else the constructor seeds the global generators
     config.restart_failed_sub_environments = False  # else it retries forever
-    config.callbacks_class = RLlibCallback
+    config.callbacks_class = _TimedResets
     for name in vars(config):
         if name.startswith("callbacks_on_"):
             setattr(config, name, None)

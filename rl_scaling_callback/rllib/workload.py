@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from rl_scaling_callback.rllib import configs, content
+from rl_scaling_callback.rllib.names import DEPRECATED
 from rl_scaling_callback.rllib.values import number, plain
 
 _SCALING: Final = frozenset({
@@ -58,9 +59,6 @@ _WORDS: Final = frozenset({
 _HARMLESS: Final = _SCALING | _PROCESSES | _LEARNING | _BOOKS | _FAULTS | _ELSEWHERE
 _EVALUATION: Final = ("evaluation_", "offline_eval", "off_policy_estimation", "custom_eval", "ope_split", "always_attach_eval")
 _OFFLINE_EVALUATION: Final = "offline_eval_runner"
-_DEPRECATED: Final = -1
-"""RLlib's value for removed settings, which are missing in logs."""
-
 _NAME: Final = re.compile(r"\w+(\.\w+)*")
 _NO_CALLBACKS: Final = ("RLlibCallback", "DefaultCallbacks")
 _OWN_PACKAGE: Final = __name__.partition(".")[0]
@@ -108,7 +106,7 @@ def _counts(name: str, config: Mapping[str, Any]) -> bool:
 
 
 def _is_deprecated(value: object) -> bool:
-    return isinstance(value, (int, str)) and value == _DEPRECATED
+    return isinstance(value, (int, str)) and value == DEPRECATED
 
 
 def _callbacks(given: Any) -> list[Any]:

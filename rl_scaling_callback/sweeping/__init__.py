@@ -1,9 +1,7 @@
-"""Finds the best configuration before training: by probes inside one Algorithm or, if that is not possible, by trials."""
+"""Finds the best configuration before training.
 
-from __future__ import annotations
-
-from typing import Final, Literal, get_args
-
-Engine = Literal["auto", "probes", "trials"]
-ENGINES: Final[tuple[Engine, ...]] = get_args(Engine)
-"""Ways to measure configurations."""
+`sweep` measures configurations in one Algorithm (`by_probes`, `probe_rounds`) or, where probes can't predict training, in one
+Algorithm after another (`by_training`); `host` is the process that runs it. `race` estimates speedups from these measurements,
+eliminates configurations, and finds larger ones worth measuring; `analysis.choice` chooses. `outcome` makes an experiment of the
+result, on which `report` reports.
+"""

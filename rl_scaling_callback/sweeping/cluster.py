@@ -1,44 +1,28 @@
-"""The Ray cluster that a sweep runs on."""
+"""The Ray cluster that a sweep runs on: connecting to it, what fits on it, and reserving resources.
+
+Ray waits forever for a process that requests more resources than the cluster has.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rl_scaling_callback.core.checks import at_least
+from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.rllib import hardware
-from rl_scaling_callback.rllib.hardware import Host
+
+if TYPE_CHECKING:
+    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 _ANSWER_WITHIN_S: Final = 60.0
 _SAY_AFTER_S: Final = 5.0
 _LONGEST_WAIT_S: Final = 300.0
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A node of the cluster.
-
-    Attributes:
-        host: its host.
-        resources: its resources according to Ray.
-        own: name of a resource that no other node has; "" if there is none.
-    """
-
-    host: Host
-    resources: Mapping[str, float]
-    own: str
-
-    @property
-    def kind(self) -> tuple[str, int, float, tuple[str, ...]]:
-        """CPU, cores, Ray's CPUs and accelerators. Trials on nodes of equal kind are comparable."""
-        accelerators = tuple(sorted(name for name in self.resources if name.startswith("accelerator_type:")))
-        return self.host.cpu, self.host.cores, self.resources.get("CPU", 0.0), accelerators
 
 
 def connect(num_cpus: int, *, insist: bool = False) -> None:
@@ -64,13 +48,8 @@ def connect(num_cpus: int, *, insist: bool = False) -> None:
         ray.init(log_to_driver=False)
 
 
-def asks_for_nothing(request: Any) -> bool:
-    """Return whether one of a trial's processes requests no resources."""
-    return bool(request.head_bundle_is_empty) or not all(any(bundle.values()) for bundle in request.bundles)
-
-
 def reserve(request: Any, say: Callable[[str], None], longest_s: float = _LONGEST_WAIT_S) -> PlacementGroup | None:
-    """Reserve the resources of a trial as Tune does; None if one of its processes requests none, which Ray can't reserve.
+    """Reserve the resources of an Algorithm as Tune does; None if one of its processes requests none, which Ray can't reserve.
 
     Args:
         request: the return value of the algorithm's `default_resource_request`.
@@ -80,9 +59,9 @@ def reserve(request: Any, say: Callable[[str], None], longest_s: float = _LONGES
     Raises:
         TimeoutError: others still used them at the time limit.
     """
-    if asks_for_nothing(request):
-        return None
     bundles = request.bundles
+    if request.head_bundle_is_empty or not all(any(bundle.values()) for bundle in bundles):
+        return None
     group: PlacementGroup = placement_group(bundles, strategy=request.strategy)
     try:
         if group.wait(min(_SAY_AFTER_S, longest_s)):
@@ -92,30 +71,80 @@ def reserve(request: Any, say: Callable[[str], None], longest_s: float = _LONGES
         say(f"{free}. Waiting for at most {longest_s:.0f} s")
         if group.wait(longest_s):
             return group
+        raise TimeoutError(f"{free}, and have for {longest_s:.0f} s. Try again later, or with fewer env runners.")
     except BaseException:
         remove_placement_group(group)
         raise
-    remove_placement_group(group)
-    raise TimeoutError(f"{free}, and have for {longest_s:.0f} s. Try again later, or with fewer env runners.")
 
 
-def nodes() -> list[Node]:
-    """Return the nodes that trials can run on: those with CPUs and responding workers."""
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    shared = Counter(name for node in alive for name in node["Resources"])
+def cores() -> int:
+    """Return the logical cores of the nodes that have CPUs and whose workers respond."""
     ask = ray.remote(num_cpus=0)(hardware.this_host)
-    asked = {}
-    for node in alive:
-        if node["Resources"].get("CPU", 0.0) > 0:
-            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            asked[ask.options(scheduling_strategy=there).remote()] = node["Resources"]
-    answered, silent = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_WITHIN_S) if asked else ([], [])
+    asked = [
+        ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote()
+        for node in ray.nodes()
+        if node["Alive"] and node["Resources"].get("CPU", 0.0) > 0
+    ]
+    answered, silent = ray.wait(asked, num_returns=len(asked), timeout=_ANSWER_WITHIN_S) if asked else ([], [])
     for answer in silent:
         ray.cancel(answer, force=True)
-    return [Node(ray.get(answer), asked[answer], _own(asked[answer], shared)) for answer in answered]
+    return sum(ray.get(answer).cores for answer in answered)
 
 
-def _own(resources: Mapping[str, float], shared: Mapping[str, int]) -> str:
-    """Return the name of a resource unique to this node; Ray gives each node one that contains its address."""
-    own = sorted((name for name in resources if shared[name] == 1), key=lambda name: (not name.startswith("node:"), name))
-    return own[0] if own else ""
+def at_scale(config: AlgorithmConfig, scale: Scale) -> AlgorithmConfig:
+    """Return a copy of a config at another scale."""
+    return config.copy(copy_frozen=False).env_runners(
+        num_env_runners=scale.num_env_runners, num_envs_per_env_runner=scale.num_envs_per_env_runner
+    )
+
+
+def cpus_of(config: AlgorithmConfig) -> tuple[float, float]:
+    """Return the CPUs that Tune reserves for a trial other than for its env runners, and per env runner."""
+    one, two = (sum(bundle.get("CPU", 0.0) for bundle in _bundles(config, runners)) for runners in (1, 2))
+    return float(2 * one - two), float(two - one)
+
+
+def cpus_for(config: AlgorithmConfig, cores: int) -> int:
+    """Return the logical CPUs for one env runner per core plus the rest of a trial, which is idle while env runners sample."""
+    rest, each = cpus_of(config)
+    return max(1, math.ceil(rest + min(1.0, each) * cores))
+
+
+def check(config: AlgorithmConfig, runners: Sequence[int]) -> None:
+    """Check that trials with these numbers of env runners can be scheduled.
+
+    Raises:
+        ValueError: one can't; the message says why and what would fit.
+    """
+    refused = {r: why for r in runners if (why := _refusal(config, r))}
+    if refused:
+        fitting = ", ".join(str(r) for r in runners if r not in refused)
+        raise ValueError(
+            f"The cluster can never run {', '.join(map(str, refused))} env runners: {next(iter(refused.values()))}; "
+            f"{fitting or 'none'} fit. Omit the others, request fewer CPUs per env runner (num_cpus_per_env_runner), or start Ray "
+            "with more CPUs than there are cores."
+        )
+
+
+def most_runners(config: AlgorithmConfig, cores: int) -> int:
+    """Return the largest number of env runners, up to `cores`, that can be scheduled; 0 if not even one can."""
+    return next((r for r in range(cores, 0, -1) if not _refusal(config, r)), 0)
+
+
+def _refusal(config: AlgorithmConfig, runners: int) -> str:
+    """Return why a trial can never be scheduled; "" if it can."""
+    bundles, nodes = _bundles(config, runners), [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for name in {name for bundle in bundles for name in bundle}:
+        needed, had = (sum(each.get(name, 0.0) for each in resources) for resources in (bundles, nodes))
+        if needed > had:
+            return f"{runners} need {needed:g} {name}, but the cluster has {had:g}"
+    for bundle in bundles:
+        if not any(all(node.get(name, 0.0) >= amount for name, amount in bundle.items()) for node in nodes):
+            return f"one of the processes needs {dict(bundle)}, more than any node has"
+    return ""
+
+
+def _bundles(config: AlgorithmConfig, runners: int) -> list[Mapping[str, float]]:
+    """Return the resources that Tune reserves for a trial, one mapping per process."""
+    algorithm: Any = config.algo_class
+    return list(algorithm.default_resource_request(at_scale(config, Scale(runners, 1))).bundles)

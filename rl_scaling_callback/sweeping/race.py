@@ -1,4 +1,4 @@
-"""Finds the best configuration for a goal from rounds of short probes, and decides when enough rounds were run.
+"""Estimates speedups from rounds of measurements, eliminates configurations, and decides when enough rounds were run.
 
 Each round measures every configuration still in the race once, including the reference, in random order. Rounds are blocks in the
 model ln t = configuration + round + noise. A machine that slows down from round to round therefore doesn't bias comparisons, and
@@ -17,18 +17,21 @@ et al., Ann. Statist. 49(2), 2021 (boundaries); Huber, "Robust Statistics", 1981
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import ndtr, stdtrit
 
-from rl_scaling_callback.analysis.fitting import Array
-from rl_scaling_callback.analysis.goals import TOLERANCE, Goal, Verdict, tolerance
-from rl_scaling_callback.core.checks import positive
+from rl_scaling_callback.analysis.choice import INDIFFERENCE, choose, shortfall
+from rl_scaling_callback.analysis.goals import TOLERANCE, Candidate, Goal, tolerance
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
+
+Array = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
 
 # Residuals beyond this many standard deviations are down-weighted: 95 % efficiency under Gaussian noise (Huber).
 _BOUND: Final = 1.345
@@ -41,6 +44,11 @@ _FEWEST_TO_ELIMINATE: Final = 2
 # A lack of CPUs outweighs any lack of speed.
 _OUTWEIGHS: Final = 1e3
 _EXACT: Final = 1e-9
+_RISK: Final = 0.05
+"""Probability, over a whole race, that the best configuration is eliminated."""
+_NOTHING_KNOWN: Final = 999.0
+"""Largest error [%]; that of a single round."""
+_LARGEST_STD: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,66 +60,63 @@ class Outcome:
         speedup: speedup over the reference [×].
         speedup_error: half-width [%] of the 95 % interval for the speedup in a repeated race, in the same Algorithm. In another
             one, env runners that outnumber the cores may run faster or slower by more.
-        sps: throughput at the mean speed of the rounds [steps/s].
+        candidates: the figures of the configurations that were measured; `sps` is at the mean speed of the rounds, and its error
+            is relative to other configurations.
         out: eliminated configurations.
-        choice: the best for the goal so far: the cheapest of `equals`.
-        equals: the configurations as good as the best within the indifference, cheapest first.
+        choice: the best for the goal so far, according to `choose`.
+        equals: the configurations as good as the choice, cheapest first.
         rivals: the configurations that may still turn out better than the choice: faster by more than twice the indifference, or
             because it is unclear which of the two meets the goal.
-        verdict: whether the choice meets the goal, at the race's confidence.
         over: whether there are no rivals left, and the choice itself was measured often enough.
-        rounds_left: estimated number of rounds until then; inf if no number of rounds is enough.
     """
 
     scales: tuple[Scale, ...]
     speedup: Array
     speedup_error: Array
-    sps: Array
+    candidates: tuple[Candidate, ...]
     out: frozenset[Scale]
     choice: Scale
     equals: tuple[Scale, ...]
     rivals: tuple[Scale, ...]
-    verdict: Verdict
     over: bool
-    rounds_left: float
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The numbers of env runners and of envs per env runner that a sweep may try, in ascending order."""
+
+    runners: tuple[int, ...]
+    envs: tuple[int, ...]
+
+    def next_to(self, scale: Scale, known: Collection[Scale]) -> Iterator[tuple[Scale, Scale | None]]:
+        """Yield the next larger configuration along each axis, with the next smaller one in `known` on that axis."""
+        r, e = scale.num_env_runners, scale.num_envs_per_env_runner
+        if e in self.envs and (more := min((each for each in self.runners if each > r), default=0)):
+            smaller = [each for each in known if each.num_envs_per_env_runner == e and each.num_env_runners < r]
+            yield Scale(more, e), max(smaller, default=None)
+        if r in self.runners and (more := min((each for each in self.envs if each > e), default=0)):
+            smaller = [each for each in known if each.num_env_runners == r and each.num_envs_per_env_runner < e]
+            yield Scale(r, more), max(smaller, default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class Race:
     """The rules of a race. It is stateless: the same rounds lead to the same outcome.
 
-    Judge a race after each round, and add configurations if the grid may grow:
-
-        race, scales, rows = Race(Goal.of("balanced")), [Scale(1, 1), Scale(2, 1)], []
-        while True:
-            rows.append(probe(scales))  # seconds per env step by scale, for those not eliminated
-            outcome = race.judge(scales, np.array([[row.get(scale, nan) for scale in scales] for row in rows]), rest, 0.02)
-            added = race.worth_adding(outcome, most=Scale(8, 64))
-            if (outcome.over and not added) or time_is_up:
-                break
-            scales += added
+    Judge a race after each round, and add configurations if the grid may grow. A race that is over has a choice that is at most 4 %
+    slower than the best, with 95 % confidence over the whole race. Where it is below a threshold of the goal, it is so by at most
+    its error as measured, and by at most 5 % with that confidence.
 
     Attributes:
         goal: the goal. Its RAM limit is ignored.
-        indifference: relative difference in speed that does not justify more CPUs. The choice is within this of the best as
-            measured, and within twice this (4 % by default) at the race's confidence. Where the choice is below a
-            threshold of the goal, it is so by at most its error as measured, and by at most 5 % at the race's confidence.
-        confidence: probability, over the whole race, that this is true and that the best configuration is not eliminated.
         cpus: returns the CPUs allocated to a trial at a scale.
-
-    Raises:
-        ValueError: a value is out of range.
+        independent: whether successive measurements of a configuration are independent, because each has an Algorithm of its own.
+            Otherwise, their autocorrelation is estimated.
     """
 
     goal: Goal
-    indifference: float = 0.02
-    confidence: float = 0.95
     cpus: Callable[[Scale], float] = lambda scale: 1.0 + scale.num_env_runners
-
-    def __post_init__(self) -> None:
-        positive("indifference", self.indifference)
-        if not 0 < self.confidence < 1:
-            raise ValueError(f"confidence is {self.confidence!r}; allowed are numbers between 0 and 1")
+    independent: bool = False
 
     def judge(self, scales: Sequence[Scale], seconds: Array, rest: Array | float = 0.0, rest_error: float = 0.0) -> Outcome:
         """Return the standings after some rounds.
@@ -131,7 +136,7 @@ class Race:
         if seconds.ndim != 2 or seconds.shape[1] != len(scales) or not np.isfinite(seconds[:, 0]).any():
             raise ValueError(f"seconds has shape {seconds.shape}; allowed is (rounds, {len(scales)}) with the reference measured")
         seconds = np.where((seconds > 0) & np.isfinite(seconds), seconds, NAN)[np.isfinite(seconds).any(axis=1)]
-        fit = _fit(np.log(seconds))
+        fit = _fit(np.log(seconds), self.independent)
         total = np.exp(fit.effects) + rest
         fixed, speed = rest / total, -np.log(total)
         gained = speed - speed[0] + math.log(scales[0].parallelism)
@@ -144,62 +149,66 @@ class Race:
         low, high = speed.copy(), speed.copy()
         low[few], high[few] = np.nanmin(by_round, axis=0), np.nanmax(by_round, axis=0)
         # A repeated race has an independent error of the same size.
-        error = 100 * np.expm1(stdtrit(fit.dof, 0.975) * math.sqrt(2) * std[:, 0])
+        quantile = stdtrit(fit.dof, 0.975) * math.sqrt(2)
+        error = np.minimum(100 * np.expm1(quantile * std[:, 0]), _NOTHING_KNOWN)
+        # Variances of the throughputs whose sums are those of the speedups: the reference gets half of the smallest.
+        variance = np.minimum(std[:, 0], _LARGEST_STD) ** 2
+        others = variance[1:][np.isfinite(variance[1:])]
+        own = variance - (half := others.min(initial=2 * _LARGEST_STD**2) / 2)
+        own[0] = half
+        own_error = np.minimum(100 * np.expm1(quantile * np.sqrt(own)), _NOTHING_KNOWN)
+        figures = ("sps", "sps_error", "speedup", "speedup_error")
+        columns = zip(*(each.tolist() for each in (np.exp(speed), own_error, np.exp(gained), error)), strict=True)
+        known = [(scale, dict(zip(figures, each, strict=True))) for scale, each in zip(scales, columns, strict=True)]
+        candidates = tuple(Candidate(scale=scale, cpus=self.cpus(scale), **each) for scale, each in known if each["sps"] > 0)
+        equals = tuple(each.scale for each in choose(candidates, self.goal).equals)
+        choice = scales.index(equals[0])
         required = np.array([self._required(scale) for scale in scales]) - math.log(scales[0].parallelism)
-        standing = _Contest(speed, low, high, required, np.array([*map(tolerance, error)]), self._boundary(fit) * std, fit.shared)
-        equals = sorted(standing.best(self.indifference), key=lambda i: (self.cpus(scales[i]), scales[i].parallelism, scales[i]))
-        choice = equals[0]
-        needed = np.maximum(0, _FEWEST_TO_ELIMINATE - measured)
-        out = set(np.flatnonzero(np.maximum(needed, standing.until_beaten().min(axis=1)) == 0).tolist()) - {0}
-        left = np.maximum(needed, standing.until_beaten(2 * self.indifference, TOLERANCE)[:, choice])
-        left[choice] = max(0, FEWEST_ROUNDS - measured[choice])
-        rivals = [i for i in np.flatnonzero(left > 0).tolist() if i not in out and total[i] > 0]
+        spread = low, high, required, np.array([*map(tolerance, error)]), self._boundary(fit) * std
+        out = _beaten(*spread).any(axis=1) & (measured >= _FEWEST_TO_ELIMINATE)
+        out[[0, choice]] = False
+        done = _beaten(*spread, slack=2 * INDIFFERENCE, below=TOLERANCE)[:, choice] & (measured >= _FEWEST_TO_ELIMINATE)
+        rivals = [scale for i, scale in enumerate(scales) if total[i] > 0 and not (done[i] or out[i] or i == choice)]
         return Outcome(
             scales=tuple(scales),
             speedup=np.exp(gained),
             speedup_error=error,
-            sps=np.exp(speed),
-            out=frozenset(scales[i] for i in out),
-            choice=scales[choice],
-            equals=tuple(scales[i] for i in equals),
-            rivals=tuple(scales[i] for i in rivals if i != choice),
-            verdict=standing.verdict(choice),
-            over=not rivals,
-            rounds_left=float(left[rivals].max(initial=0.0)),
+            candidates=candidates,
+            out=frozenset(scale for scale, is_out in zip(scales, out, strict=True) if is_out),
+            choice=equals[0],
+            equals=equals,
+            rivals=tuple(rivals),
+            over=not rivals and bool(measured[choice] >= FEWEST_ROUNDS),
         )
 
-    def worth_adding(self, outcome: Outcome, most: Scale) -> tuple[Scale, ...]:
-        """Return configurations, twice as large as one in the race, that may be better for the goal than the choice.
+    def worth_adding(self, outcome: Outcome, grid: Grid, near: Collection[Scale] = ()) -> tuple[Scale, ...]:
+        """Return larger configurations, each next to one in the race, that may be better for the goal than the choice.
 
         Assumes diminishing returns: a doubling gains at most as much as the previous one along the same axis, and the first at most
-        2×. A configuration is worth a probe if it may then beat the best so far by more than the indifference.
+        2×. A configuration is worth measuring if it may then beat the best so far by more than the indifference.
 
         Args:
             outcome: the outcome so far.
-            most: maximum numbers of env runners and of envs per env runner.
+            grid: the numbers of env runners and of envs to try.
+            near: the configurations to look next to; by default, all that are still in the race.
         """
-        known = dict(zip(outcome.scales, np.log(outcome.speedup).tolist(), strict=True))
-        slack = dict(zip(outcome.scales, map(tolerance, outcome.speedup_error.tolist()), strict=True))
-        lack, speed = max(self._worth(scale, known[scale], slack[scale]) for scale in outcome.equals)
+        known = {each.scale: each for each in outcome.candidates}
+        lack, speed = max(self._worth(known[scale]) for scale in outcome.equals)
         found = set()
-        for scale in known.keys() - outcome.out:
-            for larger, smaller in _along(scale, most, known):
-                expected = known[scale]
-                growth = math.log2(larger.parallelism / scale.parallelism)
-                if smaller is None:
-                    expected += growth * math.log(2)
-                else:
-                    expected += growth * (known[scale] - known[smaller]) / math.log2(scale.parallelism / smaller.parallelism)
-                its_lack, its_speed = self._worth(larger, expected, slack[scale])
-                gain = its_speed - speed if its_lack == lack == 0 else its_lack - lack
-                if larger not in known and gain > self.indifference:
+        for scale in near or known.keys() - outcome.out:
+            for larger, smaller in grid.next_to(scale, known):
+                gain = 1.0 if smaller is None else _log_slope(known[smaller], known[scale])
+                speedup = known[scale].speedup * (larger.parallelism / scale.parallelism) ** gain
+                its_lack, its_speed = self._worth(replace(known[scale], scale=larger, speedup=speedup, cpus=self.cpus(larger)))
+                better = its_speed - speed if its_lack == lack == 0 else its_lack - lack
+                if larger not in known and better > INDIFFERENCE:
                     found.add(larger)
         return tuple(sorted(found))
 
-    def _worth(self, scale: Scale, gained: float, slack: float) -> tuple[float, float]:
-        """Return the sort key of a speedup (as ln): first its shortfall from the goal if above `slack`, then the speedup itself."""
-        margins = gained - np.array(self._required(scale))
-        return float(margins[margins < -slack].sum()), gained
+    def _worth(self, candidate: Candidate) -> tuple[float, float]:
+        """Return the sort key of a configuration: first how far it is from the goal, negative, then ln of its speedup."""
+        resources, lack = shortfall(candidate, self.goal)
+        return -(_OUTWEIGHS * resources + lack), math.log(candidate.speedup)
 
     def _required(self, scale: Scale) -> tuple[float, ...]:
         """Return ln of the least speedups that the goal requires of a configuration; unattainable if it takes too many CPUs."""
@@ -210,77 +219,48 @@ class Race:
     def _boundary(self, fit: _Fit) -> Array:
         """Return by how many standard deviations each pair must differ to be clear, shape (scales, scales)."""
         thresholds = any(self.goal.least_speedups(Scale(1, 1)))
-        error = (1 - self.confidence) / (len(fit.effects) * (1 + thresholds))
+        error = _RISK / (len(fit.effects) * (1 + thresholds))
         normal = np.sqrt((1 + 1 / fit.shared) * (np.log1p(fit.shared) - 2 * math.log(error)))
         boundary: Array = -stdtrit(fit.dof, ndtr(-normal))
         return boundary
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Contest:
-    """Compares configurations with each other and with the goal; all figures are logarithms.
+def _beaten(
+    low: Array, high: Array, required: Array, tolerance: Array, half: Array, *, slack: float = 0.0, below: float = 0.0
+) -> Mask:
+    """Return whether each configuration (row) is clearly beaten by each other (column). All figures are logarithms.
 
-    Attributes:
-        speed: ln of the speed, shape (scales,).
-        low: the same in the slowest of the rounds, for configurations measured too rarely to identify an outlier; else `speed`.
-        high: the same in the fastest of the rounds.
-        required: ln of each speedup that the goal requires, shape (scales, requirements).
+    Args:
+        low: speed, shape (scales,); in the slowest round, for configurations measured too rarely to identify an outlier.
+        high: the same in the fastest round.
+        required: speedups that the goal requires, shape (scales, requirements).
         tolerance: by how much each configuration may be below these as measured, shape (scales,).
         half: half-width of the interval of each pair's difference, shape (scales, scales); the column of the reference is that of
-            the margins.
-        shared: number of rounds in which each pair was measured, shape (scales, scales).
+            the speedups.
+        slack: it suffices that the advantage of the row is clearly at most this.
+        below: it suffices that the column is clearly no further below the thresholds than this.
     """
 
-    speed: Array
-    low: Array
-    high: Array
-    required: Array
-    tolerance: Array
-    half: Array
-    shared: Array
+    def tolerant(margins: Array) -> Array:
+        within: Array = np.where((margins < 0) & (margins >= -tolerance[:, None]), 0.0, margins)
+        return within
 
-    def best(self, indifference: float) -> list[int]:
-        """Return the indices of the configurations as good as the best: the fastest that meets the goal, or else the closest."""
-        margins = self._tolerant(self._margins(self.speed, self.speed))
-        fits = (margins >= 0).all(axis=1)
-        worth = np.where(fits, self.speed, -math.inf) if fits.any() else -_lacks(margins)
-        return [int(i) for i in np.flatnonzero(worth >= np.nanmax(worth) - indifference)]
+    def clear(room: Array, half: Array) -> Mask:
+        found: Mask = (room > 0) & (room >= half)
+        return found
 
-    def until_beaten(self, slack: float = 0.0, below: float = 0.0) -> Array:
-        """Return in how many rounds each configuration (row) will be clearly beaten by each other (column); inf if never.
-
-        With slack, it suffices that its advantage is clearly at most that; with `below`, that the other one is clearly no further
-        below the thresholds of the goal.
-        """
-        exact = self._margins(self.low, self.high), self._margins(self.high, self.low)
-        by, against = map(self._tolerant, exact)
-        of_margin, shared = self.half[:, 0], self.shared[:, 0]
-        meets = _rounds(of_margin, np.where((by >= 0).all(axis=1), below + exact[0].min(axis=1), -1.0), shared)
-        misses = _rounds(of_margin, np.where((against < 0).any(axis=1), -exact[1].min(axis=1), -1.0), shared)[:, None]
-        slower = _rounds(self.half, slack + self.low - self.high[:, None], self.shared)
-        # A shortfall changes with the speed once per missed threshold. For equal counts, the difference is one of speeds.
-        missed = (self._tolerant(self._margins(self.speed, self.speed)) < 0).sum(axis=1)
-        more = np.subtract.outer(missed, missed)
-        with np.errstate(invalid="ignore"):
-            half = np.minimum.outer(missed, missed) * self.half + np.abs(more) * np.where(more > 0, of_margin[:, None], of_margin)
-        further = _rounds(half, slack + _lacks(against)[:, None] - _lacks(by), self.shared)
-        beaten: Array = np.minimum(np.maximum(meets, np.minimum(misses, slower)), np.maximum(misses, further))
-        return beaten
-
-    def _margins(self, speed: Array, of_reference: Array) -> Array:
-        """Return ln of the speedup over each speedup that the goal requires, shape (scales, requirements)."""
-        margins: Array = (speed - of_reference[0])[:, None] - self.required
-        return margins
-
-    def _tolerant(self, margins: Array) -> Array:
-        """Return the margins with those within the tolerance set to 0."""
-        tolerant: Array = np.where((margins < 0) & (margins >= -self.tolerance[:, None]), 0.0, margins)
-        return tolerant
-
-    def verdict(self, index: int) -> Verdict:
-        """Return whether a configuration clearly meets the goal."""
-        margin = self._margins(self.speed, self.speed)[index].min()
-        return "undecided" if abs(margin) < self.half[index, 0] else "met" if margin >= 0 else "not met"
+    of_speedup, least, most = half[:, 0], (low - high[0])[:, None] - required, (high - low[0])[:, None] - required
+    meets = (tolerant(least) >= 0).all(axis=1) & clear(below + least.min(axis=1), of_speedup)
+    misses = ((tolerant(most) < 0).any(axis=1) & clear(-most.min(axis=1), of_speedup))[:, None]
+    slower = clear(slack + low - high[:, None], half)
+    # A shortfall changes with the speed once per missed threshold. For equal counts, the difference is one of speeds.
+    missed = (tolerant((least + most) / 2) < 0).sum(axis=1)
+    more = np.subtract.outer(missed, missed)
+    with np.errstate(invalid="ignore"):
+        half = np.minimum.outer(missed, missed) * half + np.abs(more) * np.where(more > 0, of_speedup[:, None], of_speedup)
+    further = clear(slack + _lacks(tolerant(most))[:, None] - _lacks(tolerant(least)), half)
+    beaten: Mask = (meets & (misses | slower)) | (misses & further)
+    return beaten
 
 
 def _lacks(margins: Array) -> Array:
@@ -289,21 +269,9 @@ def _lacks(margins: Array) -> Array:
     return lacks
 
 
-def _rounds(half: Array, room: Array, shared: Array) -> Array:
-    """Return how many more rounds it takes until intervals are narrower than `room`; inf if unknown."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where((room > 0) & np.isfinite(half), np.maximum(0.0, shared * ((half / room) ** 2 - 1)), math.inf)
-
-
-def _along(scale: Scale, most: Scale, known: Mapping[Scale, float]) -> Iterator[tuple[Scale, Scale | None]]:
-    """Yield a configuration's doubling along each axis, with the next smaller known configuration on that axis."""
-    r, e = scale.num_env_runners, scale.num_envs_per_env_runner
-    if r < most.num_env_runners:
-        smaller = [each for each in known if each.num_envs_per_env_runner == e and each.num_env_runners < r]
-        yield Scale(min(2 * r, most.num_env_runners), e), max(smaller, default=None)
-    if e < most.num_envs_per_env_runner:
-        smaller = [each for each in known if each.num_env_runners == r and each.num_envs_per_env_runner < e]
-        yield Scale(r, min(2 * e, most.num_envs_per_env_runner)), max(smaller, default=None)
+def _log_slope(smaller: Candidate, larger: Candidate) -> float:
+    """Return by how much ln of the speedup grows per ln of N."""
+    return math.log(larger.speedup / smaller.speedup) / math.log(larger.scale.parallelism / smaller.scale.parallelism)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -325,7 +293,7 @@ class _Fit:
     paces: Array
 
 
-def _fit(logs: Array) -> _Fit:
+def _fit(logs: Array, independent: bool) -> _Fit:
     """Fit ln t of shape (rounds, scales).
 
     Rounds that lack one of a pair still inform its difference through the other configurations: `shared` is that of the incomplete
@@ -358,7 +326,7 @@ def _fit(logs: Array) -> _Fit:
     squares, pairs = float((pseudo**2).sum()) + _EXACT**2, int((there[1:] & there[:-1]).sum())
     lagged = float((pseudo[1:] * pseudo[:-1]).sum()) / max(1, pairs) / (squares / cells)
     rho = lagged + (1 + 3 * max(0.0, lagged)) * there.any(axis=0).sum() / cells + 1 / math.sqrt(max(1, pairs))
-    rho = min(0.95, max(0.0, rho))
+    rho = 0.0 if independent else min(0.95, max(0.0, rho))
     return _Fit(effects, squares / dof * (1 + rho) / (1 - rho), dof, shared, paces)
 
 

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import combinations, permutations, product
+from itertools import combinations, permutations
 from statistics import fmean, median
 from typing import Any
 
@@ -23,13 +23,13 @@ from scipy.special import polygamma, stdtrit
 from rl_scaling_callback.analysis import noise
 from rl_scaling_callback.analysis.configurations import SINGLE, Configuration, configurations
 from rl_scaling_callback.analysis.goals import judge
-from rl_scaling_callback.analysis.laws import Measured, Work, fit_laws
+from rl_scaling_callback.analysis.laws import Measured, fit_laws
 from rl_scaling_callback.analysis.noise import within
-from rl_scaling_callback.analysis.recommendation import _repeats
 from rl_scaling_callback.analysis.runs import Run, Study
-from rl_scaling_callback.analysis.speed_correction import Correction, correct_speed
+from rl_scaling_callback.core.formulas import interval
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule, SteadyWindow
+from rl_scaling_callback.report.decisions import repeats_needed
 
 from ..grids import NAMES, grid
 
@@ -92,13 +92,6 @@ def usual_level(names: Sequence[str]) -> float:
     return math.sqrt(max(0.0, fmean(excess(repeated(grid(name)), deviation, rounds=True)[2] for name in names)))
 
 
-def usual_left(names: Sequence[str]) -> float:
-    """Return the share of the variance left after the correction."""
-    deviation = usual_deviation(names)
-    found = [excess(repeated(correct_speed(grid(name))), deviation, rounds=False) for name in names]
-    return sum(squares for squares, _, _ in found) / sum(dof for _, dof, _ in found)
-
-
 def usual_freedom(names: Sequence[str]) -> float:
     """Return the degrees of freedom of the prior, from how much the variances of whole runs differ between grids."""
     logs = [2 * math.log(usual_deviation([name], rounds=False)) for name in names]
@@ -109,7 +102,7 @@ def usual_freedom(names: Sequence[str]) -> float:
 
 @contextmanager
 def defaults_of(names: Sequence[str]) -> Iterator[None]:
-    defaults = {"USUAL_STD": usual_deviation(names), "USUAL_LEVEL": usual_level(names), "USUAL_LEFT": usual_left(names)}
+    defaults = {"USUAL_STD": usual_deviation(names), "USUAL_LEVEL": usual_level(names)}
     before = {name: getattr(noise, name) for name in defaults}
     for name, value in defaults.items():
         setattr(noise, name, value)
@@ -127,9 +120,9 @@ def holds(value: float, error: float, other: float) -> bool:
     return abs(math.log(other / value)) <= math.log1p(error / 100)
 
 
-def compared(here: Study, there: Study, correction: Correction) -> tuple[list[tuple[bool, float]], list[tuple[bool, float]]]:
+def compared(here: Study, there: Study) -> tuple[list[tuple[bool, float]], list[tuple[bool, float]]]:
     """Return, for each configuration, whether its repeat lies in its interval, and the ±; for SPS and for speedups."""
-    one, two = ({each.scale: each for each in configurations(correct_speed(study, correction))} for study in (here, there))
+    one, two = ({each.scale: each for each in configurations(study)} for study in (here, there))
     both = [(one[scale], two[scale]) for scale in one if scale in two]
     sps = [(holds(a.sps, a.sps_error, b.sps), a.sps_error) for a, b in both]
     speedup = [
@@ -190,17 +183,17 @@ def one_run_among_repeats(name: str) -> list[tuple[bool, float]]:
 
 
 def recorded(name: str, source: str) -> None:
-    values = f"deviation {noise.USUAL_STD:.3f}, level {noise.USUAL_LEVEL:.3f}, left {noise.USUAL_LEFT:.2f}"
+    values = f"deviation {noise.USUAL_STD:.3f}, level {noise.USUAL_LEVEL:.3f}"
     print(f"\n{name}: {values}, from {source}")
     sps, speedup = from_iterations(name)
     print(f"  {'iterations alone, 1 run of each':35} SPS {shown(sps)}  speedup {shown(speedup)}")
-    for correction, size in product(("never", "always"), (1, 2)):
+    for size in (1, 2):
         sps, speedup = [], []
         for one, other in sets(name, size):
-            first, second = compared(grid(name, one), grid(name, other), correction)
+            first, second = compared(grid(name, one), grid(name, other))
             sps += first
             speedup += second
-        what = f"{size} run{'s' * (size > 1)} of each, corrected: {correction}"
+        what = f"{size} run{'s' * (size > 1)} of each"
         print(f"  {what:35} SPS {shown(sps)}  speedup {shown(speedup)}")
     print(f"  {'one run, all others repeated':35} SPS {shown(one_run_among_repeats(name))}")
 
@@ -212,7 +205,7 @@ def single(name: str, each: int) -> bool:
 # Simulated
 
 
-def simulated(rng: np.random.Generator, *, between: float, drift: float, learner: bool, repetitions: int) -> Study:
+def simulated(rng: np.random.Generator, *, between: float, drift: float, repetitions: int) -> Study:
     """Return a study on a machine whose speed differs between runs and drifts, with a time constant of about 30 runs."""
     speed, runs = rng.normal(0, drift), []
     keep = math.exp(-1 / 200)
@@ -224,9 +217,8 @@ def simulated(rng: np.random.Generator, *, between: float, drift: float, learner
             for _ in range(6):
                 speed = keep * speed + rng.normal(0, drift * math.sqrt(1 - keep**2))
                 factor = math.exp(speed + own)
-                learn, sample = 0.3 * factor, (0.2 + 0.3 / r + 1.5 / (r * e)) * factor * math.exp(rng.normal(0, 0.03))
-                parts = {"sample": sample, "learn": learn, "sync": 0.0, "other": 0.0, "busy": sample, "longest": sample}
-                window.add(1000, learn + sample, parts if learner else None)
+                sample = (0.2 + 0.3 / r + 1.5 / (r * e)) * math.exp(rng.normal(0, 0.03))
+                window.add(1000, (0.3 + sample) * factor)
             runs.append(Run(name=f"{r}r{e}e {number}", scale=Scale(r, e), steady=window.read()))
     return Study("simulated", tuple(runs))
 
@@ -234,21 +226,19 @@ def simulated(rng: np.random.Generator, *, between: float, drift: float, learner
 def simulations() -> None:
     print("\nsimulated: 12 configurations, 60 studies each, a repeat of the whole study against its intervals")
     for between, drift in ((0.03, 0.0), (0.1, 0.0), (0.04, 0.1), (0.08, 0.1)):
-        for learner, repetitions in product((False, True), (1, 2, 4)):
+        for repetitions in (1, 2, 4):
             rng = np.random.default_rng(7)
             sps: list[tuple[bool, float]] = []
             speedup: list[tuple[bool, float]] = []
             for _ in range(60):
                 # Both halves run on the same machine, whose speed continues to drift.
-                both = simulated(rng, between=between, drift=drift, learner=learner, repetitions=2 * repetitions)
+                both = simulated(rng, between=between, drift=drift, repetitions=2 * repetitions)
                 halves = [[run for run in both.runs if (repetition(run) < repetitions) == first] for first in (True, False)]
                 one, other = (replace(both, runs=tuple(half)) for half in halves)
-                first, second = compared(one, other, "repeated")
+                first, second = compared(one, other)
                 sps += first
                 speedup += second
-            what = (
-                f"runs {100 * between:.0f} %, drift {100 * drift:.0f} %, {repetitions} of each, {'' if learner else 'no '}learner"
-            )
+            what = f"runs {100 * between:.0f} %, drift {100 * drift:.0f} %, {repetitions} of each"
             print(f"  {what:45} SPS {shown(sps)}  speedup {shown(speedup)}")
 
 
@@ -271,12 +261,12 @@ def advice(between: float) -> None:
         baseline, found = configurations(Study("advice", tuple(runs)))
         if judge(found.speedup, found.speedup_error, least) != "undecided":
             continue
-        more = _repeats(found, baseline, found.speedup / least)
-        if more is None:
+        more = repeats_needed(found, baseline, found.speedup / least)
+        if math.isinf(more):
             too_close += 1
             continue
         trials += 1
-        runs += [run(scale, seconds, number) for scale, seconds in ends for number in range(1, more + 1)]
+        runs += [run(scale, seconds, number) for scale, seconds in ends for number in range(1, round(more) + 1)]
         _, again = configurations(Study("advice", tuple(runs)))
         verdict = judge(again.speedup, again.speedup_error, least)
         settled += verdict != "undecided"
@@ -308,7 +298,7 @@ def verdicts(name: str) -> None:
     counts["2 runs of each"] = twice = [0, 0, 0]
     pairs = list(combinations([each for each in range(5) if single(name, each)], 2))
     for pair in pairs:
-        for found in configurations(correct_speed(grid(name, set(pair)), "repeated")):
+        for found in configurations(grid(name, set(pair))):
             for what, least in THRESHOLDS if found.scale != SINGLE else ():
                 verdict = judge(getattr(found, what), found.speedup_error, least)
                 right = getattr(truth[found.scale], what) >= least
@@ -319,17 +309,16 @@ def verdicts(name: str) -> None:
 
 
 def measured(found: Sequence[Configuration]) -> list[Measured]:
-    return [Measured(each.scale, 1000 / each.sps, each.own_error) for each in found]
+    return [Measured(each.scale, each.sps, each.own_error) for each in found]
 
 
 def laws(name: str) -> None:
-    for correction in ("never", "repeated"):
-        found = configurations(correct_speed(grid(name), correction))
-        law = fit_laws(measured(found), found[0].runs[0].cores).chosen
-        # The error of a perfect law due to noise: E|x| of a normal x.
-        floor = 100 * fmean(math.sqrt(2 / math.pi * each.variance) for each in found)
-        named = "none" if law is None else f"{law.name}: leave-one-out {law.mean_error:.1f} % (at most {law.max_error:.1f} %)"
-        print(f"  {name:12} corrected: {correction:9} law {named}, noise alone {floor:.1f} %")
+    found = configurations(grid(name))
+    law = fit_laws(measured(found), found[0].runs[0].cores).chosen
+    # The error of a perfect law due to noise: E|x| of a normal x.
+    floor = 100 * fmean(math.sqrt(2 / math.pi * each.variance) for each in found)
+    named = "none" if law is None else f"{law.law.name}: leave-one-out {law.mean_error:.1f} % (at most {max(law.errors):.1f} %)"
+    print(f"  {name:12} law {named}, noise alone {floor:.1f} %")
 
 
 def law_coverage(name: str) -> None:
@@ -341,21 +330,22 @@ def law_coverage(name: str) -> None:
         found = configurations(grid(name, {each}))
         for left_out in (None, *(c for c in found if c.scale != SINGLE)):
             single = next(c for c in found if c.scale == SINGLE)
-            work = Work(1000, single.sps, single.own_error)
-            law = fit_laws(measured([c for c in found if c is not left_out]), found[0].runs[0].cores, work).chosen
+            baseline = Measured(SINGLE, single.sps, single.own_error)
+            law = fit_laws(measured([c for c in found if c is not left_out]), found[0].runs[0].cores, baseline).chosen
             if law is None:
                 continue
             for sps in (sps for other, sps in rounds.items() if other != each):
                 for scale in sps.keys() - {SINGLE} if left_out is None else sps.keys() & {left_out.scale}:
-                    low, high = law.predict(scale).speedups
+                    predicted = law.predict(scale)
+                    low, high = interval(predicted.speedup, predicted.speedup_error)
                     (seen if left_out is None else unseen).append(low <= sps[scale] / sps[SINGLE] <= high)
     print(f"  {name:12} repeats of what the law was fitted to {100 * fmean(seen):.1f} %, of others {100 * fmean(unseen):.1f} %")
 
 
 def main(*_: Any) -> None:
     for names in (NAMES, *([name] for name in NAMES)):
-        found = usual_deviation(names), usual_level(names), usual_left(names)
-        print(f"{', '.join(names):32} deviation {found[0]:.3f}, level {found[1]:.3f}, left {found[2]:.2f}")
+        found = usual_deviation(names), usual_level(names)
+        print(f"{', '.join(names):32} deviation {found[0]:.3f}, level {found[1]:.3f}")
     print(f"degrees of freedom {usual_freedom(NAMES):.1f}")
     for name in NAMES:
         with defaults_of([other for other in NAMES if other != name]):

@@ -24,9 +24,9 @@ import torch
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
-from rl_scaling_callback import ScalingCallback
+from rl_scaling_callback import ScalingCallback, SteadyRule
 from rl_scaling_callback.core.estimates import trimmed_mean
-from rl_scaling_callback.live.sampling import TIMED_EVERY_S
+from rl_scaling_callback.rllib.sampling import TIMED_EVERY_S
 
 
 def config(callbacks: Any, runners: int, env: str = "CartPole-v1", steps: int = 1000, envs: int = 1) -> PPOConfig:
@@ -74,7 +74,7 @@ def timed(holder: Any, name: str) -> list[float]:
 
 def hook(iterations: int, calls: int, kept_over: int) -> None:
     """Measure `on_train_result` on real Algorithms, with a stored baseline and with probes."""
-    rule = {"warmup_iterations": 0, "min_iterations": 2, "max_iterations": 2}
+    rule = {"steady": SteadyRule(warmup_iterations=0, min_iterations=2, max_iterations=2)}
     stored = functools.partial(ScalingCallback, baseline_dir=tempfile.mkdtemp(), **rule)
     reference = config(stored, 1, steps=100).build_algo()
     for _ in range(4):

@@ -3,7 +3,8 @@
 One Algorithm with 4 env runners alternately probes 12 scales and trains whole iterations at each of them, in random order and in
 the same processes (see `rllib.switch`). Prints a Markdown table of the speedups over 1r×1e by both. With `--trials`, compares 1r×1e
 as probed in a trial of 2r×4e with trials of 1r×1e right before and after; with `--cost`, measures the overhead of
-`ScalingCallback(probe=True)`. Run nothing else at the same time.
+`ScalingCallback(probe=True)`; with `--coverage 20`, counts how often the stated interval of a probed baseline holds the steady
+figure of a separate trial. Run nothing else at the same time.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import functools
 import gc
 import json
 import math
+import multiprocessing
 import os
 import platform
 import random
@@ -37,6 +39,7 @@ from rl_scaling_callback.core.attribution import PARTS, TimeBreakdown
 from rl_scaling_callback.core.estimates import Estimate, trimmed_mean
 from rl_scaling_callback.core.probing import Probe, Ratios
 from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.steady import SteadyRule, SteadyWindow
 from rl_scaling_callback.rllib.hardware import cpu_model, usable_cores
 from rl_scaling_callback.rllib.prober import Prober
 from rl_scaling_callback.rllib.switch import Switch
@@ -102,7 +105,7 @@ def predicted(spent: TimeBreakdown, pairs: list[tuple[Probe, Probe]], updates: f
     """Return seconds per env step at a scale, predicted as by the callback: from probes of it and of the trial's own scale."""
     ratios = [Ratios.of(probe, own, updates) for probe, own in pairs]
     sample, sync = (math.exp(trimmed_mean([math.log(getattr(each, name)) for each in ratios]).mean) for name in ("sample", "sync"))
-    return Ratios(sample, updates, sync).apply(spent).total
+    return Ratios(sample, updates, sync).apply(spent, max(1, pairs[0][0].scale.num_env_runners)).total
 
 
 def resident_mb(_env_runner: Any) -> float:
@@ -190,6 +193,66 @@ def paired(probes: list[Probe], scale: Scale, own: Scale) -> list[tuple[Probe, P
     """Return the probes of a scale, each paired with the probe of the trial's own scale in the same round."""
     by_round = {(probe.scale, probe.round): probe for probe in probes}
     return [(probe, by_round[own, probe.round]) for probe in probes if probe.scale == scale]
+
+
+def take_a_core_in_spells(seconds: float) -> None:
+    """Use one core for some seconds, then none for as long, for ever."""
+    while True:
+        until = time.perf_counter() + seconds
+        while time.perf_counter() < until:
+            pass
+        time.sleep(seconds)
+
+
+def steady_alone(options: argparse.Namespace) -> float:
+    """Return the steady SPS of a trial of 1r×1e."""
+    algorithm = config_of(options.algo, options.env, options.batch, REFERENCE).build_algo()
+    window = SteadyWindow(SteadyRule())
+    while not window.read().settled:
+        scaling = algorithm.train()["scaling"]
+        window.add(scaling["env_steps"], scaling["env_steps"] / scaling["sps"])
+    algorithm.stop()
+    return window.read().sps
+
+
+def coverage(options: argparse.Namespace) -> None:
+    """Alternate trials of 1r×1e with trials that probe it, and compare each of the latter with those before and after it."""
+    if options.neighbour:
+        multiprocessing.Process(target=take_a_core_in_spells, args=(3.0,), daemon=True).start()
+    callback = functools.partial(ScalingCallback, probe=True)
+    before, rows = steady_alone(options), []
+    print("| 1r×1e before | probed | stated error % | 1r×1e after | before, after: off by % | % of the time spent on probes |")
+    print("|---|---|---|---|---|---|")
+    for _ in range(options.coverage):
+        config = config_of(options.algo, options.env, options.batch, Scale.parse(options.own)).callbacks(callback)
+        if options.algo == "ppo":
+            config.training(lr=0.0)
+        algorithm, scaling, probing = config.build_algo(), {}, 0.0
+        started = time.perf_counter()
+        while time.perf_counter() < started + options.seconds:
+            scaling = algorithm.train()["scaling"]
+            probing += scaling["time"]["probe"]
+        share = 100 * probing / (time.perf_counter() - started)
+        algorithm.stop()
+        after = steady_alone(options)
+        probed, error = scaling["steady"]["sps"] / scaling["steady"]["speedup"], scaling["baseline"]["error"]
+        off = [100 * (probed / each - 1) for each in (before, after)]
+        held = [abs(math.log(probed / each)) <= math.log1p(error / 100) for each in (before, after)]
+        rows.append((error, off, held))
+        print(
+            f"| {before:,.0f} | {probed:,.0f} | {error:.1f} | {after:,.0f} | {off[0]:+.1f}, {off[1]:+.1f} | {share:.0f} |",
+            flush=True,
+        )
+        before = after
+    known = [row for row in rows if row[0] > 0]
+    held = [each for row in known for each in row[2]]
+    off = [each for row in known for each in row[1]]
+    rms = math.sqrt(mean([each**2 for each in off]))
+    print(
+        f"\n{len(rows)} trials of {options.seconds:g} s; error known in {len(known)}; {sum(held)} of {len(held)} comparisons held "
+        f"({100 * sum(held) / len(held):.0f} %); stated error, median ± {median(row[0] for row in known):.1f} %; difference, mean "
+        f"{mean(off):+.1f} %, root mean square {rms:.1f} %."
+    )
 
 
 def cost(options: argparse.Namespace) -> None:
@@ -291,6 +354,8 @@ def main() -> None:
     parser.add_argument("--probe-seconds", type=float, default=0.2)
     parser.add_argument("--trials", action="store_true", help="compare with trials of 1r×1e")
     parser.add_argument("--cost", action="store_true", help="measure the cost of probing for a trial of the scale --own")
+    parser.add_argument("--coverage", type=int, default=0, help="number of trials to compare with separate trials of 1r×1e")
+    parser.add_argument("--neighbour", action="store_true", help="let another program take a core half of the time, 3 s at once")
     parser.add_argument("--raw", type=Path, help="JSON file to write the measurements to")
     options = parser.parse_args()
     os.environ.update(PYTHONWARNINGS="ignore", RAY_worker_niceness="0")
@@ -301,8 +366,8 @@ def main() -> None:
         f"{options.algo.upper()}, {options.env}, {options.batch:,} env steps per iteration; {cpu_model()}, {usable_cores():g} "
         f"cores, Python {platform.python_version()}, Ray {ray.__version__}, {datetime.now(timezone.utc):%Y-%m-%d}\n"
     )
-    if options.trials or options.cost:
-        (trials if options.trials else cost)(options)
+    if options.trials or options.cost or options.coverage:
+        (trials if options.trials else cost if options.cost else coverage)(options)
         return
     measured = run(options)
     ray.shutdown()

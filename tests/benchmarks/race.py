@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from statistics import fmean, median
 
 import numpy as np
-from search import regret
+from judge import regret
 
+from rl_scaling_callback.analysis.choice import INDIFFERENCE
 from rl_scaling_callback.analysis.goals import GOALS, Goal
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.sweeping.race import Outcome, Race
+from rl_scaling_callback.sweeping.race import Grid, Outcome, Race
 
+GROWING = Grid((1, 2, 4, 8), (1, 2, 4, 8, 16))
 PROBE, TICK = 0.05, 0.05
 DRIFT, DRIFT_LASTS = 0.08, 20.0
 STOLEN_EVERY, STOLEN_FOR = 10.0, 0.5
@@ -106,7 +108,7 @@ class Run:
     seconds: float
 
 
-def run(race: Race, machine: Machine, rng: np.random.Generator, most_rounds: int, grow_to: Scale | None = None) -> Run:
+def run(race: Race, machine: Machine, rng: np.random.Generator, most_rounds: int, grow_to: Grid | None = None) -> Run:
     """Run a race until it is over or has had `most_rounds`, on the whole grid or on one that grows from 1r×1e up to `grow_to`."""
     scales = [*machine.surface.sampling] if grow_to is None else [Scale(1, 1)]
     rows: list[dict[Scale, float]] = []
@@ -136,10 +138,10 @@ def figures(goal: Goal, surfaces: list[Surface], most_rounds: int, lasting: floa
         known: list[dict[Scale, tuple[float, float]]] = []
         for repeat in range(2):
             rng = np.random.default_rng((seed, repeat))
-            runs.append(run(race, Machine(each, rng, lasting), rng, most_rounds, max(sps) if grown else None))
+            runs.append(run(race, Machine(each, rng, lasting), rng, most_rounds, GROWING if grown else None))
             outcome = runs[-1].outcome
             regrets.append(regret(sps, outcome.choice, goal))
-            dropped.append(min(regret(sps, scale, goal) for scale in sps.keys() - outcome.out) > race.indifference)
+            dropped.append(min(regret(sps, scale, goal) for scale in sps.keys() - outcome.out) > INDIFFERENCE)
             logs = (np.log(outcome.speedup).tolist(), np.log1p(outcome.speedup_error / 100).tolist())
             known.append(dict(zip(outcome.scales, zip(*logs, strict=True), strict=True)))
         for mine, its in (known, known[::-1]):
@@ -172,7 +174,7 @@ def main() -> None:
     options = arguments.parse_args()
     rng = np.random.default_rng(options.seed)
     grids = [surface(rng) for _ in range(options.surfaces)]
-    large = [surface(rng, (1, 2, 4, 8), (1, 2, 4, 8, 16)) for _ in range(options.surfaces)]
+    large = [surface(rng, GROWING.runners, GROWING.envs) for _ in range(options.surfaces)]
     for title, surfaces, lasting, grown in (
         ("The whole grid", grids, 0.0, False),
         ("The whole grid; 3 % noise of each configuration that is correlated over some rounds", grids, 0.03, False),

@@ -30,7 +30,7 @@ from ray.rllib.algorithms.sac import SACConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
-from rl_scaling_callback import ScalingCallback
+from rl_scaling_callback import ScalingCallback, SteadyRule
 from rl_scaling_callback.core.schema import KEYS
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -283,7 +283,7 @@ def evaluated(config: AlgorithmConfig, **options: Any) -> AlgorithmConfig:
 
 @pytest.mark.parametrize("config", [ppo, ppo_on_the_old_stack])
 def test_evaluation_time_is_measured_and_excluded_from_steady_figures(config: Callable[..., AlgorithmConfig], flat: Flat) -> None:
-    untouched_by_warmup = functools.partial(ScalingCallback, warmup_iterations=0)
+    untouched_by_warmup = functools.partial(ScalingCallback, steady=SteadyRule(warmup_iterations=0))
     results = train(evaluated(config(env=SlowInEvaluation, runners=0)).callbacks(untouched_by_warmup))
     check_sps(results, flat)
     for result in results:
@@ -325,7 +325,8 @@ def test_list_of_callbacks(ours_first: bool, flat: Flat) -> None:
 
 
 def test_partial_with_options(flat: Flat) -> None:
-    results = train(ppo(runners=0).callbacks(functools.partial(ScalingCallback, warmup_iterations=1)), iterations=3)
+    one_of_warmup = functools.partial(ScalingCallback, steady=SteadyRule(warmup_iterations=1))
+    results = train(ppo(runners=0).callbacks(one_of_warmup), iterations=3)
     assert [flat(result)["steady/iterations"] for result in results] == [0.0, 1.0, 2.0]
 
 
@@ -490,7 +491,8 @@ def test_given_baseline(flat: Flat, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_baseline_dir_is_used_in_the_next_run(tmp_path: Path, flat: Flat) -> None:
-    at_once = functools.partial(ScalingCallback, baseline_dir=tmp_path, warmup_iterations=0, min_iterations=2, max_iterations=2)
+    rule = SteadyRule(warmup_iterations=0, min_iterations=2, max_iterations=2)
+    at_once = functools.partial(ScalingCallback, baseline_dir=tmp_path, steady=rule)
     reference = [flat(result) for result in train(ppo(runners=1).callbacks(at_once))]
     assert [scaling["is_baseline"] for scaling in reference] == [1.0, 1.0]
     assert math.isnan(reference[0]["speedup"])

@@ -1,4 +1,4 @@
-"""Trials and a sweep on several nodes of one Ray cluster: baselines are shared only between equal hardware."""
+"""Trials on several nodes of one Ray cluster: baselines are shared only between equal hardware."""
 
 import json
 import math
@@ -6,10 +6,6 @@ import os
 from pathlib import Path
 
 import pytest
-
-from rl_scaling_callback import Goal, sweep
-from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.steady import SteadyRule
 
 pytest.importorskip("ray")
 
@@ -90,37 +86,3 @@ def test_baselines_record_their_hardware(experiment):
 
 def test_nothing_else_ran_on_the_nodes(scaling):
     assert {result["exclusive"] for trial in scaling for result in trial} == {1}
-
-
-def test_sweep_runs_one_trial_on_each_equal_node(nodes, tmp_path):
-    said = []
-    made = sweep(
-        costly(step_s=0.02),
-        runners=[1, 2],
-        envs=[1, 2, 4, 8],
-        goal=Goal("cheap", min_efficiency=60, min_speedup=1.4),
-        engine="trials",
-        storage_path=tmp_path,
-        rule=SteadyRule(warmup_iterations=1, min_iterations=3, max_iterations=4),
-        say=said.append,
-        show=lambda report: None,
-    )
-    assert "each of 2 equal nodes" in said[0]
-    assert said[1].startswith("Trial 1: measuring 1r×1e")
-    assert made.studies[0].recommendation.choice.scale.num_env_runners == 2
-    folders = (tmp_path / "scaling_sweep").glob("PPO_*")
-    (_, end, scale, _), *later = sorted(map(_when_and_where, folders), key=lambda trial: trial[0])
-    assert scale == Scale(1, 1)
-    assert all(start > end for start, *_ in later)
-    pairs = [(one, other) for one in later for other in later if one[0] < other[0] < one[1]]
-    assert pairs, "no two trials ran at a time"
-    assert all(one[3] != other[3] for one, other in pairs)
-
-
-def _when_and_where(trial):
-    """Return the start of a trial's first iteration and the end of its last [s], its scale and its node."""
-    results = [json.loads(line) for line in (trial / "result.json").read_text().splitlines()]
-    config = results[0]["config"]
-    (node,) = config["custom_resources_for_main_process"]
-    scale = Scale(config["num_env_runners"], config["num_envs_per_env_runner"])
-    return results[0]["timestamp"] - results[0]["time_this_iter_s"], results[-1]["timestamp"], scale, node

@@ -19,7 +19,7 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from tuning import lines, quick
 
-from rl_scaling_callback import ScalingCallback
+from rl_scaling_callback import ScalingCallback, SteadyRule
 from rl_scaling_callback.rllib import introspection
 
 CLUSTER_CPUS = 4
@@ -67,7 +67,7 @@ class Telling(ScalingCallback):
         result["facts"] = json.dumps(self.facts)
 
 
-telling = functools.partial(Telling, warmup_iterations=1, min_iterations=3, max_iterations=3)
+telling = functools.partial(Telling, steady=SteadyRule(warmup_iterations=1, min_iterations=3, max_iterations=3))
 
 
 def test_second_run_of_the_same_name_measures_its_own_baseline(cluster, tmp_path):

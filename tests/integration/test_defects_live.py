@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from rl_scaling_callback import ScalingCallback
+from rl_scaling_callback import ScalingCallback, SteadyRule
 
 pytest.importorskip("ray")
 
@@ -26,7 +26,7 @@ def ppo(env=CostlyEnv, *, runners=0, step_s=0.0, **env_config):
     return (
         costly(env, STEPS, step_s=step_s, **env_config)
         .env_runners(num_env_runners=runners, num_cpus_per_env_runner=0.5, rollout_fragment_length=STEPS // max(1, runners))
-        .callbacks(partial(ScalingCallback, baseline_sps=1000.0, warmup_iterations=0))
+        .callbacks(partial(ScalingCallback, baseline_sps=1000.0, steady=SteadyRule(warmup_iterations=0)))
     )
 
 
@@ -163,7 +163,7 @@ class Taking(CostlyEnv):
 def test_alternating_stragglers_are_not_transfer(built, tmp_path):
     # Ten rounds per iteration, in each of which one of the two env runners takes 0.2 s longer than the other.
     config = ppo(Taking, runners=2, step_s=0.01).callbacks(
-        partial(ScalingCallback, baseline_dir=tmp_path, warmup_iterations=1, min_iterations=2, max_iterations=2)
+        partial(ScalingCallback, baseline_dir=tmp_path, steady=SteadyRule(warmup_iterations=1, min_iterations=2, max_iterations=2))
     )
     config.training(train_batch_size_per_learner=200).env_runners(rollout_fragment_length=10)
     alone = built(config.copy(copy_frozen=False).env_runners(num_env_runners=1))
@@ -194,7 +194,7 @@ def test_algorithms_in_threads_of_one_process_detect_each_other(built):
 
 def train_in_a_function(space):
     config = ppo(runners=space["runners"]).callbacks(
-        partial(ScalingCallback, warmup_iterations=1, min_iterations=2, max_iterations=2)
+        partial(ScalingCallback, steady=SteadyRule(warmup_iterations=1, min_iterations=2, max_iterations=2))
     )
     algorithm = config.build_algo()
     for _ in range(4):

@@ -7,18 +7,15 @@ import pytest
 
 pytest.importorskip("ray.rllib")
 
-from rl_scaling_callback import ScalingCallback
+from rl_scaling_callback import ScalingCallback, SteadyRule
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"warmup_iterations": -1}, "warmup_iterations is -1; allowed are whole numbers from 0 up"),
-        ({"min_iterations": 0}, "min_iterations is 0; allowed are whole numbers from 2 up"),
-        ({"max_iterations": 3}, "max_iterations is 3; allowed are whole numbers from 5 up"),
-        ({"precision": -5}, "precision is -5; allowed are finite numbers above 0"),
+        ({"steady": 5}, "steady is 5; allowed is a SteadyRule"),
+        ({"probe": "yes"}, "probe is 'yes'; allowed are True, False and None"),
         ({"max_probe_seconds": -1}, "max_probe_seconds is -1; allowed are finite numbers above 0"),
-        ({"max_seconds": 0}, "max_seconds is 0; allowed are finite numbers above 0"),
         ({"baseline_sps": 0}, "baseline_sps is 0; allowed are finite numbers above 0"),
         ({"baseline_sps": math.nan}, "baseline_sps is nan; allowed are finite numbers above 0"),
         ({"baseline_sps": "fast"}, "baseline_sps is 'fast'; allowed are finite numbers above 0"),
@@ -52,10 +49,10 @@ def test_unreachable_directory_is_reported_when_the_algorithm_is_built(place):
 
 def test_numpy_numbers_are_accepted(tmp_path):
     callback = ScalingCallback(
-        baseline_sps=np.float32(2), warmup_iterations=np.int64(0), min_iterations=np.int64(2), precision=np.float32(3)
+        baseline_sps=np.float32(2), steady=SteadyRule(np.int64(0), min_iterations=np.int64(2), precision=np.float32(3))
     )
     assert type(callback._options.baseline_sps) is float
 
 
 def test_valid_options_are_accepted(tmp_path):
-    ScalingCallback(baseline_dir=tmp_path / "new", reference="4r×2e", workload="mine", warmup_iterations=0, min_iterations=2)
+    ScalingCallback(baseline_dir=tmp_path / "new", reference="4r×2e", workload="mine", steady=SteadyRule(warmup_iterations=0))

@@ -6,7 +6,7 @@ from statistics import mean
 
 import pytest
 
-from rl_scaling_callback import ScalingCallback
+from rl_scaling_callback import ScalingCallback, SteadyRule
 from rl_scaling_callback.core.attribution import CAUSES
 
 pytest.importorskip("ray")
@@ -53,7 +53,10 @@ LEARNERS = {IMPALAConfig: SlowIMPALA, APPOConfig: SlowAPPO}
 def configured(place, *, kind=IMPALAConfig, runners=1, envs=1, learners=0, update_s=0.0, step_s=STEP_S, seconds=3, **costs):
     """An env whose steps take 20 ms. Its other costs are not part of the workload: baselines without them are comparable."""
     measure = partial(
-        ScalingCallback, baseline_dir=str(place), workload="known", warmup_iterations=1, min_iterations=2, max_iterations=2
+        ScalingCallback,
+        baseline_dir=str(place),
+        workload="known",
+        steady=SteadyRule(warmup_iterations=1, min_iterations=2, max_iterations=2),
     )
     config = (
         kind()

@@ -16,10 +16,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from rl_scaling_callback.analysis.runs import LeftOut, Note
+from rl_scaling_callback.analysis.runs import LeftOut
 from rl_scaling_callback.report import render_page, write_curve, write_page
-from rl_scaling_callback.report.decisions import code_text, doubt_lines, evidence_text, runner_up_text, why_lines
-from rl_scaling_callback.report.wording import COLUMNS
+from rl_scaling_callback.report.columns import COLUMNS
+from rl_scaling_callback.report.decisions import code_text, doubt_lines, why_lines
+from rl_scaling_callback.report.sections import alternatives, sections
 from tests.builders import PRINTED, nan_row, report_of, run, sampled, users_ten
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None)
@@ -96,22 +97,19 @@ def test_page_shows_the_data(user, tmp_path):
     on_screen = {row["config"]: (int(row["parallelism"]), row["speedup"], row["efficiency"]) for row in document.rows}
     assert on_screen == PRINTED
     asked = study.recommendation
-    words = (*why_lines(asked), *doubt_lines(asked), runner_up_text(asked), code_text(asked))
+    words = (*why_lines(asked), *doubt_lines(asked), *alternatives(study), code_text(asked))
     for text in ("Use 4r×1e", *words, "Goal balanced", "2026-11-22 12:00 UTC"):
         assert " ".join(text.split()) in document.words
-    for forecast in study.predictions():
-        assert f"{forecast.speedup:.2f}" in document.words
     # Speedup and efficiency are drawn, and the text of the figures is part of the page.
     assert document.elements.count("svg") == 2
     assert "N = env runners × envs per runner" in document.words
-    assert all(evidence_text(check) in document.words for check in study.checklist)
+    assert all(line in document.words for section in sections(study) for line in section.lines)
 
 
 @browser
 def test_text_from_runs_is_escaped_on_the_page(tmp_path):
-    note = Note("from file", {"time": HOSTILE})
-    runs = [replace(sampled("1r1e", [3.0, 2.2, 2.0, 2.1, 1.9]), name=HOSTILE, notes=(note,)), run("2r1e", [1.0, 1.1, 0.9])]
-    report = report_of(*runs, left_out=(LeftOut(HOSTILE, "not probed", {"error": HOSTILE}),), facts={HOSTILE: HOSTILE})
+    runs = [replace(sampled("1r1e", [3.0, 2.2, 2.0, 2.1, 1.9]), name=HOSTILE, notes=(HOSTILE,)), run("2r1e", [1.0, 1.1, 0.9])]
+    report = report_of(*runs, left_out=(LeftOut(HOSTILE, HOSTILE),), facts={HOSTILE: HOSTILE})
     report = replace(report, provenance={"Source": HOSTILE})
     document = Document(opened(write_page(report, tmp_path / "page.html").as_uri(), tmp_path / "profile"))
     assert {"script", "img"}.isdisjoint(document.elements)

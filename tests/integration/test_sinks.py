@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from rl_scaling_callback import ScalingCallback
+from rl_scaling_callback import ScalingCallback, SteadyRule
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.schema import KEYS
 from rl_scaling_callback.live.gauges import SHOWN, Gauges
@@ -111,7 +111,7 @@ def trials(cluster, scrape, folder):
         from ray.air.integrations.wandb import WandbLoggerCallback
 
         sinks.append(WandbLoggerCallback(project="scaling", dir=str(folder)))
-    at_once = partial(ScalingCallback, warmup_iterations=0, min_iterations=2, max_iterations=2)
+    at_once = partial(ScalingCallback, steady=SteadyRule(warmup_iterations=0, min_iterations=2, max_iterations=2))
     config = costly(step_s=0.002).env_runners(num_env_runners=tune.grid_search([1, 2]))
     results = run(folder / "tune", config, stop={"training_iteration": ITERATIONS}, callbacks=at_once, reporters=sinks)
     assert not results.errors

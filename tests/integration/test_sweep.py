@@ -1,150 +1,290 @@
-"""Sweeps by trials in real Tune runs."""
+"""Real sweeps, of realistic configs on realistic clusters."""
 
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections import Counter
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("ray")
 
-from envs import CostlyEnv, FailingEnv
-from ray import tune
+import ray
+from envs import CostlyEnv, Simulator
 from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.tune.registry import ENV_CREATOR, _global_registry
 from tuning import costly
 
-from rl_scaling_callback import Goal, ScalingCallback, ScalingSearcher, SteadyStopper, read_experiment, sweep
-from rl_scaling_callback.analysis.runs import Note
-from rl_scaling_callback.baseline.model import Baseline
+from rl_scaling_callback import Goal, ScalingCallback, sweep
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.steady import Steady, SteadyRule, SteadyWindow
-from rl_scaling_callback.core.workload import Workload
-from rl_scaling_callback.report.decisions import code_text, reason_text
-from rl_scaling_callback.rllib.hardware import Host
-from rl_scaling_callback.sweeping.cluster import Node
+from rl_scaling_callback.sweeping import cluster as clusters
+from rl_scaling_callback.sweeping import host as hosts
+from rl_scaling_callback.sweeping.cluster import at_scale, cpus_for, cpus_of, reserve
 from rl_scaling_callback.sweeping.config_file import load_config
-from rl_scaling_callback.sweeping.instrument import instrumented
-from rl_scaling_callback.sweeping.placement import alike, cpus_of
-from rl_scaling_callback.sweeping.reuse import lasting_runs, sought_workload
-from rl_scaling_callback.sweeping.search import TrialOutcome
-from rl_scaling_callback.sweeping.trials import _measured_before
-from rl_scaling_callback.sweeping.watchdog import Watchdog
-
-QUICK = SteadyRule(warmup_iterations=1, min_iterations=3, max_iterations=4)
+from rl_scaling_callback.sweeping.host import Host
+from rl_scaling_callback.sweeping.race import Grid
+from rl_scaling_callback.sweeping.sweep import grid_of
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
-def ppo(env=CostlyEnv, step_s=0.05, **costs):
-    """PPO with iterations of 1 s on one env runner, in steps much longer than RLlib's overhead."""
-    return costly(env, 20, step_s=step_s, **costs)
+class Licence:
+    """One of three licences, held as long as its env."""
+
+    held = 0
+
+    def __init__(self):
+        if Licence.held == 3:
+            raise RuntimeError("no licence is left")
+        Licence.held += 1
+
+    def __del__(self):
+        Licence.held -= hasattr(self, "given")
 
 
-def run(place, config, **options):
-    """Sweep without repeating disturbed trials: the other programs may be concurrent tests."""
+class Licensed(CostlyEnv):
+    """An env that can exist three times per process."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self._licence = Licence()
+        self._licence.given = True
+
+
+class Deadly(CostlyEnv):
+    """An env that kills its process if it has more than `most` of them, like a crashing simulator."""
+
+    held = 0
+
+    def __init__(self, config):
+        super().__init__(config)
+        Deadly.held += 1
+        if Deadly.held > config["most"]:
+            os._exit(1)
+
+    def close(self):
+        Deadly.held -= 1
+
+
+class SlowToMake(CostlyEnv):
+    """An env that takes `make_s` to create."""
+
+    def __init__(self, config):
+        time.sleep(config["make_s"])
+        super().__init__(config)
+
+
+class Mine(RLlibCallback):
+    """A user's callback."""
+
+
+class Single(CostlyEnv):
+    """An env that can exist once per process, such as one behind a port."""
+
+    exists = False
+
+    def __init__(self, config):
+        if Single.exists:
+            raise RuntimeError("the port is taken")
+        Single.exists = True
+        super().__init__(config)
+
+
+def run(config, place, **options):
+    """Return the report of a sweep, and its messages."""
     said = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rl_scaling_callback.sweeping.searcher.worth_repeating", lambda trials: None)
-        made = sweep(
-            config, storage_path=place, engine="trials", rule=QUICK, say=said.append, **{"show": lambda report: None, **options}
-        )
-    return made, said
+    options = {"runners": [1, 2], "envs": [1, 2], "budget_minutes": 0.1, "show": lambda report: None, **options}
+    return sweep(config, Goal("fast"), page=place / "page.html", say=said.append, **options), said
 
 
-def measured(place):
-    return Counter(run.scale for study in read_experiment(place / "scaling_sweep", rule=QUICK).studies for run in study.runs)
+def measured(report):
+    return {each.scale for each in report.studies[0].configurations}
 
 
-@pytest.fixture(scope="module")
-def swept(cluster, tmp_path_factory):
-    place = tmp_path_factory.mktemp("swept")
-    return (place, *run(place, ppo(), runners=[1, 2], envs=[1], goal=Goal("fast"), max_trials=2))
+GRID = {Scale(1, 1), Scale(1, 2), Scale(2, 1), Scale(2, 2)}
 
 
-def test_baseline_is_measured_first_and_sleeping_envs_scale(swept):
-    place, made, said = swept
-    assert [text for text in said if "measuring" in text] == ["Trial 1: measuring 1r×1e", "Trial 2: measuring 2r×1e"]
-    assert measured(place) == {Scale(1, 1): 1, Scale(2, 1): 1}
+def odd(config):
+    """Add what users have in their configs."""
+    config.env_runners(num_env_runners=0, num_cpus_per_env_runner=0).callbacks([Mine, partial(ScalingCallback, probe=True)])
+    return config.evaluation(evaluation_interval=2, evaluation_duration=20, evaluation_duration_unit="timesteps")
+
+
+def test_config_with_callbacks_evaluation_and_processes_without_resources(tmp_path):
+    made, _ = run(odd(costly(batch=40, step_s=0.005)), tmp_path)
+    assert measured(made) == GRID
+    choice = made.studies[0].recommendation.choice
+    assert choice.cpus == 1.0
+    assert any(note.startswith("evaluation adds") for note in choice.notes)
+    assert made.config.num_env_runners == choice.scale.num_env_runners
+    assert made.config.evaluation_interval == 2
+
+
+def test_sweep_returns_a_config_and_writes_a_page(tmp_path):
+    shown, standings = [], []
+    report, said = run(costly(batch=40, step_s=0.01), tmp_path, budget_minutes=0.2, show=shown.append, progress=standings.append)
+    assert report.config.num_env_runners == 2
+    assert shown
+    assert {row.scale for row in standings[-1].rows} == GRID
+    speedups = {each.scale: each.speedup for each in report.studies[0].configurations}
+    assert speedups[Scale(2, 1)] == pytest.approx(2.0, rel=0.2)
+    assert speedups[Scale(1, 2)] == pytest.approx(1.0, rel=0.2)
+    assert (tmp_path / "page.html").stat().st_size > 10_000
+    assert said[-1] == f"Full report: {tmp_path / 'page.html'}"
+    assert "<iframe" in report._repr_html_()
+
+
+@pytest.mark.slow
+def test_env_that_exists_once_per_process_is_trained(tmp_path):
+    made, said = run(costly(Single, batch=40, step_s=0.02), tmp_path, budget_minutes=0.6)
+    assert any("the port is taken" in text and "Training each configuration" in text for text in said)
+    choice = made.studies[0].recommendation.choice
+    assert (choice.scale, choice.speedup) == (Scale(2, 1), pytest.approx(2.0, rel=0.3))
+    (left_out,) = made.experiment.left_out
+    assert left_out.name == "1r×2e"
+    assert choice.losses
+
+
+@pytest.mark.slow
+def test_asynchronous_algorithm_is_trained_with_short_iterations(tmp_path):
+    config = IMPALAConfig().environment(CostlyEnv, env_config={"step_s": 0.01}).training(train_batch_size_per_learner=50)
+    made, said = run(config, tmp_path, envs=[1], budget_minutes=0.01)
+    assert "Sampling and learning overlap" in said[0]
     (study,) = made.studies
-    one, two = (each.runs[0].steady for each in sorted(study.configurations, key=lambda each: each.scale.num_env_runners))
-    # test_known_scaling checks how well it scales; here other tests may run at the same time.
-    assert two.sps > one.sps
-    choice = study.recommendation.choice.scale
-    assert choice in (Scale(1, 1), Scale(2, 1))
-    assert f"num_env_runners={choice.num_env_runners}" in code_text(study.recommendation)
-    assert (place / "scaling_sweep" / "scaling_report.html").exists()
-
-
-def test_resumed_sweep_measures_nothing_twice(swept):
-    place, made, said = swept
-    before = measured(place)
-    again, said = run(place, ppo(), runners=[1, 2], envs=[1], goal=Goal("fast"), max_trials=2, resume=True)
-    assert measured(place) == before
-    assert said == ["2 trials measured before: 1r×1e, 2r×1e"]
-    assert again.studies[0].recommendation.choice.scale == made.studies[0].recommendation.choice.scale
+    assert study.study.timed_iterations
+    # One env that waits 10 ms per step.
+    assert study.configurations[0].sps == pytest.approx(95, rel=0.25)
 
 
 @pytest.mark.slow
-def test_measurements_of_another_experiment_are_reused(swept, tmp_path):
-    options = {"goal": Goal("fast"), "max_trials": 5, "reuse": [swept[0] / "scaling_sweep"]}
-    made, said = run(tmp_path, ppo(), runners=[1, 2], envs=[1, 2], **options)
-    assert said[0] == "2 trials measured before: 1r×1e, 2r×1e"
-    assert "measuring 1r×1e" not in " ".join(said)
-    assert {Scale(1, 1), Scale(2, 1)} < {each.scale for each in made.studies[0].configurations}
+def test_old_api_stack_is_trained(tmp_path):
+    old = PPOConfig().api_stack(enable_rl_module_and_learner=False, enable_env_runner_and_connector_v2=False)
+    old.environment(CostlyEnv, env_config={"step_s": 0.01}).training(train_batch_size=40, minibatch_size=40, num_epochs=1)
+    made, said = run(old, tmp_path, envs=[1], budget_minutes=0.3)
+    assert "old API stack" in said[0]
+    assert made.studies[0].recommendation.choice.scale == Scale(2, 1)
+
+
+def test_grid_that_can_never_be_scheduled_is_rejected(tmp_path):
+    with pytest.raises(ValueError, match=r"never run 8 env runners: 8 need 9 CPU, but the cluster has 5; 1, 2 fit"):
+        run(costly(), tmp_path, runners=[1, 2, 8])
+
+
+def test_cpus_follow_the_env_runners_request():
+    assert cpus_of(costly().env_runners(num_cpus_per_env_runner=0.5)) == (1.0, 0.5)
+    assert cpus_of(costly().env_runners(num_cpus_per_env_runner=2).resources(num_cpus_for_main_process=3)) == (3.0, 2.0)
+
+
+@pytest.mark.parametrize(("given", "used"), [(10.0, 2.0), (1.0, 1.0), (None, 0)])
+def test_iterations_of_a_minimum_duration_are_shortened(given, used):
+    config = IMPALAConfig().environment(CostlyEnv).reporting(min_time_s_per_iteration=given)
+    assert hosts._timed(config).min_time_s_per_iteration == used
+
+
+def test_callbacks_of_the_user_stay_beside_the_measuring_one():
+    *others, measuring = hosts._timed(odd(costly())).callbacks_class
+    assert others == [Mine]
+    assert measuring.func is ScalingCallback
+    old = costly().api_stack(enable_rl_module_and_learner=False, enable_env_runner_and_connector_v2=False)
+    assert hosts._timed(old).callbacks_class.func is ScalingCallback
+    assert hosts._timed(old.callbacks(Mine)).callbacks_class is Mine
+
+
+def test_measuring_gives_no_advice(caplog):
+    """Advice about baselines is for users' trials. Here, the process of the Algorithm is this one."""
+    logger = logging.getLogger("rl_scaling_callback")
+    level, host = logger.level, hosts._Host()
+    try:
+        host.start(hosts._timed(costly(batch=20).env_runners(num_env_runners=0)))
+        for _ in range(8):
+            host.train(Scale(0, 1), probes=False)
+        host.stop()
+    finally:
+        logger.setLevel(level)
+    assert "baseline" not in caplog.text
+
+
+def test_envs_of_a_sweep_are_closed_at_its_end(tmp_path):
+    host = Host(costly(Simulator, batch=20, folder=str(tmp_path)).env_runners(num_env_runners=1))
+    try:
+        assert host.train(Scale(1, 2)).env_steps >= 20
+        assert host.probe(Scale(1, 3), 0).env_steps > 0
+        assert len(list(tmp_path.iterdir())) >= 6
+    finally:
+        host.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
-def test_lasting_baseline_is_reused(tmp_path):
-    lasting = ppo().callbacks(partial(ScalingCallback, baseline_dir=tmp_path / "baselines"))
-    run(tmp_path / "first", lasting, runners=[1], envs=[1], max_trials=1)
-    made, said = run(tmp_path / "again", lasting, runners=[2], envs=[1], max_trials=2)
-    assert said[:2] == ["1 trial measured before: 1r×1e", "Trial 2: measuring 2r×1e"]
-    assert {each.scale for each in made.studies[0].configurations} == {Scale(1, 1), Scale(2, 1)}
-    # Another config with the same baseline_dir. There may be nothing left to measure.
-    shown = []
-    made, said = run(
-        tmp_path / "all", ppo(), runners=[1], envs=[1], max_trials=1, reuse=[tmp_path / "baselines"], show=shown.append
-    )
-    assert said == ["1 trial measured before: 1r×1e"]
-    assert shown == [replace(made, config=None)]
-    assert made.studies[0].recommendation.choice.scale == Scale(1, 1)
+def test_env_with_few_licences_is_probed_up_to_their_number(tmp_path):
+    made, _ = run(costly(Licensed, batch=40, step_s=0.005), tmp_path, runners=[1], envs=[1, 2, 4])
+    assert measured(made) == {Scale(1, 1), Scale(1, 2)}
+    (left_out,) = made.experiment.left_out
+    assert left_out.name == "1r×4e"
+    assert "no licence is left" in left_out.reason
 
 
-def test_another_workload_is_not_reused(swept, tmp_path):
-    other = ppo().training(train_batch_size_per_learner=10, minibatch_size=10)
-    with pytest.raises(ValueError, match=r"no trial of this workload: .*train_batch_size: 10 here, 20 there"):
-        run(tmp_path, other, runners=[1], envs=[1], reuse=[swept[0] / "scaling_sweep"])
+@pytest.mark.parametrize(("keep", "most"), [(True, 1 + 1 + 2 + 3), (False, 1 + 3)])
+def test_number_of_envs_alive_at_a_time(tmp_path, keep, most):
+    host = Host(at_scale(costly(Simulator, batch=20, folder=str(tmp_path)), Scale(1, 1)), keep_envs=keep)
+    alive = []
+    try:
+        for scale in (Scale(1, 1), Scale(1, 2), Scale(1, 3)):
+            assert host.probe(scale, 0).env_steps > 0
+            assert host.train(scale).env_steps >= 20
+            alive.append(len(list(tmp_path.iterdir())))
+    finally:
+        host.close()
+    assert max(alive) == most
 
 
-def test_existing_experiment_is_not_overwritten(swept):
-    with pytest.raises(ValueError, match="already contains a sweep"):
-        run(swept[0], ppo(), runners=[1], envs=[1])
+@pytest.mark.slow
+def test_env_that_kills_its_process_is_left_out(tmp_path):
+    made, _ = run(costly(Deadly, batch=40, step_s=0.005, most=4), tmp_path, runners=[1], envs=[1, 2, 4, 8], budget_minutes=0.3)
+    assert measured(made) == {Scale(1, 1), Scale(1, 2)}
+    reasons = dict(made.experiment.left_out)
+    assert reasons.keys() == {"1r×4e", "1r×8e"}
+    assert "died" in reasons["1r×4e"]
+    assert reasons["1r×8e"].startswith("not tried after 1r×4e")
 
 
-def test_resuming_another_workload_is_rejected(swept):
-    other = ppo().training(train_batch_size_per_learner=10, minibatch_size=10)
-    with pytest.raises(ValueError, match=r"contains a sweep of another workload: .*train_batch_size: 10 here, 20 there"):
-        run(swept[0], other, runners=[1], envs=[1], resume=True)
-    elsewhere = sought_workload(ppo(), Host("elsewhere", "another CPU", 64)).logged
-    with pytest.raises(ValueError, match=r"cores: 64 here, .*cpu: \"another CPU\" here"):
-        _measured_before(str(swept[0] / "scaling_sweep"), elsewhere, QUICK)
+@pytest.mark.slow
+def test_slow_env_creation_extends_the_time_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr("rl_scaling_callback.sweeping.host._LONGEST_PROBE_S", 1.0)
+    made, _ = run(costly(SlowToMake, batch=20, make_s=1.0), tmp_path, runners=[1], envs=[1, 2])
+    assert measured(made) == {Scale(1, 1), Scale(1, 2)}
 
 
-def test_baselines_of_a_named_workload_are_found(tmp_path):
-    mine, steady = Workload({"name": "mine"}, vouched=True), SteadyWindow(SteadyRule(warmup_iterations=0))
-    steady.add(1000, 2.0)
-    read = steady.read()
-    baseline = Baseline(read.sps, Scale(1, 1), mine, "someone", 1.0, 1, read.env_steps, read.seconds, converged=True)
-    (tmp_path / f"baseline-{mine.id}-1r1e.json").write_text(baseline.to_json())
-    assert [run.steady.sps for run in lasting_runs(mine, tmp_path)] == [500.0]
-    assert lasting_runs(Workload({"name": "another's"}, vouched=True), tmp_path) == []
+def test_sweep_waits_for_busy_resources_and_then_fails(cluster):
+    request = costly().algo_class.default_resource_request(at_scale(costly(), Scale(3, 1)))
+    said = []
+    first = reserve(request, said.append)
+    try:
+        assert not said
+        with pytest.raises(TimeoutError, match=r"4 CPUs are needed, and 1 are free"):
+            reserve(request, said.append, longest_s=1.0)
+        assert len(said) == 1
+    finally:
+        ray.util.remove_placement_group(first)
+
+
+def test_started_cluster_has_cpus_for_remote_learners():
+    assert cpus_for(costly(), 2) == 3
+    assert cpus_for(costly().learners(num_learners=1), 2) == 4
+    assert cpus_for(costly().env_runners(num_cpus_per_env_runner=0.5), 2) == 2
+    assert cpus_for(costly().env_runners(num_cpus_per_env_runner=2), 4) == 5
+
+
+def test_warns_if_the_cluster_fits_fewer_env_runners_than_cores(monkeypatch):
+    monkeypatch.setattr(clusters, "cores", lambda: 64)
+    said = []
+    assert grid_of(costly(), "auto", [1, 3], said.append) == Grid((1, 2, 4), (1, 3))
+    assert ["64 cores but fits only 4 env runners" in text for text in said] == [True]
 
 
 def test_config_file_can_import_modules_in_its_folder(tmp_path, monkeypatch):
@@ -156,208 +296,51 @@ def test_config_file_can_import_modules_in_its_folder(tmp_path, monkeypatch):
     assert os.environ["PYTHONPATH"] == f"{tmp_path}{os.pathsep}before"
 
 
-def test_cpus_follow_the_env_runners_request():
-    assert cpus_of(ppo().env_runners(num_cpus_per_env_runner=0.5)) == (1.0, 0.5)
-    assert cpus_of(ppo().env_runners(num_cpus_per_env_runner=2).resources(num_cpus_for_main_process=3)) == (3.0, 2.0)
-
-
-@pytest.mark.parametrize(("given", "used"), [(10.0, 2.0), (1.0, 1.0), (None, None)])
-def test_iterations_of_a_minimum_duration_are_shortened(given, used):
-    config = IMPALAConfig().environment(CostlyEnv).reporting(min_time_s_per_iteration=given)
-    shorter = instrumented(config, QUICK, 60.0)
-    assert shorter.min_time_s_per_iteration == used
-    here = Host("here", "a CPU", 4)
-    assert sought_workload(shorter, here) == sought_workload(config, here)
-
-
-def test_watchdog_restarts_after_each_result_and_ends_hung_trials(monkeypatch):
-    ended = []
-    monkeypatch.setattr(Watchdog, "_end", lambda self: ended.append(time.monotonic()))
-    algorithm = ppo(step_s=0.0).callbacks(partial(Watchdog, 3.0)).env_runners(num_env_runners=0).build_algo()
-    built = time.monotonic()
-    try:
-        while time.monotonic() < built + 4:
-            algorithm.train()
-        assert not ended, "RLlib makes the callback for the local env runner too"
-        time.sleep(3.5)
-        assert len(ended) == 1
-    finally:
-        algorithm.stop()
-
-
-def test_grid_that_can_never_be_scheduled_is_rejected(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"1 of 3 configurations can never be scheduled.* 8r×1e.* 9 CPU.*has 5.*1, 2 env runners fit"
-    ):
-        run(tmp_path, ppo(), runners=[1, 2, 8], envs=[1])
-
-
-def node(name, cpus, cores=8, cpu="A", **more):
-    return Node(Host(name, cpu, cores), {"CPU": cpus, "memory": 1e9, f"node:{name}": 1.0, **more}, f"node:{name}")
-
-
-def test_trials_run_concurrently_on_nodes_of_one_kind():
-    grid = [Scale(r, e) for r in (1, 2, 4) for e in (1, 2)]
-    small, large = [node("a", 4.0), node("b", 4.0)], [node("c", 8.0), node("d", 8.0)]
-    assert alike(ppo(), grid, [*small, *large]) == large
-    assert alike(ppo(), grid[:4], [*small, *large, node("e", 4.0)]) == [*small, node("e", 4.0)]
-    # The larger of equally many. Nodes of one kind also have equal CPUs, and resources are those declared to Ray.
-    assert alike(ppo(), grid[:4], [*small, *large]) == large
-    assert alike(ppo(), grid, [large[0], node("d", 8.0, cpu="B"), node("e", 8.0, cores=16)]) == [large[0]]
-    assert alike(ppo(), grid, small) == []
-    assert alike(ppo().resources(placement_strategy="SPREAD"), grid, large) == []
-
-
-def test_searcher_keeps_all_slots_busy():
-    searcher = ScalingSearcher([1, 2, 4], [1, 2, 4], slots=[{"on": "a"}, {"on": "b"}], max_trials=3)
-    assert searcher.suggest("one") == {"num_env_runners": 1, "num_envs_per_env_runner": 1, "on": "a"}
-    assert searcher.suggest("two") is None, "it should wait for the baseline"
-    for iteration in range(1, 9):
-        result = {"training_iteration": iteration, "time_this_iter_s": 1.0, "env_runners/num_env_steps_sampled": 100}
-        searcher.on_trial_result("one", {**result, "num_healthy_workers": 1})
-    searcher.on_trial_complete("one")
-    two, three = searcher.suggest("two"), searcher.suggest("three")
-    assert [two["on"], three["on"]] == ["a", "b"]
-    assert {**two, "on": ""} != {**three, "on": ""}
-    assert searcher.started == 3
-    assert searcher.suggest("four") is None
-    searcher.on_trial_complete("two", error=True)
-    assert searcher.suggest("four") is None, "max_trials is reached, and one still runs"
-    searcher.on_trial_complete("three", error=True)
-    assert searcher.suggest("four") == ScalingSearcher.FINISHED
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("how", ["crash", pytest.param("hang", marks=pytest.mark.release)])
-def test_failed_configuration_is_left_out(tmp_path, how):
-    made, said = run(
-        tmp_path, ppo(FailingEnv, how=how, worker=2), runners=[1, 2], envs=[1], goal="fastest", longest_wait_s=30, max_trials=3
-    )
-    assert any(text.startswith("2r×1e failed") for text in said)
-    assert str(made.studies[0].recommendation.choice.scale) == "1r×1e"
-    assert "2r×1e" in [each.name for each in made.experiment.left_out]
-
-
-@pytest.mark.slow
-def test_report_of_a_sweep_without_measurements(tmp_path):
-    made, _ = run(tmp_path, ppo(FailingEnv, how="crash", worker=1), runners=[1], envs=[1], longest_wait_s=60)
-    assert made.studies[0].recommendation.choice is None
-    assert reason_text(made.studies[0].recommendation).startswith("No configuration was measured")
-    assert "1r×1e" in [each.name for each in made.experiment.left_out]
-
-
-def stop(processes):
-    while processes:
-        process = processes.pop()
-        process.kill()
-        process.wait()
-
-
-@pytest.mark.slow
-@pytest.mark.alone
-def test_disturbed_trial_is_repeated(tmp_path):
-    said, neighbours = [], []
-
-    def say(text):
-        said.append(text)
-        if "measuring 2r×1e" in text and "again" not in text:
-            neighbours.extend(subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2))
-        elif "cores busy meanwhile" in text:
-            stop(neighbours)
-
-    try:
-        made = sweep(
-            ppo(),
-            runners=[1, 2],
-            envs=[1],
-            goal=Goal("fast"),
-            max_trials=5,
-            engine="trials",
-            storage_path=tmp_path,
-            rule=QUICK,
-            say=say,
-            show=lambda report: None,
-        )
-    finally:
-        stop(neighbours)
-    flagged = said.index(next(text for text in said if text.startswith("2r×1e: other programs kept")))
-    assert said[flagged + 1].endswith("measuring 2r×1e again")
-    choice = made.studies[0].recommendation.choice
-    assert str(choice.scale) == "2r×1e"
-    assert choice.notes[-1] == Note("disturbed runs", {"count": 1})
-    others = sorted(run.others for run in made.experiment.studies[0].runs if run.scale == choice.scale)
-    assert sorted(run.others for run in choice.runs) == others[:-1]
-
-
-@pytest.mark.slow
-def test_searcher_and_stopper_in_a_user_defined_tuner(tmp_path):
-    searcher = ScalingSearcher([1, 2], [1], "fastest", rule=QUICK, max_trials=2)
-    results = tune.Tuner(
-        "PPO",
-        param_space=ppo(),
-        tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1),
-        run_config=tune.RunConfig(storage_path=str(tmp_path), stop=SteadyStopper(QUICK), verbose=0),
-    ).fit()
-    assert [trial.scale for trial in searcher.trials] == [Scale(1, 1), Scale(2, 1)]
-    assert not results.errors
-    for trial, result in zip(searcher.trials, results, strict=True):
-        assert 4 <= result.metrics["training_iteration"] <= 5
-        steps = result.metrics["env_runners"]["num_env_steps_sampled"]
-        assert trial.steady.sps == pytest.approx(steps / result.metrics["time_this_iter_s"], rel=0.3)
-
-
-@pytest.mark.parametrize(
-    ("config", "known"),
-    [
-        ({"broadcast_interval": 1, "min_time_s_per_iteration": 10}, (True, True)),
-        ({"min_time_s_per_iteration": 1}, (False, True)),
-        ({"min_time_s_per_iteration": None}, (False, False)),
-    ],
-)
-def test_searcher_detects_overlapping_and_timed_iterations(config, known):
-    searcher = ScalingSearcher([1, 2], [1])
-    searcher.suggest("one")
-    result = {"training_iteration": 1, "time_this_iter_s": 1.0, "env_runners/num_env_steps_sampled": 100, "config": config}
-    searcher.on_trial_result("one", result)
-    assert (searcher.search.overlaps, searcher.search.timed) == known
-
-
-def test_searcher_state_is_saved_and_restored(tmp_path):
-    steady = Steady(100.0, 3.0, 5, 5000.0, 50.0, True, True, {"learn": 2.0})
-    trials = [TrialOutcome(Scale(1, 1), 60.0, steady, others=0.1), TrialOutcome(Scale(2, 1), 12.0, None, others=0.2)]
-    ScalingSearcher([1, 2], [1], trials=trials).save(str(tmp_path / "state"))
-    restored = ScalingSearcher([1, 2], [1])
-    restored.restore(str(tmp_path / "state"))
-    assert restored.trials == trials
-
-
 CONFIG = """
-import sys
-sys.path.insert(0, {here!r})
-from test_sweep import ppo
-config = ppo
+from envs import CostlyEnv
+from ray import tune
+from tuning import costly
+
+class Local(CostlyEnv):
+    pass
+
+tune.register_env("registered-in-a-file", lambda config: Local(config))
+config = costly("registered-in-a-file", batch=20, step_s=0.01)
 """
 
 
+def test_worker_can_create_an_env_registered_in_the_config_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+    (tmp_path / "a_users_config.py").write_text(CONFIG)
+    load_config(f"{tmp_path / 'a_users_config.py'}:config")
+
+    @ray.remote
+    def make():
+        from ray.rllib.env.env_context import EnvContext
+
+        return type(_global_registry.get(ENV_CREATOR, "registered-in-a-file")(EnvContext({}, 1))).__name__
+
+    assert ray.get(make.remote()) == "Local"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [pytest.param(signal.SIGKILL, marks=pytest.mark.release), signal.SIGINT])
-def test_killed_or_interrupted_sweep_can_be_resumed(tmp_path, how):
-    (tmp_path / "my_config.py").write_text(CONFIG.format(here=str(Path(__file__).parent)))
-    command = [sys.executable, "-m", "rl_scaling_callback", "sweep", f"{tmp_path / 'my_config.py'}:config"]
-    command += ["--runners", "1,2", "--envs", "1", "--goal", "fastest", "--storage-path", str(tmp_path), "--max-trials", "2"]
-    command += ["--engine", "trials"]
-    environment = os.environ | {"RAY_ADDRESS": "local"}
+def test_ctrl_c_in_a_terminal_shows_the_results_so_far(tmp_path):
+    (tmp_path / "my_config.py").write_text(CONFIG)
+    command = [sys.executable, "-m", "rl_scaling_callback", "sweep", f"{tmp_path / 'my_config.py'}:config", "--budget", "5"]
+    command += ["--runners", "1", "--goal", "fastest", "--page", str(tmp_path / "page.html"), "--write", str(tmp_path / "tuned.py")]
+    environment = os.environ | {"RAY_ADDRESS": "local", "COLUMNS": "80"}
     with (tmp_path / "log").open("w") as log:
-        first = subprocess.Popen(command, stderr=log, stdout=log, env=environment, start_new_session=True)
-        deadline = time.monotonic() + 240
-        while "measuring 2r×1e" not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
-            time.sleep(0.5)
-        first.send_signal(how)
-        assert first.wait(240) == (-signal.SIGKILL if how == signal.SIGKILL else 130)
-    said = (tmp_path / "log").read_text()
-    assert ("Interrupted while measuring 2r×1e" in said) == (how == signal.SIGINT)
-    assert "Configuration for experiment" not in said, "Tune's own output"
-    assert measured(tmp_path)[Scale(1, 1)] == 1
-    again = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=300, env=environment, check=True)
-    assert "1 trial measured before: 1r×1e" in again.stderr
-    assert measured(tmp_path) == {Scale(1, 1): 1, Scale(2, 1): 1}
+        process = subprocess.Popen(
+            command, stderr=log, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True, cwd="/"
+        )
+        deadline = time.monotonic() + 120
+        while "Round 2" not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGINT)  # to all processes, as a terminal does
+        shown = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, (tmp_path / "log").read_text()
+    assert "Interrupted:" in (tmp_path / "log").read_text()
+    assert "config.env_runners(" in shown
+    tuned = load_config(f"{tmp_path / 'tuned.py'}:config")
+    assert tuned.num_env_runners == 1

@@ -8,9 +8,9 @@ from envs import CostlyEnv
 from ray import tune
 from ray.rllib.algorithms.ppo import PPOConfig
 
-from rl_scaling_callback import ScalingCallback
+from rl_scaling_callback import ScalingCallback, SteadyRule
 
-quick = partial(ScalingCallback, warmup_iterations=1, min_iterations=3, max_iterations=3)
+quick = partial(ScalingCallback, steady=SteadyRule(warmup_iterations=1, min_iterations=3, max_iterations=3))
 
 
 def ppo(env, batch, **env_config):

@@ -50,7 +50,7 @@ def test_table_fits_a_screen_unless_verbose():
     assert brief.rstrip().splitlines()[-1] in full.splitlines()
 
 
-@pytest.mark.parametrize("form", ["table", "markdown", "json", "html"])
+@pytest.mark.parametrize("form", ["table", "json", "html"])
 def test_output_file(form, tmp_path):
     file = tmp_path / "report"
     done = rl_scaling("report", TABLE, "--format", form, "-o", file)
@@ -72,6 +72,21 @@ def test_figures_and_curve(tmp_path):
     assert {folder.name for folder in (tmp_path / "curve" / "scaling_over_N").iterdir()} == {"actual", "ideal"}
 
 
+def test_columns_and_pool(tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("gpus,speed,day\n1,100,1\n2,190,1\n1,110,2\n2,210,2\n")
+    named = ("--column", "num_env_runners=gpus", "--column", "sps=speed")
+    studies = [
+        json.loads(rl_scaling("report", table, *named, *pool, "--format", "json").stdout)["studies"]
+        for pool in ((), ("--pool", "day"))
+    ]
+    assert [len(each) for each in studies] == [2, 1]
+
+
+def test_help_fits_a_screen():
+    assert len(rl_scaling("report", "--help").stdout.splitlines()) <= 50
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -80,6 +95,8 @@ def test_figures_and_curve(tmp_path):
         ([TABLE, "--goal", "cheapest"], 2, "'save', 'balanced', 'fastest'"),
         ([TABLE, "--reference", "one"], 2, "allowed are strings such as '1r1e'"),
         ([TABLE, "--min-speedup", "-1"], 2, "min_speedup is -1.0"),
+        ([TABLE, "--column", "sps"], 2, "'sps'; allowed are pairs such as sps=FPS"),
+        ([TABLE, "--pool", "host"], 1, "there is no column host"),
     ],
 )
 def test_errors_are_clear(arguments, code, message):
@@ -90,7 +107,7 @@ def test_errors_are_clear(arguments, code, message):
 
 
 def test_unwritable_output_is_rejected_before_reading(tmp_path):
-    done = rl_scaling("report", "nowhere", "-o", tmp_path / "missing" / "x.md")
+    done = rl_scaling("report", "nowhere", "-o", tmp_path / "missing" / "x.json")
     assert done.exit_code == 2
     assert f"the folder {tmp_path / 'missing'} does not exist" in done.stderr
 

@@ -7,7 +7,7 @@ from scipy.special import stdtrit
 
 from rl_scaling_callback.analysis.configurations import configurations
 from rl_scaling_callback.analysis.noise import USUAL_DOF, USUAL_LEVEL, USUAL_STD
-from rl_scaling_callback.analysis.runs import Note, Run, Study
+from rl_scaling_callback.analysis.runs import Run, Study
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
 from tests.builders import run, users_ten, window
@@ -40,11 +40,25 @@ def test_one_iteration_has_no_error():
         assert each.speedup_error == 0 if each.is_baseline else math.isnan(each.speedup_error)
 
 
-def test_without_a_baseline_only_sps_is_known():
-    each = by_scale(run("2r1e", [1.0, 1.1, 0.9]))["2r×1e"]
-    assert each.sps == pytest.approx(1000)
-    assert math.isnan(each.speedup)
-    assert (each.band, each.losses, each.diagnosis) == ("", {}, "")
+def test_without_a_baseline_figures_are_relative_to_the_smallest_scale():
+    found = by_scale(run("8r1e", [0.5] * 5), run("2r1e", [1.0] * 5), run("4r2e", [0.25] * 5))
+    two, four, eight = found["2r×1e"], found["4r×2e"], found["8r×1e"]
+    assert [(each.speedup, each.efficiency, each.ideal) for each in (two, eight, four)] == [
+        pytest.approx((1, 100, 1)),
+        pytest.approx((2, 50, 4)),
+        pytest.approx((4, 100, 4)),
+    ]
+    assert (two.is_baseline, two.band, eight.band) == (True, "perfect", "fair")
+    assert math.isnan(eight.core_efficiency)
+
+
+def test_batches_rounded_up_are_comparable_but_other_steps_are_not():
+    runs = [run("1r1e", [1.0] * 5), run("2r1e", [0.7] * 5, env_steps=1200), run("4r1e", [0.5] * 5, env_steps=1200)]
+    rounded = by_scale(*(replace(each, batch=1000.0) for each in runs[:2]), runs[2])
+    assert rounded["2r×1e"].speedup == pytest.approx(1.2 / 0.7)
+    (note,) = rounded["2r×1e"].notes
+    assert note == "1,200 env steps per iteration, 1,000 for the baseline: RLlib rounds the batch up"
+    assert math.isnan(rounded["4r×1e"].speedup)
 
 
 def test_baseline_from_a_file():
@@ -78,7 +92,7 @@ def test_a_larger_reference_scales_perfectly_up_to_itself():
 def test_different_steps_per_iteration_are_not_compared():
     each = by_scale(run("1r1e", [1.0] * 5), run("2r1e", [1.0] * 5, env_steps=2000))["2r×1e"]
     assert math.isnan(each.speedup)
-    assert each.notes == (Note("other steps", {"here": 2000.0, "baseline": 1000.0}),)
+    assert each.notes == ("2,000 env steps per iteration, 1,000 for the baseline: not comparable",)
     timed = by_scale(run("1r1e", [1.0] * 5), run("2r1e", [1.0] * 5, env_steps=2000), timed_iterations=True)["2r×1e"]
     assert timed.speedup == pytest.approx(2)
 
@@ -94,9 +108,9 @@ def test_the_losses_sum_to_the_loss():
 
 
 def test_notes():
-    failed = Note("failed", {"iterations": 5})
+    failed = "ended with an error after 5 iterations"
     each = by_scale(run("1r1e", [1.0] * 5), run("2r1e", [1.0] * 5, exclusive=0.0, notes=(failed,)))["2r×1e"]
-    assert each.notes == (failed, Note("other trials"))
+    assert each.notes == (failed, "another trial ran on its node at the same time")
     assert by_scale(run("4r1e", [1.0], cpus=5.0))["4r×1e"].sps_per_cpu == 200
     assert by_scale(run("3r1e", [1.0]))["3r×1e"].sps_per_cpu == 250
 

@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip("ray", reason="needs Ray")
 
+from rl_scaling_callback.rllib.hardware import Host
 from rl_scaling_callback.sweeping import cluster
 
 RUNS_ALREADY = "When connecting to an existing cluster, num_cpus and num_gpus must not be provided."
@@ -65,10 +66,10 @@ def test_unanswered_tasks_are_cancelled(monkeypatch):
         nodes=lambda: alive,
         remote=lambda **_: lambda function: Ask(),
         wait=lambda tasks, num_returns, timeout: ([quick], [stuck]),
-        get=lambda task: f"host of {task}",
+        get=lambda task: Host(task, "a CPU", 8),
         cancel=lambda task, **_: cancelled.append(task),
     )
     monkeypatch.setattr(cluster, "ray", ray)
-    assert [node.host for node in cluster.nodes()] == [f"host of {quick}"]
+    assert cluster.cores() == 8
     assert sent == [quick, stuck]
     assert cancelled == [stuck]

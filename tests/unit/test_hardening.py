@@ -16,14 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rl_scaling_callback import make_report, read_experiment
-from rl_scaling_callback.analysis.runs import Note
 from rl_scaling_callback.baseline.model import BaselineFileError
 from rl_scaling_callback.baseline.store import BaselineStore
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.experiments import ExperimentError
 from rl_scaling_callback.live.colocation import Colocation
-from rl_scaling_callback.report import render_page, to_json, to_markdown
+from rl_scaling_callback.report import render_page, to_json
 from rl_scaling_callback.sweeping.config_file import write_config
 from tests.builders import BASELINE, CONFIG, HEADER, Folder, result
 
@@ -50,7 +49,7 @@ def little_memory(most=200 * MB):
 def shown(experiment):
     """Return the report in every format that contains numbers."""
     report = make_report(experiment)
-    return to_markdown(report), to_json(report).encode()
+    return render_page(report), to_json(report).encode()
 
 
 def test_endless_result_line_counts_as_one_damaged_line(folder):
@@ -60,7 +59,7 @@ def test_endless_result_line_counts_as_one_damaged_line(folder):
         file.write("\n" + json.dumps(result(3)) + "\n")
     with little_memory():
         run = folder.run()
-    assert run.notes == (Note("damaged lines", {"count": 1}),)
+    assert run.notes == ("1 damaged line of its results left out",)
     assert run.steady.iterations == 1
 
 
@@ -70,7 +69,7 @@ def test_endless_config_is_ignored(folder):
         del each["config"]
     grow(folder.trial(results) / "params.json")
     with little_memory():
-        assert folder.reason()[0] == "no scale"
+        assert "its config has no valid scale" in folder.reason()
 
 
 def test_endless_baseline_is_left_out_by_name(folder):
@@ -115,10 +114,15 @@ PLACES = [
     ("env_runners", "num_env_steps_sampled"),
     ("num_env_steps_sampled",),
     ("fault_tolerance",),
+    ("timesteps_this_iter",),
+    ("timesteps_total",),
+    ("info",),
+    ("timestamp",),
+    ("pid",),
     ("scaling",),
     ("scaling", "sps"),
     ("scaling", "time"),
-    *(("config", key) for key in (*CONFIG, "num_steps_sampled_before_learning_starts", "broadcast_interval")),
+    *(("config", key) for key in (*CONFIG, "num_workers", "optimizer", "num_gpus", "learning_starts", "broadcast_interval")),
 ]
 
 
@@ -145,8 +149,18 @@ FIGURES = st.sampled_from(["0", "1", "8", "-1", "1e308", "5e-324", "1e15", "1e-9
 def test_arbitrary_tables_are_handled(rows):
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "table.csv"
-        path.write_text("\n".join([HEADER, "1,1,100,1", *rows]))
-        assert shown(read_experiment(path))
+        for header, first in ((HEADER, "1,1,100,1"), ("n_envs,fps,seed,batch,is_warmup", "1,100,1,,")):
+            path.write_text("\n".join([header, first, *rows]))
+            assert shown(read_experiment(path))
+
+
+@given(st.binary(max_size=200))
+def test_arbitrary_progress_is_handled(junk):
+    with tempfile.TemporaryDirectory() as place:
+        trial = Path(place) / "x" / "y"
+        trial.mkdir(parents=True)
+        (trial / "progress.csv").write_bytes(b"training_iteration,time_this_iter_s,timesteps_total,config\n1,1,10,{}\n" + junk)
+        assert shown(read_experiment(trial.parent))
 
 
 HOSTILE = ["..", "../../outside", "/outside", "a/b", "a\\b", "~", "$HOME", "a\nb", "a\0b", "<b>%s{} ☃ 评 \ud800", "x" * 5000]

@@ -8,24 +8,20 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "rl_scaling_callback"
 NEED_RAY = {
     "callback",
+    "live.instruments",
     "reporter",
     "rllib.hooks",
     "rllib.introspection",
     "rllib.prober",
     "rllib.switch",
     "rllib.twins",
+    "sweeping.by_probes",
+    "sweeping.by_training",
     "sweeping.cluster",
-    "sweeping.instrument",
-    "sweeping.probe_host",
-    "sweeping.probes",
-    "sweeping.reuse",
-    "sweeping.rounds",
-    "sweeping.placement",
-    "sweeping.searcher",
-    "sweeping.stopper",
+    "sweeping.host",
+    "sweeping.outcome",
+    "sweeping.probe_rounds",
     "sweeping.sweep",
-    "sweeping.trials",
-    "sweeping.watchdog",
 }
 MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py")}
 WITHOUT_RAY = sorted({module.removesuffix(".__init__") for module in MODULES} - NEED_RAY - {"__init__"})
@@ -68,9 +64,9 @@ BELOW = {
     "baseline": {"core", "storage"},
     "live": {"core", "baseline", "rllib"},
     "experiments": {"core", "storage", "analysis", "baseline", "rllib"},
-    "report": {"core", "analysis"},
-    # Its trials use the callback and the reporter as any others do.
-    "sweeping": {"core", "storage", "analysis", "baseline", "rllib", "experiments", "report", "callback", "reporter"},
+    "report": {"core", "analysis", "experiments"},
+    # Its Algorithms use the callback as any others do.
+    "sweeping": {"core", "storage", "analysis", "rllib", "report", "callback"},
 }
 
 

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from rl_scaling_callback.live.learners import Learners
-from rl_scaling_callback.live.phases import PhaseClock
+from rl_scaling_callback.rllib.phases import PhaseClock
 
 
 def test_local_learner_is_timed_from_the_start_of_the_iteration():

@@ -1,18 +1,12 @@
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.analysis.goals import GOALS, Goal
-from rl_scaling_callback.analysis.recommendation import recommend
-from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.sweeping.race import Race
+from rl_scaling_callback.sweeping.race import Grid, Race
 
 SINGLE = Scale(1, 1)
 GRID = tuple(Scale(r, e) for r in (1, 2, 4) for e in (1, 2, 4, 8))
@@ -24,41 +18,23 @@ def rounds(times, count, noise=0.0, seed=0):
     return times * np.exp(np.random.default_rng(seed).normal(0, noise, (count, len(times))))
 
 
-def configurations(scales, speedups):
-    known = {"runs": (), "seconds": 1.0, "band": "", "core_efficiency": NAN, "sps_per_cpu": NAN}
-    return [
-        Configuration(
-            scale=scale,
-            sps=1000 * speedup,
-            sps_error=NAN,
-            is_baseline=scale == SINGLE,
-            speedup=speedup,
-            speedup_error=NAN,
-            efficiency=formulas.efficiency(speedup, scale.parallelism),
-            cpus=1.0 + scale.num_env_runners,
-            **known,
-        )
-        for scale, speedup in zip(scales, speedups, strict=True)
-    ]
-
-
 def test_three_rounds_suffice_without_noise():
     outcome = Race(GOALS["fastest"]).judge(GRID, rounds(LAW, 3), rest=0.1)
     assert outcome.speedup == pytest.approx(1.1 / (LAW + 0.1))
-    assert outcome.sps == pytest.approx(1 / (LAW + 0.1))
+    assert [each.sps for each in outcome.candidates] == pytest.approx(1 / (LAW + 0.1))
     assert outcome.speedup_error == pytest.approx(np.zeros(len(GRID)), abs=1e-4)
-    assert (outcome.choice, outcome.equals, outcome.verdict, outcome.over) == (Scale(4, 8), (Scale(4, 8),), "met", True)
+    assert (outcome.choice, outcome.equals, outcome.over) == (Scale(4, 8), (Scale(4, 8),), True)
     assert outcome.out == {*GRID} - {SINGLE, Scale(4, 8)}
 
 
 def test_one_round_decides_nothing():
     outcome = Race(GOALS["fastest"]).judge(GRID, rounds(LAW, 1))
-    assert (outcome.choice, outcome.over, outcome.out, outcome.rounds_left) == (Scale(4, 8), False, frozenset(), math.inf)
+    assert (outcome.choice, outcome.over, outcome.out) == (Scale(4, 8), False, frozenset())
 
 
 def test_two_rounds_eliminate_but_do_not_end_a_race():
     outcome = Race(GOALS["fastest"]).judge(GRID, rounds(LAW, 2))
-    assert (outcome.choice, outcome.over, outcome.rounds_left) == (Scale(4, 8), False, 1)
+    assert (outcome.choice, outcome.over, outcome.rivals) == (Scale(4, 8), False, ())
     assert outcome.out == {*GRID} - {SINGLE, Scale(4, 8)}
 
 
@@ -72,25 +48,6 @@ def test_an_outlier_in_two_rounds_eliminates_nothing():
     assert outcome.speedup[-1] < outcome.speedup[-2]
     assert Scale(8, 8) not in outcome.out
     assert Scale(1, 2) in outcome.out
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    goal=st.sampled_from(
-        [*GOALS.values(), Goal("cheap", min_speedup=3, max_cpus=3), Goal("frugal", min_efficiency=95, max_cpus=2)]
-    ),
-    law=st.tuples(*[st.floats(0.01, 1)] * 3),
-    slowing=st.floats(0, 0.3),
-)
-def test_choice_agrees_with_the_recommendation(goal, law, slowing):
-    a, b, c = law
-    times = np.array([(b + c / scale.num_envs_per_env_runner) * (1 / scale.num_env_runners + slowing) for scale in GRID])
-    outcome = Race(goal, indifference=1e-6).judge(GRID, rounds(times, 3), rest=a)
-    expected = recommend(configurations(GRID, outcome.speedup.tolist()), goal)
-    found = configurations([outcome.choice], [outcome.speedup[GRID.index(outcome.choice)]])
-    assert outcome.over
-    assert outcome.choice == expected.choice.scale or found[0].speedup == pytest.approx(expected.choice.speedup)
-    assert outcome.verdict == expected.verdict
 
 
 def test_machine_that_slows_down_between_rounds_changes_nothing():
@@ -156,7 +113,6 @@ def test_configuration_measured_once_is_not_eliminated():
     measured[:4, 2] = NAN
     outcome = Race(GOALS["fastest"]).judge((SINGLE, Scale(2, 1), Scale(1, 2)), measured)
     assert (outcome.out, outcome.over) == (frozenset(), False)
-    assert 2 <= outcome.rounds_left < 20
 
 
 def test_unmeasurable_configuration_is_no_rival():
@@ -179,7 +135,6 @@ def test_cheapest_of_equals_is_chosen():
     outcome = Race(GOALS["fastest"]).judge(scales, rounds(times, 5, 0.002))
     assert (outcome.choice, outcome.over) == (Scale(2, 4), True)
     assert outcome.equals == scales[1:]
-    assert Race(GOALS["fastest"], indifference=0.001).judge(scales, rounds(times, 5)).choice == Scale(4, 4)
 
 
 def test_noise_makes_a_race_longer():
@@ -188,23 +143,22 @@ def test_noise_makes_a_race_longer():
     quiet, noisy = (Race(GOALS["fastest"]).judge(scales, rounds(times, 6, noise)) for noise in (0.002, 0.05))
     assert quiet.over
     assert (noisy.over, set(noisy.rivals) | {noisy.choice}) == (False, set(scales[1:]))
-    assert 1 < noisy.rounds_left < 500
 
 
 @pytest.mark.parametrize(
-    ("efficiency", "noise", "verdict", "out", "over"),
+    ("efficiency", "noise", "out", "over"),
     [
-        (90, 0.02, "met", {Scale(1, 2)}, True),
-        (80.1, 0.02, "undecided", set(), True),
-        (80.1, 0.06, "undecided", set(), False),
-        (60, 0.02, "met", {Scale(2, 2)}, True),
+        (90, 0.02, {Scale(1, 2)}, True),
+        (80.1, 0.02, set(), True),
+        (80.1, 0.06, set(), False),
+        (60, 0.02, {Scale(2, 2)}, True),
     ],
 )
-def test_threshold_of_a_goal(efficiency, noise, verdict, out, over):
+def test_threshold_of_a_goal(efficiency, noise, out, over):
     """2r×2e is the fastest and efficient enough; 1r×2e clearly meets the goal."""
     scales, times = (SINGLE, Scale(1, 2), Scale(2, 2)), np.array([1.0, 1 / 1.8, 25 / efficiency])
     outcome = Race(GOALS["save"]).judge(scales, rounds(times, 8, noise))
-    assert (outcome.verdict, outcome.out, outcome.over) == (verdict, out, over)
+    assert (outcome.out, outcome.over) == (out, over)
 
 
 @pytest.mark.parametrize(
@@ -212,21 +166,16 @@ def test_threshold_of_a_goal(efficiency, noise, verdict, out, over):
     [(79.0, 0.03, Scale(2, 1)), (79.0, 0.0005, SINGLE), (77.0, 0.03, SINGLE)],
 )
 def test_configuration_below_a_threshold_within_its_error_is_eligible(efficiency, noise, choice):
-    """As in a recommendation from the same figures."""
     scales, spread = (SINGLE, Scale(2, 1)), noise * np.array([1, -1] * 4)[:, None] * np.array([1, -1])
     outcome = Race(GOALS["save"]).judge(scales, np.array([1.0, 50 / efficiency]) * np.exp(spread))
     assert outcome.choice == choice
-    figures = configurations(scales, outcome.speedup.tolist())
-    errors = outcome.speedup_error.tolist()
-    same = [replace(each, speedup_error=error) for each, error in zip(figures, errors, strict=True)]
-    assert recommend(same, GOALS["save"]).choice.scale == choice
 
 
 def test_race_at_a_threshold_ends():
     """With an exact threshold, it would have to go on for ever."""
     measured = rounds(np.array([1.0, 50 / 80]), 60, 0.01)
     outcome = Race(GOALS["save"]).judge((SINGLE, Scale(2, 1)), measured)
-    assert (outcome.choice, outcome.over, outcome.verdict) == (Scale(2, 1), True, "undecided")
+    assert (outcome.choice, outcome.over) == (Scale(2, 1), True)
 
 
 def test_autocorrelated_noise_counts_as_fewer_rounds():
@@ -243,7 +192,7 @@ def test_autocorrelated_noise_counts_as_fewer_rounds():
 def test_unattainable_goal_ends_with_the_closest():
     goal = Goal("much", min_speedup=9, max_cpus=3)
     outcome = Race(goal).judge(GRID, rounds(LAW, 5, 0.01))
-    assert (outcome.choice, outcome.verdict, outcome.over) == (Scale(2, 8), "not met", True)
+    assert (outcome.choice, outcome.over) == (Scale(2, 8), True)
     assert Race(Goal("none", max_cpus=1)).judge(GRID, rounds(LAW, 5, 0.01)).choice == Scale(1, 8)
 
 
@@ -260,14 +209,14 @@ def test_larger_reference_counts_as_scaling_perfectly_up_to_itself():
 def test_grid_grows_while_that_pays_off():
     """Doubling envs gains 2×, 1.5×, 1.2×, …; env runners gain nothing beyond two."""
     scales = [SINGLE]
-    race, most = Race(GOALS["fastest"]), Scale(8, 1024)
+    race, grid = Race(GOALS["fastest"]), Grid((1, 2, 4, 8), tuple(2**k for k in range(11)))
 
     def seconds(scale):
         return (0.1 + 0.9 / scale.num_envs_per_env_runner) / min(2, scale.num_env_runners)
 
     for _ in range(20):
         outcome = race.judge(scales, rounds(np.array([seconds(scale) for scale in scales]), 3))
-        added = race.worth_adding(outcome, most)
+        added = race.worth_adding(outcome, grid)
         scales += added
     assert not added
     assert outcome.choice == Scale(2, 256)
@@ -282,7 +231,7 @@ def test_grid_does_not_grow_beyond_what_can_meet_the_goal(goal, largest):
     race = Race(GOALS[goal])
     for _ in range(6):
         outcome = race.judge(scales, rounds(np.array([scale.parallelism**-0.7 for scale in scales]), 3))
-        scales += race.worth_adding(outcome, Scale(1, 64))
+        scales += race.worth_adding(outcome, Grid((1,), (1, 2, 4, 8, 16, 32, 64)))
     assert max(scale.parallelism for scale in scales) == largest
 
 
@@ -293,23 +242,17 @@ def test_grid_grows_if_the_choice_meets_a_minimum_only_within_its_error(speedup)
     noise = 1 + 0.05 * np.random.default_rng(0).uniform(-1, 1, (6, 1)) * [0, 0, 1]
     outcome = race.judge(scales, noise * [1, 1 / 1.5, 1 / speedup])
     assert outcome.choice == Scale(2, 2)
-    assert Scale(2, 4) in race.worth_adding(outcome, Scale(2, 8))
+    assert Scale(2, 4) in race.worth_adding(outcome, Grid((1, 2), (1, 2, 4, 8)))
 
 
 def test_runners_grow_up_to_their_limit():
     race = Race(GOALS["fastest"])
     outcome = race.judge([SINGLE, Scale(2, 1), Scale(4, 1)], rounds(np.array([1, 0.5, 0.25]), 3))
-    assert race.worth_adding(outcome, Scale(6, 1)) == (Scale(6, 1),)
-    assert race.worth_adding(outcome, Scale(4, 1)) == ()
+    assert race.worth_adding(outcome, Grid((1, 2, 4, 6), (1,))) == (Scale(6, 1),)
+    assert race.worth_adding(outcome, Grid((1, 2, 4), (1,))) == ()
 
 
 @pytest.mark.parametrize("seconds", [np.ones(3), np.ones((3, 2)), np.full((3, 1), NAN)])
 def test_bad_arrays(seconds):
     with pytest.raises(ValueError, match="seconds has shape"):
         Race(GOALS["save"]).judge([SINGLE], seconds)
-
-
-@pytest.mark.parametrize("options", [{"indifference": 0.0}, {"confidence": 1.0}, {"confidence": 0.0}])
-def test_bad_options(options):
-    with pytest.raises(ValueError, match=next(iter(options))):
-        Race(GOALS["save"], **options)

@@ -23,18 +23,6 @@ def test_new_stack_counts_in_env_runners():
     assert (iteration.env_steps, iteration.seconds, iteration.problem) == (4096.0, 2.0, "")
 
 
-def test_old_stack_lifetime_count_is_not_the_iterations_count():
-    result = {"num_env_steps_sampled": 3000, "num_env_steps_sampled_this_iter": 1000, "env_runners": {}, "time_this_iter_s": 1.0}
-    assert rllib.read_iteration(result).env_steps == 1000
-
-
-def test_old_stack_counting_agent_steps_uses_the_lifetime_difference():
-    result = {"num_env_steps_sampled": 3000, "num_agent_steps_sampled_this_iter": 2000, "env_runners": {}, "time_this_iter_s": 1.0}
-    assert rllib.read_iteration(result, 2000.0) == rllib.Reading(1000.0, 1.0, "", 3000.0)
-    assert rllib.read_iteration({**result, "training_iteration": 1}).env_steps == 3000
-    assert "restore" in rllib.read_iteration(result).problem
-
-
 def test_asynchronous_start_has_no_steps_yet():
     iteration = rllib.read_iteration({"env_runners": {}, "time_this_iter_s": 1.0})
     assert (iteration.env_steps, iteration.problem) == (0.0, "")
@@ -76,23 +64,18 @@ def test_scale_from_a_config():
         rllib.read_scale({})
 
 
-def test_circumstances_on_the_new_stack():
+def test_circumstances():
     result = {
         "training_iteration": 3,
         "iterations_since_restore": 1,
         "done": True,
         "hostname": "vm",
+        "timestamp": 1795888191,
         "env_runners": {"episode_return_mean": 5.5},
         "num_env_steps_sampled_lifetime": 6144.0,
         "perf": {"cpu_util_percent": 85.2, "ram_util_percent": 8.5, "vram_util_percent0": 0.25, "vram_util_percent1": 0.75},
     }
-    assert rllib.read_circumstances(result) == rllib.Circumstances(3.0, 1.0, True, "vm", 5.5, 6144.0, 85.2, 8.5, 75.0)
-
-
-def test_circumstances_on_the_old_stack():
-    result = {"env_runners": {"episode_reward_mean": 5.5}, "num_env_steps_sampled": 3000, "num_env_steps_sampled_this_iter": 1000}
-    circumstances = rllib.read_circumstances(result)
-    assert (circumstances.episode_return, circumstances.lifetime_steps) == (5.5, 3000.0)
+    assert rllib.read_circumstances(result) == rllib.Circumstances(3.0, 1.0, True, "vm", 1795888191.0, 5.5, 6144.0, 85.2, 8.5, 75.0)
 
 
 @given(st.dictionaries(st.sampled_from(["training_iteration", "done", "hostname", "env_runners", "perf"]), anything))
@@ -115,13 +98,19 @@ def test_whether_training_pauses_for_evaluation(config, evaluates):
     assert rllib.evaluates(config) is evaluates
 
 
-def test_logged_config_has_the_names_of_the_real_one():
+def test_logged_config_has_todays_names():
     logged = {
         "framework": "torch",
         "input": "sampler",
         "env": "<class 'envs.Custom'>",
         "_learner_connector": "<function f at 0x7fe1484a44a0>",
         "model": {"custom_model": "<class 'models.Net'>"},
+        "num_workers": 4,
+        "num_envs_per_worker": -1,  # RLlib's value for removed settings
+        "num_envs_per_env_runner": 2,
+        "optimizer": {"num_envs_per_worker": 2, "momentum": 0.9},
+        "sgd_minibatch_size": None,
+        "minibatch_size": 64,
     }
     assert rllib.read_logged_config(logged) == {
         "framework_str": "torch",
@@ -129,6 +118,10 @@ def test_logged_config_has_the_names_of_the_real_one():
         "env": "envs.Custom",
         "_learner_connector": "<function f>",
         "model": {"custom_model": "models.Net"},
+        "num_env_runners": 4,
+        "num_envs_per_env_runner": 2,
+        "optimizer": {"momentum": 0.9},
+        "minibatch_size": 64,
     }
 
 
@@ -197,11 +190,11 @@ def test_env_runner_reports_are_removed_from_their_metrics():
     logged = [
         {"num_env_steps_sampled": 10, rllib.REPORTS: {"1": {"busy": np.float64(0.5), "cpu": 0.4}}},
         {"num_env_steps_sampled": 10},
-        {rllib.REPORTS: {"2": {"busy": 0.25, "env_step": 0.1, "inference": 0.05, "cpu": 0.2}, "3": "junk"}},
+        {rllib.REPORTS: {"2": {"busy": 0.25, "env_step": 0.1, "inference": 0.05, "reset": 0.03, "cpu": 0.2}, "3": "junk"}},
         "junk",
     ]
     (first, one), (second, two) = rllib.take_reports(logged)
-    assert (first, one.busy, one.cpu, second, two) == ("1", 0.5, 0.4, "2", rllib.RunnerReport(0.25, 0.1, 0.05, 0.2))
+    assert (first, one.busy, one.cpu, second, two) == ("1", 0.5, 0.4, "2", rllib.RunnerReport(0.25, 0.1, 0.05, 0.03, 0.2))
     assert logged == [{"num_env_steps_sampled": 10}, {"num_env_steps_sampled": 10}, {}, "junk"]
     both = one + two
     assert (both.busy, both.env_step) == (0.75, 0.1), "the next estimate covers steps that were not timed"

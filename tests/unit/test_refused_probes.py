@@ -25,7 +25,7 @@ class Refusing:
 
     closed = 0
 
-    def __init__(self, algorithm, max_seconds):
+    def __init__(self, algorithm, **options):
         pass
 
     def steps_per_round(self, scale):

@@ -3,7 +3,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from rl_scaling_callback.live.sampling import SamplingClock
+from rl_scaling_callback.rllib.sampling import SamplingClock
 
 
 class Runner:
@@ -19,6 +19,7 @@ class Runner:
             self,
             start="sample",
             parts={"inference_timer": "inference", "step_timer": "env_step"},
+            reset="reset_timer",
             num_envs=num_envs,
             clock=lambda: self.now,
             cpu_clock=lambda: self.now / 4,
@@ -73,7 +74,7 @@ def test_fast_steps_are_extrapolated_from_a_few():
     runner.sample(1000)
     before = runner.timed_steps
     seconds = runner.sample(10_000)
-    assert seconds == pytest.approx({"busy": 4.0, "cpu": 1.0, "env_step": 1.0, "inference": 2.0})
+    assert seconds == pytest.approx({"busy": 4.0, "reset": 0.0, "cpu": 1.0, "env_step": 1.0, "inference": 2.0})
     assert 150 < runner.timed_steps - before < 250, "once in 20 ms of 4 s"
 
 
@@ -102,7 +103,8 @@ def test_envs_of_a_runner_count_as_one_step():
     runner = Runner(num_envs=4)
     for _ in range(3):
         seconds = runner.sample(200)
-    assert seconds == pytest.approx({"busy": 200 * 0.004, "cpu": 200 * 0.001, "env_step": 200 * 0.001, "inference": 200 * 0.002})
+    parts = {"env_step": 200 * 0.001, "inference": 200 * 0.002, "reset": 0.0}
+    assert seconds == pytest.approx({"busy": 200 * 0.004, "cpu": 200 * 0.001, **parts})
 
 
 def test_samples_of_one_step_add_up():
@@ -131,7 +133,7 @@ def test_without_step_counts_the_parts_are_unknown():
     runner = Runner()
     runner.num_envs = 0  # no steps are counted
     for _ in range(2):
-        assert runner.sample(3) == {"busy": pytest.approx(3 * 0.004), "cpu": pytest.approx(3 * 0.001)}
+        assert runner.sample(3) == {"busy": pytest.approx(3 * 0.004), "cpu": pytest.approx(3 * 0.001), "reset": 0.0}
 
 
 def test_skipped_inference_takes_no_time():
@@ -141,4 +143,52 @@ def test_skipped_inference_takes_no_time():
         for _ in range(10):
             runner.spend("step_timer", 0.02)
             runner.clock.count_env_step()
-        assert runner.clock.take() == pytest.approx({"busy": 0.2, "cpu": 0.05, "env_step": 0.2, "inference": 0.0})
+        assert runner.clock.take() == pytest.approx({"busy": 0.2, "cpu": 0.05, "env_step": 0.2, "inference": 0.0, "reset": 0.0})
+
+
+@pytest.mark.parametrize(("num_envs", "reset_s"), [(1, 2.0), (4, 2.0), (4, 1e-4)])
+def test_resets_are_measured_even_if_steps_are_too_fast_to_time_all(num_envs, reset_s):
+    # As in Gymnasium's vectorised envs, the step after an episode's last one resets the env. Each episode has another length.
+    runner = Runner(num_envs, step_s=1e-4, inference_s=1e-4, connectors_s=1e-4)
+    lengths, left, has_ended = random.Random(3), [50] * num_envs, [False] * num_envs
+    resets, found = 0, 0.0
+    for _ in range(20):
+        with runner.log_time("sample"):
+            for _ in range(500):
+                now = sum(has_ended)
+                resets += now
+                runner.spend("inference_timer", 1e-4)
+                runner.spend("step_timer", 1e-4 + reset_s * now)
+                runner.spend("connector", 1e-4)
+                for env in range(num_envs):
+                    if has_ended[env]:
+                        runner.clock.count_episode_start()
+                        has_ended[env], left[env] = False, lengths.randrange(20, 100)
+                        continue
+                    runner.clock.count_env_step()
+                    left[env] -= 1
+                    if left[env] == 0:
+                        has_ended[env] = True
+                        runner.clock.count_episode_end()
+            found += runner.clock.take()["reset"]
+    assert resets > 100
+    assert found == pytest.approx(resets * reset_s, rel=0.05)
+
+
+def test_a_reset_of_all_envs_is_measured_and_is_no_step():
+    # With batch_mode="complete_episodes", each sample begins with one.
+    runner = Runner(num_envs=2)
+    for _ in range(3):
+        with runner.log_time("sample"):
+            runner.spend("reset_timer", 0.5)
+            for _ in range(2):
+                runner.clock.count_episode_start()
+            for _ in range(100):
+                runner.spend("inference_timer", 0.002)
+                runner.spend("step_timer", 0.001)
+                for _ in range(2):
+                    runner.clock.count_env_step()
+            runner.clock.count_episode_end()  # these episodes end with the sample
+            seconds = runner.clock.take()
+    assert seconds["reset"] == pytest.approx(0.5)
+    assert seconds["busy"] == pytest.approx(0.5 + 100 * 0.003)

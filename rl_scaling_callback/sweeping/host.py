@@ -1,0 +1,266 @@
+"""Runs an Algorithm in a separate process, placed like a Tune trial, to measure configurations in it."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+import ray
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.util.placement_group import remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from rl_scaling_callback import rllib
+from rl_scaling_callback.callback import ScalingCallback
+from rl_scaling_callback.core.attribution import RECORDED
+from rl_scaling_callback.core.probing import Probe
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.rllib import hardware, prober
+from rl_scaling_callback.rllib.prober import ProbeError, Prober
+from rl_scaling_callback.rllib.switch import Switch
+from rl_scaling_callback.sweeping import cluster
+
+_LONGEST_START_S: Final = 300.0
+_LONGEST_PROBE_S: Final = 30.0
+"""Excluding the creation of envs."""
+_PROBE_S: Final = 0.1
+"""Sampling time of a probe: half of the usual. More but shorter rounds are about as precise in the same time, and clear cases end
+sooner."""
+_LONGEST_STOP_S: Final = 5.0
+_LONGEST_ANSWER_S: Final = 5.0
+_LONGEST_TEXT: Final = 300
+_MOST_ATTEMPTS: Final = 3
+"""At training an iteration whose time is unknown, because the clock jumped."""
+_LONGEST_ITERATION: Final = 200
+"""Maximum env steps of an iteration with several learner updates."""
+_LONGEST_MINIMUM_S: Final = 2.0
+"""Longest minimum duration of an iteration of an asynchronous algorithm. It only affects reporting, and the default of APPO and
+IMPALA is 10 s. Two seconds contain many samples and updates."""
+_LONGEST_SILENCE_S: Final = 600.0
+"""A training iteration that takes longer counts as hung, unless probes have shown that the configuration works."""
+
+
+REST: Final = ("learn", "sync", "other")
+"""The phases of an iteration other than sampling and evaluation."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedIteration:
+    """Measurements of one training iteration.
+
+    Attributes:
+        scale: the scale it ran at.
+        env_steps: its env steps.
+        seconds: its duration without evaluation.
+        parts: seconds of each of `attribution.RECORDED`; NaN if unknown.
+    """
+
+    scale: Scale
+    env_steps: float
+    seconds: float
+    parts: Mapping[str, float]
+
+    @property
+    def rest_s(self) -> float:
+        """Seconds other than sampling; NaN if unknown."""
+        return sum(self.parts[phase] for phase in REST)
+
+
+class _Host:
+    """The actor that runs in the separate process."""
+
+    _first_s = 0.0
+    _lifetime = math.nan
+
+    def start(self, config: AlgorithmConfig) -> hardware.Host:
+        # Its advice is about a user's trial, and this is none.
+        logging.getLogger("rl_scaling_callback").setLevel(logging.CRITICAL)
+        self._algorithm = config.build_algo()
+        return hardware.this_host()
+
+    def prepare(self, probes: bool, keep_envs: bool) -> float:
+        """Train until the algorithm has learned; return the mean time that evaluation adds to an iteration [s].
+
+        For probes, evaluation is turned off.
+        """
+        config, evaluation_s = vars(self._algorithm.config), 0.0
+        if probes:
+            self._keep_envs = keep_envs
+            self._prober = Prober(self._algorithm, keep_envs=keep_envs)
+            self._switch = Switch(self._algorithm, keep_envs)
+            evaluation_s = self._switch.take_out_evaluation()
+        steps, before_learning = 0.0, rllib.steps_before_learning(config)
+        while steps <= before_learning:
+            steps += self.train(rllib.read_scale(config), probes=False).env_steps
+        return evaluation_s
+
+    def train(self, scale: Scale, probes: bool) -> TrainedIteration:
+        result = self._switch.train(scale) if probes else self._algorithm.train()
+        reading = rllib.read_measured(result, rllib.read_injected(result, rllib.MEASURED_KEYS), self._lifetime)
+        self._lifetime = reading.lifetime
+        # An iteration without parts makes their sums unknown; omitting it would make them too small.
+        parts = reading.parts or (math.nan,) * len(RECORDED)
+        return TrainedIteration(scale, reading.env_steps, reading.seconds, dict(zip(RECORDED, parts, strict=True)))
+
+    def steps_per_update(self, scales: Sequence[Scale]) -> dict[Scale, float]:
+        return {scale: self._prober.steps_per_round(scale) for scale in scales}
+
+    def probe(self, scale: Scale, number: int) -> Probe | str:
+        """Return the probe, or the reason if it failed or took too long.
+
+        The first probe measures how long it takes to create an env; later time limits depend on it.
+        """
+        envs = scale.num_envs_per_env_runner
+        longest_s = _LONGEST_PROBE_S + 2 * envs * self._first_s if self._first_s else _LONGEST_START_S
+        started = time.perf_counter()
+        try:
+            # The prober itself has no state to keep: its twins are in the env runners.
+            one = Prober(self._algorithm, max_seconds=round(longest_s, 1), probe_seconds=_PROBE_S, keep_envs=self._keep_envs)
+            return one.measure([scale], first_round=number)[0]
+        except (ProbeError, ValueError) as error:
+            return str(error).removesuffix(f". {prober._INSTEAD}.")
+        finally:
+            self._first_s = self._first_s or (time.perf_counter() - started) / envs
+
+    def is_whole(self) -> bool:
+        group: Any = self._algorithm.env_runner_group
+        answers = group.foreach_env_runner(_answer, local_env_runner=False, timeout_seconds=_LONGEST_ANSWER_S)
+        return bool(len(answers) == group.num_remote_env_runners())
+
+    def stop(self) -> None:
+        if hasattr(self, "_prober"):
+            self._prober.close()
+        self._algorithm.stop()
+
+
+def _answer(env_runner: Any) -> bool:
+    return True
+
+
+class Host:
+    """The driver's handle to the Algorithm's process, which has trained an iteration, because the first update is slower.
+
+    Args:
+        config: the config, with the largest number of env runners to probe.
+        probes: whether to probe and train configurations in this Algorithm, instead of training its own only.
+        keep_envs: whether to keep the envs of probed configurations.
+        say: called with a message if it has to wait for resources.
+
+    Attributes:
+        machine: the machine of the process.
+        evaluation_s: the mean time that evaluation adds to an iteration; it is turned off for probes [s].
+
+    Raises:
+        ProbeError: the Algorithm can't be built, probed or trained.
+        TimeoutError: the cluster has no free resources for it.
+    """
+
+    def __init__(
+        self, config: AlgorithmConfig, *, probes: bool = True, keep_envs: bool = True, say: Callable[[str], None] = print
+    ) -> None:
+        self._config, self._probes, self._keep_envs, self._say = config, probes, keep_envs, say
+        self._start()
+
+    def _start(self) -> None:
+        algorithm: Any = self._config.algo_class
+        request = algorithm.default_resource_request(self._config)
+        self._group = cluster.reserve(request, self._say)
+        # If the main process requests nothing, the first bundle is an env runner's.
+        own = {} if request.head_bundle_is_empty else dict(request.bundles[0])
+        actor: Any = ray.remote(_Host)
+        options: dict[str, Any] = {"num_cpus": own.pop("CPU", 0), "num_gpus": own.pop("GPU", 0), "resources": own}
+        if self._group is not None:
+            options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
+                self._group,
+                placement_group_bundle_index=0,
+                placement_group_capture_child_tasks=True,
+            )
+        self._actor: Any = actor.options(**options).remote()
+        try:
+            self.machine: hardware.Host = self._get(self._actor.start.remote(_timed(self._config)), _LONGEST_START_S)
+            longest_s = None if self._probes else _LONGEST_SILENCE_S
+            self.evaluation_s: float = self._get(self._actor.prepare.remote(self._probes, self._keep_envs), longest_s)
+        except BaseException:
+            self.close()
+            raise
+
+    def recover(self) -> bool:
+        """Start a new Algorithm if env runners have died or hang; return whether it did."""
+        with suppress(ProbeError):
+            if self._get(self._actor.is_whole.remote(), 2 * _LONGEST_ANSWER_S):
+                return False
+        self.close()
+        self._start()
+        return True
+
+    def train(self, scale: Scale) -> TrainedIteration:
+        """Run a training iteration at a scale, without probes that of the config; its figures may then be unknown."""
+        longest_s = None if self._probes else _LONGEST_SILENCE_S
+        for _ in range(_MOST_ATTEMPTS):
+            iteration: TrainedIteration = self._get(self._actor.train.remote(scale, self._probes), longest_s)
+            if not self._probes or (iteration.env_steps > 0 and 0 < iteration.seconds < math.inf and iteration.rest_s < math.inf):
+                return iteration
+        raise ProbeError(f"{_MOST_ATTEMPTS} training iterations in a row at {scale} could not be timed")
+
+    def steps_per_update(self, scales: Sequence[Scale]) -> dict[Scale, float]:
+        """Return the env steps per learner update at each scale; infinite if updates depend on the env steps alone."""
+        steps: dict[Scale, float] = self._get(self._actor.steps_per_update.remote(list(scales)))
+        return steps
+
+    def probe(self, scale: Scale, number: int) -> Probe | str:
+        """Return a probe of a scale, or the reason if it failed."""
+        probe: Probe | str = self._get(self._actor.probe.remote(scale, number))
+        return probe
+
+    def close(self) -> None:
+        """Close the envs, which may run in subprocesses, end the process, and release its resources."""
+        try:
+            with suppress(ray.exceptions.RayError):
+                ray.get(self._actor.stop.remote(), timeout=_LONGEST_STOP_S)
+        finally:
+            ray.kill(self._actor)
+            if self._group is not None:
+                remove_placement_group(self._group)
+
+    def _get(self, answer: Any, timeout: float | None = None) -> Any:
+        try:
+            return ray.get(answer, timeout=timeout)
+        except ray.exceptions.GetTimeoutError as error:
+            raise ProbeError(f"The Algorithm has not answered for {timeout:.0f} s") from error
+        except ray.exceptions.RayError as error:
+            cause = getattr(error, "cause", error)
+            # Ray's messages contain whole tracebacks; the cause is in the last line.
+            lines = str(cause).strip().splitlines() or [""]
+            raise ProbeError(f"{type(cause).__name__}: {lines[-1][:_LONGEST_TEXT]}") from error
+
+
+def _timed(config: AlgorithmConfig) -> AlgorithmConfig:
+    """Return a copy of a config with timed phases and short iterations, whose training fails as soon as an env runner fails.
+
+    Otherwise, RLlib would wait a minute and then train with a different env runner from the one to measure. Iterations can be
+    short because their length only affects reporting; DQN's, for example, have 1,000 updates.
+    """
+    given, default = config.callbacks_class, AlgorithmConfig().callbacks_class
+    callbacks: list[Any] = list(given) if isinstance(given, (list, tuple)) else [given]
+    others = [each for each in callbacks if each is not default and not _is_measuring(each)]
+    measuring: Any = functools.partial(ScalingCallback, baseline_sps=1.0)
+    timed = config.copy(copy_frozen=False)
+    # The old API stack takes only one; beside the user's, the times of phases are unknown there.
+    timed.callbacks([*others, measuring] if rllib.is_new_stack(vars(config)) else [*others, measuring][0])
+    if rllib.is_asynchronous(vars(config)):
+        timed.reporting(min_time_s_per_iteration=min(_LONGEST_MINIMUM_S, timed.min_time_s_per_iteration or 0))
+    else:
+        least = min(_LONGEST_ITERATION, timed.min_sample_timesteps_per_iteration or 0)
+        timed.reporting(min_time_s_per_iteration=0, min_train_timesteps_per_iteration=0, min_sample_timesteps_per_iteration=least)
+    return timed.fault_tolerance(restart_failed_env_runners=False, ignore_env_runner_failures=False)
+
+
+def _is_measuring(callback: Any) -> bool:
+    made = getattr(callback, "func", callback)
+    return isinstance(made, type) and issubclass(made, ScalingCallback)

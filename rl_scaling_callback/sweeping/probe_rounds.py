@@ -1,0 +1,205 @@
+"""The rounds of a sweep by probes: what they measured, and how a round is run."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Final
+
+import numpy as np
+from scipy.optimize import nnls
+
+from rl_scaling_callback.analysis.configurations import SINGLE
+from rl_scaling_callback.core.estimates import Array, trimmed_mean
+from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.probing import Probe
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.rllib.prober import ProbeError
+from rl_scaling_callback.sweeping.host import REST, Host, TrainedIteration
+from rl_scaling_callback.sweeping.race import Outcome, Race
+
+_COEFFICIENTS: Final = 3
+"""Coefficients of the time of a learner update: a + b·r + c·N."""
+FEWEST_ITERATIONS: Final = _COEFFICIENTS + 1
+"""With fewer training iterations, their residuals are 0 and say nothing about the error."""
+_TRAINED_SHARE: Final = 0.5
+"""Time of the training iterations per time of the probes. A few iterations suffice for what doesn't depend on sampling."""
+
+
+@dataclass(slots=True)
+class ProbeRounds:
+    """A sweep's measurements so far.
+
+    Attributes:
+        scales: the configurations, the reference first.
+        steps: env steps per learner update at each scale; infinite if updates depend on the env steps alone.
+        probes: probes of each round, by configuration.
+        iterations: the training iterations between rounds.
+        confirmations: the training iterations after the rounds.
+        out: eliminated configurations.
+        failed: configurations that can't be probed, with the reason.
+        probed_s: total time of the rounds [s].
+        trained_s: total time of the training iterations [s].
+        evaluation_s: mean time that evaluation adds to an iteration, not included in the other times [s].
+    """
+
+    scales: list[Scale]
+    steps: dict[Scale, float] = field(default_factory=dict)
+    probes: list[Mapping[Scale, Probe]] = field(default_factory=list)
+    iterations: list[TrainedIteration] = field(default_factory=list)
+    confirmations: list[TrainedIteration] = field(default_factory=list)
+    out: frozenset[Scale] = frozenset()
+    failed: dict[Scale, str] = field(default_factory=dict)
+    probed_s: float = 0.0
+    trained_s: float = 0.0
+    evaluation_s: float = 0.0
+
+    @property
+    def running(self) -> list[Scale]:
+        """The configurations measured in the next round."""
+        return [scale for scale in self.scales if scale not in self.out and scale not in self.failed]
+
+    @property
+    def seconds(self) -> Array:
+        """Sampling time per env step [s], shape (rounds, configurations); NaN without a probe, or if one has failed."""
+        failed = self.failed.keys()
+        rows = [
+            [each[scale].seconds_per_step if scale in each.keys() - failed else NAN for scale in self.scales]
+            for each in self.probes
+        ]
+        return np.array(rows, dtype=np.float64)
+
+    @property
+    def rest(self) -> Array:
+        """Time of an iteration other than sampling, per env step [s], shape (configurations,).
+
+        A learner update takes a + b·r + c·N: r env runners get new weights, and each of the N envs contributes at least one episode
+        chunk, which has a fixed cost. If the algorithm learns once per sampling round, as DQN does, the env steps per update grow
+        with N; otherwise they are about constant.
+        """
+        return self._updates(self.scales) / [self._steps(scale) for scale in self.scales]
+
+    @property
+    def rest_error(self) -> float:
+        """Relative standard error of `rest`, from the residuals of the training iterations and their degrees of freedom."""
+        count = len(self.iterations)
+        logs = np.log([self._took(each) for each in self.iterations] / self._updates([each.scale for each in self.iterations]))
+        return trimmed_mean(logs.tolist()).error * math.sqrt((count - 1) / max(1, count - _COEFFICIENTS))
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of each phase in `rest`."""
+        parts = {phase: sum(each.parts[phase] for each in self.iterations) for phase in REST}
+        return {phase: seconds / sum(parts.values()) for phase, seconds in parts.items()}
+
+    def _steps(self, scale: Scale) -> float:
+        """Return the env steps per learner update."""
+        steps = self.steps[scale]
+        return fmean(each.env_steps for each in self.iterations) if math.isinf(steps) else steps
+
+    def _took(self, iteration: TrainedIteration) -> float:
+        """Return an iteration's seconds other than sampling, per learner update."""
+        return iteration.rest_s * self._steps(iteration.scale) / iteration.env_steps
+
+    def _updates(self, scales: Sequence[Scale]) -> Array:
+        """Return a + b·r + c·N at each scale, with non-negative coefficients fitted with relative weights."""
+        took = np.array([self._took(each) for each in self.iterations])
+        coefficients = nnls(_terms([each.scale for each in self.iterations]) / took[:, None], np.ones(len(took)))[0]
+        updates: Array = _terms(scales) @ coefficients
+        return updates
+
+    def judge(self, race: Race) -> Outcome:
+        """Return the outcome of a race after these rounds."""
+        return race.judge(self.scales, self.seconds, self.rest, self.rest_error)
+
+    def of(self, scale: Scale) -> list[Probe]:
+        """Return the probes of one configuration; none if one has failed."""
+        return [] if scale in self.failed else [each[scale] for each in self.probes if scale in each]
+
+    @property
+    def last_trained(self) -> Scale:
+        """The configuration of the last training iteration."""
+        return (self.confirmations or self.iterations)[-1].scale
+
+    def trained_speedups(self, scale: Scale) -> list[float]:
+        """Return ln of the speedups in training: of each first iteration after one of the reference over that one."""
+        speedups: list[float] = []
+        reference = NAN
+        for each in self.iterations + self.confirmations:
+            seconds = each.seconds / each.env_steps
+            if each.scale == SINGLE:
+                reference = seconds
+            elif each.scale == scale and reference > 0:
+                speedups.append(math.log(reference / seconds))
+                reference = NAN
+        return speedups
+
+    def trained(self, iteration: TrainedIteration) -> None:
+        """Add a training iteration."""
+        self.iterations.append(iteration)
+        self.trained_s += iteration.seconds
+
+
+def _terms(scales: Sequence[Scale]) -> Array:
+    return np.array([[1.0, scale.num_env_runners, scale.parallelism] for scale in scales])
+
+
+def measure(rounds: ProbeRounds, host: Host, race: Race) -> None:
+    """Run a round of probes, then some training iterations, so that both see the machine at the same speed.
+
+    Every configuration is probed before it is trained: a probe survives a failing env and reports the error; training doesn't.
+
+    Args:
+        rounds: the measurements so far; the new ones are added.
+        host: the Algorithm's process.
+        race: the rules; the choice so far is trained as often as the reference, which confirms its speedup.
+    """
+    started, number, found = time.perf_counter(), len(rounds.probes), {}
+    running = rounds.running
+    # The first round creates the envs, in all env runners at once; the configurations most likely to fail come last.
+    order = random.sample(running, len(running)) if number else sorted(running, key=_in_order_of_creation)
+    for scale in order:
+        if scale in rounds.failed:
+            continue
+        probe = host.probe(scale, number)
+        if isinstance(probe, Probe):
+            found[scale] = probe
+        elif scale == SINGLE:
+            raise ProbeError(probe)
+        else:
+            rounds.failed[scale] = probe
+            if host.recover():
+                # It killed env runners, and larger configurations would as well.
+                untried = [each for each in rounds.scales if each not in found and each not in rounds.failed]
+                rounds.failed |= {each: f"not tried after {scale}: {probe}" for each in untried if is_within(scale, each)}
+    rounds.probes.append(found)
+    rounds.probed_s += time.perf_counter() - started
+    while len(rounds.iterations) < FEWEST_ITERATIONS or rounds.trained_s < _TRAINED_SHARE * rounds.probed_s:
+        rounds.trained(host.train(_next_to_train(rounds, race)))
+
+
+def _next_to_train(rounds: ProbeRounds, race: Race) -> Scale:
+    """Return a configuration to learn the update's time from, the reference, and the choice so far, in turn."""
+    others = [scale for scale in rounds.running if scale != SINGLE]
+    turn = len(rounds.iterations) % 3
+    if turn == 1 or not others:
+        return SINGLE
+    if turn == 2 and (choice := rounds.judge(race).choice) in others:
+        return choice
+    times = Counter(each.scale for each in rounds.iterations)
+    # Configurations with the most envs are fastest and most informative about the learner's cost per env.
+    return min(others, key=lambda scale: (times[scale], -scale.parallelism))
+
+
+def is_within(scale: Scale, larger: Scale) -> bool:
+    """Return whether a scale has at most as many env runners, and as many envs for each, as another one."""
+    return scale.num_env_runners <= larger.num_env_runners and scale.num_envs_per_env_runner <= larger.num_envs_per_env_runner
+
+
+def _in_order_of_creation(scale: Scale) -> tuple[int, int]:
+    return scale.num_envs_per_env_runner, -scale.num_env_runners

@@ -1,0 +1,305 @@
+import math
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rl_scaling_callback import rllib
+from rl_scaling_callback.baseline.tracker import GivenBaseline
+from rl_scaling_callback.core import schema
+from rl_scaling_callback.core.attribution import CAUSES, TimeBreakdown
+from rl_scaling_callback.core.comparison import Counterpart, Resources
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.steady import SteadyRule, SteadyWindow
+from rl_scaling_callback.core.trial import Trial
+from rl_scaling_callback.live.learners import LearnersWork
+from rl_scaling_callback.live.load import Load
+from rl_scaling_callback.live.monitor import TrialMonitor
+from rl_scaling_callback.live.reading import IterationReader
+from rl_scaling_callback.live.runners import RunnersWork
+from rl_scaling_callback.live.spent import Spent
+from rl_scaling_callback.rllib import RunnerReport
+from tests.builders import RESULT_KEYS, WORKLOAD, anything, leaves
+
+RULE = SteadyRule(warmup_iterations=1, min_iterations=2)
+
+
+class Measured(GivenBaseline):
+    """A measured baseline: 1,000 steps/s, with 0.8 ms of sampling and 0.2 ms of learning per step."""
+
+    def __init__(self, comparable=1.0):
+        super().__init__(1000.0, Scale(1, 1), Scale(4, 2), print)
+        self._comparable = comparable
+
+    def compare_with(self, steady, env_steps, spent):
+        breakdown = TimeBreakdown.of({"sample": 0.8e-3, "learn": 0.2e-3}, 1e-3, 0.8e-3, 0.8e-3)
+        return Counterpart(1000.0, self._comparable, breakdown)
+
+
+def trial(config=None, warnings=None, rule=RULE, source=None, offset=lambda: 0.0, load=None, is_exclusive=lambda: 1.0):
+    warnings = {} if warnings is None else warnings
+
+    def warn(topic, text):
+        warnings.setdefault(topic, text)
+
+    config = config or {}
+    return TrialMonitor(
+        Trial("trial", Scale(4, 2), WORKLOAD, Resources(cores=2.0, cpus=5.0), overlaps=rllib.is_asynchronous(config)),
+        source or GivenBaseline(1000.0, Scale(1, 1), Scale(4, 2), print),
+        reader=IterationReader(config, warn, offset),
+        window=SteadyWindow(rule, learns_after=rllib.steps_before_learning(config)),
+        load=load or Load(2.0, 4),
+        is_exclusive=is_exclusive,
+        warn=warn,
+    )
+
+
+def measure(monitor, result, evaluation_s=0.0, phases=None, work=RunnersWork(), learners=LearnersWork()):  # noqa: B008
+    return monitor.measure(result, Spent(phases, evaluation_s, work, learners))
+
+
+def result(env_steps, seconds):
+    return {"env_runners": {"num_env_steps_sampled": env_steps}, "time_this_iter_s": seconds}
+
+
+def test_all_values_of_one_iteration():
+    values = dict(leaves(measure(trial(), result(4000, 2.0), 0.5)))
+    known = {name: value for name, value in values.items() if value == value and value != ""}
+    assert known == {
+        "sps": 2000.0,
+        "env_steps": 4000.0,
+        "parallelism": 8.0,
+        "baseline_sps": 1000.0,
+        "baseline/source": "given",
+        "speedup": 2.0,
+        "efficiency": 25.0,
+        "gap": 6.0,
+        "serial_fraction": pytest.approx((1 / 2 - 1 / 8) / (1 - 1 / 8)),
+        "band": "inefficient",
+        "steady/iterations": 0.0,
+        "steady/converged": 0.0,
+        "core_efficiency": 100.0,
+        "sps_per_cpu": 400.0,
+        "time/evaluate": 0.5,
+        "time/probe": 0.0,
+        "loss/total": 75.0,
+        "is_baseline": 0.0,
+        "comparable": 1.0,
+        "workload": WORKLOAD.id,
+        "exclusive": 1.0,
+        "runners/reported": 0.0,
+    }
+
+
+WORK = RunnersWork((RunnerReport(busy=0.6, env_step=0.5, inference=0.05, cpu=0.6),) * 4, busy=0.6, longest=0.6)
+
+
+def test_loss_attribution_of_an_iteration():
+    values = measure(trial(source=Measured()), result(4000, 2.0), 0.0, {"sample": 1.0, "learn": 0.8}, WORK)
+    # With perfect scaling, learning from 4,000 steps of 0.2 ms would have taken 0.8 s / 8.
+    assert values["loss"]["learn"] == pytest.approx(100 * (0.8 - 0.8 / 8) / 2.0)
+    assert sum(values["loss"][cause] for cause in CAUSES) == pytest.approx(values["loss"]["total"])
+    assert values["time"] == {"sample": 1.0, "learn": 0.8, "sync": 0.0, "evaluate": 0.0, "other": pytest.approx(0.2), "probe": 0.0}
+    assert values["account"] == {"exclusive": 1.0, "estimated": 1.0}
+    assert values["runners"]["rest"] == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("named", [None, {"sample": 1.0, "learn": 0.8}])
+def test_every_result_has_the_keys_of_the_schema(named):
+    values = measure(trial(source=Measured()), result(4000, 2.0), 0.0, named, WORK)
+    assert {name: type(value) for name, value in leaves(values)} == {key.name: type(key.unknown) for key in schema.KEYS}
+
+
+@pytest.mark.parametrize(
+    ("config", "comparable", "exclusive"), [({}, 0.0, 1.0), ({}, math.nan, 1.0), ({"broadcast_interval": 1}, 1.0, 0.0)]
+)
+def test_incomparable_or_overlapping_iterations_have_no_loss_attribution(config, comparable, exclusive):
+    measured = trial(config, source=Measured(comparable))
+    values = measure(measured, result(4000, 2.0), 0.0, {"sample": 1.0, "learn": 0.8}, WORK)
+    assert all(math.isnan(values["loss"][cause]) for cause in CAUSES)
+    assert values["account"]["exclusive"] == exclusive
+    assert values["diagnosis"] == ""
+
+
+@pytest.mark.parametrize("turned", [-3600.0, -0.5, 0.5, 3600.0])
+def test_clock_jump_makes_the_iteration_nan(turned):
+    warnings: dict[str, str] = {}
+    offsets = iter([0.0, 0.0, 0.001, turned, turned])
+    measured = trial(warnings=warnings, offset=lambda: next(offsets))
+    sps = [measure(measured, result(4000, 2.0), 0.0)["sps"] for _ in range(4)]
+    assert [value == value for value in sps] == [True, True, False, True]
+    assert f"jumped by {turned - 0.001:+.3g} s" in warnings["clock"]
+
+
+def test_steady_figures_exclude_evaluation_and_warm_up():
+    measured = trial()
+    measure(measured, result(4000, 9.0), 0.0)
+    measure(measured, result(4000, 3.0), 1.0)
+    steady = measure(measured, result(4000, 2.0), 0.0)["steady"]
+    assert steady["sps"] == 2000.0
+    assert (steady["speedup"], steady["efficiency"], steady["iterations"]) == (2.0, 25.0, 2.0)
+
+
+def test_steps_of_a_failed_iteration_do_not_count_for_the_next():
+    warnings: dict[str, str] = {}
+    reader = IterationReader({}, warnings.setdefault)
+    reader.note_failure()
+    env_steps = [reader.read(result(4000, 2.0))[0] for _ in range(2)]
+    assert [value == value for value in env_steps] == [False, True]
+    assert list(warnings) == ["failure"]
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_slower_sampling_warns_once(timed):
+    warnings: dict[str, str] = {}
+    measured = trial(warnings=warnings)
+    for iteration in range(97):
+        busy = 1.0 + iteration / 100
+        work = RunnersWork((RunnerReport(busy=busy),) * 4, busy, busy) if timed else RunnersWork()
+        steady = measure(measured, result(4000, 0.25 + busy), 0.0, {"sample": busy}, work)["steady"]
+        assert math.isnan(steady["drift"]) == (iteration < 16)
+    # 84 % between the means of iterations 2 to 9 and of the last eight; less if learning can't be excluded.
+    assert steady["drift"] == pytest.approx(100 * (1.925 / 1.045 - 1) if timed else 100 * (2.175 / 1.295 - 1), abs=1.0)
+    assert "drift" in warnings
+
+
+def test_iterations_before_learning_are_warm_up():
+    measured = trial({"num_steps_sampled_before_learning_starts": 1500}, rule=SteadyRule(warmup_iterations=0))
+    fast, slow = result(1000, 0.1), result(1000, 1.0)
+    assert [measure(measured, each, 0.0)["steady"]["iterations"] for each in (fast, fast, slow, slow)] == [0.0, 0.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("broken", [result(0, 1.0), result(100, 0.0), {}, {"env_runners": None, "time_this_iter_s": 1.0}])
+def test_broken_result_is_nan_with_one_warning(broken):
+    warnings: dict[str, str] = {}
+    measured = trial(warnings=warnings)
+    for _ in range(3):
+        values = measure(measured, broken, 0.0)
+    assert math.isnan(values["sps"])
+    assert math.isnan(values["speedup"])
+    assert values["band"] == ""
+    assert len(warnings) == 1
+
+
+def test_asynchronous_algorithm_may_start_without_steps():
+    warnings: dict[str, str] = {}
+    measured = trial({"min_time_s_per_iteration": 10}, warnings)
+    measure(measured, result(0, 10.0), 0.0)
+    assert not warnings
+    measure(measured, result(1000, 10.0), 0.0)
+    measure(measured, result(0, 10.0), 0.0)
+    assert list(warnings) == ["steps"]
+
+
+@pytest.mark.parametrize("config", [{}, {"broadcast_interval": 1}], ids=["phases in turn", "phases overlap"])
+def test_given_baseline_yields_only_causes_that_need_no_breakdown(config):
+    warnings = {}
+    measured = trial(config, warnings)
+    phases = {"sample": 1.0, "learn": 0.5, "evaluate": 0.25}
+    work = RunnersWork((), 0.8, 0.9, phases if config else None)
+    for _ in range(3):
+        values = measure(measured, result(4000, 2.0), 0.25, phases, work, LearnersWork(busy=1.94) if config else LearnersWork())
+    known = {cause: values["loss"][cause] for cause in CAUSES if values["loss"][cause] == values["loss"][cause]}
+    assert known == {"straggler": pytest.approx(100 * 0.1 / 2), "evaluate": pytest.approx(100 * 0.25 / 2)}
+    assert list(warnings) == ["breakdown"]
+    assert ("The learner is busy" in values["diagnosis"]) == bool(config)
+
+
+@given(
+    st.lists(
+        st.dictionaries(st.sampled_from(RESULT_KEYS), anything | st.fixed_dictionaries({"num_env_steps_sampled": anything})),
+        max_size=8,
+    )
+)
+def test_no_sequence_of_results_raises_or_yields_infinity(results):
+    measured = trial()
+    for each in results:
+        values = dict(leaves(measure(measured, each, 0.0)))
+        assert values.pop("band") in {"", "perfect", "excellent", "good", "fair", "inefficient"}
+        assert values.pop("diagnosis") == ""
+        assert values.pop("baseline/source") == "given"
+        assert values.pop("workload") == WORKLOAD.id
+        assert all(type(value) is float and not math.isinf(value) for value in values.values())
+
+
+def test_cores_are_unknown_in_iterations_around_probes():
+    spent = iter((0.3, 0.0, 0.0, 0.2, 0.0))
+    source = Measured()
+    source.take_seconds = lambda: next(spent)
+    monitor = trial(source=source, load=SimpleNamespace(look=lambda utilisation, runners_cpu_s: (1.5, 0.25)))
+    found = [measure(monitor, result(4000, 2.0))["cores"] for _ in range(5)]
+    known = {"own": 1.5, "others": 0.25}
+    assert [each == known for each in found] == [False, False, True, False, False]
+    assert math.isnan(found[0]["own"])
+
+
+@pytest.mark.parametrize(("exclusive", "others"), [(0.0, math.nan), (1.0, 0.3), (math.nan, 1.5)])
+def test_baseline_is_measured_while_nothing_else_runs(exclusive, others):
+    """Four undisturbed iterations of 1,000 steps/s, the first of which is warm-up, after four disturbed ones of 500."""
+    rule = SteadyRule(warmup_iterations=1, min_iterations=3)
+    now, published = [exclusive, others], []
+    source = Measured()
+    source.update = published.append
+    load = SimpleNamespace(look=lambda utilisation, runners_cpu_s: (1.0, now[1]))
+    monitor = trial(rule=rule, source=source, load=load, is_exclusive=lambda: now[0])
+    for iteration in range(8):
+        if iteration == 4:
+            now[:] = 1.0, 0.2
+        values = measure(monitor, result(1000, 2.0 if iteration < 4 else 1.0), 0.0)
+    assert values["steady"]["iterations"] == 7.0
+    assert [each.settled for each in published] == [False] * 7 + [True]
+    assert (published[-1].sps, published[-1].disturbed) == (1000.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("healthy", "reports", "delivered"),
+    [(4, 4, 4), (4, 3, 3), (3, 3, 3), (3, 0, 3), (4, 0, 4), (0, 0, 0)],
+    ids=["all", "one is late", "one is dead", "one is dead, none reports", "none reports", "all are dead"],
+)
+@pytest.mark.parametrize("source", ["trial", "probe"])
+def test_env_runners_that_deliver_no_samples_do_not_count(healthy, reports, delivered, source):
+    warnings, baseline = {}, Measured()
+    type(baseline).source = source
+    baseline.observe = lambda env_steps, spent: warnings.setdefault("observed", "") is None
+    monitor = trial(warnings=warnings, source=baseline)
+    work = RunnersWork(WORK.reports[:reports], busy=0.6, longest=0.6)
+    for _ in range(3):
+        fleet = {"fault_tolerance": {"num_healthy_workers": healthy}}
+        values = measure(monitor, result(4000, 2.0) | fleet, 0.0, {"sample": 1.0, "learn": 0.8}, work)
+    assert values["sps"] == 2000.0
+    assert values["parallelism"] == 2 * max(1, delivered)
+    if delivered == 4:
+        assert list(warnings) == ["observed"]
+        assert values["steady"]["iterations"] == 2
+        assert values["efficiency"] == 25.0
+        return
+    assert list(warnings) == ["runners"]
+    assert f"only {delivered} of 4 env runners" in warnings["runners"]
+    assert values["steady"]["iterations"] == 0
+    assert values["diagnosis"] == ""
+    assert all(math.isnan(values["loss"][cause]) for cause in CAUSES)
+    if source == "probe":
+        assert math.isnan(values["speedup"])
+        assert values["comparable"] == 0.0
+    else:
+        assert values["efficiency"] == pytest.approx(100 * 2.0 / (2 * max(1, delivered)))
+
+
+def test_a_changed_env_starts_the_steady_state_anew():
+    baseline = Measured()
+    changes = iter([False] * 5 + [True] + [False] * 3)
+    baseline.observe = lambda env_steps, spent: next(changes)
+    monitor = trial(source=baseline)
+    iterations = [measure(monitor, result(4000, 2.0), 0.0, {"sample": 1.0}, WORK)["steady"]["iterations"] for _ in range(9)]
+    assert iterations == [0, 1, 2, 3, 4, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_drift_is_only_silent_while_the_baseline_follows_it(follows):
+    warnings, baseline = {}, Measured()
+    type(baseline).follows_drift = follows
+    monitor = trial(warnings=warnings, source=baseline)
+    for iteration in range(40):
+        measure(monitor, result(4000, 1.25 + iteration / 20), 0.0, {"sample": 1.0 + iteration / 20})
+    assert ("drift" in warnings) == (not follows)

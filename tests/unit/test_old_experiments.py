@@ -1,0 +1,344 @@
+"""Folders of every release of Ray, at any depth, with what else is found in them."""
+
+import csv
+import json
+import math
+import pickle
+from pathlib import Path
+
+import pytest
+
+from rl_scaling_callback.analysis.interference import overlapping
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.experiments import ExperimentError, read_experiment
+from rl_scaling_callback.report import make_report
+from rl_scaling_callback.report.decisions import reason_text
+from rl_scaling_callback.report.sections import left_out
+from tests.builders import result
+
+# Config and result of iteration k of a trial with 2 env runners × 3 envs that samples 600 steps in 2 s, as each release logs them.
+OLD = {"env": "Pong-v0", "num_workers": 2, "num_envs_per_worker": 3, "train_batch_size": 600, "num_gpus": 1}
+GENERATIONS = {
+    "0.5": (
+        {**OLD, "min_iter_time_s": 10, "vtrace": True, "sample_batch_size": 50, "optimizer": {"num_envs_per_worker": 3}},
+        lambda k: {"timesteps_this_iter": 600, "timesteps_total": 600 * k, "episodes_total": None, "episode_reward_mean": 3.0},
+    ),
+    "0.8": (
+        {**OLD, "rollout_fragment_length": 50},
+        lambda k: {"timesteps_this_iter": 600, "info": {"num_steps_sampled": 600 * k}, "episode_reward_mean": 3.0},
+    ),
+    "1.2": (
+        {**OLD, "multiagent": {}},
+        lambda k: {"timesteps_this_iter": 0, "timesteps_total": 600 * k, "episodes_this_iter": 1, "episode_reward_mean": 3.0},
+    ),
+    "1.13": (
+        OLD,
+        lambda k: {
+            "counters": {"num_env_steps_sampled": 600 * k},
+            "timesteps_total": 1200 * k,  # agent steps
+            "sampler_results": {"episode_reward_mean": 3.0},
+        },
+    ),
+    "2.0": (
+        {**OLD, "min_iter_time_s": -1, "simple_optimizer": -1},
+        lambda k: {"num_env_steps_sampled": 600 * k, "num_env_steps_sampled_this_iter": 600, "episode_reward_mean": 3.0},
+    ),
+    "2.9": (
+        {**OLD, "num_workers": -1, "num_rollout_workers": 2, "num_learner_workers": 0},
+        lambda k: {"num_env_steps_sampled": 600 * k, "sampler_results": {"episode_reward_mean": 3.0}},
+    ),
+    "2.20, old API stack": (
+        {"env": "Pong-v0", "num_env_runners": 2, "num_envs_per_env_runner": 3, "enable_env_runner_and_connector_v2": False},
+        lambda k: {"num_env_steps_sampled": 600 * k, "env_runners": {"episode_reward_mean": 3.0}},
+    ),
+    "2.60": (
+        {"env": "Pong-v0", "num_env_runners": 2, "num_envs_per_env_runner": 3, "enable_env_runner_and_connector_v2": True},
+        lambda k: {
+            "env_runners": {"num_env_steps_sampled": 600, "episode_return_mean": 3.0},
+            "num_env_steps_sampled_lifetime": 600.0 * k,
+        },
+    ),
+}
+
+
+def results(generation="1.2", count=6, start=1.7e9, host="vm", **changes):
+    config, steps = GENERATIONS[generation]
+    return [
+        {
+            **steps(k),
+            "training_iteration": k,
+            "time_this_iter_s": 2.0,
+            "time_total_s": 2.0 * k,
+            "timestamp": int(start) + 2 * k,
+            "hostname": host,
+            "policy_reward_mean": {},
+            "config": {**config, **changes},
+        }
+        for k in range(1, count + 1)
+    ]
+
+
+def flat(result, prefix=""):
+    for key, value in result.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}/")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def write(folder, lines, *, as_csv=False, params=None):
+    folder.mkdir(parents=True)
+    if params is not None:
+        (folder / "params.json").write_text(json.dumps(params))
+    if not as_csv:
+        (folder / "result.json").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        return folder
+    rows = [dict(flat({**line, "config": {}})) for line in lines]
+    with (folder / "progress.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder
+
+
+def only(place, **options):
+    (study,) = read_experiment(place, **options).studies
+    (run,) = study.runs
+    return run
+
+
+def reasons(place):
+    return dict(read_experiment(place).left_out)
+
+
+@pytest.mark.parametrize("as_csv", [False, True], ids=["result.json", "progress.csv"])
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_every_generation(tmp_path, generation, as_csv):
+    write(tmp_path / "x", results(generation), as_csv=as_csv, params=GENERATIONS[generation][0])
+    run = only(tmp_path)
+    assert (run.scale, run.steady.sps, run.steady.iterations, run.notes) == (Scale(2, 3), 300.0, 4, ())
+    assert {sample.episode_return for sample in run.samples} == {3.0}
+
+
+def test_copies_of_settings_and_learning_from_old_releases_do_not_separate_workloads(tmp_path):
+    for envs in (3, 4):
+        write(
+            tmp_path / f"IMPALA_Pong-v0_{envs}", results("0.5", num_envs_per_worker=envs, optimizer={"num_envs_per_worker": envs})
+        )
+    (study,) = read_experiment(tmp_path).studies
+    assert (study.title, len(study.runs), study.exclusive_phases, study.timed_iterations) == ("IMPALA on Pong-v0", 2, False, True)
+
+
+def test_progress_csv_with_dicts_damage_and_a_second_header(tmp_path):
+    trial = write(tmp_path / "x", results(count=8), as_csv=True)
+    header, *rows = (trial / "progress.csv").read_text().splitlines()
+    config = "\"{'env': 'Pong-v0', 'num_workers': 2, 'num_envs_per_worker': 3, 'lr': None}\""
+    lines = [f"{header},config", *(f"{row},{config}" for row in rows)]
+    lines[4:5] = [f"{header},config", "1,2", lines[4]]
+    (trial / "progress.csv").write_text("\n".join(lines) + "\n1,2")  # the last row is being written
+    (trial / "result.json").touch()
+    run = only(tmp_path)
+    assert (run.scale, run.steady.iterations, run.steady.sps) == (Scale(2, 3), 6, 300.0)
+    assert run.notes == ("1 damaged line of its results left out",)
+
+
+def test_gap_in_a_lifetime_count_is_not_one_iteration(tmp_path):
+    lines = results(count=9)
+    del lines[5]
+    write(tmp_path / "x", lines)
+    assert (only(tmp_path).steady.sps, only(tmp_path).steady.iterations) == (300.0, 5)
+
+
+@pytest.mark.parametrize("state", [
+    lambda name, config: {"checkpoints": [json.dumps({"logdir": f"/home/me/ray_results/x/{name}", "config": config})]},
+    lambda name, config: {"trial_data": [[json.dumps({"relative_logdir": name, "config": config}), "{}"]]},
+])  # fmt: skip
+def test_config_from_tunes_state_of_the_experiment(tmp_path, state):
+    lines = [{key: value for key, value in line.items() if key != "config"} for line in results()]
+    write(tmp_path / "experiment" / "x", lines)
+    (reason,) = reasons(tmp_path).values()
+    assert "its config has no valid scale" in reason
+    config = {**OLD, "callbacks": {"_type": "CLOUDPICKLE_FALLBACK", "value": "80059"}}
+    (tmp_path / "experiment" / "experiment_state-1.json").write_text(json.dumps(state("x", config)))
+    (tmp_path / "experiment" / "experiment_state-0.json").write_text("{")
+    assert only(tmp_path).scale == Scale(2, 3)
+
+
+class Trap:
+    def __reduce__(self):
+        return Path.touch, (Path("loaded"),)
+
+
+def test_pickles_are_never_loaded(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trial = write(tmp_path / "x" / "y", results())
+    for name in ("params.pkl", "error.pkl", "result.json.pkl"):
+        (trial / name).write_bytes(pickle.dumps(Trap()))
+    (tmp_path / "x" / "tuner.pkl").write_bytes(pickle.dumps(Trap()))
+    assert only(tmp_path / "x").scale == Scale(2, 3)
+    assert not Path("loaded").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "scale"),
+    [
+        ("PPO_Pong-v0_1a2b3_00000_0", {"lr": 1.0}, Scale(2, 1)),
+        ("DQN_Pong-v0_1a2b3_00000_0", {"lr": 1.0}, Scale(0, 1)),
+        ("mine", {"num_workers": 5}, Scale(5, 1)),
+    ],
+)
+def test_missing_settings_are_rllibs_defaults_which_is_said(tmp_path, name, config, scale):
+    lines = [{**line, "config": {"env": "Pong-v0", **config}} for line in results()]
+    write(tmp_path / name, lines)
+    run = only(tmp_path)
+    assert run.scale == scale
+    told = [*run.notes]
+    assert told[-1] == "num_envs_per_env_runner is not in its config: RLlib's default at that time, 1, is assumed"
+    assert len(told) == 2 - ("num_workers" in config)
+
+
+def test_env_runners_of_a_lost_config_are_those_that_were_healthy(tmp_path):
+    lines = [{**line, "num_healthy_workers": 8, "config": {}} for line in results()]
+    write(tmp_path / "x", lines, as_csv=True)
+    run = only(tmp_path / "x" / "progress.csv")
+    assert run.scale == Scale(8, 1)
+    assert run.notes[0] == "num_env_runners is not in its config: as many as were healthy, 8, are assumed"
+
+
+def test_trial_folder_or_file_is_read_like_its_experiment(tmp_path):
+    for as_csv, file in ((False, "result.json"), (True, "progress.csv")):
+        trial = write(tmp_path / file / "deep" / "x", results(), as_csv=as_csv, params=OLD)
+        for place in (tmp_path / file, trial, trial / file):
+            assert (only(place).scale, only(place).steady.sps) == (Scale(2, 3), 300.0)
+
+
+def test_experiments_at_any_depth_each_trial_once(tmp_path):
+    write(tmp_path / "a" / "monday" / "one", results(start=1e9))
+    write(tmp_path / "b" / "one", results(num_workers=4, start=2e9))
+    write(tmp_path / "b" / "one" / "checkpoint_1" / "inner", results(start=3e9))  # within a trial
+    write(tmp_path / "copy" / "one", results(count=5, start=1e9))
+    (tmp_path / "b" / "link").symlink_to(tmp_path)
+    experiment = read_experiment(tmp_path)
+    (study,) = experiment.studies
+    assert [(run.name, run.scale) for run in study.runs] == [("a/monday/one", Scale(2, 3)), ("b/one", Scale(4, 3))]
+    assert reasons(tmp_path) == {"copy/one": "a copy of another trial here"}
+
+
+def test_what_is_not_rllibs_is_left_out_in_one_line(tmp_path):
+    write(tmp_path / "x" / "good", results())
+    for index in range(20):
+        plain = [{"loss": 0.1, "training_iteration": k, "time_this_iter_s": 1.0, "config": {"lr": index}} for k in range(1, 9)]
+        write(tmp_path / "y" / f"f_{index}", plain, as_csv=index % 2 == 1)
+    (line,) = left_out(read_experiment(tmp_path).left_out)
+    assert line == "y/f_0, y/f_1, y/f_10 and 17 more: not a trial of RLlib: its results and config have none of RLlib's names"
+
+
+# Trials that ran at the same time
+
+
+def test_trials_that_overlapped_on_one_host_leave_the_verdict_undecided(tmp_path):
+    write(tmp_path / "PPO_1", results(start=1000, num_workers=1, num_envs_per_worker=1))
+    write(tmp_path / "PPO_2", results(start=1004, num_workers=4))
+    write(tmp_path / "PPO_3", results(start=1004, num_workers=5, host="elsewhere"))
+    write(tmp_path / "PPO_4", results(start=1030, num_workers=6))
+    (study,) = read_experiment(tmp_path).studies
+    assert [run.exclusive for run in study.runs] == pytest.approx([0.0, 0.0, math.nan, math.nan], nan_ok=True)
+    (made,) = make_report(read_experiment(tmp_path)).studies
+    beside_others = {goal: each.choice.scale == Scale(6, 3) for goal, each in made.recommendations.items()}
+    assert not all(beside_others.values())
+    for goal, each in made.recommendations.items():
+        assert each.verdict == "undecided" or beside_others[goal]
+
+
+def test_no_goal_is_met_by_trials_that_overlapped(tmp_path):
+    write(tmp_path / "PPO_1", results(start=1000, num_workers=1, num_envs_per_worker=1))
+    write(tmp_path / "PPO_2", results(start=1004, num_workers=4))
+    (made,) = make_report(read_experiment(tmp_path)).studies
+    assert {each.verdict for each in made.recommendations.values()} <= {"undecided", "not met"}
+    assert made.recommendations["fastest"].verdict == "undecided"
+    assert "max_concurrent_trials=1" in reason_text(made.recommendation)
+
+
+def test_overlap_with_a_trial_that_is_left_out_counts(tmp_path):
+    write(tmp_path / "PPO_1", results(start=1000))
+    write(tmp_path / "PPO_2", results(start=1001, count=2))
+    assert only(tmp_path).exclusive == 0.0
+
+
+@pytest.mark.parametrize(
+    ("trials", "found"),
+    [
+        ([("a", [(0, 10)]), ("a", [(5, 15)])], {0, 1}),
+        ([("a", [(0, 10)]), ("b", [(5, 15)]), ("", [(0, 99)])], set()),
+        ([("a", [(0, 10)]), ("a", [(9.5, 20)])], set()),  # times are known to the second
+        ([("a", [(0, 100)]), ("a", [(10, 20)]), ("a", [(30, 40)]), ("a", [(101, 110)])], {0, 1, 2}),
+        ([("a", [(0, 10), (50, 60)]), ("a", [(20, 40)])], set()),  # interrupted meanwhile
+    ],
+)
+def test_which_trials_overlap(trials, found):
+    assert overlapping(trials) == found
+
+
+# What tells workloads apart
+
+
+def test_gpus_that_env_runners_share_do_not_separate_workloads(tmp_path):
+    for workers, each in ((2, 0.4), (4, 0.2), (8, 0.1)):
+        write(tmp_path / f"PPO_{workers}", results(num_workers=workers, num_gpus=0.2, num_gpus_per_worker=each))
+    write(tmp_path / "PPO_9", results(start=1e9, num_workers=8, num_gpus=0.2, num_gpus_per_worker=0.225))
+    studies = read_experiment(tmp_path).studies
+    assert [(study.title, len(study.runs)) for study in studies] == [("Pong-v0 (GPUs: 1)", 3), ("Pong-v0 (GPUs: 2)", 1)]
+
+
+def test_same_share_of_a_gpu_does_not_separate_workloads(tmp_path):
+    for workers in (2, 4, 8):
+        write(tmp_path / f"PPO_{workers}", results(num_workers=workers, num_gpus_per_worker=0.1))
+    assert len(read_experiment(tmp_path).studies) == 1
+
+
+NAMES = ["ppo_gpu0_2_workers", "ppo_gpu1_2_workers", "ppo_gpu0_4_workers_run1", "ppo_gpu0_4_workers_run2"]
+
+
+def test_names_that_people_gave_tell_trials_of_one_scale_apart(tmp_path):
+    for name in NAMES:
+        write(tmp_path / name, results(num_workers=int(name.split("_")[2]), start=len(name) + 1e3 * NAMES.index(name)))
+    experiment = read_experiment(tmp_path)
+    assert [(study.title, len(study.runs)) for study in experiment.studies] == [
+        ("Pong-v0 (trial: ppo_gpu0_#_workers)", 3),
+        ("Pong-v0 (trial: ppo_gpu1_#_workers)", 1),
+    ]
+    assert experiment.notes == ("Trials that differ in trial are separate studies; --pool merges them on purpose.",)
+    (study,) = read_experiment(tmp_path, pool=["trial"]).studies
+    assert len(study.runs) == 4
+
+
+def test_names_that_tune_gave_do_not(tmp_path):
+    for index in range(2):
+        write(tmp_path / f"PPO_Pong-v0_1a2b3_0000{index}_{index}_lr=0.{index}", results(start=1e3 * index))
+        write(tmp_path / f"PPO_Pong-v0_{index}_2018-11-10_00-17-2{index}0NYeDg", results(start=1e4 + 1e3 * index))
+    (study,) = read_experiment(tmp_path).studies
+    assert len(study.runs) == 4
+
+
+def test_pooled_settings_do_not_separate_workloads(tmp_path):
+    for index, framework in enumerate(("tf", "torch")):
+        write(tmp_path / framework, results(start=1e3 * index, framework=framework))
+    assert [study.title for study in read_experiment(tmp_path).studies] == [
+        f"Pong-v0 (framework_str: {name})" for name in ("tf", "torch")
+    ]
+    assert len(read_experiment(tmp_path, pool=["framework_str", "trial"]).studies) == 1
+    with pytest.raises(ExperimentError, match="pool is frame, which is no setting"):
+        read_experiment(tmp_path, pool=["frame"])
+
+
+def test_rounded_batch_is_known(tmp_path):
+    write(tmp_path / "x", results(rollout_fragment_length=70, train_batch_size=500))
+    write(tmp_path / "y", results(start=1e9, rollout_fragment_length=70, train_batch_size=100))
+    batches = {study.facts["train_batch_size"]: study.runs[0].batch for study in read_experiment(tmp_path).studies}
+    assert batches == pytest.approx({"500": 500.0, "100": math.nan}, nan_ok=True)
+
+
+def test_todays_results_have_the_same_content_in_both_files(tmp_path):
+    lines = [result(k) for k in range(1, 8)]
+    runs = [only(write(tmp_path / str(as_csv), lines, as_csv=as_csv, params=lines[0]["config"])) for as_csv in (False, True)]
+    assert repr(runs[0].samples) == repr(runs[1].samples)

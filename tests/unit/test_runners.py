@@ -1,0 +1,55 @@
+import math
+
+import pytest
+
+from rl_scaling_callback.core.attribution import TimeBreakdown, losses
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.live.runners import Rounds
+from rl_scaling_callback.rllib import RunnerReport
+
+
+def reports(*busy):
+    return [(str(runner), RunnerReport(each, cpu=each)) for runner, each in enumerate(busy, 1)]
+
+
+def test_without_reports_nothing_is_known():
+    work = Rounds().read()
+    assert work.reports == ()
+    assert math.isnan(work.busy)
+    assert math.isnan(work.longest)
+
+
+def test_longest_is_summed_over_rounds():
+    rounds = Rounds()
+    rounds.add(reports(1.0, 3.0))
+    rounds.add(reports(3.0, 1.0))
+    work = rounds.read()
+    assert (work.busy, work.longest) == (2.0, 6.0)
+    assert work.reports == (RunnerReport(4.0, cpu=4.0),) * 2
+
+
+def test_rounds_merged_together_are_separated():
+    rounds = Rounds()
+    rounds.add(reports(1.0, 3.0) + reports(3.0, 1.0))
+    assert rounds.read().longest == 6.0
+
+
+def test_start_discards_earlier_reports():
+    rounds = Rounds()
+    rounds.add(reports(1.0))
+    rounds.start()
+    rounds.add(reports(0.5))
+    assert rounds.read().busy == 0.5
+
+
+def test_alternating_stragglers_are_stragglers():
+    # Ten rounds in which one env runner takes 0.1 s and the other 0.2 s, taking turns. The driver waits for the slower one.
+    rounds = Rounds()
+    for turn in range(10):
+        rounds.add(reports(*((0.1, 0.2) if turn % 2 else (0.2, 0.1))))
+    work = rounds.read()
+    spent = TimeBreakdown.of({"sample": 2.0}, 2.5, work.busy, work.longest)
+    baseline = TimeBreakdown.of({"sample": 2.0e-3}, 2.5e-3, 2.0e-3, 2.0e-3)
+    lost, _ = losses(Scale(2, 1), 1000, spent, baseline)
+    assert lost["straggler"] == pytest.approx(100 * 1.0 / 2.5)
+    assert lost["transfer"] == pytest.approx(0.0)

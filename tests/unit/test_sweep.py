@@ -1,0 +1,380 @@
+"""Sweeps with a scripted process in place of an Algorithm."""
+
+import math
+import random
+import re
+from collections import Counter
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("ray.rllib", reason="needs Ray")
+
+from rl_scaling_callback.analysis.configurations import SINGLE
+from rl_scaling_callback.analysis.goals import GOALS, Goal
+from rl_scaling_callback.core.probing import Probe
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.report import make_report
+from rl_scaling_callback.report.progress import following
+from rl_scaling_callback.rllib.hardware import this_host
+from rl_scaling_callback.rllib.prober import ProbeError
+from rl_scaling_callback.sweeping import by_probes, by_training
+from rl_scaling_callback.sweeping.host import TrainedIteration
+from rl_scaling_callback.sweeping.probe_rounds import FEWEST_ITERATIONS, ProbeRounds
+from rl_scaling_callback.sweeping.race import Grid, Race
+from rl_scaling_callback.sweeping.sweep import sweep
+
+CONFIG = SimpleNamespace(algo_class=SimpleNamespace(__name__="PPO"), env="Env")
+ENVS = tuple(2**power for power in range(9))
+
+
+def trained(scale, seconds, learn=0.008, env_steps=80.0):
+    return TrainedIteration(scale, env_steps, seconds, {"learn": learn, "sync": 0.001, "other": 0.001})
+
+
+class ScriptedHost:
+    """A fake `Host` with perfectly scaling sampling and a simulated clock; `fails(host)` raises to end a sweep."""
+
+    fails = staticmethod(lambda host: None)
+    now = 0.0
+    evaluation_s = 0.0
+    dies = False
+
+    def __init__(self, config, *, probes=True, keep_envs=True, say=print):
+        self.scale, self.machine, self.probes = config, this_host(), probes
+        self.probed = self.added = self.trained_since = 0
+
+    def close(self):
+        pass
+
+    def recover(self):
+        return self.dies
+
+    def steps_per_update(self, scales):
+        self.added += len(scales)
+        return dict.fromkeys(scales, math.inf)
+
+    def train(self, scale):
+        self.trained_since += 1
+        self.fails(self)
+        seconds = 0.8 / scale.parallelism + 0.01
+        if not self.probes:
+            seconds = 2.0 / min(scale.num_env_runners, 2) / min(scale.num_envs_per_env_runner, 4) + 0.01
+        ScriptedHost.now += seconds
+        return trained(scale, seconds)
+
+    def probe(self, scale, number):
+        self.probed, self.trained_since = number + 1, 0
+        self.fails(self)
+        seconds = 0.8 / scale.parallelism * (1 + 0.01 * math.sin(7 * number + scale.parallelism))
+        ScriptedHost.now += seconds
+        return Probe(scale, number, 80.0, seconds, (seconds,) * scale.num_env_runners)
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    monkeypatch.setattr(ScriptedHost, "now", 0.0)
+
+    def use(**changed):
+        host = type("Host", (ScriptedHost,), changed)
+        for way in (by_probes, by_training):
+            monkeypatch.setattr(way, "Host", host)
+            monkeypatch.setattr(way.cluster, "at_scale", lambda config, scale: scale)
+
+    use()
+    return use
+
+
+def by(way, runners=(1, 2), envs=ENVS, goal=GOALS["fastest"], **options):
+    """Sweep the scripted process; return the measurements and the messages."""
+    said = []
+    swept = way(CONFIG, Race(goal), Grid(runners, envs), say=said.append, clock=lambda: ScriptedHost.now, **options)
+    return swept, said
+
+
+def probe(**options):
+    return by(by_probes.sweep_by_probes, **{"grows": "envs" not in options, **options})
+
+
+def train(**options):
+    return by(by_training.sweep_by_training, **options)
+
+
+def scales(swept):
+    return {run.scale for run in swept.experiment.studies[0].runs}
+
+
+def recommendation(swept, goal=GOALS["fastest"]):
+    return make_report(swept.experiment, goal).studies[0].recommendation
+
+
+def spied(monkeypatch):
+    """Return a list that the `ProbeRounds` of a sweep is added to."""
+    kept = []
+    made = by_probes.ProbeRounds
+    monkeypatch.setattr(by_probes, "ProbeRounds", lambda *given, **options: kept.append(made(*given, **options)) or kept[-1])
+    return kept
+
+
+# Without probes
+
+
+def test_training_doubles_each_axis_while_that_pays_off_and_repeats_the_best(scripted):
+    """Two env runners are twice as fast as one, and 4 envs 4 times; more of either gain nothing."""
+    views = []
+    swept, said = train(runners=(1, 2, 4), progress=views.append)
+    assert recommendation(swept).choice.scale == Scale(2, 4)
+    trained = Counter(text.removeprefix("Training with ") for text in said)
+    assert trained["1r×1e"] == trained["2r×4e"] == 3
+    assert set(trained) < {str(Scale(r, e)) for r in (1, 2, 4) for e in (1, 2, 4, 8)}
+    assert max(trained.values()) == 3
+    assert sum(trained.values()) <= 15
+    assert views[-1].choice == Scale(2, 4)
+
+
+def test_training_keeps_to_the_grid(scripted):
+    swept, _ = train(runners=(2,), envs=(3, 6))
+    assert scales(swept) <= {SINGLE, Scale(2, 3), Scale(2, 6)}
+
+
+def test_configuration_that_fails_in_training_is_left_out_and_so_are_larger_ones(scripted):
+    tried = []
+
+    def fails(host):
+        tried.append(host.scale)
+        if host.scale.num_envs_per_env_runner > 1:
+            raise ProbeError("the port is taken")
+
+    scripted(fails=staticmethod(fails))
+    swept, _ = train(runners=(1, 2, 4))
+    assert recommendation(swept).choice.scale == Scale(2, 1)
+    assert [*swept.experiment.left_out] == [("1r×2e", "the port is taken")]
+    assert set(tried) == {SINGLE, Scale(1, 2), Scale(2, 1), Scale(4, 1)}
+
+
+def test_reference_that_fails_ends_a_sweep(scripted):
+    def fails(host):
+        raise ProbeError("the port is taken")
+
+    scripted(fails=staticmethod(fails))
+    with pytest.raises(ProbeError, match="the port is taken"):
+        train()
+
+
+def test_training_without_env_steps_ends(scripted):
+    scripted(train=lambda self, scale: trained(scale, 2.0, env_steps=0.0))
+    with pytest.raises(ProbeError, match="not steady after 60 iterations"):
+        train()
+
+
+@pytest.mark.parametrize("budget_s", [0.1, 20.0])
+def test_no_training_starts_after_the_budget(scripted, budget_s):
+    swept, _ = train(budget_s=budget_s)
+    assert ScriptedHost.now < budget_s + 20
+    assert scales(swept) >= {SINGLE}
+
+
+def test_interrupted_training_reports_the_results_so_far(scripted):
+    def fails(host):
+        if host.scale == Scale(2, 2):
+            raise KeyboardInterrupt
+
+    scripted(fails=staticmethod(fails))
+    swept, said = train()
+    assert swept.interrupted
+    assert said[-1] == "Interrupted: showing the results so far"
+    assert scales(swept) >= {SINGLE, Scale(2, 1), Scale(1, 2)}
+
+
+# With probes
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ProbeError("The process died")])
+@pytest.mark.parametrize(
+    "when",
+    [
+        pytest.param(lambda host: host.probed == 2, id="probing"),
+        pytest.param(lambda host: host.added > 4, id="right after larger configurations were added"),
+        pytest.param(lambda host: host.probed > 2 and host.trained_since > 4, id="confirming"),
+    ],
+)
+def test_sweep_that_ends_early_reports_the_results_so_far(scripted, error, when):
+    def fails(host):
+        if when(host):
+            raise error
+
+    scripted(fails=staticmethod(fails))
+    swept, said = probe()
+    assert swept.interrupted == isinstance(error, KeyboardInterrupt)
+    assert scales(swept) >= {SINGLE, Scale(1, 2), Scale(2, 1), Scale(2, 2)}
+    assert any(text.startswith("Interrupted:" if isinstance(error, KeyboardInterrupt) else "Ended early") for text in said)
+
+
+def test_configuration_that_cannot_be_probed_is_not_trained(scripted):
+    trained = []
+
+    def fail(self, scale, number):
+        return "no licence" if scale.num_envs_per_env_runner > 1 else ScriptedHost.probe(self, scale, number)
+
+    def spy(self, scale):
+        trained.append(scale)
+        return ScriptedHost.train(self, scale)
+
+    scripted(probe=fail, train=spy)
+    swept, _ = probe(envs=(1, 4), budget_s=20.0)
+    assert set(trained) == {SINGLE, Scale(2, 1)}
+    left_out = dict(swept.experiment.left_out)
+    assert left_out == {"1r×4e": "no licence", "2r×4e": "no licence"}
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_larger_configurations_are_skipped_after_one_kills_env_runners(scripted, dies):
+    tried = []
+
+    def fail(self, scale, number):
+        tried.append(scale)
+        return "it died" if scale.num_envs_per_env_runner > 2 else ScriptedHost.probe(self, scale, number)
+
+    scripted(probe=fail, dies=dies)
+    swept, _ = probe(envs=(1, 4, 8), budget_s=20.0)
+    failed = dict(swept.experiment.left_out)
+    assert failed.keys() == {"1r×4e", "1r×8e", "2r×4e", "2r×8e"}
+    assert set(map(str, tried)) - {"1r×1e", "2r×1e"} == ({"2r×4e", "1r×4e"} if dies else failed.keys())
+    assert failed["2r×8e"] == ("not tried after 2r×4e: it died" if dies else "it died")
+
+
+@pytest.mark.parametrize("budget_s", [10.0, 20.0])
+def test_budget_includes_the_confirmation(scripted, budget_s):
+    swept, _ = probe(budget_s=budget_s)
+    assert ScriptedHost.now <= budget_s
+    notes = [note for run in swept.experiment.studies[0].runs for note in run.notes]
+    assert notes
+    assert not [note for note in notes if not note.startswith("training iterations: ") or "differ" in note]
+
+
+def test_budget_shorter_than_a_round_runs_one_round_and_leaves_a_guess(scripted):
+    swept, said = probe(budget_s=0.1)
+    assert swept.experiment.source == "4 probes in 1 round"
+    assert "no time to confirm" in said[-1]
+    found = recommendation(swept, Goal("fast", min_speedup=1.5))
+    assert (found.ground, found.verdict) == ("guess", "undecided")
+
+
+def test_every_reference_iteration_confirms_the_choice(scripted, monkeypatch):
+    """They are the slowest, so none is wasted: not in the first round, and not between the rounds and the confirmation."""
+    kept = spied(monkeypatch)
+    probe(envs=(1, 4))
+    (rounds,) = kept
+    trained = [each.scale for each in rounds.iterations + rounds.confirmations]
+    assert trained[1:3] == [SINGLE, Scale(2, 4)]
+    assert trained.count(SINGLE) == len(rounds.trained_speedups(Scale(2, 4))) >= 3
+    assert abs(trained.count(SINGLE) - trained.count(Scale(2, 4))) <= 1
+
+
+def test_a_stall_leads_to_more_iterations_that_confirm_instead_of_a_wide_interval(scripted):
+    trained = []
+
+    def stall(self, scale):
+        trained.append(scale)
+        iteration = ScriptedHost.train(self, scale)
+        stalls = scale == Scale(2, 4) and trained.count(scale) == 2
+        return replace(iteration, seconds=10 * iteration.seconds) if stalls else iteration
+
+    scripted(train=stall)
+    swept, _ = probe(envs=(1, 4))
+    (note,) = next(run.notes for run in swept.experiment.studies[0].runs if run.scale == Scale(2, 4))
+    assert float(re.search(r"± (\d+) %", note)[1]) < 11
+    assert trained.count(Scale(2, 4)) > 4
+
+
+def test_training_that_varies_too_much_confirms_nothing(scripted):
+    generator = random.Random(0)
+
+    def vary(self, scale):
+        iteration = ScriptedHost.train(self, scale)
+        return replace(iteration, seconds=iteration.seconds * generator.lognormvariate(0, 1))
+
+    scripted(train=vary)
+    swept, _ = probe(envs=(1, 4))
+    notes = [note for run in swept.experiment.studies[0].runs for note in run.notes]
+    assert any(note.startswith("training iterations vary too much to confirm it") for note in notes)
+
+
+def test_evaluation_is_reported_separately(scripted):
+    scripted(evaluation_s=0.81)
+    swept, _ = probe(envs=(1,), budget_s=20.0)
+    one, two = sorted(swept.experiment.studies[0].runs, key=lambda run: run.scale)
+    assert two.steady.sps / one.steady.sps == pytest.approx(0.81 / 0.41, rel=0.02)
+    # (0.81 + 0.81) s with evaluation against (0.41 + 0.81) s.
+    assert "evaluation adds 0.81 s per iteration on average, which figures exclude: with it 1.33×" in two.notes
+    assert "evaluation" not in " ".join(one.notes)
+
+
+@pytest.mark.parametrize("goal", [*GOALS.values(), Goal("cheap", min_speedup=3, max_cpus=2)])
+@pytest.mark.parametrize("way", [probe, train])
+def test_race_and_report_choose_alike(scripted, way, goal):
+    views = []
+    swept, _ = way(goal=goal, progress=views.append)
+    row = next(row for row in views[-1].rows if row.scale == views[-1].choice)
+    found = recommendation(swept, goal).choice
+    assert (found.scale, found.speedup) == (row.scale, pytest.approx(row.speedup, rel=0.05))
+
+
+def test_progress_without_a_time_limit(scripted, capsys):
+    from rich.console import Console
+
+    with following(Console()) as follow:
+        train(progress=follow)
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert first == "Round 1: 1r×1e leads, 1.00×; 1 of 1 configurations left"
+    assert last.startswith("Round 3: 2r×4e leads, ")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"runners": 4}, ValueError, "runners is 4; allowed are several numbers"),
+        ({"envs": np.int64(4)}, ValueError, "envs is .*4.*; allowed are several numbers"),
+        ({"envs": np.array([1.5])}, ValueError, "envs is .*1.5.*; allowed are whole numbers from 1 up"),
+        ({"envs": [0]}, ValueError, "envs is 0; allowed are whole numbers from 1 up"),
+        ({"budget_minutes": 0}, ValueError, "budget_minutes is 0"),
+        ({}, TypeError, "config is namespace"),
+    ],
+)
+def test_invalid_options_are_rejected_before_ray_starts(monkeypatch, options, error, text):
+    monkeypatch.setattr("rl_scaling_callback.sweeping.cluster.connect", lambda *_, **__: pytest.fail("connected"))
+    with pytest.raises(error, match=text):
+        sweep(CONFIG, **options)
+
+
+def test_update_time_rises_with_env_runners_and_envs():
+    def update(scale):
+        return 0.01 + 0.002 * scale.num_env_runners + 0.0005 * scale.parallelism
+
+    scales = [SINGLE, Scale(2, 1), Scale(1, 4), Scale(2, 4), Scale(4, 8)]
+    steps = {scale: float(scale.parallelism) for scale in scales}  # one update per step of all envs
+    rounds = ProbeRounds(scales, steps)
+    for scale in scales[:-1]:
+        rounds.trained(trained(scale, 2.0, 80.0 / steps[scale] * update(scale) - 0.002))
+    assert rounds.rest == pytest.approx([update(scale) / steps[scale] for scale in scales])
+
+
+def test_few_training_iterations_do_not_hide_their_error():
+    scales = [Scale(2, 4), SINGLE, Scale(2, 2), Scale(2, 1)]
+    rounds = ProbeRounds(scales, dict.fromkeys(scales, 80.0))
+    for scale, learn in zip(scales[:FEWEST_ITERATIONS], [1.0, 1.2, 0.8, 1.1], strict=True):
+        rounds.trained(trained(scale, 2.0, learn))
+    assert rounds.rest_error > 0.05
+
+
+@pytest.mark.parametrize(("budget_s", "is_known", "left"), [(None, True, -3), (None, False, 15), (40.0, False, 20 - 15 - 10)])
+def test_rounds_go_on_for_longer_while_errors_are_large(budget_s, is_known, left):
+    """By default only: 12 or 30 s after the first round. Otherwise, another round and a quarter of the budget have to fit in."""
+    now = 0.0
+    limit = by_probes._TimeLimit(budget_s, lambda: now)
+    now = 5.0
+    limit.after_round(1, is_known)
+    now = 20.0
+    assert limit.after_round(3, is_known) == left

@@ -1,0 +1,266 @@
+"""Tables as people write them."""
+
+import json
+import math
+
+import pytest
+
+from rl_scaling_callback.analysis.configurations import configurations
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.experiments import ExperimentError, read_experiment
+from rl_scaling_callback.report import make_report
+from tests.builders import HEADER, TABLE
+
+
+def write(tmp_path, text, name="table.csv"):
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def lines(*rows):
+    return "\n".join(",".join(map(str, row)) for row in rows) + "\n"
+
+
+def studies(tmp_path, text, **options):
+    """Return the throughputs of each study by scale, by its title."""
+    found = read_experiment(write(tmp_path, text), **options).studies
+    return {study.title: {str(c.scale): round(c.sps) for c in configurations(study)} for study in found}
+
+
+def test_table_has_no_warm_up():
+    experiment = read_experiment(TABLE)
+    (study,) = experiment.studies
+    assert (study.title, len(study.runs), experiment.left_out) == ("halfcheetah_ppo_i7_12700", 10, ())
+    fastest = study.runs[-1]
+    assert (fastest.scale, fastest.steady.iterations) == (Scale(8, 2), 1)
+    assert (fastest.steady.env_steps, fastest.steady.seconds, fastest.steady.sps) == (16384.0, 2.20, 16384 / 2.20)
+    assert (study.runs[0].name, experiment.notes) == ("1r×1e", ())
+
+
+def test_rows_of_one_configuration_are_iterations_of_one_run(tmp_path):
+    path = write(tmp_path, f"\ufeffiter, {HEADER}\n1,1,1,100,1\n1,2,1,100,1\n2,1,1,100,3\n")
+    (study,) = read_experiment(path).studies
+    assert [(run.scale, run.steady.sps, len(run.samples)) for run in study.runs] == [
+        (Scale(1, 1), 50.0, 2),
+        (Scale(2, 1), 100.0, 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "steps", "seconds"),
+    [
+        ("num_env_runners,env_steps,time_this_iter_s\n2,100,1\n2,100,3", 200, 4),
+        ("num_env_runners,num_envs_per_env_runner,sps,time_this_iter_s\n2,1,100,1\n2,1,50,2", 200, 3),
+        ("num_env_runners,env_steps,sps\n2,100,50\n2,100,100", 200, 3),
+        # SPS is redundant next to env steps and time.
+        ("num_env_runners,env_steps,time_this_iter_s,sps\n2,100,1,\n2,100,3,", 200, 4),
+        # Names and numbers as people write them.
+        ('Num Workers,Timesteps,Iteration Time (s)\n2,"1,000",1\n2,"1 000.0",3', 2000, 4),
+        ("workers\tsteps\tseconds\n2\t1,000\t1\n2\t1,000\t3", 2000, 4),
+        ("config/num_workers,env_runners/num_env_steps_sampled,time_this_iter_s,pid\n2,100,1,17\n2,100,3,18", 200, 4),
+    ],
+)
+def test_columns_of_a_table(tmp_path, text, steps, seconds):
+    (run,) = read_experiment(write(tmp_path, text)).studies[0].runs
+    assert (run.scale, run.steady.env_steps, run.steady.seconds) == (Scale(2, 1), steps, pytest.approx(seconds))
+
+
+ROWS = [{"n_envs": n, "fps": sps} for n, sps in ((1, 100.0), (4, 240.0), (16, 320.0))]
+BY_ENVS = {"1r×1e": 100, "1r×4e": 240, "1r×16e": 320}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("table.jsonl", "\n".join(json.dumps({"reward": math.nan, "config": row}) for row in ROWS) + "\n"),
+        ("table.json", json.dumps(ROWS)),
+        ("table.tsv", "n_envs\tfps\n" + "".join(f"{row['n_envs']}\t{row['fps']}\n" for row in ROWS)),
+        ("table.csv", lines(("envs", "fps"), *(row.values() for row in ROWS))),
+    ],
+)
+def test_formats(tmp_path, name, text):
+    (study,) = read_experiment(write(tmp_path, text, name)).studies
+    assert {str(run.scale): run.steady.sps for run in study.runs} == BY_ENVS
+
+
+def test_dataframe():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(ROWS).assign(machine=["a", "a", None])
+    experiment = read_experiment(frame)
+    assert [study.title for study in experiment.studies] == ["DataFrame (machine: a)", "DataFrame (machine: none)"]
+    assert experiment.notes[0] == "Columns: num_envs_per_env_runner is n_envs, sps is fps."
+    assert len(make_report(frame[["n_envs", "fps"]]).studies[0].configurations) == 3
+    with pytest.raises(TypeError, match="experiment is 3"):
+        make_report(3)
+
+
+def test_columns_by_name(tmp_path):
+    text = lines(("gpus", "step_fps", "train_fps"), (1, 90, 10), (4, 95, 43))
+    path = write(tmp_path, text)
+    with pytest.raises(
+        ExperimentError, match=r"lacks num_env_runners and .* its columns are gpus, step_fps, train_fps.*--column sps=NAME"
+    ):
+        read_experiment(path)
+    (study,) = read_experiment(path, columns={"num_env_runners": "gpus", "sps": "train_fps"}).studies
+    assert [(str(c.scale), c.speedup) for c in configurations(study)] == [("1r×1e", 1.0), ("4r×1e", pytest.approx(4.3))]
+    for wrong in ({"speed": "gpus"}, {"sps": "FPS"}):
+        with pytest.raises(ExperimentError, match=r"speed is not one of ours|there is no column FPS"):
+            read_experiment(path, columns=wrong)
+
+
+# Columns that are not ours
+
+
+METHODS = lines(
+    ("machine", "method", "num_envs", "FPS"),
+    *((machine, method, n, f'"{sps * n:,}"') for machine, sps in (("a", 1000), ("b", 500)) for method in "xy" for n in (1, 2)),
+)
+
+
+def test_factors_make_studies_titled_by_what_differs(tmp_path):
+    assert studies(tmp_path, METHODS) == {
+        f"table (machine: {machine}, method: {method})": {"1r×1e": sps, "1r×2e": 2 * sps}
+        for machine, sps in (("a", 1000), ("b", 500))
+        for method in "xy"
+    }
+    (*_, note) = read_experiment(write(tmp_path, METHODS)).notes
+    assert note == "Rows that differ in machine or method are not compared with each other; --pool merges them on purpose."
+
+
+def test_pooled_columns_are_repeats(tmp_path):
+    (study, _) = read_experiment(write(tmp_path, METHODS), pool=["method"]).studies
+    assert [run.name for run in study.runs] == ["1r×1e, x", "1r×2e, x", "1r×1e, y", "1r×2e, y"]
+    with pytest.raises(ExperimentError, match="there is no column nothing"):
+        read_experiment(write(tmp_path, METHODS), pool=["nothing"])
+
+
+def test_many_factors_are_named_where_they_differ_from_the_largest_study(tmp_path):
+    rows = [(n, 100 * n, 1, 2, 3, 4) for n in (1, 2)] + [(1, 90, 9, 2, 3, 4), (1, 80, 1, 8, 3, 4), (1, 70, 1, 2, 7, 6)]
+    assert [*studies(tmp_path, lines(("runners", "sps", "a", "b", "c", "d"), *rows))] == [
+        "table (a: 1, b: 2, c: 3, d: 4)",
+        "table (a: 9)",
+        "table (b: 8)",
+        "table (c: 7, d: 6)",
+    ]
+
+
+@pytest.mark.parametrize("column", ["seed", "rep", "Trial", "run"])
+def test_repetitions_are_runs(tmp_path, column):
+    rows = [(n, sps * n, repetition) for repetition, sps in ((1, 100), (2, 110)) for n in (1, 2)]
+    (study,) = read_experiment(write(tmp_path, lines(("runners", "sps", column), *rows))).studies
+    assert [len(c.runs) for c in configurations(study)] == [2, 2]
+    named = lines(("runners", "sps", column), *((n, sps, f"v{repetition}") for n, sps, repetition in rows))
+    assert len(read_experiment(write(tmp_path, named)).studies) == 2, "names are not numbers of repetitions"
+
+
+def test_warm_up_and_order_of_iterations_are_known_by_name(tmp_path):
+    rows = [(1, 300, 1.0, 3, False), (1, 100, 9.0, 1, True), (1, 200, 1.0, 2, False), (1, 400, 1.0, 4, "false"), (1, 500, 1, 5, 0)]
+    text = lines(("runners", "steps", "seconds", "iter", "is_warmup"), *rows)
+    assert studies(tmp_path, text) == {"table": {"1r×1e": 100}}, "increases of a lifetime count"
+
+
+def test_other_measurements_are_not_factors(tmp_path):
+    header = ("runners", "sps", "sps_as_logged", "reward", "score", "train_time", "pid", "date")
+    rows = [(n, 100 * n, 99 * n, 5, 0.1 * n + i / 7, i, 1000 + 10 * n + i, "today") for n in (1, 2) for i in (1, 2, 3)]
+    assert studies(tmp_path, lines(header, *rows)) == {"table": {"1r×1e": 100, "2r×1e": 200}}
+
+
+def test_labels_separate_only_rows_of_the_same_scale(tmp_path):
+    rows = [("reference", "a", 1, 100), ("two", "a", 2, 190), ("pinned", "a", 2, 250), ("two", "b", 2, 90), ("four", "b", 4, 170)]
+    text = lines(("name", "machine", "runners", "sps"), *rows)
+    assert studies(tmp_path, text) == {
+        "table (machine: a)": {"1r×1e": 100, "2r×1e": 190},
+        "table (machine: b)": {"2r×1e": 90, "4r×1e": 170},
+        "table (machine: a, name: pinned)": {"2r×1e": 250},
+    }
+
+
+def test_batch_that_grows_with_the_scale_is_a_label(tmp_path):
+    rows = [(n, 1024 * n, 100 * n) for n in (1, 2, 4, 4)]
+    assert studies(tmp_path, lines(("runners", "batch", "sps"), *rows)) == {"table": {"1r×1e": 100, "2r×1e": 200, "4r×1e": 400}}
+
+
+def test_hosts_are_never_labels(tmp_path):
+    assert len(studies(tmp_path, lines(("host", "runners", "sps"), ("a", 1, 100), ("b", 2, 300)))) == 2
+
+
+# What is known of the work
+
+
+def test_lifetime_count_is_recognised_and_said(tmp_path):
+    rows = [(n, 1000 * k, 1 / n) for n in (1, 2) for k in (1, 2, 3)]
+    experiment = read_experiment(write(tmp_path, lines(("runners", "env_steps", "seconds"), *rows)))
+    assert [(run.steady.sps, run.steady.iterations) for run in experiment.studies[0].runs] == [(1000.0, 2), (2000.0, 2)]
+    assert experiment.notes[-1] == "env_steps only grow: lifetime counts, of which the increases count. First rows are left out."
+
+
+def test_lifetime_count_with_elapsed_time(tmp_path):
+    rows = [(1, 1000 * k, 2.0 * k) for k in (1, 2, 3, 4)]
+    assert studies(tmp_path, lines(("runners", "env_steps", "elapsed"), *rows)) == {"table": {"1r×1e": 500}}
+
+
+def test_counts_that_vary_are_not_lifetime_counts(tmp_path):
+    rows = [(1, steps, 1.0) for steps in (1000, 1010, 1020, 1040)] + [(2, 2000, 1.0), (2, 1990, 1.0)]
+    assert studies(tmp_path, lines(("runners", "env_steps", "seconds"), *rows)) == {"table": {"1r×1e": 1018, "2r×1e": 1995}}
+
+
+def test_times_alone_give_speedups(tmp_path):
+    experiment = read_experiment(write(tmp_path, lines(("runners", "seconds"), (1, 12.0), (2, 8.0), (2, 7.0), (4, 4.0))))
+    one, two, four = configurations(experiment.studies[0])
+    assert [one.speedup, two.speedup, four.speedup] == pytest.approx([1, 1.6, 3])
+    assert (two.seconds, math.isnan(two.runs[0].steady.env_steps)) == (7.5, True)
+    assert experiment.notes[-1] == "Env steps are unknown: all rows are taken to have equally many, and SPS counts iterations."
+
+
+def test_report_from_throughputs_alone(tmp_path):
+    made = make_report(read_experiment(write(tmp_path, "num_env_runners,sps\n1,100\n1,50\n2,100\n4,160\n8,200\n")), "fastest")
+    one, two, *_ = found = made.studies[0].configurations
+    assert one.sps == pytest.approx(200 / 3), "iterations of equal work"
+    assert math.isnan(one.seconds)
+    assert (two.speedup, two.notes) == (pytest.approx(1.5), ())
+    assert made.studies[0].recommendation.choice is found[-1]
+    assert made.studies[0].laws.chosen is not None
+
+
+# Damage
+
+
+@pytest.mark.parametrize(
+    "row", ["1,1,many,1", "1,1,100,0", "1,1,100", "1,0,100,1", "1.5,1,100,1", "1,1,1,100,1", "1,1,inf,1", "1,1,100,nan"]
+)
+def test_unreadable_rows_are_left_out_by_line(tmp_path, row):
+    experiment = read_experiment(write(tmp_path, f"{HEADER}\n1,1,100,1\n{row}\n"))
+    (left_out,) = experiment.left_out
+    assert left_out.name == "table.csv, line 3"
+    assert experiment.studies[0].runs[0].steady.iterations == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("num_envs_per_env_runner,env_steps\n1,100\n", "lacks sps and time_this_iter_s; its columns are num_envs_"),
+        ("machine,sps\n1,100\n", "lacks num_env_runners and num_envs_per_env_runner;"),
+        ("num_env_runners,sps\n1,0\n", "no row can be read (sps is '0'"),
+        ("num_env_runners,sps,sps\n1,1,100\n", "has sps twice"),
+        ("num_env_runners;sps\n1;100\n", "its columns are num_env_runners;sps"),
+        (HEADER + "\n", "it has no rows"),
+        ("", "its columns are empty"),
+        (HEADER + "\n1,1,1,0\n", "no row can be read (env_steps is '1' and time_this_iter_s is '0'"),
+        ('{"n_envs": 1}\n[2]\n', "not a table"),
+        ("[[1]]", "not a table"),
+        ('{"n_envs": 1', "not a table"),
+    ],
+)
+def test_unreadable_table_names_what_it_lacks(tmp_path, text, reason):
+    with pytest.raises(ExperimentError) as error:
+        read_experiment(write(tmp_path, text))
+    assert reason in str(error.value)
+    assert "--column sps=NAME" in str(error.value)
+
+
+def test_binary_file(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(ExperimentError, match="not a table in CSV, TSV or JSON lines in UTF-8"):
+        read_experiment(path)
