@@ -80,7 +80,14 @@ class _TimedResets(RLlibCallback):
 
     def on_sample_end(self, *, env_runner: Any = None, samples: Any = None, **kwargs: Any) -> None:
         if self._clock is not None:
-            vars(env_runner)[_RESETS] = self._clock.take().get("reset", 0.0)
+            vars(env_runner)[_RESETS] = reset = self._clock.take().get("reset", 0.0)
+            vars(env_runner)[_ALL_RESETS] = reset + vars(env_runner).get(_ALL_RESETS, 0.0)
+
+
+def take_resets(env_runner: Any) -> float:
+    """Return the time that a twin has spent in env resets since the last call [s]."""
+    seconds: float = vars(env_runner).pop(_ALL_RESETS, 0.0)
+    return seconds
 
 
 @dataclass(slots=True)
@@ -95,6 +102,7 @@ class _Twins:
 
 _ATTRIBUTE: Final = "_scaling_twins"
 _RESETS: Final = "_scaling_reset_s"
+_ALL_RESETS: Final = "_scaling_all_resets_s"
 _ENV: Final = "_scaling_original_env"
 
 
