@@ -187,9 +187,9 @@ def _configuration(
         notes.append(f"{steps}: {'RLlib rounds the batch up' if is_rounded else 'not comparable'}")
         baseline = baseline if is_rounded else None
     if baseline is not None:
-            unit_sps, variance = _unit(cell, baseline, unit)
-            speedup = formulas.speedup(steady.sps, unit_sps)
-            speedup_error = 0.0 if cell is baseline else noise.error(cell.variance + variance)
+        unit_sps, variance = _unit(cell, baseline, unit)
+        speedup = formulas.speedup(steady.sps, unit_sps)
+        speedup_error = 0.0 if cell is baseline else noise.error(cell.variance + variance)
         if study.exclusive_phases or study.waits_are_known:
             lost, estimated = _losses(cell, cells, baseline)
     efficiency = formulas.efficiency(speedup, scale.parallelism / unit)
