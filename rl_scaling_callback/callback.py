@@ -114,6 +114,11 @@ class ScalingCallback(RLlibCallback):
             steady=steady,
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the measurement, which can't leave this process, so that a function sent to env runners may refer to `self`."""
+        kept = {"_options", "_warned"}
+        return {name: value for name, value in vars(self).items() if name in kept or name not in vars(ScalingCallback)}
+
     def on_algorithm_init(self, *, algorithm: Algorithm, **kwargs: Any) -> None:
         """Set up the measurement of this trial. RLlib calls it once, before the first iteration.
 
