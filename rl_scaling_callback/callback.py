@@ -90,6 +90,7 @@ class ScalingCallback(RLlibCallback):
     _instrument: Instrument | None = None
     _sampling: SamplingClock | None = None
     _gauges: Gauges | None = None
+    _prober: Prober | None = None
     _is_redundant = False
 
     def __init__(
@@ -211,6 +212,7 @@ class ScalingCallback(RLlibCallback):
         return bool(ours) and ours[0] is not self
 
     def _start(self, algorithm: Algorithm, lasting: BaselineStore | None) -> TrialMonitor:
+        hooks.watch_end(algorithm, self._end)  # before the other hooks
         config = introspection.config_of(algorithm)
         self._instrument = instrument_for(algorithm, self._attempt, self._warn)
         colocation = self._attempt("other trials", lambda: _join(algorithm), None)
@@ -237,7 +239,7 @@ class ScalingCallback(RLlibCallback):
             steps_in_turn=rllib.steps_in_turn(config),
             steps_vary=rllib.iterations_are_timed(config) or rllib.steps_follow_scale(config),
         )
-        monitor = TrialMonitor(
+        return TrialMonitor(
             trial,
             self._source(algorithm, trial, lasting),
             reader=IterationReader(config, self._warn),
@@ -246,8 +248,12 @@ class ScalingCallback(RLlibCallback):
             is_exclusive=lambda: NAN if colocation is None else colocation.exclusive,
             warn=self._warn,
         )
-        hooks.watch_end(algorithm, functools.partial(self._attempt, "end", monitor.end, None))
-        return monitor
+
+    def _end(self) -> None:
+        if self._trial is not None:
+            self._attempt("end", self._trial.end, None)
+        if self._prober is not None:
+            self._prober.close()
 
     @contextmanager
     def _iteration(self, instrument: Instrument, colocated: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
@@ -295,7 +301,7 @@ class ScalingCallback(RLlibCallback):
                 raise ProbeError(
                     f"the reference {reference} has more env runners than the trial ({scale}); use reference={fits!r}."
                 )
-            prober = Prober(algorithm, max_seconds=self._options.max_probe_seconds, probe_seconds=_PROBE_SECONDS)
+            self._prober = prober = Prober(algorithm, max_seconds=self._options.max_probe_seconds, probe_seconds=_PROBE_SECONDS)
             lasting = None if self._options.baseline_dir is None else stored
             return ProbedBaseline(prober, trial, reference, lasting=lasting, warn=self._warn)
         except (ProbeError, ValueError) as error:

@@ -23,6 +23,33 @@ if TYPE_CHECKING:
     from rl_scaling_callback.rllib.results import RunnerReport
 
 
+def watch_end(algorithm: Algorithm, at_end: Callable[[], None]) -> None:
+    """Call `at_end` and remove the hooks set after this one when the trial ends, for which RLlib has no hook.
+
+    Tune may reuse the Algorithm for another trial (`reuse_actors`), whose callback sets its own hooks.
+    """
+    method, reference = _method(algorithm, "cleanup"), weakref.ref(algorithm)
+    before = [{name: vars(owner)[name] for name in _HOOKED if name in vars(owner)} for owner in _owners(algorithm)]
+
+    def cleanup(*args: Any, **kwargs: Any) -> Any:
+        at_end()
+        for owner, methods in zip(_owners(reference()), before, strict=True):
+            for name in _HOOKED:
+                vars(owner).pop(name, None)
+            vars(owner).update(methods)
+        return method(*args, **kwargs)
+
+    algorithm.cleanup = cleanup  # type: ignore[method-assign]
+
+
+_HOOKED: Final = ("step", "training_step", "cleanup", "log_time", "log_dict", "aggregate", "merge_and_log_n_dicts")
+
+
+def _owners(algorithm: Any) -> tuple[Any, ...]:
+    """Return the objects that have the hooked methods."""
+    return (algorithm, algorithm.metrics) if hasattr(algorithm, "metrics") else (algorithm,)
+
+
 def watch_iterations(algorithm: Algorithm, **blocks: Callable[[], AbstractContextManager[None]]) -> None:
     """Run each call of the named methods of an Algorithm inside a `with` block, such as `step` (an iteration) or `training_step`.
 
@@ -36,33 +63,12 @@ def watch_iterations(algorithm: Algorithm, **blocks: Callable[[], AbstractContex
             with _block():
                 return _method(*args, **kwargs)
 
-        _replace(algorithm, name, call, method)
-
-
-def watch_end(algorithm: Algorithm, at_end: Callable[[], None]) -> None:
-    """Call `at_end` when the trial ends: RLlib has no hook for it."""
-    method = _method(algorithm, "cleanup")
-
-    def cleanup(*args: Any, **kwargs: Any) -> Any:
-        at_end()
-        return method(*args, **kwargs)
-
-    _replace(algorithm, "cleanup", cleanup, method)
-
-
-_REPLACED: Final = "_scaling_replaced"
-
-
-def _replace(algorithm: Algorithm, name: str, by: Callable[..., Any], method: Callable[..., Any]) -> None:
-    setattr(by, _REPLACED, method)
-    setattr(algorithm, name, by)
+        setattr(algorithm, name, call)
 
 
 def _method(algorithm: Algorithm, name: str) -> Callable[..., Any]:
     """Return a method of an Algorithm: the class's, or one that another callback has set on the instance."""
-    method = getattr(algorithm, name)
-    # Tune may reuse an Algorithm for another trial (`reuse_actors`), whose callback replaces that of the trial before.
-    method = getattr(method, _REPLACED, method)
+    method: Callable[..., Any] = getattr(algorithm, name)
     if not inspect.ismethod(method) or method.__self__ is not algorithm:
         return method
     # A bound method would form a cycle and keep the Algorithm alive until garbage collection.

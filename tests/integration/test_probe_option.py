@@ -2,6 +2,8 @@
 
 import logging
 import math
+import os
+import signal
 import time
 from functools import partial
 
@@ -183,3 +185,28 @@ def test_envs_of_a_sweep_are_closed_at_its_end(tmp_path):
     finally:
         host.close()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("runners", [0, 2])
+def test_envs_of_probes_are_closed_when_the_trial_ends(tmp_path, runners):
+    config = costly(Simulator, batch=40, folder=str(tmp_path)).callbacks(partial(probing, reference=f"{min(1, runners)}r1e"))
+    algorithm = config.env_runners(num_env_runners=runners, num_envs_per_env_runner=4, num_cpus_per_env_runner=0.5).build_algo()
+    try:
+        assert algorithm.train()["scaling"]["baseline"]["source"] == "probe"
+        assert len(list(tmp_path.iterdir())) > 4 * max(1, runners)
+    finally:
+        algorithm.stop()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_trial_with_a_dead_env_runner_ends_without_delay(tmp_path):
+    config = costly(Simulator, batch=40, folder=str(tmp_path)).callbacks(probing)
+    algorithm = config.env_runners(num_env_runners=2, num_envs_per_env_runner=2, num_cpus_per_env_runner=0.5).build_algo()
+    algorithm.train()
+    before = set(tmp_path.iterdir())
+    pid, _ = algorithm.env_runner_group.foreach_env_runner(lambda env_runner: os.getpid(), local_env_runner=False)
+    os.kill(pid, signal.SIGKILL)
+    started = time.perf_counter()
+    algorithm.stop()
+    assert time.perf_counter() - started < 10
+    assert len(before.intersection(tmp_path.iterdir())) == len(before) / 2  # those of the dead one

@@ -145,8 +145,8 @@ def watch(algorithm, suffix=""):
     """Watch an Algorithm as `ScalingCallback` does."""
     calls = algorithm.calls
     blocks = {name: functools.partial(noted, calls, name + suffix) for name in ("step", "training_step")}
-    hooks.watch_iterations(algorithm, **blocks)
     hooks.watch_end(algorithm, lambda: calls.append(f"end{suffix}"))
+    hooks.watch_iterations(algorithm, **blocks)
 
 
 ALL = ["<step>", "step", "<training_step>", "training_step", "</training_step>", "</step>", "end", "cleanup"]
@@ -184,7 +184,6 @@ def test_methods_that_another_callback_set_are_wrapped(name, bound):
 
 def test_watching_does_not_keep_an_algorithm_alive():
     algorithm = Algorithm()
-    algorithm.training_step = algorithm.training_step
     watch(algorithm)
     reference = weakref.ref(algorithm)
     gc.disable()
@@ -195,10 +194,21 @@ def test_watching_does_not_keep_an_algorithm_alive():
         gc.enable()
 
 
-def test_next_trial_in_the_same_algorithm_is_watched_alone():
+@pytest.mark.parametrize("theirs", [None, "another callback's"])
+def test_hooks_are_removed_at_the_end_for_the_next_trial_in_the_same_algorithm(theirs):
     algorithm = Algorithm()
+    algorithm.metrics, algorithm.config = MetricsLogger(), PPOConfig()
+    if theirs is not None:
+        algorithm.metrics.log_dict = log_dict = functools.partial(algorithm.metrics.log_dict)
     watch(algorithm, "of the first trial")
+    hooks.watch_phases(algorithm, PhaseClock({}))
+    hooks.watch_reports(algorithm, lambda reports: None, lambda report: None)
+    assert {"log_time", "log_dict", MERGE} <= set(vars(algorithm.metrics))
     algorithm.cleanup()
+    assert not {"step", "training_step", "cleanup"} & set(vars(algorithm))
+    assert not {"log_time", MERGE} & set(vars(algorithm.metrics))
+    if theirs is not None:
+        assert algorithm.metrics.log_dict is log_dict
     watch(algorithm)
     algorithm.calls.clear()
     algorithm.step()
