@@ -27,6 +27,7 @@ from typing import Any, Final
 import numpy as np
 import ray
 from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.util.metrics import Metric
 
 from rl_scaling_callback.core.scale import Scale
@@ -124,6 +125,11 @@ def prepare(env_runner: Any, *, scale: Scale, keep_others: bool) -> Answer:
         twin = twin_for(env_runner, scale, keep_others)
     except Exception as error:
         return Answer(error=f"{_envs(scale)} can't be created next to its own env in one process ({text_of(error)})")
+    shared = _shared_state(env_runner, twin)
+    if shared:
+        twins.by_envs = {key: each for key, each in twins.by_envs.items() if each is not twin}
+        _stop(twin)
+        return Answer(error=f"probes would change {shared} of the trial. Let the function that returns it create a new one in each call")
     twins.current, twins.intact = twin, False
     _copy_state(env_runner, twin)
     cuttable, envs = "num_timesteps" in inspect.signature(twin.sample).parameters, scale.num_envs_per_env_runner
@@ -286,13 +292,59 @@ def _twin_of(env_runner: Any, scale: Scale) -> Any:
 def _copy_state(env_runner: Any, twin: Any) -> None:
     if not hasattr(env_runner, "get_state"):
         return
-    state = dict(env_runner.get_state())
-    module = state.pop("rl_module", None)
-    state = copy.deepcopy(state)
+    # Components may return their state itself instead of a copy.
+    state = copy.deepcopy(dict(env_runner.get_state()))
     state.pop("weights_seq_no", None)  # weights without a number are always accepted
-    if module is not None:
-        state["rl_module"] = module
     twin.set_state(state)
+
+
+def _shared_state(env_runner: Any, twin: Any) -> str:
+    """Return what with state a twin shares with its original; "" if nothing.
+
+    A shared env is taken from the twin, so that the twin doesn't close it.
+    """
+    own = {id(part) for parts in (_connectors, _modules, _envs_in) for part in parts(env_runner)}
+    if any(id(env) in own for env in _envs_in(twin)):
+        vars(twin.env.unwrapped)["closed"], twin.env = True, None
+        return "the env"
+    for module in _modules(twin):
+        if id(module) in own:
+            return f"the RLModule {type(module).__name__}"
+    for connector in _connectors(twin):
+        if id(connector) in own and _has_state(connector):
+            return f"the connector {type(connector).__name__}"
+    return ""
+
+
+def _envs_in(env_runner: Any) -> list[Any]:
+    env = getattr(env_runner, "env", None)
+    vector = getattr(env, "unwrapped", env)
+    return [getattr(env, "unwrapped", env) for env in getattr(vector, "envs", [vector]) if env is not None]
+
+
+def _modules(env_runner: Any) -> list[Any]:
+    module = getattr(env_runner, "module", None)
+    return [each for each in (module, *getattr(module, "_rl_modules", {}).values()) if each is not None]
+
+
+def _connectors(env_runner: Any) -> list[Any]:
+    pieces = [getattr(env_runner, name, None) for name in ("_env_to_module", "_module_to_env")]
+    for piece in pieces:  # pipelines may contain pipelines
+        pieces += getattr(piece, "connectors", [])
+    return [piece for piece in pieces if piece is not None]
+
+
+def _has_state(connector: Any) -> bool:
+    """Return whether a connector may keep something from one call to the next. Custom ones needn't tell by `get_state`."""
+    if connector.get_state() or type(connector).__module__.startswith("ray.rllib."):
+        return bool(connector.get_state())
+    return bool(vars(connector).keys() - vars(_Stateless()).keys())
+
+
+class _Stateless(ConnectorV2):
+    """A connector with the attributes that every connector has."""
+
+    __call__ = None
 
 
 def _env_steps(samples: Any) -> float:

@@ -7,11 +7,13 @@ import signal
 import time
 from functools import partial
 
+import numpy as np
 import pytest
 
 pytest.importorskip("ray")
 
 from envs import CostlyEnv, Simulator
+from ray.rllib.connectors.env_to_module import MeanStdFilter
 from tuning import costly, train
 
 from rl_scaling_callback import Goal, ScalingCallback, sweep
@@ -209,3 +211,27 @@ def test_trial_with_a_dead_env_runner_ends_without_delay(tmp_path):
     algorithm.stop()
     assert time.perf_counter() - started < 10
     assert not list(tmp_path.glob(f"{other}-*"))
+
+
+def test_trial_whose_connector_has_the_same_state_in_every_pipeline_is_not_probed(caplog):
+    """Its running mean and standard deviation would include the probes."""
+
+    def run(*callbacks):
+        shared = MeanStdFilter()
+        config = costly(batch=40).env_runners(
+            num_env_runners=1, num_envs_per_env_runner=2, env_to_module_connector=lambda env, spaces, device: shared
+        )
+        algorithm = config.callbacks(list(callbacks)).build_algo()
+        result = [algorithm.train() for _ in range(2)][-1]
+        (state,) = algorithm.env_runner_group.foreach_env_runner(
+            lambda env_runner: env_runner._env_to_module.connectors[0].get_state(), local_env_runner=False
+        )
+        algorithm.stop()
+        return result, state
+
+    (_, without), (result, probed) = run(), run(probing)
+    np.testing.assert_equal(probed[None]["running_stats"], without[None]["running_stats"])
+    assert math.isnan(result["scaling"]["speedup"])
+    (warning,) = [record.message for record in caplog.records if "probed" in record.message]
+    assert "the connector MeanStdFilter" in warning
+    assert "create a new one" in warning
