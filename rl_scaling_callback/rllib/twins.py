@@ -129,7 +129,8 @@ def prepare(env_runner: Any, *, scale: Scale, keep_others: bool) -> Answer:
     if shared:
         twins.by_envs = {key: each for key, each in twins.by_envs.items() if each is not twin}
         _stop(twin)
-        return Answer(error=f"probes would change {shared} of the trial. Let the function that returns it create a new one in each call")
+        remedy = "Let the function that returns it create a new one in each call"
+        return Answer(error=f"probes would change {shared} that training uses. {remedy}")
     twins.current, twins.intact = twin, False
     _copy_state(env_runner, twin)
     cuttable, envs = "num_timesteps" in inspect.signature(twin.sample).parameters, scale.num_envs_per_env_runner
