@@ -313,7 +313,7 @@ class Prober:
             _HUNG_AFTER_S,
         )
         actors = self._group._worker_manager._actors
-        pings = {actors[runner].ping.remote(): runner for runner in healthy}
+        pings: dict[Any, int] = {actors[runner].ping.remote(): runner for runner in healthy}
         _, silent = ray.wait(list(pings), num_returns=len(pings), timeout=_HUNG_AFTER_S)
         if not silent:
             raise _TooSlowError

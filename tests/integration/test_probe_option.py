@@ -235,3 +235,36 @@ def test_trial_whose_connector_has_the_same_state_in_every_pipeline_is_not_probe
     (warning,) = [record.message for record in caplog.records if "probed" in record.message]
     assert "the connector MeanStdFilter" in warning
     assert "create a new one" in warning
+
+
+class Terrain(CostlyEnv):
+    """An env with a large array in its config, whose first value each step increments if it `writes`."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self._terrain, self._writes = config["terrain"], config["writes"]
+
+    def step(self, action):
+        if self._writes:
+            self._terrain[0] += 1
+        return super().step(action)
+
+
+def terrains(env_runner):
+    """Return the first value in training, and for each twin whether its array is the same memory."""
+    terrain = env_runner.config.env_config["terrain"]
+    of_twins = [twin.config.env_config["terrain"] for twin in env_runner._scaling_twins.by_envs.values()]
+    return terrain[0], [np.shares_memory(terrain, each) for each in of_twins]
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_probes_share_large_data_unless_the_env_writes_to_it(writes):
+    config = costly(Terrain, batch=40, terrain=np.zeros(2**18), writes=writes).callbacks(probing)
+    algorithm = config.env_runners(num_env_runners=1, num_envs_per_env_runner=2).build_algo()
+    try:
+        result = algorithm.train()
+        (found,) = algorithm.env_runner_group.foreach_env_runner(terrains, local_env_runner=False)
+    finally:
+        algorithm.stop()
+    assert result["scaling"]["baseline"]["source"] == "probe"
+    assert found == (40 * writes, [not writes] * 2)

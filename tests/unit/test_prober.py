@@ -69,7 +69,7 @@ def test_env_runners_that_are_late_are_waited_for(measure, caplog):
     assert isinstance(error, ProbeTimeoutError)
     assert group.killed == []
     assert group.healthy == [1, 2]
-    assert "waiting up to 300 s" in caplog.text
+    assert "Waiting up to 300 s" in caplog.text
 
 
 def test_only_env_runners_that_stay_silent_are_restarted(measure):

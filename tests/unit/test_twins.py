@@ -1,5 +1,6 @@
 """Twins of env runners, with fakes in place of RLlib's env runners."""
 
+import copy
 from types import SimpleNamespace
 
 import gymnasium as gym
@@ -88,3 +89,22 @@ def test_twin_gets_copies_of_all_states():
     given["env_to_module_connector"]["sums"].append(0)
     assert state == {"rl_module": {"counts": [1]}, "env_to_module_connector": {"sums": [2]}, "weights_seq_no": 3}
     assert "weights_seq_no" not in given
+
+
+def test_copies_of_an_env_config_share_large_arrays_only():
+    large, small = np.zeros(2**20, np.uint8), np.zeros(8)
+    objects = np.full(2**20, None)
+    config = {"large": large, "small": small, "objects": objects, "nested": [{"also": (large, [])}], "text": "a"}
+    config["itself"] = config
+    copied = copy.deepcopy(copy.deepcopy(twins._SharedData(config)))
+    assert copied["text"] == "a"
+    for array in (copied["large"], copied["nested"][0]["also"][0]):
+        assert np.shares_memory(array, large)
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 1
+    large[0] = 1  # the original stays writeable
+    copied["small"][0] = 1
+    copied["nested"][0]["also"][1].append(1)
+    assert small[0] == 0
+    assert config["nested"][0]["also"][1] == []
+    assert not np.shares_memory(copied["objects"], objects)
