@@ -90,7 +90,6 @@ class ScalingCallback(RLlibCallback):
     _instrument: Instrument | None = None
     _sampling: SamplingClock | None = None
     _gauges: Gauges | None = None
-    _prober: Prober | None = None
     _is_redundant = False
 
     def __init__(
@@ -252,8 +251,6 @@ class ScalingCallback(RLlibCallback):
     def _end(self) -> None:
         if self._trial is not None:
             self._attempt("end", self._trial.end, None)
-        if self._prober is not None:
-            self._prober.close()
 
     @contextmanager
     def _iteration(self, instrument: Instrument, colocated: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
@@ -301,7 +298,7 @@ class ScalingCallback(RLlibCallback):
                 raise ProbeError(
                     f"the reference {reference} has more env runners than the trial ({scale}); use reference={fits!r}."
                 )
-            self._prober = prober = Prober(algorithm, max_seconds=self._options.max_probe_seconds, probe_seconds=_PROBE_SECONDS)
+            prober = Prober(algorithm, max_seconds=self._options.max_probe_seconds, probe_seconds=_PROBE_SECONDS)
             lasting = None if self._options.baseline_dir is None else stored
             return ProbedBaseline(prober, trial, reference, lasting=lasting, warn=self._warn)
         except (ProbeError, ValueError) as error:

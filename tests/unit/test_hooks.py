@@ -17,10 +17,10 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from rl_scaling_callback import rllib
-from rl_scaling_callback.live.phases import PhaseClock
-from rl_scaling_callback.live.sampling import SamplingClock
 from rl_scaling_callback.rllib import hooks
 from rl_scaling_callback.rllib.learner_queue import LearnerQueue
+from rl_scaling_callback.rllib.phases import PhaseClock
+from rl_scaling_callback.rllib.sampling import SamplingClock
 
 
 class Recorder:
