@@ -114,6 +114,11 @@ class ScalingCallback(RLlibCallback):
             steady=steady,
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the measurement, which can't leave this process, so that a function sent to env runners may refer to `self`."""
+        kept = {"_options", "_warned"}
+        return {name: value for name, value in vars(self).items() if name in kept or name not in vars(ScalingCallback)}
+
     def on_algorithm_init(self, *, algorithm: Algorithm, **kwargs: Any) -> None:
         """Set up the measurement of this trial. RLlib calls it once, before the first iteration.
 
@@ -206,6 +211,7 @@ class ScalingCallback(RLlibCallback):
         return bool(ours) and ours[0] is not self
 
     def _start(self, algorithm: Algorithm, lasting: BaselineStore | None) -> TrialMonitor:
+        hooks.watch_end(algorithm, self._end)  # before the other hooks
         config = introspection.config_of(algorithm)
         self._instrument = instrument_for(algorithm, self._attempt, self._warn)
         colocation = self._attempt("other trials", lambda: _join(algorithm), None)
@@ -232,7 +238,7 @@ class ScalingCallback(RLlibCallback):
             steps_in_turn=rllib.steps_in_turn(config),
             steps_vary=rllib.iterations_are_timed(config) or rllib.steps_follow_scale(config),
         )
-        monitor = TrialMonitor(
+        return TrialMonitor(
             trial,
             self._source(algorithm, trial, lasting),
             reader=IterationReader(config, self._warn),
@@ -241,8 +247,10 @@ class ScalingCallback(RLlibCallback):
             is_exclusive=lambda: NAN if colocation is None else colocation.exclusive,
             warn=self._warn,
         )
-        hooks.watch_end(algorithm, functools.partial(self._attempt, "end", monitor.end, None))
-        return monitor
+
+    def _end(self) -> None:
+        if self._trial is not None:
+            self._attempt("end", self._trial.end, None)
 
     @contextmanager
     def _iteration(self, instrument: Instrument, colocated: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:

@@ -187,8 +187,8 @@ def _configuration(
         notes.append(f"{steps}: {'RLlib rounds the batch up' if is_rounded else 'not comparable'}")
         baseline = baseline if is_rounded else None
     if baseline is not None:
-        unit_sps, variance = _unit(cell, baseline)
-        speedup = formulas.speedup(steady.sps, unit_sps * unit)
+        unit_sps, variance = _unit(cell, baseline, unit)
+        speedup = formulas.speedup(steady.sps, unit_sps)
         speedup_error = 0.0 if cell is baseline else noise.error(cell.variance + variance)
         if study.exclusive_phases or study.waits_are_known:
             lost, estimated = _losses(cell, cells, baseline)
@@ -224,14 +224,14 @@ def _configuration(
     return replace(made, band="") if made.is_noisy else made
 
 
-def _unit(cell: _Cell, baseline: _Cell) -> tuple[float, float]:
-    """Return the baseline's SPS per unit of parallelism and the variance of its logarithm.
+def _unit(cell: _Cell, baseline: _Cell, unit: int) -> tuple[float, float]:
+    """Return the baseline's SPS at `unit`, the N that counts as 1×, and the variance of its logarithm.
 
     Unless the baseline was measured in iterations, it is the one probed in the cell's own runs, at the same speed of the machine.
     """
     own = [run for run in cell.runs if run.baseline_sps > 0]
     if baseline.steady.iterations or not own:
-        return baseline.steady.sps / baseline.scale.parallelism, baseline.variance
+        return baseline.steady.sps / (baseline.scale.parallelism / unit), baseline.variance
     return fmean(run.baseline_sps for run in own), sum(variance_of(run.baseline_error) for run in own) / len(own) ** 2
 
 

@@ -23,35 +23,57 @@ if TYPE_CHECKING:
     from rl_scaling_callback.rllib.results import RunnerReport
 
 
+def watch_end(algorithm: Algorithm, at_end: Callable[[], None]) -> None:
+    """Call `at_end` and remove the hooks set after this one when the trial ends, for which RLlib has no hook.
+
+    Tune may reuse the Algorithm for another trial (`reuse_actors`), whose callback sets its own hooks.
+    """
+    method, reference = _method(algorithm, "cleanup"), weakref.ref(algorithm)
+    before = [{name: vars(owner)[name] for name in _HOOKED if name in vars(owner)} for owner in _owners(algorithm)]
+
+    def cleanup(*args: Any, **kwargs: Any) -> Any:
+        at_end()
+        for owner, methods in zip(_owners(reference()), before, strict=True):
+            for name in _HOOKED:
+                vars(owner).pop(name, None)
+            vars(owner).update(methods)
+        return method(*args, **kwargs)
+
+    algorithm.cleanup = cleanup  # type: ignore[method-assign]
+
+
+_HOOKED: Final = ("step", "training_step", "cleanup", "log_time", "log_dict", "aggregate", "merge_and_log_n_dicts")
+
+
+def _owners(algorithm: Any) -> tuple[Any, ...]:
+    """Return the objects that have the hooked methods."""
+    return (algorithm, algorithm.metrics) if hasattr(algorithm, "metrics") else (algorithm,)
+
+
 def watch_iterations(algorithm: Algorithm, **blocks: Callable[[], AbstractContextManager[None]]) -> None:
     """Run each call of the named methods of an Algorithm inside a `with` block, such as `step` (an iteration) or `training_step`.
 
     Raises:
         AttributeError: the Algorithm has no such method.
     """
-    # A strong reference would form a cycle and keep the Algorithm alive until garbage collection.
-    reference = weakref.ref(algorithm)
     for name, block in blocks.items():
-        method = getattr(type(algorithm), name)
+        method = _method(algorithm, name)
 
         def call(*args: Any, _method: Any = method, _block: Any = block, **kwargs: Any) -> Any:
             with _block():
-                return _method(reference(), *args, **kwargs)
+                return _method(*args, **kwargs)
 
         setattr(algorithm, name, call)
 
 
-def watch_end(algorithm: Algorithm, at_end: Callable[[], None]) -> None:
-    """Call `at_end` when the trial ends: RLlib has no hook for it."""
-    own = weakref.ref(algorithm)
-
-    def cleanup() -> None:
-        at_end()
-        ended = own()
-        if ended is not None:
-            type(ended).cleanup(ended)
-
-    algorithm.cleanup = cleanup  # type: ignore[method-assign]
+def _method(algorithm: Algorithm, name: str) -> Callable[..., Any]:
+    """Return a method of an Algorithm: the class's, or one that another callback has set on the instance."""
+    method: Callable[..., Any] = getattr(algorithm, name)
+    if not inspect.ismethod(method) or method.__self__ is not algorithm:
+        return method
+    # A bound method would form a cycle and keep the Algorithm alive until garbage collection.
+    function, reference = method.__func__, weakref.ref(algorithm)
+    return lambda *args, **kwargs: function(reference(), *args, **kwargs)
 
 
 def watch_phases(algorithm: Algorithm, clock: PhaseClock) -> bool:
@@ -101,20 +123,25 @@ def watch_reports(
             if name == rllib.ENV_RUNNER_RESULTS:
                 take(reports)
 
-    def aggregate_without_reports(stats_dicts: Any, *args: Any, **kwargs: Any) -> Any:
-        stats_dicts = list(stats_dicts)
-        remove_reports(stats_dicts, kwargs.get("key"))
-        return aggregate(stats_dicts, *args, **kwargs)
+    def watch(name: str, several: bool) -> None:
+        method = getattr(metrics, name)
+        signature = inspect.signature(method)
+        # Its name differs between releases.
+        logged, *_ = signature.parameters
 
-    def log_without_reports(stats_dict: Any, *args: Any, **kwargs: Any) -> Any:
-        remove_reports([stats_dict], kwargs.get("key"))
-        return log_dict(stats_dict, *args, **kwargs)
+        def without_reports(*args: Any, **kwargs: Any) -> Any:
+            given = signature.bind(*args, **kwargs)
+            if several:
+                given.arguments[logged] = list(given.arguments[logged])  # it may be an iterator
+            stats = given.arguments[logged]
+            remove_reports(stats if several else [stats], given.arguments.get("key"))
+            return method(*given.args, **given.kwargs)
 
-    aggregate = getattr(metrics, merging(metrics))
-    setattr(metrics, merging(metrics), aggregate_without_reports)
+        setattr(metrics, name, without_reports)
+
+    watch(merging(metrics), several=True)
     # Older releases log the metrics of a local env runner's evaluation this way.
-    log_dict = metrics.log_dict
-    metrics.log_dict = log_without_reports
+    watch("log_dict", several=False)
 
 
 def merging(metrics: Any) -> str:

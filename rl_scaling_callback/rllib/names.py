@@ -45,10 +45,10 @@ STEPS: Final = ("num_env_steps_sampled_this_iter", "timesteps_this_iter")
 """Env steps of an iteration, at the top of a result. Today they are in `env_runners/num_env_steps_sampled`."""
 
 LIFETIME_STEPS: Final[tuple[tuple[str, ...], ...]] = (
-    ("num_env_steps_sampled_lifetime",), ("num_env_steps_sampled",), ("counters", "num_env_steps_sampled"),
+    ("num_env_steps_sampled",), ("num_env_steps_sampled_lifetime",), ("counters", "num_env_steps_sampled"),
     ("info", "num_env_steps_sampled"), ("info", "num_steps_sampled"), ("timesteps_total",),
 )  # fmt: skip
-"""Env steps of the trial up to the end of an iteration."""
+"""Env steps of the trial up to the end of an iteration. On the old API stack the second may count the steps of all agents."""
 
 RETURNS: Final[tuple[tuple[str, ...], ...]] = (
     ("env_runners", "episode_return_mean"), ("env_runners", "episode_reward_mean"), ("sampler_results", "episode_reward_mean"),

@@ -6,6 +6,7 @@ Twins sample while training is paused, and their samples are not used in trainin
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import random
 import time
@@ -30,8 +31,12 @@ if TYPE_CHECKING:
 
     from ray.rllib.algorithms.algorithm import Algorithm
 
+logger = logging.getLogger("rl_scaling_callback")
+
 _GRACE_S: Final = 5.0
-"""Extra time for an env runner to answer after a probe's time limit, before it counts as hung."""
+"""Extra time for an env runner to answer after a probe's time limit."""
+_HUNG_AFTER_S: Final = 300.0
+"""Further time for it to answer before it counts as hung: its last sample or native code of its env may just take long."""
 _SHORTEST_CALLS: Final = 3
 _FEWEST_CALLS: Final = 3
 _MIN_VECTOR_STEPS: Final = 8
@@ -172,8 +177,8 @@ class Prober:
             return self._own_calls(scale, number, runners, until)
         finally:
             self._replay_buffer = self._metrics = None
-            with suppress(ProbeError, _TooSlowError):
-                self._call(runners, functools.partial(twins.finish, keep=self._keep_envs), time.perf_counter() + _GRACE_S)
+            with suppress(Exception):
+                self._ask(runners, functools.partial(twins.finish, keep=self._keep_envs), _GRACE_S)
 
     def _shorter_calls(self, scale: Scale, number: int, runners: Sequence[int], wanted: int, own: float, until: float) -> Probe:
         """Return a probe from calls for `wanted` env steps per env runner, fewer than the algorithm's own calls (`own`)."""
@@ -275,19 +280,12 @@ class Prober:
 
     def _call(self, runners: Sequence[int], function: Callable[..., twins.Answer], until: float) -> list[twins.Answer]:
         """Call `function` on each of `runners` and return the answers; raise if one failed, was late or did not answer."""
-        left = max(0.1, until - time.perf_counter())
-        function = functools.partial(function, seconds=left)
-        if not runners:
-            answers = [function(self._group.local_env_runner)]
-        else:
-            try:
-                answers = self._group.foreach_env_runner(
-                    function, local_env_runner=False, remote_worker_ids=list(runners), timeout_seconds=left + _GRACE_S
-                )
-            except ray.exceptions.RayError as error:
-                raise ProbeError(f"An env runner died during a probe: {twins.text_of(error)}. {_INSTEAD}.") from error
-            if len(answers) < len(runners):
-                self._raise_unanswered(runners)
+        try:
+            answers = self._ask(runners, function, max(0.1, until - time.perf_counter()))
+        except ray.exceptions.RayError as error:
+            raise ProbeError(f"An env runner died during a probe: {twins.text_of(error)}. {_INSTEAD}.") from error
+        if len(answers) < len(runners):
+            self._raise_unanswered(runners)
         for answer in answers:
             if answer.late:
                 raise _TooSlowError
@@ -295,22 +293,40 @@ class Prober:
                 raise ProbeError(f"The trial can't be probed: {answer.error}. {_INSTEAD}.")
         return answers
 
+    def _ask(self, runners: Sequence[int], function: Callable[..., twins.Answer], seconds: float) -> list[twins.Answer]:
+        """Call `function` on each of `runners`, or on the local one if there are none; return the answers given in time."""
+        function = functools.partial(function, seconds=seconds)
+        if not runners:
+            return [function(self._group.local_env_runner)]
+        answers: list[twins.Answer] = self._group.foreach_env_runner(
+            function, local_env_runner=False, remote_worker_ids=list(runners), timeout_seconds=seconds + _GRACE_S
+        )
+        return answers
+
     def _raise_unanswered(self, runners: Sequence[int]) -> NoReturn:
-        silent = set(runners) & set(self._group.healthy_env_runner_ids())
-        if len(silent) < len(runners):
+        healthy = set(runners) & set(self._group.healthy_env_runner_ids())
+        if len(healthy) < len(runners):
             raise ProbeError(f"An env runner died during a probe. {_INSTEAD}.")
+        logger.warning(
+            "ScalingCallback: an env runner has not answered a probe in time. Waiting up to %.0f s longer, because native code of "
+            "its env may be running.",
+            _HUNG_AFTER_S,
+        )
+        actors = self._group._worker_manager._actors
+        pings: dict[Any, int] = {actors[runner].ping.remote(): runner for runner in healthy}
+        _, silent = ray.wait(list(pings), num_returns=len(pings), timeout=_HUNG_AFTER_S)
+        if not silent:
+            raise _TooSlowError
         # Training would wait for a hung env runner, and RLlib only replaces dead ones.
         if not self._config.restart_failed_env_runners:
             raise ProbeError(
                 f"An env runner hangs in a probe, and training will wait for it: restart_failed_env_runners is False. {_INSTEAD}."
             )
-        actors = self._group._worker_manager._actors
-        for runner in silent:
-            if not ray.wait([actors[runner].ping.remote()], timeout=1)[0]:
-                ray.kill(actors[runner], no_restart=False)
-                # Otherwise RLlib would mistake the new one for the old, and not send it the weights.
-                self._group._worker_manager.set_actor_state(runner, healthy=False)
-        raise ProbeError(f"An env runner hung in a probe and is being restarted. {_INSTEAD}.")
+        for ping in silent:
+            ray.kill(actors[pings[ping]], no_restart=False)
+            # Otherwise RLlib would mistake the new one for the old, and not send it the weights.
+            self._group._worker_manager.set_actor_state(pings[ping], healthy=False)
+        raise ProbeError(f"An env runner hung in a probe for {_HUNG_AFTER_S:.0f} s and is being restarted. {_INSTEAD}.")
 
 
 class _TooSlowError(Exception):

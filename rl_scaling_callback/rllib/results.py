@@ -65,8 +65,8 @@ def _read_env_steps(result: Mapping[str, Any], before: float) -> tuple[float, st
     if isinstance(runners, (dict, Mapping)) and "num_env_steps_sampled" not in result:  # see `mapping`
         # An asynchronous algorithm may finish an iteration before the first sample has arrived.
         return *_count("env_runners/num_env_steps_sampled", runners.get("num_env_steps_sampled", 0)), NAN
-    # Several releases log a count of 0 that is never set.
-    for name in STEPS:
+    # Several releases log a count of 0 that is never set. Next to a count of env steps, it may be that of the agents.
+    for name in STEPS if "num_env_steps_sampled" not in result else ():
         if number(result.get(name)) > 0:
             return number(result[name]), "", NAN
     for value in found(result, LIFETIME_STEPS):

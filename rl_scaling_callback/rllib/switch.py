@@ -30,17 +30,23 @@ class Switch:
         self._keep_envs = keep_envs
         self._manager: Any = self._algorithm.env_runner_group._worker_manager
         self._actors = dict(self._manager._actors)
+        # A replay buffer refuses an episode with a gap, and probes have moved the twins' episodes on.
+        self._starts_over = getattr(self._algorithm, "local_replay_buffer", None) is not None
 
-    def train(self, scale: Scale) -> dict[str, Any]:
-        """Run a training iteration at a scale and return its result."""
+    def train(self, scale: Scale) -> tuple[dict[str, Any], float]:
+        """Run a training iteration at a scale; return its result, and the time of all env runners together in env resets [s].
+
+        Resets that only the switch requires don't count.
+        """
         try:
             self._use(scale.num_env_runners)
             self._act_as(scale)
             result: dict[str, Any] = self._algorithm.train()
+            resets_s = sum(self._algorithm.env_runner_group.foreach_env_runner(twins.take_resets, local_env_runner=False))
         finally:
             self._use(len(self._actors))
             self._act_as(None)
-        return result
+        return result, 0.0 if self._starts_over else resets_s
 
     def take_out_evaluation(self) -> float:
         """Evaluate once, then turn evaluation off; return the mean seconds that it adds to an iteration.
@@ -58,9 +64,7 @@ class Switch:
 
     def _act_as(self, scale: Scale | None) -> None:
         state = self._algorithm.learner_group.get_state(components="learner/rl_module", inference_only=True)["learner"]
-        # A replay buffer refuses an episode with a gap, and probes have moved the twins' episodes on.
-        starts_over = getattr(self._algorithm, "local_replay_buffer", None) is not None
-        act = partial(_act_as, scale=scale, state=state, keep_envs=self._keep_envs, starts_over=starts_over)
+        act = partial(_act_as, scale=scale, state=state, keep_envs=self._keep_envs, starts_over=self._starts_over)
         self._algorithm.env_runner_group.foreach_env_runner(act, local_env_runner=False)
 
     def _use(self, runners: int) -> None:
@@ -75,6 +79,7 @@ def _act_as(env_runner: Any, scale: Scale | None, state: dict[str, Any], keep_en
         twin = twins.twin_for(env_runner, scale, keep_envs)
         env_runner.__dict__ = vars(twin)
         vars(twin)[_ITSELF] = itself
+        twins.take_resets(twin)
         if starts_over:
             env_runner._needs_initial_reset = True
     env_runner.set_state(state)

@@ -27,6 +27,7 @@ from typing import Any, Final
 import numpy as np
 import ray
 from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.util.metrics import Metric
 
 from rl_scaling_callback.core.scale import Scale
@@ -35,6 +36,10 @@ from rl_scaling_callback.rllib.sampling import SamplingClock, clock_of
 
 class _Overdue(BaseException):
     """Interrupts a call that takes too long. Not an `Exception`, so that RLlib and envs don't handle it as an env failure."""
+
+
+class _RefusedError(Exception):
+    """A twin can't be used. The message gives the reason."""
 
 
 @dataclass(slots=True)
@@ -80,13 +85,25 @@ class _TimedResets(RLlibCallback):
 
     def on_sample_end(self, *, env_runner: Any = None, samples: Any = None, **kwargs: Any) -> None:
         if self._clock is not None:
-            vars(env_runner)[_RESETS] = self._clock.take().get("reset", 0.0)
+            vars(env_runner)[_RESETS] = reset = self._clock.take().get("reset", 0.0)
+            vars(env_runner)[_ALL_RESETS] = reset + vars(env_runner).get(_ALL_RESETS, 0.0)
+
+
+def take_resets(env_runner: Any) -> float:
+    """Return the time that a twin has spent in env resets since the last call [s]."""
+    seconds: float = vars(env_runner).pop(_ALL_RESETS, 0.0)
+    return seconds
 
 
 @dataclass(slots=True)
 class _Twins:
-    """The twins of an env runner, by (local, envs per env runner), and what to restore after a probe."""
+    """The twins of an env runner, by (local, envs per env runner), and what to restore after a probe.
 
+    Attributes:
+        shares_data: whether they share large arrays of its `env_config`.
+    """
+
+    shares_data: bool = True
     by_envs: dict[tuple[bool, int], Any] = field(default_factory=dict)
     current: Any = None
     intact: bool = False
@@ -95,6 +112,7 @@ class _Twins:
 
 _ATTRIBUTE: Final = "_scaling_twins"
 _RESETS: Final = "_scaling_reset_s"
+_ALL_RESETS: Final = "_scaling_all_resets_s"
 _ENV: Final = "_scaling_original_env"
 
 
@@ -108,6 +126,8 @@ def _guarded(function: Callable[..., Answer]) -> Callable[..., Answer]:
                 return function(env_runner, **kwargs)
         except _Overdue:
             return Answer(late=True)
+        except _RefusedError as error:
+            return Answer(error=str(error))
         except Exception as error:
             return Answer(error=text_of(error))
 
@@ -121,9 +141,27 @@ def prepare(env_runner: Any, *, scale: Scale, keep_others: bool) -> Answer:
     if twins.generators is None:
         twins.generators = _saved_generators()
     try:
+        return _prepare(env_runner, twins, scale, keep_others)
+    except Exception as error:
+        if not twins.shares_data or "read-only" not in text_of(error):
+            raise
+        # The env writes to an array of its `env_config`.
+        twins.shares_data = False
+        _close_all(twins)
+        return _prepare(env_runner, twins, scale, keep_others)
+
+
+def _prepare(env_runner: Any, twins: _Twins, scale: Scale, keep_others: bool) -> Answer:
+    try:
         twin = twin_for(env_runner, scale, keep_others)
     except Exception as error:
-        return Answer(error=f"{_envs(scale)} can't be created next to its own env in one process ({text_of(error)})")
+        raise _RefusedError(f"{_envs(scale)} can't be created next to its own env in one process ({text_of(error)})") from error
+    shared = _shared_state(env_runner, twin)
+    if shared:
+        twins.by_envs = {key: each for key, each in twins.by_envs.items() if each is not twin}
+        _stop(twin)
+        remedy = "Let the function that returns it create a new one in each call"
+        raise _RefusedError(f"probes would change {shared} that training uses. {remedy}")
     twins.current, twins.intact = twin, False
     _copy_state(env_runner, twin)
     cuttable, envs = "num_timesteps" in inspect.signature(twin.sample).parameters, scale.num_envs_per_env_runner
@@ -217,14 +255,14 @@ def twin_for(env_runner: Any, scale: Scale, keep_others: bool) -> Any:
         _close_all(twins)
     if twin is None:
         try:
-            twin = _twin_of(env_runner, scale)
+            twin = _twin_of(env_runner, scale, twins.shares_data)
         except Exception:
             if not twins.by_envs:
                 raise
             # Licences, ports or memory may not suffice for all the envs: close the others and retry.
             _close_all(twins)
             gc.collect()
-            twin = _twin_of(env_runner, scale)
+            twin = _twin_of(env_runner, scale, twins.shares_data)
     twin.config.num_env_runners = scale.num_env_runners
     vars(twin)[_ENV] = _reference_to(env_runner.env)
     _copy_task(env_runner.env, twin.env)
@@ -252,8 +290,11 @@ def _sub_envs(env: Any) -> list[Any]:
     return [each.unwrapped for each in getattr(inner, "envs", [inner])]
 
 
-def _twin_of(env_runner: Any, scale: Scale) -> Any:
-    config = env_runner.config.copy(copy_frozen=False)
+def _twin_of(env_runner: Any, scale: Scale, shares_data: bool) -> Any:
+    config = copy.copy(env_runner.config)
+    if shares_data and type(config.env_config) is dict:
+        vars(config)["env_config"] = _SharedData(config.env_config)
+    config = config.copy(copy_frozen=False)
     config.num_env_runners = scale.num_env_runners
     config.num_envs_per_env_runner = scale.num_envs_per_env_runner
     config.seed = None  # else the constructor seeds the global generators
@@ -283,16 +324,88 @@ def _twin_of(env_runner: Any, scale: Scale) -> Any:
     return twin
 
 
+class _SharedData(dict[str, Any]):
+    """An `env_config` whose deep copies share its large arrays, because RLlib copies the config in each env runner.
+
+    The arrays of the copies are read-only, so that an env of a probe can't change what the envs in training see.
+    """
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _SharedData:
+        for array in _large_arrays(self, set()):
+            memo[id(array)] = shared = array.view()
+            shared.flags.writeable = False
+        return _SharedData({name: copy.deepcopy(value, memo) for name, value in self.items()})
+
+
+_LARGE_BYTES: Final = 2**20
+
+
+def _large_arrays(value: Any, seen: set[int]) -> Iterator[np.ndarray[Any, Any]]:
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, np.ndarray) and value.nbytes >= _LARGE_BYTES and not value.dtype.hasobject:
+        yield value
+    elif isinstance(value, (dict, list, tuple)):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _large_arrays(each, seen)
+
+
 def _copy_state(env_runner: Any, twin: Any) -> None:
     if not hasattr(env_runner, "get_state"):
         return
-    state = dict(env_runner.get_state())
-    module = state.pop("rl_module", None)
-    state = copy.deepcopy(state)
+    # Components may return their state itself instead of a copy.
+    state = copy.deepcopy(dict(env_runner.get_state()))
     state.pop("weights_seq_no", None)  # weights without a number are always accepted
-    if module is not None:
-        state["rl_module"] = module
     twin.set_state(state)
+
+
+def _shared_state(env_runner: Any, twin: Any) -> str:
+    """Return what with state a twin shares with its original; "" if nothing.
+
+    A shared env is taken from the twin, so that the twin doesn't close it.
+    """
+    own = {id(part) for parts in (_connectors, _modules, _envs_in) for part in parts(env_runner)}
+    if any(id(env) in own for env in _envs_in(twin)):
+        vars(twin.env.unwrapped)["closed"], twin.env = True, None
+        return "the env"
+    for module in _modules(twin):
+        if id(module) in own:
+            return f"the RLModule {type(module).__name__}"
+    for connector in _connectors(twin):
+        if id(connector) in own and _has_state(connector):
+            return f"the connector {type(connector).__name__}"
+    return ""
+
+
+def _envs_in(env_runner: Any) -> list[Any]:
+    env = getattr(env_runner, "env", None)
+    return [] if env is None else _sub_envs(env)
+
+
+def _modules(env_runner: Any) -> list[Any]:
+    module = getattr(env_runner, "module", None)
+    return [each for each in (module, *getattr(module, "_rl_modules", {}).values()) if each is not None]
+
+
+def _connectors(env_runner: Any) -> list[Any]:
+    pieces = [getattr(env_runner, name, None) for name in ("_env_to_module", "_module_to_env")]
+    for piece in pieces:  # pipelines may contain pipelines
+        pieces += getattr(piece, "connectors", [])
+    return [piece for piece in pieces if piece is not None]
+
+
+def _has_state(connector: Any) -> bool:
+    """Return whether a connector may keep something from one call to the next. Custom ones needn't tell by `get_state`."""
+    if connector.get_state() or type(connector).__module__.startswith("ray.rllib."):
+        return bool(connector.get_state())
+    return bool(vars(connector).keys() - vars(_Stateless()).keys())
+
+
+class _Stateless(ConnectorV2):
+    """A connector with the attributes that every connector has."""
+
+    __call__: Any = None
 
 
 def _env_steps(samples: Any) -> float:

@@ -206,18 +206,20 @@ class _Running:
 def _work(rounds: ProbeRounds, outcome: Outcome, confirmed: Mapping[Scale, Estimate]) -> dict[Scale, Work]:
     """Return the work in an iteration of each configuration."""
     steps, work = fmean(each.env_steps for each in rounds.iterations), {}
-    rests = dict(zip(outcome.scales, rounds.rest.tolist(), strict=True))
+    rests = dict(zip(outcome.scales, zip(rounds.rest.tolist(), rounds.resets.tolist(), strict=True), strict=True))
     reference = outcome.candidates[0]
     for each in outcome.candidates:
-        probes, rest = rounds.of(each.scale), rests[each.scale]
+        probes, (rest, reset) = rounds.of(each.scale), rests[each.scale]
         sample = 1 / each.sps - rest
         # The busy share comes from this configuration's probes; the total sampling time from the fit over all rounds.
         seconds = fmean(probe.seconds_per_step for probe in probes)
         parts = {
             "sample": sample,
             **{phase: rest * share for phase, share in rounds.shares.items()},
-            "busy": sample * fmean(probe.busy_per_step for probe in probes) / seconds,
-            "longest": sample * fmean(probe.longest_per_step for probe in probes) / seconds,
+            "busy": reset + (sample - reset) * fmean(probe.busy_per_step for probe in probes) / seconds,
+            "longest": reset + (sample - reset) * fmean(probe.longest_per_step for probe in probes) / seconds,
+            "reset": reset,
+            "all_resets": reset * each.scale.num_env_runners,
         }
         notes = []
         if each.scale in confirmed:

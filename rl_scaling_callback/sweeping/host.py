@@ -58,7 +58,7 @@ class TrainedIteration:
         scale: the scale it ran at.
         env_steps: its env steps.
         seconds: its duration without evaluation.
-        parts: seconds of each of `attribution.RECORDED`; NaN if unknown.
+        parts: seconds of each of `attribution.RECORDED`; NaN if unknown. Also of `all_resets`; 0 without probes.
     """
 
     scale: Scale
@@ -101,12 +101,13 @@ class _Host:
         return evaluation_s
 
     def train(self, scale: Scale, probes: bool) -> TrainedIteration:
-        result = self._switch.train(scale) if probes else self._algorithm.train()
+        result, resets_s = self._switch.train(scale) if probes else (self._algorithm.train(), 0.0)
         reading = rllib.read_measured(result, rllib.read_injected(result, rllib.MEASURED_KEYS), self._lifetime)
         self._lifetime = reading.lifetime
         # An iteration without parts makes their sums unknown; omitting it would make them too small.
         parts = reading.parts or (math.nan,) * len(RECORDED)
-        return TrainedIteration(scale, reading.env_steps, reading.seconds, dict(zip(RECORDED, parts, strict=True)))
+        named = {**dict(zip(RECORDED, parts, strict=True)), "all_resets": resets_s}
+        return TrainedIteration(scale, reading.env_steps, reading.seconds, named)
 
     def steps_per_update(self, scales: Sequence[Scale]) -> dict[Scale, float]:
         return {scale: self._prober.steps_per_round(scale) for scale in scales}

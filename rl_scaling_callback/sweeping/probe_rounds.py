@@ -85,6 +85,15 @@ class ProbeRounds:
         return self._updates(self.scales) / [self._steps(scale) for scale in self.scales]
 
     @property
+    def resets(self) -> Array:
+        """Time in env resets, which probes exclude, per env step [s], shape (configurations,).
+
+        Each env step causes as many at any scale, and the env runners share them.
+        """
+        together = sum(each.parts["all_resets"] for each in self.iterations) / sum(each.env_steps for each in self.iterations)
+        return np.array([together / scale.num_env_runners for scale in self.scales])
+
+    @property
     def rest_error(self) -> float:
         """Relative standard error of `rest`, from the residuals of the training iterations and their degrees of freedom."""
         count = len(self.iterations)
@@ -115,7 +124,7 @@ class ProbeRounds:
 
     def judge(self, race: Race) -> Outcome:
         """Return the outcome of a race after these rounds."""
-        return race.judge(self.scales, self.seconds, self.rest, self.rest_error)
+        return race.judge(self.scales, self.seconds, self.rest + self.resets, self.rest_error)
 
     def of(self, scale: Scale) -> list[Probe]:
         """Return the probes of one configuration; none if one has failed."""

@@ -27,6 +27,7 @@ from scipy.special import ndtr, stdtrit
 
 from rl_scaling_callback.analysis.choice import INDIFFERENCE, choose, shortfall
 from rl_scaling_callback.analysis.goals import TOLERANCE, Candidate, Goal, tolerance
+from rl_scaling_callback.analysis.noise import USUAL_DOF, USUAL_STD
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 
@@ -110,8 +111,9 @@ class Race:
     Attributes:
         goal: the goal. Its RAM limit is ignored.
         cpus: returns the CPUs allocated to a trial at a scale.
-        independent: whether successive measurements of a configuration are independent, because each has an Algorithm of its own.
-            Otherwise, their autocorrelation is estimated.
+        independent: whether each measurement has an Algorithm of its own. They are then as independent, few and noisy as trials, so
+            their variance is shrunk towards the usual one, as in reports (see `analysis.noise`). Otherwise, they are many, and
+            their autocorrelation is estimated.
     """
 
     goal: Goal
@@ -320,13 +322,16 @@ def _fit(logs: Array, independent: bool) -> _Fit:
         weights = there * np.minimum(1.0, bound / np.maximum(np.abs(left), _EXACT))
     effects = np.where(there.any(axis=0), effects + round_effects.mean(), NAN)
     paces = (round_effects - round_effects.mean())[:, 0]
-    if dof <= 0:
+    if dof <= 0 and not independent:
         return _Fit(effects, math.inf, 1, shared, paces)
     pseudo = np.clip(left, -bound, bound) / np.mean(np.abs(left[there]) <= bound)
+    if independent:
+        squares, dof = float((pseudo**2).sum()) + USUAL_DOF * USUAL_STD**2, dof + int(USUAL_DOF)
+        return _Fit(effects, squares / dof, dof, shared, paces)
     squares, pairs = float((pseudo**2).sum()) + _EXACT**2, int((there[1:] & there[:-1]).sum())
     lagged = float((pseudo[1:] * pseudo[:-1]).sum()) / max(1, pairs) / (squares / cells)
     rho = lagged + (1 + 3 * max(0.0, lagged)) * there.any(axis=0).sum() / cells + 1 / math.sqrt(max(1, pairs))
-    rho = 0.0 if independent else min(0.95, max(0.0, rho))
+    rho = min(0.95, max(0.0, rho))
     return _Fit(effects, squares / dof * (1 + rho) / (1 - rho), dof, shared, paces)
 
 

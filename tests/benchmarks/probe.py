@@ -146,7 +146,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         measured["probes"] += prober.measure(SCALES, first_round=number)
         measured["probe_seconds"].append(time.perf_counter() - started)
         started = time.perf_counter()
-        measured["iterations"] += [(scale, number, per_step(switch.train(scale))) for scale in random.sample(SCALES, len(SCALES))]
+        measured["iterations"] += [
+            (scale, number, per_step(switch.train(scale)[0])) for scale in random.sample(SCALES, len(SCALES))
+        ]
         measured["full_seconds"].append(time.perf_counter() - started)
     prober.close()
     algorithm.stop()

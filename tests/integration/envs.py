@@ -83,11 +83,11 @@ class SleepingLearner(PPOTorchLearner):
 
 
 class Simulator(CostlyEnv):
-    """An env with an external resource until it is closed: a file in `folder`."""
+    """An env with an external resource until it is closed: a file in `folder`, named after the process."""
 
     def __init__(self, config):
         super().__init__(config)
-        self._file = Path(config["folder"]) / uuid.uuid4().hex
+        self._file = Path(config["folder"]) / f"{os.getpid()}-{uuid.uuid4().hex}"
         self._file.touch()
 
     def close(self):

@@ -1,8 +1,11 @@
 """Events around an iteration that must not be measured as part of it."""
 
+import copy
+import inspect
 import math
 import threading
 import time
+import weakref
 from functools import partial
 
 import pytest
@@ -12,7 +15,7 @@ from rl_scaling_callback import ScalingCallback, SteadyRule
 pytest.importorskip("ray")
 
 from envs import CostlyEnv
-from ray import tune
+from ray import cloudpickle, tune
 from ray.rllib.algorithms.ppo import PPO
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from tuning import costly
@@ -214,3 +217,51 @@ def test_algorithm_in_a_function_trainable_belongs_to_the_experiment(tmp_path):
     reference, other = sorted((result.metrics["scaling"] for result in results), key=lambda scaling: scaling["parallelism"])
     assert (reference["is_baseline"], other["is_baseline"]) == (1.0, 0.0)
     assert other["speedup"] > 0
+
+
+class Neighbour(RLlibCallback):
+    """Wraps `training_step` of the Algorithm, and logs a dict by name."""
+
+    def on_algorithm_init(self, *, algorithm, **kwargs):
+        of_class, own = type(algorithm).training_step, weakref.ref(algorithm)
+        self.steps = 0
+
+        def training_step():
+            self.steps += 1
+            return of_class(own())
+
+        algorithm.training_step = training_step
+
+    def on_train_result(self, *, algorithm, metrics_logger, result, **kwargs):
+        _, given, *_ = inspect.signature(type(metrics_logger).log_dict).parameters
+        metrics_logger.log_dict(**{given: {"steps": self.steps}, "key": "neighbour"})
+        result["neighbour"] = self.steps
+
+
+class SendsItself(ScalingCallback):
+    """Sends a function that refers to the callback to the env runners, before and while it measures."""
+
+    limit = 0
+
+    def on_algorithm_init(self, *, algorithm, **kwargs):
+        self.limit = 7
+        self._send(algorithm)
+        super().on_algorithm_init(algorithm=algorithm, **kwargs)
+
+    def on_train_result(self, *, algorithm, result, **kwargs):
+        super().on_train_result(algorithm=algorithm, result=result, **kwargs)
+        self._send(algorithm)
+        for copied in (copy.copy(self), copy.deepcopy(self), cloudpickle.loads(cloudpickle.dumps(self))):
+            assert (copied.limit, copied._trial, copied._options) == (7, None, self._options)
+
+    def _send(self, algorithm):
+        assert algorithm.env_runner_group.foreach_env_runner(lambda env_runner: self.limit, local_env_runner=False) == [7, 7]
+
+
+def test_other_callbacks_and_subclasses_work_as_before(built):
+    config = ppo(runners=2).callbacks([Neighbour, partial(SendsItself, probe=True)])
+    algorithm = built(config)
+    results = [algorithm.train() for _ in range(2)]
+    assert [result["neighbour"] for result in results] == [1, 2]
+    assert results[-1]["scaling"]["baseline"]["source"] == "probe"
+    assert results[-1]["scaling"]["speedup"] > 0

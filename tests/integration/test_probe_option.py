@@ -2,14 +2,18 @@
 
 import logging
 import math
+import os
+import signal
 import time
 from functools import partial
 
+import numpy as np
 import pytest
 
 pytest.importorskip("ray")
 
-from envs import CostlyEnv
+from envs import CostlyEnv, Simulator
+from ray.rllib.connectors.env_to_module import MeanStdFilter
 from tuning import costly, train
 
 from rl_scaling_callback import ScalingCallback
@@ -137,3 +141,84 @@ def test_failed_probing_closes_its_envs(caplog):
     finally:
         algorithm.stop()
     assert "no licence for a fourth" in caplog.text
+
+
+@pytest.mark.parametrize("runners", [0, 2])
+def test_envs_of_probes_are_closed_when_the_trial_ends(tmp_path, runners):
+    config = costly(Simulator, batch=40, folder=str(tmp_path)).callbacks(partial(probing, reference=f"{min(1, runners)}r1e"))
+    algorithm = config.env_runners(num_env_runners=runners, num_envs_per_env_runner=4, num_cpus_per_env_runner=0.5).build_algo()
+    try:
+        assert algorithm.train()["scaling"]["baseline"]["source"] == "probe"
+        assert len(list(tmp_path.iterdir())) > 4 * max(1, runners)
+    finally:
+        algorithm.stop()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_trial_with_a_dead_env_runner_ends_without_delay(tmp_path):
+    config = costly(Simulator, batch=40, folder=str(tmp_path)).callbacks(probing)
+    algorithm = config.env_runners(num_env_runners=2, num_envs_per_env_runner=2, num_cpus_per_env_runner=0.5).build_algo()
+    algorithm.train()
+    pid, other = algorithm.env_runner_group.foreach_env_runner(lambda env_runner: os.getpid(), local_env_runner=False)
+    os.kill(pid, signal.SIGKILL)
+    started = time.perf_counter()
+    algorithm.stop()
+    assert time.perf_counter() - started < 10
+    assert not list(tmp_path.glob(f"{other}-*"))
+
+
+def test_trial_whose_connector_has_the_same_state_in_every_pipeline_is_not_probed(caplog):
+    """Its running mean and standard deviation would include the probes."""
+
+    def run(*callbacks):
+        shared = MeanStdFilter()
+        config = costly(batch=40).env_runners(
+            num_env_runners=1, num_envs_per_env_runner=2, env_to_module_connector=lambda env, spaces, device: shared
+        )
+        algorithm = config.callbacks(list(callbacks)).build_algo()
+        result = [algorithm.train() for _ in range(2)][-1]
+        (state,) = algorithm.env_runner_group.foreach_env_runner(
+            lambda env_runner: env_runner._env_to_module.connectors[0].get_state(), local_env_runner=False
+        )
+        algorithm.stop()
+        return result, state
+
+    (_, without), (result, probed) = run(), run(probing)
+    np.testing.assert_equal(probed[None]["running_stats"], without[None]["running_stats"])
+    assert math.isnan(result["scaling"]["speedup"])
+    (warning,) = [record.message for record in caplog.records if "probed" in record.message]
+    assert "the connector MeanStdFilter" in warning
+    assert "create a new one" in warning
+
+
+class Terrain(CostlyEnv):
+    """An env with a large array in its config, whose first value each step increments if it `writes`."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self._terrain, self._writes = config["terrain"], config["writes"]
+
+    def step(self, action):
+        if self._writes:
+            self._terrain[0] += 1
+        return super().step(action)
+
+
+def terrains(env_runner):
+    """Return the first value in training, and for each twin whether its array is the same memory."""
+    terrain = env_runner.config.env_config["terrain"]
+    of_twins = [twin.config.env_config["terrain"] for twin in env_runner._scaling_twins.by_envs.values()]
+    return terrain[0], [np.shares_memory(terrain, each) for each in of_twins]
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_probes_share_large_data_unless_the_env_writes_to_it(writes):
+    config = costly(Terrain, batch=40, terrain=np.zeros(2**18), writes=writes).callbacks(probing)
+    algorithm = config.env_runners(num_env_runners=1, num_envs_per_env_runner=2).build_algo()
+    try:
+        result = algorithm.train()
+        (found,) = algorithm.env_runner_group.foreach_env_runner(terrains, local_env_runner=False)
+    finally:
+        algorithm.stop()
+    assert result["scaling"]["baseline"]["source"] == "probe"
+    assert found == (40 * writes, [not writes] * 2)

@@ -37,6 +37,7 @@ from ray.rllib.utils.replay_buffers.prioritized_episode_buffer import Prioritize
 from ray.tune.utils import flatten_dict
 
 from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.rllib import prober as prober_module
 from rl_scaling_callback.rllib.prober import ProbeError, Prober
 from rl_scaling_callback.rllib.switch import Switch
 
@@ -349,6 +350,10 @@ class OneOfAKind(gym.Wrapper):
             if how == "wait for good":
                 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
                 time.sleep(1000)
+            if how == "wait in native code":
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+                time.sleep(6.5)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
             if how == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
             self._fail = how == "fail later"
@@ -363,19 +368,26 @@ def generators(env_runner):
     return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
 
 
-def test_failures_do_not_affect_training(tmp_path):
+def test_failures_do_not_affect_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(prober_module, "_GRACE_S", 1.0)
+    monkeypatch.setattr(prober_module, "_HUNG_AFTER_S", 5.0)
     file = tmp_path / "how"
     algorithm = ppo(OneOfAKind, file=str(file)).build_algo()
     runner = functools.partial(algorithm.env_runner_group.foreach_env_runner, local_env_runner=False)
     algorithm.train()
     (before,), ((pid, *_),) = runner(generators), runner(process_of)
     prober = Prober(algorithm, probe_seconds=0.02, max_seconds=4)
-    for how, message in [("raise", "port 5005"), ("fail later", "ConnectionError"), ("wait", "more than 4 s")]:
+    for how, message in [
+        ("raise", "port 5005"),
+        ("fail later", "ConnectionError"),
+        ("wait", "more than 4 s"),
+        ("wait in native code", "more than 4 s"),
+    ]:
         file.write_text(how)
         started = time.perf_counter()
         with pytest.raises(ProbeError, match=message):
             prober.measure([ONE])
-        assert time.perf_counter() - started < 8
+        assert time.perf_counter() - started < (10 if "native" in how else 8)
         assert runner(generators) == [before]
     assert runner(process_of)[0][0] == pid
     assert algorithm.train()["env_runners"]["num_env_steps_sampled"] >= BATCH

@@ -52,6 +52,12 @@ def test_without_a_baseline_figures_are_relative_to_the_smallest_scale():
     assert math.isnan(eight.core_efficiency)
 
 
+@pytest.mark.parametrize("seconds", [0.1 * k for k in range(1, 50)])
+def test_smallest_scale_is_perfect_despite_rounding(seconds):
+    (only,) = by_scale(run("32r5e", [seconds] * 5, env_steps=997)).values()
+    assert (only.speedup, only.efficiency, only.band) == (1.0, 100.0, "perfect")
+
+
 def test_batches_rounded_up_are_comparable_but_other_steps_are_not():
     runs = [run("1r1e", [1.0] * 5), run("2r1e", [0.7] * 5, env_steps=1200), run("4r1e", [0.5] * 5, env_steps=1200)]
     rounded = by_scale(*(replace(each, batch=1000.0) for each in runs[:2]), runs[2])

@@ -51,6 +51,15 @@ GENERATIONS = {
         {"env": "Pong-v0", "num_env_runners": 2, "num_envs_per_env_runner": 3, "enable_env_runner_and_connector_v2": False},
         lambda k: {"num_env_steps_sampled": 600 * k, "env_runners": {"episode_reward_mean": 3.0}},
     ),
+    "2.60, old API stack, counting agent steps": (
+        {"env": "Pong-v0", "num_env_runners": 2, "num_envs_per_env_runner": 3, "enable_env_runner_and_connector_v2": False},
+        lambda k: {
+            "num_env_steps_sampled": 600 * k,
+            "num_env_steps_sampled_lifetime": 1800 * k,
+            "timesteps_this_iter": 1800,
+            "env_runners": {"episode_reward_mean": 3.0},
+        },
+    ),
     "2.60": (
         {"env": "Pong-v0", "num_env_runners": 2, "num_envs_per_env_runner": 3, "enable_env_runner_and_connector_v2": True},
         lambda k: {

@@ -189,6 +189,17 @@ def test_autocorrelated_noise_counts_as_fewer_rounds():
     assert np.median(other) > 1.7 * np.median(one)
 
 
+def test_intervals_of_few_independent_measurements_cover_a_repeat():
+    """Three rounds of three configurations, as noisy as trials on a shared machine."""
+    race, held, errors = Race(GOALS["fastest"], independent=True), [], []
+    for seed in range(300):
+        one, other = (race.judge(GRID[:3], rounds(LAW[:3], 3, 0.092, (seed, each))) for each in range(2))
+        held += (np.abs(np.log(one.speedup / other.speedup)) <= np.log1p(one.speedup_error / 100))[1:].tolist()
+        errors.append(one.speedup_error[1])
+    assert 0.92 < np.mean(held) < 0.98
+    assert np.median(errors) < 30
+
+
 def test_unattainable_goal_ends_with_the_closest():
     goal = Goal("much", min_speedup=9, max_cpus=3)
     outcome = Race(goal).judge(GRID, rounds(LAW, 5, 0.01))
