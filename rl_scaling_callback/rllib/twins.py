@@ -215,6 +215,7 @@ def finish(env_runner: Any, *, keep: bool) -> Answer:
         current, twins.current = twins.current, None
         if current is not None and not twins.intact:  # don't reuse a twin after an error or interruption
             twins.by_envs = {key: twin for key, twin in twins.by_envs.items() if twin is not current}
+            twins.shares_data = False  # the error may come from writing to it
             _stop(current)
         if not keep:
             _close_all(twins)
