@@ -59,7 +59,7 @@ class TrialMonitor:
         self._load = load
         self._is_exclusive = is_exclusive
         self._warn = warn
-        self._probed_before = False
+        self._probed_before = source.source == "probe"
 
     def end(self) -> None:
         """Release what the trial's baseline holds, and warn of what is still missing at the end of the trial."""
@@ -80,8 +80,7 @@ class TrialMonitor:
         healthy, restarts = rllib.read_fleet(result)
         scale, is_whole = self._delivering(len(work.reports), healthy)
         own, others = self._load.look(rllib.read_cpu_utilisation(result), [report.cpu for report in work.reports])
-        # The CPU time of probes is part of what processes report before and after, but not of any iteration.
-        if self._probed_before:
+        if self._probed_before:  # the CPU time of probes is part of what processes report, but not of the iteration
             own = others = NAN
         exclusive = self._is_exclusive()
         is_disturbed = exclusive == 0 or others > NOTABLE_CORES
@@ -101,8 +100,6 @@ class TrialMonitor:
         steady = self._window.read()
         source.update(steady if self._undisturbed is None else self._undisturbed.read_undisturbed(steady))
         probe_s = source.take_seconds()
-        if probe_s:
-            own = others = NAN
         self._probed_before = probe_s > 0
         over_window = TimeBreakdown.of_window(steady.parts)
         reference = source.compare_with(steady, env_steps, breakdown)

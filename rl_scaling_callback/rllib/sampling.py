@@ -152,7 +152,7 @@ class SamplingClock:
     def _take_resets(self, busy_s: float) -> float:
         if self._timed_resets:
             # What such a step takes beyond an ordinary one, per env that it resets.
-            self._reset_s = (self._reset_steps_s - self._timed_reset_steps * self._step_s) / self._timed_resets
+            self._reset_s = max(0.0, self._reset_steps_s - self._timed_reset_steps * self._step_s) / self._timed_resets
         seconds = self._whole_resets_s + self._resets * self._reset_s
         self._reset_stride = max(1, round(TIMED_EVERY_S * self._resets / busy_s))
         self._whole_resets_s = self._reset_steps_s = 0.0
