@@ -16,7 +16,7 @@ from rl_scaling_callback.core.attribution import TimeBreakdown
 from rl_scaling_callback.core.comparison import Counterpart
 from rl_scaling_callback.core.estimates import Estimate, student_t, trimmed_mean
 from rl_scaling_callback.core.formulas import NAN, ratio
-from rl_scaling_callback.core.probing import Probe, ProbeError, Ratios
+from rl_scaling_callback.core.probing import DISAGREE, Probe, ProbeError, Ratios
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady, SteadyRule, SteadyWindow
 from rl_scaling_callback.core.trial import Trial
@@ -39,8 +39,6 @@ _LARGE_ERROR: Final = 50.0
 """Error [%] that a warning tells of."""
 _TOLERANCE: Final = math.log(1.1)
 """The speed of a shared machine varies by as much within a minute."""
-_JUMP: Final = math.log(2.0)
-"""A smaller change from one moment to the next may be the machine's: speeds of shared ones were seen to change by 1.55×."""
 _UNEXPLAINED: Final = math.log(10.0)
 """A difference that no noise explains, when noise is unknown."""
 _CAUTION: Final = 2.0
@@ -356,12 +354,12 @@ class ProbedBaseline(BaselineSource):
         n = len(self._costs)
         if n < _FEWEST_TO_TELL:
             return False
-        limit = _JUMP + _CAUTION * student_t(n - 1) * self._spread() * math.sqrt(1 + 1 / n)
+        limit = math.log(DISAGREE) + _CAUTION * student_t(n - 1) * self._spread() * math.sqrt(1 + 1 / n)
         return abs(cost.own - fmean([before.own for before in self._costs])) > min(limit, _UNEXPLAINED)
 
     def _disagrees(self) -> bool:
         """Return whether probes at the trial's own scale differ from its iterations by more than their errors."""
-        tolerance = _TOLERANCE if len(self._spells) >= _FEWEST_SPELLS else _JUMP
+        tolerance = _TOLERANCE if len(self._spells) >= _FEWEST_SPELLS else math.log(DISAGREE)
         for figure in _Cost._fields:
             missed = self._missed(figure)
             limit = tolerance + _CAUTION * missed.half_width

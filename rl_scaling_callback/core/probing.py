@@ -18,9 +18,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import median_low
+from typing import Final
 
 from rl_scaling_callback.core.attribution import TimeBreakdown
 from rl_scaling_callback.core.scale import Scale
+
+DISAGREE: Final = 2.0
+"""Probes and iterations of the same scale whose sampling times have a larger ratio don't do the same work. A smaller one may be
+noise: the speed of a shared machine was seen to change by 1.55× within seconds."""
 
 
 class ProbeError(RuntimeError):

@@ -23,7 +23,7 @@ from rl_scaling_callback.rllib.prober import ProbeError
 from rl_scaling_callback.sweeping import cluster
 from rl_scaling_callback.sweeping.host import Host
 from rl_scaling_callback.sweeping.outcome import Swept, Work, experiment_of, view
-from rl_scaling_callback.sweeping.probe_rounds import FEWEST_ITERATIONS, ProbeRounds, measure
+from rl_scaling_callback.sweeping.probe_rounds import FEWEST_ITERATIONS, ProbeRounds, UnlikeTrainingError, measure
 from rl_scaling_callback.sweeping.race import FEWEST_ROUNDS, Grid, Outcome, Race
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def sweep_by_probes(
             running.probe(grid, progress)
             confirmed = running.confirm()
         except (KeyboardInterrupt, ProbeError) as error:
-            if len(rounds.iterations) < FEWEST_ITERATIONS:
+            if isinstance(error, UnlikeTrainingError) or len(rounds.iterations) < FEWEST_ITERATIONS:
                 raise
             interrupted = isinstance(error, KeyboardInterrupt)
             say(f"{'Interrupted' if interrupted else f'Ended early ({error})'}: showing the results so far")

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
+from statistics import fmean, median
 from typing import Final
 
 import numpy as np
@@ -17,7 +17,7 @@ from scipy.optimize import nnls
 from rl_scaling_callback.analysis.configurations import SINGLE
 from rl_scaling_callback.core.estimates import Array, trimmed_mean
 from rl_scaling_callback.core.formulas import NAN
-from rl_scaling_callback.core.probing import Probe
+from rl_scaling_callback.core.probing import DISAGREE, Probe
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.rllib.prober import ProbeError
 from rl_scaling_callback.sweeping.host import REST, Host, TrainedIteration
@@ -29,6 +29,10 @@ FEWEST_ITERATIONS: Final = _COEFFICIENTS + 1
 """With fewer training iterations, their residuals are 0 and say nothing about the error."""
 _TRAINED_SHARE: Final = 0.5
 """Time of the training iterations per time of the probes. A few iterations suffice for what doesn't depend on sampling."""
+
+
+class UnlikeTrainingError(ProbeError):
+    """Probes don't reproduce training iterations of the same configurations."""
 
 
 @dataclass(slots=True)
@@ -122,6 +126,24 @@ class ProbeRounds:
         updates: Array = _terms(scales) @ coefficients
         return updates
 
+    def check(self) -> None:
+        """Check that training iterations sample as probes of the same configurations do.
+
+        Raises:
+            UnlikeTrainingError: they don't, so probes can't predict this training.
+        """
+        ratios = []
+        for each in self.iterations:
+            if probes := self.of(each.scale):
+                sampling_s = each.seconds - each.rest_s - each.parts["all_resets"] / each.scale.num_env_runners
+                ratios.append(sampling_s / each.env_steps / median(probe.seconds_per_step for probe in probes))
+        ratio = median(ratios) if ratios else NAN
+        if ratio < 1 / DISAGREE or ratio > DISAGREE:
+            raise UnlikeTrainingError(
+                f"An env step takes {ratio:.2g} times as long in training as in probes. Does a training_step of your own sample "
+                "outside RLlib's timers?"
+            )
+
     def judge(self, race: Race) -> Outcome:
         """Return the outcome of a race after these rounds."""
         return race.judge(self.scales, self.seconds, self.rest + self.resets, self.rest_error)
@@ -167,6 +189,9 @@ def measure(rounds: ProbeRounds, host: Host, race: Race) -> None:
         rounds: the measurements so far; the new ones are added.
         host: the Algorithm's process.
         race: the rules; the choice so far is trained as often as the reference, which confirms its speedup.
+
+    Raises:
+        ProbeError: the reference can't be probed, or probes don't reproduce training.
     """
     started, number, found = time.perf_counter(), len(rounds.probes), {}
     running = rounds.running
@@ -190,6 +215,7 @@ def measure(rounds: ProbeRounds, host: Host, race: Race) -> None:
     rounds.probed_s += time.perf_counter() - started
     while len(rounds.iterations) < FEWEST_ITERATIONS or rounds.trained_s < _TRAINED_SHARE * rounds.probed_s:
         rounds.trained(host.train(_next_to_train(rounds, race)))
+    rounds.check()
 
 
 def _next_to_train(rounds: ProbeRounds, race: Race) -> Scale:

@@ -314,7 +314,11 @@ def test_evaluation_is_reported_separately(scripted):
 
 def test_env_runners_share_the_resets_that_probes_exclude(scripted):
     """An env step takes 10 ms in probes and 5 ms for resets, and an iteration of 80 steps 10 ms more."""
-    scripted(train=lambda self, scale: trained(scale, 1.0, resets_s=0.4))
+
+    def train(self, scale):
+        return trained(scale, 0.8 / scale.parallelism + 0.4 / scale.num_env_runners + 0.01, resets_s=0.4)
+
+    scripted(train=train)
     swept, _ = probe(envs=(1, 4))
     sps = {run.scale: run.steady.sps for run in swept.experiment.studies[0].runs}
     for scale in (SINGLE, Scale(2, 4)):
@@ -371,6 +375,13 @@ def test_update_time_rises_with_env_runners_and_envs():
     for scale in scales[:-1]:
         rounds.trained(trained(scale, 2.0, 80.0 / steps[scale] * update(scale) - 0.002))
     assert rounds.rest == pytest.approx([update(scale) / steps[scale] for scale in scales])
+
+
+@pytest.mark.parametrize(("learn", "ratio"), [(0.75, "0.0"), (-2.0, "2")], ids=["sampling is not timed", "slower in training"])
+def test_training_that_probes_do_not_reproduce_is_not_predicted_by_them(scripted, learn, ratio):
+    scripted(train=lambda self, scale: trained(scale, 0.8 / scale.parallelism + 0.01, learn=learn / scale.parallelism))
+    with pytest.raises(ProbeError, match=f"An env step takes {ratio}.* times as long in training as in probes"):
+        probe()
 
 
 def test_few_training_iterations_do_not_hide_their_error():
