@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.rllib.configs import (
     TIMER_PHASES,
+    evaluates,
     iterations_are_timed,
     read_logged_config,
     read_scale,
