@@ -176,6 +176,7 @@ class ProbedBaseline(BaselineSource):
         self._is_trusted = True
         self._are_new = True
         self._is_first = True
+        self._is_second = False  # the next outlier would be the second in a row
         self._spell_is_over = True
         self._unreported_s = self._spent_since = 0.0
         self._probed_at = self._training_since = clock()
@@ -249,13 +250,19 @@ class ProbedBaseline(BaselineSource):
         least = self._mean("own") - 2 * _UNEXPLAINED
         cost = _Cost(*[max(figure, least) for figure in _Cost.of(env_steps, spent)])
         is_untimed = cost.own < self._mean("own") - _UNEXPLAINED
-        has_changed = self._jumps(cost)
-        if has_changed:
-            self._start_over()
-        if not self._is_first or is_untimed:  # the first one is slow
-            self._add(cost)
-        self._is_first = False
+        has_changed = False
         try:
+            if self._is_outlier(cost):
+                # A stall, unless the next one is as well. If iterations are long, a probe tells at once.
+                is_second, self._is_second = self._is_second, True
+                has_changed = is_second or (2 * self._seconds_a_round < spent.total and self._probes_have_changed())
+                if not has_changed:
+                    return False
+                self._start_over()
+            self._is_second = False
+            if not self._is_first or is_untimed:  # the first one is slow
+                self._add(cost)
+            self._is_first = False
             if has_changed or self._is_due():
                 self._measure(_ROUNDS_AT_ONCE if has_changed else 1)
             # Not in each iteration, as it takes as long as all else.
@@ -342,7 +349,13 @@ class ProbedBaseline(BaselineSource):
         self._costs.clear()
         self._spells.clear()
 
-    def _jumps(self, cost: _Cost) -> bool:
+    def _probes_have_changed(self) -> bool:
+        """Probe once more, and return whether the cost at the trial's own scale is another one than before."""
+        before = self._mean("own")
+        self._measure()
+        return abs(self._spells[-1].probed("own") - before) > math.log(DISAGREE)
+
+    def _is_outlier(self, cost: _Cost) -> bool:
         """Return whether an iteration costs more or less than those before it by more than noise explains."""
         n = len(self._costs)
         if n < _FEWEST_TO_TELL:

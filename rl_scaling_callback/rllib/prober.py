@@ -6,6 +6,7 @@ Twins sample while training is paused, and their samples are not used in trainin
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import math
 import random
@@ -133,6 +134,8 @@ class Prober:
             raise ProbeError("An asynchronous algorithm never stops sampling: it can only be probed before its first iteration.")
         until = time.perf_counter() + self._max_seconds
         probes: list[Probe] = []
+        collects_garbage = gc.isenabled()
+        gc.disable()  # a full collection in this process takes as long as several probes
         try:
             for number in range(first_round, first_round + rounds):
                 of_round: list[Probe] = []
@@ -150,6 +153,9 @@ class Prober:
             raise
         except Exception as error:
             raise ProbeError(f"A probe failed: {twins.text_of(error)}. {_INSTEAD}.") from error
+        finally:
+            if collects_garbage:
+                gc.enable()
         return probes
 
     def close(self) -> None:
