@@ -352,7 +352,7 @@ def test_hostile_names(tmp_path, flat):
     assert flat(trial.metrics)["is_baseline"] == 1.0
     folder = Path(results.experiment_path) / "scaling_baselines"
     (file,) = store_files(folder)
-    assert json.loads(file.read_text())["workload"]["env"] == name
+    assert json.loads(file.read_text())["workload"]["env"].startswith(f"{name} #")
     page = render_page(make_report(read_experiment(results.experiment_path)))
     assert "alert(" in page
     assert "<script>alert" not in page
