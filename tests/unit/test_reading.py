@@ -243,7 +243,7 @@ def test_plain_values_are_the_same_in_every_process():
     assert rllib.plain(value) == {
         "class": custom,
         "function": rllib.plain(test_new_stack_counts_in_env_runners),
-        "mode": "sync",
+        "mode": rllib.plain("sync"),
         "spec": {"of": rllib.plain(Spec), "module": custom, "width": 64},
         "array": [0, 1, 2],
         "scalar": 0.5,
