@@ -1,7 +1,5 @@
 """Speedup and efficiency of a training run from its first iteration, without a reference trial."""
 
-from functools import partial
-
 from ray.rllib.algorithms.ppo import PPOConfig
 
 from rl_scaling_callback import ScalingCallback
@@ -11,7 +9,7 @@ config = (
     .environment("CartPole-v1")
     .env_runners(num_env_runners=2, num_envs_per_env_runner=4)
     .training(train_batch_size_per_learner=2048, minibatch_size=256, num_epochs=4)
-    .callbacks(partial(ScalingCallback, probe=True))
+    .callbacks(ScalingCallback)
 )
 algorithm = config.build_algo()
 for iteration in range(1, 7):

@@ -18,7 +18,6 @@ except ImportError as error:
 
 from ray.util.metrics import Gauge
 
-from rl_scaling_callback import rllib
 from rl_scaling_callback.baseline.probed import ProbedBaseline
 from rl_scaling_callback.baseline.source import BaselineSource
 from rl_scaling_callback.baseline.store import BaselineStore
@@ -38,7 +37,17 @@ from rl_scaling_callback.live.monitor import TrialMonitor
 from rl_scaling_callback.live.options import MAX_PROBE_SECONDS, Options
 from rl_scaling_callback.live.reading import IterationReader
 from rl_scaling_callback.rllib import hardware, hooks, introspection
+from rl_scaling_callback.rllib.configs import (
+    is_asynchronous,
+    iterations_are_timed,
+    read_scale,
+    samples_env,
+    steps_before_learning,
+    steps_follow_scale,
+    steps_in_turn,
+)
 from rl_scaling_callback.rllib.prober import Prober
+from rl_scaling_callback.rllib.results import REPORTS
 from rl_scaling_callback.rllib.sampling import SamplingClock, clock_of
 
 if TYPE_CHECKING:
@@ -179,7 +188,7 @@ class ScalingCallback(RLlibCallback):
             return
         try:
             for part, seconds in self._sampling.take().items():
-                key = (rllib.REPORTS, str(env_runner.worker_index), part)
+                key = (REPORTS, str(env_runner.worker_index), part)
                 metrics_logger.log_value(key, seconds, **hooks.SUM_OF_THE_ITERATION)
         except Exception as error:
             self._sampling = None
@@ -221,7 +230,7 @@ class ScalingCallback(RLlibCallback):
             step=functools.partial(self._iteration, self._instrument, colocated),
             training_step=functools.partial(self._instrument.clock.block, "other"),
         )
-        scale = rllib.read_scale(config)
+        scale = read_scale(config)
         storage = introspection.storage_of(algorithm)
         # RLlib doesn't keep Tune's name of the trial, but the trial's folder starts with it.
         self._gauges = Gauges(Gauge, storage.trial_dir_name if storage is not None else "", scale)
@@ -234,15 +243,15 @@ class ScalingCallback(RLlibCallback):
             introspection.workload_of(algorithm, hosts, self._options.workload),
             resources,
             introspection.provenance_of(name.rpartition("/")[2]),
-            overlaps=rllib.is_asynchronous(config),
-            steps_in_turn=rllib.steps_in_turn(config),
-            steps_vary=rllib.iterations_are_timed(config) or rllib.steps_follow_scale(config),
+            overlaps=is_asynchronous(config),
+            steps_in_turn=steps_in_turn(config),
+            steps_vary=iterations_are_timed(config) or steps_follow_scale(config),
         )
         return TrialMonitor(
             trial,
             self._source(algorithm, trial, lasting),
             reader=IterationReader(config, self._warn),
-            window=SteadyWindow(self._options.steady, learns_after=rllib.steps_before_learning(config)),
+            window=SteadyWindow(self._options.steady, learns_after=steps_before_learning(config)),
             load=Load(resources.machine_cores, scale.num_env_runners),
             is_exclusive=lambda: NAN if colocation is None else colocation.exclusive,
             warn=self._warn,
@@ -269,7 +278,7 @@ class ScalingCallback(RLlibCallback):
         if options.baseline_sps is not None:
             return GivenBaseline(options.baseline_sps, options.reference, trial.scale, self._warn)
         storage = introspection.storage_of(algorithm)
-        samples = rllib.samples_env(introspection.config_of(algorithm))
+        samples = samples_env(introspection.config_of(algorithm))
         if not samples:
             store = None
         elif lasting is not None:

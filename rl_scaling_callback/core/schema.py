@@ -74,7 +74,7 @@ KEYS: Final[tuple[Key, ...]] = (
     Key("loss/total", "% points", "100 − efficiency"),
     *(Key(f"loss/{cause}", "% points", f"efficiency lost to {meaning}") for cause, meaning in CAUSES.items()),
     Key(
-        "account/exclusive",
+        "account/exact",
         "0/1",
         "1 when the loss attribution is exact; 0 when phases overlap and the env runners' waits are unknown",
     ),

@@ -11,7 +11,6 @@ from functools import partial
 from statistics import median_low
 from typing import Any, Final, NamedTuple
 
-from rl_scaling_callback import rllib
 from rl_scaling_callback.analysis.runs import Iteration, LeftOut, Run
 from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.scale import Scale
@@ -19,7 +18,31 @@ from rl_scaling_callback.core.steady import SteadyRule, is_measurable
 from rl_scaling_callback.core.text import counted
 from rl_scaling_callback.experiments.logs import ResultLines, ResultRows
 from rl_scaling_callback.experiments.recording import summarise
-from rl_scaling_callback.rllib import Circumstances
+from rl_scaling_callback.rllib.configs import (
+    evaluates,
+    is_asynchronous,
+    iterations_are_timed,
+    read_cpus,
+    read_logged_config,
+    read_scale,
+    samples_env,
+    steps_before_learning,
+    steps_follow_scale,
+    steps_in_turn,
+    total_gpus,
+)
+from rl_scaling_callback.rllib.names import DEFAULT_SCALE, default_scale, is_rllib
+from rl_scaling_callback.rllib.results import (
+    MEASURED_KEYS,
+    Circumstances,
+    read_circumstances,
+    read_fleet,
+    read_injected,
+    read_injected_text,
+    read_measured,
+)
+from rl_scaling_callback.rllib.values import number
+from rl_scaling_callback.rllib.workload import read_workload
 from rl_scaling_callback.storage import ExperimentError, Location
 
 LOGS: Final[Mapping[str, type[ResultLines | ResultRows]]] = {"result.json": ResultLines, "progress.csv": ResultRows}
@@ -29,7 +52,7 @@ PARAMS: Final = "params.json"
 _ERRORS: Final = ("error.txt", "error.pkl")
 
 _USED: Final = (
-    *rllib.MEASURED_KEYS,
+    *MEASURED_KEYS,
     "sps_per_cpu",
     "baseline_sps",
     "comparable",
@@ -39,7 +62,7 @@ _USED: Final = (
     "steady/sps",
     "steady/speedup",
     "baseline/error",
-    "account/exclusive",
+    "account/exact",
     "learner/busy",
 )
 
@@ -127,8 +150,8 @@ def read_trial(
     if not log.iterations:
         return LeftOut(name, _why_nothing(bool(logs), failed, log.damaged)), Presence()
     for config in (partial(_params, folder, files), stored):
-        if log.config.keys().isdisjoint(rllib.DEFAULT_SCALE):
-            log.config = {**rllib.read_logged_config(config()), **log.config}
+        if log.config.keys().isdisjoint(DEFAULT_SCALE):
+            log.config = {**read_logged_config(config()), **log.config}
     return log.read(folder.name, name, rule, failed), log.presence
 
 
@@ -178,7 +201,7 @@ class _Log:
         """Update the logged config; if the workload or scale changes, discard all earlier iterations."""
         if logged is self._logged or not isinstance(logged, Mapping):
             return
-        config = rllib.read_logged_config(logged)
+        config = read_logged_config(logged)
         if self.config and _work_of(config) != _work_of(self.config):
             self.iterations.clear()
             self._changed += 1
@@ -190,17 +213,17 @@ class _Log:
         self.configure(result.get("config"))
         if self._changed > changed:
             self._overlaps.clear()
-        now = rllib.read_circumstances(result)
-        number = int(now.iteration) if now.iteration >= 1 else len(self.iterations) + 1
-        while self.iterations and self.iterations[-1].number >= number:
+        now = read_circumstances(result)
+        iteration = int(now.iteration) if now.iteration >= 1 else len(self.iterations) + 1
+        while self.iterations and self.iterations[-1].number >= iteration:
             self.iterations.pop()
             self._lifetimes.pop()
             self._overlaps.pop()
-        self._is_rllib = self._is_rllib or rllib.is_rllib(result)
-        scaling = rllib.read_injected(result, _USED)
-        follows = bool(self.iterations) and self.iterations[-1].number == number - 1
-        read = rllib.read_measured(result, scaling, self._lifetimes[-1] if follows else NAN)
-        self._add_spell(now.ended, rllib.number(result.get("time_this_iter_s")))
+        self._is_rllib = self._is_rllib or is_rllib(result)
+        scaling = read_injected(result, _USED)
+        follows = bool(self.iterations) and self.iterations[-1].number == iteration - 1
+        read = read_measured(result, scaling, self._lifetimes[-1] if follows else NAN)
+        self._add_spell(now.ended, number(result.get("time_this_iter_s")))
         if len(self._opening) < _OPENING:
             self._opening.append((result.get("pid"), now.ended, read.seconds, read.env_steps))
         self._problem = self._problem or read.problem
@@ -210,14 +233,14 @@ class _Log:
         self._evaluation_is_known = self._evaluation_is_known and read.evaluation_is_known
         self.iterations.append(
             Iteration(
-                number,
+                iteration,
                 read.env_steps,
                 read.seconds,
                 read.parts,
                 since_restore=now.since_restore,
                 exclusive=scaling.get("exclusive", NAN),
                 others=scaling.get("cores/others", NAN),
-                healthy=rllib.read_fleet(result)[0],
+                healthy=read_fleet(result)[0],
                 cpu_utilisation=now.cpu_utilisation,
                 ram_utilisation=now.ram_utilisation,
                 vram_utilisation=now.vram_utilisation,
@@ -226,8 +249,8 @@ class _Log:
             )
         )
         self._last = now
-        self._workload_id = rllib.read_injected_text(result, "workload")
-        self._take_in_comparison(scaling, rllib.read_injected_text(result, "baseline/source") == "probe")
+        self._workload_id = read_injected_text(result, "workload")
+        self._take_in_comparison(scaling, read_injected_text(result, "baseline/source") == "probe")
 
     def _add_spell(self, ended: float, seconds: float) -> None:
         began = ended - seconds
@@ -239,7 +262,7 @@ class _Log:
     @property
     def presence(self) -> Presence:
         """Where and when it ran."""
-        scale = tuple(self.config.get(name) for name in rllib.DEFAULT_SCALE)
+        scale = tuple(self.config.get(name) for name in DEFAULT_SCALE)
         opening = (scale, *self._opening) if len(self._opening) == _OPENING and self._spells else ()
         return Presence(self._last.host if self._last else "", tuple(self._spells), opening)
 
@@ -249,7 +272,7 @@ class _Log:
             self._cpus = round(cpus, 6)
         self._comparable = scaling.get("comparable", NAN)
         self._drift = scaling.get("steady/drift", NAN)
-        self._exact = scaling.get("account/exclusive", NAN) == 1
+        self._exact = scaling.get("account/exact", NAN) == 1
         self._unit_sps = scaling.get("baseline_sps", NAN) if self._comparable == 1 else NAN
         self._probed_sps = ratio(scaling["steady/sps"], scaling["steady/speedup"]) if probed else NAN
         self._probed_error = scaling["baseline/error"] if probed else NAN
@@ -258,24 +281,24 @@ class _Log:
         """Return the trial, or the reason why it is left out."""
         algorithm = _algorithm(folder, self.config)
         notes = list(self._notes(failed))
-        if not self._is_rllib and rllib.DEFAULT_SCALE.keys().isdisjoint(self.config):
+        if not self._is_rllib and DEFAULT_SCALE.keys().isdisjoint(self.config):
             return LeftOut(name, "not a trial of RLlib: its results and config have none of RLlib's names")
-        if not rllib.samples_env(self.config):
+        if not samples_env(self.config):
             return LeftOut(name, "it learns from recorded data (offline): it samples no env steps, so there is no throughput")
         notes += self._assume_missing(algorithm)
         try:
-            scale = rllib.read_scale(self.config)
+            scale = read_scale(self.config)
         except ValueError as error:
             nowhere = f"there is none in its results, in {PARAMS} or in Tune's state of the experiment"
             return LeftOut(name, f"its config has no valid scale: {error if self.config else nowhere}. Is it an RLlib trial?")
-        facts = {**rllib.read_workload(self.config), "algorithm": algorithm}
+        facts = {**read_workload(self.config), "algorithm": algorithm}
         run = summarise(
             self.iterations,
             rule,
-            learns_after=rllib.steps_before_learning(self.config),
+            learns_after=steps_before_learning(self.config),
             name=name,
             scale=scale,
-            cpus=rllib.read_cpus(self.config) if math.isnan(self._cpus) else self._cpus,
+            cpus=read_cpus(self.config) if math.isnan(self._cpus) else self._cpus,
             baseline_sps=self._probed_sps,
             baseline_error=self._probed_error,
             notes=(*notes, *_limits(self._overlaps[rule.warmup_iterations :])),
@@ -289,20 +312,20 @@ class _Log:
                 f"only {median_low(healthy):.0f} of its {scale.num_env_runners} env runners were healthy in most iterations: its "
                 f"throughput is not that of {scale}. See Ray's logs for the cause",
             )
-        batch = rllib.number(facts.get("train_batch_size"))
-        fragments = scale.parallelism * rllib.number(self.config.get("rollout_fragment_length"))
+        batch = number(facts.get("train_batch_size"))
+        fragments = scale.parallelism * number(self.config.get("rollout_fragment_length"))
         is_rounded = batch <= ratio(run.steady.env_steps, run.steady.iterations) <= batch + fragments
         return TrialRead(
             run=replace(run, batch=batch) if is_rounded else run,
             facts=facts,
-            gpus=rllib.total_gpus(self.config),
+            gpus=total_gpus(self.config),
             workload=self._workload_id,
             host=self._last.host if self._last else "",
             unit_sps=self._unit_sps,
-            exclusive_phases=not rllib.is_asynchronous(self.config),
-            waits_are_known=rllib.is_asynchronous(self.config) and self._exact,
-            steps_in_turn=rllib.steps_in_turn(self.config),
-            timed_iterations=rllib.iterations_are_timed(self.config) or rllib.steps_follow_scale(self.config),
+            exclusive_phases=not is_asynchronous(self.config),
+            waits_are_known=is_asynchronous(self.config) and self._exact,
+            steps_in_turn=steps_in_turn(self.config),
+            timed_iterations=iterations_are_timed(self.config) or steps_follow_scale(self.config),
         )
 
     def _notes(self, failed: bool) -> Iterator[str]:
@@ -313,7 +336,7 @@ class _Log:
             yield f"its config changed while it ran: only iterations from {self.iterations[0].number} on count"
         if self.damaged:
             yield f"{counted(self.damaged, 'damaged line')} of its results left out"
-        if rllib.evaluates(self.config) and not self._evaluation_is_known:
+        if evaluates(self.config) and not self._evaluation_is_known:
             yield "its iterations include evaluation, whose time is unknown without the callback"
         seconds = [each.seconds for each in self.iterations if each.seconds > 0]
         if seconds and max(seconds) > _SUSPICIOUS * median_low(seconds):
@@ -328,9 +351,9 @@ class _Log:
 
     def _assume_missing(self, algorithm: str | None) -> list[str]:
         """Complete a config that lacks the scale, because it has only the user's settings or wasn't kept, and say so."""
-        runners, _ = rllib.DEFAULT_SCALE
+        runners, _ = DEFAULT_SCALE
         healthy = [int(each.healthy) for each in self.iterations if each.healthy > 0]
-        assumed = rllib.default_scale(algorithm) if self.config or healthy else {}
+        assumed = default_scale(algorithm) if self.config or healthy else {}
         missing = {name: value for name, value in assumed.items() if name not in self.config}
         notes = {name: f"RLlib's default at that time, {value}, is assumed" for name, value in missing.items()}
         if healthy and runners in missing:
@@ -341,7 +364,7 @@ class _Log:
 
     def _not_steady(self, name: str, rule: SteadyRule, failed: bool) -> LeftOut:
         iterations, warmup = len(self.iterations), rule.warmup_iterations
-        learns_after = rllib.steps_before_learning(self.config)
+        learns_after = steps_before_learning(self.config)
         waits = learns_after > 0 and any(is_measurable(each.env_steps, each.seconds) for each in self.iterations)
         if waits:
             reason = f"; learning starts after {learns_after:,.0f} env steps, and warm-up takes {warmup} iterations more"
@@ -372,7 +395,7 @@ def _limits(iterations: Sequence[tuple[float, ...]]) -> Iterator[str]:
 
 def _work_of(config: Mapping[str, Any]) -> tuple[Scale, dict[str, Any]] | None:
     try:
-        return rllib.read_scale(config), rllib.read_workload(config)
+        return read_scale(config), read_workload(config)
     except ValueError:
         return None
 

@@ -23,7 +23,9 @@ from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.experiments.baselines import last_name, matches, read_baselines
 from rl_scaling_callback.experiments.recording import any_of
 from rl_scaling_callback.experiments.trial_folder import LOGS, PARAMS, Presence, TrialRead, read_trial
-from rl_scaling_callback.rllib import CIRCUMSTANCES, number, uses_gpus
+from rl_scaling_callback.rllib.configs import uses_gpus
+from rl_scaling_callback.rllib.values import number
+from rl_scaling_callback.rllib.workload import CIRCUMSTANCES
 from rl_scaling_callback.storage import ExperimentError, Location
 
 _SHOWN: Final = (

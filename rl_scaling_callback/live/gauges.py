@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
-from rl_scaling_callback import rllib
 from rl_scaling_callback.core import schema
 from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.rllib.results import read_injected
 
 SHOWN: Final = ("sps", "speedup", "efficiency", "steady/efficiency")
 """The schema keys with a gauge. `steady/efficiency` becomes `scaling_steady_efficiency`, which Ray prefixes with `ray_`."""
@@ -63,7 +63,7 @@ class Gauges:
         if now - self._set_at < _SET_EVERY_S:
             return
         self._set_at = now
-        for name, value in rllib.read_injected(result, SHOWN).items():
+        for name, value in read_injected(result, SHOWN).items():
             gauge = self._gauges.get(name)
             if gauge is None:
                 if math.isnan(value):

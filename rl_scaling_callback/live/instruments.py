@@ -8,13 +8,23 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rl_scaling_callback import rllib
 from rl_scaling_callback.live.learners import Learners, LearnersWork
 from rl_scaling_callback.live.overlap import OverlappingRunners
 from rl_scaling_callback.live.runners import Rounds
 from rl_scaling_callback.live.spent import Spent
 from rl_scaling_callback.rllib import hooks, introspection
+from rl_scaling_callback.rllib.configs import (
+    LEARNER_PHASES,
+    TIMER_PHASES,
+    evaluation_is_parallel,
+    is_asynchronous,
+    is_new_stack,
+    read_scale,
+    samples_env,
+    uses_gpus,
+)
 from rl_scaling_callback.rllib.phases import PhaseClock
+from rl_scaling_callback.rllib.values import number
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
@@ -47,7 +57,7 @@ class Synchronous:
     """For algorithms that sample and learn in turn, on the new API stack."""
 
     def __init__(self, algorithm: Algorithm, config: Mapping[str, Any], attempt: Attempt) -> None:
-        self.clock = PhaseClock(rllib.TIMER_PHASES, _settled(config, "learn"), background=_background(config))
+        self.clock = PhaseClock(TIMER_PHASES, _settled(config, "learn"), background=_background(config))
         self._runners = Rounds()
         add = _attempted(attempt, self._runners.add)
         attempt("env runners", lambda: hooks.watch_reports(algorithm, add), None)
@@ -69,9 +79,9 @@ class Overlapping:
 
     def __init__(self, algorithm: Algorithm, config: Mapping[str, Any], attempt: Attempt) -> None:
         self.clock = PhaseClock(
-            rllib.TIMER_PHASES, _settled(config, "learn"), background=_background(config), clock=time.time, records=True
+            TIMER_PHASES, _settled(config, "learn"), background=_background(config), clock=time.time, records=True
         )
-        self._runners = OverlappingRunners(self.clock, max(1, rllib.read_scale(config).num_env_runners))
+        self._runners = OverlappingRunners(self.clock, max(1, read_scale(config).num_env_runners))
         self._learners: Learners | None = None
         add = _attempted(attempt, self._runners.add)
         attempt("env runners", lambda: hooks.watch_reports(algorithm, add, self._add_learner), None)
@@ -103,18 +113,18 @@ class OldStack:
     times_evaluation = False
 
     def __init__(self, algorithm: Algorithm, config: Mapping[str, Any], attempt: Attempt, warn: Warn) -> None:
-        self.clock = PhaseClock(rllib.TIMER_PHASES, background=_background(config))
+        self.clock = PhaseClock(TIMER_PHASES, background=_background(config))
         self._attempt = attempt
         self._timers: Callable[[], dict[str, float]] | None = None
         self._before: Mapping[str, float] = {}
-        if rllib.is_asynchronous(config):
+        if is_asynchronous(config):
             warn("old stack", "APPO and IMPALA don't report where time goes on the old API stack: time/* and loss/<cause> stay NaN")
             return
         timers = functools.partial(introspection.read_timers, weakref.proxy(algorithm))
         if attempt("phases", timers, None) is None:
             return
         self._timers = timers
-        if rllib.samples_env(config):
+        if samples_env(config):
             warn(
                 "old stack",
                 "env runners don't report how long they sample on the old API stack: only the learn, sync, evaluate and other "
@@ -140,9 +150,9 @@ class OldStack:
 def instrument_for(algorithm: Algorithm, attempt: Attempt, warn: Warn) -> Instrument:
     """Return the instrument for an Algorithm, attached to it."""
     config = introspection.config_of(algorithm)
-    if not rllib.is_new_stack(config):
+    if not is_new_stack(config):
         return OldStack(algorithm, config, attempt, warn)
-    return (Overlapping if rllib.is_asynchronous(config) else Synchronous)(algorithm, config, attempt)
+    return (Overlapping if is_asynchronous(config) else Synchronous)(algorithm, config, attempt)
 
 
 def _attempted(attempt: Attempt, add: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -150,16 +160,16 @@ def _attempted(attempt: Attempt, add: Callable[[Any], None]) -> Callable[[Any], 
 
 
 def _settled(config: Mapping[str, Any], phase: str) -> dict[str, Callable[[], None]]:
-    return {phase: hooks.wait_for_gpu} if rllib.uses_gpus(config) else {}
+    return {phase: hooks.wait_for_gpu} if uses_gpus(config) else {}
 
 
 def _background(config: Mapping[str, Any]) -> tuple[str, ...]:
     # Evaluation in parallel to training costs iteration time only if it outlasts training.
-    return ("evaluate",) if rllib.evaluation_is_parallel(config) else ()
+    return ("evaluate",) if evaluation_is_parallel(config) else ()
 
 
 def _watch_learners(algorithm: Algorithm, config: Mapping[str, Any]) -> Learners:
-    take = hooks.watch_learners(algorithm, functools.partial(PhaseClock, rllib.LEARNER_PHASES, _settled(config, "busy")))
+    take = hooks.watch_learners(algorithm, functools.partial(PhaseClock, LEARNER_PHASES, _settled(config, "busy")))
     group = weakref.proxy(algorithm)
-    num_learners = max(1, int(rllib.number(config.get("num_learners"))))
+    num_learners = max(1, int(number(config.get("num_learners"))))
     return Learners(take, num_learners, lambda: introspection.dropped_steps(group))

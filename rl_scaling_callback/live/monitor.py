@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from rl_scaling_callback import rllib
 from rl_scaling_callback.baseline.source import BaselineSource, Warn
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.attribution import CAUSES, LEARNER, LearnerLimits, TimeBreakdown, diagnosis, losses
@@ -19,6 +18,7 @@ from rl_scaling_callback.core.trial import Trial
 from rl_scaling_callback.live.load import Load
 from rl_scaling_callback.live.reading import IterationReader
 from rl_scaling_callback.live.spent import Spent
+from rl_scaling_callback.rllib.results import read_cpu_utilisation, read_dropped, read_fleet, read_since_restore
 
 _NOTHING_KNOWN: Final = Spent()
 _UNKNOWN_TIMES: Final = TimeBreakdown(NAN, NAN, NAN, NAN, NAN)
@@ -77,9 +77,9 @@ class TrialMonitor:
         named, work, learner, evaluation_s = spent.phases, spent.runners, spent.learners, spent.evaluation_s
         env_steps, seconds = self._reader.read(result)
         breakdown = TimeBreakdown.of(named or {}, seconds, work.busy, work.longest, work.reset, work.all_resets)
-        healthy, restarts = rllib.read_fleet(result)
+        healthy, restarts = read_fleet(result)
         scale, is_whole = self._delivering(len(work.reports), healthy)
-        own, others = self._load.look(rllib.read_cpu_utilisation(result), [report.cpu for report in work.reports])
+        own, others = self._load.look(read_cpu_utilisation(result), [report.cpu for report in work.reports])
         if self._probed_before:  # the CPU time of probes is part of what processes report, but not of the iteration
             own = others = NAN
         exclusive = self._is_exclusive()
@@ -87,7 +87,7 @@ class TrialMonitor:
         parts = {} if named is None else {**breakdown.parts, LEARNER: learner.busy}
         parts[DISTURBED] = (seconds - evaluation_s) * is_disturbed
         iteration = (env_steps if is_whole else NAN, seconds - evaluation_s, parts)
-        since_restore = rllib.read_since_restore(result)
+        since_restore = read_since_restore(result)
         counts = self._add(*iteration, since_restore, is_disturbed=is_disturbed)
         source = self._source
         if is_whole and self._window.learns and source.observe(env_steps, breakdown):
@@ -142,7 +142,7 @@ class TrialMonitor:
                 "probe": probe_s,
             },
             "loss": {"total": formulas.loss(speed["efficiency"]), **lost},
-            "account": {"exclusive": exact, "estimated": float(estimated)},
+            "account": {"exact": exact, "estimated": float(estimated)},
             "runners": {
                 "busy": work.busy,
                 "longest": work.longest,
@@ -158,7 +158,7 @@ class TrialMonitor:
                 "busy": learner.busy,
                 "waiting": learner.waiting,
                 "queue": learner.queue,
-                "dropped": learner.dropped + rllib.read_dropped(result),
+                "dropped": learner.dropped + read_dropped(result),
             },
             "cores": {"own": own, "others": others},
         }

@@ -29,8 +29,8 @@ from dataclasses import dataclass, field
 from statistics import median_low
 
 from rl_scaling_callback.live.runners import RunnersWork
-from rl_scaling_callback.rllib import RunnerReport
 from rl_scaling_callback.rllib.phases import OUTSIDE, PhaseClock, Segment
+from rl_scaling_callback.rllib.results import RunnerReport
 
 _OUTSIDE_KEPT = 4
 _CLOCKS_DIFFER_S = 60.0

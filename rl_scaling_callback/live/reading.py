@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from rl_scaling_callback import rllib
 from rl_scaling_callback.baseline.source import Warn
 from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.rllib.configs import iterations_are_timed, samples_env
+from rl_scaling_callback.rllib.results import read_iteration
 
 _SMALLEST_JUMP_S: Final = 0.01
 _SMALLEST_JUMP: Final = 0.01
@@ -32,8 +33,8 @@ class IterationReader:
         self._warn = warn
         self._offset = offset
         self._offset_before = offset()
-        self._samples = rllib.samples_env(config)
-        self._may_lack_steps = rllib.iterations_are_timed(config)
+        self._samples = samples_env(config)
+        self._may_lack_steps = iterations_are_timed(config)
         self._lifetime = NAN
         self._failed = False
 
@@ -45,7 +46,7 @@ class IterationReader:
         """Return the env steps and seconds of the iteration, NaN if unknown; warn once about the reason."""
         offset = self._offset()
         jump, self._offset_before = offset - self._offset_before, offset
-        reading = rllib.read_iteration(result, self._lifetime)
+        reading = read_iteration(result, self._lifetime)
         env_steps, seconds, self._lifetime = reading.env_steps, reading.seconds, reading.lifetime
         if not self._samples:
             # The old API stack counts the steps that it reads from recorded data as sampled.

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from rl_scaling_callback.core.attribution import typical_and_longest
 from rl_scaling_callback.core.formulas import NAN
-from rl_scaling_callback.rllib import RunnerReport
+from rl_scaling_callback.rllib.results import RunnerReport
 
 
 class RunnersWork(NamedTuple):

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
-from rl_scaling_callback import rllib
+from rl_scaling_callback.rllib.configs import is_asynchronous
 from rl_scaling_callback.rllib.introspection import config_of
 from rl_scaling_callback.rllib.learner_queue import LearnerQueue
+from rl_scaling_callback.rllib.results import ENV_RUNNER_RESULTS, LEARNER_RESULTS, REPORTS, take_learner_reports, take_reports
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
@@ -84,12 +85,12 @@ def watch_phases(algorithm: Algorithm, clock: PhaseClock) -> bool:
     """
     metrics: Any = algorithm.metrics
     clock.watch(metrics)
-    if not rllib.is_asynchronous(config_of(algorithm)):
+    if not is_asynchronous(config_of(algorithm)):
         merge = getattr(metrics, merging(metrics))
 
         # RLlib doesn't time the merging of metrics. It is the last part of sampling and takes longer with more env runners.
         def merge_in_sample(*args: Any, **kwargs: Any) -> Any:
-            with clock.block("sample") if kwargs.get("key") == rllib.ENV_RUNNER_RESULTS else nullcontext():
+            with clock.block("sample") if kwargs.get("key") == ENV_RUNNER_RESULTS else nullcontext():
                 return merge(*args, **kwargs)
 
         setattr(metrics, merging(metrics), merge_in_sample)
@@ -115,12 +116,12 @@ def watch_reports(
 
     def remove_reports(logged: Sequence[Any], key: Any) -> None:
         name = key[0] if isinstance(key, tuple) and len(key) == 1 else key
-        if name == rllib.LEARNER_RESULTS:
-            for report in rllib.take_learner_reports(logged):
+        if name == LEARNER_RESULTS:
+            for report in take_learner_reports(logged):
                 take_learner(report)
         else:
-            reports = rllib.take_reports(logged)
-            if name == rllib.ENV_RUNNER_RESULTS:
+            reports = take_reports(logged)
+            if name == ENV_RUNNER_RESULTS:
                 take(reports)
 
     def watch(name: str, several: bool) -> None:
@@ -189,7 +190,7 @@ def _report_with_results(make_clock: Callable[[], PhaseClock], learner: Any, *_:
 
     def reduce_and_report(*args: Any, **kwargs: Any) -> Any:
         stats = reduce(*args, **kwargs)
-        stats[rllib.REPORTS] = take()
+        stats[REPORTS] = take()
         return stats
 
     learner.metrics.reduce = reduce_and_report

@@ -17,14 +17,15 @@ import ray
 from ray.tune.registry import ENV_CREATOR, RLLIB_ACTION_DIST, RLLIB_MODEL, _global_registry
 from ray.util import get_current_placement_group
 
-from rl_scaling_callback import rllib
 from rl_scaling_callback._version import __version__
 from rl_scaling_callback.core.comparison import Resources
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.rllib import content, hardware
+from rl_scaling_callback.rllib.configs import TIMER_PHASES, has_other_workers, uses_gpus
 from rl_scaling_callback.rllib.hardware import Host
-from rl_scaling_callback.rllib.values import plain
+from rl_scaling_callback.rllib.values import number, plain
+from rl_scaling_callback.rllib.workload import read_workload
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
@@ -61,7 +62,7 @@ def workload_of(algorithm: Algorithm, hosts: Collection[Host], name: str | None)
     facts.update(
         cpu=kinds[0][0] if len(kinds) == 1 else [cpu for cpu, _ in kinds],
         cores=kinds[0][1] if len(kinds) == 1 else [cores for _, cores in kinds],
-        accelerators=accelerators(node_of()) if rllib.uses_gpus(vars(config)) else [],
+        accelerators=accelerators(node_of()) if uses_gpus(vars(config)) else [],
         threads=_threads(),
         runner_threads=_runner_threads(algorithm),
         learner_threads=_learner_threads(algorithm),
@@ -77,7 +78,7 @@ def facts_of(config: Any, algorithm: type) -> dict[str, Any]:
         config: an `AlgorithmConfig`.
         algorithm: the Algorithm class.
     """
-    facts = rllib.read_workload(vars(config), _model_defaults(config))
+    facts = read_workload(vars(config), _model_defaults(config))
     # Ray's actor class derives from the user's class, possibly through a subclass by Tune that changes the resource request.
     algorithm = vars(algorithm).get("__ray_actor_class__", algorithm)
     facts["algorithm"] = plain(next(cls for cls in algorithm.__mro__ if not cls.__module__.startswith("ray.tune.")))
@@ -196,7 +197,7 @@ def hosts_of(algorithm: Algorithm) -> set[Host]:
 
 def resources_of(algorithm: Algorithm, hosts: Collection[Host]) -> Resources:
     """Return the cores that the env runners on `hosts` can use, and the CPUs allocated to the trial."""
-    accountable = hosts == {hardware.this_host()} and not rllib.has_other_workers(config_of(algorithm))
+    accountable = hosts == {hardware.this_host()} and not has_other_workers(config_of(algorithm))
     return Resources(
         cores=float(sum(host.cores for host in hosts)) or NAN,
         cpus=_held_cpus(algorithm),
@@ -261,7 +262,7 @@ def read_timers(algorithm: Algorithm) -> dict[str, float]:
     seconds: dict[str, float] = {}
     timers: Any = algorithm._timers
     for name, timer in list(timers.items()):
-        phase = rllib.TIMER_PHASES.get(name)
+        phase = TIMER_PHASES.get(name)
         if phase is not None and phase != "evaluate":
             seconds[phase] = seconds.get(phase, 0.0) + timer._total_time
     return seconds
@@ -270,7 +271,7 @@ def read_timers(algorithm: Algorithm) -> dict[str, float]:
 def dropped_steps(algorithm: Algorithm) -> float:
     """Return the number of env steps dropped so far because the learners were full."""
     group: Any = algorithm.learner_group
-    return rllib.number(group.get_stats().get("learner_group_ts_dropped_lifetime"))
+    return number(group.get_stats().get("learner_group_ts_dropped_lifetime"))
 
 
 def _held_cpus(algorithm: Algorithm) -> float:

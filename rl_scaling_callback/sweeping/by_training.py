@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from rl_scaling_callback import rllib
 from rl_scaling_callback.analysis.choice import choose
 from rl_scaling_callback.analysis.configurations import SINGLE, pooled
 from rl_scaling_callback.core.formulas import NAN
@@ -23,6 +22,7 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady, SteadyRule, SteadyWindow
 from rl_scaling_callback.core.text import counted
 from rl_scaling_callback.report.progress import ProgressView
+from rl_scaling_callback.rllib.configs import evaluates
 from rl_scaling_callback.rllib.prober import ProbeError
 from rl_scaling_callback.sweeping import cluster
 from rl_scaling_callback.sweeping.host import Host
@@ -69,7 +69,7 @@ def sweep_by_training(
         TimeoutError: the cluster's resources are in use by others.
         KeyboardInterrupt: interrupted before the reference was measured.
     """
-    if rllib.evaluates(vars(config)):
+    if evaluates(vars(config)):
         config = config.copy(copy_frozen=False).evaluation(evaluation_interval=None)
     trained, race = _Trained(config, say), replace(race, independent=True)
     until = math.inf if budget_s is None else clock() + budget_s

@@ -16,13 +16,14 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.util.placement_group import remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from rl_scaling_callback import rllib
 from rl_scaling_callback.callback import ScalingCallback
 from rl_scaling_callback.core.attribution import RECORDED
 from rl_scaling_callback.core.probing import Probe
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.rllib import hardware, prober
+from rl_scaling_callback.rllib.configs import is_asynchronous, is_new_stack, read_scale, steps_before_learning
 from rl_scaling_callback.rllib.prober import ProbeError, Prober
+from rl_scaling_callback.rllib.results import MEASURED_KEYS, read_injected, read_measured
 from rl_scaling_callback.rllib.switch import Switch
 from rl_scaling_callback.sweeping import cluster
 
@@ -95,14 +96,14 @@ class _Host:
             self._prober = Prober(self._algorithm, keep_envs=keep_envs)
             self._switch = Switch(self._algorithm, keep_envs)
             evaluation_s = self._switch.take_out_evaluation()
-        steps, before_learning = 0.0, rllib.steps_before_learning(config)
+        steps, before_learning = 0.0, steps_before_learning(config)
         while steps <= before_learning:
-            steps += self.train(rllib.read_scale(config), probes=False).env_steps
+            steps += self.train(read_scale(config), probes=False).env_steps
         return evaluation_s
 
     def train(self, scale: Scale, probes: bool) -> TrainedIteration:
         result, resets_s = self._switch.train(scale) if probes else (self._algorithm.train(), 0.0)
-        reading = rllib.read_measured(result, rllib.read_injected(result, rllib.MEASURED_KEYS), self._lifetime)
+        reading = read_measured(result, read_injected(result, MEASURED_KEYS), self._lifetime)
         self._lifetime = reading.lifetime
         # An iteration without parts makes their sums unknown; omitting it would make them too small.
         parts = reading.parts or (math.nan,) * len(RECORDED)
@@ -253,8 +254,8 @@ def _timed(config: AlgorithmConfig) -> AlgorithmConfig:
     measuring: Any = functools.partial(ScalingCallback, baseline_sps=1.0)
     timed = config.copy(copy_frozen=False)
     # The old API stack takes only one; beside the user's, the times of phases are unknown there.
-    timed.callbacks([*others, measuring] if rllib.is_new_stack(vars(config)) else [*others, measuring][0])
-    if rllib.is_asynchronous(vars(config)):
+    timed.callbacks([*others, measuring] if is_new_stack(vars(config)) else [*others, measuring][0])
+    if is_asynchronous(vars(config)):
         timed.reporting(min_time_s_per_iteration=min(_LONGEST_MINIMUM_S, timed.min_time_s_per_iteration or 0))
     else:
         least = min(_LONGEST_ITERATION, timed.min_sample_timesteps_per_iteration or 0)

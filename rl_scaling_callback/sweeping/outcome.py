@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ray
 
-from rl_scaling_callback import rllib
 from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Run, Study
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
 from rl_scaling_callback.report.progress import ProgressView, Row
+from rl_scaling_callback.rllib.configs import is_asynchronous, iterations_are_timed, steps_in_turn
 from rl_scaling_callback.rllib.hardware import Host as Machine
 from rl_scaling_callback.sweeping.race import Outcome
 
@@ -86,15 +86,15 @@ def experiment_of(
         runs.append(Run(name=name, scale=each.scale, steady=iteration, cores=machine.cores, cpus=each.cpus, notes=done.notes))
     algorithm: Any = config.algo_class
     env = config.env if isinstance(config.env, str) else getattr(config.env, "__name__", "env")
-    overlaps = rllib.is_asynchronous(settings)
+    overlaps = is_asynchronous(settings)
     study = Study(
         f"{algorithm.__name__} on {env}",
         tuple(runs),
         facts={"algorithm": algorithm.__name__, "env": str(env), "cpu": machine.cpu, "ray": ray.__version__},
         exclusive_phases=not overlaps,
         waits_are_known=overlaps,
-        steps_in_turn=rllib.steps_in_turn(settings),
-        timed_iterations=overlaps and rllib.iterations_are_timed(settings),
+        steps_in_turn=steps_in_turn(settings),
+        timed_iterations=overlaps and iterations_are_timed(settings),
         swept=True,
     )
     return Experiment(source, (study,), tuple(LeftOut(str(scale), why) for scale, why in failed.items()))

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
-from rl_scaling_callback import rllib
 from rl_scaling_callback.analysis.goals import Goal
 from rl_scaling_callback.core.checks import at_least, positive
 from rl_scaling_callback.core.text import counted
 from rl_scaling_callback.rllib import hardware
+from rl_scaling_callback.rllib.configs import is_asynchronous, is_new_stack
 from rl_scaling_callback.rllib.prober import ProbeError
 from rl_scaling_callback.storage import absolute, shown, write
 from rl_scaling_callback.sweeping import cluster
@@ -161,7 +161,7 @@ def _check_probing(config: AlgorithmConfig) -> None:
         ProbeError: it can't; the message gives the reason.
     """
     facts = vars(config)
-    if not rllib.is_new_stack(facts):
+    if not is_new_stack(facts):
         raise ProbeError("The config uses the old API stack.")
-    if rllib.is_asynchronous(facts):
+    if is_asynchronous(facts):
         raise ProbeError("Sampling and learning overlap in this algorithm, so probes can't predict its training speed.")

@@ -25,7 +25,7 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DEFAULT_RULE, Steady, SteadyWindow
 from rl_scaling_callback.core.trial import Trial
 from rl_scaling_callback.core.workload import Workload
-from rl_scaling_callback.rllib import read_workload
+from rl_scaling_callback.rllib.workload import read_workload
 
 REFERENCE = Scale(1, 1)
 PARALLEL = Scale(4, 1)

@@ -90,7 +90,7 @@ def test_busy_times_of_runners_and_learner(two_runners):
     assert scaling["time"]["learn"] == pytest.approx(UPDATE_S, abs=TOLERANCE_S)
     assert scaling["runners"]["reported"] == 2
     assert scaling["runners"]["longest"] == pytest.approx((STEP_S + SLOW_STEP_S) * STEPS / 2, abs=TOLERANCE_S)
-    assert scaling["account"] == {"exclusive": 1.0, "estimated": 0.0}
+    assert scaling["account"] == {"exact": 1.0, "estimated": 0.0}
 
 
 def test_steady_speedup_excludes_evaluation(two_runners):
@@ -102,7 +102,7 @@ def test_steady_speedup_excludes_evaluation(two_runners):
 def test_sub_envs_of_one_runner_step_one_after_another(place):
     results = train(place, envs=4)
     assert lost_seconds(results) == known(4, serial_stepping=STEPS * STEP_S * (1 - 1 / 4))
-    assert results[-1]["scaling"]["account"] == {"exclusive": 1.0, "estimated": 0.0}
+    assert results[-1]["scaling"]["account"] == {"exact": 1.0, "estimated": 0.0}
     assert results[-1]["scaling"]["diagnosis"].startswith("serial stepping: ")
 
 

@@ -95,7 +95,7 @@ def lost(results):
     warm = results[1:]
     for result in warm:
         scaling = result["scaling"]
-        assert scaling["account"]["exclusive"] == 1
+        assert scaling["account"]["exact"] == 1
         assert sum(scaling["time"].values()) == pytest.approx(result["time_this_iter_s"], rel=1e-9)
         assert sum(scaling["loss"][cause] for cause in CAUSES) == pytest.approx(scaling["loss"]["total"], abs=1e-9)
     return {cause: mean(result["scaling"]["loss"][cause] for result in warm) for cause in ("total", *CAUSES)}

@@ -18,8 +18,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from rl_scaling_callback import rllib
-from rl_scaling_callback.rllib import content, plain
+import rl_scaling_callback
+from rl_scaling_callback.rllib import content
+from rl_scaling_callback.rllib.values import plain
+from rl_scaling_callback.rllib.workload import read_workload
 
 
 def made(source, name="made", **names):
@@ -216,11 +218,11 @@ def test_strings_are_fingerprints_that_fit_many_guesses():
         "env": "CartPole-v1",
         "batch_mode": "truncate_episodes",
     }
-    facts = rllib.read_workload(kept)
+    facts = read_workload(kept)
     assert secret not in json.dumps(facts)
     assert facts["env_config"]["broker"]["port"] == 1883
     assert (facts["env"], facts["batch_mode"]) == ("CartPole-v1", "truncate_episodes")
-    other = rllib.read_workload({**kept, "env_config": {"broker": {"password": "hunter3", "port": 1883}}})
+    other = read_workload({**kept, "env_config": {"broker": {"password": "hunter3", "port": 1883}}})
     assert other["env_config"]["broker"] != facts["env_config"]["broker"]
     # A dictionary attack on what is stored leaves many candidates.
     stored = plain(secret)
@@ -251,7 +253,7 @@ def test_pickled_copy_in_another_process_has_the_same_label(tmp_path):
     file = tmp_path / "sent.pkl"
     file.write_bytes(cloudpickle.dumps(sent))
     code = (
-        "import json, pickle, sys\nfrom rl_scaling_callback.rllib import plain\n"
+        "import json, pickle, sys\nfrom rl_scaling_callback.rllib.values import plain\n"
         f"print(json.dumps(plain(pickle.loads(open({str(file)!r}, 'rb').read()))))"
     )
     for seed in ("1", "2"):
@@ -260,6 +262,6 @@ def test_pickled_copy_in_another_process_has_the_same_label(tmp_path):
             capture_output=True,
             text=True,
             check=True,
-            env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(rllib.__file__).parents[2])},
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(rl_scaling_callback.__file__).parents[1])},
         )
         assert json.loads(there.stdout) == plain(sent)

@@ -197,7 +197,7 @@ def test_retried_trial_has_no_note(folder):
     ],
 )
 def test_bottleneck_if_sampling_overlaps_learning(folder, busy, limits):
-    scaling = {**MEASURED, "account/exclusive": 1.0, "learner/busy": busy}
+    scaling = {**MEASURED, "account/exact": 1.0, "learner/busy": busy}
     folder.trial([result(k, scaling=scaling, config={"broadcast_interval": 1}) for k in range(1, 5)])
     # 2,048 steps in 2 s; the env runners wait for the learner for 0.5 s.
     assert folder.run().notes == (limits,)
@@ -236,7 +236,7 @@ def test_envs_that_step_in_parallel_are_recognised_and_not_advised_to_vectorise(
 
 def test_known_waits_give_losses_of_overlapping_phases(folder):
     config = {"broadcast_interval": 1, "min_time_s_per_iteration": 10}
-    scaling = {**MEASURED, "account/exclusive": 1.0, "learner/busy": 1.94}
+    scaling = {**MEASURED, "account/exact": 1.0, "learner/busy": 1.94}
     folder.trial([result(k, scaling=scaling, config=config) for k in range(1, 5)])
     folder.trial([result(k, scaling=scaling, config={**config, "num_env_runners": 2}) for k in range(1, 5)])
     (study,) = folder.read().studies

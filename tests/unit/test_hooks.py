@@ -16,10 +16,10 @@ pytest.importorskip("ray.rllib", reason="needs Ray")
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
-from rl_scaling_callback import rllib
 from rl_scaling_callback.rllib import hooks
 from rl_scaling_callback.rllib.learner_queue import LearnerQueue
 from rl_scaling_callback.rllib.phases import PhaseClock
+from rl_scaling_callback.rllib.results import ENV_RUNNER_RESULTS, REPORTS
 from rl_scaling_callback.rllib.sampling import SamplingClock
 
 
@@ -103,17 +103,17 @@ def test_reports_are_removed_whether_given_by_position_or_by_name():
 
     def stats():
         runner = MetricsLogger()
-        runner.log_value((rllib.REPORTS, "1", "busy"), 2.0, **hooks.SUM_OF_THE_ITERATION)
+        runner.log_value((REPORTS, "1", "busy"), 2.0, **hooks.SUM_OF_THE_ITERATION)
         return runner.reduce()
 
-    getattr(metrics, MERGE)([stats()], key=rllib.ENV_RUNNER_RESULTS)
-    getattr(metrics, MERGE)(**{merged: [stats()], "key": rllib.ENV_RUNNER_RESULTS})
+    getattr(metrics, MERGE)([stats()], key=ENV_RUNNER_RESULTS)
+    getattr(metrics, MERGE)(**{merged: [stats()], "key": ENV_RUNNER_RESULTS})
     metrics.log_dict({"a": 1.0}, key="mine")
     metrics.log_dict(**{parameter: {"b": 2.0}, "key": "mine"})
     assert len(taken) == 2
     result = metrics.reduce()
     assert set(result["mine"]) == {"a", "b"}
-    assert rllib.REPORTS not in result.get(rllib.ENV_RUNNER_RESULTS, {})
+    assert REPORTS not in result.get(ENV_RUNNER_RESULTS, {})
 
 
 class Algorithm:

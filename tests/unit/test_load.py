@@ -3,7 +3,7 @@ import math
 import pytest
 
 from rl_scaling_callback.live.load import Load
-from rl_scaling_callback.rllib import has_other_workers
+from rl_scaling_callback.rllib.configs import has_other_workers
 
 
 class Machine:

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl_scaling_callback import rllib
 from rl_scaling_callback.baseline.tracker import GivenBaseline
 from rl_scaling_callback.core import schema
 from rl_scaling_callback.core.attribution import CAUSES, TimeBreakdown
@@ -19,7 +18,8 @@ from rl_scaling_callback.live.monitor import TrialMonitor
 from rl_scaling_callback.live.reading import IterationReader
 from rl_scaling_callback.live.runners import RunnersWork
 from rl_scaling_callback.live.spent import Spent
-from rl_scaling_callback.rllib import RunnerReport
+from rl_scaling_callback.rllib.configs import is_asynchronous, steps_before_learning
+from rl_scaling_callback.rllib.results import RunnerReport
 from tests.builders import RESULT_KEYS, WORKLOAD, anything, leaves
 
 RULE = SteadyRule(warmup_iterations=1, min_iterations=2)
@@ -45,10 +45,10 @@ def trial(config=None, warnings=None, rule=RULE, source=None, offset=lambda: 0.0
 
     config = config or {}
     return TrialMonitor(
-        Trial("trial", Scale(4, 2), WORKLOAD, Resources(cores=2.0, cpus=5.0), overlaps=rllib.is_asynchronous(config)),
+        Trial("trial", Scale(4, 2), WORKLOAD, Resources(cores=2.0, cpus=5.0), overlaps=is_asynchronous(config)),
         source or GivenBaseline(1000.0, Scale(1, 1), Scale(4, 2), print),
         reader=IterationReader(config, warn, offset),
-        window=SteadyWindow(rule, learns_after=rllib.steps_before_learning(config)),
+        window=SteadyWindow(rule, learns_after=steps_before_learning(config)),
         load=load or Load(2.0, 4),
         is_exclusive=is_exclusive,
         warn=warn,
@@ -101,7 +101,7 @@ def test_loss_attribution_of_an_iteration():
     assert values["loss"]["learn"] == pytest.approx(100 * (0.8 - 0.8 / 8) / 2.0)
     assert sum(values["loss"][cause] for cause in CAUSES) == pytest.approx(values["loss"]["total"])
     assert values["time"] == {"sample": 1.0, "learn": 0.8, "sync": 0.0, "evaluate": 0.0, "other": pytest.approx(0.2), "probe": 0.0}
-    assert values["account"] == {"exclusive": 1.0, "estimated": 1.0}
+    assert values["account"] == {"exact": 1.0, "estimated": 1.0}
     assert values["runners"]["rest"] == pytest.approx(0.05)
 
 
@@ -118,7 +118,7 @@ def test_incomparable_or_overlapping_iterations_have_no_loss_attribution(config,
     measured = trial(config, source=Measured(comparable))
     values = measure(measured, result(4000, 2.0), 0.0, {"sample": 1.0, "learn": 0.8}, WORK)
     assert all(math.isnan(values["loss"][cause]) for cause in CAUSES)
-    assert values["account"]["exclusive"] == exclusive
+    assert values["account"]["exact"] == exclusive
     assert values["diagnosis"] == ""
 
 

@@ -1,8 +1,8 @@
 import pytest
 
 from rl_scaling_callback.live.overlap import OverlappingRunners
-from rl_scaling_callback.rllib import RunnerReport
 from rl_scaling_callback.rllib.phases import PhaseClock
+from rl_scaling_callback.rllib.results import RunnerReport
 
 
 class Driver:

@@ -5,7 +5,7 @@ import pytest
 from rl_scaling_callback.core.attribution import TimeBreakdown, losses
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.live.runners import Rounds
-from rl_scaling_callback.rllib import RunnerReport
+from rl_scaling_callback.rllib.results import RunnerReport
 
 
 def reports(*busy):
