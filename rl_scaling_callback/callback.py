@@ -301,6 +301,8 @@ class ScalingCallback(RLlibCallback):
         """Return a probed baseline, or the stored one if the trial can't be probed."""
         prober: Prober | None = None
         reference, scale = self._options.reference, trial.scale
+        if scale.num_env_runners == 0 and reference.num_env_runners == 1:
+            reference = Scale(0, reference.num_envs_per_env_runner)  # the Algorithm's process is the only env runner
         try:
             if reference.num_env_runners > scale.num_env_runners:
                 fits = Scale(scale.num_env_runners, 1).slug

@@ -6,15 +6,15 @@ import math
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from statistics import fmean, stdev
+from dataclasses import dataclass, field, fields, replace
+from statistics import fmean
 from typing import Final, NamedTuple, Protocol
 
 from rl_scaling_callback.baseline.source import BaselineSource, Warn
 from rl_scaling_callback.baseline.tracker import BaselineTracker
 from rl_scaling_callback.core.attribution import TimeBreakdown
 from rl_scaling_callback.core.comparison import Counterpart
-from rl_scaling_callback.core.estimates import Estimate, student_t, trimmed_mean
+from rl_scaling_callback.core.estimates import Estimate, student_t, trimmed_mean, without_outliers
 from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.probing import DISAGREE, Probe, ProbeError, Ratios
 from rl_scaling_callback.core.scale import Scale
@@ -127,7 +127,8 @@ class ProbedBaseline(BaselineSource):
 
     Each round of probes also measures the trial's own scale, which the trial's iterations measure too. If the two differ by more
     than their errors, probes miss something of this trial, and the reference would be wrong by as much. New probes, with envs made
-    anew, must then agree, or the baseline is unknown.
+    anew, must then agree, or the baseline is unknown. A smaller difference may be the reference's as well or not, such as when env
+    runners wait for each other. Half of it is taken to be, so that the reference is wrong by at most the other half.
 
     The machine may be slower or faster for seconds, so rounds that follow each other closely agree better than they should. Rounds
     without an iteration in between count as one spell, and errors are computed from spells, as from batch means.
@@ -170,7 +171,8 @@ class ProbedBaseline(BaselineSource):
         self._one_runner = Scale(min(1, scale.num_env_runners), scale.num_envs_per_env_runner)
         self._spells: deque[_Spell] = deque(maxlen=_MAX_SPELLS)
         self._costs: deque[_Cost] = deque(maxlen=_MAX_ITERATIONS)
-        self._spread_before = NAN
+        self._spread_before = self._half_width = NAN
+        self._correction = 1.0
         self._is_trusted = True
         self._are_new = True
         self._is_first = True
@@ -207,28 +209,18 @@ class ProbedBaseline(BaselineSource):
 
         Each spell of probes, with the iterations that follow it, gives one estimate of ln of the reference's sampling time per env
         step: that of the iterations, plus ln of the ratio between the probes at both scales. The half-width of their mean is
-        multiplied by √2, because the other trial meets the machine's noise at another time. The difference between probes and
-        iterations at the trial's own scale is added in quadrature. It is unknown before the third spell.
+        multiplied by √2, because the other trial meets the machine's noise at another time. Half of the difference between probes
+        and iterations at the trial's own scale is added in quadrature. It is computed after each round, from the third spell on.
         """
         if self._is_reference:  # the trial is its own reference
             return 0.0
-        if self._overlaps:
-            half_width = self._estimates["seconds"].half_width
-        else:
-            known = [spell for spell in self._spells if spell.iterations]
-            if not self._is_trusted or len(known) < _FEWEST_SPELLS:
-                return NAN
-            # Noise may last longer than a spell. The window's interval takes that into account.
-            window = SteadyWindow(_EVERY_SPELL)
-            for spell in known:
-                window.add(1.0, math.exp(spell.trained("own") + spell.probed("sampling")))
-            half_width = math.hypot(math.sqrt(2) * math.log1p(window.read().error / 100), self._missed("own").mean)
-        return 100 * math.expm1(half_width) if half_width < 20 else NAN
+        half_width = self._estimates["seconds"].half_width if self._overlaps else self._half_width
+        return 100 * math.expm1(half_width) if self._is_trusted and half_width < 20 else NAN
 
     @property
     def age(self) -> float:
-        """Seconds since the last probe."""
-        return self._clock() - self._probed_at
+        """Seconds since the last probe; 0 if the trial is its own reference."""
+        return 0.0 if self._is_reference else self._clock() - self._probed_at
 
     @property
     def follows_drift(self) -> bool:
@@ -254,34 +246,32 @@ class ProbedBaseline(BaselineSource):
             return False
         self._spell_is_over = True
         # Sampling that RLlib's timers don't see takes no time, or next to none.
-        untimed = self._mean("own") - 2 * _UNEXPLAINED
-        cost = _Cost(*[max(figure, untimed) for figure in _Cost.of(env_steps, spent)])
+        least = self._mean("own") - 2 * _UNEXPLAINED
+        cost = _Cost(*[max(figure, least) for figure in _Cost.of(env_steps, spent)])
         is_untimed = cost.own < self._mean("own") - _UNEXPLAINED
         has_changed = self._jumps(cost)
         if has_changed:
             self._start_over()
-        elif not self._is_first or is_untimed:  # the first one is slow
+        if not self._is_first or is_untimed:  # the first one is slow
             self._add(cost)
         self._is_first = False
         try:
-            if has_changed:
-                self._measure(_ROUNDS_AT_ONCE)
-                self._add(cost)
-            elif self._is_due():
-                self._measure()
-            self._is_trusted = not self._disagrees()
-            if self._is_trusted:
+            if has_changed or self._is_due():
+                self._measure(_ROUNDS_AT_ONCE if has_changed else 1)
+            # Not in each iteration, as it takes as long as all else.
+            elif self._is_trusted and abs(cost.own - self._mean("own")) < _TOLERANCE:
+                return False
+            if self._agrees():
                 self._are_new = False
             elif not self._are_new:
                 self._are_new = True
                 self._prober.close()
                 self._start_over()
-                self._measure(_ROUNDS_AT_ONCE)
                 self._add(cost)
-                has_changed = self._is_trusted = not self._disagrees()
+                self._measure(_ROUNDS_AT_ONCE)
+                has_changed = self._agrees()
         except ProbeError as error:
-            self._is_trusted = self._is_trusted and bool(self._spells)
-            kept = " The baseline of the last probe is kept; baseline/age shows how old it is." * self._is_trusted
+            kept = " The baseline of the last probe is kept; baseline/age shows how old it is." * self._agrees()
             self._warn("probe", f"{error}{kept}")
         if not self._is_trusted and (len(self._costs) >= _FEWEST_TO_TELL or is_untimed):
             self._warn_of_disagreement(cost, is_untimed)
@@ -328,10 +318,11 @@ class ProbedBaseline(BaselineSource):
             reference = TimeBreakdown(n * math.exp(self._mean("seconds")), 0.0, 0.0, 0.0, 0.0)
         else:
             runners = max(1, self._reference.num_env_runners)
-            reference = self._ratios.apply(breakdown, runners).times(ratio(n, env_steps))
+            ratios = replace(self._ratios, sample=self._ratios.sample * self._correction)
+            reference = ratios.apply(breakdown, runners).times(ratio(n, env_steps))
         busy = (reference.sample - reference.reset) * self._mean("busy") + reference.reset
-        in_steps = ratio((breakdown.busy - breakdown.reset) * max(1, self._own.num_env_runners), env_steps)
-        alone = in_steps * self._alone + ratio(breakdown.all_resets, env_steps)
+        in_steps = breakdown.busy * max(1, self._own.num_env_runners) - breakdown.all_resets
+        alone = ratio(in_steps * self._alone + breakdown.all_resets, env_steps)
         return Counterpart(ratio(1, reference.total), 1.0, reference._replace(busy=busy, longest=busy), alone)
 
     def _is_due(self) -> bool:
@@ -341,6 +332,8 @@ class ProbedBaseline(BaselineSource):
 
     def _add(self, cost: _Cost) -> None:
         self._costs.append(cost)
+        if not self._spells:
+            self._spells.append(_Spell())
         self._spells[-1].add(cost)
 
     def _start_over(self) -> None:
@@ -355,32 +348,49 @@ class ProbedBaseline(BaselineSource):
         if n < _FEWEST_TO_TELL:
             return False
         limit = math.log(DISAGREE) + _CAUTION * student_t(n - 1) * self._spread() * math.sqrt(1 + 1 / n)
-        return abs(cost.own - fmean([before.own for before in self._costs])) > min(limit, _UNEXPLAINED)
+        return abs(cost.own - sum(before.own for before in self._costs) / n) > min(limit, _UNEXPLAINED)
 
-    def _disagrees(self) -> bool:
-        """Return whether probes at the trial's own scale differ from its iterations by more than their errors."""
-        tolerance = _TOLERANCE if len(self._spells) >= _FEWEST_SPELLS else math.log(DISAGREE)
-        for figure in _Cost._fields:
-            missed = self._missed(figure)
-            limit = tolerance + _CAUTION * missed.half_width
-            if abs(missed.mean) > (min(limit, _UNEXPLAINED) if limit == limit else _UNEXPLAINED):
-                return True
-        return False
+    def _agrees(self) -> bool:
+        """Find out and return whether probes at the trial's own scale differ from its iterations by no more than their errors."""
+        both = [spell for spell in self._spells if spell.rounds and spell.iterations]
+        tolerance = _TOLERANCE if len(both) >= _FEWEST_SPELLS else math.log(DISAGREE)
+        missed = {figure: self._missed(figure, both) for figure in _Cost._fields}
+        limits = {figure: tolerance + _CAUTION * each.half_width for figure, each in missed.items()}
+        self._is_trusted = any(spell.rounds for spell in self._spells) and not any(
+            abs(missed[figure].mean) > (min(limit, _UNEXPLAINED) if limit == limit else _UNEXPLAINED)
+            for figure, limit in limits.items()
+        )
+        self._half_width = NAN
+        if len(both) >= _FEWEST_SPELLS:
+            # A stall is a small part of an iteration, but of a short probe a large one.
+            ratios = without_outliers([spell.probed("sampling") for spell in both])
+            # Noise may last longer than a spell. The window's interval takes that into account.
+            window = SteadyWindow(_EVERY_SPELL)
+            for spell, each in zip(both, ratios, strict=True):
+                window.add(1.0, math.exp(spell.trained("own") + each))
+            self._half_width = math.hypot(math.sqrt(2) * math.log1p(window.read().error / 100), missed["own"].mean / 2)
+        half = missed["own"].mean / 2
+        self._correction = math.exp(-half) if half == half and self._is_trusted else 1.0
+        return self._is_trusted
 
-    def _missed(self, figure: str) -> Estimate:
+    def _missed(self, figure: str, spells: Sequence[_Spell]) -> Estimate:
         """Return ln of the ratio of the iterations' cost to the probes' at the same scale."""
-        known = [spell for spell in self._spells if spell.iterations]
-        found = trimmed_mean([spell.trained(figure) - spell.probed(figure) for spell in known])
-        if len(known) >= _FEWEST_SPELLS:
+        found = trimmed_mean([spell.trained(figure) - spell.probed(figure) for spell in spells])
+        if len(spells) >= _FEWEST_SPELLS:
             return found
         # A spell is one moment of the machine, whose noise iterations show.
         n = max(_FEWEST_TO_TELL, len(self._costs))
-        half_width = student_t(n - 1) * self._spread() * math.sqrt(ratio(1, len(known)) + ratio(1, len(self._costs)))
+        half_width = student_t(n - 1) * self._spread() * math.sqrt(ratio(1, len(spells)) + ratio(1, len(self._costs)))
         return found._replace(half_width=half_width)
 
     def _spread(self) -> float:
         """Return the standard deviation of ln of the cost per env step of the trial's iterations; NaN if unknown."""
-        return stdev(cost.own for cost in self._costs) if len(self._costs) >= _FEWEST_TO_TELL else self._spread_before
+        n = len(self._costs)
+        if n < _FEWEST_TO_TELL:
+            return self._spread_before
+        costs = [cost.own for cost in self._costs]
+        mean = sum(costs) / n
+        return math.sqrt(sum([(cost - mean) ** 2 for cost in costs]) / (n - 1))
 
     def _mean(self, figure: str) -> float:
         return self._estimates[figure].mean
@@ -401,9 +411,9 @@ class ProbedBaseline(BaselineSource):
             by_round[probe.round][probe.scale] = probe
         # If a time limit ended them early, much of the time went into creating envs.
         self._seconds_a_round /= rounds
-        if self._spell_is_over or not self._spells:
+        if not self._spells or (self._spell_is_over and self._spells[-1].rounds):
             self._spells.append(_Spell())
-            self._spell_is_over = False
+        self._spell_is_over = False
         self._spells[-1].rounds.extend(self._round_of(by_scale) for by_scale in by_round.values())
         # Computed here, because every iteration reads them.
         self._estimates = {field.name: self._estimate(field.name) for field in fields(_Round)}
@@ -435,9 +445,10 @@ class ProbedBaseline(BaselineSource):
 
     def _estimate(self, figure: str) -> Estimate:
         """Return the trimmed mean over spells of a figure; over rounds if there are fewer than three spells."""
-        if len(self._spells) >= _FEWEST_SPELLS:
-            return trimmed_mean([spell.probed(figure) for spell in self._spells])
-        return trimmed_mean([getattr(each, figure) for spell in self._spells for each in spell.rounds])
+        probed = [spell for spell in self._spells if spell.rounds]
+        if len(probed) >= _FEWEST_SPELLS:
+            return trimmed_mean([spell.probed(figure) for spell in probed])
+        return trimmed_mean([getattr(each, figure) for spell in probed for each in spell.rounds])
 
     def _warn_of_error(self) -> None:
         known = f"±{self.error:.0f} %" if self.error > 0 else "their error is unknown"

@@ -455,8 +455,8 @@ def test_offline_algorithm_trains_with_one_warning(
 # ---------------------------------------------------------------- baselines outside Tune
 
 
-def test_without_options_sps_only_and_one_hint(flat: Flat, caplog: pytest.LogCaptureFixture) -> None:
-    for result in train(ppo(runners=0), iterations=3):
+def test_without_any_baseline_sps_only_and_one_hint(flat: Flat, caplog: pytest.LogCaptureFixture) -> None:
+    for result in train(ppo(runners=0).callbacks(functools.partial(ScalingCallback, probe=False)), iterations=3):
         scaling = flat(result)
         assert scaling["sps"] > 0
         assert all(math.isnan(scaling[name]) for name in ("baseline_sps", "speedup", "efficiency", "gap", "loss/total"))
@@ -465,6 +465,13 @@ def test_without_options_sps_only_and_one_hint(flat: Flat, caplog: pytest.LogCap
     (line,) = warnings_of(caplog)
     assert "baseline_dir" in line
     assert "baseline_sps" in line
+
+
+def test_baseline_is_probed_by_default(flat: Flat, caplog: pytest.LogCaptureFixture) -> None:
+    for result in train(ppo(runners=0, envs=2), iterations=2):
+        assert flat(result)["baseline/source"] == "probe"
+        assert flat(result)["speedup"] > 0
+    assert not warnings_of(caplog)
 
 
 def test_given_baseline(flat: Flat, caplog: pytest.LogCaptureFixture) -> None:

@@ -152,9 +152,9 @@ def test_baseline_follows_a_curriculum(caplog, env, change):
     for scaling in results[5:]:
         # 80 steps of 20 ms take as long at any number of envs.
         assert scaling["baseline"]["source"] == "probe"
-        assert scaling["speedup"] == pytest.approx(1.0, rel=0.15)
+        assert scaling["speedup"] == pytest.approx(1.0, rel=0.3)
     assert 1 <= results[-1]["steady"]["iterations"] <= 3, "earlier iterations were other work"
-    assert results[-1]["steady"]["speedup"] == pytest.approx(1.0, rel=0.15)
+    assert results[-1]["steady"]["speedup"] == pytest.approx(1.0, rel=0.3)
     assert warnings_of(caplog) == []
 
 

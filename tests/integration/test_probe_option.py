@@ -121,7 +121,7 @@ def test_first_probes_take_no_longer_than_the_limit_together(caplog):
     assert 0 < first["scaling"]["time"]["probe"] < 4.0 + 1.0  # the rest is what closes the interrupted envs
 
 
-@pytest.mark.parametrize(("reference", "speedup"), [("1r1e", math.nan), ("0r1e", 1.0)])
+@pytest.mark.parametrize(("reference", "speedup"), [("2r1e", math.nan), ("1r1e", 1.0), ("0r1e", 1.0)])
 def test_warning_names_a_reference_that_fits_a_trial_without_env_runners(caplog, reference, speedup):
     callback = partial(ScalingCallback, probe=True, reference=reference)
     *_, last = train(costly(batch=20, step_s=0.001).env_runners(num_env_runners=0).callbacks(callback), 2)

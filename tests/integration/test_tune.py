@@ -48,7 +48,7 @@ def halfcheetah(cluster, idle, shown, tmp_path_factory):
         .environment("HalfCheetah-v5")
         .env_runners(num_env_runners=tune.grid_search([1, 2]))
         .training(train_batch_size_per_learner=256, minibatch_size=128, num_epochs=2)
-        .debugging(log_level="ERROR")
+        .debugging(log_level="ERROR", log_sys_usage=False)  # or else tests beside this one would count as disturbance
     )
     reporter = ScalingReporter("fastest", show=shown.append)
     folder = tmp_path_factory.mktemp("storage")

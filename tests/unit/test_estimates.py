@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import stdtrit
 
-from rl_scaling_callback.core.estimates import student_t, trimmed_mean
+from rl_scaling_callback.core.estimates import student_t, trimmed_mean, without_outliers
 
 
 def test_few_values_give_the_t_interval():
@@ -41,3 +41,10 @@ def test_students_t_is_scipys():
     dofs = [1, 2, 99, 100, 101, 1000, 10**6]
     assert [student_t(dof) for dof in dofs] == pytest.approx(list(stdtrit(dofs, 0.975)), rel=1e-8)
     assert math.isnan(student_t(0))
+
+
+def test_values_without_outliers_have_the_error_of_the_trimmed_mean():
+    values = [1.0, 2.0, 4.0, 3.0, 100.0, 2.5, 1.5]
+    kept = without_outliers(values)
+    assert max(kept) < 6
+    assert np.std(kept, ddof=1) / len(values) ** 0.5 == pytest.approx(trimmed_mean(values).error)

@@ -1,5 +1,6 @@
 import math
 import random
+from unittest.mock import Mock
 
 import pytest
 
@@ -192,6 +193,30 @@ class TestAgainstTheTrialsOwnIterations:
         machine.cost_of_step = 1.0
         machine.train(probed, 60.0)
         assert probed.source == "probe"
+
+    def test_failed_probes_of_a_changed_env_leave_the_baseline_unknown_until_probes_work_again(self):
+        machine, warnings = Machine(noise=0.02), {}
+        probed = baseline(machine, warn=warnings.setdefault)
+        machine.train(probed, 20.0)
+        machine.cost_of_step = machine.cost_for_twins = 20.0
+        measure, machine.measure = machine.measure, Mock(side_effect=ProbeError("An env hangs."))
+        for _ in range(3):
+            assert not probed.observe(1000.0, machine.iterate())
+            assert not probed.source
+        assert warnings["probe"] == "An env hangs."
+        machine.measure = measure
+        machine.train(probed, 600.0)
+        assert probed.source == "probe"
+        assert probed.compare_with(EMPTY, 1000.0, machine.iterate())[0] == pytest.approx(1000 / (20.0 + 0.1), rel=0.1)
+
+    def test_half_of_a_small_difference_is_the_references(self):
+        machine = Machine()
+        probed = baseline(machine)
+        machine.cost_of_step = 1.06
+        machine.train(probed, 30.0)
+        sampling = 1000 / probed.compare_with(EMPTY, 1000.0, machine.iterate())[0] - 0.1
+        assert sampling == pytest.approx(math.sqrt(1.06))
+        assert probed.error == pytest.approx(100 * (math.sqrt(1.06) - 1), rel=0.05)
 
     def test_sampling_outside_rllibs_timers_is_noticed_in_the_first_iteration(self):
         warnings = {}

@@ -43,13 +43,18 @@ class Algorithm:
 
 
 @pytest.mark.parametrize(
-    ("scale", "text", "closed"),
-    [(Scale(2, 2), "the port is taken.", 1), (Scale(0, 2), "use reference='0r1e'", 0)],
+    ("scale", "reference", "text", "closed"),
+    [
+        (Scale(2, 2), "1r1e", "the port is taken.", 1),
+        (Scale(0, 2), "1r1e", "the port is taken.", 1),
+        (Scale(0, 2), "2r1e", "use reference='0r1e'", 0),
+    ],
 )
-def test_refused_probe_closes_the_prober_and_warns(monkeypatch, caplog, scale, text, closed):
+def test_refused_probe_closes_the_prober_and_warns(monkeypatch, caplog, scale, reference, text, closed):
     monkeypatch.setattr(callback, "Prober", Refusing)
     monkeypatch.setattr(Refusing, "closed", 0)
-    assert ScalingCallback(probe=True)._probe_baseline(Algorithm(), Trial("trial", scale, WORKLOAD), stored := object()) is stored
+    ours = ScalingCallback(probe=True, reference=reference)
+    assert ours._probe_baseline(Algorithm(), Trial("trial", scale, WORKLOAD), stored := object()) is stored
     assert text in caplog.text
     assert Refusing.closed == closed
 
