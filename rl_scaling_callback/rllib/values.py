@@ -100,7 +100,7 @@ class _Describer:
         if value is None or type(value) in (bool, int):
             return value
         if isinstance(value, enum.Enum):
-            return value.value if isinstance(value.value, str) else self(value.value)
+            return self(value.value)  # as in a config that was restored
         if isinstance(value, (str, bytes, bytearray)):
             return fingerprint(bytes(value) if isinstance(value, bytearray) else value)
         if isinstance(value, (bool, int, float)):

@@ -267,7 +267,7 @@ def test_plain_values_are_the_same_in_every_process():
     assert plain(value) == {
         "class": custom,
         "function": plain(test_new_stack_counts_in_env_runners),
-        "mode": "sync",
+        "mode": plain("sync"),
         "spec": {"of": plain(Spec), "module": custom, "width": 64},
         "array": [0, 1, 2],
         "scalar": 0.5,
