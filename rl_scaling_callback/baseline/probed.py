@@ -6,7 +6,7 @@ import math
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from statistics import fmean
 from typing import Final, NamedTuple, Protocol
 
@@ -18,7 +18,7 @@ from rl_scaling_callback.core.estimates import Estimate, student_t, trimmed_mean
 from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.probing import DISAGREE, Probe, ProbeError, Ratios
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.steady import Steady, SteadyRule, SteadyWindow
+from rl_scaling_callback.core.steady import DEFAULT_RULE, Steady, SteadyRule, SteadyWindow
 from rl_scaling_callback.core.trial import Trial
 
 SHARE: Final = 0.01
@@ -127,8 +127,8 @@ class ProbedBaseline(BaselineSource):
 
     Each round of probes also measures the trial's own scale, which the trial's iterations measure too. If the two differ by more
     than their errors, probes miss something of this trial, and the reference would be wrong by as much. New probes, with envs made
-    anew, must then agree, or the baseline is unknown. A smaller difference may be the reference's as well or not, such as when env
-    runners wait for each other. Half of it is taken to be, so that the reference is wrong by at most the other half.
+    anew, must then agree, or the baseline is unknown. A smaller difference is taken for time that an iteration spends on sampling
+    at any scale and that short probes don't meet, such as for requests, caches, and results on the way.
 
     The machine may be slower or faster for seconds, so rounds that follow each other closely agree better than they should. Rounds
     without an iteration in between count as one spell, and errors are computed from spells, as from batch means.
@@ -172,7 +172,7 @@ class ProbedBaseline(BaselineSource):
         self._spells: deque[_Spell] = deque(maxlen=_MAX_SPELLS)
         self._costs: deque[_Cost] = deque(maxlen=_MAX_ITERATIONS)
         self._spread_before = self._half_width = NAN
-        self._correction = 1.0
+        self._missing = 0.0
         self._is_trusted = True
         self._are_new = True
         self._is_first = True
@@ -209,9 +209,10 @@ class ProbedBaseline(BaselineSource):
         """Half-width [%] of the 95 % interval of the reference's throughput in a trial of its own; NaN if unknown.
 
         Each spell of probes, with the iterations that follow it, gives one estimate of ln of the reference's sampling time per env
-        step: that of the iterations, plus ln of the ratio between the probes at both scales. The half-width of their mean is
-        multiplied by √2, because the other trial meets the machine's noise at another time. Half of the difference between probes
-        and iterations at the trial's own scale is added in quadrature. It is computed after each round, from the third spell on.
+        step: that of the iterations, plus ln of the ratio between the probes at both scales. Added in quadrature to the half-width
+        of their mean are that of the other trial, which meets the machine's noise at another time, and what it would make if probes
+        missed as much in proportion at the reference as at the trial's own scale. The other trial's is taken to be the same, but at
+        least that of the few iterations that a baseline is measured in. It is computed after each round, from the third spell on.
         """
         if self._is_reference:  # the trial is its own reference
             return 0.0
@@ -325,7 +326,7 @@ class ProbedBaseline(BaselineSource):
             reference = TimeBreakdown(n * math.exp(self._mean("seconds")), 0.0, 0.0, 0.0, 0.0)
         else:
             runners = max(1, self._reference.num_env_runners)
-            ratios = replace(self._ratios, sample=self._ratios.sample * self._correction)
+            ratios = Ratios(self._sampling(self._missing), self._updates, math.exp(self._mean("sync")))
             reference = ratios.apply(breakdown, runners).times(ratio(n, env_steps))
         busy = (reference.sample - reference.reset) * self._mean("busy") + reference.reset
         in_steps = breakdown.busy * max(1, self._own.num_env_runners) - breakdown.all_resets
@@ -381,10 +382,16 @@ class ProbedBaseline(BaselineSource):
             window = SteadyWindow(_EVERY_SPELL)
             for spell, each in zip(both, ratios, strict=True):
                 window.add(1.0, math.exp(spell.trained("own") + each))
-            self._half_width = math.hypot(math.sqrt(2) * math.log1p(window.read().error / 100), missed["own"].mean / 2)
-        half = missed["own"].mean / 2
-        self._correction = math.exp(-half) if half == half and self._is_trusted else 1.0
+            of_mean = math.log1p(window.read().error / 100)
+            other = max(of_mean, student_t(max(1, len(self._costs) - 1)) * self._spread() / math.sqrt(DEFAULT_RULE.iteration_limit))
+            self._half_width = math.hypot(of_mean, other, math.log(self._sampling(missed["own"].mean) / self._sampling(0.0)))
+        self._missing = missed["own"].mean if both else 0.0
         return self._is_trusted
+
+    def _sampling(self, missed: float) -> float:
+        """Return the ratio of the reference's sampling time to that of the trial's iterations, of which probes miss a part."""
+        probed = math.exp(-max(0.0, missed))
+        return probed * math.exp(self._mean("sampling")) + 1 - probed
 
     def _missed(self, figure: str, spells: Sequence[_Spell]) -> Estimate:
         """Return ln of the ratio of the iterations' cost to the probes' at the same scale."""
@@ -430,7 +437,6 @@ class ProbedBaseline(BaselineSource):
         self._spells[-1].rounds.extend(self._round_of(by_scale) for by_scale in by_round.values())
         # Computed here, because every iteration reads them.
         self._estimates = {field.name: self._estimate(field.name) for field in fields(_Round)}
-        self._ratios = Ratios(math.exp(self._mean("sampling")), self._updates, math.exp(self._mean("sync")))
         if alone:
             self._alone = self._alone_in(by_round.values())
 
