@@ -109,13 +109,13 @@ def why_lines(recommendation: Recommendation) -> Iterator[str]:
 
 
 def _worth(choice: Configuration, measured: Sequence[Configuration]) -> Iterator[str]:
-    """Yield what the choice's speedup is worth in learning, if that is not about the same.
+    """Yield what the choice's speedup is worth in learning, unless both agree within the error of the time to return.
 
-    With one run each, seeds may explain any difference: only one that would decide something in a speedup counts.
+    Without repeats that is unknown, and taken to be the largest error with which a speedup decides something.
     """
     to_return, speedup, sooner = choice.to_return, choice.speedup, choice.sooner
-    errors = [MAX_ERROR if math.isnan(choice.sooner_error) else choice.sooner_error, max(0.0, choice.speedup_error)]
-    if abs(math.log(sooner / speedup)) > math.hypot(*(math.log1p(each / 100) for each in errors)):
+    error = MAX_ERROR if math.isnan(choice.sooner_error) else choice.sooner_error
+    if abs(math.log(sooner / speedup)) > math.log1p(error / 100):
         worth = f"{'but only' if sooner < speedup else 'and even'} {rounded(sooner, 2, '×')} sooner at"
         if sooner < 1:
             worth = f"but needs {rounded(1 / sooner, 2, '×')} the time to"

@@ -327,14 +327,14 @@ def learning_curves(study: StudyReport) -> Figure | None:
         return None
     asked = study.recommendation
     first = [asked.choice, *(c for c in study.configurations if c.is_baseline), asked.runner_up, *study.configurations]
-    shown = {c.scale: c for c in first if c}
+    most = [*dict.fromkeys(c.scale for c in first if c)][: len(_COLOURS)]
+    shown = [c for c in study.configurations if c.scale in most]
     with _style():
         figure = Figure(figsize=(_WIDTH, 4.0))
         axes = figure.subplots()
-        for (scale, c), colour, marker in zip(shown.items(), _COLOURS, _MARKERS, strict=False):
+        for c, colour, marker in zip(shown, _COLOURS, _MARKERS, strict=False):
             for index, run in enumerate(c.runs):
                 curve = [each for each in run.samples if math.isfinite(each.episode_return)]
-                label = str(scale) if index == 0 else None
                 at = reached(curve, to_return.target)
                 axes.plot(
                     [each.elapsed for each in curve],
@@ -344,7 +344,7 @@ def learning_curves(study: StudyReport) -> Figure | None:
                     marker=marker,
                     markersize=7,
                     markevery=[curve.index(at)] if at else [],
-                    label=label,
+                    label=str(c.scale) if index == 0 else None,
                 )
         axes.axhline(to_return.target, color=INK, linestyle="--", linewidth=1, label=to_return.name)
         axes.set(xlabel="training time [s]", ylabel="mean return")
