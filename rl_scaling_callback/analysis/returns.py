@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_FLOOR, Context
 from statistics import fmean, variance
 from typing import Final
 
@@ -29,8 +30,8 @@ FEWEST_RETURNS: Final = 5
 LASTING: Final = 0.25
 """The share of a run, at its end, over which learning is compared."""
 
-_DIGITS: Final = 3
-"""Significant digits of R. It is rounded down, so that all runs stay at the number that readers see."""
+_ROUND_DOWN: Final = Context(prec=3, rounding=ROUND_FLOOR)
+"""For R, so that all runs stay at the number that readers see."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +132,7 @@ def _curve(run: Run) -> list[Iteration]:
 
 def _highest(curves: Sequence[Sequence[Iteration]]) -> float:
     ends = (next(each for each in curve if each.elapsed >= (1 - LASTING) * curve[-1].elapsed) for curve in curves)
-    highest = min(each.lasting_return for each in ends)
-    digit = 10.0 ** (math.floor(math.log10(abs(highest))) + 1 - _DIGITS) if highest else 1.0
-    return float(f"{math.floor(highest / digit) * digit:.{_DIGITS}g}")
+    return float(_ROUND_DOWN.create_decimal(repr(min(each.lasting_return for each in ends))))
 
 
 def reached(curve: Sequence[Iteration], target: float) -> Iteration | None:

@@ -73,7 +73,8 @@ def test_noise_along_a_plateau_does_not_decide():
 
 
 @pytest.mark.parametrize(
-    ("lowest", "target"), [(447.7, 447.0), (-1234.0, -1240.0), (0.012349, 0.0123), (1_234_567.0, 1_230_000.0), (0.0, 0.0)]
+    ("lowest", "target"),
+    [(447.7, 447.0), (-1234.0, -1240.0), (0.012349, 0.0123), (0.3, 0.3), (1_234_567.0, 1_230_000.0), (0.0, 0.0)],
 )
 def test_the_return_has_three_digits_and_all_runs_reach_it(lowest, target):
     returns = [lowest - 5000.0, *[lowest] * 9]
