@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import signal
 import sys
@@ -46,6 +47,12 @@ def _scale(_context: click.Context, _option: click.Parameter, text: str) -> Scal
         raise click.BadParameter(str(error)) from None
 
 
+def _finite(_context: click.Context, _option: click.Parameter, number: float | None) -> float | None:
+    if number is not None and not math.isfinite(number):
+        raise click.BadParameter(f"{number}; allowed are finite numbers")
+    return number
+
+
 def _columns(_context: click.Context, _option: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
     pairs = [text.partition("=") for text in texts]
     if wrong := [text for text, (_, mark, theirs) in zip(texts, pairs, strict=True) if not (mark and theirs)]:
@@ -77,25 +84,13 @@ def _goal(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--max-cpus", type=float, metavar="CPUS", help="Maximum number of CPUs per trial.")
     @click.option("--max-ram-utilisation", type=float, metavar="%", help="Maximum RAM utilisation of the node.")
     @functools.wraps(command)
-    def with_goal(
-        goal: str,
-        min_efficiency: float | None,
-        min_speedup: float | None,
-        max_cpus: float | None,
-        max_ram_utilisation: float | None,
-        **others: Any,
-    ) -> None:
+    def with_goal(goal: str, **given: Any) -> None:
+        constraints = {name: given.pop(name) for name in [*given] if name.startswith(("min_", "max_"))}
         try:
-            wanted = Goal.of(
-                goal,
-                min_efficiency=min_efficiency,
-                min_speedup=min_speedup,
-                max_cpus=max_cpus,
-                max_ram_utilisation=max_ram_utilisation,
-            )
+            wanted = Goal.of(goal, **constraints)
         except ValueError as error:
             raise click.UsageError(str(error)) from None
-        command(goal=wanted, **others)
+        command(goal=wanted, **given)
 
     return with_goal
 
@@ -103,6 +98,15 @@ def _goal(command: Callable[..., Any]) -> Callable[..., Any]:
 @main.command()
 @click.argument("path")
 @_goal
+@click.option("--min-sooner", type=float, metavar="×", help="Minimum speedup of the time to return.")
+@click.option(
+    "--return",
+    "target_return",
+    type=float,
+    callback=_finite,
+    metavar="RETURN",
+    help="Return for the time to return. [default: the highest that all runs reach]",
+)
 @click.option(
     "--format",
     "form",
@@ -147,6 +151,7 @@ def _goal(command: Callable[..., Any]) -> Callable[..., Any]:
 def report(
     path: str,
     goal: Goal,
+    target_return: float | None,
     form: str,
     output: Path | None,
     figures: Path | None,
@@ -174,7 +179,9 @@ def report(
 
     from rl_scaling_callback.report import make_report, save_figures, write_curve
 
-    made = make_report(experiment, goal, reference)
+    made = make_report(experiment, goal, reference, target_return=target_return)
+    if target_return is not None and not any(study.to_return.is_given for study in made.studies):
+        click.echo("--return has no effect: not all runs recorded returns and times, or there is only one configuration", err=True)
     _show(made, form, output, verbose)
     try:
         for index, study in enumerate(made.studies, start=1):

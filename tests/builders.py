@@ -21,6 +21,7 @@ from rl_scaling_callback.core.steady import Steady, SteadyRule, SteadyWindow
 from rl_scaling_callback.core.trial import Trial
 from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.experiments import read_experiment
+from rl_scaling_callback.experiments.recording import summarise
 from rl_scaling_callback.report import make_report
 
 # ---------------------------------------------------------------- the user's ten measurements
@@ -72,6 +73,15 @@ def users_ten():
 def sampled(scale, seconds):
     samples = tuple(Iteration(i, 1000, s, measured=i > 2) for i, s in enumerate(seconds, 1))
     return replace(run(scale, seconds[2:]), samples=samples)
+
+
+def curve(scale, returns, seconds=1.0, **changes):
+    """A run with returns, of 1,000 env steps per iteration."""
+    iterations = [
+        Iteration(i, 1000.0, seconds, episode_return=each, lifetime_steps=1000.0 * i, elapsed=seconds * i)._replace(**changes)
+        for i, each in enumerate(returns, 1)
+    ]
+    return summarise(iterations, SteadyRule(), name=scale, scale=Scale.parse(scale))
 
 
 def nan_row():

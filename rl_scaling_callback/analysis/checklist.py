@@ -11,6 +11,7 @@ from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.analysis.goals import Verdict, combined, judge, judge_speedup
 from rl_scaling_callback.analysis.laws import Laws
 from rl_scaling_callback.analysis.recommendation import ENOUGH_ITERATIONS, Recommendation
+from rl_scaling_callback.analysis.returns import FEWEST_RETURNS, LASTING
 from rl_scaling_callback.core.formulas import interval
 from rl_scaling_callback.core.text import counted, listed, percent, rounded, with_interval
 
@@ -19,9 +20,6 @@ TARGET_EFFICIENCY: Final = 60.0
 
 HIGHEST_UTILISATION: Final = 80.0
 """CPU and RAM utilisation [%] to stay below."""
-
-FEWEST_RETURNS: Final = 5
-"""Minimum number of iterations with a return on each side of a comparison of learning."""
 
 TO_GET_A_BASELINE: Final = (
     f"Run a trial of the same workload with 1 env runner × 1 env for {ENOUGH_ITERATIONS} iterations, "
@@ -175,10 +173,11 @@ def _expected(choice: Configuration, laws: Laws | None) -> _Answer:
 
 
 def _learning(choice: Configuration, baseline: Configuration | None) -> _Answer:
-    """Compare mean returns over the last quarter of the env steps that both have taken.
+    """Compare mean returns over the last quarter of the env steps that both have taken, and times to return if they are known.
 
     The spread is the standard deviations of both sides' returns there, added in quadrature. Seeds alone make curves differ: only a
-    return that is lower by more than two spreads counts as unstable; between one and two, the check is undecided.
+    return that is lower by more than two spreads counts as unstable; between one and two, the check is undecided. The same holds
+    for a choice that gets to a return later than the baseline: it counts as unstable only if its interval confirms that.
     """
     if baseline is None:
         return "undecided", "The experiment has no run of the baseline to compare returns with."
@@ -190,7 +189,7 @@ def _learning(choice: Configuration, baseline: Configuration | None) -> _Answer:
         advice = "episodes must end, and the result of each iteration must be kept"
         return "undecided", f"No returns recorded for {lacking}: {advice}."
     common = min(max(ours)[0], max(theirs)[0])
-    start = 0.75 * common
+    start = (1 - LASTING) * common
     here, there = ([each for steps, each in returns if start < steps <= common] for returns in (ours, theirs))
     over = f"over env steps {rounded(start, 0)} to {rounded(common, 0)}"
     if min(len(here), len(there)) < FEWEST_RETURNS:
@@ -202,7 +201,15 @@ def _learning(choice: Configuration, baseline: Configuration | None) -> _Answer:
     lower = target - mean
     verdict: Verdict = "met" if lower <= spread else "not met" if lower > 2 * spread else "undecided"
     shown = [*_alike(mean, target, spread)]
-    return verdict, f"Mean return {shown[0]}, {baseline.scale}: {shown[1]}, spread {shown[2]}, {over}."
+    evidence = f"Mean return {shown[0]}, {baseline.scale}: {shown[1]}, spread {shown[2]}, {over}."
+    if math.isnan(choice.to_return.target):
+        return verdict, evidence
+    steps = [rounded(each.env_steps, 0) for each in (choice.to_return, baseline.to_return)]
+    evidence += f" At {choice.to_return.name} after {steps[0]} env steps, {baseline.scale}: {steps[1]}"
+    evidence += f"; speedup of the time to it {with_interval(choice.sooner, choice.sooner_error, 2, '×')}."
+    error = math.inf if math.isnan(choice.sooner_error) else choice.sooner_error
+    by_time: Verdict = "met" if choice.sooner >= 1 else judge(choice.sooner, error, 1.0)
+    return combined((verdict, by_time)), evidence
 
 
 def _alike(mean: float, target: float, spread: float) -> Iterator[str]:

@@ -15,6 +15,7 @@ from typing import Final
 from rl_scaling_callback.analysis.goals import Candidate
 from rl_scaling_callback.analysis.interference import undisturbed
 from rl_scaling_callback.analysis.noise import SWEPT, USUAL, Noise, variance_of
+from rl_scaling_callback.analysis.returns import INCOMPARABLE, TimeToReturn, times_to_return
 from rl_scaling_callback.analysis.runs import Run, Study
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.attribution import LearnerLimits, TimeBreakdown, diagnosis, losses
@@ -51,6 +52,7 @@ class Configuration(Candidate):
         variance: variance of ln `sps` relative to other configurations; NaN if unknown.
         disturbed: True if other programs or trials interfered with it or with the baseline; its speedup is then inconclusive.
         notes: caveats about it and its runs.
+        to_return: its time to return.
     """
 
     runs: tuple[Run, ...]
@@ -67,6 +69,17 @@ class Configuration(Candidate):
     variance: float = NAN
     disturbed: bool = False
     notes: tuple[str, ...] = ()
+    to_return: TimeToReturn = INCOMPARABLE
+
+    @property
+    def sooner(self) -> float:
+        """Speedup of the time to return [×]; NaN if unknown."""
+        return self.to_return.sooner
+
+    @property
+    def sooner_error(self) -> float:
+        """Half-width of the 95 % interval of `sooner` [%]; NaN if unknown."""
+        return self.to_return.sooner_error
 
     @property
     def is_noisy(self) -> bool:
@@ -94,7 +107,7 @@ class Configuration(Candidate):
         return formulas.ratio(self.sps, self.speedup)
 
 
-def configurations(study: Study, reference: Scale = SINGLE) -> tuple[Configuration, ...]:
+def configurations(study: Study, reference: Scale = SINGLE, target_return: float | None = None) -> tuple[Configuration, ...]:
     """Return the configurations of a study, ordered by N, then by env runners, descending.
 
     Speedups are relative to the final baseline: the runs at the reference scale, or `study.baseline`. Without one, the smallest
@@ -103,6 +116,7 @@ def configurations(study: Study, reference: Scale = SINGLE) -> tuple[Configurati
     Args:
         study: runs of one workload.
         reference: scale of the reference. Scaling from 1r×1e up to a larger reference is assumed to be perfect.
+        target_return: the return of `to_return`; None for the highest that all runs reach.
     """
     groups: dict[Scale, list[Run]] = defaultdict(list)
     for run in undisturbed(study.runs):
@@ -118,7 +132,9 @@ def configurations(study: Study, reference: Scale = SINGLE) -> tuple[Configurati
     if baseline is None:
         baseline = next((cell for cell in ordered if cell.steady.sps > 0), None)
         unit = baseline.scale.parallelism if baseline else 1
-    return tuple(_configuration(study, cell, cells, baseline, noise, unit) for cell in ordered)
+    times = times_to_return(groups, baseline.scale if baseline else None, target_return)
+    found = (_configuration(study, cell, cells, baseline, noise, unit) for cell in ordered)
+    return tuple(replace(each, to_return=times.get(each.scale, INCOMPARABLE)) for each in found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ class Goal:
         min_speedup: minimum speedup [×]; None for no limit.
         max_cpus: maximum number of CPUs per trial; None for no limit.
         max_ram_utilisation: maximum RAM utilisation of the node [%]; None for no limit.
+        min_sooner: minimum speedup of the time to return [×], see `returns`; None for no limit. Undecided without repeats.
 
     Raises:
         ValueError: if a value is out of range.
@@ -47,6 +48,7 @@ class Goal:
     min_speedup: float | None = None
     max_cpus: float | None = None
     max_ram_utilisation: float | None = None
+    min_sooner: float | None = None
 
     def __post_init__(self) -> None:
         non_empty("name", self.name)
@@ -92,7 +94,7 @@ class Limit(NamedTuple):
     """A constraint of a goal.
 
     Attributes:
-        figure: the limited attribute of `Configuration`: efficiency, speedup, cpus or ram_utilisation.
+        figure: the limited attribute of `Configuration`: efficiency, speedup, cpus, ram_utilisation or sooner.
         is_least: True for a minimum, False for a maximum. Maxima limit the machine's resources.
         value: the threshold.
     """
@@ -162,6 +164,16 @@ class Candidate:
         return formulas.efficiency(self.speedup, self.ideal)
 
     @property
+    def sooner(self) -> float:
+        """Speedup of the time to return [×]; NaN if unknown."""
+        return NAN
+
+    @property
+    def sooner_error(self) -> float:
+        """Half-width of the 95 % interval of `sooner` [%]; NaN if unknown."""
+        return NAN
+
+    @property
     def own_error(self) -> float:
         """Half-width of the 95 % interval of `sps` without the variation that all configurations share, for comparisons [%]."""
         return self.sps_error
@@ -217,9 +229,15 @@ def standings(candidate: Candidate, goal: Goal) -> list[Standing]:
     for limit in goal.limits:
         value = float(getattr(candidate, limit.figure))
         reach = limit.reach(value)
-        # Efficiency is as uncertain as speedup.
-        error = candidate.speedup_error if limit.is_least else NAN
-        verdict = judge_speedup(candidate, reach, 1.0) if limit.is_least else judge(reach, error, 1.0)
+        verdict: Verdict
+        if limit.figure == "sooner":
+            # Seeds alone make curves differ, so one run each decides nothing.
+            error = candidate.sooner_error
+            verdict = "undecided" if math.isnan(error) else judge(reach, error, 1.0)
+        else:
+            # Efficiency is as uncertain as speedup.
+            error = candidate.speedup_error if limit.is_least else NAN
+            verdict = judge_speedup(candidate, reach, 1.0) if limit.is_least else judge(reach, error, 1.0)
         found.append(Standing(limit, value, error, verdict))
     return found
 

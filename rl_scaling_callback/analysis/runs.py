@@ -30,6 +30,8 @@ class Iteration(NamedTuple):
         vram_utilisation: of its fullest GPU [%]; NaN if unknown.
         episode_return: mean return of the episodes that ended in it; NaN if unknown.
         lifetime_steps: env steps sampled up to its end; NaN if unknown.
+        elapsed: training time up to its end [s]; NaN if unknown.
+        lasting_return: the lowest `episode_return` from it to the last iteration (see `returns.lasting`); NaN if unknown.
     """
 
     number: int
@@ -46,6 +48,8 @@ class Iteration(NamedTuple):
     vram_utilisation: float = NAN
     episode_return: float = NAN
     lifetime_steps: float = NAN
+    elapsed: float = NAN
+    lasting_return: float = NAN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

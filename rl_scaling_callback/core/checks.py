@@ -16,6 +16,12 @@ def at_least(name: str, value: object, lowest: int) -> None:
         _fail(name, value, f"whole numbers from {lowest} up")
 
 
+def finite(name: str, value: object) -> None:
+    """Raise `ValueError` unless `value` is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        _fail(name, value, "finite numbers")
+
+
 def positive(name: str, value: object) -> None:
     """Raise `ValueError` unless `value` is a finite number above 0."""
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or value <= 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from rl_scaling_callback.analysis.returns import lasting
 from rl_scaling_callback.analysis.runs import Iteration, Run
 from rl_scaling_callback.core.attribution import RECORDED
 from rl_scaling_callback.core.formulas import NAN, mean_of_known
@@ -32,13 +33,14 @@ def summarise(iterations: Sequence[Iteration], rule: SteadyRule, *, learns_after
     measured: list[Iteration] = []
     samples: list[Iteration] = []
     kept = _kept(len(iterations))
+    lowest = lasting([each.episode_return for each in iterations])
     for index, each in enumerate(iterations):
         parts = unknown if each.parts is None else dict(zip(RECORDED, each.parts, strict=True))
         counts = window.add(each.env_steps, each.seconds, parts, since_restore=each.since_restore)
         if counts:
             measured.append(each)
         if index in kept and each.env_steps >= 0 and each.seconds > 0:
-            samples.append(each._replace(measured=counts))
+            samples.append(each._replace(measured=counts, lasting_return=lowest[index]))
     return Run(
         steady=window.read(),
         cpu_utilisation=mean_of_known(each.cpu_utilisation for each in measured),

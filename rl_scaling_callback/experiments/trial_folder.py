@@ -246,6 +246,7 @@ class _Log:
                 vram_utilisation=now.vram_utilisation,
                 episode_return=now.episode_return,
                 lifetime_steps=now.lifetime_steps,
+                elapsed=(self.iterations[-1].elapsed if follows else now.seconds_before) + read.seconds,
             )
         )
         self._last = now

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -50,6 +50,10 @@ def _speedup_error(configuration: Configuration) -> float:
     return math.nan if configuration.is_baseline else configuration.speedup_error
 
 
+def _sooner_error(configuration: Configuration) -> float:
+    return math.nan if configuration.is_baseline else configuration.sooner_error
+
+
 COLUMNS: Final[tuple[Column, ...]] = (
     Column("config", "config", "", lambda c: str(c.scale), lambda c: str(c.scale)),
     Column("parallelism", "N", "", lambda c: c.scale.parallelism, lambda c: str(c.scale.parallelism)),
@@ -63,4 +67,31 @@ COLUMNS: Final[tuple[Column, ...]] = (
     Column("sps_per_cpu", "SPS per CPU", "steps/s", lambda c: c.sps_per_cpu, lambda c: rounded(c.sps_per_cpu, 0), spare=3),
     Column("diagnosis", "main loss", "", lambda c: c.diagnosis or None, lambda c: c.diagnosis.split(";")[0] or UNKNOWN, spare=2),
 )
-"""The columns, in display order."""
+"""The columns of every table, in display order."""
+
+TO_RETURN: Final[tuple[Column, ...]] = (
+    Column(
+        "seconds_to_return",
+        "to return",
+        "s",
+        lambda c: c.to_return.seconds,
+        lambda c: duration(c.to_return.seconds),
+        lambda c: c.to_return.error,
+        spare=1,
+    ),
+    Column(
+        "steps_to_return",
+        "steps to return",
+        "",
+        lambda c: c.to_return.env_steps,
+        lambda c: rounded(c.to_return.env_steps, 0),
+        spare=6,
+    ),
+    Column("sooner", "sooner", "×", lambda c: c.sooner, lambda c: rounded(c.sooner, 2), _sooner_error),
+)
+"""Those of the time to return."""
+
+
+def columns_of(configurations: Sequence[Configuration]) -> tuple[Column, ...]:
+    """Return the columns to show: those of the time to return only if one of the configurations gets there."""
+    return COLUMNS + (TO_RETURN if any(c.to_return.seconds > 0 for c in configurations) else ())

@@ -27,6 +27,7 @@ _FIGURES: Final[Mapping[str, tuple[str, int, str]]] = {
     "speedup": ("speedup", 2, "×"),
     "cpus": ("CPUs", 0, ""),
     "ram_utilisation": ("RAM utilisation", 0, " %"),
+    "sooner": ("speedup of the time to return", 2, "×"),
 }
 """Name, decimals and unit of each figure that a goal can limit."""
 
@@ -104,6 +105,25 @@ def why_lines(recommendation: Recommendation) -> Iterator[str]:
         fastest = f"fastest with {asked}" if asked else "fastest"
         best = f"{_scales(recommendation.peers)} are the {fastest}, about equal{cheapest}" if others else ""
         yield f"{best or f'{scale} is the {fastest}'}: {figures}."
+    yield from _worth(choice, recommendation.measured)
+
+
+def _worth(choice: Configuration, measured: Sequence[Configuration]) -> Iterator[str]:
+    """Yield what the choice's speedup is worth in learning, unless both agree within the error of the time to return.
+
+    Without repeats that is unknown, and taken to be the largest error with which a speedup decides something.
+    """
+    to_return, speedup, sooner = choice.to_return, choice.speedup, choice.sooner
+    error = MAX_ERROR if math.isnan(choice.sooner_error) else choice.sooner_error
+    if abs(math.log(sooner / speedup)) > math.log1p(error / 100):
+        worth = f"{'but only' if sooner < speedup else 'and even'} {rounded(sooner, 2, '×')} sooner at"
+        if sooner < 1:
+            worth = f"but needs {rounded(1 / sooner, 2, '×')} the time to"
+        runs = " (one run each)" if math.isnan(choice.sooner_error) else ""
+        yield f"{choice.scale} is {rounded(speedup, 2, '×')} faster, {worth} {to_return.name}{runs}."
+        soonest = max((each for each in measured if each.sooner > 0), key=lambda each: each.sooner)
+        if soonest is not choice:
+            yield f"Soonest is {soonest.scale}: {rounded(soonest.sooner, 2, '×')}."
 
 
 def _why_cheapest(choice: Configuration, others: list[Configuration]) -> str:
@@ -123,7 +143,7 @@ def doubt_lines(recommendation: Recommendation) -> Iterator[str]:
         yield f"Whether {choice.scale} meets {unknown} is unknown: it was not recorded."
     straddled = [each for each in stands if each.verdict == "undecided" and each.reach > 0]
     if straddled and recommendation.ground != "guess":
-        yield f"Undecided: {listed(map(_straddling, straddled))}; {_remedy(choice, measured, [each.reach for each in straddled])}."
+        yield f"Undecided: {listed(map(_straddling, straddled))}; {_remedy(choice, measured, straddled)}."
     if choice.band == "inefficient":
         yield "Its band is inefficient: consider less parallelism unless CPUs are plentiful."
     yield from _caveats(choice, measured)
@@ -147,8 +167,10 @@ def _no_throughput(unknown: Sequence[Configuration]) -> str:
     )
 
 
-def _remedy(choice: Configuration, measured: Sequence[Configuration], reaches: Sequence[float]) -> str:
-    """Return how to settle verdicts on figures that are `reaches` times their thresholds."""
+def _remedy(choice: Configuration, measured: Sequence[Configuration], straddled: Sequence[Standing]) -> str:
+    """Return how to settle undecided verdicts."""
+    if any(each.limit.figure == "sooner" for each in straddled):
+        return f"repeat {choice.scale} and the baseline with other seeds"
     baseline = next((each for each in measured if each.is_baseline), None)
     if choice.disturbed:
         return f"other programs interfered with {choice.scale} or the baseline. Repeat both without them"
@@ -156,7 +178,7 @@ def _remedy(choice: Configuration, measured: Sequence[Configuration], reaches: S
         return f"repeat {choice.scale} and the baseline"
     if choice.noise.swept:
         return "a longer sweep (--budget) would narrow the interval"
-    needed = [repeats_needed(choice, baseline, reach) for reach in reaches]
+    needed = [repeats_needed(choice, baseline, each.reach) for each in straddled]
     if math.inf in needed:
         return f"too close for {MAX_REPEATS} repeats to settle"
     more = round(max(needed))

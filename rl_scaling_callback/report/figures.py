@@ -23,6 +23,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FormatStrFormatter, MaxNLocator, NullLocator
 
 from rl_scaling_callback.analysis.configurations import Configuration
+from rl_scaling_callback.analysis.returns import reached
 from rl_scaling_callback.core.attribution import CAUSES
 from rl_scaling_callback.core.formulas import interval
 from rl_scaling_callback.core.scale import Scale
@@ -78,7 +79,7 @@ class Picture:
         name: its name, used in file names.
         title: its title.
         caption: how to read it.
-        absent: the reason to give if there is nothing to draw.
+        absent: the reason to give if there is nothing to draw; "" for none.
         draw: draws a study; returns None if there is nothing to draw.
     """
 
@@ -319,6 +320,38 @@ def iteration_times(study: StudyReport) -> Figure | None:
     return figure
 
 
+def learning_curves(study: StudyReport) -> Figure | None:
+    """Return the mean return over training time, a colour per configuration, with a marker where each run stays at the target."""
+    to_return = study.to_return
+    if not any(c.to_return.seconds > 0 for c in study.configurations):
+        return None
+    asked = study.recommendation
+    first = [asked.choice, *(c for c in study.configurations if c.is_baseline), asked.runner_up, *study.configurations]
+    most = [*dict.fromkeys(c.scale for c in first if c)][: len(_COLOURS)]
+    shown = [c for c in study.configurations if c.scale in most]
+    with _style():
+        figure = Figure(figsize=(_WIDTH, 4.0))
+        axes = figure.subplots()
+        for c, colour, marker in zip(shown, _COLOURS, _MARKERS, strict=False):
+            for index, run in enumerate(c.runs):
+                curve = [each for each in run.samples if math.isfinite(each.episode_return)]
+                at = reached(curve, to_return.target)
+                axes.plot(
+                    [each.elapsed for each in curve],
+                    [each.episode_return for each in curve],
+                    color=colour,
+                    linewidth=1.0,
+                    marker=marker,
+                    markersize=7,
+                    markevery=[curve.index(at)] if at else [],
+                    label=str(c.scale) if index == 0 else None,
+                )
+        axes.axhline(to_return.target, color=INK, linestyle="--", linewidth=1, label=to_return.name)
+        axes.set(xlabel="training time [s]", ylabel="mean return")
+        figure.legend(loc="outside lower center", ncols=4)
+    return figure
+
+
 PICTURES: Final[tuple[Picture, ...]] = (
     Picture(
         "speedup",
@@ -350,6 +383,13 @@ PICTURES: Final[tuple[Picture, ...]] = (
         "colour and marker.",
         "individual iterations were not recorded",
         iteration_times,
+    ),
+    Picture(
+        "returns",
+        "Return over training time",
+        "One curve per run. Its marker is where the run stays at the target return, the dashed line. At most eight configurations.",
+        "",
+        learning_curves,
     ),
 )
 """All figures, in page order."""

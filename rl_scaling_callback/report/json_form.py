@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.analysis.laws import Prediction
 from rl_scaling_callback.analysis.recommendation import Recommendation
 from rl_scaling_callback.core.formulas import interval
-from rl_scaling_callback.report.columns import COLUMNS
+from rl_scaling_callback.report.columns import Column, columns_of
 from rl_scaling_callback.report.decisions import bottleneck_text, code_text, goal_text, reason_text, runner_up_text
 from rl_scaling_callback.report.report import Report
 from rl_scaling_callback.report.sections import law_lines, notes
@@ -37,7 +37,8 @@ def _study_json(study: StudyReport) -> dict[str, Any]:
         "title": study.study.title,
         "remarks": study.remarks,
         "facts": study.study.facts,
-        "configurations": [_configuration_json(c) for c in study.configurations],
+        "target_return": study.to_return.target,
+        "configurations": [_configuration_json(c, columns_of(study.configurations)) for c in study.configurations],
         "recommendations": {name: _recommendation_json(each) for name, each in study.recommendations.items()},
         "laws": {
             "chosen": laws.chosen.law.name if laws.chosen else None,
@@ -73,9 +74,9 @@ def _prediction_json(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def _configuration_json(configuration: Configuration) -> dict[str, Any]:
+def _configuration_json(configuration: Configuration, columns: Iterable[Column]) -> dict[str, Any]:
     row: dict[str, Any] = {}
-    for column in COLUMNS:
+    for column in columns:
         row[column.name] = column.value(configuration)
         if column.error is not None:
             row[f"{column.name}_error"] = column.error(configuration)

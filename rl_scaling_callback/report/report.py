@@ -14,9 +14,10 @@ from rl_scaling_callback.analysis.configurations import SINGLE
 from rl_scaling_callback.analysis.goals import Goal
 from rl_scaling_callback.analysis.runs import Experiment
 from rl_scaling_callback.core import text
+from rl_scaling_callback.core.checks import finite
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.report import decisions, sections
-from rl_scaling_callback.report.columns import COLUMNS
+from rl_scaling_callback.report.columns import columns_of
 from rl_scaling_callback.report.study import StudyReport, study_report
 
 _TEMPLATE = "page.html.j2"
@@ -54,6 +55,8 @@ def make_report(
     goal: str | Goal = "balanced",
     reference: str | Scale = SINGLE,
     made: datetime | None = None,
+    *,
+    target_return: float | None = None,
 ) -> Report:
     """Return the report of an experiment.
 
@@ -62,11 +65,13 @@ def make_report(
         goal: the name of one of `GOALS`, or a `Goal`. The report also covers the other goals of `GOALS`.
         reference: scale of the baseline, such as `"1r1e"`.
         made: timestamp of the report; now by default.
+        target_return: the return of the times to return; by default, for each study, the highest at which all of its runs stay for
+            the last quarter of their time or longer.
 
     Raises:
         ExperimentError: if a DataFrame can't be read.
         TypeError: if `experiment` is neither an `Experiment` nor a DataFrame.
-        ValueError: if the goal or scale is not allowed.
+        ValueError: if the goal, scale or return is not allowed.
     """
     if hasattr(experiment, "to_dict"):
         from rl_scaling_callback.experiments import read_experiment
@@ -76,13 +81,16 @@ def make_report(
         raise TypeError(f"experiment is {experiment!r}; allowed is an Experiment: read_experiment(path) returns one")
     goal = goal if isinstance(goal, Goal) else Goal.of(goal)
     reference = reference if isinstance(reference, Scale) else Scale.parse(reference)
+    if target_return is not None:
+        finite("target_return", target_return)
     made = made or datetime.now(timezone.utc)
     provenance = {
         "Source": experiment.source,
         "Made": made.strftime("%Y-%m-%d %H:%M %Z").strip(),
         "Made by": f"rl_scaling_callback {__version__}",
     }
-    return Report(experiment, tuple(study_report(study, goal, reference) for study in experiment.studies), provenance)
+    studies = tuple(study_report(study, goal, reference, target_return) for study in experiment.studies)
+    return Report(experiment, studies, provenance)
 
 
 def render_page(report: Report) -> str:
@@ -95,7 +103,7 @@ def render_page(report: Report) -> str:
         loader=PackageLoader(__package__, ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(rounded=text.rounded, duration=text.duration, printable=text.printable)
-    environment.globals.update(decisions=decisions, sections=sections, columns=COLUMNS, pictures=PICTURES, ink=INK)
+    environment.globals.update(decisions=decisions, sections=sections, columns_of=columns_of, pictures=PICTURES, ink=INK)
     return environment.get_template(_TEMPLATE).render(report=report)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rl_scaling_callback.analysis.checklist import Check, checklist
@@ -10,6 +11,7 @@ from rl_scaling_callback.analysis.configurations import Configuration, configura
 from rl_scaling_callback.analysis.goals import GOALS, Goal
 from rl_scaling_callback.analysis.laws import Laws, Measured, Prediction, fit_laws
 from rl_scaling_callback.analysis.recommendation import Recommendation, recommend
+from rl_scaling_callback.analysis.returns import INCOMPARABLE, TimeToReturn
 from rl_scaling_callback.analysis.runs import Study
 from rl_scaling_callback.core.formulas import NAN, interval
 from rl_scaling_callback.core.scale import Scale
@@ -39,6 +41,11 @@ class StudyReport:
         return next(iter(self.recommendations.values()))
 
     @property
+    def to_return(self) -> TimeToReturn:
+        """The baseline's time to return, or that of the smallest scale if it has no run; they all share the target."""
+        return next((c.to_return for c in sorted(self.configurations, key=lambda c: not c.is_baseline)), INCOMPARABLE)
+
+    @property
     def remarks(self) -> tuple[str, ...]:
         """Sentences without which its figures could be misread."""
         smallest = next((c.scale for c in self.configurations if c.is_baseline and c.unit > 1), None)
@@ -47,7 +54,19 @@ class StudyReport:
             "Speedup is relative to {}, the smallest scale measured, and efficiency to its N.": str(smallest or ""),
             "Superlinear: {}. Is the work per env step the same, and was the baseline undisturbed?": ", ".join(beyond),
         }
-        return tuple(remark.format(about) for remark, about in remarks.items() if about)
+        return (*(remark.format(about) for remark, about in remarks.items() if about), *self._about_returns())
+
+    def _about_returns(self) -> Iterator[str]:
+        """Yield how times to return are defined, if they are known."""
+        name, is_given = self.to_return.name, self.to_return.is_given
+        known = [c.to_return for c in self.configurations if c.to_return.seconds > 0]
+        if known:
+            why = "" if is_given else ", the highest at which all runs stay for the last quarter of their time or longer"
+            yield f"Time to {name}: training time until the mean return stays at or above it{why}."
+            if all(math.isnan(each.error) for each in known):
+                yield "Times to return are those of one run each: other seeds may differ."
+        elif is_given:
+            yield f"No configuration stays at {name} in all of its runs."
 
     def predictions(self) -> tuple[Prediction, ...]:
         """Return the chosen law's predictions for the gaps in the measured grid and for twice the env runners, by N."""
@@ -62,15 +81,16 @@ class StudyReport:
         return tuple(fit.predict(scale) for scale in sorted(wanted, key=lambda scale: (scale.parallelism, scale)))
 
 
-def study_report(study: Study, goal: Goal, reference: Scale) -> StudyReport:
+def study_report(study: Study, goal: Goal, reference: Scale, target_return: float | None = None) -> StudyReport:
     """Return the report of one workload.
 
     Args:
         study: its runs.
         goal: the requested goal.
         reference: scale of the baseline.
+        target_return: the return of the times to return; None for the highest that all runs reach.
     """
-    found = configurations(study, reference)
+    found = configurations(study, reference, target_return)
     cores = max((run.cores for run in study.runs if run.cores > 0), default=NAN)
     laws = fit_laws(_measured(study, found), cores, _baseline(found))
     goals = {goal.name: goal} | {name: other for name, other in GOALS.items() if name != goal.name}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.text import UNKNOWN, counted, printable
-from rl_scaling_callback.report.columns import COLUMNS, Column
+from rl_scaling_callback.report.columns import COLUMNS, Column, columns_of
 from rl_scaling_callback.report.decisions import choice_text, code_text, verdict_text
 from rl_scaling_callback.report.report import Report
 from rl_scaling_callback.report.sections import left_out, reasons, sections
@@ -26,12 +26,12 @@ _MOST_LEFT_OUT: Final = 3
 _MOST_STUDIES: Final = 4
 
 
-def table(study: StudyReport, columns: tuple[Column, ...] = COLUMNS, scales: Collection[Scale] | None = None) -> Table:
+def table(study: StudyReport, columns: Sequence[Column] | None = None, scales: Collection[Scale] | None = None) -> Table:
     """Return the table of configurations for a terminal.
 
     Args:
         study: the study.
-        columns: the columns to show.
+        columns: the columns to show; None for all.
         scales: the configurations to show; None for all.
     """
     from rich import box
@@ -40,6 +40,7 @@ def table(study: StudyReport, columns: tuple[Column, ...] = COLUMNS, scales: Col
 
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     chosen = study.recommendation.choice
+    columns = columns_of(study.configurations) if columns is None else columns
     for column in columns:
         heading = f"{column.header}\n{column.unit}" if any(c.unit for c in columns) else column.header
         made.add_column(Text(heading), justify="right" if column.numeric else "left", no_wrap=True)
@@ -136,7 +137,8 @@ def _shown(study: StudyReport, most: int) -> set[Scale]:
 def _print_table(study: StudyReport, console: Console, most_rows: int) -> None:
     _print([printable(study.study.title)], console, style="bold underline")
     _print(_wrapped(study.remarks, console), console)
-    columns, scales = COLUMNS, _shown(study, most_rows)
+    every = columns = columns_of(study.configurations)
+    scales = _shown(study, most_rows)
     while console.measure(table(study, columns), options=console.options.update(width=10_000)).maximum > console.width:
         spare = [column for column in columns if column.spare]
         if not spare:
@@ -145,7 +147,7 @@ def _print_table(study: StudyReport, console: Console, most_rows: int) -> None:
         least = max(spare, key=lambda column: (all(column.cell(c) == UNKNOWN for c in study.configurations), column.spare))
         columns = tuple(column for column in columns if column is not least)
     console.print(table(study, columns, scales))
-    without = [column.header for column in COLUMNS if column not in columns]
+    without = [column.header for column in every if column not in columns]
     more = len(study.configurations) - len(scales)
     notes = [f"Columns left out to fit the terminal: {', '.join(without)}"] if without else []
     notes += [f"{counted(more, 'more configuration')} (--verbose shows them)"] if more > 0 else []

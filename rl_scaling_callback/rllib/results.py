@@ -195,6 +195,7 @@ class Circumstances:
         ended: when the iteration ended [s since 1970], to the second.
         episode_return: mean return of recent episodes.
         lifetime_steps: env steps sampled over the trial's lifetime.
+        seconds_before: duration of all earlier iterations [s], including those before a restore.
         cpu_utilisation: CPU utilisation of the Algorithm's node [%]; may be missing in iterations under a second.
         ram_utilisation: RAM utilisation of that node [%].
         vram_utilisation: VRAM utilisation of the fullest GPU [%]; requires GPUtil.
@@ -207,6 +208,7 @@ class Circumstances:
     ended: float
     episode_return: float
     lifetime_steps: float
+    seconds_before: float
     cpu_utilisation: float
     ram_utilisation: float
     vram_utilisation: float
@@ -229,6 +231,7 @@ def read_circumstances(result: Mapping[str, Any]) -> Circumstances:
         ended=number(result.get("timestamp")),
         episode_return=number(next(found(result, RETURNS), None)),
         lifetime_steps=number(next(found(result, LIFETIME_STEPS), None)),
+        seconds_before=number(result.get("time_total_s")) - number(result.get("time_this_iter_s")),
         cpu_utilisation=read_cpu_utilisation(result),
         ram_utilisation=number(perf.get("ram_util_percent")),
         vram_utilisation=max((used for used in vram if used >= 0), default=NAN),

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from rl_scaling_callback.cli import main
 from rl_scaling_callback.core.schema import KEYS
-from tests.builders import TABLE
+from tests.builders import TABLE, result
 
 
 def rl_scaling(*arguments):
@@ -32,6 +32,22 @@ def test_json_report():
     document = json.loads(rl_scaling("report", TABLE, "--format", "json").stdout)
     (study,) = document["studies"]
     assert len(study["configurations"]) == 10
+
+
+def test_time_to_return(folder):
+    for scale, seconds in ((1, 2.0), (2, 1.5)):
+        config = {"num_env_runners": scale}
+        folder.trial([result(k, seconds, config=config, time_total_s=seconds * k) for k in range(1, 13)])
+    shown = rl_scaling("report", folder.path, "--goal", "fastest", "--min-sooner", 3, "--return", 6, "--format", "json")
+    (study,) = json.loads(shown.stdout)["studies"]
+    assert study["target_return"] == 6
+    assert [(row["seconds_to_return"], row["sooner"]) for row in study["configurations"]] == [
+        (pytest.approx(12), 1),
+        (pytest.approx(9), pytest.approx(4 / 3)),
+    ]
+    assert "It misses speedup of the time to return ≥ 3× by 1.7×" in study["recommendations"]["fastest"]["reason"]
+    assert "finite numbers" in rl_scaling("report", folder.path, "--return", "nan").stderr
+    assert "--return has no effect" in rl_scaling("report", TABLE, "--return", 6).stderr
 
 
 def test_keys_as_table_and_json():

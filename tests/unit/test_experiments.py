@@ -131,6 +131,16 @@ def test_restored_trial_counts_repeats_once_and_warms_up_again(folder):
     assert run.steady.seconds == 4 + 4 * 2
 
 
+def test_training_time_counts_neither_evaluation_nor_repeated_iterations(folder):
+    measured = {**MEASURED, "env_steps": 2048.0, "time/evaluate": 0.5}
+    first = [result(k, 4.0, measured, time_total_s=4.0 * k) for k in range(1, 4)]
+    # Restored from the second iteration; the time of the fourth is unknown, since its result is missing.
+    restored = [result(k, 2.0, measured, time_total_s=8.0 + 2.0 * (k - 2)) for k in (3, 5, 6)]
+    folder.trial(first + restored)
+    elapsed = {sample.number: sample.elapsed for sample in folder.run().samples}
+    assert elapsed == {1: 3.5, 2: 7.0, 3: 8.5, 5: 13.5, 6: 15.0}
+
+
 def test_run_counts_from_a_change_of_scale(folder):
     folder.trial([result(k) for k in range(1, 6)] + [result(k, 1.0, config={"num_env_runners": 2}) for k in range(6, 10)])
     run = folder.run()

@@ -14,11 +14,12 @@ from rl_scaling_callback.report.figures import (
     PICTURES,
     efficiency_map,
     iteration_times,
+    learning_curves,
     loss_by_cause,
     save_figures,
     speedup_over_n,
 )
-from tests.builders import nan_row, report_of, run, sampled, users_ten
+from tests.builders import curve, nan_row, report_of, run, sampled, users_ten
 
 SHARES = dict.fromkeys(CAUSES, 0.0) | {"serial_stepping": 12.0, "contention": -4.0, "learn": 10.0}
 
@@ -28,10 +29,17 @@ def user():
     return report_of(*users_ten()).studies[0]
 
 
+def learning(run):
+    """The run with a return in each iteration."""
+    returns = (each._replace(episode_return=each.number, lasting_return=each.number, elapsed=each.number) for each in run.samples)
+    return replace(run, samples=tuple(returns))
+
+
 @pytest.fixture(scope="module")
 def full():
     """A study for which every figure can be drawn, with a negative share."""
-    study = report_of(sampled("1r1e", [3.0, 2.2, 2.0, 2.1, 1.9]), sampled("2r1e", [2.0, 1.5, 1.2, 1.3, 1.25])).studies[0]
+    runs = sampled("1r1e", [3.0, 2.2, 2.0, 2.1, 1.9]), sampled("2r1e", [2.0, 1.5, 1.2, 1.3, 1.25])
+    study = report_of(*map(learning, runs)).studies[0]
     one, two = study.configurations
     two = replace(two, losses=SHARES | {"learn": two.loss - 8})
     return replace(study, configurations=(one, two))
@@ -56,8 +64,8 @@ def test_speedup_shows_every_configuration_and_the_ideal(user):
     }
     assert shown == {(c.scale.parallelism, c.speedup) for c in user.configurations}
     curves = [line for line in axes.get_lines() if line.get_label() == "scaling law with 95 % band"]
-    for curve, envs in zip(curves, (1, 2, 4, 8), strict=True):
-        drawn = dict(zip(curve.get_xdata(), curve.get_ydata(), strict=True))
+    for law, envs in zip(curves, (1, 2, 4, 8), strict=True):
+        drawn = dict(zip(law.get_xdata(), law.get_ydata(), strict=True))
         assert drawn[16] == user.laws.chosen.predict(Scale(16 // envs, envs)).speedup
 
 
@@ -127,3 +135,14 @@ def test_no_figure_without_numbers(picture):
 def test_files(user, full, tmp_path):
     assert [path.name for path in save_figures(user, tmp_path / "svg")] == ["speedup.svg", "efficiency.svg"]
     assert [path.name for path in save_figures(full, tmp_path, "png")] == [f"{picture.name}.png" for picture in PICTURES]
+
+
+def test_returns_over_training_time_with_a_marker_where_each_run_stays_at_the_target(user):
+    assert learning_curves(user) is None
+    returns = [10.0 * each for each in range(1, 21)]
+    study = report_of(curve("1r1e", returns), curve("2r1e", returns, 0.5), curve("2r1e", returns, 0.6)).studies[0]
+    (axes,) = learning_curves(study).axes
+    lines = axes.get_lines()
+    assert [line.get_label() for line in lines if not line.get_label().startswith("_")] == ["1r×1e", "2r×1e", "return 150"]
+    marked = [(line.get_xdata()[at], line.get_ydata()[at]) for line in lines[:3] for at in line.get_markevery()]
+    assert marked == [(15.0, 150.0), (7.5, 150.0), (9.0, 150.0)]

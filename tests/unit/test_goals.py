@@ -19,6 +19,7 @@ def test_goal_with_overridden_constraints():
         (lambda: Goal.of("quick"), "goal is 'quick'; allowed are save, balanced, fastest"),
         (lambda: Goal.of("save", min_efficiency=-1), "min_efficiency is -1; allowed are"),
         (lambda: Goal.of("save", min_speedup=math.inf), "min_speedup is inf; allowed are"),
+        (lambda: Goal.of("save", min_sooner=0), "min_sooner is 0; allowed are"),
         (lambda: Goal.of("save", max_cpus="8"), "max_cpus is '8'; allowed are"),
         (lambda: Goal.of("save", max_ram_utilisation=180), "max_ram_utilisation is 180; allowed are"),
         (lambda: Goal(""), "name is ''; allowed are"),

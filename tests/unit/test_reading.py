@@ -97,9 +97,11 @@ def test_circumstances():
         "timestamp": 1795888191,
         "env_runners": {"episode_return_mean": 5.5},
         "num_env_steps_sampled_lifetime": 6144.0,
+        "time_total_s": 9.0,
+        "time_this_iter_s": 2.0,
         "perf": {"cpu_util_percent": 85.2, "ram_util_percent": 8.5, "vram_util_percent0": 0.25, "vram_util_percent1": 0.75},
     }
-    assert read_circumstances(result) == Circumstances(3.0, 1.0, True, "vm", 1795888191.0, 5.5, 6144.0, 85.2, 8.5, 75.0)
+    assert read_circumstances(result) == Circumstances(3.0, 1.0, True, "vm", 1795888191.0, 5.5, 6144.0, 7.0, 85.2, 8.5, 75.0)
 
 
 @given(st.dictionaries(st.sampled_from(["training_iteration", "done", "hostname", "env_runners", "perf"]), anything))

@@ -1,0 +1,144 @@
+"""Time to return: how much sooner a faster configuration learns.
+
+A configuration with a higher throughput may need more env steps. Its time to a return is env steps to that return / SPS, so its
+speedup is that of throughput × the ratio of env steps. Pollux calls throughput × statistical efficiency goodput.
+
+A run stays at a return R from the first iteration on whose mean return, and that of all later ones, is at least R. A curve that
+overshoots and falls back has not learned R, so its first crossing doesn't count. R is the highest return at which all runs stay for
+the last quarter of their time or longer: at a higher one, noise along a plateau would decide when a run stays, or whether it does.
+
+Source: Qiao et al., "Pollux", OSDI 2021 (goodput); Coleman et al., SIGOPS Operating Systems Review 53(1), 2019 (time to accuracy).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import ROUND_FLOOR, Context
+from statistics import fmean, variance
+from typing import Final
+
+from rl_scaling_callback.analysis.noise import Noise
+from rl_scaling_callback.analysis.runs import Iteration, Run
+from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.scale import Scale
+
+FEWEST_RETURNS: Final = 5
+"""Minimum number of iterations with a return on each side of a comparison of learning."""
+
+LASTING: Final = 0.25
+"""The share of a run, at its end, over which learning is compared."""
+
+_ROUND_DOWN: Final = Context(prec=3, rounding=ROUND_FLOOR)
+"""For R, so that all runs stay at the number that readers see."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimeToReturn:
+    """The training until a configuration's return stays at a target: geometric means over its runs, NaN if not all of them do.
+
+    Training time is the sum of `time_this_iter_s`, without evaluation if its time is known. Starting, checkpoints, pauses, probes
+    and iterations that were repeated after a restore are not part of it; what was trained before the first result that was kept is.
+
+    Attributes:
+        target: the return R; NaN if the returns of the study's configurations can't be compared.
+        is_given: True if the user chose R.
+        seconds: training time [s], to one iteration.
+        env_steps: env steps; NaN if unknown.
+        error: half-width of the 95 % interval of `seconds` for a repeat with as many runs and other seeds [%]; NaN if no
+            configuration has several runs. Runs of all configurations are taken to vary alike, on a log scale.
+        sooner: the baseline's `seconds` / `seconds` [×]; NaN without runs of the baseline.
+        sooner_error: the same for `sooner`, if the baseline is repeated as well; 0 for the baseline itself.
+    """
+
+    target: float = NAN
+    is_given: bool = False
+    seconds: float = NAN
+    env_steps: float = NAN
+    error: float = NAN
+    sooner: float = NAN
+    sooner_error: float = NAN
+
+    @property
+    def name(self) -> str:
+        """The target for readers: `"return 1,000"`."""
+        return f"return {self.target:,.10g}"
+
+
+INCOMPARABLE: Final = TimeToReturn()
+"""The time to return where returns can't be compared."""
+
+
+def lasting(returns: Sequence[float]) -> list[float]:
+    """Return for each iteration the lowest mean return from there on; NaN where the iteration's own is unknown."""
+    lowest, found = math.inf, []
+    for value in reversed(returns):
+        is_known = math.isfinite(value)
+        lowest = min(lowest, value) if is_known else lowest
+        found.append(lowest if is_known else NAN)
+    return found[::-1]
+
+
+def times_to_return(
+    groups: Mapping[Scale, Sequence[Run]], baseline: Scale | None, target: float | None = None
+) -> dict[Scale, TimeToReturn]:
+    """Return the time to return of each configuration; empty if their returns can't be compared.
+
+    They can if there are several configurations, each run has enough returns and a known training time, and, unless the target is
+    given, no run stays at it from its first return on.
+
+    Args:
+        groups: the runs of each configuration.
+        baseline: the configuration that is the baseline; None if none is.
+        target: the return R; None for the highest at which all runs stay for the last quarter of their time.
+    """
+    curves = {scale: [_curve(run) for run in runs] for scale, runs in groups.items()}
+    every = [curve for several in curves.values() for curve in several]
+    if len(groups) < 2 or not all(len(curve) >= FEWEST_RETURNS for curve in every):
+        return {}
+    wanted = _highest(every) if target is None else target
+    if target is None and any(curve[0].lasting_return >= wanted for curve in every):
+        return {}
+    found = {scale: [reached(curve, wanted) for curve in several] for scale, several in curves.items()}
+    seconds = {scale: [_log(each.elapsed if each else NAN) for each in several] for scale, several in found.items()}
+    steps = {scale: [_log(each.lifetime_steps if each else NAN) for each in several] for scale, several in found.items()}
+    known = [times for times in seconds.values() if len(times) > 1 and not any(map(math.isnan, times))]
+    dof = sum(len(times) - 1 for times in known)
+    spread = sum((len(times) - 1) * variance(times) for times in known) / dof if dof else NAN
+    noise = Noise(dof=dof or NAN)
+    theirs = seconds.get(baseline, [NAN]) if baseline else [NAN]
+
+    def result(scale: Scale) -> TimeToReturn:
+        mean, runs = fmean(seconds[scale]), len(seconds[scale])
+        return TimeToReturn(
+            target=wanted,
+            is_given=target is not None,
+            seconds=math.exp(mean),
+            env_steps=math.exp(fmean(steps[scale])),
+            error=noise.error(spread / runs) if mean == mean else NAN,
+            sooner=math.exp(fmean(theirs) - mean),
+            sooner_error=0.0 if scale == baseline else noise.error(spread / runs + spread / len(theirs)),
+        )
+
+    return {scale: result(scale) for scale in groups}
+
+
+def _curve(run: Run) -> list[Iteration]:
+    """Return the iterations of a run with known returns, or none if its training time is unknown."""
+    known = [each for each in run.samples if math.isfinite(each.lasting_return)]
+    return known if all(each.elapsed > 0 for each in run.samples) else []
+
+
+def _highest(curves: Sequence[Sequence[Iteration]]) -> float:
+    ends = (next(each for each in curve if each.elapsed >= (1 - LASTING) * curve[-1].elapsed) for curve in curves)
+    return float(_ROUND_DOWN.create_decimal(repr(min(each.lasting_return for each in ends))))
+
+
+def reached(curve: Sequence[Iteration], target: float) -> Iteration | None:
+    """Return the iteration from which on a run stays at a return; None if it doesn't."""
+    return next((each for each in curve if each.lasting_return >= target), None)
+
+
+def _log(value: float) -> float:
+    return math.log(value) if value > 0 else NAN

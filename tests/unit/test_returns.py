@@ -1,0 +1,211 @@
+"""Time to return: when curves stay at a return, at which return they are compared, and what the report says about it."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+
+from rl_scaling_callback.analysis.configurations import configurations
+from rl_scaling_callback.analysis.goals import Goal
+from rl_scaling_callback.analysis.returns import lasting
+from rl_scaling_callback.analysis.runs import Study
+from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.report.decisions import reason_text
+from rl_scaling_callback.report.json_form import to_json
+from rl_scaling_callback.report.report import make_report, render_page
+from tests.builders import curve, report_of
+
+MONOTONE = [10.0 * iteration for iteration in range(1, 21)]
+
+
+def compared(*runs, target=None):
+    """Return target, seconds, env steps and speedup of the time to return by configuration."""
+    found = [(str(c.scale), c.to_return) for c in configurations(Study("test", runs), target_return=target)]
+    return {scale: (each.target, each.seconds, each.env_steps, each.sooner) for scale, each in found}
+
+
+def test_the_lowest_return_from_each_iteration_on():
+    assert lasting([1.0, 5.0, 3.0, 4.0]) == [1.0, 3.0, 3.0, 4.0]
+    assert lasting([NAN, 2.0, NAN, 3.0]) == pytest.approx([NAN, 2.0, NAN, 3.0], nan_ok=True)
+    assert lasting([]) == []
+
+
+@pytest.mark.parametrize(
+    ("returns", "first"),
+    [
+        (MONOTONE, 10),
+        # Noise around the target: the last time below it counts.
+        ([*MONOTONE[:8], 110.0, 95.0, 105.0, 99.0, *MONOTONE[12:]], 13),
+        # Overshoots, falls back and recovers.
+        ([20.0, 150.0, 180.0, 30.0, *MONOTONE[4:]], 10),
+        # No episode ends in the first iterations, nor in the one at which the target would be reached.
+        ([NAN] * 9 + [NAN] + MONOTONE[10:], 11),
+        # Stays at the target exactly.
+        ([10.0] * 5 + [100.0] * 15, 6),
+    ],
+)
+def test_a_run_stays_at_a_return_from_the_last_crossing_on(returns, first):
+    found = compared(curve("1r1e", MONOTONE), curve("4r1e", returns, 0.5), target=100.0)
+    assert found["1r×1e"] == pytest.approx((100.0, 10.0, 10_000, 1.0))
+    assert found["4r×1e"] == pytest.approx((100.0, 0.5 * first, 1000 * first, 20 / first))
+
+
+@pytest.mark.parametrize("returns", [[*MONOTONE[:-1], 99.0], [50.0] * 20])
+def test_a_run_that_never_stays_at_the_return_has_no_time(returns):
+    found = compared(curve("1r1e", MONOTONE), curve("4r1e", returns), target=100.0)
+    assert found["4r×1e"] == pytest.approx((100.0, NAN, NAN, NAN), nan_ok=True)
+    assert found["1r×1e"][1] == pytest.approx(10.0)
+
+
+def test_runs_are_compared_at_the_highest_return_at_which_all_stay_for_their_last_quarter():
+    # The last quarter of the first begins after 15 s, at 150; that of the other, shorter one after 6 s, at 120.
+    found = compared(curve("1r1e", MONOTONE), curve("4r1e", [20.0 * i for i in range(1, 9)]))
+    assert found["1r×1e"] == pytest.approx((120.0, 12.0, 12_000, 1.0))
+    assert found["4r×1e"] == pytest.approx((120.0, 6.0, 6000, 2.0))
+
+
+def test_noise_along_a_plateau_does_not_decide():
+    noisy = MONOTONE[:10] + [100.0, 92.0, 108.0, 97.0, 103.0] * 2
+    found = compared(curve("1r1e", noisy), curve("4r1e", noisy, 0.5))
+    assert found["1r×1e"][:2] == pytest.approx((92.0, 10.0))
+    assert found["4r×1e"][3] == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("lowest", "target"),
+    [(447.7, 447.0), (-1234.0, -1240.0), (0.012349, 0.0123), (0.3, 0.3), (1_234_567.0, 1_230_000.0), (0.0, 0.0)],
+)
+def test_the_return_has_three_digits_and_all_runs_reach_it(lowest, target):
+    returns = [lowest - 5000.0, *[lowest] * 9]
+    found = compared(curve("1r1e", returns), curve("4r1e", returns))
+    assert {each[0] for each in found.values()} == {target}
+    assert [each[2] for each in found.values()] == pytest.approx([2000, 2000])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        curve("4r1e", [NAN] * 20),
+        curve("4r1e", MONOTONE[:4]),
+        # Trained before: it is there from the start.
+        curve("4r1e", [200.0] * 20),
+        # Collapses to where all runs begin.
+        curve("4r1e", [*MONOTONE, 5.0]),
+        # The clock jumped: its training time is unknown.
+        curve("4r1e", MONOTONE, elapsed=NAN),
+        curve("1r1e", MONOTONE),
+    ],
+)
+def test_nothing_is_shown_where_returns_cannot_be_compared(other):
+    runs = (curve("1r1e", MONOTONE), other)
+    assert all(math.isnan(each[0]) for each in compared(*runs).values())
+    report = report_of(*runs)
+    shown = json.loads(to_json(report))["studies"][0]
+    assert shown["target_return"] is None
+    assert not any("return" in key or key == "sooner" for row in shown["configurations"] for key in row)
+    page = render_page(report)
+    assert not any(text in page for text in ("Time to return", "sooner", 'data-picture="returns"'))
+
+
+def test_one_run_each_has_no_interval_and_the_report_says_so():
+    runs = (curve("1r1e", MONOTONE), curve("4r1e", MONOTONE, 0.5))
+    one, four = configurations(Study("test", runs))
+    assert (one.sooner_error, four.sooner) == (0.0, 2.0)
+    assert math.isnan(four.sooner_error)
+    assert math.isnan(four.to_return.error)
+    assert "Times to return are those of one run each: other seeds may differ." in report_of(*runs).studies[0].remarks
+
+
+def test_repeats_give_an_interval_for_a_repeat():
+    slow, fast = [curve("1r1e", MONOTONE, s) for s in (1.0, 1.2)], [curve("4r1e", MONOTONE, s) for s in (0.4, 0.5)]
+    one, four = configurations(Study("test", (*slow, *fast)))
+    assert four.sooner == pytest.approx(math.sqrt(1.2 / 0.2))
+    assert four.to_return.seconds == pytest.approx(15 * math.sqrt(0.2))
+    # The variances of ln time are pooled, 2 degrees of freedom: t = 4.303. Two means of two runs each, and as many in the repeat.
+    variance = (math.log(1.2) ** 2 / 2 + math.log(1.25) ** 2 / 2) / 2
+    assert four.sooner_error == pytest.approx(100 * math.expm1(4.30265 * math.sqrt(2 * variance)), rel=1e-4)
+    assert one.to_return.error == pytest.approx(100 * math.expm1(4.30265 * math.sqrt(variance)), rel=1e-4)
+    assert not any("one run each" in remark for remark in report_of(*slow, *fast).studies[0].remarks)
+
+
+def test_repeats_of_which_one_never_gets_there_have_no_time():
+    runs = (curve("1r1e", MONOTONE), curve("4r1e", MONOTONE), curve("4r1e", [50.0] * 20))
+    assert math.isnan(compared(*runs, target=100.0)["4r×1e"][1])
+
+
+def test_long_runs_are_thinned_but_every_dip_counts():
+    returns = [float(i) for i in range(1, 1001)]
+    # Between two of the iterations that are kept.
+    kept = {sample.number for sample in curve("1r1e", returns).samples}
+    dip = next(number for number in range(700, 800) if number not in kept)
+    returns[dip - 1] = 100.0
+    found = compared(curve("1r1e", returns), curve("4r1e", returns), target=500.0)
+    assert dip < found["1r×1e"][1] < dip + 5
+
+
+# What the report says
+
+LATE = [NAN, *[2.0 * i for i in range(1, 61)], *[120.0] * 20]
+"""Needs more env steps than `MONOTONE`."""
+
+
+def worth(seconds, returns=LATE, goal="fastest"):
+    report = report_of(curve("1r1e", MONOTONE), curve("4r1e", returns, seconds), goal=Goal.of(goal))
+    return reason_text(report.studies[0].recommendation)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "returns", "sentence"),
+    [
+        (0.1, LATE, "4r×1e is 10.0× faster, but only 1.97× sooner at return 120 (one run each)."),
+        (0.25, LATE, "4r×1e is 4.00× faster, but needs 1.27× the time to return 120 (one run each). Soonest is 1r×1e: 1.00×."),
+        (0.5, [5.0, *MONOTONE[8:]], "4r×1e is 2.00× faster, and even 3.75× sooner at return 150 (one run each)."),
+    ],
+)
+def test_the_recommendation_says_what_its_speedup_is_worth(seconds, returns, sentence):
+    assert sentence in worth(seconds, returns)
+
+
+def test_about_the_same_speedup_is_not_repeated():
+    assert "sooner" not in worth(0.5, MONOTONE)
+
+
+@pytest.mark.parametrize(("repeats", "verdict"), [(1, "undecided"), (3, "met")])
+def test_a_goal_needs_repeats(repeats, verdict):
+    runs = [
+        curve(scale, MONOTONE, seconds * (1 + k / 1000)) for k in range(repeats) for scale, seconds in (("1r1e", 1), ("4r1e", 0.5))
+    ]
+    report = report_of(*runs, goal=Goal("learn", min_sooner=1.8))
+    assert report.studies[0].recommendation.verdict == verdict
+    missing = "Undecided: speedup of the time to return ≥ 1.8× at 2.00×; repeat 4r×1e and the baseline with other seeds."
+    assert (missing in reason_text(report.studies[0].recommendation)) == (verdict == "undecided")
+
+
+def test_a_goal_may_exclude_the_fastest():
+    runs = (curve("1r1e", MONOTONE), curve("2r1e", MONOTONE, 0.6), curve("4r1e", LATE, 0.2))
+    assert str(report_of(*runs, goal=Goal("fast")).studies[0].recommendation.choice.scale) == "4r×1e"
+    assert str(report_of(*runs, goal=Goal("learn", min_sooner=1.5)).studies[0].recommendation.choice.scale) == "2r×1e"
+
+
+@pytest.mark.parametrize(("seconds", "repeats", "verdict"), [(0.3, 1, "met"), (0.9, 1, "undecided"), (0.9, 3, "not met")])
+def test_learning_is_stable_if_the_return_comes_no_later(seconds, repeats, verdict):
+    slower = [NAN, *[i * 5.0 for i in range(1, 41)], *[200.0] * 40]
+    baseline = [*MONOTONE, *[200.0] * 61]
+    runs = [
+        curve(scale, returns, each * (1 + k / 1000))
+        for k in range(repeats)
+        for scale, returns, each in (("1r1e", baseline, 1), ("4r1e", slower, seconds))
+    ]
+    (check,) = (
+        each for each in report_of(*runs, goal=Goal("fast")).studies[0].checklist if each.question == "Is learning still stable?"
+    )
+    assert check.verdict == verdict
+    assert "At return 200 after 41,000 env steps, 1r×1e: 20,000; speedup of the time to it" in check.evidence
+
+
+def test_a_given_return_that_no_run_reaches_is_said():
+    report = make_report(replace(report_of(curve("1r1e", MONOTONE), curve("4r1e", MONOTONE)).experiment), target_return=1000)
+    assert report.studies[0].remarks == ("No configuration stays at return 1,000 in all of its runs.",)
+    with pytest.raises(ValueError, match="target_return is nan; allowed are finite numbers"):
+        make_report(report.experiment, target_return=NAN)
