@@ -22,10 +22,10 @@ probing = partial(ScalingCallback, probe=True)
 
 
 class Untimed(PPO):
-    """A PPO with a `training_step` that uses none of RLlib's timers."""
+    """A PPO with a `training_step` that uses none of RLlib's timers, and only samples."""
 
     def training_step(self):
-        episodes, metrics = synchronous_parallel_sample(
+        _, metrics = synchronous_parallel_sample(
             worker_set=self.env_runner_group,
             max_env_steps=self.config.total_train_batch_size,
             _uses_new_env_runners=True,
@@ -34,8 +34,6 @@ class Untimed(PPO):
         getattr(self.metrics, "aggregate" if hasattr(self.metrics, "aggregate") else "merge_and_log_n_dicts")(
             metrics, key="env_runners"
         )
-        self.learner_group.update(episodes=episodes, minibatch_size=80, num_epochs=1)
-        self.env_runner_group.sync_weights(from_worker_or_learner_group=self.learner_group, inference_only=True)
 
 
 class Resetting(CostlyEnv):
