@@ -211,8 +211,9 @@ class ProbedBaseline(BaselineSource):
         Each spell of probes, with the iterations that follow it, gives one estimate of ln of the reference's sampling time per env
         step: that of the iterations, plus ln of the ratio between the probes at both scales. Added in quadrature to the half-width
         of their mean are that of the other trial, which meets the machine's noise at another time, and what it would make if probes
-        missed as much in proportion at the reference as at the trial's own scale. The other trial's is taken to be the same, but at
-        least that of the few iterations that a baseline is measured in. It is computed after each round, from the third spell on.
+        missed as much in proportion at the reference as at the trial's own scale. The other trial's is taken to be the same, but
+        at least that of this trial's iterations in the time of the few that a baseline is measured in. It is computed after each
+        round, from the third spell on.
         """
         if self._is_reference:  # the trial is its own reference
             return 0.0
@@ -383,7 +384,10 @@ class ProbedBaseline(BaselineSource):
             for spell, each in zip(both, ratios, strict=True):
                 window.add(1.0, math.exp(spell.trained("own") + each))
             of_mean = math.log1p(window.read().error / 100)
-            other = max(of_mean, student_t(max(1, len(self._costs) - 1)) * self._spread() / math.sqrt(DEFAULT_RULE.iteration_limit))
+            # In the time of a baseline's iterations, the trial runs more of its own.
+            others = DEFAULT_RULE.iteration_limit * max(1.0, self._sampling(missed["own"].mean))
+            of_other = student_t(max(1, len(self._costs) - 1)) * self._spread() / math.sqrt(others)
+            other = max(of_mean, of_other)
             self._half_width = math.hypot(of_mean, other, math.log(self._sampling(missed["own"].mean) / self._sampling(0.0)))
         self._missing = missed["own"].mean if both else 0.0
         return self._is_trusted
