@@ -157,8 +157,8 @@ def test_asynchronous_algorithm_is_trained_with_short_iterations(tmp_path):
     assert "Sampling and learning overlap" in said[0]
     (study,) = made.studies
     assert study.study.timed_iterations
-    # One env that waits 10 ms per step.
-    assert study.configurations[0].sps == pytest.approx(95, rel=0.25)
+    # One env that waits 10 ms per step, and an Algorithm whose busy loop takes a core.
+    assert 30 < study.configurations[0].sps < 105
 
 
 @pytest.mark.slow
