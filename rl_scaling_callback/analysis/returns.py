@@ -111,12 +111,14 @@ def times_to_return(
 
     def result(scale: Scale) -> TimeToReturn:
         mean, runs = fmean(seconds[scale]), len(seconds[scale])
+        if math.isnan(mean):
+            return TimeToReturn(wanted, target is not None)
         return TimeToReturn(
             target=wanted,
             is_given=target is not None,
             seconds=math.exp(mean),
             env_steps=math.exp(fmean(steps[scale])),
-            error=noise.error(spread / runs) if mean == mean else NAN,
+            error=noise.error(spread / runs),
             sooner=math.exp(fmean(theirs) - mean),
             sooner_error=0.0 if scale == baseline else noise.error(spread / runs + spread / len(theirs)),
         )

@@ -11,6 +11,7 @@ from rl_scaling_callback.analysis.goals import Goal
 from rl_scaling_callback.analysis.returns import lasting
 from rl_scaling_callback.analysis.runs import Study
 from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.report.columns import TO_RETURN
 from rl_scaling_callback.report.decisions import reason_text
 from rl_scaling_callback.report.json_form import to_json
 from rl_scaling_callback.report.report import make_report, render_page
@@ -130,8 +131,11 @@ def test_repeats_give_an_interval_for_a_repeat():
 
 
 def test_repeats_of_which_one_never_gets_there_have_no_time():
-    runs = (curve("1r1e", MONOTONE), curve("4r1e", MONOTONE), curve("4r1e", [50.0] * 20))
+    baseline = [curve("1r1e", MONOTONE, seconds) for seconds in (1.0, 1.2)]
+    runs = (*baseline, curve("4r1e", MONOTONE), curve("4r1e", [50.0] * 20))
     assert math.isnan(compared(*runs, target=100.0)["4r×1e"][1])
+    _, four = make_report(report_of(*runs).experiment, target_return=100).studies[0].configurations
+    assert [column.cell(four) for column in TO_RETURN] == ["–", "–", "–"]
 
 
 def test_long_runs_are_thinned_but_every_dip_counts():
