@@ -275,8 +275,8 @@ def sweep(
     sweep reports its measurements so far.
     """
     try:
+        from rl_scaling_callback.core.probing import ProbeError
         from rl_scaling_callback.report.progress import following
-        from rl_scaling_callback.rllib.prober import ProbeError
         from rl_scaling_callback.sweeping.cluster import connect
         from rl_scaling_callback.sweeping.config_file import load_config, write_config
         from rl_scaling_callback.sweeping.sweep import sweep as run_sweep

@@ -21,9 +21,7 @@ from ray.rllib.algorithms.dqn.dqn import calculate_rr_weights
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from rl_scaling_callback.core import checks
-from rl_scaling_callback.core.probing import Probe
-from rl_scaling_callback.core.probing import ProbeError as ProbeError
-from rl_scaling_callback.core.probing import ProbeTimeoutError as ProbeTimeoutError
+from rl_scaling_callback.core.probing import Probe, ProbeError, ProbeTimeoutError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.rllib import configs, hooks, results, twins
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Final
 
 from rl_scaling_callback.analysis.configurations import MAX_ERROR, SINGLE
 from rl_scaling_callback.core.estimates import Estimate, trimmed_mean
+from rl_scaling_callback.core.probing import ProbeError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.text import counted
 from rl_scaling_callback.report.progress import ProgressView
-from rl_scaling_callback.rllib.prober import ProbeError
 from rl_scaling_callback.sweeping import cluster
 from rl_scaling_callback.sweeping.host import Host
 from rl_scaling_callback.sweeping.outcome import Swept, Work, experiment_of, view

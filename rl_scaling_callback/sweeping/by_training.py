@@ -18,12 +18,12 @@ import numpy as np
 from rl_scaling_callback.analysis.choice import choose
 from rl_scaling_callback.analysis.configurations import SINGLE, pooled
 from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.probing import ProbeError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady, SteadyRule, SteadyWindow
 from rl_scaling_callback.core.text import counted
 from rl_scaling_callback.report.progress import ProgressView
 from rl_scaling_callback.rllib.configs import evaluates
-from rl_scaling_callback.rllib.prober import ProbeError
 from rl_scaling_callback.sweeping import cluster
 from rl_scaling_callback.sweeping.host import Host
 from rl_scaling_callback.sweeping.outcome import Swept, Work, experiment_of, view

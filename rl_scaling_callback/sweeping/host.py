@@ -18,11 +18,11 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rl_scaling_callback.callback import ScalingCallback
 from rl_scaling_callback.core.attribution import RECORDED
-from rl_scaling_callback.core.probing import Probe
+from rl_scaling_callback.core.probing import Probe, ProbeError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.rllib import hardware, prober
 from rl_scaling_callback.rllib.configs import is_asynchronous, is_new_stack, read_scale, steps_before_learning
-from rl_scaling_callback.rllib.prober import ProbeError, Prober
+from rl_scaling_callback.rllib.prober import Prober
 from rl_scaling_callback.rllib.results import MEASURED_KEYS, read_injected, read_measured
 from rl_scaling_callback.rllib.switch import Switch
 from rl_scaling_callback.sweeping import cluster

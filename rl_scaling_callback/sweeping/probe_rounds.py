@@ -17,9 +17,8 @@ from scipy.optimize import nnls
 from rl_scaling_callback.analysis.configurations import SINGLE
 from rl_scaling_callback.core.estimates import Array, trimmed_mean
 from rl_scaling_callback.core.formulas import NAN
-from rl_scaling_callback.core.probing import DISAGREE, Probe
+from rl_scaling_callback.core.probing import DISAGREE, Probe, ProbeError
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.rllib.prober import ProbeError
 from rl_scaling_callback.sweeping.host import REST, Host, TrainedIteration
 from rl_scaling_callback.sweeping.race import Outcome, Race
 

@@ -11,10 +11,10 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from rl_scaling_callback.analysis.goals import Goal
 from rl_scaling_callback.core.checks import at_least, positive
+from rl_scaling_callback.core.probing import ProbeError
 from rl_scaling_callback.core.text import counted
 from rl_scaling_callback.rllib import hardware
 from rl_scaling_callback.rllib.configs import is_asynchronous, is_new_stack
-from rl_scaling_callback.rllib.prober import ProbeError
 from rl_scaling_callback.storage import absolute, shown, write
 from rl_scaling_callback.sweeping import cluster
 from rl_scaling_callback.sweeping.by_probes import sweep_by_probes

@@ -36,9 +36,10 @@ from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.utils.replay_buffers.prioritized_episode_buffer import PrioritizedEpisodeReplayBuffer
 from ray.tune.utils import flatten_dict
 
+from rl_scaling_callback.core.probing import ProbeError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.rllib import prober as prober_module
-from rl_scaling_callback.rllib.prober import ProbeError, Prober
+from rl_scaling_callback.rllib.prober import Prober
 from rl_scaling_callback.rllib.switch import Switch
 
 pytestmark = pytest.mark.usefixtures("cluster")

@@ -10,9 +10,10 @@ pytest.importorskip("ray.rllib", reason="needs Ray")
 import ray
 from ray.rllib.algorithms.ppo import PPOConfig
 
+from rl_scaling_callback.core.probing import ProbeError, ProbeTimeoutError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.rllib import prober
-from rl_scaling_callback.rllib.prober import ProbeError, Prober, ProbeTimeoutError
+from rl_scaling_callback.rllib.prober import Prober
 
 
 class Group:

@@ -13,10 +13,10 @@ pytest.importorskip("ray.rllib", reason="needs Ray")
 from ray.rllib.algorithms.ppo import PPOConfig
 
 from rl_scaling_callback import ScalingCallback, callback
+from rl_scaling_callback.core.probing import ProbeError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.trial import Trial
 from rl_scaling_callback.rllib import twins
-from rl_scaling_callback.rllib.prober import ProbeError
 from tests.builders import WORKLOAD
 
 

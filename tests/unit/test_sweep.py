@@ -14,12 +14,11 @@ pytest.importorskip("ray.rllib", reason="needs Ray")
 
 from rl_scaling_callback.analysis.configurations import SINGLE
 from rl_scaling_callback.analysis.goals import GOALS, Goal
-from rl_scaling_callback.core.probing import Probe
+from rl_scaling_callback.core.probing import Probe, ProbeError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.report import make_report
 from rl_scaling_callback.report.progress import following
 from rl_scaling_callback.rllib.hardware import this_host
-from rl_scaling_callback.rllib.prober import ProbeError
 from rl_scaling_callback.sweeping import by_probes, by_training
 from rl_scaling_callback.sweeping.host import TrainedIteration
 from rl_scaling_callback.sweeping.probe_rounds import FEWEST_ITERATIONS, ProbeRounds
