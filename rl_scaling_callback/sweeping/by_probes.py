@@ -8,23 +8,25 @@ probed any more. As long as doubling the envs pays off, more envs are tried.
 from __future__ import annotations
 
 import math
+import random
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Final
 
 from rl_scaling_callback.analysis.configurations import MAX_ERROR, SINGLE
+from rl_scaling_callback.analysis.probe_rounds import FEWEST_ITERATIONS, ProbeRounds, UnlikeTrainingError, is_within
+from rl_scaling_callback.analysis.race import FEWEST_ROUNDS, Grid, Outcome, Race
 from rl_scaling_callback.core.estimates import Estimate, trimmed_mean
-from rl_scaling_callback.core.probing import ProbeError
+from rl_scaling_callback.core.probing import Probe, ProbeError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.text import counted
 from rl_scaling_callback.report.progress import ProgressView
 from rl_scaling_callback.sweeping import cluster
 from rl_scaling_callback.sweeping.host import Host
 from rl_scaling_callback.sweeping.outcome import Swept, Work, experiment_of, view
-from rl_scaling_callback.sweeping.probe_rounds import FEWEST_ITERATIONS, ProbeRounds, UnlikeTrainingError, measure
-from rl_scaling_callback.sweeping.race import FEWEST_ROUNDS, Grid, Outcome, Race
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -44,6 +46,8 @@ _PRECISE: Final = 0.1
 of ln(speedup) is below 0.1. From five on, outliers are trimmed."""
 _NAMED: Final = 5
 """Rivals named in a message."""
+_TRAINED_SHARE: Final = 0.5
+"""Time of the training iterations per time of the probes. A few iterations suffice for what doesn't depend on sampling."""
 _FIRST_ENVS: Final = 2
 """Numbers of envs to start with if the grid may grow."""
 
@@ -240,3 +244,58 @@ def _comparison(speedup: float, error: float, confirmed: Estimate) -> str:
     trained = f"{math.exp(confirmed.mean):.2f}× ± {100 * math.expm1(confirmed.half_width):.0f} %"
     differ = "; they differ by more than their errors" if apart > noise else ""
     return f"training iterations: {trained} (probes: {speedup:.2f}×){differ}"
+
+
+def measure(rounds: ProbeRounds, host: Host, race: Race) -> None:
+    """Run a round of probes, then some training iterations, so that both see the machine at the same speed.
+
+    Every configuration is probed before it is trained: a probe survives a failing env and reports the error; training doesn't.
+
+    Args:
+        rounds: the measurements so far; the new ones are added.
+        host: the Algorithm's process.
+        race: the rules; the choice so far is trained as often as the reference, which confirms its speedup.
+
+    Raises:
+        ProbeError: the reference can't be probed, or probes don't reproduce training.
+    """
+    started, number, found = time.perf_counter(), len(rounds.probes), {}
+    running = rounds.running
+    # The first round creates the envs, in all env runners at once; the configurations most likely to fail come last.
+    order = random.sample(running, len(running)) if number else sorted(running, key=_in_order_of_creation)
+    for scale in order:
+        if scale in rounds.failed:
+            continue
+        probe = host.probe(scale, number)
+        if isinstance(probe, Probe):
+            found[scale] = probe
+        elif scale == SINGLE:
+            raise ProbeError(probe)
+        else:
+            rounds.failed[scale] = probe
+            if host.recover():
+                # It killed env runners, and larger configurations would as well.
+                untried = [each for each in rounds.scales if each not in found and each not in rounds.failed]
+                rounds.failed |= {each: f"not tried after {scale}: {probe}" for each in untried if is_within(scale, each)}
+    rounds.probes.append(found)
+    rounds.probed_s += time.perf_counter() - started
+    while len(rounds.iterations) < FEWEST_ITERATIONS or rounds.trained_s < _TRAINED_SHARE * rounds.probed_s:
+        rounds.trained(host.train(_next_to_train(rounds, race)))
+    rounds.check()
+
+
+def _next_to_train(rounds: ProbeRounds, race: Race) -> Scale:
+    """Return a configuration to learn the update's time from, the reference, and the choice so far, in turn."""
+    others = [scale for scale in rounds.running if scale != SINGLE]
+    turn = len(rounds.iterations) % 3
+    if turn == 1 or not others:
+        return SINGLE
+    if turn == 2 and (choice := rounds.judge(race).choice) in others:
+        return choice
+    times = Counter(each.scale for each in rounds.iterations)
+    # Configurations with the most envs are fastest and most informative about the learner's cost per env.
+    return min(others, key=lambda scale: (times[scale], -scale.parallelism))
+
+
+def _in_order_of_creation(scale: Scale) -> tuple[int, int]:
+    return scale.num_envs_per_env_runner, -scale.num_env_runners

@@ -17,6 +17,8 @@ import numpy as np
 
 from rl_scaling_callback.analysis.choice import choose
 from rl_scaling_callback.analysis.configurations import SINGLE, pooled
+from rl_scaling_callback.analysis.probe_rounds import is_within
+from rl_scaling_callback.analysis.race import Grid, Outcome, Race
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.probing import ProbeError
 from rl_scaling_callback.core.scale import Scale
@@ -27,8 +29,6 @@ from rl_scaling_callback.rllib.configs import evaluates
 from rl_scaling_callback.sweeping import cluster
 from rl_scaling_callback.sweeping.host import Host
 from rl_scaling_callback.sweeping.outcome import Swept, Work, experiment_of, view
-from rl_scaling_callback.sweeping.probe_rounds import is_within
-from rl_scaling_callback.sweeping.race import Grid, Outcome, Race
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig

@@ -6,9 +6,8 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Final
 
 import ray
@@ -16,6 +15,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.util.placement_group import remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from rl_scaling_callback.analysis.probe_rounds import TrainedIteration
 from rl_scaling_callback.callback import ScalingCallback
 from rl_scaling_callback.core.attribution import RECORDED
 from rl_scaling_callback.core.probing import Probe, ProbeError
@@ -45,32 +45,6 @@ _LONGEST_MINIMUM_S: Final = 2.0
 IMPALA is 10 s. Two seconds contain many samples and updates."""
 _LONGEST_SILENCE_S: Final = 600.0
 """A training iteration that takes longer counts as hung, unless probes have shown that the configuration works."""
-
-
-REST: Final = ("learn", "sync", "other")
-"""The phases of an iteration other than sampling and evaluation."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainedIteration:
-    """Measurements of one training iteration.
-
-    Attributes:
-        scale: the scale it ran at.
-        env_steps: its env steps.
-        seconds: its duration without evaluation.
-        parts: seconds of each of `attribution.RECORDED`; NaN if unknown. Also of `all_resets`; 0 without probes.
-    """
-
-    scale: Scale
-    env_steps: float
-    seconds: float
-    parts: Mapping[str, float]
-
-    @property
-    def rest_s(self) -> float:
-        """Seconds other than sampling; NaN if unknown."""
-        return sum(self.parts[phase] for phase in REST)
 
 
 class _Host:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ray
 
+from rl_scaling_callback.analysis.race import Outcome
 from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Run, Study
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
 from rl_scaling_callback.report.progress import ProgressView, Row
 from rl_scaling_callback.rllib.configs import is_asynchronous, iterations_are_timed, steps_in_turn
 from rl_scaling_callback.rllib.hardware import Host as Machine
-from rl_scaling_callback.sweeping.race import Outcome
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig

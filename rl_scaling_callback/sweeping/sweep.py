@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from rl_scaling_callback.analysis.goals import Goal
+from rl_scaling_callback.analysis.race import Grid, Race
 from rl_scaling_callback.core.checks import at_least, positive
 from rl_scaling_callback.core.probing import ProbeError
 from rl_scaling_callback.core.text import counted
@@ -19,7 +20,6 @@ from rl_scaling_callback.storage import absolute, shown, write
 from rl_scaling_callback.sweeping import cluster
 from rl_scaling_callback.sweeping.by_probes import sweep_by_probes
 from rl_scaling_callback.sweeping.by_training import sweep_by_training
-from rl_scaling_callback.sweeping.race import Grid, Race
 
 if TYPE_CHECKING:
     from rl_scaling_callback.report import Report

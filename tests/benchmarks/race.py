@@ -18,8 +18,8 @@ from judge import regret
 
 from rl_scaling_callback.analysis.choice import INDIFFERENCE
 from rl_scaling_callback.analysis.goals import GOALS, Goal
+from rl_scaling_callback.analysis.race import Grid, Outcome, Race
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.sweeping.race import Grid, Outcome, Race
 
 GROWING = Grid((1, 2, 4, 8), (1, 2, 4, 8, 16))
 PROBE, TICK = 0.05, 0.05

@@ -21,13 +21,13 @@ from ray.tune.registry import ENV_CREATOR, _global_registry
 from tuning import costly
 
 from rl_scaling_callback import Goal, ScalingCallback, sweep
+from rl_scaling_callback.analysis.race import Grid
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.sweeping import cluster as clusters
 from rl_scaling_callback.sweeping import host as hosts
 from rl_scaling_callback.sweeping.cluster import at_scale, cpus_for, cpus_of, reserve
 from rl_scaling_callback.sweeping.config_file import load_config
 from rl_scaling_callback.sweeping.host import Host
-from rl_scaling_callback.sweeping.race import Grid
 from rl_scaling_callback.sweeping.sweep import grid_of
 
 pytestmark = pytest.mark.usefixtures("cluster")

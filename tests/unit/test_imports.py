@@ -20,7 +20,6 @@ NEED_RAY = {
     "sweeping.cluster",
     "sweeping.host",
     "sweeping.outcome",
-    "sweeping.probe_rounds",
     "sweeping.sweep",
 }
 MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py")}
@@ -62,7 +61,7 @@ BELOW = {
     "analysis": {"core"},
     "rllib": {"core"},
     "baseline": {"core", "storage"},
-    "live": {"core", "baseline", "rllib"},
+    "live": {"core", "analysis", "baseline", "rllib"},
     "experiments": {"core", "storage", "analysis", "baseline", "rllib"},
     "report": {"core", "analysis", "experiments"},
     # Its Algorithms use the callback as any others do.

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from rl_scaling_callback.analysis.goals import GOALS, Goal
+from rl_scaling_callback.analysis.race import Grid, Race
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.sweeping.race import Grid, Race
 
 SINGLE = Scale(1, 1)
 GRID = tuple(Scale(r, e) for r in (1, 2, 4) for e in (1, 2, 4, 8))

@@ -14,6 +14,8 @@ pytest.importorskip("ray.rllib", reason="needs Ray")
 
 from rl_scaling_callback.analysis.configurations import SINGLE
 from rl_scaling_callback.analysis.goals import GOALS, Goal
+from rl_scaling_callback.analysis.probe_rounds import FEWEST_ITERATIONS, ProbeRounds
+from rl_scaling_callback.analysis.race import Grid, Race
 from rl_scaling_callback.core.probing import Probe, ProbeError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.report import make_report
@@ -21,8 +23,6 @@ from rl_scaling_callback.report.progress import following
 from rl_scaling_callback.rllib.hardware import this_host
 from rl_scaling_callback.sweeping import by_probes, by_training
 from rl_scaling_callback.sweeping.host import TrainedIteration
-from rl_scaling_callback.sweeping.probe_rounds import FEWEST_ITERATIONS, ProbeRounds
-from rl_scaling_callback.sweeping.race import Grid, Race
 from rl_scaling_callback.sweeping.sweep import sweep
 
 CONFIG = SimpleNamespace(algo_class=SimpleNamespace(__name__="PPO"), env="Env")

@@ -1,11 +1,8 @@
-"""The rounds of a sweep by probes: what they measured, and how a round is run."""
+"""What rounds of probes and the training iterations between them have measured."""
 
 from __future__ import annotations
 
 import math
-import random
-import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, median
@@ -15,19 +12,41 @@ import numpy as np
 from scipy.optimize import nnls
 
 from rl_scaling_callback.analysis.configurations import SINGLE
+from rl_scaling_callback.analysis.race import Outcome, Race
 from rl_scaling_callback.core.estimates import Array, trimmed_mean
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.probing import DISAGREE, Probe, ProbeError
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.sweeping.host import REST, Host, TrainedIteration
-from rl_scaling_callback.sweeping.race import Outcome, Race
 
 _COEFFICIENTS: Final = 3
 """Coefficients of the time of a learner update: a + b·r + c·N."""
 FEWEST_ITERATIONS: Final = _COEFFICIENTS + 1
 """With fewer training iterations, their residuals are 0 and say nothing about the error."""
-_TRAINED_SHARE: Final = 0.5
-"""Time of the training iterations per time of the probes. A few iterations suffice for what doesn't depend on sampling."""
+
+REST: Final = ("learn", "sync", "other")
+"""The phases of an iteration other than sampling and evaluation."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedIteration:
+    """Measurements of one training iteration.
+
+    Attributes:
+        scale: the scale it ran at.
+        env_steps: its env steps.
+        seconds: its duration without evaluation.
+        parts: seconds of each of `attribution.RECORDED`; NaN if unknown. Also of `all_resets`; 0 without probes.
+    """
+
+    scale: Scale
+    env_steps: float
+    seconds: float
+    parts: Mapping[str, float]
+
+    @property
+    def rest_s(self) -> float:
+        """Seconds other than sampling; NaN if unknown."""
+        return sum(self.parts[phase] for phase in REST)
 
 
 class UnlikeTrainingError(ProbeError):
@@ -179,61 +198,6 @@ def _terms(scales: Sequence[Scale]) -> Array:
     return np.array([[1.0, scale.num_env_runners, scale.parallelism] for scale in scales])
 
 
-def measure(rounds: ProbeRounds, host: Host, race: Race) -> None:
-    """Run a round of probes, then some training iterations, so that both see the machine at the same speed.
-
-    Every configuration is probed before it is trained: a probe survives a failing env and reports the error; training doesn't.
-
-    Args:
-        rounds: the measurements so far; the new ones are added.
-        host: the Algorithm's process.
-        race: the rules; the choice so far is trained as often as the reference, which confirms its speedup.
-
-    Raises:
-        ProbeError: the reference can't be probed, or probes don't reproduce training.
-    """
-    started, number, found = time.perf_counter(), len(rounds.probes), {}
-    running = rounds.running
-    # The first round creates the envs, in all env runners at once; the configurations most likely to fail come last.
-    order = random.sample(running, len(running)) if number else sorted(running, key=_in_order_of_creation)
-    for scale in order:
-        if scale in rounds.failed:
-            continue
-        probe = host.probe(scale, number)
-        if isinstance(probe, Probe):
-            found[scale] = probe
-        elif scale == SINGLE:
-            raise ProbeError(probe)
-        else:
-            rounds.failed[scale] = probe
-            if host.recover():
-                # It killed env runners, and larger configurations would as well.
-                untried = [each for each in rounds.scales if each not in found and each not in rounds.failed]
-                rounds.failed |= {each: f"not tried after {scale}: {probe}" for each in untried if is_within(scale, each)}
-    rounds.probes.append(found)
-    rounds.probed_s += time.perf_counter() - started
-    while len(rounds.iterations) < FEWEST_ITERATIONS or rounds.trained_s < _TRAINED_SHARE * rounds.probed_s:
-        rounds.trained(host.train(_next_to_train(rounds, race)))
-    rounds.check()
-
-
-def _next_to_train(rounds: ProbeRounds, race: Race) -> Scale:
-    """Return a configuration to learn the update's time from, the reference, and the choice so far, in turn."""
-    others = [scale for scale in rounds.running if scale != SINGLE]
-    turn = len(rounds.iterations) % 3
-    if turn == 1 or not others:
-        return SINGLE
-    if turn == 2 and (choice := rounds.judge(race).choice) in others:
-        return choice
-    times = Counter(each.scale for each in rounds.iterations)
-    # Configurations with the most envs are fastest and most informative about the learner's cost per env.
-    return min(others, key=lambda scale: (times[scale], -scale.parallelism))
-
-
 def is_within(scale: Scale, larger: Scale) -> bool:
     """Return whether a scale has at most as many env runners, and as many envs for each, as another one."""
     return scale.num_env_runners <= larger.num_env_runners and scale.num_envs_per_env_runner <= larger.num_envs_per_env_runner
-
-
-def _in_order_of_creation(scale: Scale) -> tuple[int, int]:
-    return scale.num_envs_per_env_runner, -scale.num_env_runners
