@@ -18,7 +18,7 @@ from rl_scaling_callback.analysis.noise import SWEPT, USUAL, Noise, variance_of
 from rl_scaling_callback.analysis.returns import INCOMPARABLE, TimeToReturn, times_to_return
 from rl_scaling_callback.analysis.runs import Run, Study
 from rl_scaling_callback.core import formulas
-from rl_scaling_callback.core.attribution import LearnerLimits, TimeBreakdown, diagnosis, losses
+from rl_scaling_callback.core.attribution import LearnerLimits, TimeBreakdown, diagnosis, gains, losses
 from rl_scaling_callback.core.comparison import same_steps
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
@@ -45,6 +45,7 @@ class Configuration(Candidate):
         core_efficiency: speedup / min(runners, cores) × 100 [%].
         sps_per_cpu: [steps/s].
         losses: percentage points of lost efficiency by cause (see `attribution.CAUSES`); empty if unknown.
+        gains: how many times as fast it would be without each cause that is worth removing (see `attribution.gains`).
         losses_estimated: True if stepping and contention can't be separated.
         diagnosis: the largest loss and a remedy, in one line; "" if unknown.
         cpu_utilisation: [%]; NaN if unknown.
@@ -62,6 +63,7 @@ class Configuration(Candidate):
     core_efficiency: float
     sps_per_cpu: float
     losses: Mapping[str, float] = field(default_factory=dict)
+    gains: Mapping[str, float] = field(default_factory=dict)
     losses_estimated: bool = False
     diagnosis: str = ""
     cpu_utilisation: float = NAN
@@ -209,6 +211,7 @@ def _configuration(
         if study.exclusive_phases or study.waits_are_known:
             lost, estimated = _losses(cell, cells, baseline)
     efficiency = formulas.efficiency(speedup, scale.parallelism / unit)
+    limits = LearnerLimits.of_window(steady.parts, steady.seconds)
     cpus = formulas.mean_of_known(run.cpus for run in runs)
     cpus = 1.0 + scale.num_env_runners if math.isnan(cpus) else cpus
     made = Configuration(
@@ -230,8 +233,9 @@ def _configuration(
         sps_per_cpu=formulas.ratio(steady.sps, cpus),
         cpus=cpus,
         losses=lost,
+        gains=gains(lost, limits),
         losses_estimated=estimated,
-        diagnosis=diagnosis(lost, LearnerLimits.of_window(steady.parts, steady.seconds), steps_in_turn=study.steps_in_turn),
+        diagnosis=diagnosis(lost, limits, steps_in_turn=study.steps_in_turn),
         cpu_utilisation=formulas.mean_of_known(run.cpu_utilisation for run in runs),
         ram_utilisation=max((run.ram_utilisation for run in runs if not math.isnan(run.ram_utilisation)), default=NAN),
         disturbed=any(run.exclusive == 0 or run.others > NOTABLE_CORES for run in (*runs, *(baseline.runs if baseline else ()))),

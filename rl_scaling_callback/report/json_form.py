@@ -82,6 +82,7 @@ def _configuration_json(configuration: Configuration, columns: Iterable[Column])
             row[f"{column.name}_error"] = column.error(configuration)
     row["from_repeats"] = configuration.noise.from_repeats
     row["losses"] = configuration.losses
+    row["gains"] = configuration.gains
     row["runs"] = [run.name for run in configuration.runs]
     return row
 

@@ -6,10 +6,12 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
+from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.analysis.laws import FEWEST, LARGEST_ERROR, Laws, Prediction
 from rl_scaling_callback.analysis.noise import USUAL_STD, Noise
 from rl_scaling_callback.analysis.recommendation import ranking
 from rl_scaling_callback.analysis.runs import LeftOut, Study
+from rl_scaling_callback.core.attribution import MIN_LOSS
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.text import UNKNOWN, counted, joined, listed, percent, printable, rounded, with_interval
 from rl_scaling_callback.report.decisions import bottleneck_text, choice_text, goal_text, reason_text, runner_up_text
@@ -35,11 +37,23 @@ def sections(study: StudyReport) -> tuple[Section, ...]:
     """Return the sections behind the decision, in order."""
     found = (
         Section("Notes", [*notes(study)]),
+        Section("Losses by cause, and how many times as fast without it", [*map(_lost, study.configurations)]),
         Section("Checklist", [f"{_MARKS[c.verdict]} {c.stage}: {c.question} {c.evidence}" for c in study.checklist]),
         Section("Scaling laws", [*law_lines(study.laws), *map(_prediction, study.predictions())]),
         Section("Runs", [*(f"{name}: {text}" for name, text in study.study.facts.items()), *_runs(study.study)]),
     )
-    return tuple(Section(each.title, [printable(line) for line in each.lines]) for each in found if each.lines)
+    written = (Section(each.title, [printable(line) for line in each.lines if line]) for each in found)
+    return tuple(section for section in written if section.lines)
+
+
+def _lost(configuration: Configuration) -> str:
+    """Return what each cause of lost efficiency costs, the largest first; "" if nothing is lost or the causes are unknown."""
+    gains = {cause: f" ({rounded(factor, 2, '×')})" for cause, factor in configuration.gains.items()}
+    largest = sorted(configuration.losses.items(), key=lambda item: -item[1])
+    costs = [
+        f"{cause.replace('_', ' ')} {points:.0f}{gains.get(cause, '')}" for cause, points in largest if abs(points) >= MIN_LOSS
+    ]
+    return f"{configuration.scale}, {configuration.loss:.0f} points: {', '.join(costs)}" if costs else ""
 
 
 def reasons(study: StudyReport) -> list[str]:

@@ -11,7 +11,9 @@ from rl_scaling_callback.core.attribution import (
     LearnerLimits,
     TimeBreakdown,
     diagnosis,
+    gains,
     losses,
+    speed_without,
     typical_and_longest,
 )
 from rl_scaling_callback.core.scale import Scale
@@ -80,6 +82,26 @@ def test_stepping_and_contention_are_told_apart_by_a_single_runner_with_as_many_
     assert losses(scale, 1000, TimeBreakdown(**IDEAL), BASELINE, single)[1] == estimated
 
 
+def test_speed_without_a_cause_is_that_of_an_iteration_without_the_seconds_it_loses():
+    spent = {"sample": 3.5, "learn": 1.375, "sync": 0.1, "evaluate": 0.5, "other": 0.2, "busy": 2.0, "longest": 2.5}
+    found, total = losses(Scale(4, 1), 1000, TimeBreakdown(**spent), BASELINE)[0], 5.675
+    lost_s = {"learn": 1.375 - 1.5 / 4, "sync": 0.1 - 0.3 / 4, "evaluate": 0.5, "other": 0.2 - 0.2 / 4, "straggler": 0.5}
+    for cause, seconds in lost_s.items():
+        assert speed_without(found[cause]) == pytest.approx(total / (total - seconds))
+    assert gains(found) == {cause: speed_without(found[cause]) for cause in ("transfer", "straggler", "learn", "evaluate")}
+
+
+def test_causes_that_cost_little_or_nothing_gain_nothing():
+    assert gains({"learn": 4.7, "sync": -20.0, "other": math.nan, "transfer": 100.0, "contention": 4.8}) == {
+        "contention": pytest.approx(1 / 0.952)
+    }
+
+
+def test_busy_learner_limits_what_other_causes_gain():
+    busy = LearnerLimits.of_window({LEARNER: 8.0, "learn": 4.5}, 10.0)
+    assert gains({"learn": 40.0, "transfer": 40.0}, busy) == {"learn": pytest.approx(1 / 0.6), "transfer": 1.25}
+
+
 def test_negative_shares_are_kept():
     assert lost(sample=1.5, busy=1.375, longest=1.375)[0]["contention"] < 0
 
@@ -97,7 +119,7 @@ def test_remaining_time_is_other():
 
 def test_diagnosis_names_the_largest_cause():
     lost = dict.fromkeys(CAUSES, 0.0) | {"learn": 61.0, "transfer": 5.0}
-    assert diagnosis(lost).startswith("learn: 61 of 66 lost points; ")
+    assert diagnosis(lost).startswith("learn: 61 of 66 lost points (2.56× as fast without it); ")
     assert diagnosis(dict.fromkeys(CAUSES, 0.01)) == ""
     assert diagnosis(dict.fromkeys(CAUSES, 0.0) | {"sync": 0.6}).startswith("sync: 1 of 1 lost points; ")
     assert diagnosis(lost | {"sync": math.nan}) == ""
@@ -136,5 +158,5 @@ def test_vectorised_envs_are_not_advised_to_vectorise():
     lost = dict.fromkeys(CAUSES, 0.0) | {"serial_stepping": 40.0}
     assert "vectorise" in diagnosis(lost)
     line = diagnosis(lost, steps_in_turn=False)
-    assert line.startswith("serial stepping: 40 of 40 lost points; ")
+    assert line.startswith("serial stepping: 40 of 40 lost points (1.67× as fast without it); ")
     assert "vectorise" not in line
