@@ -99,16 +99,7 @@ class TimeBreakdown(NamedTuple):
     @property
     def parts(self) -> dict[str, float]:
         """Seconds by name, without evaluation, which steady figures exclude."""
-        return {
-            "sample": self.sample,
-            "learn": self.learn,
-            "sync": self.sync,
-            "other": self.other,
-            "busy": self.busy,
-            "longest": self.longest,
-            "reset": self.reset,
-            "all_resets": self.all_resets,
-        }
+        return {name: seconds for name, seconds in self._asdict().items() if name != "evaluate"}
 
     @property
     def total(self) -> float:

@@ -110,8 +110,8 @@ def test_learning_is_compared_at_equal_env_steps(ours, verdict):
 @pytest.mark.parametrize(
     ("factor", "evidence"),
     [
-        (100.0, "Mean return 18,000, 1r×1e: 18,000, spread 2,236, "),
-        (-0.001, "Mean return -0.180, 1r×1e: -0.180, spread 0.022, "),
+        (100.0, "Mean return 18,000, 1r×1e: 18,000, spread 2,240, "),
+        (-0.001, "Mean return -0.180, 1r×1e: -0.180, spread 0.0224, "),
         (0.0, "Mean return 0, 1r×1e: 0, spread 0, "),
     ],
 )

@@ -74,7 +74,7 @@ def test_ties_are_explained():
     rows = by_speedup(error=4.2, **{"1r1e": 1.0, "4r2e": 4.87, "8r1e": 5.0, "8r2e": 5.05})
     found = recommend(rows, GOALS["fastest"])
     assert "4r×2e, 8r×1e and 8r×2e are the fastest, about equal; 4r×2e needs the fewest CPUs" in reason_text(found)
-    assert runner_up_text(found) == "8r×1e is as fast within noise and needs 4 more CPUs."
+    assert runner_up_text(found) == "8r×1e: 5.00× (4.80 to 5.21), efficiency 62.5 %, 9 CPUs, as fast within noise"
 
 
 def test_code_is_python():

@@ -1,4 +1,4 @@
-"""The report as text, JSON and TensorBoard curve."""
+"""The report as text and JSON."""
 
 import io
 import json
@@ -14,7 +14,7 @@ from rich.console import Console
 from rl_scaling_callback.analysis.goals import GOALS
 from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Run, Study
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.report import make_report, print_report, render_page, to_json, write_curve
+from rl_scaling_callback.report import make_report, print_report, render_page, to_json
 from rl_scaling_callback.report.columns import COLUMNS
 from rl_scaling_callback.report.decisions import code_text
 from tests import golden
@@ -53,20 +53,6 @@ def test_default_report_fits_a_screen_and_ends_with_the_decision(report):
     assert lines[-1] == "Use 4r×1e: 2.71×, 67.7 %. Goal balanced: met."
     assert lines[-2] == code_text(report.studies[0].recommendation)
     assert not any("law" in line or "Is the" in line for line in lines)
-
-
-def test_large_grid_shows_the_relevant_rows():
-    grid = [(r, e) for r in (1, 2, 4, 6, 8, 12) for e in (1, 2, 3, 4, 6, 8, 12, 16)]
-    report = report_of(*(run(f"{r}r{e}e", [1 / r + 0.3 / e, 1.02 / r + 0.3 / e]) for r, e in grid))
-    study = report.studies[0]
-    lines = printed(report, 80).rstrip().splitlines()
-    assert len(lines) <= 40
-    rows = [line.split()[0] for line in lines if re.match(r" \d+r×\d+e ", line)]
-    assert {"1r×1e", str(study.recommendation.choice.scale), str(study.recommendation.runner_up.scale)} <= {*rows}
-    assert f"{len(grid) - len(rows)} more configurations (--verbose shows them)" in lines
-    everything = printed(report, 80, verbose=True)
-    assert all(re.search(rf"^ {c.scale} ", everything, re.MULTILINE) for c in study.configurations)
-    assert max(map(len, everything.splitlines())) <= 80
 
 
 def test_requested_goal_comes_first(report):
@@ -118,13 +104,6 @@ def test_figures_relative_to_the_smallest_scale_are_headed_so():
     assert sentence in render_page(report)
     assert json.loads(to_json(report))["studies"][0]["remarks"] == [sentence]
     assert report_of(run("1r1e", [1.0] * 5), run("4r1e", [0.6] * 5)).studies[0].remarks == ()
-
-
-def test_curve_relative_to_the_smallest_scale(tmp_path):
-    (study,) = report_of(run("2r1e", [1.0] * 5), run("4r1e", [0.625] * 5)).studies
-    curve = write_curve(study, tmp_path)
-    assert scalars(curve / "actual")["scaling_over_N/efficiency"] == {2: pytest.approx(100), 4: pytest.approx(80)}
-    assert scalars(curve / "ideal")["scaling_over_N/speedup"] == {2: pytest.approx(1), 4: pytest.approx(2)}
 
 
 def test_superlinear_efficiency_is_pointed_out_if_it_is_no_noise():
@@ -184,36 +163,10 @@ def test_text_from_runs_is_escaped():
     assert json.loads(to_json(report))["left_out"] == [{"name": HOSTILE, "reason": "[bold] :smile: {0}"}]
 
 
-def scalars(folder):
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    events = accumulator.EventAccumulator(str(folder))
-    events.Reload()
-    return {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
-
-
-def test_curve_is_the_best_speedup_at_each_n(report, tmp_path):
-    for _ in range(2):  # the second call replaces the first curve
-        curve = write_curve(report.studies[0], tmp_path)
-    actual, ideal = scalars(curve / "actual"), scalars(curve / "ideal")
-    best = {1: "1r×1e", 2: "2r×1e", 4: "4r×1e", 8: "8r×1e", 16: "8r×2e"}
-    by_scale = {str(c.scale): c for c in report.studies[0].configurations}
-    assert actual == {
-        "scaling_over_N/speedup": {n: pytest.approx(by_scale[scale].speedup) for n, scale in best.items()},
-        "scaling_over_N/efficiency": {n: pytest.approx(by_scale[scale].efficiency) for n, scale in best.items()},
-    }
-    assert ideal == {"scaling_over_N/speedup": {n: n for n in best}, "scaling_over_N/efficiency": dict.fromkeys(best, 100.0)}
-    assert len(list((curve / "actual").iterdir())) == 1
-
-
-def test_curve_at_a_uri_is_rejected(report):
-    with pytest.raises(ValueError, match=r"folder is 's3://bucket/results'; allowed are local folders"):
-        write_curve(report.studies[0], "s3://bucket/results")
-
-
 def test_heavy_imports_are_deferred():
     code = (
         "import sys, rl_scaling_callback.report as report; report.make_report; report.to_json\n"
-        "print([m for m in ('ray', 'torch', 'matplotlib', 'jinja2', 'rich', 'tensorboardX') if m in sys.modules])"
+        "print([m for m in ('ray', 'torch', 'matplotlib', 'jinja2', 'rich') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True)
     assert done.stdout.strip() == "[]"

@@ -19,7 +19,7 @@ from rl_scaling_callback.analysis.race import Grid, Race
 from rl_scaling_callback.core.probing import Probe, ProbeError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.report import make_report
-from rl_scaling_callback.report.progress import following
+from rl_scaling_callback.report.progress import progress_text
 from rl_scaling_callback.rllib.hardware import this_host
 from rl_scaling_callback.sweeping import by_probes, by_training
 from rl_scaling_callback.sweeping.host import TrainedIteration
@@ -337,12 +337,10 @@ def test_race_and_report_choose_alike(scripted, way, goal):
     assert (found.scale, found.speedup) == (row.scale, pytest.approx(row.speedup, rel=0.05))
 
 
-def test_progress_without_a_time_limit(scripted, capsys):
-    from rich.console import Console
-
-    with following(Console()) as follow:
-        train(progress=follow)
-    first, *_, last = capsys.readouterr().out.splitlines()
+def test_progress_without_a_time_limit(scripted):
+    views = []
+    train(progress=views.append)
+    first, *_, last = map(progress_text, views)
     assert first == "Round 1: 1r×1e leads, 1.00×; 1 of 1 configurations left"
     assert last.startswith("Round 3: 2r×4e leads, ")
 
