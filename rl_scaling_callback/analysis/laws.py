@@ -49,13 +49,7 @@ _MAX_WIDTH: Final = 20.0
 
 
 class Law(NamedTuple):
-    """A law.
-
-    Attributes:
-        name: what it describes.
-        formula: its formula as text, with one letter from a on for each coefficient.
-        terms: returns its terms for r and e.
-    """
+    """A law: what it describes, its formula with a letter from a on for each coefficient, and its terms as a function of r and e."""
 
     name: str
     formula: str
@@ -87,13 +81,7 @@ LAWS: Final = (
 
 
 class Measured(NamedTuple):
-    """A measured configuration.
-
-    Attributes:
-        scale: its scale.
-        sps: its throughput [steps/s].
-        error: half-width [%] of the 95 % interval for a repeated measurement; NaN if unknown.
-    """
+    """A throughput [steps/s] with the half-width [%] of its 95 % interval for a repeated measurement, NaN if unknown."""
 
     scale: Scale
     sps: float

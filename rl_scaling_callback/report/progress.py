@@ -11,14 +11,7 @@ from rl_scaling_callback.core.text import percent, rounded
 
 
 class Row(NamedTuple):
-    """A configuration in a sweep.
-
-    Attributes:
-        scale: the configuration.
-        speedup: speedup [×].
-        error: half-width of its 95 % interval [%].
-        state: "" while it is being measured; otherwise why it no longer is.
-    """
+    """A configuration in a sweep: speedup [×], half-width of its 95 % interval [%], and why it is no longer measured, if so."""
 
     scale: Scale
     speedup: float
@@ -27,14 +20,7 @@ class Row(NamedTuple):
 
 
 class ProgressView(NamedTuple):
-    """The state of a sweep.
-
-    Attributes:
-        rows: its configurations.
-        choice: the best one so far.
-        rounds: number of rounds so far.
-        seconds_left: maximum time left [s]; infinite without a limit.
-    """
+    """The state of a sweep: its configurations, the best one so far, the number of rounds, and the maximum time left [s]."""
 
     rows: Sequence[Row]
     choice: Scale
