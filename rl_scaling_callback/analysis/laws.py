@@ -49,7 +49,7 @@ _MAX_WIDTH: Final = 20.0
 
 
 class Law(NamedTuple):
-    """A law: what it describes, its formula with a letter from a on for each coefficient, and its terms as a function of r and e."""
+    """A law: what it describes, its formula with a letter from a on for each coefficient, and its terms as functions of r, e."""
 
     name: str
     formula: str
