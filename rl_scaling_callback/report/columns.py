@@ -45,26 +45,22 @@ class Column(NamedTuple):
 COLUMNS: Final = (
     Column("config", "config", "", lambda c: str(c.scale)),
     Column("parallelism", "N", "", lambda c: c.scale.parallelism, 0),
-    Column("seconds", "time", "s", lambda c: c.seconds, 6, spare=1),
+    Column("seconds", "time", "s", lambda c: c.seconds, 6, spare=2),
     Column("sps", "SPS", "steps/s", lambda c: c.sps, 2, lambda c: c.sps_error),
     Column("speedup", "speedup", "×", lambda c: c.speedup, 2, lambda c: NAN if c.is_baseline else c.speedup_error),
     Column("efficiency", "efficiency", "%", lambda c: c.efficiency, 1),
-    Column("loss", "loss", "% points", lambda c: c.loss, 1, spare=5),
+    Column("loss", "loss", "% points", lambda c: c.loss, 1, spare=6),
     Column("band", "band", "", lambda c: c.band or None),
-    Column("core_efficiency", "per core", "%", lambda c: c.core_efficiency, 1, spare=4),
-    Column("sps_per_cpu", "SPS per CPU", "steps/s", lambda c: c.sps_per_cpu, 0, spare=3),
-    Column("diagnosis", "main loss", "", lambda c: c.diagnosis or None, spare=2),
+    Column("core_efficiency", "per core", "%", lambda c: c.core_efficiency, 1, spare=5),
+    Column("sps_per_cpu", "SPS per CPU", "steps/s", lambda c: c.sps_per_cpu, 0, spare=4),
+    Column("diagnosis", "main loss", "", lambda c: c.diagnosis or None, spare=3),
+    Column("seconds_to_return", "to return", "s", lambda c: c.to_return.seconds, 6, lambda c: c.to_return.error, spare=2),
+    Column("steps_to_return", "steps to return", "", lambda c: c.to_return.env_steps, 0, spare=7),
+    Column("sooner", "sooner", "×", lambda c: c.sooner, 2, lambda c: NAN if c.is_baseline else c.to_return.sooner_error, spare=1),
 )
-"""The columns of every table, in display order."""
-
-TO_RETURN: Final = (
-    Column("seconds_to_return", "to return", "s", lambda c: c.to_return.seconds, 6, lambda c: c.to_return.error, spare=1),
-    Column("steps_to_return", "steps to return", "", lambda c: c.to_return.env_steps, 0, spare=6),
-    Column("sooner", "sooner", "×", lambda c: c.sooner, 2, lambda c: NAN if c.is_baseline else c.to_return.sooner_error),
-)
-"""Those of the time to return."""
+"""All columns, in display order."""
 
 
 def columns_of(configurations: Sequence[Configuration]) -> tuple[Column, ...]:
-    """Return the columns to show: those of the time to return only if one of the configurations gets there."""
-    return COLUMNS + (TO_RETURN if any(c.to_return.seconds > 0 for c in configurations) else ())
+    """Return the columns to show: those that can't be dropped, and those of which a value is known."""
+    return tuple(each for each in COLUMNS if not each.spare or any(each.cell(c) != UNKNOWN for c in configurations))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.analysis.laws import Laws, Prediction, axis_limit
 from rl_scaling_callback.analysis.recommendation import Recommendation
 from rl_scaling_callback.core.formulas import NAN, interval
-from rl_scaling_callback.report.columns import Column, columns_of
+from rl_scaling_callback.report.columns import COLUMNS
 from rl_scaling_callback.report.decisions import bottleneck_text, code_text, goal_text, reason_text, runner_up_text
 from rl_scaling_callback.report.report import Report
 from rl_scaling_callback.report.sections import law_lines, notes
@@ -32,13 +32,12 @@ def to_json(report: Report) -> str:
 
 
 def _study(study: StudyReport) -> dict[str, Any]:
-    columns = columns_of(study.configurations)
     return {
         "title": study.study.title,
         "remarks": study.remarks,
         "facts": study.study.facts,
         "target_return": study.to_return.target,
-        "configurations": [_configuration(c, columns) for c in study.configurations],
+        "configurations": [_configuration(c) for c in study.configurations],
         "recommendations": {name: _recommendation(each) for name, each in study.recommendations.items()},
         "laws": {**_laws(study.laws), "predictions": [_prediction(each) for each in study.predictions()]},
         "checklist": [each._asdict() for each in study.checklist],
@@ -46,9 +45,9 @@ def _study(study: StudyReport) -> dict[str, Any]:
     }
 
 
-def _configuration(c: Configuration, columns: Iterable[Column]) -> dict[str, Any]:
-    figures = {column.name: column.value(c) for column in columns}
-    errors = {f"{column.name}_error": column.error(c) for column in columns if column.error is not None}
+def _configuration(c: Configuration) -> dict[str, Any]:
+    figures = {column.name: column.value(c) for column in COLUMNS}
+    errors = {f"{column.name}_error": column.error(c) for column in COLUMNS if column.error is not None}
     more = {"from_repeats": c.noise.from_repeats, "losses": c.losses, "gains": c.gains, "runs": [run.name for run in c.runs]}
     return figures | errors | more
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING, Final
 
-from rl_scaling_callback.core.text import UNKNOWN, printable
+from rl_scaling_callback.core.text import printable
 from rl_scaling_callback.report.columns import COLUMNS, Column, columns_of
 from rl_scaling_callback.report.decisions import choice_text, code_text, verdict_text
 from rl_scaling_callback.report.report import Report
@@ -98,8 +98,7 @@ def _print_table(study: StudyReport, console: Console) -> None:
         spare = [column for column in columns if column.spare]
         if not spare:
             break
-        # Columns without any value are dropped first.
-        least = max(spare, key=lambda column: (all(column.cell(c) == UNKNOWN for c in study.configurations), column.spare))
+        least = max(spare, key=lambda column: column.spare)
         columns = tuple(column for column in columns if column is not least)
     console.print(_table(study, columns))
     if without := ", ".join(column.header for column in every if column not in columns):

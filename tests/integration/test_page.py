@@ -12,7 +12,7 @@ import pytest
 
 from rl_scaling_callback.analysis.runs import LeftOut
 from rl_scaling_callback.report import render_page, write_page
-from rl_scaling_callback.report.columns import COLUMNS
+from rl_scaling_callback.report.columns import columns_of
 from rl_scaling_callback.report.decisions import code_text, doubt_lines, why_lines
 from rl_scaling_callback.report.sections import alternatives, sections
 from tests.builders import PRINTED, nan_row, report_of, run, sampled, users_ten
@@ -87,7 +87,8 @@ def user():
 def test_page_shows_the_data(user, tmp_path):
     document = Document(opened(write_page(user, tmp_path / "page.html").as_uri(), tmp_path / "profile"))
     (study,) = user.studies
-    assert document.rows == [{column.name: column.cell(c) for column in COLUMNS} for c in study.configurations]
+    columns = columns_of(study.configurations)
+    assert document.rows == [{column.name: column.cell(c) for column in columns} for c in study.configurations]
     on_screen = {row["config"]: (int(row["parallelism"]), row["speedup"], row["efficiency"]) for row in document.rows}
     assert on_screen == PRINTED
     asked = study.recommendation
