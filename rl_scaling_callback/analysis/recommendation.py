@@ -51,7 +51,7 @@ class Recommendation:
 
     @property
     def baseline(self) -> Configuration | None:
-        """The baseline, if it was measured in iterations of its own."""
+        """The configuration that is the baseline; None if it is none of those measured."""
         return next((each for each in self.measured if each.is_baseline), None)
 
 
