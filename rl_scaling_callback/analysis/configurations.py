@@ -25,8 +25,6 @@ from rl_scaling_callback.core.scale import REFERENCE_SCALE, Scale
 from rl_scaling_callback.core.steady import NOTABLE_CORES, Steady
 from rl_scaling_callback.core.text import counted
 
-SINGLE: Final = REFERENCE_SCALE
-
 MAX_ERROR: Final = 30.0
 """A speedup measured with a larger error [%] decides nothing. Errors that are only assumed, because nothing was repeated, don't
 count."""

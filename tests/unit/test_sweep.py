@@ -12,12 +12,11 @@ import pytest
 
 pytest.importorskip("ray.rllib", reason="needs Ray")
 
-from rl_scaling_callback.analysis.configurations import SINGLE
 from rl_scaling_callback.analysis.goals import GOALS, Goal
 from rl_scaling_callback.analysis.probe_rounds import FEWEST_ITERATIONS, ProbeRounds
 from rl_scaling_callback.analysis.race import Grid, Race
 from rl_scaling_callback.core.probing import Probe, ProbeError
-from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.scale import REFERENCE_SCALE, Scale
 from rl_scaling_callback.report import make_report
 from rl_scaling_callback.report.progress import progress_text
 from rl_scaling_callback.rllib.hardware import this_host
@@ -135,7 +134,7 @@ def test_training_doubles_each_axis_while_that_pays_off_and_repeats_the_best(scr
 
 def test_training_keeps_to_the_grid(scripted):
     swept, _ = train(runners=(2,), envs=(3, 6))
-    assert scales(swept) <= {SINGLE, Scale(2, 3), Scale(2, 6)}
+    assert scales(swept) <= {REFERENCE_SCALE, Scale(2, 3), Scale(2, 6)}
 
 
 def test_configuration_that_fails_in_training_is_left_out_and_so_are_larger_ones(scripted):
@@ -150,7 +149,7 @@ def test_configuration_that_fails_in_training_is_left_out_and_so_are_larger_ones
     swept, _ = train(runners=(1, 2, 4))
     assert recommendation(swept).choice.scale == Scale(2, 1)
     assert [*swept.experiment.left_out] == [("1r×2e", "the port is taken")]
-    assert set(tried) == {SINGLE, Scale(1, 2), Scale(2, 1), Scale(4, 1)}
+    assert set(tried) == {REFERENCE_SCALE, Scale(1, 2), Scale(2, 1), Scale(4, 1)}
 
 
 def test_reference_that_fails_ends_a_sweep(scripted):
@@ -172,7 +171,7 @@ def test_training_without_env_steps_ends(scripted):
 def test_no_training_starts_after_the_budget(scripted, budget_s):
     swept, _ = train(budget_s=budget_s)
     assert ScriptedHost.now < budget_s + 20
-    assert scales(swept) >= {SINGLE}
+    assert scales(swept) >= {REFERENCE_SCALE}
 
 
 def test_interrupted_training_reports_the_results_so_far(scripted):
@@ -184,7 +183,7 @@ def test_interrupted_training_reports_the_results_so_far(scripted):
     swept, said = train()
     assert swept.interrupted
     assert said[-1] == "Interrupted: showing the results so far"
-    assert scales(swept) >= {SINGLE, Scale(2, 1), Scale(1, 2)}
+    assert scales(swept) >= {REFERENCE_SCALE, Scale(2, 1), Scale(1, 2)}
 
 
 # With probes
@@ -207,7 +206,7 @@ def test_sweep_that_ends_early_reports_the_results_so_far(scripted, error, when)
     scripted(fails=staticmethod(fails))
     swept, said = probe()
     assert swept.interrupted == isinstance(error, KeyboardInterrupt)
-    assert scales(swept) >= {SINGLE, Scale(1, 2), Scale(2, 1), Scale(2, 2)}
+    assert scales(swept) >= {REFERENCE_SCALE, Scale(1, 2), Scale(2, 1), Scale(2, 2)}
     assert any(text.startswith("Interrupted:" if isinstance(error, KeyboardInterrupt) else "Ended early") for text in said)
 
 
@@ -223,7 +222,7 @@ def test_configuration_that_cannot_be_probed_is_not_trained(scripted):
 
     scripted(probe=fail, train=spy)
     swept, _ = probe(envs=(1, 4), budget_s=20.0)
-    assert set(trained) == {SINGLE, Scale(2, 1)}
+    assert set(trained) == {REFERENCE_SCALE, Scale(2, 1)}
     left_out = dict(swept.experiment.left_out)
     assert left_out == {"1r×4e": "no licence", "2r×4e": "no licence"}
 
@@ -267,9 +266,9 @@ def test_every_reference_iteration_confirms_the_choice(scripted, monkeypatch):
     probe(envs=(1, 4))
     (rounds,) = kept
     trained = [each.scale for each in rounds.iterations + rounds.confirmations]
-    assert trained[1:3] == [SINGLE, Scale(2, 4)]
-    assert trained.count(SINGLE) == len(rounds.trained_speedups(Scale(2, 4))) >= 3
-    assert abs(trained.count(SINGLE) - trained.count(Scale(2, 4))) <= 1
+    assert trained[1:3] == [REFERENCE_SCALE, Scale(2, 4)]
+    assert trained.count(REFERENCE_SCALE) == len(rounds.trained_speedups(Scale(2, 4))) >= 3
+    assert abs(trained.count(REFERENCE_SCALE) - trained.count(Scale(2, 4))) <= 1
 
 
 def test_a_stall_leads_to_more_iterations_that_confirm_instead_of_a_wide_interval(scripted):
@@ -320,7 +319,7 @@ def test_env_runners_share_the_resets_that_probes_exclude(scripted):
     scripted(train=train)
     swept, _ = probe(envs=(1, 4))
     sps = {run.scale: run.steady.sps for run in swept.experiment.studies[0].runs}
-    for scale in (SINGLE, Scale(2, 4)):
+    for scale in (REFERENCE_SCALE, Scale(2, 4)):
         seconds = 0.8 / scale.parallelism + 0.4 / scale.num_env_runners + 0.01
         assert sps[scale] == pytest.approx(80 / seconds, rel=0.01)
     choice = recommendation(swept).choice
@@ -366,7 +365,7 @@ def test_update_time_rises_with_env_runners_and_envs():
     def update(scale):
         return 0.01 + 0.002 * scale.num_env_runners + 0.0005 * scale.parallelism
 
-    scales = [SINGLE, Scale(2, 1), Scale(1, 4), Scale(2, 4), Scale(4, 8)]
+    scales = [REFERENCE_SCALE, Scale(2, 1), Scale(1, 4), Scale(2, 4), Scale(4, 8)]
     steps = {scale: float(scale.parallelism) for scale in scales}  # one update per step of all envs
     rounds = ProbeRounds(scales, steps)
     for scale in scales[:-1]:
@@ -382,7 +381,7 @@ def test_training_that_probes_do_not_reproduce_is_not_predicted_by_them(scripted
 
 
 def test_few_training_iterations_do_not_hide_their_error():
-    scales = [Scale(2, 4), SINGLE, Scale(2, 2), Scale(2, 1)]
+    scales = [Scale(2, 4), REFERENCE_SCALE, Scale(2, 2), Scale(2, 1)]
     rounds = ProbeRounds(scales, dict.fromkeys(scales, 80.0))
     for scale, learn in zip(scales[:FEWEST_ITERATIONS], [1.0, 1.2, 0.8, 1.1], strict=True):
         rounds.trained(trained(scale, 2.0, learn))
