@@ -277,6 +277,7 @@ def sweep(
     try:
         from rl_scaling_callback.core.probing import ProbeError
         from rl_scaling_callback.report.progress import following
+        from rl_scaling_callback.sweeping.callbacks import learner_threads_of
         from rl_scaling_callback.sweeping.cluster import connect
         from rl_scaling_callback.sweeping.config_file import load_config, write_config
         from rl_scaling_callback.sweeping.sweep import sweep as run_sweep
@@ -309,7 +310,7 @@ def sweep(
     if write is not None:
         from rl_scaling_callback.report import reason_text
 
-        write_config(write, config, choice.choice.scale, reason_text(choice))
+        write_config(write, config, choice.choice.scale, reason_text(choice), learner_threads_of(made.config))
         click.echo(f"written: {write}", err=True)
     if made.interrupted:
         sys.exit(INTERRUPTED)

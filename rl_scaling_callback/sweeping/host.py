@@ -25,25 +25,26 @@ from rl_scaling_callback.rllib.configs import is_asynchronous, is_new_stack, rea
 from rl_scaling_callback.rllib.prober import Prober
 from rl_scaling_callback.rllib.results import MEASURED_KEYS, read_injected, read_measured
 from rl_scaling_callback.rllib.switch import Switch
+from rl_scaling_callback.rllib.threads import learner_threads, set_learner_threads
 from rl_scaling_callback.sweeping import cluster
+from rl_scaling_callback.sweeping.callbacks import callbacks_of, learner_threads_of, measures
 
-_LONGEST_START_S: Final = 300.0
-_LONGEST_PROBE_S: Final = 30.0
+_MAX_START_S: Final = 300.0
+_MAX_PROBE_S: Final = 30.0
 """Excluding the creation of envs."""
 _PROBE_S: Final = 0.1
 """Sampling time of a probe: half of the usual. More but shorter rounds are about as precise in the same time, and clear cases end
 sooner."""
-_LONGEST_STOP_S: Final = 5.0
-_LONGEST_ANSWER_S: Final = 5.0
-_LONGEST_TEXT: Final = 300
-_MOST_ATTEMPTS: Final = 3
+_MAX_ANSWER_S: Final = 5.0
+_MAX_TEXT: Final = 300
+_MAX_ATTEMPTS: Final = 3
 """At training an iteration whose time is unknown, because the clock jumped."""
-_LONGEST_ITERATION: Final = 200
-"""Maximum env steps of an iteration with several learner updates."""
-_LONGEST_MINIMUM_S: Final = 2.0
+_MAX_STEPS: Final = 200
+"""Env steps of an iteration with several learner updates."""
+_MAX_MIN_TIME_S: Final = 2.0
 """Longest minimum duration of an iteration of an asynchronous algorithm. It only affects reporting, and the default of APPO and
 IMPALA is 10 s. Two seconds contain many samples and updates."""
-_LONGEST_SILENCE_S: Final = 600.0
+_MAX_SILENCE_S: Final = 600.0
 """A training iteration that takes longer counts as hung, unless probes have shown that the configuration works."""
 
 
@@ -59,23 +60,23 @@ class _Host:
         self._algorithm = config.build_algo()
         return hardware.this_host()
 
-    def prepare(self, probes: bool, keep_envs: bool) -> float:
-        """Train until the algorithm has learned; return the mean time that evaluation adds to an iteration [s].
-
-        For probes, evaluation is turned off.
-        """
-        config, evaluation_s = vars(self._algorithm.config), 0.0
+    def prepare(self, probes: bool, keep_envs: bool, threads: int | None) -> float:
+        """Train until the algorithm has learned; return the number of the learner's threads."""
         if probes:
+            if threads is not None:
+                set_learner_threads(self._algorithm, threads)
             self._keep_envs = keep_envs
             self._prober = Prober(self._algorithm, keep_envs=keep_envs)
             self._switch = Switch(self._algorithm, keep_envs)
-            evaluation_s = self._switch.take_out_evaluation()
+        config = vars(self._algorithm.config)
         steps, before_learning = 0.0, steps_before_learning(config)
         while steps <= before_learning:
             steps += self.train(read_scale(config), probes=False).env_steps
-        return evaluation_s
+        return learner_threads(self._algorithm)
 
-    def train(self, scale: Scale, probes: bool) -> TrainedIteration:
+    def train(self, scale: Scale, probes: bool, threads: int | None = None) -> TrainedIteration:
+        if threads is not None:
+            set_learner_threads(self._algorithm, threads)
         result, resets_s = self._switch.train(scale) if probes else (self._algorithm.train(), 0.0)
         reading = read_measured(result, read_injected(result, MEASURED_KEYS), self._lifetime)
         self._lifetime = reading.lifetime
@@ -93,7 +94,7 @@ class _Host:
         The first probe measures how long it takes to create an env; later time limits depend on it.
         """
         envs = scale.num_envs_per_env_runner
-        longest_s = _LONGEST_PROBE_S + 2 * envs * self._first_s if self._first_s else _LONGEST_START_S
+        longest_s = _MAX_PROBE_S + 2 * envs * self._first_s if self._first_s else _MAX_START_S
         started = time.perf_counter()
         try:
             # The prober itself has no state to keep: its twins are in the env runners.
@@ -106,7 +107,7 @@ class _Host:
 
     def is_whole(self) -> bool:
         group: Any = self._algorithm.env_runner_group
-        answers = group.foreach_env_runner(_answer, local_env_runner=False, timeout_seconds=_LONGEST_ANSWER_S)
+        answers = group.foreach_env_runner(_answer, local_env_runner=False, timeout_seconds=_MAX_ANSWER_S)
         return bool(len(answers) == group.num_remote_env_runners())
 
     def stop(self) -> None:
@@ -130,7 +131,7 @@ class Host:
 
     Attributes:
         machine: the machine of the process.
-        evaluation_s: the mean time that evaluation adds to an iteration; it is turned off for probes [s].
+        learner_threads: the number of threads of the learner's torch; NaN if unknown.
 
     Raises:
         ProbeError: the Algorithm can't be built, probed or trained.
@@ -159,9 +160,9 @@ class Host:
             )
         self._actor: Any = actor.options(**options).remote()
         try:
-            self.machine: hardware.Host = self._get(self._actor.start.remote(_timed(self._config)), _LONGEST_START_S)
-            longest_s = None if self._probes else _LONGEST_SILENCE_S
-            self.evaluation_s: float = self._get(self._actor.prepare.remote(self._probes, self._keep_envs), longest_s)
+            self.machine: hardware.Host = self._get(self._actor.start.remote(_timed(self._config)), _MAX_START_S)
+            prepared = self._actor.prepare.remote(self._probes, self._keep_envs, learner_threads_of(self._config))
+            self.learner_threads: float = self._get(prepared, None if self._probes else _MAX_SILENCE_S)
         except BaseException:
             self.close()
             raise
@@ -169,20 +170,25 @@ class Host:
     def recover(self) -> bool:
         """Start a new Algorithm if env runners have died or hang; return whether it did."""
         with suppress(ProbeError):
-            if self._get(self._actor.is_whole.remote(), 2 * _LONGEST_ANSWER_S):
+            if self._get(self._actor.is_whole.remote(), 2 * _MAX_ANSWER_S):
                 return False
         self.close()
         self._start()
         return True
 
-    def train(self, scale: Scale) -> TrainedIteration:
-        """Run a training iteration at a scale, without probes that of the config; its figures may then be unknown."""
-        longest_s = None if self._probes else _LONGEST_SILENCE_S
-        for _ in range(_MOST_ATTEMPTS):
-            iteration: TrainedIteration = self._get(self._actor.train.remote(scale, self._probes), longest_s)
+    def train(self, scale: Scale, threads: int | None = None) -> TrainedIteration:
+        """Run a training iteration at a scale, without probes that of the config; its figures may then be unknown.
+
+        Args:
+            scale: the scale.
+            threads: the number of threads of the learner's torch from now on; None to leave it.
+        """
+        longest_s = None if self._probes else _MAX_SILENCE_S
+        for _ in range(_MAX_ATTEMPTS):
+            iteration: TrainedIteration = self._get(self._actor.train.remote(scale, self._probes, threads), longest_s)
             if not self._probes or (iteration.env_steps > 0 and 0 < iteration.seconds < math.inf and iteration.rest_s < math.inf):
                 return iteration
-        raise ProbeError(f"{_MOST_ATTEMPTS} training iterations in a row at {scale} could not be timed")
+        raise ProbeError(f"{_MAX_ATTEMPTS} training iterations in a row at {scale} could not be timed")
 
     def steps_per_update(self, scales: Sequence[Scale]) -> dict[Scale, float]:
         """Return the env steps per learner update at each scale; infinite if updates depend on the env steps alone."""
@@ -198,7 +204,7 @@ class Host:
         """Close the envs, which may run in subprocesses, end the process, and release its resources."""
         try:
             with suppress(ray.exceptions.RayError):
-                ray.get(self._actor.stop.remote(), timeout=_LONGEST_STOP_S)
+                ray.get(self._actor.stop.remote(), timeout=_MAX_ANSWER_S)
         finally:
             ray.kill(self._actor)
             if self._group is not None:
@@ -213,7 +219,7 @@ class Host:
             cause = getattr(error, "cause", error)
             # Ray's messages contain whole tracebacks; the cause is in the last line.
             lines = str(cause).strip().splitlines() or [""]
-            raise ProbeError(f"{type(cause).__name__}: {lines[-1][:_LONGEST_TEXT]}") from error
+            raise ProbeError(f"{type(cause).__name__}: {lines[-1][:_MAX_TEXT]}") from error
 
 
 def _timed(config: AlgorithmConfig) -> AlgorithmConfig:
@@ -222,21 +228,14 @@ def _timed(config: AlgorithmConfig) -> AlgorithmConfig:
     Otherwise, RLlib would wait a minute and then train with a different env runner from the one to measure. Iterations can be
     short because their length only affects reporting; DQN's, for example, have 1,000 updates.
     """
-    given, default = config.callbacks_class, AlgorithmConfig().callbacks_class
-    callbacks: list[Any] = list(given) if isinstance(given, (list, tuple)) else [given]
-    others = [each for each in callbacks if each is not default and not _is_measuring(each)]
+    others = [each for each in callbacks_of(config) if not measures(each)]
     measuring: Any = functools.partial(ScalingCallback, baseline_sps=1.0)
     timed = config.copy(copy_frozen=False)
     # The old API stack takes only one; beside the user's, the times of phases are unknown there.
     timed.callbacks([*others, measuring] if is_new_stack(vars(config)) else [*others, measuring][0])
     if is_asynchronous(vars(config)):
-        timed.reporting(min_time_s_per_iteration=min(_LONGEST_MINIMUM_S, timed.min_time_s_per_iteration or 0))
+        timed.reporting(min_time_s_per_iteration=min(_MAX_MIN_TIME_S, timed.min_time_s_per_iteration or 0))
     else:
-        least = min(_LONGEST_ITERATION, timed.min_sample_timesteps_per_iteration or 0)
+        least = min(_MAX_STEPS, timed.min_sample_timesteps_per_iteration or 0)
         timed.reporting(min_time_s_per_iteration=0, min_train_timesteps_per_iteration=0, min_sample_timesteps_per_iteration=least)
     return timed.fault_tolerance(restart_failed_env_runners=False, ignore_env_runner_failures=False)
-
-
-def _is_measuring(callback: Any) -> bool:
-    made = getattr(callback, "func", callback)
-    return isinstance(made, type) and issubclass(made, ScalingCallback)
