@@ -14,10 +14,6 @@ from rl_scaling_callback.core.text import counted, percent
 
 MIN_LEARN_SHARE: Final = 0.03
 """With a smaller share of updates in an iteration, their threads hardly matter."""
-MIN_BLOCKS: Final = 3
-MAX_BLOCKS: Final = 8
-_PRECISE: Final = 0.1
-"""Three blocks, and up to eight until the half-widths of all intervals of ln(gain) are below 0.1."""
 
 Block = Mapping[int, TrainedIteration]
 """One training iteration with each number of threads, at about the same time, in random order."""
@@ -39,7 +35,7 @@ class ThreadChoice:
         compared: the number that the gains are about: the chosen one, or the fastest other than the default.
         update: ln of the default's update time per env step over that of `compared`.
         iteration: the same for whole iterations.
-        is_precise: whether more blocks are unnecessary.
+        half_width: largest half-width of the 95 % intervals of the logs of all numbers' update gains.
     """
 
     threads: int
@@ -47,7 +43,7 @@ class ThreadChoice:
     compared: int
     update: Estimate
     iteration: Estimate
-    is_precise: bool
+    half_width: float
 
     @property
     def is_gain(self) -> bool:
@@ -77,7 +73,7 @@ def choose_threads(blocks: Sequence[Block], default: int) -> ThreadChoice:
         compared=compared,
         update=gains[compared],
         iteration=_gain(blocks, default, compared, lambda each: each.seconds),
-        is_precise=all(gain.half_width < _PRECISE for gain in gains.values()),
+        half_width=max(gain.half_width for gain in gains.values()),
     )
 
 

@@ -12,23 +12,16 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from rl_scaling_callback.analysis.configurations import MAX_ERROR, SINGLE
+from rl_scaling_callback.analysis.goals import Candidate
 from rl_scaling_callback.analysis.probe_rounds import FEWEST_ITERATIONS, ProbeRounds, UnlikeTrainingError, is_within
 from rl_scaling_callback.analysis.race import FEWEST_ROUNDS, Outcome
-from rl_scaling_callback.analysis.thread_choice import (
-    MAX_BLOCKS,
-    MIN_BLOCKS,
-    MIN_LEARN_SHARE,
-    Block,
-    ThreadChoice,
-    choose_threads,
-    thread_counts,
-)
-from rl_scaling_callback.core.estimates import Estimate, trimmed_mean
+from rl_scaling_callback.analysis.thread_choice import MIN_LEARN_SHARE, Block, ThreadChoice, choose_threads, thread_counts
+from rl_scaling_callback.core.estimates import trimmed_mean
 from rl_scaling_callback.core.probing import Probe, ProbeError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.text import counted
@@ -43,13 +36,13 @@ rounds, which take about as long, choose nearly as well as forty."""
 _MAX_BUDGET_S: Final = 30.0
 _KNOWN: Final = 10.0
 """The default time limit for the rounds as long as a speedup has an error above 10 %, because the machine is disturbed."""
-_CONFIRMED: Final = 3
-_MAX_CONFIRMED: Final = 8
+_MIN_TURNS: Final = 3
+_MAX_TURNS: Final = 8
+_PRECISE: Final = 0.1
+"""Training iterations that confirm a speedup or compare threads: three of each kind, and up to eight until the half-width of the
+interval of ln(ratio) is below 0.1. From five on, outliers are trimmed."""
 _CONFIRMING: Final = 0.25
 """Share of a budget for that."""
-_PRECISE: Final = 0.1
-"""Training iterations that confirm a speedup: three with each configuration, and up to eight until the half-width of the interval
-of ln(speedup) is below 0.1. From five on, outliers are trimmed."""
 _NAMED: Final = 5
 """Rivals named in a message."""
 _TRAINED_SHARE: Final = 0.5
@@ -92,8 +85,6 @@ def sweep_by_probes(task: Task, *, grows: bool = True, keep_envs: bool = True) -
                 raise
             interrupted = isinstance(error, KeyboardInterrupt)
             task.say(f"{'Interrupted' if interrupted else f'Ended early ({error})'}: showing the results so far")
-            # Configurations added last may not have been measured.
-            rounds.scales = [scale for scale in rounds.scales if rounds.of(scale) or scale in rounds.failed]
             outcome = rounds.judge(task.race)
     finally:
         host.close()
@@ -167,8 +158,8 @@ class _Running:
             if (outcome.over and not more) or left < 0:
                 break
             rounds.out = outcome.out
-            rounds.scales += more
             rounds.steps |= self.host.steps_per_update(more)
+            rounds.scales += more
         if not outcome.over:
             rivals = ", ".join(map(str, outcome.rivals[:_NAMED])) + " …" * (len(outcome.rivals) > _NAMED)
             self.task.say(f"Time is up; may still beat {outcome.choice}: {rivals or 'none, but few rounds were run'}. See --budget")
@@ -221,25 +212,22 @@ class _Running:
         return min(others, key=lambda scale: (times[scale], -scale.parallelism))
 
     def confirm(self, outcome: Outcome) -> None:
-        """Train with the reference and the candidates in turn, where the rounds haven't."""
-        rounds, candidates = self.rounds, _candidates(outcome)
-        trained = [each.sps for each in outcome.candidates if each.scale in [*candidates, SINGLE]]
-        turn_s = sum(1 / sps for sps in trained) * rounds.env_steps
+        """Train with the reference and the choice in turn, where the rounds haven't."""
+        rounds, choice = self.rounds, outcome.choice
+        turn_s = sum(rounds.env_steps / each.sps for each in outcome.candidates if each.scale in (SINGLE, choice))
         # The first turn may take up to twice the predicted time.
         self.limit.allow(max(_BUDGET_S, 3 * turn_s))
-        while candidates:
-            found = [trimmed_mean(rounds.trained_speedups(scale)) for scale in candidates]
-            turns = min(len(rounds.trained_speedups(scale)) for scale in candidates)
-            is_precise = all(each.half_width < _PRECISE for each in found)
-            if (turns >= _CONFIRMED and is_precise) or turns >= _MAX_CONFIRMED:
+        while choice != SINGLE:
+            speedups = rounds.trained_speedups(choice)
+            if _suffice(len(speedups), trimmed_mean(speedups).half_width):
                 break
             if not self.limit.has(turn_s):
-                if turns < 2:
+                if len(speedups) < 2:
                     self.task.say("The budget leaves no time to confirm the result by training")
                 break
             if not rounds.confirmations:
-                self.task.say(f"Training with {', '.join(map(str, [*candidates, SINGLE]))} to confirm the result")
-            for scale in candidates if rounds.last_trained == SINGLE else [SINGLE, *candidates]:
+                self.task.say(f"Training with {choice}, {SINGLE} to confirm the result")
+            for scale in [choice] if rounds.last_trained == SINGLE else [SINGLE, choice]:
                 rounds.confirmations.append(self.host.train(scale))
 
     def compare_threads(self, outcome: Outcome) -> None:
@@ -250,46 +238,41 @@ class _Running:
         most = max_learner_threads(config, self.host.machine.cores)
         if most < 2 or math.isnan(default) or rounds.parts(choice, 1 / sps)["learn"] * sps < MIN_LEARN_SHARE:
             return
-        counts = thread_counts(most, int(default))
+        counts, blocks = thread_counts(most, int(default)), list[Block]()
         block_s = len(counts) * rounds.env_steps / sps
-        self.limit.allow(MIN_BLOCKS * block_s)
-        if not self.limit.has(MIN_BLOCKS * block_s):
+        self.limit.allow(_MIN_TURNS * block_s)
+        if not self.limit.has(_MIN_TURNS * block_s):
             self.task.say("The budget leaves no time to compare numbers of threads for the learner")
             return
         self.task.say(f"Training with {', '.join(map(str, counts))} threads for the learner's torch")
-        blocks: list[Block] = []
-        for number in range(1, MAX_BLOCKS + 1):
+        while len(blocks) < _MIN_TURNS or self.limit.has(block_s):
             blocks.append({threads: self.host.train(choice, threads) for threads in random.sample(counts, len(counts))})
-            if number >= MIN_BLOCKS:
-                self.threads = choose_threads(blocks, int(default))
-                if self.threads.is_precise or not self.limit.has(block_s):
-                    break
+            self.threads = choose_threads(blocks, int(default))
+            if _suffice(len(blocks), self.threads.half_width):
+                break
 
 
-def _candidates(outcome: Outcome) -> list[Scale]:
-    """Return the configurations to confirm by training."""
-    return [scale for scale in outcome.equals[:2] if scale != SINGLE]
+def _suffice(turns: int, half_width: float) -> bool:
+    """Return whether so many training iterations of each kind suffice."""
+    return turns >= _MAX_TURNS or (turns >= _MIN_TURNS and half_width < _PRECISE)
 
 
 def _work(rounds: ProbeRounds, outcome: Outcome, threads: ThreadChoice | None) -> dict[Scale, Work]:
     """Return the work in an iteration of each configuration."""
-    work = {}
-    for each in outcome.candidates:
-        notes = []
-        logs = rounds.trained_speedups(each.scale)
-        if each.scale in _candidates(outcome) and len(logs) > 1:
-            notes.append(_comparison(each.speedup, each.speedup_error, trimmed_mean(logs)))
-        if each.scale == outcome.choice and threads is not None:
-            notes.append(str(threads))
-        work[each.scale] = Work(rounds.env_steps, rounds.parts(each.scale, 1 / each.sps), tuple(notes))
-    return work
+    work = {each.scale: Work(rounds.env_steps, rounds.parts(each.scale, 1 / each.sps)) for each in outcome.candidates}
+    choice = next(each for each in outcome.candidates if each.scale == outcome.choice)
+    notes = [_comparison(choice, rounds.trained_speedups(choice.scale)), "" if threads is None else str(threads)]
+    return work | {choice.scale: work[choice.scale]._replace(notes=tuple(filter(None, notes)))}
 
 
-def _comparison(speedup: float, error: float, confirmed: Estimate) -> str:
-    """Return a note that compares the confirmation with the probes."""
-    apart, noise = abs(confirmed.mean - math.log(speedup)), math.hypot(math.log1p(error / 100), confirmed.half_width)
-    if confirmed.half_width > math.log1p(MAX_ERROR / 100):
-        return f"training iterations vary too much to confirm it (probes: {speedup:.2f}×)"
-    trained = f"{math.exp(confirmed.mean):.2f}× ± {100 * math.expm1(confirmed.half_width):.0f} %"
-    differ = "; they differ by more than their errors" if apart > noise else ""
-    return f"training iterations: {trained} (probes: {speedup:.2f}×){differ}"
+def _comparison(probed: Candidate, trained: Sequence[float]) -> str:
+    """Return a note that compares the speedup by probes with ln of those in training; "" with fewer than two."""
+    if len(trained) < 2:
+        return ""
+    mean, _, half_width = trimmed_mean(trained)
+    if half_width > math.log1p(MAX_ERROR / 100):
+        return f"training iterations vary too much to confirm it (probes: {probed.speedup:.2f}×)"
+    noise = math.hypot(math.log1p(probed.speedup_error / 100), half_width)
+    differ = "; they differ by more than their errors" if abs(mean - math.log(probed.speedup)) > noise else ""
+    confirmed = f"{math.exp(mean):.2f}× ± {100 * math.expm1(half_width):.0f} %"
+    return f"training iterations: {confirmed} (probes: {probed.speedup:.2f}×){differ}"

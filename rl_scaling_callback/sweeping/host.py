@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 import math
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -30,8 +29,8 @@ from rl_scaling_callback.sweeping import cluster
 from rl_scaling_callback.sweeping.callbacks import callbacks_of, learner_threads_of, measures
 
 _MAX_START_S: Final = 300.0
-_MAX_PROBE_S: Final = 30.0
-"""Excluding the creation of envs."""
+_MAX_PROBE_S: Final = 300.0
+"""Including the creation of the envs."""
 _PROBE_S: Final = 0.1
 """Sampling time of a probe: half of the usual. More but shorter rounds are about as precise in the same time, and clear cases end
 sooner."""
@@ -51,7 +50,7 @@ _MAX_SILENCE_S: Final = 600.0
 class _Host:
     """The actor that runs in the separate process."""
 
-    _first_s = 0.0
+    _prober: Prober | None = None
     _lifetime = math.nan
 
     def start(self, config: AlgorithmConfig) -> hardware.Host:
@@ -65,8 +64,7 @@ class _Host:
         if probes:
             if threads is not None:
                 set_learner_threads(self._algorithm, threads)
-            self._keep_envs = keep_envs
-            self._prober = Prober(self._algorithm, keep_envs=keep_envs)
+            self._prober = Prober(self._algorithm, max_seconds=_MAX_PROBE_S, probe_seconds=_PROBE_S, keep_envs=keep_envs)
             self._switch = Switch(self._algorithm, keep_envs)
         config = vars(self._algorithm.config)
         steps, before_learning = 0.0, steps_before_learning(config)
@@ -86,24 +84,16 @@ class _Host:
         return TrainedIteration(scale, reading.env_steps, reading.seconds, named)
 
     def steps_per_update(self, scales: Sequence[Scale]) -> dict[Scale, float]:
+        assert self._prober is not None
         return {scale: self._prober.steps_per_round(scale) for scale in scales}
 
     def probe(self, scale: Scale, number: int) -> Probe | str:
-        """Return the probe, or the reason if it failed or took too long.
-
-        The first probe measures how long it takes to create an env; later time limits depend on it.
-        """
-        envs = scale.num_envs_per_env_runner
-        longest_s = _MAX_PROBE_S + 2 * envs * self._first_s if self._first_s else _MAX_START_S
-        started = time.perf_counter()
+        """Return the probe, or the reason if it failed or took too long."""
+        assert self._prober is not None
         try:
-            # The prober itself has no state to keep: its twins are in the env runners.
-            one = Prober(self._algorithm, max_seconds=round(longest_s, 1), probe_seconds=_PROBE_S, keep_envs=self._keep_envs)
-            return one.measure([scale], first_round=number)[0]
+            return self._prober.measure([scale], first_round=number)[0]
         except (ProbeError, ValueError) as error:
             return str(error).removesuffix(f". {prober._INSTEAD}.")
-        finally:
-            self._first_s = self._first_s or (time.perf_counter() - started) / envs
 
     def is_whole(self) -> bool:
         group: Any = self._algorithm.env_runner_group
@@ -111,7 +101,7 @@ class _Host:
         return bool(len(answers) == group.num_remote_env_runners())
 
     def stop(self) -> None:
-        if hasattr(self, "_prober"):
+        if self._prober is not None:
             self._prober.close()
         self._algorithm.stop()
 

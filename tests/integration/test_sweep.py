@@ -73,14 +73,6 @@ class Deadly(CostlyEnv):
         Deadly.held -= 1
 
 
-class SlowToMake(CostlyEnv):
-    """An env that takes `make_s` to create."""
-
-    def __init__(self, config):
-        time.sleep(config["make_s"])
-        super().__init__(config)
-
-
 class Mine(RLlibCallback):
     """A user's callback."""
 
@@ -295,13 +287,6 @@ def test_env_that_kills_its_process_is_left_out(tmp_path):
     assert reasons.keys() == {"1r×4e", "1r×8e"}
     assert "died" in reasons["1r×4e"]
     assert reasons["1r×8e"].startswith("not tried after 1r×4e")
-
-
-@pytest.mark.slow
-def test_slow_env_creation_extends_the_time_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr("rl_scaling_callback.sweeping.host._MAX_PROBE_S", 1.0)
-    made, _ = run(costly(SlowToMake, batch=20, make_s=1.0), tmp_path, runners=[1], envs=[1, 2])
-    assert measured(made) == {Scale(1, 1), Scale(1, 2)}
 
 
 def test_sweep_waits_for_busy_resources_and_then_fails(cluster):
