@@ -20,7 +20,7 @@ from rl_scaling_callback.core.scale import Scale
 
 _COEFFICIENTS: Final = 3
 """Coefficients of the time of a learner update: a + b·r + c·N."""
-FEWEST_ITERATIONS: Final = _COEFFICIENTS + 1
+MIN_ITERATIONS: Final = _COEFFICIENTS + 1
 """With fewer training iterations, their residuals are 0 and say nothing about the error."""
 
 REST: Final = ("learn", "sync", "other")
@@ -66,7 +66,6 @@ class ProbeRounds:
         out: eliminated configurations.
         failed: configurations that can't be probed, with the reason.
         probed_s: total time of the rounds [s].
-        trained_s: total time of the training iterations [s].
     """
 
     scales: list[Scale]
@@ -77,7 +76,6 @@ class ProbeRounds:
     out: frozenset[Scale] = frozenset()
     failed: dict[Scale, str] = field(default_factory=dict)
     probed_s: float = 0.0
-    trained_s: float = 0.0
 
     @property
     def running(self) -> list[Scale]:
@@ -121,8 +119,13 @@ class ProbeRounds:
         return trimmed_mean(logs.tolist()).error * math.sqrt((count - 1) / max(1, count - _COEFFICIENTS))
 
     @property
+    def trained_s(self) -> float:
+        """Total time of the training iterations between rounds [s]."""
+        return sum(each.seconds for each in self.iterations)
+
+    @property
     def env_steps(self) -> float:
-        """Mean env steps of a training iteration."""
+        """Mean env steps of these iterations."""
         return fmean(each.env_steps for each in self.iterations)
 
     def parts(self, scale: Scale, seconds: float) -> dict[str, float]:
@@ -201,11 +204,6 @@ class ProbeRounds:
                 speedups.append(math.log(reference / seconds))
                 reference = NAN
         return speedups
-
-    def trained(self, iteration: TrainedIteration) -> None:
-        """Add a training iteration."""
-        self.iterations.append(iteration)
-        self.trained_s += iteration.seconds
 
 
 def _terms(scales: Sequence[Scale]) -> Array:

@@ -18,8 +18,8 @@ from typing import Final
 
 from rl_scaling_callback.analysis.configurations import MAX_ERROR, SINGLE
 from rl_scaling_callback.analysis.goals import Candidate
-from rl_scaling_callback.analysis.probe_rounds import FEWEST_ITERATIONS, ProbeRounds, UnlikeTrainingError, is_within
-from rl_scaling_callback.analysis.race import FEWEST_ROUNDS, Outcome
+from rl_scaling_callback.analysis.probe_rounds import MIN_ITERATIONS, ProbeRounds, UnlikeTrainingError, is_within
+from rl_scaling_callback.analysis.race import MIN_ROUNDS, Outcome
 from rl_scaling_callback.analysis.thread_choice import MIN_LEARN_SHARE, Block, ThreadChoice, choose_threads, thread_counts
 from rl_scaling_callback.core.estimates import trimmed_mean
 from rl_scaling_callback.core.probing import Probe, ProbeError
@@ -81,7 +81,7 @@ def sweep_by_probes(task: Task, *, grows: bool = True, keep_envs: bool = True) -
             running.confirm(outcome)
             running.compare_threads(outcome)
         except (KeyboardInterrupt, ProbeError) as error:
-            if isinstance(error, UnlikeTrainingError) or len(rounds.iterations) < FEWEST_ITERATIONS:
+            if isinstance(error, UnlikeTrainingError) or len(rounds.iterations) < MIN_ITERATIONS:
                 raise
             interrupted = isinstance(error, KeyboardInterrupt)
             task.say(f"{'Interrupted' if interrupted else f'Ended early ({error})'}: showing the results so far")
@@ -121,7 +121,7 @@ class _TimeLimit:
             self._until = now + _BUDGET_S if number == 1 else self._until
             return self._until - now + (0.0 if is_known else _MAX_BUDGET_S - _BUDGET_S)
         # Few rounds are better spent on probes than on a confirmation.
-        confirming = _CONFIRMING * self._budget_s if number >= FEWEST_ROUNDS else 0.0
+        confirming = _CONFIRMING * self._budget_s if number >= MIN_ROUNDS else 0.0
         return self._until - now - (took if number > 1 else took / 2) - confirming
 
     def allow(self, seconds: float) -> None:
@@ -193,8 +193,8 @@ class _Running:
                     rounds.failed |= {each: f"not tried after {scale}: {probe}" for each in untried if is_within(scale, each)}
         rounds.probes.append(found)
         rounds.probed_s += time.perf_counter() - started
-        while len(rounds.iterations) < FEWEST_ITERATIONS or rounds.trained_s < _TRAINED_SHARE * rounds.probed_s:
-            rounds.trained(self.host.train(self._next_to_train()))
+        while len(rounds.iterations) < MIN_ITERATIONS or rounds.trained_s < _TRAINED_SHARE * rounds.probed_s:
+            rounds.iterations.append(self.host.train(self._next_to_train()))
         rounds.check()
 
     def _next_to_train(self) -> Scale:
@@ -250,6 +250,7 @@ class _Running:
             self.threads = choose_threads(blocks, int(default))
             if _suffice(len(blocks), self.threads.half_width):
                 break
+        self.task.say(f"{self.threads}")
 
 
 def _suffice(turns: int, half_width: float) -> bool:

@@ -143,16 +143,13 @@ class Host:
         actor: Any = ray.remote(_Host)
         options: dict[str, Any] = {"num_cpus": own.pop("CPU", 0), "num_gpus": own.pop("GPU", 0), "resources": own}
         if self._group is not None:
-            options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
-                self._group,
-                placement_group_bundle_index=0,
-                placement_group_capture_child_tasks=True,
-            )
+            in_group = PlacementGroupSchedulingStrategy(self._group, 0, placement_group_capture_child_tasks=True)
+            options["scheduling_strategy"] = in_group
         self._actor: Any = actor.options(**options).remote()
         try:
-            self.machine: hardware.Host = self._get(self._actor.start.remote(_timed(self._config)), _MAX_START_S)
-            prepared = self._actor.prepare.remote(self._probes, self._keep_envs, learner_threads_of(self._config))
-            self.learner_threads: float = self._get(prepared, None if self._probes else _MAX_SILENCE_S)
+            self.machine: hardware.Host = self._ask("start", _timed(self._config), within_s=_MAX_START_S)
+            given = self._probes, self._keep_envs, learner_threads_of(self._config)
+            self.learner_threads: float = self._ask("prepare", *given, within_s=None if self._probes else _MAX_SILENCE_S)
         except BaseException:
             self.close()
             raise
@@ -160,7 +157,7 @@ class Host:
     def recover(self) -> bool:
         """Start a new Algorithm if env runners have died or hang; return whether it did."""
         with suppress(ProbeError):
-            if self._get(self._actor.is_whole.remote(), 2 * _MAX_ANSWER_S):
+            if self._ask("is_whole", within_s=2 * _MAX_ANSWER_S):
                 return False
         self.close()
         self._start()
@@ -173,21 +170,21 @@ class Host:
             scale: the scale.
             threads: the number of threads of the learner's torch from now on; None to leave it.
         """
-        longest_s = None if self._probes else _MAX_SILENCE_S
+        within_s = None if self._probes else _MAX_SILENCE_S
         for _ in range(_MAX_ATTEMPTS):
-            iteration: TrainedIteration = self._get(self._actor.train.remote(scale, self._probes, threads), longest_s)
+            iteration: TrainedIteration = self._ask("train", scale, self._probes, threads, within_s=within_s)
             if not self._probes or (iteration.env_steps > 0 and 0 < iteration.seconds < math.inf and iteration.rest_s < math.inf):
                 return iteration
         raise ProbeError(f"{_MAX_ATTEMPTS} training iterations in a row at {scale} could not be timed")
 
     def steps_per_update(self, scales: Sequence[Scale]) -> dict[Scale, float]:
         """Return the env steps per learner update at each scale; infinite if updates depend on the env steps alone."""
-        steps: dict[Scale, float] = self._get(self._actor.steps_per_update.remote(list(scales)))
+        steps: dict[Scale, float] = self._ask("steps_per_update", [*scales])
         return steps
 
     def probe(self, scale: Scale, number: int) -> Probe | str:
         """Return a probe of a scale, or the reason if it failed."""
-        probe: Probe | str = self._get(self._actor.probe.remote(scale, number))
+        probe: Probe | str = self._ask("probe", scale, number)
         return probe
 
     def close(self) -> None:
@@ -200,11 +197,11 @@ class Host:
             if self._group is not None:
                 remove_placement_group(self._group)
 
-    def _get(self, answer: Any, timeout: float | None = None) -> Any:
+    def _ask(self, method: str, *given: Any, within_s: float | None = None) -> Any:
         try:
-            return ray.get(answer, timeout=timeout)
+            return ray.get(getattr(self._actor, method).remote(*given), timeout=within_s)
         except ray.exceptions.GetTimeoutError as error:
-            raise ProbeError(f"The Algorithm has not answered for {timeout:.0f} s") from error
+            raise ProbeError(f"The Algorithm has not answered for {within_s:.0f} s") from error
         except ray.exceptions.RayError as error:
             cause = getattr(error, "cause", error)
             # Ray's messages contain whole tracebacks; the cause is in the last line.

@@ -14,7 +14,7 @@ pytest.importorskip("ray.rllib", reason="needs Ray")
 
 from rl_scaling_callback.analysis.configurations import SINGLE
 from rl_scaling_callback.analysis.goals import GOALS, Goal
-from rl_scaling_callback.analysis.probe_rounds import FEWEST_ITERATIONS, ProbeRounds
+from rl_scaling_callback.analysis.probe_rounds import MIN_ITERATIONS, ProbeRounds
 from rl_scaling_callback.analysis.race import Grid, Race
 from rl_scaling_callback.core.probing import Probe, ProbeError
 from rl_scaling_callback.core.scale import Scale
@@ -327,7 +327,7 @@ def test_fewest_threads_as_fast_as_the_best_are_chosen_for_the_learner(scripted)
     # An iteration of 2r×2e takes 0.2 s for sampling, 2 ms for the rest, and 60 or 30 ms for updates.
     note = "2 threads for the learner's torch instead of 1: iterations 1.13× ± 0.0 % as fast, updates 2.00× ± 0.0 %"
     assert note in recommendation(swept).choice.notes
-    assert said[-1] == "Training with 1, 2, 3 threads for the learner's torch"
+    assert said[-2:] == ["Training with 1, 2, 3 threads for the learner's torch", note]
 
 
 def test_threads_that_do_not_clearly_gain_are_left_as_they_are(scripted):
@@ -424,7 +424,7 @@ def test_update_time_rises_with_env_runners_and_envs():
     steps = {scale: float(scale.parallelism) for scale in scales}  # one update per step of all envs
     rounds = ProbeRounds(scales, steps)
     for scale in scales[:-1]:
-        rounds.trained(trained(scale, 2.0, 80.0 / steps[scale] * update(scale) - 0.002))
+        rounds.iterations.append(trained(scale, 2.0, 80.0 / steps[scale] * update(scale) - 0.002))
     assert rounds.rest == pytest.approx([update(scale) / steps[scale] for scale in scales])
 
 
@@ -438,8 +438,8 @@ def test_training_that_probes_do_not_reproduce_is_not_predicted_by_them(scripted
 def test_few_training_iterations_do_not_hide_their_error():
     scales = [Scale(2, 4), SINGLE, Scale(2, 2), Scale(2, 1)]
     rounds = ProbeRounds(scales, dict.fromkeys(scales, 80.0))
-    for scale, learn in zip(scales[:FEWEST_ITERATIONS], [1.0, 1.2, 0.8, 1.1], strict=True):
-        rounds.trained(trained(scale, 2.0, learn))
+    for scale, learn in zip(scales[:MIN_ITERATIONS], [1.0, 1.2, 0.8, 1.1], strict=True):
+        rounds.iterations.append(trained(scale, 2.0, learn))
     assert rounds.rest_error > 0.05
 
 
