@@ -32,7 +32,7 @@ def learner_threads_of(config: AlgorithmConfig) -> int | None:
 def with_learner_threads(config: AlgorithmConfig, threads: int) -> AlgorithmConfig:
     """Return a copy of a config whose `ScalingCallback`, the user's or a new one after the user's callbacks, sets the threads."""
     callbacks = callbacks_of(config)
-    ours = next(filter(measures, callbacks), ScalingCallback)
+    ours: Any = next(filter(measures, callbacks), ScalingCallback)
     place = callbacks.index(ours) if ours in callbacks else len(callbacks)
     callbacks[place : place + 1] = [functools.partial(ours, learner_threads=threads)]
     tuned: Any = config.copy(copy_frozen=False)
