@@ -124,10 +124,12 @@ class _TimeLimit:
         confirming = _CONFIRMING * self._budget_s if number >= MIN_ROUNDS else 0.0
         return self._until - now - (took if number > 1 else took / 2) - confirming
 
-    def allow(self, seconds: float) -> None:
-        """Make sure that so much time is left, unless there is a budget."""
-        if self._budget_s is None:
-            self._until = max(self._until, self._clock() + seconds)
+    def allow(self, seconds: float) -> bool:
+        """Return whether so much time is left; without a budget, make sure of it."""
+        if self._budget_s is not None:
+            return self.has(seconds)
+        self._until = max(self._until, self._clock() + seconds)
+        return True
 
     def has(self, seconds: float) -> bool:
         """Return whether so much time is left."""
@@ -240,8 +242,7 @@ class _Running:
             return
         counts, blocks = thread_counts(most, int(default)), list[Block]()
         block_s = len(counts) * rounds.env_steps / sps
-        self.limit.allow(_MIN_TURNS * block_s)
-        if not self.limit.has(_MIN_TURNS * block_s):
+        if not self.limit.allow(_MIN_TURNS * block_s):
             self.task.say("The budget leaves no time to compare numbers of threads for the learner")
             return
         self.task.say(f"Training with {', '.join(map(str, counts))} threads for the learner's torch")

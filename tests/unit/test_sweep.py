@@ -47,6 +47,7 @@ class ScriptedHost:
     now = 0.0
     learner_threads = math.nan
     threads = 1
+    slower = 1
     dies = False
 
     def __init__(self, config, *, probes=True, keep_envs=True, say=print):
@@ -70,8 +71,8 @@ class ScriptedHost:
         self.trained_since += 1
         self.fails(self)
         self.threads = threads or self.threads
-        learn = self.update_s()
-        seconds = 0.8 / scale.parallelism + 0.002 + learn
+        learn = self.slower * self.update_s()
+        seconds = self.slower * 0.8 / scale.parallelism + 0.002 + learn
         if not self.probes:
             seconds = 2.0 / min(scale.num_env_runners, 2) / min(scale.num_envs_per_env_runner, 4) + 0.01
         ScriptedHost.now += seconds
@@ -80,7 +81,7 @@ class ScriptedHost:
     def probe(self, scale, number):
         self.probed, self.trained_since = number + 1, 0
         self.fails(self)
-        seconds = 0.8 / scale.parallelism * (1 + 0.01 * math.sin(7 * number + scale.parallelism))
+        seconds = self.slower * 0.8 / scale.parallelism * (1 + 0.01 * math.sin(7 * number + scale.parallelism))
         ScriptedHost.now += seconds
         return Probe(scale, number, 80.0, seconds, (seconds,) * scale.num_env_runners)
 
@@ -102,8 +103,13 @@ def scripted(monkeypatch):
 def by(way, runners=(1, 2), envs=ENVS, goal=GOALS["fastest"], **options):
     """Sweep the scripted process; return the measurements and the messages."""
     said = []
+
+    def clock():
+        ScriptedHost.now += 1e-6
+        return ScriptedHost.now
+
     told = {name: options.pop(name) for name in ("budget_s", "progress") if name in options}
-    task = Task(CONFIG, Race(goal), Grid(runners, envs), say=said.append, clock=lambda: ScriptedHost.now, **told)
+    task = Task(CONFIG, Race(goal), Grid(runners, envs), say=said.append, clock=clock, **told)
     return way(task, **options), said
 
 
@@ -319,6 +325,12 @@ def with_threads(scripted, **changed):
     """Sweep a host whose updates take half as long with two threads, and no less with three."""
     scripted(**{"learner_threads": 1.0, "update_s": lambda self: 0.06 / min(self.threads, 2), **changed})
     return probe(envs=(1, 2))
+
+
+@pytest.mark.parametrize("slower", [1, 20])
+def test_slow_iterations_get_the_time_to_compare_threads(scripted, slower):
+    swept, _ = with_threads(scripted, slower=slower)
+    assert swept.learner_threads == 2
 
 
 def test_fewest_threads_as_fast_as_the_best_are_chosen_for_the_learner(scripted):
