@@ -277,10 +277,10 @@ def sweep(
     try:
         from rl_scaling_callback.core.probing import ProbeError
         from rl_scaling_callback.report.progress import following
-        from rl_scaling_callback.sweeping.callbacks import learner_threads_of
         from rl_scaling_callback.sweeping.cluster import connect
         from rl_scaling_callback.sweeping.config_file import load_config, write_config
         from rl_scaling_callback.sweeping.sweep import sweep as run_sweep
+        from rl_scaling_callback.sweeping.user_callbacks import learner_threads_of
     except ImportError as error:
         raise click.ClickException(str(error)) from None
     try:

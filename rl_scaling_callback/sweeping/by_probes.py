@@ -95,12 +95,7 @@ def sweep_by_probes(task: Task, *, grows: bool = True, keep_envs: bool = True) -
 
 
 class _TimeLimit:
-    """The time that a sweep has left.
-
-    Args:
-        budget_s: time limit for everything [s]; None for the default.
-        clock: returns monotonic seconds.
-    """
+    """The time that a sweep has left: until its budget [s] is spent, or by default until that of the current step is."""
 
     def __init__(self, budget_s: float | None, clock: Callable[[], float]) -> None:
         self._budget_s, self._clock = budget_s, clock
@@ -110,9 +105,7 @@ class _TimeLimit:
     def after_round(self, number: int, is_known: bool) -> float:
         """Return the time left for rounds [s]; with a budget, after another round like this one. Negative if there is none.
 
-        Args:
-            number: number of rounds so far.
-            is_known: whether the errors are small.
+        `number` is that of the rounds so far, and `is_known` whether errors are small.
         """
         now = self._clock()
         took, self._round_since = now - self._round_since, now

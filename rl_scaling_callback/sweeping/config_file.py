@@ -69,10 +69,9 @@ def write_config(path: Path, source: str, scale: Scale, reason: str, learner_thr
     """Write a Python file whose `config` is the one named by `source`, at another scale, and with these threads unless None."""
     file, _, name = source.rpartition(":")
     place = f"{Path(file).resolve()}:{name}"
-    imports = "from rl_scaling_callback.sweeping.config_file import load_config\n"
-    threads = ""
+    imports, threads = "from rl_scaling_callback.sweeping.config_file import load_config\n", ""
     if learner_threads is not None:
-        imports = f"from rl_scaling_callback.sweeping.callbacks import with_learner_threads\n{imports}"
+        imports += "from rl_scaling_callback.sweeping.user_callbacks import with_learner_threads\n"
         threads = f"config = with_learner_threads(config, {learner_threads})\n"
     reason = " ".join(reason.split())
     text = f'"""Tuned by rl-scaling sweep."""\n\n{imports}\n# {reason}\nconfig = load_config({place!r})\n{scale.code}{threads}'

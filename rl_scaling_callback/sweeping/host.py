@@ -26,7 +26,7 @@ from rl_scaling_callback.rllib.results import MEASURED_KEYS, read_injected, read
 from rl_scaling_callback.rllib.switch import Switch
 from rl_scaling_callback.rllib.threads import learner_threads, set_learner_threads
 from rl_scaling_callback.sweeping import cluster
-from rl_scaling_callback.sweeping.callbacks import callbacks_of, learner_threads_of, measures
+from rl_scaling_callback.sweeping.user_callbacks import callbacks_of, learner_threads_of, measures
 
 _MAX_START_S: Final = 300.0
 _MAX_PROBE_S: Final = 300.0

@@ -81,13 +81,7 @@ def experiment_of(
 ) -> Experiment:
     """Return an experiment with one run per configuration, whose only iteration is the one to expect.
 
-    Args:
-        config: the config.
-        machine: where it ran.
-        outcome: the estimates.
-        work: the work of each configuration.
-        failed: configurations that can't be measured, with the reason.
-        source: what was measured, in words.
+    Configurations that can't be measured (`failed`) have a reason. `source` says what was measured.
     """
     runs, settings = [], vars(config)
     for each in outcome.candidates:

@@ -20,8 +20,8 @@ from rl_scaling_callback.storage import absolute, shown, write
 from rl_scaling_callback.sweeping import cluster
 from rl_scaling_callback.sweeping.by_probes import sweep_by_probes
 from rl_scaling_callback.sweeping.by_training import sweep_by_training
-from rl_scaling_callback.sweeping.callbacks import with_learner_threads
 from rl_scaling_callback.sweeping.outcome import Task
+from rl_scaling_callback.sweeping.user_callbacks import with_learner_threads
 
 if TYPE_CHECKING:
     from rl_scaling_callback.report import Report
@@ -95,8 +95,9 @@ def sweep(
     grid = grid_of(config, runners, envs, say)
     rest, each = cluster.cpus_of(config)
     race = Race(goal, cpus=lambda scale: rest + each * scale.num_env_runners)
-    without = {"evaluation_interval": None} if evaluates(vars(config)) else {}
-    measured = config.copy(copy_frozen=False).evaluation(**without)
+    measured = config.copy(copy_frozen=False)
+    if evaluates(vars(config)):
+        measured.evaluation(evaluation_interval=None)
     task = Task(measured, race, grid, budget_minutes and 60 * budget_minutes, say, progress)
     try:
         _check_probing(config)

@@ -26,11 +26,11 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.rllib.hardware import usable_cores
 from rl_scaling_callback.sweeping import cluster as clusters
 from rl_scaling_callback.sweeping import host as hosts
-from rl_scaling_callback.sweeping.callbacks import learner_threads_of, with_learner_threads
 from rl_scaling_callback.sweeping.cluster import at_scale, cpus_for, cpus_of, reserve
 from rl_scaling_callback.sweeping.config_file import load_config, write_config
 from rl_scaling_callback.sweeping.host import Host
 from rl_scaling_callback.sweeping.sweep import grid_of
+from rl_scaling_callback.sweeping.user_callbacks import learner_threads_of, with_learner_threads
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

@@ -1,4 +1,4 @@
-"""The callbacks of the configs that a sweep is given, measures and returns."""
+"""The callbacks of the config that a user gives to a sweep, and of the tuned one."""
 
 from __future__ import annotations
 
