@@ -275,6 +275,7 @@ def sweep(
         from rl_scaling_callback.sweeping.cluster import connect
         from rl_scaling_callback.sweeping.config_file import load_config, write_config
         from rl_scaling_callback.sweeping.sweep import sweep as run_sweep
+        from rl_scaling_callback.sweeping.user_callbacks import learner_threads_of
     except ImportError as error:
         raise click.ClickException(str(error)) from None
     try:
@@ -303,7 +304,7 @@ def sweep(
     if write is not None:
         from rl_scaling_callback.report.decisions import reason_text
 
-        write_config(write, config, choice.choice.scale, reason_text(choice))
+        write_config(write, config, choice.choice.scale, reason_text(choice), learner_threads_of(made.config))
         click.echo(f"written: {write}", err=True)
     if made.interrupted:
         sys.exit(INTERRUPTED)

@@ -19,7 +19,7 @@ from rl_scaling_callback.core.scale import REFERENCE_SCALE, Scale
 
 _COEFFICIENTS: Final = 3
 """Coefficients of the time of a learner update: a + b·r + c·N."""
-FEWEST_ITERATIONS: Final = _COEFFICIENTS + 1
+MIN_ITERATIONS: Final = _COEFFICIENTS + 1
 """With fewer training iterations, their residuals are 0 and say nothing about the error."""
 
 REST: Final = ("learn", "sync", "other")
@@ -65,8 +65,6 @@ class ProbeRounds:
         out: eliminated configurations.
         failed: configurations that can't be probed, with the reason.
         probed_s: total time of the rounds [s].
-        trained_s: total time of the training iterations [s].
-        evaluation_s: mean time that evaluation adds to an iteration, not included in the other times [s].
     """
 
     scales: list[Scale]
@@ -77,8 +75,6 @@ class ProbeRounds:
     out: frozenset[Scale] = frozenset()
     failed: dict[Scale, str] = field(default_factory=dict)
     probed_s: float = 0.0
-    trained_s: float = 0.0
-    evaluation_s: float = 0.0
 
     @property
     def running(self) -> list[Scale]:
@@ -122,15 +118,36 @@ class ProbeRounds:
         return trimmed_mean(logs.tolist()).error * math.sqrt((count - 1) / max(1, count - _COEFFICIENTS))
 
     @property
-    def shares(self) -> dict[str, float]:
-        """Share of each phase in `rest`."""
-        parts = {phase: sum(each.parts[phase] for each in self.iterations) for phase in REST}
-        return {phase: seconds / sum(parts.values()) for phase, seconds in parts.items()}
+    def trained_s(self) -> float:
+        """Total time of the training iterations between rounds [s]."""
+        return sum(each.seconds for each in self.iterations)
+
+    @property
+    def env_steps(self) -> float:
+        """Mean env steps of these iterations."""
+        return fmean(each.env_steps for each in self.iterations)
+
+    def parts(self, scale: Scale, seconds: float) -> dict[str, float]:
+        """Return the seconds of each of `attribution.RECORDED` that are known, per env step, if an env step takes `seconds`."""
+        place, probes = self.scales.index(scale), self.of(scale)
+        rest, reset = float(self.rest[place]), float(self.resets[place])
+        phases = {phase: sum(each.parts[phase] for each in self.iterations) for phase in REST}
+        sample = seconds - rest
+        # The busy share comes from this configuration's probes; the total sampling time from the fit over all rounds.
+        sampled = fmean(probe.seconds_per_step for probe in probes)
+        return {
+            "sample": sample,
+            **{phase: rest * took / sum(phases.values()) for phase, took in phases.items()},
+            "busy": reset + (sample - reset) * fmean(probe.busy_per_step for probe in probes) / sampled,
+            "longest": reset + (sample - reset) * fmean(probe.longest_per_step for probe in probes) / sampled,
+            "reset": reset,
+            "all_resets": reset * scale.num_env_runners,
+        }
 
     def _steps(self, scale: Scale) -> float:
         """Return the env steps per learner update."""
         steps = self.steps[scale]
-        return fmean(each.env_steps for each in self.iterations) if math.isinf(steps) else steps
+        return self.env_steps if math.isinf(steps) else steps
 
     def _took(self, iteration: TrainedIteration) -> float:
         """Return an iteration's seconds other than sampling, per learner update."""
@@ -186,11 +203,6 @@ class ProbeRounds:
                 speedups.append(math.log(reference / seconds))
                 reference = NAN
         return speedups
-
-    def trained(self, iteration: TrainedIteration) -> None:
-        """Add a training iteration."""
-        self.iterations.append(iteration)
-        self.trained_s += iteration.seconds
 
 
 def _terms(scales: Sequence[Scale]) -> Array:

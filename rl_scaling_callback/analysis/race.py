@@ -40,16 +40,16 @@ _BOUNDED_SQUARE: Final = 0.7102
 _PASSES: Final = 30
 # With fewer than three measurements, an outlier can't be identified. With two, each configuration is compared by the one that
 # speaks against the decision.
-FEWEST_ROUNDS: Final = 3
-_FEWEST_TO_ELIMINATE: Final = 2
+MIN_ROUNDS: Final = 3
+_MIN_TO_ELIMINATE: Final = 2
 # A lack of CPUs outweighs any lack of speed.
 _OUTWEIGHS: Final = 1e3
 _EXACT: Final = 1e-9
 _RISK: Final = 0.05
 """Probability, over a whole race, that the best configuration is eliminated."""
-_NOTHING_KNOWN: Final = 999.0
+_MAX_ERROR: Final = 999.0
 """Largest error [%]; that of a single round."""
-_LARGEST_STD: Final = 10.0
+_MAX_STD: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,19 +146,19 @@ class Race:
         std = np.sqrt(np.add.outer(variances, variances) / fit.shared + (np.subtract.outer(fixed, fixed) * rest_error) ** 2)
         np.fill_diagonal(std, 0.0)
         measured = np.isfinite(seconds).sum(axis=0)
-        few = (measured > 0) & (measured < FEWEST_ROUNDS)
+        few = (measured > 0) & (measured < MIN_ROUNDS)
         by_round = -np.log(seconds[:, few] / np.exp(fit.paces[:, None]) + (rest if np.ndim(rest) == 0 else np.asarray(rest)[few]))
         low, high = speed.copy(), speed.copy()
         low[few], high[few] = np.nanmin(by_round, axis=0), np.nanmax(by_round, axis=0)
         # A repeated race has an independent error of the same size.
         quantile = stdtrit(fit.dof, 0.975) * math.sqrt(2)
-        error = np.minimum(100 * np.expm1(quantile * std[:, 0]), _NOTHING_KNOWN)
+        error = np.minimum(100 * np.expm1(quantile * std[:, 0]), _MAX_ERROR)
         # Variances of the throughputs whose sums are those of the speedups: the reference gets half of the smallest.
-        variance = np.minimum(std[:, 0], _LARGEST_STD) ** 2
+        variance = np.minimum(std[:, 0], _MAX_STD) ** 2
         others = variance[1:][np.isfinite(variance[1:])]
-        own = variance - (half := others.min(initial=2 * _LARGEST_STD**2) / 2)
+        own = variance - (half := others.min(initial=2 * _MAX_STD**2) / 2)
         own[0] = half
-        own_error = np.minimum(100 * np.expm1(quantile * np.sqrt(own)), _NOTHING_KNOWN)
+        own_error = np.minimum(100 * np.expm1(quantile * np.sqrt(own)), _MAX_ERROR)
         figures = ("sps", "sps_error", "speedup", "speedup_error")
         columns = zip(*(each.tolist() for each in (np.exp(speed), own_error, np.exp(gained), error)), strict=True)
         known = [(scale, dict(zip(figures, each, strict=True))) for scale, each in zip(scales, columns, strict=True)]
@@ -167,9 +167,9 @@ class Race:
         choice = scales.index(equals[0])
         required = np.array([self._required(scale) for scale in scales]) - math.log(scales[0].parallelism)
         spread = low, high, required, np.array([*map(tolerance, error)]), self._boundary(fit) * std
-        out = _beaten(*spread).any(axis=1) & (measured >= _FEWEST_TO_ELIMINATE)
+        out = _beaten(*spread).any(axis=1) & (measured >= _MIN_TO_ELIMINATE)
         out[[0, choice]] = False
-        done = _beaten(*spread, slack=2 * INDIFFERENCE, below=TOLERANCE)[:, choice] & (measured >= _FEWEST_TO_ELIMINATE)
+        done = _beaten(*spread, slack=2 * INDIFFERENCE, below=TOLERANCE)[:, choice] & (measured >= _MIN_TO_ELIMINATE)
         rivals = [scale for i, scale in enumerate(scales) if total[i] > 0 and not (done[i] or out[i] or i == choice)]
         return Outcome(
             scales=tuple(scales),
@@ -180,7 +180,7 @@ class Race:
             choice=equals[0],
             equals=equals,
             rivals=tuple(rivals),
-            over=not rivals and bool(measured[choice] >= FEWEST_ROUNDS),
+            over=not rivals and bool(measured[choice] >= MIN_ROUNDS),
         )
 
     def worth_adding(self, outcome: Outcome, grid: Grid, near: Collection[Scale] = ()) -> tuple[Scale, ...]:

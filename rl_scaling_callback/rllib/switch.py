@@ -5,12 +5,11 @@ Use it only with an Algorithm built for measurement, because it learns from all 
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from typing import Any, Final
 
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.rllib import configs, twins
+from rl_scaling_callback.rllib import twins
 
 _ITSELF: Final = "_scaling_itself"
 
@@ -47,20 +46,6 @@ class Switch:
             self._use(len(self._actors))
             self._act_as(None)
         return result, 0.0 if self._starts_over else resets_s
-
-    def take_out_evaluation(self) -> float:
-        """Evaluate once, then turn evaluation off; return the mean seconds that it adds to an iteration.
-
-        Evaluation in parallel to training stays on, because it is part of an iteration's duration.
-        """
-        config = vars(self._algorithm.config)
-        if not configs.evaluates(config):
-            return 0.0
-        started = time.perf_counter()
-        self._algorithm.evaluate()
-        seconds = (time.perf_counter() - started) / int(config["evaluation_interval"])
-        config["evaluation_interval"] = None  # the config is frozen
-        return seconds
 
     def _act_as(self, scale: Scale | None) -> None:
         state = self._algorithm.learner_group.get_state(components="learner/rl_module", inference_only=True)["learner"]

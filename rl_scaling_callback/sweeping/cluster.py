@@ -20,9 +20,9 @@ from rl_scaling_callback.rllib import hardware
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
-_ANSWER_WITHIN_S: Final = 60.0
+_MAX_ANSWER_S: Final = 60.0
 _SAY_AFTER_S: Final = 5.0
-_LONGEST_WAIT_S: Final = 300.0
+_MAX_WAIT_S: Final = 300.0
 
 
 def connect(num_cpus: int, *, insist: bool = False) -> None:
@@ -48,7 +48,7 @@ def connect(num_cpus: int, *, insist: bool = False) -> None:
         ray.init(log_to_driver=False)
 
 
-def reserve(request: Any, say: Callable[[str], None], longest_s: float = _LONGEST_WAIT_S) -> PlacementGroup | None:
+def reserve(request: Any, say: Callable[[str], None], longest_s: float = _MAX_WAIT_S) -> PlacementGroup | None:
     """Reserve the resources of an Algorithm as Tune does; None if one of its processes requests none, which Ray can't reserve.
 
     Args:
@@ -85,9 +85,7 @@ def cores() -> int:
         for node in ray.nodes()
         if node["Alive"] and node["Resources"].get("CPU", 0.0) > 0
     ]
-    answered, silent = ray.wait(asked, num_returns=len(asked), timeout=_ANSWER_WITHIN_S) if asked else ([], [])
-    for answer in silent:
-        ray.cancel(answer, force=True)
+    answered = ray.wait(asked, num_returns=len(asked), timeout=_MAX_ANSWER_S)[0] if asked else []
     return sum(ray.get(answer).cores for answer in answered)
 
 

@@ -65,12 +65,14 @@ def _imported(file: Path) -> ModuleType:
     return module
 
 
-def write_config(path: Path, source: str, scale: Scale, reason: str) -> None:
-    """Write a Python file whose `config` is the one named by `source`, at another scale."""
+def write_config(path: Path, source: str, scale: Scale, reason: str, learner_threads: int | None = None) -> None:
+    """Write a Python file whose `config` is the one named by `source`, at another scale, and with these threads unless None."""
     file, _, name = source.rpartition(":")
     place = f"{Path(file).resolve()}:{name}"
-    path.write_text(
-        '"""Tuned by rl-scaling sweep."""\n\nfrom rl_scaling_callback.sweeping.config_file import load_config\n\n'
-        f"# {' '.join(reason.split())}\nconfig = load_config({place!r})\n{scale.code}",
-        encoding="utf-8",
-    )
+    imports, threads = "from rl_scaling_callback.sweeping.config_file import load_config\n", ""
+    if learner_threads is not None:
+        imports += "from rl_scaling_callback.sweeping.user_callbacks import with_learner_threads\n"
+        threads = f"config = with_learner_threads(config, {learner_threads})\n"
+    reason = " ".join(reason.split())
+    text = f'"""Tuned by rl-scaling sweep."""\n\n{imports}\n# {reason}\nconfig = load_config({place!r})\n{scale.code}{threads}'
+    path.write_text(text, encoding="utf-8")

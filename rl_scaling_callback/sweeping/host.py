@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 import math
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -25,32 +24,33 @@ from rl_scaling_callback.rllib.configs import is_asynchronous, is_new_stack, rea
 from rl_scaling_callback.rllib.prober import Prober
 from rl_scaling_callback.rllib.results import MEASURED_KEYS, read_injected, read_measured
 from rl_scaling_callback.rllib.switch import Switch
+from rl_scaling_callback.rllib.threads import learner_threads, set_learner_threads
 from rl_scaling_callback.sweeping import cluster
+from rl_scaling_callback.sweeping.user_callbacks import callbacks_of, learner_threads_of, measures
 
-_LONGEST_START_S: Final = 300.0
-_LONGEST_PROBE_S: Final = 30.0
-"""Excluding the creation of envs."""
+_MAX_START_S: Final = 300.0
+_MAX_PROBE_S: Final = 300.0
+"""Including the creation of the envs."""
 _PROBE_S: Final = 0.1
 """Sampling time of a probe: half of the usual. More but shorter rounds are about as precise in the same time, and clear cases end
 sooner."""
-_LONGEST_STOP_S: Final = 5.0
-_LONGEST_ANSWER_S: Final = 5.0
-_LONGEST_TEXT: Final = 300
-_MOST_ATTEMPTS: Final = 3
+_MAX_ANSWER_S: Final = 5.0
+_MAX_TEXT: Final = 300
+_MAX_ATTEMPTS: Final = 3
 """At training an iteration whose time is unknown, because the clock jumped."""
-_LONGEST_ITERATION: Final = 200
-"""Maximum env steps of an iteration with several learner updates."""
-_LONGEST_MINIMUM_S: Final = 2.0
+_MAX_STEPS: Final = 200
+"""Env steps of an iteration with several learner updates."""
+_MAX_MIN_TIME_S: Final = 2.0
 """Longest minimum duration of an iteration of an asynchronous algorithm. It only affects reporting, and the default of APPO and
 IMPALA is 10 s. Two seconds contain many samples and updates."""
-_LONGEST_SILENCE_S: Final = 600.0
+_MAX_SILENCE_S: Final = 600.0
 """A training iteration that takes longer counts as hung, unless probes have shown that the configuration works."""
 
 
 class _Host:
     """The actor that runs in the separate process."""
 
-    _first_s = 0.0
+    _prober: Prober | None = None
     _lifetime = math.nan
 
     def start(self, config: AlgorithmConfig) -> hardware.Host:
@@ -59,23 +59,22 @@ class _Host:
         self._algorithm = config.build_algo()
         return hardware.this_host()
 
-    def prepare(self, probes: bool, keep_envs: bool) -> float:
-        """Train until the algorithm has learned; return the mean time that evaluation adds to an iteration [s].
-
-        For probes, evaluation is turned off.
-        """
-        config, evaluation_s = vars(self._algorithm.config), 0.0
+    def prepare(self, probes: bool, keep_envs: bool, threads: int | None) -> float:
+        """Train until the algorithm has learned; return the number of the learner's threads."""
         if probes:
-            self._keep_envs = keep_envs
-            self._prober = Prober(self._algorithm, keep_envs=keep_envs)
+            if threads is not None:
+                set_learner_threads(self._algorithm, threads)
+            self._prober = Prober(self._algorithm, max_seconds=_MAX_PROBE_S, probe_seconds=_PROBE_S, keep_envs=keep_envs)
             self._switch = Switch(self._algorithm, keep_envs)
-            evaluation_s = self._switch.take_out_evaluation()
+        config = vars(self._algorithm.config)
         steps, before_learning = 0.0, steps_before_learning(config)
         while steps <= before_learning:
             steps += self.train(read_scale(config), probes=False).env_steps
-        return evaluation_s
+        return learner_threads(self._algorithm)
 
-    def train(self, scale: Scale, probes: bool) -> TrainedIteration:
+    def train(self, scale: Scale, probes: bool, threads: int | None = None) -> TrainedIteration:
+        if threads is not None:
+            set_learner_threads(self._algorithm, threads)
         result, resets_s = self._switch.train(scale) if probes else (self._algorithm.train(), 0.0)
         reading = read_measured(result, read_injected(result, MEASURED_KEYS), self._lifetime)
         self._lifetime = reading.lifetime
@@ -85,32 +84,24 @@ class _Host:
         return TrainedIteration(scale, reading.env_steps, reading.seconds, named)
 
     def steps_per_update(self, scales: Sequence[Scale]) -> dict[Scale, float]:
+        assert self._prober is not None
         return {scale: self._prober.steps_per_round(scale) for scale in scales}
 
     def probe(self, scale: Scale, number: int) -> Probe | str:
-        """Return the probe, or the reason if it failed or took too long.
-
-        The first probe measures how long it takes to create an env; later time limits depend on it.
-        """
-        envs = scale.num_envs_per_env_runner
-        longest_s = _LONGEST_PROBE_S + 2 * envs * self._first_s if self._first_s else _LONGEST_START_S
-        started = time.perf_counter()
+        """Return the probe, or the reason if it failed or took too long."""
+        assert self._prober is not None
         try:
-            # The prober itself has no state to keep: its twins are in the env runners.
-            one = Prober(self._algorithm, max_seconds=round(longest_s, 1), probe_seconds=_PROBE_S, keep_envs=self._keep_envs)
-            return one.measure([scale], first_round=number)[0]
+            return self._prober.measure([scale], first_round=number)[0]
         except (ProbeError, ValueError) as error:
             return str(error).removesuffix(f". {prober._INSTEAD}.")
-        finally:
-            self._first_s = self._first_s or (time.perf_counter() - started) / envs
 
     def is_whole(self) -> bool:
         group: Any = self._algorithm.env_runner_group
-        answers = group.foreach_env_runner(_answer, local_env_runner=False, timeout_seconds=_LONGEST_ANSWER_S)
+        answers = group.foreach_env_runner(_answer, local_env_runner=False, timeout_seconds=_MAX_ANSWER_S)
         return bool(len(answers) == group.num_remote_env_runners())
 
     def stop(self) -> None:
-        if hasattr(self, "_prober"):
+        if self._prober is not None:
             self._prober.close()
         self._algorithm.stop()
 
@@ -130,7 +121,7 @@ class Host:
 
     Attributes:
         machine: the machine of the process.
-        evaluation_s: the mean time that evaluation adds to an iteration; it is turned off for probes [s].
+        learner_threads: the number of threads of the learner's torch; NaN if unknown.
 
     Raises:
         ProbeError: the Algorithm can't be built, probed or trained.
@@ -152,16 +143,13 @@ class Host:
         actor: Any = ray.remote(_Host)
         options: dict[str, Any] = {"num_cpus": own.pop("CPU", 0), "num_gpus": own.pop("GPU", 0), "resources": own}
         if self._group is not None:
-            options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
-                self._group,
-                placement_group_bundle_index=0,
-                placement_group_capture_child_tasks=True,
-            )
+            in_group = PlacementGroupSchedulingStrategy(self._group, 0, placement_group_capture_child_tasks=True)
+            options["scheduling_strategy"] = in_group
         self._actor: Any = actor.options(**options).remote()
         try:
-            self.machine: hardware.Host = self._get(self._actor.start.remote(_timed(self._config)), _LONGEST_START_S)
-            longest_s = None if self._probes else _LONGEST_SILENCE_S
-            self.evaluation_s: float = self._get(self._actor.prepare.remote(self._probes, self._keep_envs), longest_s)
+            self.machine: hardware.Host = self._ask("start", _timed(self._config), within_s=_MAX_START_S)
+            given = self._probes, self._keep_envs, learner_threads_of(self._config)
+            self.learner_threads: float = self._ask("prepare", *given, within_s=None if self._probes else _MAX_SILENCE_S)
         except BaseException:
             self.close()
             raise
@@ -169,51 +157,56 @@ class Host:
     def recover(self) -> bool:
         """Start a new Algorithm if env runners have died or hang; return whether it did."""
         with suppress(ProbeError):
-            if self._get(self._actor.is_whole.remote(), 2 * _LONGEST_ANSWER_S):
+            if self._ask("is_whole", within_s=2 * _MAX_ANSWER_S):
                 return False
         self.close()
         self._start()
         return True
 
-    def train(self, scale: Scale) -> TrainedIteration:
-        """Run a training iteration at a scale, without probes that of the config; its figures may then be unknown."""
-        longest_s = None if self._probes else _LONGEST_SILENCE_S
-        for _ in range(_MOST_ATTEMPTS):
-            iteration: TrainedIteration = self._get(self._actor.train.remote(scale, self._probes), longest_s)
+    def train(self, scale: Scale, threads: int | None = None) -> TrainedIteration:
+        """Run a training iteration at a scale, without probes that of the config; its figures may then be unknown.
+
+        Args:
+            scale: the scale.
+            threads: the number of threads of the learner's torch from now on; None to leave it.
+        """
+        within_s = None if self._probes else _MAX_SILENCE_S
+        for _ in range(_MAX_ATTEMPTS):
+            iteration: TrainedIteration = self._ask("train", scale, self._probes, threads, within_s=within_s)
             if not self._probes or (iteration.env_steps > 0 and 0 < iteration.seconds < math.inf and iteration.rest_s < math.inf):
                 return iteration
-        raise ProbeError(f"{_MOST_ATTEMPTS} training iterations in a row at {scale} could not be timed")
+        raise ProbeError(f"{_MAX_ATTEMPTS} training iterations in a row at {scale} could not be timed")
 
     def steps_per_update(self, scales: Sequence[Scale]) -> dict[Scale, float]:
         """Return the env steps per learner update at each scale; infinite if updates depend on the env steps alone."""
-        steps: dict[Scale, float] = self._get(self._actor.steps_per_update.remote(list(scales)))
+        steps: dict[Scale, float] = self._ask("steps_per_update", [*scales])
         return steps
 
     def probe(self, scale: Scale, number: int) -> Probe | str:
         """Return a probe of a scale, or the reason if it failed."""
-        probe: Probe | str = self._get(self._actor.probe.remote(scale, number))
+        probe: Probe | str = self._ask("probe", scale, number)
         return probe
 
     def close(self) -> None:
         """Close the envs, which may run in subprocesses, end the process, and release its resources."""
         try:
             with suppress(ray.exceptions.RayError):
-                ray.get(self._actor.stop.remote(), timeout=_LONGEST_STOP_S)
+                ray.get(self._actor.stop.remote(), timeout=_MAX_ANSWER_S)
         finally:
             ray.kill(self._actor)
             if self._group is not None:
                 remove_placement_group(self._group)
 
-    def _get(self, answer: Any, timeout: float | None = None) -> Any:
+    def _ask(self, method: str, *given: Any, within_s: float | None = None) -> Any:
         try:
-            return ray.get(answer, timeout=timeout)
+            return ray.get(getattr(self._actor, method).remote(*given), timeout=within_s)
         except ray.exceptions.GetTimeoutError as error:
-            raise ProbeError(f"The Algorithm has not answered for {timeout:.0f} s") from error
+            raise ProbeError(f"The Algorithm has not answered for {within_s:.0f} s") from error
         except ray.exceptions.RayError as error:
             cause = getattr(error, "cause", error)
             # Ray's messages contain whole tracebacks; the cause is in the last line.
             lines = str(cause).strip().splitlines() or [""]
-            raise ProbeError(f"{type(cause).__name__}: {lines[-1][:_LONGEST_TEXT]}") from error
+            raise ProbeError(f"{type(cause).__name__}: {lines[-1][:_MAX_TEXT]}") from error
 
 
 def _timed(config: AlgorithmConfig) -> AlgorithmConfig:
@@ -222,21 +215,14 @@ def _timed(config: AlgorithmConfig) -> AlgorithmConfig:
     Otherwise, RLlib would wait a minute and then train with a different env runner from the one to measure. Iterations can be
     short because their length only affects reporting; DQN's, for example, have 1,000 updates.
     """
-    given, default = config.callbacks_class, AlgorithmConfig().callbacks_class
-    callbacks: list[Any] = list(given) if isinstance(given, (list, tuple)) else [given]
-    others = [each for each in callbacks if each is not default and not _is_measuring(each)]
+    others = [each for each in callbacks_of(config) if not measures(each)]
     measuring: Any = functools.partial(ScalingCallback, baseline_sps=1.0)
     timed = config.copy(copy_frozen=False)
     # The old API stack takes only one; beside the user's, the times of phases are unknown there.
     timed.callbacks([*others, measuring] if is_new_stack(vars(config)) else [*others, measuring][0])
     if is_asynchronous(vars(config)):
-        timed.reporting(min_time_s_per_iteration=min(_LONGEST_MINIMUM_S, timed.min_time_s_per_iteration or 0))
+        timed.reporting(min_time_s_per_iteration=min(_MAX_MIN_TIME_S, timed.min_time_s_per_iteration or 0))
     else:
-        least = min(_LONGEST_ITERATION, timed.min_sample_timesteps_per_iteration or 0)
+        least = min(_MAX_STEPS, timed.min_sample_timesteps_per_iteration or 0)
         timed.reporting(min_time_s_per_iteration=0, min_train_timesteps_per_iteration=0, min_sample_timesteps_per_iteration=least)
     return timed.fault_tolerance(restart_failed_env_runners=False, ignore_env_runner_failures=False)
-
-
-def _is_measuring(callback: Any) -> bool:
-    made = getattr(callback, "func", callback)
-    return isinstance(made, type) and issubclass(made, ScalingCallback)

@@ -1,13 +1,15 @@
-"""Turns the outcome of a race into progress and, at the end, into an experiment to report on."""
+"""What both ways of sweeping share: the task, the progress of a race, and the experiment to report on at its end."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ray
 
-from rl_scaling_callback.analysis.race import Outcome
+from rl_scaling_callback.analysis.race import Grid, Outcome, Race
 from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Run, Study
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
@@ -19,21 +21,39 @@ if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a sweep is to find, and whom it tells about it.
+
+    Attributes:
+        config: the config to tune.
+        race: the rules.
+        grid: the numbers of env runners and of envs to try.
+        budget_s: time limit [s]; None for the default of the way of sweeping.
+        say: called with progress messages.
+        progress: called with the standings after each round of probes or training run.
+        clock: returns monotonic seconds.
+    """
+
+    config: AlgorithmConfig
+    race: Race
+    grid: Grid
+    budget_s: float | None = None
+    say: Callable[[str], None] = print
+    progress: Callable[[ProgressView], None] = lambda _: None
+    clock: Callable[[], float] = time.monotonic
+
+
 class Swept(NamedTuple):
-    """The measurements of a sweep, and whether the user interrupted it."""
+    """The measurements of a sweep, whether the user interrupted it, and the threads to set for the learner, None for none."""
 
     experiment: Experiment
     interrupted: bool
+    learner_threads: int | None = None
 
 
 class Work(NamedTuple):
-    """What an iteration of a configuration consists of.
-
-    Attributes:
-        env_steps: its env steps.
-        parts: seconds of each part per env step; empty if unknown.
-        notes: caveats.
-    """
+    """What an iteration of a configuration consists of: its env steps, seconds of each part per env step, and caveats."""
 
     env_steps: float
     parts: Mapping[str, float]
@@ -48,7 +68,7 @@ def view(outcome: Outcome, failed: Mapping[Scale, str], rounds: int, seconds_lef
 
     figures = zip(outcome.scales, outcome.speedup.tolist(), outcome.speedup_error.tolist(), strict=True)
     rows = [Row(scale, speedup, error, state(scale)) for scale, speedup, error in figures]
-    return ProgressView(rows, outcome.choice, rounds, seconds_left)
+    return ProgressView(rows, outcome.choice, rounds, max(0.0, seconds_left))
 
 
 def experiment_of(
@@ -61,29 +81,23 @@ def experiment_of(
 ) -> Experiment:
     """Return an experiment with one run per configuration, whose only iteration is the one to expect.
 
-    Args:
-        config: the config.
-        machine: where it ran.
-        outcome: the estimates.
-        work: the work of each configuration.
-        failed: configurations that can't be measured, with the reason.
-        source: what was measured, in words.
+    Configurations that can't be measured (`failed`) have a reason. `source` says what was measured.
     """
     runs, settings = [], vars(config)
     for each in outcome.candidates:
-        done = work[each.scale]
+        env_steps, parts, notes = work[each.scale]
         iteration = Steady(
             sps=each.sps,
             error=each.own_error,
             iterations=1,
-            env_steps=done.env_steps,
-            seconds=done.env_steps / each.sps,
+            env_steps=env_steps,
+            seconds=env_steps / each.sps,
             converged=True,
             settled=True,
-            parts={name: seconds * done.env_steps for name, seconds in done.parts.items()},
+            parts={name: seconds * env_steps for name, seconds in parts.items()},
         )
         name = f"sweep of {each.scale}"
-        runs.append(Run(name=name, scale=each.scale, steady=iteration, cores=machine.cores, cpus=each.cpus, notes=done.notes))
+        runs.append(Run(name=name, scale=each.scale, steady=iteration, cores=machine.cores, cpus=each.cpus, notes=notes))
     algorithm: Any = config.algo_class
     env = config.env if isinstance(config.env, str) else getattr(config.env, "__name__", "env")
     overlaps = is_asynchronous(settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
@@ -15,11 +15,13 @@ from rl_scaling_callback.core.checks import at_least, positive
 from rl_scaling_callback.core.probing import ProbeError
 from rl_scaling_callback.core.text import counted
 from rl_scaling_callback.rllib import hardware
-from rl_scaling_callback.rllib.configs import is_asynchronous, is_new_stack
+from rl_scaling_callback.rllib.configs import evaluates, is_asynchronous, is_new_stack
 from rl_scaling_callback.storage import absolute, shown, write
 from rl_scaling_callback.sweeping import cluster
 from rl_scaling_callback.sweeping.by_probes import sweep_by_probes
 from rl_scaling_callback.sweeping.by_training import sweep_by_training
+from rl_scaling_callback.sweeping.outcome import Task
+from rl_scaling_callback.sweeping.user_callbacks import with_learner_threads
 
 if TYPE_CHECKING:
     from rl_scaling_callback.report import Report
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 Counts = Sequence[int] | Literal["auto"]
 
 PAGE: Final = "~/ray_results/scaling_sweep/scaling_report.html"
-_MOST_ENVS: Final = 256
+_MAX_ENVS: Final = 256
 """Upper limit of doubling with `envs="auto"`."""
 
 
@@ -54,13 +56,13 @@ def sweep(
 
     Args:
         config: the config to tune.
-        goal: a name in `GOALS` or a `Goal`. All figures exclude evaluation; if the config evaluates and is probed, a note gives the
-            speedup including it. If the cost of a step depends on the policy, figures apply to the policy of the first iterations.
+        goal: a name in `GOALS` or a `Goal`. All figures exclude evaluation that training waits for. If the cost of a step depends
+            on the policy, figures apply to the policy of the first iterations.
         runners: numbers of env runners; `"auto"` for powers of two up to the cores of the cluster.
         envs: numbers of envs per env runner; `"auto"` doubles them as long as that pays off.
         budget_minutes: time limit for measuring and confirming; starting Ray and the Algorithm does not count. By default, 12 s
-            for probes after the first round, 30 s on a disturbed machine, and 12 s for confirming. Without probes, no measurement
-            starts after this time; by default, there is no limit.
+            for probes after the first round, 30 s on a disturbed machine, and 12 s for confirming and for comparing numbers of the
+            learner's threads. Without probes, no measurement starts after this time; by default, there is no limit.
         keep_envs: keep the envs of all configurations between rounds; each env runner then has 1 + the sum of the different numbers
             of envs. False keeps only its own envs and those of one configuration at a time, and rebuilds them for each probe. This
             takes longer, but suits simulators with few licences or high memory use.
@@ -70,8 +72,9 @@ def sweep(
         progress: called with the standings after each round of probes or training run.
 
     Returns:
-        The report. Its `config` is `config` at the recommended scale, or None without a recommendation. `interrupted` is True if
-        the sweep was interrupted.
+        The report. Its `config` is `config` at the recommended scale, or None without a recommendation. If more or fewer threads
+        make the learner clearly faster, a note tells by how much, and the config's `ScalingCallback` has `learner_threads`.
+        `interrupted` is True if the sweep was interrupted.
 
     Raises:
         TypeError: `config` is not an AlgorithmConfig.
@@ -92,16 +95,21 @@ def sweep(
     grid = grid_of(config, runners, envs, say)
     rest, each = cluster.cpus_of(config)
     race = Race(goal, cpus=lambda scale: rest + each * scale.num_env_runners)
-    options: dict[str, Any] = {"say": say, "progress": progress, "budget_s": budget_minutes and 60 * budget_minutes}
+    measured = config.copy(copy_frozen=False)
+    if evaluates(vars(config)):
+        measured.evaluation(evaluation_interval=None)
+    task = Task(measured, race, grid, budget_minutes and 60 * budget_minutes, say, progress)
     try:
         _check_probing(config)
-        swept = sweep_by_probes(config, race, grid, grows=isinstance(envs, str), keep_envs=keep_envs, **options)
+        swept = sweep_by_probes(task, grows=isinstance(envs, str), keep_envs=keep_envs)
     except ProbeError as error:
         say(f"Probing is not possible: {str(error).rstrip('.')}. Training each configuration in an Algorithm of its own instead.")
-        swept = sweep_by_training(config, race, grid, **options)
+        swept = sweep_by_training(task)
     report = replace(make_report(swept.experiment, goal), interrupted=swept.interrupted)
     if (choice := report.studies[0].recommendation.choice) is not None:
-        report = replace(report, config=cluster.at_scale(config, choice.scale))
+        tuned = cluster.at_scale(config, choice.scale)
+        threads = swept.learner_threads
+        report = replace(report, config=tuned if threads is None else with_learner_threads(tuned, threads))
     try:
         folder, _, name = absolute(page).rpartition("/")
         write(folder, name, render_page(report))
@@ -126,7 +134,7 @@ def grid_of(config: AlgorithmConfig, runners: Counts, envs: Counts, say: Callabl
             say(f"The cluster has {cores} cores but fits only {room}: start Ray with more CPUs (--num-cpus)")
         runners = _powers_of_two(max(1, most))
     cluster.check(config, sorted({1, *runners}))
-    return Grid(tuple(sorted({*runners})), tuple(_powers_of_two(_MOST_ENVS) if isinstance(envs, str) else sorted({*envs})))
+    return Grid(tuple(sorted({*runners})), tuple(_powers_of_two(_MAX_ENVS) if isinstance(envs, str) else sorted({*envs})))
 
 
 def _powers_of_two(most: int) -> list[int]:

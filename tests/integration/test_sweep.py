@@ -23,12 +23,14 @@ from tuning import costly
 from rl_scaling_callback import Goal, ScalingCallback, sweep
 from rl_scaling_callback.analysis.race import Grid
 from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.rllib.hardware import usable_cores
 from rl_scaling_callback.sweeping import cluster as clusters
 from rl_scaling_callback.sweeping import host as hosts
 from rl_scaling_callback.sweeping.cluster import at_scale, cpus_for, cpus_of, reserve
-from rl_scaling_callback.sweeping.config_file import load_config
+from rl_scaling_callback.sweeping.config_file import load_config, write_config
 from rl_scaling_callback.sweeping.host import Host
 from rl_scaling_callback.sweeping.sweep import grid_of
+from rl_scaling_callback.sweeping.user_callbacks import learner_threads_of, with_learner_threads
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -69,14 +71,6 @@ class Deadly(CostlyEnv):
 
     def close(self):
         Deadly.held -= 1
-
-
-class SlowToMake(CostlyEnv):
-    """An env that takes `make_s` to create."""
-
-    def __init__(self, config):
-        time.sleep(config["make_s"])
-        super().__init__(config)
 
 
 class Mine(RLlibCallback):
@@ -120,7 +114,6 @@ def test_config_with_callbacks_evaluation_and_processes_without_resources(tmp_pa
     assert measured(made) == GRID
     choice = made.studies[0].recommendation.choice
     assert choice.cpus == 1.0
-    assert any(note.startswith("evaluation adds") for note in choice.notes)
     assert made.config.num_env_runners == choice.scale.num_env_runners
     assert made.config.evaluation_interval == 2
 
@@ -134,6 +127,9 @@ def test_sweep_returns_a_config_and_writes_a_page(tmp_path):
     speedups = {each.scale: each.speedup for each in report.studies[0].configurations}
     assert speedups[Scale(2, 1)] == pytest.approx(2.0, rel=0.2)
     assert speedups[Scale(1, 2)] == pytest.approx(1.0, rel=0.2)
+    notes = " ".join(report.studies[0].recommendation.choice.notes)
+    assert ("for the learner's torch instead of 1" in notes) == (usable_cores() > 1)
+    assert (learner_threads_of(report.config) is None) == ("no clear gain" in notes or usable_cores() == 1)
     assert (tmp_path / "page.html").stat().st_size > 10_000
     assert said[-1] == f"Full report: {tmp_path / 'page.html'}"
     assert "<iframe" in report._repr_html_()
@@ -186,6 +182,26 @@ def test_iterations_of_a_minimum_duration_are_shortened(given, used):
     assert hosts._timed(config).min_time_s_per_iteration == used
 
 
+@pytest.mark.parametrize(
+    ("given", "others", "ours", "options"),
+    [
+        ([], 0, 0, {}),
+        ([Mine], 1, 1, {}),
+        ([ScalingCallback, Mine], 1, 0, {}),
+        ([Mine, partial(ScalingCallback, probe=True, learner_threads=4)], 1, 1, {"probe": True}),
+    ],
+)
+def test_threads_are_set_by_the_callback_of_the_user_if_there_is_one(given, others, ours, options):
+    config = costly()
+    if given:
+        config.callbacks(given if len(given) > 1 else given[0])
+    tuned = with_learner_threads(config, 2)
+    callback = tuned.callbacks_class.pop(ours)
+    assert (callback.func, callback.keywords) == (ScalingCallback, {**options, "learner_threads": 2})
+    assert tuned.callbacks_class == [Mine] * others
+    assert learner_threads_of(config) == (4 if options else None)
+
+
 def test_callbacks_of_the_user_stay_beside_the_measuring_one():
     *others, measuring = hosts._timed(odd(costly())).callbacks_class
     assert others == [Mine]
@@ -207,6 +223,26 @@ def test_measuring_gives_no_advice(caplog):
     finally:
         logger.setLevel(level)
     assert "baseline" not in caplog.text
+
+
+def test_learner_updates_with_the_threads_to_measure():
+    """The process of the Algorithm is this one."""
+    import torch
+
+    before, host = torch.get_num_threads(), hosts._Host()
+    logger = logging.getLogger("rl_scaling_callback")
+    level = logger.level
+    try:
+        host.start(hosts._timed(costly(batch=20).env_runners(num_env_runners=1)))
+        assert host.prepare(probes=True, keep_envs=True, threads=before + 1) == before + 1
+        host.train(Scale(1, 1), probes=True, threads=before + 2)
+        assert torch.get_num_threads() == before + 2
+        host.train(Scale(1, 2), probes=True)
+        assert torch.get_num_threads() == before + 2
+        host.stop()
+    finally:
+        torch.set_num_threads(before)
+        logger.setLevel(level)
 
 
 def test_envs_of_a_sweep_are_closed_at_its_end(tmp_path):
@@ -253,13 +289,6 @@ def test_env_that_kills_its_process_is_left_out(tmp_path):
     assert reasons["1r×8e"].startswith("not tried after 1r×4e")
 
 
-@pytest.mark.slow
-def test_slow_env_creation_extends_the_time_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr("rl_scaling_callback.sweeping.host._LONGEST_PROBE_S", 1.0)
-    made, _ = run(costly(SlowToMake, batch=20, make_s=1.0), tmp_path, runners=[1], envs=[1, 2])
-    assert measured(made) == {Scale(1, 1), Scale(1, 2)}
-
-
 def test_sweep_waits_for_busy_resources_and_then_fails(cluster):
     request = costly().algo_class.default_resource_request(at_scale(costly(), Scale(3, 1)))
     said = []
@@ -294,6 +323,15 @@ def test_config_file_can_import_modules_in_its_folder(tmp_path, monkeypatch):
     (tmp_path / "my_config.py").write_text("from beside_my_config import PPOConfig\nconfig = PPOConfig\n")
     assert isinstance(load_config(f"{tmp_path / 'my_config.py'}:config"), PPOConfig)
     assert os.environ["PYTHONPATH"] == f"{tmp_path}{os.pathsep}before"
+
+
+def test_written_config_sets_the_threads_of_the_learner(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("PYTHONPATH", "before")
+    (tmp_path / "plain_config.py").write_text("from ray.rllib.algorithms.ppo import PPOConfig\nconfig = PPOConfig()\n")
+    write_config(tmp_path / "tuned.py", f"{tmp_path / 'plain_config.py'}:config", Scale(2, 4), "fastest", 2)
+    tuned = load_config(f"{tmp_path / 'tuned.py'}:config")
+    assert (tuned.num_env_runners, tuned.num_envs_per_env_runner, learner_threads_of(tuned)) == (2, 4, 2)
 
 
 CONFIG = """

@@ -17,6 +17,7 @@ NEED_RAY = {
     "rllib.twins",
     "sweeping.by_probes",
     "sweeping.by_training",
+    "sweeping.user_callbacks",
     "sweeping.cluster",
     "sweeping.host",
     "sweeping.outcome",

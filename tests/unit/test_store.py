@@ -16,7 +16,7 @@ from rl_scaling_callback.baseline.model import BaselineFileError
 from rl_scaling_callback.baseline.store import BaselineStore
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.workload import Workload
-from tests.builders import BASELINE, SETTLED, SINGLE, UNSETTLED, WORKLOAD, Warnings, reference
+from tests.builders import BASELINE, SINGLE, SETTLED, UNSETTLED, WORKLOAD, Warnings, reference
 
 ANT = replace(BASELINE, workload=Workload({"env": "Ant-v5"}))
 

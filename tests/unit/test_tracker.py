@@ -9,7 +9,7 @@ from rl_scaling_callback.baseline.tracker import GivenBaseline
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DISTURBED
 from rl_scaling_callback.core.workload import Workload
-from tests.builders import SETTLED, SINGLE, UNSETTLED, WORKLOAD, Warnings, reference
+from tests.builders import SINGLE, SETTLED, UNSETTLED, WORKLOAD, Warnings, reference
 
 
 def test_published_once_steady_and_found_by_a_waiting_trial(store):

@@ -1,0 +1,87 @@
+"""Chooses the number of threads for the learner's updates from training iterations with different numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from rl_scaling_callback.analysis.choice import INDIFFERENCE
+from rl_scaling_callback.analysis.probe_rounds import TrainedIteration
+from rl_scaling_callback.core.estimates import Estimate, trimmed_mean
+from rl_scaling_callback.core.text import counted, percent
+
+MIN_LEARN_SHARE: Final = 0.03
+"""With a smaller share of updates in an iteration, their threads hardly matter."""
+
+Block = Mapping[int, TrainedIteration]
+"""One training iteration with each number of threads, at about the same time, in random order."""
+
+
+def thread_counts(most: int, default: int) -> list[int]:
+    """Return the numbers of threads to compare: the default, powers of two, and `most`."""
+    return sorted({default, most, *(2**power for power in range(most.bit_length()) if 2**power < most)})
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadChoice:
+    """The number of threads chosen, and what it gains.
+
+    Attributes:
+        threads: the smallest number whose updates are at most 2 % slower than the fastest; the default unless another number is
+            clearly faster.
+        default: the number used otherwise.
+        compared: the number that the gains are about: the chosen one, or the fastest other than the default.
+        update: ln of the default's update time per env step over that of `compared`.
+        iteration: the same for whole iterations.
+        half_width: largest half-width of the 95 % intervals of the logs of all numbers' update gains.
+    """
+
+    threads: int
+    default: int
+    compared: int
+    update: Estimate
+    iteration: Estimate
+    half_width: float
+
+    @property
+    def is_gain(self) -> bool:
+        """Whether another number than the default is clearly faster."""
+        return self.threads != self.default
+
+    def __str__(self) -> str:
+        counts = f"{counted(self.compared, 'thread')} for the learner's torch instead of {self.default}"
+        gains = f"iterations {_times(self.iteration)} as fast, updates {_times(self.update)}"
+        return f"{counts}: {gains}{'' if self.is_gain else ', which is no clear gain'}"
+
+
+def choose_threads(blocks: Sequence[Block], default: int) -> ThreadChoice:
+    """Return the choice after some blocks, of at least one number of threads other than the default.
+
+    Gains are trimmed means of ln of the ratio within each block, so that changes in the machine's speed between blocks cancel.
+    """
+    others = sorted({count for block in blocks for count in block} - {default})
+    gains = {count: _gain(blocks, default, count, lambda each: each.parts["learn"]) for count in others}
+    means = {default: 0.0} | {count: gain.mean for count, gain in gains.items()}
+    fewest = min(count for count, mean in means.items() if mean >= max(means.values()) - INDIFFERENCE)
+    is_faster = fewest != default and gains[fewest].mean > gains[fewest].half_width
+    compared = fewest if is_faster else max(others, key=lambda count: means[count])
+    return ThreadChoice(
+        threads=fewest if is_faster else default,
+        default=default,
+        compared=compared,
+        update=gains[compared],
+        iteration=_gain(blocks, default, compared, lambda each: each.seconds),
+        half_width=max(gain.half_width for gain in gains.values()),
+    )
+
+
+def _gain(blocks: Sequence[Block], default: int, count: int, seconds: Callable[[TrainedIteration], float]) -> Estimate:
+    """Return ln of the time per env step with the default over that with another number of threads."""
+    per_step = [[seconds(block[threads]) / block[threads].env_steps for threads in (default, count)] for block in blocks]
+    return trimmed_mean([math.log(one / other) for one, other in per_step])
+
+
+def _times(gain: Estimate) -> str:
+    return f"{math.exp(gain.mean):.2f}× {percent(100 * math.expm1(gain.half_width))}"
