@@ -51,7 +51,7 @@ def test_disturbed_baseline_is_marked_and_warned_about_where_it_is_used(store):
         assert "trial 'a'" in warn["disturbed"]
         assert "50 % of the time" in warn["disturbed"]
         trial.update(SETTLED)  # published once
-    assert store.load(WORKLOAD, SINGLE).disturbed == 0.5
+    assert store.load(WORKLOAD, SINGLE).steady.disturbed == 0.5
 
 
 def test_undisturbed_baseline_replaces_a_disturbed_one_but_not_the_reverse(store):
