@@ -59,7 +59,7 @@ class ScalingReporter(tune.Callback):
         self._goal = goal if isinstance(goal, Goal) else Goal.of(goal)
         self._reference = reference if isinstance(reference, Scale) else Scale.parse(reference)
         self._show = show
-        self._next_look = -float("inf")
+        self._next_reading = -float("inf")
         # Fail now rather than after hours of training.
         missing = [name for name in ("jinja2", "matplotlib", "rich") if importlib.util.find_spec(name) is None]
         if missing:
@@ -68,7 +68,7 @@ class ScalingReporter(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Show the current table, unless reading the results would take more than 2 % of the run time."""
         started = time.monotonic()
-        if started < self._next_look:
+        if started < self._next_reading:
             return
         try:
             # The local folder that Tune's loggers write to; Tune uploads it to the storage later.
@@ -79,7 +79,7 @@ class ScalingReporter(tune.Callback):
         except Exception as error:
             _warn("the table can't be shown", error)
         ended = time.monotonic()
-        self._next_look = ended + (ended - started) / _READING_SHARE
+        self._next_reading = ended + (ended - started) / _READING_SHARE
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         """Show the report and write it to the experiment's folder."""

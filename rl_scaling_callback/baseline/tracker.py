@@ -96,7 +96,7 @@ class BaselineTracker(BaselineSource):
         if self._store is None:
             return
         if self._baseline is None:
-            self._look(self._store)
+            self._find(self._store)
         if not steady.settled:
             return
         if not self._has_reference_scale:
@@ -134,7 +134,7 @@ class BaselineTracker(BaselineSource):
         baseline = self._baseline
         if baseline is None:
             return Counterpart(NAN, 0.0 if self._mismatch else NAN)
-        if not (self._is_reference or self._trial.workload.vouched or self._trial.steps_vary):
+        if not (self._is_reference or self._trial.workload.is_named or self._trial.steps_vary):
             here = steady.env_steps / steady.iterations if steady.iterations else env_steps
             there = baseline.steady.env_steps / baseline.steady.iterations
             if not here > 0:
@@ -177,7 +177,7 @@ class BaselineTracker(BaselineSource):
                 f"{self._reference} trial alone, with max_concurrent_trials=1: its measurement replaces this one.",
             )
 
-    def _look(self, store: BaselineStore) -> None:
+    def _find(self, store: BaselineStore) -> None:
         if self._clock() < self._next_access:
             return
         try:

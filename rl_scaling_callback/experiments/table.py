@@ -74,6 +74,7 @@ _MIN_GROWTH, _MIN_GROWTHS = 1.25, 3
 _MIN_LEFT: Final = 0.5
 """A column that leaves less than this share of the comparisons between scales is a label."""
 _MAX_IN_TITLE: Final = 3
+_MAX_NAMED: Final = 20
 
 _SCALE: Final = "a column for the scale (num_env_runners or num_envs_per_env_runner; one that is missing counts as 1)"
 _SPEED: Final = "one for the speed (sps; or time_this_iter_s, with env_steps unless all rows have equally many)"
@@ -187,7 +188,7 @@ def _ours(text: str, header: Sequence[str], given: Mapping[str, str], pool: Coll
     absent = [each for each in (*given.values(), *pool) if each not in header]
     if unknown or absent:
         what = f"{unknown[0]} is not one of ours ({', '.join(COLUMNS)})" if unknown else f"there is no column {absent[0]}"
-        raise ExperimentError(f"{text}: {what}; its columns are {', '.join(header)}")
+        raise ExperimentError(f"{text}: {what}; its columns are {_named(header)}")
     free = [column for column in sorted(header, key=lambda column: column.count("/")) if column not in {*given.values(), *pool}]
     plain = {_plain(column): column for column in reversed(free)}
     ours = {}
@@ -198,11 +199,16 @@ def _ours(text: str, header: Sequence[str], given: Mapping[str, str], pool: Coll
     lacking = [] if {RUNNERS, ENVS} & {*ours} else ["a column for the scale"]
     lacking += [] if {SPS, SECONDS} & {*ours} else ["one for the speed" if lacking else "a column for the speed"]
     if lacking:
-        columns = f"its columns are {', '.join(header)}" if header else "it is empty"
+        columns = f"its columns are {_named(header)}" if header else "it is empty"
         raise ExperimentError(f"{text} lacks {listed(lacking)}; {columns}. {_WANTED}")
     if {STEPS, SECONDS} <= {*ours}:
         ours.pop(SPS, None)  # redundant
     return ours
+
+
+def _named(header: Sequence[str]) -> str:
+    further = [f"{len(header) - _MAX_NAMED} more"] if len(header) > _MAX_NAMED else []
+    return listed([*header[:_MAX_NAMED], *further])
 
 
 def _plain(column: str) -> str:

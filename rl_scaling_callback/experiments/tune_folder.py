@@ -31,14 +31,15 @@ from rl_scaling_callback.rllib.configs import (
     total_gpus,
     uses_gpus,
 )
-from rl_scaling_callback.rllib.facts import CIRCUMSTANCES
+from rl_scaling_callback.rllib.facts import HARDWARE_AND_VERSIONS
 from rl_scaling_callback.rllib.values import number
 from rl_scaling_callback.storage import ExperimentError, Location
 
 _SHOWN: Final = (
     "algorithm", "env", "env_config", "train_batch_size", "minibatch_size", "num_epochs", "batch_mode", "framework_str",
     "enable_env_runner_and_connector_v2", "gym_env_vectorize_mode", "model_config", "model", "policies", "num_learners",
-    "num_gpus_per_learner", "num_gpus", "GPUs", "trial", "observation_filter", "training_intensity", "callbacks", *CIRCUMSTANCES,
+    "num_gpus_per_learner", "num_gpus", "GPUs", "trial", "observation_filter", "training_intensity", "callbacks",
+    *HARDWARE_AND_VERSIONS,
 )  # fmt: skip
 """The facts to show, out of about 150."""
 
@@ -256,7 +257,7 @@ def _by_workload(trials: Sequence[TrialRead], baselines: Mapping[str, Baseline])
         # A trial without the callback is assumed to have the workload of those with the same config, if they share one.
         workload = trial.workload or (next(iter(ids[config])) if len(ids[config]) == 1 else "")
         told = baselines[workload].workload.facts if workload in baselines else {}
-        hardware = {name: told[name] for name in CIRCUMSTANCES if name in told}
+        hardware = {name: told[name] for name in HARDWARE_AND_VERSIONS if name in told}
         trial = trial._replace(workload=workload, run=replace(trial.run, cores=number(hardware.get("cores"))))
         key = (workload or config, trial.facts.get("trial", ""))
         groups.setdefault(key, ({**trial.facts, **hardware}, []))[1].append(trial)

@@ -64,7 +64,7 @@ _NO_CALLBACKS: Final = ("RLlibCallback", "DefaultCallbacks")
 _OWN_PACKAGE: Final = __name__.partition(".")[0]
 
 
-CIRCUMSTANCES: Final = (
+HARDWARE_AND_VERSIONS: Final = (
     "cpu", "cores", "accelerators", "threads", "runner_threads", "learner_threads", "python", "ray", "torch", "gymnasium", "mujoco",
 )  # fmt: skip
 """Workload facts that neither configs nor results contain: hardware, threads and versions."""

@@ -55,7 +55,7 @@ def workload_of(algorithm: Algorithm, hosts: Collection[Host], name: str | None)
         name: the user's name for the workload.
     """
     if name is not None:
-        return Workload({"name": name}, vouched=True)
+        return Workload({"name": name}, is_named=True)
     config = algorithm.config
     facts = facts_of(config, type(algorithm))
     kinds = sorted({(host.cpu, host.cores) for host in (hardware.this_host(), *hosts)})

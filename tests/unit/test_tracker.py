@@ -158,7 +158,7 @@ def test_different_steps_per_iteration_are_not_comparable(store):
     assert trial.compare_with(replace(SETTLED, env_steps=5010.0), 1002)[:2] == (1000.0, 1.0)
 
 
-@pytest.mark.parametrize("options", [{"steps_vary": True}, {"workload": Workload({"name": "mine"}, vouched=True)}])
+@pytest.mark.parametrize("options", [{"steps_vary": True}, {"workload": Workload({"name": "mine"}, is_named=True)}])
 def test_steps_may_differ_for_timed_iterations_and_named_workloads(store, options):
     workload = options.get("workload", WORKLOAD)
     reference(store, workload=workload).update(SETTLED)
