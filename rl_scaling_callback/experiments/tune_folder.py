@@ -87,11 +87,8 @@ def read_folder(
     trials = [(place, files) for place, files in places if place.name != EXPERIMENT_SUBDIRECTORY]
     if not trials:
         raise ExperimentError(_nothing(folder))
-    baselines: dict[str, Baseline] = {}
-    left_out: list[LeftOut] = []
-    for store, files in places:
-        if store.name == EXPERIMENT_SUBDIRECTORY:
-            left_out += _read_baselines(store, files, reference, baselines)
+    files_of_baselines = [store.below(file) for store, files in places if store.name == EXPERIMENT_SUBDIRECTORY for file in files]
+    baselines, left_out = _read_baselines(files_of_baselines, reference)
     states: dict[str, Mapping[str, Mapping[str, Any]]] = {}
     read: list[tuple[TrialRead | LeftOut, Presence]] = []
     for done, (trial, files) in enumerate(trials, 1):
@@ -147,16 +144,19 @@ def _nothing(folder: Location) -> str:
     )
 
 
-def _read_baselines(store: Location, files: Iterable[str], reference: Scale, found: dict[str, Baseline]) -> Iterator[LeftOut]:
-    """Add the baselines in a folder by the id of their workload, and yield the files that are unusable."""
-    for name in files:
-        if name.startswith("baseline-") and name.endswith(".json"):
+def _read_baselines(files: Iterable[Location], reference: Scale) -> tuple[dict[str, Baseline], list[LeftOut]]:
+    """Return baselines by the id of their workload, those of the reference if there are several, and the unusable files."""
+    found: dict[str, Baseline] = {}
+    left_out: list[LeftOut] = []
+    for file in files:
+        if file.name.startswith("baseline-") and file.name.endswith(".json"):
             try:
-                baseline = Baseline.from_json(store.below(name).read())
+                baseline = Baseline.from_json(file.read())
                 if baseline.scale == reference or baseline.workload.id not in found:
                     found[baseline.workload.id] = baseline
             except (BaselineFileError, ExperimentError) as error:
-                yield LeftOut(name, f"this baseline file is unusable: {error}")
+                left_out.append(LeftOut(file.name, f"this baseline file is unusable: {error}"))
+    return found, left_out
 
 
 def _stored_config(trial: Location, states: dict[str, Mapping[str, Mapping[str, Any]]]) -> Mapping[str, Any]:
