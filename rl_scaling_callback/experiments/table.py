@@ -108,14 +108,14 @@ def read_table(
     """
     text, name = (source.text, source.name) if isinstance(source, Location) else ("the DataFrame", "DataFrame")
     try:
-        lines = list(_lines(source) if isinstance(source, Location) else enumerate(source.to_dict("records"), 1))
+        lines = list(_lines(source) if isinstance(source, Location) else _rows_of(source))
         left_out = [LeftOut(f"{name}, line {number}", line) for number, line in lines if isinstance(line, str)]
         if len(left_out) == len(lines) > 0:
             raise ValueError(left_out[0].reason)
     except (ValueError, csv.Error, RecursionError) as error:
         raise ExperimentError(f"{text} is not a table in CSV, TSV or JSON lines in UTF-8 ({error}). {_WANTED}") from None
     cells = [(number, line) for number, line in lines if not isinstance(line, str)]
-    header = [*dict.fromkeys(str(column) for _, row in cells for column in row if column is not None)]
+    header = [*dict.fromkeys(column for _, row in cells for column in row if column is not None)]
     ours = _ours(text, header, columns or {}, pool)
     rows: list[_Row] = []
     for number, row in cells:
@@ -166,6 +166,13 @@ def _lines(file: Location) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
             raise ValueError(f"it has {', '.join(twice)} twice")
         yield 1, dict.fromkeys(names)
         yield from ((rows.line_num, row) for row in rows)
+
+
+def _rows_of(frame: Any) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yield the number of each row of a DataFrame and its cells by column, including those of a named index."""
+    frame = frame.reset_index() if any(name is not None for name in frame.index.names) else frame
+    names = ["/".join(map(str, name)) if isinstance(name, tuple) else str(name) for name in frame.columns]
+    yield from enumerate((dict(zip(names, row, strict=True)) for row in frame.itertuples(index=False)), 1)
 
 
 def _flat(cells: Any) -> dict[str, Any]:
@@ -228,7 +235,7 @@ def _read_row(row: Mapping[str, Any], ours: Mapping[str, str]) -> _Row:
     if not (env_steps > 0 and is_measurable(env_steps, seconds)):
         given = " and ".join(f"{ours[each]} is {row[ours[each]]!r}" for each in known)
         raise ValueError(f"{given}; allowed are 1 to 1e15 env steps in 1e-9 to 1e9 s")
-    return _Row(scale, env_steps, seconds, {str(name): _text(value) for name, value in row.items() if name not in ours.values()})
+    return _Row(scale, env_steps, seconds, {name: _text(value) for name, value in row.items() if name not in ours.values()})
 
 
 def _number(row: Mapping[str, Any], column: str) -> float:

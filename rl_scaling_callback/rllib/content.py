@@ -223,6 +223,7 @@ def _codes(code: types.CodeType) -> tuple[types.CodeType, ...]:
     return (code, *(each for nested in inner for each in _codes(nested)))
 
 
-def _names_at(code: types.CodeType, operation: str) -> list[str]:
+@functools.lru_cache(maxsize=4096)
+def _names_at(code: types.CodeType, operation: str) -> tuple[str, ...]:
     """Return the names that the instructions of one kind refer to."""
-    return [each.argval for each in dis.get_instructions(code) if each.opname == operation]
+    return tuple(each.argval for each in dis.get_instructions(code) if each.opname == operation)

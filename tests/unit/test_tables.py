@@ -97,6 +97,12 @@ def test_dataframe():
     assert [study.title for study in experiment.studies] == ["DataFrame (machine: a)", "DataFrame (machine: none)"]
     assert experiment.notes[0] == "Columns: num_envs_per_env_runner is n_envs, sps is fps."
     assert len(make_report(frame[["n_envs", "fps"]]).studies[0].configurations) == 3
+    plain = frame[["n_envs", "fps"]]
+    nested = plain.set_axis(pandas.MultiIndex.from_product([["a"], plain.columns]), axis=1)
+    for same in (plain.set_index("n_envs"), nested):
+        assert [run.steady.sps for run in read_experiment(same).studies[0].runs] == [*BY_ENVS.values()]
+    numbered = read_experiment(frame.rename(columns={"fps": 0}), columns={"sps": "0"}, pool=["machine"])
+    assert [run.steady.sps for run in numbered.studies[0].runs] == [*BY_ENVS.values()]
     with pytest.raises(TypeError, match="experiment is 3"):
         make_report(3)
 
