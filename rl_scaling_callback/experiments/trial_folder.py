@@ -54,9 +54,6 @@ _USED: Final = (
 _BREAK_S: Final = 5.0
 """A trial that logs nothing for longer than this in addition to an iteration may have been paused for others [s]."""
 
-_OPENING: Final = 3
-"""Number of iterations that identify a trial."""
-
 _SUSPICIOUS: Final = 50.0
 """Iterations longer than this many times the median get a note. They still count, since the cause is unknown."""
 
@@ -89,7 +86,7 @@ class Presence(NamedTuple):
     Attributes:
         host: name of the Algorithm's host; "" if unknown.
         spells: begin and end of each spell without a break [s since 1970]; empty if unknown.
-        opening: process, scale and first iterations, which only copies of a trial share; empty if unknown.
+        opening: process, scale and first iteration, which only copies of a trial share; empty if unknown.
     """
 
     host: str = ""
@@ -163,7 +160,7 @@ class _Log:
         self._is_rllib = False
         self._has_changed = False
         self._spells: list[tuple[float, float]] = []
-        self._opening: list[Any] = []
+        self._opening: tuple[Any, ...] = ()
         self._evaluation_is_known = True
         self._problem = ""
         # Of the last result:
@@ -183,8 +180,7 @@ class _Log:
         scaling = read_injected(result, _USED)
         read = read_measured(result, scaling, before.lifetime_steps if before else NAN)
         self._add_spell(now.ended, number(result.get("time_this_iter_s")))
-        if len(self._opening) < _OPENING:
-            self._opening.append((result.get("pid"), now.ended, read.seconds, read.env_steps))
+        self._opening = self._opening or (result.get("pid"), now.ended, read.seconds, read.env_steps)
         self._is_rllib = self._is_rllib or is_rllib(result)
         self._problem = self._problem or read.problem
         self._evaluation_is_known = self._evaluation_is_known and read.evaluation_is_known
@@ -231,8 +227,7 @@ class _Log:
     def presence(self) -> Presence:
         """Where and when it ran."""
         scale = tuple(self.config.get(name) for name in DEFAULT_SCALE)
-        opening = (scale, *self._opening) if len(self._opening) == _OPENING and self._spells else ()
-        return Presence(self._last.host if self._last else "", tuple(self._spells), opening)
+        return Presence(self._last.host if self._last else "", tuple(self._spells), (scale, *self._opening) if self._spells else ())
 
     def read(self, folder: str, name: str, rule: SteadyRule, failed: bool) -> TrialRead | LeftOut:
         """Return the trial, or the reason why it is left out."""
