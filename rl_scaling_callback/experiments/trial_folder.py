@@ -22,11 +22,15 @@ from rl_scaling_callback.experiments.recording import summarise
 from rl_scaling_callback.rllib.configs import (
     evaluates,
     is_asynchronous,
+    iterations_are_timed,
     read_cpus,
     read_logged_config,
     read_scale,
     samples_env,
     steps_before_learning,
+    steps_follow_scale,
+    steps_in_turn,
+    total_gpus,
 )
 from rl_scaling_callback.rllib.facts import read_facts
 from rl_scaling_callback.rllib.names import DEFAULT_SCALE, default_scale, is_rllib
@@ -63,21 +67,24 @@ class TrialRead(NamedTuple):
 
     Attributes:
         run: its summary.
-        config: its config.
         facts: its workload without the hardware, which results lack.
         workload: id of its workload including the hardware, as recorded by its callback; "" if unknown.
         host: name of the Algorithm's host; "" if unknown.
         unit_sps: the final baseline of its callback, per unit of parallelism [steps/s]; NaN if there was none.
-        waits_are_known: True if phases overlap and the env runners' waits were recorded.
+        gpus: GPUs that it requests in total.
+        exclusive_phases: see `Study`, as for those that follow.
     """
 
     run: Run
-    config: Mapping[str, Any]
     facts: Mapping[str, Any]
     workload: str
     host: str
     unit_sps: float
+    gpus: float
+    exclusive_phases: bool
     waits_are_known: bool
+    steps_in_turn: bool
+    timed_iterations: bool
 
 
 class Presence(NamedTuple):
@@ -270,12 +277,15 @@ class _Log:
         is_rounded = batch <= ratio(steady.env_steps, steady.iterations) <= batch + fragments
         return TrialRead(
             run=replace(run, batch=batch if is_rounded else NAN, notes=(*notes, *_limits(steady))),
-            config=self.config,
             facts={**facts, "algorithm": algorithm},
             workload=self._workload_id,
             host=self._last.host if self._last else "",
             unit_sps=known("baseline_sps", NAN) if known("comparable") == 1 else NAN,
+            gpus=total_gpus(self.config),
+            exclusive_phases=not is_asynchronous(self.config),
             waits_are_known=is_asynchronous(self.config) and known("account/exact") == 1,
+            steps_in_turn=steps_in_turn(self.config),
+            timed_iterations=iterations_are_timed(self.config) or steps_follow_scale(self.config),
         )
 
     def _notes(self, failed: bool) -> Iterator[str]:

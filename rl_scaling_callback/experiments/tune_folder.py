@@ -23,14 +23,7 @@ from rl_scaling_callback.core.text import listed
 from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.experiments.logs import READERS
 from rl_scaling_callback.experiments.trial_folder import PARAMS, Presence, TrialRead, read_trial
-from rl_scaling_callback.rllib.configs import (
-    is_asynchronous,
-    iterations_are_timed,
-    steps_follow_scale,
-    steps_in_turn,
-    total_gpus,
-    uses_gpus,
-)
+from rl_scaling_callback.rllib.configs import uses_gpus
 from rl_scaling_callback.rllib.facts import HARDWARE_AND_VERSIONS
 from rl_scaling_callback.rllib.values import number
 from rl_scaling_callback.storage import ExperimentError, Location
@@ -211,12 +204,12 @@ def _separated(read: Sequence[TrialRead], pool: Collection[str]) -> list[TrialRe
     for trials in _alike(read, (*pool, *_GPUS)):
         # Several env runners may share the same GPUs, a smaller part each the more there are.
         requests = {repr([trial.facts.get(name) for name in _GPUS]) for trial in trials}
-        by_total = len({total_gpus(trial.config) for trial in trials}) < len(requests)
+        by_total = len({trial.gpus for trial in trials}) < len(requests)
         for trial in trials:
             dropped = {*pool, *_GPUS} if by_total else {*pool}
             facts = {name: value for name, value in trial.facts.items() if name not in dropped}
             if by_total and "GPUs" not in pool:
-                facts["GPUs"] = f"{total_gpus(trial.config):g}"
+                facts["GPUs"] = f"{trial.gpus:g}"
             # The id that the callback recorded covers everything.
             named.append(trial._replace(facts=facts, workload="" if pool else trial.workload))
     separated: list[TrialRead] = []
@@ -283,10 +276,10 @@ def _study(
         runs=runs,
         baseline=None if any(run.scale == reference for run in runs) else _given(trials, published, reference),
         facts=texts,
-        exclusive_phases=not any(is_asynchronous(trial.config) for trial in trials),
+        exclusive_phases=all(trial.exclusive_phases for trial in trials),
         waits_are_known=all(trial.waits_are_known for trial in trials),
-        steps_in_turn=all(steps_in_turn(trial.config) for trial in trials),
-        timed_iterations=any(iterations_are_timed(trial.config) or steps_follow_scale(trial.config) for trial in trials),
+        steps_in_turn=all(trial.steps_in_turn for trial in trials),
+        timed_iterations=any(trial.timed_iterations for trial in trials),
         workload=Workload(facts),
         gpus=gpus if "num_gpus" in facts else None,
     )
