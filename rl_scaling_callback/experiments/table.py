@@ -162,7 +162,7 @@ def _lines(file: Location) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
             text = re.sub(r"(?<=\d),(?=\d)", ".", text)
         rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
         rows.fieldnames = names = [name.strip() for name in rows.fieldnames or ()]
-        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        if twice := [name for name in dict.fromkeys(names) if name and names.count(name) > 1]:
             raise ValueError(f"it has {', '.join(twice)} twice")
         yield 1, dict.fromkeys(names)
         yield from ((rows.line_num, row) for row in rows)

@@ -77,6 +77,7 @@ BY_ENVS = {"1r×1e": 100, "1r×4e": 240, "1r×16e": 320}
         ("table.json", json.dumps(ROWS)),
         *(("table.tsv", f"n_envs{mark}fps\n" + "".join(f"{row['n_envs']}{mark}{row['fps']}\n" for row in ROWS)) for mark in "\t;|"),
         ("table.csv", lines(("envs", "fps"), *(row.values() for row in ROWS))),
+        ("table.md", "| n_envs | fps |\n|---|---|\n" + "".join(f"| {row['n_envs']} | {row['fps']} |\n" for row in ROWS)),
     ],
 )
 def test_formats(tmp_path, name, text):
