@@ -112,7 +112,7 @@ def main() -> None:
     type=float,
     callback=_finite,
     metavar="RETURN",
-    help="Return that the time is to; else the highest that all runs reach.",
+    help="The return to reach; by default, the highest that all runs reach.",
 )
 @click.option(
     "--reference", callback=_scale, default="1r1e", show_default=True, help="Scale of the baseline; if not measured, the smallest."
@@ -273,14 +273,17 @@ def _show(made: Report, form: str, output: Path | None, verbose: bool) -> None:
     if form == "html":
         output = write_page(made, output or PAGE)
     elif output is None:
-        print_report(made, verbose=verbose) if form == "table" else click.echo(to_json(made))
+        if form == "table":
+            print_report(made, verbose=verbose)
+        else:
+            click.echo(to_json(made))
         return
     else:
         with output.open("w", encoding="utf-8") as file:
             if form == "table":
                 print_report(made, Console(file=file, width=200), verbose=verbose)
             else:
-                file.write(to_json(made) + "\n")
+                file.write(f"{to_json(made)}\n")
     click.echo(f"written: {output}", err=True)
 
 
