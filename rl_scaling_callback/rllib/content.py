@@ -26,13 +26,8 @@ Describe = Callable[[Any], Any]
 """Converts a value to plain JSON types."""
 
 _CACHED: Final = type(functools.lru_cache(print))
-_WRAPPED: Final[dict[type, str]] = {
-    classmethod: "__func__",
-    staticmethod: "__func__",
-    functools.cached_property: "func",
-    _CACHED: "__wrapped__",
-}
-"""The attribute of a wrapper of code that holds the code."""
+_WRAPPERS: Final = {classmethod: "__func__", staticmethod: "__func__", functools.cached_property: "func", _CACHED: "__wrapped__"}
+"""The attribute of each wrapper of code that holds the code."""
 
 _CODE: Final = (
     type,
@@ -45,7 +40,7 @@ _CODE: Final = (
     types.CodeType,
     functools.partial,
     property,
-    *_WRAPPED,
+    *_WRAPPERS,
 )
 _CONSTANTS: Final = (complex, range, slice, Decimal, Fraction, date, time, timedelta, tzinfo)
 _CONSTANTS_OF_TORCH: Final = frozenset({"dtype", "device", "layout", "memory_format"})
@@ -86,8 +81,9 @@ def label(code: Any, describe: Describe) -> Any:
         return {"method": describe(code.__func__), "of": describe(code.__self__)}
     if isinstance(code, property):
         return [describe(each) for each in (code.fget, code.fset) if each is not None]
-    if type(code) in _WRAPPED:
-        return describe(getattr(code, _WRAPPED[type(code)]))
+    for wrapper, attribute in _WRAPPERS.items():
+        if isinstance(code, wrapper):
+            return describe(getattr(code, attribute))
     if isinstance(code, types.CodeType):
         return digest(_of_code(code, describe))
     name = name_of(code)

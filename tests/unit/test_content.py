@@ -37,6 +37,12 @@ def scaled(factor):
 
 FUNCTION = "def made(x, y=1):\n    return x + y\n"
 BASE = "class base:\n    def step(self): return {}\nclass made(base): pass"
+WRAPPERS = [
+    "@staticmethod",
+    "@property",
+    "from functools import cache\n@cache",
+    "from functools import cached_property\nclass mine(cached_property): pass\n@mine",
+]
 CREATOR = "class Env:\n    def step(self): return {}\nmade = lambda config: Env(config)"
 METHOD = "class made:\n    def step(self):\n        return 1\n"
 
@@ -67,6 +73,7 @@ def test_names_lines_comments_and_docstrings_are_ignored(one, other):
         ("def made():\n    def f(): return 1\n    return f", "def made():\n    def f(): return 2\n    return f"),
         ("def made():\n    class C:\n        n = 1\n    return C", "def made():\n    class C:\n        n = 2\n    return C"),
         ("def made(): import json", "def made(): import csv"),
+        *((f"{wrapper}\ndef made(self): return 1", f"{wrapper}\ndef made(self): return 2") for wrapper in WRAPPERS),
     ],
 )
 def test_behaviour_of_code_counts(one, other):
