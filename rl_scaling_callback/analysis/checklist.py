@@ -21,6 +21,7 @@ TARGET_EFFICIENCY: Final = 60.0
 MAX_UTILISATION: Final = 80.0
 """CPU and RAM utilisation [%] to stay below."""
 
+_NO_SPEEDUP: Final = "Its speedup is unknown."
 _NO_PERF: Final = "Not recorded: RLlib reports it under perf, for iterations of 0.7 s or more."
 _NO_GPUTIL: Final = "Not recorded: RLlib needs GPUtil to record it. Or watch nvidia-smi during a trial."
 
@@ -118,7 +119,7 @@ def _utilisation(used: float, how: str) -> _Answer:
 
 def _efficiency(choice: Configuration, least: float | None) -> _Answer:
     if math.isnan(choice.efficiency):
-        return "undecided", TO_GET_A_BASELINE
+        return "undecided", _NO_SPEEDUP
     shown = f"{with_interval(choice.efficiency, choice.speedup_error, 1, ' %')}, {choice.band}"
     if least is None:
         return "met", f"{shown}; the goal has no threshold."
@@ -129,7 +130,7 @@ def _rose(choice: Configuration) -> _Answer:
     if choice.is_baseline:
         return "not met", f"The choice, {choice.scale}, is the baseline."
     if math.isnan(choice.speedup):
-        return "undecided", TO_GET_A_BASELINE
+        return "undecided", _NO_SPEEDUP
     evidence = f"{rounded(choice.sps, 0)} steps/s, baseline {rounded(choice.baseline_sps, 0)}: {_speedup(choice)}."
     return judge_speedup(choice, choice.speedup, 1.0), evidence
 
@@ -142,7 +143,7 @@ def _expected(choice: Configuration, laws: Laws | None) -> _Answer:
     """Compare with the law's prediction interval, or with 1 to N if there is none."""
     speedup, error, n = choice.speedup, choice.speedup_error, choice.ideal
     if math.isnan(speedup):
-        return "undecided", TO_GET_A_BASELINE
+        return "undecided", _NO_SPEEDUP
     predicted = laws.chosen.predict(choice.scale) if laws is not None and laws.chosen is not None else None
     if predicted is not None and predicted.speedup > 0 and predicted.speedup_error > 0:
         low, high = interval(predicted.speedup, predicted.speedup_error)

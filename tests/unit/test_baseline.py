@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl_scaling_callback.baseline.model import LARGEST, Baseline, BaselineFileError
+from rl_scaling_callback.baseline.model import MAX_BYTES, Baseline, BaselineFileError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.workload import Workload
-from tests.builders import BASELINE
+from tests.builders import BASELINE, baseline
 
 
 def test_json_round_trip():
     assert Baseline.from_json(BASELINE.to_json()) == BASELINE
-    unknown_error = replace(BASELINE, error=math.nan)
-    assert math.isnan(Baseline.from_json(unknown_error.to_json()).error)
+    unknown_error = baseline(error=math.nan)
+    assert math.isnan(Baseline.from_json(unknown_error.to_json()).steady.error)
 
 
 def test_larger_reference_is_taken_to_scale_perfectly():
@@ -41,15 +41,9 @@ def changed(**changes):
         (changed(schema="other"), "schema is not"),
         (changed(version=2), "version is 2"),
         (changed(version=None), "version is None"),
-        (changed(sps=0), "wrong type"),
-        (changed(sps=-1.0), "wrong type"),
-        (changed(sps=True), "wrong type"),
-        (changed(sps="1378"), "wrong type"),
-        (changed(sps=math.nan), "wrong type"),
-        (changed(sps=math.inf), "wrong type"),
         (changed(reference="1x1"), "wrong type"),
-        (changed(window=None), "wrong type"),
-        (changed(workload=[]), "wrong type"),
+        (changed(steady=None), "wrong type"),
+        (changed(workload=[3]), "wrong type"),
         (changed(workload={"env": "Ant-v5"}), "does not match its workload_id"),
         (changed(provenance=3), "wrong type"),
     ],
@@ -66,23 +60,29 @@ def test_unusable_files_are_rejected_with_a_reason(text, reason):
         {"iterations": -8},
         {"iterations": "5"},
         {"iterations": True},
-        {"converged": 1},
-        {"error_percent": "1"},
-        {"error_percent": math.inf},
-        {"error_percent": -1.0},
+        {"error": "1"},
+        {"error": math.inf},
+        {"error": -1.0},
+        {"sps": 0},
+        {"sps": -1.0},
+        {"sps": True},
+        {"sps": "1378"},
+        {"sps": math.nan},
+        {"sps": math.inf},
+        {"parts": {"sample": None}},
         {"env_steps": 0},
         {"seconds": -1.0},
     ],
 )
 def test_impossible_windows_are_rejected(values):
-    window = json.loads(BASELINE.to_json())["window"]
+    window = json.loads(BASELINE.to_json())["steady"]
     with pytest.raises(BaselineFileError, match="wrong type"):
-        Baseline.from_json(changed(window=window | values))
+        Baseline.from_json(changed(steady=window | values))
 
 
 def test_oversized_text_is_rejected():
-    with pytest.raises(BaselineFileError, match=f"more than {LARGEST} bytes"):
-        Baseline.from_json(BASELINE.to_json() + " " * LARGEST)
+    with pytest.raises(BaselineFileError, match=f"more than {MAX_BYTES} bytes"):
+        Baseline.from_json(BASELINE.to_json() + " " * MAX_BYTES)
 
 
 def test_nesting_of_any_depth_is_read_or_rejected():
@@ -106,7 +106,7 @@ def test_every_key_is_required(key):
     )
 )
 def test_junk_raises_only_baseline_file_errors(junk):
-    for text in (json.dumps(junk), changed(window=junk), changed(workload=junk)):
+    for text in (json.dumps(junk), changed(steady=junk), changed(workload=junk)):
         with pytest.raises(BaselineFileError):
             Baseline.from_json(text)
 

@@ -98,7 +98,7 @@ def test_columns_and_pool(tmp_path):
 
 
 def test_help_fits_a_screen():
-    assert len(rl_scaling("report", "--help").stdout.splitlines()) <= 50
+    assert len(rl_scaling("report", "--help").stdout.splitlines()) <= 40
 
 
 @pytest.mark.parametrize(

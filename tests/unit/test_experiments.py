@@ -17,9 +17,9 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DISTURBED, SteadyRule
 from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
-from rl_scaling_callback.experiments.logs import ResultLines
+from rl_scaling_callback.experiments.logs import read_lines
 from rl_scaling_callback.report import make_report, render_page
-from tests.builders import BASELINE, HEADER, TABLE, result
+from tests.builders import HEADER, TABLE, baseline, result
 
 MEASURED = {
     **{f"time/{phase}": seconds for phase, seconds in zip(schema.PHASES, (1.0, 0.5, 0.25, 0.0, 0.25), strict=True)},
@@ -335,54 +335,43 @@ def test_memory_addresses_do_not_separate_workloads(folder):
     assert len(folder.read().studies) == 1
 
 
-FACTS = {
-    "algorithm": "ray.rllib.algorithms.ppo.ppo.PPO",
-    "env": "HalfCheetah-v5",
-    "env_config": {},
-    "framework_str": "torch",
-    "enable_env_runner_and_connector_v2": True,
-    "policy_mapping_fn": "ray.rllib.algorithms.algorithm_config.AlgorithmConfig.DEFAULT_POLICY_MAPPING_FN",
-    "train_batch_size": 2048,
-    "num_learners": 0,
-    "policies": {"default_policy": [None, None, None, None]},
-    "cpu": "AMD EPYC",
-    "cores": 8,
-    "accelerators": [],
-    "ray": "2.60.0",
-}
-
-
-def baseline(**facts):
-    return replace(BASELINE, workload=Workload({**FACTS, **facts}), provenance={"host": "vm", "trial": "PPO_x", "torch": "2.13"})
+def published(cpu="AMD EPYC", cores=8, **window):
+    """A baseline file, as the callback writes it, and what the results of trials of its workload contain."""
+    provenance = {"host": "vm", "trial": "PPO_x", "torch": "2.13"}
+    made = baseline(Workload({"cpu": cpu, "cores": cores, "accelerators": []}), provenance, **window)
+    return made, {**MEASURED, "workload": made.workload.id}
 
 
 def test_hardware_from_a_baseline_file(folder):
-    folder.publish(baseline())
+    file, scaling = published()
+    folder.publish(file)
+    folder.trial([result(k, scaling=scaling) for k in range(1, 4)])
     folder.trial([result(k) for k in range(1, 4)])
     (study,) = folder.read().studies
-    assert study.runs[0].cores == 8.0
+    assert [run.cores for run in study.runs] == [8.0, 8.0]
     assert (study.facts["cpu"], study.facts["torch"]) == ("AMD EPYC", "2.13")
     assert study.baseline is None, "there is a run at the reference scale"
 
 
 @pytest.mark.parametrize("disturbed_s", [0.0, 50.0])
 def test_baseline_file_replaces_a_missing_reference(folder, disturbed_s):
-    published = replace(baseline(), env_steps=8 * 2048.0, parts={DISTURBED: disturbed_s})
-    folder.publish(published)
-    folder.trial([result(k, config={"num_env_runners": 2}) for k in range(1, 4)])
+    file, scaling = published(env_steps=8 * 2048.0, parts={DISTURBED: disturbed_s})
+    folder.publish(file)
+    folder.publish(replace(file, scale=Scale(8, 1)))
+    folder.trial([result(k, scaling=scaling, config={"num_env_runners": 2}) for k in range(1, 4)])
     (study,) = folder.read().studies
-    assert study.baseline.scale == Scale(1, 1)
-    assert (study.baseline.steady.sps, study.baseline.steady.parts) == (published.sps, published.parts)
+    assert (study.baseline.scale, study.baseline.steady) == (Scale(1, 1), file.steady)
     assert any(each.disturbed for each in configurations(study)) == bool(disturbed_s)
     assert (study.baseline.name, study.baseline.notes) == ("PPO_x", ("from the experiment's baseline file",))
     (other,) = folder.read(reference=Scale(2, 1)).studies
     assert other.baseline is None
 
 
-@pytest.mark.parametrize("difference", [{"train_batch_size": 1024}, {"algorithm": "ray.rllib.algorithms.appo.appo.APPO"}])
-def test_baseline_of_another_workload_is_not_used(folder, difference):
-    folder.publish(baseline(**difference))
-    folder.trial([result(k, config={"num_env_runners": 2}) for k in range(1, 4)])
+def test_baseline_of_another_workload_is_not_used(folder):
+    file, _ = published()
+    _, scaling = published(cores=4)
+    folder.publish(file)
+    folder.trial([result(k, scaling=scaling, config={"num_env_runners": 2}) for k in range(1, 4)])
     assert folder.read().studies[0].baseline is None
 
 
@@ -415,29 +404,20 @@ def test_env_runners_on_other_hardware_separate_studies(folder):
     assert [len(study.runs) for study in folder.read().studies] == [2, 1, 1]
 
 
-def test_trial_without_the_callback_joins_the_workload_of_its_host(folder):
+def test_trial_without_the_callback_joins_the_workload_of_the_others(folder):
     folder.trial([result(k, scaling={**MEASURED, "workload": "here"}) for k in range(1, 6)])
     folder.trial([result(k) for k in range(1, 6)])
     assert [len(study.runs) for study in folder.read().studies] == [2]
 
 
 def test_different_hardware_separates_studies(folder):
-    folder.publish(baseline())
-    folder.publish(replace(baseline(cpu="Xeon", cores=4), provenance={"host": "other"}))
-    for host in ("vm", "other"):
-        folder.trial([result(k, hostname=host) for k in range(1, 4)])
+    for cores in (8, 4):
+        file, scaling = published(cores=cores)
+        folder.publish(file)
+        folder.trial([result(k, scaling=scaling) for k in range(1, 4)])
     studies = folder.read().studies
     assert {study.runs[0].cores for study in studies} == {8.0, 4.0}
     assert {study.title for study in studies} == {f"PPO on HalfCheetah-v5 (cores: {cores})" for cores in (4, 8)}
-
-
-def test_unknown_host_is_assumed_to_equal_the_others(folder):
-    folder.publish(baseline())
-    for host in ("elsewhere", "vm"):
-        folder.trial([result(k, hostname=host) for k in range(1, 4)])
-    (study,) = folder.read().studies
-    assert study.facts["host"] == "elsewhere, vm"
-    assert len(study.runs) == 2
 
 
 def test_damaged_baseline_file_is_left_out_by_name(folder):
@@ -489,7 +469,8 @@ def test_errors_for_places_without_an_experiment(tmp_path, folder):
             read_experiment(place)
         return str(error.value)
 
-    assert "does not exist" in message(tmp_path / "nowhere")
+    for name in ("nowhere", "result.json"):
+        assert "does not exist" in message(tmp_path / name)
     assert "it is empty" in message(folder.path)
     (folder.path / "experiment_state-1.json").write_text("{}")
     assert "contains no trial" in message(folder.path)
@@ -506,7 +487,7 @@ def test_equal_configs_share_one_object(tmp_path):
     documents = [{"a": 1, "config": config}, {"a": 2, "config": config}, nested, {"config": {"lr": 2}}, {"a": 2}, {"config": 3}]
     (tmp_path / "result.json").write_text("".join(f"{json.dumps(document)}\n" for document in documents))
     with (tmp_path / "result.json").open("rb") as stream:
-        read = list(ResultLines(stream))
+        read = list(read_lines(stream))
     assert repr(read) == repr(documents)
     assert read[0]["config"] is read[1]["config"] is read[2]["config"]
 

@@ -21,6 +21,7 @@ from rl_scaling_callback.rllib.configs import (
     steps_in_turn,
     uses_gpus,
 )
+from rl_scaling_callback.rllib.facts import read_facts
 from rl_scaling_callback.rllib.results import (
     MEASURED_KEYS,
     REPORTS,
@@ -33,7 +34,6 @@ from rl_scaling_callback.rllib.results import (
     take_reports,
 )
 from rl_scaling_callback.rllib.values import number, plain
-from rl_scaling_callback.rllib.workload import read_workload
 from tests.builders import RESULT_KEYS, anything
 
 
@@ -334,7 +334,7 @@ OfThisPackage.__module__ = "rl_scaling_callback.callback"
     ],
 )
 def test_settings_that_do_not_change_the_work_are_ignored(change):
-    assert read_workload({**BASE, **change}) == read_workload(BASE)
+    assert read_facts({**BASE, **change}) == read_facts(BASE)
 
 
 @pytest.mark.parametrize(
@@ -369,13 +369,13 @@ def test_settings_that_do_not_change_the_work_are_ignored(change):
     ],
 )
 def test_settings_that_change_the_work_count(change):
-    assert read_workload({**BASE, **change}) != read_workload(BASE)
+    assert read_facts({**BASE, **change}) != read_facts(BASE)
 
 
 def test_effective_batch_size_counts():
     per_learner = {**BASE, "_train_batch_size_per_learner": 2048, "num_learners": 2}
-    assert read_workload(per_learner)["train_batch_size"] == 4096
-    assert read_workload({**BASE, "_train_batch_size_per_learner": None, "train_batch_size": 4000})["train_batch_size"] == 4000
+    assert read_facts(per_learner)["train_batch_size"] == 4096
+    assert read_facts({**BASE, "_train_batch_size_per_learner": None, "train_batch_size": 4000})["train_batch_size"] == 4000
 
 
 def test_model_config_contains_only_non_default_settings():
@@ -387,7 +387,7 @@ def test_model_config_contains_only_non_default_settings():
     defaults = {"hiddens": (256, 256), "shared": False}
 
     def model_config(given):
-        return read_workload({**BASE, "_model_config": given}, defaults)["model_config"]
+        return read_facts({**BASE, "_model_config": given}, defaults)["model_config"]
 
     assert model_config(ModelConfig(hiddens=(8,))) == {"hiddens": [8], "shared": True}
     assert model_config({"hiddens": (8,), "shared": True}) == {"hiddens": [8], "shared": True}
@@ -405,4 +405,4 @@ def test_numpy_integers_are_accepted_as_runner_and_env_counts():
 
 @pytest.mark.parametrize("junk", [{"num_learners": "all"}, {"_train_batch_size_per_learner": "auto"}, {"policies": 3}])
 def test_unusual_configs_have_a_workload(junk):
-    assert read_workload({**BASE, **junk}) != read_workload(BASE)
+    assert read_facts({**BASE, **junk}) != read_facts(BASE)

@@ -9,7 +9,7 @@ from rl_scaling_callback.baseline.tracker import GivenBaseline
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DISTURBED
 from rl_scaling_callback.core.workload import Workload
-from tests.builders import SINGLE, SETTLED, UNSETTLED, WORKLOAD, Warnings, reference
+from tests.builders import SETTLED, SINGLE, UNSETTLED, WORKLOAD, Warnings, reference
 
 
 def test_published_once_steady_and_found_by_a_waiting_trial(store):
@@ -51,7 +51,7 @@ def test_disturbed_baseline_is_marked_and_warned_about_where_it_is_used(store):
         assert "trial 'a'" in warn["disturbed"]
         assert "50 % of the time" in warn["disturbed"]
         trial.update(SETTLED)  # published once
-    assert store.load(WORKLOAD, SINGLE).disturbed == 0.5
+    assert store.load(WORKLOAD, SINGLE).steady.disturbed == 0.5
 
 
 def test_undisturbed_baseline_replaces_a_disturbed_one_but_not_the_reverse(store):
@@ -158,7 +158,7 @@ def test_different_steps_per_iteration_are_not_comparable(store):
     assert trial.compare_with(replace(SETTLED, env_steps=5010.0), 1002)[:2] == (1000.0, 1.0)
 
 
-@pytest.mark.parametrize("options", [{"steps_vary": True}, {"workload": Workload({"name": "mine"}, vouched=True)}])
+@pytest.mark.parametrize("options", [{"steps_vary": True}, {"workload": Workload({"name": "mine"}, is_named=True)}])
 def test_steps_may_differ_for_timed_iterations_and_named_workloads(store, options):
     workload = options.get("workload", WORKLOAD)
     reference(store, workload=workload).update(SETTLED)
