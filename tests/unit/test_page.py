@@ -1,0 +1,101 @@
+"""The page: what it shows, and that it loads and runs nothing."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from rl_scaling_callback.analysis.runs import LeftOut
+from rl_scaling_callback.report import render_page
+from rl_scaling_callback.report.columns import COLUMNS
+from rl_scaling_callback.report.decisions import code_text, doubt_lines, why_lines
+from rl_scaling_callback.report.sections import alternatives, sections
+from tests.builders import PRINTED, nan_row, report_of, run, sampled, users_ten
+
+HOSTILE = "<script>document.title='run'</script><img src=x onerror=\"document.title='run'\">"
+
+
+class Document(HTMLParser):
+    """Elements by tag, and the table of configurations."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.attributes, self.rows, self.cell, self.text = [], [], [], None, []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append(tag)
+        self.attributes += attributes
+        self.cell = dict(attributes).get("data-column")
+        if self.cell == "config":
+            self.rows.append({})
+
+    def handle_endtag(self, tag):
+        self.cell = None
+
+    def handle_data(self, data):
+        self.text.append(data)
+        if self.cell:
+            self.rows[-1][self.cell] = data
+
+    @property
+    def words(self):
+        return " ".join("".join(self.text).split())
+
+
+@pytest.fixture(scope="module")
+def user():
+    return report_of(*users_ten())
+
+
+def test_page_shows_the_data(user):
+    document = Document(render_page(user))
+    (study,) = user.studies
+    assert document.rows == [{column.name: column.cell(c) for column in COLUMNS} for c in study.configurations]
+    on_screen = {row["config"]: (int(row["parallelism"]), row["speedup"], row["efficiency"]) for row in document.rows}
+    assert on_screen == PRINTED
+    asked = study.recommendation
+    words = (*why_lines(asked), *doubt_lines(asked), *alternatives(study), code_text(asked))
+    for text in ("Use 4r×1e", *words, "Goal balanced", "2026-11-22 12:00 UTC"):
+        assert " ".join(text.split()) in document.words
+    # Speedup and efficiency are drawn, and the text of the figures is part of the page.
+    assert document.elements.count("svg") == 2
+    assert "N = env runners × envs per runner" in document.words
+    assert all(line in document.words for section in sections(study) for line in section.lines)
+
+
+def test_text_from_runs_is_escaped_on_the_page():
+    runs = [replace(sampled("1r1e", [3.0, 2.2, 2.0, 2.1, 1.9]), name=HOSTILE, notes=(HOSTILE,)), run("2r1e", [1.0, 1.1, 0.9])]
+    report = report_of(*runs, left_out=(LeftOut(HOSTILE, HOSTILE),), facts={HOSTILE: HOSTILE})
+    report = replace(report, provenance={"Source": HOSTILE})
+    document = Document(render_page(report))
+    assert {"script", "img"}.isdisjoint(document.elements)
+    assert document.words.count(HOSTILE) >= 5
+    assert "Scaling: PPO on HalfCheetah-v5" in document.words
+
+
+def test_page_is_self_contained(user):
+    document = Document(render_page(user))
+    assert ("content", "default-src 'none'; style-src 'unsafe-inline'") in document.attributes
+    assert {"script", "link", "iframe", "object", "embed"}.isdisjoint(document.elements)
+    links = [value for name, value in document.attributes if name in {"src", "href", "xlink:href"}]
+    assert links
+    assert all(link.startswith("#") for link in links)
+    assert all(link.startswith("#") for link in re.findall(r"url\(([^)]*)\)", render_page(user)))
+
+
+@pytest.mark.parametrize("runs", [[], [nan_row()], [run("2r1e", [1.0] * 5), run("4r1e", [0.6] * 5)], [run("1r1e", [1.0] * 5)]])
+def test_page_reports_what_is_missing(runs):
+    report = report_of(*runs)
+    document = Document(render_page(report))
+    missing = [line for study in report.studies for line in doubt_lines(study.recommendation)]
+    assert all(line in document.words for line in missing or ["No run of this experiment could be read."])
+    assert "nan" not in re.findall(r"\w+", document.words.lower())
+
+
+def test_ids_are_unique_on_a_page_with_several_studies(user):
+    page = render_page(replace(user, studies=user.studies * 2))
+    ids = re.findall(r'\bid="([^"]*)"', page)
+    assert len(ids) == len(set(ids))
+    assert "study 2 of 2" in page
