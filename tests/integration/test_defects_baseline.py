@@ -69,7 +69,8 @@ def test_restored_run_keeps_its_own_baseline(tmp_path):
 
 def test_relative_directory_is_resolved_against_the_working_directory(tmp_path):
     relative = functools.partial(local, baseline_dir=os.path.relpath(tmp_path / "lasting"))
-    config = ppo().env_runners(num_envs_per_env_runner=tune.grid_search([1, 2]))
+    config = ppo()
+    config.num_envs_per_env_runner = tune.grid_search([1, 2])
     results = fit(config, tmp_path, callbacks=relative)
     (file,) = (tmp_path / "lasting").glob("baseline-*-0r1e.json")
     sps = json.loads(file.read_text())["sps"]

@@ -154,7 +154,7 @@ def test_algorithms_in_threads_of_one_process_detect_each_other(built):
 def train_in_a_function(space):
     rule = SteadyRule(warmup_iterations=1, min_iterations=2, max_iterations=2)
     config = ppo().callbacks(partial(ScalingCallback, reference="0r1e", steady=rule))
-    algorithm = config.env_runners(num_envs_per_env_runner=space["envs"]).build_algo()
+    algorithm = config.env_runners(num_envs_per_env_runner=space["envs"], rollout_fragment_length="auto").build_algo()
     for _ in range(4):
         tune.report(algorithm.train())
     algorithm.stop()

@@ -102,7 +102,7 @@ def train_and_change(env, change):
             algorithm.env_runner_group.foreach_env_runner(partial(change, seconds=0.02), local_env_runner=False)
 
     config = costly(env, batch=80, step_s=0.0005).env_runners(num_env_runners=1, num_envs_per_env_runner=4)
-    return scalings(train(config.callbacks(probing), 8, between))
+    return scalings(train(config.callbacks(probing), 9, between))
 
 
 @pytest.mark.parametrize(("env", "change"), [(CostlyEnv, make_anew), (Task, set_task)], ids=["env_config", "task"])
@@ -112,7 +112,7 @@ def test_baseline_follows_a_curriculum(caplog, env, change):
         # 80 steps of 20 ms take as long at any number of envs.
         assert scaling["baseline"]["source"] == "probe"
         assert scaling["speedup"] == pytest.approx(1.0, rel=0.3)
-    assert 1 <= results[-1]["steady"]["iterations"] <= 3, "earlier iterations were other work"
+    assert 1 <= results[-1]["steady"]["iterations"] <= 4, "earlier iterations were other work"
     assert results[-1]["steady"]["speedup"] == pytest.approx(1.0, rel=0.3)
     assert warnings_of(caplog) == []
 

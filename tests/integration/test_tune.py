@@ -167,7 +167,8 @@ def test_command_line_reads_the_same_folder(halfcheetah, shown):
 
 
 def test_scheduler_and_stop_condition_on_injected_keys(cluster, tmp_path):
-    config = cartpole(runners=0, envs=tune.grid_search([1, 4]))
+    config = cartpole(runners=0)
+    config.num_envs_per_env_runner = tune.grid_search([1, 4])
     asha = ASHAScheduler(metric="scaling/sps", mode="max", grace_period=1, max_t=100, reduction_factor=2)
     stop = {"scaling/steady/iterations": 4, "training_iteration": 20}
     results = run(tmp_path, config, stop=stop, scheduler=asha, max_concurrent_trials=2)
