@@ -1,6 +1,5 @@
 """Which trials share a baseline, in a directory that outlives them."""
 
-import json
 import math
 from functools import partial
 
@@ -8,7 +7,7 @@ import pytest
 
 pytest.importorskip("ray")
 
-from tuning import cartpole, quick, scalings, train
+from tuning import cartpole, quick, scalings, sps_in, train
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -29,7 +28,7 @@ def test_baselines_in_a_directory(tmp_path, caplog):
         late.stop()
     assert [scaling["is_baseline"] for scaling in reference] == [1] * 4
     (file,) = tmp_path.iterdir()
-    sps = json.loads(file.read_text())["sps"]
+    sps = sps_in(file)
     assert reference[-1]["baseline_sps"] == reference[-1]["steady"]["sps"] == sps
     # From the iteration on in which it appears.
     assert (after["baseline_sps"], after["comparable"], after["is_baseline"]) == (sps, 1, 0)

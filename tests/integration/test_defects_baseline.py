@@ -15,7 +15,7 @@ from envs import CostlyEnv
 from ray import tune
 from ray.rllib.algorithms.ppo import PPO
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
-from tuning import costly, lines, quick, run, scalings, train
+from tuning import costly, lines, quick, run, scalings, sps_in, train
 
 from rl_scaling_callback import ScalingCallback
 from rl_scaling_callback.rllib import introspection
@@ -56,7 +56,7 @@ def test_restored_run_keeps_its_own_baseline(tmp_path):
     config = ppo()
     assert run(tmp_path, config, name="experiment", callbacks=local, trainable=Failing, stop=7, checkpoint_every=1).errors
     (before,) = (tmp_path / "experiment/scaling_baselines").rglob("baseline-*.json")
-    measured = json.loads(before.read_text())["sps"]
+    measured = sps_in(before)
     (tmp_path / "mended").touch()
     time.sleep(1.1)  # run times have a resolution of one second
     restored = tune.Tuner.restore(str(tmp_path / "experiment"), trainable=Failing, resume_errored=True, param_space=config)
@@ -73,7 +73,7 @@ def test_relative_directory_is_resolved_against_the_working_directory(tmp_path):
     config.num_envs_per_env_runner = tune.grid_search([1, 2])
     results = fit(config, tmp_path, callbacks=relative)
     (file,) = (tmp_path / "lasting").glob("baseline-*-0r1e.json")
-    sps = json.loads(file.read_text())["sps"]
+    sps = sps_in(file)
     assert [trial.metrics["scaling"]["baseline_sps"] for trial in results] == [sps, sps]
 
 

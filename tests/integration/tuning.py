@@ -94,6 +94,11 @@ def lines(trial):
     return [json.loads(line) for line in (Path(trial.path) / "result.json").read_text().splitlines()]
 
 
+def sps_in(file):
+    """Return the SPS of a baseline's file."""
+    return json.loads(file.read_text())["sps"]
+
+
 def scale(result):
     config = result["config"]
     return config["num_env_runners"], config["num_envs_per_env_runner"]
