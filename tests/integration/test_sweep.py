@@ -245,7 +245,7 @@ def test_worker_can_create_an_env_registered_in_the_config_file(tmp_path, monkey
     assert ray.get(make.remote()) == "Local"
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_ctrl_c_in_a_terminal_shows_the_results_so_far(tmp_path):
     (tmp_path / "my_config.py").write_text(CONFIG)
     command = [sys.executable, "-m", "rl_scaling_callback", "sweep", f"{tmp_path / 'my_config.py'}:config", "--budget", "5"]
