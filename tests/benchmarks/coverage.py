@@ -1,8 +1,7 @@
 """Checks the intervals of reports against repeats: `python -m tests.benchmarks.coverage`. About two minutes, no Ray.
 
-On the grids under tests/data/grids and on simulated ones, prints the coverage of intervals and their width, the shares of wrong and
-undecided verdicts, and the error of laws next to the noise floor. The defaults used for a grid are estimated from the other grids
-(leave one grid out).
+On the grids under tests/data/grids, prints the coverage of intervals and their width, the shares of wrong and undecided verdicts,
+and the error of laws next to the noise floor. The defaults used for a grid are estimated from the other grids (leave one grid out).
 """
 
 from __future__ import annotations
@@ -11,14 +10,13 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import combinations, permutations
 from statistics import fmean, median
 from typing import Any
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import polygamma, stdtrit
+from scipy.special import polygamma
 
 from rl_scaling_callback.analysis import noise
 from rl_scaling_callback.analysis.configurations import Configuration, configurations
@@ -27,9 +25,7 @@ from rl_scaling_callback.analysis.laws import Measured, fit_laws
 from rl_scaling_callback.analysis.noise import within
 from rl_scaling_callback.analysis.runs import Run, Study
 from rl_scaling_callback.core.formulas import interval
-from rl_scaling_callback.core.scale import REFERENCE_SCALE, Scale
-from rl_scaling_callback.core.steady import SteadyRule, SteadyWindow
-from rl_scaling_callback.report.decisions import repeats_needed
+from rl_scaling_callback.core.scale import REFERENCE_SCALE
 
 from ..grids import NAMES, grid
 
@@ -147,29 +143,6 @@ def sets(name: str, size: int) -> Iterator[tuple[set[int], set[int]]]:
             yield set(one), set(other)
 
 
-def welch(run: Run, baseline: Run) -> float:
-    """Return the ± of a speedup from the iterations of single runs alone (Welch) [%]."""
-    mine, its = within(run.steady), within(baseline.steady)
-    dof = (mine + its) ** 2 / (mine**2 / (run.steady.iterations - 1) + its**2 / (baseline.steady.iterations - 1))
-    return 100 * math.expm1(float(stdtrit(dof, 0.975)) * math.sqrt(mine + its))
-
-
-def from_iterations(name: str) -> tuple[list[tuple[bool, float]], list[tuple[bool, float]]]:
-    """Return the same for intervals from the iterations of single runs alone."""
-    sps: list[tuple[bool, float]] = []
-    speedup: list[tuple[bool, float]] = []
-    for one, other in sets(name, 1):
-        here, there = ({run.scale: run for run in grid(name, each).runs} for each in (one, other))
-        for scale in here.keys() & there.keys():
-            mine, its = here[scale].steady, there[scale].steady
-            sps.append((holds(mine.sps, mine.error, its.sps), mine.error))
-            if scale != REFERENCE_SCALE and REFERENCE_SCALE in here and REFERENCE_SCALE in there:
-                ratios = [each[scale].steady.sps / each[REFERENCE_SCALE].steady.sps for each in (here, there)]
-                error = welch(here[scale], here[REFERENCE_SCALE])
-                speedup.append((holds(ratios[0], error, ratios[1]), error))
-    return sps, speedup
-
-
 def one_run_among_repeats(name: str) -> list[tuple[bool, float]]:
     """Return whether the interval of each run contains the other runs of its configuration; all others are repeated."""
     kept = []
@@ -185,10 +158,9 @@ def one_run_among_repeats(name: str) -> list[tuple[bool, float]]:
 def recorded(name: str, source: str) -> None:
     values = f"deviation {noise.USUAL_STD:.3f}, level {noise.USUAL_LEVEL:.3f}"
     print(f"\n{name}: {values}, from {source}")
-    sps, speedup = from_iterations(name)
-    print(f"  {'iterations alone, 1 run of each':35} SPS {shown(sps)}  speedup {shown(speedup)}")
     for size in (1, 2):
-        sps, speedup = [], []
+        sps: list[tuple[bool, float]] = []
+        speedup: list[tuple[bool, float]] = []
         for one, other in sets(name, size):
             first, second = compared(grid(name, one), grid(name, other))
             sps += first
@@ -202,110 +174,24 @@ def single(name: str, each: int) -> bool:
     return any(run.scale == REFERENCE_SCALE for run in grid(name, {each}).runs)
 
 
-# Simulated
-
-
-def simulated(rng: np.random.Generator, *, between: float, drift: float, repetitions: int) -> Study:
-    """Return a study on a machine whose speed differs between runs and drifts, with a time constant of about 30 runs."""
-    speed, runs = rng.normal(0, drift), []
-    keep = math.exp(-1 / 200)
-    for number in range(repetitions):
-        for scale in rng.permutation([(r, e) for r in (1, 2, 4) for e in (1, 2, 4, 8)]):
-            r, e = map(int, scale)
-            window = SteadyWindow(SteadyRule(warmup_iterations=0))
-            own = rng.normal(0, between)
-            for _ in range(6):
-                speed = keep * speed + rng.normal(0, drift * math.sqrt(1 - keep**2))
-                factor = math.exp(speed + own)
-                sample = (0.2 + 0.3 / r + 1.5 / (r * e)) * math.exp(rng.normal(0, 0.03))
-                window.add(1000, (0.3 + sample) * factor)
-            runs.append(Run(name=f"{r}r{e}e {number}", scale=Scale(r, e), steady=window.read()))
-    return Study("simulated", tuple(runs))
-
-
-def simulations() -> None:
-    print("\nsimulated: 12 configurations, 60 studies each, a repeat of the whole study against its intervals")
-    for between, drift in ((0.03, 0.0), (0.1, 0.0), (0.04, 0.1), (0.08, 0.1)):
-        for repetitions in (1, 2, 4):
-            rng = np.random.default_rng(7)
-            sps: list[tuple[bool, float]] = []
-            speedup: list[tuple[bool, float]] = []
-            for _ in range(60):
-                # Both halves run on the same machine, whose speed continues to drift.
-                both = simulated(rng, between=between, drift=drift, repetitions=2 * repetitions)
-                halves = [[run for run in both.runs if (repetition(run) < repetitions) == first] for first in (True, False)]
-                one, other = (replace(both, runs=tuple(half)) for half in halves)
-                first, second = compared(one, other)
-                sps += first
-                speedup += second
-            what = f"runs {100 * between:.0f} %, drift {100 * drift:.0f} %, {repetitions} of each"
-            print(f"  {what:45} SPS {shown(sps)}  speedup {shown(speedup)}")
-
-
-def advice(between: float) -> None:
-    """Follow the advice on undecided verdicts, and count how many it settles, and how many of them rightly."""
-    rng = np.random.default_rng(11)
-    settled, right, too_close, trials = 0, 0, 0, 0
-    least = 2.5
-    for _ in range(400):
-        truth = least * math.exp(rng.normal(0, 0.3))
-
-        def run(scale: Scale, seconds: float, number: int) -> Run:
-            window, own = SteadyWindow(SteadyRule(warmup_iterations=0)), rng.normal(0, between)
-            for _ in range(6):
-                window.add(1000, seconds * math.exp(own + rng.normal(0, 0.03)))
-            return Run(name=f"{scale} {number}", scale=scale, steady=window.read())
-
-        ends = ((REFERENCE_SCALE, 1.0), (Scale(4, 1), 1 / truth))
-        runs = [run(scale, seconds, 0) for scale, seconds in ends]
-        baseline, found = configurations(Study("advice", tuple(runs)))
-        if judge(found.speedup, found.speedup_error, least) != "undecided":
-            continue
-        more = repeats_needed(found, baseline, found.speedup / least)
-        if math.isinf(more):
-            too_close += 1
-            continue
-        trials += 1
-        runs += [run(scale, seconds, number) for scale, seconds in ends for number in range(1, round(more) + 1)]
-        _, again = configurations(Study("advice", tuple(runs)))
-        verdict = judge(again.speedup, again.speedup_error, least)
-        settled += verdict != "undecided"
-        right += verdict == ("met" if truth >= least else "not met")
-    print(
-        f"  runs {100 * between:.0f} %: of {trials} undecided verdicts that repeats were said to settle, {settled} were settled, "
-        f"{settled - right} of them wrongly; {too_close} were called too close"
-    )
-
-
 # Verdicts and laws
 
 
 def verdicts(name: str) -> None:
     truth = {each.scale: each for each in configurations(grid(name))}
-    counts: dict[str, list[int]] = {"iterations alone": [0, 0, 0], "with repeats": [0, 0, 0]}
-    for each in sorted({repetition(run) for run in grid(name).runs if single(name, repetition(run))}):
-        runs = {run.scale: run for run in grid(name, {each}).runs}
-        for found in configurations(grid(name, {each})):
-            if found.scale == REFERENCE_SCALE:
-                continue
-            for what, least in THRESHOLDS:
-                figure, right = getattr(found, what), getattr(truth[found.scale], what) >= least
-                earlier = welch(runs[found.scale], runs[REFERENCE_SCALE])
-                for when, error in (("iterations alone", earlier), ("with repeats", found.speedup_error)):
-                    verdict = judge(figure, error, least)
-                    column = 2 if verdict == "undecided" else 0 if (verdict == "met") == right else 1
-                    counts[when][column] += 1
-    counts["2 runs of each"] = twice = [0, 0, 0]
-    pairs = list(combinations([each for each in range(5) if single(name, each)], 2))
-    for pair in pairs:
-        for found in configurations(grid(name, set(pair))):
-            for what, least in THRESHOLDS if found.scale != REFERENCE_SCALE else ():
-                verdict = judge(getattr(found, what), found.speedup_error, least)
-                right = getattr(truth[found.scale], what) >= least
-                twice[2 if verdict == "undecided" else 0 if (verdict == "met") == right else 1] += 1
-    for when, (right, wrong, undecided) in counts.items():
+    alone = [each for each in sorted({repetition(run) for run in grid(name).runs}) if single(name, each)]
+    for size in (1, 2):
+        right = wrong = undecided = 0
+        for chosen in combinations(alone, size):
+            for found in configurations(grid(name, set(chosen))):
+                for what, least in THRESHOLDS if found.scale != REFERENCE_SCALE else ():
+                    verdict = judge(getattr(found, what), found.speedup_error, least)
+                    undecided += verdict == "undecided"
+                    right += verdict == ("met" if getattr(truth[found.scale], what) >= least else "not met")
+                    wrong += verdict == ("not met" if getattr(truth[found.scale], what) >= least else "met")
         share = undecided / (right + wrong + undecided)
-        print(f"  {name:12} {when:22} right {right:4}  wrong {wrong:3}  undecided {undecided:4} ({100 * share:.0f} %)")
+        what = f"{size} run{'s' * (size > 1)} of each"
+        print(f"  {name:12} {what:22} right {right:4}  wrong {wrong:3}  undecided {undecided:4} ({100 * share:.0f} %)")
 
 
 def measured(found: Sequence[Configuration]) -> list[Measured]:
@@ -351,16 +237,12 @@ def main(*_: Any) -> None:
         with defaults_of([other for other in NAMES if other != name]):
             recorded(name, "the other grids")
         recorded(name, "all grids")
-    simulations()
     print(
         "\nverdicts on single runs, judged by all repetitions pooled; thresholds " + ", ".join(f"{a} {b:g}" for a, b in THRESHOLDS)
     )
     for name in NAMES:
         with defaults_of([other for other in NAMES if other != name]):
             verdicts(name)
-    print("\nadvice on undecided verdicts, followed")
-    for between in (0.02, 0.06, 0.1):
-        advice(between)
     print("\nlaws on all repetitions")
     for name in NAMES:
         laws(name)

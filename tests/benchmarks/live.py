@@ -42,14 +42,12 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.appo import APPOConfig
 from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.rllib.algorithms.ppo import PPOConfig
-from ray.tune.search import BasicVariantGenerator
-from record_grid import ENVS, QUIET
+from trials import ENVS, QUIET, machine, numbers, run_trials
 
 from rl_scaling_callback import sweep
 from rl_scaling_callback.analysis.goals import GOALS
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.report.decisions import choice_text
-from rl_scaling_callback.rllib.hardware import cpu_model, usable_cores
 
 _WARMUP: Final = 2
 
@@ -73,7 +71,7 @@ class Once(gymnasium.Wrapper):  # type: ignore[type-arg]
         super().close()
 
 
-_ENVS: Final = {**ENVS, "hopper": "Hopper-v5", "once": Once}
+_ENVS: Final = {**ENVS, "once": Once}
 
 
 def config_of(data: Data) -> AlgorithmConfig:
@@ -114,12 +112,12 @@ class Keeper(tune.Callback):
         self.on_trial_complete(iteration, trials, trial)
 
 
-def run_trials(config: AlgorithmConfig, data: Data, save: Callable[[], None]) -> None:
+def run_round(config: AlgorithmConfig, data: Data, save: Callable[[], None]) -> None:
     """Complete the last round of trials, or run a new one."""
-    scales = [[r, e] for r in data["runners"] for e in data["envs"]]
-    rounds: dict[int, list[list[int]]] = defaultdict(list)
+    scales = [Scale(r, e) for r in data["runners"] for e in data["envs"]]
+    rounds: dict[int, list[Scale]] = defaultdict(list)
     for each in data["trials"]:
-        rounds[each["round"]].append(each["scale"])
+        rounds[each["round"]].append(Scale(*each["scale"]))
     number = max(rounds, default=0)
     if len(rounds[number]) == len(scales):
         number += 1
@@ -129,19 +127,7 @@ def run_trials(config: AlgorithmConfig, data: Data, save: Callable[[], None]) ->
         data["trials"].append({"round": number, **trial})
         save()
 
-    points = [{"num_env_runners": r, "num_envs_per_env_runner": e} for r, e in left]
-    everything: Any = config.copy(copy_frozen=False)
-    everything.num_env_runners, everything.num_envs_per_env_runner = tune.choice(data["runners"]), tune.choice(data["envs"])
-    tune.Tuner(
-        config.algo_class,
-        param_space=everything,
-        tune_config=tune.TuneConfig(
-            num_samples=len(points), search_alg=BasicVariantGenerator(points_to_evaluate=points, max_concurrent=1)
-        ),
-        run_config=tune.RunConfig(
-            storage_path=tempfile.mkdtemp(), stop={"training_iteration": data["iterations"]}, callbacks=[Keeper(keep)], verbose=0
-        ),
-    ).fit()
+    run_trials(config, left, data["iterations"], Keeper(keep))
 
 
 def run_sweeps(config: AlgorithmConfig, data: Data, save: Callable[[], None]) -> None:
@@ -237,8 +223,8 @@ def main() -> None:
     arguments.add_argument("--algo", choices=["ppo", "old", "appo", "impala"], default="ppo")
     arguments.add_argument("--file", type=Path, help="[default: live-ALGO-ENV.json here]")
     # Used only for a new file.
-    arguments.add_argument("--runners", type=lambda text: [int(r) for r in text.split(",")], default=[1, 2, 4])
-    arguments.add_argument("--envs", type=lambda text: [int(e) for e in text.split(",")], default=[1, 2, 4, 8])
+    arguments.add_argument("--runners", type=numbers, default=[1, 2, 4])
+    arguments.add_argument("--envs", type=numbers, default=[1, 2, 4, 8])
     arguments.add_argument("--goals", type=lambda text: text.split(","), default=list(GOALS))
     arguments.add_argument("--steps", type=int, default=1024, help="env steps per iteration, or of a batch")
     arguments.add_argument("--iterations", type=int, default=7, help="iterations of a trial, at least 3")
@@ -250,8 +236,7 @@ def main() -> None:
         data: Data = json.loads(file.read_text())
     else:
         data = {name: getattr(options, name) for name in ("env", "algo", "runners", "envs", "goals", "steps", "iterations")}
-        machine = f"{cpu_model()}, {usable_cores()} cores, Ray {ray.__version__}, {time.strftime('%Y-%m-%d')}"
-        data |= {"budget_minutes": options.budget, "machine": machine, "trials": [], "sweeps": []}
+        data |= {"budget_minutes": options.budget, "machine": machine(), "trials": [], "sweeps": []}
 
     def save() -> None:
         part = file.with_suffix(".part")
@@ -261,7 +246,7 @@ def main() -> None:
     if options.stage != "summary":
         os.environ.update(QUIET | {"RAY_AIR_NEW_OUTPUT": "0"})
         ray.init(num_cpus=max(data["runners"]) + 3, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-        (run_trials if options.stage == "trials" else run_sweeps)(config_of(data), data, save)
+        (run_round if options.stage == "trials" else run_sweeps)(config_of(data), data, save)
     summary(data)
 
 

@@ -1,7 +1,7 @@
 """Measures the overhead of the callback: `python tests/benchmarks/overhead.py`. Takes about 20 minutes; run nothing else meanwhile.
 
-Prints medians and ratios measured within one run: the hook compared with RLlib's compilation of a result and, if installed,
-Lightning's `Throughput`; open files and memory; and training and sampling alternately with and without the callback.
+Prints medians and ratios measured within one run: the hook compared with RLlib's compilation of a result, the files and sockets it
+accesses, and training and sampling alternately with and without the callback.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import statistics
 import sys
 import tempfile
 import time
-import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +25,6 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 
 from rl_scaling_callback import ScalingCallback, SteadyRule
 from rl_scaling_callback.core.estimates import trimmed_mean
-from rl_scaling_callback.rllib.sampling import TIMED_EVERY_S
 
 
 def config(callbacks: Any, runners: int, env: str = "CartPole-v1", steps: int = 1000, envs: int = 1) -> PPOConfig:
@@ -51,11 +49,6 @@ def median_us(call: Callable[[], object], calls: int) -> float:
     return statistics.median(durations) / 1000
 
 
-def difference_us(one: Callable[[], object], other: Callable[[], object], calls: int) -> float:
-    """Return by how much longer `one` takes than `other`, median of pairs [µs]."""
-    return statistics.median(median_us(one, 1) - median_us(other, 1) for _ in range(calls))
-
-
 def timed(holder: Any, name: str) -> list[float]:
     """Record the duration of each call of an object's method [µs]."""
     spent: list[float] = []
@@ -72,7 +65,7 @@ def timed(holder: Any, name: str) -> list[float]:
     return spent
 
 
-def hook(iterations: int, calls: int, kept_over: int) -> None:
+def hook(iterations: int, calls: int) -> None:
     """Measure `on_train_result` on real Algorithms, with a stored baseline and with probes."""
     rule = {"steady": SteadyRule(warmup_iterations=0, min_iterations=2, max_iterations=2)}
     stored = functools.partial(ScalingCallback, baseline_dir=tempfile.mkdtemp(), **rule)
@@ -96,16 +89,16 @@ def hook(iterations: int, calls: int, kept_over: int) -> None:
             flush=True,
         )
         del callback.on_train_result, algorithm.metrics.reduce
-        again_and_again(what, algorithm, callback, result, calls, kept_over)
+        again_and_again(what, algorithm, callback, result, calls)
         algorithm.stop()
 
 
-def again_and_again(what: str, algorithm: Any, callback: Any, result: dict[str, Any], calls: int, kept_over: int) -> None:
-    """Call the hook in a loop, with warm caches; print its duration, the files and sockets it accesses, and memory growth."""
+def again_and_again(what: str, algorithm: Any, callback: Any, result: dict[str, Any], calls: int) -> None:
+    """Call the hook in a loop, with warm caches; print its duration, and the files and sockets it accesses."""
     phases = {"sample": 0.6, "learn": 0.3, "sync": 0.01}
 
     def iteration() -> None:
-        callback._phases._seconds = dict(phases)
+        callback._instrument.clock._seconds = dict(phases)
         callback.on_train_result(algorithm=algorithm, result=result)
 
     ours_us = median_us(iteration, calls)
@@ -122,15 +115,6 @@ def again_and_again(what: str, algorithm: Any, callback: Any, result: dict[str, 
         iteration()
     counting[0] = False
 
-    tracemalloc.start()
-    for _ in range(1000):
-        iteration()
-    before, _ = tracemalloc.get_traced_memory()
-    for _ in range(kept_over):
-        iteration()
-    after, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-
     # A reduction changes the logger, so each uses a copy. The time to copy is subtracted.
     copied_us = median_us(lambda: copy.deepcopy(algorithm.metrics), 200)
     compiled_us = median_us(lambda: copy.deepcopy(algorithm.metrics).reduce(), 200) - copied_us
@@ -138,22 +122,7 @@ def again_and_again(what: str, algorithm: Any, callback: Any, result: dict[str, 
         f"{what}, in a loop: on_train_result {ours_us:.1f} µs (median of {calls}), reduce() {compiled_us:.1f} µs, "
         f"{100 * ours_us / compiled_us:.1f} %"
     )
-    try:
-        from lightning.fabric.utilities.throughput import Throughput
-    except ImportError:
-        print("Lightning's Throughput: not installed (pip install lightning)")
-    else:
-        throughput, step = Throughput(window_size=100), [0]
-
-        def update() -> None:
-            step[0] += 1
-            throughput.update(time=float(step[0]), batches=step[0], samples=1000 * step[0], lengths=1000 * step[0])
-            throughput.compute()
-
-        lightning_us = median_us(update, calls)
-        print(f"Lightning's Throughput.update() + compute():      {lightning_us:8.1f} µs ({lightning_us / ours_us:.1f})")
     print(f"files and sockets touched in 1000 iterations: {events or 'none'}")
-    print(f"memory kept after {kept_over:,} more iterations: {after - before:+,d} bytes")
 
 
 def side_by_side(what: str, calls: dict[str, Callable[[], object]], rounds: int) -> None:
@@ -200,67 +169,12 @@ class Switch:
         return {"with": lambda: (self.turn(True), call()), "without": lambda: (self.turn(False), call())}
 
 
-def own_share(algorithm: Any, envs: int, calls: int) -> None:
-    """Print the share of the callback's work in an env runner in the time of a sample, from the time of each part.
-
-    The parts are too short to be visible in the time of a whole sample on a shared machine.
-    """
-    runner = algorithm.env_runner
-    (callback,) = runner._callbacks
-    clock, metrics = callback._sampling, runner.metrics
-    keys: list[Any] = []
-    steps = 200
-
-    def noting(key: Any, **options: Any) -> Any:
-        keys.append(key)
-        return clock._log_time(key, **options)
-
-    metrics.log_time = noting
-    runner.sample(num_timesteps=envs)
-    clock._listen()
-    sample_us = median_us(lambda: runner.sample(num_timesteps=steps * envs), 20)
-
-    def blocks() -> None:
-        clock._until_timed = 0
-        clock._listen()
-        for key in keys:
-            with metrics.log_time(key):
-                pass
-
-    def plain() -> None:
-        for key in keys:
-            with clock._log_time(key):
-                pass
-
-    def report() -> None:
-        clock._started, clock._env_steps, clock._timed_steps = 0.0, 1, 1
-        callback.on_sample_end(env_runner=runner, metrics_logger=metrics, samples=[])
-
-    plainest = RLlibCallback()
-    named = dict.fromkeys(("episode", "env_runner", "metrics_logger", "env", "rl_module", "env_index"))
-    stride = max(1.0, TIMED_EVERY_S / (sample_us / 1e6 / steps))
-    count_us = difference_us(lambda: callback.on_episode_step(**named), lambda: plainest.on_episode_step(**named), calls)
-    parts = {
-        "counting steps": count_us * envs * steps,
-        "timing some of them": difference_us(blocks, plain, calls) * steps / stride,
-        "reporting": median_us(report, calls),
-    }
-    share = 100 * sum(parts.values()) / sample_us
-    shares = ", ".join(f"{name} {us:.0f} µs" for name, us in parts.items())
-    print(
-        f"a sample of {steps} steps with {envs} env(s): {sample_us / 1e3:.0f} ms, of which the callback takes {share:.2f} % "
-        f"({shares})",
-        flush=True,
-    )
-
-
 def sampling(rounds: int) -> None:
     """Sample CartPole, one of the fastest envs, with and without the callback, in short (IMPALA) and longer fragments."""
     torch.set_num_threads(1)
     for envs in (1, 8):
         algorithm = config(functools.partial(ScalingCallback, baseline_sps=1000.0), 0, steps=200, envs=envs).build_algo()
         algorithm.train()
-        own_share(algorithm, envs, 2000)
         switch = Switch(algorithm)
         for steps in (50, 200):
 
@@ -285,12 +199,11 @@ if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--rounds", type=int, default=300, help="pairs of iterations with and without the callback")
     arguments.add_argument("--calls", type=int, default=20_000, help="number of timed calls of the hook")
-    arguments.add_argument("--kept-over", type=int, default=1_000_000, help="number of iterations to watch memory over")
     arguments.add_argument("--only", choices=("hook", "sampling", "training"), help="measure only this")
     options = arguments.parse_args()
     ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     if options.only in (None, "hook"):
-        hook(options.rounds, options.calls, options.kept_over)
+        hook(options.rounds, options.calls)
     if options.only in (None, "sampling"):
         sampling(options.rounds)
     if options.only in (None, "training"):

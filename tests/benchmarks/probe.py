@@ -1,10 +1,9 @@
 """Compares probes with whole iterations: `python tests/benchmarks/probe.py --env HalfCheetah-v5 --algo ppo`, about two minutes.
 
 One Algorithm with 4 env runners alternately probes 12 scales and trains whole iterations at each of them, in random order and in
-the same processes (see `rllib.switch`). Prints a Markdown table of the speedups over 1r×1e by both. With `--trials`, compares 1r×1e
-as probed in a trial of 2r×4e with trials of 1r×1e right before and after; with `--cost`, measures the overhead of
-`ScalingCallback(probe=True)`; with `--coverage 20`, counts how often the stated interval of a probed baseline holds the steady
-figure of a separate trial. Run nothing else at the same time.
+the same processes (see `rllib.switch`). Prints a Markdown table of the speedups over 1r×1e by both. With `--cost`, measures the
+overhead of `ScalingCallback(probe=True)`; with `--coverage 20`, counts how often the stated interval of a probed baseline holds the
+steady figure of separate trials right before and after. Run nothing else at the same time.
 """
 
 from __future__ import annotations
@@ -12,27 +11,21 @@ from __future__ import annotations
 import argparse
 import functools
 import gc
-import json
 import math
 import multiprocessing
 import os
-import platform
 import random
 import time
-from dataclasses import astuple
-from datetime import datetime, timezone
-from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-import gymnasium
-import numpy as np
 import ray
 import torch
 from ray import tune
 from ray.rllib.algorithms.dqn import DQNConfig
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.algorithms.sac import SACConfig
+from trials import SlowStep, machine
 
 from rl_scaling_callback import ScalingCallback
 from rl_scaling_callback.core.attribution import PARTS, TimeBreakdown
@@ -40,34 +33,11 @@ from rl_scaling_callback.core.estimates import Estimate, trimmed_mean
 from rl_scaling_callback.core.probing import Probe, Ratios
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule, SteadyWindow
-from rl_scaling_callback.rllib.hardware import cpu_model, usable_cores
 from rl_scaling_callback.rllib.prober import Prober
 from rl_scaling_callback.rllib.switch import Switch
 
 REFERENCE = Scale(1, 1)
 SCALES = [Scale(runners, envs) for runners in (1, 2, 4) for envs in (1, 2, 4, 8)]
-
-
-class SlowStep(gymnasium.Env):
-    """An env whose step waits 2 ms, as for an external simulator."""
-
-    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (8,))
-    action_space = gymnasium.spaces.Discrete(2)
-
-    def __init__(self, config: Any = None) -> None:
-        self._steps = 0
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode."""
-        super().reset(seed=seed)
-        self._steps = 0
-        return np.zeros(8, np.float32), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Wait. Episodes have 200 steps."""
-        time.sleep(0.002)
-        self._steps += 1
-        return np.zeros(8, np.float32), 0.0, False, self._steps >= 200, {}
 
 
 def config_of(algo: str, env: str, batch: int, scale: Scale) -> Any:
@@ -153,37 +123,6 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     prober.close()
     algorithm.stop()
     return measured
-
-
-def alone(options: argparse.Namespace) -> float:
-    """Run a trial at the reference scale; return its throughput [steps/s]."""
-    algorithm = config_of(options.algo, options.env, options.batch, REFERENCE).build_algo()
-    times = [per_step(algorithm.train()).total for _ in range(options.rounds + 2)][2:]
-    algorithm.stop()
-    return 1 / median(times)
-
-
-def trials(options: argparse.Namespace) -> None:
-    """Print the reference's throughput as probed in a trial, and as measured in trials of its own before and after."""
-    own = Scale.parse(options.own)
-    before = alone(options)
-    algorithm = config_of(options.algo, options.env, options.batch, own).build_algo()
-    times, probes = [], []
-    with Prober(algorithm, probe_seconds=options.probe_seconds) as prober:
-        for number in range(-2, options.rounds):
-            spent, of_round = per_step(algorithm.train()), prober.measure([REFERENCE, own], first_round=number)
-            if number >= 0:
-                times.append(spent)
-                probes += of_round
-        updates = updates_ratio(prober, REFERENCE, own)
-    algorithm.stop()
-    after, probed = alone(options), 1 / predicted(typical(times), paired(probes, REFERENCE, own), updates)
-    between = (before + after) / 2
-    print(
-        f"{REFERENCE}: {before:,.0f} steps/s before, {probed:,.0f} probed in a trial of {own}, {after:,.0f} after. The probes "
-        f"differ by {100 * (probed / between - 1):+.1f} % from the mean of the trials, and these by "
-        f"{100 * (after / before - 1):+.1f} % from each other.\n"
-    )
 
 
 def typical(times: list[TimeBreakdown]) -> TimeBreakdown:
@@ -354,32 +293,20 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=90, help="start no more rounds after this time, except the first two")
     parser.add_argument("--own", default="2r4e", help="the trial's own scale")
     parser.add_argument("--probe-seconds", type=float, default=0.2)
-    parser.add_argument("--trials", action="store_true", help="compare with trials of 1r×1e")
     parser.add_argument("--cost", action="store_true", help="measure the cost of probing for a trial of the scale --own")
     parser.add_argument("--coverage", type=int, default=0, help="number of trials to compare with separate trials of 1r×1e")
     parser.add_argument("--neighbour", action="store_true", help="let another program take a core half of the time, 3 s at once")
-    parser.add_argument("--raw", type=Path, help="JSON file to write the measurements to")
     options = parser.parse_args()
     os.environ.update(PYTHONWARNINGS="ignore", RAY_worker_niceness="0")
     torch.set_num_threads(1)  # as Ray does in a trial of Tune
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     tune.register_env("slow", SlowStep)
-    print(
-        f"{options.algo.upper()}, {options.env}, {options.batch:,} env steps per iteration; {cpu_model()}, {usable_cores():g} "
-        f"cores, Python {platform.python_version()}, Ray {ray.__version__}, {datetime.now(timezone.utc):%Y-%m-%d}\n"
-    )
-    if options.trials or options.cost or options.coverage:
-        (trials if options.trials else cost if options.cost else coverage)(options)
+    print(f"{options.algo.upper()}, {options.env}, {options.batch:,} env steps per iteration; {machine()}\n")
+    if options.cost or options.coverage:
+        (cost if options.cost else coverage)(options)
         return
     measured = run(options)
     ray.shutdown()
-    if options.raw:
-        raw = {
-            "probes": [[str(p.scale), *astuple(p)[1:]] for p in measured["probes"]],
-            "iterations": [[str(scale), number, spent.parts] for scale, number, spent in measured["iterations"]],
-            "updates": {str(scale): updates for scale, updates in measured["updates"].items()},
-        }
-        options.raw.write_text(json.dumps(raw))
     report(measured, Scale.parse(options.own))
 
 

@@ -22,12 +22,15 @@ from typing import Any
 SCALES = [(runners, envs) for runners in (1, 2, 4, 8) for envs in (1, 2, 4)]
 
 
+def draws(draw: random.Random, names: str) -> dict[str, float]:
+    """Return a random number for each name."""
+    return {name: draw.random() for name in names.split()}
+
+
 def connectors(draw: random.Random, count: int) -> dict[str, Any]:
     """Return the timers of a connector pipeline."""
-    return {
-        "connector_pipeline_timer": draw.random(),
-        "timers": {"connectors": {f"connector_number_{i}": draw.random() for i in range(count)}},
-    }
+    timers = draws(draw, " ".join(f"connector_number_{i}" for i in range(count)))
+    return {"connector_pipeline_timer": draw.random(), "timers": {"connectors": timers}}
 
 
 def result(draw: random.Random, trial: str, iteration: int, scale: tuple[int, int]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -36,38 +39,23 @@ def result(draw: random.Random, trial: str, iteration: int, scale: tuple[int, in
 
     seconds = 10 / (scale[0] * scale[1]) ** 0.7 * draw.uniform(0.95, 1.05)
     steps = {"default_policy": 2048.0 * iteration}
-    counts = [
-        "num_module_steps_trained",
-        "num_env_steps_trained",
-        "num_module_steps_trained_lifetime",
-        "num_env_steps_trained_lifetime",
-    ]
-    learner = {
-        name: draw.random() for name in ("entropy", "vf_loss", "policy_loss", "mean_kl_loss", "total_loss", "vf_explained_var")
-    }
+    counts = "num_module_steps_trained num_env_steps_trained num_module_steps_trained_lifetime num_env_steps_trained_lifetime"
+    throughputs = " ".join(f"{name}_throughput" for name in counts.split())
     before = {
-        "timers": {
-            name: draw.random() for name in ("training_iteration", "training_step", "env_runner_sampling_timer", "synch_weights")
-        },
+        "timers": draws(draw, "training_iteration training_step env_runner_sampling_timer synch_weights"),
         "env_runners": {
             "module_to_env_connector": connectors(draw, 6),
             "env_to_module_connector": connectors(draw, 5),
-            **{name: draw.random() for name in ("sample", "env_step_timer", "env_reset_timer", "rlmodule_inference_timer")},
-            **{
-                f"episode_{name}": draw.random()
-                for name in ("return_mean", "return_min", "return_max", "len_mean", "duration_sec_mean")
-            },
+            **draws(draw, "sample env_step_timer env_reset_timer rlmodule_inference_timer episode_duration_sec_mean"),
+            **draws(draw, "episode_return_mean episode_return_min episode_return_max episode_len_mean"),
             "num_env_steps_sampled": 2048,
             "num_env_steps_sampled_lifetime": 2048.0 * iteration,
             "num_module_steps_sampled_lifetime": steps,
             "num_agent_steps_sampled_lifetime": steps,
         },
         "learners": {
-            "__all_modules__": {
-                "learner_connector": connectors(draw, 8),
-                **{f"{name}_{i}": draw.random() for name in counts for i in "ab"},
-            },
-            "default_policy": {**learner, **{f"{name}_throughput": draw.random() for name in counts}},
+            "__all_modules__": {"learner_connector": connectors(draw, 8), **draws(draw, f"{counts} {throughputs}")},
+            "default_policy": draws(draw, f"entropy vf_loss policy_loss mean_kl_loss total_loss vf_explained_var {throughputs}"),
         },
         "num_env_steps_sampled_lifetime": 2048.0 * iteration,
         "fault_tolerance": {"num_healthy_workers": scale[0], "num_remote_worker_restarts": 0},
@@ -78,18 +66,13 @@ def result(draw: random.Random, trial: str, iteration: int, scale: tuple[int, in
         "time_this_iter_s": seconds,
         "hostname": "node",
     }
-    measured = {
-        "sps": 2048 / seconds,
-        "time/sample": seconds * 0.9,
-        "time/learn": seconds * 0.1,
-        "time/evaluate": 0.0,
-        "exclusive": 1.0,
-    }
+    measured = {"sps": 2048 / seconds, "time/sample": seconds * 0.9, "time/learn": seconds * 0.1, "time/evaluate": 0.0}
+    known = draws(draw, " ".join(key.name for key in schema.KEYS if key.unit != "text"))
     after = {
         "time_since_restore": seconds * iteration,
         "iterations_since_restore": iteration,
         "perf": {"cpu_util_percent": 80.0, "ram_util_percent": 7.0},
-        "scaling": schema.nest({key.name: draw.random() for key in schema.KEYS if key.unit != "text"} | measured),
+        "scaling": schema.nest(known | measured | {"exclusive": 1.0}),
     }
     return before, after
 

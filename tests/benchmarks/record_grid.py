@@ -9,24 +9,19 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-import platform
 import random
-import tempfile
 import time
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import ray
 from ray import tune
 from ray.rllib.algorithms.ppo import PPOConfig
-from ray.tune.search import BasicVariantGenerator
+from trials import ENVS, QUIET, machine, numbers, run_trials
 
 from rl_scaling_callback import ScalingCallback
-from rl_scaling_callback.rllib.hardware import cpu_model, usable_cores
+from rl_scaling_callback.core.scale import Scale
 
-QUIET = {"PYTHONWARNINGS": "ignore", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0"}
 FIELDS = (
     "repetition",
     "order",
@@ -43,31 +38,6 @@ FIELDS = (
     "longest_s",
     "cpu_percent",
 )
-
-
-class SlowStep(gymnasium.Env):
-    """An env whose step waits 2 ms, as for an external simulator, without using a core."""
-
-    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (8,))
-    action_space = gymnasium.spaces.Discrete(2)
-
-    def __init__(self, config: Any = None) -> None:
-        self._steps = 0
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode."""
-        super().reset(seed=seed)
-        self._steps = 0
-        return self.observation_space.sample(), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Wait, and end the episode after 200 steps."""
-        time.sleep(0.002)
-        self._steps += 1
-        return self.observation_space.sample(), 1.0, False, self._steps == 200, {}
-
-
-ENVS: dict[str, Any] = {"halfcheetah": "HalfCheetah-v5", "cartpole": "CartPole-v1", "slow_step": SlowStep}
 
 
 class Recorder(tune.Callback):
@@ -111,8 +81,8 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("env", choices=sorted(ENVS))
     arguments.add_argument("--output", type=Path, required=True)
-    arguments.add_argument("--runners", type=lambda text: [int(r) for r in text.split(",")], default=[1, 2, 3, 4])
-    arguments.add_argument("--envs", type=lambda text: [int(e) for e in text.split(",")], default=[1, 2, 4, 8, 16])
+    arguments.add_argument("--runners", type=numbers, default=[1, 2, 3, 4])
+    arguments.add_argument("--envs", type=numbers, default=[1, 2, 4, 8, 16])
     arguments.add_argument("--repetitions", type=int, default=3)
     arguments.add_argument("--iterations", type=int, default=7)
     arguments.add_argument("--steps", type=int, default=1024, help="env steps per iteration")
@@ -133,31 +103,13 @@ def main() -> None:
         .callbacks(ScalingCallback)
         .debugging(log_level="ERROR")
     )
-    config.num_env_runners = tune.choice(options.runners)
-    config.num_envs_per_env_runner = tune.choice(options.envs)
-    grid = [{"num_env_runners": r, "num_envs_per_env_runner": e} for r in options.runners for e in options.envs]
+    grid = [Scale(runners, envs) for runners in options.runners for envs in options.envs]
     with options.output.open("w", newline="") as file:
-        machine = f"{cpu_model()}, {usable_cores()} cores, {platform.system()}; Ray {ray.__version__}"
-        file.write(
-            f"# {options.env}, PPO, {options.steps} env steps an iteration; {machine}; {datetime.now(timezone.utc):%Y-%m-%d}\n"
-        )
+        file.write(f"# {options.env}, PPO, {options.steps} env steps an iteration; {machine()}\n")
         csv.writer(file).writerow(FIELDS)
     for repetition in range(options.repetitions):
         order = random.Random(repetition).sample(grid, len(grid))
-        tune.Tuner(
-            "PPO",
-            param_space=config,
-            tune_config=tune.TuneConfig(
-                num_samples=len(order),
-                search_alg=BasicVariantGenerator(points_to_evaluate=order, max_concurrent=1),
-            ),
-            run_config=tune.RunConfig(
-                storage_path=tempfile.mkdtemp(),
-                stop={"training_iteration": options.iterations},
-                callbacks=[Recorder(options.output, repetition)],
-                verbose=0,
-            ),
-        ).fit()
+        run_trials(config, order, options.iterations, Recorder(options.output, repetition))
 
 
 if __name__ == "__main__":

@@ -58,6 +58,34 @@ class FailingEnv(CostlyEnv):
             raise RuntimeError("this env can't be created here")
 
 
+class SlowToMake(CostlyEnv):
+    """An env that takes `make_s` to create."""
+
+    def __init__(self, config):
+        time.sleep(config["make_s"])
+        super().__init__(config)
+
+
+class SlowToReset(CostlyEnv):
+    """An env with episodes of `episode_steps` steps, each of whose resets but the first takes `reset_s`."""
+
+    is_first = True
+
+    def __init__(self, config):
+        super().__init__(config)
+        self._reset_s, self._episode_steps = config["reset_s"], config["episode_steps"]
+
+    def reset(self, **options):
+        time.sleep(0.0 if self.is_first else self._reset_s)
+        self.is_first, self._steps = False, 0
+        return super().reset(**options)
+
+    def step(self, action):
+        self._steps += 1
+        observation, reward, terminated, _, info = super().step(action)
+        return observation, reward, terminated, self._steps % self._episode_steps == 0, info
+
+
 class SlowToPickle:
     """Sleeps when pickled, at most once per `quiet_s` seconds: a sample contains one instance per step but is pickled once."""
 

@@ -1,11 +1,9 @@
-"""`result["scaling"]` in real training: algorithms, both API stacks, multi-agent, learners, evaluation, callbacks, baselines."""
+"""`result["scaling"]` in real training: algorithms, both API stacks, multi-agent, learners, callbacks, offline data, baselines."""
 
 from __future__ import annotations
 
 import functools
-import json
 import math
-import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +16,6 @@ import pytest
 pytest.importorskip("ray.rllib", reason="needs Ray")
 pytest.importorskip("torch", reason="needs PyTorch")
 
-from ray import tune
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.appo import APPOConfig
@@ -28,9 +25,10 @@ from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.algorithms.sac import SACConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
-from ray.rllib.env.multi_agent_env import MultiAgentEnv
+from ray.rllib.env.multi_agent_env import make_multi_agent
+from tuning import run, warnings_of
 
-from rl_scaling_callback import ScalingCallback, SteadyRule
+from rl_scaling_callback import ScalingCallback
 from rl_scaling_callback.core.schema import KEYS
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -95,9 +93,9 @@ ALGORITHMS: dict[str, Callable[[], AlgorithmConfig]] = {
     "PPO": ppo,
     "APPO": lambda: asynchronous(APPOConfig()),
     "IMPALA": lambda: asynchronous(IMPALAConfig()),
-    "SAC": lambda: off_policy(SACConfig(), "Pendulum-v1"),
+    "SAC": lambda: off_policy(SACConfig(), "Pendulum-v1").env_runners(num_env_runners=0),
     "DQN": lambda: off_policy(DQNConfig(), "CartPole-v1"),
-    "PPO on the old stack": ppo_on_the_old_stack,
+    "PPO on the old stack": lambda: ppo_on_the_old_stack(runners=0),
 }
 
 
@@ -116,6 +114,15 @@ def steps(result: Result) -> Steps:
         return Steps(result.get("num_env_steps_sampled_this_iter"), result["num_env_steps_sampled"])
     runners = result.get("env_runners", {})
     return Steps(runners.get("num_env_steps_sampled", 0), runners.get("num_env_steps_sampled_lifetime", 0))
+
+
+def per_iteration(results: list[Result]) -> list[float]:
+    """Each iteration's env steps by RLlib's lifetime counter, the only one that the old stack always has."""
+    return [after - before for before, after in pairwise([0.0, *(steps(result).lifetime for result in results)])]
+
+
+def sampled(results: list[Result], flat: Flat) -> list[float]:
+    return [flat(result)["env_steps"] for result in results]
 
 
 def train(config: AlgorithmConfig, iterations: int = 2) -> list[Result]:
@@ -149,90 +156,35 @@ def check_sps(results: list[Result], flat: Flat) -> None:
         assert flat(result)["sps"] == pytest.approx(sps, rel=1e-9, nan_ok=True)
 
 
-def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name.startswith("rl_scaling_callback")]
-
-
 # ---------------------------------------------------------------- algorithms and API stacks
 
 
-@pytest.fixture(scope="module", params=list(ALGORITHMS))
-def results(cluster: None, request: pytest.FixtureRequest) -> list[Result]:
-    return train(ALGORITHMS[request.param](), iterations=3)
-
-
-def test_every_key_is_a_plain_float_from_the_first_iteration_on(results: list[Result], flat: Flat) -> None:
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_first_iterations(name: str, flat: Flat) -> None:
+    results = train(ALGORITHMS[name](), iterations=3)
     assert results[0]["training_iteration"] == 1
-    for result in results:
-        check_schema(flat(result))
-
-
-def test_sps_is_this_iterations_env_steps_over_its_time(results: list[Result], flat: Flat) -> None:
     check_sps(results, flat)
     assert sum(flat(result)["sps"] > 0 for result in results) >= 3
-
-
-def test_env_steps_match_the_lifetime_counter(results: list[Result], flat: Flat) -> None:
-    lifetimes = [0.0, *(steps(result).lifetime for result in results)]
-    assert [flat(result)["env_steps"] for result in results] == [after - before for before, after in pairwise(lifetimes)]
-
-
-def test_one_runner_with_one_env_is_parallelism_1(results: list[Result], flat: Flat) -> None:
-    assert [flat(result)["parallelism"] for result in results] == [1.0] * len(results)
-
-
-def test_trial_alone_on_its_node_is_exclusive(results: list[Result], flat: Flat) -> None:
-    assert [flat(result)["exclusive"] for result in results] == [1.0] * len(results)
-
-
-def test_lifetime_counter_of_the_old_stack_is_not_used_per_iteration(flat: Flat) -> None:
-    results = train(ppo_on_the_old_stack(runners=0), iterations=3)
-    assert [result["num_env_steps_sampled"] for result in results] == [BATCH, 2 * BATCH, 3 * BATCH]  # the trap
-    assert [flat(result)["env_steps"] for result in results] == [BATCH] * 3
+    assert sampled(results, flat) == per_iteration(results)
+    for result in results:
+        assert (flat(result)["parallelism"], flat(result)["exclusive"]) == (1.0, 1.0)
 
 
 # ---------------------------------------------------------------- scale, learners, multi-agent
 
 
 @pytest.mark.parametrize("config", [ppo, ppo_on_the_old_stack])
-@pytest.mark.parametrize(("runners", "envs", "parallelism"), [(0, 1, 1.0), (0, 3, 3.0), (2, 2, 4.0)])
-def test_parallelism(config: Callable[..., AlgorithmConfig], runners: int, envs: int, parallelism: float, flat: Flat) -> None:
-    results = train(config(runners=runners, envs=envs))
+def test_envs_of_the_algorithms_process_count(config: Callable[..., AlgorithmConfig], flat: Flat) -> None:
+    results = train(config(runners=np.int64(0), envs=np.int64(3)))
     check_sps(results, flat)
-    assert [flat(result)["parallelism"] for result in results] == [parallelism] * 2
+    assert [flat(result)["parallelism"] for result in results] == [3.0] * 2
 
 
 @pytest.mark.slow
 def test_several_learners_count_the_env_steps_of_all(flat: Flat) -> None:
     results = train(ppo(runners=0).learners(num_learners=2))
     check_sps(results, flat)
-    assert [flat(result)["env_steps"] for result in results] == [2 * BATCH] * 2
-
-
-AGENTS = 3
-
-
-class Team(MultiAgentEnv):
-    """Three agents that act in every env step, for ten steps."""
-
-    def __init__(self, config: Any = None) -> None:
-        super().__init__()
-        self.agents = self.possible_agents = [f"agent_{number}" for number in range(AGENTS)]
-        self.observation_spaces = dict.fromkeys(self.agents, gym.spaces.Box(-1.0, 1.0, (2,), np.float32))
-        self.action_spaces = dict.fromkeys(self.agents, gym.spaces.Discrete(2))
-        self.steps = 0
-
-    def _each(self, value: Any) -> dict[str, Any]:
-        return dict.fromkeys(self.agents, value)
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
-        self.steps = 0
-        return self._each(np.zeros(2, np.float32)), {}
-
-    def step(self, actions: dict[str, Any]) -> tuple[dict[str, Any], ...]:
-        self.steps += 1
-        end = {**self._each(self.steps == 10), "__all__": self.steps == 10}
-        return self._each(np.zeros(2, np.float32)), self._each(1.0), end, dict.fromkeys(end, False), {}
+    assert sampled(results, flat) == [2 * BATCH] * 2
 
 
 def agent_steps(results: list[Result]) -> float:
@@ -242,65 +194,19 @@ def agent_steps(results: list[Result]) -> float:
     return sum(sum(result["env_runners"]["num_agent_steps_sampled"].values()) for result in results)
 
 
-@pytest.mark.parametrize("count_steps_by", ["env_steps", "agent_steps"])
 @pytest.mark.parametrize("config", [ppo, ppo_on_the_old_stack])
-def test_multi_agent_counts_env_steps(config: Callable[..., AlgorithmConfig], count_steps_by: str, flat: Flat) -> None:
+def test_multi_agent_counts_env_steps(config: Callable[..., AlgorithmConfig], flat: Flat) -> None:
     everyone = {"policies": {"shared"}, "policy_mapping_fn": lambda *args, **kwargs: "shared"}
-    results = train(config(env=Team, runners=0).multi_agent(count_steps_by=count_steps_by, **everyone))
-    lifetimes = [0.0, *(steps(result).lifetime for result in results)]
-    expected = [after - before for before, after in pairwise(lifetimes)]
-    assert [flat(result)["env_steps"] for result in results] == expected
-    assert sum(expected) == agent_steps(results) / AGENTS > 0
-
-
-# ---------------------------------------------------------------- evaluation
-
-
-class SlowInEvaluation(gym.Env):
-    """Episodes of ten steps that sleep for the time in the env's config."""
-
-    observation_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
-    action_space = gym.spaces.Discrete(2)
-
-    def __init__(self, config: dict[str, Any]) -> None:
-        self.sleep = config.get("sleep", 0.0)
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
-        self.steps = 0
-        return np.zeros(2, np.float32), {}
-
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        time.sleep(self.sleep)
-        self.steps += 1
-        return np.zeros(2, np.float32), 1.0, self.steps == 10, False, {}
-
-
-def evaluated(config: AlgorithmConfig, **options: Any) -> AlgorithmConfig:
-    """Two episodes of ten steps of 20 ms: evaluation takes at least 0.4 s."""
-    slow = {"env_config": {"sleep": 0.02}, "num_cpus_per_env_runner": 0.1}
-    return config.evaluation(evaluation_interval=1, evaluation_duration=2, evaluation_config=slow, **options)
-
-
-@pytest.mark.parametrize("config", [ppo, ppo_on_the_old_stack])
-def test_evaluation_time_is_measured_and_excluded_from_steady_figures(config: Callable[..., AlgorithmConfig], flat: Flat) -> None:
-    untouched_by_warmup = functools.partial(ScalingCallback, steady=SteadyRule(warmup_iterations=0))
-    results = train(evaluated(config(env=SlowInEvaluation, runners=0)).callbacks(untouched_by_warmup))
-    check_sps(results, flat)
-    for result in results:
-        assert 0.4 <= flat(result)["time/evaluate"] < result["time_this_iter_s"]
-    seconds = sum(result["time_this_iter_s"] - flat(result)["time/evaluate"] for result in results)
-    assert flat(results[-1])["steady/sps"] == pytest.approx(sum(steps(result).iteration for result in results) / seconds)
-
-
-def test_evaluation_interval_of_2_evaluates_every_other_iteration(flat: Flat) -> None:
-    results = train(evaluated(ppo(env=SlowInEvaluation, runners=0)).evaluation(evaluation_interval=2), iterations=3)
-    assert [flat(result)["time/evaluate"] > 0 for result in results] == [False, True, False]
+    team = config(env=make_multi_agent("CartPole-v1"), runners=0).environment(env_config={"num_agents": 3})
+    results = train(team.multi_agent(count_steps_by="agent_steps", **everyone))
+    assert sampled(results, flat) == per_iteration(results)
+    assert 0 < sum(sampled(results, flat)) < agent_steps(results) / 1.5
 
 
 # ---------------------------------------------------------------- ways to pass the callback
 
 
-class Companion(RLlibCallback):
+class Before(RLlibCallback):
     """Another callback in the list: records what it sees, in the Algorithm and in the env runners."""
 
     def on_algorithm_init(self, *, algorithm: Algorithm, **kwargs: Any) -> None:
@@ -308,60 +214,51 @@ class Companion(RLlibCallback):
 
     def on_sample_end(self, *, metrics_logger: Any = None, **kwargs: Any) -> None:
         if metrics_logger is not None:
-            metrics_logger.log_value("companion_samples", 1, reduce="sum")
+            metrics_logger.log_value(f"samples seen by {type(self).__name__}", 1, reduce="sum")
 
     def on_train_result(self, *, result: Result, **kwargs: Any) -> None:
-        result["companion"] = {"initialised": self.initialised, "scaling": "scaling" in result}
+        result[type(self).__name__] = {"initialised": self.initialised, "scaling": "scaling" in result}
 
 
-@pytest.mark.parametrize("ours_first", [True, False])
-def test_list_of_callbacks(ours_first: bool, flat: Flat) -> None:
-    both = [ScalingCallback, Companion] if ours_first else [Companion, ScalingCallback]
-    for result in train(ppo(runners=1 if ours_first else 0).callbacks(both)):
+class After(Before):
+    pass
+
+
+def test_list_of_callbacks(flat: Flat) -> None:
+    for result in train(ppo().callbacks([Before, ScalingCallback, After])):
         check_schema(flat(result))
         assert flat(result)["sps"] > 0
-        assert result["companion"] == {"initialised": True, "scaling": ours_first}
-        assert result["env_runners"]["companion_samples"] > 0
+        assert result["Before"] == {"initialised": True, "scaling": False}
+        assert result["After"] == {"initialised": True, "scaling": True}
+        for name in ("Before", "After"):
+            assert result["env_runners"][f"samples seen by {name}"] > 0
 
 
-def test_partial_with_options(flat: Flat) -> None:
-    one_of_warmup = functools.partial(ScalingCallback, steady=SteadyRule(warmup_iterations=1))
-    results = train(ppo(runners=0).callbacks(one_of_warmup), iterations=3)
-    assert [flat(result)["steady/iterations"] for result in results] == [0.0, 1.0, 2.0]
-
-
-@pytest.mark.parametrize(
-    ("callbacks", "baseline_sps"),
-    [
-        (ScalingCallback, math.nan),
-        (functools.partial(ScalingCallback, baseline_sps=1000.0), 1000.0),
-    ],
-    ids=["class", "partial"],
-)
-def test_dict_as_config_in_a_tuner(callbacks: Any, baseline_sps: float, tmp_path: Path, flat: Flat) -> None:
+def test_dict_as_config_in_a_tuner(tmp_path: Path, flat: Flat) -> None:
     space = {
         "env": "CartPole-v1",
-        "callbacks": callbacks,
+        "callbacks": functools.partial(ScalingCallback, baseline_sps=1000.0),
         "num_env_runners": 0,
         "train_batch_size_per_learner": BATCH,
         "minibatch_size": BATCH // 2,
         "num_epochs": 1,
     }
-    run = tune.RunConfig(storage_path=str(tmp_path), stop={"training_iteration": 2}, verbose=0)
-    (result,) = tune.Tuner("PPO", param_space=space, run_config=run).fit()
+    (result,) = run(tmp_path, space, stop=2, callbacks=None)
     assert result.error is None
     check_sps([result.metrics], flat)
     assert flat(result.metrics)["sps"] > 0
-    assert flat(result.metrics)["baseline_sps"] == pytest.approx(baseline_sps, nan_ok=True)
+    assert flat(result.metrics)["baseline_sps"] == 1000.0
     assert flat(result.metrics)["is_baseline"] == 0.0  # 0r×1e
 
 
 # ---------------------------------------------------------------- offline
 
 
-@pytest.fixture(scope="module")
-def recorded() -> list[dict[str, Any]]:
-    """Four episodes of CartPole."""
+def record_episodes(directory: Path) -> None:
+    """Write four episodes of CartPole as Parquet, as the new stack reads it with Ray Data."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
     env, rows = gym.make("CartPole-v1"), []
     for episode in range(4):
         observation, _ = env.reset(seed=episode)
@@ -369,58 +266,11 @@ def recorded() -> list[dict[str, Any]]:
         while not ends:
             action = int(observation[2] > 0)
             following, reward, terminated, truncated, _ = env.step(action)
-            rows.append(
-                {
-                    "eps_id": episode,
-                    "t": t,
-                    "obs": observation.tolist(),
-                    "new_obs": following.tolist(),
-                    "actions": action,
-                    "rewards": float(reward),
-                    "terminateds": terminated,
-                    "truncateds": truncated,
-                }
-            )
+            step = {"eps_id": str(episode), "t": t, "obs": observation.tolist(), "new_obs": following.tolist(), "actions": action}
+            step |= {"rewards": float(reward), "terminateds": terminated, "truncateds": truncated}
+            rows.append({**step, "agent_id": None, "module_id": None, "infos": "{}"})
             observation, ends, t = following, terminated or truncated, t + 1
-    return rows
-
-
-def bc(rows: list[dict[str, Any]], directory: Path) -> AlgorithmConfig:
-    """The new stack reads Parquet with Ray Data."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    columns = [{**row, "eps_id": str(row["eps_id"]), "agent_id": None, "module_id": None, "infos": "{}"} for row in rows]
-    parquet.write_table(pa.Table.from_pylist(columns), directory / "episodes.parquet")
-    return (
-        tiny(BCConfig(), env=None, runners=0)
-        .training(train_batch_size_per_learner=32)
-        .offline_data(
-            input_=[str(directory)],
-            input_read_method_kwargs={"override_num_blocks": 1},
-            map_batches_kwargs={"concurrency": 1, "num_cpus": 0.1},
-            dataset_num_iters_per_learner=1,
-        )
-    )
-
-
-def bc_on_the_old_stack(rows: list[dict[str, Any]], directory: Path) -> AlgorithmConfig:
-    """The old stack reads JSON in its env runners and counts the steps it reads as sampled."""
-    from ray.rllib.offline.json_writer import JsonWriter
-    from ray.rllib.policy.sample_batch import SampleBatch
-
-    writer = JsonWriter(str(directory))
-    for episode in sorted({row["eps_id"] for row in rows}):
-        steps = [row for row in rows if row["eps_id"] == episode]
-        writer.write(SampleBatch({column: np.array([step[column] for step in steps]) for column in steps[0]}))
-    return (
-        BCConfig()
-        .api_stack(enable_rl_module_and_learner=False, enable_env_runner_and_connector_v2=False)
-        .env_runners(num_env_runners=0)
-        .training(train_batch_size=32, model={"fcnet_hiddens": [8]})
-        .offline_data(input_=str(directory))
-        .callbacks(ScalingCallback)
-    )
+    parquet.write_table(pa.Table.from_pylist(rows), directory / "episodes.parquet")
 
 
 NOT_ABOUT_STEPS = {"parallelism", "steady/iterations", "steady/converged", "is_baseline", "exclusive"} | {
@@ -428,21 +278,23 @@ NOT_ABOUT_STEPS = {"parallelism", "steady/iterations", "steady/converged", "is_b
 }
 
 
-@pytest.mark.parametrize("config", [pytest.param(bc, marks=pytest.mark.slow), bc_on_the_old_stack])
-def test_offline_algorithm_trains_with_one_warning(
-    config: Callable[[list[dict[str, Any]], Path], AlgorithmConfig],
-    recorded: list[dict[str, Any]],
-    tmp_path: Path,
-    flat: Flat,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+@pytest.mark.slow
+def test_offline_algorithm_trains_with_one_warning(tmp_path: Path, flat: Flat, caplog: pytest.LogCaptureFixture) -> None:
+    record_episodes(tmp_path)
     env = gym.make("CartPole-v1")
-    spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
-    algorithm = config(recorded, tmp_path).environment(**spaces).build_algo()
+    config = tiny(BCConfig(), env=None, runners=0).training(train_batch_size_per_learner=32)
+    config.environment(observation_space=env.observation_space, action_space=env.action_space)
+    config.offline_data(
+        input_=[str(tmp_path)],
+        input_read_method_kwargs={"override_num_blocks": 1},
+        map_batches_kwargs={"concurrency": 1, "num_cpus": 0.1},
+        dataset_num_iters_per_learner=1,
+    )
+    algorithm = config.build_algo()
     results = [algorithm.train() for _ in range(3)]
     algorithm.stop()
     assert results[-1]["training_iteration"] == 3
-    assert results[-1].get("learners") or results[-1]["info"]["learner"]
+    assert results[-1]["learners"]
     for result in results:
         check_schema(flat(result))
         known = {name for name, value in flat(result).items() if name not in TEXTS and not math.isnan(value)}
@@ -495,21 +347,3 @@ def test_given_baseline(flat: Flat, caplog: pytest.LogCaptureFixture) -> None:
         assert (scaling["is_baseline"], scaling["comparable"]) == (0.0, 1.0)
     (warning,) = warnings_of(caplog)
     assert "no time breakdown" in warning
-
-
-def test_baseline_dir_is_used_in_the_next_run(tmp_path: Path, flat: Flat) -> None:
-    rule = SteadyRule(warmup_iterations=0, min_iterations=2, max_iterations=2)
-    at_once = functools.partial(ScalingCallback, baseline_dir=tmp_path, steady=rule)
-    reference = [flat(result) for result in train(ppo(runners=1).callbacks(at_once))]
-    assert [scaling["is_baseline"] for scaling in reference] == [1.0, 1.0]
-    assert math.isnan(reference[0]["speedup"])
-    assert reference[1]["baseline_sps"] == pytest.approx(reference[1]["steady/sps"], rel=1e-9)
-    (file,) = tmp_path.iterdir()
-    assert json.loads(file.read_text())["steady"]["sps"] == pytest.approx(reference[1]["steady/sps"], rel=1e-9)
-
-    for scaling in map(flat, train(ppo(runners=2).callbacks(at_once))):
-        assert (scaling["is_baseline"], scaling["comparable"]) == (0.0, 1.0)
-        assert scaling["baseline_sps"] == reference[1]["steady/sps"]
-        assert scaling["speedup"] == pytest.approx(scaling["sps"] / scaling["baseline_sps"], rel=1e-9)
-        assert scaling["efficiency"] == pytest.approx(scaling["speedup"] / 2 * 100, rel=1e-9)
-    assert list(tmp_path.iterdir()) == [file]

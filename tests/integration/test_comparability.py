@@ -1,76 +1,49 @@
-"""When trials are compared with a baseline."""
+"""Which trials share a baseline, in a directory that outlives them."""
 
 import math
 from functools import partial
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("ray")
 
-from ray import tune
-from tuning import cartpole, quick, run, train
+from tuning import cartpole, quick, scalings, sps_in, train
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
-@pytest.fixture
-def lasting(tmp_path):
-    """Creates callbacks that share one store; trials that sample in the Algorithm's process are the reference."""
-    return partial(quick, reference="0r1e", baseline_dir=str(tmp_path))
+def test_baselines_in_a_directory(tmp_path, caplog):
+    """Trials that sample in the Algorithm's process: one env is the reference, two are compared with it."""
+    lasting = partial(quick, reference="0r1e", baseline_dir=str(tmp_path))
 
+    def trial(envs, epochs=1):
+        return cartpole(runners=0, envs=envs).training(num_epochs=epochs).callbacks(lasting)
 
-def scalings(results):
-    return [result["scaling"] for result in results]
-
-
-def test_late_baseline_is_used_from_the_iteration_it_appears_in(lasting):
-    late = cartpole(runners=0, envs=2).callbacks(lasting).build_algo()
-    reference = cartpole(runners=0).callbacks(lasting).build_algo()
+    late = trial(envs=2).build_algo()
     try:
-        before = scalings(late.train() for _ in range(2))
-        assert all(math.isnan(scaling["speedup"]) for scaling in before)
-        sps = scalings(reference.train() for _ in range(4))[-1]["baseline_sps"]
+        assert all(math.isnan(late.train()["scaling"]["speedup"]) for _ in range(2))
+        reference = scalings(train(trial(envs=1), 4))
         after = late.train()["scaling"]
     finally:
         late.stop()
-        reference.stop()
-    assert after["baseline_sps"] == sps > 0
-    assert after["speedup"] == pytest.approx(after["sps"] / sps)
-    assert after["comparable"] == 1
-
-
-def test_mismatch_is_not_comparable(lasting, caplog):
-    train(cartpole(runners=0).callbacks(lasting), 4)
-    assert "num_epochs" not in caplog.text
-    for scaling in scalings(train(cartpole(runners=0, envs=2).training(num_epochs=2).callbacks(lasting), 2)):
-        assert scaling["sps"] > 0
-        assert math.isnan(scaling["speedup"])
-        assert scaling["comparable"] == 0
-    assert "num_epochs: 2 here, 1 there" in caplog.text
-    served = scalings(train(cartpole(runners=0, envs=2).callbacks(lasting), 2))
-    assert [scaling["comparable"] for scaling in served] == [1, 1]
-
-
-def test_unusable_baseline_file_is_set_aside(lasting, tmp_path):
-    content = '{"schema": "rl_scaling_callback.base'  # unit tests cover other kinds of damage
-    train(cartpole(runners=0).callbacks(lasting), 4)
+    assert [scaling["is_baseline"] for scaling in reference] == [1] * 4
     (file,) = tmp_path.iterdir()
-    file.write_text(content)
-    assert all(math.isnan(scaling["speedup"]) for scaling in scalings(train(cartpole(runners=0, envs=2).callbacks(lasting), 2)))
+    sps = sps_in(file)
+    assert reference[-1]["baseline_sps"] == reference[-1]["steady"]["sps"] == sps
+    # From the iteration on in which it appears.
+    assert (after["baseline_sps"], after["comparable"], after["is_baseline"]) == (sps, 1, 0)
+    assert after["speedup"] == pytest.approx(after["sps"] / sps)
+
+    assert "num_epochs" not in caplog.text
+    *_, other = scalings(train(trial(envs=2, epochs=2), 2))
+    assert other["sps"] > 0
+    assert math.isnan(other["speedup"])
+    assert other["comparable"] == 0
+    assert "num_epochs: 2 here, 1 there" in caplog.text
+
+    file.write_text("half a fi")  # unit tests cover other kinds of damage
+    *_, lacking = scalings(train(trial(envs=2), 2))
+    assert math.isnan(lacking["speedup"])
     (aside,) = tmp_path.iterdir()
     assert aside.name.startswith(file.name + ".set-aside-")
-    assert aside.read_text() == content
-
-
-@pytest.mark.slow
-def test_two_workloads_in_one_experiment_never_share_a_baseline(tmp_path):
-    config = cartpole(runners=tune.grid_search([1, 0]))
-    config.num_epochs = tune.grid_search([1, 3])
-    results = run(tmp_path, config, stop={"training_iteration": 5})
-    baselines = {}
-    for trial in results:
-        baselines.setdefault(trial.metrics["config"]["num_epochs"], set()).add(trial.metrics["scaling"]["baseline_sps"])
-    assert all(len(values) == 1 for values in baselines.values())
-    assert not baselines[1] & baselines[3]
-    assert len(list((Path(results.experiment_path) / "scaling_baselines").iterdir())) == 2
+    assert aside.read_text() == "half a fi"

@@ -1,40 +1,23 @@
-"""`exclusive`: whether another trial ran on the same host."""
+"""`exclusive`: whether another trial ran on the same host, on whatever node of Ray."""
 
 import pytest
-
-from rl_scaling_callback import ScalingCallback
 
 pytest.importorskip("ray")
 
 import ray
 from ray import tune
 from ray.cluster_utils import Cluster
-from tuning import cartpole, lines, run
+from tuning import cartpole, run
 
-
-def side_by_side(tmp_path, stop):
-    """Run two trials of 2 CPUs at the same time; return the results of each."""
-    config = cartpole().training(lr=tune.grid_search([1e-4, 1e-3]))
-    results = run(tmp_path, config, stop=stop, callbacks=ScalingCallback, concurrent=2)
-    assert not results.errors
-    return [lines(trial) for trial in results]
-
-
-def seen(trial_id, result):
-    return result["scaling"]["exclusive"] == 0 or result["training_iteration"] == 200
-
-
-def test_two_trials_side_by_side(cluster, tmp_path):
-    for trial in side_by_side(tmp_path, seen):
-        assert trial[-1]["scaling"]["exclusive"] == 0
+pytestmark = pytest.mark.release
 
 
 @pytest.fixture
 def two_nodes(no_cluster):
     """A cluster of two nodes on this host, each with room for one trial. They know as little of each other as two clusters do."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
-        cluster.add_node(num_cpus=2)
+        cluster.add_node(num_cpus=1)
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
         cluster.wait_for_nodes()
         yield
@@ -43,9 +26,12 @@ def two_nodes(no_cluster):
         cluster.shutdown()
 
 
-@pytest.mark.slow
+def seen(trial_id, result):
+    return result["scaling"]["exclusive"] == 0 or result["training_iteration"] == 200
+
+
 def test_trials_of_two_nodes_on_one_host_see_each_other(two_nodes, tmp_path):
-    first, second = side_by_side(tmp_path, seen)
-    assert first[0]["node_ip"] == second[0]["node_ip"]
-    for trial in (first, second):
-        assert trial[-1]["scaling"]["exclusive"] == 0
+    config = cartpole(runners=0).training(lr=tune.grid_search([1e-4, 1e-3]))
+    results = run(tmp_path, config, stop=seen, max_concurrent_trials=2)
+    assert len({trial.metrics["node_ip"] for trial in results}) == 1
+    assert [trial.metrics["scaling"]["exclusive"] for trial in results] == [0, 0]

@@ -15,21 +15,18 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
 pytest.importorskip("ray")
 
-import ray
 import tuning
 from envs import CostlyEnv
 from fault_envs import AtIteration, KillEnvRunner, KillTrial, ReusablePPO
 from ray import tune
-from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.tune.schedulers import PopulationBasedTraining
-from tuning import lines, quick
+from tuning import lines, quick, run, sps_in
 
 from rl_scaling_callback import make_report, read_experiment
 from rl_scaling_callback.core.schema import KEYS, PHASES
@@ -64,20 +61,8 @@ def train(config, iterations):
     return results, None
 
 
-def fit(config, place, *, iterations, trainable="PPO", checkpoint_every=0, failures=0, name=None, **tune_config):
-    return tune.Tuner(
-        trainable,
-        param_space=config,
-        tune_config=tune.TuneConfig(**{"max_concurrent_trials": 1} | tune_config),
-        run_config=tune.RunConfig(
-            name=name,
-            storage_path=str(place),
-            stop={"training_iteration": iterations},
-            failure_config=tune.FailureConfig(max_failures=failures),
-            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=checkpoint_every),
-            verbose=0,
-        ),
-    ).fit()
+def fit(config, place, *, iterations, **options):
+    return run(place, config, callbacks=None, stop=iterations, **options)
 
 
 def check(results, flat):
@@ -120,12 +105,12 @@ def test_env_runner_is_killed(tmp_path, tolerance, flat):
         shutil.rmtree(place)
         place.write_text("in the way")
 
-    def run(name, *callbacks, meanwhile=lambda: None):
+    def killed(name, *callbacks, meanwhile=lambda: None):
         kill = partial(KillEnvRunner, str(tmp_path / name), meanwhile=meanwhile)
         return train(ppo(*callbacks, kill, runners=2, step_s=0.002).fault_tolerance(**tolerance), 8)
 
-    control, expected_error = run("control")
-    results, error = run("measured", partial(quick, baseline_dir=place), meanwhile=take_the_storage_away)
+    control, expected_error = killed("control")
+    results, error = killed("measured", partial(quick, baseline_dir=place), meanwhile=take_the_storage_away)
     assert (tmp_path / "measured").exists()
     assert error == expected_error
     assert len(results) == len(control)
@@ -157,30 +142,10 @@ def test_the_baseline_trial_is_killed(tmp_path, flat, iteration, failures):
         assert all(math.isnan(flat(result)["speedup"]) for result in other)
     else:
         (file,) = published
-        assert {flat(result)["baseline_sps"] for result in other} == {json.loads(file.read_text())["steady"]["sps"]}
+        assert {flat(result)["baseline_sps"] for result in other} == {sps_in(file)}
     if failures:
         assert baseline[-1]["training_iteration"] == 8
         assert {flat(result)["is_baseline"] for result in baseline} == {1.0}
-
-
-def test_trial_is_restored_from_its_checkpoint(tmp_path, flat):
-    config = ppo(partial(quick, baseline_dir=tmp_path / "baselines"), runners=1, step_s=0.002)
-    algorithm = config.build_algo()
-    before = [algorithm.train() for _ in range(5)]
-    algorithm.save_to_path(str(tmp_path / "checkpoint"))
-    in_place = [algorithm.train(), algorithm.restore_from_path(str(tmp_path / "checkpoint")) or algorithm.train()]
-    algorithm.stop()
-    (file,) = (tmp_path / "baselines").iterdir()
-    published = json.loads(file.read_text())["steady"]["sps"]
-    algorithm = Algorithm.from_checkpoint(str(tmp_path / "checkpoint"))
-    anew = [algorithm.train() for _ in range(3)]
-    algorithm.stop()
-    check([*before, *in_place, *anew], flat)
-    assert [result["training_iteration"] for result in anew] == [6, 7, 8]
-    assert [flat(result)["runners/reported"] for result in [*in_place, *anew]] == [1.0] * 5
-    assert [flat(result)["steady/iterations"] for result in anew] == [0.0, 1.0, 2.0]
-    assert {flat(result)["baseline_sps"] for result in anew} == {published}
-    assert json.loads(file.read_text())["steady"]["sps"] == published
 
 
 class Rank(RLlibCallback):
@@ -211,7 +176,7 @@ def test_pbt_pauses_both_trials_and_clones_a_checkpoint(tmp_path, flat):
     published = json.loads(file.read_text())
     last = {Path(trial.path).name: flat(trial.metrics) for trial in results}
     assert [name for name, scaling in last.items() if scaling["is_baseline"]] == [Path(published["owner"]).name]
-    assert {(scaling["comparable"], scaling["baseline_sps"]) for scaling in last.values()} == {(1.0, published["sps"])}
+    assert {(scaling["comparable"], scaling["baseline_sps"]) for scaling in last.values()} == {(1.0, sps_in(file))}
 
 
 def test_process_is_reused_for_another_trial(tmp_path, flat):
@@ -283,15 +248,14 @@ def test_learning_does_not_depend_on_the_storage(tmp_path, learned, flat, fault)
         assert len(list(place.iterdir())) == 1
 
 
-# ---------------------------------------------------------------- clocks and results
+# ---------------------------------------------------------------- clocks
 
 
-@pytest.mark.parametrize("jump_s", [-3600.0, -0.3, 0.3, 3600.0])
-def test_clock_jumps(monkeypatch, flat, jump_s):
+def test_clock_jump(monkeypatch, flat):
     """The duration of the iteration is unknown or correct; other iterations are unaffected."""
     real, offset = time.time, [0.0]
     monkeypatch.setattr(time, "time", lambda: real() + offset[0])
-    turn = partial(AtIteration, 4, lambda: offset.append(offset.pop() + jump_s))
+    turn = partial(AtIteration, 4, lambda: offset.append(offset.pop() + 3600.0))
     results, error = train(ppo(partial(quick, baseline_sps=1.0), turn, step_s=0.005), 8)
     assert error is None
     sps = [flat(result)["sps"] for result in results]
@@ -299,34 +263,6 @@ def test_clock_jumps(monkeypatch, flat, jump_s):
     assert math.isnan(sps[3]) or sps[3] == pytest.approx(usual, rel=0.3)
     assert not any(math.isnan(each) for each in sps[:3] + sps[4:])
     assert flat(results[-1])["steady/sps"] == pytest.approx(usual, rel=0.3)
-
-
-class Bulky(RLlibCallback):
-    """Adds 10 MB to each result, as one large value and many small ones, and times what runs between its two instances."""
-
-    blob = "☃" * 5_000_000
-    entered: float
-    seconds: ClassVar[list[float]] = []
-
-    def __init__(self, first):
-        super().__init__()
-        self._first = first
-
-    def on_train_result(self, *, result, **kwargs):
-        if self._first:
-            result["blob"] = Bulky.blob
-            result["env_runners"].update({f"metric_{number}": float(number) for number in range(200_000)})
-            Bulky.entered = time.perf_counter()
-        else:
-            Bulky.seconds.append(time.perf_counter() - Bulky.entered)
-
-
-def test_result_of_10_mb(flat):
-    results, error = train(ppo(partial(Bulky, True), partial(quick, baseline_sps=1.0), partial(Bulky, False)), 4)
-    assert error is None
-    check(results, flat)
-    assert all(result["blob"] is Bulky.blob and len(result["env_runners"]) > 200_000 for result in results)
-    assert min(Bulky.seconds) < 0.005
 
 
 # ---------------------------------------------------------------- names
@@ -358,31 +294,7 @@ def test_hostile_names(tmp_path, flat):
     assert "<script>alert" not in page
 
 
-# ---------------------------------------------------------------- concurrent experiments, and drivers
-
-
-@ray.remote(num_cpus=0)
-def experiment(config, place, name):
-    return fit(config, place, name=name, iterations=12, num_samples=2, max_concurrent_trials=2).experiment_path
-
-
-def test_two_experiments_race_for_one_persistent_baseline(tmp_path, flat):
-    lasting = partial(quick, reference="0r1e", baseline_dir=tmp_path / "baselines")
-    paths = ray.get([experiment.remote(ppo(lasting, step_s=0.002), tmp_path, name) for name in ("a", "b")])
-    trials = [
-        [json.loads(line) for line in file.read_text().splitlines()] for path in paths for file in Path(path).glob("*/result.json")
-    ]
-    assert [len(trial) for trial in trials] == [12] * 4
-    for trial in trials:
-        check(trial, flat)
-    last = [flat(trial[-1]) for trial in trials]
-    (file,) = store_files(tmp_path / "baselines")
-    final = json.loads(file.read_text())
-    # Two that publish within milliseconds both stay references; their measurements are of the same workload.
-    (owner,) = [trial[-1] for trial in trials if trial[-1]["trial_id"] in final["owner"]]
-    assert flat(owner)["is_baseline"] == 1
-    assert {scaling["comparable"] for scaling in last} == {1.0}
-    assert final["sps"] in {scaling["baseline_sps"] for scaling in last}
+# ---------------------------------------------------------------- drivers
 
 
 DRIVER = """
@@ -429,4 +341,4 @@ def test_driver_is_killed_and_the_experiment_restored(tmp_path, flat):
     check([*ended, *restored], flat)
     assert [trial[-1]["training_iteration"] for trial in (ended, restored)] == [8, 8]
     assert restored[-1]["iterations_since_restore"] < 8
-    assert {flat(result)["baseline_sps"] for result in restored} == {json.loads(kept)["sps"]}
+    assert {flat(result)["baseline_sps"] for result in restored} == {sps_in(file)}

@@ -9,11 +9,10 @@ from functools import partial
 
 import pytest
 
-from rl_scaling_callback import ScalingReporter, read_experiment, sweep
+from rl_scaling_callback import ScalingReporter
 from rl_scaling_callback.baseline.model import BaselineFileError
 from rl_scaling_callback.baseline.store import BaselineStore
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.steady import SteadyRule
 from rl_scaling_callback.core.workload import Workload
 
 pytest.importorskip("ray")
@@ -28,7 +27,6 @@ from tuning import costly, quick, run
 from rl_scaling_callback.cli import main
 
 BUCKET = "experiments"
-RULE = SteadyRule(warmup_iterations=1, min_iterations=3, max_iterations=3)
 
 pytestmark = pytest.mark.release
 
@@ -81,9 +79,9 @@ def text(uri):
         return stream.read().decode()
 
 
-def scalings(place, config, **options):
+def last_scalings(place, config, **options):
     """Run an experiment; return what was last injected into each trial."""
-    results = run(place, config, name="it", stop={"training_iteration": 5}, **options)
+    results = run(place, config, name="it", stop=5, **options)
     assert not results.errors
     return [trial.metrics["scaling"] for trial in results]
 
@@ -93,7 +91,7 @@ def trials(s3, cluster):
     """What was last injected into the trials of an experiment at `grid/it`: the reference, and one with two env runners."""
     reporter = ScalingReporter("fastest", show=lambda report: None)
     config = costly(step_s=0.01).env_runners(num_env_runners=tune.grid_search([1, 2]))
-    return scalings(s3("grid"), config, reporters=[reporter])
+    return last_scalings(s3("grid"), config, reporters=[reporter])
 
 
 def test_baseline_is_stored_in_the_experiment_and_used_by_its_trials(s3, trials):
@@ -130,20 +128,10 @@ def test_custom_filesystem_and_a_lasting_baseline(s3, trials):
     filesystem, path = fs.FileSystem.from_uri(s3("later"))
     lasting = partial(quick, baseline_dir=s3("grid/it/scaling_baselines"))
     config = costly(step_s=0.01).env_runners(num_env_runners=2)
-    (later,) = scalings(path, config, callbacks=lasting, storage_filesystem=filesystem)
+    (later,) = last_scalings(path, config, callbacks=lasting, storage_filesystem=filesystem)
     assert later["baseline_sps"] == trials[0]["baseline_sps"]
     assert later["comparable"] == 1
     assert "it/scaling_report.html" not in files(s3("later"))
-
-
-def test_sweep_stores_its_experiment(s3, cluster):
-    config, place = costly(step_s=0.01), s3("swept")
-    options = {"runners": [1], "envs": [1], "engine": "trials", "storage_path": place, "rule": RULE, "show": lambda report: None}
-    sweep(config, say=lambda line: None, **options)
-    (study,) = read_experiment(s3("swept/scaling_sweep"), rule=RULE).studies
-    assert {run.scale for run in study.runs} == {Scale(1, 1)}
-    with pytest.raises(ValueError, match="already contains a sweep"):
-        sweep(config, **options)
 
 
 def test_damaged_file_is_set_aside(s3):

@@ -11,6 +11,7 @@ from rl_scaling_callback.core.attribution import CAUSES
 
 pytest.importorskip("ray")
 
+import tuning
 from envs import CostlyEnv
 from ray.rllib.algorithms.appo import APPOConfig
 from ray.rllib.algorithms.appo.torch.appo_torch_learner import APPOTorchLearner
@@ -18,7 +19,6 @@ from ray.rllib.algorithms.appo.utils import CircularBuffer
 from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.rllib.algorithms.impala.torch.impala_torch_learner import IMPALATorchLearner
 
-CLUSTER_CPUS = 4
 FRAGMENT, STEP_S, UPDATE_S = 10, 0.02, 0.4
 WATCHED = hasattr(CircularBuffer, "put")
 """Whether the learner's queue can be watched in this release (not in 2.45); else `learner/queue` and `learner/dropped` are NaN."""
@@ -75,11 +75,7 @@ def configured(place, *, kind=IMPALAConfig, runners=1, envs=1, learners=0, updat
 
 
 def train(place, *, iterations=4, **options):
-    algorithm = configured(place, **options).build_algo()
-    try:
-        return [algorithm.train() for _ in range(iterations)]
-    finally:
-        algorithm.stop()
+    return tuning.train(configured(place, **options), iterations)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +116,7 @@ def learner(results):
 
 
 @pytest.mark.alone
-@pytest.mark.slow
+@pytest.mark.release
 def test_slow_env_runners_scale_and_the_learner_waits(plain):
     results = train(plain, runners=2)
     found = lost(results)
@@ -131,7 +127,7 @@ def test_slow_env_runners_scale_and_the_learner_waits(plain):
     assert dropped == 0 or not WATCHED
 
 
-@pytest.mark.parametrize("kind", [IMPALAConfig, pytest.param(APPOConfig, marks=[pytest.mark.alone, pytest.mark.slow])])
+@pytest.mark.parametrize("kind", [IMPALAConfig, pytest.param(APPOConfig, marks=[pytest.mark.alone, pytest.mark.release])])
 def test_fast_env_runners_wait_for_a_slow_learner(plain, kind):
     results = train(plain, kind=kind, runners=3, update_s=UPDATE_S)
     # Each fragment causes an update, so a fragment takes 3 x 0.4 s, of which an env runner samples for 0.2 s.
@@ -156,7 +152,7 @@ def test_observations_that_are_slow_to_pickle(plain):
 
 
 @pytest.mark.alone
-@pytest.mark.slow
+@pytest.mark.release
 def test_sub_envs_that_step_one_after_another(plain):
     check(train(plain, envs=4), "serial_stepping", 75.0)
 

@@ -1,6 +1,5 @@
 """`ScalingCallback(probe=True)` in real training."""
 
-import logging
 import math
 import os
 import signal
@@ -12,9 +11,9 @@ import pytest
 
 pytest.importorskip("ray")
 
-from envs import CostlyEnv, Simulator
+from envs import CostlyEnv, Simulator, SlowToMake, SlowToReset
 from ray.rllib.connectors.env_to_module import MeanStdFilter
-from tuning import costly, train
+from tuning import costly, scalings, train, warnings_of
 
 from rl_scaling_callback import ScalingCallback
 from rl_scaling_callback.core.attribution import CAUSES
@@ -22,18 +21,7 @@ from rl_scaling_callback.core.attribution import CAUSES
 pytestmark = pytest.mark.usefixtures("cluster")
 
 probing = partial(ScalingCallback, probe=True)
-
-
-class OnlyOne(CostlyEnv):
-    """An env that can exist only once per process, like one that needs a licence or a port."""
-
-    held = False
-
-    def __init__(self, config=None):
-        if OnlyOne.held:
-            raise RuntimeError("the port is taken")
-        OnlyOne.held = True
-        super().__init__(config)
+in_this_process = partial(probing, reference="0r1e")
 
 
 class FewAtOnce(CostlyEnv):
@@ -54,34 +42,16 @@ class FewAtOnce(CostlyEnv):
         return super().step(action)
 
 
-class SlowToBuild(CostlyEnv):
-    """An env that takes a second to create."""
-
-    def __init__(self, config=None):
-        time.sleep(1.0)
-        super().__init__(config)
-
-
-class SlowToReset(CostlyEnv):
-    """An env whose resets take half a second, with episodes of 10 steps."""
-
-    def reset(self, **options):
-        time.sleep(0.5)
-        self._steps = 0
-        return super().reset(**options)
-
-    def step(self, action):
-        self._steps += 1
-        observation, reward, terminated, _, info = super().step(action)
-        return observation, reward, terminated, self._steps % 10 == 0, info
+def of_runners(algorithm, function):
+    return algorithm.env_runner_group.foreach_env_runner(function, local_env_runner=False)
 
 
 def test_trial_measures_its_own_baseline_and_attributes_its_losses(caplog):
     # 10 ms per step: 80 steps take 0.8 s at 1r×1e and 0.4 s with two env runners.
     config = costly(batch=80, step_s=0.01).env_runners(num_env_runners=2, num_envs_per_env_runner=2).callbacks(probing)
-    with caplog.at_level(logging.WARNING, "rl_scaling_callback"):
-        results = [result["scaling"] for result in train(config, 5)]
+    results = scalings(train(config, 5))
     for scaling in results:
+        assert scaling["parallelism"] == 4
         assert scaling["baseline"]["source"] == "probe"
         assert not scaling["baseline"]["error"] <= 0  # its size depends on the load of the machine
         assert scaling["speedup"] == pytest.approx(scaling["sps"] / scaling["baseline_sps"])
@@ -93,63 +63,49 @@ def test_trial_measures_its_own_baseline_and_attributes_its_losses(caplog):
     assert last["steady"]["speedup"] == pytest.approx(2.0, rel=0.25)
     # Two envs step one after another in each of two runners, which don't slow each other down.
     assert max(CAUSES, key=last["loss"].__getitem__) == "serial_stepping"
-    assert [record.message for record in caplog.records if record.name == "rl_scaling_callback"] == []
+    assert warnings_of(caplog) == []
 
 
-def test_env_limited_to_one_per_process_warns_and_training_goes_on(caplog):
-    config = costly(OnlyOne, batch=20, step_s=0.001).env_runners(num_env_runners=2).callbacks(probing)
-    with caplog.at_level(logging.WARNING, "rl_scaling_callback"):
-        *_, last = train(config, 2)
-    assert last["scaling"]["sps"] > 0
-    assert math.isnan(last["scaling"]["baseline_sps"])
-    ours = [record.message for record in caplog.records if record.name == "rl_scaling_callback"]
-    assert ["the port is taken" in message for message in ours] == [True]
+def test_reference_with_an_env_runner_fits_a_trial_without():
+    *_, last = scalings(train(costly(batch=20, step_s=0.001).env_runners(num_env_runners=0).callbacks(probing), 2))
+    assert last["speedup"] == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize(("limit", "source"), [(0.5, ""), (30.0, "probe")])
-def test_envs_that_take_longer_to_build_need_a_longer_limit(caplog, limit, source):
-    config = costly(SlowToBuild, batch=20, step_s=0.001).env_runners(num_env_runners=1, num_envs_per_env_runner=2)
-    *_, last = train(config.callbacks(partial(probing, max_probe_seconds=limit)), 2)
-    assert last["scaling"]["baseline"]["source"] == source
-    assert ("max_probe_seconds" in caplog.text) == (not source)
+def test_envs_that_take_longer_to_make_need_a_longer_limit(caplog):
+    config = costly(SlowToMake, batch=20, make_s=1.0).env_runners(num_env_runners=0, num_envs_per_env_runner=2)
+    (scaling,) = scalings(train(config.callbacks(partial(in_this_process, max_probe_seconds=0.5)), 1))
+    assert scaling["baseline"]["source"] == ""
+    assert "max_probe_seconds" in caplog.text
 
 
-def test_first_probes_take_no_longer_than_the_limit_together(caplog):
-    config = costly(SlowToReset, batch=20, step_s=0.001).env_runners(num_env_runners=1, num_envs_per_env_runner=2)
-    (first,) = train(config.callbacks(partial(probing, max_probe_seconds=4.0)), 1)
-    assert first["scaling"]["baseline"]["source"] == "probe"
-    assert 0 < first["scaling"]["time"]["probe"] < 4.0 + 1.0  # the rest is what closes the interrupted envs
-
-
-@pytest.mark.parametrize(("reference", "speedup"), [("2r1e", math.nan), ("1r1e", 1.0), ("0r1e", 1.0)])
-def test_warning_names_a_reference_that_fits_a_trial_without_env_runners(caplog, reference, speedup):
-    callback = partial(ScalingCallback, probe=True, reference=reference)
-    *_, last = train(costly(batch=20, step_s=0.001).env_runners(num_env_runners=0).callbacks(callback), 2)
-    assert last["scaling"]["speedup"] == pytest.approx(speedup, nan_ok=True)
-    assert ("use reference='0r1e'" in caplog.text) == math.isnan(speedup)
+def test_first_probes_take_no_longer_than_the_limit_together():
+    config = costly(SlowToReset, batch=20, step_s=0.001, reset_s=0.5, episode_steps=10)
+    config.env_runners(num_env_runners=1, num_envs_per_env_runner=2).callbacks(partial(probing, max_probe_seconds=4.0))
+    (scaling,) = scalings(train(config, 1))
+    assert scaling["baseline"]["source"] == "probe"
+    assert 0 < scaling["time"]["probe"] < 4.0 + 1.0  # the rest is what closes the interrupted envs
 
 
 def test_failed_probing_closes_its_envs(caplog):
     # The reference's env fits next to the trial's two; two more don't.
-    algorithm = (
-        costly(FewAtOnce, batch=20).env_runners(num_env_runners=1, num_envs_per_env_runner=2).callbacks(probing).build_algo()
-    )
+    config = costly(FewAtOnce, batch=20).env_runners(num_env_runners=1, num_envs_per_env_runner=2).callbacks(probing)
+    algorithm = config.build_algo()
     try:
-        held = algorithm.env_runner_group.foreach_env_runner(lambda env_runner: FewAtOnce.held, local_env_runner=False)
-        assert held == [2]
-        assert algorithm.train()["scaling"]["sps"] > 0
+        assert of_runners(algorithm, lambda env_runner: FewAtOnce.held) == [2]
+        scaling = algorithm.train()["scaling"]
     finally:
         algorithm.stop()
-    assert "no licence for a fourth" in caplog.text
+    assert scaling["sps"] > 0
+    assert math.isnan(scaling["baseline_sps"])
+    assert ["no licence for a fourth" in message for message in warnings_of(caplog)] == [True]
 
 
-@pytest.mark.parametrize("runners", [0, 2])
-def test_envs_of_probes_are_closed_when_the_trial_ends(tmp_path, runners):
-    config = costly(Simulator, batch=40, folder=str(tmp_path)).callbacks(partial(probing, reference=f"{min(1, runners)}r1e"))
-    algorithm = config.env_runners(num_env_runners=runners, num_envs_per_env_runner=4, num_cpus_per_env_runner=0.5).build_algo()
+def test_envs_of_probes_are_closed_when_the_trial_ends(tmp_path):
+    config = costly(Simulator, batch=40, folder=str(tmp_path)).callbacks(in_this_process)
+    algorithm = config.env_runners(num_env_runners=0, num_envs_per_env_runner=4).build_algo()
     try:
         assert algorithm.train()["scaling"]["baseline"]["source"] == "probe"
-        assert len(list(tmp_path.iterdir())) > 4 * max(1, runners)
+        assert len(list(tmp_path.iterdir())) > 4
     finally:
         algorithm.stop()
     assert list(tmp_path.iterdir()) == []
@@ -159,7 +115,8 @@ def test_trial_with_a_dead_env_runner_ends_without_delay(tmp_path):
     config = costly(Simulator, batch=40, folder=str(tmp_path)).callbacks(probing)
     algorithm = config.env_runners(num_env_runners=2, num_envs_per_env_runner=2, num_cpus_per_env_runner=0.5).build_algo()
     algorithm.train()
-    pid, other = algorithm.env_runner_group.foreach_env_runner(lambda env_runner: os.getpid(), local_env_runner=False)
+    pid, other = of_runners(algorithm, lambda env_runner: os.getpid())
+    assert len(list(tmp_path.glob(f"{other}-*"))) > 2
     os.kill(pid, signal.SIGKILL)
     started = time.perf_counter()
     algorithm.stop()
@@ -173,20 +130,15 @@ def test_trial_whose_connector_has_the_same_state_in_every_pipeline_is_not_probe
     def run(*callbacks):
         shared = MeanStdFilter()
         config = costly(batch=40).env_runners(
-            num_env_runners=1, num_envs_per_env_runner=2, env_to_module_connector=lambda *_, **__: shared
+            num_env_runners=0, num_envs_per_env_runner=2, env_to_module_connector=lambda *_, **__: shared
         )
-        algorithm = config.callbacks(list(callbacks)).build_algo()
-        result = [algorithm.train() for _ in range(2)][-1]
-        (state,) = algorithm.env_runner_group.foreach_env_runner(
-            lambda env_runner: env_runner._env_to_module.connectors[0].get_state(), local_env_runner=False
-        )
-        algorithm.stop()
-        return result, state
+        (result,) = train(config.callbacks(list(callbacks)), 1)
+        return result, shared.get_state()
 
-    (_, without), (result, probed) = run(), run(probing)
+    (_, without), (result, probed) = run(), run(in_this_process)
     np.testing.assert_equal(probed[None]["running_stats"], without[None]["running_stats"])
     assert math.isnan(result["scaling"]["speedup"])
-    (warning,) = [record.message for record in caplog.records if "probed" in record.message]
+    (warning,) = [message for message in warnings_of(caplog) if "probed" in message]
     assert "the connector MeanStdFilter" in warning
     assert "create a new one" in warning
 
@@ -217,10 +169,9 @@ def test_probes_share_large_data_unless_the_env_writes_to_it(writes):
     algorithm = config.env_runners(num_env_runners=1, num_envs_per_env_runner=2).build_algo()
     try:
         result = algorithm.train()
-        (found,) = algorithm.env_runner_group.foreach_env_runner(terrains, local_env_runner=False)
+        ((written, shares),) = of_runners(algorithm, terrains)
     finally:
         algorithm.stop()
     assert result["scaling"]["baseline"]["source"] == "probe"
-    written, shares = found
     assert written in (0, 40 * writes)  # on Ray 2.45 each env has a copy
     assert shares == [written == 0] * 2

@@ -26,7 +26,6 @@ from envs import CostlyEnv
 from ray.rllib.algorithms.appo import APPOConfig
 from ray.rllib.algorithms.bc import BCConfig
 from ray.rllib.algorithms.dqn import DQNConfig
-from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.algorithms.sac import SACConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
@@ -44,7 +43,6 @@ from rl_scaling_callback.rllib.switch import Switch
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
-CLUSTER_CPUS = 2
 BATCH = 96
 STEP_S = 0.01
 ONE = Scale(1, 1)
@@ -215,12 +213,6 @@ def test_more_runners_than_the_trial_has_are_rejected(algorithm):
         quick(algorithm).measure([ONE, Scale(3, 1)])
 
 
-@pytest.mark.parametrize("option", [{"max_seconds": 0}, {"probe_seconds": -1.0}])
-def test_options_are_checked(algorithm, option):
-    with pytest.raises(ValueError, match=next(iter(option))):
-        Prober(algorithm, **option)
-
-
 def test_only_complete_rounds_count(algorithm):
     with Prober(algorithm, probe_seconds=0.3, max_seconds=1.4) as prober:
         probes = prober.measure([ONE, Scale(2, 1)], rounds=20)
@@ -263,16 +255,13 @@ class CustomRunner(SingleAgentEnvRunner):
 MultiAgentCartPole = make_multi_agent("CartPole-v1")
 
 KINDS = {
-    "multi-agent PPO": lambda: ppo(MultiAgentCartPole, num_agents=2).multi_agent(
+    "multi-agent PPO": lambda: ppo(MultiAgentCartPole, runners=0, num_agents=2).multi_agent(
         policies={"a", "b"}, policy_mapping_fn=lambda agent, *args, **kwargs: "ab"[agent]
     ),
-    "a custom env runner": lambda: ppo().env_runners(env_runner_cls=CustomRunner),
-    "complete episodes": lambda: ppo().env_runners(batch_mode="complete_episodes"),
-    "SAC": lambda: off_policy(SACConfig(), "Pendulum-v1"),
-    "DQN": lambda: off_policy(DQNConfig(), "CartPole-v1"),
+    "a custom env runner": lambda: ppo(runners=0).env_runners(env_runner_cls=CustomRunner),
+    "complete episodes": lambda: ppo(runners=0).env_runners(batch_mode="complete_episodes"),
+    "SAC": lambda: off_policy(SACConfig(), "Pendulum-v1", runners=0),
     "APPO": lambda: tiny(APPOConfig()),
-    "IMPALA": lambda: tiny(IMPALAConfig()),
-    "without env runners": lambda: ppo(runners=0),
 }
 
 
@@ -287,46 +276,40 @@ def test_kinds_of_algorithms(kind):
         for probe in probes:
             assert 1e-5 < probe.seconds_per_step < 0.5
             assert probe.env_steps >= probe.scale.parallelism
-        assert (prober.steps_per_round(Scale(runners, 4)) < 100) == (kind in {"SAC", "DQN"})
+        assert (prober.steps_per_round(Scale(runners, 4)) < 100) == (kind == "SAC")
     finally:
         algorithm.stop()
 
 
-def test_probe_of_an_off_policy_algorithm_includes_the_replay_buffer(monkeypatch):
+def test_replay_buffer(monkeypatch):
+    """Probes include adding to it, but leave it as it was; iterations at other scales fill it between probes."""
     add = PrioritizedEpisodeReplayBuffer.add
     added = []
 
     def slow_add(self, episodes, *args):
         time.sleep(0.02)
-        added.append((self, sum(map(len, episodes))))
+        added.append(sum(map(len, episodes)))
         return add(self, episodes, *args)
 
     algorithm = off_policy(DQNConfig(), "CartPole-v1", envs=4).build_algo()
+    buffer = algorithm.local_replay_buffer
     try:
         algorithm.train()
-        size = algorithm.local_replay_buffer.get_num_timesteps()
-        monkeypatch.setattr(PrioritizedEpisodeReplayBuffer, "add", slow_add)
+        switch, scales = Switch(algorithm), (ONE, Scale(1, 2))
         with quick(algorithm) as prober:
-            (probe,) = prober.measure([Scale(1, 2)])
-        assert {steps for _, steps in added} == {2}
-        assert probe.seconds_per_step > 0.02 / 2
-        assert probe.sync > 0
-        assert algorithm.local_replay_buffer.get_num_timesteps() == size
-    finally:
-        algorithm.stop()
-
-
-def test_iterations_at_other_scales_fill_a_replay_buffer_between_probes():
-    algorithm = off_policy(DQNConfig(), "CartPole-v1", envs=4).build_algo()
-    try:
-        switch = Switch(algorithm)
-        with quick(algorithm) as prober:
-            for _ in range(4):
-                prober.measure([Scale(1, 1), Scale(1, 2)])
-                before = algorithm.local_replay_buffer.get_num_timesteps()
-                for scale in (Scale(1, 1), Scale(1, 2)):
+            for _ in range(2):
+                size = buffer.get_num_timesteps()
+                with monkeypatch.context() as patch:
+                    patch.setattr(PrioritizedEpisodeReplayBuffer, "add", slow_add)
+                    probes = prober.measure(scales)
+                assert buffer.get_num_timesteps() == size
+                for probe in probes:
+                    assert probe.seconds_per_step > 0.02 / probe.scale.parallelism
+                    assert probe.sync > 0
+                for scale in scales:
                     switch.train(scale)
-                assert algorithm.local_replay_buffer.get_num_timesteps() >= before + 2 * 64
+                assert buffer.get_num_timesteps() >= size + 2 * 64
+        assert set(added) == {1, 2}
     finally:
         algorithm.stop()
 
@@ -353,7 +336,7 @@ class OneOfAKind(gym.Wrapper):
                 time.sleep(1000)
             if how == "wait in native code":
                 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
-                time.sleep(6.5)
+                time.sleep(5.5)
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
             if how == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -377,18 +360,18 @@ def test_failures_do_not_affect_training(tmp_path, monkeypatch):
     runner = functools.partial(algorithm.env_runner_group.foreach_env_runner, local_env_runner=False)
     algorithm.train()
     (before,), ((pid, *_),) = runner(generators), runner(process_of)
-    prober = Prober(algorithm, probe_seconds=0.02, max_seconds=4)
+    prober = Prober(algorithm, probe_seconds=0.02, max_seconds=3)
     for how, message in [
         ("raise", "port 5005"),
         ("fail later", "ConnectionError"),
-        ("wait", "more than 4 s"),
-        ("wait in native code", "more than 4 s"),
+        ("wait", "more than 3 s"),
+        ("wait in native code", "more than 3 s"),
     ]:
         file.write_text(how)
         started = time.perf_counter()
         with pytest.raises(ProbeError, match=message):
             prober.measure([ONE])
-        assert time.perf_counter() - started < (10 if "native" in how else 8)
+        assert time.perf_counter() - started < (9 if "native" in how else 7)
         assert runner(generators) == [before]
     assert runner(process_of)[0][0] == pid
     assert algorithm.train()["env_runners"]["num_env_steps_sampled"] >= BATCH

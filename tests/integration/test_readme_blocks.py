@@ -11,10 +11,7 @@ import pytest
 
 pytest.importorskip("ray.rllib")
 
-from ray import tune
 from ray.rllib.algorithms.ppo import PPOConfig
-
-from rl_scaling_callback import ScalingReporter
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
@@ -77,21 +74,6 @@ def test_sweep_writes_a_tuned_config(home):
     tuned = runpy.run_path(str(home / "tuned.py"))["config"]
     assert isinstance(tuned, PPOConfig)
     assert tuned.num_env_runners >= 1
-
-
-@pytest.mark.slow
-def test_reporter_and_the_report_of_its_experiment(cluster, home):
-    run_config = tune.RunConfig(
-        name="my_experiment",
-        storage_path=str(home / "ray_results"),
-        stop={"training_iteration": 5},
-        callbacks=[ScalingReporter("balanced")],
-        verbose=0,
-    )
-    config = PPOConfig().environment("CartPole-v1").training(train_batch_size_per_learner=200, minibatch_size=200, num_epochs=1)
-    results = tune.Tuner("PPO", param_space=config.env_runners(num_env_runners=1), run_config=run_config).fit()
-    assert (Path(results.experiment_path) / "scaling_report.html").exists()
-    assert "1r×1e" in run("rl-scaling", "report", results.experiment_path)
 
 
 def test_report_prints_what_the_readme_shows(home):

@@ -15,10 +15,9 @@ pytest.importorskip("ray")
 import ray
 from envs import CostlyEnv, Simulator
 from ray.rllib.algorithms.impala import IMPALAConfig
-from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.tune.registry import ENV_CREATOR, _global_registry
-from tuning import costly
+from tuning import costly, on_the_old_stack
 
 from rl_scaling_callback import Goal, ScalingCallback, sweep
 from rl_scaling_callback.analysis.race import Grid
@@ -26,36 +25,13 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.rllib.hardware import usable_cores
 from rl_scaling_callback.sweeping import cluster as clusters
 from rl_scaling_callback.sweeping import host as hosts
-from rl_scaling_callback.sweeping.cluster import at_scale, cpus_for, cpus_of, reserve
+from rl_scaling_callback.sweeping.cluster import at_scale, reserve
 from rl_scaling_callback.sweeping.config_file import load_config, write_config
 from rl_scaling_callback.sweeping.host import Host
 from rl_scaling_callback.sweeping.sweep import grid_of
 from rl_scaling_callback.sweeping.user_callbacks import learner_threads_of, with_learner_threads
 
 pytestmark = pytest.mark.usefixtures("cluster")
-
-
-class Licence:
-    """One of three licences, held as long as its env."""
-
-    held = 0
-
-    def __init__(self):
-        if Licence.held == 3:
-            raise RuntimeError("no licence is left")
-        Licence.held += 1
-
-    def __del__(self):
-        Licence.held -= hasattr(self, "given")
-
-
-class Licensed(CostlyEnv):
-    """An env that can exist three times per process."""
-
-    def __init__(self, config):
-        super().__init__(config)
-        self._licence = Licence()
-        self._licence.given = True
 
 
 class Deadly(CostlyEnv):
@@ -109,21 +85,17 @@ def odd(config):
     return config.evaluation(evaluation_interval=2, evaluation_duration=20, evaluation_duration_unit="timesteps")
 
 
-def test_config_with_callbacks_evaluation_and_processes_without_resources(tmp_path):
-    made, _ = run(odd(costly(batch=40, step_s=0.005)), tmp_path)
-    assert measured(made) == GRID
-    choice = made.studies[0].recommendation.choice
-    assert choice.cpus == 1.0
-    assert made.config.num_env_runners == choice.scale.num_env_runners
-    assert made.config.evaluation_interval == 2
-
-
 def test_sweep_returns_a_config_and_writes_a_page(tmp_path):
     shown, standings = [], []
-    report, said = run(costly(batch=40, step_s=0.01), tmp_path, budget_minutes=0.2, show=shown.append, progress=standings.append)
-    assert report.config.num_env_runners == 2
+    config = odd(costly(batch=40, step_s=0.01))
+    report, said = run(config, tmp_path, budget_minutes=0.2, show=shown.append, progress=standings.append)
+    choice = report.studies[0].recommendation.choice
+    assert (report.config.num_env_runners, choice.scale.num_env_runners) == (2, 2)
+    assert report.config.evaluation_interval == 2
+    assert choice.cpus == 1.0
+    assert any(note.startswith("evaluation adds") for note in choice.notes)
     assert shown
-    assert {row.scale for row in standings[-1].rows} == GRID
+    assert {row.scale for row in standings[-1].rows} == measured(report) == GRID
     speedups = {each.scale: each.speedup for each in report.studies[0].configurations}
     assert speedups[Scale(2, 1)] == pytest.approx(2.0, rel=0.2)
     assert speedups[Scale(1, 2)] == pytest.approx(1.0, rel=0.2)
@@ -137,7 +109,7 @@ def test_sweep_returns_a_config_and_writes_a_page(tmp_path):
 
 @pytest.mark.slow
 def test_env_that_exists_once_per_process_is_trained(tmp_path):
-    made, said = run(costly(Single, batch=40, step_s=0.02), tmp_path, budget_minutes=0.6)
+    made, said = run(costly(Single, batch=40, step_s=0.02), tmp_path, budget_minutes=0.5)
     assert any("the port is taken" in text and "Training each configuration" in text for text in said)
     choice = made.studies[0].recommendation.choice
     assert (choice.scale, choice.speedup) == (Scale(2, 1), pytest.approx(2.0, rel=0.3))
@@ -146,7 +118,7 @@ def test_env_that_exists_once_per_process_is_trained(tmp_path):
     assert choice.losses
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_asynchronous_algorithm_is_trained_with_short_iterations(tmp_path):
     config = IMPALAConfig().environment(CostlyEnv, env_config={"step_s": 0.01}).training(train_batch_size_per_learner=50)
     made, said = run(config, tmp_path, envs=[1], budget_minutes=0.01)
@@ -157,11 +129,9 @@ def test_asynchronous_algorithm_is_trained_with_short_iterations(tmp_path):
     assert 30 < study.configurations[0].sps < 105
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_old_api_stack_is_trained(tmp_path):
-    old = PPOConfig().api_stack(enable_rl_module_and_learner=False, enable_env_runner_and_connector_v2=False)
-    old.environment(CostlyEnv, env_config={"step_s": 0.01}).training(train_batch_size=40, minibatch_size=40, num_epochs=1)
-    made, said = run(old, tmp_path, envs=[1], budget_minutes=0.3)
+    made, said = run(on_the_old_stack(costly(batch=40, step_s=0.01)), tmp_path, envs=[1], budget_minutes=0.3)
     assert "old API stack" in said[0]
     assert made.studies[0].recommendation.choice.scale == Scale(2, 1)
 
@@ -169,11 +139,6 @@ def test_old_api_stack_is_trained(tmp_path):
 def test_grid_that_can_never_be_scheduled_is_rejected(tmp_path):
     with pytest.raises(ValueError, match=r"never run 8 env runners: 8 need 9 CPU, but the cluster has 5; 1, 2 fit"):
         run(costly(), tmp_path, runners=[1, 2, 8])
-
-
-def test_cpus_follow_the_env_runners_request():
-    assert cpus_of(costly().env_runners(num_cpus_per_env_runner=0.5)) == (1.0, 0.5)
-    assert cpus_of(costly().env_runners(num_cpus_per_env_runner=2).resources(num_cpus_for_main_process=3)) == (3.0, 2.0)
 
 
 @pytest.mark.parametrize(("given", "used"), [(10.0, 2.0), (1.0, 1.0), (None, 0)])
@@ -206,7 +171,7 @@ def test_callbacks_of_the_user_stay_beside_the_measuring_one():
     *others, measuring = hosts._timed(odd(costly())).callbacks_class
     assert others == [Mine]
     assert measuring.func is ScalingCallback
-    old = costly().api_stack(enable_rl_module_and_learner=False, enable_env_runner_and_connector_v2=False)
+    old = on_the_old_stack(costly())
     assert hosts._timed(old).callbacks_class.func is ScalingCallback
     assert hosts._timed(old.callbacks(Mine)).callbacks_class is Mine
 
@@ -245,28 +210,8 @@ def test_learner_updates_with_the_threads_to_measure():
         logger.setLevel(level)
 
 
-def test_envs_of_a_sweep_are_closed_at_its_end(tmp_path):
-    host = Host(costly(Simulator, batch=20, folder=str(tmp_path)).env_runners(num_env_runners=1))
-    try:
-        assert host.train(Scale(1, 2)).env_steps >= 20
-        assert host.probe(Scale(1, 3), 0).env_steps > 0
-        assert len(list(tmp_path.iterdir())) >= 6
-    finally:
-        host.close()
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_env_with_few_licences_is_probed_up_to_their_number(tmp_path):
-    made, _ = run(costly(Licensed, batch=40, step_s=0.005), tmp_path, runners=[1], envs=[1, 2, 4])
-    assert measured(made) == {Scale(1, 1), Scale(1, 2)}
-    (left_out,) = made.experiment.left_out
-    assert left_out.name == "1r×4e"
-    assert "no licence is left" in left_out.reason
-
-
 @pytest.mark.parametrize(("keep", "most"), [(True, 1 + 1 + 2 + 3), (False, 1 + 3)])
-def test_number_of_envs_alive_at_a_time(tmp_path, keep, most):
+def test_envs_alive_at_a_time_and_after_a_sweep(tmp_path, keep, most):
     host = Host(at_scale(costly(Simulator, batch=20, folder=str(tmp_path)), Scale(1, 1)), keep_envs=keep)
     alive = []
     try:
@@ -277,6 +222,7 @@ def test_number_of_envs_alive_at_a_time(tmp_path, keep, most):
     finally:
         host.close()
     assert max(alive) == most
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
@@ -302,27 +248,11 @@ def test_sweep_waits_for_busy_resources_and_then_fails(cluster):
         ray.util.remove_placement_group(first)
 
 
-def test_started_cluster_has_cpus_for_remote_learners():
-    assert cpus_for(costly(), 2) == 3
-    assert cpus_for(costly().learners(num_learners=1), 2) == 4
-    assert cpus_for(costly().env_runners(num_cpus_per_env_runner=0.5), 2) == 2
-    assert cpus_for(costly().env_runners(num_cpus_per_env_runner=2), 4) == 5
-
-
 def test_warns_if_the_cluster_fits_fewer_env_runners_than_cores(monkeypatch):
     monkeypatch.setattr(clusters, "cores", lambda: 64)
     said = []
     assert grid_of(costly(), "auto", [1, 3], said.append) == Grid((1, 2, 4), (1, 3))
     assert ["64 cores but fits only 4 env runners" in text for text in said] == [True]
-
-
-def test_config_file_can_import_modules_in_its_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setenv("PYTHONPATH", "before")
-    (tmp_path / "beside_my_config.py").write_text("from ray.rllib.algorithms.ppo import PPOConfig\n")
-    (tmp_path / "my_config.py").write_text("from beside_my_config import PPOConfig\nconfig = PPOConfig\n")
-    assert isinstance(load_config(f"{tmp_path / 'my_config.py'}:config"), PPOConfig)
-    assert os.environ["PYTHONPATH"] == f"{tmp_path}{os.pathsep}before"
 
 
 def test_written_config_sets_the_threads_of_the_learner(tmp_path, monkeypatch):
@@ -337,7 +267,7 @@ def test_written_config_sets_the_threads_of_the_learner(tmp_path, monkeypatch):
 CONFIG = """
 from envs import CostlyEnv
 from ray import tune
-from tuning import costly
+from tuning import costly, on_the_old_stack
 
 class Local(CostlyEnv):
     pass
@@ -362,7 +292,7 @@ def test_worker_can_create_an_env_registered_in_the_config_file(tmp_path, monkey
     assert ray.get(make.remote()) == "Local"
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_ctrl_c_in_a_terminal_shows_the_results_so_far(tmp_path):
     (tmp_path / "my_config.py").write_text(CONFIG)
     command = [sys.executable, "-m", "rl_scaling_callback", "sweep", f"{tmp_path / 'my_config.py'}:config", "--budget", "5"]

@@ -52,7 +52,7 @@ def halfcheetah(cluster, idle, shown, tmp_path_factory):
     )
     reporter = ScalingReporter("fastest", show=shown.append)
     folder = tmp_path_factory.mktemp("storage")
-    results = run(folder, config, stop={"training_iteration": ITERATIONS}, reporters=[reporter])
+    results = run(folder, config, stop=ITERATIONS, reporters=[reporter])
     assert not results.errors
     return results
 
@@ -141,20 +141,9 @@ def test_dataframe_can_be_filtered_by_efficiency(halfcheetah):
     assert 0 < len(kept) < TRIALS
 
 
-@pytest.mark.parametrize("metric", ["scaling/efficiency", "scaling/steady/sps"])
-def test_get_best_result(halfcheetah, metric):
-    best = halfcheetah.get_best_result(metric=metric, mode="max")
-    values = halfcheetah.get_dataframe()[metric]
-    assert best.metrics["trial_id"] == halfcheetah.get_dataframe().loc[values.idxmax(), "trial_id"]
-
-
-def test_table_of_the_reporter_grows(halfcheetah, shown):
+def test_reports_grow_and_agree_with_the_results(halfcheetah, shown):
     scales = [[str(each.scale) for each in report.studies[0].configurations] for report in shown]
-    assert scales[0] == ["1r×1e"]
-    assert scales[-1] == ["1r×1e", "2r×1e"]
-
-
-def test_last_report_agrees_with_the_results(halfcheetah, shown):
+    assert (scales[0], scales[-1]) == (["1r×1e"], ["1r×1e", "2r×1e"])
     one, two = shown[-1].studies[0].configurations
     steady = {scale(trial.metrics): trial.metrics["scaling"]["steady"] for trial in halfcheetah}
     # The reporter's rule has one more warm-up iteration.
@@ -176,15 +165,34 @@ def test_command_line_reads_the_same_folder(halfcheetah, shown):
     assert by_scale["2r×1e"]["speedup"] == pytest.approx(shown[-1].studies[0].configurations[1].speedup)
 
 
-def test_stop_condition_on_a_nested_key(cluster, tmp_path):
-    results = run(tmp_path, cartpole(runners=0), stop={"scaling/steady/iterations": 2, "training_iteration": 20})
-    assert [trial.metrics["training_iteration"] for trial in results] == [3]
-
-
-@pytest.mark.slow
-def test_asha_schedules_by_efficiency(cluster, tmp_path):
-    config = cartpole(runners=tune.grid_search([1, 4]))
-    asha = ASHAScheduler(metric="scaling/sps", mode="max", grace_period=1, max_t=6, reduction_factor=2)
-    results = run(tmp_path, config, stop={"training_iteration": 6}, scheduler=asha)
+def test_scheduler_and_stop_condition_on_injected_keys(cluster, tmp_path):
+    config = cartpole(runners=0)
+    config.num_envs_per_env_runner = tune.grid_search([1, 4])
+    asha = ASHAScheduler(metric="scaling/sps", mode="max", grace_period=1, max_t=100, reduction_factor=2)
+    stop = {"scaling/steady/iterations": 4, "training_iteration": 20}
+    results = run(tmp_path, config, stop=stop, scheduler=asha, max_concurrent_trials=2)
     assert not results.errors
-    assert any(trial.metrics["training_iteration"] == 6 for trial in results)
+    assert max(trial.metrics["training_iteration"] for trial in results) == 1 + 4  # one is warm-up
+
+
+# ---------------------------------------------------------------- the reporter if something is missing or fails
+
+
+def test_report_without_the_callback_beside_one_that_fails(cluster, tmp_path, caplog):
+    def fail(report):
+        raise RuntimeError("no terminal")
+
+    reports = []
+    reporters = [ScalingReporter(show=fail), ScalingReporter(show=reports.append)]
+    results = run(tmp_path, cartpole(), stop=6, callbacks=None, reporters=reporters)
+    assert not results.errors
+    assert "no terminal" in caplog.text
+    (only,) = reports[-1].studies[0].configurations
+    assert only.speedup == 1
+    assert not only.losses
+
+
+def test_missing_packages_are_reported_before_the_experiment(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "jinja2" else True)
+    with pytest.raises(ImportError, match=r"needs jinja2: pip install \"rl-scaling-callback\[report\]\""):
+        ScalingReporter()

@@ -4,7 +4,7 @@ import sys
 
 import ray
 from ray import tune
-from tuning import costly, quick
+from tuning import costly, run
 
 NAME = "three_hosts"
 TRIALS = {
@@ -23,20 +23,13 @@ def of_trial(spec):
 
 def main(folder):
     ray.init(address="10.77.0.1:6379", _node_ip_address="10.77.0.1", log_to_driver=False, logging_level="ERROR")
-    config = costly(step_s=0.01).callbacks(quick)
+    config = costly(step_s=0.01)
     # The seed numbers the trials; it is not part of a workload.
     config.seed = tune.grid_search(list(range(len(TRIALS))))
     config.num_env_runners = tune.sample_from(lambda spec: of_trial(spec)[2])
     config.custom_resources_for_main_process = tune.sample_from(lambda spec: {of_trial(spec)[0]: 0.01})
     config.custom_resources_per_env_runner = tune.sample_from(lambda spec: {of_trial(spec)[1]: 0.01})
-    results = tune.Tuner(
-        "PPO",
-        param_space=config,
-        tune_config=tune.TuneConfig(
-            max_concurrent_trials=1, trial_dirname_creator=lambda trial: list(TRIALS)[trial.config["seed"]]
-        ),
-        run_config=tune.RunConfig(name=NAME, storage_path=folder, stop={"training_iteration": 5}, verbose=0),
-    ).fit()
+    results = run(folder, config, name=NAME, stop=5, trial_dirname_creator=lambda trial: list(TRIALS)[trial.config["seed"]])
     assert not results.errors
 
 

@@ -33,23 +33,60 @@ def cartpole(runners=1, envs=1):
     return ppo("CartPole-v1", 256).env_runners(num_env_runners=runners, num_envs_per_env_runner=envs)
 
 
-def train(config, iterations):
-    """Return the results of a plain training loop."""
+def on_the_old_stack(config):
+    """Return the PPO config with the same batches and model on the old API stack."""
+    batch, model = config.train_batch_size_per_learner, {"fcnet_hiddens": [8]}
+    config.api_stack(enable_rl_module_and_learner=False, enable_env_runner_and_connector_v2=False).rl_module(model_config={})
+    return config.training(train_batch_size=batch, minibatch_size=batch, num_epochs=1, model=model)
+
+
+def train(config, iterations, between=lambda algorithm, iteration: None):
+    """Return the results of a plain training loop that calls `between` before each iteration."""
     algorithm = config.build_algo()
+    results = []
     try:
-        return [algorithm.train() for _ in range(iterations)]
+        for iteration in range(iterations):
+            between(algorithm, iteration)
+            results.append(algorithm.train())
+        return results
     finally:
         algorithm.stop()
 
 
-def run(folder, config, *, stop, callbacks=quick, reporters=(), scheduler=None, concurrent=1, **run_config):
-    """Return the results of an experiment that runs `concurrent` trials at a time."""
-    config.callbacks(callbacks)
+def run(
+    folder,
+    config,
+    *,
+    stop,
+    trainable="PPO",
+    callbacks=quick,
+    reporters=(),
+    checkpoint_every=0,
+    failures=0,
+    name=None,
+    storage_filesystem=None,
+    **tune_config,
+):
+    """Return the results of an experiment, of one trial at a time unless `tune_config` says otherwise.
+
+    `stop` may be a number of iterations. The config's own callbacks are used if `callbacks` is None.
+    """
+    if callbacks is not None:
+        config.callbacks(callbacks)
     return tune.Tuner(
-        "PPO",
+        trainable,
         param_space=config,
-        tune_config=tune.TuneConfig(max_concurrent_trials=concurrent, scheduler=scheduler),
-        run_config=tune.RunConfig(storage_path=str(folder), stop=stop, callbacks=list(reporters), verbose=0, **run_config),
+        tune_config=tune.TuneConfig(**{"max_concurrent_trials": 1} | tune_config),
+        run_config=tune.RunConfig(
+            name=name,
+            storage_path=str(folder),
+            storage_filesystem=storage_filesystem,
+            stop={"training_iteration": stop} if isinstance(stop, int) else stop,
+            callbacks=list(reporters),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=checkpoint_every),
+            failure_config=tune.FailureConfig(max_failures=failures),
+            verbose=0,
+        ),
     ).fit()
 
 
@@ -57,6 +94,19 @@ def lines(trial):
     return [json.loads(line) for line in (Path(trial.path) / "result.json").read_text().splitlines()]
 
 
+def sps_in(file):
+    """Return the SPS of a baseline's file."""
+    return json.loads(file.read_text())["steady"]["sps"]
+
+
 def scale(result):
     config = result["config"]
     return config["num_env_runners"], config["num_envs_per_env_runner"]
+
+
+def scalings(results):
+    return [result["scaling"] for result in results]
+
+
+def warnings_of(caplog):
+    return [record.getMessage() for record in caplog.records if record.name.startswith("rl_scaling_callback")]

@@ -1,11 +1,11 @@
-"""Invalid options are reported when the callback is created. Needs Ray, but no cluster."""
+"""Invalid options of the callback are reported when it is created."""
 
 import math
 
 import numpy as np
 import pytest
 
-pytest.importorskip("ray.rllib")
+pytest.importorskip("ray.rllib", reason="needs Ray")
 
 from rl_scaling_callback import ScalingCallback, SteadyRule
 
@@ -47,7 +47,7 @@ def test_unreachable_directory_is_reported_when_the_algorithm_is_built(place):
         callback.on_algorithm_init(algorithm=None)
 
 
-def test_numpy_numbers_are_accepted(tmp_path):
+def test_numpy_numbers_are_accepted():
     callback = ScalingCallback(
         baseline_sps=np.float32(2), steady=SteadyRule(np.int64(0), min_iterations=np.int64(2), precision=np.float32(3))
     )

@@ -1,53 +1,19 @@
-"""The page as rendered by a browser."""
+"""The page: what it shows, and that it loads and runs nothing."""
 
-import os
 import re
-import shutil
-import signal
-import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
 from rl_scaling_callback.analysis.runs import LeftOut
-from rl_scaling_callback.report import render_page, write_page
+from rl_scaling_callback.report import render_page
 from rl_scaling_callback.report.columns import columns_of
 from rl_scaling_callback.report.decisions import code_text, doubt_lines, why_lines
 from rl_scaling_callback.report.sections import alternatives, sections
 from tests.builders import PRINTED, nan_row, report_of, run, sampled, users_ten
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None)
-browser = pytest.mark.skipif(BROWSER is None, reason="no chromium or google-chrome is installed")
 HOSTILE = "<script>document.title='run'</script><img src=x onerror=\"document.title='run'\">"
-
-
-def opened(url, profile, *options):
-    """Return a page's document as rendered by the browser."""
-    command = [
-        BROWSER,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--no-first-run",
-        "--disable-sync",
-    ]
-    command += [
-        "--disable-background-networking",
-        "--disable-component-update",
-        f"--user-data-dir={profile}",
-        *options,
-        "--dump-dom",
-        url,
-    ]
-    # A separate process group, so that all processes of the browser can be killed.
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True) as process:
-        try:
-            return process.communicate(timeout=60)[0]
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
 
 
 class Document(HTMLParser):
@@ -83,9 +49,8 @@ def user():
     return report_of(*users_ten())
 
 
-@browser
-def test_page_shows_the_data(user, tmp_path):
-    document = Document(opened(write_page(user, tmp_path / "page.html").as_uri(), tmp_path / "profile"))
+def test_page_shows_the_data(user):
+    document = Document(render_page(user))
     (study,) = user.studies
     columns = columns_of(study.configurations)
     assert document.rows == [{column.name: column.cell(c) for column in columns} for c in study.configurations]
@@ -101,12 +66,11 @@ def test_page_shows_the_data(user, tmp_path):
     assert all(line in document.words for lines in sections(study).values() for line in lines)
 
 
-@browser
-def test_text_from_runs_is_escaped_on_the_page(tmp_path):
+def test_text_from_runs_is_escaped_on_the_page():
     runs = [replace(sampled("1r1e", [3.0, 2.2, 2.0, 2.1, 1.9]), name=HOSTILE, notes=(HOSTILE,)), run("2r1e", [1.0, 1.1, 0.9])]
     report = report_of(*runs, left_out=(LeftOut(HOSTILE, HOSTILE),), facts={HOSTILE: HOSTILE})
     report = replace(report, provenance={"Source": HOSTILE})
-    document = Document(opened(write_page(report, tmp_path / "page.html").as_uri(), tmp_path / "profile"))
+    document = Document(render_page(report))
     assert {"script", "img"}.isdisjoint(document.elements)
     assert document.words.count(HOSTILE) >= 5
     assert "Scaling: PPO on HalfCheetah-v5" in document.words
