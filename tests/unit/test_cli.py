@@ -51,6 +51,7 @@ def test_keys_as_table_and_json():
 def test_table_fits_a_screen_unless_verbose():
     brief, full = rl_scaling("report", TABLE).stdout, rl_scaling("report", TABLE, "--verbose").stdout
     assert len(brief.splitlines()) <= 40
+    assert max(map(len, brief.splitlines())) <= 80
     assert len(rl_scaling("report", "--help").stdout.splitlines()) <= 50
     assert "Checklist" not in brief
     assert "Checklist" in full

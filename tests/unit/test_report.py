@@ -12,7 +12,6 @@ from rich.console import Console
 
 from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Study
 from rl_scaling_callback.report import make_report, print_report, render_page, to_json, write_curve
-from rl_scaling_callback.report.decisions import code_text
 from tests import golden
 from tests.builders import MADE, report_of, run, users_ten
 
@@ -40,15 +39,6 @@ def test_goal_and_reference_can_be_strings(report):
     assert [*made.recommendations] == ["fastest", "save", "balanced"], "the requested goal comes first"
     assert {str(each.scale): each.efficiency for each in made.configurations}["2r×1e"] == 100
     assert repr(report) == "<Report: PPO on HalfCheetah-v5: Use 4r×1e: 2.71×, 67.7 %>"
-
-
-def test_default_report_fits_a_screen_and_ends_with_the_decision(report):
-    lines = printed(report, 80).rstrip().splitlines()
-    assert len(lines) <= 40
-    assert max(map(len, lines)) <= 80
-    assert lines[-1] == "Use 4r×1e: 2.71×, 67.7 %. Goal balanced: met."
-    assert lines[-2] == code_text(report.studies[0].recommendation)
-    assert not any("law" in line or "Is the" in line for line in lines)
 
 
 def test_large_grid_shows_the_relevant_rows():

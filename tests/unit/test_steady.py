@@ -63,16 +63,15 @@ def test_unknown_or_implausible_iterations_are_ignored(env_steps, seconds):
     assert window.read().iterations == 0
 
 
-def test_warm_up_starts_when_learning_does():
-    window = SteadyWindow(SteadyRule(warmup_iterations=1), learns_after=150)
-    assert [window.add(100, 1.0) for _ in range(5)] == [False, False, False, True, True]
-    assert window.read().iterations == 2
-
-
-def test_restored_trial_warms_up_again():
-    window = SteadyWindow(SteadyRule(warmup_iterations=1))
-    numbers = (1, 2, 3, 1, 2, 3, math.nan)
-    assert [window.add(100, 1.0, since_restore=number) for number in numbers] == [False, True, True, False, True, True, True]
+@pytest.mark.parametrize(
+    ("learns_after", "since_restore", "counts"),
+    [(150, [math.nan] * 5, [False, False, False, True, True]), (0, [1, 2, 3, 1, 2, 3], [False, True, True, False, True, True])],
+    ids=["it starts when learning does", "a restored trial warms up again"],
+)
+def test_warm_up(learns_after, since_restore, counts):
+    window = SteadyWindow(SteadyRule(warmup_iterations=1), learns_after=learns_after)
+    assert [window.add(100, 1.0, since_restore=number) for number in since_restore] == counts
+    assert window.read().iterations == sum(counts)
 
 
 def test_streaming_sums_match_the_batch_formula():

@@ -113,7 +113,7 @@ METHODS = lines(
 )
 
 
-def test_factors_make_studies_titled_by_what_differs(tmp_path):
+def test_factors_make_studies_titled_by_what_differs_unless_pooled(tmp_path):
     assert studies(tmp_path, METHODS) == {
         f"table (machine: {machine}, method: {method})": {"1r×1e": sps, "1r×2e": 2 * sps}
         for machine, sps in (("a", 1000), ("b", 500))
@@ -121,9 +121,6 @@ def test_factors_make_studies_titled_by_what_differs(tmp_path):
     }
     (*_, note) = read_experiment(write(tmp_path, METHODS)).notes
     assert note == "Rows that differ in machine or method are not compared with each other; --pool merges them on purpose."
-
-
-def test_pooled_columns_are_repeats(tmp_path):
     (study, _) = read_experiment(write(tmp_path, METHODS), pool=["method"]).studies
     assert [run.name for run in study.runs] == ["1r×1e, x", "1r×2e, x", "1r×1e, y", "1r×2e, y"]
     with pytest.raises(ExperimentError, match="there is no column nothing"):
