@@ -203,13 +203,6 @@ def test_unmeasurable_trials_are_left_out_with_the_reason(folder, lines, reason)
     assert reason in folder.reason()
 
 
-@pytest.mark.parametrize("junk", [[], 3, {}, {"num_env_runners": 1, "num_envs_per_env_runner": 0}])
-def test_config_that_is_not_from_rllib(folder, junk):
-    trial = folder.trial([{**each, "config": junk} for each in results(3)])
-    (trial / "params.json").write_text("{")
-    assert "its config has no valid scale" in folder.reason()
-
-
 def test_trial_without_any_result_is_left_out(folder):
     trial = folder.trial([])
     (trial / "error.txt").write_text("Traceback")

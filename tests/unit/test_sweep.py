@@ -321,16 +321,6 @@ def test_env_runners_share_the_resets_that_probes_exclude(scripted):
     assert sum(choice.losses.values()) == pytest.approx(choice.loss)
 
 
-@pytest.mark.parametrize("goal", [*GOALS.values(), Goal("cheap", min_speedup=3, max_cpus=2)])
-@pytest.mark.parametrize("way", [probe, train])
-def test_race_and_report_choose_alike(scripted, way, goal):
-    views = []
-    swept, _ = way(goal=goal, progress=views.append)
-    row = next(row for row in views[-1].rows if row.scale == views[-1].choice)
-    found = recommendation(swept, goal).choice
-    assert (found.scale, found.speedup) == (row.scale, pytest.approx(row.speedup, rel=0.05))
-
-
 def test_progress_without_a_time_limit(scripted, capsys):
     from rich.console import Console
 
