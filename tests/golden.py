@@ -64,13 +64,15 @@ def doubts():
     four = alone | {"sample": 0.25, "busy": 0.2, "longest": 0.22}
     noted = run("4r1e", [0.5, 0.4], notes=("ended with an error after 2 iterations",) * 2)
     slower = [5.0, *MONOTONE[8:]]
+    estimated = (run("1r1e", [1.0, 1.0], parts=alone), run("2r2e", [0.45, 0.45], parts=four))
     studies = (
         Study("tied", (_probed("1r1e", 1000.0, 0.0), *tied), swept=True),
         Study("guessed", (_probed("1r1e", 1000.0, 0.0), _probed("1r2e", 2780.0, 1000.0)), swept=True),
         Study("at the same time", (run("1r1e", [2.0, 2.1], exclusive=0.0), noted)),
         Study("beside other programs", (run("1r1e", [2.0, 2.1, 2.0], others=1.5), run("8r1e", [0.75, 0.7, 0.75]))),
         Study("superlinear", (run("1r1e", [1.0]), run("4r1e", [1 / 4.3]), run("1r2e", [1 / 2.02]))),
-        Study("estimated", (run("1r1e", [1.0, 1.0], parts=alone), run("2r2e", [0.45, 0.45], parts=four))),
+        Study("estimated", estimated),
+        Study("overlapping phases", estimated, exclusive_phases=False, waits_are_known=True),
         Study("sooner, but less", (curve("1r1e", MONOTONE), curve("4r1e", LATE, 0.1))),
         Study("later", (curve("1r1e", MONOTONE), curve("4r1e", LATE, 0.25))),
         Study("even sooner", (curve("1r1e", MONOTONE), curve("4r1e", slower, 0.5))),

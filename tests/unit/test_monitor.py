@@ -236,6 +236,7 @@ def test_baseline_is_measured_while_nothing_else_runs(exclusive, others):
     assert values["steady"]["iterations"] == 7.0
     assert [each.settled for each in published] == [False] * 7 + [True]
     assert (published[-1].sps, published[-1].disturbed) == (1000.0, 0.0)
+    assert published[3].disturbed == 1.0
 
 
 @pytest.mark.parametrize(

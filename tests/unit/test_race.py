@@ -121,7 +121,7 @@ def test_configurations_without_common_rounds_are_compared_through_others():
 
 @pytest.mark.parametrize("times_measured", [0, 1])
 def test_configuration_measured_once_is_not_eliminated_and_one_that_cannot_be_is_no_rival(times_measured):
-    measured = rounds(np.array([1.0, 0.6, 0.9]), 5, 0.01)
+    measured = rounds(np.array([1.0, 0.6, 0.9]), 5, 0.001)
     measured[: 5 - times_measured, 2] = NAN
     outcome = fastest((SINGLE, Scale(2, 1), Scale(1, 2)), measured)
     assert (outcome.choice, outcome.out, outcome.over) == (Scale(2, 1), frozenset(), times_measured == 0)

@@ -57,7 +57,6 @@ class Runner:
 SHARED = {
     "env": {"env": Env()},
     "module": {"module": SimpleNamespace()},
-    "rlmodule simplenamespace": {"module": SimpleNamespace(_rl_modules={"policy": SimpleNamespace()})},
     "connector": {"connector": MeanStdFilter()},
     "connector counter": {"connector": Counter()},
 }
@@ -71,6 +70,12 @@ def test_shared_object_with_state_is_found(part, shared):
     del twin  # gymnasium closes vector envs then
     if part == "env":
         assert not shared["env"].closed
+
+
+def test_module_of_a_multi_agent_env_runner_is_found():
+    policy = SimpleNamespace()
+    original, twin = (Runner(module=SimpleNamespace(_rl_modules={"policy": policy})) for _ in range(2))
+    assert twins._shared_state(original, twin) == "the RLModule SimpleNamespace"
 
 
 @pytest.mark.parametrize("shared", [{}, {"connector": AddObservationsFromEpisodesToBatch()}, {"connector": Stateless()}])
