@@ -236,7 +236,15 @@ def test_baseline_is_measured_while_nothing_else_runs(exclusive, others):
     assert values["steady"]["iterations"] == 7.0
     assert [each.settled for each in published] == [False] * 7 + [True]
     assert (published[-1].sps, published[-1].disturbed) == (1000.0, 0.0)
-    assert published[3].disturbed == 1.0
+
+
+def test_baseline_is_marked_if_something_else_always_ran():
+    published, source = [], Measured()
+    source.update = published.append
+    monitor = trial(source=source, is_exclusive=lambda: 0.0)
+    for _ in range(9):
+        measure(monitor, result(1000, 2.0))
+    assert (published[-1].settled, published[-1].disturbed) == (True, 1.0)
 
 
 @pytest.mark.parametrize(
