@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rl_scaling_callback.analysis.laws import LAWS, Measured, fit_laws
-from rl_scaling_callback.core.formulas import interval
 from rl_scaling_callback.core.scale import Scale
 from tests.builders import ROWS
 
@@ -25,10 +24,7 @@ SURFACES = {
     AMDAHL: lambda r, e: 1.5 + (2.1 + 8.9 / e) / r,
     STRAGGLERS: lambda r, e: 1.18 + (2.5 + (8.2 + 1.2 * math.sqrt(2 * math.log(r))) / e) / r,
     CONTENTION: lambda r, e: 2 + (2 + 6 / e) / r + 0.7 * (r - 1) / e,
-    # Not in any of the laws: stragglers in all of a runner's time, cores that saturate, at once or softly.
-    "all stragglers": lambda r, e: 1.18 + (2.5 + 8.2 / e) / r * (1 + 0.125 * math.sqrt(2 * math.log(r))),
-    "saturated": lambda r, e: 1.5 + (2.1 + 8.9 / e) * max(1 / r, 0.5),
-    "soft": lambda r, e: 1.5 + (1 + 7.5 / e) * (r**-4 + 1.6**-4) ** 0.25 + 0.1 * (r - 1),
+    "saturated": lambda r, e: 1.5 + (2.1 + 8.9 / e) * max(1 / r, 0.5),  # of two cores; none of the laws
 }
 
 
@@ -36,11 +32,8 @@ def sps(surface, scale):
     return 1 / surface(scale.num_env_runners, scale.num_envs_per_env_runner)
 
 
-def measure(surface, scales, noise=0.0, rng=None, error=math.nan):
-    def factor():
-        return math.exp(rng.normal(0, noise)) if noise else 1.0
-
-    return [Measured(scale, sps(surface, scale) * factor(), error) for scale in scales]
+def measure(surface, scales, error=math.nan):
+    return [Measured(scale, sps(surface, scale), error) for scale in scales]
 
 
 def by_name(laws):
@@ -63,33 +56,6 @@ def test_noiseless_law_is_recovered(name):
     assert laws.chosen.law.name == name
     assert laws.chosen.mean_error < 0.01
     assert laws.chosen.predict(Scale(5, 6)).sps == pytest.approx(sps(SURFACES[name], Scale(5, 6)))
-
-
-def test_coverage_of_intervals():
-    """Coverage of nominal 95 % intervals with 5 % noise, with the law chosen anew each time, up to twice the measured range."""
-    rng = np.random.default_rng(3)
-    targets = [Scale(1, 1), Scale(3, 1), Scale(6, 2), Scale(2, 4), Scale(4, 4), Scale(2, 6), Scale(1, 8)]
-    coverage = {}
-    for case in [(AMDAHL, TEN), ("all stragglers", TEN), ("saturated", TEN), ("soft", TEN), ("saturated", GRID), ("soft", GRID)]:
-        held = []
-        for _ in range(20):
-            chosen = fit_laws(measure(SURFACES[case[0]], case[1], 0.05, rng)).chosen
-            for fresh in measure(SURFACES[case[0]], targets, 0.05, rng):
-                predicted = chosen.predict(fresh.scale)
-                low, high = interval(predicted.sps, predicted.error)
-                held.append(low <= fresh.sps <= high)
-        coverage[case[0], len(case[1])] = float(np.mean(held))
-    assert 0.90 <= np.mean(list(coverage.values())) <= 0.99, coverage
-    assert min(coverage.values()) >= 0.87, coverage
-
-
-@pytest.mark.parametrize(("name", "most"), [("saturated", 8.0), ("soft", 6.0), (CONTENTION, 5.0)])
-def test_oversubscribed_cores_are_predicted(name, most):
-    """4 % noise alone causes a leave-one-out error of 3 to 4 %; the two-level Amdahl law has 6 % or more here without noise."""
-    rng = np.random.default_rng(4)
-    laws = [fit_laws(measure(SURFACES[name], GRID, 0.04, rng)) for _ in range(5)]
-    assert np.mean([each.chosen.mean_error for each in laws]) < most
-    assert {each.chosen.law.name for each in laws} == {CONTENTION}
 
 
 def test_more_env_runners_than_cores_gain_nothing_unless_some_were_measured():

@@ -113,14 +113,6 @@ def test_reference_samples_longer_and_learns_as_long(options, fragment, spent, s
         assert math.isnan(probed.error), "three probes within a second say nothing about the next second"
 
 
-def test_slower_machine_slows_the_reference_too():
-    machine = Machine()
-    probed = baseline(machine)
-    fast = seconds_of_reference(probed, iteration())
-    machine.slowness = 3.0
-    assert seconds_of_reference(probed, iteration(3.0)) == pytest.approx(3 * fast)
-
-
 @pytest.mark.parametrize(("lasts_s", "least"), [(0.0, 0.93), (3.0, 0.85)])
 def test_stated_errors_hold_the_figure_of_another_trial(lasts_s, least):
     """The machine is slower by a half for a time, as often as not. Half a minute has few independent times of 3 s."""

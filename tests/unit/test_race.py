@@ -128,13 +128,6 @@ def test_configuration_measured_once_is_not_eliminated_and_one_that_cannot_be_is
     assert math.isnan(outcome.speedup[2]) == (times_measured == 0)
 
 
-def test_noise_makes_a_race_longer():
-    times, scales = np.array([1.0, 0.50, 0.49]), (SINGLE, Scale(2, 1), Scale(3, 1))
-    quiet, noisy = (fastest(scales, rounds(times, 6, noise)) for noise in (0.002, 0.05))
-    assert quiet.over
-    assert (noisy.over, set(noisy.rivals) | {noisy.choice}) == (False, set(scales[1:]))
-
-
 @pytest.mark.parametrize(
     ("efficiency", "noise", "out", "over"),
     [
