@@ -110,9 +110,8 @@ def test_callback_adds_parts_cpus_and_exclusivity(folder):
     known = {name: seconds for name, seconds in run.steady.parts.items() if seconds == seconds}
     assert known == {"sample": 2.0, "learn": 1.0, "sync": 0.5, "other": 0.5, "busy": 1.5, "longest": 2.0}
     assert (run.cpus, run.exclusive) == (2.0, 1.0)
-    config = {"num_cpus_for_main_process": 1, "num_cpus_per_env_runner": 0.5, "num_env_runners": 4}
-    folder.trial(results(4, config=config), name="without")
-    assert {run.cpus for study in folder.read().studies for run in study.runs} == {2.0, 3.0}, "those that the config requests"
+    folder.trial(results(4, config={"num_cpus_for_main_process": 1, "num_cpus_per_env_runner": 0.5}), name="without")
+    assert {run.cpus for study in folder.read().studies for run in study.runs} == {2.0, 1.5}, "those that the config requests"
 
 
 def test_one_shared_iteration_makes_a_run_not_exclusive_and_one_without_parts_makes_them_unknown(folder):

@@ -179,6 +179,12 @@ def test_properties_of_a_config(fact, config, expected):
     assert fact({}) == fact({"unknown": 1})
 
 
+def test_cpus_of_a_config_are_unknown_if_learners_or_evaluation_use_more():
+    config = {"num_cpus_for_main_process": 1, "num_cpus_per_env_runner": 0.5, "num_env_runners": 4}
+    assert configs.read_cpus(config) == 3.0
+    assert all(math.isnan(configs.read_cpus({**config, other: 1})) for other in ("num_learners", "evaluation_num_env_runners"))
+
+
 # ---------------------------------------------------------------- what identifies a workload
 
 

@@ -93,8 +93,10 @@ def test_many_studies_take_one_line_each():
 
 def test_what_shares_a_reason_is_left_out_in_one_line():
     left = [LeftOut(f"trial {index}", "no result") for index in range(5)]
-    report = report_of(left_out=(*left, LeftOut("x", "it is offline")))
+    others = [LeftOut(f"x{index}", f"reason {index}") for index in range(4)]
+    report = report_of(left_out=(*left, *others))
     text = printed(report, 200)
+    assert "Left out: 2 more (--verbose lists them)" in text
     assert "Left out: trial 0, trial 1, trial 2 and 2 more: no result" in text
     assert "Nothing to show" in text
     assert json.loads(to_json(report))["studies"] == []
