@@ -19,7 +19,8 @@ from rl_scaling_callback import (
     read_experiment,
     sweep,
 )
-from rl_scaling_callback.report import reason_text, to_json, write_page
+from rl_scaling_callback.report import to_json, write_page
+from rl_scaling_callback.report.decisions import reason_text
 
 
 def page_of(table: str, page: str) -> tuple[Scale, float] | None:

@@ -123,7 +123,6 @@ def _goal(command: Callable[..., Any]) -> Callable[..., Any]:
     help=f"File to write. [default: standard output; {DEFAULT_PAGE} for html]",
 )
 @click.option("--figures", type=click.Path(file_okay=False, path_type=Path), help="Folder for the figures, as SVG.")
-@click.option("--curve", type=click.Path(file_okay=False, path_type=Path), help="Folder for the TensorBoard curve over N.")
 @click.option(
     "--reference",
     callback=_scale,
@@ -144,9 +143,7 @@ def _goal(command: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
     help="Number of iterations to skip at the start of each trial.",
 )
-@click.option(
-    "--verbose", "-v", is_flag=True, help="Table format only: show all configurations, laws, predictions, checklist and notes."
-)
+@click.option("--verbose", "-v", is_flag=True, help="Table format only: show losses, laws, predictions, checklist and notes.")
 @click.option("--exit-code", is_flag=True, help="Exit with code 3 if the goal is not met, 4 if undecided.")
 def report(
     path: str,
@@ -155,7 +152,6 @@ def report(
     form: str,
     output: Path | None,
     figures: Path | None,
-    curve: Path | None,
     reference: Scale,
     columns: dict[str, str],
     pool: tuple[str, ...],
@@ -177,22 +173,21 @@ def report(
     except ExperimentError as error:
         raise click.ClickException(str(error)) from None
 
-    from rl_scaling_callback.report import make_report, save_figures, write_curve
+    from rl_scaling_callback.report import make_report
 
     made = make_report(experiment, goal, reference, target_return=target_return)
     if target_return is not None and not any(study.to_return.is_given for study in made.studies):
         click.echo("--return has no effect: not all runs recorded returns and times, or there is only one configuration", err=True)
     _show(made, form, output, verbose)
-    try:
-        for index, study in enumerate(made.studies, start=1):
-            # One subfolder per workload if there are several.
-            own = "" if len(made.studies) == 1 else str(index)
-            if figures is not None:
-                save_figures(study, figures / own)
-            if curve is not None:
-                write_curve(study, curve / own)
-    except OSError as error:
-        raise click.ClickException(f"the folder can't be written: {error}") from None
+    if figures is not None:
+        from rl_scaling_callback.report.figures import save_figures
+
+        try:
+            for index, study in enumerate(made.studies, start=1):
+                # One subfolder per workload if there are several.
+                save_figures(study, figures / ("" if len(made.studies) == 1 else str(index)))
+        except OSError as error:
+            raise click.ClickException(f"the folder can't be written: {error}") from None
     if exit_code:
         sys.exit(EXIT_CODES[made.studies[0].recommendation.verdict] if made.studies else UNREADABLE)
 
@@ -276,7 +271,7 @@ def sweep(
     """
     try:
         from rl_scaling_callback.core.probing import ProbeError
-        from rl_scaling_callback.report.progress import following
+        from rl_scaling_callback.report.progress import progress_text
         from rl_scaling_callback.sweeping.cluster import connect
         from rl_scaling_callback.sweeping.config_file import load_config, write_config
         from rl_scaling_callback.sweeping.sweep import sweep as run_sweep
@@ -286,18 +281,17 @@ def sweep(
         loaded = load_config(config)
         if num_cpus is not None:
             connect(num_cpus, insist=True)
-        with following(Console(stderr=True)) as follow:
-            made = run_sweep(
-                loaded,
-                goal,
-                runners=runners,
-                envs=envs,
-                budget_minutes=budget,
-                keep_envs=keep_envs,
-                page=page,
-                say=functools.partial(click.echo, err=True),
-                progress=follow,
-            )
+        made = run_sweep(
+            loaded,
+            goal,
+            runners=runners,
+            envs=envs,
+            budget_minutes=budget,
+            keep_envs=keep_envs,
+            page=page,
+            say=functools.partial(click.echo, err=True),
+            progress=lambda view: click.echo(progress_text(view), err=True),
+        )
     except (ValueError, TimeoutError, ProbeError) as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
@@ -307,7 +301,7 @@ def sweep(
     if choice is None or choice.choice is None:
         raise click.ClickException("nothing could be measured; the reasons are listed above")
     if write is not None:
-        from rl_scaling_callback.report import reason_text
+        from rl_scaling_callback.report.decisions import reason_text
 
         write_config(write, config, choice.choice.scale, reason_text(choice))
         click.echo(f"written: {write}", err=True)

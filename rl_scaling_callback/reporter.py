@@ -32,7 +32,7 @@ _READING_SHARE: Final = 0.02
 
 
 class ScalingReporter(tune.Callback):
-    """Prints a table of configurations while Tune runs, and writes the HTML page and the TensorBoard curve at the end.
+    """Prints a table of configurations while Tune runs, and writes the HTML page at the end.
 
     Add it to `tune.RunConfig(callbacks=[ScalingReporter()])`. Trials need not use `ScalingCallback`; if they do, the table also
     attributes the loss of efficiency to causes. Exceptions are logged and never interrupt Tune.
@@ -102,12 +102,10 @@ class ScalingReporter(tune.Callback):
     def _write(self, report: Report, storage: Any) -> None:
         from pyarrow import fs
 
-        from rl_scaling_callback.report import write_curve, write_page
+        from rl_scaling_callback.report import write_page
 
         with tempfile.TemporaryDirectory() as folder:
             write_page(report, Path(folder) / PAGE)
-            for index, study in enumerate(report.studies, start=1):
-                write_curve(study, Path(folder) / ("" if len(report.studies) == 1 else str(index)))
             fs.copy_files(
                 folder,
                 storage.experiment_fs_path,

@@ -15,18 +15,15 @@ from typing import Final
 from rl_scaling_callback.analysis.goals import Candidate
 from rl_scaling_callback.analysis.interference import undisturbed
 from rl_scaling_callback.analysis.noise import SWEPT, USUAL, Noise, variance_of
-from rl_scaling_callback.analysis.returns import INCOMPARABLE, TimeToReturn, times_to_return
+from rl_scaling_callback.analysis.returns import INCOMPARABLE, times_to_return
 from rl_scaling_callback.analysis.runs import Run, Study
 from rl_scaling_callback.core import formulas
-from rl_scaling_callback.core.attribution import LearnerLimits, TimeBreakdown, diagnosis, losses
+from rl_scaling_callback.core.attribution import LearnerLimits, TimeBreakdown, diagnosis, gains, losses
 from rl_scaling_callback.core.comparison import same_steps
 from rl_scaling_callback.core.formulas import NAN
-from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.scale import REFERENCE_SCALE, Scale
 from rl_scaling_callback.core.steady import NOTABLE_CORES, Steady
 from rl_scaling_callback.core.text import counted
-
-SINGLE: Final = Scale(1, 1)
-"""The usual reference: 1 env runner × 1 env."""
 
 MAX_ERROR: Final = 30.0
 """A speedup measured with a larger error [%] decides nothing. Errors that are only assumed, because nothing was repeated, don't
@@ -45,6 +42,7 @@ class Configuration(Candidate):
         core_efficiency: speedup / min(runners, cores) × 100 [%].
         sps_per_cpu: [steps/s].
         losses: percentage points of lost efficiency by cause (see `attribution.CAUSES`); empty if unknown.
+        gains: how many times as fast it would be without each cause that is worth removing (see `attribution.gains`).
         losses_estimated: True if stepping and contention can't be separated.
         diagnosis: the largest loss and a remedy, in one line; "" if unknown.
         cpu_utilisation: [%]; NaN if unknown.
@@ -52,7 +50,6 @@ class Configuration(Candidate):
         variance: variance of ln `sps` relative to other configurations; NaN if unknown.
         disturbed: True if other programs or trials interfered with it or with the baseline; its speedup is then inconclusive.
         notes: caveats about it and its runs.
-        to_return: its time to return.
     """
 
     runs: tuple[Run, ...]
@@ -62,6 +59,7 @@ class Configuration(Candidate):
     core_efficiency: float
     sps_per_cpu: float
     losses: Mapping[str, float] = field(default_factory=dict)
+    gains: Mapping[str, float] = field(default_factory=dict)
     losses_estimated: bool = False
     diagnosis: str = ""
     cpu_utilisation: float = NAN
@@ -69,17 +67,6 @@ class Configuration(Candidate):
     variance: float = NAN
     disturbed: bool = False
     notes: tuple[str, ...] = ()
-    to_return: TimeToReturn = INCOMPARABLE
-
-    @property
-    def sooner(self) -> float:
-        """Speedup of the time to return [×]; NaN if unknown."""
-        return self.to_return.sooner
-
-    @property
-    def sooner_error(self) -> float:
-        """Half-width of the 95 % interval of `sooner` [%]; NaN if unknown."""
-        return self.to_return.sooner_error
 
     @property
     def is_noisy(self) -> bool:
@@ -107,7 +94,9 @@ class Configuration(Candidate):
         return formulas.ratio(self.sps, self.speedup)
 
 
-def configurations(study: Study, reference: Scale = SINGLE, target_return: float | None = None) -> tuple[Configuration, ...]:
+def configurations(
+    study: Study, reference: Scale = REFERENCE_SCALE, target_return: float | None = None
+) -> tuple[Configuration, ...]:
     """Return the configurations of a study, ordered by N, then by env runners, descending.
 
     Speedups are relative to the final baseline: the runs at the reference scale, or `study.baseline`. Without one, the smallest
@@ -125,8 +114,7 @@ def configurations(study: Study, reference: Scale = SINGLE, target_return: float
     cells = {scale: _Cell.of(runs, noise) for scale, runs in groups.items()}
     baseline = cells.get(reference)
     if baseline is None and study.baseline is not None:
-        given = study.baseline.steady
-        baseline = _Cell(study.baseline.scale, (study.baseline,), given, noise.variance(given))
+        baseline = _Cell.of([study.baseline], noise)
     ordered = sorted(cells.values(), key=lambda cell: (cell.scale.parallelism, -cell.scale.num_env_runners))
     unit = 1
     if baseline is None:
@@ -155,12 +143,6 @@ class _Cell:
     def steps(self) -> float:
         """Env steps per iteration."""
         return formulas.ratio(self.steady.env_steps, self.steady.iterations)
-
-    @property
-    def batch(self) -> float:
-        """The batch size that its env steps per iteration are rounded up from; NaN if they aren't."""
-        batches = {run.batch for run in self.runs}
-        return batches.pop() if len(batches) == 1 else NAN
 
     @property
     def breakdown_per_step(self) -> TimeBreakdown:
@@ -199,7 +181,7 @@ def _configuration(
     differs = baseline is not None and steps_count and not same_steps(cell.steps, baseline.steps)
     if baseline is not None and differs:
         steps = f"{cell.steps:,.0f} env steps per iteration, {baseline.steps:,.0f} for the baseline"
-        is_rounded = cell.batch == baseline.batch
+        is_rounded = runs[0].batch > 0 and len({run.batch for run in (*runs, *baseline.runs)}) == 1
         notes.append(f"{steps}: {'RLlib rounds the batch up' if is_rounded else 'not comparable'}")
         baseline = baseline if is_rounded else None
     if baseline is not None:
@@ -209,6 +191,7 @@ def _configuration(
         if study.exclusive_phases or study.waits_are_known:
             lost, estimated = _losses(cell, cells, baseline)
     efficiency = formulas.efficiency(speedup, scale.parallelism / unit)
+    limits = LearnerLimits.of_window(steady.parts, steady.seconds)
     cpus = formulas.mean_of_known(run.cpus for run in runs)
     cpus = 1.0 + scale.num_env_runners if math.isnan(cpus) else cpus
     made = Configuration(
@@ -230,8 +213,9 @@ def _configuration(
         sps_per_cpu=formulas.ratio(steady.sps, cpus),
         cpus=cpus,
         losses=lost,
+        gains=gains(lost, limits),
         losses_estimated=estimated,
-        diagnosis=diagnosis(lost, LearnerLimits.of_window(steady.parts, steady.seconds), steps_in_turn=study.steps_in_turn),
+        diagnosis=diagnosis(lost, limits, steps_in_turn=study.steps_in_turn),
         cpu_utilisation=formulas.mean_of_known(run.cpu_utilisation for run in runs),
         ram_utilisation=max((run.ram_utilisation for run in runs if not math.isnan(run.ram_utilisation)), default=NAN),
         disturbed=any(run.exclusive == 0 or run.others > NOTABLE_CORES for run in (*runs, *(baseline.runs if baseline else ()))),

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final, Literal, NamedTuple
 
+from rl_scaling_callback.analysis.returns import INCOMPARABLE, TimeToReturn
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.checks import non_empty, positive
 from rl_scaling_callback.core.formulas import NAN, interval
@@ -142,6 +143,7 @@ class Candidate:
         cpus: CPUs allocated to a trial.
         ram_utilisation: [%]; NaN if unknown.
         unit: N at which the speedup of perfect scaling is 1×.
+        to_return: its time to return.
     """
 
     scale: Scale
@@ -152,6 +154,7 @@ class Candidate:
     cpus: float
     ram_utilisation: float = NAN
     unit: int = 1
+    to_return: TimeToReturn = INCOMPARABLE
 
     @property
     def ideal(self) -> float:
@@ -166,12 +169,7 @@ class Candidate:
     @property
     def sooner(self) -> float:
         """Speedup of the time to return [×]; NaN if unknown."""
-        return NAN
-
-    @property
-    def sooner_error(self) -> float:
-        """Half-width of the 95 % interval of `sooner` [%]; NaN if unknown."""
-        return NAN
+        return self.to_return.sooner
 
     @property
     def own_error(self) -> float:
@@ -225,19 +223,15 @@ class Standing(NamedTuple):
 
 def standings(candidate: Candidate, goal: Goal) -> list[Standing]:
     """Return the standing of a configuration for each constraint of a goal."""
+    # Efficiency is as uncertain as speedup.
+    of_speedup, of_return = candidate.speedup_error, candidate.to_return.sooner_error
+    errors = {"efficiency": of_speedup, "speedup": of_speedup, "sooner": of_return}
+    # Seeds alone make curves differ, so one run each decides nothing.
+    unclear = {"efficiency": candidate.is_unclear, "speedup": candidate.is_unclear, "sooner": math.isnan(of_return)}
     found = []
     for limit in goal.limits:
-        value = float(getattr(candidate, limit.figure))
-        reach = limit.reach(value)
-        verdict: Verdict
-        if limit.figure == "sooner":
-            # Seeds alone make curves differ, so one run each decides nothing.
-            error = candidate.sooner_error
-            verdict = "undecided" if math.isnan(error) else judge(reach, error, 1.0)
-        else:
-            # Efficiency is as uncertain as speedup.
-            error = candidate.speedup_error if limit.is_least else NAN
-            verdict = judge_speedup(candidate, reach, 1.0) if limit.is_least else judge(reach, error, 1.0)
+        value, error = float(getattr(candidate, limit.figure)), errors.get(limit.figure, NAN)
+        verdict: Verdict = "undecided" if unclear.get(limit.figure) else judge(limit.reach(value), error, 1.0)
         found.append(Standing(limit, value, error, verdict))
     return found
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import math
 from collections.abc import Sequence
-from typing import Final, Protocol, TypeVar
+from typing import Final
 
+from rl_scaling_callback.analysis.runs import Run
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import NOTABLE_CORES
 
-_OVERLAP_S: Final = 1.0
+_MIN_OVERLAP_S: Final = 1.0
 """Overlaps up to this long [s] are ignored: results are logged with their time to the second."""
 
 
@@ -24,40 +25,17 @@ def overlapping(trials: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> 
     spells = sorted((begin, end, host, index) for index, (host, ran) in enumerate(trials) if host for begin, end in ran)
     for begin, end, host, index in spells:
         last, other = latest.get(host, (begin, index))
-        if other != index and min(last, end) - begin > _OVERLAP_S:
+        if other != index and min(last, end) - begin > _MIN_OVERLAP_S:
             found |= {index, other}
         if host not in latest or end > last:
             latest[host] = end, index
     return found
 
 
-class Measurement(Protocol):
-    """A measurement of a configuration."""
-
-    @property
-    def scale(self) -> Scale:
-        """The configuration."""
-
-    @property
-    def others(self) -> float:
-        """Cores that other programs kept busy; NaN if unknown."""
-
-
-M = TypeVar("M", bound=Measurement)
-
-
-def undisturbed(measurements: Sequence[M]) -> list[M]:
-    """Return the measurements without those that have a counterpart at the same scale with notably less interference."""
-    least = {scale: _least(same) for scale, same in _by_scale(measurements).items()}
-    return [each for each in measurements if not each.others > least[each.scale] + NOTABLE_CORES]
-
-
-def _by_scale(measurements: Sequence[M]) -> dict[Scale, list[M]]:
-    groups: dict[Scale, list[M]] = defaultdict(list)
-    for each in measurements:
-        groups[each.scale].append(each)
-    return groups
-
-
-def _least(measurements: Sequence[Measurement]) -> float:
-    return min((each.others for each in measurements if each.others == each.others), default=float("nan"))
+def undisturbed(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs without those that have a counterpart at the same scale with notably less interference."""
+    least: dict[Scale, float] = {}
+    for run in runs:
+        if not math.isnan(run.others):
+            least[run.scale] = min(run.others, least.get(run.scale, math.inf))
+    return [run for run in runs if not run.others > least.get(run.scale, math.inf) + NOTABLE_CORES]

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from statistics import median
 from typing import Final, NamedTuple
 
@@ -27,36 +26,30 @@ from rl_scaling_callback.core.estimates import Array
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 
-FEWEST: Final = 4
+MIN_CONFIGURATIONS: Final = 4
 """Minimum number of configurations to fit a law."""
 
-_FEWEST_FOR_MORE_TERMS: Final = 6
+_MIN_FOR_MORE_TERMS: Final = 6
 """The same for laws of more than three terms, which also need three different numbers of env runners."""
 
-LARGEST_ERROR: Final = 20.0
-"""Largest mean leave-one-out error [%] of a law used for predictions, as in Ernest."""
+MAX_LAW_ERROR: Final = 20.0
+"""Maximum mean leave-one-out error [%] of a law used for predictions, as in Ernest."""
 
 _FAR: Final = 2.0
 """Predictions beyond this many times the measured range are called extrapolated."""
 
-_SPS: Final = (1e-12, 1e12)
-"""Plausible throughputs [steps/s]; others are ignored."""
+_PLAUSIBLE_SPS: Final = (1e-12, 1e12)
+"""Throughputs [steps/s] outside this range are ignored."""
 
-_NO_DIFFERENCE: Final = 0.05
+_NEGLIGIBLE: Final = 0.05
 """Difference between mean leave-one-out errors [% points] that is too small to matter."""
 
-_WIDEST: Final = 20.0
+_MAX_WIDTH: Final = 20.0
 """Half-width of ln T beyond which an interval is meaningless."""
 
 
 class Law(NamedTuple):
-    """A law.
-
-    Attributes:
-        name: what it describes.
-        formula: its formula as text, with one letter from a on for each coefficient.
-        terms: returns its terms for r and e.
-    """
+    """A law: what it describes, its formula with a letter from a on for each coefficient, and its terms as functions of r, e."""
 
     name: str
     formula: str
@@ -88,21 +81,14 @@ LAWS: Final = (
 
 
 class Measured(NamedTuple):
-    """A configuration that the laws are fitted to.
-
-    Attributes:
-        scale: its scale.
-        sps: its throughput [steps/s].
-        error: half-width [%] of the 95 % interval for a repeated measurement; NaN if unknown.
-    """
+    """A throughput [steps/s] with the half-width [%] of its 95 % interval for a repeated measurement, NaN if unknown."""
 
     scale: Scale
     sps: float
     error: float = NAN
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
+class Prediction(NamedTuple):
     """The predicted performance of a configuration.
 
     Attributes:
@@ -124,8 +110,7 @@ class Prediction:
     extrapolated: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Fit:
+class Fit(NamedTuple):
     """A law fitted to measured configurations.
 
     Attributes:
@@ -133,7 +118,7 @@ class Fit:
         coefficients: its coefficients by name [µs per env step].
         errors: leave-one-out error of each configuration [%].
         width: half-width of the 95 % interval of ln T for a new measurement; NaN if unknown.
-        most: largest env runners, envs per runner and N measured.
+        largest: largest env runners, envs per runner and N measured.
         on_a_line: True if all configurations lie on one line, so that N takes the place of r.
         cores: logical cores, beyond which more env runners are taken to gain nothing, as none were measured; infinite otherwise.
         baseline: the measured baseline; its throughput is NaN if there is none.
@@ -143,7 +128,7 @@ class Fit:
     coefficients: Mapping[str, float]
     errors: Sequence[float]
     width: float
-    most: tuple[int, int, int]
+    largest: tuple[int, ...]
     on_a_line: bool
     cores: float
     baseline: Measured
@@ -162,16 +147,16 @@ class Fit:
         """Return its prediction for a configuration."""
         counts = _counts(scale)
         sps = formulas.ratio(1, self._seconds(min(counts[0], self.cores), counts[1]))
-        error, own = _percent(self.width), self.baseline.error if self.baseline.error > 0 else 0.0
         speedup = formulas.speedup(sps, self.baseline.sps)
+        of_baseline = math.log1p(self.baseline.error / 100) if self.baseline.error > 0 else 0.0
         return Prediction(
             scale=scale,
             sps=sps,
-            error=error,
+            error=_percent(self.width),
             speedup=speedup,
-            speedup_error=_percent(math.hypot(self.width, math.log1p(own / 100))),
+            speedup_error=_percent(math.hypot(self.width, of_baseline)),
             efficiency=formulas.efficiency(speedup, scale.parallelism / self.baseline.scale.parallelism),
-            extrapolated=any(count > _FAR * most for count, most in zip(counts, self.most, strict=True)),
+            extrapolated=any(count > _FAR * largest for count, largest in zip(counts, self.largest, strict=True)),
         )
 
     def _seconds(self, r: float, e: float) -> float:
@@ -180,44 +165,20 @@ class Fit:
         return sum(value * float(term[0]) for value, term in zip(self.coefficients.values(), terms, strict=True)) / 1e6
 
 
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """Amdahl's law along one axis: envs of one runner, or runners of one env each.
-
-    Attributes:
-        name: `"env runners"` or `"envs per runner"`.
-        serial_fractions: Karp–Flatt's serial fraction at each N measured on the axis, by N.
-    """
-
-    name: str
-    serial_fractions: Mapping[int, float]
-
-    @property
-    def serial_fraction(self) -> float:
-        """The serial fraction s at the largest N."""
-        return self.serial_fractions[max(self.serial_fractions)]
-
-    @property
-    def limit(self) -> float:
-        """Amdahl's limit of the speedup, 1 / s [×]; NaN if there is none."""
-        return formulas.amdahl_limit(self.serial_fraction)
-
-
-@dataclass(frozen=True, slots=True)
-class Laws:
+class Laws(NamedTuple):
     """The scaling laws fitted to the measured configurations.
 
     Attributes:
         fits: the fitted laws, lowest leave-one-out error first.
         chosen: the law used for predictions; None if there are too few configurations or no law fits them.
-        axes: Amdahl's law along each measured axis.
+        axes: Karp–Flatt's serial fraction by N along each measured axis: env runners of one env, envs of one runner.
         limit: lowest and highest limit of the speedup over laws and axes [×]; NaN if there is none.
         fitted_to: the scales used for fitting.
     """
 
     fits: tuple[Fit, ...]
     chosen: Fit | None
-    axes: tuple[Axis, ...]
+    axes: Mapping[str, Mapping[int, float]]
     limit: tuple[float, float]
     fitted_to: tuple[Scale, ...]
 
@@ -238,10 +199,19 @@ def fit_laws(measured: Sequence[Measured], cores: float = NAN, baseline: Measure
         raise ValueError(
             f"measured has {', '.join(repeated)} more than once; allowed is one entry per scale: combine its runs first"
         )
-    known = sorted(one for one in measured if _SPS[0] <= one.sps <= _SPS[1])
+    known = sorted(one for one in measured if _PLAUSIBLE_SPS[0] <= one.sps <= _PLAUSIBLE_SPS[1])
     fits = sorted(_fits(known, cores, baseline or Measured(Scale(1, 1), NAN)), key=lambda fit: fit.mean_error)
-    axes = _axes(known)
-    return Laws(tuple(fits), _choose(fits), axes, _limit(known, fits, axes), tuple(one.scale for one in known))
+    one_by_one = next((one.sps for one in known if one.scale == Scale(1, 1)), NAN)
+    axes = {name: _serial_fractions(known, one_by_one, axis) for axis, name in enumerate(("env runners", "envs per runner"))}
+    axes = {name: fractions for name, fractions in axes.items() if fractions}
+    limits = [fit.limit for fit in fits] + [axis_limit(fractions) for fractions in axes.values()]
+    fastest = formulas.speedup(max((one.sps for one in known), default=NAN), one_by_one)
+    return Laws(tuple(fits), _choose(fits), axes, _range(limits, fastest), tuple(one.scale for one in known))
+
+
+def axis_limit(serial_fractions: Mapping[int, float]) -> float:
+    """Return Amdahl's limit of the speedup along an axis, 1 / s at its largest N [×]; NaN if there is none."""
+    return formulas.amdahl_limit(serial_fractions[max(serial_fractions)])
 
 
 def _counts(scale: Scale) -> tuple[int, int, int]:
@@ -249,20 +219,21 @@ def _counts(scale: Scale) -> tuple[int, int, int]:
 
 
 def _percent(width: float) -> float:
-    return 100 * math.expm1(width) if width < _WIDEST else NAN
+    return 100 * math.expm1(width) if width < _MAX_WIDTH else NAN
 
 
 def _fits(known: Sequence[Measured], cores: float, baseline: Measured) -> list[Fit]:
-    if len(known) < FEWEST:
+    if len(known) < MIN_CONFIGURATIONS:
         return []
-    counts = np.array([_counts(one.scale) for one in known], dtype=float)
+    counts = np.array([_counts(one.scale) for one in known])
     t = np.array([1e6 / one.sps for one in known])
-    most = (int(counts[:, 0].max()), int(counts[:, 1].max()), int(counts[:, 2].max()))
-    runner_counts, env_counts, _ = (len(np.unique(column)) for column in counts.T)
-    on_a_line = min(runner_counts, env_counts) == 1
-    r, e = (counts[:, 2], np.ones_like(t)) if on_a_line else (counts[:, 0], counts[:, 1])
-    enough = len(known) >= _FEWEST_FOR_MORE_TERMS and len(np.unique(r)) >= 3
-    noise = _noise(known)
+    largest = tuple(counts.max(axis=0).tolist())
+    on_a_line = min(len(np.unique(counts[:, axis])) for axis in (0, 1)) == 1
+    r, e = (counts[:, 2].astype(float), np.ones_like(t)) if on_a_line else (counts[:, 0].astype(float), counts[:, 1].astype(float))
+    enough = len(known) >= _MIN_FOR_MORE_TERMS and len(np.unique(r)) >= 3
+    # From the median error, which is that of a difference between two measurements, with twice the variance.
+    errors = [math.log1p(one.error / 100) for one in known if 0 <= one.error < math.inf]
+    noise = median(errors or [0.0]) / math.sqrt(2)
     fits = []
     for law in LAWS:
         if law.size > 3 and not enough:
@@ -277,21 +248,13 @@ def _fits(known: Sequence[Measured], cores: float, baseline: Measured) -> list[F
                 coefficients=dict(zip("abcdef", _coefficients(terms, t).tolist(), strict=False)),
                 errors=(100 * np.abs(left_out / t - 1)).tolist(),
                 width=max(width, noise),
-                most=most,
+                largest=largest,
                 on_a_line=on_a_line,
-                cores=cores if most[0] <= cores else math.inf,
+                cores=cores if largest[0] <= cores else math.inf,
                 baseline=baseline,
             )
         )
     return fits
-
-
-def _noise(known: Sequence[Measured]) -> float:
-    """Return the half-width of the 95 % interval of ln T around its mean, from the median error; 0 if unknown.
-
-    Errors are those of the difference between two measurements, which has twice the variance.
-    """
-    return median([math.log1p(one.error / 100) for one in known if 0 <= one.error < math.inf] or [0.0]) / math.sqrt(2)
 
 
 def _coefficients(terms: Array, t: Array) -> Array:
@@ -309,31 +272,19 @@ def _choose(fits: Sequence[Fit]) -> Fit | None:
     if not fits:
         return None
     best = fits[0]
-    margin = float(np.std(best.errors, ddof=1)) / math.sqrt(len(best.errors)) + _NO_DIFFERENCE
-    near = [fit for fit in fits if fit.mean_error <= min(best.mean_error + margin, LARGEST_ERROR)]
+    margin = float(np.std(best.errors, ddof=1)) / math.sqrt(len(best.errors)) + _NEGLIGIBLE
+    near = [fit for fit in fits if fit.mean_error <= min(best.mean_error + margin, MAX_LAW_ERROR)]
     return min(near, key=lambda fit: (fit.law.size, fit.mean_error), default=None)
 
 
-def _axes(known: Sequence[Measured]) -> tuple[Axis, ...]:
-    one_by_one = _sps_of_one(known)
-    axes = []
-    for name, index in (("env runners", 1), ("envs per runner", 0)):
-        on_it = {one.scale.parallelism: one.sps for one in known if _counts(one.scale)[index] == 1}
-        fractions = {n: formulas.serial_fraction(formulas.speedup(sps, one_by_one), n) for n, sps in sorted(on_it.items()) if n > 1}
-        if fractions and one_by_one > 0:
-            axes.append(Axis(name, fractions))
-    return tuple(axes)
+def _serial_fractions(known: Sequence[Measured], one_by_one: float, axis: int) -> dict[int, float]:
+    """Return Karp–Flatt's serial fractions by N where the count other than that of the axis is 1; empty without 1r×1e."""
+    on_it = {one.scale.parallelism: one.sps for one in known if _counts(one.scale)[1 - axis] == 1 and one_by_one > 0}
+    return {n: formulas.serial_fraction(formulas.speedup(sps, one_by_one), n) for n, sps in sorted(on_it.items()) if n > 1}
 
 
-def _sps_of_one(known: Sequence[Measured]) -> float:
-    return next((one.sps for one in known if one.scale == Scale(1, 1)), NAN)
-
-
-def _limit(known: Sequence[Measured], fits: Sequence[Fit], axes: Sequence[Axis]) -> tuple[float, float]:
-    limits = [limit for limit in (*(axis.limit for axis in axes), *(fit.limit for fit in fits)) if not math.isnan(limit)]
-    if not limits:
-        return NAN, NAN
-    # A limit below a measured speedup is disproved.
-    best = formulas.speedup(max(one.sps for one in known), _sps_of_one(known))
-    standing = [limit for limit in limits if not limit < best] or [best]
+def _range(limits: Sequence[float], fastest: float) -> tuple[float, float]:
+    """Return the lowest and the highest limit, without those that the fastest measured speedup disproves."""
+    known = [limit for limit in limits if not math.isnan(limit)]
+    standing = [limit for limit in known if not limit < fastest] or ([fastest] if known else [NAN])
     return min(standing), max(standing)

@@ -11,12 +11,11 @@ from typing import Final
 import numpy as np
 from scipy.optimize import nnls
 
-from rl_scaling_callback.analysis.configurations import SINGLE
 from rl_scaling_callback.analysis.race import Outcome, Race
 from rl_scaling_callback.core.estimates import Array, trimmed_mean
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.probing import DISAGREE, Probe, ProbeError
-from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.scale import REFERENCE_SCALE, Scale
 
 _COEFFICIENTS: Final = 3
 """Coefficients of the time of a learner update: a + b·r + c·N."""
@@ -181,7 +180,7 @@ class ProbeRounds:
         reference = NAN
         for each in self.iterations + self.confirmations:
             seconds = each.seconds / each.env_steps
-            if each.scale == SINGLE:
+            if each.scale == REFERENCE_SCALE:
                 reference = seconds
             elif each.scale == scale and reference > 0:
                 speedups.append(math.log(reference / seconds))

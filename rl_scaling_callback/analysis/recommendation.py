@@ -6,13 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from rl_scaling_callback.analysis.choice import choose, tied
+from rl_scaling_callback.analysis.choice import choose
 from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.analysis.goals import Goal, Standing, Verdict, combined, standings
 from rl_scaling_callback.core.steady import DEFAULT_RULE
 
 ENOUGH_ITERATIONS: Final = DEFAULT_RULE.warmup_iterations + DEFAULT_RULE.iteration_limit
 """Iterations after which more would hardly improve a trial's throughput estimate."""
+
+TO_GET_A_BASELINE: Final = (
+    f"Run a trial of the same workload with 1 env runner × 1 env for {ENOUGH_ITERATIONS} iterations, "
+    "or give ScalingCallback probe=True, a baseline_dir or baseline_sps. A table needs a row of that scale."
+)
 
 Ground = Literal["fastest", "nearest", "guess", "none"]
 """The reason for a choice: it is the fastest that meets the goal (or the cheapest tied with it); none meets the goal and it comes
@@ -44,6 +49,11 @@ class Recommendation:
     runner_up: Configuration | None = None
     measured: tuple[Configuration, ...] = ()
 
+    @property
+    def baseline(self) -> Configuration | None:
+        """The configuration that is the baseline; None if it is none of those measured."""
+        return next((each for each in self.measured if each.is_baseline), None)
+
 
 def recommend(configurations: Sequence[Configuration], goal: Goal) -> Recommendation:
     """Return the recommendation for a goal; if no configuration meets it, the choice is the closest and the verdict "not met".
@@ -67,6 +77,9 @@ def recommend(configurations: Sequence[Configuration], goal: Goal) -> Recommenda
     rivals = [each for each in known if not each.is_baseline] if choice.is_baseline else [choice]
     is_guess = bool(rivals) and all(each.is_noisy for each in rivals)
     shared: list[Verdict] = ["undecided"] if any(run.exclusive == 0 for run in choice.runs) else []
+    # The baseline is an obvious alternative: it is the runner-up only if there is no other.
+    others = [each for each in known if each is not choice]
+    others = [each for each in others if not each.is_baseline] or others
     return Recommendation(
         goal=goal,
         choice=choice,
@@ -74,24 +87,6 @@ def recommend(configurations: Sequence[Configuration], goal: Goal) -> Recommenda
         ground="guess" if is_guess else "fastest" if fits else "nearest",
         peers=tuple(peers),
         standings=stands,
-        runner_up=_runner_up(known, choice, goal),
+        runner_up=choose(others, goal).best if others else None,
         measured=tuple(configurations),
     )
-
-
-def ranking(configurations: Sequence[Configuration]) -> list[list[Configuration]]:
-    """Return the configurations in groups, fastest first: those of a group are tied with its fastest within noise."""
-    groups: list[list[Configuration]] = []
-    for each in sorted((each for each in configurations if each.sps > 0), key=lambda each: -each.sps):
-        if groups and tied(each, groups[-1][0]):
-            groups[-1].append(each)
-        else:
-            groups.append([each])
-    return groups
-
-
-def _runner_up(known: Sequence[Configuration], choice: Configuration, goal: Goal) -> Configuration | None:
-    others = [each for each in known if each is not choice]
-    # The baseline is an obvious alternative: name it only if there is no other.
-    others = [each for each in others if not each.is_baseline] or others
-    return choose(others, goal).best if others else None

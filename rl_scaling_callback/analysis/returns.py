@@ -24,10 +24,10 @@ from rl_scaling_callback.analysis.runs import Iteration, Run
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 
-FEWEST_RETURNS: Final = 5
+MIN_RETURNS: Final = 5
 """Minimum number of iterations with a return on each side of a comparison of learning."""
 
-LASTING: Final = 0.25
+END_OF_RUN: Final = 0.25
 """The share of a run, at its end, over which learning is compared."""
 
 _ROUND_DOWN: Final = Context(prec=3, rounding=ROUND_FLOOR)
@@ -95,7 +95,7 @@ def times_to_return(
     """
     curves = {scale: [_curve(run) for run in runs] for scale, runs in groups.items()}
     every = [curve for several in curves.values() for curve in several]
-    if len(groups) < 2 or not all(len(curve) >= FEWEST_RETURNS for curve in every):
+    if len(groups) < 2 or not all(len(curve) >= MIN_RETURNS for curve in every):
         return {}
     wanted = _highest(every) if target is None else target
     if target is None and any(curve[0].lasting_return >= wanted for curve in every):
@@ -133,7 +133,7 @@ def _curve(run: Run) -> list[Iteration]:
 
 
 def _highest(curves: Sequence[Sequence[Iteration]]) -> float:
-    ends = (next(each for each in curve if each.elapsed >= (1 - LASTING) * curve[-1].elapsed) for curve in curves)
+    ends = (next(each for each in curve if each.elapsed >= (1 - END_OF_RUN) * curve[-1].elapsed) for curve in curves)
     return float(_ROUND_DOWN.create_decimal(repr(min(each.lasting_return for each in ends))))
 
 

@@ -126,12 +126,7 @@ class Study:
 
 
 class LeftOut(NamedTuple):
-    """A trial, configuration, row or file of an experiment that was left out.
-
-    Attributes:
-        name: what was left out. Untrusted text: escape it for display.
-        reason: why, and a remedy if there is one.
-    """
+    """A trial, configuration, row or file that was left out, and why. Both texts are untrusted: escape them for display."""
 
     name: str
     reason: str

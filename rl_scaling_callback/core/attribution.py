@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import median_low
 from typing import Final, NamedTuple
 
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.text import rounded
 
 PHASES: Final = ("sample", "learn", "sync", "evaluate", "other")
 """The phases of an iteration. They are exclusive and add up to its duration."""
@@ -99,16 +99,7 @@ class TimeBreakdown(NamedTuple):
     @property
     def parts(self) -> dict[str, float]:
         """Seconds by name, without evaluation, which steady figures exclude."""
-        return {
-            "sample": self.sample,
-            "learn": self.learn,
-            "sync": self.sync,
-            "other": self.other,
-            "busy": self.busy,
-            "longest": self.longest,
-            "reset": self.reset,
-            "all_resets": self.all_resets,
-        }
+        return {name: seconds for name, seconds in self._asdict().items() if name != "evaluate"}
 
     @property
     def total(self) -> float:
@@ -195,18 +186,19 @@ _ADVICE: Final[Mapping[str, str]] = {
     "other": "time outside RLlib's phases; check callbacks, checkpoints and logging",
 }
 
-
 _ADVICE_IF_VECTORISED: Final = (
     "stepping all sub-envs takes longer than stepping one; use more env runners rather than more envs per runner"
 )
 """The advice for `serial_stepping` if sub-envs step in parallel or as one vectorised env."""
 
-_NOTHING: Final = 0.5
-"""A loss of fewer percentage points than this is negligible."""
+MIN_LOSS: Final = 0.5
+"""Fewer lost points than this are negligible."""
+
+_MIN_GAIN: Final = 1.05
+"""What training would gain without a cause is told from this factor on."""
 
 
-@dataclass(frozen=True, slots=True)
-class LearnerLimits:
+class LearnerLimits(NamedTuple):
     """Upper bounds that an asynchronous learner sets on throughput.
 
     Attributes:
@@ -233,12 +225,30 @@ class LearnerLimits:
         if not (busy_s > 0 and seconds > 0 and waited_s == waited_s):
             return None
         busy = min(1.0, busy_s / seconds)
-        waiting = min(max(0.0, waited_s / seconds), 0.99)
-        return cls(busy, 1 / busy, min(2 / busy, 1 / (1 - waiting)))
+        return cls(busy, 1 / busy, min(2 / busy, speed_without(min(100 * max(0.0, waited_s / seconds), 99))))
+
+
+def speed_without(points: float) -> float:
+    """Return how many times as fast training would be without a cause that loses `points` of efficiency; NaN from 100 points on.
+
+    The cause loses points = 100·(N·C_i − C0_i) / (N·T), and so C_i − C0_i/N = T·points/100 seconds of an iteration. Without them it
+    takes T·(1 − points/100), and the factor is 1 / (1 − points/100).
+    """
+    return formulas.ratio(1, 1 - points / 100) if points < 100 else NAN
+
+
+def gains(lost: Mapping[str, float], learner: LearnerLimits | None = None) -> dict[str, float]:
+    """Return `speed_without` of each cause of which it is at least 1.05×.
+
+    Without a cause other than `learn`, an asynchronous learner gets more to do, and is saturated at `from_runners`.
+    """
+    most = {cause: math.inf if cause == "learn" or learner is None else learner.from_runners for cause in lost}
+    factors = {cause: min(speed_without(points), most[cause]) for cause, points in lost.items()}
+    return {cause: factor for cause, factor in factors.items() if factor >= _MIN_GAIN}
 
 
 def diagnosis(lost: Mapping[str, float], learner: LearnerLimits | None = None, *, steps_in_turn: bool = True) -> str:
-    """Return the largest cause of lost efficiency, a remedy, and the learner's limits in one line; "" if nothing is lost.
+    """Return the largest cause of lost efficiency, what it costs, a remedy, and the learner's limits; "" if nothing is lost.
 
     Args:
         lost: percentage points by cause, as returned by `losses`.
@@ -246,14 +256,16 @@ def diagnosis(lost: Mapping[str, float], learner: LearnerLimits | None = None, *
         steps_in_turn: whether env runners step their sub-envs one after another.
     """
     total = sum(lost.values())
-    if total <= _NOTHING and lost:
+    if total <= MIN_LOSS and lost:
         return ""
     sentences = []
     # A NaN cause makes the sum NaN: the largest cause is unknown. The learner's limits need no baseline.
-    if total > _NOTHING:
+    if total > MIN_LOSS:
         cause = max(lost, key=lost.__getitem__)
         advice = _ADVICE[cause] if steps_in_turn or cause != "serial_stepping" else _ADVICE_IF_VECTORISED
-        sentences.append(f"{cause.replace('_', ' ')}: {round(lost[cause])} of {round(total)} lost points; {advice}")
+        gained = gains(lost, learner).get(cause)
+        without = f" ({rounded(gained, 2, '×')} as fast without it)" if gained else ""
+        sentences.append(f"{cause.replace('_', ' ')}: {round(lost[cause])} of {round(total)} lost points{without}; {advice}")
     if learner is not None:
         sentences.append(
             f"The learner is busy {100 * learner.busy:.0f} %: at most {learner.from_runners:.2f}× from more env runners; "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from operator import index
+from typing import Final
 
 from rl_scaling_callback.core import formulas
 
@@ -64,3 +65,7 @@ class Scale:
         if match is None:
             raise ValueError(f"scale is {text!r}; allowed are strings such as '1r1e' or '8r×2e' (runners, envs per runner)")
         return cls(int(match[1]), int(match[2]))
+
+
+REFERENCE_SCALE: Final = Scale(1, 1)
+"""The usual reference, 1r×1e."""

@@ -110,7 +110,12 @@ KEYS: Final[tuple[Key, ...]] = (
         "env steps dropped because the learners were full, and those overwritten in APPO's circular buffer before an update; `sps` "
         "includes them. Unknown where the queue is",
     ),
-    Key("diagnosis", "text", "largest cause of lost efficiency over the steady window, and a remedy; empty when unknown", ""),
+    Key(
+        "diagnosis",
+        "text",
+        "largest cause of lost efficiency over the steady window, the speed without it, and a remedy; empty when unknown",
+        "",
+    ),
     Key("is_baseline", "0/1", "1 when this trial is the reference"),
     Key(
         "comparable",

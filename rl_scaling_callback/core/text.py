@@ -10,7 +10,7 @@ from rl_scaling_callback.core.formulas import interval
 
 UNKNOWN: Final = "–"
 
-_WIDEST_ERROR: Final = 100.0
+_MAX_ERROR: Final = 100.0
 """Half-width of an interval [%] beyond which it is too wide to be useful."""
 
 
@@ -31,14 +31,9 @@ def rounded(value: float, decimals: int, unit: str = "", *, digits: int = 3) -> 
     return f"{value:,.{decimals}f}{unit}"
 
 
-def duration(seconds: float) -> str:
-    """Return seconds with three significant digits; "–" for NaN."""
-    return rounded(seconds, 6)
-
-
 def percent(error: float) -> str:
     """Return the half-width of an interval with two significant digits, `"± 3.4 %"`, or `"± > 100 %"`."""
-    return "± > 100 %" if error > _WIDEST_ERROR else f"± {rounded(error, 1, digits=2)} %"
+    return "± > 100 %" if error > _MAX_ERROR else f"± {rounded(error, 1, digits=2)} %"
 
 
 def with_interval(value: float, error: float, decimals: int, unit: str) -> str:
@@ -53,7 +48,7 @@ def with_interval(value: float, error: float, decimals: int, unit: str) -> str:
     text = rounded(value, decimals, unit)
     if not error > 0:
         return text
-    if error > _WIDEST_ERROR:
+    if error > _MAX_ERROR:
         return f"{text} {percent(error)}"
     low, high = interval(value, error)
     return f"{text} ({rounded(low, decimals)} to {rounded(high, decimals)})"

@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rl_scaling_callback._version import __version__
-from rl_scaling_callback.analysis.configurations import SINGLE
 from rl_scaling_callback.analysis.goals import Goal
 from rl_scaling_callback.analysis.runs import Experiment
 from rl_scaling_callback.core import text
 from rl_scaling_callback.core.checks import finite
-from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.scale import REFERENCE_SCALE, Scale
 from rl_scaling_callback.report import decisions, sections
 from rl_scaling_callback.report.columns import columns_of
 from rl_scaling_callback.report.study import StudyReport, study_report
 
-_TEMPLATE = "page.html.j2"
+PAGE: Final = "scaling_report.html"
+"""File name of the page in the experiment's folder."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -53,7 +53,7 @@ class Report:
 def make_report(
     experiment: Experiment | Any,
     goal: str | Goal = "balanced",
-    reference: str | Scale = SINGLE,
+    reference: str | Scale = REFERENCE_SCALE,
     made: datetime | None = None,
     *,
     target_return: float | None = None,
@@ -102,9 +102,9 @@ def render_page(report: Report) -> str:
     environment = Environment(
         loader=PackageLoader(__package__, ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(rounded=text.rounded, duration=text.duration, printable=text.printable)
+    environment.filters.update(rounded=text.rounded, printable=text.printable)
     environment.globals.update(decisions=decisions, sections=sections, columns_of=columns_of, pictures=PICTURES, ink=INK)
-    return environment.get_template(_TEMPLATE).render(report=report)
+    return environment.get_template("page.html.j2").render(report=report)
 
 
 def write_page(report: Report, path: str | Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from rl_scaling_callback.analysis.checklist import Check, checklist
@@ -48,18 +48,19 @@ class StudyReport:
     @property
     def remarks(self) -> tuple[str, ...]:
         """Sentences without which its figures could be misread."""
-        smallest = next((c.scale for c in self.configurations if c.is_baseline and c.unit > 1), None)
-        beyond = [f"{c.scale} ({c.efficiency:.0f} %)" for c in self.configurations if _is_superlinear(c)]
-        remarks = {
-            "Speedup is relative to {}, the smallest scale measured, and efficiency to its N.": str(smallest or ""),
-            "Superlinear: {}. Is the work per env step the same, and was the baseline undisturbed?": ", ".join(beyond),
-        }
-        return (*(remark.format(about) for remark, about in remarks.items() if about), *self._about_returns())
+        return tuple(self._remarks())
 
-    def _about_returns(self) -> Iterator[str]:
-        """Yield how times to return are defined, if they are known."""
+    def _remarks(self) -> Iterator[str]:
+        found = self.configurations
+        if smallest := next((c.scale for c in found if c.is_baseline and c.unit > 1), None):
+            yield f"Speedup is relative to {smallest}, the smallest scale measured, and efficiency to its N."
+        # Above 100 % by more than the error, and than that of figures with two digits.
+        beyond = [c for c in found if interval(c.efficiency, c.speedup_error if c.speedup_error > 2 else 2.0)[0] > 100]
+        if beyond:
+            scales = ", ".join(f"{c.scale} ({c.efficiency:.0f} %)" for c in beyond)
+            yield f"Superlinear: {scales}. Is the work per env step the same, and was the baseline undisturbed?"
         name, is_given = self.to_return.name, self.to_return.is_given
-        known = [c.to_return for c in self.configurations if c.to_return.seconds > 0]
+        known = [c.to_return for c in found if c.to_return.seconds > 0]
         if known:
             why = "" if is_given else ", the highest at which all runs stay for the last quarter of their time or longer"
             yield f"Time to {name}: training time until the mean return stays at or above it{why}."
@@ -70,15 +71,12 @@ class StudyReport:
 
     def predictions(self) -> tuple[Prediction, ...]:
         """Return the chosen law's predictions for the gaps in the measured grid and for twice the env runners, by N."""
-        fit = self.laws.chosen
-        if fit is None:
+        if self.laws.chosen is None:
             return ()
         measured = {c.scale for c in self.configurations}
         runners = {scale.num_env_runners for scale in measured}
-        envs = {scale.num_envs_per_env_runner for scale in measured}
-        runners.add(2 * max({1, *runners}))
-        wanted = {Scale(r, e) for r in runners for e in envs} - measured
-        return tuple(fit.predict(scale) for scale in sorted(wanted, key=lambda scale: (scale.parallelism, scale)))
+        wanted = {Scale(r, c.num_envs_per_env_runner) for r in {*runners, 2 * max({1, *runners})} for c in measured} - measured
+        return tuple(map(self.laws.chosen.predict, sorted(wanted, key=lambda scale: (scale.parallelism, scale))))
 
 
 def study_report(study: Study, goal: Goal, reference: Scale, target_return: float | None = None) -> StudyReport:
@@ -91,30 +89,13 @@ def study_report(study: Study, goal: Goal, reference: Scale, target_return: floa
         target_return: the return of the times to return; None for the highest that all runs reach.
     """
     found = configurations(study, reference, target_return)
-    cores = max((run.cores for run in study.runs if run.cores > 0), default=NAN)
-    laws = fit_laws(_measured(study, found), cores, _baseline(found))
-    goals = {goal.name: goal} | {name: other for name, other in GOALS.items() if name != goal.name}
-    recommendations = {name: recommend(found, each) for name, each in goals.items()}
-    return StudyReport(study, found, laws, recommendations, checklist(recommendations[goal.name], laws, study.gpus))
-
-
-def _baseline(found: Sequence[Configuration]) -> Measured:
-    """Return what speedups are relative to, with its error if it was measured."""
-    sps, unit = next(((each.baseline_sps, each.unit) for each in found if each.baseline_sps > 0), (NAN, 1))
-    return Measured(Scale(1, unit), sps, next((each.own_error for each in found if each.is_baseline), NAN))
-
-
-def _is_superlinear(configuration: Configuration) -> bool:
-    """Return whether the efficiency is above 100 % by more than its error, and than that of figures with two digits."""
-    error = configuration.speedup_error
-    low, _ = interval(configuration.efficiency, error if error > 2 else 2.0)
-    return low > 100
-
-
-def _measured(study: Study, found: Sequence[Configuration]) -> list[Measured]:
-    """Return the throughput of each configuration, including that of a baseline from outside the experiment."""
     measured = [Measured(c.scale, c.sps, c.own_error) for c in found]
     given = study.baseline
     if given is not None and given.scale not in {c.scale for c in found}:
         measured.append(Measured(given.scale, given.steady.sps, given.steady.error))
-    return measured
+    sps, unit = next(((c.baseline_sps, c.unit) for c in found if c.baseline_sps > 0), (NAN, 1))
+    baseline = Measured(Scale(1, unit), sps, next((c.own_error for c in found if c.is_baseline), NAN))
+    laws = fit_laws(measured, max((run.cores for run in study.runs if run.cores > 0), default=NAN), baseline)
+    goals = {goal.name: goal} | {name: other for name, other in GOALS.items() if name != goal.name}
+    recommendations = {name: recommend(found, each) for name, each in goals.items()}
+    return StudyReport(study, found, laws, recommendations, checklist(recommendations[goal.name], laws, study.gpus))

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Final
 
-from rl_scaling_callback.analysis.configurations import MAX_ERROR, SINGLE
+from rl_scaling_callback.analysis.configurations import MAX_ERROR
 from rl_scaling_callback.analysis.probe_rounds import FEWEST_ITERATIONS, ProbeRounds, UnlikeTrainingError, is_within
 from rl_scaling_callback.analysis.race import FEWEST_ROUNDS, Grid, Outcome, Race
 from rl_scaling_callback.core.estimates import Estimate, trimmed_mean
 from rl_scaling_callback.core.probing import Probe, ProbeError
-from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.scale import REFERENCE_SCALE, Scale
 from rl_scaling_callback.core.text import counted
 from rl_scaling_callback.report.progress import ProgressView
 from rl_scaling_callback.sweeping import cluster
@@ -84,7 +84,7 @@ def sweep_by_probes(
         TimeoutError: the cluster's resources are in use by others.
     """
     first = grid.envs[:_FIRST_ENVS] if grows else grid.envs
-    scales = [SINGLE, *sorted({Scale(r, e) for r in grid.runners for e in first} - {SINGLE})]
+    scales = [REFERENCE_SCALE, *sorted({Scale(r, e) for r in grid.runners for e in first} - {REFERENCE_SCALE})]
     most = grid.runners[-1]
     say(f"Starting one Algorithm with {counted(most, 'env runner')} to probe {counted(len(scales), 'configuration')}")
     host = Host(cluster.at_scale(config, Scale(most, 1)), keep_envs=keep_envs, say=say)
@@ -185,8 +185,8 @@ class _Running:
         """Train with the reference and the candidates in turn, where the rounds haven't; return ln of the candidates' speedups."""
         rounds, confirmed = self.rounds, dict[Scale, Estimate]()
         outcome = rounds.judge(self.race)
-        candidates = [scale for scale in outcome.equals[:2] if scale != SINGLE]
-        trained = [each.sps for each in outcome.candidates if each.scale in [*candidates, SINGLE]]
+        candidates = [scale for scale in outcome.equals[:2] if scale != REFERENCE_SCALE]
+        trained = [each.sps for each in outcome.candidates if each.scale in [*candidates, REFERENCE_SCALE]]
         turn_s = sum(1 / sps for sps in trained) * fmean(each.env_steps for each in rounds.iterations)
         self.limit.start_confirming(turn_s)
         while candidates:
@@ -201,8 +201,8 @@ class _Running:
                     self.say("The budget leaves no time to confirm the result by training")
                 break
             if not rounds.confirmations:
-                self.say(f"Training with {', '.join(map(str, [*candidates, SINGLE]))} to confirm the result")
-            for scale in candidates if rounds.last_trained == SINGLE else [SINGLE, *candidates]:
+                self.say(f"Training with {', '.join(map(str, [*candidates, REFERENCE_SCALE]))} to confirm the result")
+            for scale in candidates if rounds.last_trained == REFERENCE_SCALE else [REFERENCE_SCALE, *candidates]:
                 rounds.confirmations.append(self.host.train(scale))
         return confirmed
 
@@ -269,7 +269,7 @@ def measure(rounds: ProbeRounds, host: Host, race: Race) -> None:
         probe = host.probe(scale, number)
         if isinstance(probe, Probe):
             found[scale] = probe
-        elif scale == SINGLE:
+        elif scale == REFERENCE_SCALE:
             raise ProbeError(probe)
         else:
             rounds.failed[scale] = probe
@@ -286,10 +286,10 @@ def measure(rounds: ProbeRounds, host: Host, race: Race) -> None:
 
 def _next_to_train(rounds: ProbeRounds, race: Race) -> Scale:
     """Return a configuration to learn the update's time from, the reference, and the choice so far, in turn."""
-    others = [scale for scale in rounds.running if scale != SINGLE]
+    others = [scale for scale in rounds.running if scale != REFERENCE_SCALE]
     turn = len(rounds.iterations) % 3
     if turn == 1 or not others:
-        return SINGLE
+        return REFERENCE_SCALE
     if turn == 2 and (choice := rounds.judge(race).choice) in others:
         return choice
     times = Counter(each.scale for each in rounds.iterations)

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from rl_scaling_callback.analysis.choice import choose
-from rl_scaling_callback.analysis.configurations import SINGLE, pooled
+from rl_scaling_callback.analysis.configurations import pooled
 from rl_scaling_callback.analysis.probe_rounds import is_within
 from rl_scaling_callback.analysis.race import Grid, Outcome, Race
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.probing import ProbeError
-from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.scale import REFERENCE_SCALE, Scale
 from rl_scaling_callback.core.steady import Steady, SteadyRule, SteadyWindow
 from rl_scaling_callback.core.text import counted
 from rl_scaling_callback.report.progress import ProgressView
@@ -73,8 +73,8 @@ def sweep_by_training(
         config = config.copy(copy_frozen=False).evaluation(evaluation_interval=None)
     trained, race = _Trained(config, say), replace(race, independent=True)
     until = math.inf if budget_s is None else clock() + budget_s
-    scales, interrupted = [SINGLE], False
-    todo = [SINGLE, *({Scale(grid.runners[0], grid.envs[0])} - {SINGLE})]
+    scales, interrupted = [REFERENCE_SCALE], False
+    todo = [REFERENCE_SCALE, *({Scale(grid.runners[0], grid.envs[0])} - {REFERENCE_SCALE})]
     try:
         while todo:
             for scale in todo:
@@ -116,7 +116,7 @@ class _Trained:
         try:
             self.rounds[-1][scale] = self._steady(scale)
         except ProbeError as error:
-            if scale == SINGLE and not self.rounds[0]:
+            if scale == REFERENCE_SCALE and not self.rounds[0]:
                 raise
             self.failed[scale] = str(error)
             self._say(f"{scale} is left out: {error}")
@@ -156,6 +156,8 @@ def _next(trained: _Trained, race: Race, grid: Grid, outcome: Outcome) -> list[S
     if more or times >= _TIMES or len(trained.rounds) == _MOST_ROUNDS:
         return more
     trained.rounds.append({})
-    rivals = [each for each in outcome.candidates if each.scale not in (SINGLE, outcome.choice) and each.scale not in outcome.out]
+    rivals = [
+        each for each in outcome.candidates if each.scale not in (REFERENCE_SCALE, outcome.choice) and each.scale not in outcome.out
+    ]
     second = [choose(rivals, race.goal).best.scale] if rivals else []
-    return [each for each in dict.fromkeys([SINGLE, outcome.choice, *second]) if each not in trained.failed]
+    return [each for each in dict.fromkeys([REFERENCE_SCALE, outcome.choice, *second]) if each not in trained.failed]

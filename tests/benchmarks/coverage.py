@@ -21,13 +21,13 @@ from scipy.optimize import brentq
 from scipy.special import polygamma, stdtrit
 
 from rl_scaling_callback.analysis import noise
-from rl_scaling_callback.analysis.configurations import SINGLE, Configuration, configurations
+from rl_scaling_callback.analysis.configurations import Configuration, configurations
 from rl_scaling_callback.analysis.goals import judge
 from rl_scaling_callback.analysis.laws import Measured, fit_laws
 from rl_scaling_callback.analysis.noise import within
 from rl_scaling_callback.analysis.runs import Run, Study
 from rl_scaling_callback.core.formulas import interval
-from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.scale import REFERENCE_SCALE, Scale
 from rl_scaling_callback.core.steady import SteadyRule, SteadyWindow
 from rl_scaling_callback.report.decisions import repeats_needed
 
@@ -128,7 +128,7 @@ def compared(here: Study, there: Study) -> tuple[list[tuple[bool, float]], list[
     speedup = [
         (holds(a.speedup, a.speedup_error, b.speedup), a.speedup_error)
         for a, b in both
-        if a.scale != SINGLE and a.speedup > 0 and b.speedup > 0
+        if a.scale != REFERENCE_SCALE and a.speedup > 0 and b.speedup > 0
     ]
     return sps, speedup
 
@@ -163,9 +163,9 @@ def from_iterations(name: str) -> tuple[list[tuple[bool, float]], list[tuple[boo
         for scale in here.keys() & there.keys():
             mine, its = here[scale].steady, there[scale].steady
             sps.append((holds(mine.sps, mine.error, its.sps), mine.error))
-            if scale != SINGLE and SINGLE in here and SINGLE in there:
-                ratios = [each[scale].steady.sps / each[SINGLE].steady.sps for each in (here, there)]
-                error = welch(here[scale], here[SINGLE])
+            if scale != REFERENCE_SCALE and REFERENCE_SCALE in here and REFERENCE_SCALE in there:
+                ratios = [each[scale].steady.sps / each[REFERENCE_SCALE].steady.sps for each in (here, there)]
+                error = welch(here[scale], here[REFERENCE_SCALE])
                 speedup.append((holds(ratios[0], error, ratios[1]), error))
     return sps, speedup
 
@@ -199,7 +199,7 @@ def recorded(name: str, source: str) -> None:
 
 
 def single(name: str, each: int) -> bool:
-    return any(run.scale == SINGLE for run in grid(name, {each}).runs)
+    return any(run.scale == REFERENCE_SCALE for run in grid(name, {each}).runs)
 
 
 # Simulated
@@ -256,7 +256,7 @@ def advice(between: float) -> None:
                 window.add(1000, seconds * math.exp(own + rng.normal(0, 0.03)))
             return Run(name=f"{scale} {number}", scale=scale, steady=window.read())
 
-        ends = ((SINGLE, 1.0), (Scale(4, 1), 1 / truth))
+        ends = ((REFERENCE_SCALE, 1.0), (Scale(4, 1), 1 / truth))
         runs = [run(scale, seconds, 0) for scale, seconds in ends]
         baseline, found = configurations(Study("advice", tuple(runs)))
         if judge(found.speedup, found.speedup_error, least) != "undecided":
@@ -286,11 +286,11 @@ def verdicts(name: str) -> None:
     for each in sorted({repetition(run) for run in grid(name).runs if single(name, repetition(run))}):
         runs = {run.scale: run for run in grid(name, {each}).runs}
         for found in configurations(grid(name, {each})):
-            if found.scale == SINGLE:
+            if found.scale == REFERENCE_SCALE:
                 continue
             for what, least in THRESHOLDS:
                 figure, right = getattr(found, what), getattr(truth[found.scale], what) >= least
-                earlier = welch(runs[found.scale], runs[SINGLE])
+                earlier = welch(runs[found.scale], runs[REFERENCE_SCALE])
                 for when, error in (("iterations alone", earlier), ("with repeats", found.speedup_error)):
                     verdict = judge(figure, error, least)
                     column = 2 if verdict == "undecided" else 0 if (verdict == "met") == right else 1
@@ -299,7 +299,7 @@ def verdicts(name: str) -> None:
     pairs = list(combinations([each for each in range(5) if single(name, each)], 2))
     for pair in pairs:
         for found in configurations(grid(name, set(pair))):
-            for what, least in THRESHOLDS if found.scale != SINGLE else ():
+            for what, least in THRESHOLDS if found.scale != REFERENCE_SCALE else ():
                 verdict = judge(getattr(found, what), found.speedup_error, least)
                 right = getattr(truth[found.scale], what) >= least
                 twice[2 if verdict == "undecided" else 0 if (verdict == "met") == right else 1] += 1
@@ -325,20 +325,20 @@ def law_coverage(name: str) -> None:
     seen: list[bool] = []
     unseen: list[bool] = []
     rounds = {each: {run.scale: run.steady.sps for run in grid(name, {each}).runs} for each in range(5)}
-    rounds = {each: sps for each, sps in rounds.items() if SINGLE in sps}
+    rounds = {each: sps for each, sps in rounds.items() if REFERENCE_SCALE in sps}
     for each in [*rounds][:2]:
         found = configurations(grid(name, {each}))
-        for left_out in (None, *(c for c in found if c.scale != SINGLE)):
-            single = next(c for c in found if c.scale == SINGLE)
-            baseline = Measured(SINGLE, single.sps, single.own_error)
+        for left_out in (None, *(c for c in found if c.scale != REFERENCE_SCALE)):
+            single = next(c for c in found if c.scale == REFERENCE_SCALE)
+            baseline = Measured(REFERENCE_SCALE, single.sps, single.own_error)
             law = fit_laws(measured([c for c in found if c is not left_out]), found[0].runs[0].cores, baseline).chosen
             if law is None:
                 continue
             for sps in (sps for other, sps in rounds.items() if other != each):
-                for scale in sps.keys() - {SINGLE} if left_out is None else sps.keys() & {left_out.scale}:
+                for scale in sps.keys() - {REFERENCE_SCALE} if left_out is None else sps.keys() & {left_out.scale}:
                     predicted = law.predict(scale)
                     low, high = interval(predicted.speedup, predicted.speedup_error)
-                    (seen if left_out is None else unseen).append(low <= sps[scale] / sps[SINGLE] <= high)
+                    (seen if left_out is None else unseen).append(low <= sps[scale] / sps[REFERENCE_SCALE] <= high)
     print(f"  {name:12} repeats of what the law was fitted to {100 * fmean(seen):.1f} %, of others {100 * fmean(unseen):.1f} %")
 
 

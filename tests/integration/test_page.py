@@ -1,24 +1,18 @@
-"""The page and TensorBoard's curve as rendered by a browser."""
+"""The page as rendered by a browser."""
 
 import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from contextlib import closing
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
 from rl_scaling_callback.analysis.runs import LeftOut
-from rl_scaling_callback.report import render_page, write_curve, write_page
-from rl_scaling_callback.report.columns import COLUMNS
+from rl_scaling_callback.report import render_page, write_page
+from rl_scaling_callback.report.columns import columns_of
 from rl_scaling_callback.report.decisions import code_text, doubt_lines, why_lines
 from rl_scaling_callback.report.sections import alternatives, sections
 from tests.builders import PRINTED, nan_row, report_of, run, sampled, users_ten
@@ -93,17 +87,18 @@ def user():
 def test_page_shows_the_data(user, tmp_path):
     document = Document(opened(write_page(user, tmp_path / "page.html").as_uri(), tmp_path / "profile"))
     (study,) = user.studies
-    assert document.rows == [{column.name: column.cell(c) for column in COLUMNS} for c in study.configurations]
+    columns = columns_of(study.configurations)
+    assert document.rows == [{column.name: column.cell(c) for column in columns} for c in study.configurations]
     on_screen = {row["config"]: (int(row["parallelism"]), row["speedup"], row["efficiency"]) for row in document.rows}
     assert on_screen == PRINTED
     asked = study.recommendation
     words = (*why_lines(asked), *doubt_lines(asked), *alternatives(study), code_text(asked))
     for text in ("Use 4r×1e", *words, "Goal balanced", "2026-11-22 12:00 UTC"):
         assert " ".join(text.split()) in document.words
-    # Speedup and efficiency are drawn, and the text of the figures is part of the page.
-    assert document.elements.count("svg") == 2
+    # The speedup is drawn, and the text of the figure is part of the page.
+    assert document.elements.count("svg") == 1
     assert "N = env runners × envs per runner" in document.words
-    assert all(line in document.words for section in sections(study) for line in section.lines)
+    assert all(line in document.words for lines in sections(study).values() for line in lines)
 
 
 @browser
@@ -141,65 +136,3 @@ def test_ids_are_unique_on_a_page_with_several_studies(user):
     ids = re.findall(r'\bid="([^"]*)"', page)
     assert len(ids) == len(set(ids))
     assert "study 2 of 2" in page
-
-
-@pytest.fixture
-def tensorboard(user, tmp_path):
-    """URL of a TensorBoard that shows the curve of the user's measurements."""
-    pytest.importorskip("tensorboard")
-    write_curve(user.studies[0], tmp_path / "logs")
-    with closing(socket.create_server(("127.0.0.1", 0))) as free:
-        port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "tensorboard.main",
-        "--logdir",
-        str(tmp_path / "logs"),
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
-    command += ["--load_fast=false"]
-    url = f"http://127.0.0.1:{port}"
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            wait_for(url + "/data/runs", process)
-            yield url
-        finally:
-            process.kill()
-
-
-def wait_for(url, process):
-    """Wait until TensorBoard has read both runs."""
-    give_up = time.monotonic() + 40
-    while time.monotonic() < give_up and process.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
-                if b"ideal" in (text := answer.read()) and b"actual" in text:
-                    return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            pass
-        time.sleep(0.3)
-    pytest.fail("TensorBoard did not show the runs")
-
-
-@browser
-def test_tensorboard_draws_the_actual_and_the_ideal_curve(user, tensorboard, tmp_path):
-    url = f"{tensorboard}/?smoothing=0#timeseries"
-    page = opened(url, tmp_path / "profile", "--disable-3d-apis", "--window-size=1600,1000", "--virtual-time-budget=30000")
-    # Its table shows the last point of each line.
-    words = Document(page).words
-    for value in ("scaling_over_N/actual", "scaling_over_N/ideal", "5.4045", "33.7784"):
-        assert value in words
-    lines = [
-        [tuple(map(float, point.split(","))) for point in line.split("L")] for line in re.findall(r'<path d="M([-\d.,L]+)"', page)
-    ]
-    efficiency, ideal_efficiency, speedup, ideal = lines  # by tag, then by run
-    assert len({y for _, y in ideal_efficiency}) == 1
-    assert len(efficiency) == 5
-    (left, bottom), (right, top) = ideal[0], ideal[-1]
-    assert [1 + 15 * (x - left) / (right - left) for x, _ in speedup] == pytest.approx([1, 2, 4, 8, 16], abs=0.01)
-    best = [max(c.speedup for c in user.studies[0].configurations if c.scale.parallelism == n) for n in (1, 2, 4, 8, 16)]
-    assert [1 + 15 * (y - bottom) / (top - bottom) for _, y in speedup] == pytest.approx(best, abs=0.01)

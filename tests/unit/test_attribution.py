@@ -11,7 +11,9 @@ from rl_scaling_callback.core.attribution import (
     LearnerLimits,
     TimeBreakdown,
     diagnosis,
+    gains,
     losses,
+    speed_without,
     typical_and_longest,
 )
 from rl_scaling_callback.core.scale import Scale
@@ -83,6 +85,22 @@ def test_stepping_and_contention_are_told_apart_by_a_single_runner_with_as_many_
     assert losses(scale, 1000, TimeBreakdown(**IDEAL), BASELINE, single)[1] == estimated
 
 
+def test_speed_without_a_cause_is_that_of_an_iteration_without_the_seconds_it_loses():
+    spent = {"sample": 3.5, "learn": 1.375, "sync": 0.1, "evaluate": 0.5, "other": 0.2, "busy": 2.0, "longest": 2.5}
+    found, total = losses(Scale(4, 1), 1000, TimeBreakdown(**spent), BASELINE)[0], 5.675
+    lost_s = {"learn": 1.375 - 1.5 / 4, "sync": 0.1 - 0.3 / 4, "evaluate": 0.5, "other": 0.2 - 0.2 / 4, "straggler": 0.5}
+    for cause, seconds in lost_s.items():
+        assert speed_without(found[cause]) == pytest.approx(total / (total - seconds))
+    assert gains(found) == {cause: speed_without(found[cause]) for cause in ("transfer", "straggler", "learn", "evaluate")}
+
+
+def test_causes_gain_nothing_if_they_cost_little_and_no_more_than_a_busy_learner_allows():
+    little = {"learn": 4.7, "sync": -20.0, "other": math.nan, "transfer": 100.0, "contention": 4.8}
+    assert gains(little) == {"contention": pytest.approx(1 / 0.952)}
+    busy = LearnerLimits.of_window({LEARNER: 8.0, "learn": 4.5}, 10.0)
+    assert gains({"learn": 40.0, "transfer": 40.0}, busy) == {"learn": pytest.approx(1 / 0.6), "transfer": 1.25}
+
+
 def test_typical_runner_is_the_lower_median():
     assert typical_and_longest([2.0, 0.7, 0.6, 0.5]) == (0.6, 2.0)
     assert all(map(math.isnan, typical_and_longest([])))
@@ -90,7 +108,7 @@ def test_typical_runner_is_the_lower_median():
 
 def test_diagnosis_names_the_largest_cause():
     lost = dict.fromkeys(CAUSES, 0.0) | {"learn": 61.0, "transfer": 5.0}
-    assert diagnosis(lost).startswith("learn: 61 of 66 lost points; ")
+    assert diagnosis(lost).startswith("learn: 61 of 66 lost points (2.56× as fast without it); ")
     assert diagnosis(dict.fromkeys(CAUSES, 0.01)) == ""
     assert diagnosis(dict.fromkeys(CAUSES, 0.0) | {"sync": 0.6}).startswith("sync: 1 of 1 lost points; ")
     assert diagnosis(lost | {"sync": math.nan}) == ""

@@ -79,7 +79,8 @@ def test_the_losses_sum_to_the_loss():
     each = by_scale(run("1r1e", [1.0] * 5, parts=alone), run("2r1e", [0.7] * 5, parts=both))["2r×1e"]
     assert sum(each.losses.values()) == pytest.approx(each.loss, abs=1e-9)
     assert each.losses["learn"] == pytest.approx(100 * (0.15 - 0.075) / 0.7)
-    assert each.diagnosis.startswith("learn: 11 of 29 lost points")
+    assert each.diagnosis.startswith("learn: 11 of 29 lost points (1.12× as fast without it); ")
+    assert each.gains["learn"] == pytest.approx(0.7 / (0.7 - 0.075))
     assert not by_scale(run("1r1e", [1.0], parts=alone), run("2r1e", [0.7], parts=both), exclusive_phases=False)["2r×1e"].losses
 
 

@@ -9,7 +9,6 @@ pytest.importorskip("matplotlib")
 
 from rl_scaling_callback.core.attribution import CAUSES
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.text import rounded
 from rl_scaling_callback.report import figures
 from tests.builders import curve, nan_row, report_of, run, sampled, users_ten
 
@@ -79,32 +78,12 @@ def test_speedup_draws_errors(full, error):
     assert axes.get_ylim()[0] <= bar[0, 1]
 
 
-def test_map_shows_each_efficiency_in_its_cell(user):
-    (axes,) = figures.efficiency_map(user).axes
-    cells = {text.get_position(): text.get_text() for text in axes.texts}
-    place = {1: 0, 2: 1, 4: 2, 8: 3}
-    for c in user.configurations:
-        position = place[c.scale.num_env_runners], place[c.scale.num_envs_per_env_runner]
-        assert cells[position] == rounded(c.efficiency, 1)
-    assert sorted(cells.values()).count("–") == 16 - 10
-
-
 def test_losses_add_up_including_negative_shares(full):
     (axes,) = figures.loss_by_cause(full).axes
     widths = [patch.get_width() for patch in axes.patches]
     assert -4.0 in widths
     assert sum(widths) == pytest.approx(full.configurations[1].loss)
     assert list(points(axes, "100 − efficiency")) == [full.configurations[1].loss]
-
-
-def test_iterations_distinguish_warm_up_from_the_steady_window(full):
-    one, two = figures.iteration_times(full).axes
-    assert (one.get_title("left"), two.get_title("left")) == ("1r×1e", "2r×1e")
-    hollow, filled = (
-        [tuple(line.get_ydata()) for line in one.get_lines() if line.get_fillstyle() == fill] for fill in ("none", "full")
-    )
-    assert hollow == [(3.0, 2.2)]
-    assert (2.0, 2.1, 1.9) in filled
 
 
 @pytest.mark.parametrize("picture", figures.PICTURES, ids=lambda picture: picture.name)
@@ -125,9 +104,8 @@ def test_no_figure_without_numbers(picture):
 
 
 def test_files(user, full, tmp_path):
-    assert [path.name for path in figures.save_figures(user, tmp_path / "svg")] == ["speedup.svg", "efficiency.svg"]
-    names = [f"{picture.name}.png" for picture in figures.PICTURES]
-    assert [path.name for path in figures.save_figures(full, tmp_path, "png")] == names
+    assert [path.name for path in figures.save_figures(user, tmp_path / "svg")] == ["speedup.svg"]
+    assert [path.name for path in figures.save_figures(full, tmp_path)] == [f"{picture.name}.svg" for picture in figures.PICTURES]
 
 
 def test_returns_over_training_time_with_a_marker_where_each_run_stays_at_the_target(user):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl_scaling_callback.analysis.laws import LAWS, Measured, fit_laws
+from rl_scaling_callback.analysis.laws import LAWS, Measured, axis_limit, fit_laws
 from rl_scaling_callback.core.scale import Scale
 from tests.builders import ROWS
 
@@ -85,7 +85,7 @@ def test_no_limit_is_below_what_was_measured():
     # More envs slow down a runner, more runners don't: the limit of the env axis does not limit the speedup.
     seconds = {"1r1e": 10.0, "1r2e": 12.0, "1r4e": 13.0, "2r1e": 5.5, "2r2e": 6.6, "2r4e": 7.0}
     laws = fit_laws([Measured(Scale.parse(scale), 1 / each) for scale, each in seconds.items()])
-    assert min(axis.limit for axis in laws.axes) < 1
+    assert min(map(axis_limit, laws.axes.values())) < 1
     assert laws.limit[0] >= 10 / 5.5
 
 
@@ -94,8 +94,9 @@ def test_too_few_for_a_law():
     assert set(by_name(fit_laws(five))) == {AMDAHL}
     laws = fit_laws(HALFCHEETAH[:3])
     assert (laws.fits, laws.chosen) == ((), None)
-    assert laws.axes[0].serial_fraction == pytest.approx((4.39 / 11.89 - 1 / 4) / (1 - 1 / 4))
-    assert laws.limit == (laws.axes[0].limit, laws.axes[0].limit)
+    fractions = laws.axes["env runners"]
+    assert fractions[4] == pytest.approx((4.39 / 11.89 - 1 / 4) / (1 - 1 / 4))
+    assert laws.limit == (axis_limit(fractions), axis_limit(fractions))
     assert fit_laws([]).chosen is None
 
 
@@ -122,7 +123,7 @@ def test_errors_are_at_least_those_of_the_data_and_of_the_baseline():
 
 def test_without_one_by_one():
     laws = fit_laws(HALFCHEETAH[1:])
-    assert laws.axes == ()
+    assert laws.axes == {}
     assert laws.chosen.predict(Scale(1, 1)).sps == pytest.approx(HALFCHEETAH[0].sps, rel=0.12)
     assert laws.limit[1] > laws.limit[0] > 1
 
@@ -149,8 +150,8 @@ def test_unknown_throughputs_are_left_out_and_repeats_rejected():
 def test_nothing_is_ever_infinite(measured, cores):
     laws = fit_laws(measured, cores, measured[0] if measured else None)
     numbers = [*laws.limit]
-    for axis in laws.axes:
-        numbers += [axis.serial_fraction, axis.limit, *axis.serial_fractions.values()]
+    for fractions in laws.axes.values():
+        numbers += [axis_limit(fractions), *fractions.values()]
     for fit in laws.fits:
         numbers += [fit.mean_error, max(fit.errors), *fit.coefficients.values()]
         for scale in (Scale(0, 1), Scale(3, 3), Scale(10**6, 10**6)):

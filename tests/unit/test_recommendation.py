@@ -5,7 +5,7 @@ import pytest
 
 from rl_scaling_callback.analysis.goals import GOALS, Goal
 from rl_scaling_callback.analysis.noise import SWEPT, USUAL, Noise
-from rl_scaling_callback.analysis.recommendation import ranking, recommend
+from rl_scaling_callback.analysis.recommendation import recommend
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.report.decisions import code_text, doubt_lines, reason_text
 from tests.builders import by_speedup, configuration, of_the_user, settled_run
@@ -106,18 +106,6 @@ def test_error_of_the_baseline_causes_no_ties():
 def test_at_most_four_percent_of_the_speed_are_traded_for_fewer_cpus():
     rows = by_speedup(error=60.0, **{"1r1e": 1.0, "1r8e": 2.9, "4r8e": 5.0, "3r8e": 4.85, "2r8e": 4.75})
     assert str(recommend(rows, GOALS["fastest"]).choice.scale) == "3r×8e"
-
-
-def test_ranking_groups_configurations_tied_within_noise():
-    rows = by_speedup(error=10.0, **{"1r1e": 1.0, "2r8e": 4.6, "3r8e": 4.9, "4r8e": 5.0, "2r4e": 4.3, "4r1e": 2.9})
-    groups = [[str(each.scale) for each in group] for group in ranking(rows)]
-    assert groups == [["4r×8e", "3r×8e", "2r×8e"], ["2r×4e"], ["4r×1e"], ["1r×1e"]]
-
-
-def test_ranking_keeps_the_order_of_throughput_where_errors_differ():
-    rows = by_speedup(error=10.0, **{"1r1e": 1.0, "4r8e": 5.0, "2r8e": 3.0})
-    (unsure,) = by_speedup(error=200.0, **{"2r4e": 2.5})
-    assert [str(each.scale) for group in ranking([unsure, *rows]) for each in group] == ["4r×8e", "2r×8e", "2r×4e", "1r×1e"]
 
 
 # Goals that can't be met, and unknown figures

@@ -13,14 +13,12 @@ import pytest
 
 pytest.importorskip("ray.rllib", reason="needs Ray")
 
-from rl_scaling_callback.analysis.configurations import SINGLE
 from rl_scaling_callback.analysis.goals import GOALS, Goal
 from rl_scaling_callback.analysis.probe_rounds import FEWEST_ITERATIONS, ProbeRounds
 from rl_scaling_callback.analysis.race import Grid, Race
 from rl_scaling_callback.core.probing import Probe, ProbeError
-from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.scale import REFERENCE_SCALE, Scale
 from rl_scaling_callback.report import make_report
-from rl_scaling_callback.report.progress import following
 from rl_scaling_callback.rllib.hardware import this_host
 from rl_scaling_callback.sweeping import by_probes, by_training
 from rl_scaling_callback.sweeping.host import TrainedIteration
@@ -146,7 +144,7 @@ def test_configuration_that_fails_in_training_is_left_out_and_so_are_larger_ones
     swept, _ = train(runners=(1, 2, 4))
     assert recommendation(swept).choice.scale == Scale(2, 1)
     assert [*swept.experiment.left_out] == [("1r×2e", "the port is taken")]
-    assert set(tried) == {SINGLE, Scale(1, 2), Scale(2, 1), Scale(4, 1)}
+    assert set(tried) == {REFERENCE_SCALE, Scale(1, 2), Scale(2, 1), Scale(4, 1)}
 
 
 @pytest.mark.parametrize(
@@ -166,7 +164,7 @@ def test_reference_that_cannot_be_trained_ends_a_sweep(scripted, train_, text):
 def test_no_training_starts_after_the_budget(scripted, budget_s):
     swept, _ = train(budget_s=budget_s)
     assert ScriptedHost.now < budget_s + 20
-    assert scales(swept) >= {SINGLE}
+    assert scales(swept) >= {REFERENCE_SCALE}
 
 
 def test_interrupted_training_reports_the_results_so_far(scripted):
@@ -178,7 +176,7 @@ def test_interrupted_training_reports_the_results_so_far(scripted):
     swept, said = train()
     assert swept.interrupted
     assert said[-1] == "Interrupted: showing the results so far"
-    assert scales(swept) >= {SINGLE, Scale(2, 1), Scale(1, 2)}
+    assert scales(swept) >= {REFERENCE_SCALE, Scale(2, 1), Scale(1, 2)}
 
 
 # With probes
@@ -201,7 +199,7 @@ def test_sweep_that_ends_early_reports_the_results_so_far(scripted, error, when)
     scripted(fails=staticmethod(fails))
     swept, said = probe()
     assert swept.interrupted == isinstance(error, KeyboardInterrupt)
-    assert scales(swept) >= {SINGLE, Scale(1, 2), Scale(2, 1), Scale(2, 2)}
+    assert scales(swept) >= {REFERENCE_SCALE, Scale(1, 2), Scale(2, 1), Scale(2, 2)}
     assert any(text.startswith("Interrupted:" if isinstance(error, KeyboardInterrupt) else "Ended early") for text in said)
 
 
@@ -217,7 +215,7 @@ def test_configuration_that_cannot_be_probed_is_not_trained(scripted):
 
     scripted(probe=fail, train=spy)
     swept, _ = probe(envs=(1, 4), budget_s=20.0)
-    assert set(trained) == {SINGLE, Scale(2, 1)}
+    assert set(trained) == {REFERENCE_SCALE, Scale(2, 1)}
     left_out = dict(swept.experiment.left_out)
     assert left_out == {"1r×4e": "no licence", "2r×4e": "no licence"}
 
@@ -261,9 +259,9 @@ def test_every_reference_iteration_confirms_the_choice(scripted, monkeypatch):
     probe(envs=(1, 4))
     (rounds,) = kept
     trained = [each.scale for each in rounds.iterations + rounds.confirmations]
-    assert trained[1:3] == [SINGLE, Scale(2, 4)]
-    assert trained.count(SINGLE) == len(rounds.trained_speedups(Scale(2, 4))) >= 3
-    assert abs(trained.count(SINGLE) - trained.count(Scale(2, 4))) <= 1
+    assert trained[1:3] == [REFERENCE_SCALE, Scale(2, 4)]
+    assert trained.count(REFERENCE_SCALE) == len(rounds.trained_speedups(Scale(2, 4))) >= 3
+    assert abs(trained.count(REFERENCE_SCALE) - trained.count(Scale(2, 4))) <= 1
 
 
 def test_a_stall_leads_to_more_iterations_that_confirm_instead_of_a_wide_interval(scripted):
@@ -314,19 +312,17 @@ def test_env_runners_share_the_resets_that_probes_exclude(scripted):
     scripted(train=train)
     swept, _ = probe(envs=(1, 4))
     sps = {run.scale: run.steady.sps for run in swept.experiment.studies[0].runs}
-    for scale in (SINGLE, Scale(2, 4)):
+    for scale in (REFERENCE_SCALE, Scale(2, 4)):
         seconds = 0.8 / scale.parallelism + 0.4 / scale.num_env_runners + 0.01
         assert sps[scale] == pytest.approx(80 / seconds, rel=0.01)
     choice = recommendation(swept).choice
     assert sum(choice.losses.values()) == pytest.approx(choice.loss)
 
 
-def test_progress_without_a_time_limit(scripted, capsys):
-    from rich.console import Console
-
-    with following(Console()) as follow:
-        train(progress=follow)
-    first, *_, last = capsys.readouterr().out.splitlines()
+def test_progress_without_a_time_limit(scripted):
+    views = []
+    train(progress=views.append)
+    first, *_, last = map(progress_text, views)
     assert first == "Round 1: 1r×1e leads, 1.00×; 1 of 1 configurations left"
     assert last.startswith("Round 3: 2r×4e leads, ")
 
@@ -352,7 +348,7 @@ def test_update_time_rises_with_env_runners_and_envs():
     def update(scale):
         return 0.01 + 0.002 * scale.num_env_runners + 0.0005 * scale.parallelism
 
-    scales = [SINGLE, Scale(2, 1), Scale(1, 4), Scale(2, 4), Scale(4, 8)]
+    scales = [REFERENCE_SCALE, Scale(2, 1), Scale(1, 4), Scale(2, 4), Scale(4, 8)]
     steps = {scale: float(scale.parallelism) for scale in scales}  # one update per step of all envs
     rounds = ProbeRounds(scales, steps)
     for scale in scales[:-1]:
@@ -368,7 +364,7 @@ def test_training_that_probes_do_not_reproduce_is_not_predicted_by_them(scripted
 
 
 def test_few_training_iterations_do_not_hide_their_error():
-    scales = [Scale(2, 4), SINGLE, Scale(2, 2), Scale(2, 1)]
+    scales = [Scale(2, 4), REFERENCE_SCALE, Scale(2, 2), Scale(2, 1)]
     rounds = ProbeRounds(scales, dict.fromkeys(scales, 80.0))
     for scale, learn in zip(scales[:FEWEST_ITERATIONS], [1.0, 1.2, 0.8, 1.1], strict=True):
         rounds.trained(trained(scale, 2.0, learn))
