@@ -19,6 +19,7 @@ from rl_scaling_callback.analysis.race import Grid, Race
 from rl_scaling_callback.core.probing import Probe, ProbeError
 from rl_scaling_callback.core.scale import REFERENCE_SCALE, Scale
 from rl_scaling_callback.report import make_report
+from rl_scaling_callback.report.progress import progress_text
 from rl_scaling_callback.rllib.hardware import this_host
 from rl_scaling_callback.sweeping import by_probes, by_training
 from rl_scaling_callback.sweeping.host import TrainedIteration
