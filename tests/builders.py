@@ -84,6 +84,11 @@ def curve(scale, returns, seconds=1.0, **changes):
     return summarise(iterations, SteadyRule(), name=scale, scale=Scale.parse(scale))
 
 
+MONOTONE = [10.0 * iteration for iteration in range(1, 21)]
+LATE = [NAN, *[2.0 * i for i in range(1, 61)], *[120.0] * 20]
+"""Needs more env steps than `MONOTONE`."""
+
+
 def nan_row():
     return replace(run("2r2e", [1.0]), steady=window([]))
 
@@ -210,6 +215,10 @@ def result(iteration, seconds=2.0, scaling=None, config=None, **more):
     if scaling is not None:
         line[schema.ROOT] = schema.nest(scaling)
     return {**line, **more}
+
+
+def results(count, *given, **more):
+    return [result(iteration, *given, **more) for iteration in range(1, count + 1)]
 
 
 class Folder:

@@ -1,4 +1,4 @@
-"""Three reports as a terminal shows them, compared with the files in tests/data/reports.
+"""Reports as a terminal shows them, compared with the files in tests/data/reports.
 
 To write the files anew, for review with `git diff`: `python -m tests.golden`.
 """
@@ -17,7 +17,7 @@ from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
 from rl_scaling_callback.report import make_report, print_report
-from tests.builders import MADE, nan_row, run, users_ten
+from tests.builders import LATE, MADE, MONOTONE, curve, nan_row, run, users_ten
 
 FOLDER = Path(__file__).parent / "data" / "reports"
 
@@ -57,6 +57,30 @@ def gaps():
     return make_report(Experiment("results", studies, left_out), "save", made=MADE)
 
 
+def doubts():
+    """Choices that are tied, guessed, disturbed, estimated, or worth less or more than their throughput."""
+    tied = [_probed(scale, sps, 4.2) for scale, sps in (("4r2e", 4870.0), ("8r1e", 5000.0), ("8r2e", 5050.0))]
+    alone = {"sample": 0.8, "learn": 0.15, "sync": 0.03, "other": 0.02, "busy": 0.75, "longest": 0.75}
+    four = alone | {"sample": 0.25, "busy": 0.2, "longest": 0.22}
+    noted = run("4r1e", [0.5, 0.4], notes=("ended with an error after 2 iterations",) * 2)
+    slower = [5.0, *MONOTONE[8:]]
+    estimated = (run("1r1e", [1.0, 1.0], parts=alone), run("2r2e", [0.45, 0.45], parts=four))
+    studies = (
+        Study("tied", (_probed("1r1e", 1000.0, 0.0), *tied), swept=True),
+        Study("guessed", (_probed("1r1e", 1000.0, 0.0), _probed("1r2e", 2780.0, 1000.0)), swept=True),
+        Study("at the same time", (run("1r1e", [2.0, 2.1], exclusive=0.0), noted)),
+        Study("beside other programs", (run("1r1e", [2.0, 2.1, 2.0], others=1.5), run("8r1e", [0.75, 0.7, 0.75]))),
+        Study("superlinear", (run("1r1e", [1.0]), run("4r1e", [1 / 4.3]), run("1r2e", [1 / 2.02]))),
+        Study("estimated", estimated),
+        Study("overlapping phases", estimated, exclusive_phases=False, waits_are_known=True),
+        Study("sooner, but less", (curve("1r1e", MONOTONE), curve("4r1e", LATE, 0.1))),
+        Study("later", (curve("1r1e", MONOTONE), curve("4r1e", LATE, 0.25))),
+        Study("even sooner", (curve("1r1e", MONOTONE), curve("4r1e", slower, 0.5))),
+        Study("as soon", (curve("1r1e", MONOTONE), curve("4r1e", MONOTONE, 0.5))),
+    )
+    return make_report(Experiment("results", studies), Goal.of("fastest", min_speedup=2.5), made=MADE)
+
+
 def _recorded(r, e, number):
     machine = 1 + 0.05 * math.sin(7 * r + 5 * e + 3 * number)
     samples, times = [], []
@@ -78,7 +102,7 @@ def _probed(scale, sps, error):
     return Run(name=f"probes of {scale}", scale=Scale.parse(scale), steady=window)
 
 
-REPORTS = {report.__name__: report for report in (ten, repeats, gaps)}
+REPORTS = {report.__name__: report for report in (ten, repeats, gaps, doubts)}
 
 
 def text(name):

@@ -25,7 +25,7 @@ from rl_scaling_callback.analysis.laws import Measured, fit_laws
 from rl_scaling_callback.analysis.noise import within
 from rl_scaling_callback.analysis.runs import Run, Study
 from rl_scaling_callback.core.formulas import interval
-from rl_scaling_callback.core.scale import REFERENCE_SCALE
+from rl_scaling_callback.core.scale import REFERENCE_SCALE, Scale
 
 from ..grids import NAMES, grid
 

@@ -1,7 +1,7 @@
 import pytest
 
 from rl_scaling_callback.baseline.store import BaselineStore
-from tests.builders import Folder
+from tests.builders import Folder, Warnings
 
 
 @pytest.fixture
@@ -14,3 +14,9 @@ def store(tmp_path):
 def folder(tmp_path):
     """The folder of an experiment without trials."""
     return Folder(tmp_path / "experiment")
+
+
+@pytest.fixture
+def warn():
+    """Keeps the first warning of each topic."""
+    return Warnings()

@@ -22,9 +22,11 @@ BASELINE = TimeBreakdown.of_window({"sample": 8.0, "learn": 1.5, "sync": 0.3, "o
 seconds = st.floats(0, 1e4)
 
 
-def test_breakdown_per_env_step():
-    assert BASELINE.total == pytest.approx(10.0 / 1000)
-    assert BASELINE.busy == pytest.approx(0.0075)
+def test_breakdown_of_an_iteration_and_per_env_step_of_a_window():
+    breakdown = TimeBreakdown.of({"sample": 1.0, "learn": 0.5, "sync": 0.125, "evaluate": 0.25, "other": 0.01}, 2.0)
+    assert (breakdown.other, breakdown.total) == (0.125, 2.0), "other is the remaining time"
+    assert (BASELINE.total, BASELINE.busy) == pytest.approx((0.01, 0.0075))
+    assert math.isnan(breakdown.busy)
     assert math.isnan(TimeBreakdown.of_window({"sample": 1.0}, 10).busy)
 
 
@@ -51,8 +53,9 @@ def lost(scale=Scale(4, 1), single=math.nan, **changes):
     return losses(scale, 1000, breakdown, BASELINE, single)[0], 100 * 1.0 / breakdown.total
 
 
-def test_perfect_scaling_loses_nothing():
+def test_perfect_scaling_loses_nothing_and_better_scaling_gains():
     assert lost()[0] == {cause: pytest.approx(0, abs=1e-9) for cause in CAUSES}
+    assert lost(sample=1.5, busy=1.375, longest=1.375)[0]["contention"] < 0
 
 
 @pytest.mark.parametrize(
@@ -91,30 +94,16 @@ def test_speed_without_a_cause_is_that_of_an_iteration_without_the_seconds_it_lo
     assert gains(found) == {cause: speed_without(found[cause]) for cause in ("transfer", "straggler", "learn", "evaluate")}
 
 
-def test_causes_that_cost_little_or_nothing_gain_nothing():
-    assert gains({"learn": 4.7, "sync": -20.0, "other": math.nan, "transfer": 100.0, "contention": 4.8}) == {
-        "contention": pytest.approx(1 / 0.952)
-    }
-
-
-def test_busy_learner_limits_what_other_causes_gain():
+def test_causes_gain_nothing_if_they_cost_little_and_no_more_than_a_busy_learner_allows():
+    little = {"learn": 4.7, "sync": -20.0, "other": math.nan, "transfer": 100.0, "contention": 4.8}
+    assert gains(little) == {"contention": pytest.approx(1 / 0.952)}
     busy = LearnerLimits.of_window({LEARNER: 8.0, "learn": 4.5}, 10.0)
     assert gains({"learn": 40.0, "transfer": 40.0}, busy) == {"learn": pytest.approx(1 / 0.6), "transfer": 1.25}
-
-
-def test_negative_shares_are_kept():
-    assert lost(sample=1.5, busy=1.375, longest=1.375)[0]["contention"] < 0
 
 
 def test_typical_runner_is_the_lower_median():
     assert typical_and_longest([2.0, 0.7, 0.6, 0.5]) == (0.6, 2.0)
     assert all(map(math.isnan, typical_and_longest([])))
-
-
-def test_remaining_time_is_other():
-    breakdown = TimeBreakdown.of({"sample": 1.0, "learn": 0.5, "sync": 0.125, "evaluate": 0.25, "other": 0.01}, 2.0)
-    assert (breakdown.other, breakdown.total) == (0.125, 2.0)
-    assert math.isnan(breakdown.busy)
 
 
 def test_diagnosis_names_the_largest_cause():
@@ -124,6 +113,8 @@ def test_diagnosis_names_the_largest_cause():
     assert diagnosis(dict.fromkeys(CAUSES, 0.0) | {"sync": 0.6}).startswith("sync: 1 of 1 lost points; ")
     assert diagnosis(lost | {"sync": math.nan}) == ""
     assert diagnosis({}) == ""
+    stepping = dict.fromkeys(CAUSES, 0.0) | {"serial_stepping": 40.0}
+    assert ["vectorise" in diagnosis(stepping, steps_in_turn=in_turn) for in_turn in (True, False)] == [True, False]
 
 
 def test_baseline_without_breakdown_leaves_straggler_and_evaluate():
@@ -152,11 +143,3 @@ def test_diagnosis_reports_the_learner_limits():
     # The learner's limits need no baseline.
     unknown = dict.fromkeys(CAUSES, math.nan)
     assert diagnosis(unknown, LearnerLimits.of_window({LEARNER: 9.7, "learn": 4.5}, 10.0)).startswith("The learner is busy 97 %")
-
-
-def test_vectorised_envs_are_not_advised_to_vectorise():
-    lost = dict.fromkeys(CAUSES, 0.0) | {"serial_stepping": 40.0}
-    assert "vectorise" in diagnosis(lost)
-    line = diagnosis(lost, steps_in_turn=False)
-    assert line.startswith("serial stepping: 40 of 40 lost points (1.67× as fast without it); ")
-    assert "vectorise" not in line

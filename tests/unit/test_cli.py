@@ -14,24 +14,14 @@ def rl_scaling(*arguments):
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-@pytest.mark.parametrize(("goal", "scale", "code"), [("save", "2r×1e", 0), ("balanced", "4r×1e", 0), ("fastest", "8r×2e", 0)])
-def test_the_three_goals(goal, scale, code):
-    done = rl_scaling("report", TABLE, "--goal", goal, "--exit-code")
-    assert f"Use {scale}" in done.stdout
-    assert done.exit_code == code
-
-
-def test_custom_constraints_and_exit_code():
+def test_goal_constraints_and_exit_code():
+    done = rl_scaling("report", TABLE, "--goal", "fastest", "--exit-code")
+    assert done.stdout.rstrip().endswith("\nUse 8r×2e: 5.40×, 33.8 %."), "without a threshold, there is no verdict"
+    assert done.exit_code == 0
     done = rl_scaling("report", TABLE, "--max-cpus", 4, "--exit-code")
     assert "Use 4r×1e" not in done.stdout
     assert done.exit_code == 3
     assert rl_scaling("report", TABLE, "--max-cpus", 4).exit_code == 0
-
-
-def test_json_report():
-    document = json.loads(rl_scaling("report", TABLE, "--format", "json").stdout)
-    (study,) = document["studies"]
-    assert len(study["configurations"]) == 10
 
 
 def test_time_to_return(folder):
@@ -61,6 +51,8 @@ def test_keys_as_table_and_json():
 def test_table_fits_a_screen_unless_verbose():
     brief, full = rl_scaling("report", TABLE).stdout, rl_scaling("report", TABLE, "--verbose").stdout
     assert len(brief.splitlines()) <= 40
+    assert max(map(len, brief.splitlines())) <= 80
+    assert len(rl_scaling("report", "--help").stdout.splitlines()) <= 40
     assert "Checklist" not in brief
     assert "Checklist" in full
     assert brief.rstrip().splitlines()[-1] in full.splitlines()
@@ -74,16 +66,18 @@ def test_output_file(form, tmp_path):
     assert "4r×1e" in file.read_text(encoding="utf-8")
 
 
-def test_folder_that_cannot_be_written(tmp_path):
+@pytest.mark.parametrize("option", ["--figures", "--curve"])
+def test_folder_that_cannot_be_written(tmp_path, option):
     (tmp_path / "file").touch()
-    ended = rl_scaling("report", TABLE, "--figures", tmp_path / "file" / "below")
+    ended = rl_scaling("report", TABLE, option, place := tmp_path / "file" / "below")
     assert ended.exit_code == 1
-    assert f"Error: the folder can't be written: [Errno 20] Not a directory: '{tmp_path / 'file' / 'below'}" in ended.output
+    assert f"Error: the folder can't be written: [Errno 20] Not a directory: '{place}" in ended.output
 
 
-def test_figures(tmp_path):
-    assert rl_scaling("report", TABLE, "--figures", tmp_path / "pictures").exit_code == 0
+def test_figures_and_curve(tmp_path):
+    assert rl_scaling("report", TABLE, "--figures", tmp_path / "pictures", "--curve", tmp_path / "curve").exit_code == 0
     assert {file.suffix for file in (tmp_path / "pictures").iterdir()} == {".svg"}
+    assert {folder.name for folder in (tmp_path / "curve" / "scaling_over_N").iterdir()} == {"actual", "ideal"}
 
 
 def test_columns_and_pool(tmp_path):
@@ -95,10 +89,6 @@ def test_columns_and_pool(tmp_path):
         for pool in ((), ("--pool", "day"))
     ]
     assert [len(each) for each in studies] == [2, 1]
-
-
-def test_help_fits_a_screen():
-    assert len(rl_scaling("report", "--help").stdout.splitlines()) <= 40
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,7 @@ pytest.importorskip("matplotlib")
 
 from rl_scaling_callback.core.attribution import CAUSES
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.report.figures import (
-    PICTURES,
-    learning_curves,
-    loss_by_cause,
-    save_figures,
-    speedup_over_n,
-)
+from rl_scaling_callback.report import figures
 from tests.builders import curve, nan_row, report_of, run, sampled, users_ten
 
 SHARES = dict.fromkeys(CAUSES, 0.0) | {"serial_stepping": 12.0, "contention": -4.0, "learn": 10.0}
@@ -52,7 +46,7 @@ def texts(svg):
 
 
 def test_speedup_shows_every_configuration_and_the_ideal(user):
-    (axes,) = speedup_over_n(user).axes
+    (axes,) = figures.speedup_over_n(user).axes
     assert points(axes, "ideal") == {1: 1, 32: 32}
     shown = {
         (n, speedup)
@@ -68,7 +62,7 @@ def test_speedup_shows_every_configuration_and_the_ideal(user):
 
 def test_speedup_by_runners_if_only_envs_vary():
     study = report_of(run("2r1e", [1.0] * 3), run("2r2e", [0.7] * 3), run("1r1e", [1.9] * 3), run("2r4e", [0.5] * 3)).studies[0]
-    (axes,) = speedup_over_n(study).axes
+    (axes,) = figures.speedup_over_n(study).axes
     assert set(points(axes, "2 env runners")) == {2, 4, 8}
 
 
@@ -76,7 +70,7 @@ def test_speedup_by_runners_if_only_envs_vary():
 def test_speedup_draws_errors(full, error):
     one, two = full.configurations
     two = replace(two, speedup=1.5, speedup_error=error)
-    (axes,) = speedup_over_n(replace(full, configurations=(one, two))).axes
+    (axes,) = figures.speedup_over_n(replace(full, configurations=(one, two))).axes
     (bar,) = [
         path.vertices for each in axes.collections for path in each.get_paths() if len(path) == 2 and path.vertices[0][0] == 2
     ]
@@ -85,14 +79,14 @@ def test_speedup_draws_errors(full, error):
 
 
 def test_losses_add_up_including_negative_shares(full):
-    (axes,) = loss_by_cause(full).axes
+    (axes,) = figures.loss_by_cause(full).axes
     widths = [patch.get_width() for patch in axes.patches]
     assert -4.0 in widths
     assert sum(widths) == pytest.approx(full.configurations[1].loss)
     assert list(points(axes, "100 − efficiency")) == [full.configurations[1].loss]
 
 
-@pytest.mark.parametrize("picture", PICTURES, ids=lambda picture: picture.name)
+@pytest.mark.parametrize("picture", figures.PICTURES, ids=lambda picture: picture.name)
 def test_svg_contains_text_is_reproducible_and_self_contained(picture, full):
     svg = picture.svg(full, "a-")
     assert svg == picture.svg(full, "a-")
@@ -104,21 +98,21 @@ def test_svg_contains_text_is_reproducible_and_self_contained(picture, full):
     ]
 
 
-@pytest.mark.parametrize("picture", PICTURES, ids=lambda picture: picture.name)
+@pytest.mark.parametrize("picture", figures.PICTURES, ids=lambda picture: picture.name)
 def test_no_figure_without_numbers(picture):
     assert picture.svg(report_of(nan_row()).studies[0]) is None
 
 
 def test_files(user, full, tmp_path):
-    assert [path.name for path in save_figures(user, tmp_path / "svg")] == ["speedup.svg"]
-    assert [path.name for path in save_figures(full, tmp_path)] == [f"{picture.name}.svg" for picture in PICTURES]
+    assert [path.name for path in figures.save_figures(user, tmp_path / "svg")] == ["speedup.svg"]
+    assert [path.name for path in figures.save_figures(full, tmp_path)] == [f"{picture.name}.svg" for picture in figures.PICTURES]
 
 
 def test_returns_over_training_time_with_a_marker_where_each_run_stays_at_the_target(user):
-    assert learning_curves(user) is None
+    assert figures.learning_curves(user) is None
     returns = [10.0 * each for each in range(1, 21)]
     study = report_of(curve("1r1e", returns), curve("2r1e", returns, 0.5), curve("2r1e", returns, 0.6)).studies[0]
-    (axes,) = learning_curves(study).axes
+    (axes,) = figures.learning_curves(study).axes
     lines = axes.get_lines()
     assert [line.get_label() for line in lines if not line.get_label().startswith("_")] == ["1r×1e", "2r×1e", "return 150"]
     marked = [(line.get_xdata()[at], line.get_ydata()[at]) for line in lines[:3] for at in line.get_markevery()]

@@ -41,23 +41,12 @@ def result(**values):
     return {"scaling": schema.nest({name.replace("__", "/"): value for name, value in values.items()})}
 
 
-def test_sps_speedup_and_efficiency_with_the_trials_name_and_scale(gauges, metrics):
-    gauges.set(result(sps=800.0, speedup=4.0, efficiency=50.0, steady__efficiency=51.0, gap=4.0))
-    assert metrics == {
-        "scaling_sps": (800.0, TAGS),
-        "scaling_speedup": (4.0, TAGS),
-        "scaling_efficiency": (50.0, TAGS),
-        "scaling_steady_efficiency": (51.0, TAGS),
-    }
-
-
-def test_no_gauge_until_a_value_is_known(gauges, metrics):
+def test_known_values_with_the_trials_name_and_scale(gauges, metrics):
     gauges.set(result(sps=800.0))
     assert metrics == {"scaling_sps": (800.0, TAGS)}
-
-
-def test_values_that_become_unknown_are_nan(gauges, metrics):
-    gauges.set(result(sps=800.0, speedup=4.0))
+    gauges.set(result(sps=800.0, speedup=4.0, efficiency=50.0, steady__efficiency=51.0, gap=4.0))
+    known = {"scaling_sps": 800.0, "scaling_speedup": 4.0, "scaling_efficiency": 50.0, "scaling_steady_efficiency": 51.0}
+    assert metrics == {name: (value, TAGS) for name, value in known.items()}
     gauges.set(result(sps=810.0))
     assert metrics["scaling_sps"] == (810.0, TAGS)
     assert math.isnan(metrics["scaling_speedup"][0])

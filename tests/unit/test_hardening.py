@@ -24,7 +24,7 @@ from rl_scaling_callback.experiments import ExperimentError
 from rl_scaling_callback.live.colocation import Colocation
 from rl_scaling_callback.report import render_page, to_json
 from rl_scaling_callback.sweeping.config_file import write_config
-from tests.builders import BASELINE, CONFIG, HEADER, Folder, result
+from tests.builders import BASELINE, CONFIG, HEADER, Folder, result, results
 
 MB = 1 << 20
 ENDLESS = 512 * MB
@@ -52,34 +52,23 @@ def shown(experiment):
     return render_page(report), to_json(report).encode()
 
 
-def test_endless_result_line_counts_as_one_damaged_line(folder):
-    trial = folder.trial([result(1), result(2)])
+def test_endless_results_configs_and_baselines_are_left_out(folder):
+    trial = folder.trial(results(2))
     grow(trial / "result.json")
     with (trial / "result.json").open("a") as file:
         file.write("\n" + json.dumps(result(3)) + "\n")
-    with little_memory():
-        run = folder.run()
-    assert run.notes == ("1 damaged line of its results left out",)
-    assert run.steady.iterations == 1
-
-
-def test_endless_config_is_ignored(folder):
-    results = [result(k) for k in range(1, 6)]
-    for each in results:
-        del each["config"]
-    grow(folder.trial(results) / "params.json")
-    with little_memory():
-        assert "its config has no valid scale" in folder.reason()
-
-
-def test_endless_baseline_is_left_out_by_name(folder):
-    folder.trial([result(k) for k in range(1, 6)])
+    without_config = [{key: value for key, value in line.items() if key != "config"} for line in results(5)]
+    grow(folder.trial(without_config, name="endless config") / "params.json")
     folder.publish(BASELINE)
-    (file,) = (folder.path / "scaling_baselines").iterdir()
-    grow(file)
+    (baseline,) = (folder.path / "scaling_baselines").iterdir()
+    grow(baseline)
     with little_memory():
-        (left_out,) = folder.read().left_out
-    assert left_out.name == file.name
+        experiment = folder.read()
+    ((run,),) = (study.runs for study in experiment.studies)
+    assert (run.steady.iterations, run.notes) == (1, ("1 damaged line of its results left out",))
+    reasons = dict(experiment.left_out)
+    assert "its config has no valid scale" in reasons["endless config"]
+    assert baseline.name in reasons
 
 
 def test_endless_table_is_rejected(tmp_path):
@@ -102,43 +91,28 @@ def test_nesting_of_any_depth_is_read_or_left_out(folder, depth, brackets):
 
 
 ABSURD = [0, 1, -1, 10**25, 10**400, 5e-324, 1e308, -1e308, math.nan, math.inf, True, None, "", "1", "\ud800", [], [1], {"a": 1}]
-PLACES = [
-    ("training_iteration",),
-    ("time_this_iter_s",),
-    ("iterations_since_restore",),
-    ("hostname",),
-    ("perf",),
-    ("perf", "cpu_util_percent"),
-    ("perf", "vram_util_percent0"),
-    ("env_runners",),
-    ("env_runners", "num_env_steps_sampled"),
-    ("num_env_steps_sampled",),
-    ("fault_tolerance",),
-    ("timesteps_this_iter",),
-    ("timesteps_total",),
-    ("info",),
-    ("timestamp",),
-    ("pid",),
-    ("scaling",),
-    ("scaling", "sps"),
-    ("scaling", "time"),
-    *(("config", key) for key in (*CONFIG, "num_workers", "optimizer", "num_gpus", "learning_starts", "broadcast_interval")),
-]
+TOP = (
+    "training_iteration time_this_iter_s iterations_since_restore hostname perf env_runners num_env_steps_sampled fault_tolerance "
+    "timesteps_this_iter timesteps_total info timestamp pid scaling"
+)
+NESTED = "perf/cpu_util_percent perf/vram_util_percent0 env_runners/num_env_steps_sampled scaling/sps scaling/time"
+OLDER = ("num_workers", "optimizer", "num_gpus", "learning_starts", "broadcast_interval")
+PLACES = [tuple(place.split("/")) for place in f"{TOP} {NESTED}".split()] + [("config", key) for key in (*CONFIG, *OLDER)]
 
 
 @given(st.dictionaries(st.sampled_from(PLACES), st.sampled_from(ABSURD), min_size=1, max_size=4))
 def test_arbitrary_results_are_handled(absurd):
     with tempfile.TemporaryDirectory() as place:
         folder = Folder(Path(place) / "experiment")
-        results = [result(k, scaling={}) for k in range(1, 6)]
-        for each in results:
+        lines = results(5, scaling={})
+        for each in lines:
             for (*above, key), value in absurd.items():
                 inner = each
                 for name in above:
                     inner = inner[name] if isinstance(inner[name], dict) else {}
                 inner[key] = copy.deepcopy(value)  # another key may lie within it
-        folder.trial([result(k, config={"num_env_runners": 2}) for k in range(1, 6)])
-        folder.trial(results)
+        folder.trial(results(5, config={"num_env_runners": 2}))
+        folder.trial(lines)
         assert shown(folder.read())
 
 
@@ -202,10 +176,10 @@ def test_report_does_not_tell_strings_of_a_logged_config(folder):
     for secret in ("hunter2", "hunter3"):
         partial = f"functools.partial(<class 'mine.Callback'>, api_key='{secret}')"
         logged = {"env_config": {"broker": {"password": secret}}, "callbacks": [partial], "model": {"custom_model": secret}}
-        folder.trial([result(k, config=logged) for k in range(1, 6)], name=secret.replace("hunter", "trial"))
+        folder.trial(results(5, config=logged), name=secret.replace("hunter", "trial"))
     experiment = folder.read()
     assert len(experiment.studies) == 2
-    for text in (*shown(experiment), render_page(make_report(experiment))):
+    for text in shown(experiment):
         assert "hunter" not in str(text)
 
 
@@ -224,7 +198,7 @@ def test_host_name_cannot_escape_the_lock_folder(temporary, host):
     assert file.parent == locks
 
 
-def test_link_in_place_of_the_lock_folder_is_not_followed(temporary):
+def test_link_in_place_of_the_lock_folder_is_not_followed(temporary, monkeypatch):
     place, locks = temporary
     outside = place / "outside"
     outside.mkdir()
@@ -237,11 +211,8 @@ def test_link_in_place_of_the_lock_folder_is_not_followed(temporary):
     with pytest.raises(OSError, match=r"host\.lock"):
         Colocation("host")
     assert everything_in(outside) == set()
-
-
-def test_lock_folder_owned_by_another_user_is_not_used(temporary, monkeypatch):
-    me = os.getuid()
-    monkeypatch.setattr(os, "getuid", lambda: me + 1)
+    another = os.getuid() + 1
+    monkeypatch.setattr(os, "getuid", lambda: another)
     with pytest.raises(PermissionError, match="not a folder owned by this user"):
         Colocation("host")
 

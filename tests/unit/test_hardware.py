@@ -35,8 +35,5 @@ def groups(tmp_path, own, files):
     ],
 )
 def test_smallest_quota_of_the_own_control_groups(tmp_path, own, files, cpus):
-    assert _cgroup_cpus(*groups(tmp_path, own, files)) == cpus
-
-
-def test_no_quota_without_control_groups(tmp_path):
     assert _cgroup_cpus(tmp_path / "fs", tmp_path / "cgroup") == math.inf
+    assert _cgroup_cpus(*groups(tmp_path, own, files)) == cpus

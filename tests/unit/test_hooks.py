@@ -152,14 +152,6 @@ def watch(algorithm, suffix=""):
 ALL = ["<step>", "step", "<training_step>", "training_step", "</training_step>", "</step>", "end", "cleanup"]
 
 
-def test_iterations_and_end_are_watched():
-    algorithm = Algorithm()
-    watch(algorithm)
-    assert algorithm.step() == (("a",), {"b": "b"})
-    algorithm.cleanup()
-    assert algorithm.calls == ALL
-
-
 @pytest.mark.parametrize("bound", [True, False], ids=["bound method", "function"])
 @pytest.mark.parametrize("name", ["step", "training_step", "cleanup"])
 def test_methods_that_another_callback_set_are_wrapped(name, bound):

@@ -40,8 +40,12 @@ def run(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent, check=False)
 
 
-def test_importing_the_package_imports_nothing_heavy():
-    code = "import sys, rl_scaling_callback; print([m for m in ('ray', 'torch', 'numpy', 'scipy', 'pyarrow') if m in sys.modules])"
+def test_importing_the_package_and_its_reports_imports_nothing_heavy():
+    heavy = ("ray", "torch", "pyarrow", "matplotlib", "jinja2", "rich")
+    show = "print([module for module in {} if module in sys.modules])"
+    code = f"import sys, rl_scaling_callback; {show.format((*heavy, 'numpy', 'scipy'))}"
+    assert run(code).stdout.strip() == "[]"
+    code = f"import sys; from rl_scaling_callback.report import make_report, to_json; {show.format(heavy)}"
     assert run(code).stdout.strip() == "[]"
 
 

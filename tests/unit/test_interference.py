@@ -1,6 +1,8 @@
 import math
 from dataclasses import dataclass
 
+import pytest
+
 from rl_scaling_callback.analysis.interference import undisturbed
 from rl_scaling_callback.core.scale import Scale
 
@@ -11,21 +13,15 @@ class Measured:
     others: float
 
 
-def measured(*pairs):
-    return [Measured(Scale.parse(scale), others) for scale, others in pairs]
-
-
-def test_less_disturbed_measurement_replaces_a_disturbed_one():
-    baseline, disturbed, again = measured(("1r1e", 0.1), ("2r1e", 1.2), ("2r1e", 0.1))
-    assert undisturbed([baseline, disturbed, again]) == [baseline, again]
-    assert undisturbed([baseline, disturbed]) == [baseline, disturbed], "the only measurement there is"
-
-
-def test_equally_disturbed_repeats_are_all_kept():
-    same = measured(("2r1e", 1.2), ("2r1e", 1.1), ("2r1e", math.nan))
-    assert undisturbed(same) == same
-
-
-def test_unknown_interference_is_not_left_out():
-    unknown = measured(("1r1e", math.nan), ("2r1e", math.nan), ("2r1e", 3.0))
-    assert undisturbed(unknown) == unknown
+@pytest.mark.parametrize(
+    ("pairs", "kept"),
+    [
+        ((("1r1e", 0.1), ("2r1e", 1.2), ("2r1e", 0.1)), (0, 2)),
+        ((("1r1e", 0.1), ("2r1e", 1.2)), (0, 1)),  # the only measurement there is
+        ((("2r1e", 1.2), ("2r1e", 1.1), ("2r1e", math.nan)), (0, 1, 2)),  # equally disturbed
+        ((("1r1e", math.nan), ("2r1e", math.nan), ("2r1e", 3.0)), (0, 1, 2)),  # unknown
+    ],
+)
+def test_less_disturbed_measurements_replace_disturbed_ones(pairs, kept):
+    measured = [Measured(Scale.parse(scale), others) for scale, others in pairs]
+    assert undisturbed(measured) == [measured[at] for at in kept]

@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rl_scaling_callback.analysis.laws import LAWS, Measured, axis_limit, fit_laws
-from rl_scaling_callback.core.formulas import interval
 from rl_scaling_callback.core.scale import Scale
 from tests.builders import ROWS
 
@@ -25,10 +24,7 @@ SURFACES = {
     AMDAHL: lambda r, e: 1.5 + (2.1 + 8.9 / e) / r,
     STRAGGLERS: lambda r, e: 1.18 + (2.5 + (8.2 + 1.2 * math.sqrt(2 * math.log(r))) / e) / r,
     CONTENTION: lambda r, e: 2 + (2 + 6 / e) / r + 0.7 * (r - 1) / e,
-    # Not in any of the laws: stragglers in all of a runner's time, cores that saturate, at once or softly.
-    "all stragglers": lambda r, e: 1.18 + (2.5 + 8.2 / e) / r * (1 + 0.125 * math.sqrt(2 * math.log(r))),
-    "saturated": lambda r, e: 1.5 + (2.1 + 8.9 / e) * max(1 / r, 0.5),
-    "soft": lambda r, e: 1.5 + (1 + 7.5 / e) * (r**-4 + 1.6**-4) ** 0.25 + 0.1 * (r - 1),
+    "saturated": lambda r, e: 1.5 + (2.1 + 8.9 / e) * max(1 / r, 0.5),  # of two cores; none of the laws
 }
 
 
@@ -36,47 +32,22 @@ def sps(surface, scale):
     return 1 / surface(scale.num_env_runners, scale.num_envs_per_env_runner)
 
 
-def measure(surface, scales, noise=0.0, rng=None, error=math.nan):
-    def factor():
-        return math.exp(rng.normal(0, noise)) if noise else 1.0
-
-    return [Measured(scale, sps(surface, scale) * factor(), error) for scale in scales]
+def measure(surface, scales, error=math.nan):
+    return [Measured(scale, sps(surface, scale), error) for scale in scales]
 
 
 def by_name(laws):
     return {fit.law.name: fit for fit in laws.fits}
 
 
-def test_leave_one_out_errors():
-    errors = {name: (round(fit.mean_error, 1), round(max(fit.errors), 1)) for name, fit in by_name(fit_laws(HALFCHEETAH)).items()}
-    assert errors == {AMDAHL: (5.5, 12.4), STRAGGLERS: (2.9, 9.7), CONTENTION: (5.5, 12.4)}
-
-
 def test_fit_up_to_four_predicts_eight_and_sixteen():
     laws = fit_laws([one for one in HALFCHEETAH if one.scale.parallelism <= 4])
     far = [one for one in HALFCHEETAH if one.scale.parallelism > 4]
-    errors = {
-        name: round(float(np.mean([100 * abs(one.sps / fit.predict(one.scale).sps - 1) for one in far])), 1)
-        for name, fit in by_name(laws).items()
+    missed = {name: np.mean([abs(one.sps / fit.predict(one.scale).sps - 1) for one in far]) for name, fit in by_name(laws).items()}
+    assert missed == {
+        name: pytest.approx(each, abs=5e-4) for name, each in ((AMDAHL, 0.096), (STRAGGLERS, 0.033), (CONTENTION, 0.096))
     }
-    assert errors == {AMDAHL: 9.6, STRAGGLERS: 3.3, CONTENTION: 9.6}
     assert laws.chosen.law.name == STRAGGLERS
-
-
-def test_laws_of_ten_configurations():
-    laws = fit_laws(HALFCHEETAH, baseline=Measured(Scale(1, 1), HALFCHEETAH[0].sps))
-    assert laws.chosen is laws.fits[0] is by_name(laws)[STRAGGLERS]
-    # µs per env step
-    assert {name: round(value) for name, value in laws.chosen.coefficients.items()} == {"a": 76, "b": 154, "c": 497, "d": 76}
-    assert {name: {n: round(s, 3) for n, s in each.items()} for name, each in laws.axes.items()} == {
-        "env runners": {2: 0.218, 4: 0.159, 8: 0.135},
-        "envs per runner": {2: 0.315, 4: 0.332, 8: 0.299},
-    }
-    assert [round(axis_limit(each), 2) for each in laws.axes.values()] == [7.41, 3.34]
-    assert [round(limit, 2) for limit in laws.limit] == [7.41, 9.56]
-    predicted = laws.chosen.predict(Scale(8, 2))
-    assert predicted.speedup == pytest.approx(5.40, rel=0.02)
-    assert predicted.efficiency == pytest.approx(predicted.speedup / 16 * 100)
 
 
 @pytest.mark.parametrize("name", [AMDAHL, STRAGGLERS, CONTENTION])
@@ -85,33 +56,6 @@ def test_noiseless_law_is_recovered(name):
     assert laws.chosen.law.name == name
     assert laws.chosen.mean_error < 0.01
     assert laws.chosen.predict(Scale(5, 6)).sps == pytest.approx(sps(SURFACES[name], Scale(5, 6)))
-
-
-def test_coverage_of_intervals():
-    """Coverage of nominal 95 % intervals with 5 % noise, with the law chosen anew each time, up to twice the measured range."""
-    rng = np.random.default_rng(3)
-    targets = [Scale(1, 1), Scale(3, 1), Scale(6, 2), Scale(2, 4), Scale(4, 4), Scale(2, 6), Scale(1, 8)]
-    coverage = {}
-    for case in [(AMDAHL, TEN), ("all stragglers", TEN), ("saturated", TEN), ("soft", TEN), ("saturated", GRID), ("soft", GRID)]:
-        held = []
-        for _ in range(20):
-            chosen = fit_laws(measure(SURFACES[case[0]], case[1], 0.05, rng)).chosen
-            for fresh in measure(SURFACES[case[0]], targets, 0.05, rng):
-                predicted = chosen.predict(fresh.scale)
-                low, high = interval(predicted.sps, predicted.error)
-                held.append(low <= fresh.sps <= high)
-        coverage[case[0], len(case[1])] = float(np.mean(held))
-    assert 0.90 <= np.mean(list(coverage.values())) <= 0.99, coverage
-    assert min(coverage.values()) >= 0.87, coverage
-
-
-@pytest.mark.parametrize(("name", "most"), [("saturated", 8.0), ("soft", 6.0), (CONTENTION, 5.0)])
-def test_oversubscribed_cores_are_predicted(name, most):
-    """4 % noise alone causes a leave-one-out error of 3 to 4 %; the two-level Amdahl law has 6 % or more here without noise."""
-    rng = np.random.default_rng(4)
-    laws = [fit_laws(measure(SURFACES[name], GRID, 0.04, rng)) for _ in range(5)]
-    assert np.mean([each.chosen.mean_error for each in laws]) < most
-    assert {each.chosen.law.name for each in laws} == {CONTENTION}
 
 
 def test_more_env_runners_than_cores_gain_nothing_unless_some_were_measured():
@@ -126,10 +70,8 @@ def test_more_env_runners_than_cores_gain_nothing_unless_some_were_measured():
 
 def test_extrapolation_is_flagged():
     chosen = fit_laws(HALFCHEETAH).chosen
-    assert not chosen.predict(Scale(16, 2)).extrapolated
-    assert chosen.predict(Scale(17, 1)).extrapolated
-    assert chosen.predict(Scale(1, 17)).extrapolated
-    assert chosen.predict(Scale(8, 5)).extrapolated
+    scales = (Scale(16, 2), Scale(17, 1), Scale(1, 17), Scale(8, 5))
+    assert [chosen.predict(scale).extrapolated for scale in scales] == [False, True, True, True]
 
 
 def test_limits():
@@ -148,17 +90,14 @@ def test_no_limit_is_below_what_was_measured():
 
 
 def test_too_few_for_a_law():
+    five = [one for one in HALFCHEETAH if one.scale.parallelism <= 4 and one.scale.num_envs_per_env_runner <= 2]
+    assert set(by_name(fit_laws(five))) == {AMDAHL}
     laws = fit_laws(HALFCHEETAH[:3])
     assert (laws.fits, laws.chosen) == ((), None)
     fractions = laws.axes["env runners"]
     assert fractions[4] == pytest.approx((4.39 / 11.89 - 1 / 4) / (1 - 1 / 4))
     assert laws.limit == (axis_limit(fractions), axis_limit(fractions))
     assert fit_laws([]).chosen is None
-
-
-def test_laws_need_enough_configurations():
-    four = fit_laws([one for one in HALFCHEETAH if max(one.scale.num_env_runners, one.scale.num_envs_per_env_runner) <= 2])
-    assert set(by_name(four)) == {AMDAHL}
 
 
 def test_env_runners_and_envs_are_interchangeable_on_a_line():
@@ -174,14 +113,10 @@ def test_no_predictions_if_no_law_fits():
     assert wild.chosen is None
 
 
-def test_law_is_no_more_precise_than_its_data():
-    predicted = fit_laws(measure(SURFACES[AMDAHL], GRID, error=40.0)).chosen.predict(Scale(3, 8))
-    assert math.log1p(predicted.error / 100) == pytest.approx(math.log(1.4) / math.sqrt(2))
-
-
-def test_interval_of_a_speedup_includes_the_error_of_the_baseline():
+def test_errors_are_at_least_those_of_the_data_and_of_the_baseline():
     measured = measure(SURFACES[AMDAHL], GRID, error=40.0)
     predicted = fit_laws(measured, baseline=measured[0]).chosen.predict(Scale(3, 8))
+    assert math.log1p(predicted.error / 100) == pytest.approx(math.log(1.4) / math.sqrt(2))
     width = math.hypot(math.log1p(predicted.error / 100), math.log(1.4))
     assert math.log1p(predicted.speedup_error / 100) == pytest.approx(width)
 
@@ -193,14 +128,11 @@ def test_without_one_by_one():
     assert laws.limit[1] > laws.limit[0] > 1
 
 
-def test_unknown_throughputs_are_left_out():
+def test_unknown_throughputs_are_left_out_and_repeats_rejected():
     spoilt = [Measured(Scale(16, n), each) for n, each in enumerate((math.nan, 0.0, -1.0, math.inf), 1)]
     laws = fit_laws([*HALFCHEETAH, *spoilt])
     assert len(laws.fitted_to) == 10
     assert laws.chosen.coefficients == fit_laws(HALFCHEETAH).chosen.coefficients
-
-
-def test_repeated_scale_is_rejected():
     with pytest.raises(ValueError, match="2r×1e more than once"):
         fit_laws([*HALFCHEETAH, Measured(Scale(2, 1), 7.0)])
 

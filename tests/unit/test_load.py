@@ -27,8 +27,9 @@ def test_env_runner_in_the_algorithms_process_is_counted_once():
     assert Machine(num_env_runners=0).look(25.0, 0.4) == (0.25, 0.75)
 
 
-def test_missing_report_makes_both_unknown():
+def test_missing_report_or_time_makes_both_unknown():
     assert all(map(math.isnan, Machine().look(50.0, 1.5)))
+    assert all(map(math.isnan, Machine().look(50.0, 0.0, 0.0, seconds=0.0, cpu_s=0.0)))
 
 
 def test_own_cores_are_known_without_utilisation_or_core_count():
@@ -38,21 +39,11 @@ def test_own_cores_are_known_without_utilisation_or_core_count():
         assert math.isnan(others)
 
 
-def test_no_time_between_calls_gives_nan():
-    assert all(map(math.isnan, Machine().look(50.0, 0.0, 0.0, seconds=0.0, cpu_s=0.0)))
+OTHERS = {"num_learners": 1, "evaluation_num_env_runners": 2, "num_aggregator_actors_per_learner": 1, "remote_worker_envs": True}
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        {"num_learners": 1},
-        {"evaluation_num_env_runners": 2},
-        {"num_aggregator_actors_per_learner": 1},
-        {"remote_worker_envs": True},
-        {"gym_env_vectorize_mode": "ASYNC"},
-    ],
-)
-def test_other_processes_of_a_trial(config):
-    assert has_other_workers(config)
-    assert not has_other_workers(dict.fromkeys(config, 0))
+@pytest.mark.parametrize(("name", "value"), [*OTHERS.items(), ("gym_env_vectorize_mode", "ASYNC")])
+def test_other_processes_of_a_trial(name, value):
+    assert has_other_workers({name: value})
+    assert not has_other_workers({name: 0})
     assert not has_other_workers({"gym_env_vectorize_mode": "SYNC", "num_learners": 0, "remote_worker_envs": False})

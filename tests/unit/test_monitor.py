@@ -20,7 +20,7 @@ from rl_scaling_callback.live.runners import RunnersWork
 from rl_scaling_callback.live.spent import Spent
 from rl_scaling_callback.rllib.configs import is_asynchronous, steps_before_learning
 from rl_scaling_callback.rllib.results import RunnerReport
-from tests.builders import RESULT_KEYS, WORKLOAD, anything, leaves
+from tests.builders import RESULT_KEYS, WORKLOAD, Warnings, anything, leaves
 
 RULE = SteadyRule(warmup_iterations=1, min_iterations=2)
 
@@ -37,13 +37,8 @@ class Measured(GivenBaseline):
         return Counterpart(1000.0, self._comparable, breakdown)
 
 
-def trial(config=None, warnings=None, rule=RULE, source=None, offset=lambda: 0.0, load=None, is_exclusive=lambda: 1.0):
-    warnings = {} if warnings is None else warnings
-
-    def warn(topic, text):
-        warnings.setdefault(topic, text)
-
-    config = config or {}
+def trial(config=None, rule=RULE, source=None, offset=lambda: 0.0, load=None, is_exclusive=lambda: 1.0, warn=None):
+    config, warn = config or {}, Warnings() if warn is None else warn
     return TrialMonitor(
         Trial("trial", Scale(4, 2), WORKLOAD, Resources(cores=2.0, cpus=5.0), overlaps=is_asynchronous(config)),
         source or GivenBaseline(1000.0, Scale(1, 1), Scale(4, 2), print),
@@ -123,37 +118,32 @@ def test_incomparable_or_overlapping_iterations_have_no_loss_attribution(config,
 
 
 @pytest.mark.parametrize("turned", [-3600.0, -0.5, 0.5, 3600.0])
-def test_clock_jump_makes_the_iteration_nan(turned):
-    warnings: dict[str, str] = {}
+def test_clock_jump_makes_the_iteration_nan(turned, warn):
     offsets = iter([0.0, 0.0, 0.001, turned, turned])
-    measured = trial(warnings=warnings, offset=lambda: next(offsets))
-    sps = [measure(measured, result(4000, 2.0), 0.0)["sps"] for _ in range(4)]
+    measured = trial(warn=warn, offset=lambda: next(offsets))
+    sps = [measure(measured, result(4000, 2.0))["sps"] for _ in range(4)]
     assert [value == value for value in sps] == [True, True, False, True]
-    assert f"jumped by {turned - 0.001:+.3g} s" in warnings["clock"]
+    assert f"jumped by {turned - 0.001:+.3g} s" in warn["clock"]
 
 
 def test_steady_figures_exclude_evaluation_and_warm_up():
     measured = trial()
-    measure(measured, result(4000, 9.0), 0.0)
-    measure(measured, result(4000, 3.0), 1.0)
-    steady = measure(measured, result(4000, 2.0), 0.0)["steady"]
-    assert steady["sps"] == 2000.0
-    assert (steady["speedup"], steady["efficiency"], steady["iterations"]) == (2.0, 25.0, 2.0)
+    for seconds, evaluation_s in ((9.0, 0.0), (3.0, 1.0), (2.0, 0.0)):
+        steady = measure(measured, result(4000, seconds), evaluation_s)["steady"]
+    assert (steady["sps"], steady["speedup"], steady["efficiency"], steady["iterations"]) == (2000.0, 2.0, 25.0, 2.0)
 
 
-def test_steps_of_a_failed_iteration_do_not_count_for_the_next():
-    warnings: dict[str, str] = {}
-    reader = IterationReader({}, warnings.setdefault)
+def test_steps_of_a_failed_iteration_do_not_count_for_the_next(warn):
+    reader = IterationReader({}, warn)
     reader.note_failure()
     env_steps = [reader.read(result(4000, 2.0))[0] for _ in range(2)]
     assert [value == value for value in env_steps] == [False, True]
-    assert list(warnings) == ["failure"]
+    assert list(warn) == ["failure"]
 
 
 @pytest.mark.parametrize("timed", [True, False])
-def test_slower_sampling_warns_once(timed):
-    warnings: dict[str, str] = {}
-    measured = trial(warnings=warnings)
+def test_slower_sampling_warns_once(timed, warn):
+    measured = trial(warn=warn)
     for iteration in range(97):
         busy = 1.0 + iteration / 100
         work = RunnersWork((RunnerReport(busy=busy),) * 4, busy, busy) if timed else RunnersWork()
@@ -161,48 +151,44 @@ def test_slower_sampling_warns_once(timed):
         assert math.isnan(steady["drift"]) == (iteration < 16)
     # 84 % between the means of iterations 2 to 9 and of the last eight; less if learning can't be excluded.
     assert steady["drift"] == pytest.approx(100 * (1.925 / 1.045 - 1) if timed else 100 * (2.175 / 1.295 - 1), abs=1.0)
-    assert "drift" in warnings
+    assert "drift" in warn
 
 
-def test_iterations_before_learning_are_warm_up():
-    measured = trial({"num_steps_sampled_before_learning_starts": 1500}, rule=SteadyRule(warmup_iterations=0))
-    fast, slow = result(1000, 0.1), result(1000, 1.0)
-    assert [measure(measured, each, 0.0)["steady"]["iterations"] for each in (fast, fast, slow, slow)] == [0.0, 0.0, 1.0, 2.0]
+def test_drift_is_silent_while_the_baseline_follows_it(warn):
+    monitor = trial(warn=warn, source=type("Source", (Measured,), {"follows_drift": True})())
+    for iteration in range(40):
+        measure(monitor, result(4000, 1.25 + iteration / 20), 0.0, {"sample": 1.0 + iteration / 20})
+    assert "drift" not in warn
 
 
 @pytest.mark.parametrize("broken", [result(0, 1.0), result(100, 0.0), {}, {"env_runners": None, "time_this_iter_s": 1.0}])
-def test_broken_result_is_nan_with_one_warning(broken):
-    warnings: dict[str, str] = {}
-    measured = trial(warnings=warnings)
+def test_broken_result_is_nan_with_one_warning(broken, warn):
+    measured = trial(warn=warn)
     for _ in range(3):
-        values = measure(measured, broken, 0.0)
+        values = measure(measured, broken)
     assert math.isnan(values["sps"])
     assert math.isnan(values["speedup"])
     assert values["band"] == ""
-    assert len(warnings) == 1
+    assert len(warn) == 1
 
 
-def test_asynchronous_algorithm_may_start_without_steps():
-    warnings: dict[str, str] = {}
-    measured = trial({"min_time_s_per_iteration": 10}, warnings)
-    measure(measured, result(0, 10.0), 0.0)
-    assert not warnings
-    measure(measured, result(1000, 10.0), 0.0)
-    measure(measured, result(0, 10.0), 0.0)
-    assert list(warnings) == ["steps"]
+def test_asynchronous_algorithm_may_start_without_steps(warn):
+    measured = trial({"min_time_s_per_iteration": 10}, warn=warn)
+    for env_steps, warned in ((0, []), (1000, []), (0, ["steps"])):
+        measure(measured, result(env_steps, 10.0))
+        assert list(warn) == warned
 
 
 @pytest.mark.parametrize("config", [{}, {"broadcast_interval": 1}], ids=["phases in turn", "phases overlap"])
-def test_given_baseline_yields_only_causes_that_need_no_breakdown(config):
-    warnings = {}
-    measured = trial(config, warnings)
+def test_given_baseline_yields_only_causes_that_need_no_breakdown(config, warn):
+    measured = trial(config, warn=warn)
     phases = {"sample": 1.0, "learn": 0.5, "evaluate": 0.25}
     work = RunnersWork((), 0.8, 0.9, phases if config else None)
     for _ in range(3):
         values = measure(measured, result(4000, 2.0), 0.25, phases, work, LearnersWork(busy=1.94) if config else LearnersWork())
     known = {cause: values["loss"][cause] for cause in CAUSES if values["loss"][cause] == values["loss"][cause]}
     assert known == {"straggler": pytest.approx(100 * 0.1 / 2), "evaluate": pytest.approx(100 * 0.25 / 2)}
-    assert list(warnings) == ["breakdown"]
+    assert list(warn) == ["breakdown"]
     assert ("The learner is busy" in values["diagnosis"]) == bool(config)
 
 
@@ -215,7 +201,7 @@ def test_given_baseline_yields_only_causes_that_need_no_breakdown(config):
 def test_no_sequence_of_results_raises_or_yields_infinity(results):
     measured = trial()
     for each in results:
-        values = dict(leaves(measure(measured, each, 0.0)))
+        values = dict(leaves(measure(measured, each)))
         assert values.pop("band") in {"", "perfect", "excellent", "good", "fair", "inefficient"}
         assert values.pop("diagnosis") == ""
         assert values.pop("baseline/source") == "given"
@@ -252,16 +238,25 @@ def test_baseline_is_measured_while_nothing_else_runs(exclusive, others):
     assert (published[-1].sps, published[-1].disturbed) == (1000.0, 0.0)
 
 
+def test_baseline_is_marked_if_something_else_always_ran():
+    published, source = [], Measured()
+    source.update = published.append
+    monitor = trial(source=source, is_exclusive=lambda: 0.0)
+    for _ in range(9):
+        measure(monitor, result(1000, 2.0))
+    assert (published[-1].settled, published[-1].disturbed) == (True, 1.0)
+
+
 @pytest.mark.parametrize(
     ("healthy", "reports", "delivered"),
     [(4, 4, 4), (4, 3, 3), (3, 3, 3), (3, 0, 3), (4, 0, 4), (0, 0, 0)],
     ids=["all", "one is late", "one is dead", "one is dead, none reports", "none reports", "all are dead"],
 )
 @pytest.mark.parametrize("source", ["trial", "probe"])
-def test_env_runners_that_deliver_no_samples_do_not_count(healthy, reports, delivered, source):
-    warnings, baseline = {}, type("Source", (Measured,), {"source": source})()
-    baseline.observe = lambda env_steps, spent: warnings.setdefault("observed", "") is None
-    monitor = trial(warnings=warnings, source=baseline)
+def test_env_runners_that_deliver_no_samples_do_not_count(healthy, reports, delivered, source, warn):
+    baseline = type("Source", (Measured,), {"source": source})()
+    baseline.observe = lambda env_steps, spent: warn("observed", "")
+    monitor = trial(warn=warn, source=baseline)
     work = RunnersWork(WORK.reports[:reports], busy=0.6, longest=0.6)
     for _ in range(3):
         fleet = {"fault_tolerance": {"num_healthy_workers": healthy}}
@@ -269,12 +264,12 @@ def test_env_runners_that_deliver_no_samples_do_not_count(healthy, reports, deli
     assert values["sps"] == 2000.0
     assert values["parallelism"] == 2 * max(1, delivered)
     if delivered == 4:
-        assert list(warnings) == ["observed"]
+        assert list(warn) == ["observed"]
         assert values["steady"]["iterations"] == 2
         assert values["efficiency"] == 25.0
         return
-    assert list(warnings) == ["runners"]
-    assert f"only {delivered} of 4 env runners" in warnings["runners"]
+    assert list(warn) == ["runners"]
+    assert f"only {delivered} of 4 env runners" in warn["runners"]
     assert values["steady"]["iterations"] == 0
     assert values["diagnosis"] == ""
     assert all(math.isnan(values["loss"][cause]) for cause in CAUSES)
@@ -292,12 +287,3 @@ def test_a_changed_env_starts_the_steady_state_anew():
     monitor = trial(source=baseline)
     iterations = [measure(monitor, result(4000, 2.0), 0.0, {"sample": 1.0}, WORK)["steady"]["iterations"] for _ in range(9)]
     assert iterations == [0, 1, 2, 3, 4, 1, 2, 3, 4]
-
-
-@pytest.mark.parametrize("follows", [True, False])
-def test_drift_is_only_silent_while_the_baseline_follows_it(follows):
-    warnings, baseline = {}, type("Source", (Measured,), {"follows_drift": follows})()
-    monitor = trial(warnings=warnings, source=baseline)
-    for iteration in range(40):
-        measure(monitor, result(4000, 1.25 + iteration / 20), 0.0, {"sample": 1.0 + iteration / 20})
-    assert ("drift" in warnings) == (not follows)

@@ -36,61 +36,38 @@ class Driver:
         return {phase: pytest.approx(seconds, abs=1e-9) for phase, seconds in phases.items() if abs(seconds) > 1e-9}
 
 
-def test_without_reports_nothing_is_known():
-    driver = Driver(1)
-    driver.spend(1.0, "learn")
-    driver.fetch()
-    assert driver.runners.read().phases is None
+IN_VAIN = [(0.09, "learn"), (0.01, "sample"), ()] * 20
 
 
-def test_wait_for_a_poll_delayed_by_the_learner_is_learn():
-    driver = Driver(1)
-    driver.spend(1.0, "sample")
-    driver.fetch(("1", 100.0, 101.0, 0.0))
-    # The next sample ends at 102, in the middle of an update of 3 s.
-    driver.spend(3.0, "learn")
-    driver.fetch(("1", 101.0, 102.0, 0.0))
-    driver.spend(1.0, "sample")
-    driver.fetch(("1", 104.0, 105.0, 0.0))
-    assert driver.phases() == {"sample": 3.0, "learn": 2.0}
-
-
-def test_wait_before_a_poll_without_result_is_transfer():
-    driver = Driver(1)
-    driver.spend(1.0, "sample")
-    driver.fetch(("1", 100.0, 101.0, 0.0))
-    driver.spend(1.0, "sample")
-    # It ended at 102 and is pickled until 104. Meanwhile the process does an empty update and polls in vain.
-    for _ in range(20):
-        driver.spend(0.09, "learn")
-        driver.spend(0.01, "sample")
-        driver.fetch()
-    driver.spend(0.2, "sample")
-    driver.fetch(("1", 101.0, 102.0, 0.0))
-    driver.spend(1.0, "sample")
-    driver.fetch(("1", 104.0, 105.0, 0.0))
-    # The last sample ended 0.2 s before now.
-    assert driver.phases() == {"sample": 5.0, "other": 0.2}
-
-
-def test_wait_for_a_delayed_request_counts_for_the_phase_that_delays_it():
+@pytest.mark.parametrize(
+    ("events", "phases"),
+    [
+        # The second sample ends at 102, in the middle of an update of 3 s: the wait for the delayed poll is learn.
+        ([(3.0, "learn"), (101.0, 102.0, 0.0), (1.0, "sample"), (104.0, 105.0, 0.0)], {"sample": 3.0, "learn": 2.0}),
+        # It ends at 102 and is pickled until 104. Meanwhile the process does an empty update and polls in vain: that is transfer.
+        # The last sample ended 0.2 s before now.
+        (
+            [(1.0, "sample"), *IN_VAIN, (0.2, "sample"), (101.0, 102.0, 0.0), (1.0, "sample"), (104.0, 105.0, 0.0)],
+            {"sample": 5.0, "other": 0.2},
+        ),
+        # The wait for a delayed request counts for the phase that delays it.
+        ([(2.0, "sync"), (), (1.0, "sample"), (103.0, 104.0, 0.0)], {"sample": 2.0, "sync": 2.0}),
+        # Waiting for weights is sync.
+        ([(2.0, "sample"), (101.75, 103.0, 0.5)], {"sample": 2.5, "sync": 0.5}),
+    ],
+    ids=["delayed poll", "transfer", "delayed request", "weights"],
+)
+def test_waits_count_for_what_causes_them(events, phases):
+    """Each event is a time spent in a phase, or a poll that returns one sample (start, end, wait for weights) or none."""
     driver = Driver(1)
     driver.spend(1.0, "sample")
     driver.fetch(("1", 100.0, 101.0, 0.0))
-    driver.spend(2.0, "sync")
-    driver.fetch()
-    driver.spend(1.0, "sample")
-    driver.fetch(("1", 103.0, 104.0, 0.0))
-    assert driver.phases() == {"sample": 2.0, "sync": 2.0}
-
-
-def test_waiting_for_weights_is_sync():
-    driver = Driver(1)
-    driver.spend(1.0, "sample")
-    driver.fetch(("1", 100.0, 101.0, 0.0))
-    driver.spend(2.0, "sample")
-    driver.fetch(("1", 101.75, 103.0, 0.5))
-    assert driver.phases() == {"sample": 2.5, "sync": 0.5}
+    for event in events:
+        if len(event) == 2:
+            driver.spend(*event)
+        else:
+            driver.fetch(*([("1", *event)] if event else []))
+    assert driver.phases() == phases
 
 
 def test_time_between_iterations_is_not_counted():
@@ -127,8 +104,11 @@ def test_silent_env_runner_does_not_count_as_waiting():
     assert driver.phases() == {"sample": 1.0, "other": 1.0}
 
 
-def test_without_timestamps_nothing_is_known():
+def test_without_reports_or_their_timestamps_nothing_is_known():
     driver = Driver(1)
+    driver.spend(1.0, "learn")
+    driver.fetch()
+    assert driver.runners.read().phases is None
     driver.runners.add([("1", RunnerReport(1.0))])
     driver.runners.add([("1", RunnerReport(2.0, began=201.0, ended=203.0))])
     assert driver.runners.read().phases is None

@@ -36,6 +36,12 @@ def clock(now, metrics):
     return clock
 
 
+def in_thread(function, *args):
+    thread = threading.Thread(target=function, args=args)
+    thread.start()
+    thread.join()
+
+
 def spend(metrics, now, key, seconds):
     with metrics.log_time(key):
         now[0] += seconds
@@ -53,25 +59,18 @@ def test_blocks_of_a_phase_add_up_until_taken(clock, metrics, now):
 def test_nested_phases_count_for_the_innermost_only(clock, metrics, now):
     with metrics.log_time("sampling"):
         now[0] += 1.0
+        assert clock.take() == {"sample": 1.0}, "up to now"
         with metrics.log_time(("timers", "unknown")):
             now[0] += 1.0
             spend(metrics, now, "inner", 4.0)
         now[0] += 1.0
-    assert clock.take() == {"sample": 3.0, "sync": 4.0}
+    assert clock.take() == {"sample": 2.0, "sync": 4.0}
 
 
 def test_rllib_metrics_are_unchanged(clock, metrics):
     with metrics.log_time(("timers", "sampling"), window=3) as stats:
         assert stats == "stats"
     assert metrics.logged == [(("timers", "sampling"), {"window": 3})]
-
-
-def test_take_inside_a_block_counts_up_to_now(clock, metrics, now):
-    with metrics.log_time("sampling"):
-        now[0] += 1.0
-        assert clock.take() == {"sample": 1.0}
-        now[0] += 2.0
-    assert clock.take() == {"sample": 2.0}
 
 
 def test_error_ends_the_block(clock, metrics, now):
@@ -103,27 +102,19 @@ def test_background_phase_counts_only_while_no_other_runs(now, metrics):
             spend(metrics, now, "sampling", 2.0)
 
     with metrics.log_time("evaluation"):
-        training = threading.Thread(target=train)
-        training.start()
-        training.join()
+        in_thread(train)
         now[0] += 4.0
     assert clock.take() == {"other": 1.0, "sample": 2.0, "evaluate": 4.0}
 
 
-def test_parallel_thread_is_not_counted(clock, metrics, now):
+@pytest.mark.parametrize(("beside", "known"), [(True, {"sample": 2.0}), (False, {"sample": 0.0, "learn": 2.0})])
+def test_threads_count_one_after_another_but_not_in_parallel(clock, metrics, now, beside, known):
     with metrics.log_time("sampling"):
-        beside = threading.Thread(target=spend, args=(metrics, now, "update", 2.0))
-        beside.start()
-        beside.join()
-    assert clock.take() == {"sample": 2.0}
-
-
-def test_consecutive_threads_are_counted(clock, metrics, now):
-    spend(metrics, now, "sampling", 1.0)
-    after = threading.Thread(target=spend, args=(metrics, now, "update", 2.0))
-    after.start()
-    after.join()
-    assert clock.take() == {"sample": 1.0, "learn": 2.0}
+        if beside:
+            in_thread(spend, metrics, now, "update", 2.0)
+    if not beside:
+        in_thread(spend, metrics, now, "update", 2.0)
+    assert clock.take() == known
 
 
 def test_asynchronous_work_counts_for_the_phase_that_started_it(metrics, now):

@@ -11,7 +11,7 @@ from rl_scaling_callback.core.probing import Probe, ProbeError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule, SteadyWindow
 from rl_scaling_callback.core.trial import Trial
-from tests.builders import WORKLOAD
+from tests.builders import WORKLOAD, Warnings
 
 OWN, SINGLE, ONE_RUNNER = Scale(4, 2), Scale(1, 1), Scale(1, 2)
 SECONDS_PER_STEP = {SINGLE: 1e-3, OWN: 0.4e-3, ONE_RUNNER: 0.8e-3}
@@ -39,9 +39,6 @@ class Machine:
 
     def measure(self, scales, rounds=1):
         return [self._probe(scale, each) for each in range(rounds) for scale in scales]
-
-    def clock(self):
-        return self.now
 
     def close(self):
         self.closed += 1
@@ -72,7 +69,19 @@ class Machine:
 
 def baseline(machine, scale=OWN, reference=SINGLE, overlaps=False, **options):
     trial = Trial("trial", scale, WORKLOAD, overlaps=overlaps)
-    return ProbedBaseline(machine, trial, reference, clock=machine.clock, **options)
+    return ProbedBaseline(machine, trial, reference, clock=lambda: machine.now, **options)
+
+
+def trained(seconds=20.0, noise=0.02, **machine):
+    """Return a machine, a baseline that was probed while the trial trained there, and its warnings."""
+    machine, warnings = Machine(noise, **machine), Warnings()
+    probed = baseline(machine, warn=warnings)
+    assert machine.train(probed, seconds) == 0
+    return machine, probed, warnings
+
+
+def seconds_of_reference(probed, spent):
+    return 1000 / probed.compare_with(EMPTY, 1000.0, spent)[0]
 
 
 def iteration(slowness=1.0):
@@ -80,23 +89,28 @@ def iteration(slowness=1.0):
     return TimeBreakdown.of({"sample": 0.4 * slowness, "learn": 0.1 * slowness}, 0.5 * slowness, 0.36 * slowness, 0.36 * slowness)
 
 
-def test_reference_samples_longer_and_learns_as_long():
-    probed = baseline(Machine())
-    sps, comparable, *_ = probed.compare_with(EMPTY, 1000.0, iteration())
-    assert sps == pytest.approx(1000 / (1.0 + 0.1))
-    assert comparable == 1.0
-    assert probed.source == "probe"
-    assert probed.is_baseline == 0.0
-    assert math.isnan(probed.error), "three probes within a second say nothing about the next second"
+AT_SCALE = TimeBreakdown.of({"sample": 1.0, "learn": 0.1}, 1.2, 0.9, 0.9)
 
 
-def test_slower_machine_slows_the_reference_too():
+@pytest.mark.parametrize(
+    ("options", "fragment", "spent", "seconds"),
+    [
+        ({}, math.inf, iteration(), 1.0 + 0.1),
+        ({}, 4, iteration(), 1.0 + 8 * 0.1),  # it learns once per round, so 8 times as often
+        ({"scale": SINGLE}, math.inf, AT_SCALE, 1.2),  # it is its own reference
+        ({"reference": ONE_RUNNER}, math.inf, iteration(), 2 * (0.8 + 0.1)),  # per unit of its parallelism
+        ({"overlaps": True}, math.inf, TimeBreakdown.of({}, 1.0), 1.0),  # the probes alone
+    ],
+)
+def test_reference_samples_longer_and_learns_as_long(options, fragment, spent, seconds):
     machine = Machine()
-    probed = baseline(machine)
-    fast = 2000 * probed.compare_with(EMPTY, 1000.0, iteration())[0] ** -1
-    machine.slowness = 3.0
-    slow = 2000 * probed.compare_with(EMPTY, 1000.0, iteration(3.0))[0] ** -1
-    assert slow == pytest.approx(3 * fast)
+    machine.fragment = fragment
+    probed = baseline(machine, **options)
+    assert seconds_of_reference(probed, spent) == pytest.approx(seconds)
+    assert probed.compare_with(EMPTY, 1000.0, spent)[1] == 1.0
+    assert (probed.source, probed.is_baseline) == ("probe", float(options == {"scale": SINGLE}))
+    if not options:
+        assert math.isnan(probed.error), "three probes within a second say nothing about the next second"
 
 
 @pytest.mark.parametrize(("lasts_s", "least"), [(0.0, 0.93), (3.0, 0.85)])
@@ -129,66 +143,50 @@ def test_stated_errors_hold_the_figure_of_another_trial(lasts_s, least):
 
 
 def test_error_is_known_from_the_third_spell_on_and_shrinks():
-    machine = Machine(noise=0.05)
-    probed = baseline(machine)
-    errors = []
-    for _ in range(4):
+    machine, probed, _ = trained(8.0, noise=0.05)
+    errors = [probed.error]
+    for _ in range(3):
         machine.train(probed, 8.0)
         errors.append(probed.error)
     assert errors[-1] < 15
-    assert sorted(errors[1:], reverse=True)[0] > errors[-1]
+    assert max(errors[1:]) > errors[-1]
 
 
 @pytest.mark.parametrize(("rounds", "noise", "warns"), [(3, 0.01, False), (3, 0.6, True), (1, 0.01, True)])
-def test_an_uncertain_baseline_warns_once(rounds, noise, warns):
-    warnings = {}
+def test_an_uncertain_baseline_warns_once(rounds, noise, warns, warn):
     machine = Machine(noise=noise)
     measure, machine.measure = machine.measure, lambda scales, wanted=1: measure(scales, min(wanted, rounds))
-    probed = baseline(machine, warn=warnings.setdefault)
+    probed = baseline(machine, warn=warn)
     machine.train(probed, 30.0)
     probed.update(EMPTY)
-    assert list(warnings) == ["error"] * warns
+    assert list(warn) == ["error"] * warns
 
 
 class TestAgainstTheTrialsOwnIterations:
     """Probes at the trial's own scale must reproduce its iterations."""
 
     def test_a_changed_env_is_probed_again_at_once(self):
-        machine = Machine(noise=0.02)
-        warnings = {}
-        probed = baseline(machine, warn=warnings.setdefault)
-        assert machine.train(probed, 60.0) == 0
+        machine, probed, warnings = trained(60.0)
         probes = machine.probes
         machine.cost_of_step = machine.cost_for_twins = 20.0
         assert probed.observe(1000.0, machine.iterate())
         assert machine.probes >= probes + 6
-        assert probed.compare_with(EMPTY, 1000.0, machine.iterate())[0] == pytest.approx(1000 / (20.0 + 0.1), rel=0.2)
+        assert seconds_of_reference(probed, machine.iterate()) == pytest.approx(20.0 + 0.1, rel=0.2)
         assert not machine.closed, "the new twins agree"
         assert not warnings
 
-    def test_probes_of_another_env_than_the_trials_are_made_anew_then_not_trusted(self):
-        machine = Machine(noise=0.02)
-        warnings = {}
-        probed = baseline(machine, warn=warnings.setdefault)
-        machine.train(probed, 20.0)
+    def test_probes_of_another_env_than_the_trials_are_made_anew_then_not_trusted_until_they_agree(self):
+        machine, probed, warnings = trained()
         machine.cost_of_step = 20.0
         for _ in range(4):
             assert not probed.observe(1000.0, machine.iterate())
         assert machine.closed == 1
         sps, comparable, *_ = probed.compare_with(EMPTY, 1000.0, machine.iterate())
-        assert math.isnan(sps)
-        assert comparable == 0.0
-        assert math.isnan(probed.error)
+        assert (sps, comparable, probed.error) == pytest.approx((math.nan, 0.0, math.nan), nan_ok=True)
         assert (probed.source, probed.follows_drift) == ("", False)
         assert list(warnings) == ["disagree"]
         assert "2r" not in warnings["disagree"]
         assert "4r×2e, take 0." in warnings["disagree"]
-
-    def test_probes_are_trusted_again_once_they_agree(self):
-        machine = Machine(noise=0.02)
-        probed = baseline(machine)
-        machine.train(probed, 20.0)
-        machine.cost_of_step = 20.0
         machine.train(probed, 60.0)
         assert not probed.source
         machine.cost_of_step = 1.0
@@ -196,9 +194,7 @@ class TestAgainstTheTrialsOwnIterations:
         assert probed.source == "probe"
 
     def test_failed_probes_of_a_changed_env_leave_the_baseline_unknown_until_probes_work_again(self):
-        machine, warnings = Machine(noise=0.02), {}
-        probed = baseline(machine, warn=warnings.setdefault)
-        machine.train(probed, 20.0)
+        machine, probed, warnings = trained()
         machine.cost_of_step = machine.cost_for_twins = 20.0
         measure, machine.measure = machine.measure, Mock(side_effect=ProbeError("An env hangs."))
         for is_known in (True, False, False):  # the first one may be a stall
@@ -208,13 +204,11 @@ class TestAgainstTheTrialsOwnIterations:
         machine.measure = measure
         machine.train(probed, 600.0)
         assert probed.source == "probe"
-        assert probed.compare_with(EMPTY, 1000.0, machine.iterate())[0] == pytest.approx(1000 / (20.0 + 0.1), rel=0.1)
+        assert seconds_of_reference(probed, machine.iterate()) == pytest.approx(20.0 + 0.1, rel=0.1)
 
     @pytest.mark.parametrize("stall", [4.0, 40.0], ids=["short", "long"])
     def test_a_stalled_iteration_changes_nothing(self, stall):
-        machine = Machine(noise=0.02)
-        probed = baseline(machine)
-        machine.train(probed, 20.0)
+        machine, probed, _ = trained()
         for _ in range(5):
             before = machine.probes
             machine.cost_of_step = stall
@@ -226,9 +220,7 @@ class TestAgainstTheTrialsOwnIterations:
         assert not machine.closed
 
     def test_two_iterations_in_a_row_are_no_stall(self):
-        machine = Machine(noise=0.02)
-        probed = baseline(machine)
-        machine.train(probed, 20.0)
+        machine, probed, _ = trained()
         machine.overhead = 1.0  # takes too long to probe just because of a stall
         machine.train(probed, 60.0)
         machine.cost_of_step = machine.cost_for_twins = 3.0
@@ -240,23 +232,18 @@ class TestAgainstTheTrialsOwnIterations:
         probed = baseline(machine)
         machine.cost_of_step = 1.06
         machine.train(probed, 30.0)
-        sampling = 1000 / probed.compare_with(EMPTY, 1000.0, machine.iterate())[0] - 0.1
-        assert sampling == pytest.approx(1.024)
+        assert seconds_of_reference(probed, machine.iterate()) == pytest.approx(1.024 + 0.1)
         assert probed.error == pytest.approx(100 * (1.06 / 1.024 - 1), rel=0.05)
 
     def test_sampling_outside_rllibs_timers_is_noticed_in_the_first_iteration(self):
-        warnings = {}
-        machine = Machine(noise=0.02)
-        probed = baseline(machine, warn=warnings.setdefault)
-        probed.observe(1000.0, machine.iterate(sample=1e-5 * machine._random.random()))
-        for _ in range(20):
-            assert not probed.source
+        machine, probed, warnings = trained(0.0)
+        for _ in range(21):
             probed.observe(1000.0, machine.iterate(sample=1e-5 * machine._random.random()))
+            assert not probed.source
         assert "training_step" in warnings["disagree"]
 
     def test_noise_of_a_shared_machine_is_no_disagreement(self):
-        machine, warnings = Machine(noise=0.1, disturbed=0.05), {}
-        probed = baseline(machine, warn=warnings.setdefault)
+        machine, probed, warnings = trained(0.0, noise=0.1, disturbed=0.05)
         for _ in range(100):
             machine.slowness = machine._random.choice([1.0, 1.55])
             assert machine.train(probed, 3.0) == 0
@@ -267,131 +254,21 @@ class TestAgainstTheTrialsOwnIterations:
 
 def test_resets_are_part_of_the_reference_as_often_as_in_training():
     # 4 env runners of which each spends 0.2 s on resets: a single one would spend 0.8 s.
-    probed = baseline(Machine())
     spent = TimeBreakdown.of({"sample": 0.6, "learn": 0.1}, 0.7, 0.56, 0.56, reset=0.2, all_resets=0.8)
-    sps, _, reference, single = probed.compare_with(EMPTY, 1000.0, spent)
+    sps, _, reference, single = baseline(Machine()).compare_with(EMPTY, 1000.0, spent)
     assert sps == pytest.approx(1000 / (1.0 + 0.8 + 0.1))
-    assert reference.sample == pytest.approx(1.8e-3)
-    assert reference.busy == pytest.approx(1.7e-3)
+    assert (reference.sample, reference.busy) == pytest.approx((1.8e-3, 1.7e-3))
     assert single == pytest.approx(0.36 * 4 * 0.5e-3 + 0.8e-3)
 
 
-def test_learning_once_per_round_means_more_updates_at_the_reference():
-    machine = Machine()
-    machine.fragment = 4
-    probed = baseline(machine)
-    assert probed.compare_with(EMPTY, 1000.0, iteration())[0] == pytest.approx(1000 / (1.0 + 8 * 0.1))
-
-
-def test_trial_at_the_reference_scale_is_its_own_reference():
-    probed = baseline(Machine(noise=0.1), scale=SINGLE)
-    spent = TimeBreakdown.of({"sample": 1.0, "learn": 0.1}, 1.2, 0.9, 0.9)
-    assert probed.compare_with(EMPTY, 1000.0, spent)[0] == pytest.approx(1000 / 1.2)
-    assert probed.is_baseline == 1.0
-
-
-def test_larger_reference_counts_per_unit_of_its_parallelism():
-    probed = baseline(Machine(), reference=ONE_RUNNER)
-    assert probed.compare_with(EMPTY, 1000.0, iteration())[0] == pytest.approx(1000 / (0.8 + 0.1) / 2)
-
-
-def test_overlapping_algorithms_use_the_probes_alone():
-    probed = baseline(Machine(), overlaps=True)
-    assert probed.compare_with(EMPTY, 1000.0, TimeBreakdown.of({}, 1.0))[0] == pytest.approx(1000.0)
-
-
 def test_causes_sum_to_the_loss_and_none_is_estimated():
-    probed = baseline(Machine())
-    spent = iteration()
+    probed, spent = baseline(Machine()), iteration()
     lost, estimated = losses(OWN, 1000.0, spent, *probed.compare_with(EMPTY, 1000.0, spent)[2:])
-    speedup = 2000.0 / probed.compare_with(EMPTY, 1000.0, spent)[0]
+    speedup = 2 * seconds_of_reference(probed, spent)
     assert sum(lost.values()) == pytest.approx(100 - 100 * speedup / 8, abs=1e-9)
     assert not estimated
     # One runner with two envs is busy for 0.72 ms per step: four would sample 1,000 steps in 0.18 s, but take 0.36 s.
     assert lost["contention"] == pytest.approx(100 * (0.36 - 0.18) / 0.5)
-
-
-def test_probing_stays_within_its_share_of_the_time():
-    machine = Machine()
-    probed = baseline(machine)
-    at_start = probed.take_seconds()
-    assert at_start > 0
-    started = machine.now
-    machine.train(probed, 30.0)
-    first = probed.take_seconds()
-    assert 0.07 < first / 30.0 <= 0.1
-    machine.train(probed, 400.0)
-    assert 0.005 < (first + probed.take_seconds() - 3.0) / (machine.now - started - 30.0) <= 0.01
-    assert probed.age < 100
-
-
-def test_failed_probes_stay_within_their_share_and_keep_the_baseline():
-    machine, warnings = Machine(), {}
-    probed = baseline(machine, warn=warnings.setdefault)
-    ended = started = machine.now
-    probed.take_seconds()
-    failed = 0
-
-    def measure(scales, rounds=1):
-        nonlocal failed
-        failed += 1
-        machine.now += 10.0
-        raise ProbeError("An env hangs.")
-
-    machine.measure = measure
-    machine.train(probed, 5000.0)
-    assert failed >= 2
-    assert probed.take_seconds() == pytest.approx(10.0 * failed)
-    assert 10.0 * (failed - 1) <= 3.0 + 0.01 * (machine.now - started)
-    assert probed.age == pytest.approx(machine.now - ended)
-    assert probed.source == "probe"
-    assert warnings == {"probe": "An env hangs. The baseline of the last probe is kept; baseline/age shows how old it is."}
-
-
-def test_baseline_follows_drift_of_the_env(monkeypatch):
-    machine = Machine()
-    probed = baseline(machine)
-    monkeypatch.setitem(SECONDS_PER_STEP, OWN, 0.8e-3)
-    machine.train(probed, 1000.0)
-    assert probed.compare_with(EMPTY, 1000.0, machine.iterate())[0] == pytest.approx(1000 / 1.1)
-    assert probed.follows_drift
-
-
-class Lasting:
-    source, error, is_baseline = "trial", 5.0, 0.0
-
-    def __init__(self, sps):
-        self.sps = sps
-        self.updates = 0
-
-    def update(self, steady):
-        self.updates += 1
-
-    def compare_with(self, steady, env_steps):
-        return Counterpart(self.sps, 1.0)
-
-
-@pytest.mark.parametrize(("sps", "warns"), [(1000 / 1.1, False), (0.97 * 1000 / 1.1, False), (0.8 * 1000 / 1.1, True)])
-def test_lasting_baseline_of_another_speed_warns_once(sps, warns):
-    warnings = {}
-    lasting = Lasting(sps)
-    probed = baseline(Machine(), lasting=lasting, warn=warnings.setdefault)
-    window = SteadyWindow(SteadyRule(warmup_iterations=0))
-    for _ in range(8):
-        window.add(1000.0, 0.5, iteration().parts)
-        probed.observe(1000.0, iteration())
-        probed.update(window.read())
-    assert lasting.updates == 8
-    assert list(warnings) == ["lasting"] * warns
-
-
-def test_asynchronous_trial_at_the_reference_scale_loses_only_evaluation():
-    probed = baseline(Machine(noise=0.1), scale=SINGLE, overlaps=True)
-    spent = TimeBreakdown(0.5, 0.3, 0.0, 0.7, 0.2, 0.4, 0.4)
-    assert probed.compare_with(EMPTY, 1000.0, spent)[:2] == (pytest.approx(1000.0), 1.0)
-    lost, _ = losses(SINGLE, 1000.0, spent, *probed.compare_with(EMPTY, 1000.0, spent)[2:])
-    assert {cause for cause, points in lost.items() if abs(points) > 1e-9} == {"evaluate"}
-    assert probed.error == 0
 
 
 def test_stepping_and_contention_are_not_split_by_implausible_probes(monkeypatch):
@@ -403,8 +280,71 @@ def test_stepping_and_contention_are_not_split_by_implausible_probes(monkeypatch
     assert lost["serial_stepping"] > 0
 
 
-def test_asynchronous_trials_are_warned_that_the_reference_does_not_learn():
-    warnings = {}
-    baseline(Machine(), overlaps=True, warn=warnings.setdefault)
-    assert list(warnings) == ["overlap"]
-    baseline(Machine(), warn=warnings.__delitem__)
+def test_probing_stays_within_its_share_of_the_time():
+    machine = Machine()
+    probed = baseline(machine)
+    assert probed.take_seconds() > 0
+    started = machine.now
+    machine.train(probed, 30.0)
+    first = probed.take_seconds()
+    assert 0.07 < first / 30.0 <= 0.1
+    machine.train(probed, 400.0)
+    assert 0.005 < (first + probed.take_seconds() - 3.0) / (machine.now - started - 30.0) <= 0.01
+    assert probed.age < 100
+
+
+def test_failed_probes_stay_within_their_share_and_keep_the_baseline(warn):
+    machine = Machine()
+    probed = baseline(machine, warn=warn)
+    started = machine.now
+    probed.take_seconds()
+
+    def hang(scales, rounds=1):
+        machine.now += 10.0
+        raise ProbeError("An env hangs.")
+
+    machine.measure = Mock(side_effect=hang)
+    machine.train(probed, 5000.0)
+    failed = machine.measure.call_count
+    assert failed >= 2
+    assert probed.take_seconds() == pytest.approx(10.0 * failed)
+    assert 10.0 * (failed - 1) <= 3.0 + 0.01 * (machine.now - started)
+    assert probed.age == pytest.approx(machine.now - started)
+    assert probed.source == "probe"
+    assert warn == {"probe": "An env hangs. The baseline of the last probe is kept; baseline/age shows how old it is."}
+
+
+def test_baseline_follows_drift_of_the_env(monkeypatch):
+    machine = Machine()
+    probed = baseline(machine)
+    monkeypatch.setitem(SECONDS_PER_STEP, OWN, 0.8e-3)
+    machine.train(probed, 1000.0)
+    assert seconds_of_reference(probed, machine.iterate()) == pytest.approx(1.1)
+    assert probed.follows_drift
+
+
+@pytest.mark.parametrize(("sps", "warns"), [(1000 / 1.1, False), (0.97 * 1000 / 1.1, False), (0.8 * 1000 / 1.1, True)])
+def test_lasting_baseline_of_another_speed_warns_once(sps, warns, warn):
+    lasting = Mock(source="trial", error=5.0, is_baseline=0.0, compare_with=lambda steady, env_steps: Counterpart(sps, 1.0))
+    probed = baseline(Machine(), lasting=lasting, warn=warn)
+    window = SteadyWindow(SteadyRule(warmup_iterations=0))
+    for _ in range(8):
+        window.add(1000.0, 0.5, iteration().parts)
+        probed.observe(1000.0, iteration())
+        probed.update(window.read())
+    assert lasting.update.call_count == 8
+    assert list(warn) == ["lasting"] * warns
+
+
+def test_asynchronous_trial_at_the_reference_scale_loses_only_evaluation():
+    probed = baseline(Machine(noise=0.1), scale=SINGLE, overlaps=True)
+    spent = TimeBreakdown(0.5, 0.3, 0.0, 0.7, 0.2, 0.4, 0.4)
+    sps, comparable, *counterpart = probed.compare_with(EMPTY, 1000.0, spent)
+    assert (sps, comparable, probed.error) == (pytest.approx(1000.0), 1.0, 0)
+    lost, _ = losses(SINGLE, 1000.0, spent, *counterpart)
+    assert {cause for cause, points in lost.items() if abs(points) > 1e-9} == {"evaluate"}
+
+
+def test_asynchronous_trials_are_warned_that_the_reference_does_not_learn(warn):
+    baseline(Machine(), overlaps=True, warn=warn)
+    assert list(warn) == ["overlap"]

@@ -42,7 +42,4 @@ def test_off_policy_learning_scales_with_the_updates():
     elsewhere = Ratios.of(single, own, updates=8.0).apply(TimeBreakdown.of({"sample": 2.0, "learn": 7.0, "sync": 0.5}, 10.0), 1)
     assert elsewhere.total == pytest.approx(10.0 + 8 * 8.0)
     assert elsewhere.sync == pytest.approx(4.0)  # not measured by any probe
-
-
-def test_unmeasured_sync_time_does_not_depend_on_the_scale():
     assert Ratios.of(probe(ONE, 1.0, sync=0.1), probe(EIGHT, 1.0), updates=1.0).sync == 1.0

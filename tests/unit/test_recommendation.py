@@ -4,11 +4,11 @@ from dataclasses import replace
 import pytest
 
 from rl_scaling_callback.analysis.goals import GOALS, Goal
-from rl_scaling_callback.analysis.noise import SWEPT, USUAL
+from rl_scaling_callback.analysis.noise import SWEPT, USUAL, Noise
 from rl_scaling_callback.analysis.recommendation import recommend
 from rl_scaling_callback.core.formulas import NAN
-from rl_scaling_callback.report.decisions import choice_text, reason_text
-from tests.builders import by_speedup, configuration, of_the_user
+from rl_scaling_callback.report.decisions import code_text, doubt_lines, reason_text
+from tests.builders import by_speedup, configuration, of_the_user, settled_run
 
 
 def missed(found):
@@ -19,28 +19,22 @@ def peers(found):
     return [str(each.scale) for each in found.peers]
 
 
-@pytest.mark.parametrize(("goal", "scale"), [("save", "2r×1e"), ("balanced", "4r×1e"), ("fastest", "8r×2e")])
-def test_the_three_goals(goal, scale):
-    found = recommend(of_the_user(), GOALS[goal])
-    assert str(found.choice.scale) == scale
-    assert found.verdict == "met"
-
-
 @pytest.mark.parametrize(
-    ("constraints", "scale"),
+    ("goal", "constraints", "scale"),
     [
-        ({}, "8r×2e"),
-        ({"max_cpus": 8}, "2r×4e"),
-        ({"max_cpus": 2}, "1r×8e"),
-        ({"min_efficiency": 50}, "8r×1e"),
-        ({"min_efficiency": 60, "max_cpus": 3}, "2r×2e"),
-        ({"min_speedup": 5, "max_cpus": 9}, "8r×2e"),
+        ("save", {}, "2r×1e"),
+        ("balanced", {}, "4r×1e"),
+        ("fastest", {}, "8r×2e"),
+        ("fastest", {"max_cpus": 8}, "2r×4e"),
+        ("fastest", {"max_cpus": 2}, "1r×8e"),
+        ("fastest", {"min_efficiency": 50}, "8r×1e"),
+        ("fastest", {"min_efficiency": 60, "max_cpus": 3}, "2r×2e"),
+        ("fastest", {"min_speedup": 5, "max_cpus": 9}, "8r×2e"),
     ],
 )
-def test_custom_constraints(constraints, scale):
-    found = recommend(of_the_user(), Goal.of("fastest", **constraints))
-    assert str(found.choice.scale) == scale
-    assert found.verdict == "met"
+def test_goals_and_constraints(goal, constraints, scale):
+    found = recommend(of_the_user(), Goal.of(goal, **constraints))
+    assert (str(found.choice.scale), found.verdict) == (scale, "met")
 
 
 def test_ram_is_a_constraint_only_if_recorded():
@@ -76,12 +70,10 @@ def test_configuration_below_a_threshold_within_its_error_is_eligible(efficiency
 
 def test_interval_across_a_threshold_leaves_the_verdict_undecided():
     found = recommend(by_speedup(error=10.0, **{"1r1e": 1.0, "4r1e": 2.6}), GOALS["balanced"])
-    assert str(found.choice.scale) == "4r×1e"
-    assert [(each.limit.figure, each.value, each.verdict) for each in found.standings] == [
-        ("efficiency", pytest.approx(65), "undecided"),
-        ("speedup", 2.6, "undecided"),
+    assert (str(found.choice.scale), found.verdict) == ("4r×1e", "undecided")
+    assert [(each.limit.figure, each.verdict) for each in found.standings] == [
+        (name, "undecided") for name in ("efficiency", "speedup")
     ]
-    assert found.verdict == "undecided"
 
 
 def test_cheapest_of_those_tied_within_noise_is_chosen():
@@ -94,21 +86,21 @@ def test_cheapest_of_those_tied_within_noise_is_chosen():
     assert str(recommend(apart, GOALS["fastest"]).choice.scale) == "8r×2e"
 
 
-def test_smaller_n_breaks_ties_in_cpus():
-    found = recommend(by_speedup(**{"1r1e": 1.0, "4r4e": 3.0, "4r2e": 3.0}), GOALS["fastest"])
-    assert str(found.choice.scale) == "4r×2e"
+@pytest.mark.parametrize(
+    ("speedups", "choice"),
+    [
+        ({"4r4e": 3.0, "4r2e": 3.0}, "4r×2e"),  # a smaller N breaks ties in CPUs
+        ({"4r1e": 2.95, "8r1e": 3.0}, "4r×1e"),  # 2 % never justify more CPUs
+        ({"4r1e": 2.93, "8r1e": 3.0}, "8r×1e"),
+    ],
+)
+def test_exact_speedups_are_tied_within_two_percent(speedups, choice):
+    assert str(recommend(by_speedup(**{"1r1e": 1.0}, **speedups), GOALS["fastest"]).choice.scale) == choice
 
 
 def test_error_of_the_baseline_causes_no_ties():
-    rows = by_speedup(**{"1r1e": 1.0, "2r1e": 1.5, "4r1e": 2.0})
-    rows = [replace(each, sps_error=1.0, speedup_error=60.0) for each in rows]
+    rows = [replace(each, sps_error=1.0, speedup_error=60.0) for each in by_speedup(**{"1r1e": 1.0, "2r1e": 1.5, "4r1e": 2.0})]
     assert str(recommend(rows, GOALS["fastest"]).choice.scale) == "4r×1e"
-
-
-@pytest.mark.parametrize(("speedup", "choice"), [(2.95, "4r×1e"), (2.93, "8r×1e")])
-def test_two_percent_never_justify_more_cpus(speedup, choice):
-    found = recommend(by_speedup(**{"1r1e": 1.0, "4r1e": speedup, "8r1e": 3.0}), GOALS["fastest"])
-    assert str(found.choice.scale) == choice
 
 
 def test_at_most_four_percent_of_the_speed_are_traded_for_fewer_cpus():
@@ -152,10 +144,9 @@ def test_a_choice_that_is_too_noisy_is_a_guess():
     assert (found.ground, found.verdict) == ("fastest", "met")
     found = recommend(noisy(1000.0, **rows), Goal("quick", min_speedup=2))
     assert (str(found.choice.scale), found.ground, found.verdict) == ("1r×2e", "guess", "undecided")
-    assert choice_text(found) == "Best guess 1r×2e: the machine was too busy to tell"
-    assert reason_text(found).startswith(
-        "The machine was too busy to tell: the speedup of 1r×2e, the best guess, is uncertain by ± > 100 %. Measure again"
-    )
+    assert reason_text(found).startswith("The machine was too busy to tell: the speedup of 1r×2e, the best guess, is uncertain by")
+    # Where no trial was repeated, errors are those of other machines.
+    assert recommend([replace(each, noise=USUAL) for each in noisy(1000.0, **rows)], GOALS["fastest"]).ground == "fastest"
     assert recommend(noisy(1000.0, **rows), GOALS["fastest"]).verdict == "undecided"
 
 
@@ -163,12 +154,6 @@ def test_baseline_is_a_guess_if_nothing_is_known_about_the_others():
     found = recommend(noisy(50.0, **{"1r1e": 1.0, "2r1e": 0.9, "1r2e": 0.8}), GOALS["fastest"])
     assert (str(found.choice.scale), found.ground) == ("1r×1e", "guess")
     assert "all speedups are uncertain by more than 30 %" in reason_text(found)
-
-
-def test_assumed_errors_leave_a_choice():
-    """Where no trial was repeated, errors are those of other machines."""
-    found = recommend([replace(each, noise=USUAL) for each in noisy(50.0, **{"1r1e": 1.0, "1r2e": 2.9})], GOALS["fastest"])
-    assert found.ground == "fastest"
 
 
 def test_interference_leaves_the_verdict_undecided():
@@ -182,8 +167,7 @@ def test_interference_leaves_the_verdict_undecided():
 
 def test_missing_resources_outweigh_speed():
     found = recommend(by_speedup(**{"1r1e": 1.0, "2r1e": 1.9, "8r1e": 3.9}), Goal.of("fastest", min_speedup=4, max_cpus=4))
-    assert str(found.choice.scale) == "2r×1e"
-    assert missed(found) == {"speedup": pytest.approx(2.1)}
+    assert (str(found.choice.scale), missed(found)) == ("2r×1e", {"speedup": pytest.approx(2.1)})
 
 
 @pytest.mark.parametrize("goal", GOALS.values(), ids=list(GOALS))
@@ -193,22 +177,50 @@ def test_nothing_measured(goal, rows):
     assert (found.choice, found.verdict, found.ground) == (None, "undecided", "none")
 
 
-@pytest.mark.parametrize("goal", ["save", "balanced"])
-def test_no_choice_by_efficiency_without_a_baseline(goal):
-    assert recommend([configuration("2r1e", 1000.0), configuration("4r1e", 1800.0)], GOALS[goal]).choice is None
-
-
-def test_fastest_is_known_without_a_baseline():
-    found = recommend([configuration("2r1e", 1000.0), configuration("4r1e", 1800.0)], GOALS["fastest"])
+def test_without_a_baseline_only_the_fastest_is_known():
+    rows = [configuration("2r1e", 1000.0), configuration("4r1e", 1800.0)]
+    choices = [recommend(rows, GOALS[goal]).choice for goal in ("save", "balanced")]
+    assert choices == [None, None]
+    found = recommend(rows, GOALS["fastest"])
     assert (str(found.choice.scale), found.ground) == ("4r×1e", "fastest")
-
-
-def test_single_configuration():
-    (baseline,) = by_speedup(**{"1r1e": 1.0})
-    found = recommend([baseline], GOALS["save"])
-    assert (found.choice, found.runner_up) == (baseline, None)
 
 
 def test_configurations_without_a_throughput_or_speedup_are_no_candidates():
     rows = [*by_speedup(**{"1r1e": 1.0, "2r1e": 1.9}), configuration("4r1e", NAN, 1000.0), configuration("8r1e", 9000.0)]
     assert str(recommend(rows, GOALS["fastest"]).choice.scale) == "2r×1e"
+    found = recommend(rows[:1], GOALS["save"])
+    assert (found.choice, found.runner_up) == (rows[0], None)
+
+
+# What tests/data/reports does not show of the explanations
+
+
+@pytest.mark.parametrize(
+    ("speedup", "advice"),
+    [
+        # ± 25 % of one run each; of 2 it is 17 %, of 4 12 %, of 10 7 %.
+        (3.5, None),
+        (3.0, "repeat 4r×1e and the baseline once, about 218 s plus start-up."),
+        (2.8, "repeat 4r×1e and the baseline 3 times, about 667 s plus start-up."),
+        (2.53, "too close for 9 repeats to settle."),
+    ],
+)
+def test_number_and_cost_of_repeats_that_settle_a_verdict(speedup, advice):
+    noise = Noise(dof=1e6)
+    rows = by_speedup(**{"1r1e": 1.0, "4r1e": speedup})
+    rows = [
+        replace(each, noise=noise, variance=0.057**2, speedup_error=noise.error(2 * 0.057**2), runs=(settled_run(),))
+        for each in rows
+    ]
+    said = " ".join(doubt_lines(recommend(rows, Goal("quick", min_speedup=2.5))))
+    assert ("Undecided" not in said) if advice is None else said.startswith("Undecided: ") and (advice in said)
+
+
+def test_code_is_python():
+    class Config:
+        def env_runners(self, **settings):
+            self.settings = settings
+
+    config = Config()
+    exec(code_text(recommend(of_the_user(), GOALS["fastest"])), {"config": config})
+    assert config.settings == {"num_env_runners": 8, "num_envs_per_env_runner": 2}

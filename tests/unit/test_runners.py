@@ -19,19 +19,14 @@ def test_without_reports_nothing_is_known():
     assert math.isnan(work.longest)
 
 
-def test_longest_is_summed_over_rounds():
-    rounds = Rounds()
-    rounds.add(reports(1.0, 3.0))
-    rounds.add(reports(3.0, 1.0))
+@pytest.mark.parametrize("merged", [False, True])
+def test_longest_is_summed_over_rounds(merged):
+    rounds, (one, other) = Rounds(), (reports(1.0, 3.0), reports(3.0, 1.0))
+    for each in [one + other] if merged else [one, other]:
+        rounds.add(each)
     work = rounds.read()
     assert (work.busy, work.longest) == (2.0, 6.0)
     assert work.reports == (RunnerReport(4.0, cpu=4.0),) * 2
-
-
-def test_rounds_merged_together_are_separated():
-    rounds = Rounds()
-    rounds.add(reports(1.0, 3.0) + reports(3.0, 1.0))
-    assert rounds.read().longest == 6.0
 
 
 def test_start_discards_earlier_reports():

@@ -99,12 +99,13 @@ def test_estimate_is_unbiased():
     assert sum(seconds) == pytest.approx(20 * 2000 * 1.75e-3, rel=0.05)
 
 
-def test_envs_of_a_runner_count_as_one_step():
+def test_envs_of_a_runner_count_as_one_step_and_rllib_metrics_are_unchanged():
     runner = Runner(num_envs=4)
     for _ in range(3):
         seconds = runner.sample(200)
     parts = {"env_step": 200 * 0.001, "inference": 200 * 0.002, "reset": 0.0}
     assert seconds == pytest.approx({"busy": 200 * 0.004, "cpu": 200 * 0.001, **parts})
+    assert runner.blocks == 3 * (1 + 200 * 4)
 
 
 def test_samples_of_one_step_add_up():
@@ -114,12 +115,6 @@ def test_samples_of_one_step_add_up():
     told = [sample for sample in samples if "env_step" in sample]
     assert 100 < len(told) < 400
     assert sum(sample["env_step"] for sample in told) == pytest.approx(1.0, rel=0.02)
-
-
-def test_rllib_metrics_are_unchanged():
-    runner = Runner()
-    runner.sample(500)
-    assert runner.blocks == 1 + 500 * 4
 
 
 def test_sample_without_its_start_is_unknown():

@@ -13,37 +13,19 @@ def fill(window, seconds, env_steps=1000.0):
 
 
 def test_default_cap_rises_with_min_iterations():
-    assert SteadyRule(min_iterations=10).iteration_limit == 10
-    assert SteadyRule(min_iterations=3).iteration_limit == 8
-    assert SteadyRule(max_iterations=6).iteration_limit == 6
-
-
-@pytest.mark.parametrize("max_iterations", [7, 8, 9])
-def test_given_cap_below_min_iterations_is_rejected(max_iterations):
-    with pytest.raises(ValueError, match=f"max_iterations is {max_iterations}; allowed are whole numbers from 10 up"):
-        SteadyRule(min_iterations=10, max_iterations=max_iterations)
+    rules = ({"min_iterations": 10}, {"min_iterations": 3}, {"max_iterations": 6})
+    assert [SteadyRule(**each).iteration_limit for each in rules] == [10, 8, 6]
+    with pytest.raises(ValueError, match="max_iterations is 9; allowed are whole numbers from 10 up"):
+        SteadyRule(min_iterations=10, max_iterations=9)
 
 
 def test_sums_not_means_after_warm_up():
     steady = fill(SteadyWindow(SteadyRule()), [9, 9, 1, 1, 1, 1, 6])
     assert steady.iterations == 5
     assert steady.sps == 5000 / 10
-    assert (steady.env_steps, steady.seconds) == (5000, 10)
-    assert not steady.converged
-
-
-def test_nan_while_the_window_is_empty():
-    steady = fill(SteadyWindow(SteadyRule()), [1, 1])
-    assert math.isnan(steady.sps)
-    assert math.isnan(steady.error)
-    assert (steady.iterations, steady.converged, steady.settled) == (0, False, False)
-
-
-def test_equal_iterations_have_no_error():
-    steady = fill(SteadyWindow(SteadyRule()), [0.1] * 7)
-    assert steady.error == 0
-    assert steady.converged
-    assert steady.settled
+    assert (steady.env_steps, steady.seconds, steady.converged) == (5000, 10, False)
+    equal = fill(SteadyWindow(SteadyRule()), [0.1] * 7)
+    assert (equal.error, equal.converged, equal.settled) == (0, True, True)
 
 
 def test_caps_settle_without_convergence():
@@ -58,19 +40,11 @@ def test_caps_settle_without_convergence():
 
 def test_time_without_steps_is_added_to_the_next_iteration():
     window = SteadyWindow(SteadyRule(warmup_iterations=0))
-    window.add(0, 2.0)
-    window.add(100, 2.0)
-    assert window.read().sps == 25
-    assert window.read().iterations == 1
-
-
-def test_parts_of_an_iteration_without_steps_count_with_its_time():
-    window = SteadyWindow(SteadyRule(warmup_iterations=0))
     window.add(100, 2.0, {"learn": 1.0})
     window.add(0, 3.0, {"learn": 2.5, "sync": 0.5})
     assert (window.read().seconds, window.read().parts) == (2.0, {"learn": 1.0})
     window.add(100, 2.0, {"learn": 1.0})
-    assert (window.read().seconds, window.read().parts) == (7.0, {"learn": 4.5, "sync": 0.5})
+    assert (window.read().iterations, window.read().seconds, window.read().parts) == (2, 7.0, {"learn": 4.5, "sync": 0.5})
 
 
 def test_time_without_steps_before_a_restore_is_dropped():
@@ -89,16 +63,15 @@ def test_unknown_or_implausible_iterations_are_ignored(env_steps, seconds):
     assert window.read().iterations == 0
 
 
-def test_warm_up_starts_when_learning_does():
-    window = SteadyWindow(SteadyRule(warmup_iterations=1), learns_after=150)
-    assert [window.add(100, 1.0) for _ in range(5)] == [False, False, False, True, True]
-    assert window.read().iterations == 2
-
-
-def test_restored_trial_warms_up_again():
-    window = SteadyWindow(SteadyRule(warmup_iterations=1))
-    numbers = (1, 2, 3, 1, 2, 3, math.nan)
-    assert [window.add(100, 1.0, since_restore=number) for number in numbers] == [False, True, True, False, True, True, True]
+@pytest.mark.parametrize(
+    ("learns_after", "since_restore", "counts"),
+    [(150, [math.nan] * 5, [False, False, False, True, True]), (0, [1, 2, 3, 1, 2, 3], [False, True, True, False, True, True])],
+    ids=["it starts when learning does", "a restored trial warms up again"],
+)
+def test_warm_up(learns_after, since_restore, counts):
+    window = SteadyWindow(SteadyRule(warmup_iterations=1), learns_after=learns_after)
+    assert [window.add(100, 1.0, since_restore=number) for number in since_restore] == counts
+    assert window.read().iterations == sum(counts)
 
 
 def test_streaming_sums_match_the_batch_formula():
@@ -132,23 +105,19 @@ def test_interval_has_nominal_coverage():
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("name", "values"),
     [
-        {"warmup_iterations": -1},
-        {"warmup_iterations": 1.5},
-        {"min_iterations": 1},
-        {"min_iterations": True},
-        {"precision": 0},
-        {"precision": math.nan},
-        {"max_iterations": 4},
-        {"max_seconds": math.inf},
-        {"max_seconds": "60"},
+        ("warmup_iterations", [-1, 1.5]),
+        ("min_iterations", [1, True]),
+        ("precision", [0, math.nan]),
+        ("max_iterations", [4]),
+        ("max_seconds", [math.inf, "60"]),
     ],
 )
-def test_invalid_rules_are_rejected(options):
-    ((name, value),) = options.items()
-    with pytest.raises(ValueError, match=f"{name} is {value!r}; allowed are"):
-        SteadyRule(**options)
+def test_invalid_rules_are_rejected(name, values):
+    for value in values:
+        with pytest.raises(ValueError, match=f"{name} is {value!r}; allowed are"):
+            SteadyRule(**{name: value})
 
 
 @pytest.mark.parametrize(

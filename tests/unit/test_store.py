@@ -2,10 +2,8 @@
 
 import multiprocessing
 import os
-import resource
 import shutil
 import signal
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,20 +58,14 @@ def troubled(store, before):
 
 
 def test_publish_and_load(store):
-    assert load(store) is None
-    store.publish(BASELINE)
-    assert load(store) == BASELINE
-    store.publish(baseline(sps=1400.0))
-    assert load(store).steady.sps == 1400.0
-    assert files(store) == [place(store)]
-
-
-def test_deleted_directory_is_recreated(store):
-    Path(store.directory).rmdir()
+    Path(store.directory).rmdir()  # it is recreated
     assert load(store) is None
     assert list(store.others(BASELINE.workload, SINGLE)) == []
     store.publish(BASELINE)
-    assert load(store) == BASELINE
+    assert load(store) == load(BaselineStore.at(f"file://{store.directory}")) == BASELINE
+    store.publish(baseline(sps=1400.0))
+    assert load(store).steady.sps == 1400.0
+    assert files(store) == [place(store)]
 
 
 def test_each_workload_and_reference_has_its_own_file(store):
@@ -103,62 +95,47 @@ def test_baseline_counts_for_its_own_run_and_for_a_store_of_all_runs(store):
     assert (load(first), load(second).steady.sps, len(files(store))) == (None, 1.0, 1)
 
 
-def test_store_at_a_uri(tmp_path):
-    BaselineStore.at(f"file://{tmp_path}/a").publish(BASELINE)
-    assert load(BaselineStore.at(str(tmp_path / "a"))) == BASELINE
+PLACES = ("{}/file", "{}/file/below", "{}/link", "", "/proc/nothing/here", "nosuchscheme://bucket/path")
 
 
-def test_unreachable_directory_is_rejected(tmp_path):
+@pytest.mark.parametrize("where", [*PLACES, "s4://key:secret@bucket/it", "nosuch://token-secret@host/it"])
+def test_unusable_directory_is_rejected_without_telling_credentials(tmp_path, where):
     (tmp_path / "file").write_text("")
-    for where in (tmp_path / "file", tmp_path / "file" / "below", "nosuchscheme://bucket/path", "", "/proc/nothing/here"):
-        with pytest.raises(ValueError, match="baseline_dir is") as error:
-            BaselineStore.at(where)
-        assert repr(str(where)) in str(error.value)
-        assert "allowed are" in str(error.value)
-
-
-@pytest.mark.parametrize("uri", ["s4://key:secret@bucket/it", "nosuch://token-secret@host/it"])
-def test_credentials_in_an_unusable_uri_are_not_told(uri):
-    with pytest.raises(ValueError, match="baseline_dir is") as error:
-        BaselineStore.at(uri)
+    (tmp_path / "link").symlink_to(tmp_path / "unmounted")
+    where = where.format(tmp_path)
+    with pytest.raises(ValueError, match=r"baseline_dir is.*allowed are") as error:
+        BaselineStore.at(where)
     assert "secret" not in str(error.value)
+    assert repr(where) in str(error.value) or "secret" in where
 
 
 # ---------------------------------------------------------------- foreign files
 
-HUGE = object()
+LARGE = 1 << 30
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "not valid JSON"),
-        (b"\x00" * 10, "not valid JSON"),
         (BASELINE.to_json().encode()[:200], "not valid JSON"),
-        (b"[" * 100_000, "not valid JSON"),
         (ANT.to_json().encode(), "another workload"),
-        (HUGE, f"it has {1 << 30} bytes"),
+        (LARGE, f"it has {LARGE} bytes"),
         (None, "not a file"),
     ],
 )
-def test_unusable_file_is_set_aside_unread_and_kept(store, content, reason):
-    path, size = place(store), 1 << 30
-    if content is HUGE:
-        with path.open("wb") as file:
-            file.truncate(size)
-    elif content is None:
+def test_unusable_file_is_set_aside_and_kept(store, content, reason):
+    path = place(store)
+    if content is None:
         (path / "below").mkdir(parents=True)
     else:
-        path.write_bytes(content)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        path.write_bytes(b"" if content == LARGE else content)
+        os.truncate(path, content if content == LARGE else len(content))
     with pytest.raises(BaselineFileError, match=rf"{reason}.*set aside as"):
         load(store)
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert grown * (1 if sys.platform == "darwin" else 1024) < size / 8
     (aside,) = files(store)
     store.publish(BASELINE)
     assert load(store) == BASELINE
-    assert aside.is_dir() if content is None else aside.stat().st_size == (size if content is HUGE else len(content))
+    assert aside.is_dir() if content is None else aside.stat().st_size == (LARGE if content == LARGE else len(content))
 
 
 @pytest.mark.parametrize("kind", ["fifo", "loop", "dangling link"])
@@ -183,9 +160,7 @@ def test_file_that_cannot_be_set_aside_is_not_overwritten(store):
 
 def test_file_deleted_while_being_read_counts_as_missing(store):
     store.publish(BASELINE)
-    assert (
-        load(troubled(store, lambda operation, where: place(store).unlink() if operation == "open_input_stream" else None)) is None
-    )
+    assert load(troubled(store, lambda operation, _: operation == "open_input_stream" and place(store).unlink())) is None
 
 
 # ---------------------------------------------------------------- storage that fails
@@ -217,25 +192,11 @@ def half_written(operation, where):
         raise OSError(28, "No space left on device")
 
 
-def limited(operation, where):
-    """Let the operating system refuse to write more than 100 bytes."""
-    if operation == "open_output_stream":
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
-
-
-@pytest.fixture
-def limits():
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 @pytest.mark.parametrize("scale", [SINGLE, Scale(2, 4)])
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
         (half_written, "No space left"),
-        (limited, "File too large"),
         (failing("create_dir", OSError(30, "Read-only file system")), "Read-only"),
         (failing("move", PermissionError(13, "Permission denied")), "Permission denied"),
         (failing("get_file_info", OSError(5, "Input/output error")), "Input/output"),
@@ -243,12 +204,11 @@ def limits():
         *((vanishing(operation), "") for operation in ("get_file_info", "create_dir", "open_output_stream", "move")),
     ],
 )
-def test_fault_costs_one_warning_and_the_baseline_is_written_after_it(store, limits, fault, told, scale):
-    broken, warn = [True], Warnings()
+def test_fault_costs_one_warning_and_the_baseline_is_written_after_it(store, fault, told, scale, warn):
+    broken = [True]
     trial = reference(troubled(store, lambda *call: fault(*call) if broken[0] else None), scale, warn=warn)
     trial.update(UNSETTLED)
     trial.update(SETTLED)
-    limits()
     if scale == SINGLE:
         assert trial.compare_with(SETTLED, 1000.0)[:2] == (1000.0, 1.0)
         assert told in warn.get("storage", "")
@@ -257,14 +217,6 @@ def test_fault_costs_one_warning_and_the_baseline_is_written_after_it(store, lim
     broken[0] = False
     trial.update(replace(SETTLED, sps=900.0, iterations=6, env_steps=6000.0, seconds=6.0))
     assert load(store, WORKLOAD) is None if scale != SINGLE else load(store, WORKLOAD).steady.sps == 1000.0
-
-
-def test_failed_write_keeps_the_old_file(store):
-    store.publish(BASELINE)
-    with pytest.raises(OSError, match="No space left"):
-        troubled(store, half_written).publish(baseline(sps=1.0))
-    assert load(store) == BASELINE
-    assert files(store) == [place(store)]
 
 
 def test_slow_filesystem_takes_a_small_share_of_the_time(store):
@@ -282,7 +234,7 @@ def test_slow_filesystem_takes_a_small_share_of_the_time(store):
         trial.update(UNSETTLED)
         spent, longest = spent + now[0] - before, max(longest, now[0] - before)
         now[0] += 0.1
-    assert spent < 0.05 * now[0]
+    assert 0 < spent < 0.05 * now[0]
     assert longest < 10
     store.publish(baseline(WORKLOAD, iterations=5, env_steps=5000.0))
     for _ in range(10_000):
@@ -341,30 +293,6 @@ def test_200_trials_read_one_baseline_while_it_is_rewritten(store):
         assert {sps for sps, _ in compared} <= written
         assert warnings == {}
     assert len({sps for loads, *_ in reports for sps, _ in loads}) > 1, "no read overlapped a write"
-    assert files(store) == [place(store, WORKLOAD)]
-
-
-def race(directory, owner, together, told):
-    trial = reference(BaselineStore.at(directory), owner=owner)
-    trial.update(UNSETTLED)
-    together.wait(60)
-    trial.update(replace(SETTLED, sps=1000.0 + int(owner)))
-    told.put((owner, trial.is_baseline, trial.compare_with(SETTLED, 1000.0)[:2]))
-
-
-def test_simultaneous_references_are_all_compared_with_a_published_baseline(store):
-    together, told = spawned.Barrier(READERS), spawned.Queue()
-    racers = [spawned.Process(target=race, args=(store.directory, str(owner), together, told)) for owner in range(READERS)]
-    for process in racers:
-        process.start()
-    reports = [told.get(timeout=120) for _ in racers]
-    for process in racers:
-        process.join(60)
-    final = load(store, WORKLOAD)
-    # A trial that looked before another wrote keeps its own, which is a measurement of the same workload.
-    assert final.owner in {owner for owner, is_baseline, _ in reports if is_baseline}
-    assert {comparable for *_, (_, comparable) in reports} == {1.0}
-    assert {sps for *_, (sps, _) in reports} <= {1000.0 + owner for owner in range(READERS)}
     assert files(store) == [place(store, WORKLOAD)]
 
 

@@ -54,16 +54,18 @@ class Runner:
             self.env.close()
 
 
-@pytest.mark.parametrize("part", ["env", "module", "connector", "custom connector"])
-def test_shared_object_with_state_is_found(part):
-    shared = {
-        "env": {"env": Env()},
-        "module": {"module": SimpleNamespace()},
-        "connector": {"connector": MeanStdFilter()},
-        "custom connector": {"connector": Counter()},
-    }[part]
+SHARED = {
+    "env": {"env": Env()},
+    "module": {"module": SimpleNamespace()},
+    "connector": {"connector": MeanStdFilter()},
+    "connector counter": {"connector": Counter()},
+}
+
+
+@pytest.mark.parametrize(("part", "shared"), SHARED.items(), ids=SHARED)
+def test_shared_object_with_state_is_found(part, shared):
     original, twin = Runner(**shared), Runner(**shared)
-    assert part.removeprefix("custom ") in twins._shared_state(original, twin).lower()
+    assert part in twins._shared_state(original, twin).lower()
     twin.stop()
     del twin  # gymnasium closes vector envs then
     if part == "env":
