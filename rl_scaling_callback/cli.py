@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 try:
     import click
@@ -29,15 +29,18 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.schema import KEYS
 from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
+from rl_scaling_callback.report import PAGE
 
 if TYPE_CHECKING:
     from rl_scaling_callback.report import Report
 
-DEFAULT_PAGE: Final = "scaling_report.html"
-UNREADABLE: Final = 1
 INTERRUPTED: Final = 128 + signal.SIGINT
+UNREADABLE: Final = 1
 EXIT_CODES: Final = {"met": 0, "not met": 3, "undecided": 4}
 """Exit codes of --exit-code by the verdict of the first study. 1 means an unreadable experiment, 2 a usage error."""
+
+_OUTPUT: Final = click.Path(dir_okay=False, writable=True, path_type=Path)
+_FOLDER: Final = click.Path(file_okay=False, path_type=Path)
 
 
 def _scale(_context: click.Context, _option: click.Parameter, text: str) -> Scale:
@@ -60,6 +63,13 @@ def _columns(_context: click.Context, _option: click.Parameter, texts: tuple[str
     return {ours: theirs for ours, _, theirs in pairs}
 
 
+def _counts(_context: click.Context, _option: click.Parameter, text: str) -> list[int] | str:
+    try:
+        return text if text == "auto" else [int(each) for each in text.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{text!r}; allowed are auto and whole numbers, such as 1,2,4,8") from None
+
+
 def _can_be_written(_context: click.Context, _option: click.Parameter, file: Path | None) -> Path | None:
     """Reject a file in a folder that isn't writable, before spending minutes on reading or measuring."""
     if file is not None and not os.access(file.parent, os.W_OK):
@@ -67,22 +77,13 @@ def _can_be_written(_context: click.Context, _option: click.Parameter, file: Pat
     return file
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(__version__, prog_name="rl-scaling")
-def main() -> None:
-    """Measure how RLlib training scales, and find the best number of env runners and envs."""
-
-
 def _goal(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of a goal to a command, and pass them to it as a `Goal`."""
 
-    @click.option(
-        "--goal", type=click.Choice(list(GOALS)), default="balanced", show_default=True, help="Goal of the recommendation."
-    )
+    @click.option("--goal", type=click.Choice(list(GOALS)), default="balanced", show_default=True, help="What to recommend.")
     @click.option("--min-efficiency", type=float, metavar="%", help="Minimum efficiency; overrides the goal's.")
     @click.option("--min-speedup", type=float, metavar="×", help="Minimum speedup; overrides the goal's.")
     @click.option("--max-cpus", type=float, metavar="CPUS", help="Maximum number of CPUs per trial.")
-    @click.option("--max-ram-utilisation", type=float, metavar="%", help="Maximum RAM utilisation of the node.")
     @functools.wraps(command)
     def with_goal(goal: str, **given: Any) -> None:
         constraints = {name: given.pop(name) for name in [*given] if name.startswith(("min_", "max_"))}
@@ -95,6 +96,12 @@ def _goal(command: Callable[..., Any]) -> Callable[..., Any]:
     return with_goal
 
 
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="rl-scaling")
+def main() -> None:
+    """Measure how RLlib training scales, and find the best number of env runners and envs."""
+
+
 @main.command()
 @click.argument("path")
 @_goal
@@ -105,70 +112,49 @@ def _goal(command: Callable[..., Any]) -> Callable[..., Any]:
     type=float,
     callback=_finite,
     metavar="RETURN",
-    help="Return for the time to return. [default: the highest that all runs reach]",
+    help="The return to reach; by default, the highest that all runs reach.",
 )
 @click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json", "html"]),
-    default="table",
-    show_default=True,
-    help="Output format.",
+    "--reference", callback=_scale, default="1r1e", show_default=True, help="Scale of the baseline; if not measured, the smallest."
 )
-@click.option(
-    "--output",
-    "-o",
-    type=click.Path(dir_okay=False, writable=True, path_type=Path),
-    callback=_can_be_written,
-    help=f"File to write. [default: standard output; {DEFAULT_PAGE} for html]",
-)
-@click.option("--figures", type=click.Path(file_okay=False, path_type=Path), help="Folder for the figures, as SVG.")
-@click.option("--curve", type=click.Path(file_okay=False, path_type=Path), help="Folder for the TensorBoard curve over N.")
-@click.option(
-    "--reference",
-    callback=_scale,
-    default="1r1e",
-    show_default=True,
-    help="Scale of the baseline. If it was not measured: the smallest one.",
-)
-@click.option(
-    "--column", "columns", callback=_columns, multiple=True, metavar="OURS=THEIRS", help="Name of a table's column: sps=FPS."
-)
-@click.option(
-    "--pool", multiple=True, metavar="COLUMN", help="Column of a table, or setting of trials, that makes no studies of its own."
-)
+@click.option("--column", "columns", callback=_columns, multiple=True, metavar="OURS=THEIRS", help="A table's column: sps=FPS.")
+@click.option("--pool", multiple=True, metavar="NAME", help="Column or setting whose values are repeats, not studies of their own.")
 @click.option(
     "--warmup-iterations",
     type=click.IntRange(min=0),
     default=DEFAULT_RULE.warmup_iterations,
     show_default=True,
-    help="Number of iterations to skip at the start of each trial.",
+    metavar="COUNT",
+    help="Iterations to skip at the start of each trial.",
 )
-@click.option(
-    "--verbose", "-v", is_flag=True, help="Table format only: show all configurations, laws, predictions, checklist and notes."
-)
+@click.option("--format", "form", type=click.Choice(["table", "json", "html"]), default="table", show_default=True)
+@click.option("--output", "-o", type=_OUTPUT, callback=_can_be_written, help=f"File to write; for html, {PAGE} by default.")
+@click.option("--figures", type=_FOLDER, help="Folder for the figures, as SVG.")
+@click.option("--curve", type=_FOLDER, help="Folder for TensorBoard curves over N.")
+@click.option("--verbose", "-v", is_flag=True, help="Also show all configurations, laws, predictions, checklist and notes.")
 @click.option("--exit-code", is_flag=True, help="Exit with code 3 if the goal is not met, 4 if undecided.")
 def report(
     path: str,
     goal: Goal,
     target_return: float | None,
-    form: str,
-    output: Path | None,
-    figures: Path | None,
-    curve: Path | None,
     reference: Scale,
     columns: dict[str, str],
     pool: tuple[str, ...],
     warmup_iterations: int,
+    form: str,
+    output: Path | None,
+    figures: Path | None,
+    curve: Path | None,
     verbose: bool,
     exit_code: bool,
 ) -> None:
     """Show a table of configurations and a recommendation.
 
     PATH is a folder of Tune (a trial, an experiment or many; a path or a URI such as s3://…), a result.json or progress.csv of any
-    Ray, or a table in CSV, TSV or JSON lines. Trials need not have used ScalingCallback. A table has a row per iteration or
-    configuration, with num_env_runners or num_envs_per_env_runner or both, and sps or env_steps and time_this_iter_s, or usual
-    names for these; its other columns separate studies.
+    Ray, or a table in CSV, TSV or JSON lines. Trials need not have used ScalingCallback.
+
+    A table has a row per iteration or configuration. It needs num_env_runners or num_envs_per_env_runner (or both), and sps, or
+    time_this_iter_s with env_steps, or usual names for these. Other columns separate studies.
     """
     rule = SteadyRule(warmup_iterations=warmup_iterations)
     try:
@@ -197,35 +183,11 @@ def report(
         sys.exit(EXIT_CODES[made.studies[0].recommendation.verdict] if made.studies else UNREADABLE)
 
 
-def _counts(_context: click.Context, _option: click.Parameter, text: str) -> list[int] | Literal["auto"]:
-    if text == "auto":
-        return "auto"
-    try:
-        counts = [int(each) for each in text.split(",")]
-    except ValueError:
-        counts = []
-    if not counts or min(counts) < 1 or len(set(counts)) < len(counts):
-        raise click.BadParameter(f"{text!r}; allowed are auto and different whole numbers from 1 up, such as 1,2,4,8")
-    return counts
-
-
 @main.command()
 @click.argument("config")
-@click.option(
-    "--runners",
-    callback=_counts,
-    default="auto",
-    metavar="1,2,4",
-    help="Numbers of env runners. [default: up to the number of cores]",
-)
-@click.option(
-    "--envs",
-    callback=_counts,
-    default="auto",
-    metavar="1,2,4",
-    help="Numbers of envs per env runner. [default: doubled while that pays off]",
-)
 @_goal
+@click.option("--runners", callback=_counts, default="auto", metavar="1,2,4", help="Env runners. [default: up to the cores]")
+@click.option("--envs", callback=_counts, default="auto", metavar="1,2,4", help="Envs of each. [default: while more pay off]")
 @click.option(
     "--budget",
     type=click.FloatRange(min=0, min_open=True),
@@ -241,33 +203,17 @@ def _counts(_context: click.Context, _option: click.Parameter, text: str) -> lis
 )
 @click.option(
     "--page",
-    default="~/ray_results/scaling_sweep/scaling_report.html",
+    default=f"~/ray_results/scaling_sweep/{PAGE}",
     show_default=True,
     help="File or URI of the HTML page to write; an existing one is replaced.",
 )
 @click.option(
     "--num-cpus",
     type=click.IntRange(min=1),
-    help="Logical CPUs of the local cluster to start; a trial needs 1 + its env runners. [default: enough for an env runner "
-    "per core]",
+    help="CPUs of the local cluster to start; a trial needs 1 + its env runners. [default: enough for an env runner per core]",
 )
-@click.option(
-    "--write",
-    type=click.Path(dir_okay=False, writable=True, path_type=Path),
-    callback=_can_be_written,
-    help="Python file to write the tuned config to.",
-)
-def sweep(
-    config: str,
-    runners: list[int] | Literal["auto"],
-    envs: list[int] | Literal["auto"],
-    goal: Goal,
-    budget: float | None,
-    keep_envs: bool,
-    page: str,
-    num_cpus: int | None,
-    write: Path | None,
-) -> None:
+@click.option("--write", type=_OUTPUT, callback=_can_be_written, help="Python file to write the tuned config to.")
+def sweep(config: str, goal: Goal, budget: float | None, num_cpus: int | None, write: Path | None, **options: Any) -> None:
     """Find the best number of env runners and envs.
 
     CONFIG is FILE.py:NAME, where NAME is an AlgorithmConfig or a function that returns one. Configurations are probed inside one
@@ -282,26 +228,17 @@ def sweep(
         from rl_scaling_callback.sweeping.sweep import sweep as run_sweep
     except ImportError as error:
         raise click.ClickException(str(error)) from None
+    say = functools.partial(click.echo, err=True)
     try:
         loaded = load_config(config)
         if num_cpus is not None:
             connect(num_cpus, insist=True)
         with following(Console(stderr=True)) as follow:
-            made = run_sweep(
-                loaded,
-                goal,
-                runners=runners,
-                envs=envs,
-                budget_minutes=budget,
-                keep_envs=keep_envs,
-                page=page,
-                say=functools.partial(click.echo, err=True),
-                progress=follow,
-            )
+            made = run_sweep(loaded, goal, budget_minutes=budget, say=say, progress=follow, **options)
     except (ValueError, TimeoutError, ProbeError) as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
-        click.echo("Interrupted before there were further results", err=True)
+        say("Interrupted before there were further results")
         sys.exit(INTERRUPTED)
     choice = made.studies[0].recommendation if made.studies else None
     if choice is None or choice.choice is None:
@@ -310,7 +247,7 @@ def sweep(
         from rl_scaling_callback.report import reason_text
 
         write_config(write, config, choice.choice.scale, reason_text(choice))
-        click.echo(f"written: {write}", err=True)
+        say(f"written: {write}")
     if made.interrupted:
         sys.exit(INTERRUPTED)
 
@@ -334,19 +271,19 @@ def _show(made: Report, form: str, output: Path | None, verbose: bool) -> None:
     from rl_scaling_callback.report import print_report, to_json, write_page
 
     if form == "html":
-        click.echo(f"written: {write_page(made, output or DEFAULT_PAGE)}", err=True)
-        return
-    if form == "table":
-        if output is None:
+        output = write_page(made, output or PAGE)
+    elif output is None:
+        if form == "table":
             print_report(made, verbose=verbose)
-            return
-        with output.open("w", encoding="utf-8") as file:
-            print_report(made, Console(file=file, width=200), verbose=verbose)
-    else:
-        if output is None:
+        else:
             click.echo(to_json(made))
-            return
-        output.write_text(to_json(made) + "\n", encoding="utf-8")
+        return
+    else:
+        with output.open("w", encoding="utf-8") as file:
+            if form == "table":
+                print_report(made, Console(file=file, width=200), verbose=verbose)
+            else:
+                file.write(f"{to_json(made)}\n")
     click.echo(f"written: {output}", err=True)
 
 

@@ -19,6 +19,7 @@ from rl_scaling_callback.analysis.goals import Goal
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
 from rl_scaling_callback.report import PAGE
+from rl_scaling_callback.storage import Location
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
@@ -58,7 +59,7 @@ class ScalingReporter(tune.Callback):
         self._goal = goal if isinstance(goal, Goal) else Goal.of(goal)
         self._reference = reference if isinstance(reference, Scale) else Scale.parse(reference)
         self._show = show
-        self._next_look = -float("inf")
+        self._next_reading = -float("inf")
         # Fail now rather than after hours of training.
         missing = [name for name in ("jinja2", "matplotlib", "rich") if importlib.util.find_spec(name) is None]
         if missing:
@@ -67,17 +68,18 @@ class ScalingReporter(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Show the current table, unless reading the results would take more than 2 % of the run time."""
         started = time.monotonic()
-        if started < self._next_look:
+        if started < self._next_reading:
             return
         try:
             # The local folder that Tune's loggers write to; Tune uploads it to the storage later.
             from rl_scaling_callback.report import print_so_far
 
-            (self._show or print_so_far)(self._report(_storage(trial).experiment_driver_staging_path))
+            storage: Any = trial.storage
+            (self._show or print_so_far)(self._report(storage.experiment_driver_staging_path))
         except Exception as error:
             _warn("the table can't be shown", error)
         ended = time.monotonic()
-        self._next_look = ended + (ended - started) / _READING_SHARE
+        self._next_reading = ended + (ended - started) / _READING_SHARE
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         """Show the report and write it to the experiment's folder."""
@@ -86,8 +88,8 @@ class ScalingReporter(tune.Callback):
         try:
             from rl_scaling_callback.report import print_report
 
-            storage = _storage(trials[0])
-            report = self._report(_Folder(storage.experiment_fs_path, storage.storage_filesystem))
+            storage: Any = trials[0].storage
+            report = self._report(Location(storage.storage_filesystem, storage.experiment_fs_path, storage.experiment_fs_path))
             (self._show or print_report)(report)
             self._write(report, storage)
         except Exception as error:
@@ -96,8 +98,7 @@ class ScalingReporter(tune.Callback):
     def _report(self, source: Any) -> Report:
         from rl_scaling_callback.report import make_report
 
-        experiment = read_experiment(source, reference=self._reference)
-        return make_report(experiment, self._goal, self._reference)
+        return make_report(read_experiment(source, reference=self._reference), self._goal, self._reference)
 
     def _write(self, report: Report, storage: Any) -> None:
         from pyarrow import fs
@@ -115,19 +116,6 @@ class ScalingReporter(tune.Callback):
                 destination_filesystem=storage.storage_filesystem,
             )
         logger.info("ScalingReporter: wrote %s/%s", storage.experiment_fs_path, PAGE)
-
-
-def _storage(trial: Trial) -> Any:
-    """Return the storage context of the trial's experiment, which Tune sets for every trial that it runs."""
-    return trial.storage
-
-
-class _Folder:
-    """An experiment's folder on a Tune filesystem, with the attributes of a `ResultGrid`."""
-
-    def __init__(self, experiment_path: str, filesystem: Any) -> None:
-        self.experiment_path = experiment_path
-        self.filesystem = filesystem
 
 
 def _warn(what: str, error: Exception) -> None:

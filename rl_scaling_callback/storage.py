@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-_LARGEST: Final = 64 << 20
+MAX_BYTES: Final = 64 << 20
 """Maximum size of a table, config or baseline [bytes], to bound memory."""
 
 
@@ -51,19 +51,12 @@ def filesystem_of(location: str | Path) -> tuple[Any, str]:
     text = absolute(location)
     try:
         return fs.FileSystem.from_uri(text) if "://" in text else (fs.LocalFileSystem(), text)
-    except OSError as error:
-        raise OSError(shown(str(error))) from None
-    except ValueError as error:
-        raise ValueError(shown(str(error))) from None
+    except (OSError, ValueError) as error:
+        raise type(error)(shown(str(error))) from None
 
 
 def write(location: str | Path, name: str, text: str) -> None:
-    """Write a text file into a folder, creating the folder if needed.
-
-    Args:
-        location: path or URI of the folder.
-        name: the file's name.
-        text: its content.
+    """Write a text file into a folder, a path or URI, and create the folder if needed.
 
     Raises:
         OSError: it can't be written.
@@ -95,11 +88,13 @@ class Location:
 
     @classmethod
     def of(cls, source: Any) -> Location:
-        """Return the location of a path, a URI or a Tune `ResultGrid`.
+        """Return the location of a path, a URI or a Tune `ResultGrid`; a `Location` as it is.
 
         Raises:
             ExperimentError: it is none of these, or its filesystem can't be reached.
         """
+        if isinstance(source, cls):
+            return source
         # Recognise a ResultGrid by its attributes: reading a folder must not require Ray.
         if hasattr(source, "experiment_path") and hasattr(source, "filesystem"):
             return cls(source.filesystem, str(source.experiment_path).rstrip("/"), str(source.experiment_path))
@@ -133,12 +128,12 @@ class Location:
     @property
     def is_file(self) -> bool:
         """Whether it exists and is a file."""
-        return self._type() == "File"
+        return bool(self.filesystem.get_file_info(self.path).is_file)
 
     @property
     def is_folder(self) -> bool:
         """Whether it exists and is a folder."""
-        return self._type() == "Directory"
+        return bool(self.filesystem.get_file_info(self.path).type.name == "Directory")
 
     def names(self) -> tuple[list[str], list[str]]:
         """Return the sorted names of the subfolders and of the files in this folder; empty if it doesn't exist.
@@ -149,11 +144,10 @@ class Location:
         from pyarrow import fs
 
         infos = self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
-        named = sorted((info.base_name, info.type) for info in infos)
-        return (
-            [name for name, kind in named if kind == fs.FileType.Directory],
-            [name for name, kind in named if kind == fs.FileType.File],
+        folders, files = (
+            sorted(info.base_name for info in infos if info.type == kind) for kind in (fs.FileType.Directory, fs.FileType.File)
         )
+        return folders, files
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
@@ -173,10 +167,7 @@ class Location:
             OSError: it can't be read.
         """
         with self.open() as stream:
-            content = stream.read(_LARGEST + 1)
-        if len(content) > _LARGEST:
-            raise ExperimentError(f"{self.text} is larger than {_LARGEST >> 20} MB")
+            content = stream.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise ExperimentError(f"{self.text} is larger than {MAX_BYTES >> 20} MB")
         return content
-
-    def _type(self) -> str:
-        return str(self.filesystem.get_file_info(self.path).type.name)

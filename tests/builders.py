@@ -138,17 +138,19 @@ def by_speedup(baseline_sps=1000.0, error=NAN, **speedups):
 # ---------------------------------------------------------------- baselines
 
 BASELINE = Baseline(
-    sps=1378.0,
+    Steady(sps=1378.0, error=1.5, iterations=8, env_steps=131072.0, seconds=95.12, converged=True, settled=True),
     scale=Scale(1, 1),
     workload=Workload({"env": "HalfCheetah-v5", "env_config": {"b": [1, 2], "a": None}}),
     owner="experiment/trial",
-    error=1.5,
-    iterations=8,
-    env_steps=131072.0,
-    seconds=95.12,
-    converged=True,
     provenance={"host": "workstation"},
 )
+
+
+def baseline(workload=BASELINE.workload, provenance=BASELINE.provenance, **window):
+    """A baseline with other values of its window."""
+    return replace(BASELINE, steady=replace(BASELINE.steady, **window), workload=workload, provenance=provenance)
+
+
 WORKLOAD = Workload({"env": "HalfCheetah-v5", "epochs": 4})
 SINGLE = Scale(1, 1)
 UNSETTLED = Steady(sps=1000.0, error=9.0, iterations=3, env_steps=3000.0, seconds=3.0, converged=False, settled=False)

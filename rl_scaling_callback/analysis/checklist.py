@@ -26,6 +26,7 @@ TO_GET_A_BASELINE: Final = (
     "or give ScalingCallback probe=True, a baseline_dir or baseline_sps. A table needs a row of that scale."
 )
 
+_NO_SPEEDUP: Final = "Its speedup is unknown."
 _NO_PERF: Final = "Not recorded: RLlib reports it under perf, for iterations of 0.7 s or more."
 
 Stage = Literal["before", "choosing", "after"]
@@ -137,7 +138,7 @@ def _utilisation(used: float, how: str) -> _Answer:
 
 def _efficiency(choice: Configuration, least: float | None) -> _Answer:
     if math.isnan(choice.efficiency):
-        return "undecided", TO_GET_A_BASELINE
+        return "undecided", _NO_SPEEDUP
     shown = f"{with_interval(choice.efficiency, choice.speedup_error, 1, ' %')}, {choice.band}"
     if least is None:
         return "met", f"{shown}; the goal has no threshold."
@@ -152,7 +153,7 @@ def _rose(choice: Configuration) -> _Answer:
     if choice.is_baseline:
         return "not met", f"The choice, {choice.scale}, is the baseline."
     if math.isnan(choice.speedup):
-        return "undecided", TO_GET_A_BASELINE
+        return "undecided", _NO_SPEEDUP
     evidence = f"{rounded(choice.sps, 0)} steps/s, baseline {rounded(choice.baseline_sps, 0)}: {_speedup(choice)}."
     return judge_speedup(choice, choice.speedup, 1.0), evidence
 
@@ -161,7 +162,7 @@ def _expected(choice: Configuration, laws: Laws | None) -> _Answer:
     """Compare with the law's prediction interval, or with 1 to N if there is none."""
     speedup, n = choice.speedup, choice.ideal
     if math.isnan(speedup):
-        return "undecided", TO_GET_A_BASELINE
+        return "undecided", _NO_SPEEDUP
     if laws is not None and laws.chosen is not None:
         predicted = laws.chosen.predict(choice.scale)
         if predicted.speedup > 0 and predicted.speedup_error > 0:

@@ -15,15 +15,15 @@ from heapq import nlargest
 from pathlib import Path
 from typing import Any, Final
 
-from rl_scaling_callback.baseline.model import LARGEST, VERSION, Baseline, BaselineFileError
+from rl_scaling_callback.baseline.model import MAX_BYTES, VERSION, Baseline, BaselineFileError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.workload import Workload
-from rl_scaling_callback.storage import absolute, filesystem_of, shown
+from rl_scaling_callback.storage import filesystem_of, shown
 
 EXPERIMENT_SUBDIRECTORY: Final = "scaling_baselines"
 """Subdirectory of a Tune experiment that holds its baselines."""
 
-_MOST_FILES_SEARCHED: Final = 20
+_MAX_FILES_SEARCHED: Final = 20
 """Number of baselines of other workloads to read, latest first: each takes a request or two to object storage."""
 
 _ATOMIC_WRITES: Final = frozenset({"s3", "gcs", "abfs"})
@@ -62,10 +62,8 @@ class BaselineStore:
             if filesystem.get_file_info(path).type != fs.FileType.Directory:
                 raise NotADirectoryError("it is not a directory")
         except (OSError, ValueError) as error:  # pyarrow's own errors are subclasses of these
-            reason = _dangling_link(text) or shown(str(error))
-            raise ValueError(
-                f"baseline_dir is {shown(text)!r}; allowed are existing or creatable directories and reachable URIs ({reason})"
-            ) from None
+            allowed = "allowed are existing or creatable directories and reachable URIs"
+            raise ValueError(f"baseline_dir is {shown(text)!r}; {allowed} ({shown(str(error))})") from None
         return cls(filesystem, path)
 
     @classmethod
@@ -92,19 +90,12 @@ class BaselineStore:
         """
         path = self.path(workload, reference)
         try:
-            return self._of_run(self._read_own(path, workload, reference))
+            baseline = self._read(path)
+            if baseline is not None and (baseline.workload.id != workload.id or baseline.scale != reference):
+                raise BaselineFileError("it is the baseline of another workload or reference")
         except BaselineFileError as error:
-            damage = error
-        aside = self._set_aside(path, damage)
-        try:
-            published = self._read_own(aside, workload, reference)
-        except BaselineFileError:
-            raise BaselineFileError(f"{path}: {damage}; set aside as {aside}") from None
-        if published is None:
-            raise BaselineFileError(f"{path}: {damage}; another trial has set it aside")
-        # It was published while we were reading the damaged one.
-        self._fs.move(aside, path)
-        return self._of_run(published)
+            raise BaselineFileError(f"{path}: {error}; {self._set_aside(path, error)}") from None
+        return self._of_run(baseline)
 
     def others(self, workload: Workload, reference: Scale) -> Iterator[Baseline]:
         """Yield the latest baselines of other workloads at the same reference scale, skipping unreadable files.
@@ -120,13 +111,11 @@ class BaselineStore:
         named = [info for info in infos if info.base_name.startswith(prefix) and info.base_name.endswith(suffix)]
         others = [info for info in named if info.type == fs.FileType.File and info.base_name != own]
         # Recent runs are the likely comparison.
-        for info in nlargest(_MOST_FILES_SEARCHED, others, key=lambda info: info.mtime_ns):
-            try:
+        for info in nlargest(_MAX_FILES_SEARCHED, others, key=lambda info: info.mtime_ns):
+            with suppress(BaselineFileError):
                 baseline = self._of_run(self._read(info.path))
-            except BaselineFileError:
-                continue
-            if baseline is not None:
-                yield baseline
+                if baseline is not None:
+                    yield baseline
 
     def publish(self, baseline: Baseline) -> None:
         """Write a baseline atomically: readers see either the old file or the new one.
@@ -137,22 +126,17 @@ class BaselineStore:
         path = self.path(baseline.workload, baseline.scale)
         data = replace(baseline, run=self._run).to_json().encode()
         self._fs.create_dir(self.directory, recursive=True)
-        if self._fs.type_name in _ATOMIC_WRITES:
-            self._write(path, data)
-            return
-        partial = f"{path}.{uuid.uuid4().hex}.partial"
+        partial = path if self._fs.type_name in _ATOMIC_WRITES else f"{path}.{uuid.uuid4().hex}.partial"
         try:
-            self._write(partial, data)
-            self._fs.move(partial, path)
+            with self._fs.open_output_stream(partial) as stream:
+                stream.write(data)
+            if partial != path:
+                self._fs.move(partial, path)
         except BaseException:
-            self._discard(partial)
+            if partial != path:
+                with suppress(OSError):
+                    self._fs.delete_file(partial)
             raise
-
-    def _read_own(self, path: str, workload: Workload, reference: Scale) -> Baseline | None:
-        baseline = self._read(path)
-        if baseline is not None and (baseline.workload.id != workload.id or baseline.scale != reference):
-            raise BaselineFileError("it is the baseline of another workload or reference")
-        return baseline
 
     def _of_run(self, baseline: Baseline | None) -> Baseline | None:
         return baseline if baseline is not None and self._run in ("", baseline.run) else None
@@ -166,37 +150,22 @@ class BaselineStore:
             return None
         if info.type != fs.FileType.File:
             raise BaselineFileError("it is not a file")
-        if info.size is not None and info.size > LARGEST:
-            raise BaselineFileError(f"it has {info.size} bytes; a baseline has at most {LARGEST}")
+        if info.size is not None and info.size > MAX_BYTES:
+            raise BaselineFileError(f"it has {info.size} bytes; a baseline has at most {MAX_BYTES}")
         try:
             with self._fs.open_input_stream(path) as stream:
-                return Baseline.from_json(stream.read(LARGEST + 1))
+                return Baseline.from_json(stream.read(MAX_BYTES + 1))
         except FileNotFoundError:
             return None
 
     def _set_aside(self, path: str, reason: BaselineFileError) -> str:
-        """Rename a file and return its new path. There is no file at that path if another trial renamed it first."""
+        """Rename an unusable file and return what became of it."""
         now = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
         aside = f"{path}.set-aside-{now}-{uuid.uuid4().hex[:8]}"
         try:
             self._fs.move(path, aside)
         except FileNotFoundError:
-            pass
+            return "another trial has set it aside"
         except OSError as error:
             raise OSError(f"{path}: {reason}; it could not be set aside and stays where it is ({error})") from error
-        return aside
-
-    def _write(self, path: str, data: bytes) -> None:
-        with self._fs.open_output_stream(path) as stream:
-            stream.write(data)
-
-    def _discard(self, path: str) -> None:
-        with suppress(OSError):
-            self._fs.delete_file(path)
-
-
-def _dangling_link(place: str) -> str:
-    """Return what is wrong if a local directory is, or is below, a link to nothing; else ""."""
-    path = Path(absolute(place))
-    links = (each for each in (path, *path.parents) if each.is_symlink() and not each.exists())
-    return next((f"{each} is a link to {each.readlink()}, which does not exist" for each in links), "")
+        return f"set aside as {aside}"

@@ -24,16 +24,21 @@ from rl_scaling_callback.storage import shown
 _STORAGE_SHARE: Final = 0.02
 """Maximum share of the time to spend on accessing the store."""
 
-_LONGEST_SEARCH_S: Final = 2.0
+_MAX_SEARCH_S: Final = 2.0
 """Time limit for comparing the workload with others: an iteration waits for it."""
 
-_MOST_TOLD: Final = 6
+_MAX_TOLD: Final = 6
 
-_DISAGREE: Final = (
-    "this {scale} trial reaches {here:,.0f} steps/s; its baseline at the same scale, {source}, has {there:,.0f}. Noise doesn't "
-    "explain the difference, and speedups of this workload are off by as much. Did the code or the machine change, or did other "
-    "programs run during one of them? {remedy}"
-)
+
+def _check(here: Steady, baseline: Steady, scale: Scale, source: str, remedy: str, warn: Warn) -> None:
+    """Warn if a trial at the reference scale disagrees with its baseline."""
+    if here.settled and disagree(here, baseline):
+        warn(
+            "disagree",
+            f"this {scale} trial reaches {here.sps:,.0f} steps/s; its baseline at this scale, {source}, has {baseline.sps:,.0f}: "
+            "more than noise explains, and speedups of this workload are off by as much. Did the code or the machine change, or "
+            f"did other programs run during one of them? {remedy}",
+        )
 
 
 class BaselineTracker(BaselineSource):
@@ -91,20 +96,23 @@ class BaselineTracker(BaselineSource):
         if self._store is None:
             return
         if self._baseline is None:
-            self._look(self._store)
+            self._find(self._store)
         if not steady.settled:
             return
         if not self._has_reference_scale:
             if self._baseline is None:
                 self._say_what_is_missing("this trial is steady, but there is still no baseline")
             return
-        replaces_disturbed = self._baseline is not None and self._baseline.disturbed > 0 and not steady.disturbed
-        if self._baseline is None or (replaces_disturbed and not self._is_reference):
+        replaces = self._baseline is not None and self._baseline.steady.disturbed > 0 and not steady.disturbed
+        if self._baseline is None or (replaces and not self._is_reference):
             self._publish(self._store, self._measured(steady))
         elif self._unwritten is not None and self._clock() >= self._next_access:
             self._publish(self._store, self._unwritten)
-        if not self._is_reference:
-            self._check(self._store, steady)
+        if not self._is_reference and self._baseline is not None:
+            told = self._baseline.provenance
+            source = f"of trial {told.get('trial', self._baseline.owner)!r}, {told.get('time', 'time unknown')}"
+            remedy = f"If it is outdated, delete {self._store.path(self._trial.workload, self._reference)} and run again."
+            _check(steady, self._baseline.steady, self._trial.scale, source, remedy, self._warn)
 
     def end(self) -> None:
         """Warn if the trial ends without a baseline."""
@@ -126,9 +134,9 @@ class BaselineTracker(BaselineSource):
         baseline = self._baseline
         if baseline is None:
             return Counterpart(NAN, 0.0 if self._mismatch else NAN)
-        if not (self._is_reference or self._trial.workload.vouched or self._trial.steps_vary):
+        if not (self._is_reference or self._trial.workload.is_named or self._trial.steps_vary):
             here = steady.env_steps / steady.iterations if steady.iterations else env_steps
-            there = baseline.env_steps / baseline.iterations
+            there = baseline.steady.env_steps / baseline.steady.iterations
             if not here > 0:
                 return Counterpart(NAN, NAN)
             if not same_steps(here, there):
@@ -148,7 +156,7 @@ class BaselineTracker(BaselineSource):
     @property
     def error(self) -> float:
         """Half-width of the 95 % interval of the baseline [%]; NaN if unknown."""
-        return NAN if self._baseline is None else self._baseline.error
+        return NAN if self._baseline is None else self._baseline.steady.error
 
     @property
     def age(self) -> float:
@@ -158,31 +166,36 @@ class BaselineTracker(BaselineSource):
     def _hold(self, baseline: Baseline) -> None:
         self._baseline = baseline
         self._published_at = baseline.published_at
+        steady = baseline.steady
         # A larger reference is taken to scale perfectly: one processor would have taken N times as long.
-        self._breakdown = TimeBreakdown.of_window(baseline.parts, baseline.env_steps).times(baseline.scale.parallelism)
-
-        if baseline.disturbed:
+        self._breakdown = TimeBreakdown.of_window(steady.parts, steady.env_steps).times(baseline.scale.parallelism)
+        if steady.disturbed:
             self._warn(
                 "disturbed",
                 f"while trial {baseline.provenance.get('trial', baseline.owner)!r} measured the baseline, other trials or programs "
-                f"used its machine {100 * baseline.disturbed:.0f} % of the time. It may be too low, and speedups too high. Run a "
+                f"used its machine {100 * steady.disturbed:.0f} % of the time. It may be too low, and speedups too high. Run a "
                 f"{self._reference} trial alone, with max_concurrent_trials=1: its measurement replaces this one.",
             )
 
-    def _look(self, store: BaselineStore) -> None:
+    def _find(self, store: BaselineStore) -> None:
         if self._clock() < self._next_access:
             return
         try:
             with self._at_a_small_share():
-                found = store.load(self._trial.workload, self._reference)
-                if found is None:
-                    self._look_for_mismatch(store)
-                else:
+                found = self._load(store)
+                if found is not None:
                     self._hold(found)
-        except BaselineFileError as error:
-            self._warn("file", f"unusable baseline file: {error}. Speedup stays NaN until a reference trial publishes a new one.")
+                else:
+                    self._look_for_mismatch(store)
         except Exception as error:
             self._warn_of_storage("read baselines in", store, error, "Speedup stays NaN until they can be read.")
+
+    def _load(self, store: BaselineStore) -> Baseline | None:
+        try:
+            return store.load(self._trial.workload, self._reference)
+        except BaselineFileError as error:
+            self._warn("file", f"unusable baseline file: {error}. Speedup stays NaN until a reference trial publishes a new one.")
+            return None
 
     @contextmanager
     def _at_a_small_share(self) -> Iterator[None]:
@@ -197,18 +210,18 @@ class BaselineTracker(BaselineSource):
     def _look_for_mismatch(self, store: BaselineStore) -> None:
         if self._mismatch or self._is_reference:
             return
-        until = self._clock() + _LONGEST_SEARCH_S
+        until = self._clock() + _MAX_SEARCH_S
         in_time = takewhile(lambda _: self._clock() < until, store.others(self._trial.workload, self._reference))
         others = [(self._trial.workload.differences(other.workload), other) for other in in_time]
         if not others:
             return
         self._mismatch = True
         differences, nearest = min(others, key=lambda pair: len(pair[0]))
-        further = f"; and {len(differences) - _MOST_TOLD} more" if len(differences) > _MOST_TOLD else ""
+        further = f"; and {len(differences) - _MAX_TOLD} more" if len(differences) > _MAX_TOLD else ""
         self._warn(
             "mismatch",
             f"no baseline for this trial's workload. The closest ({nearest.provenance.get('trial', 'of unknown origin')!r}) is not "
-            f"comparable: {'; '.join(differences[:_MOST_TOLD])}{further}. Speedup and efficiency stay NaN until a "
+            f"comparable: {'; '.join(differences[:_MAX_TOLD])}{further}. Speedup and efficiency stay NaN until a "
             f"{self._reference} trial of the same workload is steady. "
             "To treat different workloads as the same, pass workload='name'.",
         )
@@ -226,41 +239,15 @@ class BaselineTracker(BaselineSource):
             "for example with functools.partial.",
         )
 
-    def _check(self, store: BaselineStore, steady: Steady) -> None:
-        """Warn if a later trial at the reference scale disagrees with the baseline that it found."""
-        found = self._baseline
-        if found is None or not steady.settled or not disagree(steady, found.steady):
-            return
-        told = found.provenance
-        self._warn(
-            "disagree",
-            _DISAGREE.format(
-                scale=self._trial.scale,
-                here=steady.sps,
-                there=found.sps,
-                source=f"of trial {told.get('trial', found.owner)!r}, {told.get('time', 'time unknown')}",
-                remedy=f"If it is outdated, delete {store.path(self._trial.workload, self._reference)} and run again.",
-            ),
-        )
-
     def _measured(self, steady: Steady) -> Baseline:
-        return Baseline(
-            sps=steady.sps,
-            scale=self._trial.scale,
-            workload=self._trial.workload,
-            owner=self._trial.name,
-            error=steady.error,
-            iterations=steady.iterations,
-            env_steps=steady.env_steps,
-            seconds=steady.seconds,
-            converged=steady.converged,
-            provenance={**self._trial.provenance, "time": datetime.now(timezone.utc).isoformat(timespec="seconds")},
-            parts=steady.parts,
-        )
+        time_now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        trial = self._trial
+        return Baseline(steady, trial.scale, trial.workload, trial.name, {**trial.provenance, "time": time_now})
 
     def _publish(self, store: BaselineStore, measured: Baseline) -> None:
-        if not measured.converged:
-            error = "an unknown error" if math.isnan(measured.error) else f"an error of ±{measured.error:.1f} %"
+        steady = measured.steady
+        if not steady.converged:
+            error = "an unknown error" if math.isnan(steady.error) else f"an error of ±{steady.error:.1f} %"
             self._warn(
                 "precision",
                 f"the baseline is published with {error}, short of the requested precision: the machine is noisy, "
@@ -269,23 +256,16 @@ class BaselineTracker(BaselineSource):
         self._unwritten = measured
         try:
             with self._at_a_small_share():
-                found = self._found_before_publishing(store)
+                found = self._load(store)
                 # Another trial was first: a workload has one reference, and it is not this trial.
-                is_first = found is None or found.owner == measured.owner or (found.disturbed and not measured.disturbed)
-                if is_first:
+                if found is None or found.owner == measured.owner or (found.steady.disturbed and not steady.disturbed):
                     store.publish(measured)
+                else:
+                    measured = found
             self._unwritten = None
-            measured = measured if is_first or found is None else found
         except Exception as error:
             self._warn_of_storage("write the baseline to", store, error, "Other trials won't see it.")
         self._hold(measured)
-
-    def _found_before_publishing(self, store: BaselineStore) -> Baseline | None:
-        try:
-            return store.load(self._trial.workload, self._reference)
-        except BaselineFileError as error:
-            self._warn("file", f"unusable baseline file: {error}. A new one replaces it.")
-            return None
 
     def _warn_of_storage(self, action: str, store: BaselineStore, error: Exception, consequence: str) -> None:
         self._warn("storage", f"can't {action} {shown(store.directory)} ({shown(str(error))}). {consequence}")
@@ -307,7 +287,7 @@ class GivenBaseline(BaselineSource):
     age: Final = NAN
 
     def __init__(self, sps: float, reference: Scale, scale: Scale, warn: Warn) -> None:
-        self._sps = sps
+        self._given = Steady(sps)
         self._counterpart = Counterpart(sps / reference.parallelism, 1.0)
         self._reference = reference
         self._scale = scale
@@ -315,16 +295,9 @@ class GivenBaseline(BaselineSource):
 
     def update(self, steady: Steady) -> None:
         """Check a trial at the reference scale against the number."""
-        given = Steady(self._sps, NAN, 0, NAN, NAN, converged=False, settled=False)
-        if self._scale == self._reference and steady.settled and disagree(steady, given):
+        if self._scale == self._reference:
             remedy = "Measure it again and pass the new number."
-            self._warn(
-                "disagree",
-                _DISAGREE.format(scale=self._scale, here=steady.sps, there=self._sps, source="a given number", remedy=remedy),
-            )
-
-    def end(self) -> None:
-        """Do nothing: a given baseline is never missing."""
+            _check(steady, self._given, self._scale, "a given number", remedy, self._warn)
 
     def compare_with(self, steady: Steady, env_steps: float, breakdown: TimeBreakdown | None = None) -> Counterpart:
         """Return the given SPS; a number has no time breakdown."""

@@ -69,7 +69,7 @@ DEFAULT_RULE: Final = SteadyRule()
 
 @dataclass(slots=True)  # not frozen: creating one would take three times as long, in every iteration
 class Steady:
-    """The steady state measured over a window of iterations.
+    """The steady state measured over a window of iterations, or a throughput of which nothing else is known.
 
     Attributes:
         sps: Σ env steps / Σ seconds [steps/s]. Spikes are real lost time and are included. NaN while the window is empty.
@@ -84,12 +84,12 @@ class Steady:
     """
 
     sps: float
-    error: float
-    iterations: int
-    env_steps: float
-    seconds: float
-    converged: bool
-    settled: bool
+    error: float = formulas.NAN
+    iterations: int = 0
+    env_steps: float = formulas.NAN
+    seconds: float = formulas.NAN
+    converged: bool = False
+    settled: bool = False
     parts: Mapping[str, float] = field(default_factory=dict)
 
     @property

@@ -59,10 +59,10 @@ def with_interval(value: float, error: float, decimals: int, unit: str) -> str:
     return f"{text} ({rounded(low, decimals)} to {rounded(high, decimals)})"
 
 
-def listed(texts: Iterable[str]) -> str:
+def listed(texts: Iterable[str], conjunction: str = "and") -> str:
     """Return texts joined for a sentence: `"a, b and c"`; "" for none."""
     *first, last = [*texts] or [""]
-    return f"{', '.join(first)} and {last}" if first else last
+    return f"{', '.join(first)} {conjunction} {last}" if first else last
 
 
 def joined(texts: Iterable[str]) -> str:

@@ -15,11 +15,11 @@ class Workload:
 
     Attributes:
         facts: names and values in plain JSON types.
-        vouched: whether the user named the workload, and so vouches for the comparison.
+        is_named: whether the user named it, and so answers for the comparison.
     """
 
     facts: Mapping[str, Any]
-    vouched: bool = False
+    is_named: bool = False
 
     @property
     def id(self) -> str:

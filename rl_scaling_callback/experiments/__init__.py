@@ -13,14 +13,12 @@ from typing import Any
 from rl_scaling_callback.analysis.runs import Experiment
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule
+from rl_scaling_callback.experiments.logs import READERS
 from rl_scaling_callback.experiments.table import read_table
-from rl_scaling_callback.experiments.trial_folder import LOGS
 from rl_scaling_callback.experiments.tune_folder import read_folder
 from rl_scaling_callback.storage import ExperimentError, Location
 
 __all__ = ["ExperimentError", "read_experiment"]
-
-_HOW_TO_GET_ONE = "Pass the folder that Tune wrote (storage_path/name of its RunConfig, or results.experiment_path), or a table."
 
 
 def read_experiment(
@@ -54,10 +52,13 @@ def read_experiment(
         return read_table(source, rule=rule, columns=columns, pool=pool)
     location = Location.of(source)
     try:
-        if location.is_folder or location.name in LOGS:
+        if location.is_folder or (location.is_file and location.name in READERS):
             return read_folder(location, reference=reference, rule=rule, pool=pool, progress=progress)
         if location.is_file:
             return read_table(location, rule=rule, columns=columns, pool=pool)
     except OSError as error:
         raise ExperimentError(f"{location.text} can't be read: {error}") from error
-    raise ExperimentError(f"{location.text} does not exist. {_HOW_TO_GET_ONE}")
+    raise ExperimentError(
+        f"{location.text} does not exist. Pass the folder that Tune wrote (storage_path/name of its RunConfig, or "
+        "results.experiment_path), or a table."
+    )

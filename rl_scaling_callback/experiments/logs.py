@@ -6,52 +6,43 @@ import ast
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, BinaryIO, Final
 
 import orjson
 
-_LONGEST: Final = 32 << 20
+_MAX_LINE: Final = 32 << 20
 """Maximum length of a result [bytes], to bound memory. PPO's have about 17 kB."""
 
+Results = Iterator[dict[str, Any] | None]
+"""The results in a file, in order; None for each line that can't be read, except for an incomplete last one."""
 
-class ResultLines:
-    """The results in a file, in order. Equal consecutive `result["config"]`, which RLlib repeats in each, share one object.
 
-    Attributes:
-        damaged: number of lines that are unreadable or too long, not counting an incomplete last line.
-    """
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self.damaged = 0
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        config = None
-        while line := self._stream.readline(_LONGEST):
-            if len(line) == _LONGEST:
-                self.damaged += self._ends(line)
-                continue
-            try:
-                result = loads(line)
-                if isinstance(result, dict) and (found := result.get("config")) != config:
-                    repr(found)  # Raises RecursionError for configs nested too deeply for other code.
-                    config = found
-            except (ValueError, RecursionError):
-                result = None
-            if isinstance(result, dict):
-                if config is not None and "config" in result:
-                    result["config"] = config
-                yield result
-            elif line.strip():
-                self.damaged += line.endswith(b"\n")
-
-    def _ends(self, line: bytes) -> bool:
-        """Skip to the end of a line that is too long; return whether it is terminated."""
-        while line and not line.endswith(b"\n"):
-            line = self._stream.readline(_LONGEST)
-        return bool(line)
+def read_lines(stream: BinaryIO) -> Results:
+    """Yield the results in a `result.json`. Equal consecutive configs, which RLlib repeats in each, are one object."""
+    config = None
+    is_rest = False
+    while line := stream.readline(_MAX_LINE):
+        is_whole = line.endswith(b"\n")
+        if is_rest or len(line) == _MAX_LINE:
+            is_rest = not is_whole
+            if is_whole:
+                yield None
+            continue
+        try:
+            result = loads(line)
+            if isinstance(result, dict) and (found := result.get("config")) != config:
+                repr(found)  # Raises RecursionError for configs nested too deeply for other code.
+                config = found
+        except (ValueError, RecursionError):
+            result = None
+        if isinstance(result, dict):
+            if config is not None and "config" in result:
+                result["config"] = config
+            yield result
+        elif is_whole and line.strip():
+            yield None
 
 
 def loads(text: bytes) -> Any:
@@ -72,32 +63,29 @@ def loads(text: bytes) -> Any:
         return json.loads(text.decode("utf-8", "replace"))
 
 
-class ResultRows:
-    """The results in a `progress.csv`, in order, nested as in `result.json`.
-
-    Attributes:
-        damaged: number of rows that are unreadable, not counting an incomplete last row.
-    """
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._rows = csv.reader(io.TextIOWrapper(stream, "utf-8-sig", "replace", newline=""))
-        self.damaged = 0
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        header = self._next() or []
-        broken = False
-        while (row := self._next()) is not None:
-            self.damaged += broken
-            # Tune appends a second header when it restores some trials.
-            broken = len(row) != len(header)
-            if not broken and row != header:
-                yield _nested(zip(header, row, strict=True))
-
-    def _next(self) -> list[str] | None:
+def read_rows(stream: BinaryIO) -> Results:
+    """Yield the results in a `progress.csv`, nested as in a `result.json`."""
+    rows = csv.reader(io.TextIOWrapper(stream, "utf-8-sig", "replace", newline=""))
+    header: list[str] = []
+    is_broken = False
+    while True:
         try:
-            return next(self._rows, None)
+            row = next(rows)
+        except StopIteration:
+            return
         except csv.Error:
-            return []
+            row = []
+        header = header or row
+        if is_broken:
+            yield None
+        is_broken = len(row) != len(header)
+        # Tune appends a second header when it restores some trials.
+        if not is_broken and row != header:
+            yield _nested(zip(header, row, strict=True))
+
+
+READERS: Final[Mapping[str, Callable[[BinaryIO], Results]]] = {"result.json": read_lines, "progress.csv": read_rows}
+"""What reads each of the files with a trial's results, best first."""
 
 
 def _nested(cells: Iterator[tuple[str, str]]) -> dict[str, Any]:

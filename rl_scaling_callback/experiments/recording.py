@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from rl_scaling_callback.analysis.returns import lasting
@@ -11,7 +11,7 @@ from rl_scaling_callback.core.attribution import RECORDED
 from rl_scaling_callback.core.formulas import NAN, mean_of_known
 from rl_scaling_callback.core.steady import SteadyRule, SteadyWindow
 
-_MOST_SAMPLES: Final = 300
+_MAX_SAMPLES: Final = 300
 """Maximum number of iterations of a run to keep for figures."""
 
 _FIRST_SAMPLES: Final = 50
@@ -44,28 +44,21 @@ def summarise(iterations: Sequence[Iteration], rule: SteadyRule, *, learns_after
     return Run(
         steady=window.read(),
         cpu_utilisation=mean_of_known(each.cpu_utilisation for each in measured),
-        ram_utilisation=max(_known([each.ram_utilisation for each in measured]), default=NAN),
-        vram_utilisation=max(_known([each.vram_utilisation for each in measured]), default=NAN),
-        exclusive=min(_known([each.exclusive for each in measured]), default=NAN),
+        ram_utilisation=max(_known(each.ram_utilisation for each in measured), default=NAN),
+        vram_utilisation=max(_known(each.vram_utilisation for each in measured), default=NAN),
+        exclusive=min(_known(each.exclusive for each in measured), default=NAN),
         others=mean_of_known(each.others for each in measured),
         samples=tuple(samples),
         **known,
     )
 
 
-def any_of(names: Sequence[str]) -> str:
-    """Return names for a sentence: `"a, b or c"`."""
-    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
-
-
 def _kept(count: int) -> set[int]:
     """Return the indices of the iterations to keep for figures: the first ones, and the rest evenly spaced up to the last."""
-    if count <= _MOST_SAMPLES:
-        return set(range(count))
-    rest = _MOST_SAMPLES - _FIRST_SAMPLES
+    rest = _MAX_SAMPLES - _FIRST_SAMPLES
     evenly = ((count - _FIRST_SAMPLES) * step // rest + _FIRST_SAMPLES - 1 for step in range(1, rest + 1))
-    return {*range(_FIRST_SAMPLES), *evenly}
+    return {*range(_FIRST_SAMPLES), *evenly} if count > _MAX_SAMPLES else {*range(count)}
 
 
-def _known(values: Sequence[float]) -> list[float]:
+def _known(values: Iterable[float]) -> list[float]:
     return [value for value in values if value == value]

@@ -21,8 +21,9 @@ from rl_scaling_callback.analysis.runs import Experiment, Iteration, LeftOut, Ru
 from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule, is_measurable
+from rl_scaling_callback.core.text import listed
 from rl_scaling_callback.experiments.logs import loads
-from rl_scaling_callback.experiments.recording import any_of, summarise
+from rl_scaling_callback.experiments.recording import summarise
 from rl_scaling_callback.storage import ExperimentError, Location
 
 COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -63,19 +64,23 @@ _MEASURED: Final = re.compile(
 )
 """Names of columns with other measurements."""
 _THOUSANDS: Final = re.compile(r"[+-]?\d{1,3}([, _'\u00a0\u202f]\d{3})+(\.\d+)?")
+_DECIMAL_COMMA: Final = re.compile(r"(?<![\d,])\d+,(\d{1,2}|\d{4,})(?![\d,])")
+"""A number whose comma can't separate thousands."""
 _TOTAL: Final = re.compile(r"total|elapsed|wall|since")
 _WORKLOAD: Final = re.compile(r"(^|_)(env|environment|task|game|algo(rithm)?|method|model|machine|host(name)?|node)(_|$)")
 """Names of columns that are never mere labels of a scale."""
-_LEAST_GROWTH, _FEWEST_GROWTHS = 1.25, 3
+_MIN_GROWTH, _MIN_GROWTHS = 1.25, 3
 """A column is taken for a lifetime count if it grows in every row: by this factor in each run, and so often in all of them."""
-_FEWEST_LEFT: Final = 0.5
+_MIN_LEFT: Final = 0.5
 """A column that leaves less than this share of the comparisons between scales is a label."""
-_MOST_IN_TITLE: Final = 3
+_MAX_IN_TITLE: Final = 3
+_MAX_NAMED: Final = 20
 
+_SCALE: Final = "a column for the scale (num_env_runners or num_envs_per_env_runner; one that is missing counts as 1)"
+_SPEED: Final = "one for the speed (sps; or time_this_iter_s, with env_steps unless all rows have equally many)"
 _WANTED: Final = (
-    "Expected are columns for the scale, num_env_runners or num_envs_per_env_runner or both, and for the work, sps or "
-    "env_steps,time_this_iter_s, with one row per iteration or configuration. Usual names such as num_workers, n_envs, seconds and "
-    "fps are known; for others say which is which: --column sps=NAME, or columns={'sps': 'NAME'} in Python."
+    f"Needed are {_SCALE} and {_SPEED}, with one row per iteration or configuration. Usual names such as num_workers, n_envs, "
+    "seconds and fps are known; for others say which is which: --column sps=NAME, or columns={'sps': 'NAME'} in Python."
 )
 
 
@@ -95,12 +100,7 @@ def read_table(
 
     Rows that differ in measurements only are the iterations of one run. All of them count, except for those that a column marks as
     warm-up. Where only throughputs or only times are given, all rows are assumed to have equally many env steps.
-
-    Args:
-        source: the file, or a DataFrame.
-        rule: the rule for the required precision.
-        columns: names of columns by what they contain.
-        pool: columns in which repeats may differ.
+    For the arguments see `read_experiment`.
 
     Raises:
         ExperimentError: if a column is missing, no row can be read, or the file is too large.
@@ -108,14 +108,22 @@ def read_table(
     """
     text, name = (source.text, source.name) if isinstance(source, Location) else ("the DataFrame", "DataFrame")
     try:
-        cells = list(_cells(source) if isinstance(source, Location) else enumerate(source.to_dict("records"), 1))
+        lines = list(_lines(source) if isinstance(source, Location) else _rows_of(source))
+        left_out = [LeftOut(f"{name}, line {number}", line) for number, line in lines if isinstance(line, str)]
+        if len(left_out) == len(lines) > 0:
+            raise ValueError(left_out[0].reason)
     except (ValueError, csv.Error, RecursionError) as error:
         raise ExperimentError(f"{text} is not a table in CSV, TSV or JSON lines in UTF-8 ({error}). {_WANTED}") from None
-    header = [*dict.fromkeys(str(column) for _, row in cells for column in row if column is not None)]
+    cells = [(number, line) for number, line in lines if not isinstance(line, str)]
+    header = [*dict.fromkeys(column for _, row in cells for column in row if column is not None)]
     ours = _ours(text, header, columns or {}, pool)
-    read = [_read(f"{name}, line {number}", row, ours) for number, row in cells if any(map(_text, row.values()))]
-    rows = [each for each in read if isinstance(each, _Row)]
-    left_out = [each for each in read if isinstance(each, LeftOut)]
+    rows: list[_Row] = []
+    for number, row in cells:
+        if any(map(_text, row.values())):
+            try:
+                rows.append(_read_row(row, ours))
+            except ValueError as error:
+                left_out.append(LeftOut(f"{name}, line {number}", str(error)))
     if not rows:
         reason = f"no row can be read ({left_out[0].reason})" if left_out else "it has no rows"
         raise ExperimentError(f"{text}: {reason}. {_WANTED}")
@@ -135,22 +143,36 @@ def read_table(
 # Files
 
 
-def _cells(file: Location) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Yield the number of each line and its cells by column."""
+def _lines(file: Location) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+    """Yield the number of each line and its cells by column, or why it can't be read."""
     text = file.read().decode("utf-8-sig")  # Spreadsheets write a byte order mark.
     start = text.lstrip()[:1]
     if start == "[":
         yield from enumerate(map(_flat, json.loads(text)), 1)
     elif start == "{":
-        yield from ((number, _flat(loads(line.encode()))) for number, line in enumerate(text.splitlines(), 1) if line.strip())
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.strip():
+                try:
+                    yield number, _flat(loads(line.encode()))
+                except (ValueError, RecursionError) as error:
+                    yield number, f"it is not a JSON object: {error}"
     else:
-        header, _, _ = text.partition("\n")
-        rows = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if "\t" in header else ",", skipinitialspace=True)
+        delimiter = max(",;\t|", key=text.partition("\n")[0].count)
+        if delimiter != "," and _DECIMAL_COMMA.search(text):
+            text = re.sub(r"(?<=\d),(?=\d)", ".", text)
+        rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
         rows.fieldnames = names = [name.strip() for name in rows.fieldnames or ()]
-        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        if twice := [name for name in dict.fromkeys(names) if name and names.count(name) > 1]:
             raise ValueError(f"it has {', '.join(twice)} twice")
         yield 1, dict.fromkeys(names)
         yield from ((rows.line_num, row) for row in rows)
+
+
+def _rows_of(frame: Any) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yield the number of each row of a DataFrame and its cells by column, including those of a named index."""
+    frame = frame.reset_index() if any(name is not None for name in frame.index.names) else frame
+    names = ["/".join(map(str, name)) if isinstance(name, tuple) else str(name) for name in frame.columns]
+    yield from enumerate((dict(zip(names, row, strict=True)) for row in frame.itertuples(index=False)), 1)
 
 
 def _flat(cells: Any) -> dict[str, Any]:
@@ -173,7 +195,7 @@ def _ours(text: str, header: Sequence[str], given: Mapping[str, str], pool: Coll
     absent = [each for each in (*given.values(), *pool) if each not in header]
     if unknown or absent:
         what = f"{unknown[0]} is not one of ours ({', '.join(COLUMNS)})" if unknown else f"there is no column {absent[0]}"
-        raise ExperimentError(f"{text}: {what}; its columns are {', '.join(header)}")
+        raise ExperimentError(f"{text}: {what}; its columns are {_named(header)}")
     free = [column for column in sorted(header, key=lambda column: column.count("/")) if column not in {*given.values(), *pool}]
     plain = {_plain(column): column for column in reversed(free)}
     ours = {}
@@ -181,25 +203,23 @@ def _ours(text: str, header: Sequence[str], given: Mapping[str, str], pool: Coll
         column = given.get(each) or next((plain[name] for name in (each, *others) if name in plain), None)
         if column is not None:
             ours[each] = column
-    has_work = SPS in ours or SECONDS in ours
-    if not ({RUNNERS, ENVS} & {*ours} and has_work):
-        lacking = [] if {RUNNERS, ENVS} & {*ours} else [f"{RUNNERS} and {ENVS}"]
-        lacking += [] if has_work else [f"{SPS} and {SECONDS}"]
-        raise ExperimentError(f"{text} lacks {' and '.join(lacking)}; its columns are {', '.join(header) or 'empty'}. {_WANTED}")
+    lacking = [] if {RUNNERS, ENVS} & {*ours} else ["a column for the scale"]
+    lacking += [] if {SPS, SECONDS} & {*ours} else ["one for the speed" if lacking else "a column for the speed"]
+    if lacking:
+        columns = f"its columns are {_named(header)}" if header else "it is empty"
+        raise ExperimentError(f"{text} lacks {listed(lacking)}; {columns}. {_WANTED}")
     if {STEPS, SECONDS} <= {*ours}:
         ours.pop(SPS, None)  # redundant
     return ours
 
 
+def _named(header: Sequence[str]) -> str:
+    further = [f"{len(header) - _MAX_NAMED} more"] if len(header) > _MAX_NAMED else []
+    return listed([*header[:_MAX_NAMED], *further])
+
+
 def _plain(column: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", column.rpartition("/")[2].lower().replace("#", "num_")).strip("_")
-
-
-def _read(name: str, row: Mapping[str, Any], ours: Mapping[str, str]) -> _Row | LeftOut:
-    try:
-        return _read_row(row, ours)
-    except ValueError as error:
-        return LeftOut(name, str(error))
 
 
 def _read_row(row: Mapping[str, Any], ours: Mapping[str, str]) -> _Row:
@@ -215,7 +235,7 @@ def _read_row(row: Mapping[str, Any], ours: Mapping[str, str]) -> _Row:
     if not (env_steps > 0 and is_measurable(env_steps, seconds)):
         given = " and ".join(f"{ours[each]} is {row[ours[each]]!r}" for each in known)
         raise ValueError(f"{given}; allowed are 1 to 1e15 env steps in 1e-9 to 1e9 s")
-    return _Row(scale, env_steps, seconds, {str(name): _text(value) for name, value in row.items() if name not in ours.values()})
+    return _Row(scale, env_steps, seconds, {name: _text(value) for name, value in row.items() if name not in ours.values()})
 
 
 def _number(row: Mapping[str, Any], column: str) -> float:
@@ -243,23 +263,14 @@ def _text(value: Any) -> str:
 
 
 class _Roles(NamedTuple):
-    """What the columns that are not ours are.
+    """What the columns that are not ours are."""
 
-    Attributes:
-        factors: those that make studies.
-        labels: those that name the configurations.
-        repetitions: those in which repeats may differ.
-        iterations: those with the number of an iteration.
-        warmups: those that mark rows as warm-up.
-        measured: those with other measurements, which are not used.
-    """
-
-    factors: tuple[str, ...]
-    labels: tuple[str, ...]
-    repetitions: tuple[str, ...]
-    iterations: tuple[str, ...]
-    warmups: tuple[str, ...]
-    measured: tuple[str, ...]
+    factors: tuple[str, ...]  # make studies
+    labels: tuple[str, ...]  # name the configurations
+    repetitions: tuple[str, ...]  # repeats may differ in them
+    iterations: tuple[str, ...]  # number the iterations
+    warmups: tuple[str, ...]  # mark rows as warm-up
+    measured: tuple[str, ...]  # other measurements, which are not used
 
     @classmethod
     def of(cls, rows: Sequence[_Row], columns: Sequence[str], pool: Collection[str]) -> _Roles:
@@ -278,7 +289,7 @@ class _Roles(NamedTuple):
         unknown.sort(key=lambda column: (not _WORKLOAD.search(_plain(column)), -_comparisons(rows, [column])))
         factors: list[str] = []
         for column in unknown:
-            enough = _FEWEST_LEFT * _comparisons(rows, factors)
+            enough = _MIN_LEFT * _comparisons(rows, factors)
             if _WORKLOAD.search(_plain(column)) or _comparisons(rows, [*factors, column]) >= enough:
                 factors.append(column)
         factors = [column for column in settings if column in factors]
@@ -292,9 +303,11 @@ class _Roles(NamedTuple):
     def notes(self) -> Iterator[str]:
         """Yield sentences on what tells studies apart."""
         if self.factors:
-            yield f"Rows that differ in {any_of(self.factors)} are not compared with each other; --pool merges them on purpose."
+            factors = listed(self.factors, "or")
+            yield f"Rows that differ in {factors} are not compared with each other; --pool NAME merges them on purpose."
         if self.labels:
-            yield f"Too few scales agree in {any_of(self.labels)} to separate by it: it only separates rows of the same scale."
+            labels = listed(self.labels, "or")
+            yield f"Too few scales agree in {labels} to separate by it: it only separates rows of the same scale."
         if self.measured:
             yield f"Taken for other measurements, and not used: {', '.join(self.measured)}."
 
@@ -370,8 +383,8 @@ def _of_iterations(runs: _Runs, ours: Mapping[str, str]) -> tuple[_Runs, list[st
 def _only_grows(runs: Iterable[Sequence[float]]) -> bool:
     several = [run for run in runs if len(run) > 1]
     grows = all(after > before for run in several for before, after in pairwise(run))
-    enough = sum(len(run) - 1 for run in several) >= _FEWEST_GROWTHS
-    return grows and enough and all(run[-1] >= _LEAST_GROWTH * run[0] for run in several)
+    enough = sum(len(run) - 1 for run in several) >= _MIN_GROWTHS
+    return grows and enough and all(run[-1] >= _MIN_GROWTH * run[0] for run in several)
 
 
 def _studies(title: str, runs: _Runs, roles: _Roles, ours: Mapping[str, str], rule: SteadyRule) -> tuple[Study, ...]:
@@ -388,7 +401,7 @@ def _studies(title: str, runs: _Runs, roles: _Roles, ours: Mapping[str, str], ru
     studies = []
     for (factors, labels), members in largest:
         # With many factors, only what differs from the largest study.
-        usual = largest[0][0][0] if len(factors) > _MOST_IN_TITLE and factors != largest[0][0][0] else (None,) * len(factors)
+        usual = largest[0][0][0] if len(factors) > _MAX_IN_TITLE and factors != largest[0][0][0] else (None,) * len(factors)
         facts = {**dict(zip(roles.factors, factors, strict=True)), **dict(zip(roles.labels, labels, strict=False))}
         shown = [name for name, value, most in zip(roles.factors, factors, usual, strict=True) if value != most]
         shown += roles.labels[: len(labels)]

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from statistics import median_low
 from typing import Any, Final, NamedTuple
 
 from rl_scaling_callback.analysis.runs import Iteration, LeftOut, Run
+from rl_scaling_callback.core.attribution import LEARNER
 from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.steady import SteadyRule, is_measurable
+from rl_scaling_callback.core.steady import Steady, SteadyRule, is_measurable
 from rl_scaling_callback.core.text import counted
-from rl_scaling_callback.experiments.logs import ResultLines, ResultRows
+from rl_scaling_callback.experiments.logs import READERS
 from rl_scaling_callback.experiments.recording import summarise
 from rl_scaling_callback.rllib.configs import (
     evaluates,
@@ -31,6 +32,7 @@ from rl_scaling_callback.rllib.configs import (
     steps_in_turn,
     total_gpus,
 )
+from rl_scaling_callback.rllib.facts import read_facts
 from rl_scaling_callback.rllib.names import DEFAULT_SCALE, default_scale, is_rllib
 from rl_scaling_callback.rllib.results import (
     MEASURED_KEYS,
@@ -42,64 +44,43 @@ from rl_scaling_callback.rllib.results import (
     read_measured,
 )
 from rl_scaling_callback.rllib.values import number
-from rl_scaling_callback.rllib.workload import read_workload
 from rl_scaling_callback.storage import ExperimentError, Location
-
-LOGS: Final[Mapping[str, type[ResultLines | ResultRows]]] = {"result.json": ResultLines, "progress.csv": ResultRows}
-"""The files with a trial's results, best first."""
 
 PARAMS: Final = "params.json"
 _ERRORS: Final = ("error.txt", "error.pkl")
 
 _USED: Final = (
-    *MEASURED_KEYS,
-    "sps_per_cpu",
-    "baseline_sps",
-    "comparable",
-    "exclusive",
-    "cores/others",
-    "steady/drift",
-    "steady/sps",
-    "steady/speedup",
-    "baseline/error",
-    "account/exact",
-    "learner/busy",
-)
-
+    *MEASURED_KEYS, "sps_per_cpu", "baseline_sps", "comparable", "exclusive", "cores/others", "steady/drift", "steady/sps",
+    "steady/speedup", "baseline/error", "account/exact",
+)  # fmt: skip
+"""The injected keys to read."""
 
 _BREAK_S: Final = 5.0
 """A trial that logs nothing for longer than this in addition to an iteration may have been paused for others [s]."""
-
-_OPENING: Final = 3
-"""Number of iterations that identify a trial."""
 
 _SUSPICIOUS: Final = 50.0
 """Iterations longer than this many times the median get a note. They still count, since the cause is unknown."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrialRead:
+class TrialRead(NamedTuple):
     """A trial read from its folder.
 
     Attributes:
         run: its summary.
         facts: its workload without the hardware, which results lack.
-        gpus: GPUs that it requests in total.
         workload: id of its workload including the hardware, as recorded by its callback; "" if unknown.
         host: name of the Algorithm's host; "" if unknown.
         unit_sps: the final baseline of its callback, per unit of parallelism [steps/s]; NaN if there was none.
-        exclusive_phases: False if phases overlap.
-        waits_are_known: True if phases overlap and the env runners' waits were recorded.
-        steps_in_turn: False if sub-envs step in parallel or as one vectorised env.
-        timed_iterations: True if iterations have a fixed duration.
+        gpus: GPUs that it requests in total.
+        exclusive_phases: see `Study`, as for those that follow.
     """
 
     run: Run
     facts: Mapping[str, Any]
-    gpus: float
     workload: str
     host: str
     unit_sps: float
+    gpus: float
     exclusive_phases: bool
     waits_are_known: bool
     steps_in_turn: bool
@@ -112,7 +93,7 @@ class Presence(NamedTuple):
     Attributes:
         host: name of the Algorithm's host; "" if unknown.
         spells: begin and end of each spell without a break [s since 1970]; empty if unknown.
-        opening: process, scale and first iterations, which only copies of a trial share; empty if unknown.
+        opening: process, scale and first iteration, which only copies of a trial share; empty if unknown.
     """
 
     host: str = ""
@@ -138,13 +119,15 @@ def read_trial(
         OSError: if the storage can't be reached.
     """
     failed = any(error in files for error in _ERRORS)
-    log, logs = _Log(), [file for file in LOGS if file in files]
+    log, logs = _Log(), [file for file in READERS if file in files]
     for file in logs:
+        log.damaged = 0
         with folder.below(file).open() as stream:
-            lines = LOGS[file](stream)
-            for result in lines:
-                log.add(result)
-            log.damaged = lines.damaged
+            for result in READERS[file](stream):
+                if result is None:
+                    log.damaged += 1
+                else:
+                    log.add(result)
         if log.iterations:
             break
     if not log.iterations:
@@ -182,58 +165,35 @@ class _Log:
         self.damaged = 0
         self._logged: object = None
         self._is_rllib = False
+        self._has_changed = False
         self._spells: list[tuple[float, float]] = []
-        self._opening: list[Any] = []
-        self._lifetimes: list[float] = []
-        self._overlaps: list[tuple[float, ...]] = []
-        self._last: Circumstances | None = None
-        self._cpus = NAN
-        self._unit_sps = self._probed_sps = self._probed_error = NAN
-        self._comparable = NAN
-        self._drift = NAN
-        self._exact = False
-        self._workload_id = ""
+        self._opening: tuple[Any, ...] = ()
         self._evaluation_is_known = True
         self._problem = ""
-        self._changed = 0
-
-    def configure(self, logged: object) -> None:
-        """Update the logged config; if the workload or scale changes, discard all earlier iterations."""
-        if logged is self._logged or not isinstance(logged, Mapping):
-            return
-        config = read_logged_config(logged)
-        if self.config and _work_of(config) != _work_of(self.config):
-            self.iterations.clear()
-            self._changed += 1
-        self._logged, self.config = logged, config
+        # Of the last result:
+        self._last: Circumstances | None = None
+        self._scaling: dict[str, float] = {}
+        self._workload_id = ""
+        self._is_probed = False
 
     def add(self, result: Mapping[str, Any]) -> None:
         """Add a result. If a restored trial repeats iterations, the later ones count."""
-        changed = self._changed
-        self.configure(result.get("config"))
-        if self._changed > changed:
-            self._overlaps.clear()
+        self._configure(result.get("config"))
         now = read_circumstances(result)
-        iteration = int(now.iteration) if now.iteration >= 1 else len(self.iterations) + 1
-        while self.iterations and self.iterations[-1].number >= iteration:
+        number_now = int(now.iteration) if now.iteration >= 1 else len(self.iterations) + 1
+        while self.iterations and self.iterations[-1].number >= number_now:
             self.iterations.pop()
-            self._lifetimes.pop()
-            self._overlaps.pop()
-        self._is_rllib = self._is_rllib or is_rllib(result)
+        before = self.iterations[-1] if self.iterations and self.iterations[-1].number == number_now - 1 else None
         scaling = read_injected(result, _USED)
-        follows = bool(self.iterations) and self.iterations[-1].number == iteration - 1
-        read = read_measured(result, scaling, self._lifetimes[-1] if follows else NAN)
+        read = read_measured(result, scaling, before.lifetime_steps if before else NAN)
         self._add_spell(now.ended, number(result.get("time_this_iter_s")))
-        if len(self._opening) < _OPENING:
-            self._opening.append((result.get("pid"), now.ended, read.seconds, read.env_steps))
+        self._opening = self._opening or (result.get("pid"), now.ended, read.seconds, read.env_steps)
+        self._is_rllib = self._is_rllib or is_rllib(result)
         self._problem = self._problem or read.problem
-        self._lifetimes.append(read.lifetime)
-        learner = (scaling.get(name, NAN) for name in ("learner/busy", "time/learn"))
-        self._overlaps.append((read.env_steps, read.seconds, *learner))
         self._evaluation_is_known = self._evaluation_is_known and read.evaluation_is_known
         self.iterations.append(
             Iteration(
-                iteration,
+                number_now,
                 read.env_steps,
                 read.seconds,
                 read.parts,
@@ -246,12 +206,22 @@ class _Log:
                 vram_utilisation=now.vram_utilisation,
                 episode_return=now.episode_return,
                 lifetime_steps=now.lifetime_steps,
-                elapsed=(self.iterations[-1].elapsed if follows else now.seconds_before) + read.seconds,
+                elapsed=(before.elapsed if before else now.seconds_before) + read.seconds,
             )
         )
-        self._last = now
+        self._last, self._scaling = now, scaling
         self._workload_id = read_injected_text(result, "workload")
-        self._take_in_comparison(scaling, read_injected_text(result, "baseline/source") == "probe")
+        self._is_probed = read_injected_text(result, "baseline/source") == "probe"
+
+    def _configure(self, logged: object) -> None:
+        """Update the logged config; if the workload or scale changes, discard all earlier iterations."""
+        if logged is self._logged or not isinstance(logged, Mapping):
+            return
+        config = read_logged_config(logged)
+        if self.config and _work_of(config) != _work_of(self.config):
+            self.iterations.clear()
+            self._has_changed = True
+        self._logged, self.config = logged, config
 
     def _add_spell(self, ended: float, seconds: float) -> None:
         began = ended - seconds
@@ -264,19 +234,7 @@ class _Log:
     def presence(self) -> Presence:
         """Where and when it ran."""
         scale = tuple(self.config.get(name) for name in DEFAULT_SCALE)
-        opening = (scale, *self._opening) if len(self._opening) == _OPENING and self._spells else ()
-        return Presence(self._last.host if self._last else "", tuple(self._spells), opening)
-
-    def _take_in_comparison(self, scaling: Mapping[str, float], probed: bool) -> None:
-        cpus = ratio(scaling.get("sps", NAN), scaling.get("sps_per_cpu", NAN))
-        if cpus == cpus:
-            self._cpus = round(cpus, 6)
-        self._comparable = scaling.get("comparable", NAN)
-        self._drift = scaling.get("steady/drift", NAN)
-        self._exact = scaling.get("account/exact", NAN) == 1
-        self._unit_sps = scaling.get("baseline_sps", NAN) if self._comparable == 1 else NAN
-        self._probed_sps = ratio(scaling["steady/sps"], scaling["steady/speedup"]) if probed else NAN
-        self._probed_error = scaling["baseline/error"] if probed else NAN
+        return Presence(self._last.host if self._last else "", tuple(self._spells), (scale, *self._opening) if self._spells else ())
 
     def read(self, folder: str, name: str, rule: SteadyRule, failed: bool) -> TrialRead | LeftOut:
         """Return the trial, or the reason why it is left out."""
@@ -292,22 +250,23 @@ class _Log:
         except ValueError as error:
             nowhere = f"there is none in its results, in {PARAMS} or in Tune's state of the experiment"
             return LeftOut(name, f"its config has no valid scale: {error if self.config else nowhere}. Is it an RLlib trial?")
-        facts = {**read_workload(self.config), "algorithm": algorithm}
+        facts, known = read_facts(self.config), self._scaling.get
+        cpus = ratio(known("sps", NAN), known("sps_per_cpu", NAN))
         run = summarise(
             self.iterations,
             rule,
             learns_after=steps_before_learning(self.config),
             name=name,
             scale=scale,
-            cpus=read_cpus(self.config) if math.isnan(self._cpus) else self._cpus,
-            baseline_sps=self._probed_sps,
-            baseline_error=self._probed_error,
-            notes=(*notes, *_limits(self._overlaps[rule.warmup_iterations :])),
+            cpus=read_cpus(self.config) if math.isnan(cpus) else round(cpus, 6),
+            baseline_sps=ratio(known("steady/sps", NAN), known("steady/speedup", NAN)) if self._is_probed else NAN,
+            baseline_error=known("baseline/error", NAN) if self._is_probed else NAN,
         )
-        if run.steady.iterations == 0:
+        steady = run.steady
+        if steady.iterations == 0:
             return self._not_steady(name, rule, failed)
         healthy = [each.healthy for each in self.iterations[rule.warmup_iterations :] if each.healthy < scale.num_env_runners]
-        if len(healthy) > run.steady.iterations / 2:
+        if len(healthy) > steady.iterations / 2:
             return LeftOut(
                 name,
                 f"only {median_low(healthy):.0f} of its {scale.num_env_runners} env runners were healthy in most iterations: its "
@@ -315,16 +274,16 @@ class _Log:
             )
         batch = number(facts.get("train_batch_size"))
         fragments = scale.parallelism * number(self.config.get("rollout_fragment_length"))
-        is_rounded = batch <= ratio(run.steady.env_steps, run.steady.iterations) <= batch + fragments
+        is_rounded = batch <= ratio(steady.env_steps, steady.iterations) <= batch + fragments
         return TrialRead(
-            run=replace(run, batch=batch) if is_rounded else run,
-            facts=facts,
-            gpus=total_gpus(self.config),
+            run=replace(run, batch=batch if is_rounded else NAN, notes=(*notes, *_limits(steady))),
+            facts={**facts, "algorithm": algorithm},
             workload=self._workload_id,
             host=self._last.host if self._last else "",
-            unit_sps=self._unit_sps,
+            unit_sps=known("baseline_sps", NAN) if known("comparable") == 1 else NAN,
+            gpus=total_gpus(self.config),
             exclusive_phases=not is_asynchronous(self.config),
-            waits_are_known=is_asynchronous(self.config) and self._exact,
+            waits_are_known=is_asynchronous(self.config) and known("account/exact") == 1,
             steps_in_turn=steps_in_turn(self.config),
             timed_iterations=iterations_are_timed(self.config) or steps_follow_scale(self.config),
         )
@@ -333,7 +292,7 @@ class _Log:
         # The error file remains if Tune retried the trial.
         if failed and not (self._last and self._last.done):
             yield f"ended with an error after {counted(len(self.iterations), 'iteration')}"
-        if self._changed:
+        if self._has_changed:
             yield f"its config changed while it ran: only iterations from {self.iterations[0].number} on count"
         if self.damaged:
             yield f"{counted(self.damaged, 'damaged line')} of its results left out"
@@ -345,9 +304,10 @@ class _Log:
                 f"one of its iterations took {max(seconds):,.0f} s, while {median_low(seconds):,.3g} s is typical: was the machine "
                 "suspended or its clock changed?"
             )
-        if self._drift > 0 or self._drift < 0:
-            yield f"its sampling cost per env step changed by {self._drift:+.0f} % while it ran, and so did its efficiency"
-        if self._comparable == 0:
+        drift = self._scaling.get("steady/drift", NAN)
+        if drift > 0 or drift < 0:
+            yield f"its sampling cost per env step changed by {drift:+.0f} % while it ran, and so did its efficiency"
+        if self._scaling.get("comparable") == 0:
             yield "its callback found no comparable baseline: workload, hardware or steps differ"
 
     def _assume_missing(self, algorithm: str | None) -> list[str]:
@@ -364,50 +324,45 @@ class _Log:
         return [f"{name} is not in its config: {note}" for name, note in notes.items()]
 
     def _not_steady(self, name: str, rule: SteadyRule, failed: bool) -> LeftOut:
-        iterations, warmup = len(self.iterations), rule.warmup_iterations
+        count, warmup = len(self.iterations), rule.warmup_iterations
         learns_after = steps_before_learning(self.config)
-        waits = learns_after > 0 and any(is_measurable(each.env_steps, each.seconds) for each in self.iterations)
-        if waits:
+        if learns_after and any(is_measurable(each.env_steps, each.seconds) for each in self.iterations):
             reason = f"; learning starts after {learns_after:,.0f} env steps, and warm-up takes {warmup} iterations more"
-        elif iterations > warmup:
+        elif count > warmup:
             reason = f", none of which can be measured: {self._problem or 'no env steps were sampled after warm-up'}"
         else:
             reason = f"; warm-up takes {warmup}, so at least {warmup + 1} are needed"
-        return LeftOut(name, f"{counted(iterations, 'iteration')}{reason}{'; it ended with an error' * failed}")
+        return LeftOut(name, f"{counted(count, 'iteration')}{reason}{'; it ended with an error' * failed}")
 
 
-def _limits(iterations: Sequence[tuple[float, ...]]) -> Iterator[str]:
+def _limits(steady: Steady) -> Iterator[str]:
     """Yield whether sampling or learning limits a trial in which they overlap, and at which throughput; nothing if unknown.
 
     The learner could process more env steps while it is idle, and env runners could sample more while they wait for it.
-
-    Args:
-        iterations: for each, env steps, seconds, seconds of learner updates, and seconds that env runners waited for the learner.
     """
-    known = [each for each in iterations if all(value >= 0 for value in each)]
-    env_steps, seconds, busy, waited = map(sum, zip(*known, strict=True)) if known else (0.0, 0.0, 0.0, 0.0)
-    learner, sampling = ratio(env_steps, busy), ratio(env_steps, seconds - waited)
+    busy, waited = steady.parts.get(LEARNER, NAN), steady.parts.get("learn", NAN)
+    learner, sampling = ratio(steady.env_steps, busy), ratio(steady.env_steps, steady.seconds - waited)
     if learner > 0 and sampling > 0:
         yield (
             f"{'the learner limits' if learner < sampling else 'sampling limits'}: the learner can process {learner:,.0f} steps/s "
-            f"(busy {min(1.0, busy / seconds):.0%} of the time), the env runners can sample {sampling:,.0f}"
+            f"(busy {min(1.0, busy / steady.seconds):.0%} of the time), the env runners can sample {sampling:,.0f}"
         )
 
 
 def _work_of(config: Mapping[str, Any]) -> tuple[Scale, dict[str, Any]] | None:
     try:
-        return read_scale(config), read_workload(config)
+        return read_scale(config), read_facts(config)
     except ValueError:
         return None
 
 
-def _algorithm(name: str, config: Mapping[str, Any]) -> str | None:
+def _algorithm(folder: str, config: Mapping[str, Any]) -> str | None:
     """Return the algorithm from Tune's default folder name, `PPO_CartPole-v1_4bb93_…`; None for other names."""
     env = config.get("env")
     if isinstance(env, str):
         # Tune writes the class name without its module, and replaces slashes.
         for written in (env.replace("/", "_"), env.rpartition(".")[2]):
-            algorithm, found, _ = name.partition(f"_{written}_")
+            algorithm, found, _ = folder.partition(f"_{written}_")
             if found and algorithm:
                 return algorithm
     return None

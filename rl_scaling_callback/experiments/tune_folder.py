@@ -14,34 +14,34 @@ from typing import Any, Final
 
 from rl_scaling_callback.analysis.interference import overlapping
 from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Run, Study
-from rl_scaling_callback.baseline.model import Baseline
+from rl_scaling_callback.baseline.model import Baseline, BaselineFileError
 from rl_scaling_callback.baseline.store import EXPERIMENT_SUBDIRECTORY
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady, SteadyRule
+from rl_scaling_callback.core.text import listed
 from rl_scaling_callback.core.workload import Workload
-from rl_scaling_callback.experiments.baselines import last_name, matches, read_baselines
-from rl_scaling_callback.experiments.recording import any_of
-from rl_scaling_callback.experiments.trial_folder import LOGS, PARAMS, Presence, TrialRead, read_trial
+from rl_scaling_callback.experiments.logs import READERS
+from rl_scaling_callback.experiments.trial_folder import PARAMS, Presence, TrialRead, read_trial
 from rl_scaling_callback.rllib.configs import uses_gpus
+from rl_scaling_callback.rllib.facts import HARDWARE_AND_VERSIONS
 from rl_scaling_callback.rllib.values import number
-from rl_scaling_callback.rllib.workload import CIRCUMSTANCES
 from rl_scaling_callback.storage import ExperimentError, Location
 
 _SHOWN: Final = (
     "algorithm", "env", "env_config", "train_batch_size", "minibatch_size", "num_epochs", "batch_mode", "framework_str",
     "enable_env_runner_and_connector_v2", "gym_env_vectorize_mode", "model_config", "model", "policies", "num_learners",
-    "num_gpus_per_learner", "num_gpus", "GPUs", "trial", "observation_filter", "training_intensity", "callbacks", *CIRCUMSTANCES,
+    "num_gpus_per_learner", "num_gpus", "GPUs", "trial", "observation_filter", "training_intensity", "callbacks",
+    *HARDWARE_AND_VERSIONS,
 )  # fmt: skip
 """The facts to show, out of about 150."""
 
 _SOFTWARE: Final = ("torch", "python", "platform")
 """Provenance of a baseline file that is added to a study's facts."""
 
-_MOST_DIFFERENCES: Final = 3
-
-_LONGEST_TEXT: Final = 120
-_LONGEST_IN_TITLE: Final = 50
+_MAX_DIFFERENCES: Final = 3
+_MAX_TEXT: Final = 120
+_MAX_TEXT_IN_TITLE: Final = 50
 
 _GPUS: Final = ("num_gpus", "num_gpus_per_learner", "num_gpus_per_env_runner")
 """Requests for GPUs."""
@@ -66,33 +66,23 @@ def read_folder(
 ) -> Experiment:
     """Return the experiment in a folder that Tune wrote: a trial, an experiment, or experiments at any depth.
 
-    Args:
-        folder: the folder, or a trial's file of results.
-        reference: scale of the reference.
-        rule: the rule for warm-up and steady state.
-        pool: facts of the workload that don't separate studies; `"trial"` for the names that somebody gave to trials.
-        progress: called after each trial with the number of trials read and the total.
+    For the arguments see `read_experiment`. In `pool`, `"trial"` stands for the names that somebody gave to trials.
 
     Raises:
         ExperimentError: if it contains no trial.
         OSError: if the storage can't be reached.
     """
-    if folder.name in LOGS and folder.is_file:
+    if folder.name in READERS and not folder.is_folder:
         files = folder.parent.names()[1]
-        places = [(folder.parent, [name for name in files if name == folder.name or name not in LOGS])]
+        places = [(folder.parent, [name for name in files if name == folder.name or name not in READERS])]
     else:
         places = list(_places(folder, set()))
-    stores = [place for place, _ in places if place.name == EXPERIMENT_SUBDIRECTORY]
     trials = [(place, files) for place, files in places if place.name != EXPERIMENT_SUBDIRECTORY]
     if not trials:
         raise ExperimentError(_nothing(folder))
-    baselines: list[Baseline] = []
-    left_out: list[LeftOut] = []
-    for store in stores:
-        found, damaged = read_baselines(store)
-        baselines += found
-        left_out += damaged
-    states: dict[str, dict[str, dict[str, Any]]] = {}
+    files_of_baselines = [store.below(file) for store, files in places if store.name == EXPERIMENT_SUBDIRECTORY for file in files]
+    baselines, left_out = _read_baselines(files_of_baselines, reference)
+    states: dict[str, Mapping[str, Mapping[str, Any]]] = {}
     read: list[tuple[TrialRead | LeftOut, Presence]] = []
     for done, (trial, files) in enumerate(trials, 1):
         name = trial.path.removeprefix(folder.path).strip("/") or trial.name
@@ -104,11 +94,11 @@ def read_folder(
     known = [each for each in whole if isinstance(each, TrialRead)]
     if unknown := {*pool} - {"trial", "GPUs"} - {name for each in known for name in each.facts}:
         raise ExperimentError(f"{folder.text}: pool is {min(unknown)}, which is no setting of a trial here")
-    separated = _separated(known, pool)
-    groups = sorted(_by_workload(separated, baselines), key=_size, reverse=True)
+    groups = sorted(_by_workload(_separated(known, pool), baselines), key=_size, reverse=True)
     titles, apart = _titles([facts for facts, _ in groups])
-    studies = [_study(title, facts, trials, baselines, reference) for title, (facts, trials) in zip(titles, groups, strict=True)]
-    told = [f"Trials that differ in {any_of(apart)} are separate studies; --pool merges them on purpose."] if apart else []
+    studies = [_study(title, *group, baselines, reference) for title, group in zip(titles, groups, strict=True)]
+    differ = listed((f"{name} (a folder's name)" if name == "trial" else name for name in apart), "or")
+    told = [f"Trials that differ in {differ} are separate studies; --pool NAME merges them on purpose."] if apart else []
     return Experiment(folder.text, tuple(studies), tuple(left_out), tuple(told))
 
 
@@ -118,6 +108,9 @@ def _size(group: _Group) -> tuple[int, int]:
     return len({trial.run.scale for trial in trials}), len(trials)
 
 
+# Files
+
+
 def _places(folder: Location, seen: set[str]) -> Iterator[tuple[Location, list[str]]]:
     """Yield the folders of trials and of baselines, at any depth and each once, with the names of the files in them."""
     real = os.path.realpath(folder.path)
@@ -125,7 +118,7 @@ def _places(folder: Location, seen: set[str]) -> Iterator[tuple[Location, list[s
         return
     seen.add(real)
     folders, files = folder.names()
-    if not {*LOGS, PARAMS}.isdisjoint(files) or folder.name == EXPERIMENT_SUBDIRECTORY:
+    if not {*READERS, PARAMS}.isdisjoint(files) or folder.name == EXPERIMENT_SUBDIRECTORY:
         yield folder, files
         return
     for name in folders:
@@ -139,34 +132,48 @@ def _nothing(folder: Location) -> str:
         return f"{folder.text} contains no trial, but tables; pass one of them, such as {folder.below(tables[0]).text}"
     return (
         f"{folder.text} is not the folder of an experiment: {'it contains no trial' if folders or files else 'it is empty'} "
-        f"(a folder with a {' or '.join(LOGS)}). Tune writes one for each trial once it starts; pass storage_path/name of its "
+        f"(a folder with a {' or '.join(READERS)}). Tune writes one for each trial once it starts; pass storage_path/name of its "
         "RunConfig, or a folder that contains it."
     )
 
 
-def _stored_config(trial: Location, states: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:
-    """Return the config of a trial from Tune's state of its experiment, which is read once."""
+def _read_baselines(files: Iterable[Location], reference: Scale) -> tuple[dict[str, Baseline], list[LeftOut]]:
+    """Return baselines by the id of their workload, those of the reference if there are several, and the unusable files."""
+    found: dict[str, Baseline] = {}
+    left_out: list[LeftOut] = []
+    for file in files:
+        if file.name.startswith("baseline-") and file.name.endswith(".json"):
+            try:
+                baseline = Baseline.from_json(file.read())
+                if baseline.scale == reference or baseline.workload.id not in found:
+                    found[baseline.workload.id] = baseline
+            except (BaselineFileError, ExperimentError) as error:
+                left_out.append(LeftOut(file.name, f"this baseline file is unusable: {error}"))
+    return found, left_out
+
+
+def _stored_config(trial: Location, states: dict[str, Mapping[str, Mapping[str, Any]]]) -> Mapping[str, Any]:
+    """Return the config of a trial from Tune's state of its experiment, which is read once, and no pickle."""
     experiment = trial.parent
     if experiment.path not in states:
-        states[experiment.path] = _stored_configs(experiment)
+        files = [name for name in experiment.names()[1] if name.startswith("experiment_state") and name.endswith(".json")]
+        states[experiment.path] = {place: config for name in files for place, config in _configs_in(experiment.below(name)).items()}
     return states[experiment.path].get(trial.name, {})
 
 
-def _stored_configs(experiment: Location) -> dict[str, dict[str, Any]]:
-    """Return the configs of the trials by the names of their folders, from Tune's state of an experiment, without pickles."""
-    states = [name for name in experiment.names()[1] if name.startswith("experiment_state") and name.endswith(".json")]
-    return {trial: config for name in states for trial, config in _configs_in(experiment.below(name)).items()}
-
-
-def _configs_in(file: Location) -> dict[str, dict[str, Any]]:
+def _configs_in(state: Location) -> Mapping[str, Mapping[str, Any]]:
+    """Return the configs of trials by the names of their folders."""
     with suppress(ExperimentError, ValueError, TypeError, AttributeError, RecursionError):  # foreign or damaged
-        state = json.loads(file.read())
-        trials = state.get("checkpoints") or [first for first, *_ in state.get("trial_data", ())]
+        content = json.loads(state.read())
+        trials = content.get("checkpoints") or [first for first, *_ in content.get("trial_data", ())]
         known = [json.loads(each) if isinstance(each, str) else each for each in trials]
         places = [str(each.get("relative_logdir") or each.get("logdir") or each.get("local_path")) for each in known]
         configs = [{**(each.get("evaluated_params") or {}), **(each.get("config") or {})} for each in known]
         return {place.rstrip("/").rpartition("/")[2]: config for place, config in zip(places, configs, strict=True)}
     return {}
+
+
+# What tells trials apart
 
 
 def _without_copies(read: Sequence[tuple[TrialRead | LeftOut, Presence]]) -> tuple[list[TrialRead | LeftOut], list[LeftOut]]:
@@ -178,15 +185,17 @@ def _without_copies(read: Sequence[tuple[TrialRead | LeftOut, Presence]]) -> tup
         if ran.spells > read[other][1].spells:
             longest[key] = index
     kept = sorted(longest.values())
-    busy = overlapping([read[index][1][:2] for index in kept])
+    busy = {kept[index] for index in overlapping([read[index][1][:2] for index in kept])}
     whole: list[TrialRead | LeftOut] = []
-    for position, (found, _) in enumerate(read[index] for index in kept):
-        if position in busy and isinstance(found, TrialRead):
-            found = replace(found, run=replace(found.run, exclusive=0.0))
-        whole.append(found)
-    others = (found for index, (found, _) in enumerate(read) if index not in {*kept})
-    names = (each.name if isinstance(each, LeftOut) else each.run.name for each in others)
-    return whole, [LeftOut(name, "a copy of another trial here") for name in names]
+    copies: list[LeftOut] = []
+    for index, (found, _) in enumerate(read):
+        if index not in kept:
+            copies.append(LeftOut(found.name if isinstance(found, LeftOut) else found.run.name, "a copy of another trial here"))
+        elif index in busy and isinstance(found, TrialRead):
+            whole.append(found._replace(run=replace(found.run, exclusive=0.0)))
+        else:
+            whole.append(found)
+    return whole, copies
 
 
 def _separated(read: Sequence[TrialRead], pool: Collection[str]) -> list[TrialRead]:
@@ -202,22 +211,22 @@ def _separated(read: Sequence[TrialRead], pool: Collection[str]) -> list[TrialRe
             if by_total and "GPUs" not in pool:
                 facts["GPUs"] = f"{trial.gpus:g}"
             # The id that the callback recorded covers everything.
-            named.append(replace(trial, facts=facts, workload="" if pool else trial.workload))
+            named.append(trial._replace(facts=facts, workload="" if pool else trial.workload))
     separated: list[TrialRead] = []
-    for trials in _alike(named, ()):
+    for trials in _alike(named):
         labels = {(trial.run.scale, _label(trial.run)) for trial in trials}
         tells = len(labels) > len({scale for scale, _ in labels}) and "trial" not in pool
-        separated += [replace(each, facts={**each.facts, "trial": _label(each.run)}) if tells else each for each in trials]
+        separated += [each._replace(facts={**each.facts, "trial": _label(each.run)}) if tells else each for each in trials]
     return separated
 
 
-def _alike(trials: Iterable[TrialRead], without: Collection[str]) -> list[list[TrialRead]]:
+def _alike(trials: Iterable[TrialRead], without: Collection[str] = ()) -> Collection[list[TrialRead]]:
     """Return the trials in groups with equal facts, apart from some."""
     groups: dict[str, list[TrialRead]] = {}
     for trial in trials:
         facts = {name: value for name, value in trial.facts.items() if name not in without}
         groups.setdefault(Workload(facts).id, []).append(trial)
-    return list(groups.values())
+    return groups.values()
 
 
 def _label(run: Run) -> str:
@@ -230,92 +239,68 @@ def _label(run: Run) -> str:
     return re.sub(r"\d+", lambda found: "#" if found[0] in counts else found[0], _REPETITION.sub("", name)).strip("-_ ")
 
 
-def _by_workload(read: Iterable[TrialRead], baselines: Sequence[Baseline]) -> list[_Group]:
-    """Return the trials of each workload with its facts, including the hardware if known."""
-    hardware: dict[str, dict[str, Any]] = {}
-    for baseline in baselines:
-        known = {fact: baseline.workload.facts[fact] for fact in CIRCUMSTANCES if fact in baseline.workload.facts}
-        # Keyed by workload id, and by host name for trials whose workload id is unknown.
-        for name in (baseline.workload.id, baseline.provenance.get("host", "")):
-            hardware.setdefault(name, {}).update(known)
-    ids: dict[tuple[str, str], set[str]] = {}
-    for trial in read:
-        ids.setdefault((Workload(trial.facts).id, trial.host), set()).update({trial.workload} - {""})
-    groups: dict[str, _Group] = {}
-    unknown: list[TrialRead] = []
-    for trial in read:
+def _by_workload(trials: Sequence[TrialRead], baselines: Mapping[str, Baseline]) -> Collection[_Group]:
+    """Return the trials of each workload with its facts, including the hardware if a baseline file tells it."""
+    ids: dict[str, set[str]] = {}
+    for trial in trials:
+        ids.setdefault(Workload(trial.facts).id, set()).update({trial.workload} - {""})
+    groups: dict[tuple[str, str], _Group] = {}
+    for trial in trials:
         config = Workload(trial.facts).id
-        same = ids[config, trial.host]
-        # A trial without the callback has the workload of the others on its host if they share one.
-        workload = trial.workload or (next(iter(same)) if len(same) == 1 else "")
-        known = hardware.get(workload) or hardware.get(trial.host, {})
-        trial = replace(trial, run=replace(trial.run, cores=number(known.get("cores"))))
-        if workload or known:
-            key = workload or f"{config} {Workload(known).id}"
-            groups.setdefault(f"{key} {trial.facts.get('trial', '')}", ({**trial.facts, **known}, []))[1].append(trial)
-        else:
-            unknown.append(trial)
-    # Trials on unknown hosts are assumed to run on the known hardware if there is only one kind.
-    for trial in unknown:
-        alike = [trials for _, trials in groups.values() if any(other.facts == trial.facts for other in trials)]
-        if len(alike) == 1:
-            alike[0].append(trial)
-        else:
-            groups.setdefault(f"{Workload(trial.facts).id} unknown", (dict(trial.facts), []))[1].append(trial)
-    return list(groups.values())
+        # A trial without the callback is assumed to have the workload of those with the same config, if they share one.
+        workload = trial.workload or (next(iter(ids[config])) if len(ids[config]) == 1 else "")
+        told = baselines[workload].workload.facts if workload in baselines else {}
+        hardware = {name: told[name] for name in HARDWARE_AND_VERSIONS if name in told}
+        trial = trial._replace(workload=workload, run=replace(trial.run, cores=number(hardware.get("cores"))))
+        key = (workload or config, trial.facts.get("trial", ""))
+        groups.setdefault(key, ({**trial.facts, **hardware}, []))[1].append(trial)
+    return groups.values()
+
+
+# Studies
 
 
 def _study(
-    title: str, facts: Mapping[str, Any], trials: Sequence[TrialRead], baselines: Sequence[Baseline], reference: Scale
+    title: str, facts: Mapping[str, Any], trials: Sequence[TrialRead], baselines: Mapping[str, Baseline], reference: Scale
 ) -> Study:
     runs = tuple(sorted((trial.run for trial in trials), key=lambda run: run.name))
-    hosts = sorted({trial.host for trial in trials} - {""})
+    published = baselines.get(trials[0].workload)
     texts = {name: _text(facts[name]) for name in _SHOWN if facts.get(name) not in (None, "", [], {})}
-    for baseline in baselines:
-        if baseline.provenance.get("host") in hosts:
-            texts.update({name: baseline.provenance[name] for name in _SOFTWARE if name in baseline.provenance})
-    if hosts:
+    if published is not None:
+        texts.update({name: published.provenance[name] for name in _SOFTWARE if name in published.provenance})
+    if hosts := sorted({trial.host for trial in trials} - {""}):
         texts["host"] = ", ".join(hosts)
+    gpus = tuple(facts.get("accelerators") or ("",)) if uses_gpus(facts) else ()
     return Study(
         title=title,
         runs=runs,
-        baseline=None if any(run.scale == reference for run in runs) else _given(facts, trials, baselines, reference),
+        baseline=None if any(run.scale == reference for run in runs) else _given(trials, published, reference),
         facts=texts,
         exclusive_phases=all(trial.exclusive_phases for trial in trials),
         waits_are_known=all(trial.waits_are_known for trial in trials),
         steps_in_turn=all(trial.steps_in_turn for trial in trials),
         timed_iterations=any(trial.timed_iterations for trial in trials),
         workload=Workload(facts),
-        gpus=_gpus(facts),
+        gpus=gpus if "num_gpus" in facts else None,
     )
 
 
-def _gpus(facts: Mapping[str, Any]) -> tuple[str, ...] | None:
-    if "num_gpus" not in facts:
-        return None
-    return tuple(facts.get("accelerators") or ("",)) if uses_gpus(facts) else ()
-
-
-def _given(facts: Mapping[str, Any], trials: Sequence[TrialRead], baselines: Sequence[Baseline], reference: Scale) -> Run | None:
+def _given(trials: Sequence[TrialRead], published: Baseline | None, reference: Scale) -> Run | None:
     """Return the baseline recorded for a workload: from its file, or the one that its trials compared with."""
-    ids = {trial.workload for trial in trials} - {""}
-    for baseline in baselines:
-        is_theirs = baseline.workload.id in ids if ids else matches(facts, baseline.workload.facts)
-        if baseline.scale == reference and is_theirs:
-            time = baseline.provenance.get("time", "")
-            source = "from the experiment's baseline file" + (f", measured {time}" if time else "")
-            name = baseline.provenance.get("trial", "")
-            alone = 0.0 if baseline.disturbed else NAN
-            return Run(name=name, scale=reference, steady=baseline.steady, notes=(source,), exclusive=alone)
+    if published is not None and published.scale == reference:
+        time = published.provenance.get("time", "")
+        source = "from the experiment's baseline file" + (f", measured {time}" if time else "")
+        alone = 0.0 if published.steady.disturbed else NAN
+        name = published.provenance.get("trial", "")
+        return Run(name=name, scale=reference, steady=published.steady, notes=(source,), exclusive=alone)
     recorded = [trial.unit_sps for trial in trials if trial.unit_sps > 0]
     if not recorded:
         return None
     # The last trial used the latest stored baseline; a probed one belongs to its own trial. Only throughputs are known.
     probed = [trial.run.baseline_sps for trial in trials if trial.run.baseline_sps > 0]
     sps = (fmean(probed) if probed else recorded[-1]) * reference.parallelism
-    steady = Steady(sps=sps, error=NAN, iterations=0, env_steps=NAN, seconds=NAN, converged=False, settled=False)
     of_probes = "the mean of those probed in the trials, each of which is compared with its own"
-    return Run(name="", scale=reference, steady=steady, notes=(of_probes if probed else "as recorded by the trials",))
+    return Run(name="", scale=reference, steady=Steady(sps), notes=(of_probes if probed else "as recorded by the trials",))
 
 
 def _titles(groups: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
@@ -326,10 +311,9 @@ def _titles(groups: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
         same = {index: _flat(groups[index]) for index, its in enumerate(plain) if its == title}
         apart = _telling([*same.values()])
         everything.update(dict.fromkeys(name.partition(".")[0] for name in apart))
-        for index, facts in same.items() if apart else ():
-            differs = ", ".join(
-                f"{name}: {_text(facts[name], _LONGEST_IN_TITLE)}" for name in apart if facts.get(name) not in (None, "")
-            )
+        for index, facts in same.items():
+            known = [name for name in apart if facts.get(name) not in (None, "")]
+            differs = ", ".join(f"{name}: {_text(facts[name], _MAX_TEXT_IN_TITLE)}" for name in known)
             titles[index] = f"{title} ({differs})" if differs else title
     return titles, [*everything]
 
@@ -344,7 +328,7 @@ def _telling(groups: Sequence[Mapping[str, Any]]) -> list[str]:
     def told(*more: str) -> int:
         return len({*zip(*(texts[name] for name in (*chosen, *more)), strict=True)}) or 1
 
-    while len(chosen) < _MOST_DIFFERENCES and told(best := max(names, key=told)) > told():
+    while len(chosen) < _MAX_DIFFERENCES and told(best := max(names, key=told)) > told():
         chosen.append(best)
     return chosen
 
@@ -358,10 +342,10 @@ def _flat(facts: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 
 def _title(facts: Mapping[str, Any]) -> str:
-    env = last_name(facts.get("env") or "")
+    env = str(facts.get("env") or "").rpartition(".")[2]  # a class without its module
     return " on ".join(filter(None, (facts["algorithm"], env))) or "unknown workload"
 
 
-def _text(value: object, longest: int = _LONGEST_TEXT) -> str:
+def _text(value: object, longest: int = _MAX_TEXT) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= longest else f"{text[: longest - 1]}…"

@@ -163,8 +163,10 @@ def _runs(study: Study) -> Iterator[str]:
         steady = run.steady
         name = run.name if run.name == str(run.scale) else f"{run.name} ({run.scale})"
         error = "" if study.swept or math.isnan(steady.error) else f" {percent(steady.error)} within the run"
-        length = counted(steady.iterations, "measurement" if study.swept else "steady iteration")
-        length += "" if steady.converged else ", not converged"
+        # Too few for an error, as in a table with one row per configuration, are neither steady nor not.
+        is_window = not (study.swept or math.isnan(steady.error))
+        length = counted(steady.iterations, "steady iteration" if is_window else "measurement")
+        length += ", not converged" if is_window and not steady.converged else ""
         note = f"; {joined(run.notes)}" if run.notes else ""
         yield f"{name}: {rounded(steady.sps, 0)} steps/s{error}, {length}{note}"
 

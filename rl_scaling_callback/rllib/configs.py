@@ -150,7 +150,7 @@ _CLASS = re.compile(r"<class '([^']*)'>")
 def read_logged_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Convert the config of a logged result or `params.json`, of any release, to today's names in `vars(AlgorithmConfig)`.
 
-    Classes become their names, as in `read_workload`, and memory addresses are removed. The algorithm is not part of the config.
+    Classes become their names, as in `read_facts`, and memory addresses are removed. The algorithm is not part of the config.
     """
     text = json.dumps(renamed(config))
     attributes: dict[str, Any] = json.loads(ADDRESS.sub("", _CLASS.sub(r"\1", text)))

@@ -26,6 +26,9 @@ Describe = Callable[[Any], Any]
 """Converts a value to plain JSON types."""
 
 _CACHED: Final = type(functools.lru_cache(print))
+_WRAPPERS: Final = {classmethod: "__func__", staticmethod: "__func__", functools.cached_property: "func", _CACHED: "__wrapped__"}
+"""The attribute of each wrapper of code that holds the code."""
+
 _CODE: Final = (
     type,
     types.FunctionType,
@@ -36,11 +39,8 @@ _CODE: Final = (
     types.ModuleType,
     types.CodeType,
     functools.partial,
-    classmethod,
-    staticmethod,
     property,
-    functools.cached_property,
-    _CACHED,
+    *_WRAPPERS,
 )
 _CONSTANTS: Final = (complex, range, slice, Decimal, Fraction, date, time, timedelta, tzinfo)
 _CONSTANTS_OF_TORCH: Final = frozenset({"dtype", "device", "layout", "memory_format"})
@@ -50,10 +50,6 @@ _IN_FACTS: Final = frozenset({"ray", "torch", "gymnasium", "mujoco", "rl_scaling
 
 _ADDED: Final = frozenset({"__qualname__", "__firstlineno__", "__static_attributes__"})
 """Names that Python itself sets in a class body, from constants that it may share with the user's code."""
-
-_LOAD_GLOBAL: Final = dis.opmap["LOAD_GLOBAL"]
-_IMPORT_NAME: Final = dis.opmap["IMPORT_NAME"]
-_GLOBAL_SHIFT: Final = 1 if sys.version_info >= (3, 11) else 0  # the lowest bit is a flag
 
 
 def digest(description: object) -> str:
@@ -85,23 +81,19 @@ def label(code: Any, describe: Describe) -> Any:
         return {"method": describe(code.__func__), "of": describe(code.__self__)}
     if isinstance(code, property):
         return [describe(each) for each in (code.fget, code.fset) if each is not None]
-    if isinstance(code, (classmethod, staticmethod)):
-        return describe(code.__func__)
-    if isinstance(code, functools.cached_property):
-        return describe(code.func)
-    if isinstance(code, _CACHED):
-        return describe(code.__wrapped__)
+    for wrapper, attribute in _WRAPPERS.items():
+        if isinstance(code, wrapper):
+            return describe(getattr(code, attribute))
     if isinstance(code, types.CodeType):
         return digest(_of_code(code, describe))
     name = name_of(code)
     if is_library(code):
         return name + _version(_module_of(code))
-    body: Any = None
     if isinstance(code, types.FunctionType):
-        body = _of_function(code, describe)
-    elif isinstance(code, type):
-        body = [_of_class(each, describe) for each in code.__mro__]
-    return name if body is None else f"{name} #{digest(body)}"
+        return f"{name} #{digest(_of_function(code, describe))}"
+    if isinstance(code, type):
+        return f"{name} #{digest([_of_class(each, describe) for each in code.__mro__])}"
+    return name
 
 
 def name_of(code: Any) -> str:
@@ -116,29 +108,15 @@ def is_library(code: Any) -> bool:
     return _is_installed(_module_of(code))
 
 
-def is_python(code: Any) -> bool:
-    """Return whether code belongs to Python itself."""
-    return _module_of(code).partition(".")[0] in sys.stdlib_module_names
-
-
 @functools.lru_cache(maxsize=256)
 def module_label(module: str) -> str:
-    """Return the label of a module without importing it."""
+    """Return the label of a module without importing it: with a hash of its source."""
     if _is_installed(module):
         return module + _version(module)
     spec = _spec_of(module)
-    try:
-        code = spec.loader.get_code(module)  # type: ignore[union-attr]  # other loaders are caught
-    except (AttributeError, ImportError, SyntaxError, OSError):
-        code = None
-    return module if code is None else f"{module} #{digest(_of_code(code, _describe_constant))}"
-
-
-def _describe_constant(value: Any) -> Any:
-    """Return a constant of an unimported module in plain JSON types."""
-    if isinstance(value, types.CodeType):
-        return digest(_of_code(value, _describe_constant))
-    return sorted(map(repr, value)) if isinstance(value, frozenset) else repr(value)
+    with suppress(AttributeError, OSError):  # other loaders, and no file
+        return f"{module} #{hashlib.sha256(spec.loader.get_data(spec.origin)).hexdigest()[:8]}"  # type: ignore[union-attr]
+    return module
 
 
 def _module_of(code: Any) -> str:
@@ -195,34 +173,27 @@ def _of_class(cls: type, describe: Describe) -> Any:
 
 
 def _of_function(function: types.FunctionType, describe: Describe) -> Any:
-    code = function.__code__
-    docstring = function.__doc__
+    codes = _codes(function.__code__)
+    names = sorted({name for each in codes for name in _names_at(each, "LOAD_GLOBAL")} & function.__globals__.keys())
     return {
-        "code": _of_code(code, describe, docstring),
+        "code": _of_code(function.__code__, describe, function.__doc__),
         "defaults": describe([function.__defaults__, function.__kwdefaults__]),
         "closure": [describe(value) for value in _cells(function)],
-        "globals": {
-            name: _of_reference(function.__globals__[name], describe, _codes(code))
-            for name in sorted({name for each in _codes(code) for name in _names_at(each, _LOAD_GLOBAL, _GLOBAL_SHIFT)})
-            if name in function.__globals__
-        },
+        "globals": {name: _of_reference(function.__globals__[name], describe, codes) for name in names},
     }
 
 
 def _of_code(code: types.CodeType, describe: Describe, docstring: str | None = None) -> Any:
-    imported = [module_label(name) for name in _names_at(code, _IMPORT_NAME) if name]
+    imported = [module_label(name) for name in _names_at(code, "IMPORT_NAME") if name]
     constants = code.co_consts
     if docstring is not None and constants[:1] == (docstring,):
         constants = (None, *constants[1:])
-    elif not code.co_flags & CO_OPTIMIZED and code.co_name != "<module>":
-        return [_of_class_body(code, describe), imported]
+    elif not code.co_flags & CO_OPTIMIZED:  # a class body
+        steps = [(each.opname, each.argval) for each in dis.get_instructions(code)]
+        targets = [name if operation == "STORE_NAME" else "" for operation, name in steps[1:]] + [""]
+        body = [[name, describe(value)] for (name, value), target in zip(steps, targets, strict=True) if target not in _ADDED]
+        return [body, imported]
     return [code.co_code.hex(), code.co_names, [describe(each) for each in constants], imported]
-
-
-def _of_class_body(code: types.CodeType, describe: Describe) -> Any:
-    steps = [(each.opname, each.argval) for each in dis.get_instructions(code)]
-    following = [name if operation == "STORE_NAME" else "" for operation, name in steps[1:]] + [""]
-    return [[name, describe(value)] for (name, value), target in zip(steps, following, strict=True) if target not in _ADDED]
 
 
 def _of_reference(value: Any, describe: Describe, users: tuple[types.CodeType, ...] = ()) -> Any:
@@ -248,14 +219,7 @@ def _codes(code: types.CodeType) -> tuple[types.CodeType, ...]:
     return (code, *(each for nested in inner for each in _codes(nested)))
 
 
-def _names_at(code: types.CodeType, operation: int, shift: int = 0) -> Iterator[str]:
-    """Yield the name operands of all instructions with one opcode."""
-    operations, arguments = code.co_code[::2], code.co_code[1::2]
-    at = operations.find(operation)
-    while at >= 0:
-        argument, before, bits = arguments[at], at - 1, 8
-        while before >= 0 and operations[before] == dis.EXTENDED_ARG:
-            argument |= arguments[before] << bits
-            before, bits = before - 1, bits + 8
-        yield code.co_names[argument >> shift]
-        at = operations.find(operation, at + 1)
+@functools.lru_cache(maxsize=4096)
+def _names_at(code: types.CodeType, operation: str) -> tuple[str, ...]:
+    """Return the names that the instructions of one kind refer to."""
+    return tuple(each.argval for each in dis.get_instructions(code) if each.opname == operation)

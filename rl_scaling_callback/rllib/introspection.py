@@ -23,9 +23,9 @@ from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.rllib import content, hardware
 from rl_scaling_callback.rllib.configs import TIMER_PHASES, has_other_workers, uses_gpus
+from rl_scaling_callback.rllib.facts import read_facts
 from rl_scaling_callback.rllib.hardware import Host
 from rl_scaling_callback.rllib.values import number, plain
-from rl_scaling_callback.rllib.workload import read_workload
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
@@ -55,7 +55,7 @@ def workload_of(algorithm: Algorithm, hosts: Collection[Host], name: str | None)
         name: the user's name for the workload.
     """
     if name is not None:
-        return Workload({"name": name}, vouched=True)
+        return Workload({"name": name}, is_named=True)
     config = algorithm.config
     facts = facts_of(config, type(algorithm))
     kinds = sorted({(host.cpu, host.cores) for host in (hardware.this_host(), *hosts)})
@@ -78,7 +78,7 @@ def facts_of(config: Any, algorithm: type) -> dict[str, Any]:
         config: an `AlgorithmConfig`.
         algorithm: the Algorithm class.
     """
-    facts = read_workload(vars(config), _model_defaults(config))
+    facts = read_facts(vars(config), _model_defaults(config))
     # Ray's actor class derives from the user's class, possibly through a subclass by Tune that changes the resource request.
     algorithm = vars(algorithm).get("__ray_actor_class__", algorithm)
     facts["algorithm"] = plain(next(cls for cls in algorithm.__mro__ if not cls.__module__.startswith("ray.tune.")))

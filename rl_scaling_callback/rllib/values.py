@@ -10,8 +10,7 @@ import math
 import re
 import sys
 from collections import deque
-from collections.abc import Mapping, Sequence
-from numbers import Integral, Rational, Real
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any, Final
 from uuid import UUID
@@ -43,18 +42,17 @@ def mapping(value: object) -> Mapping[str, Any]:
 ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
 """A memory address, which differs between processes."""
 
-_DEEPEST: Final = 60
+_MAX_DEPTH: Final = 60
 _MAX_VALUES: Final = 20_000
 """Maximum number of values to inspect; later ones are described by type only."""
 
-_MANY_NUMBERS: Final = 64
 _CHEAP_TO_CONVERT: Final = 1 << 16
-"""Maximum size of an array that is converted, so that it equals a list of the same numbers."""
+"""Maximum size of an array that is converted to a list, so that it equals a list of the same numbers."""
 
 _CHUNK: Final = 1 << 22
 """Bytes of an array to copy at a time if it is not contiguous."""
 
-_LONGEST: Final = 4_000
+_MAX_LENGTH: Final = 4_000
 """Maximum length of a value's JSON [characters]; longer values are hashed."""
 
 _WITHOUT_STATE: Final = frozenset({"ray.actor", "ray._raylet"})
@@ -71,22 +69,19 @@ def plain(value: object) -> Any:
     content (see `content`), objects their class and state, large arrays and tables a hash. Memory addresses, actor handles,
     parameters of models and the state of random generators are ignored.
     """
-    return _shortened(_Describer()(value))
+    description = _Describer()(value)
+    if isinstance(description, (list, dict, str)) and len(json.dumps(description)) > _MAX_LENGTH:
+        return f"{type(description).__name__} of {len(description)} #{content.digest(description)}"
+    return description
 
 
-def fingerprint(text: str | bytes) -> str:
+def fingerprint(text: str | bytes | bytearray) -> str:
     """Return `#` and 4 hexadecimal digits: enough to tell two values apart, too few to recover one.
 
     A hash of 16 bits fits every 65,536th guess, so that testing a billion passwords leaves some 15,000 candidates. Only a
     secret with few possibilities, such as a PIN, can't be kept this way.
     """
-    return f"#{hashlib.sha256(text if isinstance(text, bytes) else text.encode('utf-8', 'surrogatepass')).hexdigest()[:4]}"
-
-
-def _shortened(description: Any) -> Any:
-    if isinstance(description, (list, dict, str)) and len(json.dumps(description)) > _LONGEST:
-        return f"{type(description).__name__} of {len(description)} #{content.digest(description)}"
-    return description
+    return f"#{hashlib.sha256(text.encode('utf-8', 'surrogatepass') if isinstance(text, str) else text).hexdigest()[:4]}"
 
 
 class _Describer:
@@ -102,11 +97,13 @@ class _Describer:
         if isinstance(value, enum.Enum):
             return self(value.value)  # as in a config that was restored
         if isinstance(value, (str, bytes, bytearray)):
-            return fingerprint(bytes(value) if isinstance(value, bytearray) else value)
-        if isinstance(value, (bool, int, float)):
-            return _scalar(value)
+            return fingerprint(value)
+        if isinstance(value, float):  # or a subclass, such as NumPy's
+            return float(value) if math.isfinite(value) else repr(float(value))
+        if isinstance(value, int):
+            return int(value)
         self._left -= 1
-        if id(value) in self._open or len(self._open) >= _DEEPEST or self._left < 0:
+        if id(value) in self._open or len(self._open) >= _MAX_DEPTH or self._left < 0:
             return content.name_of(value if isinstance(value, type) else type(value))
         self._open.add(id(value))
         try:
@@ -120,9 +117,6 @@ class _Describer:
         if isinstance(value, Mapping):
             return {str(key): self(item) for key, item in sorted(value.items(), key=lambda pair: str(pair[0]))}
         if isinstance(value, (list, tuple, deque)):
-            if len(value) > _MANY_NUMBERS and _are_numbers(value):
-                array = np.array(value)
-                return self([str(each) for each in value]) if array.dtype.kind == "O" else _hashed(array)
             return [self(item) for item in value]
         if isinstance(value, (set, frozenset)):
             return sorted((self(item) for item in value), key=repr)
@@ -130,25 +124,22 @@ class _Describer:
             return content.label(value, self)
         if content.is_constant(value):
             return repr(value)
-        if isinstance(value, (PurePath, UUID)):
+        if isinstance(value, (PurePath, UUID, re.Pattern)):
             return self(str(value))
-        if isinstance(value, re.Pattern):
-            return self([value.pattern, value.flags])
         module = type(value).__module__
         if module.startswith("gymnasium.spaces") or (module.startswith("numpy") and "dtype" in type(value).__name__.lower()):
             return " ".join(repr(value).split())
-        if module.startswith(("torch", "pandas")):
-            return self._of_torch(value) if module.startswith("torch") else self._of_pandas(value)
+        if module.startswith("torch"):
+            return self._of_torch(value)
+        if module.startswith("pandas"):
+            return self._of_pandas(value)
         if hasattr(value, "tolist") and module not in _WITHOUT_STATE:  # NumPy scalars and arrays
             return self._of_array(value)
         return self._of_object(value)
 
     def _of_array(self, value: Any) -> Any:
         array = np.asarray(value)
-        kind = array.dtype.kind
-        if kind == "O" or (array.size <= _MANY_NUMBERS and kind not in "mM"):
-            return self(array.tolist())
-        return _hashed(array)
+        return self(array.tolist()) if array.dtype.kind == "O" or array.size <= _CHEAP_TO_CONVERT else _hashed(array)
 
     def _of_torch(self, value: Any) -> Any:
         torch = sys.modules["torch"]
@@ -175,7 +166,9 @@ class _Describer:
 
     def _of_object(self, value: Any) -> Any:
         cls = type(value)
-        if cls.__module__ in _WITHOUT_STATE or (content.is_python(cls) and cls.__module__ not in _NAMESPACES):
+        module = cls.__module__
+        is_python = module.partition(".")[0] in sys.stdlib_module_names
+        if module in _WITHOUT_STATE or (is_python and module not in _NAMESPACES):
             return content.name_of(cls)
         # Not asdict(): it makes deep copies, and the members of a spec may not support that.
         fields = [field.name for field in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else []
@@ -185,25 +178,8 @@ class _Describer:
         return {"of": self(cls), **state} if state else self(cls)
 
 
-def _scalar(value: float) -> Any:
-    """Convert a float, or a subclass of a number such as NumPy's, to JSON's native types."""
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else repr(float(value))
-    return int(value)
-
-
-def _are_numbers(values: Sequence[Any]) -> bool:
-    kinds = set(map(type, values))
-    return all(issubclass(kind, Integral) or (issubclass(kind, Real) and not issubclass(kind, Rational)) for kind in kinds)
-
-
 def _hashed(array: Any) -> str:
-    """Return the shape, type and hash of an array, the same in any memory layout.
-
-    A list and an array of equal numbers have the same description, except for large arrays of other types than Python's own.
-    """
-    if array.dtype.kind in "biuf" and array.size <= _CHEAP_TO_CONVERT and array.dtype.itemsize <= 8 and array.dtype != np.uint64:
-        array = array.astype(np.float64 if array.dtype.kind == "f" else np.int64, copy=False)
+    """Return the shape, type and hash of an array, the same in any memory layout."""
     hashed = hashlib.sha256()
     if array.flags.c_contiguous:
         hashed.update(array.reshape(-1).view(np.uint8))

@@ -25,7 +25,7 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DEFAULT_RULE, Steady, SteadyWindow
 from rl_scaling_callback.core.trial import Trial
 from rl_scaling_callback.core.workload import Workload
-from rl_scaling_callback.rllib.workload import read_workload
+from rl_scaling_callback.rllib.facts import read_facts
 
 REFERENCE = Scale(1, 1)
 PARALLEL = Scale(4, 1)
@@ -36,7 +36,7 @@ PARTS = {"sample": 70.0, "learn": 9.0, "sync": 0.5, "other": 0.5, "busy": 69.0, 
 
 def workload(number: int) -> Workload:
     """Return a workload with a realistic number of facts."""
-    facts = read_workload({"env": "HalfCheetah-v5", "num_epochs": number})
+    facts = read_facts({"env": "HalfCheetah-v5", "num_epochs": number})
     return Workload(facts | {"cpu": "a CPU", "cores": 8, "accelerators": [], "ray": "2.60.0"})
 
 
@@ -50,22 +50,8 @@ def fill(place: str, numbers: Iterable[int]) -> None:
     """Publish baselines of these workloads."""
     store = BaselineStore.at(place)
     for number in numbers:
-        measured = steady(number)
-        store.publish(
-            Baseline(
-                measured.sps,
-                REFERENCE,
-                workload(number),
-                f"experiment/{number}",
-                measured.error,
-                measured.iterations,
-                measured.env_steps,
-                measured.seconds,
-                converged=True,
-                provenance={"trial": f"trial {number}"},
-                parts=PARTS,
-            )
-        )
+        provenance = {"trial": f"trial {number}"}
+        store.publish(Baseline(steady(number), REFERENCE, workload(number), f"experiment/{number}", provenance))
 
 
 def start(
@@ -121,7 +107,7 @@ def read_all(place: str, seconds: float, workloads: int, seed: int) -> int:
         number = draw.randrange(workloads)
         baseline = store.load(all_workloads[number], REFERENCE)
         assert baseline is not None
-        assert baseline.sps == 1000 + number
+        assert baseline.steady.sps == 1000 + number
         done += 1
     return done
 

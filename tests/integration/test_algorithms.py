@@ -505,7 +505,7 @@ def test_baseline_dir_is_used_in_the_next_run(tmp_path: Path, flat: Flat) -> Non
     assert math.isnan(reference[0]["speedup"])
     assert reference[1]["baseline_sps"] == pytest.approx(reference[1]["steady/sps"], rel=1e-9)
     (file,) = tmp_path.iterdir()
-    assert json.loads(file.read_text())["sps"] == pytest.approx(reference[1]["steady/sps"], rel=1e-9)
+    assert json.loads(file.read_text())["steady"]["sps"] == pytest.approx(reference[1]["steady/sps"], rel=1e-9)
 
     for scaling in map(flat, train(ppo(runners=2).callbacks(at_once))):
         assert (scaling["is_baseline"], scaling["comparable"]) == (0.0, 1.0)

@@ -99,7 +99,7 @@ def test_restored_run_keeps_its_own_baseline(cluster, tmp_path):
     tuner = tune.Tuner(Failing, param_space=config, run_config=run_config)
     assert tuner.fit().errors
     (before,) = (tmp_path / "experiment/scaling_baselines").rglob("baseline-*.json")
-    measured = json.loads(before.read_text())["sps"]
+    measured = json.loads(before.read_text())["steady"]["sps"]
     (tmp_path / "mended").touch()
     time.sleep(1.1)  # run times have a resolution of one second
     restored = tune.Tuner.restore(str(tmp_path / "experiment"), trainable=Failing, resume_errored=True, param_space=config)
@@ -125,7 +125,7 @@ def test_relative_directory_is_resolved_against_the_working_directory(cluster, t
     for runners in (1, 2):
         results += fit(ppo().env_runners(num_env_runners=runners), tmp_path, name=f"{runners}", callbacks=relative)
     (file,) = (tmp_path / "lasting").glob("baseline-*-1r1e.json")
-    sps = json.loads(file.read_text())["sps"]
+    sps = json.loads(file.read_text())["steady"]["sps"]
     assert [trial.metrics["scaling"]["baseline_sps"] for trial in results] == [sps, sps]
 
 

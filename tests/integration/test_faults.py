@@ -157,7 +157,7 @@ def test_the_baseline_trial_is_killed(tmp_path, flat, iteration, failures):
         assert all(math.isnan(flat(result)["speedup"]) for result in other)
     else:
         (file,) = published
-        assert {flat(result)["baseline_sps"] for result in other} == {json.loads(file.read_text())["sps"]}
+        assert {flat(result)["baseline_sps"] for result in other} == {json.loads(file.read_text())["steady"]["sps"]}
     if failures:
         assert baseline[-1]["training_iteration"] == 8
         assert {flat(result)["is_baseline"] for result in baseline} == {1.0}
@@ -171,7 +171,7 @@ def test_trial_is_restored_from_its_checkpoint(tmp_path, flat):
     in_place = [algorithm.train(), algorithm.restore_from_path(str(tmp_path / "checkpoint")) or algorithm.train()]
     algorithm.stop()
     (file,) = (tmp_path / "baselines").iterdir()
-    published = json.loads(file.read_text())["sps"]
+    published = json.loads(file.read_text())["steady"]["sps"]
     algorithm = Algorithm.from_checkpoint(str(tmp_path / "checkpoint"))
     anew = [algorithm.train() for _ in range(3)]
     algorithm.stop()
@@ -180,7 +180,7 @@ def test_trial_is_restored_from_its_checkpoint(tmp_path, flat):
     assert [flat(result)["runners/reported"] for result in [*in_place, *anew]] == [1.0] * 5
     assert [flat(result)["steady/iterations"] for result in anew] == [0.0, 1.0, 2.0]
     assert {flat(result)["baseline_sps"] for result in anew} == {published}
-    assert json.loads(file.read_text())["sps"] == published
+    assert json.loads(file.read_text())["steady"]["sps"] == published
 
 
 class Rank(RLlibCallback):

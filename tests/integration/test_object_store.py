@@ -102,7 +102,7 @@ def test_baseline_is_stored_in_the_experiment_and_used_by_its_trials(s3, trials)
     baseline = json.loads(text(s3(f"grid/it/scaling_baselines/{name}")))
     assert reference["is_baseline"] == 1
     assert parallel["comparable"] == 1
-    assert parallel["baseline_sps"] == reference["baseline_sps"] == baseline["sps"]
+    assert parallel["baseline_sps"] == reference["baseline_sps"] == baseline["steady"]["sps"]
 
 
 def test_reporter_writes_its_page(s3, trials):

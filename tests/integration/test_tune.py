@@ -87,14 +87,14 @@ def test_baseline_is_the_measurement_of_the_reference(halfcheetah):
     (reference,) = [trial for trial in halfcheetah if scale(trial.metrics) == (1, 1)]
     (file,) = (Path(halfcheetah.experiment_path) / "scaling_baselines").iterdir()
     final = json.loads(file.read_text())
-    assert final["window"]["iterations"] == 3
+    assert final["steady"]["iterations"] == 3
     window = lines(reference)[1:4]
     sps = sum(result["env_runners"]["num_env_steps_sampled"] for result in window) / sum(r["time_this_iter_s"] for r in window)
-    assert final["sps"] == pytest.approx(sps, rel=1e-9)
-    assert {result["scaling"]["baseline_sps"] for result in lines(reference)[3:]} == {final["sps"]}
+    assert final["steady"]["sps"] == pytest.approx(sps, rel=1e-9)
+    assert {result["scaling"]["baseline_sps"] for result in lines(reference)[3:]} == {final["steady"]["sps"]}
     assert final["owner"].endswith(Path(reference.path).name)
     (other,) = [trial.metrics["scaling"] for trial in halfcheetah if trial is not reference]
-    assert other["baseline_sps"] == final["sps"]
+    assert other["baseline_sps"] == final["steady"]["sps"]
     assert other["is_baseline"] == 0
     assert reference.metrics["scaling"]["is_baseline"] == 1
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl_scaling_callback.baseline.model import LARGEST, Baseline, BaselineFileError
+from rl_scaling_callback.baseline.model import MAX_BYTES, Baseline, BaselineFileError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.workload import Workload
-from tests.builders import BASELINE
+from tests.builders import BASELINE, baseline
 
 DOCUMENT = json.loads(BASELINE.to_json())
 
@@ -22,11 +22,21 @@ def changed(**changes):
 
 def test_json_round_trip():
     assert Baseline.from_json(BASELINE.to_json()) == BASELINE
-    assert math.isnan(Baseline.from_json(replace(BASELINE, error=math.nan).to_json()).error)
+    assert math.isnan(Baseline.from_json(baseline(error=math.nan).to_json()).steady.error)
 
 
 def test_larger_reference_is_taken_to_scale_perfectly():
     assert (BASELINE.unit_sps, replace(BASELINE, scale=Scale(4, 2)).unit_sps) == (1378.0, 1378.0 / 8)
+
+
+IMPOSSIBLE = {
+    "iterations": (0, -8, "5", True),
+    "error": ("1", math.inf, -1.0),
+    "sps": (0, -1.0, True, "1378", math.nan, math.inf),
+    "parts": ({"sample": None},),
+    "env_steps": (0,),
+    "seconds": (-1.0,),
+}
 
 
 @pytest.mark.parametrize(
@@ -36,21 +46,21 @@ def test_larger_reference_is_taken_to_scale_perfectly():
         (BASELINE.to_json()[:100], "not valid JSON"),
         (b"\xff\xfe\x00", "not valid JSON"),
         ("[" * 100_000, "not valid JSON"),
-        (BASELINE.to_json() + " " * LARGEST, f"more than {LARGEST} bytes"),
+        (BASELINE.to_json() + " " * MAX_BYTES, f"more than {MAX_BYTES} bytes"),
         ("[]", "schema is not"),
         ('"text"', "schema is not"),
         (changed(schema="other"), "schema is not"),
         (changed(version=2), "version is 2"),
         (changed(version=None), "version is None"),
         (changed(workload={"env": "Ant-v5"}), "does not match its workload_id"),
-        *((changed(sps=junk), "wrong type") for junk in (0, -1.0, True, "1378", math.nan, math.inf)),
-        *((changed(**{key: junk}), "wrong type") for key, junk in (("reference", "1x1"), ("workload", []), ("provenance", 3))),
-        *((changed(window=junk), "wrong type") for junk in (None, 3)),
-        *((changed(window=DOCUMENT["window"] | {"iterations": junk}), "wrong type") for junk in (0, -8, "5", True)),
-        *((changed(window=DOCUMENT["window"] | {"error_percent": junk}), "wrong type") for junk in ("1", math.inf, -1.0)),
+        (changed(reference="1x1"), "wrong type"),
+        (changed(steady=None), "wrong type"),
+        (changed(workload=[3]), "wrong type"),
+        (changed(provenance=3), "wrong type"),
         *(
-            (changed(window=DOCUMENT["window"] | {key: junk}), "wrong type")
-            for key, junk in (("converged", 1), ("env_steps", 0), ("seconds", -1.0))
+            (changed(steady=DOCUMENT["steady"] | {key: value}), "wrong type")
+            for key, values in IMPOSSIBLE.items()
+            for value in values
         ),
         *((json.dumps({key: DOCUMENT[key] for key in DOCUMENT if key != missing}), r"\w") for missing in DOCUMENT),
     ],
@@ -73,7 +83,7 @@ def test_nesting_of_any_depth_is_read_or_rejected():
     )
 )
 def test_junk_raises_only_baseline_file_errors(junk):
-    for text in (json.dumps(junk), changed(window=junk), changed(workload=junk)):
+    for text in (json.dumps(junk), changed(steady=junk), changed(workload=junk)):
         with pytest.raises(BaselineFileError):
             Baseline.from_json(text)
 

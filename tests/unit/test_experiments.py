@@ -16,8 +16,8 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DISTURBED, SteadyRule
 from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
-from rl_scaling_callback.experiments.logs import ResultLines
-from tests.builders import BASELINE, CONFIG, HEADER, TABLE, result, results
+from rl_scaling_callback.experiments.logs import read_lines
+from tests.builders import CONFIG, HEADER, TABLE, baseline, result, results
 
 MEASURED = {
     **{f"time/{phase}": seconds for phase, seconds in zip(schema.PHASES, (1.0, 0.5, 0.25, 0.0, 0.25), strict=True)},
@@ -234,72 +234,53 @@ def test_workloads_are_separate_studies_largest_first(folder, trials, runs):
     assert [len(study.runs) for study in folder.read().studies] == runs
 
 
-FACTS = {
-    "algorithm": "ray.rllib.algorithms.ppo.ppo.PPO",
-    "env": "HalfCheetah-v5",
-    "env_config": {},
-    "framework_str": "torch",
-    "enable_env_runner_and_connector_v2": True,
-    "policy_mapping_fn": "ray.rllib.algorithms.algorithm_config.AlgorithmConfig.DEFAULT_POLICY_MAPPING_FN",
-    "train_batch_size": 2048,
-    "num_learners": 0,
-    "policies": {"default_policy": [None, None, None, None]},
-    "cpu": "AMD EPYC",
-    "cores": 8,
-    "accelerators": [],
-    "ray": "2.60.0",
-}
-
-
-def baseline(host="vm", **facts):
-    return replace(BASELINE, workload=Workload({**FACTS, **facts}), provenance={"host": host, "trial": "PPO_x", "torch": "2.13"})
+def published(cpu="AMD EPYC", cores=8, **window):
+    """A baseline file, as the callback writes it, and what the results of trials of its workload contain."""
+    provenance = {"host": "vm", "trial": "PPO_x", "torch": "2.13"}
+    made = baseline(Workload({"cpu": cpu, "cores": cores, "accelerators": []}), provenance, **window)
+    return made, {**MEASURED, "workload": made.workload.id}
 
 
 def test_hardware_from_a_baseline_file(folder):
-    folder.publish(baseline())
+    file, scaling = published()
+    folder.publish(file)
+    folder.trial(results(3, scaling=scaling))
     folder.trial(results(3))
     (study,) = folder.read().studies
-    assert study.runs[0].cores == 8.0
+    assert [run.cores for run in study.runs] == [8.0, 8.0]
     assert (study.facts["cpu"], study.facts["torch"]) == ("AMD EPYC", "2.13")
     assert study.baseline is None, "there is a run at the reference scale"
 
 
-@pytest.mark.parametrize(
-    ("hosts", "titles"),
-    [
-        (("vm", "other"), {f"PPO on HalfCheetah-v5 (cores: {cores})" for cores in (4, 8)}),
-        (("vm", "elsewhere"), {"PPO on HalfCheetah-v5"}),  # an unknown one is assumed to equal the others
-    ],
-)
-def test_different_hardware_separates_studies(folder, hosts, titles):
-    folder.publish(baseline())
-    if "other" in hosts:
-        folder.publish(baseline("other", cpu="Xeon", cores=4))
-    for host in hosts:
-        folder.trial(results(3, hostname=host))
+def test_different_hardware_separates_studies(folder):
+    for cores in (8, 4):
+        file, scaling = published(cores=cores)
+        folder.publish(file)
+        folder.trial(results(3, scaling=scaling))
     studies = folder.read().studies
-    assert {study.title for study in studies} == titles
-    assert {host for study in studies for host in study.facts["host"].split(", ")} == set(hosts)
+    assert {study.runs[0].cores for study in studies} == {8.0, 4.0}
+    assert {study.title for study in studies} == {f"PPO on HalfCheetah-v5 (cores: {cores})" for cores in (4, 8)}
 
 
 @pytest.mark.parametrize("disturbed_s", [0.0, 50.0])
 def test_baseline_file_replaces_a_missing_reference(folder, disturbed_s):
-    published = replace(baseline(), env_steps=8 * 2048.0, parts={DISTURBED: disturbed_s})
-    folder.publish(published)
-    folder.trial(results(3, config={"num_env_runners": 2}))
+    file, scaling = published(env_steps=8 * 2048.0, parts={DISTURBED: disturbed_s})
+    folder.publish(file)
+    folder.publish(replace(file, scale=Scale(8, 1)))
+    folder.trial(results(3, scaling=scaling, config={"num_env_runners": 2}))
     (study,) = folder.read().studies
-    assert study.baseline.scale == Scale(1, 1)
-    assert (study.baseline.steady.sps, study.baseline.steady.parts) == (published.sps, published.parts)
+    assert (study.baseline.scale, study.baseline.steady) == (Scale(1, 1), file.steady)
     assert any(each.disturbed for each in configurations(study)) == bool(disturbed_s)
     assert (study.baseline.name, study.baseline.notes) == ("PPO_x", ("from the experiment's baseline file",))
     (other,) = folder.read(reference=Scale(2, 1)).studies
     assert other.baseline is None
 
 
-@pytest.mark.parametrize("difference", [{"train_batch_size": 1024}, {"algorithm": "ray.rllib.algorithms.appo.appo.APPO"}])
-def test_baseline_of_another_workload_is_not_used(folder, difference):
-    folder.publish(baseline(**difference))
-    folder.trial(results(3, config={"num_env_runners": 2}))
+def test_baseline_of_another_workload_is_not_used(folder):
+    file, _ = published()
+    _, scaling = published(cores=4)
+    folder.publish(file)
+    folder.trial(results(3, scaling=scaling, config={"num_env_runners": 2}))
     assert folder.read().studies[0].baseline is None
 
 
@@ -348,7 +329,8 @@ def test_errors_for_places_without_an_experiment(tmp_path, folder):
             read_experiment(place)
         return str(error.value)
 
-    assert "does not exist" in message(tmp_path / "nowhere")
+    for name in ("nowhere", "result.json"):
+        assert "does not exist" in message(tmp_path / name)
     assert "it is empty" in message(folder.path)
     (folder.path / "experiment_state-1.json").write_text("{}")
     assert "contains no trial" in message(folder.path)
@@ -365,7 +347,7 @@ def test_equal_configs_share_one_object(tmp_path):
     documents = [{"a": 1, "config": config}, {"a": 2, "config": config}, nested, {"config": {"lr": 2}}, {"a": 2}, {"config": 3}]
     (tmp_path / "result.json").write_text("".join(f"{json.dumps(document)}\n" for document in documents))
     with (tmp_path / "result.json").open("rb") as stream:
-        read = list(ResultLines(stream))
+        read = list(read_lines(stream))
     assert repr(read) == repr(documents)
     assert read[0]["config"] is read[1]["config"] is read[2]["config"]
 

@@ -300,7 +300,8 @@ def test_names_that_people_gave_tell_trials_of_one_scale_apart(tmp_path):
         ("Pong-v0 (trial: ppo_gpu0_#_workers)", 3),
         ("Pong-v0 (trial: ppo_gpu1_#_workers)", 1),
     ]
-    assert experiment.notes == ("Trials that differ in trial are separate studies; --pool merges them on purpose.",)
+    (note,) = experiment.notes
+    assert note == "Trials that differ in trial (a folder's name) are separate studies; --pool NAME merges them on purpose."
     (study,) = read_experiment(tmp_path, pool=["trial"]).studies
     assert len(study.runs) == 4
 

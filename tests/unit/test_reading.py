@@ -9,8 +9,8 @@ import pytest
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.rllib import configs
 from rl_scaling_callback.rllib import results as read
+from rl_scaling_callback.rllib.facts import read_facts
 from rl_scaling_callback.rllib.values import number, plain
-from rl_scaling_callback.rllib.workload import read_workload
 
 # ---------------------------------------------------------------- results
 
@@ -268,7 +268,7 @@ OfThisPackage.__module__ = "rl_scaling_callback.callback"
     ],
 )
 def test_settings_that_do_not_change_the_work_are_ignored(changes):
-    assert read_workload({**BASE, **changes}) == read_workload(BASE)
+    assert read_facts({**BASE, **changes}) == read_facts(BASE)
 
 
 @pytest.mark.parametrize(
@@ -293,13 +293,13 @@ def test_settings_that_do_not_change_the_work_are_ignored(changes):
 )
 def test_each_setting_that_changes_the_work_counts(changes):
     for name, value in changes.items():
-        assert read_workload({**BASE, name: value}) != read_workload(BASE), name
+        assert read_facts({**BASE, name: value}) != read_facts(BASE), name
 
 
 def test_parallel_evaluation_and_the_effective_batch_size_count():
-    assert read_workload({**BASE, "evaluation_interval": 1, "evaluation_parallel_to_training": True}) != read_workload(BASE)
-    assert read_workload({**BASE, "_train_batch_size_per_learner": 2048, "num_learners": 2})["train_batch_size"] == 4096
-    assert read_workload({**BASE, "_train_batch_size_per_learner": None, "train_batch_size": 4000})["train_batch_size"] == 4000
+    assert read_facts({**BASE, "evaluation_interval": 1, "evaluation_parallel_to_training": True}) != read_facts(BASE)
+    assert read_facts({**BASE, "_train_batch_size_per_learner": 2048, "num_learners": 2})["train_batch_size"] == 4096
+    assert read_facts({**BASE, "_train_batch_size_per_learner": None, "train_batch_size": 4000})["train_batch_size"] == 4000
 
 
 def test_model_config_contains_only_non_default_settings():
@@ -311,7 +311,7 @@ def test_model_config_contains_only_non_default_settings():
     defaults = {"hiddens": (256, 256), "shared": False}
 
     def model_config(given):
-        return read_workload({**BASE, "_model_config": given}, defaults)["model_config"]
+        return read_facts({**BASE, "_model_config": given}, defaults)["model_config"]
 
     assert model_config(ModelConfig(hiddens=(8,))) == {"hiddens": [8], "shared": True}
     assert model_config({"hiddens": (8,), "shared": True}) == {"hiddens": [8], "shared": True}

@@ -72,13 +72,20 @@ BY_ENVS = {"1r×1e": 100, "1r×4e": 240, "1r×16e": 320}
     [
         ("table.jsonl", "\n".join(json.dumps({"reward": math.nan, "config": row}) for row in ROWS) + "\n"),
         ("table.json", json.dumps(ROWS)),
-        ("table.tsv", "n_envs\tfps\n" + "".join(f"{row['n_envs']}\t{row['fps']}\n" for row in ROWS)),
+        *(("table.tsv", f"n_envs{mark}fps\n" + "".join(f"{row['n_envs']}{mark}{row['fps']}\n" for row in ROWS)) for mark in "\t;|"),
         ("table.csv", lines(("envs", "fps"), *(row.values() for row in ROWS))),
+        ("table.md", "| n_envs | fps |\n|---|---|\n" + "".join(f"| {row['n_envs']} | {row['fps']} |\n" for row in ROWS)),
     ],
 )
 def test_formats(tmp_path, name, text):
     (study,) = read_experiment(write(tmp_path, text, name)).studies
     assert {str(run.scale): run.steady.sps for run in study.runs} == BY_ENVS
+
+
+@pytest.mark.parametrize("number", ["16384,5", '"16384,5"', "16384.5", '"16,384.5"'])
+def test_semicolons_and_decimal_commas(tmp_path, number):
+    (run,) = read_experiment(write(tmp_path, f"workers;fps;time\n2;{number};1\n")).studies[0].runs
+    assert (run.scale, run.steady.sps) == (Scale(2, 1), 16384.5)
 
 
 def test_dataframe():
@@ -88,13 +95,19 @@ def test_dataframe():
     assert [study.title for study in experiment.studies] == ["DataFrame (machine: a)", "DataFrame (machine: none)"]
     assert experiment.notes[0] == "Columns: num_envs_per_env_runner is n_envs, sps is fps."
     assert len(make_report(frame[["n_envs", "fps"]]).studies[0].configurations) == 3
+    plain = frame[["n_envs", "fps"]]
+    nested = plain.set_axis(pandas.MultiIndex.from_product([["a"], plain.columns]), axis=1)
+    for same in (plain.set_index("n_envs"), nested):
+        assert [run.steady.sps for run in read_experiment(same).studies[0].runs] == [*BY_ENVS.values()]
+    numbered = read_experiment(frame.rename(columns={"fps": 0}), columns={"sps": "0"}, pool=["machine"])
+    assert [run.steady.sps for run in numbered.studies[0].runs] == [*BY_ENVS.values()]
     with pytest.raises(TypeError, match="experiment is 3"):
         make_report(3)
 
 
 def test_columns_by_name(tmp_path):
     path = write(tmp_path, lines(("gpus", "step_fps", "train_fps"), (1, 90, 10), (4, 95, 43)))
-    lacks = r"lacks num_env_runners and .* its columns are gpus, step_fps, train_fps.*--column sps=NAME"
+    lacks = "lacks a column for the scale and one for the speed; its columns are gpus, step_fps and train_fps"
     with pytest.raises(ExperimentError, match=lacks):
         read_experiment(path)
     (study,) = read_experiment(path, columns={"num_env_runners": "gpus", "sps": "train_fps"}).studies
@@ -120,7 +133,7 @@ def test_factors_make_studies_titled_by_what_differs_unless_pooled(tmp_path):
         for method in "xy"
     }
     (*_, note) = read_experiment(write(tmp_path, METHODS)).notes
-    assert note == "Rows that differ in machine or method are not compared with each other; --pool merges them on purpose."
+    assert note == "Rows that differ in machine or method are not compared with each other; --pool NAME merges them on purpose."
     (study, _) = read_experiment(write(tmp_path, METHODS), pool=["method"]).studies
     assert [run.name for run in study.runs] == ["1r×1e, x", "1r×2e, x", "1r×1e, y", "1r×2e, y"]
     with pytest.raises(ExperimentError, match="there is no column nothing"):
@@ -223,15 +236,13 @@ def test_unreadable_rows_are_left_out_by_line(tmp_path, row):
     ("text", "reason"),
     [
         (b"\xff\xfe\x00\x01", "not a table in CSV, TSV or JSON lines in UTF-8"),
-        ("num_envs_per_env_runner,env_steps\n1,100\n", "lacks sps and time_this_iter_s; its columns are num_envs_"),
-        ("machine,sps\n1,100\n", "lacks num_env_runners and num_envs_per_env_runner;"),
+        ("num_envs_per_env_runner,env_steps\n1,100\n", "lacks a column for the speed; its columns are num_envs_"),
+        ("machine,sps\n1,100\n", "lacks a column for the scale;"),
         ("num_env_runners,sps\n1,0\n", "no row can be read (sps is '0'"),
         ("num_env_runners,sps,sps\n1,1,100\n", "has sps twice"),
-        ("num_env_runners;sps\n1;100\n", "its columns are num_env_runners;sps"),
         (HEADER + "\n", "it has no rows"),
-        ("", "its columns are empty"),
+        ("", "it is empty"),
         (HEADER + "\n1,1,1,0\n", "no row can be read (env_steps is '1' and time_this_iter_s is '0'"),
-        ('{"n_envs": 1}\n[2]\n', "not a table"),
         ("[[1]]", "not a table"),
         ('{"n_envs": 1', "not a table"),
     ],
@@ -241,3 +252,10 @@ def test_unreadable_table_names_what_it_lacks(tmp_path, text, reason):
         read_experiment(write(tmp_path, text))
     assert reason in str(error.value)
     assert "--column sps=NAME" in str(error.value)
+
+
+def test_damaged_lines_of_json_are_left_out(tmp_path):
+    text = '{"n_envs": 1, "fps": 100}\n[2]\n\n{"n_envs": 2, "fps": 190}\n{"n_envs": 4, "f'
+    experiment = read_experiment(write(tmp_path, text, "table.jsonl"))
+    assert [str(run.scale) for run in experiment.studies[0].runs] == ["1r×1e", "1r×2e"]
+    assert [each.name for each in experiment.left_out] == ["table.jsonl, line 2", "table.jsonl, line 5"]

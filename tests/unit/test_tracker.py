@@ -52,7 +52,7 @@ def test_disturbed_baseline_is_marked_and_warned_about_where_it_is_used(store):
         assert "trial 'a'" in warn["disturbed"]
         assert "50 % of the time" in warn["disturbed"]
         trial.update(SETTLED)  # published once
-    assert store.load(WORKLOAD, SINGLE).disturbed == 0.5
+    assert store.load(WORKLOAD, SINGLE).steady.disturbed == 0.5
 
 
 def test_undisturbed_baseline_replaces_a_disturbed_one_but_not_the_reverse(store, warn):
@@ -110,7 +110,7 @@ def test_other_workload_is_never_compared_and_warned_about_once(store, warn):
     assert trial.compare_with(SETTLED, 1000)[:2] == (1000.0, 1.0)
 
 
-NAMED = Workload({"name": "mine"}, vouched=True)
+NAMED = Workload({"name": "mine"}, is_named=True)
 
 
 @pytest.mark.parametrize(

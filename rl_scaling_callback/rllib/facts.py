@@ -48,7 +48,7 @@ _FAULTS: Final = frozenset({
 """Fault tolerance."""
 
 _ELSEWHERE: Final = frozenset({"algo_class", "callbacks", "callbacks_class", "_train_batch_size_per_learner", "train_batch_size"})
-"""Settings that `read_workload` normalises itself or derives from others."""
+"""Settings that `read_facts` normalises itself or derives from others."""
 
 _WORDS: Final = frozenset({
     "batch_mode", "count_steps_by", "env", "framework_str", "grad_clip_by", "merge_env_runner_states", "observation_filter",
@@ -64,13 +64,13 @@ _NO_CALLBACKS: Final = ("RLlibCallback", "DefaultCallbacks")
 _OWN_PACKAGE: Final = __name__.partition(".")[0]
 
 
-CIRCUMSTANCES: Final = (
+HARDWARE_AND_VERSIONS: Final = (
     "cpu", "cores", "accelerators", "threads", "runner_threads", "learner_threads", "python", "ray", "torch", "gymnasium", "mujoco",
 )  # fmt: skip
 """Workload facts that neither configs nor results contain: hardware, threads and versions."""
 
 
-def read_workload(config: Mapping[str, Any], model_defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def read_facts(config: Mapping[str, Any], model_defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return the facts of a config that must match for a fair comparison, in plain JSON types, keyed by RLlib's setting names.
 
     Settings that scaling varies are excluded: runners, envs, CPUs per runner and fragment lengths. So is evaluation, unless it runs
