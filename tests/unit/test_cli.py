@@ -66,18 +66,16 @@ def test_output_file(form, tmp_path):
     assert "4r×1e" in file.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("option", ["--figures", "--curve"])
-def test_folder_that_cannot_be_written(tmp_path, option):
+def test_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
-    ended = rl_scaling("report", TABLE, option, place := tmp_path / "file" / "below")
+    ended = rl_scaling("report", TABLE, "--figures", place := tmp_path / "file" / "below")
     assert ended.exit_code == 1
     assert f"Error: the folder can't be written: [Errno 20] Not a directory: '{place}" in ended.output
 
 
-def test_figures_and_curve(tmp_path):
-    assert rl_scaling("report", TABLE, "--figures", tmp_path / "pictures", "--curve", tmp_path / "curve").exit_code == 0
+def test_figures(tmp_path):
+    assert rl_scaling("report", TABLE, "--figures", tmp_path / "pictures").exit_code == 0
     assert {file.suffix for file in (tmp_path / "pictures").iterdir()} == {".svg"}
-    assert {folder.name for folder in (tmp_path / "curve" / "scaling_over_N").iterdir()} == {"actual", "ideal"}
 
 
 def test_columns_and_pool(tmp_path):
