@@ -260,7 +260,10 @@ class ScalingCallback(RLlibCallback):
             training_step=functools.partial(self._instrument.clock.block, "other"),
         )
         if (threads := self._options.learner_threads) is not None:
-            self._attempt("learner_threads", lambda: set_learner_threads(algorithm, threads), None)
+            try:
+                set_learner_threads(algorithm, threads)
+            except ValueError as error:
+                self._warn("learner_threads", f"{error}. The learner runs as Ray started it.")
         storage = introspection.storage_of(algorithm)
         # RLlib doesn't keep Tune's name of the trial, but the trial's folder starts with it.
         self._gauges = Gauges(Gauge, storage.trial_dir_name if storage is not None else "", read_scale(config))

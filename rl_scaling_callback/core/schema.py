@@ -110,6 +110,11 @@ KEYS: Final[tuple[Key, ...]] = (
         "env steps dropped because the learners were full, and those overwritten in APPO's circular buffer before an update; `sps` "
         "includes them. Unknown where the queue is",
     ),
+    Key(
+        "learner/connectors",
+        "s",
+        "part of time/learn in the learner's connectors (advantages, batches), not in updates; local learners of synchronous algorithms",
+    ),
     Key("learner/threads", "", "threads that torch uses for an update; NaN if unknown, as for asynchronous algorithms"),
     Key("tuned/num_env_runners", "", "env runners that sampled in this iteration; NaN without autotune, like all of `tuned/*`"),
     Key("tuned/num_envs_per_env_runner", "", "envs of each in this iteration"),

@@ -169,6 +169,7 @@ class TrialMonitor:
                 "waiting": learner.waiting,
                 "queue": learner.queue,
                 "dropped": learner.dropped + read_dropped(result),
+                "connectors": spent.connectors,
                 "threads": NAN,
             },
             "tuned": dict.fromkeys(("num_env_runners", "num_envs_per_env_runner", "learner_threads", "gain", "gain_error"), NAN),

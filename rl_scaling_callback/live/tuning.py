@@ -110,7 +110,7 @@ class Gain(NamedTuple):
     def of(cls, before: Sequence[TrainedIteration], after: Sequence[TrainedIteration]) -> Gain:
         """Return the gain between two kinds of iterations, at least two of each (Student's t with pooled variance)."""
         speeds = [[math.log(each.env_steps / each.seconds) for each in kind] for kind in (before, after)]
-        means, counts = [fmean(kind) for kind in speeds], [len(kind) for kind in speeds]
+        means, counts = [_speed(kind) for kind in (before, after)], [len(before), len(after)]
         dof = sum(counts) - 2
         squares = sum((speed - mean) ** 2 for kind, mean in zip(speeds, means, strict=True) for speed in kind)
         half_width = student_t(dof) * math.sqrt(squares / dof * sum(1 / count for count in counts))
@@ -164,6 +164,7 @@ class Tuner:
         self.scale, self.threads = scale, threads.own
         self.gain = self.gain_error = NAN
         self._spent_s = self._unreported_s = 0.0
+        self._reason = "nothing else is faster beyond noise"
         self._random = random.Random()
         self._steps = self._tune()
         next(self._steps)
@@ -191,6 +192,7 @@ class Tuner:
         except Exception as error:
             self.is_over = True
             self._warn("autotune", f"autotune gave up: {error}. The trial goes on as configured.")
+            self.gain, self.gain_error = 1.0, 0.0
             self._go_back()
         finally:
             self._unreported_s += self._clock() - started
@@ -207,9 +209,8 @@ class Tuner:
         if self.scale != self.own:
             self.scale = self.own
             self.rescaler.apply(self.own)
-        if self.threads != self._threads.own:
+        if self._has_other_threads:
             self._use(int(self._threads.own))
-        self.gain, self.gain_error = 1.0, 0.0
 
     def _close(self) -> None:
         if self._prober is not None:
@@ -236,19 +237,23 @@ class Tuner:
         with_own, with_chosen = yield from self._tune_threads(after)
         if self.scale == self.own:
             before = with_own
-        if self.scale == self.own and self.threads in (self._threads.own, NAN):
+        if self.scale == self.own and not self._has_other_threads:
             self.gain, self.gain_error = 1.0, 0.0
-            self._say(f"autotune: {self._setting} stays: nothing else is faster beyond noise ({self._spent_s:.0f} s)")
+            self._say(f"autotune: {self._setting} stays: {self._reason} ({self._spent_s:.0f} s)")
             return
         self.gain, self.gain_error = Gain.of(before, with_chosen)
         scale = self.scale
         pin = f"num_env_runners={scale.num_env_runners}, num_envs_per_env_runner={scale.num_envs_per_env_runner}"
-        if self.threads != self._threads.own:
+        if self._has_other_threads:
             pin += f", and learner_threads={self.threads:.0f} in ScalingCallback"
         self._say(
             f"autotune: {self._setting} instead of {self._named(self.own, self._threads.own)}, {self.gain:.2f}× ± "
             f"{self.gain_error:.0f} % as fast, found in {self._spent_s:.0f} s beside training. To pin it: {pin}"
         )
+
+    @property
+    def _has_other_threads(self) -> bool:
+        return abs(self.threads - self._threads.own) > 0  # both may be unknown
 
     @property
     def _setting(self) -> str:
@@ -260,32 +265,39 @@ class Tuner:
     def _tune_scale(self, before: Sequence[TrainedIteration]) -> Generator[None, TrainedIteration, list[TrainedIteration]]:
         """Choose the scale, train there, and go back if the gain isn't proven; return iterations at the scale it stays at."""
         assert self._prober is not None
-        rounds, after = ProbeRounds([], iterations=list(before)), list(before)
+        rounds = ProbeRounds([], iterations=list(before))
         self._add(rounds, {self._reference, self.own, *self._grid_of(self._grid.envs[:2])})
         outcome = self._probe(rounds)
-        for _ in range(_MAX_MOVES):
-            if self.scale in outcome.equals:
-                break
+        trained = {self.own: list(before)}
+        while len(trained) <= _MAX_MOVES and self.scale not in outcome.equals and outcome.choice not in trained:
             self._prober.close()
-            self.scale = outcome.choice
-            self.rescaler.apply(self.scale)
-            yield  # all envs are reset in it
-            after = []
-            while len(after) < _ITERATIONS:
-                after.append((yield))
-            rounds.iterations += after
+            yield from self._move(outcome.choice)
+            trained[self.scale] = []
+            while len(trained[self.scale]) < _ITERATIONS:
+                trained[self.scale].append((yield))
+            rounds.iterations += trained[self.scale]
             outcome = rounds.judge(self._race)
-        if self.scale == self.own:
-            return after
-        while not (gain := Gain.of(before, after)).is_proven and len(after) < _MAX_ITERATIONS:
+        meets = {each.scale: may_meet(each, self._race.goal) for each in outcome.candidates}
+        speeds = {scale: _speed(each) for scale, each in trained.items() if meets[scale] or not any(map(meets.get, trained))}
+        equals = [scale for scale, speed in speeds.items() if speed > max(speeds.values()) - INDIFFERENCE]
+        best = min(equals, key=lambda scale: (scale != self.own, scale.parallelism, scale.num_env_runners))
+        yield from self._move(best)
+        after = trained[best]
+        while best != self.own and not Gain.of(before, after).is_proven and len(after) < _MAX_ITERATIONS:
             after.append((yield))
-        standing = {each.scale: may_meet(each, self._race.goal) for each in outcome.candidates}
-        if gain.is_proven or (standing[self.scale] and not standing[self.own]):
-            return after
-        self._warn("autotune", f"autotune goes back from {self.scale} to {self.own}: {gain.ratio:.2f}× ± {gain.error:.0f} %")
-        self._go_back()
-        yield
-        return list(before)
+        if not Gain.of(before, after).is_proven and meets[self.own]:
+            yield from self._move(self.own)
+            if others := [scale for scale in trained if scale != self.own]:
+                gain = Gain.of(before, trained[others[-1]])
+                self._reason = f"{others[-1]} brought {gain.ratio:.2f}× ± {gain.error:.0f} %"
+        return trained[self.scale]
+
+    def _move(self, scale: Scale) -> Generator[None, TrainedIteration, None]:
+        """Train at a scale from now on."""
+        if scale != self.scale:
+            self.scale = scale
+            self.rescaler.apply(scale)
+            yield  # an iteration in which all envs are reset
 
     def _tune_threads(
         self, iterations: list[TrainedIteration]
@@ -366,6 +378,11 @@ def _iteration_of(scaling: Mapping[str, Any], scale: Scale) -> TrainedIteration 
     if scaling["parallelism"] != scale.parallelism or not (seconds > 0 and scaling["env_steps"] > 0):
         return None
     return TrainedIteration(scale, scaling["env_steps"], seconds, parts)
+
+
+def _speed(iterations: Sequence[TrainedIteration]) -> float:
+    """Return the mean of ln of the throughput."""
+    return fmean([math.log(each.env_steps / each.seconds) for each in iterations])
 
 
 def _learner_gain(own: Sequence[TrainedIteration], other: Sequence[TrainedIteration]) -> Gain:

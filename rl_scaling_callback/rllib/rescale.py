@@ -16,6 +16,7 @@ from rl_scaling_callback.rllib.twins import text_of
 
 logger = logging.getLogger("rl_scaling_callback")
 
+_ANSWER_WITHIN_S: Final = 30.0
 _ANOTHER_SEED: Final = 10_007
 """Seeded env runners would repeat the episodes that they began training with."""
 
@@ -58,6 +59,8 @@ class Rescaler:
         """
         self._times += 1
         returning = scale.num_env_runners > self.scale.num_env_runners
+        # The manager may still wait for answers of env runners that leave, such as to new weights.
+        self._group.fetch_ready_async_reqs(timeout_seconds=_ANSWER_WITHIN_S)
         for pool, members in zip(self._pools, self._members, strict=True):
             pool.clear()
             pool.update([*members.items()][: scale.num_env_runners])
