@@ -313,6 +313,9 @@ class ScalingCallback(RLlibCallback):
             self._trial = self._monitor(algorithm, replace(monitor.trial, scale=tuner.scale))
 
     def _end(self) -> None:
+        tuner = self._tuner
+        if tuner is not None and not tuner.is_over:
+            self._attempt("autotune", tuner.end, None)
         if self._trial is not None:
             self._attempt("end", self._trial.end, None)
 

@@ -113,7 +113,7 @@ KEYS: Final[tuple[Key, ...]] = (
     Key(
         "learner/connectors",
         "s",
-        "part of time/learn in the learner's connectors (advantages, batches), not in updates; local learners of synchronous algorithms",
+        "part of time/learn in the learner's connectors (advantages, batches); known for local learners of synchronous algorithms",
     ),
     Key("learner/threads", "", "threads that torch uses for an update; NaN if unknown, as for asynchronous algorithms"),
     Key("tuned/num_env_runners", "", "env runners that sampled in this iteration; NaN without autotune, like all of `tuned/*`"),

@@ -181,6 +181,7 @@ class _Log:
         self.config: dict[str, Any] = {}
         self.damaged = 0
         self._logged: object = None
+        self._tuned: Mapping[str, int] = {}
         self._is_rllib = False
         self._spells: list[tuple[float, float]] = []
         self._opening: list[Any] = []
@@ -197,20 +198,25 @@ class _Log:
         self._problem = ""
         self._changed = 0
 
-    def configure(self, logged: object) -> None:
-        """Update the logged config; if the workload or scale changes, discard all earlier iterations."""
-        if logged is self._logged or not isinstance(logged, Mapping):
+    def configure(self, logged: object, tuned: Mapping[str, int]) -> None:
+        """Update the logged config; if the workload or scale changes, discard all earlier iterations.
+
+        Args:
+            logged: the config as logged.
+            tuned: the scale that the trial has chosen itself, as config; empty if it hasn't.
+        """
+        if (logged is self._logged and tuned == self._tuned) or not isinstance(logged, Mapping):
             return
-        config = read_logged_config(logged)
+        config = {**read_logged_config(logged), **tuned}
         if self.config and _work_of(config) != _work_of(self.config):
             self.iterations.clear()
             self._changed += 1
-        self._logged, self.config = logged, config
+        self._logged, self._tuned, self.config = logged, tuned, config
 
     def add(self, result: Mapping[str, Any]) -> None:
         """Add a result. If a restored trial repeats iterations, the later ones count."""
         changed = self._changed
-        self.configure(result.get("config"))
+        self.configure(result.get("config"), _tuned_scale(result))
         if self._changed > changed:
             self._overlaps.clear()
         now = read_circumstances(result)
@@ -411,3 +417,8 @@ def _algorithm(name: str, config: Mapping[str, Any]) -> str | None:
             if found and algorithm:
                 return algorithm
     return None
+
+
+def _tuned_scale(result: Mapping[str, Any]) -> dict[str, int]:
+    tuned = read_injected(result, [f"tuned/{name}" for name in DEFAULT_SCALE])
+    return {name.partition("/")[2]: int(value) for name, value in tuned.items() if value >= 0}

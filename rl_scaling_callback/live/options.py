@@ -64,10 +64,10 @@ class Options:
         if self.learner_threads is not None:
             at_least("learner_threads", self.learner_threads, 1)
         if self.autotune is not None and self.probe is False:
-            raise ValueError("autotune is on and probe is False; autotune needs probes: leave out probe=False")
+            raise ValueError("autotune is on, and probe is False; allowed is one of the two: autotune needs probes")
         if self.autotune is not None and self.baseline_dir is not None:
             raise ValueError(
-                "autotune is on and baseline_dir is given; a trial that changes its own scale is no reference: allowed is one"
+                "autotune is on, and baseline_dir is given too; allowed is one of the two: it is no reference"
             )
         if self.workload is not None:
             non_empty("workload", self.workload)

@@ -198,7 +198,7 @@ class Tuner:
             self._unreported_s += self._clock() - started
             self._spent_s += self._clock() - started
         if self.is_over:
-            self._close()
+            self.end()
 
     def take_seconds(self) -> float:
         """Return the seconds spent outside of iterations since the last call."""
@@ -212,7 +212,9 @@ class Tuner:
         if self._has_other_threads:
             self._use(int(self._threads.own))
 
-    def _close(self) -> None:
+    def end(self) -> None:
+        """Close the envs created for probes, and stop the env runners that don't sample."""
+        self.is_over = True
         if self._prober is not None:
             self._prober.close()
         self.rescaler.settle()
