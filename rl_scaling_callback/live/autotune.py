@@ -38,7 +38,7 @@ def tuner_for(algorithm: Any, trial: Trial, options: Options, warn: Warn) -> Tun
         why = "it learns from recorded data and samples no env"
     else:
         return _tuner(algorithm, trial.scale, options, warn)
-    warn("autotune", f"this trial can't be tuned, because {why}. It runs as configured.")
+    warn("autotune", f"autotune leaves this trial as configured, because {why}")
     return None
 
 

@@ -66,9 +66,7 @@ class Options:
         if self.autotune is not None and self.probe is False:
             raise ValueError("autotune is on, and probe is False; allowed is one of the two: autotune needs probes")
         if self.autotune is not None and self.baseline_dir is not None:
-            raise ValueError(
-                "autotune is on, and baseline_dir is given too; allowed is one of the two: it is no reference"
-            )
+            raise ValueError("autotune is on, and baseline_dir is given too; allowed is one of the two: it is no reference")
         if self.workload is not None:
             non_empty("workload", self.workload)
 
