@@ -8,6 +8,7 @@ import uuid
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ except ImportError as error:
 
 from ray.util.metrics import Gauge
 
+from rl_scaling_callback.analysis.goals import Goal
 from rl_scaling_callback.baseline.probed import ProbedBaseline
 from rl_scaling_callback.baseline.source import BaselineSource
 from rl_scaling_callback.baseline.store import BaselineStore
@@ -29,13 +31,15 @@ from rl_scaling_callback.core.probing import ProbeError, ProbeTimeoutError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule, SteadyWindow
 from rl_scaling_callback.core.trial import Trial
+from rl_scaling_callback.live.autotune import tuner_for
 from rl_scaling_callback.live.colocation import Colocation
 from rl_scaling_callback.live.gauges import Gauges
 from rl_scaling_callback.live.instruments import Instrument, instrument_for
 from rl_scaling_callback.live.load import Load
 from rl_scaling_callback.live.monitor import TrialMonitor
-from rl_scaling_callback.live.options import MAX_PROBE_SECONDS, Options
+from rl_scaling_callback.live.options import MAX_ENVS, MAX_PROBE_SECONDS, Options
 from rl_scaling_callback.live.reading import IterationReader
+from rl_scaling_callback.live.tuning import Tuner
 from rl_scaling_callback.rllib import hardware, hooks, introspection
 from rl_scaling_callback.rllib.configs import (
     is_asynchronous,
@@ -49,6 +53,7 @@ from rl_scaling_callback.rllib.configs import (
 from rl_scaling_callback.rllib.prober import Prober
 from rl_scaling_callback.rllib.results import REPORTS
 from rl_scaling_callback.rllib.sampling import SamplingClock, clock_of
+from rl_scaling_callback.rllib.threads import learner_threads, set_learner_threads
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
@@ -86,6 +91,13 @@ class ScalingCallback(RLlibCallback):
             the envs. Native code of an env can't be interrupted: a step or reset in progress is
             waited for.
         steady: which iterations count for steady figures, and when a reference trial publishes its baseline.
+        autotune: True, or a goal, to make the trial faster by itself within the CPUs that it has: how many of its env runners
+            sample, with how many envs, and how many threads the learner uses. The batch stays the same. It takes about twenty
+            iterations and ten seconds of probes, goes back to the config if no gain is proven, and then costs nothing.
+            The baseline is probed, and the trial is no reference for others.
+        max_envs: largest number of envs per env runner that autotune may choose. While it probes, an env runner has up to twice as
+            many.
+        learner_threads: number of threads of the learner's torch. Ray starts it with as many as its process has CPUs, usually one.
 
     Raises:
         ValueError: an option is invalid. An unreachable `baseline_dir` is reported when the Algorithm is built, because env runners
@@ -99,6 +111,8 @@ class ScalingCallback(RLlibCallback):
     _instrument: Instrument | None = None
     _sampling: SamplingClock | None = None
     _gauges: Gauges | None = None
+    _tuner: Tuner | None = None
+    _threads = NAN
     _is_redundant = False
 
     def __init__(
@@ -111,6 +125,9 @@ class ScalingCallback(RLlibCallback):
         probe: bool | None = None,
         max_probe_seconds: float = MAX_PROBE_SECONDS,
         steady: SteadyRule = DEFAULT_RULE,
+        autotune: bool | str | Goal = False,
+        max_envs: int = MAX_ENVS,
+        learner_threads: int | None = None,
     ) -> None:
         super().__init__()
         self._options = Options.of(
@@ -121,6 +138,9 @@ class ScalingCallback(RLlibCallback):
             probe=probe,
             max_probe_seconds=max_probe_seconds,
             steady=steady,
+            autotune=autotune,
+            max_envs=max_envs,
+            learner_threads=learner_threads,
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -144,6 +164,12 @@ class ScalingCallback(RLlibCallback):
             self._trial = self._start(algorithm, lasting)
         except Exception as error:
             self._give_up(error)
+
+    def on_env_runners_recreated(self, *, env_runner_indices: Any, is_evaluation: bool, **kwargs: Any) -> None:
+        """Give env runners that were restarted the number of envs that was chosen."""
+        tuner = self._tuner
+        if tuner is not None and not is_evaluation:
+            self._attempt("restarted env runners", lambda: tuner.rescaler.reapply(env_runner_indices), None)
 
     def on_evaluate_start(self, **kwargs: Any) -> None:
         """Start timing an evaluation if no timer of RLlib's does (old API stack)."""
@@ -202,6 +228,9 @@ class ScalingCallback(RLlibCallback):
         try:
             if self._trial is not None and self._instrument is not None:
                 values = self._trial.measure(result, self._instrument.read())
+                values["learner"]["threads"] = self._threads
+                if self._tuner is not None:
+                    self._tune(algorithm, self._tuner, self._trial, values)
             elif "error" not in self._warned:
                 self._warn(
                     "late",
@@ -230,16 +259,20 @@ class ScalingCallback(RLlibCallback):
             step=functools.partial(self._iteration, self._instrument, colocated),
             training_step=functools.partial(self._instrument.clock.block, "other"),
         )
-        scale = read_scale(config)
+        if (threads := self._options.learner_threads) is not None:
+            try:
+                set_learner_threads(algorithm, threads)
+            except ValueError as error:
+                self._warn("learner_threads", f"{error}. The learner runs as Ray started it.")
         storage = introspection.storage_of(algorithm)
         # RLlib doesn't keep Tune's name of the trial, but the trial's folder starts with it.
-        self._gauges = Gauges(Gauge, storage.trial_dir_name if storage is not None else "", scale)
+        self._gauges = Gauges(Gauge, storage.trial_dir_name if storage is not None else "", read_scale(config))
         hosts = self._attempt("hosts", lambda: introspection.hosts_of(algorithm), set())
         resources = self._attempt("resources", lambda: introspection.resources_of(algorithm, hosts), Resources())
         name = storage.trial_fs_path if storage is not None else uuid.uuid4().hex
         trial = Trial(
             name,
-            scale,
+            read_scale(config),
             introspection.workload_of(algorithm, hosts, self._options.workload),
             resources,
             introspection.provenance_of(name.rpartition("/")[2]),
@@ -247,17 +280,42 @@ class ScalingCallback(RLlibCallback):
             steps_in_turn=steps_in_turn(config),
             steps_vary=iterations_are_timed(config) or steps_follow_scale(config),
         )
+        self._threads = self._attempt("learner threads", lambda: learner_threads(algorithm), NAN)
+        if self._options.autotune is not None:
+            self._tuner = self._attempt("autotune", lambda: tuner_for(algorithm, trial, self._options, self._warn), None)
+        self._monitor = functools.partial(self._monitor_of, colocation=colocation, lasting=lasting)
+        return self._monitor(algorithm, trial)
+
+    def _monitor_of(
+        self, algorithm: Algorithm, trial: Trial, *, colocation: Colocation | None, lasting: BaselineStore | None
+    ) -> TrialMonitor:
+        config = introspection.config_of(algorithm)
         return TrialMonitor(
             trial,
             self._source(algorithm, trial, lasting),
             reader=IterationReader(config, self._warn),
             window=SteadyWindow(self._options.steady, learns_after=steps_before_learning(config)),
-            load=Load(resources.machine_cores, scale.num_env_runners),
+            load=Load(trial.resources.machine_cores, trial.scale.num_env_runners),
             is_exclusive=lambda: NAN if colocation is None else colocation.exclusive,
             warn=self._warn,
         )
 
+    def _tune(self, algorithm: Algorithm, tuner: Tuner, monitor: TrialMonitor, values: dict[str, Any]) -> None:
+        """Let the tuner go on after an iteration; if it changed something for good, measure anew from the next one on."""
+        values["tuned"] = setting = tuner.setting
+        was_over = tuner.is_over
+        tuner.observe(values)
+        setting |= {"gain": tuner.gain, "gain_error": tuner.gain_error}
+        self._threads = tuner.threads
+        monitor.note_probes(tuner.take_seconds())
+        if tuner.scale != monitor.trial.scale or (tuner.is_over > was_over and tuner.gain != 1):
+            monitor.end()
+            self._trial = self._monitor(algorithm, replace(monitor.trial, scale=tuner.scale))
+
     def _end(self) -> None:
+        tuner = self._tuner
+        if tuner is not None and not tuner.is_over:
+            self._attempt("autotune", tuner.end, None)
         if self._trial is not None:
             self._attempt("end", self._trial.end, None)
 
@@ -287,14 +345,15 @@ class ScalingCallback(RLlibCallback):
             store = BaselineStore.of_experiment(storage, introspection.run_of(storage))
         else:
             store = None
-        probes = samples and store is None if options.probe is None else options.probe
+        tunes = options.autotune is not None
+        probes = samples and (store is None or tunes) if options.probe is None else options.probe
         if samples and store is None and not probes:
             self._warn(
                 "no baseline",
                 "there is no experiment folder to keep a baseline in outside Tune: SPS only. For speedup and efficiency, leave out "
                 "probe=False, or pass baseline_dir='a/directory' (and run 1r×1e once) or baseline_sps=….",
             )
-        stored = BaselineTracker(store, trial, options.reference, warn=self._warn, rule=options.steady)
+        stored = BaselineTracker(None if tunes else store, trial, options.reference, warn=self._warn, rule=options.steady)
         return self._probe_baseline(algorithm, trial, stored) if probes else stored
 
     def _probe_baseline(self, algorithm: Algorithm, trial: Trial, stored: BaselineTracker) -> BaselineSource:

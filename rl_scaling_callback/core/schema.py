@@ -111,6 +111,17 @@ KEYS: Final[tuple[Key, ...]] = (
         "includes them. Unknown where the queue is",
     ),
     Key(
+        "learner/connectors",
+        "s",
+        "part of time/learn in the learner's connectors (advantages, batches); known for local learners of synchronous algorithms",
+    ),
+    Key("learner/threads", "", "threads that torch uses for an update; NaN if unknown, as for asynchronous algorithms"),
+    Key("tuned/num_env_runners", "", "env runners that sampled in this iteration; NaN without autotune, like all of `tuned/*`"),
+    Key("tuned/num_envs_per_env_runner", "", "envs of each in this iteration"),
+    Key("tuned/learner_threads", "", "threads of the learner's torch in this iteration"),
+    Key("tuned/gain", "×", "throughput after tuning / before, as measured; 1 if nothing was worth changing, NaN until it is known"),
+    Key("tuned/gain_error", "%", "half-width of its 95 % interval"),
+    Key(
         "diagnosis",
         "text",
         "largest cause of lost efficiency over the steady window, the speed without it, and a remedy; empty when unknown",

@@ -164,6 +164,7 @@ class _Log:
         self.config: dict[str, Any] = {}
         self.damaged = 0
         self._logged: object = None
+        self._tuned: Mapping[str, int] = {}
         self._is_rllib = False
         self._has_changed = False
         self._spells: list[tuple[float, float]] = []
@@ -178,7 +179,7 @@ class _Log:
 
     def add(self, result: Mapping[str, Any]) -> None:
         """Add a result. If a restored trial repeats iterations, the later ones count."""
-        self._configure(result.get("config"))
+        self._configure(result.get("config"), _tuned_scale(result))
         now = read_circumstances(result)
         number_now = int(now.iteration) if now.iteration >= 1 else len(self.iterations) + 1
         while self.iterations and self.iterations[-1].number >= number_now:
@@ -213,15 +214,20 @@ class _Log:
         self._workload_id = read_injected_text(result, "workload")
         self._is_probed = read_injected_text(result, "baseline/source") == "probe"
 
-    def _configure(self, logged: object) -> None:
-        """Update the logged config; if the workload or scale changes, discard all earlier iterations."""
-        if logged is self._logged or not isinstance(logged, Mapping):
+    def _configure(self, logged: object, tuned: Mapping[str, int]) -> None:
+        """Update the logged config; if the workload or scale changes, discard all earlier iterations.
+
+        Args:
+            logged: the config as logged.
+            tuned: the scale that the trial has chosen itself, as config; empty if it hasn't.
+        """
+        if (logged is self._logged and tuned == self._tuned) or not isinstance(logged, Mapping):
             return
-        config = read_logged_config(logged)
+        config = {**read_logged_config(logged), **tuned}
         if self.config and _work_of(config) != _work_of(self.config):
             self.iterations.clear()
             self._has_changed = True
-        self._logged, self.config = logged, config
+        self._logged, self._tuned, self.config = logged, tuned, config
 
     def _add_spell(self, ended: float, seconds: float) -> None:
         began = ended - seconds
@@ -366,3 +372,8 @@ def _algorithm(folder: str, config: Mapping[str, Any]) -> str | None:
             if found and algorithm:
                 return algorithm
     return None
+
+
+def _tuned_scale(result: Mapping[str, Any]) -> dict[str, int]:
+    tuned = read_injected(result, [f"tuned/{name}" for name in DEFAULT_SCALE])
+    return {name.partition("/")[2]: int(value) for name, value in tuned.items() if value >= 0}

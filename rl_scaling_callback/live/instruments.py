@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.live.learners import Learners, LearnersWork
 from rl_scaling_callback.live.overlap import OverlappingRunners
 from rl_scaling_callback.live.runners import Rounds
@@ -62,6 +63,7 @@ class Synchronous:
         add = _attempted(attempt, self._runners.add)
         attempt("env runners", lambda: hooks.watch_reports(algorithm, add), None)
         self.times_evaluation = attempt("phases", lambda: hooks.watch_phases(algorithm, self.clock), False)
+        self._times_connectors = attempt("learner connectors", lambda: hooks.watch_connectors(algorithm, self.clock), False)
 
     def start(self) -> None:
         """Start an iteration."""
@@ -71,7 +73,14 @@ class Synchronous:
     def read(self) -> Spent:
         """Return what was spent since the start of the iteration."""
         phases = self.clock.take()
-        return Spent(phases if self.times_evaluation else None, phases.get("evaluate", 0.0), self._runners.read())
+        connectors = phases.pop("connectors", 0.0)
+        phases["learn"] = phases.get("learn", 0.0) + connectors
+        return Spent(
+            phases if self.times_evaluation else None,
+            phases.get("evaluate", 0.0),
+            self._runners.read(),
+            connectors=connectors if self._times_connectors else NAN,
+        )
 
 
 class Overlapping:

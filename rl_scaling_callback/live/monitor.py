@@ -36,6 +36,9 @@ class TrialMonitor:
         load: measures the CPU load of the trial and of other programs.
         is_exclusive: returns 1.0 if the trial had its node to itself during its last iteration, else 0.0; NaN if unknown.
         warn: logs a warning once.
+
+    Attributes:
+        trial: the trial.
     """
 
     def __init__(
@@ -49,7 +52,7 @@ class TrialMonitor:
         is_exclusive: Callable[[], float],
         warn: Warn,
     ) -> None:
-        self._trial = trial
+        self.trial = trial
         self._workload = trial.workload.id
         self._source = source
         self._reader = reader
@@ -59,7 +62,8 @@ class TrialMonitor:
         self._load = load
         self._is_exclusive = is_exclusive
         self._warn = warn
-        self._probed_before = source.source == "probe"
+        self._unreported_s = source.take_seconds()
+        self._probed_before = self._unreported_s > 0
 
     def end(self) -> None:
         """Release what the trial's baseline holds, and warn of what is still missing at the end of the trial."""
@@ -68,6 +72,11 @@ class TrialMonitor:
     def note_failure(self) -> None:
         """Note that an iteration failed: it has no result."""
         self._reader.note_failure()
+
+    def note_probes(self, seconds: float) -> None:
+        """Note the time of probes that ran after the last iteration."""
+        self._unreported_s += seconds
+        self._probed_before = True
 
     def measure(self, result: Mapping[str, Any], spent: Spent = _NOTHING_KNOWN) -> dict[str, Any]:
         """Return the dict to inject into `result`, RLlib's result of an iteration that spent its time as in `spent`.
@@ -101,17 +110,18 @@ class TrialMonitor:
         source.update(steady if self._undisturbed is None else self._undisturbed.read_undisturbed(steady))
         probe_s = source.take_seconds()
         self._probed_before = probe_s > 0
+        probe_s, self._unreported_s = probe_s + self._unreported_s, 0.0
         over_window = TimeBreakdown.of_window(steady.parts)
         reference = source.compare_with(steady, env_steps, breakdown)
         if not is_whole and source.source == "probe":
             reference = Counterpart(NAN, 0.0)  # probes relate the reference to all env runners
         steady_reference = source.compare_with(steady, steady.env_steps, over_window)
-        speed = compare(env_steps, seconds, scale, reference.unit_sps, self._trial.resources)
+        speed = compare(env_steps, seconds, scale, reference.unit_sps, self.trial.resources)
         steady_speedup = formulas.speedup(steady.sps, steady_reference.unit_sps)
 
         times, exact, lost, estimated, diagnosed = _UNKNOWN_TIMES, NAN, _UNKNOWN_LOSSES, NAN, ""
         if named is not None:
-            times, exact = breakdown, float(not self._trial.overlaps or work.phases is not None)
+            times, exact = breakdown, float(not self.trial.overlaps or work.phases is not None)
             if reference.comparable == 1 and exact and is_whole:
                 lost, estimated = losses(scale, env_steps, breakdown, reference.breakdown, reference.single)
                 diagnosed = self._diagnose(steady, over_window, steady_reference)
@@ -127,7 +137,7 @@ class TrialMonitor:
             "steady": {
                 "sps": steady.sps,
                 "speedup": steady_speedup,
-                "efficiency": formulas.efficiency(steady_speedup, self._trial.scale.parallelism),
+                "efficiency": formulas.efficiency(steady_speedup, self.trial.scale.parallelism),
                 "error": steady.error,
                 "iterations": float(steady.iterations),
                 "converged": float(steady.converged),
@@ -159,7 +169,10 @@ class TrialMonitor:
                 "waiting": learner.waiting,
                 "queue": learner.queue,
                 "dropped": learner.dropped + read_dropped(result),
+                "connectors": spent.connectors,
+                "threads": NAN,
             },
+            "tuned": dict.fromkeys(("num_env_runners", "num_envs_per_env_runner", "learner_threads", "gain", "gain_error"), NAN),
             "cores": {"own": own, "others": others},
         }
 
@@ -175,10 +188,10 @@ class TrialMonitor:
 
     def _delivering(self, reported: int, healthy: float) -> tuple[Scale, bool]:
         """Return the scale of the env runners that delivered samples, and whether these are all; warn once if not."""
-        scale = self._trial.scale
+        scale = self.trial.scale
         wanted = scale.num_env_runners
         delivered = min(wanted, healthy) if healthy == healthy else wanted
-        if reported and not self._trial.overlaps:  # those of asynchronous algorithms may report in a later iteration
+        if reported and not self.trial.overlaps:  # those of asynchronous algorithms may report in a later iteration
             delivered = min(delivered, reported)
         if not wanted or delivered == wanted:
             return scale, True
@@ -200,7 +213,7 @@ class TrialMonitor:
                 "Efficiency is not meaningful unless the baseline was measured at the same stage of training. "
                 f"Does the env {'slow down' if change > 0 else 'get faster'} as the policy improves, or is the machine shared?"
                 + " With probe=True the baseline follows."
-                * (self._source.source != "probe" and not self._trial.overlaps),
+                * (self._source.source != "probe" and not self.trial.overlaps),
             )
 
     def _diagnose(self, steady: Steady, breakdown: TimeBreakdown, reference: Counterpart) -> str:
@@ -210,6 +223,6 @@ class TrialMonitor:
                 "a baseline given as a number has no time breakdown: only the straggler and evaluate losses are known. For the "
                 "others, measure the baseline with a reference trial or probe=True.",
             )
-        lost, _ = losses(self._trial.scale, steady.env_steps, breakdown, reference.breakdown, reference.single)
+        lost, _ = losses(self.trial.scale, steady.env_steps, breakdown, reference.breakdown, reference.single)
         limits = LearnerLimits.of_window(steady.parts, steady.seconds)
-        return diagnosis(lost, limits, steps_in_turn=self._trial.steps_in_turn)
+        return diagnosis(lost, limits, steps_in_turn=self.trial.steps_in_turn)

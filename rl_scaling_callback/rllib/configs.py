@@ -113,6 +113,7 @@ TIMER_PHASES: Final[Mapping[str, str]] = {
     "sample": "sample",
     "replay_buffer_add_data_timer": "sample",  # the last part of sampling; takes longer with more envs
     "learner_update_timer": "learn",
+    "connector_pipeline_timer": "connectors",  # in the learner's metrics, within its update
     "learn": "learn",  # DreamerV3 and the old API stack
     "load": "learn",  # the old API stack: batches to the learner's device
     "replay_buffer_sampling_timer": "learn",

@@ -97,6 +97,15 @@ def watch_phases(algorithm: Algorithm, clock: PhaseClock) -> bool:
     return True
 
 
+def watch_connectors(algorithm: Algorithm, clock: PhaseClock) -> bool:
+    """Let `clock` wrap the timers of a learner in this process, which are those of its connectors; return whether there is one."""
+    group: Any = getattr(algorithm, "learner_group", None)
+    if group is None or not group.is_local:
+        return False
+    clock.watch(group._learner.metrics)
+    return True
+
+
 def watch_reports(
     algorithm: Algorithm,
     take: Callable[[list[tuple[str, RunnerReport]]], None],

@@ -43,6 +43,13 @@ def test_steps_and_seconds_are_read_without_the_callback(folder):
     assert run.notes == ()
 
 
+def test_a_trial_that_tuned_itself_counts_at_the_scale_it_chose(folder):
+    tuned = {"tuned/num_env_runners": 1.0, "tuned/num_envs_per_env_runner": 8.0}
+    folder.trial([result(k, 2.0 if k < 5 else 0.5, {**MEASURED, **(tuned if k >= 5 else {})}) for k in range(1, 13)])
+    run = folder.run()
+    assert (run.scale, run.steady.sps) == (Scale(1, 8), 4096.0)
+
+
 def suspended(scaling):
     """Ten iterations of 2 s; by the clock, the seventh took an hour longer."""
     unknown = {} if scaling is None else {**scaling, "sps": NAN}

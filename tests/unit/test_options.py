@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("ray.rllib", reason="needs Ray")
 
-from rl_scaling_callback import ScalingCallback, SteadyRule
+from rl_scaling_callback import Goal, ScalingCallback, SteadyRule
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,11 @@ from rl_scaling_callback import ScalingCallback, SteadyRule
         ({"baseline_dir": 3}, "baseline_dir is of type int; allowed are"),
         ({"baseline_dir": b"s3://key:secret@bucket"}, "baseline_dir is of type bytes; allowed are"),
         ({"baseline_dir": " "}, "baseline_dir is empty; allowed are"),
+        ({"autotune": "quick"}, "autotune is 'quick'; allowed are True, False, a Goal and 'save', 'balanced', 'fastest'"),
+        ({"autotune": True, "probe": False}, "probe is False; allowed is"),
+        ({"autotune": True, "baseline_dir": "there"}, "baseline_dir is given too; allowed is one of the two"),
+        ({"max_envs": 0}, "max_envs is 0; allowed are whole numbers from 1 up"),
+        ({"learner_threads": 1.5}, "learner_threads is 1.5; allowed are whole numbers from 1 up"),
     ],
 )
 def test_errors_name_the_value_and_what_is_allowed(options, message):
@@ -55,4 +60,5 @@ def test_numpy_numbers_are_accepted():
 
 
 def test_valid_options_are_accepted(tmp_path):
+    ScalingCallback(autotune=Goal.of("balanced"), max_envs=np.int64(8), learner_threads=2)
     ScalingCallback(baseline_dir=tmp_path / "new", reference="4r×2e", workload="mine", steady=SteadyRule(warmup_iterations=0))

@@ -1,0 +1,400 @@
+"""Makes a trial faster by itself: chooses the env runners that sample, their envs and the learner's threads, and proves the gain.
+
+Neither the batch, nor anything else that learning depends on, nor the CPUs of the trial change.
+
+The first iterations run as configured. Rounds of probes, as in a sweep, then choose the scale. At the new scale, as many iterations
+as before prove the gain in throughput. If its interval includes no gain, the trial goes back. The learner's time at two scales may
+change the choice once more, because an update takes longer with more envs. Where the learner can use more threads, iterations then
+use different numbers of them in turn, in random order within blocks, and the learner's own time per env step decides.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, Final, NamedTuple, Protocol
+
+from rl_scaling_callback.analysis.choice import INDIFFERENCE
+from rl_scaling_callback.analysis.goals import Goal, may_meet
+from rl_scaling_callback.analysis.probe_rounds import REST, ProbeRounds, TrainedIteration
+from rl_scaling_callback.analysis.race import Grid, Outcome, Race
+from rl_scaling_callback.baseline.source import Warn
+from rl_scaling_callback.core.estimates import student_t, trimmed_mean
+from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.probing import Probe, ProbeError
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.text import counted
+
+MIN_FRAGMENT: Final = 16
+"""Fewest env steps of each env in an iteration: with fewer, advantages (GAE) rest on the value function alone."""
+
+_ITERATIONS: Final = 4
+"""Iterations of each kind that are compared. Four have a 95 % interval of ± 1.7 standard deviations of one, for the difference."""
+_MAX_ITERATIONS: Final = 8
+_MAX_MOVES: Final = 2
+_PROBING_S: Final = 12.0
+"""Time limit for the rounds of probes after the first one, as in a sweep."""
+_NEGLIGIBLE: Final = 0.03
+"""Share of the iteration below which the learner isn't worth tuning."""
+_HOPELESS: Final = 0.8
+"""Relative speed of the learner below which a number of threads isn't tried again."""
+
+
+class Rescaler(Protocol):
+    """Changes the scale of an Algorithm (see `rllib.rescale`)."""
+
+    def apply(self, scale: Scale) -> None:
+        """Train at a scale from the next iteration on."""
+
+    def reapply(self, env_runners: Iterable[int]) -> None:
+        """Rescale env runners that were restarted."""
+
+    def settle(self) -> None:
+        """Stop the env runners that don't sample."""
+
+
+class Prober(Protocol):
+    """Measures scales inside the trial (see `rllib.prober`)."""
+
+    def measure(self, scales: Sequence[Scale], rounds: int = 1, first_round: int = 0) -> list[Probe]:
+        """Return the probes of `rounds` rounds."""
+
+    def close(self) -> None:
+        """Close all envs created for probes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Threads:
+    """The learner's threads.
+
+    Attributes:
+        own: their number as configured; NaN if unknown.
+        most: largest number worth trying; at most `own` if they can't be tuned.
+        apply: sets it.
+    """
+
+    own: float = NAN
+    most: int = 1
+    apply: Callable[[int], None] = lambda threads: None
+
+    @property
+    def counts(self) -> list[int]:
+        """The numbers to try, the trial's own first."""
+        if not self.own >= 1:
+            return []
+        powers = {2**power for power in range(self.most.bit_length()) if 2**power <= self.most}
+        return [int(self.own), *sorted(({*powers, self.most} if self.most > 1 else set()) - {int(self.own)})]
+
+
+class Gain(NamedTuple):
+    """A ratio of two throughputs [×], and the half-width of its 95 % interval [%]."""
+
+    ratio: float
+    error: float
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether the interval excludes no gain."""
+        return math.log(self.ratio) > math.log1p(self.error / 100)
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether the interval excludes a gain."""
+        return -math.log(self.ratio) > math.log1p(self.error / 100)
+
+    @classmethod
+    def of(cls, before: Sequence[TrainedIteration], after: Sequence[TrainedIteration]) -> Gain:
+        """Return the gain between two kinds of iterations, at least two of each (Student's t with pooled variance)."""
+        speeds = [[math.log(each.env_steps / each.seconds) for each in kind] for kind in (before, after)]
+        means, counts = [_speed(kind) for kind in (before, after)], [len(before), len(after)]
+        dof = sum(counts) - 2
+        squares = sum((speed - mean) ** 2 for kind, mean in zip(speeds, means, strict=True) for speed in kind)
+        half_width = student_t(dof) * math.sqrt(squares / dof * sum(1 / count for count in counts))
+        return cls(math.exp(means[1] - means[0]), 100 * math.expm1(min(half_width, 10.0)))
+
+
+class Tuner:
+    """Tunes one trial.
+
+    Args:
+        scale: the trial's own scale.
+        reference: the smallest scale that can be probed.
+        grid: the scales to try.
+        fits: whether a scale leaves the batch as it is.
+        goal: what to tune for.
+        prober: measures scales; None if they can't be tuned.
+        rescaler: changes the scale.
+        threads: the learner's threads.
+        warn: logs a warning once.
+        say: logs a line.
+        clock: returns monotonic seconds.
+
+    Attributes:
+        scale: the scale of the next iteration.
+        threads: the learner's threads in it; NaN if unknown.
+        gain: the proven gain in throughput [×]; 1 if nothing was worth changing, NaN until it is known.
+        gain_error: half-width of its 95 % interval [%].
+        rescaler: changes the scale.
+        is_over: whether tuning is over.
+    """
+
+    def __init__(
+        self,
+        scale: Scale,
+        reference: Scale,
+        grid: Grid,
+        fits: Callable[[Scale], bool],
+        *,
+        goal: Goal,
+        prober: Prober | None,
+        rescaler: Rescaler,
+        threads: Threads,
+        warn: Warn,
+        say: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.own, self._reference, self._grid, self._fits = scale, reference, grid, fits
+        self._race = Race(goal, cpus=lambda _: 1.0)  # the trial holds all of its CPUs at any scale
+        self._prober, self.rescaler, self._threads = prober, rescaler, threads
+        self._warn, self._say, self._clock = warn, say, clock
+        self.scale, self.threads = scale, threads.own
+        self.gain = self.gain_error = NAN
+        self._spent_s = self._unreported_s = 0.0
+        self._reason = "nothing else is faster beyond noise"
+        self._random = random.Random()
+        self._steps = self._tune()
+        next(self._steps)
+        self.is_over = False
+
+    @property
+    def setting(self) -> dict[str, float]:
+        """The setting of the next iteration, as injected."""
+        return {
+            "num_env_runners": float(self.scale.num_env_runners),
+            "num_envs_per_env_runner": float(self.scale.num_envs_per_env_runner),
+            "learner_threads": self.threads,
+        }
+
+    def observe(self, scaling: Mapping[str, Any]) -> None:
+        """Take note of an iteration, given its injected dict, and do what is next. It may probe, which takes seconds."""
+        iteration = None if self.is_over else _iteration_of(scaling, self.scale)
+        if iteration is None:
+            return
+        started = self._clock()
+        try:
+            self._steps.send(iteration)
+        except StopIteration:
+            self.is_over = True
+        except Exception as error:
+            self.is_over = True
+            self._warn("autotune", f"autotune gave up: {error}. The trial goes on as configured.")
+            self.gain, self.gain_error = 1.0, 0.0
+            self._go_back()
+        finally:
+            self._unreported_s += self._clock() - started
+            self._spent_s += self._clock() - started
+        if self.is_over:
+            self.end()
+
+    def take_seconds(self) -> float:
+        """Return the seconds spent outside of iterations since the last call."""
+        taken, self._unreported_s = self._unreported_s, 0.0
+        return taken
+
+    def _go_back(self) -> None:
+        if self.scale != self.own:
+            self.scale = self.own
+            self.rescaler.apply(self.own)
+        if self._has_other_threads:
+            self._use(int(self._threads.own))
+
+    def end(self) -> None:
+        """Close the envs created for probes, and stop the env runners that don't sample."""
+        self.is_over = True
+        if self._prober is not None:
+            self._prober.close()
+        self.rescaler.settle()
+
+    def _use(self, threads: int) -> None:
+        self._threads.apply(threads)
+        self.threads = float(threads)
+
+    def _tune(self) -> Generator[None, TrainedIteration, None]:
+        first = yield  # it is slow
+        while not first.parts["learn"] > 0:  # off-policy algorithms sample first
+            first = yield
+        before: list[TrainedIteration] = []
+        while len(before) < _ITERATIONS:
+            before.append((yield))
+        after = before
+        if self._prober is not None:
+            try:
+                after = yield from self._tune_scale(before)
+            except ProbeError as error:
+                self._warn("autotune", f"autotune can't change the envs: {error}")
+        with_own, with_chosen = yield from self._tune_threads(after)
+        if self.scale == self.own:
+            before = with_own
+        if self.scale == self.own and not self._has_other_threads:
+            self.gain, self.gain_error = 1.0, 0.0
+            self._say(f"autotune: {self._setting} stays: {self._reason} ({self._spent_s:.0f} s)")
+            return
+        self.gain, self.gain_error = Gain.of(before, with_chosen)
+        scale = self.scale
+        pin = f"num_env_runners={scale.num_env_runners}, num_envs_per_env_runner={scale.num_envs_per_env_runner}"
+        if self._has_other_threads:
+            pin += f", and learner_threads={self.threads:.0f} in ScalingCallback"
+        self._say(
+            f"autotune: {self._setting} instead of {self._named(self.own, self._threads.own)}, {self.gain:.2f}× ± "
+            f"{self.gain_error:.0f} % as fast, found in {self._spent_s:.0f} s beside training. To pin it: {pin}"
+        )
+
+    @property
+    def _has_other_threads(self) -> bool:
+        return abs(self.threads - self._threads.own) > 0  # both may be unknown
+
+    @property
+    def _setting(self) -> str:
+        return self._named(self.scale, self.threads)
+
+    def _named(self, scale: Scale, threads: float) -> str:
+        return f"{scale} with {counted(int(threads), 'learner thread')}" if self._threads.most > 1 else f"{scale}"
+
+    def _tune_scale(self, before: Sequence[TrainedIteration]) -> Generator[None, TrainedIteration, list[TrainedIteration]]:
+        """Choose the scale, train there, and go back if the gain isn't proven; return iterations at the scale it stays at."""
+        assert self._prober is not None
+        rounds = ProbeRounds([], iterations=list(before))
+        self._add(rounds, {self._reference, self.own, *self._grid_of(self._grid.envs[:2])})
+        outcome = self._probe(rounds)
+        trained = {self.own: list(before)}
+        while len(trained) <= _MAX_MOVES and self.scale not in outcome.equals and outcome.choice not in trained:
+            self._prober.close()
+            yield from self._move(outcome.choice)
+            trained[self.scale] = []
+            while len(trained[self.scale]) < _ITERATIONS:
+                trained[self.scale].append((yield))
+            rounds.iterations += trained[self.scale]
+            outcome = rounds.judge(self._race)
+        meets = {each.scale: may_meet(each, self._race.goal) for each in outcome.candidates}
+        speeds = {scale: _speed(each) for scale, each in trained.items() if meets[scale] or not any(map(meets.get, trained))}
+        equals = [scale for scale, speed in speeds.items() if speed > max(speeds.values()) - INDIFFERENCE]
+        best = min(equals, key=lambda scale: (scale != self.own, scale.parallelism, scale.num_env_runners))
+        yield from self._move(best)
+        after = trained[best]
+        while best != self.own and not Gain.of(before, after).is_proven and len(after) < _MAX_ITERATIONS:
+            after.append((yield))
+        if not Gain.of(before, after).is_proven and meets[self.own]:
+            yield from self._move(self.own)
+            if others := [scale for scale in trained if scale != self.own]:
+                gain = Gain.of(before, trained[others[-1]])
+                self._reason = f"{others[-1]} brought {gain.ratio:.2f}× ± {gain.error:.0f} %"
+        return trained[self.scale]
+
+    def _move(self, scale: Scale) -> Generator[None, TrainedIteration, None]:
+        """Train at a scale from now on."""
+        if scale != self.scale:
+            self.scale = scale
+            self.rescaler.apply(scale)
+            yield  # an iteration in which all envs are reset
+
+    def _tune_threads(
+        self, iterations: list[TrainedIteration]
+    ) -> Generator[None, TrainedIteration, tuple[list[TrainedIteration], list[TrainedIteration]]]:
+        """Choose the learner's threads; return iterations with the trial's own number, and with the chosen one.
+
+        Args:
+            iterations: iterations at this scale, with the trial's own number.
+        """
+        counts, own = self._threads.counts, int(self._threads.own) if self._threads.own >= 1 else 0
+        learner_share = sum(each.parts["learn"] for each in iterations) / sum(each.seconds for each in iterations)
+        if len(counts) < 2 or learner_share < _NEGLIGIBLE:
+            return iterations, iterations
+        found: dict[int, list[TrainedIteration]] = {count: [] for count in counts}
+        while len(found[own]) < _ITERATIONS or (len(counts) > 1 and len(found[own]) < _MAX_ITERATIONS):
+            for count in self._random.sample(counts, len(counts)):
+                self._use(count)
+                found[count].append((yield))
+            gains = {count: _learner_gain(found[own], found[count]) for count in counts if count != own}
+            unclear = [count for count, gain in gains.items() if not gain.is_proven and not gain.is_loss]
+            # Measured often enough, or so slow that one suffices.
+            counts = [own, *[count for count, gain in gains.items() if gain.ratio > _HOPELESS]]
+            if len(found[own]) >= _ITERATIONS and not unclear:
+                break
+        seconds = {own: _seconds_with(found[own], 1.0)}
+        for count in counts:
+            if count != own and (gain := _learner_gain(found[own], found[count])).is_proven:
+                seconds[count] = _seconds_with(found[own], gain.ratio)
+        best = min(seconds.values())
+        chosen = min(count for count, each in seconds.items() if each <= best * (1 + INDIFFERENCE))
+        self._use(chosen)
+        return found[own], found[chosen]
+
+    def _probe(self, rounds: ProbeRounds) -> Outcome:
+        """Run rounds of probes until the choice is clear or the time is up."""
+        until = math.inf
+        while True:
+            self._run_round(rounds)
+            outcome = rounds.judge(self._race)
+            number = len(rounds.probes)
+            until = self._clock() + _PROBING_S if number == 1 else until
+            larger = [each for each in self._race.worth_adding(outcome, self._grid) if self._fits(each)] if number > 1 else []
+            more = {*larger} - {*rounds.scales}
+            if (outcome.over and not more) or self._clock() > until:
+                return outcome
+            rounds.out = outcome.out
+            self._add(rounds, more)
+
+    def _run_round(self, rounds: ProbeRounds) -> None:
+        assert self._prober is not None
+        found: dict[Scale, Probe] = {}
+        for scale in self._random.sample(rounds.running, len(rounds.running)):
+            try:
+                [found[scale]] = self._prober.measure([scale], first_round=len(rounds.probes))
+            except ProbeError as error:  # noqa: PERF203
+                if scale in (self.own, self._reference):
+                    raise
+                rounds.failed[scale] = str(error)
+        rounds.probes.append(found)
+        rounds.check()
+
+    def _add(self, rounds: ProbeRounds, scales: set[Scale]) -> None:
+        rounds.scales += [self._reference] * (not rounds.scales) + sorted(scales - {self._reference, *rounds.scales})
+        rounds.steps |= dict.fromkeys(scales, math.inf)
+
+    def _grid_of(self, envs: Sequence[int]) -> list[Scale]:
+        scales = [Scale(r, e) for r in self._grid.runners for e in envs]
+        return [scale for scale in scales if self._fits(scale)]
+
+
+def _iteration_of(scaling: Mapping[str, Any], scale: Scale) -> TrainedIteration | None:
+    """Return an iteration as read from its injected dict; None if something is unknown, or some env runners delivered nothing."""
+    times, runners = scaling["time"], scaling["runners"]
+    parts = {phase: times[phase] for phase in (*REST, "sample")}
+    resets = runners["reset"] * max(1.0, runners["reported"])
+    parts["all_resets"] = resets if resets == resets else 0.0
+    seconds = sum(parts[phase] for phase in (*REST, "sample"))
+    if scaling["parallelism"] != scale.parallelism or not (seconds > 0 and scaling["env_steps"] > 0):
+        return None
+    return TrainedIteration(scale, scaling["env_steps"], seconds, parts)
+
+
+def _speed(iterations: Sequence[TrainedIteration]) -> float:
+    """Return the mean of ln of the throughput."""
+    return fmean([math.log(each.env_steps / each.seconds) for each in iterations])
+
+
+def _learner_gain(own: Sequence[TrainedIteration], other: Sequence[TrainedIteration]) -> Gain:
+    """Return the gain in the learner's speed, from iterations paired by block."""
+    logs = [math.log((a.parts["learn"] / a.env_steps) / (b.parts["learn"] / b.env_steps)) for a, b in zip(own, other, strict=False)]
+    mean, _, half_width = trimmed_mean(logs)
+    return Gain(math.exp(mean), 100 * math.expm1(min(half_width, 10.0)))
+
+
+def _seconds_with(iterations: Sequence[TrainedIteration], learner_gain: float) -> float:
+    """Return how long the iterations would have taken with a faster learner [s]."""
+    learn = sum(each.parts["learn"] for each in iterations)
+    return sum(each.seconds for each in iterations) - learn + learn / learner_gain

@@ -1,0 +1,182 @@
+"""Compares what autotune chooses with an exhaustive grid: `python tests/benchmarks/autotune.py --env HalfCheetah-v5`.
+
+Each bad start is tuned by `ScalingCallback(autotune=True)`. Then the same Algorithm trains at every scale that its env runners and
+batch allow, with every number of learner threads, in random order and several rounds. Prints a Markdown table. Run nothing else at
+the same time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import random
+import time
+from collections import defaultdict
+from statistics import median
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+import ray
+import torch
+from ray import tune
+from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+
+from rl_scaling_callback import ScalingCallback
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.live.autotune import leaves_batch
+from rl_scaling_callback.rllib.hardware import cpu_model, usable_cores
+from rl_scaling_callback.rllib.rescale import Rescaler
+from rl_scaling_callback.rllib.threads import set_learner_threads
+
+ENVS = (1, 2, 4, 8, 16, 32, 64)
+WORTH_A_ROUND = 0.8
+
+
+class Waiting(gymnasium.Env):
+    """An env whose step waits 2 ms, as for an external simulator."""
+
+    observation_space: Any = gymnasium.spaces.Box(-1.0, 1.0, (8,))
+    action_space: Any = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, config: Any = None) -> None:
+        self._steps = 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode."""
+        super().reset(seed=seed)
+        self._steps = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Wait. Episodes have 200 steps."""
+        self._wait()
+        self._steps += 1
+        return self.observation_space.sample(), 0.0, False, self._steps >= 200, {}
+
+    def _wait(self) -> None:
+        time.sleep(0.002)
+
+
+class Images(Waiting):
+    """An env with image observations."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)
+
+    def _wait(self) -> None:
+        pass
+
+
+class Start(NamedTuple):
+    """A configuration to tune: its scale, whether its model is large, and the largest number of threads to try."""
+
+    scale: Scale
+    is_large: bool
+
+
+STARTS = [
+    Start(Scale(1, 1), is_large=False),
+    Start(Scale(2, 1), is_large=False),
+    Start(Scale(2, 32), is_large=False),
+    Start(Scale(4, 1), is_large=False),
+    Start(Scale(2, 8), is_large=True),
+    Start(Scale(4, 1), is_large=True),
+]
+
+
+def config_of(env: str, start: Start, batch: int, callback: Any) -> PPOConfig:
+    """Return the config of a start."""
+    config = PPOConfig().environment(env).callbacks(callback).debugging(log_level="ERROR")
+    config.training(train_batch_size_per_learner=batch, minibatch_size=min(batch, 1024), num_epochs=4, lr=1e-5)
+    config.env_runners(num_env_runners=start.scale.num_env_runners, num_cpus_per_env_runner=0.25)
+    config.num_envs_per_env_runner = start.scale.num_envs_per_env_runner
+    if env == "images":
+        config.rl_module(model_config=DefaultModelConfig(conv_filters=[[16, 8, 4], [32, 4, 2]], fcnet_hiddens=[64]))
+    elif start.is_large:
+        config.rl_module(model_config=DefaultModelConfig(fcnet_hiddens=[1024, 1024]))
+    return config
+
+
+def grid(algorithm: Any, start: Start, rescaler: Rescaler, rounds: int) -> dict[tuple[Scale, int], float]:
+    """Train at each scale with each number of threads; return the median throughput of each [steps/s]."""
+    fits, r = leaves_batch(algorithm.config, start.scale), start.scale.num_env_runners
+    scales = {Scale(runners, e) for runners in {1, 2, r} if runners <= r for e in ENVS}
+    scales, measured = {start.scale, *filter(fits, scales)}, defaultdict(list)
+    for _ in range(rounds):
+        for scale in random.sample(sorted(scales), len(scales)):
+            rescaler.apply(scale)
+            algorithm.train()
+            for threads in random.sample((1, 2), 2):
+                set_learner_threads(algorithm, threads)
+                measured[scale, threads].append(algorithm.train()["scaling"]["sps"])
+        sps = {setting: median(each) for setting, each in measured.items()}
+        scales = {scale for scale, threads in sps if sps[scale, threads] > WORTH_A_ROUND * max(sps.values())} | {start.scale}
+    return sps
+
+
+def tune_one(env: str, start: Start, options: argparse.Namespace) -> tuple[float, float]:
+    """Tune a start, print a row, and return the throughput relative to the best of the grid, and to the start."""
+    torch.set_num_threads(1)  # as in Ray's processes
+    kept: list[ScalingCallback] = []
+
+    class Kept(ScalingCallback):
+        def on_algorithm_init(self, **kwargs: Any) -> None:
+            kept.append(self)
+            super().on_algorithm_init(**kwargs)
+
+    algorithm = config_of(env, start, options.batch, functools.partial(Kept, autotune=True)).build_algo()
+    tuner = kept[0]._tuner
+    assert tuner is not None
+    settle, tuner.rescaler.settle = tuner.rescaler.settle, lambda: None
+    started, iterations, probing_s = time.perf_counter(), 0, 0.0
+    while not tuner.is_over:
+        scaling = algorithm.train()["scaling"]
+        probing_s += scaling["time"]["probe"]
+        iterations += 1
+    took = time.perf_counter() - started
+    sps = grid(algorithm, start, tuner.rescaler, options.rounds)
+    settle()
+    algorithm.stop()
+    best = max(sps, key=sps.__getitem__)
+    chosen, own = (tuner.scale, int(tuner.threads)), (start.scale, 1)
+    of_best, gain = sps.get(chosen, 0.0) / sps[best], sps.get(chosen, 0.0) / sps[own]
+    cells = [
+        f"{env}{', large model' * start.is_large}",
+        start.scale,
+        f"{sps[own]:,.0f}",
+        f"{chosen[0]}, {chosen[1]}",
+        f"{best[0]}, {best[1]}",
+        f"{100 * of_best:.1f} %",
+        f"{tuner.gain:.2f}× ± {tuner.gain_error:.0f} %",
+        f"{gain:.2f}×",
+        iterations,
+        f"{took:.0f}",
+        f"{probing_s:.0f}",
+    ]
+    print(f"| {' | '.join(map(str, cells))} |", flush=True)
+    return of_best, gain
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--env", nargs="+", default=["HalfCheetah-v5", "Hopper-v5", "CartPole-v1", "waits", "images"])
+    parser.add_argument("--start", type=int, nargs="+", default=range(len(STARTS)), help="numbers of starts")
+    parser.add_argument("--batch", type=int, default=2048)
+    parser.add_argument("--rounds", type=int, default=4)
+    options = parser.parse_args()
+    tune.register_env("waits", Waiting)
+    tune.register_env("images", Images)
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    machine = f"{cpu_model()}, {usable_cores()} cores, Ray {ray.__version__}, {time.strftime('%F')}"
+    print(f"PPO, {options.batch:,} env steps per iteration; {machine}\n")
+    columns = "env | start | steps/s | chosen | best | chosen / best | stated gain | gain in the grid | iterations | s | probing s"
+    print(f"| {columns} |\n|{'---|' * (columns.count('|') + 1)}")
+    rows = [tune_one(env, STARTS[number], options) for env in options.env for number in options.start]
+    good = sum(of_best >= 0.95 for of_best, _ in rows)
+    slowest = 100 * min(gain for _, gain in rows)
+    print(f"\n{good} of {len(rows)} reach 95 % of the best; the slowest has {slowest:.0f} % of its start's throughput.")
+
+
+if __name__ == "__main__":
+    main()

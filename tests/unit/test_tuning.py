@@ -1,0 +1,189 @@
+"""A trial tunes itself: it finds what is faster, proves it, goes back otherwise, and leaves the batch as it is."""
+
+import random
+from types import SimpleNamespace
+
+import pytest
+
+from rl_scaling_callback.analysis.goals import Goal
+from rl_scaling_callback.analysis.race import Grid
+from rl_scaling_callback.core.probing import Probe, ProbeError
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.live.tuning import Threads, Tuner
+
+STEPS = 4096
+NAN = float("nan")
+NO_THREADS = Threads()
+
+
+def scaling_of(scale, env_steps, sample, learn):
+    return {
+        "env_steps": env_steps,
+        "parallelism": scale.parallelism,
+        "runners": {"reset": NAN, "reported": 0.0},
+        "time": {"sample": sample, "learn": learn, "sync": 0.001, "other": 0.001},
+    }
+
+
+class World:
+    """A machine with two cores on which an env step, a vector step and an update take known times, with 2 % noise."""
+
+    def __init__(self, own, step_ms=0.2, vector_ms=1.0, learn_s=0.1, threads=NO_THREADS, fails=()):
+        self.step_ms, self.vector_ms, self.learn_s, self.fails = step_ms, vector_ms, learn_s, fails
+        self.random = random.Random(1)
+        self.scale, self.count, self.log, self.warned, self.clock_s = own, 1, [], [], 0.0
+        self.settled = False
+        threads = Threads(threads.own, threads.most, self.use)
+        grid = Grid((1, 2)[: max(1, own.num_env_runners)], tuple(sorted({1, 2, 4, 8, 16, 32, own.num_envs_per_env_runner})))
+        self.trained_s = self.sampling_s
+        self.tuner = Tuner(
+            own,
+            Scale(1, 1),
+            grid,
+            lambda scale: True,
+            goal=Goal.of("fastest"),
+            prober=self,
+            rescaler=self,
+            threads=threads,
+            warn=lambda *text: self.warned.append(text),
+            say=self.log.append,
+            clock=lambda: self.clock_s,
+        )
+
+    def sampling_s(self, scale):
+        """Seconds per env step: two env runners per core pair, each with a fixed time per vector step."""
+        vector_s = (self.vector_ms + self.step_ms * scale.num_envs_per_env_runner) / 1000
+        return vector_s / scale.parallelism * max(1.0, scale.num_env_runners / 2)
+
+    def noisy(self, seconds):
+        return seconds * self.random.lognormvariate(0, 0.02)
+
+    # The prober
+    def measure(self, scales, rounds=1, first_round=0):
+        [scale] = scales
+        if scale in self.fails:
+            raise ProbeError("no licence")
+        self.clock_s += 0.2
+        seconds = self.noisy(self.sampling_s(scale)) * 512
+        return [Probe(scale, first_round, 512, seconds, (seconds,) * max(1, scale.num_env_runners))]
+
+    def close(self):
+        pass
+
+    # The rescaler
+    def apply(self, scale):
+        self.scale = scale
+
+    def settle(self):
+        self.settled = True
+
+    # The learner's threads
+    def use(self, count):
+        self.count = count
+
+    def train(self):
+        sample = self.noisy(self.trained_s(self.scale)) * STEPS
+        learn = self.noisy(self.learn_s / min(self.count, 2))
+        self.clock_s += sample + learn
+        self.tuner.observe(scaling_of(self.scale, float(STEPS), sample, learn))
+
+    def tune(self):
+        for _ in range(80):
+            self.train()
+            if self.tuner.is_over:
+                break
+        assert self.tuner.is_over
+        assert self.settled
+        return self.tuner
+
+
+def test_a_bad_scale_becomes_as_fast_as_the_best():
+    world = World(Scale(2, 1))
+    tuner = world.tune()
+    sps = {scale: 1 / (world.sampling_s(scale) + world.learn_s / STEPS) for scale in (Scale(2, e) for e in (1, 2, 4, 8, 16, 32))}
+    assert tuner.scale == world.scale
+    assert sps[tuner.scale] > 0.95 * max(sps.values())
+    assert abs(tuner.gain / (sps[tuner.scale] / sps[Scale(2, 1)]) - 1) < tuner.gain_error / 100 + 0.02
+    [line] = world.log
+    assert f"{tuner.scale} instead of 2r×1e" in line
+    assert f"num_envs_per_env_runner={tuner.scale.num_envs_per_env_runner}" in line
+
+
+def test_fastest_takes_the_fewest_envs_within_the_indifference():
+    world = World(Scale(2, 1), vector_ms=0.2, step_ms=1.0, learn_s=1.0)
+    assert world.tune().scale.num_envs_per_env_runner <= 8
+
+
+@pytest.mark.parametrize("own", [Scale(2, 32), Scale(1, 16)])
+def test_the_best_stays(own):
+    world = World(own, vector_ms=0.05)
+    tuner = world.tune()
+    assert (tuner.scale, tuner.gain) == (own, 1.0)
+    assert "stays" in world.log[0]
+
+
+def test_it_goes_back_where_iterations_dont_prove_the_gain():
+    world = World(Scale(2, 1))
+    world.trained_s = lambda scale: world.sampling_s(Scale(2, 1)) * (1.0 if scale == Scale(2, 1) else 1.05)
+    tuner = world.tune()
+    assert (tuner.scale, world.scale, tuner.gain) == (Scale(2, 1), Scale(2, 1), 1.0)
+    assert "brought 0.9" in world.log[0]
+
+
+def test_threads_are_chosen_by_the_learners_own_time():
+    world = World(Scale(2, 32), vector_ms=0.05, learn_s=2.0, threads=Threads(1.0, 4))
+    tuner = world.tune()
+    assert (tuner.scale, tuner.threads, world.count) == (Scale(2, 32), 2.0, 2)
+    assert 1.3 < tuner.gain < 2
+    assert "learner_threads=2" in world.log[0]
+
+
+def test_threads_that_bring_nothing_stay():
+    world = World(Scale(2, 32), vector_ms=0.05, learn_s=2.0, threads=Threads(2.0, 4))
+    assert world.tune().threads == 2.0
+    assert world.count == 2
+
+
+def test_threads_are_tuned_where_envs_cant_be():
+    world = World(Scale(2, 1), learn_s=2.0, threads=Threads(1.0, 2), fails=[Scale(1, 1)])
+    tuner = world.tune()
+    assert (tuner.scale, tuner.threads) == (Scale(2, 1), 2.0)
+    assert "no licence" in world.warned[0][1]
+
+
+def test_scales_that_cant_be_probed_are_left_out():
+    world = World(Scale(2, 1), fails=[Scale(2, 8), Scale(1, 8)])
+    assert world.tune().scale == Scale(2, 4)
+
+
+def test_an_error_while_rescaling_goes_back():
+    world = World(Scale(2, 1))
+    apply = world.apply
+
+    def fail(scale):
+        apply(scale)
+        if scale != Scale(2, 1):
+            raise RuntimeError("out of memory")
+
+    world.apply = fail
+    tuner = world.tune()
+    assert (world.scale, tuner.scale, tuner.gain) == (Scale(2, 1), Scale(2, 1), 1.0)
+    assert "out of memory" in world.warned[0][1]
+
+
+def test_iterations_with_unknown_figures_dont_count():
+    world = World(Scale(2, 1))
+    for _ in range(20):
+        world.tuner.observe(scaling_of(Scale(2, 1), NAN, 1.0, 1.0))
+    assert not world.tuner.is_over
+    assert world.tuner.setting["num_env_runners"] == 2.0
+
+
+def test_the_batch_is_left_as_it_is():
+    pytest.importorskip("ray")
+    from rl_scaling_callback.live.autotune import leaves_batch
+
+    auto = leaves_batch(SimpleNamespace(total_train_batch_size=4000, rollout_fragment_length="auto"), Scale(2, 1))
+    assert [auto(Scale(2, e)) for e in (1, 64, 125, 126)] == [True, True, True, False]
+    fixed = leaves_batch(SimpleNamespace(total_train_batch_size=4000, rollout_fragment_length=200), Scale(2, 1))
+    assert [fixed(Scale(2, e)) for e in (1, 2, 10, 8, 16)] == [True, True, True, False, False]
