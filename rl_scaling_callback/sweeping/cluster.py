@@ -85,7 +85,9 @@ def cores() -> int:
         for node in ray.nodes()
         if node["Alive"] and node["Resources"].get("CPU", 0.0) > 0
     ]
-    answered = ray.wait(asked, num_returns=len(asked), timeout=_MAX_ANSWER_S)[0] if asked else []
+    answered, silent = ray.wait(asked, num_returns=len(asked), timeout=_MAX_ANSWER_S) if asked else ([], [])
+    for answer in silent:
+        ray.cancel(answer, force=True)
     return sum(ray.get(answer).cores for answer in answered)
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "rl_scaling_callback"
 NEED_RAY = {
     "callback",
+    "live.autotune",
     "live.instruments",
     "reporter",
     "rllib.hooks",
     "rllib.introspection",
     "rllib.prober",
+    "rllib.rescale",
     "rllib.switch",
     "rllib.twins",
     "sweeping.by_probes",

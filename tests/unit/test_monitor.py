@@ -210,7 +210,7 @@ def test_no_sequence_of_results_raises_or_yields_infinity(results):
 
 
 def test_cores_are_unknown_in_iterations_around_probes():
-    spent = iter((0.3, 0.0, 0.0, 0.2, 0.0))
+    spent = iter((0.0, 0.3, 0.0, 0.0, 0.2, 0.0))  # before the first iteration, and after each
     source = Measured()
     source.take_seconds = lambda: next(spent)
     monitor = trial(source=source, load=SimpleNamespace(look=lambda utilisation, runners_cpu_s: (1.5, 0.25)))
