@@ -22,8 +22,9 @@ from rl_scaling_callback.analysis.choice import INDIFFERENCE
 from rl_scaling_callback.analysis.goals import Goal, may_meet
 from rl_scaling_callback.analysis.probe_rounds import REST, ProbeRounds, TrainedIteration
 from rl_scaling_callback.analysis.race import Grid, Outcome, Race
+from rl_scaling_callback.analysis.thread_choice import MIN_LEARN_SHARE, Block, choose_threads, thread_counts
 from rl_scaling_callback.baseline.source import Warn
-from rl_scaling_callback.core.estimates import student_t, trimmed_mean
+from rl_scaling_callback.core.estimates import student_t
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.probing import Probe, ProbeError
 from rl_scaling_callback.core.scale import Scale
@@ -38,10 +39,8 @@ _MAX_ITERATIONS: Final = 8
 _MAX_MOVES: Final = 2
 _PROBING_S: Final = 12.0
 """Time limit for the rounds of probes after the first one, as in a sweep."""
-_NEGLIGIBLE: Final = 0.03
-"""Share of the iteration below which the learner isn't worth tuning."""
-_HOPELESS: Final = 0.8
-"""Relative speed of the learner below which a number of threads isn't tried again."""
+_PRECISE: Final = 0.1
+"""Half-width of the interval of ln of an update's gain from which on more iterations aren't worth their time."""
 
 
 class Rescaler(Protocol):
@@ -81,14 +80,6 @@ class Threads:
     most: int = 1
     apply: Callable[[int], None] = lambda threads: None
 
-    @property
-    def counts(self) -> list[int]:
-        """The numbers to try, the trial's own first."""
-        if not self.own >= 1:
-            return []
-        powers = {2**power for power in range(self.most.bit_length()) if 2**power <= self.most}
-        return [int(self.own), *sorted(({*powers, self.most} if self.most > 1 else set()) - {int(self.own)})]
-
 
 class Gain(NamedTuple):
     """A ratio of two throughputs [×], and the half-width of its 95 % interval [%]."""
@@ -100,11 +91,6 @@ class Gain(NamedTuple):
     def is_proven(self) -> bool:
         """Whether the interval excludes no gain."""
         return math.log(self.ratio) > math.log1p(self.error / 100)
-
-    @property
-    def is_loss(self) -> bool:
-        """Whether the interval excludes a gain."""
-        return -math.log(self.ratio) > math.log1p(self.error / 100)
 
     @classmethod
     def of(cls, before: Sequence[TrainedIteration], after: Sequence[TrainedIteration]) -> Gain:
@@ -309,29 +295,23 @@ class Tuner:
         Args:
             iterations: iterations at this scale, with the trial's own number.
         """
-        counts, own = self._threads.counts, int(self._threads.own) if self._threads.own >= 1 else 0
         learner_share = sum(each.parts["learn"] for each in iterations) / sum(each.seconds for each in iterations)
-        if len(counts) < 2 or learner_share < _NEGLIGIBLE:
+        if self._threads.most < 2 or not self._threads.own >= 1 or learner_share < MIN_LEARN_SHARE:
             return iterations, iterations
-        found: dict[int, list[TrainedIteration]] = {count: [] for count in counts}
-        while len(found[own]) < _ITERATIONS or (len(counts) > 1 and len(found[own]) < _MAX_ITERATIONS):
+        own = int(self._threads.own)
+        counts, blocks = thread_counts(self._threads.most, own), list[Block]()
+        while True:
+            block: dict[int, TrainedIteration] = {}
             for count in self._random.sample(counts, len(counts)):
                 self._use(count)
-                found[count].append((yield))
-            gains = {count: _learner_gain(found[own], found[count]) for count in counts if count != own}
-            unclear = [count for count, gain in gains.items() if not gain.is_proven and not gain.is_loss]
-            # Measured often enough, or so slow that one suffices.
-            counts = [own, *[count for count, gain in gains.items() if gain.ratio > _HOPELESS]]
-            if len(found[own]) >= _ITERATIONS and not unclear:
+                block[count] = yield
+            blocks.append(block)
+            choice = choose_threads(blocks, own)
+            is_clear = choice.is_gain or choice.half_width < _PRECISE
+            if len(blocks) >= (_ITERATIONS if is_clear else _MAX_ITERATIONS):
                 break
-        seconds = {own: _seconds_with(found[own], 1.0)}
-        for count in counts:
-            if count != own and (gain := _learner_gain(found[own], found[count])).is_proven:
-                seconds[count] = _seconds_with(found[own], gain.ratio)
-        best = min(seconds.values())
-        chosen = min(count for count, each in seconds.items() if each <= best * (1 + INDIFFERENCE))
-        self._use(chosen)
-        return found[own], found[chosen]
+        self._use(choice.threads)
+        return [block[own] for block in blocks], [block[choice.threads] for block in blocks]
 
     def _probe(self, rounds: ProbeRounds) -> Outcome:
         """Run rounds of probes until the choice is clear or the time is up."""
@@ -385,16 +365,3 @@ def _iteration_of(scaling: Mapping[str, Any], scale: Scale) -> TrainedIteration 
 def _speed(iterations: Sequence[TrainedIteration]) -> float:
     """Return the mean of ln of the throughput."""
     return fmean([math.log(each.env_steps / each.seconds) for each in iterations])
-
-
-def _learner_gain(own: Sequence[TrainedIteration], other: Sequence[TrainedIteration]) -> Gain:
-    """Return the gain in the learner's speed, from iterations paired by block."""
-    logs = [math.log((a.parts["learn"] / a.env_steps) / (b.parts["learn"] / b.env_steps)) for a, b in zip(own, other, strict=False)]
-    mean, _, half_width = trimmed_mean(logs)
-    return Gain(math.exp(mean), 100 * math.expm1(min(half_width, 10.0)))
-
-
-def _seconds_with(iterations: Sequence[TrainedIteration], learner_gain: float) -> float:
-    """Return how long the iterations would have taken with a faster learner [s]."""
-    learn = sum(each.parts["learn"] for each in iterations)
-    return sum(each.seconds for each in iterations) - learn + learn / learner_gain
