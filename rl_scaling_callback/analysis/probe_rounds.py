@@ -108,7 +108,7 @@ class ProbeRounds:
         Each env step causes as many at any scale, and the env runners share them.
         """
         together = sum(each.parts["all_resets"] for each in self.iterations) / sum(each.env_steps for each in self.iterations)
-        return np.array([together / scale.num_env_runners for scale in self.scales])
+        return np.array([together / max(1, scale.num_env_runners) for scale in self.scales])
 
     @property
     def rest_error(self) -> float:
@@ -141,7 +141,7 @@ class ProbeRounds:
             "busy": reset + (sample - reset) * fmean(probe.busy_per_step for probe in probes) / sampled,
             "longest": reset + (sample - reset) * fmean(probe.longest_per_step for probe in probes) / sampled,
             "reset": reset,
-            "all_resets": reset * scale.num_env_runners,
+            "all_resets": reset * max(1, scale.num_env_runners),
         }
 
     def _steps(self, scale: Scale) -> float:
@@ -154,9 +154,15 @@ class ProbeRounds:
         return iteration.rest_s * self._steps(iteration.scale) / iteration.env_steps
 
     def _updates(self, scales: Sequence[Scale]) -> Array:
-        """Return a + b·r + c·N at each scale, with non-negative coefficients fitted with relative weights."""
-        took = np.array([self._took(each) for each in self.iterations])
-        coefficients = nnls(_terms([each.scale for each in self.iterations]) / took[:, None], np.ones(len(took)))[0]
+        """Return a + b·r + c·N at each scale, with non-negative coefficients fitted with relative weights.
+
+        Iterations at a single scale tell a alone, and those at two scales a and c.
+        """
+        took, trained = np.array([self._took(each) for each in self.iterations]), [each.scale for each in self.iterations]
+        varying = np.ptp(_terms(trained), axis=0) > 0
+        used = [0, *np.flatnonzero(varying)[: len({*trained}) - 1]]
+        coefficients = np.zeros(_COEFFICIENTS)
+        coefficients[used] = nnls(_terms(trained)[:, used] / took[:, None], np.ones(len(took)))[0]
         updates: Array = _terms(scales) @ coefficients
         return updates
 
@@ -169,7 +175,7 @@ class ProbeRounds:
         ratios = []
         for each in self.iterations:
             if probes := self.of(each.scale):
-                sampling_s = each.seconds - each.rest_s - each.parts["all_resets"] / each.scale.num_env_runners
+                sampling_s = each.seconds - each.rest_s - each.parts["all_resets"] / max(1, each.scale.num_env_runners)
                 ratios.append(sampling_s / each.env_steps / median(probe.seconds_per_step for probe in probes))
         ratio = median(ratios) if ratios else NAN
         if ratio < 1 / DISAGREE or ratio > DISAGREE:
@@ -206,7 +212,7 @@ class ProbeRounds:
 
 
 def _terms(scales: Sequence[Scale]) -> Array:
-    return np.array([[1.0, scale.num_env_runners, scale.parallelism] for scale in scales])
+    return np.array([[1.0, scale.parallelism, scale.num_env_runners] for scale in scales])
 
 
 def is_within(scale: Scale, larger: Scale) -> bool:

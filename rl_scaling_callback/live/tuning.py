@@ -2,10 +2,11 @@
 
 Neither the batch, nor anything else that learning depends on, nor the CPUs of the trial change.
 
-The first iterations run as configured. Rounds of probes, as in a sweep, then choose the scale. At the new scale, as many iterations
-as before prove the gain in throughput. If its interval includes no gain, the trial goes back. The learner's time at two scales may
-change the choice once more, because an update takes longer with more envs. Where the learner can use more threads, iterations then
-use different numbers of them in turn, in random order within blocks, and the learner's own time per env step decides.
+Where the learner can use more threads, the first iterations use different numbers of them in turn, in random order within blocks,
+and the learner's own time per env step decides. Rounds of probes, as in a sweep, then choose the scale. At the new scale, as many
+iterations as before prove the gain in throughput. If its interval includes no gain, the trial goes back. The learner's time at two
+scales may change the choice once more, because an update takes longer with more envs. The machine may be faster or slower by then
+than before, so the error of the gain is at least its difference from the gain that probes predicted.
 """
 
 from __future__ import annotations
@@ -92,6 +93,10 @@ class Gain(NamedTuple):
         """Whether the interval excludes no gain."""
         return math.log(self.ratio) > math.log1p(self.error / 100)
 
+    def at_least(self, half_width: float) -> Gain:
+        """Return the gain with an error of at least `half_width`, as ln."""
+        return Gain(self.ratio, max(self.error, 100 * math.expm1(half_width)))
+
     @classmethod
     def of(cls, before: Sequence[TrainedIteration], after: Sequence[TrainedIteration]) -> Gain:
         """Return the gain between two kinds of iterations, at least two of each (Student's t with pooled variance)."""
@@ -150,6 +155,7 @@ class Tuner:
         self.scale, self.threads = scale, threads.own
         self.gain = self.gain_error = NAN
         self._spent_s = self._unreported_s = 0.0
+        self._apart = 0.0  # ln of the ratio between the gain of another scale as measured and as predicted
         self._reason = "nothing else is faster beyond noise"
         self._random = random.Random()
         self._steps = self._tune()
@@ -213,23 +219,24 @@ class Tuner:
         first = yield  # it is slow
         while not first.parts["learn"] > 0:  # off-policy algorithms sample first
             first = yield
-        before: list[TrainedIteration] = []
+        before = [(yield)]
+        with_own, after = yield from self._tune_threads(before)
+        are_tuned = with_own is not before
+        before = with_own
         while len(before) < _ITERATIONS:
             before.append((yield))
-        after = before
         if self._prober is not None:
             try:
-                after = yield from self._tune_scale(before)
+                after = yield from self._tune_scale(after)
             except ProbeError as error:
                 self._warn("autotune", f"autotune can't change the envs: {error}")
-        with_own, with_chosen = yield from self._tune_threads(after)
-        if self.scale == self.own:
-            before = with_own
+        if self.scale != self.own and not are_tuned:  # the learner's share is larger now
+            _, after = yield from self._tune_threads(after)
         if self.scale == self.own and not self._has_other_threads:
             self.gain, self.gain_error = 1.0, 0.0
             self._say(f"autotune: {self._setting} stays: {self._reason} ({self._spent_s:.0f} s)")
             return
-        self.gain, self.gain_error = Gain.of(before, with_chosen)
+        self.gain, self.gain_error = Gain.of(before, after).at_least(self._apart if self.scale != self.own else 0.0)
         scale = self.scale
         pin = f"num_env_runners={scale.num_env_runners}, num_envs_per_env_runner={scale.num_envs_per_env_runner}"
         if self._has_other_threads:
@@ -270,13 +277,19 @@ class Tuner:
         equals = [scale for scale, speed in speeds.items() if speed > max(speeds.values()) - INDIFFERENCE]
         best = min(equals, key=lambda scale: (scale != self.own, scale.parallelism, scale.num_env_runners))
         yield from self._move(best)
-        after = trained[best]
-        while best != self.own and not Gain.of(before, after).is_proven and len(after) < _MAX_ITERATIONS:
-            after.append((yield))
-        if not Gain.of(before, after).is_proven and meets[self.own]:
+        predicted = {each.scale: math.log(each.sps) for each in outcome.candidates}
+
+        def gain_of(scale: Scale) -> Gain:
+            gain = Gain.of(before, trained[scale])
+            self._apart = abs(math.log(gain.ratio) - predicted[scale] + predicted[self.own])
+            return gain.at_least(self._apart)
+
+        while best != self.own and not gain_of(best).is_proven and len(trained[best]) < _MAX_ITERATIONS:
+            trained[best].append((yield))
+        if not gain_of(best).is_proven and meets[self.own]:
             yield from self._move(self.own)
             if others := [scale for scale in trained if scale != self.own]:
-                gain = Gain.of(before, trained[others[-1]])
+                gain = gain_of(others[-1])
                 self._reason = f"{others[-1]} brought {gain.ratio:.2f}× ± {gain.error:.0f} %"
         return trained[self.scale]
 
@@ -293,7 +306,7 @@ class Tuner:
         """Choose the learner's threads; return iterations with the trial's own number, and with the chosen one.
 
         Args:
-            iterations: iterations at this scale, with the trial's own number.
+            iterations: iterations at this scale, with the trial's own number; returned if there is nothing to choose.
         """
         learner_share = sum(each.parts["learn"] for each in iterations) / sum(each.seconds for each in iterations)
         if self._threads.most < 2 or not self._threads.own >= 1 or learner_share < MIN_LEARN_SHARE:

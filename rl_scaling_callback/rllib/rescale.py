@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import gc
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -13,8 +13,6 @@ import ray
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.rllib.configs import read_scale
 from rl_scaling_callback.rllib.twins import text_of
-
-logger = logging.getLogger("rl_scaling_callback")
 
 _ANSWER_WITHIN_S: Final = 30.0
 _ANOTHER_SEED: Final = 10_007
@@ -111,6 +109,7 @@ def _rescaled(env_runner: Any, numbers: dict[str, int], seed_by: int) -> str:
         if env_runner.config.seed is not None:
             env_runner._seed = int(env_runner.config.seed + (env_runner.worker_index or 0) + seed_by)
         env_runner.make_env()
+        gc.collect()  # of the old envs, now rather than during the next probe
     except Exception as error:
         return text_of(error)
     return ""

@@ -1,5 +1,6 @@
 """Runs the README's code blocks and the examples unchanged, in an empty home directory."""
 
+import functools
 import os
 import re
 import runpy
@@ -11,11 +12,13 @@ import pytest
 
 pytest.importorskip("ray.rllib")
 
+from ray import tune
 from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.callbacks.callbacks import RLlibCallback
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-RUN = ("build_algo()", "rl-scaling sweep", "rl-scaling report")
+RUN = ("build_algo()", "autotune=True", "tune.Tuner(", "rl-scaling sweep", "rl-scaling report")
 INSTALLS = ('".[report]"', '".[examples]"')
 """Texts that occur in exactly one block."""
 
@@ -65,6 +68,30 @@ def test_quickstart(home):
     for line in iterations:
         assert re.fullmatch(r"\d: [\d,]+ steps/s, \d+\.\d\d×, efficiency \d+ %", line)
     assert re.match(r"(learn|serial stepping|contention|straggler|transfer|sync|evaluate|other): ", diagnosis)
+
+
+@pytest.fixture
+def names(home):
+    """The quickstart's names, and those that the other blocks take for granted."""
+    names = {"functools": functools, "tune": tune, "MyCallback": RLlibCallback}
+    exec(block("build_algo()").split("algorithm =")[0], names)
+    return names
+
+
+@pytest.mark.slow
+def test_autotune(names):
+    exec(block("autotune=True"), names)
+    algorithm = names["config"].build_algo()
+    assert algorithm.train()["scaling"]["tuned"]["num_env_runners"] == 2
+    algorithm.stop()
+
+
+@pytest.mark.slow
+def test_use_with_tune(names):
+    exec(block("tune.Tuner("), names)
+    assert len(names["results"]) == 2
+    assert not names["results"].errors
+    assert all(trial.metrics["scaling"]["steady"]["efficiency"] > 50 for trial in names["efficient"])
 
 
 @pytest.mark.slow

@@ -163,6 +163,7 @@ def test_threads_are_set_by_the_callback_of_the_user_if_there_is_one(given, othe
     tuned = with_learner_threads(config, 2)
     callback = tuned.callbacks_class.pop(ours)
     assert (callback.func, callback.keywords) == (ScalingCallback, {**options, "learner_threads": 2})
+    assert isinstance(callback(), ScalingCallback)
     assert tuned.callbacks_class == [Mine] * others
     assert learner_threads_of(config) == (4 if options else None)
 

@@ -336,8 +336,7 @@ def test_fewest_threads_as_fast_as_the_best_are_chosen_for_the_learner(scripted)
 
 
 def test_threads_that_do_not_clearly_gain_are_left_as_they_are(scripted):
-    generator = random.Random(0)
-    swept, _ = with_threads(scripted, update_s=lambda self: 0.06 * generator.uniform(0.8, 1.2))
+    swept, _ = with_threads(scripted, update_s=lambda self: 0.06)
     assert swept.learner_threads is None
     assert any(note.endswith("which is no clear gain") for note in recommendation(swept).choice.notes)
 

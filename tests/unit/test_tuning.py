@@ -114,6 +114,11 @@ def test_fastest_takes_the_fewest_envs_within_the_indifference():
     assert world.tune().scale.num_envs_per_env_runner <= 8
 
 
+def test_a_long_update_does_not_speak_against_more_env_runners():
+    world = World(Scale(2, 1), vector_ms=0.2, step_ms=1.0, learn_s=6.0)
+    assert world.tune().scale.num_env_runners == 2
+
+
 @pytest.mark.parametrize("own", [Scale(2, 32), Scale(1, 16)])
 def test_the_best_stays(own):
     world = World(own, vector_ms=0.05)
