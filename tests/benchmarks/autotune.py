@@ -23,11 +23,11 @@ import torch
 from ray import tune
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+from trials import SlowStep, machine
 
 from rl_scaling_callback import ScalingCallback
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.live.autotune import leaves_batch
-from rl_scaling_callback.rllib.hardware import cpu_model, usable_cores
 from rl_scaling_callback.rllib.rescale import Rescaler
 from rl_scaling_callback.rllib.threads import set_learner_threads
 
@@ -35,38 +35,11 @@ ENVS = (1, 2, 4, 8, 16, 32, 64)
 WORTH_A_ROUND = 0.85
 
 
-class Waiting(gymnasium.Env):
-    """An env whose step waits 2 ms, as for an external simulator."""
-
-    observation_space: Any = gymnasium.spaces.Box(-1.0, 1.0, (8,))
-    action_space: Any = gymnasium.spaces.Discrete(2)
-
-    def __init__(self, config: Any = None) -> None:
-        self._steps = 0
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode."""
-        super().reset(seed=seed)
-        self._steps = 0
-        return self.observation_space.sample(), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Wait. Episodes have 200 steps."""
-        self._wait()
-        self._steps += 1
-        return self.observation_space.sample(), 0.0, False, self._steps >= 200, {}
-
-    def _wait(self) -> None:
-        time.sleep(0.002)
-
-
-class Images(Waiting):
-    """An env with image observations."""
+class Images(SlowStep):
+    """An env with image observations, which doesn't wait."""
 
     observation_space = gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)
-
-    def _wait(self) -> None:
-        pass
+    wait_s = 0.0
 
 
 class Start(NamedTuple):
@@ -177,11 +150,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=4)
     options = parser.parse_args()
-    tune.register_env("waits", Waiting)
+    tune.register_env("waits", SlowStep)
     tune.register_env("images", Images)
     ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
-    machine = f"{cpu_model()}, {usable_cores()} cores, Ray {ray.__version__}, {time.strftime('%F')}"
-    print(f"PPO, {options.batch:,} env steps per iteration; {machine}\n")
+    print(f"PPO, {options.batch:,} env steps per iteration; {machine()}\n")
     columns = "env | start | steps/s | chosen | best | chosen / best | stated gain | gain in the grid | iterations | s | probing s"
     print(f"| {columns} |\n|{'---|' * (columns.count('|') + 1)}")
     rows = [tune_one(env, STARTS[number], options) for env in options.env for number in options.start]

@@ -9,7 +9,6 @@ from datetime import datetime, timezone
 from typing import Any
 
 import gymnasium
-import numpy as np
 import ray
 from ray import tune
 from ray.tune.search import BasicVariantGenerator
@@ -23,8 +22,9 @@ QUIET = {"PYTHONWARNINGS": "ignore", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", 
 class SlowStep(gymnasium.Env):  # type: ignore[type-arg]
     """An env whose step waits 2 ms, as for an external simulator, without using a core. Episodes have 200 steps."""
 
-    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (8,))
-    action_space = gymnasium.spaces.Discrete(2)
+    observation_space: Any = gymnasium.spaces.Box(-1.0, 1.0, (8,))
+    action_space: Any = gymnasium.spaces.Discrete(2)
+    wait_s = 0.002
 
     def __init__(self, config: Any = None) -> None:
         self._steps = 0
@@ -33,13 +33,13 @@ class SlowStep(gymnasium.Env):  # type: ignore[type-arg]
         """Start an episode."""
         super().reset(seed=seed)
         self._steps = 0
-        return np.zeros(8, np.float32), {}
+        return self.observation_space.sample(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Wait."""
-        time.sleep(0.002)
+        time.sleep(self.wait_s)
         self._steps += 1
-        return np.zeros(8, np.float32), 1.0, False, self._steps == 200, {}
+        return self.observation_space.sample(), 1.0, False, self._steps == 200, {}
 
 
 ENVS: dict[str, Any] = {
