@@ -92,9 +92,9 @@ class ScalingCallback(RLlibCallback):
             waited for.
         steady: which iterations count for steady figures, and when a reference trial publishes its baseline.
         autotune: True, or a goal, to make the trial faster by itself within the CPUs that it has: how many of its env runners
-            sample, with how many envs, and how many threads the learner uses. The batch stays the same. It takes about twenty
-            iterations and ten seconds of probes, goes back to the config if no gain is proven, and then costs nothing.
-            The baseline is probed, and the trial is no reference for others.
+            sample, with how many envs, and how many threads the learner uses. The batch stays the same. It takes about fifteen
+            iterations and as many seconds of probes, goes back to the config if no gain is proven, and then costs nothing. The
+            baseline is probed, and the trial is no reference for others.
         max_envs: largest number of envs per env runner that autotune may choose. While it probes, an env runner has up to twice as
             many.
         learner_threads: number of threads of the learner's torch. Ray starts it with as many as its process has CPUs, usually one.
