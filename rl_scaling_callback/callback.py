@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 try:
     from ray.rllib.callbacks.callbacks import RLlibCallback
@@ -62,6 +62,10 @@ logger = logging.getLogger("rl_scaling_callback")
 
 _PROBE_SECONDS = 0.1
 """Sampling time of a probe [s]: many short rounds, spread over time, are more precise than few long ones."""
+
+
+_NO_PROBES_S: Final = 0.01
+"""Autotune takes less in iterations after which it doesn't probe."""
 
 
 class ScalingCallback(RLlibCallback):
@@ -307,10 +311,11 @@ class ScalingCallback(RLlibCallback):
         tuner.observe(values)
         setting |= {"gain": tuner.gain, "gain_error": tuner.gain_error}
         self._threads = tuner.threads
-        monitor.note_probes(tuner.take_seconds())
         if tuner.scale != monitor.trial.scale or (tuner.is_over > was_over and tuner.gain != 1):
             monitor.end()
-            self._trial = self._monitor(algorithm, replace(monitor.trial, scale=tuner.scale))
+            monitor = self._trial = self._monitor(algorithm, replace(monitor.trial, scale=tuner.scale))
+        if (seconds := tuner.take_seconds()) > _NO_PROBES_S:
+            monitor.note_probes(seconds)
 
     def _end(self) -> None:
         tuner = self._tuner

@@ -82,7 +82,9 @@ def leaves_batch(config: Any, own: Scale) -> Callable[[Scale], bool]:
     batch, fragment = config.total_train_batch_size, config.rollout_fragment_length
 
     def env_steps(scale: Scale) -> float:
-        one_round = batch if fragment == "auto" else fragment * scale.parallelism
+        n, envs = scale.parallelism, scale.num_envs_per_env_runner
+        # RLlib makes the fragments of as many env runners one step longer as it takes.
+        one_round = batch // n * n + math.ceil(batch % n / envs) * envs if fragment == "auto" else fragment * n
         return float(math.ceil(batch / one_round) * one_round)
 
     def fits(scale: Scale) -> bool:

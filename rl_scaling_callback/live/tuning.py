@@ -40,6 +40,8 @@ _MAX_ITERATIONS: Final = 8
 _MAX_MOVES: Final = 2
 _PROBING_S: Final = 12.0
 """Time limit for the rounds of probes after the first one, as in a sweep."""
+_MAX_UNUSABLE: Final = 10
+"""Unusable iterations in a row after which it gives up."""
 _PRECISE: Final = 0.1
 """Half-width of the interval of ln of an update's gain from which on more iterations aren't worth their time."""
 
@@ -154,7 +156,8 @@ class Tuner:
         self._warn, self._say, self._clock = warn, say, clock
         self.scale, self.threads = scale, threads.own
         self.gain = self.gain_error = NAN
-        self._spent_s = self._unreported_s = 0.0
+        self._spent_s = self._unreported_s = self._since = 0.0
+        self._unusable = 0  # iterations in a row
         self._apart = 0.0  # ln of the ratio between the gain of another scale as measured and as predicted
         self._reason = "nothing else is faster beyond noise"
         self._random = random.Random()
@@ -173,22 +176,24 @@ class Tuner:
 
     def observe(self, scaling: Mapping[str, Any]) -> None:
         """Take note of an iteration, given its injected dict, and do what is next. It may probe, which takes seconds."""
-        iteration = None if self.is_over else _iteration_of(scaling, self.scale)
-        if iteration is None:
+        if self.is_over:
             return
-        started = self._clock()
+        self._since = self._clock()
+        iteration = _iteration_of(scaling, self.scale)
+        self._unusable = 0 if iteration is not None else self._unusable + 1
         try:
-            self._steps.send(iteration)
+            if iteration is not None:
+                self._steps.send(iteration)
+            elif self._unusable >= _MAX_UNUSABLE:
+                self._give_up("env runners delivered no samples, or times are unknown, in too many iterations")
         except StopIteration:
+            if not self.gain > 0:  # Ctrl-C during a probe ended it
+                self._give_up("it was interrupted")
             self.is_over = True
         except Exception as error:
-            self.is_over = True
-            self._warn("autotune", f"autotune gave up: {error}. The trial goes on as configured.")
-            self.gain, self.gain_error = 1.0, 0.0
-            self._go_back()
-        finally:
-            self._unreported_s += self._clock() - started
-            self._spent_s += self._clock() - started
+            self._give_up(str(error))
+        self._unreported_s += self._clock() - self._since
+        self._spent_s += self._clock() - self._since
         if self.is_over:
             self.end()
 
@@ -196,6 +201,16 @@ class Tuner:
         """Return the seconds spent outside of iterations since the last call."""
         taken, self._unreported_s = self._unreported_s, 0.0
         return taken
+
+    def _give_up(self, reason: str) -> None:
+        self.is_over, self.gain, self.gain_error = True, 1.0, 0.0
+        outcome = "The trial goes on as configured."
+        try:
+            self._go_back()
+        except Exception as error:
+            self.gain = self.gain_error = NAN
+            outcome = f"It couldn't go back to {self.own} ({error}): do its env runners still sample?"
+        self._warn("autotune gave up", f"autotune gave up: {reason}. {outcome}")
 
     def _go_back(self) -> None:
         if self.scale != self.own:
@@ -229,12 +244,13 @@ class Tuner:
             try:
                 after = yield from self._tune_scale(after)
             except ProbeError as error:
+                self._reason = "the number of envs can't be changed"
                 self._warn("autotune", f"autotune can't change the envs: {error}")
         if self.scale != self.own and not are_tuned:  # the learner's share is larger now
             _, after = yield from self._tune_threads(after)
         if self.scale == self.own and not self._has_other_threads:
             self.gain, self.gain_error = 1.0, 0.0
-            self._say(f"autotune: {self._setting} stays: {self._reason} ({self._spent_s:.0f} s)")
+            self._say(f"autotune: {self._setting} stays: {self._reason} ({self._seconds:.0f} s)")
             return
         self.gain, self.gain_error = Gain.of(before, after).at_least(self._apart if self.scale != self.own else 0.0)
         scale = self.scale
@@ -243,8 +259,13 @@ class Tuner:
             pin += f", and learner_threads={self.threads:.0f} in ScalingCallback"
         self._say(
             f"autotune: {self._setting} instead of {self._named(self.own, self._threads.own)}, {self.gain:.2f}× ± "
-            f"{self.gain_error:.0f} % as fast, found in {self._spent_s:.0f} s beside training. To pin it: {pin}"
+            f"{self.gain_error:.0f} % as fast, found in {self._seconds:.0f} s beside training. To pin it: {pin}"
         )
+
+    @property
+    def _seconds(self) -> float:
+        """Time spent outside of iterations so far [s]."""
+        return self._spent_s + self._clock() - self._since
 
     @property
     def _has_other_threads(self) -> bool:

@@ -12,7 +12,7 @@ import ray
 
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.rllib.configs import read_scale
-from rl_scaling_callback.rllib.twins import text_of
+from rl_scaling_callback.rllib.twins import copy_task, text_of
 
 _ANSWER_WITHIN_S: Final = 30.0
 _ANOTHER_SEED: Final = 10_007
@@ -108,7 +108,9 @@ def _rescaled(env_runner: Any, numbers: dict[str, int], seed_by: int) -> str:
         vars(env_runner.config).update(numbers)  # it is frozen, and a copy would copy all of `env_config`
         if env_runner.config.seed is not None:
             env_runner._seed = int(env_runner.config.seed + (env_runner.worker_index or 0) + seed_by)
+        before = env_runner.env = getattr(env_runner, "env", None)  # a failed `make_env` may have deleted it
         env_runner.make_env()
+        copy_task(before, env_runner.env)
         gc.collect()  # of the old envs, now rather than during the next probe
     except Exception as error:
         return text_of(error)

@@ -266,7 +266,7 @@ def twin_for(env_runner: Any, scale: Scale, keep_others: bool) -> Any:
             twin = _twin_of(env_runner, scale, twins.shares_data)
     twin.config.num_env_runners = scale.num_env_runners
     vars(twin)[_ENV] = _reference_to(env_runner.env)
-    _copy_task(env_runner.env, twin.env)
+    copy_task(env_runner.env, twin.env)
     twins.by_envs[key] = twin
     return twin
 
@@ -278,11 +278,11 @@ def _reference_to(env: Any) -> Callable[[], Any]:
         return lambda: env
 
 
-def _copy_task(env: Any, twins_env: Any) -> None:
-    """Give a twin's envs the task of the original's, if they have one (RLlib's `TaskSettableEnv`)."""
+def copy_task(env: Any, others: Any) -> None:
+    """Give an env runner's envs the task of another's, if they have one (RLlib's `TaskSettableEnv`)."""
     with suppress(Exception):
         task = next(each.get_task() for each in _sub_envs(env) if hasattr(each, "get_task"))
-        for each in _sub_envs(twins_env):
+        for each in _sub_envs(others):
             each.set_task(task)
 
 

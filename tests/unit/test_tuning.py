@@ -1,5 +1,6 @@
 """A trial tunes itself: it finds what is faster, proves it, goes back otherwise, and leaves the batch as it is."""
 
+import math
 import random
 from types import SimpleNamespace
 
@@ -176,19 +177,50 @@ def test_an_error_while_rescaling_goes_back():
     assert "out of memory" in world.warned[0][1]
 
 
-def test_iterations_with_unknown_figures_dont_count():
+def test_it_says_so_where_the_way_back_fails_too():
     world = World(Scale(2, 1))
-    for _ in range(20):
+    world.apply = lambda scale: (_ for _ in ()).throw(RuntimeError("no licence"))
+    tuner = world.tune()
+    assert math.isnan(tuner.gain)
+    assert "gave up: no licence. It couldn't go back to 2r×1e (no licence)" in world.warned[0][1]
+
+
+def test_an_interruption_during_a_probe_ends_it():
+    world = World(Scale(2, 1), learn_s=2.0, threads=Threads(1.0, 2))
+    measure, interrupted = world.measure, []
+
+    def interrupt(scales, **kwargs):
+        if not interrupted:
+            interrupted.append(scales)
+            raise KeyboardInterrupt
+        return measure(scales, **kwargs)
+
+    world.measure = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        world.tune()
+    tuner = world.tune()
+    assert (tuner.scale, tuner.threads, world.count, tuner.gain) == (Scale(2, 1), 1.0, 1, 1.0)
+    assert "it was interrupted" in world.warned[0][1]
+
+
+def test_iterations_with_unknown_figures_dont_count_and_end_it_if_they_go_on():
+    world = World(Scale(2, 1))
+    world.train()
+    for _ in range(9):
         world.tuner.observe(scaling_of(Scale(2, 1), NAN, 1.0, 1.0))
     assert not world.tuner.is_over
-    assert world.tuner.setting["num_env_runners"] == 2.0
+    world.tuner.observe(scaling_of(Scale(2, 1), NAN, 1.0, 1.0))
+    assert world.tuner.is_over
+    assert "too many iterations" in world.warned[0][1]
 
 
 def test_the_batch_is_left_as_it_is():
     pytest.importorskip("ray")
     from rl_scaling_callback.live.autotune import leaves_batch
 
+    odd = leaves_batch(SimpleNamespace(total_train_batch_size=1040, rollout_fragment_length="auto"), Scale(1, 1))
+    assert [odd(Scale(1, e)) for e in (16, 32, 64)] == [True, True, False]  # 1040, 1056 and 1088 steps
     auto = leaves_batch(SimpleNamespace(total_train_batch_size=4000, rollout_fragment_length="auto"), Scale(2, 1))
-    assert [auto(Scale(2, e)) for e in (1, 64, 125, 126)] == [True, True, True, False]
+    assert [auto(Scale(2, e)) for e in (1, 64, 125, 128)] == [True, True, True, False]
     fixed = leaves_batch(SimpleNamespace(total_train_batch_size=4000, rollout_fragment_length=200), Scale(2, 1))
     assert [fixed(Scale(2, e)) for e in (1, 2, 10, 8, 16)] == [True, True, True, False, False]
