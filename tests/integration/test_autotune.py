@@ -85,6 +85,7 @@ def tuned(cluster):
     built.stop()
 
 
+@pytest.mark.alone
 def test_a_trial_tunes_itself(tuned):
     algorithm, results = tuned
     last = results[-1]["tuned"]
@@ -97,6 +98,7 @@ def test_a_trial_tunes_itself(tuned):
     assert after["baseline"]["source"] == "probe"
 
 
+@pytest.mark.alone
 def test_env_runners_that_restart_get_the_chosen_envs(tuned):
     algorithm, results = tuned
     envs = results[-1]["tuned"]["num_envs_per_env_runner"]
@@ -109,6 +111,7 @@ def test_env_runners_that_restart_get_the_chosen_envs(tuned):
     assert set(envs_of(algorithm)) == {envs}
 
 
+@pytest.mark.alone
 def test_a_tuned_trial_can_be_saved_and_restored(tuned, tmp_path):
     algorithm, _ = tuned
     algorithm.save_to_path(tmp_path)
