@@ -273,9 +273,15 @@ def record_episodes(directory: Path) -> None:
     parquet.write_table(pa.Table.from_pylist(rows), directory / "episodes.parquet")
 
 
-NOT_ABOUT_STEPS = {"parallelism", "steady/iterations", "steady/converged", "is_baseline", "exclusive"} | {
-    key.name for key in KEYS if key.name.startswith(("time/", "runners/", "account/", "cores/"))
-}
+NOT_ABOUT_STEPS = {
+    "parallelism",
+    "steady/iterations",
+    "steady/converged",
+    "is_baseline",
+    "exclusive",
+    "learner/threads",
+    "learner/connectors",
+} | {key.name for key in KEYS if key.name.startswith(("time/", "runners/", "account/", "cores/"))}
 
 
 @pytest.mark.slow

@@ -22,7 +22,6 @@ from tuning import costly, on_the_old_stack
 from rl_scaling_callback import Goal, ScalingCallback, sweep
 from rl_scaling_callback.analysis.race import Grid
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.rllib.hardware import usable_cores
 from rl_scaling_callback.sweeping import cluster as clusters
 from rl_scaling_callback.sweeping import host as hosts
 from rl_scaling_callback.sweeping.cluster import at_scale, reserve
@@ -93,15 +92,12 @@ def test_sweep_returns_a_config_and_writes_a_page(tmp_path):
     assert (report.config.num_env_runners, choice.scale.num_env_runners) == (2, 2)
     assert report.config.evaluation_interval == 2
     assert choice.cpus == 1.0
-    assert any(note.startswith("evaluation adds") for note in choice.notes)
     assert shown
     assert {row.scale for row in standings[-1].rows} == measured(report) == GRID
     speedups = {each.scale: each.speedup for each in report.studies[0].configurations}
     assert speedups[Scale(2, 1)] == pytest.approx(2.0, rel=0.2)
     assert speedups[Scale(1, 2)] == pytest.approx(1.0, rel=0.2)
-    notes = " ".join(report.studies[0].recommendation.choice.notes)
-    assert ("for the learner's torch instead of 1" in notes) == (usable_cores() > 1)
-    assert (learner_threads_of(report.config) is None) == ("no clear gain" in notes or usable_cores() == 1)
+    assert learner_threads_of(report.config) is None  # env runners without CPUs leave the learner one
     assert (tmp_path / "page.html").stat().st_size > 10_000
     assert said[-1] == f"Full report: {tmp_path / 'page.html'}"
     assert "<iframe" in report._repr_html_()
