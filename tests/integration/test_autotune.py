@@ -13,7 +13,10 @@ from rl_scaling_callback import ScalingCallback
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.rllib.rescale import Rescaler
 
-pytestmark = pytest.mark.usefixtures("cluster")
+pytestmark = [
+    pytest.mark.usefixtures("cluster"),
+    pytest.mark.skipif(ray.__version__ < "2.60", reason="autotune needs Ray 2.60"),
+]
 
 
 def ppo(runners, envs, **callback):
@@ -28,8 +31,8 @@ def envs_of(algorithm):
     return algorithm.env_runner_group.foreach_env_runner(lambda runner: runner.env.num_envs, local_env_runner=False)
 
 
-def first_seed(env_runner):
-    return env_runner._seed
+def seeds_of(algorithm):
+    return algorithm.env_runner_group.foreach_env_runner(lambda runner: runner._seed, local_env_runner=False)
 
 
 def die(env_runner):
@@ -47,7 +50,7 @@ def algorithm():
 
 def test_an_algorithm_trains_at_another_scale_and_back(algorithm):
     rescaler, group = Rescaler(algorithm), algorithm.env_runner_group
-    seeds = group.foreach_env_runner(first_seed, local_env_runner=False)
+    seeds = seeds_of(algorithm)
     algorithm.train()
     for scale in (Scale(1, 4), Scale(2, 8), Scale(2, 1)):
         rescaler.apply(scale)
@@ -60,7 +63,7 @@ def test_an_algorithm_trains_at_another_scale_and_back(algorithm):
     # An env runner that was left out has the weights of the others again.
     weights = group.foreach_env_runner(lambda runner: str(runner.module.get_state()), local_env_runner=False)
     assert len(set(weights)) == 1
-    assert not set(seeds) & set(group.foreach_env_runner(first_seed, local_env_runner=False))
+    assert not set(seeds) & set(seeds_of(algorithm))
     assert algorithm.evaluate()["env_runners"]["num_episodes"] > 0
 
 
