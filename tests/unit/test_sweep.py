@@ -140,6 +140,14 @@ def spied(monkeypatch):
 # Without probes
 
 
+def test_updates_at_one_scale_are_predicted_to_take_as_long_at_others():
+    scales = [REFERENCE_SCALE, Scale(2, 1), Scale(2, 8)]
+    at_one = ProbeRounds(scales, dict.fromkeys(scales, math.inf), iterations=[trained(Scale(2, 1), 0.1)] * 4)
+    assert at_one.rest == pytest.approx([0.01 / 80] * 3)
+    at_one.iterations += [trained(Scale(2, 8), 0.1, learn=0.022)] * 4
+    assert at_one.rest == pytest.approx([0.009 / 80, 0.01 / 80, 0.024 / 80])  # 1 ms more for each env
+
+
 def test_training_doubles_each_axis_while_that_pays_off_and_repeats_the_best(scripted):
     """Two env runners are twice as fast as one, and 4 envs 4 times; more of either gain nothing."""
     views = []
