@@ -37,7 +37,7 @@ from rl_scaling_callback.live.gauges import Gauges
 from rl_scaling_callback.live.instruments import Instrument, instrument_for
 from rl_scaling_callback.live.load import Load
 from rl_scaling_callback.live.monitor import TrialMonitor
-from rl_scaling_callback.live.options import MAX_ENVS, MAX_PROBE_SECONDS, Options
+from rl_scaling_callback.live.options import MAX_ENVS, MAX_PROBE_SECONDS, PROBE_SECONDS, Options
 from rl_scaling_callback.live.reading import IterationReader
 from rl_scaling_callback.live.tuning import Tuner
 from rl_scaling_callback.rllib import hardware, hooks, introspection
@@ -59,10 +59,6 @@ if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
 
 logger = logging.getLogger("rl_scaling_callback")
-
-_PROBE_SECONDS = 0.1
-"""Sampling time of a probe [s]: many short rounds, spread over time, are more precise than few long ones."""
-
 
 _NO_PROBES_S: Final = 0.01
 """Autotune takes less in iterations after which it doesn't probe."""
@@ -373,7 +369,7 @@ class ScalingCallback(RLlibCallback):
                 raise ProbeError(
                     f"the reference {reference} has more env runners than the trial ({scale}); use reference={fits!r}."
                 )
-            prober = Prober(algorithm, max_seconds=self._options.max_probe_seconds, probe_seconds=_PROBE_SECONDS)
+            prober = Prober(algorithm, max_seconds=self._options.max_probe_seconds, probe_seconds=PROBE_SECONDS)
             lasting = None if self._options.baseline_dir is None else stored
             return ProbedBaseline(prober, trial, reference, lasting=lasting, warn=self._warn)
         except (ProbeError, ValueError) as error:

@@ -82,6 +82,11 @@ class Outcome:
     over: bool
 
 
+def powers_of_two(most: int) -> list[int]:
+    """Return the powers of two below `most`, and `most` itself."""
+    return sorted({min(2**power, most) for power in range(most.bit_length() + 1)})
+
+
 @dataclass(frozen=True, slots=True)
 class Grid:
     """The numbers of env runners and of envs per env runner that a sweep may try, in ascending order."""

@@ -9,6 +9,7 @@ from typing import Final
 
 from rl_scaling_callback.analysis.choice import INDIFFERENCE
 from rl_scaling_callback.analysis.probe_rounds import TrainedIteration
+from rl_scaling_callback.analysis.race import powers_of_two
 from rl_scaling_callback.core.estimates import Estimate, trimmed_mean
 from rl_scaling_callback.core.text import counted, percent
 
@@ -21,7 +22,7 @@ Block = Mapping[int, TrainedIteration]
 
 def thread_counts(most: int, default: int) -> list[int]:
     """Return the numbers of threads to compare: the default, powers of two, and `most`."""
-    return sorted({default, most, *(2**power for power in range(most.bit_length()) if 2**power < most)})
+    return sorted({default, *powers_of_two(most)})
 
 
 @dataclass(frozen=True, slots=True)

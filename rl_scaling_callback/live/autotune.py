@@ -10,12 +10,12 @@ from typing import Any, Final
 
 import ray
 
-from rl_scaling_callback.analysis.race import Grid
+from rl_scaling_callback.analysis.race import Grid, powers_of_two
 from rl_scaling_callback.baseline.source import Warn
 from rl_scaling_callback.core.probing import ProbeError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.trial import Trial
-from rl_scaling_callback.live.options import Options
+from rl_scaling_callback.live.options import PROBE_SECONDS, Options
 from rl_scaling_callback.live.tuning import MIN_FRAGMENT, Threads, Tuner
 from rl_scaling_callback.rllib import configs, hardware
 from rl_scaling_callback.rllib.prober import Prober
@@ -25,7 +25,6 @@ from rl_scaling_callback.rllib.threads import learner_threads, max_learner_threa
 logger = logging.getLogger("rl_scaling_callback")
 
 _OLDEST_RAY: Final = 2, 60
-_PROBE_SECONDS: Final = 0.1
 _SAME_BATCH: Final = 0.02
 """Largest relative difference between the env steps of two iterations of the same work, as RLlib rounds fragments up."""
 
@@ -52,7 +51,7 @@ def _tuner(algorithm: Any, scale: Scale, options: Options, warn: Warn) -> Tuner:
     assert options.autotune is not None
     prober = None
     try:
-        prober = Prober(algorithm, max_seconds=options.max_probe_seconds, probe_seconds=_PROBE_SECONDS)
+        prober = Prober(algorithm, max_seconds=options.max_probe_seconds, probe_seconds=PROBE_SECONDS)
         if math.isfinite(prober.steps_per_round(scale)):
             raise ProbeError("the number of updates per env step depends on it in this algorithm")
         if algorithm.config.batch_mode != "truncate_episodes":
@@ -65,8 +64,8 @@ def _tuner(algorithm: Any, scale: Scale, options: Options, warn: Warn) -> Tuner:
         scale,
         Scale(min(1, runners), 1),
         Grid(
-            tuple(sorted({*_powers_of_two(runners), runners} if runners else {0})),
-            tuple(sorted({*_powers_of_two(options.max_envs), scale.num_envs_per_env_runner})),
+            tuple(powers_of_two(runners)) if runners else (0,),
+            tuple(sorted({*powers_of_two(options.max_envs), scale.num_envs_per_env_runner})),
         ),
         leaves_batch(algorithm.config, scale),
         goal=options.autotune,
@@ -107,7 +106,3 @@ def _threads(algorithm: Any, options: Options) -> Threads:
         return Threads(own)
     most = max_learner_threads(config, hardware.usable_cores())
     return Threads(own, most, functools.partial(set_learner_threads, algorithm))
-
-
-def _powers_of_two(most: int) -> list[int]:
-    return [2**power for power in range(most.bit_length()) if 2**power <= most]

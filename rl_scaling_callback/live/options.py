@@ -13,6 +13,8 @@ from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule
 
 MAX_PROBE_SECONDS: Final = 10.0
 MAX_ENVS: Final = 64
+PROBE_SECONDS: Final = 0.1
+"""Sampling time of a probe [s]: many short rounds, spread over time, are more precise than few long ones."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from rl_scaling_callback.analysis.goals import Goal
-from rl_scaling_callback.analysis.race import Grid, Race
+from rl_scaling_callback.analysis.race import Grid, Race, powers_of_two
 from rl_scaling_callback.core.checks import at_least, positive
 from rl_scaling_callback.core.probing import ProbeError
 from rl_scaling_callback.core.text import counted
@@ -132,14 +132,9 @@ def grid_of(config: AlgorithmConfig, runners: Counts, envs: Counts, say: Callabl
         if 0 < most < cores:
             room = counted(most, "env runner")
             say(f"The cluster has {cores} cores but fits only {room}: start Ray with more CPUs (--num-cpus)")
-        runners = _powers_of_two(max(1, most))
+        runners = powers_of_two(max(1, most))
     cluster.check(config, sorted({1, *runners}))
-    return Grid(tuple(sorted({*runners})), tuple(_powers_of_two(_MAX_ENVS) if isinstance(envs, str) else sorted({*envs})))
-
-
-def _powers_of_two(most: int) -> list[int]:
-    """Return the powers of two below `most`, and `most` itself."""
-    return sorted({min(2**power, most) for power in range(most.bit_length() + 1)})
+    return Grid(tuple(sorted({*runners})), tuple(powers_of_two(_MAX_ENVS) if isinstance(envs, str) else sorted({*envs})))
 
 
 def _counts(name: str, counts: Counts) -> Counts:
