@@ -17,7 +17,6 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 import gymnasium
-import numpy as np
 import ray
 import torch
 from ray import tune
@@ -38,7 +37,7 @@ WORTH_A_ROUND = 0.85
 class Images(SlowStep):
     """An env with image observations, which doesn't wait."""
 
-    observation_space = gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)
+    observation_space = gymnasium.spaces.Box(0.0, 1.0, (64, 64, 3))
     wait_s = 0.0
 
 
