@@ -8,8 +8,6 @@ import math
 from collections.abc import Callable
 from typing import Any, Final
 
-import ray
-
 from rl_scaling_callback.analysis.race import Grid, powers_of_two
 from rl_scaling_callback.baseline.source import Warn
 from rl_scaling_callback.core.probing import ProbeError
@@ -24,7 +22,6 @@ from rl_scaling_callback.rllib.threads import learner_threads, max_learner_threa
 
 logger = logging.getLogger("rl_scaling_callback")
 
-_OLDEST_RAY: Final = 2, 60
 _SAME_BATCH: Final = 0.02
 """Largest relative difference between the env steps of two iterations of the same work, as RLlib rounds fragments up."""
 
@@ -32,10 +29,7 @@ _SAME_BATCH: Final = 0.02
 def tuner_for(algorithm: Any, trial: Trial, options: Options, warn: Warn) -> Tuner | None:
     """Return the tuner of a trial; None, with a warning, if nothing of it can be tuned."""
     config = vars(algorithm.config)
-    if tuple(map(int, ray.__version__.split(".")[:2])) < _OLDEST_RAY:
-        # On 2.45, env runners that had trained died when their envs were made anew.
-        why = f"changing a running trial needs Ray {'.'.join(map(str, _OLDEST_RAY))} or newer, and this is {ray.__version__}"
-    elif not configs.is_new_stack(config):
+    if not configs.is_new_stack(config):
         why = "it uses the old API stack"
     elif trial.overlaps:
         why = "its sampling overlaps learning (APPO, IMPALA)"

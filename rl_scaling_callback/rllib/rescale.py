@@ -107,7 +107,7 @@ def _rescaled(env_runner: Any, numbers: dict[str, int], seed_by: int) -> str:
     try:
         vars(env_runner.config).update(numbers)  # it is frozen, and a copy would copy all of `env_config`
         if env_runner.config.seed is not None:
-            env_runner._seed = int(env_runner.config.seed + (env_runner.worker_index or 0) + seed_by)
+            _seed(env_runner, seed_by)
         before = env_runner.env = getattr(env_runner, "env", None)  # a failed `make_env` may have deleted it
         env_runner.make_env()
         copy_task(before, env_runner.env)
@@ -115,3 +115,11 @@ def _rescaled(env_runner: Any, numbers: dict[str, int], seed_by: int) -> str:
     except Exception as error:
         return text_of(error)
     return ""
+
+
+def _seed(env_runner: Any, by: int) -> None:
+    """Let an env runner reset its envs with a seed other than the config's."""
+    if hasattr(env_runner, "_seed"):
+        env_runner._seed = int(env_runner.config.seed + (env_runner.worker_index or 0) + by)
+    elif env_runner.worker_index:  # older releases (2.45) read it from the config, which a local one shares with the Algorithm
+        vars(env_runner.config)["seed"] += by

@@ -13,10 +13,7 @@ from rl_scaling_callback import ScalingCallback
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.rllib.rescale import Rescaler
 
-pytestmark = [
-    pytest.mark.usefixtures("cluster"),
-    pytest.mark.skipif(ray.__version__ < "2.60", reason="autotune needs Ray 2.60"),
-]
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
 def ppo(runners, envs, **callback):
@@ -32,7 +29,8 @@ def envs_of(algorithm):
 
 
 def seeds_of(algorithm):
-    return algorithm.env_runner_group.foreach_env_runner(lambda runner: runner._seed, local_env_runner=False)
+    read = lambda runner: getattr(runner, "_seed", runner.config.seed)  # noqa: E731
+    return algorithm.env_runner_group.foreach_env_runner(read, local_env_runner=False)
 
 
 def die(env_runner):
