@@ -51,30 +51,31 @@ class Noise:
         dof: its degrees of freedom.
         from_repeats: True if it was estimated from repeated runs.
         swept: True if the error of a run is already that of its throughput relative to the others, as estimated by a sweep.
-        level: variance of ln SPS that all configurations share, so that it cancels in their ratios: the machine's mean speed
-            differs from time to time.
     """
 
     factor: float = 1.0
     dof: float = USUAL_DOF
     from_repeats: bool = False
     swept: bool = False
-    level: float = USUAL_LEVEL**2
 
     @classmethod
     def of(cls, groups: Iterable[Sequence[Run]]) -> Noise:
         """Return the noise estimated from the runs of each configuration."""
         squares, dof = 0.0, 0
         for same in groups:
-            runs = [run for run in same if run.steady.sps > 0]
-            if len(runs) < 2:
+            steady = [run.steady for run in same if run.steady.sps > 0]
+            if len(steady) < 2:
                 continue
-            weights = np.array([1 / _usual(run.steady) for run in runs])
-            logs = np.log([run.steady.sps for run in runs])
+            weights = np.array([1 / _usual(each) for each in steady])
+            logs = np.log([each.sps for each in steady])
             squares += float(weights @ (logs - np.average(logs, weights=weights)) ** 2)
-            dof += len(runs) - 1
-        factor = (USUAL_DOF + squares) / (USUAL_DOF + dof)
-        return cls(factor, USUAL_DOF + dof, dof > 0, level=factor * USUAL_LEVEL**2)
+            dof += len(steady) - 1
+        return cls((USUAL_DOF + squares) / (USUAL_DOF + dof), USUAL_DOF + dof, from_repeats=dof > 0)
+
+    @property
+    def level(self) -> float:
+        """Variance of ln SPS that all configurations share, so that it cancels in ratios: machines are faster at some times."""
+        return self.factor * USUAL_LEVEL**2
 
     def variance(self, steady: Steady) -> float:
         """Return the variance of ln SPS of one run; NaN if it can be estimated neither from iterations nor from repeats."""
@@ -107,10 +108,7 @@ def variance_of(error: float, dof: float = math.inf) -> float:
 
 def within(steady: Steady) -> float:
     """Return the variance of ln SPS within a run, from its iterations; NaN if unknown."""
-    dof = steady.iterations - 1
-    if not (dof >= 1 and math.isfinite(steady.error)):
-        return NAN
-    return variance_of(steady.error, dof)
+    return variance_of(steady.error, steady.iterations - 1) if steady.iterations > 1 else NAN
 
 
 def _usual(steady: Steady) -> float:

@@ -72,7 +72,7 @@ class TrialRead(NamedTuple):
         host: name of the Algorithm's host; "" if unknown.
         unit_sps: the final baseline of its callback, per unit of parallelism [steps/s]; NaN if there was none.
         gpus: GPUs that it requests in total.
-        exclusive_phases: see `Study`, as for those that follow.
+        phases_overlap: see `Study`, as for those that follow.
     """
 
     run: Run
@@ -81,8 +81,7 @@ class TrialRead(NamedTuple):
     host: str
     unit_sps: float
     gpus: float
-    exclusive_phases: bool
-    waits_are_known: bool
+    phases_overlap: bool
     steps_in_turn: bool
     timed_iterations: bool
 
@@ -278,6 +277,8 @@ class _Log:
                 f"only {median_low(healthy):.0f} of its {scale.num_env_runners} env runners were healthy in most iterations: its "
                 f"throughput is not that of {scale}. See Ray's logs for the cause",
             )
+        if steady.parts and is_asynchronous(self.config) and known("account/exact") != 1:  # the env runners' waits are unknown
+            run = replace(run, steady=replace(steady, parts={**steady.parts, "sample": NAN}))
         batch = number(facts.get("train_batch_size"))
         fragments = scale.parallelism * number(self.config.get("rollout_fragment_length"))
         is_rounded = batch <= ratio(steady.env_steps, steady.iterations) <= batch + fragments
@@ -288,8 +289,7 @@ class _Log:
             host=self._last.host if self._last else "",
             unit_sps=known("baseline_sps", NAN) if known("comparable") == 1 else NAN,
             gpus=total_gpus(self.config),
-            exclusive_phases=not is_asynchronous(self.config),
-            waits_are_known=is_asynchronous(self.config) and known("account/exact") == 1,
+            phases_overlap=is_asynchronous(self.config),
             steps_in_turn=steps_in_turn(self.config),
             timed_iterations=iterations_are_timed(self.config) or steps_follow_scale(self.config),
         )

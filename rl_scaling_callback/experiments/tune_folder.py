@@ -276,11 +276,9 @@ def _study(
         runs=runs,
         baseline=None if any(run.scale == reference for run in runs) else _given(trials, published, reference),
         facts=texts,
-        exclusive_phases=all(trial.exclusive_phases for trial in trials),
-        waits_are_known=all(trial.waits_are_known for trial in trials),
+        phases_overlap=any(trial.phases_overlap for trial in trials),
         steps_in_turn=all(trial.steps_in_turn for trial in trials),
         timed_iterations=any(trial.timed_iterations for trial in trials),
-        workload=Workload(facts),
         gpus=gpus if "num_gpus" in facts else None,
     )
 

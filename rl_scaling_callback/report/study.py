@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from rl_scaling_callback.analysis.checklist import Check, checklist
+from rl_scaling_callback.analysis.choice import Recommendation, recommend
 from rl_scaling_callback.analysis.configurations import Configuration, configurations
 from rl_scaling_callback.analysis.goals import GOALS, Goal
 from rl_scaling_callback.analysis.laws import Laws, Measured, Prediction, fit_laws
-from rl_scaling_callback.analysis.recommendation import Recommendation, recommend
 from rl_scaling_callback.analysis.returns import INCOMPARABLE, TimeToReturn
 from rl_scaling_callback.analysis.runs import Study
 from rl_scaling_callback.core.formulas import NAN, interval
@@ -70,13 +70,14 @@ class StudyReport:
             yield f"No configuration stays at {name} in all of its runs."
 
     def predictions(self) -> tuple[Prediction, ...]:
-        """Return the chosen law's predictions for the gaps in the measured grid and for twice the env runners, by N."""
+        """Return the chosen law's predictions by N: the gaps in the grid and twice the env runners, up to twice the largest N."""
         if self.laws.chosen is None:
             return ()
         measured = {c.scale for c in self.configurations}
         runners = {scale.num_env_runners for scale in measured}
         wanted = {Scale(r, c.num_envs_per_env_runner) for r in {*runners, 2 * max({1, *runners})} for c in measured} - measured
-        return tuple(map(self.laws.chosen.predict, sorted(wanted, key=lambda scale: (scale.parallelism, scale))))
+        near = [scale for scale in wanted if scale.parallelism <= 2 * max(each.parallelism for each in measured)]
+        return tuple(map(self.laws.chosen.predict, sorted(near, key=lambda scale: (scale.parallelism, scale))))
 
 
 def study_report(study: Study, goal: Goal, reference: Scale, target_return: float | None = None) -> StudyReport:

@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 
 from rl_scaling_callback.analysis.checklist import checklist
+from rl_scaling_callback.analysis.choice import recommend
 from rl_scaling_callback.analysis.goals import GOALS
 from rl_scaling_callback.analysis.laws import Measured, fit_laws
-from rl_scaling_callback.analysis.recommendation import recommend
 from rl_scaling_callback.analysis.runs import Iteration
 from rl_scaling_callback.core.formulas import NAN
 from tests.builders import by_speedup, of_the_user
@@ -43,10 +43,7 @@ def test_expected_range_ends_at_n_without_a_law(speedup, verdict):
 
 
 def curve(scale, returns):
-    samples = [
-        Iteration(i, 1000.0, 1.0, measured=i > 2, episode_return=each, lifetime_steps=1000.0 * i)
-        for i, each in enumerate(returns, 1)
-    ]
+    samples = [Iteration(i, 1000.0, 1.0, episode_return=each, lifetime_steps=1000.0 * i) for i, each in enumerate(returns, 1)]
     return run(scale, samples=tuple(samples))
 
 

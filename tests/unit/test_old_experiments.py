@@ -135,7 +135,7 @@ def test_copies_of_settings_and_learning_from_old_releases_do_not_separate_workl
         settings = {"num_envs_per_worker": envs, "optimizer": {"num_envs_per_worker": envs}}
         write(tmp_path / f"IMPALA_Pong-v0_{envs}", results("0.5", **settings))
     (study,) = read_experiment(tmp_path).studies
-    assert (study.title, len(study.runs), study.exclusive_phases, study.timed_iterations) == ("IMPALA on Pong-v0", 2, False, True)
+    assert (study.title, len(study.runs), study.phases_overlap, study.timed_iterations) == ("IMPALA on Pong-v0", 2, True, True)
 
 
 def test_progress_csv_with_dicts_damage_and_a_second_header(tmp_path):

@@ -1,18 +1,25 @@
-import math
 from dataclasses import replace
 
 import pytest
 
+from rl_scaling_callback.analysis.choice import recommend
 from rl_scaling_callback.analysis.goals import GOALS, Goal
 from rl_scaling_callback.analysis.noise import SWEPT, USUAL, Noise
-from rl_scaling_callback.analysis.recommendation import recommend
+from rl_scaling_callback.analysis.returns import TimeToReturn
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.report.decisions import code_text, doubt_lines, reason_text
 from tests.builders import by_speedup, configuration, of_the_user, settled_run
 
+QUICK = Goal("quick", min_speedup=2)
+
+
+def chosen(goal, error=NAN, **speedups):
+    """Return the recommendation for configurations with these speedups and for 1r×1e."""
+    return recommend(by_speedup(error=error, **{"1r1e": 1.0}, **speedups), GOALS.get(goal, goal))
+
 
 def missed(found):
-    return {each.limit.figure: each.limit.value - each.value for each in found.standings if each.reach < 1}
+    return {each.figure: each.limit - each.value for each in found.standings if each.reach < 1}
 
 
 def peers(found):
@@ -37,53 +44,41 @@ def test_goals_and_constraints(goal, constraints, scale):
     assert (str(found.choice.scale), found.verdict) == (scale, "met")
 
 
-def test_ram_is_a_constraint_only_if_recorded():
+def test_configuration_with_an_unknown_figure_ranks_behind_those_that_meet_the_goal():
     small, large, unknown = by_speedup(**{"2r1e": 1.9, "4r1e": 3.0, "8r1e": 5.0})
-    small, large = replace(small, ram_utilisation=50.0), replace(large, ram_utilisation=95.0)
-    goal = Goal.of("fastest", max_ram_utilisation=80)
+    small, large = (replace(each, to_return=TimeToReturn(sooner=s)) for each, s in ((small, 1.8), (large, 1.2)))
+    goal = Goal.of("fastest", min_sooner=1.5)
     assert recommend([small, large, unknown], goal).choice is small
     found = recommend([large, unknown], goal)
-    assert found.choice is unknown
-    assert (found.verdict, found.ground) == ("undecided", "fastest")
-    assert [math.isnan(each.value) for each in found.standings] == [True]
+    assert (found.choice, found.verdict, found.ground) == (unknown, "undecided", "fastest")
+    assert "meets speedup of the time to return ≥ 1.5× is unknown: it was not recorded." in reason_text(found)
 
 
 # Verdicts and noise
 
 
 @pytest.mark.parametrize(
-    ("efficiency", "error", "scale"),
+    ("efficiency", "error", "scale", "verdict"),
     [
-        (79.0, 3.0, "2r×1e"),  # below by less than the error and less than 2.5 %
-        (79.0, 1.0, "1r×1e"),  # by more than the error
-        (79.0, NAN, "1r×1e"),
-        (77.0, 20.0, "1r×1e"),  # by more than 2.5 %
-        (80.0, NAN, "2r×1e"),
+        (79.0, 3.0, "2r×1e", "undecided"),  # below by less than the error and less than 2.5 %
+        (79.0, 1.0, "1r×1e", "met"),  # by more than the error
+        (79.0, NAN, "1r×1e", "met"),
+        (77.0, 20.0, "1r×1e", "met"),  # by more than 2.5 %
+        (80.0, NAN, "2r×1e", "met"),
     ],
 )
-def test_configuration_below_a_threshold_within_its_error_is_eligible(efficiency, error, scale):
-    found = recommend(by_speedup(error=error, **{"1r1e": 1.0, "2r1e": efficiency / 50}), GOALS["save"])
-    assert str(found.choice.scale) == scale
-    if efficiency < 80 and scale == "2r×1e":
-        assert (found.verdict, found.ground) == ("undecided", "fastest")
-
-
-def test_interval_across_a_threshold_leaves_the_verdict_undecided():
-    found = recommend(by_speedup(error=10.0, **{"1r1e": 1.0, "4r1e": 2.6}), GOALS["balanced"])
-    assert (str(found.choice.scale), found.verdict) == ("4r×1e", "undecided")
-    assert [(each.limit.figure, each.verdict) for each in found.standings] == [
-        (name, "undecided") for name in ("efficiency", "speedup")
-    ]
+def test_configuration_below_a_threshold_within_its_error_is_eligible(efficiency, error, scale, verdict):
+    found = chosen("save", error, **{"2r1e": efficiency / 50})
+    assert (str(found.choice.scale), found.verdict, found.ground) == (scale, verdict, "fastest")
 
 
 def test_cheapest_of_those_tied_within_noise_is_chosen():
     # Errors of 4.2 % each for a repeat, so that differences up to 4.2 % are noise.
-    near = by_speedup(error=4.2, **{"1r1e": 1.0, "4r2e": 4.87, "8r1e": 5.0, "8r2e": 5.05})
-    found = recommend(near, GOALS["fastest"])
-    assert str(found.choice.scale) == "4r×2e"
+    found = chosen("fastest", 4.2, **{"4r2e": 4.87, "8r1e": 5.0, "8r2e": 5.05})
     assert (found.ground, peers(found)) == ("fastest", ["4r×2e", "8r×1e", "8r×2e"])
-    apart = by_speedup(error=3.0, **{"1r1e": 1.0, "4r2e": 4.80, "8r2e": 5.05})
-    assert str(recommend(apart, GOALS["fastest"]).choice.scale) == "8r×2e"
+    assert peers(chosen("fastest", 3.0, **{"4r2e": 4.80, "8r2e": 5.05})) == ["8r×2e"]
+    # At most 4 % of the speed are traded for fewer CPUs.
+    assert peers(chosen("fastest", 60.0, **{"1r8e": 2.9, "4r8e": 5.0, "3r8e": 4.85, "2r8e": 4.75})) == ["3r×8e", "4r×8e"]
 
 
 @pytest.mark.parametrize(
@@ -95,43 +90,12 @@ def test_cheapest_of_those_tied_within_noise_is_chosen():
     ],
 )
 def test_exact_speedups_are_tied_within_two_percent(speedups, choice):
-    assert str(recommend(by_speedup(**{"1r1e": 1.0}, **speedups), GOALS["fastest"]).choice.scale) == choice
+    assert str(chosen("fastest", **speedups).choice.scale) == choice
 
 
 def test_error_of_the_baseline_causes_no_ties():
     rows = [replace(each, sps_error=1.0, speedup_error=60.0) for each in by_speedup(**{"1r1e": 1.0, "2r1e": 1.5, "4r1e": 2.0})]
     assert str(recommend(rows, GOALS["fastest"]).choice.scale) == "4r×1e"
-
-
-def test_at_most_four_percent_of_the_speed_are_traded_for_fewer_cpus():
-    rows = by_speedup(error=60.0, **{"1r1e": 1.0, "1r8e": 2.9, "4r8e": 5.0, "3r8e": 4.85, "2r8e": 4.75})
-    assert str(recommend(rows, GOALS["fastest"]).choice.scale) == "3r×8e"
-
-
-# Goals that can't be met, and unknown figures
-
-
-def test_unmet_goal_reports_what_is_missing():
-    found = recommend(of_the_user(), Goal.of("balanced", min_speedup=3, max_cpus=5))
-    assert str(found.choice.scale) == "4r×1e"
-    assert found.verdict == "not met"
-    assert (found.ground, missed(found)) == ("nearest", {"speedup": pytest.approx(0.292, abs=0.001)})
-
-
-def test_cheapest_of_those_equally_close_is_chosen():
-    # As measured on HalfCheetah: 2r×2e and 1r×4e with equal speedups, each ± 12 %.
-    near = by_speedup(error=12.0, **{"1r1e": 1.0, "2r2e": 2.1702, "1r4e": 2.17, "2r1e": 1.4})
-    found = recommend(near, GOALS["balanced"])
-    assert str(found.choice.scale) == "1r×4e"
-    assert (found.ground, peers(found)) == ("nearest", ["1r×4e", "2r×2e"])
-    assert str(recommend(by_speedup(**{"1r1e": 1.0, "2r2e": 2.3, "1r4e": 2.17}), GOALS["balanced"]).choice.scale) == "2r×2e"
-
-
-def test_clearly_faster_of_those_equally_close_is_chosen():
-    near = by_speedup(error=25.0, **{"1r1e": 1.0, "1r4e": 2.004, "2r4e": 3.92})
-    found = recommend(near, GOALS["balanced"])
-    assert str(found.choice.scale) == "2r×4e"
-    assert (found.ground, peers(found)) == ("nearest", ["2r×4e"])
 
 
 def noisy(error, **speedups):
@@ -140,17 +104,14 @@ def noisy(error, **speedups):
 
 def test_a_choice_that_is_too_noisy_is_a_guess():
     rows = {"1r1e": 1.0, "1r2e": 2.78}
-    found = recommend(noisy(29.0, **rows), Goal("quick", min_speedup=2))
+    found = recommend(noisy(29.0, **rows), QUICK)
     assert (found.ground, found.verdict) == ("fastest", "met")
-    found = recommend(noisy(1000.0, **rows), Goal("quick", min_speedup=2))
-    assert (str(found.choice.scale), found.ground, found.verdict) == ("1r×2e", "guess", "undecided")
-    assert reason_text(found).startswith("The machine was too busy to tell: the speedup of 1r×2e, the best guess, is uncertain by")
+    found = recommend(noisy(1000.0, **rows), QUICK)
+    assert (str(found.choice.scale), found.choice.band, found.ground, found.verdict) == ("1r×2e", "", "guess", "undecided")
+    assert recommend(noisy(1000.0, **rows), GOALS["fastest"]).verdict == "undecided"
     # Where no trial was repeated, errors are those of other machines.
     assert recommend([replace(each, noise=USUAL) for each in noisy(1000.0, **rows)], GOALS["fastest"]).ground == "fastest"
-    assert recommend(noisy(1000.0, **rows), GOALS["fastest"]).verdict == "undecided"
-
-
-def test_baseline_is_a_guess_if_nothing_is_known_about_the_others():
+    # The baseline is one if nothing is known about the others.
     found = recommend(noisy(50.0, **{"1r1e": 1.0, "2r1e": 0.9, "1r2e": 0.8}), GOALS["fastest"])
     assert (str(found.choice.scale), found.ground) == ("1r×1e", "guess")
     assert "all speedups are uncertain by more than 30 %" in reason_text(found)
@@ -165,24 +126,44 @@ def test_interference_leaves_the_verdict_undecided():
     assert recommend(disturbed, Goal("few", max_cpus=1)).verdict == "not met"
 
 
+# Goals that can't be met, and unknown figures
+
+
+def test_unmet_goal_reports_what_is_missing():
+    found = recommend(of_the_user(), Goal.of("balanced", min_speedup=3, max_cpus=5))
+    assert (str(found.choice.scale), found.verdict, found.ground) == ("4r×1e", "not met", "nearest")
+    assert missed(found) == {"speedup": pytest.approx(0.292, abs=0.001)}
+
+
+@pytest.mark.parametrize(
+    ("error", "speedups", "found"),
+    [
+        # As measured on HalfCheetah: 2r×2e and 1r×4e with equal speedups, each ± 12 %.
+        (12.0, {"2r2e": 2.1702, "1r4e": 2.17, "2r1e": 1.4}, ["1r×4e", "2r×2e"]),
+        (NAN, {"2r2e": 2.3, "1r4e": 2.17}, ["2r×2e"]),
+        # Clearly faster of those equally close.
+        (25.0, {"1r4e": 2.004, "2r4e": 3.92}, ["2r×4e"]),
+    ],
+)
+def test_cheapest_of_those_equally_close_is_chosen(error, speedups, found):
+    assert (peers(chosen("balanced", error, **speedups))) == found
+
+
 def test_missing_resources_outweigh_speed():
-    found = recommend(by_speedup(**{"1r1e": 1.0, "2r1e": 1.9, "8r1e": 3.9}), Goal.of("fastest", min_speedup=4, max_cpus=4))
+    found = chosen(Goal.of("fastest", min_speedup=4, max_cpus=4), **{"2r1e": 1.9, "8r1e": 3.9})
     assert (str(found.choice.scale), missed(found)) == ("2r×1e", {"speedup": pytest.approx(2.1)})
 
 
-@pytest.mark.parametrize("goal", GOALS.values(), ids=list(GOALS))
+@pytest.mark.parametrize("goal", GOALS)
 @pytest.mark.parametrize("rows", [[], [configuration("1r1e", NAN), configuration("2r1e", NAN)]])
 def test_nothing_measured(goal, rows):
-    found = recommend(rows, goal)
+    found = recommend(rows, GOALS[goal])
     assert (found.choice, found.verdict, found.ground) == (None, "undecided", "none")
 
 
 def test_without_a_baseline_only_the_fastest_is_known():
     rows = [configuration("2r1e", 1000.0), configuration("4r1e", 1800.0)]
-    choices = [recommend(rows, GOALS[goal]).choice for goal in ("save", "balanced")]
-    assert choices == [None, None]
-    found = recommend(rows, GOALS["fastest"])
-    assert (str(found.choice.scale), found.ground) == ("4r×1e", "fastest")
+    assert [recommend(rows, GOALS[goal]).choice for goal in GOALS] == [None, None, rows[1]]
 
 
 def test_configurations_without_a_throughput_or_speedup_are_no_candidates():
@@ -207,11 +188,8 @@ def test_configurations_without_a_throughput_or_speedup_are_no_candidates():
 )
 def test_number_and_cost_of_repeats_that_settle_a_verdict(speedup, advice):
     noise = Noise(dof=1e6)
-    rows = by_speedup(**{"1r1e": 1.0, "4r1e": speedup})
-    rows = [
-        replace(each, noise=noise, variance=0.057**2, speedup_error=noise.error(2 * 0.057**2), runs=(settled_run(),))
-        for each in rows
-    ]
+    known = {"noise": noise, "variance": 0.057**2, "speedup_error": noise.error(2 * 0.057**2), "runs": (settled_run(),)}
+    rows = [replace(each, **known) for each in by_speedup(**{"1r1e": 1.0, "4r1e": speedup})]
     said = " ".join(doubt_lines(recommend(rows, Goal("quick", min_speedup=2.5))))
     assert ("Undecided" not in said) if advice is None else said.startswith("Undecided: ") and (advice in said)
 
