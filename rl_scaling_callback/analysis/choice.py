@@ -62,14 +62,10 @@ class Recommendation:
 
 
 def recommend(configurations: Sequence[Configuration], goal: Goal) -> Recommendation:
-    """Return the recommendation for a goal; if no configuration meets it, the choice is the closest and the verdict "not met".
+    """Return the recommendation for a goal; if no measured configuration meets it, the choice is the closest.
 
     `choose` makes the choice, from point estimates within `goals.tolerance`; intervals decide whether the verdict is "met" or
     "undecided". If the choice's speedup is too noisy, the choice is a guess and the verdict "undecided".
-
-    Args:
-        configurations: the measured configurations.
-        goal: the goal.
     """
     measured = tuple(configurations)
     needs_speedup = goal.min_efficiency is not None or goal.min_speedup is not None
@@ -103,16 +99,13 @@ def choose(candidates: Sequence[Configuration], goal: Goal) -> list[Configuratio
     """Return the configurations tied with the fastest that meets the goal, the cheapest first, which is the one to choose.
 
     If none meets it, the same applies to those tied for the closest. A configuration is tied if it is slower, or further from the
-    goal, by at most 2 %, or by what noise explains and at most 4 %. The cheapest has the fewest CPUs, then the smallest N.
-
-    Args:
-        candidates: at least one configuration with a throughput.
-        goal: the goal.
+    goal, by at most 2 %, or by what noise explains and at most 4 %. The cheapest has the fewest CPUs, then the smallest N. All
+    `candidates`, at least one, have a throughput.
     """
-    may = [each for each in candidates if may_meet(each, goal)]
-    # Configurations with unknown figures, such as a time to return, rank behind those known to meet the goal.
-    fit = [each for each in may if not any(math.isnan(standing.reach) for standing in standings(each, goal))] or may
-    pool = fit or _closest(candidates, goal)
+    nearest = min(candidates, key=lambda each: (*shortfall(each, goal), -each.sps))
+    pool = [each for each in candidates if _is_as_near(each, nearest, goal)]
+    # Configurations with unknown figures, such as a time to return, rank behind the others.
+    pool = [each for each in pool if not any(math.isnan(standing.reach) for standing in standings(each, goal))] or pool
     fastest = max(pool, key=lambda each: each.sps)
     equals = [each for each in pool if math.log(fastest.sps / each.sps) <= _slack(noise(each, fastest))]
     return sorted(equals, key=lambda each: (each.cpus, each.scale.parallelism, each.scale.num_env_runners, -each.sps))
@@ -142,15 +135,11 @@ def _slack(noise: float) -> float:
     return min(2 * INDIFFERENCE, max(INDIFFERENCE, noise))
 
 
-def _closest(candidates: Sequence[Configuration], goal: Goal) -> list[Configuration]:
-    """Return the configurations tied for the smallest shortfall. Excess CPUs outweigh any lack of speed."""
-    nearest = min(candidates, key=lambda each: (*shortfall(each, goal), -each.sps))
-    excess, least = shortfall(nearest, goal)
-
-    def is_as_near(each: Configuration) -> bool:
-        its_excess, lack = shortfall(each, goal)
-        # The shortfall from each missed threshold changes with the throughput.
-        missed = sum(standing.misses and standing.figure != "cpus" for standing in standings(each, goal))
-        return its_excess == excess and lack - least <= _slack(missed * noise(each, nearest))
-
-    return [each for each in candidates if is_as_near(each)]
+def _is_as_near(each: Configuration, nearest: Configuration, goal: Goal) -> bool:
+    """Return whether a configuration meets the goal as the nearest does, or is tied with it. CPUs outweigh any lack of speed."""
+    (excess, lack), (least_excess, least_lack) = shortfall(each, goal), shortfall(nearest, goal)
+    if least_excess == least_lack == 0:
+        return excess == lack == 0
+    # The shortfall from each missed threshold changes with the throughput.
+    missed = sum(standing.misses and standing.figure != "cpus" for standing in standings(each, goal))
+    return excess == least_excess and lack - least_lack <= _slack(missed * noise(each, nearest))

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Final
 
-from rl_scaling_callback.analysis.interference import undisturbed
-from rl_scaling_callback.analysis.noise import SWEPT, USUAL, Noise, variance_of
+from rl_scaling_callback.analysis.noise import SWEPT, Noise, variance_of
 from rl_scaling_callback.analysis.returns import INCOMPARABLE, TimeToReturn, times_to_return
 from rl_scaling_callback.analysis.runs import Run, Study
 from rl_scaling_callback.core import formulas
@@ -31,7 +30,7 @@ count."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
-    """One scale of a study, from one run or several, or as estimated by a race.
+    """One scale: as measured in one run or several, as estimated by a race, or as predicted by a law.
 
     Attributes:
         scale: its scale; `scale.parallelism` is N.
@@ -43,7 +42,7 @@ class Configuration:
         unit: N at which the speedup of perfect scaling is 1×.
         to_return: its time to return.
         is_baseline: True for the reference.
-        runs: its runs, without those that suffered notably more interference (see `interference`).
+        runs: its runs, without those that suffered notably more interference from other programs.
         losses: percentage points of lost efficiency by cause (see `attribution.CAUSES`); empty if unknown.
         gains: how many times as fast it would be without each cause that is worth removing (see `attribution.gains`).
         losses_estimated: True if stepping and contention can't be separated.
@@ -68,7 +67,7 @@ class Configuration:
     gains: Mapping[str, float] = field(default_factory=dict)
     losses_estimated: bool = False
     diagnosis: str = ""
-    noise: Noise = USUAL
+    noise: Noise = field(default_factory=Noise)
     variance: float = NAN
     disturbed: bool = False
     notes: tuple[str, ...] = ()
@@ -82,11 +81,6 @@ class Configuration:
     def own_error(self) -> float:
         """Half-width of the 95 % interval of `sps` without the variation that all configurations share, for comparisons [%]."""
         return self.sps_error if math.isnan(self.variance) else self.noise.error(self.variance)
-
-    @property
-    def sps_per_cpu(self) -> float:
-        """`sps` / CPUs [steps/s]."""
-        return formulas.ratio(self.sps, self.cpus)
 
     @property
     def baseline_sps(self) -> float:
@@ -134,11 +128,6 @@ class Configuration:
         """Whether its measurements vary too much to tell its speedup."""
         return self.noise.from_repeats and self.speedup_error > MAX_ERROR
 
-    @property
-    def is_unclear(self) -> bool:
-        """Whether its speedup is inconclusive, due to noise or interference."""
-        return self.is_noisy or self.disturbed
-
 
 def configurations(
     study: Study, reference: Scale = REFERENCE_SCALE, target_return: float | None = None
@@ -154,7 +143,7 @@ def configurations(
         target_return: the return of `to_return`; None for the highest that all runs reach.
     """
     groups: dict[Scale, list[Run]] = defaultdict(list)
-    for run in undisturbed(study.runs):
+    for run in _undisturbed(study.runs):
         groups[run.scale].append(run)
     noise = SWEPT if study.swept else Noise.of(groups.values())
     measured = {scale: _measured(runs, noise) for scale, runs in groups.items()}
@@ -168,6 +157,15 @@ def configurations(
     times = times_to_return(groups, baseline.scale if baseline else None, target_return)
     found = (_compared(each, baseline, unit, study, measured) for each in ordered)
     return tuple(replace(each, to_return=times.get(each.scale, INCOMPARABLE)) for each in found)
+
+
+def _undisturbed(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs without those that have a counterpart at the same scale with notably less interference."""
+    least: dict[Scale, float] = {}
+    for run in runs:
+        if not math.isnan(run.others):
+            least[run.scale] = min(run.others, least.get(run.scale, math.inf))
+    return [run for run in runs if not run.others > least.get(run.scale, math.inf) + NOTABLE_CORES]
 
 
 def _measured(runs: Sequence[Run], noise: Noise) -> Configuration:

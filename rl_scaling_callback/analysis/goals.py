@@ -17,11 +17,9 @@ from rl_scaling_callback.core.steady import DEFAULT_RULE
 Verdict = Literal["met", "not met", "undecided"]
 
 TOLERANCE: Final = DEFAULT_RULE.precision / 100
-"""Width of the zone below a goal's minimum in which a configuration may be chosen or not, as a share of the minimum.
-
-It is the precision to which throughputs are measured. The decision changes in its middle, so that noise rarely rejects a
-configuration that meets the goal, or accepts one below the zone. Rejecting one at the minimum may cost far more than it lacks.
-Source: Andradóttir and Kim, Naval Research Logistics 57(5), 2010.
+"""Width of the zone below a goal's minimum in which a configuration may be chosen or not, as a share of the minimum: the precision
+to which throughputs are measured. The decision changes in its middle, so that noise rarely rejects a configuration at the minimum,
+or accepts one below the zone. Source: Andradóttir and Kim, Naval Research Logistics 57(5), 2010.
 """
 
 
@@ -60,9 +58,7 @@ class Goal:
     def of(cls, name: str = "balanced", **constraints: float | None) -> Goal:
         """Return one of `GOALS`, with constraints added or overridden.
 
-        Args:
-            name: the goal's name.
-            **constraints: fields of `Goal` to override; None keeps the goal's value.
+        A constraint of None keeps the goal's value.
 
         Raises:
             ValueError: if the goal is unknown or a value is out of range.
@@ -147,7 +143,8 @@ class Standing(NamedTuple):
 
 def standing(configuration: Configuration, figure: str, limit: float) -> Standing:
     """Return the standing of a configuration for a constraint."""
-    error, is_unclear = configuration.speedup_error, configuration.is_unclear  # Efficiency is as uncertain as speedup.
+    # Efficiency is as uncertain as speedup.
+    error, is_unclear = configuration.speedup_error, configuration.is_noisy or configuration.disturbed
     if figure == "sooner":
         error = configuration.to_return.sooner_error
         is_unclear = math.isnan(error)  # Seeds alone make curves differ, so one run each decides nothing.

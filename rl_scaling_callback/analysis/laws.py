@@ -20,16 +20,18 @@ import numpy as np
 from scipy.optimize import nnls
 from scipy.special import stdtrit
 
+from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.estimates import Array
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import REFERENCE_SCALE, Scale
+from rl_scaling_callback.core.steady import Steady
 
 MIN_CONFIGURATIONS: Final = 4
-"""Minimum number of configurations to fit a law."""
+"""Minimum number of configurations to fit a law, with different numbers of env runners."""
 
-_MIN_FOR_MORE_TERMS: Final = 6
-"""The same for laws of more than three terms, which also need three different numbers of env runners."""
+_MIN_FOR_FOUR_TERMS: Final = 6
+"""The same for laws of four terms, with three different numbers of env runners."""
 
 MAX_LAW_ERROR: Final = 20.0
 """Maximum mean leave-one-out error [%] of a law used for predictions, as in Ernest."""
@@ -75,26 +77,6 @@ class Measured(NamedTuple):
     error: float = NAN
 
 
-class Prediction(NamedTuple):
-    """The predicted performance of a configuration.
-
-    Attributes:
-        scale: the configuration.
-        sps: throughput [steps/s].
-        error: half-width [%] of the 95 % interval for a measurement of it; NaN if unknown.
-        speedup: [×]; NaN without a baseline.
-        speedup_error: the same for `speedup`, if the baseline is measured as well.
-        efficiency: parallel efficiency [%]; NaN without a baseline.
-    """
-
-    scale: Scale
-    sps: float
-    error: float
-    speedup: float
-    speedup_error: float
-    efficiency: float
-
-
 class Fit(NamedTuple):
     """A law fitted to measured configurations.
 
@@ -103,7 +85,6 @@ class Fit(NamedTuple):
         coefficients: its coefficients by the letter in its formula [µs per env step].
         errors: leave-one-out error of each configuration [%].
         width: half-width of the 95 % interval of ln T for a new measurement; NaN if unknown.
-        on_a_line: True if all configurations lie on one line, so that N takes the place of r.
         cores: logical cores, beyond which more env runners are taken to gain nothing, as none were measured; infinite otherwise.
         baseline: the measured baseline; its throughput is NaN if there is none.
     """
@@ -112,7 +93,6 @@ class Fit(NamedTuple):
     coefficients: Mapping[str, float]
     errors: Sequence[float]
     width: float
-    on_a_line: bool
     cores: float
     baseline: Measured
 
@@ -121,20 +101,20 @@ class Fit(NamedTuple):
         """Mean leave-one-out error [%]."""
         return float(np.mean(self.errors))
 
-    def predict(self, scale: Scale) -> Prediction:
-        """Return its prediction for a configuration."""
+    def predict(self, scale: Scale) -> Configuration:
+        """Return the configuration as predicted, with the half-widths of the 95 % intervals for a measurement of it."""
         r, e = min(max(1, scale.num_env_runners), self.cores), scale.num_envs_per_env_runner
-        terms = self.law.terms(*np.array((r * e, 1) if self.on_a_line else (r, e), dtype=float))
+        terms = self.law.terms(np.float64(r), np.float64(e))
         sps = formulas.ratio(1e6, float(terms @ [*self.coefficients.values()]))
-        speedup = formulas.speedup(sps, self.baseline.sps)
         of_baseline = math.log1p(self.baseline.error / 100) if self.baseline.error > 0 else 0.0
-        return Prediction(
+        return Configuration(
             scale=scale,
-            sps=sps,
-            error=_percent(self.width),
-            speedup=speedup,
+            steady=Steady(sps),
+            sps_error=_percent(self.width),
+            speedup=formulas.speedup(sps, self.baseline.sps),
             speedup_error=_percent(math.hypot(self.width, of_baseline)),
-            efficiency=formulas.efficiency(speedup, scale.parallelism / self.baseline.scale.parallelism),
+            cpus=1.0 + scale.num_env_runners,
+            unit=self.baseline.scale.parallelism,
         )
 
 
@@ -185,15 +165,12 @@ def _serial_fractions(known: Sequence[Measured], is_on_axis: Callable[[Scale], b
 
 
 def _fits(known: Sequence[Measured], cores: float, baseline: Measured) -> list[Fit]:
-    if len(known) < MIN_CONFIGURATIONS:
-        return []
     t = np.array([1e6 / one.sps for one in known])
-    r = runners = np.array([float(max(1, one.scale.num_env_runners)) for one in known])
+    r = np.array([float(max(1, one.scale.num_env_runners)) for one in known])
     e = np.array([float(one.scale.num_envs_per_env_runner) for one in known])
-    on_a_line = 1 in (len(np.unique(r)), len(np.unique(e)))
-    if on_a_line:
-        r, e = r * e, np.ones_like(e)
-    enough = len(known) >= _MIN_FOR_MORE_TERMS and len(np.unique(r)) >= 3
+    if len(known) < MIN_CONFIGURATIONS or len(np.unique(r)) == 1:
+        return []
+    enough = len(known) >= _MIN_FOR_FOUR_TERMS and len(np.unique(r)) >= 3
     # From the median error, which is that of a difference between two measurements, with twice the variance.
     errors = [math.log1p(one.error / 100) for one in known if 0 <= one.error < math.inf]
     noise = median(errors or [0.0]) / math.sqrt(2)
@@ -211,8 +188,7 @@ def _fits(known: Sequence[Measured], cores: float, baseline: Measured) -> list[F
                 coefficients=dict(zip("abcd", _coefficients(terms, t).tolist(), strict=False)),
                 errors=(100 * np.abs(left_out / t - 1)).tolist(),
                 width=max(width, noise),
-                on_a_line=on_a_line,
-                cores=cores if runners.max() <= cores else math.inf,
+                cores=cores if r.max() <= cores else math.inf,
                 baseline=baseline,
             )
         )

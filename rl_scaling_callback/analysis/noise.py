@@ -44,7 +44,7 @@ Smyth's estimator for the three grids, from how much more the variances of whole
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """The variation between runs of one configuration.
+    """The variation between runs of one configuration; by default the usual one, as long as no run was repeated.
 
     Attributes:
         factor: k, relative to the usual variance.
@@ -81,9 +81,8 @@ class Noise:
         """Return the variance of ln SPS of one run; NaN if it can be estimated neither from iterations nor from repeats."""
         if self.swept:
             return 0.5 * variance_of(steady.error, self.dof)  # the error is that of a repeat
-        if steady.iterations == 0 or (math.isnan(within(steady)) and not self.from_repeats):
-            return NAN
-        return self.factor * _usual(steady)
+        is_known = steady.iterations > 0 and (self.from_repeats or within(steady) >= 0)
+        return self.factor * _usual(steady) if is_known else NAN
 
     def error(self, variance: float) -> float:
         """Return the half-width [%] of the 95 % interval for a repeat of a figure, given the variance of its logarithm.
@@ -93,9 +92,6 @@ class Noise:
         half_width = float(stdtrit(self.dof, 0.975)) * math.sqrt(2 * variance)
         return 100 * math.expm1(half_width) if half_width < 20 else NAN
 
-
-USUAL: Final = Noise()
-"""The prior, used as long as no run was repeated."""
 
 SWEPT: Final = Noise(dof=math.inf, from_repeats=True, swept=True)
 """The noise of figures estimated from the rounds of a sweep."""

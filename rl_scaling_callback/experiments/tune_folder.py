@@ -12,8 +12,7 @@ from functools import partial
 from statistics import fmean
 from typing import Any, Final
 
-from rl_scaling_callback.analysis.interference import overlapping
-from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Run, Study
+from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Run, Study, overlapping
 from rl_scaling_callback.baseline.model import Baseline, BaselineFileError
 from rl_scaling_callback.baseline.store import EXPERIMENT_SUBDIRECTORY
 from rl_scaling_callback.core.formulas import NAN

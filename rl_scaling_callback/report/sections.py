@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from rl_scaling_callback.analysis.configurations import Configuration
-from rl_scaling_callback.analysis.laws import MAX_LAW_ERROR, MIN_CONFIGURATIONS, Laws, Prediction, axis_limit
+from rl_scaling_callback.analysis.laws import MAX_LAW_ERROR, MIN_CONFIGURATIONS, Laws, axis_limit
 from rl_scaling_callback.analysis.noise import USUAL_STD, Noise
 from rl_scaling_callback.analysis.runs import LeftOut
 from rl_scaling_callback.core.attribution import MIN_LOSS
@@ -110,13 +110,11 @@ def law_lines(laws: Laws) -> Iterator[str]:
         mean, most = rounded(chosen.mean_error, 1, " %"), rounded(max(chosen.errors), 1, " %")
         yield f"Chosen law, {chosen.law.name}: {terms}."
         yield f"Its leave-one-out error is {mean} on average and {most} at most."
-        if chosen.on_a_line:
-            yield "All configurations lie on one line: r stands for N, as if env runners and envs were interchangeable."
     elif best is not None:
         error = f"the best has a mean leave-one-out error of {rounded(best.mean_error, 0)} %"
         yield f"No law predicts these configurations: {error}, above the allowed {MAX_LAW_ERROR:.0f} %."
     else:
-        yield f"A scaling law needs at least {MIN_CONFIGURATIONS} configurations."
+        yield f"A scaling law needs at least {MIN_CONFIGURATIONS} configurations, with different numbers of env runners."
     if others := ", ".join(f"{fit.law.name} ({rounded(fit.mean_error, 1, ' %')})" for fit in laws.fits if fit is not chosen):
         yield f"Mean leave-one-out error of {'other ' if chosen else ''}laws: {others}."
     for name, fractions in laws.axes.items():
@@ -127,7 +125,7 @@ def law_lines(laws: Laws) -> Iterator[str]:
         yield "Serial fractions need 1r×1e, and others with one env each or with one env runner."
 
 
-def _prediction(prediction: Prediction) -> str:
+def _prediction(prediction: Configuration) -> str:
     if not prediction.speedup_error <= _MAX_ERROR:
         return f"Predicted {prediction.scale}: {UNKNOWN}"
     speedup = with_interval(prediction.speedup, prediction.speedup_error, 2, "×")

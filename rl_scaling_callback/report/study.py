@@ -10,7 +10,7 @@ from rl_scaling_callback.analysis.checklist import Check, checklist
 from rl_scaling_callback.analysis.choice import Recommendation, recommend
 from rl_scaling_callback.analysis.configurations import Configuration, configurations
 from rl_scaling_callback.analysis.goals import GOALS, Goal
-from rl_scaling_callback.analysis.laws import Laws, Measured, Prediction, fit_laws
+from rl_scaling_callback.analysis.laws import Laws, Measured, fit_laws
 from rl_scaling_callback.analysis.returns import INCOMPARABLE, TimeToReturn
 from rl_scaling_callback.analysis.runs import Study
 from rl_scaling_callback.core.formulas import NAN, interval
@@ -69,7 +69,7 @@ class StudyReport:
         elif is_given:
             yield f"No configuration stays at {name} in all of its runs."
 
-    def predictions(self) -> tuple[Prediction, ...]:
+    def predictions(self) -> tuple[Configuration, ...]:
         """Return the chosen law's predictions by N: the gaps in the grid and twice the env runners, up to twice the largest N."""
         if self.laws.chosen is None:
             return ()

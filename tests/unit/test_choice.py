@@ -4,7 +4,7 @@ import pytest
 
 from rl_scaling_callback.analysis.choice import recommend
 from rl_scaling_callback.analysis.goals import GOALS, Goal
-from rl_scaling_callback.analysis.noise import SWEPT, USUAL, Noise
+from rl_scaling_callback.analysis.noise import SWEPT, Noise
 from rl_scaling_callback.analysis.returns import TimeToReturn
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.report.decisions import code_text, doubt_lines, reason_text
@@ -110,7 +110,7 @@ def test_a_choice_that_is_too_noisy_is_a_guess():
     assert (str(found.choice.scale), found.choice.band, found.ground, found.verdict) == ("1r×2e", "", "guess", "undecided")
     assert recommend(noisy(1000.0, **rows), GOALS["fastest"]).verdict == "undecided"
     # Where no trial was repeated, errors are those of other machines.
-    assert recommend([replace(each, noise=USUAL) for each in noisy(1000.0, **rows)], GOALS["fastest"]).ground == "fastest"
+    assert recommend([replace(each, noise=Noise()) for each in noisy(1000.0, **rows)], GOALS["fastest"]).ground == "fastest"
     # The baseline is one if nothing is known about the others.
     found = recommend(noisy(50.0, **{"1r1e": 1.0, "2r1e": 0.9, "1r2e": 0.8}), GOALS["fastest"])
     assert (str(found.choice.scale), found.ground) == ("1r×1e", "guess")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rl_scaling_callback.analysis.interference import overlapping
+from rl_scaling_callback.analysis.runs import overlapping
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
 from rl_scaling_callback.report import make_report
