@@ -108,16 +108,17 @@ def settled_run(scale="1r1e", **known):
 STEPS = 16384
 
 
-def configuration(scale, sps, baseline_sps=NAN, error=NAN):
-    scale = Scale.parse(scale)
+def configuration(scale, sps, baseline_sps=NAN, error=NAN, cores=NAN):
+    scale = scale if isinstance(scale, Scale) else Scale.parse(scale)
     return Configuration(
         scale=scale,
-        steady=Steady(sps, iterations=1, env_steps=STEPS, seconds=STEPS / sps),
+        steady=Steady(sps, iterations=1, env_steps=STEPS, seconds=formulas.ratio(STEPS, sps)),
         sps_error=error,
         speedup=formulas.speedup(sps, baseline_sps),
         speedup_error=error,
         cpus=1.0 + scale.num_env_runners,
         is_baseline=scale == Scale(1, 1) and sps == baseline_sps,
+        runs=(Run(name="", scale=scale, steady=Steady(sps), cores=cores),),
     )
 
 

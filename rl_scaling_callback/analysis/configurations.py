@@ -195,8 +195,6 @@ def pooled(windows: Sequence[Steady]) -> Steady:
         iterations=sum(window.iterations for window in windows),
         env_steps=env_steps,
         seconds=seconds,
-        converged=all(window.converged for window in windows),
-        settled=all(window.settled for window in windows),
         parts={name: sum(window.parts[name] for window in windows) for name in sorted(names)},
     )
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from statistics import median
 from typing import Final, NamedTuple
 
@@ -21,6 +22,7 @@ from scipy.optimize import nnls
 from scipy.special import stdtrit
 
 from rl_scaling_callback.analysis.configurations import Configuration
+from rl_scaling_callback.analysis.runs import Run
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.estimates import Array
 from rl_scaling_callback.core.formulas import NAN
@@ -69,14 +71,6 @@ LAWS: Final = (
 """The candidates, simplest first."""
 
 
-class Measured(NamedTuple):
-    """A throughput [steps/s] with the half-width [%] of its 95 % interval for a repeated measurement, NaN if unknown."""
-
-    scale: Scale
-    sps: float
-    error: float = NAN
-
-
 class Fit(NamedTuple):
     """A law fitted to measured configurations.
 
@@ -86,7 +80,7 @@ class Fit(NamedTuple):
         errors: leave-one-out error of each configuration [%].
         width: half-width of the 95 % interval of ln T for a new measurement; NaN if unknown.
         cores: logical cores, beyond which more env runners are taken to gain nothing, as none were measured; infinite otherwise.
-        baseline: the measured baseline; its throughput is NaN if there is none.
+        reference: the baseline, or else a configuration that was compared with it; None if there is none.
     """
 
     law: Law
@@ -94,7 +88,7 @@ class Fit(NamedTuple):
     errors: Sequence[float]
     width: float
     cores: float
-    baseline: Measured
+    reference: Configuration | None
 
     @property
     def mean_error(self) -> float:
@@ -106,16 +100,13 @@ class Fit(NamedTuple):
         r, e = min(max(1, scale.num_env_runners), self.cores), scale.num_envs_per_env_runner
         terms = self.law.terms(np.float64(r), np.float64(e))
         sps = formulas.ratio(1e6, float(terms @ [*self.coefficients.values()]))
-        of_baseline = math.log1p(self.baseline.error / 100) if self.baseline.error > 0 else 0.0
-        return Configuration(
-            scale=scale,
-            steady=Steady(sps),
-            sps_error=_percent(self.width),
-            speedup=formulas.speedup(sps, self.baseline.sps),
-            speedup_error=_percent(math.hypot(self.width, of_baseline)),
-            cpus=1.0 + scale.num_env_runners,
-            unit=self.baseline.scale.parallelism,
-        )
+        predicted = Configuration(scale=scale, steady=Steady(sps), sps_error=_percent(self.width), cpus=1.0 + scale.num_env_runners)
+        if (reference := self.reference) is None:
+            return predicted
+        of_baseline = math.log1p(reference.own_error / 100) if reference.is_baseline and reference.own_error > 0 else 0.0
+        error = _percent(math.hypot(self.width, of_baseline))
+        speedup = formulas.speedup(sps, reference.baseline_sps)
+        return replace(predicted, speedup=speedup, speedup_error=error, unit=reference.unit)
 
 
 class Laws(NamedTuple):
@@ -132,16 +123,18 @@ class Laws(NamedTuple):
     axes: Mapping[str, Mapping[int, float]]
 
 
-def fit_laws(measured: Sequence[Measured], cores: float = NAN, baseline: Measured | None = None) -> Laws:
-    """Return the laws fitted to measured configurations, with or without 1r×1e; those of unknown throughput are ignored.
+def fit_laws(found: Sequence[Configuration], given: Run | None = None) -> Laws:
+    """Return the laws fitted to the configurations of a study, with or without 1r×1e; those of unknown throughput are ignored.
 
     Args:
-        measured: one entry per configuration.
-        cores: logical cores that the env runners share; NaN if unknown.
-        baseline: the throughput whose speedup is 1×, at the scale whose efficiency is then 100 %; None if unknown.
+        found: the configurations.
+        given: the baseline from outside the experiment.
     """
-    known = sorted(one for one in measured if _PLAUSIBLE_SPS[0] <= one.sps <= _PLAUSIBLE_SPS[1])
-    fits = sorted(_fits(known, cores, baseline or Measured(REFERENCE_SCALE, NAN)), key=lambda fit: fit.mean_error)
+    measured = {each.scale: each.sps for each in found}
+    if given is not None:
+        measured.setdefault(given.scale, given.steady.sps)
+    known = {scale: sps for scale, sps in sorted(measured.items()) if _PLAUSIBLE_SPS[0] <= sps <= _PLAUSIBLE_SPS[1]}
+    fits = sorted(_fits(known, found), key=lambda fit: fit.mean_error)
     axes = {"env runners": _serial_fractions(known, lambda scale: scale.num_envs_per_env_runner == 1)}
     axes["envs per runner"] = _serial_fractions(known, lambda scale: scale.num_env_runners <= 1)
     return Laws(tuple(fits), _choose(fits), {name: fractions for name, fractions in axes.items() if fractions})
@@ -156,23 +149,24 @@ def _percent(width: float) -> float:
     return 100 * math.expm1(width) if width < _MAX_WIDTH else NAN
 
 
-def _serial_fractions(known: Sequence[Measured], is_on_axis: Callable[[Scale], bool]) -> dict[int, float]:
+def _serial_fractions(known: Mapping[Scale, float], is_on_axis: Callable[[Scale], bool]) -> dict[int, float]:
     """Return Karp–Flatt's serial fractions by N along an axis; empty without 1r×1e."""
-    speeds = {one.scale.parallelism: one.sps for one in known if is_on_axis(one.scale)}
-    reference = next((one.sps for one in known if one.scale == REFERENCE_SCALE), NAN)
-    speedups = {n: formulas.speedup(sps, reference) for n, sps in speeds.items() if n > 1 and reference > 0}
+    speeds = {scale.parallelism: sps for scale, sps in known.items() if is_on_axis(scale)} if REFERENCE_SCALE in known else {}
+    speedups = {n: formulas.speedup(sps, known[REFERENCE_SCALE]) for n, sps in speeds.items() if n > 1}
     return {n: formulas.serial_fraction(speedup, n) for n, speedup in speedups.items()}
 
 
-def _fits(known: Sequence[Measured], cores: float, baseline: Measured) -> list[Fit]:
-    t = np.array([1e6 / one.sps for one in known])
-    r = np.array([float(max(1, one.scale.num_env_runners)) for one in known])
-    e = np.array([float(one.scale.num_envs_per_env_runner) for one in known])
+def _fits(known: Mapping[Scale, float], found: Sequence[Configuration]) -> list[Fit]:
+    t = np.array([1e6 / sps for sps in known.values()])
+    r = np.array([float(max(1, scale.num_env_runners)) for scale in known])
+    e = np.array([float(scale.num_envs_per_env_runner) for scale in known])
     if len(known) < MIN_CONFIGURATIONS or len(np.unique(r)) == 1:
         return []
+    cores = max((run.cores for each in found for run in each.runs if run.cores > 0), default=NAN)
+    compared = sorted((each for each in found if each.speedup > 0), key=lambda each: not each.is_baseline)
     enough = len(known) >= _MIN_FOR_FOUR_TERMS and len(np.unique(r)) >= 3
     # From the median error, which is that of a difference between two measurements, with twice the variance.
-    errors = [math.log1p(one.error / 100) for one in known if 0 <= one.error < math.inf]
+    errors = [math.log1p(each.own_error / 100) for each in found if 0 <= each.own_error < math.inf]
     noise = median(errors or [0.0]) / math.sqrt(2)
     fits = []
     for law in LAWS:
@@ -189,7 +183,7 @@ def _fits(known: Sequence[Measured], cores: float, baseline: Measured) -> list[F
                 errors=(100 * np.abs(left_out / t - 1)).tolist(),
                 width=max(width, noise),
                 cores=cores if r.max() <= cores else math.inf,
-                baseline=baseline,
+                reference=compared[0] if compared else None,
             )
         )
     return fits

@@ -10,10 +10,10 @@ from rl_scaling_callback.analysis.checklist import Check, checklist
 from rl_scaling_callback.analysis.choice import Recommendation, recommend
 from rl_scaling_callback.analysis.configurations import Configuration, configurations
 from rl_scaling_callback.analysis.goals import GOALS, Goal
-from rl_scaling_callback.analysis.laws import Laws, Measured, fit_laws
+from rl_scaling_callback.analysis.laws import Laws, fit_laws
 from rl_scaling_callback.analysis.returns import INCOMPARABLE, TimeToReturn
 from rl_scaling_callback.analysis.runs import Study
-from rl_scaling_callback.core.formulas import NAN, interval
+from rl_scaling_callback.core.formulas import interval
 from rl_scaling_callback.core.scale import Scale
 
 
@@ -90,13 +90,7 @@ def study_report(study: Study, goal: Goal, reference: Scale, target_return: floa
         target_return: the return of the times to return; None for the highest that all runs reach.
     """
     found = configurations(study, reference, target_return)
-    measured = [Measured(c.scale, c.sps, c.own_error) for c in found]
-    given = study.baseline
-    if given is not None and given.scale not in {c.scale for c in found}:
-        measured.append(Measured(given.scale, given.steady.sps, given.steady.error))
-    sps, unit = next(((c.baseline_sps, c.unit) for c in found if c.baseline_sps > 0), (NAN, 1))
-    baseline = Measured(Scale(1, unit), sps, next((c.own_error for c in found if c.is_baseline), NAN))
-    laws = fit_laws(measured, max((run.cores for run in study.runs if run.cores > 0), default=NAN), baseline)
+    laws = fit_laws(found, study.baseline)
     goals = {goal.name: goal} | {name: other for name, other in GOALS.items() if name != goal.name}
     recommendations = {name: recommend(found, each) for name, each in goals.items()}
     return StudyReport(study, found, laws, recommendations, checklist(recommendations[goal.name], laws, study.gpus))

@@ -20,7 +20,7 @@ from scipy.special import polygamma
 
 from rl_scaling_callback.analysis import noise
 from rl_scaling_callback.analysis.configurations import configurations
-from rl_scaling_callback.analysis.laws import Measured, fit_laws
+from rl_scaling_callback.analysis.laws import fit_laws
 from rl_scaling_callback.analysis.noise import within
 from rl_scaling_callback.analysis.runs import Run, Study
 from rl_scaling_callback.core.scale import REFERENCE_SCALE, Scale
@@ -116,18 +116,12 @@ def compared(here: Study, there: Study) -> tuple[list[tuple[bool, float]], list[
     """Return, for each configuration, whether its repeat lies in its interval, and the ±; for SPS and for speedups."""
     one, two = ({each.scale: each for each in configurations(study)} for study in (here, there))
     both = [(one[scale], two[scale]) for scale in one if scale in two]
-    sps = [(holds(a.sps, a.sps_error, b.sps), a.sps_error) for a, b in both]
-    speedup = [
-        (holds(a.speedup, a.speedup_error, b.speedup), a.speedup_error)
-        for a, b in both
-        if a.scale != REFERENCE_SCALE and a.speedup > 0 and b.speedup > 0
-    ]
-    return sps, speedup
+    compared = [(a, b) for a, b in both if a.scale != REFERENCE_SCALE and a.speedup > 0 and b.speedup > 0]
+    speedup = [(holds(a.speedup, a.speedup_error, b.speedup), a.speedup_error) for a, b in compared]
+    return [(holds(a.sps, a.sps_error, b.sps), a.sps_error) for a, b in both], speedup
 
 
 def shown(kept: Sequence[tuple[bool, float]]) -> str:
-    if not kept:
-        return "   –             "
     return f"{100 * fmean(held for held, _ in kept):5.1f} % (± {median(width for _, width in kept):3.0f} %)"
 
 
@@ -161,27 +155,21 @@ def recorded(name: str, source: str) -> None:
             first, second = compared(grid(name, one), grid(name, other))
             sps += first
             speedup += second
-        what = f"{size} run{'s' * (size > 1)} of each"
-        print(f"  {what:35} SPS {shown(sps)}  speedup {shown(speedup)}")
-    print(f"  {'one run, all others repeated':35} SPS {shown(one_run_among_repeats(name))}")
-
-
-def measured(name: str) -> tuple[list[Measured], float]:
-    """Return the configurations of a grid, and the machine's cores."""
-    found = configurations(grid(name))
-    return [Measured(each.scale, each.sps, each.own_error) for each in found], found[0].runs[0].cores
+        if sps:
+            print(f"  {size} of each: SPS {shown(sps)}, speedup {shown(speedup)}")
+    print(f"  one run, all others repeated: SPS {shown(one_run_among_repeats(name))}")
 
 
 def left_out(name: str) -> list[bool]:
     """Return, for each configuration of a grid, whether it lies in the interval of the law fitted without it."""
-    every, cores = measured(name)
-    chosen = {each: fit_laws([other for other in every if other is not each], cores).chosen for each in every}
-    predicted = {each: fit.predict(each.scale) for each, fit in chosen.items() if fit}
-    return [holds(each.sps, found.sps_error, found.sps) for each, found in predicted.items()]
+    every = configurations(grid(name))
+    chosen = [(each, fit_laws([other for other in every if other is not each]).chosen) for each in every]
+    predicted = [(each, fit.predict(each.scale)) for each, fit in chosen if fit]
+    return [holds(each.sps, found.sps_error, found.sps) for each, found in predicted]
 
 
 def laws(name: str) -> None:
-    found = fit_laws(*measured(name))
+    found = fit_laws(configurations(grid(name)))
     errors = ", ".join(f"{fit.law.name} {fit.mean_error:.1f} %" for fit in found.fits)
     # The error of a perfect law due to noise: E|x| of a normal x.
     floor = 100 * fmean(math.sqrt(2 / math.pi * each.variance) for each in configurations(grid(name)))

@@ -5,7 +5,7 @@ import pytest
 from rl_scaling_callback.analysis.checklist import checklist
 from rl_scaling_callback.analysis.choice import recommend
 from rl_scaling_callback.analysis.goals import GOALS
-from rl_scaling_callback.analysis.laws import Measured, fit_laws
+from rl_scaling_callback.analysis.laws import fit_laws
 from rl_scaling_callback.analysis.runs import Iteration
 from rl_scaling_callback.core.formulas import NAN
 from tests.builders import by_speedup, of_the_user
@@ -31,8 +31,7 @@ def test_gpus(gpus, used, verdict):
 @pytest.mark.parametrize(("factor", "verdict"), [(1.0, "met"), (1.5, "not met")])
 def test_expected_range_is_the_interval_of_the_law(factor, verdict):
     rows = of_the_user()
-    measured = [Measured(each.scale, each.sps) for each in rows]
-    laws = fit_laws(measured, baseline=Measured(rows[0].scale, factor * rows[0].sps))
+    laws = fit_laws([replace(each, speedup=each.speedup / factor) for each in rows])
     assert checks(rows, laws=laws)[SPEEDUP].verdict == verdict
 
 

@@ -5,6 +5,7 @@ from statistics import fmean
 import pytest
 
 from rl_scaling_callback.analysis import noise
+from rl_scaling_callback.analysis.configurations import configurations
 from rl_scaling_callback.analysis.laws import LAWS, fit_laws
 from rl_scaling_callback.analysis.runs import Experiment
 from rl_scaling_callback.report import make_report
@@ -16,7 +17,7 @@ from ..grids import NAMES, grid
 @pytest.mark.parametrize("name", NAMES)
 def test_chosen_law_predicts_left_out_configurations(name):
     """Noise alone causes errors of 5 to 8 %."""
-    laws = fit_laws(*coverage.measured(name))
+    laws = fit_laws(configurations(grid(name)))
     amdahl = next(fit for fit in laws.fits if fit.law is LAWS[0])
     assert laws.chosen.mean_error <= min(9, 0.8 * amdahl.mean_error)
 
