@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
@@ -141,25 +141,3 @@ class Experiment:
     studies: tuple[Study, ...]
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
-
-
-_MIN_OVERLAP_S: Final = 1.0
-"""Overlaps up to this long [s] are ignored: results are logged with their time to the second."""
-
-
-def overlapping(trials: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> set[int]:
-    """Return the indices of the trials that ran at the same time as another one on their host.
-
-    Args:
-        trials: the host of each, "" if unknown, and when it ran: begin and end of each spell without a break [s].
-    """
-    found: set[int] = set()
-    latest: dict[str, tuple[float, int]] = {}
-    spells = sorted((begin, end, host, index) for index, (host, ran) in enumerate(trials) if host for begin, end in ran)
-    for begin, end, host, index in spells:
-        last, other = latest.get(host, (begin, index))
-        if other != index and min(last, end) - begin > _MIN_OVERLAP_S:
-            found |= {index, other}
-        if host not in latest or end > last:
-            latest[host] = end, index
-    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -58,6 +58,9 @@ _USED: Final = (
 _BREAK_S: Final = 5.0
 """A trial that logs nothing for longer than this in addition to an iteration may have been paused for others [s]."""
 
+_MIN_OVERLAP_S: Final = 1.0
+"""Overlaps up to this long [s] are ignored: results are logged with their time to the second."""
+
 _SUSPICIOUS: Final = 50.0
 """Iterations longer than this many times the median get a note. They still count, since the cause is unknown."""
 
@@ -98,6 +101,20 @@ class Presence(NamedTuple):
     host: str = ""
     spells: tuple[tuple[float, float], ...] = ()
     opening: tuple[Any, ...] = ()
+
+
+def overlapping(trials: Sequence[Presence]) -> set[int]:
+    """Return the indices of the trials that ran at the same time as another one on their host."""
+    found: set[int] = set()
+    latest: dict[str, tuple[float, int]] = {}
+    ordered = sorted((begin, end, host, index) for index, (host, spells, _) in enumerate(trials) if host for begin, end in spells)
+    for begin, end, host, index in ordered:
+        last, other = latest.get(host, (begin, index))
+        if other != index and min(last, end) - begin > _MIN_OVERLAP_S:
+            found |= {index, other}
+        if host not in latest or end > last:
+            latest[host] = end, index
+    return found
 
 
 def read_trial(

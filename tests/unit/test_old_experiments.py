@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from rl_scaling_callback.analysis.runs import overlapping
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
+from rl_scaling_callback.experiments.trial_folder import Presence, overlapping
 from rl_scaling_callback.report import make_report
 from rl_scaling_callback.report.decisions import reason_text
 from rl_scaling_callback.report.sections import left_out
@@ -273,7 +273,7 @@ def test_overlap_with_a_trial_that_is_left_out_counts(tmp_path):
     ],
 )
 def test_which_trials_overlap(trials, found):
-    assert overlapping(trials) == found
+    assert overlapping([Presence(*each) for each in trials]) == found
 
 
 # What tells workloads apart
