@@ -62,10 +62,7 @@ def test_runs_are_compared_at_the_highest_return_at_which_all_stay_for_their_las
     assert [each[:2] for each in found.values()] == [pytest.approx((target, seconds)) for seconds in times]
 
 
-@pytest.mark.parametrize(
-    ("lowest", "target"),
-    [(447.7, 447.0), (-1234.0, -1240.0), (0.012349, 0.0123), (0.3, 0.3), (1_234_567.0, 1_230_000.0), (0.0, 0.0)],
-)
+@pytest.mark.parametrize(("lowest", "target"), [(447.7, 447.0), (-1234.0, -1240.0), (0.012349, 0.0123), (0.3, 0.3), (0.0, 0.0)])
 def test_the_return_has_three_digits_and_all_runs_reach_it(lowest, target):
     returns = [lowest - 5000.0, *[lowest] * 9]
     found = compared(curve("1r1e", returns), curve("4r1e", returns))
@@ -126,22 +123,16 @@ def test_long_runs_are_thinned_but_every_dip_counts():
 
 
 @pytest.mark.parametrize(("repeats", "verdict"), [(1, "undecided"), (3, "met")])
-def test_a_goal_needs_repeats(repeats, verdict):
-    runs = [
-        curve(scale, MONOTONE, seconds * (1 + k / 1000)) for k in range(repeats) for scale, seconds in (("1r1e", 1), ("4r1e", 0.5))
-    ]
+def test_a_goal_may_exclude_the_fastest_and_needs_repeats(repeats, verdict):
+    curves = (("1r1e", MONOTONE, 1.0), ("4r1e", MONOTONE, 0.5), ("8r1e", LATE, 0.2))
+    runs = [curve(scale, returns, seconds * (1 + k / 1000)) for k in range(repeats) for scale, returns, seconds in curves]
     (study,) = report_of(*runs, goal=Goal("learn", min_sooner=1.8)).studies
-    assert study.recommendation.verdict == verdict
+    assert (str(study.recommendation.choice.scale), study.recommendation.verdict) == ("4r×1e", verdict)
+    assert str(study.recommendations["fastest"].choice.scale) == "8r×1e"
     missing = "Undecided: speedup of the time to return ≥ 1.8× at 2.00×; repeat 4r×1e and the baseline with other seeds."
     assert (missing in reason_text(study.recommendation)) == (verdict == "undecided")
     one_run = "Times to return are those of one run each: other seeds may differ."
     assert (one_run in study.remarks) == (repeats == 1)
-
-
-def test_a_goal_may_exclude_the_fastest():
-    runs = (curve("1r1e", MONOTONE), curve("2r1e", MONOTONE, 0.6), curve("4r1e", LATE, 0.2))
-    assert str(report_of(*runs, goal=Goal("fast")).studies[0].recommendation.choice.scale) == "4r×1e"
-    assert str(report_of(*runs, goal=Goal("learn", min_sooner=1.5)).studies[0].recommendation.choice.scale) == "2r×1e"
 
 
 def test_a_given_return_that_no_run_reaches_is_said():
