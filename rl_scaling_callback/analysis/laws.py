@@ -22,6 +22,7 @@ from scipy.optimize import nnls
 from scipy.special import stdtrit
 
 from rl_scaling_callback.analysis.configurations import Configuration
+from rl_scaling_callback.analysis.noise import as_percent
 from rl_scaling_callback.analysis.runs import Run
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.estimates import Array
@@ -38,14 +39,8 @@ _MIN_FOR_FOUR_TERMS: Final = 6
 MAX_LAW_ERROR: Final = 20.0
 """Maximum mean leave-one-out error [%] of a law used for predictions, as in Ernest."""
 
-_PLAUSIBLE_SPS: Final = (1e-12, 1e12)
-"""Throughputs [steps/s] outside this range are ignored."""
-
 _NEGLIGIBLE: Final = 0.05
 """Difference between mean leave-one-out errors [% points] that is too small to matter."""
-
-_MAX_WIDTH: Final = 20.0
-"""Half-width of ln T beyond which an interval is meaningless."""
 
 
 class Law(NamedTuple):
@@ -100,11 +95,13 @@ class Fit(NamedTuple):
         r, e = min(max(1, scale.num_env_runners), self.cores), scale.num_envs_per_env_runner
         terms = self.law.terms(np.float64(r), np.float64(e))
         sps = formulas.ratio(1e6, float(terms @ [*self.coefficients.values()]))
-        predicted = Configuration(scale=scale, steady=Steady(sps), sps_error=_percent(self.width), cpus=1.0 + scale.num_env_runners)
+        predicted = Configuration(
+            scale=scale, steady=Steady(sps), sps_error=as_percent(self.width), cpus=1.0 + scale.num_env_runners
+        )
         if (reference := self.reference) is None:
             return predicted
         of_baseline = math.log1p(reference.own_error / 100) if reference.is_baseline and reference.own_error > 0 else 0.0
-        error = _percent(math.hypot(self.width, of_baseline))
+        error = as_percent(math.hypot(self.width, of_baseline))
         speedup = formulas.speedup(sps, reference.baseline_sps)
         return replace(predicted, speedup=speedup, speedup_error=error, unit=reference.unit)
 
@@ -133,7 +130,7 @@ def fit_laws(found: Sequence[Configuration], given: Run | None = None) -> Laws:
     measured = {each.scale: each.sps for each in found}
     if given is not None:
         measured.setdefault(given.scale, given.steady.sps)
-    known = {scale: sps for scale, sps in sorted(measured.items()) if _PLAUSIBLE_SPS[0] <= sps <= _PLAUSIBLE_SPS[1]}
+    known = {scale: sps for scale, sps in sorted(measured.items()) if sps > 0}
     fits = sorted(_fits(known, found), key=lambda fit: fit.mean_error)
     axes = {"env runners": _serial_fractions(known, lambda scale: scale.num_envs_per_env_runner == 1)}
     axes["envs per runner"] = _serial_fractions(known, lambda scale: scale.num_env_runners <= 1)
@@ -143,10 +140,6 @@ def fit_laws(found: Sequence[Configuration], given: Run | None = None) -> Laws:
 def axis_limit(serial_fractions: Mapping[int, float]) -> float:
     """Return Amdahl's limit of the speedup along an axis, 1 / s at its largest N [×]; NaN if there is none."""
     return formulas.amdahl_limit(serial_fractions[max(serial_fractions)])
-
-
-def _percent(width: float) -> float:
-    return 100 * math.expm1(width) if width < _MAX_WIDTH else NAN
 
 
 def _serial_fractions(known: Mapping[Scale, float], is_on_axis: Callable[[Scale], bool]) -> dict[int, float]:

@@ -85,16 +85,17 @@ class Noise:
         return self.factor * _usual(steady) if is_known else NAN
 
     def error(self, variance: float) -> float:
-        """Return the half-width [%] of the 95 % interval for a repeat of a figure, given the variance of its logarithm.
-
-        The interval is symmetric on a log scale. NaN beyond a factor of e^20.
-        """
-        half_width = float(stdtrit(self.dof, 0.975)) * math.sqrt(2 * variance)
-        return 100 * math.expm1(half_width) if half_width < 20 else NAN
+        """Return the half-width [%] of the 95 % interval for a repeat of a figure, given the variance of its logarithm."""
+        return as_percent(float(stdtrit(self.dof, 0.975)) * math.sqrt(2 * variance))
 
 
 SWEPT: Final = Noise(dof=math.inf, from_repeats=True, swept=True)
 """The noise of figures estimated from the rounds of a sweep."""
+
+
+def as_percent(half_width: float) -> float:
+    """Return the half-width [%] of an interval that is symmetric on a log scale, where it is given; NaN beyond a factor of e^20."""
+    return 100 * math.expm1(half_width) if half_width < 20 else NAN
 
 
 def variance_of(error: float, dof: float = math.inf) -> float:
