@@ -19,13 +19,19 @@ def checks(rows, goal="balanced", laws=None, gpus=None):
 
 
 @pytest.mark.parametrize(
-    ("gpus", "used", "verdict"),
-    [((), NAN, "met"), (("",), NAN, "undecided"), (("H200",), 30.0, "met"), (None, NAN, "undecided")],
+    ("gpus", "used", "gpu", "vram"),
+    [
+        ((), NAN, "met", "met"),
+        (("",), NAN, "undecided", "undecided"),
+        (("H200",), 30.0, "met", "met"),
+        (("H200",), NAN, "met", "undecided"),
+        (None, NAN, "undecided", "undecided"),
+    ],
 )
-def test_gpus(gpus, used, verdict):
+def test_gpus(gpus, used, gpu, vram):
     rows = [replace(each, runs=(run(vram_utilisation=used),)) for each in by_speedup(**{"1r1e": 1.0, "4r1e": 3.0})]
     found = checks(rows, gpus=gpus)
-    assert {found[question].verdict for question in ("Is the GPU known?", "Is the VRAM headroom known?")} == {verdict}
+    assert (found["Is the GPU known?"].verdict, found["Is the VRAM headroom known?"].verdict) == (gpu, vram)
 
 
 @pytest.mark.parametrize(("factor", "verdict"), [(1.0, "met"), (1.5, "not met")])

@@ -7,8 +7,8 @@ from rl_scaling_callback.analysis.goals import GOALS, Goal
 from rl_scaling_callback.analysis.noise import SWEPT, Noise
 from rl_scaling_callback.analysis.returns import TimeToReturn
 from rl_scaling_callback.core.formulas import NAN
-from rl_scaling_callback.report.decisions import doubt_lines, reason_text
-from tests.builders import by_speedup, configuration, of_the_user, settled_run
+from rl_scaling_callback.report.decisions import reason_text
+from tests.builders import by_speedup, configuration, of_the_user
 
 QUICK = Goal("quick", min_speedup=2)
 
@@ -76,6 +76,7 @@ def test_configuration_below_a_threshold_within_its_error_is_eligible(efficiency
         ("fastest", 60.0, {"1r8e": 2.9, "4r8e": 5.0, "3r8e": 4.85, "2r8e": 4.75}, "3r×8e 4r×8e"),
         # Those equally close to a goal that none meets: as measured on HalfCheetah, and one that is clearly closer.
         ("balanced", 12.0, {"2r2e": 2.1702, "1r4e": 2.17, "2r1e": 1.4}, "1r×4e 2r×2e"),
+        ("balanced", 2.0, {"2r2e": 2.2026, "1r4e": 2.17}, "1r×4e 2r×2e"),  # both thresholds are missed by 1.5 % more
         ("balanced", NAN, {"2r2e": 2.3, "1r4e": 2.17}, "2r×2e"),
         ("balanced", 25.0, {"1r4e": 2.004, "2r4e": 3.92}, "2r×4e"),
     ],
@@ -150,24 +151,3 @@ def test_configurations_without_a_throughput_or_speedup_are_no_candidates():
     assert recommend(rows, GOALS["fastest"]).choice is rows[1]
     found = recommend(rows[:1], GOALS["save"])
     assert (found.choice, found.runner_up) == (rows[0], None)
-
-
-# What tests/data/reports does not show of the explanations
-
-
-@pytest.mark.parametrize(
-    ("speedup", "advice"),
-    [
-        # ± 25 % of one run each; of 2 it is 17 %, of 4 12 %, of 10 7 %.
-        (3.5, None),
-        (3.0, "repeat 4r×1e and the baseline once, about 218 s plus start-up."),
-        (2.8, "repeat 4r×1e and the baseline 3 times, about 667 s plus start-up."),
-        (2.53, "too close for 9 repeats to settle."),
-    ],
-)
-def test_number_and_cost_of_repeats_that_settle_a_verdict(speedup, advice):
-    noise = Noise(dof=1e6)
-    known = {"noise": noise, "variance": 0.057**2, "speedup_error": noise.error(2 * 0.057**2), "runs": (settled_run(),)}
-    rows = [replace(each, **known) for each in by_speedup(**{"1r1e": 1.0, "4r1e": speedup})]
-    said = " ".join(doubt_lines(recommend(rows, Goal("quick", min_speedup=2.5))))
-    assert ("Undecided" not in said) if advice is None else said.startswith("Undecided: ") and (advice in said)
