@@ -93,7 +93,7 @@ class Fit(NamedTuple):
     def predict(self, scale: Scale) -> Configuration:
         """Return the configuration as predicted, with the half-widths of the 95 % intervals for a measurement of it."""
         r, e = min(max(1, scale.num_env_runners), self.cores), scale.num_envs_per_env_runner
-        terms = self.law.terms(np.float64(r), np.float64(e))
+        terms = self.law.terms(np.array(float(r)), np.array(float(e)))
         sps = formulas.ratio(1e6, float(terms @ [*self.coefficients.values()]))
         predicted = Configuration(
             scale=scale, steady=Steady(sps), sps_error=as_percent(self.width), cpus=1.0 + scale.num_env_runners
