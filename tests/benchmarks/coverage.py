@@ -1,4 +1,4 @@
-"""Checks the intervals of reports against repeats: `python -m tests.benchmarks.coverage`. About two minutes, no Ray.
+"""Checks the intervals of reports against repeats: `python -m tests.benchmarks.coverage`. Takes ten seconds, no Ray.
 
 On the grids under tests/data/grids, prints the coverage of intervals and their width, with the defaults estimated from all grids
 and from the other ones (leave one grid out), and the errors of laws next to those that noise alone causes.
