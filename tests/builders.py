@@ -71,7 +71,7 @@ def users_ten():
 
 
 def sampled(scale, seconds):
-    samples = tuple(Iteration(i, 1000, s, measured=i > 2) for i, s in enumerate(seconds, 1))
+    samples = tuple(Iteration(i, 1000, s) for i, s in enumerate(seconds, 1))
     return replace(run(scale, seconds[2:]), samples=samples)
 
 
@@ -108,22 +108,18 @@ def settled_run(scale="1r1e", **known):
 STEPS = 16384
 
 
-def configuration(scale, sps, baseline_sps=NAN, error=NAN, **known):
-    scale = Scale.parse(scale)
-    speedup = formulas.speedup(sps, baseline_sps)
-    efficiency = formulas.efficiency(speedup, scale.parallelism)
-    facts = {
-        "runs": (),
-        "seconds": STEPS / sps,
-        "sps_error": error,
-        "is_baseline": scale == Scale(1, 1) and sps == baseline_sps,
-        "speedup_error": error,
-        "band": formulas.band(efficiency),
-        "core_efficiency": NAN,
-        "sps_per_cpu": sps / (1 + scale.num_env_runners),
-        "cpus": 1.0 + scale.num_env_runners,
-    }
-    return Configuration(scale=scale, sps=sps, speedup=speedup, **facts | known)
+def configuration(scale, sps, baseline_sps=NAN, error=NAN, cores=NAN):
+    scale = scale if isinstance(scale, Scale) else Scale.parse(scale)
+    return Configuration(
+        scale=scale,
+        steady=Steady(sps, iterations=1, env_steps=STEPS, seconds=formulas.ratio(STEPS, sps)),
+        sps_error=error,
+        speedup=formulas.speedup(sps, baseline_sps),
+        speedup_error=error,
+        cpus=1.0 + scale.num_env_runners,
+        is_baseline=scale == Scale(1, 1) and sps == baseline_sps,
+        runs=(Run(name="", scale=scale, steady=Steady(sps), cores=cores),),
+    )
 
 
 def of_the_user():

@@ -35,7 +35,7 @@ def repeats():
     runs[6] = replace(runs[6], others=0.8, notes=("1 damaged line of its result.json left out",) * 2)
     facts = {"algorithm": "PPO", "env": "HalfCheetah-v5", "host": "workstation"}
     study = Study("PPO on HalfCheetah-v5", tuple(runs), facts=facts, gpus=("RTX 3070",))
-    return make_report(Experiment("results", (study,)), Goal.of("balanced", max_ram_utilisation=80), made=MADE)
+    return make_report(Experiment("results", (study,)), Goal.of("balanced", max_cpus=8), made=MADE)
 
 
 def gaps():
@@ -49,7 +49,7 @@ def gaps():
         Study("no 1r×1e", (two, four)),
         Study("one configuration", (one,)),
         Study("other steps, and no throughput", (one, run("4r1e", [0.6, 0.7, 0.6], env_steps=2000), nan_row())),
-        Study("IMPALA", (two, four), baseline=recorded, exclusive_phases=False, timed_iterations=True),
+        Study("IMPALA", (two, four), baseline=recorded, phases_overlap=True, timed_iterations=True),
         Study("nothing", ()),
     )
     left_out = (LeftOut("PPO_1", "no iteration was reported: it has not completed one yet, or was stopped before"),)
@@ -72,7 +72,7 @@ def doubts():
         Study("beside other programs", (run("1r1e", [2.0, 2.1, 2.0], others=1.5), run("8r1e", [0.75, 0.7, 0.75]))),
         Study("superlinear", (run("1r1e", [1.0]), run("4r1e", [1 / 4.3]), run("1r2e", [1 / 2.02]))),
         Study("estimated", estimated),
-        Study("overlapping phases", estimated, exclusive_phases=False, waits_are_known=True),
+        Study("overlapping phases", estimated, phases_overlap=True),
         Study("sooner, but less", (curve("1r1e", MONOTONE), curve("4r1e", LATE, 0.1))),
         Study("later", (curve("1r1e", MONOTONE), curve("4r1e", LATE, 0.25))),
         Study("even sooner", (curve("1r1e", MONOTONE), curve("4r1e", slower, 0.5))),
@@ -89,7 +89,7 @@ def _recorded(r, e, number):
         sample = (0.2 + (0.4 + 2.0 / e) / r) * machine * (1 + 0.03 * math.sin(11 * iteration))
         times.append((sample, learn))
         returns = {"episode_return": 10.0 * iteration, "lifetime_steps": 1000.0 * iteration}
-        samples.append(Iteration(iteration, 1000, sample + learn, measured=True, **returns))
+        samples.append(Iteration(iteration, 1000, sample + learn, **returns))
     sample, learn = map(fmean, zip(*times, strict=True))
     parts = {"sample": sample, "learn": learn, "sync": 0.0, "other": 0.0, "busy": 0.8 * sample, "longest": 0.9 * sample}
     figures = {"cores": 8.0, "cpu_utilisation": 85.0, "ram_utilisation": 41.0, "vram_utilisation": 30.0, "others": 0.1}

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
 from typing import Final, NamedTuple
 
+from rl_scaling_callback.analysis.choice import TO_GET_A_BASELINE, Recommendation
 from rl_scaling_callback.analysis.configurations import Configuration
-from rl_scaling_callback.analysis.goals import Verdict, combined, judge, judge_speedup
+from rl_scaling_callback.analysis.goals import Verdict, combined, judge, standing
 from rl_scaling_callback.analysis.laws import Laws
-from rl_scaling_callback.analysis.recommendation import TO_GET_A_BASELINE, Recommendation
 from rl_scaling_callback.analysis.returns import END_OF_RUN, MIN_RETURNS
-from rl_scaling_callback.core.formulas import NAN, interval
+from rl_scaling_callback.core.formulas import NAN, interval, mean_of_known
 from rl_scaling_callback.core.text import counted, listed, percent, rounded, with_interval
 
 TARGET_EFFICIENCY: Final = 60.0
@@ -21,7 +21,7 @@ TARGET_EFFICIENCY: Final = 60.0
 MAX_UTILISATION: Final = 80.0
 """CPU and RAM utilisation [%] to stay below."""
 
-_NO_SPEEDUP: Final = "Its speedup is unknown."
+_NO_CORES: Final = "Not recorded: the baseline file that a 1r×1e trial with ScalingCallback writes contains them."
 _NO_PERF: Final = "Not recorded: RLlib reports it under perf, for iterations of 0.7 s or more."
 _NO_GPUTIL: Final = "Not recorded: RLlib needs GPUtil to record it. Or watch nvidia-smi during a trial."
 
@@ -46,51 +46,60 @@ def checklist(recommendation: Recommendation, laws: Laws | None = None, gpus: Se
         laws: the scaling laws fitted to them.
         gpus: names of the GPUs in use, see `Study`.
     """
-    return (*_before(recommendation.measured, gpus), *_of_choice(recommendation, laws))
-
-
-def _before(measured: Sequence[Configuration], gpus: Sequence[str] | None) -> Iterator[Check]:
-    runs = [run for each in measured for run in each.runs]
-    ram = _headroom("a node's RAM", (each.ram_utilisation for each in measured), _NO_PERF)
-    vram = _headroom("a GPU's memory", (run.vram_utilisation for run in runs), _NO_GPUTIL)
-    has_no_gpu = gpus is not None and not gpus
-    yield Check("before", "Was the baseline's SPS measured?", *_baseline(measured))
-    yield Check("before", "Are the CPU cores known?", *_cores(run.cores for run in runs))
-    yield Check("before", "Is the GPU known?", *_gpu(gpus))
-    yield Check("before", "Is the RAM headroom known?", *ram)
-    yield Check("before", "Is the VRAM headroom known?", *(_gpu(gpus) if has_no_gpu and vram[0] != "met" else vram))
-
-
-def _of_choice(recommendation: Recommendation, laws: Laws | None) -> Iterator[Check]:
     choice, least = recommendation.choice, recommendation.goal.min_efficiency
-    if choice is None:
-        return
-    cpu, ram = _utilisation(choice.cpu_utilisation, "on average"), _utilisation(choice.ram_utilisation, "at most")
-    yield Check("choosing", f"Is the efficiency at least {TARGET_EFFICIENCY:g} %?", *_efficiency(choice, TARGET_EFFICIENCY))
-    yield Check("choosing", f"Is the CPU utilisation below {MAX_UTILISATION:g} %?", *cpu)
-    yield Check("choosing", f"Is the RAM utilisation below {MAX_UTILISATION:g} %?", *ram)
-    yield Check("after", "Did SPS increase?", *_rose(choice))
-    yield Check("after", "Is the speedup in the expected range?", *_expected(choice, laws))
-    yield Check("after", "Does the efficiency meet the goal's threshold?", *_efficiency(choice, least))
-    yield Check("after", "Is learning still stable?", *_learning(choice, recommendation.baseline))
+    runs = [run for each in recommendation.measured for run in each.runs]
+    cores, ram, vram = (_largest(getattr(run, name) for run in runs) for name in ("cores", "ram_utilisation", "vram_utilisation"))
+    no_gpu = gpus is not None and not gpus
+    answers: dict[tuple[str, str], _Answer] = {
+        ("before", "Was the baseline's SPS measured?"): _baseline(recommendation),
+        ("before", "Are the CPU cores known?"): _known(cores, f"{cores:g} logical cores.", _NO_CORES),
+        ("before", "Is the GPU known?"): _gpu(gpus),
+        ("before", "Is the RAM headroom known?"): _known(ram, f"{_free(ram)} of a node's RAM was free.", _NO_PERF),
+        ("before", "Is the VRAM headroom known?"): (
+            _gpu(gpus) if no_gpu and math.isnan(vram) else _known(vram, f"{_free(vram)} of a GPU's memory was free.", _NO_GPUTIL)
+        ),
+    }
+    if choice is not None:
+        cpu, ram = mean_of_known(run.cpu_utilisation for run in choice.runs), _largest(run.ram_utilisation for run in choice.runs)
+        answers |= {
+            ("choosing", f"Is the efficiency at least {TARGET_EFFICIENCY:g} %?"): _efficiency(choice, TARGET_EFFICIENCY),
+            ("choosing", f"Is the CPU utilisation below {MAX_UTILISATION:g} %?"): _utilisation(cpu, "on average"),
+            ("choosing", f"Is the RAM utilisation below {MAX_UTILISATION:g} %?"): _utilisation(ram, "at most"),
+            ("after", "Did SPS increase?"): _rose(choice),
+            ("after", "Is the speedup in the expected range?"): _expected(choice, laws),
+            ("after", "Is learning still stable?"): _learning(choice, recommendation.baseline),
+        }
+        if least is not None:
+            answers["after", "Does the efficiency meet the goal's threshold?"] = _efficiency(choice, least)
+    return tuple(Check(*question, *answer) for question, answer in answers.items())
 
 
-def _baseline(measured: Sequence[Configuration]) -> _Answer:
-    baseline = next((each for each in measured if each.is_baseline and each.sps > 0), None)
-    if baseline is not None:
+def _largest(values: Iterable[float]) -> float:
+    return max((value for value in values if value >= 0), default=NAN)
+
+
+def _known(value: float, evidence: str, missing: str) -> _Answer:
+    return ("undecided", missing) if math.isnan(value) else ("met", evidence)
+
+
+def _free(used: float) -> str:
+    return f"At least {rounded(100 - used, 0)} %"
+
+
+def _utilisation(used: float, how: str) -> _Answer:
+    verdict, evidence = _known(used, f"{rounded(used, 0)} % of the node {how}.", _NO_PERF)
+    return "not met" if used >= MAX_UTILISATION else verdict, evidence
+
+
+def _baseline(recommendation: Recommendation) -> _Answer:
+    baseline = recommendation.baseline
+    if baseline is not None and baseline.sps > 0:
         error = "no error estimate" if math.isnan(baseline.sps_error) else percent(baseline.sps_error)
         return "met", f"{baseline.scale}: {rounded(baseline.sps, 0)} steps/s, {error}, from {counted(len(baseline.runs), 'run')}."
-    given = next((each.baseline_sps for each in measured if each.baseline_sps > 0), None)
-    if given is None:
+    given = next((each.baseline_sps for each in recommendation.measured if each.baseline_sps > 0), NAN)
+    if math.isnan(given):
         return "not met", TO_GET_A_BASELINE
     return "met", f"{rounded(given, 0)} steps/s; the experiment has no run at that scale."
-
-
-def _cores(values: Iterable[float]) -> _Answer:
-    known = _largest(values)
-    if math.isnan(known):
-        return "undecided", "Not recorded: the baseline file that a 1r×1e trial with ScalingCallback writes contains them."
-    return "met", f"{known:g} logical cores."
 
 
 def _gpu(gpus: Sequence[str] | None) -> _Answer:
@@ -100,57 +109,32 @@ def _gpu(gpus: Sequence[str] | None) -> _Answer:
     return "undecided", f"{what}: run nvidia-smi on the training host."
 
 
-def _headroom(what: str, values: Iterable[float], missing: str) -> _Answer:
-    used = _largest(values)
-    if math.isnan(used):
-        return "undecided", missing
-    return "met", f"At most {rounded(used, 0)} % of {what} was in use, {rounded(100 - used, 0)} % free."
-
-
-def _largest(values: Iterable[float]) -> float:
-    return max((value for value in values if value >= 0), default=NAN)
-
-
-def _utilisation(used: float, how: str) -> _Answer:
-    if math.isnan(used):
-        return "undecided", _NO_PERF
-    return "met" if used < MAX_UTILISATION else "not met", f"{rounded(used, 0)} % of the node {how}."
-
-
-def _efficiency(choice: Configuration, least: float | None) -> _Answer:
-    if math.isnan(choice.efficiency):
-        return "undecided", _NO_SPEEDUP
-    shown = f"{with_interval(choice.efficiency, choice.speedup_error, 1, ' %')}, {choice.band}"
-    if least is None:
-        return "met", f"{shown}; the goal has no threshold."
-    return judge_speedup(choice, choice.efficiency, least), f"{shown}; threshold {least:g} %."
+def _efficiency(choice: Configuration, least: float) -> _Answer:
+    shown = with_interval(choice.efficiency, choice.speedup_error, 1, " %")
+    return standing(choice, "efficiency", least).verdict, f"{shown}; threshold {least:g} %."
 
 
 def _rose(choice: Configuration) -> _Answer:
     if choice.is_baseline:
         return "not met", f"The choice, {choice.scale}, is the baseline."
-    if math.isnan(choice.speedup):
-        return "undecided", _NO_SPEEDUP
-    evidence = f"{rounded(choice.sps, 0)} steps/s, baseline {rounded(choice.baseline_sps, 0)}: {_speedup(choice)}."
-    return judge_speedup(choice, choice.speedup, 1.0), evidence
-
-
-def _speedup(choice: Configuration) -> str:
-    return with_interval(choice.speedup, choice.speedup_error, 2, "×")
+    rates = f"{rounded(choice.sps, 0)} steps/s, baseline {rounded(choice.baseline_sps, 0)}"
+    return standing(choice, "speedup", 1.0).verdict, f"{rates}: {_speedup(choice)}."
 
 
 def _expected(choice: Configuration, laws: Laws | None) -> _Answer:
     """Compare with the law's prediction interval, or with 1 to N if there is none."""
     speedup, error, n = choice.speedup, choice.speedup_error, choice.ideal
-    if math.isnan(speedup):
-        return "undecided", _NO_SPEEDUP
     predicted = laws.chosen.predict(choice.scale) if laws is not None and laws.chosen is not None else None
-    if predicted is not None and predicted.speedup > 0 and predicted.speedup_error > 0:
-        low, high = interval(predicted.speedup, predicted.speedup_error)
-        evidence = f"{_speedup(choice)}; the scaling law predicts {rounded(low, 2)} to {rounded(high, 2)}×."
-        return "met" if low <= speedup <= high else "not met", evidence
-    verdict = combined((judge(speedup, error, 1.0), judge(n / speedup, error, 1.0)))
-    return verdict, f"{_speedup(choice)}; no prediction, so any speedup from 1 to N = {n:.4g} is expected."
+    if predicted is None or not (predicted.speedup > 0 and predicted.speedup_error > 0):
+        verdict = combined((judge(speedup, error, 1.0), judge(n / speedup, error, 1.0)))
+        return verdict, f"{_speedup(choice)}; no prediction, so any speedup from 1 to N = {n:.4g} is expected."
+    low, high = interval(predicted.speedup, predicted.speedup_error)
+    verdict = "met" if low <= speedup <= high else "not met"
+    return verdict, f"{_speedup(choice)}; the scaling law predicts {rounded(low, 2)} to {rounded(high, 2)}×."
+
+
+def _speedup(choice: Configuration) -> str:
+    return with_interval(choice.speedup, choice.speedup_error, 2, "×")
 
 
 def _learning(choice: Configuration, baseline: Configuration | None) -> _Answer:
@@ -163,24 +147,16 @@ def _learning(choice: Configuration, baseline: Configuration | None) -> _Answer:
         return "undecided", "The experiment has no run of the baseline to compare returns with."
     if choice is baseline:
         return "met", f"The choice, {choice.scale}, is the baseline."
-    returns = {each.scale: _returns(each) for each in (choice, baseline)}
-    if lacking := listed(str(scale) for scale, known in returns.items() if not known):
-        advice = "episodes must end, and the result of each iteration must be kept"
-        return "undecided", f"No returns recorded for {lacking}: {advice}."
-    end = min(max(known)[0] for known in returns.values())
+    samples = [[sample for run in each.runs for sample in run.samples] for each in (choice, baseline)]
+    known = [[each for each in both if math.isfinite(each.lifetime_steps + each.episode_return)] for both in samples]
+    end = min(max((each.lifetime_steps for each in both), default=0.0) for both in known)
     start = (1 - END_OF_RUN) * end
-    ours, theirs = ([each for steps, each in known if start < steps <= end] for known in returns.values())
-    over = f"over env steps {rounded(start, 0)} to {rounded(end, 0)}"
+    ours, theirs = ([each.episode_return for each in both if start < each.lifetime_steps <= end] for both in known)
     if min(len(ours), len(theirs)) < MIN_RETURNS:
-        few = f"{len(ours)} iterations of {choice.scale} and {len(theirs)} of {baseline.scale} have returns {over}"
-        return "undecided", f"{few}; {MIN_RETURNS} of each are needed. Run both longer."
+        few = f"{len(ours)} returns of {choice.scale} and {len(theirs)} of {baseline.scale} are known at the end of their training"
+        return "undecided", f"{few}; {MIN_RETURNS} of each are needed. Run both longer, and keep the result of each iteration."
     mean, target, spread = fmean(ours), fmean(theirs), math.hypot(stdev(ours), stdev(theirs))
     verdict: Verdict = "met" if target - mean <= spread else "not met" if target - mean > 2 * spread else "undecided"
     shown = [rounded(each, 6) if each else "0" for each in (mean, target, spread)]
+    over = f"over env steps {rounded(start, 0)} to {rounded(end, 0)}"
     return verdict, f"Mean return {shown[0]}, {baseline.scale}: {shown[1]}, spread {shown[2]}, {over}."
-
-
-def _returns(configuration: Configuration) -> list[tuple[float, float]]:
-    """Return the lifetime env steps and mean return of each iteration of all runs, if both are known."""
-    pairs = [(sample.lifetime_steps, sample.episode_return) for run in configuration.runs for sample in run.samples]
-    return [pair for pair in pairs if all(map(math.isfinite, pair))]

@@ -12,10 +12,8 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Final
 
-from rl_scaling_callback.analysis.goals import Candidate
-from rl_scaling_callback.analysis.interference import undisturbed
-from rl_scaling_callback.analysis.noise import SWEPT, USUAL, Noise, variance_of
-from rl_scaling_callback.analysis.returns import INCOMPARABLE, times_to_return
+from rl_scaling_callback.analysis.noise import SWEPT, Noise, variance_of
+from rl_scaling_callback.analysis.returns import INCOMPARABLE, TimeToReturn, times_to_return
 from rl_scaling_callback.analysis.runs import Run, Study
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.attribution import LearnerLimits, TimeBreakdown, diagnosis, gains, losses
@@ -31,52 +29,53 @@ count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Configuration(Candidate):
-    """One scale of a study, from one run or several. See `Candidate` for the figures that goals judge.
+class Configuration:
+    """One scale: as measured in one run or several, as estimated by a race, or as predicted by a law.
 
     Attributes:
-        runs: its runs, without those that suffered notably more interference (see `interference`).
-        seconds: mean duration of an iteration [s].
+        scale: its scale; `scale.parallelism` is N.
+        steady: its steady state, over all runs.
+        sps_error: half-width [%] of the 95 % interval for a repeat of `sps`; NaN if unknown.
+        speedup: [×]; NaN without a baseline. See `ideal`.
+        speedup_error: the same for `speedup`, if the baseline is repeated as well [%]; NaN if unknown.
+        cpus: CPUs allocated to a trial.
+        unit: N at which the speedup of perfect scaling is 1×.
+        to_return: its time to return.
         is_baseline: True for the reference.
-        band: name of the efficiency band; "" if unknown or too noisy.
-        core_efficiency: speedup / min(runners, cores) × 100 [%].
-        sps_per_cpu: [steps/s].
+        runs: its runs, without those that suffered notably more interference from other programs.
         losses: percentage points of lost efficiency by cause (see `attribution.CAUSES`); empty if unknown.
         gains: how many times as fast it would be without each cause that is worth removing (see `attribution.gains`).
         losses_estimated: True if stepping and contention can't be separated.
         diagnosis: the largest loss and a remedy, in one line; "" if unknown.
-        cpu_utilisation: [%]; NaN if unknown.
         noise: variation between runs of one configuration.
         variance: variance of ln `sps` relative to other configurations; NaN if unknown.
         disturbed: True if other programs or trials interfered with it or with the baseline; its speedup is then inconclusive.
         notes: caveats about it and its runs.
     """
 
-    runs: tuple[Run, ...]
-    seconds: float
-    is_baseline: bool
-    band: str
-    core_efficiency: float
-    sps_per_cpu: float
+    scale: Scale
+    steady: Steady
+    sps_error: float
+    speedup: float = NAN
+    speedup_error: float = NAN
+    cpus: float
+    unit: int = 1
+    to_return: TimeToReturn = INCOMPARABLE
+    is_baseline: bool = False
+    runs: tuple[Run, ...] = ()
     losses: Mapping[str, float] = field(default_factory=dict)
     gains: Mapping[str, float] = field(default_factory=dict)
     losses_estimated: bool = False
     diagnosis: str = ""
-    cpu_utilisation: float = NAN
-    noise: Noise = USUAL
+    noise: Noise = field(default_factory=Noise)
     variance: float = NAN
     disturbed: bool = False
     notes: tuple[str, ...] = ()
 
     @property
-    def is_noisy(self) -> bool:
-        """Whether its measurements vary too much to tell its speedup."""
-        return self.noise.from_repeats and self.speedup_error > MAX_ERROR
-
-    @property
-    def is_unclear(self) -> bool:
-        """Whether its speedup is inconclusive, due to noise or interference."""
-        return self.is_noisy or self.disturbed
+    def sps(self) -> float:
+        """Its throughput [steps/s]."""
+        return self.steady.sps
 
     @property
     def own_error(self) -> float:
@@ -84,14 +83,50 @@ class Configuration(Candidate):
         return self.sps_error if math.isnan(self.variance) else self.noise.error(self.variance)
 
     @property
-    def loss(self) -> float:
-        """100 − efficiency [% points]."""
-        return 100 - self.efficiency
-
-    @property
     def baseline_sps(self) -> float:
         """The SPS that its speedup is relative to [steps/s]; NaN without a baseline."""
         return formulas.ratio(self.sps, self.speedup)
+
+    @property
+    def seconds(self) -> float:
+        """Mean duration of an iteration [s]."""
+        return formulas.ratio(self.steady.seconds, self.steady.iterations)
+
+    @property
+    def ideal(self) -> float:
+        """The speedup of perfect scaling [×]: N, or N / N of the baseline if that counts as 1×."""
+        return self.scale.parallelism / self.unit
+
+    @property
+    def efficiency(self) -> float:
+        """Speedup / ideal × 100 [%]; its relative error is `speedup_error`."""
+        return formulas.efficiency(self.speedup, self.ideal)
+
+    @property
+    def loss(self) -> float:
+        """100 − efficiency [% points]."""
+        return formulas.loss(self.efficiency)
+
+    @property
+    def band(self) -> str:
+        """Name of the efficiency band; "" if unknown or too noisy."""
+        return "" if self.is_noisy else formulas.band(self.efficiency)
+
+    @property
+    def core_efficiency(self) -> float:
+        """Speedup / min(runners, cores) × 100 [%]; NaN unless the speedup is relative to N = 1."""
+        cores = formulas.mean_of_known(run.cores for run in self.runs)
+        return formulas.core_efficiency(self.speedup, self.scale.num_env_runners, cores) if self.unit == 1 else NAN
+
+    @property
+    def sooner(self) -> float:
+        """Speedup of the time to return [×]; NaN if unknown."""
+        return self.to_return.sooner
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether its measurements vary too much to tell its speedup."""
+        return self.noise.from_repeats and self.speedup_error > MAX_ERROR
 
 
 def configurations(
@@ -108,45 +143,45 @@ def configurations(
         target_return: the return of `to_return`; None for the highest that all runs reach.
     """
     groups: dict[Scale, list[Run]] = defaultdict(list)
-    for run in undisturbed(study.runs):
+    for run in _undisturbed(study.runs):
         groups[run.scale].append(run)
     noise = SWEPT if study.swept else Noise.of(groups.values())
-    cells = {scale: _Cell.of(runs, noise) for scale, runs in groups.items()}
-    baseline = cells.get(reference)
+    measured = {scale: _measured(runs, noise) for scale, runs in groups.items()}
+    ordered = sorted(measured.values(), key=lambda each: (each.scale.parallelism, -each.scale.num_env_runners))
+    baseline, unit = measured.get(reference), 1
     if baseline is None and study.baseline is not None:
-        baseline = _Cell.of([study.baseline], noise)
-    ordered = sorted(cells.values(), key=lambda cell: (cell.scale.parallelism, -cell.scale.num_env_runners))
-    unit = 1
+        baseline = _measured([study.baseline], noise)
     if baseline is None:
-        baseline = next((cell for cell in ordered if cell.steady.sps > 0), None)
+        baseline = next((each for each in ordered if each.sps > 0), None)
         unit = baseline.scale.parallelism if baseline else 1
     times = times_to_return(groups, baseline.scale if baseline else None, target_return)
-    found = (_configuration(study, cell, cells, baseline, noise, unit) for cell in ordered)
+    found = (_compared(each, baseline, unit, study, measured) for each in ordered)
     return tuple(replace(each, to_return=times.get(each.scale, INCOMPARABLE)) for each in found)
 
 
-@dataclass(frozen=True, slots=True)
-class _Cell:
-    """The runs of one scale, taken together."""
+def _undisturbed(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs without those that have a counterpart at the same scale with notably less interference."""
+    least: dict[Scale, float] = {}
+    for run in runs:
+        if not math.isnan(run.others):
+            least[run.scale] = min(run.others, least.get(run.scale, math.inf))
+    return [run for run in runs if not run.others > least.get(run.scale, math.inf) + NOTABLE_CORES]
 
-    scale: Scale
-    runs: tuple[Run, ...]
-    steady: Steady
-    variance: float
 
-    @classmethod
-    def of(cls, runs: Sequence[Run], noise: Noise) -> _Cell:
-        variance = sum(noise.variance(run.steady) for run in runs) / len(runs) ** 2
-        return cls(runs[0].scale, tuple(runs), pooled([run.steady for run in runs]), variance)
-
-    @property
-    def steps(self) -> float:
-        """Env steps per iteration."""
-        return formulas.ratio(self.steady.env_steps, self.steady.iterations)
-
-    @property
-    def breakdown_per_step(self) -> TimeBreakdown:
-        return TimeBreakdown.of_window(self.steady.parts, self.steady.env_steps)
+def _measured(runs: Sequence[Run], noise: Noise) -> Configuration:
+    """Return a configuration that is not compared with a baseline yet."""
+    scale = runs[0].scale
+    cpus = formulas.mean_of_known(run.cpus for run in runs)
+    variance = sum(noise.variance(run.steady) for run in runs) / len(runs) ** 2
+    return Configuration(
+        scale=scale,
+        steady=pooled([run.steady for run in runs]),
+        sps_error=noise.error(variance + noise.level),
+        cpus=1.0 + scale.num_env_runners if math.isnan(cpus) else cpus,
+        runs=tuple(runs),
+        noise=noise,
+        variance=variance,
+    )
 
 
 def pooled(windows: Sequence[Steady]) -> Steady:
@@ -157,88 +192,73 @@ def pooled(windows: Sequence[Steady]) -> Steady:
     names = set.intersection(*(set(window.parts) for window in windows))
     return Steady(
         sps=formulas.steps_per_second(env_steps, seconds),
-        error=NAN,
         iterations=sum(window.iterations for window in windows),
         env_steps=env_steps,
         seconds=seconds,
-        converged=all(window.converged for window in windows),
-        settled=all(window.settled for window in windows),
         parts={name: sum(window.parts[name] for window in windows) for name in sorted(names)},
     )
 
 
-def _configuration(
-    study: Study, cell: _Cell, cells: Mapping[Scale, _Cell], baseline: _Cell | None, noise: Noise, unit: int
+def _compared(
+    each: Configuration, baseline: Configuration | None, unit: int, study: Study, measured: Mapping[Scale, Configuration]
 ) -> Configuration:
-    scale, steady, runs = cell.scale, cell.steady, cell.runs
-    notes = [note for run in runs for note in run.notes]
-    notes += _disturbances(runs, left_out=sum(run.scale == scale for run in study.runs) - len(runs))
-    speedup = speedup_error = NAN
+    """Return a configuration with its speedup and losses relative to the baseline, and with notes."""
+    notes = [note for run in each.runs for note in run.notes]
+    notes += _disturbances(each, left_out=sum(run.scale == each.scale for run in study.runs) - len(each.runs))
+    ours, theirs = _steps(each), _steps(baseline)
+    # If only throughputs are known, trust the user that they are comparable.
+    are_known = ours > 0 and theirs > 0 and not study.timed_iterations
+    if baseline is not None and are_known and not same_steps(ours, theirs):
+        is_rounded = each.runs[0].batch > 0 and len({run.batch for run in (*each.runs, *baseline.runs)}) == 1
+        why = "RLlib rounds the batch up" if is_rounded else "not comparable"
+        notes.append(f"{ours:,.0f} env steps per iteration, {theirs:,.0f} for the baseline: {why}")
+        baseline = baseline if is_rounded else None
+    speedup = error = NAN
     lost: Mapping[str, float] = {}
     estimated = False
-    # If only throughputs are known, trust the user that they are comparable.
-    steps_count = baseline is not None and not study.timed_iterations and cell.steps > 0 and baseline.steps > 0
-    differs = baseline is not None and steps_count and not same_steps(cell.steps, baseline.steps)
-    if baseline is not None and differs:
-        steps = f"{cell.steps:,.0f} env steps per iteration, {baseline.steps:,.0f} for the baseline"
-        is_rounded = runs[0].batch > 0 and len({run.batch for run in (*runs, *baseline.runs)}) == 1
-        notes.append(f"{steps}: {'RLlib rounds the batch up' if is_rounded else 'not comparable'}")
-        baseline = baseline if is_rounded else None
     if baseline is not None:
-        unit_sps, variance = _unit(cell, baseline, unit)
-        speedup = formulas.speedup(steady.sps, unit_sps)
-        speedup_error = 0.0 if cell is baseline else noise.error(cell.variance + variance)
-        if study.exclusive_phases or study.waits_are_known:
-            lost, estimated = _losses(cell, cells, baseline)
-    efficiency = formulas.efficiency(speedup, scale.parallelism / unit)
-    limits = LearnerLimits.of_window(steady.parts, steady.seconds)
-    cpus = formulas.mean_of_known(run.cpus for run in runs)
-    cpus = 1.0 + scale.num_env_runners if math.isnan(cpus) else cpus
-    made = Configuration(
-        scale=scale,
-        unit=unit,
-        runs=runs,
-        seconds=formulas.ratio(steady.seconds, steady.iterations),
-        sps=steady.sps,
-        sps_error=noise.error(cell.variance + noise.level),
-        noise=noise,
-        variance=cell.variance,
-        is_baseline=cell is baseline,
+        unit_sps, variance = _unit(each, baseline, unit)
+        speedup = formulas.speedup(each.sps, unit_sps)
+        error = 0.0 if each is baseline else each.noise.error(each.variance + variance)
+        lost, estimated = _losses(each, baseline, measured)
+    limits = LearnerLimits.of_window(each.steady.parts, each.steady.seconds)
+    concerned = (*each.runs, *(baseline.runs if baseline else ()))
+    return replace(
+        each,
         speedup=speedup,
-        speedup_error=speedup_error,
-        band=formulas.band(efficiency),
-        core_efficiency=formulas.core_efficiency(
-            speedup if unit == 1 else NAN, scale.num_env_runners, formulas.mean_of_known(run.cores for run in runs)
-        ),
-        sps_per_cpu=formulas.ratio(steady.sps, cpus),
-        cpus=cpus,
+        speedup_error=error,
+        unit=unit,
+        is_baseline=each is baseline,
         losses=lost,
-        gains=gains(lost, limits),
         losses_estimated=estimated,
+        gains=gains(lost, limits),
         diagnosis=diagnosis(lost, limits, steps_in_turn=study.steps_in_turn),
-        cpu_utilisation=formulas.mean_of_known(run.cpu_utilisation for run in runs),
-        ram_utilisation=max((run.ram_utilisation for run in runs if not math.isnan(run.ram_utilisation)), default=NAN),
-        disturbed=any(run.exclusive == 0 or run.others > NOTABLE_CORES for run in (*runs, *(baseline.runs if baseline else ()))),
+        disturbed=any(run.exclusive == 0 or run.others > NOTABLE_CORES for run in concerned),
         notes=tuple(notes),
     )
-    return replace(made, band="") if made.is_noisy else made
 
 
-def _unit(cell: _Cell, baseline: _Cell, unit: int) -> tuple[float, float]:
+def _steps(configuration: Configuration | None) -> float:
+    """Return the env steps per iteration; NaN if unknown."""
+    return formulas.ratio(configuration.steady.env_steps, configuration.steady.iterations) if configuration else NAN
+
+
+def _unit(each: Configuration, baseline: Configuration, unit: int) -> tuple[float, float]:
     """Return the baseline's SPS at `unit`, the N that counts as 1×, and the variance of its logarithm.
 
-    Unless the baseline was measured in iterations, it is the one probed in the cell's own runs, at the same speed of the machine.
+    Unless the baseline was measured in iterations, it is the one probed in the configuration's own runs, at the same speed of the
+    machine.
     """
-    own = [run for run in cell.runs if run.baseline_sps > 0]
+    own = [run for run in each.runs if run.baseline_sps > 0]
     if baseline.steady.iterations or not own:
-        return baseline.steady.sps / (baseline.scale.parallelism / unit), baseline.variance
+        return baseline.sps / (baseline.scale.parallelism / unit), baseline.variance
     return fmean(run.baseline_sps for run in own), sum(variance_of(run.baseline_error) for run in own) / len(own) ** 2
 
 
-def _disturbances(runs: Sequence[Run], left_out: int) -> Iterator[str]:
+def _disturbances(configuration: Configuration, left_out: int) -> Iterator[str]:
     """Yield what interfered with the runs, and how many were left out because of it."""
-    others = max((run.others for run in runs if run.others > NOTABLE_CORES), default=0.0)
-    if any(run.exclusive == 0 for run in runs):
+    others = max((run.others for run in configuration.runs if run.others > NOTABLE_CORES), default=0.0)
+    if any(run.exclusive == 0 for run in configuration.runs):
         yield "another trial ran on its node at the same time"
     elif others:
         yield f"other programs, or ones started by its env, kept {others:.1f} cores busy"
@@ -246,10 +266,17 @@ def _disturbances(runs: Sequence[Run], left_out: int) -> Iterator[str]:
         yield f"{counted(left_out, 'more run')} left out because of interference from other programs"
 
 
-def _losses(cell: _Cell, cells: Mapping[Scale, _Cell], baseline: _Cell) -> tuple[Mapping[str, float], bool]:
+def _losses(
+    each: Configuration, baseline: Configuration, measured: Mapping[Scale, Configuration]
+) -> tuple[Mapping[str, float], bool]:
     """Return the losses by cause, and whether they are estimated; no losses if the time of a part is unknown."""
-    alone = cells.get(Scale(1, cell.scale.num_envs_per_env_runner))
-    single = NAN if alone is None else alone.breakdown_per_step.busy
-    reference = baseline.breakdown_per_step.times(baseline.scale.parallelism)
-    lost, estimated = losses(cell.scale, cell.steady.env_steps, TimeBreakdown.of_window(cell.steady.parts), reference, single)
+    alone = measured.get(Scale(1, each.scale.num_envs_per_env_runner))
+    single = NAN if alone is None else _per_step(alone).busy
+    reference = _per_step(baseline).times(baseline.scale.parallelism)
+    spent = TimeBreakdown.of_window(each.steady.parts)
+    lost, estimated = losses(each.scale, each.steady.env_steps, spent, reference, single)
     return ({}, False) if any(map(math.isnan, lost.values())) else (lost, estimated)
+
+
+def _per_step(configuration: Configuration) -> TimeBreakdown:
+    return TimeBreakdown.of_window(configuration.steady.parts, configuration.steady.env_steps)

@@ -12,8 +12,8 @@ Source: Amdahl, AFIPS 1967; Gunther, "Guerrilla Capacity Planning", 2007 (throug
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from statistics import median
 from typing import Final, NamedTuple
 
@@ -21,93 +21,49 @@ import numpy as np
 from scipy.optimize import nnls
 from scipy.special import stdtrit
 
+from rl_scaling_callback.analysis.configurations import Configuration
+from rl_scaling_callback.analysis.noise import as_percent
+from rl_scaling_callback.analysis.runs import Run
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.estimates import Array
 from rl_scaling_callback.core.formulas import NAN
-from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.scale import REFERENCE_SCALE, Scale
+from rl_scaling_callback.core.steady import Steady
 
 MIN_CONFIGURATIONS: Final = 4
-"""Minimum number of configurations to fit a law."""
+"""Minimum number of configurations to fit a law, with different numbers of env runners."""
 
-_MIN_FOR_MORE_TERMS: Final = 6
-"""The same for laws of more than three terms, which also need three different numbers of env runners."""
+_MIN_FOR_FOUR_TERMS: Final = 6
+"""The same for laws of four terms, with three different numbers of env runners."""
 
 MAX_LAW_ERROR: Final = 20.0
 """Maximum mean leave-one-out error [%] of a law used for predictions, as in Ernest."""
 
-_FAR: Final = 2.0
-"""Predictions beyond this many times the measured range are called extrapolated."""
-
-_PLAUSIBLE_SPS: Final = (1e-12, 1e12)
-"""Throughputs [steps/s] outside this range are ignored."""
-
 _NEGLIGIBLE: Final = 0.05
 """Difference between mean leave-one-out errors [% points] that is too small to matter."""
 
-_MAX_WIDTH: Final = 20.0
-"""Half-width of ln T beyond which an interval is meaningless."""
-
 
 class Law(NamedTuple):
-    """A law: what it describes, its formula with a letter from a on for each coefficient, and its terms as functions of r, e."""
+    """A law: what it describes, its formula, and its fourth term as a function of r and e, None if it has three."""
 
     name: str
     formula: str
-    terms: Callable[[Array, Array], tuple[Array, ...]]
+    fourth: Callable[[Array, Array], Array] | None = None
 
-    @property
-    def size(self) -> int:
-        """Number of its coefficients."""
-        return len(self.terms(np.ones(1), np.ones(1)))
-
-
-def _amdahl(r: Array, e: Array) -> tuple[Array, ...]:
-    return np.ones_like(r), 1 / r, 1 / (r * e)
+    def terms(self, r: Array, e: Array) -> Array:
+        """Return its terms, shape (…, terms): serial time, time that env runners share, time that envs share, and the fourth."""
+        more = [] if self.fourth is None else [self.fourth(r, e)]
+        return np.stack([np.ones_like(r), 1 / r, 1 / (r * e), *more], axis=-1)
 
 
 LAWS: Final = (
-    # Serial time, time that env runners share, and time that envs share.
-    Law("Amdahl on two levels", "T = a + b/r + c/(re)", _amdahl),
+    Law("Amdahl on two levels", "T = a + b/r + c/(re)"),
     # The slowest of r env runners takes longer than their mean by about √(2 ln r) standard deviations.
-    Law(
-        "stragglers",
-        "T = a + b/r + (c + d√(2 ln r))/(re)",
-        lambda r, e: (*_amdahl(r, e), np.sqrt(2 * np.log(r)) / (r * e)),
-    ),
+    Law("stragglers", "T = a + b/r + (c + d√(2 ln r))/(re)", lambda r, e: np.sqrt(2 * np.log(r)) / (r * e)),
     # Env runners slow each other down on cores and memory that they share.
-    Law("contention", "T = a + b/r + c/(re) + d(r − 1)/e", lambda r, e: (*_amdahl(r, e), (r - 1) / e)),
+    Law("contention", "T = a + b/r + c/(re) + d(r − 1)/e", lambda r, e: (r - 1) / e),
 )
 """The candidates, simplest first."""
-
-
-class Measured(NamedTuple):
-    """A throughput [steps/s] with the half-width [%] of its 95 % interval for a repeated measurement, NaN if unknown."""
-
-    scale: Scale
-    sps: float
-    error: float = NAN
-
-
-class Prediction(NamedTuple):
-    """The predicted performance of a configuration.
-
-    Attributes:
-        scale: the configuration.
-        sps: throughput [steps/s].
-        error: half-width [%] of the 95 % interval for a measurement of it; NaN if unknown.
-        speedup: [×]; NaN without a baseline.
-        speedup_error: the same for `speedup`, if the baseline is measured as well.
-        efficiency: parallel efficiency [%]; NaN without a baseline.
-        extrapolated: True beyond 2× the measured range of env runners, envs per runner or N.
-    """
-
-    scale: Scale
-    sps: float
-    error: float
-    speedup: float
-    speedup_error: float
-    efficiency: float
-    extrapolated: bool
 
 
 class Fit(NamedTuple):
@@ -115,54 +71,39 @@ class Fit(NamedTuple):
 
     Attributes:
         law: the law.
-        coefficients: its coefficients by name [µs per env step].
+        coefficients: its coefficients by the letter in its formula [µs per env step].
         errors: leave-one-out error of each configuration [%].
         width: half-width of the 95 % interval of ln T for a new measurement; NaN if unknown.
-        largest: largest env runners, envs per runner and N measured.
-        on_a_line: True if all configurations lie on one line, so that N takes the place of r.
         cores: logical cores, beyond which more env runners are taken to gain nothing, as none were measured; infinite otherwise.
-        baseline: the measured baseline; its throughput is NaN if there is none.
+        reference: the baseline, or else a configuration that was compared with it; None if there is none.
     """
 
     law: Law
     coefficients: Mapping[str, float]
     errors: Sequence[float]
     width: float
-    largest: tuple[int, ...]
-    on_a_line: bool
     cores: float
-    baseline: Measured
+    reference: Configuration | None
 
     @property
     def mean_error(self) -> float:
         """Mean leave-one-out error [%]."""
         return float(np.mean(self.errors))
 
-    @property
-    def limit(self) -> float:
-        """Largest speedup that it allows, T(1r×1e) / a [×]; NaN if there is no limit."""
-        return formulas.ratio(self._seconds(1, 1), self.coefficients["a"] / 1e6)
-
-    def predict(self, scale: Scale) -> Prediction:
-        """Return its prediction for a configuration."""
-        counts = _counts(scale)
-        sps = formulas.ratio(1, self._seconds(min(counts[0], self.cores), counts[1]))
-        speedup = formulas.speedup(sps, self.baseline.sps)
-        of_baseline = math.log1p(self.baseline.error / 100) if self.baseline.error > 0 else 0.0
-        return Prediction(
-            scale=scale,
-            sps=sps,
-            error=_percent(self.width),
-            speedup=speedup,
-            speedup_error=_percent(math.hypot(self.width, of_baseline)),
-            efficiency=formulas.efficiency(speedup, scale.parallelism / self.baseline.scale.parallelism),
-            extrapolated=any(count > _FAR * largest for count, largest in zip(counts, self.largest, strict=True)),
+    def predict(self, scale: Scale) -> Configuration:
+        """Return the configuration as predicted, with the half-widths of the 95 % intervals for a measurement of it."""
+        r, e = min(max(1, scale.num_env_runners), self.cores), scale.num_envs_per_env_runner
+        terms = self.law.terms(np.array(float(r)), np.array(float(e)))
+        sps = formulas.ratio(1e6, float(terms @ [*self.coefficients.values()]))
+        predicted = Configuration(
+            scale=scale, steady=Steady(sps), sps_error=as_percent(self.width), cpus=1.0 + scale.num_env_runners
         )
-
-    def _seconds(self, r: float, e: float) -> float:
-        at = (r * e, 1.0) if self.on_a_line else (r, e)
-        terms = self.law.terms(*(np.array([count], dtype=float) for count in at))
-        return sum(value * float(term[0]) for value, term in zip(self.coefficients.values(), terms, strict=True)) / 1e6
+        if (reference := self.reference) is None:
+            return predicted
+        of_baseline = math.log1p(reference.own_error / 100) if reference.is_baseline and reference.own_error > 0 else 0.0
+        error = as_percent(math.hypot(self.width, of_baseline))
+        speedup = formulas.speedup(sps, reference.baseline_sps)
+        return replace(predicted, speedup=speedup, speedup_error=error, unit=reference.unit)
 
 
 class Laws(NamedTuple):
@@ -172,41 +113,28 @@ class Laws(NamedTuple):
         fits: the fitted laws, lowest leave-one-out error first.
         chosen: the law used for predictions; None if there are too few configurations or no law fits them.
         axes: Karp–Flatt's serial fraction by N along each measured axis: env runners of one env, envs of one runner.
-        limit: lowest and highest limit of the speedup over laws and axes [×]; NaN if there is none.
-        fitted_to: the scales used for fitting.
     """
 
     fits: tuple[Fit, ...]
     chosen: Fit | None
     axes: Mapping[str, Mapping[int, float]]
-    limit: tuple[float, float]
-    fitted_to: tuple[Scale, ...]
 
 
-def fit_laws(measured: Sequence[Measured], cores: float = NAN, baseline: Measured | None = None) -> Laws:
-    """Return the laws fitted to measured configurations, with or without 1r×1e; those of unknown throughput are ignored.
+def fit_laws(found: Sequence[Configuration], given: Run | None = None) -> Laws:
+    """Return the laws fitted to the configurations of a study, with or without 1r×1e; those of unknown throughput are ignored.
 
     Args:
-        measured: one entry per configuration.
-        cores: logical cores that the env runners share; NaN if unknown.
-        baseline: the throughput whose speedup is 1×, at the scale whose efficiency is then 100 %; None if unknown.
-
-    Raises:
-        ValueError: if a scale is given twice.
+        found: the configurations.
+        given: the baseline from outside the experiment.
     """
-    repeated = [str(scale) for scale, times in Counter(one.scale for one in measured).items() if times > 1]
-    if repeated:
-        raise ValueError(
-            f"measured has {', '.join(repeated)} more than once; allowed is one entry per scale: combine its runs first"
-        )
-    known = sorted(one for one in measured if _PLAUSIBLE_SPS[0] <= one.sps <= _PLAUSIBLE_SPS[1])
-    fits = sorted(_fits(known, cores, baseline or Measured(Scale(1, 1), NAN)), key=lambda fit: fit.mean_error)
-    one_by_one = next((one.sps for one in known if one.scale == Scale(1, 1)), NAN)
-    axes = {name: _serial_fractions(known, one_by_one, axis) for axis, name in enumerate(("env runners", "envs per runner"))}
-    axes = {name: fractions for name, fractions in axes.items() if fractions}
-    limits = [fit.limit for fit in fits] + [axis_limit(fractions) for fractions in axes.values()]
-    fastest = formulas.speedup(max((one.sps for one in known), default=NAN), one_by_one)
-    return Laws(tuple(fits), _choose(fits), axes, _range(limits, fastest), tuple(one.scale for one in known))
+    measured = {each.scale: each.sps for each in found}
+    if given is not None:
+        measured.setdefault(given.scale, given.steady.sps)
+    known = {scale: sps for scale, sps in sorted(measured.items()) if sps > 0}
+    fits = sorted(_fits(known, found), key=lambda fit: fit.mean_error)
+    axes = {"env runners": _serial_fractions(known, lambda scale: scale.num_envs_per_env_runner == 1)}
+    axes["envs per runner"] = _serial_fractions(known, lambda scale: scale.num_env_runners <= 1)
+    return Laws(tuple(fits), _choose(fits), {name: fractions for name, fractions in axes.items() if fractions})
 
 
 def axis_limit(serial_fractions: Mapping[int, float]) -> float:
@@ -214,44 +142,41 @@ def axis_limit(serial_fractions: Mapping[int, float]) -> float:
     return formulas.amdahl_limit(serial_fractions[max(serial_fractions)])
 
 
-def _counts(scale: Scale) -> tuple[int, int, int]:
-    return max(1, scale.num_env_runners), scale.num_envs_per_env_runner, scale.parallelism
+def _serial_fractions(known: Mapping[Scale, float], is_on_axis: Callable[[Scale], bool]) -> dict[int, float]:
+    """Return Karp–Flatt's serial fractions by N along an axis; empty without 1r×1e."""
+    speeds = {scale.parallelism: sps for scale, sps in known.items() if is_on_axis(scale)} if REFERENCE_SCALE in known else {}
+    speedups = {n: formulas.speedup(sps, known[REFERENCE_SCALE]) for n, sps in speeds.items() if n > 1}
+    return {n: formulas.serial_fraction(speedup, n) for n, speedup in speedups.items()}
 
 
-def _percent(width: float) -> float:
-    return 100 * math.expm1(width) if width < _MAX_WIDTH else NAN
-
-
-def _fits(known: Sequence[Measured], cores: float, baseline: Measured) -> list[Fit]:
-    if len(known) < MIN_CONFIGURATIONS:
+def _fits(known: Mapping[Scale, float], found: Sequence[Configuration]) -> list[Fit]:
+    t = np.array([1e6 / sps for sps in known.values()])
+    r = np.array([float(max(1, scale.num_env_runners)) for scale in known])
+    e = np.array([float(scale.num_envs_per_env_runner) for scale in known])
+    if len(known) < MIN_CONFIGURATIONS or len(np.unique(r)) == 1:
         return []
-    counts = np.array([_counts(one.scale) for one in known])
-    t = np.array([1e6 / one.sps for one in known])
-    largest = tuple(counts.max(axis=0).tolist())
-    on_a_line = min(len(np.unique(counts[:, axis])) for axis in (0, 1)) == 1
-    r, e = (counts[:, 2].astype(float), np.ones_like(t)) if on_a_line else (counts[:, 0].astype(float), counts[:, 1].astype(float))
-    enough = len(known) >= _MIN_FOR_MORE_TERMS and len(np.unique(r)) >= 3
+    cores = max((run.cores for each in found for run in each.runs if run.cores > 0), default=NAN)
+    compared = sorted((each for each in found if each.speedup > 0), key=lambda each: not each.is_baseline)
+    enough = len(known) >= _MIN_FOR_FOUR_TERMS and len(np.unique(r)) >= 3
     # From the median error, which is that of a difference between two measurements, with twice the variance.
-    errors = [math.log1p(one.error / 100) for one in known if 0 <= one.error < math.inf]
+    errors = [math.log1p(each.own_error / 100) for each in found if 0 <= each.own_error < math.inf]
     noise = median(errors or [0.0]) / math.sqrt(2)
     fits = []
     for law in LAWS:
-        if law.size > 3 and not enough:
+        if law.fourth is not None and not enough:
             continue
-        terms = np.stack(law.terms(r, e), axis=1)
+        terms = law.terms(r, e)
         left_out = np.array([terms[i] @ _coefficients(np.delete(terms, i, 0), np.delete(t, i)) for i in range(len(t))])
         logs = np.log(np.maximum(left_out / t, 1e-9))
         width = float(stdtrit(len(t) - 1, 0.975)) * math.sqrt(float(np.mean(logs**2)))
         fits.append(
             Fit(
                 law=law,
-                coefficients=dict(zip("abcdef", _coefficients(terms, t).tolist(), strict=False)),
+                coefficients=dict(zip("abcd", _coefficients(terms, t).tolist(), strict=False)),
                 errors=(100 * np.abs(left_out / t - 1)).tolist(),
                 width=max(width, noise),
-                largest=largest,
-                on_a_line=on_a_line,
-                cores=cores if largest[0] <= cores else math.inf,
-                baseline=baseline,
+                cores=cores if r.max() <= cores else math.inf,
+                reference=compared[0] if compared else None,
             )
         )
     return fits
@@ -274,17 +199,4 @@ def _choose(fits: Sequence[Fit]) -> Fit | None:
     best = fits[0]
     margin = float(np.std(best.errors, ddof=1)) / math.sqrt(len(best.errors)) + _NEGLIGIBLE
     near = [fit for fit in fits if fit.mean_error <= min(best.mean_error + margin, MAX_LAW_ERROR)]
-    return min(near, key=lambda fit: (fit.law.size, fit.mean_error), default=None)
-
-
-def _serial_fractions(known: Sequence[Measured], one_by_one: float, axis: int) -> dict[int, float]:
-    """Return Karp–Flatt's serial fractions by N where the count other than that of the axis is 1; empty without 1r×1e."""
-    on_it = {one.scale.parallelism: one.sps for one in known if _counts(one.scale)[1 - axis] == 1 and one_by_one > 0}
-    return {n: formulas.serial_fraction(formulas.speedup(sps, one_by_one), n) for n, sps in sorted(on_it.items()) if n > 1}
-
-
-def _range(limits: Sequence[float], fastest: float) -> tuple[float, float]:
-    """Return the lowest and the highest limit, without those that the fastest measured speedup disproves."""
-    known = [limit for limit in limits if not math.isnan(limit)]
-    standing = [limit for limit in known if not limit < fastest] or ([fastest] if known else [NAN])
-    return min(standing), max(standing)
+    return min(near, key=lambda fit: (len(fit.coefficients), fit.mean_error), default=None)

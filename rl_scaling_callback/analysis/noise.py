@@ -44,60 +44,58 @@ Smyth's estimator for the three grids, from how much more the variances of whole
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """The variation between runs of one configuration.
+    """The variation between runs of one configuration; by default the usual one, as long as no run was repeated.
 
     Attributes:
         factor: k, relative to the usual variance.
         dof: its degrees of freedom.
         from_repeats: True if it was estimated from repeated runs.
         swept: True if the error of a run is already that of its throughput relative to the others, as estimated by a sweep.
-        level: variance of ln SPS that all configurations share, so that it cancels in their ratios: the machine's mean speed
-            differs from time to time.
     """
 
     factor: float = 1.0
     dof: float = USUAL_DOF
     from_repeats: bool = False
     swept: bool = False
-    level: float = USUAL_LEVEL**2
 
     @classmethod
     def of(cls, groups: Iterable[Sequence[Run]]) -> Noise:
         """Return the noise estimated from the runs of each configuration."""
         squares, dof = 0.0, 0
         for same in groups:
-            runs = [run for run in same if run.steady.sps > 0]
-            if len(runs) < 2:
+            steady = [run.steady for run in same if run.steady.sps > 0]
+            if len(steady) < 2:
                 continue
-            weights = np.array([1 / _usual(run.steady) for run in runs])
-            logs = np.log([run.steady.sps for run in runs])
+            weights = np.array([1 / _usual(each) for each in steady])
+            logs = np.log([each.sps for each in steady])
             squares += float(weights @ (logs - np.average(logs, weights=weights)) ** 2)
-            dof += len(runs) - 1
-        factor = (USUAL_DOF + squares) / (USUAL_DOF + dof)
-        return cls(factor, USUAL_DOF + dof, dof > 0, level=factor * USUAL_LEVEL**2)
+            dof += len(steady) - 1
+        return cls((USUAL_DOF + squares) / (USUAL_DOF + dof), USUAL_DOF + dof, from_repeats=dof > 0)
+
+    @property
+    def level(self) -> float:
+        """Variance of ln SPS that all configurations share, so that it cancels in ratios: machines are faster at some times."""
+        return self.factor * USUAL_LEVEL**2
 
     def variance(self, steady: Steady) -> float:
         """Return the variance of ln SPS of one run; NaN if it can be estimated neither from iterations nor from repeats."""
         if self.swept:
             return 0.5 * variance_of(steady.error, self.dof)  # the error is that of a repeat
-        if steady.iterations == 0 or (math.isnan(within(steady)) and not self.from_repeats):
-            return NAN
-        return self.factor * _usual(steady)
+        is_known = steady.iterations > 0 and (self.from_repeats or within(steady) >= 0)
+        return self.factor * _usual(steady) if is_known else NAN
 
     def error(self, variance: float) -> float:
-        """Return the half-width [%] of the 95 % interval for a repeat of a figure, given the variance of its logarithm.
+        """Return the half-width [%] of the 95 % interval for a repeat of a figure, given the variance of its logarithm."""
+        return as_percent(float(stdtrit(self.dof, 0.975)) * math.sqrt(2 * variance))
 
-        The interval is symmetric on a log scale. NaN beyond a factor of e^20.
-        """
-        half_width = float(stdtrit(self.dof, 0.975)) * math.sqrt(2 * variance)
-        return 100 * math.expm1(half_width) if half_width < 20 else NAN
-
-
-USUAL: Final = Noise()
-"""The prior, used as long as no run was repeated."""
 
 SWEPT: Final = Noise(dof=math.inf, from_repeats=True, swept=True)
 """The noise of figures estimated from the rounds of a sweep."""
+
+
+def as_percent(half_width: float) -> float:
+    """Return the half-width [%] of an interval that is symmetric on a log scale, where it is given; NaN beyond a factor of e^20."""
+    return 100 * math.expm1(half_width) if half_width < 20 else NAN
 
 
 def variance_of(error: float, dof: float = math.inf) -> float:
@@ -107,10 +105,7 @@ def variance_of(error: float, dof: float = math.inf) -> float:
 
 def within(steady: Steady) -> float:
     """Return the variance of ln SPS within a run, from its iterations; NaN if unknown."""
-    dof = steady.iterations - 1
-    if not (dof >= 1 and math.isfinite(steady.error)):
-        return NAN
-    return variance_of(steady.error, dof)
+    return variance_of(steady.error, steady.iterations - 1) if steady.iterations > 1 else NAN
 
 
 def _usual(steady: Steady) -> float:

@@ -26,10 +26,12 @@ import numpy.typing as npt
 from scipy.special import ndtr, stdtrit
 
 from rl_scaling_callback.analysis.choice import INDIFFERENCE, choose, shortfall
-from rl_scaling_callback.analysis.goals import TOLERANCE, Candidate, Goal, tolerance
+from rl_scaling_callback.analysis.configurations import Configuration
+from rl_scaling_callback.analysis.goals import TOLERANCE, Goal, tolerance
 from rl_scaling_callback.analysis.noise import USUAL_DOF, USUAL_STD
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.steady import Steady
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -74,7 +76,7 @@ class Outcome:
     scales: tuple[Scale, ...]
     speedup: Array
     speedup_error: Array
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[Configuration, ...]
     out: frozenset[Scale]
     choice: Scale
     equals: tuple[Scale, ...]
@@ -114,7 +116,7 @@ class Race:
     its error as measured, and by at most 5 % with that confidence.
 
     Attributes:
-        goal: the goal. Its RAM limit is ignored.
+        goal: the goal.
         cpus: returns the CPUs allocated to a trial at a scale.
         independent: whether each measurement has an Algorithm of its own. They are then as independent, few and noisy as trials, so
             their variance is shrunk towards the usual one, as in reports (see `analysis.noise`). Otherwise, they are many, and
@@ -164,11 +166,20 @@ class Race:
         own = variance - (half := others.min(initial=2 * _MAX_STD**2) / 2)
         own[0] = half
         own_error = np.minimum(100 * np.expm1(quantile * np.sqrt(own)), _MAX_ERROR)
-        figures = ("sps", "sps_error", "speedup", "speedup_error")
-        columns = zip(*(each.tolist() for each in (np.exp(speed), own_error, np.exp(gained), error)), strict=True)
-        known = [(scale, dict(zip(figures, each, strict=True))) for scale, each in zip(scales, columns, strict=True)]
-        candidates = tuple(Candidate(scale=scale, cpus=self.cpus(scale), **each) for scale, each in known if each["sps"] > 0)
-        equals = tuple(each.scale for each in choose(candidates, self.goal).equals)
+        columns = zip(scales, *(each.tolist() for each in (np.exp(speed), own_error, np.exp(gained), error)), strict=True)
+        candidates = tuple(
+            Configuration(
+                scale=scale,
+                steady=Steady(sps),
+                sps_error=sps_error,
+                speedup=speedup,
+                speedup_error=speedup_error,
+                cpus=self.cpus(scale),
+            )
+            for scale, sps, sps_error, speedup, speedup_error in columns
+            if sps > 0
+        )
+        equals = tuple(each.scale for each in choose(candidates, self.goal))
         choice = scales.index(equals[0])
         required = np.array([self._required(scale) for scale in scales]) - math.log(scales[0].parallelism)
         spread = low, high, required, np.array([*map(tolerance, error)]), self._boundary(fit) * std
@@ -212,7 +223,7 @@ class Race:
                     found.add(larger)
         return tuple(sorted(found))
 
-    def _worth(self, candidate: Candidate) -> tuple[float, float]:
+    def _worth(self, candidate: Configuration) -> tuple[float, float]:
         """Return the sort key of a configuration: first how far it is from the goal, negative, then ln of its speedup."""
         resources, lack = shortfall(candidate, self.goal)
         return -(_OUTWEIGHS * resources + lack), math.log(candidate.speedup)
@@ -276,7 +287,7 @@ def _lacks(margins: Array) -> Array:
     return lacks
 
 
-def _log_slope(smaller: Candidate, larger: Candidate) -> float:
+def _log_slope(smaller: Configuration, larger: Configuration) -> float:
     """Return by how much ln of the speedup grows per ln of N."""
     return math.log(larger.speedup / smaller.speedup) / math.log(larger.scale.parallelism / smaller.scale.parallelism)
 

@@ -1,7 +1,6 @@
 """Time to return: how much sooner a faster configuration learns.
 
-A configuration with a higher throughput may need more env steps. Its time to a return is env steps to that return / SPS, so its
-speedup is that of throughput × the ratio of env steps. Pollux calls throughput × statistical efficiency goodput.
+A configuration with a higher throughput may need more env steps: its time to a return is env steps to that return / SPS.
 
 A run stays at a return R from the first iteration on whose mean return, and that of all later ones, is at least R. A curve that
 overshoots and falls back has not learned R, so its first crossing doesn't count. R is the highest return at which all runs stay for
@@ -90,7 +89,7 @@ def times_to_return(
 
     Args:
         groups: the runs of each configuration.
-        baseline: the configuration that is the baseline; None if none is.
+        baseline: the configuration that is the baseline; None if there is none.
         target: the return R; None for the highest at which all runs stay for the last quarter of their time.
     """
     curves = {scale: [_curve(run) for run in runs] for scale, runs in groups.items()}
@@ -101,15 +100,13 @@ def times_to_return(
     if target is None and any(curve[0].lasting_return >= wanted for curve in every):
         return {}
     found = {scale: [reached(curve, wanted) for curve in several] for scale, several in curves.items()}
-    seconds = {scale: [_log(each.elapsed if each else NAN) for each in several] for scale, several in found.items()}
-    steps = {scale: [_log(each.lifetime_steps if each else NAN) for each in several] for scale, several in found.items()}
-    known = [times for times in seconds.values() if len(times) > 1 and not any(map(math.isnan, times))]
-    dof = sum(len(times) - 1 for times in known)
-    spread = sum((len(times) - 1) * variance(times) for times in known) / dof if dof else NAN
-    noise = Noise(dof=dof or NAN)
-    theirs = seconds.get(baseline, [NAN]) if baseline else [NAN]
+    seconds = {scale: [math.log(each.elapsed) if each else NAN for each in several] for scale, several in found.items()}
+    repeats = [times for times in seconds.values() if len(times) > 1 and not any(map(math.isnan, times))]
+    dof = sum(len(times) - 1 for times in repeats)
+    spread = sum((len(times) - 1) * variance(times) for times in repeats) / dof if dof else NAN
+    noise, theirs = Noise(dof=dof or NAN), seconds.get(baseline, [NAN]) if baseline else [NAN]
 
-    def result(scale: Scale) -> TimeToReturn:
+    def time_of(scale: Scale) -> TimeToReturn:
         mean, runs = fmean(seconds[scale]), len(seconds[scale])
         if math.isnan(mean):
             return TimeToReturn(wanted, target is not None)
@@ -117,13 +114,13 @@ def times_to_return(
             target=wanted,
             is_given=target is not None,
             seconds=math.exp(mean),
-            env_steps=math.exp(fmean(steps[scale])),
+            env_steps=math.exp(fmean(_log(each.lifetime_steps) for each in found[scale] if each)),
             error=noise.error(spread / runs),
             sooner=math.exp(fmean(theirs) - mean),
             sooner_error=0.0 if scale == baseline else noise.error(spread / runs + spread / len(theirs)),
         )
 
-    return {scale: result(scale) for scale in groups}
+    return {scale: time_of(scale) for scale in groups}
 
 
 def _curve(run: Run) -> list[Iteration]:

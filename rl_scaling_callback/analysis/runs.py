@@ -9,7 +9,6 @@ from typing import NamedTuple
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
-from rl_scaling_callback.core.workload import Workload
 
 
 class Iteration(NamedTuple):
@@ -20,14 +19,13 @@ class Iteration(NamedTuple):
         env_steps: env steps sampled in it; NaN if unknown.
         seconds: its duration, without evaluation if that is known; NaN if unknown.
         parts: seconds of each of `attribution.RECORDED`; None if they were not measured.
-        measured: True if it is in the steady window; False for warm-up, and before that was decided.
         since_restore: its number since the trial was started or restored; NaN if unknown.
         exclusive: 1.0 if no other trial ran at the same time, 0.0 if one did, NaN if unknown.
         others: cores that other programs kept busy; NaN if unknown.
         healthy: env runners that RLlib considered healthy; NaN if unknown.
-        cpu_utilisation: of its node [%]; NaN if unknown.
-        ram_utilisation: of its node [%]; NaN if unknown.
-        vram_utilisation: of its fullest GPU [%]; NaN if unknown.
+        cpu_utilisation: of its node [%]; NaN if unknown, as for the next two.
+        ram_utilisation: of its node [%].
+        vram_utilisation: of its fullest GPU [%].
         episode_return: mean return of the episodes that ended in it; NaN if unknown.
         lifetime_steps: env steps sampled up to its end; NaN if unknown.
         elapsed: training time up to its end [s]; NaN if unknown.
@@ -38,7 +36,6 @@ class Iteration(NamedTuple):
     env_steps: float
     seconds: float
     parts: tuple[float, ...] | None = None
-    measured: bool = False
     since_restore: float = NAN
     exclusive: float = NAN
     others: float = NAN
@@ -64,7 +61,7 @@ class Run:
         cpus: CPUs that Ray allocated to it; NaN if unknown.
         cpu_utilisation: mean CPU utilisation of its node over the steady window [%]; NaN if unknown.
         ram_utilisation: the largest RAM utilisation of its node [%]; NaN if unknown.
-        vram_utilisation: the same for the memory of its fullest GPU.
+        vram_utilisation: the same for the memory of its fullest GPU [%].
         exclusive: 1.0 if no other trial ran at the same time in the steady window, 0.0 if one did, NaN if unknown.
         others: cores that other programs kept busy on its machine, mean over the steady window; NaN if unknown.
         baseline_sps: SPS of the baseline probed in it, over its steady window and per unit of parallelism [steps/s]; NaN if none
@@ -102,11 +99,10 @@ class Study:
         baseline: a baseline from outside the experiment, with a note on its source; None to use the runs at the reference
             scale, or at the smallest one if there are none.
         facts: what all its runs have in common, as texts for readers: algorithm, env, batch size, CPU, versions.
-        exclusive_phases: False if phases overlap (APPO, IMPALA).
-        waits_are_known: True if the env runners' waits were recorded, so that losses are known even if phases overlap.
+        phases_overlap: True if sampling overlaps learning (APPO, IMPALA). The parts of its runs are then those of the env runners'
+            time, and unknown if their waits are.
         steps_in_turn: False if sub-envs step in parallel or as one vectorised env.
         timed_iterations: True if iterations have a fixed duration, so that their steps vary.
-        workload: the workload that all its runs share; None if unknown.
         gpus: names of the GPUs that its runs use, "" for an unnamed one; empty if they use none, None if unknown.
         swept: True if each run is an iteration of a configuration as estimated by a sweep, whose error is that of its throughput
             relative to the others.
@@ -116,11 +112,9 @@ class Study:
     runs: tuple[Run, ...]
     baseline: Run | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
-    exclusive_phases: bool = True
-    waits_are_known: bool = False
+    phases_overlap: bool = False
     steps_in_turn: bool = True
     timed_iterations: bool = False
-    workload: Workload | None = None
     gpus: tuple[str, ...] | None = None
     swept: bool = False
 

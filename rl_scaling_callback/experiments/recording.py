@@ -36,11 +36,10 @@ def summarise(iterations: Sequence[Iteration], rule: SteadyRule, *, learns_after
     lowest = lasting([each.episode_return for each in iterations])
     for index, each in enumerate(iterations):
         parts = unknown if each.parts is None else dict(zip(RECORDED, each.parts, strict=True))
-        counts = window.add(each.env_steps, each.seconds, parts, since_restore=each.since_restore)
-        if counts:
+        if window.add(each.env_steps, each.seconds, parts, since_restore=each.since_restore):
             measured.append(each)
         if index in kept and each.env_steps >= 0 and each.seconds > 0:
-            samples.append(each._replace(measured=counts, lasting_return=lowest[index]))
+            samples.append(each._replace(lasting_return=lowest[index]))
     return Run(
         steady=window.read(),
         cpu_utilisation=mean_of_known(each.cpu_utilisation for each in measured),

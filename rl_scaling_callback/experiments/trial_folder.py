@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -58,6 +58,9 @@ _USED: Final = (
 _BREAK_S: Final = 5.0
 """A trial that logs nothing for longer than this in addition to an iteration may have been paused for others [s]."""
 
+_MIN_OVERLAP_S: Final = 1.0
+"""Overlaps up to this long [s] are ignored: results are logged with their time to the second."""
+
 _SUSPICIOUS: Final = 50.0
 """Iterations longer than this many times the median get a note. They still count, since the cause is unknown."""
 
@@ -72,7 +75,7 @@ class TrialRead(NamedTuple):
         host: name of the Algorithm's host; "" if unknown.
         unit_sps: the final baseline of its callback, per unit of parallelism [steps/s]; NaN if there was none.
         gpus: GPUs that it requests in total.
-        exclusive_phases: see `Study`, as for those that follow.
+        phases_overlap: see `Study`, as for those that follow.
     """
 
     run: Run
@@ -81,8 +84,7 @@ class TrialRead(NamedTuple):
     host: str
     unit_sps: float
     gpus: float
-    exclusive_phases: bool
-    waits_are_known: bool
+    phases_overlap: bool
     steps_in_turn: bool
     timed_iterations: bool
 
@@ -99,6 +101,20 @@ class Presence(NamedTuple):
     host: str = ""
     spells: tuple[tuple[float, float], ...] = ()
     opening: tuple[Any, ...] = ()
+
+
+def overlapping(trials: Sequence[Presence]) -> set[int]:
+    """Return the indices of the trials that ran at the same time as another one on their host."""
+    found: set[int] = set()
+    latest: dict[str, tuple[float, int]] = {}
+    ordered = sorted((begin, end, host, index) for index, (host, spells, _) in enumerate(trials) if host for begin, end in spells)
+    for begin, end, host, index in ordered:
+        last, other = latest.get(host, (begin, index))
+        if other != index and min(last, end) - begin > _MIN_OVERLAP_S:
+            found |= {index, other}
+        if host not in latest or end > last:
+            latest[host] = end, index
+    return found
 
 
 def read_trial(
@@ -278,6 +294,8 @@ class _Log:
                 f"only {median_low(healthy):.0f} of its {scale.num_env_runners} env runners were healthy in most iterations: its "
                 f"throughput is not that of {scale}. See Ray's logs for the cause",
             )
+        if steady.parts and is_asynchronous(self.config) and known("account/exact") != 1:  # the env runners' waits are unknown
+            run = replace(run, steady=replace(steady, parts={**steady.parts, "sample": NAN}))
         batch = number(facts.get("train_batch_size"))
         fragments = scale.parallelism * number(self.config.get("rollout_fragment_length"))
         is_rounded = batch <= ratio(steady.env_steps, steady.iterations) <= batch + fragments
@@ -288,8 +306,7 @@ class _Log:
             host=self._last.host if self._last else "",
             unit_sps=known("baseline_sps", NAN) if known("comparable") == 1 else NAN,
             gpus=total_gpus(self.config),
-            exclusive_phases=not is_asynchronous(self.config),
-            waits_are_known=is_asynchronous(self.config) and known("account/exact") == 1,
+            phases_overlap=is_asynchronous(self.config),
             steps_in_turn=steps_in_turn(self.config),
             timed_iterations=iterations_are_timed(self.config) or steps_follow_scale(self.config),
         )

@@ -12,7 +12,6 @@ from functools import partial
 from statistics import fmean
 from typing import Any, Final
 
-from rl_scaling_callback.analysis.interference import overlapping
 from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Run, Study
 from rl_scaling_callback.baseline.model import Baseline, BaselineFileError
 from rl_scaling_callback.baseline.store import EXPERIMENT_SUBDIRECTORY
@@ -22,7 +21,7 @@ from rl_scaling_callback.core.steady import Steady, SteadyRule
 from rl_scaling_callback.core.text import listed
 from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.experiments.logs import READERS
-from rl_scaling_callback.experiments.trial_folder import PARAMS, Presence, TrialRead, read_trial
+from rl_scaling_callback.experiments.trial_folder import PARAMS, Presence, TrialRead, overlapping, read_trial
 from rl_scaling_callback.rllib.configs import uses_gpus
 from rl_scaling_callback.rllib.facts import HARDWARE_AND_VERSIONS
 from rl_scaling_callback.rllib.values import number
@@ -185,7 +184,7 @@ def _without_copies(read: Sequence[tuple[TrialRead | LeftOut, Presence]]) -> tup
         if ran.spells > read[other][1].spells:
             longest[key] = index
     kept = sorted(longest.values())
-    busy = {kept[index] for index in overlapping([read[index][1][:2] for index in kept])}
+    busy = {kept[index] for index in overlapping([read[index][1] for index in kept])}
     whole: list[TrialRead | LeftOut] = []
     copies: list[LeftOut] = []
     for index, (found, _) in enumerate(read):
@@ -276,11 +275,9 @@ def _study(
         runs=runs,
         baseline=None if any(run.scale == reference for run in runs) else _given(trials, published, reference),
         facts=texts,
-        exclusive_phases=all(trial.exclusive_phases for trial in trials),
-        waits_are_known=all(trial.waits_are_known for trial in trials),
+        phases_overlap=any(trial.phases_overlap for trial in trials),
         steps_in_turn=all(trial.steps_in_turn for trial in trials),
         timed_iterations=any(trial.timed_iterations for trial in trials),
-        workload=Workload(facts),
         gpus=gpus if "num_gpus" in facts else None,
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from rl_scaling_callback.analysis.configurations import Configuration
-from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.text import UNKNOWN, percent, rounded
 
 
@@ -52,7 +52,7 @@ COLUMNS: Final = (
     Column("loss", "loss", "% points", lambda c: c.loss, 1, spare=6),
     Column("band", "band", "", lambda c: c.band or None),
     Column("core_efficiency", "per core", "%", lambda c: c.core_efficiency, 1, spare=5),
-    Column("sps_per_cpu", "SPS per CPU", "steps/s", lambda c: c.sps_per_cpu, 0, spare=4),
+    Column("sps_per_cpu", "SPS per CPU", "steps/s", lambda c: ratio(c.sps, c.cpus), 0, spare=4),
     Column("diagnosis", "main loss", "", lambda c: c.diagnosis or None, spare=3),
     Column("seconds_to_return", "to return", "s", lambda c: c.to_return.seconds, 6, lambda c: c.to_return.error, spare=2),
     Column("steps_to_return", "steps to return", "", lambda c: c.to_return.env_steps, 0, spare=7),

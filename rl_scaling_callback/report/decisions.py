@@ -7,10 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from rl_scaling_callback.analysis.choice import tied
+from rl_scaling_callback.analysis.choice import ENOUGH_ITERATIONS, TO_GET_A_BASELINE, Recommendation, tied
 from rl_scaling_callback.analysis.configurations import MAX_ERROR, Configuration
-from rl_scaling_callback.analysis.goals import Goal, Limit, Standing, judge, standings
-from rl_scaling_callback.analysis.recommendation import ENOUGH_ITERATIONS, TO_GET_A_BASELINE, Recommendation
+from rl_scaling_callback.analysis.goals import Goal, Standing, judge, standings
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.steady import DEFAULT_RULE
 from rl_scaling_callback.core.text import cpus, joined, listed, percent, printable, rounded, with_interval
@@ -22,7 +21,6 @@ _FIGURES: Final[Mapping[str, tuple[str, int, str]]] = {
     "efficiency": ("efficiency", 1, " %"),
     "speedup": ("speedup", 2, "×"),
     "cpus": ("CPUs", 0, ""),
-    "ram_utilisation": ("RAM utilisation", 0, " %"),
     "sooner": ("speedup of the time to return", 2, "×"),
 }
 """Name, decimals and unit of each figure that a goal can limit."""
@@ -32,7 +30,7 @@ _NO_BASELINE: Final = f"Without a baseline, speedup and efficiency are unknown. 
 
 def goal_text(goal: Goal) -> str:
     """Return a goal's objective: `"the largest speedup with efficiency ≥ 80 %"`."""
-    return f"the largest speedup with {_asked(goal.limits)}" if goal.limits else "the largest speedup"
+    return f"the largest speedup with {_asked(goal.limits.items())}" if goal.limits else "the largest speedup"
 
 
 def verdict_text(recommendation: Recommendation) -> str:
@@ -80,12 +78,12 @@ def why_lines(recommendation: Recommendation) -> Iterator[str]:
         uncertain = f"all speedups are uncertain by more than {MAX_ERROR:.0f} %" if choice.is_baseline else of_choice
         yield f"The machine was too busy to tell: {uncertain}. Measure again when less else runs on it, or for longer."
     elif recommendation.ground == "nearest":
-        yield f"No measured configuration meets {_asked(recommendation.goal.limits)}."
+        yield f"No measured configuration meets {_asked(recommendation.goal.limits.items())}."
         near = f"{peers} come about equally close; {choice.scale} {cheapest}" if others else f"{choice.scale} comes closest"
         yield f"{near}: {figures}."
         yield f"It misses {_missed(stands)}."
     else:
-        asked = _asked(each.limit for each in stands if not math.isnan(each.reach))
+        asked = _asked((each.figure, each.limit) for each in stands if not math.isnan(each.reach))
         within = " within error" if any(each.reach < 1 for each in stands) else ""
         fastest = f"fastest with {asked}{within}" if asked else "fastest"
         best = (
@@ -120,12 +118,12 @@ def doubt_lines(recommendation: Recommendation) -> Iterator[str]:
         missing = "No configuration was measured: run trials with different num_env_runners and num_envs_per_env_runner."
         yield without if measured else missing
         return
-    if unknown := _asked(each.limit for each in stands if math.isnan(each.reach)):
+    if unknown := _asked((each.figure, each.limit) for each in stands if math.isnan(each.reach)):
         yield f"Whether {choice.scale} meets {unknown} is unknown: it was not recorded."
     straddled = [each for each in stands if each.verdict == "undecided" and each.reach > 0]
     if straddled and recommendation.ground != "guess":
-        figures = (with_interval(each.value, each.error, *_FIGURES[each.limit.figure][1:]) for each in straddled)
-        at = [f"{_limit(each.limit)} at {figure}" for each, figure in zip(straddled, figures, strict=True)]
+        figures = (with_interval(each.value, each.error, *_FIGURES[each.figure][1:]) for each in straddled)
+        at = [f"{_limit(each.figure, each.limit)} at {figure}" for each, figure in zip(straddled, figures, strict=True)]
         yield f"Undecided: {listed(at)}; {_remedy(recommendation, choice, straddled)}."
     if choice.band == "inefficient":
         yield "Its band is inefficient: consider less parallelism unless CPUs are plentiful."
@@ -159,7 +157,7 @@ def _no_throughput(unmeasured: Sequence[Configuration]) -> str:
 def _remedy(recommendation: Recommendation, choice: Configuration, straddled: Sequence[Standing]) -> str:
     """Return how to settle undecided verdicts."""
     baseline, repeat = recommendation.baseline, f"repeat {choice.scale} and the baseline"
-    if any(each.limit.figure == "sooner" for each in straddled):
+    if any(each.figure == "sooner" for each in straddled):
         return f"{repeat} with other seeds"
     if choice.disturbed:
         return f"other programs interfered with {choice.scale} or the baseline. Repeat both without them"
@@ -199,7 +197,7 @@ def runner_up_text(recommendation: Recommendation) -> str:
     stands = standings(runner_up, recommendation.goal)
     same = ", as fast within noise" if tied(runner_up, choice) else ""
     misses = f"; it misses {missed}" if (missed := _missed(stands)) else ""
-    unclear = _asked(each.limit for each in stands if each.verdict == "undecided" and not each.misses)
+    unclear = _asked((each.figure, each.limit) for each in stands if each.verdict == "undecided" and not each.misses)
     return f"{runner_up.scale}: {_figures(runner_up)}{same}{misses}{f'; undecided: {unclear}' if unclear else ''}"
 
 
@@ -216,20 +214,20 @@ def bottleneck_text(recommendation: Recommendation) -> str:
     return f"an effective serial fraction of {rounded(100 * serial, 0)} % (Karp–Flatt); the baseline's phases are unknown"
 
 
-def _asked(limits: Iterable[Limit]) -> str:
-    return listed(map(_limit, limits))
+def _asked(limits: Iterable[tuple[str, float]]) -> str:
+    return listed(_limit(*each) for each in limits)
 
 
-def _limit(limit: Limit) -> str:
-    name, _, unit = _FIGURES[limit.figure]
-    return f"{name} {'≥' if limit.is_least else '≤'} {limit.value:g}{unit}"
+def _limit(figure: str, limit: float) -> str:
+    name, _, unit = _FIGURES[figure]
+    return f"{name} {'≤' if figure == 'cpus' else '≥'} {limit:g}{unit}"
 
 
 def _missed(stands: Iterable[Standing]) -> str:
     """Return the constraints that are missed and by how much: `"speedup ≥ 2.5× by 0.09×"`; "" for none."""
-    missed = [(each, _FIGURES[each.limit.figure][2].replace("%", "points")) for each in stands if each.misses]
+    missed = [(each, _FIGURES[each.figure][2].replace("%", "points")) for each in stands if each.misses]
     return listed(
-        f"{_limit(each.limit)} by {rounded(abs(each.limit.value - each.value), 2, unit, digits=2)}" for each, unit in missed
+        f"{_limit(each.figure, each.limit)} by {rounded(abs(each.limit - each.value), 2, unit, digits=2)}" for each, unit in missed
     )
 
 

@@ -22,7 +22,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FormatStrFormatter, NullLocator
 
 from rl_scaling_callback.analysis.configurations import Configuration
-from rl_scaling_callback.analysis.laws import Prediction
 from rl_scaling_callback.analysis.returns import reached
 from rl_scaling_callback.core.attribution import CAUSES
 from rl_scaling_callback.core.formulas import interval
@@ -165,13 +164,13 @@ def _grouped(known: Sequence[Configuration], by: Callable[[int, int], int]) -> d
     return groups
 
 
-def _ends(found: Sequence[Configuration | Prediction]) -> tuple[list[float], list[float]]:
+def _ends(found: Sequence[Configuration]) -> tuple[list[float], list[float]]:
     """Return the lower and the upper ends of the intervals of speedups."""
     lows, highs = zip(*(interval(each.speedup, each.speedup_error) for each in found), strict=True)
     return list(lows), list(highs)
 
 
-def _law(axes: Axes, predictions: Sequence[Prediction], colour: str) -> list[Line2D]:
+def _law(axes: Axes, predictions: Sequence[Configuration], colour: str) -> list[Line2D]:
     n, speedup = [each.scale.parallelism for each in predictions], [each.speedup for each in predictions]
     axes.fill_between(n, *_ends(predictions), color=colour, alpha=0.13, linewidth=0)
     return axes.plot(n, speedup, color=colour, linewidth=1.2, label="scaling law with 95 % band")

@@ -7,9 +7,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from rl_scaling_callback.analysis.choice import Recommendation
 from rl_scaling_callback.analysis.configurations import Configuration
-from rl_scaling_callback.analysis.laws import Laws, Prediction, axis_limit
-from rl_scaling_callback.analysis.recommendation import Recommendation
+from rl_scaling_callback.analysis.laws import Laws, axis_limit
 from rl_scaling_callback.core.formulas import NAN, interval
 from rl_scaling_callback.report.columns import COLUMNS
 from rl_scaling_callback.report.decisions import bottleneck_text, code_text, goal_text, reason_text, runner_up_text
@@ -79,14 +79,14 @@ def _laws(laws: Laws) -> dict[str, Any]:
     ]
     axes = [{"name": name, "serial_fractions": each, "limit": axis_limit(each)} for name, each in laws.axes.items()]
     chosen = laws.chosen.law.name if laws.chosen else None
-    return {"chosen": chosen, "limit": laws.limit, "fits": fits, "axes": axes, "notes": list(law_lines(laws))}
+    return {"chosen": chosen, "fits": fits, "axes": axes, "notes": list(law_lines(laws))}
 
 
-def _prediction(prediction: Prediction) -> dict[str, Any]:
+def _prediction(prediction: Configuration) -> dict[str, Any]:
     is_known = prediction.speedup_error > 0
     low, high = interval(prediction.speedup, prediction.speedup_error) if is_known else (NAN, NAN)
     figures = {"sps": prediction.sps, "speedup": prediction.speedup, "low": low, "high": high}
-    return {"config": str(prediction.scale), **figures, "extrapolated": prediction.extrapolated}
+    return {"config": str(prediction.scale), **figures}
 
 
 def _without_nan(value: Any) -> Any:

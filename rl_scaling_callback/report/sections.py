@@ -7,11 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from rl_scaling_callback.analysis.configurations import Configuration
-from rl_scaling_callback.analysis.laws import MAX_LAW_ERROR, MIN_CONFIGURATIONS, Laws, Prediction, axis_limit
+from rl_scaling_callback.analysis.laws import MAX_LAW_ERROR, MIN_CONFIGURATIONS, Laws, axis_limit
 from rl_scaling_callback.analysis.noise import USUAL_STD, Noise
 from rl_scaling_callback.analysis.runs import LeftOut
 from rl_scaling_callback.core.attribution import MIN_LOSS
-from rl_scaling_callback.core.scale import REFERENCE_SCALE
 from rl_scaling_callback.core.text import UNKNOWN, counted, joined, listed, percent, printable, rounded, with_interval
 from rl_scaling_callback.report.decisions import bottleneck_text, choice_text, goal_text, reason_text, runner_up_text
 from rl_scaling_callback.report.study import StudyReport
@@ -68,9 +67,9 @@ def notes(study: StudyReport) -> Iterator[str]:
         yield _noise(noise)
     if study.study.timed_iterations:
         yield "Iterations have a fixed duration: compare throughput, not time."
-    if study.study.waits_are_known:
+    if study.study.phases_overlap and any(c.losses for c in found):
         yield "Phases overlap in this algorithm: losses describe how the env runners spent their time, on average."
-    elif not study.study.exclusive_phases:
+    elif study.study.phases_overlap:
         yield "Phases overlap in this algorithm, so losses can't be attributed to causes."
     if estimated := ", ".join(str(c.scale) for c in found if c.losses_estimated):
         yield f"Serial stepping includes contention for {estimated}: a run of one runner with as many envs separates them."
@@ -111,32 +110,26 @@ def law_lines(laws: Laws) -> Iterator[str]:
         mean, most = rounded(chosen.mean_error, 1, " %"), rounded(max(chosen.errors), 1, " %")
         yield f"Chosen law, {chosen.law.name}: {terms}."
         yield f"Its leave-one-out error is {mean} on average and {most} at most."
-        if chosen.on_a_line:
-            yield "All configurations lie on one line: r stands for N, as if env runners and envs were interchangeable."
     elif best is not None:
         error = f"the best has a mean leave-one-out error of {rounded(best.mean_error, 0)} %"
         yield f"No law predicts these configurations: {error}, above the allowed {MAX_LAW_ERROR:.0f} %."
     else:
-        yield f"{counted(len(laws.fitted_to), 'configuration')}: a scaling law needs at least {MIN_CONFIGURATIONS}."
+        yield f"A scaling law needs at least {MIN_CONFIGURATIONS} configurations, with different numbers of env runners."
     if others := ", ".join(f"{fit.law.name} ({rounded(fit.mean_error, 1, ' %')})" for fit in laws.fits if fit is not chosen):
         yield f"Mean leave-one-out error of {'other ' if chosen else ''}laws: {others}."
     for name, fractions in laws.axes.items():
         limit = axis_limit(fractions)
         bound = "no limit" if math.isnan(limit) else f"limit {rounded(limit, 1, '×')}"
         yield f"Amdahl along {name} alone: serial fraction {rounded(fractions[max(fractions)], 3)}, {bound}."
-    low, high = laws.limit
-    if high > low:
-        yield f"Speedup limit, over all laws and axes: {rounded(low, 1)} to {rounded(high, 1, '×')}."
-    if laws.fits and REFERENCE_SCALE not in laws.fitted_to:
-        yield "1r×1e was not measured: serial fractions are unknown, and limits are relative to the predicted 1r×1e."
+    if laws.fits and not laws.axes:
+        yield "Serial fractions need 1r×1e, and others with one env each or with one env runner."
 
 
-def _prediction(prediction: Prediction) -> str:
-    beyond = ", beyond twice the measured range" if prediction.extrapolated else ""
+def _prediction(prediction: Configuration) -> str:
     if not prediction.speedup_error <= _MAX_ERROR:
-        return f"Predicted {prediction.scale}: {UNKNOWN}{beyond}"
+        return f"Predicted {prediction.scale}: {UNKNOWN}"
     speedup = with_interval(prediction.speedup, prediction.speedup_error, 2, "×")
-    return f"Predicted {prediction.scale}: {speedup}, {rounded(prediction.efficiency, 1, ' %')}{beyond}"
+    return f"Predicted {prediction.scale}: {speedup}, {rounded(prediction.efficiency, 1, ' %')}"
 
 
 def _runs(study: StudyReport) -> Iterator[str]:

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from rl_scaling_callback.analysis.checklist import Check, checklist
+from rl_scaling_callback.analysis.choice import Recommendation, recommend
 from rl_scaling_callback.analysis.configurations import Configuration, configurations
 from rl_scaling_callback.analysis.goals import GOALS, Goal
-from rl_scaling_callback.analysis.laws import Laws, Measured, Prediction, fit_laws
-from rl_scaling_callback.analysis.recommendation import Recommendation, recommend
+from rl_scaling_callback.analysis.laws import Laws, fit_laws
 from rl_scaling_callback.analysis.returns import INCOMPARABLE, TimeToReturn
 from rl_scaling_callback.analysis.runs import Study
-from rl_scaling_callback.core.formulas import NAN, interval
+from rl_scaling_callback.core.formulas import interval
 from rl_scaling_callback.core.scale import Scale
 
 
@@ -69,14 +69,15 @@ class StudyReport:
         elif is_given:
             yield f"No configuration stays at {name} in all of its runs."
 
-    def predictions(self) -> tuple[Prediction, ...]:
-        """Return the chosen law's predictions for the gaps in the measured grid and for twice the env runners, by N."""
+    def predictions(self) -> tuple[Configuration, ...]:
+        """Return the chosen law's predictions by N: the gaps in the grid and twice the env runners, up to twice the largest N."""
         if self.laws.chosen is None:
             return ()
         measured = {c.scale for c in self.configurations}
         runners = {scale.num_env_runners for scale in measured}
         wanted = {Scale(r, c.num_envs_per_env_runner) for r in {*runners, 2 * max({1, *runners})} for c in measured} - measured
-        return tuple(map(self.laws.chosen.predict, sorted(wanted, key=lambda scale: (scale.parallelism, scale))))
+        near = [scale for scale in wanted if scale.parallelism <= 2 * max(each.parallelism for each in measured)]
+        return tuple(map(self.laws.chosen.predict, sorted(near, key=lambda scale: (scale.parallelism, scale))))
 
 
 def study_report(study: Study, goal: Goal, reference: Scale, target_return: float | None = None) -> StudyReport:
@@ -89,13 +90,7 @@ def study_report(study: Study, goal: Goal, reference: Scale, target_return: floa
         target_return: the return of the times to return; None for the highest that all runs reach.
     """
     found = configurations(study, reference, target_return)
-    measured = [Measured(c.scale, c.sps, c.own_error) for c in found]
-    given = study.baseline
-    if given is not None and given.scale not in {c.scale for c in found}:
-        measured.append(Measured(given.scale, given.steady.sps, given.steady.error))
-    sps, unit = next(((c.baseline_sps, c.unit) for c in found if c.baseline_sps > 0), (NAN, 1))
-    baseline = Measured(Scale(1, unit), sps, next((c.own_error for c in found if c.is_baseline), NAN))
-    laws = fit_laws(measured, max((run.cores for run in study.runs if run.cores > 0), default=NAN), baseline)
+    laws = fit_laws(found, study.baseline)
     goals = {goal.name: goal} | {name: other for name, other in GOALS.items() if name != goal.name}
     recommendations = {name: recommend(found, each) for name, each in goals.items()}
     return StudyReport(study, found, laws, recommendations, checklist(recommendations[goal.name], laws, study.gpus))

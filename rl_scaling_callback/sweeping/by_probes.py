@@ -16,8 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from rl_scaling_callback.analysis.configurations import MAX_ERROR
-from rl_scaling_callback.analysis.goals import Candidate
+from rl_scaling_callback.analysis.configurations import MAX_ERROR, Configuration
 from rl_scaling_callback.analysis.probe_rounds import MIN_ITERATIONS, ProbeRounds, UnlikeTrainingError, is_within
 from rl_scaling_callback.analysis.race import MIN_ROUNDS, Outcome
 from rl_scaling_callback.analysis.thread_choice import MIN_LEARN_SHARE, Block, ThreadChoice, choose_threads, thread_counts
@@ -260,7 +259,7 @@ def _work(rounds: ProbeRounds, outcome: Outcome, threads: ThreadChoice | None) -
     return work | {choice.scale: work[choice.scale]._replace(notes=tuple(filter(None, notes)))}
 
 
-def _comparison(probed: Candidate, trained: Sequence[float]) -> str:
+def _comparison(probed: Configuration, trained: Sequence[float]) -> str:
     """Return a note that compares the speedup by probes with ln of those in training; "" with fewer than two."""
     if len(trained) < 2:
         return ""

@@ -129,7 +129,7 @@ class _Trained:
             return more
         self.rounds.append({})
         rivals = [each for each in outcome.candidates if each.scale not in {REFERENCE_SCALE, choice, *outcome.out}]
-        second = [choose(rivals, race.goal).best.scale] if rivals else []
+        second = [choose(rivals, race.goal)[0].scale] if rivals else []
         return [each for each in dict.fromkeys([REFERENCE_SCALE, choice, *second]) if each not in self.failed]
 
     def work(self, scale: Scale, sps: float) -> Work:

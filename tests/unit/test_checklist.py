@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 
 from rl_scaling_callback.analysis.checklist import checklist
+from rl_scaling_callback.analysis.choice import recommend
 from rl_scaling_callback.analysis.goals import GOALS
-from rl_scaling_callback.analysis.laws import Measured, fit_laws
-from rl_scaling_callback.analysis.recommendation import recommend
+from rl_scaling_callback.analysis.laws import fit_laws
 from rl_scaling_callback.analysis.runs import Iteration
 from rl_scaling_callback.core.formulas import NAN
 from tests.builders import by_speedup, of_the_user
@@ -19,20 +19,25 @@ def checks(rows, goal="balanced", laws=None, gpus=None):
 
 
 @pytest.mark.parametrize(
-    ("gpus", "used", "verdict"),
-    [((), NAN, "met"), (("",), NAN, "undecided"), (("H200",), 30.0, "met"), (None, NAN, "undecided")],
+    ("gpus", "used", "gpu", "vram"),
+    [
+        ((), NAN, "met", "met"),
+        (("",), NAN, "undecided", "undecided"),
+        (("H200",), 30.0, "met", "met"),
+        (("H200",), NAN, "met", "undecided"),
+        (None, NAN, "undecided", "undecided"),
+    ],
 )
-def test_gpus(gpus, used, verdict):
+def test_gpus(gpus, used, gpu, vram):
     rows = [replace(each, runs=(run(vram_utilisation=used),)) for each in by_speedup(**{"1r1e": 1.0, "4r1e": 3.0})]
     found = checks(rows, gpus=gpus)
-    assert {found[question].verdict for question in ("Is the GPU known?", "Is the VRAM headroom known?")} == {verdict}
+    assert (found["Is the GPU known?"].verdict, found["Is the VRAM headroom known?"].verdict) == (gpu, vram)
 
 
 @pytest.mark.parametrize(("factor", "verdict"), [(1.0, "met"), (1.5, "not met")])
 def test_expected_range_is_the_interval_of_the_law(factor, verdict):
     rows = of_the_user()
-    measured = [Measured(each.scale, each.sps) for each in rows]
-    laws = fit_laws(measured, baseline=Measured(rows[0].scale, factor * rows[0].sps))
+    laws = fit_laws([replace(each, speedup=each.speedup / factor) for each in rows])
     assert checks(rows, laws=laws)[SPEEDUP].verdict == verdict
 
 
@@ -43,10 +48,7 @@ def test_expected_range_ends_at_n_without_a_law(speedup, verdict):
 
 
 def curve(scale, returns):
-    samples = [
-        Iteration(i, 1000.0, 1.0, measured=i > 2, episode_return=each, lifetime_steps=1000.0 * i)
-        for i, each in enumerate(returns, 1)
-    ]
+    samples = [Iteration(i, 1000.0, 1.0, episode_return=each, lifetime_steps=1000.0 * i) for i, each in enumerate(returns, 1)]
     return run(scale, samples=tuple(samples))
 
 

@@ -12,43 +12,42 @@ from rl_scaling_callback.core.steady import Steady
 from tests.builders import run, window
 
 
-def by_scale(*runs, **facts):
-    return {str(each.scale): each for each in configurations(Study("test", runs, **facts))}
+def by_scale(*runs, reference="1r1e", **facts):
+    return {str(each.scale): each for each in configurations(Study("test", runs, **facts), Scale.parse(reference))}
 
 
 def test_without_a_baseline_figures_are_relative_to_the_smallest_scale():
-    found = by_scale(run("8r1e", [0.5] * 5), run("2r1e", [1.0] * 5), run("4r2e", [0.25] * 5))
-    two, four, eight = found["2r×1e"], found["4r×2e"], found["8r×1e"]
-    figures = [(each.speedup, each.efficiency, each.ideal) for each in (two, eight, four)]
-    assert figures == [pytest.approx(each) for each in ((1, 100, 1), (2, 50, 4), (4, 100, 4))]
-    assert (two.is_baseline, two.band, eight.band) == (True, "perfect", "fair")
-    assert math.isnan(eight.core_efficiency)
+    found = by_scale(run("8r1e", [0.5] * 5, cores=8.0), run("2r1e", [1.0] * 5), run("4r2e", [0.25] * 5))
+    figures = [(each.speedup, each.efficiency, each.ideal, each.band, each.is_baseline) for each in found.values()]
+    assert [*found] == ["2r×1e", "8r×1e", "4r×2e"]
+    assert figures == [(1, 100, 1, "perfect", True), (2, 50, 4, "fair", False), (4, 100, 4, "perfect", False)]
+    assert math.isnan(found["8r×1e"].core_efficiency)
+    assert found["2r×1e"].speedup_error == 0 < found["8r×1e"].speedup_error
 
 
-@pytest.mark.parametrize("seconds", [0.1 * k for k in range(1, 50)])
-def test_smallest_scale_is_perfect_despite_rounding(seconds):
-    (only,) = by_scale(run("32r5e", [seconds] * 5, env_steps=997)).values()
-    assert (only.speedup, only.efficiency, only.band) == (1.0, 100.0, "perfect")
+def test_smallest_scale_is_perfect_despite_rounding():
+    for seconds in (0.1 * k for k in range(1, 50)):
+        (only,) = by_scale(run("32r5e", [seconds] * 5, env_steps=997)).values()
+        assert (only.speedup, only.efficiency, only.band) == (1.0, 100.0, "perfect")
 
 
-def test_batches_rounded_up_are_comparable_but_other_steps_are_not():
+def test_only_batches_rounded_up_may_differ_in_steps():
     runs = [run("1r1e", [1.0] * 5), run("2r1e", [0.7] * 5, env_steps=1200), run("4r1e", [0.5] * 5, env_steps=1200)]
-    rounded = by_scale(*(replace(each, batch=1000.0) for each in runs[:2]), runs[2])
-    assert rounded["2r×1e"].speedup == pytest.approx(1.2 / 0.7)
-    (note,) = rounded["2r×1e"].notes
-    assert note == "1,200 env steps per iteration, 1,000 for the baseline: RLlib rounds the batch up"
-    assert math.isnan(rounded["4r×1e"].speedup)
+    found = by_scale(*(replace(each, batch=1000.0) for each in runs[:2]), runs[2])
+    assert [found[scale].speedup for scale in ("2r×1e", "4r×1e")] == pytest.approx([1.2 / 0.7, math.nan], nan_ok=True)
+    steps = "1,200 env steps per iteration, 1,000 for the baseline"
+    assert found["2r×1e"].notes == (f"{steps}: RLlib rounds the batch up",)
+    assert found["4r×1e"].notes == (f"{steps}: not comparable",)
+    assert by_scale(*runs, timed_iterations=True)["4r×1e"].speedup == pytest.approx(2.4)
 
 
 def test_baseline_from_elsewhere():
     given = Run(name="an older experiment", scale=Scale(1, 1), steady=window([2.0] * 5))
     each = by_scale(run("2r1e", [1.25] * 5), baseline=given)["2r×1e"]
     assert (each.speedup, each.efficiency, each.is_baseline) == (pytest.approx(1.6), pytest.approx(80), False)
-    number = replace(given, steady=Steady(500.0, math.nan, 0, math.nan, math.nan, converged=False, settled=False))
-    each = by_scale(run("2r1e", [1.25] * 5), baseline=number)["2r×1e"]
-    assert (each.speedup, each.speedup_error) == pytest.approx((1.6, math.nan), nan_ok=True)
-    assert not each.losses
-    assert configurations(Study("test", (), number)) == ()
+    each = by_scale(run("2r1e", [1.25] * 5), baseline=replace(given, steady=Steady(500.0)))["2r×1e"]
+    assert (each.speedup, each.speedup_error, each.losses) == (pytest.approx(1.6), pytest.approx(math.nan, nan_ok=True), {})
+    assert not by_scale(baseline=given)
 
 
 def test_probed_baseline_counts_only_if_none_was_measured():
@@ -59,18 +58,8 @@ def test_probed_baseline_counts_only_if_none_was_measured():
 
 
 def test_a_larger_reference_scales_perfectly_up_to_itself():
-    study = Study("test", (run("4r1e", [1.0] * 5), run("8r1e", [0.625] * 5)))
-    four, eight = configurations(study, Scale(4, 1))
-    assert (four.speedup, four.efficiency) == (pytest.approx(4), pytest.approx(100))
-    assert (eight.speedup, eight.efficiency) == (pytest.approx(6.4), pytest.approx(80))
-
-
-def test_different_steps_per_iteration_are_not_compared():
-    each = by_scale(run("1r1e", [1.0] * 5), run("2r1e", [1.0] * 5, env_steps=2000))["2r×1e"]
-    assert math.isnan(each.speedup)
-    assert each.notes == ("2,000 env steps per iteration, 1,000 for the baseline: not comparable",)
-    timed = by_scale(run("1r1e", [1.0] * 5), run("2r1e", [1.0] * 5, env_steps=2000), timed_iterations=True)["2r×1e"]
-    assert timed.speedup == pytest.approx(2)
+    found = by_scale(run("4r1e", [1.0] * 5), run("8r1e", [0.625] * 5), reference="4r1e").values()
+    assert [figure for each in found for figure in (each.speedup, each.efficiency)] == pytest.approx([4, 100, 6.4, 80])
 
 
 def test_the_losses_sum_to_the_loss():
@@ -79,20 +68,31 @@ def test_the_losses_sum_to_the_loss():
     each = by_scale(run("1r1e", [1.0] * 5, parts=alone), run("2r1e", [0.7] * 5, parts=both))["2r×1e"]
     assert sum(each.losses.values()) == pytest.approx(each.loss, abs=1e-9)
     assert each.losses["learn"] == pytest.approx(100 * (0.15 - 0.075) / 0.7)
-    assert each.diagnosis.startswith("learn: 11 of 29 lost points (1.12× as fast without it); ")
     assert each.gains["learn"] == pytest.approx(0.7 / (0.7 - 0.075))
-    assert not by_scale(run("1r1e", [1.0], parts=alone), run("2r1e", [0.7], parts=both), exclusive_phases=False)["2r×1e"].losses
+    assert each.diagnosis.startswith("learn: 11 of 29 lost points (1.12× as fast without it); ")
 
 
 @pytest.mark.parametrize("who", ["1r1e", "2r1e"])
 def test_speedup_is_disturbed_if_its_baseline_is(who):
-    def disturbed(**facts):
+    for facts, is_disturbed in (({"others": 0.5}, True), ({"exclusive": 0.0}, True), ({"others": 0.1, "exclusive": 1.0}, False)):
         runs = [run(scale, [1.0] * 5, **(facts if scale == who else {})) for scale in ("1r1e", "2r1e")]
-        return by_scale(*runs)["2r×1e"].disturbed
+        assert by_scale(*runs)["2r×1e"].disturbed == is_disturbed
 
-    assert disturbed(others=0.5)
-    assert disturbed(exclusive=0.0)
-    assert not disturbed(others=0.1, exclusive=1.0)
+
+@pytest.mark.parametrize(
+    ("others", "kept"),
+    [
+        ((0.1, 1.2, 0.1), (0, 2)),  # of 1r×1e, 2r×1e and 2r×1e
+        ((1.2, 1.2, 1.1), (0, 1, 2)),  # the only measurement there is, and equally disturbed ones
+        ((math.nan, math.nan, 3.0), (0, 1, 2)),  # unknown
+    ],
+)
+def test_less_disturbed_runs_replace_disturbed_ones(others, kept):
+    runs = [run(scale, [1.0] * 5, others=each) for scale, each in zip(("1r1e", "2r1e", "2r1e"), others, strict=True)]
+    found = by_scale(*runs)
+    assert [each for c in found.values() for each in c.runs] == [runs[at] for at in kept]
+    note = "1 more run left out because of interference from other programs"
+    assert (note in found["2r×1e"].notes) == (len(kept) == 2)
 
 
 def test_noise_without_repeats():
@@ -100,16 +100,14 @@ def test_noise_without_repeats():
     assert not one.noise.from_repeats
     within = math.log1p(one.runs[0].steady.error / 100) / stdtrit(3, 0.975)
     assert one.variance == pytest.approx(USUAL_STD**2 + within**2)
-    assert math.log1p(one.sps_error / 100) == pytest.approx(
-        stdtrit(USUAL_DOF, 0.975) * math.sqrt(2 * (one.variance + USUAL_LEVEL**2))
-    )
+    variance = one.variance + USUAL_LEVEL**2
+    assert math.log1p(one.sps_error / 100) == pytest.approx(stdtrit(USUAL_DOF, 0.975) * math.sqrt(2 * variance))
 
 
 def test_repeated_runs_are_pooled():
     each = by_scale(run("1r1e", [1.0] * 5), run("2r1e", [0.5] * 5), run("2r1e", [0.7] * 5))["2r×1e"]
     assert each.sps == pytest.approx(10_000 / 6.0)
     # Two runs whose ln SPS differ by 0.336, combined with the prior.
-    assert each.noise.from_repeats
-    assert each.noise.dof == USUAL_DOF + 1
+    assert (each.noise.from_repeats, each.noise.dof) == (True, USUAL_DOF + 1)
     squares = math.log(0.7 / 0.5) ** 2 / 2 / USUAL_STD**2
     assert each.variance == pytest.approx(USUAL_STD**2 * (USUAL_DOF + squares) / (USUAL_DOF + 1) / 2)

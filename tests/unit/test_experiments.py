@@ -36,7 +36,6 @@ def test_steps_and_seconds_are_read_without_the_callback(folder):
     assert (run.steady.iterations, run.steady.sps, run.steady.parts) == (5, 1024.0, {})
     assert (run.cpu_utilisation, run.ram_utilisation) == (80.0, 7.0)
     assert all(map(math.isnan, (run.vram_utilisation, run.exclusive, run.cpus)))
-    assert [sample.measured for sample in run.samples] == [False] * 2 + [True] * 5
     last = run.samples[-1]
     assert (last.number, last.env_steps, last.seconds) == (7, 2048.0, 2.0)
     assert (last.episode_return, last.lifetime_steps) == (7.0, 14336.0)
@@ -103,12 +102,12 @@ def test_facts_of_a_study(folder):
     folder.trial(results(3))
     (study,) = folder.read().studies
     assert (study.title, study.baseline) == ("PPO on HalfCheetah-v5", None)
-    assert (study.exclusive_phases, study.timed_iterations, study.steps_in_turn) == (True, False, True)
+    assert (study.phases_overlap, study.timed_iterations, study.steps_in_turn) == (False, False, True)
     assert (study.facts["train_batch_size"], study.facts["host"]) == ("2048", "vm")
     config = {"broadcast_interval": 1, "min_time_s_per_iteration": 10, "gym_env_vectorize_mode": "VectorizeMode.ASYNC"}
     folder.trial(results(3, config=config), name="another")
     (study,) = (each for each in folder.read().studies if each.timed_iterations)
-    assert (study.exclusive_phases, study.waits_are_known, study.steps_in_turn) == (False, False, False)
+    assert (study.phases_overlap, study.steps_in_turn) == (True, False)
 
 
 def test_callback_adds_parts_cpus_and_exclusivity(folder):
@@ -135,7 +134,7 @@ def test_restored_trial_counts_repeats_once_and_warms_up_again(folder):
     folder.trial(results(5, 4.0) + [result(k, 2.0, iterations_since_restore=k - 3) for k in range(4, 10)])
     run = folder.run()
     assert [sample.number for sample in run.samples] == list(range(1, 10))
-    assert [sample.number for sample in run.samples if sample.measured] == [3, 6, 7, 8, 9]
+    assert run.steady.iterations == 5
     assert run.steady.seconds == 4 + 4 * 2
 
 
@@ -172,15 +171,15 @@ def test_crashed_trial_counts_with_a_note_unless_it_was_retried(folder, done, no
     assert (run.steady.iterations, run.notes) == (2, notes)
 
 
-def test_known_waits_give_losses_of_overlapping_phases(folder):
+@pytest.mark.parametrize("exact", [1.0, 0.0])
+def test_known_waits_give_losses_of_overlapping_phases(folder, exact):
     config = {"broadcast_interval": 1, "min_time_s_per_iteration": 10}
     for runners in (1, 2):
-        scaling = {**MEASURED, "account/exact": 1.0, "learner/busy": 1.94}
+        scaling = {**MEASURED, "account/exact": exact, "learner/busy": 1.94}
         folder.trial(results(4, 2.0, scaling, {**config, "num_env_runners": runners}))
     (study,) = folder.read().studies
-    assert (study.exclusive_phases, study.waits_are_known) == (False, True)
     _, two = configurations(study, Scale(1, 1))
-    assert sum(two.losses.values()) == pytest.approx(50.0)
+    assert (study.phases_overlap, sum(two.losses.values())) == (True, pytest.approx(50.0 * exact))
     # Busy for 1.94 of 2 s; env runners wait for it for 0.5 s, and not at all if it is twice as fast.
     assert two.diagnosis.endswith("busy 97 %: at most 1.03× from more env runners; a learner twice as fast: up to 1.3×")
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from rl_scaling_callback.analysis.interference import overlapping
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
+from rl_scaling_callback.experiments.trial_folder import Presence, overlapping
 from rl_scaling_callback.report import make_report
 from rl_scaling_callback.report.decisions import reason_text
 from rl_scaling_callback.report.sections import left_out
@@ -135,7 +135,7 @@ def test_copies_of_settings_and_learning_from_old_releases_do_not_separate_workl
         settings = {"num_envs_per_worker": envs, "optimizer": {"num_envs_per_worker": envs}}
         write(tmp_path / f"IMPALA_Pong-v0_{envs}", results("0.5", **settings))
     (study,) = read_experiment(tmp_path).studies
-    assert (study.title, len(study.runs), study.exclusive_phases, study.timed_iterations) == ("IMPALA on Pong-v0", 2, False, True)
+    assert (study.title, len(study.runs), study.phases_overlap, study.timed_iterations) == ("IMPALA on Pong-v0", 2, True, True)
 
 
 def test_progress_csv_with_dicts_damage_and_a_second_header(tmp_path):
@@ -273,7 +273,7 @@ def test_overlap_with_a_trial_that_is_left_out_counts(tmp_path):
     ],
 )
 def test_which_trials_overlap(trials, found):
-    assert overlapping(trials) == found
+    assert overlapping([Presence(*each) for each in trials]) == found
 
 
 # What tells workloads apart

@@ -1,0 +1,153 @@
+from dataclasses import replace
+
+import pytest
+
+from rl_scaling_callback.analysis.choice import recommend
+from rl_scaling_callback.analysis.goals import GOALS, Goal
+from rl_scaling_callback.analysis.noise import SWEPT, Noise
+from rl_scaling_callback.analysis.returns import TimeToReturn
+from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.report.decisions import reason_text
+from tests.builders import by_speedup, configuration, of_the_user
+
+QUICK = Goal("quick", min_speedup=2)
+
+
+def chosen(goal, error=NAN, **speedups):
+    """Return the recommendation for configurations with these speedups and for 1r×1e."""
+    return recommend(by_speedup(error=error, **{"1r1e": 1.0}, **speedups), GOALS.get(goal, goal))
+
+
+@pytest.mark.parametrize(
+    ("goal", "constraints", "scale"),
+    [
+        ("save", {}, "2r×1e"),
+        ("balanced", {}, "4r×1e"),
+        ("fastest", {}, "8r×2e"),
+        ("fastest", {"max_cpus": 8}, "2r×4e"),
+        ("fastest", {"max_cpus": 2}, "1r×8e"),
+        ("fastest", {"min_efficiency": 50}, "8r×1e"),
+        ("fastest", {"min_efficiency": 60, "max_cpus": 3}, "2r×2e"),
+        ("fastest", {"min_speedup": 5, "max_cpus": 9}, "8r×2e"),
+    ],
+)
+def test_goals_and_constraints(goal, constraints, scale):
+    found = recommend(of_the_user(), Goal.of(goal, **constraints))
+    assert (str(found.choice.scale), found.verdict) == (scale, "met")
+
+
+def test_configuration_with_an_unknown_figure_ranks_behind_those_that_meet_the_goal():
+    small, large, unknown = by_speedup(**{"2r1e": 1.9, "4r1e": 3.0, "8r1e": 5.0})
+    small, large = (replace(each, to_return=TimeToReturn(sooner=s)) for each, s in ((small, 1.8), (large, 1.2)))
+    goal = Goal.of("fastest", min_sooner=1.5)
+    assert recommend([small, large, unknown], goal).choice is small
+    found = recommend([large, unknown], goal)
+    assert (found.choice, found.verdict, found.ground) == (unknown, "undecided", "fastest")
+    assert "meets speedup of the time to return ≥ 1.5× is unknown: it was not recorded." in reason_text(found)
+
+
+# Verdicts and noise
+
+
+@pytest.mark.parametrize(
+    ("efficiency", "error", "scale", "verdict"),
+    [
+        (79.0, 3.0, "2r×1e", "undecided"),  # below by less than the error and less than 2.5 %
+        (79.0, 1.0, "1r×1e", "met"),  # by more than the error
+        (79.0, NAN, "1r×1e", "met"),
+        (77.0, 20.0, "1r×1e", "met"),  # by more than 2.5 %
+        (80.0, NAN, "2r×1e", "met"),
+    ],
+)
+def test_configuration_below_a_threshold_within_its_error_is_eligible(efficiency, error, scale, verdict):
+    found = chosen("save", error, **{"2r1e": efficiency / 50})
+    assert (str(found.choice.scale), found.verdict, found.ground) == (scale, verdict, "fastest")
+
+
+@pytest.mark.parametrize(
+    ("goal", "error", "speedups", "found"),
+    [
+        ("fastest", NAN, {"4r4e": 3.0, "4r2e": 3.0}, "4r×2e 4r×4e"),  # a smaller N breaks ties in CPUs
+        ("fastest", NAN, {"4r1e": 2.95, "8r1e": 3.0}, "4r×1e 8r×1e"),  # 2 % never justify more CPUs
+        ("fastest", NAN, {"4r1e": 2.93, "8r1e": 3.0}, "8r×1e"),
+        # Errors of 4.2 % each for a repeat, so that differences up to 4.2 % are noise, of which 4 % are traded for fewer CPUs.
+        ("fastest", 4.2, {"4r2e": 4.87, "8r1e": 5.0, "8r2e": 5.05}, "4r×2e 8r×1e 8r×2e"),
+        ("fastest", 3.0, {"4r2e": 4.80, "8r2e": 5.05}, "8r×2e"),
+        ("fastest", 60.0, {"1r8e": 2.9, "4r8e": 5.0, "3r8e": 4.85, "2r8e": 4.75}, "3r×8e 4r×8e"),
+        # Those equally close to a goal that none meets: as measured on HalfCheetah, and one that is clearly closer.
+        ("balanced", 12.0, {"2r2e": 2.1702, "1r4e": 2.17, "2r1e": 1.4}, "1r×4e 2r×2e"),
+        ("balanced", 2.0, {"2r2e": 2.2026, "1r4e": 2.17}, "1r×4e 2r×2e"),  # both thresholds are missed by 1.5 % more
+        ("balanced", NAN, {"2r2e": 2.3, "1r4e": 2.17}, "2r×2e"),
+        ("balanced", 25.0, {"1r4e": 2.004, "2r4e": 3.92}, "2r×4e"),
+    ],
+)
+def test_cheapest_of_those_that_are_tied_is_chosen(goal, error, speedups, found):
+    made = chosen(goal, error, **speedups)
+    assert " ".join(str(each.scale) for each in made.peers) == found
+    assert made.ground == ("fastest" if goal == "fastest" else "nearest")
+
+
+def test_error_of_the_baseline_causes_no_ties():
+    rows = [replace(each, sps_error=1.0, speedup_error=60.0) for each in by_speedup(**{"1r1e": 1.0, "2r1e": 1.5, "4r1e": 2.0})]
+    assert str(recommend(rows, GOALS["fastest"]).choice.scale) == "4r×1e"
+
+
+def noisy(error, **speedups):
+    return [replace(each, noise=SWEPT, speedup_error=0.0 if each.is_baseline else error) for each in by_speedup(**speedups)]
+
+
+def test_a_choice_that_is_too_noisy_is_a_guess():
+    rows = {"1r1e": 1.0, "1r2e": 2.78}
+    found = recommend(noisy(29.0, **rows), QUICK)
+    assert (found.ground, found.verdict) == ("fastest", "met")
+    found = recommend(noisy(1000.0, **rows), QUICK)
+    assert (str(found.choice.scale), found.choice.band, found.ground, found.verdict) == ("1r×2e", "", "guess", "undecided")
+    assert recommend(noisy(1000.0, **rows), GOALS["fastest"]).verdict == "undecided"
+    # Where no trial was repeated, errors are those of other machines.
+    assert recommend([replace(each, noise=Noise()) for each in noisy(1000.0, **rows)], GOALS["fastest"]).ground == "fastest"
+    # The baseline is one if nothing is known about the others.
+    found = recommend(noisy(50.0, **{"1r1e": 1.0, "2r1e": 0.9, "1r2e": 0.8}), GOALS["fastest"])
+    assert (str(found.choice.scale), found.ground) == ("1r×1e", "guess")
+    assert "all speedups are uncertain by more than 30 %" in reason_text(found)
+
+
+def test_interference_leaves_the_verdict_undecided():
+    rows = by_speedup(error=2.0, **{"1r1e": 1.0, "4r1e": 3.0})
+    assert recommend(rows, GOALS["balanced"]).verdict == "met"
+    disturbed = [replace(each, disturbed=True) for each in rows]
+    assert recommend(disturbed, GOALS["balanced"]).verdict == "undecided"
+    # The number of CPUs is exact despite interference.
+    assert recommend(disturbed, Goal("few", max_cpus=1)).verdict == "not met"
+
+
+# Goals that can't be met, and unknown figures
+
+
+@pytest.mark.parametrize(
+    ("speedups", "constraints", "choice", "lacks"),
+    [
+        ({"2r1e": 1.64, "4r1e": 2.7, "8r1e": 4.1}, {"min_efficiency": 60, "min_speedup": 3, "max_cpus": 5}, "4r×1e", 0.3),
+        ({"2r1e": 1.9, "8r1e": 3.9}, {"min_speedup": 4, "max_cpus": 4}, "2r×1e", 2.1),  # CPUs outweigh speed
+    ],
+)
+def test_unmet_goal_reports_what_is_missing(speedups, constraints, choice, lacks):
+    found = chosen(Goal("strict", **constraints), **speedups)
+    assert (str(found.choice.scale), found.verdict, found.ground) == (choice, "not met", "nearest")
+    missed = {each.figure: each.limit - each.value for each in found.standings if each.reach < 1}
+    assert missed == {"speedup": pytest.approx(lacks)}
+
+
+@pytest.mark.parametrize("goal", GOALS)
+def test_without_a_baseline_only_the_fastest_is_known(goal):
+    for rows in ([], [configuration("1r1e", NAN), configuration("2r1e", NAN)]):
+        found = recommend(rows, GOALS[goal])
+        assert (found.choice, found.verdict, found.ground) == (None, "undecided", "none")
+    rows = [configuration("2r1e", 1000.0), configuration("4r1e", 1800.0)]
+    assert recommend(rows, GOALS[goal]).choice is (rows[1] if goal == "fastest" else None)
+
+
+def test_configurations_without_a_throughput_or_speedup_are_no_candidates():
+    rows = [*by_speedup(**{"1r1e": 1.0, "2r1e": 1.9}), configuration("4r1e", NAN, 1000.0), configuration("8r1e", 9000.0)]
+    assert recommend(rows, GOALS["fastest"]).choice is rows[1]
+    found = recommend(rows[:1], GOALS["save"])
+    assert (found.choice, found.runner_up) == (rows[0], None)
