@@ -53,6 +53,7 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
 """Our columns, with the names that people give them, those to prefer first. Case and what precedes a slash don't matter."""
 
 RUNNERS, ENVS, STEPS, SECONDS, SPS = COLUMNS
+_NEEDED: Final = {"a column for the scale": (RUNNERS, ENVS), "a column for the speed": (SPS, SECONDS)}
 
 _NAMES: Final = {
     "repetition": (
@@ -101,18 +102,11 @@ class _Row(NamedTuple):
         return tuple(self.texts.get(column, "") for column in columns)
 
 
-def read_table(
-    source: Location | Any, *, rule: SteadyRule, columns: Mapping[str, str] | None = None, pool: Collection[str] = ()
-) -> Experiment:
-    """Return the experiment in a table.
+def read_table(source: Location | Any, rule: SteadyRule, columns: Mapping[str, str], pool: Collection[str]) -> Experiment:
+    """Return the experiment in a table. For the arguments and errors see `read_experiment`.
 
     Rows that differ in measurements only are the iterations of one run. All of them count, except for those that a column marks as
     warm-up. Where only throughputs or only times are given, all rows are assumed to have equally many env steps.
-    For the arguments see `read_experiment`.
-
-    Raises:
-        ExperimentError: if a column is missing, no row can be read, or the file is too large.
-        OSError: if the file can't be read.
     """
     text, name = (source.text, source.name) if isinstance(source, Location) else ("the DataFrame", "DataFrame")
     try:
@@ -122,7 +116,7 @@ def read_table(
     except (ValueError, csv.Error, RecursionError) as error:
         raise ExperimentError(f"{text} is not a table in CSV, TSV or JSON lines in UTF-8 ({error}). {_WANTED}") from None
     header = [*dict.fromkeys(column for line in lines.values() if isinstance(line, dict) for column in line if column is not None)]
-    ours = _ours(text, header, columns or {}, pool)
+    ours = _ours(text, header, columns, pool)
     rows: list[_Row] = []
     left_out: list[LeftOut] = []
     for number, line in lines.items():
@@ -202,9 +196,7 @@ def _ours(text: str, header: Sequence[str], given: Mapping[str, str], pool: Coll
     plain = {_plain(column): column for column in reversed(free)}
     ours = {each: next((plain[name] for name in (each, *others) if name in plain), "") for each, others in COLUMNS.items()} | given
     ours = {each: ours[each] for each in COLUMNS if ours[each]}
-    lacking = [] if {RUNNERS, ENVS} & {*ours} else ["a column for the scale"]
-    lacking += [] if {SPS, SECONDS} & {*ours} else ["one for the speed" if lacking else "a column for the speed"]
-    if lacking:
+    if lacking := [what for what, some in _NEEDED.items() if {*some}.isdisjoint(ours)]:
         found = f"its columns are {names}" if names else "it is empty"
         raise ExperimentError(f"{text} lacks {listed(lacking)}; {found}. {_WANTED}")
     if {STEPS, SECONDS} <= {*ours}:

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from rl_scaling_callback.analysis.runs import Iteration, Run
 from rl_scaling_callback.core.formulas import NAN, ratio
-from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule, is_measurable
 from rl_scaling_callback.core.text import counted
 from rl_scaling_callback.experiments.logs import READERS
@@ -80,7 +79,7 @@ class Trial:
         workload: id of its workload including the hardware, as recorded by its callback; "" if unknown.
         host: name of the Algorithm's host; "" if unknown.
         spells: begin and end of each spell without a break [s since 1970]; empty if unknown.
-        opening: host, process, begin and scale, which only copies of a trial share; empty if unknown.
+        opening: host, process, begin and work, which only copies of a trial share; empty if unknown.
         unit_sps: the final baseline of its callback, per unit of parallelism [steps/s]; NaN if there was none.
         waits_are_known: whether phases overlap and the env runners' waits were recorded.
         timed_iterations: whether the env steps of iterations vary with the throughput.
@@ -202,8 +201,7 @@ class Trial:
             self.reason = str(reason)
         self.workload = read_injected_text(self._last, "workload")
         self.host = read_circumstances(self._last).host
-        scale = [config.get(each) for each in DEFAULT_SCALE]
-        self.opening = (self.host, self._process, self.spells[0][0], *scale) if self.spells else ()
+        self.opening = (self.host, self._process, self.spells[0][0], *_work_of(config)) if self.spells else ()
         self.unit_sps = known["baseline_sps"] if known["comparable"] == 1 else NAN
         self.waits_are_known = is_asynchronous(config) and known["account/exact"] == 1
         self.timed_iterations = iterations_are_timed(config) or steps_follow_scale(config)
@@ -306,11 +304,8 @@ class Trial:
             yield f"{name} is not in its config: {reason}"
 
 
-def _work_of(config: Mapping[str, Any]) -> tuple[Scale, dict[str, Any]] | None:
-    try:
-        return read_scale(config), read_facts(config)
-    except ValueError:
-        return None
+def _work_of(config: Mapping[str, Any]) -> tuple[Any, ...]:
+    return *(config.get(name) for name in DEFAULT_SCALE), read_facts(config)
 
 
 def _algorithm(folder: str, config: Mapping[str, Any]) -> str | None:

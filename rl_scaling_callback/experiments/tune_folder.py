@@ -47,21 +47,9 @@ _REPETITION: Final = re.compile(r"(?<![a-z])(run|rep|repetition|seed|trial)[-_ ]
 
 
 def read_folder(
-    folder: Location,
-    *,
-    reference: Scale,
-    rule: SteadyRule,
-    pool: Collection[str] = (),
-    progress: Callable[[int, int], None] | None = None,
+    folder: Location, reference: Scale, rule: SteadyRule, pool: Collection[str], progress: Callable[[int, int], None] | None
 ) -> Experiment:
-    """Return the experiment in a folder that Tune wrote: a trial, an experiment, or experiments at any depth.
-
-    For the arguments see `read_experiment`. In `pool`, `"trial"` stands for the names that somebody gave to trials.
-
-    Raises:
-        ExperimentError: if it contains no trial.
-        OSError: if the storage can't be reached.
-    """
+    """Return the experiment in a folder that Tune wrote. For the arguments and errors see `read_experiment`."""
     if folder.name in READERS and not folder.is_folder:
         files = folder.parent.names()[1]
         places = [(folder.parent, [name for name in files if name == folder.name or name not in READERS])]
@@ -116,8 +104,8 @@ def _nothing(folder: Location) -> str:
     if tables := [name for name in files if name.endswith((".csv", ".tsv", ".jsonl"))]:
         found += f", but tables; pass one of them, such as {folder.below(tables[0]).text}"
     return (
-        f"{folder.text} is not the folder of an experiment: {found}. Tune writes a folder with a {' or '.join(READERS)} for each trial "
-        "once it starts; pass storage_path/name of its RunConfig, or a folder that contains it."
+        f"{folder.text} is not the folder of an experiment: {found}. Tune writes a folder with a {' or '.join(READERS)} for each "
+        "trial once it starts; pass storage_path/name of its RunConfig, or a folder that contains it."
     )
 
 

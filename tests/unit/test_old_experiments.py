@@ -11,74 +11,68 @@ import pytest
 from rl_scaling_callback.analysis.interference import overlapping
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
-from rl_scaling_callback.experiments.logs import flat
 from rl_scaling_callback.report import make_report
 from rl_scaling_callback.report.decisions import reason_text
 from rl_scaling_callback.report.sections import left_out
 
-# Config and result of iteration k of a trial with 2 env runners × 3 envs that samples 600 steps in 2 s, as each release logs them.
+# Config and results of a trial with 2 env runners × 3 envs that samples 600 steps in 2 s, as each release logs them. k: lifetime.
 OLD = {"env": "Pong-v0", "num_workers": 2, "num_envs_per_worker": 3, "train_batch_size": 600, "num_gpus": 1}
-OLD_STACK = {"env": "Pong-v0", "num_env_runners": 2, "num_envs_per_env_runner": 3, "enable_env_runner_and_connector_v2": False}
-
-
-def reward(where=None):
-    return {"episode_reward_mean": 3.0} if where is None else {where: {"episode_reward_mean": 3.0}}
-
-
+V05 = {**OLD, "min_iter_time_s": 10, "vtrace": True, "sample_batch_size": 50, "optimizer": {"num_envs_per_worker": 3}}
+V29 = {**OLD, "num_workers": -1, "num_rollout_workers": 2, "num_learner_workers": 0}
+V220 = {"env": "Pong-v0", "num_env_runners": 2, "num_envs_per_env_runner": 3, "enable_env_runner_and_connector_v2": False}
+V260 = {**V220, "enable_env_runner_and_connector_v2": True}
+LIFETIME, THIS_ITER, AGENTS = {"num_env_steps_sampled": "600k"}, {"timesteps_this_iter": 600}, {"timesteps_this_iter": 1800}
+RETURN = {"episode_reward_mean": 3.0}
 GENERATIONS = {
-    "0.5": (
-        {**OLD, "min_iter_time_s": 10, "vtrace": True, "sample_batch_size": 50, "optimizer": {"num_envs_per_worker": 3}},
-        lambda k: {"timesteps_this_iter": 600, "timesteps_total": 600 * k, "episodes_total": None, **reward()},
-    ),
-    "0.8": (OLD, lambda k: {"timesteps_this_iter": 600, "info": {"num_steps_sampled": 600 * k}, **reward()}),
-    "1.2": ({**OLD, "multiagent": {}}, lambda k: {"timesteps_this_iter": 0, "timesteps_total": 600 * k, **reward()}),
-    "1.13": (  # timesteps_total counts the steps of agents
+    "0.5": (V05, {**THIS_ITER, "timesteps_total": "600k", **RETURN}),
+    "0.8": ({**OLD, "rollout_fragment_length": 50}, {**THIS_ITER, "info/num_steps_sampled": "600k", **RETURN}),
+    "1.2": ({**OLD, "multiagent": {}}, {"timesteps_this_iter": 0, "timesteps_total": "600k", **RETURN}),
+    "1.13": (
         OLD,
-        lambda k: {"counters": {"num_env_steps_sampled": 600 * k}, "timesteps_total": 1200 * k, **reward("sampler_results")},
+        {"counters/num_env_steps_sampled": "600k", "timesteps_total": "1200k", "sampler_results/episode_reward_mean": 3.0},
     ),
-    "2.0": (
-        {**OLD, "min_iter_time_s": -1, "simple_optimizer": -1},
-        lambda k: {"num_env_steps_sampled": 600 * k, "num_env_steps_sampled_this_iter": 600, **reward()},
-    ),
-    "2.9": (
-        {**OLD, "num_workers": -1, "num_rollout_workers": 2, "num_learner_workers": 0},
-        lambda k: {"num_env_steps_sampled": 600 * k, **reward("sampler_results")},
-    ),
-    "2.20, old API stack": (OLD_STACK, lambda k: {"num_env_steps_sampled": 600 * k, **reward("env_runners")}),
-    "2.60, old API stack, counting agent steps": (
-        OLD_STACK,
-        lambda k: {
-            "num_env_steps_sampled": 600 * k,
-            "num_env_steps_sampled_lifetime": 1800 * k,
-            "timesteps_this_iter": 1800,
-            **reward("env_runners"),
-        },
+    "2.0": ({**OLD, "min_iter_time_s": -1, "simple_optimizer": -1}, {**LIFETIME, "num_env_steps_sampled_this_iter": 600, **RETURN}),
+    "2.9": (V29, {**LIFETIME, "sampler_results/episode_reward_mean": 3.0}),
+    "2.20, old stack": (V220, {**LIFETIME, "env_runners/episode_reward_mean": 3.0}),
+    "2.60, old stack, counting agent steps": (
+        V220,
+        {**LIFETIME, "num_env_steps_sampled_lifetime": "1800k", **AGENTS, "env_runners/episode_reward_mean": 3.0},
     ),
     "2.60": (
-        {**OLD_STACK, "enable_env_runner_and_connector_v2": True},
-        lambda k: {
-            "env_runners": {"num_env_steps_sampled": 600, "episode_return_mean": 3.0},
-            "num_env_steps_sampled_lifetime": 600.0 * k,
+        V260,
+        {
+            "env_runners/num_env_steps_sampled": 600,
+            "num_env_steps_sampled_lifetime": "600k",
+            "env_runners/episode_return_mean": 3.0,
         },
     ),
 }
 
 
 def results(generation="1.2", count=6, start=1.7e9, host="vm", **changes):
-    config, steps = GENERATIONS[generation]
+    """Results by `/`-joined keys, with their config."""
+    config, logged = GENERATIONS[generation]
     return [
         {
-            **steps(k),
+            **{name: int(value[:-1]) * k if isinstance(value, str) else value for name, value in logged.items()},
             "training_iteration": k,
             "time_this_iter_s": 2.0,
             "time_total_s": 2.0 * k,
             "timestamp": int(start) + 2 * k,
             "hostname": host,
-            "policy_reward_mean": {},
+            "policy_reward_mean/x": 1.0,
             "config": {**config, **changes},
         }
         for k in range(1, count + 1)
     ]
+
+
+def nested(line):
+    result = {}
+    for name, value in line.items():
+        above, _, key = name.rpartition("/")
+        (result.setdefault(above, {}) if above else result)[key] = value
+    return result
 
 
 def write(folder, lines, *, as_csv=False, params=None):
@@ -86,13 +80,12 @@ def write(folder, lines, *, as_csv=False, params=None):
     if params is not None:
         (folder / "params.json").write_text(json.dumps(params))
     if not as_csv:
-        (folder / "result.json").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        (folder / "result.json").write_text("".join(f"{json.dumps(nested(line))}\n" for line in lines))
         return folder
-    rows = [flat({**line, "config": {}}, "/") for line in lines]
     with (folder / "progress.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
+        writer = csv.DictWriter(file, [name for name in lines[0] if name != "config"], extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(lines)
     return folder
 
 
@@ -100,10 +93,6 @@ def only(place, **options):
     (study,) = read_experiment(place, **options).studies
     (run,) = study.runs
     return run
-
-
-def reasons(place):
-    return dict(read_experiment(place).left_out)
 
 
 @pytest.mark.parametrize("as_csv", [False, True], ids=["result.json", "progress.csv"])
@@ -114,14 +103,6 @@ def test_every_generation(tmp_path, generation, as_csv):
         run = only(place)
         assert (run.scale, run.steady.sps, run.steady.iterations, run.notes) == (Scale(2, 3), 300.0, 4, ())
         assert {sample.episode_return for sample in run.samples} == {3.0}
-
-
-def test_copies_of_settings_and_learning_from_old_releases_do_not_separate_workloads(tmp_path):
-    for envs in (3, 4):
-        settings = {"num_envs_per_worker": envs, "optimizer": {"num_envs_per_worker": envs}}
-        write(tmp_path / f"IMPALA_Pong-v0_{envs}", results("0.5", **settings))
-    (study,) = read_experiment(tmp_path).studies
-    assert (study.title, len(study.runs), study.exclusive_phases, study.timed_iterations) == ("IMPALA on Pong-v0", 2, False, True)
 
 
 def test_progress_csv_with_dicts_damage_and_a_second_header(tmp_path):
@@ -151,7 +132,7 @@ def test_gap_in_a_lifetime_count_is_not_one_iteration(tmp_path):
 def test_config_from_tunes_state_of_the_experiment(tmp_path, state):
     lines = [{key: value for key, value in line.items() if key != "config"} for line in results()]
     write(tmp_path / "experiment" / "x", lines)
-    (reason,) = reasons(tmp_path).values()
+    ((_, reason),) = read_experiment(tmp_path).left_out
     assert "its config has no valid scale" in reason
     config = {**OLD, "callbacks": {"_type": "CLOUDPICKLE_FALLBACK", "value": "80059"}}
     (tmp_path / "experiment" / "experiment_state-1.json").write_text(json.dumps(state("x", config)))
@@ -189,12 +170,8 @@ def test_missing_settings_are_rllibs_defaults_which_is_said(tmp_path, name, conf
     assert run.scale == scale
     assert run.notes[-1] == "num_envs_per_env_runner is not in its config: RLlib's default at that time, 1, is assumed"
     assert len(run.notes) == 2 - ("num_workers" in config)
-
-
-def test_env_runners_of_a_lost_config_are_those_that_were_healthy(tmp_path):
-    lines = [{**line, "num_healthy_workers": 8, "config": {}} for line in results()]
-    write(tmp_path / "x", lines, as_csv=True)
-    run = only(tmp_path / "x" / "progress.csv")
+    healthy = write(tmp_path / "lost", [{**line, "num_healthy_workers": 8} for line in results()], as_csv=True)
+    run = only(healthy / "progress.csv")
     assert run.scale == Scale(8, 1)
     assert run.notes[0] == "num_env_runners is not in its config: as many as were healthy, 8, are assumed"
 
@@ -208,7 +185,7 @@ def test_experiments_at_any_depth_each_trial_once(tmp_path):
     experiment = read_experiment(tmp_path)
     (study,) = experiment.studies
     assert [(run.name, run.scale) for run in study.runs] == [("a/monday/one", Scale(2, 3)), ("b/one", Scale(4, 3))]
-    assert reasons(tmp_path) == {"copy/one": "a copy of another trial here"}
+    assert experiment.left_out == (("copy/one", "a copy of another trial here"),)
 
 
 def test_what_is_not_rllibs_is_left_out_in_one_line(tmp_path):
@@ -221,6 +198,19 @@ def test_what_is_not_rllibs_is_left_out_in_one_line(tmp_path):
 
 
 # Trials that ran at the same time
+
+
+@pytest.mark.parametrize(
+    ("trials", "found"),
+    [
+        ([("a", [(0, 10)]), ("a", [(5, 15)]), ("b", [(5, 15)]), ("", [(0, 99)])], {0, 1}),
+        ([("a", [(0, 10)]), ("a", [(9.5, 20)])], set()),  # times are known to the second
+        ([("a", [(0, 100)]), ("a", [(10, 20)]), ("a", [(30, 40)]), ("a", [(101, 110)])], {0, 1, 2}),
+        ([("a", [(0, 10), (50, 60)]), ("a", [(20, 40)])], set()),  # interrupted meanwhile
+    ],
+)
+def test_which_trials_overlap(trials, found):
+    assert overlapping(trials) == found
 
 
 def test_trials_that_overlapped_on_one_host_meet_no_goal(tmp_path):
@@ -236,21 +226,16 @@ def test_trials_that_overlapped_on_one_host_meet_no_goal(tmp_path):
     assert [run.exclusive for run in study.runs] == pytest.approx([0.0, 0.0, math.nan, 0.0], nan_ok=True)
 
 
-@pytest.mark.parametrize(
-    ("trials", "found"),
-    [
-        ([("a", [(0, 10)]), ("a", [(5, 15)])], {0, 1}),
-        ([("a", [(0, 10)]), ("b", [(5, 15)]), ("", [(0, 99)])], set()),
-        ([("a", [(0, 10)]), ("a", [(9.5, 20)])], set()),  # times are known to the second
-        ([("a", [(0, 100)]), ("a", [(10, 20)]), ("a", [(30, 40)]), ("a", [(101, 110)])], {0, 1, 2}),
-        ([("a", [(0, 10), (50, 60)]), ("a", [(20, 40)])], set()),  # interrupted meanwhile
-    ],
-)
-def test_which_trials_overlap(trials, found):
-    assert overlapping(trials) == found
-
-
 # What tells workloads apart
+
+
+def test_copies_of_settings_from_old_releases_do_not_separate_workloads(tmp_path):
+    for envs in (3, 4):
+        write(
+            tmp_path / f"IMPALA_Pong-v0_{envs}", results("0.5", num_envs_per_worker=envs, optimizer={"num_envs_per_worker": envs})
+        )
+    (study,) = read_experiment(tmp_path).studies
+    assert (study.title, len(study.runs), study.exclusive_phases, study.timed_iterations) == ("IMPALA on Pong-v0", 2, False, True)
 
 
 def test_gpus_that_env_runners_share_do_not_separate_workloads(tmp_path):
