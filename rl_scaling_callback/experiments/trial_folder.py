@@ -16,27 +16,9 @@ from rl_scaling_callback.core.steady import SteadyRule, is_measurable
 from rl_scaling_callback.core.text import counted
 from rl_scaling_callback.experiments.logs import READERS
 from rl_scaling_callback.experiments.recording import summarise
-from rl_scaling_callback.rllib.configs import (
-    evaluates,
-    is_asynchronous,
-    iterations_are_timed,
-    read_cpus,
-    read_logged_config,
-    read_scale,
-    samples_env,
-    steps_before_learning,
-    steps_follow_scale,
-)
+from rl_scaling_callback.rllib import configs, results
 from rl_scaling_callback.rllib.facts import read_facts
 from rl_scaling_callback.rllib.names import DEFAULT_SCALE, default_scale, is_rllib
-from rl_scaling_callback.rllib.results import (
-    MEASURED_KEYS,
-    read_circumstances,
-    read_fleet,
-    read_injected,
-    read_injected_text,
-    read_measured,
-)
 from rl_scaling_callback.rllib.values import number
 from rl_scaling_callback.storage import ExperimentError, Location
 
@@ -44,7 +26,7 @@ PARAMS: Final = "params.json"
 _ERRORS: Final = ("error.txt", "error.pkl")
 
 _USED: Final = (
-    *MEASURED_KEYS, "sps_per_cpu", "baseline_sps", "comparable", "exclusive", "cores/others", "steady/drift", "steady/sps",
+    *results.MEASURED_KEYS, "sps_per_cpu", "baseline_sps", "comparable", "exclusive", "cores/others", "steady/drift", "steady/sps",
     "steady/speedup", "baseline/error", "account/exact", *(f"tuned/{name}" for name in DEFAULT_SCALE),
 )  # fmt: skip
 """The injected keys to read."""
@@ -122,13 +104,13 @@ class Trial:
         for config in (lambda: _params(folder) if PARAMS in files else {}, stored):
             if trial._config.keys().isdisjoint(DEFAULT_SCALE):
                 with suppress(RecursionError):
-                    trial._config = {**read_logged_config(config()), **trial._config}
+                    trial._config = {**configs.read_logged_config(config()), **trial._config}
         trial._finish(folder.name, files, rule)
         return trial
 
     def _add(self, result: dict[str, Any] | None) -> None:
         """Add a result, None for a damaged line. If a restored trial repeats iterations, the later ones count."""
-        injected = _UNKNOWN | read_injected(result or {}, _USED)
+        injected = _UNKNOWN | results.read_injected(result or {}, _USED)
         try:
             self._configure((result or {}).get("config"), injected)
         except RecursionError:
@@ -136,12 +118,12 @@ class Trial:
         if result is None:
             self._damaged += 1
             return
-        now = read_circumstances(result)
+        now = results.read_circumstances(result)
         number_now = int(now.iteration) if now.iteration >= 1 else len(self._iterations) + 1
         while self._iterations and self._iterations[-1].number >= number_now:
             self._iterations.pop()
         before = self._iterations[-1] if self._iterations and self._iterations[-1].number == number_now - 1 else None
-        read = read_measured(result, injected, before.lifetime_steps if before else NAN)
+        read = results.read_measured(result, injected, before.lifetime_steps if before else NAN)
         self._add_spell(now.ended, number(result.get("time_this_iter_s")))
         self._process = self._process or result.get("pid")
         self._is_rllib = self._is_rllib or is_rllib(result)
@@ -156,7 +138,7 @@ class Trial:
                 since_restore=now.since_restore,
                 exclusive=injected["exclusive"],
                 others=injected["cores/others"],
-                healthy=read_fleet(result)[0],
+                healthy=results.read_fleet(result)[0],
                 cpu_utilisation=now.cpu_utilisation,
                 ram_utilisation=now.ram_utilisation,
                 vram_utilisation=now.vram_utilisation,
@@ -177,7 +159,7 @@ class Trial:
         tuned = {name: int(value) for name, value in chosen.items() if value >= 0}
         if not isinstance(logged, Mapping) or (logged, tuned) == self._logged:
             return
-        config = {**read_logged_config(logged), **tuned}
+        config = {**configs.read_logged_config(logged), **tuned}
         if self._config and _work_of(config) != _work_of(self._config):
             self._iterations.clear()
             self._has_changed = True
@@ -199,12 +181,12 @@ class Trial:
             self.facts = {**read_facts(config), "algorithm": algorithm}
         except _LeftOutError as reason:
             self.reason = str(reason)
-        self.workload = read_injected_text(self._last, "workload")
-        self.host = read_circumstances(self._last).host
+        self.workload = results.read_injected_text(self._last, "workload")
+        self.host = results.read_circumstances(self._last).host
         self.opening = (self.host, self._process, self.spells[0][0], *_work_of(config)) if self.spells else ()
         self.unit_sps = known["baseline_sps"] if known["comparable"] == 1 else NAN
-        self.waits_are_known = is_asynchronous(config) and known["account/exact"] == 1
-        self.timed_iterations = iterations_are_timed(config) or steps_follow_scale(config)
+        self.waits_are_known = configs.is_asynchronous(config) and known["account/exact"] == 1
+        self.timed_iterations = configs.iterations_are_timed(config) or configs.steps_follow_scale(config)
         self._iterations, self._config, self._logged, self._last = [], {}, (), {}
 
     def _summary(self, rule: SteadyRule, algorithm: str | None, failed: bool, has_results: bool) -> Run:
@@ -217,25 +199,25 @@ class Trial:
             raise _LeftOutError(self._why_nothing(failed, has_results))
         if not self._is_rllib and DEFAULT_SCALE.keys().isdisjoint(self._config):
             raise _LeftOutError("not a trial of RLlib: its results and config have none of RLlib's names")
-        if not samples_env(self._config):
+        if not configs.samples_env(self._config):
             raise _LeftOutError("it learns from recorded data (offline): it samples no env steps, so there is no throughput")
         notes = [*self._notes(failed), *self._assume_missing(algorithm)]
         try:
-            scale = read_scale(self._config)
+            scale = configs.read_scale(self._config)
         except ValueError as error:
             nowhere = f"there is none in its results, in {PARAMS} or in Tune's state of the experiment"
             reason = f"its config has no valid scale: {error if self._config else nowhere}. Is it an RLlib trial?"
             raise _LeftOutError(reason) from None
-        known, learns_after = self._injected, steps_before_learning(self._config)
+        known, learns_after = self._injected, configs.steps_before_learning(self._config)
         cpus = ratio(known["sps"], known["sps_per_cpu"])
-        is_probed = read_injected_text(self._last, "baseline/source") == "probe"
+        is_probed = results.read_injected_text(self._last, "baseline/source") == "probe"
         run = summarise(
             self._iterations,
             rule,
             learns_after=learns_after,
             name=self.name,
             scale=scale,
-            cpus=read_cpus(self._config) if math.isnan(cpus) else round(cpus, 6),
+            cpus=configs.read_cpus(self._config) if math.isnan(cpus) else round(cpus, 6),
             baseline_sps=ratio(known["steady/sps"], known["steady/speedup"]) if is_probed else NAN,
             baseline_error=known["baseline/error"] if is_probed else NAN,
         )
@@ -278,7 +260,7 @@ class Trial:
             yield f"its config changed while it ran: only iterations from {self._iterations[0].number} on count"
         if self._damaged:
             yield f"{counted(self._damaged, 'damaged line')} of its results left out"
-        if evaluates(self._config) and not self._evaluation_is_known:
+        if configs.evaluates(self._config) and not self._evaluation_is_known:
             yield "its iterations include evaluation, whose time is unknown without the callback"
         seconds = [each.seconds for each in self._iterations if each.seconds > 0]
         if seconds and max(seconds) > _SUSPICIOUS * median_low(seconds):
