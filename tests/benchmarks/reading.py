@@ -1,8 +1,7 @@
 """Measures reading speed: `python tests/benchmarks/reading.py [--trials 100] [--iterations 100] [--folder DIR]`.
 
-Writes an experiment with results as long as RLlib's, builds a page from it, and reads it with Tune's `ExperimentAnalysis`, which
-creates a dataframe per trial, each in a separate process. Prints times, their ratio and peak memory. 1,000 trials × 1,000
-iterations take 17 GB of disk space.
+Writes an experiment with results as long as RLlib's, and builds a page from it. Prints the time and the peak memory. 1,000 trials
+× 1,000 iterations take 17 GB of disk space.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 SCALES = [(runners, envs) for runners in (1, 2, 4, 8) for envs in (1, 2, 4)]
@@ -63,63 +61,39 @@ def write(folder: Path, trials: int, iterations: int) -> None:
                 file.write(f'{{"config": {text}, {json.dumps(result(draw, trial, iteration, scale))[1:]}\n')
 
 
-def read_ours(folder: Path) -> float:
-    """Return the seconds to read the experiment and make the page."""
+def read(folder: Path) -> None:
+    """Read the experiment and make its page; print the time and the peak memory of this process."""
     from rl_scaling_callback.experiments import read_experiment
     from rl_scaling_callback.report import make_report, render_page
 
     started = time.perf_counter()
     experiment = read_experiment(folder)
+    read_s = time.perf_counter() - started
     page = render_page(make_report(experiment))
-    seconds = time.perf_counter() - started
+    seconds, peak = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     assert sum(len(study.runs) for study in experiment.studies) == sum(path.is_dir() for path in folder.iterdir())
     assert "<html" in page
-    return seconds
-
-
-def read_tunes(folder: Path) -> float:
-    """Return the seconds that Tune's `ExperimentAnalysis` takes, without the experiment's state."""
-    from pyarrow.fs import LocalFileSystem
-    from ray.tune import ExperimentAnalysis
-
-    def trial(path: Path) -> SimpleNamespace:
-        storage = SimpleNamespace(trial_fs_path=str(path), storage_filesystem=LocalFileSystem())
-        return SimpleNamespace(trial_id=path.name, last_result={"training_iteration": 1}, config={}, storage=storage)
-
-    trials: Any = [trial(path) for path in sorted(folder.iterdir()) if path.is_dir()]
-    started = time.perf_counter()
-    analysis = ExperimentAnalysis(str(folder), trials=trials)
-    seconds = time.perf_counter() - started
-    assert all(len(frame) for frame in analysis.trial_dataframes.values())
-    return seconds
+    print(f"{seconds:.2f} s, of which the report {seconds - read_s:.2f} s; peak of the process {peak:,.0f} MB")
 
 
 def main() -> None:
-    """Compare both readers, or run one step in this process."""
+    """Write an experiment unless it exists, and read it in a process of its own, to measure its peak memory."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--trials", type=int, default=100)
     arguments.add_argument("--iterations", type=int, default=100)
     arguments.add_argument("--folder", type=Path, help="folder of the experiment, reused if it exists [default: a temporary one]")
-    arguments.add_argument("--step", choices=["ours", "tunes"], help="run only this step")
+    arguments.add_argument("--read", action="store_true", help="only read")
     options = arguments.parse_args()
-    if options.step:
-        seconds = (read_ours if options.step == "ours" else read_tunes)(options.folder)
-        print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-        return
+    if options.read:
+        return read(options.folder)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary) / "experiment"
         if not folder.exists():
             write(folder, options.trials, options.iterations)
         sizes = [path.stat().st_size for path in folder.glob("*/result.json")]
-        print(f"{len(sizes)} trials, {sum(sizes) / 1e6:,.0f} MB, the largest {max(sizes) / 1e6:.1f} MB")
-        times = []
-        for step, name in {"ours": "reading and reporting", "tunes": "Tune's ExperimentAnalysis"}.items():
-            command = [sys.executable, __file__, "--step", step, "--folder", str(folder)]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            seconds, peak = map(float, done.stdout.split())
-            times.append(seconds)
-            print(f"{name:26} {seconds:8.2f} s, peak of the process {peak:8,.0f} MB", flush=True)
-        print(f"ours / Tune's: {times[0] / times[1]:.3f}")
+        print(f"{len(sizes)} trials, {sum(sizes) / 1e6:,.0f} MB, the largest {max(sizes) / 1e6:.1f} MB", flush=True)
+        subprocess.run([sys.executable, __file__, "--read", "--folder", str(folder)], check=True)
+    return None
 
 
 if __name__ == "__main__":
