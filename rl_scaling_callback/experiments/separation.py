@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 from rl_scaling_callback.experiments.logs import flat
 
 _MAX_FACTS: Final = 3
-"""If more facts tell studies apart, titles name only those in which a study differs from the largest one."""
+"""Titles with more facts than this name only those in which a study differs from the largest one."""
 
 _MAX_TEXT: Final = 50
 
@@ -36,7 +36,7 @@ def titles(plain: Sequence[str], groups: Sequence[Mapping[str, Any]]) -> tuple[l
     found, telling = list(plain), dict[str, None]()
     for title in dict.fromkeys(plain):
         same = {index: flat(groups[index], ".") for index, its in enumerate(plain) if its == title}
-        names = _fewest([*same.values()])
+        names = _telling([*same.values()])
         telling.update(dict.fromkeys(name.partition(".")[0] for name in names))
         largest = next(iter(same.values()))
         for index, facts in same.items():
@@ -47,16 +47,19 @@ def titles(plain: Sequence[str], groups: Sequence[Mapping[str, Any]]) -> tuple[l
     return found, [*telling]
 
 
-def _fewest(groups: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the names of the fewest facts that tell groups apart, preferably those with short texts."""
+def _telling(groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names of the facts in which groups differ; if they are many, the fewest that tell groups apart."""
     texts = {name: [short(facts.get(name)) for facts in groups] for facts in groups for name in facts}
-    names = sorted(texts, key=lambda name: max(map(len, texts[name])))
+    differing = [name for name in texts if len({*texts[name]}) > 1]
+    if len(differing) <= _MAX_FACTS:
+        return differing
+    differing.sort(key=lambda name: max(map(len, texts[name])))  # preferably those with short texts
     chosen: list[str] = []
 
     def told(*more: str) -> int:
         return len({*zip(*(texts[name] for name in (*chosen, *more)), strict=True)}) or 1
 
-    while names and told(best := max(names, key=told)) > told():
+    while told(best := max(differing, key=told)) > told():
         chosen.append(best)
     return [name for name in texts if name in chosen]
 
