@@ -34,14 +34,16 @@ def loads(text: bytes) -> Any:
 
 
 def _read_lines(stream: BinaryIO) -> Results:
+    is_whole = True
     while line := stream.readline(_MAX_LINE):
-        try:
-            result = loads(line)
-        except (ValueError, RecursionError):
-            result = None
+        is_rest, is_whole = not is_whole, line.endswith(b"\n")
+        result = None
+        if not is_rest and len(line) < _MAX_LINE:
+            with suppress(ValueError, RecursionError):
+                result = loads(line)
         if isinstance(result, dict):
             yield result
-        elif line.endswith(b"\n") and line.strip():
+        elif is_whole and (is_rest or line.strip()):
             yield None
 
 

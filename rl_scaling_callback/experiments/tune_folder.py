@@ -66,19 +66,19 @@ def read_folder(
         if progress is not None:
             progress(len(trials), len(folders))
     _mark_copies_and_overlaps(trials)
-    left_out = tuple(LeftOut(trial.name, trial.reason) for trial in trials if trial.reason)
+    left_out = [LeftOut(trial.name, trial.reason) for trial in trials if trial.reason]
     trials = [trial for trial in trials if not trial.reason]
     if unknown := {*pool} - {"trial", "GPUs"} - {name for trial in trials for name in trial.facts}:
         raise ExperimentError(f"{folder.text}: pool is {min(unknown)}, which is no setting of a trial here")
     _separate(trials, pool)
     stored = [store.below(file) for store, files in places if store.name == EXPERIMENT_SUBDIRECTORY for file in files]
-    groups = _by_workload(trials, _read_hardware(stored))
+    groups = _by_workload(trials, _read_hardware(stored, left_out))
     groups.sort(key=lambda group: (-len({trial.run.scale for trial in group}), -len(group)))
     titled, apart = titles([_title(group[0].facts) for group in groups], [group[0].facts for group in groups])
     studies = [_study(title, group, reference) for title, group in zip(titled, groups, strict=True)]
     differ = listed((f"{name} (a folder's name)" if name == "trial" else name for name in apart), "or")
     notes = [f"Trials that differ in {differ} are separate studies; --pool NAME merges them on purpose."] if apart else []
-    return Experiment(folder.text, tuple(studies), left_out, tuple(notes))
+    return Experiment(folder.text, tuple(studies), tuple(left_out), tuple(notes))
 
 
 # Files
@@ -109,13 +109,16 @@ def _nothing(folder: Location) -> str:
     )
 
 
-def _read_hardware(baselines: Iterable[Location]) -> dict[str, dict[str, Any]]:
-    """Return the hardware and versions of workloads by the id of each, as told by baseline files."""
+def _read_hardware(baselines: Iterable[Location], left_out: list[LeftOut]) -> dict[str, dict[str, Any]]:
+    """Return the hardware and versions of workloads by the id of each, as told by baseline files; leave out unusable ones."""
     found = {}
     for file in baselines:
-        with suppress(BaselineFileError, ExperimentError):  # damaged or foreign
-            workload = Baseline.from_json(file.read()).workload
-            found[workload.id] = {name: workload.facts[name] for name in HARDWARE_AND_VERSIONS if name in workload.facts}
+        if file.name.startswith("baseline-") and file.name.endswith(".json"):
+            try:
+                workload = Baseline.from_json(file.read()).workload
+                found[workload.id] = {name: workload.facts[name] for name in HARDWARE_AND_VERSIONS if name in workload.facts}
+            except (BaselineFileError, ExperimentError) as error:
+                left_out.append(LeftOut(file.name, f"this baseline file is unusable: {error}"))
     return found
 
 
