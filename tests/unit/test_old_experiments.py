@@ -18,33 +18,25 @@ from rl_scaling_callback.report.sections import left_out
 # Config and results of a trial with 2 env runners × 3 envs that samples 600 steps in 2 s, as each release logs them. k: lifetime.
 OLD = {"env": "Pong-v0", "num_workers": 2, "num_envs_per_worker": 3, "train_batch_size": 600, "num_gpus": 1}
 V05 = {**OLD, "min_iter_time_s": 10, "vtrace": True, "sample_batch_size": 50, "optimizer": {"num_envs_per_worker": 3}}
+V20 = {**OLD, "min_iter_time_s": -1, "simple_optimizer": -1}
 V29 = {**OLD, "num_workers": -1, "num_rollout_workers": 2, "num_learner_workers": 0}
 V220 = {"env": "Pong-v0", "num_env_runners": 2, "num_envs_per_env_runner": 3, "enable_env_runner_and_connector_v2": False}
 V260 = {**V220, "enable_env_runner_and_connector_v2": True}
-LIFETIME, THIS_ITER, AGENTS = {"num_env_steps_sampled": "600k"}, {"timesteps_this_iter": 600}, {"timesteps_this_iter": 1800}
-RETURN = {"episode_reward_mean": 3.0}
 GENERATIONS = {
-    "0.5": (V05, {**THIS_ITER, "timesteps_total": "600k", **RETURN}),
-    "0.8": ({**OLD, "rollout_fragment_length": 50}, {**THIS_ITER, "info/num_steps_sampled": "600k", **RETURN}),
-    "1.2": ({**OLD, "multiagent": {}}, {"timesteps_this_iter": 0, "timesteps_total": "600k", **RETURN}),
-    "1.13": (
-        OLD,
-        {"counters/num_env_steps_sampled": "600k", "timesteps_total": "1200k", "sampler_results/episode_reward_mean": 3.0},
-    ),
-    "2.0": ({**OLD, "min_iter_time_s": -1, "simple_optimizer": -1}, {**LIFETIME, "num_env_steps_sampled_this_iter": 600, **RETURN}),
-    "2.9": (V29, {**LIFETIME, "sampler_results/episode_reward_mean": 3.0}),
-    "2.20, old stack": (V220, {**LIFETIME, "env_runners/episode_reward_mean": 3.0}),
-    "2.60, old stack, counting agent steps": (
+    "0.5": (V05, "timesteps_this_iter=600 timesteps_total=600k episode_reward_mean=3"),
+    "0.8": ({**OLD, "rollout_fragment_length": 50}, "timesteps_this_iter=600 info/num_steps_sampled=600k episode_reward_mean=3"),
+    "1.2": ({**OLD, "multiagent": {}}, "timesteps_this_iter=0 timesteps_total=600k episode_reward_mean=3"),
+    "1.13": (OLD, "counters/num_env_steps_sampled=600k timesteps_total=1200k sampler_results/episode_reward_mean=3"),
+    "2.0": (V20, "num_env_steps_sampled=600k num_env_steps_sampled_this_iter=600 episode_reward_mean=3"),
+    "2.9": (V29, "num_env_steps_sampled=600k sampler_results/episode_reward_mean=3"),
+    "2.20 old stack": (V220, "num_env_steps_sampled=600k env_runners/episode_reward_mean=3"),
+    "2.60 old stack, counting agent steps": (
         V220,
-        {**LIFETIME, "num_env_steps_sampled_lifetime": "1800k", **AGENTS, "env_runners/episode_reward_mean": 3.0},
+        "num_env_steps_sampled=600k num_env_steps_sampled_lifetime=1800k timesteps_this_iter=1800 env_runners/episode_reward_mean=3",
     ),
     "2.60": (
         V260,
-        {
-            "env_runners/num_env_steps_sampled": 600,
-            "num_env_steps_sampled_lifetime": "600k",
-            "env_runners/episode_return_mean": 3.0,
-        },
+        "env_runners/num_env_steps_sampled=600 num_env_steps_sampled_lifetime=600k env_runners/episode_return_mean=3",
     ),
 }
 
@@ -52,9 +44,10 @@ GENERATIONS = {
 def results(generation="1.2", count=6, start=1.7e9, host="vm", **changes):
     """Results by `/`-joined keys, with their config."""
     config, logged = GENERATIONS[generation]
+    pairs = [each.split("=") for each in logged.split()]
     return [
         {
-            **{name: int(value[:-1]) * k if isinstance(value, str) else value for name, value in logged.items()},
+            **{name: int(value.rstrip("k")) * (k if "k" in value else 1) for name, value in pairs},
             "training_iteration": k,
             "time_this_iter_s": 2.0,
             "time_total_s": 2.0 * k,
@@ -116,13 +109,6 @@ def test_progress_csv_with_dicts_damage_and_a_second_header(tmp_path):
     run = only(tmp_path)
     assert (run.scale, run.steady.iterations, run.steady.sps) == (Scale(2, 3), 6, 300.0)
     assert run.notes == ("1 damaged line of its results left out",)
-
-
-def test_gap_in_a_lifetime_count_is_not_one_iteration(tmp_path):
-    lines = results(count=9)
-    del lines[5]
-    write(tmp_path / "x", lines)
-    assert (only(tmp_path).steady.sps, only(tmp_path).steady.iterations) == (300.0, 5)
 
 
 @pytest.mark.parametrize("state", [
@@ -195,6 +181,14 @@ def test_what_is_not_rllibs_is_left_out_in_one_line(tmp_path):
         write(tmp_path / "y" / f"f_{index}", plain, as_csv=index % 2 == 1)
     (line,) = left_out(read_experiment(tmp_path).left_out)
     assert line == "y/f_0, y/f_1, y/f_10 and 17 more: not a trial of RLlib: its results and config have none of RLlib's names"
+
+
+def test_rounded_batches_are_known_and_a_gap_in_a_lifetime_count_is_not_one_iteration(tmp_path):
+    for batch, expected in ((500, 500.0), (100, math.nan)):
+        lines = results(count=9, rollout_fragment_length=70, train_batch_size=batch)
+        run = only(write(tmp_path / str(batch), lines[:5] + lines[6:]))
+        assert (run.steady.sps, run.steady.iterations) == (300.0, 5)
+        assert run.batch == pytest.approx(expected, nan_ok=True)
 
 
 # Trials that ran at the same time
@@ -278,10 +272,3 @@ def test_pooled_settings_do_not_separate_workloads(tmp_path):
     assert len(read_experiment(tmp_path, pool=["framework_str", "trial"]).studies) == 1
     with pytest.raises(ExperimentError, match="pool is frame, which is no setting"):
         read_experiment(tmp_path, pool=["frame"])
-
-
-def test_rounded_batch_is_known(tmp_path):
-    write(tmp_path / "x", results(rollout_fragment_length=70, train_batch_size=500))
-    write(tmp_path / "y", results(start=1e9, rollout_fragment_length=70, train_batch_size=100))
-    batches = {study.facts["train_batch_size"]: study.runs[0].batch for study in read_experiment(tmp_path).studies}
-    assert batches == pytest.approx({"500": 500.0, "100": math.nan}, nan_ok=True)
