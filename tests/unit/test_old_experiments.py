@@ -32,7 +32,7 @@ GENERATIONS = {
     "2.20 old stack": (V220, "num_env_steps_sampled=600k env_runners/episode_reward_mean=3"),
     "2.60 old stack, counting agent steps": (
         V220,
-        "num_env_steps_sampled=600k num_env_steps_sampled_lifetime=1800k timesteps_this_iter=1800 env_runners/episode_reward_mean=3",
+        "num_env_steps_sampled=600k num_env_steps_sampled_lifetime=1800k timesteps_this_iter=1800 episode_reward_mean=3",
     ),
     "2.60": (
         V260,

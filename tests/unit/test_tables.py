@@ -211,6 +211,9 @@ def test_unreadable_rows_are_left_out_by_line(tmp_path, row):
     (left_out,) = experiment.left_out
     assert left_out.name == "table.csv, line 3"
     assert experiment.studies[0].runs[0].steady.iterations == 1
+
+
+def test_damaged_lines_of_json_are_left_out(tmp_path):
     text = '{"n_envs": 1, "fps": 100}\n[2]\n\n{"n_envs": 2, "fps": 190}\n{"n_envs": 4, "f'
     experiment = read_experiment(write(tmp_path, text, "table.jsonl"))
     assert [str(run.scale) for run in experiment.studies[0].runs] == ["1r×1e", "1r×2e"]
