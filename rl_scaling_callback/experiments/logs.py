@@ -26,10 +26,11 @@ def loads(text: bytes) -> Any:
         ValueError: it isn't valid JSON, not even with NaN.
         RecursionError: it is nested too deeply.
     """
+    with suppress(ValueError):
+        return orjson.loads(text)
     # Tune writes NaN, which is not valid JSON. The json module accepts it, but is three times slower.
-    for candidate in (text, text.replace(b'": NaN', b'": null')):
-        with suppress(ValueError):
-            return orjson.loads(candidate)
+    with suppress(ValueError):
+        return orjson.loads(text.replace(b'": NaN', b'": null'))
     return json.loads(text.decode("utf-8", "replace"))
 
 

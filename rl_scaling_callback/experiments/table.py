@@ -194,8 +194,8 @@ def _ours(text: str, header: Sequence[str], given: Mapping[str, str], pool: Coll
         raise ExperimentError(f"{text}: {unknown[0]}; its columns are {names}")
     free = [column for column in sorted(header, key=lambda column: column.count("/")) if column not in {*given.values(), *pool}]
     plain = {_plain(column): column for column in reversed(free)}
-    ours = {each: next((plain[name] for name in (each, *others) if name in plain), "") for each, others in COLUMNS.items()} | given
-    ours = {each: ours[each] for each in COLUMNS if ours[each]}
+    usual = {each: next((plain[name] for name in (each, *others) if name in plain), "") for each, others in COLUMNS.items()}
+    ours = {each: theirs for each, theirs in {**usual, **given}.items() if theirs}
     if lacking := [what for what, some in _NEEDED.items() if {*some}.isdisjoint(ours)]:
         found = f"its columns are {names}" if names else "it is empty"
         raise ExperimentError(f"{text} lacks {listed(lacking)}; {found}. {_WANTED}")

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from statistics import median_low
 from typing import Any, Final
 
@@ -43,9 +44,9 @@ class _LeftOutError(Exception):
     """A trial can't be measured; the message is the reason."""
 
 
-def _params(folder: Location) -> Mapping[str, Any]:
+def _params(folder: Location, files: Collection[str]) -> Mapping[str, Any]:
     with suppress(ExperimentError, ValueError, RecursionError):
-        params = json.loads(folder.below(PARAMS).read())
+        params = json.loads(folder.below(PARAMS).read()) if PARAMS in files else {}
         return params if isinstance(params, dict) else {}
     return {}
 
@@ -101,7 +102,7 @@ class Trial:
             with folder.below(file).open() as stream:
                 for result in READERS[file](stream):
                     trial._add(result)
-        for config in (lambda: _params(folder) if PARAMS in files else {}, stored):
+        for config in (partial(_params, folder, files), stored):
             if trial._config.keys().isdisjoint(DEFAULT_SCALE):
                 with suppress(RecursionError):
                     trial._config = {**configs.read_logged_config(config()), **trial._config}
