@@ -190,9 +190,13 @@ def pooled(windows: Sequence[Steady]) -> Steady:
         return windows[0]
     env_steps, seconds = sum(window.env_steps for window in windows), sum(window.seconds for window in windows)
     names = set.intersection(*(set(window.parts) for window in windows))
+    iterations = sum(window.iterations for window in windows)
+    sps = formulas.steps_per_second(env_steps, seconds)
+    if math.isnan(env_steps):  # a table without env steps, of which all iterations are taken to have equally many
+        sps = formulas.ratio(iterations, sum(window.iterations / window.sps for window in windows))
     return Steady(
-        sps=formulas.steps_per_second(env_steps, seconds),
-        iterations=sum(window.iterations for window in windows),
+        sps=sps,
+        iterations=iterations,
         env_steps=env_steps,
         seconds=seconds,
         parts={name: sum(window.parts[name] for window in windows) for name in sorted(names)},

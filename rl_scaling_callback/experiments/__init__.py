@@ -42,20 +42,20 @@ def read_experiment(
         rule: the rule for warm-up and steady state. Tables are taken to contain no warm-up, except for rows marked as such.
         columns: names of columns of a table by what they contain, such as `{"sps": "FPS"}`; usual names are known.
         pool: columns of a table, or settings of trials, that don't make separate studies: rows and trials that differ in them
-            count as repeats.
+            count as repeats. `"trial"` stands for the names that somebody gave to trials.
         progress: called after each trial with the number of trials read and the total.
 
     Raises:
         ExperimentError: if nothing can be read; the message gives the reason and a remedy.
     """
     if hasattr(source, "to_dict") and hasattr(source, "columns"):  # a DataFrame, recognised without importing pandas
-        return read_table(source, rule=rule, columns=columns, pool=pool)
+        return read_table(source, rule, columns or {}, pool)
     location = Location.of(source)
     try:
         if location.is_folder or (location.is_file and location.name in READERS):
-            return read_folder(location, reference=reference, rule=rule, pool=pool, progress=progress)
+            return read_folder(location, reference, rule, pool, progress)
         if location.is_file:
-            return read_table(location, rule=rule, columns=columns, pool=pool)
+            return read_table(location, rule, columns or {}, pool)
     except OSError as error:
         raise ExperimentError(f"{location.text} can't be read: {error}") from error
     raise ExperimentError(

@@ -19,32 +19,6 @@ Results = Iterator[dict[str, Any] | None]
 """The results in a file, in order; None for each line that can't be read, except for an incomplete last one."""
 
 
-def read_lines(stream: BinaryIO) -> Results:
-    """Yield the results in a `result.json`. Equal consecutive configs, which RLlib repeats in each, are one object."""
-    config = None
-    is_rest = False
-    while line := stream.readline(_MAX_LINE):
-        is_whole = line.endswith(b"\n")
-        if is_rest or len(line) == _MAX_LINE:
-            is_rest = not is_whole
-            if is_whole:
-                yield None
-            continue
-        try:
-            result = loads(line)
-            if isinstance(result, dict) and (found := result.get("config")) != config:
-                repr(found)  # Raises RecursionError for configs nested too deeply for other code.
-                config = found
-        except (ValueError, RecursionError):
-            result = None
-        if isinstance(result, dict):
-            if config is not None and "config" in result:
-                result["config"] = config
-            yield result
-        elif is_whole and line.strip():
-            yield None
-
-
 def loads(text: bytes) -> Any:
     """Return what a line of JSON contains.
 
@@ -52,18 +26,29 @@ def loads(text: bytes) -> Any:
         ValueError: it isn't valid JSON, not even with NaN.
         RecursionError: it is nested too deeply.
     """
-    try:
+    with suppress(ValueError):
         return orjson.loads(text)
-    except ValueError:
-        pass
-    try:
-        # Tune writes NaN, which is not valid JSON. The json module accepts it, but is three times slower.
+    # Tune writes NaN, which is not valid JSON. The json module accepts it, but is three times slower.
+    with suppress(ValueError):
         return orjson.loads(text.replace(b'": NaN', b'": null'))
-    except ValueError:
-        return json.loads(text.decode("utf-8", "replace"))
+    return json.loads(text.decode("utf-8", "replace"))
 
 
-def read_rows(stream: BinaryIO) -> Results:
+def _read_lines(stream: BinaryIO) -> Results:
+    is_whole = True
+    while line := stream.readline(_MAX_LINE):
+        is_rest, is_whole = not is_whole, line.endswith(b"\n")
+        result = None
+        if not is_rest and len(line) < _MAX_LINE:
+            with suppress(ValueError, RecursionError):
+                result = loads(line)
+        if isinstance(result, dict):
+            yield result
+        elif is_whole and (is_rest or line.strip()):
+            yield None
+
+
+def _read_rows(stream: BinaryIO) -> Results:
     """Yield the results in a `progress.csv`, nested as in a `result.json`."""
     rows = csv.reader(io.TextIOWrapper(stream, "utf-8-sig", "replace", newline=""))
     header: list[str] = []
@@ -84,7 +69,7 @@ def read_rows(stream: BinaryIO) -> Results:
             yield _nested(zip(header, row, strict=True))
 
 
-READERS: Final[Mapping[str, Callable[[BinaryIO], Results]]] = {"result.json": read_lines, "progress.csv": read_rows}
+READERS: Final[Mapping[str, Callable[[BinaryIO], Results]]] = {"result.json": _read_lines, "progress.csv": _read_rows}
 """What reads each of the files with a trial's results, best first."""
 
 
@@ -111,3 +96,11 @@ def _value(text: str) -> Any:
         with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
             return ast.literal_eval(text)
     return text
+
+
+def flat(values: Mapping[str, Any], mark: str, above: str = "") -> dict[str, Any]:
+    """Return values with those of inner mappings under both names, joined by `mark`."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= flat(value, mark, f"{above}{name}{mark}") if isinstance(value, Mapping) else {f"{above}{name}": value}
+    return found

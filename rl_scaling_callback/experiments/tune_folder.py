@@ -15,14 +15,14 @@ from typing import Any, Final
 from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Run, Study
 from rl_scaling_callback.baseline.model import Baseline, BaselineFileError
 from rl_scaling_callback.baseline.store import EXPERIMENT_SUBDIRECTORY
-from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady, SteadyRule
 from rl_scaling_callback.core.text import listed
 from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.experiments.logs import READERS
-from rl_scaling_callback.experiments.trial_folder import PARAMS, Presence, TrialRead, overlapping, read_trial
-from rl_scaling_callback.rllib.configs import uses_gpus
+from rl_scaling_callback.experiments.separation import grouped, short, titles
+from rl_scaling_callback.experiments.trial_folder import PARAMS, Trial
+from rl_scaling_callback.rllib.configs import is_asynchronous, steps_in_turn, total_gpus, uses_gpus
 from rl_scaling_callback.rllib.facts import HARDWARE_AND_VERSIONS
 from rl_scaling_callback.rllib.values import number
 from rl_scaling_callback.storage import ExperimentError, Location
@@ -35,15 +35,11 @@ _SHOWN: Final = (
 )  # fmt: skip
 """The facts to show, out of about 150."""
 
-_SOFTWARE: Final = ("torch", "python", "platform")
-"""Provenance of a baseline file that is added to a study's facts."""
-
-_MAX_DIFFERENCES: Final = 3
-_MAX_TEXT: Final = 120
-_MAX_TEXT_IN_TITLE: Final = 50
-
 _GPUS: Final = ("num_gpus", "num_gpus_per_learner", "num_gpus_per_env_runner")
 """Requests for GPUs."""
+
+_MIN_OVERLAP_S: Final = 1.0
+"""Overlaps up to this long [s] are ignored: results are logged with their time to the second."""
 
 _OF_TUNE: Final = re.compile(r"_[0-9a-f]{5}_\d{5}|_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
 """The id or time in a name that Tune made for a trial."""
@@ -51,60 +47,40 @@ _OF_TUNE: Final = re.compile(r"_[0-9a-f]{5}_\d{5}|_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\
 _REPETITION: Final = re.compile(r"(?<![a-z])(run|rep|repetition|seed|trial)[-_ ]?\d+|[-_ ]\d+$", re.IGNORECASE)
 """The number of a repetition in a name that somebody gave to a trial."""
 
-_Group = tuple[dict[str, Any], list[TrialRead]]
-"""The facts of a workload and its trials."""
-
 
 def read_folder(
-    folder: Location,
-    *,
-    reference: Scale,
-    rule: SteadyRule,
-    pool: Collection[str] = (),
-    progress: Callable[[int, int], None] | None = None,
+    folder: Location, reference: Scale, rule: SteadyRule, pool: Collection[str], progress: Callable[[int, int], None] | None
 ) -> Experiment:
-    """Return the experiment in a folder that Tune wrote: a trial, an experiment, or experiments at any depth.
-
-    For the arguments see `read_experiment`. In `pool`, `"trial"` stands for the names that somebody gave to trials.
-
-    Raises:
-        ExperimentError: if it contains no trial.
-        OSError: if the storage can't be reached.
-    """
+    """Return the experiment in a folder that Tune wrote. For the arguments and errors see `read_experiment`."""
     if folder.name in READERS and not folder.is_folder:
         files = folder.parent.names()[1]
         places = [(folder.parent, [name for name in files if name == folder.name or name not in READERS])]
     else:
         places = list(_places(folder, set()))
-    trials = [(place, files) for place, files in places if place.name != EXPERIMENT_SUBDIRECTORY]
-    if not trials:
+    folders = [(place, files) for place, files in places if place.name != EXPERIMENT_SUBDIRECTORY]
+    if not folders:
         raise ExperimentError(_nothing(folder))
-    files_of_baselines = [store.below(file) for store, files in places if store.name == EXPERIMENT_SUBDIRECTORY for file in files]
-    baselines, left_out = _read_baselines(files_of_baselines, reference)
-    states: dict[str, Mapping[str, Mapping[str, Any]]] = {}
-    read: list[tuple[TrialRead | LeftOut, Presence]] = []
-    for done, (trial, files) in enumerate(trials, 1):
-        name = trial.path.removeprefix(folder.path).strip("/") or trial.name
-        read.append(read_trial(trial, files, rule, name, partial(_stored_config, trial, states)))
+    states: dict[str, Mapping[str, Any]] = {}
+    trials: list[Trial] = []
+    for place, files in folders:
+        name = place.path.removeprefix(folder.path).strip("/") or place.name
+        trials.append(Trial.read(place, files, rule, name, partial(_stored_config, place, states)))
         if progress is not None:
-            progress(done, len(trials))
-    whole, copies = _without_copies(read)
-    left_out += [each for each in whole if isinstance(each, LeftOut)] + copies
-    known = [each for each in whole if isinstance(each, TrialRead)]
-    if unknown := {*pool} - {"trial", "GPUs"} - {name for each in known for name in each.facts}:
+            progress(len(trials), len(folders))
+    _mark_copies_and_overlaps(trials)
+    left_out = [LeftOut(trial.name, trial.reason) for trial in trials if trial.reason]
+    trials = [trial for trial in trials if not trial.reason]
+    if unknown := {*pool} - {"trial", "GPUs"} - {name for trial in trials for name in trial.facts}:
         raise ExperimentError(f"{folder.text}: pool is {min(unknown)}, which is no setting of a trial here")
-    groups = sorted(_by_workload(_separated(known, pool), baselines), key=_size, reverse=True)
-    titles, apart = _titles([facts for facts, _ in groups])
-    studies = [_study(title, *group, baselines, reference) for title, group in zip(titles, groups, strict=True)]
+    _separate(trials, pool)
+    stored = [store.below(file) for store, files in places if store.name == EXPERIMENT_SUBDIRECTORY for file in files]
+    groups = _by_workload(trials, _read_hardware(stored, left_out))
+    groups.sort(key=lambda group: (-len({trial.run.scale for trial in group}), -len(group)))
+    titled, apart = titles([_title(group[0].facts) for group in groups], [group[0].facts for group in groups])
+    studies = [_study(title, group, reference) for title, group in zip(titled, groups, strict=True)]
     differ = listed((f"{name} (a folder's name)" if name == "trial" else name for name in apart), "or")
-    told = [f"Trials that differ in {differ} are separate studies; --pool NAME merges them on purpose."] if apart else []
-    return Experiment(folder.text, tuple(studies), tuple(left_out), tuple(told))
-
-
-def _size(group: _Group) -> tuple[int, int]:
-    """Return the number of scales and trials of a workload."""
-    _, trials = group
-    return len({trial.run.scale for trial in trials}), len(trials)
+    notes = [f"Trials that differ in {differ} are separate studies; --pool NAME merges them on purpose."] if apart else []
+    return Experiment(folder.text, tuple(studies), tuple(left_out), tuple(notes))
 
 
 # Files
@@ -126,106 +102,109 @@ def _places(folder: Location, seen: set[str]) -> Iterator[tuple[Location, list[s
 
 def _nothing(folder: Location) -> str:
     folders, files = folder.names()
-    tables = [name for name in files if name.endswith((".csv", ".tsv", ".jsonl"))]
-    if tables:
-        return f"{folder.text} contains no trial, but tables; pass one of them, such as {folder.below(tables[0]).text}"
+    found = "it contains no trial" if folders or files else "it is empty"
+    if tables := [name for name in files if name.endswith((".csv", ".tsv", ".jsonl"))]:
+        found += f", but tables; pass one of them, such as {folder.below(tables[0]).text}"
     return (
-        f"{folder.text} is not the folder of an experiment: {'it contains no trial' if folders or files else 'it is empty'} "
-        f"(a folder with a {' or '.join(READERS)}). Tune writes one for each trial once it starts; pass storage_path/name of its "
-        "RunConfig, or a folder that contains it."
+        f"{folder.text} is not the folder of an experiment: {found}. Tune writes a folder with a {' or '.join(READERS)} for each "
+        "trial once it starts; pass storage_path/name of its RunConfig, or a folder that contains it."
     )
 
 
-def _read_baselines(files: Iterable[Location], reference: Scale) -> tuple[dict[str, Baseline], list[LeftOut]]:
-    """Return baselines by the id of their workload, those of the reference if there are several, and the unusable files."""
-    found: dict[str, Baseline] = {}
-    left_out: list[LeftOut] = []
-    for file in files:
+def _read_hardware(baselines: Iterable[Location], left_out: list[LeftOut]) -> dict[str, dict[str, Any]]:
+    """Return the hardware and versions of workloads by the id of each, as told by baseline files; leave out unusable ones."""
+    found = {}
+    for file in baselines:
         if file.name.startswith("baseline-") and file.name.endswith(".json"):
             try:
-                baseline = Baseline.from_json(file.read())
-                if baseline.scale == reference or baseline.workload.id not in found:
-                    found[baseline.workload.id] = baseline
+                workload = Baseline.from_json(file.read()).workload
+                found[workload.id] = {name: workload.facts[name] for name in HARDWARE_AND_VERSIONS if name in workload.facts}
             except (BaselineFileError, ExperimentError) as error:
                 left_out.append(LeftOut(file.name, f"this baseline file is unusable: {error}"))
-    return found, left_out
+    return found
 
 
-def _stored_config(trial: Location, states: dict[str, Mapping[str, Mapping[str, Any]]]) -> Mapping[str, Any]:
+def _stored_config(trial: Location, states: dict[str, Mapping[str, Any]]) -> Any:
     """Return the config of a trial from Tune's state of its experiment, which is read once, and no pickle."""
     experiment = trial.parent
     if experiment.path not in states:
         files = [name for name in experiment.names()[1] if name.startswith("experiment_state") and name.endswith(".json")]
-        states[experiment.path] = {place: config for name in files for place, config in _configs_in(experiment.below(name)).items()}
+        states[experiment.path] = {place: config for name in files for place, config in _configs_in(experiment.below(name))}
     return states[experiment.path].get(trial.name, {})
 
 
-def _configs_in(state: Location) -> Mapping[str, Mapping[str, Any]]:
-    """Return the configs of trials by the names of their folders."""
+def _configs_in(state: Location) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the name of each trial's folder and its config."""
     with suppress(ExperimentError, ValueError, TypeError, AttributeError, RecursionError):  # foreign or damaged
         content = json.loads(state.read())
-        trials = content.get("checkpoints") or [first for first, *_ in content.get("trial_data", ())]
-        known = [json.loads(each) if isinstance(each, str) else each for each in trials]
-        places = [str(each.get("relative_logdir") or each.get("logdir") or each.get("local_path")) for each in known]
-        configs = [{**(each.get("evaluated_params") or {}), **(each.get("config") or {})} for each in known]
-        return {place.rstrip("/").rpartition("/")[2]: config for place, config in zip(places, configs, strict=True)}
-    return {}
+        for trial in content.get("checkpoints") or [first for first, *_ in content.get("trial_data", ())]:
+            known = json.loads(trial) if isinstance(trial, str) else trial
+            place = str(known.get("relative_logdir") or known.get("logdir") or known.get("local_path"))
+            config = {**(known.get("evaluated_params") or {}), **(known.get("config") or {})}
+            yield place.rstrip("/").rpartition("/")[2], config
 
 
 # What tells trials apart
 
 
-def _without_copies(read: Sequence[tuple[TrialRead | LeftOut, Presence]]) -> tuple[list[TrialRead | LeftOut], list[LeftOut]]:
-    """Return the trials, each once and marked if it overlapped with another one, and the copies that are left out."""
-    longest: dict[object, int] = {}
-    for index, (_, ran) in enumerate(read):
-        key = repr(ran.opening) if ran.opening else index
-        other = longest.setdefault(key, index)
-        if ran.spells > read[other][1].spells:
-            longest[key] = index
-    kept = sorted(longest.values())
-    busy = {kept[index] for index in overlapping([read[index][1] for index in kept])}
-    whole: list[TrialRead | LeftOut] = []
-    copies: list[LeftOut] = []
-    for index, (found, _) in enumerate(read):
-        if index not in kept:
-            copies.append(LeftOut(found.name if isinstance(found, LeftOut) else found.run.name, "a copy of another trial here"))
-        elif index in busy and isinstance(found, TrialRead):
-            whole.append(found._replace(run=replace(found.run, exclusive=0.0)))
-        else:
-            whole.append(found)
-    return whole, copies
-
-
-def _separated(read: Sequence[TrialRead], pool: Collection[str]) -> list[TrialRead]:
-    """Return the trials with the facts that separate them: without pooled ones, and with the names that people gave them."""
-    named = []
-    for trials in _alike(read, (*pool, *_GPUS)):
-        # Several env runners may share the same GPUs, a smaller part each the more there are.
-        requests = {repr([trial.facts.get(name) for name in _GPUS]) for trial in trials}
-        by_total = len({trial.gpus for trial in trials}) < len(requests)
-        for trial in trials:
-            dropped = {*pool, *_GPUS} if by_total else {*pool}
-            facts = {name: value for name, value in trial.facts.items() if name not in dropped}
-            if by_total and "GPUs" not in pool:
-                facts["GPUs"] = f"{trial.gpus:g}"
-            # The id that the callback recorded covers everything.
-            named.append(trial._replace(facts=facts, workload="" if pool else trial.workload))
-    separated: list[TrialRead] = []
-    for trials in _alike(named):
-        labels = {(trial.run.scale, _label(trial.run)) for trial in trials}
-        tells = len(labels) > len({scale for scale, _ in labels}) and "trial" not in pool
-        separated += [each._replace(facts={**each.facts, "trial": _label(each.run)}) if tells else each for each in trials]
-    return separated
-
-
-def _alike(trials: Iterable[TrialRead], without: Collection[str] = ()) -> Collection[list[TrialRead]]:
-    """Return the trials in groups with equal facts, apart from some."""
-    groups: dict[str, list[TrialRead]] = {}
+def _mark_copies_and_overlaps(trials: Sequence[Trial]) -> None:
+    """Leave out all copies of a trial but the longest, and mark trials that overlapped with another one."""
+    longest: dict[object, Trial] = {}
     for trial in trials:
-        facts = {name: value for name, value in trial.facts.items() if name not in without}
-        groups.setdefault(Workload(facts).id, []).append(trial)
-    return groups.values()
+        other = longest.setdefault(repr(trial.opening or id(trial)), trial)
+        if other is not trial:
+            copy, longest[repr(trial.opening)] = (other, trial) if trial.spells > other.spells else (trial, other)
+            copy.reason = "a copy of another trial here"
+    once = [*longest.values()]
+    for index in overlapping([(trial.host, trial.spells) for trial in once]):
+        if not once[index].reason:
+            once[index].run = replace(once[index].run, exclusive=0.0)
+
+
+def overlapping(trials: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> set[int]:
+    """Return the indices of the trials that ran at the same time as another one on their host.
+
+    Args:
+        trials: the host of each, "" if unknown, and when it ran: begin and end of each spell without a break [s].
+    """
+    found: set[int] = set()
+    latest: dict[str, tuple[float, int]] = {}
+    spells = sorted((begin, end, host, index) for index, (host, ran) in enumerate(trials) if host for begin, end in ran)
+    for begin, end, host, index in spells:
+        last, other = latest.get(host, (begin, index))
+        if other != index and min(last, end) - begin > _MIN_OVERLAP_S:
+            found |= {index, other}
+        if host not in latest or end > last:
+            latest[host] = end, index
+    return found
+
+
+def _separate(trials: Sequence[Trial], pool: Collection[str]) -> None:
+    """Change the facts of trials to those that separate them: without pooled ones, and with the names that people gave them."""
+    for alike in _alike(trials, {*pool, *_GPUS}):
+        # Several env runners may share the same GPUs, a smaller part each the more there are.
+        totals = [total_gpus({**trial.facts, "num_env_runners": trial.run.scale.num_env_runners}) for trial in alike]
+        by_total = len({*totals}) < len({repr([trial.facts.get(name) for name in _GPUS]) for trial in alike})
+        for trial, total in zip(alike, totals, strict=True):
+            trial.facts = _without(trial.facts, {*pool, *(_GPUS if by_total else ())})
+            if by_total and "GPUs" not in pool:
+                trial.facts["GPUs"] = f"{total:g}"
+            if pool:
+                trial.workload = ""  # The id that the callback recorded covers everything.
+    for alike in _alike(trials) if "trial" not in pool else ():
+        labels = {(trial.run.scale, _label(trial.run)) for trial in alike}
+        if len(labels) > len({scale for scale, _ in labels}):
+            for trial in alike:
+                trial.facts["trial"] = _label(trial.run) or None
+
+
+def _without(facts: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in facts.items() if name not in names}
+
+
+def _alike(trials: Iterable[Trial], without: Collection[str] = ()) -> Collection[list[Trial]]:
+    """Return the trials in groups with equal facts, apart from some."""
+    return grouped(trials, lambda trial: Workload(_without(trial.facts, without)).id).values()
 
 
 def _label(run: Run) -> str:
@@ -238,104 +217,20 @@ def _label(run: Run) -> str:
     return re.sub(r"\d+", lambda found: "#" if found[0] in counts else found[0], _REPETITION.sub("", name)).strip("-_ ")
 
 
-def _by_workload(trials: Sequence[TrialRead], baselines: Mapping[str, Baseline]) -> Collection[_Group]:
-    """Return the trials of each workload with its facts, including the hardware if a baseline file tells it."""
-    ids: dict[str, set[str]] = {}
-    for trial in trials:
-        ids.setdefault(Workload(trial.facts).id, set()).update({trial.workload} - {""})
-    groups: dict[tuple[str, str], _Group] = {}
-    for trial in trials:
-        config = Workload(trial.facts).id
-        # A trial without the callback is assumed to have the workload of those with the same config, if they share one.
-        workload = trial.workload or (next(iter(ids[config])) if len(ids[config]) == 1 else "")
-        told = baselines[workload].workload.facts if workload in baselines else {}
-        hardware = {name: told[name] for name in HARDWARE_AND_VERSIONS if name in told}
-        trial = trial._replace(workload=workload, run=replace(trial.run, cores=number(hardware.get("cores"))))
-        key = (workload or config, trial.facts.get("trial", ""))
-        groups.setdefault(key, ({**trial.facts, **hardware}, []))[1].append(trial)
-    return groups.values()
+def _by_workload(trials: Sequence[Trial], hardware: Mapping[str, Mapping[str, Any]]) -> list[list[Trial]]:
+    """Return the trials of each workload, whose facts then include the hardware if a baseline file tells it."""
+    for alike in _alike(trials):
+        recorded = {trial.workload for trial in alike} - {""}
+        config = Workload(alike[0].facts).id
+        for trial in alike:
+            # A trial without the callback is assumed to have the workload of those with the same config, if they share one.
+            trial.workload = trial.workload or (min(recorded) if len(recorded) == 1 else config)
+            trial.facts |= hardware.get(trial.workload, {})
+            trial.run = replace(trial.run, cores=number(trial.facts.get("cores")))
+    return [*grouped(trials, lambda trial: (trial.workload, trial.facts.get("trial"))).values()]
 
 
 # Studies
-
-
-def _study(
-    title: str, facts: Mapping[str, Any], trials: Sequence[TrialRead], baselines: Mapping[str, Baseline], reference: Scale
-) -> Study:
-    runs = tuple(sorted((trial.run for trial in trials), key=lambda run: run.name))
-    published = baselines.get(trials[0].workload)
-    texts = {name: _text(facts[name]) for name in _SHOWN if facts.get(name) not in (None, "", [], {})}
-    if published is not None:
-        texts.update({name: published.provenance[name] for name in _SOFTWARE if name in published.provenance})
-    if hosts := sorted({trial.host for trial in trials} - {""}):
-        texts["host"] = ", ".join(hosts)
-    gpus = tuple(facts.get("accelerators") or ("",)) if uses_gpus(facts) else ()
-    return Study(
-        title=title,
-        runs=runs,
-        baseline=None if any(run.scale == reference for run in runs) else _given(trials, published, reference),
-        facts=texts,
-        phases_overlap=any(trial.phases_overlap for trial in trials),
-        steps_in_turn=all(trial.steps_in_turn for trial in trials),
-        timed_iterations=any(trial.timed_iterations for trial in trials),
-        gpus=gpus if "num_gpus" in facts else None,
-    )
-
-
-def _given(trials: Sequence[TrialRead], published: Baseline | None, reference: Scale) -> Run | None:
-    """Return the baseline recorded for a workload: from its file, or the one that its trials compared with."""
-    if published is not None and published.scale == reference:
-        time = published.provenance.get("time", "")
-        source = "from the experiment's baseline file" + (f", measured {time}" if time else "")
-        alone = 0.0 if published.steady.disturbed else NAN
-        name = published.provenance.get("trial", "")
-        return Run(name=name, scale=reference, steady=published.steady, notes=(source,), exclusive=alone)
-    recorded = [trial.unit_sps for trial in trials if trial.unit_sps > 0]
-    if not recorded:
-        return None
-    # The last trial used the latest stored baseline; a probed one belongs to its own trial. Only throughputs are known.
-    probed = [trial.run.baseline_sps for trial in trials if trial.run.baseline_sps > 0]
-    sps = (fmean(probed) if probed else recorded[-1]) * reference.parallelism
-    of_probes = "the mean of those probed in the trials, each of which is compared with its own"
-    return Run(name="", scale=reference, steady=Steady(sps), notes=(of_probes if probed else "as recorded by the trials",))
-
-
-def _titles(groups: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
-    """Return a title for each workload, with what tells it from others of the same algorithm and env, and the names of all that."""
-    plain = [_title(facts) for facts in groups]
-    titles, everything = list(plain), dict[str, None]()
-    for title in dict.fromkeys(plain):
-        same = {index: _flat(groups[index]) for index, its in enumerate(plain) if its == title}
-        apart = _telling([*same.values()])
-        everything.update(dict.fromkeys(name.partition(".")[0] for name in apart))
-        for index, facts in same.items():
-            known = [name for name in apart if facts.get(name) not in (None, "")]
-            differs = ", ".join(f"{name}: {_text(facts[name], _MAX_TEXT_IN_TITLE)}" for name in known)
-            titles[index] = f"{title} ({differs})" if differs else title
-    return titles, [*everything]
-
-
-def _telling(groups: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the names of the fewest facts that tell groups apart, as far as a few do, those with short texts first."""
-    names = sorted({name for facts in groups for name in facts})
-    texts = {name: [_text(facts.get(name)) for facts in groups] for name in names}
-    names.sort(key=lambda name: max(map(len, texts[name])))
-    chosen: list[str] = []
-
-    def told(*more: str) -> int:
-        return len({*zip(*(texts[name] for name in (*chosen, *more)), strict=True)}) or 1
-
-    while len(chosen) < _MAX_DIFFERENCES and told(best := max(names, key=told)) > told():
-        chosen.append(best)
-    return chosen
-
-
-def _flat(facts: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Return facts with those of inner mappings as `outer.inner`."""
-    flat: dict[str, Any] = {}
-    for name, value in facts.items():
-        flat |= _flat(value, f"{above}{name}.") if isinstance(value, Mapping) else {f"{above}{name}": value}
-    return flat
 
 
 def _title(facts: Mapping[str, Any]) -> str:
@@ -343,6 +238,31 @@ def _title(facts: Mapping[str, Any]) -> str:
     return " on ".join(filter(None, (facts["algorithm"], env))) or "unknown workload"
 
 
-def _text(value: object, longest: int = _MAX_TEXT) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+def _study(title: str, trials: Sequence[Trial], reference: Scale) -> Study:
+    facts, runs = trials[0].facts, tuple(sorted((trial.run for trial in trials), key=lambda run: run.name))
+    texts = {name: short(facts[name]) for name in _SHOWN if facts.get(name) not in (None, "", [], {})}
+    if hosts := sorted({trial.host for trial in trials} - {""}):
+        texts["host"] = ", ".join(hosts)
+    gpus = tuple(facts.get("accelerators") or ("",)) if uses_gpus(facts) else ()
+    return Study(
+        title=title,
+        runs=runs,
+        baseline=None if any(run.scale == reference for run in runs) else _recorded_baseline(trials, reference),
+        facts=texts,
+        phases_overlap=is_asynchronous(facts),
+        steps_in_turn=steps_in_turn(facts),
+        timed_iterations=any(trial.timed_iterations for trial in trials),
+        gpus=gpus if "num_gpus" in facts else None,
+    )
+
+
+def _recorded_baseline(trials: Sequence[Trial], reference: Scale) -> Run | None:
+    """Return the baseline that trials compared with, of which only the throughput is known; None if there was none."""
+    recorded = [trial.unit_sps for trial in trials if trial.unit_sps > 0]
+    if not recorded:
+        return None
+    # The last trial used the latest stored baseline; a probed one belongs to its own trial.
+    probed = [trial.run.baseline_sps for trial in trials if trial.run.baseline_sps > 0]
+    sps = (fmean(probed) if probed else recorded[-1]) * reference.parallelism
+    of_probes = "the mean of those probed in the trials, each of which is compared with its own"
+    return Run(name="", scale=reference, steady=Steady(sps), notes=(of_probes if probed else "as recorded by the trials",))

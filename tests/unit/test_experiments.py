@@ -1,23 +1,20 @@
 import json
 import math
-import subprocess
-import sys
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from pyarrow import fs
 
 from rl_scaling_callback.analysis.configurations import configurations
+from rl_scaling_callback.baseline.store import EXPERIMENT_SUBDIRECTORY
 from rl_scaling_callback.core import schema
 from rl_scaling_callback.core.attribution import RECORDED
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.steady import DISTURBED, SteadyRule
+from rl_scaling_callback.core.steady import SteadyRule
 from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
-from rl_scaling_callback.experiments.logs import read_lines
-from tests.builders import CONFIG, HEADER, TABLE, baseline, result, results
+from tests.builders import CONFIG, HEADER, baseline, result, results
 
 MEASURED = {
     **{f"time/{phase}": seconds for phase, seconds in zip(schema.PHASES, (1.0, 0.5, 0.25, 0.0, 0.25), strict=True)},
@@ -59,17 +56,12 @@ def fleet(*healthy):
     return [result(k, config={"num_env_runners": 4}, fault_tolerance={"num_healthy_workers": n}) for k, n in enumerate(healthy, 1)]
 
 
-def overlapping(busy):
-    """2,048 steps in 2 s; the env runners wait for the learner for 0.5 s."""
-    return results(4, 2.0, {**MEASURED, "account/exact": 1.0, "learner/busy": busy}, {"broadcast_interval": 1})
-
-
 EVALUATES = {"evaluation_interval": 1}
 LEARNS_AFTER = "num_steps_sampled_before_learning_starts"
 SUSPENDED = "one of its iterations took 3,602 s, while 2 s is typical: was the machine suspended or its clock changed?"
 EVALUATED = "its iterations include evaluation, whose time is unknown without the callback"
 CHANGED = "its config changed while it ran: only iterations from 6 on count"
-LIMITED = "{}: the learner can process {}, the env runners can sample 1,365"
+DAMAGED = "1 damaged line of its results left out"
 DRIFTED = "its sampling cost per env step changed by +45 % while it ran, and so did its efficiency"
 
 
@@ -83,16 +75,19 @@ DRIFTED = "its sampling cost per env step changed by +45 % while it ran, and so 
         (results(3, config=EVALUATES), 1, 1024.0, EVALUATED),
         (results(5) + [result(k, 1.0, config={"num_env_runners": 2}) for k in range(6, 10)], 2, 2048.0, CHANGED),
         ([result(k, config={"lr": k * 1e-4}) for k in range(1, 6)], 3, 1024.0, ""),
+        ([*results(2), b"junk", result(3)], 1, 1024.0, DAMAGED),
+        ([*results(2), b"\xff\x00", result(3)], 1, 1024.0, DAMAGED),
+        ([*results(2), b"[1]", result(3)], 1, 1024.0, DAMAGED),
         ([result(k, 0.1 if k < 3 else 2.0, config={LEARNS_AFTER: 2 * 2048}) for k in range(1, 7)], 2, 1024.0, ""),
         ([result(k, time_this_iter_s=NAN if k == 4 else 2.0, info={"x": math.inf}) for k in range(1, 8)], 4, 1024.0, ""),
         (fleet(4, 4, 4, 3, 4, 4, 4, 4), 6, 1024.0, ""),
         ([{key: value for key, value in line.items() if key != "config"} for line in results(3)], 1, 1024.0, ""),
-        (overlapping(1.6), 2, 1024.0, LIMITED.format("the learner limits", "1,280 steps/s (busy 80% of the time)")),
-        (overlapping(1.2), 2, 1024.0, LIMITED.format("sampling limits", "1,707 steps/s (busy 60% of the time)")),
     ],
 )
 def test_which_iterations_count_and_what_is_noted(folder, lines, iterations, sps, note):
-    folder.trial(lines)
+    trial = folder.trial([])
+    written = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines]
+    (trial / "result.json").write_bytes(b"\n".join([*written, written[-1][:200]]))  # the last one is being written
     run = folder.run()
     assert (run.steady.iterations, run.steady.sps, run.notes) == (iterations, pytest.approx(sps), (note,) if note else ())
     assert run.scale == Scale(lines[-1].get("config", CONFIG)["num_env_runners"], 1)
@@ -105,7 +100,7 @@ def test_facts_of_a_study(folder):
     assert (study.phases_overlap, study.timed_iterations, study.steps_in_turn) == (False, False, True)
     assert (study.facts["train_batch_size"], study.facts["host"]) == ("2048", "vm")
     config = {"broadcast_interval": 1, "min_time_s_per_iteration": 10, "gym_env_vectorize_mode": "VectorizeMode.ASYNC"}
-    folder.trial(results(3, config=config), name="another")
+    folder.trial(results(3, 2.0, {**MEASURED, "account/exact": 1.0}, config), name="another")
     (study,) = (each for each in folder.read().studies if each.timed_iterations)
     assert (study.phases_overlap, study.steps_in_turn) == (True, False)
 
@@ -121,13 +116,11 @@ def test_callback_adds_parts_cpus_and_exclusivity(folder):
 
 
 def test_one_shared_iteration_makes_a_run_not_exclusive_and_one_without_parts_makes_them_unknown(folder):
-    folder.trial([result(k, scaling=MEASURED | {"exclusive": 0.0} if k == 4 else MEASURED) for k in range(1, 6)], name="shared")
-    folder.trial([result(k, scaling={} if k == 4 else MEASURED) for k in range(1, 6)], name="unknown")
-    runs = {run.name: run for study in folder.read().studies for run in study.runs}
-    assert runs["shared"].exclusive == 0.0
-    parts = runs["unknown"].steady.parts
-    assert set(parts) == set(RECORDED)
-    assert all(map(math.isnan, parts.values()))
+    folder.trial([result(k, scaling=MEASURED | {"exclusive": 0.0} if k == 4 else MEASURED if k < 5 else {}) for k in range(1, 6)])
+    run = folder.run()
+    assert run.exclusive == 0.0
+    assert set(run.steady.parts) == set(RECORDED)
+    assert all(map(math.isnan, run.steady.parts.values()))
 
 
 def test_restored_trial_counts_repeats_once_and_warms_up_again(folder):
@@ -148,38 +141,18 @@ def test_training_time_counts_neither_evaluation_nor_repeated_iterations(folder)
     assert elapsed == {1: 3.5, 2: 7.0, 3: 8.5, 5: 13.5, 6: 15.0}
 
 
-def test_incomplete_last_line_is_ignored(folder):
-    folder.trial(results(4), tail=json.dumps(result(5))[:200])
-    run = folder.run()
-    assert (run.steady.iterations, run.notes) == (2, ())
-
-
-@pytest.mark.parametrize("junk", [b"junk\n", b"\xff\x00\n", b"[1]\n", b'{"a": \n', b"[" * 100_000 + b"\n"])
-def test_damaged_lines_are_left_out_and_counted(folder, junk):
-    trial = folder.trial(results(2))
-    with (trial / "result.json").open("ab") as file:
-        file.write(junk + json.dumps(result(3)).encode() + b"\n")
-    run = folder.run()
-    assert (run.steady.iterations, run.notes) == (1, ("1 damaged line of its results left out",))
-
-
 @pytest.mark.parametrize(("done", "notes"), [(False, ("ended with an error after 4 iterations",)), (True, ())])
 def test_crashed_trial_counts_with_a_note_unless_it_was_retried(folder, done, notes):
-    trial = folder.trial([*results(3), result(4, done=done)])
-    (trial / "error.txt").write_text("Traceback")
-    run = folder.run()
-    assert (run.steady.iterations, run.notes) == (2, notes)
+    (folder.trial([*results(3), result(4, done=done)]) / "error.txt").write_text("Traceback")
+    assert (folder.run().steady.iterations, folder.run().notes) == (2, notes)
 
 
-@pytest.mark.parametrize("exact", [1.0, 0.0])
-def test_known_waits_give_losses_of_overlapping_phases(folder, exact):
-    config = {"broadcast_interval": 1, "min_time_s_per_iteration": 10}
+def test_known_waits_give_losses_of_overlapping_phases(folder):
     for runners in (1, 2):
-        scaling = {**MEASURED, "account/exact": exact, "learner/busy": 1.94}
-        folder.trial(results(4, 2.0, scaling, {**config, "num_env_runners": runners}))
-    (study,) = folder.read().studies
-    _, two = configurations(study, Scale(1, 1))
-    assert (study.phases_overlap, sum(two.losses.values())) == (True, pytest.approx(50.0 * exact))
+        config = {"broadcast_interval": 1, "min_time_s_per_iteration": 10, "num_env_runners": runners}
+        folder.trial(results(4, 2.0, {**MEASURED, "account/exact": 1.0, "learner/busy": 1.94}, config))
+    _, two = configurations(folder.read().studies[0], Scale(1, 1))
+    assert sum(two.losses.values()) == pytest.approx(50.0)
     # Busy for 1.94 of 2 s; env runners wait for it for 0.5 s, and not at all if it is twice as fast.
     assert two.diagnosis.endswith("busy 97 %: at most 1.03× from more env runners; a learner twice as fast: up to 1.3×")
 
@@ -191,10 +164,8 @@ NO_STEPS = {"env_runners": None, "num_env_steps_sampled_lifetime": 0}
     ("lines", "reason"),
     [
         (results(2), "2 iterations; warm-up takes 2, so at least 3 are needed"),
-        (results(1), "1 iteration; warm-up takes 2"),
         ([], "no iteration was reported"),
         (results(4, config={"_is_online": False}), "it learns from recorded data (offline)"),
-        (results(4, config={"input": "/data"}), "it learns from recorded data (offline)"),
         (results(4, config={"num_env_runners": None}), "no valid scale: num_env_runners is None"),
         (results(4, **NO_STEPS), "4 iterations, none of which can be measured"),
         (results(4, time_this_iter_s=0), "none of which can be measured: time_this_iter_s is 0"),
@@ -217,21 +188,14 @@ def test_trial_without_any_result_is_left_out(folder):
     assert "there is no result.json or progress.csv in its folder" in folder.reason()
 
 
-def in_workload(name):
-    return {"scaling": {**MEASURED, "workload": name}}
-
-
 @pytest.mark.parametrize(
     ("trials", "runs"),
     [
-        (
-            ({"config": {"_train_batch_size_per_learner": 1024}}, {"config": {"seed": 1}}, {"config": {"num_env_runners": 2}}),
-            [2, 1],
-        ),
+        ([{"config": each} for each in ({"_train_batch_size_per_learner": 1024}, {"seed": 1}, {"num_env_runners": 2})], [2, 1]),
         ([{"config": {"_learner_connector": f"<function f at {address}>"}} for address in ("0x7fe1", "0x7fe2")], [2]),
         # Env runners on other hardware, of which only the callback knows.
-        ((in_workload("here"), in_workload("here"), in_workload("there"), {"hostname": "unknown"}), [2, 1, 1]),
-        ((in_workload("here"), {}), [2]),
+        ([{"scaling": {"workload": name}} for name in ("here", "here", "there")] + [{"hostname": "unknown"}], [2, 1, 1]),
+        (({"scaling": {"workload": "here"}}, {}), [2]),
     ],
 )
 def test_workloads_are_separate_studies_largest_first(folder, trials, runs):
@@ -240,54 +204,16 @@ def test_workloads_are_separate_studies_largest_first(folder, trials, runs):
     assert [len(study.runs) for study in folder.read().studies] == runs
 
 
-def published(cpu="AMD EPYC", cores=8, **window):
-    """A baseline file, as the callback writes it, and what the results of trials of its workload contain."""
-    provenance = {"host": "vm", "trial": "PPO_x", "torch": "2.13"}
-    made = baseline(Workload({"cpu": cpu, "cores": cores, "accelerators": []}), provenance, **window)
-    return made, {**MEASURED, "workload": made.workload.id}
-
-
-def test_hardware_from_a_baseline_file(folder):
-    file, scaling = published()
-    folder.publish(file)
-    folder.trial(results(3, scaling=scaling))
-    folder.trial(results(3))
-    (study,) = folder.read().studies
-    assert [run.cores for run in study.runs] == [8.0, 8.0]
-    assert (study.facts["cpu"], study.facts["torch"]) == ("AMD EPYC", "2.13")
-    assert study.baseline is None, "there is a run at the reference scale"
-
-
-def test_different_hardware_separates_studies(folder):
+def test_hardware_from_baseline_files_separates_studies(folder):
     for cores in (8, 4):
-        file, scaling = published(cores=cores)
+        file = baseline(Workload({"cpu": "AMD EPYC", "cores": cores, "accelerators": []}))
         folder.publish(file)
-        folder.trial(results(3, scaling=scaling))
+        folder.trial(results(3, scaling={**MEASURED, "workload": file.workload.id}))
+    (folder.path / EXPERIMENT_SUBDIRECTORY / "baseline-1.json").write_text("{")
     studies = folder.read().studies
     assert {study.runs[0].cores for study in studies} == {8.0, 4.0}
     assert {study.title for study in studies} == {f"PPO on HalfCheetah-v5 (cores: {cores})" for cores in (4, 8)}
-
-
-@pytest.mark.parametrize("disturbed_s", [0.0, 50.0])
-def test_baseline_file_replaces_a_missing_reference(folder, disturbed_s):
-    file, scaling = published(env_steps=8 * 2048.0, parts={DISTURBED: disturbed_s})
-    folder.publish(file)
-    folder.publish(replace(file, scale=Scale(8, 1)))
-    folder.trial(results(3, scaling=scaling, config={"num_env_runners": 2}))
-    (study,) = folder.read().studies
-    assert (study.baseline.scale, study.baseline.steady) == (Scale(1, 1), file.steady)
-    assert any(each.disturbed for each in configurations(study)) == bool(disturbed_s)
-    assert (study.baseline.name, study.baseline.notes) == ("PPO_x", ("from the experiment's baseline file",))
-    (other,) = folder.read(reference=Scale(2, 1)).studies
-    assert other.baseline is None
-
-
-def test_baseline_of_another_workload_is_not_used(folder):
-    file, _ = published()
-    _, scaling = published(cores=4)
-    folder.publish(file)
-    folder.trial(results(3, scaling=scaling, config={"num_env_runners": 2}))
-    assert folder.read().studies[0].baseline is None
+    assert {study.facts["cpu"] for study in studies} == {"AMD EPYC"}
 
 
 def test_recorded_baseline_sps_replaces_a_missing_reference(folder):
@@ -345,21 +271,3 @@ def test_errors_for_places_without_an_experiment(tmp_path, folder):
     assert "can't be reached" in message("nosuchscheme://bucket/path")
     for nothing in (3, None, ""):
         assert "is not an experiment" in message(nothing)
-
-
-def test_equal_configs_share_one_object(tmp_path):
-    config = {"lr": None, "text": '"config": {"lr": 2}, {'}
-    nested = {"evaluation": {"config": config}, "config": config, "after": [NAN, math.inf]}
-    documents = [{"a": 1, "config": config}, {"a": 2, "config": config}, nested, {"config": {"lr": 2}}, {"a": 2}, {"config": 3}]
-    (tmp_path / "result.json").write_text("".join(f"{json.dumps(document)}\n" for document in documents))
-    with (tmp_path / "result.json").open("rb") as stream:
-        read = list(read_lines(stream))
-    assert repr(read) == repr(documents)
-    assert read[0]["config"] is read[1]["config"] is read[2]["config"]
-
-
-def test_reading_needs_no_ray():
-    code = "import sys; sys.modules['ray'] = None; from rl_scaling_callback import experiments as e; e.read_experiment(sys.argv[1])"
-    command = [sys.executable, "-c", code, str(TABLE)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=TABLE.parents[2], check=False)
-    assert done.returncode == 0, done.stderr

@@ -10,90 +10,62 @@ import pytest
 
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
-from rl_scaling_callback.experiments.trial_folder import Presence, overlapping
+from rl_scaling_callback.experiments.tune_folder import overlapping
 from rl_scaling_callback.report import make_report
 from rl_scaling_callback.report.decisions import reason_text
 from rl_scaling_callback.report.sections import left_out
-from tests.builders import result
 
-# Config and result of iteration k of a trial with 2 env runners × 3 envs that samples 600 steps in 2 s, as each release logs them.
+# Config and results of a trial with 2 env runners × 3 envs that samples 600 steps in 2 s, as each release logs them. k: lifetime.
 OLD = {"env": "Pong-v0", "num_workers": 2, "num_envs_per_worker": 3, "train_batch_size": 600, "num_gpus": 1}
-OLD_STACK = {"env": "Pong-v0", "num_env_runners": 2, "num_envs_per_env_runner": 3, "enable_env_runner_and_connector_v2": False}
+V05 = {**OLD, "min_iter_time_s": 10, "vtrace": True, "sample_batch_size": 50, "optimizer": {"num_envs_per_worker": 3}}
+V20 = {**OLD, "min_iter_time_s": -1, "simple_optimizer": -1}
+V29 = {**OLD, "num_workers": -1, "num_rollout_workers": 2, "num_learner_workers": 0}
+V220 = {"env": "Pong-v0", "num_env_runners": 2, "num_envs_per_env_runner": 3, "enable_env_runner_and_connector_v2": False}
+V260 = {**V220, "enable_env_runner_and_connector_v2": True}
 GENERATIONS = {
-    "0.5": (
-        {**OLD, "min_iter_time_s": 10, "vtrace": True, "sample_batch_size": 50, "optimizer": {"num_envs_per_worker": 3}},
-        lambda k: {"timesteps_this_iter": 600, "timesteps_total": 600 * k, "episodes_total": None, "episode_reward_mean": 3.0},
-    ),
-    "0.8": (
-        {**OLD, "rollout_fragment_length": 50},
-        lambda k: {"timesteps_this_iter": 600, "info": {"num_steps_sampled": 600 * k}, "episode_reward_mean": 3.0},
-    ),
-    "1.2": (
-        {**OLD, "multiagent": {}},
-        lambda k: {"timesteps_this_iter": 0, "timesteps_total": 600 * k, "episodes_this_iter": 1, "episode_reward_mean": 3.0},
-    ),
-    "1.13": (
-        OLD,
-        lambda k: {
-            "counters": {"num_env_steps_sampled": 600 * k},
-            "timesteps_total": 1200 * k,  # agent steps
-            "sampler_results": {"episode_reward_mean": 3.0},
-        },
-    ),
-    "2.0": (
-        {**OLD, "min_iter_time_s": -1, "simple_optimizer": -1},
-        lambda k: {"num_env_steps_sampled": 600 * k, "num_env_steps_sampled_this_iter": 600, "episode_reward_mean": 3.0},
-    ),
-    "2.9": (
-        {**OLD, "num_workers": -1, "num_rollout_workers": 2, "num_learner_workers": 0},
-        lambda k: {"num_env_steps_sampled": 600 * k, "sampler_results": {"episode_reward_mean": 3.0}},
-    ),
-    "2.20, old API stack": (
-        OLD_STACK,
-        lambda k: {"num_env_steps_sampled": 600 * k, "env_runners": {"episode_reward_mean": 3.0}},
-    ),
-    "2.60, old API stack, counting agent steps": (
-        OLD_STACK,
-        lambda k: {
-            "num_env_steps_sampled": 600 * k,
-            "num_env_steps_sampled_lifetime": 1800 * k,
-            "timesteps_this_iter": 1800,
-            "env_runners": {"episode_reward_mean": 3.0},
-        },
+    "0.5": (V05, "timesteps_this_iter=600 timesteps_total=600k episode_reward_mean=3"),
+    "0.8": ({**OLD, "rollout_fragment_length": 50}, "timesteps_this_iter=600 info/num_steps_sampled=600k episode_reward_mean=3"),
+    "1.2": ({**OLD, "multiagent": {}}, "timesteps_this_iter=0 timesteps_total=600k episode_reward_mean=3"),
+    "1.13": (OLD, "counters/num_env_steps_sampled=600k timesteps_total=1200k sampler_results/episode_reward_mean=3"),
+    "2.0": (V20, "num_env_steps_sampled=600k num_env_steps_sampled_this_iter=600 episode_reward_mean=3"),
+    "2.9": (V29, "num_env_steps_sampled=600k sampler_results/episode_reward_mean=3"),
+    "2.20 old stack": (V220, "num_env_steps_sampled=600k env_runners/episode_reward_mean=3"),
+    "2.60 old stack, counting agent steps": (
+        V220,
+        "num_env_steps_sampled=600k num_env_steps_sampled_lifetime=1800k timesteps_this_iter=1800 episode_reward_mean=3",
     ),
     "2.60": (
-        {**OLD_STACK, "enable_env_runner_and_connector_v2": True},
-        lambda k: {
-            "env_runners": {"num_env_steps_sampled": 600, "episode_return_mean": 3.0},
-            "num_env_steps_sampled_lifetime": 600.0 * k,
-        },
+        V260,
+        "env_runners/num_env_steps_sampled=600 num_env_steps_sampled_lifetime=600k env_runners/episode_return_mean=3",
     ),
 }
 
 
 def results(generation="1.2", count=6, start=1.7e9, host="vm", **changes):
-    config, steps = GENERATIONS[generation]
+    """Results by `/`-joined keys, with their config."""
+    config, logged = GENERATIONS[generation]
+    pairs = [each.split("=") for each in logged.split()]
     return [
         {
-            **steps(k),
+            **{name: int(value.rstrip("k")) * (k if "k" in value else 1) for name, value in pairs},
             "training_iteration": k,
             "time_this_iter_s": 2.0,
             "time_total_s": 2.0 * k,
             "timestamp": int(start) + 2 * k,
             "hostname": host,
-            "policy_reward_mean": {},
+            "policy_reward_mean/x": 1.0,
             "config": {**config, **changes},
         }
         for k in range(1, count + 1)
     ]
 
 
-def flat(result, prefix=""):
-    for key, value in result.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}/")
-        else:
-            yield f"{prefix}{key}", value
+def nested(line):
+    result = {}
+    for name, value in line.items():
+        above, _, key = name.rpartition("/")
+        (result.setdefault(above, {}) if above else result)[key] = value
+    return result
 
 
 def write(folder, lines, *, as_csv=False, params=None):
@@ -101,13 +73,12 @@ def write(folder, lines, *, as_csv=False, params=None):
     if params is not None:
         (folder / "params.json").write_text(json.dumps(params))
     if not as_csv:
-        (folder / "result.json").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        (folder / "result.json").write_text("".join(f"{json.dumps(nested(line))}\n" for line in lines))
         return folder
-    rows = [dict(flat({**line, "config": {}})) for line in lines]
     with (folder / "progress.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
+        writer = csv.DictWriter(file, [name for name in lines[0] if name != "config"], extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(lines)
     return folder
 
 
@@ -117,25 +88,14 @@ def only(place, **options):
     return run
 
 
-def reasons(place):
-    return dict(read_experiment(place).left_out)
-
-
 @pytest.mark.parametrize("as_csv", [False, True], ids=["result.json", "progress.csv"])
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_every_generation(tmp_path, generation, as_csv):
-    write(tmp_path / "x", results(generation), as_csv=as_csv, params=GENERATIONS[generation][0])
-    run = only(tmp_path)
-    assert (run.scale, run.steady.sps, run.steady.iterations, run.notes) == (Scale(2, 3), 300.0, 4, ())
-    assert {sample.episode_return for sample in run.samples} == {3.0}
-
-
-def test_copies_of_settings_and_learning_from_old_releases_do_not_separate_workloads(tmp_path):
-    for envs in (3, 4):
-        settings = {"num_envs_per_worker": envs, "optimizer": {"num_envs_per_worker": envs}}
-        write(tmp_path / f"IMPALA_Pong-v0_{envs}", results("0.5", **settings))
-    (study,) = read_experiment(tmp_path).studies
-    assert (study.title, len(study.runs), study.phases_overlap, study.timed_iterations) == ("IMPALA on Pong-v0", 2, True, True)
+    trial = write(tmp_path / "deep" / "x", results(generation), as_csv=as_csv, params=GENERATIONS[generation][0])
+    for place in (tmp_path, trial, trial / ("progress.csv" if as_csv else "result.json")):
+        run = only(place)
+        assert (run.scale, run.steady.sps, run.steady.iterations, run.notes) == (Scale(2, 3), 300.0, 4, ())
+        assert {sample.episode_return for sample in run.samples} == {3.0}
 
 
 def test_progress_csv_with_dicts_damage_and_a_second_header(tmp_path):
@@ -151,13 +111,6 @@ def test_progress_csv_with_dicts_damage_and_a_second_header(tmp_path):
     assert run.notes == ("1 damaged line of its results left out",)
 
 
-def test_gap_in_a_lifetime_count_is_not_one_iteration(tmp_path):
-    lines = results(count=9)
-    del lines[5]
-    write(tmp_path / "x", lines)
-    assert (only(tmp_path).steady.sps, only(tmp_path).steady.iterations) == (300.0, 5)
-
-
 @pytest.mark.parametrize("state", [
     lambda name, config: {"checkpoints": [json.dumps({"logdir": f"/home/me/ray_results/x/{name}", "config": config})]},
     lambda name, config: {"trial_data": [[json.dumps({"relative_logdir": name, "config": config}), "{}"]]},
@@ -165,7 +118,7 @@ def test_gap_in_a_lifetime_count_is_not_one_iteration(tmp_path):
 def test_config_from_tunes_state_of_the_experiment(tmp_path, state):
     lines = [{key: value for key, value in line.items() if key != "config"} for line in results()]
     write(tmp_path / "experiment" / "x", lines)
-    (reason,) = reasons(tmp_path).values()
+    ((_, reason),) = read_experiment(tmp_path).left_out
     assert "its config has no valid scale" in reason
     config = {**OLD, "callbacks": {"_type": "CLOUDPICKLE_FALLBACK", "value": "80059"}}
     (tmp_path / "experiment" / "experiment_state-1.json").write_text(json.dumps(state("x", config)))
@@ -203,21 +156,10 @@ def test_missing_settings_are_rllibs_defaults_which_is_said(tmp_path, name, conf
     assert run.scale == scale
     assert run.notes[-1] == "num_envs_per_env_runner is not in its config: RLlib's default at that time, 1, is assumed"
     assert len(run.notes) == 2 - ("num_workers" in config)
-
-
-def test_env_runners_of_a_lost_config_are_those_that_were_healthy(tmp_path):
-    lines = [{**line, "num_healthy_workers": 8, "config": {}} for line in results()]
-    write(tmp_path / "x", lines, as_csv=True)
-    run = only(tmp_path / "x" / "progress.csv")
+    healthy = write(tmp_path / "lost", [{**line, "num_healthy_workers": 8} for line in results()], as_csv=True)
+    run = only(healthy / "progress.csv")
     assert run.scale == Scale(8, 1)
     assert run.notes[0] == "num_env_runners is not in its config: as many as were healthy, 8, are assumed"
-
-
-def test_trial_folder_or_file_is_read_like_its_experiment(tmp_path):
-    for as_csv, file in ((False, "result.json"), (True, "progress.csv")):
-        trial = write(tmp_path / file / "deep" / "x", results(), as_csv=as_csv, params=OLD)
-        for place in (tmp_path / file, trial, trial / file):
-            assert (only(place).scale, only(place).steady.sps) == (Scale(2, 3), 300.0)
 
 
 def test_experiments_at_any_depth_each_trial_once(tmp_path):
@@ -229,7 +171,7 @@ def test_experiments_at_any_depth_each_trial_once(tmp_path):
     experiment = read_experiment(tmp_path)
     (study,) = experiment.studies
     assert [(run.name, run.scale) for run in study.runs] == [("a/monday/one", Scale(2, 3)), ("b/one", Scale(4, 3))]
-    assert reasons(tmp_path) == {"copy/one": "a copy of another trial here"}
+    assert experiment.left_out == (("copy/one", "a copy of another trial here"),)
 
 
 def test_what_is_not_rllibs_is_left_out_in_one_line(tmp_path):
@@ -241,7 +183,28 @@ def test_what_is_not_rllibs_is_left_out_in_one_line(tmp_path):
     assert line == "y/f_0, y/f_1, y/f_10 and 17 more: not a trial of RLlib: its results and config have none of RLlib's names"
 
 
+def test_rounded_batches_are_known_and_a_gap_in_a_lifetime_count_is_not_one_iteration(tmp_path):
+    for batch, expected in ((500, 500.0), (100, math.nan)):
+        lines = results(count=9, rollout_fragment_length=70, train_batch_size=batch)
+        run = only(write(tmp_path / str(batch), lines[:5] + lines[6:]))
+        assert (run.steady.sps, run.steady.iterations) == (300.0, 5)
+        assert run.batch == pytest.approx(expected, nan_ok=True)
+
+
 # Trials that ran at the same time
+
+
+@pytest.mark.parametrize(
+    ("trials", "found"),
+    [
+        ([("a", [(0, 10)]), ("a", [(5, 15)]), ("b", [(5, 15)]), ("", [(0, 99)])], {0, 1}),
+        ([("a", [(0, 10)]), ("a", [(9.5, 20)])], set()),  # times are known to the second
+        ([("a", [(0, 100)]), ("a", [(10, 20)]), ("a", [(30, 40)]), ("a", [(101, 110)])], {0, 1, 2}),
+        ([("a", [(0, 10), (50, 60)]), ("a", [(20, 40)])], set()),  # interrupted meanwhile
+    ],
+)
+def test_which_trials_overlap(trials, found):
+    assert overlapping(trials) == found
 
 
 def test_trials_that_overlapped_on_one_host_meet_no_goal(tmp_path):
@@ -252,31 +215,21 @@ def test_trials_that_overlapped_on_one_host_meet_no_goal(tmp_path):
     assert "max_concurrent_trials=1" in reason_text(made.recommendation)
     write(tmp_path / "PPO_3", results(start=1004, num_workers=5, host="elsewhere"))
     write(tmp_path / "PPO_4", results(start=1030, num_workers=6))
+    write(tmp_path / "PPO_5", results(start=1031, count=2, num_workers=7))  # left out, but it was there
     (study,) = read_experiment(tmp_path).studies
-    assert [run.exclusive for run in study.runs] == pytest.approx([0.0, 0.0, math.nan, math.nan], nan_ok=True)
-
-
-def test_overlap_with_a_trial_that_is_left_out_counts(tmp_path):
-    write(tmp_path / "PPO_1", results(start=1000))
-    write(tmp_path / "PPO_2", results(start=1001, count=2))
-    assert only(tmp_path).exclusive == 0.0
-
-
-@pytest.mark.parametrize(
-    ("trials", "found"),
-    [
-        ([("a", [(0, 10)]), ("a", [(5, 15)])], {0, 1}),
-        ([("a", [(0, 10)]), ("b", [(5, 15)]), ("", [(0, 99)])], set()),
-        ([("a", [(0, 10)]), ("a", [(9.5, 20)])], set()),  # times are known to the second
-        ([("a", [(0, 100)]), ("a", [(10, 20)]), ("a", [(30, 40)]), ("a", [(101, 110)])], {0, 1, 2}),
-        ([("a", [(0, 10), (50, 60)]), ("a", [(20, 40)])], set()),  # interrupted meanwhile
-    ],
-)
-def test_which_trials_overlap(trials, found):
-    assert overlapping([Presence(*each) for each in trials]) == found
+    assert [run.exclusive for run in study.runs] == pytest.approx([0.0, 0.0, math.nan, 0.0], nan_ok=True)
 
 
 # What tells workloads apart
+
+
+def test_copies_of_settings_from_old_releases_do_not_separate_workloads(tmp_path):
+    for envs in (3, 4):
+        write(
+            tmp_path / f"IMPALA_Pong-v0_{envs}", results("0.5", num_envs_per_worker=envs, optimizer={"num_envs_per_worker": envs})
+        )
+    (study,) = read_experiment(tmp_path).studies
+    assert (study.title, len(study.runs), study.phases_overlap, study.timed_iterations) == ("IMPALA on Pong-v0", 2, True, True)
 
 
 def test_gpus_that_env_runners_share_do_not_separate_workloads(tmp_path):
@@ -304,14 +257,10 @@ def test_names_that_people_gave_tell_trials_of_one_scale_apart(tmp_path):
     assert note == "Trials that differ in trial (a folder's name) are separate studies; --pool NAME merges them on purpose."
     (study,) = read_experiment(tmp_path, pool=["trial"]).studies
     assert len(study.runs) == 4
-
-
-def test_names_that_tune_gave_do_not(tmp_path):
-    for index in range(2):
-        write(tmp_path / f"PPO_Pong-v0_1a2b3_0000{index}_{index}_lr=0.{index}", results(start=1e3 * index))
-        write(tmp_path / f"PPO_Pong-v0_{index}_2018-11-10_00-17-2{index}0NYeDg", results(start=1e4 + 1e3 * index))
-    (study,) = read_experiment(tmp_path).studies
-    assert len(study.runs) == 4
+    for index in range(2):  # names that Tune gave don't
+        write(tmp_path / "x" / f"PPO_Pong-v0_1a2b3_0000{index}_{index}_lr=0.{index}", results(start=1e5 + 1e3 * index))
+        write(tmp_path / "x" / f"PPO_Pong-v0_{index}_2018-11-10_00-17-2{index}0NYeDg", results(start=1e6 + 1e3 * index))
+    assert [len(study.runs) for study in read_experiment(tmp_path / "x").studies] == [4]
 
 
 def test_pooled_settings_do_not_separate_workloads(tmp_path):
@@ -323,16 +272,3 @@ def test_pooled_settings_do_not_separate_workloads(tmp_path):
     assert len(read_experiment(tmp_path, pool=["framework_str", "trial"]).studies) == 1
     with pytest.raises(ExperimentError, match="pool is frame, which is no setting"):
         read_experiment(tmp_path, pool=["frame"])
-
-
-def test_rounded_batch_is_known(tmp_path):
-    write(tmp_path / "x", results(rollout_fragment_length=70, train_batch_size=500))
-    write(tmp_path / "y", results(start=1e9, rollout_fragment_length=70, train_batch_size=100))
-    batches = {study.facts["train_batch_size"]: study.runs[0].batch for study in read_experiment(tmp_path).studies}
-    assert batches == pytest.approx({"500": 500.0, "100": math.nan}, nan_ok=True)
-
-
-def test_todays_results_have_the_same_content_in_both_files(tmp_path):
-    lines = [result(k) for k in range(1, 8)]
-    runs = [only(write(tmp_path / str(as_csv), lines, as_csv=as_csv, params=lines[0]["config"])) for as_csv in (False, True)]
-    assert repr(runs[0].samples) == repr(runs[1].samples)
