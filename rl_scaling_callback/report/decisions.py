@@ -1,22 +1,18 @@
-"""Explains recommendations: the reasons, what makes them uncertain and what to do about it, and the alternatives."""
+"""What the report says about a recommendation: the reasons, what makes it uncertain and what to do about it, the alternatives."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Final
 
 from rl_scaling_callback.analysis.choice import tied
 from rl_scaling_callback.analysis.configurations import MAX_ERROR, Configuration
-from rl_scaling_callback.analysis.goals import Goal, Limit, Standing, judge, standings
+from rl_scaling_callback.analysis.goals import Goal, Limit, Standing, standings
 from rl_scaling_callback.analysis.recommendation import ENOUGH_ITERATIONS, TO_GET_A_BASELINE, Recommendation
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.steady import DEFAULT_RULE
 from rl_scaling_callback.core.text import cpus, joined, listed, percent, printable, rounded, with_interval
-
-MAX_REPEATS: Final = 9
-"""Ten runs narrow the interval to a third of that of one run; more repeats are rarely worth their time."""
 
 _FIGURES: Final[Mapping[str, tuple[str, int, str]]] = {
     "efficiency": ("efficiency", 1, " %"),
@@ -72,25 +68,20 @@ def why_lines(recommendation: Recommendation) -> Iterator[str]:
     if choice is None:
         return
     peers, figures = _scales(recommendation.peers), _figures(choice)
-    others = [each for each in recommendation.peers if each is not choice]
-    is_cheapest = all(each.cpus > choice.cpus for each in others)
-    cheapest = "needs the fewest CPUs" if is_cheapest else "needs no more CPUs than the others and has the smallest N"
+    is_alone, cheapest = len(recommendation.peers) == 1, f"{choice.scale} is the cheapest"
     if recommendation.ground == "guess":
         of_choice = f"the speedup of {choice.scale}, the best guess, is uncertain by {percent(choice.speedup_error)}"
         uncertain = f"all speedups are uncertain by more than {MAX_ERROR:.0f} %" if choice.is_baseline else of_choice
         yield f"The machine was too busy to tell: {uncertain}. Measure again when less else runs on it, or for longer."
     elif recommendation.ground == "nearest":
         yield f"No measured configuration meets {_asked(recommendation.goal.limits)}."
-        near = f"{peers} come about equally close; {choice.scale} {cheapest}" if others else f"{choice.scale} comes closest"
-        yield f"{near}: {figures}."
-        yield f"It misses {_missed(stands)}."
+        near = f"{peers} comes closest" if is_alone else f"{peers} come about equally close; {cheapest}"
+        yield f"{near}: {figures}. It misses {_missed(stands)}."
     else:
         asked = _asked(each.limit for each in stands if not math.isnan(each.reach))
         within = " within error" if any(each.reach < 1 for each in stands) else ""
         fastest = f"fastest with {asked}{within}" if asked else "fastest"
-        best = (
-            f"{peers} are the {fastest}, about equal; {choice.scale} {cheapest}" if others else f"{choice.scale} is the {fastest}"
-        )
+        best = f"{peers} is the {fastest}" if is_alone else f"{peers} are the {fastest}, about equal; {cheapest}"
         yield f"{best}: {figures}."
     yield from _worth(choice, recommendation.measured)
 
@@ -124,9 +115,8 @@ def doubt_lines(recommendation: Recommendation) -> Iterator[str]:
         yield f"Whether {choice.scale} meets {unknown} is unknown: it was not recorded."
     straddled = [each for each in stands if each.verdict == "undecided" and each.reach > 0]
     if straddled and recommendation.ground != "guess":
-        figures = (with_interval(each.value, each.error, *_FIGURES[each.limit.figure][1:]) for each in straddled)
-        at = [f"{_limit(each.limit)} at {figure}" for each, figure in zip(straddled, figures, strict=True)]
-        yield f"Undecided: {listed(at)}; {_remedy(recommendation, choice, straddled)}."
+        at = (f"{_limit(each.limit)} at {_shown(each)}" for each in straddled)
+        yield f"Undecided: {listed(at)}; {_remedy(choice, straddled)}."
     if choice.band == "inefficient":
         yield "Its band is inefficient: consider less parallelism unless CPUs are plentiful."
     if math.isnan(choice.speedup):
@@ -156,39 +146,15 @@ def _no_throughput(unmeasured: Sequence[Configuration]) -> str:
     return f"Left out, no throughput measured: {_scales(unmeasured)}. {warmup}"
 
 
-def _remedy(recommendation: Recommendation, choice: Configuration, straddled: Sequence[Standing]) -> str:
+def _remedy(choice: Configuration, straddled: Sequence[Standing]) -> str:
     """Return how to settle undecided verdicts."""
-    baseline, repeat = recommendation.baseline, f"repeat {choice.scale} and the baseline"
     if any(each.limit.figure == "sooner" for each in straddled):
-        return f"{repeat} with other seeds"
+        return f"repeat {choice.scale} and the baseline with other seeds"
     if choice.disturbed:
         return f"other programs interfered with {choice.scale} or the baseline. Repeat both without them"
-    if baseline is None or not choice.variance + baseline.variance >= 0:
-        return repeat
     if choice.noise.swept:
         return "a longer sweep (--budget) would narrow the interval"
-    needed = max(repeats_needed(choice, baseline, each.reach) for each in straddled)
-    if needed == math.inf:
-        return f"too close for {MAX_REPEATS} repeats to settle"
-    seconds = needed * ENOUGH_ITERATIONS * (choice.seconds + baseline.seconds)
-    cost = f", about {rounded(seconds, 0)} s plus start-up" if seconds > 0 else ""
-    return f"{repeat} {'once' if needed == 1 else f'{needed:g} times'}{cost}"
-
-
-def repeats_needed(choice: Configuration, baseline: Configuration, reach: float) -> float:
-    """Return how many repeats of both exclude the threshold from a figure's interval if the figure stays; infinite for too many.
-
-    Args:
-        choice: the configuration to judge.
-        baseline: the baseline of its speedup.
-        reach: figure / threshold.
-    """
-    for more in range(1, MAX_REPEATS + 1):
-        variance = sum(each.variance * len(each.runs) / (len(each.runs) + more) for each in (choice, baseline))
-        error = replace(choice.noise, dof=choice.noise.dof + 2 * more).error(variance)
-        if judge(reach, error, 1.0) != "undecided":
-            return more
-    return math.inf
+    return f"repeat {choice.scale} and the baseline"
 
 
 def runner_up_text(recommendation: Recommendation) -> str:
@@ -223,6 +189,10 @@ def _asked(limits: Iterable[Limit]) -> str:
 def _limit(limit: Limit) -> str:
     name, _, unit = _FIGURES[limit.figure]
     return f"{name} {'≥' if limit.is_least else '≤'} {limit.value:g}{unit}"
+
+
+def _shown(standing: Standing) -> str:
+    return with_interval(standing.value, standing.error, *_FIGURES[standing.limit.figure][1:])
 
 
 def _missed(stands: Iterable[Standing]) -> str:

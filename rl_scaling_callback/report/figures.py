@@ -1,4 +1,4 @@
-"""The figures of the report, drawn with Matplotlib. Legible in print and for colour-blind readers.
+"""The figures of the page, drawn with Matplotlib. Legible in print and for colour-blind readers.
 
 Colours are those of Okabe and Ito (2008), each combined with a marker or hatch.
 """
@@ -6,14 +6,10 @@ Colours are those of Okabe and Ito (2008), each combined with a marker or hatch.
 from __future__ import annotations
 
 import io
-import math
 import re
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import cycle
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -23,7 +19,6 @@ from matplotlib.ticker import FormatStrFormatter, NullLocator
 
 from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.analysis.laws import Prediction
-from rl_scaling_callback.analysis.returns import reached
 from rl_scaling_callback.core.attribution import CAUSES
 from rl_scaling_callback.core.formulas import interval
 from rl_scaling_callback.core.scale import Scale
@@ -40,10 +35,9 @@ _OUTLINE: Final = "#1a1a1a"
 _WIDTH: Final = 5.4
 
 _STYLE: Final[Mapping[str, Any]] = {
-    "axes.edgecolor": INK,
+    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "grid.color", "text.color", "xtick.color", "ytick.color"), INK),
     "axes.facecolor": "none",
     "axes.grid": True,
-    "axes.labelcolor": INK,
     "axes.linewidth": 0.8,
     "axes.spines.right": False,
     "axes.spines.top": False,
@@ -52,34 +46,20 @@ _STYLE: Final[Mapping[str, Any]] = {
     "figure.constrained_layout.use": True,
     "font.size": 10,
     "grid.alpha": 0.18,
-    "grid.color": INK,
     "grid.linewidth": 0.6,
     "hatch.linewidth": 0.7,
     "legend.fontsize": 9,
     "legend.frameon": False,
     "svg.fonttype": "none",
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A figure of the report.
-
-    Attributes:
-        name: its name, used in file names.
-        title: its title.
-        caption: how to read it.
-        absent: the reason to give if there is nothing to draw; "" for none.
-        draw: draws a study; returns None if there is nothing to draw.
-    """
+class Picture(NamedTuple):
+    """A figure of the page: its name, title, how to read it, and what draws it; None if there is nothing to draw."""
 
     name: str
     title: str
     caption: str
-    absent: str
     draw: Callable[[StudyReport], Figure | None]
 
     def svg(self, study: StudyReport, prefix: str = "") -> str | None:
@@ -89,28 +69,16 @@ class Picture:
             study: the study to draw.
             prefix: prefix of its ids, so that those of several figures on one page don't clash.
         """
-        written = io.StringIO()
-        if not self.save(study, written, metadata={"Date": None, "Creator": None, "Title": self.title}):
-            return None
-        svg = written.getvalue()
-        return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}", svg[svg.index("<svg") :])
-
-    def save(self, study: StudyReport, file: Path | io.StringIO, **options: Any) -> bool:
-        """Write the figure in SVG, and return whether there was anything to draw."""
         style: dict[Any, Any] = {**_STYLE, "svg.hashsalt": self.name}
         with mpl.rc_context(style):
             figure = self.draw(study)
-            if figure is not None:
-                figure.savefig(file, format="svg", **options)
-        return figure is not None
-
-
-def save_figures(study: StudyReport, folder: str | Path) -> tuple[Path, ...]:
-    """Write those figures of a study that can be drawn as SVG to a folder, created if missing, and return their paths."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    paths = {picture: Path(folder) / f"{picture.name}.svg" for picture in PICTURES}
-    options: dict[str, Any] = {"facecolor": "white", "metadata": {"Date": None}}
-    return tuple(path for picture, path in paths.items() if picture.save(study, path, **options))
+            if figure is None:
+                return None
+            written = io.StringIO()
+            metadata: dict[str, Any] = {"Date": None, "Creator": None, "Title": self.title}
+            figure.savefig(written, format="svg", metadata=metadata)
+        svg = written.getvalue()
+        return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}", svg[svg.index("<svg") :])
 
 
 def speedup_over_n(study: StudyReport) -> Figure | None:
@@ -127,11 +95,12 @@ def speedup_over_n(study: StudyReport) -> Figure | None:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     legend = axes.plot((unit, 2 * top), (1, 2 * top / unit), color=INK, linestyle="--", linewidth=1, label="ideal")
-    by_envs, by_runners = _grouped(known, lambda r, e: e), _grouped(known, lambda r, e: r)
-    of_runners = len(by_runners) < len(by_envs)
+    runners, envs = ({counts[axis] for counts in map(_counts, known)} for axis in (0, 1))
+    of_runners = len(runners) < len(envs)
     curves: list[Line2D] = []
-    groups = sorted((by_runners if of_runners else by_envs).items())
-    for (shared, members), colour, marker in zip(groups, cycle(_COLOURS), cycle(_MARKERS), strict=False):
+    styles = zip(sorted(runners if of_runners else envs), cycle(_COLOURS), cycle(_MARKERS), strict=False)
+    for shared, colour, marker in styles:
+        members = [c for c in known if _counts(c)[0 if of_runners else 1] == shared]
         n, speedup = [c.scale.parallelism for c in members], [c.speedup for c in members]
         bars = [[abs(end - c.speedup) for c, end in zip(members, ends, strict=True)] for ends in _ends(members)]
         axes.errorbar(n, speedup, bars, ecolor=colour, fmt="none", capsize=4, zorder=3)
@@ -143,10 +112,10 @@ def speedup_over_n(study: StudyReport) -> Figure | None:
             scales = [Scale(shared, step) if of_runners else Scale(step, shared) for step in steps]
             curves += _law(axes, [study.laws.chosen.predict(scale) for scale in scales], colour)
     legend += curves[:1]
-    for c in known:
-        if c is study.recommendation.choice:
-            ring: dict[str, Any] = {"marker": "o", "markersize": 12, "fillstyle": "none", "linestyle": "none", "zorder": 4}
-            legend += axes.plot(c.scale.parallelism, c.speedup, color=INK, label=f"recommended: {c.scale}", **ring)
+    choice = study.recommendation.choice
+    if choice is not None and choice.speedup > 0:
+        ring: dict[str, Any] = {"marker": "o", "markersize": 12, "fillstyle": "none", "linestyle": "none", "zorder": 4}
+        legend += axes.plot(choice.scale.parallelism, choice.speedup, color=INK, label=f"recommended: {choice.scale}", **ring)
     # Show bars down to their lower end, unless that squeezes everything else.
     lowest = max(min(_ends(known)[0]), min(c.speedup for c in known) / 8)
     axes.set(xlabel="N = env runners × envs per runner", ylabel="speedup [×]")
@@ -158,11 +127,9 @@ def speedup_over_n(study: StudyReport) -> Figure | None:
     return figure
 
 
-def _grouped(known: Sequence[Configuration], by: Callable[[int, int], int]) -> dict[int, list[Configuration]]:
-    groups: dict[int, list[Configuration]] = defaultdict(list)
-    for c in known:
-        groups[by(max(1, c.scale.num_env_runners), c.scale.num_envs_per_env_runner)].append(c)
-    return groups
+def _counts(c: Configuration) -> tuple[int, int]:
+    """Return its env runners, at least one, and envs per env runner."""
+    return max(1, c.scale.num_env_runners), c.scale.num_envs_per_env_runner
 
 
 def _ends(found: Sequence[Configuration | Prediction]) -> tuple[list[float], list[float]]:
@@ -206,43 +173,12 @@ def loss_by_cause(study: StudyReport) -> Figure | None:
     return figure
 
 
-def learning_curves(study: StudyReport) -> Figure | None:
-    """Return the mean return over training time, a colour per configuration, with a marker where each run stays at the target."""
-    to_return, asked = study.to_return, study.recommendation
-    if not any(c.to_return.seconds > 0 for c in study.configurations):
-        return None
-    first = [asked.choice, *(c for c in study.configurations if c.is_baseline), asked.runner_up, *study.configurations]
-    scales = [*dict.fromkeys(c.scale for c in first if c)][: len(_COLOURS)]
-    shown = [c for c in study.configurations if c.scale in scales]
-    figure = Figure(figsize=(_WIDTH, 4.0))
-    axes = figure.subplots()
-    for c, colour, marker in zip(shown, _COLOURS, _MARKERS, strict=False):
-        for index, run in enumerate(c.runs):
-            curve = [each for each in run.samples if math.isfinite(each.episode_return)]
-            at = reached(curve, to_return.target)
-            axes.plot(
-                [each.elapsed for each in curve],
-                [each.episode_return for each in curve],
-                color=colour,
-                linewidth=1.0,
-                marker=marker,
-                markersize=7,
-                markevery=[curve.index(at)] if at else [],
-                label=str(c.scale) if index == 0 else None,
-            )
-    axes.axhline(to_return.target, color=INK, linestyle="--", linewidth=1, label=to_return.name)
-    axes.set(xlabel="training time [s]", ylabel="mean return")
-    figure.legend(loc="outside lower center", ncols=4)
-    return figure
-
-
-PICTURES: Final[tuple[Picture, ...]] = (
+PICTURES: Final = (
     Picture(
         "speedup",
         "Speedup over N",
         "Measured speedup and the ideal line, on logarithmic axes. Bars are 95 % intervals; curves show the scaling law with its "
         "95 % interval for a new measurement.",
-        "there is no baseline to compare with",
         speedup_over_n,
     ),
     Picture(
@@ -250,15 +186,7 @@ PICTURES: Final[tuple[Picture, ...]] = (
         "Loss by cause",
         "Lost efficiency by cause, in percentage points. Negative shares scaled better than ideal, or the machine was less busy "
         "than during the baseline.",
-        "no trial with a measured baseline recorded its phases",
         loss_by_cause,
-    ),
-    Picture(
-        "returns",
-        "Return over training time",
-        "One curve per run. Its marker is where the run stays at the target return, the dashed line. At most eight configurations.",
-        "",
-        learning_curves,
     ),
 )
 """All figures, in page order."""
