@@ -13,6 +13,7 @@ from rl_scaling_callback.analysis.recommendation import ENOUGH_ITERATIONS, TO_GE
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.steady import DEFAULT_RULE
 from rl_scaling_callback.core.text import cpus, joined, listed, percent, printable, rounded, with_interval
+from rl_scaling_callback.report.study import StudyReport
 
 _FIGURES: Final[Mapping[str, tuple[str, int, str]]] = {
     "efficiency": ("efficiency", 1, " %"),
@@ -55,6 +56,12 @@ def code_text(recommendation: Recommendation) -> str:
         return ""
     counts = f"num_env_runners={choice.scale.num_env_runners}, num_envs_per_env_runner={choice.scale.num_envs_per_env_runner}"
     return f"config.env_runners({counts})  # {cpus(math.ceil(choice.cpus))}"
+
+
+def decision_lines(study: StudyReport) -> list[str]:
+    """Return the goal, the reasons for the recommendation, and the alternatives, one paragraph each."""
+    asked = study.recommendation
+    return [f"Goal {asked.goal.name}: {goal_text(asked.goal)}.", reason_text(asked), *alternatives(study)]
 
 
 def reason_text(recommendation: Recommendation) -> str:
@@ -157,29 +164,42 @@ def _remedy(choice: Configuration, straddled: Sequence[Standing]) -> str:
     return f"repeat {choice.scale} and the baseline"
 
 
-def runner_up_text(recommendation: Recommendation) -> str:
-    """Return the runner-up with its figures, and what it misses; "" if there is none."""
-    choice, runner_up = recommendation.choice, recommendation.runner_up
-    if choice is None or runner_up is None:
-        return ""
-    stands = standings(runner_up, recommendation.goal)
-    same = ", as fast within noise" if tied(runner_up, choice) else ""
-    misses = f"; it misses {missed}" if (missed := _missed(stands)) else ""
-    unclear = _asked(each.limit for each in stands if each.verdict == "undecided" and not each.misses)
-    return f"{runner_up.scale}: {_figures(runner_up)}{same}{misses}{f'; undecided: {unclear}' if unclear else ''}"
+def alternatives(study: StudyReport) -> list[str]:
+    """Return what limits the choice, the runner-up and the choices for other goals; nothing without a choice."""
+    asked = study.recommendation
+    if asked.choice is None:
+        return []
+    others = [
+        f"{name}: {choice_text(each).removeprefix('Use ').lower()}" + (f" ({each.verdict})" if each.goal.limits else "")
+        for name, each in study.recommendations.items()
+        if each is not asked
+    ]
+    lines = {
+        "Bottleneck": _bottleneck(asked.choice),
+        "Runner-up": _runner_up(asked, asked.choice),
+        "Other goals": "; ".join(others),
+    }
+    return [f"{what}: {text}" for what, text in lines.items() if text]
 
 
-def bottleneck_text(recommendation: Recommendation) -> str:
-    """Return what limits the choice; "" if unknown."""
-    choice = recommendation.choice
-    if choice is None:
-        return ""
+def _bottleneck(choice: Configuration) -> str:
     if choice.diagnosis:
         return choice.diagnosis + (" (estimated: stepping and contention can't be separated)" if choice.losses_estimated else "")
     serial = formulas.serial_fraction(choice.speedup, choice.ideal)
     if not serial > 0:
         return ""
     return f"an effective serial fraction of {rounded(100 * serial, 0)} % (Karp–Flatt); the baseline's phases are unknown"
+
+
+def _runner_up(recommendation: Recommendation, choice: Configuration) -> str:
+    runner_up = recommendation.runner_up
+    if runner_up is None:
+        return ""
+    stands = standings(runner_up, recommendation.goal)
+    same = ", as fast within noise" if tied(runner_up, choice) else ""
+    misses = f"; it misses {missed}" if (missed := _missed(stands)) else ""
+    unclear = _asked(each.limit for each in stands if each.verdict == "undecided" and not each.misses)
+    return f"{runner_up.scale}: {_figures(runner_up)}{same}{misses}{f'; undecided: {unclear}' if unclear else ''}"
 
 
 def _asked(limits: Iterable[Limit]) -> str:

@@ -10,9 +10,9 @@ from typing import Any
 from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.analysis.recommendation import Recommendation
 from rl_scaling_callback.report.columns import COLUMNS
-from rl_scaling_callback.report.decisions import code_text, reason_text
+from rl_scaling_callback.report.decisions import alternatives, code_text, reason_text
 from rl_scaling_callback.report.report import Report
-from rl_scaling_callback.report.sections import alternatives, remarks, sections
+from rl_scaling_callback.report.sections import remarks, sections
 from rl_scaling_callback.report.study import StudyReport
 
 

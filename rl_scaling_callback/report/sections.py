@@ -1,4 +1,4 @@
-"""What the report says, apart from the recommendation (see `decisions`): terminal, page and JSON show the same sections."""
+"""What the report says beside the recommendation (see `decisions`): terminal, page and JSON show the same sections."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from rl_scaling_callback.core.attribution import MIN_LOSS
 from rl_scaling_callback.core.formulas import interval
 from rl_scaling_callback.core.scale import REFERENCE_SCALE, Scale
 from rl_scaling_callback.core.text import counted, joined, listed, percent, printable, rounded, with_interval
-from rl_scaling_callback.report.decisions import bottleneck_text, choice_text, goal_text, reason_text, runner_up_text
 from rl_scaling_callback.report.study import StudyReport
 
 _MAX_NAMES: Final = 3
@@ -55,24 +54,6 @@ def remarks(study: StudyReport) -> Iterator[str]:
             yield "Times to return are those of one run each: other seeds may differ."
     elif is_given:
         yield f"No configuration stays at {name} in all of its runs."
-
-
-def reasons(study: StudyReport) -> list[str]:
-    """Return the goal, the reasons for the recommendation, and the alternatives, one paragraph each."""
-    asked = study.recommendation
-    return [f"Goal {asked.goal.name}: {goal_text(asked.goal)}.", reason_text(asked), *alternatives(study)]
-
-
-def alternatives(study: StudyReport) -> list[str]:
-    """Return what limits the choice, the runner-up and the choices for other goals."""
-    asked = study.recommendation
-    others = [
-        f"{name}: {choice_text(each).removeprefix('Use ').lower()}" + (f" ({each.verdict})" if each.goal.limits else "")
-        for name, each in study.recommendations.items()
-        if each is not asked and asked.choice
-    ]
-    lines = {"Bottleneck": bottleneck_text(asked), "Runner-up": runner_up_text(asked), "Other goals": "; ".join(others)}
-    return [f"{what}: {text}" for what, text in lines.items() if text]
 
 
 def left_out(found: Iterable[LeftOut]) -> Iterator[str]:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 from rl_scaling_callback.core.text import printable
 from rl_scaling_callback.report.columns import COLUMNS, Column, columns_of
-from rl_scaling_callback.report.decisions import code_text, verdict_text
+from rl_scaling_callback.report.decisions import code_text, decision_lines, verdict_text
 from rl_scaling_callback.report.report import Report
-from rl_scaling_callback.report.sections import left_out, reasons, remarks, sections
+from rl_scaling_callback.report.sections import left_out, remarks, sections
 from rl_scaling_callback.report.study import StudyReport
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def print_report(report: Report, console: Console | None = None, *, verbose: boo
             _print(console, [title], style="bold")
             _print(console, lines, indent="  ")
             console.print()
-        _print(console, reasons(study))
+        _print(console, decision_lines(study))
         if code := code_text(study.recommendation):
             console.print(code, markup=False, highlight=False, soft_wrap=True)  # not wrapped, so that it can be copied
         _print(console, [verdict_text(study.recommendation)], style="bold")
