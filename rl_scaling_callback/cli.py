@@ -29,31 +29,31 @@ from rl_scaling_callback.report import PAGE, make_report, print_report, render_p
 
 INTERRUPTED: Final = 128 + signal.SIGINT
 
-_OUTPUT: Final = click.Path(dir_okay=False, writable=True, path_type=Path)
 
+class _Parsed(click.ParamType):
+    """The type of an option that a function parses; its `ValueError` becomes a usage error."""
 
-def _checked(parse: Callable[[Any], Any]) -> Callable[[click.Context, click.Parameter, Any], Any]:
-    """Return a callback that parses an option; a `ValueError` of `parse` becomes a usage error."""
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name, self._parse = name, parse
 
-    def callback(_context: click.Context, _option: click.Parameter, given: Any) -> Any:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
-            return None if given is None else parse(given)
+            return self._parse(value)
         except ValueError as error:
-            raise click.BadParameter(str(error)) from None
-
-    return callback
+            self.fail(str(error), param, ctx)
 
 
-def _finite(number: float) -> float:
+def _return(text: str) -> float:
+    number = float(text)
     finite("return", number)
     return number
 
 
-def _columns(texts: tuple[str, ...]) -> dict[str, str]:
-    pairs = [text.partition("=") for text in texts]
-    if wrong := [text for text, (_, mark, theirs) in zip(texts, pairs, strict=True) if not (mark and theirs)]:
-        raise ValueError(f"{wrong[0]!r}; allowed are pairs such as sps=FPS: a name of ours, and the table's")
-    return {ours: theirs for ours, _, theirs in pairs}
+def _column(text: str) -> tuple[str, str]:
+    ours, _, theirs = text.partition("=")
+    if not theirs:
+        raise ValueError(f"{text!r}; allowed are pairs such as sps=FPS: a name of ours, and the table's")
+    return ours, theirs
 
 
 def _counts(text: str) -> list[int] | str:
@@ -63,11 +63,19 @@ def _counts(text: str) -> list[int] | str:
         raise ValueError(f"{text!r}; allowed are auto and whole numbers, such as 1,2,4,8") from None
 
 
-def _writable(file: Path) -> Path:
-    """Reject a file in a folder that isn't writable, before spending minutes on reading or measuring."""
-    if not os.access(file.parent, os.W_OK):
-        raise ValueError(f"the folder {file.parent} does not exist or is not writable")
-    return file
+def _file(text: str) -> Path:
+    """Return a path if a file can be written there, to find out before spending minutes on reading or measuring."""
+    path = Path(text)
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ValueError(f"{text} can't be written: it must be a file in a folder that exists and is writable")
+    return path
+
+
+_SCALE: Final = _Parsed("scale", Scale.parse)
+_RETURN: Final = _Parsed("return", _return)
+_COLUMN: Final = _Parsed("ours=theirs", _column)
+_COUNTS: Final = _Parsed("1,2,4", _counts)
+_FILE: Final = _Parsed("file", _file)
 
 
 def _goal(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -99,25 +107,9 @@ def main() -> None:
 @click.argument("path")
 @_goal
 @click.option("--min-sooner", type=float, metavar="×", help="Minimum speedup of the time to return.")
-@click.option(
-    "--return",
-    "target_return",
-    type=float,
-    callback=_checked(_finite),
-    metavar="RETURN",
-    help="Return to reach. [default: highest all reach]",
-)
-@click.option(
-    "--reference",
-    callback=_checked(Scale.parse),
-    default="1r1e",
-    show_default=True,
-    metavar="SCALE",
-    help="Scale of the baseline.",
-)
-@click.option(
-    "--column", "columns", callback=_checked(_columns), multiple=True, metavar="OURS=THEIRS", help="A table's column: sps=FPS."
-)
+@click.option("--return", "target_return", type=_RETURN, help="Return to reach. [default: one all reach]")
+@click.option("--reference", type=_SCALE, default="1r1e", show_default=True, help="Scale of the baseline.")
+@click.option("--column", "columns", type=_COLUMN, multiple=True, help="A table's column: sps=FPS.")
 @click.option("--pool", multiple=True, metavar="NAME", help="Column or setting whose values are repeats.")
 @click.option(
     "--warmup-iterations",
@@ -128,14 +120,14 @@ def main() -> None:
     help="Iterations to skip.",
 )
 @click.option("--format", "form", type=click.Choice(["table", "json", "html"]), default="table", show_default=True)
-@click.option("--output", "-o", type=_OUTPUT, callback=_checked(_writable), help=f"File to write. [html: {PAGE}]")
+@click.option("--output", "-o", type=_FILE, help=f"File to write. [html: {PAGE}]")
 @click.option("--verbose", "-v", is_flag=True, help="Also show losses, checklist, laws and notes.")
 def report(
     path: str,
     goal: Goal,
     target_return: float | None,
     reference: Scale,
-    columns: dict[str, str],
+    columns: tuple[tuple[str, str], ...],
     pool: tuple[str, ...],
     warmup_iterations: int,
     form: str,
@@ -151,7 +143,7 @@ def report(
     try:
         with _progress() as progress:
             rule = SteadyRule(warmup_iterations=warmup_iterations)
-            experiment = read_experiment(path, reference=reference, rule=rule, columns=columns, pool=pool, progress=progress)
+            experiment = read_experiment(path, reference=reference, rule=rule, columns=dict(columns), pool=pool, progress=progress)
     except ExperimentError as error:
         raise click.ClickException(str(error)) from None
     made = make_report(experiment, goal, reference, target_return=target_return)
@@ -171,12 +163,8 @@ def report(
 @main.command()
 @click.argument("config")
 @_goal
-@click.option(
-    "--runners", callback=_checked(_counts), default="auto", metavar="1,2,4", help="Env runners. [default: up to the cores]"
-)
-@click.option(
-    "--envs", callback=_checked(_counts), default="auto", metavar="1,2,4", help="Envs of each. [default: while more pay off]"
-)
+@click.option("--runners", type=_COUNTS, default="auto", help="Env runners. [default: up to the cores]")
+@click.option("--envs", type=_COUNTS, default="auto", help="Envs of each. [default: while more pay off]")
 @click.option(
     "--budget",
     type=click.FloatRange(min=0, min_open=True),
@@ -196,7 +184,7 @@ def report(
     show_default=True,
     help="File or URI of the HTML page to write; an existing one is replaced.",
 )
-@click.option("--write", type=_OUTPUT, callback=_checked(_writable), help="Python file to write the tuned config to.")
+@click.option("--write", type=_FILE, help="Python file to write the tuned config to.")
 def sweep(config: str, goal: Goal, budget: float | None, write: Path | None, **options: Any) -> None:
     """Find the best number of env runners and envs.
 

@@ -31,14 +31,13 @@ def to_json(report: Report) -> str:
 
 def _study(study: StudyReport) -> dict[str, Any]:
     chosen = study.laws.chosen
-    law = {"name": chosen.law.name, "formula": chosen.law.formula, "coefficients": chosen.coefficients} if chosen else None
     return {
         "title": study.study.title,
         "facts": study.study.facts,
         "target_return": study.to_return.target,
         "configurations": [_configuration(c) for c in study.configurations],
         "recommendations": {name: _recommendation(each) for name, each in study.recommendations.items()},
-        "law": law,
+        "law": {"name": chosen.law.name, "formula": chosen.law.formula, **chosen.coefficients} if chosen else None,
         "limit": study.laws.limit,
         "checklist": [each._asdict() for each in study.checklist],
         "sections": {"Remarks": [*remarks(study)], "Alternatives": alternatives(study), **sections(study)},
@@ -48,17 +47,15 @@ def _study(study: StudyReport) -> dict[str, Any]:
 def _configuration(c: Configuration) -> dict[str, Any]:
     figures = {column.name: column.value(c) for column in COLUMNS}
     errors = {f"{column.name}_error": column.error(c) for column in COLUMNS if column.error is not None}
-    more = {"from_repeats": c.noise.from_repeats, "losses": c.losses, "gains": c.gains, "runs": [run.name for run in c.runs]}
-    return figures | errors | more
+    return {**figures, **errors, "losses": c.losses, "gains": c.gains, "runs": [run.name for run in c.runs]}
 
 
 def _recommendation(recommendation: Recommendation) -> dict[str, Any]:
-    choice, runner_up = recommendation.choice, recommendation.runner_up
     return {
-        "choice": str(choice.scale) if choice else None,
+        "choice": str(recommendation.choice.scale) if recommendation.choice else None,
         "verdict": recommendation.verdict,
         "reason": reason_text(recommendation),
-        "runner_up": str(runner_up.scale) if runner_up else None,
+        "runner_up": str(recommendation.runner_up.scale) if recommendation.runner_up else None,
         "code": code_text(recommendation),
     }
 

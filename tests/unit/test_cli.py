@@ -79,7 +79,7 @@ def test_columns_and_pool(tmp_path):
         ([TABLE, "--column", "sps"], 2, "'sps'; allowed are pairs such as sps=FPS"),
         ([TABLE, "--pool", "host"], 1, "there is no column host"),
         # Before anything is read.
-        (["nowhere", "-o", "/missing/x.json"], 2, "the folder /missing does not exist"),
+        (["nowhere", "-o", "/missing/x.json"], 2, "/missing/x.json can't be written: it must be a file in a folder"),
     ],
 )
 def test_errors_are_clear(arguments, code, message):
