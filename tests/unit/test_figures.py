@@ -71,6 +71,7 @@ def test_losses_add_up_including_negative_shares(full):
     widths = [patch.get_width() for patch in axes.patches]
     assert -4.0 in widths
     assert sum(widths) == pytest.approx(full.configurations[1].loss)
+    assert max(patch.get_x() + patch.get_width() for patch in axes.patches) == pytest.approx(full.configurations[1].loss + 4)
     assert list(points(axes, "100 − efficiency")) == [full.configurations[1].loss]
 
 
