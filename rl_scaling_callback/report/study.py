@@ -41,8 +41,8 @@ class StudyReport:
 
     @property
     def to_return(self) -> TimeToReturn:
-        """The baseline's time to return, or that of the smallest scale if it has no run; they all share the target."""
-        return next((c.to_return for c in sorted(self.configurations, key=lambda c: not c.is_baseline)), INCOMPARABLE)
+        """The time to return of the first configuration; they all share the target."""
+        return next((c.to_return for c in self.configurations), INCOMPARABLE)
 
 
 def study_report(study: Study, goal: Goal, reference: Scale, target_return: float | None = None) -> StudyReport:
