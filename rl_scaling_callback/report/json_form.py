@@ -38,7 +38,6 @@ def _study(study: StudyReport) -> dict[str, Any]:
         "configurations": [_configuration(c) for c in study.configurations],
         "recommendations": {name: _recommendation(each) for name, each in study.recommendations.items()},
         "law": {"name": chosen.law.name, "formula": chosen.law.formula, **chosen.coefficients} if chosen else None,
-        "limit": study.laws.limit,
         "checklist": [each._asdict() for each in study.checklist],
         "sections": {"Remarks": [*remarks(study)], "Alternatives": alternatives(study), **sections(study)},
     }

@@ -12,7 +12,7 @@ from rl_scaling_callback.analysis.noise import USUAL_STD, Noise
 from rl_scaling_callback.analysis.runs import LeftOut
 from rl_scaling_callback.core.attribution import MIN_LOSS
 from rl_scaling_callback.core.formulas import interval
-from rl_scaling_callback.core.scale import REFERENCE_SCALE, Scale
+from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.text import counted, joined, listed, percent, printable, rounded, with_interval
 from rl_scaling_callback.report.study import StudyReport
 
@@ -113,7 +113,7 @@ def _lost(configuration: Configuration) -> str:
 
 
 def _law(laws: Laws) -> Iterator[str]:
-    """Yield the chosen law with its error, or why there is none, and the limits of the speedup."""
+    """Yield the chosen law with its error, or why there is none, and Amdahl's limits."""
     if (chosen := laws.chosen) is not None:
         of = "r = N, as if env runners and envs were interchangeable" if chosen.on_a_line else "r env runners with e envs each"
         coefficients = ", ".join(f"{name} = {rounded(value, 2)}" for name, value in chosen.coefficients.items())
@@ -124,30 +124,28 @@ def _law(laws: Laws) -> Iterator[str]:
         error = f"the best has a mean leave-one-out error of {rounded(laws.fits[0].mean_error, 0)} %"
         yield f"No law predicts these configurations: {error}, above the allowed {MAX_LAW_ERROR:.0f} %."
     else:
-        yield f"{counted(len(laws.fitted_to), 'configuration')}: a scaling law needs at least {MIN_CONFIGURATIONS}."
+        yield f"A scaling law needs at least {MIN_CONFIGURATIONS} configurations."
     for name, fractions in laws.axes.items():
         limit = axis_limit(fractions)
         bound = "no limit" if math.isnan(limit) else f"limit {rounded(limit, 1, '×')}"
         yield f"Amdahl along {name} alone: serial fraction {rounded(fractions[max(fractions)], 3)}, {bound}."
-    low, high = laws.limit
-    if high > low:
-        yield f"Speedup limit, over all laws and axes: {rounded(low, 1)} to {rounded(high, 1, '×')}."
-    if laws.fits and REFERENCE_SCALE not in laws.fitted_to:
-        yield "1r×1e was not measured: serial fractions are unknown, and limits are relative to the predicted 1r×1e."
+    if laws.fits and not laws.axes:
+        yield "Serial fractions need 1r×1e, and others with one env each or with one env runner."
 
 
 def _prediction(study: StudyReport) -> str:
-    """Return the fastest configuration that the law predicts, of those missing in the grid and with twice the env runners."""
+    """Return the fastest of the gaps in the grid and of twice the env runners, up to twice the largest N, as predicted."""
     law, measured = study.laws.chosen, {c.scale for c in study.configurations}
-    runners = {scale.num_env_runners for scale in measured}
-    wanted = {Scale(r, c.num_envs_per_env_runner) for r in {*runners, 2 * max({1, *runners})} for c in measured} - measured
-    predicted = [law.predict(scale) for scale in sorted(wanted)] if law is not None else []
-    trusted = [each for each in predicted if each.speedup > 0 and not each.extrapolated]
-    if not trusted:
+    if law is None:
         return ""
-    best = max(trusted, key=lambda each: each.speedup)
+    runners, most = {scale.num_env_runners for scale in measured}, 2 * max(scale.parallelism for scale in measured)
+    wanted = {Scale(r, c.num_envs_per_env_runner) for r in {*runners, 2 * max({1, *runners})} for c in measured} - measured
+    predicted = [law.predict(scale) for scale in sorted(wanted) if scale.parallelism <= most]
+    best = max((each for each in predicted if each.speedup > 0), key=lambda each: each.speedup, default=None)
+    if best is None:
+        return ""
     figures = f"{with_interval(best.speedup, best.speedup_error, 2, '×')}, {rounded(best.efficiency, 1, ' %')}"
-    return f"Fastest of those not measured, up to twice the numbers measured: {best.scale}, predicted {figures}."
+    return f"Fastest of those not measured, up to twice the largest N: {best.scale}, predicted {figures}."
 
 
 def _runs(study: StudyReport) -> Iterator[str]:
