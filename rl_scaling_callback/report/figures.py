@@ -65,9 +65,7 @@ class Picture(NamedTuple):
     def svg(self, study: StudyReport, prefix: str = "") -> str | None:
         """Return the figure as an SVG element, identical for the same study; None if there is nothing to draw.
 
-        Args:
-            study: the study to draw.
-            prefix: prefix of its ids, so that those of several figures on one page don't clash.
+        A prefix keeps its ids apart from those of other figures on the page.
         """
         style: dict[Any, Any] = {**_STYLE, "svg.hashsalt": self.name}
         with mpl.rc_context(style):

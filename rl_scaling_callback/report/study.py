@@ -46,14 +46,7 @@ class StudyReport:
 
 
 def study_report(study: Study, goal: Goal, reference: Scale, target_return: float | None = None) -> StudyReport:
-    """Return the report of one workload.
-
-    Args:
-        study: its runs.
-        goal: the requested goal.
-        reference: scale of the baseline.
-        target_return: the return of the times to return; None for the highest that all runs reach.
-    """
+    """Return the report of one workload; see `make_report` for the arguments."""
     found = configurations(study, reference, target_return)
     measured = [Measured(c.scale, c.sps, c.own_error) for c in found]
     given = study.baseline
