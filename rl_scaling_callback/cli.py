@@ -30,17 +30,16 @@ from rl_scaling_callback.report import PAGE, make_report, print_report, render_p
 INTERRUPTED: Final = 128 + signal.SIGINT
 
 
-class _Parsed(click.ParamType):
-    """The type of an option that a function parses; its `ValueError` becomes a usage error."""
+def _parsed(parse: Callable[[Any], Any]) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """Return a callback that parses the text of an option; a `ValueError` of `parse` becomes a usage error."""
 
-    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
-        self.name, self._parse = name, parse
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def callback(_context: click.Context, _option: click.Parameter, given: Any) -> Any:
         try:
-            return self._parse(value)
+            return None if given is None else parse(given)
         except ValueError as error:
-            self.fail(str(error), param, ctx)
+            raise click.BadParameter(str(error)) from None
+
+    return callback
 
 
 def _return(text: str) -> float:
@@ -49,11 +48,12 @@ def _return(text: str) -> float:
     return number
 
 
-def _column(text: str) -> tuple[str, str]:
-    ours, _, theirs = text.partition("=")
-    if not theirs:
-        raise ValueError(f"{text!r}; allowed are pairs such as sps=FPS: a name of ours, and the table's")
-    return ours, theirs
+def _columns(texts: tuple[str, ...]) -> dict[str, str]:
+    pairs = [text.split("=", 1) for text in texts]
+    for text, pair in zip(texts, pairs, strict=True):
+        if len(pair) < 2 or not all(pair):
+            raise ValueError(f"{text!r}; allowed are pairs such as sps=FPS: a name of ours, and the table's")
+    return dict(pairs)
 
 
 def _counts(text: str) -> list[int] | str:
@@ -69,13 +69,6 @@ def _file(text: str) -> Path:
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         raise ValueError(f"{text} can't be written: it must be a file in a folder that exists and is writable")
     return path
-
-
-_SCALE: Final = _Parsed("scale", Scale.parse)
-_RETURN: Final = _Parsed("return", _return)
-_COLUMN: Final = _Parsed("ours=theirs", _column)
-_COUNTS: Final = _Parsed("1,2,4", _counts)
-_FILE: Final = _Parsed("file", _file)
 
 
 def _goal(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -107,9 +100,13 @@ def main() -> None:
 @click.argument("path")
 @_goal
 @click.option("--min-sooner", type=float, metavar="×", help="Minimum speedup of the time to return.")
-@click.option("--return", "target_return", type=_RETURN, help="Return to reach. [default: one all reach]")
-@click.option("--reference", type=_SCALE, default="1r1e", show_default=True, help="Scale of the baseline.")
-@click.option("--column", "columns", type=_COLUMN, multiple=True, help="A table's column: sps=FPS.")
+@click.option(
+    "--return", "target_return", callback=_parsed(_return), metavar="RETURN", help="Return to reach. [default: one all reach]"
+)
+@click.option("--reference", callback=_parsed(Scale.parse), default="1r1e", show_default=True, help="Scale of the baseline.")
+@click.option(
+    "--column", "columns", callback=_parsed(_columns), multiple=True, metavar="OURS=THEIRS", help="A table's column: sps=FPS."
+)
 @click.option("--pool", multiple=True, metavar="NAME", help="Column or setting whose values are repeats.")
 @click.option(
     "--warmup-iterations",
@@ -120,14 +117,14 @@ def main() -> None:
     help="Iterations to skip.",
 )
 @click.option("--format", "form", type=click.Choice(["table", "json", "html"]), default="table", show_default=True)
-@click.option("--output", "-o", type=_FILE, help=f"File to write. [html: {PAGE}]")
+@click.option("--output", "-o", callback=_parsed(_file), metavar="FILE", help=f"File to write. [html: {PAGE}]")
 @click.option("--verbose", "-v", is_flag=True, help="Also show losses, checklist, laws and notes.")
 def report(
     path: str,
     goal: Goal,
     target_return: float | None,
     reference: Scale,
-    columns: tuple[tuple[str, str], ...],
+    columns: dict[str, str],
     pool: tuple[str, ...],
     warmup_iterations: int,
     form: str,
@@ -143,7 +140,7 @@ def report(
     try:
         with _progress() as progress:
             rule = SteadyRule(warmup_iterations=warmup_iterations)
-            experiment = read_experiment(path, reference=reference, rule=rule, columns=dict(columns), pool=pool, progress=progress)
+            experiment = read_experiment(path, reference=reference, rule=rule, columns=columns, pool=pool, progress=progress)
     except ExperimentError as error:
         raise click.ClickException(str(error)) from None
     made = make_report(experiment, goal, reference, target_return=target_return)
@@ -163,8 +160,12 @@ def report(
 @main.command()
 @click.argument("config")
 @_goal
-@click.option("--runners", type=_COUNTS, default="auto", help="Env runners. [default: up to the cores]")
-@click.option("--envs", type=_COUNTS, default="auto", help="Envs of each. [default: while more pay off]")
+@click.option(
+    "--runners", callback=_parsed(_counts), default="auto", metavar="1,2,4", help="Env runners. [default: up to the cores]"
+)
+@click.option(
+    "--envs", callback=_parsed(_counts), default="auto", metavar="1,2,4", help="Envs of each. [default: while more pay off]"
+)
 @click.option(
     "--budget",
     type=click.FloatRange(min=0, min_open=True),
@@ -184,7 +185,7 @@ def report(
     show_default=True,
     help="File or URI of the HTML page to write; an existing one is replaced.",
 )
-@click.option("--write", type=_FILE, help="Python file to write the tuned config to.")
+@click.option("--write", callback=_parsed(_file), metavar="FILE", help="Python file to write the tuned config to.")
 def sweep(config: str, goal: Goal, budget: float | None, write: Path | None, **options: Any) -> None:
     """Find the best number of env runners and envs.
 
