@@ -1,13 +1,11 @@
-"""`ScalingReporter`: prints a table of configurations while Tune runs, and writes the report at the end."""
+"""`ScalingReporter`: prints the report while Tune runs, and writes the page at the end."""
 
 from __future__ import annotations
 
 import importlib.util
 import logging
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 try:
@@ -18,13 +16,11 @@ except ImportError as error:
 from rl_scaling_callback.analysis.goals import Goal
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
-from rl_scaling_callback.report import PAGE
+from rl_scaling_callback.report import PAGE, Report, make_report, print_report, render_page
 from rl_scaling_callback.storage import Location
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
-
-    from rl_scaling_callback.report import Report
 
 logger = logging.getLogger("rl_scaling_callback")
 
@@ -33,7 +29,7 @@ _READING_SHARE: Final = 0.02
 
 
 class ScalingReporter(tune.Callback):
-    """Prints a table of configurations while Tune runs, and writes the HTML page at the end.
+    """Prints a report while Tune runs, and writes the HTML page at the end.
 
     Add it to `tune.RunConfig(callbacks=[ScalingReporter()])`. Trials need not use `ScalingCallback`; if they do, the table also
     attributes the loss of efficiency to causes. Exceptions are logged and never interrupt Tune.
@@ -41,8 +37,7 @@ class ScalingReporter(tune.Callback):
     Args:
         goal: `"save"`, `"balanced"`, `"fastest"` or a custom `Goal`.
         reference: scale of the baseline, such as `"1r1e"`.
-        show: called with the report after a trial has completed and at the end. By default, prints the table after a trial and the
-            full report at the end.
+        show: called with the report after a trial has completed and at the end; by default, prints it.
 
     Raises:
         ValueError: if an argument has a value that is not allowed.
@@ -54,7 +49,7 @@ class ScalingReporter(tune.Callback):
         goal: str | Goal = "balanced",
         *,
         reference: str | Scale = "1r1e",
-        show: Callable[[Report], None] | None = None,
+        show: Callable[[Report], object] = print_report,
     ) -> None:
         self._goal = goal if isinstance(goal, Goal) else Goal.of(goal)
         self._reference = reference if isinstance(reference, Scale) else Scale.parse(reference)
@@ -72,10 +67,8 @@ class ScalingReporter(tune.Callback):
             return
         try:
             # The local folder that Tune's loggers write to; Tune uploads it to the storage later.
-            from rl_scaling_callback.report import print_so_far
-
             storage: Any = trial.storage
-            (self._show or print_so_far)(self._report(storage.experiment_driver_staging_path))
+            self._show(self._report(storage.experiment_driver_staging_path))
         except Exception as error:
             _warn("the table can't be shown", error)
         ended = time.monotonic()
@@ -86,34 +79,19 @@ class ScalingReporter(tune.Callback):
         if not trials:
             return
         try:
-            from rl_scaling_callback.report import print_report
-
             storage: Any = trials[0].storage
-            report = self._report(Location(storage.storage_filesystem, storage.experiment_fs_path, storage.experiment_fs_path))
-            (self._show or print_report)(report)
-            self._write(report, storage)
+            folder = Location(storage.storage_filesystem, storage.experiment_fs_path, storage.experiment_fs_path)
+            report = self._report(folder)
+            self._show(report)
+            page = folder.below(PAGE)
+            with page.filesystem.open_output_stream(page.path) as stream:
+                stream.write(render_page(report).encode())
+            logger.info("ScalingReporter: wrote %s", page.text)
         except Exception as error:
             _warn("the report can't be written", error)
 
     def _report(self, source: Any) -> Report:
-        from rl_scaling_callback.report import make_report
-
         return make_report(read_experiment(source, reference=self._reference), self._goal, self._reference)
-
-    def _write(self, report: Report, storage: Any) -> None:
-        from pyarrow import fs
-
-        from rl_scaling_callback.report import write_page
-
-        with tempfile.TemporaryDirectory() as folder:
-            write_page(report, Path(folder) / PAGE)
-            fs.copy_files(
-                folder,
-                storage.experiment_fs_path,
-                source_filesystem=fs.LocalFileSystem(),
-                destination_filesystem=storage.storage_filesystem,
-            )
-        logger.info("ScalingReporter: wrote %s/%s", storage.experiment_fs_path, PAGE)
 
 
 def _warn(what: str, error: Exception) -> None:

@@ -1,21 +1,18 @@
-"""Explains recommendations: the reasons, what makes them uncertain and what to do about it, and the alternatives."""
+"""What the report says about a recommendation: the reasons, what makes it uncertain and what to do about it, the alternatives."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Final
 
 from rl_scaling_callback.analysis.choice import ENOUGH_ITERATIONS, TO_GET_A_BASELINE, Recommendation, tied
 from rl_scaling_callback.analysis.configurations import MAX_ERROR, Configuration
-from rl_scaling_callback.analysis.goals import Goal, Standing, judge, standings
+from rl_scaling_callback.analysis.goals import Goal, Standing, standings
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.steady import DEFAULT_RULE
 from rl_scaling_callback.core.text import cpus, joined, listed, percent, printable, rounded, with_interval
-
-MAX_REPEATS: Final = 9
-"""Ten runs narrow the interval to a third of that of one run; more repeats are rarely worth their time."""
+from rl_scaling_callback.report.study import StudyReport
 
 _FIGURES: Final[Mapping[str, tuple[str, int, str]]] = {
     "efficiency": ("efficiency", 1, " %"),
@@ -59,6 +56,12 @@ def code_text(recommendation: Recommendation) -> str:
     return f"config.env_runners({counts})  # {cpus(math.ceil(choice.cpus))}"
 
 
+def decision_lines(study: StudyReport) -> list[str]:
+    """Return the goal, the reasons for the recommendation, and the alternatives, one paragraph each."""
+    asked = study.recommendation
+    return [f"Goal {asked.goal.name}: {goal_text(asked.goal)}.", reason_text(asked), *alternatives(study)]
+
+
 def reason_text(recommendation: Recommendation) -> str:
     """Return the reasons for the recommendation and its caveats, or what is missing and how to get it."""
     return " ".join([*why_lines(recommendation), *doubt_lines(recommendation)])
@@ -70,25 +73,20 @@ def why_lines(recommendation: Recommendation) -> Iterator[str]:
     if choice is None:
         return
     peers, figures = _scales(recommendation.peers), _figures(choice)
-    others = [each for each in recommendation.peers if each is not choice]
-    is_cheapest = all(each.cpus > choice.cpus for each in others)
-    cheapest = "needs the fewest CPUs" if is_cheapest else "needs no more CPUs than the others and has the smallest N"
+    is_alone, cheapest = len(recommendation.peers) == 1, f"{choice.scale} is the cheapest"
     if recommendation.ground == "guess":
         of_choice = f"the speedup of {choice.scale}, the best guess, is uncertain by {percent(choice.speedup_error)}"
         uncertain = f"all speedups are uncertain by more than {MAX_ERROR:.0f} %" if choice.is_baseline else of_choice
         yield f"The machine was too busy to tell: {uncertain}. Measure again when less else runs on it, or for longer."
     elif recommendation.ground == "nearest":
         yield f"No measured configuration meets {_asked(recommendation.goal.limits.items())}."
-        near = f"{peers} come about equally close; {choice.scale} {cheapest}" if others else f"{choice.scale} comes closest"
-        yield f"{near}: {figures}."
-        yield f"It misses {_missed(stands)}."
+        near = f"{peers} comes closest" if is_alone else f"{peers} come about equally close; {cheapest}"
+        yield f"{near}: {figures}. It misses {_missed(stands)}."
     else:
         asked = _asked((each.figure, each.limit) for each in stands if not math.isnan(each.reach))
         within = " within error" if any(each.reach < 1 for each in stands) else ""
         fastest = f"fastest with {asked}{within}" if asked else "fastest"
-        best = (
-            f"{peers} are the {fastest}, about equal; {choice.scale} {cheapest}" if others else f"{choice.scale} is the {fastest}"
-        )
+        best = f"{peers} is the {fastest}" if is_alone else f"{peers} are the {fastest}, about equal; {cheapest}"
         yield f"{best}: {figures}."
     yield from _worth(choice, recommendation.measured)
 
@@ -122,9 +120,8 @@ def doubt_lines(recommendation: Recommendation) -> Iterator[str]:
         yield f"Whether {choice.scale} meets {unknown} is unknown: it was not recorded."
     straddled = [each for each in stands if each.verdict == "undecided" and each.reach > 0]
     if straddled and recommendation.ground != "guess":
-        figures = (with_interval(each.value, each.error, *_FIGURES[each.figure][1:]) for each in straddled)
-        at = [f"{_limit(each.figure, each.limit)} at {figure}" for each, figure in zip(straddled, figures, strict=True)]
-        yield f"Undecided: {listed(at)}; {_remedy(recommendation, choice, straddled)}."
+        at = (f"{_limit(each.figure, each.limit)} at {_shown(each)}" for each in straddled)
+        yield f"Undecided: {listed(at)}; {_remedy(choice, straddled)}."
     if choice.band == "inefficient":
         yield "Its band is inefficient: consider less parallelism unless CPUs are plentiful."
     if math.isnan(choice.speedup):
@@ -154,64 +151,53 @@ def _no_throughput(unmeasured: Sequence[Configuration]) -> str:
     return f"Left out, no throughput measured: {_scales(unmeasured)}. {warmup}"
 
 
-def _remedy(recommendation: Recommendation, choice: Configuration, straddled: Sequence[Standing]) -> str:
+def _remedy(choice: Configuration, straddled: Sequence[Standing]) -> str:
     """Return how to settle undecided verdicts."""
-    baseline, repeat = recommendation.baseline, f"repeat {choice.scale} and the baseline"
     if any(each.figure == "sooner" for each in straddled):
-        return f"{repeat} with other seeds"
+        return f"repeat {choice.scale} and the baseline with other seeds"
     if choice.disturbed:
         return f"other programs interfered with {choice.scale} or the baseline. Repeat both without them"
-    if baseline is None or not choice.variance + baseline.variance >= 0:
-        return repeat
     if choice.noise.swept:
         return "a longer sweep (--budget) would narrow the interval"
-    needed = max(repeats_needed(choice, baseline, each.reach) for each in straddled)
-    if needed == math.inf:
-        return f"too close for {MAX_REPEATS} repeats to settle"
-    seconds = needed * ENOUGH_ITERATIONS * (choice.seconds + baseline.seconds)
-    cost = f", about {rounded(seconds, 0)} s plus start-up" if seconds > 0 else ""
-    return f"{repeat} {'once' if needed == 1 else f'{needed:g} times'}{cost}"
+    return f"repeat {choice.scale} and the baseline"
 
 
-def repeats_needed(choice: Configuration, baseline: Configuration, reach: float) -> float:
-    """Return how many repeats of both exclude the threshold from a figure's interval if the figure stays; infinite for too many.
-
-    Args:
-        choice: the configuration to judge.
-        baseline: the baseline of its speedup.
-        reach: figure / threshold.
-    """
-    for more in range(1, MAX_REPEATS + 1):
-        variance = sum(each.variance * len(each.runs) / (len(each.runs) + more) for each in (choice, baseline))
-        error = replace(choice.noise, dof=choice.noise.dof + 2 * more).error(variance)
-        if judge(reach, error, 1.0) != "undecided":
-            return more
-    return math.inf
-
-
-def runner_up_text(recommendation: Recommendation) -> str:
-    """Return the runner-up with its figures, and what it misses; "" if there is none."""
-    choice, runner_up = recommendation.choice, recommendation.runner_up
-    if choice is None or runner_up is None:
-        return ""
-    stands = standings(runner_up, recommendation.goal)
-    same = ", as fast within noise" if tied(runner_up, choice) else ""
-    misses = f"; it misses {missed}" if (missed := _missed(stands)) else ""
-    unclear = _asked((each.figure, each.limit) for each in stands if each.verdict == "undecided" and not each.misses)
-    return f"{runner_up.scale}: {_figures(runner_up)}{same}{misses}{f'; undecided: {unclear}' if unclear else ''}"
+def alternatives(study: StudyReport) -> list[str]:
+    """Return what limits the choice, the runner-up and the choices for other goals; nothing without a choice."""
+    asked = study.recommendation
+    if asked.choice is None:
+        return []
+    others = [
+        f"{name}: {choice_text(each).removeprefix('Use ').lower()}" + (f" ({each.verdict})" if each.goal.limits else "")
+        for name, each in study.recommendations.items()
+        if each is not asked
+    ]
+    lines = {
+        "Bottleneck": _bottleneck(asked.choice),
+        "Runner-up": _runner_up(asked, asked.choice),
+        "Other goals": "; ".join(others),
+    }
+    return [f"{what}: {text}" for what, text in lines.items() if text]
 
 
-def bottleneck_text(recommendation: Recommendation) -> str:
-    """Return what limits the choice; "" if unknown."""
-    choice = recommendation.choice
-    if choice is None:
-        return ""
+def _bottleneck(choice: Configuration) -> str:
     if choice.diagnosis:
         return choice.diagnosis + (" (estimated: stepping and contention can't be separated)" if choice.losses_estimated else "")
     serial = formulas.serial_fraction(choice.speedup, choice.ideal)
     if not serial > 0:
         return ""
     return f"an effective serial fraction of {rounded(100 * serial, 0)} % (Karp–Flatt); the baseline's phases are unknown"
+
+
+def _runner_up(recommendation: Recommendation, choice: Configuration) -> str:
+    runner_up = recommendation.runner_up
+    if runner_up is None:
+        return ""
+    stands = standings(runner_up, recommendation.goal)
+    same = ", as fast within noise" if tied(runner_up, choice) else ""
+    misses = f"; it misses {missed}" if (missed := _missed(stands)) else ""
+    unclear = _asked((each.figure, each.limit) for each in stands if each.verdict == "undecided" and not each.misses)
+    return f"{runner_up.scale}: {_figures(runner_up)}{same}{misses}{f'; undecided: {unclear}' if unclear else ''}"
 
 
 def _asked(limits: Iterable[tuple[str, float]]) -> str:
@@ -221,6 +207,10 @@ def _asked(limits: Iterable[tuple[str, float]]) -> str:
 def _limit(figure: str, limit: float) -> str:
     name, _, unit = _FIGURES[figure]
     return f"{name} {'≤' if figure == 'cpus' else '≥'} {limit:g}{unit}"
+
+
+def _shown(standing: Standing) -> str:
+    return with_interval(standing.value, standing.error, *_FIGURES[standing.figure][1:])
 
 
 def _missed(stands: Iterable[Standing]) -> str:

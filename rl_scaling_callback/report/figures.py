@@ -1,4 +1,4 @@
-"""The figures of the report, drawn with Matplotlib. Legible in print and for colour-blind readers.
+"""The figures of the page, drawn with Matplotlib. Legible in print and for colour-blind readers.
 
 Colours are those of Okabe and Ito (2008), each combined with a marker or hatch.
 """
@@ -8,12 +8,9 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import cycle
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -39,10 +36,9 @@ _OUTLINE: Final = "#1a1a1a"
 _WIDTH: Final = 5.4
 
 _STYLE: Final[Mapping[str, Any]] = {
-    "axes.edgecolor": INK,
+    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "grid.color", "text.color", "xtick.color", "ytick.color"), INK),
     "axes.facecolor": "none",
     "axes.grid": True,
-    "axes.labelcolor": INK,
     "axes.linewidth": 0.8,
     "axes.spines.right": False,
     "axes.spines.top": False,
@@ -51,65 +47,37 @@ _STYLE: Final[Mapping[str, Any]] = {
     "figure.constrained_layout.use": True,
     "font.size": 10,
     "grid.alpha": 0.18,
-    "grid.color": INK,
     "grid.linewidth": 0.6,
     "hatch.linewidth": 0.7,
     "legend.fontsize": 9,
     "legend.frameon": False,
     "svg.fonttype": "none",
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A figure of the report.
-
-    Attributes:
-        name: its name, used in file names.
-        title: its title.
-        caption: how to read it.
-        absent: the reason to give if there is nothing to draw; "" for none.
-        draw: draws a study; returns None if there is nothing to draw.
-    """
+class Picture(NamedTuple):
+    """A figure of the page: its name, title, how to read it, and what draws it; None if there is nothing to draw."""
 
     name: str
     title: str
     caption: str
-    absent: str
     draw: Callable[[StudyReport], Figure | None]
 
     def svg(self, study: StudyReport, prefix: str = "") -> str | None:
         """Return the figure as an SVG element, identical for the same study; None if there is nothing to draw.
 
-        Args:
-            study: the study to draw.
-            prefix: prefix of its ids, so that those of several figures on one page don't clash.
+        A prefix keeps its ids apart from those of other figures on the page.
         """
-        written = io.StringIO()
-        if not self.save(study, written, metadata={"Date": None, "Creator": None, "Title": self.title}):
-            return None
-        svg = written.getvalue()
-        return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}", svg[svg.index("<svg") :])
-
-    def save(self, study: StudyReport, file: Path | io.StringIO, **options: Any) -> bool:
-        """Write the figure in SVG, and return whether there was anything to draw."""
         style: dict[Any, Any] = {**_STYLE, "svg.hashsalt": self.name}
         with mpl.rc_context(style):
             figure = self.draw(study)
-            if figure is not None:
-                figure.savefig(file, format="svg", **options)
-        return figure is not None
-
-
-def save_figures(study: StudyReport, folder: str | Path) -> tuple[Path, ...]:
-    """Write those figures of a study that can be drawn as SVG to a folder, created if missing, and return their paths."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    paths = {picture: Path(folder) / f"{picture.name}.svg" for picture in PICTURES}
-    options: dict[str, Any] = {"facecolor": "white", "metadata": {"Date": None}}
-    return tuple(path for picture, path in paths.items() if picture.save(study, path, **options))
+            if figure is None:
+                return None
+            written = io.StringIO()
+            metadata: dict[str, Any] = {"Date": None, "Creator": None, "Title": self.title}
+            figure.savefig(written, format="svg", metadata=metadata)
+        svg = written.getvalue()
+        return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}", svg[svg.index("<svg") :])
 
 
 def speedup_over_n(study: StudyReport) -> Figure | None:
@@ -126,11 +94,12 @@ def speedup_over_n(study: StudyReport) -> Figure | None:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     legend = axes.plot((unit, 2 * top), (1, 2 * top / unit), color=INK, linestyle="--", linewidth=1, label="ideal")
-    by_envs, by_runners = _grouped(known, lambda r, e: e), _grouped(known, lambda r, e: r)
-    of_runners = len(by_runners) < len(by_envs)
+    runners, envs = ({counts[axis] for counts in map(_counts, known)} for axis in (0, 1))
+    of_runners = len(runners) < len(envs)
     curves: list[Line2D] = []
-    groups = sorted((by_runners if of_runners else by_envs).items())
-    for (shared, members), colour, marker in zip(groups, cycle(_COLOURS), cycle(_MARKERS), strict=False):
+    styles = zip(sorted(runners if of_runners else envs), cycle(_COLOURS), cycle(_MARKERS), strict=False)
+    for shared, colour, marker in styles:
+        members = [c for c in known if _counts(c)[0 if of_runners else 1] == shared]
         n, speedup = [c.scale.parallelism for c in members], [c.speedup for c in members]
         bars = [[abs(end - c.speedup) for c, end in zip(members, ends, strict=True)] for ends in _ends(members)]
         axes.errorbar(n, speedup, bars, ecolor=colour, fmt="none", capsize=4, zorder=3)
@@ -142,10 +111,10 @@ def speedup_over_n(study: StudyReport) -> Figure | None:
             scales = [Scale(shared, step) if of_runners else Scale(step, shared) for step in steps]
             curves += _law(axes, [study.laws.chosen.predict(scale) for scale in scales], colour)
     legend += curves[:1]
-    for c in known:
-        if c is study.recommendation.choice:
-            ring: dict[str, Any] = {"marker": "o", "markersize": 12, "fillstyle": "none", "linestyle": "none", "zorder": 4}
-            legend += axes.plot(c.scale.parallelism, c.speedup, color=INK, label=f"recommended: {c.scale}", **ring)
+    choice = study.recommendation.choice
+    if choice is not None and choice.speedup > 0:
+        ring: dict[str, Any] = {"marker": "o", "markersize": 12, "fillstyle": "none", "linestyle": "none", "zorder": 4}
+        legend += axes.plot(choice.scale.parallelism, choice.speedup, color=INK, label=f"recommended: {choice.scale}", **ring)
     # Show bars down to their lower end, unless that squeezes everything else.
     lowest = max(min(_ends(known)[0]), min(c.speedup for c in known) / 8)
     axes.set(xlabel="N = env runners × envs per runner", ylabel="speedup [×]")
@@ -157,11 +126,9 @@ def speedup_over_n(study: StudyReport) -> Figure | None:
     return figure
 
 
-def _grouped(known: Sequence[Configuration], by: Callable[[int, int], int]) -> dict[int, list[Configuration]]:
-    groups: dict[int, list[Configuration]] = defaultdict(list)
-    for c in known:
-        groups[by(max(1, c.scale.num_env_runners), c.scale.num_envs_per_env_runner)].append(c)
-    return groups
+def _counts(c: Configuration) -> tuple[int, int]:
+    """Return its env runners, at least one, and envs per env runner."""
+    return max(1, c.scale.num_env_runners), c.scale.num_envs_per_env_runner
 
 
 def _ends(found: Sequence[Configuration]) -> tuple[list[float], list[float]]:
@@ -235,13 +202,12 @@ def learning_curves(study: StudyReport) -> Figure | None:
     return figure
 
 
-PICTURES: Final[tuple[Picture, ...]] = (
+PICTURES: Final = (
     Picture(
         "speedup",
         "Speedup over N",
         "Measured speedup and the ideal line, on logarithmic axes. Bars are 95 % intervals; curves show the scaling law with its "
         "95 % interval for a new measurement.",
-        "there is no baseline to compare with",
         speedup_over_n,
     ),
     Picture(
@@ -249,14 +215,12 @@ PICTURES: Final[tuple[Picture, ...]] = (
         "Loss by cause",
         "Lost efficiency by cause, in percentage points. Negative shares scaled better than ideal, or the machine was less busy "
         "than during the baseline.",
-        "no trial with a measured baseline recorded its phases",
         loss_by_cause,
     ),
     Picture(
         "returns",
         "Return over training time",
         "One curve per run. Its marker is where the run stays at the target return, the dashed line. At most eight configurations.",
-        "",
         learning_curves,
     ),
 )

@@ -1,4 +1,4 @@
-"""The report in JSON."""
+"""The report in JSON: figures in full precision, and the same sections as on the page."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from typing import Any
 
 from rl_scaling_callback.analysis.choice import Recommendation
 from rl_scaling_callback.analysis.configurations import Configuration
-from rl_scaling_callback.analysis.laws import Laws, axis_limit
-from rl_scaling_callback.core.formulas import NAN, interval
 from rl_scaling_callback.report.columns import COLUMNS
-from rl_scaling_callback.report.decisions import bottleneck_text, code_text, goal_text, reason_text, runner_up_text
+from rl_scaling_callback.report.decisions import alternatives, code_text, reason_text
 from rl_scaling_callback.report.report import Report
-from rl_scaling_callback.report.sections import law_lines, notes
+from rl_scaling_callback.report.sections import remarks, sections
 from rl_scaling_callback.report.study import StudyReport
 
 
@@ -32,61 +30,33 @@ def to_json(report: Report) -> str:
 
 
 def _study(study: StudyReport) -> dict[str, Any]:
+    chosen = study.laws.chosen
     return {
         "title": study.study.title,
-        "remarks": study.remarks,
         "facts": study.study.facts,
         "target_return": study.to_return.target,
         "configurations": [_configuration(c) for c in study.configurations],
         "recommendations": {name: _recommendation(each) for name, each in study.recommendations.items()},
-        "laws": {**_laws(study.laws), "predictions": [_prediction(each) for each in study.predictions()]},
+        "law": {"name": chosen.law.name, "formula": chosen.law.formula, **chosen.coefficients} if chosen else None,
         "checklist": [each._asdict() for each in study.checklist],
-        "notes": list(notes(study)),
+        "sections": {"Remarks": [*remarks(study)], "Alternatives": alternatives(study), **sections(study)},
     }
 
 
 def _configuration(c: Configuration) -> dict[str, Any]:
     figures = {column.name: column.value(c) for column in COLUMNS}
     errors = {f"{column.name}_error": column.error(c) for column in COLUMNS if column.error is not None}
-    more = {"from_repeats": c.noise.from_repeats, "losses": c.losses, "gains": c.gains, "runs": [run.name for run in c.runs]}
-    return figures | errors | more
+    return {**figures, **errors, "losses": c.losses, "gains": c.gains, "runs": [run.name for run in c.runs]}
 
 
 def _recommendation(recommendation: Recommendation) -> dict[str, Any]:
-    choice, runner_up = recommendation.choice, recommendation.runner_up
     return {
-        "asked": goal_text(recommendation.goal),
-        "choice": str(choice.scale) if choice else None,
+        "choice": str(recommendation.choice.scale) if recommendation.choice else None,
         "verdict": recommendation.verdict,
         "reason": reason_text(recommendation),
-        "runner_up": str(runner_up.scale) if runner_up else None,
-        "runner_up_reason": runner_up_text(recommendation),
-        "bottleneck": bottleneck_text(recommendation),
+        "runner_up": str(recommendation.runner_up.scale) if recommendation.runner_up else None,
         "code": code_text(recommendation),
     }
-
-
-def _laws(laws: Laws) -> dict[str, Any]:
-    fits = [
-        {
-            "name": fit.law.name,
-            "formula": fit.law.formula,
-            "coefficients": fit.coefficients,
-            "mean_error": fit.mean_error,
-            "max_error": max(fit.errors),
-        }
-        for fit in laws.fits
-    ]
-    axes = [{"name": name, "serial_fractions": each, "limit": axis_limit(each)} for name, each in laws.axes.items()]
-    chosen = laws.chosen.law.name if laws.chosen else None
-    return {"chosen": chosen, "fits": fits, "axes": axes, "notes": list(law_lines(laws))}
-
-
-def _prediction(prediction: Configuration) -> dict[str, Any]:
-    is_known = prediction.speedup_error > 0
-    low, high = interval(prediction.speedup, prediction.speedup_error) if is_known else (NAN, NAN)
-    figures = {"sps": prediction.sps, "speedup": prediction.speedup, "low": low, "high": high}
-    return {"config": str(prediction.scale), **figures}
 
 
 def _without_nan(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The report of an experiment, and its page: self-contained HTML without scripts, requests, external fonts or images."""
+"""The report of an experiment, and its page (`page.html.j2`): HTML without scripts, requests, external fonts or images."""
 
 from __future__ import annotations
 
@@ -97,13 +97,17 @@ def render_page(report: Report) -> str:
     """Return a report as HTML. All text from runs is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    from rl_scaling_callback.report.figures import INK, PICTURES
+    from rl_scaling_callback.report.figures import INK, PICTURES, Picture
+
+    def drawings(study: StudyReport, index: int) -> list[tuple[Picture, str]]:
+        drawn = [(picture, picture.svg(study, f"{picture.name}-{index}-")) for picture in PICTURES]
+        return [(picture, svg) for picture, svg in drawn if svg]
 
     environment = Environment(
         loader=PackageLoader(__package__, ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(rounded=text.rounded, printable=text.printable)
-    environment.globals.update(decisions=decisions, sections=sections, columns_of=columns_of, pictures=PICTURES, ink=INK)
+    environment.globals.update(decisions=decisions, sections=sections, columns_of=columns_of, drawings=drawings, ink=INK)
     return environment.get_template("page.html.j2").render(report=report)
 
 

@@ -1,4 +1,4 @@
-"""The sections of the report, which terminal and page share."""
+"""What the report says beside the recommendation (see `decisions`): terminal, page and JSON show the same sections."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ from rl_scaling_callback.analysis.laws import MAX_LAW_ERROR, MIN_CONFIGURATIONS,
 from rl_scaling_callback.analysis.noise import USUAL_STD, Noise
 from rl_scaling_callback.analysis.runs import LeftOut
 from rl_scaling_callback.core.attribution import MIN_LOSS
-from rl_scaling_callback.core.text import UNKNOWN, counted, joined, listed, percent, printable, rounded, with_interval
-from rl_scaling_callback.report.decisions import bottleneck_text, choice_text, goal_text, reason_text, runner_up_text
+from rl_scaling_callback.core.formulas import interval
+from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.text import counted, joined, listed, percent, printable, rounded, with_interval
 from rl_scaling_callback.report.study import StudyReport
-
-_MAX_ERROR: Final = 350.0
-"""Predictions with a larger error [%] are not worth showing."""
 
 _MAX_NAMES: Final = 3
 """Maximum number of names to list of what shares a reason."""
@@ -27,36 +25,49 @@ _MARKS: Final = {"met": "✓", "not met": "✗", "undecided": "?"}
 def sections(study: StudyReport) -> Mapping[str, list[str]]:
     """Return the sections behind the decision in order: by title, lines of one paragraph each."""
     found = {
-        "Notes": notes(study),
+        "Notes": _notes(study),
         "Losses by cause, and the speed without each": (_lost(c) for c in study.configurations if not c.is_baseline),
         "Checklist": (f"{_MARKS[c.verdict]} {c.stage}: {c.question} {c.evidence}" for c in study.checklist),
-        "Scaling laws": (*law_lines(study.laws), *map(_prediction, study.predictions())),
+        "Scaling laws": (*_law(study.laws), _prediction(study)),
         "Runs": (*(f"{name}: {text}" for name, text in study.study.facts.items()), *_runs(study)),
     }
     written = {title: [printable(line) for line in lines if line] for title, lines in found.items()}
     return {title: lines for title, lines in written.items() if lines}
 
 
-def reasons(study: StudyReport) -> list[str]:
-    """Return the goal, the reasons for the recommendation, and the alternatives, one paragraph each."""
-    asked = study.recommendation
-    return [f"Goal {asked.goal.name}: {goal_text(asked.goal)}.", reason_text(asked), *alternatives(study)]
+def remarks(study: StudyReport) -> Iterator[str]:
+    """Yield sentences without which the table could be misread."""
+    found = study.configurations
+    if smallest := next((c.scale for c in found if c.is_baseline and c.unit > 1), None):
+        yield f"Speedup is relative to {smallest}, the smallest scale measured, and efficiency to its N."
+    # Above 100 % by more than the error, and than that of figures with two digits.
+    beyond = [c for c in found if interval(c.efficiency, c.speedup_error if c.speedup_error > 2 else 2.0)[0] > 100]
+    if beyond:
+        scales = ", ".join(f"{c.scale} ({c.efficiency:.0f} %)" for c in beyond)
+        yield f"Superlinear: {scales}. Is the work per env step the same, and was the baseline undisturbed?"
+    name, is_given = study.to_return.name, study.to_return.is_given
+    known = [c.to_return for c in found if c.to_return.seconds > 0]
+    if known:
+        why = "" if is_given else ", the highest at which all runs stay for the last quarter of their time or longer"
+        yield f"Time to {name}: training time until the mean return stays at or above it{why}."
+        if all(math.isnan(each.error) for each in known):
+            yield "Times to return are those of one run each: other seeds may differ."
+    elif is_given:
+        yield f"No configuration stays at {name} in all of its runs."
 
 
-def alternatives(study: StudyReport) -> list[str]:
-    """Return what limits the choice, the runner-up and the choices for other goals."""
-    asked = study.recommendation
-    others = [
-        f"{name}: {choice_text(each).removeprefix('Use ').lower()}" + (f" ({each.verdict})" if each.goal.limits else "")
-        for name, each in study.recommendations.items()
-        if each is not asked and asked.choice
-    ]
-    lines = {"Bottleneck": bottleneck_text(asked), "Runner-up": runner_up_text(asked), "Other goals": "; ".join(others)}
-    return [f"{what}: {text}" for what, text in lines.items() if text]
+def left_out(found: Iterable[LeftOut]) -> Iterator[str]:
+    """Yield what was left out, all that share a reason in one line."""
+    names: dict[str, list[str]] = {}
+    for each in found:
+        names.setdefault(printable(each.reason), []).append(printable(each.name))
+    for reason, sharing in names.items():
+        more = [f"{len(sharing) - _MAX_NAMES} more"] if len(sharing) > _MAX_NAMES else []
+        yield f"{listed([*sharing[:_MAX_NAMES], *more])}: {reason}"
 
 
-def notes(study: StudyReport) -> Iterator[str]:
-    """Yield what readers need to interpret the numbers: what is missing, what ± means, and the notes of the runs."""
+def _notes(study: StudyReport) -> Iterator[str]:
+    """Yield what ± means, how phases and the baseline were measured, and the notes of the runs."""
     found, baseline = study.configurations, study.study.baseline
     noise = next((c.noise for c in found if not math.isnan(c.sps_error)), None)
     if noise is not None:
@@ -101,22 +112,19 @@ def _lost(configuration: Configuration) -> str:
     return f"{configuration.scale}, {configuration.loss:.0f} points: {', '.join(costs)}" if costs else ""
 
 
-def law_lines(laws: Laws) -> Iterator[str]:
-    """Yield the chosen law with its error, the others, the axes and the limits, or why there is no law."""
-    chosen, best = laws.chosen, laws.fits[0] if laws.fits else None
-    if chosen is not None:
+def _law(laws: Laws) -> Iterator[str]:
+    """Yield the chosen law with its error, or why there is none, and Amdahl's limits."""
+    if (chosen := laws.chosen) is not None:
+        where = "in µs per env step for r env runners with e envs each"
         coefficients = ", ".join(f"{name} = {rounded(value, 2)}" for name, value in chosen.coefficients.items())
-        terms = f"{chosen.law.formula}, in µs per env step for r env runners with e envs each, {coefficients}"
+        yield f"Chosen law, {chosen.law.name}: {chosen.law.formula}, {where}, {coefficients}."
         mean, most = rounded(chosen.mean_error, 1, " %"), rounded(max(chosen.errors), 1, " %")
-        yield f"Chosen law, {chosen.law.name}: {terms}."
         yield f"Its leave-one-out error is {mean} on average and {most} at most."
-    elif best is not None:
-        error = f"the best has a mean leave-one-out error of {rounded(best.mean_error, 0)} %"
+    elif laws.fits:
+        error = f"the best has a mean leave-one-out error of {rounded(laws.fits[0].mean_error, 0)} %"
         yield f"No law predicts these configurations: {error}, above the allowed {MAX_LAW_ERROR:.0f} %."
     else:
         yield f"A scaling law needs at least {MIN_CONFIGURATIONS} configurations, with different numbers of env runners."
-    if others := ", ".join(f"{fit.law.name} ({rounded(fit.mean_error, 1, ' %')})" for fit in laws.fits if fit is not chosen):
-        yield f"Mean leave-one-out error of {'other ' if chosen else ''}laws: {others}."
     for name, fractions in laws.axes.items():
         limit = axis_limit(fractions)
         bound = "no limit" if math.isnan(limit) else f"limit {rounded(limit, 1, '×')}"
@@ -125,31 +133,25 @@ def law_lines(laws: Laws) -> Iterator[str]:
         yield "Serial fractions need 1r×1e, and others with one env each or with one env runner."
 
 
-def _prediction(prediction: Configuration) -> str:
-    if not prediction.speedup_error <= _MAX_ERROR:
-        return f"Predicted {prediction.scale}: {UNKNOWN}"
-    speedup = with_interval(prediction.speedup, prediction.speedup_error, 2, "×")
-    return f"Predicted {prediction.scale}: {speedup}, {rounded(prediction.efficiency, 1, ' %')}"
+def _prediction(study: StudyReport) -> str:
+    """Return the fastest of the gaps in the grid and of twice the env runners, up to twice the largest N, as predicted."""
+    law, measured = study.laws.chosen, {c.scale for c in study.configurations}
+    if law is None:
+        return ""
+    runners, most = {scale.num_env_runners for scale in measured}, 2 * max(scale.parallelism for scale in measured)
+    wanted = {Scale(r, c.num_envs_per_env_runner) for r in {*runners, 2 * max({1, *runners})} for c in measured} - measured
+    predicted = [law.predict(scale) for scale in sorted(wanted) if scale.parallelism <= most]
+    best = max((each for each in predicted if each.speedup > 0), key=lambda each: each.speedup, default=None)
+    if best is None:
+        return ""
+    figures = f"{with_interval(best.speedup, best.speedup_error, 2, '×')}, {rounded(best.efficiency, 1, ' %')}"
+    return f"Fastest of those not measured, up to twice the largest N: {best.scale}, predicted {figures}."
 
 
 def _runs(study: StudyReport) -> Iterator[str]:
+    """Yield the runs with a steady window; others have no more to say than the table."""
     for run in study.study.runs:
-        steady, swept = run.steady, study.study.swept
-        name = run.name if run.name == str(run.scale) else f"{run.name} ({run.scale})"
-        error = "" if swept or math.isnan(steady.error) else f" {percent(steady.error)} within the run"
-        # Too few for an error, as in a table with one row per configuration, are neither steady nor not.
-        is_window = not (swept or math.isnan(steady.error))
-        length = counted(steady.iterations, "steady iteration" if is_window else "measurement")
-        length += ", not converged" if is_window and not steady.converged else ""
-        note = f"; {joined(run.notes)}" if run.notes else ""
-        yield f"{name}: {rounded(steady.sps, 0)} steps/s{error}, {length}{note}"
-
-
-def left_out(found: Iterable[LeftOut]) -> Iterator[str]:
-    """Yield what was left out, all that share a reason in one line."""
-    names: dict[str, list[str]] = {}
-    for each in found:
-        names.setdefault(printable(each.reason), []).append(printable(each.name))
-    for reason, sharing in names.items():
-        more = [f"{len(sharing) - _MAX_NAMES} more"] if len(sharing) > _MAX_NAMES else []
-        yield f"{listed([*sharing[:_MAX_NAMES], *more])}: {reason}"
+        if not (study.study.swept or math.isnan(run.steady.error)):
+            length = counted(run.steady.iterations, "steady iteration") + ("" if run.steady.converged else ", not converged")
+            figures = f"{rounded(run.steady.sps, 0)} steps/s {percent(run.steady.error)} within the run, {length}"
+            yield f"{run.name} ({run.scale}): {'; '.join(filter(None, [figures, joined(run.notes)]))}"

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 from rl_scaling_callback.core.text import printable
 from rl_scaling_callback.report.columns import COLUMNS, Column, columns_of
-from rl_scaling_callback.report.decisions import choice_text, code_text, verdict_text
+from rl_scaling_callback.report.decisions import code_text, decision_lines, verdict_text
 from rl_scaling_callback.report.report import Report
-from rl_scaling_callback.report.sections import left_out, reasons, sections
+from rl_scaling_callback.report.sections import left_out, remarks, sections
 from rl_scaling_callback.report.study import StudyReport
 
 if TYPE_CHECKING:
@@ -38,32 +38,27 @@ def print_report(report: Report, console: Console | None = None, *, verbose: boo
     if not report.studies:
         lacking.insert(0, "Nothing to show: no run of this experiment could be read.")
     provenance = [f"{name}: {text}" for name, text in report.provenance.items()] if verbose or not report.studies else []
-    source = _wrapped([*report.experiment.notes, *lacking, *provenance], console)
-    _print([*source, ""] if source else [], console)
+    if about := [*report.experiment.notes, *lacking, *provenance]:
+        _print(console, about)
+        console.print()
     # Those with the most configurations come first.
     several = [study for study in report.studies if len(study.configurations) != 1]
     whole = report.studies if verbose or len(report.studies) == 1 else several[:_MAX_STUDIES]
     for study in whole:
         _print_table(study, console)
         for title, lines in sections(study).items() if verbose else ():
-            _print([title], console, style="bold")
-            _print([*_wrapped(lines, console, indent="  "), ""], console)
-        _print(_wrapped(reasons(study), console), console)
-        _print(filter(None, [code_text(study.recommendation)]), console)
-        _print([*_wrapped([verdict_text(study.recommendation)], console), ""], console, style="bold")
+            _print(console, [title], style="bold")
+            _print(console, lines, indent="  ")
+            console.print()
+        _print(console, decision_lines(study))
+        if code := code_text(study.recommendation):
+            console.print(code, markup=False, highlight=False, soft_wrap=True)  # not wrapped, so that it can be copied
+        _print(console, [verdict_text(study.recommendation)], style="bold")
+        console.print()
     if len(whole) < len(report.studies):
-        _print(["Other studies (--verbose shows their tables)" if whole else "Nothing to compare"], console, style="bold underline")
-        _print([*_wrapped((_in_one_line(study) for study in report.studies if study not in whole), console), ""], console)
-
-
-def print_so_far(report: Report, console: Console | None = None) -> None:
-    """Print the tables and the current recommendation of an experiment that is still running."""
-    from rich.console import Console
-
-    console = console or Console()
-    for study in report.studies:
-        _print_table(study, console)
-        _print([f"So far: {choice_text(study.recommendation)}", ""], console)
+        _print(console, ["Other studies (--verbose shows their tables)" if whole else "Nothing to compare"], style="bold underline")
+        _print(console, [_in_one_line(study) for study in report.studies if study not in whole])
+        console.print()
 
 
 def _in_one_line(study: StudyReport) -> str:
@@ -74,25 +69,18 @@ def _in_one_line(study: StudyReport) -> str:
     return f"{study.study.title}: only {only.scale}, {sps.cell(only)} {sps.unit}"
 
 
-def _wrapped(texts: Iterable[str], console: Console, indent: str = "") -> list[str]:
-    return [
-        line
-        for text in texts
-        for line in wrap(printable(text), console.width, initial_indent=indent, subsequent_indent=f"{indent}  ")
-    ]
-
-
-def _print(lines: Iterable[str], console: Console, style: str = "") -> None:
+def _print(console: Console, texts: Iterable[str], indent: str = "", style: str = "") -> None:
+    """Print paragraphs, wrapped with a hanging indent."""
     from rich.text import Text
 
-    # Code is not wrapped, so that it can be copied.
-    for line in lines:
-        console.print(Text(line, style), soft_wrap=True)
+    for text in texts:
+        for line in wrap(printable(text), console.width, initial_indent=indent, subsequent_indent=f"{indent}  "):
+            console.print(Text(line, style), soft_wrap=True)
 
 
 def _print_table(study: StudyReport, console: Console) -> None:
-    _print([printable(study.study.title)], console, style="bold underline")
-    _print(_wrapped(study.remarks, console), console)
+    _print(console, [study.study.title], style="bold underline")
+    _print(console, remarks(study))
     every = columns = columns_of(study.configurations)
     while console.measure(_table(study, columns), options=console.options.update(width=10_000)).maximum > console.width:
         spare = [column for column in columns if column.spare]
@@ -102,7 +90,8 @@ def _print_table(study: StudyReport, console: Console) -> None:
         columns = tuple(column for column in columns if column is not least)
     console.print(_table(study, columns))
     if without := ", ".join(column.header for column in every if column not in columns):
-        _print([*_wrapped([f"Columns left out to fit the terminal: {without}"], console), ""], console)
+        _print(console, [f"Columns left out to fit the terminal: {without}"])
+        console.print()
 
 
 def _table(study: StudyReport, columns: Sequence[Column]) -> Table:

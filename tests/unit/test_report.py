@@ -1,24 +1,34 @@
-"""The report as text and JSON."""
+"""The report in a terminal, as a page and in JSON. The sentences are in tests/data/reports."""
 
+import html
 import io
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Study
 from rl_scaling_callback.report import make_report, print_report, render_page, to_json
+from rl_scaling_callback.report.columns import columns_of
+from rl_scaling_callback.report.decisions import alternatives, code_text, doubt_lines, why_lines
+from rl_scaling_callback.report.sections import remarks, sections
 from tests import golden
-from tests.builders import MADE, report_of, run, users_ten
+from tests.builders import MADE, PRINTED, nan_row, report_of, run, sampled, users_ten
 
-HOSTILE = "<script>alert(1)</script>|*x*\n\x1b[31m"
+HOSTILE = "<script>document.title='run'</script><img src=x onerror=\"document.title='run'\">|*x*\n\x1b[31m[bold] :smile: {0}"
 
 
-def printed(report, width, **options):
+def printed(report, width=200, **options):
     written = io.StringIO()
     print_report(report, Console(file=written, width=width), **options)
     return written.getvalue()
+
+
+def words(page):
+    """Return the text of a page."""
+    return " ".join(html.unescape(re.sub(r"<style>.*?</style>|<[^>]*>", "", page, flags=re.DOTALL)).split())
 
 
 @pytest.fixture(scope="module")
@@ -39,60 +49,92 @@ def test_goal_and_reference_can_be_strings(report):
 
 
 def test_narrow_terminal_names_dropped_columns(report):
-    assert "Columns left out" not in printed(report, 200)
+    assert "Columns left out" not in printed(report)
     narrow = printed(report, 60)
     assert "Columns left out to fit the terminal: time, loss, SPS per CPU" in " ".join(narrow.split())
-    assert max(map(len, narrow.split("Goal")[0].splitlines())) <= 80
+    assert max(map(len, narrow.splitlines())) <= 80  # the line of code is not wrapped
     assert re.search(r"4r×1e +4 +3,730 +2\.71 +67\.7 +good", narrow)
 
 
-def test_json_has_full_precision_and_null_for_nan(report):
-    document = json.loads(to_json(report))
-    (study,) = document["studies"]
-    for row, c in zip(study["configurations"], report.studies[0].configurations, strict=True):
-        assert (row["config"], row["sps"], row["speedup"], row["efficiency"]) == (str(c.scale), c.sps, c.speedup, c.efficiency)
-        assert row["sps_error"] is None
-    assert study["recommendations"]["balanced"]["choice"] == "4r×1e"
-    assert [each["config"] for each in study["laws"]["predictions"]] == [str(f.scale) for f in report.studies[0].predictions()]
-
-
 def test_superlinear_efficiency_within_its_error_is_not_pointed_out():
-    assert report_of(run("1r1e", [1.0] * 5), run("4r1e", [1 / 4.3] * 5)).studies[0].remarks == ()
+    assert not [*remarks(report_of(run("1r1e", [1.0] * 5), run("4r1e", [1 / 4.3] * 5)).studies[0])]
 
 
 def test_many_studies_take_one_line_each():
-    studies = [Study(f"study {index}", (run("1r1e", [1.0]), run("2r1e", [0.6]))) for index in range(6)]
-    lone = Study("alone", (run("4r1e", [0.5]),))
-    report = make_report(Experiment("here", (*studies, lone), notes=("A note.",)), made=MADE)
-    lines = printed(report, 200).splitlines()
+    studies = [Study(f"study {index}", (run("1r1e", [1.0]), run("2r1e", [0.6]))) for index in range(5)]
+    report = make_report(Experiment("here", (*studies, Study("alone", (run("4r1e", [0.5]),))), notes=("A note.",)), made=MADE)
+    lines = [line for line in printed(report).splitlines() if line]
     assert lines[0] == "A note."
-    assert "A note." in render_page(report)
-    assert json.loads(to_json(report))["notes"] == ["A note."]
+    assert "A note." in words(render_page(report))
     assert sum(line.startswith(" 2r×1e") for line in lines) == 4
-    assert [line for line in lines if line][-4:] == [
+    assert lines[-3:] == [
         "Other studies (--verbose shows their tables)",
         "study 4: Use 2r×1e: 1.67×, 83.3 %. Goal balanced: not met.",
-        "study 5: Use 2r×1e: 1.67×, 83.3 %. Goal balanced: not met.",
         "alone: only 4r×1e, 2,000 steps/s",
     ]
-    assert sum(line.startswith(" 2r×1e") for line in printed(report, 200, verbose=True).splitlines()) == 6
+    assert sum(line.startswith(" 2r×1e") for line in printed(report, verbose=True).splitlines()) == 5
 
 
 def test_what_shares_a_reason_is_left_out_in_one_line():
     left = [LeftOut(f"trial {index}", "no result") for index in range(5)]
-    others = [LeftOut(f"x{index}", f"reason {index}") for index in range(4)]
-    report = report_of(left_out=(*left, *others))
-    text = printed(report, 200)
+    text = printed(report_of(left_out=(*left, *(LeftOut(f"x{index}", f"reason {index}") for index in range(4)))))
     assert "Left out: 2 more (--verbose lists them)" in text
     assert "Left out: trial 0, trial 1, trial 2 and 2 more: no result" in text
     assert "Nothing to show" in text
-    assert json.loads(to_json(report))["studies"] == []
+
+
+def test_json_has_full_precision_and_null_for_nan(report):
+    (study,) = json.loads(to_json(report))["studies"]
+    for row, c in zip(study["configurations"], report.studies[0].configurations, strict=True):
+        assert (row["config"], row["sps"], row["speedup"], row["efficiency"]) == (str(c.scale), c.sps, c.speedup, c.efficiency)
+        assert row["sps_error"] is None
+    assert study["recommendations"]["balanced"]["choice"] == "4r×1e"
+
+
+def test_page_shows_the_data(report):
+    page, (study,) = render_page(report), report.studies
+    columns = columns_of(study.configurations)
+    cells = re.findall(r'data-column="(\w+)"[^>]*>([^<]*)<', page)
+    assert cells == [(column.name, column.cell(c)) for c in study.configurations for column in columns]
+    shown = {c.scale: {column.name: column.cell(c) for column in columns} for c in study.configurations}
+    assert {row["config"]: (int(row["parallelism"]), row["speedup"], row["efficiency"]) for row in shown.values()} == PRINTED
+    asked = study.recommendation
+    behind = [line for lines in sections(study).values() for line in lines]
+    texts = (*why_lines(asked), *doubt_lines(asked), *alternatives(study), code_text(asked), *behind)
+    for text in ("Use 4r×1e", *texts, "Goal balanced", "2026-11-22 12:00 UTC"):
+        assert " ".join(text.split()) in words(page)
+    # The speedup is drawn, and the text of the figure is part of the page; there are no losses to draw.
+    assert page.count("<svg") == 1
+    assert "N = env runners × envs per runner" in words(page)
+
+
+def test_page_is_self_contained_and_its_ids_are_unique(report):
+    page = render_page(replace(report, studies=report.studies * 2))
+    assert "default-src 'none'; style-src 'unsafe-inline'" in page
+    assert not re.search("<(script|link|iframe|object|embed)", page)
+    links = re.findall(r'\b(?:src|href)="([^"]*)"|url\(([^)]*)\)', page)
+    assert links
+    assert all((link or url).startswith("#") for link, url in links)
+    ids = re.findall(r'\bid="([^"]*)"', page)
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("runs", [[], [nan_row()], [run("2r1e", [1.0] * 5), run("4r1e", [0.6] * 5)], [run("1r1e", [1.0] * 5)]])
+def test_page_reports_what_is_missing(runs):
+    report = report_of(*runs)
+    text = words(render_page(report))
+    missing = [line for study in report.studies for line in doubt_lines(study.recommendation)]
+    assert all(line in text for line in missing or ["No run of this experiment could be read."])
+    assert not re.search(r"\bnan\b", text, re.IGNORECASE)
 
 
 def test_text_from_runs_is_escaped():
-    report = report_of(run("1r1e", [1.0] * 5, notes=(HOSTILE,)), left_out=(LeftOut(HOSTILE, "[bold] :smile: {0}"),))
-    terminal = printed(report, 200, verbose=True)
+    runs = [replace(sampled("1r1e", [3.0, 2.2, 2.0, 2.1, 1.9]), name=HOSTILE, notes=(HOSTILE,)), run("2r1e", [1.0, 1.1, 0.9])]
+    report = report_of(*runs, left_out=(LeftOut(HOSTILE, HOSTILE),), facts={HOSTILE: HOSTILE})
+    report = replace(report, provenance={"Source": HOSTILE})
+    terminal, page = printed(report, 1000, verbose=True), render_page(report)
     assert "\x1b" not in terminal
-    assert "Left out: <script>alert(1)</script>|*x*" in terminal
-    assert "[bold] :smile: {0}" in terminal
-    assert json.loads(to_json(report))["left_out"] == [{"name": HOSTILE, "reason": "[bold] :smile: {0}"}]
+    assert not re.search("<(script|img)", page)
+    shown = " ".join(HOSTILE.replace("\x1b", " ").split())
+    assert min(" ".join(terminal.split()).count(shown), words(page).count(shown)) >= 5
+    assert json.loads(to_json(report))["left_out"] == [{"name": HOSTILE, "reason": HOSTILE}]

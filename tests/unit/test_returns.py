@@ -13,6 +13,7 @@ from rl_scaling_callback.report.columns import COLUMNS
 from rl_scaling_callback.report.decisions import reason_text
 from rl_scaling_callback.report.json_form import to_json
 from rl_scaling_callback.report.report import make_report, render_page
+from rl_scaling_callback.report.sections import remarks
 from tests.builders import LATE, MONOTONE, curve, report_of
 
 
@@ -89,7 +90,16 @@ def test_nothing_is_shown_where_returns_cannot_be_compared(other):
     assert shown["target_return"] is None
     assert {row[key] for row in shown["configurations"] for key in row if "return" in key or key == "sooner"} == {None}
     page = render_page(report)
-    assert not any(text in page for text in ("Time to return", "sooner", 'data-picture="returns"'))
+    assert not any(text in page for text in ("Time to return", "sooner"))
+
+
+def test_one_run_each_has_no_interval_and_the_report_says_so():
+    runs = (curve("1r1e", MONOTONE), curve("4r1e", MONOTONE, 0.5))
+    one, four = configurations(Study("test", runs))
+    assert (one.to_return.sooner_error, four.sooner) == (0.0, 2.0)
+    assert math.isnan(four.to_return.sooner_error)
+    assert math.isnan(four.to_return.error)
+    assert "Times to return are those of one run each: other seeds may differ." in remarks(report_of(*runs).studies[0])
 
 
 def test_repeats_give_an_interval_for_a_repeat():
@@ -100,6 +110,7 @@ def test_repeats_give_an_interval_for_a_repeat():
     variance = (math.log(1.2) ** 2 / 2 + math.log(1.25) ** 2 / 2) / 2
     assert four.sooner_error == pytest.approx(100 * math.expm1(4.30265 * math.sqrt(2 * variance)), rel=1e-4)
     assert one.error == pytest.approx(100 * math.expm1(4.30265 * math.sqrt(variance)), rel=1e-4)
+    assert not any("one run each" in remark for remark in remarks(report_of(*slow, *fast).studies[0]))
 
 
 def test_repeats_of_which_one_never_gets_there_have_no_time():
@@ -132,12 +143,12 @@ def test_a_goal_may_exclude_the_fastest_and_needs_repeats(repeats, verdict):
     missing = "Undecided: speedup of the time to return ≥ 1.8× at 2.00×; repeat 4r×1e and the baseline with other seeds."
     assert (missing in reason_text(study.recommendation)) == (verdict == "undecided")
     one_run = "Times to return are those of one run each: other seeds may differ."
-    assert (one_run in study.remarks) == (repeats == 1)
+    assert (one_run in remarks(study)) == (repeats == 1)
 
 
 def test_a_given_return_that_no_run_reaches_is_said():
     experiment = report_of(curve("1r1e", MONOTONE), curve("4r1e", MONOTONE)).experiment
-    (study,) = make_report(experiment, target_return=1000).studies
-    assert study.remarks == ("No configuration stays at return 1,000 in all of its runs.",)
+    report = make_report(experiment, target_return=1000)
+    assert [*remarks(report.studies[0])] == ["No configuration stays at return 1,000 in all of its runs."]
     with pytest.raises(ValueError, match="target_return is nan; allowed are finite numbers"):
         make_report(experiment, target_return=NAN)
