@@ -193,12 +193,6 @@ def report(
     "probes, 0.5 on a disturbed machine, 0.2 for confirming, no limit without probes]",
 )
 @click.option(
-    "--keep-envs/--no-keep-envs",
-    default=True,
-    show_default=True,
-    help="Keep the envs of all probed configurations alive. Otherwise probing is slower but needs less memory and fewer licences.",
-)
-@click.option(
     "--page",
     default=f"~/ray_results/scaling_sweep/{PAGE}",
     show_default=True,
@@ -219,7 +213,6 @@ def sweep(config: str, goal: Goal, budget: float | None, num_cpus: int | None, w
     """
     try:
         from rl_scaling_callback.core.probing import ProbeError
-        from rl_scaling_callback.report.progress import progress_text
         from rl_scaling_callback.sweeping.cluster import connect
         from rl_scaling_callback.sweeping.config_file import load_config, write_config
         from rl_scaling_callback.sweeping.sweep import sweep as run_sweep
@@ -231,14 +224,7 @@ def sweep(config: str, goal: Goal, budget: float | None, num_cpus: int | None, w
         loaded = load_config(config)
         if num_cpus is not None:
             connect(num_cpus, insist=True)
-        made = run_sweep(
-            loaded,
-            goal,
-            budget_minutes=budget,
-            say=say,
-            progress=lambda view: say(progress_text(view)),
-            **options,
-        )
+        made = run_sweep(loaded, goal, budget_minutes=budget, say=say, **options)
     except (ValueError, TimeoutError, ProbeError) as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Final
 
 from rl_scaling_callback.analysis.choice import INDIFFERENCE
@@ -13,16 +14,48 @@ from rl_scaling_callback.analysis.race import powers_of_two
 from rl_scaling_callback.core.estimates import Estimate, trimmed_mean
 from rl_scaling_callback.core.text import counted, percent
 
-MIN_LEARN_SHARE: Final = 0.03
+_MIN_LEARN_SHARE: Final = 0.03
 """With a smaller share of updates in an iteration, their threads hardly matter."""
+
+PRECISE: Final = 0.1
+"""Half-width of the interval of ln of a ratio from which on more iterations aren't worth their time."""
+MIN_BLOCKS: Final = 3
+MAX_BLOCKS: Final = 8
 
 Block = Mapping[int, TrainedIteration]
 """One training iteration with each number of threads, at about the same time, in random order."""
 
 
-def thread_counts(most: int, default: int) -> list[int]:
-    """Return the numbers of threads to compare: the default, powers of two, and `most`."""
-    return sorted({default, *powers_of_two(most)})
+def thread_counts(most: int, default: float, learn_share: float) -> list[int]:
+    """Return the numbers of threads to compare: the default, powers of two, and `most`; none if they hardly matter.
+
+    Args:
+        most: largest number worth trying.
+        default: the number used otherwise; NaN if unknown.
+        learn_share: share of the updates in the time of an iteration.
+    """
+    if most < 2 or not default >= 1 or learn_share < _MIN_LEARN_SHARE:
+        return []
+    return sorted({int(default), *powers_of_two(most)})
+
+
+def compare_threads(
+    counts: Sequence[int], default: int, blocks: list[Block], least: int = MIN_BLOCKS, has_time: Callable[[], bool] = lambda: True
+) -> Generator[int, TrainedIteration, ThreadChoice]:
+    """Yield the number of threads for the next training iteration, which is to be sent, until the choice is clear; return it.
+
+    Completed blocks are added to `blocks`: at least `least`, and more only as long as there is time.
+    """
+    random = Random()
+    while True:
+        block = {}
+        for count in random.sample(counts, len(counts)):
+            block[count] = yield count
+        blocks.append(block)
+        choice = choose_threads(blocks, default)
+        enough = least if choice.is_gain or choice.half_width < PRECISE else MAX_BLOCKS
+        if len(blocks) >= enough or (len(blocks) >= least and not has_time()):
+            return choice
 
 
 @dataclass(frozen=True, slots=True)

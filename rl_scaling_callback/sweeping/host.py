@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -59,13 +59,13 @@ class _Host:
         self._algorithm = config.build_algo()
         return hardware.this_host()
 
-    def prepare(self, probes: bool, keep_envs: bool, threads: int | None) -> float:
+    def prepare(self, probes: bool, threads: int | None) -> float:
         """Train until the algorithm has learned; return the number of the learner's threads."""
         if probes:
             if threads is not None:
                 set_learner_threads(self._algorithm, threads)
-            self._prober = Prober(self._algorithm, max_seconds=_MAX_PROBE_S, probe_seconds=_PROBE_S, keep_envs=keep_envs)
-            self._switch = Switch(self._algorithm, keep_envs)
+            self._prober = Prober(self._algorithm, max_seconds=_MAX_PROBE_S, probe_seconds=_PROBE_S)
+            self._switch = Switch(self._algorithm)
         config = vars(self._algorithm.config)
         steps, before_learning = 0.0, steps_before_learning(config)
         while steps <= before_learning:
@@ -83,9 +83,9 @@ class _Host:
         named = {**dict(zip(RECORDED, parts, strict=True)), "all_resets": resets_s}
         return TrainedIteration(scale, reading.env_steps, reading.seconds, named)
 
-    def steps_per_update(self, scales: Sequence[Scale]) -> dict[Scale, float]:
+    def steps_per_update(self, scale: Scale) -> float:
         assert self._prober is not None
-        return {scale: self._prober.steps_per_round(scale) for scale in scales}
+        return self._prober.steps_per_round(scale)
 
     def probe(self, scale: Scale, number: int) -> Probe | str:
         """Return the probe, or the reason if it failed or took too long."""
@@ -97,7 +97,7 @@ class _Host:
 
     def is_whole(self) -> bool:
         group: Any = self._algorithm.env_runner_group
-        answers = group.foreach_env_runner(_answer, local_env_runner=False, timeout_seconds=_MAX_ANSWER_S)
+        answers = group.foreach_env_runner(bool, local_env_runner=False, timeout_seconds=_MAX_ANSWER_S)
         return bool(len(answers) == group.num_remote_env_runners())
 
     def stop(self) -> None:
@@ -106,17 +106,12 @@ class _Host:
         self._algorithm.stop()
 
 
-def _answer(env_runner: Any) -> bool:
-    return True
-
-
 class Host:
     """The driver's handle to the Algorithm's process, which has trained an iteration, because the first update is slower.
 
     Args:
         config: the config, with the largest number of env runners to probe.
         probes: whether to probe and train configurations in this Algorithm, instead of training its own only.
-        keep_envs: whether to keep the envs of probed configurations.
         say: called with a message if it has to wait for resources.
 
     Attributes:
@@ -128,10 +123,9 @@ class Host:
         TimeoutError: the cluster has no free resources for it.
     """
 
-    def __init__(
-        self, config: AlgorithmConfig, *, probes: bool = True, keep_envs: bool = True, say: Callable[[str], None] = print
-    ) -> None:
-        self._config, self._probes, self._keep_envs, self._say = config, probes, keep_envs, say
+    def __init__(self, config: AlgorithmConfig, *, probes: bool = True, say: Callable[[str], None] = print) -> None:
+        self._config, self._probes, self._say = config, probes, say
+        self._within_s = None if probes else _MAX_SILENCE_S
         self._start()
 
     def _start(self) -> None:
@@ -148,20 +142,11 @@ class Host:
         self._actor: Any = actor.options(**options).remote()
         try:
             self.machine: hardware.Host = self._ask("start", _timed(self._config), within_s=_MAX_START_S)
-            given = self._probes, self._keep_envs, learner_threads_of(self._config)
-            self.learner_threads: float = self._ask("prepare", *given, within_s=None if self._probes else _MAX_SILENCE_S)
+            threads = learner_threads_of(self._config)
+            self.learner_threads: float = self._ask("prepare", self._probes, threads, within_s=self._within_s)
         except BaseException:
             self.close()
             raise
-
-    def recover(self) -> bool:
-        """Start a new Algorithm if env runners have died or hang; return whether it did."""
-        with suppress(ProbeError):
-            if self._ask("is_whole", within_s=2 * _MAX_ANSWER_S):
-                return False
-        self.close()
-        self._start()
-        return True
 
     def train(self, scale: Scale, threads: int | None = None) -> TrainedIteration:
         """Run a training iteration at a scale, without probes that of the config; its figures may then be unknown.
@@ -170,21 +155,25 @@ class Host:
             scale: the scale.
             threads: the number of threads of the learner's torch from now on; None to leave it.
         """
-        within_s = None if self._probes else _MAX_SILENCE_S
         for _ in range(_MAX_ATTEMPTS):
-            iteration: TrainedIteration = self._ask("train", scale, self._probes, threads, within_s=within_s)
+            iteration: TrainedIteration = self._ask("train", scale, self._probes, threads, within_s=self._within_s)
             if not self._probes or (iteration.env_steps > 0 and 0 < iteration.seconds < math.inf and iteration.rest_s < math.inf):
                 return iteration
         raise ProbeError(f"{_MAX_ATTEMPTS} training iterations in a row at {scale} could not be timed")
 
-    def steps_per_update(self, scales: Sequence[Scale]) -> dict[Scale, float]:
-        """Return the env steps per learner update at each scale; infinite if updates depend on the env steps alone."""
-        steps: dict[Scale, float] = self._ask("steps_per_update", [*scales])
-        return steps
+    def steps_per_update(self, scale: Scale) -> float:
+        """Return the env steps per learner update at a scale; infinite if updates depend on the env steps alone."""
+        return float(self._ask("steps_per_update", scale))
 
     def probe(self, scale: Scale, number: int) -> Probe | str:
-        """Return a probe of a scale, or the reason if it failed."""
+        """Return a probe of a scale, or the reason if it failed; if env runners have died or hang, start a new Algorithm."""
         probe: Probe | str = self._ask("probe", scale, number)
+        if isinstance(probe, str):
+            with suppress(ProbeError):
+                if self._ask("is_whole", within_s=2 * _MAX_ANSWER_S):
+                    return probe
+            self.close()
+            self._start()
         return probe
 
     def close(self) -> None:

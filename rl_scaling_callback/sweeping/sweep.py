@@ -25,7 +25,6 @@ from rl_scaling_callback.sweeping.user_callbacks import with_learner_threads
 
 if TYPE_CHECKING:
     from rl_scaling_callback.report import Report
-    from rl_scaling_callback.report.progress import ProgressView
 
 Counts = Sequence[int] | Literal["auto"]
 
@@ -41,11 +40,9 @@ def sweep(
     runners: Counts = "auto",
     envs: Counts = "auto",
     budget_minutes: float | None = None,
-    keep_envs: bool = True,
     page: str | Path = PAGE,
     say: Callable[[str], None] = print,
     show: Callable[[Report], None] | None = None,
-    progress: Callable[[ProgressView], None] = lambda _: None,
 ) -> Report:
     """Find the best scale for a config and a goal, and return a report on the measurements.
 
@@ -63,18 +60,14 @@ def sweep(
         budget_minutes: time limit for measuring and confirming; starting Ray and the Algorithm does not count. By default, 12 s
             for probes after the first round, 30 s on a disturbed machine, and 12 s for confirming and for comparing numbers of the
             learner's threads. Without probes, no measurement starts after this time; by default, there is no limit.
-        keep_envs: keep the envs of all configurations between rounds; each env runner then has 1 + the sum of the different numbers
-            of envs. False keeps only its own envs and those of one configuration at a time, and rebuilds them for each probe. This
-            takes longer, but suits simulators with few licences or high memory use.
         page: path or URI of the HTML page to write; an existing one is replaced.
-        say: called with progress messages.
+        say: called with progress messages, such as the standings after each round of probes or training run.
         show: called with the report; by default, the report is printed.
-        progress: called with the standings after each round of probes or training run.
 
     Returns:
         The report. Its `config` is `config` at the recommended scale, or None without a recommendation. If more or fewer threads
-        make the learner clearly faster, a note tells by how much, and the config's `ScalingCallback` has `learner_threads`.
-        `interrupted` is True if the sweep was interrupted.
+        make the learner clearly faster, a note tells by how much, and the config's `ScalingCallback` has `learner_threads`, unless
+        it is of a subclass that doesn't take them. `interrupted` is True if the sweep was interrupted.
 
     Raises:
         TypeError: `config` is not an AlgorithmConfig.
@@ -98,10 +91,10 @@ def sweep(
     measured = config.copy(copy_frozen=False)
     if evaluates(vars(config)):
         measured.evaluation(evaluation_interval=None)
-    task = Task(measured, race, grid, budget_minutes and 60 * budget_minutes, say, progress)
+    task = Task(measured, race, grid, budget_minutes and 60 * budget_minutes, say)
     try:
         _check_probing(config)
-        swept = sweep_by_probes(task, grows=isinstance(envs, str), keep_envs=keep_envs)
+        swept = sweep_by_probes(task, grows=isinstance(envs, str))
     except ProbeError as error:
         say(f"Probing is not possible: {str(error).rstrip('.')}. Training each configuration in an Algorithm of its own instead.")
         swept = sweep_by_training(task)

@@ -41,7 +41,6 @@ class World:
             own,
             Scale(1, 1),
             grid,
-            lambda scale: True,
             goal=Goal.of("fastest"),
             prober=self,
             rescaler=self,
