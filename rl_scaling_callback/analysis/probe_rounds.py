@@ -174,10 +174,7 @@ class ProbeRounds:
 
     @property
     def resets(self) -> Array:
-        """Time in env resets, which probes exclude, per env step [s], shape (configurations,).
-
-        Each env step causes as many at any scale, and the env runners share them.
-        """
+        """Time in env resets, which probes exclude, per env step [s], shape (configurations,): the env runners share it."""
         together = sum(each.parts["all_resets"] for each in self.iterations) / sum(each.env_steps for each in self.iterations)
         return np.array([together / max(1, scale.num_env_runners) for scale in self.scales])
 

@@ -134,15 +134,11 @@ class Race:
 
         Args:
             scales: the configurations, the reference first.
-            seconds: sampling time per env step [s], shape (rounds, scales); NaN if not measured.
+            seconds: sampling time per env step [s], shape (rounds, scales), with the reference in at least one round; NaN if not
+                measured.
             rest: time of an iteration other than sampling, per env step [s], at the speed of the rounds; scalar or shape (scales,).
             rest_error: relative standard error of `rest`, including that of the speed.
-
-        Raises:
-            ValueError: the shape of `seconds` is wrong, or the reference was never measured.
         """
-        if seconds.ndim != 2 or seconds.shape[1] != len(scales) or not np.isfinite(seconds[:, 0]).any():
-            raise ValueError(f"seconds has shape {seconds.shape}; allowed is (rounds, {len(scales)}) with the reference measured")
         seconds = np.where((seconds > 0) & np.isfinite(seconds), seconds, NAN)[np.isfinite(seconds).any(axis=1)]
         rest = np.broadcast_to(rest, len(scales))
         fit = _fit(np.log(seconds))

@@ -90,23 +90,20 @@ class Tuner:
     """Tunes one trial.
 
     Args:
-        scale: the trial's own scale.
+        scale: the trial's own scale; as an attribute, that of the next iteration.
         reference: the smallest scale that can be probed.
         grid: the scales to try.
         goal: what to tune for.
         prober: measures scales; None if they can't be tuned.
         rescaler: changes the scale.
-        threads: the learner's threads.
+        threads: the learner's threads; as an attribute, their number in the next iteration, NaN if unknown.
         warn: logs a warning once.
         say: logs a line.
         clock: returns monotonic seconds.
 
     Attributes:
-        scale: the scale of the next iteration.
-        threads: the learner's threads in it; NaN if unknown.
         gain: the proven gain in throughput [×]; 1 if nothing was worth changing, NaN until it is known.
         gain_error: half-width of its 95 % interval [%].
-        rescaler: changes the scale.
         is_over: whether tuning is over.
     """
 
@@ -129,7 +126,7 @@ class Tuner:
         self._warn, self._say, self._clock = warn, say, clock
         self.scale, self.threads = scale, threads.own
         self.gain = self.gain_error = NAN
-        self._spent_s = self._unreported_s = self._since = 0.0
+        self._spent_s = self._since = 0.0
         self._unusable = 0  # iterations in a row
         self._apart = 0.0  # ln of the ratio between the gain of another scale as measured and as predicted
         self._reason = "nothing else is faster beyond noise"
@@ -146,10 +143,13 @@ class Tuner:
             "learner_threads": self.threads,
         }
 
-    def observe(self, scaling: Mapping[str, Any]) -> None:
-        """Take note of an iteration, given its injected dict, and do what is next. It may probe, which takes seconds."""
+    def observe(self, scaling: Mapping[str, Any]) -> float:
+        """Take note of an iteration, given its injected dict, and do what is next; return how long that took [s].
+
+        It may probe, which takes seconds.
+        """
         if self.is_over:
-            return
+            return 0.0
         self._since = self._clock()
         iteration = _iteration_of(scaling, self.scale)
         self._unusable = 0 if iteration is not None else self._unusable + 1
@@ -165,14 +165,10 @@ class Tuner:
             self.is_over = True
         except Exception as error:
             self._give_up(str(error))
-        self._unreported_s += self._clock() - self._since
-        self._spent_s += self._clock() - self._since
+        taken = self._clock() - self._since
+        self._spent_s += taken
         if self.is_over:
             self.end()
-
-    def take_seconds(self) -> float:
-        """Return the seconds spent outside of iterations since the last call."""
-        taken, self._unreported_s = self._unreported_s, 0.0
         return taken
 
     def _give_up(self, reason: str) -> None:

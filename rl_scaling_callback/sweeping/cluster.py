@@ -48,13 +48,16 @@ def connect(num_cpus: int, *, insist: bool = False) -> None:
         ray.init(log_to_driver=False)
 
 
-def reserve(request: Any, say: Callable[[str], None], longest_s: float = _MAX_WAIT_S) -> PlacementGroup | None:
-    """Reserve the resources of an Algorithm as Tune does; None if one of its processes requests none, which Ray can't reserve.
+def request(config: AlgorithmConfig) -> Any:
+    """Return the resources that Tune reserves for a trial: `bundles` has one mapping per process."""
+    algorithm: Any = config.algo_class
+    return algorithm.default_resource_request(config)
 
-    Args:
-        request: the return value of the algorithm's `default_resource_request`.
-        say: called with a message if others use the resources and it has to wait.
-        longest_s: time limit for waiting [s].
+
+def reserve(request: Any, say: Callable[[str], None], longest_s: float = _MAX_WAIT_S) -> PlacementGroup | None:
+    """Reserve a `request` as Tune does; None if one of its processes requests nothing, which Ray can't reserve.
+
+    If others use the resources, it says so and waits, for at most `longest_s` [s].
 
     Raises:
         TimeoutError: others still used them at the time limit.
@@ -145,6 +148,4 @@ def _refusal(config: AlgorithmConfig, runners: int) -> str:
 
 
 def _bundles(config: AlgorithmConfig, runners: int) -> list[Mapping[str, float]]:
-    """Return the resources that Tune reserves for a trial, one mapping per process."""
-    algorithm: Any = config.algo_class
-    return list(algorithm.default_resource_request(at_scale(config, Scale(runners, 1))).bundles)
+    return list(request(at_scale(config, Scale(runners, 1))).bundles)

@@ -50,7 +50,8 @@ _MAX_SILENCE_S: Final = 600.0
 class _Host:
     """The actor that runs in the separate process."""
 
-    _prober: Prober | None = None
+    _prober: Prober
+    _switch: Switch | None = None
     _lifetime = math.nan
 
     def start(self, config: AlgorithmConfig) -> hardware.Host:
@@ -61,21 +62,21 @@ class _Host:
 
     def prepare(self, probes: bool, threads: int | None) -> float:
         """Train until the algorithm has learned; return the number of the learner's threads."""
+        config = vars(self._algorithm.config)
+        steps, before_learning = 0.0, steps_before_learning(config)
         if probes:
             if threads is not None:
                 set_learner_threads(self._algorithm, threads)
             self._prober = Prober(self._algorithm, max_seconds=_MAX_PROBE_S, probe_seconds=_PROBE_S)
-            self._switch = Switch(self._algorithm)
-        config = vars(self._algorithm.config)
-        steps, before_learning = 0.0, steps_before_learning(config)
         while steps <= before_learning:
-            steps += self.train(read_scale(config), probes=False).env_steps
+            steps += self.train(read_scale(config)).env_steps
+        self._switch = Switch(self._algorithm) if probes else None
         return learner_threads(self._algorithm)
 
-    def train(self, scale: Scale, probes: bool, threads: int | None = None) -> TrainedIteration:
+    def train(self, scale: Scale, threads: int | None = None) -> TrainedIteration:
         if threads is not None:
             set_learner_threads(self._algorithm, threads)
-        result, resets_s = self._switch.train(scale) if probes else (self._algorithm.train(), 0.0)
+        result, resets_s = self._switch.train(scale) if self._switch else (self._algorithm.train(), 0.0)
         reading = read_measured(result, read_injected(result, MEASURED_KEYS), self._lifetime)
         self._lifetime = reading.lifetime
         # An iteration without parts makes their sums unknown; omitting it would make them too small.
@@ -84,12 +85,10 @@ class _Host:
         return TrainedIteration(scale, reading.env_steps, reading.seconds, named)
 
     def steps_per_update(self, scale: Scale) -> float:
-        assert self._prober is not None
         return self._prober.steps_per_round(scale)
 
     def probe(self, scale: Scale, number: int) -> Probe | str:
         """Return the probe, or the reason if it failed or took too long."""
-        assert self._prober is not None
         try:
             return self._prober.measure([scale], first_round=number)[0]
         except (ProbeError, ValueError) as error:
@@ -101,7 +100,7 @@ class _Host:
         return bool(len(answers) == group.num_remote_env_runners())
 
     def stop(self) -> None:
-        if self._prober is not None:
+        if self._switch is not None:
             self._prober.close()
         self._algorithm.stop()
 
@@ -129,8 +128,7 @@ class Host:
         self._start()
 
     def _start(self) -> None:
-        algorithm: Any = self._config.algo_class
-        request = algorithm.default_resource_request(self._config)
+        request = cluster.request(self._config)
         self._group = cluster.reserve(request, self._say)
         # If the main process requests nothing, the first bundle is an env runner's.
         own = {} if request.head_bundle_is_empty else dict(request.bundles[0])
@@ -156,13 +154,13 @@ class Host:
             threads: the number of threads of the learner's torch from now on; None to leave it.
         """
         for _ in range(_MAX_ATTEMPTS):
-            iteration: TrainedIteration = self._ask("train", scale, self._probes, threads, within_s=self._within_s)
+            iteration: TrainedIteration = self._ask("train", scale, threads, within_s=self._within_s)
             if not self._probes or (iteration.env_steps > 0 and 0 < iteration.seconds < math.inf and iteration.rest_s < math.inf):
                 return iteration
         raise ProbeError(f"{_MAX_ATTEMPTS} training iterations in a row at {scale} could not be timed")
 
     def steps_per_update(self, scale: Scale) -> float:
-        """Return the env steps per learner update at a scale; infinite if updates depend on the env steps alone."""
+        """Return the env steps per learner update at a scale (see `ProbeRounds`)."""
         return float(self._ask("steps_per_update", scale))
 
     def probe(self, scale: Scale, number: int) -> Probe | str:

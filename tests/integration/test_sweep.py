@@ -75,9 +75,6 @@ def measured(report):
     return {each.scale for each in report.studies[0].configurations}
 
 
-GRID = {Scale(1, 1), Scale(1, 2), Scale(2, 1), Scale(2, 2)}
-
-
 def odd(config):
     """Add what users have in their configs."""
     config.env_runners(num_env_runners=0, num_cpus_per_env_runner=0).callbacks([Mine, partial(ScalingCallback, probe=True)])
@@ -85,15 +82,15 @@ def odd(config):
 
 
 def test_sweep_returns_a_config_and_writes_a_page(tmp_path):
-    shown, standings = [], []
+    shown = []
     config = odd(costly(batch=40, step_s=0.01))
-    report, said = run(config, tmp_path, budget_minutes=0.2, show=shown.append, progress=standings.append)
+    report, said = run(config, tmp_path, budget_minutes=0.2, show=shown.append)
     choice = report.studies[0].recommendation.choice
     assert (report.config.num_env_runners, choice.scale.num_env_runners) == (2, 2)
     assert report.config.evaluation_interval == 2
     assert choice.cpus == 1.0
     assert shown
-    assert {row.scale for row in standings[-1].rows} == measured(report) == GRID
+    assert measured(report) == {Scale(1, 1), Scale(1, 2), Scale(2, 1), Scale(2, 2)}
     speedups = {each.scale: each.speedup for each in report.studies[0].configurations}
     assert speedups[Scale(2, 1)] == pytest.approx(2.0, rel=0.2)
     assert speedups[Scale(1, 2)] == pytest.approx(1.0, rel=0.2)
@@ -161,7 +158,20 @@ def test_threads_are_set_by_the_callback_of_the_user_if_there_is_one(given, othe
     assert (callback.func, callback.keywords) == (ScalingCallback, {**options, "learner_threads": 2})
     assert isinstance(callback(), ScalingCallback)
     assert tuned.callbacks_class == [Mine] * others
-    assert learner_threads_of(config) == (4 if options else None)
+
+
+class Fixed(ScalingCallback):
+    """A subclass with options of its own only."""
+
+    def __init__(self, name="mine"):
+        super().__init__(probe=False)
+
+
+def test_a_subclass_that_takes_no_threads_is_left_alone():
+    given = partial(Fixed, name="other")
+    tuned = with_learner_threads(costly().callbacks(given), 2)
+    assert tuned.callbacks_class is given
+    assert learner_threads_of(tuned) is None
 
 
 def test_callbacks_of_the_user_stay_beside_the_measuring_one():
@@ -180,7 +190,7 @@ def test_measuring_gives_no_advice(caplog):
     try:
         host.start(hosts._timed(costly(batch=20).env_runners(num_env_runners=0)))
         for _ in range(8):
-            host.train(Scale(0, 1), probes=False)
+            host.train(Scale(0, 1))
         host.stop()
     finally:
         logger.setLevel(level)
@@ -196,10 +206,10 @@ def test_learner_updates_with_the_threads_to_measure():
     level = logger.level
     try:
         host.start(hosts._timed(costly(batch=20).env_runners(num_env_runners=1)))
-        assert host.prepare(probes=True, keep_envs=True, threads=before + 1) == before + 1
-        host.train(Scale(1, 1), probes=True, threads=before + 2)
+        assert host.prepare(probes=True, threads=before + 1) == before + 1
+        host.train(Scale(1, 1), threads=before + 2)
         assert torch.get_num_threads() == before + 2
-        host.train(Scale(1, 2), probes=True)
+        host.train(Scale(1, 2))
         assert torch.get_num_threads() == before + 2
         host.stop()
     finally:
@@ -207,18 +217,15 @@ def test_learner_updates_with_the_threads_to_measure():
         logger.setLevel(level)
 
 
-@pytest.mark.parametrize(("keep", "most"), [(True, 1 + 1 + 2 + 3), (False, 1 + 3)])
-def test_envs_alive_at_a_time_and_after_a_sweep(tmp_path, keep, most):
-    host = Host(at_scale(costly(Simulator, batch=20, folder=str(tmp_path)), Scale(1, 1)), keep_envs=keep)
-    alive = []
+def test_no_env_lives_after_a_sweep(tmp_path):
+    host = Host(at_scale(costly(Simulator, batch=20, folder=str(tmp_path)), Scale(1, 1)))
     try:
-        for scale in (Scale(1, 1), Scale(1, 2), Scale(1, 3)):
+        for scale in (Scale(1, 1), Scale(1, 3)):
             assert host.probe(scale, 0).env_steps > 0
             assert host.train(scale).env_steps >= 20
-            alive.append(len(list(tmp_path.iterdir())))
+        assert len(list(tmp_path.iterdir())) == 1 + 1 + 3
     finally:
         host.close()
-    assert max(alive) == most
     assert list(tmp_path.iterdir()) == []
 
 

@@ -26,7 +26,7 @@ def blocks_of(updates, *paces, rest=1.0, noise=0.0):
     [(2, 1, [1, 2]), (3, 1, [1, 2, 3]), (8, 1, [1, 2, 4, 8]), (6, 2, [1, 2, 4, 6]), (2, 8, [1, 2, 8])],
 )
 def test_counts_are_powers_of_two_up_to_the_free_cores(most, default, counts):
-    assert thread_counts(most, default) == counts
+    assert thread_counts(most, default, learn_share=0.5) == counts
 
 
 def test_gain_is_that_within_blocks_on_a_machine_whose_speed_changes():
