@@ -22,11 +22,18 @@ def blocks_of(updates, *paces, rest=1.0, noise=0.0):
 
 
 @pytest.mark.parametrize(
-    ("most", "default", "counts"),
-    [(2, 1, [1, 2]), (3, 1, [1, 2, 3]), (8, 1, [1, 2, 4, 8]), (6, 2, [1, 2, 4, 6]), (2, 8, [1, 2, 8])],
+    ("most", "default", "learn_share", "counts"),
+    [
+        (3, 1, 0.5, [1, 2, 3]),
+        (6, 2, 0.5, [1, 2, 4, 6]),
+        (2, 8, 0.5, [1, 2, 8]),
+        (4, math.nan, 0.5, []),  # unknown
+        (4, 1, 0.02, []),  # updates are short
+        (1, 1, 0.5, []),  # no free cores
+    ],
 )
-def test_counts_are_powers_of_two_up_to_the_free_cores(most, default, counts):
-    assert thread_counts(most, default, learn_share=0.5) == counts
+def test_counts_are_powers_of_two_up_to_the_free_cores_if_they_matter(most, default, learn_share, counts):
+    assert thread_counts(most, default, learn_share) == counts
 
 
 def test_gain_is_that_within_blocks_on_a_machine_whose_speed_changes():

@@ -143,12 +143,6 @@ def test_threads_are_chosen_by_the_learners_own_time():
     assert "learner_threads=2" in world.log[0]
 
 
-def test_threads_that_bring_nothing_stay():
-    world = World(Scale(2, 32), vector_ms=0.05, learn_s=2.0, threads=Threads(2.0, 4))
-    assert world.tune().threads == 2.0
-    assert world.count == 2
-
-
 def test_threads_are_tuned_where_envs_cant_be():
     world = World(Scale(2, 1), learn_s=2.0, threads=Threads(1.0, 2), fails=[Scale(1, 1)])
     tuner = world.tune()
