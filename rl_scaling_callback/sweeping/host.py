@@ -60,13 +60,11 @@ class _Host:
         self._algorithm = config.build_algo()
         return hardware.this_host()
 
-    def prepare(self, probes: bool, threads: int | None) -> float:
+    def prepare(self, probes: bool) -> float:
         """Train until the algorithm has learned; return the number of the learner's threads."""
         config = vars(self._algorithm.config)
         steps, before_learning = 0.0, steps_before_learning(config)
         if probes:
-            if threads is not None:
-                set_learner_threads(self._algorithm, threads)
             self._prober = Prober(self._algorithm, max_seconds=_MAX_PROBE_S, probe_seconds=_PROBE_S)
         while steps <= before_learning:
             steps += self.train(read_scale(config)).env_steps
@@ -140,8 +138,7 @@ class Host:
         self._actor: Any = actor.options(**options).remote()
         try:
             self.machine: hardware.Host = self._ask("start", _timed(self._config), within_s=_MAX_START_S)
-            threads = learner_threads_of(self._config)
-            self.learner_threads: float = self._ask("prepare", self._probes, threads, within_s=self._within_s)
+            self.learner_threads: float = self._ask("prepare", self._probes, within_s=self._within_s)
         except BaseException:
             self.close()
             raise
@@ -155,7 +152,9 @@ class Host:
         """
         for _ in range(_MAX_ATTEMPTS):
             iteration: TrainedIteration = self._ask("train", scale, threads, within_s=self._within_s)
-            if not self._probes or (iteration.env_steps > 0 and 0 < iteration.seconds < math.inf and iteration.rest_s < math.inf):
+            if not self._probes or (
+                iteration.env_steps > 0 and 0 < iteration.seconds < math.inf and 0 < iteration.rest_s < math.inf
+            ):
                 return iteration
         raise ProbeError(f"{_MAX_ATTEMPTS} training iterations in a row at {scale} could not be timed")
 
@@ -203,7 +202,7 @@ def _timed(config: AlgorithmConfig) -> AlgorithmConfig:
     short because their length only affects reporting; DQN's, for example, have 1,000 updates.
     """
     others = [each for each in callbacks_of(config) if not measures(each)]
-    measuring: Any = functools.partial(ScalingCallback, baseline_sps=1.0)
+    measuring: Any = functools.partial(ScalingCallback, baseline_sps=1.0, learner_threads=learner_threads_of(config))
     timed = config.copy(copy_frozen=False)
     # The old API stack takes only one; beside the user's, the times of phases are unknown there.
     timed.callbacks([*others, measuring] if is_new_stack(vars(config)) else [*others, measuring][0])

@@ -197,8 +197,9 @@ def test_learner_updates_with_the_threads_to_measure_and_without_advice(caplog):
     logger = logging.getLogger("rl_scaling_callback")
     level = logger.level
     try:
-        host.start(hosts._timed(costly(batch=20).env_runners(num_env_runners=1)))
-        assert host.prepare(probes=True, threads=before + 1) == before + 1
+        config = costly(batch=20).env_runners(num_env_runners=1)
+        host.start(hosts._timed(config.callbacks(partial(ScalingCallback, learner_threads=before + 1))))
+        assert host.prepare(probes=True) == before + 1
         host.train(Scale(1, 1), threads=before + 2)
         assert torch.get_num_threads() == before + 2
         host.train(Scale(1, 2))

@@ -252,9 +252,9 @@ def test_budget_shorter_than_a_round_runs_one_round_and_leaves_a_guess(scripted)
     assert (found.ground, found.verdict) == ("guess", "undecided")
 
 
-@pytest.mark.parametrize(("noise", "seconds"), [(0.03, 12), (0.5, 30)])
+@pytest.mark.parametrize(("noise", "seconds"), [(0.1, 12), (0.5, 30)])
 def test_rounds_go_on_for_longer_while_errors_are_large(scripted, noise, seconds):
-    """Nothing is faster than the reference, so that the race isn't over soon."""
+    """More envs are hardly faster, so that the race isn't over soon."""
 
     def slow(self, scale, number):
         ScriptedHost.now += 0.2
@@ -262,12 +262,12 @@ def test_rounds_go_on_for_longer_while_errors_are_large(scripted, noise, seconds
         return Probe(scale, number, 80.0, took, (took,))
 
     ends = []
-    scripted(probe=slow, train=lambda self, scale: ends.append(ScriptedHost.now) or trained(scale, 1.0, resets_s=0.0))
+    scripted(probe=slow, train=lambda self, scale: ends.append(ScriptedHost.now) or trained(scale, 1.0))
     _, said = probe(runners=(1,), envs=(1, 2))
-    told = [text for text in said if text.startswith("Round")]
-    assert "Time is up before the race is decided" in said[len(told) + 1]
+    *_, last, up = [text for text in said if text.startswith(("Round", "Time is up"))]
+    assert last.endswith("2 of 2 configurations left, at most 0 s left")
+    assert up.startswith("Time is up before the race is decided")
     assert ends[-1] == pytest.approx(seconds, abs=2)
-    assert told[-1].endswith("2 of 2 configurations left, at most 0 s left")
 
 
 def test_a_stall_leads_to_more_iterations_that_confirm_instead_of_a_wide_interval(scripted):
@@ -303,9 +303,8 @@ def test_fewest_threads_as_fast_as_the_best_are_chosen_for_the_learner(scripted,
     swept, said = probe(envs=(1, 2))
     assert swept.learner_threads == 2
     note = "2 threads for the learner's torch instead of 1: iterations 1.13× ± 0.0 % as fast, updates 2.00× ± 0.0 %"
-    assert said[-2:] == ["Training with 1, 2, 3 threads for the learner's torch", said[-1]]
-    assert said[-1] in recommendation(swept).choice.notes
-    assert (said[-1] == note) == (slower == 1)
+    assert said[-2:] == ["Training with 1, 2, 3 threads for the learner's torch", note]
+    assert note in recommendation(swept).choice.notes
 
 
 def test_threads_are_not_compared_beyond_the_budget(scripted):
