@@ -102,7 +102,7 @@ class ProbeRounds:
 
         Args:
             scales: the configurations to start with, the reference first; larger ones are added as long as that pays off.
-            probe: probes a scale in the round of this number; returns the reason if that fails. Larger ones are then not tried.
+            probe: probes a scale in the round of this number; returns the reason if that fails.
             until: called with the outcome after each round; returns when the rounds end, on the clock.
             train: called after each round, before the outcome is known, to add to `iterations`.
 
@@ -131,16 +131,13 @@ class ProbeRounds:
         number, found = len(self.probes), dict[Scale, Probe]()
         self.probes.append(found)
         for scale in self.random.sample(order, len(order)) if number else order:
-            if scale in self.failed:
-                continue
             probed = probe(scale, number)
             if isinstance(probed, Probe):
                 found[scale] = probed
             elif scale == self.scales[0]:
                 raise ProbeError(probed)
             else:
-                untried = [each for each in self.running if is_within(scale, each) and not self.of(each)]
-                self.failed |= dict.fromkeys(untried, f"not tried after {scale}: {probed}") | {scale: probed}
+                self.failed[scale] = probed
 
     @property
     def scales(self) -> list[Scale]:

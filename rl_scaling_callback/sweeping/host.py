@@ -14,7 +14,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.util.placement_group import remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from rl_scaling_callback.analysis.probe_rounds import TrainedIteration
+from rl_scaling_callback.analysis.probe_rounds import TrainedIteration, is_within
 from rl_scaling_callback.callback import ScalingCallback
 from rl_scaling_callback.core.attribution import RECORDED
 from rl_scaling_callback.core.probing import Probe, ProbeError
@@ -122,6 +122,7 @@ class Host:
 
     def __init__(self, config: AlgorithmConfig, *, probes: bool = True, say: Callable[[str], None] = print) -> None:
         self._config, self._probes, self._say = config, probes, say
+        self._deadly: dict[Scale, str] = {}
         self._within_s = None if probes else _MAX_SILENCE_S
         self._start()
 
@@ -163,12 +164,19 @@ class Host:
         return float(self._ask("steps_per_update", scale))
 
     def probe(self, scale: Scale, number: int) -> Probe | str:
-        """Return a probe of a scale, or the reason if it failed; if env runners have died or hang, start a new Algorithm."""
+        """Return a probe of a scale, or the reason if it failed.
+
+        If env runners have died or hang, it starts a new Algorithm, and refuses larger scales from then on.
+        """
+        for smaller, why in self._deadly.items():
+            if is_within(smaller, scale):
+                return f"not tried after {smaller}: {why}"
         probe: Probe | str = self._ask("probe", scale, number)
         if isinstance(probe, str):
             with suppress(ProbeError):
                 if self._ask("is_whole", within_s=2 * _MAX_ANSWER_S):
                     return probe
+            self._deadly[scale] = probe
             self.close()
             self._start()
         return probe

@@ -215,25 +215,21 @@ def test_sweep_that_ends_early_reports_the_results_so_far(scripted, error, when)
     assert any(text.startswith("Interrupted:" if isinstance(error, KeyboardInterrupt) else "Ended early") for text in said)
 
 
-def test_configuration_that_cannot_be_probed_is_left_out_and_so_are_larger_ones(scripted):
+def test_configuration_that_cannot_be_probed_is_neither_probed_again_nor_trained(scripted):
     tried = []
 
     def fail(self, scale, number):
         tried.append(scale)
-        return "no licence" if scale.num_envs_per_env_runner > 2 else ScriptedHost.probe(self, scale, number)
+        return "no licence" if scale.num_envs_per_env_runner > 1 else ScriptedHost.probe(self, scale, number)
 
     def spy(self, scale):
         tried.append(scale)
         return ScriptedHost.train(self, scale)
 
     scripted(probe=fail, train=spy)
-    swept, _ = probe(envs=(1, 4, 8), budget_s=20.0)
-    failed = dict(swept.experiment.left_out)
-    assert failed.keys() == {"1r×4e", "1r×8e", "2r×4e", "2r×8e"}
-    times = Counter(tried)
-    assert times.keys() == {REFERENCE_SCALE, Scale(2, 1), Scale(1, 4), Scale(2, 4)}
-    assert times[Scale(1, 4)] == times[Scale(2, 4)] == 1
-    assert (failed["2r×4e"], failed["2r×8e"]) == ("no licence", "not tried after 2r×4e: no licence")
+    swept, _ = probe(envs=(1, 4), budget_s=20.0)
+    assert dict(swept.experiment.left_out) == {"1r×4e": "no licence", "2r×4e": "no licence"}
+    assert tried.count(Scale(1, 4)) == tried.count(Scale(2, 4)) == 1
 
 
 @pytest.mark.parametrize("budget_s", [10.0, 20.0])
