@@ -40,13 +40,13 @@ def thread_counts(most: int, default: float, learn_share: float) -> list[int]:
 
 
 def compare_threads(
-    counts: Sequence[int], default: int, blocks: list[Block], least: int = MIN_BLOCKS, has_time: Callable[[], bool] = lambda: True
+    counts: Sequence[int], default: int, least: int = MIN_BLOCKS, has_time: Callable[[], bool] = lambda: True
 ) -> Generator[int, TrainedIteration, ThreadChoice]:
     """Yield the number of threads for the next training iteration, which is to be sent, until the choice is clear; return it.
 
-    Completed blocks are added to `blocks`: at least `least`, and more only as long as there is time.
+    It takes at least `least` blocks, and more only as long as there is time.
     """
-    random = Random()
+    random, blocks = Random(), list[Block]()
     while True:
         block = {}
         for count in random.sample(counts, len(counts)):
@@ -63,6 +63,7 @@ class ThreadChoice:
     """The number of threads chosen, and what it gains.
 
     Attributes:
+        blocks: the iterations that it rests on.
         threads: the smallest number whose updates are at most 2 % slower than the fastest; the default unless another number is
             clearly faster.
         default: the number used otherwise.
@@ -72,6 +73,7 @@ class ThreadChoice:
         half_width: largest half-width of the 95 % intervals of the logs of all numbers' update gains.
     """
 
+    blocks: Sequence[Block]
     threads: int
     default: int
     compared: int
@@ -102,6 +104,7 @@ def choose_threads(blocks: Sequence[Block], default: int) -> ThreadChoice:
     is_faster = fewest != default and gains[fewest].mean > gains[fewest].half_width
     compared = fewest if is_faster else max(others, key=lambda count: means[count])
     return ThreadChoice(
+        blocks=blocks,
         threads=fewest if is_faster else default,
         default=default,
         compared=compared,

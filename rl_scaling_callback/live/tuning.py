@@ -22,7 +22,7 @@ from rl_scaling_callback.analysis.choice import INDIFFERENCE
 from rl_scaling_callback.analysis.goals import Goal, may_meet
 from rl_scaling_callback.analysis.probe_rounds import REST, ROUNDS_S, ProbeRounds, TrainedIteration
 from rl_scaling_callback.analysis.race import Grid, Race
-from rl_scaling_callback.analysis.thread_choice import Block, compare_threads, thread_counts
+from rl_scaling_callback.analysis.thread_choice import compare_threads, thread_counts
 from rl_scaling_callback.baseline.source import Warn
 from rl_scaling_callback.core.estimates import student_t
 from rl_scaling_callback.core.formulas import NAN
@@ -300,10 +300,9 @@ class Tuner:
         counts = thread_counts(self._threads.most, self._threads.own, learner_share)
         if not counts:
             return iterations, iterations
-        own, blocks = int(self._threads.own), list[Block]()
-        choice = yield from compare_threads(counts, own, blocks, least=_ITERATIONS)
+        choice = yield from compare_threads(counts, int(self._threads.own), least=_ITERATIONS)
         self._use(choice.threads)
-        return [block[own] for block in blocks], [block[choice.threads] for block in blocks]
+        return [block[choice.default] for block in choice.blocks], [block[choice.threads] for block in choice.blocks]
 
 
 def _train(iterations: list[TrainedIteration], count: int) -> Steps[list[TrainedIteration]]:

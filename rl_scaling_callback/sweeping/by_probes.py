@@ -18,16 +18,7 @@ from rl_scaling_callback.analysis.goals import Candidate
 from rl_scaling_callback.analysis.probe_rounds import MIN_ITERATIONS, ROUNDS_S, ProbeRounds, UnlikeTrainingError
 from rl_scaling_callback.analysis.race import MIN_ROUNDS, Outcome
 from rl_scaling_callback.analysis.runs import Run
-from rl_scaling_callback.analysis.thread_choice import (
-    MAX_BLOCKS,
-    MIN_BLOCKS,
-    PRECISE,
-    Block,
-    ThreadChoice,
-    choose_threads,
-    compare_threads,
-    thread_counts,
-)
+from rl_scaling_callback.analysis.thread_choice import MAX_BLOCKS, MIN_BLOCKS, PRECISE, ThreadChoice, compare_threads, thread_counts
 from rl_scaling_callback.core.estimates import trimmed_mean
 from rl_scaling_callback.core.probing import ProbeError
 from rl_scaling_callback.core.scale import REFERENCE_SCALE, Scale
@@ -93,18 +84,13 @@ def sweep_by_probes(task: Task, *, grows: bool = True) -> Swept:
 
 
 class _Sweep:
-    """A running sweep."""
+    """A running sweep; `threads` is the choice of the learner's threads, None if they weren't compared."""
 
     def __init__(self, task: Task, host: Host) -> None:
         self.task, self.host = task, host
         self.rounds = ProbeRounds(task.race, task.grid, task.clock, host.steps_per_update)
-        self.blocks: list[Block] = []
+        self.threads: ThreadChoice | None = None
         self._until = task.clock() + (task.budget_s or 0.0)
-
-    @property
-    def threads(self) -> ThreadChoice | None:
-        """The choice of the learner's threads; None if they weren't compared."""
-        return choose_threads(self.blocks, int(self.host.learner_threads)) if self.blocks else None
 
     def end_of_rounds(self, outcome: Outcome) -> float:
         """Tell the standings, and return when the rounds end."""
@@ -179,13 +165,14 @@ class _Sweep:
             self.task.say("The budget leaves no time to compare numbers of threads for the learner")
             return
         self.task.say(f"Training with {', '.join(map(str, counts))} threads for the learner's torch")
-        steps = compare_threads(counts, int(default), self.blocks, has_time=self._has_time)
+        steps = compare_threads(counts, int(default), has_time=self._has_time)
         try:
             threads = next(steps)
             while True:
                 threads = steps.send(self.host.train(choice, threads))
         except StopIteration as end:
-            self.task.say(f"{end.value}")
+            self.threads = end.value
+            self.task.say(f"{self.threads}")
 
     def runs(self, outcome: Outcome) -> list[Run]:
         """Return a run per configuration, whose only iteration is the one to expect."""
