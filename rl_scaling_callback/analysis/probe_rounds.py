@@ -94,7 +94,7 @@ class ProbeRounds:
     def run(
         self,
         scales: Iterable[Scale],
-        probe: Callable[[Scale, int], Probe | str],
+        probe: Callable[[Scale], Probe | str],
         until: Callable[[Outcome], float],
         train: Callable[[], None] = lambda: None,
     ) -> Outcome:
@@ -102,7 +102,7 @@ class ProbeRounds:
 
         Args:
             scales: the configurations to start with, the reference first; larger ones are added as long as that pays off.
-            probe: probes a scale in the round of this number; returns the reason if that fails.
+            probe: probes a scale; returns the reason if that fails.
             until: called with the outcome after each round; returns when the rounds end, on the clock.
             train: called after each round, before the outcome is known, to add to `iterations`.
 
@@ -125,13 +125,13 @@ class ProbeRounds:
                 return outcome
             self.out = outcome.out
 
-    def _run_round(self, probe: Callable[[Scale, int], Probe | str]) -> None:
+    def _run_round(self, probe: Callable[[Scale], Probe | str]) -> None:
         # The first round creates the envs, in all env runners at once; the configurations most likely to fail come last.
         order = sorted(self.running, key=lambda scale: (scale.num_envs_per_env_runner, -scale.num_env_runners))
-        number, found = len(self.probes), dict[Scale, Probe]()
-        self.probes.append(found)
-        for scale in self.random.sample(order, len(order)) if number else order:
-            probed = probe(scale, number)
+        order = self.random.sample(order, len(order)) if self.probes else order
+        self.probes.append(found := {})
+        for scale in order:
+            probed = probe(scale)
             if isinstance(probed, Probe):
                 found[scale] = probed
             elif scale == self.scales[0]:

@@ -246,9 +246,9 @@ class Tuner:
         rounds = ProbeRounds(Race(self._goal, cpus=lambda _: 1.0), self._grid, self._clock, iterations=list(before))
         scales = [self._reference, *sorted({self.own, *self._grid.smallest(2)})]
 
-        def probe(scale: Scale, number: int) -> Probe | str:
+        def probe(scale: Scale) -> Probe | str:
             try:
-                return prober.measure([scale], first_round=number)[0]
+                return prober.measure([scale])[0]
             except ProbeError as error:
                 if scale == self.own:
                     raise

@@ -85,10 +85,10 @@ class _Host:
     def steps_per_update(self, scale: Scale) -> float:
         return self._prober.steps_per_round(scale)
 
-    def probe(self, scale: Scale, number: int) -> Probe | str:
+    def probe(self, scale: Scale) -> Probe | str:
         """Return the probe, or the reason if it failed or took too long."""
         try:
-            return self._prober.measure([scale], first_round=number)[0]
+            return self._prober.measure([scale])[0]
         except (ProbeError, ValueError) as error:
             return str(error).removesuffix(f". {prober._INSTEAD}.")
 
@@ -163,7 +163,7 @@ class Host:
         """Return the env steps per learner update at a scale (see `ProbeRounds`)."""
         return float(self._ask("steps_per_update", scale))
 
-    def probe(self, scale: Scale, number: int) -> Probe | str:
+    def probe(self, scale: Scale) -> Probe | str:
         """Return a probe of a scale, or the reason if it failed.
 
         If env runners have died or hang, it starts a new Algorithm, and refuses larger scales from then on.
@@ -171,7 +171,7 @@ class Host:
         for smaller, why in self._deadly.items():
             if is_within(smaller, scale):
                 return f"not tried after {smaller}: {why}"
-        probe: Probe | str = self._ask("probe", scale, number)
+        probe: Probe | str = self._ask("probe", scale)
         if isinstance(probe, str):
             with suppress(ProbeError):
                 if self._ask("is_whole", within_s=2 * _MAX_ANSWER_S):

@@ -215,7 +215,7 @@ def test_no_env_lives_after_a_sweep(tmp_path):
     host = Host(at_scale(costly(Simulator, batch=20, folder=str(tmp_path)), Scale(1, 1)))
     try:
         for scale in (Scale(1, 1), Scale(1, 3)):
-            assert host.probe(scale, 0).env_steps > 0
+            assert host.probe(scale).env_steps > 0
             assert host.train(scale).env_steps >= 20
         assert len(list(tmp_path.iterdir())) == 1 + 1 + 3
     finally:

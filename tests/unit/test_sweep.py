@@ -76,12 +76,13 @@ class ScriptedHost:
         ScriptedHost.now += seconds
         return trained(scale, seconds, learn)
 
-    def probe(self, scale, number):
-        self.probed, self.trained_since = number + 1, 0
+    def probe(self, scale):
+        self.probed += scale == REFERENCE_SCALE
+        self.trained_since = 0
         self.fails(self)
         seconds = self.slower * 0.8 / scale.parallelism * self.random.lognormvariate(0, self.noise)
         ScriptedHost.now += seconds
-        return Probe(scale, number, 80.0, seconds, (seconds,) * scale.num_env_runners)
+        return Probe(scale, 0, 80.0, seconds, (seconds,) * scale.num_env_runners)
 
 
 @pytest.fixture
@@ -218,9 +219,9 @@ def test_sweep_that_ends_early_reports_the_results_so_far(scripted, error, when)
 def test_configuration_that_cannot_be_probed_is_neither_probed_again_nor_trained(scripted):
     tried = []
 
-    def fail(self, scale, number):
+    def fail(self, scale):
         tried.append(scale)
-        return "no licence" if scale.num_envs_per_env_runner > 1 else ScriptedHost.probe(self, scale, number)
+        return "no licence" if scale.num_envs_per_env_runner > 1 else ScriptedHost.probe(self, scale)
 
     def spy(self, scale):
         tried.append(scale)
@@ -252,10 +253,10 @@ def test_budget_shorter_than_a_round_runs_one_round_and_leaves_a_guess(scripted)
 def test_rounds_go_on_for_longer_while_errors_are_large(scripted, noise, seconds):
     """More envs are hardly faster, so that the race isn't over soon."""
 
-    def slow(self, scale, number):
+    def slow(self, scale):
         ScriptedHost.now += 0.2
         took = self.random.lognormvariate(0, noise) * (1.0 if scale == REFERENCE_SCALE else 0.98)
-        return Probe(scale, number, 80.0, took, (took,))
+        return Probe(scale, 0, 80.0, took, (took,))
 
     ends = []
     scripted(probe=slow, train=lambda self, scale: ends.append(ScriptedHost.now) or trained(scale, 1.0))

@@ -59,13 +59,13 @@ class World:
         return seconds * self.random.lognormvariate(0, 0.02)
 
     # The prober
-    def measure(self, scales, rounds=1, first_round=0):
+    def measure(self, scales):
         [scale] = scales
         if scale in self.fails:
             raise ProbeError("no licence")
         self.clock_s += 0.2
         seconds = self.noisy(self.sampling_s(scale)) * 512
-        return [Probe(scale, first_round, 512, seconds, (seconds,) * max(1, scale.num_env_runners))]
+        return [Probe(scale, 0, 512, seconds, (seconds,) * max(1, scale.num_env_runners))]
 
     def close(self):
         pass
@@ -182,11 +182,11 @@ def test_an_interruption_during_a_probe_ends_it():
     world = World(Scale(2, 1), learn_s=2.0, threads=Threads(1.0, 2))
     measure, interrupted = world.measure, []
 
-    def interrupt(scales, **kwargs):
+    def interrupt(scales):
         if not interrupted:
             interrupted.append(scales)
             raise KeyboardInterrupt
-        return measure(scales, **kwargs)
+        return measure(scales)
 
     world.measure = interrupt
     with pytest.raises(KeyboardInterrupt):
