@@ -129,7 +129,8 @@ class ProbeRounds:
         # The first round creates the envs, in all env runners at once; the configurations most likely to fail come last.
         order = sorted(self.running, key=lambda scale: (scale.num_envs_per_env_runner, -scale.num_env_runners))
         order = self.random.sample(order, len(order)) if self.probes else order
-        self.probes.append(found := {})
+        found: dict[Scale, Probe] = {}
+        self.probes.append(found)
         for scale in order:
             probed = probe(scale)
             if isinstance(probed, Probe):

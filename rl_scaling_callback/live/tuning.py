@@ -172,7 +172,8 @@ class Tuner:
         return taken
 
     def _give_up(self, reason: str) -> None:
-        self.is_over, (self.gain, self.gain_error) = True, Gain()
+        self.is_over = True
+        self.gain, self.gain_error = Gain()
         outcome = "The trial goes on as configured."
         try:
             self._go_back()

@@ -176,7 +176,8 @@ class _Sweep:
 
     def runs(self, outcome: Outcome) -> list[Run]:
         """Return a run per configuration, whose only iteration is the one to expect."""
-        rounds, machine, runs = self.rounds, self.host.machine, []
+        rounds, machine = self.rounds, self.host.machine
+        runs: list[Run] = []
         for each in outcome.candidates:
             seconds = rounds.env_steps / each.sps
             steady = Steady(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import ray
 
@@ -69,14 +69,13 @@ def experiment_of(
         source: what was measured.
         estimated: whether each run is an iteration to expect, with an error relative to the others, instead of a measured window.
     """
-    settings, algorithm = vars(config), config.algo_class
+    settings, algorithm = vars(config), cast(Any, config.algo_class)
     env = config.env if isinstance(config.env, str) else getattr(config.env, "__name__", "env")
     overlaps = is_asynchronous(settings)
-    name: Any = algorithm.__name__
     study = Study(
-        f"{name} on {env}",
+        f"{algorithm.__name__} on {env}",
         tuple(runs),
-        facts={"algorithm": name, "env": str(env), "cpu": machine.cpu, "ray": ray.__version__},
+        facts={"algorithm": algorithm.__name__, "env": str(env), "cpu": machine.cpu, "ray": ray.__version__},
         exclusive_phases=not overlaps,
         waits_are_known=overlaps,
         steps_in_turn=steps_in_turn(settings),
