@@ -253,7 +253,7 @@ def test_budget_shorter_than_a_round_runs_one_round_and_leaves_a_guess(scripted)
     assert (found.ground, found.verdict) == ("guess", "undecided")
 
 
-@pytest.mark.parametrize(("noise", "seconds"), [(0.05, 12), (0.5, 30)])
+@pytest.mark.parametrize(("noise", "seconds"), [(0.02, 12), (0.5, 30)])
 def test_rounds_go_on_for_longer_while_errors_are_large(scripted, noise, seconds):
     """Two envs are faster by the most that counts as equal, so that the race goes on for ever."""
 
