@@ -253,23 +253,17 @@ def test_budget_shorter_than_a_round_runs_one_round_and_leaves_a_guess(scripted)
     assert (found.ground, found.verdict) == ("guess", "undecided")
 
 
-@pytest.mark.parametrize(("noise", "seconds"), [(0.02, 12), (0.5, 30)])
-def test_rounds_go_on_for_longer_while_errors_are_large(scripted, noise, seconds):
-    """Two envs are faster by the most that counts as equal, so that the race goes on for ever."""
-
-    def slow(self, scale):
-        ScriptedHost.now += 0.2
-        self.times[scale] += 1
-        took = (1.0 if scale == REFERENCE_SCALE else 0.96) * math.exp(noise * math.sin(7 * self.times[scale] + scale.parallelism))
-        return Probe(scale, 0, 80.0, took, (took,))
-
-    ends = []
-    scripted(probe=slow, train=lambda self, scale: ends.append(ScriptedHost.now) or trained(scale, 1.0))
-    _, said = probe(runners=(1,), envs=(1, 2))
-    *_, last, up = [text for text in said if text.startswith(("Round", "Time is up"))]
-    assert last.endswith("2 of 2 configurations left, at most 0 s left")
-    assert up.startswith("Time is up before the race is decided")
-    assert ends[-1] == pytest.approx(seconds, abs=2)
+@pytest.mark.parametrize(("budget_s", "error", "end"), [(None, 5.0, 5 + 12), (None, 50.0, 5 + 30), (40.0, 50.0, 30)])
+def test_rounds_go_on_for_longer_while_errors_are_large(budget_s, error, end):
+    """By default only: 12 or 30 s after the first round. Otherwise, they leave a quarter of the budget."""
+    said = []
+    task = Task(CONFIG, Race(FASTEST), Grid((1,), (1,)), budget_s, said.append, clock=lambda: 0.0)
+    running = by_probes._Sweep(task, ScriptedHost(None))
+    running.rounds.since, running.rounds.probes = 5.0, [{}] * 3
+    best = SimpleNamespace(scale=Scale(1, 2), speedup=2.0, speedup_error=error)
+    assert running.end_of_rounds(SimpleNamespace(candidates=[best], out=frozenset(), best=best)) == end
+    assert said[0].startswith("Round 3: 1r×2e leads, 2.00× ± ")
+    assert said[0].endswith(f"at most {end} s left")
 
 
 def test_a_stall_leads_to_more_iterations_that_confirm_instead_of_a_wide_interval(scripted):
