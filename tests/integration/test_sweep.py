@@ -174,9 +174,8 @@ class Fixed(ScalingCallback):
 
 
 def test_a_subclass_that_takes_no_threads_is_left_alone():
-    given = partial(Fixed, name="other")
-    tuned = with_learner_threads(costly().callbacks(given), 2)
-    assert tuned.callbacks_class is given
+    tuned = with_learner_threads(costly().callbacks(partial(Fixed, name="other")), 2)
+    assert (tuned.callbacks_class.func, tuned.callbacks_class.keywords) == (Fixed, {"name": "other"})
     assert learner_threads_of(tuned) is None
 
 
