@@ -304,13 +304,13 @@ class ScalingCallback(RLlibCallback):
         """Let the tuner go on after an iteration; if it changed something for good, measure anew from the next one on."""
         values["tuned"] = setting = tuner.setting
         was_over = tuner.is_over
-        tuner.observe(values)
+        seconds = tuner.observe(values)
         setting |= {"gain": tuner.gain, "gain_error": tuner.gain_error}
         self._threads = tuner.threads
         if tuner.scale != monitor.trial.scale or (tuner.is_over > was_over and tuner.gain != 1):
             monitor.end()
             monitor = self._trial = self._monitor(algorithm, replace(monitor.trial, scale=tuner.scale))
-        if (seconds := tuner.take_seconds()) > _NO_PROBES_S:
+        if seconds > _NO_PROBES_S:
             monitor.note_probes(seconds)
 
     def _end(self) -> None:

@@ -174,12 +174,6 @@ def report(
     "0.2 for confirming, no limit without probes]",
 )
 @click.option(
-    "--keep-envs/--no-keep-envs",
-    default=True,
-    show_default=True,
-    help="Keep the envs of all probed configurations alive. Otherwise probing is slower but needs less memory and fewer licences.",
-)
-@click.option(
     "--page",
     default=f"~/ray_results/scaling_sweep/{PAGE}",
     show_default=True,
@@ -195,7 +189,6 @@ def sweep(config: str, goal: Goal, budget: float | None, write: Path | None, **o
     """
     try:
         from rl_scaling_callback.core.probing import ProbeError
-        from rl_scaling_callback.report.progress import progress_text
         from rl_scaling_callback.sweeping.config_file import load_config, write_config
         from rl_scaling_callback.sweeping.sweep import sweep as run_sweep
         from rl_scaling_callback.sweeping.user_callbacks import learner_threads_of
@@ -203,9 +196,7 @@ def sweep(config: str, goal: Goal, budget: float | None, write: Path | None, **o
         raise click.ClickException(str(error)) from None
     say = functools.partial(click.echo, err=True)
     try:
-        made = run_sweep(
-            load_config(config), goal, budget_minutes=budget, say=say, progress=lambda view: say(progress_text(view)), **options
-        )
+        made = run_sweep(load_config(config), goal, budget_minutes=budget, say=say, **options)
     except (ValueError, TimeoutError, ProbeError) as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:

@@ -1,17 +1,19 @@
-"""What rounds of probes and the training iterations between them have measured."""
+"""Rounds of probes until the best configuration is known, and what they and the training iterations between them measure."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from random import Random
 from statistics import fmean, median
 from typing import Final
 
 import numpy as np
 from scipy.optimize import nnls
 
-from rl_scaling_callback.analysis.race import Outcome, Race
+from rl_scaling_callback.analysis.race import Grid, Outcome, Race
 from rl_scaling_callback.core.estimates import Array, trimmed_mean
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.probing import DISAGREE, Probe, ProbeError
@@ -21,6 +23,10 @@ _COEFFICIENTS: Final = 3
 """Coefficients of the time of a learner update: a + b·r + c·N."""
 MIN_ITERATIONS: Final = _COEFFICIENTS + 1
 """With fewer training iterations, their residuals are 0 and say nothing about the error."""
+
+ROUNDS_S: Final = 12.0
+"""Default time limit for the rounds after the first one. In simulations (`tests/benchmarks/race.py`), ten rounds, which take about
+as long, choose nearly as well as forty."""
 
 REST: Final = ("learn", "sync", "other")
 """The phases of an iteration other than sampling and evaluation."""
@@ -54,27 +60,90 @@ class UnlikeTrainingError(ProbeError):
 
 @dataclass(slots=True)
 class ProbeRounds:
-    """A sweep's measurements so far.
+    """The rounds of probes of a sweep, or of a trial that tunes itself, and its training iterations.
 
     Attributes:
-        scales: the configurations, the reference first.
-        steps: env steps per learner update at each scale; infinite if updates depend on the env steps alone.
+        race: the rules.
+        grid: the scales to try.
+        clock: returns monotonic seconds.
+        steps_per_update: returns the env steps per learner update at a scale; infinite if updates depend on the env steps alone.
+        steps: these for each configuration, the reference first.
         probes: probes of each round, by configuration.
         iterations: the training iterations between rounds.
         confirmations: the training iterations after the rounds.
         out: eliminated configurations.
         failed: configurations that can't be probed, with the reason.
         probed_s: total time of the rounds [s].
+        since: end of the first round, which includes the creation of envs, on the clock.
     """
 
-    scales: list[Scale]
+    race: Race
+    grid: Grid
+    clock: Callable[[], float] = time.monotonic
+    steps_per_update: Callable[[Scale], float] = lambda scale: math.inf
     steps: dict[Scale, float] = field(default_factory=dict)
-    probes: list[Mapping[Scale, Probe]] = field(default_factory=list)
+    probes: list[dict[Scale, Probe]] = field(default_factory=list)
     iterations: list[TrainedIteration] = field(default_factory=list)
     confirmations: list[TrainedIteration] = field(default_factory=list)
     out: frozenset[Scale] = frozenset()
     failed: dict[Scale, str] = field(default_factory=dict)
     probed_s: float = 0.0
+    since: float = math.inf
+    random: Random = field(default_factory=Random)
+
+    def run(
+        self,
+        scales: Iterable[Scale],
+        probe: Callable[[Scale], Probe | str],
+        until: Callable[[Outcome], float],
+        train: Callable[[], None] = lambda: None,
+    ) -> Outcome:
+        """Run rounds until the best configuration is known or the time is up, and return the outcome.
+
+        Args:
+            scales: the configurations to start with, the reference first; larger ones are added as long as that pays off.
+            probe: probes a scale; returns the reason if that fails.
+            until: called with the outcome after each round; returns when the rounds end, on the clock.
+            train: called after each round, before the outcome is known, to add to `iterations`.
+
+        Raises:
+            ProbeError: the reference can't be probed, or probes don't reproduce training.
+        """
+        while True:
+            self.steps |= {scale: self.steps_per_update(scale) for scale in scales if scale not in self.steps}
+            started = self.clock()
+            self._run_round(probe)
+            self.probed_s += self.clock() - started
+            train()
+            self.check()
+            outcome = self.judge()
+            self.since = min(self.since, self.clock())
+            racing = {each.scale for each in outcome.candidates} - outcome.out
+            scales = self.race.worth_adding(outcome.candidates, self.grid, racing) if len(self.probes) > 1 else []
+            is_known = outcome.over and self.steps.keys() >= {*scales}
+            if until(outcome) < self.clock() or is_known:
+                return outcome
+            self.out = outcome.out
+
+    def _run_round(self, probe: Callable[[Scale], Probe | str]) -> None:
+        # The first round creates the envs, in all env runners at once; the configurations most likely to fail come last.
+        order = sorted(self.running, key=lambda scale: (scale.num_envs_per_env_runner, -scale.num_env_runners))
+        order = self.random.sample(order, len(order)) if self.probes else order
+        found: dict[Scale, Probe] = {}
+        self.probes.append(found)
+        for scale in order:
+            probed = probe(scale)
+            if isinstance(probed, Probe):
+                found[scale] = probed
+            elif scale == self.scales[0]:
+                raise ProbeError(probed)
+            else:
+                self.failed[scale] = probed
+
+    @property
+    def scales(self) -> list[Scale]:
+        """The configurations, the reference first."""
+        return [*self.steps]
 
     @property
     def running(self) -> list[Scale]:
@@ -103,10 +172,7 @@ class ProbeRounds:
 
     @property
     def resets(self) -> Array:
-        """Time in env resets, which probes exclude, per env step [s], shape (configurations,).
-
-        Each env step causes as many at any scale, and the env runners share them.
-        """
+        """Time in env resets, which probes exclude, per env step [s], shape (configurations,): the env runners share it."""
         together = sum(each.parts["all_resets"] for each in self.iterations) / sum(each.env_steps for each in self.iterations)
         return np.array([together / max(1, scale.num_env_runners) for scale in self.scales])
 
@@ -163,8 +229,7 @@ class ProbeRounds:
         used = [0, *np.flatnonzero(varying)[: len({*trained}) - 1]]
         coefficients = np.zeros(_COEFFICIENTS)
         coefficients[used] = nnls(_terms(trained)[:, used] / took[:, None], np.ones(len(took)))[0]
-        updates: Array = _terms(scales) @ coefficients
-        return updates
+        return np.asarray(_terms(scales) @ coefficients)
 
     def check(self) -> None:
         """Check that training iterations sample as probes of the same configurations do.
@@ -184,9 +249,9 @@ class ProbeRounds:
                 "outside RLlib's timers?"
             )
 
-    def judge(self, race: Race) -> Outcome:
-        """Return the outcome of a race after these rounds."""
-        return race.judge(self.scales, self.seconds, self.rest + self.resets, self.rest_error)
+    def judge(self) -> Outcome:
+        """Return the outcome of the race after these rounds."""
+        return self.race.judge(self.scales, self.seconds, self.rest + self.resets, self.rest_error)
 
     def of(self, scale: Scale) -> list[Probe]:
         """Return the probes of one configuration; none if one has failed."""

@@ -16,6 +16,7 @@ et al., Ann. Statist. 49(2), 2021 (boundaries); Huber, "Robust Statistics", 1981
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +29,6 @@ from scipy.special import ndtr, stdtrit
 from rl_scaling_callback.analysis.choice import INDIFFERENCE, choose, shortfall
 from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.analysis.goals import TOLERANCE, Goal, tolerance
-from rl_scaling_callback.analysis.noise import USUAL_DOF, USUAL_STD
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
@@ -54,34 +54,34 @@ _MAX_ERROR: Final = 999.0
 _MAX_STD: Final = 10.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Outcome:
-    """The standings of a race. Arrays have shape (scales,), with NaN for configurations not measured.
+    """The standings of a race.
 
     Attributes:
-        scales: the configurations; the first one is the reference.
-        speedup: speedup over the reference [×].
-        speedup_error: half-width [%] of the 95 % interval for the speedup in a repeated race, in the same Algorithm. In another
+        candidates: the figures of the configurations that were measured. `sps` is at the mean speed of the rounds, and its error is
+            relative to other configurations. The error of a speedup is that in a repeated race, in the same Algorithm. In another
             one, env runners that outnumber the cores may run faster or slower by more.
-        candidates: the figures of the configurations that were measured; `sps` is at the mean speed of the rounds, and its error
-            is relative to other configurations.
+        equals: the best configurations for the goal so far, according to `choose`, cheapest first.
         out: eliminated configurations.
-        choice: the best for the goal so far, according to `choose`.
-        equals: the configurations as good as the choice, cheapest first.
-        rivals: the configurations that may still turn out better than the choice: faster by more than twice the indifference, or
-            because it is unclear which of the two meets the goal.
-        over: whether there are no rivals left, and the choice itself was measured often enough.
+        over: whether the choice was measured often enough, and no other configuration may still turn out better: faster by more
+            than twice the indifference, or because it is unclear which of the two meets the goal.
     """
 
-    scales: tuple[Scale, ...]
-    speedup: Array
-    speedup_error: Array
     candidates: tuple[Configuration, ...]
-    out: frozenset[Scale]
-    choice: Scale
     equals: tuple[Scale, ...]
-    rivals: tuple[Scale, ...]
+    out: frozenset[Scale]
     over: bool
+
+    @property
+    def choice(self) -> Scale:
+        """The best configuration so far."""
+        return self.equals[0]
+
+    @property
+    def best(self) -> Configuration:
+        """The figures of the choice."""
+        return next(each for each in self.candidates if each.scale == self.choice)
 
 
 def powers_of_two(most: int) -> list[int]:
@@ -91,18 +91,23 @@ def powers_of_two(most: int) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """The numbers of env runners and of envs per env runner that a sweep may try, in ascending order."""
+    """The scales to try: numbers of env runners and of envs per env runner, in ascending order, where `fits` holds."""
 
     runners: tuple[int, ...]
     envs: tuple[int, ...]
+    fits: Callable[[Scale], bool] = lambda scale: True
+
+    def smallest(self, numbers: int | None) -> set[Scale]:
+        """Return the scales with the smallest numbers of envs; with all of them if `numbers` is None."""
+        return {scale for r in self.runners for e in self.envs[:numbers] if self.fits(scale := Scale(r, e))}
 
     def next_to(self, scale: Scale, known: Collection[Scale]) -> Iterator[tuple[Scale, Scale | None]]:
         """Yield the next larger configuration along each axis, with the next smaller one in `known` on that axis."""
         r, e = scale.num_env_runners, scale.num_envs_per_env_runner
-        if e in self.envs and (more := min((each for each in self.runners if each > r), default=0)):
+        if (more := min((each for each in self.runners if each > r), default=0)) and e in self.envs and self.fits(Scale(more, e)):
             smaller = [each for each in known if each.num_envs_per_env_runner == e and each.num_env_runners < r]
             yield Scale(more, e), max(smaller, default=None)
-        if r in self.runners and (more := min((each for each in self.envs if each > e), default=0)):
+        if (more := min((each for each in self.envs if each > e), default=0)) and r in self.runners and self.fits(Scale(r, more)):
             smaller = [each for each in known if each.num_env_runners == r and each.num_envs_per_env_runner < e]
             yield Scale(r, more), max(smaller, default=None)
 
@@ -118,14 +123,10 @@ class Race:
     Attributes:
         goal: the goal.
         cpus: returns the CPUs allocated to a trial at a scale.
-        independent: whether each measurement has an Algorithm of its own. They are then as independent, few and noisy as trials, so
-            their variance is shrunk towards the usual one, as in reports (see `analysis.noise`). Otherwise, they are many, and
-            their autocorrelation is estimated.
     """
 
     goal: Goal
     cpus: Callable[[Scale], float] = lambda scale: 1.0 + scale.num_env_runners
-    independent: bool = False
 
     def judge(self, scales: Sequence[Scale], seconds: Array, rest: Array | float = 0.0, rest_error: float = 0.0) -> Outcome:
         """Return the standings after some rounds.
@@ -135,28 +136,20 @@ class Race:
 
         Args:
             scales: the configurations, the reference first.
-            seconds: sampling time per env step [s], shape (rounds, scales); NaN if not measured.
+            seconds: sampling time per env step [s], shape (rounds, scales), with the reference in at least one round; NaN if not
+                measured.
             rest: time of an iteration other than sampling, per env step [s], at the speed of the rounds; scalar or shape (scales,).
             rest_error: relative standard error of `rest`, including that of the speed.
-
-        Raises:
-            ValueError: the shape of `seconds` is wrong, or the reference was never measured.
         """
-        if seconds.ndim != 2 or seconds.shape[1] != len(scales) or not np.isfinite(seconds[:, 0]).any():
-            raise ValueError(f"seconds has shape {seconds.shape}; allowed is (rounds, {len(scales)}) with the reference measured")
         seconds = np.where((seconds > 0) & np.isfinite(seconds), seconds, NAN)[np.isfinite(seconds).any(axis=1)]
-        fit = _fit(np.log(seconds), self.independent)
+        rest = np.broadcast_to(rest, len(scales))
+        fit = _fit(np.log(seconds))
         total = np.exp(fit.effects) + rest
         fixed, speed = rest / total, -np.log(total)
-        gained = speed - speed[0] + math.log(scales[0].parallelism)
+        speedup = speed - speed[0] + math.log(scales[0].parallelism)
         variances = (1 - fixed) ** 2 * fit.variance
         std = np.sqrt(np.add.outer(variances, variances) / fit.shared + (np.subtract.outer(fixed, fixed) * rest_error) ** 2)
         np.fill_diagonal(std, 0.0)
-        measured = np.isfinite(seconds).sum(axis=0)
-        few = (measured > 0) & (measured < MIN_ROUNDS)
-        by_round = -np.log(seconds[:, few] / np.exp(fit.paces[:, None]) + (rest if np.ndim(rest) == 0 else np.asarray(rest)[few]))
-        low, high = speed.copy(), speed.copy()
-        low[few], high[few] = np.nanmin(by_round, axis=0), np.nanmax(by_round, axis=0)
         # A repeated race has an independent error of the same size.
         quantile = stdtrit(fit.dof, 0.975) * math.sqrt(2)
         error = np.minimum(100 * np.expm1(quantile * std[:, 0]), _MAX_ERROR)
@@ -166,62 +159,49 @@ class Race:
         own = variance - (half := others.min(initial=2 * _MAX_STD**2) / 2)
         own[0] = half
         own_error = np.minimum(100 * np.expm1(quantile * np.sqrt(own)), _MAX_ERROR)
-        columns = zip(scales, *(each.tolist() for each in (np.exp(speed), own_error, np.exp(gained), error)), strict=True)
-        candidates = tuple(
+        columns = (each.tolist() for each in (np.exp(speed), own_error, np.exp(speedup), error))
+        candidates = [
             Configuration(
-                scale=scale,
-                steady=Steady(sps),
-                sps_error=sps_error,
-                speedup=speedup,
-                speedup_error=speedup_error,
-                cpus=self.cpus(scale),
+                scale=scale, steady=Steady(sps), sps_error=own, speedup=times, speedup_error=its_error, cpus=self.cpus(scale)
             )
-            for scale, sps, sps_error, speedup, speedup_error in columns
+            for scale, sps, own, times, its_error in zip(scales, *columns, strict=True)
             if sps > 0
-        )
+        ]
         equals = tuple(each.scale for each in choose(candidates, self.goal))
         choice = scales.index(equals[0])
+        measured = np.isfinite(seconds).sum(axis=0)
+        few = (measured > 0) & (measured < MIN_ROUNDS)
+        by_round = -np.log(seconds[:, few] / np.exp(fit.paces[:, None]) + rest[few])
+        low, high = speed.copy(), speed.copy()
+        low[few], high[few] = np.nanmin(by_round, axis=0), np.nanmax(by_round, axis=0)
         required = np.array([self._required(scale) for scale in scales]) - math.log(scales[0].parallelism)
         spread = low, high, required, np.array([*map(tolerance, error)]), self._boundary(fit) * std
-        out = _beaten(*spread).any(axis=1) & (measured >= _MIN_TO_ELIMINATE)
+        often = measured >= _MIN_TO_ELIMINATE
+        out = _beaten(*spread).any(axis=1) & often
         out[[0, choice]] = False
-        done = _beaten(*spread, slack=2 * INDIFFERENCE, below=TOLERANCE)[:, choice] & (measured >= _MIN_TO_ELIMINATE)
-        rivals = [scale for i, scale in enumerate(scales) if total[i] > 0 and not (done[i] or out[i] or i == choice)]
-        return Outcome(
-            scales=tuple(scales),
-            speedup=np.exp(gained),
-            speedup_error=error,
-            candidates=candidates,
-            out=frozenset(scale for scale, is_out in zip(scales, out, strict=True) if is_out),
-            choice=equals[0],
-            equals=equals,
-            rivals=tuple(rivals),
-            over=not rivals and bool(measured[choice] >= MIN_ROUNDS),
-        )
+        done = out | (_beaten(*spread, slack=2 * INDIFFERENCE, below=TOLERANCE)[:, choice] & often) | (measured == 0)
+        done[choice] = measured[choice] >= MIN_ROUNDS
+        return Outcome(tuple(candidates), equals, frozenset(itertools.compress(scales, out)), bool(done.all()))
 
-    def worth_adding(self, outcome: Outcome, grid: Grid, near: Collection[Scale] = ()) -> tuple[Scale, ...]:
-        """Return larger configurations, each next to one in the race, that may be better for the goal than the choice.
+    def worth_adding(self, candidates: Sequence[Configuration], grid: Grid, near: Collection[Scale]) -> list[Scale]:
+        """Return larger configurations, each next to one of `near`, that may be better for the goal than all candidates.
 
         Assumes diminishing returns: a doubling gains at most as much as the previous one along the same axis, and the first at most
         2×. A configuration is worth measuring if it may then beat the best so far by more than the indifference.
-
-        Args:
-            outcome: the outcome so far.
-            grid: the numbers of env runners and of envs to try.
-            near: the configurations to look next to; by default, all that are still in the race.
         """
-        known = {each.scale: each for each in outcome.candidates}
-        lack, speed = max(self._worth(known[scale]) for scale in outcome.equals)
+        known = {each.scale: each for each in candidates}
+        lack, speed = max(map(self._worth, choose(candidates, self.goal)))
         found = set()
-        for scale in near or known.keys() - outcome.out:
+        for scale in near:
+            one = known[scale]
             for larger, smaller in grid.next_to(scale, known):
-                gain = 1.0 if smaller is None else _log_slope(known[smaller], known[scale])
-                speedup = known[scale].speedup * (larger.parallelism / scale.parallelism) ** gain
-                its_lack, its_speed = self._worth(replace(known[scale], scale=larger, speedup=speedup, cpus=self.cpus(larger)))
+                gain = 1.0 if smaller is None else _log_slope(known[smaller], one)
+                speedup = one.speedup * (larger.parallelism / scale.parallelism) ** gain
+                its_lack, its_speed = self._worth(replace(one, scale=larger, speedup=speedup, cpus=self.cpus(larger)))
                 better = its_speed - speed if its_lack == lack == 0 else its_lack - lack
                 if larger not in known and better > INDIFFERENCE:
                     found.add(larger)
-        return tuple(sorted(found))
+        return sorted(found)
 
     def _worth(self, candidate: Configuration) -> tuple[float, float]:
         """Return the sort key of a configuration: first how far it is from the goal, negative, then ln of its speedup."""
@@ -239,8 +219,7 @@ class Race:
         thresholds = any(self.goal.least_speedups(Scale(1, 1)))
         error = _RISK / (len(fit.effects) * (1 + thresholds))
         normal = np.sqrt((1 + 1 / fit.shared) * (np.log1p(fit.shared) - 2 * math.log(error)))
-        boundary: Array = -stdtrit(fit.dof, ndtr(-normal))
-        return boundary
+        return np.asarray(-stdtrit(fit.dof, ndtr(-normal)))
 
 
 def _beaten(
@@ -260,12 +239,10 @@ def _beaten(
     """
 
     def tolerant(margins: Array) -> Array:
-        within: Array = np.where((margins < 0) & (margins >= -tolerance[:, None]), 0.0, margins)
-        return within
+        return np.where((margins < 0) & (margins >= -tolerance[:, None]), 0.0, margins)
 
     def clear(room: Array, half: Array) -> Mask:
-        found: Mask = (room > 0) & (room >= half)
-        return found
+        return np.asarray((room > 0) & (room >= half))
 
     of_speedup, least, most = half[:, 0], (low - high[0])[:, None] - required, (high - low[0])[:, None] - required
     meets = (tolerant(least) >= 0).all(axis=1) & clear(below + least.min(axis=1), of_speedup)
@@ -276,15 +253,9 @@ def _beaten(
     more = np.subtract.outer(missed, missed)
     with np.errstate(invalid="ignore"):
         half = np.minimum.outer(missed, missed) * half + np.abs(more) * np.where(more > 0, of_speedup[:, None], of_speedup)
-    further = clear(slack + _lacks(tolerant(most))[:, None] - _lacks(tolerant(least)), half)
-    beaten: Mask = (meets & (misses | slower)) | (misses & further)
-    return beaten
-
-
-def _lacks(margins: Array) -> Array:
-    """Return the total shortfall of each configuration from the goal."""
-    lacks: Array = -np.minimum(0.0, margins).sum(axis=1)
-    return lacks
+    lacks = [-np.minimum(0.0, tolerant(margins)).sum(axis=1) for margins in (most, least)]
+    further = clear(slack + lacks[0][:, None] - lacks[1], half)
+    return np.asarray((meets & (misses | slower)) | (misses & further))
 
 
 def _log_slope(smaller: Configuration, larger: Configuration) -> float:
@@ -294,24 +265,20 @@ def _log_slope(smaller: Configuration, larger: Configuration) -> float:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Fit:
-    """The fit of ln t = effect of the configuration + effect of the round + noise.
-
-    Attributes:
-        effects: effects of the configurations at the mean speed of the rounds, shape (scales,); NaN if not measured.
-        variance: variance of a probe's noise, inflated for autocorrelation.
-        dof: degrees of freedom of the variance.
-        paces: effects of the rounds relative to their mean, shape (rounds,).
-        shared: effective number of rounds in which each pair was measured, shape (scales, scales).
-    """
+    """The fit of ln t = effect of the configuration + effect of the round + noise."""
 
     effects: Array
+    """At the mean speed of the rounds, shape (scales,); NaN if not measured."""
     variance: float
+    """Variance of a probe's noise, inflated for autocorrelation."""
     dof: int
     shared: Array
+    """Effective number of rounds in which each pair was measured, shape (scales, scales)."""
     paces: Array
+    """Effects of the rounds relative to their mean, shape (rounds,)."""
 
 
-def _fit(logs: Array, independent: bool) -> _Fit:
+def _fit(logs: Array) -> _Fit:
     """Fit ln t of shape (rounds, scales).
 
     Rounds that lack one of a pair still inform its difference through the other configurations: `shared` is that of the incomplete
@@ -338,12 +305,9 @@ def _fit(logs: Array, independent: bool) -> _Fit:
         weights = there * np.minimum(1.0, bound / np.maximum(np.abs(left), _EXACT))
     effects = np.where(there.any(axis=0), effects + round_effects.mean(), NAN)
     paces = (round_effects - round_effects.mean())[:, 0]
-    if dof <= 0 and not independent:
+    if dof <= 0:
         return _Fit(effects, math.inf, 1, shared, paces)
     pseudo = np.clip(left, -bound, bound) / np.mean(np.abs(left[there]) <= bound)
-    if independent:
-        squares, dof = float((pseudo**2).sum()) + USUAL_DOF * USUAL_STD**2, dof + int(USUAL_DOF)
-        return _Fit(effects, squares / dof, dof, shared, paces)
     squares, pairs = float((pseudo**2).sum()) + _EXACT**2, int((there[1:] & there[:-1]).sum())
     lagged = float((pseudo[1:] * pseudo[:-1]).sum()) / max(1, pairs) / (squares / cells)
     rho = lagged + (1 + 3 * max(0.0, lagged)) * there.any(axis=0).sum() / cells + 1 / math.sqrt(max(1, pairs))
@@ -354,5 +318,4 @@ def _fit(logs: Array, independent: bool) -> _Fit:
 def _inverse(weights: Array) -> Array:
     """Return the pseudoinverse of the within-round information matrix of the configurations, for weights (rounds, scales)."""
     information = np.diag(weights.sum(axis=0)) - weights.T @ (weights / weights.sum(axis=1, keepdims=True))
-    inverse: Array = np.linalg.pinv(information, rcond=_EXACT, hermitian=True)
-    return inverse
+    return np.asarray(np.linalg.pinv(information, rcond=_EXACT, hermitian=True))

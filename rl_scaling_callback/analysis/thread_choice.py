@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from random import Random
 from typing import Final
 
 from rl_scaling_callback.analysis.choice import INDIFFERENCE
@@ -13,38 +13,85 @@ from rl_scaling_callback.analysis.race import powers_of_two
 from rl_scaling_callback.core.estimates import Estimate, trimmed_mean
 from rl_scaling_callback.core.text import counted, percent
 
-MIN_LEARN_SHARE: Final = 0.03
+_MIN_LEARN_SHARE: Final = 0.03
 """With a smaller share of updates in an iteration, their threads hardly matter."""
+
+PRECISE: Final = 0.1
+"""Half-width of the interval of ln of a ratio from which on more iterations aren't worth their time."""
+MIN_BLOCKS: Final = 3
+MAX_BLOCKS: Final = 8
 
 Block = Mapping[int, TrainedIteration]
 """One training iteration with each number of threads, at about the same time, in random order."""
 
 
-def thread_counts(most: int, default: int) -> list[int]:
-    """Return the numbers of threads to compare: the default, powers of two, and `most`."""
-    return sorted({default, *powers_of_two(most)})
+def thread_counts(most: int, default: float, learn_share: float) -> list[int]:
+    """Return the numbers of threads to compare: the default, powers of two, and `most`; none if they hardly matter.
+
+    Args:
+        most: largest number worth trying.
+        default: the number used otherwise; NaN if unknown.
+        learn_share: share of the updates in the time of an iteration.
+    """
+    if most < 2 or not default >= 1 or learn_share < _MIN_LEARN_SHARE:
+        return []
+    return sorted({int(default), *powers_of_two(most)})
 
 
-@dataclass(frozen=True, slots=True)
+def compare_threads(
+    counts: Sequence[int], default: int, least: int = MIN_BLOCKS, has_time: Callable[[], bool] = lambda: True
+) -> Generator[int, TrainedIteration, ThreadChoice]:
+    """Yield the number of threads for the next training iteration, which is to be sent, until the choice is clear; return it.
+
+    It takes at least `least` blocks, and more only as long as there is time.
+    """
+    random, blocks = Random(), list[Block]()
+    while True:
+        block = {}
+        for count in random.sample(counts, len(counts)):
+            block[count] = yield count
+        blocks.append(block)
+        choice = ThreadChoice(blocks, default)
+        enough = least if choice.is_gain or choice.half_width < PRECISE else MAX_BLOCKS
+        if len(blocks) >= enough or (len(blocks) >= least and not has_time()):
+            return choice
+
+
 class ThreadChoice:
-    """The number of threads chosen, and what it gains.
+    """The number of threads chosen, and what it gains: trimmed means of ln of the ratio within each block.
+
+    So changes in the machine's speed between blocks cancel.
+
+    Args:
+        blocks: the iterations, with at least one number of threads other than the default.
+        default: the number used otherwise.
 
     Attributes:
         threads: the smallest number whose updates are at most 2 % slower than the fastest; the default unless another number is
             clearly faster.
-        default: the number used otherwise.
         compared: the number that the gains are about: the chosen one, or the fastest other than the default.
         update: ln of the default's update time per env step over that of `compared`.
         iteration: the same for whole iterations.
         half_width: largest half-width of the 95 % intervals of the logs of all numbers' update gains.
     """
 
-    threads: int
-    default: int
-    compared: int
-    update: Estimate
-    iteration: Estimate
-    half_width: float
+    def __init__(self, blocks: Sequence[Block], default: int) -> None:
+        self.blocks, self.default = blocks, default
+        others = sorted({*blocks[0]} - {default})
+        gains = {count: self._gain(count, lambda each: each.parts["learn"]) for count in others}
+        means = {default: 0.0} | {count: gain.mean for count, gain in gains.items()}
+        fewest = min(count for count, mean in means.items() if mean >= max(means.values()) - INDIFFERENCE)
+        is_faster = fewest != default and gains[fewest].mean > gains[fewest].half_width
+        self.threads = fewest if is_faster else default
+        self.compared = fewest if is_faster else max(others, key=lambda count: means[count])
+        self.update = gains[self.compared]
+        self.iteration = self._gain(self.compared, lambda each: each.seconds)
+        self.half_width = max(gain.half_width for gain in gains.values())
+
+    def _gain(self, count: int, seconds: Callable[[TrainedIteration], float]) -> Estimate:
+        """Return ln of the time per env step with the default over that with another number of threads."""
+        pairs = [(block[self.default], block[count]) for block in self.blocks]
+        return trimmed_mean([math.log(seconds(one) / one.env_steps / (seconds(two) / two.env_steps)) for one, two in pairs])
 
     @property
     def is_gain(self) -> bool:
@@ -55,33 +102,6 @@ class ThreadChoice:
         counts = f"{counted(self.compared, 'thread')} for the learner's torch instead of {self.default}"
         gains = f"iterations {_times(self.iteration)} as fast, updates {_times(self.update)}"
         return f"{counts}: {gains}{'' if self.is_gain else ', which is no clear gain'}"
-
-
-def choose_threads(blocks: Sequence[Block], default: int) -> ThreadChoice:
-    """Return the choice after some blocks, of at least one number of threads other than the default.
-
-    Gains are trimmed means of ln of the ratio within each block, so that changes in the machine's speed between blocks cancel.
-    """
-    others = sorted({count for block in blocks for count in block} - {default})
-    gains = {count: _gain(blocks, default, count, lambda each: each.parts["learn"]) for count in others}
-    means = {default: 0.0} | {count: gain.mean for count, gain in gains.items()}
-    fewest = min(count for count, mean in means.items() if mean >= max(means.values()) - INDIFFERENCE)
-    is_faster = fewest != default and gains[fewest].mean > gains[fewest].half_width
-    compared = fewest if is_faster else max(others, key=lambda count: means[count])
-    return ThreadChoice(
-        threads=fewest if is_faster else default,
-        default=default,
-        compared=compared,
-        update=gains[compared],
-        iteration=_gain(blocks, default, compared, lambda each: each.seconds),
-        half_width=max(gain.half_width for gain in gains.values()),
-    )
-
-
-def _gain(blocks: Sequence[Block], default: int, count: int, seconds: Callable[[TrainedIteration], float]) -> Estimate:
-    """Return ln of the time per env step with the default over that with another number of threads."""
-    per_step = [[seconds(block[threads]) / block[threads].env_steps for threads in (default, count)] for block in blocks]
-    return trimmed_mean([math.log(one / other) for one, other in per_step])
 
 
 def _times(gain: Estimate) -> str:

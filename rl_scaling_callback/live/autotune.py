@@ -14,7 +14,7 @@ from rl_scaling_callback.core.probing import ProbeError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.trial import Trial
 from rl_scaling_callback.live.options import PROBE_SECONDS, Options
-from rl_scaling_callback.live.tuning import MIN_FRAGMENT, Threads, Tuner
+from rl_scaling_callback.live.tuning import Threads, Tuner
 from rl_scaling_callback.rllib import configs, hardware
 from rl_scaling_callback.rllib.prober import Prober
 from rl_scaling_callback.rllib.rescale import Rescaler
@@ -22,6 +22,8 @@ from rl_scaling_callback.rllib.threads import learner_threads, max_learner_threa
 
 logger = logging.getLogger("rl_scaling_callback")
 
+_MIN_FRAGMENT: Final = 16
+"""Fewest env steps of each env in an iteration: with fewer, advantages (GAE) rest on the value function alone."""
 _SAME_BATCH: Final = 0.02
 """Largest relative difference between the env steps of two iterations of the same work, as RLlib rounds fragments up."""
 
@@ -53,15 +55,12 @@ def _tuner(algorithm: Any, scale: Scale, options: Options, warn: Warn) -> Tuner:
     except ProbeError as error:
         prober = None
         warn("autotune", f"autotune leaves the number of envs as it is: {error}")
-    runners = scale.num_env_runners
+    runners, envs = scale.num_env_runners, {*powers_of_two(options.max_envs), scale.num_envs_per_env_runner}
+    numbers = powers_of_two(runners) if runners else [0]
     return Tuner(
         scale,
         Scale(min(1, runners), 1),
-        Grid(
-            tuple(powers_of_two(runners)) if runners else (0,),
-            tuple(sorted({*powers_of_two(options.max_envs), scale.num_envs_per_env_runner})),
-        ),
-        leaves_batch(algorithm.config, scale),
+        Grid(tuple(numbers), tuple(sorted(envs)), leaves_batch(algorithm.config, scale)),
         goal=options.autotune,
         prober=prober,
         rescaler=Rescaler(algorithm),
@@ -88,7 +87,7 @@ def leaves_batch(config: Any, own: Scale) -> Callable[[Scale], bool]:
 
     def fits(scale: Scale) -> bool:
         is_same = abs(env_steps(scale) / env_steps(own) - 1) <= _SAME_BATCH
-        return scale == own or (is_same and env_steps(scale) >= MIN_FRAGMENT * scale.parallelism)
+        return scale == own or (is_same and env_steps(scale) >= _MIN_FRAGMENT * scale.parallelism)
 
     return fits
 

@@ -12,18 +12,17 @@ than before, so the error of the gain is at least its difference from the gain t
 from __future__ import annotations
 
 import math
-import random
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from rl_scaling_callback.analysis.choice import INDIFFERENCE
 from rl_scaling_callback.analysis.goals import Goal, may_meet
-from rl_scaling_callback.analysis.probe_rounds import REST, ProbeRounds, TrainedIteration
-from rl_scaling_callback.analysis.race import Grid, Outcome, Race
-from rl_scaling_callback.analysis.thread_choice import MIN_LEARN_SHARE, Block, choose_threads, thread_counts
+from rl_scaling_callback.analysis.probe_rounds import REST, ROUNDS_S, ProbeRounds, TrainedIteration
+from rl_scaling_callback.analysis.race import Grid, Race
+from rl_scaling_callback.analysis.thread_choice import compare_threads, thread_counts
 from rl_scaling_callback.baseline.source import Warn
 from rl_scaling_callback.core.estimates import student_t
 from rl_scaling_callback.core.formulas import NAN
@@ -31,42 +30,20 @@ from rl_scaling_callback.core.probing import Probe, ProbeError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.text import counted
 
-MIN_FRAGMENT: Final = 16
-"""Fewest env steps of each env in an iteration: with fewer, advantages (GAE) rest on the value function alone."""
+if TYPE_CHECKING:
+    from rl_scaling_callback.rllib.prober import Prober
+    from rl_scaling_callback.rllib.rescale import Rescaler
 
 _ITERATIONS: Final = 4
 """Iterations of each kind that are compared. Four have a 95 % interval of ± 1.7 standard deviations of one, for the difference."""
 _MAX_ITERATIONS: Final = 8
 _MAX_MOVES: Final = 2
-_PROBING_S: Final = 12.0
-"""Time limit for the rounds of probes after the first one, as in a sweep."""
 _MAX_UNUSABLE: Final = 10
 """Unusable iterations in a row after which it gives up."""
-_PRECISE: Final = 0.1
-"""Half-width of the interval of ln of an update's gain from which on more iterations aren't worth their time."""
 
-
-class Rescaler(Protocol):
-    """Changes the scale of an Algorithm (see `rllib.rescale`)."""
-
-    def apply(self, scale: Scale) -> None:
-        """Train at a scale from the next iteration on."""
-
-    def reapply(self, env_runners: Iterable[int]) -> None:
-        """Rescale env runners that were restarted."""
-
-    def settle(self) -> None:
-        """Stop the env runners that don't sample."""
-
-
-class Prober(Protocol):
-    """Measures scales inside the trial (see `rllib.prober`)."""
-
-    def measure(self, scales: Sequence[Scale], rounds: int = 1, first_round: int = 0) -> list[Probe]:
-        """Return the probes of `rounds` rounds."""
-
-    def close(self) -> None:
-        """Close all envs created for probes."""
+_T = TypeVar("_T")
+Steps = Generator[int | None, TrainedIteration, _T]
+"""Steps of one training iteration: each `yield` is sent it, and may tell the number of the learner's threads for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +64,8 @@ class Threads:
 class Gain(NamedTuple):
     """A ratio of two throughputs [×], and the half-width of its 95 % interval [%]."""
 
-    ratio: float
-    error: float
+    ratio: float = 1.0
+    error: float = 0.0
 
     @property
     def is_proven(self) -> bool:
@@ -103,35 +80,30 @@ class Gain(NamedTuple):
     def of(cls, before: Sequence[TrainedIteration], after: Sequence[TrainedIteration]) -> Gain:
         """Return the gain between two kinds of iterations, at least two of each (Student's t with pooled variance)."""
         speeds = [[math.log(each.env_steps / each.seconds) for each in kind] for kind in (before, after)]
-        means, counts = [_speed(kind) for kind in (before, after)], [len(before), len(after)]
-        dof = sum(counts) - 2
-        squares = sum((speed - mean) ** 2 for kind, mean in zip(speeds, means, strict=True) for speed in kind)
-        half_width = student_t(dof) * math.sqrt(squares / dof * sum(1 / count for count in counts))
-        return cls(math.exp(means[1] - means[0]), 100 * math.expm1(min(half_width, 10.0)))
+        dof = len(before) + len(after) - 2
+        squares = sum((speed - fmean(kind)) ** 2 for kind in speeds for speed in kind)
+        half_width = student_t(dof) * math.sqrt(squares / dof * sum(1 / len(kind) for kind in speeds))
+        return cls(math.exp(fmean(speeds[1]) - fmean(speeds[0])), 100 * math.expm1(min(half_width, 10.0)))
 
 
 class Tuner:
     """Tunes one trial.
 
     Args:
-        scale: the trial's own scale.
+        scale: the trial's own scale; as an attribute, that of the next iteration.
         reference: the smallest scale that can be probed.
         grid: the scales to try.
-        fits: whether a scale leaves the batch as it is.
         goal: what to tune for.
         prober: measures scales; None if they can't be tuned.
         rescaler: changes the scale.
-        threads: the learner's threads.
+        threads: the learner's threads; as an attribute, their number in the next iteration, NaN if unknown.
         warn: logs a warning once.
         say: logs a line.
         clock: returns monotonic seconds.
 
     Attributes:
-        scale: the scale of the next iteration.
-        threads: the learner's threads in it; NaN if unknown.
         gain: the proven gain in throughput [×]; 1 if nothing was worth changing, NaN until it is known.
         gain_error: half-width of its 95 % interval [%].
-        rescaler: changes the scale.
         is_over: whether tuning is over.
     """
 
@@ -140,7 +112,6 @@ class Tuner:
         scale: Scale,
         reference: Scale,
         grid: Grid,
-        fits: Callable[[Scale], bool],
         *,
         goal: Goal,
         prober: Prober | None,
@@ -150,17 +121,15 @@ class Tuner:
         say: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.own, self._reference, self._grid, self._fits = scale, reference, grid, fits
-        self._race = Race(goal, cpus=lambda _: 1.0)  # the trial holds all of its CPUs at any scale
+        self.own, self._reference, self._grid, self._goal = scale, reference, grid, goal
         self._prober, self.rescaler, self._threads = prober, rescaler, threads
         self._warn, self._say, self._clock = warn, say, clock
         self.scale, self.threads = scale, threads.own
         self.gain = self.gain_error = NAN
-        self._spent_s = self._unreported_s = self._since = 0.0
+        self._spent_s = self._since = 0.0
         self._unusable = 0  # iterations in a row
         self._apart = 0.0  # ln of the ratio between the gain of another scale as measured and as predicted
         self._reason = "nothing else is faster beyond noise"
-        self._random = random.Random()
         self._steps = self._tune()
         next(self._steps)
         self.is_over = False
@@ -174,16 +143,20 @@ class Tuner:
             "learner_threads": self.threads,
         }
 
-    def observe(self, scaling: Mapping[str, Any]) -> None:
-        """Take note of an iteration, given its injected dict, and do what is next. It may probe, which takes seconds."""
+    def observe(self, scaling: Mapping[str, Any]) -> float:
+        """Take note of an iteration, given its injected dict, and do what is next; return how long that took [s].
+
+        It may probe, which takes seconds.
+        """
         if self.is_over:
-            return
+            return 0.0
         self._since = self._clock()
         iteration = _iteration_of(scaling, self.scale)
         self._unusable = 0 if iteration is not None else self._unusable + 1
         try:
             if iteration is not None:
-                self._steps.send(iteration)
+                if (threads := self._steps.send(iteration)) is not None:
+                    self._use(threads)
             elif self._unusable >= _MAX_UNUSABLE:
                 self._give_up("env runners delivered no samples, or times are unknown, in too many iterations")
         except StopIteration:
@@ -192,18 +165,15 @@ class Tuner:
             self.is_over = True
         except Exception as error:
             self._give_up(str(error))
-        self._unreported_s += self._clock() - self._since
-        self._spent_s += self._clock() - self._since
+        taken = self._clock() - self._since
+        self._spent_s += taken
         if self.is_over:
             self.end()
-
-    def take_seconds(self) -> float:
-        """Return the seconds spent outside of iterations since the last call."""
-        taken, self._unreported_s = self._unreported_s, 0.0
         return taken
 
     def _give_up(self, reason: str) -> None:
-        self.is_over, self.gain, self.gain_error = True, 1.0, 0.0
+        self.is_over = True
+        self.gain, self.gain_error = Gain()
         outcome = "The trial goes on as configured."
         try:
             self._go_back()
@@ -230,27 +200,24 @@ class Tuner:
         self._threads.apply(threads)
         self.threads = float(threads)
 
-    def _tune(self) -> Generator[None, TrainedIteration, None]:
-        first = yield  # it is slow
-        while not first.parts["learn"] > 0:  # off-policy algorithms sample first
-            first = yield
-        before = [(yield)]
-        with_own, after = yield from self._tune_threads(before)
-        are_tuned = with_own is not before
-        before = with_own
-        while len(before) < _ITERATIONS:
-            before.append((yield))
+    def _tune(self) -> Steps[None]:
+        while not (yield None).parts["learn"] > 0:  # the first update is slow, and off-policy algorithms sample first
+            pass
+        first = [(yield None)]
+        before, after = yield from self._tune_threads(first)
+        are_tuned = before is not first
+        yield from _train(before, _ITERATIONS)
         if self._prober is not None:
             try:
-                after = yield from self._tune_scale(after)
+                after = yield from self._tune_scale(self._prober, after)
             except ProbeError as error:
                 self._reason = "the number of envs can't be changed"
                 self._warn("autotune", f"autotune can't change the envs: {error}")
         if self.scale != self.own and not are_tuned:  # the learner's share is larger now
             _, after = yield from self._tune_threads(after)
         if self.scale == self.own and not self._has_other_threads:
-            self.gain, self.gain_error = 1.0, 0.0
-            self._say(f"autotune: {self._setting} stays: {self._reason} ({self._seconds:.0f} s)")
+            self.gain, self.gain_error = Gain()
+            self._say(f"autotune: {self._named(self.own, self.threads)} stays: {self._reason} ({self._seconds:.0f} s)")
             return
         self.gain, self.gain_error = Gain.of(before, after).at_least(self._apart if self.scale != self.own else 0.0)
         scale = self.scale
@@ -258,8 +225,8 @@ class Tuner:
         if self._has_other_threads:
             pin += f", and learner_threads={self.threads:.0f} in ScalingCallback"
         self._say(
-            f"autotune: {self._setting} instead of {self._named(self.own, self._threads.own)}, {self.gain:.2f}× ± "
-            f"{self.gain_error:.0f} % as fast, found in {self._seconds:.0f} s beside training. To pin it: {pin}"
+            f"autotune: {self._named(scale, self.threads)} instead of {self._named(self.own, self._threads.own)}, {self.gain:.2f}× "
+            f"± {self.gain_error:.0f} % as fast, found in {self._seconds:.0f} s beside training. To pin it: {pin}"
         )
 
     @property
@@ -271,42 +238,45 @@ class Tuner:
     def _has_other_threads(self) -> bool:
         return abs(self.threads - self._threads.own) > 0  # both may be unknown
 
-    @property
-    def _setting(self) -> str:
-        return self._named(self.scale, self.threads)
-
     def _named(self, scale: Scale, threads: float) -> str:
         return f"{scale} with {counted(int(threads), 'learner thread')}" if self._threads.most > 1 else f"{scale}"
 
-    def _tune_scale(self, before: Sequence[TrainedIteration]) -> Generator[None, TrainedIteration, list[TrainedIteration]]:
+    def _tune_scale(self, prober: Prober, before: list[TrainedIteration]) -> Steps[list[TrainedIteration]]:
         """Choose the scale, train there, and go back if the gain isn't proven; return iterations at the scale it stays at."""
-        assert self._prober is not None
-        rounds = ProbeRounds([], iterations=list(before))
-        self._add(rounds, {self._reference, self.own, *self._grid_of(self._grid.envs[:2])})
-        outcome = self._probe(rounds)
-        trained = {self.own: list(before)}
+        # The trial holds all of its CPUs at any scale.
+        rounds = ProbeRounds(Race(self._goal, cpus=lambda _: 1.0), self._grid, self._clock, iterations=list(before))
+        scales = [self._reference, *sorted({self.own, *self._grid.smallest(2)})]
+
+        def probe(scale: Scale) -> Probe | str:
+            try:
+                return prober.measure([scale])[0]
+            except ProbeError as error:
+                if scale == self.own:
+                    raise
+                return str(error)
+
+        outcome = rounds.run(scales, probe, lambda _: rounds.since + ROUNDS_S)
+        trained = {self.own: before}
         while len(trained) <= _MAX_MOVES and self.scale not in outcome.equals and outcome.choice not in trained:
-            self._prober.close()
+            prober.close()
             yield from self._move(outcome.choice)
-            trained[self.scale] = []
-            while len(trained[self.scale]) < _ITERATIONS:
-                trained[self.scale].append((yield))
+            trained[self.scale] = yield from _train([], _ITERATIONS)
             rounds.iterations += trained[self.scale]
-            outcome = rounds.judge(self._race)
-        meets = {each.scale: may_meet(each, self._race.goal) for each in outcome.candidates}
-        speeds = {scale: _speed(each) for scale, each in trained.items() if meets[scale] or not any(map(meets.get, trained))}
+            outcome = rounds.judge()
+        candidates = {each.scale: each for each in outcome.candidates}
+        meets = {scale: may_meet(candidates[scale], self._goal) for scale in trained}
+        speeds = {scale: _speed(each) for scale, each in trained.items() if meets[scale] or not any(meets.values())}
         equals = [scale for scale, speed in speeds.items() if speed > max(speeds.values()) - INDIFFERENCE]
         best = min(equals, key=lambda scale: (scale != self.own, scale.parallelism, scale.num_env_runners))
         yield from self._move(best)
-        predicted = {each.scale: math.log(each.sps) for each in outcome.candidates}
 
         def gain_of(scale: Scale) -> Gain:
             gain = Gain.of(before, trained[scale])
-            self._apart = abs(math.log(gain.ratio) - predicted[scale] + predicted[self.own])
+            self._apart = abs(math.log(gain.ratio * candidates[self.own].sps / candidates[scale].sps))
             return gain.at_least(self._apart)
 
         while best != self.own and not gain_of(best).is_proven and len(trained[best]) < _MAX_ITERATIONS:
-            trained[best].append((yield))
+            trained[best].append((yield None))
         if not gain_of(best).is_proven and meets[self.own]:
             yield from self._move(self.own)
             if others := [scale for scale in trained if scale != self.own]:
@@ -314,74 +284,33 @@ class Tuner:
                 self._reason = f"{others[-1]} brought {gain.ratio:.2f}× ± {gain.error:.0f} %"
         return trained[self.scale]
 
-    def _move(self, scale: Scale) -> Generator[None, TrainedIteration, None]:
+    def _move(self, scale: Scale) -> Steps[None]:
         """Train at a scale from now on."""
         if scale != self.scale:
             self.scale = scale
             self.rescaler.apply(scale)
-            yield  # an iteration in which all envs are reset
+            yield None  # an iteration in which all envs are reset
 
-    def _tune_threads(
-        self, iterations: list[TrainedIteration]
-    ) -> Generator[None, TrainedIteration, tuple[list[TrainedIteration], list[TrainedIteration]]]:
+    def _tune_threads(self, iterations: list[TrainedIteration]) -> Steps[tuple[list[TrainedIteration], list[TrainedIteration]]]:
         """Choose the learner's threads; return iterations with the trial's own number, and with the chosen one.
 
         Args:
             iterations: iterations at this scale, with the trial's own number; returned if there is nothing to choose.
         """
         learner_share = sum(each.parts["learn"] for each in iterations) / sum(each.seconds for each in iterations)
-        if self._threads.most < 2 or not self._threads.own >= 1 or learner_share < MIN_LEARN_SHARE:
+        counts = thread_counts(self._threads.most, self._threads.own, learner_share)
+        if not counts:
             return iterations, iterations
-        own = int(self._threads.own)
-        counts, blocks = thread_counts(self._threads.most, own), list[Block]()
-        while True:
-            block: dict[int, TrainedIteration] = {}
-            for count in self._random.sample(counts, len(counts)):
-                self._use(count)
-                block[count] = yield
-            blocks.append(block)
-            choice = choose_threads(blocks, own)
-            is_clear = choice.is_gain or choice.half_width < _PRECISE
-            if len(blocks) >= (_ITERATIONS if is_clear else _MAX_ITERATIONS):
-                break
+        choice = yield from compare_threads(counts, int(self._threads.own), least=_ITERATIONS)
         self._use(choice.threads)
-        return [block[own] for block in blocks], [block[choice.threads] for block in blocks]
+        return [block[choice.default] for block in choice.blocks], [block[choice.threads] for block in choice.blocks]
 
-    def _probe(self, rounds: ProbeRounds) -> Outcome:
-        """Run rounds of probes until the choice is clear or the time is up."""
-        until = math.inf
-        while True:
-            self._run_round(rounds)
-            outcome = rounds.judge(self._race)
-            number = len(rounds.probes)
-            until = self._clock() + _PROBING_S if number == 1 else until
-            larger = [each for each in self._race.worth_adding(outcome, self._grid) if self._fits(each)] if number > 1 else []
-            more = {*larger} - {*rounds.scales}
-            if (outcome.over and not more) or self._clock() > until:
-                return outcome
-            rounds.out = outcome.out
-            self._add(rounds, more)
 
-    def _run_round(self, rounds: ProbeRounds) -> None:
-        assert self._prober is not None
-        found: dict[Scale, Probe] = {}
-        for scale in self._random.sample(rounds.running, len(rounds.running)):
-            try:
-                [found[scale]] = self._prober.measure([scale], first_round=len(rounds.probes))
-            except ProbeError as error:  # noqa: PERF203
-                if scale in (self.own, self._reference):
-                    raise
-                rounds.failed[scale] = str(error)
-        rounds.probes.append(found)
-        rounds.check()
-
-    def _add(self, rounds: ProbeRounds, scales: set[Scale]) -> None:
-        rounds.scales += [self._reference] * (not rounds.scales) + sorted(scales - {self._reference, *rounds.scales})
-        rounds.steps |= dict.fromkeys(scales, math.inf)
-
-    def _grid_of(self, envs: Sequence[int]) -> list[Scale]:
-        scales = [Scale(r, e) for r in self._grid.runners for e in envs]
-        return [scale for scale in scales if self._fits(scale)]
+def _train(iterations: list[TrainedIteration], count: int) -> Steps[list[TrainedIteration]]:
+    """Train until there are so many iterations of a kind, and return them."""
+    while len(iterations) < count:
+        iterations.append((yield None))
+    return iterations
 
 
 def _iteration_of(scaling: Mapping[str, Any], scale: Scale) -> TrainedIteration | None:

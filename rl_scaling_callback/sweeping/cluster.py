@@ -13,7 +13,6 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rl_scaling_callback.core.checks import at_least
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.rllib import hardware
 
@@ -25,17 +24,12 @@ _SAY_AFTER_S: Final = 5.0
 _MAX_WAIT_S: Final = 300.0
 
 
-def connect(num_cpus: int, *, insist: bool = False) -> None:
-    """Connect to the local cluster or the one in `RAY_ADDRESS`, or start one if there is none.
-
-    Args:
-        num_cpus: logical CPUs of a newly started cluster.
-        insist: whether to refuse a cluster that is already running, whose CPUs can't be changed.
+def connect(num_cpus: int) -> None:
+    """Connect to the local cluster or the one in `RAY_ADDRESS`, or start one with `num_cpus` logical CPUs if there is none.
 
     Raises:
-        ValueError: `num_cpus` is less than 1, or a cluster is already running although `insist` is set; or an error of Ray.
+        ValueError: an error of Ray.
     """
-    at_least("num_cpus", num_cpus, 1)
     if ray.is_initialized():
         return
     try:
@@ -43,18 +37,19 @@ def connect(num_cpus: int, *, insist: bool = False) -> None:
     except ValueError as error:
         if "existing cluster" not in str(error):
             raise
-        if insist:
-            raise ValueError(f"num_cpus is {num_cpus!r}; allowed is only None when a Ray cluster is already running") from None
         ray.init(log_to_driver=False)
 
 
-def reserve(request: Any, say: Callable[[str], None], longest_s: float = _MAX_WAIT_S) -> PlacementGroup | None:
-    """Reserve the resources of an Algorithm as Tune does; None if one of its processes requests none, which Ray can't reserve.
+def request(config: AlgorithmConfig) -> Any:
+    """Return the resources that Tune reserves for a trial: `bundles` has one mapping per process."""
+    algorithm: Any = config.algo_class
+    return algorithm.default_resource_request(config)
 
-    Args:
-        request: the return value of the algorithm's `default_resource_request`.
-        say: called with a message if others use the resources and it has to wait.
-        longest_s: time limit for waiting [s].
+
+def reserve(request: Any, say: Callable[[str], None], longest_s: float = _MAX_WAIT_S) -> PlacementGroup | None:
+    """Reserve a `request` as Tune does; None if one of its processes requests nothing, which Ray can't reserve.
+
+    If others use the resources, it says so and waits, for at most `longest_s` [s].
 
     Raises:
         TimeoutError: others still used them at the time limit.
@@ -145,6 +140,4 @@ def _refusal(config: AlgorithmConfig, runners: int) -> str:
 
 
 def _bundles(config: AlgorithmConfig, runners: int) -> list[Mapping[str, float]]:
-    """Return the resources that Tune reserves for a trial, one mapping per process."""
-    algorithm: Any = config.algo_class
-    return list(algorithm.default_resource_request(at_scale(config, Scale(runners, 1))).bundles)
+    return list(request(at_scale(config, Scale(runners, 1))).bundles)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.util.placement_group import remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from rl_scaling_callback.analysis.probe_rounds import TrainedIteration
+from rl_scaling_callback.analysis.probe_rounds import TrainedIteration, is_within
 from rl_scaling_callback.callback import ScalingCallback
 from rl_scaling_callback.core.attribution import RECORDED
 from rl_scaling_callback.core.probing import Probe, ProbeError
@@ -50,7 +50,8 @@ _MAX_SILENCE_S: Final = 600.0
 class _Host:
     """The actor that runs in the separate process."""
 
-    _prober: Prober | None = None
+    _prober: Prober
+    _switch: Switch | None = None
     _lifetime = math.nan
 
     def start(self, config: AlgorithmConfig) -> hardware.Host:
@@ -59,23 +60,21 @@ class _Host:
         self._algorithm = config.build_algo()
         return hardware.this_host()
 
-    def prepare(self, probes: bool, keep_envs: bool, threads: int | None) -> float:
+    def prepare(self, probes: bool) -> float:
         """Train until the algorithm has learned; return the number of the learner's threads."""
-        if probes:
-            if threads is not None:
-                set_learner_threads(self._algorithm, threads)
-            self._prober = Prober(self._algorithm, max_seconds=_MAX_PROBE_S, probe_seconds=_PROBE_S, keep_envs=keep_envs)
-            self._switch = Switch(self._algorithm, keep_envs)
         config = vars(self._algorithm.config)
         steps, before_learning = 0.0, steps_before_learning(config)
+        if probes:
+            self._prober = Prober(self._algorithm, max_seconds=_MAX_PROBE_S, probe_seconds=_PROBE_S)
         while steps <= before_learning:
-            steps += self.train(read_scale(config), probes=False).env_steps
+            steps += self.train(read_scale(config)).env_steps
+        self._switch = Switch(self._algorithm) if probes else None
         return learner_threads(self._algorithm)
 
-    def train(self, scale: Scale, probes: bool, threads: int | None = None) -> TrainedIteration:
+    def train(self, scale: Scale, threads: int | None = None) -> TrainedIteration:
         if threads is not None:
             set_learner_threads(self._algorithm, threads)
-        result, resets_s = self._switch.train(scale) if probes else (self._algorithm.train(), 0.0)
+        result, resets_s = self._switch.train(scale) if self._switch else (self._algorithm.train(), 0.0)
         reading = read_measured(result, read_injected(result, MEASURED_KEYS), self._lifetime)
         self._lifetime = reading.lifetime
         # An iteration without parts makes their sums unknown; omitting it would make them too small.
@@ -83,31 +82,25 @@ class _Host:
         named = {**dict(zip(RECORDED, parts, strict=True)), "all_resets": resets_s}
         return TrainedIteration(scale, reading.env_steps, reading.seconds, named)
 
-    def steps_per_update(self, scales: Sequence[Scale]) -> dict[Scale, float]:
-        assert self._prober is not None
-        return {scale: self._prober.steps_per_round(scale) for scale in scales}
+    def steps_per_update(self, scale: Scale) -> float:
+        return self._prober.steps_per_round(scale)
 
-    def probe(self, scale: Scale, number: int) -> Probe | str:
+    def probe(self, scale: Scale) -> Probe | str:
         """Return the probe, or the reason if it failed or took too long."""
-        assert self._prober is not None
         try:
-            return self._prober.measure([scale], first_round=number)[0]
+            return self._prober.measure([scale])[0]
         except (ProbeError, ValueError) as error:
             return str(error).removesuffix(f". {prober._INSTEAD}.")
 
     def is_whole(self) -> bool:
         group: Any = self._algorithm.env_runner_group
-        answers = group.foreach_env_runner(_answer, local_env_runner=False, timeout_seconds=_MAX_ANSWER_S)
+        answers = group.foreach_env_runner(bool, local_env_runner=False, timeout_seconds=_MAX_ANSWER_S)
         return bool(len(answers) == group.num_remote_env_runners())
 
     def stop(self) -> None:
-        if self._prober is not None:
+        if self._switch is not None:
             self._prober.close()
         self._algorithm.stop()
-
-
-def _answer(env_runner: Any) -> bool:
-    return True
 
 
 class Host:
@@ -116,7 +109,6 @@ class Host:
     Args:
         config: the config, with the largest number of env runners to probe.
         probes: whether to probe and train configurations in this Algorithm, instead of training its own only.
-        keep_envs: whether to keep the envs of probed configurations.
         say: called with a message if it has to wait for resources.
 
     Attributes:
@@ -128,15 +120,14 @@ class Host:
         TimeoutError: the cluster has no free resources for it.
     """
 
-    def __init__(
-        self, config: AlgorithmConfig, *, probes: bool = True, keep_envs: bool = True, say: Callable[[str], None] = print
-    ) -> None:
-        self._config, self._probes, self._keep_envs, self._say = config, probes, keep_envs, say
+    def __init__(self, config: AlgorithmConfig, *, probes: bool = True, say: Callable[[str], None] = print) -> None:
+        self._config, self._probes, self._say = config, probes, say
+        self._deadly: dict[Scale, str] = {}
+        self._within_s = None if probes else _MAX_SILENCE_S
         self._start()
 
     def _start(self) -> None:
-        algorithm: Any = self._config.algo_class
-        request = algorithm.default_resource_request(self._config)
+        request = cluster.request(self._config)
         self._group = cluster.reserve(request, self._say)
         # If the main process requests nothing, the first bundle is an env runner's.
         own = {} if request.head_bundle_is_empty else dict(request.bundles[0])
@@ -148,20 +139,10 @@ class Host:
         self._actor: Any = actor.options(**options).remote()
         try:
             self.machine: hardware.Host = self._ask("start", _timed(self._config), within_s=_MAX_START_S)
-            given = self._probes, self._keep_envs, learner_threads_of(self._config)
-            self.learner_threads: float = self._ask("prepare", *given, within_s=None if self._probes else _MAX_SILENCE_S)
+            self.learner_threads: float = self._ask("prepare", self._probes, within_s=self._within_s)
         except BaseException:
             self.close()
             raise
-
-    def recover(self) -> bool:
-        """Start a new Algorithm if env runners have died or hang; return whether it did."""
-        with suppress(ProbeError):
-            if self._ask("is_whole", within_s=2 * _MAX_ANSWER_S):
-                return False
-        self.close()
-        self._start()
-        return True
 
     def train(self, scale: Scale, threads: int | None = None) -> TrainedIteration:
         """Run a training iteration at a scale, without probes that of the config; its figures may then be unknown.
@@ -170,21 +151,34 @@ class Host:
             scale: the scale.
             threads: the number of threads of the learner's torch from now on; None to leave it.
         """
-        within_s = None if self._probes else _MAX_SILENCE_S
         for _ in range(_MAX_ATTEMPTS):
-            iteration: TrainedIteration = self._ask("train", scale, self._probes, threads, within_s=within_s)
-            if not self._probes or (iteration.env_steps > 0 and 0 < iteration.seconds < math.inf and iteration.rest_s < math.inf):
+            iteration: TrainedIteration = self._ask("train", scale, threads, within_s=self._within_s)
+            if not self._probes or (
+                iteration.env_steps > 0 and 0 < iteration.seconds < math.inf and 0 < iteration.rest_s < math.inf
+            ):
                 return iteration
         raise ProbeError(f"{_MAX_ATTEMPTS} training iterations in a row at {scale} could not be timed")
 
-    def steps_per_update(self, scales: Sequence[Scale]) -> dict[Scale, float]:
-        """Return the env steps per learner update at each scale; infinite if updates depend on the env steps alone."""
-        steps: dict[Scale, float] = self._ask("steps_per_update", [*scales])
-        return steps
+    def steps_per_update(self, scale: Scale) -> float:
+        """Return the env steps per learner update at a scale (see `ProbeRounds`)."""
+        return float(self._ask("steps_per_update", scale))
 
-    def probe(self, scale: Scale, number: int) -> Probe | str:
-        """Return a probe of a scale, or the reason if it failed."""
-        probe: Probe | str = self._ask("probe", scale, number)
+    def probe(self, scale: Scale) -> Probe | str:
+        """Return a probe of a scale, or the reason if it failed.
+
+        If env runners have died or hang, it starts a new Algorithm, and refuses larger scales from then on.
+        """
+        for smaller, why in self._deadly.items():
+            if is_within(smaller, scale):
+                return f"not tried after {smaller}: {why}"
+        probe: Probe | str = self._ask("probe", scale)
+        if isinstance(probe, str):
+            with suppress(ProbeError):
+                if self._ask("is_whole", within_s=2 * _MAX_ANSWER_S):
+                    return probe
+            self._deadly[scale] = probe
+            self.close()
+            self._start()
         return probe
 
     def close(self) -> None:
@@ -216,7 +210,7 @@ def _timed(config: AlgorithmConfig) -> AlgorithmConfig:
     short because their length only affects reporting; DQN's, for example, have 1,000 updates.
     """
     others = [each for each in callbacks_of(config) if not measures(each)]
-    measuring: Any = functools.partial(ScalingCallback, baseline_sps=1.0)
+    measuring: Any = functools.partial(ScalingCallback, baseline_sps=1.0, learner_threads=learner_threads_of(config))
     timed = config.copy(copy_frozen=False)
     # The old API stack takes only one; beside the user's, the times of phases are unknown there.
     timed.callbacks([*others, measuring] if is_new_stack(vars(config)) else [*others, measuring][0])

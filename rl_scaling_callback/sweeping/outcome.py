@@ -1,19 +1,19 @@
-"""What both ways of sweeping share: the task, the progress of a race, and the experiment to report on at its end."""
+"""What both ways of sweeping share: the task, and the experiment to report on at its end."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import ray
 
-from rl_scaling_callback.analysis.race import Grid, Outcome, Race
+from rl_scaling_callback.analysis.configurations import Configuration
+from rl_scaling_callback.analysis.race import Grid, Race
 from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Run, Study
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.steady import Steady
-from rl_scaling_callback.report.progress import ProgressView, Row
+from rl_scaling_callback.core.text import percent, rounded
 from rl_scaling_callback.rllib.configs import is_asynchronous, iterations_are_timed, steps_in_turn
 from rl_scaling_callback.rllib.hardware import Host as Machine
 
@@ -31,7 +31,6 @@ class Task:
         grid: the numbers of env runners and of envs to try.
         budget_s: time limit [s]; None for the default of the way of sweeping.
         say: called with progress messages.
-        progress: called with the standings after each round of probes or training run.
         clock: returns monotonic seconds.
     """
 
@@ -40,7 +39,6 @@ class Task:
     grid: Grid
     budget_s: float | None = None
     say: Callable[[str], None] = print
-    progress: Callable[[ProgressView], None] = lambda _: None
     clock: Callable[[], float] = time.monotonic
 
 
@@ -52,53 +50,26 @@ class Swept(NamedTuple):
     learner_threads: int | None = None
 
 
-class Work(NamedTuple):
-    """What an iteration of a configuration consists of: its env steps, seconds of each part per env step, and caveats."""
-
-    env_steps: float
-    parts: Mapping[str, float]
-    notes: tuple[str, ...] = ()
-
-
-def view(outcome: Outcome, failed: Mapping[Scale, str], rounds: int, seconds_left: float) -> ProgressView:
-    """Return the state of a sweep for display."""
-
-    def state(scale: Scale) -> str:
-        return "failed" if scale in failed else "out" if scale in outcome.out else ""
-
-    figures = zip(outcome.scales, outcome.speedup.tolist(), outcome.speedup_error.tolist(), strict=True)
-    rows = [Row(scale, speedup, error, state(scale)) for scale, speedup, error in figures]
-    return ProgressView(rows, outcome.choice, rounds, max(0.0, seconds_left))
+def leader(number: int, choice: Configuration) -> str:
+    """Return `"Round 3: 2r×8e leads, 3.41× ± 12 %"`."""
+    error = f" {percent(choice.speedup_error)}" if choice.speedup_error > 0 else ""
+    return f"Round {number}: {choice.scale} leads, {rounded(choice.speedup, 2, '×')}{error}"
 
 
 def experiment_of(
-    config: AlgorithmConfig,
-    machine: Machine,
-    outcome: Outcome,
-    work: Mapping[Scale, Work],
-    failed: Mapping[Scale, str],
-    source: str,
+    config: AlgorithmConfig, machine: Machine, runs: Sequence[Run], failed: Mapping[Scale, str], source: str, *, estimated: bool
 ) -> Experiment:
-    """Return an experiment with one run per configuration, whose only iteration is the one to expect.
+    """Return the experiment of a sweep.
 
-    Configurations that can't be measured (`failed`) have a reason. `source` says what was measured.
+    Args:
+        config: the swept config.
+        machine: the machine of the Algorithm's process.
+        runs: the runs.
+        failed: configurations that can't be measured, with the reason.
+        source: what was measured.
+        estimated: whether each run is an iteration to expect, with an error relative to the others, instead of a measured window.
     """
-    runs, settings = [], vars(config)
-    for each in outcome.candidates:
-        env_steps, parts, notes = work[each.scale]
-        iteration = Steady(
-            sps=each.sps,
-            error=each.own_error,
-            iterations=1,
-            env_steps=env_steps,
-            seconds=env_steps / each.sps,
-            converged=True,
-            settled=True,
-            parts={name: seconds * env_steps for name, seconds in parts.items()},
-        )
-        name = f"sweep of {each.scale}"
-        runs.append(Run(name=name, scale=each.scale, steady=iteration, cores=machine.cores, cpus=each.cpus, notes=notes))
-    algorithm: Any = config.algo_class
+    settings, algorithm = vars(config), cast(Any, config.algo_class)
     env = config.env if isinstance(config.env, str) else getattr(config.env, "__name__", "env")
     overlaps = is_asynchronous(settings)
     study = Study(
@@ -108,6 +79,6 @@ def experiment_of(
         phases_overlap=overlaps,
         steps_in_turn=steps_in_turn(settings),
         timed_iterations=overlaps and iterations_are_timed(settings),
-        swept=True,
+        swept=estimated,
     )
     return Experiment(source, (study,), tuple(LeftOut(str(scale), why) for scale, why in failed.items()))

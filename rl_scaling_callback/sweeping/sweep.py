@@ -25,7 +25,6 @@ from rl_scaling_callback.sweeping.user_callbacks import with_learner_threads
 
 if TYPE_CHECKING:
     from rl_scaling_callback.report import Report
-    from rl_scaling_callback.report.progress import ProgressView
 
 Counts = Sequence[int] | Literal["auto"]
 
@@ -41,11 +40,9 @@ def sweep(
     runners: Counts = "auto",
     envs: Counts = "auto",
     budget_minutes: float | None = None,
-    keep_envs: bool = True,
     page: str | Path = PAGE,
     say: Callable[[str], None] = print,
     show: Callable[[Report], None] | None = None,
-    progress: Callable[[ProgressView], None] = lambda _: None,
 ) -> Report:
     """Find the best scale for a config and a goal, and return a report on the measurements.
 
@@ -60,21 +57,17 @@ def sweep(
             on the policy, figures apply to the policy of the first iterations.
         runners: numbers of env runners; `"auto"` for powers of two up to the cores of the cluster.
         envs: numbers of envs per env runner; `"auto"` doubles them as long as that pays off.
-        budget_minutes: time limit for measuring and confirming; starting Ray and the Algorithm does not count. By default, 12 s
+        budget_minutes: time after which no measurement starts; starting Ray and the Algorithm does not count. By default, 12 s
             for probes after the first round, 30 s on a disturbed machine, and 12 s for confirming and for comparing numbers of the
-            learner's threads. Without probes, no measurement starts after this time; by default, there is no limit.
-        keep_envs: keep the envs of all configurations between rounds; each env runner then has 1 + the sum of the different numbers
-            of envs. False keeps only its own envs and those of one configuration at a time, and rebuilds them for each probe. This
-            takes longer, but suits simulators with few licences or high memory use.
+            learner's threads. Without probes, there is no limit by default.
         page: path or URI of the HTML page to write; an existing one is replaced.
-        say: called with progress messages.
+        say: called with progress messages, such as the standings after each round of probes or training run.
         show: called with the report; by default, the report is printed.
-        progress: called with the standings after each round of probes or training run.
 
     Returns:
         The report. Its `config` is `config` at the recommended scale, or None without a recommendation. If more or fewer threads
-        make the learner clearly faster, a note tells by how much, and the config's `ScalingCallback` has `learner_threads`.
-        `interrupted` is True if the sweep was interrupted.
+        make the learner clearly faster, a note tells by how much, and the config's `ScalingCallback` has `learner_threads`, unless
+        it is of a subclass that doesn't take them. `interrupted` is True if the sweep was interrupted.
 
     Raises:
         TypeError: `config` is not an AlgorithmConfig.
@@ -98,10 +91,13 @@ def sweep(
     measured = config.copy(copy_frozen=False)
     if evaluates(vars(config)):
         measured.evaluation(evaluation_interval=None)
-    task = Task(measured, race, grid, budget_minutes and 60 * budget_minutes, say, progress)
+    task = Task(measured, race, grid, budget_minutes and 60 * budget_minutes, say)
     try:
-        _check_probing(config)
-        swept = sweep_by_probes(task, grows=isinstance(envs, str), keep_envs=keep_envs)
+        if not is_new_stack(vars(config)):
+            raise ProbeError("The config uses the old API stack")
+        if is_asynchronous(vars(config)):
+            raise ProbeError("Sampling and learning overlap in this algorithm, so probes can't predict its training speed")
+        swept = sweep_by_probes(task, grows=isinstance(envs, str))
     except ProbeError as error:
         say(f"Probing is not possible: {str(error).rstrip('.')}. Training each configuration in an Algorithm of its own instead.")
         swept = sweep_by_training(task)
@@ -134,37 +130,20 @@ def grid_of(config: AlgorithmConfig, runners: Counts, envs: Counts, say: Callabl
             say(f"The cluster has {cores} cores but fits only {room}: start Ray with more CPUs (--num-cpus)")
         runners = powers_of_two(max(1, most))
     cluster.check(config, sorted({1, *runners}))
-    return Grid(tuple(sorted({*runners})), tuple(powers_of_two(_MAX_ENVS) if isinstance(envs, str) else sorted({*envs})))
+    return Grid(tuple(runners), tuple(powers_of_two(_MAX_ENVS) if isinstance(envs, str) else envs))
 
 
 def _counts(name: str, counts: Counts) -> Counts:
-    """Return numbers of runners or envs as Python integers, or "auto".
+    """Return numbers of runners or envs as ascending Python integers, or "auto".
 
     Raises:
         ValueError: the value is neither.
     """
-    if isinstance(counts, str):
-        if counts != "auto":
-            raise ValueError(f"{name} is {counts!r}; allowed are numbers and 'auto'")
+    if isinstance(counts, str) and counts == "auto":
         return counts
-    if not isinstance(counts, Iterable):
+    if isinstance(counts, str) or not isinstance(counts, Iterable) or not [*counts]:
         raise ValueError(f"{name} is {counts!r}; allowed are several numbers, such as [1, 2, 4], and 'auto'")
-    numbers = [int(each) if hasattr(each, "__index__") else each for each in counts]
-    if not numbers:
-        raise ValueError(f"{name} is {counts!r}; allowed are numbers and 'auto'")
+    numbers = {int(each) if hasattr(each, "__index__") else each for each in counts}
     for each in numbers:
         at_least(name, each, 1)
-    return numbers
-
-
-def _check_probing(config: AlgorithmConfig) -> None:
-    """Check that a config can be probed, before anything is started.
-
-    Raises:
-        ProbeError: it can't; the message gives the reason.
-    """
-    facts = vars(config)
-    if not is_new_stack(facts):
-        raise ProbeError("The config uses the old API stack.")
-    if is_asynchronous(facts):
-        raise ProbeError("Sampling and learning overlap in this algorithm, so probes can't predict its training speed.")
+    return sorted(numbers)

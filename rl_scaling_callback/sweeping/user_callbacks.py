@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import Any
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -30,9 +31,15 @@ def learner_threads_of(config: AlgorithmConfig) -> int | None:
 
 
 def with_learner_threads(config: AlgorithmConfig, threads: int) -> AlgorithmConfig:
-    """Return a copy of a config whose `ScalingCallback`, the user's or a new one after the user's callbacks, sets the threads."""
+    """Return a copy of a config whose `ScalingCallback`, the user's or a new one after the user's callbacks, sets the threads.
+
+    A subclass that doesn't take `learner_threads` is left alone.
+    """
     callbacks = callbacks_of(config)
     ours: Any = next(filter(measures, callbacks), ScalingCallback)
+    taken = inspect.signature(ours).parameters.values()
+    if not any(each.name == "learner_threads" or each.kind is each.VAR_KEYWORD for each in taken):
+        return config.copy(copy_frozen=False)
     place = callbacks.index(ours) if ours in callbacks else len(callbacks)
     callbacks[place : place + 1] = [functools.partial(ours, learner_threads=threads)]
     tuned: Any = config.copy(copy_frozen=False)

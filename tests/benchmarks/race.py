@@ -122,7 +122,8 @@ def run(race: Race, machine: Machine, rng: np.random.Generator, most_rounds: int
         # The rest is known at the machine's speed during the rounds, as in a sweep, which trains between rounds.
         rest = machine.surface.rest * math.exp(fmean(drifts)) * machine.rest_error
         outcome = race.judge(scales, seconds, rest, REST_ERROR)
-        added = race.worth_adding(outcome, grow_to) if grow_to is not None else ()
+        left = {each.scale for each in outcome.candidates} - outcome.out
+        added = race.worth_adding(outcome.candidates, grow_to, left) if grow_to is not None else []
         if (outcome.over and not added) or len(rows) >= most_rounds:
             return Run(outcome, len(rows), probes, machine.seconds)
         scales += added
@@ -142,8 +143,7 @@ def figures(goal: Goal, surfaces: list[Surface], most_rounds: int, lasting: floa
             outcome = runs[-1].outcome
             regrets.append(regret(sps, outcome.choice, goal))
             dropped.append(min(regret(sps, scale, goal) for scale in sps.keys() - outcome.out) > INDIFFERENCE)
-            logs = (np.log(outcome.speedup).tolist(), np.log1p(outcome.speedup_error / 100).tolist())
-            known.append(dict(zip(outcome.scales, zip(*logs, strict=True), strict=True)))
+            known.append({c.scale: (math.log(c.speedup), math.log1p(c.speedup_error / 100)) for c in outcome.candidates})
         for mine, its in (known, known[::-1]):
             for scale in mine.keys() - {Scale(1, 1)}:
                 speedup, error = mine[scale]

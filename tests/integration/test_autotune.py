@@ -24,13 +24,16 @@ def ppo(runners, envs, **callback):
     return config.callbacks(functools.partial(ScalingCallback, **callback))
 
 
+def of_env_runners(algorithm, ask):
+    return algorithm.env_runner_group.foreach_env_runner(ask, local_env_runner=False)
+
+
 def envs_of(algorithm):
-    return algorithm.env_runner_group.foreach_env_runner(lambda runner: runner.env.num_envs, local_env_runner=False)
+    return of_env_runners(algorithm, lambda runner: runner.env.num_envs)
 
 
-def seeds_of(algorithm):
-    read = lambda runner: getattr(runner, "_seed", runner.config.seed)  # noqa: E731
-    return algorithm.env_runner_group.foreach_env_runner(read, local_env_runner=False)
+def seed_of(env_runner):
+    return getattr(env_runner, "_seed", env_runner.config.seed)
 
 
 def die(env_runner):
@@ -47,8 +50,8 @@ def algorithm():
 
 
 def test_an_algorithm_trains_at_another_scale_and_back(algorithm):
-    rescaler, group = Rescaler(algorithm), algorithm.env_runner_group
-    seeds = seeds_of(algorithm)
+    rescaler = Rescaler(algorithm)
+    seeds = of_env_runners(algorithm, seed_of)
     algorithm.train()
     for scale in (Scale(1, 4), Scale(2, 8), Scale(2, 1)):
         rescaler.apply(scale)
@@ -59,9 +62,8 @@ def test_an_algorithm_trains_at_another_scale_and_back(algorithm):
         assert result["fault_tolerance"]["num_healthy_workers"] == scale.num_env_runners
         assert algorithm.config.num_env_runners == scale.num_env_runners
     # An env runner that was left out has the weights of the others again.
-    weights = group.foreach_env_runner(lambda runner: str(runner.module.get_state()), local_env_runner=False)
-    assert len(set(weights)) == 1
-    assert not set(seeds) & set(seeds_of(algorithm))
+    assert len(set(of_env_runners(algorithm, lambda runner: str(runner.module.get_state())))) == 1
+    assert not set(seeds) & set(of_env_runners(algorithm, seed_of))
     assert algorithm.evaluate()["env_runners"]["num_episodes"] > 0
 
 
@@ -125,26 +127,19 @@ def test_a_tuned_trial_can_be_saved_and_restored(tuned, tmp_path):
         restored.stop()
 
 
-def off_policy():
-    config = DQNConfig().environment("CartPole-v1").env_runners(num_env_runners=1, num_cpus_per_env_runner=0.25)
-    return config.training(num_steps_sampled_before_learning_starts=100).reporting(min_sample_timesteps_per_iteration=200)
-
-
-def asynchronous():
-    return APPOConfig().environment("CartPole-v1").env_runners(num_env_runners=1, num_cpus_per_env_runner=0.25)
-
-
-def old_stack():
-    return ppo(1, 1).api_stack(enable_rl_module_and_learner=False, enable_env_runner_and_connector_v2=False)
-
-
 @pytest.mark.parametrize(
     ("config", "reason"),
-    [(off_policy, "number of updates"), (asynchronous, "overlaps learning"), (old_stack, "old API stack")],
+    [
+        (DQNConfig().training(num_steps_sampled_before_learning_starts=100), "number of updates"),
+        (APPOConfig(), "overlaps learning"),
+        (PPOConfig().api_stack(enable_rl_module_and_learner=False, enable_env_runner_and_connector_v2=False), "old API stack"),
+    ],
 )
 def test_what_cant_be_tuned_trains_as_configured(caplog, config, reason):
+    config.environment("CartPole-v1").env_runners(num_env_runners=1, num_cpus_per_env_runner=0.25)
+    config.reporting(min_sample_timesteps_per_iteration=200)
     with caplog.at_level(logging.WARNING, "rl_scaling_callback"):
-        built = config().callbacks(functools.partial(ScalingCallback, autotune=True)).build_algo()
+        built = config.callbacks(functools.partial(ScalingCallback, autotune=True)).build_algo()
     try:
         assert built.train()["training_iteration"] == 1
     finally:

@@ -75,7 +75,12 @@ def measured(report):
     return {each.scale for each in report.studies[0].configurations}
 
 
-GRID = {Scale(1, 1), Scale(1, 2), Scale(2, 1), Scale(2, 2)}
+def impala():
+    return IMPALAConfig().environment(CostlyEnv, env_config={"step_s": 0.01}).training(train_batch_size_per_learner=50)
+
+
+def old_stack():
+    return on_the_old_stack(costly(batch=40, step_s=0.01))
 
 
 def odd(config):
@@ -85,15 +90,15 @@ def odd(config):
 
 
 def test_sweep_returns_a_config_and_writes_a_page(tmp_path):
-    shown, standings = [], []
+    shown = []
     config = odd(costly(batch=40, step_s=0.01))
-    report, said = run(config, tmp_path, budget_minutes=0.2, show=shown.append, progress=standings.append)
+    report, said = run(config, tmp_path, budget_minutes=0.2, show=shown.append)
     choice = report.studies[0].recommendation.choice
     assert (report.config.num_env_runners, choice.scale.num_env_runners) == (2, 2)
     assert report.config.evaluation_interval == 2
     assert choice.cpus == 1.0
     assert shown
-    assert {row.scale for row in standings[-1].rows} == measured(report) == GRID
+    assert measured(report) == {Scale(1, 1), Scale(1, 2), Scale(2, 1), Scale(2, 2)}
     speedups = {each.scale: each.speedup for each in report.studies[0].configurations}
     assert speedups[Scale(2, 1)] == pytest.approx(2.0, rel=0.2)
     assert speedups[Scale(1, 2)] == pytest.approx(1.0, rel=0.2)
@@ -115,26 +120,24 @@ def test_env_that_exists_once_per_process_is_trained(tmp_path):
 
 
 @pytest.mark.release
-def test_asynchronous_algorithm_is_trained_with_short_iterations(tmp_path):
-    config = IMPALAConfig().environment(CostlyEnv, env_config={"step_s": 0.01}).training(train_batch_size_per_learner=50)
-    made, said = run(config, tmp_path, envs=[1], budget_minutes=0.01)
-    assert "Sampling and learning overlap" in said[0]
+@pytest.mark.parametrize(("config", "reason"), [(impala, "Sampling and learning overlap"), (old_stack, "old API stack")])
+def test_what_probes_cannot_predict_is_trained(tmp_path, config, reason):
+    made, said = run(config(), tmp_path, envs=[1], budget_minutes=0.3)
+    assert reason in said[0]
     (study,) = made.studies
-    assert study.study.timed_iterations
-    # One env that waits 10 ms per step, and an Algorithm whose busy loop takes a core.
+    assert study.study.timed_iterations == (config is impala)
+    # One env that waits 10 ms per step, and in IMPALA a busy loop that takes a core.
     assert 30 < study.configurations[0].sps < 105
+    assert config is impala or study.recommendation.choice.scale == Scale(2, 1)
 
 
-@pytest.mark.release
-def test_old_api_stack_is_trained(tmp_path):
-    made, said = run(on_the_old_stack(costly(batch=40, step_s=0.01)), tmp_path, envs=[1], budget_minutes=0.3)
-    assert "old API stack" in said[0]
-    assert made.studies[0].recommendation.choice.scale == Scale(2, 1)
-
-
-def test_grid_that_can_never_be_scheduled_is_rejected(tmp_path):
+def test_grid_is_that_which_the_cluster_fits(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"never run 8 env runners: 8 need 9 CPU, but the cluster has 5; 1, 2 fit"):
         run(costly(), tmp_path, runners=[1, 2, 8])
+    monkeypatch.setattr(clusters, "cores", lambda: 64)
+    said = []
+    assert grid_of(costly(), "auto", [1, 3], said.append) == Grid((1, 2, 4), (1, 3))
+    assert ["64 cores but fits only 4 env runners" in text for text in said] == [True]
 
 
 @pytest.mark.parametrize(("given", "used"), [(10.0, 2.0), (1.0, 1.0), (None, 0)])
@@ -161,7 +164,19 @@ def test_threads_are_set_by_the_callback_of_the_user_if_there_is_one(given, othe
     assert (callback.func, callback.keywords) == (ScalingCallback, {**options, "learner_threads": 2})
     assert isinstance(callback(), ScalingCallback)
     assert tuned.callbacks_class == [Mine] * others
-    assert learner_threads_of(config) == (4 if options else None)
+
+
+class Fixed(ScalingCallback):
+    """A subclass with options of its own only."""
+
+    def __init__(self, name="mine"):
+        super().__init__(probe=False)
+
+
+def test_a_subclass_that_takes_no_threads_is_left_alone():
+    tuned = with_learner_threads(costly().callbacks(partial(Fixed, name="other")), 2)
+    assert (tuned.callbacks_class.func, tuned.callbacks_class.keywords) == (Fixed, {"name": "other"})
+    assert learner_threads_of(tuned) is None
 
 
 def test_callbacks_of_the_user_stay_beside_the_measuring_one():
@@ -173,52 +188,37 @@ def test_callbacks_of_the_user_stay_beside_the_measuring_one():
     assert hosts._timed(old.callbacks(Mine)).callbacks_class is Mine
 
 
-def test_measuring_gives_no_advice(caplog):
+def test_learner_updates_with_the_threads_to_measure_and_without_advice(caplog):
     """Advice about baselines is for users' trials. Here, the process of the Algorithm is this one."""
-    logger = logging.getLogger("rl_scaling_callback")
-    level, host = logger.level, hosts._Host()
-    try:
-        host.start(hosts._timed(costly(batch=20).env_runners(num_env_runners=0)))
-        for _ in range(8):
-            host.train(Scale(0, 1), probes=False)
-        host.stop()
-    finally:
-        logger.setLevel(level)
-    assert "baseline" not in caplog.text
-
-
-def test_learner_updates_with_the_threads_to_measure():
-    """The process of the Algorithm is this one."""
     import torch
 
     before, host = torch.get_num_threads(), hosts._Host()
     logger = logging.getLogger("rl_scaling_callback")
     level = logger.level
     try:
-        host.start(hosts._timed(costly(batch=20).env_runners(num_env_runners=1)))
-        assert host.prepare(probes=True, keep_envs=True, threads=before + 1) == before + 1
-        host.train(Scale(1, 1), probes=True, threads=before + 2)
+        config = costly(batch=20).env_runners(num_env_runners=1)
+        host.start(hosts._timed(config.callbacks(partial(ScalingCallback, learner_threads=before + 1))))
+        assert host.prepare(probes=True) == before + 1
+        host.train(Scale(1, 1), threads=before + 2)
         assert torch.get_num_threads() == before + 2
-        host.train(Scale(1, 2), probes=True)
+        host.train(Scale(1, 2))
         assert torch.get_num_threads() == before + 2
         host.stop()
     finally:
         torch.set_num_threads(before)
         logger.setLevel(level)
+    assert "baseline" not in caplog.text
 
 
-@pytest.mark.parametrize(("keep", "most"), [(True, 1 + 1 + 2 + 3), (False, 1 + 3)])
-def test_envs_alive_at_a_time_and_after_a_sweep(tmp_path, keep, most):
-    host = Host(at_scale(costly(Simulator, batch=20, folder=str(tmp_path)), Scale(1, 1)), keep_envs=keep)
-    alive = []
+def test_no_env_lives_after_a_sweep(tmp_path):
+    host = Host(at_scale(costly(Simulator, batch=20, folder=str(tmp_path)), Scale(1, 1)))
     try:
-        for scale in (Scale(1, 1), Scale(1, 2), Scale(1, 3)):
-            assert host.probe(scale, 0).env_steps > 0
+        for scale in (Scale(1, 1), Scale(1, 3)):
+            assert host.probe(scale).env_steps > 0
             assert host.train(scale).env_steps >= 20
-            alive.append(len(list(tmp_path.iterdir())))
+        assert len(list(tmp_path.iterdir())) == 1 + 1 + 3
     finally:
         host.close()
-    assert max(alive) == most
     assert list(tmp_path.iterdir()) == []
 
 
@@ -243,13 +243,6 @@ def test_sweep_waits_for_busy_resources_and_then_fails(cluster):
         assert len(said) == 1
     finally:
         ray.util.remove_placement_group(first)
-
-
-def test_warns_if_the_cluster_fits_fewer_env_runners_than_cores(monkeypatch):
-    monkeypatch.setattr(clusters, "cores", lambda: 64)
-    said = []
-    assert grid_of(costly(), "auto", [1, 3], said.append) == Grid((1, 2, 4), (1, 3))
-    assert ["64 cores but fits only 4 env runners" in text for text in said] == [True]
 
 
 def test_written_config_sets_the_threads_of_the_learner(tmp_path, monkeypatch):

@@ -22,11 +22,23 @@ def fastest(scales, seconds, **rest):
     return Race(GOALS["fastest"]).judge(scales, seconds, **rest)
 
 
+def speedups(outcome):
+    return np.array([each.speedup for each in outcome.candidates])
+
+
+def errors(outcome):
+    return np.array([each.speedup_error for each in outcome.candidates])
+
+
+def more(race, outcome, grid):
+    return race.worth_adding(outcome.candidates, grid, {each.scale for each in outcome.candidates} - outcome.out)
+
+
 def test_three_rounds_suffice_without_noise():
     outcome = fastest(GRID, rounds(LAW, 3), rest=0.1)
-    assert outcome.speedup == pytest.approx(1.1 / (LAW + 0.1))
+    assert speedups(outcome) == pytest.approx(1.1 / (LAW + 0.1))
     assert [each.sps for each in outcome.candidates] == pytest.approx(1 / (LAW + 0.1))
-    assert outcome.speedup_error == pytest.approx(np.zeros(len(GRID)), abs=1e-4)
+    assert errors(outcome) == pytest.approx(np.zeros(len(GRID)), abs=1e-4)
     assert outcome.equals == (Scale(4, 8),)
 
 
@@ -43,7 +55,7 @@ def test_an_outlier_in_two_rounds_eliminates_nothing():
     measured = rounds(np.array([1 / scale.parallelism**0.5 for scale in scales]), 2, 0.002)
     measured[1, -1] *= 1.8
     outcome = fastest(scales, measured)
-    assert outcome.speedup[-1] < outcome.speedup[-2]
+    assert speedups(outcome)[-1] < speedups(outcome)[-2]
     assert Scale(8, 8) not in outcome.out
     assert Scale(1, 2) in outcome.out
 
@@ -54,8 +66,8 @@ def test_an_outlier_in_two_rounds_eliminates_nothing():
 def test_machine_that_slows_down_between_rounds_and_rounds_without_any_probe_change_nothing(change):
     measured = rounds(LAW, 6, 0.05)
     one, other = (Race(GOALS["save"]).judge(GRID, each) for each in (measured, change(measured)))
-    assert other.speedup == pytest.approx(one.speedup)
-    assert other.speedup_error == pytest.approx(one.speedup_error)
+    assert speedups(other) == pytest.approx(speedups(one))
+    assert errors(other) == pytest.approx(errors(one))
     assert other.out == one.out
 
 
@@ -65,34 +77,25 @@ def test_outliers_have_little_weight():
     disturbed[2, 0] *= 3
     disturbed[4, 7] *= 2
     one, other = (fastest(GRID, each) for each in (measured, disturbed))
-    assert other.speedup == pytest.approx(one.speedup, rel=0.04)
-    assert np.all(other.speedup_error < 1.6 * one.speedup_error.max())
+    assert speedups(other) == pytest.approx(speedups(one), rel=0.04)
+    assert np.all(errors(other) < 1.6 * errors(one).max())
 
 
-@pytest.mark.parametrize(
-    ("independent", "scales", "count", "noise", "races"),
-    # Independent: three rounds of three configurations, as noisy as trials on a shared machine.
-    [(False, len(GRID), 5, 0.05, 60), (True, 3, 3, 0.092, 300)],
-)
-def test_intervals_cover_a_repeat(independent, scales, count, noise, races):
-    held, errors = [], []
-    for seed in range(races):
-        one, other = (
-            Race(GOALS["fastest"], independent=independent).judge(GRID[:scales], rounds(LAW[:scales], count, noise, (seed, each)))
-            for each in range(2)
-        )
-        held += (np.abs(np.log(one.speedup / other.speedup)) <= np.log1p(one.speedup_error / 100))[1:].tolist()
-        errors.append(one.speedup_error[1])
+def test_intervals_cover_a_repeat():
+    held = []
+    for seed in range(60):
+        one, other = (fastest(GRID, rounds(LAW, 5, 0.05, (seed, each))) for each in range(2))
+        held += (np.abs(np.log(speedups(one) / speedups(other))) <= np.log1p(errors(one) / 100))[1:].tolist()
     assert 0.92 < np.mean(held) < 0.98
-    assert np.median(errors) < 30
+    assert errors(one)[1] < 30
 
 
 def test_error_of_the_rest_propagates():
-    sure, unsure = (fastest(GRID, rounds(LAW, 3), rest=0.2, rest_error=error) for error in (0.0, 0.1))
+    sure, unsure = (errors(fastest(GRID, rounds(LAW, 3), rest=0.2, rest_error=error)) for error in (0.0, 0.1))
     # d ln S / d ln rest is the rest's share of the reference's time minus its share of the configuration's.
     shares = 0.2 / (LAW + 0.2)
-    assert sure.speedup_error[-1] < 1e-3
-    widths = np.log1p(unsure.speedup_error / 100)
+    assert sure[-1] < 1e-3
+    widths = np.log1p(unsure / 100)
     assert widths == pytest.approx(widths[-1] * (shares - shares[0]) / (shares[-1] - shares[0]))
     assert widths[-1] > 1.96 * math.sqrt(2) * 0.1 * (shares[-1] - shares[0]) * 0.999
 
@@ -113,10 +116,10 @@ def test_configurations_without_common_rounds_are_compared_through_others():
     measured = rounds(times, 8, 0.01) * np.repeat([1.0, 2.0], 4)[:, None]
     measured[4:, 1] = measured[:4, 3] = NAN
     outcome = fastest(scales, measured)
-    assert outcome.speedup == pytest.approx(1 / times, rel=0.02)
+    assert speedups(outcome) == pytest.approx(1 / times, rel=0.02)
     assert outcome.choice == Scale(4, 2)
     assert Scale(2, 1) in outcome.out
-    assert outcome.speedup_error[1] > outcome.speedup_error[2]
+    assert errors(outcome)[1] > errors(outcome)[2]
 
 
 @pytest.mark.parametrize("times_measured", [0, 1])
@@ -125,13 +128,14 @@ def test_configuration_measured_once_is_not_eliminated_and_one_that_cannot_be_is
     measured[: 5 - times_measured, 2] = NAN
     outcome = fastest((SINGLE, Scale(2, 1), Scale(1, 2)), measured)
     assert (outcome.choice, outcome.out, outcome.over) == (Scale(2, 1), frozenset(), times_measured == 0)
-    assert math.isnan(outcome.speedup[2]) == (times_measured == 0)
+    assert len(outcome.candidates) == 2 + times_measured
 
 
 @pytest.mark.parametrize(
     ("efficiency", "noise", "out", "over"),
     [
         (90, 0.02, {Scale(1, 2)}, True),
+        (80.0, 0.02, set(), True),  # with an exact threshold, it would have to go on for ever
         (80.1, 0.02, set(), True),
         (80.1, 0.06, set(), False),
         (60, 0.02, {Scale(2, 2)}, True),
@@ -158,25 +162,18 @@ def test_limit_of_cpus(goal, cpus, choice):
     assert (outcome.choice, outcome.over) == (choice, True)
 
 
-def test_race_at_a_threshold_ends():
-    """With an exact threshold, it would have to go on for ever."""
-    measured = rounds(np.array([1.0, 50 / 80]), 60, 0.01)
-    outcome = Race(GOALS["save"]).judge((SINGLE, Scale(2, 1)), measured)
-    assert (outcome.choice, outcome.over) == (Scale(2, 1), True)
-
-
 def test_autocorrelated_noise_counts_as_fewer_rounds():
     steps = np.random.default_rng(0).normal(0, 0.05, (30, len(GRID)))
     lasting = steps.copy()
     for i in range(1, 30):
         lasting[i] = 0.8 * lasting[i - 1] + 0.6 * steps[i]
-    one, other = (fastest(GRID, LAW * np.exp(each)).speedup_error[1:] for each in (steps, lasting))
+    one, other = (errors(fastest(GRID, LAW * np.exp(each)))[1:] for each in (steps, lasting))
     assert np.median(other) > 1.7 * np.median(one)
 
 
 def test_larger_reference_counts_as_scaling_perfectly_up_to_itself():
     outcome = fastest((Scale(2, 1), Scale(4, 1)), rounds(np.array([0.5, 0.3]), 3))
-    assert outcome.speedup == pytest.approx([2, 2 * 0.5 / 0.3])
+    assert speedups(outcome) == pytest.approx([2, 2 * 0.5 / 0.3])
 
 
 def test_grid_grows_while_that_pays_off():
@@ -189,7 +186,7 @@ def test_grid_grows_while_that_pays_off():
 
     for _ in range(20):
         outcome = race.judge(scales, rounds(np.array([seconds(scale) for scale in scales]), 3))
-        added = race.worth_adding(outcome, grid)
+        added = more(race, outcome, grid)
         scales += added
     assert not added
     assert outcome.choice == Scale(2, 256)
@@ -204,7 +201,7 @@ def test_grid_does_not_grow_beyond_what_can_meet_the_goal(goal, largest):
     race = Race(GOALS[goal])
     for _ in range(6):
         outcome = race.judge(scales, rounds(np.array([scale.parallelism**-0.7 for scale in scales]), 3))
-        scales += race.worth_adding(outcome, Grid((1,), (1, 2, 4, 8, 16, 32, 64)))
+        scales += more(race, outcome, Grid((1,), (1, 2, 4, 8, 16, 32, 64)))
     assert max(scale.parallelism for scale in scales) == largest
 
 
@@ -215,17 +212,11 @@ def test_grid_grows_if_the_choice_meets_a_minimum_only_within_its_error(speedup)
     noise = 1 + 0.05 * np.random.default_rng(0).uniform(-1, 1, (6, 1)) * [0, 0, 1]
     outcome = race.judge(scales, noise * [1, 1 / 1.5, 1 / speedup])
     assert outcome.choice == Scale(2, 2)
-    assert Scale(2, 4) in race.worth_adding(outcome, Grid((1, 2), (1, 2, 4, 8)))
+    assert Scale(2, 4) in more(race, outcome, Grid((1, 2), (1, 2, 4, 8)))
 
 
 def test_runners_grow_up_to_their_limit():
     race = Race(GOALS["fastest"])
     outcome = race.judge([SINGLE, Scale(2, 1), Scale(4, 1)], rounds(np.array([1, 0.5, 0.25]), 3))
-    assert race.worth_adding(outcome, Grid((1, 2, 4, 6), (1,))) == (Scale(6, 1),)
-    assert race.worth_adding(outcome, Grid((1, 2, 4), (1,))) == ()
-
-
-@pytest.mark.parametrize("seconds", [np.ones(3), np.ones((3, 2)), np.full((3, 1), NAN)])
-def test_bad_arrays(seconds):
-    with pytest.raises(ValueError, match="seconds has shape"):
-        Race(GOALS["save"]).judge([SINGLE], seconds)
+    assert more(race, outcome, Grid((1, 2, 4, 6), (1,))) == [Scale(6, 1)]
+    assert more(race, outcome, Grid((1, 2, 4), (1,))) == more(race, outcome, Grid((1, 2, 4, 6), (1,), lambda scale: False)) == []

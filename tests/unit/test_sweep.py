@@ -19,7 +19,6 @@ from rl_scaling_callback.analysis.race import Grid, Race
 from rl_scaling_callback.core.probing import Probe, ProbeError
 from rl_scaling_callback.core.scale import REFERENCE_SCALE, Scale
 from rl_scaling_callback.report import make_report
-from rl_scaling_callback.report.progress import progress_text
 from rl_scaling_callback.rllib.hardware import this_host
 from rl_scaling_callback.sweeping import by_probes, by_training
 from rl_scaling_callback.sweeping.host import TrainedIteration
@@ -33,6 +32,7 @@ CONFIG = SimpleNamespace(
     num_cpus_for_main_process=1,
     num_cpus_per_env_runner=1,
 )
+FASTEST = GOALS["fastest"]
 ENVS = tuple(2**power for power in range(9))
 
 
@@ -48,21 +48,18 @@ class ScriptedHost:
     learner_threads = math.nan
     threads = 1
     slower = 1
-    dies = False
 
-    def __init__(self, config, *, probes=True, keep_envs=True, say=print):
+    def __init__(self, config, *, probes=True, say=print):
         self.scale, self.machine, self.probes = config, replace(this_host(), cores=4), probes
         self.probed = self.added = self.trained_since = 0
+        self.times = Counter()
 
     def close(self):
         pass
 
-    def recover(self):
-        return self.dies
-
-    def steps_per_update(self, scales):
-        self.added += len(scales)
-        return dict.fromkeys(scales, math.inf)
+    def steps_per_update(self, scale):
+        self.added += 1
+        return math.inf
 
     def update_s(self):
         return 0.008
@@ -78,12 +75,18 @@ class ScriptedHost:
         ScriptedHost.now += seconds
         return trained(scale, seconds, learn)
 
-    def probe(self, scale, number):
-        self.probed, self.trained_since = number + 1, 0
+    def noisy(self, seconds, scale, noise):
+        """Return what the next measurement of a scale yields, in whatever order they are made."""
+        self.times[scale] += 1
+        return seconds * random.Random(f"{scale} {self.times[scale]}").lognormvariate(0, noise)
+
+    def probe(self, scale):
+        self.probed += scale == REFERENCE_SCALE
+        self.trained_since = 0
         self.fails(self)
-        seconds = self.slower * 0.8 / scale.parallelism * (1 + 0.01 * math.sin(7 * number + scale.parallelism))
+        seconds = self.noisy(self.slower * 0.8 / scale.parallelism, scale, 0.01)
         ScriptedHost.now += seconds
-        return Probe(scale, number, 80.0, seconds, (seconds,) * scale.num_env_runners)
+        return Probe(scale, 0, 80.0, seconds, (seconds,) * scale.num_env_runners)
 
 
 @pytest.fixture
@@ -100,7 +103,7 @@ def scripted(monkeypatch):
     return use
 
 
-def by(way, runners=(1, 2), envs=ENVS, goal=GOALS["fastest"], **options):
+def by(way, runners=(1, 2), envs=ENVS, budget_s=None, **options):
     """Sweep the scripted process; return the measurements and the messages."""
     said = []
 
@@ -108,9 +111,7 @@ def by(way, runners=(1, 2), envs=ENVS, goal=GOALS["fastest"], **options):
         ScriptedHost.now += 1e-6
         return ScriptedHost.now
 
-    told = {name: options.pop(name) for name in ("budget_s", "progress") if name in options}
-    task = Task(CONFIG, Race(goal), Grid(runners, envs), say=said.append, clock=clock, **told)
-    return way(task, **options), said
+    return way(Task(CONFIG, Race(FASTEST), Grid(runners, envs), budget_s, said.append, clock), **options), said
 
 
 def probe(**options):
@@ -121,44 +122,31 @@ def train(**options):
     return by(by_training.sweep_by_training, **options)
 
 
-def scales(swept):
-    return {run.scale for run in swept.experiment.studies[0].runs}
+def runs(swept):
+    return {run.scale: run for run in swept.experiment.studies[0].runs}
 
 
-def recommendation(swept, goal=GOALS["fastest"]):
+def notes(swept):
+    return [note for run in runs(swept).values() for note in run.notes]
+
+
+def recommendation(swept, goal=FASTEST):
     return make_report(swept.experiment, goal).studies[0].recommendation
-
-
-def spied(monkeypatch):
-    """Return a list that the `ProbeRounds` of a sweep is added to."""
-    kept = []
-    made = by_probes.ProbeRounds
-    monkeypatch.setattr(by_probes, "ProbeRounds", lambda *given, **options: kept.append(made(*given, **options)) or kept[-1])
-    return kept
 
 
 # Without probes
 
 
-def test_updates_at_one_scale_are_predicted_to_take_as_long_at_others():
-    scales = [REFERENCE_SCALE, Scale(2, 1), Scale(2, 8)]
-    at_one = ProbeRounds(scales, dict.fromkeys(scales, math.inf), iterations=[trained(Scale(2, 1), 0.1)] * 4)
-    assert at_one.rest == pytest.approx([0.01 / 80] * 3)
-    at_one.iterations += [trained(Scale(2, 8), 0.1, learn=0.022)] * 4
-    assert at_one.rest == pytest.approx([0.009 / 80, 0.01 / 80, 0.024 / 80])  # 1 ms more for each env
-
-
 def test_training_doubles_each_axis_while_that_pays_off_and_repeats_the_best(scripted):
     """Two env runners are twice as fast as one, and 4 envs 4 times; more of either gain nothing."""
-    views = []
-    swept, said = train(runners=(1, 2, 4), progress=views.append)
+    swept, said = train(runners=(1, 2, 4))
     assert recommendation(swept).choice.scale == Scale(2, 4)
-    trained = Counter(text.removeprefix("Training with ") for text in said)
-    assert trained["1r×1e"] == trained["2r×4e"] == 3
-    assert set(trained) < {str(Scale(r, e)) for r in (1, 2, 4) for e in (1, 2, 4, 8)}
-    assert max(trained.values()) == 3
-    assert sum(trained.values()) <= 15
-    assert views[-1].choice == Scale(2, 4)
+    times = Counter(run.scale for run in swept.experiment.studies[0].runs)
+    assert times[REFERENCE_SCALE] == times[Scale(2, 4)] == max(times.values()) == 3
+    assert times.keys() < {Scale(r, e) for r in (1, 2, 4) for e in (1, 2, 4, 8)}
+    assert times.total() <= 15
+    assert said[:2] == ["Training with 1r×1e", "Round 1: 1r×1e leads, 1.00×"]
+    assert said[-1].startswith("Round 3: 2r×4e leads, ")
 
 
 def test_configuration_that_fails_in_training_is_left_out_and_so_are_larger_ones(scripted):
@@ -193,7 +181,7 @@ def test_reference_that_cannot_be_trained_ends_a_sweep(scripted, train_, text):
 def test_no_training_starts_after_the_budget(scripted, budget_s):
     swept, _ = train(budget_s=budget_s)
     assert ScriptedHost.now < budget_s + 20
-    assert scales(swept) >= {REFERENCE_SCALE}
+    assert runs(swept).keys() >= {REFERENCE_SCALE}
 
 
 def test_interrupted_training_reports_the_results_so_far(scripted):
@@ -205,7 +193,7 @@ def test_interrupted_training_reports_the_results_so_far(scripted):
     swept, said = train()
     assert swept.interrupted
     assert said[-1] == "Interrupted: showing the results so far"
-    assert scales(swept) >= {REFERENCE_SCALE, Scale(2, 1), Scale(1, 2)}
+    assert runs(swept).keys() >= {REFERENCE_SCALE, Scale(2, 1), Scale(1, 2)}
 
 
 # With probes
@@ -228,50 +216,33 @@ def test_sweep_that_ends_early_reports_the_results_so_far(scripted, error, when)
     scripted(fails=staticmethod(fails))
     swept, said = probe()
     assert swept.interrupted == isinstance(error, KeyboardInterrupt)
-    assert scales(swept) >= {REFERENCE_SCALE, Scale(1, 2), Scale(2, 1), Scale(2, 2)}
+    assert runs(swept).keys() >= {REFERENCE_SCALE, Scale(1, 2), Scale(2, 1), Scale(2, 2)}
     assert any(text.startswith("Interrupted:" if isinstance(error, KeyboardInterrupt) else "Ended early") for text in said)
 
 
-def test_configuration_that_cannot_be_probed_is_not_trained(scripted):
-    trained = []
+def test_configuration_that_cannot_be_probed_is_neither_probed_again_nor_trained(scripted):
+    tried = []
 
-    def fail(self, scale, number):
-        return "no licence" if scale.num_envs_per_env_runner > 1 else ScriptedHost.probe(self, scale, number)
+    def fail(self, scale):
+        tried.append(scale)
+        return "no licence" if scale.num_envs_per_env_runner > 1 else ScriptedHost.probe(self, scale)
 
     def spy(self, scale):
-        trained.append(scale)
+        tried.append(scale)
         return ScriptedHost.train(self, scale)
 
     scripted(probe=fail, train=spy)
     swept, _ = probe(envs=(1, 4), budget_s=20.0)
-    assert set(trained) == {REFERENCE_SCALE, Scale(2, 1)}
-    left_out = dict(swept.experiment.left_out)
-    assert left_out == {"1r×4e": "no licence", "2r×4e": "no licence"}
-
-
-@pytest.mark.parametrize("dies", [True, False])
-def test_larger_configurations_are_skipped_after_one_kills_env_runners(scripted, dies):
-    tried = []
-
-    def fail(self, scale, number):
-        tried.append(scale)
-        return "it died" if scale.num_envs_per_env_runner > 2 else ScriptedHost.probe(self, scale, number)
-
-    scripted(probe=fail, dies=dies)
-    swept, _ = probe(envs=(1, 4, 8), budget_s=20.0)
-    failed = dict(swept.experiment.left_out)
-    assert failed.keys() == {"1r×4e", "1r×8e", "2r×4e", "2r×8e"}
-    assert set(map(str, tried)) - {"1r×1e", "2r×1e"} == ({"2r×4e", "1r×4e"} if dies else failed.keys())
-    assert failed["2r×8e"] == ("not tried after 2r×4e: it died" if dies else "it died")
+    assert dict(swept.experiment.left_out) == {"1r×4e": "no licence", "2r×4e": "no licence"}
+    assert tried.count(Scale(1, 4)) == tried.count(Scale(2, 4)) == 1
 
 
 @pytest.mark.parametrize("budget_s", [10.0, 20.0])
 def test_budget_includes_the_confirmation(scripted, budget_s):
     swept, _ = probe(budget_s=budget_s)
-    assert ScriptedHost.now <= budget_s
-    notes = [note for run in swept.experiment.studies[0].runs for note in run.notes]
-    assert notes
-    assert not [note for note in notes if not note.startswith("training iterations: ") or "differ" in note]
+    assert ScriptedHost.now <= budget_s + 2  # no measurement starts after it
+    assert notes(swept)
+    assert not [note for note in notes(swept) if not note.startswith("training iterations: ") or "differ" in note]
 
 
 def test_budget_shorter_than_a_round_runs_one_round_and_leaves_a_guess(scripted):
@@ -282,15 +253,17 @@ def test_budget_shorter_than_a_round_runs_one_round_and_leaves_a_guess(scripted)
     assert (found.ground, found.verdict) == ("guess", "undecided")
 
 
-def test_every_reference_iteration_confirms_the_choice(scripted, monkeypatch):
-    """They are the slowest, so none is wasted: not in the first round, and not between the rounds and the confirmation."""
-    kept = spied(monkeypatch)
-    probe(envs=(1, 4))
-    (rounds,) = kept
-    trained = [each.scale for each in rounds.iterations + rounds.confirmations]
-    assert trained[1:3] == [REFERENCE_SCALE, Scale(2, 4)]
-    assert trained.count(REFERENCE_SCALE) == len(rounds.trained_speedups(Scale(2, 4))) >= 3
-    assert abs(trained.count(REFERENCE_SCALE) - trained.count(Scale(2, 4))) <= 1
+@pytest.mark.parametrize(("budget_s", "error", "end"), [(None, 5.0, 5 + 12), (None, 50.0, 5 + 30), (40.0, 50.0, 30)])
+def test_rounds_go_on_for_longer_while_errors_are_large(budget_s, error, end):
+    """By default only: 12 or 30 s after the first round. Otherwise, they leave a quarter of the budget."""
+    said = []
+    task = Task(CONFIG, Race(FASTEST), Grid((1,), (1,)), budget_s, said.append, clock=lambda: 0.0)
+    running = by_probes._Sweep(task, ScriptedHost(None))
+    running.rounds.since, running.rounds.probes = 5.0, [{}] * 3
+    best = SimpleNamespace(scale=Scale(1, 2), speedup=2.0, speedup_error=error)
+    assert running.end_of_rounds(SimpleNamespace(candidates=[best], out=frozenset(), best=best)) == end
+    assert said[0].startswith("Round 3: 1r×2e leads, 2.00× ± ")
+    assert said[0].endswith(f"at most {end} s left")
 
 
 def test_a_stall_leads_to_more_iterations_that_confirm_instead_of_a_wide_interval(scripted):
@@ -304,68 +277,30 @@ def test_a_stall_leads_to_more_iterations_that_confirm_instead_of_a_wide_interva
 
     scripted(train=stall)
     swept, _ = probe(envs=(1, 4))
-    (note,) = next(run.notes for run in swept.experiment.studies[0].runs if run.scale == Scale(2, 4))
+    (note,) = runs(swept)[Scale(2, 4)].notes
     assert float(re.search(r"± (\d+) %", note)[1]) < 11
     assert trained.count(Scale(2, 4)) > 4
 
 
 def test_training_that_varies_too_much_confirms_nothing(scripted):
-    generator = random.Random(0)
-
     def vary(self, scale):
         iteration = ScriptedHost.train(self, scale)
-        return replace(iteration, seconds=iteration.seconds * generator.lognormvariate(0, 1))
+        return replace(iteration, seconds=self.noisy(iteration.seconds, scale, 1.0))
 
     scripted(train=vary)
     swept, _ = probe(envs=(1, 4))
-    notes = [note for run in swept.experiment.studies[0].runs for note in run.notes]
-    assert any(note.startswith("training iterations vary too much to confirm it") for note in notes)
-
-
-def with_threads(scripted, **changed):
-    """Sweep a host whose updates take half as long with two threads, and no less with three."""
-    scripted(**{"learner_threads": 1.0, "update_s": lambda self: 0.06 / min(self.threads, 2), **changed})
-    return probe(envs=(1, 2))
+    assert any(note.startswith("training iterations vary too much to confirm it") for note in notes(swept))
 
 
 @pytest.mark.parametrize("slower", [1, 20])
-def test_slow_iterations_get_the_time_to_compare_threads(scripted, slower):
-    swept, _ = with_threads(scripted, slower=slower)
+def test_fewest_threads_as_fast_as_the_best_are_chosen_for_the_learner(scripted, slower):
+    # An iteration of 2r×2e takes 0.2 s for sampling, 2 ms for the rest, and 60 ms for updates, or 30 ms with two or more threads.
+    scripted(slower=slower, learner_threads=1.0, update_s=lambda self: 0.06 / min(self.threads, 2))
+    swept, said = probe(envs=(1, 2))
     assert swept.learner_threads == 2
-
-
-def test_fewest_threads_as_fast_as_the_best_are_chosen_for_the_learner(scripted):
-    swept, said = with_threads(scripted)
-    assert swept.learner_threads == 2
-    # An iteration of 2r×2e takes 0.2 s for sampling, 2 ms for the rest, and 60 or 30 ms for updates.
     note = "2 threads for the learner's torch instead of 1: iterations 1.13× ± 0.0 % as fast, updates 2.00× ± 0.0 %"
-    assert note in recommendation(swept).choice.notes
     assert said[-2:] == ["Training with 1, 2, 3 threads for the learner's torch", note]
-
-
-def test_threads_that_do_not_clearly_gain_are_left_as_they_are(scripted):
-    swept, _ = with_threads(scripted, update_s=lambda self: 0.06)
-    assert swept.learner_threads is None
-    assert any(note.endswith("which is no clear gain") for note in recommendation(swept).choice.notes)
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        pytest.param({"learner_threads": math.nan}, id="unknown"),
-        pytest.param({"update_s": lambda self: 0.004}, id="short updates"),
-    ],
-)
-def test_threads_are_not_compared_where_they_do_not_matter(scripted, changed):
-    swept, said = with_threads(scripted, **changed)
-    assert swept.learner_threads is None
-    assert not any("threads" in text for text in said)
-
-
-def test_threads_are_not_compared_without_free_cores(scripted, monkeypatch):
-    monkeypatch.setattr(by_probes, "max_learner_threads", lambda config, cores: 1)
-    _, said = with_threads(scripted)
-    assert not any("threads" in text for text in said)
+    assert note in recommendation(swept).choice.notes
 
 
 def test_threads_are_not_compared_beyond_the_budget(scripted):
@@ -378,25 +313,15 @@ def test_threads_are_not_compared_beyond_the_budget(scripted):
 def test_env_runners_share_the_resets_that_probes_exclude(scripted):
     """An env step takes 10 ms in probes and 5 ms for resets, and an iteration of 80 steps 10 ms more."""
 
-    def train(self, scale):
-        return trained(scale, 0.8 / scale.parallelism + 0.4 / scale.num_env_runners + 0.01, resets_s=0.4)
+    def seconds(scale):
+        return 0.8 / scale.parallelism + 0.4 / scale.num_env_runners + 0.01
 
-    scripted(train=train)
+    scripted(train=lambda self, scale: trained(scale, seconds(scale), resets_s=0.4))
     swept, _ = probe(envs=(1, 4))
-    sps = {run.scale: run.steady.sps for run in swept.experiment.studies[0].runs}
     for scale in (REFERENCE_SCALE, Scale(2, 4)):
-        seconds = 0.8 / scale.parallelism + 0.4 / scale.num_env_runners + 0.01
-        assert sps[scale] == pytest.approx(80 / seconds, rel=0.01)
+        assert runs(swept)[scale].steady.sps == pytest.approx(80 / seconds(scale), rel=0.02)
     choice = recommendation(swept).choice
     assert sum(choice.losses.values()) == pytest.approx(choice.loss)
-
-
-def test_progress_without_a_time_limit(scripted):
-    views = []
-    train(progress=views.append)
-    first, *_, last = map(progress_text, views)
-    assert first == "Round 1: 1r×1e leads, 1.00×; 1 of 1 configurations left"
-    assert last.startswith("Round 3: 2r×4e leads, ")
 
 
 @pytest.mark.parametrize(
@@ -416,39 +341,42 @@ def test_invalid_options_are_rejected_before_ray_starts(monkeypatch, options, er
         sweep(CONFIG, **options)
 
 
+# The time of an iteration apart from sampling
+
+
+def rounds_of(scales, steps, *iterations):
+    return ProbeRounds(Race(FASTEST), Grid((1,), (1,)), steps=dict(zip(scales, steps, strict=True)), iterations=[*iterations])
+
+
+def test_updates_at_one_scale_are_predicted_to_take_as_long_at_others():
+    scales = [REFERENCE_SCALE, Scale(2, 1), Scale(2, 8)]
+    at_one = rounds_of(scales, [math.inf] * 3, *[trained(Scale(2, 1), 0.1)] * 4)
+    assert at_one.rest == pytest.approx([0.01 / 80] * 3)
+    at_one.iterations += [trained(Scale(2, 8), 0.1, learn=0.022)] * 4
+    assert at_one.rest == pytest.approx([0.009 / 80, 0.01 / 80, 0.024 / 80])  # 1 ms more for each env
+
+
 def test_update_time_rises_with_env_runners_and_envs():
     def update(scale):
         return 0.01 + 0.002 * scale.num_env_runners + 0.0005 * scale.parallelism
 
     scales = [REFERENCE_SCALE, Scale(2, 1), Scale(1, 4), Scale(2, 4), Scale(4, 8)]
-    steps = {scale: float(scale.parallelism) for scale in scales}  # one update per step of all envs
-    rounds = ProbeRounds(scales, steps)
-    for scale in scales[:-1]:
-        rounds.iterations.append(trained(scale, 2.0, 80.0 / steps[scale] * update(scale) - 0.002))
-    assert rounds.rest == pytest.approx([update(scale) / steps[scale] for scale in scales])
-
-
-@pytest.mark.parametrize(("learn", "ratio"), [(0.75, "0.0"), (-2.0, "3")], ids=["sampling is not timed", "slower in training"])
-def test_training_that_probes_do_not_reproduce_is_not_predicted_by_them(scripted, learn, ratio):
-    scripted(train=lambda self, scale: trained(scale, 0.8 / scale.parallelism + 0.01, learn=learn / scale.parallelism))
-    with pytest.raises(ProbeError, match=f"An env step takes {ratio}.* times as long in training as in probes"):
-        probe()
+    steps = [float(scale.parallelism) for scale in scales]  # one update per step of all envs
+    each = [trained(scale, 2.0, 80.0 / scale.parallelism * update(scale) - 0.002) for scale in scales[:-1]]
+    assert rounds_of(scales, steps, *each).rest == pytest.approx([update(scale) / scale.parallelism for scale in scales])
 
 
 def test_few_training_iterations_do_not_hide_their_error():
     scales = [Scale(2, 4), REFERENCE_SCALE, Scale(2, 2), Scale(2, 1)]
-    rounds = ProbeRounds(scales, dict.fromkeys(scales, 80.0))
-    for scale, learn in zip(scales[:MIN_ITERATIONS], [1.0, 1.2, 0.8, 1.1], strict=True):
-        rounds.iterations.append(trained(scale, 2.0, learn))
-    assert rounds.rest_error > 0.05
+    iterations = [trained(scale, 2.0, learn) for scale, learn in zip(scales[:MIN_ITERATIONS], [1.0, 1.2, 0.8, 1.1], strict=True)]
+    assert rounds_of(scales, [80.0] * 4, *iterations).rest_error > 0.05
 
 
-@pytest.mark.parametrize(("budget_s", "is_known", "left"), [(None, True, -3), (None, False, 15), (40.0, False, 20 - 15 - 10)])
-def test_rounds_go_on_for_longer_while_errors_are_large(budget_s, is_known, left):
-    """By default only: 12 or 30 s after the first round. Otherwise, another round and a quarter of the budget have to fit in."""
-    now = 0.0
-    limit = by_probes._TimeLimit(budget_s, lambda: now)
-    now = 5.0
-    limit.after_round(1, is_known)
-    now = 20.0
-    assert limit.after_round(3, is_known) == left
+@pytest.mark.parametrize(("learn", "slower", "ratio"), [(0.75, 1, "0.0"), (0.1, 3, "2.9")], ids=["not timed", "slower in training"])
+def test_training_that_probes_do_not_reproduce_is_not_predicted_by_them(scripted, learn, slower, ratio):
+    def train(self, scale):
+        return trained(scale, slower * 0.8 / scale.parallelism + 0.01, learn=learn / scale.parallelism)
+
+    scripted(train=train)
+    with pytest.raises(ProbeError, match=f"An env step takes {ratio}.* times as long in training as in probes"):
+        probe()
