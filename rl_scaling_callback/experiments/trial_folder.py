@@ -28,7 +28,6 @@ from rl_scaling_callback.rllib.configs import (
     read_scale,
     samples_env,
     steps_before_learning,
-    steps_follow_scale,
     steps_in_turn,
     total_gpus,
 )
@@ -36,12 +35,11 @@ from rl_scaling_callback.rllib.facts import read_facts
 from rl_scaling_callback.rllib.names import DEFAULT_SCALE, default_scale, is_rllib
 from rl_scaling_callback.rllib.results import (
     MEASURED_KEYS,
-    Circumstances,
-    read_circumstances,
-    read_fleet,
     read_injected,
     read_injected_text,
-    read_measured,
+    read_iteration,
+    read_number,
+    read_vram_utilisation,
 )
 from rl_scaling_callback.rllib.values import number
 from rl_scaling_callback.storage import ExperimentError, Location
@@ -172,7 +170,8 @@ class _Log:
         self._evaluation_is_known = True
         self._problem = ""
         # Of the last result:
-        self._last: Circumstances | None = None
+        self._host = ""
+        self._is_done = False
         self._scaling: dict[str, float] = {}
         self._workload_id = ""
         self._is_probed = False
@@ -180,15 +179,16 @@ class _Log:
     def add(self, result: Mapping[str, Any]) -> None:
         """Add a result. If a restored trial repeats iterations, the later ones count."""
         self._configure(result.get("config"), _tuned_scale(result))
-        now = read_circumstances(result)
-        number_now = int(now.iteration) if now.iteration >= 1 else len(self.iterations) + 1
+        iteration, seconds = read_number(result, "iteration"), number(result.get("time_this_iter_s"))
+        number_now = int(iteration) if iteration >= 1 else len(self.iterations) + 1
         while self.iterations and self.iterations[-1].number >= number_now:
             self.iterations.pop()
         before = self.iterations[-1] if self.iterations and self.iterations[-1].number == number_now - 1 else None
         scaling = read_injected(result, _USED)
-        read = read_measured(result, scaling, before.lifetime_steps if before else NAN)
-        self._add_spell(now.ended, number(result.get("time_this_iter_s")))
-        self._opening = self._opening or (result.get("pid"), now.ended, read.seconds, read.env_steps)
+        read = read_iteration(result, before.lifetime_steps if before else NAN, scaling)
+        ended = read_number(result, "ended")
+        self._add_spell(ended, seconds)
+        self._opening = self._opening or (result.get("pid"), ended, read.seconds, read.env_steps)
         self._is_rllib = self._is_rllib or is_rllib(result)
         self._problem = self._problem or read.problem
         self._evaluation_is_known = self._evaluation_is_known and read.evaluation_is_known
@@ -198,19 +198,21 @@ class _Log:
                 read.env_steps,
                 read.seconds,
                 read.parts,
-                since_restore=now.since_restore,
+                since_restore=read_number(result, "since_restore"),
                 exclusive=scaling.get("exclusive", NAN),
                 others=scaling.get("cores/others", NAN),
-                healthy=read_fleet(result)[0],
-                cpu_utilisation=now.cpu_utilisation,
-                ram_utilisation=now.ram_utilisation,
-                vram_utilisation=now.vram_utilisation,
-                episode_return=now.episode_return,
-                lifetime_steps=now.lifetime_steps,
-                elapsed=(before.elapsed if before else now.seconds_before) + read.seconds,
+                healthy=read_number(result, "healthy"),
+                cpu_utilisation=read_number(result, "cpu_utilisation"),
+                ram_utilisation=read_number(result, "ram_utilisation"),
+                vram_utilisation=read_vram_utilisation(result),
+                episode_return=read_number(result, "episode_return"),
+                lifetime_steps=read_number(result, "lifetime_steps"),
+                elapsed=(before.elapsed if before else number(result.get("time_total_s")) - seconds) + read.seconds,
             )
         )
-        self._last, self._scaling = now, scaling
+        self._host = str(result.get("hostname") or "")
+        self._is_done = result.get("done") is True
+        self._scaling = scaling
         self._workload_id = read_injected_text(result, "workload")
         self._is_probed = read_injected_text(result, "baseline/source") == "probe"
 
@@ -240,7 +242,7 @@ class _Log:
     def presence(self) -> Presence:
         """Where and when it ran."""
         scale = tuple(self.config.get(name) for name in DEFAULT_SCALE)
-        return Presence(self._last.host if self._last else "", tuple(self._spells), (scale, *self._opening) if self._spells else ())
+        return Presence(self._host, tuple(self._spells), (scale, *self._opening) if self._spells else ())
 
     def read(self, folder: str, name: str, rule: SteadyRule, failed: bool) -> TrialRead | LeftOut:
         """Return the trial, or the reason why it is left out."""
@@ -285,18 +287,18 @@ class _Log:
             run=replace(run, batch=batch if is_rounded else NAN, notes=(*notes, *_limits(steady))),
             facts={**facts, "algorithm": algorithm},
             workload=self._workload_id,
-            host=self._last.host if self._last else "",
+            host=self._host,
             unit_sps=known("baseline_sps", NAN) if known("comparable") == 1 else NAN,
             gpus=total_gpus(self.config),
             exclusive_phases=not is_asynchronous(self.config),
             waits_are_known=is_asynchronous(self.config) and known("account/exact") == 1,
             steps_in_turn=steps_in_turn(self.config),
-            timed_iterations=iterations_are_timed(self.config) or steps_follow_scale(self.config),
+            timed_iterations=iterations_are_timed(self.config),
         )
 
     def _notes(self, failed: bool) -> Iterator[str]:
         # The error file remains if Tune retried the trial.
-        if failed and not (self._last and self._last.done):
+        if failed and not self._is_done:
             yield f"ended with an error after {counted(len(self.iterations), 'iteration')}"
         if self._has_changed:
             yield f"its config changed while it ran: only iterations from {self.iterations[0].number} on count"
