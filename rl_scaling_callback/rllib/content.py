@@ -86,7 +86,7 @@ def digest(description: object) -> str:
 
 
 def name_of(code: Any) -> str:
-    """Return the qualified name of code, including its module."""
+    """Return the qualified name of a function, class or module."""
     if isinstance(code, types.ModuleType):
         return code.__name__
     return f"{_module_of(code)}.{getattr(code, '__qualname__', type(code).__qualname__)}"
@@ -141,10 +141,10 @@ class _Describer:
             return sorted((self(item) for item in value), key=repr)
         if isinstance(value, _CODE):
             return self._code(value)
-        if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.dtype.kind in "OSU"):
-            return self(value.tolist())
         if isinstance(value, np.ndarray):
-            return _hashed(value)
+            return self(value.tolist()) if value.dtype.hasobject or value.dtype.kind in "SU" else _hashed(value)
+        if isinstance(value, np.generic):
+            return self(value.item())
         if isinstance(value, getattr(sys.modules.get("torch"), "Tensor", ())):
             return _of_tensor(value)
         return self._object(value)
@@ -197,7 +197,7 @@ class _Describer:
 
     def _function(self, function: types.FunctionType) -> Any:
         codes = _codes(function.__code__)
-        loaded = {step.argval for each in codes for step in _instructions(each) if step.opname == "LOAD_GLOBAL"}
+        loaded = {step.argval for each in codes for step in dis.get_instructions(each) if step.opname == "LOAD_GLOBAL"}
         known = function.__globals__
         return {
             "code": self._instructions(function.__code__),
@@ -207,7 +207,7 @@ class _Describer:
         }
 
     def _instructions(self, code: types.CodeType) -> Any:
-        steps = _instructions(code)
+        steps = [*dis.get_instructions(code)]
         stored = {place for place, step in enumerate(steps) if step.opname == "STORE_NAME" and step.argval in _ADDED}
         return [[step.opname, self._operand(step)] for place, step in enumerate(steps) if not {place, place + 1} & stored]
 
@@ -249,8 +249,7 @@ def _of_tensor(tensor: Any) -> str:
 
 
 def _module_of(code: Any) -> str:
-    module = getattr(code, "__module__", None) or getattr(getattr(code, "__objclass__", None), "__module__", None)
-    module = code.__name__ if isinstance(code, types.ModuleType) else module
+    module = code.__name__ if isinstance(code, types.ModuleType) else getattr(code, "__module__", None)
     return module if isinstance(module, str) else "builtins"
 
 
@@ -287,8 +286,3 @@ def _codes(code: types.CodeType) -> tuple[types.CodeType, ...]:
     """Return a code object and all code objects nested in it."""
     inner = (each for each in code.co_consts if isinstance(each, types.CodeType))
     return (code, *(each for nested in inner for each in _codes(nested)))
-
-
-@functools.lru_cache(maxsize=4096)
-def _instructions(code: types.CodeType) -> tuple[dis.Instruction, ...]:
-    return tuple(dis.get_instructions(code))
