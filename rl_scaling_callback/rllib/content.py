@@ -155,10 +155,10 @@ class _Describer:
         if name_of(cls).startswith(_ONE_RUN) or (is_python and _is_opaque(cls)):
             return name_of(cls)
         reduce = copyreg.dispatch_table.get(cls)
-        reduced: Any = value.__reduce_ex__(2) if reduce is None else reduce(value)
+        reduced = value.__reduce_ex__(2) if reduce is None else reduce(value)
         if isinstance(reduced, str):  # a constant, such as torch.float32, or a function in C
             return f"{_module_of(value)}.{reduced}{_installed(_module_of(value)) or ''}"
-        make, args, state, *_ = (*reduced, None)
+        make, args, state = (*reduced, None)[:3]
         if make is copyreg.__newobj__:  # type: ignore[attr-defined]
             make, *args = args
         if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], dict):  # with __slots__
@@ -226,16 +226,17 @@ class _Describer:
         return self(value) if isinstance(value, _CODE) or not _is_opaque(type(value)) else name_of(type(value))
 
 
-def _is_opaque(cls: type) -> bool:
+def _is_opaque(cls: Any) -> bool:
     """Return whether objects of a class are equal only to themselves, and don't say how to make them again."""
-    return cls.__hash__ is object.__hash__ and cls.__reduce__ is object.__reduce__
+    return bool(cls.__hash__ is object.__hash__ and cls.__reduce__ is object.__reduce__)
 
 
 def _hashed(array: Any) -> str:
     """Return the shape, type and hash of an array, the same in any memory layout."""
     hashed = hashlib.sha256()
-    flags: Any = ["external_loop", "buffered", "zerosize_ok"], [["readonly", "contig"]]
-    for chunk in np.nditer(array, *flags, order="C", buffersize=_CHUNK):
+    options: Any = {"flags": ["external_loop", "buffered", "zerosize_ok"], "op_flags": [["readonly", "contig"]]}
+    chunks: Any = np.nditer(array, order="C", buffersize=_CHUNK, **options)
+    for chunk in chunks:
         hashed.update(chunk.view(np.uint8))
     return f"{'×'.join(map(str, array.shape))} {array.dtype} #{hashed.hexdigest()[:8]}".strip()
 
