@@ -47,7 +47,6 @@ from rl_scaling_callback.rllib.configs import (
     read_scale,
     samples_env,
     steps_before_learning,
-    steps_follow_scale,
     steps_in_turn,
 )
 from rl_scaling_callback.rllib.prober import Prober
@@ -278,7 +277,7 @@ class ScalingCallback(RLlibCallback):
             introspection.provenance_of(name.rpartition("/")[2]),
             overlaps=is_asynchronous(config),
             steps_in_turn=steps_in_turn(config),
-            steps_vary=iterations_are_timed(config) or steps_follow_scale(config),
+            steps_vary=iterations_are_timed(config),
         )
         self._threads = self._attempt("learner threads", lambda: learner_threads(algorithm), NAN)
         if self._options.autotune is not None:

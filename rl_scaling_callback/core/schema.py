@@ -98,18 +98,7 @@ KEYS: Final[tuple[Key, ...]] = (
         "time spent on updates in this iteration, mean over learners; asynchronous algorithms only (APPO, IMPALA)",
     ),
     Key("learner/waiting", "s", "time spent waiting for batches; if large, sampling is the bottleneck"),
-    Key(
-        "learner/queue",
-        "updates",
-        "length of the learner's queue, mean over time; APPO's circular buffer holds a batch for several updates. Unknown on older "
-        "releases of Ray (2.45), whose queues can't be watched",
-    ),
-    Key(
-        "learner/dropped",
-        "steps",
-        "env steps dropped because the learners were full, and those overwritten in APPO's circular buffer before an update; `sps` "
-        "includes them. Unknown where the queue is",
-    ),
+    Key("learner/dropped", "steps", "env steps that RLlib counts as dropped because the learners were full; `sps` includes them"),
     Key(
         "learner/connectors",
         "s",

@@ -29,7 +29,7 @@ class Workload:
     def differences(self, other: Workload) -> list[str]:
         """Return one line per fact that differs: `train_batch_size: 4096 here, 2048 there`, or `env_config.key differs`.
 
-        The latter is for strings, of which only fingerprints are known (see `rllib.values`).
+        The latter is for strings, of which only fingerprints are known (see `rllib.content`).
         """
         return [_difference(*each) for each in _apart("", self.facts, other.facts)]
 

@@ -118,13 +118,13 @@ class Trial:
         if result is None:
             self._damaged += 1
             return
-        now = results.read_circumstances(result)
-        number_now = int(now.iteration) if now.iteration >= 1 else len(self._iterations) + 1
+        iteration, seconds = results.read_number(result, "iteration"), number(result.get("time_this_iter_s"))
+        number_now = int(iteration) if iteration >= 1 else len(self._iterations) + 1
         while self._iterations and self._iterations[-1].number >= number_now:
             self._iterations.pop()
         before = self._iterations[-1] if self._iterations and self._iterations[-1].number == number_now - 1 else None
-        read = results.read_measured(result, injected, before.lifetime_steps if before else NAN)
-        self._add_spell(now.ended, number(result.get("time_this_iter_s")))
+        read = results.read_iteration(result, before.lifetime_steps if before else NAN, injected)
+        self._add_spell(results.read_number(result, "ended"), seconds)
         self._process = self._process or result.get("pid")
         self._is_rllib = self._is_rllib or is_rllib(result)
         self._problem = self._problem or read.problem
@@ -135,16 +135,16 @@ class Trial:
                 read.env_steps,
                 read.seconds,
                 read.parts,
-                since_restore=now.since_restore,
+                since_restore=results.read_number(result, "since_restore"),
                 exclusive=injected["exclusive"],
                 others=injected["cores/others"],
-                healthy=results.read_fleet(result)[0],
-                cpu_utilisation=now.cpu_utilisation,
-                ram_utilisation=now.ram_utilisation,
-                vram_utilisation=now.vram_utilisation,
-                episode_return=now.episode_return,
-                lifetime_steps=now.lifetime_steps,
-                elapsed=(before.elapsed if before else now.seconds_before) + read.seconds,
+                healthy=results.read_number(result, "healthy"),
+                cpu_utilisation=results.read_number(result, "cpu_utilisation"),
+                ram_utilisation=results.read_number(result, "ram_utilisation"),
+                vram_utilisation=results.read_vram_utilisation(result),
+                episode_return=results.read_number(result, "episode_return"),
+                lifetime_steps=results.read_number(result, "lifetime_steps"),
+                elapsed=(before.elapsed if before else number(result.get("time_total_s")) - seconds) + read.seconds,
             )
         )
         self._last, self._injected = result, injected
@@ -182,10 +182,10 @@ class Trial:
         except _LeftOutError as reason:
             self.reason = str(reason)
         self.workload = results.read_injected_text(self._last, "workload")
-        self.host = results.read_circumstances(self._last).host
+        self.host = str(self._last.get("hostname") or "")
         self.opening = (self.host, self._process, self.spells[0][0], *_work_of(config)) if self.spells else ()
         self.unit_sps = known["baseline_sps"] if known["comparable"] == 1 else NAN
-        self.timed_iterations = configs.iterations_are_timed(config) or configs.steps_follow_scale(config)
+        self.timed_iterations = configs.iterations_are_timed(config)
         self._iterations, self._config, self._logged, self._last = [], {}, (), {}
 
     def _summary(self, rule: SteadyRule, algorithm: str | None, failed: bool, has_results: bool) -> Run:

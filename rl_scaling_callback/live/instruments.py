@@ -15,8 +15,6 @@ from rl_scaling_callback.live.runners import Rounds
 from rl_scaling_callback.live.spent import Spent
 from rl_scaling_callback.rllib import hooks, introspection
 from rl_scaling_callback.rllib.configs import (
-    LEARNER_PHASES,
-    TIMER_PHASES,
     evaluation_is_parallel,
     is_asynchronous,
     is_new_stack,
@@ -24,6 +22,7 @@ from rl_scaling_callback.rllib.configs import (
     samples_env,
     uses_gpus,
 )
+from rl_scaling_callback.rllib.names import LEARNER_PHASES, TIMER_PHASES
 from rl_scaling_callback.rllib.phases import PhaseClock
 from rl_scaling_callback.rllib.values import number
 
@@ -63,7 +62,7 @@ class Synchronous:
         add = _attempted(attempt, self._runners.add)
         attempt("env runners", lambda: hooks.watch_reports(algorithm, add), None)
         self.times_evaluation = attempt("phases", lambda: hooks.watch_phases(algorithm, self.clock), False)
-        self._times_connectors = attempt("learner connectors", lambda: hooks.watch_connectors(algorithm, self.clock), False)
+        self._times_connectors = attempt("learner connectors", lambda: hooks.watch_local_learner(algorithm, self.clock), False)
 
     def start(self) -> None:
         """Start an iteration."""

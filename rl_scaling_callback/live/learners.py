@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
-from rl_scaling_callback.core.formulas import NAN, ratio
+from rl_scaling_callback.core.formulas import NAN
 
 _IDLE: Final = {"busy": 0.0, "waiting": 0.0}
 """A report omits phases that did not run."""
@@ -17,13 +17,11 @@ class LearnersWork(NamedTuple):
     Attributes:
         busy: time spent on updates [s].
         waiting: time spent waiting for batches [s].
-        queue: length of the queue [updates].
         dropped: number of env steps dropped.
     """
 
     busy: float = NAN
     waiting: float = NAN
-    queue: float = NAN
     dropped: float = NAN
 
 
@@ -60,11 +58,8 @@ class Learners:
     def read(self) -> LearnersWork:
         """Return the learners' work since the start of the iteration."""
         work = self._reported if self._take is None else {**_IDLE, **self._take()}
-        # Learners in other processes don't report in every iteration; a later report includes what is missing.
-        overwritten = work.get("overwritten", NAN) if work else 0.0
         return LearnersWork(
             work.get("busy", NAN) / self._num_learners,
             work.get("waiting", NAN) / self._num_learners,
-            ratio(work.get("queued", NAN), work.get("watched", NAN)),
-            self._dropped() - self._dropped_before + overwritten,
+            self._dropped() - self._dropped_before,
         )

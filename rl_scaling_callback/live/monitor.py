@@ -18,7 +18,7 @@ from rl_scaling_callback.core.trial import Trial
 from rl_scaling_callback.live.load import Load
 from rl_scaling_callback.live.reading import IterationReader
 from rl_scaling_callback.live.spent import Spent
-from rl_scaling_callback.rllib.results import read_cpu_utilisation, read_dropped, read_fleet, read_since_restore
+from rl_scaling_callback.rllib.results import read_number
 
 _NOTHING_KNOWN: Final = Spent()
 _UNKNOWN_TIMES: Final = TimeBreakdown(NAN, NAN, NAN, NAN, NAN)
@@ -86,9 +86,9 @@ class TrialMonitor:
         named, work, learner, evaluation_s = spent.phases, spent.runners, spent.learners, spent.evaluation_s
         env_steps, seconds = self._reader.read(result)
         breakdown = TimeBreakdown.of(named or {}, seconds, work.busy, work.longest, work.reset, work.all_resets)
-        healthy, restarts = read_fleet(result)
+        healthy = read_number(result, "healthy")
         scale, is_whole = self._delivering(len(work.reports), healthy)
-        own, others = self._load.look(read_cpu_utilisation(result), [report.cpu for report in work.reports])
+        own, others = self._load.look(read_number(result, "cpu_utilisation"), [report.cpu for report in work.reports])
         if self._probed_before:  # the CPU time of probes is part of what processes report, but not of the iteration
             own = others = NAN
         exclusive = self._is_exclusive()
@@ -96,7 +96,7 @@ class TrialMonitor:
         parts = {} if named is None else {**breakdown.parts, LEARNER: learner.busy}
         parts[DISTURBED] = (seconds - evaluation_s) * is_disturbed
         iteration = (env_steps if is_whole else NAN, seconds - evaluation_s, parts)
-        since_restore = read_since_restore(result)
+        since_restore = read_number(result, "since_restore")
         counts = self._add(*iteration, since_restore, is_disturbed=is_disturbed)
         source = self._source
         if is_whole and self._window.learns and source.observe(env_steps, breakdown):
@@ -162,13 +162,12 @@ class TrialMonitor:
                 "rest": formulas.mean_of_known(report.rest for report in work.reports),
                 "reported": float(len(work.reports)),
                 "healthy": healthy,
-                "restarts": restarts,
+                "restarts": read_number(result, "restarts"),
             },
             "learner": {
                 "busy": learner.busy,
                 "waiting": learner.waiting,
-                "queue": learner.queue,
-                "dropped": learner.dropped + read_dropped(result),
+                "dropped": learner.dropped + max(0.0, read_number(result, "dropped")),  # max(0, NaN) is 0
                 "connectors": spent.connectors,
                 "threads": NAN,
             },

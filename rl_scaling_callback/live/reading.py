@@ -9,7 +9,7 @@ from typing import Any, Final
 from rl_scaling_callback.baseline.source import Warn
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.rllib.configs import iterations_are_timed, samples_env
-from rl_scaling_callback.rllib.results import read_iteration
+from rl_scaling_callback.rllib.results import read_iteration, read_number
 
 _SMALLEST_JUMP_S: Final = 0.01
 _SMALLEST_JUMP: Final = 0.01
@@ -47,7 +47,7 @@ class IterationReader:
         offset = self._offset()
         jump, self._offset_before = offset - self._offset_before, offset
         reading = read_iteration(result, self._lifetime)
-        env_steps, seconds, self._lifetime = reading.env_steps, reading.seconds, reading.lifetime
+        env_steps, seconds, self._lifetime = reading.env_steps, reading.seconds, read_number(result, "lifetime_steps")
         if not self._samples:
             # The old API stack counts the steps that it reads from recorded data as sampled.
             self._warn("result", "this algorithm learns from recorded data (offline): it samples no env steps, so there is no SPS")

@@ -2,53 +2,42 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from rl_scaling_callback.rllib import configs, content
+from rl_scaling_callback.rllib import configs
+from rl_scaling_callback.rllib.content import name_of, plain
 from rl_scaling_callback.rllib.names import DEPRECATED
-from rl_scaling_callback.rllib.values import number, plain
+from rl_scaling_callback.rllib.values import number
 
-_SCALING: Final = frozenset({
+_HARMLESS: Final = frozenset({
+    # What scaling varies, and the placement of processes.
     "num_env_runners", "num_envs_per_env_runner", "rollout_fragment_length", "num_cpus_per_env_runner",
     "custom_resources_per_env_runner", "create_local_env_runner", "create_env_on_local_worker", "create_env_on_driver",
     "placement_strategy", "custom_resources_for_main_process", "custom_resources_per_learner",
-})  # fmt: skip
-"""Settings that scaling varies, and the placement of processes."""
-
-_PROCESSES: Final = frozenset({"num_cpus_for_main_process", "num_cpus_per_learner"})
-"""Ray's CPU allocations; the actual number of threads is a separate fact."""
-
-_LEARNING: Final = frozenset({
-    "gamma", "lr", "lr_schedule", "actor_lr", "critic_lr", "alpha_lr", "world_model_lr", "_lr_vf", "optimization", "adam_epsilon",
-    "decay", "momentum", "lambda", "lambda_", "gae_lambda", "kl_coeff", "kl_target", "vf_loss_coeff", "entropy_coeff",
-    "entropy_coeff_schedule", "entropy_scale", "clip_param", "vf_clip_param", "vtrace_clip_rho_threshold",
-    "vtrace_clip_pg_rho_threshold", "epsilon", "initial_alpha", "target_entropy", "tau", "v_min", "v_max", "sigma0",
-    "intrinsic_rewards_scale", "return_normalization_decay", "categorical_distribution_temperature", "seed",
-})  # fmt: skip
-"""Hyperparameters of learning that don't change the amount of work."""
-
-_BOOKS: Final = frozenset({
+    # Ray's CPU allocations; the actual number of threads is a separate fact.
+    "num_cpus_for_main_process", "num_cpus_per_learner",
+    # Hyperparameters of learning that don't change the amount of work.
+    "gamma", "lr", "lr_schedule", "actor_lr", "critic_lr", "alpha_lr", "_lr_vf", "optimization", "adam_epsilon", "decay",
+    "momentum", "lambda", "lambda_", "gae_lambda", "kl_coeff", "kl_target", "vf_loss_coeff", "entropy_coeff",
+    "entropy_coeff_schedule", "clip_param", "vf_clip_param", "vtrace_clip_rho_threshold", "vtrace_clip_pg_rho_threshold",
+    "epsilon", "initial_alpha", "target_entropy", "tau", "v_min", "v_max", "sigma0", "categorical_distribution_temperature", "seed",
+    # Logging, metrics, checkpoints, checks, and how long an iteration lasts at least.
     "log_level", "log_sys_usage", "keep_per_episode_custom_metrics", "metrics_episode_collection_timeout_s",
     "metrics_num_episodes_for_smoothing", "sampler_perf_stats_ema_coef", "export_native_model_files",
     "checkpoint_trainable_policies_only", "store_buffer_in_checkpoints", "_use_msgpack_checkpoints", "disable_env_checking",
     "in_evaluation", "_validate_config", "_is_frozen", "class", "min_time_s_per_iteration",
-})  # fmt: skip
-"""Logging, metrics, checkpoints, checks, and how long an iteration lasts at least."""
-
-_FAULTS: Final = frozenset({
+    # Fault tolerance.
     "restart_failed_env_runners", "ignore_env_runner_failures", "max_num_env_runner_restarts",
     "delay_between_env_runner_restarts_s", "restart_failed_sub_environments",
     "num_consecutive_env_runner_failures_tolerance", "env_runner_health_probe_timeout_s",
     "env_runner_restore_timeout_s", "sample_timeout_s", "validate_env_runners_after_construction",
     "sync_filters_on_rollout_workers_timeout_s", "num_consecutive_worker_failures_tolerance",
+    # What `read_facts` normalises itself or derives from others.
+    "algo_class", "callbacks", "callbacks_class", "_train_batch_size_per_learner", "train_batch_size",
 })  # fmt: skip
-"""Fault tolerance."""
-
-_ELSEWHERE: Final = frozenset({"algo_class", "callbacks", "callbacks_class", "_train_batch_size_per_learner", "train_batch_size"})
-"""Settings that `read_facts` normalises itself or derives from others."""
+"""Settings that may differ in a fair comparison."""
 
 _WORDS: Final = frozenset({
     "batch_mode", "count_steps_by", "env", "framework_str", "grad_clip_by", "merge_env_runner_states", "observation_filter",
@@ -56,12 +45,11 @@ _WORDS: Final = frozenset({
 })  # fmt: skip
 """Settings whose strings are shown; all other strings may be secret."""
 
-_HARMLESS: Final = _SCALING | _PROCESSES | _LEARNING | _BOOKS | _FAULTS | _ELSEWHERE
 _EVALUATION: Final = ("evaluation_", "offline_eval", "off_policy_estimation", "custom_eval", "ope_split", "always_attach_eval")
 _OFFLINE_EVALUATION: Final = "offline_eval_runner"
-_NAME: Final = re.compile(r"\w+(\.\w+)*")
 _NO_CALLBACKS: Final = ("RLlibCallback", "DefaultCallbacks")
-_OWN_PACKAGE: Final = __name__.partition(".")[0]
+_OWN: Final = f"{__name__.partition('.')[0]}."
+_NAME: Final = re.compile(r"\w+(\.\w+)*")
 
 
 HARDWARE_AND_VERSIONS: Final = (
@@ -70,16 +58,15 @@ HARDWARE_AND_VERSIONS: Final = (
 """Workload facts that neither configs nor results contain: hardware, threads and versions."""
 
 
-def read_facts(config: Mapping[str, Any], model_defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def read_facts(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the facts of a config that must match for a fair comparison, in plain JSON types, keyed by RLlib's setting names.
 
     Settings that scaling varies are excluded: runners, envs, CPUs per runner and fragment lengths. So is evaluation, unless it runs
-    in parallel to training. Code is identified by its content (see `content`), in a log only by its name. Strings become
-    fingerprints (see `fingerprint`) except for names and RLlib's own words, because facts are stored, shown and shared.
+    in parallel to training. Values are identified by content (see `content`), except for names and RLlib's own words: facts are
+    stored, shown and shared, and other strings may be secret.
 
     Args:
         config: `vars(AlgorithmConfig)`, or the return value of `read_logged_config`.
-        model_defaults: defaults of the model config; None if unknown.
     """
     is_new = bool(config.get("enable_rl_module_and_learner"))
     facts = {
@@ -90,7 +77,6 @@ def read_facts(config: Mapping[str, Any], model_defaults: Mapping[str, Any] | No
     facts["algorithm"] = plain(config.get("algo_class"))
     facts["callbacks"] = _callbacks(config.get("callbacks_class", config.get("callbacks")))
     facts["gym_env_vectorize_mode"] = configs.vectorize_mode(config)
-    facts["model_config"] = _model_config(config.get("_model_config"), model_defaults or {})
     facts["policies"] = _policies(config.get("policies"))
     facts["train_batch_size"] = _batch_size(config)
     # An unset setting is the same as one that this release doesn't have.
@@ -113,39 +99,21 @@ def _callbacks(given: Any) -> list[Any]:
     """Return all callbacks except this package's, whose cost is negligible, and RLlib's default, which does nothing."""
     found = []
     for each in given if isinstance(given, (list, tuple)) else [given]:
-        name = each if isinstance(each, str) else content.name_of(getattr(each, "func", each))
-        if each is not None and not name.rpartition(".")[2].startswith(_NO_CALLBACKS) and not _is_own(name):
+        name = each if isinstance(each, str) else name_of(getattr(each, "func", each))
+        is_own = name.removeprefix("functools.partial(").startswith(_OWN)  # in a log, it may be the repr of a partial
+        if each is not None and not is_own and not name.rpartition(".")[2].startswith(_NO_CALLBACKS):
             found.append(each if isinstance(each, str) and _NAME.fullmatch(each) else plain(each))
     return found
 
 
-def _is_own(name: str) -> bool:
-    # In a log it may be the repr of a functools.partial.
-    return name.startswith(f"{_OWN_PACKAGE}.") or f"partial({_OWN_PACKAGE}." in name
-
-
-def _model_config(given: Any, defaults: Mapping[str, Any]) -> Any:
-    """Return the model settings that differ from the defaults, the same for a `DefaultModelConfig` and an equal dict."""
-    settings = dict(vars(given)) if dataclasses.is_dataclass(given) else given
-    if not isinstance(settings, Mapping):
-        return plain(settings)
-    differing = {name: value for name, value in settings.items() if name not in defaults or plain(defaults[name]) != plain(value)}
-    words = {name: value for name, value in differing.items() if name in defaults and isinstance(value, str)}
-    described = plain(differing)
-    return {**described, **words} if isinstance(described, dict) else described
-
-
 def _policies(policies: Any) -> Any:
+    """Return the policies as under Tune, where a PolicySpec is the list of its values."""
     if not isinstance(policies, Mapping):
-        return sorted(map(str, policies)) if isinstance(policies, (set, list, tuple)) else plain(policies)
-    # A PolicySpec, in the form of a log.
+        return plain(policies)
     return {str(name): plain(spec.get_state() if hasattr(spec, "get_state") else spec) for name, spec in policies.items()}
 
 
 def _batch_size(config: Mapping[str, Any]) -> Any:
     """Return the env steps per batch, over all learners."""
-    per_learner: Any = config.get("_train_batch_size_per_learner")
-    if not number(per_learner) > 0:
-        return plain(config.get("train_batch_size"))
-    learners = number(config.get("num_learners"))
-    return plain(per_learner * (int(learners) if learners > 1 else 1))
+    per_learner, learners = number(config.get("_train_batch_size_per_learner")), number(config.get("num_learners"))
+    return int(per_learner * max(1.0, learners)) if per_learner > 0 else plain(config.get("train_batch_size"))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import os
 import platform
+import re
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -34,13 +36,9 @@ def this_host() -> Host:
 @cache
 def cpu_model() -> str:
     """Return the CPU's name as reported by the operating system, or the architecture's name."""
-    try:
-        with Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
+    with suppress(OSError):
+        if found := re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(errors="replace"), re.MULTILINE):
+            return found[1].strip()
     return platform.processor() or platform.machine()
 
 
@@ -49,10 +47,9 @@ def usable_cores() -> int:
     """Return the number of logical cores that this process may use: the affinity mask, capped by its CPU quota."""
     try:
         cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS and Windows
+    except AttributeError:  # macOS
         cores = os.cpu_count() or 1
-    quota = _cgroup_cpus()
-    return cores if quota == math.inf else max(1, min(cores, math.ceil(quota)))
+    return max(1, math.ceil(min(cores, _cgroup_cpus())))
 
 
 def whole_machine_cores() -> float:
@@ -68,35 +65,19 @@ def _cgroup_cpus(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/se
         root: where the control groups are mounted.
         own: file that lists the control groups of this process.
     """
-    groups = {"": "/", "cpu": "/"}  # by controller; "" for v2
-    try:
+    groups = {PurePosixPath("/")}  # in a container, the only one that is visible
+    with suppress(OSError, ValueError):
         for line in own.read_text().splitlines():
             _, controllers, group = line.split(":", 2)
-            groups.update(dict.fromkeys(controllers.split(","), group))
-    except (OSError, ValueError):
-        pass
-    # In a container the files may exist for the root only.
-    quotas = [_quota_v2(root / each.lstrip("/")) for each in _with_parents(groups[""])]
-    quotas += [_quota_v1(root / "cpu" / each.lstrip("/")) for each in _with_parents(groups["cpu"])]
-    return min(quotas)
+            if not controllers or "cpu" in controllers.split(","):  # v2 or v1
+                groups |= {PurePosixPath(group), *PurePosixPath(group).parents}
+    return min(_quota(mount / str(group).lstrip("/")) for mount in (root, root / "cpu") for group in groups)
 
 
-def _with_parents(group: str) -> list[str]:
-    path = PurePosixPath(group)
-    return [str(each) for each in (path, *path.parents)]
-
-
-def _quota_v2(group: Path) -> float:
-    try:
-        quota, period = (group / "cpu.max").read_text().split()
-        return math.inf if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError, ZeroDivisionError):
-        return math.inf
-
-
-def _quota_v1(group: Path) -> float:
-    try:
-        quota = int((group / "cpu.cfs_quota_us").read_text())
-        return math.inf if quota <= 0 else quota / int((group / "cpu.cfs_period_us").read_text())
-    except (OSError, ValueError, ZeroDivisionError):
-        return math.inf
+def _quota(group: Path) -> float:
+    """Return the CPU quota of a control group, infinite if it has none."""
+    for files in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):  # v2, v1
+        with suppress(OSError, ValueError, ZeroDivisionError):  # no such file, and "max" for no quota
+            quota, period = map(int, " ".join((group / name).read_text() for name in files).split())
+            return quota / period if quota > 0 else math.inf
+    return math.inf

@@ -14,8 +14,7 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from rl_scaling_callback.rllib.configs import is_asynchronous
 from rl_scaling_callback.rllib.introspection import config_of
-from rl_scaling_callback.rllib.learner_queue import LearnerQueue
-from rl_scaling_callback.rllib.results import ENV_RUNNER_RESULTS, LEARNER_RESULTS, REPORTS, take_learner_reports, take_reports
+from rl_scaling_callback.rllib.results import ENV_RUNNER_RESULTS, LEARNER_RESULTS, REPORTS, runner_reports, take_reports
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
@@ -97,8 +96,8 @@ def watch_phases(algorithm: Algorithm, clock: PhaseClock) -> bool:
     return True
 
 
-def watch_connectors(algorithm: Algorithm, clock: PhaseClock) -> bool:
-    """Let `clock` wrap the timers of a learner in this process, which are those of its connectors; return whether there is one."""
+def watch_local_learner(algorithm: Algorithm, clock: PhaseClock) -> bool:
+    """Let `clock` wrap the timers of the learner in this process; return whether there is one."""
     group: Any = getattr(algorithm, "learner_group", None)
     if group is None or not group.is_local:
         return False
@@ -124,14 +123,13 @@ def watch_reports(
     metrics: Any = algorithm.metrics
 
     def remove_reports(logged: Sequence[Any], key: Any) -> None:
+        reports = take_reports(logged)
         name = key[0] if isinstance(key, tuple) and len(key) == 1 else key
-        if name == LEARNER_RESULTS:
-            for report in take_learner_reports(logged):
+        if name == ENV_RUNNER_RESULTS:
+            take(runner_reports(reports))
+        elif name == LEARNER_RESULTS:
+            for report in reports:
                 take_learner(report)
-        else:
-            reports = take_reports(logged)
-            if name == ENV_RUNNER_RESULTS:
-                take(reports)
 
     def watch(name: str, several: bool) -> None:
         method = getattr(metrics, name)
@@ -160,46 +158,35 @@ def merging(metrics: Any) -> str:
 
 
 def watch_learners(algorithm: Algorithm, make_clock: Callable[[], PhaseClock]) -> Callable[[], dict[str, float]] | None:
-    """Time asynchronous learners and watch their queues. Learners in other processes report with their results.
+    """Time asynchronous learners. Learners in other processes report with their results.
 
     Args:
         algorithm: the Algorithm.
         make_clock: creates the phase clock of a learner, in the learner's process.
 
     Returns:
-        A function that returns the seconds of each phase of the learner in this process since its last call, and the values of
-        `LearnerQueue.take`; None if the learners run in other processes.
+        A function that returns the seconds of each phase of the learner in this process since its last call; None if the learners
+        run in other processes.
 
     Raises:
         AttributeError: learners have no such timers.
     """
-    group: Any = algorithm.learner_group
-    if group.is_local:
-        takes: list[Callable[[], dict[str, float]]] = []
-        group.foreach_learner(lambda learner, *_: takes.append(_watch_learner(make_clock, learner)))
-        return takes[0]
-    group.foreach_learner(functools.partial(_report_with_results, make_clock))
-    return None
-
-
-def _watch_learner(make_clock: Callable[[], PhaseClock], learner: Any) -> Callable[[], dict[str, float]]:
     clock = make_clock()
-    clock.watch(learner.metrics)
-    try:
-        watched = LearnerQueue(learner)
-    except Exception:  # the queue is private to RLlib and differs in older releases
+    if watch_local_learner(algorithm, clock):
         return clock.take
-    return lambda: {**clock.take(), **watched.take()}
+    algorithm.learner_group.foreach_learner(functools.partial(_report_with_results, make_clock))  # type: ignore[union-attr]
+    return None
 
 
 def _report_with_results(make_clock: Callable[[], PhaseClock], learner: Any, *_: Any) -> None:
     """Make a learner add a report to its results. Runs in the learner's process."""
-    take = _watch_learner(make_clock, learner)
+    clock = make_clock()
+    clock.watch(learner.metrics)
     reduce = learner.metrics.reduce
 
     def reduce_and_report(*args: Any, **kwargs: Any) -> Any:
         stats = reduce(*args, **kwargs)
-        stats[REPORTS] = take()
+        stats[REPORTS] = clock.take()
         return stats
 
     learner.metrics.reduce = reduce_and_report
@@ -214,11 +201,11 @@ def wait_for_gpu() -> None:
             cuda.synchronize()
 
 
-def _sum_of_the_iteration() -> dict[str, Any]:
-    """Return the arguments that make `MetricsLogger.log_value` sum within an iteration and then reset."""
-    default = inspect.signature(MetricsLogger.log_value).parameters.get("clear_on_reduce")
+_CLEARS: Final = inspect.signature(MetricsLogger.log_value).parameters.get("clear_on_reduce")
+
+SUM_OF_THE_ITERATION: Final[dict[str, Any]] = {
+    "reduce": "sum",
     # Newer releases always reset and warn about the argument; older ones never reset without it.
-    return {"reduce": "sum"} if default is None or default.default is not False else {"reduce": "sum", "clear_on_reduce": True}
-
-
-SUM_OF_THE_ITERATION: Final = _sum_of_the_iteration()
+    **({"clear_on_reduce": True} if _CLEARS is not None and _CLEARS.default is False else {}),
+}
+"""The arguments that make `MetricsLogger.log_value` sum within an iteration and then reset."""

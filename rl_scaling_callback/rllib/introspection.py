@@ -6,9 +6,8 @@ import functools
 import importlib.metadata
 import os
 import platform
-import socket
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,24 +20,18 @@ from rl_scaling_callback._version import __version__
 from rl_scaling_callback.core.comparison import Resources
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.workload import Workload
-from rl_scaling_callback.rllib import content, hardware
-from rl_scaling_callback.rllib.configs import TIMER_PHASES, has_other_workers, uses_gpus
+from rl_scaling_callback.rllib import hardware
+from rl_scaling_callback.rllib.configs import has_other_workers, uses_gpus
+from rl_scaling_callback.rllib.content import digest, module_label, plain
 from rl_scaling_callback.rllib.facts import read_facts
 from rl_scaling_callback.rllib.hardware import Host
-from rl_scaling_callback.rllib.values import number, plain
+from rl_scaling_callback.rllib.names import TIMER_PHASES
+from rl_scaling_callback.rllib.values import number
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
 
 _RUNNERS_ANSWER_WITHIN_S = 30.0
-
-
-def in_env_runner() -> bool:
-    """Return whether this process is starting as an env runner: RLlib creates callbacks there too."""
-    if not ray.is_initialized():
-        return False
-    task = ray.get_runtime_context().get_task_name() or ""
-    return task.endswith(("Runner.__init__", "Worker.__init__"))
 
 
 def config_of(algorithm: Algorithm) -> Mapping[str, Any]:
@@ -62,11 +55,11 @@ def workload_of(algorithm: Algorithm, hosts: Collection[Host], name: str | None)
     facts.update(
         cpu=kinds[0][0] if len(kinds) == 1 else [cpu for cpu, _ in kinds],
         cores=kinds[0][1] if len(kinds) == 1 else [cores for _, cores in kinds],
-        accelerators=accelerators(node_of()) if uses_gpus(vars(config)) else [],
+        accelerators=_accelerators() if uses_gpus(vars(config)) else [],
         threads=_threads(),
         runner_threads=_runner_threads(algorithm),
         learner_threads=_learner_threads(algorithm),
-        **versions(),
+        **_versions(),
     )
     return Workload(facts)
 
@@ -78,7 +71,7 @@ def facts_of(config: Any, algorithm: type) -> dict[str, Any]:
         config: an `AlgorithmConfig`.
         algorithm: the Algorithm class.
     """
-    facts = read_facts(vars(config), _model_defaults(config))
+    facts = read_facts(vars(config))
     # Ray's actor class derives from the user's class, possibly through a subclass by Tune that changes the resource request.
     algorithm = vars(algorithm).get("__ray_actor_class__", algorithm)
     facts["algorithm"] = plain(next(cls for cls in algorithm.__mro__ if not cls.__module__.startswith("ray.tune.")))
@@ -89,7 +82,7 @@ def facts_of(config: Any, algorithm: type) -> dict[str, Any]:
     return facts
 
 
-def versions() -> dict[str, str]:
+def _versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that do most of the work; "" if not installed."""
     return {
         "python": ".".join(platform.python_version_tuple()[:2]),
@@ -106,15 +99,6 @@ def _version(package: str) -> str:
         return ""
 
 
-def _model_defaults(config: Any) -> dict[str, Any]:
-    """Return the model's default settings; empty on the old API stack."""
-    with suppress(ImportError, AttributeError, TypeError):
-        from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
-
-        return {**vars(DefaultModelConfig()), **config._model_config_auto_includes}
-    return {}
-
-
 def _env(env: Any) -> Any:
     """Return an env's name and a hash of what is registered under it, if known."""
     if not isinstance(env, str):
@@ -125,10 +109,10 @@ def _env(env: Any) -> Any:
     if registered is not None:
         # A spec names the env's module, which may not be imported here.
         entry = getattr(registered, "entry_point", None)
-        code = content.module_label(entry.partition(":")[0]) if isinstance(entry, str) else None
-        return f"{env} #{content.digest([plain(registered), code])}"
+        code = module_label(entry.partition(":")[0]) if isinstance(entry, str) else None
+        return f"{env} #{digest([plain(registered), code])}"
     module, found, _ = env.rpartition(":") if ":" in env else env.rpartition(".")
-    return f"{env} #{content.digest(content.module_label(module))}" if found else env
+    return f"{env} #{digest(module_label(module))}" if found else env
 
 
 def _registered(category: str, name: Any) -> Any:
@@ -140,22 +124,24 @@ def _registered(category: str, name: Any) -> Any:
 
 
 def _threads(_process: object = None) -> float:
-    """Return how many compute threads this process uses."""
+    """Return how many threads torch uses in this process; NaN without torch."""
     torch = sys.modules.get("torch")
-    if torch is not None:
-        return float(torch.get_num_threads())
-    limit = os.environ.get("OMP_NUM_THREADS", "")
-    return float(limit) if limit.isdecimal() else float(hardware.usable_cores())
+    return NAN if torch is None else float(torch.get_num_threads())
 
 
 def _runner_threads(algorithm: Algorithm) -> list[float]:
     """Return the distinct thread counts of env runners; empty if they don't answer."""
+    with suppress(Exception):
+        return sorted({*_answers(algorithm, _threads)})
+    return []
+
+
+def _answers(algorithm: Algorithm, ask: Callable[[object], Any]) -> list[Any]:
+    """Return what the env runners in other processes answer; if there are none, the answer of this process."""
     group = algorithm.env_runner_group
     if group is None or not group.num_remote_env_runners():
-        return [_threads()]
-    with suppress(Exception):
-        return sorted(set(group.foreach_env_runner(_threads, local_env_runner=False, timeout_seconds=_RUNNERS_ANSWER_WITHIN_S)))
-    return []
+        return [ask(None)]
+    return list(group.foreach_env_runner(ask, local_env_runner=False, timeout_seconds=_RUNNERS_ANSWER_WITHIN_S))
 
 
 def _learner_threads(algorithm: Algorithm) -> list[float]:
@@ -170,29 +156,27 @@ def _learner_threads(algorithm: Algorithm) -> list[float]:
 
 def provenance_of(trial: str) -> dict[str, str]:
     """Return the provenance of a measurement, for people who read the baseline's file."""
-    torch = sys.modules.get("torch")
+    host = hardware.this_host()
     return {
         "trial": trial,
-        "host": socket.gethostname(),
-        "cpu": hardware.cpu_model(),
-        "cores": str(hardware.usable_cores()),
+        "host": host.name,
+        "cpu": host.cpu,
+        "cores": str(host.cores),
         "platform": platform.platform(),
-        "python": platform.python_version(),
-        "ray": ray.__version__,
-        "torch": str(getattr(torch, "__version__", "not loaded")),
+        **_versions(),
         "rl_scaling_callback": __version__,
     }
 
 
 def hosts_of(algorithm: Algorithm) -> set[Host]:
     """Return the hosts of the env runners; empty if they don't answer."""
-    group = algorithm.env_runner_group
-    hosts = {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
-    # There is nothing to ask if there is only one host.
-    if group is None or not group.num_remote_env_runners() or len(hosts) == 1:
+    if len({node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}) == 1:
         return {hardware.this_host()}
-    answers = group.foreach_env_runner(_host, local_env_runner=False, timeout_seconds=_RUNNERS_ANSWER_WITHIN_S)
-    return {host for host in answers if host is not None}
+    return {*_answers(algorithm, _host)}
+
+
+def _host(_process: object) -> Host:
+    return hardware.this_host()
 
 
 def resources_of(algorithm: Algorithm, hosts: Collection[Host]) -> Resources:
@@ -203,11 +187,6 @@ def resources_of(algorithm: Algorithm, hosts: Collection[Host]) -> Resources:
         cpus=_held_cpus(algorithm),
         machine_cores=hardware.whole_machine_cores() if accountable else NAN,
     )
-
-
-def node_of() -> str:
-    """Return the id of the Ray node that this process runs on."""
-    return str(ray.get_runtime_context().get_node_id())
 
 
 def storage_of(algorithm: Algorithm) -> Any:
@@ -238,17 +217,12 @@ def users_path(place: str) -> str:
     """Return URIs unchanged, and paths resolved against the directory where the program was started: Tune changes it per trial."""
     if "://" in place:
         return place
-    return (_users_directory() / Path(place).expanduser()).as_posix()
-
-
-def _users_directory() -> Path:
-    """Return the directory in which the user started the program."""
-    if "TUNE_ORIG_WORKING_DIR" not in os.environ:
-        return Path.cwd()
-    with suppress(Exception):  # if the cluster was started elsewhere, only the job's config has the directory
-        worker: Any = ray._private.worker.global_worker
-        return Path(worker.core_worker.get_job_config().py_driver_sys_path[-1])
-    return Path(os.environ["TUNE_ORIG_WORKING_DIR"])
+    started_in = os.environ.get("TUNE_ORIG_WORKING_DIR", "")
+    if started_in:
+        with suppress(Exception):  # if the cluster was started elsewhere, only the job's config has the directory
+            worker: Any = ray._private.worker.global_worker
+            started_in = worker.core_worker.get_job_config().py_driver_sys_path[-1]
+    return (Path(started_in).absolute() / Path(place).expanduser()).as_posix()
 
 
 def read_timers(algorithm: Algorithm) -> dict[str, float]:
@@ -283,19 +257,12 @@ def _held_cpus(algorithm: Algorithm) -> float:
     return float(getattr(request, "required_resources", {}).get("CPU", 0.0)) or NAN
 
 
-def _host(_env_runner: object) -> Host | None:
-    try:
-        return hardware.this_host()
-    except Exception:  # an exception here would make RLlib drop the env runner
-        return None
-
-
-def accelerators(node: str) -> list[str]:
-    """Return the accelerator types of a node, or of the whole cluster if the node has none (remote learners)."""
+def _accelerators() -> list[str]:
+    """Return the accelerator types of this node, or of the whole cluster if the node has none (remote learners)."""
     prefix = "accelerator_type:"
     types = {
         node["NodeID"]: {name.removeprefix(prefix) for name in node["Resources"] if name.startswith(prefix)}
         for node in ray.nodes()
         if node["Alive"]
     }
-    return sorted(types.get(node) or set().union(*types.values()))
+    return sorted(types.get(str(ray.get_runtime_context().get_node_id())) or set().union(*types.values()))

@@ -1,4 +1,4 @@
-"""Every name that RLlib has used, from Ray 0.5 on, for the scale, the steps, the time and the returns of a trial.
+"""RLlib's names: of settings and of what results contain, from Ray 0.5 on, and of timers.
 
 The only place that knows older names: `configs` and `results` use today's.
 """
@@ -44,20 +44,65 @@ _WITHOUT_ENV_RUNNERS: Final = ("DQN", "SimpleQ", "SAC", "DDPG", "TD3", "R2D2", "
 STEPS: Final = ("num_env_steps_sampled_this_iter", "timesteps_this_iter")
 """Env steps of an iteration, at the top of a result. Today they are in `env_runners/num_env_steps_sampled`."""
 
-LIFETIME_STEPS: Final[tuple[tuple[str, ...], ...]] = (
-    ("num_env_steps_sampled",), ("num_env_steps_sampled_lifetime",), ("counters", "num_env_steps_sampled"),
-    ("info", "num_env_steps_sampled"), ("info", "num_steps_sampled"), ("timesteps_total",),
-)  # fmt: skip
-"""Env steps of the trial up to the end of an iteration. On the old API stack the second may count the steps of all agents."""
-
-RETURNS: Final[tuple[tuple[str, ...], ...]] = (
-    ("env_runners", "episode_return_mean"), ("env_runners", "episode_reward_mean"), ("sampler_results", "episode_reward_mean"),
-    ("episode_reward_mean",),
-)  # fmt: skip
-"""Mean return of recent episodes."""
+NUMBERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "iteration": ("training_iteration",),
+    "since_restore": ("iterations_since_restore",),
+    "ended": ("timestamp",),
+    # On the old API stack the second may count the steps of all agents.
+    "lifetime_steps": (
+        "num_env_steps_sampled", "num_env_steps_sampled_lifetime", "counters/num_env_steps_sampled", "info/num_env_steps_sampled",
+        "info/num_steps_sampled", "timesteps_total",
+    ),
+    "episode_return": (
+        "env_runners/episode_return_mean", "env_runners/episode_reward_mean", "sampler_results/episode_reward_mean",
+        "episode_reward_mean",
+    ),
+    "dropped": ("aggregator_actors/num_env_steps_dropped_lifetime",),
+    "healthy": ("fault_tolerance/num_healthy_workers", "num_healthy_workers"),
+    "restarts": ("fault_tolerance/num_remote_worker_restarts", "num_remote_worker_restarts"),
+    "cpu_utilisation": ("perf/cpu_util_percent",),
+    "ram_utilisation": ("perf/ram_util_percent",),
+}  # fmt: skip
+"""Where results have each number, by this package's name, today's place first (see `results.read_number`)."""
 
 _MARKS: Final = ("env_runners", "sampler_results", "policy_reward_mean", "num_healthy_workers", "num_env_steps_sampled_lifetime")
 """Keys that only RLlib's results have."""
+
+TIMER_PHASES: Final[Mapping[str, str]] = {
+    "env_runner_sampling_timer": "sample",
+    "sample": "sample",
+    "replay_buffer_add_data_timer": "sample",  # the last part of sampling; takes longer with more envs
+    "learner_update_timer": "learn",
+    "connector_pipeline_timer": "connectors",  # in the learner's metrics, within its update
+    "learn": "learn",  # the old API stack
+    "load": "learn",  # the old API stack: batches to the learner's device
+    "replay_buffer_sampling_timer": "learn",
+    "replay_buffer_update_prios_timer": "learn",
+    "synch_weights": "sync",
+    "synch_env_connectors": "sync",
+    "evaluation_iteration": "evaluate",
+    "offline_evaluation_iteration_timer": "evaluate",
+    "restore_eval_env_runners": "evaluate",
+}
+"""The phase of each timer in the Algorithm's code."""
+
+LEARNER_PHASES: Final[Mapping[str, str]] = {
+    "learner_thread_update_timer": "busy",
+    "learner_thread_in_queue_wait_timer": "waiting",
+}
+"""The phase of each timer in the learner's thread (IMPALA, APPO)."""
+
+SAMPLE_TIMER: Final = "sample"
+"""The timer around an env runner's sampling."""
+
+STEP_TIMERS: Final[Mapping[str, str]] = {"rlmodule_inference_timer": "inference", "env_step_timer": "env_step"}
+"""The part of sampling that each timer inside a step measures, in the order of the step."""
+
+RESET_TIMER: Final = "env_reset_timer"
+"""The timer around a reset of all envs of an env runner."""
+
+WEIGHTS_TIMER: Final = "env_runner_state_server_pull"
+"""The timer around an env runner's request for weights before it samples (IMPALA, APPO)."""
 
 
 def is_rllib(result: Mapping[str, Any]) -> bool:
@@ -65,11 +110,11 @@ def is_rllib(result: Mapping[str, Any]) -> bool:
     return any(mark in result for mark in _MARKS)
 
 
-def found(result: Mapping[str, Any], paths: tuple[tuple[str, ...], ...]) -> Iterator[Any]:
-    """Yield the values in a result at those of the paths that it has."""
-    for path in paths:
+def found(result: Mapping[str, Any], name: str) -> Iterator[Any]:
+    """Yield the values of a number that a result has, at today's place first."""
+    for path in NUMBERS[name]:
         value: Any = result
-        for key in path:
+        for key in path.split("/"):
             value = value.get(key) if isinstance(value, (dict, Mapping)) else None  # see `mapping`
         if value is not None:
             yield value

@@ -101,8 +101,7 @@ class Prober:
     def steps_per_round(self, scale: Scale) -> float:
         """Return the env steps at `scale` per learner update; infinite if the number of updates depends on the env steps alone."""
         config = self._config.copy(copy_frozen=False)
-        # DreamerV3 has a replay buffer too, but its updates depend on the env steps.
-        if not hasattr(config, "replay_buffer_config") or hasattr(config, "training_ratio"):
+        if not hasattr(config, "training_intensity"):
             return math.inf
         config.num_env_runners, config.num_envs_per_env_runner = scale.num_env_runners, scale.num_envs_per_env_runner
         samples, updates = calculate_rr_weights(config)

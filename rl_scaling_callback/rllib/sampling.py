@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Final
 
-from rl_scaling_callback.rllib import configs
+from rl_scaling_callback.rllib import configs, names
 
 TIMED_EVERY_S: Final = 0.02
 """Mean sampling time between timed steps; if steps take longer, all of them are timed."""
@@ -225,11 +225,11 @@ def clock_of(env_runner: Any) -> SamplingClock:
     """
     return SamplingClock(
         env_runner.metrics,
-        start=configs.SAMPLE_TIMER,
-        parts=configs.STEP_TIMERS,
+        start=names.SAMPLE_TIMER,
+        parts=names.STEP_TIMERS,
         num_envs=env_runner.num_envs,
-        reset=configs.RESET_TIMER,
-        weights=configs.WEIGHTS_TIMER if configs.is_asynchronous(vars(env_runner.config)) else None,
+        reset=names.RESET_TIMER,
+        weights=names.WEIGHTS_TIMER if configs.is_asynchronous(vars(env_runner.config)) else None,
     )
 
 

@@ -22,7 +22,7 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.rllib import hardware, prober
 from rl_scaling_callback.rllib.configs import is_asynchronous, is_new_stack, read_scale, steps_before_learning
 from rl_scaling_callback.rllib.prober import Prober
-from rl_scaling_callback.rllib.results import MEASURED_KEYS, read_injected, read_measured
+from rl_scaling_callback.rllib.results import MEASURED_KEYS, read_injected, read_iteration, read_number
 from rl_scaling_callback.rllib.switch import Switch
 from rl_scaling_callback.rllib.threads import learner_threads, set_learner_threads
 from rl_scaling_callback.sweeping import cluster
@@ -75,8 +75,8 @@ class _Host:
         if threads is not None:
             set_learner_threads(self._algorithm, threads)
         result, resets_s = self._switch.train(scale) if self._switch else (self._algorithm.train(), 0.0)
-        reading = read_measured(result, read_injected(result, MEASURED_KEYS), self._lifetime)
-        self._lifetime = reading.lifetime
+        reading = read_iteration(result, self._lifetime, read_injected(result, MEASURED_KEYS))
+        self._lifetime = read_number(result, "lifetime_steps")
         # An iteration without parts makes their sums unknown; omitting it would make them too small.
         parts = reading.parts or (math.nan,) * len(RECORDED)
         named = {**dict(zip(RECORDED, parts, strict=True)), "all_resets": resets_s}

@@ -132,8 +132,7 @@ def test_workload_covers_threads_and_code_and_is_the_same_in_every_process(tmp_p
     assert {**first, "threads": in_loop["threads"]} == in_loop
     tune.register_env("by_name", slow(0.004))
     factor = 3
-    config.rl_module(model_config={"fcnet_hiddens": [8], "vf_share_layers": True}).resources(num_cpus_for_main_process=2)
-    config.env_runners(num_cpus_per_env_runner=2)
+    config.resources(num_cpus_for_main_process=2).env_runners(num_cpus_per_env_runner=2)
     other = facts_in_a_trial(tmp_path, config, Stepping)
     assert (other["threads"], other["runner_threads"]) == (2, [2])
     differing = ["algorithm", "env", "env_config", "runner_threads", "threads"]

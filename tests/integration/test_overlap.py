@@ -15,13 +15,10 @@ import tuning
 from envs import CostlyEnv
 from ray.rllib.algorithms.appo import APPOConfig
 from ray.rllib.algorithms.appo.torch.appo_torch_learner import APPOTorchLearner
-from ray.rllib.algorithms.appo.utils import CircularBuffer
 from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.rllib.algorithms.impala.torch.impala_torch_learner import IMPALATorchLearner
 
 FRAGMENT, STEP_S, UPDATE_S = 10, 0.02, 0.4
-WATCHED = hasattr(CircularBuffer, "put")
-"""Whether the learner's queue can be watched in this release (not in 2.45); else `learner/queue` and `learner/dropped` are NaN."""
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -39,12 +36,7 @@ class SlowIMPALA(Slow, IMPALATorchLearner):
 
 
 class SlowAPPO(Slow, APPOTorchLearner):
-    """Counts the distinct batches it learned from, identified by the log-probabilities of their actions."""
-
-    def compute_losses(self, *, batch, **kwargs):
-        self.learned = getattr(self, "learned", set())
-        self.learned |= {each["action_logp"].cpu().numpy().tobytes() for each in batch.values()}
-        return super().compute_losses(batch=batch, **kwargs)
+    pass
 
 
 LEARNERS = {IMPALAConfig: SlowIMPALA, APPOConfig: SlowAPPO}
@@ -124,7 +116,7 @@ def test_slow_env_runners_scale_and_the_learner_waits(plain):
     busy, waiting, dropped = learner(results)
     assert busy < 0.15
     assert waiting > 0.8
-    assert dropped == 0 or not WATCHED
+    assert dropped == 0
 
 
 @pytest.mark.parametrize("kind", [IMPALAConfig, pytest.param(APPOConfig, marks=[pytest.mark.alone, pytest.mark.release])])
@@ -168,31 +160,4 @@ def test_remote_learner_whose_queue_overflows(plain):
     warm = results[1:]
     sampled = sum(result["scaling"]["env_steps"] for result in warm)
     learned = sum(result["time_this_iter_s"] for result in warm) / UPDATE_S * FRAGMENT
-    assert dropped == pytest.approx(sampled - learned, rel=0.1) or not WATCHED
-
-
-@pytest.mark.skipif(not WATCHED, reason="the queues of this Ray can't be watched")
-def test_batches_overwritten_in_appos_circular_buffer(tmp_path):
-    """The buffer has 8 batches for two updates each, but there is one update per batch: about a quarter is never used.
-
-    The learner is the slower side: otherwise it could update twice per batch, and would use all of them.
-    """
-    config = configured(tmp_path, kind=APPOConfig, runners=2, step_s=0.0, seconds=2, update_s=0.02)
-    config.training(circular_buffer_num_batches=8, circular_buffer_iterations_per_batch=2)
-    algorithm = config.build_algo()
-    try:
-        results = [algorithm.train() for _ in range(2)]
-        watched = []
-        algorithm.learner_group.foreach_learner(lambda each, *_: watched.append((len(each.learned), each._learner_thread_in_queue)))
-        ((distinct, queue),) = watched
-        held = sum(not batch.taken for batch in queue.put.__self__._held)
-    finally:
-        algorithm.stop()
-    lengths = [result["scaling"]["learner"]["queue"] for result in results]
-    dropped = sum(result["scaling"]["learner"]["dropped"] for result in results)
-    sampled = sum(result["scaling"]["env_steps"] for result in results)
-    assert dropped > 0.15 * sampled
-    # Batches in the buffer or in transit may still be used.
-    assert dropped == pytest.approx(sampled - (distinct + held) * FRAGMENT, abs=5 * FRAGMENT)
-    assert 8 < lengths[-1] <= 16
-    assert queue.qsize() <= 16
+    assert dropped == pytest.approx(sampled - learned, rel=0.1)

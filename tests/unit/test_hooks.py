@@ -3,7 +3,6 @@
 import functools
 import gc
 import inspect
-import queue
 import types
 import weakref
 from contextlib import contextmanager
@@ -17,31 +16,30 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from rl_scaling_callback.rllib import hooks
-from rl_scaling_callback.rllib.learner_queue import LearnerQueue
 from rl_scaling_callback.rllib.phases import PhaseClock
-from rl_scaling_callback.rllib.results import ENV_RUNNER_RESULTS, REPORTS
+from rl_scaling_callback.rllib.results import ENV_RUNNER_RESULTS, LEARNER_RESULTS, REPORTS
 from rl_scaling_callback.rllib.sampling import SamplingClock
 
+MERGE = hooks.merging(MetricsLogger)
 
-class Recorder:
-    """Has methods with the signatures of another class's that return their arguments."""
 
-    def __init__(self, of, names):
-        for name in names:
-            self._signature(name, inspect.signature(getattr(of, name)))
-
-    def _signature(self, name, signature):
+def recorder():
+    """Has the methods of a `MetricsLogger`, with their signatures, which return their arguments."""
+    made = SimpleNamespace()
+    for name in (MERGE, "log_dict", "log_time"):
+        signature = inspect.signature(getattr(MetricsLogger, name))
         signature = signature.replace(parameters=list(signature.parameters.values())[1:])
 
-        def method(*args, **kwargs):
-            return signature.bind(*args, **kwargs).arguments
+        def method(*args, _signature=signature, **kwargs):
+            return _signature.bind(*args, **kwargs).arguments
 
         method.__signature__ = signature
-        setattr(self, name, method)
+        setattr(made, name, method)
+    return made
 
 
 def watch_reports(metrics):
-    hooks.watch_reports(SimpleNamespace(metrics=metrics), lambda reports: None, lambda report: None)
+    hooks.watch_reports(SimpleNamespace(metrics=metrics), lambda reports: None)
 
 
 def watch_phases(metrics):
@@ -52,54 +50,34 @@ def watch_samples(metrics):
     SamplingClock(metrics, start="start", parts={"part": "part"}, num_envs=1)
 
 
-def watch_queue(watched):
-    watched.num_batches, watched.qsize = 3, lambda: 0
-    config = SimpleNamespace(
-        num_envs_per_env_runner=1,
-        num_learners=0,
-        num_aggregator_actors_per_learner=0,
-        total_train_batch_size=1,
-        get_rollout_fragment_length=lambda: 1,
-    )
-    LearnerQueue(SimpleNamespace(_learner_thread_in_queue=watched, config=config))
-
-
-MERGE = hooks.merging(MetricsLogger)
-WRAPPED = [
-    (watch_reports, MetricsLogger, MERGE),
-    (watch_reports, MetricsLogger, "log_dict"),
-    (watch_phases, MetricsLogger, MERGE),
-    (watch_phases, MetricsLogger, "log_time"),
-    (watch_samples, MetricsLogger, "log_time"),
-    (watch_queue, queue.Queue, "put"),
-    (watch_queue, queue.Queue, "get"),
-]
-
-
-@pytest.mark.parametrize(("watch", "of", "name"), WRAPPED)
-def test_wrapped_functions_pass_on_all_arguments_by_position_and_by_name(watch, of, name):
-    recorder = Recorder(of, {"put", "get"} if of is queue.Queue else {MERGE, "log_dict", "log_time"})
-    parameters = list(inspect.signature(getattr(of, name)).parameters.values())[1:]
-    plain = getattr(recorder, name)
-    watch(recorder)
-    wrapper = getattr(recorder, name)
+@pytest.mark.parametrize(
+    ("watch", "name"),
+    [
+        (watch_reports, MERGE),
+        (watch_reports, "log_dict"),
+        (watch_phases, MERGE),
+        (watch_phases, "log_time"),
+        (watch_samples, "log_time"),
+    ],
+)
+def test_wrapped_functions_pass_on_all_arguments_by_position_and_by_name(watch, name):
+    metrics = recorder()
+    plain = getattr(metrics, name)
+    watch(metrics)
+    wrapper = getattr(metrics, name)
     assert wrapper is not plain
-    names = [each.name for each in parameters if each.kind is not each.VAR_KEYWORD]
-    given = {each: [each] if each == "stats_dicts" else (each,) for each in names}
+    parameters = [each for each in plain.__signature__.parameters.values() if each.kind is not each.VAR_KEYWORD]
+    given = {each.name: [each.name] if each.name == "stats_dicts" else (each.name,) for each in parameters}
     by_position = [given[each.name] for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
     by_name = {each.name: given[each.name] for each in parameters if each.kind is each.KEYWORD_ONLY}
-    assert wrapper(**given) == given
-    assert wrapper(**dict(reversed(given.items()))) == given
-    assert wrapper(*by_position, **by_name) == given
+    assert wrapper(**given) == wrapper(**dict(reversed(given.items()))) == wrapper(*by_position, **by_name) == given
     with pytest.raises(TypeError):
         wrapper(*by_position, no_such_option=1)
 
 
-def test_reports_are_removed_whether_given_by_position_or_by_name():
-    metrics, taken = MetricsLogger(), []
-    hooks.watch_reports(SimpleNamespace(metrics=metrics), taken.extend, lambda report: None)
-    parameter = next(iter(list(inspect.signature(MetricsLogger.log_dict).parameters)[1:]))
-    merged = next(iter(list(inspect.signature(getattr(MetricsLogger, MERGE)).parameters)[1:]))
+def test_reports_are_taken_before_metrics_are_merged():
+    metrics, of_runners, of_learners = MetricsLogger(), [], []
+    hooks.watch_reports(SimpleNamespace(metrics=metrics), of_runners.extend, of_learners.append)
 
     def stats():
         runner = MetricsLogger()
@@ -107,13 +85,11 @@ def test_reports_are_removed_whether_given_by_position_or_by_name():
         return runner.reduce()
 
     getattr(metrics, MERGE)([stats()], key=ENV_RUNNER_RESULTS)
-    getattr(metrics, MERGE)(**{merged: [stats()], "key": ENV_RUNNER_RESULTS})
-    metrics.log_dict({"a": 1.0}, key="mine")
-    metrics.log_dict(**{parameter: {"b": 2.0}, "key": "mine"})
-    assert len(taken) == 2
-    result = metrics.reduce()
-    assert set(result["mine"]) == {"a", "b"}
-    assert REPORTS not in result.get(ENV_RUNNER_RESULTS, {})
+    metrics.log_dict(stats(), key="of an evaluation")
+    getattr(metrics, MERGE)([{REPORTS: {"busy": 1.0}}], key=LEARNER_RESULTS)
+    assert [(name, report.busy) for name, report in of_runners] == [("1", 2.0)]
+    assert of_learners == [{"busy": 1.0}]
+    assert REPORTS not in str(metrics.reduce())
 
 
 class Algorithm:
@@ -163,8 +139,6 @@ def test_methods_that_another_callback_set_are_wrapped(name, bound):
         return of_class(self, *args, **kwargs)
 
     setattr(algorithm, name, types.MethodType(own, algorithm) if bound else functools.partial(own, weakref.proxy(algorithm)))
-    del own
-    gc.collect()
     watch(algorithm)
     gc.collect()
     assert algorithm.step() == (("a",), {"b": "b"})
@@ -186,21 +160,18 @@ def test_watching_does_not_keep_an_algorithm_alive():
         gc.enable()
 
 
-@pytest.mark.parametrize("theirs", [None, "another callback's"])
-def test_hooks_are_removed_at_the_end_for_the_next_trial_in_the_same_algorithm(theirs):
+def test_hooks_are_removed_at_the_end_for_the_next_trial_in_the_same_algorithm():
     algorithm = Algorithm()
     algorithm.metrics, algorithm.config = MetricsLogger(), PPOConfig()
-    if theirs is not None:
-        algorithm.metrics.log_dict = log_dict = functools.partial(algorithm.metrics.log_dict)
+    algorithm.metrics.log_dict = of_another_callback = functools.partial(algorithm.metrics.log_dict)
     watch(algorithm, "of the first trial")
     hooks.watch_phases(algorithm, PhaseClock({}))
-    hooks.watch_reports(algorithm, lambda reports: None, lambda report: None)
-    assert {"log_time", "log_dict", MERGE} <= set(vars(algorithm.metrics))
+    watch_reports(algorithm.metrics)
+    assert {"log_time", MERGE} <= set(vars(algorithm.metrics))
     algorithm.cleanup()
     assert not {"step", "training_step", "cleanup"} & set(vars(algorithm))
     assert not {"log_time", MERGE} & set(vars(algorithm.metrics))
-    if theirs is not None:
-        assert algorithm.metrics.log_dict is log_dict
+    assert algorithm.metrics.log_dict is of_another_callback
     watch(algorithm)
     algorithm.calls.clear()
     algorithm.step()

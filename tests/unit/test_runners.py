@@ -12,29 +12,17 @@ def reports(*busy):
     return [(str(runner), RunnerReport(each, cpu=each)) for runner, each in enumerate(busy, 1)]
 
 
-def test_without_reports_nothing_is_known():
-    work = Rounds().read()
-    assert work.reports == ()
-    assert math.isnan(work.busy)
-    assert math.isnan(work.longest)
-
-
 @pytest.mark.parametrize("merged", [False, True])
-def test_longest_is_summed_over_rounds(merged):
+def test_longest_is_summed_over_the_rounds_of_an_iteration(merged):
     rounds, (one, other) = Rounds(), (reports(1.0, 3.0), reports(3.0, 1.0))
+    assert all(map(math.isnan, (rounds.read().busy, rounds.read().longest)))
+    rounds.add(one)
+    rounds.start()
     for each in [one + other] if merged else [one, other]:
         rounds.add(each)
     work = rounds.read()
     assert (work.busy, work.longest) == (2.0, 6.0)
     assert work.reports == (RunnerReport(4.0, cpu=4.0),) * 2
-
-
-def test_start_discards_earlier_reports():
-    rounds = Rounds()
-    rounds.add(reports(1.0))
-    rounds.start()
-    rounds.add(reports(0.5))
-    assert rounds.read().busy == 0.5
 
 
 def test_alternating_stragglers_are_stragglers():
