@@ -76,16 +76,7 @@ class TimeBreakdown(NamedTuple):
         reset: float = 0.0,
         all_resets: float = 0.0,
     ) -> TimeBreakdown:
-        """Return the breakdown of an iteration that took `seconds`.
-
-        Args:
-            phases: exclusive seconds by phase; phases that did not run may be missing. The rest is `other`.
-            seconds: duration of the iteration.
-            busy: sampling time of the typical env runner [s].
-            longest: sampling time of the slowest [s].
-            reset: longest time of an env runner in resets [s].
-            all_resets: time of all env runners in resets [s].
-        """
+        """Return the breakdown of an iteration that took `seconds`, given those of each phase that ran; the rest is `other`."""
         sample, learn = phases.get("sample", 0.0), phases.get("learn", 0.0)
         sync, evaluate = phases.get("sync", 0.0), phases.get("evaluate", 0.0)
         other = seconds - (sample + learn + sync + evaluate)
@@ -94,12 +85,15 @@ class TimeBreakdown(NamedTuple):
     @classmethod
     def of_window(cls, parts: Mapping[str, float], env_steps: float = 1.0) -> TimeBreakdown:
         """Return the breakdown with these `parts`, divided by `env_steps`. Missing ones are NaN, or 0 for evaluation and resets."""
-        return cls(*[parts.get(name, _UNLESS_GIVEN.get(name, NAN)) / env_steps for name in cls._fields])
+        known = {**_UNLESS_GIVEN, **parts}
+        return cls(*[known[name] / env_steps for name in cls._fields])
 
     @property
     def parts(self) -> dict[str, float]:
         """Seconds by name, without evaluation, which steady figures exclude."""
-        return {name: seconds for name, seconds in self._asdict().items() if name != "evaluate"}
+        seconds = self._asdict()
+        del seconds["evaluate"]
+        return seconds
 
     @property
     def total(self) -> float:
@@ -111,7 +105,7 @@ class TimeBreakdown(NamedTuple):
         return TimeBreakdown(*[seconds * factor for seconds in self])
 
 
-_UNLESS_GIVEN: Final = {"evaluate": 0.0, "reset": 0.0, "all_resets": 0.0}
+_UNLESS_GIVEN: Final = {**dict.fromkeys(TimeBreakdown._fields, NAN), "evaluate": 0.0, "reset": 0.0, "all_resets": 0.0}
 
 PARTS: Final = (*(phase for phase in PHASES if phase != "evaluate"), "busy", "longest")
 """The parts of an iteration that steady windows and baselines store."""
@@ -263,7 +257,7 @@ def diagnosis(lost: Mapping[str, float], learner: LearnerLimits | None = None, *
     if total > MIN_LOSS:
         cause = max(lost, key=lost.__getitem__)
         advice = _ADVICE[cause] if steps_in_turn or cause != "serial_stepping" else _ADVICE_IF_VECTORISED
-        gained = gains(lost, learner).get(cause)
+        gained = gains({cause: lost[cause]}, learner).get(cause)
         without = f" ({rounded(gained, 2, '×')} as fast without it)" if gained else ""
         sentences.append(f"{cause.replace('_', ' ')}: {round(lost[cause])} of {round(total)} lost points{without}; {advice}")
     if learner is not None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import median_low
-from typing import Final
+from typing import Final, NamedTuple
 
 from rl_scaling_callback.core.attribution import TimeBreakdown
 from rl_scaling_callback.core.scale import Scale
@@ -74,8 +74,7 @@ class Probe:
         return max(self.busy) / self.env_steps
 
 
-@dataclass(frozen=True, slots=True)
-class Ratios:
+class Ratios(NamedTuple):
     """Ratios between iterations with equal env steps at two scales.
 
     Attributes:
@@ -97,8 +96,12 @@ class Ratios:
     def apply(self, spent: TimeBreakdown, num_env_runners: int) -> TimeBreakdown:
         """Convert the time breakdown at the denominator's scale to the other scale, which has `num_env_runners` (at least 1)."""
         resets = spent.all_resets / num_env_runners
-        sample = (spent.sample - spent.reset) * self.sample + resets
-        sync = spent.sync * self.sync * self.updates
         return TimeBreakdown(
-            sample, spent.learn * self.updates, sync, 0.0, spent.other * self.updates, reset=resets, all_resets=spent.all_resets
+            sample=(spent.sample - spent.reset) * self.sample + resets,
+            learn=spent.learn * self.updates,
+            sync=spent.sync * self.sync * self.updates,
+            evaluate=0.0,
+            other=spent.other * self.updates,
+            reset=resets,
+            all_resets=spent.all_resets,
         )

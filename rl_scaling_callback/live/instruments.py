@@ -6,13 +6,11 @@ import functools
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rl_scaling_callback.core.formulas import NAN
-from rl_scaling_callback.live.learners import Learners, LearnersWork
 from rl_scaling_callback.live.overlap import OverlappingRunners
-from rl_scaling_callback.live.runners import Rounds
-from rl_scaling_callback.live.spent import Spent
+from rl_scaling_callback.live.spent import Learners, Rounds, Spent
 from rl_scaling_callback.rllib import hooks, introspection
 from rl_scaling_callback.rllib.configs import (
     LEARNER_PHASES,
@@ -36,24 +34,6 @@ Attempt = Callable[[str, Callable[[], Any], Any], Any]
 """Takes a topic, a function and a default: returns what the function returns; if it fails, warns once and returns the default."""
 
 
-class Instrument(Protocol):
-    """Measures the iterations of one trial.
-
-    Attributes:
-        clock: the clock of the phases.
-        times_evaluation: whether RLlib's timers time evaluation; if not, the callback's hooks must.
-    """
-
-    clock: PhaseClock
-    times_evaluation: bool
-
-    def start(self) -> None:
-        """Start an iteration."""
-
-    def read(self) -> Spent:
-        """Return what was spent since the start of the iteration."""
-
-
 class Synchronous:
     """For algorithms that sample and learn in turn, on the new API stack."""
 
@@ -62,7 +42,7 @@ class Synchronous:
         self._runners = Rounds()
         add = _attempted(attempt, self._runners.add)
         attempt("env runners", lambda: hooks.watch_reports(algorithm, add), None)
-        self.times_evaluation = attempt("phases", lambda: hooks.watch_phases(algorithm, self.clock), False)
+        self._times_phases = attempt("phases", lambda: hooks.watch_phases(algorithm, self.clock), False)
         self._times_connectors = attempt("learner connectors", lambda: hooks.watch_connectors(algorithm, self.clock), False)
 
     def start(self) -> None:
@@ -75,10 +55,9 @@ class Synchronous:
         phases = self.clock.take()
         connectors = phases.pop("connectors", 0.0)
         phases["learn"] = phases.get("learn", 0.0) + connectors
-        return Spent(
-            phases if self.times_evaluation else None,
-            phases.get("evaluate", 0.0),
-            self._runners.read(),
+        return self._runners.read()._replace(
+            phases=phases if self._times_phases else None,
+            evaluation_s=phases.get("evaluate", 0.0),
             connectors=connectors if self._times_connectors else NAN,
         )
 
@@ -94,7 +73,7 @@ class Overlapping:
         self._learners: Learners | None = None
         add = _attempted(attempt, self._runners.add)
         attempt("env runners", lambda: hooks.watch_reports(algorithm, add, self._add_learner), None)
-        self.times_evaluation = attempt("phases", lambda: hooks.watch_phases(algorithm, self.clock), False)
+        self._times_phases = attempt("phases", lambda: hooks.watch_phases(algorithm, self.clock), False)
         self._learners = attempt("learners", lambda: _watch_learners(algorithm, config), None)
 
     def start(self) -> None:
@@ -106,10 +85,10 @@ class Overlapping:
 
     def read(self) -> Spent:
         """Return what was spent since the start of the iteration."""
-        phases, runners = self.clock.take(), self._runners.read()
-        learners = LearnersWork() if self._learners is None else self._learners.read()
-        named = (phases if runners.phases is None else runners.phases) if self.times_evaluation else None
-        return Spent(named, phases.get("evaluate", 0.0), runners, learners)
+        phases, spent = self.clock.take(), self._runners.read()
+        named = (phases if spent.phases is None else spent.phases) if self._times_phases else None
+        spent = spent._replace(phases=named, evaluation_s=phases.get("evaluate", 0.0))
+        return spent if self._learners is None else self._learners.add_to(spent)
 
     def _add_learner(self, report: Mapping[str, float]) -> None:
         if self._learners is not None:
@@ -118,8 +97,6 @@ class Overlapping:
 
 class OldStack:
     """For the old API stack: reads its own timers. Its env runners report nothing, and nothing is known of overlapping phases."""
-
-    times_evaluation = False
 
     def __init__(self, algorithm: Algorithm, config: Mapping[str, Any], attempt: Attempt, warn: Warn) -> None:
         self.clock = PhaseClock(TIMER_PHASES, background=_background(config))
@@ -151,9 +128,13 @@ class OldStack:
         phases = self.clock.take()
         evaluation_s = phases.get("evaluate", 0.0)
         if self._timers is None:
-            return Spent(None, evaluation_s)
+            return Spent(evaluation_s=evaluation_s)
         phases |= {phase: total - self._before.get(phase, 0.0) for phase, total in self._timers().items()}
-        return Spent(phases, evaluation_s)
+        return Spent(phases, evaluation_s=evaluation_s)
+
+
+Instrument: TypeAlias = Synchronous | Overlapping | OldStack
+"""Measures what the iterations of one trial spend, by its `clock` of phases."""
 
 
 def instrument_for(algorithm: Algorithm, attempt: Attempt, warn: Warn) -> Instrument:

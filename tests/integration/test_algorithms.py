@@ -89,13 +89,16 @@ def off_policy(config: AlgorithmConfig, env: str) -> AlgorithmConfig:
     )
 
 
+IN_THIS_PROCESS = {"runners": np.int64(0), "envs": np.int64(3)}
 ALGORITHMS: dict[str, Callable[[], AlgorithmConfig]] = {
     "PPO": ppo,
+    "PPO in this process": lambda: ppo(**IN_THIS_PROCESS),
+    "PPO with two learners": lambda: ppo(runners=0).learners(num_learners=2),
     "APPO": lambda: asynchronous(APPOConfig()),
     "IMPALA": lambda: asynchronous(IMPALAConfig()),
     "SAC": lambda: off_policy(SACConfig(), "Pendulum-v1").env_runners(num_env_runners=0),
     "DQN": lambda: off_policy(DQNConfig(), "CartPole-v1"),
-    "PPO on the old stack": lambda: ppo_on_the_old_stack(runners=0),
+    "PPO on the old stack": lambda: ppo_on_the_old_stack(**IN_THIS_PROCESS),
 }
 
 
@@ -159,39 +162,18 @@ def check_sps(results: list[Result], flat: Flat) -> None:
 # ---------------------------------------------------------------- algorithms and API stacks
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if "learners" in name else []) for name in ALGORITHMS]
+)
 def test_first_iterations(name: str, flat: Flat) -> None:
-    results = train(ALGORITHMS[name](), iterations=3)
+    config = ALGORITHMS[name]()
+    results = train(config, iterations=3)
     assert results[0]["training_iteration"] == 1
     check_sps(results, flat)
     assert sum(flat(result)["sps"] > 0 for result in results) >= 3
     assert sampled(results, flat) == per_iteration(results)
     for result in results:
-        assert (flat(result)["parallelism"], flat(result)["exclusive"]) == (1.0, 1.0)
-
-
-# ---------------------------------------------------------------- scale, learners, multi-agent
-
-
-@pytest.mark.parametrize("config", [ppo, ppo_on_the_old_stack])
-def test_envs_of_the_algorithms_process_count(config: Callable[..., AlgorithmConfig], flat: Flat) -> None:
-    results = train(config(runners=np.int64(0), envs=np.int64(3)))
-    check_sps(results, flat)
-    assert [flat(result)["parallelism"] for result in results] == [3.0] * 2
-
-
-@pytest.mark.slow
-def test_several_learners_count_the_env_steps_of_all(flat: Flat) -> None:
-    results = train(ppo(runners=0).learners(num_learners=2))
-    check_sps(results, flat)
-    assert sampled(results, flat) == [2 * BATCH] * 2
-
-
-def agent_steps(results: list[Result]) -> float:
-    """All agents' steps in all results, as counted by RLlib."""
-    if "num_agent_steps_sampled" in results[-1]:  # the old stack's lifetime counter
-        return results[-1]["num_agent_steps_sampled"]
-    return sum(sum(result["env_runners"]["num_agent_steps_sampled"].values()) for result in results)
+        assert (flat(result)["parallelism"], flat(result)["exclusive"]) == (config.num_envs_per_env_runner, 1.0)
 
 
 @pytest.mark.parametrize("config", [ppo, ppo_on_the_old_stack])
@@ -200,7 +182,7 @@ def test_multi_agent_counts_env_steps(config: Callable[..., AlgorithmConfig], fl
     team = config(env=make_multi_agent("CartPole-v1"), runners=0).environment(env_config={"num_agents": 3})
     results = train(team.multi_agent(count_steps_by="agent_steps", **everyone))
     assert sampled(results, flat) == per_iteration(results)
-    assert 0 < sum(sampled(results, flat)) < agent_steps(results) / 1.5
+    assert 0 < sum(sampled(results, flat)) < 2 * BATCH / 1.5, "a batch has as many agent steps, of three agents"
 
 
 # ---------------------------------------------------------------- ways to pass the callback
@@ -226,7 +208,6 @@ class After(Before):
 
 def test_list_of_callbacks(flat: Flat) -> None:
     for result in train(ppo().callbacks([Before, ScalingCallback, After])):
-        check_schema(flat(result))
         assert flat(result)["sps"] > 0
         assert result["Before"] == {"initialised": True, "scaling": False}
         assert result["After"] == {"initialised": True, "scaling": True}
@@ -246,9 +227,9 @@ def test_dict_as_config_in_a_tuner(tmp_path: Path, flat: Flat) -> None:
     (result,) = run(tmp_path, space, stop=2, callbacks=None)
     assert result.error is None
     check_sps([result.metrics], flat)
-    assert flat(result.metrics)["sps"] > 0
-    assert flat(result.metrics)["baseline_sps"] == 1000.0
-    assert flat(result.metrics)["is_baseline"] == 0.0  # 0r×1e
+    scaling = flat(result.metrics)
+    assert (scaling["baseline_sps"], scaling["is_baseline"]) == (1000.0, 0.0)
+    assert scaling["efficiency"] == pytest.approx(scaling["sps"] / 10)
 
 
 # ---------------------------------------------------------------- offline
@@ -323,33 +304,3 @@ def test_without_any_baseline_sps_only_and_one_hint(flat: Flat, caplog: pytest.L
     (line,) = warnings_of(caplog)
     assert "baseline_dir" in line
     assert "baseline_sps" in line
-
-
-def test_baseline_is_probed_by_default(flat: Flat, caplog: pytest.LogCaptureFixture) -> None:
-    for result in train(ppo(runners=0, envs=2), iterations=2):
-        assert flat(result)["baseline/source"] == "probe"
-        assert flat(result)["speedup"] > 0
-    assert not warnings_of(caplog)
-
-
-def test_given_baseline(flat: Flat, caplog: pytest.LogCaptureFixture) -> None:
-    for result in train(ppo(runners=0, envs=2).callbacks(functools.partial(ScalingCallback, baseline_sps=1000.0))):
-        scaling = flat(result)
-        speedup = steps(result).iteration / result["time_this_iter_s"] / 1000
-        assert {
-            name: scaling[name] for name in ("baseline_sps", "speedup", "efficiency", "gap", "serial_fraction")
-        } == pytest.approx(
-            {
-                "baseline_sps": 1000.0,
-                "speedup": speedup,
-                "efficiency": speedup / 2 * 100,
-                "gap": 2 - speedup,
-                "serial_fraction": (1 / speedup - 1 / 2) / (1 - 1 / 2),
-            },
-            rel=1e-9,
-        )
-        assert scaling["loss/total"] == pytest.approx(100 - speedup / 2 * 100, rel=1e-9)
-        assert scaling["band"] in {"perfect", "excellent", "good", "fair", "inefficient"}
-        assert (scaling["is_baseline"], scaling["comparable"]) == (0.0, 1.0)
-    (warning,) = warnings_of(caplog)
-    assert "no time breakdown" in warning

@@ -21,7 +21,7 @@ from ray.rllib.algorithms.impala.torch.impala_torch_learner import IMPALATorchLe
 
 FRAGMENT, STEP_S, UPDATE_S = 10, 0.02, 0.4
 WATCHED = hasattr(CircularBuffer, "put")
-"""Whether the learner's queue can be watched in this release (not in 2.45); else `learner/queue` and `learner/dropped` are NaN."""
+"""Whether the learner's queue can be watched in this release (not in 2.45); else `learner/dropped` is NaN."""
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -152,12 +152,6 @@ def test_observations_that_are_slow_to_pickle(plain):
 
 
 @pytest.mark.alone
-@pytest.mark.release
-def test_sub_envs_that_step_one_after_another(plain):
-    check(train(plain, envs=4), "serial_stepping", 75.0)
-
-
-@pytest.mark.alone
 @pytest.mark.slow
 def test_remote_learner_whose_queue_overflows(plain):
     results = train(plain, runners=3, learners=1, update_s=UPDATE_S)
@@ -188,11 +182,8 @@ def test_batches_overwritten_in_appos_circular_buffer(tmp_path):
         held = sum(not batch.taken for batch in queue.put.__self__._held)
     finally:
         algorithm.stop()
-    lengths = [result["scaling"]["learner"]["queue"] for result in results]
     dropped = sum(result["scaling"]["learner"]["dropped"] for result in results)
     sampled = sum(result["scaling"]["env_steps"] for result in results)
     assert dropped > 0.15 * sampled
     # Batches in the buffer or in transit may still be used.
     assert dropped == pytest.approx(sampled - (distinct + held) * FRAGMENT, abs=5 * FRAGMENT)
-    assert 8 < lengths[-1] <= 16
-    assert queue.qsize() <= 16

@@ -193,7 +193,7 @@ def temporary(tmp_path, monkeypatch):
 @pytest.mark.parametrize("host", HOSTILE[:-1])
 def test_host_name_cannot_escape_the_lock_folder(temporary, host):
     place, locks = temporary
-    Colocation(host).leave()
+    Colocation(host)
     (file,) = everything_in(place)
     assert file.parent == locks
 

@@ -52,13 +52,8 @@ def test_unreachable_directory_is_reported_when_the_algorithm_is_built(place):
         callback.on_algorithm_init(algorithm=None)
 
 
-def test_numpy_numbers_are_accepted():
-    callback = ScalingCallback(
-        baseline_sps=np.float32(2), steady=SteadyRule(np.int64(0), min_iterations=np.int64(2), precision=np.float32(3))
-    )
-    assert type(callback._options.baseline_sps) is float
-
-
 def test_valid_options_are_accepted(tmp_path):
+    steady = SteadyRule(np.int64(0), min_iterations=np.int64(2), precision=np.float32(3))
+    assert type(ScalingCallback(baseline_sps=np.float32(2), steady=steady)._options.baseline_sps) is float
     ScalingCallback(autotune=Goal.of("balanced"), max_envs=np.int64(8), learner_threads=2)
     ScalingCallback(baseline_dir=tmp_path / "new", reference="4r×2e", workload="mine", steady=SteadyRule(warmup_iterations=0))
