@@ -21,9 +21,9 @@ from ray.util.metrics import Gauge
 
 from rl_scaling_callback.analysis.goals import Goal
 from rl_scaling_callback.baseline.probed import ProbedBaseline
-from rl_scaling_callback.baseline.source import BaselineSource
+from rl_scaling_callback.baseline.source import BaselineSource, GivenBaseline
 from rl_scaling_callback.baseline.store import BaselineStore
-from rl_scaling_callback.baseline.tracker import BaselineTracker, GivenBaseline
+from rl_scaling_callback.baseline.tracker import BaselineTracker
 from rl_scaling_callback.core import schema
 from rl_scaling_callback.core.comparison import Resources
 from rl_scaling_callback.core.formulas import NAN
@@ -335,7 +335,7 @@ class ScalingCallback(RLlibCallback):
     def _source(self, algorithm: Algorithm, trial: Trial, lasting: BaselineStore | None) -> BaselineSource:
         options = self._options
         if options.baseline_sps is not None:
-            return GivenBaseline(options.baseline_sps, options.reference, trial.scale, self._warn)
+            return GivenBaseline(options.baseline_sps, options.reference)
         storage = introspection.storage_of(algorithm)
         samples = samples_env(introspection.config_of(algorithm))
         if not samples:
@@ -354,10 +354,12 @@ class ScalingCallback(RLlibCallback):
                 "there is no experiment folder to keep a baseline in outside Tune: SPS only. For speedup and efficiency, leave out "
                 "probe=False, or pass baseline_dir='a/directory' (and run 1r×1e once) or baseline_sps=….",
             )
-        stored = BaselineTracker(None if tunes else store, trial, options.reference, warn=self._warn, rule=options.steady)
+        stored = BaselineSource()
+        if store is not None and not tunes:
+            stored = BaselineTracker(store, trial, options.reference, warn=self._warn)
         return self._probe_baseline(algorithm, trial, stored) if probes else stored
 
-    def _probe_baseline(self, algorithm: Algorithm, trial: Trial, stored: BaselineTracker) -> BaselineSource:
+    def _probe_baseline(self, algorithm: Algorithm, trial: Trial, stored: BaselineSource) -> BaselineSource:
         """Return a probed baseline, or the stored one if the trial can't be probed."""
         prober: Prober | None = None
         reference, scale = self._options.reference, trial.scale
@@ -370,8 +372,7 @@ class ScalingCallback(RLlibCallback):
                     f"the reference {reference} has more env runners than the trial ({scale}); use reference={fits!r}."
                 )
             prober = Prober(algorithm, max_seconds=self._options.max_probe_seconds, probe_seconds=PROBE_SECONDS)
-            lasting = None if self._options.baseline_dir is None else stored
-            return ProbedBaseline(prober, trial, reference, lasting=lasting, warn=self._warn)
+            return ProbedBaseline(prober, trial, reference, warn=self._warn)
         except (ProbeError, ValueError) as error:
             if prober is not None:
                 prober.close()  # frees the second set of envs

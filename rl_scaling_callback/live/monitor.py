@@ -6,10 +6,10 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from rl_scaling_callback.baseline.source import BaselineSource, Warn
+from rl_scaling_callback.baseline.source import BaselineSource, Status, Warn
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.attribution import CAUSES, LEARNER, LearnerLimits, TimeBreakdown, diagnosis, losses
-from rl_scaling_callback.core.comparison import Counterpart, compare
+from rl_scaling_callback.core.comparison import NOT_COMPARABLE, ReferenceFigures, compare, same_steps
 from rl_scaling_callback.core.drift import Drift
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
@@ -112,28 +112,31 @@ class TrialMonitor:
         self._probed_before = probe_s > 0
         probe_s, self._unreported_s = probe_s + self._unreported_s, 0.0
         over_window = TimeBreakdown.of_window(steady.parts)
-        reference = source.compare_with(steady, env_steps, breakdown)
-        if not is_whole and source.source == "probe":
-            reference = Counterpart(NAN, 0.0)  # probes relate the reference to all env runners
-        steady_reference = source.compare_with(steady, steady.env_steps, over_window)
-        speed = compare(env_steps, seconds, scale, reference.unit_sps, self.trial.resources)
-        steady_speedup = formulas.speedup(steady.sps, steady_reference.unit_sps)
+        baseline = source.status
+        reference = source.reference_for(env_steps, breakdown)
+        steady_reference = source.reference_for(steady.env_steps, over_window)
+        if self._has_other_steps(steady.env_steps / steady.iterations if steady.iterations else env_steps, baseline):
+            reference = steady_reference = NOT_COMPARABLE
+        elif not is_whole and baseline.source == "probe":  # probes relate the reference to all env runners
+            reference = NOT_COMPARABLE
+        speed = compare(env_steps, seconds, scale, reference.sps_per_env, self.trial.resources)
+        steady_speedup = formulas.speedup(steady.sps, steady_reference.sps_per_env)
 
         times, exact, lost, estimated, diagnosed = _UNKNOWN_TIMES, NAN, _UNKNOWN_LOSSES, NAN, ""
         if named is not None:
             times, exact = breakdown, float(not self.trial.overlaps or work.phases is not None)
             if reference.comparable == 1 and exact and is_whole:
-                lost, estimated = losses(scale, env_steps, breakdown, reference.breakdown, reference.single)
+                lost, estimated = losses(scale, env_steps, breakdown, reference.breakdown, reference.one_runner)
                 diagnosed = self._diagnose(steady, over_window, steady_reference)
 
         return {
             **speed,
             "diagnosis": diagnosed,
-            "is_baseline": source.is_baseline,
+            "is_baseline": float(baseline.is_baseline),
             "comparable": reference.comparable,
             "workload": self._workload,
             "exclusive": exclusive,
-            "baseline": {"source": source.source, "error": source.error, "age": source.age},
+            "baseline": {"source": baseline.source, "error": baseline.error, "age": baseline.age},
             "steady": {
                 "sps": steady.sps,
                 "speedup": steady_speedup,
@@ -203,26 +206,37 @@ class TrialMonitor:
         )
         return Scale(max(1, int(delivered)), scale.num_envs_per_env_runner), False
 
+    def _has_other_steps(self, steps: float, baseline: Status) -> bool:
+        """Return whether iterations have another number of env steps than the baseline's; warn once if so."""
+        if not (steps > 0 and baseline.steps_per_iteration > 0) or same_steps(steps, baseline.steps_per_iteration):
+            return False
+        self._warn(
+            "other steps",
+            f"this trial collects {steps:.0f} env steps per iteration, its baseline {baseline.steps_per_iteration:.0f}. They are "
+            "not comparable, so speedup and efficiency stay NaN. Use the same batch size and batch mode for both.",
+        )
+        return True
+
     def _look_for_drift(self, env_steps: float, sampling_s: float) -> None:
         self._drift.add(sampling_s / env_steps)
-        change = self._drift.change
-        if (change > 0 or change < 0) and not self._source.follows_drift:
+        change, baseline = self._drift.change, self._source.status
+        if (change > 0 or change < 0) and not baseline.follows_drift:
             self._warn(
                 "drift",
                 f"the sampling cost per env step changed by {change:+.0f} % since steady state began, more than noise explains. "
                 "Efficiency is not meaningful unless the baseline was measured at the same stage of training. "
                 f"Does the env {'slow down' if change > 0 else 'get faster'} as the policy improves, or is the machine shared?"
                 + " With probe=True the baseline follows."
-                * (self._source.source != "probe" and not self.trial.overlaps),
+                * (baseline.source != "probe" and not self.trial.overlaps),
             )
 
-    def _diagnose(self, steady: Steady, breakdown: TimeBreakdown, reference: Counterpart) -> str:
-        if self._source.source == "given":
+    def _diagnose(self, steady: Steady, breakdown: TimeBreakdown, reference: ReferenceFigures) -> str:
+        if self._source.status.source == "given":
             self._warn(
                 "breakdown",
                 "a baseline given as a number has no time breakdown: only the straggler and evaluate losses are known. For the "
                 "others, measure the baseline with a reference trial or probe=True.",
             )
-        lost, _ = losses(self.trial.scale, steady.env_steps, breakdown, reference.breakdown, reference.single)
+        lost, _ = losses(self.trial.scale, steady.env_steps, breakdown, reference.breakdown, reference.one_runner)
         limits = LearnerLimits.of_window(steady.parts, steady.seconds)
         return diagnosis(lost, limits, steps_in_turn=self.trial.steps_in_turn)

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl_scaling_callback.baseline.tracker import GivenBaseline
+from rl_scaling_callback.baseline.source import BaselineSource, GivenBaseline, Status
 from rl_scaling_callback.core import schema
 from rl_scaling_callback.core.attribution import CAUSES, TimeBreakdown
-from rl_scaling_callback.core.comparison import Counterpart, Resources
+from rl_scaling_callback.core.comparison import ReferenceFigures, Resources
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule, SteadyWindow
 from rl_scaling_callback.core.trial import Trial
@@ -25,23 +25,24 @@ from tests.builders import RESULT_KEYS, WORKLOAD, Warnings, anything, leaves
 RULE = SteadyRule(warmup_iterations=1, min_iterations=2)
 
 
-class Measured(GivenBaseline):
+class Measured(BaselineSource):
     """A measured baseline: 1,000 steps/s, with 0.8 ms of sampling and 0.2 ms of learning per step."""
 
-    def __init__(self, comparable=1.0):
-        super().__init__(1000.0, Scale(1, 1), Scale(4, 2), print)
-        self._comparable = comparable
-
-    def compare_with(self, steady, env_steps, spent):
+    def __init__(self, comparable=1.0, **status):
         breakdown = TimeBreakdown.of({"sample": 0.8e-3, "learn": 0.2e-3}, 1e-3, 0.8e-3, 0.8e-3)
-        return Counterpart(1000.0, self._comparable, breakdown)
+        self._figures = ReferenceFigures(1000.0, comparable, breakdown)
+        self._status = Status(**{"source": "trial"} | status)
+
+    @property
+    def status(self):
+        return self._status
 
 
 def trial(config=None, rule=RULE, source=None, offset=lambda: 0.0, load=None, is_exclusive=lambda: 1.0, warn=None):
     config, warn = config or {}, Warnings() if warn is None else warn
     return TrialMonitor(
         Trial("trial", Scale(4, 2), WORKLOAD, Resources(cores=2.0, cpus=5.0), overlaps=is_asynchronous(config)),
-        source or GivenBaseline(1000.0, Scale(1, 1), Scale(4, 2), print),
+        source or GivenBaseline(1000.0, Scale(1, 1)),
         reader=IterationReader(config, warn, offset),
         window=SteadyWindow(rule, learns_after=steps_before_learning(config)),
         load=load or Load(2.0, 4),
@@ -155,7 +156,7 @@ def test_slower_sampling_warns_once(timed, warn):
 
 
 def test_drift_is_silent_while_the_baseline_follows_it(warn):
-    monitor = trial(warn=warn, source=type("Source", (Measured,), {"follows_drift": True})())
+    monitor = trial(warn=warn, source=Measured(follows_drift=True))
     for iteration in range(40):
         measure(monitor, result(4000, 1.25 + iteration / 20), 0.0, {"sample": 1.0 + iteration / 20})
     assert "drift" not in warn
@@ -254,7 +255,7 @@ def test_baseline_is_marked_if_something_else_always_ran():
 )
 @pytest.mark.parametrize("source", ["trial", "probe"])
 def test_env_runners_that_deliver_no_samples_do_not_count(healthy, reports, delivered, source, warn):
-    baseline = type("Source", (Measured,), {"source": source})()
+    baseline = Measured(source=source)
     baseline.observe = lambda env_steps, spent: warn("observed", "")
     monitor = trial(warn=warn, source=baseline)
     work = RunnersWork(WORK.reports[:reports], busy=0.6, longest=0.6)
@@ -278,6 +279,17 @@ def test_env_runners_that_deliver_no_samples_do_not_count(healthy, reports, deli
         assert values["comparable"] == 0.0
     else:
         assert values["efficiency"] == pytest.approx(100 * 2.0 / (2 * max(1, delivered)))
+
+
+@pytest.mark.parametrize(("steps", "comparable"), [(2000, 0.0), (1002, 1.0)])  # RLlib rounds fragments up
+def test_iterations_with_another_number_of_env_steps_than_the_baselines_are_not_compared(steps, comparable, warn):
+    monitor = trial(source=Measured(steps_per_iteration=1000.0), warn=warn)
+    for _ in range(4):
+        values = measure(monitor, result(steps, 1.0))
+        assert values["comparable"] == comparable
+    speedups = values["speedup"], values["steady"]["speedup"]
+    assert speedups == pytest.approx((steps / 1000,) * 2 if comparable else (math.nan,) * 2, nan_ok=True)
+    assert ("2000 env steps" in warn.get("other steps", "")) == (not comparable)
 
 
 def test_a_changed_env_starts_the_steady_state_anew():
