@@ -18,9 +18,9 @@ except ImportError as error:
 
 from rl_scaling_callback.analysis.goals import Goal
 from rl_scaling_callback.baseline.probed import ProbedBaseline
-from rl_scaling_callback.baseline.source import BaselineSource
+from rl_scaling_callback.baseline.source import BaselineSource, GivenBaseline
 from rl_scaling_callback.baseline.store import BaselineStore
-from rl_scaling_callback.baseline.tracker import BaselineTracker, GivenBaseline
+from rl_scaling_callback.baseline.tracker import BaselineTracker
 from rl_scaling_callback.core import schema
 from rl_scaling_callback.core.comparison import Resources
 from rl_scaling_callback.core.formulas import NAN
@@ -311,7 +311,7 @@ class ScalingCallback(RLlibCallback):
     def _source(self, algorithm: Algorithm, trial: Trial) -> BaselineSource:
         options, store = self._options, self._lasting
         if options.baseline_sps is not None:
-            return GivenBaseline(options.baseline_sps, options.reference, trial.scale, self._warn)
+            return GivenBaseline(options.baseline_sps, options.reference)
         samples, tunes = samples_env(introspection.config_of(algorithm)), options.autotune is not None
         storage = introspection.storage_of(algorithm)
         if samples and store is None and storage is not None:
@@ -323,11 +323,12 @@ class ScalingCallback(RLlibCallback):
                 "there is no experiment folder to keep a baseline in outside Tune: SPS only. For speedup and efficiency, leave out "
                 "probe=False, or pass baseline_dir='a/directory' (and run 1r×1e once) or baseline_sps=….",
             )
-        keeps = store if samples and not tunes else None
-        stored = BaselineTracker(keeps, trial, options.reference, warn=self._warn, rule=options.steady)
+        stored = BaselineSource()
+        if samples and store is not None and not tunes:
+            stored = BaselineTracker(store, trial, options.reference, warn=self._warn)
         return self._probe_baseline(algorithm, trial, stored) if probes else stored
 
-    def _probe_baseline(self, algorithm: Algorithm, trial: Trial, stored: BaselineTracker) -> BaselineSource:
+    def _probe_baseline(self, algorithm: Algorithm, trial: Trial, stored: BaselineSource) -> BaselineSource:
         """Return a probed baseline, or the stored one if the trial can't be probed."""
         prober: Prober | None = None
         reference, scale = self._options.reference, trial.scale
@@ -338,7 +339,7 @@ class ScalingCallback(RLlibCallback):
                 few = f"the reference {reference} has more env runners than the trial ({scale})"
                 raise ProbeError(f"{few}; use reference={Scale(scale.num_env_runners, 1).slug!r}.")
             prober = Prober(algorithm, max_seconds=self._options.max_probe_seconds, probe_seconds=PROBE_SECONDS)
-            return ProbedBaseline(prober, trial, reference, lasting=stored if self._lasting else None, warn=self._warn)
+            return ProbedBaseline(prober, trial, reference, warn=self._warn)
         except (ProbeError, ValueError) as error:
             if prober is not None:
                 prober.close()  # frees the second set of envs

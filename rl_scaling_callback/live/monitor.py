@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from rl_scaling_callback.baseline.source import BaselineSource, Warn
+from rl_scaling_callback.baseline.source import BaselineSource, Status, Warn
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.attribution import CAUSES, LEARNER, LearnerLimits, TimeBreakdown, diagnosis, losses
-from rl_scaling_callback.core.comparison import Counterpart, compare
+from rl_scaling_callback.core.comparison import NOT_COMPARABLE, ReferenceFigures, compare, same_steps
 from rl_scaling_callback.core.drift import Drift
 from rl_scaling_callback.core.formulas import NAN, mean_of_known
 from rl_scaling_callback.core.scale import Scale
@@ -102,35 +102,39 @@ class TrialMonitor:
             disturbed=exclusive == 0 or others > NOTABLE_CORES,
         )
         if counts:
-            self._look_for_drift((times.busy if times.busy == times.busy else training_s) / env_steps)
+            self._drift.add((times.busy if times.busy == times.busy else training_s) / env_steps)
         steady = window.read()
         source.update(window.undisturbed(steady))
         probe_s = source.take_seconds()
         self._probed_before = probe_s > 0
         probe_s, self._unreported_s = probe_s + self._unreported_s, 0.0
 
-        window_times = TimeBreakdown.of_window(steady.parts)
-        reference = source.compare_with(steady, env_steps, times)
-        if not is_whole and source.source == "probe":
-            reference = Counterpart(NAN, 0.0)  # probes relate the reference to all env runners
-        steady_reference = source.compare_with(steady, steady.env_steps, window_times)
-        speed = compare(env_steps, seconds, scale, reference.unit_sps, trial.resources)
-        steady_speedup = formulas.speedup(steady.sps, steady_reference.unit_sps)
+        baseline, window_times = source.status, TimeBreakdown.of_window(steady.parts)
+        if abs(self._drift.change) > 0 and not baseline.follows_drift:
+            self._warn_of_drift(self._drift.change, baseline)
+        reference = source.reference_for(env_steps, times)
+        steady_reference = source.reference_for(steady.env_steps, window_times)
+        if self._has_other_steps(steady.env_steps / steady.iterations if steady.iterations else env_steps, baseline):
+            reference = steady_reference = NOT_COMPARABLE
+        elif not is_whole and baseline.source == "probe":  # probes relate the reference to all env runners
+            reference = NOT_COMPARABLE
+        speed = compare(env_steps, seconds, scale, reference.sps_per_env, trial.resources)
+        steady_speedup = formulas.speedup(steady.sps, steady_reference.sps_per_env)
         lost, estimated, diagnosed = _UNKNOWN_LOSSES, NAN, ""
         if spent.phases is None:
             times = times._replace(sample=NAN, learn=NAN, sync=NAN, evaluate=spent.evaluation_s, other=NAN)
         elif reference.comparable == 1 and spent.exact and is_whole:
-            lost, estimated = losses(scale, env_steps, times, reference.breakdown, reference.single)
-            diagnosed = self._diagnose(steady, window_times, steady_reference)
+            lost, estimated = losses(scale, env_steps, times, reference.breakdown, reference.one_runner)
+            diagnosed = self._diagnose(steady, window_times, steady_reference, baseline)
 
         return {
             **speed,
             "diagnosis": diagnosed,
-            "is_baseline": source.is_baseline,
+            "is_baseline": float(baseline.is_baseline),
             "comparable": reference.comparable,
             "workload": self._workload,
             "exclusive": exclusive,
-            "baseline": {"source": source.source, "error": source.error, "age": source.age},
+            "baseline": {"source": baseline.source, "error": baseline.error, "age": baseline.age},
             "steady": {
                 "sps": steady.sps,
                 "speedup": steady_speedup,
@@ -189,26 +193,34 @@ class TrialMonitor:
         )
         return Scale(max(1, int(delivered)), scale.num_envs_per_env_runner)
 
-    def _look_for_drift(self, seconds_per_step: float) -> None:
-        self._drift.add(seconds_per_step)
-        change = self._drift.change
-        if (change > 0 or change < 0) and not self._source.follows_drift:
-            self._warn(
-                "drift",
-                f"the sampling cost per env step changed by {change:+.0f} % since steady state began, more than noise explains. "
-                "Efficiency is not meaningful unless the baseline was measured at the same stage of training. "
-                f"Does the env {'slow down' if change > 0 else 'get faster'} as the policy improves, or is the machine shared?"
-                + " With probe=True the baseline follows."
-                * (self._source.source != "probe" and not self.trial.overlaps),
-            )
+    def _has_other_steps(self, steps: float, baseline: Status) -> bool:
+        """Return whether iterations have another number of env steps than the baseline's; warn once if so."""
+        if not (steps > 0 and baseline.steps_per_iteration > 0) or same_steps(steps, baseline.steps_per_iteration):
+            return False
+        self._warn(
+            "other steps",
+            f"this trial collects {steps:.0f} env steps per iteration, its baseline {baseline.steps_per_iteration:.0f}. They are "
+            "not comparable, so speedup and efficiency stay NaN. Use the same batch size and batch mode for both.",
+        )
+        return True
 
-    def _diagnose(self, steady: Steady, breakdown: TimeBreakdown, reference: Counterpart) -> str:
-        if self._source.source == "given":
+    def _warn_of_drift(self, change: float, baseline: Status) -> None:
+        self._warn(
+            "drift",
+            f"the sampling cost per env step changed by {change:+.0f} % since steady state began, more than noise explains. "
+            "Efficiency is not meaningful unless the baseline was measured at the same stage of training. "
+            f"Does the env {'slow down' if change > 0 else 'get faster'} as the policy improves, or is the machine shared?"
+            + " With probe=True the baseline follows."
+            * (baseline.source != "probe" and not self.trial.overlaps),
+        )
+
+    def _diagnose(self, steady: Steady, times: TimeBreakdown, reference: ReferenceFigures, baseline: Status) -> str:
+        if baseline.source == "given":
             self._warn(
                 "breakdown",
                 "a baseline given as a number has no time breakdown: only the straggler and evaluate losses are known. For the "
                 "others, measure the baseline with a reference trial or probe=True.",
             )
-        lost, _ = losses(self.trial.scale, steady.env_steps, breakdown, reference.breakdown, reference.single)
+        lost, _ = losses(self.trial.scale, steady.env_steps, times, reference.breakdown, reference.one_runner)
         limits = LearnerLimits.of_window(steady.parts, steady.seconds)
         return diagnosis(lost, limits, steps_in_turn=self.trial.steps_in_turn)

@@ -45,6 +45,8 @@ class Options:
                 raise ValueError(f"baseline_sps is {self.baseline_sps!r} and probe is True; allowed is one of the two")
         if not (self.probe is None or isinstance(self.probe, bool)):
             raise ValueError(f"probe is {self.probe!r}; allowed are True, False and None")
+        if self.baseline_dir is not None and self.probe:
+            raise ValueError("baseline_dir is given, and probe is True; allowed is one of the two")
         if not isinstance(self.steady, SteadyRule):
             raise ValueError(f"steady is {self.steady!r}; allowed is a SteadyRule, such as SteadyRule(warmup_iterations=3)")
         positive("max_probe_seconds", self.max_probe_seconds)

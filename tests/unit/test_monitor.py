@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl_scaling_callback.baseline.tracker import GivenBaseline
+from rl_scaling_callback.baseline.source import BaselineSource, GivenBaseline, Status
 from rl_scaling_callback.core import schema
 from rl_scaling_callback.core.attribution import CAUSES, TimeBreakdown
-from rl_scaling_callback.core.comparison import Counterpart, Resources
+from rl_scaling_callback.core.comparison import ReferenceFigures, Resources
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule
 from rl_scaling_callback.core.trial import Trial
@@ -19,27 +19,20 @@ from rl_scaling_callback.rllib.results import RunnerReport
 from tests.builders import RESULT_KEYS, WORKLOAD, Warnings, anything, leaves
 
 RULE = SteadyRule(warmup_iterations=1, min_iterations=2)
-GIVEN = GivenBaseline(1000.0, Scale(1, 1), Scale(4, 2), print)
+GIVEN = GivenBaseline(1000.0, Scale(1, 1))
 
 
-class Measured(GivenBaseline):
+class Measured(BaselineSource):
     """A measured baseline: 1,000 steps/s, with 0.8 ms of sampling and 0.2 ms of learning per step."""
 
-    source = "trial"
-
-    def __init__(self, comparable=1.0, **attributes):
-        super().__init__(1000.0, Scale(1, 1), Scale(4, 2), print)
-        self._comparable = comparable
-        vars(self).update(attributes)
-
-    def compare_with(self, steady, env_steps, spent):
+    def __init__(self, comparable=1.0, status=Status("trial"), **methods):  # noqa: B008
         breakdown = TimeBreakdown.of({"sample": 0.8e-3, "learn": 0.2e-3}, 1e-3, 0.8e-3, 0.8e-3)
-        return Counterpart(1000.0, self._comparable, breakdown)
+        self._figures, self._status = ReferenceFigures(1000.0, comparable, breakdown), status
+        vars(self).update(methods)
 
-
-class Probed(Measured):
-    source = "probe"
-    follows_drift = True
+    @property
+    def status(self):
+        return self._status
 
 
 def trial(config=None, rule=RULE, source=GIVEN, exclusive=lambda: 1.0, warn=None, cores=None):
@@ -120,7 +113,7 @@ def test_steady_figures_exclude_evaluation_and_warm_up():
     assert (steady["sps"], steady["speedup"], steady["efficiency"], steady["iterations"]) == (2000.0, 2.0, 25.0, 2.0)
 
 
-@pytest.mark.parametrize(("source", "warned"), [(Measured(), True), (Probed(), False)])
+@pytest.mark.parametrize(("source", "warned"), [(Measured(), True), (Measured(status=Status("probe", follows_drift=True)), False)])
 @pytest.mark.parametrize("timed", [True, False])
 def test_slower_sampling_warns_unless_the_baseline_follows_it(timed, source, warned, warn):
     measured = trial(warn=warn, source=source)
@@ -204,9 +197,9 @@ def test_baseline_is_measured_while_nothing_else_runs_or_marked_if_something_alw
     [(4, 4, 4), (4, 3, 3), (3, 3, 3), (3, 0, 3), (4, 0, 4), (0, 0, 0)],
     ids=["all", "one is late", "one is dead", "one is dead, none reports", "none reports", "all are dead"],
 )
-@pytest.mark.parametrize("kind", [Measured, Probed])
-def test_env_runners_that_deliver_no_samples_do_not_count(healthy, reports, delivered, kind, warn):
-    monitor = trial(warn=warn, source=kind(observe=lambda env_steps, spent: warn("observed", "")))
+@pytest.mark.parametrize("source", ["trial", "probe"])
+def test_env_runners_that_deliver_no_samples_do_not_count(healthy, reports, delivered, source, warn):
+    monitor = trial(warn=warn, source=Measured(status=Status(source), observe=lambda env_steps, spent: warn("observed", "")))
     fleet = {"fault_tolerance": {"num_healthy_workers": healthy}}
     for _ in range(3):
         values = monitor.measure(result(4000, 2.0) | fleet, SPENT._replace(reports=REPORTS[:reports]))
@@ -221,7 +214,7 @@ def test_env_runners_that_deliver_no_samples_do_not_count(healthy, reports, deli
     assert values["steady"]["iterations"] == 0
     assert values["diagnosis"] == ""
     assert all(math.isnan(values["loss"][cause]) for cause in CAUSES)
-    unknown = kind is Probed
+    unknown = source == "probe"
     assert values["comparable"] == (0.0 if unknown else 1.0)
     assert values["efficiency"] == pytest.approx(math.nan if unknown else 100 / max(1, delivered), nan_ok=True)
 
@@ -231,3 +224,14 @@ def test_a_changed_env_starts_the_steady_state_anew():
     monitor = trial(source=Measured(observe=lambda env_steps, spent: next(changes)))
     found = [monitor.measure(result(4000, 2.0) | {"iterations_since_restore": i}, SPENT)["steady"] for i in range(1, 10)]
     assert [steady["iterations"] for steady in found] == [0, 1, 2, 3, 4, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("steps", "comparable"), [(2000, 0.0), (1002, 1.0)])  # RLlib rounds fragments up
+def test_iterations_with_another_number_of_env_steps_than_the_baselines_are_not_compared(steps, comparable, warn):
+    monitor = trial(source=Measured(status=Status("trial", steps_per_iteration=1000.0)), warn=warn)
+    for _ in range(4):
+        values = monitor.measure(result(steps, 1.0))
+        assert values["comparable"] == comparable
+    speedups = values["speedup"], values["steady"]["speedup"]
+    assert speedups == pytest.approx((steps / 1000,) * 2 if comparable else (math.nan,) * 2, nan_ok=True)
+    assert ("2000 env steps" in warn.get("other steps", "")) == (not comparable)

@@ -6,7 +6,6 @@ import pytest
 
 from rl_scaling_callback.baseline.probed import ProbedBaseline
 from rl_scaling_callback.core.attribution import TimeBreakdown, losses
-from rl_scaling_callback.core.comparison import Counterpart
 from rl_scaling_callback.core.probing import Probe, ProbeError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule, SteadyWindow
@@ -16,7 +15,6 @@ from tests.builders import WORKLOAD, Warnings
 OWN, SINGLE, ONE_RUNNER = Scale(4, 2), Scale(1, 1), Scale(1, 2)
 SECONDS_PER_STEP = {SINGLE: 1e-3, OWN: 0.4e-3, ONE_RUNNER: 0.8e-3}
 BUSY_SHARE = 0.9
-EMPTY = SteadyWindow(SteadyRule()).read()
 
 
 class Machine:
@@ -81,7 +79,7 @@ def trained(seconds=20.0, noise=0.02, **machine):
 
 
 def seconds_of_reference(probed, spent):
-    return 1000 / probed.compare_with(EMPTY, 1000.0, spent)[0]
+    return 1000 / probed.reference_for(1000.0, spent)[0]
 
 
 def iteration(slowness=1.0):
@@ -107,10 +105,10 @@ def test_reference_samples_longer_and_learns_as_long(options, fragment, spent, s
     machine.fragment = fragment
     probed = baseline(machine, **options)
     assert seconds_of_reference(probed, spent) == pytest.approx(seconds)
-    assert probed.compare_with(EMPTY, 1000.0, spent)[1] == 1.0
-    assert (probed.source, probed.is_baseline) == ("probe", float(options == {"scale": SINGLE}))
+    assert probed.reference_for(1000.0, spent)[1] == 1.0
+    assert (probed.status.source, probed.status.is_baseline) == ("probe", float(options == {"scale": SINGLE}))
     if not options:
-        assert math.isnan(probed.error), "three probes within a second say nothing about the next second"
+        assert math.isnan(probed.status.error), "three probes within a second say nothing about the next second"
 
 
 @pytest.mark.parametrize(("lasts_s", "least"), [(0.0, 0.93), (3.0, 0.85)])
@@ -134,20 +132,20 @@ def test_stated_errors_hold_the_figure_of_another_trial(lasts_s, least):
             if probed.observe(1000.0, spent):
                 steady.start_over()
             steady.add(1000.0, spent.total, spent.parts)
-        here = probed.compare_with(EMPTY, steady.read().env_steps, TimeBreakdown.of_window(steady.read().parts))[0]
+        here = probed.reference_for(steady.read().env_steps, TimeBreakdown.of_window(steady.read().parts))[0]
         while machine.now < 160.0:
             until = spell() if machine.now > until else until
             other.add(1000.0, machine.iterate(SINGLE).total)
-        held.append(abs(math.log(here / other.read().sps)) <= math.log1p(probed.error / 100))
+        held.append(abs(math.log(here / other.read().sps)) <= math.log1p(probed.status.error / 100))
     assert least <= sum(held) / 100
 
 
 def test_error_is_known_from_the_third_spell_on_and_shrinks():
     machine, probed, _ = trained(8.0, noise=0.05)
-    errors = [probed.error]
+    errors = [probed.status.error]
     for _ in range(3):
         machine.train(probed, 8.0)
-        errors.append(probed.error)
+        errors.append(probed.status.error)
     assert errors[-1] < 15
     assert max(errors[1:]) > errors[-1]
 
@@ -158,7 +156,6 @@ def test_an_uncertain_baseline_warns_once(rounds, noise, warns, warn):
     measure, machine.measure = machine.measure, lambda scales, wanted=1: measure(scales, min(wanted, rounds))
     probed = baseline(machine, warn=warn)
     machine.train(probed, 30.0)
-    probed.update(EMPTY)
     assert list(warn) == ["error"] * warns
 
 
@@ -181,17 +178,17 @@ class TestAgainstTheTrialsOwnIterations:
         for _ in range(4):
             assert not probed.observe(1000.0, machine.iterate())
         assert machine.closed == 1
-        sps, comparable, *_ = probed.compare_with(EMPTY, 1000.0, machine.iterate())
-        assert (sps, comparable, probed.error) == pytest.approx((math.nan, 0.0, math.nan), nan_ok=True)
-        assert (probed.source, probed.follows_drift) == ("", False)
+        sps, comparable, *_ = probed.reference_for(1000.0, machine.iterate())
+        assert (sps, comparable, probed.status.error) == pytest.approx((math.nan, 0.0, math.nan), nan_ok=True)
+        assert (probed.status.source, probed.status.follows_drift) == ("", False)
         assert list(warnings) == ["disagree"]
         assert "2r" not in warnings["disagree"]
         assert "4r×2e, take 0." in warnings["disagree"]
         machine.train(probed, 60.0)
-        assert not probed.source
+        assert not probed.status.source
         machine.cost_of_step = 1.0
         machine.train(probed, 60.0)
-        assert probed.source == "probe"
+        assert probed.status.source == "probe"
 
     def test_failed_probes_of_a_changed_env_leave_the_baseline_unknown_until_probes_work_again(self):
         machine, probed, warnings = trained()
@@ -199,11 +196,11 @@ class TestAgainstTheTrialsOwnIterations:
         measure, machine.measure = machine.measure, Mock(side_effect=ProbeError("An env hangs."))
         for is_known in (True, False, False):  # the first one may be a stall
             assert not probed.observe(1000.0, machine.iterate())
-            assert bool(probed.source) == is_known
+            assert bool(probed.status.source) == is_known
         assert "An env hangs." in warnings["probe"]
         machine.measure = measure
         machine.train(probed, 600.0)
-        assert probed.source == "probe"
+        assert probed.status.source == "probe"
         assert seconds_of_reference(probed, machine.iterate()) == pytest.approx(20.0 + 0.1, rel=0.1)
 
     @pytest.mark.parametrize("stall", [4.0, 40.0], ids=["short", "long"])
@@ -216,7 +213,7 @@ class TestAgainstTheTrialsOwnIterations:
             assert machine.probes - before in (0, 2)
             machine.cost_of_step = 1.0
             assert not machine.train(probed, 10.0)
-        assert probed.error < 10
+        assert probed.status.error < 10
         assert not machine.closed
 
     def test_two_iterations_in_a_row_are_no_stall(self):
@@ -233,13 +230,13 @@ class TestAgainstTheTrialsOwnIterations:
         machine.cost_of_step = 1.06
         machine.train(probed, 30.0)
         assert seconds_of_reference(probed, machine.iterate()) == pytest.approx(1.024 + 0.1)
-        assert probed.error == pytest.approx(100 * (1.06 / 1.024 - 1), rel=0.05)
+        assert probed.status.error == pytest.approx(100 * (1.06 / 1.024 - 1), rel=0.05)
 
     def test_sampling_outside_rllibs_timers_is_noticed_in_the_first_iteration(self):
         machine, probed, warnings = trained(0.0)
         for _ in range(21):
             probed.observe(1000.0, machine.iterate(sample=1e-5 * machine._random.random()))
-            assert not probed.source
+            assert not probed.status.source
         assert "training_step" in warnings["disagree"]
 
     def test_noise_of_a_shared_machine_is_no_disagreement(self):
@@ -247,7 +244,7 @@ class TestAgainstTheTrialsOwnIterations:
         for _ in range(100):
             machine.slowness = machine._random.choice([1.0, 1.55])
             assert machine.train(probed, 3.0) == 0
-            assert probed.source == "probe"
+            assert probed.status.source == "probe"
         assert "disagree" not in warnings
         assert not machine.closed
 
@@ -255,7 +252,7 @@ class TestAgainstTheTrialsOwnIterations:
 def test_resets_are_part_of_the_reference_as_often_as_in_training():
     # 4 env runners of which each spends 0.2 s on resets: a single one would spend 0.8 s.
     spent = TimeBreakdown.of({"sample": 0.6, "learn": 0.1}, 0.7, 0.56, 0.56, reset=0.2, all_resets=0.8)
-    sps, _, reference, single = baseline(Machine()).compare_with(EMPTY, 1000.0, spent)
+    sps, _, reference, single = baseline(Machine()).reference_for(1000.0, spent)
     assert sps == pytest.approx(1000 / (1.0 + 0.8 + 0.1))
     assert (reference.sample, reference.busy) == pytest.approx((1.8e-3, 1.7e-3))
     assert single == pytest.approx(0.36 * 4 * 0.5e-3 + 0.8e-3)
@@ -263,7 +260,7 @@ def test_resets_are_part_of_the_reference_as_often_as_in_training():
 
 def test_causes_sum_to_the_loss_and_none_is_estimated():
     probed, spent = baseline(Machine()), iteration()
-    lost, estimated = losses(OWN, 1000.0, spent, *probed.compare_with(EMPTY, 1000.0, spent)[2:])
+    lost, estimated = losses(OWN, 1000.0, spent, *probed.reference_for(1000.0, spent)[2:])
     speedup = 2 * seconds_of_reference(probed, spent)
     assert sum(lost.values()) == pytest.approx(100 - 100 * speedup / 8, abs=1e-9)
     assert not estimated
@@ -274,7 +271,7 @@ def test_causes_sum_to_the_loss_and_none_is_estimated():
 def test_stepping_and_contention_are_not_split_by_implausible_probes(monkeypatch):
     monkeypatch.setitem(SECONDS_PER_STEP, ONE_RUNNER, 4 * 0.4e-3 * 1.2)
     probed = baseline(Machine(noise=0.01))
-    lost, estimated = losses(OWN, 1000.0, iteration(), *probed.compare_with(EMPTY, 1000.0, iteration())[2:])
+    lost, estimated = losses(OWN, 1000.0, iteration(), *probed.reference_for(1000.0, iteration())[2:])
     assert estimated
     assert lost["contention"] == 0
     assert lost["serial_stepping"] > 0
@@ -290,7 +287,7 @@ def test_probing_stays_within_its_share_of_the_time():
     assert 0.07 < first / 30.0 <= 0.1
     machine.train(probed, 400.0)
     assert 0.005 < (first + probed.take_seconds() - 3.0) / (machine.now - started - 30.0) <= 0.01
-    assert probed.age < 100
+    assert probed.status.age < 100
 
 
 def test_failed_probes_stay_within_their_share_and_keep_the_baseline(warn):
@@ -309,8 +306,8 @@ def test_failed_probes_stay_within_their_share_and_keep_the_baseline(warn):
     assert failed >= 2
     assert probed.take_seconds() == pytest.approx(10.0 * failed)
     assert 10.0 * (failed - 1) <= 3.0 + 0.01 * (machine.now - started)
-    assert probed.age == pytest.approx(machine.now - started)
-    assert probed.source == "probe"
+    assert probed.status.age == pytest.approx(machine.now - started)
+    assert probed.status.source == "probe"
     assert warn == {"probe": "An env hangs. The baseline of the last probe is kept; baseline/age shows how old it is."}
 
 
@@ -320,27 +317,14 @@ def test_baseline_follows_drift_of_the_env(monkeypatch):
     monkeypatch.setitem(SECONDS_PER_STEP, OWN, 0.8e-3)
     machine.train(probed, 1000.0)
     assert seconds_of_reference(probed, machine.iterate()) == pytest.approx(1.1)
-    assert probed.follows_drift
-
-
-@pytest.mark.parametrize(("sps", "warns"), [(1000 / 1.1, False), (0.97 * 1000 / 1.1, False), (0.8 * 1000 / 1.1, True)])
-def test_lasting_baseline_of_another_speed_warns_once(sps, warns, warn):
-    lasting = Mock(source="trial", error=5.0, is_baseline=0.0, compare_with=lambda steady, env_steps: Counterpart(sps, 1.0))
-    probed = baseline(Machine(), lasting=lasting, warn=warn)
-    window = SteadyWindow(SteadyRule(warmup_iterations=0))
-    for _ in range(8):
-        window.add(1000.0, 0.5, iteration().parts)
-        probed.observe(1000.0, iteration())
-        probed.update(window.read())
-    assert lasting.update.call_count == 8
-    assert list(warn) == ["lasting"] * warns
+    assert probed.status.follows_drift
 
 
 def test_asynchronous_trial_at_the_reference_scale_loses_only_evaluation():
     probed = baseline(Machine(noise=0.1), scale=SINGLE, overlaps=True)
     spent = TimeBreakdown(0.5, 0.3, 0.0, 0.7, 0.2, 0.4, 0.4)
-    sps, comparable, *counterpart = probed.compare_with(EMPTY, 1000.0, spent)
-    assert (sps, comparable, probed.error) == (pytest.approx(1000.0), 1.0, 0)
+    sps, comparable, *counterpart = probed.reference_for(1000.0, spent)
+    assert (sps, comparable, probed.status.error) == (pytest.approx(1000.0), 1.0, 0)
     lost, _ = losses(SINGLE, 1000.0, spent, *counterpart)
     assert {cause for cause, points in lost.items() if abs(points) > 1e-9} == {"evaluate"}
 
