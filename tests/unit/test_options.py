@@ -40,7 +40,7 @@ def test_errors_name_the_value_and_what_is_allowed(options, message):
 
 @pytest.mark.parametrize("other", [{"baseline_sps": 1.0}, {"probe": True}])
 def test_two_sources_of_a_baseline_are_rejected_without_telling_credentials(other):
-    with pytest.raises(ValueError, match="baseline_dir is given.*allowed is one of the two") as error:
+    with pytest.raises(ValueError, match=r"baseline_dir is given.*allowed is one of the two") as error:
         ScalingCallback(baseline_dir="s3://key:secret@bucket", **other)
     assert "secret" not in str(error.value)
 
