@@ -14,7 +14,7 @@ from rl_scaling_callback.core.attribution import TimeBreakdown
 from rl_scaling_callback.core.comparison import NOT_COMPARABLE, ReferenceFigures
 from rl_scaling_callback.core.estimates import trimmed_mean
 from rl_scaling_callback.core.formulas import NAN, ratio
-from rl_scaling_callback.core.probing import DISAGREE, Probe, ProbeError, Ratios
+from rl_scaling_callback.core.probing import DISAGREE, Probe, ProbeError, predict
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.trial import Trial
 
@@ -171,14 +171,21 @@ class ProbedBaseline(BaselineSource):
         if not self._spells.agrees:
             return NOT_COMPARABLE
         if self._overlaps:
-            reference = TimeBreakdown(n * math.exp(mean.seconds), 0.0, 0.0, 0.0, 0.0)
+            seconds = n * math.exp(mean.seconds)
+            reference = TimeBreakdown(seconds, 0.0, 0.0, 0.0, 0.0, seconds * mean.busy, seconds * mean.busy)
         else:
-            ratios = Ratios(self._spells.sampling, self._updates, math.exp(mean.sync))
-            reference = ratios.apply(spent, max(1, self._reference.num_env_runners)).times(ratio(n, env_steps))
-        busy = (reference.sample - reference.reset) * mean.busy + reference.reset
+            reference = predict(
+                spent,
+                max(1, self._reference.num_env_runners),
+                sample=self._spells.sampling,
+                sync=math.exp(mean.sync),
+                updates=self._updates,
+                busy=mean.busy,
+                factor=ratio(n, env_steps),
+            )
         in_steps = spent.busy * max(1, self._own.num_env_runners) - spent.all_resets
         one_runner = ratio(in_steps * self._alone + spent.all_resets, env_steps)
-        return ReferenceFigures(ratio(1, reference.total), 1.0, reference._replace(busy=busy, longest=busy), one_runner)
+        return ReferenceFigures(ratio(1, reference.total), 1.0, reference, one_runner)
 
     def _check(self, cost: Cost, iteration_s: float, is_untimed: bool) -> bool:
         """Return whether an iteration and probes show that the cost of env steps has changed. See `Spells.agrees`."""

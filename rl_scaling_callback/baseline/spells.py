@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from rl_scaling_callback.core.attribution import TimeBreakdown
 from rl_scaling_callback.core.estimates import Estimate, student_t, trimmed_mean, without_outliers
 from rl_scaling_callback.core.formulas import NAN, ratio
-from rl_scaling_callback.core.probing import DISAGREE, Probe, Ratios
+from rl_scaling_callback.core.probing import DISAGREE, Probe
 from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule, SteadyWindow
 
 FEWEST_TO_TELL: Final = 3
@@ -55,11 +55,11 @@ class Round(NamedTuple):
     @classmethod
     def of(cls, reference: Probe, own: Probe) -> Round:
         """Return the figures from one probe of the reference, and one of the trial's own scale."""
-        ratios = Ratios.of(reference, own, updates=1.0)
+        sync = reference.sync / own.sync if reference.sync > 0 and own.sync > 0 else 1.0
         return cls(
             math.log(reference.seconds_per_step),
-            math.log(ratios.sample),
-            math.log(ratios.sync),
+            math.log(reference.seconds_per_step / own.seconds_per_step),
+            math.log(sync),
             reference.busy_per_step / reference.seconds_per_step,
             math.log(own.seconds_per_step),
             _log(own.longest_per_step),
@@ -75,8 +75,9 @@ class Cost(NamedTuple):
     @classmethod
     def of(cls, env_steps: float, spent: TimeBreakdown, probed: Round) -> Cost:
         """Return the cost of an iteration; sampling that RLlib's timers don't see counts as a hundredth of what probes took."""
-        costs = (_log((seconds - spent.reset) / env_steps) for seconds in (spent.sample, spent.longest))
-        return cls(*[max(cost, probed.own - 2 * UNEXPLAINED) for cost in costs])
+        least = probed.own - 2 * UNEXPLAINED
+        sampling, longest = _log((spent.sample - spent.reset) / env_steps), _log((spent.longest - spent.reset) / env_steps)
+        return cls(max(sampling, least), max(longest, least))
 
 
 _UNKNOWN: Final = Round(*[NAN] * len(Round._fields))
