@@ -232,13 +232,14 @@ def speed_without(points: float) -> float:
 
 
 def gains(lost: Mapping[str, float], learner: LearnerLimits | None = None) -> dict[str, float]:
-    """Return `speed_without` of each cause of which it is at least 1.05×.
+    """Return `speed_without` of each cause of which it is at least 1.05×."""
+    return {cause: gain for cause, points in lost.items() if (gain := _gain(cause, points, learner)) >= _MIN_GAIN}
 
-    Without a cause other than `learn`, an asynchronous learner gets more to do, and is saturated at `from_runners`.
-    """
-    most = {cause: math.inf if cause == "learn" or learner is None else learner.from_runners for cause in lost}
-    factors = {cause: min(speed_without(points), most[cause]) for cause, points in lost.items()}
-    return {cause: factor for cause, factor in factors.items() if factor >= _MIN_GAIN}
+
+def _gain(cause: str, points: float, learner: LearnerLimits | None) -> float:
+    # Without another cause, an asynchronous learner gets more to do, and is saturated at `from_runners`.
+    most = math.inf if cause == "learn" or learner is None else learner.from_runners
+    return min(speed_without(points), most)
 
 
 def diagnosis(lost: Mapping[str, float], learner: LearnerLimits | None = None, *, steps_in_turn: bool = True) -> str:
@@ -257,8 +258,8 @@ def diagnosis(lost: Mapping[str, float], learner: LearnerLimits | None = None, *
     if total > MIN_LOSS:
         cause = max(lost, key=lost.__getitem__)
         advice = _ADVICE[cause] if steps_in_turn or cause != "serial_stepping" else _ADVICE_IF_VECTORISED
-        gained = gains({cause: lost[cause]}, learner).get(cause)
-        without = f" ({rounded(gained, 2, '×')} as fast without it)" if gained else ""
+        gain = _gain(cause, lost[cause], learner)
+        without = f" ({rounded(gain, 2, '×')} as fast without it)" if gain >= _MIN_GAIN else ""
         sentences.append(f"{cause.replace('_', ' ')}: {round(lost[cause])} of {round(total)} lost points{without}; {advice}")
     if learner is not None:
         sentences.append(
