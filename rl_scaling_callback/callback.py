@@ -67,33 +67,29 @@ class ScalingCallback(RLlibCallback):
 
     Args:
         baseline_dir: directory or URI (such as `s3://…`) to keep baselines in across experiments. Relative paths are resolved
-            against the directory the program was started in. By default, baselines are kept in the experiment's folder and used
-            only in the run that measured them.
+            against the directory the program was started in. By default, they are kept in the experiment's folder, for one run.
         baseline_sps: SPS of the reference [steps/s], if already known.
         reference: scale of the reference, such as `"1r1e"` or `"4r×2e"`.
-        workload: a name for the workload. Trials with the same name are treated as comparable. By default, config and hardware
-            decide.
+        workload: a name; trials with the same name are treated as comparable. By default, config and hardware decide.
         probe: whether to measure the baseline inside the trial, by sampling a few hundred env steps at the reference scale from
-            time to time. No reference trial is needed. Probing takes a second at the start, more if envs are slow to build or
-            reset, at most 10 % of the first half minute, and at most 1 % of the time afterwards. Each env runner keeps up to two
-            more sets of envs. The baseline is trusted only as far as probes at the trial's own scale reproduce its iterations.
-            With APPO and IMPALA speedups come out low, because probes run only before training, while nothing slows down
-            sampling. By default, the baseline is probed where nothing else can provide it: outside Tune, without `baseline_dir`
-            and `baseline_sps`. Pass False for envs that must not exist twice.
+            time to time: a second at the start, more if envs are slow to build or reset, at most 10 % of the first half minute, and
+            at most 1 % of the time afterwards. Each env runner keeps up to two more sets of envs. The baseline is trusted only as
+            far as probes at the trial's own scale reproduce its iterations. With APPO and IMPALA speedups come out low, because
+            probes run only before training, while nothing slows down sampling. By default, the baseline is probed where nothing
+            else can provide it: outside Tune, without `baseline_dir` and `baseline_sps`. Pass False for envs that must not exist
+            twice.
         max_probe_seconds: time limit [s] of the probes at the start, together, and of each later round. The first ones also build
             the envs. Native code of an env can't be interrupted: a step or reset in progress is waited for.
         steady: which iterations count for steady figures, and when a reference trial publishes its baseline.
         autotune: True, or a goal, to make the trial faster by itself within the CPUs that it has: how many of its env runners
             sample, with how many envs, and how many threads the learner uses. The batch stays the same. It takes about fifteen
-            iterations and as many seconds of probes, goes back to the config if no gain is proven, and then costs nothing. The
-            baseline is probed, and the trial is no reference for others.
-        max_envs: largest number of envs per env runner that autotune may choose. While it probes, an env runner has up to twice as
-            many.
+            iterations and as many seconds of probes, and goes back to the config if no gain is proven. The baseline is probed, and
+            the trial is no reference for others.
+        max_envs: largest number of envs per env runner that autotune may choose; up to twice as many exist while it probes.
         learner_threads: number of threads of the learner's torch. Ray starts it with as many as its process has CPUs, usually one.
 
     Raises:
-        ValueError: an option is invalid. An unreachable `baseline_dir` is reported when the Algorithm is built, because env runners
-            create callbacks too but never use it.
+        ValueError: an option is invalid. An unreachable `baseline_dir` is reported when the Algorithm is built.
     """
 
     # Defaults for subclasses that don't call super().__init__(); those of the options are set below.
@@ -223,11 +219,8 @@ class ScalingCallback(RLlibCallback):
                 if self._tuner is not None:
                     self._tune(algorithm, self._tuner, self._trial, values)
             elif "error" not in self._warned:
-                self._warn(
-                    "late",
-                    "a subclass's on_algorithm_init does not call super().on_algorithm_init(algorithm=algorithm, **kwargs): "
-                    "measurement starts with the second iteration.",
-                )
+                needed = "super().on_algorithm_init(algorithm=algorithm, **kwargs)"
+                self._warn("late", f"a subclass's on_algorithm_init does not call {needed}: the first iteration isn't measured.")
                 ScalingCallback.on_algorithm_init(self, algorithm=algorithm)
         except Exception as error:
             self._give_up(error)

@@ -67,20 +67,16 @@ class TimeBreakdown(NamedTuple):
     all_resets: float = 0.0
 
     @classmethod
-    def of(
-        cls,
-        phases: Mapping[str, float],
-        seconds: float,
-        busy: float = NAN,
-        longest: float = NAN,
-        reset: float = 0.0,
-        all_resets: float = 0.0,
-    ) -> TimeBreakdown:
-        """Return the breakdown of an iteration that took `seconds`, given those of each phase that ran; the rest is `other`."""
-        sample, learn = phases.get("sample", 0.0), phases.get("learn", 0.0)
-        sync, evaluate = phases.get("sync", 0.0), phases.get("evaluate", 0.0)
-        other = seconds - (sample + learn + sync + evaluate)
-        return cls(sample, learn, sync, evaluate, other, busy, longest, reset, all_resets)
+    def of(cls, phases: Mapping[str, float], seconds: float, *runners: float) -> TimeBreakdown:
+        """Return the breakdown of an iteration.
+
+        Args:
+            phases: seconds of each phase that ran; the rest of the iteration is `other`.
+            seconds: its duration.
+            *runners: `busy`, `longest`, `reset` and `all_resets`, as far as they are known.
+        """
+        timed = [phases.get(phase, 0.0) for phase in PHASES[:-1]]
+        return cls(*timed, seconds - sum(timed), *runners)
 
     @classmethod
     def of_window(cls, parts: Mapping[str, float], env_steps: float = 1.0) -> TimeBreakdown:
@@ -180,9 +176,7 @@ _ADVICE: Final[Mapping[str, str]] = {
     "other": "time outside RLlib's phases; check callbacks, checkpoints and logging",
 }
 
-_ADVICE_IF_VECTORISED: Final = (
-    "stepping all sub-envs takes longer than stepping one; use more env runners rather than more envs per runner"
-)
+_ADVICE_IF_VECTORISED: Final = "stepping all sub-envs takes longer than stepping one; use more env runners rather than more envs"
 """The advice for `serial_stepping` if sub-envs step in parallel or as one vectorised env."""
 
 MIN_LOSS: Final = 0.5
@@ -208,13 +202,7 @@ class LearnerLimits(NamedTuple):
 
     @classmethod
     def of_window(cls, parts: Mapping[str, float], seconds: float) -> LearnerLimits | None:
-        """Return the limits, or None if they are unknown.
-
-        Args:
-            parts: parts of a steady window [s], including the learners' mean busy time (`LEARNER`) and the env runners' mean wait
-                for the learners (`learn`).
-            seconds: total duration of the window's iterations.
-        """
+        """Return the limits over a steady window of `seconds`, in which env runners waited for `learn`; None if unknown."""
         busy_s, waited_s = parts.get(LEARNER, NAN), parts.get("learn", NAN)
         if not (busy_s > 0 and seconds > 0 and waited_s == waited_s):
             return None
@@ -246,8 +234,8 @@ def diagnosis(lost: Mapping[str, float], learner: LearnerLimits | None = None, *
     """Return the largest cause of lost efficiency, what it costs, a remedy, and the learner's limits; "" if nothing is lost.
 
     Args:
-        lost: percentage points by cause, as returned by `losses`.
-        learner: limits of an asynchronous learner; None if there is none or they are unknown.
+        lost: percentage points by cause.
+        learner: limits of an asynchronous learner, if known.
         steps_in_turn: whether env runners step their sub-envs one after another.
     """
     total = sum(lost.values())

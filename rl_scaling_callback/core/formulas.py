@@ -55,9 +55,7 @@ def steps_per_second(env_steps: float, seconds: float) -> float:
 
 
 def parallelism(num_env_runners: int, num_envs_per_env_runner: int) -> int:
-    """Return N = max(1, runners) × envs per runner.
-
-    With 0 env runners RLlib samples in the Algorithm's process, which counts as one runner.
+    """Return N = max(1, runners) × envs per runner: with 0 env runners RLlib samples in the Algorithm's process.
 
     Raises:
         ValueError: fewer than 0 runners, fewer than 1 env per runner, or more than `MAX_COUNT` of either.

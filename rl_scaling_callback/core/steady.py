@@ -17,8 +17,6 @@ from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.checks import at_least, positive
 from rl_scaling_callback.core.estimates import student_t
 
-_MAX_ITERATIONS: Final = 8
-
 NOTABLE_CORES: Final = 0.25
 """Ray's own processes use fewer cores than this; a program that uses more affects the measurement."""
 
@@ -34,8 +32,7 @@ class SteadyRule:
         warmup_iterations: number of iterations to discard at the start.
         min_iterations: minimum number of iterations in a steady window.
         precision: largest half-width [%] of the 95 % interval that counts as precise enough.
-        max_iterations: the window is settled after this many iterations, precise or not. None for 8, or `min_iterations` if that
-            is larger.
+        max_iterations: the window is settled after so many iterations, precise or not; by default 8, or `min_iterations` if larger.
         max_seconds: the window is settled after this much measured time, precise or not.
 
     Raises:
@@ -58,7 +55,7 @@ class SteadyRule:
     @property
     def iteration_limit(self) -> int:
         """Number of iterations after which the window is settled: `max_iterations` or its default."""
-        return max(_MAX_ITERATIONS, self.min_iterations) if self.max_iterations is None else self.max_iterations
+        return max(8, self.min_iterations) if self.max_iterations is None else self.max_iterations
 
     def is_capped(self, iterations: int, seconds: float) -> bool:
         """Return whether a window is so long that there is no more waiting."""
@@ -156,8 +153,8 @@ class SteadyWindow:
         algorithms can have, is lost time: its duration and parts are added to those of the next iteration that has steps.
 
         Args:
-            env_steps: env steps of the iteration; NaN if unknown.
-            seconds: its duration without evaluation; NaN if unknown, for example when the clock jumped.
+            env_steps: its env steps; NaN if unknown.
+            seconds: its duration without evaluation; NaN if unknown.
             parts: named parts of its duration [s].
             since_restore: its number since the trial was started or restored, from 1; NaN if unknown.
             disturbed: whether other trials or programs disturbed it.

@@ -70,29 +70,37 @@ class Overlapping:
             TIMER_PHASES, _settled(config, "learn"), background=_background(config), clock=time.time, records=True
         )
         self._runners = OverlappingRunners(self.clock, max(1, read_scale(config).num_env_runners))
-        self._learners: Learners | None = None
+        group = weakref.proxy(algorithm)
+        self._learners = Learners(max(1, int(number(config.get("num_learners")))))
         add = _attempted(attempt, self._runners.add)
-        attempt("env runners", lambda: hooks.watch_reports(algorithm, add, self._add_learner), None)
+        attempt("env runners", lambda: hooks.watch_reports(algorithm, add, self._learners.add), None)
         self._times_phases = attempt("phases", lambda: hooks.watch_phases(algorithm, self.clock), False)
-        self._learners = attempt("learners", lambda: _watch_learners(algorithm, config), None)
+        clock = functools.partial(PhaseClock, LEARNER_PHASES, _settled(config, "busy"))
+        self._take_learner = attempt("learners", lambda: hooks.watch_learners(algorithm, clock), None)
+        self._count_dropped = functools.partial(attempt, "learners", lambda: introspection.dropped_steps(group), NAN)
 
     def start(self) -> None:
         """Start an iteration."""
         self.clock.start()
         self._runners.start()
-        if self._learners is not None:
-            self._learners.start()
+        self._learners.start()
+        self._dropped_before = self._count_dropped()
+        if self._take_learner is not None:
+            self._take_learner()
 
     def read(self) -> Spent:
         """Return what was spent since the start of the iteration."""
         phases, spent = self.clock.take(), self._runners.read()
-        named = (phases if spent.phases is None else spent.phases) if self._times_phases else None
-        spent = spent._replace(phases=named, evaluation_s=phases.get("evaluate", 0.0))
-        return spent if self._learners is None else self._learners.add_to(spent)
-
-    def _add_learner(self, report: Mapping[str, float]) -> None:
-        if self._learners is not None:
-            self._learners.add(report)
+        if self._take_learner is not None:  # others are in other processes, and have reported
+            self._learners.add(self._take_learner())
+        learners = self._learners.read()
+        return spent._replace(
+            phases=(phases if spent.phases is None else spent.phases) if self._times_phases else None,
+            evaluation_s=phases.get("evaluate", 0.0),
+            learner_busy=learners.get("busy", NAN),
+            learner_waiting=learners.get("waiting", NAN),
+            dropped=self._count_dropped() - self._dropped_before + learners.get("overwritten", NAN),
+        )
 
 
 class OldStack:
@@ -156,10 +164,3 @@ def _settled(config: Mapping[str, Any], phase: str) -> dict[str, Callable[[], No
 def _background(config: Mapping[str, Any]) -> tuple[str, ...]:
     # Evaluation in parallel to training costs iteration time only if it outlasts training.
     return ("evaluate",) if evaluation_is_parallel(config) else ()
-
-
-def _watch_learners(algorithm: Algorithm, config: Mapping[str, Any]) -> Learners:
-    take = hooks.watch_learners(algorithm, functools.partial(PhaseClock, LEARNER_PHASES, _settled(config, "busy")))
-    group = weakref.proxy(algorithm)
-    num_learners = max(1, int(number(config.get("num_learners"))))
-    return Learners(take, num_learners, lambda: introspection.dropped_steps(group))

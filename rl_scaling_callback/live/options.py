@@ -38,27 +38,26 @@ class Options:
         if self.baseline_sps is not None:
             positive("baseline_sps", self.baseline_sps)
             object.__setattr__(self, "baseline_sps", float(self.baseline_sps))
-            if self.baseline_dir is not None:
-                # Without its value: a URI may contain credentials.
-                raise ValueError(f"baseline_sps is {self.baseline_sps!r}, and baseline_dir is given too; allowed is one of the two")
-            if self.probe:
-                raise ValueError(f"baseline_sps is {self.baseline_sps!r} and probe is True; allowed is one of the two")
         if not (self.probe is None or isinstance(self.probe, bool)):
             raise ValueError(f"probe is {self.probe!r}; allowed are True, False and None")
-        if self.baseline_dir is not None and self.probe:
-            raise ValueError("baseline_dir is given, and probe is True; allowed is one of the two")
         if not isinstance(self.steady, SteadyRule):
             raise ValueError(f"steady is {self.steady!r}; allowed is a SteadyRule, such as SteadyRule(warmup_iterations=3)")
         positive("max_probe_seconds", self.max_probe_seconds)
         at_least("max_envs", self.max_envs, 1)
         if self.learner_threads is not None:
             at_least("learner_threads", self.learner_threads, 1)
-        if self.autotune is not None and self.probe is False:
-            raise ValueError("autotune is on, and probe is False; allowed is one of the two: autotune needs probes")
-        if self.autotune is not None and self.baseline_dir is not None:
-            raise ValueError("autotune is on, and baseline_dir is given too; allowed is one of the two: it is no reference")
         if self.workload is not None:
             non_empty("workload", self.workload)
+        conflicts = {  # without the value of baseline_dir: a URI may contain credentials
+            "baseline_dir and baseline_sps": self.baseline_dir is not None and self.baseline_sps is not None,
+            "baseline_dir and probe=True": self.baseline_dir is not None and self.probe,
+            "baseline_dir and autotune": self.baseline_dir is not None and self.autotune is not None,
+            "baseline_sps and probe=True": self.baseline_sps is not None and self.probe,
+            "autotune and probe=False": self.autotune is not None and self.probe is False,
+        }
+        for both, are_given in conflicts.items():
+            if are_given:
+                raise ValueError(f"{both} are given; allowed is one of the two")
 
 
 def place_of(baseline_dir: str | Path | None) -> str | None:

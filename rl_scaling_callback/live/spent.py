@@ -1,8 +1,8 @@
-"""What an iteration spent its time on, and what collects it: reports of env runners and of learners."""
+"""What an iteration spent its time on, and what collects it from the reports of env runners and learners."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from rl_scaling_callback.core.attribution import typical_and_longest
@@ -25,7 +25,7 @@ class Spent(NamedTuple):
         all_resets: the same for all env runners together.
         learner_busy: time that asynchronous learners spent on updates, mean over the learners [s].
         learner_waiting: the same for waiting for batches.
-        dropped: number of env steps that asynchronous learners dropped, mean over the learners.
+        dropped: number of env steps that asynchronous learners dropped.
     """
 
     phases: Mapping[str, float] | None = None
@@ -89,45 +89,28 @@ class Rounds:
 
 
 class Learners:
-    """Collects the work of asynchronous learners (IMPALA, APPO) during an iteration.
+    """Collects the reports of asynchronous learners (IMPALA, APPO) in an iteration: seconds by phase, and env steps overwritten.
 
     Args:
-        take: returns the work of the learner in this process since the last call; None if learners run in other processes, which
-            report the same: seconds by phase, without phases that did not run.
         num_learners: number of learners that report.
-        dropped: returns the number of env steps dropped so far because the learners were full.
     """
 
-    def __init__(self, take: Callable[[], Mapping[str, float]] | None, num_learners: int, dropped: Callable[[], float]) -> None:
-        self._take = take
+    def __init__(self, num_learners: int) -> None:
         self._num_learners = num_learners
-        self._dropped = dropped
         self._reported: dict[str, float] = {}
-        self.start()
 
     def start(self) -> None:
         """Start an iteration."""
         # A learner that has reported before and doesn't now made no update in this iteration; its next report covers the time.
         self._reported = dict.fromkeys(self._reported, 0.0)
-        self._dropped_before = self._dropped()
-        if self._take is not None:
-            self._take()
 
     def add(self, report: Mapping[str, float]) -> None:
-        """Add one learner's work since its last report."""
+        """Add one learner's work since its last report, without phases that did not run."""
         for name, value in {"busy": 0.0, "waiting": 0.0, **report}.items():
             self._reported[name] = self._reported.get(name, 0.0) + value
 
-    def add_to(self, spent: Spent) -> Spent:
-        """Return what an iteration spent with the learners' work since its start."""
-        if self._take is not None:
-            self._reported.clear()
-            self.add(self._take())
-        work = self._reported
-        # Learners in other processes don't report in every iteration; a later report includes what is missing.
-        overwritten = work.get("overwritten", NAN) if work else 0.0
-        return spent._replace(
-            learner_busy=work.get("busy", NAN) / self._num_learners,
-            learner_waiting=work.get("waiting", NAN) / self._num_learners,
-            dropped=self._dropped() - self._dropped_before + overwritten,
-        )
+    def read(self) -> dict[str, float]:
+        """Return the means of what was reported since the start of the iteration."""
+        if not self._reported:
+            return {"overwritten": 0.0}  # a later report includes what is missing
+        return {name: value if name == "overwritten" else value / self._num_learners for name, value in self._reported.items()}

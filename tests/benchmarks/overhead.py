@@ -94,7 +94,7 @@ def hook(iterations: int, calls: int) -> None:
 
 
 def again_and_again(what: str, algorithm: Any, callback: Any, result: dict[str, Any], calls: int) -> None:
-    """Repeat the hook of the last iteration in a loop, with warm caches; print its duration, and the files and sockets it accesses."""
+    """Repeat the last iteration's hook, with warm caches; print its duration, and the files and sockets it accesses."""
     phases = {phase: result["scaling"]["time"][phase] for phase in ("sample", "learn", "sync")}
 
     def iteration() -> None:

@@ -26,8 +26,8 @@ from rl_scaling_callback import Goal, ScalingCallback, SteadyRule
         ({"baseline_dir": b"s3://key:secret@bucket"}, "baseline_dir is of type bytes; allowed are"),
         ({"baseline_dir": " "}, "baseline_dir is empty; allowed are"),
         ({"autotune": "quick"}, "autotune is 'quick'; allowed are True, False, a Goal and 'save', 'balanced', 'fastest'"),
-        ({"autotune": True, "probe": False}, "probe is False; allowed is"),
-        ({"autotune": True, "baseline_dir": "there"}, "baseline_dir is given too; allowed is one of the two"),
+        ({"autotune": True, "probe": False}, "autotune and probe=False are given; allowed is one of the two"),
+        ({"baseline_sps": 1.0, "probe": True}, "baseline_sps and probe=True are given; allowed is one of the two"),
         ({"max_envs": 0}, "max_envs is 0; allowed are whole numbers from 1 up"),
         ({"learner_threads": 1.5}, "learner_threads is 1.5; allowed are whole numbers from 1 up"),
     ],
@@ -38,9 +38,9 @@ def test_errors_name_the_value_and_what_is_allowed(options, message):
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize("other", [{"baseline_sps": 1.0}, {"probe": True}])
+@pytest.mark.parametrize("other", [{"baseline_sps": 1.0}, {"probe": True}, {"autotune": True}])
 def test_two_sources_of_a_baseline_are_rejected_without_telling_credentials(other):
-    with pytest.raises(ValueError, match=r"baseline_dir is given.*allowed is one of the two") as error:
+    with pytest.raises(ValueError, match=r"baseline_dir and .* are given; allowed is one of the two") as error:
         ScalingCallback(baseline_dir="s3://key:secret@bucket", **other)
     assert "secret" not in str(error.value)
 

@@ -237,7 +237,7 @@ class TestAgainstTheTrialsOwnIterations:
 
 def test_resets_are_part_of_the_reference_as_often_as_in_training():
     # 4 env runners of which each spends 0.2 s on resets: a single one would spend 0.8 s.
-    spent = TimeBreakdown.of({"sample": 0.6, "learn": 0.1}, 0.7, 0.56, 0.56, reset=0.2, all_resets=0.8)
+    spent = TimeBreakdown.of({"sample": 0.6, "learn": 0.1}, 0.7, 0.56, 0.56, 0.2, 0.8)
     sps, _, reference, single = baseline(Machine()).reference_for(1000.0, spent)
     assert sps == pytest.approx(1000 / (1.0 + 0.8 + 0.1))
     assert (reference.sample, reference.busy) == pytest.approx((1.8e-3, 1.7e-3))

@@ -26,7 +26,7 @@ def test_on_policy_learning_does_not_depend_on_the_scale():
 @pytest.mark.parametrize(("runners", "resets"), [(1, 2.0), (2, 1.0)])
 def test_resets_take_as_long_per_env_step_at_any_scale(runners, resets):
     # Two env runners spend 1 s on resets in turn, and 3 s for the rest of sampling; 1r×1e takes four times as long for that.
-    spent = TimeBreakdown.of({"sample": 4.0}, 4.0, reset=1.0, all_resets=2.0)
+    spent = TimeBreakdown.of({"sample": 4.0}, 4.0, 3.0, 3.0, 1.0, 2.0)
     assert predict(spent, runners, sample=4.0).sample == pytest.approx(12.0 + resets)
 
 

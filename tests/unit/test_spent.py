@@ -1,13 +1,10 @@
 """What is collected in an iteration: the reports of env runners, round by round, and of asynchronous learners."""
 
-import math
-
 import pytest
 
 from rl_scaling_callback.core.attribution import TimeBreakdown, losses
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.live.spent import Learners, Rounds, Spent
-from rl_scaling_callback.rllib.phases import PhaseClock
 from rl_scaling_callback.rllib.results import RunnerReport
 
 
@@ -38,31 +35,11 @@ def test_alternating_stragglers_are_stragglers():
     assert (lost["straggler"], lost["transfer"]) == pytest.approx((100 * 1.0 / 2.5, 0.0))
 
 
-def work(learners):
-    spent = learners.add_to(Spent())
-    return spent.learner_busy, spent.learner_waiting, spent.dropped
-
-
-def test_local_learner_is_timed_from_the_start_of_the_iteration():
-    now, dropped = [0.0], [10.0]
-    clock = PhaseClock({}, clock=lambda: now[0])
-    learners = Learners(clock.take, 1, lambda: dropped[0])
-    with clock.block("busy"):
-        now[0] += 5.0  # before the iteration
-        learners.start()
-    with clock.block("busy"):
-        now[0] += 2.0
-    dropped[0] += 40.0
-    assert work(learners) == pytest.approx((2.0, 0.0, math.nan), nan_ok=True), "the queue is not watched"
-    learners.start()
-    assert work(learners)[0] == 0.0
-
-
-def test_reports_of_remote_learners_are_averaged():
-    learners = Learners(None, 2, lambda: 0.0)
-    assert work(learners) == pytest.approx((math.nan, math.nan, 0.0), nan_ok=True)
+def test_reports_of_learners_are_averaged():
+    learners = Learners(2)
+    assert learners.read() == {"overwritten": 0.0}, "they report with a later iteration"
     learners.add({"busy": 1.0, "waiting": 0.5, "overwritten": 10.0})
     learners.add({"busy": 2.0, "overwritten": 5.0})  # it never waited
-    assert work(learners) == (1.5, 0.25, 15.0)
+    assert learners.read() == {"busy": 1.5, "waiting": 0.25, "overwritten": 15.0}
     learners.start()
-    assert work(learners) == (0.0, 0.0, 0.0)
+    assert learners.read() == {"busy": 0.0, "waiting": 0.0, "overwritten": 0.0}
