@@ -94,10 +94,9 @@ class BaselineTracker(BaselineSource):
         elif not self._is_reference and disagree(steady, found.steady):
             self._warn(
                 "disagree",
-                f"this {self._reference} trial reaches {steady.sps:,.0f} steps/s; its baseline at this scale, of trial "
-                f"{found.trial!r}, {found.provenance.get('time', 'time unknown')}, has {found.steady.sps:,.0f}: more than noise "
-                "explains, and speedups of this workload are off by as much. Did the code or the machine change, or did other "
-                "programs run during one of them? If it is outdated, delete "
+                f"this {self._reference} trial reaches {steady.sps:,.0f} steps/s; its baseline, of trial {found.trial!r}, has "
+                f"{found.steady.sps:,.0f}: more than noise explains, and speedups are off by as much. Did the code or the machine "
+                "change, or did other programs run during one of them? If it is outdated, delete "
                 f"{self._store.path(self._trial.workload, self._reference)} and run again.",
             )
 
