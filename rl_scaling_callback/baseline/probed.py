@@ -49,9 +49,8 @@ class ProbedBaseline(BaselineSource):
     probes at the two scales (see `core.probing`). A baseline does not include evaluation.
 
     Each round of probes also measures the trial's own scale, which the trial's iterations measure too. If the two differ by more
-    than their errors, probes miss something of this trial, and the reference would be wrong by as much. New probes, with envs made
-    anew, must then agree, or the baseline is unknown. A smaller difference is taken for time that an iteration spends on sampling
-    at any scale and that short probes don't meet, such as for requests, caches, and results on the way.
+    than their errors (see `Spells`), probes miss something of this trial, and the reference would be wrong by as much. New probes,
+    with envs made anew, must then agree, or the baseline is unknown.
 
     If sampling overlaps learning (IMPALA, APPO), env runners sample all the time. The reference's throughput is then that of its
     probes before training started, the only time when env runners are idle, and can't be checked.
@@ -94,20 +93,7 @@ class ProbedBaseline(BaselineSource):
         self._probed_at = clock()
         self._half_width = NAN  # that of probes alone
         if not self._is_reference:
-            rounds = self._measure(_ROUNDS_AT_ONCE)
-            self._half_width = trimmed_mean([each.seconds for each in rounds]).half_width
-            if len(rounds) < _ROUNDS_AT_ONCE:
-                self._warn_of_error(
-                    f"The limit max_probe_seconds allowed {len(rounds)} of {_ROUNDS_AT_ONCE} rounds of probes: increase it. "
-                )
-            elif self._overlaps and not self._error <= _LARGE_ERROR:
-                self._warn_of_error()
-            if self._overlaps:
-                warn(
-                    "overlap",
-                    f"the probed baseline is the throughput of {reference} while nothing is learned. Speedups are too low by "
-                    "as much as learning slows down sampling there. A reference trial's baseline includes that.",
-                )
+            self._probe_first()
         self._training_since = clock()
         self._spent_since = 0.0
 
@@ -135,11 +121,7 @@ class ProbedBaseline(BaselineSource):
         self._prober.close()
 
     def observe(self, env_steps: float, spent: TimeBreakdown) -> bool:
-        """Compare an iteration of the trial with the probes, and probe again if a probe is due or the two disagree.
-
-        Args:
-            env_steps: env steps of the iteration, in which all env runners delivered.
-            spent: its time breakdown.
+        """Compare an iteration, in which all env runners delivered, with the probes; probe again if due or if the two disagree.
 
         Returns:
             Whether the cost of the trial's env steps has changed, and probes confirm it: earlier iterations were other work.
@@ -187,8 +169,22 @@ class ProbedBaseline(BaselineSource):
         one_runner = ratio(in_steps * self._alone + spent.all_resets, env_steps)
         return ReferenceFigures(ratio(1, reference.total), 1.0, reference, one_runner)
 
+    def _probe_first(self) -> None:
+        rounds = self._measure(_ROUNDS_AT_ONCE)
+        self._half_width = trimmed_mean([each.seconds for each in rounds]).half_width
+        if len(rounds) < _ROUNDS_AT_ONCE:
+            self._warn_of_error(f"max_probe_seconds allowed {len(rounds)} of {_ROUNDS_AT_ONCE} rounds of probes: increase it. ")
+        elif self._overlaps and not self._error <= _LARGE_ERROR:
+            self._warn_of_error()
+        if self._overlaps:
+            self._warn(
+                "overlap",
+                f"the probed baseline is the throughput of {self._reference} while nothing is learned. Speedups are too low by as "
+                "much as learning slows down sampling there. A reference trial's baseline includes that.",
+            )
+
     def _check(self, cost: Cost, iteration_s: float, is_untimed: bool) -> bool:
-        """Return whether an iteration and probes show that the cost of env steps has changed. See `Spells.agrees`."""
+        """Return whether an iteration and probes show that the cost of env steps has changed."""
         spells, has_changed = self._spells, False
         if spells.is_outlier(cost):
             # A stall, unless the next one is as well. If iterations are long, a probe tells at once.
@@ -249,8 +245,8 @@ class ProbedBaseline(BaselineSource):
     def _alone_in(self, rounds: Collection[Mapping[Scale, Probe]]) -> float:
         """Return the ratio of the busy time of one env runner with as many envs to that of the trial's typical one.
 
-        It can't be more than 1 beyond noise and a few percent of overhead, because env runners don't speed each other up. Probes
-        can get it wrong if the cost of a step depends on its place in the episode: twins with other numbers of envs are elsewhere.
+        Env runners don't speed each other up, so more than 1 beyond noise and a few percent of overhead is wrong: the cost of a
+        step may depend on its place in the episode, and twins with other numbers of envs are elsewhere.
         """
         pairs = [(by_scale[self._one_runner], by_scale[self._own]) for by_scale in rounds]
         found = trimmed_mean([(one.busy_per_step * len(one.busy)) / (own.busy_per_step * len(own.busy)) for one, own in pairs])
@@ -265,16 +261,16 @@ class ProbedBaseline(BaselineSource):
         )
 
     def _warn_of_disagreement(self, cost: Cost, is_untimed: bool) -> None:
-        reason = (
-            "Does a training_step of your own sample outside RLlib's timers? Put that into `with self.metrics.log_time((TIMERS, "
-            "ENV_RUNNER_SAMPLING_TIMER))`"
-            if is_untimed
-            else "Were the envs changed after they were made, or do env runners wait for what short probes don't meet? Measure the "
-            "baseline with a reference trial"
-        )
+        probed, trained = (f"{1000 * math.exp(each):.3g}" for each in (self._spells.mean.own, cost.own))
+        reason = "Were the envs changed after they were made, or do env runners wait for what short probes don't meet?"
+        if is_untimed:
+            reason = (
+                "Does a training_step of your own sample outside RLlib's timers? Put that into `with self.metrics.log_time(("
+                "TIMERS, ENV_RUNNER_SAMPLING_TIMER))`."
+            )
         self._warn(
             "disagree",
-            f"probes at this trial's own scale, {self._own}, take {1000 * math.exp(self._spells.mean.own):.3g} ms per env step, "
-            f"but its iterations {1000 * math.exp(cost.own):.3g}. A probed baseline would be wrong by as much, so speedup and "
-            f"efficiency are NaN until they agree. {reason}, or give it as a number.",
+            f"probes at this trial's own scale, {self._own}, take {probed} ms per env step, but its iterations {trained}. A probed "
+            f"baseline would be wrong by as much, so speedup and efficiency are NaN until they agree. {reason} Otherwise measure "
+            "the baseline with a reference trial, or give it as a number.",
         )

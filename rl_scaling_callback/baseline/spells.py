@@ -108,6 +108,9 @@ class Spells:
     The machine may be slower or faster for seconds, so rounds that follow each other closely agree better than they should. Rounds
     without an iteration in between count as one spell, and errors are computed from spells, as from batch means.
 
+    A difference between probes and iterations of the same scale that their errors allow is taken for time that an iteration spends
+    on sampling at any scale and that short probes don't meet, such as for requests, caches, and results on the way.
+
     Attributes:
         mean: trimmed mean of the rounds' figures over spells; over rounds if there are fewer than three spells.
         sampling: ratio of the reference's sampling time to that of the trial's iterations.

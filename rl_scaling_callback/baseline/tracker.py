@@ -84,7 +84,7 @@ class BaselineTracker(BaselineSource):
         found = self._baseline
         if not self._has_reference_scale:
             if found is None:
-                self._say_what_is_missing("this trial is steady, but there is still no baseline")
+                self._say_what_is_missing()
         elif found is None or (found.steady.disturbed and not steady.disturbed and not self._is_reference):
             time_now = datetime.now(timezone.utc).isoformat(timespec="seconds")
             trial = self._trial
@@ -94,20 +94,25 @@ class BaselineTracker(BaselineSource):
         elif not self._is_reference and disagree(steady, found.steady):
             self._warn(
                 "disagree",
-                f"this {self._reference} trial reaches {steady.sps:,.0f} steps/s; its baseline at this scale, of trial "
-                f"{found.trial!r}, {found.provenance.get('time', 'time unknown')}, has {found.steady.sps:,.0f}: more than noise "
-                "explains, and speedups of this workload are off by as much. Did the code or the machine change, or did other "
-                "programs run during one of them? If it is outdated, delete "
+                f"this {self._reference} trial reaches {steady.sps:,.0f} steps/s; its baseline, of trial {found.trial!r}, has "
+                f"{found.steady.sps:,.0f}: more than noise explains, and speedups are off by as much. Did the code or the machine "
+                "change, or did other programs run during one of them? If it is outdated, delete "
                 f"{self._store.path(self._trial.workload, self._reference)} and run again.",
             )
 
     def end(self) -> None:
-        """Warn if the trial ends without a baseline."""
+        """Warn if the trial is without a baseline when it ends."""
         if self._baseline is None:
-            self._say_what_is_missing(
-                "this trial is the reference, but ended before it was steady: there is no baseline"
-                if self._has_reference_scale
-                else "this trial ended without a baseline"
+            self._say_what_is_missing()
+
+    def _say_what_is_missing(self) -> None:
+        if self._figures is not NOT_COMPARABLE:  # else already warned
+            self._warn(
+                "missing",
+                f"this trial has no baseline. Speedup and efficiency stay NaN until a {self._reference} trial of this workload is "
+                "steady, after 7 to 10 iterations by default. Add one to the experiment as its first trial, or pass probe=True (no "
+                "such trial needed), baseline_dir=… (with a baseline from an earlier experiment) or baseline_sps=…, for example "
+                "with functools.partial.",
             )
 
     def _look(self) -> None:
@@ -177,14 +182,4 @@ class BaselineTracker(BaselineSource):
             f"no baseline for this trial's workload. The closest ({nearest.trial!r}) is not comparable: "
             f"{'; '.join(differences[:_MAX_TOLD])}{further}. Speedup and efficiency stay NaN until a {self._reference} trial of "
             "the same workload is steady. To treat different workloads as the same, pass workload='name'.",
-        )
-
-    def _say_what_is_missing(self, finding: str) -> None:
-        if self._figures is NOT_COMPARABLE:
-            return  # already warned
-        self._warn(
-            "missing",
-            f"{finding}. Speedup and efficiency stay NaN until a {self._reference} trial of this workload is steady, after 7 to 10 "
-            "iterations by default. Add one to the experiment as its first trial, or pass probe=True (no such trial needed), "
-            "baseline_dir=… (with a baseline from an earlier experiment) or baseline_sps=…, for example with functools.partial.",
         )

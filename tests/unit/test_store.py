@@ -1,6 +1,5 @@
-"""The store of baselines, and `BaselineTracker` on storage that fails, is slow, shared by processes or holds foreign files."""
+"""The store of baselines, and `BaselineTracker` on storage that fails, is slow or holds foreign files."""
 
-import multiprocessing
 import os
 import shutil
 from dataclasses import replace
@@ -136,16 +135,6 @@ def test_unusable_file_is_set_aside_and_kept(store, make, reason, warn):
     assert aside.stat().st_ino == kept
 
 
-@pytest.mark.parametrize("target", ["itself", "nowhere"])
-def test_a_broken_link_in_place_of_the_file_is_replaced(store, target):
-    path = place(store, WORKLOAD)
-    path.symlink_to(path if target == "itself" else target)
-    trial = reference(store)
-    trial.update(UNSETTLED)
-    trial.update(SETTLED)
-    assert compared(trial) == (1000.0, 1.0)
-
-
 def test_file_deleted_while_being_read_counts_as_missing(store):
     store.publish(BASELINE)
     assert load(troubled(store, lambda operation, _: operation == "open_input_stream" and place(store).unlink())) is None
@@ -195,16 +184,18 @@ def half_written(operation, where):
 def test_fault_costs_one_warning_and_the_baseline_is_written_after_it(store, fault, told, scale, warn):
     broken = [True]
     trial = reference(troubled(store, lambda *call: fault(*call) if broken[0] else None), scale, warn=warn)
-    trial.update(UNSETTLED)
-    trial.update(SETTLED)
+    for steady in (UNSETTLED, SETTLED):
+        trial.update(steady)
     if scale == SINGLE:
         assert compared(trial) == (1000.0, 1.0)
         assert told in warn.get("storage", "")
         assert warn.keys() <= {"storage"}
     assert not list(Path(store.directory).glob("*.partial"))
     broken[0] = False
-    trial.update(replace(SETTLED, sps=900.0, iterations=6, env_steps=6000.0, seconds=6.0))
-    assert load(store, WORKLOAD) is None if scale != SINGLE else load(store, WORKLOAD).steady.sps == 1000.0
+    trial.update(replace(SETTLED, sps=900.0))
+    found = load(store, WORKLOAD)
+    assert found is None if scale != SINGLE else found.steady.sps == 1000.0
+    assert not list(Path(store.directory).glob("*set-aside*"))
 
 
 def test_slow_filesystem_takes_a_small_share_of_the_time(store):
@@ -229,33 +220,3 @@ def test_slow_filesystem_takes_a_small_share_of_the_time(store):
         trial.update(UNSETTLED)
         now[0] += 0.1
     assert compared(trial) == (1378.0, 1.0)
-
-
-# ---------------------------------------------------------------- racing processes
-
-spawned = multiprocessing.get_context("spawn")
-REWRITES = 300
-
-
-def measured(number):
-    """Return a large baseline whose `sps` and `seconds` match, to detect torn reads."""
-    sps = 1000.0 + number
-    return baseline(provenance={"note": "x" * 200_000}, sps=sps, env_steps=5000.0, seconds=5000.0 / sps)
-
-
-def rewrite(directory):
-    for number in range(REWRITES):
-        BaselineStore.at(directory).publish(measured(number))
-
-
-def test_readers_see_the_old_baseline_or_the_new_one(store):
-    store.publish(measured(0))
-    writer = spawned.Process(target=rewrite, args=(store.directory,))
-    writer.start()
-    found = []
-    while writer.is_alive():
-        found.append(load(store).steady)
-    writer.join(60)
-    assert all(each.seconds == 5000.0 / each.sps for each in found)
-    assert len({each.sps for each in found}) > 1, "no read overlapped a write"
-    assert files(store) == [place(store)]
