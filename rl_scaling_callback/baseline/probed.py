@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from statistics import fmean
@@ -51,8 +51,8 @@ class Prober(Protocol):
     def steps_per_round(self, scale: Scale) -> float:
         """Return the env steps at `scale` per learner update; infinite if the number of updates depends on the env steps alone."""
 
-    def measure(self, scales: Sequence[Scale], rounds: int = 1) -> list[Probe]:
-        """Return the probes of `rounds` rounds, or of fewer if a time limit is reached; each measures every scale once."""
+    def measure(self, scales: Sequence[Scale], rounds: int = 1) -> list[dict[Scale, Probe]]:
+        """Return the probes of each of `rounds` rounds, or of fewer if a time limit is reached; each measures every scale once."""
 
     def close(self) -> None:
         """Close all envs created for probes; later probes create new ones."""
@@ -281,7 +281,7 @@ class ProbedBaseline(BaselineSource):
                 has_changed = self._agrees()
         except ProbeError as error:
             kept = " The baseline of the last probe is kept; baseline/age shows how old it is." * self._agrees()
-            self._warn("probe", f"{error}{kept}")
+            self._warn("probe", f"a later probe failed: {error}{kept}")
         if not self._is_trusted and (len(self._costs) >= _FEWEST_TO_TELL or is_untimed):
             self._warn_of_disagreement(cost, is_untimed)
         return has_changed and self._is_trusted
@@ -424,25 +424,22 @@ class ProbedBaseline(BaselineSource):
         alone = {self._one_runner} if rounds > 1 else set()
         started = self._clock()
         try:
-            probes = self._prober.measure(sorted({self._reference, self._own, *alone}), rounds)
+            probed = self._prober.measure(sorted({self._reference, self._own, *alone}), rounds)
         finally:  # failed rounds count too
             self._seconds_a_round = self._clock() - started
             self._unreported_s += self._seconds_a_round
             self._spent_since += self._seconds_a_round
         self._probed_at = self._clock()
-        by_round: dict[int, dict[Scale, Probe]] = defaultdict(dict)
-        for probe in probes:
-            by_round[probe.round][probe.scale] = probe
         # If a time limit ended them early, much of the time went into creating envs.
         self._seconds_a_round /= rounds
         if not self._spells or (self._spell_is_over and self._spells[-1].rounds):
             self._spells.append(_Spell())
         self._spell_is_over = False
-        self._spells[-1].rounds.extend(self._round_of(by_scale) for by_scale in by_round.values())
+        self._spells[-1].rounds.extend(self._round_of(by_scale) for by_scale in probed)
         # Computed here, because every iteration reads them.
         self._estimates = {field.name: self._estimate(field.name) for field in fields(_Round)}
         if alone:
-            self._alone = self._alone_in(by_round.values())
+            self._alone = self._alone_in(probed)
 
     def _round_of(self, by_scale: Mapping[Scale, Probe]) -> _Round:
         reference, own = by_scale[self._reference], by_scale[self._own]

@@ -49,7 +49,7 @@ def watch_phases(metrics):
 
 
 def watch_samples(metrics):
-    SamplingClock(metrics, start="start", parts={"part": "part"}, num_envs=1)
+    SamplingClock(metrics, num_envs=1)
 
 
 def watch_queue(watched):

@@ -17,10 +17,7 @@ class Runner:
         self.step_s, self.inference_s, self.connectors_s = step_s, inference_s, connectors_s
         self.clock = SamplingClock(
             self,
-            start="sample",
-            parts={"inference_timer": "inference", "step_timer": "env_step"},
-            reset="reset_timer",
-            num_envs=num_envs,
+            num_envs,
             clock=lambda: self.now,
             cpu_clock=lambda: self.now / 4,
             draw=self.draw,
@@ -44,9 +41,9 @@ class Runner:
     def sample(self, steps, step_s=None):
         with self.log_time("sample"):
             for _ in range(steps):
-                self.spend("inference_timer", self.inference_s)
+                self.spend("rlmodule_inference_timer", self.inference_s)
                 self.spend(("module_to_env", "timers", "connector"), self.connectors_s / 2)
-                self.spend(("timers", "step_timer"), self.step_s if step_s is None else step_s())
+                self.spend(("timers", "env_step_timer"), self.step_s if step_s is None else step_s())
                 self.spend(("env_to_module", "timers", "connector"), self.connectors_s / 2)
                 for _ in range(self.num_envs):
                     self.clock.count_env_step()
@@ -86,7 +83,7 @@ def test_other_steps_are_not_wrapped():
     with runner.log_time("sample"):
         for _ in range(10_000):
             touched += getattr(runner.log_time, "__func__", None) is not own
-            runner.spend("step_timer", 1e-5)
+            runner.spend("env_step_timer", 1e-5)
             runner.clock.count_env_step()
     assert 0 < touched < 30
 
@@ -136,7 +133,7 @@ def test_skipped_inference_takes_no_time():
     runner = Runner()
     with runner.log_time("sample"):
         for _ in range(10):
-            runner.spend("step_timer", 0.02)
+            runner.spend("env_step_timer", 0.02)
             runner.clock.count_env_step()
         assert runner.clock.take() == pytest.approx({"busy": 0.2, "cpu": 0.05, "env_step": 0.2, "inference": 0.0, "reset": 0.0})
 
@@ -152,12 +149,12 @@ def test_resets_are_measured_even_if_steps_are_too_fast_to_time_all(num_envs, re
             for _ in range(500):
                 now = sum(has_ended)
                 resets += now
-                runner.spend("inference_timer", 1e-4)
-                runner.spend("step_timer", 1e-4 + reset_s * now)
+                runner.spend("rlmodule_inference_timer", 1e-4)
+                runner.spend("env_step_timer", 1e-4 + reset_s * now)
                 runner.spend("connector", 1e-4)
                 for env in range(num_envs):
                     if has_ended[env]:
-                        runner.clock.count_episode_start()
+                        runner.clock.count_env_step()
                         has_ended[env], left[env] = False, lengths.randrange(20, 100)
                         continue
                     runner.clock.count_env_step()
@@ -175,12 +172,12 @@ def test_a_reset_of_all_envs_is_measured_and_is_no_step():
     runner = Runner(num_envs=2)
     for _ in range(3):
         with runner.log_time("sample"):
-            runner.spend("reset_timer", 0.5)
+            runner.spend("env_reset_timer", 0.5)
             for _ in range(2):
-                runner.clock.count_episode_start()
+                runner.clock.count_env_step()
             for _ in range(100):
-                runner.spend("inference_timer", 0.002)
-                runner.spend("step_timer", 0.001)
+                runner.spend("rlmodule_inference_timer", 0.002)
+                runner.spend("env_step_timer", 0.001)
                 for _ in range(2):
                     runner.clock.count_env_step()
             runner.clock.count_episode_end()  # these episodes end with the sample
