@@ -39,8 +39,15 @@ def _large_arrays(value: Any) -> Iterator[np.ndarray[Any, Any]]:
 
 
 def shared_part(env_runner: Any, twin: Any) -> Any:
-    """Return an env, RLModule or connector that two env runners share and may change; None if there is none."""
+    """Return an env, RLModule or connector that two env runners share and may change; None if there is none.
+
+    A shared env is taken from the twin, so that the twin doesn't close it.
+    """
     own = {id(part) for part in _parts(env_runner)}
+    if any(id(env) in own for env in sub_envs(twin.env)):
+        vars(twin.env.unwrapped)["closed"] = True  # else Gymnasium closes it when it is deleted
+        env, twin.env = sub_envs(twin.env)[0], None
+        return env
     return next((part for part in _parts(twin) if id(part) in own and _may_change(part)), None)
 
 

@@ -112,8 +112,6 @@ def _prepare(env_runner: Any, twins: _Twins, scale: Scale) -> tuple[float, float
         more = counted(envs, "more env")
         raise ProbeError(f"{more} can't be created next to its own env in one process ({text_of(error)}).") from error
     if (shared := isolation.shared_part(env_runner, twin)) is not None:
-        if shared in isolation.sub_envs(twin.env):  # don't close it: Gymnasium does when a vector env is deleted
-            vars(twin.env.unwrapped)["closed"], twin.env = True, None
         remedy = "Let the function that returns it create a new one in each call"
         raise ProbeError(f"probes would change the {type(shared).__name__} that training uses. {remedy}.")
     _copy_state(env_runner, twin)

@@ -139,7 +139,7 @@ def test_trial_whose_connector_has_the_same_state_in_every_pipeline_is_not_probe
     np.testing.assert_equal(probed[None]["running_stats"], without[None]["running_stats"])
     assert math.isnan(result["scaling"]["speedup"])
     (warning,) = [message for message in warnings_of(caplog) if "probed" in message]
-    assert "the connector MeanStdFilter" in warning
+    assert "the MeanStdFilter" in warning
     assert "create a new one" in warning
 
 

@@ -4,11 +4,10 @@ import pytest
 
 pytest.importorskip("ray.rllib")
 
-from ray.rllib.algorithms.appo import APPOConfig
 from ray.rllib.algorithms.ppo import PPOConfig
 
 from rl_scaling_callback.rllib.hardware import usable_cores
-from rl_scaling_callback.rllib.threads import check_learner_threads, learner_threads, max_learner_threads, set_learner_threads
+from rl_scaling_callback.rllib.threads import learner_threads, max_learner_threads, set_learner_threads
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -36,8 +35,3 @@ def _torch_threads(learner):
     import torch
 
     return torch.get_num_threads()
-
-
-def test_asynchronous_algorithms_are_recognised():
-    with pytest.raises(ValueError, match="updates in a thread of its own"):
-        check_learner_threads(vars(APPOConfig()), 2)

@@ -9,8 +9,8 @@ from rl_scaling_callback.core.scale import Scale
 ONE, EIGHT = Scale(1, 1), Scale(2, 4)
 
 
-def probe(scale, seconds, number=0, **fields):
-    return Probe(scale, number, env_steps=100, seconds=seconds, busy=fields.pop("busy", (seconds,)), **fields)
+def probe(scale, seconds, **fields):
+    return Probe(scale, env_steps=100, seconds=seconds, busy=fields.pop("busy", (seconds,)), **fields)
 
 
 def test_probe_figures_are_per_env_step_of_all_runners():

@@ -50,22 +50,6 @@ class Runner:
             return self.clock.take()
 
 
-def test_slow_steps_are_all_timed():
-    runner = Runner()
-    drawn = random.Random(0)
-    for _ in range(3):
-        spent = []
-
-        def step_s(spent=spent):
-            spent.append(drawn.uniform(0.02, 0.06))
-            return spent[-1]
-
-        seconds = runner.sample(20, step_s)
-        assert seconds["env_step"] == pytest.approx(sum(spent))
-        assert seconds["inference"] == pytest.approx(20 * 0.002)
-        assert seconds["busy"] == pytest.approx(sum(spent) + 20 * 0.003)
-
-
 def test_fast_steps_are_extrapolated_from_a_few():
     runner = Runner(step_s=1e-4, inference_s=2e-4, connectors_s=1e-4)
     runner.sample(1000)
@@ -105,37 +89,11 @@ def test_envs_of_a_runner_count_as_one_step_and_rllib_metrics_are_unchanged():
     assert runner.blocks == 3 * (1 + 200 * 4)
 
 
-def test_samples_of_one_step_add_up():
-    runner = Runner()
-    samples = [runner.sample(1) for _ in range(1000)]
-    assert all(sample["busy"] == pytest.approx(0.004) for sample in samples)
-    told = [sample for sample in samples if "env_step" in sample]
-    assert 100 < len(told) < 400
-    assert sum(sample["env_step"] for sample in told) == pytest.approx(1.0, rel=0.02)
-
-
 def test_sample_without_its_start_is_unknown():
     runner = Runner()
     assert runner.clock.take() == {}
     assert runner.sample(3)["busy"] > 0
     assert runner.clock.take() == {}
-
-
-def test_without_step_counts_the_parts_are_unknown():
-    runner = Runner()
-    runner.num_envs = 0  # no steps are counted
-    for _ in range(2):
-        assert runner.sample(3) == {"busy": pytest.approx(3 * 0.004), "cpu": pytest.approx(3 * 0.001), "reset": 0.0}
-
-
-def test_skipped_inference_takes_no_time():
-    # RLlib takes random actions before learning starts.
-    runner = Runner()
-    with runner.log_time("sample"):
-        for _ in range(10):
-            runner.spend("env_step_timer", 0.02)
-            runner.clock.count_env_step()
-        assert runner.clock.take() == pytest.approx({"busy": 0.2, "cpu": 0.05, "env_step": 0.2, "inference": 0.0, "reset": 0.0})
 
 
 @pytest.mark.parametrize(("num_envs", "reset_s"), [(1, 2.0), (4, 2.0), (4, 1e-4)])
