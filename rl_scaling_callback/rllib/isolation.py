@@ -70,22 +70,6 @@ def sub_envs(env: Any) -> list[Any]:
     return [each.unwrapped for each in getattr(inner, "envs", [inner])]
 
 
-@contextmanager
-def registry_kept() -> Iterator[None]:
-    """Preserve the envs that RLlib registered in Gymnasium for the original env runner."""
-    registry = sys.modules["gymnasium"].registry
-
-    def take() -> dict[str, Any]:
-        return {name: registry.pop(name) for name in list(registry) if name.startswith("rllib-")}
-
-    own = take()
-    try:
-        yield
-    finally:
-        take()  # the twin's registrations would keep it alive
-        registry.update(own)
-
-
 def saved_generators() -> Callable[[], None]:
     """Return a function that restores the current state of the global random generators."""
     of_python, of_numpy = random.getstate(), np.random.get_state()

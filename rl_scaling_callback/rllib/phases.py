@@ -15,7 +15,6 @@ from typing import Any, Final, NamedTuple
 
 OUTSIDE: Final = "outside"
 """The phase of a segment between two iterations."""
-_NOTHING: Final = nullcontext()
 
 
 class Segment(NamedTuple):
@@ -127,11 +126,11 @@ class PhaseClock:
             del running[len(running) - 1 - running[::-1].index(phase) :]
 
     @contextmanager
-    def block(self, phase: str, inner: AbstractContextManager[Any] = _NOTHING) -> Iterator[Any]:
+    def block(self, phase: str, inner: AbstractContextManager[Any] | None = None) -> Iterator[Any]:
         """Count the time of a `with` block for a phase, which includes entering and leaving the block `inner`."""
         counts = self.enter(phase)
         try:
-            with inner as entered:
+            with inner or nullcontext() as entered:
                 yield entered
         finally:
             if counts:

@@ -57,7 +57,6 @@ class Prober:
         self._algorithm = algorithm
         self._max_seconds = max_seconds
         self._probe_seconds = probe_seconds
-        self._random = random.Random()
         self._config: Any = algorithm.config
         config = vars(self._config)
         if not configs.is_new_stack(config):
@@ -104,12 +103,13 @@ class Prober:
         gc.disable()  # a full collection in this process takes as long as several probes
         try:
             for _ in range(rounds):
-                in_random_order = self._random.sample(scales, len(scales))
+                # Not the global generator, which is seeded for training.
+                in_random_order = random.Random().sample(scales, len(scales))
                 complete.append({scale: self._probe(scale, until) for scale in in_random_order})
         except ProbeTimeoutError as error:
             if not complete:
-                limit = f"{self._max_seconds:g} s"
-                raise ProbeTimeoutError(f"A round of probes, including the creation of envs, took more than {limit}.") from error
+                why = f"A round of probes, including the creation of envs, took more than {self._max_seconds:g} s."
+                raise ProbeTimeoutError(why) from error
         except ProbeError:
             raise
         except Exception as error:
@@ -180,9 +180,9 @@ class Prober:
         """Return a probe of one call: `steps` env steps with each env runner, or as many as the algorithm's own call if None."""
         started = time.perf_counter()
         sync = 0.0
-        if self._sends_weights:
-            # As in RLlib, a sample waits until the env runner has the new weights. Custom algorithms may lack what this needs.
-            with suppress(Exception):
+        # As in RLlib, a sample waits until the env runner has the new weights. Custom algorithms may lack what this needs.
+        with suppress(Exception):
+            if self._sends_weights:
                 self._send_weights(runners)
                 sync = time.perf_counter() - started
         started = time.perf_counter()

@@ -66,16 +66,14 @@ class SamplingClock:
         self._has_stepped = True
         self._waited = self._resets_s = self._reset_steps_s = 0.0
         self._reset_steps = 0
-        # The next step.
-        self._resets = False
-        self._step = dict.fromkeys(STEP_TIMERS.values(), 0.0)
+        self._resets = False  # whether the next step resets an env
         # Mean number of steps between timed steps; env steps until the next one.
         self._stride = 1
         self._until_timed = 0
         # Since the parts were last returned; the latest estimate of a step [s].
         self._busy = 0.0
         self._env_steps = self._timed_steps = 0
-        self._timed = dict(self._step)
+        self._timed = dict.fromkeys(STEP_TIMERS.values(), 0.0)
         self._step_s = 0.0
         self._listen()
 
@@ -160,7 +158,8 @@ class SamplingClock:
             self._resets = False
             self._resets_s += seconds if self._started is not None else 0.0
             return
-        self._step[STEP_TIMERS[timer]] += seconds
+        if not self._resets:
+            self._timed[STEP_TIMERS[timer]] += seconds
         if timer != _LAST_TIMER:
             return
         if self._resets:
@@ -168,13 +167,10 @@ class SamplingClock:
             self._reset_steps_s += seconds
             self._reset_steps += 1
         else:
-            for part, spent in self._step.items():
-                self._timed[part] += spent
             self._timed_steps += 1
         if self._until_timed <= 0:
             # Random gaps avoid aliasing with work that an env does every few steps.
             self._until_timed = self._draw(1, 2 * self._stride) * self.num_envs
-        self._step = dict.fromkeys(self._step, 0.0)
         self._metrics.log_time = self._log_time
 
 

@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
+import gymnasium
 import ray
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.util.metrics import Metric
@@ -219,14 +220,15 @@ def _twin_of(env_runner: Any, scale: Scale, shares_data: bool) -> Any:
     for name in vars(config):
         if name.startswith("callbacks_on_"):
             setattr(config, name, None)
-    with isolation.registry_kept():
-        twin = type(env_runner)(
-            config=config,
-            worker_index=env_runner.worker_index,
-            num_workers=scale.num_env_runners,
-            spaces=getattr(env_runner, "spaces", None) or env_runner.get_spaces(),
-            tune_trial_id=getattr(env_runner, "tune_trial_id", None),
-        )
+    for name in [name for name in gymnasium.registry if name.startswith("rllib-")]:
+        del gymnasium.registry[name]  # env runners register their env anew, and Gymnasium would warn
+    twin = type(env_runner)(
+        config=config,
+        worker_index=env_runner.worker_index,
+        num_workers=scale.num_env_runners,
+        spaces=getattr(env_runner, "spaces", None) or env_runner.get_spaces(),
+        tune_trial_id=getattr(env_runner, "tune_trial_id", None),
+    )
     for value in vars(twin).values():
         if isinstance(value, Metric):
             # Ray metrics belong to the process: a twin must not count into them.
@@ -254,6 +256,7 @@ def _close_all(twins: _Twins) -> None:
 def _stop(twin: Any) -> None:
     with suppress(Exception):
         twin.stop()
+    vars(twin).clear()  # Gymnasium's registry keeps it alive
 
 
 def text_of(error: BaseException) -> str:

@@ -22,7 +22,6 @@ import pytest
 pytest.importorskip("ray.rllib", reason="needs Ray")
 pytest.importorskip("torch", reason="needs PyTorch")
 
-import psutil
 import ray
 import torch
 from envs import CostlyEnv
@@ -77,7 +76,7 @@ def on_runners(algorithm, function):
 
 
 def process_of(env_runner):
-    return os.getpid(), len(psutil.Process().children(recursive=True)), psutil.Process().memory_info().rss
+    return os.getpid()
 
 
 COUNT = re.compile(r"(num_(?!.*throughput)|(agent_|module_)?episode_(?!duration))")
@@ -117,43 +116,32 @@ def train(config, folder, scales, iterations=2):
     return {
         "weights": state["learner_group"]["learner"]["rl_module"],
         "runner": state["env_runner"],
-        "keys": [set(flatten_dict(result)) for result in results],
+        "keys": [{key for key in flatten_dict(result) if not key.startswith("perf/")} for result in results],  # of 0.7 s and more
         "counts": [{key: value for key, value in each.items() if COUNT.match(key)} for each in sampled],
         "returns": {path.name: path.read_text() for path in folder.iterdir()},
     }
 
 
-def different(one, other):
-    """Return what differs between two runs: their episodes' returns, and weights."""
-    weights = flatten_dict(one["weights"]), flatten_dict(other["weights"])
-    assert weights[0].keys() == weights[1].keys()
-    return ["returns"] * (one["returns"] != other["returns"]) + [
-        key for key, values in weights[0].items() if not np.array_equal(values, weights[1][key])
-    ]
+CONFIGS = {
+    "PPO with a MeanStdFilter": lambda: ppo(runners=2, envs=2).env_runners(env_to_module_connector=filtered),
+    "DQN": lambda: off_policy(DQNConfig(), "CartPole-v1", runners=1, envs=2),
+}
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        lambda: ppo(runners=2, envs=2).env_runners(env_to_module_connector=filtered),
-        lambda: off_policy(DQNConfig(), "CartPole-v1", runners=1, envs=2),
-    ],
-    ids=["PPO with a MeanStdFilter", "DQN"],
-)
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_training_is_bit_identical_with_probes(config, tmp_path):
     runners = config().num_env_runners
     scales = [Scale(0, 1), *(Scale(r, e) for r in range(1, runners + 1) for e in (1, 3))]
-    without, probed = train(config(), tmp_path / "without", []), train(config(), tmp_path / "probed", scales)
-    repeats = tuple(map(int, ray.__version__.split(".")[:2])) >= (2, 60)
-    if not repeats and different(probed, without) and different(train(config(), tmp_path / "again", []), without):
-        pytest.skip("this release of RLlib doesn't repeat itself with a seed")
+    without = train(config(), tmp_path / "without", [])
+    if ray.__version__ < "2.60":
+        try:
+            np.testing.assert_equal(train(config(), tmp_path / "again", []), without)
+        except AssertionError:
+            pytest.skip("this release of RLlib doesn't repeat itself with a seed")
+    probed = train(config(), tmp_path / "probed", scales)
     assert all(without["returns"].values())
-    assert different(probed, without) == []
-    np.testing.assert_equal(probed["runner"], without["runner"])
-    for with_probes, plain in zip(probed["keys"], without["keys"], strict=True):
-        assert {key for key in with_probes ^ plain if not key.startswith("perf/")} == set()  # needs an iteration of 0.7 s
     assert len(without["counts"][-1]) > 10
-    np.testing.assert_equal(probed["counts"], without["counts"])
+    np.testing.assert_equal(probed, without)
 
 
 @pytest.fixture(scope="module")
@@ -190,18 +178,6 @@ def test_only_complete_rounds_count(algorithm):
         rounds = prober.measure([ONE, Scale(2, 1)], rounds=20)
     assert 1 <= len(rounds) < 4
     assert all(probes.keys() == {ONE, Scale(2, 1)} for probes in rounds)
-
-
-def test_close_releases_the_twins_resources(algorithm):
-    config = ppo("CartPole-v1", envs=2).env_runners(gym_env_vectorize_mode=gym.VectorizeMode.ASYNC)
-    algorithm = config.build_algo()
-    before = on_runners(algorithm, process_of)
-    with closing(quick(algorithm)) as prober:
-        prober.measure([ONE, Scale(1, 2)])
-        assert on_runners(algorithm, process_of)[-1][1] == before[-1][1] + 3  # one process per env
-    after = on_runners(algorithm, process_of)
-    algorithm.stop()
-    assert [(pid, children) for pid, children, _ in after] == [(pid, children) for pid, children, _ in before]
 
 
 class CustomRunner(SingleAgentEnvRunner):
@@ -312,7 +288,7 @@ def test_failures_do_not_affect_training(tmp_path, monkeypatch):
     algorithm = ppo(OneOfAKind, file=str(file)).build_algo()
     runner = functools.partial(algorithm.env_runner_group.foreach_env_runner, local_env_runner=False)
     algorithm.train()
-    (before,), ((pid, *_),) = runner(generators), runner(process_of)
+    (before,), (pid,) = runner(generators), runner(process_of)
     prober = Prober(algorithm, probe_seconds=0.02, max_seconds=3)
     slow = "more than 3 s"
     for how, message in {"raise": "port", "fail later": "ConnectionError", "wait": slow, "wait in native code": slow}.items():
@@ -322,7 +298,7 @@ def test_failures_do_not_affect_training(tmp_path, monkeypatch):
             prober.measure([ONE])
         assert time.perf_counter() - started < (9 if "native" in how else 7)
         assert runner(generators) == [before]
-    assert runner(process_of)[0][0] == pid
+    assert runner(process_of) == [pid]
     assert algorithm.train()["env_runners"]["num_env_steps_sampled"] >= BATCH
     for how, message in {"die": "died", "wait in native code for good": "hung"}.items():
         file.write_text(how)
@@ -332,7 +308,7 @@ def test_failures_do_not_affect_training(tmp_path, monkeypatch):
         until, new = time.perf_counter() + 30, []
         while not new and time.perf_counter() < until:
             algorithm.train()
-            new = [process for process, *_ in runner(process_of)]
+            new = runner(process_of)
         assert new not in ([], [pid])
         (pid,) = new
     prober.close()
