@@ -94,7 +94,7 @@ def _positive(config: Mapping[str, Any], name: str) -> float:
 def _answers(algorithm: Any, ask: Any) -> list[float]:
     """Return what each learner that answers returns."""
     answers = algorithm.learner_group.foreach_learner(ask, timeout_seconds=_ANSWER_WITHIN_S)
-    # A local learner's answer is no `CallResult`.
+    # In older releases, a local learner's answer is no `CallResult`.
     return [answer.get() if hasattr(answer, "ok") else answer for answer in answers if getattr(answer, "ok", True)]
 
 

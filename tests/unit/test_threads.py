@@ -37,20 +37,21 @@ class Torch:
 NO_TORCH = None
 
 
-def algorithm_of(learners, monkeypatch, config=PPO):
+def algorithm_of(learners, monkeypatch, config=PPO, wraps=True):
     """Return an Algorithm whose learners, False if they don't answer, have a torch of their own each."""
 
     def foreach_learner(function, timeout_seconds):
         for torch in learners:
             monkeypatch.setitem(sys.modules, "torch", torch)
-            yield SimpleNamespace(ok=torch is not False, get=lambda: function(None))
+            yield SimpleNamespace(ok=torch is not False, get=lambda: function(None)) if wraps else function(None)
 
     return SimpleNamespace(config=SimpleNamespace(**config), learner_group=SimpleNamespace(foreach_learner=foreach_learner))
 
 
-def test_threads_are_set_in_all_learners(monkeypatch):
+@pytest.mark.parametrize("wraps", [True, False])
+def test_threads_are_set_in_all_learners(monkeypatch, wraps):
     learners = [Torch(), Torch()]
-    algorithm = algorithm_of(learners, monkeypatch)
+    algorithm = algorithm_of(learners, monkeypatch, wraps=wraps)
     set_learner_threads(algorithm, 4)
     assert [learner.threads for learner in learners] == [4, 4]
     assert learner_threads(algorithm) == 4
