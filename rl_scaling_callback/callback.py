@@ -52,7 +52,7 @@ from rl_scaling_callback.rllib.configs import (
 )
 from rl_scaling_callback.rllib.prober import Prober
 from rl_scaling_callback.rllib.results import REPORTS
-from rl_scaling_callback.rllib.sampling import SampleTiming, SamplingClock, clock_of
+from rl_scaling_callback.rllib.sampling import SampleTiming, SamplingClock
 from rl_scaling_callback.rllib.threads import learner_threads, set_learner_threads
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
             return
         try:
             if self._sampling is None:
-                self._sampling = clock_of(env_runner)
+                self._sampling = SamplingClock(env_runner)
             else:
                 self._sampling.num_envs = env_runner.num_envs
         except Exception as error:

@@ -11,7 +11,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from statistics import median
@@ -81,7 +81,7 @@ class Prober:
         samples, updates = calculate_rr_weights(config)
         return float(config.get_rollout_fragment_length() * scale.parallelism * samples / updates)
 
-    def measure(self, scales: Iterable[Scale], rounds: int = 1) -> list[dict[Scale, Probe]]:
+    def measure(self, scales: Sequence[Scale], rounds: int = 1) -> list[dict[Scale, Probe]]:
         """Measure each of `scales` once per round, in random order.
 
         Args:
@@ -96,7 +96,6 @@ class Prober:
         """
         if self._asynchronous and self._algorithm.iteration > 0:
             raise ProbeError("An asynchronous algorithm never stops sampling: it can only be probed before its first iteration.")
-        scales = list(dict.fromkeys(scales))
         until = time.perf_counter() + self._max_seconds
         complete: list[dict[Scale, Probe]] = []
         collects_garbage = gc.isenabled()

@@ -22,41 +22,36 @@ _TIMERS: Final = frozenset({*STEP_TIMERS, RESET_TIMER, WEIGHTS_TIMER})
 
 
 class SamplingClock:
-    """Wraps the `log_time` blocks of an env runner's `MetricsLogger`. RLlib's metrics don't change.
+    """Wraps the `log_time` blocks of the `MetricsLogger` of an env runner of the new API stack. RLlib's metrics don't change.
 
     A step here is a vector step of all envs of the env runner. A timed step lasts from the end of the previous step to the end of
     the last timer in it.
 
     Args:
-        metrics: the env runner's `MetricsLogger`.
-        num_envs: number of envs of the env runner, which step together.
-        awaits_weights: whether the env runner waits for weights before a sample; `take` then also returns when samples begin and
-            end.
+        env_runner: the env runner.
         clock: returns the time in seconds.
         cpu_clock: returns the CPU seconds of the env runner's process.
         draw: `randrange` of a separate random generator, so that the generators seeded for training are not affected.
 
     Attributes:
-        num_envs: as given; it may change between samples.
+        num_envs: number of envs, which step together; it may change between samples.
 
     Raises:
-        AttributeError: the logger has no `log_time`.
+        AttributeError: the env runner has no timers.
     """
 
     def __init__(
         self,
-        metrics: Any,
-        num_envs: int,
+        env_runner: Any,
         *,
-        awaits_weights: bool = False,
         clock: Callable[[], float] = time.perf_counter,
         cpu_clock: Callable[[], float] = time.process_time,
         draw: Callable[[int, int], int] | None = None,
     ) -> None:
-        self.num_envs = num_envs
-        self._metrics = metrics
-        self._log_time = metrics.log_time
-        self._awaits_weights = awaits_weights
+        self.num_envs: int = env_runner.num_envs
+        self._metrics = env_runner.metrics
+        self._log_time = self._metrics.log_time
+        self._awaits_weights = is_asynchronous(vars(env_runner.config))
         self._clock = clock
         self._cpu_clock = cpu_clock
         self._cpu_before = cpu_clock()
@@ -95,8 +90,8 @@ class SamplingClock:
         Returns:
             `busy`: the whole sample; `reset`: env resets in it; `cpu`: CPU time of the process since the last call; and, if any
             step was timed, each part, extrapolated to all steps since the parts were last returned. If the env runner awaits
-            weights also `weights`: the wait for them before the sample, and when it `began` and `ended`, on a clock shared with the
-            Algorithm's process. Empty if the start of the sample was missed.
+            weights (APPO, IMPALA) also `weights`: the wait for them before the sample, and when it `began` and `ended`, on a clock
+            shared with the Algorithm's process. Empty if the start of the sample was missed.
         """
         if self._started is None:
             return {}
@@ -172,15 +167,6 @@ class SamplingClock:
             # Random gaps avoid aliasing with work that an env does every few steps.
             self._until_timed = self._draw(1, 2 * self._stride) * self.num_envs
         self._metrics.log_time = self._log_time
-
-
-def clock_of(env_runner: Any) -> SamplingClock:
-    """Return a clock that times an env runner of the new API stack.
-
-    Raises:
-        AttributeError: the env runner has no timers.
-    """
-    return SamplingClock(env_runner.metrics, env_runner.num_envs, awaits_weights=is_asynchronous(vars(env_runner.config)))
 
 
 class SampleTiming:

@@ -26,7 +26,7 @@ from rl_scaling_callback.core.probing import ProbeError, ProbeTimeoutError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.text import counted
 from rl_scaling_callback.rllib import isolation
-from rl_scaling_callback.rllib.sampling import SampleTiming, clock_of
+from rl_scaling_callback.rllib.sampling import SampleTiming, SamplingClock
 
 _TWINS: Final = "_scaling_twins"
 _RESETS: Final = "_scaling_resets_s"
@@ -56,7 +56,7 @@ class _TimedResets(SampleTiming, RLlibCallback):
     """The callback of a twin: measures its time in env resets."""
 
     def on_environment_created(self, *, env_runner: Any, **kwargs: Any) -> None:
-        self._sampling = clock_of(env_runner)
+        self._sampling = SamplingClock(env_runner)
 
     def on_sample_end(self, *, env_runner: Any = None, **kwargs: Any) -> None:
         if self._sampling is not None:

@@ -1,5 +1,6 @@
 import random
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,11 +14,10 @@ class Runner:
         self.now = 0.0
         self.blocks = self.timed_steps = 0
         self._random = random.Random(1)
-        self.num_envs = num_envs
+        self.num_envs, self.metrics, self.config = num_envs, self, SimpleNamespace()
         self.step_s, self.inference_s, self.connectors_s = step_s, inference_s, connectors_s
         self.clock = SamplingClock(
             self,
-            num_envs,
             clock=lambda: self.now,
             cpu_clock=lambda: self.now / 4,
             draw=self.draw,
