@@ -45,7 +45,7 @@ from rl_scaling_callback.rllib.configs import (
 )
 from rl_scaling_callback.rllib.prober import Prober
 from rl_scaling_callback.rllib.results import REPORTS
-from rl_scaling_callback.rllib.sampling import SamplingClock, clock_of
+from rl_scaling_callback.rllib.sampling import SampleTiming, SamplingClock
 from rl_scaling_callback.rllib.threads import learner_threads, set_learner_threads
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ _MIN_PROBES_S: Final = 0.01
 """Autotune takes less in iterations after which it doesn't probe."""
 
 
-class ScalingCallback(RLlibCallback):
+class ScalingCallback(SampleTiming, RLlibCallback):
     """Adds throughput, speedup and parallel efficiency to every training result, under `result["scaling"]`.
 
     Pass it to any algorithm config: `config.callbacks(ScalingCallback)`, or with options
@@ -175,26 +175,11 @@ class ScalingCallback(RLlibCallback):
             return
         try:
             if self._sampling is None:
-                self._sampling = clock_of(env_runner)
+                self._sampling = SamplingClock(env_runner)
             else:
-                self._sampling.resize(env_runner.num_envs)
+                self._sampling.num_envs = env_runner.num_envs
         except Exception as error:
             self._warn("env runner", f"this env runner can't be timed ({error!r}): runners/* stay NaN")
-
-    def on_episode_start(self, **kwargs: Any) -> None:
-        """Count the step in which an env is reset. RLlib calls it in the env runner's process."""
-        if self._sampling is not None:
-            self._sampling.count_episode_start()
-
-    def on_episode_step(self, **kwargs: Any) -> None:
-        """Count a step of one of the env runner's envs. RLlib calls it in the env runner's process."""
-        if self._sampling is not None:
-            self._sampling.count_env_step()
-
-    def on_episode_end(self, **kwargs: Any) -> None:
-        """Note that the next step resets an env. RLlib calls it in the env runner's process."""
-        if self._sampling is not None:
-            self._sampling.count_episode_end()
 
     def on_sample_end(self, *, env_runner: Any = None, metrics_logger: Any = None, samples: Any = None, **kwargs: Any) -> None:
         """Report the times of this sample. RLlib calls it in the env runner's process."""
@@ -333,11 +318,11 @@ class ScalingCallback(RLlibCallback):
                 raise ProbeError(f"{few}; use reference={Scale(scale.num_env_runners, 1).slug!r}.")
             prober = Prober(algorithm, max_seconds=self._options.max_probe_seconds, probe_seconds=PROBE_SECONDS)
             return ProbedBaseline(prober, trial, reference, warn=self._warn)
-        except (ProbeError, ValueError) as error:
+        except ProbeError as error:
             if prober is not None:
                 prober.close()  # frees the second set of envs
             longer = " Increase max_probe_seconds to allow more time." if isinstance(error, ProbeTimeoutError) else ""
-            otherwise = "A reference trial's baseline is used if there is one."
+            otherwise = "A reference trial's baseline is used if there is one; or give baseline_sps."
             self._warn("probe", f"the baseline can't be probed: {error}{longer} {otherwise}")
             return stored
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, Protocol
 
@@ -35,8 +34,8 @@ class Prober(Protocol):
     def steps_per_round(self, scale: Scale) -> float:
         """Return the env steps at `scale` per learner update; infinite if the number of updates depends on the env steps alone."""
 
-    def measure(self, scales: Sequence[Scale], rounds: int = 1) -> list[Probe]:
-        """Return the probes of `rounds` rounds, or of fewer if a time limit is reached; each measures every scale once."""
+    def measure(self, scales: Sequence[Scale], rounds: int = 1) -> list[dict[Scale, Probe]]:
+        """Return the probes of each of `rounds` rounds, or of fewer if a time limit is reached; each measures every scale once."""
 
     def close(self) -> None:
         """Close all envs created for probes; later probes create new ones."""
@@ -137,7 +136,7 @@ class ProbedBaseline(BaselineSource):
             has_changed = self._check(cost, spent.total, is_untimed)
         except ProbeError as error:
             kept = " The baseline of the last probe is kept; baseline/age shows how old it is." * spells.judge()
-            self._warn("probe", f"{error}{kept}")
+            self._warn("probe", f"a later probe failed: {error}{kept}")
         if not spells.agrees and (spells.iterations >= FEWEST_TO_TELL or is_untimed):
             self._warn_of_disagreement(cost, is_untimed)
         if self._error > _LARGE_ERROR:
@@ -225,7 +224,7 @@ class ProbedBaseline(BaselineSource):
         alone = {self._one_runner} if rounds > 1 else set()
         started = self._clock()
         try:
-            probes = self._prober.measure(sorted({self._reference, self._own, *alone}), rounds)
+            probed = self._prober.measure(sorted({self._reference, self._own, *alone}), rounds)
         finally:  # failed rounds count too
             self._seconds_a_round = self._clock() - started
             self._unreported_s += self._seconds_a_round
@@ -233,12 +232,9 @@ class ProbedBaseline(BaselineSource):
         self._probed_at = self._clock()
         # If a time limit ended them early, much of the time went into creating envs.
         self._seconds_a_round /= rounds
-        by_round: dict[int, dict[Scale, Probe]] = defaultdict(dict)
-        for probe in probes:
-            by_round[probe.round][probe.scale] = probe
         if alone:
-            self._alone = self._alone_in(by_round.values())
-        found = [Round.of(by_scale[self._reference], by_scale[self._own]) for by_scale in by_round.values()]
+            self._alone = self._alone_in(probed)
+        found = [Round.of(by_scale[self._reference], by_scale[self._own]) for by_scale in probed]
         self._spells.add_rounds(found)
         return found
 

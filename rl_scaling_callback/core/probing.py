@@ -43,7 +43,6 @@ class Probe:
 
     Attributes:
         scale: env runners and envs per env runner that sampled.
-        round: the round of this probe; each round measures every scale once.
         env_steps: env steps of all env runners together.
         seconds: time the Algorithm's process waited for the samples and stored them.
         busy: time of each env runner in `sample()` [s].
@@ -52,7 +51,6 @@ class Probe:
     """
 
     scale: Scale
-    round: int
     env_steps: float
     seconds: float
     busy: tuple[float, ...]

@@ -62,8 +62,8 @@ class Rescaler(Protocol):
 class Prober(Protocol):
     """Measures scales inside the trial (see `rllib.prober`)."""
 
-    def measure(self, scales: Sequence[Scale], rounds: int = 1, first_round: int = 0) -> list[Probe]:
-        """Return the probes of `rounds` rounds."""
+    def measure(self, scales: Sequence[Scale], rounds: int = 1) -> list[dict[Scale, Probe]]:
+        """Return the probes of each of `rounds` rounds."""
 
     def close(self) -> None:
         """Close all envs created for probes."""
@@ -367,7 +367,7 @@ class Tuner:
         found: dict[Scale, Probe] = {}
         for scale in self._random.sample(rounds.running, len(rounds.running)):
             try:
-                [found[scale]] = self._prober.measure([scale], first_round=len(rounds.probes))
+                found |= self._prober.measure([scale])[0]
             except ProbeError as error:  # noqa: PERF203
                 if scale in (self.own, self._reference):
                     raise

@@ -51,7 +51,7 @@ _FIRST_ENVS: Final = 2
 """Numbers of envs to start with if the grid may grow."""
 
 
-def sweep_by_probes(task: Task, *, grows: bool = True, keep_envs: bool = True) -> Swept:
+def sweep_by_probes(task: Task, *, grows: bool = True) -> Swept:
     """Probe configurations until the best one for a goal is known, and return the measurements.
 
     The time limit includes everything once the Algorithm has started, but at least one round is run. By default, it is 12 s after
@@ -61,7 +61,6 @@ def sweep_by_probes(task: Task, *, grows: bool = True, keep_envs: bool = True) -
     Args:
         task: what to find.
         grows: whether to start with one and two envs, and to try more as long as that pays off, instead of the whole grid.
-        keep_envs: whether to keep the envs of measured configurations, or close them before creating others.
 
     Raises:
         ProbeError: the config can't be probed.
@@ -71,7 +70,7 @@ def sweep_by_probes(task: Task, *, grows: bool = True, keep_envs: bool = True) -
     scales = [REFERENCE_SCALE, *sorted({Scale(r, e) for r in task.grid.runners for e in envs} - {REFERENCE_SCALE})]
     most = task.grid.runners[-1]
     task.say(f"Starting one Algorithm with {counted(most, 'env runner')} to probe {counted(len(scales), 'configuration')}")
-    host = Host(cluster.at_scale(task.config, Scale(most, 1)), keep_envs=keep_envs, say=task.say)
+    host = Host(cluster.at_scale(task.config, Scale(most, 1)), say=task.say)
     interrupted = False
     try:
         rounds = ProbeRounds(scales, host.steps_per_update(scales))
@@ -168,14 +167,14 @@ class _Running:
         Raises:
             ProbeError: the reference can't be probed, or probes don't reproduce training.
         """
-        rounds, started, number = self.rounds, time.perf_counter(), len(self.rounds.probes)
+        rounds, started = self.rounds, time.perf_counter()
         found: dict[Scale, Probe] = {}
         # The first round creates the envs, in all env runners at once; the configurations most likely to fail come last.
         creation = sorted(rounds.running, key=lambda scale: (scale.num_envs_per_env_runner, -scale.num_env_runners))
-        for scale in random.sample(creation, len(creation)) if number else creation:
+        for scale in random.sample(creation, len(creation)) if rounds.probes else creation:
             if scale in rounds.failed:
                 continue
-            probe = self.host.probe(scale, number)
+            probe = self.host.probe(scale)
             if isinstance(probe, Probe):
                 found[scale] = probe
             elif scale == REFERENCE_SCALE:

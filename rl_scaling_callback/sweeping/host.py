@@ -19,11 +19,11 @@ from rl_scaling_callback.callback import ScalingCallback
 from rl_scaling_callback.core.attribution import RECORDED
 from rl_scaling_callback.core.probing import Probe, ProbeError
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.rllib import hardware, prober
+from rl_scaling_callback.rllib import hardware
 from rl_scaling_callback.rllib.configs import is_asynchronous, is_new_stack, read_scale, steps_before_learning
 from rl_scaling_callback.rllib.prober import Prober
+from rl_scaling_callback.rllib.rescale import Switch
 from rl_scaling_callback.rllib.results import MEASURED_KEYS, read_injected, read_measured
-from rl_scaling_callback.rllib.switch import Switch
 from rl_scaling_callback.rllib.threads import learner_threads, set_learner_threads
 from rl_scaling_callback.sweeping import cluster
 from rl_scaling_callback.sweeping.user_callbacks import callbacks_of, learner_threads_of, measures
@@ -59,13 +59,13 @@ class _Host:
         self._algorithm = config.build_algo()
         return hardware.this_host()
 
-    def prepare(self, probes: bool, keep_envs: bool, threads: int | None) -> float:
+    def prepare(self, probes: bool, threads: int | None) -> float:
         """Train until the algorithm has learned; return the number of the learner's threads."""
         if probes:
             if threads is not None:
                 set_learner_threads(self._algorithm, threads)
-            self._prober = Prober(self._algorithm, max_seconds=_MAX_PROBE_S, probe_seconds=_PROBE_S, keep_envs=keep_envs)
-            self._switch = Switch(self._algorithm, keep_envs)
+            self._prober = Prober(self._algorithm, max_seconds=_MAX_PROBE_S, probe_seconds=_PROBE_S)
+            self._switch = Switch(self._algorithm)
         config = vars(self._algorithm.config)
         steps, before_learning = 0.0, steps_before_learning(config)
         while steps <= before_learning:
@@ -87,13 +87,13 @@ class _Host:
         assert self._prober is not None
         return {scale: self._prober.steps_per_round(scale) for scale in scales}
 
-    def probe(self, scale: Scale, number: int) -> Probe | str:
+    def probe(self, scale: Scale) -> Probe | str:
         """Return the probe, or the reason if it failed or took too long."""
         assert self._prober is not None
         try:
-            return self._prober.measure([scale], first_round=number)[0]
-        except (ProbeError, ValueError) as error:
-            return str(error).removesuffix(f". {prober._INSTEAD}.")
+            return self._prober.measure([scale])[0][scale]
+        except ProbeError as error:
+            return str(error).removesuffix(".")
 
     def is_whole(self) -> bool:
         group: Any = self._algorithm.env_runner_group
@@ -116,7 +116,6 @@ class Host:
     Args:
         config: the config, with the largest number of env runners to probe.
         probes: whether to probe and train configurations in this Algorithm, instead of training its own only.
-        keep_envs: whether to keep the envs of probed configurations.
         say: called with a message if it has to wait for resources.
 
     Attributes:
@@ -128,10 +127,8 @@ class Host:
         TimeoutError: the cluster has no free resources for it.
     """
 
-    def __init__(
-        self, config: AlgorithmConfig, *, probes: bool = True, keep_envs: bool = True, say: Callable[[str], None] = print
-    ) -> None:
-        self._config, self._probes, self._keep_envs, self._say = config, probes, keep_envs, say
+    def __init__(self, config: AlgorithmConfig, *, probes: bool = True, say: Callable[[str], None] = print) -> None:
+        self._config, self._probes, self._say = config, probes, say
         self._start()
 
     def _start(self) -> None:
@@ -148,7 +145,7 @@ class Host:
         self._actor: Any = actor.options(**options).remote()
         try:
             self.machine: hardware.Host = self._ask("start", _timed(self._config), within_s=_MAX_START_S)
-            given = self._probes, self._keep_envs, learner_threads_of(self._config)
+            given = self._probes, learner_threads_of(self._config)
             self.learner_threads: float = self._ask("prepare", *given, within_s=None if self._probes else _MAX_SILENCE_S)
         except BaseException:
             self.close()
@@ -182,9 +179,9 @@ class Host:
         steps: dict[Scale, float] = self._ask("steps_per_update", [*scales])
         return steps
 
-    def probe(self, scale: Scale, number: int) -> Probe | str:
+    def probe(self, scale: Scale) -> Probe | str:
         """Return a probe of a scale, or the reason if it failed."""
-        probe: Probe | str = self._ask("probe", scale, number)
+        probe: Probe | str = self._ask("probe", scale)
         return probe
 
     def close(self) -> None:

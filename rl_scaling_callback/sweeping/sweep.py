@@ -41,7 +41,6 @@ def sweep(
     runners: Counts = "auto",
     envs: Counts = "auto",
     budget_minutes: float | None = None,
-    keep_envs: bool = True,
     page: str | Path = PAGE,
     say: Callable[[str], None] = print,
     show: Callable[[Report], None] | None = None,
@@ -63,9 +62,6 @@ def sweep(
         budget_minutes: time limit for measuring and confirming; starting Ray and the Algorithm does not count. By default, 12 s
             for probes after the first round, 30 s on a disturbed machine, and 12 s for confirming and for comparing numbers of the
             learner's threads. Without probes, no measurement starts after this time; by default, there is no limit.
-        keep_envs: keep the envs of all configurations between rounds; each env runner then has 1 + the sum of the different numbers
-            of envs. False keeps only its own envs and those of one configuration at a time, and rebuilds them for each probe. This
-            takes longer, but suits simulators with few licences or high memory use.
         page: path or URI of the HTML page to write; an existing one is replaced.
         say: called with progress messages.
         show: called with the report; by default, the report is printed.
@@ -101,7 +97,7 @@ def sweep(
     task = Task(measured, race, grid, budget_minutes and 60 * budget_minutes, say, progress)
     try:
         _check_probing(config)
-        swept = sweep_by_probes(task, grows=isinstance(envs, str), keep_envs=keep_envs)
+        swept = sweep_by_probes(task, grows=isinstance(envs, str))
     except ProbeError as error:
         say(f"Probing is not possible: {str(error).rstrip('.')}. Training each configuration in an Algorithm of its own instead.")
         swept = sweep_by_training(task)

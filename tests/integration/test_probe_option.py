@@ -78,5 +78,5 @@ def test_trial_whose_connector_has_the_same_state_in_every_pipeline_is_not_probe
     (scaling,) = scalings(train(config.env_runners(num_envs_per_env_runner=2).callbacks(in_this_process), 1))
     assert math.isnan(scaling["speedup"])
     (warning,) = [message for message in warnings_of(caplog) if "probed" in message]
-    assert "the connector MeanStdFilter" in warning
+    assert "the MeanStdFilter" in warning
     assert "create a new one" in warning

@@ -196,7 +196,7 @@ def test_learner_updates_with_the_threads_to_measure():
     level = logger.level
     try:
         host.start(hosts._timed(costly(batch=20).env_runners(num_env_runners=1)))
-        assert host.prepare(probes=True, keep_envs=True, threads=before + 1) == before + 1
+        assert host.prepare(probes=True, threads=before + 1) == before + 1
         host.train(Scale(1, 1), probes=True, threads=before + 2)
         assert torch.get_num_threads() == before + 2
         host.train(Scale(1, 2), probes=True)
@@ -207,18 +207,17 @@ def test_learner_updates_with_the_threads_to_measure():
         logger.setLevel(level)
 
 
-@pytest.mark.parametrize(("keep", "most"), [(True, 1 + 1 + 2 + 3), (False, 1 + 3)])
-def test_envs_alive_at_a_time_and_after_a_sweep(tmp_path, keep, most):
-    host = Host(at_scale(costly(Simulator, batch=20, folder=str(tmp_path)), Scale(1, 1)), keep_envs=keep)
+def test_envs_alive_at_a_time_and_after_a_sweep(tmp_path):
+    host = Host(at_scale(costly(Simulator, batch=20, folder=str(tmp_path)), Scale(1, 1)))
     alive = []
     try:
         for scale in (Scale(1, 1), Scale(1, 2), Scale(1, 3)):
-            assert host.probe(scale, 0).env_steps > 0
+            assert host.probe(scale).env_steps > 0
             assert host.train(scale).env_steps >= 20
             alive.append(len(list(tmp_path.iterdir())))
     finally:
         host.close()
-    assert max(alive) == most
+    assert max(alive) == 1 + 1 + 2 + 3
     assert list(tmp_path.iterdir()) == []
 
 

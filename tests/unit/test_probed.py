@@ -35,7 +35,7 @@ class Machine:
         return self.fragment * scale.parallelism
 
     def measure(self, scales, rounds=1):
-        return [self._probe(scale, each) for each in range(rounds) for scale in scales]
+        return [{scale: self._probe(scale) for scale in scales} for _ in range(rounds)]
 
     def close(self):
         self.closed += 1
@@ -55,12 +55,12 @@ class Machine:
             changes += probed.observe(1000.0, self.iterate())
         return changes
 
-    def _probe(self, scale, number):
+    def _probe(self, scale):
         self.probes += 1
         slow = self.slowness * math.exp(self._random.gauss(0, self._noise)) * (5 if self._random.random() < self._disturbed else 1)
         seconds = 256 * SECONDS_PER_STEP[scale] * slow * self.cost_for_twins
         self.now += seconds + self.overhead
-        return Probe(scale, number, 256.0, seconds, (BUSY_SHARE * seconds,) * scale.num_env_runners)
+        return Probe(scale, 256.0, seconds, (BUSY_SHARE * seconds,) * scale.num_env_runners)
 
 
 def baseline(machine, scale=OWN, reference=SINGLE, overlaps=False, **options):
@@ -292,7 +292,9 @@ def test_failed_probes_stay_within_their_share_and_keep_the_baseline(warn):
     assert 10.0 * (failed - 1) <= 3.0 + 0.01 * (machine.now - started)
     assert probed.status.age == pytest.approx(machine.now - started)
     assert probed.status.source == "probe"
-    assert warn == {"probe": "An env hangs. The baseline of the last probe is kept; baseline/age shows how old it is."}
+    assert warn == {
+        "probe": "a later probe failed: An env hangs. The baseline of the last probe is kept; baseline/age shows how old it is."
+    }
 
 
 def test_asynchronous_trials_are_warned_that_the_reference_does_not_learn_unless_it_is_their_own(warn):

@@ -50,9 +50,10 @@ class ScriptedHost:
     slower = 1
     dies = False
 
-    def __init__(self, config, *, probes=True, keep_envs=True, say=print):
-        self.scale, self.machine, self.probes = config, replace(this_host(), cores=4), probes
-        self.probed = self.added = self.trained_since = 0
+    def __init__(self, config, *, probes=True, say=print):
+        self.scale, self.machine, self.uses_probes = config, replace(this_host(), cores=4), probes
+        self.probes = Counter()
+        self.added = self.trained_since = 0
 
     def close(self):
         pass
@@ -73,17 +74,22 @@ class ScriptedHost:
         self.threads = threads or self.threads
         learn = self.slower * self.update_s()
         seconds = self.slower * 0.8 / scale.parallelism + 0.002 + learn
-        if not self.probes:
+        if not self.uses_probes:
             seconds = 2.0 / min(scale.num_env_runners, 2) / min(scale.num_envs_per_env_runner, 4) + 0.01
         ScriptedHost.now += seconds
         return trained(scale, seconds, learn)
 
-    def probe(self, scale, number):
-        self.probed, self.trained_since = number + 1, 0
+    @property
+    def probed(self):
+        return max(self.probes.values(), default=0)
+
+    def probe(self, scale):
+        number, self.trained_since = self.probes[scale], 0
+        self.probes[scale] += 1
         self.fails(self)
         seconds = self.slower * 0.8 / scale.parallelism * (1 + 0.01 * math.sin(7 * number + scale.parallelism))
         ScriptedHost.now += seconds
-        return Probe(scale, number, 80.0, seconds, (seconds,) * scale.num_env_runners)
+        return Probe(scale, 80.0, seconds, (seconds,) * scale.num_env_runners)
 
 
 @pytest.fixture
@@ -235,8 +241,8 @@ def test_sweep_that_ends_early_reports_the_results_so_far(scripted, error, when)
 def test_configuration_that_cannot_be_probed_is_not_trained(scripted):
     trained = []
 
-    def fail(self, scale, number):
-        return "no licence" if scale.num_envs_per_env_runner > 1 else ScriptedHost.probe(self, scale, number)
+    def fail(self, scale):
+        return "no licence" if scale.num_envs_per_env_runner > 1 else ScriptedHost.probe(self, scale)
 
     def spy(self, scale):
         trained.append(scale)
@@ -253,9 +259,9 @@ def test_configuration_that_cannot_be_probed_is_not_trained(scripted):
 def test_larger_configurations_are_skipped_after_one_kills_env_runners(scripted, dies):
     tried = []
 
-    def fail(self, scale, number):
+    def fail(self, scale):
         tried.append(scale)
-        return "it died" if scale.num_envs_per_env_runner > 2 else ScriptedHost.probe(self, scale, number)
+        return "it died" if scale.num_envs_per_env_runner > 2 else ScriptedHost.probe(self, scale)
 
     scripted(probe=fail, dies=dies)
     swept, _ = probe(envs=(1, 4, 8), budget_s=20.0)

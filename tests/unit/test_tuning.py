@@ -60,13 +60,13 @@ class World:
         return seconds * self.random.lognormvariate(0, 0.02)
 
     # The prober
-    def measure(self, scales, rounds=1, first_round=0):
+    def measure(self, scales, rounds=1):
         [scale] = scales
         if scale in self.fails:
             raise ProbeError("no licence")
         self.clock_s += 0.2
         seconds = self.noisy(self.sampling_s(scale)) * 512
-        return [Probe(scale, first_round, 512, seconds, (seconds,) * max(1, scale.num_env_runners))]
+        return [{scale: Probe(scale, 512, seconds, (seconds,) * max(1, scale.num_env_runners))}]
 
     def close(self):
         pass
