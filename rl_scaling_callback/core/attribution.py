@@ -75,8 +75,8 @@ class TimeBreakdown(NamedTuple):
             seconds: its duration.
             *runners: `busy`, `longest`, `reset` and `all_resets`, as far as they are known.
         """
-        timed = [phases.get(phase, 0.0) for phase in PHASES[:-1]]
-        return cls(*timed, seconds - sum(timed), *runners)
+        sample, learn, sync, evaluate = [phases.get(phase, 0.0) for phase in PHASES[:-1]]
+        return cls(sample, learn, sync, evaluate, seconds - (sample + learn + sync + evaluate), *runners)
 
     @classmethod
     def of_window(cls, parts: Mapping[str, float], env_steps: float = 1.0) -> TimeBreakdown:
