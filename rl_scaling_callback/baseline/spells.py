@@ -121,6 +121,7 @@ class Spells:
     def __init__(self) -> None:
         self._spells: deque[_Spell] = deque(maxlen=_MAX_SPELLS)
         self._costs: deque[float] = deque(maxlen=_MAX_ITERATIONS)
+        self._cost_sum = 0.0  # kept up to date, because every iteration needs it
         self._spread_before = NAN
         self._is_over = True
         self._missed = 0.0
@@ -159,12 +160,16 @@ class Spells:
         spell.iterations += 1
         spell.own += cost.own
         spell.own_longest += cost.own_longest
+        if len(self._costs) == _MAX_ITERATIONS:
+            self._cost_sum -= self._costs[0]
         self._costs.append(cost.own)
+        self._cost_sum += cost.own
 
     def start_over(self) -> None:
         """Forget the probes and iterations so far, but not how much iterations vary."""
         self._spread_before = self._spread()
         self._costs.clear()
+        self._cost_sum = 0.0
         self._spells.clear()
 
     def is_outlier(self, cost: Cost) -> bool:
@@ -172,7 +177,7 @@ class Spells:
         n = len(self._costs)
         if n < FEWEST_TO_TELL:
             return False
-        difference = abs(cost.own - sum(self._costs) / n) - math.log(DISAGREE)
+        difference = abs(cost.own - self._cost_sum / n) - math.log(DISAGREE)
         # Usually negative; their spread takes as long to compute as all else.
         return difference > 0 and difference > min(
             _CAUTION * student_t(n - 1) * self._spread() * math.sqrt(1 + 1 / n), UNEXPLAINED - math.log(DISAGREE)
@@ -234,7 +239,7 @@ class Spells:
         n = len(self._costs)
         if n < FEWEST_TO_TELL:
             return self._spread_before
-        mean = sum(self._costs) / n
+        mean = self._cost_sum / n
         return math.sqrt(sum([(cost - mean) ** 2 for cost in self._costs]) / (n - 1))
 
 
