@@ -120,9 +120,10 @@ class Prober:
 
     def close(self) -> None:
         """Close the twins and their envs. The prober stays usable and creates new ones when needed."""
-        for runners in ([], self._group.healthy_env_runner_ids()):
-            with suppress(Exception):
-                self._ask(runners, twins.close, self._max_seconds)
+        with suppress(Exception):
+            self._ask([], twins.close, self._max_seconds)
+        with suppress(Exception):
+            self._ask(self._group.healthy_env_runner_ids(), twins.close, self._max_seconds)
 
     def _probe(self, scale: Scale, until: float) -> Probe:
         runners = self._runners(scale)

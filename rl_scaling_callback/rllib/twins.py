@@ -11,7 +11,6 @@ import functools
 import gc
 import inspect
 import time
-import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -187,7 +186,7 @@ def twin_for(env_runner: Any, scale: Scale) -> Any:
     """Return the twin of an env runner for a scale: a kept one or a new one."""
     twins = _twins_of(env_runner)
     twin = twins.by_envs.pop(scale.num_envs_per_env_runner, None)
-    if twin is not None and vars(twin)[_ENV]() is not env_runner.env:
+    if twin is not None and vars(twin)[_ENV] is not env_runner.env:
         # The original's env was made anew, perhaps with another config (as in a curriculum): so is the twin's.
         _stop(twin)
         twin = None
@@ -202,7 +201,7 @@ def twin_for(env_runner: Any, scale: Scale) -> Any:
             gc.collect()
             twin = _twin_of(env_runner, scale, twins.shares_data)
     twin.config.num_env_runners = scale.num_env_runners
-    vars(twin)[_ENV] = weakref.ref(env_runner.env)
+    vars(twin)[_ENV] = env_runner.env
     copy_task(env_runner.env, twin.env)
     twins.by_envs[scale.num_envs_per_env_runner] = twin
     return twin
