@@ -65,7 +65,9 @@ def _may_change(part: Any) -> bool:
 
 
 def sub_envs(env: Any) -> list[Any]:
-    """Return the envs of an env runner, without their wrappers."""
+    """Return the envs of an env runner, without their wrappers; none if it has no env (the local one of some trials)."""
+    if env is None:
+        return []
     inner = env.unwrapped
     return [each.unwrapped for each in getattr(inner, "envs", [inner])]
 

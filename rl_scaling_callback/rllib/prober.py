@@ -120,13 +120,13 @@ class Prober:
 
     def close(self) -> None:
         """Close the twins and their envs. The prober stays usable and creates new ones when needed."""
-        for runners in ([], self._group.healthy_env_runner_ids()):
-            with suppress(Exception):
-                self._ask(runners, twins.close, self._max_seconds)
+        with suppress(Exception):
+            self._ask([], twins.close, self._max_seconds)
+        with suppress(Exception):
+            self._ask(self._group.healthy_env_runner_ids(), twins.close, self._max_seconds)
 
     def _probe(self, scale: Scale, until: float) -> Probe:
         runners = self._runners(scale)
-        is_complete = False
         try:
             prepared = self._call(runners, functools.partial(twins.prepare, scale=scale), until)
             own, envs = prepared[0][1], scale.num_envs_per_env_runner
@@ -143,13 +143,11 @@ class Prober:
             vector_step = max(seconds for seconds, _ in prepared)
             wanted = envs * max(_MIN_VECTOR_STEPS, round(self._probe_seconds / max(vector_step, 1e-6)))
             call = functools.partial(self._timed, scale, runners, until)
-            probe = self._of_shorter_calls(scale, call, wanted, own) if own > wanted else self._of_own_calls(scale, call)
-            is_complete = True
-            return probe
+            return self._of_shorter_calls(scale, call, wanted, own) if own > wanted else self._of_own_calls(scale, call)
         finally:
             self._replay_buffer = self._metrics = None
             with suppress(Exception):
-                self._ask(runners, functools.partial(twins.finish, keep=is_complete), _GRACE_S)
+                self._ask(runners, twins.finish, _GRACE_S)
 
     def _of_shorter_calls(self, scale: Scale, call: Callable[[int | None], Probe], wanted: int, own: float) -> Probe:
         """Return a probe from calls for `wanted` env steps per env runner, fewer than the algorithm's own calls (`own`)."""

@@ -11,7 +11,6 @@ import functools
 import gc
 import inspect
 import time
-import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -44,11 +43,12 @@ class Sample(NamedTuple):
 
 @dataclass(slots=True)
 class _Twins:
-    """The twins of an env runner, by envs per env runner; during a probe, the current one, and what to call at its end."""
+    """The twins of an env runner, by envs per env runner; during a probe, the current one, and what to do at its end."""
 
     by_envs: dict[int, Any] = field(default_factory=dict)
     shares_data: bool = True  # large arrays of the original's `env_config`
     current: Any = None
+    failed: bool = False
     restore_generators: Callable[[], None] | None = None
 
 
@@ -61,6 +61,11 @@ class _TimedResets(SampleTiming, RLlibCallback):
     def on_sample_end(self, *, env_runner: Any = None, **kwargs: Any) -> None:
         if self._sampling is not None:
             vars(env_runner)[_RESETS] = vars(env_runner).get(_RESETS, 0.0) + self._sampling.take().get("reset", 0.0)
+
+
+def _twins_of(env_runner: Any) -> _Twins:
+    twins: _Twins = vars(env_runner).setdefault(_TWINS, _Twins())
+    return twins
 
 
 def take_resets(env_runner: Any) -> float:
@@ -78,9 +83,11 @@ def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
             with isolation.time_limit(seconds):
                 return function(env_runner, **kwargs)
         except isolation.Overdue:
-            return ProbeTimeoutError(f"A call took more than {seconds:.1f} s.")
+            answer: ProbeError = ProbeTimeoutError(f"A call took more than {seconds:.1f} s.")
         except Exception as error:
-            return error if isinstance(error, ProbeError) else ProbeError(f"{text_of(error)}.")
+            answer = error if isinstance(error, ProbeError) else ProbeError(f"{text_of(error)}.")
+        _twins_of(env_runner).failed = True
+        return answer
 
     return guarded
 
@@ -92,7 +99,7 @@ def prepare(env_runner: Any, *, scale: Scale) -> tuple[float, float]:
     Returns:
         The time of a vector step [s], and the env steps of a call of the algorithm's own; 0 if calls can't request a number.
     """
-    twins = vars(env_runner).setdefault(_TWINS, _Twins())
+    twins = _twins_of(env_runner)
     twins.restore_generators = isolation.saved_generators()
     try:
         return _prepare(env_runner, twins, scale)
@@ -131,7 +138,7 @@ def _prepare(env_runner: Any, twins: _Twins, scale: Scale) -> tuple[float, float
 @_guarded
 def sample(env_runner: Any, *, steps: int | None, by_reference: bool) -> Sample:
     """Sample with the current twin: `steps` env steps, or as many as the algorithm's own call if None."""
-    twin = getattr(env_runner, _TWINS).current
+    twin = _twins_of(env_runner).current
     started = time.perf_counter()
     samples = twin.sample() if steps is None else twin.sample(num_timesteps=steps)
     seconds = time.perf_counter() - started
@@ -147,16 +154,17 @@ def sample(env_runner: Any, *, steps: int | None, by_reference: bool) -> Sample:
 @_guarded
 def set_weights(env_runner: Any, *, state: Any) -> None:
     """Give the current twin the weights that `state` refers to."""
-    getattr(env_runner, _TWINS).current.set_state(ray.get(state))
+    _twins_of(env_runner).current.set_state(ray.get(state))
 
 
 @_guarded
-def finish(env_runner: Any, *, keep: bool) -> None:
-    """End a probe: restore the global random generators, and close its twin unless it is to be kept."""
-    twins = getattr(env_runner, _TWINS)
+def finish(env_runner: Any) -> None:
+    """End a probe: restore the global random generators, and close its twin if a call failed."""
+    twins = _twins_of(env_runner)
+    twin, failed = twins.current, twins.failed
+    twins.current, twins.failed = None, False
     try:
-        twin, twins.current = twins.current, None
-        if not keep and twin is not None:
+        if failed and twin is not None:
             twins.by_envs = {envs: each for envs, each in twins.by_envs.items() if each is not twin}
             twins.shares_data = False  # the error may come from writing to it
             _stop(twin)
@@ -176,9 +184,9 @@ def close(env_runner: Any) -> None:
 
 def twin_for(env_runner: Any, scale: Scale) -> Any:
     """Return the twin of an env runner for a scale: a kept one or a new one."""
-    twins = vars(env_runner).setdefault(_TWINS, _Twins())
+    twins = _twins_of(env_runner)
     twin = twins.by_envs.pop(scale.num_envs_per_env_runner, None)
-    if twin is not None and vars(twin)[_ENV]() is not env_runner.env:
+    if twin is not None and vars(twin)[_ENV] is not env_runner.env:
         # The original's env was made anew, perhaps with another config (as in a curriculum): so is the twin's.
         _stop(twin)
         twin = None
@@ -193,7 +201,7 @@ def twin_for(env_runner: Any, scale: Scale) -> Any:
             gc.collect()
             twin = _twin_of(env_runner, scale, twins.shares_data)
     twin.config.num_env_runners = scale.num_env_runners
-    vars(twin)[_ENV] = weakref.ref(env_runner.env)
+    vars(twin)[_ENV] = env_runner.env
     copy_task(env_runner.env, twin.env)
     twins.by_envs[scale.num_envs_per_env_runner] = twin
     return twin
