@@ -5,9 +5,8 @@ from __future__ import annotations
 import functools
 import logging
 import uuid
-import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,28 +16,23 @@ try:
 except ImportError as error:
     raise ImportError('ScalingCallback needs RLlib 2.45 or newer: pip install "ray[tune,rllib]>=2.45"') from error
 
-from ray.util.metrics import Gauge
-
 from rl_scaling_callback.analysis.goals import Goal
 from rl_scaling_callback.baseline.probed import ProbedBaseline
-from rl_scaling_callback.baseline.source import BaselineSource
+from rl_scaling_callback.baseline.source import BaselineSource, GivenBaseline
 from rl_scaling_callback.baseline.store import BaselineStore
-from rl_scaling_callback.baseline.tracker import BaselineTracker, GivenBaseline
+from rl_scaling_callback.baseline.tracker import BaselineTracker
 from rl_scaling_callback.core import schema
 from rl_scaling_callback.core.comparison import Resources
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.probing import ProbeError, ProbeTimeoutError
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule, SteadyWindow
+from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule
 from rl_scaling_callback.core.trial import Trial
 from rl_scaling_callback.live.autotune import tuner_for
 from rl_scaling_callback.live.colocation import Colocation
-from rl_scaling_callback.live.gauges import Gauges
 from rl_scaling_callback.live.instruments import Instrument, instrument_for
-from rl_scaling_callback.live.load import Load
 from rl_scaling_callback.live.monitor import TrialMonitor
-from rl_scaling_callback.live.options import MAX_ENVS, MAX_PROBE_SECONDS, PROBE_SECONDS, Options
-from rl_scaling_callback.live.reading import IterationReader
+from rl_scaling_callback.live.options import PROBE_SECONDS, Options, goal_of, place_of, scale_of
 from rl_scaling_callback.live.tuning import Tuner
 from rl_scaling_callback.rllib import hardware, hooks, introspection
 from rl_scaling_callback.rllib.configs import (
@@ -46,12 +40,11 @@ from rl_scaling_callback.rllib.configs import (
     iterations_are_timed,
     read_scale,
     samples_env,
-    steps_before_learning,
     steps_in_turn,
 )
 from rl_scaling_callback.rllib.prober import Prober
 from rl_scaling_callback.rllib.results import REPORTS
-from rl_scaling_callback.rllib.sampling import SamplingClock, clock_of
+from rl_scaling_callback.rllib.sampling import SampleTiming, SamplingClock
 from rl_scaling_callback.rllib.threads import learner_threads, set_learner_threads
 
 if TYPE_CHECKING:
@@ -59,11 +52,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("rl_scaling_callback")
 
-_NO_PROBES_S: Final = 0.01
+_MIN_PROBES_S: Final = 0.01
 """Autotune takes less in iterations after which it doesn't probe."""
 
 
-class ScalingCallback(RLlibCallback):
+class ScalingCallback(SampleTiming, RLlibCallback):
     """Adds throughput, speedup and parallel efficiency to every training result, under `result["scaling"]`.
 
     Pass it to any algorithm config: `config.callbacks(ScalingCallback)`, or with options
@@ -73,46 +66,41 @@ class ScalingCallback(RLlibCallback):
 
     Args:
         baseline_dir: directory or URI (such as `s3://…`) to keep baselines in across experiments. Relative paths are resolved
-            against the directory the program was started in. By default, baselines are kept in the experiment's folder and used
-            only in the run that measured them.
+            against the directory the program was started in. By default, they are kept in the experiment's folder, for one run.
         baseline_sps: SPS of the reference [steps/s], if already known.
         reference: scale of the reference, such as `"1r1e"` or `"4r×2e"`.
-        workload: a name for the workload. Trials with the same name are treated as comparable. By default, config and hardware
-            decide.
+        workload: a name; trials with the same name are treated as comparable. By default, config and hardware decide.
         probe: whether to measure the baseline inside the trial, by sampling a few hundred env steps at the reference scale from
-            time to time. No reference trial is needed. Probing takes a second at the start, more if envs are slow to build or
-            reset, at most 10 % of the first half minute, and at most 1 % of the time afterwards. Each env runner keeps up to two
-            more sets of envs. The baseline is trusted only as far as probes at the trial's own scale reproduce its iterations.
-            With APPO and IMPALA speedups come out low, because probes run only before training, while nothing slows down
-            sampling. By default, the baseline is probed where nothing else can provide it: outside Tune, without `baseline_dir`
-            and `baseline_sps`. Pass False for envs that must not exist twice.
+            time to time: a second at the start, more if envs are slow to build or reset, at most 10 % of the first half minute, and
+            at most 1 % of the time afterwards. Each env runner keeps up to two more sets of envs. The baseline is trusted only as
+            far as probes at the trial's own scale reproduce its iterations. With APPO and IMPALA speedups come out low, because
+            probes run only before training, while nothing slows down sampling. By default, the baseline is probed where nothing
+            else can provide it: outside Tune, without `baseline_dir` and `baseline_sps`. Pass False for envs that must not exist
+            twice.
         max_probe_seconds: time limit [s] of the probes at the start, together, and of each later round. The first ones also build
-            the envs. Native code of an env can't be interrupted: a step or reset in progress is
-            waited for.
+            the envs. Native code of an env can't be interrupted: a step or reset in progress is waited for.
         steady: which iterations count for steady figures, and when a reference trial publishes its baseline.
         autotune: True, or a goal, to make the trial faster by itself within the CPUs that it has: how many of its env runners
             sample, with how many envs, and how many threads the learner uses. The batch stays the same. It takes about fifteen
-            iterations and as many seconds of probes, goes back to the config if no gain is proven, and then costs nothing. The
-            baseline is probed, and the trial is no reference for others.
-        max_envs: largest number of envs per env runner that autotune may choose. While it probes, an env runner has up to twice as
-            many.
+            iterations and as many seconds of probes, and goes back to the config if no gain is proven. The baseline is probed, and
+            the trial is no reference for others.
+        max_envs: largest number of envs per env runner that autotune may choose; up to twice as many exist while it probes.
         learner_threads: number of threads of the learner's torch. Ray starts it with as many as its process has CPUs, usually one.
 
     Raises:
-        ValueError: an option is invalid. An unreachable `baseline_dir` is reported when the Algorithm is built, because env runners
-            create callbacks too but never use it.
+        ValueError: an option is invalid. An unreachable `baseline_dir` is reported when the Algorithm is built.
     """
 
-    # Defaults for subclasses that don't call super().__init__().
-    _options = Options.of()
+    # Defaults for subclasses that don't call super().__init__(); those of the options are set below.
+    _options: Options
     _warned: frozenset[str] = frozenset()
+    _is_redundant = False
     _trial: TrialMonitor | None = None
     _instrument: Instrument | None = None
-    _sampling: SamplingClock | None = None
-    _gauges: Gauges | None = None
+    _colocation: Colocation | None = None
+    _lasting: BaselineStore | None = None
     _tuner: Tuner | None = None
-    _threads = NAN
-    _is_redundant = False
+    _sampling: SamplingClock | None = None
 
     def __init__(
         self,
@@ -122,22 +110,22 @@ class ScalingCallback(RLlibCallback):
         reference: str | Scale = "1r1e",
         workload: str | None = None,
         probe: bool | None = None,
-        max_probe_seconds: float = MAX_PROBE_SECONDS,
+        max_probe_seconds: float = 10.0,
         steady: SteadyRule = DEFAULT_RULE,
         autotune: bool | str | Goal = False,
-        max_envs: int = MAX_ENVS,
+        max_envs: int = 64,
         learner_threads: int | None = None,
     ) -> None:
         super().__init__()
-        self._options = Options.of(
-            baseline_dir=baseline_dir,
+        self._options = Options(
+            baseline_dir=place_of(baseline_dir),
             baseline_sps=baseline_sps,
-            reference=reference,
+            reference=scale_of(reference),
             workload=workload,
             probe=probe,
             max_probe_seconds=max_probe_seconds,
             steady=steady,
-            autotune=autotune,
+            autotune=goal_of(autotune),
             max_envs=max_envs,
             learner_threads=learner_threads,
         )
@@ -158,9 +146,9 @@ class ScalingCallback(RLlibCallback):
             self._warn("redundant", "the config has more than one ScalingCallback: only the first one measures.")
             return
         place = self._options.baseline_dir
-        lasting = None if place is None else BaselineStore.at(introspection.users_path(place))
+        self._lasting = None if place is None else BaselineStore.at(introspection.users_path(place))
         try:
-            self._trial = self._start(algorithm, lasting)
+            self._start(algorithm)
         except Exception as error:
             self._give_up(error)
 
@@ -171,13 +159,13 @@ class ScalingCallback(RLlibCallback):
             self._attempt("restarted env runners", lambda: tuner.rescaler.reapply(env_runner_indices), None)
 
     def on_evaluate_start(self, **kwargs: Any) -> None:
-        """Start timing an evaluation if no timer of RLlib's does (old API stack)."""
-        if self._instrument is not None and not self._instrument.times_evaluation:
+        """Start timing an evaluation. Where RLlib's timers time it as well, it counts once."""
+        if self._instrument is not None:
             self._instrument.clock.enter("evaluate")
 
     def on_evaluate_end(self, **kwargs: Any) -> None:
         """Stop timing an evaluation."""
-        if self._instrument is not None and not self._instrument.times_evaluation:
+        if self._instrument is not None:
             self._instrument.clock.leave("evaluate")
 
     def on_environment_created(self, *, env_runner: Any, **kwargs: Any) -> None:
@@ -186,26 +174,11 @@ class ScalingCallback(RLlibCallback):
             return
         try:
             if self._sampling is None:
-                self._sampling = clock_of(env_runner)
+                self._sampling = SamplingClock(env_runner)
             else:
-                self._sampling.resize(env_runner.num_envs)
+                self._sampling.num_envs = env_runner.num_envs
         except Exception as error:
             self._warn("env runner", f"this env runner can't be timed ({error!r}): runners/* stay NaN")
-
-    def on_episode_start(self, **kwargs: Any) -> None:
-        """Count the step in which an env is reset. RLlib calls it in the env runner's process."""
-        if self._sampling is not None:
-            self._sampling.count_episode_start()
-
-    def on_episode_step(self, **kwargs: Any) -> None:
-        """Count a step of one of the env runner's envs. RLlib calls it in the env runner's process."""
-        if self._sampling is not None:
-            self._sampling.count_env_step()
-
-    def on_episode_end(self, **kwargs: Any) -> None:
-        """Note that the next step resets an env. RLlib calls it in the env runner's process."""
-        if self._sampling is not None:
-            self._sampling.count_episode_end()
 
     def on_sample_end(self, *, env_runner: Any = None, metrics_logger: Any = None, samples: Any = None, **kwargs: Any) -> None:
         """Report the times of this sample. RLlib calls it in the env runner's process."""
@@ -227,35 +200,29 @@ class ScalingCallback(RLlibCallback):
         try:
             if self._trial is not None and self._instrument is not None:
                 values = self._trial.measure(result, self._instrument.read())
-                values["learner"]["threads"] = self._threads
                 if self._tuner is not None:
                     self._tune(algorithm, self._tuner, self._trial, values)
             elif "error" not in self._warned:
-                self._warn(
-                    "late",
-                    "a subclass's on_algorithm_init does not call super().on_algorithm_init(algorithm=algorithm, **kwargs): "
-                    "measurement starts with the second iteration.",
-                )
+                needed = "super().on_algorithm_init(algorithm=algorithm, **kwargs)"
+                self._warn("late", f"a subclass's on_algorithm_init does not call {needed}: the first iteration isn't measured.")
                 ScalingCallback.on_algorithm_init(self, algorithm=algorithm)
         except Exception as error:
             self._give_up(error)
         result[schema.ROOT] = schema.nest({}) if values is None else values
-        self._show(result)
 
     def _is_not_first_of(self, callbacks: Any) -> bool:
         """Return whether another `ScalingCallback` comes before this one in a list of callbacks."""
         ours = [each for each in callbacks if isinstance(each, ScalingCallback)] if isinstance(callbacks, list) else []
         return bool(ours) and ours[0] is not self
 
-    def _start(self, algorithm: Algorithm, lasting: BaselineStore | None) -> TrialMonitor:
+    def _start(self, algorithm: Algorithm) -> None:
         hooks.watch_end(algorithm, self._end)  # before the other hooks
         config = introspection.config_of(algorithm)
         self._instrument = instrument_for(algorithm, self._attempt, self._warn)
-        colocation = self._attempt("other trials", lambda: _join(algorithm), None)
-        colocated = nullcontext if colocation is None else colocation.iteration
+        self._colocation = self._attempt("other trials", lambda: Colocation(hardware.this_host().name), None)
         hooks.watch_iterations(
             algorithm,
-            step=functools.partial(self._iteration, self._instrument, colocated),
+            step=functools.partial(self._iteration, self._instrument),
             training_step=functools.partial(self._instrument.clock.block, "other"),
         )
         if (threads := self._options.learner_threads) is not None:
@@ -264,40 +231,27 @@ class ScalingCallback(RLlibCallback):
             except ValueError as error:
                 self._warn("learner_threads", f"{error}. The learner runs as Ray started it.")
         storage = introspection.storage_of(algorithm)
-        # RLlib doesn't keep Tune's name of the trial, but the trial's folder starts with it.
-        self._gauges = Gauges(Gauge, storage.trial_dir_name if storage is not None else "", read_scale(config))
         hosts = self._attempt("hosts", lambda: introspection.hosts_of(algorithm), set())
-        resources = self._attempt("resources", lambda: introspection.resources_of(algorithm, hosts), Resources())
         name = storage.trial_fs_path if storage is not None else uuid.uuid4().hex
         trial = Trial(
             name,
             read_scale(config),
             introspection.workload_of(algorithm, hosts, self._options.workload),
-            resources,
+            self._attempt("resources", lambda: introspection.resources_of(algorithm, hosts), Resources()),
             introspection.provenance_of(name.rpartition("/")[2]),
             overlaps=is_asynchronous(config),
             steps_in_turn=steps_in_turn(config),
             steps_vary=iterations_are_timed(config),
         )
-        self._threads = self._attempt("learner threads", lambda: learner_threads(algorithm), NAN)
         if self._options.autotune is not None:
             self._tuner = self._attempt("autotune", lambda: tuner_for(algorithm, trial, self._options, self._warn), None)
-        self._monitor = functools.partial(self._monitor_of, colocation=colocation, lasting=lasting)
-        return self._monitor(algorithm, trial)
+        self._trial = self._monitor(algorithm, trial)
+        self._trial.threads = self._attempt("learner threads", lambda: learner_threads(algorithm), NAN)
 
-    def _monitor_of(
-        self, algorithm: Algorithm, trial: Trial, *, colocation: Colocation | None, lasting: BaselineStore | None
-    ) -> TrialMonitor:
-        config = introspection.config_of(algorithm)
-        return TrialMonitor(
-            trial,
-            self._source(algorithm, trial, lasting),
-            reader=IterationReader(config, self._warn),
-            window=SteadyWindow(self._options.steady, learns_after=steps_before_learning(config)),
-            load=Load(trial.resources.machine_cores, trial.scale.num_env_runners),
-            is_exclusive=lambda: NAN if colocation is None else colocation.exclusive,
-            warn=self._warn,
-        )
+    def _monitor(self, algorithm: Algorithm, trial: Trial) -> TrialMonitor:
+        config, colocation = introspection.config_of(algorithm), self._colocation
+        exclusive = (lambda: NAN) if colocation is None else (lambda: colocation.exclusive)
+        return TrialMonitor(trial, self._source(algorithm, trial), config, self._options.steady, exclusive, self._warn)
 
     def _tune(self, algorithm: Algorithm, tuner: Tuner, monitor: TrialMonitor, values: dict[str, Any]) -> None:
         """Let the tuner go on after an iteration; if it changed something for good, measure anew from the next one on."""
@@ -305,11 +259,11 @@ class ScalingCallback(RLlibCallback):
         was_over = tuner.is_over
         seconds = tuner.observe(values)
         setting |= {"gain": tuner.gain, "gain_error": tuner.gain_error}
-        self._threads = tuner.threads
         if tuner.scale != monitor.trial.scale or (tuner.is_over > was_over and tuner.gain != 1):
             monitor.end()
             monitor = self._trial = self._monitor(algorithm, replace(monitor.trial, scale=tuner.scale))
-        if seconds > _NO_PROBES_S:
+        monitor.threads = tuner.threads
+        if seconds > _MIN_PROBES_S:
             monitor.note_probes(seconds)
 
     def _end(self) -> None:
@@ -320,32 +274,25 @@ class ScalingCallback(RLlibCallback):
             self._attempt("end", self._trial.end, None)
 
     @contextmanager
-    def _iteration(self, instrument: Instrument, colocated: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    def _iteration(self, instrument: Instrument) -> Iterator[None]:
         """Start the instrument, so that an earlier evaluation or failed iteration doesn't count, and run an iteration."""
         instrument.start()
         try:
-            with colocated():
+            with nullcontext() if self._colocation is None else self._colocation.iteration():
                 yield
         except BaseException:
             if self._trial is not None:
                 self._trial.note_failure()
             raise
 
-    def _source(self, algorithm: Algorithm, trial: Trial, lasting: BaselineStore | None) -> BaselineSource:
-        options = self._options
+    def _source(self, algorithm: Algorithm, trial: Trial) -> BaselineSource:
+        options, store = self._options, self._lasting
         if options.baseline_sps is not None:
-            return GivenBaseline(options.baseline_sps, options.reference, trial.scale, self._warn)
+            return GivenBaseline(options.baseline_sps, options.reference)
+        samples, tunes = samples_env(introspection.config_of(algorithm)), options.autotune is not None
         storage = introspection.storage_of(algorithm)
-        samples = samples_env(introspection.config_of(algorithm))
-        if not samples:
-            store = None
-        elif lasting is not None:
-            store = lasting
-        elif storage is not None:
+        if samples and store is None and storage is not None:
             store = BaselineStore.of_experiment(storage, introspection.run_of(storage))
-        else:
-            store = None
-        tunes = options.autotune is not None
         probes = samples and (store is None or tunes) if options.probe is None else options.probe
         if samples and store is None and not probes:
             self._warn(
@@ -353,10 +300,12 @@ class ScalingCallback(RLlibCallback):
                 "there is no experiment folder to keep a baseline in outside Tune: SPS only. For speedup and efficiency, leave out "
                 "probe=False, or pass baseline_dir='a/directory' (and run 1r×1e once) or baseline_sps=….",
             )
-        stored = BaselineTracker(None if tunes else store, trial, options.reference, warn=self._warn, rule=options.steady)
+        stored = BaselineSource()
+        if samples and store is not None and not tunes:
+            stored = BaselineTracker(store, trial, options.reference, warn=self._warn)
         return self._probe_baseline(algorithm, trial, stored) if probes else stored
 
-    def _probe_baseline(self, algorithm: Algorithm, trial: Trial, stored: BaselineTracker) -> BaselineSource:
+    def _probe_baseline(self, algorithm: Algorithm, trial: Trial, stored: BaselineSource) -> BaselineSource:
         """Return a probed baseline, or the stored one if the trial can't be probed."""
         prober: Prober | None = None
         reference, scale = self._options.reference, trial.scale
@@ -364,28 +313,17 @@ class ScalingCallback(RLlibCallback):
             reference = Scale(0, reference.num_envs_per_env_runner)  # the Algorithm's process is the only env runner
         try:
             if reference.num_env_runners > scale.num_env_runners:
-                fits = Scale(scale.num_env_runners, 1).slug
-                raise ProbeError(
-                    f"the reference {reference} has more env runners than the trial ({scale}); use reference={fits!r}."
-                )
+                few = f"the reference {reference} has more env runners than the trial ({scale})"
+                raise ProbeError(f"{few}; use reference={Scale(scale.num_env_runners, 1).slug!r}.")
             prober = Prober(algorithm, max_seconds=self._options.max_probe_seconds, probe_seconds=PROBE_SECONDS)
-            lasting = None if self._options.baseline_dir is None else stored
-            return ProbedBaseline(prober, trial, reference, lasting=lasting, warn=self._warn)
-        except (ProbeError, ValueError) as error:
+            return ProbedBaseline(prober, trial, reference, warn=self._warn)
+        except ProbeError as error:
             if prober is not None:
                 prober.close()  # frees the second set of envs
             longer = " Increase max_probe_seconds to allow more time." if isinstance(error, ProbeTimeoutError) else ""
-            self._warn(
-                "probe", f"the baseline can't be probed: {error}{longer} A reference trial's baseline is used if there is one."
-            )
+            otherwise = "A reference trial's baseline is used if there is one; or give baseline_sps."
+            self._warn("probe", f"the baseline can't be probed: {error}{longer} {otherwise}")
             return stored
-
-    def _show(self, result: Mapping[str, Any]) -> None:
-        try:
-            if self._gauges is not None:
-                self._gauges.set(result)
-        except Exception as error:
-            self._warn("gauges", f"Ray metrics can't be set ({error!r}): this trial exports no scaling_* metrics to Prometheus")
 
     def _attempt(self, topic: str, read: Callable[[], Any], otherwise: Any) -> Any:
         """Return what `read` returns. If it fails, warn once and return `otherwise`, so that the other measurements go on."""
@@ -395,23 +333,14 @@ class ScalingCallback(RLlibCallback):
             self._warn(topic, f"{topic} can't be read ({error!r}): values that depend on them stay NaN")
             return otherwise
 
-    def _warn(self, topic: str, text: str) -> None:
+    def _warn(self, topic: str, text: str, error: Exception | None = None) -> None:
         if topic not in self._warned:
             self._warned |= {topic}
-            logger.warning("ScalingCallback: %s", text)
+            logger.warning("ScalingCallback: %s", text, exc_info=error)
 
     def _give_up(self, error: Exception) -> None:
-        if "error" not in self._warned:
-            self._warned |= {"error"}
-            logger.warning(
-                "ScalingCallback: measurement failed; training continues and result['scaling'] is NaN. Please report this: %r",
-                error,
-                exc_info=error,
-            )
+        text = "measurement failed; training continues and result['scaling'] is NaN. Please report this:"
+        self._warn("error", f"{text} {error!r}", error)
 
 
-def _join(algorithm: Algorithm) -> Colocation:
-    colocation = Colocation(hardware.this_host().name)
-    # RLlib has no hook for the end of an Algorithm, so leave when the object is collected.
-    weakref.finalize(algorithm, colocation.leave)
-    return colocation
+ScalingCallback._options = ScalingCallback()._options

@@ -56,12 +56,7 @@ def filesystem_of(location: str | Path) -> tuple[Any, str]:
 
 
 def write(location: str | Path, name: str, text: str) -> None:
-    """Write a text file into a folder, a path or URI, and create the folder if needed.
-
-    Raises:
-        OSError: it can't be written.
-        ValueError: the filesystem is unknown.
-    """
+    """Write a text file into a folder, a path or URI, created if needed. Raises OSError, or ValueError if it can't be reached."""
     filesystem, path = filesystem_of(location)
     filesystem.create_dir(path, recursive=True)
     with filesystem.open_output_stream(posixpath.join(path, name)) as stream:
@@ -74,12 +69,9 @@ class ExperimentError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A file or folder.
+    """A file or folder: its `pyarrow.fs.FileSystem`, the path there, and how the user wrote it, without credentials.
 
-    Attributes:
-        filesystem: a `pyarrow.fs.FileSystem`.
-        path: its path on that filesystem.
-        text: the location as the user wrote it, without credentials.
+    Reading raises OSError if the storage can't be reached.
     """
 
     filesystem: Any
@@ -136,36 +128,21 @@ class Location:
         return bool(self.filesystem.get_file_info(self.path).type.name == "Directory")
 
     def names(self) -> tuple[list[str], list[str]]:
-        """Return the sorted names of the subfolders and of the files in this folder; empty if it doesn't exist.
-
-        Raises:
-            OSError: the storage can't be reached.
-        """
+        """Return the sorted names of the subfolders and of the files in this folder; empty if it doesn't exist."""
         from pyarrow import fs
 
         infos = self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
-        folders, files = (
-            sorted(info.base_name for info in infos if info.type == kind) for kind in (fs.FileType.Directory, fs.FileType.File)
-        )
-        return folders, files
+        folders = sorted(info.base_name for info in infos if info.type == fs.FileType.Directory)
+        return folders, sorted(info.base_name for info in infos if info.is_file)
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
-        """Open the file for reading.
-
-        Raises:
-            OSError: it can't be read.
-        """
+        """Open the file for reading."""
         with self.filesystem.open_input_stream(self.path) as stream, io.BufferedReader(stream, 1 << 20) as buffered:
             yield buffered
 
     def read(self) -> bytes:
-        """Return the content of the file.
-
-        Raises:
-            ExperimentError: it is too large for a table, config or baseline.
-            OSError: it can't be read.
-        """
+        """Return the content of the file; raise `ExperimentError` if it is too large for a table, config or baseline."""
         with self.open() as stream:
             content = stream.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:

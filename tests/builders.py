@@ -15,6 +15,7 @@ from rl_scaling_callback.baseline.model import Baseline
 from rl_scaling_callback.baseline.store import EXPERIMENT_SUBDIRECTORY, BaselineStore
 from rl_scaling_callback.baseline.tracker import BaselineTracker
 from rl_scaling_callback.core import formulas, schema
+from rl_scaling_callback.core.attribution import TimeBreakdown
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady, SteadyRule, SteadyWindow
@@ -158,14 +159,19 @@ class Warnings(dict):
         self.setdefault(topic, text)
 
 
-def reference(store, scale=SINGLE, *, workload=WORKLOAD, owner="trial", warn=None, steps_vary=False, clock=None):
+def reference(store, scale=SINGLE, *, workload=WORKLOAD, owner="trial", warn=None, steps_vary=False, clock=None, reference=SINGLE):
     return BaselineTracker(
         store,
         Trial(owner, scale, workload, provenance={"trial": owner}, steps_vary=steps_vary),
-        SINGLE,
+        reference,
         warn=Warnings() if warn is None else warn,
         clock=clock or (lambda: 0.0),
     )
+
+
+def compared(source):
+    """Return the SPS to compare with, and whether the trial is comparable."""
+    return source.reference_for(1000.0, TimeBreakdown.of_window({}))[:2]
 
 
 # ---------------------------------------------------------------- results, and experiments on disk

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -46,13 +45,9 @@ class Baseline:
     run: str = ""
 
     @property
-    def unit_sps(self) -> float:
-        """SPS per unit of the reference's parallelism [steps/s], the denominator of speedups.
-
-        At 1r×1e it is the reference's SPS. A larger reference is taken to scale perfectly up to its own size, so its speedup
-        is N and its efficiency 100 %. This is the usual convention for problems too large for one processor.
-        """
-        return self.steady.sps / self.scale.parallelism
+    def trial(self) -> str:
+        """The trial that measured it, for readers."""
+        return self.provenance.get("trial", self.owner)
 
     @property
     def published_at(self) -> float:
@@ -64,16 +59,16 @@ class Baseline:
 
     def to_json(self) -> str:
         """Return the content of a baseline file."""
-        window = asdict(self.steady)
-        window["error"] = window["error"] if math.isfinite(window["error"]) else None
-        window["parts"] = {name: seconds for name, seconds in window["parts"].items() if math.isfinite(seconds)}
+        steady = asdict(self.steady)
+        steady["error"] = steady["error"] if math.isfinite(steady["error"]) else None
+        steady["parts"] = {name: seconds for name, seconds in steady["parts"].items() if math.isfinite(seconds)}
         document = {
             "schema": SCHEMA,
             "version": VERSION,
             "workload_id": self.workload.id,
             "workload": self.workload.facts,
             "reference": self.scale.slug,
-            "steady": window,
+            "steady": steady,
             "owner": self.owner,
             "run": self.run,
             "provenance": self.provenance,
@@ -106,29 +101,20 @@ class Baseline:
                 provenance={str(name): str(value) for name, value in document["provenance"].items()},
                 run=str(document["run"]),
             )
-            workload_id = baseline.workload.id
+            if document["workload_id"] != baseline.workload.id:
+                raise ValueError("its workload does not match its workload_id")
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-            raise BaselineFileError(f"a value is missing or of the wrong type ({error!r})") from None
-        if document.get("workload_id") != workload_id:
-            raise BaselineFileError("its workload does not match its workload_id")
+            raise BaselineFileError(f"a value is missing or wrong ({error!r})") from None
         return baseline
 
 
 def _steady(window: Mapping[str, Any]) -> Steady:
-    return Steady(
-        sps=_number(window["sps"]),
-        error=NAN if window["error"] is None else _number(window["error"], least=0.0),
-        iterations=int(_number(window["iterations"], least=1.0)),
-        env_steps=_number(window["env_steps"]),
-        seconds=_number(window["seconds"]),
-        converged=bool(window["converged"]),
-        settled=bool(window["settled"]),
-        parts={str(name): _number(seconds, least=-math.inf) for name, seconds in window["parts"].items()},
-    )
-
-
-def _number(value: Any, least: float = sys.float_info.min) -> float:
-    """Return a finite number; by default it must be above 0."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < least:
-        raise ValueError(f"{value!r} is not a finite number of at least {least:g}")
-    return float(value)
+    """Return the steady state in a file, after checking that its numbers are possible."""
+    error, parts = window["error"], dict(window["parts"])
+    positive = [window[name] for name in ("sps", "iterations", "env_steps", "seconds")]
+    for number in (*positive, error or 0.0, *parts.values()):
+        if isinstance(number, bool) or not math.isfinite(number):
+            raise ValueError(f"{number!r} is not a finite number")
+    if not min(positive) > 0 or (error or 0.0) < 0:
+        raise ValueError("a number is out of range")
+    return Steady(**{**window, "error": NAN if error is None else error, "parts": parts})

@@ -2,60 +2,75 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import NamedTuple
 
 from rl_scaling_callback.core.attribution import TimeBreakdown
-from rl_scaling_callback.core.comparison import Counterpart
+from rl_scaling_callback.core.comparison import ReferenceFigures
+from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
 
 Warn = Callable[[str, str], None]
 """Takes a topic and a message; logs the first message of each topic."""
 
 
-class BaselineSource(ABC):
-    """Provides the baseline of one trial."""
+class Status(NamedTuple):
+    """What is known about a baseline; NaN if unknown.
+
+    Attributes:
+        source: `trial`, `probe` or `given`; "" while there is no baseline.
+        is_baseline: whether this trial is the reference.
+        error: half-width of its 95 % interval [%].
+        age: seconds since it was measured.
+        steps_per_iteration: env steps that a trial must have per iteration to be comparable; NaN if any number will do.
+        follows_drift: whether it changes with the cost of the trial's env steps.
+    """
+
+    source: str = ""
+    is_baseline: bool = False
+    error: float = NAN
+    age: float = NAN
+    steps_per_iteration: float = NAN
+    follows_drift: bool = False
+
+
+class BaselineSource:
+    """Provides the baseline of one trial. This one has none; others override what they provide."""
+
+    _figures = ReferenceFigures()
 
     @property
-    @abstractmethod
-    def is_baseline(self) -> float:
-        """1.0 if this trial is the reference, else 0.0."""
-
-    @property
-    @abstractmethod
-    def source(self) -> str:
-        """`trial`, `probe` or `given`; "" while there is no baseline."""
-
-    @property
-    @abstractmethod
-    def error(self) -> float:
-        """Half-width of its 95 % interval [%]; NaN if unknown."""
-
-    @property
-    @abstractmethod
-    def age(self) -> float:
-        """Seconds since it was measured; NaN if unknown."""
-
-    @property
-    def follows_drift(self) -> bool:
-        """Whether it changes with the cost of the trial's env steps."""
-        return False
+    def status(self) -> Status:
+        """What is known about the baseline now."""
+        return Status()
 
     def observe(self, env_steps: float, spent: TimeBreakdown) -> bool:
         """Take note of an iteration of the trial; return whether earlier iterations were other work."""
         return False
 
-    @abstractmethod
     def update(self, steady: Steady) -> None:
-        """Look for a baseline, or publish one."""
+        """Take note of the trial's steady state: look for a baseline, or publish one."""
 
-    @abstractmethod
-    def compare_with(self, steady: Steady, env_steps: float, breakdown: TimeBreakdown) -> Counterpart:
-        """Return the reference to compare an iteration or a window with, given its env steps and time breakdown."""
+    def reference_for(self, env_steps: float, spent: TimeBreakdown) -> ReferenceFigures:
+        """Return what the reference takes for the work of an iteration or a window that took the trial as long as in `spent`."""
+        return self._figures
 
     def take_seconds(self) -> float:
         """Return the seconds spent on measuring it since the last call."""
         return 0.0
 
-    def end(self) -> None:  # noqa: B027
+    def end(self) -> None:
         """Release what it holds, and warn if no baseline was found by the end of the trial."""
+
+
+class GivenBaseline(BaselineSource):
+    """A baseline given by the user: `sps` steps/s at the scale `reference`."""
+
+    def __init__(self, sps: float, reference: Scale) -> None:
+        self._figures = ReferenceFigures(sps / reference.parallelism, 1.0)
+
+    @property
+    def status(self) -> Status:
+        """It is given, and nothing else is known."""
+        return Status("given")

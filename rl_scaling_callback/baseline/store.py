@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import posixpath
 import uuid
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -23,8 +22,8 @@ from rl_scaling_callback.storage import absolute, filesystem_of, shown
 EXPERIMENT_SUBDIRECTORY: Final = "scaling_baselines"
 """Subdirectory of a Tune experiment that holds its baselines."""
 
-_MAX_FILES_SEARCHED: Final = 20
-"""Number of baselines of other workloads to read, latest first: each takes a request or two to object storage."""
+_MAX_OTHERS: Final = 8
+"""Number of baselines of other workloads to read: an iteration waits for each."""
 
 _ATOMIC_WRITES: Final = frozenset({"s3", "gcs", "abfs"})
 """Filesystems that make an object visible only when it is complete. Elsewhere only a rename is atomic."""
@@ -69,12 +68,7 @@ class BaselineStore:
 
     @classmethod
     def of_experiment(cls, storage: Any, run: str) -> BaselineStore:
-        """Return the store inside a Tune experiment.
-
-        Args:
-            storage: the trial's `StorageContext`.
-            run: the run of the experiment; another run of the same name may use different code.
-        """
+        """Return the store in a Tune experiment, given a trial's `StorageContext`. Another run of it may use different code."""
         return cls(storage.storage_filesystem, posixpath.join(storage.experiment_fs_path, EXPERIMENT_SUBDIRECTORY), run)
 
     def path(self, workload: Workload, reference: Scale) -> str:
@@ -91,15 +85,15 @@ class BaselineStore:
         """
         path = self.path(workload, reference)
         try:
-            baseline = self._read(path)
+            baseline = self._read(self._fs.get_file_info(path))
             if baseline is not None and (baseline.workload.id != workload.id or baseline.scale != reference):
                 raise BaselineFileError("it is the baseline of another workload or reference")
         except BaselineFileError as error:
             raise BaselineFileError(f"{path}: {error}; {self._set_aside(path, error)}") from None
-        return self._of_run(baseline)
+        return baseline
 
-    def others(self, workload: Workload, reference: Scale) -> Iterator[Baseline]:
-        """Yield the latest baselines of other workloads at the same reference scale, skipping unreadable files.
+    def others(self, workload: Workload, reference: Scale) -> list[Baseline]:
+        """Return the latest baselines of other workloads at the same reference scale, without unreadable files.
 
         Raises:
             OSError: the storage can't be reached.
@@ -110,13 +104,12 @@ class BaselineStore:
         prefix, suffix = f"baseline-v{VERSION}-", f"-{reference.slug}.json"
         infos = self._fs.get_file_info(fs.FileSelector(self.directory, allow_not_found=True))
         named = [info for info in infos if info.base_name.startswith(prefix) and info.base_name.endswith(suffix)]
-        others = [info for info in named if info.type == fs.FileType.File and info.base_name != own]
-        # Recent runs are the likely comparison.
-        for info in nlargest(_MAX_FILES_SEARCHED, others, key=lambda info: info.mtime_ns):
+        others = [info for info in named if info.base_name != own]
+        found = []
+        for info in nlargest(_MAX_OTHERS, others, key=lambda info: info.mtime_ns):  # recent runs are the likely comparison
             with suppress(BaselineFileError):
-                baseline = self._of_run(self._read(info.path))
-                if baseline is not None:
-                    yield baseline
+                found.append(self._read(info))
+        return [baseline for baseline in found if baseline is not None]
 
     def publish(self, baseline: Baseline) -> None:
         """Write a baseline atomically: readers see either the old file or the new one.
@@ -139,30 +132,24 @@ class BaselineStore:
                     self._fs.delete_file(partial)
             raise
 
-    def _of_run(self, baseline: Baseline | None) -> Baseline | None:
-        return baseline if baseline is not None and self._run in ("", baseline.run) else None
-
-    def _read(self, path: str) -> Baseline | None:
-        """Return the baseline in a file, None if there is no file."""
+    def _read(self, file: Any) -> Baseline | None:
+        """Return the baseline in a file, given its `FileInfo`; None if there is no file, or it is of another run."""
         from pyarrow import fs
 
-        info = self._fs.get_file_info(path)
-        if info.type == fs.FileType.NotFound:
+        if file.type == fs.FileType.NotFound:
             return None
-        if info.type != fs.FileType.File:
+        if file.type != fs.FileType.File:
             raise BaselineFileError("it is not a file")
-        if info.size is not None and info.size > MAX_BYTES:
-            raise BaselineFileError(f"it has {info.size} bytes; a baseline has at most {MAX_BYTES}")
         try:
-            with self._fs.open_input_stream(path) as stream:
-                return Baseline.from_json(stream.read(MAX_BYTES + 1))
+            with self._fs.open_input_stream(file.path) as stream:
+                baseline = Baseline.from_json(stream.read(MAX_BYTES + 1))
         except FileNotFoundError:
             return None
+        return baseline if self._run in ("", baseline.run) else None
 
     def _set_aside(self, path: str, reason: BaselineFileError) -> str:
         """Rename an unusable file and return what became of it."""
-        now = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
-        aside = f"{path}.set-aside-{now}-{uuid.uuid4().hex[:8]}"
+        aside = f"{path}.set-aside-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
         try:
             self._fs.move(path, aside)
         except FileNotFoundError:

@@ -67,39 +67,29 @@ class TimeBreakdown(NamedTuple):
     all_resets: float = 0.0
 
     @classmethod
-    def of(
-        cls,
-        phases: Mapping[str, float],
-        seconds: float,
-        busy: float = NAN,
-        longest: float = NAN,
-        reset: float = 0.0,
-        all_resets: float = 0.0,
-    ) -> TimeBreakdown:
-        """Return the breakdown of an iteration that took `seconds`.
+    def of(cls, phases: Mapping[str, float], seconds: float, *runners: float) -> TimeBreakdown:
+        """Return the breakdown of an iteration.
 
         Args:
-            phases: exclusive seconds by phase; phases that did not run may be missing. The rest is `other`.
-            seconds: duration of the iteration.
-            busy: sampling time of the typical env runner [s].
-            longest: sampling time of the slowest [s].
-            reset: longest time of an env runner in resets [s].
-            all_resets: time of all env runners in resets [s].
+            phases: seconds of each phase that ran; the rest of the iteration is `other`.
+            seconds: its duration.
+            *runners: `busy`, `longest`, `reset` and `all_resets`, as far as they are known.
         """
-        sample, learn = phases.get("sample", 0.0), phases.get("learn", 0.0)
-        sync, evaluate = phases.get("sync", 0.0), phases.get("evaluate", 0.0)
-        other = seconds - (sample + learn + sync + evaluate)
-        return cls(sample, learn, sync, evaluate, other, busy, longest, reset, all_resets)
+        sample, learn, sync, evaluate = [phases.get(phase, 0.0) for phase in PHASES[:-1]]
+        return cls(sample, learn, sync, evaluate, seconds - (sample + learn + sync + evaluate), *runners)
 
     @classmethod
     def of_window(cls, parts: Mapping[str, float], env_steps: float = 1.0) -> TimeBreakdown:
         """Return the breakdown with these `parts`, divided by `env_steps`. Missing ones are NaN, or 0 for evaluation and resets."""
-        return cls(*[parts.get(name, _UNLESS_GIVEN.get(name, NAN)) / env_steps for name in cls._fields])
+        known = {**_UNLESS_GIVEN, **parts}
+        return cls(*[known[name] / env_steps for name in cls._fields])
 
     @property
     def parts(self) -> dict[str, float]:
         """Seconds by name, without evaluation, which steady figures exclude."""
-        return {name: seconds for name, seconds in self._asdict().items() if name != "evaluate"}
+        seconds = self._asdict()
+        del seconds["evaluate"]
+        return seconds
 
     @property
     def total(self) -> float:
@@ -111,7 +101,7 @@ class TimeBreakdown(NamedTuple):
         return TimeBreakdown(*[seconds * factor for seconds in self])
 
 
-_UNLESS_GIVEN: Final = {"evaluate": 0.0, "reset": 0.0, "all_resets": 0.0}
+_UNLESS_GIVEN: Final = {**dict.fromkeys(TimeBreakdown._fields, NAN), "evaluate": 0.0, "reset": 0.0, "all_resets": 0.0}
 
 PARTS: Final = (*(phase for phase in PHASES if phase != "evaluate"), "busy", "longest")
 """The parts of an iteration that steady windows and baselines store."""
@@ -186,9 +176,7 @@ _ADVICE: Final[Mapping[str, str]] = {
     "other": "time outside RLlib's phases; check callbacks, checkpoints and logging",
 }
 
-_ADVICE_IF_VECTORISED: Final = (
-    "stepping all sub-envs takes longer than stepping one; use more env runners rather than more envs per runner"
-)
+_ADVICE_IF_VECTORISED: Final = "stepping all sub-envs takes longer than stepping one; use more env runners rather than more envs"
 """The advice for `serial_stepping` if sub-envs step in parallel or as one vectorised env."""
 
 MIN_LOSS: Final = 0.5
@@ -214,13 +202,7 @@ class LearnerLimits(NamedTuple):
 
     @classmethod
     def of_window(cls, parts: Mapping[str, float], seconds: float) -> LearnerLimits | None:
-        """Return the limits, or None if they are unknown.
-
-        Args:
-            parts: parts of a steady window [s], including the learners' mean busy time (`LEARNER`) and the env runners' mean wait
-                for the learners (`learn`).
-            seconds: total duration of the window's iterations.
-        """
+        """Return the limits over a steady window of `seconds`, in which env runners waited for `learn`; None if unknown."""
         busy_s, waited_s = parts.get(LEARNER, NAN), parts.get("learn", NAN)
         if not (busy_s > 0 and seconds > 0 and waited_s == waited_s):
             return None
@@ -238,21 +220,22 @@ def speed_without(points: float) -> float:
 
 
 def gains(lost: Mapping[str, float], learner: LearnerLimits | None = None) -> dict[str, float]:
-    """Return `speed_without` of each cause of which it is at least 1.05×.
+    """Return `speed_without` of each cause of which it is at least 1.05×."""
+    return {cause: gain for cause, points in lost.items() if (gain := _gain(cause, points, learner)) >= _MIN_GAIN}
 
-    Without a cause other than `learn`, an asynchronous learner gets more to do, and is saturated at `from_runners`.
-    """
-    most = {cause: math.inf if cause == "learn" or learner is None else learner.from_runners for cause in lost}
-    factors = {cause: min(speed_without(points), most[cause]) for cause, points in lost.items()}
-    return {cause: factor for cause, factor in factors.items() if factor >= _MIN_GAIN}
+
+def _gain(cause: str, points: float, learner: LearnerLimits | None) -> float:
+    # Without another cause, an asynchronous learner gets more to do, and is saturated at `from_runners`.
+    most = math.inf if cause == "learn" or learner is None else learner.from_runners
+    return min(speed_without(points), most)
 
 
 def diagnosis(lost: Mapping[str, float], learner: LearnerLimits | None = None, *, steps_in_turn: bool = True) -> str:
     """Return the largest cause of lost efficiency, what it costs, a remedy, and the learner's limits; "" if nothing is lost.
 
     Args:
-        lost: percentage points by cause, as returned by `losses`.
-        learner: limits of an asynchronous learner; None if there is none or they are unknown.
+        lost: percentage points by cause.
+        learner: limits of an asynchronous learner, if known.
         steps_in_turn: whether env runners step their sub-envs one after another.
     """
     total = sum(lost.values())
@@ -263,8 +246,8 @@ def diagnosis(lost: Mapping[str, float], learner: LearnerLimits | None = None, *
     if total > MIN_LOSS:
         cause = max(lost, key=lost.__getitem__)
         advice = _ADVICE[cause] if steps_in_turn or cause != "serial_stepping" else _ADVICE_IF_VECTORISED
-        gained = gains(lost, learner).get(cause)
-        without = f" ({rounded(gained, 2, '×')} as fast without it)" if gained else ""
+        gain = _gain(cause, lost[cause], learner)
+        without = f" ({rounded(gain, 2, '×')} as fast without it)" if gain >= _MIN_GAIN else ""
         sentences.append(f"{cause.replace('_', ' ')}: {round(lost[cause])} of {round(total)} lost points{without}; {advice}")
     if learner is not None:
         sentences.append(

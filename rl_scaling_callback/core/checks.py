@@ -1,4 +1,4 @@
-"""Checks of user input. Each error names the value and what is allowed."""
+"""Checks of user input. Each raises a `ValueError` that names the value and what is allowed."""
 
 from __future__ import annotations
 
@@ -6,29 +6,31 @@ import math
 from numbers import Integral, Real
 
 
-def _fail(name: str, value: object, allowed: str) -> None:
-    raise ValueError(f"{name} is {value!r}; allowed are {allowed}")
-
-
 def at_least(name: str, value: object, lowest: int) -> None:
-    """Raise `ValueError` unless `value` is a whole number of at least `lowest`."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < lowest:
-        _fail(name, value, f"whole numbers from {lowest} up")
+    """Allow whole numbers from `lowest` up."""
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+    _require(is_whole and value >= lowest, name, value, f"whole numbers from {lowest} up")  # type: ignore[operator]
 
 
 def finite(name: str, value: object) -> None:
-    """Raise `ValueError` unless `value` is a finite number."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        _fail(name, value, "finite numbers")
+    """Allow finite numbers."""
+    _require(_is_finite(value), name, value, "finite numbers")
 
 
 def positive(name: str, value: object) -> None:
-    """Raise `ValueError` unless `value` is a finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or value <= 0:
-        _fail(name, value, "finite numbers above 0")
+    """Allow finite numbers above 0."""
+    _require(_is_finite(value) and value > 0, name, value, "finite numbers above 0")  # type: ignore[operator]
 
 
 def non_empty(name: str, value: object) -> None:
-    """Raise `ValueError` unless `value` is a non-empty string."""
-    if not isinstance(value, str) or not value.strip():
-        _fail(name, value, "non-empty strings")
+    """Allow non-empty strings."""
+    _require(isinstance(value, str) and bool(value.strip()), name, value, "non-empty strings")
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _require(is_allowed: bool, name: str, value: object, allowed: str) -> None:
+    if not is_allowed:
+        raise ValueError(f"{name} is {value!r}; allowed are {allowed}")

@@ -14,6 +14,9 @@ from rl_scaling_callback.core.steady import Steady
 
 _LARGEST_STEP_DIFFERENCE: Final = 0.1
 
+_RUNS_DIFFER_BY: Final = 1.25
+"""Ratio that 95 % of pairs of runs of one configuration stayed below on a shared machine; a quarter differed by more than 13 %."""
+
 
 def same_steps(here: float, there: float) -> bool:
     """Return whether two trials collect about the same number of env steps per iteration, as a fair comparison requires.
@@ -21,10 +24,6 @@ def same_steps(here: float, there: float) -> bool:
     RLlib rounds fragments up, so configurations differ by a few percent. Up to 10 % is tolerated.
     """
     return abs(formulas.ratio(here, there) - 1) <= _LARGEST_STEP_DIFFERENCE
-
-
-_RUNS_DIFFER_BY: Final = 1.25
-"""Ratio that 95 % of pairs of runs of one configuration stayed below on a shared machine; a quarter differed by more than 13 %."""
 
 
 def disagree(here: Steady, there: Steady) -> bool:
@@ -40,11 +39,11 @@ def disagree(here: Steady, there: Steady) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """The resources of a trial.
+    """The resources of a trial; NaN if unknown.
 
     Attributes:
-        cores: logical cores of the hosts that its env runners run on; NaN if unknown.
-        cpus: CPUs that Ray has allocated to the trial; NaN if unknown.
+        cores: logical cores of the hosts that its env runners run on.
+        cpus: CPUs that Ray has allocated to the trial.
         machine_cores: logical cores of the machine if all processes of the trial run on the same one; NaN if they don't, or if
             it is unclear how they share its cores.
     """
@@ -54,35 +53,29 @@ class Resources:
     machine_cores: float = NAN
 
 
-class Counterpart(NamedTuple):
-    """What the baseline says about the work of an iteration or a window.
+class ReferenceFigures(NamedTuple):
+    """What the reference takes for the work of an iteration or a window; NaN if unknown.
 
     Attributes:
-        unit_sps: SPS of the reference per unit of its parallelism [steps/s]; NaN without a baseline.
+        sps_per_env: SPS of the reference divided by its parallelism [steps/s], the denominator of speedups. A reference larger than
+            1r×1e is taken to scale perfectly up to its own size: its speedup is N and its efficiency 100 %. This is the usual
+            convention for problems too large for one processor.
         comparable: 1.0 if workload, hardware and steps match; 0.0 if they don't, NaN if there is nothing to compare with.
-        breakdown: time of the reference per env step by phase, multiplied by its parallelism [s].
-        single: busy time of one env runner with as many envs as the trial's (1r×e), per env step [s]; NaN if unknown.
+        breakdown: its time per env step by phase, multiplied by its parallelism [s].
+        one_runner: busy time of one env runner with as many envs as the trial's (1r×e), per env step [s].
     """
 
-    unit_sps: float
-    comparable: float
+    sps_per_env: float = NAN
+    comparable: float = NAN
     breakdown: TimeBreakdown = TimeBreakdown.of_window({})
-    single: float = NAN
+    one_runner: float = NAN
+
+
+NOT_COMPARABLE: Final = ReferenceFigures(comparable=0.0)
 
 
 def compare(env_steps: float, seconds: float, scale: Scale, baseline_sps: float, resources: Resources) -> dict[str, Any]:
-    """Return the schema values that follow from the env steps and duration of an iteration, and the baseline.
-
-    Args:
-        env_steps: env steps of the iteration.
-        seconds: its `time_this_iter_s`.
-        scale: the trial's scale.
-        baseline_sps: SPS of the reference per unit of its parallelism [steps/s]; NaN without a baseline.
-        resources: the trial's resources.
-
-    Returns:
-        Values by schema key (see `schema.KEYS`), NaN if unknown.
-    """
+    """Return the values by schema key that follow from an iteration's env steps and seconds, and `ReferenceFigures.sps_per_env`."""
     n = scale.parallelism
     sps = formulas.steps_per_second(env_steps, seconds)
     speedup = formulas.speedup(sps, baseline_sps)

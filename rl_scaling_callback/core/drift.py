@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Final
 
+import numpy as np
 from scipy.special import stdtrit
 
 from rl_scaling_callback.core.formulas import NAN
 
 SEGMENT: Final = 8
 """Number of iterations in a segment."""
-SMALLEST: Final = 10.0
+MIN_CHANGE: Final = 10.0
 """Changes below this [%] are ignored: the speed of a shared machine varies by as much within a minute."""
-_SMALLEST_CHANGE: Final = math.log1p(SMALLEST / 100)
-_PLACES: Final = [place - (SEGMENT - 1) / 2 for place in range(SEGMENT)]
-_SQUARES: Final = sum(place * place for place in _PLACES)
+_PLACES: Final = np.arange(SEGMENT) - (SEGMENT - 1) / 2
 _T: Final = float(stdtrit(2 * SEGMENT - 4, 0.9995))
 
 
@@ -26,9 +24,9 @@ class Drift:
 
     An env that slows down as the policy improves makes later iterations slower than those that the baseline was measured on, which
     looks like a loss of efficiency. The test compares the means of x = log(cost per env step) over two segments of equal length m.
-    A change counts when its 99.9 % interval lies beyond ±`SMALLEST`:
+    A change counts when its 99.9 % interval lies beyond ±`MIN_CHANGE`:
 
-        |x̄₂ − x̄₁| − t(2m − 4) · s · sqrt(2/m · (1 + ρ)/(1 − ρ)) > log(1 + SMALLEST/100)
+        |x̄₂ − x̄₁| − t(2m − 4) · s · sqrt(2/m · (1 + ρ)/(1 − ρ)) > log(1 + MIN_CHANGE/100)
 
     where s is the pooled standard deviation within the segments, around a linear trend in each, and ρ their lag-1 autocorrelation.
     That of residuals around a trend is biased low by (2 + 4ρ)/m, which is added back, and ρ is clipped to [0, 0.95].
@@ -40,8 +38,6 @@ class Drift:
         change: change in cost per env step from the first to the latest complete segment [%]; 0 if noise may explain it, NaN
             before the second one is complete.
     """
-
-    __slots__ = ("_first", "_segment", "change")
 
     def __init__(self) -> None:
         self.change = NAN
@@ -68,12 +64,11 @@ def _change(first: tuple[float, float, float], latest: tuple[float, float, float
     rho = min(0.95, max(0.0, sampled + (2 + 4 * sampled) / SEGMENT))
     std = math.sqrt(squares / (2 * SEGMENT - 4))
     half_width = _T * std * math.sqrt(2 / SEGMENT * (1 + rho) / (1 - rho))
-    return 100 * math.expm1(min(change, 20.0)) if abs(change) - half_width > _SMALLEST_CHANGE else 0.0
+    return 100 * math.expm1(min(change, 20.0)) if abs(change) - half_width > math.log1p(MIN_CHANGE / 100) else 0.0
 
 
 def _moments(segment: Sequence[float]) -> tuple[float, float, float]:
     """Return the mean of a segment, and the sums of squares and of products of neighbours of its residuals around a trend."""
-    mean = sum(segment) / SEGMENT
-    slope = sum([place * x for place, x in zip(_PLACES, segment, strict=True)]) / _SQUARES
-    left = [x - mean - slope * place for place, x in zip(_PLACES, segment, strict=True)]
-    return mean, sum([x * x for x in left]), sum([x * y for x, y in pairwise(left)])
+    x = np.array(segment)
+    left = x - x.mean() - (_PLACES @ x) / (_PLACES @ _PLACES) * _PLACES
+    return float(x.mean()), float(left @ left), float(left[1:] @ left[:-1])

@@ -22,15 +22,14 @@ BANDS: Final[tuple[tuple[float, str], ...]] = (
 )
 """Lower bound of efficiency [%] and the name of each band, best first."""
 
-
-MOST: Final = 1_000_000
+MAX_COUNT: Final = 1_000_000
 """Maximum number of env runners, and of envs per env runner: far beyond any cluster, but small enough to keep all values finite."""
 
 
 def mean_of_known(values: Iterable[float]) -> float:
     """Return the mean of the values that are not NaN; NaN if there are none."""
-    known = [value for value in values if not math.isnan(value)]
-    return math.fsum(value / len(known) for value in known) if known else NAN
+    known = [value for value in values if value == value]
+    return math.fsum([value / len(known) for value in known]) if known else NAN
 
 
 def ratio(numerator: float, denominator: float) -> float:
@@ -56,17 +55,14 @@ def steps_per_second(env_steps: float, seconds: float) -> float:
 
 
 def parallelism(num_env_runners: int, num_envs_per_env_runner: int) -> int:
-    """Return N = max(1, runners) × envs per runner.
-
-    With 0 env runners RLlib samples in the Algorithm's process, which counts as one runner.
+    """Return N = max(1, runners) × envs per runner: with 0 env runners RLlib samples in the Algorithm's process.
 
     Raises:
-        ValueError: fewer than 0 runners, fewer than 1 env per runner, or more than `MOST` of either.
+        ValueError: fewer than 0 runners, fewer than 1 env per runner, or more than `MAX_COUNT` of either.
     """
-    if not 0 <= num_env_runners <= MOST:
-        raise ValueError(f"num_env_runners is {num_env_runners!r}; allowed are whole numbers from 0 to {MOST:,}")
-    if not 1 <= num_envs_per_env_runner <= MOST:
-        raise ValueError(f"num_envs_per_env_runner is {num_envs_per_env_runner!r}; allowed are whole numbers from 1 to {MOST:,}")
+    for name, count, least in (("num_env_runners", num_env_runners, 0), ("num_envs_per_env_runner", num_envs_per_env_runner, 1)):
+        if not least <= count <= MAX_COUNT:
+            raise ValueError(f"{name} is {count!r}; allowed are whole numbers from {least} to {MAX_COUNT:,}")
     return max(1, num_env_runners) * num_envs_per_env_runner
 
 

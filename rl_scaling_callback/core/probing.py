@@ -21,6 +21,7 @@ from statistics import median_low
 from typing import Final
 
 from rl_scaling_callback.core.attribution import TimeBreakdown
+from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 
 DISAGREE: Final = 2.0
@@ -42,7 +43,6 @@ class Probe:
 
     Attributes:
         scale: env runners and envs per env runner that sampled.
-        round: the round of this probe; each round measures every scale once.
         env_steps: env steps of all env runners together.
         seconds: time the Algorithm's process waited for the samples and stored them.
         busy: time of each env runner in `sample()` [s].
@@ -51,7 +51,6 @@ class Probe:
     """
 
     scale: Scale
-    round: int
     env_steps: float
     seconds: float
     busy: tuple[float, ...]
@@ -74,31 +73,39 @@ class Probe:
         return max(self.busy) / self.env_steps
 
 
-@dataclass(frozen=True, slots=True)
-class Ratios:
-    """Ratios between iterations with equal env steps at two scales.
+def predict(
+    spent: TimeBreakdown,
+    num_env_runners: int,
+    *,
+    sample: float,
+    sync: float = 1.0,
+    updates: float = 1.0,
+    busy: float = NAN,
+    factor: float = 1.0,
+) -> TimeBreakdown:
+    """Return the time that equal work takes at another scale, which has `num_env_runners` (at least 1).
 
-    Attributes:
-        sample: ratio of sampling times.
-        updates: ratio of the numbers of learner updates; 1 for algorithms with a fixed batch size.
-        sync: ratio of the times to send new weights once; 1 if unknown.
+    Args:
+        spent: time that it takes at this scale.
+        num_env_runners: number of env runners at the other scale.
+        sample: ratio of the sampling time there to that at this scale.
+        sync: the same for sending new weights once.
+        updates: the same for the number of learner updates; 1 for algorithms with a fixed batch size.
+        busy: busy share of the typical env runner there during sampling.
+        factor: multiplies the result, to get the time of another amount of work.
     """
-
-    sample: float
-    updates: float = 1.0
-    sync: float = 1.0
-
-    @classmethod
-    def of(cls, probe: Probe, by: Probe, updates: float) -> Ratios:
-        """Return the ratios of `probe` to `by`."""
-        sync = probe.sync / by.sync if probe.sync > 0 and by.sync > 0 else 1.0
-        return cls(probe.seconds_per_step / by.seconds_per_step, updates, sync)
-
-    def apply(self, spent: TimeBreakdown, num_env_runners: int) -> TimeBreakdown:
-        """Convert the time breakdown at the denominator's scale to the other scale, which has `num_env_runners` (at least 1)."""
-        resets = spent.all_resets / num_env_runners
-        sample = (spent.sample - spent.reset) * self.sample + resets
-        sync = spent.sync * self.sync * self.updates
-        return TimeBreakdown(
-            sample, spent.learn * self.updates, sync, 0.0, spent.other * self.updates, reset=resets, all_resets=spent.all_resets
-        )
+    updates *= factor
+    resets = spent.all_resets / num_env_runners * factor
+    in_steps = (spent.sample - spent.reset) * sample * factor
+    busy_s = in_steps * busy + resets
+    return TimeBreakdown(
+        in_steps + resets,
+        spent.learn * updates,
+        spent.sync * sync * updates,
+        0.0,
+        spent.other * updates,
+        busy_s,
+        busy_s,
+        resets,
+        spent.all_resets * factor,
+    )

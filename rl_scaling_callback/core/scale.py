@@ -44,12 +44,8 @@ class Scale:
     @property
     def code(self) -> str:
         """The lines that set an `AlgorithmConfig` called `config` to this scale."""
-        return (
-            "config.env_runners(\n"
-            f"    num_env_runners={self.num_env_runners},\n"
-            f"    num_envs_per_env_runner={self.num_envs_per_env_runner},\n"
-            ")\n"
-        )
+        runners, envs = self.num_env_runners, self.num_envs_per_env_runner
+        return f"config.env_runners(\n    num_env_runners={runners},\n    num_envs_per_env_runner={envs},\n)\n"
 
     def __str__(self) -> str:
         return f"{self.num_env_runners}r×{self.num_envs_per_env_runner}e"

@@ -7,6 +7,7 @@ Source: Georges et al., OOPSLA 2007.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,8 +16,6 @@ from typing import Final
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.checks import at_least, positive
 from rl_scaling_callback.core.estimates import student_t
-
-_MAX_ITERATIONS: Final = 8
 
 NOTABLE_CORES: Final = 0.25
 """Ray's own processes use fewer cores than this; a program that uses more affects the measurement."""
@@ -33,8 +32,7 @@ class SteadyRule:
         warmup_iterations: number of iterations to discard at the start.
         min_iterations: minimum number of iterations in a steady window.
         precision: largest half-width [%] of the 95 % interval that counts as precise enough.
-        max_iterations: the window is settled after this many iterations, precise or not. None for 8, or `min_iterations` if that
-            is larger.
+        max_iterations: the window is settled after so many iterations, precise or not; by default 8, or `min_iterations` if larger.
         max_seconds: the window is settled after this much measured time, precise or not.
 
     Raises:
@@ -57,7 +55,7 @@ class SteadyRule:
     @property
     def iteration_limit(self) -> int:
         """Number of iterations after which the window is settled: `max_iterations` or its default."""
-        return max(_MAX_ITERATIONS, self.min_iterations) if self.max_iterations is None else self.max_iterations
+        return max(8, self.min_iterations) if self.max_iterations is None else self.max_iterations
 
     def is_capped(self, iterations: int, seconds: float) -> bool:
         """Return whether a window is so long that there is no more waiting."""
@@ -115,57 +113,38 @@ class SteadyWindow:
         learns_after: env steps sampled before learning starts (SAC, DQN). Earlier iterations do less work than later ones.
     """
 
-    __slots__ = (
-        "_carried",
-        "_carried_parts",
-        "_env_steps",
-        "_first",
-        "_lagged",
-        "_last",
-        "_latest",
-        "_learns_after",
-        "_n",
-        "_origin",
-        "_parts",
-        "_rule",
-        "_sampled",
-        "_seconds",
-        "_since_restore",
-        "_skipped",
-        "_square",
-        "_sum",
-    )  # fmt: skip
-
     def __init__(self, rule: SteadyRule, *, learns_after: float = 0.0) -> None:
         self._rule = rule
         self._learns_after = learns_after
-        self._sampled = self._latest = 0.0
+        self._sampled = 0.0
         self._since_restore = 0.0
         self._skipped = 0
-        self._carried = 0.0
-        self._carried_parts: dict[str, float] = {}
-        self._parts: dict[str, float] = {}
-        self._n = 0
-        self._env_steps = 0.0
-        self._seconds = 0.0
-        # Sums of x, x² and x·x', with x relative to the first one to preserve precision over a million terms.
-        self._origin = self._first = self._last = 0.0
-        self._sum = self._square = self._lagged = 0.0
+        self.start_over()
 
     @property
     def learns(self) -> bool:
-        """Whether the algorithm had begun to learn before the latest iteration."""
-        return self._sampled - self._latest >= self._learns_after
+        """Whether the algorithm learns in the next iteration."""
+        return self._sampled >= self._learns_after
 
     def start_over(self) -> None:
         """Forget all iterations so far, as they did other work; no further warm-up is needed."""
         self._n = 0
         self._env_steps = self._seconds = self._carried = 0.0
-        self._parts, self._carried_parts = {}, {}
+        self._parts: dict[str, float] = {}
+        self._carried_parts: dict[str, float] = {}
+        # Sums of x, x² and x·x', with x relative to the first one to preserve precision over a million terms.
+        self._origin = self._last = 0.0
         self._sum = self._square = self._lagged = 0.0
+        self._undisturbed: SteadyWindow | None = None  # until an iteration is disturbed, it would be the same
 
     def add(
-        self, env_steps: float, seconds: float, parts: Mapping[str, float] | None = None, *, since_restore: float = formulas.NAN
+        self,
+        env_steps: float,
+        seconds: float,
+        parts: Mapping[str, float] | None = None,
+        *,
+        since_restore: float = formulas.NAN,
+        disturbed: bool = False,
     ) -> bool:
         """Add one iteration and return whether it counts.
 
@@ -174,14 +153,20 @@ class SteadyWindow:
         algorithms can have, is lost time: its duration and parts are added to those of the next iteration that has steps.
 
         Args:
-            env_steps: env steps of the iteration; NaN if unknown.
-            seconds: its duration without evaluation; NaN if unknown, for example when the clock jumped.
+            env_steps: its env steps; NaN if unknown.
+            seconds: its duration without evaluation; NaN if unknown.
             parts: named parts of its duration [s].
             since_restore: its number since the trial was started or restored, from 1; NaN if unknown.
+            disturbed: whether other trials or programs disturbed it.
         """
-        learns = self._sampled >= self._learns_after
-        self._latest = env_steps if env_steps > 0 else 0.0
-        self._sampled += self._latest
+        if self._undisturbed is not None and not disturbed:
+            self._undisturbed.add(env_steps, seconds, parts, since_restore=since_restore)
+        parts = parts or {}
+        if disturbed:
+            self._undisturbed = self._undisturbed or copy.deepcopy(self)
+            parts = {**parts, DISTURBED: seconds}
+        learns = self.learns
+        self._sampled += env_steps if env_steps > 0 else 0.0
         is_restored = since_restore <= self._since_restore
         self._since_restore = since_restore
         if is_restored or not learns:
@@ -196,9 +181,9 @@ class SteadyWindow:
             return False
         if env_steps == 0:
             self._carried += seconds
-            _accumulate(self._carried_parts, parts or {})
+            _accumulate(self._carried_parts, parts)
             return False
-        _accumulate(self._parts, parts or {})
+        _accumulate(self._parts, parts)
         if self._carried:
             seconds += self._carried
             _accumulate(self._parts, self._carried_parts)
@@ -207,9 +192,7 @@ class SteadyWindow:
         if self._n == 0:
             self._origin = x
         x -= self._origin
-        if self._n == 0:
-            self._first = x
-        else:
+        if self._n:
             self._lagged += self._last * x
         self._last = x
         self._n += 1
@@ -236,15 +219,17 @@ class SteadyWindow:
             parts=dict(self._parts),
         )
 
-    def read_undisturbed(self, every: Steady) -> Steady:
-        """Return the steady state to publish as a baseline, from a window of the undisturbed iterations.
+    def undisturbed(self, every: Steady) -> Steady:
+        """Return the steady state to publish as a baseline: without the iterations that something else disturbed.
 
-        It is not settled before there are enough of them. If a cap is reached first, all iterations count.
+        It is not settled before there are enough others. If a cap is reached first, all iterations count.
 
         Args:
-            every: the steady state over all iterations, including those that other trials or programs disturbed.
+            every: the steady state over all iterations, as returned by `read`.
         """
-        steady = self.read()
+        if self._undisturbed is None:
+            return every
+        steady = self._undisturbed.read()
         if steady.settled or not self._rule.is_capped(every.iterations, every.seconds):
             return steady
         return replace(steady, settled=True) if steady.iterations >= self._rule.min_iterations else every
@@ -258,7 +243,7 @@ class SteadyWindow:
         # With durations equal to the last digit only rounding noise is left, whose autocorrelation is meaningless.
         if squares <= 1e-24 * n:
             return 0.0
-        products = self._lagged - mean * (2 * self._sum - self._first - self._last) + (n - 1) * mean * mean
+        products = self._lagged - mean * (2 * self._sum - self._last) + (n - 1) * mean * mean
         sampled = products / squares
         rho = min(0.95, max(0.0, sampled + (1 + 3 * sampled) / n))
         independent = n * (1 - rho) / (1 + rho)

@@ -8,6 +8,7 @@ since.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import stat
@@ -15,18 +16,12 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import ClassVar
 
 from rl_scaling_callback.core.formulas import NAN
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
 _END_OF_LOCKS = 1 << 30
-_LOCK = threading.RLock()  # garbage collection can call `leave` at any time
 
 
 class Colocation:
@@ -44,35 +39,23 @@ class Colocation:
     """
 
     def __init__(self, host: str) -> None:
-        self._presence: _Presence | None = None if fcntl is None else _Presence.join(host)
+        self._process = _process_on(host, os.getpid())
         self.exclusive = NAN
 
     @contextmanager
     def iteration(self) -> Iterator[None]:
         """Run an iteration of this trial inside the `with` block."""
-        presence = self._presence
-        if presence is None:
-            yield
-            return
-        presence.begin(self)
+        self._process.begin(self)
         try:
             yield
         finally:
-            presence.end(self)
-
-    def leave(self) -> None:
-        """Close the lock file; `exclusive` is NaN from then on."""
-        if self._presence is not None:
-            self._presence.leave()
-            self._presence, self.exclusive = None, NAN
+            self._process.end(self)
 
 
-class _Presence:
+class _Process:
     """This process on a host. Locks belong to processes, so all trials of one process share it."""
 
-    _here: ClassVar[dict[str, _Presence]] = {}
-
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, pid: int) -> None:
         directory = Path(tempfile.gettempdir()) / f"rl_scaling_callback-{os.getuid()}"
         directory.mkdir(mode=0o700, exist_ok=True)
         # Another user could have created this folder, or a link to one of this user's.
@@ -80,30 +63,16 @@ class _Presence:
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
             raise PermissionError(f"{directory} is not a folder owned by this user")
         path = directory / (re.sub(r"[^\w.-]", "_", host) + ".lock")
-        self._host, self._members = host, 0
-        self._byte = 1 + os.getpid() % (_END_OF_LOCKS - 2)
         self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        self._byte = 1 + pid % (_END_OF_LOCKS - 2)
+        self._lock = threading.Lock()
         self._written = 0
         self._begun_before: dict[Colocation, int] = {}  # of the trials in an iteration: iterations that others had begun until then
         self._begun_when_alone = -1
 
-    @classmethod
-    def join(cls, host: str) -> _Presence:
-        with _LOCK:
-            presence = cls._here.get(host) or cls._here.setdefault(host, cls(host))
-            presence._members += 1
-        return presence
-
-    def leave(self) -> None:
-        with _LOCK:
-            self._members -= 1
-            if self._members == 0:
-                del self._here[self._host]
-                os.close(self._fd)  # releases the lock
-
     def begin(self, trial: Colocation) -> None:
         """Start an iteration of a trial of this process."""
-        with _LOCK:
+        with self._lock:
             trial.exclusive = 1.0
             for other in self._begun_before:
                 other.exclusive = trial.exclusive = 0.0
@@ -124,7 +93,7 @@ class _Presence:
 
     def end(self, trial: Colocation) -> None:
         """End an iteration of a trial of this process."""
-        with _LOCK:
+        with self._lock:
             begun = self._begun_before.pop(trial)
             try:
                 if begun not in (-1, self._begun_by_others()):
@@ -147,3 +116,6 @@ class _Presence:
         fcntl.lockf(self._fd, fcntl.LOCK_UN, self._byte, 0)
         fcntl.lockf(self._fd, fcntl.LOCK_UN, _END_OF_LOCKS - self._byte - 1, self._byte + 1)
         return True
+
+
+_process_on = cache(_Process)

@@ -6,13 +6,11 @@ import functools
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rl_scaling_callback.core.formulas import NAN
-from rl_scaling_callback.live.learners import Learners, LearnersWork
 from rl_scaling_callback.live.overlap import OverlappingRunners
-from rl_scaling_callback.live.runners import Rounds
-from rl_scaling_callback.live.spent import Spent
+from rl_scaling_callback.live.spent import Learners, Rounds, Spent
 from rl_scaling_callback.rllib import hooks, introspection
 from rl_scaling_callback.rllib.configs import (
     evaluation_is_parallel,
@@ -35,24 +33,6 @@ Attempt = Callable[[str, Callable[[], Any], Any], Any]
 """Takes a topic, a function and a default: returns what the function returns; if it fails, warns once and returns the default."""
 
 
-class Instrument(Protocol):
-    """Measures the iterations of one trial.
-
-    Attributes:
-        clock: the clock of the phases.
-        times_evaluation: whether RLlib's timers time evaluation; if not, the callback's hooks must.
-    """
-
-    clock: PhaseClock
-    times_evaluation: bool
-
-    def start(self) -> None:
-        """Start an iteration."""
-
-    def read(self) -> Spent:
-        """Return what was spent since the start of the iteration."""
-
-
 class Synchronous:
     """For algorithms that sample and learn in turn, on the new API stack."""
 
@@ -61,7 +41,7 @@ class Synchronous:
         self._runners = Rounds()
         add = _attempted(attempt, self._runners.add)
         attempt("env runners", lambda: hooks.watch_reports(algorithm, add), None)
-        self.times_evaluation = attempt("phases", lambda: hooks.watch_phases(algorithm, self.clock), False)
+        self._times_phases = attempt("phases", lambda: hooks.watch_phases(algorithm, self.clock), False)
         self._times_connectors = attempt("learner connectors", lambda: hooks.watch_local_learner(algorithm, self.clock), False)
 
     def start(self) -> None:
@@ -74,10 +54,9 @@ class Synchronous:
         phases = self.clock.take()
         connectors = phases.pop("connectors", 0.0)
         phases["learn"] = phases.get("learn", 0.0) + connectors
-        return Spent(
-            phases if self.times_evaluation else None,
-            phases.get("evaluate", 0.0),
-            self._runners.read(),
+        return self._runners.read()._replace(
+            phases=phases if self._times_phases else None,
+            evaluation_s=phases.get("evaluate", 0.0),
             connectors=connectors if self._times_connectors else NAN,
         )
 
@@ -90,35 +69,41 @@ class Overlapping:
             TIMER_PHASES, _settled(config, "learn"), background=_background(config), clock=time.time, records=True
         )
         self._runners = OverlappingRunners(self.clock, max(1, read_scale(config).num_env_runners))
-        self._learners: Learners | None = None
+        group = weakref.proxy(algorithm)
+        self._learners = Learners(max(1, int(number(config.get("num_learners")))))
         add = _attempted(attempt, self._runners.add)
-        attempt("env runners", lambda: hooks.watch_reports(algorithm, add, self._add_learner), None)
-        self.times_evaluation = attempt("phases", lambda: hooks.watch_phases(algorithm, self.clock), False)
-        self._learners = attempt("learners", lambda: _watch_learners(algorithm, config), None)
+        attempt("env runners", lambda: hooks.watch_reports(algorithm, add, self._learners.add), None)
+        self._times_phases = attempt("phases", lambda: hooks.watch_phases(algorithm, self.clock), False)
+        clock = functools.partial(PhaseClock, LEARNER_PHASES, _settled(config, "busy"))
+        self._take_learner = attempt("learners", lambda: hooks.watch_learners(algorithm, clock), None)
+        self._count_dropped = functools.partial(attempt, "learners", lambda: introspection.dropped_steps(group), NAN)
 
     def start(self) -> None:
         """Start an iteration."""
         self.clock.start()
         self._runners.start()
-        if self._learners is not None:
-            self._learners.start()
+        self._learners.start()
+        self._dropped_before = self._count_dropped()
+        if self._take_learner is not None:
+            self._take_learner()
 
     def read(self) -> Spent:
         """Return what was spent since the start of the iteration."""
-        phases, runners = self.clock.take(), self._runners.read()
-        learners = LearnersWork() if self._learners is None else self._learners.read()
-        named = (phases if runners.phases is None else runners.phases) if self.times_evaluation else None
-        return Spent(named, phases.get("evaluate", 0.0), runners, learners)
-
-    def _add_learner(self, report: Mapping[str, float]) -> None:
-        if self._learners is not None:
-            self._learners.add(report)
+        phases, spent = self.clock.take(), self._runners.read()
+        if self._take_learner is not None:  # others are in other processes, and have reported
+            self._learners.add(self._take_learner())
+        learners = self._learners.read()
+        return spent._replace(
+            phases=(phases if spent.phases is None else spent.phases) if self._times_phases else None,
+            evaluation_s=phases.get("evaluate", 0.0),
+            learner_busy=learners.get("busy", NAN),
+            learner_waiting=learners.get("waiting", NAN),
+            dropped=self._count_dropped() - self._dropped_before,
+        )
 
 
 class OldStack:
     """For the old API stack: reads its own timers. Its env runners report nothing, and nothing is known of overlapping phases."""
-
-    times_evaluation = False
 
     def __init__(self, algorithm: Algorithm, config: Mapping[str, Any], attempt: Attempt, warn: Warn) -> None:
         self.clock = PhaseClock(TIMER_PHASES, background=_background(config))
@@ -150,9 +135,13 @@ class OldStack:
         phases = self.clock.take()
         evaluation_s = phases.get("evaluate", 0.0)
         if self._timers is None:
-            return Spent(None, evaluation_s)
+            return Spent(evaluation_s=evaluation_s)
         phases |= {phase: total - self._before.get(phase, 0.0) for phase, total in self._timers().items()}
-        return Spent(phases, evaluation_s)
+        return Spent(phases, evaluation_s=evaluation_s)
+
+
+Instrument: TypeAlias = Synchronous | Overlapping | OldStack
+"""Measures what the iterations of one trial spend, by its `clock` of phases."""
 
 
 def instrument_for(algorithm: Algorithm, attempt: Attempt, warn: Warn) -> Instrument:
@@ -174,10 +163,3 @@ def _settled(config: Mapping[str, Any], phase: str) -> dict[str, Callable[[], No
 def _background(config: Mapping[str, Any]) -> tuple[str, ...]:
     # Evaluation in parallel to training costs iteration time only if it outlasts training.
     return ("evaluate",) if evaluation_is_parallel(config) else ()
-
-
-def _watch_learners(algorithm: Algorithm, config: Mapping[str, Any]) -> Learners:
-    take = hooks.watch_learners(algorithm, functools.partial(PhaseClock, LEARNER_PHASES, _settled(config, "busy")))
-    group = weakref.proxy(algorithm)
-    num_learners = max(1, int(number(config.get("num_learners"))))
-    return Learners(take, num_learners, lambda: introspection.dropped_steps(group))

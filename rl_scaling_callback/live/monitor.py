@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from rl_scaling_callback.baseline.source import BaselineSource, Warn
+from rl_scaling_callback.baseline.source import BaselineSource, Status, Warn
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.attribution import CAUSES, LEARNER, LearnerLimits, TimeBreakdown, diagnosis, losses
-from rl_scaling_callback.core.comparison import Counterpart, compare
+from rl_scaling_callback.core.comparison import NOT_COMPARABLE, ReferenceFigures, compare, same_steps
 from rl_scaling_callback.core.drift import Drift
-from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.formulas import NAN, mean_of_known
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.steady import DISTURBED, NOTABLE_CORES, Steady, SteadyWindow
+from rl_scaling_callback.core.steady import NOTABLE_CORES, Steady, SteadyRule, SteadyWindow
 from rl_scaling_callback.core.trial import Trial
-from rl_scaling_callback.live.load import Load
-from rl_scaling_callback.live.reading import IterationReader
+from rl_scaling_callback.live.reading import IterationReader, Load
 from rl_scaling_callback.live.spent import Spent
+from rl_scaling_callback.rllib.configs import steps_before_learning
 from rl_scaling_callback.rllib.results import read_number
 
 _NOTHING_KNOWN: Final = Spent()
-_UNKNOWN_TIMES: Final = TimeBreakdown(NAN, NAN, NAN, NAN, NAN)
 _UNKNOWN_LOSSES: Final[Mapping[str, float]] = dict.fromkeys(CAUSES, NAN)
+_NOT_TUNED: Final = dict.fromkeys(("num_env_runners", "num_envs_per_env_runner", "learner_threads", "gain", "gain_error"), NAN)
 
 
 class TrialMonitor:
@@ -31,36 +30,33 @@ class TrialMonitor:
     Args:
         trial: the trial.
         source: provides the baseline.
-        reader: reads the env steps and duration of each iteration.
-        window: collects its steady iterations.
-        load: measures the CPU load of the trial and of other programs.
-        is_exclusive: returns 1.0 if the trial had its node to itself during its last iteration, else 0.0; NaN if unknown.
+        config: the trial's config.
+        rule: when the trial counts as steady.
+        exclusive: returns 1.0 if the trial had its host to itself during its last iteration, else 0.0; NaN if unknown.
         warn: logs a warning once.
 
     Attributes:
         trial: the trial.
+        threads: threads of the learner's torch in the next iteration; NaN if unknown.
     """
 
     def __init__(
         self,
         trial: Trial,
         source: BaselineSource,
-        *,
-        reader: IterationReader,
-        window: SteadyWindow,
-        load: Load,
-        is_exclusive: Callable[[], float],
+        config: Mapping[str, Any],
+        rule: SteadyRule,
+        exclusive: Callable[[], float],
         warn: Warn,
     ) -> None:
-        self.trial = trial
+        self.trial, self.threads = trial, NAN
         self._workload = trial.workload.id
         self._source = source
-        self._reader = reader
-        self._window = window
-        self._undisturbed: SteadyWindow | None = None  # until an iteration is disturbed, it would be the same
+        self._reader = IterationReader(config, warn)
+        self._window = SteadyWindow(rule, learns_after=steps_before_learning(config))
         self._drift = Drift()
-        self._load = load
-        self._is_exclusive = is_exclusive
+        self._load = Load(trial.resources.machine_cores, trial.scale.num_env_runners)
+        self._exclusive = exclusive
         self._warn = warn
         self._unreported_s = source.take_seconds()
         self._probed_before = self._unreported_s > 0
@@ -83,61 +79,66 @@ class TrialMonitor:
 
         It may probe the baseline again, which takes seconds.
         """
-        named, work, learner, evaluation_s = spent.phases, spent.runners, spent.learners, spent.evaluation_s
+        trial, source, window, reports = self.trial, self._source, self._window, spent.reports
         env_steps, seconds = self._reader.read(result)
-        breakdown = TimeBreakdown.of(named or {}, seconds, work.busy, work.longest, work.reset, work.all_resets)
-        healthy = read_number(result, "healthy")
-        scale, is_whole = self._delivering(len(work.reports), healthy)
-        own, others = self._load.look(read_number(result, "cpu_utilisation"), [report.cpu for report in work.reports])
+        own, others = self._load.read(read_number(result, "cpu_utilisation"), [report.cpu for report in reports])
         if self._probed_before:  # the CPU time of probes is part of what processes report, but not of the iteration
             own = others = NAN
-        exclusive = self._is_exclusive()
-        is_disturbed = exclusive == 0 or others > NOTABLE_CORES
-        parts = {} if named is None else {**breakdown.parts, LEARNER: learner.busy}
-        parts[DISTURBED] = (seconds - evaluation_s) * is_disturbed
-        iteration = (env_steps if is_whole else NAN, seconds - evaluation_s, parts)
-        since_restore = read_number(result, "since_restore")
-        counts = self._add(*iteration, since_restore, is_disturbed=is_disturbed)
-        source = self._source
-        if is_whole and self._window.learns and source.observe(env_steps, breakdown):
-            self._window.start_over()
-            self._undisturbed = None
+        exclusive = self._exclusive()
+        healthy = read_number(result, "healthy")
+        scale = self._delivering(len(reports), healthy)
+        is_whole = scale is trial.scale
+        times = TimeBreakdown.of(spent.phases or {}, seconds, spent.busy, spent.longest, spent.reset, spent.all_resets)
+        training_s = seconds - spent.evaluation_s
+
+        if is_whole and window.learns and source.observe(env_steps, times):
+            window.start_over()
             self._drift = Drift()
-            counts = self._add(*iteration, since_restore, is_disturbed=is_disturbed)
+        counts = window.add(
+            env_steps if is_whole else NAN,
+            training_s,
+            None if spent.phases is None else {**times.parts, LEARNER: spent.learner_busy},
+            since_restore=read_number(result, "since_restore"),
+            disturbed=exclusive == 0 or others > NOTABLE_CORES,
+        )
         if counts:
-            self._look_for_drift(env_steps, seconds - evaluation_s if breakdown.busy != breakdown.busy else breakdown.busy)
-        steady = self._window.read()
-        source.update(steady if self._undisturbed is None else self._undisturbed.read_undisturbed(steady))
+            self._drift.add((times.busy if times.busy == times.busy else training_s) / env_steps)
+        steady = window.read()
+        source.update(window.undisturbed(steady))
         probe_s = source.take_seconds()
         self._probed_before = probe_s > 0
         probe_s, self._unreported_s = probe_s + self._unreported_s, 0.0
-        over_window = TimeBreakdown.of_window(steady.parts)
-        reference = source.compare_with(steady, env_steps, breakdown)
-        if not is_whole and source.source == "probe":
-            reference = Counterpart(NAN, 0.0)  # probes relate the reference to all env runners
-        steady_reference = source.compare_with(steady, steady.env_steps, over_window)
-        speed = compare(env_steps, seconds, scale, reference.unit_sps, self.trial.resources)
-        steady_speedup = formulas.speedup(steady.sps, steady_reference.unit_sps)
 
-        times, exact, lost, estimated, diagnosed = _UNKNOWN_TIMES, NAN, _UNKNOWN_LOSSES, NAN, ""
-        if named is not None:
-            times, exact = breakdown, float(not self.trial.overlaps or work.phases is not None)
-            if reference.comparable == 1 and exact and is_whole:
-                lost, estimated = losses(scale, env_steps, breakdown, reference.breakdown, reference.single)
-                diagnosed = self._diagnose(steady, over_window, steady_reference)
+        baseline, window_times = source.status, TimeBreakdown.of_window(steady.parts)
+        if abs(self._drift.change) > 0 and not baseline.follows_drift:
+            self._warn_of_drift(self._drift.change, baseline)
+        reference = source.reference_for(env_steps, times)
+        steady_reference = source.reference_for(steady.env_steps, window_times)
+        if self._has_other_steps(steady.env_steps / steady.iterations if steady.iterations else env_steps, baseline):
+            reference = steady_reference = NOT_COMPARABLE
+        elif not is_whole and baseline.source == "probe":  # probes relate the reference to all env runners
+            reference = NOT_COMPARABLE
+        speed = compare(env_steps, seconds, scale, reference.sps_per_env, trial.resources)
+        steady_speedup = formulas.speedup(steady.sps, steady_reference.sps_per_env)
+        lost, estimated, diagnosed = _UNKNOWN_LOSSES, NAN, ""
+        if spent.phases is None:
+            times = times._replace(sample=NAN, learn=NAN, sync=NAN, evaluate=spent.evaluation_s, other=NAN)
+        elif reference.comparable == 1 and spent.exact and is_whole:
+            lost, estimated = losses(scale, env_steps, times, reference.breakdown, reference.one_runner)
+            diagnosed = self._diagnose(steady, window_times, steady_reference, baseline)
 
         return {
             **speed,
             "diagnosis": diagnosed,
-            "is_baseline": source.is_baseline,
+            "is_baseline": float(baseline.is_baseline),
             "comparable": reference.comparable,
             "workload": self._workload,
             "exclusive": exclusive,
-            "baseline": {"source": source.source, "error": source.error, "age": source.age},
+            "baseline": {"source": baseline.source, "error": baseline.error, "age": baseline.age},
             "steady": {
                 "sps": steady.sps,
                 "speedup": steady_speedup,
-                "efficiency": formulas.efficiency(steady_speedup, self.trial.scale.parallelism),
+                "efficiency": formulas.efficiency(steady_speedup, trial.scale.parallelism),
                 "error": steady.error,
                 "iterations": float(steady.iterations),
                 "converged": float(steady.converged),
@@ -147,81 +148,79 @@ class TrialMonitor:
                 "sample": times.sample,
                 "learn": times.learn,
                 "sync": times.sync,
-                "evaluate": evaluation_s if named is None else times.evaluate,
+                "evaluate": times.evaluate,
                 "other": times.other,
                 "probe": probe_s,
             },
             "loss": {"total": formulas.loss(speed["efficiency"]), **lost},
-            "account": {"exact": exact, "estimated": float(estimated)},
+            "account": {"exact": NAN if spent.phases is None else spent.exact, "estimated": float(estimated)},
             "runners": {
-                "busy": work.busy,
-                "longest": work.longest,
-                "env_step": formulas.mean_of_known(report.env_step for report in work.reports),
-                "inference": formulas.mean_of_known(report.inference for report in work.reports),
-                "reset": formulas.mean_of_known(report.reset for report in work.reports),
-                "rest": formulas.mean_of_known(report.rest for report in work.reports),
-                "reported": float(len(work.reports)),
+                "busy": spent.busy,
+                "longest": spent.longest,
+                "env_step": mean_of_known([report.env_step for report in reports]),
+                "inference": mean_of_known([report.inference for report in reports]),
+                "reset": mean_of_known([report.reset for report in reports]),
+                "rest": mean_of_known([report.rest for report in reports]),
+                "reported": float(len(reports)),
                 "healthy": healthy,
                 "restarts": read_number(result, "restarts"),
             },
             "learner": {
-                "busy": learner.busy,
-                "waiting": learner.waiting,
-                "dropped": learner.dropped + max(0.0, read_number(result, "dropped")),  # max(0, NaN) is 0
+                "busy": spent.learner_busy,
+                "waiting": spent.learner_waiting,
+                "dropped": spent.dropped + max(0.0, read_number(result, "dropped")),  # max(0, NaN) is 0
                 "connectors": spent.connectors,
-                "threads": NAN,
+                "threads": self.threads,
             },
-            "tuned": dict.fromkeys(("num_env_runners", "num_envs_per_env_runner", "learner_threads", "gain", "gain_error"), NAN),
+            "tuned": _NOT_TUNED.copy(),
             "cores": {"own": own, "others": others},
         }
 
-    def _add(
-        self, env_steps: float, seconds: float, parts: Mapping[str, float], since_restore: float, *, is_disturbed: bool
-    ) -> bool:
-        """Add an iteration to the steady window, and return whether it counts."""
-        if is_disturbed:
-            self._undisturbed = self._undisturbed or copy.deepcopy(self._window)
-        elif self._undisturbed is not None:
-            self._undisturbed.add(env_steps, seconds, parts, since_restore=since_restore)
-        return self._window.add(env_steps, seconds, parts, since_restore=since_restore)
-
-    def _delivering(self, reported: int, healthy: float) -> tuple[Scale, bool]:
-        """Return the scale of the env runners that delivered samples, and whether these are all; warn once if not."""
+    def _delivering(self, reported: int, healthy: float) -> Scale:
+        """Return the scale of the env runners that delivered samples: the trial's own if all did; warn once if not."""
         scale = self.trial.scale
         wanted = scale.num_env_runners
         delivered = min(wanted, healthy) if healthy == healthy else wanted
         if reported and not self.trial.overlaps:  # those of asynchronous algorithms may report in a later iteration
             delivered = min(delivered, reported)
         if not wanted or delivered == wanted:
-            return scale, True
+            return scale
         self._warn(
             "runners",
             f"only {delivered:.0f} of {wanted} env runners delivered samples in an iteration: the others are dead, or slower than "
             "sample_timeout_s. Steady figures don't include such iterations, their parallelism counts the env runners that "
             "delivered, and there is no diagnosis. See restart_failed_env_runners and sample_timeout_s in the config.",
         )
-        return Scale(max(1, int(delivered)), scale.num_envs_per_env_runner), False
+        return Scale(max(1, int(delivered)), scale.num_envs_per_env_runner)
 
-    def _look_for_drift(self, env_steps: float, sampling_s: float) -> None:
-        self._drift.add(sampling_s / env_steps)
-        change = self._drift.change
-        if (change > 0 or change < 0) and not self._source.follows_drift:
-            self._warn(
-                "drift",
-                f"the sampling cost per env step changed by {change:+.0f} % since steady state began, more than noise explains. "
-                "Efficiency is not meaningful unless the baseline was measured at the same stage of training. "
-                f"Does the env {'slow down' if change > 0 else 'get faster'} as the policy improves, or is the machine shared?"
-                + " With probe=True the baseline follows."
-                * (self._source.source != "probe" and not self.trial.overlaps),
-            )
+    def _has_other_steps(self, steps: float, baseline: Status) -> bool:
+        """Return whether iterations have another number of env steps than the baseline's; warn once if so."""
+        if not (steps > 0 and baseline.steps_per_iteration > 0) or same_steps(steps, baseline.steps_per_iteration):
+            return False
+        self._warn(
+            "other steps",
+            f"this trial collects {steps:.0f} env steps per iteration, its baseline {baseline.steps_per_iteration:.0f}. They are "
+            "not comparable, so speedup and efficiency stay NaN. Use the same batch size and batch mode for both.",
+        )
+        return True
 
-    def _diagnose(self, steady: Steady, breakdown: TimeBreakdown, reference: Counterpart) -> str:
-        if self._source.source == "given":
+    def _warn_of_drift(self, change: float, baseline: Status) -> None:
+        self._warn(
+            "drift",
+            f"the sampling cost per env step changed by {change:+.0f} % since steady state began, more than noise explains. "
+            "Efficiency is not meaningful unless the baseline was measured at the same stage of training. "
+            f"Does the env {'slow down' if change > 0 else 'get faster'} as the policy improves, or is the machine shared?"
+            + " With probe=True the baseline follows."
+            * (baseline.source != "probe" and not self.trial.overlaps),
+        )
+
+    def _diagnose(self, steady: Steady, times: TimeBreakdown, reference: ReferenceFigures, baseline: Status) -> str:
+        if baseline.source == "given":
             self._warn(
                 "breakdown",
                 "a baseline given as a number has no time breakdown: only the straggler and evaluate losses are known. For the "
                 "others, measure the baseline with a reference trial or probe=True.",
             )
-        lost, _ = losses(self.trial.scale, steady.env_steps, breakdown, reference.breakdown, reference.single)
+        lost, _ = losses(self.trial.scale, steady.env_steps, times, reference.breakdown, reference.one_runner)
         limits = LearnerLimits.of_window(steady.parts, steady.seconds)
         return diagnosis(lost, limits, steps_in_turn=self.trial.steps_in_turn)

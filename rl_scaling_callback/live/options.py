@@ -9,29 +9,15 @@ from typing import Final
 from rl_scaling_callback.analysis.goals import GOALS, Goal
 from rl_scaling_callback.core.checks import at_least, non_empty, positive
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule
+from rl_scaling_callback.core.steady import SteadyRule
 
-MAX_PROBE_SECONDS: Final = 10.0
-MAX_ENVS: Final = 64
 PROBE_SECONDS: Final = 0.1
 """Sampling time of a probe [s]: many short rounds, spread over time, are more precise than few long ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The user's options.
-
-    Attributes:
-        baseline_dir: directory or URI to keep baselines in; None for the experiment's folder.
-        baseline_sps: the baseline as a number [steps/s]; None to measure it.
-        reference: scale of the reference.
-        workload: the user's name for the workload; None to derive it from config and hardware.
-        probe: whether to measure the baseline inside the trial; None to do so where nothing else can provide it.
-        max_probe_seconds: time limit of the probes at the start, including building their envs, and of each later round [s].
-        steady: when a trial counts as steady.
-        autotune: the goal to tune the trial for; None to leave it as configured.
-        max_envs: largest number of envs per env runner that autotune may choose.
-        learner_threads: threads of the learner's torch; None for Ray's default.
+    """The user's options; `ScalingCallback` describes them.
 
     Raises:
         ValueError: an option is invalid.
@@ -52,11 +38,6 @@ class Options:
         if self.baseline_sps is not None:
             positive("baseline_sps", self.baseline_sps)
             object.__setattr__(self, "baseline_sps", float(self.baseline_sps))
-            if self.baseline_dir is not None:
-                # Without its value: a URI may contain credentials.
-                raise ValueError(f"baseline_sps is {self.baseline_sps!r}, and baseline_dir is given too; allowed is one of the two")
-            if self.probe:
-                raise ValueError(f"baseline_sps is {self.baseline_sps!r} and probe is True; allowed is one of the two")
         if not (self.probe is None or isinstance(self.probe, bool)):
             raise ValueError(f"probe is {self.probe!r}; allowed are True, False and None")
         if not isinstance(self.steady, SteadyRule):
@@ -65,54 +46,44 @@ class Options:
         at_least("max_envs", self.max_envs, 1)
         if self.learner_threads is not None:
             at_least("learner_threads", self.learner_threads, 1)
-        if self.autotune is not None and self.probe is False:
-            raise ValueError("autotune is on, and probe is False; allowed is one of the two: autotune needs probes")
-        if self.autotune is not None and self.baseline_dir is not None:
-            raise ValueError("autotune is on, and baseline_dir is given too; allowed is one of the two: it is no reference")
         if self.workload is not None:
             non_empty("workload", self.workload)
+        conflicts = {  # without the value of baseline_dir: a URI may contain credentials
+            "baseline_dir and baseline_sps": self.baseline_dir is not None and self.baseline_sps is not None,
+            "baseline_dir and probe=True": self.baseline_dir is not None and self.probe,
+            "baseline_dir and autotune": self.baseline_dir is not None and self.autotune is not None,
+            "baseline_sps and probe=True": self.baseline_sps is not None and self.probe,
+            "autotune and probe=False": self.autotune is not None and self.probe is False,
+        }
+        for both, are_given in conflicts.items():
+            if are_given:
+                raise ValueError(f"{both} are given; allowed is one of the two")
 
-    @classmethod
-    def of(
-        cls,
-        *,
-        baseline_dir: str | Path | None = None,
-        baseline_sps: float | None = None,
-        reference: str | Scale = "1r1e",
-        workload: str | None = None,
-        probe: bool | None = None,
-        max_probe_seconds: float = MAX_PROBE_SECONDS,
-        steady: SteadyRule = DEFAULT_RULE,
-        autotune: bool | str | Goal = False,
-        max_envs: int = MAX_ENVS,
-        learner_threads: int | None = None,
-    ) -> Options:
-        """Return the options converted to their internal types.
 
-        Raises:
-            ValueError: an option is invalid.
-        """
-        if baseline_dir is not None and not (isinstance(baseline_dir, (str, Path)) and str(baseline_dir).strip()):
-            given = "empty" if isinstance(baseline_dir, str) else f"of type {type(baseline_dir).__name__}"
-            raise ValueError(f"baseline_dir is {given}; allowed are a directory or URI as a string, or a Path")
-        if not isinstance(reference, Scale):
-            try:
-                reference = Scale.parse(reference)
-            except ValueError as error:
-                raise ValueError(f"reference: {error}") from None
-        if isinstance(autotune, bool):
-            autotune = "fastest" if autotune else ""
-        elif not (isinstance(autotune, Goal) or autotune in GOALS):
-            raise ValueError(f"autotune is {autotune!r}; allowed are True, False, a Goal and {', '.join(map(repr, GOALS))}")
-        return cls(
-            baseline_dir=None if baseline_dir is None else str(baseline_dir),
-            baseline_sps=baseline_sps,
-            reference=reference,
-            workload=workload,
-            probe=probe,
-            max_probe_seconds=max_probe_seconds,
-            steady=steady,
-            autotune=autotune if isinstance(autotune, Goal) else Goal.of(autotune) if autotune else None,
-            max_envs=max_envs,
-            learner_threads=learner_threads,
-        )
+def place_of(baseline_dir: str | Path | None) -> str | None:
+    """Return a directory or URI as text. Errors don't tell it, because a URI may contain credentials."""
+    if baseline_dir is None:
+        return None
+    if not isinstance(baseline_dir, (str, Path)):
+        raise ValueError(f"baseline_dir is of type {type(baseline_dir).__name__}; allowed are strings and Path")
+    if not str(baseline_dir).strip():
+        raise ValueError("baseline_dir is empty; allowed are a directory and a URI")
+    return str(baseline_dir)
+
+
+def scale_of(reference: str | Scale) -> Scale:
+    """Return the scale of the reference."""
+    try:
+        return reference if isinstance(reference, Scale) else Scale.parse(reference)
+    except ValueError as error:
+        raise ValueError(f"reference: {error}") from None
+
+
+def goal_of(autotune: bool | str | Goal) -> Goal | None:
+    """Return the goal to tune for; None for none."""
+    if autotune is False or isinstance(autotune, Goal):
+        return autotune or None
+    name = "fastest" if autotune is True else autotune
+    if not isinstance(name, str) or name not in GOALS:
+        raise ValueError(f"autotune is {name!r}; allowed are True, False, a Goal and {', '.join(map(repr, GOALS))}")
+    return GOALS[name]

@@ -24,39 +24,26 @@ counts as `other`; it cancels over several iterations.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from statistics import median_low
 
-from rl_scaling_callback.live.runners import RunnersWork
+from rl_scaling_callback.live.spent import Spent
 from rl_scaling_callback.rllib.phases import OUTSIDE, PhaseClock, Segment
 from rl_scaling_callback.rllib.results import RunnerReport
 
-_OUTSIDE_KEPT = 4
-_CLOCKS_DIFFER_S = 60.0
-
-
-@dataclass(slots=True)
-class _Cycle:
-    """What the Algorithm's process did between two polls for results; empty until the second poll."""
-
-    segments: list[Segment] = field(default_factory=list)
-
-    def during(self, start: float, end: float) -> Iterable[tuple[str, float]]:
-        for segment in self.segments:
-            seconds = min(end, segment.end) - max(start, segment.start)
-            if seconds > 0:
-                yield segment.phase, seconds
+_MAX_OUTSIDE = 4
+_MAX_CLOCK_DIFFERENCE_S = 60.0
 
 
 @dataclass(slots=True)
 class _Runner:
-    """One env runner: its last reported sample and its sums over the iteration."""
+    """One env runner: its last reported sample, what the Algorithm's process did before and after it, and the iteration's sums."""
 
     ended: float
     fetched: float
-    before: _Cycle
-    after: _Cycle
+    before: list[Segment]
+    after: list[Segment]
     samples: int = 0
     busy: float = 0.0
     total: RunnerReport | None = None
@@ -74,8 +61,8 @@ class OverlappingRunners:
         self._clock = clock
         self._num_env_runners = num_env_runners
         self._runners: dict[str, _Runner] = {}
-        self._cycle = _Cycle()
-        self._outside: deque[Segment] = deque(maxlen=_OUTSIDE_KEPT)
+        self._cycle: list[Segment] = []  # between two polls for results; empty until the second poll
+        self._outside: deque[Segment] = deque(maxlen=_MAX_OUTSIDE)
         self._waits: dict[str, float] = {}
 
     def start(self) -> None:
@@ -86,13 +73,13 @@ class OverlappingRunners:
 
     def add(self, reports: Iterable[tuple[str, RunnerReport]]) -> None:
         """Add the reports of the samples fetched in this poll, by env runner; empty if there were no results."""
-        cycle, self._cycle = self._cycle, _Cycle()
-        cycle.segments = self._clock.cut()
-        self._outside.extend(segment for segment in cycle.segments if segment.phase == OUTSIDE)
-        now = cycle.segments[-1].end if cycle.segments else 0.0
+        cycle, self._cycle = self._cycle, []
+        cycle += self._clock.cut()
+        self._outside.extend(segment for segment in cycle if segment.phase == OUTSIDE)
+        now = cycle[-1].end if cycle else 0.0
         for name, report in reports:
             # If two samples were reported as one, RLlib added up their timestamps: skip them.
-            if not report.began <= report.ended <= now + _CLOCKS_DIFFER_S:
+            if not report.began <= report.ended <= now + _MAX_CLOCK_DIFFERENCE_S:
                 continue
             runner = self._runners.get(name)
             if runner is None:
@@ -104,25 +91,25 @@ class OverlappingRunners:
             runner.busy += self._inside(report.began, report.ended)
             runner.total = report if runner.total is None else runner.total + report
 
-    def read(self) -> RunnersWork:
-        """Return the work reported since the start of the iteration."""
+    def read(self) -> Spent:
+        """Return the work reported since the start of the iteration, with the env runners' phases; without reports, neither."""
         active = [runner for runner in self._runners.values() if runner.samples]
         if not active:
-            return RunnersWork()
+            return Spent(exact=0.0)
         samples = sum(runner.samples for runner in active)
         mean = sum(runner.busy for runner in active) / self._num_env_runners
         typical = median_low([runner.busy / runner.samples for runner in active]) * samples / self._num_env_runners
         phases = {phase: seconds / self._num_env_runners for phase, seconds in self._waits.items()}
         phases["sample"] = phases.get("sample", 0.0) + mean
         reports = tuple(runner.total for runner in active if runner.total is not None)
-        return RunnersWork(reports, typical, mean, phases)
+        return Spent(phases, reports=reports, busy=typical, longest=mean)
 
     def _blame(self, runner: _Runner, report: RunnerReport) -> None:
         """Attribute the wait of an env runner between its previous sample and this one."""
         weights = min(max(0.0, report.weights), max(0.0, report.began - runner.ended)) if report.weights > 0 else 0.0
         until = report.began - weights
         known = 0.0
-        held = (*runner.before.during(runner.ended, min(until, runner.fetched)), *runner.after.during(runner.fetched, until))
+        held = (*_during(runner.before, runner.ended, min(until, runner.fetched)), *_during(runner.after, runner.fetched, until))
         for phase, seconds in held:
             known += seconds
             if phase != OUTSIDE:
@@ -136,5 +123,12 @@ class OverlappingRunners:
 
     def _inside(self, start: float, end: float) -> float:
         """Return how much of this time span lies within iterations."""
-        outside = (min(end, segment.end) - max(start, segment.start) for segment in self._outside)
-        return end - start - sum(seconds for seconds in outside if seconds > 0)
+        return end - start - sum(seconds for _, seconds in _during(self._outside, start, end))
+
+
+def _during(segments: Iterable[Segment], start: float, end: float) -> Iterator[tuple[str, float]]:
+    """Yield the phases between two times, and their seconds."""
+    for segment in segments:
+        seconds = min(end, segment.end) - max(start, segment.start)
+        if seconds > 0:
+            yield segment.phase, seconds

@@ -249,7 +249,7 @@ class Tuner:
 
         def probe(scale: Scale) -> Probe | str:
             try:
-                return prober.measure([scale])[0]
+                return prober.measure([scale])[0][scale]
             except ProbeError as error:
                 if scale == self.own:
                     raise

@@ -10,8 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from types import TracebackType
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final, NamedTuple
 
 OUTSIDE: Final = "outside"
@@ -54,13 +53,14 @@ class PhaseClock:
         self._background = background
         self._before_leaving = before_leaving or {}
         self._clock = clock
+        self._records = records
         self._lock = threading.Lock()  # a learner's thread enters phases, the Algorithm's thread reads them
         self._thread: int | None = None
         self._running: list[str] = []
         self._beside: list[str] = []
         self._since = 0.0
         self._seconds: dict[str, float] = {}
-        self._segments: list[Segment] | None = [] if records else None
+        self._segments: list[Segment] = []
 
     def watch(self, metrics: Any) -> None:
         """Wrap the `log_time` blocks of a `MetricsLogger`.
@@ -73,7 +73,7 @@ class PhaseClock:
         def log_time_and_phase(key: Any, *args: Any, **kwargs: Any) -> Any:
             block = log_time(key, *args, **kwargs)
             phase = self._phases.get(key[-1] if isinstance(key, tuple) and key else key)
-            return block if phase is None else _Block(block, self, phase)
+            return block if phase is None else self.block(phase, block)
 
         metrics.log_time = log_time_and_phase
 
@@ -84,90 +84,67 @@ class PhaseClock:
             seconds, self._seconds = self._seconds, {}
         return seconds
 
+    def cut(self) -> list[Segment]:
+        """Return when each phase ran since the last call, without gaps; empty unless `records` is set."""
+        with self._lock:
+            self._book()
+            segments, self._segments = self._segments, []
+        return segments
+
     def start(self) -> None:
         """Reset at the start of an iteration, so that a failed iteration before it doesn't count."""
         with self._lock:
             self._running.clear()
             self._beside.clear()
             self._seconds = {}
-            self._record(OUTSIDE, self._clock())
-
-    def cut(self) -> list[Segment]:
-        """Return when each phase ran since the last call, without gaps; empty unless `records` is set."""
-        with self._lock:
-            self._book()
-            segments = self._segments or []
-            self._segments = None if self._segments is None else []
-        return segments
+            self._record(OUTSIDE)
 
     def enter(self, phase: str) -> bool:
         """Start a phase; return whether it counts. If it does, call `leave` at its end."""
         thread = threading.get_ident()
         with self._lock:
-            if phase in self._background:
-                self._book()
-                self._beside.append(phase)
-                return True
-            if self._running and self._thread != thread:
+            is_background = phase in self._background
+            if not is_background and self._running and self._thread != thread:
                 return False
-            self._thread = thread
             self._book()
-            self._running.append(phase)
+            if is_background:
+                self._beside.append(phase)
+            else:
+                self._thread = thread
+                self._running.append(phase)
         return True
-
-    @contextmanager
-    def block(self, phase: str) -> Iterator[None]:
-        """Count the time of a `with` block for a phase."""
-        counts = self.enter(phase)
-        try:
-            yield
-        finally:
-            if counts:
-                self.leave(phase)
 
     def leave(self, phase: str) -> None:
         """End the innermost phase with this name."""
         running = self._beside if phase in self._background else self._running
         if phase not in running:
             return
-        before = self._before_leaving.get(phase)
-        if before is not None:
-            before()
+        if phase in self._before_leaving:
+            self._before_leaving[phase]()
         with self._lock:
             self._book()
             del running[len(running) - 1 - running[::-1].index(phase) :]
 
+    @contextmanager
+    def block(self, phase: str, inner: AbstractContextManager[Any] | None = None) -> Iterator[Any]:
+        """Count the time of a `with` block for a phase, which includes entering and leaving the block `inner`."""
+        counts = self.enter(phase)
+        try:
+            with inner or nullcontext() as entered:
+                yield entered
+        finally:
+            if counts:
+                self.leave(phase)
+
     def _book(self) -> None:
-        now = self._clock()
-        phase = "other"
-        if self._running or self._beside:
-            phase = (self._running or self._beside)[-1]
-            self._seconds[phase] = self._seconds.get(phase, 0.0) + now - self._since
-        self._record(phase, now)
+        phases = self._running or self._beside
+        seconds = self._record(phases[-1] if phases else "other")
+        if phases:
+            self._seconds[phases[-1]] = self._seconds.get(phases[-1], 0.0) + seconds
 
-    def _record(self, phase: str, now: float) -> None:
-        if self._segments is not None:
-            self._segments.append(Segment(phase, self._since, now))
-        self._since = now
-
-
-class _Block:
-    """A `log_time` block that also enters and leaves a phase."""
-
-    __slots__ = ("_block", "_clock", "_counts", "_phase")
-
-    def __init__(self, block: AbstractContextManager[Any], clock: PhaseClock, phase: str) -> None:
-        self._block = block
-        self._clock = clock
-        self._phase = phase
-        self._counts = False
-
-    def __enter__(self) -> Any:
-        self._counts = self._clock.enter(self._phase)
-        return self._block.__enter__()
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> Any:
-        handled = self._block.__exit__(kind, error, trace)
-        if self._counts:
-            self._clock.leave(self._phase)
-        return handled
+    def _record(self, phase: str) -> float:
+        """End the current segment, and return its seconds."""
+        start, self._since = self._since, self._clock()
+        if self._records:
+            self._segments.append(Segment(phase, start, self._since))
+        return self._since - start

@@ -1,9 +1,9 @@
-"""Changes the scale of a training Algorithm between iterations: how many of its env runners sample, and with how many envs."""
+"""Changes the scale of an Algorithm between iterations: how many of its env runners sample, and with how many envs."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
@@ -11,25 +11,89 @@ from typing import Any, Final
 import ray
 
 from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.rllib import twins
 from rl_scaling_callback.rllib.configs import read_scale
-from rl_scaling_callback.rllib.twins import copy_task, text_of
 
 _ANSWER_WITHIN_S: Final = 30.0
 _ANOTHER_SEED: Final = 10_007
 """Seeded env runners would repeat the episodes that they began training with."""
+_ITSELF: Final = "_scaling_itself"
 
 
-class RescaleError(RuntimeError):
-    """The envs of another scale can't be created. The message gives the reason."""
+class _Runners:
+    """The env runners of an Algorithm. RLlib neither waits for those that don't take part, nor counts them as missing."""
+
+    def __init__(self, algorithm: Any) -> None:
+        self._algorithm = algorithm
+        self._group = algorithm.env_runner_group
+        # RLlib's manager keeps an actor and its state in two dicts.
+        self._active = (self._group._worker_manager._actors, self._group._worker_manager._remote_actor_states)
+        self._all = [dict(each) for each in self._active]
+
+    def _use(self, number: int | None) -> None:
+        """Let the first `number` env runners take part; all if None."""
+        if number is not None:
+            # The manager may still wait for answers of those that leave, such as to new weights.
+            self._group.fetch_ready_async_reqs(timeout_seconds=_ANSWER_WITHIN_S)
+        for active, every in zip(self._active, self._all, strict=True):
+            active.clear()
+            active.update([*every.items()][:number])
 
 
-class Rescaler:
+class Switch(_Runners):
+    """Runs training iterations of one Algorithm at different scales, whose env runners act as the twins that a `Prober` creates.
+
+    Use it only with an Algorithm built for measurement, because it learns from all of these iterations.
+
+    Args:
+        algorithm: an Algorithm on RLlib's new API stack, with as many env runners as the largest scale.
+    """
+
+    def __init__(self, algorithm: Any) -> None:
+        super().__init__(algorithm)
+        # A replay buffer refuses an episode with a gap, and probes have moved the twins' episodes on.
+        self._starts_over = getattr(algorithm, "local_replay_buffer", None) is not None
+
+    def train(self, scale: Scale) -> tuple[dict[str, Any], float]:
+        """Run a training iteration at a scale; return its result, and the time of all env runners together in env resets [s].
+
+        Resets that only the switch requires don't count.
+        """
+        try:
+            self._use(scale.num_env_runners)
+            self._act_as(scale)
+            result: dict[str, Any] = self._algorithm.train()
+            resets_s = sum(self._group.foreach_env_runner(twins.take_resets, local_env_runner=False))
+        finally:
+            self._use(None)
+            self._act_as(None)
+        return result, 0.0 if self._starts_over else resets_s
+
+    def _act_as(self, scale: Scale | None) -> None:
+        state = self._algorithm.learner_group.get_state(components="learner/rl_module", inference_only=True)["learner"]
+        act = partial(_act_as, scale=scale, state=state, starts_over=self._starts_over)
+        self._group.foreach_env_runner(act, local_env_runner=False)
+
+
+def _act_as(env_runner: Any, scale: Scale | None, state: dict[str, Any], starts_over: bool) -> None:
+    """Switch an env runner to another scale, or back to its own if `scale` is None."""
+    itself = vars(env_runner).get(_ITSELF, vars(env_runner))
+    env_runner.__dict__ = itself
+    if scale is not None:
+        twin = twins.twin_for(env_runner, scale)
+        env_runner.__dict__ = vars(twin)
+        vars(twin)[_ITSELF] = itself
+        twins.take_resets(twin)
+        if starts_over:
+            env_runner._needs_initial_reset = True
+    env_runner.set_state(state)
+
+
+class Rescaler(_Runners):
     """Changes the scale of one Algorithm on RLlib's new API stack, between iterations.
 
     Episodes in progress are dropped, as when an env runner restarts. Their steps so far have been learned from, but their returns
-    are not reported. Nothing else changes: not the batch, and not the CPUs that the trial holds.
-
-    Env runners that don't sample are taken out of the group, so that RLlib neither waits for them nor counts them as missing. They
+    are not reported. Nothing else changes: not the batch, and not the CPUs that the trial holds. Env runners that don't sample
     stay alive until `settle`.
 
     Args:
@@ -40,12 +104,7 @@ class Rescaler:
     """
 
     def __init__(self, algorithm: Any) -> None:
-        self._algorithm = algorithm
-        self._group = algorithm.env_runner_group
-        manager: Any = self._group._worker_manager
-        # RLlib's manager keeps an actor and its state in two dicts.
-        self._pools = (manager._actors, manager._remote_actor_states)
-        self._members = [dict(pool) for pool in self._pools]
+        super().__init__(algorithm)
         self._times = 0
         self.scale = read_scale(vars(algorithm.config))
 
@@ -53,18 +112,14 @@ class Rescaler:
         """Train at `scale` from the next iteration on.
 
         Raises:
-            RescaleError: its envs can't be created, or an env runner doesn't answer; the Algorithm is then in between scales.
+            RuntimeError: its envs can't be created, or an env runner doesn't answer; the Algorithm is then in between scales.
         """
         self._times += 1
         returning = scale.num_env_runners > self.scale.num_env_runners
-        # The manager may still wait for answers of env runners that leave, such as to new weights.
-        self._group.fetch_ready_async_reqs(timeout_seconds=_ANSWER_WITHIN_S)
-        for pool, members in zip(self._pools, self._members, strict=True):
-            pool.clear()
-            pool.update([*members.items()][: scale.num_env_runners])
+        self._use(scale.num_env_runners)
         vars(self._algorithm.config).update(_numbers(scale))  # it is frozen
-        self._rescale(scale, None)
         self.scale = scale
+        self._rescale(self._group.healthy_env_runner_ids())
         if returning:  # they have missed updates
             self._group.sync_weights(from_worker_or_learner_group=self._algorithm.learner_group, inference_only=True)
             self._group.sync_env_runner_states(config=self._algorithm.config)
@@ -73,29 +128,28 @@ class Rescaler:
         """Rescale env runners that were restarted: they come back with the numbers that they were created with.
 
         Raises:
-            RescaleError: see `apply`.
+            RuntimeError: see `apply`.
         """
         if self._times:
-            self._rescale(self.scale, [*env_runners])
+            self._rescale(env_runners)
 
     def settle(self) -> None:
         """Stop the env runners that don't sample. They can't come back."""
-        actors, states = self._members
-        for runner in actors.keys() - self._pools[0].keys():
+        actors, states = self._all
+        for runner in actors.keys() - self._active[0].keys():
             states.pop(runner)
             with suppress(Exception):
                 ray.kill(actors.pop(runner))
 
-    def _rescale(self, scale: Scale, env_runners: Sequence[int] | None) -> None:
-        rescale = partial(_rescaled, numbers=_numbers(scale), seed_by=_ANOTHER_SEED * self._times)
-        if not scale.num_env_runners:
+    def _rescale(self, env_runners: Iterable[int]) -> None:
+        rescale, runners = partial(_rescaled, numbers=_numbers(self.scale), seed_by=_ANOTHER_SEED * self._times), [*env_runners]
+        if not self.scale.num_env_runners:
             errors = [rescale(self._group.local_env_runner)]
         else:
-            runners = self._group.healthy_env_runner_ids() if env_runners is None else env_runners
-            errors = self._group.foreach_env_runner(rescale, local_env_runner=False, remote_worker_ids=list(runners))
+            errors = self._group.foreach_env_runner(rescale, local_env_runner=False, remote_worker_ids=runners)
             errors += ["an env runner doesn't answer"] * (len(runners) - len(errors))
         if error := next(filter(None, errors), ""):
-            raise RescaleError(f"the envs of {scale} can't be created: {error}")
+            raise RuntimeError(f"the envs of {self.scale} can't be created: {error}")
 
 
 def _numbers(scale: Scale) -> dict[str, int]:
@@ -110,10 +164,10 @@ def _rescaled(env_runner: Any, numbers: dict[str, int], seed_by: int) -> str:
             _seed(env_runner, seed_by)
         before = env_runner.env = getattr(env_runner, "env", None)  # a failed `make_env` may have deleted it
         env_runner.make_env()
-        copy_task(before, env_runner.env)
+        twins.copy_task(before, env_runner.env)
         gc.collect()  # of the old envs, now rather than during the next probe
     except Exception as error:
-        return text_of(error)
+        return twins.text_of(error)
     return ""
 
 

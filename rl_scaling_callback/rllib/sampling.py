@@ -2,102 +2,79 @@
 
 RLlib enters about 15 timers per step. Timing all of them would cost about 1 % of the sampling time of a fast env. Instead, a random
 sample of steps is timed and extrapolated. Gymnasium's vectorised envs reset a sub-env in the step after its episode ended. Such
-steps take longer than others, so they are sampled and extrapolated separately.
+steps take longer than others, so all of them are timed, and what they take beyond an ordinary step counts as reset.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final
 
-from rl_scaling_callback.rllib import configs, names
+from rl_scaling_callback.rllib.configs import is_asynchronous
+from rl_scaling_callback.rllib.names import RESET_TIMER, SAMPLE_TIMER, STEP_TIMERS, WEIGHTS_TIMER
 
 TIMED_EVERY_S: Final = 0.02
 """Mean sampling time between timed steps; if steps take longer, all of them are timed."""
+_LAST_TIMER: Final = list(STEP_TIMERS)[-1]
+_TIMERS: Final = frozenset({*STEP_TIMERS, RESET_TIMER, WEIGHTS_TIMER})
 
 
 class SamplingClock:
-    """Wraps the `log_time` blocks of an env runner's `MetricsLogger`. RLlib's metrics don't change.
+    """Wraps the `log_time` blocks of the `MetricsLogger` of an env runner of the new API stack. RLlib's metrics don't change.
 
     A step here is a vector step of all envs of the env runner. A timed step lasts from the end of the previous step to the end of
-    the last timer in `parts`.
+    the last timer in it.
 
     Args:
-        metrics: the env runner's `MetricsLogger`.
-        start: name of the timer at the start of a sample.
-        parts: part by timer name, for the timers inside a step, in the order in which they run.
-        num_envs: number of envs of the env runner, which step together.
-        reset: name of the timer around a reset of all envs; None if there is none.
-        weights: name of the timer around the wait for weights before a sample; if given, `take` also returns when samples begin
-            and end.
+        env_runner: the env runner.
         clock: returns the time in seconds.
-        wall_clock: returns the time in seconds on a clock shared with the Algorithm's process.
         cpu_clock: returns the CPU seconds of the env runner's process.
         draw: `randrange` of a separate random generator, so that the generators seeded for training are not affected.
 
+    Attributes:
+        num_envs: number of envs, which step together; it may change between samples.
+
     Raises:
-        AttributeError: the logger has no `log_time`.
+        AttributeError: the env runner has no timers.
     """
 
     def __init__(
         self,
-        metrics: Any,
+        env_runner: Any,
         *,
-        start: str,
-        parts: Mapping[str, str],
-        num_envs: int,
-        reset: str | None = None,
-        weights: str | None = None,
         clock: Callable[[], float] = time.perf_counter,
         cpu_clock: Callable[[], float] = time.process_time,
-        wall_clock: Callable[[], float] = time.time,
         draw: Callable[[int, int], int] | None = None,
     ) -> None:
-        self._metrics = metrics
-        self._log_time = metrics.log_time
-        self._start = start
-        self._parts = parts
-        self._last = list(parts)[-1]
-        self._reset = reset
-        self._weights = weights
-        self._waited = 0.0
+        self.num_envs: int = env_runner.num_envs
+        self._metrics = env_runner.metrics
+        self._log_time = self._metrics.log_time
+        self._awaits_weights = is_asynchronous(vars(env_runner.config))
         self._clock = clock
-        self._wall_clock = wall_clock
         self._cpu_clock = cpu_clock
         self._cpu_before = cpu_clock()
         self._draw = draw or random.Random().randrange
-        self._num_envs = num_envs
+        # The current sample.
         self._started: float | None = None
         self._has_stepped = True
+        self._waited = self._resets_s = self._reset_steps_s = 0.0
+        self._reset_steps = 0
+        self._resets = False  # whether the next step resets an env
         # Mean number of steps between timed steps; env steps until the next one.
         self._stride = 1
         self._until_timed = 0
-        # Since the parts were last returned.
+        # Since the parts were last returned; the latest estimate of a step [s].
         self._busy = 0.0
         self._env_steps = self._timed_steps = 0
-        self._timed = dict.fromkeys(parts.values(), 0.0)
-        self._step = dict(self._timed)
-        # Mean number of resets between timed ones; resets until the next one; envs that the next step resets.
-        self._reset_stride = 1
-        self._until_timed_reset = 0
-        self._due_resets = 0
-        # Since the last sample ended.
-        self._whole_resets_s = self._reset_steps_s = 0.0
-        self._resets = self._timed_resets = self._timed_reset_steps = 0
-        # Latest estimates [s].
-        self._step_s = self._reset_s = 0.0
+        self._timed = dict.fromkeys(STEP_TIMERS.values(), 0.0)
+        self._step_s = 0.0
         self._listen()
 
-    def resize(self, num_envs: int) -> None:
-        """Follow the env runner to another number of envs."""
-        self._num_envs = num_envs
-
     def count_env_step(self) -> None:
-        """Count a step of one env."""
+        """Count a step or reset of one env."""
         self._env_steps += 1
         self._until_timed -= 1
         if self._until_timed == 0:
@@ -105,152 +82,107 @@ class SamplingClock:
 
     def count_episode_end(self) -> None:
         """Note that the next step resets an env."""
-        self._due_resets += 1
-        self._until_timed_reset -= 1
-        if self._until_timed_reset <= 0:
-            self._listen()
-
-    def count_episode_start(self) -> None:
-        """Count a step in which an env was reset."""
-        if self._due_resets:  # else the reset of all envs, which is timed
-            self._due_resets -= 1
-            self._resets += 1
-        self.count_env_step()
+        self._resets = True
+        self._listen()
 
     def take(self) -> dict[str, float]:
         """Return the times of the sample that ends now [s].
 
         Returns:
             `busy`: the whole sample; `reset`: env resets in it; `cpu`: CPU time of the process since the last call; and, if any
-            step was timed, each part, extrapolated to all steps since the parts were last returned. With a timer for weights also
-            `weights`: the wait for them before the sample, and when it `began` and `ended`. Empty if the start of the sample was
-            missed.
+            step was timed, each part, extrapolated to all steps since the parts were last returned. If the env runner awaits
+            weights (APPO, IMPALA) also `weights`: the wait for them before the sample, and when it `began` and `ended`, on a clock
+            shared with the Algorithm's process. Empty if the start of the sample was missed.
         """
         if self._started is None:
             return {}
         cpu = self._cpu_clock()
         seconds = {"busy": self._clock() - self._started, "cpu": cpu - self._cpu_before}
-        if self._weights is not None:
-            now = self._wall_clock()
+        if self._awaits_weights:
+            now = time.time()
             seconds.update(weights=self._waited, began=now - seconds["busy"], ended=now)
-            self._waited = 0.0
         self._started = None
         self._cpu_before = cpu
         self._busy += seconds["busy"]
-        steps = self._env_steps / self._num_envs
+        steps = self._env_steps / self.num_envs
         if steps > 0 and self._timed_steps:
             seconds.update({part: timed / self._timed_steps * steps for part, timed in self._timed.items()})
-            self._step_s = self._timed[self._parts[self._last]] / self._timed_steps
+            self._step_s = self._timed[STEP_TIMERS[_LAST_TIMER]] / self._timed_steps
             self._stride = max(1, round(TIMED_EVERY_S * steps / self._busy))
             self._busy = 0.0
             self._env_steps = self._timed_steps = 0
             self._timed = dict.fromkeys(self._timed, 0.0)
-        seconds["reset"] = self._take_resets(seconds["busy"])
+        seconds["reset"] = self._resets_s + max(0.0, self._reset_steps_s - self._reset_steps * self._step_s)
+        self._waited = self._resets_s = self._reset_steps_s = 0.0
+        self._reset_steps = 0
         self._listen()
-        return seconds
-
-    def _take_resets(self, busy_s: float) -> float:
-        if self._timed_resets:
-            # What such a step takes beyond an ordinary one, per env that it resets.
-            self._reset_s = max(0.0, self._reset_steps_s - self._timed_reset_steps * self._step_s) / self._timed_resets
-        seconds = self._whole_resets_s + self._resets * self._reset_s
-        self._reset_stride = max(1, round(TIMED_EVERY_S * self._resets / busy_s))
-        self._whole_resets_s = self._reset_steps_s = 0.0
-        self._resets = self._timed_resets = self._timed_reset_steps = 0
         return seconds
 
     def _listen(self) -> None:
         self._metrics.log_time = self._log_time_and_seconds
 
-    def _rest(self) -> None:
-        self._metrics.log_time = self._log_time
-
-    def _is_due(self) -> bool:
-        return self._until_timed <= 0 or (self._due_resets > 0 and self._until_timed_reset <= 0)
-
     def _log_time_and_seconds(self, key: Any, *args: Any, **kwargs: Any) -> Any:
         block = self._log_time(key, *args, **kwargs)
         name = key[-1] if isinstance(key, tuple) and key else key
-        if name == self._start:
+        if name == SAMPLE_TIMER:
             self._started = self._clock()
             self._has_stepped = False
-            return block
-        if name == self._weights:
-            return _Timed(block, self._wait, name, self._clock)
-        if name == self._reset:
-            return _Timed(block, self._reset_all, name, self._clock)
-        if name not in self._parts:
-            return block
-        if not self._has_stepped:
-            # From the start to here, all envs may have been reset.
-            self._has_stepped = True
-            if not self._is_due():
-                self._rest()
-                return block
-        return _Timed(block, self._spend, name, self._clock)
+        elif name in _TIMERS:
+            if name in STEP_TIMERS and not self._has_stepped:
+                # From the start to here, all envs may have been reset.
+                self._has_stepped = True
+                if self._until_timed > 0 and not self._resets:
+                    self._metrics.log_time = self._log_time
+                    return block
+            return self._timed_block(block, name)
+        return block
 
-    def _wait(self, _timer: str, seconds: float) -> None:
-        self._waited += seconds
-
-    def _reset_all(self, _timer: str, seconds: float) -> None:
-        self._due_resets = 0
-        if self._started is not None:
-            self._whole_resets_s += seconds
+    @contextmanager
+    def _timed_block(self, block: AbstractContextManager[Any], timer: str) -> Iterator[Any]:
+        entered = self._clock()
+        with block as stats:
+            try:
+                yield stats
+            finally:
+                self._spend(timer, self._clock() - entered)
 
     def _spend(self, timer: str, seconds: float) -> None:
-        self._step[self._parts[timer]] += seconds
-        if timer != self._last:
+        if timer == WEIGHTS_TIMER:
+            self._waited += seconds
             return
-        if self._due_resets:
+        if timer == RESET_TIMER:
+            self._resets = False
+            self._resets_s += seconds if self._started is not None else 0.0
+            return
+        if not self._resets:
+            self._timed[STEP_TIMERS[timer]] += seconds
+        if timer != _LAST_TIMER:
+            return
+        if self._resets:
+            self._resets = False
             self._reset_steps_s += seconds
-            self._timed_resets += self._due_resets
-            self._timed_reset_steps += 1
-            self._until_timed_reset = self._draw(1, 2 * self._reset_stride)
+            self._reset_steps += 1
         else:
-            for part, spent in self._step.items():
-                self._timed[part] += spent
             self._timed_steps += 1
         if self._until_timed <= 0:
             # Random gaps avoid aliasing with work that an env does every few steps.
-            self._until_timed = self._draw(1, 2 * self._stride) * self._num_envs
-        self._step = dict.fromkeys(self._step, 0.0)
-        self._rest()
+            self._until_timed = self._draw(1, 2 * self._stride) * self.num_envs
+        self._metrics.log_time = self._log_time
 
 
-def clock_of(env_runner: Any) -> SamplingClock:
-    """Return a clock that times an env runner of the new API stack.
+class SampleTiming:
+    """What a callback adds to time the samples of an env runner. RLlib calls it in the env runner's process."""
 
-    Raises:
-        AttributeError: the env runner has no timers.
-    """
-    return SamplingClock(
-        env_runner.metrics,
-        start=names.SAMPLE_TIMER,
-        parts=names.STEP_TIMERS,
-        num_envs=env_runner.num_envs,
-        reset=names.RESET_TIMER,
-        weights=names.WEIGHTS_TIMER if configs.is_asynchronous(vars(env_runner.config)) else None,
-    )
+    _sampling: SamplingClock | None = None
 
+    def on_episode_step(self, **kwargs: Any) -> None:
+        """Count a step of one of the env runner's envs."""
+        if self._sampling is not None:
+            self._sampling.count_env_step()
 
-class _Timed:
-    """A `log_time` block that also reports its duration."""
+    on_episode_start = on_episode_step  # the step in which an env is reset
 
-    __slots__ = ("_block", "_clock", "_entered", "_spend", "_timer")
-
-    def __init__(
-        self, block: AbstractContextManager[Any], spend: Callable[[str, float], None], timer: str, clock: Callable[[], float]
-    ) -> None:
-        self._block = block
-        self._spend = spend
-        self._timer = timer
-        self._clock = clock
-        self._entered = 0.0
-
-    def __enter__(self) -> Any:
-        self._entered = self._clock()
-        return self._block.__enter__()
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> Any:
-        self._spend(self._timer, self._clock() - self._entered)
-        return self._block.__exit__(kind, error, trace)
+    def on_episode_end(self, **kwargs: Any) -> None:
+        """Note that the next step resets an env."""
+        if self._sampling is not None:
+            self._sampling.count_episode_end()

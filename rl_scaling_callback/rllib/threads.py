@@ -7,7 +7,7 @@ algorithm wait, and their cores are free.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -27,7 +27,7 @@ def learner_threads(algorithm: Any) -> float:
     """
     if _refusal(vars(algorithm.config)):
         return NAN
-    return next(_answers(algorithm, _count), NAN)
+    return next(iter(_answers(algorithm, _threads_of_torch)), NAN)
 
 
 def set_learner_threads(algorithm: Any, threads: int) -> None:
@@ -40,7 +40,7 @@ def set_learner_threads(algorithm: Any, threads: int) -> None:
         ValueError: `threads` is not a positive integer, or can't be set for this algorithm.
     """
     check_learner_threads(vars(algorithm.config), threads)
-    counts = [*_answers(algorithm, partial(_set, threads=threads))]
+    counts = _answers(algorithm, partial(_threads_of_torch, threads=threads))
     if not counts or any(count != threads for count in counts):
         raise ValueError(f"learner_threads is {threads!r}, but the learners' torch can't be set to it: they use {counts} threads")
 
@@ -91,22 +91,18 @@ def _positive(config: Mapping[str, Any], name: str) -> float:
     return max(0.0, number(config.get(name)))  # max(0, NaN) is 0
 
 
-def _answers(algorithm: Any, ask: Any) -> Iterator[float]:
-    """Yield what each learner that answers returns."""
-    for answer in algorithm.learner_group.foreach_learner(ask, timeout_seconds=_ANSWER_WITHIN_S):
-        if not hasattr(answer, "ok"):
-            yield answer
-        elif answer.ok:
-            yield answer.get()
+def _answers(algorithm: Any, ask: Any) -> list[float]:
+    """Return what each learner that answers returns."""
+    answers = algorithm.learner_group.foreach_learner(ask, timeout_seconds=_ANSWER_WITHIN_S)
+    # In older releases, a local learner's answer is no `CallResult`.
+    return [answer.get() if hasattr(answer, "ok") else answer for answer in answers if getattr(answer, "ok", True)]
 
 
-def _count(_learner: object) -> float:
+def _threads_of_torch(_learner: object, threads: int | None = None) -> float:
+    """Return the threads of this process's torch, set before if given. An exception would make RLlib restart the learner."""
     torch = sys.modules.get("torch")
-    return NAN if torch is None else float(torch.get_num_threads())
-
-
-def _set(learner: object, threads: int) -> float:
-    """Set the threads of this process's torch and return its count. An exception would make RLlib restart the learner."""
-    if torch := sys.modules.get("torch"):
+    if torch is None:
+        return NAN
+    if threads is not None:
         torch.set_num_threads(int(threads))
-    return _count(learner)
+    return float(torch.get_num_threads())

@@ -19,11 +19,11 @@ from rl_scaling_callback.callback import ScalingCallback
 from rl_scaling_callback.core.attribution import RECORDED
 from rl_scaling_callback.core.probing import Probe, ProbeError
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.rllib import hardware, prober
+from rl_scaling_callback.rllib import hardware
 from rl_scaling_callback.rllib.configs import is_asynchronous, is_new_stack, read_scale, steps_before_learning
 from rl_scaling_callback.rllib.prober import Prober
+from rl_scaling_callback.rllib.rescale import Switch
 from rl_scaling_callback.rllib.results import MEASURED_KEYS, read_injected, read_iteration, read_number
-from rl_scaling_callback.rllib.switch import Switch
 from rl_scaling_callback.rllib.threads import learner_threads, set_learner_threads
 from rl_scaling_callback.sweeping import cluster
 from rl_scaling_callback.sweeping.user_callbacks import callbacks_of, learner_threads_of, measures
@@ -88,9 +88,9 @@ class _Host:
     def probe(self, scale: Scale) -> Probe | str:
         """Return the probe, or the reason if it failed or took too long."""
         try:
-            return self._prober.measure([scale])[0]
-        except (ProbeError, ValueError) as error:
-            return str(error).removesuffix(f". {prober._INSTEAD}.")
+            return self._prober.measure([scale])[0][scale]
+        except ProbeError as error:
+            return str(error).removesuffix(".")
 
     def is_whole(self) -> bool:
         group: Any = self._algorithm.env_runner_group

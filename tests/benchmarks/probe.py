@@ -1,7 +1,7 @@
 """Compares probes with whole iterations: `python tests/benchmarks/probe.py --env HalfCheetah-v5 --algo ppo`, about two minutes.
 
 One Algorithm with 4 env runners alternately probes 12 scales and trains whole iterations at each of them, in random order and in
-the same processes (see `rllib.switch`). Prints a Markdown table of the speedups over 1r×1e by both. With `--cost`, measures the
+the same processes (see `rllib.rescale`). Prints a Markdown table of the speedups over 1r×1e by both. With `--cost`, measures the
 overhead of `ScalingCallback(probe=True)`; with `--coverage 20`, counts how often the stated interval of a probed baseline holds the
 steady figure of separate trials right before and after. Run nothing else at the same time.
 """
@@ -30,11 +30,11 @@ from trials import SlowStep, machine
 from rl_scaling_callback import ScalingCallback
 from rl_scaling_callback.core.attribution import PARTS, TimeBreakdown
 from rl_scaling_callback.core.estimates import Estimate, trimmed_mean
-from rl_scaling_callback.core.probing import Probe, Ratios
+from rl_scaling_callback.core.probing import Probe, predict
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule, SteadyWindow
 from rl_scaling_callback.rllib.prober import Prober
-from rl_scaling_callback.rllib.switch import Switch
+from rl_scaling_callback.rllib.rescale import Switch
 
 REFERENCE = Scale(1, 1)
 SCALES = [Scale(runners, envs) for runners in (1, 2, 4) for envs in (1, 2, 4, 8)]
@@ -73,9 +73,10 @@ def updates_ratio(prober: Prober, scale: Scale, own: Scale) -> float:
 
 def predicted(spent: TimeBreakdown, pairs: list[tuple[Probe, Probe]], updates: float) -> float:
     """Return seconds per env step at a scale, predicted as by the callback: from probes of it and of the trial's own scale."""
-    ratios = [Ratios.of(probe, own, updates) for probe, own in pairs]
-    sample, sync = (math.exp(trimmed_mean([math.log(getattr(each, name)) for each in ratios]).mean) for name in ("sample", "sync"))
-    return Ratios(sample, updates, sync).apply(spent, max(1, pairs[0][0].scale.num_env_runners)).total
+    sampling = trimmed_mean([math.log(probe.seconds_per_step / own.seconds_per_step) for probe, own in pairs]).mean
+    sync = trimmed_mean([math.log(probe.sync / own.sync) if probe.sync > 0 and own.sync > 0 else 0.0 for probe, own in pairs]).mean
+    runners = max(1, pairs[0][0].scale.num_env_runners)
+    return predict(spent, runners, sample=math.exp(sampling), sync=math.exp(sync), updates=updates).total
 
 
 def resident_mb(_env_runner: Any) -> float:
@@ -113,7 +114,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         started = time.perf_counter()
         if number > 1 and started > until:
             break
-        measured["probes"] += prober.measure(SCALES, first_round=number)
+        measured["probes"] += prober.measure(SCALES)
         measured["probe_seconds"].append(time.perf_counter() - started)
         started = time.perf_counter()
         measured["iterations"] += [
@@ -130,10 +131,9 @@ def typical(times: list[TimeBreakdown]) -> TimeBreakdown:
     return TimeBreakdown.of_window({part: median(getattr(each, part) for each in times) for part in PARTS[:4]})
 
 
-def paired(probes: list[Probe], scale: Scale, own: Scale) -> list[tuple[Probe, Probe]]:
+def paired(rounds: list[dict[Scale, Probe]], scale: Scale, own: Scale) -> list[tuple[Probe, Probe]]:
     """Return the probes of a scale, each paired with the probe of the trial's own scale in the same round."""
-    by_round = {(probe.scale, probe.round): probe for probe in probes}
-    return [(probe, by_round[own, probe.round]) for probe in probes if probe.scale == scale]
+    return [(probes[scale], probes[own]) for probes in rounds]
 
 
 def take_a_core_in_spells(seconds: float) -> None:
@@ -238,11 +238,10 @@ def bias(measured: dict[str, Any]) -> Estimate:
     One value a round: the mean of the predictions from the iterations at each other scale.
     """
     iterations = {(scale, number): spent for scale, number, spent in measured["iterations"]}
-    probes = {(probe.scale, probe.round): probe for probe in measured["probes"]}
-    updates = measured["updates"]
+    probes, updates = measured["probes"], measured["updates"]
 
     def log_ratio(own: Scale, number: int) -> float:
-        pair = (probes[REFERENCE, number], probes[own, number])
+        pair = (probes[number][REFERENCE], probes[number][own])
         value = predicted(iterations[own, number], [pair], updates[REFERENCE] / updates[own])
         return math.log(value / iterations[REFERENCE, number].total)
 

@@ -58,14 +58,6 @@ class FailingEnv(CostlyEnv):
             raise RuntimeError("this env can't be created here")
 
 
-class SlowToMake(CostlyEnv):
-    """An env that takes `make_s` to create."""
-
-    def __init__(self, config):
-        time.sleep(config["make_s"])
-        super().__init__(config)
-
-
 class SlowToReset(CostlyEnv):
     """An env with episodes of `episode_steps` steps, each of whose resets but the first takes `reset_s`."""
 

@@ -1,4 +1,4 @@
-"""Callbacks that cause faults in a trial: killed processes, clock jumps, lost storage."""
+"""Callbacks that cause faults in a trial: killed processes, lost storage."""
 
 import os
 import signal
@@ -8,23 +8,23 @@ from ray.rllib.algorithms.ppo import PPO
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
 
-def kill_once(flag, process=None):
-    """Kill a process, by default this one, unless the file `flag` exists; its replacement finds the file and survives."""
+def kill_once(flag):
+    """Kill this process unless the file `flag` exists; its replacement finds the file and survives."""
     if not Path(flag).exists():
         Path(flag).touch()
-        os.kill(process or os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class KillTrial(RLlibCallback):
-    """Kills the process of a trial with `runners` env runners, or another `process`, after iteration number `iteration`."""
+    """Kills the process of a trial with `runners` env runners after iteration number `iteration`."""
 
-    def __init__(self, flag, runners, iteration, process=None):
+    def __init__(self, flag, runners, iteration):
         super().__init__()
-        self._flag, self._runners, self._iteration, self._process = flag, runners, iteration, process
+        self._flag, self._runners, self._iteration = flag, runners, iteration
 
     def on_train_result(self, *, algorithm, result, **kwargs):
         if algorithm.config.num_env_runners == self._runners and result["training_iteration"] == self._iteration:
-            kill_once(self._flag, self._process)
+            kill_once(self._flag)
 
 
 class KillEnvRunner(RLlibCallback):

@@ -40,10 +40,3 @@ def test_baselines_in_a_directory(tmp_path, caplog):
     assert math.isnan(other["speedup"])
     assert other["comparable"] == 0
     assert "num_epochs: 2 here, 1 there" in caplog.text
-
-    file.write_text("half a fi")  # unit tests cover other kinds of damage
-    *_, lacking = scalings(train(trial(envs=2), 2))
-    assert math.isnan(lacking["speedup"])
-    (aside,) = tmp_path.iterdir()
-    assert aside.name.startswith(file.name + ".set-aside-")
-    assert aside.read_text() == "half a fi"

@@ -3,7 +3,6 @@
 import copy
 import inspect
 import math
-import threading
 import time
 import weakref
 from functools import partial
@@ -133,22 +132,6 @@ def test_env_runner_reports_are_invisible_to_others(built, tmp_path):
     without_us = built(ppo().callbacks(Seen))
     without_us.restore_from_path(str(tmp_path / "checkpoint"))
     assert "_scaling_env_runners" not in str(without_us.train())
-
-
-def test_algorithms_in_threads_of_one_process_detect_each_other(built):
-    algorithms = [built(ppo(step_s=0.002)) for _ in range(2)]
-    in_turn = [algorithm.train()["scaling"]["exclusive"] for algorithm in algorithms]
-    beside = []
-    threads = [
-        threading.Thread(target=lambda a=algorithm: beside.extend(a.train()["scaling"]["exclusive"] for _ in range(3)))
-        for algorithm in algorithms
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert in_turn == [1.0, 1.0]
-    assert beside.count(0.0) >= 4
 
 
 def train_in_a_function(space):

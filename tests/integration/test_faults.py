@@ -9,10 +9,6 @@ import math
 import os
 import resource
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -28,9 +24,7 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.tune.schedulers import PopulationBasedTraining
 from tuning import lines, quick, run, sps_in
 
-from rl_scaling_callback import make_report, read_experiment
 from rl_scaling_callback.core.schema import KEYS, PHASES
-from rl_scaling_callback.report import render_page
 
 STEPS = 80
 
@@ -101,16 +95,12 @@ def test_env_runner_is_killed(tmp_path, tolerance, flat):
     """The replacement starts while the baseline's storage is unavailable, which doesn't concern env runners."""
     place = tmp_path / "baselines"
 
-    def take_the_storage_away():
-        shutil.rmtree(place)
-        place.write_text("in the way")
-
     def killed(name, *callbacks, meanwhile=lambda: None):
         kill = partial(KillEnvRunner, str(tmp_path / name), meanwhile=meanwhile)
         return train(ppo(*callbacks, kill, runners=2, step_s=0.002).fault_tolerance(**tolerance), 8)
 
     control, expected_error = killed("control")
-    results, error = killed("measured", partial(quick, baseline_dir=place), meanwhile=take_the_storage_away)
+    results, error = killed("measured", partial(quick, baseline_dir=place), meanwhile=partial(put_a_file_in_the_way, place))
     assert (tmp_path / "measured").exists()
     assert error == expected_error
     assert len(results) == len(control)
@@ -213,10 +203,6 @@ def learning(results):
     ]
 
 
-def vanish(place):
-    shutil.rmtree(place)
-
-
 def put_a_file_in_the_way(place):
     shutil.rmtree(place)
     place.write_text("in the way")
@@ -226,11 +212,11 @@ def fill_the_disk(place):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
 
 
-@pytest.mark.parametrize("fault", [None, vanish, put_a_file_in_the_way, fill_the_disk])
+@pytest.mark.parametrize("fault", [put_a_file_in_the_way, fill_the_disk])
 def test_learning_does_not_depend_on_the_storage(tmp_path, learned, flat, fault):
     place = tmp_path / "baselines"
     measure = partial(quick, reference="0r1e", baseline_dir=place)
-    trouble = partial(AtIteration, 3, partial(fault or Path.exists, place))
+    trouble = partial(AtIteration, 3, partial(fault, place))
     try:
         results, error = train(cartpole(measure, trouble), 6)
     finally:
@@ -240,105 +226,4 @@ def test_learning_does_not_depend_on_the_storage(tmp_path, learned, flat, fault)
     check(results, flat)
     assert [flat(result)["is_baseline"] for result in results] == [1.0] * 6
     assert not math.isnan(flat(results[-1])["speedup"])
-    if fault is fill_the_disk:
-        assert list(place.iterdir()) == []
-    elif fault is put_a_file_in_the_way:
-        assert place.read_text() == "in the way"
-    else:
-        assert len(list(place.iterdir())) == 1
-
-
-# ---------------------------------------------------------------- clocks
-
-
-def test_clock_jump(monkeypatch, flat):
-    """The duration of the iteration is unknown or correct; other iterations are unaffected."""
-    real, offset = time.time, [0.0]
-    monkeypatch.setattr(time, "time", lambda: real() + offset[0])
-    turn = partial(AtIteration, 4, lambda: offset.append(offset.pop() + 3600.0))
-    results, error = train(ppo(partial(quick, baseline_sps=1.0), turn, step_s=0.005), 8)
-    assert error is None
-    sps = [flat(result)["sps"] for result in results]
-    usual = sorted(sps[1:3] + sps[4:])[3]
-    assert math.isnan(sps[3]) or sps[3] == pytest.approx(usual, rel=0.3)
-    assert not any(math.isnan(each) for each in sps[:3] + sps[4:])
-    assert flat(results[-1])["steady/sps"] == pytest.approx(usual, rel=0.3)
-
-
-# ---------------------------------------------------------------- names
-
-
-HOSTILE = "<script>alert('评')</script> {} %s ☃"
-
-
-def test_hostile_names(tmp_path, flat):
-    name = HOSTILE.encode("ascii", "replace").decode() + "\n../../up"  # Ray accepts only ASCII names for envs
-    tune.register_env(name, lambda config: CostlyEnv(config))
-    results = fit(
-        ppo(partial(quick, reference="0r1e"), env=name, **{name: name}),
-        tmp_path / "snow ☃",
-        name="評 #1 & co",
-        iterations=5,
-        trial_name_creator=lambda trial: HOSTILE,
-        trial_dirname_creator=lambda trial: "☃ #%20'dir",
-    )
-    assert not results.errors
-    (trial,) = results
-    check(lines(trial), flat)
-    assert flat(trial.metrics)["is_baseline"] == 1.0
-    folder = Path(results.experiment_path) / "scaling_baselines"
-    (file,) = store_files(folder)
-    assert json.loads(file.read_text())["workload"]["env"].startswith(f"{name} #")
-    page = render_page(make_report(read_experiment(results.experiment_path)))
-    assert "alert(" in page
-    assert "<script>alert" not in page
-
-
-# ---------------------------------------------------------------- drivers
-
-
-DRIVER = """
-import os, sys
-from functools import partial
-from pathlib import Path
-sys.path[:0] = {path!r}
-import ray
-from fault_envs import KillTrial
-from ray import tune
-from test_faults import fit, ppo
-from tuning import quick
-ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-place = Path({place!r})
-kill = partial(KillTrial, str(place / "driver killed"), 1, 5, os.getpid())
-config = ppo(partial(quick, reference="0r1e"), kill, runners=tune.grid_search([0, 1]))
-if (place / "experiment").exists():
-    tune.Tuner.restore(str(place / "experiment"), "PPO", param_space=config).fit()
-else:
-    fit(config, place, name="experiment", iterations=8, checkpoint_every=1)
-"""
-
-
-def drive(place):
-    path = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
-    command = [sys.executable, "-c", DRIVER.format(path=path, place=str(place))]
-    # By default Tune saves the experiment state about every 10 s, but these trials end sooner.
-    environment = os.environ | {"TUNE_GLOBAL_CHECKPOINT_S": "0"}
-    return subprocess.run(command, timeout=300, capture_output=True, start_new_session=True, env=environment)
-
-
-def test_driver_is_killed_and_the_experiment_restored(tmp_path, flat):
-    """The baseline of the finished trial is unchanged and is used by the restored trial."""
-    assert drive(tmp_path).returncode == -signal.SIGKILL
-    (file,) = (tmp_path / "experiment" / "scaling_baselines").glob("*-0r1e.json")
-    kept = file.read_bytes()
-    done = drive(tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert file.read_bytes() == kept
-    ended, restored = (
-        [json.loads(line) for line in path.read_text().splitlines()]
-        for path in sorted((tmp_path / "experiment").glob("*/result.json"))
-    )
-    check([*ended, *restored], flat)
-    assert [trial[-1]["training_iteration"] for trial in (ended, restored)] == [8, 8]
-    assert restored[-1]["iterations_since_restore"] < 8
-    assert {flat(result)["baseline_sps"] for result in restored} == {sps_in(file)}
+    assert place.read_text() == "in the way" if place.is_file() else list(place.iterdir()) == []

@@ -7,7 +7,6 @@ several counts.
 import math
 import os
 from functools import partial
-from statistics import median
 
 import pytest
 
@@ -17,7 +16,7 @@ pytest.importorskip("ray")
 
 import tuning
 from envs import SleepingLearner
-from tuning import costly, on_the_old_stack, quick, scalings
+from tuning import costly, on_the_old_stack, quick
 
 STEPS, STEP_S = 16, 0.1
 UPDATE_S, PICKLE_S, SLOW_STEP_S = 1.0, 1.0, 0.1
@@ -93,22 +92,6 @@ def test_sub_envs_of_one_runner_step_one_after_another(place):
     assert lost_seconds(results) == known(4, serial_stepping=STEPS * STEP_S * (1 - 1 / 4))
     assert results[-1]["scaling"]["account"] == {"exact": 1.0, "estimated": 0.0}
     assert results[-1]["scaling"]["diagnosis"].startswith("serial stepping: ")
-
-
-def test_speedup_is_what_amdahl_predicts(cluster):
-    """The sleeps of the env's steps are the parallel part, the learner's is the serial part."""
-    steps, step_s, update_s, runners = 24, 0.15, 0.75, 3
-    single_s = steps * step_s + update_s
-    config = costly(batch=steps, step_s=step_s).env_runners(num_env_runners=runners, num_cpus_per_env_runner=0.5)
-    config.training(learner_class=SleepingLearner, learner_config_dict={"update_s": update_s})
-    results = scalings(tuning.train(config.callbacks(partial(quick, baseline_sps=steps / single_s)), 4))
-    predicted = single_s / (steps * step_s / runners + update_s)
-    assert results[-1]["steady"]["speedup"] == pytest.approx(predicted, rel=0.15)
-    assert results[-1]["steady"]["efficiency"] == pytest.approx(100 * predicted / runners, rel=0.15)
-    # Karp and Flatt's fraction is the learner's share of the baseline's time. Each iteration has its own; one that is a tenth
-    # slower raises it by a third.
-    serial = median(scaling["serial_fraction"] for scaling in results[1:])
-    assert serial == pytest.approx(update_s / single_s, rel=0.25)
 
 
 @pytest.mark.slow

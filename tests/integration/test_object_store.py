@@ -10,10 +10,7 @@ from functools import partial
 import pytest
 
 from rl_scaling_callback import ScalingReporter
-from rl_scaling_callback.baseline.model import BaselineFileError
 from rl_scaling_callback.baseline.store import BaselineStore
-from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.workload import Workload
 
 pytest.importorskip("ray")
 pytest.importorskip("moto")
@@ -94,34 +91,24 @@ def trials(s3, cluster):
     return last_scalings(s3("grid"), config, reporters=[reporter])
 
 
-def test_baseline_is_stored_in_the_experiment_and_used_by_its_trials(s3, trials):
+def test_baseline_and_page_are_stored_in_the_experiment(s3, trials):
     reference, parallel = trials
     (name,) = files(s3("grid/it/scaling_baselines"))
     baseline = json.loads(text(s3(f"grid/it/scaling_baselines/{name}")))
     assert reference["is_baseline"] == 1
     assert parallel["comparable"] == 1
     assert parallel["baseline_sps"] == reference["baseline_sps"] == baseline["steady"]["sps"]
-
-
-def test_reporter_writes_its_page(s3, trials):
     assert "2r×1e" in text(s3("grid/it/scaling_report.html"))
 
 
-def report(uri):
+def test_command_line_reads_the_experiment_and_does_not_show_credentials(s3, trials):
+    uri = s3("grid/it").replace("s3://", "s3://somebody:secret@")
     shown = CliRunner().invoke(main, ["report", uri, "--goal", "fastest", "--format", "json", "--warmup-iterations", "1"])
     assert shown.exit_code == 0, shown.output
-    return json.loads(shown.stdout)
-
-
-def test_command_line_reads_the_experiment(s3, trials):
-    (study,) = report(s3("grid/it"))["studies"]
-    assert {each["config"] for each in study["configurations"]} == {"1r×1e", "2r×1e"}
-
-
-def test_report_does_not_show_the_credentials_in_its_uri(s3, trials):
-    source = report(s3("grid/it").replace("s3://", "s3://somebody:secret@"))["provenance"]["Source"]
-    assert "experiments/grid/it" in source
-    assert "secret" not in source
+    report = json.loads(shown.stdout)
+    assert {each["config"] for each in report["studies"][0]["configurations"]} == {"1r×1e", "2r×1e"}
+    assert "experiments/grid/it" in report["provenance"]["Source"]
+    assert "secret" not in shown.output
 
 
 def test_custom_filesystem_and_a_lasting_baseline(s3, trials):
@@ -132,19 +119,6 @@ def test_custom_filesystem_and_a_lasting_baseline(s3, trials):
     assert later["baseline_sps"] == trials[0]["baseline_sps"]
     assert later["comparable"] == 1
     assert "it/scaling_report.html" not in files(s3("later"))
-
-
-def test_damaged_file_is_set_aside(s3):
-    place = s3("damaged")
-    store, workload = BaselineStore.at(place), Workload({"name": "a"})
-    filesystem, _ = fs.FileSystem.from_uri(place)
-    with filesystem.open_output_stream(store.path(workload, Scale(1, 1))) as stream:
-        stream.write(b"half a fi")
-    with pytest.raises(BaselineFileError, match=r"not valid JSON.*set aside as"):
-        store.load(workload, Scale(1, 1))
-    assert store.load(workload, Scale(1, 1)) is None
-    (aside,) = files(place)
-    assert text(s3(f"damaged/{aside}")) == "half a fi"
 
 
 def test_missing_bucket_is_reported_at_once(s3):

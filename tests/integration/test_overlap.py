@@ -144,12 +144,6 @@ def test_observations_that_are_slow_to_pickle(plain):
 
 
 @pytest.mark.alone
-@pytest.mark.release
-def test_sub_envs_that_step_one_after_another(plain):
-    check(train(plain, envs=4), "serial_stepping", 75.0)
-
-
-@pytest.mark.alone
 @pytest.mark.slow
 def test_remote_learner_whose_queue_overflows(plain):
     results = train(plain, runners=3, learners=1, update_s=UPDATE_S)

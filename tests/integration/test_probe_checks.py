@@ -84,8 +84,7 @@ def set_task(env_runner, seconds):
 
 
 def make_anew(env_runner, seconds):
-    config = env_runner.config.copy(copy_frozen=False)
-    env_runner.config = config.environment(env_config={"step_s": seconds})
+    env_runner.config = env_runner.config.copy(copy_frozen=False).environment(env_config={"step_s": seconds})
     env_runner.make_env()
 
 
@@ -140,11 +139,9 @@ def test_a_dead_env_runner_does_not_count(caplog):
     config.fault_tolerance(restart_failed_env_runners=False, ignore_env_runner_failures=True)
     results = scalings(train(config, 8, kill_one))
     before, last = results[3], results[-1]
-    assert (before["parallelism"], before["runners"]["healthy"]) == (2.0, 2.0)
-    assert (last["parallelism"], last["runners"]["healthy"]) == (1.0, 1.0)
+    assert [(each["parallelism"], each["runners"]["healthy"]) for each in (before, last)] == [(2.0, 2.0), (1.0, 1.0)]
     assert last["sps"] > 0
     assert math.isnan(last["efficiency"])
-    assert last["diagnosis"] == ""
     assert last["steady"]["iterations"] <= before["steady"]["iterations"]
     assert ["only 1 of 2 env runners" in message for message in warnings_of(caplog)].count(True) == 1
 

@@ -4,13 +4,17 @@ import pytest
 
 pytest.importorskip("ray.rllib")
 
-from ray.rllib.algorithms.appo import APPOConfig
 from ray.rllib.algorithms.ppo import PPOConfig
 
-from rl_scaling_callback.rllib.hardware import usable_cores
-from rl_scaling_callback.rllib.threads import check_learner_threads, learner_threads, max_learner_threads, set_learner_threads
+from rl_scaling_callback.rllib.threads import learner_threads, set_learner_threads
 
 pytestmark = pytest.mark.usefixtures("cluster")
+
+
+def torch_threads(learner):
+    import torch
+
+    return torch.get_num_threads()
 
 
 @pytest.mark.parametrize("learners", [0, 2])
@@ -19,25 +23,11 @@ def test_threads_are_set_where_updates_run(learners):
     algorithm = config.training(train_batch_size_per_learner=200, minibatch_size=100, num_epochs=1).build_algo()
     try:
         before = learner_threads(algorithm)
-        threads = 3 if before != 3 else 2
-        set_learner_threads(algorithm, threads)
+        set_learner_threads(algorithm, int(before) + 1)
         algorithm.train()
-        seen = [each.get() for each in algorithm.learner_group.foreach_learner(_torch_threads)]
+        seen = [each.get() for each in algorithm.learner_group.foreach_learner(torch_threads)]
         set_learner_threads(algorithm, int(before))
-        assert seen == [threads] * max(1, learners)
+        assert seen == [before + 1] * max(1, learners)
         assert learner_threads(algorithm) == before
-        free = min(2 + learners, usable_cores())
-        assert max_learner_threads(vars(algorithm.config), usable_cores()) == max(1, free // max(1, learners))
     finally:
         algorithm.stop()
-
-
-def _torch_threads(learner):
-    import torch
-
-    return torch.get_num_threads()
-
-
-def test_asynchronous_algorithms_are_recognised():
-    with pytest.raises(ValueError, match="updates in a thread of its own"):
-        check_learner_threads(vars(APPOConfig()), 2)

@@ -1,15 +1,15 @@
+"""The format of baseline files, and workloads."""
+
 import json
 import math
 import sys
 from contextlib import suppress
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rl_scaling_callback.baseline.model import MAX_BYTES, Baseline, BaselineFileError
-from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.workload import Workload
 from tests.builders import BASELINE, baseline
 
@@ -25,13 +25,9 @@ def test_json_round_trip():
     assert math.isnan(Baseline.from_json(baseline(error=math.nan).to_json()).steady.error)
 
 
-def test_larger_reference_is_taken_to_scale_perfectly():
-    assert (BASELINE.unit_sps, replace(BASELINE, scale=Scale(4, 2)).unit_sps) == (1378.0, 1378.0 / 8)
-
-
 IMPOSSIBLE = {
     "iterations": (0, -8, "5", True),
-    "error": ("1", math.inf, -1.0),
+    "error": ("1", math.inf, -1.0, True),
     "sps": (0, -1.0, True, "1378", math.nan, math.inf),
     "parts": ({"sample": None},),
     "env_steps": (0,),
@@ -48,20 +44,12 @@ IMPOSSIBLE = {
         ("[" * 100_000, "not valid JSON"),
         (BASELINE.to_json() + " " * MAX_BYTES, f"more than {MAX_BYTES} bytes"),
         ("[]", "schema is not"),
-        ('"text"', "schema is not"),
         (changed(schema="other"), "schema is not"),
         (changed(version=2), "version is 2"),
-        (changed(version=None), "version is None"),
         (changed(workload={"env": "Ant-v5"}), "does not match its workload_id"),
-        (changed(reference="1x1"), "wrong type"),
-        (changed(steady=None), "wrong type"),
-        (changed(workload=[3]), "wrong type"),
-        (changed(provenance=3), "wrong type"),
-        *(
-            (changed(steady=DOCUMENT["steady"] | {key: value}), "wrong type")
-            for key, values in IMPOSSIBLE.items()
-            for value in values
-        ),
+        (changed(reference="1x1"), "wrong"),
+        (changed(provenance=3), "wrong"),
+        *((changed(steady=DOCUMENT["steady"] | {key: value}), "wrong") for key, values in IMPOSSIBLE.items() for value in values),
         *((json.dumps({key: DOCUMENT[key] for key in DOCUMENT if key != missing}), r"\w") for missing in DOCUMENT),
     ],
 )
@@ -90,7 +78,6 @@ def test_junk_raises_only_baseline_file_errors(junk):
 
 def test_workload_id_depends_on_the_facts_only():
     assert Workload({"a": 1, "b": 2}).id == Workload({"b": 2, "a": 1}).id != Workload({"a": 1, "b": 2.5}).id
-    assert len(Workload({}).id) == 16
 
 
 def test_differences_name_the_fact_and_both_values_but_not_strings_that_may_be_secret():

@@ -10,7 +10,6 @@ import pytest
 
 from rl_scaling_callback.live.colocation import Colocation
 
-pytest.importorskip("fcntl")
 PROCESSES = multiprocessing.get_context("spawn")
 
 
@@ -57,9 +56,7 @@ def host():
 
 @pytest.fixture
 def me(host):
-    neighbourhood = Colocation(host)
-    yield neighbourhood
-    neighbourhood.leave()
+    return Colocation(host)
 
 
 def test_iterations_that_began_and_ended_in_between_count(me, host):
@@ -121,13 +118,3 @@ def test_trials_in_one_process_count_if_their_iterations_overlap(me, host):
             pass
         assert second.exclusive == 0.0
     assert me.exclusive == 0.0
-    second.leave()
-
-
-def test_trials_in_one_process_that_take_turns_do_not_count(me, host):
-    second = Colocation(host)
-    assert iterate(me) == iterate(second) == 1.0
-    second.leave()
-    neighbour = Neighbour(host, "trains")
-    assert iterate(me) == 0.0  # leaving must not close the file that the process shares
-    neighbour.end()

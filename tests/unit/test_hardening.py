@@ -119,18 +119,13 @@ def test_arbitrary_results_are_handled(absurd):
 FIGURES = st.sampled_from(["0", "1", "8", "-1", "1e308", "5e-324", "1e15", "1e-9", "nan", "9" * 400, "9" * 5000, "1_0", "", "x"])
 
 
-@given(st.lists(st.lists(FIGURES, max_size=6).map(",".join), max_size=5))
-def test_arbitrary_tables_are_handled(rows):
+@given(st.lists(st.lists(FIGURES, max_size=6).map(",".join), max_size=5), st.binary(max_size=200))
+def test_arbitrary_tables_and_progress_are_handled(rows, junk):
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "table.csv"
         for header, first in ((HEADER, "1,1,100,1"), ("n_envs,fps,seed,batch,is_warmup", "1,100,1,,")):
             path.write_text("\n".join([header, first, *rows]))
             assert shown(read_experiment(path))
-
-
-@given(st.binary(max_size=200))
-def test_arbitrary_progress_is_handled(junk):
-    with tempfile.TemporaryDirectory() as place:
         trial = Path(place) / "x" / "y"
         trial.mkdir(parents=True)
         (trial / "progress.csv").write_bytes(b"training_iteration,time_this_iter_s,timesteps_total,config\n1,1,10,{}\n" + junk)
@@ -193,7 +188,7 @@ def temporary(tmp_path, monkeypatch):
 @pytest.mark.parametrize("host", HOSTILE[:-1])
 def test_host_name_cannot_escape_the_lock_folder(temporary, host):
     place, locks = temporary
-    Colocation(host).leave()
+    Colocation(host)
     (file,) = everything_in(place)
     assert file.parent == locks
 

@@ -47,7 +47,7 @@ def watch_phases(metrics):
 
 
 def watch_samples(metrics):
-    SamplingClock(metrics, start="start", parts={"part": "part"}, num_envs=1)
+    SamplingClock(SimpleNamespace(metrics=metrics, num_envs=1, config=SimpleNamespace()))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ NEED_RAY = {
     "rllib.introspection",
     "rllib.prober",
     "rllib.rescale",
-    "rllib.switch",
     "rllib.twins",
     "sweeping.by_probes",
     "sweeping.by_training",

@@ -26,8 +26,8 @@ from rl_scaling_callback import Goal, ScalingCallback, SteadyRule
         ({"baseline_dir": b"s3://key:secret@bucket"}, "baseline_dir is of type bytes; allowed are"),
         ({"baseline_dir": " "}, "baseline_dir is empty; allowed are"),
         ({"autotune": "quick"}, "autotune is 'quick'; allowed are True, False, a Goal and 'save', 'balanced', 'fastest'"),
-        ({"autotune": True, "probe": False}, "probe is False; allowed is"),
-        ({"autotune": True, "baseline_dir": "there"}, "baseline_dir is given too; allowed is one of the two"),
+        ({"autotune": True, "probe": False}, "autotune and probe=False are given; allowed is one of the two"),
+        ({"baseline_sps": 1.0, "probe": True}, "baseline_sps and probe=True are given; allowed is one of the two"),
         ({"max_envs": 0}, "max_envs is 0; allowed are whole numbers from 1 up"),
         ({"learner_threads": 1.5}, "learner_threads is 1.5; allowed are whole numbers from 1 up"),
     ],
@@ -38,9 +38,10 @@ def test_errors_name_the_value_and_what_is_allowed(options, message):
     assert message in str(error.value)
 
 
-def test_two_sources_of_a_baseline_are_rejected_without_telling_credentials():
-    with pytest.raises(ValueError, match="allowed is one of the two") as error:
-        ScalingCallback(baseline_sps=1.0, baseline_dir="s3://key:secret@bucket")
+@pytest.mark.parametrize("other", [{"baseline_sps": 1.0}, {"probe": True}, {"autotune": True}])
+def test_two_sources_of_a_baseline_are_rejected_without_telling_credentials(other):
+    with pytest.raises(ValueError, match=r"baseline_dir and .* are given; allowed is one of the two") as error:
+        ScalingCallback(baseline_dir="s3://key:secret@bucket", **other)
     assert "secret" not in str(error.value)
 
 
@@ -52,13 +53,8 @@ def test_unreachable_directory_is_reported_when_the_algorithm_is_built(place):
         callback.on_algorithm_init(algorithm=None)
 
 
-def test_numpy_numbers_are_accepted():
-    callback = ScalingCallback(
-        baseline_sps=np.float32(2), steady=SteadyRule(np.int64(0), min_iterations=np.int64(2), precision=np.float32(3))
-    )
-    assert type(callback._options.baseline_sps) is float
-
-
 def test_valid_options_are_accepted(tmp_path):
+    steady = SteadyRule(np.int64(0), min_iterations=np.int64(2), precision=np.float32(3))
+    assert type(ScalingCallback(baseline_sps=np.float32(2), steady=steady)._options.baseline_sps) is float
     ScalingCallback(autotune=Goal.of("balanced"), max_envs=np.int64(8), learner_threads=2)
     ScalingCallback(baseline_dir=tmp_path / "new", reference="4r×2e", workload="mine", steady=SteadyRule(warmup_iterations=0))

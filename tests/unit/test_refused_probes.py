@@ -1,9 +1,6 @@
 """`ScalingCallback(probe=True)` in trials that can't be probed."""
 
 import math
-import signal
-import time
-from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +13,6 @@ from rl_scaling_callback import ScalingCallback, callback
 from rl_scaling_callback.core.probing import ProbeError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.trial import Trial
-from rl_scaling_callback.rllib import twins
 from tests.builders import WORKLOAD
 
 
@@ -57,16 +53,6 @@ def test_refused_probe_closes_the_prober_and_warns(monkeypatch, caplog, scale, r
     assert ours._probe_baseline(Algorithm(), Trial("trial", scale, WORKLOAD), stored := object()) is stored
     assert text in caplog.text
     assert Refusing.closed == closed
-
-
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX timers")
-def test_no_alarm_is_left_behind_by_a_time_limit():
-    handler = signal.getsignal(signal.SIGALRM)
-    for seconds in (1e-9, 1e-6, 1e-4, 1e-3) * 50:
-        with suppress(twins._Overdue), twins._within(seconds):
-            time.sleep(1e-3)
-        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
-        assert signal.getsignal(signal.SIGALRM) is handler
 
 
 def test_only_the_first_of_several_callbacks_measures(caplog):

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from rl_scaling_callback.core.steady import DISTURBED, SteadyRule, SteadyWindow
+from rl_scaling_callback.core.steady import SteadyRule, SteadyWindow
 
 
 def fill(window, seconds, env_steps=1000.0):
@@ -38,20 +38,15 @@ def test_caps_settle_without_convergence():
     assert fill(SteadyWindow(SteadyRule(warmup_iterations=0, max_iterations=99, max_seconds=9)), noisy[:5]).settled
 
 
-def test_time_without_steps_is_added_to_the_next_iteration():
+@pytest.mark.parametrize(
+    ("since_restore", "seconds", "learn"), [([1, 2, 3], 9.0, 4.5), ([1, 2, 1], 6.0, 2.0)], ids=["", "unless restored between"]
+)
+def test_time_without_steps_is_added_to_the_next_iteration(since_restore, seconds, learn):
     window = SteadyWindow(SteadyRule(warmup_iterations=0))
-    window.add(100, 2.0, {"learn": 1.0})
-    window.add(0, 3.0, {"learn": 2.5, "sync": 0.5})
-    assert (window.read().seconds, window.read().parts) == (2.0, {"learn": 1.0})
-    window.add(100, 2.0, {"learn": 1.0})
-    assert (window.read().iterations, window.read().seconds, window.read().parts) == (2, 7.0, {"learn": 4.5, "sync": 0.5})
-
-
-def test_time_without_steps_before_a_restore_is_dropped():
-    window = SteadyWindow(SteadyRule(warmup_iterations=1))
-    for number, (env_steps, seconds) in [(1, (100, 1.0)), (2, (0, 50.0)), (1, (100, 1.0)), (2, (100, 2.0))]:
-        window.add(env_steps, seconds, {"learn": seconds / 2}, since_restore=number)
-    assert (window.read().seconds, window.read().parts) == (2.0, {"learn": 1.0})
+    for number, *iteration in zip(since_restore, (100, 0, 100), (2.0, 3.0, 4.0), (1.0, 2.5, 1.0), strict=True):
+        env_steps, spent, learned = iteration
+        window.add(env_steps, spent, {"learn": learned}, since_restore=number)
+    assert (window.read().iterations, window.read().seconds, window.read().parts) == (2, seconds, {"learn": learn})
 
 
 @pytest.mark.parametrize(
@@ -121,7 +116,7 @@ def test_invalid_rules_are_rejected(name, values):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "iterations", "settled", "disturbed"),
+    ("iterations", "counted", "settled", "disturbed"),
     [
         ("......", 4, False, 0),  # as without disturbance, after two iterations of warm-up
         (".......", 5, True, 0),
@@ -130,25 +125,12 @@ def test_invalid_rules_are_rejected(name, values):
         ("..xxx.....", 5, True, 0),
         ("..xxxxx...", 8, True, 5 * 2 / (5 * 2 + 3)),  # the cap: too few others
         ("xxxxxxxxxx", 8, True, 1),
+        ("xxx.,.,.,.", 5, True, 0),  # the cap: enough others, if noisy
     ],
 )
-def test_undisturbed_iterations_are_waited_for_up_to_the_cap(seconds, iterations, settled, disturbed):
-    every, undisturbed = SteadyWindow(SteadyRule()), SteadyWindow(SteadyRule())
-    for each in seconds:
-        parts = {DISTURBED: 2.0 if each == "x" else 0.0}
-        if each == ".":
-            undisturbed.add(1000, 1.0, parts)
-        every.add(1000, 2.0 if each == "x" else 1.0, parts)
-    steady = undisturbed.read_undisturbed(every.read())
-    assert (steady.iterations, steady.settled, steady.disturbed) == (iterations, settled, pytest.approx(disturbed))
-
-
-def test_noisy_undisturbed_iterations_are_taken_at_the_cap():
-    every, undisturbed = SteadyWindow(SteadyRule()), SteadyWindow(SteadyRule())
-    for number in range(10):
-        each = (1000, 1.0 + number % 2)
-        every.add(*each)
-        if number > 2:
-            undisturbed.add(*each)
-    steady = undisturbed.read_undisturbed(every.read())
-    assert (steady.iterations, steady.settled, steady.converged) == (5, True, False)
+def test_undisturbed_iterations_are_waited_for_up_to_the_cap(iterations, counted, settled, disturbed):
+    window = SteadyWindow(SteadyRule())
+    for each in iterations:
+        window.add(1000, 1.0 if each == "." else 2.0, disturbed=each == "x")
+    steady = window.undisturbed(window.read())
+    assert (steady.iterations, steady.settled, steady.disturbed) == (counted, settled, pytest.approx(disturbed))

@@ -86,7 +86,7 @@ class ScriptedHost:
         self.fails(self)
         seconds = self.noisy(self.slower * 0.8 / scale.parallelism, scale, 0.01)
         ScriptedHost.now += seconds
-        return Probe(scale, 0, 80.0, seconds, (seconds,) * scale.num_env_runners)
+        return Probe(scale, 80.0, seconds, (seconds,) * scale.num_env_runners)
 
 
 @pytest.fixture

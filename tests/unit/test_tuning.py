@@ -67,7 +67,7 @@ class World:
             raise ProbeError("no licence")
         self.clock_s += 0.2
         seconds = self.noisy(self.sampling_s(scale)) * 512
-        return [Probe(scale, 0, 512, seconds, (seconds,) * max(1, scale.num_env_runners))]
+        return [{scale: Probe(scale, 512, seconds, (seconds,) * max(1, scale.num_env_runners))}]
 
     def close(self):
         pass

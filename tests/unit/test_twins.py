@@ -1,6 +1,9 @@
-"""Twins of env runners, with fakes in place of RLlib's env runners."""
+"""What keeps twins of env runners from affecting training, with fakes in place of RLlib's env runners."""
 
 import copy
+import signal
+import time
+from contextlib import suppress
 from types import SimpleNamespace
 
 import gymnasium as gym
@@ -14,7 +17,7 @@ from ray.rllib.connectors.connector_pipeline_v2 import ConnectorPipelineV2
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.connectors.env_to_module import MeanStdFilter
 
-from rl_scaling_callback.rllib import twins
+from rl_scaling_callback.rllib import isolation, twins
 
 
 class Env(gym.Env):
@@ -26,17 +29,13 @@ class Env(gym.Env):
         self.closed = True
 
 
-class Stateless(ConnectorV2):
-    def __call__(self, **kwargs):
-        return kwargs["batch"]
-
-
-class Counter(Stateless):
+class Counter(ConnectorV2):
     """Has state, but doesn't tell by `get_state`."""
 
-    def __init__(self):
-        super().__init__()
-        self.calls = 0
+    calls = 0
+
+    def __call__(self, **kwargs):
+        self.calls += 1
 
 
 class Runner:
@@ -44,43 +43,29 @@ class Runner:
 
     def __init__(self, env=None, module=None, connector=None):
         self.env = gym.vector.SyncVectorEnv([lambda: gym.wrappers.TimeLimit(env or Env(), 9)] * 2)
-        self.module = module
-        pieces = [AddObservationsFromEpisodesToBatch()] if connector is None else [connector]
-        nested = ConnectorPipelineV2(Env.observation_space, Env.action_space, connectors=pieces)
+        self.module = SimpleNamespace(_rl_modules={"policy": module or SimpleNamespace()})
+        nested = ConnectorPipelineV2(
+            Env.observation_space, Env.action_space, connectors=[connector or AddObservationsFromEpisodesToBatch()]
+        )
         self._env_to_module = ConnectorPipelineV2(Env.observation_space, Env.action_space, connectors=[nested])
 
-    def stop(self):
-        if self.env is not None:
-            self.env.close()
 
-
-SHARED = {
-    "env": {"env": Env()},
-    "module": {"module": SimpleNamespace()},
-    "connector": {"connector": MeanStdFilter()},
-    "connector counter": {"connector": Counter()},
-}
-
-
-@pytest.mark.parametrize(("part", "shared"), SHARED.items(), ids=SHARED)
-def test_shared_object_with_state_is_found(part, shared):
+@pytest.mark.parametrize(
+    ("shared", "is_found"),
+    [
+        ({"env": Env()}, True),
+        ({"module": SimpleNamespace()}, True),
+        ({"connector": MeanStdFilter()}, True),
+        ({"connector": Counter()}, True),
+        ({"connector": AddObservationsFromEpisodesToBatch()}, False),
+        ({}, False),
+    ],
+)
+def test_shared_object_with_state_is_found(shared, is_found):
     original, twin = Runner(**shared), Runner(**shared)
-    assert part in twins._shared_state(original, twin).lower()
-    twin.stop()
+    assert isolation.shared_part(original, twin) is (next(iter(shared.values())) if is_found else None)
     del twin  # gymnasium closes vector envs then
-    if part == "env":
-        assert not shared["env"].closed
-
-
-def test_module_of_a_multi_agent_env_runner_is_found():
-    policy = SimpleNamespace()
-    original, twin = (Runner(module=SimpleNamespace(_rl_modules={"policy": policy})) for _ in range(2))
-    assert twins._shared_state(original, twin) == "the RLModule SimpleNamespace"
-
-
-@pytest.mark.parametrize("shared", [{}, {"connector": AddObservationsFromEpisodesToBatch()}, {"connector": Stateless()}])
-def test_twin_that_shares_no_state(shared):
-    assert twins._shared_state(Runner(**shared), Runner(**shared)) == ""
+    assert not original.env.envs[0].unwrapped.closed
 
 
 def test_twin_gets_copies_of_all_states():
@@ -94,11 +79,9 @@ def test_twin_gets_copies_of_all_states():
 
 
 def test_copies_of_an_env_config_share_large_arrays_only():
-    large, small = np.zeros(2**20, np.uint8), np.zeros(8)
-    objects = np.full(2**20, None)
+    large, small, objects = np.zeros(2**20, np.uint8), np.zeros(8), np.full(2**20, None)
     config = {"large": large, "small": small, "objects": objects, "nested": [{"also": (large, [])}], "text": "a"}
-    config["itself"] = config
-    copied = copy.deepcopy(copy.deepcopy(twins._SharedData(config)))
+    copied = copy.deepcopy(copy.deepcopy(isolation.SharedData(config)))
     assert copied["text"] == "a"
     for array in (copied["large"], copied["nested"][0]["also"][0]):
         assert np.shares_memory(array, large)
@@ -107,6 +90,14 @@ def test_copies_of_an_env_config_share_large_arrays_only():
     large[0] = 1  # the original stays writeable
     copied["small"][0] = 1
     copied["nested"][0]["also"][1].append(1)
-    assert small[0] == 0
-    assert config["nested"][0]["also"][1] == []
+    assert (small[0], config["nested"][0]["also"][1]) == (0, [])
     assert not np.shares_memory(copied["objects"], objects)
+
+
+def test_no_alarm_is_left_behind_by_a_time_limit():
+    handler = signal.getsignal(signal.SIGALRM)
+    for seconds in (1e-9, 1e-6, 1e-4, 1e-3) * 50:
+        with suppress(isolation.Overdue), isolation.time_limit(seconds):
+            time.sleep(1e-3)
+        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+        assert signal.getsignal(signal.SIGALRM) is handler
