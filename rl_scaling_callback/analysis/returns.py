@@ -3,8 +3,9 @@
 A configuration with a higher throughput may need more env steps: its time to a return is env steps to that return / SPS.
 
 A run stays at a return R from the first iteration on whose mean return, and that of all later ones, is at least R. A curve that
-overshoots and falls back has not learned R, so its first crossing doesn't count. R is the highest return at which all runs stay for
-the last quarter of their time or longer: at a higher one, noise along a plateau would decide when a run stays, or whether it does.
+overshoots and falls back has not learned R, so its first crossing doesn't count. R is the highest return at which more than half of
+each configuration's runs stay for the last quarter of their time or longer: at a higher one, noise along a plateau would decide when
+a run stays, or whether it does, and a single run that collapses must not decide it.
 
 Source: Qiao et al., "Pollux", OSDI 2021 (goodput); Coleman et al., SIGOPS Operating Systems Review 53(1), 2019 (time to accuracy).
 """
@@ -12,10 +13,10 @@ Source: Qiao et al., "Pollux", OSDI 2021 (goodput); Coleman et al., SIGOPS Opera
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_FLOOR, Context
-from statistics import fmean, variance
+from statistics import fmean, median_low, variance
 from typing import Final
 
 from rl_scaling_callback.analysis.noise import Noise
@@ -30,7 +31,7 @@ END_OF_RUN: Final = 0.25
 """The share of a run, at its end, over which learning is compared."""
 
 _ROUND_DOWN: Final = Context(prec=3, rounding=ROUND_FLOOR)
-"""For R, so that all runs stay at the number that readers see."""
+"""For R, so that runs stay at the number that readers see."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +91,14 @@ def times_to_return(
     Args:
         groups: the runs of each configuration.
         baseline: the configuration that is the baseline; None if there is none.
-        target: the return R; None for the highest at which all runs stay for the last quarter of their time.
+        target: the return R; None for the highest at which more than half of each configuration's runs stay for the last quarter
+            of their time.
     """
     curves = {scale: [_curve(run) for run in runs] for scale, runs in groups.items()}
     every = [curve for several in curves.values() for curve in several]
     if len(groups) < 2 or not all(len(curve) >= MIN_RETURNS for curve in every):
         return {}
-    wanted = _highest(every) if target is None else target
+    wanted = _highest(curves.values()) if target is None else target
     if target is None and any(curve[0].lasting_return >= wanted for curve in every):
         return {}
     found = {scale: [reached(curve, wanted) for curve in several] for scale, several in curves.items()}
@@ -129,9 +131,13 @@ def _curve(run: Run) -> list[Iteration]:
     return known if all(each.elapsed > 0 for each in run.samples) else []
 
 
-def _highest(curves: Sequence[Sequence[Iteration]]) -> float:
-    ends = (next(each for each in curve if each.elapsed >= (1 - END_OF_RUN) * curve[-1].elapsed) for curve in curves)
-    return float(_ROUND_DOWN.create_decimal(repr(min(each.lasting_return for each in ends))))
+def _highest(configurations: Iterable[Sequence[Sequence[Iteration]]]) -> float:
+    """Return the highest return at which more than half of the curves of each configuration stay for their last quarter."""
+    stay = [
+        [next(each.lasting_return for each in curve if each.elapsed >= (1 - END_OF_RUN) * curve[-1].elapsed) for curve in curves]
+        for curves in configurations
+    ]
+    return float(_ROUND_DOWN.create_decimal(repr(min(map(median_low, stay)))))
 
 
 def reached(curve: Sequence[Iteration], target: float) -> Iteration | None:

@@ -65,8 +65,8 @@ def make_report(
         goal: the name of one of `GOALS`, or a `Goal`. The report also covers the other goals of `GOALS`.
         reference: scale of the baseline, such as `"1r1e"`.
         made: timestamp of the report; now by default.
-        target_return: the return of the times to return; by default, for each study, the highest at which all of its runs stay for
-            the last quarter of their time or longer.
+        target_return: the return of the times to return; by default, for each study, the highest at which most runs of each
+            configuration stay for their last quarter or longer.
 
     Raises:
         ExperimentError: if a DataFrame can't be read.

@@ -48,7 +48,7 @@ def remarks(study: StudyReport) -> Iterator[str]:
     name, is_given = study.to_return.name, study.to_return.is_given
     known = [c.to_return for c in found if c.to_return.seconds > 0]
     if known:
-        why = "" if is_given else ", the highest at which all runs stay for the last quarter of their time or longer"
+        why = "" if is_given else ", the highest at which most runs of each configuration stay for their last quarter or longer"
         yield f"Time to {name}: training time until the mean return stays at or above it{why}."
         if all(math.isnan(each.error) for each in known):
             yield "Times to return are those of one run each: other seeds may differ."

@@ -58,9 +58,16 @@ PLATEAU = MONOTONE[:10] + [100.0, 92.0, 108.0, 97.0, 103.0] * 2
         (PLATEAU, PLATEAU, 92.0, (10.0, 10.0)),
     ],
 )
-def test_runs_are_compared_at_the_highest_return_at_which_all_stay_for_their_last_quarter(one, four, target, times):
+def test_runs_are_compared_at_the_highest_return_at_which_they_stay_for_their_last_quarter(one, four, target, times):
     found = compared(curve("1r1e", one), curve("4r1e", four))
     assert [each[:2] for each in found.values()] == [pytest.approx((target, seconds)) for seconds in times]
+
+
+def test_a_single_run_that_collapses_does_not_decide_the_return():
+    collapsed = [curve("4r1e", MONOTONE, 0.5), curve("4r1e", MONOTONE, 0.6), curve("4r1e", [*MONOTONE[:-1], 5.0], 0.5)]
+    found = compared(curve("1r1e", MONOTONE), *collapsed)
+    assert found["1r×1e"][:2] == (150.0, 15.0)
+    assert math.isnan(found["4r×1e"][1])
 
 
 @pytest.mark.parametrize(("lowest", "target"), [(447.7, 447.0), (-1234.0, -1240.0), (0.012349, 0.0123), (0.3, 0.3), (0.0, 0.0)])
