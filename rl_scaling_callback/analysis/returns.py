@@ -4,8 +4,8 @@ A configuration with a higher throughput may need more env steps: its time to a 
 
 A run stays at a return R from the first iteration on whose mean return, and that of all later ones, is at least R. A curve that
 overshoots and falls back has not learned R, so its first crossing doesn't count. R is the highest return at which more than half of
-each configuration's runs stay for the last quarter of their time or longer: at a higher one, noise along a plateau would decide when
-a run stays, or whether it does, and a single run that collapses must not decide it.
+each configuration's runs stay for the last quarter of their time or longer. At a higher one, noise along a plateau would decide
+when and whether a run stays; and a single run that collapses must not decide it.
 
 Source: Qiao et al., "Pollux", OSDI 2021 (goodput); Coleman et al., SIGOPS Operating Systems Review 53(1), 2019 (time to accuracy).
 """
