@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, Protocol
 
 from rl_scaling_callback.baseline.source import BaselineSource, Status, Warn
-from rl_scaling_callback.baseline.spells import FEWEST_TO_TELL, TOLERANCE, UNEXPLAINED, Cost, Round, Spells
+from rl_scaling_callback.baseline.spells import FEWEST_TO_TELL, UNEXPLAINED, Cost, Round, Spells
 from rl_scaling_callback.core.attribution import TimeBreakdown
 from rl_scaling_callback.core.comparison import NOT_COMPARABLE, ReferenceFigures
 from rl_scaling_callback.core.estimates import trimmed_mean
@@ -200,8 +200,7 @@ class ProbedBaseline(BaselineSource):
         self._is_first = False
         if has_changed or self._is_due():
             self._measure(_ROUNDS_AT_ONCE if has_changed else 1)
-        # Not in each iteration, as it takes as long as all else.
-        elif spells.agrees and abs(cost.own - spells.mean.own) < TOLERANCE:
+        elif spells.are_judged:
             return False
         if spells.judge():
             self._are_new = False

@@ -122,6 +122,7 @@ class Spells:
         self._spells: deque[_Spell] = deque(maxlen=_MAX_SPELLS)
         self._costs: deque[float] = deque(maxlen=_MAX_ITERATIONS)
         self._cost_sum = 0.0  # kept up to date, because every iteration needs it
+        self._added = self._judged = 0
         self._spread_before = NAN
         self._is_over = True
         self._missed = 0.0
@@ -133,6 +134,11 @@ class Spells:
     def iterations(self) -> int:
         """Number of the latest iterations that are known."""
         return len(self._costs)
+
+    @property
+    def are_judged(self) -> bool:
+        """Whether they agreed, and fewer iterations were added since then than before: judging takes as long as all else."""
+        return self.agrees and self._added < 2 * self._judged
 
     def end_spell(self) -> None:
         """Note that an iteration ran: later rounds are part of another spell."""
@@ -163,6 +169,7 @@ class Spells:
         if len(self._costs) == _MAX_ITERATIONS:
             self._cost_sum -= self._costs[0]
         self._costs.append(cost.own)
+        self._added += 1
         self._cost_sum += cost.own
 
     def start_over(self) -> None:
@@ -170,6 +177,7 @@ class Spells:
         self._spread_before = self._spread()
         self._costs.clear()
         self._cost_sum = 0.0
+        self._added = self._judged = 0
         self._spells.clear()
 
     def is_outlier(self, cost: Cost) -> bool:
@@ -192,6 +200,7 @@ class Spells:
         missed as much in proportion at the reference as at the trial's own scale. The other trial's is taken to be the same, but
         at least that of this trial's iterations in the time of the few that a baseline is measured in.
         """
+        self._judged = self._added
         both = [spell for spell in self._spells if spell.rounds and spell.iterations]
         own = self._missing([spell.own / spell.iterations - spell.mean.own for spell in both])
         longest = self._missing([spell.own_longest / spell.iterations - spell.mean.own_longest for spell in both])

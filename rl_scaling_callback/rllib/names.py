@@ -65,6 +65,8 @@ NUMBERS: Final[Mapping[str, tuple[str, ...]]] = {
 }  # fmt: skip
 """Where results have each number, by this package's name, today's place first (see `results.read_number`)."""
 
+_PATHS: Final = {name: [path.split("/") for path in paths] for name, paths in NUMBERS.items()}
+
 _MARKS: Final = ("env_runners", "sampler_results", "policy_reward_mean", "num_healthy_workers", "num_env_steps_sampled_lifetime")
 """Keys that only RLlib's results have."""
 
@@ -112,11 +114,13 @@ def is_rllib(result: Mapping[str, Any]) -> bool:
 
 def found(result: Mapping[str, Any], name: str) -> Iterator[Any]:
     """Yield the values of a number that a result has, at today's place first."""
-    for path in NUMBERS[name]:
+    for path in _PATHS[name]:
         value: Any = result
-        for key in path.split("/"):
+        for key in path:
             value = value.get(key) if isinstance(value, (dict, Mapping)) else None  # see `mapping`
-        if value is not None:
+            if value is None:
+                break
+        else:
             yield value
 
 

@@ -88,9 +88,9 @@ def read_iteration(result: Mapping[str, Any], lifetime_before: float = NAN, inje
         seconds, problem = NAN, "the clock jumped during an iteration, so its duration is unknown"
     evaluation_s = injected.get("time/evaluate", NAN)
     is_known = evaluation_s == evaluation_s
-    parts = tuple(injected.get(key, NAN) for key in INJECTED_PARTS.values())
     is_split = injected.get("time/sample", NAN) >= 0
-    return Reading(env_steps, seconds - (evaluation_s if is_known else 0.0), problem, parts if is_split else None, is_known)
+    parts = tuple(injected.get(key, NAN) for key in INJECTED_PARTS.values()) if is_split else None
+    return Reading(env_steps, seconds - (evaluation_s if is_known else 0.0), problem, parts, is_known)
 
 
 def _read_env_steps(result: Mapping[str, Any], before: float) -> tuple[float, str]:
