@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from statistics import median_low
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from rl_scaling_callback.core import formulas
@@ -109,7 +110,10 @@ PARTS: Final = (*(phase for phase in PHASES if phase != "evaluate"), "busy", "lo
 LEARNER: Final = "learner_busy"
 """Busy time of asynchronous learners. Stored with the parts although it overlaps them."""
 
-RECORDED: Final = (*PARTS, LEARNER)
+CONNECTORS: Final = "connectors"
+"""The part of `learn` in the learner's connectors, such as for advantages and batches. Stored with the parts."""
+
+RECORDED: Final = (*PARTS, LEARNER, CONNECTORS)
 """The values read from a recorded iteration."""
 
 CAUSES: Final[Mapping[str, str]] = {
@@ -182,6 +186,9 @@ _ADVICE_IF_VECTORISED: Final = "stepping all sub-envs takes longer than stepping
 MIN_LOSS: Final = 0.5
 """Fewer lost points than this are negligible."""
 
+_MIN_SHARE: Final = 0.1
+"""The connectors' share of the learner's time is told from this on."""
+
 _MIN_GAIN: Final = 1.05
 """What training would gain without a cause is told from this factor on."""
 
@@ -230,13 +237,20 @@ def _gain(cause: str, points: float, learner: LearnerLimits | None) -> float:
     return min(speed_without(points), most)
 
 
-def diagnosis(lost: Mapping[str, float], learner: LearnerLimits | None = None, *, steps_in_turn: bool = True) -> str:
+def diagnosis(
+    lost: Mapping[str, float],
+    learner: LearnerLimits | None = None,
+    *,
+    steps_in_turn: bool = True,
+    parts: Mapping[str, float] = MappingProxyType({}),
+) -> str:
     """Return the largest cause of lost efficiency, what it costs, a remedy, and the learner's limits; "" if nothing is lost.
 
     Args:
         lost: percentage points by cause.
         learner: limits of an asynchronous learner, if known.
         steps_in_turn: whether env runners step their sub-envs one after another.
+        parts: parts of the window [s], for the connectors' share of the learner's time.
     """
     total = sum(lost.values())
     if total <= MIN_LOSS and lost:
@@ -247,8 +261,12 @@ def diagnosis(lost: Mapping[str, float], learner: LearnerLimits | None = None, *
         cause = max(lost, key=lost.__getitem__)
         advice = _ADVICE[cause] if steps_in_turn or cause != "serial_stepping" else _ADVICE_IF_VECTORISED
         gain = _gain(cause, lost[cause], learner)
-        without = f" ({rounded(gain, 2, '×')} as fast without it)" if gain >= _MIN_GAIN else ""
-        sentences.append(f"{cause.replace('_', ' ')}: {round(lost[cause])} of {round(total)} lost points{without}; {advice}")
+        details = [f"{rounded(gain, 2, '×')} as fast without it"] if gain >= _MIN_GAIN else []
+        share = formulas.ratio(parts.get(CONNECTORS, NAN), parts.get("learn", NAN))
+        if cause == "learn" and share >= _MIN_SHARE:
+            details.append(f"{100 * share:.0f} % of it in the learner's connectors")
+        told = f" ({', '.join(details)})" if details else ""
+        sentences.append(f"{cause.replace('_', ' ')}: {round(lost[cause])} of {round(total)} lost points{told}; {advice}")
     if learner is not None:
         sentences.append(
             f"The learner is busy {100 * learner.busy:.0f} %: at most {learner.from_runners:.2f}× from more env runners; "

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from rl_scaling_callback.baseline.source import BaselineSource, Status, Warn
 from rl_scaling_callback.core import formulas
-from rl_scaling_callback.core.attribution import CAUSES, LEARNER, LearnerLimits, TimeBreakdown, diagnosis, losses
+from rl_scaling_callback.core.attribution import CAUSES, CONNECTORS, LEARNER, LearnerLimits, TimeBreakdown, diagnosis, losses
 from rl_scaling_callback.core.comparison import NOT_COMPARABLE, ReferenceFigures, compare, same_steps
 from rl_scaling_callback.core.drift import Drift
 from rl_scaling_callback.core.formulas import NAN, mean_of_known
@@ -97,7 +97,7 @@ class TrialMonitor:
         counts = window.add(
             env_steps if is_whole else NAN,
             training_s,
-            None if spent.phases is None else {**times.parts, LEARNER: spent.learner_busy},
+            None if spent.phases is None else {**times.parts, LEARNER: spent.learner_busy, CONNECTORS: spent.connectors},
             since_restore=read_number(result, "since_restore"),
             disturbed=exclusive == 0 or others > NOTABLE_CORES,
         )
@@ -223,4 +223,4 @@ class TrialMonitor:
             )
         lost, _ = losses(self.trial.scale, steady.env_steps, times, reference.breakdown, reference.one_runner)
         limits = LearnerLimits.of_window(steady.parts, steady.seconds)
-        return diagnosis(lost, limits, steps_in_turn=self.trial.steps_in_turn)
+        return diagnosis(lost, limits, steps_in_turn=self.trial.steps_in_turn, parts=steady.parts)

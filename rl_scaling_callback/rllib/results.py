@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 from rl_scaling_callback.core import schema
-from rl_scaling_callback.core.attribution import LEARNER, PHASES, RECORDED
+from rl_scaling_callback.core.attribution import CONNECTORS, LEARNER, PHASES, RECORDED
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.rllib.names import STEPS, found
 from rl_scaling_callback.rllib.values import mapping, number
@@ -21,8 +21,10 @@ LEARNER_RESULTS: Final = "learners"
 REPORTS: Final = "_scaling_env_runners"
 """The key under which env runners and learners report to the Algorithm's process, which removes it before RLlib sees it."""
 
+_OF_LEARNERS: Final = {LEARNER: "learner/busy", CONNECTORS: "learner/connectors"}
+
 INJECTED_PARTS: Final[Mapping[str, str]] = {
-    part: "learner/busy" if part == LEARNER else f"time/{part}" if part in PHASES else f"runners/{part}" for part in RECORDED
+    part: f"time/{part}" if part in PHASES else _OF_LEARNERS.get(part, f"runners/{part}") for part in RECORDED
 }
 """The key under which the callback injects each part of an iteration."""
 

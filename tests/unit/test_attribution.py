@@ -100,6 +100,13 @@ def test_causes_gain_nothing_if_they_cost_little_and_no_more_than_a_busy_learner
 def test_diagnosis_names_the_largest_cause():
     lost = dict.fromkeys(CAUSES, 0.0) | {"learn": 61.0, "transfer": 5.0}
     assert diagnosis(lost).startswith("learn: 61 of 66 lost points (2.56× as fast without it); ")
+    in_connectors = diagnosis(lost, parts={"learn": 3.0, "connectors": 1.0})
+    assert "(2.56× as fast without it, 33 % of it in the learner's connectors); " in in_connectors
+    assert (
+        diagnosis(lost, parts={"learn": 3.0, "connectors": 0.1})
+        == diagnosis(lost, parts={"connectors": math.nan})
+        == diagnosis(lost)
+    )
     assert diagnosis(dict.fromkeys(CAUSES, 0.01)) == ""
     assert diagnosis(dict.fromkeys(CAUSES, 0.0) | {"sync": 0.6}).startswith("sync: 1 of 1 lost points; ")
     assert diagnosis(lost | {"sync": math.nan}) == ""
