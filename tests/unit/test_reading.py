@@ -62,7 +62,7 @@ def test_logged_iteration_excludes_evaluation():
     logged = measured(sps=500.0, env_steps=1000.0, time=phases, runners={"busy": 0.9, "longest": 1.0})
     assert (logged.env_steps, logged.seconds, logged.problem, logged.evaluation_is_known) == (1000.0, 1.75, "", True)
     # There is no learner beside the env runners.
-    assert logged.parts == pytest.approx((1.0, 0.5, 0.0, 0.25, 0.9, 1.0, math.nan), nan_ok=True)
+    assert logged.parts == pytest.approx((1.0, 0.5, 0.0, 0.25, 0.9, 1.0, math.nan, math.nan), nan_ok=True)
     assert measured()[1:] == (2.0, "", None, False)
 
 
