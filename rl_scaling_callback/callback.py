@@ -95,7 +95,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
     _options: Options
     _warned: frozenset[str] = frozenset()
     _is_redundant = False
-    _trial: TrialMonitor | None = None
+    _monitor: TrialMonitor | None = None
     _instrument: Instrument | None = None
     _colocation: Colocation | None = None
     _lasting: BaselineStore | None = None
@@ -198,10 +198,10 @@ class ScalingCallback(SampleTiming, RLlibCallback):
             return
         values: dict[str, Any] | None = None
         try:
-            if self._trial is not None and self._instrument is not None:
-                values = self._trial.measure(result, self._instrument.read())
+            if self._monitor is not None and self._instrument is not None:
+                values = self._monitor.measure(result, self._instrument.read())
                 if self._tuner is not None:
-                    self._tune(algorithm, self._tuner, self._trial, values)
+                    self._tune(algorithm, self._tuner, self._monitor, values)
             elif "error" not in self._warned:
                 needed = "super().on_algorithm_init(algorithm=algorithm, **kwargs)"
                 self._warn("late", f"a subclass's on_algorithm_init does not call {needed}: the first iteration isn't measured.")
@@ -245,10 +245,10 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         )
         if self._options.autotune is not None:
             self._tuner = self._attempt("autotune", lambda: tuner_for(algorithm, trial, self._options, self._warn), None)
-        self._trial = self._monitor(algorithm, trial)
-        self._trial.threads = self._attempt("learner threads", lambda: learner_threads(algorithm), NAN)
+        self._monitor = self._make_monitor(algorithm, trial)
+        self._monitor.threads = self._attempt("learner threads", lambda: learner_threads(algorithm), NAN)
 
-    def _monitor(self, algorithm: Algorithm, trial: Trial) -> TrialMonitor:
+    def _make_monitor(self, algorithm: Algorithm, trial: Trial) -> TrialMonitor:
         config, colocation = introspection.config_of(algorithm), self._colocation
         exclusive = (lambda: NAN) if colocation is None else (lambda: colocation.exclusive)
         return TrialMonitor(trial, self._source(algorithm, trial), config, self._options.steady, exclusive, self._warn)
@@ -261,7 +261,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         setting |= {"gain": tuner.gain, "gain_error": tuner.gain_error}
         if tuner.scale != monitor.trial.scale or (tuner.is_over > was_over and tuner.gain != 1):
             monitor.end()
-            monitor = self._trial = self._monitor(algorithm, replace(monitor.trial, scale=tuner.scale))
+            monitor = self._monitor = self._make_monitor(algorithm, replace(monitor.trial, scale=tuner.scale))
         monitor.threads = tuner.threads
         if seconds > _MIN_PROBES_S:
             monitor.note_probes(seconds)
@@ -270,8 +270,8 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         tuner = self._tuner
         if tuner is not None and not tuner.is_over:
             self._attempt("autotune", tuner.end, None)
-        if self._trial is not None:
-            self._attempt("end", self._trial.end, None)
+        if self._monitor is not None:
+            self._attempt("end", self._monitor.end, None)
 
     @contextmanager
     def _iteration(self, instrument: Instrument) -> Iterator[None]:
@@ -281,8 +281,8 @@ class ScalingCallback(SampleTiming, RLlibCallback):
             with nullcontext() if self._colocation is None else self._colocation.iteration():
                 yield
         except BaseException:
-            if self._trial is not None:
-                self._trial.note_failure()
+            if self._monitor is not None:
+                self._monitor.note_failure()
             raise
 
     def _source(self, algorithm: Algorithm, trial: Trial) -> BaselineSource:
