@@ -156,7 +156,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         """Give env runners that were restarted the number of envs that was chosen."""
         tuner = self._tuner
         if tuner is not None and not is_evaluation:
-            self._attempt("restarted env runners", lambda: tuner.rescaler.reapply(env_runner_indices), None)
+            self._attempt("rescaling restarted env runners", lambda: tuner.rescaler.reapply(env_runner_indices), None)
 
     def on_evaluate_start(self, **kwargs: Any) -> None:
         """Start timing an evaluation. Where RLlib's timers time it as well, it counts once."""
@@ -202,7 +202,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
                 values = self._monitor.measure(result, self._instrument.read())
                 if self._tuner is not None:
                     self._tune(algorithm, self._tuner, self._monitor, values)
-            elif "error" not in self._warned:
+            elif "failed" not in self._warned:
                 needed = "super().on_algorithm_init(algorithm=algorithm, **kwargs)"
                 self._warn("late", f"a subclass's on_algorithm_init does not call {needed}: the first iteration isn't measured.")
                 ScalingCallback.on_algorithm_init(self, algorithm=algorithm)
@@ -219,7 +219,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         hooks.watch_end(algorithm, self._end)  # before the other hooks
         config = introspection.config_of(algorithm)
         self._instrument = instrument_for(algorithm, self._attempt, self._warn)
-        self._colocation = self._attempt("other trials", lambda: Colocation(hardware.this_host().name), None)
+        self._colocation = self._attempt("looking for other trials", lambda: Colocation(hardware.this_host().name), None)
         hooks.watch_iterations(
             algorithm,
             step=functools.partial(self._iteration, self._instrument),
@@ -231,22 +231,22 @@ class ScalingCallback(SampleTiming, RLlibCallback):
             except ValueError as error:
                 self._warn("learner_threads", f"{error}. The learner runs as Ray started it.")
         storage = introspection.storage_of(algorithm)
-        hosts = self._attempt("hosts", lambda: introspection.hosts_of(algorithm), set())
+        hosts = self._attempt("finding the hosts", lambda: introspection.hosts_of(algorithm), set())
         name = storage.trial_fs_path if storage is not None else uuid.uuid4().hex
         trial = Trial(
             name,
             read_scale(config),
             introspection.workload_of(algorithm, hosts, self._options.workload),
-            self._attempt("resources", lambda: introspection.resources_of(algorithm, hosts), Resources()),
+            self._attempt("reading the resources", lambda: introspection.resources_of(algorithm, hosts), Resources()),
             introspection.provenance_of(name.rpartition("/")[2]),
             overlaps=is_asynchronous(config),
             steps_in_turn=steps_in_turn(config),
             steps_vary=iterations_are_timed(config),
         )
         if self._options.autotune is not None:
-            self._tuner = self._attempt("autotune", lambda: tuner_for(algorithm, trial, self._options, self._warn), None)
+            self._tuner = self._attempt("starting autotune", lambda: tuner_for(algorithm, trial, self._options, self._warn), None)
         self._monitor = self._make_monitor(algorithm, trial)
-        self._monitor.threads = self._attempt("learner threads", lambda: learner_threads(algorithm), NAN)
+        self._monitor.threads = self._attempt("reading the learner's threads", lambda: learner_threads(algorithm), NAN)
 
     def _make_monitor(self, algorithm: Algorithm, trial: Trial) -> TrialMonitor:
         config, colocation = introspection.config_of(algorithm), self._colocation
@@ -269,9 +269,9 @@ class ScalingCallback(SampleTiming, RLlibCallback):
     def _end(self) -> None:
         tuner = self._tuner
         if tuner is not None and not tuner.is_over:
-            self._attempt("autotune", tuner.end, None)
+            self._attempt("ending autotune", tuner.end, None)
         if self._monitor is not None:
-            self._attempt("end", self._monitor.end, None)
+            self._attempt("ending the measurement", self._monitor.end, None)
 
     @contextmanager
     def _iteration(self, instrument: Instrument) -> Iterator[None]:
@@ -325,12 +325,12 @@ class ScalingCallback(SampleTiming, RLlibCallback):
             self._warn("probe", f"the baseline can't be probed: {error}{longer} {otherwise}")
             return stored
 
-    def _attempt(self, topic: str, read: Callable[[], Any], otherwise: Any) -> Any:
-        """Return what `read` returns. If it fails, warn once and return `otherwise`, so that the other measurements go on."""
+    def _attempt(self, what: str, do: Callable[[], Any], otherwise: Any) -> Any:
+        """Return what `do` returns. If it fails, warn once and return `otherwise`, so that all else goes on."""
         try:
-            return read()
+            return do()
         except Exception as error:
-            self._warn(topic, f"{topic} can't be read ({error!r}): values that depend on them stay NaN")
+            self._warn(what, f"{what} failed ({error!r}). All else goes on; values that depend on it stay NaN.")
             return otherwise
 
     def _warn(self, topic: str, text: str, error: Exception | None = None) -> None:
@@ -340,7 +340,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
 
     def _give_up(self, error: Exception) -> None:
         text = "measurement failed; training continues and result['scaling'] is NaN. Please report this:"
-        self._warn("error", f"{text} {error!r}", error)
+        self._warn("failed", f"{text} {error!r}", error)
 
 
 ScalingCallback._options = ScalingCallback()._options

@@ -136,7 +136,7 @@ class ProbedBaseline(BaselineSource):
             has_changed = self._check(cost, spent.total, is_untimed)
         except ProbeError as error:
             kept = " The baseline of the last probe is kept; baseline/age shows how old it is." * spells.judge()
-            self._warn("probe", f"a later probe failed: {error}{kept}")
+            self._warn("later probe", f"a later probe failed: {error}{kept}")
         if not spells.agrees and (spells.iterations >= FEWEST_TO_TELL or is_untimed):
             self._warn_of_disagreement(cost, is_untimed)
         if self._error > _LARGE_ERROR:
@@ -251,7 +251,7 @@ class ProbedBaseline(BaselineSource):
     def _warn_of_error(self, cause: str = "") -> None:
         known = f"±{self._error:.0f} %" if self._error > 0 else "their error is unknown"
         self._warn(
-            "error",
+            "uncertain baseline",
             f"the probed baseline is uncertain, and so are speedups: {known} (see baseline/error). {cause}Keep other programs "
             "off the CPU cores, or measure the baseline with a reference trial.",
         )

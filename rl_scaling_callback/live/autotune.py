@@ -39,7 +39,7 @@ def tuner_for(algorithm: Any, trial: Trial, options: Options, warn: Warn) -> Tun
         why = "it learns from recorded data and samples no env"
     else:
         return _tuner(algorithm, trial.scale, options, warn)
-    warn("autotune", f"autotune leaves this trial as configured, because {why}")
+    warn("not tuned", f"autotune leaves this trial as configured, because {why}")
     return None
 
 
@@ -54,7 +54,7 @@ def _tuner(algorithm: Any, scale: Scale, options: Options, warn: Warn) -> Tuner:
             raise ProbeError("with complete episodes, the batch depends on it")
     except ProbeError as error:
         prober = None
-        warn("autotune", f"autotune leaves the number of envs as it is: {error}")
+        warn("envs not tuned", f"autotune leaves the number of envs as it is: {error}")
     runners, envs = scale.num_env_runners, {*powers_of_two(options.max_envs), scale.num_envs_per_env_runner}
     numbers = powers_of_two(runners) if runners else [0]
     return Tuner(

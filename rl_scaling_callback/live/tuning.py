@@ -212,7 +212,7 @@ class Tuner:
                 after = yield from self._tune_scale(self._prober, after)
             except ProbeError as error:
                 self._reason = "the number of envs can't be changed"
-                self._warn("autotune", f"autotune can't change the envs: {error}")
+                self._warn("envs not tuned", f"autotune can't change the envs: {error}")
         if self.scale != self.own and not are_tuned:  # the learner's share is larger now
             _, after = yield from self._tune_threads(after)
         if self.scale == self.own and not self._has_other_threads:

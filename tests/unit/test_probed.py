@@ -141,7 +141,7 @@ def test_an_uncertain_baseline_warns_once(rounds, noise, warns, warn):
     measure, machine.measure = machine.measure, lambda scales, wanted=1: measure(scales, min(wanted, rounds))
     probed = baseline(machine, warn=warn)
     machine.train(probed, 30.0)
-    assert list(warn) == ["error"] * warns
+    assert list(warn) == ["uncertain baseline"] * warns
 
 
 class TestAgainstTheTrialsOwnIterations:
@@ -181,7 +181,7 @@ class TestAgainstTheTrialsOwnIterations:
         for is_known in (True, False, False):  # the first one may be a stall
             assert not probed.observe(1000.0, machine.iterate())
             assert bool(probed.status.source) == is_known
-        assert "An env hangs." in warnings["probe"]
+        assert "An env hangs." in warnings["later probe"]
         machine.measure = measure
         machine.train(probed, 600.0)
         assert probed.status.source == "probe"
@@ -293,7 +293,8 @@ def test_failed_probes_stay_within_their_share_and_keep_the_baseline(warn):
     assert probed.status.age == pytest.approx(machine.now - started)
     assert probed.status.source == "probe"
     assert warn == {
-        "probe": "a later probe failed: An env hangs. The baseline of the last probe is kept; baseline/age shows how old it is."
+        "later probe": "a later probe failed: An env hangs. The baseline of the last probe is kept; baseline/age shows how old it "
+        "is."
     }
 
 
