@@ -28,12 +28,12 @@ from rl_scaling_callback.core.probing import ProbeError, ProbeTimeoutError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule
 from rl_scaling_callback.core.trial import Trial
-from rl_scaling_callback.live.autotune import tuner_for
 from rl_scaling_callback.live.colocation import Colocation
 from rl_scaling_callback.live.instruments import Instrument, instrument_for
 from rl_scaling_callback.live.monitor import TrialMonitor
 from rl_scaling_callback.live.options import PROBE_SECONDS, Options, goal_of, place_of, scale_of
-from rl_scaling_callback.live.tuning import Tuner
+from rl_scaling_callback.live.tuner import Tuner
+from rl_scaling_callback.live.tuner_setup import tuner_for
 from rl_scaling_callback.rllib import hardware, hooks, introspection
 from rl_scaling_callback.rllib.configs import (
     is_asynchronous,
@@ -219,7 +219,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         hooks.watch_end(algorithm, self._end)  # before the other hooks
         config = introspection.config_of(algorithm)
         self._instrument = instrument_for(algorithm, self._attempt, self._warn)
-        self._colocation = self._attempt("looking for other trials", lambda: Colocation(hardware.this_host().name), None)
+        self._colocation = self._attempt("looking for other trials", lambda: Colocation(hardware.this_machine().name), None)
         hooks.watch_iterations(
             algorithm,
             step=functools.partial(self._iteration, self._instrument),

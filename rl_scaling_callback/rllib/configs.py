@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import enum
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from numbers import Integral
 from typing import Any, Final
 
@@ -17,6 +18,10 @@ from rl_scaling_callback.rllib.values import number
 
 _CLASS: Final = re.compile(r"<class '([^']*)'>")
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
+_MIN_FRAGMENT: Final = 16
+"""Fewest env steps of each env in an iteration: with fewer, advantages (GAE) rest on the value function alone."""
+_SAME_BATCH: Final = 0.02
+"""Largest relative difference between the env steps of two iterations of the same work, as RLlib rounds fragments up."""
 
 
 def read_logged_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,6 +117,28 @@ def total_gpus(config: Mapping[str, Any]) -> float:
     of_learners = max(1.0, _amount(config, "num_learners")) * _amount(config, "num_gpus_per_learner")
     of_runners = _amount(config, "num_env_runners") * _amount(config, "num_gpus_per_env_runner")
     return round(_amount(config, "num_gpus") + of_learners + of_runners, 3)
+
+
+def keeps_batch(config: Any, own: Scale) -> Callable[[Scale], bool]:
+    """Return a function that tells whether an iteration at a scale has as many env steps as at `own`, and enough of each env.
+
+    Args:
+        config: the AlgorithmConfig.
+        own: the trial's scale.
+    """
+    batch, fragment = config.total_train_batch_size, config.rollout_fragment_length
+
+    def env_steps(scale: Scale) -> float:
+        n, envs = scale.parallelism, scale.num_envs_per_env_runner
+        # RLlib makes the fragments of as many env runners one step longer as it takes.
+        one_round = batch // n * n + math.ceil(batch % n / envs) * envs if fragment == "auto" else fragment * n
+        return float(math.ceil(batch / one_round) * one_round)
+
+    def fits(scale: Scale) -> bool:
+        is_same = abs(env_steps(scale) / env_steps(own) - 1) <= _SAME_BATCH
+        return scale == own or (is_same and env_steps(scale) >= _MIN_FRAGMENT * scale.parallelism)
+
+    return fits
 
 
 def _amount(config: Mapping[str, Any], name: str) -> float:

@@ -26,7 +26,7 @@ from rl_scaling_callback.core.text import counted
 from rl_scaling_callback.rllib.threads import max_learner_threads
 from rl_scaling_callback.sweeping import cluster
 from rl_scaling_callback.sweeping.host import Host
-from rl_scaling_callback.sweeping.outcome import Swept, Task, experiment_of, leader
+from rl_scaling_callback.sweeping.task import SweepResult, Task, experiment_of, leader
 
 _DISTURBED_S: Final = 30.0
 """Default time limit for the rounds as long as a speedup has an error above `_KNOWN` [%], because the machine is disturbed."""
@@ -39,7 +39,7 @@ _FIRST_ENVS: Final = 2
 """Numbers of envs to start with if the grid may grow."""
 
 
-def sweep_by_probes(task: Task, *, grows: bool = True) -> Swept:
+def sweep_by_probes(task: Task, *, grows: bool = True) -> SweepResult:
     """Probe configurations until the best one for a goal is known, and return the measurements.
 
     With a budget, which includes everything once the Algorithm has started, nothing starts after it is spent, except the first
@@ -79,7 +79,7 @@ def sweep_by_probes(task: Task, *, grows: bool = True) -> Swept:
     source = f"{counted(sum(map(len, rounds.probes)), 'probe')} in {counted(len(rounds.probes), 'round')}"
     threads = sweep.threads
     experiment = experiment_of(task.config, host.machine, sweep.runs(outcome), rounds.failed, source, estimated=True)
-    return Swept(experiment, interrupted, threads.threads if threads and threads.is_gain else None)
+    return SweepResult(experiment, interrupted, threads.threads if threads and threads.is_gain else None)
 
 
 class _Sweep:

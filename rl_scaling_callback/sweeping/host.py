@@ -54,11 +54,11 @@ class _Host:
     _switch: Switch | None = None
     _lifetime = math.nan
 
-    def start(self, config: AlgorithmConfig) -> hardware.Host:
+    def start(self, config: AlgorithmConfig) -> hardware.Machine:
         # Its advice is about a user's trial, and this is none.
         logging.getLogger("rl_scaling_callback").setLevel(logging.CRITICAL)
         self._algorithm = config.build_algo()
-        return hardware.this_host()
+        return hardware.this_machine()
 
     def prepare(self, probes: bool) -> float:
         """Train until the algorithm has learned; return the number of the learner's threads."""
@@ -138,7 +138,7 @@ class Host:
             options["scheduling_strategy"] = in_group
         self._actor: Any = actor.options(**options).remote()
         try:
-            self.machine: hardware.Host = self._ask("start", _timed(self._config), within_s=_MAX_START_S)
+            self.machine: hardware.Machine = self._ask("start", _timed(self._config), within_s=_MAX_START_S)
             self.learner_threads: float = self._ask("prepare", self._probes, within_s=self._within_s)
         except BaseException:
             self.close()

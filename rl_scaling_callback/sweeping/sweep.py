@@ -20,7 +20,7 @@ from rl_scaling_callback.storage import absolute, shown, write
 from rl_scaling_callback.sweeping import cluster
 from rl_scaling_callback.sweeping.by_probes import sweep_by_probes
 from rl_scaling_callback.sweeping.by_training import sweep_by_training
-from rl_scaling_callback.sweeping.outcome import Task
+from rl_scaling_callback.sweeping.task import Task
 from rl_scaling_callback.sweeping.user_callbacks import with_learner_threads
 
 if TYPE_CHECKING:

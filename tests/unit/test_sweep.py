@@ -19,11 +19,11 @@ from rl_scaling_callback.analysis.race import Grid, Race
 from rl_scaling_callback.core.probing import Probe, ProbeError
 from rl_scaling_callback.core.scale import REFERENCE_SCALE, Scale
 from rl_scaling_callback.report import make_report
-from rl_scaling_callback.rllib.hardware import this_host
+from rl_scaling_callback.rllib.hardware import this_machine
 from rl_scaling_callback.sweeping import by_probes, by_training
 from rl_scaling_callback.sweeping.host import TrainedIteration
-from rl_scaling_callback.sweeping.outcome import Task
 from rl_scaling_callback.sweeping.sweep import sweep
+from rl_scaling_callback.sweeping.task import Task
 
 CONFIG = SimpleNamespace(
     algo_class=SimpleNamespace(__name__="PPO"),
@@ -50,7 +50,7 @@ class ScriptedHost:
     slower = 1
 
     def __init__(self, config, *, probes=True, say=print):
-        self.scale, self.machine, self.probes = config, replace(this_host(), cores=4), probes
+        self.scale, self.machine, self.probes = config, replace(this_machine(), cores=4), probes
         self.probed = self.added = self.trained_since = 0
         self.times = Counter()
 

@@ -15,7 +15,7 @@ from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Run, Study
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.text import percent, rounded
 from rl_scaling_callback.rllib.configs import is_asynchronous, iterations_are_timed, steps_in_turn
-from rl_scaling_callback.rllib.hardware import Host as Machine
+from rl_scaling_callback.rllib.hardware import Machine
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -42,7 +42,7 @@ class Task:
     clock: Callable[[], float] = time.monotonic
 
 
-class Swept(NamedTuple):
+class SweepResult(NamedTuple):
     """The measurements of a sweep, whether the user interrupted it, and the threads to set for the learner, None for none."""
 
     experiment: Experiment
