@@ -22,12 +22,11 @@ from rl_scaling_callback.baseline.source import BaselineSource, GivenBaseline
 from rl_scaling_callback.baseline.store import BaselineStore
 from rl_scaling_callback.baseline.tracker import BaselineTracker
 from rl_scaling_callback.core import schema
-from rl_scaling_callback.core.comparison import Resources
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.probing import ProbeError, ProbeTimeoutError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule
-from rl_scaling_callback.core.trial import Trial
+from rl_scaling_callback.core.trial import Resources, Trial
 from rl_scaling_callback.live.colocation import Colocation
 from rl_scaling_callback.live.instruments import Instrument, instrument_for
 from rl_scaling_callback.live.monitor import TrialMonitor

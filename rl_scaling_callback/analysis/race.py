@@ -29,11 +29,11 @@ from scipy.special import ndtr, stdtrit
 from rl_scaling_callback.analysis.choice import INDIFFERENCE, choose, shortfall
 from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.analysis.goals import TOLERANCE, Goal, tolerance
+from rl_scaling_callback.core.estimates import Array
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
 
-Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 # Residuals beyond this many standard deviations are down-weighted: 95 % efficiency under Gaussian noise (Huber).

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, Protocol
 
-from rl_scaling_callback.baseline.source import BaselineSource, Status, Warn
+from rl_scaling_callback.baseline.source import BaselineSource, Status
 from rl_scaling_callback.baseline.spells import FEWEST_TO_TELL, TOLERANCE, UNEXPLAINED, Cost, Round, Spells
 from rl_scaling_callback.core.attribution import TimeBreakdown
 from rl_scaling_callback.core.comparison import NOT_COMPARABLE, ReferenceFigures
@@ -16,6 +16,7 @@ from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.probing import DISAGREE, Probe, ProbeError, predict
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.trial import Trial
+from rl_scaling_callback.core.warn import Warn
 
 SHARE: Final = 0.01
 """Maximum share of the training time to spend on probes."""

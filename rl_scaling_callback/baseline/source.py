@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 from rl_scaling_callback.core.attribution import TimeBreakdown
@@ -10,9 +9,6 @@ from rl_scaling_callback.core.comparison import ReferenceFigures
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
-
-Warn = Callable[[str, str], None]
-"""Takes a topic and a message; logs the first message of each topic."""
 
 
 class Status(NamedTuple):

@@ -27,7 +27,7 @@ from rl_scaling_callback.rllib.values import number
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
 
-    from rl_scaling_callback.baseline.source import Warn
+    from rl_scaling_callback.core.warn import Warn
 
 Attempt = Callable[[str, Callable[[], Any], Any], Any]
 """Takes a task, a function and a default: returns what the function returns; if it fails, warns once and returns the default."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from rl_scaling_callback.baseline.source import BaselineSource, Status, Warn
+from rl_scaling_callback.baseline.source import BaselineSource, Status
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.attribution import CAUSES, LEARNER, LearnerLimits, TimeBreakdown, diagnosis, losses
 from rl_scaling_callback.core.comparison import NOT_COMPARABLE, ReferenceFigures, compare, same_steps
@@ -14,6 +14,7 @@ from rl_scaling_callback.core.formulas import NAN, mean_of_known
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import NOTABLE_CORES, Steady, SteadyRule, SteadyWindow
 from rl_scaling_callback.core.trial import Trial
+from rl_scaling_callback.core.warn import Warn
 from rl_scaling_callback.live.reading import IterationReader, Load
 from rl_scaling_callback.live.spent import Spent
 from rl_scaling_callback.rllib.configs import steps_before_learning

@@ -23,12 +23,12 @@ from rl_scaling_callback.analysis.goals import Goal, may_meet
 from rl_scaling_callback.analysis.probe_rounds import REST, ROUNDS_S, ProbeRounds, TrainedIteration
 from rl_scaling_callback.analysis.race import Grid, Race
 from rl_scaling_callback.analysis.thread_choice import compare_threads, thread_counts
-from rl_scaling_callback.baseline.source import Warn
 from rl_scaling_callback.core.estimates import student_t
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.probing import Probe, ProbeError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.text import counted
+from rl_scaling_callback.core.warn import Warn
 
 if TYPE_CHECKING:
     from rl_scaling_callback.rllib.prober import Prober

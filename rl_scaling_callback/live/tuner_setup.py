@@ -8,10 +8,10 @@ import math
 from typing import Any
 
 from rl_scaling_callback.analysis.race import Grid, powers_of_two
-from rl_scaling_callback.baseline.source import Warn
 from rl_scaling_callback.core.probing import ProbeError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.trial import Trial
+from rl_scaling_callback.core.warn import Warn
 from rl_scaling_callback.live.options import PROBE_SECONDS, Options
 from rl_scaling_callback.live.tuner import Threads, Tuner
 from rl_scaling_callback.rllib import configs, hardware

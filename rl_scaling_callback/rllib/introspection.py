@@ -17,8 +17,8 @@ from ray.tune.registry import ENV_CREATOR, RLLIB_ACTION_DIST, RLLIB_MODEL, _glob
 from ray.util import get_current_placement_group
 
 from rl_scaling_callback._version import __version__
-from rl_scaling_callback.core.comparison import Resources
 from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.trial import Resources
 from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.rllib import hardware
 from rl_scaling_callback.rllib.configs import has_other_workers, uses_gpus
