@@ -79,7 +79,7 @@ def sweep_by_probes(task: Task, *, grows: bool = True) -> SweepResult:
     source = f"{counted(sum(map(len, rounds.probes)), 'probe')} in {counted(len(rounds.probes), 'round')}"
     threads = sweep.threads
     experiment = experiment_of(task.config, host.machine, sweep.runs(outcome), rounds.failed, source, estimated=True)
-    return SweepResult(experiment, interrupted, threads.threads if threads and threads.is_gain else None)
+    return SweepResult(experiment, interrupted, {outcome.choice: threads.threads} if threads and threads.is_gain else {})
 
 
 class _Sweep:

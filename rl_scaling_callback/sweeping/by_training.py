@@ -58,7 +58,7 @@ def sweep_by_training(task: Task) -> SweepResult:
             raise
         task.say("Interrupted: showing the results so far")
         interrupted = True
-    return SweepResult(sweep.experiment(), interrupted)
+    return SweepResult(sweep.experiment(), interrupted, {})
 
 
 class _Sweep:

@@ -97,14 +97,14 @@ def sweep(
             raise ProbeError("The config uses the old API stack")
         if is_asynchronous(vars(config)):
             raise ProbeError("Sampling and learning overlap in this algorithm, so probes can't predict its training speed")
-        swept = sweep_by_probes(task, grows=isinstance(envs, str))
+        found = sweep_by_probes(task, grows=isinstance(envs, str))
     except ProbeError as error:
         say(f"Probing is not possible: {str(error).rstrip('.')}. Training each configuration in an Algorithm of its own instead.")
-        swept = sweep_by_training(task)
-    report = replace(make_report(swept.experiment, goal), interrupted=swept.interrupted)
+        found = sweep_by_training(task)
+    report = replace(make_report(found.experiment, goal), interrupted=found.interrupted)
     if (choice := report.studies[0].recommendation.choice) is not None:
         tuned = cluster.at_scale(config, choice.scale)
-        threads = swept.learner_threads
+        threads = found.learner_threads.get(choice.scale)
         report = replace(report, config=tuned if threads is None else with_learner_threads(tuned, threads))
     try:
         folder, _, name = absolute(page).rpartition("/")

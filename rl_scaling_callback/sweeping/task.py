@@ -1,4 +1,4 @@
-"""What both ways of sweeping share: the task, and the experiment to report on at its end."""
+"""What both ways of sweeping share: the task, and its result with the experiment to report on."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class Task:
 
 
 class SweepResult(NamedTuple):
-    """The measurements of a sweep, whether the user interrupted it, and the threads to set for the learner, None for none."""
+    """The measurements of a sweep, whether the user interrupted it, and the learner's threads to set at a scale, if any."""
 
     experiment: Experiment
     interrupted: bool
-    learner_threads: int | None = None
+    learner_threads: Mapping[Scale, int]
 
 
 def leader(number: int, choice: Configuration) -> str:

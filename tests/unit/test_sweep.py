@@ -297,7 +297,7 @@ def test_fewest_threads_as_fast_as_the_best_are_chosen_for_the_learner(scripted,
     # An iteration of 2r×2e takes 0.2 s for sampling, 2 ms for the rest, and 60 ms for updates, or 30 ms with two or more threads.
     scripted(slower=slower, learner_threads=1.0, update_s=lambda self: 0.06 / min(self.threads, 2))
     swept, said = probe(envs=(1, 2))
-    assert swept.learner_threads == 2
+    assert swept.learner_threads == {recommendation(swept).choice.scale: 2}
     note = "2 threads for the learner's torch instead of 1: iterations 1.13× ± 0.0 % as fast, updates 2.00× ± 0.0 %"
     assert said[-2:] == ["Training with 1, 2, 3 threads for the learner's torch", note]
     assert note in recommendation(swept).choice.notes
@@ -306,7 +306,7 @@ def test_fewest_threads_as_fast_as_the_best_are_chosen_for_the_learner(scripted,
 def test_threads_are_not_compared_beyond_the_budget(scripted):
     scripted(learner_threads=1.0)
     swept, said = probe(envs=(1, 2), budget_s=1.0)
-    assert swept.learner_threads is None
+    assert not swept.learner_threads
     assert said[-1] == "The budget leaves no time to compare numbers of threads for the learner"
 
 
