@@ -30,7 +30,7 @@ from rl_scaling_callback.core.trial import Resources, Trial
 from rl_scaling_callback.live.colocation import Colocation
 from rl_scaling_callback.live.instruments import Instrument, instrument_for
 from rl_scaling_callback.live.monitor import TrialMonitor
-from rl_scaling_callback.live.options import PROBE_SECONDS, Options, goal_of, place_of, scale_of
+from rl_scaling_callback.live.options import Options, goal_of, place_of, scale_of
 from rl_scaling_callback.live.tuner import Tuner
 from rl_scaling_callback.live.tuner_setup import tuner_for
 from rl_scaling_callback.rllib import hardware, hooks, introspection
@@ -314,7 +314,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
             if reference.num_env_runners > scale.num_env_runners:
                 few = f"the reference {reference} has more env runners than the trial ({scale})"
                 raise ProbeError(f"{few}; use reference={Scale(scale.num_env_runners, 1).slug!r}.")
-            prober = Prober(algorithm, max_seconds=self._options.max_probe_seconds, probe_seconds=PROBE_SECONDS)
+            prober = Prober(algorithm, max_seconds=self._options.max_probe_seconds)
             return ProbedBaseline(prober, trial, reference, warn=self._warn)
         except ProbeError as error:
             if prober is not None:

@@ -276,9 +276,9 @@ def _losses(
     """Return the losses by cause, and whether they are estimated; no losses if the time of a part is unknown."""
     alone = measured.get(Scale(1, each.scale.num_envs_per_env_runner))
     single = NAN if alone is None else _per_step(alone).busy
-    reference = _per_step(baseline).times(baseline.scale.parallelism)
-    spent = TimeBreakdown.of_window(each.steady.parts)
-    lost, estimated = losses(each.scale, each.steady.env_steps, spent, reference, single)
+    reference = _per_step(baseline).scaled(baseline.scale.parallelism)
+    times = TimeBreakdown.of_window(each.steady.parts)
+    lost, estimated = losses(each.scale, each.steady.env_steps, times, reference, single)
     return ({}, False) if any(map(math.isnan, lost.values())) else (lost, estimated)
 
 

@@ -120,7 +120,7 @@ class ProbedBaseline(BaselineSource):
         """Close the envs that were created for probes."""
         self._prober.close()
 
-    def observe(self, env_steps: float, spent: TimeBreakdown) -> bool:
+    def observe(self, env_steps: float, times: TimeBreakdown) -> bool:
         """Compare an iteration, in which all env runners delivered, with the probes; probe again if due or if the two disagree.
 
         Returns:
@@ -129,12 +129,12 @@ class ProbedBaseline(BaselineSource):
         if self._is_reference or self._overlaps or not env_steps > 0:
             return False
         spells = self._spells
-        cost = Cost.of(env_steps, spent, spells.mean)
+        cost = Cost.of(env_steps, times, spells.mean)
         is_untimed = cost.own < spells.mean.own - UNEXPLAINED
         has_changed = False
         spells.end_spell()
         try:
-            has_changed = self._check(cost, spent.total, is_untimed)
+            has_changed = self._check(cost, times.total, is_untimed)
         except ProbeError as error:
             kept = " The baseline of the last probe is kept; baseline/age shows how old it is." * spells.judge()
             self._warn("later probe", f"a later probe failed: {error}{kept}")
@@ -144,11 +144,11 @@ class ProbedBaseline(BaselineSource):
             self._warn_of_error()
         return has_changed and spells.agrees
 
-    def reference_for(self, env_steps: float, spent: TimeBreakdown) -> ReferenceFigures:
+    def reference_for(self, env_steps: float, times: TimeBreakdown) -> ReferenceFigures:
         """Return the reference for equal work: the trial's own time, with the ratios between the probes at both scales."""
         n, mean = self._reference.parallelism, self._spells.mean
         if self._is_reference:
-            reference = spent._replace(evaluate=0.0).times(ratio(n, env_steps))
+            reference = times._replace(evaluate=0.0).scaled(ratio(n, env_steps))
             return ReferenceFigures(ratio(1, reference.total), 1.0, reference)
         if not self._spells.agrees:
             return NOT_COMPARABLE
@@ -157,7 +157,7 @@ class ProbedBaseline(BaselineSource):
             reference = TimeBreakdown(seconds, 0.0, 0.0, 0.0, 0.0, seconds * mean.busy, seconds * mean.busy)
         else:
             reference = predict(
-                spent,
+                times,
                 max(1, self._reference.num_env_runners),
                 sample=self._spells.sampling,
                 sync=math.exp(mean.sync),
@@ -165,8 +165,8 @@ class ProbedBaseline(BaselineSource):
                 busy=mean.busy,
                 factor=ratio(n, env_steps),
             )
-        in_steps = spent.busy * max(1, self._own.num_env_runners) - spent.all_resets
-        one_runner = ratio(in_steps * self._alone + spent.all_resets, env_steps)
+        in_steps = times.busy * max(1, self._own.num_env_runners) - times.all_resets
+        one_runner = ratio(in_steps * self._alone + times.all_resets, env_steps)
         return ReferenceFigures(ratio(1, reference.total), 1.0, reference, one_runner)
 
     def _probe_first(self) -> None:

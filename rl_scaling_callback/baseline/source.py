@@ -41,15 +41,15 @@ class BaselineSource:
         """What is known about the baseline now."""
         return Status()
 
-    def observe(self, env_steps: float, spent: TimeBreakdown) -> bool:
+    def observe(self, env_steps: float, times: TimeBreakdown) -> bool:
         """Take note of an iteration of the trial; return whether earlier iterations were other work."""
         return False
 
     def update(self, steady: Steady) -> None:
         """Take note of the trial's steady state: look for a baseline, or publish one."""
 
-    def reference_for(self, env_steps: float, spent: TimeBreakdown) -> ReferenceFigures:
-        """Return what the reference takes for the work of an iteration or a window that took the trial as long as in `spent`."""
+    def reference_for(self, env_steps: float, times: TimeBreakdown) -> ReferenceFigures:
+        """Return what the reference takes for the work of an iteration or a window that took the trial as long as in `times`."""
         return self._figures
 
     def take_seconds(self) -> float:

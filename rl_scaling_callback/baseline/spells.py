@@ -73,10 +73,10 @@ class Cost(NamedTuple):
     own_longest: float
 
     @classmethod
-    def of(cls, env_steps: float, spent: TimeBreakdown, probed: Round) -> Cost:
+    def of(cls, env_steps: float, times: TimeBreakdown, probed: Round) -> Cost:
         """Return the cost of an iteration; sampling that RLlib's timers don't see counts as a hundredth of what probes took."""
         least = probed.own - 2 * UNEXPLAINED
-        sampling, longest = _log((spent.sample - spent.reset) / env_steps), _log((spent.longest - spent.reset) / env_steps)
+        sampling, longest = _log((times.sample - times.reset) / env_steps), _log((times.longest - times.reset) / env_steps)
         return cls(max(sampling, least), max(longest, least))
 
 

@@ -147,7 +147,7 @@ class BaselineTracker(BaselineSource):
         self._baseline = baseline
         steady = baseline.steady
         # A larger reference is taken to scale perfectly: one processor would have taken N times as long.
-        breakdown = TimeBreakdown.of_window(steady.parts, steady.env_steps).times(baseline.scale.parallelism)
+        breakdown = TimeBreakdown.of_window(steady.parts, steady.env_steps).scaled(baseline.scale.parallelism)
         self._figures = ReferenceFigures(steady.sps / baseline.scale.parallelism, 1.0, breakdown)
         if steady.disturbed:
             self._warn(

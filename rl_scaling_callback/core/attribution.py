@@ -96,7 +96,7 @@ class TimeBreakdown(NamedTuple):
         """Sum of the phases [s]."""
         return self.sample + self.learn + self.sync + self.evaluate + self.other
 
-    def times(self, factor: float) -> TimeBreakdown:
+    def scaled(self, factor: float) -> TimeBreakdown:
         """Return this breakdown multiplied by `factor`."""
         return TimeBreakdown(*[seconds * factor for seconds in self])
 

@@ -12,7 +12,7 @@ from rl_scaling_callback.core.probing import ProbeError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.trial import Trial
 from rl_scaling_callback.core.warn import Warn
-from rl_scaling_callback.live.options import PROBE_SECONDS, Options
+from rl_scaling_callback.live.options import Options
 from rl_scaling_callback.live.tuner import Threads, Tuner
 from rl_scaling_callback.rllib import configs, hardware
 from rl_scaling_callback.rllib.prober import Prober
@@ -41,7 +41,7 @@ def _tuner(algorithm: Any, scale: Scale, options: Options, warn: Warn) -> Tuner:
     assert options.autotune is not None
     prober = None
     try:
-        prober = Prober(algorithm, max_seconds=options.max_probe_seconds, probe_seconds=PROBE_SECONDS)
+        prober = Prober(algorithm, max_seconds=options.max_probe_seconds)
         if math.isfinite(prober.steps_per_round(scale)):
             raise ProbeError("the number of updates per env step depends on it in this algorithm")
         if algorithm.config.batch_mode != "truncate_episodes":

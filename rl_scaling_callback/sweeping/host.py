@@ -31,9 +31,6 @@ from rl_scaling_callback.sweeping.user_callbacks import callbacks_of, learner_th
 _MAX_START_S: Final = 300.0
 _MAX_PROBE_S: Final = 300.0
 """Including the creation of the envs."""
-_PROBE_S: Final = 0.1
-"""Sampling time of a probe: half of the usual. More but shorter rounds are about as precise in the same time, and clear cases end
-sooner."""
 _MAX_ANSWER_S: Final = 5.0
 _MAX_TEXT: Final = 300
 _MAX_ATTEMPTS: Final = 3
@@ -65,7 +62,7 @@ class _Host:
         config = vars(self._algorithm.config)
         steps, before_learning = 0.0, steps_before_learning(config)
         if probes:
-            self._prober = Prober(self._algorithm, max_seconds=_MAX_PROBE_S, probe_seconds=_PROBE_S)
+            self._prober = Prober(self._algorithm, max_seconds=_MAX_PROBE_S)
         while steps <= before_learning:
             steps += self.train(read_scale(config)).env_steps
         self._switch = Switch(self._algorithm) if probes else None
