@@ -78,7 +78,7 @@ class ProbedBaseline(BaselineSource):
         self._prober = prober
         self._own = scale = trial.scale
         self._reference = reference
-        self._one_runner = Scale(min(1, scale.num_env_runners), scale.num_envs_per_env_runner)
+        self._scale_of_one = Scale(min(1, scale.num_env_runners), scale.num_envs_per_env_runner)
         steps = prober.steps_per_round(scale)
         self._updates = 1.0 if math.isinf(steps) else steps / prober.steps_per_round(reference)
         self._overlaps = trial.overlaps
@@ -136,7 +136,7 @@ class ProbedBaseline(BaselineSource):
         try:
             has_changed = self._check(cost, times.total, is_untimed)
         except ProbeError as error:
-            kept = " The baseline of the last probe is kept; baseline/age shows how old it is." * spells.judge()
+            kept = " The baseline of the last probe is kept; baseline/age shows how old it is." * spells.compare()
             self._warn("later probe", f"a later probe failed: {error}{kept}")
         if not spells.agrees and (spells.iterations >= FEWEST_TO_TELL or is_untimed):
             self._warn_of_disagreement(cost, is_untimed)
@@ -166,7 +166,7 @@ class ProbedBaseline(BaselineSource):
                 factor=ratio(n, env_steps),
             )
         in_steps = times.busy * max(1, self._own.num_env_runners) - times.all_resets
-        one_runner = ratio(in_steps * self._alone + times.all_resets, env_steps)
+        one_runner = ratio(in_steps * self._ratio_of_one + times.all_resets, env_steps)
         return ReferenceFigures(ratio(1, reference.total), 1.0, reference, one_runner)
 
     def _probe_first(self) -> None:
@@ -204,7 +204,7 @@ class ProbedBaseline(BaselineSource):
         # Not in each iteration, as it takes as long as all else.
         elif spells.agrees and abs(cost.own - spells.mean.own) < TOLERANCE:
             return False
-        if spells.judge():
+        if spells.compare():
             self._are_new = False
         elif not self._are_new:
             self._are_new = True
@@ -212,7 +212,7 @@ class ProbedBaseline(BaselineSource):
             spells.start_over()
             spells.add_iteration(cost)
             self._measure(_ROUNDS_AT_ONCE)
-            return spells.judge()
+            return spells.compare()
         return has_changed
 
     def _is_due(self) -> bool:
@@ -222,10 +222,10 @@ class ProbedBaseline(BaselineSource):
 
     def _measure(self, rounds: int = 1) -> list[Round]:
         # Once is enough for what splits losses further.
-        alone = {self._one_runner} if rounds > 1 else set()
+        further = {self._scale_of_one} if rounds > 1 else set()
         started = self._clock()
         try:
-            probed = self._prober.measure(sorted({self._reference, self._own, *alone}), rounds)
+            probed = self._prober.measure(sorted({self._reference, self._own, *further}), rounds)
         finally:  # failed rounds count too
             self._seconds_a_round = self._clock() - started
             self._unreported_s += self._seconds_a_round
@@ -233,19 +233,19 @@ class ProbedBaseline(BaselineSource):
         self._probed_at = self._clock()
         # If a time limit ended them early, much of the time went into creating envs.
         self._seconds_a_round /= rounds
-        if alone:
-            self._alone = self._alone_in(probed)
+        if further:
+            self._ratio_of_one = self._ratio_of_one_in(probed)
         found = [Round.of(by_scale[self._reference], by_scale[self._own]) for by_scale in probed]
         self._spells.add_rounds(found)
         return found
 
-    def _alone_in(self, rounds: Collection[Mapping[Scale, Probe]]) -> float:
+    def _ratio_of_one_in(self, rounds: Collection[Mapping[Scale, Probe]]) -> float:
         """Return the ratio of the busy time of one env runner with as many envs to that of the trial's typical one.
 
         Env runners don't speed each other up, so more than 1 beyond noise and a few percent of overhead is wrong: the cost of a
         step may depend on its place in the episode, and twins with other numbers of envs are elsewhere.
         """
-        pairs = [(by_scale[self._one_runner], by_scale[self._own]) for by_scale in rounds]
+        pairs = [(by_scale[self._scale_of_one], by_scale[self._own]) for by_scale in rounds]
         found = trimmed_mean([(one.busy_per_step * len(one.busy)) / (own.busy_per_step * len(own.busy)) for one, own in pairs])
         return NAN if found.mean - found.half_width > 1.05 else found.mean
 

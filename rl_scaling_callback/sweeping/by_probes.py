@@ -73,7 +73,7 @@ def sweep_by_probes(task: Task, *, grows: bool = True) -> SweepResult:
                 raise
             interrupted = isinstance(error, KeyboardInterrupt)
             task.say(f"{'Interrupted' if interrupted else f'Ended early ({error})'}: showing the results so far")
-            outcome = rounds.judge()
+            outcome = rounds.outcome()
     finally:
         host.close()
     source = f"{counted(sum(map(len, rounds.probes)), 'probe')} in {counted(len(rounds.probes), 'round')}"
@@ -96,7 +96,7 @@ class _Sweep:
         running = [each for each in outcome.candidates if each.scale not in outcome.out]
         number, is_known = len(self.rounds.probes), max(each.speedup_error for each in running) < _KNOWN
         if self.task.budget_s is None:
-            end = self.rounds.since + (ROUNDS_S if is_known else _DISTURBED_S)
+            end = self.rounds.first_round_ended + (ROUNDS_S if is_known else _DISTURBED_S)
         else:
             # Few rounds are better spent on probes than on a confirmation.
             end = self._until - (_CONFIRMING * self.task.budget_s if number >= MIN_ROUNDS else 0.0)
@@ -118,7 +118,7 @@ class _Sweep:
         if turn == 1 or not others:
             return REFERENCE_SCALE
         # The choice is trained as often as the reference, which confirms its speedup.
-        if turn == 2 and (choice := rounds.judge().choice) in others:
+        if turn == 2 and (choice := rounds.outcome().choice) in others:
             return choice
         times = Counter(each.scale for each in rounds.iterations)
         # Configurations with the most envs are fastest and most informative about the learner's cost per env.
@@ -181,7 +181,7 @@ class _Sweep:
             seconds = rounds.env_steps / each.sps
             steady = Steady(
                 sps=each.sps,
-                error=each.own_error,
+                error=each.relative_error,
                 iterations=1,
                 env_steps=rounds.env_steps,
                 seconds=seconds,

@@ -28,7 +28,7 @@ from ray.rllib.algorithms.sac import SACConfig
 from trials import SlowStep, machine
 
 from rl_scaling_callback import ScalingCallback
-from rl_scaling_callback.core.attribution import PARTS, TimeBreakdown
+from rl_scaling_callback.core.attribution import PHASES, TimeBreakdown
 from rl_scaling_callback.core.estimates import Estimate, trimmed_mean
 from rl_scaling_callback.core.probing import Probe, predict
 from rl_scaling_callback.core.scale import Scale
@@ -59,10 +59,13 @@ def config_of(algo: str, env: str, batch: int, scale: Scale) -> Any:
     )
 
 
+PARTS = tuple(phase for phase in PHASES if phase != "evaluate")
+
+
 def per_step(result: dict[str, Any]) -> TimeBreakdown:
     """Return the time breakdown of an iteration, per env step [s]."""
     scaling = result["scaling"]
-    return TimeBreakdown.of(scaling["time"], sum(scaling["time"][part] for part in PARTS[:4])).scaled(1 / scaling["env_steps"])
+    return TimeBreakdown.of(scaling["time"], sum(scaling["time"][part] for part in PARTS)).scaled(1 / scaling["env_steps"])
 
 
 def updates_ratio(prober: Prober, scale: Scale, own: Scale) -> float:
@@ -128,7 +131,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def typical(times: list[TimeBreakdown]) -> TimeBreakdown:
     """Return the median of each phase."""
-    return TimeBreakdown.of_window({part: median(getattr(each, part) for each in times) for part in PARTS[:4]})
+    return TimeBreakdown.of_window({part: median(getattr(each, part) for each in times) for part in PARTS})
 
 
 def paired(rounds: list[dict[Scale, Probe]], scale: Scale, own: Scale) -> list[tuple[Probe, Probe]]:

@@ -236,10 +236,10 @@ class TestAgainstTheTrialsOwnIterations:
 def test_resets_are_part_of_the_reference_as_often_as_in_training():
     # 4 env runners of which each spends 0.2 s on resets: a single one would spend 0.8 s.
     times = TimeBreakdown.of({"sample": 0.6, "learn": 0.1}, 0.7, 0.56, 0.56, 0.2, 0.8)
-    sps, _, reference, single = baseline(Machine()).reference_for(1000.0, times)
+    sps, _, reference, one_runner = baseline(Machine()).reference_for(1000.0, times)
     assert sps == pytest.approx(1000 / (1.0 + 0.8 + 0.1))
     assert (reference.sample, reference.busy) == pytest.approx((1.8e-3, 1.7e-3))
-    assert single == pytest.approx(0.36 * 4 * 0.5e-3 + 0.8e-3)
+    assert one_runner == pytest.approx(0.36 * 4 * 0.5e-3 + 0.8e-3)
 
 
 def test_causes_sum_to_the_loss_and_none_is_estimated():

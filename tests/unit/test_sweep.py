@@ -259,7 +259,7 @@ def test_rounds_go_on_for_longer_while_errors_are_large(budget_s, error, end):
     said = []
     task = Task(CONFIG, Race(FASTEST), Grid((1,), (1,)), budget_s, said.append, clock=lambda: 0.0)
     running = by_probes._Sweep(task, ScriptedHost(None))
-    running.rounds.since, running.rounds.probes = 5.0, [{}] * 3
+    running.rounds.first_round_ended, running.rounds.probes = 5.0, [{}] * 3
     best = SimpleNamespace(scale=Scale(1, 2), speedup=2.0, speedup_error=error)
     assert running.end_of_rounds(SimpleNamespace(candidates=[best], out=frozenset(), best=best)) == end
     assert said[0].startswith("Round 3: 1r×2e leads, 2.00× ± ")
