@@ -186,13 +186,8 @@ class ProbeRounds:
         return trimmed_mean(logs.tolist()).error * math.sqrt((count - 1) / max(1, count - _COEFFICIENTS))
 
     @property
-    def trained_s(self) -> float:
-        """Total time of the training iterations between rounds [s]."""
-        return sum(each.seconds for each in self.iterations)
-
-    @property
     def env_steps(self) -> float:
-        """Mean env steps of these iterations."""
+        """Mean env steps of the training iterations between rounds."""
         return fmean(each.env_steps for each in self.iterations)
 
     def parts(self, scale: Scale, seconds: float) -> dict[str, float]:
@@ -258,11 +253,6 @@ class ProbeRounds:
     def of(self, scale: Scale) -> list[Probe]:
         """Return the probes of one configuration; none if one has failed."""
         return [] if scale in self.failed else [each[scale] for each in self.probes if scale in each]
-
-    @property
-    def last_trained(self) -> Scale:
-        """The configuration of the last training iteration."""
-        return (self.confirmations or self.iterations)[-1].scale
 
     def trained_speedups(self, scale: Scale) -> list[float]:
         """Return ln of the speedups in training: of each first iteration after one of the reference over that one."""

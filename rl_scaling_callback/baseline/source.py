@@ -42,11 +42,11 @@ class BaselineSource:
         return Status()
 
     def observe(self, env_steps: float, times: TimeBreakdown) -> bool:
-        """Take note of an iteration of the trial; return whether earlier iterations were other work."""
+        """Take note of an iteration of the trial; return whether those before it did other work, and no longer count."""
         return False
 
     def update(self, steady: Steady) -> None:
-        """Take note of the trial's steady state: look for a baseline, or publish one."""
+        """Take note of the trial's steady state so far, to look for a baseline or to publish one."""
 
     def reference_for(self, env_steps: float, times: TimeBreakdown) -> ReferenceFigures:
         """Return what the reference takes for the work of an iteration or a window that took the trial as long as in `times`."""

@@ -21,6 +21,7 @@ from rl_scaling_callback.rllib.configs import steps_before_learning
 from rl_scaling_callback.rllib.results import read_number
 
 _NOTHING_KNOWN: Final = Spent()
+_RUNNER_PARTS: Final = ("env_step", "inference", "reset", "rest")
 _UNKNOWN_LOSSES: Final[Mapping[str, float]] = dict.fromkeys(CAUSES, NAN)
 _NOT_TUNED: Final[Mapping[str, float]] = schema.nest({})["tuned"]
 
@@ -152,10 +153,7 @@ class TrialMonitor:
             "runners": {
                 "busy": spent.busy,
                 "longest": spent.longest,
-                "env_step": mean_of_known([report.env_step for report in reports]),
-                "inference": mean_of_known([report.inference for report in reports]),
-                "reset": mean_of_known([report.reset for report in reports]),
-                "rest": mean_of_known([report.rest for report in reports]),
+                **{part: mean_of_known([getattr(report, part) for report in reports]) for part in _RUNNER_PARTS},
                 "reported": float(len(reports)),
                 "healthy": healthy,
                 "restarts": read_number(result, "restarts"),

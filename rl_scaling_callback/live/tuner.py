@@ -6,8 +6,8 @@ Where the learner can use more threads, the first iterations use different numbe
 and the learner's own time per env step decides. Rounds of probes, as in a sweep, then choose the scale. At the new scale, as many
 iterations as before measure the gain in throughput. If its interval includes no gain, the trial goes back, unless its own scale
 misses the goal. The learner's time at two scales may change the choice once more, because an update takes longer with more envs.
-The machine may be faster or slower by then than before, so the error of the gain is at least its difference from the gain that
-probes predicted.
+The machine may be faster or slower by then, so the error of the gain is at least its difference from the gain that probes
+predicted.
 """
 
 from __future__ import annotations

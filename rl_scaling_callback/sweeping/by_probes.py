@@ -36,7 +36,7 @@ _CONFIRMING: Final = 0.25
 _TRAINED_SHARE: Final = 0.5
 """Time of the training iterations per time of the probes. A few iterations suffice for what doesn't depend on sampling."""
 _FIRST_ENVS: Final = 2
-"""Numbers of envs to start with if the grid may grow."""
+"""How many numbers of envs to start with if the grid may grow."""
 
 
 def sweep_by_probes(task: Task, *, grows: bool = True) -> SweepResult:
@@ -107,8 +107,10 @@ class _Sweep:
     def train(self) -> None:
         """Train after a round, so that both see the machine at the same speed, with configurations that could be probed."""
         rounds = self.rounds
-        while len(rounds.iterations) < MIN_ITERATIONS or rounds.trained_s < _TRAINED_SHARE * rounds.probed_s:
+        trained_s = sum(each.seconds for each in rounds.iterations)
+        while len(rounds.iterations) < MIN_ITERATIONS or trained_s < _TRAINED_SHARE * rounds.probed_s:
             rounds.iterations.append(self.host.train(self._next_to_train()))
+            trained_s += rounds.iterations[-1].seconds
 
     def _next_to_train(self) -> Scale:
         """Return a configuration to learn the update's time from, the reference, and the choice so far, in turn."""
@@ -133,7 +135,7 @@ class _Sweep:
         return self.task.clock() < self._until
 
     def confirm(self, outcome: Outcome) -> None:
-        """Train with the reference and the choice in turn, where the rounds haven't."""
+        """Train with the reference and the choice in turn, where the rounds haven't, for a note on the choice, which stays."""
         rounds, choice = self.rounds, outcome.choice
         turn_s = sum(rounds.env_steps / each.sps for each in outcome.candidates if each.scale in (REFERENCE_SCALE, choice))
         self._allow(max(ROUNDS_S, MIN_BLOCKS * turn_s))
@@ -148,7 +150,8 @@ class _Sweep:
                 break
             if not rounds.confirmations:
                 self.task.say(f"Training with {choice}, {REFERENCE_SCALE} to confirm the result")
-            for scale in [choice] if rounds.last_trained == REFERENCE_SCALE else [REFERENCE_SCALE, choice]:
+            last = (rounds.confirmations or rounds.iterations)[-1].scale
+            for scale in [choice] if last == REFERENCE_SCALE else [REFERENCE_SCALE, choice]:
                 rounds.confirmations.append(self.host.train(scale))
 
     def compare_threads(self, outcome: Outcome) -> None:

@@ -101,7 +101,7 @@ class _Host:
 
 
 class Host:
-    """The driver's handle to the Algorithm's process, which has trained an iteration, because the first update is slower.
+    """An Algorithm in a process of its own. It has trained an iteration, because the first update is slower.
 
     Args:
         config: the config, with the largest number of env runners to probe.
