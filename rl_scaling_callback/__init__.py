@@ -3,7 +3,7 @@
 >>> from rl_scaling_callback import ScalingCallback
 >>> config.callbacks(ScalingCallback)  # doctest: +SKIP
 
-How an iteration becomes `result["scaling"]`:
+How an iteration becomes `result["scaling"]`, by `callback.ScalingCallback.on_train_result` and `live.monitor.TrialMonitor.measure`:
 
 - `rllib.results` reads its env steps and duration,
 - `live` adds its phases, the work of the env runners and the load of the machine,
@@ -15,6 +15,11 @@ How an experiment becomes a decision:
 - `experiments` reads its runs from a Tune folder or CSV file, or `sweeping` measures them,
 - `analysis` turns them into configurations with intervals, scaling laws, a recommendation and a checklist,
 - `report` puts these into words and figures.
+
+How a trial tunes itself, by `live.tuner.Tuner.observe` after each iteration:
+
+- `analysis.probe_rounds` and `analysis.race` choose a scale, from probes by `rllib.prober`, and `rllib.rescale` applies it,
+- `analysis.thread_choice` chooses the learner's threads, from iterations, and `rllib.threads` sets them.
 """
 
 from __future__ import annotations

@@ -22,18 +22,17 @@ from rl_scaling_callback.baseline.source import BaselineSource, GivenBaseline
 from rl_scaling_callback.baseline.store import BaselineStore
 from rl_scaling_callback.baseline.tracker import BaselineTracker
 from rl_scaling_callback.core import schema
-from rl_scaling_callback.core.comparison import Resources
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.probing import ProbeError, ProbeTimeoutError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule
-from rl_scaling_callback.core.trial import Trial
-from rl_scaling_callback.live.autotune import tuner_for
+from rl_scaling_callback.core.trial import Resources, Trial
 from rl_scaling_callback.live.colocation import Colocation
 from rl_scaling_callback.live.instruments import Instrument, instrument_for
 from rl_scaling_callback.live.monitor import TrialMonitor
-from rl_scaling_callback.live.options import PROBE_SECONDS, Options, goal_of, place_of, scale_of
-from rl_scaling_callback.live.tuning import Tuner
+from rl_scaling_callback.live.options import Options, goal_of, place_of, scale_of
+from rl_scaling_callback.live.tuner import Tuner
+from rl_scaling_callback.live.tuner_setup import tuner_for
 from rl_scaling_callback.rllib import hardware, hooks, introspection
 from rl_scaling_callback.rllib.configs import (
     is_asynchronous,
@@ -82,8 +81,8 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         steady: which iterations count for steady figures, and when a reference trial publishes its baseline.
         autotune: True, or a goal, to make the trial faster by itself within the CPUs that it has: how many of its env runners
             sample, with how many envs, and how many threads the learner uses. The batch stays the same. It takes about fifteen
-            iterations and as many seconds of probes, and goes back to the config if no gain is proven. The baseline is probed, and
-            the trial is no reference for others.
+            iterations and as many seconds of probes, and goes back without a proven gain, unless the config misses the goal. The
+            baseline is probed, and the trial is no reference for others.
         max_envs: largest number of envs per env runner that autotune may choose; up to twice as many exist while it probes.
         learner_threads: number of threads of the learner's torch. Ray starts it with as many as its process has CPUs, usually one.
 
@@ -95,7 +94,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
     _options: Options
     _warned: frozenset[str] = frozenset()
     _is_redundant = False
-    _trial: TrialMonitor | None = None
+    _monitor: TrialMonitor | None = None
     _instrument: Instrument | None = None
     _colocation: Colocation | None = None
     _lasting: BaselineStore | None = None
@@ -156,7 +155,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         """Give env runners that were restarted the number of envs that was chosen."""
         tuner = self._tuner
         if tuner is not None and not is_evaluation:
-            self._attempt("restarted env runners", lambda: tuner.rescaler.reapply(env_runner_indices), None)
+            self._attempt("rescaling restarted env runners", lambda: tuner.rescaler.reapply(env_runner_indices), None)
 
     def on_evaluate_start(self, **kwargs: Any) -> None:
         """Start timing an evaluation. Where RLlib's timers time it as well, it counts once."""
@@ -198,11 +197,11 @@ class ScalingCallback(SampleTiming, RLlibCallback):
             return
         values: dict[str, Any] | None = None
         try:
-            if self._trial is not None and self._instrument is not None:
-                values = self._trial.measure(result, self._instrument.read())
+            if self._monitor is not None and self._instrument is not None:
+                values = self._monitor.measure(result, self._instrument.read())
                 if self._tuner is not None:
-                    self._tune(algorithm, self._tuner, self._trial, values)
-            elif "error" not in self._warned:
+                    self._tune(algorithm, self._tuner, self._monitor, values)
+            elif "failed" not in self._warned:
                 needed = "super().on_algorithm_init(algorithm=algorithm, **kwargs)"
                 self._warn("late", f"a subclass's on_algorithm_init does not call {needed}: the first iteration isn't measured.")
                 ScalingCallback.on_algorithm_init(self, algorithm=algorithm)
@@ -219,7 +218,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         hooks.watch_end(algorithm, self._end)  # before the other hooks
         config = introspection.config_of(algorithm)
         self._instrument = instrument_for(algorithm, self._attempt, self._warn)
-        self._colocation = self._attempt("other trials", lambda: Colocation(hardware.this_host().name), None)
+        self._colocation = self._attempt("looking for other trials", lambda: Colocation(hardware.this_machine().name), None)
         hooks.watch_iterations(
             algorithm,
             step=functools.partial(self._iteration, self._instrument),
@@ -231,24 +230,24 @@ class ScalingCallback(SampleTiming, RLlibCallback):
             except ValueError as error:
                 self._warn("learner_threads", f"{error}. The learner runs as Ray started it.")
         storage = introspection.storage_of(algorithm)
-        hosts = self._attempt("hosts", lambda: introspection.hosts_of(algorithm), set())
+        hosts = self._attempt("finding the hosts", lambda: introspection.hosts_of(algorithm), set())
         name = storage.trial_fs_path if storage is not None else uuid.uuid4().hex
         trial = Trial(
             name,
             read_scale(config),
             introspection.workload_of(algorithm, hosts, self._options.workload),
-            self._attempt("resources", lambda: introspection.resources_of(algorithm, hosts), Resources()),
+            self._attempt("reading the resources", lambda: introspection.resources_of(algorithm, hosts), Resources()),
             introspection.provenance_of(name.rpartition("/")[2]),
             overlaps=is_asynchronous(config),
             steps_in_turn=steps_in_turn(config),
             steps_vary=iterations_are_timed(config),
         )
         if self._options.autotune is not None:
-            self._tuner = self._attempt("autotune", lambda: tuner_for(algorithm, trial, self._options, self._warn), None)
-        self._trial = self._monitor(algorithm, trial)
-        self._trial.threads = self._attempt("learner threads", lambda: learner_threads(algorithm), NAN)
+            self._tuner = self._attempt("starting autotune", lambda: tuner_for(algorithm, trial, self._options, self._warn), None)
+        self._monitor = self._make_monitor(algorithm, trial)
+        self._monitor.threads = self._attempt("reading the learner's threads", lambda: learner_threads(algorithm), NAN)
 
-    def _monitor(self, algorithm: Algorithm, trial: Trial) -> TrialMonitor:
+    def _make_monitor(self, algorithm: Algorithm, trial: Trial) -> TrialMonitor:
         config, colocation = introspection.config_of(algorithm), self._colocation
         exclusive = (lambda: NAN) if colocation is None else (lambda: colocation.exclusive)
         return TrialMonitor(trial, self._source(algorithm, trial), config, self._options.steady, exclusive, self._warn)
@@ -259,9 +258,9 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         was_over = tuner.is_over
         seconds = tuner.observe(values)
         setting |= {"gain": tuner.gain, "gain_error": tuner.gain_error}
-        if tuner.scale != monitor.trial.scale or (tuner.is_over > was_over and tuner.gain != 1):
+        if tuner.scale != monitor.trial.scale or (tuner.is_over and not was_over and tuner.gain != 1):
             monitor.end()
-            monitor = self._trial = self._monitor(algorithm, replace(monitor.trial, scale=tuner.scale))
+            monitor = self._monitor = self._make_monitor(algorithm, replace(monitor.trial, scale=tuner.scale))
         monitor.threads = tuner.threads
         if seconds > _MIN_PROBES_S:
             monitor.note_probes(seconds)
@@ -269,9 +268,9 @@ class ScalingCallback(SampleTiming, RLlibCallback):
     def _end(self) -> None:
         tuner = self._tuner
         if tuner is not None and not tuner.is_over:
-            self._attempt("autotune", tuner.end, None)
-        if self._trial is not None:
-            self._attempt("end", self._trial.end, None)
+            self._attempt("ending autotune", tuner.end, None)
+        if self._monitor is not None:
+            self._attempt("ending the measurement", self._monitor.end, None)
 
     @contextmanager
     def _iteration(self, instrument: Instrument) -> Iterator[None]:
@@ -281,8 +280,8 @@ class ScalingCallback(SampleTiming, RLlibCallback):
             with nullcontext() if self._colocation is None else self._colocation.iteration():
                 yield
         except BaseException:
-            if self._trial is not None:
-                self._trial.note_failure()
+            if self._monitor is not None:
+                self._monitor.note_failure()
             raise
 
     def _source(self, algorithm: Algorithm, trial: Trial) -> BaselineSource:
@@ -315,7 +314,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
             if reference.num_env_runners > scale.num_env_runners:
                 few = f"the reference {reference} has more env runners than the trial ({scale})"
                 raise ProbeError(f"{few}; use reference={Scale(scale.num_env_runners, 1).slug!r}.")
-            prober = Prober(algorithm, max_seconds=self._options.max_probe_seconds, probe_seconds=PROBE_SECONDS)
+            prober = Prober(algorithm, max_seconds=self._options.max_probe_seconds)
             return ProbedBaseline(prober, trial, reference, warn=self._warn)
         except ProbeError as error:
             if prober is not None:
@@ -325,12 +324,12 @@ class ScalingCallback(SampleTiming, RLlibCallback):
             self._warn("probe", f"the baseline can't be probed: {error}{longer} {otherwise}")
             return stored
 
-    def _attempt(self, topic: str, read: Callable[[], Any], otherwise: Any) -> Any:
-        """Return what `read` returns. If it fails, warn once and return `otherwise`, so that the other measurements go on."""
+    def _attempt(self, what: str, do: Callable[[], Any], otherwise: Any) -> Any:
+        """Return what `do` returns. If it fails, warn once and return `otherwise`, so that all else goes on."""
         try:
-            return read()
+            return do()
         except Exception as error:
-            self._warn(topic, f"{topic} can't be read ({error!r}): values that depend on them stay NaN")
+            self._warn(what, f"{what} failed ({error!r}). All else goes on; values that depend on it stay NaN.")
             return otherwise
 
     def _warn(self, topic: str, text: str, error: Exception | None = None) -> None:
@@ -340,7 +339,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
 
     def _give_up(self, error: Exception) -> None:
         text = "measurement failed; training continues and result['scaling'] is NaN. Please report this:"
-        self._warn("error", f"{text} {error!r}", error)
+        self._warn("failed", f"{text} {error!r}", error)
 
 
 ScalingCallback._options = ScalingCallback()._options

@@ -25,7 +25,7 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.schema import KEYS
 from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
-from rl_scaling_callback.report import PAGE, make_report, print_report, render_page, to_json
+from rl_scaling_callback.report import PAGE, SWEEP_PAGE, make_report, print_report, render_page, to_json
 
 INTERRUPTED: Final = 128 + signal.SIGINT
 
@@ -175,7 +175,7 @@ def report(
 )
 @click.option(
     "--page",
-    default=f"~/ray_results/scaling_sweep/{PAGE}",
+    default=SWEEP_PAGE,
     show_default=True,
     help="File or URI of the HTML page to write; an existing one is replaced.",
 )

@@ -1,4 +1,4 @@
-"""Chooses a configuration for a goal. Sweeps and reports both choose with `choose`, and nothing else does."""
+"""Chooses a configuration for a goal: the last word in sweeps and reports, but not for a trial that tunes itself (`live.tuner`)."""
 
 from __future__ import annotations
 
@@ -120,10 +120,10 @@ def shortfall(configuration: Configuration, goal: Goal) -> tuple[float, float]:
 def noise(one: Configuration, other: Configuration) -> float:
     """Return the half-width of the 95 % interval of the difference between two throughputs, as ln (Welch); 0 if unknown.
 
-    Throughputs rather than speedups, because all speedups share the baseline's error. An own error is that of a repeat, whose
+    Throughputs rather than speedups, because all speedups share the baseline's error. A relative error is that of a repeat, whose
     variance is twice that of the figure.
     """
-    return math.hypot(*(math.log1p(each.own_error / 100) for each in (one, other) if each.own_error > 0)) / math.sqrt(2)
+    return math.hypot(*(math.log1p(each.relative_error / 100) for each in (one, other) if each.relative_error > 0)) / math.sqrt(2)
 
 
 def tied(one: Configuration, other: Configuration) -> bool:

@@ -78,7 +78,7 @@ class Configuration:
         return self.steady.sps
 
     @property
-    def own_error(self) -> float:
+    def relative_error(self) -> float:
         """Half-width of the 95 % interval of `sps` without the variation that all configurations share, for comparisons [%]."""
         return self.sps_error if math.isnan(self.variance) else self.noise.error(self.variance)
 
@@ -274,11 +274,11 @@ def _losses(
     each: Configuration, baseline: Configuration, measured: Mapping[Scale, Configuration]
 ) -> tuple[Mapping[str, float], bool]:
     """Return the losses by cause, and whether they are estimated; no losses if the time of a part is unknown."""
-    alone = measured.get(Scale(1, each.scale.num_envs_per_env_runner))
-    single = NAN if alone is None else _per_step(alone).busy
-    reference = _per_step(baseline).times(baseline.scale.parallelism)
-    spent = TimeBreakdown.of_window(each.steady.parts)
-    lost, estimated = losses(each.scale, each.steady.env_steps, spent, reference, single)
+    with_one = measured.get(Scale(1, each.scale.num_envs_per_env_runner))
+    one_runner = NAN if with_one is None else _per_step(with_one).busy
+    reference = _per_step(baseline).scaled(baseline.scale.parallelism)
+    times = TimeBreakdown.of_window(each.steady.parts)
+    lost, estimated = losses(each.scale, each.steady.env_steps, times, reference, one_runner)
     return ({}, False) if any(map(math.isnan, lost.values())) else (lost, estimated)
 
 

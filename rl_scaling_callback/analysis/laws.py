@@ -100,7 +100,7 @@ class Fit(NamedTuple):
         )
         if (reference := self.reference) is None:
             return predicted
-        of_baseline = math.log1p(reference.own_error / 100) if reference.is_baseline and reference.own_error > 0 else 0.0
+        of_baseline = math.log1p(reference.relative_error / 100) if reference.is_baseline and reference.relative_error > 0 else 0.0
         error = as_percent(math.hypot(self.width, of_baseline))
         speedup = formulas.speedup(sps, reference.baseline_sps)
         return replace(predicted, speedup=speedup, speedup_error=error, unit=reference.unit)
@@ -159,7 +159,7 @@ def _fits(known: Mapping[Scale, float], found: Sequence[Configuration]) -> list[
     compared = sorted((each for each in found if each.speedup > 0), key=lambda each: not each.is_baseline)
     enough = len(known) >= _MIN_FOR_FOUR_TERMS and len(np.unique(r)) >= 3
     # From the median error, which is that of a difference between two measurements, with twice the variance.
-    errors = [math.log1p(each.own_error / 100) for each in found if 0 <= each.own_error < math.inf]
+    errors = [math.log1p(each.relative_error / 100) for each in found if 0 <= each.relative_error < math.inf]
     noise = median(errors or [0.0]) / math.sqrt(2)
     fits = []
     for law in LAWS:

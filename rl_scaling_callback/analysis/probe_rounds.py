@@ -40,7 +40,8 @@ class TrainedIteration:
         scale: the scale it ran at.
         env_steps: its env steps.
         seconds: its duration without evaluation.
-        parts: seconds of each of `attribution.RECORDED`; NaN if unknown. Also of `all_resets`; 0 without probes.
+        parts: seconds by name: of `REST`, `sample` and `all_resets`, which is 0 without probes; in a sweep, also of the others of
+            `attribution.RECORDED`. NaN if unknown.
     """
 
     scale: Scale
@@ -67,14 +68,15 @@ class ProbeRounds:
         grid: the scales to try.
         clock: returns monotonic seconds.
         steps_per_update: returns the env steps per learner update at a scale; infinite if updates depend on the env steps alone.
-        steps: these for each configuration, the reference first.
+        steps: the env steps per learner update of each configuration, the reference first.
         probes: probes of each round, by configuration.
         iterations: the training iterations between rounds.
         confirmations: the training iterations after the rounds.
         out: eliminated configurations.
         failed: configurations that can't be probed, with the reason.
         probed_s: total time of the rounds [s].
-        since: end of the first round, which includes the creation of envs, on the clock.
+        first_round_ended: end of the first round, which includes the creation of envs, on the clock.
+        random: draws the order of the configurations in each round.
     """
 
     race: Race
@@ -88,14 +90,14 @@ class ProbeRounds:
     out: frozenset[Scale] = frozenset()
     failed: dict[Scale, str] = field(default_factory=dict)
     probed_s: float = 0.0
-    since: float = math.inf
+    first_round_ended: float = math.inf
     random: Random = field(default_factory=Random)
 
     def run(
         self,
         scales: Iterable[Scale],
         probe: Callable[[Scale], Probe | str],
-        until: Callable[[Outcome], float],
+        deadline_of: Callable[[Outcome], float],
         train: Callable[[], None] = lambda: None,
     ) -> Outcome:
         """Run rounds until the best configuration is known or the time is up, and return the outcome.
@@ -103,7 +105,7 @@ class ProbeRounds:
         Args:
             scales: the configurations to start with, the reference first; larger ones are added as long as that pays off.
             probe: probes a scale; returns the reason if that fails.
-            until: called with the outcome after each round; returns when the rounds end, on the clock.
+            deadline_of: called with the outcome after each round; returns when the rounds end, on the clock.
             train: called after each round, before the outcome is known, to add to `iterations`.
 
         Raises:
@@ -116,12 +118,12 @@ class ProbeRounds:
             self.probed_s += self.clock() - started
             train()
             self.check()
-            outcome = self.judge()
-            self.since = min(self.since, self.clock())
+            outcome = self.outcome()
+            self.first_round_ended = min(self.first_round_ended, self.clock())
             racing = {each.scale for each in outcome.candidates} - outcome.out
             scales = self.race.worth_adding(outcome.candidates, self.grid, racing) if len(self.probes) > 1 else []
             is_known = outcome.over and self.steps.keys() >= {*scales}
-            if until(outcome) < self.clock() or is_known:
+            if deadline_of(outcome) < self.clock() or is_known:
                 return outcome
             self.out = outcome.out
 
@@ -184,13 +186,8 @@ class ProbeRounds:
         return trimmed_mean(logs.tolist()).error * math.sqrt((count - 1) / max(1, count - _COEFFICIENTS))
 
     @property
-    def trained_s(self) -> float:
-        """Total time of the training iterations between rounds [s]."""
-        return sum(each.seconds for each in self.iterations)
-
-    @property
     def env_steps(self) -> float:
-        """Mean env steps of these iterations."""
+        """Mean env steps of the training iterations between rounds."""
         return fmean(each.env_steps for each in self.iterations)
 
     def parts(self, scale: Scale, seconds: float) -> dict[str, float]:
@@ -249,18 +246,13 @@ class ProbeRounds:
                 "outside RLlib's timers?"
             )
 
-    def judge(self) -> Outcome:
+    def outcome(self) -> Outcome:
         """Return the outcome of the race after these rounds."""
-        return self.race.judge(self.scales, self.seconds, self.rest + self.resets, self.rest_error)
+        return self.race.outcome(self.scales, self.seconds, self.rest + self.resets, self.rest_error)
 
     def of(self, scale: Scale) -> list[Probe]:
         """Return the probes of one configuration; none if one has failed."""
         return [] if scale in self.failed else [each[scale] for each in self.probes if scale in each]
-
-    @property
-    def last_trained(self) -> Scale:
-        """The configuration of the last training iteration."""
-        return (self.confirmations or self.iterations)[-1].scale
 
     def trained_speedups(self, scale: Scale) -> list[float]:
         """Return ln of the speedups in training: of each first iteration after one of the reference over that one."""

@@ -29,11 +29,11 @@ from scipy.special import ndtr, stdtrit
 from rl_scaling_callback.analysis.choice import INDIFFERENCE, choose, shortfall
 from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.analysis.goals import TOLERANCE, Goal, tolerance
+from rl_scaling_callback.core.estimates import Array
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
 
-Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 # Residuals beyond this many standard deviations are down-weighted: 95 % efficiency under Gaussian noise (Huber).
@@ -116,9 +116,9 @@ class Grid:
 class Race:
     """The rules of a race. It is stateless: the same rounds lead to the same outcome.
 
-    Judge a race after each round, and add configurations if the grid may grow. A race that is over has a choice that is at most 4 %
-    slower than the best, with 95 % confidence over the whole race. Where it is below a threshold of the goal, it is so by at most
-    its error as measured, and by at most 5 % with that confidence.
+    Ask for the outcome after each round, and add configurations if the grid may grow. A race that is over has a choice that is at
+    most 4 % slower than the best, with 95 % confidence over the whole race. Where it is below a threshold of the goal, it is so by
+    at most its error as measured, and by at most 5 % with that confidence.
 
     Attributes:
         goal: the goal.
@@ -128,7 +128,7 @@ class Race:
     goal: Goal
     cpus: Callable[[Scale], float] = lambda scale: 1.0 + scale.num_env_runners
 
-    def judge(self, scales: Sequence[Scale], seconds: Array, rest: Array | float = 0.0, rest_error: float = 0.0) -> Outcome:
+    def outcome(self, scales: Sequence[Scale], seconds: Array, rest: Array | float = 0.0, rest_error: float = 0.0) -> Outcome:
         """Return the standings after some rounds.
 
         A configuration is eliminated if another one clearly meets the goal while this one clearly doesn't or is slower, or if this
@@ -156,15 +156,15 @@ class Race:
         # Variances of the throughputs whose sums are those of the speedups: the reference gets half of the smallest.
         variance = np.minimum(std[:, 0], _MAX_STD) ** 2
         others = variance[1:][np.isfinite(variance[1:])]
-        own = variance - (half := others.min(initial=2 * _MAX_STD**2) / 2)
-        own[0] = half
-        own_error = np.minimum(100 * np.expm1(quantile * np.sqrt(own)), _MAX_ERROR)
-        columns = (each.tolist() for each in (np.exp(speed), own_error, np.exp(speedup), error))
+        relative = variance - (half := others.min(initial=2 * _MAX_STD**2) / 2)
+        relative[0] = half
+        relative_error = np.minimum(100 * np.expm1(quantile * np.sqrt(relative)), _MAX_ERROR)
+        columns = (each.tolist() for each in (np.exp(speed), relative_error, np.exp(speedup), error))
         candidates = [
             Configuration(
-                scale=scale, steady=Steady(sps), sps_error=own, speedup=times, speedup_error=its_error, cpus=self.cpus(scale)
+                scale=scale, steady=Steady(sps), sps_error=sps_error, speedup=times, speedup_error=its_error, cpus=self.cpus(scale)
             )
-            for scale, sps, own, times, its_error in zip(scales, *columns, strict=True)
+            for scale, sps, sps_error, times, its_error in zip(scales, *columns, strict=True)
             if sps > 0
         ]
         equals = tuple(each.scale for each in choose(candidates, self.goal))

@@ -18,7 +18,7 @@ class Iteration(NamedTuple):
         number: its number, from 1.
         env_steps: env steps sampled in it; NaN if unknown.
         seconds: its duration, without evaluation if that is known; NaN if unknown.
-        parts: seconds of each of `attribution.RECORDED`; None if they were not measured.
+        parts: seconds of each of `attribution.RECORDED`, in that order; None if they were not measured.
         since_restore: its number since the trial was started or restored; NaN if unknown.
         exclusive: 1.0 if no other trial ran at the same time, 0.0 if one did, NaN if unknown.
         others: cores that other programs kept busy; NaN if unknown.

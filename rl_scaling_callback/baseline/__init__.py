@@ -1,1 +1,5 @@
-"""The baseline: what the reference trial measured, where it is stored and how other trials find it."""
+"""What a trial is compared with.
+
+`source` provides it: a number, the `tracker` of a `model.Baseline` in the `store`, or probes (`probed`), which `spells` compares
+with the trial's iterations between them.
+"""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, Protocol
 
-from rl_scaling_callback.baseline.source import BaselineSource, Status, Warn
+from rl_scaling_callback.baseline.source import BaselineSource, Status
 from rl_scaling_callback.baseline.spells import FEWEST_TO_TELL, UNEXPLAINED, Cost, Round, Spells
 from rl_scaling_callback.core.attribution import TimeBreakdown
 from rl_scaling_callback.core.comparison import NOT_COMPARABLE, ReferenceFigures
@@ -16,6 +16,7 @@ from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.probing import DISAGREE, Probe, ProbeError, predict
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.trial import Trial
+from rl_scaling_callback.core.warn import Warn
 
 SHARE: Final = 0.01
 """Maximum share of the training time to spend on probes."""
@@ -77,7 +78,7 @@ class ProbedBaseline(BaselineSource):
         self._prober = prober
         self._own = scale = trial.scale
         self._reference = reference
-        self._one_runner = Scale(min(1, scale.num_env_runners), scale.num_envs_per_env_runner)
+        self._scale_of_one = Scale(min(1, scale.num_env_runners), scale.num_envs_per_env_runner)
         steps = prober.steps_per_round(scale)
         self._updates = 1.0 if math.isinf(steps) else steps / prober.steps_per_round(reference)
         self._overlaps = trial.overlaps
@@ -119,7 +120,7 @@ class ProbedBaseline(BaselineSource):
         """Close the envs that were created for probes."""
         self._prober.close()
 
-    def observe(self, env_steps: float, spent: TimeBreakdown) -> bool:
+    def observe(self, env_steps: float, times: TimeBreakdown) -> bool:
         """Compare an iteration, in which all env runners delivered, with the probes; probe again if due or if the two disagree.
 
         Returns:
@@ -128,26 +129,26 @@ class ProbedBaseline(BaselineSource):
         if self._is_reference or self._overlaps or not env_steps > 0:
             return False
         spells = self._spells
-        cost = Cost.of(env_steps, spent, spells.mean)
+        cost = Cost.of(env_steps, times, spells.mean)
         is_untimed = cost.own < spells.mean.own - UNEXPLAINED
         has_changed = False
         spells.end_spell()
         try:
-            has_changed = self._check(cost, spent.total, is_untimed)
+            has_changed = self._check(cost, times.total, is_untimed)
         except ProbeError as error:
-            kept = " The baseline of the last probe is kept; baseline/age shows how old it is." * spells.judge()
-            self._warn("probe", f"a later probe failed: {error}{kept}")
+            kept = " The baseline of the last probe is kept; baseline/age shows how old it is." * spells.compare()
+            self._warn("later probe", f"a later probe failed: {error}{kept}")
         if not spells.agrees and (spells.iterations >= FEWEST_TO_TELL or is_untimed):
             self._warn_of_disagreement(cost, is_untimed)
         if self._error > _LARGE_ERROR:
             self._warn_of_error()
         return has_changed and spells.agrees
 
-    def reference_for(self, env_steps: float, spent: TimeBreakdown) -> ReferenceFigures:
+    def reference_for(self, env_steps: float, times: TimeBreakdown) -> ReferenceFigures:
         """Return the reference for equal work: the trial's own time, with the ratios between the probes at both scales."""
         n, mean = self._reference.parallelism, self._spells.mean
         if self._is_reference:
-            reference = spent._replace(evaluate=0.0).times(ratio(n, env_steps))
+            reference = times._replace(evaluate=0.0).scaled(ratio(n, env_steps))
             return ReferenceFigures(ratio(1, reference.total), 1.0, reference)
         if not self._spells.agrees:
             return NOT_COMPARABLE
@@ -156,7 +157,7 @@ class ProbedBaseline(BaselineSource):
             reference = TimeBreakdown(seconds, 0.0, 0.0, 0.0, 0.0, seconds * mean.busy, seconds * mean.busy)
         else:
             reference = predict(
-                spent,
+                times,
                 max(1, self._reference.num_env_runners),
                 sample=self._spells.sampling,
                 sync=math.exp(mean.sync),
@@ -164,8 +165,8 @@ class ProbedBaseline(BaselineSource):
                 busy=mean.busy,
                 factor=ratio(n, env_steps),
             )
-        in_steps = spent.busy * max(1, self._own.num_env_runners) - spent.all_resets
-        one_runner = ratio(in_steps * self._alone + spent.all_resets, env_steps)
+        in_steps = times.busy * max(1, self._own.num_env_runners) - times.all_resets
+        one_runner = ratio(in_steps * self._ratio_of_one + times.all_resets, env_steps)
         return ReferenceFigures(ratio(1, reference.total), 1.0, reference, one_runner)
 
     def _probe_first(self) -> None:
@@ -202,7 +203,7 @@ class ProbedBaseline(BaselineSource):
             self._measure(_ROUNDS_AT_ONCE if has_changed else 1)
         elif spells.are_judged:
             return False
-        if spells.judge():
+        if spells.compare():
             self._are_new = False
         elif not self._are_new:
             self._are_new = True
@@ -210,7 +211,7 @@ class ProbedBaseline(BaselineSource):
             spells.start_over()
             spells.add_iteration(cost)
             self._measure(_ROUNDS_AT_ONCE)
-            return spells.judge()
+            return spells.compare()
         return has_changed
 
     def _is_due(self) -> bool:
@@ -220,10 +221,10 @@ class ProbedBaseline(BaselineSource):
 
     def _measure(self, rounds: int = 1) -> list[Round]:
         # Once is enough for what splits losses further.
-        alone = {self._one_runner} if rounds > 1 else set()
+        further = {self._scale_of_one} if rounds > 1 else set()
         started = self._clock()
         try:
-            probed = self._prober.measure(sorted({self._reference, self._own, *alone}), rounds)
+            probed = self._prober.measure(sorted({self._reference, self._own, *further}), rounds)
         finally:  # failed rounds count too
             self._seconds_a_round = self._clock() - started
             self._unreported_s += self._seconds_a_round
@@ -231,26 +232,26 @@ class ProbedBaseline(BaselineSource):
         self._probed_at = self._clock()
         # If a time limit ended them early, much of the time went into creating envs.
         self._seconds_a_round /= rounds
-        if alone:
-            self._alone = self._alone_in(probed)
+        if further:
+            self._ratio_of_one = self._ratio_of_one_in(probed)
         found = [Round.of(by_scale[self._reference], by_scale[self._own]) for by_scale in probed]
         self._spells.add_rounds(found)
         return found
 
-    def _alone_in(self, rounds: Collection[Mapping[Scale, Probe]]) -> float:
+    def _ratio_of_one_in(self, rounds: Collection[Mapping[Scale, Probe]]) -> float:
         """Return the ratio of the busy time of one env runner with as many envs to that of the trial's typical one.
 
         Env runners don't speed each other up, so more than 1 beyond noise and a few percent of overhead is wrong: the cost of a
         step may depend on its place in the episode, and twins with other numbers of envs are elsewhere.
         """
-        pairs = [(by_scale[self._one_runner], by_scale[self._own]) for by_scale in rounds]
+        pairs = [(by_scale[self._scale_of_one], by_scale[self._own]) for by_scale in rounds]
         found = trimmed_mean([(one.busy_per_step * len(one.busy)) / (own.busy_per_step * len(own.busy)) for one, own in pairs])
         return NAN if found.mean - found.half_width > 1.05 else found.mean
 
     def _warn_of_error(self, cause: str = "") -> None:
         known = f"±{self._error:.0f} %" if self._error > 0 else "their error is unknown"
         self._warn(
-            "error",
+            "uncertain baseline",
             f"the probed baseline is uncertain, and so are speedups: {known} (see baseline/error). {cause}Keep other programs "
             "off the CPU cores, or measure the baseline with a reference trial.",
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 from rl_scaling_callback.core.attribution import TimeBreakdown
@@ -10,9 +9,6 @@ from rl_scaling_callback.core.comparison import ReferenceFigures
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
-
-Warn = Callable[[str, str], None]
-"""Takes a topic and a message; logs the first message of each topic."""
 
 
 class Status(NamedTuple):
@@ -45,15 +41,15 @@ class BaselineSource:
         """What is known about the baseline now."""
         return Status()
 
-    def observe(self, env_steps: float, spent: TimeBreakdown) -> bool:
-        """Take note of an iteration of the trial; return whether earlier iterations were other work."""
+    def observe(self, env_steps: float, times: TimeBreakdown) -> bool:
+        """Take note of an iteration of the trial; return whether those before it did other work, and no longer count."""
         return False
 
     def update(self, steady: Steady) -> None:
-        """Take note of the trial's steady state: look for a baseline, or publish one."""
+        """Take note of the trial's steady state so far, to look for a baseline or to publish one."""
 
-    def reference_for(self, env_steps: float, spent: TimeBreakdown) -> ReferenceFigures:
-        """Return what the reference takes for the work of an iteration or a window that took the trial as long as in `spent`."""
+    def reference_for(self, env_steps: float, times: TimeBreakdown) -> ReferenceFigures:
+        """Return what the reference takes for the work of an iteration or a window that took the trial as long as in `times`."""
         return self._figures
 
     def take_seconds(self) -> float:

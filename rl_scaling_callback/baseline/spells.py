@@ -73,10 +73,10 @@ class Cost(NamedTuple):
     own_longest: float
 
     @classmethod
-    def of(cls, env_steps: float, spent: TimeBreakdown, probed: Round) -> Cost:
+    def of(cls, env_steps: float, times: TimeBreakdown, probed: Round) -> Cost:
         """Return the cost of an iteration; sampling that RLlib's timers don't see counts as a hundredth of what probes took."""
         least = probed.own - 2 * UNEXPLAINED
-        sampling, longest = _log((spent.sample - spent.reset) / env_steps), _log((spent.longest - spent.reset) / env_steps)
+        sampling, longest = _log((times.sample - times.reset) / env_steps), _log((times.longest - times.reset) / env_steps)
         return cls(max(sampling, least), max(longest, least))
 
 
@@ -115,7 +115,7 @@ class Spells:
         mean: trimmed mean of the rounds' figures over spells; over rounds if there are fewer than three spells.
         sampling: ratio of the reference's sampling time to that of the trial's iterations.
         agrees: whether probes at the trial's own scale differ from its iterations by no more than their errors.
-        half_width: that of the 95 % interval of ln of the reference's time in a trial of its own; NaN if unknown (see `judge`).
+        half_width: that of the 95 % interval of ln of the reference's time in a trial of its own; NaN if unknown (see `compare`).
     """
 
     def __init__(self) -> None:
@@ -191,7 +191,7 @@ class Spells:
             _CAUTION * student_t(n - 1) * self._spread() * math.sqrt(1 + 1 / n), UNEXPLAINED - math.log(DISAGREE)
         )
 
-    def judge(self) -> bool:
+    def compare(self) -> bool:
         """Find out and return whether probes and iterations agree, and compute the interval from the third spell on.
 
         Each spell of probes, with the iterations that follow it, gives one estimate of ln of the reference's sampling time per env

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from typing import Final
 
 from rl_scaling_callback.baseline.model import Baseline, BaselineFileError
-from rl_scaling_callback.baseline.source import BaselineSource, Status, Warn
+from rl_scaling_callback.baseline.source import BaselineSource, Status
 from rl_scaling_callback.baseline.store import BaselineStore
 from rl_scaling_callback.core.attribution import TimeBreakdown
 from rl_scaling_callback.core.comparison import NOT_COMPARABLE, ReferenceFigures, disagree
@@ -17,6 +17,7 @@ from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
 from rl_scaling_callback.core.trial import Trial
+from rl_scaling_callback.core.warn import Warn
 from rl_scaling_callback.storage import shown
 
 _STORAGE_SHARE: Final = 0.02
@@ -146,7 +147,7 @@ class BaselineTracker(BaselineSource):
         self._baseline = baseline
         steady = baseline.steady
         # A larger reference is taken to scale perfectly: one processor would have taken N times as long.
-        breakdown = TimeBreakdown.of_window(steady.parts, steady.env_steps).times(baseline.scale.parallelism)
+        breakdown = TimeBreakdown.of_window(steady.parts, steady.env_steps).scaled(baseline.scale.parallelism)
         self._figures = ReferenceFigures(steady.sps / baseline.scale.parallelism, 1.0, breakdown)
         if steady.disturbed:
             self._warn(

@@ -97,15 +97,12 @@ class TimeBreakdown(NamedTuple):
         """Sum of the phases [s]."""
         return self.sample + self.learn + self.sync + self.evaluate + self.other
 
-    def times(self, factor: float) -> TimeBreakdown:
+    def scaled(self, factor: float) -> TimeBreakdown:
         """Return this breakdown multiplied by `factor`."""
         return TimeBreakdown(*[seconds * factor for seconds in self])
 
 
 _UNLESS_GIVEN: Final = {**dict.fromkeys(TimeBreakdown._fields, NAN), "evaluate": 0.0, "reset": 0.0, "all_resets": 0.0}
-
-PARTS: Final = (*(phase for phase in PHASES if phase != "evaluate"), "busy", "longest")
-"""The parts of an iteration that steady windows and baselines store."""
 
 LEARNER: Final = "learner_busy"
 """Busy time of asynchronous learners. Stored with the parts although it overlaps them."""
@@ -113,8 +110,8 @@ LEARNER: Final = "learner_busy"
 CONNECTORS: Final = "connectors"
 """The part of `learn` in the learner's connectors, such as for advantages and batches. Stored with the parts."""
 
-RECORDED: Final = (*PARTS, LEARNER, CONNECTORS)
-"""The values read from a recorded iteration."""
+RECORDED: Final = (*(phase for phase in PHASES if phase != "evaluate"), "busy", "longest", LEARNER, CONNECTORS)
+"""The parts that the result of an iteration tells. A running trial also has those of `TimeBreakdown.parts` in env resets."""
 
 CAUSES: Final[Mapping[str, str]] = {
     "serial_stepping": "stepping the sub-envs of an env runner one after another",
@@ -130,7 +127,7 @@ CAUSES: Final[Mapping[str, str]] = {
 
 
 def losses(
-    scale: Scale, env_steps: float, breakdown: TimeBreakdown, baseline: TimeBreakdown, single: float = NAN
+    scale: Scale, env_steps: float, breakdown: TimeBreakdown, baseline: TimeBreakdown, one_runner: float = NAN
 ) -> tuple[dict[str, float], bool]:
     """Return the lost percentage points by cause, which sum to 100 − efficiency, and whether they are estimated.
 
@@ -142,23 +139,24 @@ def losses(
         env_steps: env steps of the iteration or window.
         breakdown: its time by phase.
         baseline: the baseline's time per env step. If a part is NaN, so are the causes that need it.
-        single: busy time of one env runner with as many envs (1r×e), per env step [s]; NaN if unknown.
+        one_runner: busy time of one env runner with as many envs (1r×e), per env step [s]; NaN if unknown.
     """
     runners, n, total = max(1, scale.num_env_runners), scale.parallelism, breakdown.total
     if runners == 1:
-        alone = breakdown.busy
+        unhindered = breakdown.busy
     elif scale.num_envs_per_env_runner == 1:
-        alone = baseline.busy * env_steps / runners
+        unhindered = baseline.busy * env_steps / runners
     else:
-        alone = single * env_steps / runners
-    estimated = math.isnan(alone) and not math.isnan(breakdown.busy + baseline.busy)
+        unhindered = one_runner * env_steps / runners
+    estimated = math.isnan(unhindered) and not math.isnan(breakdown.busy + baseline.busy)
     if estimated:
-        alone = breakdown.busy
-    # Per runner: W = t0/N + [t1e/r − t0/N] + [median − t1e/r] + [max − median] + [W − max], each against the baseline's own part.
+        unhindered = breakdown.busy
+    # sample = baseline.busy · share + [unhindered − baseline.busy · share] + [busy − unhindered] + [longest − busy]
+    #          + [sample − longest], where the last is compared with the baseline's own.
     share, points = env_steps / n, formulas.ratio(100, total)
     lost = {
-        "serial_stepping": points * (alone - baseline.busy * share),
-        "contention": points * (breakdown.busy - alone),
+        "serial_stepping": points * (unhindered - baseline.busy * share),
+        "contention": points * (breakdown.busy - unhindered),
         "straggler": points * (breakdown.longest - breakdown.busy),
         "transfer": points * ((breakdown.sample - breakdown.longest) - (baseline.sample - baseline.busy) * share),
         "learn": points * (breakdown.learn - baseline.learn * share),

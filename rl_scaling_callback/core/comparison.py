@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from rl_scaling_callback.core import formulas
@@ -11,6 +10,7 @@ from rl_scaling_callback.core.attribution import TimeBreakdown
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
+from rl_scaling_callback.core.trial import Resources
 
 _LARGEST_STEP_DIFFERENCE: Final = 0.1
 
@@ -35,22 +35,6 @@ def disagree(here: Steady, there: Steady) -> bool:
     noise = [math.log(_RUNS_DIFFER_BY), *(math.log1p(each.error / 100) for each in (here, there) if each.error == each.error)]
     ratio = formulas.ratio(here.sps, there.sps)
     return ratio > 0 and abs(math.log(ratio)) > math.hypot(*noise)
-
-
-@dataclass(frozen=True, slots=True)
-class Resources:
-    """The resources of a trial; NaN if unknown.
-
-    Attributes:
-        cores: logical cores of the hosts that its env runners run on.
-        cpus: CPUs that Ray has allocated to the trial.
-        machine_cores: logical cores of the machine if all processes of the trial run on the same one; NaN if they don't, or if
-            it is unclear how they share its cores.
-    """
-
-    cores: float = NAN
-    cpus: float = NAN
-    machine_cores: float = NAN
 
 
 class ReferenceFigures(NamedTuple):

@@ -16,7 +16,6 @@ Array = npt.NDArray[np.float64]
 TRIM: Final = 0.2
 """Share trimmed from each end. Wilcox recommends 20 % as a compromise between efficiency and robustness."""
 
-
 _QUANTILES: Final = (NAN, *map(float, stdtrit(np.arange(1, 100), 0.975)))
 _Z: Final = float(ndtri(0.975))
 _EXPANSION: Final = (

@@ -74,7 +74,7 @@ class Probe:
 
 
 def predict(
-    spent: TimeBreakdown,
+    times: TimeBreakdown,
     num_env_runners: int,
     *,
     sample: float,
@@ -86,7 +86,7 @@ def predict(
     """Return the time that equal work takes at another scale, which has `num_env_runners` (at least 1).
 
     Args:
-        spent: time that it takes at this scale.
+        times: time that it takes at this scale.
         num_env_runners: number of env runners at the other scale.
         sample: ratio of the sampling time there to that at this scale.
         sync: the same for sending new weights once.
@@ -95,17 +95,17 @@ def predict(
         factor: multiplies the result, to get the time of another amount of work.
     """
     updates *= factor
-    resets = spent.all_resets / num_env_runners * factor
-    in_steps = (spent.sample - spent.reset) * sample * factor
+    resets = times.all_resets / num_env_runners * factor
+    in_steps = (times.sample - times.reset) * sample * factor
     busy_s = in_steps * busy + resets
     return TimeBreakdown(
         in_steps + resets,
-        spent.learn * updates,
-        spent.sync * sync * updates,
+        times.learn * updates,
+        times.sync * sync * updates,
         0.0,
-        spent.other * updates,
+        times.other * updates,
         busy_s,
         busy_s,
         resets,
-        spent.all_resets * factor,
+        times.all_resets * factor,
     )

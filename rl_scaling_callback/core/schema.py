@@ -4,8 +4,8 @@ A slash in a key separates levels of the dict, as in RLlib's results: `steady/sp
 Tune and TensorBoard flatten it to `scaling/steady/sps`.
 
 On RLlib's old API stack, `time/*` are read from RLlib's timers. Env runners don't report how long they sample, so
-`runners/busy`, `longest`, `env_step`, `inference` and `rest` are NaN, and so is every `loss/<cause>` but `learn`, `sync`,
-`evaluate` and `other`. For APPO and IMPALA, whose phases overlap, `time/*` and every `loss/<cause>` are NaN.
+`runners/busy`, `longest`, `env_step`, `inference`, `reset` and `rest` are NaN, and so is every `loss/<cause>` but `learn`, `sync`,
+`evaluate` and `other`. For APPO and IMPALA, whose phases overlap, `time/*` and every `loss/<cause>` are NaN on that stack.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ KEYS: Final[tuple[Key, ...]] = (
     Key("runners/env_step", "s", "time in `env.step`, mean over env runners; estimated from a sample of steps if they are fast"),
     Key("runners/inference", "s", "the same for policy inference"),
     Key("runners/reset", "s", "the same for env resets, beyond the time of an ordinary step"),
-    Key("runners/rest", "s", "remaining sampling time (connectors, resets, bookkeeping), mean over env runners"),
+    Key("runners/rest", "s", "remaining sampling time (connectors, bookkeeping, and also runners/reset), mean over env runners"),
     Key("runners/reported", "", "number of env runners that reported in this iteration"),
     Key("runners/healthy", "", "number of env runners that RLlib considers healthy"),
     Key("runners/restarts", "", "number of env runner restarts so far"),
@@ -106,10 +106,10 @@ KEYS: Final[tuple[Key, ...]] = (
 
 
 def nest(values: Mapping[str, float | str]) -> dict[str, Any]:
-    """Return a dict as it is injected: every key of the schema, with keys missing in `values` set to unknown.
+    """Return the dict to inject for values by key: nested at slashes, with every other key of the schema as unknown.
 
     Raises:
-        KeyError: `values` has a key that is not in the schema.
+        KeyError: a key is not in the schema.
     """
     known = {key.name: key.unknown for key in KEYS}
     if foreign := values.keys() - known.keys():

@@ -76,7 +76,7 @@ class Steady:
         iterations: number of iterations in the window.
         env_steps: Σ env steps.
         seconds: Σ seconds.
-        parts: Σ of each named part of the iterations [s]; NaN for a part that is unknown in any of them.
+        parts: Σ of each part of the iterations by name (see `TimeBreakdown.parts`) [s]; NaN for one that is unknown in any of them.
         converged: whether the window meets the rule's precision.
         settled: whether it has converged or reached one of the rule's caps.
     """

@@ -5,9 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from rl_scaling_callback.core.comparison import Resources
+from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.workload import Workload
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """The resources of a trial; NaN if unknown.
+
+    Attributes:
+        cores: logical cores of the hosts that its env runners run on.
+        cpus: CPUs that Ray has allocated to the trial.
+        machine_cores: logical cores of the machine if all processes of the trial run on the same one; NaN if they don't, or if
+            it is unclear how they share its cores.
+    """
+
+    cores: float = NAN
+    cpus: float = NAN
+    machine_cores: float = NAN
 
 
 @dataclass(frozen=True, slots=True)

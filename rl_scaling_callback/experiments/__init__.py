@@ -2,6 +2,8 @@
 
 >>> from rl_scaling_callback.experiments import read_experiment
 >>> experiment = read_experiment("~/ray_results/my_experiment")  # doctest: +SKIP
+
+`tune_folder`, `trial_folder` and `logs` read folders, `table` the rest; `summary` makes a run of iterations, `separation` studies.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ _MAX_FACTS: Final = 3
 
 _MAX_TEXT: Final = 50
 
-
 _Item = TypeVar("_Item")
 _Key = TypeVar("_Key", bound=Hashable)
 

@@ -23,8 +23,8 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule, is_measurable
 from rl_scaling_callback.core.text import listed
 from rl_scaling_callback.experiments.logs import flat, loads
-from rl_scaling_callback.experiments.recording import summarise
 from rl_scaling_callback.experiments.separation import grouped, short, titles
+from rl_scaling_callback.experiments.summary import summarise
 from rl_scaling_callback.storage import ExperimentError, Location
 
 COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {

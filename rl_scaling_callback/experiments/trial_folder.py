@@ -16,7 +16,7 @@ from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.steady import SteadyRule, is_measurable
 from rl_scaling_callback.core.text import counted
 from rl_scaling_callback.experiments.logs import READERS
-from rl_scaling_callback.experiments.recording import summarise
+from rl_scaling_callback.experiments.summary import summarise
 from rl_scaling_callback.rllib import configs, results
 from rl_scaling_callback.rllib.facts import read_facts
 from rl_scaling_callback.rllib.names import DEFAULT_SCALE, default_scale, is_rllib
@@ -51,7 +51,7 @@ def _params(folder: Location, files: Collection[str]) -> Mapping[str, Any]:
     return {}
 
 
-class Trial:
+class RecordedTrial:
     """A trial of Tune, read result by result; once all are read, only what its study needs is kept.
 
     Attributes:
@@ -87,7 +87,7 @@ class Trial:
     @classmethod
     def read(
         cls, folder: Location, files: Collection[str], rule: SteadyRule, name: str, stored: Callable[[], Mapping[str, Any]]
-    ) -> Trial:
+    ) -> RecordedTrial:
         """Return the trial in a folder with these files, with warm-up and steady state by the rule.
 
         Its config is that of its results, otherwise that in its `params.json`, otherwise the one that Tune stored.

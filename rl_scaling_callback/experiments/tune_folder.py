@@ -21,7 +21,7 @@ from rl_scaling_callback.core.text import listed
 from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.experiments.logs import READERS
 from rl_scaling_callback.experiments.separation import grouped, short, titles
-from rl_scaling_callback.experiments.trial_folder import PARAMS, Trial
+from rl_scaling_callback.experiments.trial_folder import PARAMS, RecordedTrial
 from rl_scaling_callback.rllib.configs import is_asynchronous, steps_in_turn, total_gpus, uses_gpus
 from rl_scaling_callback.rllib.facts import HARDWARE_AND_VERSIONS
 from rl_scaling_callback.rllib.values import number
@@ -61,10 +61,10 @@ def read_folder(
     if not folders:
         raise ExperimentError(_nothing(folder))
     states: dict[str, Mapping[str, Any]] = {}
-    trials: list[Trial] = []
+    trials: list[RecordedTrial] = []
     for place, files in folders:
         name = place.path.removeprefix(folder.path).strip("/") or place.name
-        trials.append(Trial.read(place, files, rule, name, partial(_stored_config, place, states)))
+        trials.append(RecordedTrial.read(place, files, rule, name, partial(_stored_config, place, states)))
         if progress is not None:
             progress(len(trials), len(folders))
     _mark_copies_and_overlaps(trials)
@@ -147,9 +147,9 @@ def _configs_in(state: Location) -> Iterator[tuple[str, dict[str, Any]]]:
 # What tells trials apart
 
 
-def _mark_copies_and_overlaps(trials: Sequence[Trial]) -> None:
+def _mark_copies_and_overlaps(trials: Sequence[RecordedTrial]) -> None:
     """Leave out all copies of a trial but the longest, and mark trials that overlapped with another one."""
-    longest: dict[object, Trial] = {}
+    longest: dict[object, RecordedTrial] = {}
     for trial in trials:
         other = longest.setdefault(repr(trial.opening or id(trial)), trial)
         if other is not trial:
@@ -179,7 +179,7 @@ def overlapping(trials: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> 
     return found
 
 
-def _separate(trials: Sequence[Trial], pool: Collection[str]) -> None:
+def _separate(trials: Sequence[RecordedTrial], pool: Collection[str]) -> None:
     """Change the facts of trials to those that separate them: without pooled ones, and with the names that people gave them."""
     for alike in _alike(trials, {*pool, *_GPUS}):
         # Several env runners may share the same GPUs, a smaller part each the more there are.
@@ -202,7 +202,7 @@ def _without(facts: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]
     return {name: value for name, value in facts.items() if name not in names}
 
 
-def _alike(trials: Iterable[Trial], without: Collection[str] = ()) -> Collection[list[Trial]]:
+def _alike(trials: Iterable[RecordedTrial], without: Collection[str] = ()) -> Collection[list[RecordedTrial]]:
     """Return the trials in groups with equal facts, apart from some."""
     return grouped(trials, lambda trial: Workload(_without(trial.facts, without)).id).values()
 
@@ -217,7 +217,7 @@ def _label(run: Run) -> str:
     return re.sub(r"\d+", lambda found: "#" if found[0] in counts else found[0], _REPETITION.sub("", name)).strip("-_ ")
 
 
-def _by_workload(trials: Sequence[Trial], hardware: Mapping[str, Mapping[str, Any]]) -> list[list[Trial]]:
+def _by_workload(trials: Sequence[RecordedTrial], hardware: Mapping[str, Mapping[str, Any]]) -> list[list[RecordedTrial]]:
     """Return the trials of each workload, whose facts then include the hardware if a baseline file tells it."""
     for alike in _alike(trials):
         recorded = {trial.workload for trial in alike} - {""}
@@ -238,7 +238,7 @@ def _title(facts: Mapping[str, Any]) -> str:
     return " on ".join(filter(None, (facts["algorithm"], env))) or "unknown workload"
 
 
-def _study(title: str, trials: Sequence[Trial], reference: Scale) -> Study:
+def _study(title: str, trials: Sequence[RecordedTrial], reference: Scale) -> Study:
     facts, runs = trials[0].facts, tuple(sorted((trial.run for trial in trials), key=lambda run: run.name))
     texts = {name: short(facts[name]) for name in _SHOWN if facts.get(name) not in (None, "", [], {})}
     if hosts := sorted({trial.host for trial in trials} - {""}):
@@ -256,7 +256,7 @@ def _study(title: str, trials: Sequence[Trial], reference: Scale) -> Study:
     )
 
 
-def _recorded_baseline(trials: Sequence[Trial], reference: Scale) -> Run | None:
+def _recorded_baseline(trials: Sequence[RecordedTrial], reference: Scale) -> Run | None:
     """Return the baseline that trials compared with, of which only the throughput is known; None if there was none."""
     recorded = [trial.unit_sps for trial in trials if trial.unit_sps > 0]
     if not recorded:

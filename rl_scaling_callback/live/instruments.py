@@ -27,10 +27,10 @@ from rl_scaling_callback.rllib.values import number
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
 
-    from rl_scaling_callback.baseline.source import Warn
+    from rl_scaling_callback.core.warn import Warn
 
 Attempt = Callable[[str, Callable[[], Any], Any], Any]
-"""Takes a topic, a function and a default: returns what the function returns; if it fails, warns once and returns the default."""
+"""Takes a task, a function and a default: returns what the function returns; if it fails, warns once and returns the default."""
 
 
 class Synchronous:
@@ -40,9 +40,9 @@ class Synchronous:
         self.clock = PhaseClock(TIMER_PHASES, _settled(config, "learn"), background=_background(config))
         self._runners = Rounds()
         add = _attempted(attempt, self._runners.add)
-        attempt("env runners", lambda: hooks.watch_reports(algorithm, add), None)
-        self._times_phases = attempt("phases", lambda: hooks.watch_phases(algorithm, self.clock), False)
-        self._times_connectors = attempt("learner connectors", lambda: hooks.watch_local_learner(algorithm, self.clock), False)
+        attempt("timing the env runners", lambda: hooks.watch_reports(algorithm, add), None)
+        self._times_phases = attempt("timing the phases", lambda: hooks.watch_phases(algorithm, self.clock), False)
+        self._times_connectors = attempt("timing connectors", lambda: hooks.watch_local_learner(algorithm, self.clock), False)
 
     def start(self) -> None:
         """Start an iteration."""
@@ -72,11 +72,11 @@ class Overlapping:
         group = weakref.proxy(algorithm)
         self._learners = Learners(max(1, int(number(config.get("num_learners")))))
         add = _attempted(attempt, self._runners.add)
-        attempt("env runners", lambda: hooks.watch_reports(algorithm, add, self._learners.add), None)
-        self._times_phases = attempt("phases", lambda: hooks.watch_phases(algorithm, self.clock), False)
+        attempt("timing the env runners", lambda: hooks.watch_reports(algorithm, add, self._learners.add), None)
+        self._times_phases = attempt("timing the phases", lambda: hooks.watch_phases(algorithm, self.clock), False)
         clock = functools.partial(PhaseClock, LEARNER_PHASES, _settled(config, "busy"))
-        self._take_learner = attempt("learners", lambda: hooks.watch_learners(algorithm, clock), None)
-        self._count_dropped = functools.partial(attempt, "learners", lambda: introspection.dropped_steps(group), NAN)
+        self._take_learner = attempt("timing the learners", lambda: hooks.watch_learners(algorithm, clock), None)
+        self._count_dropped = functools.partial(attempt, "counting dropped steps", lambda: introspection.dropped_steps(group), NAN)
 
     def start(self) -> None:
         """Start an iteration."""
@@ -114,7 +114,7 @@ class OldStack:
             warn("old stack", "APPO and IMPALA don't report where time goes on the old API stack: time/* and loss/<cause> stay NaN")
             return
         timers = functools.partial(introspection.read_timers, weakref.proxy(algorithm))
-        if attempt("phases", timers, None) is None:
+        if attempt("timing the phases", timers, None) is None:
             return
         self._timers = timers
         if samples_env(config):
@@ -128,7 +128,7 @@ class OldStack:
         """Start an iteration."""
         self.clock.start()
         if self._timers is not None:
-            self._before = self._attempt("phases", self._timers, {})
+            self._before = self._attempt("timing the phases", self._timers, {})
 
     def read(self) -> Spent:
         """Return what was spent since the start of the iteration."""
@@ -153,7 +153,7 @@ def instrument_for(algorithm: Algorithm, attempt: Attempt, warn: Warn) -> Instru
 
 
 def _attempted(attempt: Attempt, add: Callable[[Any], None]) -> Callable[[Any], None]:
-    return lambda reports: attempt("env runners", lambda: add(reports), None)
+    return lambda reports: attempt("timing the env runners", lambda: add(reports), None)
 
 
 def _settled(config: Mapping[str, Any], phase: str) -> dict[str, Callable[[], None]]:

@@ -5,23 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from rl_scaling_callback.baseline.source import BaselineSource, Status, Warn
-from rl_scaling_callback.core import formulas
-from rl_scaling_callback.core.attribution import CAUSES, CONNECTORS, LEARNER, LearnerLimits, TimeBreakdown, diagnosis, losses
+from rl_scaling_callback.baseline.source import BaselineSource, Status
+from rl_scaling_callback.core import formulas, schema
+from rl_scaling_callback.core.attribution import (
+    CAUSES,
+    CONNECTORS,
+    LEARNER,
+    PHASES,
+    LearnerLimits,
+    TimeBreakdown,
+    diagnosis,
+    losses,
+)
 from rl_scaling_callback.core.comparison import NOT_COMPARABLE, ReferenceFigures, compare, same_steps
 from rl_scaling_callback.core.drift import Drift
 from rl_scaling_callback.core.formulas import NAN, mean_of_known
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import NOTABLE_CORES, Steady, SteadyRule, SteadyWindow
 from rl_scaling_callback.core.trial import Trial
+from rl_scaling_callback.core.warn import Warn
 from rl_scaling_callback.live.reading import IterationReader, Load
 from rl_scaling_callback.live.spent import Spent
 from rl_scaling_callback.rllib.configs import steps_before_learning
 from rl_scaling_callback.rllib.results import read_number
 
 _NOTHING_KNOWN: Final = Spent()
+_RUNNER_PARTS: Final = ("env_step", "inference", "reset", "rest")
 _UNKNOWN_LOSSES: Final[Mapping[str, float]] = dict.fromkeys(CAUSES, NAN)
-_NOT_TUNED: Final = dict.fromkeys(("num_env_runners", "num_envs_per_env_runner", "learner_threads", "gain", "gain_error"), NAN)
+_NOT_TUNED: Final[Mapping[str, float]] = schema.nest({})["tuned"]
 
 
 class TrialMonitor:
@@ -86,8 +97,9 @@ class TrialMonitor:
             own = others = NAN
         exclusive = self._exclusive()
         healthy = read_number(result, "healthy")
-        scale = self._delivering(len(reports), healthy)
-        is_whole = scale is trial.scale
+        delivered = self._count_delivering(len(reports), healthy)
+        is_whole = delivered == trial.scale.num_env_runners
+        scale = trial.scale if is_whole else Scale(max(1, int(delivered)), trial.scale.num_envs_per_env_runner)
         times = TimeBreakdown.of(spent.phases or {}, seconds, spent.busy, spent.longest, spent.reset, spent.all_resets)
         training_s = seconds - spent.evaluation_s
 
@@ -144,23 +156,13 @@ class TrialMonitor:
                 "converged": float(steady.converged),
                 "drift": self._drift.change,
             },
-            "time": {
-                "sample": times.sample,
-                "learn": times.learn,
-                "sync": times.sync,
-                "evaluate": times.evaluate,
-                "other": times.other,
-                "probe": probe_s,
-            },
+            "time": {**{phase: getattr(times, phase) for phase in PHASES}, "probe": probe_s},
             "loss": {"total": formulas.loss(speed["efficiency"]), **lost},
             "account": {"exact": NAN if spent.phases is None else spent.exact, "estimated": float(estimated)},
             "runners": {
                 "busy": spent.busy,
                 "longest": spent.longest,
-                "env_step": mean_of_known([report.env_step for report in reports]),
-                "inference": mean_of_known([report.inference for report in reports]),
-                "reset": mean_of_known([report.reset for report in reports]),
-                "rest": mean_of_known([report.rest for report in reports]),
+                **{part: mean_of_known([getattr(report, part) for report in reports]) for part in _RUNNER_PARTS},
                 "reported": float(len(reports)),
                 "healthy": healthy,
                 "restarts": read_number(result, "restarts"),
@@ -172,26 +174,24 @@ class TrialMonitor:
                 "connectors": spent.connectors,
                 "threads": self.threads,
             },
-            "tuned": _NOT_TUNED.copy(),
+            "tuned": {**_NOT_TUNED},
             "cores": {"own": own, "others": others},
         }
 
-    def _delivering(self, reported: int, healthy: float) -> Scale:
-        """Return the scale of the env runners that delivered samples: the trial's own if all did; warn once if not."""
-        scale = self.trial.scale
-        wanted = scale.num_env_runners
+    def _count_delivering(self, reported: int, healthy: float) -> float:
+        """Return how many env runners delivered samples; warn once if not all did."""
+        wanted = self.trial.scale.num_env_runners
         delivered = min(wanted, healthy) if healthy == healthy else wanted
         if reported and not self.trial.overlaps:  # those of asynchronous algorithms may report in a later iteration
             delivered = min(delivered, reported)
-        if not wanted or delivered == wanted:
-            return scale
-        self._warn(
-            "runners",
-            f"only {delivered:.0f} of {wanted} env runners delivered samples in an iteration: the others are dead, or slower than "
-            "sample_timeout_s. Steady figures don't include such iterations, their parallelism counts the env runners that "
-            "delivered, and there is no diagnosis. See restart_failed_env_runners and sample_timeout_s in the config.",
-        )
-        return Scale(max(1, int(delivered)), scale.num_envs_per_env_runner)
+        if delivered != wanted:
+            self._warn(
+                "runners",
+                f"only {delivered:.0f} of {wanted} env runners delivered samples in an iteration: the others are dead, or slower "
+                "than sample_timeout_s. Steady figures don't include such iterations, their parallelism counts the env runners "
+                "that delivered, and there is no diagnosis. See restart_failed_env_runners and sample_timeout_s in the config.",
+            )
+        return delivered
 
     def _has_other_steps(self, steps: float, baseline: Status) -> bool:
         """Return whether iterations have another number of env steps than the baseline's; warn once if so."""

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from rl_scaling_callback.analysis.goals import GOALS, Goal
 from rl_scaling_callback.core.checks import at_least, non_empty, positive
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule
-
-PROBE_SECONDS: Final = 0.1
-"""Sampling time of a probe [s]: many short rounds, spread over time, are more precise than few long ones."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from rl_scaling_callback.baseline.source import Warn
 from rl_scaling_callback.core.formulas import NAN, ratio
+from rl_scaling_callback.core.warn import Warn
 from rl_scaling_callback.rllib.configs import iterations_are_timed, samples_env
 from rl_scaling_callback.rllib.results import read_iteration, read_number
 

@@ -21,6 +21,8 @@ from rl_scaling_callback.report.study import StudyReport, study_report
 
 PAGE: Final = "scaling_report.html"
 """File name of the page in the experiment's folder."""
+SWEEP_PAGE: Final = f"~/ray_results/scaling_sweep/{PAGE}"
+"""Where a sweep writes the page."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)

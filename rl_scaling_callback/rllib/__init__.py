@@ -1,4 +1,7 @@
-"""The only package that knows RLlib's and Ray's keys, timers, API stacks and env runners.
+"""All that depends on RLlib's keys, timers, API stacks and env runners. What can't be read is NaN, with a reason to warn of.
 
-Values that can't be read are NaN, with a reason to warn about.
+`results`, `configs`, `introspection` and `hardware` read, by the `names` of each release; `facts` is what must match for a fair
+comparison, identified by its `content`. `hooks` attaches `phases` to an Algorithm, and `sampling` times env runners. `prober`
+measures other scales with `twins` of the env runners, and `isolation` keeps them from affecting training. `rescale` and `threads`
+change an Algorithm.
 """

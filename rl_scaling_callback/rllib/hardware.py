@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
+class Machine:
     """A host as a process on it sees it.
 
     Attributes:
@@ -28,9 +28,9 @@ class Host:
     cores: int
 
 
-def this_host() -> Host:
+def this_machine() -> Machine:
     """Return the host of this process."""
-    return Host(socket.gethostname(), cpu_model(), usable_cores())
+    return Machine(socket.gethostname(), cpu_model(), usable_cores())
 
 
 @cache

@@ -17,14 +17,14 @@ from ray.tune.registry import ENV_CREATOR, RLLIB_ACTION_DIST, RLLIB_MODEL, _glob
 from ray.util import get_current_placement_group
 
 from rl_scaling_callback._version import __version__
-from rl_scaling_callback.core.comparison import Resources
 from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.trial import Resources
 from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.rllib import hardware
 from rl_scaling_callback.rllib.configs import has_other_workers, uses_gpus
 from rl_scaling_callback.rllib.content import digest, module_label, plain
 from rl_scaling_callback.rllib.facts import read_facts
-from rl_scaling_callback.rllib.hardware import Host
+from rl_scaling_callback.rllib.hardware import Machine
 from rl_scaling_callback.rllib.names import TIMER_PHASES
 from rl_scaling_callback.rllib.values import number
 
@@ -39,7 +39,7 @@ def config_of(algorithm: Algorithm) -> Mapping[str, Any]:
     return vars(algorithm.config)
 
 
-def workload_of(algorithm: Algorithm, hosts: Collection[Host], name: str | None) -> Workload:
+def workload_of(algorithm: Algorithm, hosts: Collection[Machine], name: str | None) -> Workload:
     """Return the trial's workload: `name` if the user gave one, else config, code, hardware, threads and versions.
 
     Args:
@@ -51,7 +51,7 @@ def workload_of(algorithm: Algorithm, hosts: Collection[Host], name: str | None)
         return Workload({"name": name}, is_named=True)
     config = algorithm.config
     facts = facts_of(config, type(algorithm))
-    kinds = sorted({(host.cpu, host.cores) for host in (hardware.this_host(), *hosts)})
+    kinds = sorted({(host.cpu, host.cores) for host in (hardware.this_machine(), *hosts)})
     facts.update(
         cpu=kinds[0][0] if len(kinds) == 1 else [cpu for cpu, _ in kinds],
         cores=kinds[0][1] if len(kinds) == 1 else [cores for _, cores in kinds],
@@ -156,7 +156,7 @@ def _learner_threads(algorithm: Algorithm) -> list[float]:
 
 def provenance_of(trial: str) -> dict[str, str]:
     """Return the provenance of a measurement, for people who read the baseline's file."""
-    host = hardware.this_host()
+    host = hardware.this_machine()
     return {
         "trial": trial,
         "host": host.name,
@@ -168,20 +168,20 @@ def provenance_of(trial: str) -> dict[str, str]:
     }
 
 
-def hosts_of(algorithm: Algorithm) -> set[Host]:
+def hosts_of(algorithm: Algorithm) -> set[Machine]:
     """Return the hosts of the env runners; empty if they don't answer."""
     if len({node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}) == 1:
-        return {hardware.this_host()}
+        return {hardware.this_machine()}
     return {*_answers(algorithm, _host)}
 
 
-def _host(_process: object) -> Host:
-    return hardware.this_host()
+def _host(_process: object) -> Machine:
+    return hardware.this_machine()
 
 
-def resources_of(algorithm: Algorithm, hosts: Collection[Host]) -> Resources:
+def resources_of(algorithm: Algorithm, hosts: Collection[Machine]) -> Resources:
     """Return the cores that the env runners on `hosts` can use, and the CPUs allocated to the trial."""
-    accountable = hosts == {hardware.this_host()} and not has_other_workers(config_of(algorithm))
+    accountable = hosts == {hardware.this_machine()} and not has_other_workers(config_of(algorithm))
     return Resources(
         cores=float(sum(host.cores for host in hosts)) or NAN,
         cpus=_held_cpus(algorithm),

@@ -47,13 +47,14 @@ class Prober:
     Args:
         algorithm: an Algorithm on RLlib's new API stack.
         max_seconds: time limit of `measure` [s].
-        probe_seconds: approximate sampling time of one probe [s]; never longer than the algorithm's own sampling.
+        probe_seconds: approximate sampling time of one probe [s], at most the algorithm's own. Many short rounds, spread over time,
+            are more precise than few long ones, and clear cases end sooner.
 
     Raises:
         ProbeError: the Algorithm can't be probed.
     """
 
-    def __init__(self, algorithm: Any, *, max_seconds: float = 10.0, probe_seconds: float = 0.2) -> None:
+    def __init__(self, algorithm: Any, *, max_seconds: float = 10.0, probe_seconds: float = 0.1) -> None:
         self._algorithm = algorithm
         self._max_seconds = max_seconds
         self._probe_seconds = probe_seconds

@@ -57,7 +57,7 @@ class Reading(NamedTuple):
         seconds: its duration, without evaluation if the callback injected its time; NaN if it is missing, not above 0, or the
             callback found it implausible, because the clock jumped or the machine was suspended.
         problem: why a value is NaN, and what to do; "" if everything could be read.
-        parts: seconds of each of `INJECTED_PARTS`; None if the callback didn't measure them.
+        parts: seconds of each of `attribution.RECORDED`, in that order; None if the callback didn't measure them.
         evaluation_is_known: whether the time of evaluation is known.
     """
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 from rl_scaling_callback.core.checks import at_least
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.rllib.configs import is_asynchronous, is_new_stack
-from rl_scaling_callback.rllib.values import number
+from rl_scaling_callback.rllib.values import amount
 
 _ANSWER_WITHIN_S: Final = 30.0
 
@@ -68,13 +68,13 @@ def max_learner_threads(config: Mapping[str, Any], cores: float) -> int:
     """
     if _refusal(config):
         return 1
-    learners, per_learner = _positive(config, "num_learners"), _positive(config, "num_cpus_per_learner")
+    learners, per_learner = amount(config, "num_learners"), amount(config, "num_cpus_per_learner")
     if config.get("num_cpus_per_learner") == "auto":
-        per_learner = 0.0 if _positive(config, "num_gpus_per_learner") else 1.0
-    main = _positive(config, "num_cpus_for_main_process")
+        per_learner = 0.0 if amount(config, "num_gpus_per_learner") else 1.0
+    main = amount(config, "num_cpus_for_main_process")
     # A local learner is part of the main process.
     main = main + learners * per_learner if learners else max(main, per_learner)
-    env_runners = _positive(config, "num_env_runners") * _positive(config, "num_cpus_per_env_runner")
+    env_runners = amount(config, "num_env_runners") * amount(config, "num_cpus_per_env_runner")
     return max(1, int(min(main + env_runners, cores) / max(1.0, learners)))
 
 
@@ -85,10 +85,6 @@ def _refusal(config: Mapping[str, Any]) -> str:
     if is_asynchronous(config):
         return "this algorithm (APPO, IMPALA) updates in a thread of its own, and torch counts threads per thread"
     return ""
-
-
-def _positive(config: Mapping[str, Any], name: str) -> float:
-    return max(0.0, number(config.get(name)))  # max(0, NaN) is 0
 
 
 def _answers(algorithm: Any, ask: Any) -> list[float]:

@@ -22,6 +22,11 @@ def number(value: object) -> float:
     return converted if math.isfinite(converted) else NAN
 
 
+def amount(config: Mapping[str, Any], name: str) -> float:
+    """Return a number above 0 by its name; 0 for anything else."""
+    return max(0.0, number(config.get(name)))  # max(0, NaN) is 0
+
+
 def mapping(value: object) -> Mapping[str, Any]:
     """Return `value` if it is a mapping, else an empty one."""
     return value if isinstance(value, (dict, Mapping)) else {}  # a dict is known without asking the abstract class

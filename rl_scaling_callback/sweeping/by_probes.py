@@ -26,7 +26,7 @@ from rl_scaling_callback.core.text import counted
 from rl_scaling_callback.rllib.threads import max_learner_threads
 from rl_scaling_callback.sweeping import cluster
 from rl_scaling_callback.sweeping.host import Host
-from rl_scaling_callback.sweeping.outcome import Swept, Task, experiment_of, leader
+from rl_scaling_callback.sweeping.task import SweepResult, Task, experiment_of, leader
 
 _DISTURBED_S: Final = 30.0
 """Default time limit for the rounds as long as a speedup has an error above `_KNOWN` [%], because the machine is disturbed."""
@@ -36,10 +36,10 @@ _CONFIRMING: Final = 0.25
 _TRAINED_SHARE: Final = 0.5
 """Time of the training iterations per time of the probes. A few iterations suffice for what doesn't depend on sampling."""
 _FIRST_ENVS: Final = 2
-"""Numbers of envs to start with if the grid may grow."""
+"""How many numbers of envs to start with if the grid may grow."""
 
 
-def sweep_by_probes(task: Task, *, grows: bool = True) -> Swept:
+def sweep_by_probes(task: Task, *, grows: bool = True) -> SweepResult:
     """Probe configurations until the best one for a goal is known, and return the measurements.
 
     With a budget, which includes everything once the Algorithm has started, nothing starts after it is spent, except the first
@@ -73,13 +73,13 @@ def sweep_by_probes(task: Task, *, grows: bool = True) -> Swept:
                 raise
             interrupted = isinstance(error, KeyboardInterrupt)
             task.say(f"{'Interrupted' if interrupted else f'Ended early ({error})'}: showing the results so far")
-            outcome = rounds.judge()
+            outcome = rounds.outcome()
     finally:
         host.close()
     source = f"{counted(sum(map(len, rounds.probes)), 'probe')} in {counted(len(rounds.probes), 'round')}"
     threads = sweep.threads
     experiment = experiment_of(task.config, host.machine, sweep.runs(outcome), rounds.failed, source, estimated=True)
-    return Swept(experiment, interrupted, threads.threads if threads and threads.is_gain else None)
+    return SweepResult(experiment, interrupted, {outcome.choice: threads.threads} if threads and threads.is_gain else {})
 
 
 class _Sweep:
@@ -96,7 +96,7 @@ class _Sweep:
         running = [each for each in outcome.candidates if each.scale not in outcome.out]
         number, is_known = len(self.rounds.probes), max(each.speedup_error for each in running) < _KNOWN
         if self.task.budget_s is None:
-            end = self.rounds.since + (ROUNDS_S if is_known else _DISTURBED_S)
+            end = self.rounds.first_round_ended + (ROUNDS_S if is_known else _DISTURBED_S)
         else:
             # Few rounds are better spent on probes than on a confirmation.
             end = self._until - (_CONFIRMING * self.task.budget_s if number >= MIN_ROUNDS else 0.0)
@@ -107,8 +107,10 @@ class _Sweep:
     def train(self) -> None:
         """Train after a round, so that both see the machine at the same speed, with configurations that could be probed."""
         rounds = self.rounds
-        while len(rounds.iterations) < MIN_ITERATIONS or rounds.trained_s < _TRAINED_SHARE * rounds.probed_s:
+        trained_s = sum(each.seconds for each in rounds.iterations)
+        while len(rounds.iterations) < MIN_ITERATIONS or trained_s < _TRAINED_SHARE * rounds.probed_s:
             rounds.iterations.append(self.host.train(self._next_to_train()))
+            trained_s += rounds.iterations[-1].seconds
 
     def _next_to_train(self) -> Scale:
         """Return a configuration to learn the update's time from, the reference, and the choice so far, in turn."""
@@ -118,7 +120,7 @@ class _Sweep:
         if turn == 1 or not others:
             return REFERENCE_SCALE
         # The choice is trained as often as the reference, which confirms its speedup.
-        if turn == 2 and (choice := rounds.judge().choice) in others:
+        if turn == 2 and (choice := rounds.outcome().choice) in others:
             return choice
         times = Counter(each.scale for each in rounds.iterations)
         # Configurations with the most envs are fastest and most informative about the learner's cost per env.
@@ -133,7 +135,7 @@ class _Sweep:
         return self.task.clock() < self._until
 
     def confirm(self, outcome: Outcome) -> None:
-        """Train with the reference and the choice in turn, where the rounds haven't."""
+        """Train with the reference and the choice in turn, where the rounds haven't, for a note on the choice, which stays."""
         rounds, choice = self.rounds, outcome.choice
         turn_s = sum(rounds.env_steps / each.sps for each in outcome.candidates if each.scale in (REFERENCE_SCALE, choice))
         self._allow(max(ROUNDS_S, MIN_BLOCKS * turn_s))
@@ -148,7 +150,8 @@ class _Sweep:
                 break
             if not rounds.confirmations:
                 self.task.say(f"Training with {choice}, {REFERENCE_SCALE} to confirm the result")
-            for scale in [choice] if rounds.last_trained == REFERENCE_SCALE else [REFERENCE_SCALE, choice]:
+            last = (rounds.confirmations or rounds.iterations)[-1].scale
+            for scale in [choice] if last == REFERENCE_SCALE else [REFERENCE_SCALE, choice]:
                 rounds.confirmations.append(self.host.train(scale))
 
     def compare_threads(self, outcome: Outcome) -> None:
@@ -181,7 +184,7 @@ class _Sweep:
             seconds = rounds.env_steps / each.sps
             steady = Steady(
                 sps=each.sps,
-                error=each.own_error,
+                error=each.relative_error,
                 iterations=1,
                 env_steps=rounds.env_steps,
                 seconds=seconds,

@@ -19,10 +19,10 @@ from rl_scaling_callback.core.probing import ProbeError
 from rl_scaling_callback.core.scale import REFERENCE_SCALE, Scale
 from rl_scaling_callback.core.steady import Steady, SteadyRule, SteadyWindow
 from rl_scaling_callback.core.text import counted
-from rl_scaling_callback.rllib.hardware import Host as Machine
+from rl_scaling_callback.rllib.hardware import Machine
 from rl_scaling_callback.sweeping import cluster
 from rl_scaling_callback.sweeping.host import Host
-from rl_scaling_callback.sweeping.outcome import Swept, Task, experiment_of, leader
+from rl_scaling_callback.sweeping.task import SweepResult, Task, experiment_of, leader
 
 _RULE: Final = SteadyRule(warmup_iterations=1, min_iterations=3, max_iterations=5)
 _MIN_S: Final = 3.0
@@ -34,7 +34,7 @@ _MAX_ROUNDS: Final = 5
 """Rounds go on until the choice was measured three times, and if it keeps changing, up to five."""
 
 
-def sweep_by_training(task: Task) -> Swept:
+def sweep_by_training(task: Task) -> SweepResult:
     """Train configurations until the best one for a goal is known, and return the measurements.
 
     No measurement starts after the time limit, by default there is none.
@@ -58,7 +58,7 @@ def sweep_by_training(task: Task) -> Swept:
             raise
         task.say("Interrupted: showing the results so far")
         interrupted = True
-    return Swept(sweep.experiment(), interrupted)
+    return SweepResult(sweep.experiment(), interrupted, {})
 
 
 class _Sweep:

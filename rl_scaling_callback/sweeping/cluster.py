@@ -74,7 +74,7 @@ def reserve(request: Any, say: Callable[[str], None], longest_s: float = _MAX_WA
 
 def cores() -> int:
     """Return the logical cores of the nodes that have CPUs and whose workers respond."""
-    ask = ray.remote(num_cpus=0)(hardware.this_host)
+    ask = ray.remote(num_cpus=0)(hardware.this_machine)
     asked = [
         ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote()
         for node in ray.nodes()

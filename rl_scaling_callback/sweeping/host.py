@@ -31,9 +31,6 @@ from rl_scaling_callback.sweeping.user_callbacks import callbacks_of, learner_th
 _MAX_START_S: Final = 300.0
 _MAX_PROBE_S: Final = 300.0
 """Including the creation of the envs."""
-_PROBE_S: Final = 0.1
-"""Sampling time of a probe: half of the usual. More but shorter rounds are about as precise in the same time, and clear cases end
-sooner."""
 _MAX_ANSWER_S: Final = 5.0
 _MAX_TEXT: Final = 300
 _MAX_ATTEMPTS: Final = 3
@@ -54,18 +51,18 @@ class _Host:
     _switch: Switch | None = None
     _lifetime = math.nan
 
-    def start(self, config: AlgorithmConfig) -> hardware.Host:
+    def start(self, config: AlgorithmConfig) -> hardware.Machine:
         # Its advice is about a user's trial, and this is none.
         logging.getLogger("rl_scaling_callback").setLevel(logging.CRITICAL)
         self._algorithm = config.build_algo()
-        return hardware.this_host()
+        return hardware.this_machine()
 
     def prepare(self, probes: bool) -> float:
         """Train until the algorithm has learned; return the number of the learner's threads."""
         config = vars(self._algorithm.config)
         steps, before_learning = 0.0, steps_before_learning(config)
         if probes:
-            self._prober = Prober(self._algorithm, max_seconds=_MAX_PROBE_S, probe_seconds=_PROBE_S)
+            self._prober = Prober(self._algorithm, max_seconds=_MAX_PROBE_S)
         while steps <= before_learning:
             steps += self.train(read_scale(config)).env_steps
         self._switch = Switch(self._algorithm) if probes else None
@@ -104,7 +101,7 @@ class _Host:
 
 
 class Host:
-    """The driver's handle to the Algorithm's process, which has trained an iteration, because the first update is slower.
+    """An Algorithm in a process of its own. It has trained an iteration, because the first update is slower.
 
     Args:
         config: the config, with the largest number of env runners to probe.
@@ -138,7 +135,7 @@ class Host:
             options["scheduling_strategy"] = in_group
         self._actor: Any = actor.options(**options).remote()
         try:
-            self.machine: hardware.Host = self._ask("start", _timed(self._config), within_s=_MAX_START_S)
+            self.machine: hardware.Machine = self._ask("start", _timed(self._config), within_s=_MAX_START_S)
             self.learner_threads: float = self._ask("prepare", self._probes, within_s=self._within_s)
         except BaseException:
             self.close()

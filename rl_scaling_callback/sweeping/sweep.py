@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
@@ -14,21 +14,18 @@ from rl_scaling_callback.analysis.race import Grid, Race, powers_of_two
 from rl_scaling_callback.core.checks import at_least, positive
 from rl_scaling_callback.core.probing import ProbeError
 from rl_scaling_callback.core.text import counted
+from rl_scaling_callback.report import SWEEP_PAGE, Report, make_report, print_report, render_page
 from rl_scaling_callback.rllib import hardware
 from rl_scaling_callback.rllib.configs import evaluates, is_asynchronous, is_new_stack
 from rl_scaling_callback.storage import absolute, shown, write
 from rl_scaling_callback.sweeping import cluster
 from rl_scaling_callback.sweeping.by_probes import sweep_by_probes
 from rl_scaling_callback.sweeping.by_training import sweep_by_training
-from rl_scaling_callback.sweeping.outcome import Task
+from rl_scaling_callback.sweeping.task import Task
 from rl_scaling_callback.sweeping.user_callbacks import with_learner_threads
-
-if TYPE_CHECKING:
-    from rl_scaling_callback.report import Report
 
 Counts = Sequence[int] | Literal["auto"]
 
-PAGE: Final = "~/ray_results/scaling_sweep/scaling_report.html"
 _MAX_ENVS: Final = 256
 """Upper limit of doubling with `envs="auto"`."""
 
@@ -40,7 +37,7 @@ def sweep(
     runners: Counts = "auto",
     envs: Counts = "auto",
     budget_minutes: float | None = None,
-    page: str | Path = PAGE,
+    page: str | Path = SWEEP_PAGE,
     say: Callable[[str], None] = print,
     show: Callable[[Report], None] | None = None,
 ) -> Report:
@@ -76,8 +73,6 @@ def sweep(
         TimeoutError: the cluster's resources are in use by others.
         KeyboardInterrupt: interrupted before anything was measured.
     """
-    from rl_scaling_callback.report import make_report, print_report, render_page
-
     goal = goal if isinstance(goal, Goal) else Goal.of(goal)
     if budget_minutes is not None:
         positive("budget_minutes", budget_minutes)
@@ -97,14 +92,14 @@ def sweep(
             raise ProbeError("The config uses the old API stack")
         if is_asynchronous(vars(config)):
             raise ProbeError("Sampling and learning overlap in this algorithm, so probes can't predict its training speed")
-        swept = sweep_by_probes(task, grows=isinstance(envs, str))
+        found = sweep_by_probes(task, grows=isinstance(envs, str))
     except ProbeError as error:
         say(f"Probing is not possible: {str(error).rstrip('.')}. Training each configuration in an Algorithm of its own instead.")
-        swept = sweep_by_training(task)
-    report = replace(make_report(swept.experiment, goal), interrupted=swept.interrupted)
+        found = sweep_by_training(task)
+    report = replace(make_report(found.experiment, goal), interrupted=found.interrupted)
     if (choice := report.studies[0].recommendation.choice) is not None:
         tuned = cluster.at_scale(config, choice.scale)
-        threads = swept.learner_threads
+        threads = found.learner_threads.get(choice.scale)
         report = replace(report, config=tuned if threads is None else with_learner_threads(tuned, threads))
     try:
         folder, _, name = absolute(page).rpartition("/")

@@ -26,7 +26,7 @@ from trials import SlowStep, machine
 
 from rl_scaling_callback import ScalingCallback
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.live.autotune import leaves_batch
+from rl_scaling_callback.rllib.configs import keeps_batch
 from rl_scaling_callback.rllib.rescale import Rescaler
 from rl_scaling_callback.rllib.threads import set_learner_threads
 
@@ -80,7 +80,7 @@ def grid(algorithm: Any, start: Start, chosen: Setting, rescaler: Rescaler, roun
     The first half of the rounds tells which is fastest, the second how fast it is: the fastest of many noisy figures is one that
     noise has flattered.
     """
-    fits, r = leaves_batch(algorithm.config, start.scale), start.scale.num_env_runners
+    fits, r = keeps_batch(algorithm.config, start.scale), start.scale.num_env_runners
     scales = {Scale(runners, e) for runners in {1, 2, r} if runners <= r for e in ENVS}
     scales, measured = {start.scale, *filter(fits, scales)}, defaultdict(list)
     for _ in range(rounds):

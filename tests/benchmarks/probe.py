@@ -28,7 +28,7 @@ from ray.rllib.algorithms.sac import SACConfig
 from trials import SlowStep, machine
 
 from rl_scaling_callback import ScalingCallback
-from rl_scaling_callback.core.attribution import PARTS, TimeBreakdown
+from rl_scaling_callback.core.attribution import PHASES, TimeBreakdown
 from rl_scaling_callback.core.estimates import Estimate, trimmed_mean
 from rl_scaling_callback.core.probing import Probe, predict
 from rl_scaling_callback.core.scale import Scale
@@ -59,10 +59,13 @@ def config_of(algo: str, env: str, batch: int, scale: Scale) -> Any:
     )
 
 
+PARTS = tuple(phase for phase in PHASES if phase != "evaluate")
+
+
 def per_step(result: dict[str, Any]) -> TimeBreakdown:
     """Return the time breakdown of an iteration, per env step [s]."""
     scaling = result["scaling"]
-    return TimeBreakdown.of(scaling["time"], sum(scaling["time"][part] for part in PARTS[:4])).times(1 / scaling["env_steps"])
+    return TimeBreakdown.of(scaling["time"], sum(scaling["time"][part] for part in PARTS)).scaled(1 / scaling["env_steps"])
 
 
 def updates_ratio(prober: Prober, scale: Scale, own: Scale) -> float:
@@ -71,12 +74,12 @@ def updates_ratio(prober: Prober, scale: Scale, own: Scale) -> float:
     return 1.0 if math.isinf(steps) else steps / prober.steps_per_round(scale)
 
 
-def predicted(spent: TimeBreakdown, pairs: list[tuple[Probe, Probe]], updates: float) -> float:
+def predicted(breakdown: TimeBreakdown, pairs: list[tuple[Probe, Probe]], updates: float) -> float:
     """Return seconds per env step at a scale, predicted as by the callback: from probes of it and of the trial's own scale."""
     sampling = trimmed_mean([math.log(probe.seconds_per_step / own.seconds_per_step) for probe, own in pairs]).mean
     sync = trimmed_mean([math.log(probe.sync / own.sync) if probe.sync > 0 and own.sync > 0 else 0.0 for probe, own in pairs]).mean
     runners = max(1, pairs[0][0].scale.num_env_runners)
-    return predict(spent, runners, sample=math.exp(sampling), sync=math.exp(sync), updates=updates).total
+    return predict(breakdown, runners, sample=math.exp(sampling), sync=math.exp(sync), updates=updates).total
 
 
 def resident_mb(_env_runner: Any) -> float:
@@ -128,7 +131,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def typical(times: list[TimeBreakdown]) -> TimeBreakdown:
     """Return the median of each phase."""
-    return TimeBreakdown.of_window({part: median(getattr(each, part) for each in times) for part in PARTS[:4]})
+    return TimeBreakdown.of_window({part: median(getattr(each, part) for each in times) for part in PARTS})
 
 
 def paired(rounds: list[dict[Scale, Probe]], scale: Scale, own: Scale) -> list[tuple[Probe, Probe]]:
@@ -226,9 +229,9 @@ def speedups(times: dict[Scale, float]) -> dict[Scale, float]:
 def full_times(iterations: list[Any], rounds: Any = None) -> dict[Scale, float]:
     """Return seconds per env step of whole iterations, median over `rounds`."""
     times: dict[Scale, list[float]] = {scale: [] for scale in SCALES}
-    for scale, number, spent in iterations:
+    for scale, number, breakdown in iterations:
         if rounds is None or number in rounds:
-            times[scale].append(spent.total)
+            times[scale].append(breakdown.total)
     return {scale: median(of_scale) for scale, of_scale in times.items()}
 
 
@@ -237,7 +240,7 @@ def bias(measured: dict[str, Any]) -> Estimate:
 
     One value a round: the mean of the predictions from the iterations at each other scale.
     """
-    iterations = {(scale, number): spent for scale, number, spent in measured["iterations"]}
+    iterations = {(scale, number): breakdown for scale, number, breakdown in measured["iterations"]}
     probes, updates = measured["probes"], measured["updates"]
 
     def log_ratio(own: Scale, number: int) -> float:
@@ -252,8 +255,8 @@ def bias(measured: dict[str, Any]) -> Estimate:
 def report(measured: dict[str, Any], own: Scale) -> None:
     """Print the table."""
     full = full_times(measured["iterations"])
-    spent = typical([spent for scale, _, spent in measured["iterations"] if scale == own])
-    probed = {scale: predicted(spent, paired(measured["probes"], scale, own), measured["updates"][scale]) for scale in SCALES}
+    breakdown = typical([breakdown for scale, _, breakdown in measured["iterations"] if scale == own])
+    probed = {scale: predicted(breakdown, paired(measured["probes"], scale, own), measured["updates"][scale]) for scale in SCALES}
     by_probe, by_full = speedups(probed), speedups(full)
     errors = {scale: 100 * (by_probe[scale] / by_full[scale] - 1) for scale in SCALES if scale != REFERENCE}
     rounds = len(measured["full_seconds"])

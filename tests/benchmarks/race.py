@@ -121,7 +121,7 @@ def run(race: Race, machine: Machine, rng: np.random.Generator, most_rounds: int
         seconds = np.array([[row.get(scale, math.nan) for scale in scales] for row in rows])
         # The rest is known at the machine's speed during the rounds, as in a sweep, which trains between rounds.
         rest = machine.surface.rest * math.exp(fmean(drifts)) * machine.rest_error
-        outcome = race.judge(scales, seconds, rest, REST_ERROR)
+        outcome = race.outcome(scales, seconds, rest, REST_ERROR)
         left = {each.scale for each in outcome.candidates} - outcome.out
         added = race.worth_adding(outcome.candidates, grow_to, left) if grow_to is not None else []
         if (outcome.over and not added) or len(rows) >= most_rounds:

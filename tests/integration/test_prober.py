@@ -160,7 +160,7 @@ def live_envs(env_runner):
 def test_env_of_known_cost(algorithm):
     scales = [Scale(0, 1), ONE, Scale(2, 1), Scale(1, 2), Scale(2, 2)]
     before = on_runners(algorithm, live_envs)
-    with closing(Prober(algorithm, probe_seconds=0.1)) as prober:
+    with closing(Prober(algorithm)) as prober:
         rounds = prober.measure(scales, rounds=2)
     assert on_runners(algorithm, live_envs) == before
     assert len(rounds) == 2

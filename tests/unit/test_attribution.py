@@ -33,10 +33,10 @@ def test_breakdown_of_an_iteration_and_per_env_step_of_a_window():
     scale=st.builds(Scale, st.integers(0, 64), st.integers(1, 16)),
     env_steps=st.integers(1, 10**6),
     breakdown=st.builds(TimeBreakdown, seconds, seconds, seconds, seconds, st.floats(1e-3, 1e4), seconds, seconds),
-    single=st.none() | st.floats(0, 10),
+    one_runner=st.none() | st.floats(0, 10),
 )
-def test_causes_always_sum_to_the_loss(scale, env_steps, breakdown, single):
-    lost, _ = losses(scale, env_steps, breakdown, BASELINE, math.nan if single is None else single)
+def test_causes_always_sum_to_the_loss(scale, env_steps, breakdown, one_runner):
+    lost, _ = losses(scale, env_steps, breakdown, BASELINE, math.nan if one_runner is None else one_runner)
     speedup = BASELINE.total * env_steps / breakdown.total
     loss = formulas.loss(formulas.efficiency(speedup, scale.parallelism))
     assert list(lost) == list(CAUSES)
@@ -47,10 +47,10 @@ def test_causes_always_sum_to_the_loss(scale, env_steps, breakdown, single):
 IDEAL = {"sample": 2.0, "learn": 0.375, "sync": 0.075, "evaluate": 0.0, "other": 0.05, "busy": 1.875, "longest": 1.875}
 
 
-def lost(scale=Scale(4, 1), single=math.nan, **changes):
+def lost(scale=Scale(4, 1), one_runner=math.nan, **changes):
     """Return what an iteration loses that differs from one with perfect scaling, and the points of that difference."""
     ideal, breakdown = TimeBreakdown(**IDEAL), TimeBreakdown(**(IDEAL | changes))
-    return losses(scale, 1000, breakdown, BASELINE, single)[0], 100 * (breakdown.total - ideal.total) / breakdown.total
+    return losses(scale, 1000, breakdown, BASELINE, one_runner)[0], 100 * (breakdown.total - ideal.total) / breakdown.total
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def lost(scale=Scale(4, 1), single=math.nan, **changes):
         ("other", {"other": 1.05}),
         ("transfer", {"sample": 3.0}),
         ("contention", {"sample": 3.0, "busy": 2.875, "longest": 2.875}),
-        ("serial_stepping", {"sample": 3.0, "busy": 2.875, "longest": 2.875, "scale": Scale(2, 2), "single": 2 * 2.875 / 1000}),
+        ("serial_stepping", {"sample": 3.0, "busy": 2.875, "longest": 2.875, "scale": Scale(2, 2), "one_runner": 2 * 2.875 / 1000}),
         ("straggler", {"sample": 3.0, "longest": 2.875}),
     ],
 )
@@ -74,11 +74,11 @@ def test_extra_time_counts_for_its_own_cause_and_nothing_else_is_lost(cause, whe
 
 
 @pytest.mark.parametrize(
-    ("scale", "single", "estimated"),
+    ("scale", "one_runner", "estimated"),
     [(Scale(1, 4), math.nan, False), (Scale(4, 1), math.nan, False), (Scale(2, 2), math.nan, True), (Scale(2, 2), 0.005, False)],
 )
-def test_stepping_and_contention_are_told_apart_by_a_single_runner_with_as_many_envs(scale, single, estimated):
-    assert losses(scale, 1000, TimeBreakdown(**IDEAL), BASELINE, single)[1] == estimated
+def test_stepping_and_contention_are_told_apart_by_a_single_runner_with_as_many_envs(scale, one_runner, estimated):
+    assert losses(scale, 1000, TimeBreakdown(**IDEAL), BASELINE, one_runner)[1] == estimated
 
 
 def test_speed_without_a_cause_is_that_of_an_iteration_without_the_seconds_it_loses():

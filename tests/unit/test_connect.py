@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("ray", reason="needs Ray")
 
-from rl_scaling_callback.rllib.hardware import Host
+from rl_scaling_callback.rllib.hardware import Machine
 from rl_scaling_callback.sweeping import cluster
 
 RUNS_ALREADY = "When connecting to an existing cluster, num_cpus and num_gpus must not be provided."
@@ -56,7 +56,7 @@ def test_unanswered_tasks_are_cancelled(monkeypatch):
         nodes=lambda: alive,
         remote=lambda **_: lambda function: Ask(),
         wait=lambda tasks, num_returns, timeout: ([quick], [stuck]),
-        get=lambda task: Host(task, "a CPU", 8),
+        get=lambda task: Machine(task, "a CPU", 8),
         cancel=lambda task, **_: cancelled.append(task),
     )
     monkeypatch.setattr(cluster, "ray", ray)

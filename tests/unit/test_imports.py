@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "rl_scaling_callback"
 NEED_RAY = {
     "callback",
-    "live.autotune",
+    "live.tuner_setup",
     "live.instruments",
     "reporter",
     "rllib.hooks",
@@ -21,7 +21,7 @@ NEED_RAY = {
     "sweeping.user_callbacks",
     "sweeping.cluster",
     "sweeping.host",
-    "sweeping.outcome",
+    "sweeping.task",
     "sweeping.sweep",
 }
 MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py")}

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from rl_scaling_callback.baseline.source import BaselineSource, GivenBaseline, Status
 from rl_scaling_callback.core import schema
 from rl_scaling_callback.core.attribution import CAUSES, TimeBreakdown
-from rl_scaling_callback.core.comparison import ReferenceFigures, Resources
+from rl_scaling_callback.core.comparison import ReferenceFigures
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule
-from rl_scaling_callback.core.trial import Trial
+from rl_scaling_callback.core.trial import Resources, Trial
 from rl_scaling_callback.live.monitor import TrialMonitor
 from rl_scaling_callback.live.spent import Spent
 from rl_scaling_callback.rllib.configs import is_asynchronous

@@ -40,12 +40,12 @@ class Machine:
     def close(self):
         self.closed += 1
 
-    def iterate(self, scale=OWN, **spent):
+    def iterate(self, scale=OWN, **times):
         slow = self.slowness * math.exp(self._random.gauss(0, self._noise))
         sample = 1000 * SECONDS_PER_STEP[scale] * slow * self.cost_of_step
         self.now += sample + 0.1 * self.slowness
         busy = BUSY_SHARE * sample
-        phases = {"sample": sample, "learn": 0.1 * self.slowness} | spent
+        phases = {"sample": sample, "learn": 0.1 * self.slowness} | times
         return TimeBreakdown.of(phases, sample + 0.1 * self.slowness, busy, busy)
 
     def train(self, probed, seconds):
@@ -76,8 +76,8 @@ def trained(seconds=20.0, noise=0.02, **machine):
     return machine, probed, warnings
 
 
-def seconds_of_reference(probed, spent):
-    return 1000 / probed.reference_for(1000.0, spent)[0]
+def seconds_of_reference(probed, times):
+    return 1000 / probed.reference_for(1000.0, times)[0]
 
 
 ITERATION = TimeBreakdown.of({"sample": 0.4, "learn": 0.1}, 0.5, 0.36, 0.36)
@@ -86,7 +86,7 @@ AT_REFERENCE = TimeBreakdown.of({"sample": 1.0, "learn": 0.1}, 1.2, 0.9, 0.9)
 
 
 @pytest.mark.parametrize(
-    ("options", "fragment", "spent", "seconds"),
+    ("options", "fragment", "times", "seconds"),
     [
         ({}, math.inf, ITERATION, 1.0 + 0.1),
         ({}, 4, ITERATION, 1.0 + 8 * 0.1),  # it learns once per round, so 8 times as often
@@ -95,12 +95,12 @@ AT_REFERENCE = TimeBreakdown.of({"sample": 1.0, "learn": 0.1}, 1.2, 0.9, 0.9)
         ({"overlaps": True}, math.inf, TimeBreakdown.of({}, 1.0), 1.0),  # the probes alone
     ],
 )
-def test_reference_samples_longer_and_learns_as_long(options, fragment, spent, seconds):
+def test_reference_samples_longer_and_learns_as_long(options, fragment, times, seconds):
     machine = Machine()
     machine.fragment = fragment
     probed = baseline(machine, **options)
-    assert seconds_of_reference(probed, spent) == pytest.approx(seconds)
-    assert probed.reference_for(1000.0, spent)[1] == 1.0
+    assert seconds_of_reference(probed, times) == pytest.approx(seconds)
+    assert probed.reference_for(1000.0, times)[1] == 1.0
     assert (probed.status.source, probed.status.is_baseline) == ("probe", float(options == {"scale": SINGLE}))
     if not options:
         assert math.isnan(probed.status.error), "three probes within a second say nothing about the next second"
@@ -123,10 +123,10 @@ def test_stated_errors_hold_the_figure_of_another_trial(lasts_s, least):
         steady, other = SteadyWindow(SteadyRule()), SteadyWindow(SteadyRule())
         while machine.now < 130.0:
             until = spell() if machine.now > until else until
-            spent = machine.iterate()
-            if probed.observe(1000.0, spent):
+            times = machine.iterate()
+            if probed.observe(1000.0, times):
                 steady.start_over()
-            steady.add(1000.0, spent.total, spent.parts)
+            steady.add(1000.0, times.total, times.parts)
         here = probed.reference_for(steady.read().env_steps, TimeBreakdown.of_window(steady.read().parts))[0]
         while machine.now < 160.0:
             until = spell() if machine.now > until else until
@@ -141,7 +141,7 @@ def test_an_uncertain_baseline_warns_once(rounds, noise, warns, warn):
     measure, machine.measure = machine.measure, lambda scales, wanted=1: measure(scales, min(wanted, rounds))
     probed = baseline(machine, warn=warn)
     machine.train(probed, 30.0)
-    assert list(warn) == ["error"] * warns
+    assert list(warn) == ["uncertain baseline"] * warns
 
 
 class TestAgainstTheTrialsOwnIterations:
@@ -181,7 +181,7 @@ class TestAgainstTheTrialsOwnIterations:
         for is_known in (True, False, False):  # the first one may be a stall
             assert not probed.observe(1000.0, machine.iterate())
             assert bool(probed.status.source) == is_known
-        assert "An env hangs." in warnings["probe"]
+        assert "An env hangs." in warnings["later probe"]
         machine.measure = measure
         machine.train(probed, 600.0)
         assert probed.status.source == "probe"
@@ -235,11 +235,11 @@ class TestAgainstTheTrialsOwnIterations:
 
 def test_resets_are_part_of_the_reference_as_often_as_in_training():
     # 4 env runners of which each spends 0.2 s on resets: a single one would spend 0.8 s.
-    spent = TimeBreakdown.of({"sample": 0.6, "learn": 0.1}, 0.7, 0.56, 0.56, 0.2, 0.8)
-    sps, _, reference, single = baseline(Machine()).reference_for(1000.0, spent)
+    times = TimeBreakdown.of({"sample": 0.6, "learn": 0.1}, 0.7, 0.56, 0.56, 0.2, 0.8)
+    sps, _, reference, one_runner = baseline(Machine()).reference_for(1000.0, times)
     assert sps == pytest.approx(1000 / (1.0 + 0.8 + 0.1))
     assert (reference.sample, reference.busy) == pytest.approx((1.8e-3, 1.7e-3))
-    assert single == pytest.approx(0.36 * 4 * 0.5e-3 + 0.8e-3)
+    assert one_runner == pytest.approx(0.36 * 4 * 0.5e-3 + 0.8e-3)
 
 
 def test_causes_sum_to_the_loss_and_none_is_estimated():
@@ -293,7 +293,8 @@ def test_failed_probes_stay_within_their_share_and_keep_the_baseline(warn):
     assert probed.status.age == pytest.approx(machine.now - started)
     assert probed.status.source == "probe"
     assert warn == {
-        "probe": "a later probe failed: An env hangs. The baseline of the last probe is kept; baseline/age shows how old it is."
+        "later probe": "a later probe failed: An env hangs. The baseline of the last probe is kept; baseline/age shows how old it "
+        "is."
     }
 
 
@@ -303,8 +304,8 @@ def test_asynchronous_trials_are_warned_that_the_reference_does_not_learn_unless
     warn.clear()
     probed = baseline(Machine(noise=0.1), scale=SINGLE, overlaps=True, warn=warn)
     assert not warn
-    spent = TimeBreakdown(0.5, 0.3, 0.0, 0.7, 0.2, 0.4, 0.4)
-    sps, comparable, *figures = probed.reference_for(1000.0, spent)
+    times = TimeBreakdown(0.5, 0.3, 0.0, 0.7, 0.2, 0.4, 0.4)
+    sps, comparable, *figures = probed.reference_for(1000.0, times)
     assert (sps, comparable, probed.status.error) == (pytest.approx(1000.0), 1.0, 0)
-    lost, _ = losses(SINGLE, 1000.0, spent, *figures)
+    lost, _ = losses(SINGLE, 1000.0, times, *figures)
     assert {cause for cause, points in lost.items() if abs(points) > 1e-9} == {"evaluate"}

@@ -19,7 +19,7 @@ def rounds(times, count, noise=0.0, seed=0):
 
 
 def fastest(scales, seconds, **rest):
-    return Race(GOALS["fastest"]).judge(scales, seconds, **rest)
+    return Race(GOALS["fastest"]).outcome(scales, seconds, **rest)
 
 
 def speedups(outcome):
@@ -65,7 +65,7 @@ def test_an_outlier_in_two_rounds_eliminates_nothing():
 )
 def test_machine_that_slows_down_between_rounds_and_rounds_without_any_probe_change_nothing(change):
     measured = rounds(LAW, 6, 0.05)
-    one, other = (Race(GOALS["save"]).judge(GRID, each) for each in (measured, change(measured)))
+    one, other = (Race(GOALS["save"]).outcome(GRID, each) for each in (measured, change(measured)))
     assert speedups(other) == pytest.approx(speedups(one))
     assert errors(other) == pytest.approx(errors(one))
     assert other.out == one.out
@@ -144,7 +144,7 @@ def test_configuration_measured_once_is_not_eliminated_and_one_that_cannot_be_is
 def test_threshold_of_a_goal(efficiency, noise, out, over):
     """2r×2e is the fastest and efficient enough; 1r×2e clearly meets the goal."""
     scales, times = (SINGLE, Scale(1, 2), Scale(2, 2)), np.array([1.0, 1 / 1.8, 25 / efficiency])
-    outcome = Race(GOALS["save"]).judge(scales, rounds(times, 8, noise))
+    outcome = Race(GOALS["save"]).outcome(scales, rounds(times, 8, noise))
     assert (outcome.out, outcome.over) == (out, over)
 
 
@@ -158,7 +158,7 @@ def test_threshold_of_a_goal(efficiency, noise, out, over):
 )
 def test_limit_of_cpus(goal, cpus, choice):
     race = Race(goal, cpus=lambda scale: cpus * (1 + scale.num_env_runners))
-    outcome = race.judge(GRID, rounds(LAW, 5, 0.01))
+    outcome = race.outcome(GRID, rounds(LAW, 5, 0.01))
     assert (outcome.choice, outcome.over) == (choice, True)
 
 
@@ -185,7 +185,7 @@ def test_grid_grows_while_that_pays_off():
         return (0.1 + 0.9 / scale.num_envs_per_env_runner) / min(2, scale.num_env_runners)
 
     for _ in range(20):
-        outcome = race.judge(scales, rounds(np.array([seconds(scale) for scale in scales]), 3))
+        outcome = race.outcome(scales, rounds(np.array([seconds(scale) for scale in scales]), 3))
         added = more(race, outcome, grid)
         scales += added
     assert not added
@@ -200,7 +200,7 @@ def test_grid_does_not_grow_beyond_what_can_meet_the_goal(goal, largest):
     scales = [SINGLE, Scale(1, 2)]
     race = Race(GOALS[goal])
     for _ in range(6):
-        outcome = race.judge(scales, rounds(np.array([scale.parallelism**-0.7 for scale in scales]), 3))
+        outcome = race.outcome(scales, rounds(np.array([scale.parallelism**-0.7 for scale in scales]), 3))
         scales += more(race, outcome, Grid((1,), (1, 2, 4, 8, 16, 32, 64)))
     assert max(scale.parallelism for scale in scales) == largest
 
@@ -210,13 +210,13 @@ def test_grid_grows_if_the_choice_meets_a_minimum_only_within_its_error(speedup)
     race = Race(Goal("2.5 times", min_speedup=2.5))
     scales = [SINGLE, Scale(2, 1), Scale(2, 2)]
     noise = 1 + 0.05 * np.random.default_rng(0).uniform(-1, 1, (6, 1)) * [0, 0, 1]
-    outcome = race.judge(scales, noise * [1, 1 / 1.5, 1 / speedup])
+    outcome = race.outcome(scales, noise * [1, 1 / 1.5, 1 / speedup])
     assert outcome.choice == Scale(2, 2)
     assert Scale(2, 4) in more(race, outcome, Grid((1, 2), (1, 2, 4, 8)))
 
 
 def test_runners_grow_up_to_their_limit():
     race = Race(GOALS["fastest"])
-    outcome = race.judge([SINGLE, Scale(2, 1), Scale(4, 1)], rounds(np.array([1, 0.5, 0.25]), 3))
+    outcome = race.outcome([SINGLE, Scale(2, 1), Scale(4, 1)], rounds(np.array([1, 0.5, 0.25]), 3))
     assert more(race, outcome, Grid((1, 2, 4, 6), (1,))) == [Scale(6, 1)]
     assert more(race, outcome, Grid((1, 2, 4), (1,))) == more(race, outcome, Grid((1, 2, 4, 6), (1,), lambda scale: False)) == []

@@ -2,6 +2,7 @@
 
 import math
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
@@ -10,7 +11,8 @@ pytest.importorskip("ray.rllib", reason="needs Ray")
 from ray.rllib.algorithms.ppo import PPOConfig
 
 from rl_scaling_callback import ScalingCallback, callback
-from rl_scaling_callback.core.probing import ProbeError
+from rl_scaling_callback.baseline.source import BaselineSource
+from rl_scaling_callback.core.probing import Probe, ProbeError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.trial import Trial
 from tests.builders import WORKLOAD
@@ -53,6 +55,21 @@ def test_refused_probe_closes_the_prober_and_warns(monkeypatch, caplog, scale, r
     assert ours._probe_baseline(Algorithm(), Trial("trial", scale, WORKLOAD), stored := object()) is stored
     assert text in caplog.text
     assert Refusing.closed == closed
+
+
+def test_an_uncertain_baseline_does_not_hide_that_measurement_failed_later(monkeypatch, caplog):
+    class Interrupted(Refusing):
+        def measure(self, scales, rounds=1):
+            return [{scale: Probe(scale, 100.0, 0.1, (0.1,) * scale.num_env_runners) for scale in scales}]
+
+    monkeypatch.setattr(callback, "Prober", Interrupted)
+    ours = ScalingCallback(probe=True)
+    ours._probe_baseline(Algorithm(), Trial("trial", Scale(2, 2), WORKLOAD), BaselineSource())
+    assert "uncertain" in caplog.text
+    ours._instrument, ours._monitor = Mock(), Mock(measure=Mock(side_effect=RuntimeError("a bug")))
+    ours.on_train_result(algorithm=Algorithm(), result=(result := {}))
+    assert "measurement failed" in caplog.text
+    assert math.isnan(result["scaling"]["sps"])
 
 
 def test_only_the_first_of_several_callbacks_measures(caplog):

@@ -19,11 +19,11 @@ from rl_scaling_callback.analysis.race import Grid, Race
 from rl_scaling_callback.core.probing import Probe, ProbeError
 from rl_scaling_callback.core.scale import REFERENCE_SCALE, Scale
 from rl_scaling_callback.report import make_report
-from rl_scaling_callback.rllib.hardware import this_host
+from rl_scaling_callback.rllib.hardware import this_machine
 from rl_scaling_callback.sweeping import by_probes, by_training
 from rl_scaling_callback.sweeping.host import TrainedIteration
-from rl_scaling_callback.sweeping.outcome import Task
 from rl_scaling_callback.sweeping.sweep import sweep
+from rl_scaling_callback.sweeping.task import Task
 
 CONFIG = SimpleNamespace(
     algo_class=SimpleNamespace(__name__="PPO"),
@@ -50,7 +50,7 @@ class ScriptedHost:
     slower = 1
 
     def __init__(self, config, *, probes=True, say=print):
-        self.scale, self.machine, self.probes = config, replace(this_host(), cores=4), probes
+        self.scale, self.machine, self.probes = config, replace(this_machine(), cores=4), probes
         self.probed = self.added = self.trained_since = 0
         self.times = Counter()
 
@@ -259,7 +259,7 @@ def test_rounds_go_on_for_longer_while_errors_are_large(budget_s, error, end):
     said = []
     task = Task(CONFIG, Race(FASTEST), Grid((1,), (1,)), budget_s, said.append, clock=lambda: 0.0)
     running = by_probes._Sweep(task, ScriptedHost(None))
-    running.rounds.since, running.rounds.probes = 5.0, [{}] * 3
+    running.rounds.first_round_ended, running.rounds.probes = 5.0, [{}] * 3
     best = SimpleNamespace(scale=Scale(1, 2), speedup=2.0, speedup_error=error)
     assert running.end_of_rounds(SimpleNamespace(candidates=[best], out=frozenset(), best=best)) == end
     assert said[0].startswith("Round 3: 1r×2e leads, 2.00× ± ")
@@ -297,7 +297,7 @@ def test_fewest_threads_as_fast_as_the_best_are_chosen_for_the_learner(scripted,
     # An iteration of 2r×2e takes 0.2 s for sampling, 2 ms for the rest, and 60 ms for updates, or 30 ms with two or more threads.
     scripted(slower=slower, learner_threads=1.0, update_s=lambda self: 0.06 / min(self.threads, 2))
     swept, said = probe(envs=(1, 2))
-    assert swept.learner_threads == 2
+    assert swept.learner_threads == {recommendation(swept).choice.scale: 2}
     note = "2 threads for the learner's torch instead of 1: iterations 1.13× ± 0.0 % as fast, updates 2.00× ± 0.0 %"
     assert said[-2:] == ["Training with 1, 2, 3 threads for the learner's torch", note]
     assert note in recommendation(swept).choice.notes
@@ -306,7 +306,7 @@ def test_fewest_threads_as_fast_as_the_best_are_chosen_for_the_learner(scripted,
 def test_threads_are_not_compared_beyond_the_budget(scripted):
     scripted(learner_threads=1.0)
     swept, said = probe(envs=(1, 2), budget_s=1.0)
-    assert swept.learner_threads is None
+    assert not swept.learner_threads
     assert said[-1] == "The budget leaves no time to compare numbers of threads for the learner"
 
 

@@ -1,4 +1,4 @@
-"""What both ways of sweeping share: the task, and the experiment to report on at its end."""
+"""What both ways of sweeping share: the task, and its result with the experiment to report on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Run, Study
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.text import percent, rounded
 from rl_scaling_callback.rllib.configs import is_asynchronous, iterations_are_timed, steps_in_turn
-from rl_scaling_callback.rllib.hardware import Host as Machine
+from rl_scaling_callback.rllib.hardware import Machine
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -42,12 +42,12 @@ class Task:
     clock: Callable[[], float] = time.monotonic
 
 
-class Swept(NamedTuple):
-    """The measurements of a sweep, whether the user interrupted it, and the threads to set for the learner, None for none."""
+class SweepResult(NamedTuple):
+    """The measurements of a sweep, whether the user interrupted it, and the learner's threads to set at a scale, if any."""
 
     experiment: Experiment
     interrupted: bool
-    learner_threads: int | None = None
+    learner_threads: Mapping[Scale, int]
 
 
 def leader(number: int, choice: Configuration) -> str:

@@ -10,7 +10,8 @@ from rl_scaling_callback.analysis.goals import Goal
 from rl_scaling_callback.analysis.race import Grid
 from rl_scaling_callback.core.probing import Probe, ProbeError
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.live.tuning import Threads, Tuner
+from rl_scaling_callback.live.tuner import Threads, Tuner
+from rl_scaling_callback.rllib.configs import keeps_batch
 
 STEPS = 4096
 NAN = float("nan")
@@ -211,12 +212,9 @@ def test_iterations_with_unknown_figures_dont_count_and_end_it_if_they_go_on():
 
 
 def test_the_batch_is_left_as_it_is():
-    pytest.importorskip("ray")
-    from rl_scaling_callback.live.autotune import leaves_batch
-
-    odd = leaves_batch(SimpleNamespace(total_train_batch_size=1040, rollout_fragment_length="auto"), Scale(1, 1))
+    odd = keeps_batch(SimpleNamespace(total_train_batch_size=1040, rollout_fragment_length="auto"), Scale(1, 1))
     assert [odd(Scale(1, e)) for e in (16, 32, 64)] == [True, True, False]  # 1040, 1056 and 1088 steps
-    auto = leaves_batch(SimpleNamespace(total_train_batch_size=4000, rollout_fragment_length="auto"), Scale(2, 1))
+    auto = keeps_batch(SimpleNamespace(total_train_batch_size=4000, rollout_fragment_length="auto"), Scale(2, 1))
     assert [auto(Scale(2, e)) for e in (1, 64, 125, 128)] == [True, True, True, False]
-    fixed = leaves_batch(SimpleNamespace(total_train_batch_size=4000, rollout_fragment_length=200), Scale(2, 1))
+    fixed = keeps_batch(SimpleNamespace(total_train_batch_size=4000, rollout_fragment_length=200), Scale(2, 1))
     assert [fixed(Scale(2, e)) for e in (1, 2, 10, 8, 16)] == [True, True, True, False, False]

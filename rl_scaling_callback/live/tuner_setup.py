@@ -5,27 +5,21 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from rl_scaling_callback.analysis.race import Grid, powers_of_two
-from rl_scaling_callback.baseline.source import Warn
 from rl_scaling_callback.core.probing import ProbeError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.trial import Trial
-from rl_scaling_callback.live.options import PROBE_SECONDS, Options
-from rl_scaling_callback.live.tuning import Threads, Tuner
+from rl_scaling_callback.core.warn import Warn
+from rl_scaling_callback.live.options import Options
+from rl_scaling_callback.live.tuner import Threads, Tuner
 from rl_scaling_callback.rllib import configs, hardware
 from rl_scaling_callback.rllib.prober import Prober
 from rl_scaling_callback.rllib.rescale import Rescaler
 from rl_scaling_callback.rllib.threads import learner_threads, max_learner_threads, set_learner_threads
 
 logger = logging.getLogger("rl_scaling_callback")
-
-_MIN_FRAGMENT: Final = 16
-"""Fewest env steps of each env in an iteration: with fewer, advantages (GAE) rest on the value function alone."""
-_SAME_BATCH: Final = 0.02
-"""Largest relative difference between the env steps of two iterations of the same work, as RLlib rounds fragments up."""
 
 
 def tuner_for(algorithm: Any, trial: Trial, options: Options, warn: Warn) -> Tuner | None:
@@ -39,7 +33,7 @@ def tuner_for(algorithm: Any, trial: Trial, options: Options, warn: Warn) -> Tun
         why = "it learns from recorded data and samples no env"
     else:
         return _tuner(algorithm, trial.scale, options, warn)
-    warn("autotune", f"autotune leaves this trial as configured, because {why}")
+    warn("not tuned", f"autotune leaves this trial as configured, because {why}")
     return None
 
 
@@ -47,20 +41,20 @@ def _tuner(algorithm: Any, scale: Scale, options: Options, warn: Warn) -> Tuner:
     assert options.autotune is not None
     prober = None
     try:
-        prober = Prober(algorithm, max_seconds=options.max_probe_seconds, probe_seconds=PROBE_SECONDS)
+        prober = Prober(algorithm, max_seconds=options.max_probe_seconds)
         if math.isfinite(prober.steps_per_round(scale)):
             raise ProbeError("the number of updates per env step depends on it in this algorithm")
         if algorithm.config.batch_mode != "truncate_episodes":
             raise ProbeError("with complete episodes, the batch depends on it")
     except ProbeError as error:
         prober = None
-        warn("autotune", f"autotune leaves the number of envs as it is: {error}")
+        warn("envs not tuned", f"autotune leaves the number of envs as it is: {error}")
     runners, envs = scale.num_env_runners, {*powers_of_two(options.max_envs), scale.num_envs_per_env_runner}
     numbers = powers_of_two(runners) if runners else [0]
     return Tuner(
         scale,
         Scale(min(1, runners), 1),
-        Grid(tuple(numbers), tuple(sorted(envs)), leaves_batch(algorithm.config, scale)),
+        Grid(tuple(numbers), tuple(sorted(envs)), configs.keeps_batch(algorithm.config, scale)),
         goal=options.autotune,
         prober=prober,
         rescaler=Rescaler(algorithm),
@@ -68,28 +62,6 @@ def _tuner(algorithm: Any, scale: Scale, options: Options, warn: Warn) -> Tuner:
         warn=warn,
         say=functools.partial(logger.warning, "ScalingCallback: %s"),
     )
-
-
-def leaves_batch(config: Any, own: Scale) -> Callable[[Scale], bool]:
-    """Return a function that tells whether an iteration at a scale has as many env steps as at `own`, and enough of each env.
-
-    Args:
-        config: the AlgorithmConfig.
-        own: the trial's scale.
-    """
-    batch, fragment = config.total_train_batch_size, config.rollout_fragment_length
-
-    def env_steps(scale: Scale) -> float:
-        n, envs = scale.parallelism, scale.num_envs_per_env_runner
-        # RLlib makes the fragments of as many env runners one step longer as it takes.
-        one_round = batch // n * n + math.ceil(batch % n / envs) * envs if fragment == "auto" else fragment * n
-        return float(math.ceil(batch / one_round) * one_round)
-
-    def fits(scale: Scale) -> bool:
-        is_same = abs(env_steps(scale) / env_steps(own) - 1) <= _SAME_BATCH
-        return scale == own or (is_same and env_steps(scale) >= _MIN_FRAGMENT * scale.parallelism)
-
-    return fits
 
 
 def _threads(algorithm: Any, options: Options) -> Threads:

@@ -4,9 +4,10 @@ Neither the batch, nor anything else that learning depends on, nor the CPUs of t
 
 Where the learner can use more threads, the first iterations use different numbers of them in turn, in random order within blocks,
 and the learner's own time per env step decides. Rounds of probes, as in a sweep, then choose the scale. At the new scale, as many
-iterations as before prove the gain in throughput. If its interval includes no gain, the trial goes back. The learner's time at two
-scales may change the choice once more, because an update takes longer with more envs. The machine may be faster or slower by then
-than before, so the error of the gain is at least its difference from the gain that probes predicted.
+iterations as before measure the gain in throughput. If its interval includes no gain, the trial goes back, unless its own scale
+misses the goal. The learner's time at two scales may change the choice once more, because an update takes longer with more envs.
+The machine may be faster or slower by then, so the error of the gain is at least its difference from the gain that probes
+predicted.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from rl_scaling_callback.analysis.goals import Goal, may_meet
 from rl_scaling_callback.analysis.probe_rounds import REST, ROUNDS_S, ProbeRounds, TrainedIteration
 from rl_scaling_callback.analysis.race import Grid, Race
 from rl_scaling_callback.analysis.thread_choice import compare_threads, thread_counts
-from rl_scaling_callback.baseline.source import Warn
 from rl_scaling_callback.core.estimates import student_t
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.probing import Probe, ProbeError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.text import counted
+from rl_scaling_callback.core.warn import Warn
 
 if TYPE_CHECKING:
     from rl_scaling_callback.rllib.prober import Prober
@@ -43,7 +44,7 @@ _MAX_UNUSABLE: Final = 10
 
 _T = TypeVar("_T")
 Steps = Generator[int | None, TrainedIteration, _T]
-"""Steps of one training iteration: each `yield` is sent it, and may tell the number of the learner's threads for it."""
+"""Each `yield` returns the next training iteration, and may give the number of the learner's threads for it; None leaves them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ class Tuner:
         clock: returns monotonic seconds.
 
     Attributes:
-        gain: the proven gain in throughput [×]; 1 if nothing was worth changing, NaN until it is known.
+        gain: the measured gain in throughput [×]; 1 if nothing was worth changing, NaN until it is known.
         gain_error: half-width of its 95 % interval [%].
         is_over: whether tuning is over.
     """
@@ -206,13 +207,13 @@ class Tuner:
         first = [(yield None)]
         before, after = yield from self._tune_threads(first)
         are_tuned = before is not first
-        yield from _train(before, _ITERATIONS)
+        yield from _collect(before, _ITERATIONS)
         if self._prober is not None:
             try:
                 after = yield from self._tune_scale(self._prober, after)
             except ProbeError as error:
                 self._reason = "the number of envs can't be changed"
-                self._warn("autotune", f"autotune can't change the envs: {error}")
+                self._warn("envs not tuned", f"autotune can't change the envs: {error}")
         if self.scale != self.own and not are_tuned:  # the learner's share is larger now
             _, after = yield from self._tune_threads(after)
         if self.scale == self.own and not self._has_other_threads:
@@ -236,13 +237,13 @@ class Tuner:
 
     @property
     def _has_other_threads(self) -> bool:
-        return abs(self.threads - self._threads.own) > 0  # both may be unknown
+        return self.threads != self._threads.own and not math.isnan(self.threads)  # unknown ones were not changed
 
     def _named(self, scale: Scale, threads: float) -> str:
         return f"{scale} with {counted(int(threads), 'learner thread')}" if self._threads.most > 1 else f"{scale}"
 
     def _tune_scale(self, prober: Prober, before: list[TrainedIteration]) -> Steps[list[TrainedIteration]]:
-        """Choose the scale, train there, and go back if the gain isn't proven; return iterations at the scale it stays at."""
+        """Choose the scale, train there, and go back without a proven gain if the own scale meets the goal; return iterations."""
         # The trial holds all of its CPUs at any scale.
         rounds = ProbeRounds(Race(self._goal, cpus=lambda _: 1.0), self._grid, self._clock, iterations=list(before))
         scales = [self._reference, *sorted({self.own, *self._grid.smallest(2)})]
@@ -255,14 +256,14 @@ class Tuner:
                     raise
                 return str(error)
 
-        outcome = rounds.run(scales, probe, lambda _: rounds.since + ROUNDS_S)
+        outcome = rounds.run(scales, probe, lambda _: rounds.first_round_ended + ROUNDS_S)
         trained = {self.own: before}
         while len(trained) <= _MAX_MOVES and self.scale not in outcome.equals and outcome.choice not in trained:
             prober.close()
             yield from self._move(outcome.choice)
-            trained[self.scale] = yield from _train([], _ITERATIONS)
+            trained[self.scale] = yield from _collect([], _ITERATIONS)
             rounds.iterations += trained[self.scale]
-            outcome = rounds.judge()
+            outcome = rounds.outcome()
         candidates = {each.scale: each for each in outcome.candidates}
         meets = {scale: may_meet(candidates[scale], self._goal) for scale in trained}
         speeds = {scale: _speed(each) for scale, each in trained.items() if meets[scale] or not any(meets.values())}
@@ -306,8 +307,8 @@ class Tuner:
         return [block[choice.default] for block in choice.blocks], [block[choice.threads] for block in choice.blocks]
 
 
-def _train(iterations: list[TrainedIteration], count: int) -> Steps[list[TrainedIteration]]:
-    """Train until there are so many iterations of a kind, and return them."""
+def _collect(iterations: list[TrainedIteration], count: int) -> Steps[list[TrainedIteration]]:
+    """Add the next iterations to those of the same kind until there are so many, and return them."""
     while len(iterations) < count:
         iterations.append((yield None))
     return iterations
