@@ -204,9 +204,7 @@ class Tuner:
     def _tune(self) -> Steps[None]:
         while not (yield None).parts["learn"] > 0:  # the first update is slow, and off-policy algorithms sample first
             pass
-        first = [(yield None)]
-        before, after = yield from self._tune_threads(first)
-        are_tuned = before is not first
+        before, after = yield from self._tune_threads([(yield None)])
         yield from _collect(before, _ITERATIONS)
         if self._prober is not None:
             try:
@@ -214,7 +212,7 @@ class Tuner:
             except ProbeError as error:
                 self._reason = "the number of envs can't be changed"
                 self._warn("envs not tuned", f"autotune can't change the envs: {error}")
-        if self.scale != self.own and not are_tuned:  # the learner's share is larger now
+        if self.scale != self.own and not self._has_other_threads:  # the learner's share is larger now
             _, after = yield from self._tune_threads(after)
         if self.scale == self.own and not self._has_other_threads:
             self.gain, self.gain_error = Gain()

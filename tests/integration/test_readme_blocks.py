@@ -18,7 +18,7 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-RUN = ("build_algo()", "autotune=True", "tune.Tuner(", "rl-scaling sweep", "rl-scaling report")
+RUN = ("build_algo()", "tune.Tuner(", "rl-scaling sweep", "rl-scaling report")
 INSTALLS = ('".[report]"', '".[examples]"')
 """Texts that occur in exactly one block."""
 
@@ -64,9 +64,9 @@ def test_quickstart_equals_the_example():
 @pytest.mark.slow
 def test_quickstart(home):
     *iterations, diagnosis = run(sys.executable, "-c", block("build_algo()")).splitlines()
-    assert len(iterations) == 6
+    assert len(iterations) == 25
     for line in iterations:
-        assert re.fullmatch(r"\d: [\d,]+ steps/s, \d+\.\d\d×, efficiency \d+ %", line)
+        assert re.fullmatch(r"\d+: [\d,]+ steps/s, \d+\.\d\d×, efficiency \d+ %", line)
     assert re.match(r"(learn|serial stepping|contention|straggler|transfer|sync|evaluate|other): ", diagnosis)
 
 
@@ -76,14 +76,6 @@ def names(home):
     names = {"functools": functools, "tune": tune, "MyCallback": RLlibCallback}
     exec(block("build_algo()").split("algorithm =")[0], names)
     return names
-
-
-@pytest.mark.slow
-def test_autotune(names):
-    exec(block("autotune=True"), names)
-    algorithm = names["config"].build_algo()
-    assert algorithm.train()["scaling"]["tuned"]["num_env_runners"] == 2
-    algorithm.stop()
 
 
 @pytest.mark.slow

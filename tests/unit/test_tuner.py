@@ -39,7 +39,7 @@ class World:
         self.settled = False
         threads = Threads(threads.own, threads.most, self.use)
         grid = Grid((1, 2)[: max(1, own.num_env_runners)], tuple(sorted({1, 2, 4, 8, 16, 32, own.num_envs_per_env_runner})))
-        self.trained_s = self.sampling_s
+        self.trained_s, self.threads_help = self.sampling_s, lambda scale: True
         self.tuner = Tuner(
             own,
             Scale(1, 1),
@@ -86,7 +86,7 @@ class World:
 
     def train(self):
         sample = self.noisy(self.trained_s(self.scale)) * STEPS
-        learn = self.noisy(self.learn_s / min(self.count, 2))
+        learn = self.noisy(self.learn_s / (min(self.count, 2) if self.threads_help(self.scale) else 1))
         self.clock_s += sample + learn
         self.tuner.observe(scaling_of(self.scale, float(STEPS), sample, learn))
 
@@ -145,6 +145,14 @@ def test_threads_are_chosen_by_the_learners_own_time():
     assert (tuner.scale, tuner.threads, world.count) == (Scale(2, 32), 2.0, 2)
     assert 1.3 < tuner.gain < 2
     assert "learner_threads=2" in world.log[0]
+
+
+def test_threads_are_compared_again_at_another_scale():
+    world = World(Scale(2, 1), learn_s=0.5, threads=Threads(1.0, 2))
+    world.threads_help = lambda scale: scale != Scale(2, 1)
+    tuner = world.tune()
+    assert tuner.scale != Scale(2, 1)
+    assert tuner.threads == world.count == 2
 
 
 def test_threads_are_tuned_where_envs_cant_be():
