@@ -140,7 +140,8 @@ class ProbedBaseline(BaselineSource):
             self._warn("later probe", f"a later probe failed: {error}{kept}")
         if not spells.agrees and (spells.iterations >= FEWEST_TO_TELL or is_untimed):
             self._warn_of_disagreement(cost, is_untimed)
-        if self._error > _LARGE_ERROR:
+        # The first rounds are few, and further ones follow soon.
+        if self._error > _LARGE_ERROR and self._clock() - self._training_since > FIRST_S:
             self._warn_of_error()
         return has_changed and spells.agrees
 

@@ -135,12 +135,15 @@ def test_stated_errors_hold_the_figure_of_another_trial(lasts_s, least):
     assert least <= sum(held) / 100
 
 
-@pytest.mark.parametrize(("rounds", "noise", "warns"), [(3, 0.01, False), (3, 0.6, True), (1, 0.01, True)])
-def test_an_uncertain_baseline_warns_once(rounds, noise, warns, warn):
+@pytest.mark.parametrize(
+    ("rounds", "noise", "seconds", "warns"),
+    [(3, 0.01, 60.0, False), (3, 0.6, 60.0, True), (3, 0.6, 25.0, False), (1, 0.01, 0.0, True)],
+)
+def test_an_uncertain_baseline_warns_once_and_not_in_the_first_half_minute(rounds, noise, seconds, warns, warn):
     machine = Machine(noise=noise)
     measure, machine.measure = machine.measure, lambda scales, wanted=1: measure(scales, min(wanted, rounds))
     probed = baseline(machine, warn=warn)
-    machine.train(probed, 30.0)
+    machine.train(probed, seconds)
     assert list(warn) == ["uncertain baseline"] * warns
 
 
