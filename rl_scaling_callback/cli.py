@@ -43,7 +43,10 @@ def _parsed(parse: Callable[[Any], Any]) -> Callable[[click.Context, click.Param
 
 
 def _return(text: str) -> float:
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        raise ValueError(f"{text!r}; allowed are finite numbers") from None
     finite("return", number)
     return number
 
@@ -101,7 +104,7 @@ def main() -> None:
 @_goal
 @click.option("--min-sooner", type=float, metavar="×", help="Minimum speedup of the time to return.")
 @click.option(
-    "--return", "target_return", callback=_parsed(_return), metavar="RETURN", help="Return to reach. [default: one all reach]"
+    "--return", "target_return", callback=_parsed(_return), metavar="RETURN", help="Return to reach. [default: one most reach]"
 )
 @click.option("--reference", callback=_parsed(Scale.parse), default="1r1e", show_default=True, help="Scale of the baseline.")
 @click.option(

@@ -119,7 +119,7 @@ def times_to_return(
             env_steps=math.exp(fmean(_log(each.lifetime_steps) for each in found[scale] if each)),
             error=noise.error(spread / runs),
             sooner=math.exp(fmean(theirs) - mean),
-            sooner_error=0.0 if scale == baseline else noise.error(spread / runs + spread / len(theirs)),
+            sooner_error=0.0 if scale == baseline else noise.error(spread / runs + spread / len(theirs) + 0 * fmean(theirs)),
         )
 
     return {scale: time_of(scale) for scale in groups}

@@ -73,9 +73,9 @@ _WORKLOAD: Final = re.compile(r"(^|_)(env|environment|task|game|algo(rithm)?|met
 """Names of columns that are never mere labels of a scale."""
 _TOTAL: Final = re.compile(r"total|elapsed|wall|since")
 _YES: Final = ("true", "1", "1.0", "yes")
-_THOUSANDS: Final = re.compile(r"[+-]?\d{1,3}([, _'\u00a0\u202f]\d{3})+(\.\d+)?")
-_DECIMAL_COMMA: Final = re.compile(r"(?<![\d,])\d+,(\d{1,2}|\d{4,})(?![\d,])")
-"""A number whose comma can't separate thousands."""
+_THOUSANDS: Final = re.compile(r"[+-]?[1-9]\d{0,2}([, _'\u00a0\u202f]\d{3})+(\.\d+)?")
+_DECIMAL_COMMA: Final = re.compile(r"\s*[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+\s*")
+"""A number with a decimal comma, unless it separates thousands."""
 _MIN_GROWTH, _MIN_GROWTHS = 1.25, 3
 """A column is taken for a lifetime count if it grows in every row: by this factor in each run, and so often in all of them."""
 _MIN_LEFT: Final = 0.5
@@ -159,14 +159,17 @@ def _lines(file: Location) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
                     yield number, f"it is not a JSON object: {error}"
     else:
         delimiter = max(",;\t|", key=text.partition("\n")[0].count)
-        if delimiter != "," and _DECIMAL_COMMA.search(text):
-            text = re.sub(r"(?<=\d),(?=\d)", ".", text)
         rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
         rows.fieldnames = names = [name.strip() for name in rows.fieldnames or ()]
         if twice := [name for name in dict.fromkeys(names) if name and names.count(name) > 1]:
             raise ValueError(f"it has {', '.join(twice)} twice")
         yield 1, dict.fromkeys(names)
-        yield from ((rows.line_num, row) for row in rows)
+        lines = [(rows.line_num, row) for row in rows]
+        cells = [cell for _, row in lines for cell in row.values() if isinstance(cell, str) and _DECIMAL_COMMA.fullmatch(cell)]
+        if delimiter != "," and not all(_THOUSANDS.fullmatch(cell.strip()) for cell in cells):
+            decimal = {cell: cell.replace(".", "").replace(",", ".") for cell in cells}
+            lines = [(n, {k: decimal.get(v, v) if isinstance(v, str) else v for k, v in row.items()}) for n, row in lines]
+        yield from lines
 
 
 def _cells(row: Any) -> dict[str, Any]:
@@ -209,7 +212,9 @@ def _plain(column: str) -> str:
 
 
 def _text(value: Any) -> str:
-    return "" if value is None or value != value else str(value).strip()
+    text = str(value).strip()
+    is_missing = value is None or (not isinstance(value, str) and text in ("nan", "NaT", "<NA>"))
+    return "" if is_missing else text
 
 
 def _read_row(line: Mapping[str, Any] | str, ours: Mapping[str, str]) -> _Row:
@@ -293,7 +298,8 @@ def _notes(ours: Mapping[str, str], roles: _Roles, grown: Sequence[str]) -> Iter
     if renamed := [f"{each} is {theirs}" for each, theirs in ours.items() if each != theirs]:
         yield f"Columns: {', '.join(renamed)}."
     if grown:
-        yield f"{' and '.join(grown)} only grow: lifetime counts, of which the increases count. First rows are left out."
+        grow = "grow" if len(grown) > 1 else "grows"
+        yield f"{' and '.join(grown)} only {grow}: lifetime counts, of which the increases count. First rows are left out."
     if SECONDS in ours and not {STEPS, SPS} & {*ours}:
         yield "Env steps are unknown: all rows are taken to have equally many, and SPS counts iterations."
     if roles["factor"]:
@@ -338,8 +344,15 @@ def _take_increases(runs: Sequence[list[_Row]], ours: Mapping[str, str]) -> list
     is_total = SECONDS in ours and (grown or _TOTAL.search(_plain(ours[SECONDS])))
     if is_total and _only_grows([[row.seconds for row in run] for run in runs]):
         grown["seconds"] = ours[SECONDS]
+    # What was derived from a throughput follows the increases.
+    derived = ({"env_steps", "seconds"} - {*grown}) if SPS in ours else set()
     for run in runs if grown else ():
-        run[:] = [row._replace(**{of: getattr(row, of) - getattr(before, of) for of in grown}) for before, row in pairwise(run)]
+        for before, row in reversed([*pairwise(enumerate(run))]):
+            (_, earlier), (place, later) = before, row
+            increases = {of: getattr(later, of) - getattr(earlier, of) for of in grown}
+            share = max(increases[of] / getattr(later, of) for of in grown)
+            run[place] = later._replace(**increases, **{of: getattr(later, of) * share for of in derived})
+        del run[:1]
     return [*grown.values()]
 
 

@@ -37,7 +37,7 @@ class Column(NamedTuple):
         value = self.value(configuration)
         if not isinstance(value, float):
             return UNKNOWN if value is None else str(value).split(";")[0]
-        error = self.error(configuration) if self.error else NAN
+        error = self.error(configuration) if self.error and not math.isnan(value) else NAN
         return rounded(value, self.decimals or 0) + ("" if math.isnan(error) else f" {percent(error)}")
 
 

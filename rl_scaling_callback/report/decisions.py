@@ -96,7 +96,9 @@ def _worth(choice: Configuration, measured: Sequence[Configuration]) -> Iterator
 
     Without repeats that is unknown, and taken to be the largest error with which a speedup decides something.
     """
-    speedup, sooner, error = choice.speedup, choice.sooner, choice.to_return.sooner_error
+    # Of the measured baseline, as `sooner` is: a reference above 1r×1e counts as N×.
+    unit = next((each.speedup for each in measured if each.is_baseline), 1.0)
+    speedup, sooner, error = choice.speedup / unit, choice.sooner, choice.to_return.sooner_error
     runs = " (one run each)" if math.isnan(error) else ""
     if abs(math.log(sooner / speedup)) > math.log1p((MAX_ERROR if math.isnan(error) else error) / 100):
         worth = f"{'but only' if sooner < speedup else 'and even'} {rounded(sooner, 2, '×')} sooner at"
@@ -116,8 +118,8 @@ def doubt_lines(recommendation: Recommendation) -> Iterator[str]:
         missing = "No configuration was measured: run trials with different num_env_runners and num_envs_per_env_runner."
         yield without if measured else missing
         return
-    if unknown := _asked((each.figure, each.limit) for each in stands if math.isnan(each.reach)):
-        yield f"Whether {choice.scale} meets {unknown} is unknown: it was not recorded."
+    for each in filter(lambda each: math.isnan(each.reach), stands):
+        yield f"Whether {choice.scale} meets {_limit(each.figure, each.limit)} is unknown: {_why_unknown(choice, each)}."
     straddled = [each for each in stands if each.verdict == "undecided" and each.reach > 0]
     if straddled and recommendation.ground != "guess":
         at = (f"{_limit(each.figure, each.limit)} at {_shown(each)}" for each in straddled)
@@ -149,6 +151,12 @@ def doubt_lines(recommendation: Recommendation) -> Iterator[str]:
 def _no_throughput(unmeasured: Sequence[Configuration]) -> str:
     warmup = f"The first {DEFAULT_RULE.warmup_iterations} iterations of a trial are warm-up: run it for {ENOUGH_ITERATIONS}."
     return f"Left out, no throughput measured: {_scales(unmeasured)}. {warmup}"
+
+
+def _why_unknown(choice: Configuration, standing: Standing) -> str:
+    if standing.figure == "sooner" and not math.isnan(choice.to_return.target):
+        return f"not all of its runs and the baseline's stay at {choice.to_return.name}"
+    return "it was not recorded"
 
 
 def _remedy(choice: Configuration, straddled: Sequence[Standing]) -> str:

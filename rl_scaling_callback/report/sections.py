@@ -50,7 +50,9 @@ def remarks(study: StudyReport) -> Iterator[str]:
     if known:
         why = "" if is_given else ", the highest at which most runs of each configuration stay for their last quarter or longer"
         yield f"Time to {name}: training time until the mean return stays at or above it{why}."
-        if all(math.isnan(each.error) for each in known):
+        if len(known) < len(found):
+            yield "It is – where not all runs of a configuration do."
+        if all(len(c.runs) == 1 for c in found):
             yield "Times to return are those of one run each: other seeds may differ."
     elif is_given:
         yield f"No configuration stays at {name} in all of its runs."

@@ -68,7 +68,7 @@ def sweep_by_probes(task: Task, *, grows: bool = True) -> SweepResult:
                 task.say(f"Time is up before the race is decided: others may still beat {outcome.choice}. See --budget")
             sweep.confirm(outcome)
             sweep.compare_threads(outcome)
-        except (KeyboardInterrupt, ProbeError) as error:
+        except (KeyboardInterrupt, ProbeError, TimeoutError) as error:
             if isinstance(error, UnlikeTrainingError) or len(rounds.iterations) < MIN_ITERATIONS:
                 raise
             interrupted = isinstance(error, KeyboardInterrupt)
@@ -99,7 +99,9 @@ class _Sweep:
             end = self.rounds.first_round_ended + (ROUNDS_S if is_known else _DISTURBED_S)
         else:
             # Few rounds are better spent on probes than on a confirmation.
-            end = self._until - (_CONFIRMING * self.task.budget_s if number >= MIN_ROUNDS else 0.0)
+            # A round is not interrupted, so another one like the previous ones must fit; the first one also creates the envs.
+            rounds_s = (1 + _TRAINED_SHARE) * self.rounds.probed_s / (number + (number == 1))
+            end = self._until - rounds_s - (_CONFIRMING * self.task.budget_s if number >= MIN_ROUNDS else 0.0)
         left = f"{len(running)} of {len(self.rounds.scales)} configurations left"
         self.task.say(f"{leader(number, outcome.best)}; {left}, at most {max(0.0, end - self.task.clock()):.0f} s left")
         return end
@@ -144,7 +146,7 @@ class _Sweep:
             enough = MIN_BLOCKS if trimmed_mean(speedups).half_width < PRECISE else MAX_BLOCKS
             if len(speedups) >= enough:
                 break
-            if not self._has_time():
+            if not self._has_time() or (self.task.budget_s is not None and self.task.clock() + turn_s > self._until):
                 if len(speedups) < 2:
                     self.task.say("The budget leaves no time to confirm the result by training")
                 break
@@ -162,8 +164,9 @@ class _Sweep:
         counts = thread_counts(max_learner_threads(config, self.host.machine.cores), default, learn_share)
         if not counts:
             return
-        self._allow(MIN_BLOCKS * len(counts) * self.rounds.env_steps / sps)
-        if not self._has_time():
+        least_s = MIN_BLOCKS * len(counts) * self.rounds.env_steps / sps
+        self._allow(least_s)
+        if self.task.budget_s is not None and self.task.clock() + least_s > self._until:
             self.task.say("The budget leaves no time to compare numbers of threads for the learner")
             return
         self.task.say(f"Training with {', '.join(map(str, counts))} threads for the learner's torch")

@@ -53,11 +53,11 @@ def sweep_by_training(task: Task) -> SweepResult:
                 if task.clock() < until or not sweep.runs:
                     sweep.measure(scale)
             todo = sweep.next() if task.clock() < until else []
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, TimeoutError) as error:
         if not sweep.runs:
             raise
-        task.say("Interrupted: showing the results so far")
-        interrupted = True
+        interrupted = isinstance(error, KeyboardInterrupt)
+        task.say(f"{'Interrupted' if interrupted else f'Ended early ({error})'}: showing the results so far")
     return SweepResult(sweep.experiment(), interrupted, {})
 
 
@@ -84,6 +84,8 @@ class _Sweep:
             if not self.runs:
                 raise
             self._failed[scale] = str(error)
+            if scale != REFERENCE_SCALE:  # It can't be relied on, even if it was measured before.
+                self.runs = [run for run in self.runs if run.scale != scale]
             self.task.say(f"{scale} is left out: {error}")
             return
         self._machine = host.machine

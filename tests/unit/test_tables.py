@@ -182,7 +182,7 @@ def test_lifetime_count_is_recognised_and_said(tmp_path):
     rows = [(n, 1000 * k, 1 / n) for n in (1, 2) for k in (1, 2, 3)]
     experiment = read_experiment(write(tmp_path, lines(("runners", "env_steps", "seconds"), *rows)))
     assert [(run.steady.sps, run.steady.iterations) for run in experiment.studies[0].runs] == [(1000.0, 2), (2000.0, 2)]
-    assert experiment.notes[-1] == "env_steps only grow: lifetime counts, of which the increases count. First rows are left out."
+    assert experiment.notes[-1] == "env_steps only grows: lifetime counts, of which the increases count. First rows are left out."
 
 
 def test_times_alone_give_speedups(tmp_path):
