@@ -94,6 +94,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
     _options: Options
     _warned: frozenset[str] = frozenset()
     _is_redundant = False
+    _is_iterating = False
     _monitor: TrialMonitor | None = None
     _instrument: Instrument | None = None
     _colocation: Colocation | None = None
@@ -159,7 +160,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
 
     def on_evaluate_start(self, **kwargs: Any) -> None:
         """Start timing an evaluation. Where RLlib's timers time it as well, it counts once."""
-        if self._instrument is not None:
+        if self._instrument is not None and self._is_iterating:  # users call evaluate() between iterations too
             self._instrument.clock.enter("evaluate")
 
     def on_evaluate_end(self, **kwargs: Any) -> None:
@@ -247,10 +248,12 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         self._monitor = self._make_monitor(algorithm, trial)
         self._monitor.threads = self._attempt("reading the learner's threads", lambda: learner_threads(algorithm), NAN)
 
-    def _make_monitor(self, algorithm: Algorithm, trial: Trial) -> TrialMonitor:
+    def _make_monitor(self, algorithm: Algorithm, trial: Trial, *, learns: bool = False) -> TrialMonitor:
         config, colocation = introspection.config_of(algorithm), self._colocation
         exclusive = (lambda: NAN) if colocation is None else (lambda: colocation.exclusive)
-        return TrialMonitor(trial, self._source(algorithm, trial), config, self._options.steady, exclusive, self._warn)
+        return TrialMonitor(
+            trial, self._source(algorithm, trial), config, self._options.steady, exclusive, self._warn, learns=learns
+        )
 
     def _tune(self, algorithm: Algorithm, tuner: Tuner, monitor: TrialMonitor, values: dict[str, Any]) -> None:
         """Let the tuner go on after an iteration; if it changed something for good, measure anew from the next one on."""
@@ -260,7 +263,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         setting |= {"gain": tuner.gain, "gain_error": tuner.gain_error}
         if tuner.scale != monitor.trial.scale or (tuner.is_over and not was_over and tuner.gain != 1):
             monitor.end()
-            monitor = self._monitor = self._make_monitor(algorithm, replace(monitor.trial, scale=tuner.scale))
+            monitor = self._monitor = self._make_monitor(algorithm, replace(monitor.trial, scale=tuner.scale), learns=True)
         monitor.threads = tuner.threads
         if seconds > _MIN_PROBES_S:
             monitor.note_probes(seconds)
@@ -276,6 +279,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
     def _iteration(self, instrument: Instrument) -> Iterator[None]:
         """Start the instrument, so that an earlier evaluation or failed iteration doesn't count, and run an iteration."""
         instrument.start()
+        self._is_iterating = True
         try:
             with nullcontext() if self._colocation is None else self._colocation.iteration():
                 yield
@@ -283,6 +287,8 @@ class ScalingCallback(SampleTiming, RLlibCallback):
             if self._monitor is not None:
                 self._monitor.note_failure()
             raise
+        finally:
+            self._is_iterating = False
 
     def _source(self, algorithm: Algorithm, trial: Trial) -> BaselineSource:
         options, store = self._options, self._lasting

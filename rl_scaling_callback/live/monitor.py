@@ -45,6 +45,7 @@ class TrialMonitor:
         rule: when the trial counts as steady.
         exclusive: returns 1.0 if the trial had its host to itself during its last iteration, else 0.0; NaN if unknown.
         warn: logs a warning once.
+        learns: whether it has begun to learn (SAC, DQN).
 
     Attributes:
         trial: the trial.
@@ -59,12 +60,14 @@ class TrialMonitor:
         rule: SteadyRule,
         exclusive: Callable[[], float],
         warn: Warn,
+        *,
+        learns: bool = False,
     ) -> None:
         self.trial, self.threads = trial, NAN
         self._workload = trial.workload.id
         self._source = source
         self._reader = IterationReader(config, warn)
-        self._window = SteadyWindow(rule, learns_after=steps_before_learning(config))
+        self._window = SteadyWindow(rule, learns_after=0.0 if learns else steps_before_learning(config))
         self._drift = Drift()
         self._load = Load(trial.resources.machine_cores, trial.scale.num_env_runners)
         self._exclusive = exclusive

@@ -22,7 +22,7 @@ import math
 import sys
 import types
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib.machinery import ModuleSpec, PathFinder
 from typing import Any, Final
@@ -152,7 +152,7 @@ class _Describer:
     def _object(self, value: Any) -> Any:
         cls = type(value)
         is_python = cls.__module__.partition(".")[0] in sys.stdlib_module_names
-        if name_of(cls).startswith(_ONE_RUN) or (is_python and _is_opaque(cls)):
+        if name_of(cls).startswith(_ONE_RUN) or (is_python and (_is_opaque(cls) or isinstance(value, Iterator))):
             return name_of(cls)
         reduce = copyreg.dispatch_table.get(cls)
         reduced = value.__reduce_ex__(2) if reduce is None else reduce(value)

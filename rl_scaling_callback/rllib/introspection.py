@@ -124,9 +124,9 @@ def _registered(category: str, name: Any) -> Any:
 
 
 def _threads(_process: object = None) -> float:
-    """Return how many threads torch uses in this process; NaN without torch."""
+    """Return how many threads torch uses in this process; 0 without torch, because files of baselines can't hold NaN."""
     torch = sys.modules.get("torch")
-    return NAN if torch is None else float(torch.get_num_threads())
+    return 0.0 if torch is None else float(torch.get_num_threads())
 
 
 def _runner_threads(algorithm: Algorithm) -> list[float]:

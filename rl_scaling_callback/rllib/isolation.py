@@ -24,18 +24,19 @@ class SharedData(dict[str, Any]):
     """
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SharedData:
-        for array in _large_arrays(self):
+        for array in _large_arrays(self, set()):
             memo[id(array)] = shared = array.view()
             shared.flags.writeable = False
         return SharedData({name: copy.deepcopy(value, memo) for name, value in self.items()})
 
 
-def _large_arrays(value: Any) -> Iterator[np.ndarray[Any, Any]]:
+def _large_arrays(value: Any, seen: set[int]) -> Iterator[np.ndarray[Any, Any]]:
     if isinstance(value, np.ndarray) and value.nbytes >= _LARGE_BYTES and not value.dtype.hasobject:
         yield value
-    elif isinstance(value, (dict, list, tuple)):
+    elif isinstance(value, (dict, list, tuple)) and id(value) not in seen:
+        seen.add(id(value))
         for each in value.values() if isinstance(value, dict) else value:
-            yield from _large_arrays(each)
+            yield from _large_arrays(each, seen)
 
 
 def shared_part(env_runner: Any, twin: Any) -> Any:

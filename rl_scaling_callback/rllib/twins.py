@@ -30,6 +30,7 @@ from rl_scaling_callback.rllib.sampling import SampleTiming, SamplingClock
 _TWINS: Final = "_scaling_twins"
 _RESETS: Final = "_scaling_resets_s"
 _ENV: Final = "_scaling_original_env"
+_RLLIBS_ENVS: Final = ("rllib-single-agent-env-v0", "rllib-multi-agent-env-v0")
 
 
 class Sample(NamedTuple):
@@ -179,7 +180,11 @@ def close(env_runner: Any) -> None:
     """Close all twins of an env runner."""
     twins = vars(env_runner).pop(_TWINS, None)
     if twins is not None:
-        _close_all(twins)
+        restore_generators = isolation.saved_generators()
+        try:
+            _close_all(twins)
+        finally:
+            restore_generators()
 
 
 def twin_for(env_runner: Any, scale: Scale) -> Any:
@@ -228,8 +233,8 @@ def _twin_of(env_runner: Any, scale: Scale, shares_data: bool) -> Any:
     for name in vars(config):
         if name.startswith("callbacks_on_"):
             setattr(config, name, None)
-    for name in [name for name in gymnasium.registry if name.startswith("rllib-")]:
-        del gymnasium.registry[name]  # env runners register their env anew, and Gymnasium would warn
+    for name in _RLLIBS_ENVS:
+        gymnasium.registry.pop(name, None)  # env runners register their env anew, and Gymnasium would warn
     twin = type(env_runner)(
         config=config,
         worker_index=env_runner.worker_index,
