@@ -27,7 +27,9 @@ class SharedData(dict[str, Any]):
         for array in _large_arrays(self, set()):
             memo[id(array)] = shared = array.view()
             shared.flags.writeable = False
-        return SharedData({name: copy.deepcopy(value, memo) for name, value in self.items()})
+        memo[id(self)] = copied = SharedData()  # it may contain itself
+        copied.update({name: copy.deepcopy(value, memo) for name, value in self.items()})
+        return copied
 
 
 def _large_arrays(value: Any, seen: set[int]) -> Iterator[np.ndarray[Any, Any]]:

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import itertools
 import json
 import re
 import subprocess
@@ -192,6 +193,18 @@ def test_values_are_identified_by_content(values):
 def test_values_that_code_refers_to_count(one, other):
     source = "def made(): return value"
     assert plain(made(source, value=one)) == plain(made(source, value=copy.deepcopy(one))) != plain(made(source, value=other))
+
+
+def test_envs_that_count_themselves_keep_their_workload():
+    class Env:
+        numbers = itertools.count()
+
+        def __init__(self):
+            self.number = next(self.numbers)
+
+    before = plain(Env)
+    Env()
+    assert plain(Env) == before
 
 
 def test_what_differs_in_every_run_is_ignored():

@@ -164,6 +164,32 @@ def test_configuration_that_fails_in_training_is_left_out_and_so_are_larger_ones
     assert set(tried) == {REFERENCE_SCALE, Scale(1, 2), Scale(2, 1), Scale(4, 1)}
 
 
+def test_configuration_that_fails_in_its_repeat_is_not_recommended(scripted):
+    tried = Counter()
+
+    def fails(host):
+        tried[host.scale] += 1
+        if host.scale == Scale(4, 1) and tried[host.scale] > 5:
+            raise ProbeError("out of memory")
+
+    scripted(fails=staticmethod(fails))
+    swept, _ = train(runners=(1, 2, 4), envs=(1,))
+    assert recommendation(swept).choice.scale == Scale(2, 1)
+    assert [*swept.experiment.left_out] == [("4r×1e", "out of memory")]
+
+
+def test_results_are_kept_if_others_take_the_cluster(scripted):
+    def fails(host):
+        if host.scale == Scale(2, 2):
+            raise TimeoutError("others use the CPUs")
+
+    scripted(fails=staticmethod(fails))
+    swept, said = train()
+    assert not swept.interrupted
+    assert said[-1] == "Ended early (others use the CPUs): showing the results so far"
+    assert runs(swept).keys() >= {REFERENCE_SCALE, Scale(2, 1), Scale(1, 2)}
+
+
 @pytest.mark.parametrize(
     ("train_", "text"),
     [
@@ -243,6 +269,12 @@ def test_budget_includes_the_confirmation(scripted, budget_s):
     assert ScriptedHost.now <= budget_s + 2  # no measurement starts after it
     assert notes(swept)
     assert not [note for note in notes(swept) if not note.startswith("training iterations: ") or "differ" in note]
+
+
+def test_the_budget_includes_rounds_and_threads_that_are_not_interrupted(scripted):
+    scripted(learner_threads=1.0, slower=5)
+    probe(envs=(1, 2), budget_s=60.0)
+    assert ScriptedHost.now <= 60.0
 
 
 def test_budget_shorter_than_a_round_runs_one_round_and_leaves_a_guess(scripted):

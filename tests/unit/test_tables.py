@@ -28,6 +28,39 @@ def studies(tmp_path, text, **options):
     return {study.title: {str(c.scale): round(c.sps) for c in configurations(study)} for study in found}
 
 
+def test_gaps_in_a_dataframe_are_left_out():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"num_workers": [1, 2, 4], "fps": pandas.array([100, pandas.NA, 300], dtype="Int64")})
+    (study,) = make_report(frame).studies
+    assert [str(c.scale) for c in study.configurations] == ["1r×1e", "4r×1e"]
+
+
+@pytest.mark.parametrize(
+    ("header", "rows"),
+    [
+        ("timesteps_total,fps", ["1000,1000", "2000,1000", "3000,1000"]),
+        ("fps,time_total_s", ["1000,1", "1000,2", "1000,3"]),
+    ],
+)
+def test_throughputs_beside_a_count_that_only_grows(tmp_path, header, rows):
+    table = "num_workers," + header + "\n" + "".join(f"{runners},{row}\n" for runners in (1, 2) for row in rows)
+    (found,) = studies(tmp_path, table).values()
+    assert found == {"1r×1e": 1000, "2r×1e": 1000}
+
+
+@pytest.mark.parametrize(
+    ("text", "sps"),
+    [
+        ("num_workers;fps\n1;1.234,5\n2;2.345,6\n", {"1r×1e": 1234, "2r×1e": 2346}),
+        ("num_workers\tfps\tnote\n1\t1,234\ta 1,5 b\n2\t2,345\tx\n", {"1r×1e": 1234, "2r×1e": 2345}),
+        ("num_workers;seconds\n1;0,725\n2;0,413\n", {"1r×1e": 1, "2r×1e": 2}),
+    ],
+)
+def test_decimal_commas_and_thousands_are_told_apart_by_cells(tmp_path, text, sps):
+    (found,) = studies(tmp_path, text).values()
+    assert found == sps
+
+
 def test_table_has_no_warm_up():
     experiment = read_experiment(TABLE)
     (study,) = experiment.studies

@@ -1,6 +1,7 @@
 """What keeps twins of env runners from affecting training, with fakes in place of RLlib's env runners."""
 
 import copy
+import random
 import signal
 import time
 from contextlib import suppress
@@ -48,6 +49,31 @@ class Runner:
             Env.observation_space, Env.action_space, connectors=[connector or AddObservationsFromEpisodesToBatch()]
         )
         self._env_to_module = ConnectorPipelineV2(Env.observation_space, Env.action_space, connectors=[nested])
+
+
+def test_env_configs_may_contain_themselves_and_share_parts():
+    config = isolation.SharedData(large=np.zeros(2**18))
+    config["itself"] = config
+    shared = [1]
+    for _ in range(30):
+        shared = [shared, shared]
+    config["shared"] = shared
+    copied = copy.deepcopy(config)
+    assert not copied["large"].flags.writeable
+    assert np.shares_memory(copied["large"], config["large"])
+
+
+def test_closing_twins_leaves_the_generators_of_training_alone():
+    class Drawing:
+        def stop(self):
+            random.random()
+            np.random.rand()
+
+    runner = SimpleNamespace()
+    twins._twins_of(runner).by_envs[1] = Drawing()
+    before = random.getstate(), np.random.get_state()[1].tolist()
+    twins.close(runner, seconds=5.0)
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before
 
 
 @pytest.mark.parametrize(
