@@ -149,12 +149,14 @@ def _learning(choice: Configuration, baseline: Configuration | None) -> _Answer:
         return "met", f"The choice, {choice.scale}, is the baseline."
     samples = [[sample for run in each.runs for sample in run.samples] for each in (choice, baseline)]
     known = [[each for each in both if math.isfinite(each.lifetime_steps + each.episode_return)] for both in samples]
-    end = min(max((each.lifetime_steps for each in both), default=0.0) for both in known)
+    if not all(known):
+        return "undecided", "Not recorded: results with the mean return of the episodes that ended in each iteration."
+    end = min(max(each.lifetime_steps for each in both) for both in known)
     start = (1 - END_OF_RUN) * end
     ours, theirs = ([each.episode_return for each in both if start < each.lifetime_steps <= end] for both in known)
     if min(len(ours), len(theirs)) < MIN_RETURNS:
         few = f"{len(ours)} returns of {choice.scale} and {len(theirs)} of {baseline.scale} are known at the end of their training"
-        return "undecided", f"{few}; {MIN_RETURNS} of each are needed. Run both longer, and keep the result of each iteration."
+        return "undecided", f"{few}; {MIN_RETURNS} of each are needed. Run both longer."
     mean, target, spread = fmean(ours), fmean(theirs), math.hypot(stdev(ours), stdev(theirs))
     verdict: Verdict = "met" if target - mean <= spread else "not met" if target - mean > 2 * spread else "undecided"
     shown = [rounded(each, 6) if each else "0" for each in (mean, target, spread)]
