@@ -110,13 +110,20 @@ def test_first_iterations(config, flat):
         assert (flat(result)["parallelism"], flat(result)["exclusive"]) == (config.num_envs_per_env_runner, 1.0)
 
 
+def agent_steps(results):
+    """Return all agents' steps in all results, as counted by RLlib."""
+    if "num_agent_steps_sampled" in results[-1]:  # the old stack's lifetime counter
+        return results[-1]["num_agent_steps_sampled"]
+    return sum(sum(result["env_runners"]["num_agent_steps_sampled"].values()) for result in results)
+
+
 @pytest.mark.parametrize("config", [ppo, old])
 def test_multi_agent_counts_env_steps(config, flat):
     everyone = {"policies": {"shared"}, "policy_mapping_fn": lambda *args, **kwargs: "shared"}
     team = config(env=make_multi_agent("CartPole-v1"), runners=0).environment(env_config={"num_agents": 3})
     results = train(team.multi_agent(count_steps_by="agent_steps", **everyone), 2)
     check(results, flat)
-    assert 0 < sum(by_rllib(results)) < 2 * BATCH / 1.5, "a batch has as many agent steps, of three agents"
+    assert 0 < sum(by_rllib(results)) < agent_steps(results) / 1.5
 
 
 class Before(RLlibCallback):
