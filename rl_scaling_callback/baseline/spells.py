@@ -122,7 +122,7 @@ class Spells:
         self._spells: deque[_Spell] = deque(maxlen=_MAX_SPELLS)
         self._costs: deque[float] = deque(maxlen=_MAX_ITERATIONS)
         self._cost_sum = 0.0  # kept up to date, because every iteration needs it
-        self._added = self._judged = 0
+        self._added = self._compared = 0
         self._spread_before = NAN
         self._is_over = True
         self._missed = 0.0
@@ -136,9 +136,9 @@ class Spells:
         return len(self._costs)
 
     @property
-    def are_judged(self) -> bool:
-        """Whether they agreed, and fewer iterations were added since then than before: judging takes as long as all else."""
-        return self.agrees and self._added < 2 * self._judged
+    def are_compared(self) -> bool:
+        """Whether they agreed when last compared, and iterations have not doubled since: comparing takes as long as all else."""
+        return self.agrees and self._added < 2 * self._compared
 
     def end_spell(self) -> None:
         """Note that an iteration ran: later rounds are part of another spell."""
@@ -177,7 +177,7 @@ class Spells:
         self._spread_before = self._spread()
         self._costs.clear()
         self._cost_sum = 0.0
-        self._added = self._judged = 0
+        self._added = self._compared = 0
         self._spells.clear()
 
     def is_outlier(self, cost: Cost) -> bool:
@@ -200,7 +200,7 @@ class Spells:
         missed as much in proportion at the reference as at the trial's own scale. The other trial's is taken to be the same, but
         at least that of this trial's iterations in the time of the few that a baseline is measured in.
         """
-        self._judged = self._added
+        self._compared = self._added
         both = [spell for spell in self._spells if spell.rounds and spell.iterations]
         own = self._missing([spell.own / spell.iterations - spell.mean.own for spell in both])
         longest = self._missing([spell.own_longest / spell.iterations - spell.mean.own_longest for spell in both])

@@ -98,10 +98,10 @@ class _Sweep:
         if self.task.budget_s is None:
             end = self.rounds.first_round_ended + (ROUNDS_S if is_known else _DISTURBED_S)
         else:
+            # A round is not interrupted: another one must fit. The first one also creates the envs, and takes about twice as long.
+            round_s = (1 + _TRAINED_SHARE) * self.rounds.probed_s / max(2, number)
             # Few rounds are better spent on probes than on a confirmation.
-            # A round is not interrupted, so another one like the previous ones must fit; the first one also creates the envs.
-            rounds_s = (1 + _TRAINED_SHARE) * self.rounds.probed_s / (number + (number == 1))
-            end = self._until - rounds_s - (_CONFIRMING * self.task.budget_s if number >= MIN_ROUNDS else 0.0)
+            end = self._until - round_s - (_CONFIRMING * self.task.budget_s if number >= MIN_ROUNDS else 0.0)
         left = f"{len(running)} of {len(self.rounds.scales)} configurations left"
         self.task.say(f"{leader(number, outcome.best)}; {left}, at most {max(0.0, end - self.task.clock()):.0f} s left")
         return end
@@ -133,8 +133,9 @@ class _Sweep:
         if self.task.budget_s is None:
             self._until = max(self._until, self.task.clock() + seconds)
 
-    def _has_time(self) -> bool:
-        return self.task.clock() < self._until
+    def _has_time(self, seconds: float = 0.0) -> bool:
+        """Return whether a budget leaves so much time; without one, whether any is left."""
+        return self.task.clock() + (0.0 if self.task.budget_s is None else seconds) < self._until
 
     def confirm(self, outcome: Outcome) -> None:
         """Train with the reference and the choice in turn, where the rounds haven't, for a note on the choice, which stays."""
@@ -146,7 +147,7 @@ class _Sweep:
             enough = MIN_BLOCKS if trimmed_mean(speedups).half_width < PRECISE else MAX_BLOCKS
             if len(speedups) >= enough:
                 break
-            if not self._has_time() or (self.task.budget_s is not None and self.task.clock() + turn_s > self._until):
+            if not self._has_time(turn_s):
                 if len(speedups) < 2:
                     self.task.say("The budget leaves no time to confirm the result by training")
                 break
@@ -166,7 +167,7 @@ class _Sweep:
             return
         least_s = MIN_BLOCKS * len(counts) * self.rounds.env_steps / sps
         self._allow(least_s)
-        if self.task.budget_s is not None and self.task.clock() + least_s > self._until:
+        if not self._has_time(least_s):
             self.task.say("The budget leaves no time to compare numbers of threads for the learner")
             return
         self.task.say(f"Training with {', '.join(map(str, counts))} threads for the learner's torch")
