@@ -1,18 +1,19 @@
 """Compares what autotune chooses with an exhaustive grid: `python tests/benchmarks/autotune.py --env HalfCheetah-v5`.
 
 Each bad start is tuned by `ScalingCallback(autotune=True)`. Then the same Algorithm trains at every scale that its env runners and
-batch allow, with every number of learner threads, in random order and several rounds. Prints a Markdown table. Run nothing else at
-the same time.
+batch allow, with every number of learner threads, in random order and several rounds, to find the fastest setting. The chosen one
+and the start are then compared with it in turn. Prints a Markdown table. Run nothing else at the same time.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import math
 import random
-import sys
 import time
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from trials import SlowStep, machine
 
 from rl_scaling_callback import ScalingCallback
+from rl_scaling_callback.core.estimates import trimmed_mean
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.rllib.configs import keeps_batch
 from rl_scaling_callback.rllib.rescale import Rescaler
@@ -74,33 +76,50 @@ def config_of(env: str, start: Start, batch: int, callback: Any) -> PPOConfig:
 Setting = tuple[Scale, int]
 
 
-def grid(algorithm: Any, start: Start, chosen: Setting, rescaler: Rescaler, rounds: int) -> tuple[Setting, dict[Setting, float]]:
-    """Train at each scale with each number of threads; return the fastest setting, and the throughputs [steps/s].
+def trained(algorithm: Any, rescaler: Rescaler, settings: Iterable[Setting]) -> Iterator[tuple[Setting, float]]:
+    """Train with each setting, and yield it with its throughput [steps/s]."""
+    now = None
+    for scale, threads in settings:
+        if scale != now:
+            rescaler.apply(now := scale)
+            algorithm.train()  # resets all envs
+        set_learner_threads(algorithm, threads)
+        yield (scale, threads), algorithm.train()["scaling"]["sps"]
 
-    The first half of the rounds tells which is fastest, the second how fast it is: the fastest of many noisy figures is one that
-    noise has flattered.
-    """
+
+def fastest(algorithm: Any, start: Start, rescaler: Rescaler, rounds: int) -> Setting:
+    """Train at each scale with each number of threads, and return the fastest setting."""
     fits, r = keeps_batch(algorithm.config, start.scale), start.scale.num_env_runners
     scales = {Scale(runners, e) for runners in {1, 2, r} if runners <= r for e in ENVS}
-    scales, measured = {start.scale, *filter(fits, scales)}, defaultdict(list)
+    scales, measured = {start.scale, *filter(fits, scales)}, defaultdict[Setting, list[float]](list)
     for _ in range(rounds):
-        for scale in random.sample(sorted(scales), len(scales)):
-            rescaler.apply(scale)
-            algorithm.train()
-            for threads in random.sample((1, 2), 2):
-                set_learner_threads(algorithm, threads)
-                measured[scale, threads].append(algorithm.train()["scaling"]["sps"])
-        sps = {setting: fmean(each) for setting, each in measured.items()}
-        fast = {scale for scale, threads in sps if sps[scale, threads] > WORTH_A_ROUND * max(sps.values())}
-        scales &= {*fast, start.scale, chosen[0]}
-    half = rounds // 2
-    whole = {setting: each for setting, each in measured.items() if len(each) == rounds}
-    best = max(whole, key=lambda setting: fmean(whole[setting][:half]))
-    return best, {setting: fmean(each[half:]) for setting, each in whole.items()}
+        order = random.sample(sorted(scales), len(scales))
+        for setting, sps in trained(
+            algorithm, rescaler, [(scale, threads) for scale in order for threads in random.sample((1, 2), 2)]
+        ):
+            measured[setting].append(sps)
+        means = {setting: fmean(each) for setting, each in measured.items()}
+        scales = {scale for scale, threads in means if means[scale, threads] > WORTH_A_ROUND * max(means.values())}
+    return max((setting for setting in means if len(measured[setting]) == rounds), key=lambda setting: means[setting])
+
+
+def compare(algorithm: Any, rescaler: Rescaler, settings: set[Setting], pairs: int) -> dict[Setting, list[float]]:
+    """Train with each setting in turn, in random order; return ln of the throughputs. So changes of the machine's speed cancel."""
+    logs = defaultdict[Setting, list[float]](list)
+    for _ in range(pairs):
+        for setting, sps in trained(algorithm, rescaler, random.sample(sorted(settings), len(settings))):
+            logs[setting].append(math.log(sps))
+    return logs
+
+
+def ratio(one: list[float], other: list[float]) -> tuple[float, float]:
+    """Return the ratio of two throughputs and the half-width of its 95 % interval, both [%]."""
+    gain = trimmed_mean([a - b for a, b in zip(one, other, strict=True)])
+    return 100 * math.exp(gain.mean), 100 * math.expm1(gain.half_width)
 
 
 def tune_one(env: str, start: Start, options: argparse.Namespace) -> tuple[float, float]:
-    """Tune a start, print a row, and return the throughput relative to the best of the grid, and to the start."""
+    """Tune a start, print a row, and return the throughput relative to the best of the grid, and to the start [%]."""
     torch.set_num_threads(1)  # as in Ray's processes
     kept: list[ScalingCallback] = []
 
@@ -120,25 +139,25 @@ def tune_one(env: str, start: Start, options: argparse.Namespace) -> tuple[float
         iterations += 1
     took = time.perf_counter() - started
     chosen, own = (tuner.scale, int(tuner.threads)), (start.scale, 1)
-    best, sps = grid(algorithm, start, chosen, tuner.rescaler, options.rounds)
+    best = fastest(algorithm, start, tuner.rescaler, options.rounds)
+    logs = compare(algorithm, tuner.rescaler, {best, chosen, own}, options.pairs)
     settle()
     algorithm.stop()
-    of_best, gain = sps[chosen] / sps[best], sps[chosen] / sps[own]
+    (of_best, error), (gain, gain_error) = ratio(logs[chosen], logs[best]), ratio(logs[chosen], logs[own])
     cells = [
         f"{env}{', large model' * start.is_large}",
         start.scale,
-        f"{sps[own]:,.0f}",
+        f"{math.exp(fmean(logs[own])):,.0f}",
         f"{chosen[0]}, {chosen[1]}",
         f"{best[0]}, {best[1]}",
-        f"{100 * of_best:.1f} %",
+        f"{of_best:.1f} ± {error:.1f} %",
         f"{tuner.gain:.2f}× ± {tuner.gain_error:.0f} %",
-        f"{gain:.2f}×",
+        f"{gain / 100:.2f}× ± {gain_error:.0f} %",
         iterations,
         f"{took:.0f}",
         f"{probing_s:.0f}",
     ]
     print(f"| {' | '.join(map(str, cells))} |", flush=True)
-    print(sorted(((round(value), str(setting[0]), setting[1]) for setting, value in sps.items()), reverse=True), file=sys.stderr)
     return of_best, gain
 
 
@@ -147,17 +166,18 @@ def main() -> None:
     parser.add_argument("--env", nargs="+", default=["HalfCheetah-v5", "Hopper-v5", "CartPole-v1", "waits", "images"])
     parser.add_argument("--start", type=int, nargs="+", default=range(len(STARTS)), help="numbers of starts")
     parser.add_argument("--batch", type=int, default=2048)
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of the whole grid")
+    parser.add_argument("--pairs", type=int, default=10, help="iterations of the best and the chosen setting in turn")
     options = parser.parse_args()
     tune.register_env("waits", SlowStep)
     tune.register_env("images", Images)
     ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
     print(f"PPO, {options.batch:,} env steps per iteration; {machine()}\n")
-    columns = "env | start | steps/s | chosen | best | chosen / best | stated gain | gain in the grid | iterations | s | probing s"
+    columns = "env | start | steps/s | chosen | best | chosen / best | stated gain | gain in turn | iterations | s | probing s"
     print(f"| {columns} |\n|{'---|' * (columns.count('|') + 1)}")
     rows = [tune_one(env, STARTS[number], options) for env in options.env for number in options.start]
-    good = sum(of_best >= 0.95 for of_best, _ in rows)
-    slowest = 100 * min(gain for _, gain in rows)
+    good = sum(of_best >= 95 for of_best, _ in rows)
+    slowest = min(gain for _, gain in rows)
     print(f"\n{good} of {len(rows)} reach 95 % of the best; the slowest has {slowest:.0f} % of its start's throughput.")
 
 
