@@ -1,0 +1,74 @@
+"""Compares what PPO learns with and without autotune: `python tests/benchmarks/returns.py --env CartPole-v1 --seeds 10`.
+
+Each seed trains twice, in random order: as configured (2r×1e), and with `ScalingCallback(autotune=True)`. After every 50,000 env steps
+the policy is evaluated, because the returns that training reports are those of short episodes right after the number of envs was changed.
+Prints a Markdown table of paired differences with their 95 % intervals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import random
+import time
+from typing import Any
+
+import ray
+from ray.rllib.algorithms.ppo import PPOConfig
+from trials import machine
+
+from rl_scaling_callback import ScalingCallback
+from rl_scaling_callback.core.estimates import trimmed_mean
+
+EVERY = 50_000
+EPISODES = 20
+DISCOUNTS = {"Pendulum-v1": 0.95}
+
+
+def learn(env: str, seed: int, total: int, *, autotune: bool) -> list[tuple[float, float]]:
+    """Train, and return the mean return and the training time [s] at every `EVERY` env steps."""
+    config: Any = PPOConfig().environment(env).env_runners(num_env_runners=2)
+    config.training(train_batch_size_per_learner=2048, minibatch_size=256, num_epochs=6, lr=3e-4, gamma=DISCOUNTS.get(env, 0.99))
+    config.evaluation(evaluation_interval=10**6, evaluation_duration=EPISODES, evaluation_num_env_runners=0)
+    config.callbacks(functools.partial(ScalingCallback, autotune=autotune)).debugging(seed=seed, log_level="ERROR")
+    algorithm = config.build_algo()
+    points: list[tuple[float, float]] = []
+    env_steps = took = 0.0
+    while env_steps < total:
+        started = time.perf_counter()
+        result = algorithm.train()
+        took += time.perf_counter() - started
+        env_steps += result["scaling"]["env_steps"]
+        if env_steps >= EVERY * (len(points) + 1):
+            points.append((algorithm.evaluate()["env_runners"]["episode_return_mean"], took))
+    algorithm.stop()
+    return points
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--env", default="CartPole-v1")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=150_000)
+    options = parser.parse_args()
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    pairs = []
+    for seed in range(options.seeds):
+        pair = {tuned: learn(options.env, seed, options.steps, autotune=tuned) for tuned in random.sample((False, True), 2)}
+        print(seed, {tuned: [f"{mean:.0f} at {took:.0f} s" for mean, took in points] for tuned, points in pair.items()}, flush=True)
+        pairs.append((pair[False], pair[True]))
+    print(f"\n{options.env}, {options.seeds} seeds; {machine()}\n")
+    print(
+        "| env steps | mean return, as configured | with autotune | difference | training s | with autotune |\n|---|---|---|---|---|---|"
+    )
+    for index in range(options.steps // EVERY):
+        plain, tuned = ([pair[side][index] for pair in pairs] for side in (0, 1))
+        difference = trimmed_mean([b[0] - a[0] for a, b in zip(plain, tuned, strict=True)])
+        means = [sum(point[part] for point in side) / len(pairs) for part in (0, 1) for side in (plain, tuned)]
+        cells = [f"{EVERY * (index + 1):,}", *(f"{mean:.0f}" for mean in means[:2])]
+        cells += [f"{difference.mean:+.0f} ± {difference.half_width:.0f}", *(f"{mean:.0f}" for mean in means[2:])]
+        print(f"| {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()
