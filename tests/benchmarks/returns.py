@@ -1,7 +1,7 @@
 """Compares what PPO learns with and without autotune: `python tests/benchmarks/returns.py --env CartPole-v1 --seeds 10`.
 
-Each seed trains twice, in random order: as configured (2r×1e), and with `ScalingCallback(autotune=True)`. After every 50,000 env steps
-the policy is evaluated, because the returns that training reports are those of short episodes right after the number of envs was changed.
+Each seed trains twice, in random order: as configured (2r×1e), and with `ScalingCallback(autotune=True)`. After every 50,000 env
+steps the policy is evaluated, because right after a change of the number of envs, training reports the returns of short episodes.
 Prints a Markdown table of paired differences with their 95 % intervals.
 """
 
