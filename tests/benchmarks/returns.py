@@ -59,7 +59,8 @@ def main() -> None:
         pairs.append((pair[False], pair[True]))
     print(f"\n{options.env}, {options.seeds} seeds; {machine()}\n")
     print(
-        "| env steps | mean return, as configured | with autotune | difference | training s | with autotune |\n|---|---|---|---|---|---|"
+    print("| env steps | mean return, as configured | with autotune | difference | training s | with autotune |")
+    print("|---|---|---|---|---|---|")
     )
     for index in range(options.steps // EVERY):
         plain, tuned = ([pair[side][index] for pair in pairs] for side in (0, 1))
