@@ -58,10 +58,8 @@ def main() -> None:
         print(seed, {tuned: [f"{mean:.0f} at {took:.0f} s" for mean, took in points] for tuned, points in pair.items()}, flush=True)
         pairs.append((pair[False], pair[True]))
     print(f"\n{options.env}, {options.seeds} seeds; {machine()}\n")
-    print(
     print("| env steps | mean return, as configured | with autotune | difference | training s | with autotune |")
     print("|---|---|---|---|---|---|")
-    )
     for index in range(options.steps // EVERY):
         plain, tuned = ([pair[side][index] for pair in pairs] for side in (0, 1))
         difference = trimmed_mean([b[0] - a[0] for a, b in zip(plain, tuned, strict=True)])
