@@ -22,7 +22,7 @@ from rl_scaling_callback.core.steady import Steady, SteadyRule, SteadyWindow
 from rl_scaling_callback.core.trial import Trial
 from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.experiments import read_experiment
-from rl_scaling_callback.experiments.summary import summarise
+from rl_scaling_callback.experiments.studies import summarise
 from rl_scaling_callback.report import make_report
 
 # ---------------------------------------------------------------- the user's ten measurements

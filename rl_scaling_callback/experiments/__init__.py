@@ -2,8 +2,6 @@
 
 >>> from rl_scaling_callback.experiments import read_experiment
 >>> experiment = read_experiment("~/ray_results/my_experiment")  # doctest: +SKIP
-
-`tune_folder`, `trial_folder` and `logs` read folders, `table` the rest; `summary` makes a run of iterations, `separation` studies.
 """
 
 from __future__ import annotations
@@ -15,8 +13,8 @@ from typing import Any
 from rl_scaling_callback.analysis.runs import Experiment
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule
-from rl_scaling_callback.experiments.logs import READERS
 from rl_scaling_callback.experiments.table import read_table
+from rl_scaling_callback.experiments.trial_folder import READERS
 from rl_scaling_callback.experiments.tune_folder import read_folder
 from rl_scaling_callback.storage import ExperimentError, Location
 
@@ -55,6 +53,8 @@ def read_experiment(
     location = Location.of(source)
     try:
         if location.is_folder or (location.is_file and location.name in READERS):
+            if columns:
+                raise ExperimentError(f"{location.text} is no table: columns ({', '.join(columns)}) are only known of tables")
             return read_folder(location, reference, rule, pool, progress)
         if location.is_file:
             return read_table(location, rule, columns or {}, pool)

@@ -22,9 +22,7 @@ from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule, is_measurable
 from rl_scaling_callback.core.text import listed
-from rl_scaling_callback.experiments.logs import flat, loads
-from rl_scaling_callback.experiments.separation import grouped, short, titles
-from rl_scaling_callback.experiments.summary import summarise
+from rl_scaling_callback.experiments.studies import flat, grouped, short, summarise, titles
 from rl_scaling_callback.storage import ExperimentError, Location
 
 COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -154,7 +152,7 @@ def _lines(file: Location) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
         for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
                 try:
-                    yield number, _cells(loads(line.encode()))
+                    yield number, _cells(json.loads(line))
                 except (ValueError, RecursionError) as error:
                     yield number, f"it is not a JSON object: {error}"
     else:

@@ -1,22 +1,25 @@
-"""Reads one trial of a Tune experiment from its folder."""
+"""Reads one trial of a Tune experiment from its folder: its results one by one, and its config."""
 
 from __future__ import annotations
 
+import ast
+import csv
+import io
 import json
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from statistics import median_low
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
+
+import orjson
 
 from rl_scaling_callback.analysis.runs import Iteration, Run
 from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.steady import SteadyRule, is_measurable
 from rl_scaling_callback.core.text import counted
-from rl_scaling_callback.experiments.logs import READERS
-from rl_scaling_callback.experiments.summary import summarise
+from rl_scaling_callback.experiments.studies import summarise
 from rl_scaling_callback.rllib import configs, results
 from rl_scaling_callback.rllib.facts import read_facts
 from rl_scaling_callback.rllib.names import DEFAULT_SCALE, default_scale, is_rllib
@@ -25,6 +28,9 @@ from rl_scaling_callback.storage import ExperimentError, Location
 
 PARAMS: Final = "params.json"
 _ERRORS: Final = ("error.txt", "error.pkl")
+
+_MAX_LINE: Final = 32 << 20
+"""Maximum length of a result [bytes], to bound memory. PPO's have about 17 kB."""
 
 _USED: Final = (
     *results.MEASURED_KEYS, "sps_per_cpu", "baseline_sps", "comparable", "exclusive", "cores/others", "steady/drift", "steady/sps",
@@ -39,16 +45,86 @@ _BREAK_S: Final = 5.0
 _SUSPICIOUS: Final = 50.0
 """Iterations longer than this many times the median get a note. They still count, since the cause is unknown."""
 
+# Files
 
-class _LeftOutError(Exception):
-    """A trial can't be measured; the message is the reason."""
+Results = Iterator[dict[str, Any] | None]
+"""The results in a file, in order; None for each line that can't be read, except for an incomplete last one."""
 
 
-def _params(folder: Location, files: Collection[str]) -> Mapping[str, Any]:
+def _read_lines(stream: BinaryIO) -> Results:
+    is_whole = True
+    while line := stream.readline(_MAX_LINE):
+        is_rest, is_whole = not is_whole, line.endswith(b"\n")
+        result = None
+        if not is_rest and len(line) < _MAX_LINE:
+            with suppress(ValueError, RecursionError):
+                result = _loads(line)
+        if isinstance(result, dict):
+            yield result
+        elif is_whole and (is_rest or line.strip()):
+            yield None
+
+
+def _loads(line: bytes) -> Any:
+    with suppress(ValueError):
+        return orjson.loads(line)
+    # Tune writes NaN, which is not valid JSON. The json module accepts it, but is three times slower.
+    with suppress(ValueError):
+        return orjson.loads(line.replace(b'": NaN', b'": null'))
+    return json.loads(line.decode("utf-8", "replace"))
+
+
+def _read_rows(stream: BinaryIO) -> Results:
+    """Yield the results in a `progress.csv`, nested as in a `result.json`."""
+    rows = csv.DictReader(io.TextIOWrapper(stream, "utf-8-sig", "replace", newline=""))
+    is_broken = False
+    with suppress(csv.Error):
+        for row in rows:
+            if is_broken:
+                yield None
+            is_broken = None in row or None in row.values()
+            # Tune appends a second header when it restores some trials.
+            if not is_broken and [*row] != [*row.values()]:
+                yield _nested(row)
+
+
+def _nested(cells: Mapping[str, str]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for name, text in cells.items():
+        if text:
+            *above, key = name.split("/")
+            inner = result
+            for each in above:
+                deeper = inner.setdefault(each, {})
+                inner = deeper if isinstance(deeper, dict) else {}
+            inner[key] = _value(text)
+    return result
+
+
+def _value(text: str) -> Any:
+    if text in ("True", "False"):
+        return text == "True"
+    for read in (int, float):
+        with suppress(ValueError):
+            return read(text)
+    if text.startswith("{"):  # Ray 0.5 wrote whole dicts as Python literals.
+        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            return ast.literal_eval(text)
+    return text
+
+
+READERS: Final[Mapping[str, Callable[[BinaryIO], Results]]] = {"result.json": _read_lines, "progress.csv": _read_rows}
+"""What reads each of the files with a trial's results, best first."""
+
+
+def _read_params(folder: Location, files: Collection[str]) -> dict[str, Any]:
     with suppress(ExperimentError, ValueError, RecursionError):
         params = json.loads(folder.below(PARAMS).read()) if PARAMS in files else {}
-        return params if isinstance(params, dict) else {}
+        return configs.read_logged_config(params) if isinstance(params, dict) else {}
     return {}
+
+
+# Trials
 
 
 class RecordedTrial:
@@ -85,12 +161,10 @@ class RecordedTrial:
         self._injected = _UNKNOWN
 
     @classmethod
-    def read(
-        cls, folder: Location, files: Collection[str], rule: SteadyRule, name: str, stored: Callable[[], Mapping[str, Any]]
-    ) -> RecordedTrial:
+    def read(cls, folder: Location, files: Collection[str], rule: SteadyRule, name: str) -> RecordedTrial:
         """Return the trial in a folder with these files, with warm-up and steady state by the rule.
 
-        Its config is that of its results, otherwise that in its `params.json`, otherwise the one that Tune stored.
+        Its config is that of its results, otherwise that in its `params.json`.
 
         Raises:
             OSError: if the storage can't be reached.
@@ -101,10 +175,8 @@ class RecordedTrial:
             with folder.below(file).open() as stream:
                 for result in READERS[file](stream):
                     trial._add(result)
-        for config in (partial(_params, folder, files), stored):
-            if trial._config.keys().isdisjoint(DEFAULT_SCALE):
-                with suppress(RecursionError):
-                    trial._config = {**configs.read_logged_config(config()), **trial._config}
+        if trial._config.keys().isdisjoint(DEFAULT_SCALE):
+            trial._config = {**_read_params(folder, files), **trial._config}
         trial._finish(folder.name, files, rule)
         return trial
 
@@ -174,13 +246,12 @@ class RecordedTrial:
 
     def _finish(self, folder: str, files: Collection[str], rule: SteadyRule) -> None:
         """Summarise what was read, and forget the rest."""
-        config, known, failed = self._config, self._injected, any(error in files for error in _ERRORS)
-        algorithm = _algorithm(folder, config)
-        try:
-            self.run = self._summary(rule, algorithm, failed, not {*READERS}.isdisjoint(files))
-            self.facts = {**read_facts(config), "algorithm": algorithm}
-        except _LeftOutError as reason:
-            self.reason = str(reason)
+        config, known, algorithm = self._config, self._injected, _algorithm(folder, self._config)
+        found = self._summary(rule, algorithm, any(error in files for error in _ERRORS))
+        if isinstance(found, Run):
+            self.run, self.facts = found, {**read_facts(config), "algorithm": algorithm}
+        else:
+            self.reason = found
         self.workload = results.read_injected_text(self._last, "workload")
         self.host = str(self._last.get("hostname") or "")
         self.opening = (self.host, self._process, self.spells[0][0], *_work_of(config)) if self.spells else ()
@@ -188,25 +259,20 @@ class RecordedTrial:
         self.timed_iterations = configs.iterations_are_timed(config)
         self._iterations, self._config, self._logged, self._last = [], {}, (), {}
 
-    def _summary(self, rule: SteadyRule, algorithm: str | None, failed: bool, has_results: bool) -> Run:
-        """Return the summary of the iterations.
-
-        Raises:
-            _LeftOutError: there is none.
-        """
+    def _summary(self, rule: SteadyRule, algorithm: str | None, failed: bool) -> Run | str:
+        """Return the summary of the iterations, or why there is none."""
         if not self._iterations:
-            raise _LeftOutError(self._why_nothing(failed, has_results))
+            return self._why_nothing(failed)
         if not self._is_rllib and DEFAULT_SCALE.keys().isdisjoint(self._config):
-            raise _LeftOutError("not a trial of RLlib: its results and config have none of RLlib's names")
+            return "not a trial of RLlib: its results and config have none of RLlib's names"
         if not configs.samples_env(self._config):
-            raise _LeftOutError("it learns from recorded data (offline): it samples no env steps, so there is no throughput")
+            return "it learns from recorded data (offline): it samples no env steps, so there is no throughput"
         notes = [*self._notes(failed), *self._assume_missing(algorithm)]
         try:
             scale = configs.read_scale(self._config)
         except ValueError as error:
-            nowhere = f"there is none in its results, in {PARAMS} or in Tune's state of the experiment"
-            reason = f"its config has no valid scale: {error if self._config else nowhere}. Is it an RLlib trial?"
-            raise _LeftOutError(reason) from None
+            nowhere = f"there is none in its results or in {PARAMS}"
+            return f"its config has no valid scale: {error if self._config else nowhere}. Is it an RLlib trial?"
         known, learns_after = self._injected, configs.steps_before_learning(self._config)
         cpus = ratio(known["sps"], known["sps_per_cpu"])
         is_probed = results.read_injected_text(self._last, "baseline/source") == "probe"
@@ -222,10 +288,10 @@ class RecordedTrial:
         )
         steady = run.steady
         if steady.iterations == 0:
-            raise _LeftOutError(self._why_not_steady(rule.warmup_iterations, learns_after) + "; it ended with an error" * failed)
+            return self._why_not_steady(rule.warmup_iterations, learns_after) + "; it ended with an error" * failed
         healthy = [each.healthy for each in self._iterations[rule.warmup_iterations :] if each.healthy < scale.num_env_runners]
         if len(healthy) > steady.iterations / 2:
-            raise _LeftOutError(
+            return (
                 f"only {median_low(healthy):.0f} of its {scale.num_env_runners} env runners were healthy in most iterations: its "
                 f"throughput is not that of {scale}. See Ray's logs for the cause"
             )
@@ -236,14 +302,12 @@ class RecordedTrial:
         is_rounded = batch <= ratio(steady.env_steps, steady.iterations) <= batch + fragments
         return replace(run, batch=batch if is_rounded else NAN, notes=tuple(notes))
 
-    def _why_nothing(self, failed: bool, has_results: bool) -> str:
+    def _why_nothing(self, failed: bool) -> str:
         if failed:
             return "it ended with an error before its first iteration was done; see error.txt in its folder"
         if self._damaged:
             return f"none of the {self._damaged} lines of its results can be read"
-        if has_results:
-            return "no iteration was reported: it has not completed one yet, or was stopped before"
-        return "there is no result.json or progress.csv in its folder: it has not started, or Tune's loggers are disabled"
+        return f"no iteration was reported: none is done yet, it was stopped before, or Tune did not log to {' or '.join(READERS)}"
 
     def _why_not_steady(self, warmup: int, learns_after: float) -> str:
         count = counted(len(self._iterations), "iteration")

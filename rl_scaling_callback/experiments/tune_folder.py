@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os.path
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from statistics import fmean
 from typing import Any, Final
 
@@ -19,9 +16,8 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady, SteadyRule
 from rl_scaling_callback.core.text import listed
 from rl_scaling_callback.core.workload import Workload
-from rl_scaling_callback.experiments.logs import READERS
-from rl_scaling_callback.experiments.separation import grouped, short, titles
-from rl_scaling_callback.experiments.trial_folder import PARAMS, RecordedTrial
+from rl_scaling_callback.experiments.studies import grouped, short, titles
+from rl_scaling_callback.experiments.trial_folder import PARAMS, READERS, RecordedTrial
 from rl_scaling_callback.rllib.configs import is_asynchronous, steps_in_turn, total_gpus, uses_gpus
 from rl_scaling_callback.rllib.facts import HARDWARE_AND_VERSIONS
 from rl_scaling_callback.rllib.values import number
@@ -60,21 +56,23 @@ def read_folder(
     folders = [(place, files) for place, files in places if place.name != EXPERIMENT_SUBDIRECTORY]
     if not folders:
         raise ExperimentError(_nothing(folder))
-    states: dict[str, Mapping[str, Any]] = {}
     trials: list[RecordedTrial] = []
     for place, files in folders:
         name = place.path.removeprefix(folder.path).strip("/") or place.name
-        trials.append(RecordedTrial.read(place, files, rule, name, partial(_stored_config, place, states)))
+        trials.append(RecordedTrial.read(place, files, rule, name))
         if progress is not None:
             progress(len(trials), len(folders))
     _mark_copies_and_overlaps(trials)
     left_out = [LeftOut(trial.name, trial.reason) for trial in trials if trial.reason]
     trials = [trial for trial in trials if not trial.reason]
+    _add_hardware(
+        trials, [store.below(file) for store, files in places if store.name == EXPERIMENT_SUBDIRECTORY for file in files], left_out
+    )
     if unknown := {*pool} - {"trial", "GPUs"} - {name for trial in trials for name in trial.facts}:
         raise ExperimentError(f"{folder.text}: pool is {min(unknown)}, which is no setting of a trial here")
     _separate(trials, pool)
-    stored = [store.below(file) for store, files in places if store.name == EXPERIMENT_SUBDIRECTORY for file in files]
-    groups = _by_workload(trials, _read_hardware(stored, left_out))
+    # A workload that the user named unites trials with different facts.
+    groups = [*grouped(trials, lambda trial: (trial.workload or Workload(trial.facts).id, trial.facts.get("trial"))).values()]
     groups.sort(key=lambda group: (-len({trial.run.scale for trial in group}), -len(group)))
     titled, apart = titles([_title(group[0].facts) for group in groups], [group[0].facts for group in groups])
     studies = [_study(title, group, reference) for title, group in zip(titled, groups, strict=True)]
@@ -101,47 +99,31 @@ def _places(folder: Location, seen: set[str]) -> Iterator[tuple[Location, list[s
 
 
 def _nothing(folder: Location) -> str:
-    folders, files = folder.names()
-    found = "it contains no trial" if folders or files else "it is empty"
-    if tables := [name for name in files if name.endswith((".csv", ".tsv", ".jsonl"))]:
-        found += f", but tables; pass one of them, such as {folder.below(tables[0]).text}"
+    tables = [name for name in folder.names()[1] if name.endswith((".csv", ".tsv", ".jsonl"))]
+    but = f", but tables; pass one of them, such as {folder.below(tables[0]).text}" if tables else ""
     return (
-        f"{folder.text} is not the folder of an experiment: {found}. Tune writes a folder with a {' or '.join(READERS)} for each "
-        "trial once it starts; pass storage_path/name of its RunConfig, or a folder that contains it."
+        f"{folder.text} is not the folder of an experiment: it contains no trial{but}. Tune writes a folder with a "
+        f"{' or '.join(READERS)} for each trial once it starts; pass storage_path/name of its RunConfig, or a folder above it."
     )
 
 
-def _read_hardware(baselines: Iterable[Location], left_out: list[LeftOut]) -> dict[str, dict[str, Any]]:
-    """Return the hardware and versions of workloads by the id of each, as told by baseline files; leave out unusable ones."""
-    found = {}
-    for file in baselines:
+def _add_hardware(trials: Sequence[RecordedTrial], stored: Iterable[Location], left_out: list[LeftOut]) -> None:
+    """Add to the facts of trials the hardware and versions that the baseline files of their workloads tell."""
+    hardware: dict[str, dict[str, Any]] = {}
+    for file in stored:
         if file.name.startswith("baseline-") and file.name.endswith(".json"):
             try:
                 workload = Baseline.from_json(file.read()).workload
-                found[workload.id] = {name: workload.facts[name] for name in HARDWARE_AND_VERSIONS if name in workload.facts}
+                hardware[workload.id] = {name: workload.facts[name] for name in HARDWARE_AND_VERSIONS if name in workload.facts}
             except (BaselineFileError, ExperimentError) as error:
                 left_out.append(LeftOut(file.name, f"this baseline file is unusable: {error}"))
-    return found
-
-
-def _stored_config(trial: Location, states: dict[str, Mapping[str, Any]]) -> Any:
-    """Return the config of a trial from Tune's state of its experiment, which is read once, and no pickle."""
-    experiment = trial.parent
-    if experiment.path not in states:
-        files = [name for name in experiment.names()[1] if name.startswith("experiment_state") and name.endswith(".json")]
-        states[experiment.path] = {place: config for name in files for place, config in _configs_in(experiment.below(name))}
-    return states[experiment.path].get(trial.name, {})
-
-
-def _configs_in(state: Location) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the name of each trial's folder and its config."""
-    with suppress(ExperimentError, ValueError, TypeError, AttributeError, RecursionError):  # foreign or damaged
-        content = json.loads(state.read())
-        for trial in content.get("checkpoints") or [first for first, *_ in content.get("trial_data", ())]:
-            known = json.loads(trial) if isinstance(trial, str) else trial
-            place = str(known.get("relative_logdir") or known.get("logdir") or known.get("local_path"))
-            config = {**(known.get("evaluated_params") or {}), **(known.get("config") or {})}
-            yield place.rstrip("/").rpartition("/")[2], config
+    for alike in _alike(trials):
+        recorded = {trial.workload for trial in alike} - {""}
+        for trial in alike:
+            # A trial without the callback is assumed to have the workload of those with the same config, if they share one.
+            trial.workload = trial.workload or (min(recorded) if len(recorded) == 1 else "")
+            trial.facts |= hardware.get(trial.workload, {})
+            trial.run = replace(trial.run, cores=number(trial.facts.get("cores")))
 
 
 # What tells trials apart
@@ -190,7 +172,7 @@ def _separate(trials: Sequence[RecordedTrial], pool: Collection[str]) -> None:
             if by_total and "GPUs" not in pool:
                 trial.facts["GPUs"] = f"{total:g}"
             if pool:
-                trial.workload = ""  # The id that the callback recorded covers everything.
+                trial.workload = ""  # the id that the callback recorded covers everything
     for alike in _alike(trials) if "trial" not in pool else ():
         labels = {(trial.run.scale, _label(trial.run)) for trial in alike}
         if len(labels) > len({scale for scale, _ in labels}):
@@ -215,19 +197,6 @@ def _label(run: Run) -> str:
     scale = run.scale
     counts = {str(n) for n in (scale.num_env_runners, scale.num_envs_per_env_runner, scale.parallelism) if n > 1}
     return re.sub(r"\d+", lambda found: "#" if found[0] in counts else found[0], _REPETITION.sub("", name)).strip("-_ ")
-
-
-def _by_workload(trials: Sequence[RecordedTrial], hardware: Mapping[str, Mapping[str, Any]]) -> list[list[RecordedTrial]]:
-    """Return the trials of each workload, whose facts then include the hardware if a baseline file tells it."""
-    for alike in _alike(trials):
-        recorded = {trial.workload for trial in alike} - {""}
-        config = Workload(alike[0].facts).id
-        for trial in alike:
-            # A trial without the callback is assumed to have the workload of those with the same config, if they share one.
-            trial.workload = trial.workload or (min(recorded) if len(recorded) == 1 else config)
-            trial.facts |= hardware.get(trial.workload, {})
-            trial.run = replace(trial.run, cores=number(trial.facts.get("cores")))
-    return [*grouped(trials, lambda trial: (trial.workload, trial.facts.get("trial"))).values()]
 
 
 # Studies

@@ -185,7 +185,7 @@ def test_trial_without_any_result_is_left_out(folder):
     assert "ended with an error before its first iteration" in folder.reason()
     (trial / "error.txt").unlink()
     (trial / "result.json").unlink()
-    assert "there is no result.json or progress.csv in its folder" in folder.reason()
+    assert "no iteration was reported" in folder.reason()
 
 
 @pytest.mark.parametrize(
@@ -214,6 +214,8 @@ def test_hardware_from_baseline_files_separates_studies(folder):
     assert {study.runs[0].cores for study in studies} == {8.0, 4.0}
     assert {study.title for study in studies} == {f"PPO on HalfCheetah-v5 (cores: {cores})" for cores in (4, 8)}
     assert {study.facts["cpu"] for study in studies} == {"AMD EPYC"}
+    assert len(folder.read(pool=["cores"]).studies) == 1
+    assert len(folder.read(pool=["env"]).studies) == 2
 
 
 def test_recorded_baseline_sps_replaces_a_missing_reference(folder):
@@ -263,11 +265,17 @@ def test_errors_for_places_without_an_experiment(tmp_path, folder):
 
     for name in ("nowhere", "result.json"):
         assert "does not exist" in message(tmp_path / name)
-    assert "it is empty" in message(folder.path)
-    (folder.path / "experiment_state-1.json").write_text("{}")
     assert "contains no trial" in message(folder.path)
     (folder.path / "mine.csv").write_text(HEADER)
     assert f"pass one of them, such as {folder.path}/mine.csv" in message(folder.path)
     assert "can't be reached" in message("nosuchscheme://bucket/path")
     for nothing in (3, None, ""):
         assert "is not an experiment" in message(nothing)
+
+
+def test_names_to_map_or_pool_that_a_folder_does_not_have_are_errors(folder):
+    folder.trial(results(3))
+    with pytest.raises(ExperimentError, match="is no table: columns"):
+        folder.read(columns={"sps": "FPS"})
+    with pytest.raises(ExperimentError, match="pool is batch, which is no setting"):
+        folder.read(pool=["batch"])

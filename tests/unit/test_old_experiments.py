@@ -111,21 +111,6 @@ def test_progress_csv_with_dicts_damage_and_a_second_header(tmp_path):
     assert run.notes == ("1 damaged line of its results left out",)
 
 
-@pytest.mark.parametrize("state", [
-    lambda name, config: {"checkpoints": [json.dumps({"logdir": f"/home/me/ray_results/x/{name}", "config": config})]},
-    lambda name, config: {"trial_data": [[json.dumps({"relative_logdir": name, "config": config}), "{}"]]},
-])  # fmt: skip
-def test_config_from_tunes_state_of_the_experiment(tmp_path, state):
-    lines = [{key: value for key, value in line.items() if key != "config"} for line in results()]
-    write(tmp_path / "experiment" / "x", lines)
-    ((_, reason),) = read_experiment(tmp_path).left_out
-    assert "its config has no valid scale" in reason
-    config = {**OLD, "callbacks": {"_type": "CLOUDPICKLE_FALLBACK", "value": "80059"}}
-    (tmp_path / "experiment" / "experiment_state-1.json").write_text(json.dumps(state("x", config)))
-    (tmp_path / "experiment" / "experiment_state-0.json").write_text("{")
-    assert only(tmp_path).scale == Scale(2, 3)
-
-
 class Trap:
     def __reduce__(self):
         return Path.touch, (Path("loaded"),)
