@@ -164,7 +164,7 @@ def report(
 @click.argument("config")
 @_goal
 @click.option(
-    "--runners", callback=_parsed(_counts), default="auto", metavar="1,2,4", help="Env runners. [default: up to the cores]"
+    "--runners", callback=_parsed(_counts), default="auto", metavar="1,2,4", help="Env runners. [default: up to the CPUs]"
 )
 @click.option(
     "--envs", callback=_parsed(_counts), default="auto", metavar="1,2,4", help="Envs of each. [default: while more pay off]"
@@ -192,9 +192,8 @@ def sweep(config: str, goal: Goal, budget: float | None, write: Path | None, **o
     """
     try:
         from rl_scaling_callback.core.probing import ProbeError
-        from rl_scaling_callback.sweeping.config_file import load_config, write_config
         from rl_scaling_callback.sweeping.sweep import sweep as run_sweep
-        from rl_scaling_callback.sweeping.user_callbacks import learner_threads_of
+        from rl_scaling_callback.sweeping.task import learner_threads_of, load_config, write_config
     except ImportError as error:
         raise click.ClickException(str(error)) from None
     say = functools.partial(click.echo, err=True)

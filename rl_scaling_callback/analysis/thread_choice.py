@@ -39,13 +39,17 @@ def thread_counts(most: int, default: float, learn_share: float) -> list[int]:
 
 
 def compare_threads(
-    counts: Sequence[int], default: int, least: int = MIN_BLOCKS, has_time: Callable[[], bool] = lambda: True
+    counts: Sequence[int],
+    default: int,
+    least: int = MIN_BLOCKS,
+    has_time: Callable[[], bool] = lambda: True,
+    blocks: list[Block] | None = None,
 ) -> Generator[int, TrainedIteration, ThreadChoice]:
     """Yield the number of threads for the next training iteration, which is to be sent, until the choice is clear; return it.
 
-    It takes at least `least` blocks, and more only as long as there is time.
+    It takes at least `least` blocks, and more only as long as there is time, and adds each to `blocks`.
     """
-    random, blocks = Random(), list[Block]()
+    random, blocks = Random(), [] if blocks is None else blocks
     while True:
         block = {}
         for count in random.sample(counts, len(counts)):

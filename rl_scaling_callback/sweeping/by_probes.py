@@ -17,16 +17,23 @@ from rl_scaling_callback.analysis.configurations import MAX_ERROR, Configuration
 from rl_scaling_callback.analysis.probe_rounds import MIN_ITERATIONS, ROUNDS_S, ProbeRounds, UnlikeTrainingError
 from rl_scaling_callback.analysis.race import MIN_ROUNDS, Outcome
 from rl_scaling_callback.analysis.runs import Run
-from rl_scaling_callback.analysis.thread_choice import MAX_BLOCKS, MIN_BLOCKS, PRECISE, ThreadChoice, compare_threads, thread_counts
+from rl_scaling_callback.analysis.thread_choice import (
+    MAX_BLOCKS,
+    MIN_BLOCKS,
+    PRECISE,
+    Block,
+    ThreadChoice,
+    compare_threads,
+    thread_counts,
+)
 from rl_scaling_callback.core.estimates import trimmed_mean
 from rl_scaling_callback.core.probing import ProbeError
 from rl_scaling_callback.core.scale import REFERENCE_SCALE, Scale
 from rl_scaling_callback.core.steady import Steady
 from rl_scaling_callback.core.text import counted
 from rl_scaling_callback.rllib.threads import max_learner_threads
-from rl_scaling_callback.sweeping import cluster
 from rl_scaling_callback.sweeping.host import Host
-from rl_scaling_callback.sweeping.task import SweepResult, Task, experiment_of, leader
+from rl_scaling_callback.sweeping.task import SweepResult, Task, at_scale
 
 _DISTURBED_S: Final = 30.0
 """Default time limit for the rounds as long as a speedup has an error above `_KNOWN` [%], because the machine is disturbed."""
@@ -57,7 +64,7 @@ def sweep_by_probes(task: Task, *, grows: bool = True) -> SweepResult:
     scales = [REFERENCE_SCALE, *sorted(task.grid.smallest(_FIRST_ENVS if grows else None) - {REFERENCE_SCALE})]
     most = task.grid.runners[-1]
     task.say(f"Starting one Algorithm with {counted(most, 'env runner')} to probe {counted(len(scales), 'configuration')}")
-    host = Host(cluster.at_scale(task.config, Scale(most, 1)), say=task.say)
+    host = Host(at_scale(task.config, Scale(most, 1)), say=task.say)
     interrupted = False
     try:
         sweep = _Sweep(task, host)
@@ -78,7 +85,7 @@ def sweep_by_probes(task: Task, *, grows: bool = True) -> SweepResult:
         host.close()
     source = f"{counted(sum(map(len, rounds.probes)), 'probe')} in {counted(len(rounds.probes), 'round')}"
     threads = sweep.threads
-    experiment = experiment_of(task.config, host.machine, sweep.runs(outcome), rounds.failed, source, estimated=True)
+    experiment = task.experiment(host.machine, sweep.runs(outcome), rounds.failed, source, estimated=True)
     return SweepResult(experiment, interrupted, {outcome.choice: threads.threads} if threads and threads.is_gain else {})
 
 
@@ -89,7 +96,7 @@ class _Sweep:
         self.task, self.host = task, host
         self.rounds = ProbeRounds(task.race, task.grid, task.clock, host.steps_per_update)
         self.threads: ThreadChoice | None = None
-        self._until = task.clock() + (task.budget_s or 0.0)
+        self._until = task.clock() if task.budget_s is None else task.end()
 
     def end_of_rounds(self, outcome: Outcome) -> float:
         """Tell the standings, and return when the rounds end."""
@@ -103,7 +110,7 @@ class _Sweep:
             # Few rounds are better spent on probes than on a confirmation.
             end = self._until - round_s - (_CONFIRMING * self.task.budget_s if number >= MIN_ROUNDS else 0.0)
         left = f"{len(running)} of {len(self.rounds.scales)} configurations left"
-        self.task.say(f"{leader(number, outcome.best)}; {left}, at most {max(0.0, end - self.task.clock()):.0f} s left")
+        self.task.tell_leader(number, outcome.best, f"; {left}, at most {max(0.0, end - self.task.clock()):.0f} s left")
         return end
 
     def train(self) -> None:
@@ -171,14 +178,18 @@ class _Sweep:
             self.task.say("The budget leaves no time to compare numbers of threads for the learner")
             return
         self.task.say(f"Training with {', '.join(map(str, counts))} threads for the learner's torch")
-        steps = compare_threads(counts, int(default), has_time=self._has_time)
+        blocks: list[Block] = []
+        steps = compare_threads(counts, int(default), has_time=self._has_time, blocks=blocks)
         try:
             threads = next(steps)
             while True:
                 threads = steps.send(self.host.train(choice, threads))
-        except StopIteration as end:
-            self.threads = end.value
-            self.task.say(f"{self.threads}")
+        except StopIteration:
+            pass
+        finally:
+            if len(blocks) > 1:  # also if it was interrupted
+                self.threads = ThreadChoice(blocks, int(default))
+                self.task.say(f"{self.threads}")
 
     def runs(self, outcome: Outcome) -> list[Run]:
         """Return a run per configuration, whose only iteration is the one to expect."""

@@ -7,7 +7,6 @@ vary. Each measurement is a run, as a trial is, and so are the figures and the c
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from typing import Final
 
@@ -20,9 +19,8 @@ from rl_scaling_callback.core.scale import REFERENCE_SCALE, Scale
 from rl_scaling_callback.core.steady import Steady, SteadyRule, SteadyWindow
 from rl_scaling_callback.core.text import counted
 from rl_scaling_callback.rllib.hardware import Machine
-from rl_scaling_callback.sweeping import cluster
 from rl_scaling_callback.sweeping.host import Host
-from rl_scaling_callback.sweeping.task import SweepResult, Task, experiment_of, leader
+from rl_scaling_callback.sweeping.task import SweepResult, Task, at_scale
 
 _RULE: Final = SteadyRule(warmup_iterations=1, min_iterations=3, max_iterations=5)
 _MIN_S: Final = 3.0
@@ -37,15 +35,14 @@ _MAX_ROUNDS: Final = 5
 def sweep_by_training(task: Task) -> SweepResult:
     """Train configurations until the best one for a goal is known, and return the measurements.
 
-    No measurement starts after the time limit, by default there is none.
+    No measurement starts after the time limit, of which probes may have used a part; by default, there is none.
 
     Raises:
         ProbeError: the reference can't be measured.
         TimeoutError: the cluster's resources are in use by others.
         KeyboardInterrupt: interrupted before the reference was measured.
     """
-    sweep = _Sweep(task)
-    until = math.inf if task.budget_s is None else task.clock() + task.budget_s
+    sweep, until = _Sweep(task), task.end()
     todo, interrupted = [*dict.fromkeys([REFERENCE_SCALE, Scale(task.grid.runners[0], task.grid.envs[0])])], False
     try:
         while todo:
@@ -75,7 +72,7 @@ class _Sweep:
         """Build the Algorithm at a scale and train it to a steady state."""
         self.task.say(f"Training with {scale}")
         try:
-            host = Host(cluster.at_scale(self.task.config, scale), probes=False, say=self.task.say)
+            host = Host(at_scale(self.task.config, scale), probes=False, say=self.task.say)
             try:
                 steady = _steady(host, scale)
             finally:
@@ -91,14 +88,14 @@ class _Sweep:
         self._machine = host.machine
         cores, cpus = host.machine.cores, self.task.race.cpus(scale)
         self.runs.append(Run(name=f"sweep of {scale}", scale=scale, steady=steady, cores=cores, cpus=cpus))
-        self.task.say(leader(self._round, choose(self._configurations(), self.task.race.goal)[0]))
+        self.task.tell_leader(self._round, choose(self._configurations(), self.task.race.goal)[0])
 
     def experiment(self) -> Experiment:
         """Return the experiment so far."""
         assert self._machine is not None
         measured = counted(len({run.scale for run in self.runs}), "configuration")
         source = f"{counted(len(self.runs), 'training run')} of {measured}"
-        return experiment_of(self.task.config, self._machine, self.runs, self._failed, source, estimated=False)
+        return self.task.experiment(self._machine, self.runs, self._failed, source, estimated=False)
 
     def _configurations(self) -> list[Configuration]:
         return [each for each in configurations(self.experiment().studies[0]) if each.speedup > 0]

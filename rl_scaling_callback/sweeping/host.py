@@ -7,11 +7,11 @@ import logging
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import ray
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
-from ray.util.placement_group import remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rl_scaling_callback.analysis.probe_rounds import TrainedIteration, is_within
@@ -25,9 +25,10 @@ from rl_scaling_callback.rllib.prober import Prober
 from rl_scaling_callback.rllib.rescale import Switch
 from rl_scaling_callback.rllib.results import MEASURED_KEYS, read_injected, read_iteration, read_number
 from rl_scaling_callback.rllib.threads import learner_threads, set_learner_threads
-from rl_scaling_callback.sweeping import cluster
-from rl_scaling_callback.sweeping.user_callbacks import callbacks_of, learner_threads_of, measures
+from rl_scaling_callback.sweeping.task import callbacks_of, learner_threads_of, measures
 
+_SAY_AFTER_S: Final = 5.0
+_MAX_WAIT_S: Final = 300.0
 _MAX_START_S: Final = 300.0
 _MAX_PROBE_S: Final = 300.0
 """Including the creation of the envs."""
@@ -124,8 +125,8 @@ class Host:
         self._start()
 
     def _start(self) -> None:
-        request = cluster.request(self._config)
-        self._group = cluster.reserve(request, self._say)
+        request = cast(Any, self._config.algo_class).default_resource_request(self._config)
+        self._group = reserve(request, self._say)
         # If the main process requests nothing, the first bundle is an env runner's.
         own = {} if request.head_bundle_is_empty else dict(request.bundles[0])
         actor: Any = ray.remote(_Host)
@@ -144,9 +145,7 @@ class Host:
     def train(self, scale: Scale, threads: int | None = None) -> TrainedIteration:
         """Run a training iteration at a scale, without probes that of the config; its figures may then be unknown.
 
-        Args:
-            scale: the scale.
-            threads: the number of threads of the learner's torch from now on; None to leave it.
+        `threads` is the number of threads of the learner's torch from now on; None leaves it.
         """
         for _ in range(_MAX_ATTEMPTS):
             iteration: TrainedIteration = self._ask("train", scale, threads, within_s=self._within_s)
@@ -198,6 +197,32 @@ class Host:
             # Ray's messages contain whole tracebacks; the cause is in the last line.
             lines = str(cause).strip().splitlines() or [""]
             raise ProbeError(f"{type(cause).__name__}: {lines[-1][:_MAX_TEXT]}") from error
+
+
+def reserve(request: Any, say: Callable[[str], None], longest_s: float = _MAX_WAIT_S) -> PlacementGroup | None:
+    """Reserve the resources that Tune requests for a trial; None if a process requests nothing, which Ray can't reserve.
+
+    If others use the resources, it says so and waits, for at most `longest_s` [s], because Ray would wait forever.
+
+    Raises:
+        TimeoutError: others still used them at the time limit.
+    """
+    bundles = request.bundles
+    if request.head_bundle_is_empty or not all(any(bundle.values()) for bundle in bundles):
+        return None
+    group: PlacementGroup = placement_group(bundles, strategy=request.strategy)
+    try:
+        if group.wait(min(_SAY_AFTER_S, longest_s)):
+            return group
+        asked = sum(bundle.get("CPU", 0.0) for bundle in bundles)
+        free = f"{asked:g} CPUs are needed, and {ray.available_resources().get('CPU', 0.0):g} are free: other jobs hold the rest"
+        say(f"{free}. Waiting for at most {longest_s:.0f} s")
+        if group.wait(longest_s):
+            return group
+        raise TimeoutError(f"{free}, and have for {longest_s:.0f} s. Try again later, or with fewer env runners.")
+    except BaseException:
+        remove_placement_group(group)
+        raise
 
 
 def _timed(config: AlgorithmConfig) -> AlgorithmConfig:

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal, cast
 
+import ray
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from rl_scaling_callback.analysis.goals import Goal
 from rl_scaling_callback.analysis.race import Grid, Race, powers_of_two
 from rl_scaling_callback.core.checks import at_least, positive
 from rl_scaling_callback.core.probing import ProbeError
-from rl_scaling_callback.core.text import counted
+from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.report import SWEEP_PAGE, Report, make_report, print_report, render_page
 from rl_scaling_callback.rllib import hardware
 from rl_scaling_callback.rllib.configs import evaluates, is_asynchronous, is_new_stack
+from rl_scaling_callback.rllib.threads import check_learner_threads
 from rl_scaling_callback.storage import absolute, shown, write
-from rl_scaling_callback.sweeping import cluster
 from rl_scaling_callback.sweeping.by_probes import sweep_by_probes
 from rl_scaling_callback.sweeping.by_training import sweep_by_training
-from rl_scaling_callback.sweeping.task import Task
-from rl_scaling_callback.sweeping.user_callbacks import with_learner_threads
+from rl_scaling_callback.sweeping.task import Task, at_scale, learner_threads_of, with_learner_threads
 
 Counts = Sequence[int] | Literal["auto"]
 
@@ -52,7 +53,7 @@ def sweep(
         config: the config to tune.
         goal: a name in `GOALS` or a `Goal`. All figures exclude evaluation that training waits for. If the cost of a step depends
             on the policy, figures apply to the policy of the first iterations.
-        runners: numbers of env runners; `"auto"` for powers of two up to the cores of the cluster.
+        runners: numbers of env runners; `"auto"` for powers of two up to the CPUs of the cluster.
         envs: numbers of envs per env runner; `"auto"` doubles them as long as that pays off.
         budget_minutes: time after which no measurement starts; starting Ray and the Algorithm does not count. By default, 12 s
             for probes after the first round, 30 s on a disturbed machine, and 12 s for confirming and for comparing numbers of the
@@ -79,9 +80,12 @@ def sweep(
     runners, envs = _counts("runners", runners), _counts("envs", envs)
     if not isinstance(config, AlgorithmConfig):
         raise TypeError(f"config is {config!r}; allowed is an AlgorithmConfig, such as PPOConfig().environment(...)")
-    cluster.connect(cluster.cpus_for(config, hardware.usable_cores()))
-    grid = grid_of(config, runners, envs, say)
-    rest, each = cluster.cpus_of(config)
+    if (own_threads := learner_threads_of(config)) is not None:
+        check_learner_threads(vars(config), own_threads)
+    rest, each = cpus_of(config)
+    # Trials need one CPU per env runner plus the rest, which is idle while env runners sample.
+    connect(math.ceil(rest + hardware.usable_cores()))
+    grid = grid_of(config, runners, envs)
     race = Race(goal, cpus=lambda scale: rest + each * scale.num_env_runners)
     measured = config.copy(copy_frozen=False)
     if evaluates(vars(config)):
@@ -98,7 +102,7 @@ def sweep(
         found = sweep_by_training(task)
     report = replace(make_report(found.experiment, goal), interrupted=found.interrupted)
     if (choice := report.studies[0].recommendation.choice) is not None:
-        tuned = cluster.at_scale(config, choice.scale)
+        tuned = at_scale(config, choice.scale)
         threads = found.learner_threads.get(choice.scale)
         report = replace(report, config=tuned if threads is None else with_learner_threads(tuned, threads))
     try:
@@ -111,21 +115,67 @@ def sweep(
     return report
 
 
-def grid_of(config: AlgorithmConfig, runners: Counts, envs: Counts, say: Callable[[str], None]) -> Grid:
-    """Return the numbers of env runners and envs to try, powers of two for "auto", with runners up to the cores of the cluster.
+def connect(num_cpus: int) -> None:
+    """Connect to the local cluster or the one in `RAY_ADDRESS`, or start one with `num_cpus` logical CPUs if there is none.
+
+    Raises:
+        ValueError: an error of Ray.
+    """
+    if ray.is_initialized():
+        return
+    try:
+        ray.init(num_cpus=num_cpus, include_dashboard=False, log_to_driver=False)
+    except ValueError as error:
+        if "existing cluster" not in str(error):
+            raise
+        ray.init(log_to_driver=False)
+
+
+def cpus_of(config: AlgorithmConfig) -> tuple[float, float]:
+    """Return the CPUs that Tune reserves for a trial other than for its env runners, and per env runner."""
+    one, two = (sum(bundle.get("CPU", 0.0) for bundle in _bundles(config, runners)) for runners in (1, 2))
+    return float(2 * one - two), float(two - one)
+
+
+def grid_of(config: AlgorithmConfig, runners: Counts, envs: Counts) -> Grid:
+    """Return the numbers of env runners and envs to try, powers of two for "auto", with runners up to the CPUs of the cluster.
 
     Raises:
         ValueError: the cluster can never run them.
     """
     if isinstance(runners, str):
-        cores = cluster.cores()
-        most = cluster.most_runners(config, cores)
-        if 0 < most < cores:
-            room = counted(most, "env runner")
-            say(f"The cluster has {cores} cores but fits only {room}: start Ray with more CPUs (--num-cpus)")
-        runners = powers_of_two(max(1, most))
-    cluster.check(config, sorted({1, *runners}))
+        (rest, each), cpus = cpus_of(config), sum(node.get("CPU", 0.0) for node in _nodes())
+        most = int((cpus - rest) / max(1.0, each))
+        runners = powers_of_two(next((r for r in range(most, 0, -1) if not _refusal(config, r)), 1))
+    for number in sorted({1, *runners}):
+        if why := _refusal(config, number):
+            raise ValueError(
+                f"The cluster can never run {number} env runners: {why}. Try fewer, request fewer CPUs per env runner "
+                "(num_cpus_per_env_runner), or start Ray with more CPUs than there are cores (--num-cpus)."
+            )
     return Grid(tuple(runners), tuple(powers_of_two(_MAX_ENVS) if isinstance(envs, str) else envs))
+
+
+def _refusal(config: AlgorithmConfig, runners: int) -> str:
+    """Return why a trial can never be scheduled; "" if it can. Ray would wait forever."""
+    bundles, nodes = _bundles(config, runners), _nodes()
+    for name in {name for bundle in bundles for name in bundle}:
+        needed, had = (sum(each.get(name, 0.0) for each in resources) for resources in (bundles, nodes))
+        if needed > had:
+            return f"they need {needed:g} {name}, but the cluster has {had:g}"
+    for bundle in bundles:
+        if not any(all(node.get(name, 0.0) >= amount for name, amount in bundle.items()) for node in nodes):
+            return f"one of the processes needs {dict(bundle)}, more than any node has"
+    return ""
+
+
+def _nodes() -> list[Mapping[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _bundles(config: AlgorithmConfig, runners: int) -> list[Mapping[str, float]]:
+    """Return the resources of each process of a trial."""
+    return list(cast(Any, config.algo_class).default_resource_request(at_scale(config, Scale(runners, 1))).bundles)
 
 
 def _counts(name: str, counts: Counts) -> Counts:

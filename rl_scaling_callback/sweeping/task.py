@@ -1,13 +1,20 @@
-"""What both ways of sweeping share: the task, and its result with the experiment to report on."""
+"""What both ways of sweeping share: the user's config and its file, the task, and the experiment to report on."""
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import inspect
+import math
+import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
-
-import ray
 
 from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.analysis.race import Grid, Race
@@ -20,8 +27,122 @@ from rl_scaling_callback.rllib.hardware import Machine
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
+_ALLOWED = "allowed is FILE.py:NAME, where NAME is an AlgorithmConfig or a function without arguments that returns one"
 
-@dataclass(frozen=True, slots=True)
+# The user's config
+
+
+def load_config(source: str) -> AlgorithmConfig:
+    """Return the config named by a string such as `my_config.py:config`.
+
+    Modules in the file's folder can be imported, also by Ray's workers.
+
+    Raises:
+        ValueError: the file or name doesn't exist, or is not a config.
+    """
+    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+
+    file, _, name = source.rpartition(":")
+    if not file or not name:
+        raise ValueError(f"config is {source!r}; {_ALLOWED}")
+    if not Path(file).is_file():
+        raise ValueError(f"config is {source!r}: there is no file {file}; {_ALLOWED}")
+    folder = str(Path(file).resolve().parent)
+    sys.path.insert(0, folder)
+    # Ray's workers inherit the environment of the process that starts Ray.
+    os.environ["PYTHONPATH"] = os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])])
+    found = vars(_imported(Path(file)))
+    if name not in found:
+        raise ValueError(f"config is {source!r}: {file} has no {name}; {_ALLOWED}")
+    config = found[name]() if callable(found[name]) else found[name]
+    if not isinstance(config, AlgorithmConfig):
+        raise ValueError(f"config is {source!r}: {name} is {type(config).__name__}; {_ALLOWED}")
+    return config
+
+
+def _imported(file: Path) -> ModuleType:
+    """Return a file as a module whose classes and functions Ray pickles by value.
+
+    Workers may not be able to import them by name: they may have started earlier, or run on another machine.
+    """
+    from ray import cloudpickle
+
+    name = file.stem if file.stem not in sys.modules else f"{file.stem}_of_sweep"
+    spec = importlib.util.spec_from_file_location(name, file, loader=SourceFileLoader(name, str(file)))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    # Before the module runs, because Ray pickles what it registers right away.
+    cloudpickle.register_pickle_by_value(module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def write_config(path: Path, source: str, scale: Scale, reason: str, learner_threads: int | None = None) -> None:
+    """Write a Python file whose `config` is the one named by `source`, at another scale, and with these threads unless None."""
+    file, _, name = source.rpartition(":")
+    place, threads = f"{Path(file).resolve()}:{name}", ""
+    if learner_threads is not None:
+        threads = f"config = with_learner_threads(config, {learner_threads})\n"
+    imports = f"from rl_scaling_callback.sweeping.task import load_config{', with_learner_threads' * bool(threads)}\n"
+    reason = " ".join(reason.split())
+    text = f'"""Tuned by rl-scaling sweep."""\n\n{imports}\n# {reason}\nconfig = load_config({place!r})\n{scale.code}{threads}'
+    path.write_text(text, encoding="utf-8")
+
+
+def at_scale(config: AlgorithmConfig, scale: Scale) -> AlgorithmConfig:
+    """Return a copy of a config at another scale."""
+    return config.copy(copy_frozen=False).env_runners(
+        num_env_runners=scale.num_env_runners, num_envs_per_env_runner=scale.num_envs_per_env_runner
+    )
+
+
+def callbacks_of(config: AlgorithmConfig) -> list[Any]:
+    """Return the callbacks that the user has set."""
+    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+
+    given, default = config.callbacks_class, AlgorithmConfig().callbacks_class
+    return [each for each in (given if isinstance(given, (list, tuple)) else [given]) if each is not default]
+
+
+def measures(callback: Any) -> bool:
+    """Return whether a callback is a `ScalingCallback`, a subclass of it, or a `functools.partial` of one."""
+    from rl_scaling_callback.callback import ScalingCallback
+
+    made = getattr(callback, "func", callback)
+    return isinstance(made, type) and issubclass(made, ScalingCallback)
+
+
+def learner_threads_of(config: AlgorithmConfig) -> int | None:
+    """Return the `learner_threads` of a config's `ScalingCallback`; None if it sets none."""
+    ours = next(filter(measures, callbacks_of(config)), None)
+    threads: int | None = getattr(ours, "keywords", {}).get("learner_threads")
+    return threads
+
+
+def with_learner_threads(config: AlgorithmConfig, threads: int) -> AlgorithmConfig:
+    """Return a copy of a config whose `ScalingCallback`, the user's or a new one after the user's callbacks, sets the threads.
+
+    A subclass that doesn't take `learner_threads` is left alone.
+    """
+    from rl_scaling_callback.callback import ScalingCallback
+
+    callbacks = callbacks_of(config)
+    ours: Any = next(filter(measures, callbacks), ScalingCallback)
+    tuned: Any = config.copy(copy_frozen=False)
+    taken = inspect.signature(ours).parameters.values()
+    if any(each.name == "learner_threads" or each.kind is each.VAR_KEYWORD for each in taken):
+        place = callbacks.index(ours) if ours in callbacks else len(callbacks)
+        callbacks[place : place + 1] = [functools.partial(ours, learner_threads=threads)]
+        tuned.callbacks(callbacks)
+    return cast("AlgorithmConfig", tuned)
+
+
+# The task and its result
+
+
+@dataclass(slots=True)
 class Task:
     """What a sweep is to find, and whom it tells about it.
 
@@ -40,6 +161,47 @@ class Task:
     budget_s: float | None = None
     say: Callable[[str], None] = print
     clock: Callable[[], float] = time.monotonic
+    _until: float | None = None
+
+    def end(self) -> float:
+        """Return when the budget is spent, on the clock; it begins with the first call, and is infinite if there is none."""
+        if self._until is None:
+            self._until = self.clock() + (math.inf if self.budget_s is None else self.budget_s)
+        return self._until
+
+    def tell_leader(self, number: int, choice: Configuration, more: str = "") -> None:
+        """Say `"Round 3: 2r×8e leads, 3.41× ± 12 %"`."""
+        error = f" {percent(choice.speedup_error)}" if choice.speedup_error > 0 else ""
+        self.say(f"Round {number}: {choice.scale} leads, {rounded(choice.speedup, 2, '×')}{error}{more}")
+
+    def experiment(
+        self, machine: Machine, runs: Sequence[Run], failed: Mapping[Scale, str], source: str, *, estimated: bool
+    ) -> Experiment:
+        """Return the experiment of the sweep.
+
+        Args:
+            machine: the machine of the Algorithm's process.
+            runs: the runs.
+            failed: configurations that can't be measured, with the reason.
+            source: what was measured.
+            estimated: whether each run is an iteration to expect, with an error relative to the others, instead of a measured
+                window.
+        """
+        import ray
+
+        settings, algorithm, env = vars(self.config), cast(Any, self.config.algo_class).__name__, self.config.env
+        name = str(env if isinstance(env, str) else getattr(env, "__name__", "env"))
+        overlaps = is_asynchronous(settings)
+        study = Study(
+            f"{algorithm} on {name}",
+            tuple(runs),
+            facts={"algorithm": algorithm, "env": name, "cpu": machine.cpu, "ray": ray.__version__},
+            phases_overlap=overlaps,
+            steps_in_turn=steps_in_turn(settings),
+            timed_iterations=overlaps and iterations_are_timed(settings),
+            swept=estimated,
+        )
+        return Experiment(source, (study,), tuple(LeftOut(str(scale), why) for scale, why in failed.items()))
 
 
 class SweepResult(NamedTuple):
@@ -48,37 +210,3 @@ class SweepResult(NamedTuple):
     experiment: Experiment
     interrupted: bool
     learner_threads: Mapping[Scale, int]
-
-
-def leader(number: int, choice: Configuration) -> str:
-    """Return `"Round 3: 2r×8e leads, 3.41× ± 12 %"`."""
-    error = f" {percent(choice.speedup_error)}" if choice.speedup_error > 0 else ""
-    return f"Round {number}: {choice.scale} leads, {rounded(choice.speedup, 2, '×')}{error}"
-
-
-def experiment_of(
-    config: AlgorithmConfig, machine: Machine, runs: Sequence[Run], failed: Mapping[Scale, str], source: str, *, estimated: bool
-) -> Experiment:
-    """Return the experiment of a sweep.
-
-    Args:
-        config: the swept config.
-        machine: the machine of the Algorithm's process.
-        runs: the runs.
-        failed: configurations that can't be measured, with the reason.
-        source: what was measured.
-        estimated: whether each run is an iteration to expect, with an error relative to the others, instead of a measured window.
-    """
-    settings, algorithm = vars(config), cast(Any, config.algo_class)
-    env = config.env if isinstance(config.env, str) else getattr(config.env, "__name__", "env")
-    overlaps = is_asynchronous(settings)
-    study = Study(
-        f"{algorithm.__name__} on {env}",
-        tuple(runs),
-        facts={"algorithm": algorithm.__name__, "env": str(env), "cpu": machine.cpu, "ray": ray.__version__},
-        phases_overlap=overlaps,
-        steps_in_turn=steps_in_turn(settings),
-        timed_iterations=overlaps and iterations_are_timed(settings),
-        swept=estimated,
-    )
-    return Experiment(source, (study,), tuple(LeftOut(str(scale), why) for scale, why in failed.items()))

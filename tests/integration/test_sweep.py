@@ -20,15 +20,10 @@ from ray.tune.registry import ENV_CREATOR, _global_registry
 from tuning import costly, on_the_old_stack
 
 from rl_scaling_callback import Goal, ScalingCallback, sweep
-from rl_scaling_callback.analysis.race import Grid
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.sweeping import cluster as clusters
 from rl_scaling_callback.sweeping import host as hosts
-from rl_scaling_callback.sweeping.cluster import at_scale, reserve
-from rl_scaling_callback.sweeping.config_file import load_config, write_config
-from rl_scaling_callback.sweeping.host import Host
-from rl_scaling_callback.sweeping.sweep import grid_of
-from rl_scaling_callback.sweeping.user_callbacks import learner_threads_of, with_learner_threads
+from rl_scaling_callback.sweeping.host import Host, reserve
+from rl_scaling_callback.sweeping.task import at_scale, learner_threads_of, load_config, with_learner_threads, write_config
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -131,13 +126,9 @@ def test_what_probes_cannot_predict_is_trained(tmp_path, config, reason):
     assert config is impala or study.recommendation.choice.scale == Scale(2, 1)
 
 
-def test_grid_is_that_which_the_cluster_fits(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match=r"never run 8 env runners: 8 need 9 CPU, but the cluster has 5; 1, 2 fit"):
+def test_grid_that_the_cluster_can_never_run_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="never run 8 env runners: they need 9 CPU, but the cluster has 5"):
         run(costly(), tmp_path, runners=[1, 2, 8])
-    monkeypatch.setattr(clusters, "cores", lambda: 64)
-    said = []
-    assert grid_of(costly(), "auto", [1, 3], said.append) == Grid((1, 2, 4), (1, 3))
-    assert ["64 cores but fits only 4 env runners" in text for text in said] == [True]
 
 
 @pytest.mark.parametrize(("given", "used"), [(10.0, 2.0), (1.0, 1.0), (None, 0)])
@@ -146,37 +137,28 @@ def test_iterations_of_a_minimum_duration_are_shortened(given, used):
     assert hosts._timed(config).min_time_s_per_iteration == used
 
 
-@pytest.mark.parametrize(
-    ("given", "others", "ours", "options"),
-    [
-        ([], 0, 0, {}),
-        ([Mine], 1, 1, {}),
-        ([ScalingCallback, Mine], 1, 0, {}),
-        ([Mine, partial(ScalingCallback, probe=True, learner_threads=4)], 1, 1, {"probe": True}),
-    ],
-)
-def test_threads_are_set_by_the_callback_of_the_user_if_there_is_one(given, others, ours, options):
-    config = costly()
-    if given:
-        config.callbacks(given if len(given) > 1 else given[0])
-    tuned = with_learner_threads(config, 2)
-    callback = tuned.callbacks_class.pop(ours)
-    assert (callback.func, callback.keywords) == (ScalingCallback, {**options, "learner_threads": 2})
-    assert isinstance(callback(), ScalingCallback)
-    assert tuned.callbacks_class == [Mine] * others
-
-
 class Fixed(ScalingCallback):
-    """A subclass with options of its own only."""
+    """A subclass with options of its own only, which is left alone."""
 
     def __init__(self, name="mine"):
         super().__init__(probe=False)
 
 
-def test_a_subclass_that_takes_no_threads_is_left_alone():
-    tuned = with_learner_threads(costly().callbacks(partial(Fixed, name="other")), 2)
-    assert (tuned.callbacks_class.func, tuned.callbacks_class.keywords) == (Fixed, {"name": "other"})
-    assert learner_threads_of(tuned) is None
+@pytest.mark.parametrize(
+    ("given", "tuned"),
+    [
+        ([], [(ScalingCallback, {"learner_threads": 2})]),
+        ([Mine], [(Mine, None), (ScalingCallback, {"learner_threads": 2})]),
+        ([ScalingCallback, Mine], [(ScalingCallback, {"learner_threads": 2}), (Mine, None)]),
+        ([partial(ScalingCallback, probe=True, learner_threads=4)], [(ScalingCallback, {"probe": True, "learner_threads": 2})]),
+        ([partial(Fixed, name="other")], [(Fixed, {"name": "other"})]),
+    ],
+)
+def test_threads_are_set_by_the_callback_of_the_user_if_there_is_one(given, tuned):
+    config = costly().callbacks(given) if given else costly()
+    callbacks = with_learner_threads(config, 2).callbacks_class
+    assert [(getattr(each, "func", each), getattr(each, "keywords", None)) for each in callbacks] == tuned
+    assert all(isinstance(each(), RLlibCallback) for each in callbacks)
 
 
 def test_callbacks_of_the_user_stay_beside_the_measuring_one():
@@ -245,15 +227,6 @@ def test_sweep_waits_for_busy_resources_and_then_fails(cluster):
         ray.util.remove_placement_group(first)
 
 
-def test_written_config_sets_the_threads_of_the_learner(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setenv("PYTHONPATH", "before")
-    (tmp_path / "plain_config.py").write_text("from ray.rllib.algorithms.ppo import PPOConfig\nconfig = PPOConfig()\n")
-    write_config(tmp_path / "tuned.py", f"{tmp_path / 'plain_config.py'}:config", Scale(2, 4), "fastest", 2)
-    tuned = load_config(f"{tmp_path / 'tuned.py'}:config")
-    assert (tuned.num_env_runners, tuned.num_envs_per_env_runner, learner_threads_of(tuned)) == (2, 4, 2)
-
-
 CONFIG = """
 from envs import CostlyEnv
 from ray import tune
@@ -267,11 +240,13 @@ config = costly("registered-in-a-file", batch=20, step_s=0.01)
 """
 
 
-def test_worker_can_create_an_env_registered_in_the_config_file(tmp_path, monkeypatch):
+def test_worker_can_create_an_env_registered_in_the_file_of_a_tuned_config(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
     (tmp_path / "a_users_config.py").write_text(CONFIG)
-    load_config(f"{tmp_path / 'a_users_config.py'}:config")
+    write_config(tmp_path / "tuned.py", f"{tmp_path / 'a_users_config.py'}:config", Scale(2, 4), "fastest", 2)
+    tuned = load_config(f"{tmp_path / 'tuned.py'}:config")
+    assert (tuned.num_env_runners, tuned.num_envs_per_env_runner, learner_threads_of(tuned)) == (2, 4, 2)
 
     @ray.remote
     def make():

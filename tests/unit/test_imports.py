@@ -18,10 +18,7 @@ NEED_RAY = {
     "rllib.twins",
     "sweeping.by_probes",
     "sweeping.by_training",
-    "sweeping.user_callbacks",
-    "sweeping.cluster",
     "sweeping.host",
-    "sweeping.task",
     "sweeping.sweep",
 }
 MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py")}

@@ -5,6 +5,7 @@ import random
 import re
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -13,6 +14,10 @@ import pytest
 
 pytest.importorskip("ray.rllib", reason="needs Ray")
 
+from ray.rllib.algorithms.impala import IMPALAConfig
+from ray.rllib.algorithms.ppo import PPOConfig
+
+from rl_scaling_callback import ScalingCallback
 from rl_scaling_callback.analysis.goals import GOALS, Goal
 from rl_scaling_callback.analysis.probe_rounds import MIN_ITERATIONS, ProbeRounds
 from rl_scaling_callback.analysis.race import Grid, Race
@@ -34,6 +39,7 @@ CONFIG = SimpleNamespace(
 )
 FASTEST = GOALS["fastest"]
 ENVS = tuple(2**power for power in range(9))
+SLOW = {"learner_threads": 1.0, "slower": 5}
 
 
 def trained(scale, seconds, learn=0.008, env_steps=80.0, resets_s=0.0):
@@ -52,7 +58,7 @@ class ScriptedHost:
     def __init__(self, config, *, probes=True, say=print):
         self.scale, self.machine, self.probes = config, replace(this_machine(), cores=4), probes
         self.probed = self.added = self.trained_since = 0
-        self.times = Counter()
+        self.times, self.trained_with = Counter(), Counter()
 
     def close(self):
         pass
@@ -68,6 +74,7 @@ class ScriptedHost:
         self.trained_since += 1
         self.fails(self)
         self.threads = threads or self.threads
+        self.trained_with[threads] += 1
         learn = self.slower * self.update_s()
         seconds = self.slower * 0.8 / scale.parallelism + 0.002 + learn
         if not self.probes:
@@ -97,7 +104,7 @@ def scripted(monkeypatch):
         host = type("Host", (ScriptedHost,), changed)
         for way in (by_probes, by_training):
             monkeypatch.setattr(way, "Host", host)
-            monkeypatch.setattr(way.cluster, "at_scale", lambda config, scale: scale)
+            monkeypatch.setattr(way, "at_scale", lambda config, scale: scale)
 
     use()
     return use
@@ -128,6 +135,16 @@ def runs(swept):
 
 def notes(swept):
     return [note for run in runs(swept).values() for note in run.notes]
+
+
+def raises(error, when):
+    """Return a `fails` that raises an error when a condition on the host holds."""
+
+    def fails(host):
+        if when(host):
+            raise error
+
+    return fails
 
 
 def recommendation(swept, goal=FASTEST):
@@ -178,15 +195,15 @@ def test_configuration_that_fails_in_its_repeat_is_not_recommended(scripted):
     assert [*swept.experiment.left_out] == [("4r×1e", "out of memory")]
 
 
-def test_results_are_kept_if_others_take_the_cluster(scripted):
-    def fails(host):
-        if host.scale == Scale(2, 2):
-            raise TimeoutError("others use the CPUs")
-
-    scripted(fails=staticmethod(fails))
-    swept, said = train()
-    assert not swept.interrupted
-    assert said[-1] == "Ended early (others use the CPUs): showing the results so far"
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(KeyboardInterrupt(), "Interrupted"), (TimeoutError("others use the CPUs"), "Ended early (others use the CPUs)")],
+)
+def test_training_that_ends_early_reports_the_results_so_far(scripted, error, said):
+    scripted(fails=staticmethod(raises(error, lambda host: host.scale == Scale(2, 2))))
+    swept, messages = train()
+    assert swept.interrupted == isinstance(error, KeyboardInterrupt)
+    assert messages[-1] == f"{said}: showing the results so far"
     assert runs(swept).keys() >= {REFERENCE_SCALE, Scale(2, 1), Scale(1, 2)}
 
 
@@ -210,18 +227,6 @@ def test_no_training_starts_after_the_budget(scripted, budget_s):
     assert runs(swept).keys() >= {REFERENCE_SCALE}
 
 
-def test_interrupted_training_reports_the_results_so_far(scripted):
-    def fails(host):
-        if host.scale == Scale(2, 2):
-            raise KeyboardInterrupt
-
-    scripted(fails=staticmethod(fails))
-    swept, said = train()
-    assert swept.interrupted
-    assert said[-1] == "Interrupted: showing the results so far"
-    assert runs(swept).keys() >= {REFERENCE_SCALE, Scale(2, 1), Scale(1, 2)}
-
-
 # With probes
 
 
@@ -235,11 +240,7 @@ def test_interrupted_training_reports_the_results_so_far(scripted):
     ],
 )
 def test_sweep_that_ends_early_reports_the_results_so_far(scripted, error, when):
-    def fails(host):
-        if when(host):
-            raise error
-
-    scripted(fails=staticmethod(fails))
+    scripted(fails=staticmethod(raises(error, when)))
     swept, said = probe()
     assert swept.interrupted == isinstance(error, KeyboardInterrupt)
     assert runs(swept).keys() >= {REFERENCE_SCALE, Scale(1, 2), Scale(2, 1), Scale(2, 2)}
@@ -263,25 +264,21 @@ def test_configuration_that_cannot_be_probed_is_neither_probed_again_nor_trained
     assert tried.count(Scale(1, 4)) == tried.count(Scale(2, 4)) == 1
 
 
-@pytest.mark.parametrize("budget_s", [10.0, 20.0])
-def test_budget_includes_the_confirmation(scripted, budget_s):
-    swept, _ = probe(budget_s=budget_s)
-    assert ScriptedHost.now <= budget_s + 2  # no measurement starts after it
-    assert notes(swept)
-    assert not [note for note in notes(swept) if not note.startswith("training iterations: ") or "differ" in note]
-
-
-@pytest.mark.parametrize("budget_s", [20.0, 40.0])
-def test_the_budget_includes_rounds_and_threads_that_are_not_interrupted(scripted, budget_s):
-    scripted(learner_threads=1.0, slower=5)
-    probe(envs=(1, 2), budget_s=budget_s)
+@pytest.mark.parametrize(("budget_s", "changed"), [(10.0, {}), (20.0, {}), (20.0, SLOW), (40.0, SLOW)])
+def test_budget_includes_rounds_confirmation_and_threads(scripted, budget_s, changed):
+    scripted(**changed)
+    swept, _ = probe(envs=(1, 2), budget_s=budget_s)
     assert ScriptedHost.now <= budget_s
+    confirmed = [note for note in notes(swept) if note.startswith("training iterations: ") and "differ" not in note]
+    assert changed or confirmed
 
 
 def test_budget_shorter_than_a_round_runs_one_round_and_leaves_a_guess(scripted):
+    scripted(learner_threads=1.0)
     swept, said = probe(budget_s=0.1)
     assert swept.experiment.source == "4 probes in 1 round"
-    assert "no time to confirm" in said[-1]
+    assert "no time to confirm" in said[-2]
+    assert said[-1] == "The budget leaves no time to compare numbers of threads for the learner"
     found = recommendation(swept, Goal("fast", min_speedup=1.5))
     assert (found.ground, found.verdict) == ("guess", "undecided")
 
@@ -336,11 +333,13 @@ def test_fewest_threads_as_fast_as_the_best_are_chosen_for_the_learner(scripted,
     assert note in recommendation(swept).choice.notes
 
 
-def test_threads_are_not_compared_beyond_the_budget(scripted):
-    scripted(learner_threads=1.0)
-    swept, said = probe(envs=(1, 2), budget_s=1.0)
-    assert not swept.learner_threads
-    assert said[-1] == "The budget leaves no time to compare numbers of threads for the learner"
+def test_interrupted_comparison_of_threads_keeps_its_blocks(scripted):
+    blocks = raises(KeyboardInterrupt(), lambda host: host.trained_with[3] == 3)
+    scripted(fails=staticmethod(blocks), learner_threads=1.0, update_s=lambda self: 0.06 / min(self.threads, 2))
+    swept, said = probe(envs=(1, 2))
+    assert swept.interrupted
+    assert swept.learner_threads == {Scale(2, 2): 2}
+    assert said[-1] == "Interrupted: showing the results so far"
 
 
 def test_env_runners_share_the_resets_that_probes_exclude(scripted):
@@ -366,12 +365,14 @@ def test_env_runners_share_the_resets_that_probes_exclude(scripted):
         ({"envs": [0]}, ValueError, "envs is 0; allowed are whole numbers from 1 up"),
         ({"budget_minutes": 0}, ValueError, "budget_minutes is 0"),
         ({}, TypeError, "config is namespace"),
+        ({"config": PPOConfig().callbacks(partial(ScalingCallback, learner_threads=0))}, ValueError, "learner_threads is 0"),
+        ({"config": IMPALAConfig().callbacks(partial(ScalingCallback, learner_threads=2))}, ValueError, "allowed is only None"),
     ],
 )
 def test_invalid_options_are_rejected_before_ray_starts(monkeypatch, options, error, text):
-    monkeypatch.setattr("rl_scaling_callback.sweeping.cluster.connect", lambda *_, **__: pytest.fail("connected"))
+    monkeypatch.setattr("rl_scaling_callback.sweeping.sweep.connect", lambda *_, **__: pytest.fail("connected"))
     with pytest.raises(error, match=text):
-        sweep(CONFIG, **options)
+        sweep(**{"config": CONFIG, **options})
 
 
 # The time of an iteration apart from sampling
@@ -413,3 +414,11 @@ def test_training_that_probes_do_not_reproduce_is_not_predicted_by_them(scripted
     scripted(train=train)
     with pytest.raises(ProbeError, match=f"An env step takes {ratio}.* times as long in training as in probes"):
         probe()
+
+
+def test_training_that_replaces_probes_has_the_rest_of_the_budget(scripted):
+    task = Task(CONFIG, Race(FASTEST), Grid((1, 2), ENVS), 20.0, lambda text: None, clock=lambda: ScriptedHost.now)
+    assert task.end() == 20.0
+    ScriptedHost.now = 15.0
+    by_training.sweep_by_training(task)
+    assert ScriptedHost.now < 20.0 + 5

@@ -1,7 +1,8 @@
-"""What a sweep reads from a config, and the file that a config is in."""
+"""What a sweep reads from a config, the file that a config is in, and connecting to a cluster, where Ray is scripted."""
 
 import os
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,20 +10,50 @@ pytest.importorskip("ray.rllib", reason="needs Ray")
 
 from ray.rllib.algorithms.ppo import PPOConfig
 
-from rl_scaling_callback.sweeping.cluster import cpus_for, cpus_of
-from rl_scaling_callback.sweeping.config_file import load_config
+from rl_scaling_callback.sweeping import sweep as sweeps
+from rl_scaling_callback.sweeping.task import load_config
 
 
-def test_cpus_follow_the_env_runners_request():
-    assert cpus_of(PPOConfig().env_runners(num_cpus_per_env_runner=0.5)) == (1.0, 0.5)
-    assert cpus_of(PPOConfig().env_runners(num_cpus_per_env_runner=2).resources(num_cpus_for_main_process=3)) == (3.0, 2.0)
+def test_cpus_follow_the_config():
+    assert sweeps.cpus_of(PPOConfig().env_runners(num_cpus_per_env_runner=0.5)) == (1.0, 0.5)
+    assert sweeps.cpus_of(PPOConfig().env_runners(num_cpus_per_env_runner=2).resources(num_cpus_for_main_process=3)) == (3.0, 2.0)
+    assert sweeps.cpus_of(PPOConfig().learners(num_learners=1)) == (2.0, 1.0)
 
 
-def test_started_cluster_has_cpus_for_remote_learners():
-    assert cpus_for(PPOConfig(), 2) == 3
-    assert cpus_for(PPOConfig().learners(num_learners=1), 2) == 4
-    assert cpus_for(PPOConfig().env_runners(num_cpus_per_env_runner=0.5), 2) == 2
-    assert cpus_for(PPOConfig().env_runners(num_cpus_per_env_runner=2), 4) == 5
+@pytest.mark.parametrize(
+    ("each", "cpus", "runners"), [(1, 9, (1, 2, 4, 8)), (2, 9, (1, 2, 4)), (0.5, 9, (1, 2, 4, 8)), (0, 3, (1, 2))]
+)
+def test_env_runners_to_try_fill_the_cluster(monkeypatch, each, cpus, runners):
+    nodes = [{"Alive": True, "Resources": {"CPU": float(cpus)}}, {"Alive": False, "Resources": {"CPU": 8.0}}]
+    monkeypatch.setattr(sweeps, "ray", SimpleNamespace(nodes=lambda: nodes))
+    config = PPOConfig().env_runners(num_cpus_per_env_runner=each)
+    assert sweeps.grid_of(config, "auto", [1, 3]) == sweeps.Grid(runners, (1, 3))
+    if each:
+        with pytest.raises(
+            ValueError, match=rf"never run 20 env runners: they need {1 + 20 * each:g} CPU, but the cluster has {cpus}"
+        ):
+            sweeps.grid_of(config, [1, 20], [1])
+
+
+RUNS_ALREADY = "When connecting to an existing cluster, num_cpus and num_gpus must not be provided."
+
+
+@pytest.mark.parametrize(("problem", "calls"), [(None, 1), (RUNS_ALREADY, 2), ("Malformed address", 1)])
+def test_a_running_cluster_is_used_and_other_errors_of_ray_are_not_hidden(monkeypatch, problem, calls):
+    started = []
+
+    def init(**options):
+        started.append(options)
+        if problem and "num_cpus" in options:
+            raise ValueError(problem)
+
+    monkeypatch.setattr(sweeps, "ray", SimpleNamespace(is_initialized=lambda: False, init=init))
+    if problem == "Malformed address":
+        with pytest.raises(ValueError, match=problem):
+            sweeps.connect(3)
+    else:
+        sweeps.connect(3)
+    assert ["num_cpus" in options for options in started] == [True, False][:calls]
 
 
 def test_config_file_can_import_modules_in_its_folder(tmp_path, monkeypatch):
