@@ -1,4 +1,4 @@
-"""Grids of configurations recorded by `tests/benchmarks/record_grid.py`."""
+"""Grids of recorded configurations: each repetition is a round of trials of PPO, one of every configuration in random order."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ the default 12 configurations. Run nothing else at the same time. For one env, i
     python tests/benchmarks/live.py halfcheetah --stage trials   # the second round of trials
     python tests/benchmarks/live.py halfcheetah --stage sweeps   # repeat as needed: each call adds one sweep per goal
 
-Likewise for cartpole, slow_step, hopper and once (CartPole that exists once per process), and with `--algo impala`, `appo`, or
+Likewise for cartpole, slow_step, hopper and once (CartPole that exists once per process), and with `--algo impala`, or
 `old` for PPO on the old API stack. An interrupted command loses only its current trial or sweep; run it again to complete its
 round. `--stage summary` prints the tables of an existing file.
 
@@ -39,15 +39,14 @@ import ray
 from judge import HIT, SINGLE, best, regret
 from ray import tune
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
-from ray.rllib.algorithms.appo import APPOConfig
 from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.rllib.algorithms.ppo import PPOConfig
-from trials import ENVS, QUIET, machine, numbers, run_trials
+from trials import SlowStep, machine
 
 from rl_scaling_callback import sweep
 from rl_scaling_callback.analysis.goals import GOALS
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.report.decisions import choice_text
+from rl_scaling_callback.sweeping.task import at_scale
 
 _WARMUP: Final = 2
 
@@ -71,12 +70,19 @@ class Once(gymnasium.Wrapper):  # type: ignore[type-arg]
         super().close()
 
 
-_ENVS: Final = {**ENVS, "once": Once}
+_ENVS: Final = {
+    "halfcheetah": "HalfCheetah-v5",
+    "hopper": "Hopper-v5",
+    "cartpole": "CartPole-v1",
+    "slow_step": SlowStep,
+    "once": Once,
+}
+_QUIET: Final = {"PYTHONWARNINGS": "ignore", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_AIR_NEW_OUTPUT": "0"}
 
 
 def config_of(data: Data) -> AlgorithmConfig:
     """Return the config to tune."""
-    config: Any = {"appo": APPOConfig, "impala": IMPALAConfig}.get(data["algo"], PPOConfig)()
+    config: Any = (IMPALAConfig if data["algo"] == "impala" else PPOConfig)()
     if data["algo"] == "old":
         config.api_stack(enable_rl_module_and_learner=False, enable_env_runner_and_connector_v2=False)
         config.training(train_batch_size=data["steps"], minibatch_size=data["steps"] // 4, num_epochs=4)
@@ -88,46 +94,28 @@ def config_of(data: Data) -> AlgorithmConfig:
     return made
 
 
-class Keeper(tune.Callback):
-    """Passes on each completed trial: its duration, and the env steps and seconds of its iterations."""
-
-    def __init__(self, keep: Callable[[Data], None]) -> None:
-        self._keep = keep
-        self._free_since = time.time()
-        self._iterations: list[list[float]] = []
-
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
-        """Record an iteration."""
-        steps = result.get("num_env_steps_sampled_this_iter", result["env_runners"].get("num_env_steps_sampled", 0))
-        self._iterations.append([float(steps), result["time_this_iter_s"]])
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Pass on the trial."""
-        scale = [trial.config["num_env_runners"], trial.config["num_envs_per_env_runner"]]
-        self._keep({"scale": scale, "seconds": time.time() - self._free_since, "iterations": self._iterations})
-        self._free_since, self._iterations = time.time(), []
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Pass on that the configuration can't be trained."""
-        self.on_trial_complete(iteration, trials, trial)
+def run_trial(config: AlgorithmConfig, scale: Scale, iterations: int) -> Data:
+    """Return the duration of a trial, and the env steps and seconds of its iterations; without any if it fails."""
+    started = time.time()
+    stop = tune.RunConfig(storage_path=tempfile.mkdtemp(), stop={"training_iteration": iterations}, verbose=0)
+    (result,) = tune.Tuner(config.algo_class, param_space=at_scale(config, scale), run_config=stop).fit()
+    rows = [] if result.error else result.metrics_dataframe.to_dict("records")
+    steps = ("num_env_steps_sampled_this_iter", "env_runners/num_env_steps_sampled")
+    counted = [[float(next((row[name] for name in steps if name in row), 0)), row["time_this_iter_s"]] for row in rows]
+    return {
+        "scale": [scale.num_env_runners, scale.num_envs_per_env_runner],
+        "seconds": time.time() - started,
+        "iterations": counted,
+    }
 
 
 def run_round(config: AlgorithmConfig, data: Data, save: Callable[[], None]) -> None:
     """Complete the last round of trials, or run a new one."""
     scales = [Scale(r, e) for r in data["runners"] for e in data["envs"]]
-    rounds: dict[int, list[Scale]] = defaultdict(list)
-    for each in data["trials"]:
-        rounds[each["round"]].append(Scale(*each["scale"]))
-    number = max(rounds, default=0)
-    if len(rounds[number]) == len(scales):
-        number += 1
-    left = [scale for scale in random.Random(number).sample(scales, len(scales)) if scale not in rounds[number]]
-
-    def keep(trial: Data) -> None:
-        data["trials"].append({"round": number, **trial})
+    number, done = divmod(len(data["trials"]), len(scales))
+    for scale in random.Random(number).sample(scales, len(scales))[done:]:
+        data["trials"].append(run_trial(config, scale, data["iterations"]))
         save()
-
-    run_trials(config, left, data["iterations"], Keeper(keep))
 
 
 def run_sweeps(config: AlgorithmConfig, data: Data, save: Callable[[], None]) -> None:
@@ -155,7 +143,6 @@ def run_sweeps(config: AlgorithmConfig, data: Data, save: Callable[[], None]) ->
                 "scale": [found.choice.scale.num_env_runners, found.choice.scale.num_envs_per_env_runner],
                 "speedups": {str(each.scale): [each.speedup, each.speedup_error] for each in made.studies[0].configurations},
                 "measured": made.experiment.source,
-                "note": "; ".join([choice_text(found), *found.choice.notes]),
             }
         )
         save()
@@ -215,22 +202,26 @@ def repeats(sweeps: Sequence[Data]) -> tuple[int, int]:
     return sum(held), len(held)
 
 
+def numbers(text: str) -> list[int]:
+    """Parse an option such as "1,2,4"."""
+    return [int(number) for number in text.split(",")]
+
+
 def main() -> None:
     """Run a stage and print the tables."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("env", choices=sorted(_ENVS))
     arguments.add_argument("--stage", choices=["trials", "sweeps", "summary"], required=True)
-    arguments.add_argument("--algo", choices=["ppo", "old", "appo", "impala"], default="ppo")
+    arguments.add_argument("--algo", choices=["ppo", "old", "impala"], default="ppo")
     arguments.add_argument("--file", type=Path, help="[default: live-ALGO-ENV.json here]")
     # Used only for a new file.
     arguments.add_argument("--runners", type=numbers, default=[1, 2, 4])
     arguments.add_argument("--envs", type=numbers, default=[1, 2, 4, 8])
-    arguments.add_argument("--goals", type=lambda text: text.split(","), default=list(GOALS))
+    arguments.add_argument("--goals", nargs="+", choices=GOALS, default=list(GOALS))
     arguments.add_argument("--steps", type=int, default=1024, help="env steps per iteration, or of a batch")
     arguments.add_argument("--iterations", type=int, default=7, help="iterations of a trial, at least 3")
     arguments.add_argument("--budget", type=float, help="budget of a sweep in minutes, instead of the default")
     options = arguments.parse_args()
-
     file: Path = options.file or Path(f"live-{options.algo}-{options.env}.json")
     if file.exists():
         data: Data = json.loads(file.read_text())
@@ -244,7 +235,7 @@ def main() -> None:
         part.replace(file)
 
     if options.stage != "summary":
-        os.environ.update(QUIET | {"RAY_AIR_NEW_OUTPUT": "0"})
+        os.environ.update(_QUIET)
         ray.init(num_cpus=max(data["runners"]) + 3, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
         (run_round if options.stage == "trials" else run_sweeps)(config_of(data), data, save)
     summary(data)

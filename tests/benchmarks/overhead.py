@@ -1,7 +1,7 @@
 """Measures the overhead of the callback: `python tests/benchmarks/overhead.py`. Takes about 20 minutes; run nothing else meanwhile.
 
 Prints medians and ratios measured within one run: the hook compared with RLlib's compilation of a result, the files and sockets it
-accesses, and training and sampling alternately with and without the callback.
+accesses, and sampling alternately with and without the callback.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from rl_scaling_callback import ScalingCallback, SteadyRule
 from rl_scaling_callback.core.estimates import trimmed_mean
 
 
-def config(callbacks: Any, runners: int, env: str = "CartPole-v1", steps: int = 1000, envs: int = 1) -> PPOConfig:
+def config(callbacks: Any, runners: int, steps: int) -> PPOConfig:
     """Return a PPO config with `steps` env steps per iteration."""
     return (
         PPOConfig()
-        .environment(env)
-        .env_runners(num_env_runners=runners, num_envs_per_env_runner=envs, num_cpus_per_env_runner=0.5)
+        .environment("CartPole-v1")
+        .env_runners(num_env_runners=runners, num_cpus_per_env_runner=0.5)
         .training(train_batch_size_per_learner=steps, minibatch_size=steps // 2, num_epochs=2)
         .callbacks(callbacks or [])
         .debugging(log_level="ERROR")
@@ -148,50 +148,24 @@ def side_by_side(what: str, calls: dict[str, Callable[[], object]], rounds: int)
         )
 
 
-class Switch:
-    """Turns a callback on and off in a running Algorithm, so that policy, envs and memory are the same with and without it."""
-
-    def __init__(self, algorithm: Any) -> None:
-        self._holders = [(algorithm, "callbacks"), (algorithm.env_runner, "_callbacks")]
-        self._callbacks = [getattr(*holder) for holder in self._holders]
-        self._loggers = [vars(algorithm.metrics), vars(algorithm.env_runner.metrics)]
-        self._hooked = [logger["log_time"] for logger in self._loggers]
-
-    def turn(self, on: bool) -> None:
-        for (holder, name), callbacks in zip(self._holders, self._callbacks, strict=True):
-            setattr(holder, name, callbacks if on else [RLlibCallback()])  # RLlib's default
-        for logger, hooked in zip(self._loggers, self._hooked, strict=True):
-            logger.pop("log_time", None)
-            if on:
-                logger["log_time"] = hooked
-
-    def both(self, call: Callable[[], object]) -> dict[str, Callable[[], object]]:
-        return {"with": lambda: (self.turn(True), call()), "without": lambda: (self.turn(False), call())}
-
-
 def sampling(rounds: int) -> None:
-    """Sample CartPole, one of the fastest envs, with and without the callback, in short (IMPALA) and longer fragments."""
+    """Sample CartPole, one of the fastest envs, in fragments of 50 steps with and without the callback, in one Algorithm."""
     torch.set_num_threads(1)
-    for envs in (1, 8):
-        algorithm = config(functools.partial(ScalingCallback, baseline_sps=1000.0), 0, steps=200, envs=envs).build_algo()
-        algorithm.train()
-        switch = Switch(algorithm)
-        for steps in (50, 200):
-
-            def sample(runner: Any = algorithm.env_runner, env_steps: int = steps * envs) -> None:
-                runner.sample(num_timesteps=env_steps)
-                runner.get_metrics()
-
-            side_by_side(f"CartPole, fragments of {steps} steps, {envs} env(s)", switch.both(sample), rounds * 200 // steps)
-        algorithm.stop()
-
-
-def training(rounds: int) -> None:
-    """Train with and without the callback, with the env runner in this process."""
-    torch.set_num_threads(1)
-    algorithm = config(functools.partial(ScalingCallback, baseline_sps=1000.0), 0, "Pendulum-v1", steps=200).build_algo()
+    algorithm = config(functools.partial(ScalingCallback, baseline_sps=1000.0), 0, steps=200).build_algo()
     algorithm.train()
-    side_by_side("a training iteration", Switch(algorithm).both(algorithm.train), rounds)
+    runner: Any = algorithm.env_runner
+    callbacks, logger = runner._callbacks, vars(runner.metrics)
+    hooked = logger["log_time"]
+
+    def sample(ours: bool) -> None:
+        runner._callbacks = callbacks if ours else [RLlibCallback()]  # RLlib's default
+        logger.pop("log_time", None)
+        if ours:
+            logger["log_time"] = hooked
+        runner.sample(num_timesteps=50)
+        runner.get_metrics()
+
+    side_by_side("CartPole, fragments of 50 steps", {"with": lambda: sample(True), "without": lambda: sample(False)}, 4 * rounds)
     algorithm.stop()
 
 
@@ -199,12 +173,10 @@ if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--rounds", type=int, default=300, help="pairs of iterations with and without the callback")
     arguments.add_argument("--calls", type=int, default=20_000, help="number of timed calls of the hook")
-    arguments.add_argument("--only", choices=("hook", "sampling", "training"), help="measure only this")
+    arguments.add_argument("--only", choices=("hook", "sampling"), help="measure only this")
     options = arguments.parse_args()
     ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     if options.only in (None, "hook"):
         hook(options.rounds, options.calls)
     if options.only in (None, "sampling"):
         sampling(options.rounds)
-    if options.only in (None, "training"):
-        training(options.rounds)

@@ -1,4 +1,4 @@
-"""Measures reading speed: `python tests/benchmarks/reading.py [--trials 100] [--iterations 100] [--folder DIR]`.
+"""Measures reading speed: `python tests/benchmarks/reading.py [--trials 100] [--iterations 100]`.
 
 Writes an experiment with results as long as RLlib's, and builds a page from it. Prints the time and the peak memory. 1,000 trials
 × 1,000 iterations take 17 GB of disk space.
@@ -17,6 +17,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+READ = """
+import sys
+from rl_scaling_callback import make_report, read_experiment
+from rl_scaling_callback.report import render_page
+assert "<html" in render_page(make_report(read_experiment(sys.argv[1])))
+"""
 SCALES = [(runners, envs) for runners in (1, 2, 4, 8) for envs in (1, 2, 4)]
 
 
@@ -61,39 +67,19 @@ def write(folder: Path, trials: int, iterations: int) -> None:
                 file.write(f'{{"config": {text}, {json.dumps(result(draw, trial, iteration, scale))[1:]}\n')
 
 
-def read(folder: Path) -> None:
-    """Read the experiment and make its page; print the time and the peak memory of this process."""
-    from rl_scaling_callback.experiments import read_experiment
-    from rl_scaling_callback.report import make_report, render_page
-
-    started = time.perf_counter()
-    experiment = read_experiment(folder)
-    read_s = time.perf_counter() - started
-    page = render_page(make_report(experiment))
-    seconds, peak = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    assert sum(len(study.runs) for study in experiment.studies) == sum(path.is_dir() for path in folder.iterdir())
-    assert "<html" in page
-    print(f"{seconds:.2f} s, of which the report {seconds - read_s:.2f} s; peak of the process {peak:,.0f} MB")
-
-
 def main() -> None:
-    """Write an experiment unless it exists, and read it in a process of its own, to measure its peak memory."""
+    """Write an experiment, read it in a process of its own, to measure its peak memory, and print the time and that peak."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--trials", type=int, default=100)
     arguments.add_argument("--iterations", type=int, default=100)
-    arguments.add_argument("--folder", type=Path, help="folder of the experiment, reused if it exists [default: a temporary one]")
-    arguments.add_argument("--read", action="store_true", help="only read")
     options = arguments.parse_args()
-    if options.read:
-        return read(options.folder)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = options.folder or Path(temporary) / "experiment"
-        if not folder.exists():
-            write(folder, options.trials, options.iterations)
-        sizes = [path.stat().st_size for path in folder.glob("*/result.json")]
-        print(f"{len(sizes)} trials, {sum(sizes) / 1e6:,.0f} MB, the largest {max(sizes) / 1e6:.1f} MB", flush=True)
-        subprocess.run([sys.executable, __file__, "--read", "--folder", str(folder)], check=True)
-    return None
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder), options.trials, options.iterations)
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", READ, folder], check=True)
+        size = sum(path.stat().st_size for path in Path(folder).glob("*/result.json"))
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        print(f"{size / 1e6:,.0f} MB: {time.perf_counter() - started:.1f} s; peak of the process {peak:,.0f} MB")
 
 
 if __name__ == "__main__":
