@@ -176,9 +176,6 @@ def test_rounded_batches_are_known_and_a_gap_in_a_lifetime_count_is_not_one_iter
         assert run.batch == pytest.approx(expected, nan_ok=True)
 
 
-# Trials that ran at the same time
-
-
 @pytest.mark.parametrize(
     ("trials", "found"),
     [
@@ -206,15 +203,6 @@ def test_trials_that_overlapped_on_one_host_meet_no_goal(tmp_path):
 
 
 # What tells workloads apart
-
-
-def test_copies_of_settings_from_old_releases_do_not_separate_workloads(tmp_path):
-    for envs in (3, 4):
-        write(
-            tmp_path / f"IMPALA_Pong-v0_{envs}", results("0.5", num_envs_per_worker=envs, optimizer={"num_envs_per_worker": envs})
-        )
-    (study,) = read_experiment(tmp_path).studies
-    assert (study.title, len(study.runs), study.phases_overlap, study.timed_iterations) == ("IMPALA on Pong-v0", 2, True, True)
 
 
 def test_gpus_that_env_runners_share_do_not_separate_workloads(tmp_path):

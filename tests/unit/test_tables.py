@@ -28,39 +28,6 @@ def studies(tmp_path, text, **options):
     return {study.title: {str(c.scale): round(c.sps) for c in configurations(study)} for study in found}
 
 
-def test_gaps_in_a_dataframe_are_left_out():
-    pandas = pytest.importorskip("pandas")
-    frame = pandas.DataFrame({"num_workers": [1, 2, 4], "fps": pandas.array([100, pandas.NA, 300], dtype="Int64")})
-    (study,) = make_report(frame).studies
-    assert [str(c.scale) for c in study.configurations] == ["1r×1e", "4r×1e"]
-
-
-@pytest.mark.parametrize(
-    ("header", "rows"),
-    [
-        ("timesteps_total,fps", ["1000,1000", "2000,1000", "3000,1000"]),
-        ("fps,time_total_s", ["1000,1", "1000,2", "1000,3"]),
-    ],
-)
-def test_throughputs_beside_a_count_that_only_grows(tmp_path, header, rows):
-    table = "num_workers," + header + "\n" + "".join(f"{runners},{row}\n" for runners in (1, 2) for row in rows)
-    (found,) = studies(tmp_path, table).values()
-    assert found == {"1r×1e": 1000, "2r×1e": 1000}
-
-
-@pytest.mark.parametrize(
-    ("text", "sps"),
-    [
-        ("num_workers;fps\n1;1.234,5\n2;2.345,6\n", {"1r×1e": 1234, "2r×1e": 2346}),
-        ("num_workers\tfps\tnote\n1\t1,234\ta 1,5 b\n2\t2,345\tx\n", {"1r×1e": 1234, "2r×1e": 2345}),
-        ("num_workers;seconds\n1;0,725\n2;0,413\n", {"1r×1e": 1, "2r×1e": 2}),
-    ],
-)
-def test_decimal_commas_and_thousands_are_told_apart_by_cells(tmp_path, text, sps):
-    (found,) = studies(tmp_path, text).values()
-    assert found == sps
-
-
 def test_table_has_no_warm_up():
     experiment = read_experiment(TABLE)
     (study,) = experiment.studies
@@ -103,6 +70,7 @@ BY_ENVS = {"1r×1e": 100, "1r×4e": 240, "1r×16e": 320}
         ("table.json", json.dumps(ROWS)),
         *(("table.tsv", f"n_envs{mark}fps\n" + "".join(f"{row['n_envs']}{mark}{row['fps']}\n" for row in ROWS)) for mark in "\t;|"),
         ("table.csv", lines(("envs", "fps"), *(row.values() for row in ROWS))),
+        ("decimal.csv", "n_envs;fps\n1;100,0\n4;240,0\n16;320,0\n"),
         ("table.md", "| n_envs | fps |\n|---|---|\n" + "".join(f"| {row['n_envs']} | {row['fps']} |\n" for row in ROWS)),
     ],
 )
@@ -113,6 +81,8 @@ def test_formats(tmp_path, name, text):
 
 def test_dataframe():
     pandas = pytest.importorskip("pandas")
+    gaps = pandas.DataFrame({"num_workers": [1, 2, 4], "fps": pandas.array([100, pandas.NA, 300], dtype="Int64")})
+    assert [str(each.scale) for each in make_report(gaps).studies[0].configurations] == ["1r×1e", "4r×1e"]
     frame = pandas.DataFrame(ROWS).assign(machine=["a", "a", None])
     experiment = read_experiment(frame)
     assert [study.title for study in experiment.studies] == ["DataFrame (machine: a)", "DataFrame (machine: none)"]
@@ -197,6 +167,10 @@ ONE_TWO = {"1r×1e": 100, "2r×1e": 200}
         }),
         ("runners batch sps", [(n, 1024 * n, 100 * n) for n in (1, 2, 4, 4)], {"": ONE_TWO | {"4r×1e": 400}}),
         ("host runners sps", [("a", 1, 100), ("b", 2, 200)], {"host: a": {"1r×1e": 100}, "host: b": {"2r×1e": 200}}),
+        ("runners timesteps_total fps", [(n, 1000 * k, 1000) for n in (1, 2) for k in (1, 2, 3)], {
+            "": {"1r×1e": 1000, "2r×1e": 1000}
+        }),
+        ("runners fps time_total_s", [(n, 1000, k) for n in (1, 2) for k in (1, 2, 3)], {"": {"1r×1e": 1000, "2r×1e": 1000}}),
         ("runners env_steps elapsed", [(1, 1000 * k, 2.0 * k) for k in (1, 2, 3, 4)], {"": {"1r×1e": 500}}),
         ("runners env_steps seconds", [  # no lifetime count
             *((1, steps, 1.0) for steps in (1000, 1010, 1020, 1040)), (2, 2000, 1.0), (2, 1990, 1.0)
@@ -208,49 +182,48 @@ def test_what_separates_studies_and_counts(tmp_path, header, rows, expected):
     assert studies(tmp_path, lines(header.split(), *rows)) == titled
 
 
-# What is known of the work
-
-
-def test_lifetime_count_is_recognised_and_said(tmp_path):
+def test_increases_of_a_lifetime_count_are_counted_which_is_said(tmp_path):
     rows = [(n, 1000 * k, 1 / n) for n in (1, 2) for k in (1, 2, 3)]
     experiment = read_experiment(write(tmp_path, lines(("runners", "env_steps", "seconds"), *rows)))
     assert [(run.steady.sps, run.steady.iterations) for run in experiment.studies[0].runs] == [(1000.0, 2), (2000.0, 2)]
     assert experiment.notes[-1] == "env_steps only grows: lifetime counts, of which the increases count. First rows are left out."
 
 
-def test_times_alone_give_speedups(tmp_path):
-    experiment = read_experiment(write(tmp_path, lines(("runners", "seconds"), (1, 12.0), (2, 8.0), (2, 7.0), (4, 4.0))))
-    one, two, four = configurations(experiment.studies[0])
-    assert [one.speedup, two.speedup, four.speedup] == pytest.approx([1, 1.6, 3])
-    assert (two.seconds, math.isnan(two.runs[0].steady.env_steps)) == (7.5, True)
-    assert experiment.notes[-1] == "Env steps are unknown: all rows are taken to have equally many, and SPS counts iterations."
+# What is known of the work
 
 
-def test_throughputs_alone_are_averaged_over_iterations_of_equal_work(tmp_path):
-    (study,) = read_experiment(write(tmp_path, "num_env_runners,sps\n1,100\n1,50\n2,100\n")).studies
-    one, two = configurations(study)
-    assert (one.sps, one.seconds) == pytest.approx((200 / 3, math.nan), nan_ok=True)
-    assert (two.speedup, two.notes) == (pytest.approx(1.5), ())
+@pytest.mark.parametrize(
+    ("table", "speedups", "sps", "seconds"),
+    [
+        ([("runners", "seconds"), (1, 12), (2, 8), (2, 7), (4, 4)], [1, 1.6, 3], 1 / 12, 12),
+        ([("runners", "sps"), (1, 100), (1, 50), (2, 100)], [1, 1.5], 200 / 3, math.nan),  # iterations of equal work
+    ],
+)
+def test_times_or_throughputs_alone_give_speedups(tmp_path, table, speedups, sps, seconds):
+    experiment = read_experiment(write(tmp_path, lines(*table)))
+    found = configurations(experiment.studies[0])
+    assert [each.speedup for each in found] == pytest.approx(speedups)
+    assert (found[0].sps, found[0].seconds) == pytest.approx((sps, seconds), nan_ok=True)
+    assert math.isnan(found[0].runs[0].steady.env_steps)
+    assumed = "Env steps are unknown: all rows are taken to have equally many, and SPS counts iterations."
+    assert (assumed in experiment.notes) == ("seconds" in table[0])
 
 
 # Damage
 
 
+BAD = ["1,1,many,1", "1,1,100,0", "1,1,100", "1,0,100,1", "1.5,1,100,1", "1,1,1,100,1", "1,1,inf,1", "1,1,100,nan"]
+JSON = ['{"n_envs": 1, "fps": 100}', "[2]", "", '{"n_envs": 4, "f']
+
+
 @pytest.mark.parametrize(
-    "row", ["1,1,many,1", "1,1,100,0", "1,1,100", "1,0,100,1", "1.5,1,100,1", "1,1,1,100,1", "1,1,inf,1", "1,1,100,nan"]
+    ("rows", "left_out"), [([HEADER, "1,1,100,1", *BAD], [*range(3, 3 + len(BAD))]), (JSON, [2, 4])], ids=["csv", "jsonl"]
 )
-def test_unreadable_rows_are_left_out_by_line(tmp_path, row):
-    experiment = read_experiment(write(tmp_path, f"{HEADER}\n1,1,100,1\n{row}\n"))
-    (left_out,) = experiment.left_out
-    assert left_out.name == "table.csv, line 3"
-    assert experiment.studies[0].runs[0].steady.iterations == 1
-
-
-def test_damaged_lines_of_json_are_left_out(tmp_path):
-    text = '{"n_envs": 1, "fps": 100}\n[2]\n\n{"n_envs": 2, "fps": 190}\n{"n_envs": 4, "f'
-    experiment = read_experiment(write(tmp_path, text, "table.jsonl"))
-    assert [str(run.scale) for run in experiment.studies[0].runs] == ["1r×1e", "1r×2e"]
-    assert [each.name for each in experiment.left_out] == ["table.jsonl, line 2", "table.jsonl, line 5"]
+def test_unreadable_rows_are_left_out_by_line(tmp_path, rows, left_out):
+    experiment = read_experiment(write(tmp_path, "\n".join(rows), "table"))
+    assert [each.name for each in experiment.left_out] == [f"table, line {line}" for line in left_out]
+    (run,) = experiment.studies[0].runs
+    assert run.steady.iterations == 1
 
 
 @pytest.mark.parametrize(
