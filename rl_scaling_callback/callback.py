@@ -7,7 +7,7 @@ import logging
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,23 +16,22 @@ try:
 except ImportError as error:
     raise ImportError('ScalingCallback needs RLlib 2.45 or newer: pip install "ray[tune,rllib]>=2.45"') from error
 
-from rl_scaling_callback.analysis.goals import Goal
+from rl_scaling_callback.analysis.goals import GOALS, Goal
 from rl_scaling_callback.baseline.probed import ProbedBaseline
 from rl_scaling_callback.baseline.source import BaselineSource, GivenBaseline
 from rl_scaling_callback.baseline.store import BaselineStore
 from rl_scaling_callback.baseline.tracker import BaselineTracker
 from rl_scaling_callback.core import schema
+from rl_scaling_callback.core.checks import at_least, non_empty, positive
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.probing import ProbeError, ProbeTimeoutError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule
 from rl_scaling_callback.core.trial import Resources, Trial
-from rl_scaling_callback.live.colocation import Colocation
 from rl_scaling_callback.live.instruments import Instrument, instrument_for
+from rl_scaling_callback.live.machine import Colocation
 from rl_scaling_callback.live.monitor import TrialMonitor
-from rl_scaling_callback.live.options import Options, goal_of, place_of, scale_of
-from rl_scaling_callback.live.tuner import Tuner
-from rl_scaling_callback.live.tuner_setup import tuner_for
+from rl_scaling_callback.live.tuner import Tuner, tuner_for
 from rl_scaling_callback.rllib import hardware, hooks, introspection
 from rl_scaling_callback.rllib.configs import (
     is_asynchronous,
@@ -53,6 +52,60 @@ logger = logging.getLogger("rl_scaling_callback")
 
 _MIN_PROBES_S: Final = 0.01
 """Autotune takes less in iterations after which it doesn't probe."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """The options of `ScalingCallback`, which describes them."""
+
+    baseline_dir: str | Path | None
+    baseline_sps: float | None
+    reference: Scale
+    workload: str | None
+    probe: bool | None
+    max_probe_seconds: float
+    steady: SteadyRule
+    autotune: Goal | None
+    max_envs: int
+    learner_threads: int | None
+
+    def __post_init__(self) -> None:
+        # No error tells a `baseline_dir`: a URI may contain credentials.
+        if self.baseline_dir is not None:
+            if not isinstance(self.baseline_dir, (str, Path)):
+                raise ValueError(f"baseline_dir is of type {type(self.baseline_dir).__name__}; allowed are str and Path")
+            non_empty("baseline_dir", str(self.baseline_dir))
+        if self.baseline_sps is not None:
+            positive("baseline_sps", self.baseline_sps)
+        if not (self.probe is None or isinstance(self.probe, bool)):
+            raise ValueError(f"probe is {self.probe!r}; allowed are True, False and None")
+        if not isinstance(self.steady, SteadyRule):
+            raise ValueError(f"steady is {self.steady!r}; allowed is a SteadyRule, such as SteadyRule(warmup_iterations=3)")
+        positive("max_probe_seconds", self.max_probe_seconds)
+        at_least("max_envs", self.max_envs, 1)
+        if self.learner_threads is not None:
+            at_least("learner_threads", self.learner_threads, 1)
+        if self.workload is not None:
+            non_empty("workload", self.workload)
+        conflicts = {
+            "baseline_dir and baseline_sps": self.baseline_dir is not None and self.baseline_sps is not None,
+            "baseline_dir and probe=True": self.baseline_dir is not None and self.probe,
+            "baseline_dir and autotune": self.baseline_dir is not None and self.autotune is not None,
+            "baseline_sps and probe=True": self.baseline_sps is not None and self.probe,
+            "autotune and probe=False": self.autotune is not None and self.probe is False,
+        }
+        for both in filter(conflicts.__getitem__, conflicts):
+            raise ValueError(f"{both} are given; allowed is one of the two")
+
+
+def _goal_of(autotune: bool | str | Goal) -> Goal | None:
+    """Return the goal to tune for; None for none."""
+    if autotune is False or isinstance(autotune, Goal):
+        return autotune or None
+    name = "fastest" if autotune is True else autotune
+    if not isinstance(name, str) or name not in GOALS:
+        raise ValueError(f"autotune is {name!r}; allowed are True, False, a Goal and {', '.join(map(repr, GOALS))}")
+    return GOALS[name]
 
 
 class ScalingCallback(SampleTiming, RLlibCallback):
@@ -91,16 +144,16 @@ class ScalingCallback(SampleTiming, RLlibCallback):
     """
 
     # Defaults for subclasses that don't call super().__init__(); those of the options are set below.
-    _options: Options
+    _options: _Options
     _warned: frozenset[str] = frozenset()
-    _is_redundant = False
-    _is_iterating = False
+    _is_redundant = _is_iterating = False
     _monitor: TrialMonitor | None = None
     _instrument: Instrument | None = None
     _colocation: Colocation | None = None
     _lasting: BaselineStore | None = None
     _tuner: Tuner | None = None
     _sampling: SamplingClock | None = None
+    _learner_threads = NAN
 
     def __init__(
         self,
@@ -117,15 +170,15 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         learner_threads: int | None = None,
     ) -> None:
         super().__init__()
-        self._options = Options(
-            baseline_dir=place_of(baseline_dir),
+        self._options = _Options(
+            baseline_dir=baseline_dir,
             baseline_sps=baseline_sps,
-            reference=scale_of(reference),
+            reference=reference if isinstance(reference, Scale) else Scale.parse(reference),
             workload=workload,
             probe=probe,
             max_probe_seconds=max_probe_seconds,
             steady=steady,
-            autotune=goal_of(autotune),
+            autotune=_goal_of(autotune),
             max_envs=max_envs,
             learner_threads=learner_threads,
         )
@@ -146,7 +199,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
             self._warn("redundant", "the config has more than one ScalingCallback: only the first one measures.")
             return
         place = self._options.baseline_dir
-        self._lasting = None if place is None else BaselineStore.at(introspection.users_path(place))
+        self._lasting = None if place is None else BaselineStore.at(introspection.users_path(str(place)))
         try:
             self._start(algorithm)
         except Exception as error:
@@ -156,7 +209,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         """Give env runners that were restarted the number of envs that was chosen."""
         tuner = self._tuner
         if tuner is not None and not is_evaluation:
-            self._attempt("rescaling restarted env runners", lambda: tuner.rescaler.reapply(env_runner_indices), None)
+            self._attempt("rescaling restarted env runners", lambda: tuner.rescaler.reapply(env_runner_indices))
 
     def on_evaluate_start(self, **kwargs: Any) -> None:
         """Start timing an evaluation. Where RLlib's timers time it as well, it counts once."""
@@ -172,25 +225,20 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         """Hook into the timers of an env runner. RLlib calls it in the env runner's process."""
         if self._is_not_first_of(getattr(env_runner, "_callbacks", None)) or not hasattr(env_runner, "metrics"):
             return
-        try:
-            if self._sampling is None:
-                self._sampling = SamplingClock(env_runner)
-            else:
-                self._sampling.num_envs = env_runner.num_envs
-        except Exception as error:
-            self._warn("env runner", f"this env runner can't be timed ({error!r}): runners/* stay NaN")
+        if self._sampling is not None:
+            self._sampling.num_envs = env_runner.num_envs
+        else:
+            self._sampling = self._attempt("timing an env runner", lambda: SamplingClock(env_runner))
 
     def on_sample_end(self, *, env_runner: Any = None, metrics_logger: Any = None, samples: Any = None, **kwargs: Any) -> None:
         """Report the times of this sample. RLlib calls it in the env runner's process."""
-        if self._sampling is None or metrics_logger is None:
-            return
-        try:
-            for part, seconds in self._sampling.take().items():
-                key = (REPORTS, str(env_runner.worker_index), part)
-                metrics_logger.log_value(key, seconds, **hooks.SUM_OF_THE_ITERATION)
-        except Exception as error:
-            self._sampling = None
-            self._warn("env runner", f"the times of this env runner can't be reported ({error!r}): runners/* stay NaN")
+
+        def report(clock: SamplingClock) -> None:
+            for part, seconds in clock.take().items():
+                metrics_logger.log_value((REPORTS, str(env_runner.worker_index), part), seconds, **hooks.SUM_OF_THE_ITERATION)
+
+        if self._sampling is not None and metrics_logger is not None:
+            self._attempt("reporting the times of an env runner", functools.partial(report, self._sampling))
 
     def on_train_result(self, *, algorithm: Algorithm, result: dict[str, Any], **kwargs: Any) -> None:
         """Add `result["scaling"]` before any logger, stopper, scheduler or searcher sees the result."""
@@ -199,7 +247,9 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         values: dict[str, Any] | None = None
         try:
             if self._monitor is not None and self._instrument is not None:
-                values = self._monitor.measure(result, self._instrument.read())
+                exclusive = NAN if self._colocation is None else self._colocation.exclusive
+                spent = self._instrument.read()
+                values = self._monitor.measure(result, spent, exclusive=exclusive, threads=self._learner_threads)
                 if self._tuner is not None:
                     self._tune(algorithm, self._tuner, self._monitor, values)
             elif "failed" not in self._warned:
@@ -217,63 +267,56 @@ class ScalingCallback(SampleTiming, RLlibCallback):
 
     def _start(self, algorithm: Algorithm) -> None:
         hooks.watch_end(algorithm, self._end)  # before the other hooks
-        config = introspection.config_of(algorithm)
-        self._instrument = instrument_for(algorithm, self._attempt, self._warn)
-        self._colocation = self._attempt("looking for other trials", lambda: Colocation(hardware.this_machine().name), None)
-        hooks.watch_iterations(
-            algorithm,
-            step=functools.partial(self._iteration, self._instrument),
-            training_step=functools.partial(self._instrument.clock.block, "other"),
-        )
-        if (threads := self._options.learner_threads) is not None:
-            try:
-                set_learner_threads(algorithm, threads)
-            except ValueError as error:
-                self._warn("learner_threads", f"{error}. The learner runs as Ray started it.")
+        config, options = introspection.config_of(algorithm), self._options
+        instrument = self._instrument = instrument_for(algorithm, self._attempt, self._warn)
+        self._colocation = self._attempt("looking for other trials", lambda: Colocation(hardware.this_machine().name))
+        if (threads := options.learner_threads) is not None:
+            self._attempt("setting the learner's threads", lambda: set_learner_threads(algorithm, threads))
         storage = introspection.storage_of(algorithm)
         hosts = self._attempt("finding the hosts", lambda: introspection.hosts_of(algorithm), set())
         name = storage.trial_fs_path if storage is not None else uuid.uuid4().hex
         trial = Trial(
             name,
             read_scale(config),
-            introspection.workload_of(algorithm, hosts, self._options.workload),
+            introspection.workload_of(algorithm, hosts, options.workload),
             self._attempt("reading the resources", lambda: introspection.resources_of(algorithm, hosts), Resources()),
             introspection.provenance_of(name.rpartition("/")[2]),
             overlaps=is_asynchronous(config),
             steps_in_turn=steps_in_turn(config),
             steps_vary=iterations_are_timed(config),
         )
-        if self._options.autotune is not None:
-            self._tuner = self._attempt("starting autotune", lambda: tuner_for(algorithm, trial, self._options, self._warn), None)
+        if (goal := options.autotune) is not None:
+            limits = options.max_envs, options.max_probe_seconds
+            tune = functools.partial(tuner_for, algorithm, trial, goal, *limits, threads is None, self._warn)
+            self._tuner = self._attempt("starting autotune", tune)
         self._monitor = self._make_monitor(algorithm, trial)
-        self._monitor.threads = self._attempt("reading the learner's threads", lambda: learner_threads(algorithm), NAN)
+        self._learner_threads = self._attempt("reading the learner's threads", lambda: learner_threads(algorithm), NAN)
+        hooks.watch_iterations(
+            algorithm,
+            step=functools.partial(self._iteration, instrument),
+            training_step=functools.partial(instrument.clock.block, "other"),
+        )
 
     def _make_monitor(self, algorithm: Algorithm, trial: Trial, *, learns: bool = False) -> TrialMonitor:
-        config, colocation = introspection.config_of(algorithm), self._colocation
-        exclusive = (lambda: NAN) if colocation is None else (lambda: colocation.exclusive)
-        return TrialMonitor(
-            trial, self._source(algorithm, trial), config, self._options.steady, exclusive, self._warn, learns=learns
-        )
+        config = introspection.config_of(algorithm)
+        return TrialMonitor(trial, self._source(algorithm, trial), config, self._options.steady, self._warn, learns=learns)
 
     def _tune(self, algorithm: Algorithm, tuner: Tuner, monitor: TrialMonitor, values: dict[str, Any]) -> None:
         """Let the tuner go on after an iteration; if it changed something for good, measure anew from the next one on."""
-        values["tuned"] = setting = tuner.setting
         was_over = tuner.is_over
         seconds = tuner.observe(values)
-        setting |= {"gain": tuner.gain, "gain_error": tuner.gain_error}
         if tuner.scale != monitor.trial.scale or (tuner.is_over and not was_over and tuner.gain != 1):
             monitor.end()
             monitor = self._monitor = self._make_monitor(algorithm, replace(monitor.trial, scale=tuner.scale), learns=True)
-        monitor.threads = tuner.threads
+        self._learner_threads = tuner.threads
         if seconds > _MIN_PROBES_S:
             monitor.note_probes(seconds)
 
     def _end(self) -> None:
-        tuner = self._tuner
-        if tuner is not None and not tuner.is_over:
-            self._attempt("ending autotune", tuner.end, None)
+        if self._tuner is not None and not self._tuner.is_over:
+            self._attempt("ending autotune", self._tuner.end)
         if self._monitor is not None:
-            self._attempt("ending the measurement", self._monitor.end, None)
+            self._attempt("ending the measurement", self._monitor.end)
 
     @contextmanager
     def _iteration(self, instrument: Instrument) -> Iterator[None]:
@@ -293,20 +336,21 @@ class ScalingCallback(SampleTiming, RLlibCallback):
     def _source(self, algorithm: Algorithm, trial: Trial) -> BaselineSource:
         options, store = self._options, self._lasting
         if options.baseline_sps is not None:
-            return GivenBaseline(options.baseline_sps, options.reference)
-        samples, tunes = samples_env(introspection.config_of(algorithm)), options.autotune is not None
-        storage = introspection.storage_of(algorithm)
-        if samples and store is None and storage is not None:
+            return GivenBaseline(float(options.baseline_sps), options.reference)
+        if not samples_env(introspection.config_of(algorithm)):
+            return BaselineSource()
+        tunes, storage = options.autotune is not None, introspection.storage_of(algorithm)
+        if store is None and storage is not None:
             store = BaselineStore.of_experiment(storage, introspection.run_of(storage))
-        probes = samples and (store is None or tunes) if options.probe is None else options.probe
-        if samples and store is None and not probes:
+        probes = (store is None or tunes) if options.probe is None else options.probe
+        if store is None and not probes:
             self._warn(
                 "no baseline",
                 "there is no experiment folder to keep a baseline in outside Tune: SPS only. For speedup and efficiency, leave out "
                 "probe=False, or pass baseline_dir='a/directory' (and run 1r×1e once) or baseline_sps=….",
             )
         stored = BaselineSource()
-        if samples and store is not None and not tunes:
+        if store is not None and not tunes:
             stored = BaselineTracker(store, trial, options.reference, warn=self._warn)
         return self._probe_baseline(algorithm, trial, stored) if probes else stored
 
@@ -330,7 +374,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
             self._warn("probe", f"the baseline can't be probed: {error}{longer} {otherwise}")
             return stored
 
-    def _attempt(self, what: str, do: Callable[[], Any], otherwise: Any) -> Any:
+    def _attempt(self, what: str, do: Callable[[], Any], otherwise: Any = None) -> Any:
         """Return what `do` returns. If it fails, warn once and return `otherwise`, so that all else goes on."""
         try:
             return do()

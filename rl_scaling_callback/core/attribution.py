@@ -8,7 +8,7 @@ holds exactly. The sampling term is split further by how long the env runners we
 
 N·T is the time budget of the env runners: each of the r env runners has T seconds, and its e envs count as e processors. If phases
 run one after another, an env runner spends its time as the Algorithm's process does. If they overlap, C_i is the time spent in i,
-averaged over the env runners (see `live.overlap`); the C_i still sum to T.
+averaged over the env runners (see `live.reports`); the C_i still sum to T.
 
 Sources: the additive efficiencies of POP and TALP; Tallent and Mellor-Crummey, PPoPP 2009, for excess work on an N·T budget.
 """

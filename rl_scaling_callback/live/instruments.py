@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rl_scaling_callback.core.formulas import NAN
-from rl_scaling_callback.live.overlap import OverlappingRunners
-from rl_scaling_callback.live.spent import Learners, Rounds, Spent
+from rl_scaling_callback.live.reports import Learners, OverlappingRunners, Rounds, Spent
 from rl_scaling_callback.rllib import hooks, introspection
 from rl_scaling_callback.rllib.configs import (
     evaluation_is_parallel,
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
     from rl_scaling_callback.core.warn import Warn
 
-Attempt = Callable[[str, Callable[[], Any], Any], Any]
+Attempt = Callable[..., Any]
 """Takes a task, a function and a default: returns what the function returns; if it fails, warns once and returns the default."""
 
 
@@ -40,9 +39,9 @@ class Synchronous:
         self.clock = PhaseClock(TIMER_PHASES, _settled(config, "learn"), background=_background(config))
         self._runners = Rounds()
         add = _attempted(attempt, self._runners.add)
-        attempt("timing the env runners", lambda: hooks.watch_reports(algorithm, add), None)
-        self._times_phases = attempt("timing the phases", lambda: hooks.watch_phases(algorithm, self.clock), False)
-        self._times_connectors = attempt("timing connectors", lambda: hooks.watch_local_learner(algorithm, self.clock), False)
+        attempt("timing the env runners", lambda: hooks.watch_reports(algorithm, add))
+        self._times_phases = attempt("timing the phases", lambda: hooks.watch_phases(algorithm, self.clock))
+        self._times_connectors = attempt("timing connectors", lambda: hooks.watch_local_learner(algorithm, self.clock))
 
     def start(self) -> None:
         """Start an iteration."""
@@ -72,10 +71,10 @@ class Overlapping:
         group = weakref.proxy(algorithm)
         self._learners = Learners(max(1, int(number(config.get("num_learners")))))
         add = _attempted(attempt, self._runners.add)
-        attempt("timing the env runners", lambda: hooks.watch_reports(algorithm, add, self._learners.add), None)
-        self._times_phases = attempt("timing the phases", lambda: hooks.watch_phases(algorithm, self.clock), False)
+        attempt("timing the env runners", lambda: hooks.watch_reports(algorithm, add, self._learners.add))
+        self._times_phases = attempt("timing the phases", lambda: hooks.watch_phases(algorithm, self.clock))
         clock = functools.partial(PhaseClock, LEARNER_PHASES, _settled(config, "busy"))
-        self._take_learner = attempt("timing the learners", lambda: hooks.watch_learners(algorithm, clock), None)
+        self._take_learner = attempt("timing the learners", lambda: hooks.watch_learners(algorithm, clock))
         self._count_dropped = functools.partial(attempt, "counting dropped steps", lambda: introspection.dropped_steps(group), NAN)
 
     def start(self) -> None:
@@ -108,16 +107,13 @@ class OldStack:
     def __init__(self, algorithm: Algorithm, config: Mapping[str, Any], attempt: Attempt, warn: Warn) -> None:
         self.clock = PhaseClock(TIMER_PHASES, background=_background(config))
         self._attempt = attempt
-        self._timers: Callable[[], dict[str, float]] | None = None
         self._before: Mapping[str, float] = {}
+        timers = functools.partial(introspection.read_timers, weakref.proxy(algorithm))
+        is_known = not is_asynchronous(config) and attempt("timing the phases", timers) is not None
+        self._timers = timers if is_known else None
         if is_asynchronous(config):
             warn("old stack", "APPO and IMPALA don't report where time goes on the old API stack: time/* and loss/<cause> stay NaN")
-            return
-        timers = functools.partial(introspection.read_timers, weakref.proxy(algorithm))
-        if attempt("timing the phases", timers, None) is None:
-            return
-        self._timers = timers
-        if samples_env(config):
+        elif is_known and samples_env(config):
             warn(
                 "old stack",
                 "env runners don't report how long they sample on the old API stack: only the learn, sync, evaluate and other "
@@ -153,7 +149,7 @@ def instrument_for(algorithm: Algorithm, attempt: Attempt, warn: Warn) -> Instru
 
 
 def _attempted(attempt: Attempt, add: Callable[[Any], None]) -> Callable[[Any], None]:
-    return lambda reports: attempt("timing the env runners", lambda: add(reports), None)
+    return lambda reports: attempt("timing the env runners", lambda: add(reports))
 
 
 def _settled(config: Mapping[str, Any], phase: str) -> dict[str, Callable[[], None]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Mapping
 from typing import Any, Final
 
 from rl_scaling_callback.baseline.source import BaselineSource, Status
@@ -24,15 +25,54 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import NOTABLE_CORES, Steady, SteadyRule, SteadyWindow
 from rl_scaling_callback.core.trial import Trial
 from rl_scaling_callback.core.warn import Warn
-from rl_scaling_callback.live.reading import IterationReader, Load
-from rl_scaling_callback.live.spent import Spent
-from rl_scaling_callback.rllib.configs import steps_before_learning
-from rl_scaling_callback.rllib.results import read_number
+from rl_scaling_callback.live.machine import Load
+from rl_scaling_callback.live.reports import Spent
+from rl_scaling_callback.rllib.configs import iterations_are_timed, samples_env, steps_before_learning
+from rl_scaling_callback.rllib.results import read_iteration, read_number
 
 _NOTHING_KNOWN: Final = Spent()
 _RUNNER_PARTS: Final = ("env_step", "inference", "reset", "rest")
 _UNKNOWN_LOSSES: Final[Mapping[str, float]] = dict.fromkeys(CAUSES, NAN)
+_MIN_JUMP_S: Final = 0.01
+_MIN_JUMP: Final = 0.01
 _NOT_TUNED: Final[Mapping[str, float]] = schema.nest({})["tuned"]
+
+
+class IterationReader:
+    """Reads the env steps and duration of a trial's iterations, and warns about what can't be trusted."""
+
+    def __init__(self, config: Mapping[str, Any], warn: Warn) -> None:
+        self._warn = warn
+        self._offset = time.time() - time.monotonic()  # `time_this_iter_s` is the wall clock's
+        self._samples = samples_env(config)
+        self._may_lack_steps = iterations_are_timed(config)
+        self._lifetime = NAN
+        self.has_failed = False
+
+    def read(self, result: Mapping[str, Any]) -> tuple[float, float]:
+        """Return the env steps and seconds of the iteration, NaN if unknown; warn once about the reason."""
+        offset = time.time() - time.monotonic()
+        jump, self._offset = offset - self._offset, offset
+        reading = read_iteration(result, self._lifetime)
+        env_steps, seconds, self._lifetime = reading.env_steps, reading.seconds, read_number(result, "lifetime_steps")
+        if not self._samples:
+            # The old API stack counts the steps that it reads from recorded data as sampled.
+            self._warn("result", "this algorithm learns from recorded data (offline): it samples no env steps, so there is no SPS")
+            return NAN, seconds
+        if self.has_failed:
+            self.has_failed = False
+            self._warn("failure", "an iteration failed; RLlib adds its env steps to the next one, whose SPS is NaN")
+            return NAN, seconds
+        if reading.problem:
+            self._warn("result", reading.problem)
+        elif env_steps == 0 and not self._may_lack_steps:
+            self._warn("steps", "no env steps were sampled in an iteration: its SPS is NaN")
+        if env_steps > 0:
+            self._may_lack_steps = False  # only the first steps may be late
+        if abs(jump) > max(_MIN_JUMP_S, _MIN_JUMP * seconds):
+            self._warn("clock", f"the clock jumped by {jump:+.3g} s: the duration of this iteration is unknown, its SPS is NaN")
+            return env_steps, NAN
+        return env_steps, seconds
 
 
 class TrialMonitor:
@@ -43,34 +83,20 @@ class TrialMonitor:
         source: provides the baseline.
         config: the trial's config.
         rule: when the trial counts as steady.
-        exclusive: returns 1.0 if the trial had its host to itself during its last iteration, else 0.0; NaN if unknown.
         warn: logs a warning once.
         learns: whether it has begun to learn (SAC, DQN).
-
-    Attributes:
-        trial: the trial.
-        threads: threads of the learner's torch in the next iteration; NaN if unknown.
     """
 
     def __init__(
-        self,
-        trial: Trial,
-        source: BaselineSource,
-        config: Mapping[str, Any],
-        rule: SteadyRule,
-        exclusive: Callable[[], float],
-        warn: Warn,
-        *,
-        learns: bool = False,
+        self, trial: Trial, source: BaselineSource, config: Mapping[str, Any], rule: SteadyRule, warn: Warn, *, learns: bool = False
     ) -> None:
-        self.trial, self.threads = trial, NAN
+        self.trial = trial
         self._workload = trial.workload.id
         self._source = source
         self._reader = IterationReader(config, warn)
         self._window = SteadyWindow(rule, learns_after=0.0 if learns else steps_before_learning(config))
         self._drift = Drift()
         self._load = Load(trial.resources.machine_cores, trial.scale.num_env_runners)
-        self._exclusive = exclusive
         self._warn = warn
         self._unreported_s = source.take_seconds()
         self._probed_before = self._unreported_s > 0
@@ -81,24 +107,29 @@ class TrialMonitor:
 
     def note_failure(self) -> None:
         """Note that an iteration failed: it has no result."""
-        self._reader.note_failure()
+        self._reader.has_failed = True
 
     def note_probes(self, seconds: float) -> None:
         """Note the time of probes that ran after the last iteration."""
         self._unreported_s += seconds
         self._probed_before = True
 
-    def measure(self, result: Mapping[str, Any], spent: Spent = _NOTHING_KNOWN) -> dict[str, Any]:
-        """Return the dict to inject into `result`, RLlib's result of an iteration that spent its time as in `spent`.
+    def measure(
+        self, result: Mapping[str, Any], spent: Spent = _NOTHING_KNOWN, *, exclusive: float = NAN, threads: float = NAN
+    ) -> dict[str, Any]:
+        """Return the dict to inject into an iteration's result. It may probe the baseline again, which takes seconds.
 
-        It may probe the baseline again, which takes seconds.
+        Args:
+            result: RLlib's result.
+            spent: what the iteration spent its time on.
+            exclusive: 1.0 if the trial had its host to itself, else 0.0; NaN if unknown.
+            threads: threads of the learner's torch; NaN if unknown.
         """
         trial, source, window, reports = self.trial, self._source, self._window, spent.reports
         env_steps, seconds = self._reader.read(result)
         own, others = self._load.read(read_number(result, "cpu_utilisation"), [report.cpu for report in reports])
         if self._probed_before:  # the CPU time of probes is part of what processes report, but not of the iteration
             own = others = NAN
-        exclusive = self._exclusive()
         healthy = read_number(result, "healthy")
         delivered = self._count_delivering(len(reports), healthy)
         is_whole = delivered == trial.scale.num_env_runners
@@ -175,7 +206,7 @@ class TrialMonitor:
                 "waiting": spent.learner_waiting,
                 "dropped": spent.dropped + max(0.0, read_number(result, "dropped")),  # max(0, NaN) is 0
                 "connectors": spent.connectors,
-                "threads": self.threads,
+                "threads": threads,
             },
             "tuned": {**_NOT_TUNED},
             "cores": {"own": own, "others": others},

@@ -12,6 +12,8 @@ predicted.
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -22,18 +24,23 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from rl_scaling_callback.analysis.choice import INDIFFERENCE
 from rl_scaling_callback.analysis.goals import Goal, may_meet
 from rl_scaling_callback.analysis.probe_rounds import REST, ROUNDS_S, ProbeRounds, TrainedIteration
-from rl_scaling_callback.analysis.race import Grid, Race
+from rl_scaling_callback.analysis.race import Grid, Race, powers_of_two
 from rl_scaling_callback.analysis.thread_choice import compare_threads, thread_counts
 from rl_scaling_callback.core.estimates import student_t
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.probing import Probe, ProbeError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.text import counted
+from rl_scaling_callback.core.trial import Trial
 from rl_scaling_callback.core.warn import Warn
+from rl_scaling_callback.rllib import configs, hardware
+from rl_scaling_callback.rllib.threads import learner_threads, max_learner_threads, set_learner_threads
 
 if TYPE_CHECKING:
     from rl_scaling_callback.rllib.prober import Prober
     from rl_scaling_callback.rllib.rescale import Rescaler
+
+logger = logging.getLogger("rl_scaling_callback")
 
 _ITERATIONS: Final = 4
 """Iterations of each kind that are compared. Four have a 95 % interval of ± 1.7 standard deviations of one, for the difference."""
@@ -92,14 +99,12 @@ class Tuner:
 
     Args:
         scale: the trial's own scale; as an attribute, that of the next iteration.
-        reference: the smallest scale that can be probed.
         grid: the scales to try.
         goal: what to tune for.
         prober: measures scales; None if they can't be tuned.
         rescaler: changes the scale.
         threads: the learner's threads; as an attribute, their number in the next iteration, NaN if unknown.
         warn: logs a warning once.
-        say: logs a line.
         clock: returns monotonic seconds.
 
     Attributes:
@@ -111,7 +116,6 @@ class Tuner:
     def __init__(
         self,
         scale: Scale,
-        reference: Scale,
         grid: Grid,
         *,
         goal: Goal,
@@ -119,40 +123,37 @@ class Tuner:
         rescaler: Rescaler,
         threads: Threads,
         warn: Warn,
-        say: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.own, self._reference, self._grid, self._goal = scale, reference, grid, goal
+        self.own, self._grid, self._goal = scale, grid, goal
         self._prober, self.rescaler, self._threads = prober, rescaler, threads
-        self._warn, self._say, self._clock = warn, say, clock
+        self._warn, self._clock = warn, clock
         self.scale, self.threads = scale, threads.own
         self.gain = self.gain_error = NAN
-        self._spent_s = self._since = 0.0
+        self.is_over = False
+        self._spent_s = 0.0
         self._unusable = 0  # iterations in a row
         self._apart = 0.0  # ln of the ratio between the gain of another scale as measured and as predicted
         self._reason = "nothing else is faster beyond noise"
         self._steps = self._tune()
         next(self._steps)
-        self.is_over = False
 
-    @property
-    def setting(self) -> dict[str, float]:
-        """The setting of the next iteration, as injected."""
-        return {
+    def observe(self, scaling: dict[str, Any]) -> float:
+        """Take note of an iteration, given its injected dict, add `tuned` to it, do what is next; return how long that took [s].
+
+        It may probe, which takes seconds.
+        """
+        scaling["tuned"] = tuned = {
             "num_env_runners": float(self.scale.num_env_runners),
             "num_envs_per_env_runner": float(self.scale.num_envs_per_env_runner),
             "learner_threads": self.threads,
         }
+        taken = 0.0 if self.is_over else self._go_on(_iteration_of(scaling, self.scale))
+        tuned |= {"gain": self.gain, "gain_error": self.gain_error}
+        return taken
 
-    def observe(self, scaling: Mapping[str, Any]) -> float:
-        """Take note of an iteration, given its injected dict, and do what is next; return how long that took [s].
-
-        It may probe, which takes seconds.
-        """
-        if self.is_over:
-            return 0.0
-        self._since = self._clock()
-        iteration = _iteration_of(scaling, self.scale)
+    def _go_on(self, iteration: TrainedIteration | None) -> float:
+        started, outcome = self._clock(), None
         self._unusable = 0 if iteration is not None else self._unusable + 1
         try:
             if iteration is not None:
@@ -160,14 +161,16 @@ class Tuner:
                     self._use(threads)
             elif self._unusable >= _MAX_UNUSABLE:
                 self._give_up("env runners delivered no samples, or times are unknown, in too many iterations")
-        except StopIteration:
-            if not self.gain > 0:  # Ctrl-C during a probe ended it
+        except StopIteration as end:
+            outcome, self.is_over = end.value, True
+            if outcome is None:  # Ctrl-C during a probe ended it
                 self._give_up("it was interrupted")
-            self.is_over = True
         except Exception as error:
             self._give_up(str(error))
-        taken = self._clock() - self._since
+        taken = self._clock() - started
         self._spent_s += taken
+        if outcome is not None:
+            logger.warning("ScalingCallback: autotune: %s. It took %.0f s beside training", outcome, self._spent_s)
         if self.is_over:
             self.end()
         return taken
@@ -177,18 +180,15 @@ class Tuner:
         self.gain, self.gain_error = Gain()
         outcome = "The trial goes on as configured."
         try:
-            self._go_back()
+            if self.scale != self.own:
+                self.scale = self.own
+                self.rescaler.apply(self.own)
+            if self._has_other_threads:
+                self._use(int(self._threads.own))
         except Exception as error:
             self.gain = self.gain_error = NAN
             outcome = f"It couldn't go back to {self.own} ({error}): do its env runners still sample?"
         self._warn("autotune gave up", f"autotune gave up: {reason}. {outcome}")
-
-    def _go_back(self) -> None:
-        if self.scale != self.own:
-            self.scale = self.own
-            self.rescaler.apply(self.own)
-        if self._has_other_threads:
-            self._use(int(self._threads.own))
 
     def end(self) -> None:
         """Close the envs created for probes, and stop the env runners that don't sample."""
@@ -201,7 +201,8 @@ class Tuner:
         self._threads.apply(threads)
         self.threads = float(threads)
 
-    def _tune(self) -> Steps[None]:
+    def _tune(self) -> Steps[str]:
+        """Tune the threads and the scale, and return what came of it."""
         while not (yield None).parts["learn"] > 0:  # the first update is slow, and off-policy algorithms sample first
             pass
         before, after = yield from self._tune_threads([(yield None)])
@@ -214,24 +215,16 @@ class Tuner:
                 self._warn("envs not tuned", f"autotune can't change the envs: {error}")
         if self.scale != self.own and not self._has_other_threads:  # the learner's share is larger now
             _, after = yield from self._tune_threads(after)
-        if self.scale == self.own and not self._has_other_threads:
+        own, scale = self._named(self.own, self._threads.own), self.scale
+        if scale == self.own and not self._has_other_threads:
             self.gain, self.gain_error = Gain()
-            self._say(f"autotune: {self._named(self.own, self.threads)} stays: {self._reason} ({self._seconds:.0f} s)")
-            return
-        self.gain, self.gain_error = Gain.of(before, after).at_least(self._apart if self.scale != self.own else 0.0)
-        scale = self.scale
+            return f"{own} stays: {self._reason}"
+        self.gain, self.gain_error = Gain.of(before, after).at_least(self._apart if scale != self.own else 0.0)
         pin = f"num_env_runners={scale.num_env_runners}, num_envs_per_env_runner={scale.num_envs_per_env_runner}"
         if self._has_other_threads:
             pin += f", and learner_threads={self.threads:.0f} in ScalingCallback"
-        self._say(
-            f"autotune: {self._named(scale, self.threads)} instead of {self._named(self.own, self._threads.own)}, {self.gain:.2f}× "
-            f"± {self.gain_error:.0f} % as fast, found in {self._seconds:.0f} s beside training. To pin it: {pin}"
-        )
-
-    @property
-    def _seconds(self) -> float:
-        """Time spent outside of iterations so far [s]."""
-        return self._spent_s + self._clock() - self._since
+        gain = f"{self.gain:.2f}× ± {self.gain_error:.0f} % as fast"
+        return f"{self._named(scale, self.threads)} instead of {own}, {gain}. To pin it: {pin}"
 
     @property
     def _has_other_threads(self) -> bool:
@@ -244,7 +237,8 @@ class Tuner:
         """Choose the scale, train there, and go back without a proven gain if the own scale meets the goal; return iterations."""
         # The trial holds all of its CPUs at any scale.
         rounds = ProbeRounds(Race(self._goal, cpus=lambda _: 1.0), self._grid, self._clock, iterations=list(before))
-        scales = [self._reference, *sorted({self.own, *self._grid.smallest(2)})]
+        reference = Scale(min(1, self.own.num_env_runners), 1)
+        scales = [reference, *sorted({self.own, *self._grid.smallest(2)})]
 
         def probe(scale: Scale) -> Probe | str:
             try:
@@ -327,3 +321,41 @@ def _iteration_of(scaling: Mapping[str, Any], scale: Scale) -> TrainedIteration 
 def _speed(iterations: Sequence[TrainedIteration]) -> float:
     """Return the mean of ln of the throughput."""
     return fmean([math.log(each.env_steps / each.seconds) for each in iterations])
+
+
+def tuner_for(
+    algorithm: Any, trial: Trial, goal: Goal, max_envs: int, max_probe_seconds: float, tunes_threads: bool, warn: Warn
+) -> Tuner | None:
+    """Return the tuner of a trial, with the options of `ScalingCallback`; None, with a warning, if nothing of it can be tuned."""
+    from rl_scaling_callback.rllib.prober import Prober  # imported here, because all else needs no Ray
+    from rl_scaling_callback.rllib.rescale import Rescaler
+
+    config, scale = vars(algorithm.config), trial.scale
+    why = ""
+    if not configs.is_new_stack(config):
+        why = "it uses the old API stack"
+    elif trial.overlaps:
+        why = "its sampling overlaps learning (APPO, IMPALA)"
+    elif not configs.samples_env(config):
+        why = "it learns from recorded data and samples no env"
+    if why:
+        warn("not tuned", f"autotune leaves this trial as configured, because {why}")
+        return None
+    prober = None
+    try:
+        prober = Prober(algorithm, max_seconds=max_probe_seconds)
+        if math.isfinite(prober.steps_per_round(scale)):
+            raise ProbeError("the number of updates per env step depends on it in this algorithm")
+        if algorithm.config.batch_mode != "truncate_episodes":
+            raise ProbeError("with complete episodes, the batch depends on it")
+    except ProbeError as error:
+        prober = None
+        warn("envs not tuned", f"autotune leaves the number of envs as it is: {error}")
+    runners = powers_of_two(scale.num_env_runners) if scale.num_env_runners else [0]
+    envs = {*powers_of_two(max_envs), scale.num_envs_per_env_runner}
+    grid = Grid(tuple(runners), tuple(sorted(envs)), configs.keeps_batch(algorithm.config, scale))
+    threads = Threads(learner_threads(algorithm))
+    if tunes_threads and not configs.uses_gpus(config):
+        most = max_learner_threads(config, hardware.usable_cores())
+        threads = Threads(threads.own, most, functools.partial(set_learner_threads, algorithm))
+    return Tuner(scale, grid, goal=goal, prober=prober, rescaler=Rescaler(algorithm), threads=threads, warn=warn)

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 
 import pytest
 
-from rl_scaling_callback.live.colocation import Colocation
+from rl_scaling_callback.live.machine import Colocation
 
 PROCESSES = multiprocessing.get_context("spawn")
 

@@ -21,7 +21,7 @@ from rl_scaling_callback.baseline.store import BaselineStore
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.workload import Workload
 from rl_scaling_callback.experiments import ExperimentError
-from rl_scaling_callback.live.colocation import Colocation
+from rl_scaling_callback.live.machine import Colocation
 from rl_scaling_callback.report import render_page, to_json
 from rl_scaling_callback.sweeping.task import write_config
 from tests.builders import BASELINE, CONFIG, HEADER, Folder, result, results

@@ -8,7 +8,6 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "rl_scaling_callback"
 NEED_RAY = {
     "callback",
-    "live.tuner_setup",
     "live.instruments",
     "reporter",
     "rllib.hooks",

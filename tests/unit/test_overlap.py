@@ -1,6 +1,6 @@
 import pytest
 
-from rl_scaling_callback.live.overlap import OverlappingRunners
+from rl_scaling_callback.live.reports import OverlappingRunners
 from rl_scaling_callback.rllib.phases import PhaseClock
 from rl_scaling_callback.rllib.results import RunnerReport
 

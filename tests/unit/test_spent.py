@@ -4,7 +4,7 @@ import pytest
 
 from rl_scaling_callback.core.attribution import TimeBreakdown, losses
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.live.spent import Learners, Rounds, Spent
+from rl_scaling_callback.live.reports import Learners, Rounds, Spent
 from rl_scaling_callback.rllib.results import RunnerReport
 
 

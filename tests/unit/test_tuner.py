@@ -35,21 +35,19 @@ class World:
     def __init__(self, own, step_ms=0.2, vector_ms=1.0, learn_s=0.1, threads=NO_THREADS, fails=()):
         self.step_ms, self.vector_ms, self.learn_s, self.fails = step_ms, vector_ms, learn_s, fails
         self.random = random.Random(1)
-        self.scale, self.count, self.log, self.warned, self.clock_s = own, 1, [], [], 0.0
+        self.scale, self.count, self.warned, self.clock_s = own, 1, [], 0.0
         self.settled = False
         threads = Threads(threads.own, threads.most, self.use)
         grid = Grid((1, 2)[: max(1, own.num_env_runners)], tuple(sorted({1, 2, 4, 8, 16, 32, own.num_envs_per_env_runner})))
         self.trained_s, self.threads_help = self.sampling_s, lambda scale: True
         self.tuner = Tuner(
             own,
-            Scale(1, 1),
             grid,
             goal=Goal.of("fastest"),
             prober=self,
             rescaler=self,
             threads=threads,
             warn=lambda *text: self.warned.append(text),
-            say=self.log.append,
             clock=lambda: self.clock_s,
         )
 
@@ -100,14 +98,14 @@ class World:
         return self.tuner
 
 
-def test_a_bad_scale_becomes_as_fast_as_the_best():
+def test_a_bad_scale_becomes_as_fast_as_the_best(caplog):
     world = World(Scale(2, 1))
     tuner = world.tune()
     sps = {scale: 1 / (world.sampling_s(scale) + world.learn_s / STEPS) for scale in (Scale(2, e) for e in (1, 2, 4, 8, 16, 32))}
     assert tuner.scale == world.scale
     assert sps[tuner.scale] > 0.95 * max(sps.values())
     assert abs(tuner.gain / (sps[tuner.scale] / sps[Scale(2, 1)]) - 1) < tuner.gain_error / 100 + 0.02
-    [line] = world.log
+    [line] = caplog.messages
     assert f"{tuner.scale} instead of 2r×1e" in line
     assert f"num_envs_per_env_runner={tuner.scale.num_envs_per_env_runner}" in line
 
@@ -124,27 +122,27 @@ def test_a_long_update_does_not_speak_against_more_env_runners():
 
 
 @pytest.mark.parametrize("own", [Scale(2, 32), Scale(1, 16)])
-def test_the_best_stays(own):
+def test_the_best_stays(own, caplog):
     world = World(own, vector_ms=0.05)
     tuner = world.tune()
     assert (tuner.scale, tuner.gain) == (own, 1.0)
-    assert "stays" in world.log[0]
+    assert "stays" in caplog.text
 
 
-def test_it_goes_back_where_iterations_dont_prove_the_gain():
+def test_it_goes_back_where_iterations_dont_prove_the_gain(caplog):
     world = World(Scale(2, 1))
     world.trained_s = lambda scale: world.sampling_s(Scale(2, 1)) * (1.0 if scale == Scale(2, 1) else 1.05)
     tuner = world.tune()
     assert (tuner.scale, world.scale, tuner.gain) == (Scale(2, 1), Scale(2, 1), 1.0)
-    assert "brought 0.9" in world.log[0]
+    assert "brought 0.9" in caplog.text
 
 
-def test_threads_are_chosen_by_the_learners_own_time():
+def test_threads_are_chosen_by_the_learners_own_time(caplog):
     world = World(Scale(2, 32), vector_ms=0.05, learn_s=2.0, threads=Threads(1.0, 4))
     tuner = world.tune()
     assert (tuner.scale, tuner.threads, world.count) == (Scale(2, 32), 2.0, 2)
     assert 1.3 < tuner.gain < 2
-    assert "learner_threads=2" in world.log[0]
+    assert "learner_threads=2" in caplog.text
 
 
 def test_threads_are_compared_again_at_another_scale():
