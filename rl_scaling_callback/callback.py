@@ -7,7 +7,7 @@ import logging
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -54,60 +54,6 @@ _MIN_PROBES_S: Final = 0.01
 """Autotune takes less in iterations after which it doesn't probe."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Options:
-    """The options of `ScalingCallback`, which describes them."""
-
-    baseline_dir: str | Path | None
-    baseline_sps: float | None
-    reference: Scale
-    workload: str | None
-    probe: bool | None
-    max_probe_seconds: float
-    steady: SteadyRule
-    autotune: Goal | None
-    max_envs: int
-    learner_threads: int | None
-
-    def __post_init__(self) -> None:
-        # No error tells a `baseline_dir`: a URI may contain credentials.
-        if self.baseline_dir is not None:
-            if not isinstance(self.baseline_dir, (str, Path)):
-                raise ValueError(f"baseline_dir is of type {type(self.baseline_dir).__name__}; allowed are str and Path")
-            non_empty("baseline_dir", str(self.baseline_dir))
-        if self.baseline_sps is not None:
-            positive("baseline_sps", self.baseline_sps)
-        if not (self.probe is None or isinstance(self.probe, bool)):
-            raise ValueError(f"probe is {self.probe!r}; allowed are True, False and None")
-        if not isinstance(self.steady, SteadyRule):
-            raise ValueError(f"steady is {self.steady!r}; allowed is a SteadyRule, such as SteadyRule(warmup_iterations=3)")
-        positive("max_probe_seconds", self.max_probe_seconds)
-        at_least("max_envs", self.max_envs, 1)
-        if self.learner_threads is not None:
-            at_least("learner_threads", self.learner_threads, 1)
-        if self.workload is not None:
-            non_empty("workload", self.workload)
-        conflicts = {
-            "baseline_dir and baseline_sps": self.baseline_dir is not None and self.baseline_sps is not None,
-            "baseline_dir and probe=True": self.baseline_dir is not None and self.probe,
-            "baseline_dir and autotune": self.baseline_dir is not None and self.autotune is not None,
-            "baseline_sps and probe=True": self.baseline_sps is not None and self.probe,
-            "autotune and probe=False": self.autotune is not None and self.probe is False,
-        }
-        for both in filter(conflicts.__getitem__, conflicts):
-            raise ValueError(f"{both} are given; allowed is one of the two")
-
-
-def _goal_of(autotune: bool | str | Goal) -> Goal | None:
-    """Return the goal to tune for; None for none."""
-    if autotune is False or isinstance(autotune, Goal):
-        return autotune or None
-    name = "fastest" if autotune is True else autotune
-    if not isinstance(name, str) or name not in GOALS:
-        raise ValueError(f"autotune is {name!r}; allowed are True, False, a Goal and {', '.join(map(repr, GOALS))}")
-    return GOALS[name]
-
-
 class ScalingCallback(SampleTiming, RLlibCallback):
     """Adds throughput, speedup and parallel efficiency to every training result, under `result["scaling"]`.
 
@@ -143,8 +89,6 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         ValueError: an option is invalid. An unreachable `baseline_dir` is reported when the Algorithm is built.
     """
 
-    # Defaults for subclasses that don't call super().__init__(); those of the options are set below.
-    _options: _Options
     _warned: frozenset[str] = frozenset()
     _is_redundant = _is_iterating = False
     _monitor: TrialMonitor | None = None
@@ -170,23 +114,44 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         learner_threads: int | None = None,
     ) -> None:
         super().__init__()
-        self._options = _Options(
-            baseline_dir=baseline_dir,
-            baseline_sps=baseline_sps,
-            reference=reference if isinstance(reference, Scale) else Scale.parse(reference),
-            workload=workload,
-            probe=probe,
-            max_probe_seconds=max_probe_seconds,
-            steady=steady,
-            autotune=_goal_of(autotune),
-            max_envs=max_envs,
-            learner_threads=learner_threads,
-        )
+        # No error tells a `baseline_dir`: a URI may contain credentials.
+        if not (baseline_dir is None or isinstance(baseline_dir, (str, Path))):
+            raise ValueError(f"baseline_dir is of type {type(baseline_dir).__name__}; allowed are str and Path")
+        if baseline_dir is not None:
+            non_empty("baseline_dir", str(baseline_dir))
+        if baseline_sps is not None:
+            positive("baseline_sps", baseline_sps)
+        if workload is not None:
+            non_empty("workload", workload)
+        if not (probe is None or isinstance(probe, bool)):
+            raise ValueError(f"probe is {probe!r}; allowed are True, False and None")
+        positive("max_probe_seconds", max_probe_seconds)
+        if not isinstance(steady, SteadyRule):
+            raise ValueError(f"steady is {steady!r}; allowed is a SteadyRule, such as SteadyRule(warmup_iterations=3)")
+        at_least("max_envs", max_envs, 1)
+        if learner_threads is not None:
+            at_least("learner_threads", learner_threads, 1)
+        goal = None if autotune is False else GOALS["fastest"] if autotune is True else autotune
+        goal = GOALS.get(goal) if isinstance(goal, str) else goal
+        if not (autotune is False or isinstance(goal, Goal)):
+            raise ValueError(f"autotune is {autotune!r}; allowed are True, False, a Goal and {', '.join(map(repr, GOALS))}")
+        conflicts = {
+            "baseline_dir and baseline_sps": baseline_dir is not None and baseline_sps is not None,
+            "baseline_dir and probe=True": baseline_dir is not None and probe,
+            "baseline_dir and autotune": baseline_dir is not None and goal is not None,
+            "baseline_sps and probe=True": baseline_sps is not None and probe,
+            "autotune and probe=False": goal is not None and probe is False,
+        }
+        for both in filter(conflicts.__getitem__, conflicts):
+            raise ValueError(f"{both} are given; allowed is one of the two")
+        self._baseline_dir, self._baseline_sps, self._workload = baseline_dir, baseline_sps, workload
+        self._reference = reference if isinstance(reference, Scale) else Scale.parse(reference)
+        self._probe, self._max_probe_seconds, self._steady = probe, max_probe_seconds, steady
+        self._goal, self._max_envs, self._threads = goal, max_envs, learner_threads
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the measurement, which can't leave this process, so that a function sent to env runners may refer to `self`."""
-        kept = {"_options", "_warned"}
-        return {name: value for name, value in vars(self).items() if name in kept or name not in vars(ScalingCallback)}
+        return {name: value for name, value in vars(self).items() if name == "_warned" or name not in vars(ScalingCallback)}
 
     def on_algorithm_init(self, *, algorithm: Algorithm, **kwargs: Any) -> None:
         """Set up the measurement of this trial. RLlib calls it once, before the first iteration.
@@ -198,7 +163,9 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         if self._is_redundant:
             self._warn("redundant", "the config has more than one ScalingCallback: only the first one measures.")
             return
-        place = self._options.baseline_dir
+        if not hasattr(self, "_reference"):
+            ScalingCallback.__init__(self)  # a subclass's __init__ does not
+        place = self._baseline_dir
         self._lasting = None if place is None else BaselineStore.at(introspection.users_path(str(place)))
         try:
             self._start(algorithm)
@@ -267,10 +234,10 @@ class ScalingCallback(SampleTiming, RLlibCallback):
 
     def _start(self, algorithm: Algorithm) -> None:
         hooks.watch_end(algorithm, self._end)  # before the other hooks
-        config, options = introspection.config_of(algorithm), self._options
+        config = introspection.config_of(algorithm)
         instrument = self._instrument = instrument_for(algorithm, self._attempt, self._warn)
         self._colocation = self._attempt("looking for other trials", lambda: Colocation(hardware.this_machine().name))
-        if (threads := options.learner_threads) is not None:
+        if (threads := self._threads) is not None:
             self._attempt("setting the learner's threads", lambda: set_learner_threads(algorithm, threads))
         storage = introspection.storage_of(algorithm)
         hosts = self._attempt("finding the hosts", lambda: introspection.hosts_of(algorithm), set())
@@ -278,17 +245,16 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         trial = Trial(
             name,
             read_scale(config),
-            introspection.workload_of(algorithm, hosts, options.workload),
+            introspection.workload_of(algorithm, hosts, self._workload),
             self._attempt("reading the resources", lambda: introspection.resources_of(algorithm, hosts), Resources()),
             introspection.provenance_of(name.rpartition("/")[2]),
             overlaps=is_asynchronous(config),
             steps_in_turn=steps_in_turn(config),
             steps_vary=iterations_are_timed(config),
         )
-        if (goal := options.autotune) is not None:
-            limits = options.max_envs, options.max_probe_seconds
-            tune = functools.partial(tuner_for, algorithm, trial, goal, *limits, threads is None, self._warn)
-            self._tuner = self._attempt("starting autotune", tune)
+        if self._goal is not None:
+            options = (self._goal, self._max_envs, self._max_probe_seconds, threads is None)
+            self._tuner = self._attempt("starting autotune", lambda: tuner_for(algorithm, trial, *options, self._warn))
         self._monitor = self._make_monitor(algorithm, trial)
         self._learner_threads = self._attempt("reading the learner's threads", lambda: learner_threads(algorithm), NAN)
         hooks.watch_iterations(
@@ -299,7 +265,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
 
     def _make_monitor(self, algorithm: Algorithm, trial: Trial, *, learns: bool = False) -> TrialMonitor:
         config = introspection.config_of(algorithm)
-        return TrialMonitor(trial, self._source(algorithm, trial), config, self._options.steady, self._warn, learns=learns)
+        return TrialMonitor(trial, self._source(algorithm, trial), config, self._steady, self._warn, learns=learns)
 
     def _tune(self, algorithm: Algorithm, tuner: Tuner, monitor: TrialMonitor, values: dict[str, Any]) -> None:
         """Let the tuner go on after an iteration; if it changed something for good, measure anew from the next one on."""
@@ -334,15 +300,15 @@ class ScalingCallback(SampleTiming, RLlibCallback):
             self._is_iterating = False
 
     def _source(self, algorithm: Algorithm, trial: Trial) -> BaselineSource:
-        options, store = self._options, self._lasting
-        if options.baseline_sps is not None:
-            return GivenBaseline(float(options.baseline_sps), options.reference)
+        store = self._lasting
+        if self._baseline_sps is not None:
+            return GivenBaseline(float(self._baseline_sps), self._reference)
         if not samples_env(introspection.config_of(algorithm)):
             return BaselineSource()
-        tunes, storage = options.autotune is not None, introspection.storage_of(algorithm)
+        tunes, storage = self._goal is not None, introspection.storage_of(algorithm)
         if store is None and storage is not None:
             store = BaselineStore.of_experiment(storage, introspection.run_of(storage))
-        probes = (store is None or tunes) if options.probe is None else options.probe
+        probes = (store is None or tunes) if self._probe is None else self._probe
         if store is None and not probes:
             self._warn(
                 "no baseline",
@@ -351,20 +317,20 @@ class ScalingCallback(SampleTiming, RLlibCallback):
             )
         stored = BaselineSource()
         if store is not None and not tunes:
-            stored = BaselineTracker(store, trial, options.reference, warn=self._warn)
+            stored = BaselineTracker(store, trial, self._reference, warn=self._warn)
         return self._probe_baseline(algorithm, trial, stored) if probes else stored
 
     def _probe_baseline(self, algorithm: Algorithm, trial: Trial, stored: BaselineSource) -> BaselineSource:
         """Return a probed baseline, or the stored one if the trial can't be probed."""
         prober: Prober | None = None
-        reference, scale = self._options.reference, trial.scale
+        reference, scale = self._reference, trial.scale
         if scale.num_env_runners == 0 and reference.num_env_runners == 1:
             reference = Scale(0, reference.num_envs_per_env_runner)  # the Algorithm's process is the only env runner
         try:
             if reference.num_env_runners > scale.num_env_runners:
                 few = f"the reference {reference} has more env runners than the trial ({scale})"
                 raise ProbeError(f"{few}; use reference={Scale(scale.num_env_runners, 1).slug!r}.")
-            prober = Prober(algorithm, max_seconds=self._options.max_probe_seconds)
+            prober = Prober(algorithm, max_seconds=self._max_probe_seconds)
             return ProbedBaseline(prober, trial, reference, warn=self._warn)
         except ProbeError as error:
             if prober is not None:
@@ -390,6 +356,3 @@ class ScalingCallback(SampleTiming, RLlibCallback):
     def _give_up(self, error: Exception) -> None:
         text = "measurement failed; training continues and result['scaling'] is NaN. Please report this:"
         self._warn("failed", f"{text} {error!r}", error)
-
-
-ScalingCallback._options = ScalingCallback()._options

@@ -42,11 +42,7 @@ def _parsed(parse: Callable[[Any], Any]) -> Callable[[click.Context, click.Param
     return callback
 
 
-def _return(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        raise ValueError(f"{text!r}; allowed are finite numbers") from None
+def _return(number: float) -> float:
     finite("return", number)
     return number
 
@@ -104,7 +100,12 @@ def main() -> None:
 @_goal
 @click.option("--min-sooner", type=float, metavar="×", help="Minimum speedup of the time to return.")
 @click.option(
-    "--return", "target_return", callback=_parsed(_return), metavar="RETURN", help="Return to reach. [default: one most reach]"
+    "--return",
+    "target_return",
+    type=float,
+    callback=_parsed(_return),
+    metavar="RETURN",
+    help="Return to reach. [default: one most reach]",
 )
 @click.option("--reference", callback=_parsed(Scale.parse), default="1r1e", show_default=True, help="Scale of the baseline.")
 @click.option(

@@ -83,10 +83,7 @@ class ScalingReporter(tune.Callback):
             folder = Location(storage.storage_filesystem, storage.experiment_fs_path, storage.experiment_fs_path)
             report = self._report(folder)
             self._show(report)
-            page = folder.below(PAGE)
-            with page.filesystem.open_output_stream(page.path) as stream:
-                stream.write(render_page(report).encode())
-            logger.info("ScalingReporter: wrote %s", page.text)
+            folder.below(PAGE).write(render_page(report))
         except Exception as error:
             _warn("the report can't be written", error)
 

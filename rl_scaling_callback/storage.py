@@ -21,12 +21,6 @@ def absolute(location: str | Path) -> str:
     return text if "://" in text else Path(text).expanduser().absolute().as_posix()
 
 
-def below(location: str, name: str) -> str:
-    """Return the path or URI of `name` in a folder, with the query of a URI kept at its end."""
-    path, mark, options = location.partition("?") if "://" in location else (location, "", "")
-    return f"{path.rstrip('/')}/{name}{mark}{options}"
-
-
 _CREDENTIALS: Final = re.compile(
     r"(?<=://)[^/?#\s]*@"  # user@ or user:password@
     r"|(?<![^\s/'\"])[^\s/:?#'\"]+:(?![/\\]|\d+/)[^\s?#'\"]*@"  # user:pass/word@, and user:password@ after a mistyped scheme
@@ -55,14 +49,6 @@ def filesystem_of(location: str | Path) -> tuple[Any, str]:
         raise type(error)(shown(str(error))) from None
 
 
-def write(location: str | Path, name: str, text: str) -> None:
-    """Write a text file into a folder, a path or URI, created if needed. Raises OSError, or ValueError if it can't be reached."""
-    filesystem, path = filesystem_of(location)
-    filesystem.create_dir(path, recursive=True)
-    with filesystem.open_output_stream(posixpath.join(path, name)) as stream:
-        stream.write(text.encode())
-
-
 class ExperimentError(Exception):
     """An experiment can't be read; the message says what is missing and what to do."""
 
@@ -71,7 +57,7 @@ class ExperimentError(Exception):
 class Location:
     """A file or folder: its `pyarrow.fs.FileSystem`, the path there, and how the user wrote it, without credentials.
 
-    Reading raises OSError if the storage can't be reached.
+    Reading and writing raise OSError if the storage can't be reached.
     """
 
     filesystem: Any
@@ -104,8 +90,9 @@ class Location:
         return cls(filesystem, path.rstrip("/") or "/", text)
 
     def below(self, name: str) -> Location:
-        """Return the file or folder called `name` in this folder."""
-        return Location(self.filesystem, posixpath.join(self.path, name), below(self.text, name))
+        """Return the file or folder called `name` in this folder. The query of a URI stays at its end."""
+        path, mark, options = self.text.partition("?") if "://" in self.text else (self.text, "", "")
+        return Location(self.filesystem, posixpath.join(self.path, name), f"{path.rstrip('/')}/{name}{mark}{options}")
 
     @property
     def parent(self) -> Location:
@@ -148,3 +135,9 @@ class Location:
         if len(content) > MAX_BYTES:
             raise ExperimentError(f"{self.text} is larger than {MAX_BYTES >> 20} MB")
         return content
+
+    def write(self, text: str) -> None:
+        """Write the file. Its folder is created if needed."""
+        self.filesystem.create_dir(posixpath.dirname(self.path), recursive=True)
+        with self.filesystem.open_output_stream(self.path) as stream:
+            stream.write(text.encode())

@@ -20,7 +20,7 @@ from rl_scaling_callback.report import SWEEP_PAGE, Report, make_report, print_re
 from rl_scaling_callback.rllib import hardware
 from rl_scaling_callback.rllib.configs import evaluates, is_asynchronous, is_new_stack
 from rl_scaling_callback.rllib.threads import check_learner_threads
-from rl_scaling_callback.storage import absolute, shown, write
+from rl_scaling_callback.storage import ExperimentError, Location, absolute
 from rl_scaling_callback.sweeping.by_probes import sweep_by_probes
 from rl_scaling_callback.sweeping.by_training import sweep_by_training
 from rl_scaling_callback.sweeping.task import Task, at_scale, learner_threads_of, with_learner_threads
@@ -106,10 +106,10 @@ def sweep(
         threads = found.learner_threads.get(choice.scale)
         report = replace(report, config=tuned if threads is None else with_learner_threads(tuned, threads))
     try:
-        folder, _, name = absolute(page).rpartition("/")
-        write(folder, name, render_page(report))
-        say(f"Full report: {shown(absolute(page))}")
-    except (OSError, ValueError) as error:
+        file = Location.of(absolute(page))
+        file.write(render_page(report))
+        say(f"Full report: {file.text}")
+    except (OSError, ExperimentError) as error:
         say(f"The page can't be written: {error}")
     (show or print_report)(report)
     return report

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rl_scaling_callback.storage import ExperimentError, Location, below, shown
+from rl_scaling_callback.storage import ExperimentError, Location, shown
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ from rl_scaling_callback.storage import ExperimentError, Location, below, shown
     ],
 )
 def test_path_below_a_folder(place, inside):
-    assert below(place, "it") == inside
+    assert Location(None, "", place).below("it").text == inside
 
 
 @pytest.mark.parametrize(
