@@ -1,7 +1,7 @@
 """Checks the intervals of reports against repeats: `python -m tests.benchmarks.coverage`. Takes ten seconds, no Ray.
 
-On the grids under tests/data/grids, prints the coverage of intervals and their width, with the defaults estimated from all grids
-and from the other ones (leave one grid out), and the errors of laws next to those that noise alone causes.
+On the grids under tests/data/grids, prints the noise to assume of unrepeated runs, the coverage of intervals and their width, and
+the errors of laws next to those that noise alone causes.
 """
 
 from __future__ import annotations
@@ -9,16 +9,13 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import combinations, permutations
 from statistics import fmean, median
-from typing import Any
 
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import polygamma
 
-from rl_scaling_callback.analysis import noise
 from rl_scaling_callback.analysis.configurations import configurations
 from rl_scaling_callback.analysis.laws import fit_laws
 from rl_scaling_callback.analysis.noise import within
@@ -92,19 +89,6 @@ def usual_freedom(names: Sequence[str]) -> float:
     return 2 * float(brentq(lambda half: float(polygamma(1, half)) - more, 0.1, 1e3)) if more > polygamma(1, 1e3) else math.inf
 
 
-@contextmanager
-def defaults_of(names: Sequence[str]) -> Iterator[None]:
-    defaults = {"USUAL_STD": usual_deviation(names), "USUAL_LEVEL": usual_level(names)}
-    before = {name: getattr(noise, name) for name in defaults}
-    for name, value in defaults.items():
-        setattr(noise, name, value)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(noise, name, value)
-
-
 # Coverage
 
 
@@ -145,9 +129,8 @@ def one_run_among_repeats(name: str) -> list[tuple[bool, float]]:
     return kept
 
 
-def recorded(name: str, source: str) -> None:
-    values = f"deviation {noise.USUAL_STD:.3f}, level {noise.USUAL_LEVEL:.3f}"
-    print(f"\n{name}: {values}, from {source}")
+def recorded(name: str) -> None:
+    print(f"\n{name}")
     for size in (1, 2):
         sps: list[tuple[bool, float]] = []
         speedup: list[tuple[bool, float]] = []
@@ -178,15 +161,13 @@ def laws(name: str) -> None:
     print(f"  {name:12} {chosen}: {errors}; noise alone {floor:.1f} %; {sum(held)} of {len(held)} held")
 
 
-def main(*_: Any) -> None:
+def main() -> None:
     for names in (NAMES, *([name] for name in NAMES)):
         found = usual_deviation(names), usual_level(names)
         print(f"{', '.join(names):32} deviation {found[0]:.3f}, level {found[1]:.3f}")
     print(f"degrees of freedom {usual_freedom(NAMES):.1f}")
     for name in NAMES:
-        with defaults_of([other for other in NAMES if other != name]):
-            recorded(name, "the other grids")
-        recorded(name, "all grids")
+        recorded(name)
     print("\nlaw chosen on all repetitions, leave-one-out errors, and how many configurations the law fitted without them predicts")
     for name in NAMES:
         laws(name)

@@ -41,12 +41,12 @@ from ray import tune
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.rllib.algorithms.ppo import PPOConfig
+from ray.tune.search import BasicVariantGenerator
 from trials import SlowStep, machine
 
 from rl_scaling_callback import sweep
 from rl_scaling_callback.analysis.goals import GOALS
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.sweeping.task import at_scale
 
 _WARMUP: Final = 2
 
@@ -77,7 +77,12 @@ _ENVS: Final = {
     "slow_step": SlowStep,
     "once": Once,
 }
-_QUIET: Final = {"PYTHONWARNINGS": "ignore", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_AIR_NEW_OUTPUT": "0"}
+_QUIET: Final = {
+    "PYTHONWARNINGS": "ignore",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
 
 
 def config_of(data: Data) -> AlgorithmConfig:
@@ -94,28 +99,66 @@ def config_of(data: Data) -> AlgorithmConfig:
     return made
 
 
-def run_trial(config: AlgorithmConfig, scale: Scale, iterations: int) -> Data:
-    """Return the duration of a trial, and the env steps and seconds of its iterations; without any if it fails."""
-    started = time.time()
-    stop = tune.RunConfig(storage_path=tempfile.mkdtemp(), stop={"training_iteration": iterations}, verbose=0)
-    (result,) = tune.Tuner(config.algo_class, param_space=at_scale(config, scale), run_config=stop).fit()
-    rows = [] if result.error else result.metrics_dataframe.to_dict("records")
-    steps = ("num_env_steps_sampled_this_iter", "env_runners/num_env_steps_sampled")
-    counted = [[float(next((row[name] for name in steps if name in row), 0)), row["time_this_iter_s"]] for row in rows]
-    return {
-        "scale": [scale.num_env_runners, scale.num_envs_per_env_runner],
-        "seconds": time.time() - started,
-        "iterations": counted,
-    }
+class Keeper(tune.Callback):
+    """Passes on each completed trial: its duration, and the env steps and seconds of its iterations."""
+
+    def __init__(self, keep: Callable[[Data], None]) -> None:
+        self._keep = keep
+        self._free_since = time.time()
+        self._iterations: list[list[float]] = []
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+        """Record an iteration."""
+        steps = result.get("num_env_steps_sampled_this_iter", result["env_runners"].get("num_env_steps_sampled", 0))
+        self._iterations.append([float(steps), result["time_this_iter_s"]])
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Pass on the trial."""
+        scale = [trial.config["num_env_runners"], trial.config["num_envs_per_env_runner"]]
+        self._keep({"scale": scale, "seconds": time.time() - self._free_since, "iterations": self._iterations})
+        self._free_since, self._iterations = time.time(), []
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Pass on that the configuration can't be trained."""
+        self.on_trial_complete(iteration, trials, trial)
+
+
+def run_trials(config: Any, scales: Sequence[Scale], iterations: int, callback: tune.Callback) -> None:
+    """Run one trial of each configuration in this order, and report to a Tune callback."""
+    points = [
+        {"num_env_runners": scale.num_env_runners, "num_envs_per_env_runner": scale.num_envs_per_env_runner} for scale in scales
+    ]
+    config = config.copy(copy_frozen=False)
+    for name in points[0]:
+        setattr(config, name, tune.choice(sorted({point[name] for point in points})))
+    tune.Tuner(
+        config.algo_class,
+        param_space=config,
+        tune_config=tune.TuneConfig(
+            num_samples=len(points), search_alg=BasicVariantGenerator(points_to_evaluate=points, max_concurrent=1)
+        ),
+        run_config=tune.RunConfig(
+            storage_path=tempfile.mkdtemp(), stop={"training_iteration": iterations}, callbacks=[callback], verbose=0
+        ),
+    ).fit()
 
 
 def run_round(config: AlgorithmConfig, data: Data, save: Callable[[], None]) -> None:
     """Complete the last round of trials, or run a new one."""
     scales = [Scale(r, e) for r in data["runners"] for e in data["envs"]]
-    number, done = divmod(len(data["trials"]), len(scales))
-    for scale in random.Random(number).sample(scales, len(scales))[done:]:
-        data["trials"].append(run_trial(config, scale, data["iterations"]))
+    rounds: dict[int, list[Scale]] = defaultdict(list)
+    for each in data["trials"]:
+        rounds[each["round"]].append(Scale(*each["scale"]))
+    number = max(rounds, default=0)
+    if len(rounds[number]) == len(scales):
+        number += 1
+    left = [scale for scale in random.Random(number).sample(scales, len(scales)) if scale not in rounds[number]]
+
+    def keep(trial: Data) -> None:
+        data["trials"].append({"round": number, **trial})
         save()
+
+    run_trials(config, left, data["iterations"], Keeper(keep))
 
 
 def run_sweeps(config: AlgorithmConfig, data: Data, save: Callable[[], None]) -> None:
@@ -128,7 +171,6 @@ def run_sweeps(config: AlgorithmConfig, data: Data, save: Callable[[], None]) ->
             name,
             runners=data["runners"],
             envs=data["envs"],
-            budget_minutes=data["budget_minutes"],
             page=Path(tempfile.mkdtemp()) / "page.html",
             say=lambda text: None,
             show=lambda report: None,
@@ -220,14 +262,13 @@ def main() -> None:
     arguments.add_argument("--goals", nargs="+", choices=GOALS, default=list(GOALS))
     arguments.add_argument("--steps", type=int, default=1024, help="env steps per iteration, or of a batch")
     arguments.add_argument("--iterations", type=int, default=7, help="iterations of a trial, at least 3")
-    arguments.add_argument("--budget", type=float, help="budget of a sweep in minutes, instead of the default")
     options = arguments.parse_args()
     file: Path = options.file or Path(f"live-{options.algo}-{options.env}.json")
     if file.exists():
         data: Data = json.loads(file.read_text())
     else:
         data = {name: getattr(options, name) for name in ("env", "algo", "runners", "envs", "goals", "steps", "iterations")}
-        data |= {"budget_minutes": options.budget, "machine": machine(), "trials": [], "sweeps": []}
+        data |= {"machine": machine(), "trials": [], "sweeps": []}
 
     def save() -> None:
         part = file.with_suffix(".part")

@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     until, own = time.perf_counter() + options.seconds, Scale.parse(options.own)
     algorithm = config_of(options.algo, options.env, options.batch, Scale(4, 4)).build_algo()
     algorithm.train()
-    switch, prober = Switch(algorithm), Prober(algorithm, max_seconds=120, probe_seconds=options.probe_seconds)
+    switch, prober = Switch(algorithm), Prober(algorithm, max_seconds=120, probe_seconds=0.2)
     memory = functools.partial(algorithm.env_runner_group.foreach_env_runner, resident_mb, local_env_runner=False)
     before, started = mean(memory()), time.perf_counter()
     prober.measure(SCALES)
@@ -127,16 +127,6 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     prober.close()
     algorithm.stop()
     return measured
-
-
-def typical(times: list[TimeBreakdown]) -> TimeBreakdown:
-    """Return the median of each phase."""
-    return TimeBreakdown.of_window({part: median(getattr(each, part) for each in times) for part in PARTS})
-
-
-def paired(rounds: list[dict[Scale, Probe]], scale: Scale, own: Scale) -> list[tuple[Probe, Probe]]:
-    """Return the probes of a scale, each paired with the probe of the trial's own scale in the same round."""
-    return [(probes[scale], probes[own]) for probes in rounds]
 
 
 def take_a_core_in_spells(seconds: float) -> None:
@@ -255,8 +245,10 @@ def bias(measured: dict[str, Any]) -> Estimate:
 def report(measured: dict[str, Any], own: Scale) -> None:
     """Print the table."""
     full = full_times(measured["iterations"])
-    breakdown = typical([breakdown for scale, _, breakdown in measured["iterations"] if scale == own])
-    probed = {scale: predicted(breakdown, paired(measured["probes"], scale, own), measured["updates"][scale]) for scale in SCALES}
+    at_own = [breakdown for scale, _, breakdown in measured["iterations"] if scale == own]
+    breakdown = TimeBreakdown.of_window({part: median(getattr(each, part) for each in at_own) for part in PARTS})
+    pairs = {scale: [(probes[scale], probes[own]) for probes in measured["probes"]] for scale in SCALES}
+    probed = {scale: predicted(breakdown, pairs[scale], measured["updates"][scale]) for scale in SCALES}
     by_probe, by_full = speedups(probed), speedups(full)
     errors = {scale: 100 * (by_probe[scale] / by_full[scale] - 1) for scale in SCALES if scale != REFERENCE}
     rounds = len(measured["full_seconds"])
@@ -294,7 +286,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=90, help="start no more rounds after this time, except the first two")
     parser.add_argument("--own", default="2r4e", help="the trial's own scale")
-    parser.add_argument("--probe-seconds", type=float, default=0.2)
     parser.add_argument("--cost", action="store_true", help="measure the cost of probing for a trial of the scale --own")
     parser.add_argument("--coverage", type=int, default=0, help="number of trials to compare with separate trials of 1r×1e")
     parser.add_argument("--neighbour", action="store_true", help="let another program take a core half of the time, 3 s at once")

@@ -13,15 +13,19 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 READ = """
-import sys
+import sys, time
+from pathlib import Path
 from rl_scaling_callback import make_report, read_experiment
 from rl_scaling_callback.report import render_page
-assert "<html" in render_page(make_report(read_experiment(sys.argv[1])))
+started = time.perf_counter()
+experiment = read_experiment(sys.argv[1])
+assert "<html" in render_page(make_report(experiment))
+assert sum(len(study.runs) for study in experiment.studies) == len([*Path(sys.argv[1]).iterdir()])
+print(f"{time.perf_counter() - started:.2f} s")
 """
 SCALES = [(runners, envs) for runners in (1, 2, 4, 8) for envs in (1, 2, 4)]
 
@@ -75,11 +79,10 @@ def main() -> None:
     options = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder), options.trials, options.iterations)
-        started = time.perf_counter()
         subprocess.run([sys.executable, "-c", READ, folder], check=True)
         size = sum(path.stat().st_size for path in Path(folder).glob("*/result.json"))
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-        print(f"{size / 1e6:,.0f} MB: {time.perf_counter() - started:.1f} s; peak of the process {peak:,.0f} MB")
+        print(f"{size / 1e6:,.0f} MB; peak of the process {peak:,.0f} MB")
 
 
 if __name__ == "__main__":
