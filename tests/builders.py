@@ -11,16 +11,14 @@ from hypothesis import strategies as st
 from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.analysis.goals import GOALS
 from rl_scaling_callback.analysis.runs import Experiment, Iteration, Run, Study
-from rl_scaling_callback.baseline.model import Baseline
-from rl_scaling_callback.baseline.store import EXPERIMENT_SUBDIRECTORY, BaselineStore
+from rl_scaling_callback.baseline.store import EXPERIMENT_SUBDIRECTORY, Baseline, BaselineStore
 from rl_scaling_callback.baseline.tracker import BaselineTracker
 from rl_scaling_callback.core import formulas, schema
 from rl_scaling_callback.core.attribution import TimeBreakdown
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady, SteadyRule, SteadyWindow
-from rl_scaling_callback.core.trial import Trial
-from rl_scaling_callback.core.workload import Workload
+from rl_scaling_callback.core.trial import Trial, Workload
 from rl_scaling_callback.experiments import read_experiment
 from rl_scaling_callback.experiments.studies import summarise
 from rl_scaling_callback.report import make_report

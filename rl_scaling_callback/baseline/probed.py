@@ -15,8 +15,8 @@ from rl_scaling_callback.core.estimates import trimmed_mean
 from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.probing import DISAGREE, Probe, ProbeError, predict
 from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.text import Warn
 from rl_scaling_callback.core.trial import Trial
-from rl_scaling_callback.core.warn import Warn
 
 SHARE: Final = 0.01
 """Maximum share of the training time to spend on probes."""

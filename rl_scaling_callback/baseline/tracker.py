@@ -8,16 +8,15 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Final
 
-from rl_scaling_callback.baseline.model import Baseline, BaselineFileError
 from rl_scaling_callback.baseline.source import BaselineSource, Status
-from rl_scaling_callback.baseline.store import BaselineStore
+from rl_scaling_callback.baseline.store import Baseline, BaselineFileError, BaselineStore
 from rl_scaling_callback.core.attribution import TimeBreakdown
 from rl_scaling_callback.core.comparison import NOT_COMPARABLE, ReferenceFigures, disagree
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
+from rl_scaling_callback.core.text import Warn
 from rl_scaling_callback.core.trial import Trial
-from rl_scaling_callback.core.warn import Warn
 from rl_scaling_callback.storage import shown
 
 _STORAGE_SHARE: Final = 0.02

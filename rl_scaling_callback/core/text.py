@@ -1,12 +1,15 @@
-"""Formats numbers, units, intervals and lists for readers."""
+"""Formats numbers, units, intervals and lists for readers, and warns them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from rl_scaling_callback.core.formulas import interval
+
+Warn = Callable[[str, str], None]
+"""Takes a topic and a message; logs the first message of each topic."""
 
 UNKNOWN: Final = "–"
 

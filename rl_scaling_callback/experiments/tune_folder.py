@@ -10,12 +10,11 @@ from statistics import fmean
 from typing import Any, Final
 
 from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Run, Study
-from rl_scaling_callback.baseline.model import Baseline, BaselineFileError
-from rl_scaling_callback.baseline.store import EXPERIMENT_SUBDIRECTORY
+from rl_scaling_callback.baseline.store import EXPERIMENT_SUBDIRECTORY, Baseline, BaselineFileError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady, SteadyRule
 from rl_scaling_callback.core.text import listed
-from rl_scaling_callback.core.workload import Workload
+from rl_scaling_callback.core.trial import Workload
 from rl_scaling_callback.experiments.studies import grouped, short, titles
 from rl_scaling_callback.experiments.trial_folder import PARAMS, READERS, RecordedTrial
 from rl_scaling_callback.rllib.configs import is_asynchronous, steps_in_turn, total_gpus, uses_gpus

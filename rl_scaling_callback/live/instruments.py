@@ -26,7 +26,7 @@ from rl_scaling_callback.rllib.values import number
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
 
-    from rl_scaling_callback.core.warn import Warn
+    from rl_scaling_callback.core.text import Warn
 
 Attempt = Callable[..., Any]
 """Takes a task, a function and a default: returns what the function returns; if it fails, warns once and returns the default."""

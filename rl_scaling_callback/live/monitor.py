@@ -23,8 +23,8 @@ from rl_scaling_callback.core.drift import Drift
 from rl_scaling_callback.core.formulas import NAN, mean_of_known
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import NOTABLE_CORES, Steady, SteadyRule, SteadyWindow
+from rl_scaling_callback.core.text import Warn
 from rl_scaling_callback.core.trial import Trial
-from rl_scaling_callback.core.warn import Warn
 from rl_scaling_callback.live.machine import Load
 from rl_scaling_callback.live.reports import Spent
 from rl_scaling_callback.rllib.configs import iterations_are_timed, samples_env, steps_before_learning

@@ -30,9 +30,8 @@ from rl_scaling_callback.core.estimates import student_t
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.probing import Probe, ProbeError
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.text import counted
+from rl_scaling_callback.core.text import Warn, counted
 from rl_scaling_callback.core.trial import Trial
-from rl_scaling_callback.core.warn import Warn
 from rl_scaling_callback.rllib import configs, hardware
 from rl_scaling_callback.rllib.threads import learner_threads, max_learner_threads, set_learner_threads
 

@@ -18,8 +18,7 @@ from ray.util import get_current_placement_group
 
 from rl_scaling_callback._version import __version__
 from rl_scaling_callback.core.formulas import NAN
-from rl_scaling_callback.core.trial import Resources
-from rl_scaling_callback.core.workload import Workload
+from rl_scaling_callback.core.trial import Resources, Workload
 from rl_scaling_callback.rllib import hardware
 from rl_scaling_callback.rllib.configs import has_other_workers, uses_gpus
 from rl_scaling_callback.rllib.content import digest, module_label, plain

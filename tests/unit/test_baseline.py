@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl_scaling_callback.baseline.model import MAX_BYTES, Baseline, BaselineFileError
-from rl_scaling_callback.core.workload import Workload
+from rl_scaling_callback.baseline.store import MAX_BYTES, Baseline, BaselineFileError
+from rl_scaling_callback.core.trial import Workload
 from tests.builders import BASELINE, baseline
 
 DOCUMENT = json.loads(BASELINE.to_json())

@@ -12,7 +12,7 @@ from rl_scaling_callback.core.attribution import RECORDED
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule
-from rl_scaling_callback.core.workload import Workload
+from rl_scaling_callback.core.trial import Workload
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
 from tests.builders import CONFIG, HEADER, baseline, result, results
 

@@ -16,10 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rl_scaling_callback import make_report, read_experiment
-from rl_scaling_callback.baseline.model import BaselineFileError
-from rl_scaling_callback.baseline.store import BaselineStore
+from rl_scaling_callback.baseline.store import BaselineFileError, BaselineStore
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.workload import Workload
+from rl_scaling_callback.core.trial import Workload
 from rl_scaling_callback.experiments import ExperimentError
 from rl_scaling_callback.live.machine import Colocation
 from rl_scaling_callback.report import render_page, to_json

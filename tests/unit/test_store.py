@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
-from rl_scaling_callback.baseline.model import BaselineFileError
-from rl_scaling_callback.baseline.store import BaselineStore
+from rl_scaling_callback.baseline.store import BaselineFileError, BaselineStore
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.workload import Workload
+from rl_scaling_callback.core.trial import Workload
 from tests.builders import BASELINE, SETTLED, SINGLE, UNSETTLED, WORKLOAD, baseline, compared, reference
 
 ANT = replace(BASELINE, workload=Workload({"env": "Ant-v5"}))

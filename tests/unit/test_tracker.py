@@ -10,7 +10,7 @@ from rl_scaling_callback.baseline.store import BaselineStore
 from rl_scaling_callback.core.attribution import TimeBreakdown
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DISTURBED
-from rl_scaling_callback.core.workload import Workload
+from rl_scaling_callback.core.trial import Workload
 from tests.builders import SETTLED, SINGLE, UNSETTLED, WORKLOAD, Warnings, compared, reference
 
 TWO = Scale(2, 1)
