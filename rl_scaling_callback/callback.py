@@ -33,13 +33,7 @@ from rl_scaling_callback.live.machine import Colocation
 from rl_scaling_callback.live.monitor import TrialMonitor
 from rl_scaling_callback.live.tuner import Tuner, tuner_for
 from rl_scaling_callback.rllib import hardware, hooks, introspection
-from rl_scaling_callback.rllib.configs import (
-    is_asynchronous,
-    iterations_are_timed,
-    read_scale,
-    samples_env,
-    steps_in_turn,
-)
+from rl_scaling_callback.rllib.configs import is_asynchronous, iterations_are_timed, read_scale, samples_env, steps_in_turn
 from rl_scaling_callback.rllib.prober import Prober
 from rl_scaling_callback.rllib.results import REPORTS
 from rl_scaling_callback.rllib.sampling import SampleTiming, SamplingClock
@@ -65,16 +59,14 @@ class ScalingCallback(SampleTiming, RLlibCallback):
     Args:
         baseline_dir: directory or URI (such as `s3://…`) to keep baselines in across experiments. Relative paths are resolved
             against the directory the program was started in. By default, they are kept in the experiment's folder, for one run.
-        baseline_sps: SPS of the reference [steps/s], if already known.
+        baseline_sps: SPS of the reference [steps/s], if already known; of the losses, only straggler and evaluate are known then.
         reference: scale of the reference, such as `"1r1e"` or `"4r×2e"`.
         workload: a name; trials with the same name are treated as comparable. By default, config and hardware decide.
         probe: whether to measure the baseline inside the trial, by sampling a few hundred env steps at the reference scale from
-            time to time: a second at the start, more if envs are slow to build or reset, at most 10 % of the first half minute, and
-            at most 1 % of the time afterwards. Each env runner keeps up to two more sets of envs. The baseline is trusted only as
-            far as probes at the trial's own scale reproduce its iterations. With APPO and IMPALA speedups come out low, because
-            probes run only before training, while nothing slows down sampling. By default, the baseline is probed where nothing
-            else can provide it: outside Tune, without `baseline_dir` and `baseline_sps`. Pass False for envs that must not exist
-            twice.
+            time to time: a second at the start, at most 10 % of the first half minute, and at most 1 % of the time afterwards. Each
+            env runner keeps up to two more sets of envs. With APPO and IMPALA speedups come out low, because probes run only before
+            training, while nothing slows down sampling. By default, the baseline is probed outside Tune, without `baseline_dir` and
+            `baseline_sps`. Pass False for envs that must not exist twice.
         max_probe_seconds: time limit [s] of the probes at the start, together, and of each later round. The first ones also build
             the envs. Native code of an env can't be interrupted: a step or reset in progress is waited for.
         steady: which iterations count for steady figures, and when a reference trial publishes its baseline.
@@ -142,7 +134,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
             "baseline_sps and probe=True": baseline_sps is not None and probe,
             "autotune and probe=False": goal is not None and probe is False,
         }
-        for both in filter(conflicts.__getitem__, conflicts):
+        if both := next((both for both, are_given in conflicts.items() if are_given), ""):
             raise ValueError(f"{both} are given; allowed is one of the two")
         self._baseline_dir, self._baseline_sps, self._workload = baseline_dir, baseline_sps, workload
         self._reference = reference if isinstance(reference, Scale) else Scale.parse(reference)
@@ -257,11 +249,8 @@ class ScalingCallback(SampleTiming, RLlibCallback):
             self._tuner = self._attempt("starting autotune", lambda: tuner_for(algorithm, trial, *options, self._warn))
         self._monitor = self._make_monitor(algorithm, trial)
         self._learner_threads = self._attempt("reading the learner's threads", lambda: learner_threads(algorithm), NAN)
-        hooks.watch_iterations(
-            algorithm,
-            step=functools.partial(self._iteration, instrument),
-            training_step=functools.partial(instrument.clock.block, "other"),
-        )
+        step, training_step = functools.partial(self._iteration, instrument), functools.partial(instrument.clock.block, "other")
+        hooks.watch_iterations(algorithm, step=step, training_step=training_step)
 
     def _make_monitor(self, algorithm: Algorithm, trial: Trial, *, learns: bool = False) -> TrialMonitor:
         config = introspection.config_of(algorithm)

@@ -48,11 +48,10 @@ def _return(number: float) -> float:
 
 
 def _columns(texts: tuple[str, ...]) -> dict[str, str]:
-    pairs = [text.split("=", 1) for text in texts]
-    for text, pair in zip(texts, pairs, strict=True):
-        if len(pair) < 2 or not all(pair):
-            raise ValueError(f"{text!r}; allowed are pairs such as sps=FPS: a name of ours, and the table's")
-    return dict(pairs)
+    columns = {ours: theirs for ours, _, theirs in (text.partition("=") for text in texts)}
+    if not all((*columns, *columns.values())):
+        raise ValueError(f"{', '.join(texts)!r}; allowed are pairs such as sps=FPS: a name of ours, and the table's")
+    return columns
 
 
 def _counts(text: str) -> list[int] | str:

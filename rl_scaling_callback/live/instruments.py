@@ -38,9 +38,7 @@ class Synchronous:
     def __init__(self, algorithm: Algorithm, config: Mapping[str, Any], attempt: Attempt) -> None:
         self.clock = PhaseClock(TIMER_PHASES, _settled(config, "learn"), background=_background(config))
         self._runners = Rounds()
-        add = _attempted(attempt, self._runners.add)
-        attempt("timing the env runners", lambda: hooks.watch_reports(algorithm, add))
-        self._times_phases = attempt("timing the phases", lambda: hooks.watch_phases(algorithm, self.clock))
+        self._times_phases = _watch(algorithm, attempt, self.clock, self._runners)
         self._times_connectors = attempt("timing connectors", lambda: hooks.watch_local_learner(algorithm, self.clock))
 
     def start(self) -> None:
@@ -70,9 +68,7 @@ class Overlapping:
         self._runners = OverlappingRunners(self.clock, max(1, read_scale(config).num_env_runners))
         group = weakref.proxy(algorithm)
         self._learners = Learners(max(1, int(number(config.get("num_learners")))))
-        add = _attempted(attempt, self._runners.add)
-        attempt("timing the env runners", lambda: hooks.watch_reports(algorithm, add, self._learners.add))
-        self._times_phases = attempt("timing the phases", lambda: hooks.watch_phases(algorithm, self.clock))
+        self._times_phases = _watch(algorithm, attempt, self.clock, self._runners, self._learners.add)
         clock = functools.partial(PhaseClock, LEARNER_PHASES, _settled(config, "busy"))
         self._take_learner = attempt("timing the learners", lambda: hooks.watch_learners(algorithm, clock))
         self._count_dropped = functools.partial(attempt, "counting dropped steps", lambda: introspection.dropped_steps(group), NAN)
@@ -91,12 +87,11 @@ class Overlapping:
         phases, spent = self.clock.take(), self._runners.read()
         if self._take_learner is not None:  # others are in other processes, and have reported
             self._learners.add(self._take_learner())
-        learners = self._learners.read()
         return spent._replace(
             phases=(phases if spent.phases is None else spent.phases) if self._times_phases else None,
             evaluation_s=phases.get("evaluate", 0.0),
-            learner_busy=learners.get("busy", NAN),
-            learner_waiting=learners.get("waiting", NAN),
+            learner_busy=self._learners.busy,
+            learner_waiting=self._learners.waiting,
             dropped=self._count_dropped() - self._dropped_before,
         )
 
@@ -148,8 +143,11 @@ def instrument_for(algorithm: Algorithm, attempt: Attempt, warn: Warn) -> Instru
     return (Overlapping if is_asynchronous(config) else Synchronous)(algorithm, config, attempt)
 
 
-def _attempted(attempt: Attempt, add: Callable[[Any], None]) -> Callable[[Any], None]:
-    return lambda reports: attempt("timing the env runners", lambda: add(reports))
+def _watch(algorithm: Algorithm, attempt: Attempt, clock: PhaseClock, runners: Rounds | OverlappingRunners, *learners: Any) -> bool:
+    """Let `runners` collect the reports of env runners, and `clock` the times of phases; return whether these can be timed."""
+    task = "timing the env runners"
+    attempt(task, lambda: hooks.watch_reports(algorithm, lambda reports: attempt(task, lambda: runners.add(reports)), *learners))
+    return bool(attempt("timing the phases", lambda: hooks.watch_phases(algorithm, clock)))
 
 
 def _settled(config: Mapping[str, Any], phase: str) -> dict[str, Callable[[], None]]:

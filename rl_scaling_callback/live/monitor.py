@@ -18,11 +18,11 @@ from rl_scaling_callback.core.attribution import (
     diagnosis,
     losses,
 )
-from rl_scaling_callback.core.comparison import NOT_COMPARABLE, ReferenceFigures, compare, same_steps
+from rl_scaling_callback.core.comparison import NOT_COMPARABLE, compare, same_steps
 from rl_scaling_callback.core.drift import Drift
 from rl_scaling_callback.core.formulas import NAN, mean_of_known
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.steady import NOTABLE_CORES, Steady, SteadyRule, SteadyWindow
+from rl_scaling_callback.core.steady import NOTABLE_CORES, SteadyRule, SteadyWindow
 from rl_scaling_callback.core.text import Warn
 from rl_scaling_callback.core.trial import Trial
 from rl_scaling_callback.live.machine import Load
@@ -33,8 +33,6 @@ from rl_scaling_callback.rllib.results import read_iteration, read_number
 _NOTHING_KNOWN: Final = Spent()
 _RUNNER_PARTS: Final = ("env_step", "inference", "reset", "rest")
 _UNKNOWN_LOSSES: Final[Mapping[str, float]] = dict.fromkeys(CAUSES, NAN)
-_MIN_JUMP_S: Final = 0.01
-_MIN_JUMP: Final = 0.01
 _NOT_TUNED: Final[Mapping[str, float]] = schema.nest({})["tuned"]
 
 
@@ -69,7 +67,7 @@ class IterationReader:
             self._warn("steps", "no env steps were sampled in an iteration: its SPS is NaN")
         if env_steps > 0:
             self._may_lack_steps = False  # only the first steps may be late
-        if abs(jump) > max(_MIN_JUMP_S, _MIN_JUMP * seconds):
+        if abs(jump) > 0.01 * max(1.0, seconds):
             self._warn("clock", f"the clock jumped by {jump:+.3g} s: the duration of this iteration is unknown, its SPS is NaN")
             return env_steps, NAN
         return env_steps, seconds
@@ -157,7 +155,13 @@ class TrialMonitor:
 
         baseline, window_times = source.status, TimeBreakdown.of_window(steady.parts)
         if abs(self._drift.change) > 0 and not baseline.follows_drift:
-            self._warn_of_drift(self._drift.change, baseline)
+            follows = " With probe=True the baseline follows." if baseline.source != "probe" and not trial.overlaps else ""
+            self._warn(
+                "drift",
+                f"the sampling cost per env step changed by {self._drift.change:+.0f} % since steady state began, more than noise "
+                "explains. Efficiency is not meaningful unless the baseline was measured at the same stage of training. Does the "
+                f"env's cost depend on the policy, or is the machine shared?{follows}",
+            )
         reference = source.reference_for(env_steps, times)
         steady_reference = source.reference_for(steady.env_steps, window_times)
         if self._has_other_steps(steady.env_steps / steady.iterations if steady.iterations else env_steps, baseline):
@@ -171,7 +175,11 @@ class TrialMonitor:
             times = times._replace(sample=NAN, learn=NAN, sync=NAN, evaluate=spent.evaluation_s, other=NAN)
         elif reference.comparable == 1 and spent.exact and is_whole:
             lost, estimated = losses(scale, env_steps, times, reference.breakdown, reference.one_runner)
-            diagnosed = self._diagnose(steady, window_times, steady_reference, baseline)
+            lost_over_window, _ = losses(
+                trial.scale, steady.env_steps, window_times, steady_reference.breakdown, steady_reference.one_runner
+            )
+            limits = LearnerLimits.of_window(steady.parts, steady.seconds)
+            diagnosed = diagnosis(lost_over_window, limits, steps_in_turn=trial.steps_in_turn, parts=steady.parts)
 
         return {
             **speed,
@@ -237,24 +245,3 @@ class TrialMonitor:
             "not comparable, so speedup and efficiency stay NaN. Use the same batch size and batch mode for both.",
         )
         return True
-
-    def _warn_of_drift(self, change: float, baseline: Status) -> None:
-        self._warn(
-            "drift",
-            f"the sampling cost per env step changed by {change:+.0f} % since steady state began, more than noise explains. "
-            "Efficiency is not meaningful unless the baseline was measured at the same stage of training. "
-            f"Does the env {'slow down' if change > 0 else 'get faster'} as the policy improves, or is the machine shared?"
-            + " With probe=True the baseline follows."
-            * (baseline.source != "probe" and not self.trial.overlaps),
-        )
-
-    def _diagnose(self, steady: Steady, times: TimeBreakdown, reference: ReferenceFigures, baseline: Status) -> str:
-        if baseline.source == "given":
-            self._warn(
-                "breakdown",
-                "a baseline given as a number has no time breakdown: only the straggler and evaluate losses are known. For the "
-                "others, measure the baseline with a reference trial or probe=True.",
-            )
-        lost, _ = losses(self.trial.scale, steady.env_steps, times, reference.breakdown, reference.one_runner)
-        limits = LearnerLimits.of_window(steady.parts, steady.seconds)
-        return diagnosis(lost, limits, steps_in_turn=self.trial.steps_in_turn, parts=steady.parts)

@@ -95,21 +95,19 @@ class Learners:
 
     def __init__(self, num_learners: int) -> None:
         self._num_learners = num_learners
-        self._reported: dict[str, float] = {}
+        self.busy = self.waiting = NAN
 
     def start(self) -> None:
         """Start an iteration."""
-        # A learner that has reported before and doesn't now made no update in this iteration; its next report covers the time.
-        self._reported = dict.fromkeys(self._reported, 0.0)
+        if self.busy == self.busy:  # learners that have reported and don't now made no update; their next report covers the time
+            self.busy = self.waiting = 0.0
 
     def add(self, report: Mapping[str, float]) -> None:
         """Add one learner's work since its last report, without phases that did not run."""
-        for name, value in {"busy": 0.0, "waiting": 0.0, **report}.items():
-            self._reported[name] = self._reported.get(name, 0.0) + value
-
-    def read(self) -> dict[str, float]:
-        """Return the means of what was reported since the start of the iteration."""
-        return {name: value / self._num_learners for name, value in self._reported.items()}
+        if self.busy != self.busy:
+            self.busy = self.waiting = 0.0
+        self.busy += report.get("busy", 0.0) / self._num_learners
+        self.waiting += report.get("waiting", 0.0) / self._num_learners
 
 
 @dataclass(slots=True)

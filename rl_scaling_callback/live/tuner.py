@@ -55,13 +55,7 @@ Steps = Generator[int | None, TrainedIteration, _T]
 
 @dataclass(frozen=True, slots=True)
 class Threads:
-    """The learner's threads.
-
-    Attributes:
-        own: their number as configured; NaN if unknown.
-        most: largest number worth trying; at most `own` if they can't be tuned.
-        apply: sets it.
-    """
+    """The learner's threads: their number as configured, the largest worth trying, and what sets it."""
 
     own: float = NAN
     most: int = 1
@@ -94,19 +88,11 @@ class Gain(NamedTuple):
 
 
 class Tuner:
-    """Tunes one trial.
-
-    Args:
-        scale: the trial's own scale; as an attribute, that of the next iteration.
-        grid: the scales to try.
-        goal: what to tune for.
-        prober: measures scales; None if they can't be tuned.
-        rescaler: changes the scale.
-        threads: the learner's threads; as an attribute, their number in the next iteration, NaN if unknown.
-        warn: logs a warning once.
-        clock: returns monotonic seconds.
+    """Tunes one trial of scale `scale` for a goal, among the scales of `grid`; without a prober, only the learner's threads.
 
     Attributes:
+        scale: the scale of the next iteration.
+        threads: the number of the learner's threads in the next iteration; NaN if unknown.
         gain: the measured gain in throughput [×]; 1 if nothing was worth changing, NaN until it is known.
         gain_error: half-width of its 95 % interval [%].
         is_over: whether tuning is over.
@@ -130,8 +116,7 @@ class Tuner:
         self.scale, self.threads = scale, threads.own
         self.gain = self.gain_error = NAN
         self.is_over = False
-        self._spent_s = 0.0
-        self._unusable = 0  # iterations in a row
+        self._spent_s, self._unusable = 0.0, 0  # seconds, and iterations in a row
         self._apart = 0.0  # ln of the ratio between the gain of another scale as measured and as predicted
         self._reason = "nothing else is faster beyond noise"
         self._steps = self._tune()
@@ -286,8 +271,7 @@ class Tuner:
     def _tune_threads(self, iterations: list[TrainedIteration]) -> Steps[tuple[list[TrainedIteration], list[TrainedIteration]]]:
         """Choose the learner's threads; return iterations with the trial's own number, and with the chosen one.
 
-        Args:
-            iterations: iterations at this scale, with the trial's own number; returned if there is nothing to choose.
+        Those given, at this scale and with the trial's own number, are returned if there is nothing to choose.
         """
         learner_share = sum(each.parts["learn"] for each in iterations) / sum(each.seconds for each in iterations)
         counts = thread_counts(self._threads.most, self._threads.own, learner_share)
@@ -329,18 +313,15 @@ def tuner_for(
     from rl_scaling_callback.rllib.prober import Prober  # imported here, because all else needs no Ray
     from rl_scaling_callback.rllib.rescale import Rescaler
 
-    config, scale = vars(algorithm.config), trial.scale
-    why = ""
-    if not configs.is_new_stack(config):
-        why = "it uses the old API stack"
-    elif trial.overlaps:
-        why = "its sampling overlaps learning (APPO, IMPALA)"
-    elif not configs.samples_env(config):
-        why = "it learns from recorded data and samples no env"
-    if why:
+    config, scale, prober = vars(algorithm.config), trial.scale, None
+    obstacles = {
+        "it uses the old API stack": not configs.is_new_stack(config),
+        "its sampling overlaps learning (APPO, IMPALA)": trial.overlaps,
+        "it learns from recorded data and samples no env": not configs.samples_env(config),
+    }
+    if why := next((why for why, holds in obstacles.items() if holds), ""):
         warn("not tuned", f"autotune leaves this trial as configured, because {why}")
         return None
-    prober = None
     try:
         prober = Prober(algorithm, max_seconds=max_probe_seconds)
         if math.isfinite(prober.steps_per_round(scale)):

@@ -73,6 +73,20 @@ def no_cluster(worker_path: None) -> None:
     ray.shutdown()
 
 
+@pytest.fixture
+def built() -> Iterator[Callable[[Any], Any]]:
+    """Builds Algorithms, and stops them at the end of the test."""
+    algorithms = []
+
+    def build(config: Any) -> Any:
+        algorithms.append(config.build_algo())
+        return algorithms[-1]
+
+    yield build
+    for algorithm in algorithms:
+        algorithm.stop()
+
+
 @pytest.fixture(scope="session")
 def flat() -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Flattens `result["scaling"]` as Tune and its loggers do: `scaling["steady"]["sps"]` becomes `["steady/sps"]`."""

@@ -1,13 +1,19 @@
-"""A trial changes its own scale and the learner's threads while it trains."""
+"""A trial changes its own scale and the learner's threads while it trains: samplers, learners, filters, ways to start it again."""
 
-import functools
-import logging
+import os
+from functools import partial
 
 import pytest
 import ray
+import torch
+from ray import tune
 from ray.rllib.algorithms.appo import APPOConfig
 from ray.rllib.algorithms.dqn import DQNConfig
 from ray.rllib.algorithms.ppo import PPO, PPOConfig
+from ray.rllib.algorithms.sac import SACConfig
+from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.connectors.env_to_module import MeanStdFilter
+from tuning import on_the_old_stack, run, warnings_of
 
 from rl_scaling_callback import ScalingCallback
 from rl_scaling_callback.core.scale import Scale
@@ -15,41 +21,55 @@ from rl_scaling_callback.rllib.rescale import Rescaler
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
+TUNES = partial(ScalingCallback, autotune=True, max_envs=4)
 
-def ppo(runners, envs, **callback):
-    config = PPOConfig().environment("CartPole-v1").training(train_batch_size_per_learner=512, minibatch_size=128, num_epochs=1)
-    config.env_runners(num_env_runners=runners, num_cpus_per_env_runner=0.25).debugging(seed=3)
-    config.num_envs_per_env_runner = envs
-    config.evaluation(evaluation_interval=1, evaluation_num_env_runners=0, evaluation_duration=1)
-    return config.callbacks(functools.partial(ScalingCallback, **callback))
+
+def small(config, env="CartPole-v1", runners=2, callbacks=TUNES):
+    config.environment(env).callbacks(callbacks).debugging(seed=3, log_level="ERROR").resources(num_cpus_for_main_process=0.25)
+    return config.env_runners(num_env_runners=runners, num_cpus_per_env_runner=0.25).learners(num_cpus_per_learner=0.25)
+
+
+def ppo(batch=256, **options):
+    training = {"train_batch_size_per_learner": batch, "minibatch_size": 128, "num_epochs": 1}
+    return small(PPOConfig().training(**training), **options)
+
+
+def sac():
+    config = SACConfig().training(num_steps_sampled_before_learning_starts=64)
+    config.reporting(min_sample_timesteps_per_iteration=50, min_time_s_per_iteration=0)
+    return small(config, "Pendulum-v1", runners=1)
+
+
+def with_filter(**options):
+    return ppo(**options).env_runners(env_to_module_connector=lambda *_, **__: MeanStdFilter())
 
 
 def of_env_runners(algorithm, ask):
-    return algorithm.env_runner_group.foreach_env_runner(ask, local_env_runner=False)
+    return algorithm.env_runner_group.foreach_env_runner(ask, local_env_runner=not algorithm.config.num_env_runners)
 
 
 def envs_of(algorithm):
     return of_env_runners(algorithm, lambda runner: runner.env.num_envs)
 
 
+def train_until_tuned(algorithm):
+    """Return what was injected last."""
+    for _ in range(80):
+        scaling = algorithm.train()["scaling"]
+        if scaling["tuned"]["gain"] > 0:
+            break
+    tuned = scaling["tuned"]
+    assert envs_of(algorithm) == [tuned["num_envs_per_env_runner"]] * max(1, int(tuned["num_env_runners"]))
+    return scaling
+
+
 def seed_of(env_runner):
     return getattr(env_runner, "_seed", env_runner.config.seed)
 
 
-def die(env_runner):
-    import os
-
-    os._exit(1)
-
-
-@pytest.fixture
-def algorithm():
-    built = ppo(2, 1, probe=False).fault_tolerance(restart_failed_env_runners=True).build_algo()
-    yield built
-    built.stop()
-
-
-def test_an_algorithm_trains_at_another_scale_and_back(algorithm):
+def test_an_algorithm_trains_at_another_scale_and_back(built):
+    config = ppo(512, callbacks=[]).evaluation(evaluation_interval=1, evaluation_num_env_runners=0, evaluation_duration=1)
+    algorithm = built(config)
     rescaler = Rescaler(algorithm)
     seeds = of_env_runners(algorithm, seed_of)
     algorithm.train()
@@ -65,10 +85,7 @@ def test_an_algorithm_trains_at_another_scale_and_back(algorithm):
     assert len(set(of_env_runners(algorithm, lambda runner: str(runner.module.get_state())))) == 1
     assert not set(seeds) & set(of_env_runners(algorithm, seed_of))
     assert algorithm.evaluate()["env_runners"]["num_episodes"] > 0
-
-
-def test_env_runners_left_out_are_stopped_in_the_end(algorithm):
-    rescaler = Rescaler(algorithm)
+    # Env runners left out in the end are stopped.
     last = [*algorithm.env_runner_group._worker_manager.actors().values()][-1]
     rescaler.apply(Scale(1, 2))
     rescaler.settle()
@@ -78,45 +95,48 @@ def test_env_runners_left_out_are_stopped_in_the_end(algorithm):
     assert envs_of(algorithm) == [2]
 
 
-@pytest.fixture(scope="module")
-def tuned(cluster):
-    built = ppo(2, 1, autotune=True, max_envs=8).fault_tolerance(restart_failed_env_runners=True).build_algo()
-    results = [built.train()["scaling"]]
-    while not results[-1]["tuned"]["gain"] > 0 and len(results) < 60:
-        results.append(built.train()["scaling"])
-    yield built, results
-    built.stop()
+def pushes(env_runner):
+    """Return how many observations the filter of an env runner has seen."""
+    pieces = [env_runner._env_to_module]
+    for piece in pieces:
+        pieces += getattr(piece, "connectors", [])
+    [mean_std] = [piece for piece in pieces if isinstance(piece, MeanStdFilter)]
+    return mean_std._filters[None].running_stats.num_pushes
+
+
+def test_an_env_runner_that_is_left_out_takes_no_observations_of_the_filter_with_it(built):
+    algorithm = built(with_filter(callbacks=[]))
+    rescaler = Rescaler(algorithm)
+    for scale, observations in ((Scale(2, 1), 256), (Scale(1, 4), 512), (Scale(2, 2), 768)):
+        rescaler.apply(scale)
+        algorithm.train()
+        found = of_env_runners(algorithm, pushes)
+        assert len(found) == scale.num_env_runners
+        assert min(found) > 0.9 * observations  # older releases (2.45) count some twice
+
+
+def die(env_runner):
+    os._exit(1)
 
 
 @pytest.mark.alone
-def test_a_trial_tunes_itself(tuned):
-    algorithm, results = tuned
-    last = results[-1]["tuned"]
-    assert 1.1 < last["gain"] < 8  # one env per env runner wastes most of an env runner's time on calls of the policy
-    assert envs_of(algorithm) == [last["num_envs_per_env_runner"]] * int(last["num_env_runners"])
+def test_a_trial_tunes_itself_and_keeps_that_when_env_runners_restart_and_when_it_is_restored(built, tmp_path):
+    config = ppo(512, callbacks=partial(TUNES, max_envs=8)).fault_tolerance(restart_failed_env_runners=True)
+    algorithm = built(config)
+    tuned = train_until_tuned(algorithm)["tuned"]
+    assert 1.1 < tuned["gain"] < 8  # one env per env runner wastes most of an env runner's time on calls of the policy
     after = algorithm.train()["scaling"]
-    assert after["parallelism"] == last["num_env_runners"] * last["num_envs_per_env_runner"]
+    assert after["parallelism"] == tuned["num_env_runners"] * tuned["num_envs_per_env_runner"]
     assert 512 <= after["env_steps"] < 512 + after["parallelism"]
     assert after["steady"]["iterations"] <= 1  # measured anew
     assert after["baseline"]["source"] == "probe"
-
-
-@pytest.mark.alone
-def test_env_runners_that_restart_get_the_chosen_envs(tuned):
-    algorithm, results = tuned
-    envs = results[-1]["tuned"]["num_envs_per_env_runner"]
     algorithm.env_runner_group.foreach_env_runner(die, local_env_runner=False, timeout_seconds=5)
     for _ in range(30):
         algorithm.train()
         if algorithm.env_runner_group.num_healthy_remote_workers() == algorithm.config.num_env_runners:
             break
     algorithm.train()
-    assert set(envs_of(algorithm)) == {envs}
-
-
-@pytest.mark.alone
-def test_a_tuned_trial_can_be_saved_and_restored(tuned, tmp_path):
-    algorithm, _ = tuned
+    assert set(envs_of(algorithm)) == {tuned["num_envs_per_env_runner"]}
     algorithm.save_to_path(tmp_path)
     restored = PPO.from_checkpoint(tmp_path)
     try:
@@ -128,32 +148,81 @@ def test_a_tuned_trial_can_be_saved_and_restored(tuned, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(lambda: ppo(runners=0), id="sampling in the Algorithm's process"),
+        pytest.param(lambda: with_filter().learners(num_learners=2), id="two remote learners"),
+        pytest.param(sac, id="SAC", marks=pytest.mark.release),
+    ],
+)
+def test_a_trial_of_each_kind_ends_its_tuning_and_trains_on(built, config, caplog):
+    algorithm = built(config())
+    assert train_until_tuned(algorithm)["tuned"]["gain"] > 0, warnings_of(caplog)
+    assert algorithm.train()["scaling"]["sps"] > 0
+    assert not [text for text in warnings_of(caplog) if "gave up" in text]
+
+
+@pytest.mark.parametrize(
     ("config", "reason"),
     [
         (DQNConfig().training(num_steps_sampled_before_learning_starts=100), "number of updates"),
         (APPOConfig(), "overlaps learning"),
-        (PPOConfig().api_stack(enable_rl_module_and_learner=False, enable_env_runner_and_connector_v2=False), "old API stack"),
+        (on_the_old_stack(ppo()), "old API stack"),
     ],
 )
-def test_what_cant_be_tuned_trains_as_configured(caplog, config, reason):
-    config.environment("CartPole-v1").env_runners(num_env_runners=1, num_cpus_per_env_runner=0.25)
-    config.reporting(min_sample_timesteps_per_iteration=200)
-    with caplog.at_level(logging.WARNING, "rl_scaling_callback"):
-        built = config.callbacks(functools.partial(ScalingCallback, autotune=True)).build_algo()
-    try:
-        assert built.train()["training_iteration"] == 1
-    finally:
-        built.stop()
-    assert sum(reason in record.getMessage() for record in caplog.records if "autotune" in record.getMessage()) == 1
+def test_what_cant_be_tuned_trains_as_configured(built, caplog, config, reason):
+    algorithm = built(small(config, runners=1).reporting(min_sample_timesteps_per_iteration=200))
+    assert algorithm.train()["training_iteration"] == 1
+    assert sum(reason in text for text in warnings_of(caplog) if "autotune" in text) == 1
 
 
-def test_threads_of_the_learner_as_an_option():
-    import torch
-
+def test_threads_of_the_learner_as_an_option(built):
     before = torch.get_num_threads()
-    built = ppo(1, 1, probe=False, learner_threads=3).build_algo()
     try:
-        assert built.train()["scaling"]["learner"]["threads"] == torch.get_num_threads() == 3
+        algorithm = built(ppo(runners=1, callbacks=partial(ScalingCallback, probe=False, learner_threads=3)))
+        assert algorithm.train()["scaling"]["learner"]["threads"] == torch.get_num_threads() == 3
     finally:
-        built.stop()
         torch.set_num_threads(before)
+
+
+# ---------------------------------------------------------------- Tune's ways to start a trial again
+
+
+class FailsOnce(RLlibCallback):
+    """Ends a trial with an error in its ninth iteration, unless it was restored."""
+
+    def on_train_result(self, *, result, **kwargs):
+        if result["iterations_since_restore"] == result["training_iteration"] == 9:
+            raise RuntimeError("no such luck")
+
+
+def check_that_it_trains(trial):
+    scaling = trial.metrics["scaling"]
+    assert scaling["sps"] > 0
+    assert scaling["parallelism"] == scaling["tuned"]["num_env_runners"] * scaling["tuned"]["num_envs_per_env_runner"]
+
+
+def test_an_experiment_is_restored_while_a_trial_tunes_itself(tmp_path):
+    config = ppo(callbacks=[TUNES, FailsOnce])
+    [failed] = run(tmp_path, config, stop=14, callbacks=None, checkpoint_every=3, name="tuned")
+    assert "no such luck" in str(failed.error)
+    [trial] = tune.Tuner.restore(str(tmp_path / "tuned"), "PPO", resume_errored=True, param_space=config).fit()
+    assert not trial.error
+    assert trial.metrics["training_iteration"] == 14
+    check_that_it_trains(trial)
+
+
+@pytest.mark.release
+def test_a_population_of_trials_that_tune_themselves(tmp_path):
+    scheduler = tune.schedulers.PopulationBasedTraining(
+        metric="env_runners/episode_return_mean",
+        mode="max",
+        perturbation_interval=4,
+        hyperparam_mutations={"lr": tune.loguniform(1e-5, 1e-2)},
+    )
+    config = ppo()
+    config.lr = tune.loguniform(1e-5, 1e-2)
+    results = run(tmp_path, config, stop=12, callbacks=None, num_samples=2, scheduler=scheduler, max_concurrent_trials=2)
+    assert not results.errors
+    for trial in results:
+        check_that_it_trains(trial)

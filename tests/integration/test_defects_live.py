@@ -43,19 +43,6 @@ def evaluated(config, step_s, **options):
     )
 
 
-@pytest.fixture
-def built():
-    algorithms = []
-
-    def build(config):
-        algorithms.append(config.build_algo())
-        return algorithms[-1]
-
-    yield build
-    for algorithm in algorithms:
-        algorithm.stop()
-
-
 @pytest.mark.parametrize("stack", [lambda config: config, on_the_old_stack], ids=["new", "old"])
 def test_evaluation(built, stack):
     """Between iterations it is part of none; in parallel to training it costs the time by which it outlasts training."""

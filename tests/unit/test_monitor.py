@@ -1,4 +1,5 @@
 import math
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,7 @@ from rl_scaling_callback.core.comparison import ReferenceFigures
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule
 from rl_scaling_callback.core.trial import Resources, Trial
-from rl_scaling_callback.live.monitor import TrialMonitor
+from rl_scaling_callback.live.monitor import IterationReader, TrialMonitor
 from rl_scaling_callback.live.reports import Spent
 from rl_scaling_callback.rllib.configs import is_asynchronous
 from rl_scaling_callback.rllib.results import RunnerReport
@@ -55,6 +56,7 @@ SPENT = Spent({"sample": 1.0, "learn": 0.8}, reports=REPORTS, busy=0.6, longest=
 
 def test_all_values_of_one_iteration():
     values = dict(leaves(trial().measure(result(4000, 2.0), Spent(evaluation_s=0.5), exclusive=1.0)))
+    assert {name: type(value) for name, value in values.items()} == {key.name: type(key.unknown) for key in schema.KEYS}
     known = {name: value for name, value in values.items() if value == value and value != ""}
     assert known == {
         "sps": 2000.0,
@@ -84,18 +86,13 @@ def test_all_values_of_one_iteration():
 
 def test_loss_attribution_of_an_iteration():
     values = trial(source=Measured()).measure(result(4000, 2.0), SPENT)
+    assert {name for name, _ in leaves(values)} == {key.name for key in schema.KEYS}
     # With perfect scaling, learning from 4,000 steps of 0.2 ms would have taken 0.8 s / 8.
     assert values["loss"]["learn"] == pytest.approx(100 * (0.8 - 0.8 / 8) / 2.0)
     assert sum(values["loss"][cause] for cause in CAUSES) == pytest.approx(values["loss"]["total"])
     assert values["time"] == {"sample": 1.0, "learn": 0.8, "sync": 0.0, "evaluate": 0.0, "other": pytest.approx(0.2), "probe": 0.0}
     assert values["account"] == {"exact": 1.0, "estimated": 1.0}
     assert values["runners"]["rest"] == pytest.approx(0.05)
-
-
-@pytest.mark.parametrize("spent", [Spent(), SPENT])
-def test_every_result_has_the_keys_of_the_schema(spent):
-    values = trial(source=Measured()).measure(result(4000, 2.0), spent)
-    assert {name: type(value) for name, value in leaves(values)} == {key.name: type(key.unknown) for key in schema.KEYS}
 
 
 @pytest.mark.parametrize(("comparable", "exact"), [(0.0, 1.0), (math.nan, 1.0), (1.0, 0.0)])
@@ -139,15 +136,14 @@ def test_broken_result_is_nan_with_one_warning(broken, warn):
 
 
 @pytest.mark.parametrize("learner_busy", [math.nan, 1.94], ids=["phases in turn", "phases overlap"])
-def test_given_baseline_yields_only_causes_that_need_no_breakdown(learner_busy, warn):
+def test_given_baseline_yields_only_causes_that_need_no_breakdown(learner_busy):
     phases = {"sample": 1.0, "learn": 0.5, "evaluate": 0.25}
     spent = Spent(phases, evaluation_s=0.25, busy=0.8, longest=0.9, learner_busy=learner_busy)
-    measured = trial(warn=warn)
+    measured = trial()
     for _ in range(3):
         values = measured.measure(result(4000, 2.0), spent)
     known = {cause: values["loss"][cause] for cause in CAUSES if values["loss"][cause] == values["loss"][cause]}
     assert known == {"straggler": pytest.approx(100 * 0.1 / 2), "evaluate": pytest.approx(100 * 0.25 / 2)}
-    assert list(warn) == ["breakdown"]
     assert ("The learner is busy" in values["diagnosis"]) == (learner_busy > 0)
 
 
@@ -235,3 +231,30 @@ def test_iterations_with_another_number_of_env_steps_than_the_baselines_are_not_
     speedups = values["speedup"], values["steady"]["speedup"]
     assert speedups == pytest.approx((steps / 1000,) * 2 if comparable else (math.nan,) * 2, nan_ok=True)
     assert ("2000 env steps" in warn.get("other steps", "")) == (not comparable)
+
+
+# ---------------------------------------------------------------- what makes steps or durations unknown
+
+
+@pytest.mark.parametrize("turned", [-3600.0, -0.5, 0.5, 3600.0])
+def test_clock_jump_makes_the_duration_unknown(turned, warn, monkeypatch):
+    offsets = iter([0.0, 0.0, 0.001, turned, turned])
+    monkeypatch.setattr(time, "time", lambda: next(offsets))
+    monkeypatch.setattr(time, "monotonic", lambda: 0.0)
+    reader = IterationReader({}, warn)
+    assert [reader.read(result(4000, 2.0))[1] > 0 for _ in range(4)] == [True, True, False, True]
+    assert f"jumped by {turned - 0.001:+.3g} s" in warn["clock"]
+
+
+def test_steps_of_a_failed_iteration_do_not_count_for_the_next(warn):
+    reader = IterationReader({}, warn)
+    reader.has_failed = True
+    assert [reader.read(result(4000, 2.0))[0] > 0 for _ in range(2)] == [False, True]
+    assert list(warn) == ["failure"]
+
+
+def test_asynchronous_algorithm_may_start_without_steps(warn):
+    reader = IterationReader({"min_time_s_per_iteration": 10}, warn)
+    for env_steps, warned in ((0, []), (1000, []), (0, ["steps"])):
+        reader.read(result(env_steps, 10.0))
+        assert list(warn) == warned

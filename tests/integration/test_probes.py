@@ -1,24 +1,92 @@
-"""What a probed baseline must not get wrong: trials whose iterations differ from short probes of the same scale."""
+"""`ScalingCallback(probe=True)` in real training, also where iterations differ from short probes of the same scale."""
 
 import math
 import os
 import signal
+import time
 from functools import partial
 
 import pytest
 
 pytest.importorskip("ray")
 
-from envs import CostlyEnv, SlowToReset
+from envs import CostlyEnv, Simulator, SlowToReset
 from ray.rllib.algorithms.ppo import PPO
+from ray.rllib.connectors.env_to_module import MeanStdFilter
 from ray.rllib.execution.rollout_ops import synchronous_parallel_sample
 from tuning import costly, scalings, train, warnings_of
 
 from rl_scaling_callback import ScalingCallback
+from rl_scaling_callback.core.attribution import CAUSES
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
 probing = partial(ScalingCallback, probe=True)
+
+
+def of_runners(algorithm, function):
+    return algorithm.env_runner_group.foreach_env_runner(function, local_env_runner=False)
+
+
+def kill_first(algorithm):
+    """Kill the first env runner; return the process ids of both."""
+    pids = of_runners(algorithm, lambda env_runner: os.getpid())
+    os.kill(pids[0], signal.SIGKILL)
+    return pids
+
+
+def test_trial_measures_its_own_baseline_and_attributes_its_losses(caplog):
+    # 10 ms per step: 80 steps take 0.8 s at 1r×1e and 0.4 s with two env runners.
+    config = costly(batch=80, step_s=0.01).env_runners(num_env_runners=2, num_envs_per_env_runner=2).callbacks(probing)
+    results = scalings(train(config, 5))
+    for scaling in results:
+        assert (scaling["parallelism"], scaling["baseline"]["source"], scaling["account"]["estimated"]) == (4, "probe", 0)
+        assert scaling["speedup"] == pytest.approx(scaling["sps"] / scaling["baseline_sps"])
+        assert sum(scaling["loss"][cause] for cause in CAUSES) == pytest.approx(scaling["loss"]["total"], abs=1e-9)
+    assert results[0]["time"]["probe"] > 0
+    last = results[-1]
+    assert last["steady"]["speedup"] == pytest.approx(2.0, rel=0.25)
+    # Two envs step one after another in each of two runners, which don't slow each other down.
+    assert max(CAUSES, key=last["loss"].__getitem__) == "serial_stepping"
+    assert warnings_of(caplog) == []
+
+
+def test_reference_with_an_env_runner_fits_a_trial_without_whose_probes_close_their_envs(tmp_path):
+    config = costly(Simulator, batch=40, folder=str(tmp_path)).env_runners(num_env_runners=0).callbacks(probing)
+    algorithm = config.build_algo()
+    try:
+        for _ in range(2):
+            assert algorithm.train()["scaling"]["baseline"]["source"] == "probe"
+        assert algorithm.train()["scaling"]["speedup"] == pytest.approx(1.0)
+        assert len(list(tmp_path.iterdir())) > 1
+    finally:
+        algorithm.stop()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_trial_with_a_dead_env_runner_ends_without_delay(built, tmp_path):
+    config = costly(Simulator, batch=40, folder=str(tmp_path)).callbacks(probing)
+    algorithm = built(config.env_runners(num_env_runners=2, num_envs_per_env_runner=2, num_cpus_per_env_runner=0.5))
+    algorithm.train()
+    _, other = kill_first(algorithm)
+    assert len(list(tmp_path.glob(f"{other}-*"))) > 2
+    started = time.perf_counter()
+    algorithm.stop()
+    assert time.perf_counter() - started < 10
+    assert not list(tmp_path.glob(f"{other}-*"))
+
+
+def test_trial_whose_connector_has_the_same_state_in_every_pipeline_is_not_probed(caplog):
+    shared = MeanStdFilter()  # its running mean and standard deviation would include the probes
+    config = costly(batch=40).env_runners(num_env_runners=0, env_to_module_connector=lambda *_, **__: shared)
+    (scaling,) = scalings(train(config.env_runners(num_envs_per_env_runner=2).callbacks(probing), 1))
+    assert math.isnan(scaling["speedup"])
+    (warning,) = [message for message in warnings_of(caplog) if "probed" in message]
+    assert "the MeanStdFilter" in warning
+    assert "create a new one" in warning
+
+
+# ---------------------------------------------------------------- iterations that differ from probes
 
 
 class Untimed(PPO):
@@ -98,7 +166,7 @@ def train_and_change(env, change):
 
     def between(algorithm, iteration):
         if iteration == 5:
-            algorithm.env_runner_group.foreach_env_runner(partial(change, seconds=0.02), local_env_runner=False)
+            of_runners(algorithm, partial(change, seconds=0.02))
 
     config = costly(env, batch=80, step_s=0.0005).env_runners(num_env_runners=1, num_envs_per_env_runner=4)
     return scalings(train(config.callbacks(probing), 9, between))
@@ -132,8 +200,7 @@ def test_a_change_that_probes_cannot_follow_makes_the_baseline_unknown(caplog):
 def test_a_dead_env_runner_does_not_count(caplog):
     def kill_one(algorithm, iteration):
         if iteration == 4:
-            pid, _ = algorithm.env_runner_group.foreach_env_runner(lambda env_runner: os.getpid(), local_env_runner=False)
-            os.kill(pid, signal.SIGKILL)
+            kill_first(algorithm)
 
     config = costly(batch=100, step_s=0.005).env_runners(num_env_runners=2).callbacks(probing)
     config.fault_tolerance(restart_failed_env_runners=False, ignore_env_runner_failures=True)

@@ -1,13 +1,17 @@
+"""Other trials and other programs on the machine."""
+
 import errno
 import math
 import multiprocessing
 import os
 import threading
+import time
 import uuid
 
 import pytest
 
-from rl_scaling_callback.live.machine import Colocation
+from rl_scaling_callback.live.machine import Colocation, Load
+from rl_scaling_callback.rllib.configs import has_other_workers
 
 
 def iterate(trial, meanwhile=lambda: None):
@@ -76,3 +80,36 @@ def test_full_disk_is_unknown_not_an_error_and_makes_nobody_wait(me, host, monke
             assert math.isnan(iterate(Colocation(host)))
         assert math.isnan(me.exclusive)
     assert iterate(me) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("cores", "utilisation", "runners_cpu_s", "own", "others"),
+    [
+        (4.0, 100.0, (1.5, 2.0), 2.0, 2.0),
+        (4.0, 50.0, (1.5, 2.0), 2.0, 0.0),
+        (4.0, 25.0, (), 0.25, 0.75),  # no env runner in another process
+        (4.0, 50.0, (1.5, None), math.nan, math.nan),  # one doesn't report
+        (4.0, math.nan, (1.0, 1.0), 1.25, math.nan),
+        (math.nan, 50.0, (1.0, 1.0), 1.25, math.nan),
+    ],
+)
+def test_others_use_the_cores_that_the_trial_does_not(cores, utilisation, runners_cpu_s, own, others, monkeypatch):
+    """In 2 s, the Algorithm's process uses a core for 0.5 s."""
+    now = [10.0, 10.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "process_time", lambda: now[1])
+    load = Load(cores, len(runners_cpu_s))
+    for _ in range(2):  # each call measures from the previous one
+        now[:] = now[0] + 2.0, now[1] + 0.5
+        found = load.read(utilisation, [seconds for seconds in runners_cpu_s if seconds is not None])
+        assert found == pytest.approx((own, others), nan_ok=True)
+
+
+OTHERS = {"num_learners": 1, "evaluation_num_env_runners": 2, "num_aggregator_actors_per_learner": 1, "remote_worker_envs": True}
+
+
+@pytest.mark.parametrize(("name", "value"), [*OTHERS.items(), ("gym_env_vectorize_mode", "ASYNC")])
+def test_other_processes_of_a_trial(name, value):
+    assert has_other_workers({name: value})
+    assert not has_other_workers({name: 0})
+    assert not has_other_workers({"gym_env_vectorize_mode": "SYNC", "num_learners": 0, "remote_worker_envs": False})
