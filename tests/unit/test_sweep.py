@@ -52,8 +52,7 @@ class ScriptedHost:
     fails = staticmethod(lambda host: None)
     now = 0.0
     learner_threads = math.nan
-    threads = 1
-    slower = 1
+    threads = slower = 1
 
     def __init__(self, config, *, probes=True, say=print):
         self.scale, self.machine, self.probes = config, replace(this_machine(), cores=4), probes
@@ -72,6 +71,7 @@ class ScriptedHost:
 
     def train(self, scale, threads=None):
         self.trained_since += 1
+        self.trained[self.scale] += 1
         self.fails(self)
         self.threads = threads or self.threads
         self.trained_with[threads] += 1
@@ -101,7 +101,7 @@ def scripted(monkeypatch):
     monkeypatch.setattr(ScriptedHost, "now", 0.0)
 
     def use(**changed):
-        host = type("Host", (ScriptedHost,), changed)
+        host = type("Host", (ScriptedHost,), {"trained": Counter(), **changed})
         for way in (by_probes, by_training):
             monkeypatch.setattr(way, "Host", host)
             monkeypatch.setattr(way, "at_scale", lambda config, scale: scale)
@@ -166,33 +166,20 @@ def test_training_doubles_each_axis_while_that_pays_off_and_repeats_the_best(scr
     assert said[-1].startswith("Round 3: 2r×4e leads, ")
 
 
-def test_configuration_that_fails_in_training_is_left_out_and_so_are_larger_ones(scripted):
-    tried = []
-
-    def fails(host):
-        tried.append(host.scale)
-        if host.scale.num_envs_per_env_runner > 1:
-            raise ProbeError("the port is taken")
-
-    scripted(fails=staticmethod(fails))
-    swept, _ = train(runners=(1, 2, 4))
-    assert recommendation(swept).choice.scale == Scale(2, 1)
-    assert [*swept.experiment.left_out] == [("1r×2e", "the port is taken")]
-    assert set(tried) == {REFERENCE_SCALE, Scale(1, 2), Scale(2, 1), Scale(4, 1)}
-
-
-def test_configuration_that_fails_in_its_repeat_is_not_recommended(scripted):
-    tried = Counter()
-
-    def fails(host):
-        tried[host.scale] += 1
-        if host.scale == Scale(4, 1) and tried[host.scale] > 5:
-            raise ProbeError("out of memory")
-
-    scripted(fails=staticmethod(fails))
-    swept, _ = train(runners=(1, 2, 4), envs=(1,))
-    assert recommendation(swept).choice.scale == Scale(2, 1)
-    assert [*swept.experiment.left_out] == [("4r×1e", "out of memory")]
+@pytest.mark.parametrize(
+    ("envs", "fails", "left_out", "choice"),
+    [
+        (ENVS, lambda host: host.scale.num_envs_per_env_runner > 1, "1r×2e", Scale(2, 1)),  # and nothing larger is tried
+        ((1,), lambda host: host.scale == Scale(4, 1) and host.trained[Scale(4, 1)] > 5, "4r×1e", Scale(2, 1)),  # in its repeat
+    ],
+)
+def test_configuration_that_fails_in_training_is_left_out(scripted, envs, fails, left_out, choice):
+    trained = Counter()
+    scripted(fails=staticmethod(raises(ProbeError("out of memory"), fails)), trained=trained)
+    swept, _ = train(runners=(1, 2, 4), envs=envs)
+    assert recommendation(swept).choice.scale == choice
+    assert [*swept.experiment.left_out] == [(left_out, "out of memory")]
+    assert {scale for scale in trained if scale.num_envs_per_env_runner > 1} <= {Scale(1, 2)}
 
 
 @pytest.mark.parametrize(
@@ -220,10 +207,13 @@ def test_reference_that_cannot_be_trained_ends_a_sweep(scripted, train_, text):
         train()
 
 
-@pytest.mark.parametrize("budget_s", [0.1, 20.0])
-def test_no_training_starts_after_the_budget(scripted, budget_s):
-    swept, _ = train(budget_s=budget_s)
-    assert ScriptedHost.now < budget_s + 20
+@pytest.mark.parametrize(("budget_s", "spent"), [(0.1, 0.0), (20.0, 0.0), (20.0, 15.0)])
+def test_no_training_starts_after_the_budget_of_which_probes_may_have_spent_a_part(scripted, budget_s, spent):
+    task = Task(CONFIG, Race(FASTEST), Grid((1, 2), ENVS), budget_s, lambda text: None, clock=lambda: ScriptedHost.now)
+    assert task.end() == budget_s
+    ScriptedHost.now = spent
+    swept = by_training.sweep_by_training(task)
+    assert ScriptedHost.now < budget_s + 10
     assert runs(swept).keys() >= {REFERENCE_SCALE}
 
 
@@ -414,11 +404,3 @@ def test_training_that_probes_do_not_reproduce_is_not_predicted_by_them(scripted
     scripted(train=train)
     with pytest.raises(ProbeError, match=f"An env step takes {ratio}.* times as long in training as in probes"):
         probe()
-
-
-def test_training_that_replaces_probes_has_the_rest_of_the_budget(scripted):
-    task = Task(CONFIG, Race(FASTEST), Grid((1, 2), ENVS), 20.0, lambda text: None, clock=lambda: ScriptedHost.now)
-    assert task.end() == 20.0
-    ScriptedHost.now = 15.0
-    by_training.sweep_by_training(task)
-    assert ScriptedHost.now < 20.0 + 5
