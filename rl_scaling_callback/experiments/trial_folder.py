@@ -39,6 +39,9 @@ _USED: Final = (
 """The injected keys to read."""
 _UNKNOWN: Final = dict.fromkeys(_USED, NAN)
 
+_NUMBERS: Final = ("since_restore", "healthy", "cpu_utilisation", "ram_utilisation", "episode_return", "lifetime_steps")
+"""The numbers of RLlib's result to keep of each iteration."""
+
 _BREAK_S: Final = 5.0
 """A trial that logs nothing for longer than this in addition to an iteration may have been paused for others [s]."""
 
@@ -162,9 +165,7 @@ class RecordedTrial:
 
     @classmethod
     def read(cls, folder: Location, files: Collection[str], rule: SteadyRule, name: str) -> RecordedTrial:
-        """Return the trial in a folder with these files, with warm-up and steady state by the rule.
-
-        Its config is that of its results, otherwise that in its `params.json`.
+        """Return the trial in a folder with these files. Its config is that of its results, otherwise that in its `params.json`.
 
         Raises:
             OSError: if the storage can't be reached.
@@ -207,26 +208,17 @@ class RecordedTrial:
                 read.env_steps,
                 read.seconds,
                 read.parts,
-                since_restore=results.read_number(result, "since_restore"),
                 exclusive=injected["exclusive"],
                 others=injected["cores/others"],
-                healthy=results.read_number(result, "healthy"),
-                cpu_utilisation=results.read_number(result, "cpu_utilisation"),
-                ram_utilisation=results.read_number(result, "ram_utilisation"),
                 vram_utilisation=results.read_vram_utilisation(result),
-                episode_return=results.read_number(result, "episode_return"),
-                lifetime_steps=results.read_number(result, "lifetime_steps"),
+                **{name: results.read_number(result, name) for name in _NUMBERS},
                 elapsed=(before.elapsed if before else number(result.get("time_total_s")) - seconds) + read.seconds,
             )
         )
         self._last, self._injected = result, injected
 
     def _configure(self, logged: object, injected: Mapping[str, float]) -> None:
-        """Update the config; if the workload or scale changes, discard all earlier iterations.
-
-        Raises:
-            RecursionError: it is nested too deeply.
-        """
+        """Update the config; if the workload or scale changes, discard all earlier iterations. It may raise RecursionError."""
         chosen = {name: injected[f"tuned/{name}"] for name in DEFAULT_SCALE}  # by a trial that tunes itself
         tuned = {name: int(value) for name, value in chosen.items() if value >= 0}
         if not isinstance(logged, Mapping) or (logged, tuned) == self._logged:

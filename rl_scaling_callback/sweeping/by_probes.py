@@ -78,8 +78,7 @@ def sweep_by_probes(task: Task, *, grows: bool = True) -> SweepResult:
         except (KeyboardInterrupt, ProbeError, TimeoutError) as error:
             if isinstance(error, UnlikeTrainingError) or len(rounds.iterations) < MIN_ITERATIONS:
                 raise
-            interrupted = isinstance(error, KeyboardInterrupt)
-            task.say(f"{'Interrupted' if interrupted else f'Ended early ({error})'}: showing the results so far")
+            interrupted = task.end_early(error)
             outcome = rounds.outcome()
     finally:
         host.close()

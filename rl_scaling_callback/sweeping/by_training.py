@@ -53,8 +53,7 @@ def sweep_by_training(task: Task) -> SweepResult:
     except (KeyboardInterrupt, TimeoutError) as error:
         if not sweep.runs:
             raise
-        interrupted = isinstance(error, KeyboardInterrupt)
-        task.say(f"{'Interrupted' if interrupted else f'Ended early ({error})'}: showing the results so far")
+        interrupted = task.end_early(error)
     return SweepResult(sweep.experiment(), interrupted, {})
 
 

@@ -43,10 +43,8 @@ def load_config(source: str) -> AlgorithmConfig:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
     file, _, name = source.rpartition(":")
-    if not file or not name:
-        raise ValueError(f"config is {source!r}; {_ALLOWED}")
-    if not Path(file).is_file():
-        raise ValueError(f"config is {source!r}: there is no file {file}; {_ALLOWED}")
+    if not name or not Path(file).is_file():
+        raise ValueError(f"config is {source!r}: there is no file {file or source}; {_ALLOWED}")
     folder = str(Path(file).resolve().parent)
     sys.path.insert(0, folder)
     # Ray's workers inherit the environment of the process that starts Ray.
@@ -68,14 +66,14 @@ def _imported(file: Path) -> ModuleType:
     from ray import cloudpickle
 
     name = file.stem if file.stem not in sys.modules else f"{file.stem}_of_sweep"
-    spec = importlib.util.spec_from_file_location(name, file, loader=SourceFileLoader(name, str(file)))
+    loader = SourceFileLoader(name, str(file))
+    spec = importlib.util.spec_from_loader(name, loader)
     assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     # Before the module runs, because Ray pickles what it registers right away.
     cloudpickle.register_pickle_by_value(module)
-    spec.loader.exec_module(module)
+    loader.exec_module(module)
     return module
 
 
@@ -169,6 +167,12 @@ class Task:
             self._until = self.clock() + (math.inf if self.budget_s is None else self.budget_s)
         return self._until
 
+    def end_early(self, error: BaseException) -> bool:
+        """Say why the sweep ends, and return whether the user interrupted it."""
+        interrupted = isinstance(error, KeyboardInterrupt)
+        self.say(f"{'Interrupted' if interrupted else f'Ended early ({error})'}: showing the results so far")
+        return interrupted
+
     def tell_leader(self, number: int, choice: Configuration, more: str = "") -> None:
         """Say `"Round 3: 2r×8e leads, 3.41× ± 12 %"`."""
         error = f" {percent(choice.speedup_error)}" if choice.speedup_error > 0 else ""
@@ -177,15 +181,9 @@ class Task:
     def experiment(
         self, machine: Machine, runs: Sequence[Run], failed: Mapping[Scale, str], source: str, *, estimated: bool
     ) -> Experiment:
-        """Return the experiment of the sweep.
+        """Return the experiment of the sweep, whose source says what was measured.
 
-        Args:
-            machine: the machine of the Algorithm's process.
-            runs: the runs.
-            failed: configurations that can't be measured, with the reason.
-            source: what was measured.
-            estimated: whether each run is an iteration to expect, with an error relative to the others, instead of a measured
-                window.
+        If `estimated`, each run is an iteration to expect, with an error relative to the others, instead of a measured window.
         """
         import ray
 
