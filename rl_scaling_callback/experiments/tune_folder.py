@@ -67,7 +67,8 @@ def read_folder(
     _add_hardware(
         trials, [store.below(file) for store, files in places if store.name == EXPERIMENT_SUBDIRECTORY for file in files], left_out
     )
-    if unknown := {*pool} - {"trial", "GPUs"} - {name for trial in trials for name in trial.facts}:
+    unknown = {*pool} - {"trial", "GPUs"} - {name for trial in trials for name in trial.facts}
+    if trials and unknown:
         raise ExperimentError(f"{folder.text}: pool is {min(unknown)}, which is no setting of a trial here")
     _separate(trials, pool)
     # A workload that the user named unites trials with different facts.
@@ -130,13 +131,11 @@ def _add_hardware(trials: Sequence[RecordedTrial], stored: Iterable[Location], l
 
 def _mark_copies_and_overlaps(trials: Sequence[RecordedTrial]) -> None:
     """Leave out all copies of a trial but the longest, and mark trials that overlapped with another one."""
-    longest: dict[object, RecordedTrial] = {}
-    for trial in trials:
-        other = longest.setdefault(repr(trial.opening or id(trial)), trial)
-        if other is not trial:
-            copy, longest[repr(trial.opening)] = (other, trial) if trial.spells > other.spells else (trial, other)
-            copy.reason = "a copy of another trial here"
-    once = [*longest.values()]
+    longest_first = sorted(trials, key=lambda trial: trial.spells, reverse=True)
+    same = [*grouped(longest_first, lambda trial: repr(trial.opening or id(trial))).values()]
+    for copy in (copy for _, *copies in same for copy in copies):
+        copy.reason = "a copy of another trial here"
+    once = [trial for trial, *_ in same]
     for index in overlapping([(trial.host, trial.spells) for trial in once]):
         if not once[index].reason:
             once[index].run = replace(once[index].run, exclusive=0.0)
