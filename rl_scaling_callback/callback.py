@@ -33,10 +33,10 @@ from rl_scaling_callback.live.machine import Colocation
 from rl_scaling_callback.live.monitor import TrialMonitor
 from rl_scaling_callback.live.tuner import Tuner, tuner_for
 from rl_scaling_callback.rllib import hardware, hooks, introspection
+from rl_scaling_callback.rllib.clocks import SampleTiming, SamplingClock
 from rl_scaling_callback.rllib.configs import is_asynchronous, iterations_are_timed, read_scale, samples_env, steps_in_turn
 from rl_scaling_callback.rllib.prober import Prober
 from rl_scaling_callback.rllib.results import REPORTS
-from rl_scaling_callback.rllib.sampling import SampleTiming, SamplingClock
 from rl_scaling_callback.rllib.threads import learner_threads, set_learner_threads
 
 if TYPE_CHECKING:

@@ -21,9 +21,8 @@ from rl_scaling_callback.core.steady import SteadyRule, is_measurable
 from rl_scaling_callback.core.text import counted
 from rl_scaling_callback.experiments.studies import summarise
 from rl_scaling_callback.rllib import configs, results
-from rl_scaling_callback.rllib.facts import read_facts
-from rl_scaling_callback.rllib.names import DEFAULT_SCALE, default_scale, is_rllib
-from rl_scaling_callback.rllib.values import number
+from rl_scaling_callback.rllib.configs import read_facts
+from rl_scaling_callback.rllib.names import DEFAULT_SCALE, default_scale, is_rllib, number
 from rl_scaling_callback.storage import ExperimentError, Location
 
 PARAMS: Final = "params.json"

@@ -17,9 +17,8 @@ from rl_scaling_callback.core.text import listed
 from rl_scaling_callback.core.trial import Workload
 from rl_scaling_callback.experiments.studies import grouped, short, titles
 from rl_scaling_callback.experiments.trial_folder import PARAMS, READERS, RecordedTrial
-from rl_scaling_callback.rllib.configs import is_asynchronous, steps_in_turn, total_gpus, uses_gpus
-from rl_scaling_callback.rllib.facts import HARDWARE_AND_VERSIONS
-from rl_scaling_callback.rllib.values import number
+from rl_scaling_callback.rllib.configs import HARDWARE_AND_VERSIONS, is_asynchronous, steps_in_turn, total_gpus, uses_gpus
+from rl_scaling_callback.rllib.names import number
 from rl_scaling_callback.storage import ExperimentError, Location
 
 _SHOWN: Final = (

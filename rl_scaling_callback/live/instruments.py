@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.live.reports import Learners, OverlappingRunners, Rounds, Spent
 from rl_scaling_callback.rllib import hooks, introspection
+from rl_scaling_callback.rllib.clocks import PhaseClock
 from rl_scaling_callback.rllib.configs import (
     evaluation_is_parallel,
     is_asynchronous,
@@ -19,9 +20,7 @@ from rl_scaling_callback.rllib.configs import (
     samples_env,
     uses_gpus,
 )
-from rl_scaling_callback.rllib.names import LEARNER_PHASES, TIMER_PHASES
-from rl_scaling_callback.rllib.phases import PhaseClock
-from rl_scaling_callback.rllib.values import number
+from rl_scaling_callback.rllib.names import LEARNER_PHASES, TIMER_PHASES, number
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from rl_scaling_callback.core.attribution import typical_and_longest
 from rl_scaling_callback.core.formulas import NAN
-from rl_scaling_callback.rllib.phases import OUTSIDE, PhaseClock, Segment
+from rl_scaling_callback.rllib.clocks import OUTSIDE, PhaseClock, Segment
 from rl_scaling_callback.rllib.results import RunnerReport
 
 _MAX_OUTSIDE = 4

@@ -19,7 +19,7 @@ from rl_scaling_callback.rllib.results import ENV_RUNNER_RESULTS, LEARNER_RESULT
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
 
-    from rl_scaling_callback.rllib.phases import PhaseClock
+    from rl_scaling_callback.rllib.clocks import PhaseClock
     from rl_scaling_callback.rllib.results import RunnerReport
 
 

@@ -7,7 +7,7 @@ import importlib.metadata
 import os
 import platform
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +20,11 @@ from rl_scaling_callback._version import __version__
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.trial import Resources, Workload
 from rl_scaling_callback.rllib import hardware
-from rl_scaling_callback.rllib.configs import has_other_workers, uses_gpus
+from rl_scaling_callback.rllib.configs import has_other_workers, read_facts, uses_gpus
 from rl_scaling_callback.rllib.content import digest, module_label, plain
-from rl_scaling_callback.rllib.facts import read_facts
 from rl_scaling_callback.rllib.hardware import Machine
-from rl_scaling_callback.rllib.names import TIMER_PHASES
-from rl_scaling_callback.rllib.values import number
+from rl_scaling_callback.rllib.names import TIMER_PHASES, number
+from rl_scaling_callback.rllib.threads import ask_learners, torch_threads
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
@@ -50,14 +49,16 @@ def workload_of(algorithm: Algorithm, hosts: Collection[Machine], name: str | No
         return Workload({"name": name}, is_named=True)
     config = algorithm.config
     facts = facts_of(config, type(algorithm))
+    learners = getattr(algorithm, "learner_group", None)
+    has_remote_learners = learners is not None and not learners.is_local
     kinds = sorted({(host.cpu, host.cores) for host in (hardware.this_machine(), *hosts)})
     facts.update(
         cpu=kinds[0][0] if len(kinds) == 1 else [cpu for cpu, _ in kinds],
         cores=kinds[0][1] if len(kinds) == 1 else [cores for _, cores in kinds],
         accelerators=_accelerators() if uses_gpus(vars(config)) else [],
-        threads=_threads(),
-        runner_threads=_runner_threads(algorithm),
-        learner_threads=_learner_threads(algorithm),
+        threads=torch_threads(),
+        runner_threads=_distinct(lambda: _answers(algorithm, torch_threads)),
+        learner_threads=_distinct(lambda: ask_learners(algorithm, torch_threads)) if has_remote_learners else [],
         **_versions(),
     )
     return Workload(facts)
@@ -122,19 +123,6 @@ def _registered(category: str, name: Any) -> Any:
     return None
 
 
-def _threads(_process: object = None) -> float:
-    """Return how many threads torch uses in this process; 0 without torch, because files of baselines can't hold NaN."""
-    torch = sys.modules.get("torch")
-    return 0.0 if torch is None else float(torch.get_num_threads())
-
-
-def _runner_threads(algorithm: Algorithm) -> list[float]:
-    """Return the distinct thread counts of env runners; empty if they don't answer."""
-    with suppress(Exception):
-        return sorted({*_answers(algorithm, _threads)})
-    return []
-
-
 def _answers(algorithm: Algorithm, ask: Callable[[object], Any]) -> list[Any]:
     """Return what the env runners in other processes answer; if there are none, the answer of this process."""
     group = algorithm.env_runner_group
@@ -143,13 +131,10 @@ def _answers(algorithm: Algorithm, ask: Callable[[object], Any]) -> list[Any]:
     return list(group.foreach_env_runner(ask, local_env_runner=False, timeout_seconds=_RUNNERS_ANSWER_WITHIN_S))
 
 
-def _learner_threads(algorithm: Algorithm) -> list[float]:
-    """Return the distinct thread counts of learners in other processes; empty if there are none or they don't answer."""
-    group = getattr(algorithm, "learner_group", None)
-    if group is not None and not group.is_local:
-        with suppress(Exception):
-            answers = group.foreach_learner(_threads, timeout_seconds=_RUNNERS_ANSWER_WITHIN_S)
-            return sorted({answer.get() for answer in answers if answer.ok})
+def _distinct(ask: Callable[[], Iterable[float]]) -> list[float]:
+    """Return the distinct answers of processes; empty if they don't answer."""
+    with suppress(Exception):
+        return sorted({*ask()})
     return []
 
 
@@ -171,11 +156,7 @@ def hosts_of(algorithm: Algorithm) -> set[Machine]:
     """Return the hosts of the env runners; empty if they don't answer."""
     if len({node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}) == 1:
         return {hardware.this_machine()}
-    return {*_answers(algorithm, _host)}
-
-
-def _host(_process: object) -> Machine:
-    return hardware.this_machine()
+    return {*_answers(algorithm, lambda _: hardware.this_machine())}
 
 
 def resources_of(algorithm: Algorithm, hosts: Collection[Machine]) -> Resources:

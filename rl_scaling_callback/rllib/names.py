@@ -1,12 +1,15 @@
-"""RLlib's names: of settings and of what results contain, from Ray 0.5 on, and of timers.
+"""RLlib's names: of settings and of what results contain, from Ray 0.5 on, and of timers; and what it means by a number.
 
 The only place that knows older names: `configs` and `results` use today's.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
+
+from rl_scaling_callback.core.formulas import NAN
 
 SETTINGS: Final[Mapping[str, tuple[str, ...]]] = {
     "num_env_runners": ("num_rollout_workers", "num_workers"),
@@ -140,3 +143,26 @@ def renamed(config: Mapping[str, Any]) -> dict[str, Any]:
 def default_scale(algorithm: str | None) -> dict[str, int]:
     """Return RLlib's default scale for an algorithm, by today's setting."""
     return {**DEFAULT_SCALE, "num_env_runners": 0} if algorithm in _WITHOUT_ENV_RUNNERS else dict(DEFAULT_SCALE)
+
+
+def number(value: object) -> float:
+    """Return a finite real number as a plain float; NaN for anything else, such as booleans, strings, None and infinities."""
+    if type(value) is float:
+        return value if math.isfinite(value) else NAN
+    if isinstance(value, bool) or value is None or isinstance(value, (str, bytes)):
+        return NAN
+    try:
+        converted = float(value)  # type: ignore[arg-type]  # NumPy scalars and the like
+    except (TypeError, ValueError, OverflowError):
+        return NAN
+    return converted if math.isfinite(converted) else NAN
+
+
+def amount(config: Mapping[str, Any], name: str) -> float:
+    """Return a number above 0 by its name; 0 for anything else."""
+    return max(0.0, number(config.get(name)))  # max(0, NaN) is 0
+
+
+def mapping(value: object) -> Mapping[str, Any]:
+    """Return `value` if it is a mapping, else an empty one."""
+    return value if isinstance(value, (dict, Mapping)) else {}  # a dict is known without asking the abstract class

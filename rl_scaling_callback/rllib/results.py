@@ -9,8 +9,7 @@ from typing import Any, Final, NamedTuple
 from rl_scaling_callback.core import schema
 from rl_scaling_callback.core.attribution import CONNECTORS, LEARNER, PHASES, RECORDED
 from rl_scaling_callback.core.formulas import NAN
-from rl_scaling_callback.rllib.names import STEPS, found
-from rl_scaling_callback.rllib.values import mapping, number
+from rl_scaling_callback.rllib.names import STEPS, found, mapping, number
 
 ENV_RUNNER_RESULTS: Final = "env_runners"
 """The key under which RLlib merges the metrics of env runners sampling for training."""
@@ -151,7 +150,7 @@ class RunnerReport:
 
     Attributes:
         busy: total sampling time.
-        env_step: time in `env.step`, estimated from a sample of steps (see `sampling`).
+        env_step: time in `env.step`, estimated from a sample of steps (see `clocks.SamplingClock`).
         inference: the same for policy inference.
         reset: the same for env resets, beyond the time of an ordinary step.
         cpu: CPU time of its process.

@@ -1,4 +1,4 @@
-"""The threads that torch uses for a learner's updates.
+"""The threads that torch uses, in particular for a learner's updates.
 
 Ray starts its processes with one thread per CPU of the process, usually one. During an update, the env runners of a synchronous
 algorithm wait, and their cores are free.
@@ -14,7 +14,7 @@ from typing import Any, Final
 from rl_scaling_callback.core.checks import at_least
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.rllib.configs import is_asynchronous, is_new_stack
-from rl_scaling_callback.rllib.values import amount
+from rl_scaling_callback.rllib.names import amount
 
 _ANSWER_WITHIN_S: Final = 30.0
 
@@ -27,7 +27,7 @@ def learner_threads(algorithm: Any) -> float:
     """
     if _refusal(vars(algorithm.config)):
         return NAN
-    return next(iter(_answers(algorithm, _threads_of_torch)), NAN)
+    return next(iter(ask_learners(algorithm, torch_threads)), NAN) or NAN
 
 
 def set_learner_threads(algorithm: Any, threads: int) -> None:
@@ -40,7 +40,7 @@ def set_learner_threads(algorithm: Any, threads: int) -> None:
         ValueError: `threads` is not a positive integer, or can't be set for this algorithm.
     """
     check_learner_threads(vars(algorithm.config), threads)
-    counts = _answers(algorithm, partial(_threads_of_torch, threads=threads))
+    counts = ask_learners(algorithm, partial(torch_threads, threads=threads))
     if not counts or any(count != threads for count in counts):
         raise ValueError(f"learner_threads is {threads!r}, but the learners' torch can't be set to it: they use {counts} threads")
 
@@ -87,18 +87,21 @@ def _refusal(config: Mapping[str, Any]) -> str:
     return ""
 
 
-def _answers(algorithm: Any, ask: Any) -> list[float]:
+def ask_learners(algorithm: Any, ask: Any) -> list[float]:
     """Return what each learner that answers returns."""
     answers = algorithm.learner_group.foreach_learner(ask, timeout_seconds=_ANSWER_WITHIN_S)
     # In older releases, a local learner's answer is no `CallResult`.
     return [answer.get() if hasattr(answer, "ok") else answer for answer in answers if getattr(answer, "ok", True)]
 
 
-def _threads_of_torch(_learner: object, threads: int | None = None) -> float:
-    """Return the threads of this process's torch, set before if given. An exception would make RLlib restart the learner."""
+def torch_threads(_process: object = None, threads: int | None = None) -> float:
+    """Return how many threads torch uses in this process, set before if given; 0 without torch.
+
+    An exception would make RLlib restart the learner.
+    """
     torch = sys.modules.get("torch")
     if torch is None:
-        return NAN
+        return 0.0  # not NaN, which files of baselines can't hold
     if threads is not None:
         torch.set_num_threads(int(threads))
     return float(torch.get_num_threads())

@@ -1,7 +1,8 @@
 """Second env runners inside the processes of an Algorithm's env runners. `rllib.prober` calls these functions there.
 
 A twin is an env runner of the same class as the original, with another number of envs. It gets the weights and connector states of
-the original, and doesn't return its samples to training.
+the original, and doesn't return its samples to training. Nothing it does affects training: objects that both would share are found,
+global state is restored, and calls end in time.
 """
 
 from __future__ import annotations
@@ -10,22 +11,26 @@ import copy
 import functools
 import gc
 import inspect
+import os
+import random
+import signal
+import sys
+import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 import gymnasium
+import numpy as np
 import ray
 from ray.rllib.callbacks.callbacks import RLlibCallback
-from ray.util.metrics import Metric
 
 from rl_scaling_callback.core.probing import ProbeError, ProbeTimeoutError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.text import counted
-from rl_scaling_callback.rllib import isolation
-from rl_scaling_callback.rllib.sampling import SampleTiming, SamplingClock
+from rl_scaling_callback.rllib.clocks import SampleTiming, SamplingClock
 
 _TWINS: Final = "_scaling_twins"
 _RESETS: Final = "_scaling_resets_s"
@@ -47,7 +52,6 @@ class _Twins:
     """The twins of an env runner, by envs per env runner; during a probe, the current one, and what to do at its end."""
 
     by_envs: dict[int, Any] = field(default_factory=dict)
-    shares_data: bool = True  # large arrays of the original's `env_config`
     current: Any = None
     failed: bool = False
     restore_generators: Callable[[], None] | None = None
@@ -81,9 +85,9 @@ def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def guarded(env_runner: Any, *, seconds: float, **kwargs: Any) -> Any:
         try:
-            with isolation.time_limit(seconds):
+            with time_limit(seconds):
                 return function(env_runner, **kwargs)
-        except isolation.Overdue:
+        except Overdue:
             answer: ProbeError = ProbeTimeoutError(f"A call took more than {seconds:.1f} s.")
         except Exception as error:
             answer = error if isinstance(error, ProbeError) else ProbeError(f"{text_of(error)}.")
@@ -101,26 +105,14 @@ def prepare(env_runner: Any, *, scale: Scale) -> tuple[float, float]:
         The time of a vector step [s], and the env steps of a call of the algorithm's own; 0 if calls can't request a number.
     """
     twins = _twins_of(env_runner)
-    twins.restore_generators = isolation.saved_generators()
-    try:
-        return _prepare(env_runner, twins, scale)
-    except Exception as error:
-        if not twins.shares_data or "read-only" not in text_of(error):
-            raise
-        # The env writes to an array of its `env_config`.
-        twins.shares_data = False
-        _close_all(twins)
-        return _prepare(env_runner, twins, scale)
-
-
-def _prepare(env_runner: Any, twins: _Twins, scale: Scale) -> tuple[float, float]:
+    twins.restore_generators = saved_generators()
     envs = scale.num_envs_per_env_runner
     try:
         twin = twins.current = twin_for(env_runner, scale)
     except Exception as error:
         more = counted(envs, "more env")
         raise ProbeError(f"{more} can't be created next to its own env in one process ({text_of(error)}).") from error
-    if (shared := isolation.shared_part(env_runner, twin)) is not None:
+    if (shared := shared_part(env_runner, twin)) is not None:
         remedy = "Let the function that returns it create a new one in each call"
         raise ProbeError(f"probes would change the {type(shared).__name__} that training uses. {remedy}.")
     _copy_state(env_runner, twin)
@@ -167,7 +159,6 @@ def finish(env_runner: Any) -> None:
     try:
         if failed and twin is not None:
             twins.by_envs = {envs: each for envs, each in twins.by_envs.items() if each is not twin}
-            twins.shares_data = False  # the error may come from writing to it
             _stop(twin)
     finally:
         if twins.restore_generators is not None:
@@ -180,7 +171,7 @@ def close(env_runner: Any) -> None:
     """Close all twins of an env runner."""
     twins = vars(env_runner).pop(_TWINS, None)
     if twins is not None:
-        restore_generators = isolation.saved_generators()
+        restore_generators = saved_generators()
         try:
             _close_all(twins)
         finally:
@@ -197,14 +188,14 @@ def twin_for(env_runner: Any, scale: Scale) -> Any:
         twin = None
     if twin is None:
         try:
-            twin = _twin_of(env_runner, scale, twins.shares_data)
+            twin = _twin_of(env_runner, scale)
         except Exception:
             if not twins.by_envs:
                 raise
             # Licences, ports or memory may not suffice for all the envs: close the others and retry.
             _close_all(twins)
             gc.collect()
-            twin = _twin_of(env_runner, scale, twins.shares_data)
+            twin = _twin_of(env_runner, scale)
     twin.config.num_env_runners = scale.num_env_runners
     vars(twin)[_ENV] = env_runner.env
     copy_task(env_runner.env, twin.env)
@@ -215,16 +206,13 @@ def twin_for(env_runner: Any, scale: Scale) -> Any:
 def copy_task(env: Any, others: Any) -> None:
     """Give an env runner's envs the task of another's, if they have one (RLlib's `TaskSettableEnv`)."""
     with suppress(Exception):
-        task = next(each.get_task() for each in isolation.sub_envs(env) if hasattr(each, "get_task"))
-        for each in isolation.sub_envs(others):
+        task = next(each.get_task() for each in sub_envs(env) if hasattr(each, "get_task"))
+        for each in sub_envs(others):
             each.set_task(task)
 
 
-def _twin_of(env_runner: Any, scale: Scale, shares_data: bool) -> Any:
-    config = copy.copy(env_runner.config)
-    if shares_data and type(config.env_config) is dict:
-        vars(config)["env_config"] = isolation.SharedData(config.env_config)
-    config = config.copy(copy_frozen=False)
+def _twin_of(env_runner: Any, scale: Scale) -> Any:
+    config = env_runner.config.copy(copy_frozen=False)
     config.num_env_runners = scale.num_env_runners
     config.num_envs_per_env_runner = scale.num_envs_per_env_runner
     config.seed = None  # else the constructor seeds the global generators
@@ -235,18 +223,13 @@ def _twin_of(env_runner: Any, scale: Scale, shares_data: bool) -> Any:
             setattr(config, name, None)
     for name in _RLLIBS_ENVS:
         gymnasium.registry.pop(name, None)  # env runners register their env anew, and Gymnasium would warn
-    twin = type(env_runner)(
+    return type(env_runner)(
         config=config,
         worker_index=env_runner.worker_index,
         num_workers=scale.num_env_runners,
         spaces=getattr(env_runner, "spaces", None) or env_runner.get_spaces(),
         tune_trial_id=getattr(env_runner, "tune_trial_id", None),
     )
-    for value in vars(twin).values():
-        if isinstance(value, Metric):
-            # Ray metrics belong to the process: a twin must not count into them.
-            vars(value)["inc"] = lambda *_, **__: None
-    return twin
 
 
 def _copy_state(env_runner: Any, twin: Any) -> None:
@@ -267,7 +250,7 @@ def _close_all(twins: _Twins) -> None:
 
 
 def _stop(twin: Any) -> None:
-    with suppress(Exception):
+    with suppress(Exception, Overdue):  # the time limit rings again, so that each of several twins has at least a second
         twin.stop()
     vars(twin).clear()  # Gymnasium's registry keeps it alive
 
@@ -278,3 +261,84 @@ def text_of(error: BaseException) -> str:
     if not str(error) and error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {error}".strip()[:500]
+
+
+def shared_part(env_runner: Any, twin: Any) -> Any:
+    """Return an env, RLModule or connector that two env runners share and may change; None if there is none.
+
+    A shared env is taken from the twin, so that the twin doesn't close it.
+    """
+    own = {id(part) for part in _parts(env_runner)}
+    if any(id(env) in own for env in sub_envs(twin.env)):
+        vars(twin.env.unwrapped)["closed"] = True  # else Gymnasium closes it when it is deleted
+        env, twin.env = sub_envs(twin.env)[0], None
+        return env
+    return next((part for part in _parts(twin) if id(part) in own and _may_change(part)), None)
+
+
+def _parts(env_runner: Any) -> list[Any]:
+    pieces = [getattr(env_runner, name, None) for name in ("module", "_env_to_module", "_module_to_env")]
+    pieces += getattr(pieces[0], "_rl_modules", {}).values()
+    for piece in pieces:  # pipelines may contain pipelines
+        pieces += getattr(piece, "connectors", [])
+    return [*sub_envs(env_runner.env), *(piece for piece in pieces if piece is not None)]
+
+
+def _may_change(part: Any) -> bool:
+    # RLlib's connectors tell by `get_state` whether they have state; custom ones needn't.
+    return not type(part).__module__.startswith("ray.rllib.connectors.") or bool(part.get_state())
+
+
+def sub_envs(env: Any) -> list[Any]:
+    """Return the envs of an env runner, without their wrappers; none if it has no env (the local one of some trials)."""
+    if env is None:
+        return []
+    inner = env.unwrapped
+    return [each.unwrapped for each in getattr(inner, "envs", [inner])]
+
+
+def saved_generators() -> Callable[[], None]:
+    """Return a function that restores the current state of the global random generators."""
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    torch = sys.modules.get("torch")
+    of_torch = torch and torch.get_rng_state()
+    cuda = torch and torch.cuda.is_available() and torch.cuda.is_initialized() and torch.cuda.get_rng_state_all()
+
+    def restore() -> None:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
+        if torch is not None:
+            torch.set_rng_state(of_torch)
+            if cuda:
+                torch.cuda.set_rng_state_all(cuda)
+
+    return restore
+
+
+class Overdue(BaseException):
+    """Interrupts a block that takes too long. Not an `Exception`, so that RLlib and envs don't handle it as an env failure."""
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise `Overdue` in the block after `seconds`, and again every second. Needs POSIX timers and the main thread."""
+    if os.name != "posix" or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    armed = True
+
+    def ring(*_: Any) -> None:
+        if armed:
+            raise Overdue
+
+    timer, handler = signal.getitimer(signal.ITIMER_REAL), signal.signal(signal.SIGALRM, ring)
+    try:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+            yield
+        finally:
+            armed = False
+    finally:  # even if the alarm rang between the block and the line above
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL if handler is None else handler)

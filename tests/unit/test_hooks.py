@@ -16,9 +16,8 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from rl_scaling_callback.rllib import hooks
-from rl_scaling_callback.rllib.phases import PhaseClock
+from rl_scaling_callback.rllib.clocks import PhaseClock, SamplingClock
 from rl_scaling_callback.rllib.results import ENV_RUNNER_RESULTS, LEARNER_RESULTS, REPORTS
-from rl_scaling_callback.rllib.sampling import SamplingClock
 
 MERGE = hooks.merging(MetricsLogger)
 

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rl_scaling_callback.rllib.phases import PhaseClock
+from rl_scaling_callback.rllib.clocks import PhaseClock
 
 
 class Metrics:

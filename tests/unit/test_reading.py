@@ -8,9 +8,9 @@ import pytest
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.rllib import configs
 from rl_scaling_callback.rllib import results as read
+from rl_scaling_callback.rllib.configs import read_facts
 from rl_scaling_callback.rllib.content import plain
-from rl_scaling_callback.rllib.facts import read_facts
-from rl_scaling_callback.rllib.values import number
+from rl_scaling_callback.rllib.names import number
 
 # ---------------------------------------------------------------- results
 

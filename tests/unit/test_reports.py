@@ -7,7 +7,7 @@ import pytest
 from rl_scaling_callback.core.attribution import TimeBreakdown, losses
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.live.reports import Learners, OverlappingRunners, Rounds, Spent
-from rl_scaling_callback.rllib.phases import PhaseClock
+from rl_scaling_callback.rllib.clocks import PhaseClock
 from rl_scaling_callback.rllib.results import RunnerReport
 
 

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rl_scaling_callback.rllib.sampling import SamplingClock
+from rl_scaling_callback.rllib.clocks import SamplingClock
 
 
 class Runner:

@@ -1,6 +1,5 @@
 """What keeps twins of env runners from affecting training, with fakes in place of RLlib's env runners."""
 
-import copy
 import random
 import signal
 import time
@@ -18,7 +17,7 @@ from ray.rllib.connectors.connector_pipeline_v2 import ConnectorPipelineV2
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.connectors.env_to_module import MeanStdFilter
 
-from rl_scaling_callback.rllib import isolation, twins
+from rl_scaling_callback.rllib import twins
 
 
 class Env(gym.Env):
@@ -51,28 +50,21 @@ class Runner:
         self._env_to_module = ConnectorPipelineV2(Env.observation_space, Env.action_space, connectors=[nested])
 
 
-def test_env_configs_may_contain_themselves_and_share_parts():
-    config = isolation.SharedData(large=np.zeros(2**18))
-    config["itself"] = config
-    shared = [1]
-    for _ in range(30):
-        shared = [shared, shared]
-    config["shared"] = shared
-    copied = copy.deepcopy(config)
-    assert not copied["large"].flags.writeable
-    assert np.shares_memory(copied["large"], config["large"])
+def test_closing_twins_closes_each_in_spite_of_a_time_limit_and_leaves_the_generators_alone():
+    stopped = []
 
-
-def test_closing_twins_leaves_the_generators_of_training_alone():
-    class Drawing:
+    class Slow:
         def stop(self):
             random.random()
             np.random.rand()
+            stopped.append(self)
+            time.sleep(10)
 
     runner = SimpleNamespace()
-    twins._twins_of(runner).by_envs[1] = Drawing()
+    twins._twins_of(runner).by_envs |= {1: (one := Slow()), 2: (other := Slow())}
     before = random.getstate(), np.random.get_state()[1].tolist()
-    twins.close(runner, seconds=5.0)
+    twins.close(runner, seconds=0.1)
+    assert stopped == [other, one]
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before
 
 
@@ -89,7 +81,7 @@ def test_closing_twins_leaves_the_generators_of_training_alone():
 )
 def test_shared_object_with_state_is_found(shared, is_found):
     original, twin = Runner(**shared), Runner(**shared)
-    assert isolation.shared_part(original, twin) is (next(iter(shared.values())) if is_found else None)
+    assert twins.shared_part(original, twin) is (next(iter(shared.values())) if is_found else None)
     del twin  # gymnasium closes vector envs then
     assert not original.env.envs[0].unwrapped.closed
 
@@ -104,26 +96,10 @@ def test_twin_gets_copies_of_all_states():
     assert "weights_seq_no" not in given
 
 
-def test_copies_of_an_env_config_share_large_arrays_only():
-    large, small, objects = np.zeros(2**20, np.uint8), np.zeros(8), np.full(2**20, None)
-    config = {"large": large, "small": small, "objects": objects, "nested": [{"also": (large, [])}], "text": "a"}
-    copied = copy.deepcopy(copy.deepcopy(isolation.SharedData(config)))
-    assert copied["text"] == "a"
-    for array in (copied["large"], copied["nested"][0]["also"][0]):
-        assert np.shares_memory(array, large)
-        with pytest.raises(ValueError, match="read-only"):
-            array[0] = 1
-    large[0] = 1  # the original stays writeable
-    copied["small"][0] = 1
-    copied["nested"][0]["also"][1].append(1)
-    assert (small[0], config["nested"][0]["also"][1]) == (0, [])
-    assert not np.shares_memory(copied["objects"], objects)
-
-
 def test_no_alarm_is_left_behind_by_a_time_limit():
     handler = signal.getsignal(signal.SIGALRM)
     for seconds in (1e-9, 1e-6, 1e-4, 1e-3) * 50:
-        with suppress(isolation.Overdue), isolation.time_limit(seconds):
+        with suppress(twins.Overdue), twins.time_limit(seconds):
             time.sleep(1e-3)
         assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
         assert signal.getsignal(signal.SIGALRM) is handler
