@@ -16,7 +16,7 @@ from rl_scaling_callback.analysis.noise import SWEPT, Noise, variance_of
 from rl_scaling_callback.analysis.returns import INCOMPARABLE, TimeToReturn, times_to_return
 from rl_scaling_callback.analysis.runs import Run, Study
 from rl_scaling_callback.core import formulas
-from rl_scaling_callback.core.attribution import LearnerLimits, TimeBreakdown, diagnosis, gains, losses
+from rl_scaling_callback.core.attribution import NOT_MEASURED, LearnerLimits, TimeBreakdown, diagnosis, gains, losses
 from rl_scaling_callback.core.comparison import same_steps
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import REFERENCE_SCALE, Scale
@@ -226,6 +226,7 @@ def _compared(
         error = 0.0 if each is baseline else each.noise.error(each.variance + variance)
         lost, estimated = _losses(each, baseline, measured)
     limits = LearnerLimits.of_window(each.steady.parts, each.steady.seconds)
+    threads = "" if any(run.threads_compared for run in each.runs) else NOT_MEASURED
     concerned = (*each.runs, *(baseline.runs if baseline else ()))
     return replace(
         each,
@@ -236,7 +237,7 @@ def _compared(
         losses=lost,
         losses_estimated=estimated,
         gains=gains(lost, limits),
-        diagnosis=diagnosis(lost, limits, steps_in_turn=study.steps_in_turn, parts=each.steady.parts),
+        diagnosis=diagnosis(lost, limits, steps_in_turn=study.steps_in_turn, parts=each.steady.parts, threads=threads),
         disturbed=any(run.exclusive == 0 or run.others > NOTABLE_CORES for run in concerned),
         notes=tuple(notes),
     )

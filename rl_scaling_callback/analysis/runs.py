@@ -69,6 +69,7 @@ class Run:
         baseline_error: half-width [%] of the 95 % interval of that baseline; NaN if unknown.
         batch: the batch size to which RLlib rounds its env steps per iteration up; NaN if its steps don't follow from one.
         samples: its iterations, thinned to a few hundred.
+        threads_compared: whether numbers of threads for its learner were compared.
         notes: caveats about it, for readers.
     """
 
@@ -86,6 +87,7 @@ class Run:
     baseline_error: float = NAN
     batch: float = NAN
     samples: tuple[Iteration, ...] = ()
+    threads_compared: bool = False
     notes: tuple[str, ...] = ()
 
 

@@ -181,6 +181,9 @@ _ADVICE: Final[Mapping[str, str]] = {
 _ADVICE_IF_VECTORISED: Final = "stepping all sub-envs takes longer than stepping one; use more env runners rather than more envs"
 """The advice for `serial_stepping` if sub-envs step in parallel or as one vectorised env."""
 
+NOT_MEASURED: Final = "more threads for it: not measured"
+"""What more threads for the learner's torch would bring, unless they were compared."""
+
 MIN_LOSS: Final = 0.5
 """Fewer lost points than this are negligible."""
 
@@ -241,6 +244,7 @@ def diagnosis(
     *,
     steps_in_turn: bool = True,
     parts: Mapping[str, float] = MappingProxyType({}),
+    threads: str = NOT_MEASURED,
 ) -> str:
     """Return the largest cause of lost efficiency, what it costs, a remedy, and the learner's limits; "" if nothing is lost.
 
@@ -249,6 +253,7 @@ def diagnosis(
         learner: limits of an asynchronous learner, if known.
         steps_in_turn: whether env runners step their sub-envs one after another.
         parts: parts of the window [s], for the connectors' share of the learner's time.
+        threads: what more threads for the learner's torch bring; "" if something else tells it.
     """
     total = sum(lost.values())
     if total <= MIN_LOSS and lost:
@@ -258,6 +263,8 @@ def diagnosis(
     if total > MIN_LOSS:
         cause = max(lost, key=lost.__getitem__)
         advice = _ADVICE[cause] if steps_in_turn or cause != "serial_stepping" else _ADVICE_IF_VECTORISED
+        if cause == "learn" and learner is None:
+            advice += f" ({threads})" if threads else ""
         gain = _gain(cause, lost[cause], learner)
         details = [f"{rounded(gain, 2, '×')} as fast without it"] if gain >= _MIN_GAIN else []
         share = formulas.ratio(parts.get(CONNECTORS, NAN), parts.get("learn", NAN))

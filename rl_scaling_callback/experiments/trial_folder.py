@@ -276,6 +276,7 @@ class RecordedTrial:
             cpus=configs.read_cpus(self._config) if math.isnan(cpus) else round(cpus, 6),
             baseline_sps=ratio(known["steady/sps"], known["steady/speedup"]) if is_probed else NAN,
             baseline_error=known["baseline/error"] if is_probed else NAN,
+            threads_compared=known["tuned/num_env_runners"] >= 0,
         )
         steady = run.steady
         if steady.iterations == 0:

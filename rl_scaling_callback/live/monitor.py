@@ -12,6 +12,7 @@ from rl_scaling_callback.core.attribution import (
     CAUSES,
     CONNECTORS,
     LEARNER,
+    NOT_MEASURED,
     PHASES,
     LearnerLimits,
     TimeBreakdown,
@@ -83,12 +84,16 @@ class TrialMonitor:
         rule: when the trial counts as steady.
         warn: logs a warning once.
         learns: whether it has begun to learn (SAC, DQN).
+
+    Attributes:
+        threads_compared: what more threads for the learner's torch bring, for the diagnosis.
     """
 
     def __init__(
         self, trial: Trial, source: BaselineSource, config: Mapping[str, Any], rule: SteadyRule, warn: Warn, *, learns: bool = False
     ) -> None:
         self.trial = trial
+        self.threads_compared = NOT_MEASURED
         self._workload = trial.workload.id
         self._source = source
         self._reader = IterationReader(config, warn)
@@ -179,7 +184,8 @@ class TrialMonitor:
                 trial.scale, steady.env_steps, window_times, steady_reference.breakdown, steady_reference.one_runner
             )
             limits = LearnerLimits.of_window(steady.parts, steady.seconds)
-            diagnosed = diagnosis(lost_over_window, limits, steps_in_turn=trial.steps_in_turn, parts=steady.parts)
+            in_turn, compared = trial.steps_in_turn, self.threads_compared
+            diagnosed = diagnosis(lost_over_window, limits, steps_in_turn=in_turn, parts=steady.parts, threads=compared)
 
         return {
             **speed,

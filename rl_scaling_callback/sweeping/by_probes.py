@@ -208,8 +208,17 @@ class _Sweep:
             )
             is_choice = each.scale == outcome.choice
             found = [_comparison(each, rounds.trained_speedups(each.scale)), f"{self.threads or ''}"] if is_choice else []
-            name, notes = f"sweep of {each.scale}", tuple(filter(None, found))
-            runs.append(Run(name=name, scale=each.scale, steady=steady, cores=machine.cores, cpus=each.cpus, notes=notes))
+            runs.append(
+                Run(
+                    name=f"sweep of {each.scale}",
+                    scale=each.scale,
+                    steady=steady,
+                    cores=machine.cores,
+                    cpus=each.cpus,
+                    threads_compared=is_choice and self.threads is not None,
+                    notes=tuple(filter(None, found)),
+                )
+            )
         return runs
 
 

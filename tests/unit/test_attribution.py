@@ -107,6 +107,9 @@ def test_diagnosis_names_the_largest_cause():
         == diagnosis(lost, parts={"connectors": math.nan})
         == diagnosis(lost)
     )
+    assert diagnosis(lost).endswith("speed up the learner (more threads for it: not measured)")
+    assert diagnosis(lost, threads="2 threads: 1.4×").endswith("speed up the learner (2 threads: 1.4×)")
+    assert diagnosis(lost, threads="").endswith("speed up the learner")
     assert diagnosis(dict.fromkeys(CAUSES, 0.01)) == ""
     assert diagnosis(dict.fromkeys(CAUSES, 0.0) | {"sync": 0.6}).startswith("sync: 1 of 1 lost points; ")
     assert diagnosis(lost | {"sync": math.nan}) == ""
