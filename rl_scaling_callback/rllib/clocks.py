@@ -160,10 +160,12 @@ _TIMERS: Final = frozenset({*STEP_TIMERS, RESET_TIMER, WEIGHTS_TIMER})
 
 
 class SamplingClock:
-    """Wraps the `log_time` blocks of the `MetricsLogger` of an env runner of the new API stack. RLlib's metrics don't change.
+    """Times how long an env runner of the new API stack samples, and how much of that are env steps, resets and inference.
 
-    A step here is a vector step of all envs of the env runner. A timed step lasts from the end of the previous step to the end of
-    the last timer in it.
+    RLlib enters about 15 timers per step. Timing all of them would cost about 1 % of the sampling time of a fast env. Instead, a
+    random sample of steps is timed and extrapolated. Gymnasium's vectorised envs reset a sub-env in the step after its episode
+    ended. All such steps are timed, and what they take beyond an ordinary step counts as reset. A step here is a vector step of
+    all envs of the env runner.
 
     Args:
         env_runner: the env runner.

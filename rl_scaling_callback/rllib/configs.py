@@ -205,7 +205,6 @@ def read_facts(config: Mapping[str, Any]) -> dict[str, Any]:
     facts["algorithm"] = plain(config.get("algo_class"))
     facts["callbacks"] = _callbacks(config.get("callbacks_class", config.get("callbacks")))
     facts["gym_env_vectorize_mode"] = vectorize_mode(config)
-    facts["policies"] = _policies(config.get("policies"))
     facts["train_batch_size"] = _batch_size(config)
     # An unset setting is the same as one that this release doesn't have.
     return {name: value for name, value in facts.items() if value is not None or name == "algorithm"}
@@ -228,13 +227,6 @@ def _callbacks(given: Any) -> list[Any]:
         if each is not None and not is_own and not name.rpartition(".")[2].startswith(_NO_CALLBACKS):
             found.append(each if isinstance(each, str) and _NAME.fullmatch(each) else plain(each))
     return found
-
-
-def _policies(policies: Any) -> Any:
-    """Return the policies as under Tune, where a PolicySpec is the list of its values."""
-    if not isinstance(policies, Mapping):
-        return plain(policies)
-    return {str(name): plain(spec.get_state() if hasattr(spec, "get_state") else spec) for name, spec in policies.items()}
 
 
 def _batch_size(config: Mapping[str, Any]) -> Any:

@@ -38,7 +38,7 @@ def config_of(algorithm: Algorithm) -> Mapping[str, Any]:
 
 
 def workload_of(algorithm: Algorithm, hosts: Collection[Machine], name: str | None) -> Workload:
-    """Return the trial's workload: `name` if the user gave one, else config, code, hardware, threads and versions.
+    """Return the trial's workload: `name` if the user gave one, else config, code by its content, hardware, threads and versions.
 
     Args:
         algorithm: the trial's Algorithm.
@@ -47,8 +47,15 @@ def workload_of(algorithm: Algorithm, hosts: Collection[Machine], name: str | No
     """
     if name is not None:
         return Workload({"name": name}, is_named=True)
-    config = algorithm.config
-    facts = facts_of(config, type(algorithm))
+    config: Any = algorithm.config
+    facts = read_facts(vars(config))
+    # Ray's actor class derives from the user's class, possibly through a subclass by Tune that changes the resource request.
+    of_user = vars(type(algorithm)).get("__ray_actor_class__", type(algorithm))
+    facts["algorithm"] = plain(next(cls for cls in of_user.__mro__ if not cls.__module__.startswith("ray.tune.")))
+    facts["env"] = _env(config.env)
+    if not config.enable_rl_module_and_learner:
+        for setting, category in (("custom_model", RLLIB_MODEL), ("custom_action_dist", RLLIB_ACTION_DIST)):
+            facts[setting] = plain(_registered(category, config.model.get(setting)))
     learners = getattr(algorithm, "learner_group", None)
     has_remote_learners = learners is not None and not learners.is_local
     kinds = sorted({(host.cpu, host.cores) for host in (hardware.this_machine(), *hosts)})
@@ -62,24 +69,6 @@ def workload_of(algorithm: Algorithm, hosts: Collection[Machine], name: str | No
         **_versions(),
     )
     return Workload(facts)
-
-
-def facts_of(config: Any, algorithm: type) -> dict[str, Any]:
-    """Return the facts of a config that must match for a fair comparison. Code is represented by a hash of its content.
-
-    Args:
-        config: an `AlgorithmConfig`.
-        algorithm: the Algorithm class.
-    """
-    facts = read_facts(vars(config))
-    # Ray's actor class derives from the user's class, possibly through a subclass by Tune that changes the resource request.
-    algorithm = vars(algorithm).get("__ray_actor_class__", algorithm)
-    facts["algorithm"] = plain(next(cls for cls in algorithm.__mro__ if not cls.__module__.startswith("ray.tune.")))
-    facts["env"] = _env(config.env)
-    if not config.enable_rl_module_and_learner:
-        for setting, category in (("custom_model", RLLIB_MODEL), ("custom_action_dist", RLLIB_ACTION_DIST)):
-            facts[setting] = plain(_registered(category, config.model.get(setting)))
-    return facts
 
 
 def _versions() -> dict[str, str]:
@@ -139,7 +128,7 @@ def _distinct(ask: Callable[[], Iterable[float]]) -> list[float]:
 
 
 def provenance_of(trial: str) -> dict[str, str]:
-    """Return the provenance of a measurement, for people who read the baseline's file."""
+    """Return what people who read the baseline's file want to know."""
     host = hardware.this_machine()
     return {
         "trial": trial,

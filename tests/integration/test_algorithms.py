@@ -23,6 +23,7 @@ from tuning import on_the_old_stack, run, train, warnings_of
 
 from rl_scaling_callback import ScalingCallback
 from rl_scaling_callback.core.schema import KEYS
+from rl_scaling_callback.rllib.threads import learner_threads, set_learner_threads
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -124,6 +125,27 @@ def test_multi_agent_counts_env_steps(config, flat):
     results = train(team.multi_agent(count_steps_by="agent_steps", **everyone), 2)
     check(results, flat)
     assert 0 < sum(by_rllib(results)) < agent_steps(results) / 1.5
+
+
+def torch_threads(learner):
+    import torch
+
+    return torch.get_num_threads()
+
+
+@pytest.mark.parametrize("learners", [0, 2])
+def test_threads_are_set_where_updates_run(learners):
+    algorithm = ppo().learners(num_learners=learners).build_algo()
+    try:
+        before = learner_threads(algorithm)
+        set_learner_threads(algorithm, int(before) + 1)
+        algorithm.train()
+        seen = [each.get() for each in algorithm.learner_group.foreach_learner(torch_threads)]
+        set_learner_threads(algorithm, int(before))
+        assert seen == [before + 1] * max(1, learners)
+        assert learner_threads(algorithm) == before
+    finally:
+        algorithm.stop()
 
 
 class Before(RLlibCallback):

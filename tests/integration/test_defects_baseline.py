@@ -109,13 +109,9 @@ class Config(dict):
 
 
 def facts_in_a_trial(tmp_path, config, trainable):
-    """Return the workload's facts in a Tune trial, after checking them against what a sweep reads from the config beforehand."""
+    """Return the workload's facts in a Tune trial."""
     (trial,) = fit(config.copy(copy_frozen=False), tmp_path, callbacks=TellsFacts, stop=1, trainable=trainable)
-    facts = json.loads(trial.metrics["facts"])
-    of_config = introspection.facts_of(config.copy(copy_frozen=False).callbacks(TellsFacts), trainable)
-    both = of_config.keys() & facts.keys()
-    assert {name: of_config[name] for name in both} == {name: facts[name] for name in both}
-    return facts
+    return json.loads(trial.metrics["facts"])
 
 
 def test_workload_covers_threads_and_code_and_is_the_same_in_every_process(tmp_path):

@@ -49,16 +49,10 @@ def watch_samples(metrics):
     SamplingClock(SimpleNamespace(metrics=metrics, num_envs=1, config=SimpleNamespace()))
 
 
-@pytest.mark.parametrize(
-    ("watch", "name"),
-    [
-        (watch_reports, MERGE),
-        (watch_reports, "log_dict"),
-        (watch_phases, MERGE),
-        (watch_phases, "log_time"),
-        (watch_samples, "log_time"),
-    ],
-)
+WATCHED = [*((watch_reports, name) for name in (MERGE, "log_dict")), *((watch_phases, name) for name in (MERGE, "log_time"))]
+
+
+@pytest.mark.parametrize(("watch", "name"), [*WATCHED, (watch_samples, "log_time")])
 def test_wrapped_functions_pass_on_all_arguments_by_position_and_by_name(watch, name):
     metrics = recorder()
     plain = getattr(metrics, name)

@@ -1,4 +1,4 @@
-"""Env runners that don't answer a probe in time, with fakes in place of RLlib's."""
+"""Probes and switches of scale that fail, with fakes in place of RLlib's env runners."""
 
 from types import SimpleNamespace
 
@@ -11,6 +11,7 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from rl_scaling_callback.core.probing import ProbeError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.rllib import prober
+from rl_scaling_callback.rllib.rescale import Switch
 
 
 @pytest.mark.parametrize(
@@ -45,3 +46,20 @@ def test_only_env_runners_that_stay_silent_are_restarted(monkeypatch, caplog, hu
         prober.Prober(SimpleNamespace(config=config, env_runner_group=group)).measure([Scale(2, 1)])
     assert were_killed == unhealthy == killed
     assert "Waiting up to 300 s" in caplog.text
+
+
+def test_all_env_runners_are_back_after_a_failed_switch():
+    pools = {1: "one", 2: "two", 3: "three"}, {1: "healthy", 2: "healthy", 3: "dead"}
+    manager = SimpleNamespace(_actors=dict(pools[0]), _remote_actor_states=dict(pools[1]))
+    used = []
+
+    def get_state(**_):
+        used.append((len(manager._actors), len(manager._remote_actor_states)))
+        raise RuntimeError("lost the learner")
+
+    group = SimpleNamespace(_worker_manager=manager, fetch_ready_async_reqs=lambda timeout_seconds: None)
+    algorithm = SimpleNamespace(env_runner_group=group, learner_group=SimpleNamespace(get_state=get_state))
+    with pytest.raises(RuntimeError, match="lost the learner"):
+        Switch(algorithm).train(Scale(2, 1))
+    assert used[0] == (2, 2)
+    assert (manager._actors, manager._remote_actor_states) == pools
