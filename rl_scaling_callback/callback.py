@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 try:
     from ray.rllib.callbacks.callbacks import RLlibCallback
@@ -43,9 +43,6 @@ if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
 
 logger = logging.getLogger("rl_scaling_callback")
-
-_MIN_PROBES_S: Final = 0.01
-"""Autotune takes less in iterations after which it doesn't probe."""
 
 
 class ScalingCallback(SampleTiming, RLlibCallback):
@@ -264,7 +261,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
             monitor.end()
             monitor = self._monitor = self._make_monitor(algorithm, replace(monitor.trial, scale=tuner.scale), learns=True)
         self._learner_threads, monitor.threads_compared = tuner.threads, tuner.threads_compared
-        if seconds > _MIN_PROBES_S:
+        if seconds > 0.01:  # it probed
             monitor.note_probes(seconds)
 
     def _end(self) -> None:

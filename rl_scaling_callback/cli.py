@@ -21,6 +21,7 @@ except ImportError as error:
 from rl_scaling_callback._version import __version__
 from rl_scaling_callback.analysis.goals import GOALS, Goal
 from rl_scaling_callback.core.checks import finite
+from rl_scaling_callback.core.probing import ProbeError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.schema import KEYS
 from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule
@@ -190,12 +191,9 @@ def sweep(config: str, goal: Goal, budget: float | None, write: Path | None, **o
     Algorithm, in seconds; if that is not possible, each is trained for some iterations, one after another. If interrupted, the
     sweep reports its measurements so far.
     """
-    try:
-        from rl_scaling_callback.core.probing import ProbeError
-        from rl_scaling_callback.sweeping.sweep import sweep as run_sweep
-        from rl_scaling_callback.sweeping.task import learner_threads_of, load_config, write_config
-    except ImportError as error:
-        raise click.ClickException(str(error)) from None
+    from rl_scaling_callback.sweeping.sweep import sweep as run_sweep  # imported here, because only a sweep needs Ray
+    from rl_scaling_callback.sweeping.task import learner_threads_of, load_config, write_config
+
     say = functools.partial(click.echo, err=True)
     try:
         made = run_sweep(load_config(config), goal, budget_minutes=budget, say=say, **options)

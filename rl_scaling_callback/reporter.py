@@ -8,10 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-try:
-    from ray import tune
-except ImportError as error:
-    raise ImportError('ScalingReporter needs Ray Tune: pip install "ray[tune,rllib]>=2.45"') from error
+from ray import tune
 
 from rl_scaling_callback.analysis.goals import Goal
 from rl_scaling_callback.core.scale import Scale

@@ -105,13 +105,12 @@ class OldStack:
         timers = functools.partial(introspection.read_timers, weakref.proxy(algorithm))
         is_known = not is_asynchronous(config) and attempt("timing the phases", timers) is not None
         self._timers = timers if is_known else None
-        if is_asynchronous(config):
-            warn("old stack", "APPO and IMPALA don't report where time goes on the old API stack: time/* and loss/<cause> stay NaN")
-        elif is_known and samples_env(config):
+        if samples_env(config):
+            known = (
+                "of the losses, only learn, sync, evaluate and other are known" if is_known else "time/* and loss/<cause> stay NaN"
+            )
             warn(
-                "old stack",
-                "env runners don't report how long they sample on the old API stack: only the learn, sync, evaluate and other "
-                "losses are known, and there is no diagnosis",
+                "old stack", f"on the old API stack, env runners don't report how long they sample: {known}; there is no diagnosis"
             )
 
     def start(self) -> None:

@@ -32,46 +32,6 @@ from rl_scaling_callback.rllib.configs import iterations_are_timed, samples_env,
 from rl_scaling_callback.rllib.results import read_iteration, read_number
 
 _NOTHING_KNOWN: Final = Spent()
-_RUNNER_PARTS: Final = ("env_step", "inference", "reset", "rest")
-_UNKNOWN_LOSSES: Final[Mapping[str, float]] = dict.fromkeys(CAUSES, NAN)
-_NOT_TUNED: Final[Mapping[str, float]] = schema.nest({})["tuned"]
-
-
-class IterationReader:
-    """Reads the env steps and duration of a trial's iterations, and warns about what can't be trusted."""
-
-    def __init__(self, config: Mapping[str, Any], warn: Warn) -> None:
-        self._warn = warn
-        self._offset = time.time() - time.monotonic()  # `time_this_iter_s` is the wall clock's
-        self._samples = samples_env(config)
-        self._may_lack_steps = iterations_are_timed(config)
-        self._lifetime = NAN
-        self.has_failed = False
-
-    def read(self, result: Mapping[str, Any]) -> tuple[float, float]:
-        """Return the env steps and seconds of the iteration, NaN if unknown; warn once about the reason."""
-        offset = time.time() - time.monotonic()
-        jump, self._offset = offset - self._offset, offset
-        reading = read_iteration(result, self._lifetime)
-        env_steps, seconds, self._lifetime = reading.env_steps, reading.seconds, read_number(result, "lifetime_steps")
-        if not self._samples:
-            # The old API stack counts the steps that it reads from recorded data as sampled.
-            self._warn("result", "this algorithm learns from recorded data (offline): it samples no env steps, so there is no SPS")
-            return NAN, seconds
-        if self.has_failed:
-            self.has_failed = False
-            self._warn("failure", "an iteration failed; RLlib adds its env steps to the next one, whose SPS is NaN")
-            return NAN, seconds
-        if reading.problem:
-            self._warn("result", reading.problem)
-        elif env_steps == 0 and not self._may_lack_steps:
-            self._warn("steps", "no env steps were sampled in an iteration: its SPS is NaN")
-        if env_steps > 0:
-            self._may_lack_steps = False  # only the first steps may be late
-        if abs(jump) > 0.01 * max(1.0, seconds):
-            self._warn("clock", f"the clock jumped by {jump:+.3g} s: the duration of this iteration is unknown, its SPS is NaN")
-            return env_steps, NAN
-        return env_steps, seconds
 
 
 class TrialMonitor:
@@ -96,7 +56,9 @@ class TrialMonitor:
         self.threads_compared = NOT_MEASURED
         self._workload = trial.workload.id
         self._source = source
-        self._reader = IterationReader(config, warn)
+        self._offset = time.time() - time.monotonic()  # `time_this_iter_s` is the wall clock's
+        self._samples, self._may_lack_steps = samples_env(config), iterations_are_timed(config)
+        self._lifetime, self._failed = NAN, False
         self._window = SteadyWindow(rule, learns_after=0.0 if learns else steps_before_learning(config))
         self._drift = Drift()
         self._load = Load(trial.resources.machine_cores, trial.scale.num_env_runners)
@@ -110,7 +72,7 @@ class TrialMonitor:
 
     def note_failure(self) -> None:
         """Note that an iteration failed: it has no result."""
-        self._reader.has_failed = True
+        self._failed = True
 
     def note_probes(self, seconds: float) -> None:
         """Note the time of probes that ran after the last iteration."""
@@ -129,7 +91,7 @@ class TrialMonitor:
             threads: threads of the learner's torch; NaN if unknown.
         """
         trial, source, window, reports = self.trial, self._source, self._window, spent.reports
-        env_steps, seconds = self._reader.read(result)
+        env_steps, seconds = self._read(result)
         own, others = self._load.read(read_number(result, "cpu_utilisation"), [report.cpu for report in reports])
         if self._probed_before:  # the CPU time of probes is part of what processes report, but not of the iteration
             own = others = NAN
@@ -175,7 +137,7 @@ class TrialMonitor:
             reference = NOT_COMPARABLE
         speed = compare(env_steps, seconds, scale, reference.sps_per_env, trial.resources)
         steady_speedup = formulas.speedup(steady.sps, steady_reference.sps_per_env)
-        lost, estimated, diagnosed = _UNKNOWN_LOSSES, NAN, ""
+        lost, estimated, diagnosed = dict.fromkeys(CAUSES, NAN), NAN, ""
         if spent.phases is None:
             times = times._replace(sample=NAN, learn=NAN, sync=NAN, evaluate=spent.evaluation_s, other=NAN)
         elif reference.comparable == 1 and spent.exact and is_whole:
@@ -210,7 +172,10 @@ class TrialMonitor:
             "runners": {
                 "busy": spent.busy,
                 "longest": spent.longest,
-                **{part: mean_of_known([getattr(report, part) for report in reports]) for part in _RUNNER_PARTS},
+                **{
+                    part: mean_of_known([getattr(report, part) for report in reports])
+                    for part in ("env_step", "inference", "reset", "rest")
+                },
                 "reported": float(len(reports)),
                 "healthy": healthy,
                 "restarts": read_number(result, "restarts"),
@@ -222,9 +187,34 @@ class TrialMonitor:
                 "connectors": spent.connectors,
                 "threads": threads,
             },
-            "tuned": {**_NOT_TUNED},
+            "tuned": schema.nest({})["tuned"],
             "cores": {"own": own, "others": others},
         }
+
+    def _read(self, result: Mapping[str, Any]) -> tuple[float, float]:
+        """Return the env steps and seconds of the iteration, NaN if unknown; warn once about the reason."""
+        offset = time.time() - time.monotonic()
+        jump, self._offset = offset - self._offset, offset
+        reading = read_iteration(result, self._lifetime)
+        env_steps, seconds, self._lifetime = reading.env_steps, reading.seconds, read_number(result, "lifetime_steps")
+        if not self._samples:
+            # The old API stack counts the steps that it reads from recorded data as sampled.
+            self._warn("result", "this algorithm learns from recorded data (offline): it samples no env steps, so there is no SPS")
+            return NAN, seconds
+        if self._failed:
+            self._failed = False
+            self._warn("failure", "an iteration failed; RLlib adds its env steps to the next one, whose SPS is NaN")
+            return NAN, seconds
+        if reading.problem:
+            self._warn("result", reading.problem)
+        elif env_steps == 0 and not self._may_lack_steps:
+            self._warn("steps", "no env steps were sampled in an iteration: its SPS is NaN")
+        if env_steps > 0:
+            self._may_lack_steps = False  # only the first steps may be late
+        if abs(jump) > 0.01 * max(1.0, seconds):
+            self._warn("clock", f"the clock jumped by {jump:+.3g} s: the duration of this iteration is unknown, its SPS is NaN")
+            return env_steps, NAN
+        return env_steps, seconds
 
     def _count_delivering(self, reported: int, healthy: float) -> float:
         """Return how many env runners delivered samples; warn once if not all did."""

@@ -36,10 +36,9 @@ def test_time_to_return(folder):
 
 
 def test_keys():
-    lines = rl_scaling("keys").stdout.splitlines()
-    assert [(line.split()[0], line.endswith(key.meaning)) for line, key in zip(lines, KEYS, strict=True)] == [
-        (key.name, True) for key in KEYS
-    ]
+    for line, key in zip(rl_scaling("keys").stdout.splitlines(), KEYS, strict=True):
+        assert line.split()[0] == key.name
+        assert line.endswith(key.meaning)
 
 
 def test_report_and_help_fit_a_screen():
@@ -53,10 +52,9 @@ def test_report_and_help_fit_a_screen():
 
 @pytest.mark.parametrize("form", ["table", "json", "html"])
 def test_output_file(form, tmp_path):
-    file = tmp_path / "report"
-    done = rl_scaling("report", TABLE, "--format", form, "-o", file)
+    done = rl_scaling("report", TABLE, "--format", form, "-o", tmp_path / "report")
     assert (done.exit_code, done.stdout) == (0, "")
-    assert "4r×1e" in file.read_text(encoding="utf-8")
+    assert "4r×1e" in (tmp_path / "report").read_text(encoding="utf-8")
 
 
 def test_columns_and_pool(tmp_path):

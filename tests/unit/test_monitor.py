@@ -13,7 +13,7 @@ from rl_scaling_callback.core.comparison import ReferenceFigures
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule
 from rl_scaling_callback.core.trial import Resources, Trial
-from rl_scaling_callback.live.monitor import IterationReader, TrialMonitor
+from rl_scaling_callback.live.monitor import TrialMonitor
 from rl_scaling_callback.live.reports import Spent
 from rl_scaling_callback.rllib.configs import is_asynchronous
 from rl_scaling_callback.rllib.results import RunnerReport
@@ -238,23 +238,24 @@ def test_iterations_with_another_number_of_env_steps_than_the_baselines_are_not_
 
 @pytest.mark.parametrize("turned", [-3600.0, -0.5, 0.5, 3600.0])
 def test_clock_jump_makes_the_duration_unknown(turned, warn, monkeypatch):
-    offsets = iter([0.0, 0.0, 0.001, turned, turned])
-    monkeypatch.setattr(time, "time", lambda: next(offsets))
-    monkeypatch.setattr(time, "monotonic", lambda: 0.0)
-    reader = IterationReader({}, warn)
-    assert [reader.read(result(4000, 2.0))[1] > 0 for _ in range(4)] == [True, True, False, True]
+    offset = [0.0]
+    monkeypatch.setattr(time, "time", lambda: time.monotonic() + offset[0])
+    monitor, found = trial(warn=warn), []
+    for offset[0] in (0.0, 0.001, turned, turned):
+        found.append(monitor.measure(result(4000, 2.0))["sps"] > 0)
+    assert found == [True, True, False, True]
     assert f"jumped by {turned - 0.001:+.3g} s" in warn["clock"]
 
 
 def test_steps_of_a_failed_iteration_do_not_count_for_the_next(warn):
-    reader = IterationReader({}, warn)
-    reader.has_failed = True
-    assert [reader.read(result(4000, 2.0))[0] > 0 for _ in range(2)] == [False, True]
+    monitor = trial(warn=warn)
+    monitor.note_failure()
+    assert [monitor.measure(result(4000, 2.0))["env_steps"] > 0 for _ in range(2)] == [False, True]
     assert list(warn) == ["failure"]
 
 
 def test_asynchronous_algorithm_may_start_without_steps(warn):
-    reader = IterationReader({"min_time_s_per_iteration": 10}, warn)
+    monitor = trial({"min_time_s_per_iteration": 10}, warn=warn)
     for env_steps, warned in ((0, []), (1000, []), (0, ["steps"])):
-        reader.read(result(env_steps, 10.0))
+        monitor.measure(result(env_steps, 10.0))
         assert list(warn) == warned

@@ -4,8 +4,6 @@ import math
 
 import pytest
 
-from rl_scaling_callback.core.attribution import TimeBreakdown, losses
-from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.live.reports import Learners, OverlappingRunners, Rounds, Spent
 from rl_scaling_callback.rllib.clocks import PhaseClock
 from rl_scaling_callback.rllib.results import RunnerReport
@@ -26,16 +24,6 @@ def test_longest_is_summed_over_the_rounds_of_an_iteration(merged):
     spent = rounds.read()
     assert (spent.busy, spent.longest) == (2.0, 6.0)
     assert spent.reports == (RunnerReport(4.0, cpu=4.0),) * 2
-
-
-def test_alternating_stragglers_are_stragglers():
-    # Ten rounds in which one env runner takes 0.1 s and the other 0.2 s, taking turns. The driver waits for the slower one.
-    rounds = Rounds()
-    for turn in range(10):
-        rounds.add(reports(*((0.1, 0.2) if turn % 2 else (0.2, 0.1))))
-    spent = TimeBreakdown.of({"sample": 2.0}, 2.5, rounds.read().busy, rounds.read().longest)
-    lost, _ = losses(Scale(2, 1), 1000, spent, TimeBreakdown.of({"sample": 2.0e-3}, 2.5e-3, 2.0e-3, 2.0e-3))
-    assert (lost["straggler"], lost["transfer"]) == pytest.approx((100 * 1.0 / 2.5, 0.0))
 
 
 def test_reports_of_learners_are_averaged():

@@ -110,15 +110,13 @@ def test_a_bad_scale_becomes_as_fast_as_the_best(caplog):
     assert f"num_envs_per_env_runner={tuner.scale.num_envs_per_env_runner}" in line
 
 
-def test_fastest_takes_the_fewest_envs_within_the_indifference():
-    world = World(Scale(2, 1), vector_ms=0.2, step_ms=1.0, learn_s=1.0)
+@pytest.mark.parametrize("learn_s", [1.0, 6.0])
+def test_fastest_takes_the_fewest_envs_within_the_indifference_and_all_env_runners_beside_a_long_update(learn_s):
+    world = World(Scale(2, 1), vector_ms=0.2, step_ms=1.0, learn_s=learn_s)
     world.noise = 0.005  # with more, it takes twice as many in one of fifteen trials
-    assert world.tune().scale.num_envs_per_env_runner <= 8
-
-
-def test_a_long_update_does_not_speak_against_more_env_runners():
-    world = World(Scale(2, 1), vector_ms=0.2, step_ms=1.0, learn_s=6.0)
-    assert world.tune().scale.num_env_runners == 2
+    scale = world.tune().scale
+    assert scale.num_env_runners == 2
+    assert scale.num_envs_per_env_runner <= 8
 
 
 @pytest.mark.parametrize("own", [Scale(2, 32), Scale(1, 16)])
@@ -153,39 +151,30 @@ def test_threads_are_compared_again_at_another_scale():
     assert tuner.threads == world.count == 2
 
 
-def test_threads_are_tuned_where_envs_cant_be():
+def test_threads_are_tuned_where_envs_cant_be_and_scales_that_cant_be_probed_are_left_out():
     world = World(Scale(2, 1), learn_s=2.0, threads=Threads(1.0, 2), fails=[Scale(1, 1)])
     tuner = world.tune()
     assert (tuner.scale, tuner.threads) == (Scale(2, 1), 2.0)
     assert "no licence" in world.warned[0][1]
+    assert World(Scale(2, 1), fails=[Scale(2, 8), Scale(1, 8)]).tune().scale == Scale(2, 4)
 
 
-def test_scales_that_cant_be_probed_are_left_out():
-    world = World(Scale(2, 1), fails=[Scale(2, 8), Scale(1, 8)])
-    assert world.tune().scale == Scale(2, 4)
-
-
-def test_an_error_while_rescaling_goes_back():
+@pytest.mark.parametrize("way_back", [True, False])
+def test_an_error_while_rescaling_goes_back_and_it_says_so_where_that_fails_too(way_back):
     world = World(Scale(2, 1))
     apply = world.apply
 
     def fail(scale):
         apply(scale)
-        if scale != Scale(2, 1):
+        if scale != Scale(2, 1) or not way_back:
             raise RuntimeError("out of memory")
 
     world.apply = fail
     tuner = world.tune()
-    assert (world.scale, tuner.scale, tuner.gain) == (Scale(2, 1), Scale(2, 1), 1.0)
-    assert "out of memory" in world.warned[0][1]
-
-
-def test_it_says_so_where_the_way_back_fails_too():
-    world = World(Scale(2, 1))
-    world.apply = lambda scale: (_ for _ in ()).throw(RuntimeError("no licence"))
-    tuner = world.tune()
-    assert math.isnan(tuner.gain)
-    assert "gave up: no licence. It couldn't go back to 2r×1e (no licence)" in world.warned[0][1]
+    assert (world.scale, tuner.scale) == (Scale(2, 1), Scale(2, 1))
+    assert tuner.gain == pytest.approx(1.0 if way_back else math.nan, nan_ok=True)
+    assert "gave up: out of memory. " in world.warned[0][1]
+    assert ("couldn't go back to 2r×1e (out of memory)" in world.warned[0][1]) == (not way_back)
 
 
 def test_an_interruption_during_a_probe_ends_it():
