@@ -26,6 +26,7 @@ import gymnasium
 import numpy as np
 import ray
 from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.util.metrics import Metric
 
 from rl_scaling_callback.core.probing import ProbeError, ProbeTimeoutError
 from rl_scaling_callback.core.scale import Scale
@@ -35,6 +36,7 @@ from rl_scaling_callback.rllib.clocks import SampleTiming, SamplingClock
 _TWINS: Final = "_scaling_twins"
 _RESETS: Final = "_scaling_resets_s"
 _ENV: Final = "_scaling_original_env"
+_LARGE_BYTES: Final = 2**20
 _RLLIBS_ENVS: Final = ("rllib-single-agent-env-v0", "rllib-multi-agent-env-v0")
 
 
@@ -52,6 +54,7 @@ class _Twins:
     """The twins of an env runner, by envs per env runner; during a probe, the current one, and what to do at its end."""
 
     by_envs: dict[int, Any] = field(default_factory=dict)
+    shares_data: bool = True  # large arrays of the original's `env_config`
     current: Any = None
     failed: bool = False
     restore_generators: Callable[[], None] | None = None
@@ -106,6 +109,18 @@ def prepare(env_runner: Any, *, scale: Scale) -> tuple[float, float]:
     """
     twins = _twins_of(env_runner)
     twins.restore_generators = saved_generators()
+    try:
+        return _prepare(env_runner, twins, scale)
+    except Exception as error:
+        if not twins.shares_data or "read-only" not in text_of(error):
+            raise
+        # The env writes to an array of its `env_config`.
+        twins.shares_data = False
+        _close_all(twins)
+        return _prepare(env_runner, twins, scale)
+
+
+def _prepare(env_runner: Any, twins: _Twins, scale: Scale) -> tuple[float, float]:
     envs = scale.num_envs_per_env_runner
     try:
         twin = twins.current = twin_for(env_runner, scale)
@@ -159,6 +174,7 @@ def finish(env_runner: Any) -> None:
     try:
         if failed and twin is not None:
             twins.by_envs = {envs: each for envs, each in twins.by_envs.items() if each is not twin}
+            twins.shares_data = False  # the error may come from writing to it
             _stop(twin)
     finally:
         if twins.restore_generators is not None:
@@ -188,14 +204,14 @@ def twin_for(env_runner: Any, scale: Scale) -> Any:
         twin = None
     if twin is None:
         try:
-            twin = _twin_of(env_runner, scale)
+            twin = _twin_of(env_runner, scale, twins.shares_data)
         except Exception:
             if not twins.by_envs:
                 raise
             # Licences, ports or memory may not suffice for all the envs: close the others and retry.
             _close_all(twins)
             gc.collect()
-            twin = _twin_of(env_runner, scale)
+            twin = _twin_of(env_runner, scale, twins.shares_data)
     twin.config.num_env_runners = scale.num_env_runners
     vars(twin)[_ENV] = env_runner.env
     copy_task(env_runner.env, twin.env)
@@ -211,8 +227,11 @@ def copy_task(env: Any, others: Any) -> None:
             each.set_task(task)
 
 
-def _twin_of(env_runner: Any, scale: Scale) -> Any:
-    config = env_runner.config.copy(copy_frozen=False)
+def _twin_of(env_runner: Any, scale: Scale, shares_data: bool) -> Any:
+    config = copy.copy(env_runner.config)
+    if shares_data and type(config.env_config) is dict:
+        vars(config)["env_config"] = SharedData(config.env_config)
+    config = config.copy(copy_frozen=False)
     config.num_env_runners = scale.num_env_runners
     config.num_envs_per_env_runner = scale.num_envs_per_env_runner
     config.seed = None  # else the constructor seeds the global generators
@@ -223,13 +242,18 @@ def _twin_of(env_runner: Any, scale: Scale) -> Any:
             setattr(config, name, None)
     for name in _RLLIBS_ENVS:
         gymnasium.registry.pop(name, None)  # env runners register their env anew, and Gymnasium would warn
-    return type(env_runner)(
+    twin = type(env_runner)(
         config=config,
         worker_index=env_runner.worker_index,
         num_workers=scale.num_env_runners,
         spaces=getattr(env_runner, "spaces", None) or env_runner.get_spaces(),
         tune_trial_id=getattr(env_runner, "tune_trial_id", None),
     )
+    for value in vars(twin).values():
+        if isinstance(value, Metric):
+            # Ray metrics belong to the process: a twin must not count into them.
+            vars(value)["inc"] = lambda *_, **__: None
+    return twin
 
 
 def _copy_state(env_runner: Any, twin: Any) -> None:
@@ -261,6 +285,30 @@ def text_of(error: BaseException) -> str:
     if not str(error) and error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {error}".strip()[:500]
+
+
+class SharedData(dict[str, Any]):
+    """An `env_config` whose deep copies share its large arrays, because RLlib copies the config in each env runner.
+
+    The arrays of the copies are read-only, so that an env of a probe can't change what the envs in training see.
+    """
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SharedData:
+        for array in _large_arrays(self, set()):
+            memo[id(array)] = shared = array.view()
+            shared.flags.writeable = False
+        memo[id(self)] = copied = SharedData()  # it may contain itself
+        copied.update({name: copy.deepcopy(value, memo) for name, value in self.items()})
+        return copied
+
+
+def _large_arrays(value: Any, seen: set[int]) -> Iterator[np.ndarray[Any, Any]]:
+    if isinstance(value, np.ndarray) and value.nbytes >= _LARGE_BYTES and not value.dtype.hasobject:
+        yield value
+    elif isinstance(value, (dict, list, tuple)) and id(value) not in seen:
+        seen.add(id(value))
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _large_arrays(each, seen)
 
 
 def shared_part(env_runner: Any, twin: Any) -> Any:

@@ -1,5 +1,6 @@
 """What keeps twins of env runners from affecting training, with fakes in place of RLlib's env runners."""
 
+import copy
 import random
 import signal
 import time
@@ -94,6 +95,34 @@ def test_twin_gets_copies_of_all_states():
     given["env_to_module_connector"]["sums"].append(0)
     assert state == {"rl_module": {"counts": [1]}, "env_to_module_connector": {"sums": [2]}, "weights_seq_no": 3}
     assert "weights_seq_no" not in given
+
+
+def test_copies_of_an_env_config_share_large_arrays_only():
+    large, small, objects = np.zeros(2**20, np.uint8), np.zeros(8), np.full(2**20, None)
+    config = {"large": large, "small": small, "objects": objects, "nested": [{"also": (large, [])}], "text": "a"}
+    copied = copy.deepcopy(copy.deepcopy(twins.SharedData(config)))
+    assert copied["text"] == "a"
+    for array in (copied["large"], copied["nested"][0]["also"][0]):
+        assert np.shares_memory(array, large)
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 1
+    large[0] = 1  # the original stays writeable
+    copied["small"][0] = 1
+    copied["nested"][0]["also"][1].append(1)
+    assert (small[0], config["nested"][0]["also"][1]) == (0, [])
+    assert not np.shares_memory(copied["objects"], objects)
+
+
+def test_env_configs_may_contain_themselves_and_share_parts():
+    config = twins.SharedData(large=np.zeros(2**18))
+    config["itself"] = config
+    shared = [1]
+    for _ in range(30):
+        shared = [shared, shared]
+    config["shared"] = shared
+    copied = copy.deepcopy(config)
+    assert not copied["large"].flags.writeable
+    assert np.shares_memory(copied["large"], config["large"])
 
 
 def test_no_alarm_is_left_behind_by_a_time_limit():
