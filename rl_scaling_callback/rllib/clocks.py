@@ -36,10 +36,9 @@ class PhaseClock:
 
     Args:
         phases: phase by timer name; other timers count for the block around them.
+        before_leaving: functions to call at the end of a phase's blocks, as part of its time, to wait for work on a GPU.
         background: phases that run in parallel to the others.
-        before_leaving: functions to call at the end of a phase's blocks, as part of its time; used to wait for asynchronous work,
-            such as on a GPU.
-        clock: returns the time in seconds.
+        clock: returns the time [s].
         records: whether to record when each phase ran, for `cut`.
     """
 
@@ -66,11 +65,7 @@ class PhaseClock:
         self._segments: list[Segment] = []
 
     def watch(self, metrics: Any) -> None:
-        """Wrap the `log_time` blocks of a `MetricsLogger`.
-
-        Raises:
-            AttributeError: the logger has no `log_time`.
-        """
+        """Wrap the `log_time` blocks of a `MetricsLogger`."""
         log_time = metrics.log_time
 
         def log_time_and_phase(key: Any, *args: Any, **kwargs: Any) -> Any:
@@ -167,15 +162,6 @@ class SamplingClock:
     ended. All such steps are timed, and what they take beyond an ordinary step counts as reset. A step here is a vector step of
     all envs of the env runner.
 
-    Args:
-        env_runner: the env runner.
-        clock: returns the time in seconds.
-        cpu_clock: returns the CPU seconds of the env runner's process.
-        draw: `randrange` of a separate random generator, so that the generators seeded for training are not affected.
-
-    Attributes:
-        num_envs: number of envs, which step together; it may change between samples.
-
     Raises:
         AttributeError: the env runner has no timers.
     """
@@ -188,14 +174,14 @@ class SamplingClock:
         cpu_clock: Callable[[], float] = time.process_time,
         draw: Callable[[int, int], int] | None = None,
     ) -> None:
-        self.num_envs: int = env_runner.num_envs
+        self.num_envs: int = env_runner.num_envs  # may change between samples
         self._metrics = env_runner.metrics
         self._log_time = self._metrics.log_time
         self._awaits_weights = is_asynchronous(vars(env_runner.config))
         self._clock = clock
         self._cpu_clock = cpu_clock
         self._cpu_before = cpu_clock()
-        self._draw = draw or random.Random().randrange
+        self._draw = draw or random.Random().randrange  # not of the generators that are seeded for training
         # The current sample.
         self._started: float | None = None
         self._has_stepped = True

@@ -119,12 +119,7 @@ def total_gpus(config: Mapping[str, Any]) -> float:
 
 
 def keeps_batch(config: Any, own: Scale) -> Callable[[Scale], bool]:
-    """Return a function that tells whether an iteration at a scale has as many env steps as at `own`, and enough of each env.
-
-    Args:
-        config: the AlgorithmConfig.
-        own: the trial's scale.
-    """
+    """Return a function that tells whether an iteration at a scale has as many env steps as at `own`, and enough of each env."""
     batch, fragment = config.total_train_batch_size, config.rollout_fragment_length
 
     def env_steps(scale: Scale) -> float:
@@ -189,12 +184,9 @@ HARDWARE_AND_VERSIONS: Final = (
 def read_facts(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the facts of a config that must match for a fair comparison, in plain JSON types, keyed by RLlib's setting names.
 
-    Settings that scaling varies are excluded: runners, envs, CPUs per runner and fragment lengths. So is evaluation, unless it runs
-    in parallel to training. Values are identified by content (see `content`), except for names and RLlib's own words: facts are
-    stored, shown and shared, and other strings may be secret.
-
-    Args:
-        config: `vars(AlgorithmConfig)`, or the return value of `read_logged_config`.
+    Settings known to be harmless are excluded, and evaluation, unless it runs in parallel to training. Values are identified by
+    content (see `content`), except for names and RLlib's own words: facts are stored, shown and shared, and other strings may be
+    secret.
     """
     is_new = bool(config.get("enable_rl_module_and_learner"))
     facts = {

@@ -15,17 +15,11 @@ from pathlib import Path, PurePosixPath
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A host as a process on it sees it.
+    """A host as a process on it sees it."""
 
-    Attributes:
-        name: its network name.
-        cpu: name of its CPU.
-        cores: logical cores that the process may use.
-    """
-
-    name: str
+    name: str  # in the network
     cpu: str
-    cores: int
+    cores: int  # logical ones that the process may use
 
 
 def this_machine() -> Machine:
@@ -59,12 +53,7 @@ def whole_machine_cores() -> float:
 
 
 def _cgroup_cpus(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
-    """Return the smallest CPU quota of this process's control groups (v1 and v2) and their parents, infinite if there is none.
-
-    Args:
-        root: where the control groups are mounted.
-        own: file that lists the control groups of this process.
-    """
+    """Return the smallest CPU quota of this process's control groups (v1 and v2) and their parents, infinite if there is none."""
     groups = {PurePosixPath("/")}  # in a container, the only one that is visible
     with suppress(OSError, ValueError):
         for line in own.read_text().splitlines():

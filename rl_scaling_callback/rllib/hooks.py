@@ -1,4 +1,7 @@
-"""Hooks into an Algorithm where RLlib's callbacks have none: iterations, timers, merged metrics, learners."""
+"""Hooks into an Algorithm where RLlib's callbacks have none: iterations, timers, merged metrics, learners.
+
+All raise an `AttributeError` if the Algorithm lacks what they hook into.
+"""
 
 from __future__ import annotations
 
@@ -51,11 +54,7 @@ def _owners(algorithm: Any) -> tuple[Any, ...]:
 
 
 def watch_iterations(algorithm: Algorithm, **blocks: Callable[[], AbstractContextManager[None]]) -> None:
-    """Run each call of the named methods of an Algorithm inside a `with` block, such as `step` (an iteration) or `training_step`.
-
-    Raises:
-        AttributeError: the Algorithm has no such method.
-    """
+    """Run each call of the named methods of an Algorithm inside a `with` block: `step` (an iteration), `training_step`."""
     for name, block in blocks.items():
         method = _method(algorithm, name)
 
@@ -77,11 +76,7 @@ def _method(algorithm: Algorithm, name: str) -> Callable[..., Any]:
 
 
 def watch_phases(algorithm: Algorithm, clock: PhaseClock) -> bool:
-    """Let `clock` wrap the timers of the Algorithm's code; return True.
-
-    Raises:
-        AttributeError: the Algorithm has no such timers.
-    """
+    """Let `clock` wrap the timers of the Algorithm's code; return True."""
     metrics: Any = algorithm.metrics
     clock.watch(metrics)
     if not is_asynchronous(config_of(algorithm)):
@@ -116,9 +111,6 @@ def watch_reports(
 
     RLlib looks up each key of the metrics in each env runner's metrics: reports left in would cost O(runners²), and would show up
     in results, `algorithm.evaluate()` and checkpoints.
-
-    Raises:
-        AttributeError: the Algorithm has no such metrics.
     """
     metrics: Any = algorithm.metrics
 
@@ -158,18 +150,10 @@ def merging(metrics: Any) -> str:
 
 
 def watch_learners(algorithm: Algorithm, make_clock: Callable[[], PhaseClock]) -> Callable[[], dict[str, float]] | None:
-    """Time asynchronous learners. Learners in other processes report with their results.
+    """Time asynchronous learners, with a clock that `make_clock` creates in the learner's process.
 
-    Args:
-        algorithm: the Algorithm.
-        make_clock: creates the phase clock of a learner, in the learner's process.
-
-    Returns:
-        A function that returns the seconds of each phase of the learner in this process since its last call; None if the learners
-        run in other processes.
-
-    Raises:
-        AttributeError: learners have no such timers.
+    Returns a function that returns the seconds of each phase of the learner in this process since its last call; None if the
+    learners run in other processes, which report with their results.
     """
     clock = make_clock()
     if watch_local_learner(algorithm, clock):

@@ -40,10 +40,7 @@ def config_of(algorithm: Algorithm) -> Mapping[str, Any]:
 def workload_of(algorithm: Algorithm, hosts: Collection[Machine], name: str | None) -> Workload:
     """Return the trial's workload: `name` if the user gave one, else config, code by its content, hardware, threads and versions.
 
-    Args:
-        algorithm: the trial's Algorithm.
-        hosts: hosts of its env runners. Equal hosts count once, because a trial may use more of them than its baseline.
-        name: the user's name for the workload.
+    Equal hosts of env runners count once, because a trial may use more of them than its baseline.
     """
     if name is not None:
         return Workload({"name": name}, is_named=True)
@@ -174,11 +171,7 @@ def storage_of(algorithm: Algorithm) -> Any:
 
 
 def run_of(storage: Any) -> str:
-    """Return the id of a trial's run, or "" if unknown. Each `fit()` is a run; restoring an experiment continues its run.
-
-    Args:
-        storage: the trial's `StorageContext`.
-    """
+    """Return the id of a trial's run by its `StorageContext`, or "". Each `fit()` is a run; restoring continues its run."""
     return str(getattr(storage, "_timestamp", ""))
 
 
@@ -198,9 +191,6 @@ def read_timers(algorithm: Algorithm) -> dict[str, float]:
     """Return the total seconds of each phase so far, from the timers of the old API stack.
 
     The logged values are moving averages, but the totals are exact. Evaluation is not included: the callback's hooks time it.
-
-    Raises:
-        AttributeError: the Algorithm has no such timers.
     """
     seconds: dict[str, float] = {}
     timers: Any = algorithm._timers

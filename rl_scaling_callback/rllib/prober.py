@@ -82,14 +82,9 @@ class Prober:
         return float(config.get_rollout_fragment_length() * scale.parallelism * samples / updates)
 
     def measure(self, scales: Sequence[Scale], rounds: int = 1) -> list[dict[Scale, Probe]]:
-        """Measure each of `scales` once per round, in random order.
+        """Measure each of `scales` once per round, in random order; return the probes of each complete round, at least of one.
 
-        Args:
-            scales: scales to probe; 0 env runners means sampling in the Algorithm's process.
-            rounds: number of rounds.
-
-        Returns:
-            The probes of each complete round within the time limit, at least one round.
+        0 env runners means sampling in the Algorithm's process.
 
         Raises:
             ProbeError: a probe failed or took too long.

@@ -43,10 +43,7 @@ class _Runners:
 class Switch(_Runners):
     """Runs training iterations of one Algorithm at different scales, whose env runners act as the twins that a `Prober` creates.
 
-    Use it only with an Algorithm built for measurement, because it learns from all of these iterations.
-
-    Args:
-        algorithm: an Algorithm on RLlib's new API stack, with as many env runners as the largest scale.
+    The Algorithm has as many env runners as the largest scale, and is built for measurement, because it learns from all of these.
     """
 
     def __init__(self, algorithm: Any) -> None:
@@ -95,18 +92,12 @@ class Rescaler(_Runners):
     Episodes in progress are dropped, as when an env runner restarts. Their steps so far have been learned from, but their returns
     are not reported. Nothing else changes: not the batch, and not the CPUs that the trial holds. Env runners that don't sample
     stay alive until `settle`.
-
-    Args:
-        algorithm: the Algorithm.
-
-    Attributes:
-        scale: the scale at which it trains now.
     """
 
     def __init__(self, algorithm: Any) -> None:
         super().__init__(algorithm)
         self._times = 0
-        self.scale = read_scale(vars(algorithm.config))
+        self.scale = read_scale(vars(algorithm.config))  # at which it trains now
 
     def apply(self, scale: Scale) -> None:
         """Train at `scale` from the next iteration on.
@@ -125,11 +116,7 @@ class Rescaler(_Runners):
             self._group.sync_env_runner_states(config=self._algorithm.config)
 
     def reapply(self, env_runners: Iterable[int]) -> None:
-        """Rescale env runners that were restarted: they come back with the numbers that they were created with.
-
-        Raises:
-            RuntimeError: see `apply`.
-        """
+        """Rescale env runners that were restarted: they come back with the numbers that they were created with. See `apply`."""
         if self._times:
             self._rescale(env_runners)
 

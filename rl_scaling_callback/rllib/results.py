@@ -51,19 +51,14 @@ def read_vram_utilisation(result: Mapping[str, Any]) -> float:
 class Reading(NamedTuple):
     """The measurements in a result.
 
-    Attributes:
-        env_steps: env steps sampled in this iteration; 0 if there were none, NaN if the result lacks them.
-        seconds: its duration, without evaluation if the callback injected its time; NaN if it is missing, not above 0, or the
-            callback found it implausible, because the clock jumped or the machine was suspended.
-        problem: why a value is NaN, and what to do; "" if everything could be read.
-        parts: seconds of each of `attribution.RECORDED`, in that order; None if the callback didn't measure them.
-        evaluation_is_known: whether the time of evaluation is known.
+    The duration is without evaluation if its time is known. It is NaN if it is missing, not above 0, or the callback found it
+    implausible, because the clock jumped or the machine was suspended.
     """
 
-    env_steps: float
+    env_steps: float  # of this iteration; 0 if there were none, NaN if the result lacks them
     seconds: float
-    problem: str
-    parts: tuple[float, ...] | None
+    problem: str  # why a value is NaN, and what to do; "" if everything could be read
+    parts: tuple[float, ...] | None  # seconds of each of `attribution.RECORDED`; None if the callback didn't measure them
     evaluation_is_known: bool
 
 
@@ -72,7 +67,7 @@ def read_iteration(result: Mapping[str, Any], lifetime_before: float = NAN, inje
 
     Args:
         result: RLlib's result.
-        lifetime_before: the number "lifetime_steps" of the previous result; NaN if unknown.
+        lifetime_before: the number "lifetime_steps" of the previous result.
         injected: what `read_injected` returns for `MEASURED_KEYS`; None for a result without the callback's keys.
     """
     injected = injected or {}
@@ -146,26 +141,15 @@ def _leaf(scaling: Mapping[str, Any], name: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class RunnerReport:
-    """How one env runner spent its time in one iteration [s]; NaN if no step was timed.
+    """How one env runner spent its time in one iteration [s], by `clocks.SamplingClock`; NaN if no step was timed."""
 
-    Attributes:
-        busy: total sampling time.
-        env_step: time in `env.step`, estimated from a sample of steps (see `clocks.SamplingClock`).
-        inference: the same for policy inference.
-        reset: the same for env resets, beyond the time of an ordinary step.
-        cpu: CPU time of its process.
-        weights: time spent waiting for weights just before sampling.
-        began: when its last sample began, by its host's clock [s]; only if sampling overlaps learning.
-        ended: when that sample ended.
-    """
-
-    busy: float
+    busy: float  # total sampling time
     env_step: float = NAN
     inference: float = NAN
-    reset: float = NAN
-    cpu: float = NAN
-    weights: float = NAN
-    began: float = NAN
+    reset: float = NAN  # beyond the time of an ordinary step
+    cpu: float = NAN  # CPU time of its process
+    weights: float = NAN  # waiting for weights just before sampling
+    began: float = NAN  # when its last sample began, by its host's clock; only if sampling overlaps learning
     ended: float = NAN
 
     @property

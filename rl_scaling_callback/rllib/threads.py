@@ -60,11 +60,7 @@ def max_learner_threads(config: Mapping[str, Any], cores: float) -> int:
     """Return how many threads each learner can use without taking cores from others: 1 where they can't be set.
 
     These are the trial's CPUs, because its other processes wait during an update, except those of evaluation. All are assumed to be
-    on the learners' machine.
-
-    Args:
-        config: `vars(AlgorithmConfig)`.
-        cores: logical cores of the learners' machine.
+    on the learners' machine, which has `cores`.
     """
     if _refusal(config):
         return 1
