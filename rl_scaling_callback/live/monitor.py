@@ -35,15 +35,7 @@ _NOTHING_KNOWN: Final = Spent()
 
 
 class TrialMonitor:
-    """Measures one trial from its first to its last iteration, in constant memory.
-
-    Args:
-        trial: the trial.
-        source: provides the baseline.
-        config: the trial's config.
-        rule: when the trial counts as steady.
-        warn: logs a warning once.
-        learns: whether it has begun to learn (SAC, DQN).
+    """Measures one trial from its first to its last iteration, in constant memory; `learns` tells whether it has begun to learn.
 
     Attributes:
         threads_compared: what more threads for the learner's torch bring, for the diagnosis.
@@ -82,13 +74,9 @@ class TrialMonitor:
     def measure(
         self, result: Mapping[str, Any], spent: Spent = _NOTHING_KNOWN, *, exclusive: float = NAN, threads: float = NAN
     ) -> dict[str, Any]:
-        """Return the dict to inject into an iteration's result. It may probe the baseline again, which takes seconds.
+        """Return the dict to inject into RLlib's result of an iteration. It may probe the baseline again, which takes seconds.
 
-        Args:
-            result: RLlib's result.
-            spent: what the iteration spent its time on.
-            exclusive: 1.0 if the trial had its host to itself, else 0.0; NaN if unknown.
-            threads: threads of the learner's torch; NaN if unknown.
+        `exclusive` is 1.0 if the trial had its host to itself, and `threads` the number of the learner's; NaN if unknown.
         """
         trial, source, window, reports = self.trial, self._source, self._window, spent.reports
         env_steps, seconds = self._read(result)

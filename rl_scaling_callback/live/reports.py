@@ -26,12 +26,8 @@ class Spent(NamedTuple):
         evaluation_s: time of the iteration spent on evaluation [s].
         connectors: part of the learn phase in the learner's connectors, such as for advantages and batches [s].
         reports: the summed report of each env runner that reported.
-        busy: sampling time of the typical env runner [s] (see `TimeBreakdown`).
-        longest: the same for the slowest env runner.
-        reset: time in env resets, in the form of `TimeBreakdown.reset` [s].
-        all_resets: the same for all env runners together.
-        learner_busy: time that asynchronous learners spent on updates, mean over the learners [s].
-        learner_waiting: the same for waiting for batches.
+        busy, longest, reset, all_resets: the env runners' sampling times and resets, as in `TimeBreakdown` [s].
+        learner_busy, learner_waiting: time of asynchronous learners on updates, and waiting for batches, mean over learners [s].
         dropped: number of env steps that asynchronous learners dropped.
     """
 
