@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Final
 from rl_scaling_callback._version import __version__
 
 if TYPE_CHECKING:
-    from rl_scaling_callback.analysis.goals import Goal
+    from rl_scaling_callback.analysis.choice import Goal
     from rl_scaling_callback.analysis.runs import Experiment
     from rl_scaling_callback.callback import ScalingCallback
     from rl_scaling_callback.core.scale import Scale
@@ -59,7 +59,7 @@ __all__ = [
 _HOME: Final = {
     "Experiment": "analysis.runs",
     "ExperimentError": "experiments",
-    "Goal": "analysis.goals",
+    "Goal": "analysis.choice",
     "Report": "report",
     "Scale": "core.scale",
     "ScalingCallback": "callback",

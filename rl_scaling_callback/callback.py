@@ -16,7 +16,7 @@ try:
 except ImportError as error:
     raise ImportError('ScalingCallback needs RLlib 2.45 or newer: pip install "ray[tune,rllib]>=2.45"') from error
 
-from rl_scaling_callback.analysis.goals import GOALS, Goal
+from rl_scaling_callback.analysis.choice import GOALS, Goal
 from rl_scaling_callback.baseline.probed import ProbedBaseline
 from rl_scaling_callback.baseline.source import BaselineSource, GivenBaseline
 from rl_scaling_callback.baseline.store import BaselineStore

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ray import tune
 
-from rl_scaling_callback.analysis.goals import Goal
+from rl_scaling_callback.analysis.choice import Goal
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
 from rl_scaling_callback.report import PAGE, Report, make_report, print_report, render_page

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
+from rl_scaling_callback.analysis.choice import GOALS
 from rl_scaling_callback.analysis.configurations import Configuration
-from rl_scaling_callback.analysis.goals import GOALS
 from rl_scaling_callback.analysis.runs import Experiment, Iteration, Run, Study
 from rl_scaling_callback.baseline.store import EXPERIMENT_SUBDIRECTORY, Baseline, BaselineStore
 from rl_scaling_callback.baseline.tracker import BaselineTracker

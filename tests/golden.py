@@ -11,7 +11,7 @@ from statistics import fmean
 
 from rich.console import Console
 
-from rl_scaling_callback.analysis.goals import Goal
+from rl_scaling_callback.analysis.choice import Goal
 from rl_scaling_callback.analysis.runs import Experiment, Iteration, LeftOut, Run, Study
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
 from typing import Final, NamedTuple
 
-from rl_scaling_callback.analysis.choice import TO_GET_A_BASELINE, Recommendation
+from rl_scaling_callback.analysis.choice import TO_GET_A_BASELINE, Recommendation, Verdict, combined, judge, standing
 from rl_scaling_callback.analysis.configurations import Configuration
-from rl_scaling_callback.analysis.goals import Verdict, combined, judge, standing
 from rl_scaling_callback.analysis.laws import Laws
 from rl_scaling_callback.analysis.returns import END_OF_RUN, MIN_RETURNS
 from rl_scaling_callback.core.formulas import NAN, interval, mean_of_known

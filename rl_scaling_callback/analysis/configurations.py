@@ -1,6 +1,6 @@
 """The configurations of a study, each compared with the final baseline over all of its runs.
 
-For the intervals, see `noise`.
+For the intervals, see `runs.Noise`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Final
 
-from rl_scaling_callback.analysis.noise import SWEPT, Noise, variance_of
 from rl_scaling_callback.analysis.returns import INCOMPARABLE, TimeToReturn, times_to_return
-from rl_scaling_callback.analysis.runs import Run, Study
+from rl_scaling_callback.analysis.runs import SWEPT, Noise, Run, Study, variance_of
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.attribution import NOT_MEASURED, LearnerLimits, TimeBreakdown, diagnosis, gains, losses
 from rl_scaling_callback.core.comparison import same_steps

@@ -22,8 +22,7 @@ from scipy.optimize import nnls
 from scipy.special import stdtrit
 
 from rl_scaling_callback.analysis.configurations import Configuration
-from rl_scaling_callback.analysis.noise import as_percent
-from rl_scaling_callback.analysis.runs import Run
+from rl_scaling_callback.analysis.runs import Run, as_percent
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.estimates import Array
 from rl_scaling_callback.core.formulas import NAN

@@ -26,9 +26,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr, stdtrit
 
-from rl_scaling_callback.analysis.choice import INDIFFERENCE, choose, shortfall
+from rl_scaling_callback.analysis.choice import INDIFFERENCE, TOLERANCE, Goal, choose, shortfall, tolerance
 from rl_scaling_callback.analysis.configurations import Configuration
-from rl_scaling_callback.analysis.goals import TOLERANCE, Goal, tolerance
 from rl_scaling_callback.core.estimates import Array
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale

@@ -19,8 +19,7 @@ from decimal import ROUND_FLOOR, Context
 from statistics import fmean, median_low, variance
 from typing import Final
 
-from rl_scaling_callback.analysis.noise import Noise
-from rl_scaling_callback.analysis.runs import Iteration, Run
+from rl_scaling_callback.analysis.runs import Iteration, Noise, Run
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 

@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from rl_scaling_callback.analysis.choice import INDIFFERENCE
-from rl_scaling_callback.analysis.goals import Goal, may_meet
+from rl_scaling_callback.analysis.choice import INDIFFERENCE, Goal, may_meet
 from rl_scaling_callback.analysis.probe_rounds import REST, ROUNDS_S, ProbeRounds, TrainedIteration
 from rl_scaling_callback.analysis.race import Grid, Race, powers_of_two
 from rl_scaling_callback.analysis.thread_choice import compare_threads, thread_counts

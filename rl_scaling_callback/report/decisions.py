@@ -6,9 +6,16 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-from rl_scaling_callback.analysis.choice import ENOUGH_ITERATIONS, TO_GET_A_BASELINE, Recommendation, tied
+from rl_scaling_callback.analysis.choice import (
+    ENOUGH_ITERATIONS,
+    TO_GET_A_BASELINE,
+    Goal,
+    Recommendation,
+    Standing,
+    standings,
+    tied,
+)
 from rl_scaling_callback.analysis.configurations import MAX_ERROR, Configuration
-from rl_scaling_callback.analysis.goals import Goal, Standing, standings
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.steady import DEFAULT_RULE
 from rl_scaling_callback.core.text import cpus, joined, listed, percent, printable, rounded, with_interval

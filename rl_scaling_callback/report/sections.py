@@ -8,8 +8,7 @@ from typing import Final
 
 from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.analysis.laws import MAX_LAW_ERROR, MIN_CONFIGURATIONS, Laws, axis_limit
-from rl_scaling_callback.analysis.noise import USUAL_STD, Noise
-from rl_scaling_callback.analysis.runs import LeftOut
+from rl_scaling_callback.analysis.runs import USUAL_STD, LeftOut, Noise
 from rl_scaling_callback.core.attribution import MIN_LOSS
 from rl_scaling_callback.core.formulas import interval
 from rl_scaling_callback.core.scale import Scale

@@ -7,11 +7,10 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Final
 
 from rl_scaling_callback.core.text import printable
-from rl_scaling_callback.report.columns import COLUMNS, Column, columns_of
 from rl_scaling_callback.report.decisions import code_text, decision_lines, verdict_text
 from rl_scaling_callback.report.report import Report
 from rl_scaling_callback.report.sections import left_out, remarks, sections
-from rl_scaling_callback.report.study import StudyReport
+from rl_scaling_callback.report.study import COLUMNS, Column, StudyReport, columns_of
 
 if TYPE_CHECKING:
     from rich.console import Console

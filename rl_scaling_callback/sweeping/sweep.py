@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, cast
 import ray
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
-from rl_scaling_callback.analysis.goals import Goal
+from rl_scaling_callback.analysis.choice import Goal
 from rl_scaling_callback.analysis.race import Grid, Race, powers_of_two
 from rl_scaling_callback.core.checks import at_least, positive
 from rl_scaling_callback.core.probing import ProbeError

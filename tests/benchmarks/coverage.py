@@ -18,8 +18,7 @@ from scipy.special import polygamma
 
 from rl_scaling_callback.analysis.configurations import configurations
 from rl_scaling_callback.analysis.laws import fit_laws
-from rl_scaling_callback.analysis.noise import within
-from rl_scaling_callback.analysis.runs import Run, Study
+from rl_scaling_callback.analysis.runs import Run, Study, within
 from rl_scaling_callback.core.scale import REFERENCE_SCALE, Scale
 
 from ..grids import NAMES, grid

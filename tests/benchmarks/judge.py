@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from rl_scaling_callback.analysis.goals import Goal
+from rl_scaling_callback.analysis.choice import Goal
 from rl_scaling_callback.core.scale import Scale
 
 SINGLE = Scale(1, 1)

@@ -45,7 +45,7 @@ from ray.tune.search import BasicVariantGenerator
 from trials import SlowStep, machine
 
 from rl_scaling_callback import sweep
-from rl_scaling_callback.analysis.goals import GOALS
+from rl_scaling_callback.analysis.choice import GOALS
 from rl_scaling_callback.core.scale import Scale
 
 _WARMUP: Final = 2

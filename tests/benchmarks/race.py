@@ -16,7 +16,7 @@ from statistics import fmean
 import numpy as np
 from judge import regret
 
-from rl_scaling_callback.analysis.goals import GOALS, Goal
+from rl_scaling_callback.analysis.choice import GOALS, Goal
 from rl_scaling_callback.analysis.race import Outcome, Race
 from rl_scaling_callback.core.scale import Scale
 

@@ -3,8 +3,7 @@ from dataclasses import replace
 import pytest
 
 from rl_scaling_callback.analysis.checklist import checklist
-from rl_scaling_callback.analysis.choice import recommend
-from rl_scaling_callback.analysis.goals import GOALS
+from rl_scaling_callback.analysis.choice import GOALS, recommend
 from rl_scaling_callback.analysis.laws import fit_laws
 from rl_scaling_callback.analysis.runs import Iteration
 from rl_scaling_callback.core.formulas import NAN

@@ -2,10 +2,9 @@ from dataclasses import replace
 
 import pytest
 
-from rl_scaling_callback.analysis.choice import recommend
-from rl_scaling_callback.analysis.goals import GOALS, Goal
-from rl_scaling_callback.analysis.noise import SWEPT, Noise
+from rl_scaling_callback.analysis.choice import GOALS, Goal, recommend
 from rl_scaling_callback.analysis.returns import TimeToReturn
+from rl_scaling_callback.analysis.runs import SWEPT, Noise
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.report.decisions import reason_text
 from tests.builders import by_speedup, configuration, of_the_user

@@ -5,8 +5,7 @@ import pytest
 from scipy.special import stdtrit
 
 from rl_scaling_callback.analysis.configurations import configurations
-from rl_scaling_callback.analysis.noise import USUAL_DOF, USUAL_LEVEL, USUAL_STD
-from rl_scaling_callback.analysis.runs import Run, Study
+from rl_scaling_callback.analysis.runs import USUAL_DOF, USUAL_LEVEL, USUAL_STD, Run, Study
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
 from tests.builders import run, window

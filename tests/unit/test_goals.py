@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from rl_scaling_callback.analysis.goals import GOALS, Goal, judge
+from rl_scaling_callback.analysis.choice import GOALS, Goal, judge
 from rl_scaling_callback.core.formulas import NAN
 
 

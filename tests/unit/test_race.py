@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from rl_scaling_callback.analysis.goals import GOALS, Goal
+from rl_scaling_callback.analysis.choice import GOALS, Goal
 from rl_scaling_callback.analysis.race import Grid, Race
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale

@@ -4,7 +4,7 @@ from statistics import fmean
 
 import pytest
 
-from rl_scaling_callback.analysis import noise
+from rl_scaling_callback.analysis import runs
 from rl_scaling_callback.analysis.configurations import configurations
 from rl_scaling_callback.analysis.laws import LAWS, fit_laws
 from rl_scaling_callback.analysis.runs import Experiment
@@ -46,9 +46,9 @@ def test_coverage_of_the_interval_of_an_unrepeated_run(name):
 
 
 def test_defaults_match_the_grids():
-    assert coverage.usual_deviation(NAMES) == pytest.approx(noise.USUAL_STD, rel=0.05)
-    assert coverage.usual_level(NAMES) == pytest.approx(noise.USUAL_LEVEL, rel=0.05)
-    assert coverage.usual_freedom(NAMES) == pytest.approx(noise.USUAL_DOF, rel=0.05)
+    assert coverage.usual_deviation(NAMES) == pytest.approx(runs.USUAL_STD, rel=0.05)
+    assert coverage.usual_level(NAMES) == pytest.approx(runs.USUAL_LEVEL, rel=0.05)
+    assert coverage.usual_freedom(NAMES) == pytest.approx(runs.USUAL_DOF, rel=0.05)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -11,9 +11,9 @@ from rich.console import Console
 
 from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Study
 from rl_scaling_callback.report import make_report, print_report, render_page, to_json
-from rl_scaling_callback.report.columns import columns_of
 from rl_scaling_callback.report.decisions import alternatives, code_text, doubt_lines, why_lines
 from rl_scaling_callback.report.sections import remarks, sections
+from rl_scaling_callback.report.study import columns_of
 from tests import golden
 from tests.builders import MADE, PRINTED, nan_row, report_of, run, sampled, users_ten
 

@@ -5,15 +5,14 @@ import math
 
 import pytest
 
+from rl_scaling_callback.analysis.choice import Goal
 from rl_scaling_callback.analysis.configurations import configurations
-from rl_scaling_callback.analysis.goals import Goal
 from rl_scaling_callback.analysis.runs import Study
 from rl_scaling_callback.core.formulas import NAN
-from rl_scaling_callback.report.columns import COLUMNS
 from rl_scaling_callback.report.decisions import reason_text
-from rl_scaling_callback.report.json_form import to_json
-from rl_scaling_callback.report.report import make_report, render_page
+from rl_scaling_callback.report.report import make_report, render_page, to_json
 from rl_scaling_callback.report.sections import remarks
+from rl_scaling_callback.report.study import COLUMNS
 from tests.builders import LATE, MONOTONE, curve, report_of
 
 

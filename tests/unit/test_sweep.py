@@ -18,7 +18,7 @@ from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.rllib.algorithms.ppo import PPOConfig
 
 from rl_scaling_callback import ScalingCallback
-from rl_scaling_callback.analysis.goals import GOALS, Goal
+from rl_scaling_callback.analysis.choice import GOALS, Goal
 from rl_scaling_callback.analysis.probe_rounds import MIN_ITERATIONS, ProbeRounds
 from rl_scaling_callback.analysis.race import Grid, Race
 from rl_scaling_callback.core.probing import Probe, ProbeError

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rl_scaling_callback.analysis.goals import Goal
+from rl_scaling_callback.analysis.choice import Goal
 from rl_scaling_callback.analysis.race import Grid
 from rl_scaling_callback.core.probing import Probe, ProbeError
 from rl_scaling_callback.core.scale import Scale
