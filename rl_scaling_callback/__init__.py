@@ -27,8 +27,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
-from rl_scaling_callback._version import __version__
-
 if TYPE_CHECKING:
     from rl_scaling_callback.analysis.choice import Goal
     from rl_scaling_callback.analysis.runs import Experiment
@@ -39,6 +37,8 @@ if TYPE_CHECKING:
     from rl_scaling_callback.report import Report, make_report
     from rl_scaling_callback.reporter import ScalingReporter
     from rl_scaling_callback.sweeping.sweep import sweep
+
+__version__ = "0.1.0"
 
 __all__ = [
     "Experiment",

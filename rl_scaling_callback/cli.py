@@ -18,7 +18,7 @@ try:
 except ImportError as error:
     raise ImportError('rl-scaling needs the report extra: pip install "rl-scaling-callback[report]"') from error
 
-from rl_scaling_callback._version import __version__
+from rl_scaling_callback import __version__
 from rl_scaling_callback.analysis.choice import GOALS, Goal
 from rl_scaling_callback.core.checks import finite
 from rl_scaling_callback.core.probing import ProbeError

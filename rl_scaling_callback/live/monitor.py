@@ -20,10 +20,9 @@ from rl_scaling_callback.core.attribution import (
     losses,
 )
 from rl_scaling_callback.core.comparison import NOT_COMPARABLE, compare, same_steps
-from rl_scaling_callback.core.drift import Drift
 from rl_scaling_callback.core.formulas import NAN, mean_of_known
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.steady import NOTABLE_CORES, SteadyRule, SteadyWindow
+from rl_scaling_callback.core.steady import NOTABLE_CORES, Drift, SteadyRule, SteadyWindow
 from rl_scaling_callback.core.text import Warn
 from rl_scaling_callback.core.trial import Trial
 from rl_scaling_callback.live.machine import Load

@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, Final
 
-from rl_scaling_callback._version import __version__
+from rl_scaling_callback import __version__
 from rl_scaling_callback.analysis.choice import Goal, Recommendation
 from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.analysis.runs import Experiment

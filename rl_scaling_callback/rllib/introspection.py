@@ -16,7 +16,7 @@ import ray
 from ray.tune.registry import ENV_CREATOR, RLLIB_ACTION_DIST, RLLIB_MODEL, _global_registry
 from ray.util import get_current_placement_group
 
-from rl_scaling_callback._version import __version__
+from rl_scaling_callback import __version__
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.trial import Resources, Workload
 from rl_scaling_callback.rllib import hardware

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from rl_scaling_callback.core.drift import SEGMENT, Drift
+from rl_scaling_callback.core.steady import SEGMENT, Drift
 
 
 def change_after(costs):

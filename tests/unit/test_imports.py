@@ -87,4 +87,4 @@ def test_subpackages_import_downward_only():
         paths = [PACKAGE / f"{part}.py"] if (PACKAGE / f"{part}.py").exists() else [*(PACKAGE / part).rglob("*.py")]
         assert paths
         for path in paths:
-            assert {*imported(ast.parse(path.read_text(encoding="utf-8")))} <= {part, "_version", *below}, path
+            assert {*imported(ast.parse(path.read_text(encoding="utf-8")))} <= {part, "__version__", *below}, path
