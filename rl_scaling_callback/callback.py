@@ -223,7 +223,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
 
     def _start(self, algorithm: Algorithm) -> None:
         hooks.watch_end(algorithm, self._end)  # before the other hooks
-        config = introspection.config_of(algorithm)
+        config = vars(algorithm.config)
         instrument = self._instrument = instrument_for(algorithm, self._attempt, self._warn)
         self._colocation = self._attempt("looking for other trials", lambda: Colocation(hardware.this_machine().name))
         if (threads := self._threads) is not None:
@@ -250,7 +250,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         hooks.watch_iterations(algorithm, step=step, training_step=training_step)
 
     def _make_monitor(self, algorithm: Algorithm, trial: Trial, *, learns: bool = False) -> TrialMonitor:
-        config = introspection.config_of(algorithm)
+        config = vars(algorithm.config)
         return TrialMonitor(trial, self._source(algorithm, trial), config, self._steady, self._warn, learns=learns)
 
     def _tune(self, algorithm: Algorithm, tuner: Tuner, monitor: TrialMonitor, values: dict[str, Any]) -> None:
@@ -289,7 +289,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         store = self._lasting
         if self._baseline_sps is not None:
             return GivenBaseline(float(self._baseline_sps), self._reference)
-        if not samples_env(introspection.config_of(algorithm)):
+        if not samples_env(vars(algorithm.config)):
             return BaselineSource()
         tunes, storage = self._goal is not None, introspection.storage_of(algorithm)
         if store is None and storage is not None:

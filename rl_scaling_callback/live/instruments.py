@@ -135,7 +135,7 @@ Instrument: TypeAlias = Synchronous | Overlapping | OldStack
 
 def instrument_for(algorithm: Algorithm, attempt: Attempt, warn: Warn) -> Instrument:
     """Return the instrument for an Algorithm, attached to it."""
-    config = introspection.config_of(algorithm)
+    config = vars(algorithm.config)
     if not is_new_stack(config):
         return OldStack(algorithm, config, attempt, warn)
     return (Overlapping if is_asynchronous(config) else Synchronous)(algorithm, config, attempt)

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from rl_scaling_callback.rllib.configs import is_asynchronous
-from rl_scaling_callback.rllib.introspection import config_of
 from rl_scaling_callback.rllib.results import ENV_RUNNER_RESULTS, LEARNER_RESULTS, REPORTS, runner_reports, take_reports
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ def watch_phases(algorithm: Algorithm, clock: PhaseClock) -> bool:
     """Let `clock` wrap the timers of the Algorithm's code; return True."""
     metrics: Any = algorithm.metrics
     clock.watch(metrics)
-    if not is_asynchronous(config_of(algorithm)):
+    if not is_asynchronous(vars(algorithm.config)):
         merge = getattr(metrics, merging(metrics))
 
         # RLlib doesn't time the merging of metrics. It is the last part of sampling and takes longer with more env runners.

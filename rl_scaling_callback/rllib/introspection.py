@@ -7,7 +7,7 @@ import importlib.metadata
 import os
 import platform
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,11 +30,6 @@ if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
 
 _RUNNERS_ANSWER_WITHIN_S = 30.0
-
-
-def config_of(algorithm: Algorithm) -> Mapping[str, Any]:
-    """Return the trial's config as a mapping. Don't modify it: it is not a copy."""
-    return vars(algorithm.config)
 
 
 def workload_of(algorithm: Algorithm, hosts: Collection[Machine], name: str | None) -> Workload:
@@ -147,7 +142,7 @@ def hosts_of(algorithm: Algorithm) -> set[Machine]:
 
 def resources_of(algorithm: Algorithm, hosts: Collection[Machine]) -> Resources:
     """Return the cores that the env runners on `hosts` can use, and the CPUs allocated to the trial."""
-    accountable = hosts == {hardware.this_machine()} and not has_other_workers(config_of(algorithm))
+    accountable = hosts == {hardware.this_machine()} and not has_other_workers(vars(algorithm.config))
     return Resources(
         cores=float(sum(host.cores for host in hosts)) or NAN,
         cpus=_held_cpus(algorithm),

@@ -1,4 +1,4 @@
-"""RLlib's names: of settings and of what results contain, from Ray 0.5 on, and of timers; and what it means by a number.
+"""RLlib's names: of settings and of what results contain, from Ray 0.5 on, and of timers; and how to read its numbers.
 
 The only place that knows older names: `configs` and `results` use today's.
 """
