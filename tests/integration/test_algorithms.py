@@ -15,11 +15,10 @@ from ray.rllib.algorithms.appo import APPOConfig
 from ray.rllib.algorithms.bc import BCConfig
 from ray.rllib.algorithms.dqn import DQNConfig
 from ray.rllib.algorithms.impala import IMPALAConfig
-from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.algorithms.sac import SACConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.env.multi_agent_env import make_multi_agent
-from tuning import on_the_old_stack, run, train, warnings_of
+from tuning import off_policy, on_the_old_stack, run, tiny, tiny_ppo, train, warnings_of
 
 from rl_scaling_callback import ScalingCallback
 from rl_scaling_callback.core.schema import KEYS
@@ -31,19 +30,8 @@ BATCH = 96
 UNKNOWN = {key.name: key.unknown for key in KEYS}
 
 
-def tiny(config, env="CartPole-v1", runners=1, envs=1):
-    """The new API stack, with a tiny model and fractional CPUs."""
-    return (
-        config.environment(env)
-        .env_runners(num_env_runners=runners, num_envs_per_env_runner=envs, num_cpus_per_env_runner=0.1)
-        .learners(num_cpus_per_learner=0.1)
-        .rl_module(model_config={"fcnet_hiddens": [8]})
-        .callbacks(ScalingCallback)
-    )
-
-
 def ppo(**scale):
-    return tiny(PPOConfig(), **scale).training(train_batch_size_per_learner=BATCH, minibatch_size=BATCH // 2, num_epochs=1)
+    return tiny_ppo(**scale).callbacks(ScalingCallback)
 
 
 def old(**scale):
@@ -56,17 +44,7 @@ def asynchronous(config):
     # On few cores, the algorithm's busy loop starves the processes it waits for.
     config.timeout_s_sampler_manager = 0.1
     config.use_env_runner_state_server = False
-    return config
-
-
-def off_policy(config, env):
-    """SAC or DQN, with one iteration before learning starts."""
-    return (
-        tiny(config, env)
-        .env_runners(rollout_fragment_length=16)
-        .training(train_batch_size_per_learner=16, num_steps_sampled_before_learning_starts=48)
-        .reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=32)
-    )
+    return config.callbacks(ScalingCallback)
 
 
 IN_THIS_PROCESS = {"runners": np.int64(0), "envs": np.int64(3)}
@@ -76,8 +54,8 @@ ALGORITHMS = {
     "PPO on the old stack": lambda: old(**IN_THIS_PROCESS),
     "APPO": lambda: asynchronous(APPOConfig()),
     "IMPALA": lambda: asynchronous(IMPALAConfig()),
-    "SAC": lambda: off_policy(SACConfig(), "Pendulum-v1").env_runners(num_env_runners=0),
-    "DQN": lambda: off_policy(DQNConfig(), "CartPole-v1"),
+    "SAC": lambda: off_policy(SACConfig(), "Pendulum-v1", runners=0).callbacks(ScalingCallback),
+    "DQN": lambda: off_policy(DQNConfig()).training(num_steps_sampled_before_learning_starts=96).callbacks(ScalingCallback),
 }
 SLOW = pytest.param(lambda: ppo(runners=0).learners(num_learners=2), id="PPO with two learners", marks=pytest.mark.slow)
 
@@ -226,7 +204,7 @@ def record_episodes(directory):
 @pytest.mark.slow
 def test_offline_algorithm_trains_with_one_warning(tmp_path, flat, caplog):
     env = record_episodes(tmp_path)
-    config = tiny(BCConfig(), env=None, runners=0).training(train_batch_size_per_learner=32)
+    config = tiny(BCConfig(), env=None, runners=0).training(train_batch_size_per_learner=32).callbacks(ScalingCallback)
     config.environment(observation_space=env.observation_space, action_space=env.action_space)
     config.offline_data(
         input_=[str(tmp_path)],

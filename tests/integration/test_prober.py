@@ -28,7 +28,6 @@ from envs import CostlyEnv
 from ray.rllib.algorithms.appo import APPOConfig
 from ray.rllib.algorithms.bc import BCConfig
 from ray.rllib.algorithms.dqn import DQNConfig
-from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.algorithms.sac import SACConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.connectors.env_to_module import MeanStdFilter
@@ -36,6 +35,7 @@ from ray.rllib.env.multi_agent_env import make_multi_agent
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.utils.replay_buffers.prioritized_episode_buffer import PrioritizedEpisodeReplayBuffer
 from ray.tune.utils import flatten_dict
+from tuning import off_policy, tiny, tiny_ppo
 
 from rl_scaling_callback.core.probing import ProbeError
 from rl_scaling_callback.core.scale import Scale
@@ -45,26 +45,10 @@ from rl_scaling_callback.rllib.rescale import Switch
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
-BATCH = 96
 STEP_S = 0.01
 ONE = Scale(1, 1)
 
 quick = functools.partial(Prober, probe_seconds=0.02, max_seconds=30)
-
-
-def tiny(config, env="CartPole-v1", *, runners=1, envs=1, **env_config):
-    config.environment(env, env_config=env_config).learners(num_cpus_per_learner=0.1).debugging(log_level="ERROR", seed=7)
-    config.env_runners(num_env_runners=runners, num_envs_per_env_runner=envs, num_cpus_per_env_runner=0.1)
-    return config.rl_module(model_config={"fcnet_hiddens": [8]})
-
-
-def ppo(env="CartPole-v1", **scale):
-    return tiny(PPOConfig(), env, **scale).training(train_batch_size_per_learner=BATCH, minibatch_size=BATCH // 2, num_epochs=1)
-
-
-def off_policy(config, env, **scale):
-    config = tiny(config, env, **scale).reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=64)
-    return config.training(train_batch_size_per_learner=16, num_steps_sampled_before_learning_starts=32)
 
 
 def filtered(env=None, spaces=None, device=None):
@@ -123,8 +107,8 @@ def train(config, folder, scales, iterations=2):
 
 
 CONFIGS = {
-    "PPO with a MeanStdFilter": lambda: ppo(runners=2, envs=2).env_runners(env_to_module_connector=filtered),
-    "DQN": lambda: off_policy(DQNConfig(), "CartPole-v1", runners=1, envs=2),
+    "PPO with a MeanStdFilter": lambda: tiny_ppo(runners=2, envs=2).env_runners(env_to_module_connector=filtered),
+    "DQN": lambda: off_policy(DQNConfig(), runners=1, envs=2),
 }
 
 
@@ -146,7 +130,7 @@ def test_training_is_bit_identical_with_probes(config, tmp_path):
 
 @pytest.fixture(scope="module")
 def algorithm():
-    algorithm = ppo(CostlyEnv, runners=2, envs=2, step_s=STEP_S).build_algo()
+    algorithm = tiny_ppo(CostlyEnv, runners=2, envs=2, step_s=STEP_S).build_algo()
     yield algorithm
     algorithm.stop()
 
@@ -190,11 +174,11 @@ class CustomRunner(SingleAgentEnvRunner):
 MultiAgentCartPole = make_multi_agent("CartPole-v1")
 
 KINDS = {
-    "multi-agent PPO": lambda: ppo(MultiAgentCartPole, runners=0, num_agents=2).multi_agent(
+    "multi-agent PPO": lambda: tiny_ppo(MultiAgentCartPole, runners=0, num_agents=2).multi_agent(
         policies={"a", "b"}, policy_mapping_fn=lambda agent, *args, **kwargs: "ab"[agent]
     ),
-    "a custom env runner": lambda: ppo(runners=0).env_runners(env_runner_cls=CustomRunner),
-    "complete episodes": lambda: ppo(runners=0).env_runners(batch_mode="complete_episodes"),
+    "a custom env runner": lambda: tiny_ppo(runners=0).env_runners(env_runner_cls=CustomRunner),
+    "complete episodes": lambda: tiny_ppo(runners=0).env_runners(batch_mode="complete_episodes"),
     "SAC": lambda: off_policy(SACConfig(), "Pendulum-v1", runners=0),
     "APPO": lambda: tiny(APPOConfig()),
 }
@@ -226,7 +210,7 @@ def test_replay_buffer(monkeypatch):
         added.append(sum(map(len, episodes)))
         return add(self, episodes, *args)
 
-    algorithm = off_policy(DQNConfig(), "CartPole-v1", envs=4).build_algo()
+    algorithm = off_policy(DQNConfig(), envs=4).build_algo()
     buffer = algorithm.local_replay_buffer
     try:
         algorithm.train()
@@ -285,7 +269,7 @@ def test_failures_do_not_affect_training(tmp_path, monkeypatch):
     monkeypatch.setattr(prober_module, "_GRACE_S", 1.0)
     monkeypatch.setattr(prober_module, "_HUNG_AFTER_S", 5.0)
     file = tmp_path / "how"
-    algorithm = ppo(OneOfAKind, file=str(file)).build_algo()
+    algorithm = tiny_ppo(OneOfAKind, file=str(file)).build_algo()
     runner = functools.partial(algorithm.env_runner_group.foreach_env_runner, local_env_runner=False)
     algorithm.train()
     (before,), (pid,) = runner(generators), runner(process_of)
@@ -299,7 +283,7 @@ def test_failures_do_not_affect_training(tmp_path, monkeypatch):
         assert time.perf_counter() - started < (9 if "native" in how else 7)
         assert runner(generators) == [before]
     assert runner(process_of) == [pid]
-    assert algorithm.train()["env_runners"]["num_env_steps_sampled"] >= BATCH
+    assert algorithm.train()["env_runners"]["num_env_steps_sampled"] >= 96
     for how, message in {"die": "died", "wait in native code for good": "hung"}.items():
         file.write_text(how)
         with pytest.raises(ProbeError, match=message):
@@ -316,11 +300,11 @@ def test_failures_do_not_affect_training(tmp_path, monkeypatch):
 
 
 def test_algorithms_that_cannot_be_probed(algorithm, tmp_path):
-    old = ppo().api_stack(enable_rl_module_and_learner=False, enable_env_runner_and_connector_v2=False)
+    old = tiny_ppo().api_stack(enable_rl_module_and_learner=False, enable_env_runner_and_connector_v2=False)
     for config, message in [
         (old, "old API stack"),
         (BCConfig().environment("CartPole-v1").offline_data(input_=[str(tmp_path)]), "recorded data"),
-        (ppo().offline_data(output=str(tmp_path)), "record their episodes"),
+        (tiny_ppo().offline_data(output=str(tmp_path)), "record their episodes"),
     ]:
         with pytest.raises(ProbeError, match=message):
             Prober(SimpleNamespace(config=config, env_runner_group=algorithm.env_runner_group))

@@ -33,6 +33,23 @@ def cartpole(runners=1, envs=1):
     return ppo("CartPole-v1", 256).env_runners(num_env_runners=runners, num_envs_per_env_runner=envs)
 
 
+def tiny(config, env="CartPole-v1", runners=1, envs=1, **env_config):
+    """Return the config of any algorithm with a tiny model and fractional CPUs."""
+    config.environment(env, env_config=env_config).learners(num_cpus_per_learner=0.1).debugging(log_level="ERROR", seed=7)
+    config.env_runners(num_env_runners=runners, num_envs_per_env_runner=envs, num_cpus_per_env_runner=0.1)
+    return config.rl_module(model_config={"fcnet_hiddens": [8]})
+
+
+def tiny_ppo(env="CartPole-v1", **scale):
+    return tiny(PPOConfig(), env, **scale).training(train_batch_size_per_learner=96, minibatch_size=48, num_epochs=1)
+
+
+def off_policy(config, env="CartPole-v1", **scale):
+    """Return the config of SAC or DQN, tiny."""
+    config = tiny(config, env, **scale).reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=64)
+    return config.training(train_batch_size_per_learner=16, num_steps_sampled_before_learning_starts=32)
+
+
 def on_the_old_stack(config):
     """Return the PPO config with the same batches and model on the old API stack."""
     batch, model = config.train_batch_size_per_learner, {"fcnet_hiddens": [8]}
