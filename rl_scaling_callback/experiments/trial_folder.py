@@ -80,7 +80,7 @@ def _read_rows(stream: BinaryIO) -> Results:
     """Yield the results in a `progress.csv`, nested as in a `result.json`."""
     rows = csv.DictReader(io.TextIOWrapper(stream, "utf-8-sig", "replace", newline=""))
     is_broken = False
-    with suppress(csv.Error):
+    try:
         for row in rows:
             if is_broken:
                 yield None
@@ -88,6 +88,8 @@ def _read_rows(stream: BinaryIO) -> Results:
             # Tune appends a second header when it restores some trials.
             if not is_broken and [*row] != [*row.values()]:
                 yield _nested(row)
+    except csv.Error:  # a field longer than 128 kB
+        yield None
 
 
 def _nested(cells: Mapping[str, str]) -> dict[str, Any]:
