@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import json
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping
 from numbers import Integral
 from typing import Any, Final
@@ -197,6 +199,8 @@ def read_facts(config: Mapping[str, Any]) -> dict[str, Any]:
     facts["algorithm"] = plain(config.get("algo_class"))
     facts["callbacks"] = _callbacks(config.get("callbacks_class", config.get("callbacks")))
     facts["gym_env_vectorize_mode"] = vectorize_mode(config)
+    facts["model_config"] = _model_config(config.get("_model_config"))
+    facts["policies"] = _policies(config.get("policies"))
     facts["train_batch_size"] = _batch_size(config)
     # An unset setting is the same as one that this release doesn't have.
     return {name: value for name, value in facts.items() if value is not None or name == "algorithm"}
@@ -225,3 +229,21 @@ def _batch_size(config: Mapping[str, Any]) -> Any:
     """Return the env steps per batch, over all learners."""
     per_learner, learners = number(config.get("_train_batch_size_per_learner")), number(config.get("num_learners"))
     return int(per_learner * max(1.0, learners)) if per_learner > 0 else plain(config.get("train_batch_size"))
+
+
+def _policies(policies: Any) -> Any:
+    """Return the policies as under Tune, where a PolicySpec is the list of its values."""
+    if not isinstance(policies, Mapping):
+        return plain(policies)
+    return {str(name): plain(spec.get_state() if hasattr(spec, "get_state") else spec) for name, spec in policies.items()}
+
+
+def _model_config(given: Any) -> Any:
+    """Return the model settings other than RLlib's defaults, the same for a `DefaultModelConfig` and an equal dict."""
+    settings = dict(vars(given)) if dataclasses.is_dataclass(given) else given
+    if not isinstance(settings, Mapping):
+        return plain(settings)
+    default = getattr(sys.modules.get("ray.rllib.core.rl_module.default_model_config"), "DefaultModelConfig", None)
+    defaults = {} if default is None else plain(dict(vars(default())))
+    described = {str(name): plain(value) for name, value in settings.items()}
+    return {name: value for name, value in described.items() if name not in defaults or value != defaults[name]}
