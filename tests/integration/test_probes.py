@@ -137,8 +137,8 @@ def test_sampling_outside_rllibs_timers(caplog):
 
 
 def test_expensive_resets_are_part_of_the_reference(caplog):
-    # 400 steps of 2 ms with four resets of 0.2 s: 1.6 s at any number of envs that step one after another.
-    config = costly(SlowToReset, batch=400, step_s=0.002, reset_s=0.2, episode_steps=100)
+    # 100 steps of 10 ms with four resets of 0.2 s: 1.8 s at any number of envs that step one after another.
+    config = costly(SlowToReset, batch=100, step_s=0.01, reset_s=0.2, episode_steps=25)
     config.env_runners(num_env_runners=1, num_envs_per_env_runner=4)
     *_, last = scalings(train(config.callbacks(probing), 4))
     assert last["runners"]["reset"] == pytest.approx(0.8, rel=0.25)
