@@ -15,7 +15,7 @@ from rl_scaling_callback.core.estimates import trimmed_mean
 from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.probing import DISAGREE, Probe, ProbeError, predict
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.text import Warn
+from rl_scaling_callback.core.text import Warn, percent
 from rl_scaling_callback.core.trial import Trial
 
 SHARE: Final = 0.01
@@ -250,7 +250,7 @@ class ProbedBaseline(BaselineSource):
         return NAN if found.mean - found.half_width > 1.05 else found.mean
 
     def _warn_of_error(self, cause: str = "") -> None:
-        known = f"±{self._error:.0f} %" if self._error > 0 else "their error is unknown"
+        known = percent(self._error) if self._error > 0 else "their error is unknown"
         self._warn(
             "uncertain baseline",
             f"the probed baseline is uncertain, and so are speedups: {known} (see baseline/error). {cause}Keep other programs "
