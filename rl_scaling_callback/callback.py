@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 try:
     from ray.rllib.callbacks.callbacks import RLlibCallback
@@ -43,6 +43,21 @@ if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
 
 logger = logging.getLogger("rl_scaling_callback")
+
+
+class _Options(NamedTuple):
+    """The options of `ScalingCallback`, which describes them. One attribute, because subclasses have attributes of their own."""
+
+    baseline_dir: str | Path | None
+    baseline_sps: float | None
+    reference: Scale
+    workload: str | None
+    probe: bool | None
+    max_probe_seconds: float
+    steady: SteadyRule
+    goal: Goal | None
+    max_envs: int
+    learner_threads: int | None
 
 
 class ScalingCallback(SampleTiming, RLlibCallback):
@@ -133,10 +148,10 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         }
         if both := next((both for both, are_given in conflicts.items() if are_given), ""):
             raise ValueError(f"{both} are given; allowed is one of the two")
-        self._baseline_dir, self._baseline_sps, self._workload = baseline_dir, baseline_sps, workload
-        self._reference = reference if isinstance(reference, Scale) else Scale.parse(reference)
-        self._probe, self._max_probe_seconds, self._steady = probe, max_probe_seconds, steady
-        self._goal, self._max_envs, self._threads = goal, max_envs, learner_threads
+        scale = reference if isinstance(reference, Scale) else Scale.parse(reference)
+        self._options = _Options(
+            baseline_dir, baseline_sps, scale, workload, probe, max_probe_seconds, steady, goal, max_envs, learner_threads
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the measurement, which can't leave this process, so that a function sent to env runners may refer to `self`."""
@@ -152,9 +167,9 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         if self._is_redundant:
             self._warn("redundant", "the config has more than one ScalingCallback: only the first one measures.")
             return
-        if not hasattr(self, "_reference"):
+        if not hasattr(self, "_options"):
             ScalingCallback.__init__(self)  # a subclass's __init__ does not
-        place = self._baseline_dir
+        place = self._options.baseline_dir
         self._lasting = None if place is None else BaselineStore.at(introspection.users_path(str(place)))
         try:
             self._start(algorithm)
@@ -226,7 +241,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         config = vars(algorithm.config)
         instrument = self._instrument = instrument_for(algorithm, self._attempt, self._warn)
         self._colocation = self._attempt("looking for other trials", lambda: Colocation(hardware.this_machine().name))
-        if (threads := self._threads) is not None:
+        if (threads := self._options.learner_threads) is not None:
             self._attempt("setting the learner's threads", lambda: set_learner_threads(algorithm, threads))
         storage = introspection.storage_of(algorithm)
         hosts = self._attempt("finding the hosts", lambda: introspection.hosts_of(algorithm), set())
@@ -234,15 +249,15 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         trial = Trial(
             name,
             read_scale(config),
-            introspection.workload_of(algorithm, hosts, self._workload),
+            introspection.workload_of(algorithm, hosts, self._options.workload),
             self._attempt("reading the resources", lambda: introspection.resources_of(algorithm, hosts), Resources()),
             introspection.provenance_of(name.rpartition("/")[2]),
             overlaps=is_asynchronous(config),
             steps_in_turn=steps_in_turn(config),
             steps_vary=iterations_are_timed(config),
         )
-        if self._goal is not None:
-            options = (self._goal, self._max_envs, self._max_probe_seconds, threads is None)
+        if self._options.goal is not None:
+            options = (self._options.goal, self._options.max_envs, self._options.max_probe_seconds, threads is None)
             self._tuner = self._attempt("starting autotune", lambda: tuner_for(algorithm, trial, *options, self._warn))
         self._monitor = self._make_monitor(algorithm, trial)
         self._learner_threads = self._attempt("reading the learner's threads", lambda: learner_threads(algorithm), NAN)
@@ -251,7 +266,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
 
     def _make_monitor(self, algorithm: Algorithm, trial: Trial, *, learns: bool = False) -> TrialMonitor:
         config = vars(algorithm.config)
-        return TrialMonitor(trial, self._source(algorithm, trial), config, self._steady, self._warn, learns=learns)
+        return TrialMonitor(trial, self._source(algorithm, trial), config, self._options.steady, self._warn, learns=learns)
 
     def _tune(self, algorithm: Algorithm, tuner: Tuner, monitor: TrialMonitor, values: dict[str, Any]) -> None:
         """Let the tuner go on after an iteration; if it changed something for good, measure anew from the next one on."""
@@ -287,14 +302,14 @@ class ScalingCallback(SampleTiming, RLlibCallback):
 
     def _source(self, algorithm: Algorithm, trial: Trial) -> BaselineSource:
         store = self._lasting
-        if self._baseline_sps is not None:
-            return GivenBaseline(float(self._baseline_sps), self._reference)
+        if self._options.baseline_sps is not None:
+            return GivenBaseline(float(self._options.baseline_sps), self._options.reference)
         if not samples_env(vars(algorithm.config)):
             return BaselineSource()
-        tunes, storage = self._goal is not None, introspection.storage_of(algorithm)
+        tunes, storage = self._options.goal is not None, introspection.storage_of(algorithm)
         if store is None and storage is not None:
             store = BaselineStore.of_experiment(storage, introspection.run_of(storage))
-        probes = (store is None or tunes) if self._probe is None else self._probe
+        probes = (store is None or tunes) if self._options.probe is None else self._options.probe
         if store is None and not probes:
             self._warn(
                 "no baseline",
@@ -303,20 +318,20 @@ class ScalingCallback(SampleTiming, RLlibCallback):
             )
         stored = BaselineSource()
         if store is not None and not tunes:
-            stored = BaselineTracker(store, trial, self._reference, warn=self._warn)
+            stored = BaselineTracker(store, trial, self._options.reference, warn=self._warn)
         return self._probe_baseline(algorithm, trial, stored) if probes else stored
 
     def _probe_baseline(self, algorithm: Algorithm, trial: Trial, stored: BaselineSource) -> BaselineSource:
         """Return a probed baseline, or the stored one if the trial can't be probed."""
         prober: Prober | None = None
-        reference, scale = self._reference, trial.scale
+        reference, scale = self._options.reference, trial.scale
         if scale.num_env_runners == 0 and reference.num_env_runners == 1:
             reference = Scale(0, reference.num_envs_per_env_runner)  # the Algorithm's process is the only env runner
         try:
             if reference.num_env_runners > scale.num_env_runners:
                 few = f"the reference {reference} has more env runners than the trial ({scale})"
                 raise ProbeError(f"{few}; use reference={Scale(scale.num_env_runners, 1).slug!r}.")
-            prober = Prober(algorithm, max_seconds=self._max_probe_seconds)
+            prober = Prober(algorithm, max_seconds=self._options.max_probe_seconds)
             return ProbedBaseline(prober, trial, reference, warn=self._warn)
         except ProbeError as error:
             if prober is not None:

@@ -47,6 +47,10 @@ def asynchronous(config):
     return config.callbacks(ScalingCallback)
 
 
+def sac():
+    return off_policy(SACConfig(), "Pendulum-v1", runners=0).reporting(min_sample_timesteps_per_iteration=16)
+
+
 IN_THIS_PROCESS = {"runners": np.int64(0), "envs": np.int64(3)}
 ALGORITHMS = {
     "PPO": ppo,
@@ -54,7 +58,7 @@ ALGORITHMS = {
     "PPO on the old stack": lambda: old(**IN_THIS_PROCESS),
     "APPO": lambda: asynchronous(APPOConfig()),
     "IMPALA": lambda: asynchronous(IMPALAConfig()),
-    "SAC": lambda: off_policy(SACConfig(), "Pendulum-v1", runners=0).callbacks(ScalingCallback),
+    "SAC": lambda: sac().callbacks(ScalingCallback),
     "DQN": lambda: off_policy(DQNConfig()).training(num_steps_sampled_before_learning_starts=96).callbacks(ScalingCallback),
 }
 SLOW = pytest.param(lambda: ppo(runners=0).learners(num_learners=2), id="PPO with two learners", marks=pytest.mark.slow)

@@ -151,7 +151,7 @@ def test_a_trial_tunes_itself_and_keeps_that_when_env_runners_restart_and_when_i
     "config",
     [
         pytest.param(lambda: ppo(runners=0), id="sampling in the Algorithm's process"),
-        pytest.param(lambda: with_filter().learners(num_learners=2), id="two remote learners"),
+        pytest.param(lambda: with_filter().learners(num_learners=2), id="two remote learners", marks=pytest.mark.slow),
         pytest.param(sac, id="SAC", marks=pytest.mark.release),
     ],
 )
@@ -202,6 +202,7 @@ def check_that_it_trains(trial):
     assert scaling["parallelism"] == scaling["tuned"]["num_env_runners"] * scaling["tuned"]["num_envs_per_env_runner"]
 
 
+@pytest.mark.slow
 def test_an_experiment_is_restored_while_a_trial_tunes_itself(tmp_path):
     config = ppo(callbacks=[TUNES, FailsOnce])
     [failed] = run(tmp_path, config, stop=14, callbacks=None, checkpoint_every=3, name="tuned")

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rl_scaling_callback import make_report, read_experiment
@@ -99,6 +99,7 @@ OLDER = ("num_workers", "optimizer", "num_gpus", "learning_starts", "broadcast_i
 PLACES = [tuple(place.split("/")) for place in f"{TOP} {NESTED}".split()] + [("config", key) for key in (*CONFIG, *OLDER)]
 
 
+@settings(max_examples=50)
 @given(st.dictionaries(st.sampled_from(PLACES), st.sampled_from(ABSURD), min_size=1, max_size=4))
 def test_arbitrary_results_are_handled(absurd):
     with tempfile.TemporaryDirectory() as place:
@@ -118,6 +119,7 @@ def test_arbitrary_results_are_handled(absurd):
 FIGURES = st.sampled_from(["0", "1", "8", "-1", "1e308", "5e-324", "1e15", "1e-9", "nan", "9" * 400, "9" * 5000, "1_0", "", "x"])
 
 
+@settings(max_examples=50)
 @given(st.lists(st.lists(FIGURES, max_size=6).map(",".join), max_size=5), st.binary(max_size=200))
 def test_arbitrary_tables_and_progress_are_handled(rows, junk):
     with tempfile.TemporaryDirectory() as place:
