@@ -105,7 +105,7 @@ def test_sweep_returns_a_config_and_writes_a_page(tmp_path):
 
 @pytest.mark.slow
 def test_env_that_exists_once_per_process_is_trained(tmp_path):
-    made, said = run(costly(Single, batch=40, step_s=0.02), tmp_path, budget_minutes=0.5)
+    made, said = run(costly(Single, batch=40, step_s=0.02), tmp_path, budget_minutes=1.0)
     assert any("the port is taken" in text and "Training each configuration" in text for text in said)
     choice = made.studies[0].recommendation.choice
     assert (choice.scale, choice.speedup) == (Scale(2, 1), pytest.approx(2.0, rel=0.3))
