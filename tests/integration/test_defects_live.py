@@ -172,7 +172,7 @@ class SendsItself(ScalingCallback):
         super().on_train_result(algorithm=algorithm, result=result, **kwargs)
         self._send(algorithm)
         for copied in (copy.copy(self), copy.deepcopy(self), cloudpickle.loads(cloudpickle.dumps(self))):
-            assert (copied.limit, copied._monitor, copied._probe) == (7, None, True)
+            assert (copied.limit, copied._monitor, copied._options.probe) == (7, None, True)
 
     def _send(self, algorithm):
         assert algorithm.env_runner_group.foreach_env_runner(lambda env_runner: self.limit, local_env_runner=False) == [7, 7]

@@ -30,7 +30,7 @@ def test_explained_keys_match_the_schema():
 
 def test_every_option_is_documented_once_with_its_default():
     source = (ROOT / "rl_scaling_callback/callback.py").read_text(encoding="utf-8")
-    (callback,) = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
+    *_, callback = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
     (init,) = [node for node in callback.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"]
     options = [argument.arg for argument in init.args.kwonlyargs]
     documented = [
