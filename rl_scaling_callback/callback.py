@@ -275,7 +275,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         if tuner.scale != monitor.trial.scale or (tuner.is_over and not was_over and tuner.gain != 1):
             monitor.end()
             monitor = self._monitor = self._make_monitor(algorithm, replace(monitor.trial, scale=tuner.scale), learns=True)
-        self._learner_threads, monitor.threads_compared = tuner.threads, tuner.threads_compared
+        self._learner_threads, monitor.thread_comparison = tuner.threads, tuner.thread_comparison
         if seconds > 0.01:  # it probed
             monitor.note_probes(seconds)
 

@@ -37,14 +37,14 @@ class TrialMonitor:
     """Measures one trial from its first to its last iteration, in constant memory; `learns` tells whether it has begun to learn.
 
     Attributes:
-        threads_compared: what more threads for the learner's torch bring, for the diagnosis.
+        thread_comparison: what more threads for the learner's torch bring, for the diagnosis.
     """
 
     def __init__(
         self, trial: Trial, source: BaselineSource, config: Mapping[str, Any], rule: SteadyRule, warn: Warn, *, learns: bool = False
     ) -> None:
         self.trial = trial
-        self.threads_compared = NOT_MEASURED
+        self.thread_comparison = NOT_MEASURED
         self._workload = trial.workload.id
         self._source = source
         self._offset = time.time() - time.monotonic()  # `time_this_iter_s` is the wall clock's
@@ -133,8 +133,8 @@ class TrialMonitor:
                 trial.scale, steady.env_steps, window_times, steady_reference.breakdown, steady_reference.one_runner
             )
             limits = LearnerLimits.of_window(steady.parts, steady.seconds)
-            in_turn, compared = trial.steps_in_turn, self.threads_compared
-            diagnosed = diagnosis(lost_over_window, limits, steps_in_turn=in_turn, parts=steady.parts, threads=compared)
+            in_turn, threads_text = trial.steps_in_turn, self.thread_comparison
+            diagnosed = diagnosis(lost_over_window, limits, steps_in_turn=in_turn, parts=steady.parts, threads=threads_text)
 
         return {
             **speed,

@@ -95,7 +95,7 @@ class Tuner:
         threads: the number of the learner's threads in the next iteration; NaN if unknown.
         gain: the measured gain in throughput [×]; 1 if nothing was worth changing, NaN until it is known.
         gain_error: half-width of its 95 % interval [%].
-        threads_compared: what other numbers of threads bring, for readers.
+        thread_comparison: what other numbers of threads bring, for readers.
         is_over: whether tuning is over.
     """
 
@@ -116,7 +116,7 @@ class Tuner:
         self._warn, self._clock = warn, clock
         self.scale, self.threads = scale, threads.own
         self.gain = self.gain_error = NAN
-        self.threads_compared = NOT_MEASURED
+        self.thread_comparison = NOT_MEASURED
         self.is_over = False
         self._spent_s, self._unusable = 0.0, 0  # seconds, and iterations in a row
         self._apart = 0.0  # ln of the ratio between the gain of another scale as measured and as predicted
@@ -281,7 +281,7 @@ class Tuner:
             return iterations, iterations
         choice = yield from compare_threads(counts, int(self._threads.own), least=_ITERATIONS)
         self._use(choice.threads)
-        self.threads_compared = f"{choice}"
+        self.thread_comparison = f"{choice}"
         return [block[choice.default] for block in choice.blocks], [block[choice.threads] for block in choice.blocks]
 
 

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
@@ -159,7 +159,7 @@ class Task:
     budget_s: float | None = None
     say: Callable[[str], None] = print
     clock: Callable[[], float] = time.monotonic
-    _until: float | None = None
+    _until: float | None = field(default=None, init=False)
 
     def end(self) -> float:
         """Return when the budget is spent, on the clock; it begins with the first call, and is infinite if there is none."""

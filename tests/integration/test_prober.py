@@ -228,7 +228,7 @@ def test_replay_buffer(monkeypatch):
                 for scale in scales:
                     switch.train(scale)
                 assert buffer.get_num_timesteps() >= size + 2 * 64
-        assert {1, 2} <= set(added) <= {1, 2, 3}  # Ray 2.45 sometimes adds one step more
+        assert {1, 2} <= set(added) <= {1, 2, 3}  # 3: one of two envs was reset, which is no env step
     finally:
         algorithm.stop()
 
