@@ -103,19 +103,17 @@ def fastest(algorithm: Any, start: Start, rescaler: Rescaler, rounds: int) -> Se
     return max((setting for setting in means if len(measured[setting]) == rounds), key=lambda setting: means[setting])
 
 
-def compare(algorithm: Any, rescaler: Rescaler, settings: set[Setting], pairs: int) -> dict[Setting, list[float]]:
-    """Train with each setting in turn, in random order; return ln of the throughputs. So changes of the machine's speed cancel."""
+def compare(algorithm: Any, rescaler: Rescaler, one: Setting, other: Setting, pairs: int) -> tuple[float, float, float]:
+    """Return the ratio of two settings' throughputs, the half-width of its 95 % interval, both [%], and the second [steps/s].
+
+    They train in turn, in random order, so that changes of the machine's speed cancel.
+    """
     logs = defaultdict[Setting, list[float]](list)
     for _ in range(pairs):
-        for setting, sps in trained(algorithm, rescaler, random.sample(sorted(settings), len(settings))):
+        for setting, sps in trained(algorithm, rescaler, random.sample(sorted({one, other}), len({one, other}))):
             logs[setting].append(math.log(sps))
-    return logs
-
-
-def ratio(one: list[float], other: list[float]) -> tuple[float, float]:
-    """Return the ratio of two throughputs and the half-width of its 95 % interval, both [%]."""
-    gain = trimmed_mean([a - b for a, b in zip(one, other, strict=True)])
-    return 100 * math.exp(gain.mean), 100 * math.expm1(gain.half_width)
+    gain = trimmed_mean([a - b for a, b in zip(logs[one], logs[other], strict=True)])
+    return 100 * math.exp(gain.mean), 100 * math.expm1(gain.half_width), math.exp(fmean(logs[other]))
 
 
 def tune_one(env: str, start: Start, options: argparse.Namespace) -> tuple[float, float]:
@@ -140,17 +138,17 @@ def tune_one(env: str, start: Start, options: argparse.Namespace) -> tuple[float
     took = time.perf_counter() - started
     chosen, own = (tuner.scale, int(tuner.threads)), (start.scale, 1)
     best = fastest(algorithm, start, tuner.rescaler, options.rounds)
-    logs = compare(algorithm, tuner.rescaler, {best, chosen, own}, options.pairs)
+    of_best, error, _ = compare(algorithm, tuner.rescaler, chosen, best, 1 if chosen == best else options.pairs)
+    gain, gain_error, own_sps = compare(algorithm, tuner.rescaler, chosen, own, max(3, options.pairs // 2))
     settle()
     algorithm.stop()
-    (of_best, error), (gain, gain_error) = ratio(logs[chosen], logs[best]), ratio(logs[chosen], logs[own])
     cells = [
         f"{env}{', large model' * start.is_large}",
         start.scale,
-        f"{math.exp(fmean(logs[own])):,.0f}",
+        f"{own_sps:,.0f}",
         f"{chosen[0]}, {chosen[1]}",
         f"{best[0]}, {best[1]}",
-        f"{of_best:.1f} ± {error:.1f} %",
+        "the same" if chosen == best else f"{of_best:.1f} ± {error:.1f} %",
         f"{tuner.gain:.2f}× ± {tuner.gain_error:.0f} %",
         f"{gain / 100:.2f}× ± {gain_error:.0f} %",
         iterations,
