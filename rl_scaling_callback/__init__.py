@@ -6,7 +6,7 @@
 How an iteration becomes `result["scaling"]`, by `callback.ScalingCallback.on_train_result` and `live.monitor.TrialMonitor.measure`:
 
 - `rllib.results` reads its env steps and duration,
-- `live` adds its phases, the work of the env runners and the load of the machine,
+- `live` adds its phases and the work of the env runners, as `rllib.clocks` time them, and the load of the machine,
 - `baseline` provides a stored, given or probed baseline,
 - `core.comparison` and `core.attribution` compute speedup, efficiency and losses, under the keys in `core.schema`.
 
@@ -18,7 +18,8 @@ How an experiment becomes a decision:
 
 How a trial tunes itself, by `live.tuner.Tuner.observe` after each iteration:
 
-- `analysis.probe_rounds` and `analysis.race` choose a scale, from probes by `rllib.prober`, and `rllib.rescale` applies it,
+- `analysis.probe_rounds` and `analysis.race` propose a scale, from probes by `rllib.prober`, `rllib.rescale` applies it, and the
+  tuner keeps it if it trains faster,
 - `analysis.thread_choice` chooses the learner's threads, from iterations, and `rllib.threads` sets them.
 """
 

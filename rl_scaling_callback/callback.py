@@ -100,7 +100,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
     _colocation: Colocation | None = None
     _lasting: BaselineStore | None = None
     _tuner: Tuner | None = None
-    _sampling: SamplingClock | None = None
+    _sampling: SamplingClock | None = None  # named here too for `__getstate__`
     _learner_threads = NAN
 
     def __init__(
@@ -148,10 +148,8 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         }
         if both := next((both for both, are_given in conflicts.items() if are_given), ""):
             raise ValueError(f"{both} are given; allowed is one of the two")
-        scale = reference if isinstance(reference, Scale) else Scale.parse(reference)
-        self._options = _Options(
-            baseline_dir, baseline_sps, scale, workload, probe, max_probe_seconds, steady, goal, max_envs, learner_threads
-        )
+        where, scale = (baseline_dir, baseline_sps), Scale.parse(reference)
+        self._options = _Options(*where, scale, workload, probe, max_probe_seconds, steady, goal, max_envs, learner_threads)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the measurement, which can't leave this process, so that a function sent to env runners may refer to `self`."""
@@ -335,7 +333,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
             return ProbedBaseline(prober, trial, reference, warn=self._warn)
         except ProbeError as error:
             if prober is not None:
-                prober.close()  # frees the second set of envs
+                prober.close()  # with the envs that it created
             longer = " Increase max_probe_seconds to allow more time." if isinstance(error, ProbeTimeoutError) else ""
             otherwise = "A reference trial's baseline is used if there is one; or give baseline_sps."
             self._warn("probe", f"the baseline can't be probed: {error}{longer} {otherwise}")

@@ -48,9 +48,7 @@ class ScalingReporter(tune.Callback):
         reference: str | Scale = "1r1e",
         show: Callable[[Report], object] = print_report,
     ) -> None:
-        self._goal = goal if isinstance(goal, Goal) else Goal.of(goal)
-        self._reference = reference if isinstance(reference, Scale) else Scale.parse(reference)
-        self._show = show
+        self._goal, self._reference, self._show = Goal.of(goal), Scale.parse(reference), show
         self._next_reading = -float("inf")
         # Fail now rather than after hours of training.
         missing = [name for name in ("jinja2", "matplotlib", "rich") if importlib.util.find_spec(name) is None]

@@ -1,4 +1,4 @@
-"""Goals with their constraints, and the choice of a configuration: the last word in sweeps and reports, but not in autotune."""
+"""Goals with their constraints, and the choice of a configuration: the last word in sweeps and reports, not in autotune."""
 
 from __future__ import annotations
 
@@ -55,18 +55,18 @@ class Goal:
                 positive(field.name, value)
 
     @classmethod
-    def of(cls, name: str = "balanced", **constraints: float | None) -> Goal:
-        """Return one of `GOALS`, with constraints added or overridden.
+    def of(cls, goal: str | Goal = "balanced", **constraints: float | None) -> Goal:
+        """Return a goal, given or by its name in `GOALS`, with constraints added or overridden.
 
         A constraint of None keeps the goal's value.
 
         Raises:
             ValueError: if the goal is unknown or a value is out of range.
         """
-        if name not in GOALS:
-            raise ValueError(f"goal is {name!r}; allowed are {', '.join(GOALS)}")
+        if not isinstance(goal, Goal) and goal not in GOALS:
+            raise ValueError(f"goal is {goal!r}; allowed are {', '.join(GOALS)}")
         given: dict[str, Any] = {field: value for field, value in constraints.items() if value is not None}
-        return replace(GOALS[name], **given)
+        return replace(goal if isinstance(goal, Goal) else GOALS[goal], **given)
 
     def least_speedups(self, scale: Scale) -> tuple[float, float]:
         """Return the minimum speedups implied by the efficiency and the speedup limit [×]; 0 without a limit."""

@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Final
 
 from rl_scaling_callback.analysis.returns import INCOMPARABLE, TimeToReturn, times_to_return
-from rl_scaling_callback.analysis.runs import SWEPT, Noise, Run, Study, variance_of
+from rl_scaling_callback.analysis.runs import PROBED, Noise, Run, Study, variance_of
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.attribution import NOT_MEASURED, LearnerLimits, TimeBreakdown, diagnosis, gains, losses
 from rl_scaling_callback.core.comparison import same_steps
@@ -144,7 +144,7 @@ def configurations(
     groups: dict[Scale, list[Run]] = defaultdict(list)
     for run in _undisturbed(study.runs):
         groups[run.scale].append(run)
-    noise = SWEPT if study.swept else Noise.of(groups.values())
+    noise = PROBED if study.from_probes else Noise.of(groups.values())
     measured = {scale: _measured(runs, noise) for scale, runs in groups.items()}
     ordered = sorted(measured.values(), key=lambda each: (each.scale.parallelism, -each.scale.num_env_runners))
     baseline, unit = measured.get(reference), 1

@@ -40,8 +40,8 @@ class TrainedIteration:
         scale: the scale it ran at.
         env_steps: its env steps.
         seconds: its duration without evaluation.
-        parts: seconds by name: of `REST`, `sample` and `all_resets`, which is 0 without probes; in a sweep, also of the others of
-            `attribution.RECORDED`. NaN if unknown.
+        parts: seconds by name: of `REST`, `sample` and `all_resets`, which is 0 if resets aren't timed; in a sweep, also of the
+            others of `attribution.RECORDED`. NaN if unknown.
     """
 
     scale: Scale
@@ -67,7 +67,7 @@ class ProbeRounds:
         race: the rules.
         grid: the scales to try.
         clock: returns monotonic seconds.
-        steps_per_update: returns the env steps per learner update at a scale; infinite if updates depend on the env steps alone.
+        env_steps_per_update: returns the env steps per learner update at a scale; infinite if updates depend on env steps alone.
         steps: the env steps per learner update of each configuration, the reference first.
         probes: probes of each round, by configuration.
         iterations: the training iterations between rounds.
@@ -82,7 +82,7 @@ class ProbeRounds:
     race: Race
     grid: Grid
     clock: Callable[[], float] = time.monotonic
-    steps_per_update: Callable[[Scale], float] = lambda scale: math.inf
+    env_steps_per_update: Callable[[Scale], float] = lambda scale: math.inf
     steps: dict[Scale, float] = field(default_factory=dict)
     probes: list[dict[Scale, Probe]] = field(default_factory=list)
     iterations: list[TrainedIteration] = field(default_factory=list)
@@ -112,7 +112,7 @@ class ProbeRounds:
             ProbeError: the reference can't be probed, or probes don't reproduce training.
         """
         while True:
-            self.steps |= {scale: self.steps_per_update(scale) for scale in scales if scale not in self.steps}
+            self.steps |= {scale: self.env_steps_per_update(scale) for scale in scales if scale not in self.steps}
             started = self.clock()
             self._run_round(probe)
             self.probed_s += self.clock() - started

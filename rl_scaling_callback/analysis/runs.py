@@ -110,8 +110,8 @@ class Study:
         steps_in_turn: False if sub-envs step in parallel or as one vectorised env.
         timed_iterations: True if iterations have a fixed duration, so that their steps vary.
         gpus: names of the GPUs that its runs use, "" for an unnamed one; empty if they use none, None if unknown.
-        swept: True if each run is an iteration of a configuration as estimated by a sweep, whose error is that of its throughput
-            relative to the others.
+        from_probes: True if each run is an iteration of a configuration as estimated by a sweep, whose error is that of its
+            throughput relative to the others.
     """
 
     title: str
@@ -122,7 +122,7 @@ class Study:
     steps_in_turn: bool = True
     timed_iterations: bool = False
     gpus: tuple[str, ...] | None = None
-    swept: bool = False
+    from_probes: bool = False
 
 
 class LeftOut(NamedTuple):
@@ -184,13 +184,13 @@ class Noise:
         factor: k, relative to the usual variance.
         dof: its degrees of freedom.
         from_repeats: True if it was estimated from repeated runs.
-        swept: True if the error of a run is already that of its throughput relative to the others, as estimated by a sweep.
+        from_probes: True if the error of a run is already that of its throughput relative to the others, as estimated by a sweep.
     """
 
     factor: float = 1.0
     dof: float = USUAL_DOF
     from_repeats: bool = False
-    swept: bool = False
+    from_probes: bool = False
 
     @classmethod
     def of(cls, groups: Iterable[Sequence[Run]]) -> Noise:
@@ -213,7 +213,7 @@ class Noise:
 
     def variance(self, steady: Steady) -> float:
         """Return the variance of ln SPS of one run; NaN if it can be estimated neither from iterations nor from repeats."""
-        if self.swept:
+        if self.from_probes:
             return 0.5 * variance_of(steady.error, self.dof)  # the error is that of a repeat
         is_known = steady.iterations > 0 and (self.from_repeats or within(steady) >= 0)
         return self.factor * _usual(steady) if is_known else NAN
@@ -223,7 +223,7 @@ class Noise:
         return as_percent(float(stdtrit(self.dof, 0.975)) * math.sqrt(2 * variance))
 
 
-SWEPT: Final = Noise(dof=math.inf, from_repeats=True, swept=True)
+PROBED: Final = Noise(dof=math.inf, from_repeats=True, from_probes=True)
 """The noise of figures estimated from the rounds of a sweep."""
 
 

@@ -32,7 +32,7 @@ _LARGE_ERROR: Final = 50.0
 class Prober(Protocol):
     """Measures scales inside a running Algorithm (see `rllib.prober`)."""
 
-    def steps_per_round(self, scale: Scale) -> float:
+    def env_steps_per_update(self, scale: Scale) -> float:
         """Return the env steps at `scale` per learner update; infinite if the number of updates depends on the env steps alone."""
 
     def measure(self, scales: Sequence[Scale], rounds: int = 1) -> list[dict[Scale, Probe]]:
@@ -79,8 +79,8 @@ class ProbedBaseline(BaselineSource):
         self._own = scale = trial.scale
         self._reference = reference
         self._scale_of_one = Scale(min(1, scale.num_env_runners), scale.num_envs_per_env_runner)
-        steps = prober.steps_per_round(scale)
-        self._updates = 1.0 if math.isinf(steps) else steps / prober.steps_per_round(reference)
+        steps = prober.env_steps_per_update(scale)
+        self._updates = 1.0 if math.isinf(steps) else steps / prober.env_steps_per_update(reference)
         self._overlaps = trial.overlaps
         self._warn = warn
         self._clock = clock

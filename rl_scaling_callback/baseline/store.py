@@ -24,6 +24,7 @@ from rl_scaling_callback.core.trial import Workload
 from rl_scaling_callback.storage import absolute, filesystem_of, shown
 
 SCHEMA: Final = "rl_scaling_callback.baseline.model"
+"""What marks a file as a baseline."""
 VERSION: Final = 4
 MAX_BYTES: Final = 1 << 20
 """Maximum size of a baseline file."""

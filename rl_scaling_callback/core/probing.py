@@ -1,7 +1,8 @@
 """Predicts from probes how long an iteration takes at another scale. Pure arithmetic.
 
 An iteration samples env steps, learns, and sends new weights to the env runners. The times of sampling and of sending weights
-depend on the scale, and probes measure both. The time of one update does not. On-policy algorithms (PPO) learn from batches of a
+depend on the scale, and probes measure both. An update is taken to last as long at any scale; sweeps and autotune, which train at
+several, fit how it depends on the scale (`analysis.probe_rounds`). On-policy algorithms (PPO) learn from batches of a
 fixed size, equally often at any scale. Off-policy algorithms (DQN, SAC) learn once per sampling round, and a round has more env
 steps at larger scales: for the same number of env steps, they learn more often at smaller scales. Let t and w be the times of
 sampling and of sending weights, and u the number of updates. An iteration that spends S on sampling, W on weights and L on the rest

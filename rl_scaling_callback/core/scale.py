@@ -51,12 +51,14 @@ class Scale:
         return f"{self.num_env_runners}r×{self.num_envs_per_env_runner}e"
 
     @classmethod
-    def parse(cls, text: str) -> Scale:
-        """Parse a scale: `1r1e`, `1rx1e` and `1r×1e` are the same.
+    def parse(cls, text: str | Scale) -> Scale:
+        """Return a scale, given or as text: `1r1e`, `1rx1e` and `1r×1e` are the same.
 
         Raises:
             ValueError: `text` is not a scale.
         """
+        if isinstance(text, cls):
+            return text
         match = _SCALE_TEXT.fullmatch(text) if isinstance(text, str) else None
         if match is None:
             raise ValueError(f"scale is {text!r}; allowed are strings such as '1r1e' or '8r×2e' (runners, envs per runner)")

@@ -83,7 +83,7 @@ KEYS: Final[tuple[Key, ...]] = (
     Key("tuned/num_env_runners", "", "env runners that sampled in this iteration; NaN without autotune, like all of `tuned/*`"),
     Key("tuned/num_envs_per_env_runner", "", "envs of each in this iteration"),
     Key("tuned/learner_threads", "", "threads of the learner's torch in this iteration"),
-    Key("tuned/gain", "×", "throughput after tuning / before, as measured; 1 if nothing was worth changing, NaN until it is known"),
+    Key("tuned/gain", "×", "throughput after tuning / before, as measured; 1 if nothing changed, NaN until it is known"),
     Key("tuned/gain_error", "%", "half-width of its 95 % interval"),
     Key(
         "diagnosis",

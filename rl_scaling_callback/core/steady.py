@@ -1,6 +1,7 @@
 """The steady state of a trial: its throughput after warm-up, how precisely its iterations determine it, and whether it drifts.
 
-`SteadyWindow` is the one place that decides which iterations count; running trials, sweeps and reports all use it.
+`SteadyWindow` is the one place that decides which iterations of a run count: of running trials, of trials and tables in reports,
+and of sweeps that train.
 
 Source: Georges et al., OOPSLA 2007.
 """

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rl_scaling_callback.analysis.runs import Experiment
-from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.scale import REFERENCE_SCALE, Scale
 from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule
 from rl_scaling_callback.experiments.table import read_table
 from rl_scaling_callback.experiments.trial_folder import READERS
@@ -24,7 +24,7 @@ __all__ = ["ExperimentError", "read_experiment"]
 def read_experiment(
     source: str | Path | Any,
     *,
-    reference: Scale = Scale(1, 1),
+    reference: Scale = REFERENCE_SCALE,
     rule: SteadyRule = DEFAULT_RULE,
     columns: Mapping[str, str] | None = None,
     pool: Collection[str] = (),

@@ -141,7 +141,7 @@ class RecordedTrial:
         facts: its workload without the hardware, which results lack.
         workload: id of its workload including the hardware, as recorded by its callback; "" if unknown.
         host: name of the Algorithm's host; "" if unknown.
-        spells: begin and end of each spell without a break [s since 1970]; empty if unknown.
+        periods: begin and end of each period without a break [s since 1970]; empty if unknown.
         opening: host, process, begin and work, which only copies of a trial share; empty if unknown.
         unit_sps: the final baseline of its callback, per unit of parallelism [steps/s]; NaN if there was none.
         timed_iterations: whether the env steps of iterations vary with the throughput.
@@ -152,7 +152,7 @@ class RecordedTrial:
         self.run: Run
         self.reason = ""
         self.facts: dict[str, Any] = {}
-        self.spells: list[tuple[float, float]] = []
+        self.periods: list[tuple[float, float]] = []
         self._damaged = 0
         self._iterations: list[Iteration] = []
         self._config: dict[str, Any] = {}
@@ -198,7 +198,7 @@ class RecordedTrial:
             self._iterations.pop()
         before = self._iterations[-1] if self._iterations and self._iterations[-1].number == number_now - 1 else None
         read = results.read_iteration(result, before.lifetime_steps if before else NAN, injected)
-        self._add_spell(results.read_number(result, "ended"), seconds)
+        self._add_period(results.read_number(result, "ended"), seconds)
         self._process = self._process or result.get("pid")
         self._is_rllib = self._is_rllib or is_rllib(result)
         self._problem = self._problem or read.problem
@@ -230,12 +230,12 @@ class RecordedTrial:
             self._has_changed = True
         self._logged, self._config = (logged, tuned), config
 
-    def _add_spell(self, ended: float, seconds: float) -> None:
+    def _add_period(self, ended: float, seconds: float) -> None:
         began = ended - seconds
-        if not (self.spells and began <= self.spells[-1][1] + _BREAK_S):
-            self.spells += [(began, ended)] if ended > 0 and seconds > 0 else []
-        elif ended > self.spells[-1][1]:
-            self.spells[-1] = self.spells[-1][0], ended
+        if not (self.periods and began <= self.periods[-1][1] + _BREAK_S):
+            self.periods += [(began, ended)] if ended > 0 and seconds > 0 else []
+        elif ended > self.periods[-1][1]:
+            self.periods[-1] = self.periods[-1][0], ended
 
     def _finish(self, folder: str, files: Collection[str], rule: SteadyRule) -> None:
         """Summarise what was read, and forget the rest."""
@@ -247,7 +247,7 @@ class RecordedTrial:
             self.reason = found
         self.workload = results.read_injected_text(self._last, "workload")
         self.host = str(self._last.get("hostname") or "")
-        self.opening = (self.host, self._process, self.spells[0][0], *_work_of(config)) if self.spells else ()
+        self.opening = (self.host, self._process, self.periods[0][0], *_work_of(config)) if self.periods else ()
         self.unit_sps = known["baseline_sps"] if known["comparable"] == 1 else NAN
         self.timed_iterations = configs.iterations_are_timed(config)
         self._iterations, self._config, self._logged, self._last = [], {}, (), {}

@@ -130,12 +130,12 @@ def _add_hardware(trials: Sequence[RecordedTrial], stored: Iterable[Location], l
 
 def _mark_copies_and_overlaps(trials: Sequence[RecordedTrial]) -> None:
     """Leave out all copies of a trial but the longest, and mark trials that overlapped with another one."""
-    longest_first = sorted(trials, key=lambda trial: trial.spells, reverse=True)
+    longest_first = sorted(trials, key=lambda trial: trial.periods, reverse=True)
     same = [*grouped(longest_first, lambda trial: repr(trial.opening or id(trial))).values()]
     for copy in (copy for _, *copies in same for copy in copies):
         copy.reason = "a copy of another trial here"
     once = [trial for trial, *_ in same]
-    for index in overlapping([(trial.host, trial.spells) for trial in once]):
+    for index in overlapping([(trial.host, trial.periods) for trial in once]):
         if not once[index].reason:
             once[index].run = replace(once[index].run, exclusive=0.0)
 
@@ -144,12 +144,12 @@ def overlapping(trials: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> 
     """Return the indices of the trials that ran at the same time as another one on their host.
 
     Args:
-        trials: the host of each, "" if unknown, and when it ran: begin and end of each spell without a break [s].
+        trials: the host of each, "" if unknown, and when it ran: begin and end of each period without a break [s].
     """
     found: set[int] = set()
     latest: dict[str, tuple[float, int]] = {}
-    spells = sorted((begin, end, host, index) for index, (host, ran) in enumerate(trials) if host for begin, end in ran)
-    for begin, end, host, index in spells:
+    periods = sorted((begin, end, host, index) for index, (host, ran) in enumerate(trials) if host for begin, end in ran)
+    for begin, end, host, index in periods:
         last, other = latest.get(host, (begin, index))
         if other != index and min(last, end) - begin > _MIN_OVERLAP_S:
             found |= {index, other}

@@ -35,7 +35,7 @@ class Synchronous:
     """For algorithms that sample and learn in turn, on the new API stack."""
 
     def __init__(self, algorithm: Algorithm, config: Mapping[str, Any], attempt: Attempt) -> None:
-        self.clock = PhaseClock(TIMER_PHASES, _settled(config, "learn"), background=_background(config))
+        self.clock = PhaseClock(TIMER_PHASES, _gpu_waits(config, "learn"), background=_background(config))
         self._runners = Rounds()
         self._times_phases = _watch(algorithm, attempt, self.clock, self._runners)
         self._times_connectors = attempt("timing connectors", lambda: hooks.watch_local_learner(algorithm, self.clock))
@@ -62,13 +62,13 @@ class Overlapping:
 
     def __init__(self, algorithm: Algorithm, config: Mapping[str, Any], attempt: Attempt) -> None:
         self.clock = PhaseClock(
-            TIMER_PHASES, _settled(config, "learn"), background=_background(config), clock=time.time, records=True
+            TIMER_PHASES, _gpu_waits(config, "learn"), background=_background(config), clock=time.time, records=True
         )
         self._runners = OverlappingRunners(self.clock, max(1, read_scale(config).num_env_runners))
         group = weakref.proxy(algorithm)
         self._learners = Learners(max(1, int(number(config.get("num_learners")))))
         self._times_phases = _watch(algorithm, attempt, self.clock, self._runners, self._learners.add)
-        clock = functools.partial(PhaseClock, LEARNER_PHASES, _settled(config, "busy"))
+        clock = functools.partial(PhaseClock, LEARNER_PHASES, _gpu_waits(config, "busy"))
         self._take_learner = attempt("timing the learners", lambda: hooks.watch_learners(algorithm, clock))
         self._count_dropped = functools.partial(attempt, "counting dropped steps", lambda: introspection.dropped_steps(group), NAN)
 
@@ -148,7 +148,7 @@ def _watch(algorithm: Algorithm, attempt: Attempt, clock: PhaseClock, runners: R
     return bool(attempt("timing the phases", lambda: hooks.watch_phases(algorithm, clock)))
 
 
-def _settled(config: Mapping[str, Any], phase: str) -> dict[str, Callable[[], None]]:
+def _gpu_waits(config: Mapping[str, Any], phase: str) -> dict[str, Callable[[], None]]:
     return {phase: hooks.wait_for_gpu} if uses_gpus(config) else {}
 
 

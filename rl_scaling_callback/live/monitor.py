@@ -34,7 +34,9 @@ _NOTHING_KNOWN: Final = Spent()
 
 
 class TrialMonitor:
-    """Measures one trial from its first to its last iteration, in constant memory; `learns` tells whether it has begun to learn.
+    """Measures one trial, or the part of it since autotune last changed it, in constant memory.
+
+    `learns` tells whether it has begun to learn.
 
     Attributes:
         thread_comparison: what more threads for the learner's torch bring, for the diagnosis.

@@ -3,9 +3,9 @@
 Neither the batch, nor anything else that learning depends on, nor the CPUs of the trial change.
 
 Where the learner can use more threads, the first iterations use different numbers of them in turn, in random order within blocks,
-and the learner's own time per env step decides. Rounds of probes, as in a sweep, then choose the scale. At the new scale, as many
-iterations as before measure the gain in throughput. If its interval includes no gain, the trial goes back, unless its own scale
-misses the goal. The learner's time at two scales may change the choice once more, because an update takes longer with more envs.
+and the learner's own time per env step decides. Rounds of probes, as in a sweep, then choose the scale. At the new scale, four to
+eight iterations measure the gain in throughput. If its interval includes no gain, the trial goes back, unless its own scale misses
+the goal. The learner's time at two scales may change the choice once more, because an update takes longer with more envs.
 The machine may be faster or slower by then, so the error of the gain is at least its difference from the gain that probes
 predicted.
 """
@@ -73,7 +73,7 @@ class Gain(NamedTuple):
         """Whether the interval excludes no gain."""
         return math.log(self.ratio) > math.log1p(self.error / 100)
 
-    def at_least(self, half_width: float) -> Gain:
+    def with_min_error(self, half_width: float) -> Gain:
         """Return the gain with an error of at least `half_width`, as ln."""
         return Gain(self.ratio, max(self.error, 100 * math.expm1(half_width)))
 
@@ -119,7 +119,7 @@ class Tuner:
         self.thread_comparison = NOT_MEASURED
         self.is_over = False
         self._spent_s, self._unusable = 0.0, 0  # seconds, and iterations in a row
-        self._apart = 0.0  # ln of the ratio between the gain of another scale as measured and as predicted
+        self._prediction_error = 0.0  # ln of the ratio between the gain of another scale as measured and as predicted
         self._reason = "nothing else is faster beyond noise"
         self._steps = self._tune()
         next(self._steps)
@@ -181,7 +181,7 @@ class Tuner:
         self.is_over = True
         if self._prober is not None:
             self._prober.close()
-        self.rescaler.settle()
+        self.rescaler.stop_idle()
 
     def _use(self, threads: int) -> None:
         self._threads.apply(threads)
@@ -205,7 +205,7 @@ class Tuner:
         if scale == self.own and not self._has_other_threads:
             self.gain, self.gain_error = Gain()
             return f"{own} stays: {self._reason}"
-        self.gain, self.gain_error = Gain.of(before, after).at_least(self._apart if scale != self.own else 0.0)
+        self.gain, self.gain_error = Gain.of(before, after).with_min_error(self._prediction_error if scale != self.own else 0.0)
         pin = f"num_env_runners={scale.num_env_runners}, num_envs_per_env_runner={scale.num_envs_per_env_runner}"
         if self._has_other_threads:
             pin += f", and learner_threads={self.threads:.0f} in ScalingCallback"
@@ -251,8 +251,8 @@ class Tuner:
 
         def gain_of(scale: Scale) -> Gain:
             gain = Gain.of(before, trained[scale])
-            self._apart = abs(math.log(gain.ratio * candidates[self.own].sps / candidates[scale].sps))
-            return gain.at_least(self._apart)
+            self._prediction_error = abs(math.log(gain.ratio * candidates[self.own].sps / candidates[scale].sps))
+            return gain.with_min_error(self._prediction_error)
 
         while best != self.own and not gain_of(best).is_proven and len(trained[best]) < _MAX_ITERATIONS:
             trained[best].append((yield None))
@@ -327,7 +327,7 @@ def tuner_for(
         return None
     try:
         prober = Prober(algorithm, max_seconds=max_probe_seconds)
-        if math.isfinite(prober.steps_per_round(scale)):
+        if math.isfinite(prober.env_steps_per_update(scale)):
             raise ProbeError("the number of updates per env step depends on it in this algorithm")
         if algorithm.config.batch_mode != "truncate_episodes":
             raise ProbeError("with complete episodes, the batch depends on it")

@@ -172,7 +172,7 @@ def _remedy(choice: Configuration, straddled: Sequence[Standing]) -> str:
         return f"repeat {choice.scale} and the baseline with other seeds"
     if choice.disturbed:
         return f"other programs interfered with {choice.scale} or the baseline. Repeat both without them"
-    if choice.noise.swept:
+    if choice.noise.from_probes:
         return "a longer sweep (--budget) would narrow the interval"
     return f"repeat {choice.scale} and the baseline"
 

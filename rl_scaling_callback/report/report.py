@@ -83,8 +83,7 @@ def make_report(
         experiment = read_experiment(experiment)
     if not isinstance(experiment, Experiment):
         raise TypeError(f"experiment is {experiment!r}; allowed is an Experiment: read_experiment(path) returns one")
-    goal = goal if isinstance(goal, Goal) else Goal.of(goal)
-    reference = reference if isinstance(reference, Scale) else Scale.parse(reference)
+    goal, reference = Goal.of(goal), Scale.parse(reference)
     if target_return is not None:
         finite("target_return", target_return)
     made = made or datetime.now(timezone.utc)

@@ -92,7 +92,7 @@ def _notes(study: StudyReport) -> Iterator[str]:
 
 
 def _noise(noise: Noise) -> str:
-    if noise.swept:
+    if noise.from_probes:
         return "Errors of speedups are estimated from the rounds of the sweep."
     deviation = f"{100 * math.sqrt(noise.factor) * USUAL_STD:.0f} % (standard deviation)"
     if noise.from_repeats:
@@ -152,7 +152,7 @@ def _prediction(study: StudyReport) -> str:
 def _runs(study: StudyReport) -> Iterator[str]:
     """Yield the runs with a steady window; others have no more to say than the table."""
     for run in study.study.runs:
-        if not (study.study.swept or math.isnan(run.steady.error)):
+        if not (study.study.from_probes or math.isnan(run.steady.error)):
             length = counted(run.steady.iterations, "steady iteration") + ("" if run.steady.converged else ", not converged")
             figures = f"{rounded(run.steady.sps, 0)} steps/s {percent(run.steady.error)} within the run, {length}"
             yield f"{run.name} ({run.scale}): {'; '.join(filter(None, [figures, joined(run.notes)]))}"

@@ -1,6 +1,6 @@
 """Hooks into an Algorithm where RLlib's callbacks have none: iterations, timers, merged metrics, learners.
 
-All raise an `AttributeError` if the Algorithm lacks what they hook into.
+The functions `watch_…` raise an `AttributeError` if the Algorithm lacks what they hook into.
 """
 
 from __future__ import annotations

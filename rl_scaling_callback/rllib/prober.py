@@ -72,7 +72,7 @@ class Prober:
         self._replay_buffer: Any = None
         self._metrics: Any = None
 
-    def steps_per_round(self, scale: Scale) -> float:
+    def env_steps_per_update(self, scale: Scale) -> float:
         """Return the env steps at `scale` per learner update; infinite if the number of updates depends on the env steps alone."""
         config = self._config.copy(copy_frozen=False)
         if not hasattr(config, "training_intensity"):
@@ -125,7 +125,7 @@ class Prober:
         try:
             prepared = self._call(runners, functools.partial(twins.prepare, scale=scale), until)
             own, envs = prepared[0][1], scale.num_envs_per_env_runner
-            updates_by_round = math.isfinite(self.steps_per_round(scale))
+            updates_by_round = math.isfinite(self.env_steps_per_update(scale))
             # Env runners get new weights before each sample, unless an update takes several samples.
             whole_batch = own * max(1, scale.num_env_runners) >= self._config.total_train_batch_size
             self._sends_weights = not self._asynchronous and (whole_batch or updates_by_round)

@@ -91,7 +91,7 @@ class Rescaler(_Runners):
 
     Episodes in progress are dropped, as when an env runner restarts. Their steps so far have been learned from, but their returns
     are not reported. Nothing else changes: not the batch, and not the CPUs that the trial holds. Env runners that don't sample
-    stay alive until `settle`.
+    stay alive until `stop_idle`.
     """
 
     def __init__(self, algorithm: Any) -> None:
@@ -120,7 +120,7 @@ class Rescaler(_Runners):
         if self._times:
             self._rescale(env_runners)
 
-    def settle(self) -> None:
+    def stop_idle(self) -> None:
         """Stop the env runners that don't sample. They can't come back."""
         actors, states = self._all
         for runner in actors.keys() - self._active[0].keys():

@@ -141,7 +141,7 @@ def _leaf(scaling: Mapping[str, Any], name: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class RunnerReport:
-    """How one env runner spent its time in one iteration [s], by `clocks.SamplingClock`; NaN if no step was timed."""
+    """How one env runner spent its time since its last report [s], by `clocks.SamplingClock`; NaN where not measured."""
 
     busy: float  # total sampling time
     env_step: float = NAN
@@ -158,7 +158,7 @@ class RunnerReport:
         return self.busy - self.env_step - self.inference
 
     def __add__(self, later: RunnerReport) -> RunnerReport:
-        """Return the sum of both. The next estimate covers samples in which no step was timed."""
+        """Return the sum of both. An estimate that is missing in one of them is part of the other: it covers all steps since."""
         summed = ("busy", "env_step", "inference", "reset", "cpu", "weights")
         return replace(later, **{part: _known_sum(getattr(self, part), getattr(later, part)) for part in summed})
 

@@ -1,9 +1,9 @@
 """A sweep by probes: measures every configuration many times, in seconds, inside one Algorithm.
 
-A few training iterations measure what an iteration takes apart from sampling. Rounds of probes then measure the configurations,
-including the reference, in random order, until the best one for the goal is known (see `race`). Eliminated configurations are not
-probed any more. As long as doubling the envs pays off, more envs are tried. Training iterations confirm the choice, and compare
-numbers of threads for the learner.
+Rounds of probes measure the configurations, including the reference, in random order, until the best one for the goal is known (see
+`race`). A few training iterations after each round measure what an iteration takes apart from sampling. Eliminated configurations
+are not probed any more. As long as doubling the envs pays off, more envs are tried. In the end, training iterations confirm the
+choice, and compare numbers of threads for the learner.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def sweep_by_probes(task: Task, *, grows: bool = True) -> SweepResult:
         host.close()
     source = f"{counted(sum(map(len, rounds.probes)), 'probe')} in {counted(len(rounds.probes), 'round')}"
     threads = sweep.threads
-    experiment = task.experiment(host.machine, sweep.runs(outcome), rounds.failed, source, estimated=True)
+    experiment = task.experiment(host.machine, sweep.runs(outcome), rounds.failed, source, from_probes=True)
     return SweepResult(experiment, interrupted, {outcome.choice: threads.threads} if threads and threads.is_gain else {})
 
 
@@ -93,7 +93,7 @@ class _Sweep:
 
     def __init__(self, task: Task, host: Host) -> None:
         self.task, self.host = task, host
-        self.rounds = ProbeRounds(task.race, task.grid, task.clock, host.steps_per_update)
+        self.rounds = ProbeRounds(task.race, task.grid, task.clock, host.env_steps_per_update)
         self.threads: ThreadChoice | None = None
         self._until = task.clock() if task.budget_s is None else task.end()
 

@@ -94,7 +94,7 @@ class _Sweep:
         assert self._machine is not None
         measured = counted(len({run.scale for run in self.runs}), "configuration")
         source = f"{counted(len(self.runs), 'training run')} of {measured}"
-        return self.task.experiment(self._machine, self.runs, self._failed, source, estimated=False)
+        return self.task.experiment(self._machine, self.runs, self._failed, source, from_probes=False)
 
     def _configurations(self) -> list[Configuration]:
         return [each for each in configurations(self.experiment().studies[0]) if each.speedup > 0]

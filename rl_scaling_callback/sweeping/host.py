@@ -80,8 +80,8 @@ class _Host:
         named = {**dict(zip(RECORDED, parts, strict=True)), "all_resets": resets_s}
         return TrainedIteration(scale, reading.env_steps, reading.seconds, named)
 
-    def steps_per_update(self, scale: Scale) -> float:
-        return self._prober.steps_per_round(scale)
+    def env_steps_per_update(self, scale: Scale) -> float:
+        return self._prober.env_steps_per_update(scale)
 
     def probe(self, scale: Scale) -> Probe | str:
         """Return the probe, or the reason if it failed or took too long."""
@@ -155,9 +155,9 @@ class Host:
                 return iteration
         raise ProbeError(f"{_MAX_ATTEMPTS} training iterations in a row at {scale} could not be timed")
 
-    def steps_per_update(self, scale: Scale) -> float:
+    def env_steps_per_update(self, scale: Scale) -> float:
         """Return the env steps per learner update at a scale (see `ProbeRounds`)."""
-        return float(self._ask("steps_per_update", scale))
+        return float(self._ask("env_steps_per_update", scale))
 
     def probe(self, scale: Scale) -> Probe | str:
         """Return a probe of a scale, or the reason if it failed.

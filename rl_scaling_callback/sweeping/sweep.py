@@ -55,9 +55,9 @@ def sweep(
             on the policy, figures apply to the policy of the first iterations.
         runners: numbers of env runners; `"auto"` for powers of two up to the CPUs of the cluster.
         envs: numbers of envs per env runner; `"auto"` doubles them as long as that pays off.
-        budget_minutes: time after which no measurement starts; starting Ray and the Algorithm does not count. By default, 12 s
-            for probes after the first round, 30 s on a disturbed machine, and 12 s for confirming and for comparing numbers of the
-            learner's threads. Without probes, there is no limit by default.
+        budget_minutes: time after which no measurement starts, counted from when the Algorithm has started; without probes, every
+            start of an Algorithm counts. By default, 12 s for probes after the first round, 30 s on a disturbed machine, and 12 s
+            for confirming and for comparing numbers of the learner's threads; without probes, there is no limit.
         page: path or URI of the HTML page to write; an existing one is replaced.
         say: called with progress messages, such as the standings after each round of probes or training run.
         show: called with the report; by default, the report is printed.
@@ -74,7 +74,7 @@ def sweep(
         TimeoutError: the cluster's resources are in use by others.
         KeyboardInterrupt: interrupted before anything was measured.
     """
-    goal = goal if isinstance(goal, Goal) else Goal.of(goal)
+    goal = Goal.of(goal)
     if budget_minutes is not None:
         positive("budget_minutes", budget_minutes)
     runners, envs = _counts("runners", runners), _counts("envs", envs)

@@ -179,11 +179,11 @@ class Task:
         self.say(f"Round {number}: {choice.scale} leads, {rounded(choice.speedup, 2, '×')}{error}{more}")
 
     def experiment(
-        self, machine: Machine, runs: Sequence[Run], failed: Mapping[Scale, str], source: str, *, estimated: bool
+        self, machine: Machine, runs: Sequence[Run], failed: Mapping[Scale, str], source: str, *, from_probes: bool
     ) -> Experiment:
         """Return the experiment of the sweep, whose source says what was measured.
 
-        If `estimated`, each run is an iteration to expect, with an error relative to the others, instead of a measured window.
+        If `from_probes`, each run is an iteration to expect, with an error relative to the others, instead of a measured window.
         """
         import ray
 
@@ -197,7 +197,7 @@ class Task:
             phases_overlap=overlaps,
             steps_in_turn=steps_in_turn(settings),
             timed_iterations=overlaps and iterations_are_timed(settings),
-            swept=estimated,
+            from_probes=from_probes,
         )
         return Experiment(source, (study,), tuple(LeftOut(str(scale), why) for scale, why in failed.items()))
 

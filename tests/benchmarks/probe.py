@@ -70,8 +70,8 @@ def per_step(result: dict[str, Any]) -> TimeBreakdown:
 
 def updates_ratio(prober: Prober, scale: Scale, own: Scale) -> float:
     """Return the ratio of learner updates at a scale to those at the trial's own, for equal env steps."""
-    steps = prober.steps_per_round(own)
-    return 1.0 if math.isinf(steps) else steps / prober.steps_per_round(scale)
+    steps = prober.env_steps_per_update(own)
+    return 1.0 if math.isinf(steps) else steps / prober.env_steps_per_update(scale)
 
 
 def predicted(breakdown: TimeBreakdown, pairs: list[tuple[Probe, Probe]], updates: float) -> float:

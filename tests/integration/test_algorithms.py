@@ -56,12 +56,14 @@ ALGORITHMS = {
     "PPO": ppo,
     "PPO in this process": lambda: ppo(**IN_THIS_PROCESS),
     "PPO on the old stack": lambda: old(**IN_THIS_PROCESS),
-    "APPO": lambda: asynchronous(APPOConfig()),
     "IMPALA": lambda: asynchronous(IMPALAConfig()),
     "SAC": lambda: sac().callbacks(ScalingCallback),
     "DQN": lambda: off_policy(DQNConfig()).training(num_steps_sampled_before_learning_starts=96).callbacks(ScalingCallback),
 }
-SLOW = pytest.param(lambda: ppo(runners=0).learners(num_learners=2), id="PPO with two learners", marks=pytest.mark.slow)
+SLOW = {
+    "PPO with two learners": lambda: ppo(runners=0).learners(num_learners=2),
+    "APPO": lambda: asynchronous(APPOConfig()),
+}
 
 
 def by_rllib(results):
@@ -83,9 +85,9 @@ def check(results, flat):
         assert (scaling["env_steps"], scaling["sps"]) == pytest.approx((expected, sps), rel=1e-9, nan_ok=True)
 
 
-@pytest.mark.parametrize("config", [*(pytest.param(config, id=name) for name, config in ALGORITHMS.items()), SLOW])
-def test_first_iterations(config, flat):
-    config = config()
+@pytest.mark.parametrize("name", [*ALGORITHMS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+def test_first_iterations(name, flat):
+    config = {**ALGORITHMS, **SLOW}[name]()
     results = train(config, 6)  # the first of an asynchronous algorithm may sample nothing
     check(results, flat)
     assert sum(flat(result)["sps"] > 0 for result in results) >= 3

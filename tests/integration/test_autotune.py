@@ -88,7 +88,7 @@ def test_an_algorithm_trains_at_another_scale_and_back(built):
     # Env runners left out in the end are stopped.
     last = [*algorithm.env_runner_group._worker_manager.actors().values()][-1]
     rescaler.apply(Scale(1, 2))
-    rescaler.settle()
+    rescaler.stop_idle()
     algorithm.train()
     with pytest.raises(ray.exceptions.RayActorError):
         ray.get(last.ping.remote(), timeout=30)
@@ -166,7 +166,7 @@ def test_a_trial_of_each_kind_ends_its_tuning_and_trains_on(built, config, caplo
     ("config", "reason"),
     [
         (DQNConfig().training(num_steps_sampled_before_learning_starts=100), "number of updates"),
-        (APPOConfig(), "overlaps learning"),
+        pytest.param(APPOConfig(), "overlaps learning", marks=pytest.mark.slow),
         (on_the_old_stack(ppo()), "old API stack"),
     ],
 )

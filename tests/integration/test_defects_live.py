@@ -43,7 +43,9 @@ def evaluated(config, step_s, **options):
     )
 
 
-@pytest.mark.parametrize("stack", [lambda config: config, on_the_old_stack], ids=["new", "old"])
+@pytest.mark.parametrize(
+    "stack", [pytest.param(lambda config: config, id="new"), pytest.param(on_the_old_stack, id="old", marks=pytest.mark.slow)]
+)
 def test_evaluation(built, stack):
     """Between iterations it is part of none; in parallel to training it costs the time by which it outlasts training."""
     config = evaluated(stack(ppo(step_s=0.005)), step_s=0.1, evaluation_interval=2, evaluation_parallel_to_training=True)

@@ -119,7 +119,7 @@ ALONE = [pytest.mark.alone, pytest.mark.slow]
 @pytest.mark.parametrize(
     ("cause", "known", "options"),
     [
-        pytest.param("learn", WAITING, SLOW_LEARNER, id="slow learner"),
+        pytest.param("learn", WAITING, SLOW_LEARNER, id="slow learner", marks=pytest.mark.slow),
         pytest.param(
             "learn", WAITING, SLOW_LEARNER | {"kind": APPOConfig}, id="slow learner, APPO", marks=[*ALONE, pytest.mark.release]
         ),

@@ -195,7 +195,7 @@ def test_kinds_of_algorithms(kind):
             for scale, probe in probes.items():
                 assert 1e-5 < probe.seconds_per_step < 0.5
                 assert probe.env_steps >= scale.parallelism
-        assert math.isfinite(prober.steps_per_round(Scale(runners, 4))) == (kind == "SAC")
+        assert math.isfinite(prober.env_steps_per_update(Scale(runners, 4))) == (kind == "SAC")
     finally:
         algorithm.stop()
 

@@ -175,7 +175,10 @@ def train_and_change(env, change):
     return scalings(train(config.callbacks(probing), 9, between))
 
 
-@pytest.mark.parametrize(("env", "change"), [(CostlyEnv, make_anew), (Task, set_task)], ids=["env_config", "task"])
+@pytest.mark.parametrize(
+    ("env", "change"),
+    [pytest.param(CostlyEnv, make_anew, id="env_config"), pytest.param(Task, set_task, id="task", marks=pytest.mark.slow)],
+)
 def test_baseline_follows_a_curriculum(caplog, env, change):
     results = train_and_change(env, change)
     for scaling in results[6:]:  # the first one might have been a stall

@@ -20,6 +20,7 @@ from ray.tune.registry import ENV_CREATOR, _global_registry
 from tuning import costly, on_the_old_stack
 
 from rl_scaling_callback import Goal, ScalingCallback, sweep
+from rl_scaling_callback.core.formulas import interval
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.sweeping import host as hosts
 from rl_scaling_callback.sweeping.host import Host, reserve
@@ -94,9 +95,10 @@ def test_sweep_returns_a_config_and_writes_a_page(tmp_path):
     assert choice.cpus == 1.0
     assert shown
     assert measured(report) == {Scale(1, 1), Scale(1, 2), Scale(2, 1), Scale(2, 2)}
-    speedups = {each.scale: each.speedup for each in report.studies[0].configurations}
-    assert speedups[Scale(2, 1)] == pytest.approx(2.0, rel=0.2)
-    assert speedups[Scale(1, 2)] == pytest.approx(1.0, rel=0.2)
+    for each in report.studies[0].configurations:
+        low, high = interval(each.speedup, each.speedup_error)  # other tests take cores away
+        assert low < 1.2 * each.scale.num_env_runners, each
+        assert high > 0.8 * each.scale.num_env_runners, each
     assert learner_threads_of(report.config) is None  # env runners without CPUs leave the learner one
     assert (tmp_path / "page.html").stat().st_size > 10_000
     assert said[-1] == f"Full report: {tmp_path / 'page.html'}"

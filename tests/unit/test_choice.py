@@ -4,7 +4,7 @@ import pytest
 
 from rl_scaling_callback.analysis.choice import GOALS, Goal, recommend
 from rl_scaling_callback.analysis.returns import TimeToReturn
-from rl_scaling_callback.analysis.runs import SWEPT, Noise
+from rl_scaling_callback.analysis.runs import PROBED, Noise
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.report.decisions import reason_text
 from tests.builders import by_speedup, configuration, of_the_user
@@ -92,7 +92,7 @@ def test_error_of_the_baseline_causes_no_ties():
 
 
 def noisy(error, **speedups):
-    return [replace(each, noise=SWEPT, speedup_error=0.0 if each.is_baseline else error) for each in by_speedup(**speedups)]
+    return [replace(each, noise=PROBED, speedup_error=0.0 if each.is_baseline else error) for each in by_speedup(**speedups)]
 
 
 def test_a_choice_that_is_too_noisy_is_a_guess():

@@ -31,7 +31,7 @@ class Machine:
         self._noise = noise
         self._disturbed = disturbed
 
-    def steps_per_round(self, scale):
+    def env_steps_per_update(self, scale):
         return self.fragment * scale.parallelism
 
     def measure(self, scales, rounds=1):

@@ -26,7 +26,7 @@ class Refusing:
     def __init__(self, algorithm, **options):
         pass
 
-    def steps_per_round(self, scale):
+    def env_steps_per_update(self, scale):
         return math.inf
 
     def measure(self, scales, rounds=1):

@@ -62,7 +62,7 @@ class ScriptedHost:
     def close(self):
         pass
 
-    def steps_per_update(self, scale):
+    def env_steps_per_update(self, scale):
         self.added += 1
         return math.inf
 

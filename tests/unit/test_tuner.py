@@ -75,7 +75,7 @@ class World:
     def apply(self, scale):
         self.scale = scale
 
-    def settle(self):
+    def stop_idle(self):
         self.settled = True
 
     # The learner's threads
