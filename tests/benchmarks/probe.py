@@ -1,9 +1,9 @@
 """Compares probes with whole iterations: `python tests/benchmarks/probe.py --env HalfCheetah-v5 --algo ppo`, about two minutes.
 
 One Algorithm with 4 env runners alternately probes 12 scales and trains whole iterations at each of them, in random order and in
-the same processes (see `rllib.rescale`). Prints a Markdown table of the speedups over 1r×1e by both. With `--cost`, measures the
-overhead of `ScalingCallback(probe=True)`; with `--coverage 20`, counts how often the stated interval of a probed baseline holds the
-steady figure of separate trials right before and after. Run nothing else at the same time.
+the same processes (see `rllib.rescale`). Prints a Markdown table of the speedups over 1r×1e by both. With `--coverage 20`, counts
+how often the stated interval of a probed baseline holds the steady figure of separate trials right before and after. Run nothing
+else at the same time.
 """
 
 from __future__ import annotations
@@ -189,28 +189,6 @@ def coverage(options: argparse.Namespace) -> None:
     )
 
 
-def cost(options: argparse.Namespace) -> None:
-    """Print the cost of probing: seconds at the start, share of the time of 50 iterations, and memory."""
-    kept, built = [], []
-    for probe in (False, True):
-        config = config_of(options.algo, options.env, options.batch, Scale.parse(options.own))
-        config.callbacks(functools.partial(ScalingCallback, probe=probe))
-        started = time.perf_counter()
-        algorithm = config.build_algo()
-        built.append(time.perf_counter() - started)
-        first = algorithm.train()
-        times = [each["scaling"]["time"]["probe"] for each in (algorithm.train() for _ in range(50))]
-        trained = time.perf_counter() - started - built[-1] - first["time_this_iter_s"]
-        kept.append((resident_mb(None), mean(algorithm.env_runner_group.foreach_env_runner(resident_mb, local_env_runner=False))))
-        algorithm.stop()
-    print(
-        f"Start-up: {built[0]:.1f} s without and {built[1]:.1f} s with probes, of which {first['scaling']['time']['probe']:.1f} s "
-        f"for probing. Next 50 iterations: {trained:.0f} s, of which {sum(times):.2f} s ({sum(times) / trained:.2%}) for probing. "
-        f"Memory of an env runner: {kept[0][1]:.0f} MB without and {kept[1][1]:.0f} MB with probes; of the Algorithm's process, "
-        f"which ran both: {kept[0][0]:.0f} MB, then {kept[1][0]:.0f} MB.\n"
-    )
-
-
 def speedups(times: dict[Scale, float]) -> dict[Scale, float]:
     """Return the speedups over the reference from seconds per env step."""
     return {scale: times[REFERENCE] / seconds for scale, seconds in times.items()}
@@ -286,7 +264,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=90, help="start no more rounds after this time, except the first two")
     parser.add_argument("--own", default="2r4e", help="the trial's own scale")
-    parser.add_argument("--cost", action="store_true", help="measure the cost of probing for a trial of the scale --own")
     parser.add_argument("--coverage", type=int, default=0, help="number of trials to compare with separate trials of 1r×1e")
     parser.add_argument("--neighbour", action="store_true", help="let another program take a core half of the time, 3 s at once")
     options = parser.parse_args()
@@ -295,8 +272,8 @@ def main() -> None:
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     tune.register_env("slow", SlowStep)
     print(f"{options.algo.upper()}, {options.env}, {options.batch:,} env steps per iteration; {machine()}\n")
-    if options.cost or options.coverage:
-        (cost if options.cost else coverage)(options)
+    if options.coverage:
+        coverage(options)
         return
     measured = run(options)
     ray.shutdown()
