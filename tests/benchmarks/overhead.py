@@ -1,7 +1,7 @@
 """Measures the overhead of the callback: `python tests/benchmarks/overhead.py`. Takes about 20 minutes; run nothing else meanwhile.
 
 Prints medians and ratios measured within one run: the hook compared with RLlib's compilation of a result, the files and sockets it
-accesses, and sampling alternately with and without the callback.
+accesses, sampling alternately with and without the callback, and iterations after autotune beside those of a trial configured so.
 """
 
 from __future__ import annotations
@@ -169,14 +169,34 @@ def sampling(rounds: int) -> None:
     algorithm.stop()
 
 
+def tuned(rounds: int) -> None:
+    """Train a trial that has tuned itself, and one that was configured like that, in turn."""
+    torch.set_num_threads(1)
+    one = config(functools.partial(ScalingCallback, autotune=True, learner_threads=1), 2, steps=1024).build_algo()
+    scaling: dict[str, Any] = one.train()["scaling"]
+    while not scaling["tuned"]["gain"] > 0:
+        scaling = one.train()["scaling"]
+    runners, envs = (int(scaling["tuned"][name]) for name in ("num_env_runners", "num_envs_per_env_runner"))
+    other = config(functools.partial(ScalingCallback, probe=True), runners, steps=1024)
+    other.num_envs_per_env_runner = envs
+    algorithms = {"with": one, "without": other.build_algo()}
+    hooked = [timed(algorithm.callbacks[0], "on_train_result") for algorithm in algorithms.values()]
+    side_by_side(f"{runners}r×{envs}e, as tuned or as configured", {what: each.train for what, each in algorithms.items()}, rounds)
+    print("on_train_result, as tuned and as configured: {:.0f} and {:.0f} µs".format(*map(statistics.median, hooked)))
+    for algorithm in algorithms.values():
+        algorithm.stop()
+
+
 if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--rounds", type=int, default=300, help="pairs of iterations with and without the callback")
     arguments.add_argument("--calls", type=int, default=20_000, help="number of timed calls of the hook")
-    arguments.add_argument("--only", choices=("hook", "sampling"), help="measure only this")
+    arguments.add_argument("--only", choices=("hook", "sampling", "tuned"), help="measure only this")
     options = arguments.parse_args()
     ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     if options.only in (None, "hook"):
         hook(options.rounds, options.calls)
     if options.only in (None, "sampling"):
         sampling(options.rounds)
+    if options.only in (None, "tuned"):
+        tuned(options.rounds)
