@@ -176,7 +176,7 @@ def _measured(runs: Sequence[Run], noise: Noise) -> Configuration:
         scale=scale,
         steady=pooled([run.steady for run in runs]),
         sps_error=noise.error(variance + noise.level),
-        cpus=1.0 + scale.num_env_runners if math.isnan(cpus) else cpus,
+        cpus=scale.cpus if math.isnan(cpus) else cpus,
         runs=tuple(runs),
         noise=noise,
         variance=variance,

@@ -91,12 +91,10 @@ class Fit(NamedTuple):
 
     def predict(self, scale: Scale) -> Configuration:
         """Return the configuration as predicted, with the half-widths of the 95 % intervals for a measurement of it."""
-        r, e = min(max(1, scale.num_env_runners), self.cores), scale.num_envs_per_env_runner
+        r, e = min(scale.samplers, self.cores), scale.num_envs_per_env_runner
         terms = self.law.terms(np.array(float(r)), np.array(float(e)))
         sps = formulas.ratio(1e6, float(terms @ [*self.coefficients.values()]))
-        predicted = Configuration(
-            scale=scale, steady=Steady(sps), sps_error=as_percent(self.width), cpus=1.0 + scale.num_env_runners
-        )
+        predicted = Configuration(scale=scale, steady=Steady(sps), sps_error=as_percent(self.width), cpus=scale.cpus)
         if (reference := self.reference) is None:
             return predicted
         of_baseline = math.log1p(reference.relative_error / 100) if reference.is_baseline and reference.relative_error > 0 else 0.0
@@ -150,7 +148,7 @@ def _serial_fractions(known: Mapping[Scale, float], is_on_axis: Callable[[Scale]
 
 def _fits(known: Mapping[Scale, float], found: Sequence[Configuration]) -> list[Fit]:
     t = np.array([1e6 / sps for sps in known.values()])
-    r = np.array([float(max(1, scale.num_env_runners)) for scale in known])
+    r = np.array([float(scale.samplers) for scale in known])
     e = np.array([float(scale.num_envs_per_env_runner) for scale in known])
     if len(known) < MIN_CONFIGURATIONS or len(np.unique(r)) == 1:
         return []

@@ -176,7 +176,7 @@ class ProbeRounds:
     def resets(self) -> Array:
         """Time in env resets, which probes exclude, per env step [s], shape (configurations,): the env runners share it."""
         together = sum(each.parts["all_resets"] for each in self.iterations) / sum(each.env_steps for each in self.iterations)
-        return np.array([together / max(1, scale.num_env_runners) for scale in self.scales])
+        return np.array([together / scale.samplers for scale in self.scales])
 
     @property
     def rest_error(self) -> float:
@@ -204,7 +204,7 @@ class ProbeRounds:
             "busy": reset + (sample - reset) * fmean(probe.busy_per_step for probe in probes) / sampled,
             "longest": reset + (sample - reset) * fmean(probe.longest_per_step for probe in probes) / sampled,
             "reset": reset,
-            "all_resets": reset * max(1, scale.num_env_runners),
+            "all_resets": reset * scale.samplers,
         }
 
     def _steps(self, scale: Scale) -> float:
@@ -237,7 +237,7 @@ class ProbeRounds:
         ratios = []
         for each in self.iterations:
             if probes := self.of(each.scale):
-                sampling_s = each.seconds - each.rest_s - each.parts["all_resets"] / max(1, each.scale.num_env_runners)
+                sampling_s = each.seconds - each.rest_s - each.parts["all_resets"] / each.scale.samplers
                 ratios.append(sampling_s / each.env_steps / median(probe.seconds_per_step for probe in probes))
         ratio = median(ratios) if ratios else NAN
         if ratio < 1 / DISAGREE or ratio > DISAGREE:

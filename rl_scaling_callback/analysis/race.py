@@ -125,7 +125,7 @@ class Race:
     """
 
     goal: Goal
-    cpus: Callable[[Scale], float] = lambda scale: 1.0 + scale.num_env_runners
+    cpus: Callable[[Scale], float] = lambda scale: scale.cpus
 
     def outcome(self, scales: Sequence[Scale], seconds: Array, rest: Array | float = 0.0, rest_error: float = 0.0) -> Outcome:
         """Return the standings after some rounds.

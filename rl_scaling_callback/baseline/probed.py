@@ -159,14 +159,14 @@ class ProbedBaseline(BaselineSource):
         else:
             reference = predict(
                 times,
-                max(1, self._reference.num_env_runners),
+                self._reference.samplers,
                 sample=self._spells.sampling,
                 sync=math.exp(mean.sync),
                 updates=self._updates,
                 busy=mean.busy,
                 factor=ratio(n, env_steps),
             )
-        in_steps = times.busy * max(1, self._own.num_env_runners) - times.all_resets
+        in_steps = times.busy * self._own.samplers - times.all_resets
         one_runner = ratio(in_steps * self._ratio_of_one + times.all_resets, env_steps)
         return ReferenceFigures(ratio(1, reference.total), 1.0, reference, one_runner)
 

@@ -141,7 +141,7 @@ def losses(
         baseline: the baseline's time per env step. If a part is NaN, so are the causes that need it.
         one_runner: busy time of one env runner with as many envs (1r×e), per env step [s]; NaN if unknown.
     """
-    runners, n, total = max(1, scale.num_env_runners), scale.parallelism, breakdown.total
+    runners, n, total = scale.samplers, scale.parallelism, breakdown.total
     if runners == 1:
         unhindered = breakdown.busy
     elif scale.num_envs_per_env_runner == 1:

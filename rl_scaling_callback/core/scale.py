@@ -37,6 +37,16 @@ class Scale:
         object.__setattr__(self, "num_envs_per_env_runner", index(self.num_envs_per_env_runner))
 
     @property
+    def samplers(self) -> int:
+        """Number of processes that sample: the env runners, or the Algorithm's process if there are none."""
+        return max(1, self.num_env_runners)
+
+    @property
+    def cpus(self) -> float:
+        """CPUs that a trial takes by default: one for the Algorithm and one for each env runner."""
+        return 1.0 + self.num_env_runners
+
+    @property
     def slug(self) -> str:
         """The scale in plain ASCII, for file names: `8r2e`."""
         return f"{self.num_env_runners}r{self.num_envs_per_env_runner}e"

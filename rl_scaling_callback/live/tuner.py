@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from rl_scaling_callback.analysis.choice import INDIFFERENCE, Goal, may_meet
 from rl_scaling_callback.analysis.probe_rounds import REST, ROUNDS_S, ProbeRounds, TrainedIteration
-from rl_scaling_callback.analysis.race import Grid, Race, powers_of_two
+from rl_scaling_callback.analysis.race import Grid, Outcome, Race, powers_of_two
 from rl_scaling_callback.analysis.thread_choice import compare_threads, thread_counts
 from rl_scaling_callback.core.attribution import NOT_MEASURED
 from rl_scaling_callback.core.estimates import student_t
@@ -236,9 +236,9 @@ class Tuner:
 
         outcome = rounds.run(scales, probe, lambda _: rounds.first_round_ended + ROUNDS_S)
         trained = {self.own: before}
-        while len(trained) <= _MAX_MOVES and self.scale not in outcome.equals and outcome.choice not in trained:
+        while len(trained) <= _MAX_MOVES and self.scale not in outcome.equals and (scale := _target(outcome)) not in trained:
             prober.close()
-            yield from self._move(outcome.choice)
+            yield from self._move(scale)
             trained[self.scale] = yield from _collect([], _ITERATIONS)
             rounds.iterations += trained[self.scale]
             outcome = rounds.outcome()
@@ -302,6 +302,16 @@ def _iteration_of(scaling: Mapping[str, Any], scale: Scale) -> TrainedIteration 
     if scaling["parallelism"] != scale.parallelism or not (seconds > 0 and scaling["env_steps"] > 0):
         return None
     return TrainedIteration(scale, scaling["env_steps"], seconds, parts)
+
+
+def _target(outcome: Outcome) -> Scale:
+    """Return the cheapest of the best configurations for the goal that is within the indifference of the fastest.
+
+    In a trial, envs cost memory only. A tie within noise, which decides between CPUs, would take too few.
+    """
+    sps = {each.scale: each.sps for each in outcome.candidates}
+    fastest = max(sps[scale] for scale in outcome.equals)
+    return next(scale for scale in outcome.equals if sps[scale] >= (1 - INDIFFERENCE) * fastest)
 
 
 def _speed(iterations: Sequence[TrainedIteration]) -> float:

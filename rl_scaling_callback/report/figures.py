@@ -128,7 +128,7 @@ def speedup_over_n(study: StudyReport) -> Figure | None:
 
 def _counts(c: Configuration) -> tuple[int, int]:
     """Return its env runners, at least one, and envs per env runner."""
-    return max(1, c.scale.num_env_runners), c.scale.num_envs_per_env_runner
+    return c.scale.samplers, c.scale.num_envs_per_env_runner
 
 
 def _ends(found: Sequence[Configuration]) -> tuple[list[float], list[float]]:

@@ -127,7 +127,7 @@ class Prober:
             own, envs = prepared[0][1], scale.num_envs_per_env_runner
             updates_by_round = math.isfinite(self.env_steps_per_update(scale))
             # Env runners get new weights before each sample, unless an update takes several samples.
-            whole_batch = own * max(1, scale.num_env_runners) >= self._config.total_train_batch_size
+            whole_batch = own * scale.samplers >= self._config.total_train_batch_size
             self._sends_weights = not self._asynchronous and (whole_batch or updates_by_round)
             if updates_by_round:
                 buffer = {**self._config.replay_buffer_config, "capacity": _REPLAY_CAPACITY}

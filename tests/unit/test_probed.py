@@ -25,7 +25,7 @@ class Machine:
         self.slowness = 1.0
         self.cost_of_step = self.cost_for_twins = 1.0
         self.closed = self.probes = 0
-        self.overhead = 0.0
+        self.overhead, self.busy_share = 0.0, BUSY_SHARE
         self.fragment = math.inf
         self._random = random.Random(0)
         self._noise = noise
@@ -44,7 +44,7 @@ class Machine:
         slow = self.slowness * math.exp(self._random.gauss(0, self._noise))
         sample = 1000 * SECONDS_PER_STEP[scale] * slow * self.cost_of_step
         self.now += sample + 0.1 * self.slowness
-        busy = BUSY_SHARE * sample
+        busy = self.busy_share * sample
         phases = {"sample": sample, "learn": 0.1 * self.slowness} | times
         return TimeBreakdown.of(phases, sample + 0.1 * self.slowness, busy, busy)
 
@@ -225,6 +225,14 @@ class TestAgainstTheTrialsOwnIterations:
             probed.observe(1000.0, machine.iterate(sample=1e-5 * machine._random.random()))
             assert not probed.status.source
         assert "training_step" in warnings["disagree"]
+
+    def test_env_runners_that_sample_for_less_of_an_iteration_than_in_probes_are_a_disagreement(self):
+        machine, warnings = Machine(0.02), Warnings()
+        machine.busy_share = 0.3  # the rest is a wait that short probes don't meet
+        probed = baseline(machine, warn=warnings)
+        machine.train(probed, 30.0)
+        assert not probed.status.source
+        assert list(warnings) == ["disagree"]
 
     def test_noise_of_a_shared_machine_is_no_disagreement(self):
         machine, probed, warnings = trained(0.0, noise=0.1, disturbed=0.05)
