@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from rl_scaling_callback.analysis.choice import INDIFFERENCE, Goal, may_meet
+from rl_scaling_callback.analysis.choice import INDIFFERENCE, Goal, may_meet, tied
 from rl_scaling_callback.analysis.probe_rounds import REST, ROUNDS_S, ProbeRounds, TrainedIteration
 from rl_scaling_callback.analysis.race import Grid, Outcome, Race, powers_of_two
 from rl_scaling_callback.analysis.thread_choice import compare_threads, thread_counts
@@ -44,7 +44,7 @@ logger = logging.getLogger("rl_scaling_callback")
 _ITERATIONS: Final = 4
 """Iterations of each kind that are compared. Four have a 95 % interval of ± 1.7 standard deviations of one, for the difference."""
 _MAX_ITERATIONS: Final = 8
-_MAX_MOVES: Final = 2
+_MAX_MOVES: Final = 3
 _MAX_UNUSABLE: Final = 10
 """Unusable iterations in a row after which it gives up."""
 
@@ -236,7 +236,7 @@ class Tuner:
 
         outcome = rounds.run(scales, probe, lambda _: rounds.first_round_ended + ROUNDS_S)
         trained = {self.own: before}
-        while len(trained) <= _MAX_MOVES and self.scale not in outcome.equals and (scale := _target(outcome)) not in trained:
+        while len(trained) <= _MAX_MOVES and (scale := _next_to_train(outcome, [*trained])) is not None:
             prober.close()
             yield from self._move(scale)
             trained[self.scale] = yield from _collect([], _ITERATIONS)
@@ -304,14 +304,26 @@ def _iteration_of(scaling: Mapping[str, Any], scale: Scale) -> TrainedIteration 
     return TrainedIteration(scale, scaling["env_steps"], seconds, parts)
 
 
-def _target(outcome: Outcome) -> Scale:
-    """Return the cheapest of the best configurations for the goal that is within the indifference of the fastest.
+def _next_to_train(outcome: Outcome, trained: Sequence[Scale]) -> Scale | None:
+    """Return the scale to train at next, after some, the last of which is the current one; None if there is nothing to find out.
 
-    In a trial, envs cost memory only. A tie within noise, which decides between CPUs, would take too few.
+    It is the cheapest of the best configurations that is within the indifference of the fastest, unless the current one is among
+    the best. Then it is one with another number of env runners that noise may hide: where they outnumber the cores, probes in one
+    Algorithm tell least.
     """
-    sps = {each.scale: each.sps for each in outcome.candidates}
-    fastest = max(sps[scale] for scale in outcome.equals)
-    return next(scale for scale in outcome.equals if sps[scale] >= (1 - INDIFFERENCE) * fastest)
+    own, *others = trained
+    figures = {each.scale: each for each in outcome.candidates}
+    fastest = max((figures[scale] for scale in outcome.equals), key=lambda each: each.sps)
+    # A tie within noise would take too few envs, which cost memory only.
+    best = next(scale for scale in outcome.equals if figures[scale].sps >= (1 - INDIFFERENCE) * fastest.sps)
+    if trained[-1] not in outcome.equals and best not in trained:
+        return best
+    known = {scale.num_env_runners for scale in others}
+    rivals = [
+        each for each in outcome.candidates if each.scale.num_env_runners not in known and each.scale not in {own, *outcome.out}
+    ]
+    rival = max(rivals, key=lambda each: each.sps, default=None)
+    return rival.scale if others and rival is not None and tied(rival, fastest) else None
 
 
 def _speed(iterations: Sequence[TrainedIteration]) -> float:

@@ -139,7 +139,7 @@ def tune_one(env: str, start: Start, options: argparse.Namespace) -> tuple[float
     chosen, own = (tuner.scale, int(tuner.threads)), (start.scale, 1)
     best = fastest(algorithm, start, tuner.rescaler, options.rounds)
     of_best, error, _ = compare(algorithm, tuner.rescaler, chosen, best, 1 if chosen == best else options.pairs)
-    gain, gain_error, own_sps = compare(algorithm, tuner.rescaler, chosen, own, max(3, options.pairs // 2))
+    gain, gain_error, own_sps = compare(algorithm, tuner.rescaler, chosen, own, max(5, options.pairs // 2))
     stop_idle()
     algorithm.stop()
     cells = [

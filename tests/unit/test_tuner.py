@@ -38,7 +38,8 @@ class World:
         self.scale, self.count, self.warned, self.clock_s = own, 1, [], 0.0
         self.settled = False
         threads = Threads(threads.own, threads.most, self.use)
-        grid = Grid((1, 2)[: max(1, own.num_env_runners)], tuple(sorted({1, 2, 4, 8, 16, 32, own.num_envs_per_env_runner})))
+        runners = tuple(r for r in (1, 2, 4) if r <= max(1, own.num_env_runners))
+        grid = Grid(runners, tuple(sorted({1, 2, 4, 8, 16, 32, own.num_envs_per_env_runner})))
         self.trained_s, self.threads_help = self.sampling_s, lambda scale: True
         self.tuner = Tuner(
             own,
@@ -125,6 +126,14 @@ def test_the_best_stays(own, caplog):
     tuner = world.tune()
     assert (tuner.scale, tuner.gain) == (own, 1.0)
     assert "stays" in caplog.text
+
+
+@pytest.mark.parametrize(("slower", "runners"), [(1.12, 2), (0.88, 4)])
+def test_iterations_decide_between_numbers_of_env_runners_that_probes_find_equal(slower, runners):
+    world = World(Scale(4, 1))
+    world.noise = 0.04
+    world.trained_s = lambda scale: world.sampling_s(scale) * (slower if scale.num_env_runners == 4 else 1.0)
+    assert world.tune().scale.num_env_runners == runners
 
 
 def test_it_goes_back_where_iterations_dont_prove_the_gain(caplog):
