@@ -37,7 +37,7 @@ from rl_scaling_callback.rllib.clocks import SampleTiming, SamplingClock
 from rl_scaling_callback.rllib.configs import is_asynchronous, iterations_are_timed, read_scale, samples_env, steps_in_turn
 from rl_scaling_callback.rllib.prober import Prober
 from rl_scaling_callback.rllib.results import REPORTS
-from rl_scaling_callback.rllib.threads import learner_threads, set_learner_threads
+from rl_scaling_callback.rllib.threads import learner_threads, set_learner_threads, torch_threads
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
@@ -235,7 +235,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         return bool(ours) and ours[0] is not self
 
     def _start(self, algorithm: Algorithm) -> None:
-        hooks.watch_end(algorithm, self._end)  # before the other hooks
+        hooks.watch_end(algorithm, functools.partial(self._end, torch_threads()))  # before the other hooks
         config = vars(algorithm.config)
         instrument = self._instrument = instrument_for(algorithm, self._attempt, self._warn)
         self._colocation = self._attempt("looking for other trials", lambda: Colocation(hardware.this_machine().name))
@@ -277,11 +277,14 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         if seconds > 0.01:  # it probed
             monitor.note_probes(seconds)
 
-    def _end(self) -> None:
+    def _end(self, threads: float) -> None:
+        """End the trial, after which torch uses as many threads in this process as before."""
         if self._tuner is not None and not self._tuner.is_over:
             self._attempt("ending autotune", self._tuner.end)
         if self._monitor is not None:
             self._attempt("ending the measurement", self._monitor.end)
+        if threads != torch_threads() == self._learner_threads:  # a local learner's, set for this trial
+            torch_threads(threads=int(threads))
 
     @contextmanager
     def _iteration(self, instrument: Instrument) -> Iterator[None]:

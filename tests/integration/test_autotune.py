@@ -176,13 +176,14 @@ def test_what_cant_be_tuned_trains_as_configured(built, caplog, config, reason):
     assert sum(reason in text for text in warnings_of(caplog) if "autotune" in text) == 1
 
 
-def test_threads_of_the_learner_as_an_option(built):
+def test_threads_of_the_learner_as_an_option_last_as_long_as_the_trial():
     before = torch.get_num_threads()
+    algorithm = ppo(runners=1, callbacks=partial(ScalingCallback, probe=False, learner_threads=3)).build_algo()
     try:
-        algorithm = built(ppo(runners=1, callbacks=partial(ScalingCallback, probe=False, learner_threads=3)))
         assert algorithm.train()["scaling"]["learner"]["threads"] == torch.get_num_threads() == 3
     finally:
-        torch.set_num_threads(before)
+        algorithm.stop()
+    assert torch.get_num_threads() == before != 3
 
 
 # ---------------------------------------------------------------- Tune's ways to start a trial again
