@@ -1,8 +1,8 @@
 """Compares what PPO learns with and without autotune: `python tests/benchmarks/returns.py --env CartPole-v1 --seeds 10`.
 
-Each seed trains twice, in random order: as configured (2r×1e), and with `ScalingCallback(autotune=True)`. After every 50,000 env
-steps the policy is evaluated, because right after a change of the number of envs, training reports the returns of short episodes.
-Prints a Markdown table of paired differences with their 95 % intervals.
+Each seed trains twice, in random order: as configured (2r×1e), and with `ScalingCallback(autotune=True)`; or, with `--envs 16`, with so
+many envs in each env runner. After every 50,000 env steps the policy is evaluated, because right after a change of the number of envs,
+training reports the returns of short episodes. Prints a Markdown table of paired differences with their 95 % intervals.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ EPISODES = 20
 DISCOUNTS = {"Pendulum-v1": 0.95}
 
 
-def learn(env: str, seed: int, total: int, *, autotune: bool) -> list[tuple[float, float]]:
+def learn(env: str, seed: int, total: int, *, autotune: bool, envs: int) -> list[tuple[float, float]]:
     """Train, and return the mean return and the training time [s] at every `EVERY` env steps."""
-    config: Any = PPOConfig().environment(env).env_runners(num_env_runners=2)
+    config: Any = PPOConfig().environment(env).env_runners(num_env_runners=2, num_envs_per_env_runner=envs)
     config.training(train_batch_size_per_learner=2048, minibatch_size=256, num_epochs=6, lr=3e-4, gamma=DISCOUNTS.get(env, 0.99))
     config.evaluation(evaluation_interval=10**6, evaluation_duration=EPISODES, evaluation_num_env_runners=0)
     config.callbacks(functools.partial(ScalingCallback, autotune=autotune)).debugging(seed=seed, log_level="ERROR")
@@ -50,15 +50,19 @@ def main() -> None:
     parser.add_argument("--env", default="CartPole-v1")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--steps", type=int, default=150_000)
+    parser.add_argument("--envs", type=int, help="envs per env runner to compare one with, instead of autotune")
     options = parser.parse_args()
+    other = {"autotune": options.envs is None, "envs": options.envs or 1}
+    sides: dict[bool, dict[str, Any]] = {False: {"autotune": False, "envs": 1}, True: other}
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     pairs = []
     for seed in range(options.seeds):
-        pair = {tuned: learn(options.env, seed, options.steps, autotune=tuned) for tuned in random.sample((False, True), 2)}
-        print(seed, {tuned: [f"{mean:.0f} at {took:.0f} s" for mean, took in points] for tuned, points in pair.items()}, flush=True)
+        pair = {side: learn(options.env, seed, options.steps, **sides[side]) for side in random.sample((False, True), 2)}
+        print(seed, {side: [f"{mean:.0f} at {took:.0f} s" for mean, took in points] for side, points in pair.items()}, flush=True)
         pairs.append((pair[False], pair[True]))
     print(f"\n{options.env}, {options.seeds} seeds; {machine()}\n")
-    print("| env steps | mean return, as configured | with autotune | difference | training s | with autotune |")
+    changed = f"with {options.envs} envs" if options.envs else "with autotune"
+    print(f"| env steps | mean return, as configured | {changed} | difference | training s | {changed} |")
     print("|---|---|---|---|---|---|")
     for index in range(options.steps // EVERY):
         plain, tuned = ([pair[side][index] for pair in pairs] for side in (0, 1))

@@ -29,8 +29,8 @@ def small(config, env="CartPole-v1", runners=2, callbacks=TUNES):
     return config.env_runners(num_env_runners=runners, num_cpus_per_env_runner=0.25).learners(num_cpus_per_learner=0.25)
 
 
-def ppo(batch=256, **options):
-    training = {"train_batch_size_per_learner": batch, "minibatch_size": 128, "num_epochs": 1}
+def ppo(batch=1024, **options):
+    training = {"train_batch_size_per_learner": batch, "minibatch_size": batch // 2, "num_epochs": 1}
     return small(PPOConfig().training(**training), **options)
 
 
@@ -105,7 +105,7 @@ def pushes(env_runner):
 
 
 def test_an_env_runner_that_is_left_out_takes_no_observations_of_the_filter_with_it(built):
-    algorithm = built(with_filter(callbacks=[]))
+    algorithm = built(with_filter(batch=256, callbacks=[]))
     rescaler = Rescaler(algorithm)
     for scale, observations in ((Scale(2, 1), 256), (Scale(1, 4), 512), (Scale(2, 2), 768)):
         rescaler.apply(scale)
@@ -121,13 +121,13 @@ def die(env_runner):
 
 @pytest.mark.alone
 def test_a_trial_tunes_itself_and_keeps_that_when_env_runners_restart_and_when_it_is_restored(built, tmp_path):
-    config = ppo(512, callbacks=partial(TUNES, max_envs=8)).fault_tolerance(restart_failed_env_runners=True)
+    config = ppo(2048, callbacks=partial(TUNES, max_envs=8)).fault_tolerance(restart_failed_env_runners=True)
     algorithm = built(config)
     tuned = train_until_tuned(algorithm)["tuned"]
     assert 1.1 < tuned["gain"] < 8  # one env per env runner wastes most of an env runner's time on calls of the policy
     after = algorithm.train()["scaling"]
     assert after["parallelism"] == tuned["num_env_runners"] * tuned["num_envs_per_env_runner"]
-    assert 512 <= after["env_steps"] < 512 + after["parallelism"]
+    assert 2048 <= after["env_steps"] < 2048 + after["parallelism"]
     assert after["steady"]["iterations"] <= 1  # measured anew
     assert after["baseline"]["source"] == "probe"
     algorithm.env_runner_group.foreach_env_runner(die, local_env_runner=False, timeout_seconds=5)
