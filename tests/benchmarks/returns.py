@@ -1,8 +1,9 @@
 """Compares what PPO learns with and without autotune: `python tests/benchmarks/returns.py --env CartPole-v1 --seeds 10`.
 
-Each seed trains twice, in random order: as configured (2r×1e), and with `ScalingCallback(autotune=True)`; or, with `--envs 16`, with so
-many envs in each env runner. After every 50,000 env steps the policy is evaluated, because right after a change of the number of envs,
-training reports the returns of short episodes. Prints a Markdown table of paired differences with their 95 % intervals.
+Each seed trains twice, in random order: as configured (2r×1e), and with `ScalingCallback(autotune=True)`; or, with `--envs 16`,
+with so many envs in each env runner. After every 50,000 env steps the policy is evaluated, because right after a change of the
+number of envs, training reports the returns of short episodes. Prints a Markdown table of paired differences with their 95 %
+intervals.
 """
 
 from __future__ import annotations
