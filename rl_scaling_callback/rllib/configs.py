@@ -234,7 +234,8 @@ def _callbacks(given: Any) -> list[Any]:
 def _batch_size(config: Mapping[str, Any]) -> Any:
     """Return the env steps per batch, over all learners."""
     per_learner, learners = number(config.get("_train_batch_size_per_learner")), number(config.get("num_learners"))
-    return int(per_learner * max(1.0, learners)) if per_learner > 0 else plain(config.get("train_batch_size"))
+    steps = number(per_learner * max(1.0, learners))  # a log may hold numbers that overflow
+    return int(steps) if steps > 0 else plain(config.get("train_batch_size"))
 
 
 def _policies(policies: Any) -> Any:
