@@ -97,11 +97,6 @@ def report_of(*runs, goal=GOALS["balanced"], left_out=(), **facts):
     return make_report(Experiment("results", studies, left_out), goal, made=MADE)
 
 
-def settled_run(scale="1r1e", **known):
-    steady = Steady(sps=1000.0, error=NAN, iterations=8, env_steps=8000.0, seconds=8.0, converged=False, settled=True)
-    return Run(name="trial", scale=Scale.parse(scale), steady=steady, **known)
-
-
 # ---------------------------------------------------------------- configurations
 
 STEPS = 16384
