@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.experiments import ExperimentError, read_experiment
+from rl_scaling_callback.experiments import read_experiment
 from rl_scaling_callback.experiments.tune_folder import overlapping
 from rl_scaling_callback.report import make_report
 from rl_scaling_callback.report.decisions import reason_text
@@ -234,14 +234,3 @@ def test_names_that_people_gave_tell_trials_of_one_scale_apart(tmp_path):
         write(tmp_path / "x" / f"PPO_Pong-v0_1a2b3_0000{index}_{index}_lr=0.{index}", results(start=1e5 + 1e3 * index))
         write(tmp_path / "x" / f"PPO_Pong-v0_{index}_2018-11-10_00-17-2{index}0NYeDg", results(start=1e6 + 1e3 * index))
     assert [len(study.runs) for study in read_experiment(tmp_path / "x").studies] == [4]
-
-
-def test_pooled_settings_do_not_separate_workloads(tmp_path):
-    for index, framework in enumerate(("tf", "torch")):
-        write(tmp_path / framework, results(start=1e3 * index, framework=framework))
-    assert [study.title for study in read_experiment(tmp_path).studies] == [
-        f"Pong-v0 (framework_str: {name})" for name in ("tf", "torch")
-    ]
-    assert len(read_experiment(tmp_path, pool=["framework_str", "trial"]).studies) == 1
-    with pytest.raises(ExperimentError, match="pool is frame, which is no setting"):
-        read_experiment(tmp_path, pool=["frame"])
