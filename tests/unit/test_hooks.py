@@ -27,10 +27,6 @@ def first_of(name):
     return list(inspect.signature(getattr(MetricsLogger, name)).parameters)[1]
 
 
-def watch_reports(metrics):
-    hooks.watch_reports(SimpleNamespace(metrics=metrics), lambda reports: None)
-
-
 def test_reports_are_taken_before_metrics_are_merged():
     metrics, of_runners, of_learners = MetricsLogger(), [], []
     hooks.watch_reports(SimpleNamespace(metrics=metrics), of_runners.extend, of_learners.append)
@@ -125,7 +121,7 @@ def test_hooks_are_removed_at_the_end_for_the_next_trial_in_the_same_algorithm()
     algorithm.metrics.log_dict = of_another_callback = functools.partial(algorithm.metrics.log_dict)
     watch(algorithm, "of the first trial")
     hooks.watch_phases(algorithm, PhaseClock({}))
-    watch_reports(algorithm.metrics)
+    hooks.watch_reports(algorithm, lambda reports: None)
     assert {"log_time", MERGE} <= set(vars(algorithm.metrics))
     algorithm.cleanup()
     assert not {"step", "training_step", "cleanup"} & set(vars(algorithm))

@@ -26,14 +26,12 @@ GIVEN = GivenBaseline(1000.0, Scale(1, 1))
 class Measured(BaselineSource):
     """A measured baseline: 1,000 steps/s, with 0.8 ms of sampling and 0.2 ms of learning per step."""
 
-    def __init__(self, comparable=1.0, status=Status("trial"), **methods):  # noqa: B008
-        breakdown = TimeBreakdown.of({"sample": 0.8e-3, "learn": 0.2e-3}, 1e-3, 0.8e-3, 0.8e-3)
-        self._figures, self._status = ReferenceFigures(1000.0, comparable, breakdown), status
-        vars(self).update(methods)
+    status = Status("trial")
 
-    @property
-    def status(self):
-        return self._status
+    def __init__(self, comparable=1.0, **changes):
+        breakdown = TimeBreakdown.of({"sample": 0.8e-3, "learn": 0.2e-3}, 1e-3, 0.8e-3, 0.8e-3)
+        self._figures = ReferenceFigures(1000.0, comparable, breakdown)
+        vars(self).update(changes)
 
 
 def trial(config=None, rule=RULE, source=GIVEN, warn=None, cores=None):
@@ -58,30 +56,11 @@ def test_all_values_of_one_iteration():
     values = dict(leaves(trial().measure(result(4000, 2.0), Spent(evaluation_s=0.5), exclusive=1.0)))
     assert {name: type(value) for name, value in values.items()} == {key.name: type(key.unknown) for key in schema.KEYS}
     known = {name: value for name, value in values.items() if value == value and value != ""}
-    assert known == {
-        "sps": 2000.0,
-        "env_steps": 4000.0,
-        "parallelism": 8.0,
-        "baseline_sps": 1000.0,
-        "baseline/source": "given",
-        "speedup": 2.0,
-        "efficiency": 25.0,
-        "gap": 6.0,
-        "serial_fraction": pytest.approx((1 / 2 - 1 / 8) / (1 - 1 / 8)),
-        "band": "inefficient",
-        "steady/iterations": 0.0,
-        "steady/converged": 0.0,
-        "core_efficiency": 100.0,
-        "sps_per_cpu": 400.0,
-        "time/evaluate": 0.5,
-        "time/probe": 0.0,
-        "loss/total": 75.0,
-        "is_baseline": 0.0,
-        "comparable": 1.0,
-        "workload": WORKLOAD.id,
-        "exclusive": 1.0,
-        "runners/reported": 0.0,
-    }
+    speed = {"sps": 2000.0, "env_steps": 4000.0, "parallelism": 8.0, "sps_per_cpu": 400.0, "baseline_sps": 1000.0, "speedup": 2.0}
+    scaling = {"efficiency": 25.0, "serial_fraction": pytest.approx(3 / 7), "gap": 6.0, "core_efficiency": 100.0}
+    times = {"time/evaluate": 0.5, "time/probe": 0.0, "steady/iterations": 0.0, "steady/converged": 0.0, "runners/reported": 0.0}
+    facts = {"comparable": 1.0, "baseline/source": "given", "is_baseline": 0.0, "workload": WORKLOAD.id, "exclusive": 1.0}
+    assert known == speed | scaling | times | facts | {"band": "inefficient", "loss/total": 75.0}
 
 
 def test_loss_attribution_of_an_iteration():
@@ -169,21 +148,17 @@ def test_cores_are_unknown_in_iterations_around_probes():
 
 
 @pytest.mark.parametrize(("exclusive", "others"), [(0.0, math.nan), (1.0, 0.3), (math.nan, 1.5)])
-@pytest.mark.parametrize("disturbed", [4, 99])
-def test_baseline_is_measured_while_nothing_else_runs_or_marked_if_something_always_did(exclusive, others, disturbed):
-    """Undisturbed iterations of 1,000 steps/s, the first of which is warm-up, after disturbed ones of 500."""
-    now, published = [exclusive, others], []
-    source = Measured(update=published.append)
+def test_iterations_beside_others_do_not_make_a_baseline(exclusive, others):
+    """Four iterations of 500 steps/s, then undisturbed ones of 1,000, the first of which is warm-up."""
+    load, published = [1.0, others], []
     rule = SteadyRule(warmup_iterations=1, min_iterations=3)
-    monitor = trial(rule=rule, source=source)
-    monitor._load = SimpleNamespace(read=lambda utilisation, runners_cpu_s: (1.0, now[1]))
-    for iteration in range(8 if disturbed < 8 else 9):
-        if iteration == disturbed:
-            now[:] = 1.0, 0.2
-        monitor.measure(result(1000, 2.0 if iteration < disturbed else 1.0), exclusive=now[0])
-    assert [each.settled for each in published[:-1]] == [False] * (len(published) - 1)
-    assert published[-1].settled
-    assert (published[-1].sps, published[-1].disturbed) == ((1000.0, 0.0) if disturbed < 8 else (500.0, 1.0))
+    monitor = trial(rule=rule, source=Measured(update=published.append), cores=load)
+    for seconds in (2.0, 2.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0):
+        if seconds == 1.0:
+            exclusive, load[1] = 1.0, 0.2
+        monitor.measure(result(1000, seconds), exclusive=exclusive)
+    assert [each.settled for each in published] == [False] * 7 + [True]
+    assert (published[-1].sps, published[-1].disturbed) == (1000.0, 0.0)
 
 
 @pytest.mark.parametrize(

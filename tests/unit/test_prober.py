@@ -1,6 +1,7 @@
 """Probes and switches of scale that fail, with fakes in place of RLlib's env runners."""
 
 from types import SimpleNamespace
+from unittest.mock import Mock, call
 
 import pytest
 
@@ -23,28 +24,19 @@ from rl_scaling_callback.rllib.rescale import Switch
     ],
 )
 def test_only_env_runners_that_stay_silent_are_restarted(monkeypatch, caplog, hung, restarts, killed, error):
-    unhealthy, were_killed = [], []
-
     def wait(pings, num_returns, timeout):
         assert timeout == 300.0
         return [ping for ping in pings if ping not in hung], [ping for ping in pings if ping in hung]
 
-    def kill(actor, no_restart):
-        were_killed.append(actor.ping.remote())
-        assert no_restart is False
-
-    monkeypatch.setattr(prober, "ray", SimpleNamespace(wait=wait, kill=kill))
-    actors = {runner: SimpleNamespace(ping=SimpleNamespace(remote=lambda of=runner: of)) for runner in (1, 2)}
-    manager = SimpleNamespace(
-        actors=lambda: actors,
-        is_actor_healthy=actors.__contains__,
-        set_actor_state=lambda runner, healthy: unhealthy.append(runner),
-    )
-    group = SimpleNamespace(_worker_manager=manager, healthy_env_runner_ids=lambda: [1, 2], foreach_env_runner=lambda *_, **__: [])
+    monkeypatch.setattr(prober, "ray", ray := Mock(wait=wait))
+    actors = {runner: Mock(**{"ping.remote.return_value": runner}) for runner in (1, 2)}
+    manager = Mock(actors=lambda: actors, is_actor_healthy=actors.__contains__)
+    group = Mock(_worker_manager=manager, healthy_env_runner_ids=lambda: [1, 2], foreach_env_runner=lambda *_, **__: [])
     config = PPOConfig().environment("CartPole-v1").fault_tolerance(restart_failed_env_runners=restarts)
     with pytest.raises(ProbeError, match=error):
         prober.Prober(SimpleNamespace(config=config, env_runner_group=group)).measure([Scale(2, 1)])
-    assert were_killed == unhealthy == killed
+    assert ray.kill.call_args_list == [call(actors[runner], no_restart=False) for runner in killed]
+    assert manager.set_actor_state.call_args_list == [call(runner, healthy=False) for runner in killed]
     assert "Waiting up to 300 s" in caplog.text
 
 

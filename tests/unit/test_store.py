@@ -4,6 +4,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from pyarrow import fs
@@ -85,10 +86,10 @@ def test_baseline_counts_for_its_own_run_and_for_a_store_of_all_runs(store):
     assert (load(first), load(second).steady.sps, len(files(store))) == (None, 1.0, 1)
 
 
-PLACES = ("{}/file", "{}/file/below", "{}/link", "", "/proc/nothing/here", "nosuchscheme://bucket/path")
+PLACES = ("{}/file", "{}/file/below", "{}/link", "", "/proc/nothing/here", "s4://key:secret@bucket/it", "nosuch://secret@host/it")
 
 
-@pytest.mark.parametrize("where", [*PLACES, "s4://key:secret@bucket/it", "nosuch://token-secret@host/it"])
+@pytest.mark.parametrize("where", PLACES)
 def test_unusable_directory_is_rejected_without_telling_credentials(tmp_path, where):
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to(tmp_path / "unmounted")
@@ -103,21 +104,12 @@ def test_unusable_directory_is_rejected_without_telling_credentials(tmp_path, wh
 # ---------------------------------------------------------------- foreign files
 
 
-def half_a_file(path):
-    path.write_bytes(BASELINE.to_json().encode()[:200])
-
-
-def endless(path):
-    path.touch()
-    os.truncate(path, 1 << 30)
-
-
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (half_a_file, "not valid JSON"),
+        (lambda path: path.write_text(BASELINE.to_json()[:200]), "not valid JSON"),
         (lambda path: path.write_text(ANT.to_json()), "another workload"),
-        (endless, "more than .* bytes"),
+        (lambda path: path.write_bytes(bytes(2 << 20)), "more than .* bytes"),
         (Path.mkdir, "not a file"),
         (os.mkfifo, "not a file"),
     ],
@@ -126,7 +118,7 @@ def test_unusable_file_is_set_aside_and_kept(store, make, reason, warn):
     make(place(store))
     kept = place(store).stat().st_ino
     with pytest.raises(OSError, match="stays where it is"):
-        load(troubled(store, failing("move", PermissionError(30, "Read-only file system"))))
+        load(troubled(store, at("move", PermissionError(30, "Read-only file system"))))
     assert place(store).stat().st_ino == kept
     with pytest.raises(BaselineFileError, match=rf"{reason}.*set aside as"):
         load(store)
@@ -136,7 +128,7 @@ def test_unusable_file_is_set_aside_and_kept(store, make, reason, warn):
 
 def test_file_deleted_while_being_read_counts_as_missing(store):
     store.publish(BASELINE)
-    assert load(troubled(store, lambda operation, _: operation == "open_input_stream" and place(store).unlink())) is None
+    assert load(troubled(store, at("open_input_stream", lambda where: Path(where).unlink()))) is None
 
 
 # ---------------------------------------------------------------- storage that fails
@@ -146,38 +138,31 @@ class ClientError(Exception):
     """Like `botocore.exceptions.ClientError`, which isn't an OSError either."""
 
 
-def failing(operation, error):
-    def before(now, where):
-        if now == operation:
-            raise error
-
-    return before
+def at(operation, fault):
+    """Return what `Troubled` calls: at one operation, it raises an error or calls a function of the path."""
+    act = Mock(side_effect=fault)
+    return lambda now, where: act(where) if now == operation else None
 
 
-def vanishing(operation):
-    def before(now, where):
-        if now == operation:
-            shutil.rmtree(Path(where).parent if operation != "create_dir" else where, ignore_errors=True)
-
-    return before
+def write_half(where):
+    Path(where).write_text("{")
+    raise OSError(28, "No space left on device")
 
 
-def half_written(operation, where):
-    if operation == "open_output_stream":
-        Path(where).write_text("{")
-        raise OSError(28, "No space left on device")
+def remove_folder(where):
+    shutil.rmtree(Path(where).parent, ignore_errors=True)
 
 
 @pytest.mark.parametrize("scale", [SINGLE, Scale(2, 4)])
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
-        (half_written, "No space left"),
-        (failing("create_dir", OSError(30, "Read-only file system")), "Read-only"),
-        (failing("move", PermissionError(13, "Permission denied")), "Permission denied"),
-        (failing("get_file_info", OSError(5, "Input/output error")), "Input/output"),
-        (failing("get_file_info", ClientError("SlowDown: please reduce your request rate")), "SlowDown"),
-        *((vanishing(operation), "") for operation in ("get_file_info", "create_dir", "open_output_stream", "move")),
+        (at("open_output_stream", write_half), "No space left"),
+        (at("create_dir", OSError(30, "Read-only file system")), "Read-only"),
+        (at("move", PermissionError(13, "Permission denied")), "Permission denied"),
+        (at("get_file_info", OSError(5, "Input/output error")), "Input/output"),
+        (at("get_file_info", ClientError("SlowDown: please reduce your request rate")), "SlowDown"),
+        *((at(operation, remove_folder), "") for operation in ("get_file_info", "create_dir", "open_output_stream", "move")),
     ],
 )
 def test_fault_costs_one_warning_and_the_baseline_is_written_after_it(store, fault, told, scale, warn):

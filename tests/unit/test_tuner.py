@@ -2,42 +2,31 @@
 
 import math
 import random
+from dataclasses import replace
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
 from rl_scaling_callback.analysis.choice import Goal
 from rl_scaling_callback.analysis.race import Grid
+from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.probing import Probe, ProbeError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.live.tuner import Threads, Tuner
 from rl_scaling_callback.rllib.configs import keeps_batch
 
 STEPS = 4096
-NAN = float("nan")
 NO_THREADS = Threads()
-
-
-def scaling_of(scale, env_steps, sample, learn):
-    return {
-        "env_steps": env_steps,
-        "parallelism": scale.parallelism,
-        "runners": {"reset": NAN, "reported": 0.0},
-        "time": {"sample": sample, "learn": learn, "sync": 0.001, "other": 0.001},
-    }
 
 
 class World:
     """A machine with two cores on which an env step, a vector step and an update take known times, with some noise."""
 
-    noise = 0.02
-
-    def __init__(self, own, step_ms=0.2, vector_ms=1.0, learn_s=0.1, threads=NO_THREADS, fails=()):
-        self.step_ms, self.vector_ms, self.learn_s, self.fails = step_ms, vector_ms, learn_s, fails
+    def __init__(self, own, step_ms=0.2, vector_ms=1.0, learn_s=0.1, threads=NO_THREADS, fails=(), noise=0.02):
+        self.step_ms, self.vector_ms, self.learn_s, self.fails, self.noise = step_ms, vector_ms, learn_s, fails, noise
         self.random = random.Random(1)
-        self.scale, self.count, self.warned, self.clock_s = own, 1, [], 0.0
-        self.settled = False
-        threads = Threads(threads.own, threads.most, self.use)
+        self.scale, self.count, self.warned, self.clock_s, self.settled = own, 1, [], 0.0, False
         runners = tuple(r for r in (1, 2, 4) if r <= max(1, own.num_env_runners))
         grid = Grid(runners, tuple(sorted({1, 2, 4, 8, 16, 32, own.num_envs_per_env_runner})))
         self.trained_s, self.threads_help = self.sampling_s, lambda scale: True
@@ -47,7 +36,7 @@ class World:
             goal=Goal.of("fastest"),
             prober=self,
             rescaler=self,
-            threads=threads,
+            threads=replace(threads, apply=self.use),
             warn=lambda *text: self.warned.append(text),
             clock=lambda: self.clock_s,
         )
@@ -83,19 +72,18 @@ class World:
     def use(self, count):
         self.count = count
 
-    def train(self):
+    def train(self, env_steps=float(STEPS)):
         sample = self.noisy(self.trained_s(self.scale)) * STEPS
         learn = self.noisy(self.learn_s / (min(self.count, 2) if self.threads_help(self.scale) else 1))
         self.clock_s += sample + learn
-        self.tuner.observe(scaling_of(self.scale, float(STEPS), sample, learn))
+        times = {"sample": sample, "learn": learn, "sync": 0.001, "other": 0.001}
+        known = {"env_steps": env_steps, "parallelism": self.scale.parallelism, "runners": {"reset": NAN, "reported": 0.0}}
+        self.tuner.observe({**known, "time": times})
 
     def tune(self):
         for _ in range(80):
             self.train()
-            if self.tuner.is_over:
-                break
-        assert self.tuner.is_over
-        assert self.settled
+        assert (self.tuner.is_over, self.settled) == (True, True)
         return self.tuner
 
 
@@ -113,9 +101,8 @@ def test_a_bad_scale_becomes_as_fast_as_the_best(caplog):
 
 @pytest.mark.parametrize("learn_s", [1.0, 6.0])
 def test_fastest_takes_the_fewest_envs_within_the_indifference_and_all_env_runners_beside_a_long_update(learn_s):
-    world = World(Scale(2, 1), vector_ms=0.2, step_ms=1.0, learn_s=learn_s)
-    world.noise = 0.005  # with more, it takes twice as many in one of fifteen trials
-    scale = world.tune().scale
+    # With more noise, it takes twice as many in one of fifteen trials.
+    scale = World(Scale(2, 1), vector_ms=0.2, step_ms=1.0, learn_s=learn_s, noise=0.005).tune().scale
     assert scale.num_env_runners == 2
     assert scale.num_envs_per_env_runner <= 8
 
@@ -130,8 +117,7 @@ def test_the_best_stays(own, caplog):
 
 @pytest.mark.parametrize(("slower", "runners"), [(1.12, 2), (0.88, 4)])
 def test_iterations_decide_between_numbers_of_env_runners_that_probes_find_equal(slower, runners):
-    world = World(Scale(4, 1))
-    world.noise = 0.0  # else they are told apart in one of twenty trials
+    world = World(Scale(4, 1), noise=0.0)  # else they are told apart in one of twenty trials
     world.trained_s = lambda scale: world.sampling_s(scale) * (slower if scale.num_env_runners == 4 else 1.0)
     assert world.tune().scale.num_env_runners == runners
 
@@ -188,15 +174,7 @@ def test_an_error_while_rescaling_goes_back_and_it_says_so_where_that_fails_too(
 
 def test_an_interruption_during_a_probe_ends_it():
     world = World(Scale(2, 1), learn_s=2.0, threads=Threads(1.0, 2))
-    measure, interrupted = world.measure, []
-
-    def interrupt(scales):
-        if not interrupted:
-            interrupted.append(scales)
-            raise KeyboardInterrupt
-        return measure(scales)
-
-    world.measure = interrupt
+    world.measure = Mock(side_effect=KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         world.tune()
     tuner = world.tune()
@@ -208,9 +186,9 @@ def test_iterations_with_unknown_figures_dont_count_and_end_it_if_they_go_on():
     world = World(Scale(2, 1))
     world.train()
     for _ in range(9):
-        world.tuner.observe(scaling_of(Scale(2, 1), NAN, 1.0, 1.0))
+        world.train(env_steps=NAN)
     assert not world.tuner.is_over
-    world.tuner.observe(scaling_of(Scale(2, 1), NAN, 1.0, 1.0))
+    world.train(env_steps=NAN)
     assert world.tuner.is_over
     assert "too many iterations" in world.warned[0][1]
 
