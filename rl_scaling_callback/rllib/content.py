@@ -36,9 +36,6 @@ _MAX_VALUES: Final = 20_000
 _MAX_LENGTH: Final = 4_000
 """Maximum length of a value's JSON [characters]; longer values are hashed."""
 
-_CHUNK: Final = 1 << 20
-"""Elements of an array that are hashed at a time."""
-
 _CODE_IN: Final[Mapping[type, tuple[str, ...]]] = {
     classmethod: ("__func__",),
     staticmethod: ("__func__",),
@@ -233,11 +230,7 @@ def _is_opaque(cls: Any) -> bool:
 
 def _hashed(array: Any) -> str:
     """Return the shape, type and hash of an array, the same in any memory layout."""
-    hashed = hashlib.sha256()
-    options: Any = {"flags": ["external_loop", "buffered", "zerosize_ok"], "op_flags": [["readonly", "contig"]]}
-    chunks: Any = np.nditer(array, order="C", buffersize=_CHUNK, **options)
-    for chunk in chunks:
-        hashed.update(chunk.view(np.uint8))
+    hashed = hashlib.sha256(array.tobytes())  # a copy in C order
     return f"{'×'.join(map(str, array.shape))} {array.dtype} #{hashed.hexdigest()[:8]}".strip()
 
 

@@ -10,7 +10,7 @@ import socket
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +38,12 @@ def cpu_model() -> str:
 
 @cache
 def usable_cores() -> int:
-    """Return the number of logical cores that this process may use: the affinity mask, capped by its CPU quota."""
+    """Return the number of logical cores that this process may use: the affinity mask, capped by a container's CPU quota."""
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # macOS
         cores = os.cpu_count() or 1
-    return max(1, math.ceil(min(cores, _cgroup_cpus())))
+    return max(1, math.ceil(min(cores, _quota())))
 
 
 def whole_machine_cores() -> float:
@@ -52,21 +52,9 @@ def whole_machine_cores() -> float:
     return float(cores) if cores == usable_cores() else math.nan
 
 
-def _cgroup_cpus(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
-    """Return the smallest CPU quota of this process's control groups (v1 and v2) and their parents, infinite if there is none."""
-    groups = {PurePosixPath("/")}  # in a container, the only one that is visible
-    with suppress(OSError, ValueError):
-        for line in own.read_text().splitlines():
-            _, controllers, group = line.split(":", 2)
-            if not controllers or "cpu" in controllers.split(","):  # v2 or v1
-                groups |= {PurePosixPath(group), *PurePosixPath(group).parents}
-    return min(_quota(mount / str(group).lstrip("/")) for mount in (root, root / "cpu") for group in groups)
-
-
-def _quota(group: Path) -> float:
-    """Return the CPU quota of a control group, infinite if it has none."""
-    for files in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):  # v2, v1
-        with suppress(OSError, ValueError, ZeroDivisionError):  # no such file, and "max" for no quota
-            quota, period = map(int, " ".join((group / name).read_text() for name in files).split())
-            return quota / period if quota > 0 else math.inf
+def _quota(file: Path = Path("/sys/fs/cgroup/cpu.max")) -> float:
+    """Return the CPU quota of the container that this process runs in; infinite if it has none."""
+    with suppress(OSError, ValueError, ZeroDivisionError):  # no such file, and "max" for no quota
+        quota, period = map(int, file.read_text().split())
+        return quota / period
     return math.inf

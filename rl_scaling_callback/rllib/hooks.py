@@ -25,35 +25,11 @@ if TYPE_CHECKING:
     from rl_scaling_callback.rllib.results import RunnerReport
 
 
-def watch_end(algorithm: Algorithm, at_end: Callable[[], None]) -> None:
-    """Call `at_end` and remove the hooks set after this one when the trial ends, for which RLlib has no hook.
+def watch_methods(algorithm: Algorithm, **blocks: Callable[[], AbstractContextManager[None]]) -> None:
+    """Run each call of the named methods of an Algorithm inside a `with` block.
 
-    Tune may reuse the Algorithm for another trial (`reuse_actors`), whose callback sets its own hooks.
+    Those are `step` (an iteration), `training_step`, and `cleanup` (the end of the trial, for which RLlib has no hook).
     """
-    method, reference = _method(algorithm, "cleanup"), weakref.ref(algorithm)
-    before = [{name: vars(owner)[name] for name in _HOOKED if name in vars(owner)} for owner in _owners(algorithm)]
-
-    def cleanup(*args: Any, **kwargs: Any) -> Any:
-        at_end()
-        for owner, methods in zip(_owners(reference()), before, strict=True):
-            for name in _HOOKED:
-                vars(owner).pop(name, None)
-            vars(owner).update(methods)
-        return method(*args, **kwargs)
-
-    algorithm.cleanup = cleanup  # type: ignore[method-assign]
-
-
-_HOOKED: Final = ("step", "training_step", "cleanup", "log_time", "log_dict", "aggregate", "merge_and_log_n_dicts")
-
-
-def _owners(algorithm: Any) -> tuple[Any, ...]:
-    """Return the objects that have the hooked methods."""
-    return (algorithm, algorithm.metrics) if hasattr(algorithm, "metrics") else (algorithm,)
-
-
-def watch_iterations(algorithm: Algorithm, **blocks: Callable[[], AbstractContextManager[None]]) -> None:
-    """Run each call of the named methods of an Algorithm inside a `with` block: `step` (an iteration), `training_step`."""
     for name, block in blocks.items():
         method = _method(algorithm, name)
 

@@ -4,7 +4,6 @@ import os
 import signal
 from pathlib import Path
 
-from ray.rllib.algorithms.ppo import PPO
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
 
@@ -52,12 +51,3 @@ class AtIteration(RLlibCallback):
         self._samples += 1
         if self._samples == self._iteration:
             self._do()
-
-
-class ReusablePPO(PPO):
-    """PPO whose process is reused for the next trial."""
-
-    def reset_config(self, new_config):
-        self.cleanup()
-        self.setup(new_config)
-        return True

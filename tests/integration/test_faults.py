@@ -18,7 +18,7 @@ pytest.importorskip("ray")
 
 import tuning
 from envs import CostlyEnv
-from fault_envs import AtIteration, KillEnvRunner, KillTrial, ReusablePPO
+from fault_envs import AtIteration, KillEnvRunner, KillTrial
 from ray import tune
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.tune.schedulers import PopulationBasedTraining
@@ -167,16 +167,6 @@ def test_pbt_pauses_both_trials_and_clones_a_checkpoint(tmp_path, flat):
     last = {Path(trial.path).name: flat(trial.metrics) for trial in results}
     assert [name for name, scaling in last.items() if scaling["is_baseline"]] == [Path(published["owner"]).name]
     assert {(scaling["comparable"], scaling["baseline_sps"]) for scaling in last.values()} == {(1.0, sps_in(file))}
-
-
-def test_process_is_reused_for_another_trial(tmp_path, flat):
-    config = ppo(partial(quick, reference="0r1e")).training(lr=tune.grid_search([1e-3, 1e-4]))
-    results = fit(config, tmp_path, trainable=ReusablePPO, iterations=6, reuse_actors=True)
-    assert not results.errors
-    assert len({trial.metrics["pid"] for trial in results}) == 1
-    for trial in results:
-        check(lines(trial), flat)
-    assert [flat(trial.metrics)["is_baseline"] for trial in results] == [1.0, 0.0]
 
 
 # ---------------------------------------------------------------- storage

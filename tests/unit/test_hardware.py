@@ -2,38 +2,12 @@ import math
 
 import pytest
 
-from rl_scaling_callback.rllib.hardware import _cgroup_cpus
+from rl_scaling_callback.rllib.hardware import _quota
 
 
-def groups(tmp_path, own, files):
-    """Return the arguments for a process in the control groups `own`, where `files` exist."""
-    (tmp_path / "cgroup").write_text(own)
-    for name, text in files.items():
-        path = tmp_path / "fs" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return tmp_path / "fs", tmp_path / "cgroup"
-
-
-@pytest.mark.parametrize(
-    ("own", "files", "cpus"),
-    [
-        ("0::/\n", {"cpu.max": "150000 100000\n"}, 1.5),
-        ("0::/\n", {"cpu.max": "max 100000\n"}, math.inf),
-        ("0::/a.slice/b.service\n", {"a.slice/b.service/cpu.max": "200000 100000\n"}, 2.0),
-        (
-            "0::/a.slice/b.service\n",
-            {"a.slice/b.service/cpu.max": "max 100000\n", "a.slice/cpu.max": "300000 100000\n", "other/cpu.max": "1000 100000\n"},
-            3.0,
-        ),
-        ("4:memory:/m\n3:cpu,cpuacct:/a:b\n", {"cpu/a:b/cpu.cfs_quota_us": "50000", "cpu/a:b/cpu.cfs_period_us": "100000"}, 0.5),
-        ("3:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, math.inf),
-        # Inside a container, the host's path of its group is not visible.
-        ("3:cpu:/docker/1\n", {"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, 4.0),
-        ("0::/../outside\n", {"cpu.max": "100000 100000\n"}, 1.0),
-        ("junk\n", {"cpu.max": "junk\n"}, math.inf),
-    ],
-)
-def test_smallest_quota_of_the_own_control_groups(tmp_path, own, files, cpus):
-    assert _cgroup_cpus(tmp_path / "fs", tmp_path / "cgroup") == math.inf
-    assert _cgroup_cpus(*groups(tmp_path, own, files)) == cpus
+@pytest.mark.parametrize(("text", "cpus"), [("150000 100000\n", 1.5), ("max 100000\n", math.inf), ("junk\n", math.inf)])
+def test_quota_of_a_container(tmp_path, text, cpus):
+    file = tmp_path / "cpu.max"
+    assert _quota(file) == math.inf
+    file.write_text(text)
+    assert _quota(file) == cpus

@@ -12,11 +12,9 @@ import pytest
 
 pytest.importorskip("ray.rllib", reason="needs Ray")
 
-from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from rl_scaling_callback.rllib import hooks
-from rl_scaling_callback.rllib.clocks import PhaseClock
 from rl_scaling_callback.rllib.results import ENV_RUNNER_RESULTS, LEARNER_RESULTS, REPORTS
 
 MERGE = hooks.merging(MetricsLogger)
@@ -72,15 +70,16 @@ def noted(calls, name):
     calls.append(f"</{name}>")
 
 
-def watch(algorithm, suffix=""):
+def watch(algorithm):
     """Watch an Algorithm as `ScalingCallback` does."""
     calls = algorithm.calls
-    blocks = {name: functools.partial(noted, calls, name + suffix) for name in ("step", "training_step")}
-    hooks.watch_end(algorithm, lambda: calls.append(f"end{suffix}"))
-    hooks.watch_iterations(algorithm, **blocks)
+    hooks.watch_methods(algorithm, **{name: functools.partial(noted, calls, name) for name in ("step", "training_step", "cleanup")})
 
 
-ALL = ["<step>", "step", "<training_step>", "training_step", "</training_step>", "</step>", "end", "cleanup"]
+ALL = [
+    *("<step>", "step", "<training_step>", "training_step", "</training_step>", "</step>"),
+    *("<cleanup>", "cleanup", "</cleanup>"),
+]
 
 
 @pytest.mark.parametrize("bound", [True, False], ids=["bound method", "function"])
@@ -113,22 +112,3 @@ def test_watching_does_not_keep_an_algorithm_alive():
         assert reference() is None
     finally:
         gc.enable()
-
-
-def test_hooks_are_removed_at_the_end_for_the_next_trial_in_the_same_algorithm():
-    algorithm = Algorithm()
-    algorithm.metrics, algorithm.config = MetricsLogger(), PPOConfig()
-    algorithm.metrics.log_dict = of_another_callback = functools.partial(algorithm.metrics.log_dict)
-    watch(algorithm, "of the first trial")
-    hooks.watch_phases(algorithm, PhaseClock({}))
-    hooks.watch_reports(algorithm, lambda reports: None)
-    assert {"log_time", MERGE} <= set(vars(algorithm.metrics))
-    algorithm.cleanup()
-    assert not {"step", "training_step", "cleanup"} & set(vars(algorithm))
-    assert not {"log_time", MERGE} & set(vars(algorithm.metrics))
-    assert algorithm.metrics.log_dict is of_another_callback
-    watch(algorithm)
-    algorithm.calls.clear()
-    algorithm.step()
-    algorithm.cleanup()
-    assert algorithm.calls == ALL
