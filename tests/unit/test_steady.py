@@ -6,9 +6,9 @@ import pytest
 from rl_scaling_callback.core.steady import SteadyRule, SteadyWindow
 
 
-def fill(window, seconds, env_steps=1000.0):
+def fill(window, seconds):
     for each in seconds:
-        window.add(env_steps, each)
+        window.add(1000.0, each)
     return window.read()
 
 

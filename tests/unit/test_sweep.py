@@ -370,9 +370,7 @@ def test_few_training_iterations_do_not_hide_their_error():
 
 @pytest.mark.parametrize(("learn", "slower", "ratio"), [(0.75, 1, "0.0"), (0.1, 3, "2.9")], ids=["not timed", "slower in training"])
 def test_training_that_probes_do_not_reproduce_is_not_predicted_by_them(scripted, learn, slower, ratio):
-    def train(self, scale):
-        return trained(scale, slower * 0.8 / scale.parallelism + 0.01, learn=learn / scale.parallelism)
-
-    scripted(train=train)
+    seconds = slower * 0.8
+    scripted(train=lambda self, scale: trained(scale, seconds / scale.parallelism + 0.01, learn=learn / scale.parallelism))
     with pytest.raises(ProbeError, match=f"An env step takes {ratio}.* times as long in training as in probes"):
         probe()

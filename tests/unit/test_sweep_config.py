@@ -30,9 +30,8 @@ def test_env_runners_to_try_fill_the_cluster(monkeypatch, each, cpus, runners):
     config = PPOConfig().env_runners(num_cpus_per_env_runner=each)
     assert sweeps.grid_of(config, "auto", [1, 3]) == sweeps.Grid(runners, (1, 3))
     if each:
-        with pytest.raises(
-            ValueError, match=rf"never run 20 env runners: they need {1 + 20 * each:g} CPU, but the cluster has {cpus}"
-        ):
+        refusal = f"never run 20 env runners: they need {1 + 20 * each:g} CPU, but the cluster has {cpus}"
+        with pytest.raises(ValueError, match=refusal):
             sweeps.grid_of(config, [1, 20], [1])
 
 
