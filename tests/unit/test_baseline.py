@@ -20,8 +20,7 @@ def changed(**changes):
     return json.dumps({**DOCUMENT, **changes})
 
 
-def test_json_round_trip():
-    assert Baseline.from_json(BASELINE.to_json()) == BASELINE
+def test_unknown_error_stays_unknown():
     assert math.isnan(Baseline.from_json(baseline(error=math.nan).to_json()).steady.error)
 
 
@@ -74,10 +73,6 @@ def test_junk_raises_only_baseline_file_errors(junk):
     for text in (json.dumps(junk), changed(steady=junk), changed(workload=junk)):
         with pytest.raises(BaselineFileError):
             Baseline.from_json(text)
-
-
-def test_workload_id_depends_on_the_facts_only():
-    assert Workload({"a": 1, "b": 2}).id == Workload({"b": 2, "a": 1}).id != Workload({"a": 1, "b": 2.5}).id
 
 
 def test_differences_name_the_fact_and_both_values_but_not_strings_that_may_be_secret():

@@ -9,24 +9,25 @@ import pytest
 
 from rl_scaling_callback.rllib.clocks import PhaseClock, SamplingClock
 
-# ---------------------------------------------------------------- phases
-
 
 class Metrics:
-    """A fake MetricsLogger that records what is logged."""
+    """A fake MetricsLogger that records what is logged, and the time."""
 
     def __init__(self):
-        self.logged = []
+        self.now, self.logged = 0.0, []
 
     @contextmanager
     def log_time(self, key, **options):
         self.logged.append((key, options))
         yield "stats"
 
+    def spend(self, key, seconds):
+        with self.log_time(key, window=3) as stats:
+            assert (stats, self.logged[-1]) == ("stats", (key, {"window": 3})), "RLlib's metrics are unchanged"
+            self.now += seconds
 
-@pytest.fixture
-def now():
-    return [0.0]
+
+# ---------------------------------------------------------------- phases
 
 
 @pytest.fixture
@@ -35,9 +36,9 @@ def metrics():
 
 
 @pytest.fixture
-def clock(now, metrics):
+def clock(metrics):
     phases = {"sampling": "sample", "update": "learn", "inner": "sync", "evaluation": "evaluate"}
-    clock = PhaseClock(phases, background=["evaluate"], clock=lambda: now[0])
+    clock = PhaseClock(phases, background=["evaluate"], clock=lambda: metrics.now)
     clock.watch(metrics)
     return clock
 
@@ -48,78 +49,69 @@ def in_thread(function, *args):
     thread.join()
 
 
-def spend(metrics, now, key, seconds):
-    with metrics.log_time(key, window=3) as stats:
-        assert (stats, metrics.logged[-1]) == ("stats", (key, {"window": 3})), "RLlib's metrics are unchanged"
-        now[0] += seconds
-
-
-def test_blocks_of_a_phase_add_up_until_taken_and_nested_ones_count_for_the_innermost(clock, metrics, now):
+def test_blocks_of_a_phase_add_up_until_taken_and_nested_ones_count_for_the_innermost(clock, metrics):
     for seconds in (1.0, 2.0):
-        spend(metrics, now, ("timers", "sampling"), seconds)
-        spend(metrics, now, ("timers", "update"), 0.5)
-        now[0] += 10.0
+        metrics.spend(("timers", "sampling"), seconds)
+        metrics.spend(("timers", "update"), 0.5)
+        metrics.now += 10.0
     assert clock.take() == {"sample": 3.0, "learn": 1.0}
     with metrics.log_time("sampling"):
-        now[0] += 1.0
+        metrics.now += 1.0
         assert clock.take() == {"sample": 1.0}, "up to now"
         with metrics.log_time(("timers", "unknown")):
-            now[0] += 1.0
-            spend(metrics, now, "inner", 4.0)
-        now[0] += 1.0
+            metrics.now += 1.0
+            metrics.spend("inner", 4.0)
+        metrics.now += 1.0
     assert clock.take() == {"sample": 2.0, "sync": 4.0}
     assert clock.take() == {}
 
 
-def test_failed_iteration_does_not_count_for_the_next(clock, metrics, now):
+def test_failed_iteration_does_not_count_for_the_next(clock, metrics):
     with suppress(RuntimeError), metrics.log_time("sampling"):
-        now[0] += 4.0
+        metrics.now += 4.0
         raise RuntimeError
     clock.enter("sample")  # left open by an error
-    now[0] += 1.0
+    metrics.now += 1.0
     clock.start()
-    now[0] += 1.0
+    metrics.now += 1.0
     clock.leave("sample")
-    spend(metrics, now, "sampling", 0.5)
+    metrics.spend("sampling", 0.5)
     assert clock.take() == {"sample": 0.5}
 
 
-def test_background_phase_counts_only_while_no_other_runs(clock, metrics, now):
+def test_background_phase_counts_only_while_no_other_runs(clock, metrics):
     def train():
         with clock.block("other"):
-            now[0] += 1.0
-            spend(metrics, now, "sampling", 2.0)
+            metrics.now += 1.0
+            metrics.spend("sampling", 2.0)
 
     with metrics.log_time("evaluation"):
         in_thread(train)
-        now[0] += 4.0
+        metrics.now += 4.0
     assert clock.take() == {"other": 1.0, "sample": 2.0, "evaluate": 4.0}
 
 
-@pytest.mark.parametrize(("beside", "known"), [(True, {"sample": 2.0}), (False, {"sample": 0.0, "learn": 2.0})])
-def test_threads_count_one_after_another_but_not_in_parallel(clock, metrics, now, beside, known):
+def test_threads_count_one_after_another_but_not_in_parallel(clock, metrics):
     with metrics.log_time("sampling"):
-        if beside:
-            in_thread(spend, metrics, now, "update", 2.0)
-    if not beside:
-        in_thread(spend, metrics, now, "update", 2.0)
-    assert clock.take() == known
+        in_thread(metrics.spend, "update", 2.0)
+    in_thread(metrics.spend, "update", 1.0)
+    assert clock.take() == {"sample": 2.0, "learn": 1.0}
 
 
-def test_asynchronous_work_counts_for_the_phase_that_started_it(metrics, now):
-    clock = PhaseClock({"update": "learn"}, {"learn": lambda: now.__setitem__(0, now[0] + 3.0)}, clock=lambda: now[0])
+def test_asynchronous_work_counts_for_the_phase_that_started_it(metrics):
+    clock = PhaseClock({"update": "learn"}, {"learn": lambda: metrics.spend("GPU", 3.0)}, clock=lambda: metrics.now)
     clock.watch(metrics)
-    spend(metrics, now, "update", 1.0)
+    metrics.spend("update", 1.0)
     assert clock.take() == {"learn": 4.0}
 
 
 @pytest.mark.parametrize(
     ("config", "seconds"), [({}, {"sample": 1.0, "other": 1.0}), ({"broadcast_interval": 1}, {"other": 2.0})], ids=["PPO", "APPO"]
 )
-def test_merging_metrics_counts_as_sampling(metrics, now, config, seconds):
+def test_merging_metrics_counts_as_sampling(metrics, config, seconds):
     hooks = pytest.importorskip("rl_scaling_callback.rllib.hooks", reason="needs Ray")
-    metrics.aggregate = lambda stats, *, key: now.__setitem__(0, now[0] + 1.0)
-    clock = PhaseClock({}, clock=lambda: now[0])
+    metrics.aggregate = lambda stats, *, key: metrics.spend(key, 1.0)
+    clock = PhaseClock({}, clock=lambda: metrics.now)
     hooks.watch_phases(SimpleNamespace(metrics=metrics, config=SimpleNamespace(**config)), clock)
     with clock.block("other"):
         metrics.aggregate([], key="env_runners")
@@ -130,12 +122,12 @@ def test_merging_metrics_counts_as_sampling(metrics, now, config, seconds):
 # ---------------------------------------------------------------- sampling
 
 
-class Runner:
+class Runner(Metrics):
     """Samples like RLlib's env runner: inference, connectors, env step, connectors, then a callback per env."""
 
     def __init__(self, num_envs=1, step_s=0.001, inference_s=0.002, connectors_s=0.001):
-        self.now = 0.0
-        self.blocks = self.timed_steps = self.wrapped = 0
+        super().__init__()
+        self.timed_steps = self.wrapped = 0
         self._random = random.Random(1)
         self.num_envs, self.metrics, self.config = num_envs, self, SimpleNamespace()
         self.step_s, self.inference_s, self.connectors_s = step_s, inference_s, connectors_s
@@ -146,16 +138,9 @@ class Runner:
         self.timed_steps += 1
         return self._random.randrange(low, high)
 
-    @contextmanager
-    def log_time(self, key, **options):
-        self.blocks += 1
-        yield "stats"
-
-    def spend(self, timer, seconds):
+    def spend(self, key, seconds):
         self.wrapped += self.log_time.__func__ is not Runner.log_time
-        with self.log_time(timer, window=1) as stats:
-            assert stats == "stats"
-            self.now += seconds
+        super().spend(key, seconds)
 
     def step(self, env_step_s):
         self.spend("rlmodule_inference_timer", self.inference_s)
@@ -175,14 +160,17 @@ class Runner:
             return self.clock.take()
 
 
-def test_fast_steps_are_extrapolated_from_a_few_and_the_others_are_not_wrapped():
-    runner = Runner(step_s=1e-4, inference_s=2e-4, connectors_s=1e-4)
+@pytest.mark.parametrize("num_envs", [1, 4])  # which take one step together
+def test_fast_steps_are_extrapolated_from_a_few_and_the_others_are_not_wrapped(num_envs):
+    runner = Runner(num_envs, step_s=1e-4, inference_s=2e-4, connectors_s=1e-4)
     runner.sample(1000)
     runner.timed_steps = runner.wrapped = 0
     seconds = runner.sample(10_000)
     assert seconds == pytest.approx({"busy": 4.0, "reset": 0.0, "cpu": 1.0, "env_step": 1.0, "inference": 2.0})
     assert 150 < runner.timed_steps < 250, "once in 20 ms of 4 s"
     assert runner.wrapped < 4 * 260
+    assert len(runner.logged) == 2 + 4 * 11_000, "RLlib's metrics are unchanged"
+    assert runner.clock.take() == {}, "a sample without its start is unknown"
 
 
 def test_estimate_is_unbiased():
@@ -191,16 +179,6 @@ def test_estimate_is_unbiased():
     count = iter(range(10**6))
     seconds = [runner.sample(2000, lambda: 4e-3 if next(count) % 4 == 0 else 1e-3)["env_step"] for _ in range(20)]
     assert sum(seconds) == pytest.approx(20 * 2000 * 1.75e-3, rel=0.05)
-
-
-def test_envs_of_a_runner_count_as_one_step_and_rllib_metrics_are_unchanged():
-    runner = Runner(num_envs=4)
-    for _ in range(3):
-        seconds = runner.sample(200)
-    parts = {"env_step": 200 * 0.001, "inference": 200 * 0.002, "reset": 0.0}
-    assert seconds == pytest.approx({"busy": 200 * 0.004, "cpu": 200 * 0.001, **parts})
-    assert runner.blocks == 3 * (1 + 200 * 4)
-    assert runner.clock.take() == {}, "a sample without its start is unknown"
 
 
 @pytest.mark.parametrize(("num_envs", "reset_s"), [(1, 2.0), (4, 2.0), (4, 1e-4)])

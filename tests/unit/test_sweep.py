@@ -47,9 +47,8 @@ def trained(scale, seconds, learn=0.008, env_steps=80.0, resets_s=0.0):
 
 
 class ScriptedHost:
-    """A fake `Host` with perfectly scaling sampling and a simulated clock; `fails(host)` raises to end a sweep."""
+    """A fake `Host` with perfectly scaling sampling and a simulated clock; it raises `error` if `when(host)`."""
 
-    fails = staticmethod(lambda host: None)
     now = 0.0
     learner_threads = math.nan
     threads = slower = 1
@@ -71,16 +70,25 @@ class ScriptedHost:
 
     def train(self, scale, threads=None):
         self.trained_since += 1
-        self.trained[self.scale] += 1
-        self.fails(self)
+        self.trained[scale] += 1
+        self.fail_if_due()
         self.threads = threads or self.threads
         self.trained_with[threads] += 1
         learn = self.slower * self.update_s()
         seconds = self.slower * 0.8 / scale.parallelism + 0.002 + learn
         if not self.probes:
             seconds = 2.0 / min(scale.num_env_runners, 2) / min(scale.num_envs_per_env_runner, 4) + 0.01
+        seconds *= self.slowed(scale)
         ScriptedHost.now += seconds
         return trained(scale, seconds, learn)
+
+    def slowed(self, scale):
+        """Return the factor by which the next training iteration is slower than usual."""
+        return 1
+
+    def fail_if_due(self):
+        if self.when(self):
+            raise self.error
 
     def noisy(self, seconds, scale, noise):
         """Return what the next measurement of a scale yields, in whatever order they are made."""
@@ -90,7 +98,7 @@ class ScriptedHost:
     def probe(self, scale):
         self.probed += scale == REFERENCE_SCALE
         self.trained_since = 0
-        self.fails(self)
+        self.fail_if_due()
         seconds = self.noisy(self.slower * 0.8 / scale.parallelism, scale, 0.01)
         ScriptedHost.now += seconds
         return Probe(scale, 80.0, seconds, (seconds,) * scale.num_env_runners)
@@ -100,8 +108,8 @@ class ScriptedHost:
 def scripted(monkeypatch):
     monkeypatch.setattr(ScriptedHost, "now", 0.0)
 
-    def use(**changed):
-        host = type("Host", (ScriptedHost,), {"trained": Counter(), **changed})
+    def use(when=lambda host: False, **changed):
+        host = type("Host", (ScriptedHost,), {"trained": Counter(), "when": staticmethod(when), **changed})
         for way in (by_probes, by_training):
             monkeypatch.setattr(way, "Host", host)
             monkeypatch.setattr(way, "at_scale", lambda config, scale: scale)
@@ -137,16 +145,6 @@ def notes(swept):
     return [note for run in runs(swept).values() for note in run.notes]
 
 
-def raises(error, when):
-    """Return a `fails` that raises an error when a condition on the host holds."""
-
-    def fails(host):
-        if when(host):
-            raise error
-
-    return fails
-
-
 def recommendation(swept, goal=FASTEST):
     return make_report(swept.experiment, goal).studies[0].recommendation
 
@@ -167,31 +165,19 @@ def test_training_doubles_each_axis_while_that_pays_off_and_repeats_the_best(scr
 
 
 @pytest.mark.parametrize(
-    ("envs", "fails", "left_out", "choice"),
+    ("envs", "when", "left_out", "choice"),
     [
         (ENVS, lambda host: host.scale.num_envs_per_env_runner > 1, "1r×2e", Scale(2, 1)),  # and nothing larger is tried
         ((1,), lambda host: host.scale == Scale(4, 1) and host.trained[Scale(4, 1)] > 5, "4r×1e", Scale(2, 1)),  # in its repeat
     ],
 )
-def test_configuration_that_fails_in_training_is_left_out(scripted, envs, fails, left_out, choice):
+def test_configuration_that_fails_in_training_is_left_out(scripted, envs, when, left_out, choice):
     trained = Counter()
-    scripted(fails=staticmethod(raises(ProbeError("out of memory"), fails)), trained=trained)
+    scripted(error=ProbeError("out of memory"), when=when, trained=trained)
     swept, _ = train(runners=(1, 2, 4), envs=envs)
     assert recommendation(swept).choice.scale == choice
     assert [*swept.experiment.left_out] == [(left_out, "out of memory")]
     assert {scale for scale in trained if scale.num_envs_per_env_runner > 1} <= {Scale(1, 2)}
-
-
-@pytest.mark.parametrize(
-    ("error", "said"),
-    [(KeyboardInterrupt(), "Interrupted"), (TimeoutError("others use the CPUs"), "Ended early (others use the CPUs)")],
-)
-def test_training_that_ends_early_reports_the_results_so_far(scripted, error, said):
-    scripted(fails=staticmethod(raises(error, lambda host: host.scale == Scale(2, 2))))
-    swept, messages = train()
-    assert swept.interrupted == isinstance(error, KeyboardInterrupt)
-    assert messages[-1] == f"{said}: showing the results so far"
-    assert runs(swept).keys() >= {REFERENCE_SCALE, Scale(2, 1), Scale(1, 2)}
 
 
 @pytest.mark.parametrize(
@@ -220,38 +206,36 @@ def test_no_training_starts_after_the_budget_of_which_probes_may_have_spent_a_pa
 # With probes
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), ProbeError("The process died")])
 @pytest.mark.parametrize(
-    "when",
+    ("way", "error", "when"),
     [
-        pytest.param(lambda host: host.probed == 2, id="probing"),
-        pytest.param(lambda host: host.added > 4, id="right after larger configurations were added"),
-        pytest.param(lambda host: host.probed > 2 and host.trained_since > 4, id="confirming"),
+        pytest.param(train, TimeoutError("others use the CPUs"), lambda host: host.scale == Scale(2, 2), id="training"),
+        pytest.param(probe, ProbeError("it died"), lambda host: host.probed == 2, id="probing"),
+        pytest.param(probe, ProbeError("it died"), lambda host: host.added > 4, id="right after larger ones were added"),
+        pytest.param(probe, ProbeError("it died"), lambda host: host.probed > 2 and host.trained_since > 4, id="confirming"),
     ],
 )
-def test_sweep_that_ends_early_reports_the_results_so_far(scripted, error, when):
-    scripted(fails=staticmethod(raises(error, when)))
-    swept, said = probe()
-    assert swept.interrupted == isinstance(error, KeyboardInterrupt)
-    assert runs(swept).keys() >= {REFERENCE_SCALE, Scale(1, 2), Scale(2, 1), Scale(2, 2)}
-    assert any(text.startswith("Interrupted:" if isinstance(error, KeyboardInterrupt) else "Ended early") for text in said)
+@pytest.mark.parametrize("interrupted", [True, False])
+def test_sweep_that_ends_early_reports_the_results_so_far(scripted, way, error, when, interrupted):
+    scripted(error=KeyboardInterrupt() if interrupted else error, when=when)
+    swept, said = way()
+    assert swept.interrupted == interrupted
+    assert runs(swept).keys() >= {REFERENCE_SCALE, Scale(1, 2), Scale(2, 1)}
+    assert said[-1] == f"{'Interrupted' if interrupted else f'Ended early ({error})'}: showing the results so far"
 
 
 def test_configuration_that_cannot_be_probed_is_neither_probed_again_nor_trained(scripted):
-    tried = []
+    probed, trained = Counter(), Counter()
 
     def fail(self, scale):
-        tried.append(scale)
+        probed[scale] += 1
         return "no licence" if scale.num_envs_per_env_runner > 1 else ScriptedHost.probe(self, scale)
 
-    def spy(self, scale):
-        tried.append(scale)
-        return ScriptedHost.train(self, scale)
-
-    scripted(probe=fail, train=spy)
+    scripted(probe=fail, trained=trained)
     swept, _ = probe(envs=(1, 4), budget_s=20.0)
     assert dict(swept.experiment.left_out) == {"1r×4e": "no licence", "2r×4e": "no licence"}
-    assert tried.count(Scale(1, 4)) == tried.count(Scale(2, 4)) == 1
+    assert probed[Scale(1, 4)] == probed[Scale(2, 4)] == 1
+    assert trained.keys() == {REFERENCE_SCALE, Scale(2, 1)}
 
 
 @pytest.mark.parametrize(("budget_s", "changed"), [(10.0, {}), (20.0, {}), (20.0, SLOW), (40.0, SLOW)])
@@ -287,27 +271,16 @@ def test_rounds_go_on_for_longer_while_errors_are_large(budget_s, error, end):
 
 
 def test_a_stall_leads_to_more_iterations_that_confirm_instead_of_a_wide_interval(scripted):
-    trained = []
-
-    def stall(self, scale):
-        trained.append(scale)
-        iteration = ScriptedHost.train(self, scale)
-        stalls = scale == Scale(2, 4) and trained.count(scale) == 2
-        return replace(iteration, seconds=10 * iteration.seconds) if stalls else iteration
-
-    scripted(train=stall)
+    trained = Counter()
+    scripted(trained=trained, slowed=lambda self, scale: 10 if scale == Scale(2, 4) and trained[scale] == 2 else 1)
     swept, _ = probe(envs=(1, 4))
     (note,) = runs(swept)[Scale(2, 4)].notes
     assert float(re.search(r"± (\d+) %", note)[1]) < 11
-    assert trained.count(Scale(2, 4)) > 4
+    assert trained[Scale(2, 4)] > 4
 
 
 def test_training_that_varies_too_much_confirms_nothing(scripted):
-    def vary(self, scale):
-        iteration = ScriptedHost.train(self, scale)
-        return replace(iteration, seconds=self.noisy(iteration.seconds, scale, 1.0))
-
-    scripted(train=vary)
+    scripted(slowed=lambda self, scale: self.noisy(1.0, scale, 1.0))
     swept, _ = probe(envs=(1, 4))
     assert any(note.startswith("training iterations vary too much to confirm it") for note in notes(swept))
 
@@ -324,12 +297,11 @@ def test_fewest_threads_as_fast_as_the_best_are_chosen_for_the_learner(scripted,
 
 
 def test_interrupted_comparison_of_threads_keeps_its_blocks(scripted):
-    blocks = raises(KeyboardInterrupt(), lambda host: sum(host.trained_with[count] for count in (1, 2, 3)) == 7)
-    scripted(fails=staticmethod(blocks), learner_threads=1.0, update_s=lambda self: 0.06 / min(self.threads, 2))
-    swept, said = probe(envs=(1, 2))
+    in_blocks = {"when": lambda host: sum(host.trained_with[count] for count in (1, 2, 3)) == 7, "error": KeyboardInterrupt()}
+    scripted(**in_blocks, learner_threads=1.0, update_s=lambda self: 0.06 / min(self.threads, 2))
+    swept, _ = probe(envs=(1, 2))
     assert swept.interrupted
     assert swept.learner_threads == {Scale(2, 2): 2}
-    assert said[-1] == "Interrupted: showing the results so far"
 
 
 def test_env_runners_share_the_resets_that_probes_exclude(scripted):
@@ -398,9 +370,7 @@ def test_few_training_iterations_do_not_hide_their_error():
 
 @pytest.mark.parametrize(("learn", "slower", "ratio"), [(0.75, 1, "0.0"), (0.1, 3, "2.9")], ids=["not timed", "slower in training"])
 def test_training_that_probes_do_not_reproduce_is_not_predicted_by_them(scripted, learn, slower, ratio):
-    def train(self, scale):
-        return trained(scale, slower * 0.8 / scale.parallelism + 0.01, learn=learn / scale.parallelism)
-
-    scripted(train=train)
+    seconds = slower * 0.8
+    scripted(train=lambda self, scale: trained(scale, seconds / scale.parallelism + 0.01, learn=learn / scale.parallelism))
     with pytest.raises(ProbeError, match=f"An env step takes {ratio}.* times as long in training as in probes"):
         probe()

@@ -9,7 +9,7 @@ from rl_scaling_callback.analysis.configurations import configurations
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
 from rl_scaling_callback.report import make_report
-from tests.builders import HEADER, TABLE
+from tests.builders import HEADER
 
 
 def write(tmp_path, text, name="table.csv"):
@@ -28,16 +28,6 @@ def studies(tmp_path, text, **options):
     return {study.title: {str(c.scale): round(c.sps) for c in configurations(study)} for study in found}
 
 
-def test_table_has_no_warm_up():
-    experiment = read_experiment(TABLE)
-    (study,) = experiment.studies
-    assert (study.title, len(study.runs), experiment.left_out) == ("halfcheetah_ppo_i7_12700", 10, ())
-    fastest = study.runs[-1]
-    assert (fastest.scale, fastest.steady.iterations) == (Scale(8, 2), 1)
-    assert (fastest.steady.env_steps, fastest.steady.seconds, fastest.steady.sps) == (16384.0, 2.20, 16384 / 2.20)
-    assert (study.runs[0].name, experiment.notes) == ("1r×1e", ())
-
-
 @pytest.mark.parametrize(
     ("text", "steps", "seconds"),
     [
@@ -50,7 +40,6 @@ def test_table_has_no_warm_up():
         ('Num Workers,Timesteps,Iteration Time (s)\n2,"1,000",1\n2,"1 000.0",3', 2000, 4),
         (f"\ufeffiter, {HEADER}\n1,2,1,100,1\n2,2,1,100,3\n", 200, 4),
         *((f"workers;fps;time\n2;{number};1\n", 16384.5, 1) for number in ("16384,5", '"16384,5"', "16384.5", '"16,384.5"')),
-        ("workers\tsteps\tseconds\n2\t1,000\t1\n2\t1,000\t3", 2000, 4),
         ("config/num_workers,env_runners/num_env_steps_sampled,time_this_iter_s,pid\n2,100,1,17\n2,100,3,18", 200, 4),
     ],
 )
@@ -69,8 +58,6 @@ BY_ENVS = {"1r×1e": 100, "1r×4e": 240, "1r×16e": 320}
         ("table.jsonl", "\n".join(json.dumps({"reward": math.nan, "config": row}) for row in ROWS) + "\n"),
         ("table.json", json.dumps(ROWS)),
         *(("table.tsv", f"n_envs{mark}fps\n" + "".join(f"{row['n_envs']}{mark}{row['fps']}\n" for row in ROWS)) for mark in "\t;|"),
-        ("table.csv", lines(("envs", "fps"), *(row.values() for row in ROWS))),
-        ("decimal.csv", "n_envs;fps\n1;100,0\n4;240,0\n16;320,0\n"),
         ("table.md", "| n_envs | fps |\n|---|---|\n" + "".join(f"| {row['n_envs']} | {row['fps']} |\n" for row in ROWS)),
     ],
 )
@@ -87,13 +74,10 @@ def test_dataframe():
     experiment = read_experiment(frame)
     assert [study.title for study in experiment.studies] == ["DataFrame (machine: a)", "DataFrame (machine: none)"]
     assert experiment.notes[0] == "Columns: num_envs_per_env_runner is n_envs, sps is fps."
-    assert len(make_report(frame[["n_envs", "fps"]]).studies[0].configurations) == 3
     plain = frame[["n_envs", "fps"]]
     nested = plain.set_axis(pandas.MultiIndex.from_product([["a"], plain.columns]), axis=1)
-    for same in (plain.set_index("n_envs"), nested):
-        assert [run.steady.sps for run in read_experiment(same).studies[0].runs] == [*BY_ENVS.values()]
-    numbered = read_experiment(frame.rename(columns={"fps": 0}), columns={"sps": "0"}, pool=["machine"])
-    assert [run.steady.sps for run in numbered.studies[0].runs] == [*BY_ENVS.values()]
+    for same, columns in ((plain.set_index("n_envs"), {}), (nested, {}), (plain.rename(columns={"fps": 0}), {"sps": "0"})):
+        assert [run.steady.sps for run in read_experiment(same, columns=columns).studies[0].runs] == [*BY_ENVS.values()]
     with pytest.raises(TypeError, match="experiment is 3"):
         make_report(3)
 
@@ -103,8 +87,6 @@ def test_columns_by_name(tmp_path):
     lacks = "lacks a column for the scale and a column for the speed; its columns are gpus, step_fps and train_fps"
     with pytest.raises(ExperimentError, match=lacks):
         read_experiment(path)
-    (study,) = read_experiment(path, columns={"num_env_runners": "gpus", "sps": "train_fps"}).studies
-    assert [(str(c.scale), c.speedup) for c in configurations(study)] == [("1r×1e", 1.0), ("4r×1e", pytest.approx(4.3))]
     for wrong in ({"speed": "gpus"}, {"sps": "FPS"}):
         with pytest.raises(ExperimentError, match=r"speed is not one of ours|there is no column FPS"):
             read_experiment(path, columns=wrong)
@@ -129,8 +111,6 @@ def test_factors_make_studies_titled_by_what_differs_unless_pooled(tmp_path):
     assert note == "Rows that differ in machine or method are not compared with each other; --pool NAME merges them on purpose."
     (study, _) = read_experiment(write(tmp_path, METHODS), pool=["method"]).studies
     assert [run.name for run in study.runs] == ["1r×1e, x", "1r×2e, x", "1r×1e, y", "1r×2e, y"]
-    with pytest.raises(ExperimentError, match="there is no column nothing"):
-        read_experiment(write(tmp_path, METHODS), pool=["nothing"])
 
 
 @pytest.mark.parametrize("column", ["seed", "rep", "Trial", "run"])
@@ -212,7 +192,7 @@ def test_times_or_throughputs_alone_give_speedups(tmp_path, table, speedups, sps
 # Damage
 
 
-BAD = ["1,1,many,1", "1,1,100,0", "1,1,100", "1,0,100,1", "1.5,1,100,1", "1,1,1,100,1", "1,1,inf,1", "1,1,100,nan"]
+BAD = ["1,1,many,1", "1,1,100,0", "1,1,0,1", "1,1,100", "1,0,100,1", "1.5,1,100,1", "1,1,1,100,1", "1,1,inf,1", "1,1,100,nan"]
 JSON = ['{"n_envs": 1, "fps": 100}', "[2]", "", '{"n_envs": 4, "f']
 
 
@@ -231,8 +211,6 @@ def test_unreadable_rows_are_left_out_by_line(tmp_path, rows, left_out):
     [
         (b"\xff\xfe\x00\x01", "not a table in CSV, TSV or JSON lines in UTF-8"),
         ("num_envs_per_env_runner,env_steps\n1,100\n", "lacks a column for the speed; its columns are num_envs_"),
-        ("machine,sps\n1,100\n", "lacks a column for the scale;"),
-        ("num_env_runners,sps\n1,0\n", "no row can be read (sps is '0'"),
         ("num_env_runners,sps,sps\n1,1,100\n", "has sps twice"),
         (HEADER + "\n", "it has no rows"),
         ("", "it is empty"),
