@@ -5,16 +5,6 @@ import pytest
 from rl_scaling_callback.rllib.hardware import _cgroup_cpus
 
 
-def groups(tmp_path, own, files):
-    """Return the arguments for a process in the control groups `own`, where `files` exist."""
-    (tmp_path / "cgroup").write_text(own)
-    for name, text in files.items():
-        path = tmp_path / "fs" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return tmp_path / "fs", tmp_path / "cgroup"
-
-
 @pytest.mark.parametrize(
     ("own", "files", "cpus"),
     [
@@ -35,5 +25,10 @@ def groups(tmp_path, own, files):
     ],
 )
 def test_smallest_quota_of_the_own_control_groups(tmp_path, own, files, cpus):
-    assert _cgroup_cpus(tmp_path / "fs", tmp_path / "cgroup") == math.inf
-    assert _cgroup_cpus(*groups(tmp_path, own, files)) == cpus
+    root, own_groups = tmp_path / "fs", tmp_path / "cgroup"
+    assert _cgroup_cpus(root, own_groups) == math.inf
+    own_groups.write_text(own)
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    assert _cgroup_cpus(root, own_groups) == cpus
