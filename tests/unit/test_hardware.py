@@ -10,12 +10,8 @@ from rl_scaling_callback.rllib.hardware import _cgroup_cpus
     [
         ("0::/\n", {"cpu.max": "150000 100000\n"}, 1.5),
         ("0::/\n", {"cpu.max": "max 100000\n"}, math.inf),
-        ("0::/a.slice/b.service\n", {"a.slice/b.service/cpu.max": "200000 100000\n"}, 2.0),
-        (
-            "0::/a.slice/b.service\n",
-            {"a.slice/b.service/cpu.max": "max 100000\n", "a.slice/cpu.max": "300000 100000\n", "other/cpu.max": "1000 100000\n"},
-            3.0,
-        ),
+        ("0::/a/b\n", {"a/b/cpu.max": "200000 100000\n", "other/cpu.max": "1000 100000\n"}, 2.0),
+        ("0::/a/b\n", {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "300000 100000\n"}, 3.0),
         ("4:memory:/m\n3:cpu,cpuacct:/a:b\n", {"cpu/a:b/cpu.cfs_quota_us": "50000", "cpu/a:b/cpu.cfs_period_us": "100000"}, 0.5),
         ("3:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, math.inf),
         # Inside a container, the host's path of its group is not visible.
