@@ -78,8 +78,10 @@ def test_scale_from_a_config():
 def test_logged_config_has_todays_names():
     logged = {"env": "<class 'envs.Custom'>", "_learner_connector": "<function f at 0x7fe1484a44a0>"}
     assert configs.read_logged_config(logged) == {"env": "envs.Custom", "_learner_connector": "<function f>"}
-    older = {"num_envs_per_worker": 2, "sgd_minibatch_size": None, "minibatch_size": 64, "optimizer": {"num_envs_per_worker": 2}}
-    assert configs.read_logged_config(older) == {"num_envs_per_env_runner": 2, "minibatch_size": 64, "optimizer": {}}
+    # RLlib sets settings that it has renamed to -1 or None, and once copied some into `optimizer`.
+    older = {"num_envs_per_env_runner": -1, "num_envs_per_worker": 2, "optimizer": {"num_envs_per_worker": 2, "momentum": 0.9}}
+    assert configs.read_logged_config(older) == {"num_envs_per_env_runner": 2, "optimizer": {"momentum": 0.9}}
+    assert configs.read_logged_config({"minibatch_size": None, "sgd_minibatch_size": 64}) == {"minibatch_size": 64}
 
 
 @pytest.mark.parametrize(

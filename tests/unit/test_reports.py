@@ -84,8 +84,11 @@ IN_VAIN = [(0.09, "learn"), (0.01, "sample"), ()] * 20
             [(1.0, "sample"), *IN_VAIN, (0.2, "sample"), (101.0, 102.0, 0.0), (1.0, "sample"), (104.0, 105.0, 0.0)],
             {"sample": 5.0, "other": 0.2},
         ),
-        # The wait for a delayed request counts for the phase that delays it.
-        ([(2.0, "sync"), (), (1.0, "sample"), (103.0, 104.0, 0.0)], {"sample": 2.0, "sync": 2.0}),
+        # The wait for a delayed request counts for the phase that delays it, each time.
+        (
+            [(2.0, "sync"), (), (1.0, "sample"), (103.0, 104.0, 0.0), (2.0, "sync"), (), (1.0, "sample"), (106.0, 107.0, 0.0)],
+            {"sample": 3.0, "sync": 4.0},
+        ),
         # Waiting for weights is sync.
         ([(2.0, "sample"), (101.75, 103.0, 0.5)], {"sample": 2.5, "sync": 0.5}),
     ],
