@@ -13,7 +13,6 @@ from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
-from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import gymnasium as gym
@@ -41,6 +40,7 @@ FUNCTION = "def made(x, y=1):\n    return x + y\n"
 METHOD = "class made:\n    def step(self):\n        return 1\n"
 BASE = "class base:\n    def step(self): return {}\nclass made(base): pass"
 NESTED = "def made():\n    class C:\n        {}\n        n = 1\n    return C"
+VALUE = "from decimal import Decimal\nvalue = {}\ndef made(): return value"
 CREATOR = "class Env:\n    def step(self): return {}\nmade = lambda config: Env(config)"
 WRAPPERS = ["@staticmethod", "@property", "import functools\n@functools.cache", "import functools\n@functools.cached_property"]
 
@@ -62,7 +62,7 @@ def test_names_lines_comments_and_docstrings_are_ignored():
         (METHOD, "class made:\n    def step(self):\n        return 2\n"),
         (METHOD, "class made:\n    rate = 2\n    def step(self):\n        return 1\n"),
         (BASE.format(1), BASE.format(2)),
-        ("rate = 1\ndef made(): return rate", "rate = 2\ndef made(): return rate"),
+        *((VALUE.format(one), VALUE.format(other)) for one, other in [(1, 2), ("Decimal(1)", "Decimal(2)"), ("Decimal", "int")]),
         ("def f(): return 1\ndef made(): return f()", "def f(): return 2\ndef made(): return f()"),
         (CREATOR.format(1), CREATOR.format(2)),
         ("def made():\n    def f(): return 1\n    return f", "def made():\n    def f(): return 2\n    return f"),
@@ -118,7 +118,6 @@ def python_values():
     yield Fraction(1, 3), Fraction(1, 4)
     yield datetime(2020, 1, 1, tzinfo=timezone.utc), datetime(2020, 1, 1, tzinfo=timezone(timedelta(hours=1)))
     yield ZoneInfo("UTC"), ZoneInfo("GMT")
-    yield UUID(int=1), UUID(int=2)
     yield re.compile("a"), re.compile("b")
     yield Path("a"), Path("b")
     yield range(1), range(2)
@@ -165,24 +164,6 @@ def test_values_are_identified_by_content(values):
         assert len(json.dumps(plain([one, other]))) < 4_000
 
 
-@pytest.mark.parametrize(("one", "other"), [(Decimal(1), Decimal(2)), (np.float32, np.float64), (Spec(Spec), Spec(Spec, 2))])
-def test_values_that_code_refers_to_count(one, other):
-    source = "def made(): return value"
-    assert plain(made(source, value=one)) == plain(made(source, value=copy.deepcopy(one))) != plain(made(source, value=other))
-
-
-def test_envs_that_count_themselves_keep_their_workload():
-    class Env:
-        numbers = itertools.count()
-
-        def __init__(self):
-            self.number = next(self.numbers)
-
-    before = plain(Env)
-    Env()
-    assert plain(Env) == before
-
-
 def test_what_differs_in_every_run_is_ignored():
     torch = pytest.importorskip("torch")
     one, other = (
@@ -192,7 +173,8 @@ def test_what_differs_in_every_run_is_ignored():
     other.space.sample()
     assert plain(one) == plain(other)
     source = "def made(): return value"
-    assert plain(made(source, value=gym.make("CartPole-v1"))) == plain(made(source, value=gym.make("CartPole-v1", 10)))
+    for one, other in [(gym.make("CartPole-v1"), gym.make("CartPole-v1", 10)), (itertools.count(0), itertools.count(1))]:
+        assert plain(made(source, value=one)) == plain(made(source, value=other))
 
 
 def test_strings_are_fingerprints_that_fit_many_guesses():

@@ -82,7 +82,7 @@ def seconds_of_reference(probed, times):
 
 ITERATION = TimeBreakdown.of({"sample": 0.4, "learn": 0.1}, 0.5, 0.36, 0.36)
 """1,000 env steps at the trial's scale."""
-AT_REFERENCE = TimeBreakdown.of({"sample": 1.0, "learn": 0.1}, 1.2, 0.9, 0.9)
+AT_REFERENCE = TimeBreakdown.of({"sample": 1.0, "learn": 0.1, "evaluate": 0.3}, 1.5, 0.9, 0.9)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ AT_REFERENCE = TimeBreakdown.of({"sample": 1.0, "learn": 0.1}, 1.2, 0.9, 0.9)
     [
         ({}, math.inf, ITERATION, 1.0 + 0.1),
         ({}, 4, ITERATION, 1.0 + 8 * 0.1),  # it learns once per round, so 8 times as often
-        ({"scale": SINGLE}, math.inf, AT_REFERENCE, 1.2),  # it is its own reference
+        ({"scale": SINGLE}, math.inf, AT_REFERENCE, 1.2),  # it is its own reference, without evaluation
         ({"reference": ONE_RUNNER}, math.inf, ITERATION, 2 * (0.8 + 0.1)),  # per unit of its parallelism
         ({"overlaps": True}, math.inf, TimeBreakdown.of({}, 1.0), 1.0),  # the probes alone
     ],
@@ -227,9 +227,8 @@ class TestAgainstTheTrialsOwnIterations:
         assert "training_step" in warnings["disagree"]
 
     def test_env_runners_that_sample_for_less_of_an_iteration_than_in_probes_are_a_disagreement(self):
-        machine, warnings = Machine(0.02), Warnings()
+        machine, probed, warnings = trained(0.0)
         machine.busy_share = 0.3  # the rest is a wait that short probes don't meet
-        probed = baseline(machine, warn=warnings)
         machine.train(probed, 30.0)
         assert not probed.status.source
         assert list(warnings) == ["disagree"]
@@ -251,16 +250,6 @@ def test_resets_are_part_of_the_reference_as_often_as_in_training():
     assert sps == pytest.approx(1000 / (1.0 + 0.8 + 0.1))
     assert (reference.sample, reference.busy) == pytest.approx((1.8e-3, 1.7e-3))
     assert one_runner == pytest.approx(0.36 * 4 * 0.5e-3 + 0.8e-3)
-
-
-def test_causes_sum_to_the_loss_and_none_is_estimated():
-    probed = baseline(Machine())
-    lost, estimated = losses(OWN, 1000.0, ITERATION, *probed.reference_for(1000.0, ITERATION)[2:])
-    speedup = 2 * seconds_of_reference(probed, ITERATION)
-    assert sum(lost.values()) == pytest.approx(100 - 100 * speedup / 8, abs=1e-9)
-    assert not estimated
-    # One runner with two envs is busy for 0.72 ms per step: four would sample 1,000 steps in 0.18 s, but take 0.36 s.
-    assert lost["contention"] == pytest.approx(100 * (0.36 - 0.18) / 0.5)
 
 
 def test_stepping_and_contention_are_not_split_by_implausible_probes(monkeypatch):
@@ -303,20 +292,12 @@ def test_failed_probes_stay_within_their_share_and_keep_the_baseline(warn):
     assert 10.0 * (failed - 1) <= 3.0 + 0.01 * (machine.now - started)
     assert probed.status.age == pytest.approx(machine.now - started)
     assert probed.status.source == "probe"
-    assert warn == {
-        "later probe": "a later probe failed: An env hangs. The baseline of the last probe is kept; baseline/age shows how old it "
-        "is."
-    }
+    assert list(warn) == ["later probe"]
+    assert "An env hangs. The baseline of the last probe is kept" in warn["later probe"]
 
 
 def test_asynchronous_trials_are_warned_that_the_reference_does_not_learn_unless_it_is_their_own(warn):
+    assert baseline(Machine(), scale=SINGLE, overlaps=True, warn=warn).status.error == 0.0
+    assert not warn
     baseline(Machine(), overlaps=True, warn=warn)
     assert list(warn) == ["overlap"]
-    warn.clear()
-    probed = baseline(Machine(noise=0.1), scale=SINGLE, overlaps=True, warn=warn)
-    assert not warn
-    times = TimeBreakdown(0.5, 0.3, 0.0, 0.7, 0.2, 0.4, 0.4)
-    sps, comparable, *figures = probed.reference_for(1000.0, times)
-    assert (sps, comparable, probed.status.error) == (pytest.approx(1000.0), 1.0, 0)
-    lost, _ = losses(SINGLE, 1000.0, times, *figures)
-    assert {cause for cause, points in lost.items() if abs(points) > 1e-9} == {"evaluate"}

@@ -18,26 +18,16 @@ from rl_scaling_callback.core.trial import Trial
 from tests.builders import WORKLOAD
 
 
-class Refusing:
-    """A prober whose probes fail."""
-
-    closed = 0
-
-    def __init__(self, algorithm, **options):
-        pass
-
-    def env_steps_per_update(self, scale):
-        return math.inf
-
-    def measure(self, scales, rounds=1):
-        raise ProbeError("the port is taken.")
-
-    def close(self):
-        Refusing.closed += 1
-
-
 class Algorithm:
     config = PPOConfig()
+
+
+@pytest.fixture
+def prober(monkeypatch):
+    """A prober whose probes fail."""
+    prober = Mock(env_steps_per_update=lambda scale: math.inf, measure=Mock(side_effect=ProbeError("the port is taken.")))
+    monkeypatch.setattr(callback, "Prober", lambda *args, **options: prober)
+    return prober
 
 
 @pytest.mark.parametrize(
@@ -48,21 +38,16 @@ class Algorithm:
         (Scale(0, 2), "2r1e", "use reference='0r1e'", 0),
     ],
 )
-def test_refused_probe_closes_the_prober_and_warns(monkeypatch, caplog, scale, reference, text, closed):
-    monkeypatch.setattr(callback, "Prober", Refusing)
-    monkeypatch.setattr(Refusing, "closed", 0)
+def test_refused_probe_closes_the_prober_and_warns(prober, caplog, scale, reference, text, closed):
     ours = ScalingCallback(probe=True, reference=reference)
     assert ours._probe_baseline(Algorithm(), Trial("trial", scale, WORKLOAD), stored := object()) is stored
     assert text in caplog.text
-    assert Refusing.closed == closed
+    assert prober.close.call_count == closed
 
 
-def test_an_uncertain_baseline_does_not_hide_that_measurement_failed_later(monkeypatch, caplog):
-    class Interrupted(Refusing):
-        def measure(self, scales, rounds=1):
-            return [{scale: Probe(scale, 100.0, 0.1, (0.1,) * scale.num_env_runners) for scale in scales}]
-
-    monkeypatch.setattr(callback, "Prober", Interrupted)
+def test_an_uncertain_baseline_does_not_hide_that_measurement_failed_later(prober, caplog):
+    # Interrupted after one round.
+    prober.measure = lambda scales, rounds: [{scale: Probe(scale, 100.0, 0.1, (0.1,) * scale.num_env_runners) for scale in scales}]
     ours = ScalingCallback(probe=True)
     ours._probe_baseline(Algorithm(), Trial("trial", Scale(2, 2), WORKLOAD), BaselineSource())
     assert "uncertain" in caplog.text
