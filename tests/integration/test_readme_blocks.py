@@ -36,7 +36,7 @@ def home(worker_path, tmp_path_factory):
     (folder / "my_config.py").write_text(block("build_algo()").split("algorithm =")[0])
     command = folder / "bin" / "rl-scaling"
     command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -W ignore -m rl_scaling_callback "$@"\n')
+    command.write_text(f"#!{sys.executable} -Wignore\nfrom rl_scaling_callback.cli import main\n\nmain()\n")
     command.chmod(0o755)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(folder))

@@ -262,7 +262,8 @@ def test_worker_can_create_an_env_registered_in_the_file_of_a_tuned_config(tmp_p
 @pytest.mark.release
 def test_ctrl_c_in_a_terminal_shows_the_results_so_far(tmp_path):
     (tmp_path / "my_config.py").write_text(CONFIG)
-    command = [sys.executable, "-m", "rl_scaling_callback", "sweep", f"{tmp_path / 'my_config.py'}:config", "--budget", "5"]
+    start = "from rl_scaling_callback.cli import main; main()"
+    command = [sys.executable, "-c", start, "sweep", f"{tmp_path / 'my_config.py'}:config", "--budget", "5"]
     command += ["--runners", "1", "--goal", "fastest", "--page", str(tmp_path / "page.html"), "--write", str(tmp_path / "tuned.py")]
     environment = os.environ | {"RAY_ADDRESS": "local", "COLUMNS": "80"}
     with (tmp_path / "log").open("w") as log:

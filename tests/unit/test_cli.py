@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 
 import pytest
 from click.testing import CliRunner
@@ -81,8 +79,3 @@ def test_errors_are_clear(arguments, code, message):
     assert done.exit_code == code
     assert message in done.stderr
     assert "Traceback" not in done.output
-
-
-def test_python_m():
-    done = subprocess.run([sys.executable, "-m", "rl_scaling_callback", "--version"], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("rl-scaling, version ")
