@@ -79,6 +79,7 @@ _MIN_GROWTH, _MIN_GROWTHS = 1.25, 3
 _MIN_LEFT: Final = 0.5
 """A column that leaves less than this share of the comparisons between scales is a label."""
 _MAX_NAMES: Final = 500
+_EXCESS: Final = "it has more fields than the header. Quote numbers with thousands separators"
 _WANTED: Final = (
     "Needed are a column for the scale (num_env_runners or num_envs_per_env_runner; one that is missing counts as 1) and one for "
     "the speed (sps; or time_this_iter_s, with env_steps unless all rows have equally many), with one row per iteration or "
@@ -109,16 +110,16 @@ def read_table(source: Location | Any, rule: SteadyRule, columns: Mapping[str, s
     text, name = (source.text, source.name) if isinstance(source, Location) else ("the DataFrame", "DataFrame")
     try:
         lines = dict(_lines(source) if isinstance(source, Location) else _rows_of(source))
-        if lines and all(isinstance(line, str) for line in lines.values()):
-            raise ValueError(lines[min(lines)])
+        if lines and all(None in line for line in lines.values()):
+            raise ValueError(lines[min(lines)][None])
     except (ValueError, csv.Error, RecursionError) as error:
         raise ExperimentError(f"{text} is not a table in CSV, TSV or JSON lines in UTF-8 ({error}). {_WANTED}") from None
-    header = [*dict.fromkeys(column for line in lines.values() if isinstance(line, dict) for column in line if column is not None)]
+    header = [*dict.fromkeys(column for line in lines.values() for column in line if column is not None)]
     ours = _ours(text, header, columns, pool)
     rows: list[_Row] = []
     left_out: list[LeftOut] = []
     for number, line in lines.items():
-        if isinstance(line, str) or any(map(_text, line.values())):
+        if any(map(_text, line.values())):
             try:
                 rows.append(_read_row(line, ours))
             except ValueError as error:
@@ -142,8 +143,8 @@ def read_table(source: Location | Any, rule: SteadyRule, columns: Mapping[str, s
 # Files
 
 
-def _lines(file: Location) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
-    """Yield the number of each line and its cells by column, or why it can't be read."""
+def _lines(file: Location) -> Iterator[tuple[int, Mapping[Any, Any]]]:
+    """Yield the number of each line and its cells by column; by None, why it can't be read."""
     text = file.read().decode("utf-8-sig")  # Spreadsheets write a byte order mark.
     start = text.lstrip()[:1]
     if start == "[":
@@ -154,19 +155,19 @@ def _lines(file: Location) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
                 try:
                     yield number, _cells(json.loads(line))
                 except (ValueError, RecursionError) as error:
-                    yield number, f"it is not a JSON object: {error}"
+                    yield number, {None: f"it is not a JSON object: {error}"}
     else:
         delimiter = max(",;\t|", key=text.partition("\n")[0].count)
-        rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+        rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, restval="")
         rows.fieldnames = names = [name.strip() for name in rows.fieldnames or ()]
         if twice := [name for name in dict.fromkeys(names) if name and names.count(name) > 1]:
             raise ValueError(f"it has {', '.join(twice)} twice")
         yield 1, dict.fromkeys(names)
-        lines = [(rows.line_num, row) for row in rows]
-        cells = [cell for _, row in lines for cell in row.values() if isinstance(cell, str) and _DECIMAL_COMMA.fullmatch(cell)]
+        lines = [(rows.line_num, {None: _EXCESS} if None in row else row) for row in rows]
+        cells = [cell for _, row in lines for cell in row.values() if _DECIMAL_COMMA.fullmatch(cell)]
         if delimiter != "," and not all(_THOUSANDS.fullmatch(cell.strip()) for cell in cells):
             decimal = {cell: cell.replace(".", "").replace(",", ".") for cell in cells}
-            lines = [(n, {k: decimal.get(v, v) if isinstance(v, str) else v for k, v in row.items()}) for n, row in lines]
+            lines = [(number, {column: decimal.get(cell, cell) for column, cell in row.items()}) for number, row in lines]
         yield from lines
 
 
@@ -176,7 +177,7 @@ def _cells(row: Any) -> dict[str, Any]:
     return flat(row, "/")
 
 
-def _rows_of(frame: Any) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _rows_of(frame: Any) -> Iterator[tuple[int, Mapping[Any, Any]]]:
     """Yield the number of each row of a DataFrame and its cells by column, including those of a named index."""
     frame = frame.reset_index() if any(name is not None for name in frame.index.names) else frame
     names = ["/".join(map(str, name)) if isinstance(name, tuple) else str(name) for name in frame.columns]
@@ -215,12 +216,10 @@ def _text(value: Any) -> str:
     return "" if is_missing else text
 
 
-def _read_row(line: Mapping[str, Any] | str, ours: Mapping[str, str]) -> _Row:
+def _read_row(line: Mapping[Any, Any], ours: Mapping[str, str]) -> _Row:
     """Return a row; its work is one env step if only SPS or only the time is known."""
-    if isinstance(line, str):
-        raise ValueError(line)
     if None in line:
-        raise ValueError("it has more fields than the header. Quote numbers with thousands separators")
+        raise ValueError(line[None])
     texts = {name: _text(value) for name, value in line.items()}
     known = {each: _number(theirs, texts.get(theirs, "")) for each, theirs in ours.items()}
     for each in (RUNNERS, ENVS):
