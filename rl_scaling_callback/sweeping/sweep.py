@@ -179,7 +179,7 @@ def _bundles(config: AlgorithmConfig, runners: int) -> list[Mapping[str, float]]
 
 
 def _counts(name: str, counts: Counts) -> Counts:
-    """Return numbers of runners or envs as ascending Python integers, or "auto".
+    """Return numbers of runners or envs in ascending order, or "auto".
 
     Raises:
         ValueError: the value is neither.
@@ -188,7 +188,6 @@ def _counts(name: str, counts: Counts) -> Counts:
         return counts
     if isinstance(counts, str) or not isinstance(counts, Iterable) or not [*counts]:
         raise ValueError(f"{name} is {counts!r}; allowed are several numbers, such as [1, 2, 4], and 'auto'")
-    numbers = {int(each) if hasattr(each, "__index__") else each for each in counts}
-    for each in numbers:
+    for each in counts:
         at_least(name, each, 1)
-    return sorted(numbers)
+    return sorted({*counts})
