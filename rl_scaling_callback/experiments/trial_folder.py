@@ -112,7 +112,7 @@ def _value(text: str) -> Any:
         with suppress(ValueError):
             return read(text)
     if text.startswith("{"):  # Ray 0.5 wrote whole dicts as Python literals.
-        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+        with suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             return ast.literal_eval(text)
     return text
 

@@ -102,8 +102,8 @@ def test_progress_csv_with_dicts_damage_and_a_second_header(tmp_path):
     trial = write(tmp_path / "x", results(count=8), as_csv=True)
     header, *rows = (trial / "progress.csv").read_text().splitlines()
     config = "\"{'env': 'Pong-v0', 'num_workers': 2, 'num_envs_per_worker': 3, 'lr': None}\""
-    lines = [f"{header},config", *(f"{row},{config}" for row in rows)]
-    lines[4:5] = [f"{header},config", "1,2", lines[4]]
+    lines = [f"{header},odd,config", *(f"{row},{{[]: 1}},{config}" for row in rows)]
+    lines[4:5] = [lines[0], "1,2", lines[4]]
     (trial / "progress.csv").write_text("\n".join(lines) + "\n1,2")  # the last row is being written
     (trial / "result.json").touch()
     run = only(tmp_path)
