@@ -13,7 +13,7 @@ from rl_scaling_callback.core.attribution import TimeBreakdown
 from rl_scaling_callback.core.comparison import NOT_COMPARABLE, ReferenceFigures
 from rl_scaling_callback.core.estimates import trimmed_mean
 from rl_scaling_callback.core.formulas import NAN, ratio
-from rl_scaling_callback.core.probing import DISAGREE, Probe, ProbeError, predict
+from rl_scaling_callback.core.probing import DISAGREE, Probe, ProbeError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.text import Warn, percent
 from rl_scaling_callback.core.trial import Trial
@@ -157,17 +157,22 @@ class ProbedBaseline(BaselineSource):
             seconds = n * math.exp(mean.seconds)
             reference = TimeBreakdown(seconds, 0.0, 0.0, 0.0, 0.0, seconds * mean.busy, seconds * mean.busy)
         else:
-            reference = predict(
-                times,
-                self._reference.samplers,
-                sample=self._spells.sampling,
-                sync=math.exp(mean.sync),
-                updates=self._updates,
-                busy=mean.busy,
-                factor=ratio(n, env_steps),
-            )
-        in_steps = times.busy * self._own.samplers - times.all_resets
-        one_runner = ratio(in_steps * self._ratio_of_one + times.all_resets, env_steps)
+            in_steps = (times.sample - times.reset) * self._spells.sampling
+            resets = times.all_resets / self._reference.samplers
+            busy = in_steps * mean.busy + resets
+            reference = TimeBreakdown(
+                sample=in_steps + resets,
+                learn=times.learn * self._updates,
+                sync=times.sync * math.exp(mean.sync) * self._updates,
+                evaluate=0.0,
+                other=times.other * self._updates,
+                busy=busy,
+                longest=busy,
+                reset=resets,
+                all_resets=times.all_resets,
+            ).scaled(ratio(n, env_steps))
+        busy_in_steps = times.busy * self._own.samplers - times.all_resets
+        one_runner = ratio(busy_in_steps * self._ratio_of_one + times.all_resets, env_steps)
         return ReferenceFigures(ratio(1, reference.total), 1.0, reference, one_runner)
 
     def _probe_first(self) -> None:

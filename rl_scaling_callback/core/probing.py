@@ -1,4 +1,4 @@
-"""Predicts from probes how long an iteration takes at another scale. Pure arithmetic.
+"""Probes, and what they tell of an iteration at another scale.
 
 An iteration samples env steps, learns, and sends new weights to the env runners. The times of sampling and of sending weights
 depend on the scale, and probes measure both. An update is taken to last as long at any scale; sweeps and autotune, which train at
@@ -21,8 +21,6 @@ from dataclasses import dataclass
 from statistics import median_low
 from typing import Final
 
-from rl_scaling_callback.core.attribution import TimeBreakdown
-from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 
 DISAGREE: Final = 2.0
@@ -72,41 +70,3 @@ class Probe:
     def longest_per_step(self) -> float:
         """Time of the slowest env runner in `sample()`, per env step of all env runners [s]."""
         return max(self.busy) / self.env_steps
-
-
-def predict(
-    times: TimeBreakdown,
-    num_env_runners: int,
-    *,
-    sample: float,
-    sync: float = 1.0,
-    updates: float = 1.0,
-    busy: float = NAN,
-    factor: float = 1.0,
-) -> TimeBreakdown:
-    """Return the time that equal work takes at another scale, which has `num_env_runners` (at least 1).
-
-    Args:
-        times: time that it takes at this scale.
-        num_env_runners: number of env runners at the other scale.
-        sample: ratio of the sampling time there to that at this scale.
-        sync: the same for sending new weights once.
-        updates: the same for the number of learner updates; 1 for algorithms with a fixed batch size.
-        busy: busy share of the typical env runner there during sampling.
-        factor: multiplies the result, to get the time of another amount of work.
-    """
-    updates *= factor
-    resets = times.all_resets / num_env_runners * factor
-    in_steps = (times.sample - times.reset) * sample * factor
-    busy_s = in_steps * busy + resets
-    return TimeBreakdown(
-        in_steps + resets,
-        times.learn * updates,
-        times.sync * sync * updates,
-        0.0,
-        times.other * updates,
-        busy_s,
-        busy_s,
-        resets,
-        times.all_resets * factor,
-    )

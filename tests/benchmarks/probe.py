@@ -30,7 +30,7 @@ from trials import SlowStep, machine
 from rl_scaling_callback import ScalingCallback
 from rl_scaling_callback.core.attribution import PHASES, TimeBreakdown
 from rl_scaling_callback.core.estimates import Estimate, trimmed_mean
-from rl_scaling_callback.core.probing import Probe, predict
+from rl_scaling_callback.core.probing import Probe
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule, SteadyWindow
 from rl_scaling_callback.rllib.prober import Prober
@@ -78,8 +78,8 @@ def predicted(breakdown: TimeBreakdown, pairs: list[tuple[Probe, Probe]], update
     """Return seconds per env step at a scale, predicted as by the callback: from probes of it and of the trial's own scale."""
     sampling = trimmed_mean([math.log(probe.seconds_per_step / own.seconds_per_step) for probe, own in pairs]).mean
     sync = trimmed_mean([math.log(probe.sync / own.sync) if probe.sync > 0 and own.sync > 0 else 0.0 for probe, own in pairs]).mean
-    runners = max(1, pairs[0][0].scale.num_env_runners)
-    return predict(breakdown, runners, sample=math.exp(sampling), sync=math.exp(sync), updates=updates).total
+    rest = breakdown.learn + breakdown.sync * math.exp(sync) + breakdown.other
+    return breakdown.sample * math.exp(sampling) + rest * updates
 
 
 def resident_mb(_env_runner: Any) -> float:

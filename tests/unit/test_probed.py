@@ -12,8 +12,9 @@ from rl_scaling_callback.core.steady import SteadyRule, SteadyWindow
 from rl_scaling_callback.core.trial import Trial
 from tests.builders import WORKLOAD, Warnings
 
-OWN, SINGLE, ONE_RUNNER = Scale(4, 2), Scale(1, 1), Scale(1, 2)
-SECONDS_PER_STEP = {SINGLE: 1e-3, OWN: 0.4e-3, ONE_RUNNER: 0.8e-3}
+OWN, SINGLE, ONE_RUNNER, TWO_RUNNERS = Scale(4, 2), Scale(1, 1), Scale(1, 2), Scale(2, 1)
+SECONDS_PER_STEP = {SINGLE: 1e-3, OWN: 0.4e-3, ONE_RUNNER: 0.8e-3, TWO_RUNNERS: 0.5e-3}
+SYNC_SECONDS_PER_RUNNER = 1e-3
 BUSY_SHARE = 0.9
 
 
@@ -60,7 +61,8 @@ class Machine:
         slow = self.slowness * math.exp(self._random.gauss(0, self._noise)) * (5 if self._random.random() < self._disturbed else 1)
         seconds = 256 * SECONDS_PER_STEP[scale] * slow * self.cost_for_twins
         self.now += seconds + self.overhead
-        return Probe(scale, 256.0, seconds, (BUSY_SHARE * seconds,) * scale.num_env_runners)
+        runners = scale.num_env_runners
+        return Probe(scale, 256.0, seconds, (BUSY_SHARE * seconds,) * runners, sync=runners * SYNC_SECONDS_PER_RUNNER)
 
 
 def baseline(machine, scale=OWN, reference=SINGLE, overlaps=False, **options):
@@ -82,6 +84,7 @@ def seconds_of_reference(probed, times):
 
 ITERATION = TimeBreakdown.of({"sample": 0.4, "learn": 0.1}, 0.5, 0.36, 0.36)
 """1,000 env steps at the trial's scale."""
+WITH_WEIGHTS = TimeBreakdown.of({"sample": 0.4, "learn": 0.1, "sync": 0.04}, 0.6, 0.36, 0.36)
 AT_REFERENCE = TimeBreakdown.of({"sample": 1.0, "learn": 0.1, "evaluate": 0.3}, 1.5, 0.9, 0.9)
 
 
@@ -89,7 +92,8 @@ AT_REFERENCE = TimeBreakdown.of({"sample": 1.0, "learn": 0.1, "evaluate": 0.3}, 
     ("options", "fragment", "times", "seconds"),
     [
         ({}, math.inf, ITERATION, 1.0 + 0.1),
-        ({}, 4, ITERATION, 1.0 + 8 * 0.1),  # it learns once per round, so 8 times as often
+        ({}, math.inf, WITH_WEIGHTS, 1.0 + 0.1 + 0.01 + 0.06),  # to one env runner instead of four
+        ({}, 4, WITH_WEIGHTS, 1.0 + 8 * (0.1 + 0.01 + 0.06)),  # it learns once per round, so 8 times as often
         ({"scale": SINGLE}, math.inf, AT_REFERENCE, 1.2),  # it is its own reference, without evaluation
         ({"reference": ONE_RUNNER}, math.inf, ITERATION, 2 * (0.8 + 0.1)),  # per unit of its parallelism
         ({"overlaps": True}, math.inf, TimeBreakdown.of({}, 1.0), 1.0),  # the probes alone
@@ -250,6 +254,8 @@ def test_resets_are_part_of_the_reference_as_often_as_in_training():
     assert sps == pytest.approx(1000 / (1.0 + 0.8 + 0.1))
     assert (reference.sample, reference.busy) == pytest.approx((1.8e-3, 1.7e-3))
     assert one_runner == pytest.approx(0.36 * 4 * 0.5e-3 + 0.8e-3)
+    of_two = baseline(Machine(), reference=TWO_RUNNERS).reference_for(1000.0, times).breakdown
+    assert of_two.sample == pytest.approx(2 * (0.5 + 0.8 / 2) / 1000)
 
 
 def test_stepping_and_contention_are_not_split_by_implausible_probes(monkeypatch):
