@@ -16,8 +16,7 @@ Sources: the additive efficiencies of POP and TALP; Tallent and Mellor-Crummey, 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from statistics import median_low
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -28,15 +27,6 @@ from rl_scaling_callback.core.text import rounded
 
 PHASES: Final = ("sample", "learn", "sync", "evaluate", "other")
 """The phases of an iteration. They are exclusive and add up to its duration."""
-
-
-def typical_and_longest(busy: Sequence[float]) -> tuple[float, float]:
-    """Return how long the typical and the slowest env runner sampled in one round [s]; NaN if none reported.
-
-    Typical means the lower median rather than the mean: a single slow env runner is a straggler and must not look like contention,
-    which slows all of them.
-    """
-    return (median_low(busy), max(busy)) if busy else (NAN, NAN)
 
 
 class TimeBreakdown(NamedTuple):
@@ -50,7 +40,8 @@ class TimeBreakdown(NamedTuple):
         sync: sending weights and connector states to the env runners.
         evaluate: evaluation, if it does not run in parallel to training.
         other: the rest.
-        busy: sampling time of the typical env runner (see `typical_and_longest`), summed over the rounds of the iteration.
+        busy: sampling time of the typical env runner of each round, summed over the rounds of the iteration. It is the lower median
+            rather than the mean: a single slow env runner is a straggler and must not look like contention, which slows down all.
         longest: sampling time of the slowest env runner of each round, summed over the rounds. This is a sum of maxima, because the
             slowest env runner may change from round to round.
         reset: the part of `longest` in env resets: those of the env runner with the longest ones in each round, summed.

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from statistics import median_low
 from typing import NamedTuple
 
-from rl_scaling_callback.core.attribution import typical_and_longest
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.rllib.clocks import OUTSIDE, PhaseClock, Segment
 from rl_scaling_callback.rllib.results import RunnerReport
@@ -77,9 +76,9 @@ class Rounds:
     def _end_round(self) -> None:
         if not self._round:
             return
-        busy, longest = typical_and_longest([report.busy for report in self._round.values()])
-        self._busy += busy
-        self._longest += longest
+        busy = [report.busy for report in self._round.values()]
+        self._busy += median_low(busy)
+        self._longest += max(busy)
         if resets := [report.reset for report in self._round.values() if report.reset == report.reset]:
             self._reset += max(resets)
             self._all_resets += sum(resets)
