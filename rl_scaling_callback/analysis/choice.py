@@ -166,7 +166,7 @@ def may_meet(configuration: Configuration, goal: Goal) -> bool:
 INDIFFERENCE: Final = 0.02
 """Relative difference in speed that never justifies more CPUs."""
 
-ENOUGH_ITERATIONS: Final = DEFAULT_RULE.warmup_iterations + DEFAULT_RULE.iteration_limit
+ENOUGH_ITERATIONS: Final = DEFAULT_RULE.warmup_iterations + DEFAULT_RULE.max_iterations
 """Iterations after which more would hardly improve a trial's throughput estimate."""
 
 TO_GET_A_BASELINE: Final = (

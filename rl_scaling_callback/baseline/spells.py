@@ -221,7 +221,7 @@ class Spells:
             of_mean = math.log1p(window.read().error / 100)
             # In the time of a baseline's iterations, the trial runs more of its own.
             sampling = self._sampling(own.mean)
-            others = DEFAULT_RULE.iteration_limit * max(1.0, sampling)
+            others = DEFAULT_RULE.max_iterations * max(1.0, sampling)
             of_other = student_t(max(1, len(self._costs) - 1)) * self._spread() / math.sqrt(others)
             self.half_width = math.hypot(of_mean, max(of_mean, of_other), math.log(sampling / self._sampling(0.0)))
         self._missed = own.mean if both else 0.0

@@ -31,14 +31,13 @@ DISTURBED: Final = "disturbed"
 
 @dataclass(frozen=True, slots=True)
 class SteadyRule:
-    """When a trial is warmed up, when it is precise enough, and when to stop waiting.
+    """When a trial is warmed up, when it is precise enough, and when to stop waiting for that.
 
     Attributes:
         warmup_iterations: number of iterations to discard at the start.
         min_iterations: minimum number of iterations in a steady window.
         precision: largest half-width [%] of the 95 % interval that counts as precise enough.
-        max_iterations: the window is settled after so many iterations, precise or not; by default 8, or `min_iterations` if larger.
-        max_seconds: the window is settled after this much measured time, precise or not.
+        max_iterations: the window is settled after so many iterations, precise or not.
 
     Raises:
         ValueError: a value is out of range.
@@ -47,24 +46,16 @@ class SteadyRule:
     warmup_iterations: int = 2
     min_iterations: int = 5
     precision: float = 5.0
-    max_iterations: int | None = None
-    max_seconds: float = 600.0
+    max_iterations: int = 8
 
     def __post_init__(self) -> None:
         at_least("warmup_iterations", self.warmup_iterations, 0)
         at_least("min_iterations", self.min_iterations, 2)
         positive("precision", self.precision)
-        at_least("max_iterations", self.iteration_limit, self.min_iterations)
-        positive("max_seconds", self.max_seconds)
-
-    @property
-    def iteration_limit(self) -> int:
-        """Number of iterations after which the window is settled: `max_iterations` or its default."""
-        return max(8, self.min_iterations) if self.max_iterations is None else self.max_iterations
-
-    def is_capped(self, iterations: int, seconds: float) -> bool:
-        """Return whether a window is so long that there is no more waiting."""
-        return iterations >= self.iteration_limit or seconds >= self.max_seconds
+        at_least("max_iterations", self.max_iterations, 2)
+        if self.min_iterations > self.max_iterations:
+            most = f"max_iterations, which is {self.max_iterations}: increase that too"
+            raise ValueError(f"min_iterations is {self.min_iterations}; allowed are whole numbers up to {most}")
 
 
 DEFAULT_RULE: Final = SteadyRule()
@@ -83,7 +74,7 @@ class Steady:
         seconds: Σ seconds.
         parts: Σ of each part of the iterations by name (see `TimeBreakdown.parts`) [s]; NaN for one that is unknown in any of them.
         converged: whether the window meets the rule's precision.
-        settled: whether it has converged or reached one of the rule's caps.
+        settled: whether it has converged or has the rule's `max_iterations`.
     """
 
     sps: float
@@ -211,8 +202,7 @@ class SteadyWindow:
         """Return the steady state so far."""
         rule, n = self._rule, self._n
         error = self._error()
-        enough = n >= rule.min_iterations
-        converged = enough and error <= rule.precision
+        converged = n >= rule.min_iterations and error <= rule.precision
         return Steady(
             sps=formulas.steps_per_second(self._env_steps, self._seconds),
             error=error,
@@ -220,7 +210,7 @@ class SteadyWindow:
             env_steps=self._env_steps,
             seconds=self._seconds,
             converged=converged,
-            settled=converged or (enough and rule.is_capped(n, self._seconds)),
+            settled=converged or n >= rule.max_iterations,
             parts=dict(self._parts),
         )
 
@@ -235,7 +225,7 @@ class SteadyWindow:
         if self._undisturbed is None:
             return every
         steady = self._undisturbed.read()
-        if steady.settled or not self._rule.is_capped(every.iterations, every.seconds):
+        if steady.settled or every.iterations < self._rule.max_iterations:
             return steady
         return replace(steady, settled=True) if steady.iterations >= self._rule.min_iterations else every
 
