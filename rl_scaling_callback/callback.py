@@ -34,7 +34,7 @@ from rl_scaling_callback.live.monitor import TrialMonitor
 from rl_scaling_callback.live.tuner import Tuner, tuner_for
 from rl_scaling_callback.rllib import hardware, hooks, introspection
 from rl_scaling_callback.rllib.clocks import SampleTiming, SamplingClock
-from rl_scaling_callback.rllib.configs import is_asynchronous, iterations_are_timed, read_scale, samples_env, steps_in_turn
+from rl_scaling_callback.rllib.configs import is_asynchronous, iterations_are_timed, read_scale, samples_env
 from rl_scaling_callback.rllib.prober import Prober
 from rl_scaling_callback.rllib.results import REPORTS
 from rl_scaling_callback.rllib.threads import learner_threads, set_learner_threads, torch_threads
@@ -251,7 +251,6 @@ class ScalingCallback(SampleTiming, RLlibCallback):
             self._attempt("reading the resources", lambda: introspection.resources_of(algorithm, hosts), Resources()),
             introspection.provenance_of(name.rpartition("/")[2]),
             overlaps=is_asynchronous(config),
-            steps_in_turn=steps_in_turn(config),
             steps_vary=iterations_are_timed(config),
         )
         if self._options.goal is not None:

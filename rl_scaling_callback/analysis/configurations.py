@@ -236,7 +236,7 @@ def _compared(
         losses=lost,
         losses_estimated=estimated,
         gains=gains(lost, limits),
-        diagnosis=diagnosis(lost, limits, steps_in_turn=study.steps_in_turn, parts=each.steady.parts, threads=threads),
+        diagnosis=diagnosis(lost, limits, parts=each.steady.parts, threads=threads),
         disturbed=any(run.exclusive == 0 or run.others > NOTABLE_CORES for run in concerned),
         notes=tuple(notes),
     )

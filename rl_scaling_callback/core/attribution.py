@@ -159,7 +159,9 @@ def losses(
 
 
 _ADVICE: Final[Mapping[str, str]] = {
-    "serial_stepping": "sub-envs step one after another; use more env runners rather than more envs per runner, or vectorise",
+    "serial_stepping": (
+        "stepping all sub-envs takes longer than stepping one; use more env runners rather than more envs, or vectorise"
+    ),
     "contention": "env runners slow each other down; use fewer env runners or more cores",
     "straggler": "env runners wait for the slowest one; balance their work or use equal hosts",
     "transfer": "results take time to transfer; use longer fragments or smaller observations",
@@ -168,9 +170,6 @@ _ADVICE: Final[Mapping[str, str]] = {
     "evaluate": "evaluation delays training; evaluate less often or in parallel to training",
     "other": "time outside RLlib's phases; check callbacks, checkpoints and logging",
 }
-
-_ADVICE_IF_VECTORISED: Final = "stepping all sub-envs takes longer than stepping one; use more env runners rather than more envs"
-"""The advice for `serial_stepping` if sub-envs step in parallel or as one vectorised env."""
 
 NOT_MEASURED: Final = "more threads for it: not measured"
 """What more threads for the learner's torch would bring, unless they were compared."""
@@ -233,7 +232,6 @@ def diagnosis(
     lost: Mapping[str, float],
     learner: LearnerLimits | None = None,
     *,
-    steps_in_turn: bool = True,
     parts: Mapping[str, float] = MappingProxyType({}),
     threads: str = NOT_MEASURED,
 ) -> str:
@@ -242,7 +240,6 @@ def diagnosis(
     Args:
         lost: percentage points by cause.
         learner: limits of an asynchronous learner, if known.
-        steps_in_turn: whether env runners step their sub-envs one after another.
         parts: parts of the window [s], for the connectors' share of the learner's time.
         threads: what more threads for the learner's torch bring; "" if something else tells it.
     """
@@ -253,7 +250,7 @@ def diagnosis(
     # A NaN cause makes the sum NaN: the largest cause is unknown. The learner's limits need no baseline.
     if total > MIN_LOSS:
         cause = max(lost, key=lost.__getitem__)
-        advice = _ADVICE[cause] if steps_in_turn or cause != "serial_stepping" else _ADVICE_IF_VECTORISED
+        advice = _ADVICE[cause]
         if cause == "learn" and learner is None:
             advice += f" ({threads})" if threads else ""
         gain = _gain(cause, lost[cause], learner)

@@ -64,7 +64,6 @@ class Trial:
         resources: its resources.
         provenance: where its measurements come from, for readers of baseline files.
         overlaps: whether sampling overlaps learning (IMPALA, APPO).
-        steps_in_turn: whether env runners step their sub-envs one after another.
         steps_vary: whether env steps per iteration may differ between comparable trials, as in iterations of fixed duration.
     """
 
@@ -74,7 +73,6 @@ class Trial:
     resources: Resources = field(default_factory=Resources)
     provenance: Mapping[str, str] = field(default_factory=dict)
     overlaps: bool = False
-    steps_in_turn: bool = True
     steps_vary: bool = False
 
 

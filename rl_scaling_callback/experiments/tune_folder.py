@@ -17,7 +17,7 @@ from rl_scaling_callback.core.text import listed
 from rl_scaling_callback.core.trial import Workload
 from rl_scaling_callback.experiments.studies import grouped, short, titles
 from rl_scaling_callback.experiments.trial_folder import PARAMS, READERS, RecordedTrial
-from rl_scaling_callback.rllib.configs import HARDWARE_AND_VERSIONS, is_asynchronous, steps_in_turn, total_gpus, uses_gpus
+from rl_scaling_callback.rllib.configs import HARDWARE_AND_VERSIONS, is_asynchronous, total_gpus, uses_gpus
 from rl_scaling_callback.rllib.names import number
 from rl_scaling_callback.storage import ExperimentError, Location
 
@@ -216,7 +216,6 @@ def _study(title: str, trials: Sequence[RecordedTrial], reference: Scale) -> Stu
         baseline=None if any(run.scale == reference for run in runs) else _recorded_baseline(trials, reference),
         facts=texts,
         phases_overlap=is_asynchronous(facts),
-        steps_in_turn=steps_in_turn(facts),
         timed_iterations=any(trial.timed_iterations for trial in trials),
         gpus=gpus if "num_gpus" in facts else None,
     )

@@ -135,8 +135,7 @@ class TrialMonitor:
                 trial.scale, steady.env_steps, window_times, steady_reference.breakdown, steady_reference.one_runner
             )
             limits = LearnerLimits.of_window(steady.parts, steady.seconds)
-            in_turn, threads_text = trial.steps_in_turn, self.thread_comparison
-            diagnosed = diagnosis(lost_over_window, limits, steps_in_turn=in_turn, parts=steady.parts, threads=threads_text)
+            diagnosed = diagnosis(lost_over_window, limits, parts=steady.parts, threads=self.thread_comparison)
 
         return {
             **speed,

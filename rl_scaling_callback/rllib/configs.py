@@ -92,11 +92,6 @@ def vectorize_mode(config: Mapping[str, Any]) -> Any:
     return mode.rpartition(".")[2].lower() if isinstance(mode, str) else plain(mode)
 
 
-def steps_in_turn(config: Mapping[str, Any]) -> bool:
-    """Return whether env runners step their sub-envs one after another, rather than in parallel or as one vectorised env."""
-    return not config.get("remote_worker_envs") and vectorize_mode(config) in (None, "sync")
-
-
 def has_other_workers(config: Mapping[str, Any]) -> bool:
     """Return whether the trial has processes other than the Algorithm's and its env runners, such as remote learners."""
     counts = ("num_learners", "num_aggregator_actors_per_learner", "evaluation_num_env_runners")

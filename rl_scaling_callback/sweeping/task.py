@@ -21,7 +21,7 @@ from rl_scaling_callback.analysis.race import Grid, Race
 from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Run, Study
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.text import percent, rounded
-from rl_scaling_callback.rllib.configs import is_asynchronous, iterations_are_timed, steps_in_turn
+from rl_scaling_callback.rllib.configs import is_asynchronous, iterations_are_timed
 from rl_scaling_callback.rllib.hardware import Machine
 
 if TYPE_CHECKING:
@@ -195,7 +195,6 @@ class Task:
             tuple(runs),
             facts={"algorithm": algorithm, "env": name, "cpu": machine.cpu, "ray": ray.__version__},
             phases_overlap=overlaps,
-            steps_in_turn=steps_in_turn(settings),
             timed_iterations=overlaps and iterations_are_timed(settings),
             from_probes=from_probes,
         )

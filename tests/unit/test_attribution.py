@@ -86,8 +86,6 @@ def test_diagnosis_names_the_largest_cause():
     assert diagnosis(dict.fromkeys(CAUSES, 0.0) | {"sync": 0.6}).startswith("sync: 1 of 1 lost points; ")
     assert diagnosis(lost | {"sync": math.nan}) == ""
     assert diagnosis({}) == ""
-    stepping = dict.fromkeys(CAUSES, 0.0) | {"serial_stepping": 40.0}
-    assert ["vectorise" in diagnosis(stepping, steps_in_turn=in_turn) for in_turn in (True, False)] == [True, False]
 
 
 def test_limits_of_an_asynchronous_learner_which_need_no_baseline():
