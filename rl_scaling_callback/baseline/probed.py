@@ -207,8 +207,6 @@ class ProbedBaseline(BaselineSource):
         self._is_first = False
         if has_changed or self._is_due():
             self._measure(_ROUNDS_AT_ONCE if has_changed else 1)
-        elif spells.are_compared:
-            return False
         if spells.compare():
             self._are_new = False
         elif not self._are_new:

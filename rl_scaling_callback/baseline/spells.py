@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Final, NamedTuple
 
+import numpy as np
+
 from rl_scaling_callback.core.attribution import TimeBreakdown
 from rl_scaling_callback.core.estimates import Estimate, student_t, trimmed_mean, without_outliers
 from rl_scaling_callback.core.formulas import NAN, ratio
@@ -121,8 +123,6 @@ class Spells:
     def __init__(self) -> None:
         self._spells: deque[_Spell] = deque(maxlen=_MAX_SPELLS)
         self._costs: deque[float] = deque(maxlen=_MAX_ITERATIONS)
-        self._cost_sum = 0.0  # kept up to date, because every iteration needs it
-        self._added = self._compared = 0
         self._spread_before = NAN
         self._is_over = True
         self._missed = 0.0
@@ -134,11 +134,6 @@ class Spells:
     def iterations(self) -> int:
         """Number of the latest iterations that are known."""
         return len(self._costs)
-
-    @property
-    def are_compared(self) -> bool:
-        """Whether they agreed when last compared, and iterations have not doubled since: comparing takes as long as all else."""
-        return self.agrees and self._added < 2 * self._compared
 
     def end_spell(self) -> None:
         """Note that an iteration ran: later rounds are part of another spell."""
@@ -166,18 +161,12 @@ class Spells:
         spell.iterations += 1
         spell.own += cost.own
         spell.own_longest += cost.own_longest
-        if len(self._costs) == _MAX_ITERATIONS:
-            self._cost_sum -= self._costs[0]
         self._costs.append(cost.own)
-        self._added += 1
-        self._cost_sum += cost.own
 
     def start_over(self) -> None:
         """Forget the probes and iterations so far, but not how much iterations vary."""
         self._spread_before = self._spread()
         self._costs.clear()
-        self._cost_sum = 0.0
-        self._added = self._compared = 0
         self._spells.clear()
 
     def is_outlier(self, cost: Cost) -> bool:
@@ -185,11 +174,8 @@ class Spells:
         n = len(self._costs)
         if n < FEWEST_TO_TELL:
             return False
-        difference = abs(cost.own - self._cost_sum / n) - math.log(DISAGREE)
-        # Usually negative; their spread takes as long to compute as all else.
-        return difference > 0 and difference > min(
-            _CAUTION * student_t(n - 1) * self._spread() * math.sqrt(1 + 1 / n), UNEXPLAINED - math.log(DISAGREE)
-        )
+        noise = _CAUTION * student_t(n - 1) * self._spread() * math.sqrt(1 + 1 / n)
+        return abs(cost.own - fmean(self._costs)) > min(math.log(DISAGREE) + noise, UNEXPLAINED)
 
     def compare(self) -> bool:
         """Find out and return whether probes and iterations agree, and compute the interval from the third spell on.
@@ -200,7 +186,6 @@ class Spells:
         missed as much in proportion at the reference as at the trial's own scale. The other trial's is taken to be the same, but
         at least that of this trial's iterations in the time of the few that a baseline is measured in.
         """
-        self._compared = self._added
         both = [spell for spell in self._spells if spell.rounds and spell.iterations]
         own = self._missing([spell.own / spell.iterations - spell.mean.own for spell in both])
         longest = self._missing([spell.own_longest / spell.iterations - spell.mean.own_longest for spell in both])
@@ -245,11 +230,7 @@ class Spells:
 
     def _spread(self) -> float:
         """Return the standard deviation of ln of the cost per env step of the trial's iterations; NaN if unknown."""
-        n = len(self._costs)
-        if n < FEWEST_TO_TELL:
-            return self._spread_before
-        mean = self._cost_sum / n
-        return math.sqrt(sum([(cost - mean) ** 2 for cost in self._costs]) / (n - 1))
+        return float(np.std(self._costs, ddof=1)) if len(self._costs) >= FEWEST_TO_TELL else self._spread_before
 
 
 def _log(value: float) -> float:
