@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Final, NamedTuple
 
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.attribution import TimeBreakdown
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.steady import Steady
 from rl_scaling_callback.core.trial import Resources
 
 _LARGEST_STEP_DIFFERENCE: Final = 0.1
-
-_RUNS_DIFFER_BY: Final = 1.25
-"""Ratio that 95 % of pairs of runs of one configuration stayed below on a shared machine; a quarter differed by more than 13 %."""
 
 
 def same_steps(here: float, there: float) -> bool:
@@ -24,17 +19,6 @@ def same_steps(here: float, there: float) -> bool:
     RLlib rounds fragments up, so configurations differ by a few percent. Up to 10 % is tolerated.
     """
     return abs(formulas.ratio(here, there) - 1) <= _LARGEST_STEP_DIFFERENCE
-
-
-def disagree(here: Steady, there: Steady) -> bool:
-    """Return whether two runs of one configuration differ by more than noise explains.
-
-    Noise combines, in quadrature on a log scale, the usual run-to-run variation on a shared machine and the 95 % interval of each
-    run.
-    """
-    noise = [math.log(_RUNS_DIFFER_BY), *(math.log1p(each.error / 100) for each in (here, there) if each.error == each.error)]
-    ratio = formulas.ratio(here.sps, there.sps)
-    return ratio > 0 and abs(math.log(ratio)) > math.hypot(*noise)
 
 
 class ReferenceFigures(NamedTuple):
