@@ -21,7 +21,7 @@ from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
 from rl_scaling_callback.core.trial import Workload
-from rl_scaling_callback.storage import absolute, filesystem_of, shown
+from rl_scaling_callback.storage import filesystem_of, shown
 
 SCHEMA: Final = "rl_scaling_callback.baseline.model"
 """What marks a file as a baseline."""
@@ -171,9 +171,8 @@ class BaselineStore:
             if filesystem.get_file_info(path).type != fs.FileType.Directory:
                 raise NotADirectoryError("it is not a directory")
         except (OSError, ValueError) as error:  # pyarrow's own errors are subclasses of these
-            reason = _dangling_link(text) or shown(str(error))
             allowed = "allowed are existing or creatable directories and reachable URIs"
-            raise ValueError(f"baseline_dir is {shown(text)!r}; {allowed} ({reason})") from None
+            raise ValueError(f"baseline_dir is {shown(text)!r}; {allowed} ({shown(str(error))})") from None
         return cls(filesystem, path)
 
     @classmethod
@@ -267,10 +266,3 @@ class BaselineStore:
         except OSError as error:
             raise OSError(f"{path}: {reason}; it could not be set aside and stays where it is ({error})") from error
         return f"set aside as {aside}"
-
-
-def _dangling_link(place: str) -> str:
-    """Return what is wrong if a local directory is, or is below, a link to nothing; else ""."""
-    path = Path(absolute(place))
-    links = (each for each in (path, *path.parents) if each.is_symlink() and not each.exists())
-    return next((f"{each} is a link to {each.readlink()}, which does not exist" for each in links), "")

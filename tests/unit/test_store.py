@@ -94,8 +94,7 @@ def test_unusable_directory_is_rejected_without_telling_credentials(tmp_path, wh
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to(tmp_path / "unmounted")
     where = where.format(tmp_path)
-    reason = "link is a link to .*unmounted, which does not exist" if "link" in where else "allowed are"
-    with pytest.raises(ValueError, match=rf"baseline_dir is.*{reason}") as error:
+    with pytest.raises(ValueError, match=r"baseline_dir is.*allowed are") as error:
         BaselineStore.at(where)
     assert "secret" not in str(error.value)
     assert repr(where) in str(error.value) or "secret" in where
