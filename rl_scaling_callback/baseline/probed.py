@@ -13,7 +13,7 @@ from rl_scaling_callback.core.attribution import TimeBreakdown
 from rl_scaling_callback.core.comparison import NOT_COMPARABLE, ReferenceFigures
 from rl_scaling_callback.core.estimates import trimmed_mean
 from rl_scaling_callback.core.formulas import NAN, ratio
-from rl_scaling_callback.core.probing import DISAGREE, Probe, ProbeError
+from rl_scaling_callback.core.probing import Probe, ProbeError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.text import Warn, percent
 from rl_scaling_callback.core.trial import Trial
@@ -134,7 +134,7 @@ class ProbedBaseline(BaselineSource):
         has_changed = False
         spells.end_spell()
         try:
-            has_changed = self._check(cost, times.total, is_untimed)
+            has_changed = self._check(cost, is_untimed)
         except ProbeError as error:
             kept = " The baseline of the last probe is kept; baseline/age shows how old it is." * spells.compare()
             self._warn("later probe", f"a later probe failed: {error}{kept}")
@@ -189,15 +189,12 @@ class ProbedBaseline(BaselineSource):
                 "much as learning slows down sampling there. A reference trial's baseline includes that.",
             )
 
-    def _check(self, cost: Cost, iteration_s: float, is_untimed: bool) -> bool:
+    def _check(self, cost: Cost, is_untimed: bool) -> bool:
         """Return whether an iteration and probes show that the cost of env steps has changed."""
         spells, has_changed = self._spells, False
         if spells.is_outlier(cost):
-            # A stall, unless the next one is as well. If iterations are long, a probe tells at once.
+            # A stall, unless the next one is as well.
             has_changed, self._is_second = self._is_second, True
-            if not has_changed and 2 * self._seconds_a_round < iteration_s:
-                before = spells.mean.own
-                has_changed = abs(self._measure()[0].own - before) > math.log(DISAGREE)
             if not has_changed:
                 return False
             spells.start_over()
