@@ -15,7 +15,7 @@ from typing import Final
 from rl_scaling_callback.analysis.returns import INCOMPARABLE, TimeToReturn, times_to_return
 from rl_scaling_callback.analysis.runs import PROBED, Noise, Run, Study, variance_of
 from rl_scaling_callback.core import formulas
-from rl_scaling_callback.core.attribution import NOT_MEASURED, LearnerLimits, TimeBreakdown, diagnosis, gains, losses
+from rl_scaling_callback.core.attribution import NOT_MEASURED, TimeBreakdown, diagnosis, gains, losses, most_from_runners
 from rl_scaling_callback.core.comparison import same_steps
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import REFERENCE_SCALE, Scale
@@ -224,7 +224,7 @@ def _compared(
         speedup = formulas.speedup(each.sps, unit_sps)
         error = 0.0 if each is baseline else each.noise.error(each.variance + variance)
         lost, estimated = _losses(each, baseline, measured)
-    limits = LearnerLimits.of_window(each.steady.parts, each.steady.seconds)
+    most = most_from_runners(each.steady.parts, each.steady.seconds)
     threads = "" if any(run.threads_compared for run in each.runs) else NOT_MEASURED
     concerned = (*each.runs, *(baseline.runs if baseline else ()))
     return replace(
@@ -235,8 +235,8 @@ def _compared(
         is_baseline=each is baseline,
         losses=lost,
         losses_estimated=estimated,
-        gains=gains(lost, limits),
-        diagnosis=diagnosis(lost, limits, parts=each.steady.parts, threads=threads),
+        gains=gains(lost, most),
+        diagnosis=diagnosis(lost, most, parts=each.steady.parts, threads=threads),
         disturbed=any(run.exclusive == 0 or run.others > NOTABLE_CORES for run in concerned),
         notes=tuple(notes),
     )

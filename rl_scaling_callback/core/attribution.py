@@ -184,28 +184,17 @@ _MIN_GAIN: Final = 1.05
 """What training would gain without a cause is told from this factor on."""
 
 
-class LearnerLimits(NamedTuple):
-    """Upper bounds that an asynchronous learner sets on throughput.
+def most_from_runners(parts: Mapping[str, float], seconds: float) -> float:
+    """Return the highest gain in throughput [×] from more env runners, over a steady window; infinite if unknown.
 
-    Attributes:
-        busy: share of the time that the learner spends on updates, 0 to 1.
-        from_runners: highest gain in throughput [×] from more env runners. The learner is saturated at 1 / busy.
-        from_twice_as_fast: highest gain [×] from a learner twice as fast, with the same env runners. That learner is saturated at
-            2 / busy, and env runners that wait for it a share w of their time can sample at most 1 / (1 − w) times as much.
+    An asynchronous learner that is busy for a share b of the time is saturated at 1 / b times the throughput.
+
+    Args:
+        parts: parts of the window [s], with the busy time of an asynchronous learner.
+        seconds: its duration.
     """
-
-    busy: float
-    from_runners: float
-    from_twice_as_fast: float
-
-    @classmethod
-    def of_window(cls, parts: Mapping[str, float], seconds: float) -> LearnerLimits | None:
-        """Return the limits over a steady window of `seconds`, in which env runners waited for `learn`; None if unknown."""
-        busy_s, waited_s = parts.get(LEARNER, NAN), parts.get("learn", NAN)
-        if not (busy_s > 0 and seconds > 0 and waited_s == waited_s):
-            return None
-        busy = min(1.0, busy_s / seconds)
-        return cls(busy, 1 / busy, min(2 / busy, speed_without(min(100 * max(0.0, waited_s / seconds), 99))))
+    busy_s = parts.get(LEARNER, NAN)
+    return max(1.0, seconds / busy_s) if busy_s > 0 and seconds > 0 else math.inf
 
 
 def speed_without(points: float) -> float:
@@ -217,52 +206,48 @@ def speed_without(points: float) -> float:
     return formulas.ratio(1, 1 - points / 100) if points < 100 else NAN
 
 
-def gains(lost: Mapping[str, float], learner: LearnerLimits | None = None) -> dict[str, float]:
-    """Return `speed_without` of each cause of which it is at least 1.05×."""
-    return {cause: gain for cause, points in lost.items() if (gain := _gain(cause, points, learner)) >= _MIN_GAIN}
+def gains(lost: Mapping[str, float], most: float = math.inf) -> dict[str, float]:
+    """Return `speed_without` of each cause of which it is at least 1.05×, limited by `most_from_runners`."""
+    return {cause: gain for cause, points in lost.items() if (gain := _gain(cause, points, most)) >= _MIN_GAIN}
 
 
-def _gain(cause: str, points: float, learner: LearnerLimits | None) -> float:
-    # Without another cause, an asynchronous learner gets more to do, and is saturated at `from_runners`.
-    most = math.inf if cause == "learn" or learner is None else learner.from_runners
-    return min(speed_without(points), most)
+def _gain(cause: str, points: float, most: float) -> float:
+    # Without another cause, an asynchronous learner gets more to do, until it is saturated.
+    return speed_without(points) if cause == "learn" else min(speed_without(points), most)
 
 
 def diagnosis(
     lost: Mapping[str, float],
-    learner: LearnerLimits | None = None,
+    most: float = math.inf,
     *,
     parts: Mapping[str, float] = MappingProxyType({}),
     threads: str = NOT_MEASURED,
 ) -> str:
-    """Return the largest cause of lost efficiency, what it costs, a remedy, and the learner's limits; "" if nothing is lost.
+    """Return the largest cause of lost efficiency, what it costs, a remedy, and the learner's limit; "" if nothing is lost.
 
     Args:
         lost: percentage points by cause.
-        learner: limits of an asynchronous learner, if known.
+        most: highest gain [×] that an asynchronous learner allows, as `most_from_runners`; infinite if there is none.
         parts: parts of the window [s], for the connectors' share of the learner's time.
         threads: what more threads for the learner's torch bring; "" if something else tells it.
     """
     total = sum(lost.values())
     if total <= MIN_LOSS and lost:
         return ""
-    sentences = []
-    # A NaN cause makes the sum NaN: the largest cause is unknown. The learner's limits need no baseline.
+    sentences, is_limited = [], most < math.inf
+    # A NaN cause makes the sum NaN: the largest cause is unknown. The learner's limit needs no baseline.
     if total > MIN_LOSS:
         cause = max(lost, key=lost.__getitem__)
         advice = _ADVICE[cause]
-        if cause == "learn" and learner is None:
+        if cause == "learn" and not is_limited:
             advice += f" ({threads})" if threads else ""
-        gain = _gain(cause, lost[cause], learner)
+        gain = _gain(cause, lost[cause], most)
         details = [f"{rounded(gain, 2, '×')} as fast without it"] if gain >= _MIN_GAIN else []
         share = formulas.ratio(parts.get(CONNECTORS, NAN), parts.get("learn", NAN))
         if cause == "learn" and share >= _MIN_SHARE:
             details.append(f"{100 * share:.0f} % of it in the learner's connectors")
         told = f" ({', '.join(details)})" if details else ""
         sentences.append(f"{cause.replace('_', ' ')}: {round(lost[cause])} of {round(total)} lost points{told}; {advice}")
-    if learner is not None:
-        sentences.append(
-            f"The learner is busy {100 * learner.busy:.0f} %: at most {learner.from_runners:.2f}× from more env runners; "
-            f"a learner twice as fast: up to {learner.from_twice_as_fast:.1f}×"
-        )
+    if is_limited:
+        sentences.append(f"The learner is busy {100 / most:.0f} %: at most {most:.2f}× from more env runners")
     return ". ".join(sentences)

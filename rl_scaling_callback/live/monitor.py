@@ -14,10 +14,10 @@ from rl_scaling_callback.core.attribution import (
     LEARNER,
     NOT_MEASURED,
     PHASES,
-    LearnerLimits,
     TimeBreakdown,
     diagnosis,
     losses,
+    most_from_runners,
 )
 from rl_scaling_callback.core.comparison import NOT_COMPARABLE, compare, same_steps
 from rl_scaling_callback.core.formulas import NAN, mean_of_known
@@ -134,8 +134,8 @@ class TrialMonitor:
             lost_over_window, _ = losses(
                 trial.scale, steady.env_steps, window_times, steady_reference.breakdown, steady_reference.one_runner
             )
-            limits = LearnerLimits.of_window(steady.parts, steady.seconds)
-            diagnosed = diagnosis(lost_over_window, limits, parts=steady.parts, threads=self.thread_comparison)
+            most = most_from_runners(steady.parts, steady.seconds)
+            diagnosed = diagnosis(lost_over_window, most, parts=steady.parts, threads=self.thread_comparison)
 
         return {
             **speed,

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rl_scaling_callback.core import formulas
-from rl_scaling_callback.core.attribution import CAUSES, LEARNER, LearnerLimits, TimeBreakdown, diagnosis, gains, losses
+from rl_scaling_callback.core.attribution import CAUSES, LEARNER, TimeBreakdown, diagnosis, gains, losses, most_from_runners
 from rl_scaling_callback.core.scale import Scale
 
 BASELINE = TimeBreakdown.of_window({"sample": 8.0, "learn": 1.5, "sync": 0.3, "other": 0.2, "busy": 7.5, "longest": 7.5}, 1000)
@@ -69,8 +69,7 @@ def test_extra_time_counts_for_its_own_cause_and_nothing_else_is_lost(cause, whe
 def test_causes_gain_nothing_if_they_cost_little_and_no_more_than_a_busy_learner_allows():
     little = {"learn": 4.7, "sync": -20.0, "other": math.nan, "transfer": 100.0, "contention": 4.8}
     assert gains(little) == {"contention": pytest.approx(1 / 0.952)}
-    busy = LearnerLimits.of_window({LEARNER: 8.0, "learn": 4.5}, 10.0)
-    assert gains({"learn": 40.0, "transfer": 40.0}, busy) == {"learn": pytest.approx(1 / 0.6), "transfer": 1.25}
+    assert gains({"learn": 40.0, "transfer": 40.0}, 1.25) == {"learn": pytest.approx(1 / 0.6), "transfer": 1.25}
 
 
 def test_diagnosis_names_the_largest_cause():
@@ -88,14 +87,15 @@ def test_diagnosis_names_the_largest_cause():
     assert diagnosis({}) == ""
 
 
-def test_limits_of_an_asynchronous_learner_which_need_no_baseline():
-    limits = LearnerLimits.of_window({LEARNER: 9.7, "learn": 4.5}, 10.0)
-    assert limits == pytest.approx((0.97, 1 / 0.97, 1 / 0.55))
-    # It is not saturated and nothing waits for it: a faster one changes nothing.
-    assert LearnerLimits.of_window({LEARNER: 2.0, "learn": 0.0}, 10.0) == LearnerLimits(0.2, 5.0, 1.0)
-    assert LearnerLimits.of_window({LEARNER: 10.1, "learn": 9.0}, 10.0) == LearnerLimits(1.0, 1.0, 2.0)
-    assert LearnerLimits.of_window({LEARNER: math.nan, "learn": 1.0}, 10.0) is None
-    assert LearnerLimits.of_window({LEARNER: 0.0, "learn": 1.0}, 10.0) is None
-    line = "The learner is busy 97 %: at most 1.03× from more env runners; a learner twice as fast: up to 1.8×"
-    assert diagnosis(dict.fromkeys(CAUSES, math.nan), limits) == line
-    assert diagnosis(dict.fromkeys(CAUSES, 0.0) | {"learn": 61.0}, limits).endswith(f". {line}")
+@pytest.mark.parametrize(
+    ("parts", "most"),
+    [({LEARNER: 9.7}, 1 / 0.97), ({LEARNER: 10.1}, 1.0), ({LEARNER: math.nan}, math.inf), ({LEARNER: 0.0}, math.inf)],
+)
+def test_limit_of_an_asynchronous_learner(parts, most):
+    assert most_from_runners(parts, 10.0) == pytest.approx(most)
+
+
+def test_limit_of_an_asynchronous_learner_needs_no_baseline():
+    line = "The learner is busy 97 %: at most 1.03× from more env runners"
+    assert diagnosis(dict.fromkeys(CAUSES, math.nan), 1 / 0.97) == line
+    assert diagnosis(dict.fromkeys(CAUSES, 0.0) | {"learn": 61.0}, 1 / 0.97).endswith(f"speed up the learner. {line}")
