@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Final, Protocol
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final
 
 from rl_scaling_callback.baseline.source import BaselineSource, Status
 from rl_scaling_callback.baseline.spells import FEWEST_TO_TELL, UNEXPLAINED, Cost, Round, Spells
@@ -29,19 +29,6 @@ _LARGE_ERROR: Final = 50.0
 """Error [%] that a warning tells of."""
 
 
-class Prober(Protocol):
-    """Measures scales inside a running Algorithm (see `rllib.prober`)."""
-
-    def env_steps_per_update(self, scale: Scale) -> float:
-        """Return the env steps at `scale` per learner update; infinite if the number of updates depends on the env steps alone."""
-
-    def measure(self, scales: Sequence[Scale], rounds: int = 1) -> list[dict[Scale, Probe]]:
-        """Return the probes of each of `rounds` rounds, or of fewer if a time limit is reached; each measures every scale once."""
-
-    def close(self) -> None:
-        """Close all envs created for probes; later probes create new ones."""
-
-
 class ProbedBaseline(BaselineSource):
     """The baseline of one trial, from probes in the same process, with the same code.
 
@@ -56,7 +43,7 @@ class ProbedBaseline(BaselineSource):
     probes before training started, the only time when env runners are idle, and can't be checked.
 
     Args:
-        prober: measures scales inside the trial.
+        prober: measures scales inside the trial, with the methods of `rllib.prober.Prober`, which needs Ray.
         trial: the trial. If its sampling overlaps learning, nothing is probed once training runs.
         reference: scale of the reference.
         warn: logs a warning once.
@@ -68,7 +55,7 @@ class ProbedBaseline(BaselineSource):
 
     def __init__(
         self,
-        prober: Prober,
+        prober: Any,
         trial: Trial,
         reference: Scale,
         *,
