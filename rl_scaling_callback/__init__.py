@@ -13,7 +13,7 @@ How an iteration becomes `result["scaling"]`, by `callback.ScalingCallback.on_tr
 How an experiment becomes a decision:
 
 - `experiments` reads its runs from a Tune folder or CSV file, or `sweeping` measures them,
-- `analysis` turns them into configurations with intervals, scaling laws, a recommendation and a checklist,
+- `analysis` turns them into configurations with intervals, a scaling law, a recommendation and a checklist,
 - `report` puts these into words and figures.
 
 How a trial tunes itself, by `live.tuner.Tuner.observe` after each iteration:

@@ -122,7 +122,7 @@ def main() -> None:
 )
 @click.option("--format", "form", type=click.Choice(["table", "json", "html"]), default="table", show_default=True)
 @click.option("--output", "-o", callback=_parsed(_file), metavar="FILE", help=f"File to write. [html: {PAGE}]")
-@click.option("--verbose", "-v", is_flag=True, help="Also show losses, checklist, laws and notes.")
+@click.option("--verbose", "-v", is_flag=True, help="Also show losses, checklist, scaling law and notes.")
 def report(
     path: str,
     goal: Goal,

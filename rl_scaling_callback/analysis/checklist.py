@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from rl_scaling_callback.analysis.choice import TO_GET_A_BASELINE, Recommendation, Verdict, combined, judge, standing
 from rl_scaling_callback.analysis.configurations import Configuration
-from rl_scaling_callback.analysis.laws import Laws
+from rl_scaling_callback.analysis.laws import Law
 from rl_scaling_callback.analysis.returns import END_OF_RUN, MIN_RETURNS
 from rl_scaling_callback.core.formulas import NAN, interval, mean_of_known
 from rl_scaling_callback.core.text import counted, listed, percent, rounded, with_interval
@@ -37,12 +37,12 @@ class Check(NamedTuple):
     evidence: str
 
 
-def checklist(recommendation: Recommendation, laws: Laws | None = None, gpus: Sequence[str] | None = None) -> tuple[Check, ...]:
+def checklist(recommendation: Recommendation, law: Law | None = None, gpus: Sequence[str] | None = None) -> tuple[Check, ...]:
     """Return the checklist, filled in from data.
 
     Args:
         recommendation: the recommendation to check, with the configurations that it is based on.
-        laws: the scaling laws fitted to them.
+        law: the scaling law fitted to them.
         gpus: names of the GPUs in use, see `Study`.
     """
     choice, least = recommendation.choice, recommendation.goal.min_efficiency
@@ -65,7 +65,7 @@ def checklist(recommendation: Recommendation, laws: Laws | None = None, gpus: Se
             ("choosing", f"Is the CPU utilisation below {MAX_UTILISATION:g} %?"): _utilisation(cpu, "on average"),
             ("choosing", f"Is the RAM utilisation below {MAX_UTILISATION:g} %?"): _utilisation(ram, "at most"),
             ("after", "Did SPS increase?"): _rose(choice),
-            ("after", "Is the speedup in the expected range?"): _expected(choice, laws),
+            ("after", "Is the speedup in the expected range?"): _expected(choice, law),
             ("after", "Is learning still stable?"): _learning(choice, recommendation.baseline),
         }
         if least is not None:
@@ -120,10 +120,10 @@ def _rose(choice: Configuration) -> _Answer:
     return standing(choice, "speedup", 1.0).verdict, f"{rates}: {_speedup(choice)}."
 
 
-def _expected(choice: Configuration, laws: Laws | None) -> _Answer:
+def _expected(choice: Configuration, law: Law | None) -> _Answer:
     """Compare with the law's prediction interval, or with 1 to N if there is none."""
     speedup, error, n = choice.speedup, choice.speedup_error, choice.ideal
-    predicted = laws.chosen.predict(choice.scale) if laws is not None and laws.chosen is not None else None
+    predicted = law.predict(choice.scale) if law is not None else None
     if predicted is None or not (predicted.speedup > 0 and predicted.speedup_error > 0):
         verdict = combined((judge(speedup, error, 1.0), judge(n / speedup, error, 1.0)))
         return verdict, f"{_speedup(choice)}; no prediction, so any speedup from 1 to N = {n:.4g} is expected."

@@ -81,7 +81,7 @@ class Picture(NamedTuple):
 
 
 def speedup_over_n(study: StudyReport) -> Figure | None:
-    """Return speedup over N on logarithmic axes: ideal line, measured points with their errors, the chosen law with its band.
+    """Return speedup over N on logarithmic axes: ideal line, measured points with their errors, the scaling law with its band.
 
     Configurations with as many envs per runner share a style, or those with as many env runners if that makes fewer styles.
     """
@@ -107,9 +107,9 @@ def speedup_over_n(study: StudyReport) -> Figure | None:
         legend += axes.plot(n, speedup, color=colour, marker=marker, linestyle="none", zorder=3, label=label)
         # Whole numbers, about evenly spread on the logarithmic axis.
         steps = sorted({round((2 * top / shared) ** (i / 40)) for i in range(41)})
-        if study.laws.chosen is not None and len(steps) > 1:
+        if study.law is not None and len(steps) > 1:
             scales = [Scale(shared, step) if of_runners else Scale(step, shared) for step in steps]
-            curves += _law(axes, [study.laws.chosen.predict(scale) for scale in scales], colour)
+            curves += _law(axes, [study.law.predict(scale) for scale in scales], colour)
     legend += curves[:1]
     choice = study.recommendation.choice
     if choice is not None and choice.speedup > 0:

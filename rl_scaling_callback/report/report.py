@@ -14,6 +14,7 @@ from typing import Any, Final
 from rl_scaling_callback import __version__
 from rl_scaling_callback.analysis.choice import Goal, Recommendation
 from rl_scaling_callback.analysis.configurations import Configuration
+from rl_scaling_callback.analysis.laws import FORMULA
 from rl_scaling_callback.analysis.runs import Experiment
 from rl_scaling_callback.core import text
 from rl_scaling_callback.core.checks import finite
@@ -135,14 +136,13 @@ def to_json(report: Report) -> str:
 
 
 def _study(study: StudyReport) -> dict[str, Any]:
-    chosen = study.laws.chosen
     return {
         "title": study.study.title,
         "facts": study.study.facts,
         "target_return": study.to_return.target,
         "configurations": [_configuration(c) for c in study.configurations],
         "recommendations": {name: _recommendation(each) for name, each in study.recommendations.items()},
-        "law": {"name": chosen.law.name, "formula": chosen.law.formula, **chosen.coefficients} if chosen else None,
+        "law": {"formula": FORMULA, **study.law.coefficients} if study.law else None,
         "checklist": [each._asdict() for each in study.checklist],
         "sections": {
             "Remarks": [*sections.remarks(study)],

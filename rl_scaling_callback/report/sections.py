@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from rl_scaling_callback.analysis.configurations import Configuration
-from rl_scaling_callback.analysis.laws import MAX_LAW_ERROR, MIN_CONFIGURATIONS, Laws, axis_limit
+from rl_scaling_callback.analysis.laws import FORMULA, MAX_LAW_ERROR, MIN_CONFIGURATIONS, axis_limit
 from rl_scaling_callback.analysis.runs import USUAL_STD, LeftOut, Noise
 from rl_scaling_callback.core.attribution import MIN_LOSS
 from rl_scaling_callback.core.formulas import interval
@@ -27,7 +27,7 @@ def sections(study: StudyReport) -> Mapping[str, list[str]]:
         "Notes": _notes(study),
         "Losses by cause, and the speed without each": (_lost(c) for c in study.configurations if not c.is_baseline),
         "Checklist": (f"{_MARKS[c.verdict]} {c.stage}: {c.question} {c.evidence}" for c in study.checklist),
-        "Scaling laws": (*_law(study.laws), _prediction(study)),
+        "Scaling law": (*_law(study), _prediction(study)),
         "Runs": (*(f"{name}: {text}" for name, text in study.study.facts.items()), *_runs(study)),
     }
     written = {title: [printable(line) for line in lines if line] for title, lines in found.items()}
@@ -113,30 +113,28 @@ def _lost(configuration: Configuration) -> str:
     return f"{configuration.scale}, {configuration.loss:.0f} points: {', '.join(costs)}" if costs else ""
 
 
-def _law(laws: Laws) -> Iterator[str]:
-    """Yield the chosen law with its error, or why there is none, and Amdahl's limits."""
-    if (chosen := laws.chosen) is not None:
+def _law(study: StudyReport) -> Iterator[str]:
+    """Yield the law with its error, or why there is none, and Amdahl's limits."""
+    if (law := study.law) is not None:
         where = "in µs per env step for r env runners with e envs each"
-        coefficients = ", ".join(f"{name} = {rounded(value, 2)}" for name, value in chosen.coefficients.items())
-        yield f"Chosen law, {chosen.law.name}: {chosen.law.formula}, {where}, {coefficients}."
-        mean, most = rounded(chosen.mean_error, 1, " %"), rounded(max(chosen.errors), 1, " %")
+        coefficients = ", ".join(f"{name} = {rounded(value, 2)}" for name, value in law.coefficients.items())
+        yield f"{FORMULA}, {where}, {coefficients}."
+        mean, most = rounded(law.mean_error, 1, " %"), rounded(max(law.errors), 1, " %")
         yield f"Its leave-one-out error is {mean} on average and {most} at most."
-    elif laws.fits:
-        error = f"the best has a mean leave-one-out error of {rounded(laws.fits[0].mean_error, 0)} %"
-        yield f"No law predicts these configurations: {error}, above the allowed {MAX_LAW_ERROR:.0f} %."
     else:
-        yield f"A scaling law needs at least {MIN_CONFIGURATIONS} configurations, with different numbers of env runners."
-    for name, fractions in laws.axes.items():
+        needed = f"at least {MIN_CONFIGURATIONS} configurations, with different numbers of env runners"
+        yield f"None: it needs {needed}, which it predicts within {MAX_LAW_ERROR:.0f} % on average."
+    for name, fractions in study.axes.items():
         limit = axis_limit(fractions)
         bound = "no limit" if math.isnan(limit) else f"limit {rounded(limit, 1, '×')}"
         yield f"Amdahl along {name} alone: serial fraction {rounded(fractions[max(fractions)], 3)}, {bound}."
-    if laws.fits and not laws.axes:
+    if not study.axes:
         yield "Serial fractions need 1r×1e, and others with one env each or with one env runner."
 
 
 def _prediction(study: StudyReport) -> str:
     """Return the fastest of the gaps in the grid and of twice the env runners, up to twice the largest N, as predicted."""
-    law, measured = study.laws.chosen, {c.scale for c in study.configurations}
+    law, measured = study.law, {c.scale for c in study.configurations}
     if law is None:
         return ""
     runners, most = {scale.num_env_runners for scale in measured}, 2 * max(scale.parallelism for scale in measured)

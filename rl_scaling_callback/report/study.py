@@ -1,4 +1,4 @@
-"""What the report of one workload is based on: configurations, laws, recommendations, checklist; the columns of its table."""
+"""What the report of one workload is based on: configurations, law, recommendations, checklist; the columns of its table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from rl_scaling_callback.analysis.checklist import Check, checklist
 from rl_scaling_callback.analysis.choice import GOALS, Goal, Recommendation, recommend
 from rl_scaling_callback.analysis.configurations import Configuration, configurations
-from rl_scaling_callback.analysis.laws import Laws, fit_laws
+from rl_scaling_callback.analysis.laws import Law, axes, fit_law
 from rl_scaling_callback.analysis.returns import INCOMPARABLE, TimeToReturn
 from rl_scaling_callback.analysis.runs import Study
 from rl_scaling_callback.core.formulas import NAN, ratio
@@ -25,14 +25,16 @@ class StudyReport:
     Attributes:
         study: its runs.
         configurations: one for each scale, by N.
-        laws: the scaling laws fitted to them.
+        law: the scaling law fitted to them; None if there are too few, or it predicts them badly.
+        axes: Karp–Flatt's serial fraction by N along each measured axis.
         recommendations: by name of the goal, the requested goal first.
         checklist: filled in for the requested goal.
     """
 
     study: Study
     configurations: tuple[Configuration, ...]
-    laws: Laws
+    law: Law | None
+    axes: Mapping[str, Mapping[int, float]]
     recommendations: Mapping[str, Recommendation]
     checklist: tuple[Check, ...]
 
@@ -50,10 +52,11 @@ class StudyReport:
 def study_report(study: Study, goal: Goal, reference: Scale, target_return: float | None = None) -> StudyReport:
     """Return the report of one workload; see `make_report` for the arguments."""
     found = configurations(study, reference, target_return)
-    laws = fit_laws(found, study.baseline)
+    law = fit_law(found, study.baseline)
     goals = {goal.name: goal} | {name: other for name, other in GOALS.items() if name != goal.name}
     recommendations = {name: recommend(found, each) for name, each in goals.items()}
-    return StudyReport(study, found, laws, recommendations, checklist(recommendations[goal.name], laws, study.gpus))
+    checks = checklist(recommendations[goal.name], law, study.gpus)
+    return StudyReport(study, found, law, axes(found, study.baseline), recommendations, checks)
 
 
 class Column(NamedTuple):

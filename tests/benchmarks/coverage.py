@@ -1,7 +1,7 @@
 """Checks the intervals of reports against repeats: `python -m tests.benchmarks.coverage`. Takes ten seconds, no Ray.
 
 On the grids under tests/data/grids, prints the noise to assume of unrepeated runs, the coverage of intervals and their width, and
-the errors of laws next to those that noise alone causes.
+the errors of the law next to those that noise alone causes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from scipy.optimize import brentq
 from scipy.special import polygamma
 
 from rl_scaling_callback.analysis.configurations import configurations
-from rl_scaling_callback.analysis.laws import fit_laws
+from rl_scaling_callback.analysis.laws import fit_law
 from rl_scaling_callback.analysis.runs import Run, Study, within
 from rl_scaling_callback.core.scale import REFERENCE_SCALE, Scale
 
@@ -145,19 +145,18 @@ def recorded(name: str) -> None:
 def left_out(name: str) -> list[bool]:
     """Return, for each configuration of a grid, whether it lies in the interval of the law fitted without it."""
     every = configurations(grid(name))
-    chosen = [(each, fit_laws([other for other in every if other is not each]).chosen) for each in every]
-    predicted = [(each, fit.predict(each.scale)) for each, fit in chosen if fit]
+    laws = [(each, fit_law([other for other in every if other is not each])) for each in every]
+    predicted = [(each, fit.predict(each.scale)) for each, fit in laws if fit]
     return [holds(each.sps, found.sps_error, found.sps) for each, found in predicted]
 
 
-def laws(name: str) -> None:
-    found = fit_laws(configurations(grid(name)))
-    errors = ", ".join(f"{fit.law.name} {fit.mean_error:.1f} %" for fit in found.fits)
+def law(name: str) -> None:
+    found = fit_law(configurations(grid(name)))
+    error = f"{found.mean_error:.1f} %" if found else "none"
     # The error of a perfect law due to noise: E|x| of a normal x.
     floor = 100 * fmean(math.sqrt(2 / math.pi * each.variance) for each in configurations(grid(name)))
     held = left_out(name)
-    chosen = found.chosen.law.name if found.chosen else "none"
-    print(f"  {name:12} {chosen}: {errors}; noise alone {floor:.1f} %; {sum(held)} of {len(held)} held")
+    print(f"  {name:12} {error}; noise alone {floor:.1f} %; {sum(held)} of {len(held)} held")
 
 
 def main() -> None:
@@ -167,9 +166,9 @@ def main() -> None:
     print(f"degrees of freedom {usual_freedom(NAMES):.1f}")
     for name in NAMES:
         recorded(name)
-    print("\nlaw chosen on all repetitions, leave-one-out errors, and how many configurations the law fitted without them predicts")
+    print("\nmean leave-one-out error of the law, and how many configurations the law fitted without them predicts")
     for name in NAMES:
-        laws(name)
+        law(name)
 
 
 if __name__ == "__main__":

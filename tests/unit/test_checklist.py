@@ -4,16 +4,16 @@ import pytest
 
 from rl_scaling_callback.analysis.checklist import checklist
 from rl_scaling_callback.analysis.choice import GOALS, recommend
-from rl_scaling_callback.analysis.laws import fit_laws
+from rl_scaling_callback.analysis.laws import fit_law
 from rl_scaling_callback.core.formulas import NAN
 from tests.builders import MONOTONE, by_speedup, curve, of_the_user
 
 SPEEDUP = "Is the speedup in the expected range?"
 
 
-def checks(rows, laws=None, gpus=None):
+def checks(rows, law=None, gpus=None):
     """Return the verdicts by question."""
-    return {each.question: each.verdict for each in checklist(recommend(rows, GOALS["balanced"]), laws, gpus)}
+    return {each.question: each.verdict for each in checklist(recommend(rows, GOALS["balanced"]), law, gpus)}
 
 
 @pytest.mark.parametrize(
@@ -25,8 +25,8 @@ def test_gpus_of_unknown_name_or_utilisation(gpus, gpu, vram):
 
 
 def test_speedup_outside_the_interval_of_the_law_is_not_expected():
-    laws = fit_laws([replace(each, speedup=each.speedup / 1.5) for each in of_the_user()])
-    assert checks(of_the_user(), laws=laws)[SPEEDUP] == "not met"
+    law = fit_law([replace(each, speedup=each.speedup / 1.5) for each in of_the_user()])
+    assert checks(of_the_user(), law=law)[SPEEDUP] == "not met"
 
 
 @pytest.mark.parametrize(("speedup", "verdict"), [(3.0, "met"), (3.95, "undecided"), (4.4, "not met")])

@@ -47,7 +47,7 @@ def test_speedup_shows_every_configuration_and_the_ideal(user):
     curves = [line for line in axes.get_lines() if line.get_label() == "scaling law with 95 % band"]
     for law, envs in zip(curves, (1, 2, 4, 8), strict=True):
         drawn = dict(zip(law.get_xdata(), law.get_ydata(), strict=True))
-        assert drawn[16] == user.laws.chosen.predict(Scale(16 // envs, envs)).speedup
+        assert drawn[16] == user.law.predict(Scale(16 // envs, envs)).speedup
 
 
 def test_speedup_by_runners_if_only_envs_vary():

@@ -1,4 +1,4 @@
-"""Laws and intervals on grids of real environments (tests/data/grids), recorded on noisy shared machines."""
+"""The law and intervals on grids of real environments (tests/data/grids), recorded on noisy shared machines."""
 
 from statistics import fmean
 
@@ -6,20 +6,20 @@ import pytest
 
 from rl_scaling_callback.analysis import runs
 from rl_scaling_callback.analysis.configurations import configurations
-from rl_scaling_callback.analysis.laws import LAWS, fit_laws
+from rl_scaling_callback.analysis.laws import fit_law
 from rl_scaling_callback.analysis.runs import Experiment
 from rl_scaling_callback.report import make_report
 
 from ..benchmarks import coverage
 from ..grids import NAMES, grid
 
+AT_MOST = {"cartpole": 7.1, "halfcheetah": 8.1, "slow_step": 5.4}
+
 
 @pytest.mark.parametrize("name", NAMES)
-def test_chosen_law_predicts_left_out_configurations(name):
-    """Noise alone causes errors of 5 to 8 %."""
-    laws = fit_laws(configurations(grid(name)))
-    amdahl = next(fit for fit in laws.fits if fit.law is LAWS[0])
-    assert laws.chosen.mean_error <= min(9, 0.8 * amdahl.mean_error)
+def test_the_law_predicts_left_out_configurations(name):
+    """Noise alone causes errors of 5 to 8 %, and Amdahl's law on two levels has errors of 8 to 16 %."""
+    assert fit_law(configurations(grid(name))).mean_error <= AT_MOST[name]
 
 
 def test_coverage_of_law_intervals_for_left_out_configurations():
