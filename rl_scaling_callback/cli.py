@@ -98,7 +98,6 @@ def main() -> None:
 @main.command()
 @click.argument("path")
 @_goal
-@click.option("--min-sooner", type=float, metavar="×", help="Minimum speedup of the time to return.")
 @click.option(
     "--return",
     "target_return",

@@ -35,7 +35,6 @@ class Goal:
         min_efficiency: minimum efficiency [%]; None for no limit, as for all that follow.
         min_speedup: minimum speedup [×].
         max_cpus: maximum number of CPUs per trial.
-        min_sooner: minimum speedup of the time to return [×], see `returns`. Undecided without repeats.
 
     Raises:
         ValueError: if a value is out of range.
@@ -45,7 +44,6 @@ class Goal:
     min_efficiency: float | None = None
     min_speedup: float | None = None
     max_cpus: float | None = None
-    min_sooner: float | None = None
 
     def __post_init__(self) -> None:
         non_empty("name", self.name)
@@ -112,7 +110,7 @@ class Standing(NamedTuple):
     """A configuration judged by one constraint of a goal.
 
     Attributes:
-        figure: the limited attribute of `Configuration`: efficiency, speedup, cpus or sooner.
+        figure: the limited attribute of `Configuration`: efficiency, speedup or cpus.
         limit: the threshold.
         value: the configuration's figure; NaN if unknown.
         error: half-width of its 95 % interval [%]; NaN for CPUs, which are counted.
@@ -143,14 +141,11 @@ class Standing(NamedTuple):
 
 def standing(configuration: Configuration, figure: str, limit: float) -> Standing:
     """Return the standing of a configuration for a constraint."""
+    if figure == "cpus":
+        return Standing(figure, limit, configuration.cpus, NAN, is_unclear=False)
     # Efficiency is as uncertain as speedup.
-    error, is_unclear = configuration.speedup_error, configuration.is_noisy or configuration.disturbed
-    if figure == "sooner":
-        error = configuration.to_return.sooner_error
-        is_unclear = math.isnan(error)  # Seeds alone make curves differ, so one run each decides nothing.
-    elif figure == "cpus":
-        error, is_unclear = NAN, False
-    return Standing(figure, limit, float(getattr(configuration, figure)), error, is_unclear)
+    is_unclear = configuration.is_noisy or configuration.disturbed
+    return Standing(figure, limit, getattr(configuration, figure), configuration.speedup_error, is_unclear)
 
 
 def standings(configuration: Configuration, goal: Goal) -> list[Standing]:
@@ -256,8 +251,6 @@ def choose(candidates: Sequence[Configuration], goal: Goal) -> list[Configuratio
     """
     nearest = min(candidates, key=lambda each: (*shortfall(each, goal), -each.sps))
     pool = [each for each in candidates if _is_as_near(each, nearest, goal)]
-    # Configurations with unknown figures, such as a time to return, rank behind the others.
-    pool = [each for each in pool if not any(math.isnan(standing.reach) for standing in standings(each, goal))] or pool
     fastest = max(pool, key=lambda each: each.sps)
     equals = [each for each in pool if math.log(fastest.sps / each.sps) <= _slack(noise(each, fastest))]
     return sorted(equals, key=lambda each: (each.cpus, each.scale.parallelism, each.scale.num_env_runners, -each.sps))

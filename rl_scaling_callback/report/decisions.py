@@ -25,7 +25,6 @@ _FIGURES: Final[Mapping[str, tuple[str, int, str]]] = {
     "efficiency": ("efficiency", 1, " %"),
     "speedup": ("speedup", 2, "×"),
     "cpus": ("CPUs", 0, ""),
-    "sooner": ("speedup of the time to return", 2, "×"),
 }
 """Name, decimals and unit of each figure that a goal can limit."""
 
@@ -79,18 +78,17 @@ def why_lines(recommendation: Recommendation) -> Iterator[str]:
     choice, stands = recommendation.choice, recommendation.standings
     if choice is None:
         return
-    peers, figures = _scales(recommendation.peers), _figures(choice)
+    peers, figures, asked = _scales(recommendation.peers), _figures(choice), _asked(recommendation.goal.limits.items())
     is_alone, cheapest = len(recommendation.peers) == 1, f"{choice.scale} is the cheapest"
     if recommendation.ground == "guess":
         of_choice = f"the speedup of {choice.scale}, the best guess, is uncertain by {percent(choice.speedup_error)}"
         uncertain = f"all speedups are uncertain by more than {MAX_ERROR:.0f} %" if choice.is_baseline else of_choice
         yield f"The machine was too busy to tell: {uncertain}. Measure again when less else runs on it, or for longer."
     elif recommendation.ground == "nearest":
-        yield f"No measured configuration meets {_asked(recommendation.goal.limits.items())}."
+        yield f"No measured configuration meets {asked}."
         near = f"{peers} comes closest" if is_alone else f"{peers} come about equally close; {cheapest}"
         yield f"{near}: {figures}. It misses {_missed(stands)}."
     else:
-        asked = _asked((each.figure, each.limit) for each in stands if not math.isnan(each.reach))
         within = " within error" if any(each.reach < 1 for each in stands) else ""
         fastest = f"fastest with {asked}{within}" if asked else "fastest"
         best = f"{peers} is the {fastest}" if is_alone else f"{peers} are the {fastest}, about equal; {cheapest}"
@@ -125,12 +123,10 @@ def doubt_lines(recommendation: Recommendation) -> Iterator[str]:
         missing = "No configuration was measured: run trials with different num_env_runners and num_envs_per_env_runner."
         yield without if measured else missing
         return
-    for each in filter(lambda each: math.isnan(each.reach), stands):
-        yield f"Whether {choice.scale} meets {_limit(each.figure, each.limit)} is unknown: {_why_unknown(choice, each)}."
-    straddled = [each for each in stands if each.verdict == "undecided" and each.reach > 0]
+    straddled = [each for each in stands if each.verdict == "undecided"]
     if straddled and recommendation.ground != "guess":
         at = (f"{_limit(each.figure, each.limit)} at {_shown(each)}" for each in straddled)
-        yield f"Undecided: {listed(at)}; {_remedy(choice, straddled)}."
+        yield f"Undecided: {listed(at)}; {_remedy(choice)}."
     if choice.band == "inefficient":
         yield "Its band is inefficient: consider less parallelism unless CPUs are plentiful."
     if math.isnan(choice.speedup):
@@ -160,16 +156,8 @@ def _no_throughput(unmeasured: Sequence[Configuration]) -> str:
     return f"Left out, no throughput measured: {_scales(unmeasured)}. {warmup}"
 
 
-def _why_unknown(choice: Configuration, standing: Standing) -> str:
-    if standing.figure == "sooner" and not math.isnan(choice.to_return.target):
-        return f"not all of its runs and the baseline's stay at {choice.to_return.name}"
-    return "it was not recorded"
-
-
-def _remedy(choice: Configuration, straddled: Sequence[Standing]) -> str:
+def _remedy(choice: Configuration) -> str:
     """Return how to settle undecided verdicts."""
-    if any(each.figure == "sooner" for each in straddled):
-        return f"repeat {choice.scale} and the baseline with other seeds"
     if choice.disturbed:
         return f"other programs interfered with {choice.scale} or the baseline. Repeat both without them"
     if choice.noise.from_probes:

@@ -3,7 +3,6 @@ from dataclasses import replace
 import pytest
 
 from rl_scaling_callback.analysis.choice import GOALS, Goal, recommend
-from rl_scaling_callback.analysis.returns import TimeToReturn
 from rl_scaling_callback.analysis.runs import PROBED, Noise
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.report.decisions import reason_text
@@ -33,16 +32,6 @@ def chosen(goal, error=NAN, **speedups):
 def test_goals_and_constraints(goal, constraints, scale):
     found = recommend(of_the_user(), Goal.of(goal, **constraints))
     assert (str(found.choice.scale), found.verdict) == (scale, "met")
-
-
-def test_configuration_with_an_unknown_figure_ranks_behind_those_that_meet_the_goal():
-    small, large, unknown = by_speedup(**{"2r1e": 1.9, "4r1e": 3.0, "8r1e": 5.0})
-    small, large = (replace(each, to_return=TimeToReturn(sooner=s)) for each, s in ((small, 1.8), (large, 1.2)))
-    goal = Goal.of("fastest", min_sooner=1.5)
-    assert recommend([small, large, unknown], goal).choice is small
-    found = recommend([large, unknown], goal)
-    assert (found.choice, found.verdict, found.ground) == (unknown, "undecided", "fastest")
-    assert "meets speedup of the time to return ≥ 1.5× is unknown: it was not recorded." in reason_text(found)
 
 
 # Verdicts and noise

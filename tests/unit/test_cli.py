@@ -22,10 +22,13 @@ def test_time_to_return(folder):
     for scale, seconds in ((1, 2.0), (2, 1.5)):
         config = {"num_env_runners": scale}
         folder.trial([result(k, seconds, config=config, time_total_s=seconds * k) for k in range(1, 13)])
-    shown = rl_scaling("report", folder.path, "--goal", "fastest", "--min-sooner", 3, "--return", 6, "--format", "json")
+    shown = rl_scaling("report", folder.path, "--return", 6, "--format", "json")
     (study,) = json.loads(shown.stdout)["studies"]
-    assert [row["seconds_to_return"] for row in study["configurations"]] == pytest.approx([12, 9])
-    assert "It misses speedup of the time to return ≥ 3× by 1.7×" in study["recommendations"]["fastest"]["reason"]
+    assert study["target_return"] == 6
+    assert [(row["seconds_to_return"], row["sooner"]) for row in study["configurations"]] == [
+        (pytest.approx(12), 1),
+        (pytest.approx(9), pytest.approx(4 / 3)),
+    ]
     assert "--return has no effect" in rl_scaling("report", TABLE, "--return", 6).stderr
 
 

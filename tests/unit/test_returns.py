@@ -5,13 +5,12 @@ import math
 
 import pytest
 
-from rl_scaling_callback.analysis.choice import Goal
 from rl_scaling_callback.analysis.configurations import configurations
 from rl_scaling_callback.analysis.runs import Study
 from rl_scaling_callback.core.formulas import NAN
-from rl_scaling_callback.report.decisions import reason_text
 from rl_scaling_callback.report.report import make_report, render_page, to_json
 from rl_scaling_callback.report.sections import remarks
+from rl_scaling_callback.report.study import COLUMNS
 from tests.builders import LATE, MONOTONE, curve, report_of
 
 
@@ -120,19 +119,6 @@ def test_long_runs_are_thinned_but_every_dip_counts():
 
 
 # What the report makes of it; tests/data/reports has the sentences.
-
-
-@pytest.mark.parametrize(("repeats", "verdict"), [(1, "undecided"), (3, "met")])
-def test_a_goal_may_exclude_the_fastest_and_needs_repeats(repeats, verdict):
-    curves = (("1r1e", MONOTONE, 1.0), ("4r1e", MONOTONE, 0.5), ("8r1e", LATE, 0.2))
-    runs = [curve(scale, returns, seconds * (1 + k / 1000)) for k in range(repeats) for scale, returns, seconds in curves]
-    (study,) = report_of(*runs, goal=Goal("learn", min_sooner=1.8)).studies
-    assert (str(study.recommendation.choice.scale), study.recommendation.verdict) == ("4r×1e", verdict)
-    assert str(study.recommendations["fastest"].choice.scale) == "8r×1e"
-    missing = "Undecided: speedup of the time to return ≥ 1.8× at 2.00×; repeat 4r×1e and the baseline with other seeds."
-    assert (missing in reason_text(study.recommendation)) == (verdict == "undecided")
-    one_run = "Times to return are those of one run each: other seeds may differ."
-    assert (one_run in remarks(study)) == (repeats == 1)
 
 
 def test_a_given_return_that_no_run_reaches_is_said():
