@@ -20,7 +20,6 @@ except ImportError as error:
 
 from rl_scaling_callback import __version__
 from rl_scaling_callback.analysis.choice import GOALS, Goal
-from rl_scaling_callback.core.checks import finite
 from rl_scaling_callback.core.probing import ProbeError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.schema import KEYS
@@ -41,11 +40,6 @@ def _parsed(parse: Callable[[Any], Any]) -> Callable[[click.Context, click.Param
             raise click.BadParameter(str(error)) from None
 
     return callback
-
-
-def _return(number: float) -> float:
-    finite("return", number)
-    return number
 
 
 def _columns(texts: tuple[str, ...]) -> dict[str, str]:
@@ -98,14 +92,6 @@ def main() -> None:
 @main.command()
 @click.argument("path")
 @_goal
-@click.option(
-    "--return",
-    "target_return",
-    type=float,
-    callback=_parsed(_return),
-    metavar="RETURN",
-    help="Return to reach. [default: one most reach]",
-)
 @click.option("--reference", callback=_parsed(Scale.parse), default="1r1e", show_default=True, help="Scale of the baseline.")
 @click.option(
     "--column", "columns", callback=_parsed(_columns), multiple=True, metavar="OURS=THEIRS", help="A table's column: sps=FPS."
@@ -125,7 +111,6 @@ def main() -> None:
 def report(
     path: str,
     goal: Goal,
-    target_return: float | None,
     reference: Scale,
     columns: dict[str, str],
     pool: tuple[str, ...],
@@ -146,9 +131,7 @@ def report(
             experiment = read_experiment(path, reference=reference, rule=rule, columns=columns, pool=pool, progress=progress)
     except ExperimentError as error:
         raise click.ClickException(str(error)) from None
-    made = make_report(experiment, goal, reference, target_return=target_return)
-    if target_return is not None and not any(study.to_return.is_given for study in made.studies):
-        click.echo("--return has no effect: not all runs recorded returns and times, or there is only one configuration", err=True)
+    made = make_report(experiment, goal, reference)
     if form == "html" and output is None:
         output = Path(PAGE)
     with nullcontext(sys.stdout) if output is None else output.open("w", encoding="utf-8") as file:

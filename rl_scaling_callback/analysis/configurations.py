@@ -128,9 +128,7 @@ class Configuration:
         return self.noise.from_repeats and self.speedup_error > MAX_ERROR
 
 
-def configurations(
-    study: Study, reference: Scale = REFERENCE_SCALE, target_return: float | None = None
-) -> tuple[Configuration, ...]:
+def configurations(study: Study, reference: Scale = REFERENCE_SCALE) -> tuple[Configuration, ...]:
     """Return the configurations of a study, ordered by N, then by env runners, descending.
 
     Speedups are relative to the final baseline: the runs at the reference scale, or `study.baseline`. Without one, the smallest
@@ -139,7 +137,6 @@ def configurations(
     Args:
         study: runs of one workload.
         reference: scale of the reference. Scaling from 1r×1e up to a larger reference is assumed to be perfect.
-        target_return: the return of `to_return`; None for the highest that all runs reach.
     """
     groups: dict[Scale, list[Run]] = defaultdict(list)
     for run in _undisturbed(study.runs):
@@ -153,7 +150,7 @@ def configurations(
     if baseline is None:
         baseline = next((each for each in ordered if each.sps > 0), None)
         unit = baseline.scale.parallelism if baseline else 1
-    times = times_to_return(groups, baseline.scale if baseline else None, target_return)
+    times = times_to_return(groups, baseline.scale if baseline else None)
     found = (_compared(each, baseline, unit, study, measured) for each in ordered)
     return tuple(replace(each, to_return=times.get(each.scale, INCOMPARABLE)) for each in found)
 

@@ -42,7 +42,6 @@ class TimeToReturn:
 
     Attributes:
         target: the return R; NaN if the returns of the study's configurations can't be compared.
-        is_given: True if the user chose R.
         seconds: training time [s], to one iteration.
         env_steps: env steps; NaN if unknown.
         error: half-width of the 95 % interval of `seconds` for a repeat with as many runs and other seeds [%]; NaN if no
@@ -52,7 +51,6 @@ class TimeToReturn:
     """
 
     target: float = NAN
-    is_given: bool = False
     seconds: float = NAN
     env_steps: float = NAN
     error: float = NAN
@@ -79,28 +77,24 @@ def lasting(returns: Sequence[float]) -> list[float]:
     return found[::-1]
 
 
-def times_to_return(
-    groups: Mapping[Scale, Sequence[Run]], baseline: Scale | None, target: float | None = None
-) -> dict[Scale, TimeToReturn]:
+def times_to_return(groups: Mapping[Scale, Sequence[Run]], baseline: Scale | None) -> dict[Scale, TimeToReturn]:
     """Return the time to return of each configuration; empty if their returns can't be compared.
 
-    They can if there are several configurations, each run has enough returns and a known training time, and, unless the target is
-    given, no run stays at it from its first return on.
+    They can if there are several configurations, each run has enough returns and a known training time, and no run stays at the
+    target from its first return on.
 
     Args:
         groups: the runs of each configuration.
         baseline: the configuration that is the baseline; None if there is none.
-        target: the return R; None for the highest at which more than half of each configuration's runs stay for the last quarter
-            of their time.
     """
     curves = {scale: [_curve(run) for run in runs] for scale, runs in groups.items()}
     every = [curve for several in curves.values() for curve in several]
     if len(groups) < 2 or not all(len(curve) >= MIN_RETURNS for curve in every):
         return {}
-    wanted = _highest(curves.values()) if target is None else target
-    if target is None and any(curve[0].lasting_return >= wanted for curve in every):
+    target = _highest(curves.values())
+    if any(curve[0].lasting_return >= target for curve in every):
         return {}
-    found = {scale: [reached(curve, wanted) for curve in several] for scale, several in curves.items()}
+    found = {scale: [reached(curve, target) for curve in several] for scale, several in curves.items()}
     seconds = {scale: [math.log(each.elapsed) if each else NAN for each in several] for scale, several in found.items()}
     repeats = [times for times in seconds.values() if len(times) > 1 and not any(map(math.isnan, times))]
     dof = sum(len(times) - 1 for times in repeats)
@@ -110,10 +104,9 @@ def times_to_return(
     def time_of(scale: Scale) -> TimeToReturn:
         mean, runs = fmean(seconds[scale]), len(seconds[scale])
         if math.isnan(mean):
-            return TimeToReturn(wanted, target is not None)
+            return TimeToReturn(target)
         return TimeToReturn(
-            target=wanted,
-            is_given=target is not None,
+            target=target,
             seconds=math.exp(mean),
             env_steps=math.exp(fmean(_log(each.lifetime_steps) for each in found[scale] if each)),
             error=noise.error(spread / runs),

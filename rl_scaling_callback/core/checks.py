@@ -12,23 +12,15 @@ def at_least(name: str, value: object, lowest: int) -> None:
     _require(is_whole and value >= lowest, name, value, f"whole numbers from {lowest} up")  # type: ignore[operator]
 
 
-def finite(name: str, value: object) -> None:
-    """Allow finite numbers."""
-    _require(_is_finite(value), name, value, "finite numbers")
-
-
 def positive(name: str, value: object) -> None:
     """Allow finite numbers above 0."""
-    _require(_is_finite(value) and value > 0, name, value, "finite numbers above 0")  # type: ignore[operator]
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    _require(is_number and 0 < value < math.inf, name, value, "finite numbers above 0")  # type: ignore[operator]
 
 
 def non_empty(name: str, value: object) -> None:
     """Allow non-empty strings."""
     _require(isinstance(value, str) and bool(value.strip()), name, value, "non-empty strings")
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _require(is_allowed: bool, name: str, value: object, allowed: str) -> None:

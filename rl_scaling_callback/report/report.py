@@ -17,7 +17,6 @@ from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.analysis.laws import FORMULA
 from rl_scaling_callback.analysis.runs import Experiment
 from rl_scaling_callback.core import text
-from rl_scaling_callback.core.checks import finite
 from rl_scaling_callback.core.scale import REFERENCE_SCALE, Scale
 from rl_scaling_callback.report import decisions, sections
 from rl_scaling_callback.report.study import COLUMNS, StudyReport, columns_of, study_report
@@ -60,8 +59,6 @@ def make_report(
     goal: str | Goal = "balanced",
     reference: str | Scale = REFERENCE_SCALE,
     made: datetime | None = None,
-    *,
-    target_return: float | None = None,
 ) -> Report:
     """Return the report of an experiment.
 
@@ -70,13 +67,11 @@ def make_report(
         goal: the name of one of `GOALS`, or a `Goal`. The report also covers the other goals of `GOALS`.
         reference: scale of the baseline, such as `"1r1e"`.
         made: timestamp of the report; now by default.
-        target_return: the return of the times to return; by default, for each study, the highest at which most runs of each
-            configuration stay for their last quarter or longer.
 
     Raises:
         ExperimentError: if a DataFrame can't be read.
         TypeError: if `experiment` is neither an `Experiment` nor a DataFrame.
-        ValueError: if the goal, scale or return is not allowed.
+        ValueError: if the goal or scale is not allowed.
     """
     if hasattr(experiment, "to_dict"):
         from rl_scaling_callback.experiments import read_experiment
@@ -85,15 +80,13 @@ def make_report(
     if not isinstance(experiment, Experiment):
         raise TypeError(f"experiment is {experiment!r}; allowed is an Experiment: read_experiment(path) returns one")
     goal, reference = Goal.of(goal), Scale.parse(reference)
-    if target_return is not None:
-        finite("target_return", target_return)
     made = made or datetime.now(timezone.utc)
     provenance = {
         "Source": experiment.source,
         "Made": made.strftime("%Y-%m-%d %H:%M %Z").strip(),
         "Made by": f"rl_scaling_callback {__version__}",
     }
-    studies = tuple(study_report(study, goal, reference, target_return) for study in experiment.studies)
+    studies = tuple(study_report(study, goal, reference) for study in experiment.studies)
     return Report(experiment, studies, provenance)
 
 

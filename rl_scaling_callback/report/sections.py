@@ -44,17 +44,14 @@ def remarks(study: StudyReport) -> Iterator[str]:
     if beyond:
         scales = ", ".join(f"{c.scale} ({c.efficiency:.0f} %)" for c in beyond)
         yield f"Superlinear: {scales}. Is the work per env step the same, and was the baseline undisturbed?"
-    name, is_given = study.to_return.name, study.to_return.is_given
     known = [c.to_return for c in found if c.to_return.seconds > 0]
     if known:
-        why = "" if is_given else ", the highest at which most runs of each configuration stay for their last quarter or longer"
-        yield f"Time to {name}: training time until the mean return stays at or above it{why}."
+        why = "the highest at which most runs of each configuration stay for their last quarter or longer"
+        yield f"Time to {study.to_return.name}: training time until the mean return stays at or above it, {why}."
         if len(known) < len(found):
             yield "It is – where not all runs of a configuration do."
         if all(len(c.runs) == 1 for c in found):
             yield "Times to return are those of one run each: other seeds may differ."
-    elif is_given:
-        yield f"No configuration stays at {name} in all of its runs."
 
 
 def left_out(found: Iterable[LeftOut]) -> Iterator[str]:

@@ -49,9 +49,9 @@ class StudyReport:
         return next((c.to_return for c in self.configurations), INCOMPARABLE)
 
 
-def study_report(study: Study, goal: Goal, reference: Scale, target_return: float | None = None) -> StudyReport:
+def study_report(study: Study, goal: Goal, reference: Scale) -> StudyReport:
     """Return the report of one workload; see `make_report` for the arguments."""
-    found = configurations(study, reference, target_return)
+    found = configurations(study, reference)
     law = fit_law(found, study.baseline)
     goals = {goal.name: goal} | {name: other for name, other in GOALS.items() if name != goal.name}
     recommendations = {name: recommend(found, each) for name, each in goals.items()}

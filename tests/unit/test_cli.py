@@ -22,14 +22,13 @@ def test_time_to_return(folder):
     for scale, seconds in ((1, 2.0), (2, 1.5)):
         config = {"num_env_runners": scale}
         folder.trial([result(k, seconds, config=config, time_total_s=seconds * k) for k in range(1, 13)])
-    shown = rl_scaling("report", folder.path, "--return", 6, "--format", "json")
+    shown = rl_scaling("report", folder.path, "--format", "json")
     (study,) = json.loads(shown.stdout)["studies"]
-    assert study["target_return"] == 6
+    assert study["target_return"] == 9
     assert [(row["seconds_to_return"], row["sooner"]) for row in study["configurations"]] == [
-        (pytest.approx(12), 1),
-        (pytest.approx(9), pytest.approx(4 / 3)),
+        (pytest.approx(18), 1),
+        (pytest.approx(13.5), pytest.approx(4 / 3)),
     ]
-    assert "--return has no effect" in rl_scaling("report", TABLE, "--return", 6).stderr
 
 
 def test_keys():
@@ -70,7 +69,6 @@ def test_columns_and_pool(tmp_path):
         ([TABLE, "--goal", "cheapest"], 2, "'save', 'balanced', 'fastest'"),
         ([TABLE, "--reference", "one"], 2, "allowed are strings such as '1r1e'"),
         ([TABLE, "--min-speedup", "-1"], 2, "min_speedup is -1.0"),
-        ([TABLE, "--return", "nan"], 2, "return is nan; allowed are finite numbers"),
         ([TABLE, "--column", "sps"], 2, "'sps'; allowed are pairs such as sps=FPS"),
         ([TABLE, "--pool", "host"], 1, "there is no column host"),
         # Before anything is read.

@@ -6,18 +6,19 @@ import math
 import pytest
 
 from rl_scaling_callback.analysis.configurations import configurations
+from rl_scaling_callback.analysis.returns import reached
 from rl_scaling_callback.analysis.runs import Study
 from rl_scaling_callback.core.formulas import NAN
-from rl_scaling_callback.report.report import make_report, render_page, to_json
+from rl_scaling_callback.report.report import render_page, to_json
 from rl_scaling_callback.report.sections import remarks
 from rl_scaling_callback.report.study import COLUMNS
 from tests.builders import LATE, MONOTONE, curve, report_of
 
 
-def compared(*runs, target=None):
-    """Return target, seconds, env steps and speedup of the time to return by configuration."""
-    found = [(str(c.scale), c.to_return) for c in configurations(Study("test", runs), target_return=target)]
-    return {scale: (each.target, each.seconds, each.env_steps, each.sooner) for scale, each in found}
+def compared(*runs):
+    """Return target, seconds and env steps of the time to return of each configuration."""
+    found = [c.to_return for c in configurations(Study("test", runs))]
+    return [(each.target, each.seconds, each.env_steps) for each in found]
 
 
 @pytest.mark.parametrize(
@@ -33,14 +34,13 @@ def compared(*runs, target=None):
         # Stays at the target exactly.
         ([10.0] * 5 + [100.0] * 15, 6),
         # Never stays there.
-        ([*MONOTONE[:-1], 99.0], NAN),
-        ([50.0] * 20, NAN),
+        ([*MONOTONE[:-1], 99.0], None),
+        ([50.0] * 20, None),
     ],
 )
 def test_a_run_stays_at_a_return_from_the_last_crossing_on(returns, first):
-    found = compared(curve("1r1e", MONOTONE), curve("4r1e", returns, 0.5), target=100.0)
-    assert found["1r×1e"] == pytest.approx((100.0, 10.0, 10_000, 1.0))
-    assert found["4r×1e"] == pytest.approx((100.0, 0.5 * first, 1000 * first, 20 / first), nan_ok=True)
+    found = reached(curve("4r1e", returns).samples, 100.0)
+    assert (found and found.number) == first
 
 
 PLATEAU = MONOTONE[:10] + [100.0, 92.0, 108.0, 97.0, 103.0] * 2
@@ -57,21 +57,23 @@ PLATEAU = MONOTONE[:10] + [100.0, 92.0, 108.0, 97.0, 103.0] * 2
 )
 def test_runs_are_compared_at_the_highest_return_at_which_they_stay_for_their_last_quarter(one, four, target, times):
     found = compared(curve("1r1e", one), curve("4r1e", four))
-    assert [each[:2] for each in found.values()] == [pytest.approx((target, seconds)) for seconds in times]
+    assert [each[:2] for each in found] == [pytest.approx((target, seconds)) for seconds in times]
 
 
-def test_a_single_run_that_collapses_does_not_decide_the_return():
+def test_a_single_run_that_collapses_does_not_decide_the_return_but_then_its_configuration_has_no_time():
     collapsed = [curve("4r1e", MONOTONE, 0.5), curve("4r1e", MONOTONE, 0.6), curve("4r1e", [*MONOTONE[:-1], 5.0], 0.5)]
-    found = compared(curve("1r1e", MONOTONE), *collapsed)
-    assert found["1r×1e"][:2] == (150.0, 15.0)
-    assert math.isnan(found["4r×1e"][1])
+    (study,) = report_of(curve("1r1e", MONOTONE), *collapsed).studies
+    one, four = study.configurations
+    assert (one.to_return.target, one.to_return.seconds) == (150.0, 15.0)
+    assert [column.cell(four) for column in COLUMNS[-3:]] == ["–", "–", "–"]
+    assert "It is – where not all runs of a configuration do." in remarks(study)
 
 
 @pytest.mark.parametrize(("lowest", "target"), [(447.7, 447.0), (-1234.0, -1240.0), (0.012349, 0.0123), (0.3, 0.3), (0.0, 0.0)])
 def test_the_return_has_three_digits_and_all_runs_reach_it(lowest, target):
     returns = [lowest - 5000.0, *[lowest] * 9]
     found = compared(curve("1r1e", returns), curve("4r1e", returns))
-    assert [(each[0], each[2]) for each in found.values()] == [(target, pytest.approx(2000))] * 2
+    assert [(each[0], each[2]) for each in found] == [(target, pytest.approx(2000))] * 2
 
 
 @pytest.mark.parametrize(
@@ -106,6 +108,7 @@ def test_repeats_give_an_interval_for_a_repeat():
     assert four.sooner_error == pytest.approx(100 * math.expm1(4.30265 * math.sqrt(2 * variance)), rel=1e-4)
     assert one.error == pytest.approx(100 * math.expm1(4.30265 * math.sqrt(variance)), rel=1e-4)
     assert one.sooner_error == 0.0
+    assert not any("one run each" in remark for remark in remarks(report_of(*slow, *fast).studies[0]))
 
 
 def test_long_runs_are_thinned_but_every_dip_counts():
@@ -114,16 +117,4 @@ def test_long_runs_are_thinned_but_every_dip_counts():
     kept = {sample.number for sample in curve("1r1e", returns).samples}
     dip = next(number for number in range(700, 800) if number not in kept)
     returns[dip - 1] = 100.0
-    found = compared(curve("1r1e", returns), curve("4r1e", returns), target=500.0)
-    assert dip < found["1r×1e"][1] < dip + 5
-
-
-# What the report makes of it; tests/data/reports has the sentences.
-
-
-def test_a_given_return_that_no_run_reaches_is_said():
-    experiment = report_of(curve("1r1e", MONOTONE), curve("4r1e", MONOTONE)).experiment
-    report = make_report(experiment, target_return=1000)
-    assert [*remarks(report.studies[0])] == ["No configuration stays at return 1,000 in all of its runs."]
-    with pytest.raises(ValueError, match="target_return is nan; allowed are finite numbers"):
-        make_report(experiment, target_return=NAN)
+    assert dip < reached(curve("1r1e", returns).samples, 500.0).number < dip + 5
