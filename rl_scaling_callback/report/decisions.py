@@ -93,26 +93,9 @@ def why_lines(recommendation: Recommendation) -> Iterator[str]:
         fastest = f"fastest with {asked}{within}" if asked else "fastest"
         best = f"{peers} is the {fastest}" if is_alone else f"{peers} are the {fastest}, about equal; {cheapest}"
         yield f"{best}: {figures}."
-    yield from _worth(choice, recommendation.measured)
-
-
-def _worth(choice: Configuration, measured: Sequence[Configuration]) -> Iterator[str]:
-    """Yield what the choice's speedup is worth in learning, unless both agree within the error of the time to return.
-
-    Without repeats that is unknown, and taken to be the largest error with which a speedup decides something.
-    """
-    # Of the measured baseline, as `sooner` is: a reference above 1r×1e counts as N×.
-    unit = next((each.speedup for each in measured if each.is_baseline), 1.0)
-    speedup, sooner, error = choice.speedup / unit, choice.sooner, choice.to_return.sooner_error
-    runs = " (one run each)" if math.isnan(error) else ""
-    if abs(math.log(sooner / speedup)) > math.log1p((MAX_ERROR if math.isnan(error) else error) / 100):
-        worth = f"{'but only' if sooner < speedup else 'and even'} {rounded(sooner, 2, '×')} sooner at"
-        if sooner < 1:
-            worth = f"but needs {rounded(1 / sooner, 2, '×')} the time to"
-        yield f"{choice.scale} is {rounded(speedup, 2, '×')} faster, {worth} {choice.to_return.name}{runs}."
-        soonest = max((each for each in measured if each.sooner > 0), key=lambda each: each.sooner)
-        if soonest is not choice:
-            yield f"Soonest is {soonest.scale}: {rounded(soonest.sooner, 2, '×')}."
+    if choice.sooner > 0 and not choice.is_baseline:
+        sooner = with_interval(choice.sooner, choice.to_return.sooner_error, 2, "×")
+        yield f"With {choice.scale}, the speedup of the time to {choice.to_return.name} is {sooner}."
 
 
 def doubt_lines(recommendation: Recommendation) -> Iterator[str]:
