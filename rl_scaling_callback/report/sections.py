@@ -12,7 +12,7 @@ from rl_scaling_callback.analysis.runs import USUAL_STD, LeftOut, Noise
 from rl_scaling_callback.core.attribution import MIN_LOSS
 from rl_scaling_callback.core.formulas import interval
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.core.text import counted, joined, listed, percent, printable, rounded, with_interval
+from rl_scaling_callback.core.text import joined, listed, printable, rounded, with_interval
 from rl_scaling_callback.report.study import StudyReport
 
 _MAX_NAMES: Final = 3
@@ -28,7 +28,7 @@ def sections(study: StudyReport) -> Mapping[str, list[str]]:
         "Losses by cause, and the speed without each": (_lost(c) for c in study.configurations if not c.is_baseline),
         "Checklist": (f"{_MARKS[c.verdict]} {c.stage}: {c.question} {c.evidence}" for c in study.checklist),
         "Scaling law": (*_law(study), _prediction(study)),
-        "Runs": (*(f"{name}: {text}" for name, text in study.study.facts.items()), *_runs(study)),
+        "Study": (f"{name}: {text}" for name, text in study.study.facts.items()),
     }
     written = {title: [printable(line) for line in lines if line] for title, lines in found.items()}
     return {title: lines for title, lines in written.items() if lines}
@@ -142,12 +142,3 @@ def _prediction(study: StudyReport) -> str:
         return ""
     figures = f"{with_interval(best.speedup, best.speedup_error, 2, '×')}, {rounded(best.efficiency, 1, ' %')}"
     return f"Fastest of those not measured, up to twice the largest N: {best.scale}, predicted {figures}."
-
-
-def _runs(study: StudyReport) -> Iterator[str]:
-    """Yield the runs with a steady window; others have no more to say than the table."""
-    for run in study.study.runs:
-        if not (study.study.from_probes or math.isnan(run.steady.error)):
-            length = counted(run.steady.iterations, "steady iteration") + ("" if run.steady.converged else ", not converged")
-            figures = f"{rounded(run.steady.sps, 0)} steps/s {percent(run.steady.error)} within the run, {length}"
-            yield f"{run.name} ({run.scale}): {'; '.join(filter(None, [figures, joined(run.notes)]))}"

@@ -26,7 +26,7 @@ def print_report(report: Report, console: Console | None = None, *, verbose: boo
     Args:
         report: the report.
         console: where to print; standard output by default. Columns that don't fit are dropped, with a note.
-        verbose: whether to print notes, losses by cause, the checklist, the scaling law, a prediction and runs as well.
+        verbose: whether to print notes, losses by cause, the checklist, the scaling law and facts as well.
     """
     from rich.console import Console
 
