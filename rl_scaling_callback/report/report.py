@@ -55,7 +55,7 @@ class Report:
 
 
 def make_report(
-    experiment: Experiment | Any,
+    experiment: Experiment,
     goal: str | Goal = "balanced",
     reference: str | Scale = REFERENCE_SCALE,
     made: datetime | None = None,
@@ -63,22 +63,17 @@ def make_report(
     """Return the report of an experiment.
 
     Args:
-        experiment: the experiment, as read by `read_experiment`, or a DataFrame for it to read.
+        experiment: the experiment, as read by `read_experiment`.
         goal: the name of one of `GOALS`, or a `Goal`. The report also covers the other goals of `GOALS`.
         reference: scale of the baseline, such as `"1r1e"`.
         made: timestamp of the report; now by default.
 
     Raises:
-        ExperimentError: if a DataFrame can't be read.
-        TypeError: if `experiment` is neither an `Experiment` nor a DataFrame.
+        TypeError: if `experiment` is not an `Experiment`.
         ValueError: if the goal or scale is not allowed.
     """
-    if hasattr(experiment, "to_dict"):
-        from rl_scaling_callback.experiments import read_experiment
-
-        experiment = read_experiment(experiment)
     if not isinstance(experiment, Experiment):
-        raise TypeError(f"experiment is {experiment!r}; allowed is an Experiment: read_experiment(path) returns one")
+        raise TypeError(f"experiment is {experiment!r}; allowed is an Experiment: read_experiment returns one")
     goal, reference = Goal.of(goal), Scale.parse(reference)
     made = made or datetime.now(timezone.utc)
     provenance = {

@@ -69,7 +69,7 @@ def test_formats(tmp_path, name, text):
 def test_dataframe():
     pandas = pytest.importorskip("pandas")
     gaps = pandas.DataFrame({"num_workers": [1, 2, 4], "fps": pandas.array([100, pandas.NA, 300], dtype="Int64")})
-    assert [str(each.scale) for each in make_report(gaps).studies[0].configurations] == ["1r×1e", "4r×1e"]
+    assert [str(run.scale) for run in read_experiment(gaps).studies[0].runs] == ["1r×1e", "4r×1e"]
     frame = pandas.DataFrame(ROWS).assign(machine=["a", "a", None])
     experiment = read_experiment(frame)
     assert [study.title for study in experiment.studies] == ["DataFrame (machine: a)", "DataFrame (machine: none)"]
