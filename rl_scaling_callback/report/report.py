@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -118,7 +117,9 @@ def to_json(report: Report) -> str:
         "studies": [_study(study) for study in report.studies],
         "left_out": [each._asdict() for each in report.experiment.left_out],
     }
-    text = json.dumps(_without_nan(document), ensure_ascii=False, allow_nan=False, indent=2)
+    # NaN and infinity are read back as null.
+    known = json.loads(json.dumps(document, default=dict), parse_constant=lambda _: None)
+    text = json.dumps(known, ensure_ascii=False, indent=2)
     # Lone surrogates are valid in Python strings and in JSON, but can't be encoded.
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
@@ -154,11 +155,3 @@ def _recommendation(recommendation: Recommendation) -> dict[str, Any]:
         "runner_up": str(recommendation.runner_up.scale) if recommendation.runner_up else None,
         "code": decisions.code_text(recommendation),
     }
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _without_nan(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
