@@ -10,7 +10,7 @@ from rl_scaling_callback.core.text import printable
 from rl_scaling_callback.report.decisions import code_text, decision_lines, verdict_text
 from rl_scaling_callback.report.report import Report
 from rl_scaling_callback.report.sections import left_out, remarks, sections
-from rl_scaling_callback.report.study import COLUMNS, Column, StudyReport, columns_of
+from rl_scaling_callback.report.study import Column, StudyReport, columns_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,10 +40,8 @@ def print_report(report: Report, console: Console | None = None, *, verbose: boo
     if about := [*report.experiment.notes, *lacking, *provenance]:
         _print(console, about)
         console.print()
-    # Those with the most configurations come first.
-    several = [study for study in report.studies if len(study.configurations) != 1]
-    whole = report.studies if verbose or len(report.studies) == 1 else several[:_MAX_STUDIES]
-    for study in whole:
+    whole = len(report.studies) if verbose else _MAX_STUDIES  # those with the most configurations come first
+    for study in report.studies[:whole]:
         _print_table(study, console)
         for title, lines in sections(study).items() if verbose else ():
             _print(console, [title], style="bold")
@@ -54,18 +52,10 @@ def print_report(report: Report, console: Console | None = None, *, verbose: boo
             console.print(code, markup=False, highlight=False, soft_wrap=True)  # not wrapped, so that it can be copied
         _print(console, [verdict_text(study.recommendation)], style="bold")
         console.print()
-    if len(whole) < len(report.studies):
-        _print(console, ["Other studies (--verbose shows their tables)" if whole else "Nothing to compare"], style="bold underline")
-        _print(console, [_in_one_line(study) for study in report.studies if study not in whole])
+    if others := report.studies[whole:]:
+        _print(console, ["Other studies (--verbose shows their tables)"], style="bold underline")
+        _print(console, [f"{study.study.title}: {verdict_text(study.recommendation)}" for study in others])
         console.print()
-
-
-def _in_one_line(study: StudyReport) -> str:
-    if len(study.configurations) != 1:
-        return f"{study.study.title}: {verdict_text(study.recommendation)}"
-    (only,) = study.configurations
-    sps = next(column for column in COLUMNS if column.name == "sps")
-    return f"{study.study.title}: only {only.scale}, {sps.cell(only)} {sps.unit}"
 
 
 def _print(console: Console, texts: Iterable[str], indent: str = "", style: str = "") -> None:

@@ -70,7 +70,7 @@ def test_many_studies_take_one_line_each():
     assert lines[-3:] == [
         "Other studies (--verbose shows their tables)",
         "study 4: Use 2r×1e: 1.67×, 83.3 %. Goal balanced: not met.",
-        "alone: only 4r×1e, 2,000 steps/s",
+        "alone: Use 4r×1e: 1.00×, 100 %. Goal balanced: not met.",
     ]
     assert sum(line.startswith(" 2r×1e") for line in printed(report, verbose=True).splitlines()) == 5
 
