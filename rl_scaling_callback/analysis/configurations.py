@@ -44,7 +44,6 @@ class Configuration:
         runs: its runs, without those that suffered notably more interference from other programs.
         losses: percentage points of lost efficiency by cause (see `attribution.CAUSES`); empty if unknown.
         gains: how many times as fast it would be without each cause that is worth removing (see `attribution.gains`).
-        losses_estimated: True if stepping and contention can't be separated.
         diagnosis: the largest loss and a remedy, in one line; "" if unknown.
         noise: variation between runs of one configuration.
         variance: variance of ln `sps` relative to other configurations; NaN if unknown.
@@ -64,7 +63,6 @@ class Configuration:
     runs: tuple[Run, ...] = ()
     losses: Mapping[str, float] = field(default_factory=dict)
     gains: Mapping[str, float] = field(default_factory=dict)
-    losses_estimated: bool = False
     diagnosis: str = ""
     noise: Noise = field(default_factory=Noise)
     variance: float = NAN
@@ -215,12 +213,13 @@ def _compared(
         baseline = baseline if is_rounded else None
     speedup = error = NAN
     lost: Mapping[str, float] = {}
-    estimated = False
     if baseline is not None:
         unit_sps, variance = _unit(each, baseline, unit)
         speedup = formulas.speedup(each.sps, unit_sps)
         error = 0.0 if each is baseline else each.noise.error(each.variance + variance)
-        lost, estimated = _losses(each, baseline, measured)
+        lost, is_estimated = _losses(each, baseline, measured)
+        if is_estimated:
+            notes.append("serial stepping includes contention: a run of one runner with as many envs separates them")
     most = most_from_runners(each.steady.parts, each.steady.seconds)
     threads = "" if any(run.threads_compared for run in each.runs) else NOT_MEASURED
     concerned = (*each.runs, *(baseline.runs if baseline else ()))
@@ -231,7 +230,6 @@ def _compared(
         unit=unit,
         is_baseline=each is baseline,
         losses=lost,
-        losses_estimated=estimated,
         gains=gains(lost, most),
         diagnosis=diagnosis(lost, most, parts=each.steady.parts, threads=threads),
         disturbed=any(run.exclusive == 0 or run.others > NOTABLE_CORES for run in concerned),

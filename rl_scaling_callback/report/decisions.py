@@ -168,7 +168,7 @@ def alternatives(study: StudyReport) -> list[str]:
 
 def _bottleneck(choice: Configuration) -> str:
     if choice.diagnosis:
-        return choice.diagnosis + (" (estimated: stepping and contention can't be separated)" if choice.losses_estimated else "")
+        return choice.diagnosis
     serial = formulas.serial_fraction(choice.speedup, choice.ideal)
     if not serial > 0:
         return ""

@@ -80,8 +80,6 @@ def _notes(study: StudyReport) -> Iterator[str]:
         yield "Phases overlap in this algorithm: losses describe how the env runners spent their time, on average."
     elif study.study.phases_overlap:
         yield "Phases overlap in this algorithm, so losses can't be attributed to causes."
-    if estimated := ", ".join(str(c.scale) for c in found if c.losses_estimated):
-        yield f"Serial stepping includes contention for {estimated}: a run of one runner with as many envs separates them."
     if baseline is not None:
         origin = (f"{rounded(baseline.steady.sps, 0)} steps/s", baseline.name, joined(baseline.notes))
         yield f"No run at the scale of the baseline; its throughput: {', '.join(filter(None, origin))}."

@@ -12,7 +12,7 @@ from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.report.report import render_page, to_json
 from rl_scaling_callback.report.sections import remarks
 from rl_scaling_callback.report.study import COLUMNS
-from tests.builders import LATE, MONOTONE, curve, report_of
+from tests.builders import MONOTONE, curve, report_of
 
 
 def compared(*runs):
