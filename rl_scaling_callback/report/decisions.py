@@ -12,7 +12,6 @@ from rl_scaling_callback.analysis.choice import (
     Goal,
     Recommendation,
     Standing,
-    standings,
     tied,
 )
 from rl_scaling_callback.analysis.configurations import MAX_ERROR, Configuration
@@ -33,7 +32,7 @@ _NO_BASELINE: Final = f"Without a baseline, speedup and efficiency are unknown. 
 
 def goal_text(goal: Goal) -> str:
     """Return a goal's objective: `"the largest speedup with efficiency ≥ 80 %"`."""
-    return f"the largest speedup with {_asked(goal.limits.items())}" if goal.limits else "the largest speedup"
+    return f"the largest speedup with {_asked(goal)}" if goal.limits else "the largest speedup"
 
 
 def verdict_text(recommendation: Recommendation) -> str:
@@ -78,7 +77,7 @@ def why_lines(recommendation: Recommendation) -> Iterator[str]:
     choice, stands = recommendation.choice, recommendation.standings
     if choice is None:
         return
-    peers, figures, asked = _scales(recommendation.peers), _figures(choice), _asked(recommendation.goal.limits.items())
+    peers, figures, asked = _scales(recommendation.peers), _figures(choice), _asked(recommendation.goal)
     is_alone, cheapest = len(recommendation.peers) == 1, f"{choice.scale} is the cheapest"
     if recommendation.ground == "guess":
         of_choice = f"the speedup of {choice.scale}, the best guess, is uncertain by {percent(choice.speedup_error)}"
@@ -108,8 +107,8 @@ def doubt_lines(recommendation: Recommendation) -> Iterator[str]:
         return
     straddled = [each for each in stands if each.verdict == "undecided"]
     if straddled and recommendation.ground != "guess":
-        at = (f"{_limit(each.figure, each.limit)} at {_shown(each)}" for each in straddled)
-        yield f"Undecided: {listed(at)}; {_remedy(choice)}."
+        at = listed(f"{_limit(each.figure, each.limit)} at {_shown(each)}" for each in straddled)
+        yield f"Undecided: {at}; {_remedy(choice)}."
     if choice.band == "inefficient":
         yield "Its band is inefficient: consider less parallelism unless CPUs are plentiful."
     if math.isnan(choice.speedup):
@@ -160,7 +159,7 @@ def alternatives(study: StudyReport) -> list[str]:
     ]
     lines = {
         "Bottleneck": _bottleneck(asked.choice),
-        "Runner-up": _runner_up(asked, asked.choice),
+        "Runner-up": _runner_up(asked.runner_up, asked.choice),
         "Other goals": "; ".join(others),
     }
     return [f"{what}: {text}" for what, text in lines.items() if text]
@@ -175,19 +174,14 @@ def _bottleneck(choice: Configuration) -> str:
     return f"an effective serial fraction of {rounded(100 * serial, 0)} % (Karp–Flatt); the baseline's phases are unknown"
 
 
-def _runner_up(recommendation: Recommendation, choice: Configuration) -> str:
-    runner_up = recommendation.runner_up
+def _runner_up(runner_up: Configuration | None, choice: Configuration) -> str:
     if runner_up is None:
         return ""
-    stands = standings(runner_up, recommendation.goal)
-    same = ", as fast within noise" if tied(runner_up, choice) else ""
-    misses = f"; it misses {missed}" if (missed := _missed(stands)) else ""
-    unclear = _asked((each.figure, each.limit) for each in stands if each.verdict == "undecided" and not each.misses)
-    return f"{runner_up.scale}: {_figures(runner_up)}{same}{misses}{f'; undecided: {unclear}' if unclear else ''}"
+    return f"{runner_up.scale}: {_figures(runner_up)}{', as fast within noise' if tied(runner_up, choice) else ''}"
 
 
-def _asked(limits: Iterable[tuple[str, float]]) -> str:
-    return listed(_limit(*each) for each in limits)
+def _asked(goal: Goal) -> str:
+    return listed(_limit(*each) for each in goal.limits.items())
 
 
 def _limit(figure: str, limit: float) -> str:
