@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean, stdev
 from typing import Final, NamedTuple
 
-from rl_scaling_callback.analysis.choice import TO_GET_A_BASELINE, Recommendation, Verdict, combined, judge, standing
+from rl_scaling_callback.analysis.choice import TO_GET_A_BASELINE, Recommendation, Verdict, standing
 from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.analysis.laws import Law
 from rl_scaling_callback.analysis.returns import END_OF_RUN, MIN_RETURNS
@@ -24,9 +24,6 @@ _NO_CORES: Final = "Not recorded: the baseline file that a 1r×1e trial with Sca
 _NO_PERF: Final = "Not recorded: RLlib reports it under perf, for iterations of 0.7 s or more."
 _NO_GPUTIL: Final = "Not recorded: RLlib needs GPUtil to record it. Or watch nvidia-smi during a trial."
 
-_Answer = tuple[Verdict, str]
-"""Verdict, "undecided" if the data are insufficient, and the numbers behind it, or what is missing and how to get it."""
-
 
 class Check(NamedTuple):
     """One item of the checklist: its stage ("before", "choosing" or "after"), the question, and the answer with its evidence."""
@@ -37,8 +34,8 @@ class Check(NamedTuple):
     evidence: str
 
 
-def checklist(recommendation: Recommendation, law: Law | None = None, gpus: Sequence[str] | None = None) -> tuple[Check, ...]:
-    """Return the checklist, filled in from data.
+def checklist(recommendation: Recommendation, law: Law | None = None, gpus: Sequence[str] | None = None) -> Iterator[Check]:
+    """Yield the checklist, filled in from data; undecided where they are insufficient, with what is missing and how to get it.
 
     Args:
         recommendation: the recommendation to check, with the configurations that it is based on.
@@ -48,36 +45,31 @@ def checklist(recommendation: Recommendation, law: Law | None = None, gpus: Sequ
     choice, least = recommendation.choice, recommendation.goal.min_efficiency
     runs = [run for each in recommendation.measured for run in each.runs]
     cores, ram, vram = (_largest(getattr(run, name) for run in runs) for name in ("cores", "ram_utilisation", "vram_utilisation"))
-    no_gpu = gpus is not None and not gpus
-    answers: dict[tuple[str, str], _Answer] = {
-        ("before", "Was the baseline's SPS measured?"): _baseline(recommendation),
-        ("before", "Are the CPU cores known?"): _known(cores, f"{cores:g} logical cores.", _NO_CORES),
-        ("before", "Is the GPU known?"): _gpu(gpus),
-        ("before", "Is the RAM headroom known?"): _known(ram, f"{_free(ram)} of a node's RAM was free.", _NO_PERF),
-        ("before", "Is the VRAM headroom known?"): (
-            _gpu(gpus) if no_gpu and math.isnan(vram) else _known(vram, f"{_free(vram)} of a GPU's memory was free.", _NO_GPUTIL)
-        ),
-    }
-    if choice is not None:
-        cpu, ram = mean_of_known(run.cpu_utilisation for run in choice.runs), _largest(run.ram_utilisation for run in choice.runs)
-        answers |= {
-            ("choosing", f"Is the efficiency at least {TARGET_EFFICIENCY:g} %?"): _efficiency(choice, TARGET_EFFICIENCY),
-            ("choosing", f"Is the CPU utilisation below {MAX_UTILISATION:g} %?"): _utilisation(cpu, "on average"),
-            ("choosing", f"Is the RAM utilisation below {MAX_UTILISATION:g} %?"): _utilisation(ram, "at most"),
-            ("after", "Did SPS increase?"): _rose(choice),
-            ("after", "Is the speedup in the expected range?"): _expected(choice, law),
-            ("after", "Is learning still stable?"): _learning(choice, recommendation.baseline),
-        }
-        if least is not None:
-            answers["after", "Does the efficiency meet the goal's threshold?"] = _efficiency(choice, least)
-    return tuple(Check(*question, *answer) for question, answer in answers.items())
+    has_no_gpu = gpus is not None and not gpus and math.isnan(vram)
+    headroom = _gpu(gpus) if has_no_gpu else _known(vram, f"{_free(vram)} of a GPU's memory was free.", _NO_GPUTIL)
+    yield Check("before", "Was the baseline's SPS measured?", *_baseline(recommendation))
+    yield Check("before", "Are the CPU cores known?", *_known(cores, f"{cores:g} logical cores.", _NO_CORES))
+    yield Check("before", "Is the GPU known?", *_gpu(gpus))
+    yield Check("before", "Is the RAM headroom known?", *_known(ram, f"{_free(ram)} of a node's RAM was free.", _NO_PERF))
+    yield Check("before", "Is the VRAM headroom known?", *headroom)
+    if choice is None:
+        return
+    cpu, ram = mean_of_known(run.cpu_utilisation for run in choice.runs), _largest(run.ram_utilisation for run in choice.runs)
+    yield Check("choosing", f"Is the efficiency at least {TARGET_EFFICIENCY:g} %?", *_efficiency(choice, TARGET_EFFICIENCY))
+    yield Check("choosing", f"Is the CPU utilisation below {MAX_UTILISATION:g} %?", *_utilisation(cpu, "on average"))
+    yield Check("choosing", f"Is the RAM utilisation below {MAX_UTILISATION:g} %?", *_utilisation(ram, "at most"))
+    yield Check("after", "Did SPS increase?", *_rose(choice))
+    yield Check("after", "Is the speedup in the expected range?", *_expected(choice, law))
+    yield Check("after", "Is learning still stable?", *_learning(choice, recommendation.baseline))
+    if least is not None:
+        yield Check("after", "Does the efficiency meet the goal's threshold?", *_efficiency(choice, least))
 
 
 def _largest(values: Iterable[float]) -> float:
     return max((value for value in values if value >= 0), default=NAN)
 
 
-def _known(value: float, evidence: str, missing: str) -> _Answer:
+def _known(value: float, evidence: str, missing: str) -> tuple[Verdict, str]:
     return ("undecided", missing) if math.isnan(value) else ("met", evidence)
 
 
@@ -85,12 +77,12 @@ def _free(used: float) -> str:
     return f"At least {rounded(100 - used, 0)} %"
 
 
-def _utilisation(used: float, how: str) -> _Answer:
+def _utilisation(used: float, how: str) -> tuple[Verdict, str]:
     verdict, evidence = _known(used, f"{rounded(used, 0)} % of the node {how}.", _NO_PERF)
     return "not met" if used >= MAX_UTILISATION else verdict, evidence
 
 
-def _baseline(recommendation: Recommendation) -> _Answer:
+def _baseline(recommendation: Recommendation) -> tuple[Verdict, str]:
     baseline = recommendation.baseline
     if baseline is not None and baseline.sps > 0:
         error = "no error estimate" if math.isnan(baseline.sps_error) else percent(baseline.sps_error)
@@ -101,34 +93,32 @@ def _baseline(recommendation: Recommendation) -> _Answer:
     return "met", f"{rounded(given, 0)} steps/s; the experiment has no run at that scale."
 
 
-def _gpu(gpus: Sequence[str] | None) -> _Answer:
+def _gpu(gpus: Sequence[str] | None) -> tuple[Verdict, str]:
     if gpus is not None and all(gpus):
         return "met", f"{listed(gpus)}, as named by Ray." if gpus else "The config requests no GPU."
     what = "Not recorded" if gpus is None else "A GPU is used, but its name was not recorded"
     return "undecided", f"{what}: run nvidia-smi on the training host."
 
 
-def _efficiency(choice: Configuration, least: float) -> _Answer:
+def _efficiency(choice: Configuration, least: float) -> tuple[Verdict, str]:
     shown = with_interval(choice.efficiency, choice.speedup_error, 1, " %")
     return standing(choice, "efficiency", least).verdict, f"{shown}; threshold {least:g} %."
 
 
-def _rose(choice: Configuration) -> _Answer:
+def _rose(choice: Configuration) -> tuple[Verdict, str]:
     if choice.is_baseline:
         return "not met", f"The choice, {choice.scale}, is the baseline."
     rates = f"{rounded(choice.sps, 0)} steps/s, baseline {rounded(choice.baseline_sps, 0)}"
     return standing(choice, "speedup", 1.0).verdict, f"{rates}: {_speedup(choice)}."
 
 
-def _expected(choice: Configuration, law: Law | None) -> _Answer:
-    """Compare with the law's prediction interval, or with 1 to N if there is none."""
-    speedup, error, n = choice.speedup, choice.speedup_error, choice.ideal
+def _expected(choice: Configuration, law: Law | None) -> tuple[Verdict, str]:
+    """Compare with the law's prediction interval."""
     predicted = law.predict(choice.scale) if law is not None else None
     if predicted is None or not (predicted.speedup > 0 and predicted.speedup_error > 0):
-        verdict = combined((judge(speedup, error, 1.0), judge(n / speedup, error, 1.0)))
-        return verdict, f"{_speedup(choice)}; no prediction, so any speedup from 1 to N = {n:.4g} is expected."
+        return "undecided", f"{_speedup(choice)}; no prediction: see the scaling law."
     low, high = interval(predicted.speedup, predicted.speedup_error)
-    verdict = "met" if low <= speedup <= high else "not met"
+    verdict: Verdict = "met" if low <= choice.speedup <= high else "not met"
     return verdict, f"{_speedup(choice)}; the scaling law predicts {rounded(low, 2)} to {rounded(high, 2)}×."
 
 
@@ -136,7 +126,7 @@ def _speedup(choice: Configuration) -> str:
     return with_interval(choice.speedup, choice.speedup_error, 2, "×")
 
 
-def _learning(choice: Configuration, baseline: Configuration | None) -> _Answer:
+def _learning(choice: Configuration, baseline: Configuration | None) -> tuple[Verdict, str]:
     """Compare mean returns over the last quarter of the env steps that both have taken.
 
     The spread is the standard deviations of both sides' returns there, added in quadrature. Seeds alone make curves differ: only a

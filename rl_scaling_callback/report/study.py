@@ -55,7 +55,7 @@ def study_report(study: Study, goal: Goal, reference: Scale) -> StudyReport:
     law = fit_law(found, study.baseline)
     goals = {goal.name: goal} | {name: other for name, other in GOALS.items() if name != goal.name}
     recommendations = {name: recommend(found, each) for name, each in goals.items()}
-    checks = checklist(recommendations[goal.name], law, study.gpus)
+    checks = tuple(checklist(recommendations[goal.name], law, study.gpus))
     return StudyReport(study, found, law, axes(found, study.baseline), recommendations, checks)
 
 
