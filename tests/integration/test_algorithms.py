@@ -6,7 +6,9 @@ from itertools import pairwise
 
 import gymnasium as gym
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 pytest.importorskip("ray.rllib", reason="needs Ray")
 pytest.importorskip("torch", reason="needs PyTorch")
@@ -53,17 +55,13 @@ def sac():
 
 IN_THIS_PROCESS = {"runners": np.int64(0), "envs": np.int64(3)}
 ALGORITHMS = {
-    "PPO": ppo,
     "PPO in this process": lambda: ppo(**IN_THIS_PROCESS),
     "PPO on the old stack": lambda: old(**IN_THIS_PROCESS),
     "IMPALA": lambda: asynchronous(IMPALAConfig()),
     "SAC": lambda: sac().callbacks(ScalingCallback),
     "DQN": lambda: off_policy(DQNConfig()).training(num_steps_sampled_before_learning_starts=96).callbacks(ScalingCallback),
 }
-SLOW = {
-    "PPO with two learners": lambda: ppo(runners=0).learners(num_learners=2),
-    "APPO": lambda: asynchronous(APPOConfig()),
-}
+SLOW = {"APPO": lambda: asynchronous(APPOConfig())}
 
 
 def by_rllib(results):
@@ -117,19 +115,14 @@ def torch_threads(learner):
     return torch.get_num_threads()
 
 
-@pytest.mark.parametrize("learners", [0, 2])
-def test_threads_are_set_where_updates_run(learners):
-    algorithm = ppo().learners(num_learners=learners).build_algo()
-    try:
-        before = learner_threads(algorithm)
-        set_learner_threads(algorithm, int(before) + 1)
-        algorithm.train()
-        seen = [each.get() for each in algorithm.learner_group.foreach_learner(torch_threads)]
-        set_learner_threads(algorithm, int(before))
-        assert seen == [before + 1] * max(1, learners)
-        assert learner_threads(algorithm) == before
-    finally:
-        algorithm.stop()
+def test_two_learners_update_with_the_threads_that_are_set(built, flat):
+    algorithm = built(ppo(runners=0).learners(num_learners=2))
+    before = int(learner_threads(algorithm))
+    set_learner_threads(algorithm, before + 1)
+    check([algorithm.train() for _ in range(3)], flat)
+    assert [each.get() for each in algorithm.learner_group.foreach_learner(torch_threads)] == [before + 1] * 2
+    set_learner_threads(algorithm, before)
+    assert learner_threads(algorithm) == before
 
 
 class Before(RLlibCallback):
@@ -151,8 +144,10 @@ class After(Before):
 
 
 def test_list_of_callbacks(flat):
-    for result in train(ppo().callbacks([Before, ScalingCallback, After]), 2):
-        assert flat(result)["sps"] > 0
+    results = train(ppo().callbacks([Before, ScalingCallback, After]), 3)
+    check(results, flat)
+    for result in results:
+        assert (flat(result)["parallelism"], flat(result)["exclusive"]) == (1.0, 1.0)
         assert result["Before"] == {"initialised": True, "scaling": False}
         assert result["After"] == {"initialised": True, "scaling": True}
         for name in ("Before", "After"):
@@ -187,29 +182,19 @@ def test_without_any_baseline_sps_only_and_one_hint(flat, caplog):
     assert "baseline_sps" in line
 
 
-def record_episodes(directory):
-    """Write four episodes of CartPole as Parquet, as the new stack reads it with Ray Data."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    env, rows = gym.make("CartPole-v1"), []
-    for episode in range(4):
-        observation, _ = env.reset(seed=episode)
-        ends, t = False, 0
-        while not ends:
-            action = int(observation[2] > 0)
-            following, reward, terminated, truncated, _ = env.step(action)
-            step = {"eps_id": str(episode), "t": t, "obs": observation.tolist(), "new_obs": following.tolist(), "actions": action}
-            step |= {"rewards": float(reward), "terminateds": terminated, "truncateds": truncated}
-            rows.append({**step, "agent_id": None, "module_id": None, "infos": "{}"})
-            observation, ends, t = following, terminated or truncated, t + 1
-    parquet.write_table(pa.Table.from_pylist(rows), directory / "episodes.parquet")
-    return env
+STEP = {"obs": [0.1] * 4, "new_obs": [0.2] * 4, "actions": 1, "rewards": 1.0, "agent_id": None, "module_id": None, "infos": "{}"}
 
 
 @pytest.mark.slow
 def test_offline_algorithm_trains_with_one_warning(tmp_path, flat, caplog):
-    env = record_episodes(tmp_path)
+    """Four episodes of 25 steps in a Parquet file, as the new stack reads it with Ray Data."""
+    steps = [
+        STEP | {"eps_id": str(episode), "t": t, "terminateds": t == 24, "truncateds": False}
+        for episode in range(4)
+        for t in range(25)
+    ]
+    parquet.write_table(pa.Table.from_pylist(steps), tmp_path / "episodes.parquet")
+    env = gym.make("CartPole-v1")
     config = tiny(BCConfig(), env=None, runners=0).training(train_batch_size_per_learner=32).callbacks(ScalingCallback)
     config.environment(observation_space=env.observation_space, action_space=env.action_space)
     config.offline_data(
