@@ -171,7 +171,7 @@ def test_a_trial_of_each_kind_ends_its_tuning_and_trains_on(built, config, caplo
     ],
 )
 def test_what_cant_be_tuned_trains_as_configured(built, caplog, config, reason):
-    algorithm = built(small(config, runners=1).reporting(min_sample_timesteps_per_iteration=200))
+    algorithm = built(small(config, runners=1).reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=200))
     assert algorithm.train()["training_iteration"] == 1
     assert sum(reason in text for text in warnings_of(caplog) if "autotune" in text) == 1
 
