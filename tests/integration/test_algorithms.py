@@ -20,7 +20,7 @@ from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.rllib.algorithms.sac import SACConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.env.multi_agent_env import make_multi_agent
-from tuning import off_policy, on_the_old_stack, run, tiny, tiny_ppo, train, warnings_of
+from tuning import flat, off_policy, on_the_old_stack, run, tiny, tiny_ppo, train, warnings_of
 
 from rl_scaling_callback import ScalingCallback
 from rl_scaling_callback.core.schema import KEYS
@@ -73,7 +73,7 @@ def by_rllib(results):
     return [after - before for before, after in pairwise([0.0, *lifetimes])]
 
 
-def check(results, flat):
+def check(results):
     """Every result has the schema's keys and types, nothing infinite, and RLlib's own env steps and time."""
     for result, expected in zip(results, by_rllib(results), strict=True):
         scaling = flat(result)
@@ -84,10 +84,10 @@ def check(results, flat):
 
 
 @pytest.mark.parametrize("name", [*ALGORITHMS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
-def test_first_iterations(name, flat):
+def test_first_iterations(name):
     config = {**ALGORITHMS, **SLOW}[name]()
     results = train(config, 6)  # the first of an asynchronous algorithm may sample nothing
-    check(results, flat)
+    check(results)
     assert sum(flat(result)["sps"] > 0 for result in results) >= 3
     for result in results:
         assert (flat(result)["parallelism"], flat(result)["exclusive"]) == (config.num_envs_per_env_runner, 1.0)
@@ -101,11 +101,11 @@ def agent_steps(results):
 
 
 @pytest.mark.parametrize("config", [ppo, old])
-def test_multi_agent_counts_env_steps(config, flat):
+def test_multi_agent_counts_env_steps(config):
     everyone = {"policies": {"shared"}, "policy_mapping_fn": lambda *args, **kwargs: "shared"}
     team = config(env=make_multi_agent("CartPole-v1"), runners=0).environment(env_config={"num_agents": 3})
     results = train(team.multi_agent(count_steps_by="agent_steps", **everyone), 2)
-    check(results, flat)
+    check(results)
     assert 0 < sum(by_rllib(results)) < agent_steps(results) / 1.5
 
 
@@ -115,11 +115,11 @@ def torch_threads(learner):
     return torch.get_num_threads()
 
 
-def test_two_learners_update_with_the_threads_that_are_set(built, flat):
+def test_two_learners_update_with_the_threads_that_are_set(built):
     algorithm = built(ppo(runners=0).learners(num_learners=2))
     before = int(learner_threads(algorithm))
     set_learner_threads(algorithm, before + 1)
-    check([algorithm.train() for _ in range(3)], flat)
+    check([algorithm.train() for _ in range(3)])
     assert [each.get() for each in algorithm.learner_group.foreach_learner(torch_threads)] == [before + 1] * 2
     set_learner_threads(algorithm, before)
     assert learner_threads(algorithm) == before
@@ -143,9 +143,9 @@ class After(Before):
     pass
 
 
-def test_list_of_callbacks(flat):
+def test_list_of_callbacks():
     results = train(ppo().callbacks([Before, ScalingCallback, After]), 3)
-    check(results, flat)
+    check(results)
     for result in results:
         assert (flat(result)["parallelism"], flat(result)["exclusive"]) == (1.0, 1.0)
         assert result["Before"] == {"initialised": True, "scaling": False}
@@ -154,7 +154,7 @@ def test_list_of_callbacks(flat):
             assert result["env_runners"][f"samples seen by {name}"] > 0
 
 
-def test_dict_as_config_in_a_tuner(tmp_path, flat):
+def test_dict_as_config_in_a_tuner(tmp_path):
     space = {
         "env": "CartPole-v1",
         "callbacks": partial(ScalingCallback, baseline_sps=1000.0),
@@ -165,13 +165,13 @@ def test_dict_as_config_in_a_tuner(tmp_path, flat):
     }
     (result,) = run(tmp_path, space, stop=1, callbacks=None)
     assert result.error is None
-    check([result.metrics], flat)
+    check([result.metrics])
     scaling = flat(result.metrics)
     assert (scaling["baseline_sps"], scaling["is_baseline"]) == (1000.0, 0.0)
     assert scaling["efficiency"] == pytest.approx(scaling["sps"] / 10)
 
 
-def test_without_any_baseline_sps_only_and_one_hint(flat, caplog):
+def test_without_any_baseline_sps_only_and_one_hint(caplog):
     for result in train(ppo(runners=0).callbacks(partial(ScalingCallback, probe=False)), 3):
         scaling = flat(result)
         assert scaling["sps"] > 0
@@ -186,7 +186,7 @@ STEP = {"obs": [0.1] * 4, "new_obs": [0.2] * 4, "actions": 1, "rewards": 1.0, "a
 
 
 @pytest.mark.slow
-def test_offline_algorithm_trains_with_one_warning(tmp_path, flat, caplog):
+def test_offline_algorithm_trains_with_one_warning(tmp_path, caplog):
     """Four episodes of 25 steps in a Parquet file, as the new stack reads it with Ray Data."""
     steps = [
         STEP | {"eps_id": str(episode), "t": t, "terminateds": t == 24, "truncateds": False}

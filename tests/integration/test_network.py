@@ -15,7 +15,7 @@ from rl_scaling_callback.core.steady import SteadyRule
 
 pytest.importorskip("ray")
 
-from three_hosts import NAME
+from three_hosts import NAME, TRIALS
 
 HERE = Path(__file__).parent
 NAMESPACES = ["unshare", "--map-root-user", "--net", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
@@ -65,13 +65,7 @@ def scaling(trial, key):
 
 
 def test_trials_ran_on_three_hosts(trials):
-    assert {name: trial[-1]["hostname"] for name, trial in trials.items()} == {
-        "reference": "head",
-        "on_twin": "twin",
-        "runners_on_twin": "head",
-        "on_small": "small",
-        "runners_on_small": "head",
-    }
+    assert {name: trial[-1]["hostname"] for name, trial in trials.items()} == {name: host for name, (host, *_) in TRIALS.items()}
     assert trials["on_twin"][-1]["node_ip"] == "10.77.0.2"
 
 

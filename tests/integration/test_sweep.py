@@ -128,11 +128,6 @@ def test_what_probes_cannot_predict_is_trained(tmp_path, config, reason):
     assert config is impala or study.recommendation.choice.scale == Scale(2, 1)
 
 
-def test_grid_that_the_cluster_can_never_run_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="never run 8 env runners: they need 9 CPU, but the cluster has 5"):
-        run(costly(), tmp_path, runners=[1, 2, 8])
-
-
 @pytest.mark.parametrize(("given", "used"), [(10.0, 2.0), (1.0, 1.0), (None, 0)])
 def test_iterations_of_a_minimum_duration_are_shortened(given, used):
     config = IMPALAConfig().environment(CostlyEnv).reporting(min_time_s_per_iteration=given)
