@@ -75,20 +75,17 @@ def test_relative_directory_is_resolved_against_the_working_directory(tmp_path):
     assert trial.metrics["scaling"]["baseline_sps"] == sps_in(file)
 
 
-def test_baselines_in_a_directory(tmp_path, caplog):
+def test_baselines_in_a_directory(tmp_path, caplog, built):
     """Trials that sample in the Algorithm's process: one env is the reference, two are compared with it."""
     lasting = functools.partial(local, baseline_dir=str(tmp_path))
 
     def trial(envs, epochs=1):
         return cartpole(runners=0, envs=envs).training(num_epochs=epochs).callbacks(lasting)
 
-    late = trial(envs=2).build_algo()
-    try:
-        assert all(math.isnan(late.train()["scaling"]["speedup"]) for _ in range(2))
-        reference = scalings(train(trial(envs=1), 4))
-        after = late.train()["scaling"]
-    finally:
-        late.stop()
+    late = built(trial(envs=2))
+    assert all(math.isnan(late.train()["scaling"]["speedup"]) for _ in range(2))
+    reference = scalings(train(trial(envs=1), 4))
+    after = late.train()["scaling"]
     assert [scaling["is_baseline"] for scaling in reference] == [1] * 4
     (file,) = tmp_path.iterdir()
     sps = sps_in(file)
