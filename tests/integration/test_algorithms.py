@@ -49,8 +49,9 @@ def asynchronous(config):
     return config.callbacks(ScalingCallback)
 
 
-def sac():
-    return off_policy(SACConfig(), "Pendulum-v1", runners=0).reporting(min_sample_timesteps_per_iteration=16)
+def replaying(config, env="CartPole-v1", runners=1):
+    """SAC or DQN with iterations of 16 env steps, the first two of which don't learn."""
+    return off_policy(config, env, runners=runners).reporting(min_sample_timesteps_per_iteration=16).callbacks(ScalingCallback)
 
 
 IN_THIS_PROCESS = {"runners": np.int64(0), "envs": np.int64(3)}
@@ -58,8 +59,8 @@ ALGORITHMS = {
     "PPO in this process": lambda: ppo(**IN_THIS_PROCESS),
     "PPO on the old stack": lambda: old(**IN_THIS_PROCESS),
     "IMPALA": lambda: asynchronous(IMPALAConfig()),
-    "SAC": lambda: sac().callbacks(ScalingCallback),
-    "DQN": lambda: off_policy(DQNConfig()).training(num_steps_sampled_before_learning_starts=96).callbacks(ScalingCallback),
+    "SAC": lambda: replaying(SACConfig(), "Pendulum-v1", runners=0),
+    "DQN": lambda: replaying(DQNConfig()),
 }
 SLOW = {"APPO": lambda: asynchronous(APPOConfig())}
 

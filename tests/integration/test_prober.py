@@ -207,7 +207,7 @@ def test_replay_buffer(monkeypatch, built):
         added.append(sum(map(len, episodes)))
         return add(self, episodes, *args)
 
-    algorithm = built(off_policy(DQNConfig(), envs=4))
+    algorithm = built(off_policy(DQNConfig(), envs=4).reporting(min_sample_timesteps_per_iteration=32))
     buffer = algorithm.local_replay_buffer
     algorithm.train()
     switch, scales = Switch(algorithm), (ONE, Scale(1, 2))
@@ -223,7 +223,7 @@ def test_replay_buffer(monkeypatch, built):
                 assert probe.sync > 0
             for scale in scales:
                 switch.train(scale)
-            assert buffer.get_num_timesteps() >= size + 2 * 64
+            assert buffer.get_num_timesteps() >= size + 2 * 32
     assert {1, 2} <= set(added) <= {1, 2, 3}  # 3: one of two envs was reset, which is no env step
 
 
