@@ -50,7 +50,7 @@ def asynchronous(config):
 
 
 def replaying(config, env="CartPole-v1", runners=1):
-    """SAC or DQN with iterations of 16 env steps, the first two of which don't learn."""
+    """SAC or DQN with iterations of 16 env steps, the first of which doesn't learn."""
     return off_policy(config, env, runners=runners).reporting(min_sample_timesteps_per_iteration=16).callbacks(ScalingCallback)
 
 
