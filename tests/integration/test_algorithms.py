@@ -41,12 +41,12 @@ def old(**scale):
 
 
 def asynchronous(config):
-    """APPO or IMPALA with iterations of a second."""
+    """APPO or IMPALA with iterations of a second, which can't be tuned."""
     config = tiny(config).training(train_batch_size_per_learner=BATCH).reporting(min_time_s_per_iteration=1)
     # On few cores, the algorithm's busy loop starves the processes it waits for.
     config.timeout_s_sampler_manager = 0.1
     config.use_env_runner_state_server = False
-    return config.callbacks(ScalingCallback)
+    return config.callbacks(partial(ScalingCallback, autotune=True))
 
 
 def replaying(config, env="CartPole-v1", runners=1):
@@ -85,13 +85,15 @@ def check(results):
 
 
 @pytest.mark.parametrize("name", [*ALGORITHMS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
-def test_first_iterations(name):
-    config = {**ALGORITHMS, **SLOW}[name]()
+def test_first_iterations(name, caplog):
+    config = (ALGORITHMS | SLOW)[name]()
     results = train(config, 6)  # the first of an asynchronous algorithm may sample nothing
     check(results)
     assert sum(flat(result)["sps"] > 0 for result in results) >= 3
     for result in results:
         assert (flat(result)["parallelism"], flat(result)["exclusive"]) == (config.num_envs_per_env_runner, 1.0)
+    not_tuned = [text for text in warnings_of(caplog) if "autotune leaves this trial as configured" in text]
+    assert ["overlaps learning" in text for text in not_tuned] == [True] * (name in ("IMPALA", "APPO"))
 
 
 def agent_steps(results):
