@@ -89,6 +89,7 @@ def test_each_trial_was_alone_and_all_its_env_runners_reported(trials):
 
 
 def test_report_does_not_compare_other_hardware(experiment):
-    studies = read_experiment(experiment, rule=SteadyRule(warmup_iterations=1, min_iterations=3, max_iterations=3)).studies
+    rule = SteadyRule(warmup_iterations=1, min_iterations=3, max_iterations=3)
+    studies = read_experiment(experiment, pool=["trial"], rule=rule).studies  # their names are those of this test
     (compared,) = [names for study in studies if "reference" in (names := {run.name for run in study.runs})]
     assert compared == {"reference", "on_twin", "runners_on_twin"}
