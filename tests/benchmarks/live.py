@@ -23,7 +23,6 @@ import argparse
 import itertools
 import json
 import math
-import os
 import random
 import tempfile
 import time
@@ -76,12 +75,6 @@ _ENVS: Final = {
     "cartpole": "CartPole-v1",
     "slow_step": SlowStep,
     "once": Once,
-}
-_QUIET: Final = {
-    "PYTHONWARNINGS": "ignore",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
 }
 
 
@@ -276,7 +269,6 @@ def main() -> None:
         part.replace(file)
 
     if options.stage != "summary":
-        os.environ.update(_QUIET)
         ray.init(num_cpus=max(data["runners"]) + 3, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
         (run_round if options.stage == "trials" else run_sweeps)(config_of(data), data, save)
     summary(data)

@@ -82,25 +82,14 @@ def predicted(breakdown: TimeBreakdown, pairs: list[tuple[Probe, Probe]], update
     return breakdown.sample * math.exp(sampling) + rest * updates
 
 
-def resident_mb(_env_runner: Any) -> float:
-    """Return the memory of an env runner's process [MB]."""
-    import psutil  # a dependency of Ray
-
-    return psutil.Process().memory_info().rss / 2**20
-
-
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Run rounds of probes and of whole iterations; return both, with times and memory."""
+    """Run rounds of probes and of whole iterations; return both, with times."""
     until, own = time.perf_counter() + options.seconds, Scale.parse(options.own)
     algorithm = config_of(options.algo, options.env, options.batch, Scale(4, 4)).build_algo()
     algorithm.train()
     switch, prober = Switch(algorithm), Prober(algorithm, max_seconds=120, probe_seconds=0.2)
-    memory = functools.partial(algorithm.env_runner_group.foreach_env_runner, resident_mb, local_env_runner=False)
-    before, started = mean(memory()), time.perf_counter()
     prober.measure(SCALES)
     measured = {
-        "first": time.perf_counter() - started,
-        "kept_mb": mean(memory()) - before,
         "probes": [],
         "iterations": [],
         "probe_seconds": [],
@@ -243,9 +232,8 @@ def report(measured: dict[str, Any], own: Scale) -> None:
     print(
         f"\nError: {sizes(errors)}. Common to all: {REFERENCE} takes {100 * common.mean:+.1f} ± {100 * common.half_width:.1f} % "
         f"more time by probes (95 % interval over rounds). One half of the full iterations against the other: {sizes(noise)}.\n"
-        f"{rounds} rounds; one of probes {median(measured['probe_seconds']):.1f} s (the first {measured['first']:.1f} s), of full "
-        f"iterations {median(measured['full_seconds']):.1f} s. The twins keep {measured['kept_mb']:.0f} MB in each env runner's "
-        "process.\n"
+        f"{rounds} rounds; one of probes {median(measured['probe_seconds']):.1f} s, of full iterations "
+        f"{median(measured['full_seconds']):.1f} s.\n"
     )
 
 

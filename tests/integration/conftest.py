@@ -35,6 +35,8 @@ def worker_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     Trials of tests that run side by side don't see each other: their lock files are in different folders.
     """
+    import ray
+
     import rl_scaling_callback
 
     package = Path(rl_scaling_callback.__file__).parents[1]
@@ -46,18 +48,11 @@ def worker_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("TMPDIR", folder)
         patch.setattr(tempfile, "tempdir", folder)
         yield
-
-
-@pytest.fixture(scope="session")
-def _shut_down() -> Iterator[None]:
-    yield
-    import ray
-
-    ray.shutdown()
+        ray.shutdown()
 
 
 @pytest.fixture(scope="module")
-def cluster(worker_path: None, _shut_down: None) -> None:
+def cluster(worker_path: None) -> None:
     """A local Ray cluster with 5 CPUs on any machine. It keeps running for later modules."""
     import ray
 
@@ -85,11 +80,3 @@ def built() -> Iterator[Callable[[Any], Any]]:
     yield build
     for algorithm in algorithms:
         algorithm.stop()
-
-
-@pytest.fixture(scope="session")
-def flat() -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Flattens `result["scaling"]` as Tune and its loggers do: `scaling["steady"]["sps"]` becomes `["steady/sps"]`."""
-    from ray.tune.utils import flatten_dict
-
-    return lambda result: flatten_dict(result["scaling"], delimiter="/")

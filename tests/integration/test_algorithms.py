@@ -6,7 +6,9 @@ from itertools import pairwise
 
 import gymnasium as gym
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 pytest.importorskip("ray.rllib", reason="needs Ray")
 pytest.importorskip("torch", reason="needs PyTorch")
@@ -18,7 +20,7 @@ from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.rllib.algorithms.sac import SACConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.env.multi_agent_env import make_multi_agent
-from tuning import off_policy, on_the_old_stack, run, tiny, tiny_ppo, train, warnings_of
+from tuning import flat, off_policy, on_the_old_stack, run, tiny, tiny_ppo, train, warnings_of
 
 from rl_scaling_callback import ScalingCallback
 from rl_scaling_callback.core.schema import KEYS
@@ -39,31 +41,28 @@ def old(**scale):
 
 
 def asynchronous(config):
-    """APPO or IMPALA with iterations of a second."""
+    """APPO or IMPALA with iterations of a second, which can't be tuned."""
     config = tiny(config).training(train_batch_size_per_learner=BATCH).reporting(min_time_s_per_iteration=1)
     # On few cores, the algorithm's busy loop starves the processes it waits for.
     config.timeout_s_sampler_manager = 0.1
     config.use_env_runner_state_server = False
-    return config.callbacks(ScalingCallback)
+    return config.callbacks(partial(ScalingCallback, autotune=True))
 
 
-def sac():
-    return off_policy(SACConfig(), "Pendulum-v1", runners=0).reporting(min_sample_timesteps_per_iteration=16)
+def replaying(config, env="CartPole-v1", runners=1):
+    """SAC or DQN with iterations of 16 env steps, the first of which doesn't learn."""
+    return off_policy(config, env, runners=runners).reporting(min_sample_timesteps_per_iteration=16).callbacks(ScalingCallback)
 
 
 IN_THIS_PROCESS = {"runners": np.int64(0), "envs": np.int64(3)}
 ALGORITHMS = {
-    "PPO": ppo,
     "PPO in this process": lambda: ppo(**IN_THIS_PROCESS),
     "PPO on the old stack": lambda: old(**IN_THIS_PROCESS),
     "IMPALA": lambda: asynchronous(IMPALAConfig()),
-    "SAC": lambda: sac().callbacks(ScalingCallback),
-    "DQN": lambda: off_policy(DQNConfig()).training(num_steps_sampled_before_learning_starts=96).callbacks(ScalingCallback),
+    "SAC": lambda: replaying(SACConfig(), "Pendulum-v1", runners=0),
+    "DQN": lambda: replaying(DQNConfig()),
 }
-SLOW = {
-    "PPO with two learners": lambda: ppo(runners=0).learners(num_learners=2),
-    "APPO": lambda: asynchronous(APPOConfig()),
-}
+SLOW = {"APPO": lambda: asynchronous(APPOConfig())}
 
 
 def by_rllib(results):
@@ -75,7 +74,7 @@ def by_rllib(results):
     return [after - before for before, after in pairwise([0.0, *lifetimes])]
 
 
-def check(results, flat):
+def check(results):
     """Every result has the schema's keys and types, nothing infinite, and RLlib's own env steps and time."""
     for result, expected in zip(results, by_rllib(results), strict=True):
         scaling = flat(result)
@@ -86,13 +85,15 @@ def check(results, flat):
 
 
 @pytest.mark.parametrize("name", [*ALGORITHMS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
-def test_first_iterations(name, flat):
-    config = {**ALGORITHMS, **SLOW}[name]()
+def test_first_iterations(name, caplog):
+    config = (ALGORITHMS | SLOW)[name]()
     results = train(config, 6)  # the first of an asynchronous algorithm may sample nothing
-    check(results, flat)
+    check(results)
     assert sum(flat(result)["sps"] > 0 for result in results) >= 3
     for result in results:
         assert (flat(result)["parallelism"], flat(result)["exclusive"]) == (config.num_envs_per_env_runner, 1.0)
+    not_tuned = [text for text in warnings_of(caplog) if "autotune leaves this trial as configured" in text]
+    assert ["overlaps learning" in text for text in not_tuned] == [True] * (name in ("IMPALA", "APPO"))
 
 
 def agent_steps(results):
@@ -103,11 +104,11 @@ def agent_steps(results):
 
 
 @pytest.mark.parametrize("config", [ppo, old])
-def test_multi_agent_counts_env_steps(config, flat):
+def test_multi_agent_counts_env_steps(config):
     everyone = {"policies": {"shared"}, "policy_mapping_fn": lambda *args, **kwargs: "shared"}
     team = config(env=make_multi_agent("CartPole-v1"), runners=0).environment(env_config={"num_agents": 3})
     results = train(team.multi_agent(count_steps_by="agent_steps", **everyone), 2)
-    check(results, flat)
+    check(results)
     assert 0 < sum(by_rllib(results)) < agent_steps(results) / 1.5
 
 
@@ -117,19 +118,14 @@ def torch_threads(learner):
     return torch.get_num_threads()
 
 
-@pytest.mark.parametrize("learners", [0, 2])
-def test_threads_are_set_where_updates_run(learners):
-    algorithm = ppo().learners(num_learners=learners).build_algo()
-    try:
-        before = learner_threads(algorithm)
-        set_learner_threads(algorithm, int(before) + 1)
-        algorithm.train()
-        seen = [each.get() for each in algorithm.learner_group.foreach_learner(torch_threads)]
-        set_learner_threads(algorithm, int(before))
-        assert seen == [before + 1] * max(1, learners)
-        assert learner_threads(algorithm) == before
-    finally:
-        algorithm.stop()
+def test_two_learners_update_with_the_threads_that_are_set(built):
+    algorithm = built(ppo(runners=0).learners(num_learners=2))
+    before = int(learner_threads(algorithm))
+    set_learner_threads(algorithm, before + 1)
+    check([algorithm.train() for _ in range(3)])
+    assert [each.get() for each in algorithm.learner_group.foreach_learner(torch_threads)] == [before + 1] * 2
+    set_learner_threads(algorithm, before)
+    assert learner_threads(algorithm) == before
 
 
 class Before(RLlibCallback):
@@ -150,16 +146,18 @@ class After(Before):
     pass
 
 
-def test_list_of_callbacks(flat):
-    for result in train(ppo().callbacks([Before, ScalingCallback, After]), 2):
-        assert flat(result)["sps"] > 0
+def test_list_of_callbacks():
+    results = train(ppo().callbacks([Before, ScalingCallback, After]), 3)
+    check(results)
+    for result in results:
+        assert (flat(result)["parallelism"], flat(result)["exclusive"]) == (1.0, 1.0)
         assert result["Before"] == {"initialised": True, "scaling": False}
         assert result["After"] == {"initialised": True, "scaling": True}
         for name in ("Before", "After"):
             assert result["env_runners"][f"samples seen by {name}"] > 0
 
 
-def test_dict_as_config_in_a_tuner(tmp_path, flat):
+def test_dict_as_config_in_a_tuner(tmp_path):
     space = {
         "env": "CartPole-v1",
         "callbacks": partial(ScalingCallback, baseline_sps=1000.0),
@@ -170,13 +168,13 @@ def test_dict_as_config_in_a_tuner(tmp_path, flat):
     }
     (result,) = run(tmp_path, space, stop=1, callbacks=None)
     assert result.error is None
-    check([result.metrics], flat)
+    check([result.metrics])
     scaling = flat(result.metrics)
     assert (scaling["baseline_sps"], scaling["is_baseline"]) == (1000.0, 0.0)
     assert scaling["efficiency"] == pytest.approx(scaling["sps"] / 10)
 
 
-def test_without_any_baseline_sps_only_and_one_hint(flat, caplog):
+def test_without_any_baseline_sps_only_and_one_hint(caplog):
     for result in train(ppo(runners=0).callbacks(partial(ScalingCallback, probe=False)), 3):
         scaling = flat(result)
         assert scaling["sps"] > 0
@@ -187,29 +185,19 @@ def test_without_any_baseline_sps_only_and_one_hint(flat, caplog):
     assert "baseline_sps" in line
 
 
-def record_episodes(directory):
-    """Write four episodes of CartPole as Parquet, as the new stack reads it with Ray Data."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    env, rows = gym.make("CartPole-v1"), []
-    for episode in range(4):
-        observation, _ = env.reset(seed=episode)
-        ends, t = False, 0
-        while not ends:
-            action = int(observation[2] > 0)
-            following, reward, terminated, truncated, _ = env.step(action)
-            step = {"eps_id": str(episode), "t": t, "obs": observation.tolist(), "new_obs": following.tolist(), "actions": action}
-            step |= {"rewards": float(reward), "terminateds": terminated, "truncateds": truncated}
-            rows.append({**step, "agent_id": None, "module_id": None, "infos": "{}"})
-            observation, ends, t = following, terminated or truncated, t + 1
-    parquet.write_table(pa.Table.from_pylist(rows), directory / "episodes.parquet")
-    return env
+STEP = {"obs": [0.1] * 4, "new_obs": [0.2] * 4, "actions": 1, "rewards": 1.0, "agent_id": None, "module_id": None, "infos": "{}"}
 
 
 @pytest.mark.slow
-def test_offline_algorithm_trains_with_one_warning(tmp_path, flat, caplog):
-    env = record_episodes(tmp_path)
+def test_offline_algorithm_trains_with_one_warning(tmp_path, caplog):
+    """Four episodes of 25 steps in a Parquet file, as the new stack reads it with Ray Data."""
+    steps = [
+        STEP | {"eps_id": str(episode), "t": t, "terminateds": t == 24, "truncateds": False}
+        for episode in range(4)
+        for t in range(25)
+    ]
+    parquet.write_table(pa.Table.from_pylist(steps), tmp_path / "episodes.parquet")
+    env = gym.make("CartPole-v1")
     config = tiny(BCConfig(), env=None, runners=0).training(train_batch_size_per_learner=32).callbacks(ScalingCallback)
     config.environment(observation_space=env.observation_space, action_space=env.action_space)
     config.offline_data(

@@ -7,7 +7,6 @@ import pytest
 import ray
 import torch
 from ray import tune
-from ray.rllib.algorithms.appo import APPOConfig
 from ray.rllib.algorithms.dqn import DQNConfig
 from ray.rllib.algorithms.ppo import PPO, PPOConfig
 from ray.rllib.algorithms.sac import SACConfig
@@ -150,8 +149,8 @@ def test_a_trial_tunes_itself_and_keeps_that_when_env_runners_restart_and_when_i
 @pytest.mark.parametrize(
     "config",
     [
-        pytest.param(lambda: ppo(runners=0), id="sampling in the Algorithm's process"),
-        pytest.param(lambda: with_filter().learners(num_learners=2), id="two remote learners", marks=pytest.mark.slow),
+        pytest.param(lambda: ppo(512, runners=0), id="sampling in the Algorithm's process"),
+        pytest.param(lambda: with_filter(batch=512).learners(num_learners=2), id="two remote learners", marks=pytest.mark.release),
         pytest.param(sac, id="SAC", marks=pytest.mark.release),
     ],
 )
@@ -165,20 +164,19 @@ def test_a_trial_of_each_kind_ends_its_tuning_and_trains_on(built, config, caplo
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        (DQNConfig().training(num_steps_sampled_before_learning_starts=100), "number of updates"),
-        pytest.param(APPOConfig(), "overlaps learning", marks=pytest.mark.slow),
+        (DQNConfig().training(num_steps_sampled_before_learning_starts=32), "number of updates"),
         (on_the_old_stack(ppo()), "old API stack"),
     ],
 )
 def test_what_cant_be_tuned_trains_as_configured(built, caplog, config, reason):
-    algorithm = built(small(config, runners=1).reporting(min_sample_timesteps_per_iteration=200))
+    algorithm = built(small(config, runners=1).reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=64))
     assert algorithm.train()["training_iteration"] == 1
     assert sum(reason in text for text in warnings_of(caplog) if "autotune" in text) == 1
 
 
 def test_threads_of_the_learner_as_an_option_last_as_long_as_the_trial():
     before = torch.get_num_threads()
-    algorithm = ppo(runners=1, callbacks=partial(ScalingCallback, probe=False, learner_threads=3)).build_algo()
+    algorithm = ppo(128, runners=0, callbacks=partial(ScalingCallback, probe=False, learner_threads=3)).build_algo()
     try:
         assert algorithm.train()["scaling"]["learner"]["threads"] == torch.get_num_threads() == 3
     finally:
@@ -205,7 +203,7 @@ def check_that_it_trains(trial):
 
 @pytest.mark.slow
 def test_an_experiment_is_restored_while_a_trial_tunes_itself(tmp_path):
-    config = ppo(callbacks=[TUNES, FailsOnce])
+    config = ppo(512, callbacks=[TUNES, FailsOnce])
     [failed] = run(tmp_path, config, stop=14, callbacks=None, checkpoint_every=3, name="tuned")
     assert "no such luck" in str(failed.error)
     [trial] = tune.Tuner.restore(str(tmp_path / "tuned"), "PPO", resume_errored=True, param_space=config).fit()

@@ -1,7 +1,8 @@
-"""Baselines of other runs, directories and workloads, in real Tune runs."""
+"""Baselines of other runs, directories and workloads: which trials share one."""
 
 import functools
 import json
+import math
 import os
 import time
 
@@ -15,7 +16,7 @@ from envs import CostlyEnv
 from ray import tune
 from ray.rllib.algorithms.ppo import PPO
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
-from tuning import costly, lines, quick, run, scalings, sps_in, train
+from tuning import cartpole, costly, lines, quick, run, scalings, sps_in, train
 
 from rl_scaling_callback import ScalingCallback
 from rl_scaling_callback.rllib import introspection
@@ -69,12 +70,36 @@ def test_restored_run_keeps_its_own_baseline(tmp_path):
 
 def test_relative_directory_is_resolved_against_the_working_directory(tmp_path):
     relative = functools.partial(local, baseline_dir=os.path.relpath(tmp_path / "lasting"))
-    config = ppo()
-    config.num_envs_per_env_runner = tune.grid_search([1, 2])
-    results = fit(config, tmp_path, callbacks=relative)
+    (trial,) = fit(ppo(), tmp_path, callbacks=relative)
     (file,) = (tmp_path / "lasting").glob("baseline-*-0r1e.json")
+    assert trial.metrics["scaling"]["baseline_sps"] == sps_in(file)
+
+
+def test_baselines_in_a_directory(tmp_path, caplog, built):
+    """Trials that sample in the Algorithm's process: one env is the reference, two are compared with it."""
+    lasting = functools.partial(local, baseline_dir=str(tmp_path))
+
+    def trial(envs, epochs=1):
+        return cartpole(runners=0, envs=envs).training(num_epochs=epochs).callbacks(lasting)
+
+    late = built(trial(envs=2))
+    assert all(math.isnan(late.train()["scaling"]["speedup"]) for _ in range(2))
+    reference = scalings(train(trial(envs=1), 4))
+    after = late.train()["scaling"]
+    assert [scaling["is_baseline"] for scaling in reference] == [1] * 4
+    (file,) = tmp_path.iterdir()
     sps = sps_in(file)
-    assert [trial.metrics["scaling"]["baseline_sps"] for trial in results] == [sps, sps]
+    assert reference[-1]["baseline_sps"] == reference[-1]["steady"]["sps"] == sps
+    # From the iteration on in which it appears.
+    assert (after["baseline_sps"], after["comparable"], after["is_baseline"]) == (sps, 1, 0)
+    assert after["speedup"] == pytest.approx(after["sps"] / sps)
+
+    assert "num_epochs" not in caplog.text
+    *_, other = scalings(train(trial(envs=2, epochs=2), 2))
+    assert other["sps"] > 0
+    assert math.isnan(other["speedup"])
+    assert other["comparable"] == 0
+    assert "num_epochs: 2 here, 1 there" in caplog.text
 
 
 # ---------------------------------------------------------------- workloads

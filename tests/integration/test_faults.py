@@ -9,6 +9,7 @@ import math
 import os
 import resource
 import shutil
+import signal
 from functools import partial
 from pathlib import Path
 
@@ -18,11 +19,10 @@ pytest.importorskip("ray")
 
 import tuning
 from envs import CostlyEnv
-from fault_envs import AtIteration, KillEnvRunner, KillTrial
 from ray import tune
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.tune.schedulers import PopulationBasedTraining
-from tuning import lines, quick, run, sps_in
+from tuning import flat, lines, quick, run, sps_in
 
 from rl_scaling_callback.core.schema import KEYS, PHASES
 
@@ -59,7 +59,7 @@ def fit(config, place, *, iterations, **options):
     return run(place, config, callbacks=None, stop=iterations, **options)
 
 
-def check(results, flat):
+def check(results):
     """Check what every result must satisfy: all keys present, no wrong values."""
     for result in results:
         scaling = flat(result)
@@ -79,6 +79,55 @@ def store_files(folder):
     return sorted(Path(folder).iterdir())
 
 
+# ---------------------------------------------------------------- callbacks that cause faults
+
+
+def kill_once(flag):
+    """Kill this process unless the file `flag` exists; its replacement finds the file and survives."""
+    if not Path(flag).exists():
+        Path(flag).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class KillTrial(RLlibCallback):
+    """Kills the process of a trial with `runners` env runners after iteration number `iteration`."""
+
+    def __init__(self, flag, runners, iteration):
+        super().__init__()
+        self._flag, self._runners, self._iteration = flag, runners, iteration
+
+    def on_train_result(self, *, algorithm, result, **kwargs):
+        if algorithm.config.num_env_runners == self._runners and result["training_iteration"] == self._iteration:
+            kill_once(self._flag)
+
+
+class KillEnvRunner(RLlibCallback):
+    """Calls `meanwhile()` and kills the first env runner, at the end of its sample number `sample`."""
+
+    def __init__(self, flag, sample=3, meanwhile=lambda: None):
+        super().__init__()
+        self._flag, self._left, self._meanwhile = flag, sample, meanwhile
+
+    def on_sample_end(self, *, env_runner, **kwargs):
+        self._left -= env_runner.worker_index == 1
+        if self._left == 0 and not Path(self._flag).exists():
+            self._meanwhile()
+            kill_once(self._flag)
+
+
+class AtIteration(RLlibCallback):
+    """Calls `do()` in the middle of iteration `iteration` of a trial that samples in the Algorithm's process."""
+
+    def __init__(self, iteration, do):
+        super().__init__()
+        self._samples, self._iteration, self._do = 0, iteration, do
+
+    def on_sample_end(self, **kwargs):
+        self._samples += 1
+        if self._samples == self._iteration:
+            self._do()
+
+
 # ---------------------------------------------------------------- env runners
 
 
@@ -91,7 +140,7 @@ def store_files(folder):
     ],
     ids=["restarted", "left out", "not tolerated"],
 )
-def test_env_runner_is_killed(tmp_path, tolerance, flat):
+def test_env_runner_is_killed(tmp_path, tolerance):
     """The replacement starts while the baseline's storage is unavailable, which doesn't concern env runners."""
     place = tmp_path / "baselines"
 
@@ -104,7 +153,7 @@ def test_env_runner_is_killed(tmp_path, tolerance, flat):
     assert (tmp_path / "measured").exists()
     assert error == expected_error
     assert len(results) == len(control)
-    check(results, flat)
+    check(results)
     last, reference = results[-1], control[-1]
     assert flat(last)["runners/healthy"] == last["fault_tolerance"]["num_healthy_workers"]
     assert flat(last)["runners/restarts"] == last["fault_tolerance"]["num_remote_worker_restarts"]
@@ -117,7 +166,7 @@ def test_env_runner_is_killed(tmp_path, tolerance, flat):
 
 @pytest.mark.parametrize("failures", [0, 1], ids=["lost", "restored"])
 @pytest.mark.parametrize("iteration", [2, 6], ids=["before publishing", "after publishing"])
-def test_the_baseline_trial_is_killed(tmp_path, flat, iteration, failures):
+def test_the_baseline_trial_is_killed(tmp_path, iteration, failures):
     kill = partial(KillTrial, str(tmp_path / "killed"), 1, iteration)
     config = ppo(quick, kill, runners=tune.grid_search([1, 2]), step_s=0.002)
     results = fit(config, tmp_path, iterations=8, checkpoint_every=1, failures=failures)
@@ -125,7 +174,7 @@ def test_the_baseline_trial_is_killed(tmp_path, flat, iteration, failures):
     assert (tmp_path / "killed").exists()
     assert len(results.errors) == 1 - failures
     assert len(other) == 8
-    check([*baseline, *other], flat)
+    check([*baseline, *other])
     published = list((Path(results.experiment_path) / "scaling_baselines").glob("*-1r1e.json"))
     if iteration == 2 and not failures:
         assert not published
@@ -145,7 +194,7 @@ class Rank(RLlibCallback):
         result["rank"] = os.getpid()
 
 
-def test_pbt_pauses_both_trials_and_clones_a_checkpoint(tmp_path, flat):
+def test_pbt_pauses_both_trials_and_clones_a_checkpoint(tmp_path):
     pbt = PopulationBasedTraining(
         metric="rank",
         mode="max",
@@ -161,7 +210,7 @@ def test_pbt_pauses_both_trials_and_clones_a_checkpoint(tmp_path, flat):
     assert [trial.metrics["training_iteration"] for trial in results] == [8, 8]
     assert [trial.metrics["iterations_since_restore"] for trial in results] == [3, 3]
     for trial in results:
-        check(lines(trial), flat)
+        check(lines(trial))
     (file,) = store_files(Path(results.experiment_path) / "scaling_baselines")
     published = json.loads(file.read_text())
     last = {Path(trial.path).name: flat(trial.metrics) for trial in results}
@@ -203,7 +252,7 @@ def fill_the_disk(place):
 
 
 @pytest.mark.parametrize("fault", [put_a_file_in_the_way, fill_the_disk])
-def test_learning_does_not_depend_on_the_storage(tmp_path, learned, flat, fault):
+def test_learning_does_not_depend_on_the_storage(tmp_path, learned, fault):
     place = tmp_path / "baselines"
     measure = partial(quick, reference="0r1e", baseline_dir=place)
     trouble = partial(AtIteration, 3, partial(fault, place))
@@ -213,7 +262,7 @@ def test_learning_does_not_depend_on_the_storage(tmp_path, learned, flat, fault)
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert error is None
     assert learning(results) == learned
-    check(results, flat)
+    check(results)
     assert [flat(result)["is_baseline"] for result in results] == [1.0] * 6
     assert not math.isnan(flat(results[-1])["speedup"])
     assert place.read_text() == "in the way" if place.is_file() else list(place.iterdir()) == []

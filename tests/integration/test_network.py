@@ -15,7 +15,7 @@ from rl_scaling_callback.core.steady import SteadyRule
 
 pytest.importorskip("ray")
 
-from three_hosts import NAME
+from three_hosts import NAME, TRIALS
 
 HERE = Path(__file__).parent
 NAMESPACES = ["unshare", "--map-root-user", "--net", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
@@ -65,13 +65,7 @@ def scaling(trial, key):
 
 
 def test_trials_ran_on_three_hosts(trials):
-    assert {name: trial[-1]["hostname"] for name, trial in trials.items()} == {
-        "reference": "head",
-        "on_twin": "twin",
-        "runners_on_twin": "head",
-        "on_small": "small",
-        "runners_on_small": "head",
-    }
+    assert {name: trial[-1]["hostname"] for name, trial in trials.items()} == {name: host for name, (host, *_) in TRIALS.items()}
     assert trials["on_twin"][-1]["node_ip"] == "10.77.0.2"
 
 
@@ -95,6 +89,7 @@ def test_each_trial_was_alone_and_all_its_env_runners_reported(trials):
 
 
 def test_report_does_not_compare_other_hardware(experiment):
-    studies = read_experiment(experiment, rule=SteadyRule(warmup_iterations=1, min_iterations=3, max_iterations=3)).studies
+    rule = SteadyRule(warmup_iterations=1, min_iterations=3, max_iterations=3)
+    studies = read_experiment(experiment, pool=["trial"], rule=rule).studies  # their names are those of this test
     (compared,) = [names for study in studies if "reference" in (names := {run.name for run in study.runs})]
     assert compared == {"reference", "on_twin", "runners_on_twin"}

@@ -42,7 +42,7 @@ class SlowAPPO(Slow, APPOTorchLearner):
 LEARNERS = {IMPALAConfig: SlowIMPALA, APPOConfig: SlowAPPO}
 
 
-def configured(place, *, kind=IMPALAConfig, runners=1, envs=1, learners=0, update_s=0.0, step_s=STEP_S, seconds=3, **costs):
+def train(place, *, iterations=4, kind=IMPALAConfig, runners=1, learners=0, update_s=0.0, **costs):
     """An env whose steps take 20 ms. Its other costs are not part of the workload: baselines without them are comparable."""
     measure = partial(
         ScalingCallback,
@@ -52,22 +52,16 @@ def configured(place, *, kind=IMPALAConfig, runners=1, envs=1, learners=0, updat
     )
     config = (
         kind()
-        .environment(CostlyEnv, env_config={"step_s": step_s, **costs})
+        .environment(CostlyEnv, env_config={"step_s": STEP_S, **costs})
         .env_runners(num_env_runners=runners, num_cpus_per_env_runner=0.5, rollout_fragment_length=FRAGMENT)
         .training(train_batch_size_per_learner=FRAGMENT, learner_class=LEARNERS[kind], learner_config_dict={"update_s": update_s})
         .learners(num_learners=learners, num_cpus_per_learner=0.5)
-        .reporting(min_time_s_per_iteration=seconds)
+        .reporting(min_time_s_per_iteration=3)
         .rl_module(model_config={"fcnet_hiddens": [8]})
         .callbacks(measure)
     )
-    config.num_envs_per_env_runner = envs
-    if hasattr(config, "use_env_runner_state_server"):
-        config.use_env_runner_state_server = False
-    return config
-
-
-def train(place, *, iterations=4, **options):
-    return tuning.train(configured(place, **options), iterations)
+    config.use_env_runner_state_server = False
+    return tuning.train(config, iterations)
 
 
 @pytest.fixture(scope="module")

@@ -185,22 +185,19 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_kinds_of_algorithms(kind):
-    algorithm = KINDS[kind]().build_algo()
-    try:
-        runners = algorithm.config.num_env_runners
-        with closing(quick(algorithm)) as prober:
-            rounds = prober.measure([Scale(runners, 1), Scale(runners, 4)], rounds=2)
-        for probes in rounds:
-            for scale, probe in probes.items():
-                assert 1e-5 < probe.seconds_per_step < 0.5
-                assert probe.env_steps >= scale.parallelism
-        assert math.isfinite(prober.env_steps_per_update(Scale(runners, 4))) == (kind == "SAC")
-    finally:
-        algorithm.stop()
+def test_kinds_of_algorithms(kind, built):
+    algorithm = built(KINDS[kind]())
+    runners = algorithm.config.num_env_runners
+    with closing(quick(algorithm)) as prober:
+        rounds = prober.measure([Scale(runners, 1), Scale(runners, 4)], rounds=2)
+    for probes in rounds:
+        for scale, probe in probes.items():
+            assert 1e-5 < probe.seconds_per_step < 0.5
+            assert probe.env_steps >= scale.parallelism
+    assert math.isfinite(prober.env_steps_per_update(Scale(runners, 4))) == (kind == "SAC")
 
 
-def test_replay_buffer(monkeypatch):
+def test_replay_buffer(monkeypatch, built):
     """Probes include adding to it, but leave it as it was; iterations at other scales fill it between probes."""
     add = PrioritizedEpisodeReplayBuffer.add
     added = []
@@ -210,27 +207,24 @@ def test_replay_buffer(monkeypatch):
         added.append(sum(map(len, episodes)))
         return add(self, episodes, *args)
 
-    algorithm = off_policy(DQNConfig(), envs=4).build_algo()
+    algorithm = built(off_policy(DQNConfig(), envs=4).reporting(min_sample_timesteps_per_iteration=32))
     buffer = algorithm.local_replay_buffer
-    try:
-        algorithm.train()
-        switch, scales = Switch(algorithm), (ONE, Scale(1, 2))
-        with closing(quick(algorithm)) as prober:
-            for _ in range(2):
-                size = buffer.get_num_timesteps()
-                with monkeypatch.context() as patch:
-                    patch.setattr(PrioritizedEpisodeReplayBuffer, "add", slow_add)
-                    (probes,) = prober.measure(scales)
-                assert buffer.get_num_timesteps() == size
-                for probe in probes.values():
-                    assert probe.seconds_per_step > 0.02 / probe.scale.parallelism
-                    assert probe.sync > 0
-                for scale in scales:
-                    switch.train(scale)
-                assert buffer.get_num_timesteps() >= size + 2 * 64
-        assert {1, 2} <= set(added) <= {1, 2, 3}  # 3: one of two envs was reset, which is no env step
-    finally:
-        algorithm.stop()
+    algorithm.train()
+    switch, scales = Switch(algorithm), (ONE, Scale(1, 2))
+    with closing(quick(algorithm)) as prober:
+        for _ in range(2):
+            size = buffer.get_num_timesteps()
+            with monkeypatch.context() as patch:
+                patch.setattr(PrioritizedEpisodeReplayBuffer, "add", slow_add)
+                (probes,) = prober.measure(scales)
+            assert buffer.get_num_timesteps() == size
+            for probe in probes.values():
+                assert probe.seconds_per_step > 0.02 / probe.scale.parallelism
+                assert probe.sync > 0
+            for scale in scales:
+                switch.train(scale)
+            assert buffer.get_num_timesteps() >= size + 2 * 32
+    assert {1, 2} <= set(added) <= {1, 2, 3}  # 3: one of two envs was reset, which is no env step
 
 
 class OneOfAKind(gym.Wrapper):
@@ -265,11 +259,11 @@ def generators(env_runner):
     return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
 
 
-def test_failures_do_not_affect_training(tmp_path, monkeypatch):
+def test_failures_do_not_affect_training(tmp_path, monkeypatch, built):
     monkeypatch.setattr(prober_module, "_GRACE_S", 1.0)
     monkeypatch.setattr(prober_module, "_HUNG_AFTER_S", 5.0)
     file = tmp_path / "how"
-    algorithm = tiny_ppo(OneOfAKind, file=str(file)).build_algo()
+    algorithm = built(tiny_ppo(OneOfAKind, file=str(file)))
     runner = functools.partial(algorithm.env_runner_group.foreach_env_runner, local_env_runner=False)
     algorithm.train()
     (before,), (pid,) = runner(generators), runner(process_of)
@@ -296,7 +290,6 @@ def test_failures_do_not_affect_training(tmp_path, monkeypatch):
         assert new not in ([], [pid])
         (pid,) = new
     prober.close()
-    algorithm.stop()
 
 
 def test_algorithms_that_cannot_be_probed(algorithm, tmp_path):

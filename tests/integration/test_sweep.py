@@ -22,6 +22,7 @@ from tuning import costly, on_the_old_stack
 from rl_scaling_callback import Goal, ScalingCallback, sweep
 from rl_scaling_callback.core.formulas import interval
 from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.sweeping import by_training
 from rl_scaling_callback.sweeping import host as hosts
 from rl_scaling_callback.sweeping.host import Host, reserve
 from rl_scaling_callback.sweeping.task import at_scale, learner_threads_of, load_config, with_learner_threads, write_config
@@ -106,8 +107,9 @@ def test_sweep_returns_a_config_and_writes_a_page(tmp_path):
 
 
 @pytest.mark.slow
-def test_env_that_exists_once_per_process_is_trained(tmp_path):
-    made, said = run(costly(Single, batch=40, step_s=0.02), tmp_path, budget_minutes=1.0)
+def test_env_that_exists_once_per_process_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(by_training, "_REPEATS", 1)
+    made, said = run(costly(Single, batch=40, step_s=0.02), tmp_path, budget_minutes=2.0)
     assert any("the port is taken" in text and "Training each configuration" in text for text in said)
     choice = made.studies[0].recommendation.choice
     assert (choice.scale, choice.speedup) == (Scale(2, 1), pytest.approx(2.0, rel=0.3))
@@ -126,11 +128,6 @@ def test_what_probes_cannot_predict_is_trained(tmp_path, config, reason):
     # One env that waits 10 ms per step, and in IMPALA a busy loop that takes a core.
     assert 30 < study.configurations[0].sps < 105
     assert config is impala or study.recommendation.choice.scale == Scale(2, 1)
-
-
-def test_grid_that_the_cluster_can_never_run_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="never run 8 env runners: they need 9 CPU, but the cluster has 5"):
-        run(costly(), tmp_path, runners=[1, 2, 8])
 
 
 @pytest.mark.parametrize(("given", "used"), [(10.0, 2.0), (1.0, 1.0), (None, 0)])
@@ -208,7 +205,7 @@ def test_no_env_lives_after_a_sweep(tmp_path):
 
 @pytest.mark.slow
 def test_env_that_kills_its_process_is_left_out(tmp_path):
-    made, _ = run(costly(Deadly, batch=40, step_s=0.005, most=4), tmp_path, runners=[1], envs=[1, 2, 4, 8], budget_minutes=0.3)
+    made, _ = run(costly(Deadly, batch=40, step_s=0.005, most=4), tmp_path, runners=[1], envs=[1, 2, 4, 8])
     assert measured(made) == {Scale(1, 1), Scale(1, 2)}
     reasons = dict(made.experiment.left_out)
     assert reasons.keys() == {"1r×4e", "1r×8e"}

@@ -143,7 +143,7 @@ def test_report_without_the_callback_beside_one_that_fails(cluster, tmp_path, ca
 
     reports = []
     reporters = [ScalingReporter(show=fail), ScalingReporter(show=reports.append)]
-    results = run(tmp_path, cartpole(), stop=6, callbacks=None, reporters=reporters)
+    results = run(tmp_path, cartpole(runners=0), stop=6, callbacks=None, reporters=reporters)
     assert not results.errors
     assert "no terminal" in caplog.text
     (only,) = reports[-1].studies[0].configurations

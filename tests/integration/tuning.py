@@ -7,6 +7,7 @@ from pathlib import Path
 from envs import CostlyEnv
 from ray import tune
 from ray.rllib.algorithms.ppo import PPOConfig
+from ray.tune.utils import flatten_dict
 
 from rl_scaling_callback import ScalingCallback, SteadyRule
 
@@ -119,6 +120,11 @@ def sps_in(file):
 def scale(result):
     config = result["config"]
     return config["num_env_runners"], config["num_envs_per_env_runner"]
+
+
+def flat(result):
+    """Flatten `result["scaling"]` as Tune and its loggers do: `scaling["steady"]["sps"]` becomes `["steady/sps"]`."""
+    return flatten_dict(result["scaling"], delimiter="/")
 
 
 def scalings(results):
