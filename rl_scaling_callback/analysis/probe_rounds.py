@@ -25,8 +25,8 @@ MIN_ITERATIONS: Final = _COEFFICIENTS + 1
 """With fewer training iterations, their residuals are 0 and say nothing about the error."""
 
 ROUNDS_S: Final = 12.0
-"""Default time limit for the rounds after the first one. In simulations (`tests/benchmarks/race.py`), ten rounds, which take about
-as long, choose nearly as well as forty."""
+"""Default time limit for the rounds after the first one. In simulations, ten rounds, which take about as long, chose nearly as well
+as forty."""
 
 REST: Final = ("learn", "sync", "other")
 """The phases of an iteration other than sampling and evaluation."""
