@@ -12,10 +12,10 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from rl_scaling_callback.core.attribution import TimeBreakdown
-from rl_scaling_callback.core.estimates import Estimate, student_t, trimmed_mean
+from rl_scaling_callback.core.estimates import Estimate, student_t, trimmed_mean, without_outliers
 from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.probing import DISAGREE, Probe
-from rl_scaling_callback.core.steady import DEFAULT_RULE
+from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule, SteadyWindow
 
 FEWEST_TO_TELL: Final = 3
 """Iterations from which on their spread is known."""
@@ -26,6 +26,7 @@ UNEXPLAINED: Final = math.log(10.0)
 
 _FEWEST_SPELLS: Final = 3
 """Spells from which on their own spread tells the error."""
+_EVERY_SPELL: Final = SteadyRule(warmup_iterations=0)
 _MAX_SPELLS: Final = 12
 _MAX_ITERATIONS: Final = 64
 _CAUTION: Final = 2.0
@@ -196,7 +197,13 @@ class Spells:
             self.agrees &= not abs(missed.mean) > (limit if limit < UNEXPLAINED else UNEXPLAINED)
         self.half_width = NAN
         if is_known:
-            of_mean = trimmed_mean([spell.own / spell.iterations + spell.mean.sampling for spell in both]).half_width
+            # A stall is a small part of an iteration, but of a short probe a large one.
+            ratios = without_outliers([spell.mean.sampling for spell in both])
+            # Noise may last longer than a spell. The window's interval takes that into account.
+            window = SteadyWindow(_EVERY_SPELL)
+            for spell, each in zip(both, ratios, strict=True):
+                window.add(1.0, math.exp(spell.own / spell.iterations + each))
+            of_mean = math.log1p(window.read().error / 100)
             # In the time of a baseline's iterations, the trial runs more of its own.
             sampling = self._sampling(own.mean)
             others = DEFAULT_RULE.max_iterations * max(1.0, sampling)

@@ -53,6 +53,18 @@ def trimmed_mean(values: Sequence[float]) -> Estimate:
     mean = float(ordered[cut : n - cut].mean())
     if n == 1:
         return Estimate(mean, NAN, NAN)
-    winsorised = np.clip(ordered, ordered[cut], ordered[n - cut - 1])
-    error = float(winsorised.std(ddof=1)) / ((1 - 2 * cut / n) * n**0.5)
+    error = float(_winsorised(ordered).std(ddof=1)) / ((1 - 2 * cut / n) * n**0.5)
     return Estimate(mean, error, student_t(n - 2 * cut - 1) * error)
+
+
+def without_outliers(values: Sequence[float]) -> Array:
+    """Return the values with Winsorised outliers, spread so that their standard error is that of `trimmed_mean`."""
+    clipped, kept = _winsorised(np.asarray(values, dtype=np.float64)), 1 - 2 * int(TRIM * len(values)) / len(values)
+    mean = clipped.mean()
+    spread: Array = mean + (clipped - mean) / kept
+    return spread
+
+
+def _winsorised(values: Array) -> Array:
+    ordered, cut = np.sort(values), int(TRIM * len(values))
+    return np.clip(values, ordered[cut], ordered[len(values) - cut - 1])
