@@ -84,7 +84,7 @@ def check(results):
         assert (scaling["env_steps"], scaling["sps"]) == pytest.approx((expected, sps), rel=1e-9, nan_ok=True)
 
 
-@pytest.mark.parametrize("name", [*ALGORITHMS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+@pytest.mark.parametrize("name", [*ALGORITHMS, *(pytest.param(name, marks=pytest.mark.release) for name in SLOW)])
 def test_first_iterations(name, caplog):
     config = (ALGORITHMS | SLOW)[name]()
     results = train(config, 6)  # the first of an asynchronous algorithm may sample nothing

@@ -44,7 +44,7 @@ def evaluated(config, step_s, **options):
 
 
 @pytest.mark.parametrize(
-    "stack", [pytest.param(lambda config: config, id="new"), pytest.param(on_the_old_stack, id="old", marks=pytest.mark.slow)]
+    "stack", [pytest.param(lambda config: config, id="new"), pytest.param(on_the_old_stack, id="old", marks=pytest.mark.release)]
 )
 def test_evaluation(built, stack):
     """Between iterations it is part of none; in parallel to training it costs the time by which it outlasts training."""
