@@ -84,7 +84,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         steady: which iterations count for steady figures, and when a reference trial publishes its baseline.
         autotune: True, or a goal, to make the trial faster by itself within the CPUs that it has: how many of its env runners
             sample, with how many envs, and how many threads the learner uses. The batch stays the same, and each env takes at least
-            128 steps of it. It takes about twenty iterations and some seconds of probes, and goes back without a proven gain,
+            256 steps of it. It takes about twenty iterations and some seconds of probes, and goes back without a proven gain,
             unless the config misses the goal. The baseline is probed, and the trial is no reference for others.
         max_envs: largest number of envs per env runner that autotune may choose; up to twice as many exist while it probes.
         learner_threads: number of threads of the learner's torch. Ray starts it with as many as its process has CPUs, usually one.

@@ -203,7 +203,7 @@ def check_that_it_trains(trial):
 
 @pytest.mark.slow
 def test_an_experiment_is_restored_while_a_trial_tunes_itself(tmp_path):
-    config = ppo(512, callbacks=[TUNES, FailsOnce])
+    config = ppo(callbacks=[TUNES, FailsOnce])
     [failed] = run(tmp_path, config, stop=14, callbacks=None, checkpoint_every=3, name="tuned")
     assert "no such luck" in str(failed.error)
     [trial] = tune.Tuner.restore(str(tmp_path / "tuned"), "PPO", resume_errored=True, param_space=config).fit()

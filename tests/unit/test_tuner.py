@@ -197,6 +197,6 @@ def test_the_batch_is_left_as_it_is():
     short = keeps_batch(SimpleNamespace(total_train_batch_size=1040, rollout_fragment_length="auto"), Scale(1, 32))
     assert [short(Scale(1, e)) for e in (16, 32, 64)] == [True, True, False]  # 65, 33 and 17 steps of each env
     auto = keeps_batch(SimpleNamespace(total_train_batch_size=4000, rollout_fragment_length="auto"), Scale(2, 1))
-    assert [auto(Scale(2, e)) for e in (1, 8, 15, 16)] == [True, True, True, False]  # 125 steps of each of 32 envs are too few
+    assert [auto(Scale(2, e)) for e in (1, 4, 7, 8)] == [True, True, True, False]  # 250 steps of each of 16 envs are too few
     fixed = keeps_batch(SimpleNamespace(total_train_batch_size=4000, rollout_fragment_length=200), Scale(2, 1))
-    assert [fixed(Scale(2, e)) for e in (1, 2, 10, 8, 16)] == [True, True, True, False, False]
+    assert [fixed(Scale(2, e)) for e in (1, 2, 5, 10, 8)] == [True, True, True, False, False]
