@@ -38,6 +38,7 @@ from rl_scaling_callback.rllib.configs import is_asynchronous, iterations_are_ti
 from rl_scaling_callback.rllib.prober import Prober
 from rl_scaling_callback.rllib.results import REPORTS
 from rl_scaling_callback.rllib.threads import learner_threads, set_learner_threads, torch_threads
+from rl_scaling_callback.storage import shown
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
@@ -354,7 +355,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
     def _warn(self, topic: str, text: str, error: Exception | None = None) -> None:
         if topic not in self._warned:
             self._warned |= {topic}
-            logger.warning("ScalingCallback: %s", text, exc_info=error)
+            logger.warning("ScalingCallback: %s", shown(text), exc_info=error)  # an env's error may contain credentials
 
     def _give_up(self, error: Exception) -> None:
         text = "measurement failed; training continues and result['scaling'] is NaN. Please report this:"

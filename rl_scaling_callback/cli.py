@@ -173,6 +173,8 @@ def sweep(config: str, goal: Goal, budget: float | None, write: Path | None, **o
     Algorithm, in seconds; if that is not possible, each is trained for some iterations, one after another. If interrupted, the
     sweep reports its measurements so far.
     """
+    if write is not None and write.resolve() == Path(config.rpartition(":")[0]).resolve():
+        raise click.UsageError(f"--write is {write}, which holds the config to tune; allowed is another file")
     from rl_scaling_callback.sweeping.sweep import sweep as run_sweep  # imported here, because only a sweep needs Ray
     from rl_scaling_callback.sweeping.task import learner_threads_of, load_config, write_config
 

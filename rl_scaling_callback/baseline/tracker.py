@@ -109,7 +109,10 @@ class BaselineTracker(BaselineSource):
             self._say_what_is_missing()
 
     def _say_what_is_missing(self) -> None:
-        if self._figures is not NOT_COMPARABLE:  # else already warned
+        if self._has_reference_scale:
+            settled = "its baseline was settled, after 7 to 10 iterations by default"
+            self._warn("missing", f"this {self._reference} trial, the reference, ended before {settled}: run it for longer")
+        elif self._figures is not NOT_COMPARABLE:  # else already warned
             self._warn(
                 "missing",
                 f"this trial has no baseline. Speedup and efficiency stay NaN until a {self._reference} trial of this workload is "

@@ -12,6 +12,7 @@ from rl_scaling_callback.analysis.choice import (
     Goal,
     Recommendation,
     Standing,
+    standings,
     tied,
 )
 from rl_scaling_callback.analysis.configurations import MAX_ERROR, Configuration
@@ -94,7 +95,9 @@ def why_lines(recommendation: Recommendation) -> Iterator[str]:
         yield f"{best}: {figures}."
     if choice.sooner > 0 and not choice.is_baseline:
         sooner = with_interval(choice.sooner, choice.to_return.sooner_error, 2, "×")
-        yield f"With {choice.scale}, the speedup of the time to {choice.to_return.name} is {sooner}."
+        soonest = max((each for each in recommendation.measured if each.sooner > 0), key=lambda each: each.sooner)
+        other = "" if soonest is choice else f"; soonest is {soonest.scale}, {rounded(soonest.sooner, 2, '×')}"
+        yield f"With {choice.scale}, the speedup of the time to {choice.to_return.name} is {sooner}{other}."
 
 
 def doubt_lines(recommendation: Recommendation) -> Iterator[str]:
@@ -159,7 +162,7 @@ def alternatives(study: StudyReport) -> list[str]:
     ]
     lines = {
         "Bottleneck": _bottleneck(asked.choice),
-        "Runner-up": _runner_up(asked.runner_up, asked.choice),
+        "Runner-up": _runner_up(asked.runner_up, asked.choice, asked.goal),
         "Other goals": "; ".join(others),
     }
     return [f"{what}: {text}" for what, text in lines.items() if text]
@@ -174,10 +177,12 @@ def _bottleneck(choice: Configuration) -> str:
     return f"an effective serial fraction of {rounded(100 * serial, 0)} % (Karp–Flatt); the baseline's phases are unknown"
 
 
-def _runner_up(runner_up: Configuration | None, choice: Configuration) -> str:
+def _runner_up(runner_up: Configuration | None, choice: Configuration, goal: Goal) -> str:
     if runner_up is None:
         return ""
-    return f"{runner_up.scale}: {_figures(runner_up)}{', as fast within noise' if tied(runner_up, choice) else ''}"
+    same = ", as fast within noise" if tied(runner_up, choice) else ""
+    misses = f"; it misses {missed}" if (missed := _missed(standings(runner_up, goal))) else ""
+    return f"{runner_up.scale}: {_figures(runner_up)}{same}{misses}"
 
 
 def _asked(goal: Goal) -> str:

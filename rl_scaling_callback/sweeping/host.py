@@ -25,6 +25,7 @@ from rl_scaling_callback.rllib.prober import Prober
 from rl_scaling_callback.rllib.rescale import Switch
 from rl_scaling_callback.rllib.results import MEASURED_KEYS, read_injected, read_iteration, read_number
 from rl_scaling_callback.rllib.threads import learner_threads, set_learner_threads
+from rl_scaling_callback.storage import shown
 from rl_scaling_callback.sweeping.task import callbacks_of, learner_threads_of, measures
 
 _SAY_AFTER_S: Final = 5.0
@@ -88,7 +89,7 @@ class _Host:
         try:
             return self._prober.measure([scale])[0][scale]
         except ProbeError as error:
-            return str(error).removesuffix(".")
+            return shown(str(error)).removesuffix(".")
 
     def is_whole(self) -> bool:
         group: Any = self._algorithm.env_runner_group
@@ -196,7 +197,7 @@ class Host:
             cause = getattr(error, "cause", error)
             # Ray's messages contain whole tracebacks; the cause is in the last line.
             lines = str(cause).strip().splitlines() or [""]
-            raise ProbeError(f"{type(cause).__name__}: {lines[-1][:_MAX_TEXT]}") from error
+            raise ProbeError(f"{type(cause).__name__}: {shown(lines[-1])[:_MAX_TEXT]}") from error
 
 
 def reserve(request: Any, say: Callable[[str], None], longest_s: float = _MAX_WAIT_S) -> PlacementGroup | None:

@@ -80,3 +80,10 @@ def test_errors_are_clear(arguments, code, message):
     assert done.exit_code == code
     assert message in done.stderr
     assert "Traceback" not in done.output
+
+
+def test_a_sweep_does_not_replace_the_config_that_it_tunes(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text("config = 1")
+    assert "allowed is another file" in rl_scaling("sweep", f"{file}:config", "--write", file).stderr
+    assert file.read_text() == "config = 1"

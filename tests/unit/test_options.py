@@ -53,3 +53,9 @@ def test_valid_options_are_accepted(tmp_path):
     ScalingCallback(baseline_sps=np.float32(2), steady=steady)
     ScalingCallback(autotune=Goal.of("balanced"), max_envs=np.int64(8), learner_threads=2)
     ScalingCallback(baseline_dir=tmp_path / "new", reference="4r×2e", workload="mine", steady=SteadyRule(warmup_iterations=0))
+
+
+def test_a_warning_that_quotes_an_env_contains_no_credentials(caplog):
+    ScalingCallback()._warn("probe", "the env failed: port in use; url=https://user:hunter2@host")
+    assert "https://host" in caplog.text
+    assert "hunter2" not in caplog.text
