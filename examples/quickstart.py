@@ -14,7 +14,7 @@ config = (
     .callbacks(functools.partial(ScalingCallback, autotune=True))
 )
 algorithm = config.build_algo()
-for iteration in range(1, 31):
+for iteration in range(1, 41):
     scaling = algorithm.train()["scaling"]
     print(f"{iteration}: {scaling['sps']:,.0f} steps/s, {scaling['speedup']:.2f}×, efficiency {scaling['efficiency']:.0f} %")
 print(scaling["diagnosis"])

@@ -279,7 +279,7 @@ class Tuner:
         counts = thread_counts(self._threads.most, self._threads.own, learner_share)
         if not counts:
             return iterations, iterations
-        choice = yield from compare_threads(counts, int(self._threads.own), least=_ITERATIONS)
+        choice = yield from compare_threads(counts, int(self._threads.own), _ITERATIONS, has_time=lambda: False)
         self._use(choice.threads)
         self.thread_comparison = f"{choice}"
         return [block[choice.default] for block in choice.blocks], [block[choice.threads] for block in choice.blocks]

@@ -64,7 +64,7 @@ def test_quickstart_equals_the_example():
 @pytest.mark.slow
 def test_quickstart(home):
     *iterations, diagnosis = run(sys.executable, "-c", block("build_algo()")).splitlines()
-    assert len(iterations) == 30
+    assert len(iterations) == 40
     for line in iterations:
         assert re.fullmatch(r"\d+: [\d,]+ steps/s, \d+\.\d\d×, efficiency \d+ %", line)
     assert re.match(r"(learn|serial stepping|contention|straggler|transfer|sync|evaluate|other): ", diagnosis)
