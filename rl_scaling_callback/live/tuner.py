@@ -279,6 +279,7 @@ class Tuner:
         counts = thread_counts(self._threads.most, self._threads.own, learner_share)
         if not counts:
             return iterations, iterations
+        # Without more iterations on a noisy machine, where tuning would outlast short trials.
         choice = yield from compare_threads(counts, int(self._threads.own), _ITERATIONS, has_time=lambda: False)
         self._use(choice.threads)
         self.thread_comparison = f"{choice}"
