@@ -236,7 +236,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         return bool(ours) and ours[0] is not self
 
     def _start(self, algorithm: Algorithm) -> None:
-        end = functools.partial(self._end, torch_threads())
+        hooks.watch_methods(algorithm, cleanup=functools.partial(self._end, torch_threads()))
         config = vars(algorithm.config)
         instrument = self._instrument = instrument_for(algorithm, self._attempt, self._warn)
         self._colocation = self._attempt("looking for other trials", lambda: Colocation(hardware.this_machine().name))
@@ -260,7 +260,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         self._monitor = self._make_monitor(algorithm, trial)
         self._learner_threads = self._attempt("reading the learner's threads", lambda: learner_threads(algorithm), NAN)
         step, training_step = functools.partial(self._iteration, instrument), functools.partial(instrument.clock.block, "other")
-        hooks.watch_methods(algorithm, step=step, training_step=training_step, cleanup=end)
+        hooks.watch_methods(algorithm, step=step, training_step=training_step)
 
     def _make_monitor(self, algorithm: Algorithm, trial: Trial, *, learns: bool = False) -> TrialMonitor:
         config = vars(algorithm.config)
@@ -281,6 +281,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
     def _end(self, threads: float) -> Iterator[None]:
         """End the trial before the Algorithm ends; torch then uses as many threads in this process as before."""
         if self._tuner is not None and not self._tuner.is_over:
+            self._warn("not over", "the trial ended before autotune was over, which takes about twenty iterations.")
             self._attempt("ending autotune", self._tuner.end)
         if self._monitor is not None:
             self._attempt("ending the measurement", self._monitor.end)

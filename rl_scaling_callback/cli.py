@@ -103,7 +103,7 @@ def main() -> None:
     default=DEFAULT_RULE.warmup_iterations,
     show_default=True,
     metavar="COUNT",
-    help="Iterations to skip.",
+    help="Iterations of a trial to skip, not of a table.",
 )
 @click.option("--format", "form", type=click.Choice(["table", "json", "html"]), default="table", show_default=True)
 @click.option("--output", "-o", callback=_parsed(_file), metavar="FILE", help=f"File to write. [html: {PAGE}]")

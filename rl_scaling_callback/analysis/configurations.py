@@ -205,7 +205,7 @@ def _compared(
     notes += _disturbances(each, left_out=sum(run.scale == each.scale for run in study.runs) - len(each.runs))
     ours, theirs = _steps(each), _steps(baseline)
     # If only throughputs are known, trust the user that they are comparable.
-    are_known = ours > 0 and theirs > 0 and not study.timed_iterations
+    are_known = ours > 0 and theirs > 0 and not study.steps_vary
     if baseline is not None and are_known and not same_steps(ours, theirs):
         is_rounded = each.runs[0].batch > 0 and len({run.batch for run in (*each.runs, *baseline.runs)}) == 1
         why = "RLlib rounds the batch up" if is_rounded else "not comparable"

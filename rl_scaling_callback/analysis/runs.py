@@ -107,7 +107,7 @@ class Study:
         facts: what all its runs have in common, as texts for readers: algorithm, env, batch size, CPU, versions.
         phases_overlap: True if sampling overlaps learning (APPO, IMPALA). The parts of its runs are then those of the env runners'
             time, and unknown if their waits are.
-        timed_iterations: True if iterations have a fixed duration, so that their steps vary.
+        steps_vary: True if the env steps of iterations vary or were not recorded, so that only throughputs can be compared.
         gpus: names of the GPUs that its runs use, "" for an unnamed one; empty if they use none, None if unknown.
         from_probes: True if each run is an iteration of a configuration as estimated by a sweep, whose error is that of its
             throughput relative to the others.
@@ -118,7 +118,7 @@ class Study:
     baseline: Run | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
     phases_overlap: bool = False
-    timed_iterations: bool = False
+    steps_vary: bool = False
     gpus: tuple[str, ...] | None = None
     from_probes: bool = False
 

@@ -41,7 +41,7 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "time_this_iter_s": (
         "iteration_time_s", "iteration_time", "iter_time_s", "iter_time", "time_per_iteration", "seconds", "secs", "sec", "time_s",
         "time_sec", "time_seconds", "time", "duration_s", "duration", "wall_time_s", "wall_time", "elapsed_s", "elapsed",
-        "time_total_s",
+        "time_elapsed", "time_total_s",
     ),
     "sps": (
         "env_steps_per_second", "env_steps_per_sec", "steps_per_second", "steps_per_sec", "steps_s", "fps", "frames_per_second",
@@ -58,7 +58,7 @@ _NAMES: Final = {
         "repetition", "rep", "repeat", "replicate", "replica", "run", "seed", "trial", "experiment", "exp", "id", "run_id",
         "trial_id",
     ),
-    "iteration": ("iteration", "iter", "it", "training_iteration", "epoch", "update", "index"),
+    "iteration": ("iteration", "iterations", "iter", "it", "training_iteration", "epoch", "update", "index"),
     "warm-up": ("is_warmup", "is_warm_up", "warmup", "warm_up"),
 }  # fmt: skip
 """Names of columns that tell repetitions apart, number the iterations and mark rows as warm-up. The first hold whole numbers."""
@@ -67,6 +67,8 @@ _MEASURED: Final = re.compile(
     r"|memory|ram|vram|error|std)(_|$)|_(per_sec(ond)?|s|ms|secs?|seconds|time)$"
 )
 """Names of columns with other measurements."""
+_LOGGED: Final = ("charts/", "eval/", "losses/", "rollout/", "time/", "train/")
+"""Starts of the names of columns that the loggers of Stable-Baselines3 and CleanRL fill with other measurements."""
 _WORKLOAD: Final = re.compile(r"(^|_)(env|environment|task|game|algo(rithm)?|method|model|machine|host(name)?|node)(_|$)")
 """Names of columns that are never mere labels of a scale."""
 _TOTAL: Final = re.compile(r"total|elapsed|wall|since")
@@ -133,8 +135,9 @@ def read_table(source: Location | Any, rule: SteadyRule, columns: Mapping[str, s
     grown = _take_increases([run for _, runs in groups for run in runs.values()], ours)
     groups.sort(key=lambda group: -len({run[0].scale for run in group[1].values() if run}))
     titled, _ = titles([posixpath.splitext(name)[0]] * len(groups), [facts for facts, _ in groups])
+    may_vary = STEPS not in ours and {SPS, SECONDS} <= {*ours}
     studies = [
-        Study(title, tuple(_summary(*run, ours, rule) for run in runs.items() if run[1]), facts=facts)
+        Study(title, tuple(_summary(*run, ours, rule) for run in runs.items() if run[1]), facts=facts, steps_vary=may_vary)
         for title, (facts, runs) in zip(titled, groups, strict=True)
     ]
     return Experiment(text, tuple(each for each in studies if each.runs), tuple(left_out), tuple(_notes(ours, roles, grown)))
@@ -282,7 +285,7 @@ def _is_measured(column: str, values: Sequence[str], scales: int) -> bool:
     numbers = [_THOUSANDS.fullmatch(value) or re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?", value, re.IGNORECASE) for value in values]
     is_fine = all(numbers) and any("." in value and not value.endswith(".0") for value in values) and distinct > len(values) / 2
     is_id = distinct == len(values) and (all(numbers) or len(values) > 2 * scales)
-    return bool(_MEASURED.search(_plain(column))) or is_fine or is_id
+    return bool(_MEASURED.search(_plain(column))) or column.startswith(_LOGGED) or is_fine or is_id
 
 
 def _comparisons(rows: Iterable[_Row], factors: Sequence[str]) -> int:

@@ -144,7 +144,7 @@ class RecordedTrial:
         periods: begin and end of each period without a break [s since 1970]; empty if unknown.
         opening: host, process, begin and work, which only copies of a trial share; empty if unknown.
         unit_sps: the final baseline of its callback, per unit of parallelism [steps/s]; NaN if there was none.
-        timed_iterations: whether the env steps of iterations vary with the throughput.
+        steps_vary: whether the env steps of iterations vary with the throughput.
     """
 
     def __init__(self, name: str) -> None:
@@ -249,7 +249,7 @@ class RecordedTrial:
         self.host = str(self._last.get("hostname") or "")
         self.opening = (self.host, self._process, self.periods[0][0], *_work_of(config)) if self.periods else ()
         self.unit_sps = known["baseline_sps"] if known["comparable"] == 1 else NAN
-        self.timed_iterations = configs.iterations_are_timed(config)
+        self.steps_vary = configs.iterations_are_timed(config)
         self._iterations, self._config, self._logged, self._last = [], {}, (), {}
 
     def _summary(self, rule: SteadyRule, algorithm: str | None, failed: bool) -> Run | str:

@@ -216,7 +216,7 @@ def _study(title: str, trials: Sequence[RecordedTrial], reference: Scale) -> Stu
         baseline=None if any(run.scale == reference for run in runs) else _recorded_baseline(trials, reference),
         facts=texts,
         phases_overlap=is_asynchronous(facts),
-        timed_iterations=any(trial.timed_iterations for trial in trials),
+        steps_vary=any(trial.steps_vary for trial in trials),
         gpus=gpus if "num_gpus" in facts else None,
     )
 

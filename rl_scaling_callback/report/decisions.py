@@ -49,7 +49,7 @@ def choice_text(recommendation: Recommendation) -> str:
     if choice is None:
         return "No recommendation yet"
     if recommendation.ground == "guess":
-        return f"Best guess {choice.scale}: the machine was too busy to tell"
+        return f"Best guess {choice.scale}: measurements vary too much to tell"
     return f"Use {choice.scale}: {rounded(choice.speedup, 2, '×')}, {rounded(choice.efficiency, 1, ' %')}"
 
 
@@ -83,7 +83,9 @@ def why_lines(recommendation: Recommendation) -> Iterator[str]:
     if recommendation.ground == "guess":
         of_choice = f"the speedup of {choice.scale}, the best guess, is uncertain by {percent(choice.speedup_error)}"
         uncertain = f"all speedups are uncertain by more than {MAX_ERROR:.0f} %" if choice.is_baseline else of_choice
-        yield f"The machine was too busy to tell: {uncertain}. Measure again when less else runs on it, or for longer."
+        yield f"Measurements vary too much to tell: {uncertain}. Measure again when less else runs on the machine, or for longer."
+        if not choice.noise.from_probes:
+            yield "Do all runs of a configuration do the same work?"
     elif recommendation.ground == "nearest":
         yield f"No measured configuration meets {asked}."
         near = f"{peers} comes closest" if is_alone else f"{peers} come about equally close; {cheapest}"

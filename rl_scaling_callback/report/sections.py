@@ -37,8 +37,9 @@ def sections(study: StudyReport) -> Mapping[str, list[str]]:
 def remarks(study: StudyReport) -> Iterator[str]:
     """Yield sentences without which the table could be misread."""
     found = study.configurations
-    if smallest := next((c.scale for c in found if c.is_baseline and c.unit > 1), None):
-        yield f"Speedup is relative to {smallest}, the smallest scale measured, and efficiency to its N."
+    if smallest := next((c.scale for c in found if c.is_baseline and c.scale != study.reference), None):
+        without = f"Without a run at {study.reference}, speedup is relative to {smallest}"
+        yield f"{without}, the smallest scale measured, and efficiency to its N."
     # Above 100 % by more than the error, and than that of figures with two digits.
     beyond = [c for c in found if interval(c.efficiency, c.speedup_error if c.speedup_error > 2 else 2.0)[0] > 100]
     if beyond:
@@ -74,8 +75,8 @@ def _notes(study: StudyReport) -> Iterator[str]:
             "within and between runs and, for speedups, that of the baseline."
         )
         yield _noise(noise)
-    if study.study.timed_iterations:
-        yield "Iterations have a fixed duration: compare throughput, not time."
+    if study.study.steps_vary:
+        yield "Env steps per iteration may vary: compare throughput, not time."
     if study.study.phases_overlap and any(c.losses for c in found):
         yield "Phases overlap in this algorithm: losses describe how the env runners spent their time, on average."
     elif study.study.phases_overlap:

@@ -24,6 +24,7 @@ class StudyReport:
 
     Attributes:
         study: its runs.
+        reference: the scale that speedups were to be relative to.
         configurations: one for each scale, by N.
         law: the scaling law fitted to them; None if there are too few, or it predicts them badly.
         axes: Karp–Flatt's serial fraction by N along each measured axis.
@@ -32,6 +33,7 @@ class StudyReport:
     """
 
     study: Study
+    reference: Scale
     configurations: tuple[Configuration, ...]
     law: Law | None
     axes: Mapping[str, Mapping[int, float]]
@@ -56,7 +58,7 @@ def study_report(study: Study, goal: Goal, reference: Scale) -> StudyReport:
     goals = {goal.name: goal} | {name: other for name, other in GOALS.items() if name != goal.name}
     recommendations = {name: recommend(found, each) for name, each in goals.items()}
     checks = tuple(checklist(recommendations[goal.name], law, study.gpus))
-    return StudyReport(study, found, law, axes(found, study.baseline), recommendations, checks)
+    return StudyReport(study, reference, found, law, axes(found, study.baseline), recommendations, checks)
 
 
 class Column(NamedTuple):

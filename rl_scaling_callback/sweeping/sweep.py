@@ -186,8 +186,8 @@ def _counts(name: str, counts: Counts) -> Counts:
     """
     if isinstance(counts, str) and counts == "auto":
         return counts
-    if isinstance(counts, str) or not isinstance(counts, Iterable) or not [*counts]:
+    if isinstance(counts, str) or not isinstance(counts, Iterable) or not (numbers := [*counts]):
         raise ValueError(f"{name} is {counts!r}; allowed are several numbers, such as [1, 2, 4], and 'auto'")
-    for each in counts:
+    for each in numbers:
         at_least(name, each, 1)
-    return sorted({*counts})
+    return sorted({*numbers})

@@ -195,7 +195,7 @@ class Task:
             tuple(runs),
             facts={"algorithm": algorithm, "env": name, "cpu": machine.cpu, "ray": ray.__version__},
             phases_overlap=overlaps,
-            timed_iterations=overlaps and iterations_are_timed(settings),
+            steps_vary=overlaps and iterations_are_timed(settings),
             from_probes=from_probes,
         )
         return Experiment(source, (study,), tuple(LeftOut(str(scale), why) for scale, why in failed.items()))

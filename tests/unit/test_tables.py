@@ -224,3 +224,19 @@ def test_unreadable_table_names_what_it_lacks(tmp_path, text, reason):
         read_experiment(write(tmp_path, text))
     assert reason in str(error.value)
     assert "--column sps=NAME" in str(error.value)
+
+
+def test_progress_of_stable_baselines(tmp_path):
+    """Its loggers leave cells empty before the first update, and number updates."""
+    header = "n_envs,time/iterations,time/fps,time/total_timesteps,time/time_elapsed,train/n_updates,train/clip_range"
+    rows = [
+        f"{n},{i},1,{2048 * i},{seconds * i},{f'{10 * i},0.2' if i > 1 else ','}"
+        for n, seconds in ((1, 4), (2, 3))
+        for i in range(1, 5)
+    ]
+    assert studies(tmp_path, "\n".join([header, *rows])) == {"table": {"1r×1e": 512, "1r×2e": 683}}
+
+
+def test_throughputs_with_durations_of_whole_runs_are_comparable(tmp_path):
+    (study,) = read_experiment(write(tmp_path, "workers,fps,duration\n1,100,60\n2,180,60\n")).studies
+    assert [each.speedup for each in configurations(study)] == pytest.approx([1.0, 1.8])
