@@ -6,8 +6,6 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from hypothesis import strategies as st
-
 from rl_scaling_callback.analysis.choice import GOALS
 from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.analysis.runs import Experiment, Iteration, Run, Study
@@ -258,11 +256,3 @@ def leaves(node, path=()):
             yield from leaves(value, (*path, name))
         else:
             yield "/".join((*path, name)), value
-
-
-anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=5,
-)
-RESULT_KEYS = ["env_runners", "time_this_iter_s", "num_env_steps_sampled", "num_env_steps_sampled_this_iter"]

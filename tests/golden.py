@@ -53,7 +53,7 @@ def cases():
         Study("no 1r×1e", (two, four)),
         Study("one configuration", (one,)),
         Study("other steps, and no throughput", (one, run("4r1e", [0.6, 0.7, 0.6], env_steps=2000), nan_row())),
-        Study("IMPALA", (two, four), baseline=recorded, phases_overlap=True, timed_iterations=True),
+        Study("IMPALA", (two, four), baseline=recorded, phases_overlap=True, steps_vary=True),
         Study("nothing", ()),
         Study("a longer sweep would decide", (probed, _probed("1r8e", 2600.0, 7.0)), from_probes=True),
         Study("tied", (probed, *tied), from_probes=True),

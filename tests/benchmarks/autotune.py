@@ -5,8 +5,6 @@ batch allow, with every number of learner threads, in random order and several r
 and the start are then compared with it in turn. Prints a Markdown table. Run nothing else at the same time.
 """
 
-from __future__ import annotations
-
 import argparse
 import functools
 import math
@@ -44,7 +42,7 @@ class Images(SlowStep):
 
 
 class Start(NamedTuple):
-    """A configuration to tune: its scale, whether its model is large, and the largest number of threads to try."""
+    """A configuration to tune: its scale, and whether its model is large."""
 
     scale: Scale
     is_large: bool

@@ -1,15 +1,16 @@
 """Checks the intervals of reports against repeats: `python -m tests.benchmarks.coverage`. Takes ten seconds, no Ray.
 
-On the grids under tests/data/grids, prints the noise to assume of unrepeated runs, the coverage of intervals and their width, and
-the errors of the law next to those that noise alone causes.
+Each repetition of the grids under tests/data/grids is a round of trials of PPO, one of every configuration in random order. It
+prints the noise to assume of unrepeated runs, the coverage of intervals and their width, and the errors of the law next to those
+that noise alone causes.
 """
 
-from __future__ import annotations
-
+import csv
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations, permutations
+from pathlib import Path
 from statistics import fmean, median
 
 import numpy as np
@@ -19,9 +20,33 @@ from scipy.special import polygamma
 from rl_scaling_callback.analysis.configurations import configurations
 from rl_scaling_callback.analysis.laws import fit_law
 from rl_scaling_callback.analysis.runs import Run, Study, within
+from rl_scaling_callback.core.attribution import TimeBreakdown
 from rl_scaling_callback.core.scale import REFERENCE_SCALE, Scale
+from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyWindow
 
-from ..grids import NAMES, grid
+FOLDER = Path(__file__).parents[1] / "data" / "grids"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.csv"))
+
+
+def grid(name: str, repetitions: set[int] | None = None) -> Study:
+    """Return the runs of a recorded grid, all of them or those of some repetitions."""
+    windows: dict[tuple[int, Scale], SteadyWindow] = defaultdict(lambda: SteadyWindow(DEFAULT_RULE))
+    with (FOLDER / f"{name}.csv").open() as file:
+        measured = file.readline()  # what, where and when
+        for row in csv.DictReader(file):
+            key = int(row["repetition"]), Scale(int(row["num_env_runners"]), int(row["num_envs_per_env_runner"]))
+            if repetitions is not None and key[0] not in repetitions:
+                continue
+            seconds = float(row["time_this_iter_s"])
+            phases = {phase: float(row[f"{phase}_s"]) for phase in ("sample", "learn", "sync")}
+            spent = TimeBreakdown.of(phases, seconds, float(row["busy_s"]), float(row["longest_s"]))
+            windows[key].add(float(row["env_steps"]), seconds, spent.parts)
+    cores = float(measured.split(" cores")[0].rpartition(" ")[2])
+    runs = [
+        Run(name=f"{scale} {repetition}", scale=scale, steady=window.read(), cores=cores)
+        for (repetition, scale), window in windows.items()
+    ]
+    return Study(name, tuple(runs))
 
 
 def by_scale(runs: Iterable[Run]) -> dict[Scale, list[Run]]:

@@ -17,8 +17,6 @@ which the machine stood still, count as the median one. The time of a sweep is t
 the page. Neither includes the start of Ray. Choices are judged by the mean of all rounds of trials.
 """
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import json
@@ -271,7 +269,6 @@ def main() -> None:
     arguments.add_argument("env", choices=sorted(_ENVS))
     arguments.add_argument("--stage", choices=["trials", "sweeps", "summary"], required=True)
     arguments.add_argument("--algo", choices=["ppo", "old", "impala"], default="ppo")
-    arguments.add_argument("--file", type=Path, help="[default: live-ALGO-ENV.json here]")
     # Used only for a new file.
     arguments.add_argument("--runners", type=numbers, default=[1, 2, 4])
     arguments.add_argument("--envs", type=numbers, default=[1, 2, 4, 8])
@@ -279,7 +276,7 @@ def main() -> None:
     arguments.add_argument("--steps", type=int, default=1024, help="env steps per iteration, or of a batch")
     arguments.add_argument("--iterations", type=int, default=7, help="iterations of a trial, at least 3")
     options = arguments.parse_args()
-    file: Path = options.file or Path(f"live-{options.algo}-{options.env}.json")
+    file = Path(f"live-{options.algo}-{options.env}.json")
     if file.exists():
         data: Data = json.loads(file.read_text())
     else:

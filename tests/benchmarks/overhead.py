@@ -4,8 +4,6 @@ Prints medians and ratios measured within one run: the hook compared with RLlib'
 accesses, sampling alternately with and without the callback, and iterations after autotune beside those of a trial configured so.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import functools

@@ -6,8 +6,6 @@ how often the stated interval of a probed baseline holds the steady figure of se
 else at the same time.
 """
 
-from __future__ import annotations
-
 import argparse
 import functools
 import gc

@@ -63,6 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="CartPole-v1", choices=list(SETTINGS))
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--steps", type=int, default=150_000)
     parser.add_argument("--envs", type=int, help="envs per env runner to compare one with, instead of autotune")
     options = parser.parse_args()
@@ -70,7 +71,7 @@ def main() -> None:
     sides: dict[bool, dict[str, Any]] = {False: {"autotune": False, "envs": 1}, True: other}
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     pairs = []
-    for seed in range(options.seeds):
+    for seed in range(options.first, options.first + options.seeds):
         pair = {side: learn(options.env, seed, options.steps, **sides[side]) for side in random.sample((False, True), 2)}
         print(seed, {side: [f"{mean:.0f} at {took:.0f} s" for mean, took in points] for side, points in pair.items()}, flush=True)
         pairs.append((pair[False], pair[True]))

@@ -1,7 +1,5 @@
 """What benchmarks share: an env that waits, and the description of the machine."""
 
-from __future__ import annotations
-
 import time
 from datetime import datetime, timezone
 from typing import Any

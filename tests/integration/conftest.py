@@ -1,16 +1,17 @@
 """Tests with real Ray: one small local cluster for each process that runs tests, started by the first that needs it."""
 
-from __future__ import annotations
-
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 HERE = Path(__file__).parent
+
+if not (find_spec("ray") and find_spec("torch")):
+    collect_ignore_glob = ["test_*.py"]  # they need both
+pytest.register_assert_rewrite("tuning")
 
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -23,14 +24,14 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("PYTHONWARNINGS", "ignore::DeprecationWarning")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items):
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.ray)
 
 
 @pytest.fixture(scope="session")
-def worker_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def worker_path(tmp_path_factory):
     """Lets Ray's workers import the package under test and the test modules.
 
     Trials of tests that run side by side don't see each other: their lock files are in different folders.
@@ -52,7 +53,7 @@ def worker_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def cluster(worker_path: None) -> None:
+def cluster(worker_path):
     """A local Ray cluster with 5 CPUs on any machine. It keeps running for later modules."""
     import ray
 
@@ -61,7 +62,7 @@ def cluster(worker_path: None) -> None:
 
 
 @pytest.fixture(scope="module")
-def no_cluster(worker_path: None) -> None:
+def no_cluster(worker_path):
     """Shuts down this process's cluster, for tests that start their own; the next module that needs one starts it again."""
     import ray
 
@@ -69,11 +70,11 @@ def no_cluster(worker_path: None) -> None:
 
 
 @pytest.fixture
-def built() -> Iterator[Callable[[Any], Any]]:
+def built():
     """Builds Algorithms, and stops them at the end of the test."""
     algorithms = []
 
-    def build(config: Any) -> Any:
+    def build(config):
         algorithms.append(config.build_algo())
         return algorithms[-1]
 

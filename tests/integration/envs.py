@@ -47,17 +47,6 @@ class CostlyEnv(gym.Env):
         return self.observation_space.low, 0.0, False, False, {"slow": SlowToPickle(self._pickle_s)} if self._pickle_s else {}
 
 
-class FailingEnv(CostlyEnv):
-    """An env whose creation fails in the env runner of index `worker`: it hangs if `how` is "hang", otherwise it raises."""
-
-    def __init__(self, config):
-        super().__init__(config)
-        if config.worker_index == config["worker"]:
-            if config["how"] == "hang":
-                time.sleep(100_000)
-            raise RuntimeError("this env can't be created here")
-
-
 class SlowToReset(CostlyEnv):
     """An env with episodes of `episode_steps` steps, each of whose resets but the first takes `reset_s`."""
 

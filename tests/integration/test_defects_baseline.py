@@ -6,12 +6,10 @@ import math
 import os
 import time
 
-import pytest
-
-pytest.importorskip("ray")
-
 import gymnasium as gym
 import numpy as np
+import pytest
+import torch
 from envs import CostlyEnv
 from ray import tune
 from ray.rllib.algorithms.ppo import PPO
@@ -140,8 +138,6 @@ def facts_in_a_trial(tmp_path, config, trainable):
 
 
 def test_workload_covers_threads_and_code_and_is_the_same_in_every_process(tmp_path):
-    import torch
-
     tune.register_env("by_name", slow(0.001))
     factor = 2
     config = ppo("by_name", runners=1, a=np.arange(100_000.0), o=[Config(1.0), gym.spaces.Discrete(3), lambda: factor])

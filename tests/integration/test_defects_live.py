@@ -8,16 +8,13 @@ import weakref
 from functools import partial
 
 import pytest
-
-from rl_scaling_callback import ScalingCallback, SteadyRule
-
-pytest.importorskip("ray")
-
 from envs import CostlyEnv
 from ray import cloudpickle, tune
 from ray.rllib.algorithms.ppo import PPO
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from tuning import costly, on_the_old_stack, run
+
+from rl_scaling_callback import ScalingCallback, SteadyRule
 
 STEPS = 100
 

@@ -14,17 +14,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("ray")
-
-import tuning
 from envs import CostlyEnv
 from ray import tune
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.tune.schedulers import PopulationBasedTraining
-from tuning import flat, lines, quick, run, sps_in
+from tuning import checked, costly, flat, lines, quick, run, sps_in
 
-from rl_scaling_callback.core.schema import KEYS, PHASES
+from rl_scaling_callback.core.schema import PHASES
 
 STEPS = 80
 
@@ -33,7 +29,7 @@ pytestmark = [pytest.mark.release, pytest.mark.usefixtures("cluster")]
 
 def ppo(*callbacks, runners=0, env=CostlyEnv, **env_config):
     return (
-        tuning.ppo(env, STEPS, **env_config)
+        costly(env, STEPS, **env_config)
         .env_runners(num_env_runners=runners, num_cpus_per_env_runner=0.1)
         .resources(num_cpus_for_main_process=0.5)
         .debugging(seed=7)
@@ -55,28 +51,15 @@ def train(config, iterations):
     return results, None
 
 
-def fit(config, place, *, iterations, **options):
-    return run(place, config, callbacks=None, stop=iterations, **options)
-
-
 def check(results):
     """Check what every result must satisfy: all keys present, no wrong values."""
     for result in results:
-        scaling = flat(result)
-        assert set(scaling) == {key.name for key in KEYS}
-        assert not [name for name, value in scaling.items() if isinstance(value, float) and math.isinf(value)]
-        steps = result["env_runners"]["num_env_steps_sampled"]
-        assert scaling["env_steps"] == steps
-        assert scaling["sps"] == pytest.approx(steps / result["time_this_iter_s"], rel=1e-9)
+        scaling = checked(result, result["env_runners"]["num_env_steps_sampled"])
         assert scaling["speedup"] == pytest.approx(scaling["sps"] / scaling["baseline_sps"], rel=1e-9, nan_ok=True)
         assert sum(scaling[f"time/{phase}"] for phase in PHASES) == pytest.approx(result["time_this_iter_s"], rel=1e-6)
         assert scaling["runners/reported"] <= max(1, result["config"]["num_env_runners"])
         assert not scaling["runners/longest"] > result["time_this_iter_s"]
         assert scaling["steady/iterations"] < result["iterations_since_restore"]
-
-
-def store_files(folder):
-    return sorted(Path(folder).iterdir())
 
 
 # ---------------------------------------------------------------- callbacks that cause faults
@@ -169,7 +152,7 @@ def test_env_runner_is_killed(tmp_path, tolerance):
 def test_the_baseline_trial_is_killed(tmp_path, iteration, failures):
     kill = partial(KillTrial, str(tmp_path / "killed"), 1, iteration)
     config = ppo(quick, kill, runners=tune.grid_search([1, 2]), step_s=0.002)
-    results = fit(config, tmp_path, iterations=8, checkpoint_every=1, failures=failures)
+    results = run(tmp_path, config, callbacks=None, stop=8, checkpoint_every=1, failures=failures)
     baseline, other = (lines(result) for result in results)
     assert (tmp_path / "killed").exists()
     assert len(results.errors) == 1 - failures
@@ -187,16 +170,9 @@ def test_the_baseline_trial_is_killed(tmp_path, iteration, failures):
         assert {flat(result)["is_baseline"] for result in baseline} == {1.0}
 
 
-class Rank(RLlibCallback):
-    """Ranks the trials in a fixed order."""
-
-    def on_train_result(self, *, result, **kwargs):
-        result["rank"] = os.getpid()
-
-
 def test_pbt_pauses_both_trials_and_clones_a_checkpoint(tmp_path):
     pbt = PopulationBasedTraining(
-        metric="rank",
+        metric="pid",
         mode="max",
         time_attr="training_iteration",
         perturbation_interval=5,
@@ -204,14 +180,14 @@ def test_pbt_pauses_both_trials_and_clones_a_checkpoint(tmp_path):
         hyperparam_mutations={"lr": [1e-3]},
         synch=True,
     )
-    config = ppo(partial(quick, reference="0r1e"), Rank)
-    results = fit(config, tmp_path, iterations=8, scheduler=pbt, num_samples=2, max_concurrent_trials=2)
+    config = ppo(partial(quick, reference="0r1e"))
+    results = run(tmp_path, config, callbacks=None, stop=8, scheduler=pbt, num_samples=2, max_concurrent_trials=2)
     assert not results.errors
     assert [trial.metrics["training_iteration"] for trial in results] == [8, 8]
     assert [trial.metrics["iterations_since_restore"] for trial in results] == [3, 3]
     for trial in results:
         check(lines(trial))
-    (file,) = store_files(Path(results.experiment_path) / "scaling_baselines")
+    (file,) = (Path(results.experiment_path) / "scaling_baselines").iterdir()
     published = json.loads(file.read_text())
     last = {Path(trial.path).name: flat(trial.metrics) for trial in results}
     assert [name for name, scaling in last.items() if scaling["is_baseline"]] == [Path(published["owner"]).name]

@@ -1,4 +1,4 @@
-"""One cluster of three hosts with separate names, addresses and hardware, connected only by a network."""
+"""Clusters of several nodes: three hosts with separate names and hardware, connected only by a network, and one host alone."""
 
 import json
 import math
@@ -9,15 +9,25 @@ import sys
 from pathlib import Path
 
 import pytest
+import ray
+from ray import tune
+from ray.cluster_utils import Cluster
+from tuning import cartpole, costly, run
 
 from rl_scaling_callback import read_experiment
 from rl_scaling_callback.core.steady import SteadyRule
 
-pytest.importorskip("ray")
-
-from three_hosts import NAME, TRIALS
-
 HERE = Path(__file__).parent
+NAME = "three_hosts"
+TRIALS = {
+    "reference": ("head", "head", 1),
+    "on_twin": ("twin", "twin", 2),
+    "runners_on_twin": ("head", "twin", 2),
+    "on_small": ("small", "small", 2),
+    "runners_on_small": ("head", "small", 2),
+}
+"""The host of each trial, that of its env runners, and how many those are; one after another."""
+
 NAMESPACES = ["unshare", "--map-root-user", "--net", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
 PROBE = "mount -t tmpfs tmpfs /mnt && ip link add bridge type bridge && ip link add one type veth peer name two"
 
@@ -45,7 +55,7 @@ def experiment(worker_path, tmp_path_factory):
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),  # for the command `ray`
         "ONE_CORE": str(min(os.sched_getaffinity(0))),
     }
-    command = ["sh", HERE / "three_hosts.sh", sys.executable, HERE / "three_hosts.py", folder]
+    command = ["sh", HERE / "three_hosts.sh", sys.executable, __file__, folder]
     with (folder / "log").open("w") as log:
         done = subprocess.run([*NAMESPACES, *command], stdout=log, stderr=log, env=environment, timeout=900)
     assert done.returncode == 0, (folder / "log").read_text()
@@ -93,3 +103,52 @@ def test_report_does_not_compare_other_hardware(experiment):
     studies = read_experiment(experiment, pool=["trial"], rule=rule).studies  # their names are those of this test
     (compared,) = [names for study in studies if "reference" in (names := {run.name for run in study.runs})]
     assert compared == {"reference", "on_twin", "runners_on_twin"}
+
+
+@pytest.fixture
+def two_nodes(no_cluster):
+    """A cluster of two nodes on this host, each with room for one trial. They know as little of each other as two clusters do."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        cluster.add_node(num_cpus=1)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+        cluster.wait_for_nodes()
+        yield
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def seen(trial_id, result):
+    return result["scaling"]["exclusive"] == 0 or result["training_iteration"] == 200
+
+
+def test_trials_of_two_nodes_on_one_host_see_each_other(two_nodes, tmp_path):
+    config = cartpole(runners=0).training(lr=tune.grid_search([1e-4, 1e-3]))
+    results = run(tmp_path, config, stop=seen, max_concurrent_trials=2)
+    assert len({trial.metrics["node_ip"] for trial in results}) == 1
+    assert [trial.metrics["scaling"]["exclusive"] for trial in results] == [0, 0]
+
+
+# ---------------------------------------------------------------- what runs on the host `head`
+
+
+def of_trial(spec):
+    return list(TRIALS.values())[spec.config.seed]
+
+
+def main(folder):
+    """Run an experiment on the cluster of `three_hosts.sh`."""
+    ray.init(address="10.77.0.1:6379", _node_ip_address="10.77.0.1", log_to_driver=False, logging_level="ERROR")
+    config = costly(step_s=0.01)
+    # The seed numbers the trials; it is not part of a workload.
+    config.seed = tune.grid_search(list(range(len(TRIALS))))
+    config.num_env_runners = tune.sample_from(lambda spec: of_trial(spec)[2])
+    config.custom_resources_for_main_process = tune.sample_from(lambda spec: {of_trial(spec)[0]: 0.01})
+    config.custom_resources_per_env_runner = tune.sample_from(lambda spec: {of_trial(spec)[1]: 0.01})
+    results = run(folder, config, name=NAME, stop=5, trial_dirname_creator=lambda trial: list(TRIALS)[trial.config["seed"]])
+    assert not results.errors
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -8,19 +8,13 @@ import time
 from functools import partial
 
 import pytest
-
-from rl_scaling_callback import ScalingReporter
-from rl_scaling_callback.baseline.store import BaselineStore
-
-pytest.importorskip("ray")
-pytest.importorskip("moto")
-pytest.importorskip("flask_cors", reason="moto serves with Flask")
-
 from click.testing import CliRunner
 from pyarrow import fs
 from ray import tune
 from tuning import costly, quick, run
 
+from rl_scaling_callback import ScalingReporter
+from rl_scaling_callback.baseline.store import BaselineStore
 from rl_scaling_callback.cli import main
 from rl_scaling_callback.storage import Location
 
@@ -32,6 +26,8 @@ pytestmark = pytest.mark.release
 @pytest.fixture(scope="module")
 def s3(no_cluster, tmp_path_factory):
     """Returns the URI of a path in a bucket."""
+    pytest.importorskip("moto")
+    pytest.importorskip("flask_cors", reason="moto serves with Flask")
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]

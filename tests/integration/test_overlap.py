@@ -5,25 +5,20 @@ from functools import partial
 from statistics import mean
 
 import pytest
+import tuning
+from envs import CostlyEnv
+from ray.rllib.algorithms.impala import IMPALAConfig
+from ray.rllib.algorithms.impala.torch.impala_torch_learner import IMPALATorchLearner
 
 from rl_scaling_callback import ScalingCallback, SteadyRule
 from rl_scaling_callback.core.attribution import CAUSES
-
-pytest.importorskip("ray")
-
-import tuning
-from envs import CostlyEnv
-from ray.rllib.algorithms.appo import APPOConfig
-from ray.rllib.algorithms.appo.torch.appo_torch_learner import APPOTorchLearner
-from ray.rllib.algorithms.impala import IMPALAConfig
-from ray.rllib.algorithms.impala.torch.impala_torch_learner import IMPALATorchLearner
 
 FRAGMENT, STEP_S, UPDATE_S = 10, 0.02, 0.4
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
-class Slow:
+class SlowLearner(IMPALATorchLearner):
     """Sleeps for `learner_config_dict["update_s"]` in each update."""
 
     def compute_losses(self, **kwargs):
@@ -31,18 +26,7 @@ class Slow:
         return super().compute_losses(**kwargs)
 
 
-class SlowIMPALA(Slow, IMPALATorchLearner):
-    pass
-
-
-class SlowAPPO(Slow, APPOTorchLearner):
-    pass
-
-
-LEARNERS = {IMPALAConfig: SlowIMPALA, APPOConfig: SlowAPPO}
-
-
-def train(place, *, iterations=4, kind=IMPALAConfig, runners=1, learners=0, update_s=0.0, **costs):
+def train(place, *, iterations=4, runners=1, learners=0, update_s=0.0, **costs):
     """An env whose steps take 20 ms. Its other costs are not part of the workload: baselines without them are comparable."""
     measure = partial(
         ScalingCallback,
@@ -51,10 +35,10 @@ def train(place, *, iterations=4, kind=IMPALAConfig, runners=1, learners=0, upda
         steady=SteadyRule(warmup_iterations=1, min_iterations=2, max_iterations=2),
     )
     config = (
-        kind()
+        IMPALAConfig()
         .environment(CostlyEnv, env_config={"step_s": STEP_S, **costs})
         .env_runners(num_env_runners=runners, num_cpus_per_env_runner=0.5, rollout_fragment_length=FRAGMENT)
-        .training(train_batch_size_per_learner=FRAGMENT, learner_class=LEARNERS[kind], learner_config_dict={"update_s": update_s})
+        .training(train_batch_size_per_learner=FRAGMENT, learner_class=SlowLearner, learner_config_dict={"update_s": update_s})
         .learners(num_learners=learners, num_cpus_per_learner=0.5)
         .reporting(min_time_s_per_iteration=3)
         .rl_module(model_config={"fcnet_hiddens": [8]})
@@ -104,7 +88,6 @@ def test_slow_env_runners_scale_and_the_learner_waits(plain):
 
 
 PICKLE_S = 0.4
-SLOW_LEARNER = {"runners": 3, "update_s": UPDATE_S}
 # Each fragment causes an update, so a fragment takes 3 x 0.4 s, of which an env runner samples for 0.2 s.
 WAITING = 100 * (1 - FRAGMENT * STEP_S / (3 * UPDATE_S))
 ALONE = [pytest.mark.alone, pytest.mark.slow]
@@ -113,10 +96,7 @@ ALONE = [pytest.mark.alone, pytest.mark.slow]
 @pytest.mark.parametrize(
     ("cause", "known", "options"),
     [
-        pytest.param("learn", WAITING, SLOW_LEARNER, id="slow learner", marks=pytest.mark.slow),
-        pytest.param(
-            "learn", WAITING, SLOW_LEARNER | {"kind": APPOConfig}, id="slow learner, APPO", marks=[*ALONE, pytest.mark.release]
-        ),
+        pytest.param("learn", WAITING, {"runners": 3, "update_s": UPDATE_S}, id="slow learner", marks=pytest.mark.slow),
         pytest.param(
             "straggler",
             100 / 4 * (1 - 1 / 3),

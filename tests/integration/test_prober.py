@@ -1,7 +1,5 @@
 """Probes of running Algorithms: results, absence of side effects, and failures."""
 
-from __future__ import annotations
-
 import functools
 import gc
 import math
@@ -18,10 +16,6 @@ from types import SimpleNamespace
 import gymnasium as gym
 import numpy as np
 import pytest
-
-pytest.importorskip("ray.rllib", reason="needs Ray")
-pytest.importorskip("torch", reason="needs PyTorch")
-
 import ray
 import torch
 from envs import CostlyEnv

@@ -9,9 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("ray.rllib")
-
 from ray import tune
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
@@ -70,16 +67,10 @@ def test_quickstart(home):
     assert re.match(r"(learn|serial stepping|contention|straggler|transfer|sync|evaluate|other): ", diagnosis)
 
 
-@pytest.fixture
-def names(home):
-    """The quickstart's names, and those that the other blocks take for granted."""
-    names = {"functools": functools, "tune": tune, "MyCallback": RLlibCallback}
-    exec(block("build_algo()").split("algorithm =")[0], names)
-    return names
-
-
 @pytest.mark.slow
-def test_use_with_tune(names):
+def test_use_with_tune(home):
+    names = {"functools": functools, "tune": tune, "MyCallback": RLlibCallback}  # which the block takes for granted
+    exec(block("build_algo()").split("algorithm =")[0], names)
     exec(block("tune.Tuner("), names)
     assert len(names["results"]) == 2
     assert not names["results"].errors

@@ -1,27 +1,27 @@
-"""A Tune experiment with real HalfCheetah training: all of Tune's outputs contain what the callback injects."""
+"""A Tune experiment with real HalfCheetah training: all of Tune's outputs, and other loggers, have what the callback injects."""
 
 import csv
 import json
 import math
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from ray import tune
+from ray.rllib.algorithms.ppo import PPOConfig
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.utils import flatten_dict
+from tuning import cartpole, lines, quick, run, scale
 
 from rl_scaling_callback import ScalingReporter
 from rl_scaling_callback.cli import main
 from rl_scaling_callback.core.schema import KEYS
 
-pytest.importorskip("ray")
-pytest.importorskip("mujoco")
-
-from click.testing import CliRunner
-from ray import tune
-from ray.rllib.algorithms.ppo import PPOConfig
-from ray.tune.schedulers import ASHAScheduler
-from tuning import cartpole, lines, quick, run, scale
-
 ITERATIONS = 8
 TRIALS = 2
+NUMBERS = {f"scaling/{key.name}" for key in KEYS if key.unit != "text"}
+TEXTS = {f"scaling/{key.name}" for key in KEYS if key.unit == "text"}
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +32,7 @@ def shown():
 
 @pytest.fixture(scope="module")
 def halfcheetah(cluster, shown, tmp_path_factory):
+    pytest.importorskip("mujoco")
     idle = cartpole(0).callbacks(quick).build_algo()  # a trial that doesn't train must not count as one that does
     idle.train()
     config = (
@@ -41,9 +42,21 @@ def halfcheetah(cluster, shown, tmp_path_factory):
         .training(train_batch_size_per_learner=256, minibatch_size=128, num_epochs=2)
         .debugging(log_level="ERROR", log_sys_usage=False)  # or else tests beside this one would count as disturbance
     )
-    reporter = ScalingReporter("fastest", show=shown.append)
     folder = tmp_path_factory.mktemp("storage")
-    results = run(folder, config, stop=ITERATIONS, reporters=[reporter])
+    sinks = [ScalingReporter("fastest", show=shown.append)]
+    if find_spec("mlflow"):
+        from ray.air.integrations.mlflow import MLflowLoggerCallback
+
+        sinks.append(MLflowLoggerCallback(f"sqlite:///{folder}/mlflow.db", experiment_name="scaling"))
+    if find_spec("wandb"):
+        from ray.air.integrations.wandb import WandbLoggerCallback
+
+        sinks.append(WandbLoggerCallback(project="scaling", dir=str(folder)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        patch.setenv("WANDB_ERROR_REPORTING", "false")
+        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+        results = run(folder, config, stop=ITERATIONS, reporters=sinks)
     idle.stop()
     assert not results.errors
     return results
@@ -106,6 +119,55 @@ def test_csv_and_dataframe_have_every_column(halfcheetah):
     trials = halfcheetah.get_dataframe()
     kept = trials[trials["scaling/efficiency"] >= trials["scaling/efficiency"].max()]
     assert 0 < len(kept) < TRIALS == len(trials)
+
+
+def folder_and_results(experiment):
+    """Return where MLflow and Weights & Biases wrote, and the flattened results by trial id."""
+    results = {each.metrics["trial_id"]: [flatten_dict(line, delimiter="/") for line in lines(each)] for each in experiment}
+    return Path(experiment.experiment_path).parent, results
+
+
+def numbers(result):
+    return pytest.approx({name: result[name] for name in NUMBERS}, rel=1e-12, nan_ok=True)
+
+
+@pytest.mark.release
+def test_mlflow_has_all_numbers_of_all_iterations(halfcheetah):
+    pytest.importorskip("mlflow", reason="pip install mlflow-skinny sqlalchemy alembic")
+    from mlflow.tracking import MlflowClient
+
+    folder, trials = folder_and_results(halfcheetah)
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("scaling").experiment_id])
+    assert [each.info.status for each in runs] == ["FINISHED", "FINISHED"]
+    for each in runs:
+        (results,) = [results for trial_id, results in trials.items() if trial_id in each.info.run_name]
+        histories = {name: client.get_metric_history(each.info.run_id, name) for name in NUMBERS}
+        for position, result in enumerate(results):
+            assert {name: history[position].value for name, history in histories.items()} == numbers(result)
+        assert not TEXTS & each.data.metrics.keys()
+
+
+@pytest.mark.release
+def test_wandb_has_all_numbers_of_all_iterations(halfcheetah):
+    pytest.importorskip("wandb")
+    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.sdk.internal.datastore import DataStore
+
+    folder, trials = folder_and_results(halfcheetah)
+    for trial_id, results in trials.items():
+        (file,) = folder.glob(f"wandb/offline-run-*-{trial_id}/run-{trial_id}.wandb")
+        store = DataStore()
+        store.open_for_scan(str(file))
+        history = []
+        while (data := store.scan_data()) is not None:
+            record = Record.FromString(data)
+            if record.WhichOneof("record_type") == "history":
+                items = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+                history.append({name: value for name, value in items.items() if name.startswith("scaling/")})
+        store.close()
+        for logged, result in zip(history, results, strict=True):
+            assert {name: float(value) for name, value in logged.items()} == numbers(result)
 
 
 def test_reports_page_and_command_line_agree_with_the_results(halfcheetah, shown):

@@ -1,37 +1,35 @@
 """Helpers for small configs, Tune experiments and plain training loops, and for reading their results."""
 
 import json
+import math
 from functools import partial
 from pathlib import Path
 
+import pytest
 from envs import CostlyEnv
 from ray import tune
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.tune.utils import flatten_dict
 
 from rl_scaling_callback import ScalingCallback, SteadyRule
+from rl_scaling_callback.core.schema import KEYS
 
 quick = partial(ScalingCallback, steady=SteadyRule(warmup_iterations=1, min_iterations=3, max_iterations=3))
 
 
-def ppo(env, batch, **env_config):
-    """Return a PPO config with a tiny model and one minibatch per iteration."""
+def costly(env=CostlyEnv, batch=80, **costs):
+    """Return a PPO config with a tiny model, one minibatch per iteration, and the env costs in `costs`."""
     return (
         PPOConfig()
-        .environment(env, env_config=env_config)
+        .environment(env, env_config=costs)
         .training(train_batch_size_per_learner=batch, minibatch_size=batch, num_epochs=1)
         .rl_module(model_config={"fcnet_hiddens": [8]})
         .debugging(log_level="ERROR", log_sys_usage=False)  # or else tests beside this one would count as disturbance
     )
 
 
-def costly(env=CostlyEnv, batch=80, **costs):
-    """Return a PPO config with the env costs in `costs`."""
-    return ppo(env, batch, **costs)
-
-
 def cartpole(runners=1, envs=1):
-    return ppo("CartPole-v1", 256).env_runners(num_env_runners=runners, num_envs_per_env_runner=envs)
+    return costly("CartPole-v1", 256).env_runners(num_env_runners=runners, num_envs_per_env_runner=envs)
 
 
 def tiny(config, env="CartPole-v1", runners=1, envs=1, **env_config):
@@ -125,6 +123,16 @@ def scale(result):
 def flat(result):
     """Flatten `result["scaling"]` as Tune and its loggers do: `scaling["steady"]["sps"]` becomes `["steady/sps"]`."""
     return flatten_dict(result["scaling"], delimiter="/")
+
+
+def checked(result, env_steps):
+    """Return a flattened `result["scaling"]`, which has the schema's keys and types, nothing infinite, and these env steps."""
+    scaling = flat(result)
+    assert {name: type(value) for name, value in scaling.items()} == {key.name: type(key.unknown) for key in KEYS}
+    assert not any(math.isinf(value) for value in scaling.values() if isinstance(value, float))
+    sps = env_steps / result["time_this_iter_s"] if env_steps else math.nan
+    assert (scaling["env_steps"], scaling["sps"]) == pytest.approx((env_steps, sps), rel=1e-9, nan_ok=True)
+    return scaling
 
 
 def scalings(results):

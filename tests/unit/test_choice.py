@@ -1,12 +1,15 @@
+import math
 from dataclasses import replace
 
 import pytest
 
-from rl_scaling_callback.analysis.choice import GOALS, Goal, recommend
+from rl_scaling_callback.analysis.checklist import checklist
+from rl_scaling_callback.analysis.choice import GOALS, Goal, judge, recommend
+from rl_scaling_callback.analysis.laws import fit_law
 from rl_scaling_callback.analysis.runs import PROBED, Noise
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.report.decisions import reason_text
-from tests.builders import by_speedup, configuration, of_the_user
+from tests.builders import MONOTONE, by_speedup, configuration, curve, of_the_user
 
 QUICK = Goal("quick", min_speedup=2)
 
@@ -32,6 +35,44 @@ def chosen(goal, error=NAN, **speedups):
 def test_goals_and_constraints(goal, constraints, scale):
     found = recommend(of_the_user(), Goal.of(goal, **constraints))
     assert (str(found.choice.scale), found.verdict) == (scale, "met")
+
+
+def test_goal_with_overridden_constraints():
+    assert Goal.of() == GOALS["balanced"]
+    assert Goal.of("balanced", min_speedup=None, max_cpus=8) == Goal("balanced", 60, 2.5, 8)
+    assert Goal.of("save", min_efficiency=90, max_cpus=4).limits == {"efficiency": 90, "cpus": 4}
+    assert GOALS["fastest"].limits == {}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Goal.of("quick"), "goal is 'quick'; allowed are save, balanced, fastest"),
+        (lambda: Goal.of("save", min_efficiency=-1), "min_efficiency is -1; allowed are"),
+        (lambda: Goal.of("save", min_speedup=math.inf), "min_speedup is inf; allowed are"),
+        (lambda: Goal.of("save", max_cpus="8"), "max_cpus is '8'; allowed are"),
+        (lambda: Goal(""), "name is ''; allowed are"),
+    ],
+)
+def test_invalid_goals_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "verdict"),
+    [
+        (60.0, NAN, "met"),
+        (59.9, NAN, "not met"),
+        (66.1, 10.0, "met"),
+        (65.9, 10.0, "undecided"),
+        (54.6, 10.0, "undecided"),
+        (54.5, 10.0, "not met"),
+        (NAN, 10.0, "undecided"),
+    ],
+)
+def test_an_interval_that_straddles_the_threshold_is_undecided(value, error, verdict):
+    assert judge(value, error, 60.0) == verdict
 
 
 # Verdicts and noise
@@ -133,3 +174,52 @@ def test_configurations_without_a_throughput_or_speedup_are_no_candidates():
     assert recommend(rows, GOALS["fastest"]).choice is rows[1]
     found = recommend(rows[:1], GOALS["save"])
     assert (found.choice, found.runner_up) == (rows[0], None)
+
+
+# The checklist
+
+
+SPEEDUP = "Is the speedup in the expected range?"
+
+
+def checks(rows, law=None, gpus=None):
+    """Return the verdicts by question."""
+    return {each.question: each.verdict for each in checklist(recommend(rows, GOALS["balanced"]), law, gpus)}
+
+
+@pytest.mark.parametrize(
+    ("gpus", "gpu", "vram"), [((), "met", "met"), (("",), "undecided", "undecided"), (("H200",), "met", "undecided")]
+)
+def test_gpus_of_unknown_name_or_utilisation(gpus, gpu, vram):
+    found = checks(by_speedup(**{"1r1e": 1.0, "4r1e": 3.0}), gpus=gpus)
+    assert (found["Is the GPU known?"], found["Is the VRAM headroom known?"]) == (gpu, vram)
+
+
+def test_speedup_outside_the_interval_of_the_law_is_not_expected():
+    law = fit_law([replace(each, speedup=each.speedup / 1.5) for each in of_the_user()])
+    assert checks(of_the_user(), law=law)[SPEEDUP] == "not met"
+
+
+def test_no_range_is_expected_without_a_law():
+    assert checks(by_speedup(error=3.0, **{"1r1e": 1.0, "4r1e": 3.0}))[SPEEDUP] == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("ours", "verdict"),
+    [
+        (MONOTONE, "met"),
+        ([each + 100 for each in MONOTONE], "met"),
+        ([each - 22 for each in MONOTONE], "met"),
+        ([each - 23 for each in MONOTONE], "undecided"),
+        ([each - 44 for each in MONOTONE], "undecided"),
+        ([each - 45 for each in MONOTONE], "not met"),
+        (MONOTONE[:10] + [100.0] * 10, "not met"),
+        (MONOTONE[:16], "undecided"),
+        ([NAN] * 20, "undecided"),
+    ],
+)
+def test_learning_is_compared_at_equal_env_steps(ours, verdict):
+    # The last quarter: returns 160 to 200, standard deviation 15.8, so the spread of two such curves is 22.4.
+    baseline, choice = by_speedup(**{"1r1e": 1.0, "4r1e": 3.0})
+    rows = [replace(baseline, runs=(curve("1r1e", MONOTONE),)), replace(choice, runs=(curve("4r1e", ours),))]
+    assert checks(rows)["Is learning still stable?"] == verdict

@@ -5,7 +5,7 @@ from click.testing import CliRunner
 
 from rl_scaling_callback.cli import main
 from rl_scaling_callback.core.schema import KEYS
-from tests.builders import TABLE, result
+from tests.builders import TABLE
 
 
 def rl_scaling(*arguments):
@@ -16,19 +16,6 @@ def test_goal_and_constraints():
     fastest = rl_scaling("report", TABLE, "--goal", "fastest").stdout
     assert fastest.rstrip().endswith("\nUse 8r×2e: 5.40×, 33.8 %."), "without a threshold, there is no verdict"
     assert "Goal balanced: not met." in rl_scaling("report", TABLE, "--max-cpus", 4).stdout
-
-
-def test_time_to_return(folder):
-    for scale, seconds in ((1, 2.0), (2, 1.5)):
-        config = {"num_env_runners": scale}
-        folder.trial([result(k, seconds, config=config, time_total_s=seconds * k) for k in range(1, 13)])
-    shown = rl_scaling("report", folder.path, "--format", "json")
-    (study,) = json.loads(shown.stdout)["studies"]
-    assert study["target_return"] == 9
-    assert [(row["seconds_to_return"], row["sooner"]) for row in study["configurations"]] == [
-        (pytest.approx(18), 1),
-        (pytest.approx(13.5), pytest.approx(4 / 3)),
-    ]
 
 
 def test_keys():

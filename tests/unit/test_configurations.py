@@ -35,7 +35,7 @@ def test_only_batches_rounded_up_may_differ_in_steps():
     steps = "1,200 env steps per iteration, 1,000 for the baseline"
     assert found["2r×1e"].notes == (f"{steps}: RLlib rounds the batch up",)
     assert found["4r×1e"].notes == (f"{steps}: not comparable",)
-    assert by_scale(*runs, timed_iterations=True)["4r×1e"].speedup == pytest.approx(2.4)
+    assert by_scale(*runs, steps_vary=True)["4r×1e"].speedup == pytest.approx(2.4)
 
 
 def test_baseline_from_elsewhere():

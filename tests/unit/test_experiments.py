@@ -29,7 +29,7 @@ def test_what_is_read_without_the_callback(folder):
     folder.trial(results(7))
     (study,) = folder.read().studies
     assert (study.title, study.baseline) == ("PPO on HalfCheetah-v5", None)
-    assert (study.phases_overlap, study.timed_iterations) == (False, False)
+    assert (study.phases_overlap, study.steps_vary) == (False, False)
     assert (study.facts["train_batch_size"], study.facts["host"]) == ("2048", "vm")
     (run,) = study.runs
     assert (run.scale, run.notes) == (Scale(1, 1), ())
@@ -134,7 +134,7 @@ def test_known_waits_give_losses_of_overlapping_phases(folder):
         config = {**asynchronous, "num_env_runners": runners}
         folder.trial(results(4, 2.0, {**MEASURED, "account/exact": 1.0, "learner/busy": 1.94}, config))
     (study,) = folder.read().studies
-    assert (study.phases_overlap, study.timed_iterations) == (True, True)
+    assert (study.phases_overlap, study.steps_vary) == (True, True)
     _, two = configurations(study, Scale(1, 1))
     assert sum(two.losses.values()) == pytest.approx(50.0)
     # Busy for 1.94 of 2 s.

@@ -12,6 +12,7 @@ import pytest
 
 from rl_scaling_callback.live.machine import Colocation, Load
 from rl_scaling_callback.rllib.configs import has_other_workers
+from rl_scaling_callback.rllib.hardware import _quota
 
 
 def iterate(trial, meanwhile=lambda: None):
@@ -113,3 +114,11 @@ def test_other_processes_of_a_trial(name, value):
     assert has_other_workers({name: value})
     assert not has_other_workers({name: 0})
     assert not has_other_workers({"gym_env_vectorize_mode": "SYNC", "num_learners": 0, "remote_worker_envs": False})
+
+
+@pytest.mark.parametrize(("text", "cpus"), [("150000 100000\n", 1.5), ("max 100000\n", math.inf), ("junk\n", math.inf)])
+def test_quota_of_a_container(tmp_path, text, cpus):
+    file = tmp_path / "cpu.max"
+    assert _quota(file) == math.inf
+    file.write_text(text)
+    assert _quota(file) == cpus

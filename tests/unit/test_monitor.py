@@ -17,7 +17,7 @@ from rl_scaling_callback.live.monitor import TrialMonitor
 from rl_scaling_callback.live.reports import Spent
 from rl_scaling_callback.rllib.configs import is_asynchronous
 from rl_scaling_callback.rllib.results import RunnerReport
-from tests.builders import RESULT_KEYS, WORKLOAD, Warnings, anything, leaves
+from tests.builders import WORKLOAD, Warnings, leaves
 
 RULE = SteadyRule(warmup_iterations=1, min_iterations=2)
 GIVEN = GivenBaseline(1000.0, Scale(1, 1))
@@ -61,6 +61,16 @@ def test_all_values_of_one_iteration():
     times = {"time/evaluate": 0.5, "time/probe": 0.0, "steady/iterations": 0.0, "steady/converged": 0.0, "runners/reported": 0.0}
     facts = {"comparable": 1.0, "baseline/source": "given", "is_baseline": 0.0, "workload": WORKLOAD.id, "exclusive": 1.0}
     assert known == speed | scaling | times | facts | {"band": "inefficient", "loss/total": 75.0}
+
+
+def test_every_key_is_present_and_unknown_unless_given():
+    injected = schema.nest({"steady/sps": 2.0, "sps": 1.0})
+    assert (injected["sps"], injected["steady"]["sps"]) == (1.0, 2.0)
+    unknown = {key.name: key.unknown for key in schema.KEYS}
+    assert dict(leaves(schema.nest({}))) == pytest.approx(unknown, nan_ok=True), "results share no state"
+    assert {name for name, value in unknown.items() if value == ""} == {"band", "baseline/source", "diagnosis", "workload"}
+    with pytest.raises(KeyError, match="spss"):
+        schema.nest({"spss": 1.0})
 
 
 def test_loss_attribution_of_an_iteration():
@@ -122,6 +132,14 @@ def test_given_baseline_yields_only_causes_that_need_no_breakdown(learner_busy):
     known = {cause: values["loss"][cause] for cause in CAUSES if values["loss"][cause] == values["loss"][cause]}
     assert known == {"straggler": pytest.approx(100 * 0.1 / 2), "evaluate": pytest.approx(100 * 0.25 / 2)}
     assert ("The learner is busy" in values["diagnosis"]) == (learner_busy > 0)
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+RESULT_KEYS = ["env_runners", "time_this_iter_s", "num_env_steps_sampled", "num_env_steps_sampled_this_iter"]
 
 
 @given(

@@ -222,7 +222,7 @@ class TestAgainstTheTrialsOwnIterations:
         for _ in range(21):
             probed.observe(1000.0, machine.iterate(sample=1e-5 * machine._random.random()))
             assert not probed.status.source
-        assert "training_step" in warnings["disagree"]
+        assert "ENV_RUNNER_SAMPLING_TIMER" in warnings["disagree"]
 
     def test_env_runners_that_sample_for_less_of_an_iteration_than_in_probes_are_a_disagreement(self):
         machine, probed, warnings = trained(0.0)
@@ -301,3 +301,10 @@ def test_asynchronous_trials_are_warned_that_the_reference_does_not_learn_unless
     assert not warn
     baseline(Machine(), overlaps=True, warn=warn)
     assert list(warn) == ["overlap"]
+
+
+def test_probe_figures_are_per_env_step_of_all_runners():
+    measured = Probe(Scale(2, 4), env_steps=100, seconds=0.5, busy=(0.3, 0.4, 0.2), excess=0.1)
+    assert measured.seconds_per_step == pytest.approx(0.004)
+    assert measured.busy_per_step == pytest.approx(0.003)
+    assert measured.longest_per_step == pytest.approx(0.004)

@@ -7,11 +7,9 @@ import pytest
 from rl_scaling_callback.analysis import runs
 from rl_scaling_callback.analysis.configurations import configurations
 from rl_scaling_callback.analysis.laws import fit_law
-from rl_scaling_callback.analysis.runs import Experiment
-from rl_scaling_callback.report import make_report
 
 from ..benchmarks import coverage
-from ..grids import NAMES, grid
+from ..benchmarks.coverage import NAMES, grid
 
 AT_MOST = {"cartpole": 7.1, "halfcheetah": 8.1, "slow_step": 5.4}
 
@@ -49,11 +47,3 @@ def test_defaults_match_the_grids():
     assert coverage.usual_deviation(NAMES) == pytest.approx(runs.USUAL_STD, rel=0.05)
     assert coverage.usual_level(NAMES) == pytest.approx(runs.USUAL_LEVEL, rel=0.05)
     assert coverage.usual_freedom(NAMES) == pytest.approx(runs.USUAL_DOF, rel=0.05)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_whole_report(name):
-    (study,) = make_report(Experiment("recorded", (grid(name),))).studies
-    assert study.recommendation.choice is not None
-    for each in study.configurations:
-        assert sum(each.losses.values()) == pytest.approx(each.loss, abs=1e-9)

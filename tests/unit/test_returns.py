@@ -62,10 +62,11 @@ def test_runs_are_compared_at_the_highest_return_at_which_they_stay_for_their_la
 
 def test_a_single_run_that_collapses_does_not_decide_the_return_but_then_its_configuration_has_no_time():
     collapsed = [curve("4r1e", MONOTONE, 0.5), curve("4r1e", MONOTONE, 0.6), curve("4r1e", [*MONOTONE[:-1], 5.0], 0.5)]
-    (study,) = report_of(curve("1r1e", MONOTONE), *collapsed).studies
-    one, four = study.configurations
-    assert (one.to_return.target, one.to_return.seconds) == (150.0, 15.0)
-    assert [column.cell(four) for column in COLUMNS[-3:]] == ["–", "–", "–"]
+    report = report_of(curve("1r1e", MONOTONE), *collapsed)
+    (study,), (shown,) = report.studies, json.loads(to_json(report))["studies"]
+    one, four = shown["configurations"]
+    assert (shown["target_return"], one["seconds_to_return"], one["sooner"], four["sooner"]) == (150.0, 15.0, 1.0, None)
+    assert [column.cell(study.configurations[1]) for column in COLUMNS[-3:]] == ["–", "–", "–"]
     assert "It is – where not all runs of a configuration do." in remarks(study)
 
 

@@ -3,7 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from rl_scaling_callback.core.steady import SteadyRule, SteadyWindow
+from rl_scaling_callback.core.estimates import trimmed_mean, without_outliers
+from rl_scaling_callback.core.steady import SEGMENT, Drift, SteadyRule, SteadyWindow
 
 
 def fill(window, seconds):
@@ -124,3 +125,71 @@ def test_undisturbed_iterations_are_waited_for_up_to_the_cap(iterations, counted
         window.add(1000, 1.0 if each == "." else 2.0, disturbed=each == "x")
     steady = window.undisturbed(window.read())
     assert (steady.iterations, steady.settled, steady.disturbed) == (counted, settled, pytest.approx(disturbed))
+
+
+# ---------------------------------------------------------------- drift
+
+
+def change_after(costs):
+    drift = Drift()
+    for cost in costs:
+        drift.add(cost)
+    return drift.change
+
+
+def test_nan_with_too_few_iterations():
+    assert all(math.isnan(change_after([invalid] * 100)) for invalid in (0.0, -1.0, math.nan, math.inf))
+    assert math.isnan(change_after([1.0] * (2 * SEGMENT - 1)))
+    assert change_after([1.0] * 2 * SEGMENT) == 0.0
+
+
+@pytest.mark.parametrize(("change", "expected"), [(2.0, 100.0), (0.5, -50.0), (1.09, 0.0), (0.92, 0.0)])
+def test_only_changes_above_ten_percent_count(change, expected):
+    assert change_after([1.0] * 5 * SEGMENT + [change] * SEGMENT) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("growth", [0.04, -0.03, 0.1])
+def test_steady_trends_are_not_noise(growth):
+    rng = np.random.default_rng(0)
+    changed = change_after([math.exp(growth * k + rng.normal(0, 0.02)) for k in range(4 * SEGMENT)])
+    assert math.log1p(changed / 100) == pytest.approx(growth * 3 * SEGMENT, rel=0.1)
+
+
+def test_noise_is_rarely_flagged_as_drift():
+    """With 10 % noise and a lag-1 autocorrelation of 0.3, after each of 200 iterations: at most 2 of 100 trials."""
+    rng = np.random.default_rng(0)
+    flagged = 0
+    for _ in range(100):
+        drift, x, found = Drift(), 0.0, False
+        for _ in range(200):
+            x = 0.3 * x + math.sqrt(1 - 0.3**2) * rng.normal(0, 0.1)
+            drift.add(math.exp(x))
+            found = found or abs(drift.change) > 0
+        flagged += found
+    assert flagged <= 2
+
+
+# ---------------------------------------------------------------- estimates
+
+
+def test_few_values_give_the_t_interval():
+    mean, error, half_width = trimmed_mean([1.0, 2.0, 3.0])
+    assert (mean, error, half_width) == pytest.approx((2.0, 1 / math.sqrt(3), 4.30265 / math.sqrt(3)), rel=1e-5)
+    assert trimmed_mean([4.0]) == pytest.approx((4.0, math.nan, math.nan), nan_ok=True)
+    assert all(map(math.isnan, trimmed_mean([])))
+
+
+@pytest.mark.parametrize("n", [5, 12])
+def test_interval_of_a_trimmed_mean_has_nominal_coverage(n):
+    rng = np.random.default_rng(1)
+    estimates = [trimmed_mean(list(rng.normal(0.0, 1.0, n))) for _ in range(2000)]
+    held = sum(abs(each.mean) <= each.half_width for each in estimates) / len(estimates)
+    assert 0.93 < held < 0.975
+
+
+def test_values_without_outliers_have_the_error_of_the_trimmed_mean():
+    values = [1.0, 2.0, 4.0, 3.0, 100.0, 2.5, 1.5]
+    kept = without_outliers(values)
+    assert max(kept) < 6
+    assert trimmed_mean(values).mean == pytest.approx(2.6)
+    assert np.std(kept, ddof=1) / len(values) ** 0.5 == pytest.approx(trimmed_mean(values).error)

@@ -5,7 +5,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from rl_scaling_callback.baseline.source import BaselineSource, GivenBaseline
+from rl_scaling_callback.baseline.source import GivenBaseline
 from rl_scaling_callback.baseline.store import BaselineStore
 from rl_scaling_callback.core.attribution import TimeBreakdown
 from rl_scaling_callback.core.scale import Scale
@@ -169,10 +169,3 @@ def test_trial_without_a_baseline_warns_once_steady_or_at_its_end(store, scale, 
     trial.end()
     assert list(warn) == ["missing"] * (not (is_steady and scale == SINGLE))
     assert "1r×1e" in warn.get("missing", "1r×1e")
-
-
-def test_without_a_store_nothing_is_known():
-    source = BaselineSource()
-    source.update(SETTLED)
-    assert all(math.isnan(each) for each in compared(source))
-    assert source.status[:2] == ("", False)
