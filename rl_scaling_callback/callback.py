@@ -86,7 +86,8 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         autotune: True, or a goal, to make the trial faster by itself within the CPUs that it has: how many of its env runners
             sample, with how many envs, and how many threads the learner uses. The batch stays the same, and each env takes at least
             256 steps of it. It takes about twenty iterations and some seconds of probes, and goes back without a proven gain,
-            unless the config misses the goal. The baseline is probed, and the trial is no reference for others.
+            unless the config misses a goal that the choice meets. To reach a minimum efficiency, it may choose fewer envs and be
+            slower. The baseline is probed, and the trial is no reference for others.
         max_envs: largest number of envs per env runner that autotune may choose; up to twice as many exist while it probes.
         learner_threads: number of threads of the learner's torch. Ray starts it with as many as its process has CPUs, usually one.
 
@@ -140,6 +141,8 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         goal = GOALS.get(goal) if isinstance(goal, str) else goal
         if not (autotune is False or isinstance(goal, Goal)):
             raise ValueError(f"autotune is {autotune!r}; allowed are True, False, a Goal and {', '.join(map(repr, GOALS))}")
+        if goal is not None and goal.max_cpus is not None:
+            raise ValueError(f"autotune is {goal!r}; allowed are goals without max_cpus: a trial keeps the CPUs that it has")
         conflicts = {
             "baseline_dir and baseline_sps": baseline_dir is not None and baseline_sps is not None,
             "baseline_dir and probe=True": baseline_dir is not None and probe,
@@ -174,12 +177,6 @@ class ScalingCallback(SampleTiming, RLlibCallback):
             self._start(algorithm)
         except Exception as error:
             self._give_up(error)
-
-    def on_env_runners_recreated(self, *, env_runner_indices: Any, is_evaluation: bool, **kwargs: Any) -> None:
-        """Give env runners that were restarted the number of envs that was chosen."""
-        tuner = self._tuner
-        if tuner is not None and not is_evaluation:
-            self._attempt("rescaling restarted env runners", lambda: tuner.rescaler.reapply(env_runner_indices))
 
     def on_evaluate_start(self, **kwargs: Any) -> None:
         """Start timing an evaluation. Where RLlib's timers time it as well, it counts once."""

@@ -20,6 +20,8 @@ PRECISE: Final = 0.1
 """Half-width of the interval of ln of a ratio from which on more iterations aren't worth their time."""
 MIN_BLOCKS: Final = 3
 MAX_BLOCKS: Final = 8
+_MAX_OTHERS: Final = 3
+"""How many numbers are compared with the default after the first block, of which machines with many cores have more."""
 
 Block = Mapping[int, TrainedIteration]
 """One training iteration with each number of threads, at about the same time, in random order."""
@@ -47,14 +49,20 @@ def compare_threads(
 ) -> Generator[int, TrainedIteration, ThreadChoice]:
     """Yield the number of threads for the next training iteration, which is to be sent, until the choice is clear; return it.
 
-    It takes at least `least` blocks, and more only as long as there is time, and adds each to `blocks`.
+    It takes at least `least` blocks, and more only as long as there is time, and adds each to `blocks`. After the first one, only
+    the default and the fastest others are left.
     """
     random, blocks = Random(), [] if blocks is None else blocks
     while True:
-        block = {}
+        block: dict[int, TrainedIteration] = {}
         for count in random.sample(counts, len(counts)):
             block[count] = yield count
-        blocks.append(block)
+        if not blocks:
+            # Within about 10 %, which may be noise, fewer threads come first.
+            ranks = {count: round(10 * math.log(each.parts["learn"] / each.env_steps)) for count, each in block.items()}
+            others = sorted({*counts} - {default}, key=lambda count: (ranks[count], count))
+            counts = [default, *others[:_MAX_OTHERS]]
+        blocks.append({count: block[count] for count in counts})
         choice = ThreadChoice(blocks, default)
         enough = least if choice.is_gain or choice.half_width < PRECISE else MAX_BLOCKS
         if len(blocks) >= enough or (len(blocks) >= least and not has_time()):

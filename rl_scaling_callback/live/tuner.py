@@ -5,9 +5,9 @@ Neither the batch, nor anything else that learning depends on, nor the CPUs of t
 Where the learner can use more threads, the first iterations use different numbers of them in turn, in random order within blocks,
 and the learner's own time per env step decides. Rounds of probes, as in a sweep, then choose the scale. At the new scale, four to
 eight iterations measure the gain in throughput. If its interval includes no gain, the trial goes back, unless its own scale misses
-the goal. The learner's time at two scales may change the choice once more, because an update takes longer with more envs.
-The machine may be faster or slower by then, so the error of the gain is at least its difference from the gain that probes
-predicted.
+a goal that the new one meets. The learner's time at two scales may change the choice once more, because an update takes longer
+with more envs. The machine may be faster or slower by then, so the error of the gain is at least its difference from the gain that
+probes predicted.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.text import Warn, counted
 from rl_scaling_callback.core.trial import Trial
 from rl_scaling_callback.rllib import configs, hardware
+from rl_scaling_callback.rllib.configs import same_batch
 from rl_scaling_callback.rllib.threads import learner_threads, max_learner_threads, set_learner_threads
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ class Gain(NamedTuple):
 class Tuner:
     """Tunes one trial of scale `scale` for a goal, among the scales of `grid`; without a prober, only the learner's threads.
 
+    Iterations must have as many env steps at each scale, unless `steps_vary`.
+
     Attributes:
         scale: the scale of the next iteration.
         threads: the number of the learner's threads in the next iteration; NaN if unknown.
@@ -109,11 +112,12 @@ class Tuner:
         rescaler: Rescaler,
         threads: Threads,
         warn: Warn,
+        steps_vary: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.own, self._grid, self._goal = scale, grid, goal
         self._prober, self.rescaler, self._threads = prober, rescaler, threads
-        self._warn, self._clock = warn, clock
+        self._warn, self._clock, self._steps_vary = warn, clock, steps_vary
         self.scale, self.threads = scale, threads.own
         self.gain = self.gain_error = NAN
         self.thread_comparison = NOT_MEASURED
@@ -181,7 +185,7 @@ class Tuner:
         self.is_over = True
         if self._prober is not None:
             self._prober.close()
-        self.rescaler.stop_idle()
+        self.rescaler.settle()
 
     def _use(self, threads: int) -> None:
         self._threads.apply(threads)
@@ -220,7 +224,10 @@ class Tuner:
         return f"{scale} with {counted(int(threads), 'learner thread')}" if self._threads.most > 1 else f"{scale}"
 
     def _tune_scale(self, prober: Prober, before: list[TrainedIteration]) -> Steps[list[TrainedIteration]]:
-        """Choose the scale, train there, and go back without a proven gain if the own scale meets the goal; return iterations."""
+        """Choose the scale, train there, and return iterations.
+
+        Without a proven gain, it goes back, unless only the new scale meets the goal.
+        """
         # The trial holds all of its CPUs at any scale.
         rounds = ProbeRounds(Race(self._goal, cpus=lambda _: 1.0), self._grid, self._clock, iterations=list(before))
         reference = Scale(min(1, self.own.num_env_runners), 1)
@@ -236,10 +243,11 @@ class Tuner:
 
         outcome = rounds.run(scales, probe, lambda _: rounds.first_round_ended + ROUNDS_S)
         trained = {self.own: before}
-        while len(trained) <= _MAX_MOVES and (scale := _next_to_train(outcome, [*trained])) is not None:
+        while len(trained) <= _MAX_MOVES and (scale := _next_to_train(outcome, [*trained], self._grid.fits)) is not None:
             prober.close()
             yield from self._move(scale)
             trained[self.scale] = yield from _collect([], _ITERATIONS)
+            self._check_batch(before, trained[self.scale])
             rounds.iterations += trained[self.scale]
             outcome = rounds.outcome()
         candidates = {each.scale: each for each in outcome.candidates}
@@ -256,12 +264,18 @@ class Tuner:
 
         while best != self.own and not gain_of(best).is_proven and len(trained[best]) < _MAX_ITERATIONS:
             trained[best].append((yield None))
-        if not gain_of(best).is_proven and meets[self.own]:
+        if not gain_of(best).is_proven and (meets[self.own] or not meets[best]):
             yield from self._move(self.own)
             if others := [scale for scale in trained if scale != self.own]:
                 gain = gain_of(others[-1])
                 self._reason = f"{others[-1]} brought {gain.ratio:.2f}× ± {gain.error:.0f} %"
         return trained[self.scale]
+
+    def _check_batch(self, before: Sequence[TrainedIteration], after: Sequence[TrainedIteration]) -> None:
+        """Check that iterations, as those of a `training_step` of the user's own, have as many env steps as before."""
+        one, other = (fmean(each.env_steps for each in kind) for kind in (before, after))
+        if not (self._steps_vary or same_batch(one, other)):
+            raise ValueError(f"an iteration at {self.scale} has {other:,.0f} env steps instead of {one:,.0f}")
 
     def _move(self, scale: Scale) -> Steps[None]:
         """Train at a scale from now on."""
@@ -305,23 +319,25 @@ def _iteration_of(scaling: Mapping[str, Any], scale: Scale) -> TrainedIteration 
     return TrainedIteration(scale, scaling["env_steps"], seconds, parts)
 
 
-def _next_to_train(outcome: Outcome, trained: Sequence[Scale]) -> Scale | None:
+def _next_to_train(outcome: Outcome, trained: Sequence[Scale], fits: Callable[[Scale], bool]) -> Scale | None:
     """Return the scale to train at next, after some, the last of which is the current one; None if there is nothing to find out.
 
     It is the cheapest of the best configurations that is within the indifference of the fastest, unless the current one is among
-    the best. Then it is one with another number of env runners that noise may hide: where they outnumber the cores, probes in one
-    Algorithm tell least.
+    the best, or it is the reference and doesn't fit the batch. Then it is one with another number of env runners that noise may
+    hide: where they outnumber the cores, probes in one Algorithm tell least.
     """
     own, *others = trained
     figures = {each.scale: each for each in outcome.candidates}
     fastest = max((figures[scale] for scale in outcome.equals), key=lambda each: each.sps)
     # A tie within noise would take too few envs, which cost memory only.
     best = next(scale for scale in outcome.equals if figures[scale].sps >= (1 - INDIFFERENCE) * fastest.sps)
-    if trained[-1] not in outcome.equals and best not in trained:
+    if trained[-1] not in outcome.equals and best not in trained and fits(best):
         return best
     known = {scale.num_env_runners for scale in others}
     rivals = [
-        each for each in outcome.candidates if each.scale.num_env_runners not in known and each.scale not in {own, *outcome.out}
+        each
+        for each in outcome.candidates
+        if each.scale.num_env_runners not in known and each.scale not in {own, *outcome.out} and fits(each.scale)
     ]
     rival = max(rivals, key=lambda each: each.sps, default=None)
     return rival.scale if others and rival is not None and tied(rival, fastest) else None
@@ -348,12 +364,17 @@ def tuner_for(
     if why := next((why for why, holds in obstacles.items() if holds), ""):
         warn("not tuned", f"autotune leaves this trial as configured, because {why}")
         return None
+    rescaler = Rescaler(algorithm, warn)
     try:
         prober = Prober(algorithm, max_seconds=max_probe_seconds)
         if math.isfinite(prober.env_steps_per_update(scale)):
             raise ProbeError("the number of updates per env step depends on it in this algorithm")
         if algorithm.config.batch_mode != "truncate_episodes":
             raise ProbeError("with complete episodes, the batch depends on it")
+        if algorithm.config.count_steps_by != "env_steps":
+            raise ProbeError("the batch counts the steps of agents, of which a round may have more")
+        if why := rescaler.obstacle():
+            raise ProbeError(why)
     except ProbeError as error:
         prober = None
         warn("envs not tuned", f"autotune leaves the number of envs as it is: {error}")
@@ -364,4 +385,13 @@ def tuner_for(
     if tunes_threads and not configs.uses_gpus(config):
         most = max_learner_threads(config, hardware.usable_cores())
         threads = Threads(threads.own, most, functools.partial(set_learner_threads, algorithm))
-    return Tuner(scale, grid, goal=goal, prober=prober, rescaler=Rescaler(algorithm), threads=threads, warn=warn)
+    return Tuner(
+        scale,
+        grid,
+        goal=goal,
+        prober=prober,
+        rescaler=rescaler,
+        threads=threads,
+        warn=warn,
+        steps_vary=configs.iterations_are_timed(config),
+    )

@@ -118,6 +118,11 @@ def total_gpus(config: Mapping[str, Any]) -> float:
     return round(amount(config, "num_gpus") + of_learners + of_runners, 3)
 
 
+def same_batch(one: float, other: float) -> bool:
+    """Return whether two numbers of env steps per iteration are the same, apart from RLlib's rounding."""
+    return abs(other / one - 1) <= _SAME_BATCH
+
+
 def keeps_batch(config: Any, own: Scale) -> Callable[[Scale], bool]:
     """Return a function that tells whether an iteration at a scale has as many env steps as at `own`, and enough of each env.
 
@@ -132,8 +137,9 @@ def keeps_batch(config: Any, own: Scale) -> Callable[[Scale], bool]:
         return float(math.ceil(batch / one_round) * one_round)
 
     def fits(scale: Scale) -> bool:
-        is_same = abs(env_steps(scale) / env_steps(own) - 1) <= _SAME_BATCH
-        return is_same and env_steps(scale) / scale.parallelism >= min(_MIN_FRAGMENT, env_steps(own) / own.parallelism)
+        return same_batch(env_steps(own), env_steps(scale)) and env_steps(scale) / scale.parallelism >= min(
+            _MIN_FRAGMENT, env_steps(own) / own.parallelism
+        )
 
     return fits
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 import ray
 
 from rl_scaling_callback.core.scale import Scale
+from rl_scaling_callback.core.text import Warn
 from rl_scaling_callback.rllib import twins
 from rl_scaling_callback.rllib.configs import read_scale
 
@@ -90,14 +91,35 @@ class Rescaler(_Runners):
     """Changes the scale of one Algorithm on RLlib's new API stack, between iterations.
 
     Episodes in progress are dropped, as when an env runner restarts. Their steps so far have been learned from, but their returns
-    are not reported. Nothing else changes: not the batch, and not the CPUs that the trial holds. Env runners that don't sample
-    stay alive until `stop_idle`.
+    are not reported. Envs are created anew, with the tasks of the old ones; what else was set on them is lost. Nothing else
+    changes: not the batch, and not the CPUs that the trial holds. Env runners that don't sample stay alive until `settle`.
+
+    Env runners that come back, and those that were restarted, get the number of envs before RLlib brings them up to date and tells
+    callbacks of them. If that fails, `warn` is called.
     """
 
-    def __init__(self, algorithm: Any) -> None:
+    def __init__(self, algorithm: Any, warn: Warn = lambda topic, text: None) -> None:
         super().__init__(algorithm)
         self._times = 0
         self.scale = read_scale(vars(algorithm.config))  # at which it trains now
+        probe = self._group.probe_unhealthy_env_runners
+
+        def probe_and_rescale(*args: Any, **kwargs: Any) -> Any:
+            restored = probe(*args, **kwargs)
+            if restored and self._times:
+                try:
+                    self._rescale(restored)
+                except Exception as error:
+                    warn("rescaling", f"env runners that were restarted don't have the number of envs that was chosen: {error}")
+            return restored
+
+        self._group.probe_unhealthy_env_runners = probe_and_rescale
+
+    def obstacle(self) -> str:
+        """Return why its envs must not be created anew; "" if they may be."""
+        found = self._group.foreach_env_runner(_statistics_of, timeout_seconds=_ANSWER_WITHIN_S)
+        name = next(filter(None, found), "")
+        return f"{name} keeps statistics of the observations or rewards, which new envs would lose" if name else ""
 
     def apply(self, scale: Scale) -> None:
         """Train at `scale` from the next iteration on.
@@ -106,22 +128,17 @@ class Rescaler(_Runners):
             RuntimeError: its envs can't be created, or an env runner doesn't answer; the Algorithm is then in between scales.
         """
         self._times += 1
-        returning = scale.num_env_runners > self.scale.num_env_runners
+        before = [*self._active[0]]
         self._use(scale.num_env_runners)
-        vars(self._algorithm.config).update(_numbers(scale))  # it is frozen
         self.scale = scale
-        self._rescale(self._group.healthy_env_runner_ids())
-        if returning:  # they have missed updates
-            self._group.sync_weights(from_worker_or_learner_group=self._algorithm.learner_group, inference_only=True)
-            self._group.sync_env_runner_states(config=self._algorithm.config)
+        for runner in self._active[0].keys() - {*before}:  # it has missed updates, and what callbacks sent
+            for is_healthy in (False, True):  # as one that was restarted
+                self._group._worker_manager.set_actor_state(runner, healthy=is_healthy)
+        self._rescale([runner for runner in self._group.healthy_env_runner_ids() if runner in before])
 
-    def reapply(self, env_runners: Iterable[int]) -> None:
-        """Rescale env runners that were restarted: they come back with the numbers that they were created with. See `apply`."""
-        if self._times:
-            self._rescale(env_runners)
-
-    def stop_idle(self) -> None:
-        """Stop the env runners that don't sample. They can't come back."""
+    def settle(self) -> None:
+        """Keep the scale, also in checkpoints, and stop the env runners that don't sample. They can't come back."""
+        vars(self._algorithm.config).update(_numbers(self.scale))  # it is frozen
         actors, states = self._all
         for runner in actors.keys() - self._active[0].keys():
             states.pop(runner)
@@ -132,15 +149,28 @@ class Rescaler(_Runners):
         rescale, runners = partial(_rescaled, numbers=_numbers(self.scale), seed_by=_ANOTHER_SEED * self._times), [*env_runners]
         if not self.scale.num_env_runners:
             errors = [rescale(self._group.local_env_runner)]
-        else:
+        elif runners:  # an empty list would mean all
             errors = self._group.foreach_env_runner(rescale, local_env_runner=False, remote_worker_ids=runners)
             errors += ["an env runner doesn't answer"] * (len(runners) - len(errors))
+        else:
+            errors = []
         if error := next(filter(None, errors), ""):
             raise RuntimeError(f"the envs of {self.scale} can't be created: {error}")
 
 
 def _numbers(scale: Scale) -> dict[str, int]:
     return {"num_env_runners": scale.num_env_runners, "num_envs_per_env_runner": scale.num_envs_per_env_runner}
+
+
+def _statistics_of(env_runner: Any) -> str:
+    """Return the name of a wrapper with running statistics, such as Gymnasium's `NormalizeObservation`; "" if there is none."""
+    with suppress(Exception):  # RLlib restarts an env runner in which a function raises
+        for env in [env_runner.env, *getattr(env_runner.env.unwrapped, "envs", [])]:
+            while env is not None:
+                if not {"obs_rms", "return_rms"}.isdisjoint(vars(env)):
+                    return type(env).__name__
+                env = vars(env).get("env")
+    return ""
 
 
 def _rescaled(env_runner: Any, numbers: dict[str, int], seed_by: int) -> str:
@@ -151,7 +181,7 @@ def _rescaled(env_runner: Any, numbers: dict[str, int], seed_by: int) -> str:
             _seed(env_runner, seed_by)
         before = env_runner.env = getattr(env_runner, "env", None)  # a failed `make_env` may have deleted it
         env_runner.make_env()
-        twins.copy_task(before, env_runner.env)
+        twins.copy_tasks(before, env_runner.env)
         gc.collect()  # of the old envs, now rather than during the next probe
     except Exception as error:
         return twins.text_of(error)

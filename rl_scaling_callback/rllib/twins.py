@@ -11,6 +11,7 @@ import copy
 import functools
 import gc
 import inspect
+import itertools
 import os
 import random
 import signal
@@ -214,16 +215,16 @@ def twin_for(env_runner: Any, scale: Scale) -> Any:
             twin = _twin_of(env_runner, scale, twins.shares_data)
     twin.config.num_env_runners = scale.num_env_runners
     vars(twin)[_ENV] = env_runner.env
-    copy_task(env_runner.env, twin.env)
+    copy_tasks(env_runner.env, twin.env)
     twins.by_envs[scale.num_envs_per_env_runner] = twin
     return twin
 
 
-def copy_task(env: Any, others: Any) -> None:
-    """Give an env runner's envs the task of another's, if they have one (RLlib's `TaskSettableEnv`)."""
+def copy_tasks(env: Any, others: Any) -> None:
+    """Give an env runner's envs the tasks of another's in turn, if these have some (RLlib's `TaskSettableEnv`)."""
     with suppress(Exception):
-        task = next(each.get_task() for each in sub_envs(env) if hasattr(each, "get_task"))
-        for each in sub_envs(others):
+        tasks = [each.get_task() for each in sub_envs(env) if hasattr(each, "get_task")]
+        for each, task in zip(sub_envs(others), itertools.cycle(tasks), strict=False):
             each.set_task(task)
 
 

@@ -127,7 +127,7 @@ def tune_one(env: str, start: Start, options: argparse.Namespace) -> tuple[float
     algorithm = config_of(env, start, options.batch, functools.partial(Kept, autotune=True)).build_algo()
     tuner = kept[0]._tuner
     assert tuner is not None
-    stop_idle, tuner.rescaler.stop_idle = tuner.rescaler.stop_idle, lambda: None
+    settle, tuner.rescaler.settle = tuner.rescaler.settle, lambda: None
     started, iterations, probing_s = time.perf_counter(), 0, 0.0
     while not tuner.is_over:
         scaling = algorithm.train()["scaling"]
@@ -138,7 +138,7 @@ def tune_one(env: str, start: Start, options: argparse.Namespace) -> tuple[float
     best = fastest(algorithm, start, tuner.rescaler, options.rounds)
     of_best, error, _ = compare(algorithm, tuner.rescaler, chosen, best, 1 if chosen == best else options.pairs)
     gain, gain_error, own_sps = compare(algorithm, tuner.rescaler, chosen, own, max(5, options.pairs // 2))
-    stop_idle()
+    settle()
     algorithm.stop()
     cells = [
         f"{env}{', large model' * start.is_large}",

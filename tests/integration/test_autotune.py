@@ -3,6 +3,7 @@
 import os
 from functools import partial
 
+import gymnasium
 import pytest
 import ray
 import torch
@@ -66,28 +67,42 @@ def seed_of(env_runner):
     return getattr(env_runner, "_seed", env_runner.config.seed)
 
 
+class Restores(RLlibCallback):
+    """Sets something on the envs of env runners that come back."""
+
+    def on_env_runners_recreated(self, *, env_runner_group, env_runner_indices, **kwargs):
+        env_runner_group.foreach_env_runner(mark, local_env_runner=False, remote_worker_ids=env_runner_indices)
+
+
+def mark(env_runner):
+    env_runner.env.unwrapped.marked = True
+
+
 def test_an_algorithm_trains_at_another_scale_and_back(built):
-    config = ppo(512, callbacks=[]).evaluation(evaluation_interval=1, evaluation_num_env_runners=0, evaluation_duration=1)
+    config = ppo(512, callbacks=Restores).evaluation(evaluation_interval=1, evaluation_num_env_runners=0, evaluation_duration=1)
     algorithm = built(config)
     rescaler = Rescaler(algorithm)
     seeds = of_env_runners(algorithm, seed_of)
     algorithm.train()
-    for scale in (Scale(1, 4), Scale(2, 8), Scale(2, 1)):
+    for scale in (Scale(2, 8), Scale(1, 4), Scale(2, 1)):
         rescaler.apply(scale)
         result = algorithm.train()
         assert envs_of(algorithm) == [scale.num_envs_per_env_runner] * scale.num_env_runners
         # An env that is reset doesn't step meanwhile.
         assert 512 <= result["env_runners"]["num_env_steps_sampled"] < 512 + scale.parallelism
         assert result["fault_tolerance"]["num_healthy_workers"] == scale.num_env_runners
-        assert algorithm.config.num_env_runners == scale.num_env_runners
-    # An env runner that was left out has the weights of the others again.
+    # An env runner that was left out has the weights of the others again, and callbacks were told that it is back.
+    marked = of_env_runners(algorithm, lambda runner: getattr(runner.env.unwrapped, "marked", False))
+    assert marked == [False, True]
     assert len(set(of_env_runners(algorithm, lambda runner: str(runner.module.get_state())))) == 1
     assert not set(seeds) & set(of_env_runners(algorithm, seed_of))
     assert algorithm.evaluate()["env_runners"]["num_episodes"] > 0
     # Env runners left out in the end are stopped.
     last = [*algorithm.env_runner_group._worker_manager.actors().values()][-1]
     rescaler.apply(Scale(1, 2))
-    rescaler.stop_idle()
+    assert algorithm.config.num_env_runners == 2  # until then, a checkpoint has the user's numbers
+    rescaler.settle()
+    assert (algorithm.config.num_env_runners, algorithm.config.num_envs_per_env_runner) == (1, 2)
     algorithm.train()
     with pytest.raises(ray.exceptions.RayActorError):
         ray.get(last.ping.remote(), timeout=30)
@@ -166,11 +181,14 @@ def test_a_trial_of_each_kind_ends_its_tuning_and_trains_on(built, config, caplo
     [
         (DQNConfig().training(num_steps_sampled_before_learning_starts=32), "number of updates"),
         (on_the_old_stack(ppo()), "old API stack"),
+        (PPOConfig().training(train_batch_size_per_learner=64, minibatch_size=64), "NormalizeObservation keeps statistics"),
     ],
 )
 def test_what_cant_be_tuned_trains_as_configured(built, caplog, config, reason):
-    algorithm = built(small(config, runners=1).reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=64))
-    assert algorithm.train()["training_iteration"] == 1
+    tune.register_env("normalised", lambda _: gymnasium.wrappers.NormalizeObservation(gymnasium.make("CartPole-v1")))
+    env = "normalised" if "Normalize" in reason else "CartPole-v1"
+    config = small(config, env, runners=1).reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=64)
+    assert built(config).train()["training_iteration"] == 1
     assert sum(reason in text for text in warnings_of(caplog) if "autotune" in text) == 1
 
 

@@ -32,6 +32,7 @@ from tests.builders import WORKLOAD
         ({"baseline_dir": b"s3://key:secret@bucket"}, "baseline_dir is of type bytes; allowed are"),
         ({"baseline_dir": " "}, "baseline_dir is ' '; allowed are non-empty strings"),
         ({"autotune": "quick"}, "autotune is 'quick'; allowed are True, False, a Goal and 'save', 'balanced', 'fastest'"),
+        ({"autotune": Goal("few", max_cpus=2)}, "allowed are goals without max_cpus"),
         ({"autotune": True, "probe": False}, "autotune and probe=False are given; allowed is one of the two"),
         ({"baseline_sps": 1.0, "probe": True}, "baseline_sps and probe=True are given; allowed is one of the two"),
         *(

@@ -2,13 +2,14 @@
 
 import math
 import sys
+from contextlib import suppress
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from rl_scaling_callback.analysis.probe_rounds import TrainedIteration
-from rl_scaling_callback.analysis.thread_choice import ThreadChoice, thread_counts
+from rl_scaling_callback.analysis.thread_choice import ThreadChoice, compare_threads, thread_counts
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.rllib.threads import learner_threads, max_learner_threads, set_learner_threads
 
@@ -150,6 +151,16 @@ def test_fewest_within_two_per_cent_of_the_best_are_chosen():
     updates = {1: 1.0, 2: 0.6, 4: 0.50, 8: 0.495}
     assert ThreadChoice(blocks_of(updates, 1.0, 1.0, 1.0), default=1).threads == 4
     assert ThreadChoice(blocks_of(updates | {8: 0.48}, 1.0, 1.0, 1.0), default=1).threads == 8
+
+
+def test_after_the_first_block_only_the_fastest_of_many_numbers_are_compared():
+    updates = {1: 1.0, 2: 0.6, 4: 0.41, 8: 0.41, 16: 0.4, 32: 0.9}
+    [block] = blocks_of(updates, 1.0)
+    steps, asked = compare_threads([*updates], 1, has_time=lambda: False), []
+    with suppress(StopIteration):
+        while True:
+            asked.append(steps.send(block[asked[-1]] if asked else None))
+    assert ({*asked[:6]}, {*asked[6:]}) == ({*updates}, {1, 4, 8, 16})
 
 
 def test_fewer_threads_than_the_default_may_be_faster():

@@ -23,17 +23,17 @@ NO_THREADS = Threads()
 class World:
     """A machine with two cores on which an env step, a vector step and an update take known times, with some noise."""
 
-    def __init__(self, own, step_ms=0.2, vector_ms=1.0, learn_s=0.1, threads=NO_THREADS, fails=(), noise=0.02):
+    def __init__(self, own, step_ms=0.2, vector_ms=1.0, learn_s=0.1, threads=NO_THREADS, fails=(), noise=0.02, goal="fastest"):
         self.step_ms, self.vector_ms, self.learn_s, self.fails, self.noise = step_ms, vector_ms, learn_s, fails, noise
         self.random = random.Random(1)
         self.scale, self.count, self.warned, self.clock_s, self.settled = own, 1, [], 0.0, False
         runners = tuple(r for r in (1, 2, 4) if r <= max(1, own.num_env_runners))
         grid = Grid(runners, tuple(sorted({1, 2, 4, 8, 16, 32, own.num_envs_per_env_runner})))
-        self.trained_s, self.threads_help = self.sampling_s, lambda scale: True
+        self.trained_s, self.threads_help, self.steps_at = self.sampling_s, lambda scale: True, lambda scale: float(STEPS)
         self.tuner = Tuner(
             own,
             grid,
-            goal=Goal.of("fastest"),
+            goal=Goal.of(goal),
             prober=self,
             rescaler=self,
             threads=replace(threads, apply=self.use),
@@ -65,14 +65,15 @@ class World:
     def apply(self, scale):
         self.scale = scale
 
-    def stop_idle(self):
+    def settle(self):
         self.settled = True
 
     # The learner's threads
     def use(self, count):
         self.count = count
 
-    def train(self, env_steps=float(STEPS)):
+    def train(self, env_steps=None):
+        env_steps = self.steps_at(self.scale) if env_steps is None else env_steps
         sample = self.noisy(self.trained_s(self.scale)) * STEPS
         learn = self.noisy(self.learn_s / (min(self.count, 2) if self.threads_help(self.scale) else 1))
         self.clock_s += sample + learn
@@ -128,6 +129,19 @@ def test_it_goes_back_where_iterations_dont_prove_the_gain(caplog):
     tuner = world.tune()
     assert (tuner.scale, world.scale, tuner.gain) == (Scale(2, 1), Scale(2, 1), 1.0)
     assert "brought 0.9" in caplog.text
+
+
+def test_it_goes_back_without_a_proven_gain_where_no_scale_meets_the_goal():
+    world = World(Scale(2, 1), goal=Goal("much", min_speedup=50))
+    world.trained_s = lambda scale: world.sampling_s(Scale(2, 1))
+    assert world.tune().scale == Scale(2, 1)
+
+
+def test_it_goes_back_from_a_scale_that_changes_the_batch():
+    world = World(Scale(2, 1))
+    world.steps_at = lambda scale: float(STEPS) * scale.num_envs_per_env_runner
+    assert (world.tune().scale, world.scale) == (Scale(2, 1), Scale(2, 1))
+    assert "env steps instead of 4,096" in world.warned[0][1]
 
 
 def test_threads_are_chosen_by_the_learners_own_time(caplog):
