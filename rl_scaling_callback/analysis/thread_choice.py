@@ -107,8 +107,13 @@ class ThreadChoice:
 
     @property
     def is_gain(self) -> bool:
-        """Whether another number than the default is clearly faster."""
+        """Whether updates are clearly faster with another number than the default."""
         return self.threads != self.default
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether whole iterations are clearly faster as well."""
+        return self.is_gain and self.iteration.mean > self.iteration.half_width
 
     def __str__(self) -> str:
         counts = f"{counted(self.compared, 'thread')} for the learner's torch instead of {self.default}"

@@ -58,7 +58,7 @@ _NAMES: Final = {
         "repetition", "rep", "repeat", "replicate", "replica", "run", "seed", "trial", "experiment", "exp", "id", "run_id",
         "trial_id",
     ),
-    "iteration": ("iteration", "iterations", "iter", "it", "training_iteration", "epoch", "update", "index"),
+    "iteration": ("iteration", "iterations", "iter", "it", "training_iteration", "epoch", "update", "n_updates", "index"),
     "warm-up": ("is_warmup", "is_warm_up", "warmup", "warm_up"),
 }  # fmt: skip
 """Names of columns that tell repetitions apart, number the iterations and mark rows as warm-up. The first hold whole numbers."""
@@ -67,8 +67,8 @@ _MEASURED: Final = re.compile(
     r"|memory|ram|vram|error|std)(_|$)|_(per_sec(ond)?|s|ms|secs?|seconds|time)$"
 )
 """Names of columns with other measurements."""
-_LOGGED: Final = ("charts/", "eval/", "losses/", "rollout/", "time/", "train/")
-"""Starts of the names of columns that the loggers of Stable-Baselines3 and CleanRL fill with other measurements."""
+_LOGGED: Final = ("rollout/", "train/")
+"""Starts of the names of what Stable-Baselines3 measures; cells are empty until the first episode or update has ended."""
 _WORKLOAD: Final = re.compile(r"(^|_)(env|environment|task|game|algo(rithm)?|method|model|machine|host(name)?|node)(_|$)")
 """Names of columns that are never mere labels of a scale."""
 _TOTAL: Final = re.compile(r"total|elapsed|wall|since")
@@ -284,8 +284,9 @@ def _is_measured(column: str, values: Sequence[str], scales: int) -> bool:
     distinct = len({*values})
     numbers = [_THOUSANDS.fullmatch(value) or re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?", value, re.IGNORECASE) for value in values]
     is_fine = all(numbers) and any("." in value and not value.endswith(".0") for value in values) and distinct > len(values) / 2
+    is_logged = column.startswith(_LOGGED) and "" in values
     is_id = distinct == len(values) and (all(numbers) or len(values) > 2 * scales)
-    return bool(_MEASURED.search(_plain(column))) or column.startswith(_LOGGED) or is_fine or is_id
+    return bool(_MEASURED.search(_plain(column))) or is_logged or is_fine or is_id
 
 
 def _comparisons(rows: Iterable[_Row], factors: Sequence[str]) -> int:

@@ -295,9 +295,12 @@ class Tuner:
             return iterations, iterations
         # Without more iterations on a noisy machine, where tuning would outlast short trials.
         choice = yield from compare_threads(counts, int(self._threads.own), _ITERATIONS, has_time=lambda: False)
-        self._use(choice.threads)
         self.thread_comparison = f"{choice}"
-        return [block[choice.default] for block in choice.blocks], [block[choice.threads] for block in choice.blocks]
+        if choice.is_gain and not choice.is_proven:
+            self._reason = f"{choice.threads} learner threads make iterations no faster beyond noise"
+        threads = choice.threads if choice.is_proven else choice.default
+        self._use(threads)
+        return [block[choice.default] for block in choice.blocks], [block[threads] for block in choice.blocks]
 
 
 def _collect(iterations: list[TrainedIteration], count: int) -> Steps[list[TrainedIteration]]:

@@ -19,6 +19,7 @@ _ANSWER_WITHIN_S: Final = 30.0
 _ANOTHER_SEED: Final = 10_007
 """Seeded env runners would repeat the episodes that they began training with."""
 _ITSELF: Final = "_scaling_itself"
+_TIMES: Final = "_scaling_times"
 
 
 class _Runners:
@@ -94,15 +95,19 @@ class Rescaler(_Runners):
     are not reported. Envs are created anew, with the tasks of the old ones; what else was set on them is lost. Nothing else
     changes: not the batch, and not the CPUs that the trial holds. Env runners that don't sample stay alive until `settle`.
 
-    Env runners that come back, and those that were restarted, get the number of envs before RLlib brings them up to date and tells
-    callbacks of them. If that fails, `warn` is called.
+    Env runners that come back are brought up to date by RLlib, which also tells callbacks of them, as after a restart. Those that
+    were restarted get the number of envs before that; if that fails, `warn` is called.
     """
 
     def __init__(self, algorithm: Any, warn: Warn = lambda topic, text: None) -> None:
         super().__init__(algorithm)
         self._times = 0
-        self.scale = read_scale(vars(algorithm.config))  # at which it trains now
-        probe = self._group.probe_unhealthy_env_runners
+        self.scale = self._saved = read_scale(vars(algorithm.config))  # at which it trains now, and that in checkpoints
+        arguments, probe = algorithm.get_ctor_args_and_kwargs, self._group.probe_unhealthy_env_runners
+
+        def arguments_to_save() -> Any:
+            (config, *others), options = arguments()
+            return ({**config, **_numbers(self._saved)}, *others), options
 
         def probe_and_rescale(*args: Any, **kwargs: Any) -> Any:
             restored = probe(*args, **kwargs)
@@ -113,13 +118,15 @@ class Rescaler(_Runners):
                     warn("rescaling", f"env runners that were restarted don't have the number of envs that was chosen: {error}")
             return restored
 
+        algorithm.get_ctor_args_and_kwargs = arguments_to_save
         self._group.probe_unhealthy_env_runners = probe_and_rescale
 
     def obstacle(self) -> str:
-        """Return why its envs must not be created anew; "" if they may be."""
-        found = self._group.foreach_env_runner(_statistics_of, timeout_seconds=_ANSWER_WITHIN_S)
-        name = next(filter(None, found), "")
-        return f"{name} keeps statistics of the observations or rewards, which new envs would lose" if name else ""
+        """Return why it must not create envs anew; "" if it may."""
+        if self._group.local_env_runner is None:
+            return "there is no local env runner, from which RLlib brings others up to date"
+        keep = any(self._group.foreach_env_runner(_keeps_statistics, timeout_seconds=_ANSWER_WITHIN_S))
+        return "wrappers such as NormalizeObservation keep statistics, which new envs would lose" if keep else ""
 
     def apply(self, scale: Scale) -> None:
         """Train at `scale` from the next iteration on.
@@ -128,17 +135,19 @@ class Rescaler(_Runners):
             RuntimeError: its envs can't be created, or an env runner doesn't answer; the Algorithm is then in between scales.
         """
         self._times += 1
-        before = [*self._active[0]]
+        before = {*self._active[0]}
         self._use(scale.num_env_runners)
+        vars(self._algorithm.config).update(_numbers(scale))  # it is frozen
         self.scale = scale
-        for runner in self._active[0].keys() - {*before}:  # it has missed updates, and what callbacks sent
+        healthy = self._group.healthy_env_runner_ids()
+        for runner in {*healthy} - before:  # it has missed updates, and what callbacks sent
             for is_healthy in (False, True):  # as one that was restarted
                 self._group._worker_manager.set_actor_state(runner, healthy=is_healthy)
-        self._rescale([runner for runner in self._group.healthy_env_runner_ids() if runner in before])
+        self._rescale(healthy)
 
     def settle(self) -> None:
         """Keep the scale, also in checkpoints, and stop the env runners that don't sample. They can't come back."""
-        vars(self._algorithm.config).update(_numbers(self.scale))  # it is frozen
+        self._saved = self.scale
         actors, states = self._all
         for runner in actors.keys() - self._active[0].keys():
             states.pop(runner)
@@ -146,7 +155,7 @@ class Rescaler(_Runners):
                 ray.kill(actors.pop(runner))
 
     def _rescale(self, env_runners: Iterable[int]) -> None:
-        rescale, runners = partial(_rescaled, numbers=_numbers(self.scale), seed_by=_ANOTHER_SEED * self._times), [*env_runners]
+        rescale, runners = partial(_rescaled, numbers=_numbers(self.scale), times=self._times), [*env_runners]
         if not self.scale.num_env_runners:
             errors = [rescale(self._group.local_env_runner)]
         elif runners:  # an empty list would mean all
@@ -162,29 +171,37 @@ def _numbers(scale: Scale) -> dict[str, int]:
     return {"num_env_runners": scale.num_env_runners, "num_envs_per_env_runner": scale.num_envs_per_env_runner}
 
 
-def _statistics_of(env_runner: Any) -> str:
-    """Return the name of a wrapper with running statistics, such as Gymnasium's `NormalizeObservation`; "" if there is none."""
-    with suppress(Exception):  # RLlib restarts an env runner in which a function raises
-        for env in [env_runner.env, *getattr(env_runner.env.unwrapped, "envs", [])]:
-            while env is not None:
-                if not {"obs_rms", "return_rms"}.isdisjoint(vars(env)):
-                    return type(env).__name__
-                env = vars(env).get("env")
-    return ""
+def _keeps_statistics(env_runner: Any) -> bool:
+    """Return whether an env's wrapper keeps running statistics, as Gymnasium's `NormalizeObservation` does."""
+    names = ("obs_rms", "return_rms")
+    with suppress(Exception):  # it may have no env, and RLlib restarts an env runner in which a function raises
+        env = env_runner.env
+        while env is not env.unwrapped:
+            if not vars(env).keys().isdisjoint(names):
+                return True
+            env = env.env
+        return any(any(env.call("has_wrapper_attr", name)) for name in names)
+    return False
 
 
-def _rescaled(env_runner: Any, numbers: dict[str, int], seed_by: int) -> str:
-    """Create an env runner's envs anew; return the error, because RLlib restarts an env runner in which a function raises."""
+def _rescaled(env_runner: Any, numbers: dict[str, int], times: int) -> str:
+    """Create an env runner's envs anew, unless it has those of this change of the scale, the `times`-th.
+
+    Returns the error, because RLlib restarts an env runner in which a function raises.
+    """
+    if vars(env_runner).get(_TIMES) == times:
+        return ""
     try:
         vars(env_runner.config).update(numbers)  # it is frozen, and a copy would copy all of `env_config`
         if env_runner.config.seed is not None:
-            _seed(env_runner, seed_by)
+            _seed(env_runner, _ANOTHER_SEED * times)
         before = env_runner.env = getattr(env_runner, "env", None)  # a failed `make_env` may have deleted it
         env_runner.make_env()
         twins.copy_tasks(before, env_runner.env)
         gc.collect()  # of the old envs, now rather than during the next probe
     except Exception as error:
         return twins.text_of(error)
+    vars(env_runner)[_TIMES] = times
     return ""
 
 
