@@ -3,11 +3,11 @@
 Neither the batch, nor anything else that learning depends on, nor the CPUs of the trial change.
 
 Where the learner can use more threads, the first iterations use different numbers of them in turn, in random order within blocks.
-The learner's own time per env step decides, if whole iterations are faster as well. Rounds of probes, as in a sweep, then choose the scale. At the new scale, four to
-eight iterations measure the gain in throughput. If its interval includes no gain, the trial goes back, unless its own scale misses
-a goal that the new one meets. The learner's time at two scales may change the choice once more, because an update takes longer
-with more envs. The machine may be faster or slower by then, so the error of the gain is at least its difference from the gain that
-probes predicted.
+The learner's own time per env step decides, if whole iterations are faster as well. Rounds of probes, as in a sweep, then choose
+the scale. At the new scale, four to eight iterations measure the gain in throughput. If its interval includes no gain, the trial
+goes back, unless its own scale misses a goal that the new one meets. The learner's time at two scales may change the choice once
+more, because an update takes longer with more envs. The machine may be faster or slower by then, so the error of the gain is at
+least its difference from the gain that probes predicted.
 """
 
 from __future__ import annotations
