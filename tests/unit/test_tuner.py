@@ -152,8 +152,9 @@ def test_threads_are_chosen_by_the_learners_own_time(caplog):
     assert "learner_threads=2" in caplog.text
 
 
-def test_threads_stay_where_only_the_update_is_faster_beyond_noise(caplog):
+def test_threads_stay_where_only_updates_are_faster(caplog):
     world = World(Scale(2, 32), vector_ms=0.05, learn_s=0.02, threads=Threads(1.0, 2))
+    world.trained_s = lambda scale: world.sampling_s(scale) * (1.1 if world.count == 2 else 1.0)
     tuner = world.tune()
     assert (tuner.scale, tuner.threads, world.count, tuner.gain) == (Scale(2, 32), 1.0, 1, 1.0)
     assert "2 learner threads make iterations no faster beyond noise" in caplog.text
