@@ -145,7 +145,8 @@ def test_it_goes_back_from_a_scale_that_changes_the_batch():
 
 
 def test_threads_are_chosen_by_the_learners_own_time(caplog):
-    world = World(Scale(2, 32), vector_ms=0.05, learn_s=2.0, threads=Threads(1.0, 4))
+    # With more noise, four threads seem faster than two by over 2 % in one of thirty trials.
+    world = World(Scale(2, 32), vector_ms=0.05, learn_s=2.0, threads=Threads(1.0, 4), noise=0.005)
     tuner = world.tune()
     assert (tuner.scale, tuner.threads, world.count) == (Scale(2, 32), 2.0, 2)
     assert 1.3 < tuner.gain < 2
