@@ -33,7 +33,6 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.text import Warn, counted
 from rl_scaling_callback.core.trial import Trial
 from rl_scaling_callback.rllib import configs, hardware
-from rl_scaling_callback.rllib.configs import same_batch
 from rl_scaling_callback.rllib.threads import learner_threads, max_learner_threads, set_learner_threads
 
 if TYPE_CHECKING:
@@ -274,7 +273,7 @@ class Tuner:
     def _check_batch(self, before: Sequence[TrainedIteration], after: Sequence[TrainedIteration]) -> None:
         """Check that iterations, as those of a `training_step` of the user's own, have as many env steps as before."""
         one, other = (fmean(each.env_steps for each in kind) for kind in (before, after))
-        if not (self._steps_vary or same_batch(one, other)):
+        if not (self._steps_vary or configs.same_batch(one, other)):
             raise ValueError(f"an iteration at {self.scale} has {other:,.0f} env steps instead of {one:,.0f}")
 
     def _move(self, scale: Scale) -> Steps[None]:

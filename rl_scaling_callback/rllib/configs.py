@@ -137,9 +137,8 @@ def keeps_batch(config: Any, own: Scale) -> Callable[[Scale], bool]:
         return float(math.ceil(batch / one_round) * one_round)
 
     def fits(scale: Scale) -> bool:
-        return same_batch(env_steps(own), env_steps(scale)) and env_steps(scale) / scale.parallelism >= min(
-            _MIN_FRAGMENT, env_steps(own) / own.parallelism
-        )
+        steps, of_own = env_steps(scale), env_steps(own)
+        return same_batch(of_own, steps) and steps / scale.parallelism >= min(_MIN_FRAGMENT, of_own / own.parallelism)
 
     return fits
 
