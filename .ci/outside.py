@@ -19,7 +19,7 @@ from rl_scaling_callback import (
     read_experiment,
     sweep,
 )
-from rl_scaling_callback.report import to_json, write_page
+from rl_scaling_callback.report import write_page
 from rl_scaling_callback.report.decisions import reason_text
 
 
@@ -28,7 +28,6 @@ def page_of(table: str, page: str) -> tuple[Scale, float] | None:
     experiment = assert_type(read_experiment(table, rule=SteadyRule(warmup_iterations=0)), Experiment)
     report = assert_type(make_report(experiment, Goal.of("balanced", min_efficiency=60.0)), Report)
     assert_type(write_page(report, page), Path)
-    assert_type(to_json(report), str)
     recommendation = report.studies[0].recommendation
     assert_type(reason_text(recommendation), str)
     choice = recommendation.choice

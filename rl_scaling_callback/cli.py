@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +25,7 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.schema import KEYS
 from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
-from rl_scaling_callback.report import PAGE, SWEEP_PAGE, make_report, print_report, render_page, to_json
+from rl_scaling_callback.report import SWEEP_PAGE, make_report, print_report, write_page
 
 INTERRUPTED: Final = 128 + signal.SIGINT
 
@@ -105,8 +105,7 @@ def main() -> None:
     metavar="COUNT",
     help="Iterations of a trial to skip, not of a table.",
 )
-@click.option("--format", "form", type=click.Choice(["table", "json", "html"]), default="table", show_default=True)
-@click.option("--output", "-o", callback=_parsed(_file), metavar="FILE", help=f"File to write. [html: {PAGE}]")
+@click.option("--page", callback=_parsed(_file), metavar="FILE", help="HTML page to write, with figures.")
 @click.option("--verbose", "-v", is_flag=True, help="Also show losses, checklist, scaling law and notes.")
 def report(
     path: str,
@@ -115,8 +114,7 @@ def report(
     columns: dict[str, str],
     pool: tuple[str, ...],
     warmup_iterations: int,
-    form: str,
-    output: Path | None,
+    page: Path | None,
     verbose: bool,
 ) -> None:
     """Show a table of configurations and a recommendation.
@@ -132,15 +130,9 @@ def report(
     except ExperimentError as error:
         raise click.ClickException(str(error)) from None
     made = make_report(experiment, goal, reference)
-    if form == "html" and output is None:
-        output = Path(PAGE)
-    with nullcontext(sys.stdout) if output is None else output.open("w", encoding="utf-8") as file:
-        if form == "table":
-            print_report(made, Console(file=file, width=200 if output else None), verbose=verbose)
-        else:
-            print(render_page(made) if form == "html" else to_json(made), file=file)
-    if output is not None:
-        click.echo(f"written: {output}", err=True)
+    print_report(made, verbose=verbose)
+    if page is not None:
+        click.echo(f"written: {write_page(made, page)}", err=True)
 
 
 @main.command()

@@ -11,7 +11,6 @@ from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.checks import non_empty, positive
 from rl_scaling_callback.core.formulas import NAN, interval
-from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import DEFAULT_RULE
 
 Verdict = Literal["met", "not met", "undecided"]
@@ -65,10 +64,6 @@ class Goal:
             raise ValueError(f"goal is {goal!r}; allowed are {', '.join(GOALS)}")
         given: dict[str, Any] = {field: value for field, value in constraints.items() if value is not None}
         return replace(goal if isinstance(goal, Goal) else GOALS[goal], **given)
-
-    def least_speedups(self, scale: Scale) -> tuple[float, float]:
-        """Return the minimum speedups implied by the efficiency and the speedup limit [×]; 0 without a limit."""
-        return (self.min_efficiency or 0.0) / 100 * scale.parallelism, self.min_speedup or 0.0
 
     @property
     def limits(self) -> dict[str, float]:

@@ -16,24 +16,20 @@ et al., Ann. Statist. 49(2), 2021 (boundaries); Huber, "Robust Statistics", 1981
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import ndtr, stdtrit
 
-from rl_scaling_callback.analysis.choice import INDIFFERENCE, TOLERANCE, Goal, choose, shortfall, tolerance
+from rl_scaling_callback.analysis.choice import INDIFFERENCE, TOLERANCE, Goal, choose, shortfall
 from rl_scaling_callback.analysis.configurations import Configuration
 from rl_scaling_callback.core.estimates import Array
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
-
-Mask = npt.NDArray[np.bool_]
 
 # Residuals beyond this many standard deviations are down-weighted: 95 % efficiency under Gaussian noise (Huber).
 _BOUND: Final = 1.345
@@ -43,8 +39,6 @@ _PASSES: Final = 30
 # speaks against the decision.
 MIN_ROUNDS: Final = 3
 _MIN_TO_ELIMINATE: Final = 2
-# A lack of CPUs outweighs any lack of speed.
-_OUTWEIGHS: Final = 1e3
 _EXACT: Final = 1e-9
 _RISK: Final = 0.05
 """Probability, over a whole race, that the best configuration is eliminated."""
@@ -166,21 +160,30 @@ class Race:
             for scale, sps, sps_error, times, its_error in zip(scales, *columns, strict=True)
             if sps > 0
         ]
-        equals = tuple(each.scale for each in choose(candidates, self.goal))
-        choice = scales.index(equals[0])
         measured = np.isfinite(seconds).sum(axis=0)
         few = (measured > 0) & (measured < MIN_ROUNDS)
         by_round = -np.log(seconds[:, few] / np.exp(fit.paces[:, None]) + rest[few])
-        low, high = speed.copy(), speed.copy()
-        low[few], high[few] = np.nanmin(by_round, axis=0), np.nanmax(by_round, axis=0)
-        required = np.array([self._required(scale) for scale in scales]) - math.log(scales[0].parallelism)
-        spread = low, high, required, np.array([*map(tolerance, error)]), self._boundary(fit) * std
-        often = measured >= _MIN_TO_ELIMINATE
-        out = _beaten(*spread).any(axis=1) & often
-        out[[0, choice]] = False
-        done = out | (_beaten(*spread, slack=2 * INDIFFERENCE, below=TOLERANCE)[:, choice] & often) | (measured == 0)
-        done[choice] = measured[choice] >= MIN_ROUNDS
-        return Outcome(tuple(candidates), equals, frozenset(itertools.compress(scales, out)), bool(done.all()))
+        apart = np.zeros(len(scales))
+        apart[few] = np.nanmax(by_round, axis=0) - np.nanmin(by_round, axis=0)
+        half = self._boundary(fit) * std + np.add.outer(apart, apart)
+        place = {scale: index for index, scale in enumerate(scales)}
+
+        def is_clearly_better(one: Configuration, other: Configuration, slack: float = 0.0, below: float = 0.0) -> bool:
+            """Return whether it is better at the ends of the intervals that speak against it, or worse by at most so much."""
+            i, j = place[one.scale], place[other.scale]
+            excess, lack = shortfall(_faster(one, below - half[i, 0]), self.goal)
+            least, its = (excess, max(0.0, lack - slack)), shortfall(_faster(other, half[j, 0]), self.goal)
+            lead = math.log(one.sps / other.sps) + slack
+            return least < its or (least == its and lead > 0 and lead >= half[i, j])
+
+        peers = choose(candidates, self.goal)
+        rivals = [each for each in candidates if each is not peers[0] and measured[place[each.scale]] >= _MIN_TO_ELIMINATE]
+        out = {each.scale for each in rivals if any(is_clearly_better(peer, each) for peer in peers)} - {scales[0]}
+        done = {each.scale for each in rivals if is_clearly_better(peers[0], each, 2 * INDIFFERENCE, TOLERANCE / 2)}
+        over = measured[place[peers[0].scale]] >= MIN_ROUNDS and {each.scale for each in candidates} == out | done | {
+            peers[0].scale
+        }
+        return Outcome(tuple(candidates), tuple(each.scale for each in peers), frozenset(out), bool(over))
 
     def worth_adding(self, candidates: Sequence[Configuration], grid: Grid, near: Collection[Scale]) -> list[Scale]:
         """Return larger configurations, each next to one of `near`, that may be better for the goal than all candidates.
@@ -189,72 +192,33 @@ class Race:
         2×. A configuration is worth measuring if it may then beat the best so far by more than the indifference.
         """
         known = {each.scale: each for each in candidates}
-        lack, speed = max(map(self._worth, choose(candidates, self.goal)))
-        found = set()
+
+        def cost(each: Configuration) -> tuple[float, float, float]:
+            return *shortfall(each, self.goal), -math.log(each.speedup)
+
+        least, found = min(map(cost, choose(candidates, self.goal))), set()
         for scale in near:
             one = known[scale]
             for larger, smaller in grid.next_to(scale, known):
                 gain = 1.0 if smaller is None else _log_slope(known[smaller], one)
                 speedup = one.speedup * (larger.parallelism / scale.parallelism) ** gain
-                its_lack, its_speed = self._worth(replace(one, scale=larger, speedup=speedup, cpus=self.cpus(larger)))
-                better = its_speed - speed if its_lack == lack == 0 else its_lack - lack
+                expected = cost(replace(one, scale=larger, speedup=speedup, cpus=self.cpus(larger)))
+                better = next((now - then for now, then in zip(least, expected, strict=True) if now != then), 0.0)
                 if larger not in known and better > INDIFFERENCE:
                     found.add(larger)
         return sorted(found)
 
-    def _worth(self, candidate: Configuration) -> tuple[float, float]:
-        """Return the sort key of a configuration: first how far it is from the goal, negative, then ln of its speedup."""
-        resources, lack = shortfall(candidate, self.goal)
-        return -(_OUTWEIGHS * resources + lack), math.log(candidate.speedup)
-
-    def _required(self, scale: Scale) -> tuple[float, ...]:
-        """Return ln of the least speedups that the goal requires of a configuration; unattainable if it takes too many CPUs."""
-        most = math.inf if self.goal.max_cpus is None else self.goal.max_cpus
-        resources = _OUTWEIGHS * self.cpus(scale) / most if self.cpus(scale) > most else -_OUTWEIGHS
-        return resources, *(math.log(least) if least > 0 else -_OUTWEIGHS for least in self.goal.least_speedups(scale))
-
     def _boundary(self, fit: _Fit) -> Array:
         """Return by how many standard deviations each pair must differ to be clear, shape (scales, scales)."""
-        thresholds = any(self.goal.least_speedups(Scale(1, 1)))
+        thresholds = self.goal.min_efficiency is not None or self.goal.min_speedup is not None
         error = _RISK / (len(fit.effects) * (1 + thresholds))
         normal = np.sqrt((1 + 1 / fit.shared) * (np.log1p(fit.shared) - 2 * math.log(error)))
         return np.asarray(-stdtrit(fit.dof, ndtr(-normal)))
 
 
-def _beaten(
-    low: Array, high: Array, required: Array, tolerance: Array, half: Array, *, slack: float = 0.0, below: float = 0.0
-) -> Mask:
-    """Return whether each configuration (row) is clearly beaten by each other (column). All figures are logarithms.
-
-    Args:
-        low: speed, shape (scales,); in the slowest round, for configurations measured too rarely to identify an outlier.
-        high: the same in the fastest round.
-        required: speedups that the goal requires, shape (scales, requirements).
-        tolerance: by how much each configuration may be below these as measured, shape (scales,).
-        half: half-width of the interval of each pair's difference, shape (scales, scales); the column of the reference is that of
-            the speedups.
-        slack: it suffices that the advantage of the row is clearly at most this.
-        below: it suffices that the column is clearly no further below the thresholds than this.
-    """
-
-    def tolerant(margins: Array) -> Array:
-        return np.where((margins < 0) & (margins >= -tolerance[:, None]), 0.0, margins)
-
-    def clear(room: Array, half: Array) -> Mask:
-        return np.asarray((room > 0) & (room >= half))
-
-    of_speedup, least, most = half[:, 0], (low - high[0])[:, None] - required, (high - low[0])[:, None] - required
-    meets = (tolerant(least) >= 0).all(axis=1) & clear(below + least.min(axis=1), of_speedup)
-    misses = ((tolerant(most) < 0).any(axis=1) & clear(-most.min(axis=1), of_speedup))[:, None]
-    slower = clear(slack + low - high[:, None], half)
-    # A shortfall changes with the speed once per missed threshold. For equal counts, the difference is one of speeds.
-    missed = (tolerant((least + most) / 2) < 0).sum(axis=1)
-    more = np.subtract.outer(missed, missed)
-    with np.errstate(invalid="ignore"):
-        half = np.minimum.outer(missed, missed) * half + np.abs(more) * np.where(more > 0, of_speedup[:, None], of_speedup)
-    lacks = [-np.minimum(0.0, tolerant(margins)).sum(axis=1) for margins in (most, least)]
-    further = clear(slack + lacks[0][:, None] - lacks[1], half)
-    return np.asarray((meets & (misses | slower)) | (misses & further))
+def _faster(each: Configuration, by: float) -> Configuration:
+    """Return a configuration with a larger speedup, by so much as ln."""
+    return replace(each, speedup=each.speedup * math.exp(by))
 
 
 def _log_slope(smaller: Configuration, larger: Configuration) -> float:

@@ -1,8 +1,7 @@
-"""The report of an experiment, as JSON and as a page (`page.html.j2`): HTML without scripts, requests, external fonts or images."""
+"""The report of an experiment, and as a page (`page.html.j2`): HTML without scripts, requests, external fonts or images."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -11,14 +10,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from rl_scaling_callback import __version__
-from rl_scaling_callback.analysis.choice import Goal, Recommendation
-from rl_scaling_callback.analysis.configurations import Configuration
-from rl_scaling_callback.analysis.laws import FORMULA
+from rl_scaling_callback.analysis.choice import Goal
 from rl_scaling_callback.analysis.runs import Experiment
 from rl_scaling_callback.core import text
 from rl_scaling_callback.core.scale import REFERENCE_SCALE, Scale
 from rl_scaling_callback.report import decisions, sections
-from rl_scaling_callback.report.study import COLUMNS, StudyReport, columns_of, study_report
+from rl_scaling_callback.report.study import StudyReport, columns_of, study_report
 
 PAGE: Final = "scaling_report.html"
 """File name of the page in the experiment's folder."""
@@ -107,51 +104,3 @@ def write_page(report: Report, path: str | Path) -> Path:
     path = Path(path)
     path.write_text(render_page(report), encoding="utf-8")
     return path
-
-
-def to_json(report: Report) -> str:
-    """Return a report in JSON, with full-precision numbers and null for unknown values."""
-    document = {
-        "provenance": report.provenance,
-        "notes": report.experiment.notes,
-        "studies": [_study(study) for study in report.studies],
-        "left_out": [each._asdict() for each in report.experiment.left_out],
-    }
-    # NaN and infinity are read back as null.
-    known = json.loads(json.dumps(document, default=dict), parse_constant=lambda _: None)
-    text = json.dumps(known, ensure_ascii=False, indent=2)
-    # Lone surrogates are valid in Python strings and in JSON, but can't be encoded.
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _study(study: StudyReport) -> dict[str, Any]:
-    return {
-        "title": study.study.title,
-        "facts": study.study.facts,
-        "target_return": study.to_return.target,
-        "configurations": [_configuration(c) for c in study.configurations],
-        "recommendations": {name: _recommendation(each) for name, each in study.recommendations.items()},
-        "law": {"formula": FORMULA, **study.law.coefficients} if study.law else None,
-        "checklist": [each._asdict() for each in study.checklist],
-        "sections": {
-            "Remarks": [*sections.remarks(study)],
-            "Alternatives": decisions.alternatives(study),
-            **sections.sections(study),
-        },
-    }
-
-
-def _configuration(c: Configuration) -> dict[str, Any]:
-    figures = {column.name: column.value(c) for column in COLUMNS}
-    errors = {f"{column.name}_error": column.error(c) for column in COLUMNS if column.error is not None}
-    return {**figures, **errors, "losses": c.losses, "gains": c.gains, "runs": [run.name for run in c.runs]}
-
-
-def _recommendation(recommendation: Recommendation) -> dict[str, Any]:
-    return {
-        "choice": str(recommendation.choice.scale) if recommendation.choice else None,
-        "verdict": recommendation.verdict,
-        "reason": decisions.reason_text(recommendation),
-        "runner_up": str(recommendation.runner_up.scale) if recommendation.runner_up else None,
-        "code": decisions.code_text(recommendation),
-    }

@@ -1,4 +1,4 @@
-"""What the report says beside the recommendation (see `decisions`): terminal, page and JSON show the same sections."""
+"""What the report says beside the recommendation (see `decisions`): terminal and page show the same sections."""
 
 from __future__ import annotations
 

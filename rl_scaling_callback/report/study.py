@@ -65,7 +65,7 @@ class Column(NamedTuple):
     """A column of the table of configurations.
 
     Attributes:
-        name: key in JSON.
+        name: its name, for the page.
         header: title shown to readers.
         unit: unit of the numbers; "" for none.
         value: returns the value of a configuration; a text up to its first semicolon is shown, None if unknown.

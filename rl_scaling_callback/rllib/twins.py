@@ -37,7 +37,6 @@ from rl_scaling_callback.rllib.clocks import SampleTiming, SamplingClock
 _TWINS: Final = "_scaling_twins"
 _RESETS: Final = "_scaling_resets_s"
 _ENV: Final = "_scaling_original_env"
-_LARGE_BYTES: Final = 2**20
 _RLLIBS_ENVS: Final = ("rllib-single-agent-env-v0", "rllib-multi-agent-env-v0")
 
 
@@ -55,7 +54,6 @@ class _Twins:
     """The twins of an env runner, by envs per env runner; during a probe, the current one, and what to do at its end."""
 
     by_envs: dict[int, Any] = field(default_factory=dict)
-    shares_data: bool = True  # large arrays of the original's `env_config`
     current: Any = None
     failed: bool = False
     restore_generators: Callable[[], None] | None = None
@@ -108,21 +106,8 @@ def prepare(env_runner: Any, *, scale: Scale) -> tuple[float, float]:
     Returns:
         The time of a vector step [s], and the env steps of a call of the algorithm's own; 0 if calls can't request a number.
     """
-    twins = _twins_of(env_runner)
+    twins, envs = _twins_of(env_runner), scale.num_envs_per_env_runner
     twins.restore_generators = saved_generators()
-    try:
-        return _prepare(env_runner, twins, scale)
-    except Exception as error:
-        if not twins.shares_data or "read-only" not in text_of(error):
-            raise
-        # The env writes to an array of its `env_config`.
-        twins.shares_data = False
-        _close_all(twins)
-        return _prepare(env_runner, twins, scale)
-
-
-def _prepare(env_runner: Any, twins: _Twins, scale: Scale) -> tuple[float, float]:
-    envs = scale.num_envs_per_env_runner
     try:
         twin = twins.current = twin_for(env_runner, scale)
     except Exception as error:
@@ -175,7 +160,6 @@ def finish(env_runner: Any) -> None:
     try:
         if failed and twin is not None:
             twins.by_envs = {envs: each for envs, each in twins.by_envs.items() if each is not twin}
-            twins.shares_data = False  # the error may come from writing to it
             _stop(twin)
     finally:
         if twins.restore_generators is not None:
@@ -205,14 +189,14 @@ def twin_for(env_runner: Any, scale: Scale) -> Any:
         twin = None
     if twin is None:
         try:
-            twin = _twin_of(env_runner, scale, twins.shares_data)
+            twin = _twin_of(env_runner, scale)
         except Exception:
             if not twins.by_envs:
                 raise
             # Licences, ports or memory may not suffice for all the envs: close the others and retry.
             _close_all(twins)
             gc.collect()
-            twin = _twin_of(env_runner, scale, twins.shares_data)
+            twin = _twin_of(env_runner, scale)
     twin.config.num_env_runners = scale.num_env_runners
     vars(twin)[_ENV] = env_runner.env
     copy_tasks(env_runner.env, twin.env)
@@ -228,11 +212,8 @@ def copy_tasks(env: Any, others: Any) -> None:
             each.set_task(task)
 
 
-def _twin_of(env_runner: Any, scale: Scale, shares_data: bool) -> Any:
-    config = copy.copy(env_runner.config)
-    if shares_data and type(config.env_config) is dict:
-        vars(config)["env_config"] = SharedData(config.env_config)
-    config = config.copy(copy_frozen=False)
+def _twin_of(env_runner: Any, scale: Scale) -> Any:
+    config = env_runner.config.copy(copy_frozen=False)
     config.num_env_runners = scale.num_env_runners
     config.num_envs_per_env_runner = scale.num_envs_per_env_runner
     config.seed = None  # else the constructor seeds the global generators
@@ -286,30 +267,6 @@ def text_of(error: BaseException) -> str:
     if not str(error) and error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {error}".strip()[:500]
-
-
-class SharedData(dict[str, Any]):
-    """An `env_config` whose deep copies share its large arrays, because RLlib copies the config in each env runner.
-
-    The arrays of the copies are read-only, so that an env of a probe can't change what the envs in training see.
-    """
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> SharedData:
-        for array in _large_arrays(self, set()):
-            memo[id(array)] = shared = array.view()
-            shared.flags.writeable = False
-        memo[id(self)] = copied = SharedData()  # it may contain itself
-        copied.update({name: copy.deepcopy(value, memo) for name, value in self.items()})
-        return copied
-
-
-def _large_arrays(value: Any, seen: set[int]) -> Iterator[np.ndarray[Any, Any]]:
-    if isinstance(value, np.ndarray) and value.nbytes >= _LARGE_BYTES and not value.dtype.hasobject:
-        yield value
-    elif isinstance(value, (dict, list, tuple)) and id(value) not in seen:
-        seen.add(id(value))
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from _large_arrays(each, seen)
 
 
 def shared_part(env_runner: Any, twin: Any) -> Any:

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -182,8 +183,8 @@ def test_reports_page_and_command_line_agree_with_the_results(halfcheetah, shown
     assert sum(two.losses.values()) == pytest.approx(two.loss, abs=1e-9)
     folder = Path(halfcheetah.experiment_path)
     assert "2r×1e" in (folder / "scaling_report.html").read_text(encoding="utf-8")
-    (study,) = json.loads(CliRunner().invoke(main, ["report", str(folder), "--format", "json"]).stdout)["studies"]
-    assert {row["config"]: row["speedup"] for row in study["configurations"]}["2r×1e"] == pytest.approx(two.speedup)
+    command_line = CliRunner().invoke(main, ["report", str(folder)]).stdout
+    assert re.search(rf"2r×1e .* {two.speedup:.2f}", command_line)
 
 
 def test_scheduler_and_stop_condition_on_injected_keys(cluster, tmp_path):

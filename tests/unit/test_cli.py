@@ -1,5 +1,3 @@
-import json
-
 import pytest
 from click.testing import CliRunner
 
@@ -33,19 +31,18 @@ def test_report_and_help_fit_a_screen():
     assert brief.rstrip().splitlines()[-1] in full.splitlines()
 
 
-@pytest.mark.parametrize("form", ["table", "json", "html"])
-def test_output_file(form, tmp_path):
-    done = rl_scaling("report", TABLE, "--format", form, "-o", tmp_path / "report")
-    assert (done.exit_code, done.stdout) == (0, "")
-    assert "4r×1e" in (tmp_path / "report").read_text(encoding="utf-8")
+def test_page(tmp_path):
+    done = rl_scaling("report", TABLE, "--page", tmp_path / "page.html")
+    assert done.stdout == rl_scaling("report", TABLE).stdout
+    assert "4r×1e" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_columns_and_pool(tmp_path):
     table = tmp_path / "table.csv"
     table.write_text("gpus,speed,day\n1,100,1\n2,190,1\n1,110,2\n2,210,2\n")
-    command = ("report", table, "--column", "num_env_runners=gpus", "--column", "sps=speed", "--format", "json")
-    assert len(json.loads(rl_scaling(*command).stdout)["studies"]) == 2
-    assert len(json.loads(rl_scaling(*command, "--pool", "day").stdout)["studies"]) == 1
+    command = ("report", table, "--column", "num_env_runners=gpus", "--column", "sps=speed")
+    assert rl_scaling(*command).stdout.count("Goal balanced:") == 2
+    assert rl_scaling(*command, "--pool", "day").stdout.count("Goal balanced:") == 1
 
 
 @pytest.mark.parametrize(
@@ -59,7 +56,7 @@ def test_columns_and_pool(tmp_path):
         ([TABLE, "--column", "sps"], 2, "'sps'; allowed are pairs such as sps=FPS"),
         ([TABLE, "--pool", "host"], 1, "there is no column host"),
         # Before anything is read.
-        (["nowhere", "-o", "/missing/x.json"], 2, "/missing/x.json can't be written: it must be a file in a folder"),
+        (["nowhere", "--page", "/missing/x.html"], 2, "/missing/x.html can't be written: it must be a file in a folder"),
     ],
 )
 def test_errors_are_clear(arguments, code, message):

@@ -42,7 +42,7 @@ def test_importing_the_package_and_its_reports_imports_nothing_heavy():
     show = "print([module for module in {} if module in sys.modules])"
     code = f"import sys, rl_scaling_callback; {show.format((*heavy, 'numpy', 'scipy'))}"
     assert run(code).stdout.strip() == "[]"
-    code = f"import sys; from rl_scaling_callback.report import make_report, to_json; {show.format(heavy)}"
+    code = f"import sys; from rl_scaling_callback.report import make_report, print_report; {show.format(heavy)}"
     assert run(code).stdout.strip() == "[]"
 
 

@@ -2,7 +2,6 @@
 
 import html
 import io
-import json
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -13,7 +12,7 @@ from rich.console import Console
 from rl_scaling_callback.analysis.runs import Experiment, LeftOut, Study
 from rl_scaling_callback.core.attribution import CAUSES
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.report import figures, make_report, print_report, render_page, to_json
+from rl_scaling_callback.report import figures, make_report, print_report, render_page
 from rl_scaling_callback.report.decisions import alternatives, code_text, doubt_lines, why_lines
 from rl_scaling_callback.report.sections import remarks, sections
 from rl_scaling_callback.report.study import columns_of
@@ -86,14 +85,6 @@ def test_what_shares_a_reason_is_left_out_in_one_line():
     assert "Nothing to show" in text
 
 
-def test_json_has_full_precision_and_null_for_nan(report):
-    (study,) = json.loads(to_json(report))["studies"]
-    for row, c in zip(study["configurations"], report.studies[0].configurations, strict=True):
-        assert (row["config"], row["sps"], row["speedup"], row["efficiency"]) == (str(c.scale), c.sps, c.speedup, c.efficiency)
-        assert row["sps_error"] is None
-    assert study["recommendations"]["balanced"]["choice"] == "4r×1e"
-
-
 def test_page_shows_the_data(report):
     page, (study,) = render_page(report), report.studies
     columns = columns_of(study.configurations)
@@ -138,7 +129,6 @@ def test_text_from_runs_is_escaped():
     assert not re.search("<(script|img)", page)
     shown = " ".join(HOSTILE.replace("\x1b", " ").split())
     assert min(" ".join(terminal.split()).count(shown), words(page).count(shown)) >= 5
-    assert json.loads(to_json(report))["left_out"] == [{"name": HOSTILE, "reason": HOSTILE}]
 
 
 # ---------------------------------------------------------------- figures, read from Matplotlib's artists and from the SVG

@@ -1,6 +1,5 @@
 """Time to return: when curves stay at a return, at which return they are compared, and what the report says about it."""
 
-import json
 import math
 
 import pytest
@@ -9,7 +8,7 @@ from rl_scaling_callback.analysis.configurations import configurations
 from rl_scaling_callback.analysis.returns import reached
 from rl_scaling_callback.analysis.runs import Study
 from rl_scaling_callback.core.formulas import NAN
-from rl_scaling_callback.report.report import render_page, to_json
+from rl_scaling_callback.report.report import render_page
 from rl_scaling_callback.report.sections import remarks
 from rl_scaling_callback.report.study import COLUMNS
 from tests.builders import MONOTONE, curve, report_of
@@ -63,10 +62,10 @@ def test_runs_are_compared_at_the_highest_return_at_which_they_stay_for_their_la
 def test_a_single_run_that_collapses_does_not_decide_the_return_but_then_its_configuration_has_no_time():
     collapsed = [curve("4r1e", MONOTONE, 0.5), curve("4r1e", MONOTONE, 0.6), curve("4r1e", [*MONOTONE[:-1], 5.0], 0.5)]
     report = report_of(curve("1r1e", MONOTONE), *collapsed)
-    (study,), (shown,) = report.studies, json.loads(to_json(report))["studies"]
-    one, four = shown["configurations"]
-    assert (shown["target_return"], one["seconds_to_return"], one["sooner"], four["sooner"]) == (150.0, 15.0, 1.0, None)
-    assert [column.cell(study.configurations[1]) for column in COLUMNS[-3:]] == ["–", "–", "–"]
+    (study,) = report.studies
+    one, four = study.configurations
+    assert (study.to_return.target, one.to_return.seconds, one.sooner) == (150.0, 15.0, 1.0)
+    assert [column.cell(four) for column in COLUMNS[-3:]] == ["–", "–", "–"]
     assert "It is – where not all runs of a configuration do." in remarks(study)
 
 
@@ -93,9 +92,7 @@ def test_the_return_has_three_digits_and_all_runs_reach_it(lowest, target):
 )
 def test_nothing_is_shown_where_returns_cannot_be_compared(other):
     report = report_of(curve("1r1e", MONOTONE), other)
-    shown = json.loads(to_json(report))["studies"][0]
-    assert shown["target_return"] is None
-    assert {row[key] for row in shown["configurations"] for key in row if "return" in key or key == "sooner"} == {None}
+    assert math.isnan(report.studies[0].to_return.target)
     page = render_page(report)
     assert not any(text in page for text in ("Time to return", "sooner"))
 
