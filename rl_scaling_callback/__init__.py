@@ -8,7 +8,7 @@ How an iteration becomes `result["scaling"]`, by `callback.ScalingCallback.on_tr
 - `rllib.results` reads its env steps and duration,
 - `live` adds its phases and the work of the env runners, as `rllib.clocks` time them, and the load of the machine,
 - `baseline` provides a stored, given or probed baseline,
-- `core.comparison` and `core.attribution` compute speedup, efficiency and losses, under the keys in `core.schema`.
+- `core.formulas` and `core.attribution` compute speedup, efficiency and losses, under the keys in `core.schema`.
 
 How an experiment becomes a decision:
 

@@ -177,7 +177,6 @@ class Recommendation:
             and it comes closest; its speedup is too noisy to tell, so it is a guess; there is no choice.
         verdict: whether the choice meets the goal's constraints; undecided if an interval straddles a threshold or there is no
             choice.
-        runner_up: the next best; None if there is none.
     """
 
     goal: Goal
@@ -185,7 +184,6 @@ class Recommendation:
     peers: tuple[Configuration, ...] = ()
     ground: Literal["fastest", "nearest", "guess", "none"] = "none"
     verdict: Verdict = "undecided"
-    runner_up: Configuration | None = None
 
     @property
     def choice(self) -> Configuration | None:
@@ -224,16 +222,12 @@ def recommend(configurations: Sequence[Configuration], goal: Goal) -> Recommenda
     verdicts = [each.verdict for each in standings(choice, goal)]
     if any(run.exclusive == 0 for run in choice.runs):
         verdicts.append("undecided")
-    # The baseline is an obvious alternative: it is the runner-up only if there is no other.
-    others = [each for each in known if each is not choice]
-    others = [each for each in others if not each.is_baseline] or others
     return Recommendation(
         goal,
         measured,
         peers=tuple(peers),
         ground="guess" if is_guess else "fastest" if may_meet(choice, goal) else "nearest",
         verdict="undecided" if is_guess else combined(verdicts),
-        runner_up=choose(others, goal)[0] if others else None,
     )
 
 

@@ -16,8 +16,7 @@ from rl_scaling_callback.analysis.returns import INCOMPARABLE, TimeToReturn, tim
 from rl_scaling_callback.analysis.runs import PROBED, Noise, Run, Study, variance_of
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.attribution import NOT_MEASURED, TimeBreakdown, diagnosis, gains, losses, most_from_runners
-from rl_scaling_callback.core.comparison import same_steps
-from rl_scaling_callback.core.formulas import NAN
+from rl_scaling_callback.core.formulas import NAN, same_steps
 from rl_scaling_callback.core.scale import REFERENCE_SCALE, Scale
 from rl_scaling_callback.core.steady import NOTABLE_CORES, Steady
 from rl_scaling_callback.core.text import counted

@@ -45,14 +45,13 @@ def compare_threads(
     default: int,
     least: int = MIN_BLOCKS,
     has_time: Callable[[], bool] = lambda: True,
-    blocks: list[Block] | None = None,
 ) -> Generator[int, TrainedIteration, ThreadChoice]:
     """Yield the number of threads for the next training iteration, which is to be sent, until the choice is clear; return it.
 
-    It takes at least `least` blocks, and more only as long as there is time, and adds each to `blocks`. After the first one, only
-    the default and the fastest others are left.
+    It takes at least `least` blocks, and more only as long as there is time. After the first one, only the default and the fastest
+    others are left.
     """
-    random, blocks = Random(), [] if blocks is None else blocks
+    random, blocks = Random(), list[Block]()
     while True:
         block: dict[int, TrainedIteration] = {}
         for count in random.sample(counts, len(counts)):

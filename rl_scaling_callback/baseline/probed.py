@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
-from rl_scaling_callback.baseline.source import BaselineSource, Status
+from rl_scaling_callback.baseline.source import NOT_COMPARABLE, BaselineSource, ReferenceFigures, Status
 from rl_scaling_callback.baseline.spells import FEWEST_TO_TELL, UNEXPLAINED, Cost, Round, Spells
 from rl_scaling_callback.core.attribution import TimeBreakdown
-from rl_scaling_callback.core.comparison import NOT_COMPARABLE, ReferenceFigures
 from rl_scaling_callback.core.estimates import trimmed_mean
 from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.probing import Probe, ProbeError

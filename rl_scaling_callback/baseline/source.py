@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from rl_scaling_callback.core.attribution import TimeBreakdown
-from rl_scaling_callback.core.comparison import ReferenceFigures
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
@@ -29,6 +28,27 @@ class Status(NamedTuple):
     age: float = NAN
     steps_per_iteration: float = NAN
     follows_drift: bool = False
+
+
+class ReferenceFigures(NamedTuple):
+    """What the reference takes for the work of an iteration or a window; NaN if unknown.
+
+    Attributes:
+        sps_per_env: SPS of the reference divided by its parallelism [steps/s], the denominator of speedups. A reference larger than
+            1r×1e is taken to scale perfectly up to its own size: its speedup is N and its efficiency 100 %. This is the usual
+            convention for problems too large for one processor.
+        comparable: 1.0 if workload, hardware and steps match; 0.0 if they don't, NaN if there is nothing to compare with.
+        breakdown: its time per env step by phase, multiplied by its parallelism [s].
+        one_runner: busy time of one env runner with as many envs as the trial's (1r×e), per env step [s].
+    """
+
+    sps_per_env: float = NAN
+    comparable: float = NAN
+    breakdown: TimeBreakdown = TimeBreakdown.of_window({})
+    one_runner: float = NAN
+
+
+NOT_COMPARABLE: Final = ReferenceFigures(comparable=0.0)
 
 
 class BaselineSource:

@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Final
 
-from rl_scaling_callback.baseline.source import BaselineSource, Status
+from rl_scaling_callback.baseline.source import NOT_COMPARABLE, BaselineSource, ReferenceFigures, Status
 from rl_scaling_callback.baseline.store import Baseline, BaselineFileError, BaselineStore
 from rl_scaling_callback.core.attribution import TimeBreakdown
-from rl_scaling_callback.core.comparison import NOT_COMPARABLE, ReferenceFigures
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady

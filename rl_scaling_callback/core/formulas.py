@@ -22,6 +22,8 @@ BANDS: Final[tuple[tuple[float, str], ...]] = (
 )
 """Lower bound of efficiency [%] and the name of each band, best first."""
 
+_LARGEST_STEP_DIFFERENCE: Final = 0.1
+
 MAX_COUNT: Final = 1_000_000
 """Maximum number of env runners, and of envs per env runner: far beyond any cluster, but small enough to keep all values finite."""
 
@@ -52,6 +54,14 @@ def steps_per_second(env_steps: float, seconds: float) -> float:
     An iteration without env steps has no throughput to compare: 0 would rank as the worst possible configuration.
     """
     return ratio(env_steps, seconds) if env_steps > 0 and seconds > 0 else NAN
+
+
+def same_steps(here: float, there: float) -> bool:
+    """Return whether two trials collect about the same number of env steps per iteration, as a fair comparison requires.
+
+    RLlib rounds fragments up, so configurations differ by a few percent. Up to 10 % is tolerated.
+    """
+    return abs(ratio(here, there) - 1) <= _LARGEST_STEP_DIFFERENCE
 
 
 def parallelism(num_env_runners: int, num_envs_per_env_runner: int) -> int:

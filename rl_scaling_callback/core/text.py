@@ -78,6 +78,6 @@ def counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
-def cpus(count: float, which: str = "") -> str:
-    """Return a number of CPUs: `"1 CPU"`, `"2 more CPUs"`."""
-    return " ".join(filter(None, [f"{count:g}", which, "CPU" if count == 1 else "CPUs"]))
+def cpus(count: float) -> str:
+    """Return a number of CPUs: `"1 CPU"`, `"1.5 CPUs"`."""
+    return f"{count:g} {'CPU' if count == 1 else 'CPUs'}"

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-from rl_scaling_callback.baseline.source import BaselineSource, Status
+from rl_scaling_callback.baseline.source import NOT_COMPARABLE, BaselineSource, Status
 from rl_scaling_callback.core import formulas, schema
 from rl_scaling_callback.core.attribution import (
     CAUSES,
@@ -19,8 +19,7 @@ from rl_scaling_callback.core.attribution import (
     losses,
     most_from_runners,
 )
-from rl_scaling_callback.core.comparison import NOT_COMPARABLE, compare, same_steps
-from rl_scaling_callback.core.formulas import NAN, mean_of_known
+from rl_scaling_callback.core.formulas import NAN, mean_of_known, same_steps
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import NOTABLE_CORES, Drift, SteadyRule, SteadyWindow
 from rl_scaling_callback.core.text import Warn
@@ -124,7 +123,9 @@ class TrialMonitor:
             reference = steady_reference = NOT_COMPARABLE
         elif not is_whole and baseline.source == "probe":  # probes relate the reference to all env runners
             reference = NOT_COMPARABLE
-        speed = compare(env_steps, seconds, scale, reference.sps_per_env, trial.resources)
+        n, sps = scale.parallelism, formulas.steps_per_second(env_steps, seconds)
+        speedup = formulas.speedup(sps, reference.sps_per_env)
+        efficiency = formulas.efficiency(speedup, n)
         steady_speedup = formulas.speedup(steady.sps, steady_reference.sps_per_env)
         lost, estimated, diagnosed = dict.fromkeys(CAUSES, NAN), NAN, ""
         if spent.phases is None:
@@ -138,7 +139,17 @@ class TrialMonitor:
             diagnosed = diagnosis(lost_over_window, most, parts=steady.parts, threads=self.thread_comparison)
 
         return {
-            **speed,
+            "sps": sps,
+            "env_steps": env_steps,
+            "parallelism": float(n),
+            "baseline_sps": reference.sps_per_env,
+            "speedup": speedup,
+            "efficiency": efficiency,
+            "gap": formulas.gap(speedup, n),
+            "serial_fraction": formulas.serial_fraction(speedup, n),
+            "band": formulas.band(efficiency),
+            "core_efficiency": formulas.core_efficiency(speedup, scale.num_env_runners, trial.resources.cores),
+            "sps_per_cpu": formulas.ratio(sps, trial.resources.cpus),
             "diagnosis": diagnosed,
             "is_baseline": float(baseline.is_baseline),
             "comparable": reference.comparable,
@@ -155,7 +166,7 @@ class TrialMonitor:
                 "drift": self._drift.change,
             },
             "time": {**{phase: getattr(times, phase) for phase in PHASES}, "probe": probe_s},
-            "loss": {"total": formulas.loss(speed["efficiency"]), **lost},
+            "loss": {"total": formulas.loss(efficiency), **lost},
             "account": {"exact": NAN if spent.phases is None else spent.exact, "estimated": float(estimated)},
             "runners": {
                 "busy": spent.busy,

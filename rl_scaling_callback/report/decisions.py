@@ -12,8 +12,6 @@ from rl_scaling_callback.analysis.choice import (
     Goal,
     Recommendation,
     Standing,
-    standings,
-    tied,
 )
 from rl_scaling_callback.analysis.configurations import MAX_ERROR, Configuration
 from rl_scaling_callback.core import formulas
@@ -153,7 +151,7 @@ def _remedy(choice: Configuration) -> str:
 
 
 def alternatives(study: StudyReport) -> list[str]:
-    """Return what limits the choice, the runner-up and the choices for other goals; nothing without a choice."""
+    """Return what limits the choice, and the choices for other goals; nothing without a choice."""
     asked = study.recommendation
     if asked.choice is None:
         return []
@@ -164,7 +162,6 @@ def alternatives(study: StudyReport) -> list[str]:
     ]
     lines = {
         "Bottleneck": _bottleneck(asked.choice),
-        "Runner-up": _runner_up(asked.runner_up, asked.choice, asked.goal),
         "Other goals": "; ".join(others),
     }
     return [f"{what}: {text}" for what, text in lines.items() if text]
@@ -177,14 +174,6 @@ def _bottleneck(choice: Configuration) -> str:
     if not serial > 0:
         return ""
     return f"an effective serial fraction of {rounded(100 * serial, 0)} % (Karp–Flatt); the baseline's phases are unknown"
-
-
-def _runner_up(runner_up: Configuration | None, choice: Configuration, goal: Goal) -> str:
-    if runner_up is None:
-        return ""
-    same = ", as fast within noise" if tied(runner_up, choice) else ""
-    misses = f"; it misses {missed}" if (missed := _missed(standings(runner_up, goal))) else ""
-    return f"{runner_up.scale}: {_figures(runner_up)}{same}{misses}"
 
 
 def _asked(goal: Goal) -> str:

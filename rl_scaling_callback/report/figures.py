@@ -177,7 +177,7 @@ def learning_curves(study: StudyReport) -> Figure | None:
     to_return, asked = study.to_return, study.recommendation
     if not any(c.to_return.seconds > 0 for c in study.configurations):
         return None
-    first = [asked.choice, *(c for c in study.configurations if c.is_baseline), asked.runner_up, *study.configurations]
+    first = [asked.choice, *(c for c in study.configurations if c.is_baseline), *asked.peers, *study.configurations]
     scales = [*dict.fromkeys(c.scale for c in first if c)][: len(_COLOURS)]
     shown = [c for c in study.configurations if c.scale in scales]
     figure = Figure(figsize=(_WIDTH, 4.0))

@@ -21,7 +21,6 @@ from rl_scaling_callback.analysis.thread_choice import (
     MAX_BLOCKS,
     MIN_BLOCKS,
     PRECISE,
-    Block,
     ThreadChoice,
     compare_threads,
     thread_counts,
@@ -177,18 +176,14 @@ class _Sweep:
             self.task.say("The budget leaves no time to compare numbers of threads for the learner")
             return
         self.task.say(f"Training with {', '.join(map(str, counts))} threads for the learner's torch")
-        blocks: list[Block] = []
-        steps = compare_threads(counts, int(default), has_time=self._has_time, blocks=blocks)
+        steps = compare_threads(counts, int(default), has_time=self._has_time)
         try:
             threads = next(steps)
             while True:
                 threads = steps.send(self.host.train(choice, threads))
-        except StopIteration:
-            pass
-        finally:
-            if len(blocks) > 1:  # also if it was interrupted
-                self.threads = ThreadChoice(blocks, int(default))
-                self.task.say(f"{self.threads}")
+        except StopIteration as end:
+            self.threads = end.value
+            self.task.say(f"{self.threads}")
 
     def runs(self, outcome: Outcome) -> list[Run]:
         """Return a run per configuration, whose only iteration is the one to expect."""

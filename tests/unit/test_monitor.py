@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl_scaling_callback.baseline.source import BaselineSource, GivenBaseline, Status
+from rl_scaling_callback.baseline.source import BaselineSource, GivenBaseline, ReferenceFigures, Status
 from rl_scaling_callback.core import schema
 from rl_scaling_callback.core.attribution import CAUSES, TimeBreakdown
-from rl_scaling_callback.core.comparison import ReferenceFigures
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule
 from rl_scaling_callback.core.trial import Resources, Trial

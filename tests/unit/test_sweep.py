@@ -300,14 +300,6 @@ def test_fewest_threads_as_fast_as_the_best_are_chosen_for_the_learner(scripted,
     assert note in recommendation(swept).choice.notes
 
 
-def test_interrupted_comparison_of_threads_keeps_its_blocks(scripted):
-    in_blocks = {"when": lambda host: sum(host.trained_with[count] for count in (1, 2, 3)) == 7, "error": KeyboardInterrupt()}
-    scripted(**in_blocks, learner_threads=1.0, update_s=lambda self: 0.06 / min(self.threads, 2))
-    swept, _ = probe(envs=(1, 2))
-    assert swept.interrupted
-    assert swept.learner_threads == {Scale(2, 2): 2}
-
-
 def test_env_runners_share_the_resets_that_probes_exclude(scripted):
     """An env step takes 10 ms in probes and 5 ms for resets, and an iteration of 80 steps 10 ms more."""
 
