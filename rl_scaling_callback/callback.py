@@ -77,9 +77,8 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         workload: a name; trials with the same name are treated as comparable. By default, config and hardware decide.
         probe: whether to measure the baseline inside the trial, by sampling a few hundred env steps at the reference scale from
             time to time: a second at the start, at most 10 % of the first half minute, and at most 1 % of the time afterwards. Each
-            env runner keeps up to two more sets of envs. With APPO and IMPALA speedups come out low, because probes run only before
-            training, while nothing slows down sampling. By default, the baseline is probed outside Tune, without `baseline_dir` and
-            `baseline_sps`. Pass False for envs that must not exist twice.
+            env runner keeps up to two more sets of envs. By default, the baseline is probed outside Tune, without `baseline_dir`
+            and `baseline_sps`. Pass False for envs that must not exist twice. APPO, IMPALA and the old API stack can't be probed.
         max_probe_seconds: time limit [s] of the probes at the start, together, and of each later round. The first ones also build
             the envs. Native code of an env can't be interrupted: a step or reset in progress is waited for.
         steady: which iterations count for steady figures, and when a reference trial publishes its baseline.
@@ -333,7 +332,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
                 few = f"the reference {reference} has more env runners than the trial ({scale})"
                 raise ProbeError(f"{few}; use reference={Scale(scale.num_env_runners, 1).slug!r}.")
             prober = Prober(algorithm, max_seconds=self._options.max_probe_seconds)
-            return ProbedBaseline(prober, trial, reference, warn=self._warn)
+            return ProbedBaseline(prober, scale, reference, warn=self._warn)
         except ProbeError as error:
             if prober is not None:
                 prober.close()  # with the envs that it created

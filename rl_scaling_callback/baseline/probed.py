@@ -15,7 +15,6 @@ from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.probing import Probe, ProbeError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.text import Warn, percent
-from rl_scaling_callback.core.trial import Trial
 
 SHARE: Final = 0.01
 """Maximum share of the training time to spend on probes."""
@@ -38,12 +37,9 @@ class ProbedBaseline(BaselineSource):
     than their errors (see `Spells`), probes miss something of this trial, and the reference would be wrong by as much. New probes,
     with envs made anew, must then agree, or the baseline is unknown.
 
-    If sampling overlaps learning (IMPALA, APPO), env runners sample all the time. The reference's throughput is then that of its
-    probes before training started, the only time when env runners are idle, and can't be checked.
-
     Args:
         prober: measures scales inside the trial, with the methods of `rllib.prober.Prober`, which needs Ray.
-        trial: the trial. If its sampling overlaps learning, nothing is probed once training runs.
+        scale: scale of the trial.
         reference: scale of the reference.
         warn: logs a warning once.
         clock: returns monotonic seconds.
@@ -55,19 +51,18 @@ class ProbedBaseline(BaselineSource):
     def __init__(
         self,
         prober: Any,
-        trial: Trial,
+        scale: Scale,
         reference: Scale,
         *,
         warn: Warn = lambda topic, text: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._prober = prober
-        self._own = scale = trial.scale
+        self._own = scale
         self._reference = reference
         self._scale_of_one = Scale(min(1, scale.num_env_runners), scale.num_envs_per_env_runner)
         steps = prober.env_steps_per_update(scale)
         self._updates = 1.0 if math.isinf(steps) else steps / prober.env_steps_per_update(reference)
-        self._overlaps = trial.overlaps
         self._warn = warn
         self._clock = clock
         self._is_reference = scale == reference
@@ -77,9 +72,8 @@ class ProbedBaseline(BaselineSource):
         self._is_second = False  # the next outlier would be the second in a row
         self._unreported_s = self._spent_since = self._seconds_a_round = 0.0
         self._probed_at = clock()
-        self._half_width = NAN  # that of probes alone
-        if not self._is_reference:
-            self._probe_first()
+        if not self._is_reference and (found := len(self._measure(_ROUNDS_AT_ONCE))) < _ROUNDS_AT_ONCE:
+            self._warn_of_error(f"max_probe_seconds allowed {found} of {_ROUNDS_AT_ONCE} rounds of probes: increase it. ")
         self._training_since = clock()
         self._spent_since = 0.0
 
@@ -87,14 +81,12 @@ class ProbedBaseline(BaselineSource):
     def status(self) -> Status:
         """What is known about the baseline now. A trial at the reference scale is its own reference."""
         if self._is_reference:
-            return Status("probe", is_baseline=True, error=0.0, age=0.0, follows_drift=True)
-        agrees = self._spells.agrees
-        age = self._clock() - self._probed_at
-        return Status("probe" if agrees else "", error=self._error, age=age, follows_drift=agrees and not self._overlaps)
+            return Status("probe", is_baseline=True, error=0.0, age=0.0)
+        return Status("probe" if self._spells.agrees else "", error=self._error, age=self._clock() - self._probed_at)
 
     @property
     def _error(self) -> float:
-        half_width = self._half_width if self._overlaps else self._spells.half_width
+        half_width = self._spells.half_width
         return 100 * math.expm1(half_width) if self._spells.agrees and half_width < 20 else NAN
 
     def take_seconds(self) -> float:
@@ -112,7 +104,7 @@ class ProbedBaseline(BaselineSource):
         Returns:
             Whether the cost of the trial's env steps has changed, and probes confirm it: earlier iterations were other work.
         """
-        if self._is_reference or self._overlaps or not env_steps > 0:
+        if self._is_reference or not env_steps > 0:
             return False
         spells = self._spells
         cost = Cost.of(env_steps, times, spells.mean)
@@ -139,41 +131,23 @@ class ProbedBaseline(BaselineSource):
             return ReferenceFigures(ratio(1, reference.total), 1.0, reference)
         if not self._spells.agrees:
             return NOT_COMPARABLE
-        if self._overlaps:
-            seconds = n * math.exp(mean.seconds)
-            reference = TimeBreakdown(seconds, 0.0, 0.0, 0.0, 0.0, seconds * mean.busy, seconds * mean.busy)
-        else:
-            in_steps = (times.sample - times.reset) * self._spells.sampling
-            resets = times.all_resets / self._reference.samplers
-            busy = in_steps * mean.busy + resets
-            reference = TimeBreakdown(
-                sample=in_steps + resets,
-                learn=times.learn * self._updates,
-                sync=times.sync * math.exp(mean.sync) * self._updates,
-                evaluate=0.0,
-                other=times.other * self._updates,
-                busy=busy,
-                longest=busy,
-                reset=resets,
-                all_resets=times.all_resets,
-            ).scaled(ratio(n, env_steps))
+        in_steps = (times.sample - times.reset) * self._spells.sampling
+        resets = times.all_resets / self._reference.samplers
+        busy = in_steps * mean.busy + resets
+        reference = TimeBreakdown(
+            sample=in_steps + resets,
+            learn=times.learn * self._updates,
+            sync=times.sync * math.exp(mean.sync) * self._updates,
+            evaluate=0.0,
+            other=times.other * self._updates,
+            busy=busy,
+            longest=busy,
+            reset=resets,
+            all_resets=times.all_resets,
+        ).scaled(ratio(n, env_steps))
         busy_in_steps = times.busy * self._own.samplers - times.all_resets
         one_runner = ratio(busy_in_steps * self._ratio_of_one + times.all_resets, env_steps)
         return ReferenceFigures(ratio(1, reference.total), 1.0, reference, one_runner)
-
-    def _probe_first(self) -> None:
-        rounds = self._measure(_ROUNDS_AT_ONCE)
-        self._half_width = trimmed_mean([each.seconds for each in rounds]).half_width
-        if len(rounds) < _ROUNDS_AT_ONCE:
-            self._warn_of_error(f"max_probe_seconds allowed {len(rounds)} of {_ROUNDS_AT_ONCE} rounds of probes: increase it. ")
-        elif self._overlaps and not self._error <= _LARGE_ERROR:
-            self._warn_of_error()
-        if self._overlaps:
-            self._warn(
-                "overlap",
-                f"the probed baseline is the throughput of {self._reference} while nothing is learned. Speedups are too low by as "
-                "much as learning slows down sampling there. A reference trial's baseline includes that.",
-            )
 
     def _check(self, cost: Cost, is_untimed: bool) -> bool:
         """Return whether an iteration and probes show that the cost of env steps has changed."""

@@ -19,7 +19,6 @@ class Status(NamedTuple):
         error: half-width of its 95 % interval [%].
         age: seconds since it was measured.
         steps_per_iteration: env steps that a trial must have per iteration to be comparable; NaN if any number will do.
-        follows_drift: whether it changes with the cost of the trial's env steps.
     """
 
     source: str = ""
@@ -27,7 +26,6 @@ class Status(NamedTuple):
     error: float = NAN
     age: float = NAN
     steps_per_iteration: float = NAN
-    follows_drift: bool = False
 
 
 class ReferenceFigures(NamedTuple):

@@ -39,15 +39,13 @@ class Round(NamedTuple):
     Ratios are between probes that ran within a second or two, so the speed of the machine cancels.
 
     Attributes:
-        seconds: ln of the reference's sampling time per env step [s].
-        sampling: ln of the ratio of that time to the trial's.
+        sampling: ln of the ratio of the reference's sampling time per env step to the trial's.
         sync: ln of the ratio of the reference's time to send weights to the trial's.
         busy: busy share of the reference's typical env runner during sampling.
         own: ln of the sampling time per env step at the trial's own scale [s].
         own_longest: ln of the busy time of the slowest env runner there, per env step of all env runners [s].
     """
 
-    seconds: float
     sampling: float
     sync: float
     busy: float
@@ -59,7 +57,6 @@ class Round(NamedTuple):
         """Return the figures from one probe of the reference, and one of the trial's own scale."""
         sync = reference.sync / own.sync if reference.sync > 0 and own.sync > 0 else 1.0
         return cls(
-            math.log(reference.seconds_per_step),
             math.log(reference.seconds_per_step / own.seconds_per_step),
             math.log(sync),
             reference.busy_per_step / reference.seconds_per_step,

@@ -109,8 +109,8 @@ class TrialMonitor:
         probe_s, self._unreported_s = probe_s + self._unreported_s, 0.0
 
         baseline, window_times = source.status, TimeBreakdown.of_window(steady.parts)
-        if abs(self._drift.change) > 0 and not baseline.follows_drift:
-            follows = " With probe=True the baseline follows." if baseline.source != "probe" and not trial.overlaps else ""
+        if abs(self._drift.change) > 0 and baseline.source != "probe":
+            follows = "" if trial.overlaps else " With probe=True the baseline follows."
             self._warn(
                 "drift",
                 f"the sampling cost per env step changed by {self._drift.change:+.0f} % since steady state began, more than noise "

@@ -354,16 +354,11 @@ def tuner_for(
     algorithm: Any, trial: Trial, goal: Goal, max_envs: int, max_probe_seconds: float, tunes_threads: bool, warn: Warn
 ) -> Tuner | None:
     """Return the tuner of a trial, with the options of `ScalingCallback`; None, with a warning, if nothing of it can be tuned."""
-    from rl_scaling_callback.rllib.prober import Prober  # imported here, because all else needs no Ray
+    from rl_scaling_callback.rllib.prober import Prober, obstacle  # imported here, because all else needs no Ray
     from rl_scaling_callback.rllib.rescale import Rescaler
 
     config, scale, prober = vars(algorithm.config), trial.scale, None
-    obstacles = {
-        "it uses the old API stack": not configs.is_new_stack(config),
-        "its sampling overlaps learning (APPO, IMPALA)": trial.overlaps,
-        "it learns from recorded data and samples no env": not configs.samples_env(config),
-    }
-    if why := next((why for why, holds in obstacles.items() if holds), ""):
+    if why := obstacle(config):
         warn("not tuned", f"autotune leaves this trial as configured, because {why}")
         return None
     rescaler = Rescaler(algorithm, warn)

@@ -11,7 +11,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from statistics import median
@@ -38,11 +38,21 @@ _REPLAY_CAPACITY: Final = 2**14
 """Env steps; more than a probe samples, so that nothing is evicted."""
 
 
+def obstacle(config: Mapping[str, Any]) -> str:
+    """Return why probes can't predict the training of a config, as `vars(AlgorithmConfig)`; "" if they can."""
+    if not configs.is_new_stack(config):
+        return "it uses the old API stack"
+    if configs.is_asynchronous(config):
+        return "its sampling overlaps learning (APPO, IMPALA), and each slows down the other"
+    if not configs.samples_env(config):
+        return "it learns from recorded data and samples no env"
+    return "its env runners record their episodes (output), and would record those of probes" if config.get("output") else ""
+
+
 class Prober:
     """Measures the sampling of a running Algorithm at other scales.
 
     Call it while training is paused: between iterations, or in `on_algorithm_init`. Training results stay bit-identical.
-    Asynchronous algorithms (APPO, IMPALA) can only be probed before their first iteration.
 
     Args:
         algorithm: an Algorithm on RLlib's new API stack.
@@ -59,15 +69,9 @@ class Prober:
         self._max_seconds = max_seconds
         self._probe_seconds = probe_seconds
         self._config: Any = algorithm.config
-        config = vars(self._config)
-        if not configs.is_new_stack(config):
-            raise ProbeError("The old API stack can't be probed; migrate to the new one.")
-        if not configs.samples_env(config) or algorithm.env_runner_group is None:
-            raise ProbeError("The algorithm learns from recorded data and samples no env: there is nothing to probe.")
-        if config.get("output"):
-            raise ProbeError("The env runners record their episodes (output), and probes would be recorded too.")
+        if why := obstacle(vars(self._config)):
+            raise ProbeError(f"The algorithm can't be probed: {why}.")
         self._group = algorithm.env_runner_group
-        self._asynchronous = configs.is_asynchronous(config)
         self._sends_weights = False
         self._replay_buffer: Any = None
         self._metrics: Any = None
@@ -89,8 +93,6 @@ class Prober:
         Raises:
             ProbeError: a probe failed or took too long.
         """
-        if self._asynchronous and self._algorithm.iteration > 0:
-            raise ProbeError("An asynchronous algorithm never stops sampling: it can only be probed before its first iteration.")
         until = time.perf_counter() + self._max_seconds
         complete: list[dict[Scale, Probe]] = []
         collects_garbage = gc.isenabled()
@@ -128,7 +130,7 @@ class Prober:
             updates_by_round = math.isfinite(self.env_steps_per_update(scale))
             # Env runners get new weights before each sample, unless an update takes several samples.
             whole_batch = own * scale.samplers >= self._config.total_train_batch_size
-            self._sends_weights = not self._asynchronous and (whole_batch or updates_by_round)
+            self._sends_weights = whole_batch or updates_by_round
             if updates_by_round:
                 buffer = {**self._config.replay_buffer_config, "capacity": _REPLAY_CAPACITY}
                 with suppress(Exception):
@@ -178,9 +180,9 @@ class Prober:
                 self._send_weights(runners)
                 sync = time.perf_counter() - started
         started = time.perf_counter()
-        function = functools.partial(twins.sample, steps=steps, by_reference=self._asynchronous)
+        function = functools.partial(twins.sample, steps=steps)
         samples: list[twins.Sample] = self._call(runners, function, until)
-        data = [sample.data for sample in samples if sample.data is not None]
+        data = [sample.data for sample in samples]
         with suppress(Exception):
             merge = getattr(self._metrics, hooks.merging(self._metrics))
             merge([metrics for _, metrics in data], key=results.ENV_RUNNER_RESULTS)

@@ -41,12 +41,12 @@ _RLLIBS_ENVS: Final = ("rllib-single-agent-env-v0", "rllib-multi-agent-env-v0")
 
 
 class Sample(NamedTuple):
-    """A twin's sample: its times without and in env resets [s], and its episodes and metrics, unless the object store has them."""
+    """A twin's sample: its times without and in env resets [s], and its episodes and metrics."""
 
     env_steps: float
     busy: float
     reset: float
-    data: tuple[Any, Any] | None
+    data: tuple[Any, Any]
 
 
 @dataclass(slots=True)
@@ -130,19 +130,14 @@ def prepare(env_runner: Any, *, scale: Scale) -> tuple[float, float]:
 
 
 @_guarded
-def sample(env_runner: Any, *, steps: int | None, by_reference: bool) -> Sample:
+def sample(env_runner: Any, *, steps: int | None) -> Sample:
     """Sample with the current twin: `steps` env steps, or as many as the algorithm's own call if None."""
     twin = _twins_of(env_runner).current
     started = time.perf_counter()
     samples = twin.sample() if steps is None else twin.sample(num_timesteps=steps)
     seconds = time.perf_counter() - started
     reset = take_resets(twin)
-    # The transfer to the learner is part of sampling: through the Algorithm's process or, for asynchronous algorithms, the object
-    # store.
-    metrics = twin.get_metrics()
-    if by_reference:
-        ray.put(samples)
-    return Sample(_env_steps(samples), seconds - reset, reset, None if by_reference else (samples, metrics))
+    return Sample(_env_steps(samples), seconds - reset, reset, (samples, twin.get_metrics()))
 
 
 @_guarded

@@ -18,7 +18,8 @@ from rl_scaling_callback.core.probing import ProbeError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.report import SWEEP_PAGE, Report, make_report, print_report, render_page
 from rl_scaling_callback.rllib import hardware
-from rl_scaling_callback.rllib.configs import evaluates, is_asynchronous, is_new_stack
+from rl_scaling_callback.rllib.configs import evaluates
+from rl_scaling_callback.rllib.prober import obstacle
 from rl_scaling_callback.rllib.threads import check_learner_threads
 from rl_scaling_callback.storage import ExperimentError, Location, absolute
 from rl_scaling_callback.sweeping.by_probes import sweep_by_probes
@@ -92,13 +93,11 @@ def sweep(
         measured.evaluation(evaluation_interval=None)
     task = Task(measured, race, grid, budget_minutes and 60 * budget_minutes, say)
     try:
-        if not is_new_stack(vars(config)):
-            raise ProbeError("The config uses the old API stack")
-        if is_asynchronous(vars(config)):
-            raise ProbeError("Sampling and learning overlap in this algorithm, so probes can't predict its training speed")
+        if why := obstacle(vars(config)):
+            raise ProbeError(f"The algorithm can't be probed: {why}")
         found = sweep_by_probes(task, grows=isinstance(envs, str))
     except ProbeError as error:
-        say(f"Probing is not possible: {str(error).rstrip('.')}. Training each configuration in an Algorithm of its own instead.")
+        say(f"{str(error).rstrip('.')}. Training each configuration in an Algorithm of its own instead.")
         found = sweep_by_training(task)
     report = replace(make_report(found.experiment, goal), interrupted=found.interrupted)
     if (choice := report.studies[0].recommendation.choice) is not None:

@@ -115,7 +115,7 @@ def test_env_that_exists_once_per_process_is_trained(tmp_path, monkeypatch):
 @pytest.mark.release
 @pytest.mark.parametrize(
     ("config", "reason"),
-    [(impala, "Sampling and learning overlap"), (lambda: on_the_old_stack(costly(batch=40, step_s=0.01)), "old API stack")],
+    [(impala, "sampling overlaps learning"), (lambda: on_the_old_stack(costly(batch=40, step_s=0.01)), "old API stack")],
 )
 def test_what_probes_cannot_predict_is_trained(tmp_path, config, reason):
     made, said = run(config(), tmp_path, envs=[1], budget_minutes=0.3)

@@ -98,7 +98,7 @@ def test_steady_figures_exclude_evaluation_and_warm_up():
     assert [steady[name] for name in ("sps", "speedup", "efficiency", "iterations")] == [2000.0, 2.0, 25.0, 2.0]
 
 
-@pytest.mark.parametrize(("source", "warned"), [(Measured(), True), (Measured(status=Status("probe", follows_drift=True)), False)])
+@pytest.mark.parametrize(("source", "warned"), [(Measured(), True), (Measured(status=Status("probe")), False)])
 @pytest.mark.parametrize("timed", [True, False])
 def test_slower_sampling_warns_unless_the_baseline_follows_it(timed, source, warned, warn):
     measured = trial(warn=warn, source=source)

@@ -9,8 +9,7 @@ from rl_scaling_callback.core.attribution import TimeBreakdown, losses
 from rl_scaling_callback.core.probing import Probe, ProbeError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import SteadyRule, SteadyWindow
-from rl_scaling_callback.core.trial import Trial
-from tests.builders import WORKLOAD, Warnings
+from tests.builders import Warnings
 
 OWN, SINGLE, ONE_RUNNER, TWO_RUNNERS = Scale(4, 2), Scale(1, 1), Scale(1, 2), Scale(2, 1)
 SECONDS_PER_STEP = {SINGLE: 1e-3, OWN: 0.4e-3, ONE_RUNNER: 0.8e-3, TWO_RUNNERS: 0.5e-3}
@@ -65,9 +64,8 @@ class Machine:
         return Probe(scale, 256.0, seconds, (BUSY_SHARE * seconds,) * runners, sync=runners * SYNC_SECONDS_PER_RUNNER)
 
 
-def baseline(machine, scale=OWN, reference=SINGLE, overlaps=False, **options):
-    trial = Trial("trial", scale, WORKLOAD, overlaps=overlaps)
-    return ProbedBaseline(machine, trial, reference, clock=lambda: machine.now, **options)
+def baseline(machine, scale=OWN, reference=SINGLE, **options):
+    return ProbedBaseline(machine, scale, reference, clock=lambda: machine.now, **options)
 
 
 def trained(seconds=20.0, noise=0.02, **machine):
@@ -96,7 +94,6 @@ AT_REFERENCE = TimeBreakdown.of({"sample": 1.0, "learn": 0.1, "evaluate": 0.3}, 
         ({}, 4, WITH_WEIGHTS, 1.0 + 8 * (0.1 + 0.01 + 0.06)),  # it learns once per round, so 8 times as often
         ({"scale": SINGLE}, math.inf, AT_REFERENCE, 1.2),  # it is its own reference, without evaluation
         ({"reference": ONE_RUNNER}, math.inf, ITERATION, 2 * (0.8 + 0.1)),  # per unit of its parallelism
-        ({"overlaps": True}, math.inf, TimeBreakdown.of({}, 1.0), 1.0),  # the probes alone
     ],
 )
 def test_reference_samples_longer_and_learns_as_long(options, fragment, times, seconds):
@@ -162,7 +159,7 @@ class TestAgainstTheTrialsOwnIterations:
         assert seconds_of_reference(probed, machine.iterate()) == pytest.approx(times + 0.1, rel=0.2)
         assert not machine.closed, "the new twins agree"
         assert not warnings
-        assert probed.status.follows_drift
+        assert probed.status.source == "probe"
 
     def test_probes_of_another_env_than_the_trials_are_made_anew_then_not_trusted_until_they_agree(self):
         machine, probed, warnings = trained()
@@ -172,7 +169,7 @@ class TestAgainstTheTrialsOwnIterations:
         assert machine.closed == 1
         sps, comparable, *_ = probed.reference_for(1000.0, machine.iterate())
         assert (sps, comparable, probed.status.error) == pytest.approx((math.nan, 0.0, math.nan), nan_ok=True)
-        assert (probed.status.source, probed.status.follows_drift) == ("", False)
+        assert probed.status.source == ""
         assert list(warnings) == ["disagree"]
         assert "2r" not in warnings["disagree"]
         assert "4r×2e, take 0." in warnings["disagree"]
@@ -294,13 +291,6 @@ def test_failed_probes_stay_within_their_share_and_keep_the_baseline(warn):
     assert probed.status.source == "probe"
     assert list(warn) == ["later probe"]
     assert "An env hangs. The baseline of the last probe is kept" in warn["later probe"]
-
-
-def test_asynchronous_trials_are_warned_that_the_reference_does_not_learn_unless_it_is_their_own(warn):
-    assert baseline(Machine(), scale=SINGLE, overlaps=True, warn=warn).status.error == 0.0
-    assert not warn
-    baseline(Machine(), overlaps=True, warn=warn)
-    assert list(warn) == ["overlap"]
 
 
 def test_probe_figures_are_per_env_step_of_all_runners():
