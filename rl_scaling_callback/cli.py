@@ -145,20 +145,13 @@ def report(
     "--envs", callback=_parsed(_counts), default="auto", metavar="1,2,4", help="Envs of each. [default: while more pay off]"
 )
 @click.option(
-    "--budget",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="MINUTES",
-    help="Start no new measurement after this time, counted from when the Algorithm has started. [default: 0.2 to 0.5 for probes, "
-    "0.2 for confirming, no limit without probes]",
-)
-@click.option(
     "--page",
     default=SWEEP_PAGE,
     show_default=True,
     help="File or URI of the HTML page to write; an existing one is replaced.",
 )
 @click.option("--write", callback=_parsed(_file), metavar="FILE", help="Python file to write the tuned config to.")
-def sweep(config: str, goal: Goal, budget: float | None, write: Path | None, **options: Any) -> None:
+def sweep(config: str, goal: Goal, write: Path | None, **options: Any) -> None:
     """Find the best number of env runners and envs.
 
     CONFIG is FILE.py:NAME, where NAME is an AlgorithmConfig or a function that returns one. Configurations are probed inside one
@@ -172,7 +165,7 @@ def sweep(config: str, goal: Goal, budget: float | None, write: Path | None, **o
 
     say = functools.partial(click.echo, err=True)
     try:
-        made = run_sweep(load_config(config), goal, budget_minutes=budget, say=say, **options)
+        made = run_sweep(load_config(config), goal, say=say, **options)
     except (ValueError, TimeoutError, ProbeError) as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:

@@ -19,12 +19,11 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from scipy.optimize import nnls
-from scipy.special import stdtrit
 
 from rl_scaling_callback.analysis.configurations import Configuration
-from rl_scaling_callback.analysis.runs import Run, as_percent
+from rl_scaling_callback.analysis.runs import Run
 from rl_scaling_callback.core import formulas
-from rl_scaling_callback.core.estimates import Array
+from rl_scaling_callback.core.estimates import Array, as_percent, student_t
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import REFERENCE_SCALE, Scale
 from rl_scaling_callback.core.steady import Steady
@@ -89,7 +88,7 @@ def fit_law(found: Sequence[Configuration], given: Run | None = None) -> Law | N
         return None
     left_out = np.array([row @ _coefficients(*np.delete((r, e, t), i, axis=1)) for i, row in enumerate(_terms(r, e))])
     logs = np.log(np.maximum(left_out / t, 1e-9))
-    width = float(stdtrit(len(t) - 1, 0.975)) * math.sqrt(float(np.mean(logs**2)))
+    width = student_t(len(t) - 1) * math.sqrt(float(np.mean(logs**2)))
     # From the median error, which is that of a difference between two measurements, with twice the variance.
     errors = [math.log1p(each.relative_error / 100) for each in found if 0 <= each.relative_error < math.inf]
     noise = median(errors or [0.0]) / math.sqrt(2)

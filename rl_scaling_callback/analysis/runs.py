@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import numpy as np
-from scipy.special import stdtrit
 
+from rl_scaling_callback.core.estimates import as_percent, student_t
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
@@ -218,21 +218,16 @@ class Noise:
 
     def error(self, variance: float) -> float:
         """Return the half-width [%] of the 95 % interval for a repeat of a figure, given the variance of its logarithm."""
-        return as_percent(float(stdtrit(self.dof, 0.975)) * math.sqrt(2 * variance))
+        return as_percent(student_t(self.dof) * math.sqrt(2 * variance))
 
 
 PROBED: Final = Noise(dof=math.inf, from_repeats=True, from_probes=True)
 """The noise of figures estimated from the rounds of a sweep."""
 
 
-def as_percent(half_width: float) -> float:
-    """Return the half-width [%] of an interval that is symmetric on a log scale, where it is given; NaN beyond a factor of e^20."""
-    return 100 * math.expm1(half_width) if half_width < 20 else NAN
-
-
 def variance_of(error: float, dof: float = math.inf) -> float:
     """Return the variance of the logarithm of a figure whose 95 % interval has the half-width `error` [%]."""
-    return (math.log1p(error / 100) / float(stdtrit(dof, 0.975))) ** 2
+    return (math.log1p(error / 100) / student_t(dof)) ** 2
 
 
 def within(steady: Steady) -> float:

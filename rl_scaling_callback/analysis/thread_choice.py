@@ -10,7 +10,7 @@ from typing import Final
 from rl_scaling_callback.analysis.choice import INDIFFERENCE
 from rl_scaling_callback.analysis.probe_rounds import TrainedIteration
 from rl_scaling_callback.analysis.race import powers_of_two
-from rl_scaling_callback.core.estimates import Estimate, trimmed_mean
+from rl_scaling_callback.core.estimates import Estimate, as_percent, trimmed_mean
 from rl_scaling_callback.core.text import counted, percent
 
 _MIN_LEARN_SHARE: Final = 0.03
@@ -121,4 +121,4 @@ class ThreadChoice:
 
 
 def _times(gain: Estimate) -> str:
-    return f"{math.exp(gain.mean):.2f}× {percent(100 * math.expm1(gain.half_width))}"
+    return f"{math.exp(gain.mean):.2f}× {percent(as_percent(gain.half_width))}"

@@ -10,7 +10,7 @@ from typing import Any, Final
 from rl_scaling_callback.baseline.source import NOT_COMPARABLE, BaselineSource, ReferenceFigures, Status
 from rl_scaling_callback.baseline.spells import FEWEST_TO_TELL, UNEXPLAINED, Cost, Round, Spells
 from rl_scaling_callback.core.attribution import TimeBreakdown
-from rl_scaling_callback.core.estimates import trimmed_mean
+from rl_scaling_callback.core.estimates import as_percent, trimmed_mean
 from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.probing import Probe, ProbeError
 from rl_scaling_callback.core.scale import Scale
@@ -86,8 +86,7 @@ class ProbedBaseline(BaselineSource):
 
     @property
     def _error(self) -> float:
-        half_width = self._spells.half_width
-        return 100 * math.expm1(half_width) if self._spells.agrees and half_width < 20 else NAN
+        return as_percent(self._spells.half_width) if self._spells.agrees else NAN
 
     def take_seconds(self) -> float:
         """Return the seconds spent on probes since the last call."""

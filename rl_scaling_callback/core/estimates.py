@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -17,12 +18,17 @@ TRIM: Final = 0.2
 """Share trimmed from each end. Wilcox recommends 20 % as a compromise between efficiency and robustness."""
 
 
-def student_t(dof: int) -> float:
+def student_t(dof: float) -> float:
     """Return the 97.5 % quantile of Student's t with `dof` degrees of freedom; NaN with none.
 
     A standard error times this is the half-width of a 95 % interval.
     """
     return float(stdtrit(dof, 0.975))
+
+
+def as_percent(half_width: float) -> float:
+    """Return the half-width [%] of an interval that is symmetric on a log scale, where it is given; NaN beyond a factor of e^20."""
+    return 100 * math.expm1(half_width) if half_width < 20 else NAN
 
 
 class Estimate(NamedTuple):

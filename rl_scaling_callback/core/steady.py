@@ -16,7 +16,7 @@ from typing import Final
 
 from rl_scaling_callback.core import formulas
 from rl_scaling_callback.core.checks import at_least, positive
-from rl_scaling_callback.core.estimates import student_t
+from rl_scaling_callback.core.estimates import as_percent, student_t
 from rl_scaling_callback.core.formulas import NAN
 
 NOTABLE_CORES: Final = 0.25
@@ -239,9 +239,7 @@ class SteadyWindow:
         sampled = products / squares
         rho = min(0.95, max(0.0, sampled + (1 + 3 * sampled) / n))
         independent = n * (1 - rho) / (1 + rho)
-        half_width = student_t(n - 1) * math.sqrt(squares / (n - 1) / independent)
-        # On a log scale the upper end is farther away than the lower one; beyond e^20 the number is meaningless.
-        return 100 * math.expm1(half_width) if half_width < 20 else formulas.NAN
+        return as_percent(student_t(n - 1) * math.sqrt(squares / (n - 1) / independent))
 
 
 def _accumulate(sums: dict[str, float], parts: Mapping[str, float]) -> None:
@@ -286,4 +284,4 @@ class Drift:
             return
         change = math.log(self._first.sps / latest.sps)
         half_width = math.hypot(*(math.log1p(each.error / 100) for each in (self._first, latest)))
-        self.change = 100 * math.expm1(change) if abs(change) - 1.5 * half_width > math.log1p(MIN_CHANGE / 100) else 0.0
+        self.change = as_percent(change) if abs(change) - 1.5 * half_width > math.log1p(MIN_CHANGE / 100) else 0.0

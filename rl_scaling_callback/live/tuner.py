@@ -26,7 +26,7 @@ from rl_scaling_callback.analysis.probe_rounds import REST, ROUNDS_S, ProbeRound
 from rl_scaling_callback.analysis.race import Grid, Outcome, Race, powers_of_two
 from rl_scaling_callback.analysis.thread_choice import compare_threads, thread_counts
 from rl_scaling_callback.core.attribution import NOT_MEASURED
-from rl_scaling_callback.core.estimates import student_t
+from rl_scaling_callback.core.estimates import as_percent, student_t
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.probing import Probe, ProbeError
 from rl_scaling_callback.core.scale import Scale
@@ -75,7 +75,7 @@ class Gain(NamedTuple):
 
     def with_min_error(self, half_width: float) -> Gain:
         """Return the gain with an error of at least `half_width`, as ln."""
-        return Gain(self.ratio, max(self.error, 100 * math.expm1(half_width)))
+        return Gain(self.ratio, max(self.error, as_percent(half_width)))
 
     @classmethod
     def of(cls, before: Sequence[TrainedIteration], after: Sequence[TrainedIteration]) -> Gain:
@@ -84,7 +84,7 @@ class Gain(NamedTuple):
         dof = len(before) + len(after) - 2
         squares = sum((speed - fmean(kind)) ** 2 for kind in speeds for speed in kind)
         half_width = student_t(dof) * math.sqrt(squares / dof * sum(1 / len(kind) for kind in speeds))
-        return cls(math.exp(fmean(speeds[1]) - fmean(speeds[0])), 100 * math.expm1(min(half_width, 10.0)))
+        return cls(math.exp(fmean(speeds[1]) - fmean(speeds[0])), as_percent(min(half_width, 10.0)))
 
 
 class Tuner:

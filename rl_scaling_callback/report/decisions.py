@@ -146,7 +146,7 @@ def _remedy(choice: Configuration) -> str:
     if choice.disturbed:
         return f"other programs interfered with {choice.scale} or the baseline. Repeat both without them"
     if choice.noise.from_probes:
-        return "a longer sweep (--budget) would narrow the interval"
+        return "another sweep may decide it"
     return f"repeat {choice.scale} and the baseline"
 
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from rl_scaling_callback.analysis.configurations import MAX_ERROR, Configuration
 from rl_scaling_callback.analysis.probe_rounds import MIN_ITERATIONS, ROUNDS_S, ProbeRounds, UnlikeTrainingError
-from rl_scaling_callback.analysis.race import MIN_ROUNDS, Outcome
+from rl_scaling_callback.analysis.race import Outcome
 from rl_scaling_callback.analysis.runs import Run
 from rl_scaling_callback.analysis.thread_choice import (
     MAX_BLOCKS,
@@ -25,7 +25,7 @@ from rl_scaling_callback.analysis.thread_choice import (
     compare_threads,
     thread_counts,
 )
-from rl_scaling_callback.core.estimates import trimmed_mean
+from rl_scaling_callback.core.estimates import as_percent, trimmed_mean
 from rl_scaling_callback.core.probing import ProbeError
 from rl_scaling_callback.core.scale import REFERENCE_SCALE, Scale
 from rl_scaling_callback.core.steady import Steady
@@ -35,10 +35,8 @@ from rl_scaling_callback.sweeping.host import Host
 from rl_scaling_callback.sweeping.task import SweepResult, Task, at_scale
 
 _DISTURBED_S: Final = 30.0
-"""Default time limit for the rounds as long as a speedup has an error above `_KNOWN` [%], because the machine is disturbed."""
+"""Time limit for the rounds as long as a speedup has an error above `_KNOWN` [%], because the machine is disturbed."""
 _KNOWN: Final = 10.0
-_CONFIRMING: Final = 0.25
-"""Share of a budget for what follows the rounds."""
 _TRAINED_SHARE: Final = 0.5
 """Time of the training iterations per time of the probes. A few iterations suffice for what doesn't depend on sampling."""
 _FIRST_ENVS: Final = 2
@@ -48,9 +46,8 @@ _FIRST_ENVS: Final = 2
 def sweep_by_probes(task: Task, *, grows: bool = True) -> SweepResult:
     """Probe configurations until the best one for a goal is known, and return the measurements.
 
-    With a budget, which includes everything once the Algorithm has started, nothing starts after it is spent, except the first
-    round. By default, the time limit is 12 s after the first round, 30 s on a disturbed machine, and 12 s for what follows the
-    rounds, or longer if few training iterations with each configuration take longer.
+    Rounds end 12 s after the first one, or 30 s on a disturbed machine. What follows takes about 12 s, or longer if few training
+    iterations with each configuration take longer.
 
     Args:
         task: what to find.
@@ -71,7 +68,7 @@ def sweep_by_probes(task: Task, *, grows: bool = True) -> SweepResult:
         try:
             outcome = rounds.run(scales, host.probe, sweep.end_of_rounds, sweep.train)
             if not outcome.over:
-                task.say(f"Time is up before the race is decided: others may still beat {outcome.choice}. See --budget")
+                task.say(f"Time is up before the race is decided: others may still beat {outcome.choice}")
             sweep.confirm(outcome)
             sweep.compare_threads(outcome)
         except (KeyboardInterrupt, ProbeError, TimeoutError) as error:
@@ -94,19 +91,13 @@ class _Sweep:
         self.task, self.host = task, host
         self.rounds = ProbeRounds(task.race, task.grid, task.clock, host.env_steps_per_update)
         self.threads: ThreadChoice | None = None
-        self._until = task.clock() if task.budget_s is None else task.end()
+        self._until = -math.inf
 
     def end_of_rounds(self, outcome: Outcome) -> float:
         """Tell the standings, and return when the rounds end."""
         running = [each for each in outcome.candidates if each.scale not in outcome.out]
         number, is_known = len(self.rounds.probes), max(each.speedup_error for each in running) < _KNOWN
-        if self.task.budget_s is None:
-            end = self.rounds.first_round_ended + (ROUNDS_S if is_known else _DISTURBED_S)
-        else:
-            # A round is not interrupted: another one must fit. The first one also creates the envs, and takes about twice as long.
-            round_s = (1 + _TRAINED_SHARE) * self.rounds.probed_s / max(2, number)
-            # Few rounds are better spent on probes than on a confirmation.
-            end = self._until - round_s - (_CONFIRMING * self.task.budget_s if number >= MIN_ROUNDS else 0.0)
+        end = self.rounds.first_round_ended + (ROUNDS_S if is_known else _DISTURBED_S)
         left = f"{len(running)} of {len(self.rounds.scales)} configurations left"
         self.task.tell_leader(number, outcome.best, f"; {left}, at most {max(0.0, end - self.task.clock()):.0f} s left")
         return end
@@ -133,28 +124,15 @@ class _Sweep:
         # Configurations with the most envs are fastest and most informative about the learner's cost per env.
         return min(others, key=lambda scale: (times[scale], -scale.parallelism))
 
-    def _allow(self, seconds: float) -> None:
-        """Make sure that so much time is left, unless there is a budget."""
-        if self.task.budget_s is None:
-            self._until = max(self._until, self.task.clock() + seconds)
-
-    def _has_time(self, seconds: float = 0.0) -> bool:
-        """Return whether a budget leaves so much time; without one, whether any is left."""
-        return self.task.clock() + (0.0 if self.task.budget_s is None else seconds) < self._until
-
     def confirm(self, outcome: Outcome) -> None:
         """Train with the reference and the choice in turn, where the rounds haven't, for a note on the choice, which stays."""
         rounds, choice = self.rounds, outcome.choice
         turn_s = sum(rounds.env_steps / each.sps for each in outcome.candidates if each.scale in (REFERENCE_SCALE, choice))
-        self._allow(max(ROUNDS_S, MIN_BLOCKS * turn_s))
+        self._until = self.task.clock() + max(ROUNDS_S, MIN_BLOCKS * turn_s)
         while choice != REFERENCE_SCALE:
             speedups = rounds.trained_speedups(choice)
             enough = MIN_BLOCKS if trimmed_mean(speedups).half_width < PRECISE else MAX_BLOCKS
-            if len(speedups) >= enough:
-                break
-            if not self._has_time(turn_s):
-                if len(speedups) < 2:
-                    self.task.say("The budget leaves no time to confirm the result by training")
+            if len(speedups) >= enough or self.task.clock() >= self._until:
                 break
             if not rounds.confirmations:
                 self.task.say(f"Training with {choice}, {REFERENCE_SCALE} to confirm the result")
@@ -170,13 +148,8 @@ class _Sweep:
         counts = thread_counts(max_learner_threads(config, self.host.machine.cores), default, learn_share)
         if not counts:
             return
-        least_s = MIN_BLOCKS * len(counts) * self.rounds.env_steps / sps
-        self._allow(least_s)
-        if not self._has_time(least_s):
-            self.task.say("The budget leaves no time to compare numbers of threads for the learner")
-            return
         self.task.say(f"Training with {', '.join(map(str, counts))} threads for the learner's torch")
-        steps = compare_threads(counts, int(default), has_time=self._has_time)
+        steps = compare_threads(counts, int(default), has_time=lambda: self.task.clock() < self._until)
         try:
             threads = next(steps)
             while True:
@@ -226,5 +199,5 @@ def _comparison(probed: Configuration, trained: Sequence[float]) -> str:
         return f"training iterations vary too much to confirm it (probes: {probed.speedup:.2f}×)"
     noise = math.hypot(math.log1p(probed.speedup_error / 100), half_width)
     differ = "; they differ by more than their errors" if abs(mean - math.log(probed.speedup)) > noise else ""
-    confirmed = f"{math.exp(mean):.2f}× ± {100 * math.expm1(half_width):.0f} %"
+    confirmed = f"{math.exp(mean):.2f}× ± {as_percent(half_width):.0f} %"
     return f"training iterations: {confirmed} (probes: {probed.speedup:.2f}×){differ}"

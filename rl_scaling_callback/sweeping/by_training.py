@@ -35,21 +35,18 @@ _MAX_ROUNDS: Final = 5
 def sweep_by_training(task: Task) -> SweepResult:
     """Train configurations until the best one for a goal is known, and return the measurements.
 
-    No measurement starts after the time limit, of which probes may have used a part; by default, there is none.
-
     Raises:
         ProbeError: the reference can't be measured.
         TimeoutError: the cluster's resources are in use by others.
         KeyboardInterrupt: interrupted before the reference was measured.
     """
-    sweep, until = _Sweep(task), task.end()
+    sweep = _Sweep(task)
     todo, interrupted = [*dict.fromkeys([REFERENCE_SCALE, Scale(task.grid.runners[0], task.grid.envs[0])])], False
     try:
         while todo:
             for scale in todo:
-                if task.clock() < until or not sweep.runs:
-                    sweep.measure(scale)
-            todo = sweep.next() if task.clock() < until else []
+                sweep.measure(scale)
+            todo = sweep.next()
     except (KeyboardInterrupt, TimeoutError) as error:
         if not sweep.runs:
             raise

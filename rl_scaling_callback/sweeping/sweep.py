@@ -13,7 +13,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from rl_scaling_callback.analysis.choice import Goal
 from rl_scaling_callback.analysis.race import Grid, Race, powers_of_two
-from rl_scaling_callback.core.checks import at_least, positive
+from rl_scaling_callback.core.checks import at_least
 from rl_scaling_callback.core.probing import ProbeError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.report import SWEEP_PAGE, Report, make_report, print_report, render_page
@@ -38,17 +38,16 @@ def sweep(
     *,
     runners: Counts = "auto",
     envs: Counts = "auto",
-    budget_minutes: float | None = None,
     page: str | Path = SWEEP_PAGE,
     say: Callable[[str], None] = print,
     show: Callable[[Report], None] | None = None,
 ) -> Report:
     """Find the best scale for a config and a goal, and return a report on the measurements.
 
-    Configurations are probed inside one Algorithm, which takes seconds each. Where probes can't predict training, the Algorithm is
-    built anew for each configuration and trained for some iterations: on the old API stack, for asynchronous algorithms (APPO,
-    IMPALA), and for envs that can exist only once per process. Uses the cluster that Ray is connected to or that runs on this
-    machine, or else starts one.
+    Configurations are probed inside one Algorithm, for 12 s after the first round, or 30 s on a disturbed machine, and training
+    confirms the result, for about as long. Where probes can't predict training, the Algorithm is built anew for each configuration
+    and trained for some iterations: on the old API stack, for asynchronous algorithms (APPO, IMPALA), and for envs that can exist
+    only once per process. Uses the cluster that Ray is connected to or that runs on this machine, or else starts one.
 
     Args:
         config: the config to tune.
@@ -56,9 +55,6 @@ def sweep(
             on the policy, figures apply to the policy of the first iterations.
         runners: numbers of env runners; `"auto"` for powers of two up to the CPUs of the cluster.
         envs: numbers of envs per env runner; `"auto"` doubles them as long as that pays off.
-        budget_minutes: time after which no measurement starts, counted from when the Algorithm has started; without probes, every
-            start of an Algorithm counts. By default, 12 s for probes after the first round, 30 s on a disturbed machine, and 12 s
-            for confirming and for comparing numbers of the learner's threads; without probes, there is no limit.
         page: path or URI of the HTML page to write; an existing one is replaced.
         say: called with progress messages, such as the standings after each round of probes or training run.
         show: called with the report; by default, the report is printed.
@@ -76,8 +72,6 @@ def sweep(
         KeyboardInterrupt: interrupted before anything was measured.
     """
     goal = Goal.of(goal)
-    if budget_minutes is not None:
-        positive("budget_minutes", budget_minutes)
     runners, envs = _counts("runners", runners), _counts("envs", envs)
     if not isinstance(config, AlgorithmConfig):
         raise TypeError(f"config is {config!r}; allowed is an AlgorithmConfig, such as PPOConfig().environment(...)")
@@ -91,7 +85,7 @@ def sweep(
     measured = config.copy(copy_frozen=False)
     if evaluates(vars(config)):
         measured.evaluation(evaluation_interval=None)
-    task = Task(measured, race, grid, budget_minutes and 60 * budget_minutes, say)
+    task = Task(measured, race, grid, say)
     try:
         if why := obstacle(vars(config)):
             raise ProbeError(f"The algorithm can't be probed: {why}")

@@ -5,12 +5,11 @@ from __future__ import annotations
 import functools
 import importlib.util
 import inspect
-import math
 import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
@@ -148,7 +147,6 @@ class Task:
         config: the config to tune.
         race: the rules.
         grid: the numbers of env runners and of envs to try.
-        budget_s: time limit [s]; None for the default of the way of sweeping.
         say: called with progress messages.
         clock: returns monotonic seconds.
     """
@@ -156,16 +154,8 @@ class Task:
     config: AlgorithmConfig
     race: Race
     grid: Grid
-    budget_s: float | None = None
     say: Callable[[str], None] = print
     clock: Callable[[], float] = time.monotonic
-    _until: float | None = field(default=None, init=False)
-
-    def end(self) -> float:
-        """Return when the budget is spent, on the clock; it begins with the first call, and is infinite if there is none."""
-        if self._until is None:
-            self._until = self.clock() + (math.inf if self.budget_s is None else self.budget_s)
-        return self._until
 
     def end_early(self, error: BaseException) -> bool:
         """Say why the sweep ends, and return whether the user interrupted it."""

@@ -20,7 +20,7 @@ from tuning import costly, on_the_old_stack
 from rl_scaling_callback import Goal, ScalingCallback, sweep
 from rl_scaling_callback.core.formulas import interval
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.sweeping import by_training
+from rl_scaling_callback.sweeping import by_probes, by_training
 from rl_scaling_callback.sweeping import host as hosts
 from rl_scaling_callback.sweeping.host import Host, reserve
 from rl_scaling_callback.sweeping.task import at_scale, learner_threads_of, load_config, with_learner_threads, write_config
@@ -59,10 +59,17 @@ class Single(CostlyEnv):
         super().__init__(config)
 
 
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    """Rounds of probes end early."""
+    monkeypatch.setattr(by_probes, "ROUNDS_S", 3.0)
+    monkeypatch.setattr(by_probes, "_DISTURBED_S", 6.0)
+
+
 def run(config, place, **options):
     """Return the report of a sweep, and its messages."""
     said = []
-    options = {"runners": [1, 2], "envs": [1, 2], "budget_minutes": 0.1, "show": lambda report: None, **options}
+    options = {"runners": [1, 2], "envs": [1, 2], "show": lambda report: None, **options}
     return sweep(config, Goal("fast"), page=place / "page.html", say=said.append, **options), said
 
 
@@ -83,7 +90,7 @@ def odd(config):
 def test_sweep_returns_a_config_and_writes_a_page(tmp_path):
     shown = []
     config = odd(costly(batch=40, step_s=0.01))
-    report, said = run(config, tmp_path, budget_minutes=0.2, show=shown.append)
+    report, said = run(config, tmp_path, show=shown.append)
     choice = report.studies[0].recommendation.choice
     assert (report.config.num_env_runners, choice.scale.num_env_runners) == (2, 2)
     assert report.config.evaluation_interval == 2
@@ -103,7 +110,7 @@ def test_sweep_returns_a_config_and_writes_a_page(tmp_path):
 @pytest.mark.slow
 def test_env_that_exists_once_per_process_is_trained(tmp_path, monkeypatch):
     monkeypatch.setattr(by_training, "_REPEATS", 1)
-    made, said = run(costly(Single, batch=40, step_s=0.02), tmp_path, budget_minutes=2.0)
+    made, said = run(costly(Single, batch=40, step_s=0.02), tmp_path)
     assert any("the port is taken" in text and "Training each configuration" in text for text in said)
     choice = made.studies[0].recommendation.choice
     assert (choice.scale, choice.speedup) == (Scale(2, 1), pytest.approx(2.0, rel=0.3))
@@ -118,7 +125,7 @@ def test_env_that_exists_once_per_process_is_trained(tmp_path, monkeypatch):
     [(impala, "sampling overlaps learning"), (lambda: on_the_old_stack(costly(batch=40, step_s=0.01)), "old API stack")],
 )
 def test_what_probes_cannot_predict_is_trained(tmp_path, config, reason):
-    made, said = run(config(), tmp_path, envs=[1], budget_minutes=0.3)
+    made, said = run(config(), tmp_path, envs=[1])
     assert reason in said[0]
     (study,) = made.studies
     assert study.study.steps_vary == (config is impala)
@@ -255,7 +262,7 @@ def test_worker_can_create_an_env_registered_in_the_file_of_a_tuned_config(tmp_p
 def test_ctrl_c_in_a_terminal_shows_the_results_so_far(tmp_path):
     (tmp_path / "my_config.py").write_text(CONFIG)
     start = "from rl_scaling_callback.cli import main; main()"
-    command = [sys.executable, "-c", start, "sweep", f"{tmp_path / 'my_config.py'}:config", "--budget", "5"]
+    command = [sys.executable, "-c", start, "sweep", f"{tmp_path / 'my_config.py'}:config"]
     command += ["--runners", "1", "--goal", "fastest", "--page", str(tmp_path / "page.html"), "--write", str(tmp_path / "tuned.py")]
     environment = os.environ | {"RAY_ADDRESS": "local", "COLUMNS": "80"}
     with (tmp_path / "log").open("w") as log:

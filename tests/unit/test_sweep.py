@@ -21,7 +21,7 @@ from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.rllib.algorithms.ppo import PPOConfig
 
 from rl_scaling_callback import ScalingCallback
-from rl_scaling_callback.analysis.choice import GOALS, Goal
+from rl_scaling_callback.analysis.choice import GOALS
 from rl_scaling_callback.analysis.probe_rounds import MIN_ITERATIONS, ProbeRounds
 from rl_scaling_callback.analysis.race import Grid, Race
 from rl_scaling_callback.core.probing import Probe, ProbeError
@@ -122,7 +122,7 @@ def scripted(monkeypatch):
     return use
 
 
-def by(way, runners=(1, 2), envs=ENVS, budget_s=None, **options):
+def by(way, runners=(1, 2), envs=ENVS, **options):
     """Sweep the scripted process; return the measurements and the messages."""
     said = []
 
@@ -130,7 +130,7 @@ def by(way, runners=(1, 2), envs=ENVS, budget_s=None, **options):
         ScriptedHost.now += 1e-6
         return ScriptedHost.now
 
-    return way(Task(CONFIG, Race(FASTEST), Grid(runners, envs), budget_s, said.append, clock), **options), said
+    return way(Task(CONFIG, Race(FASTEST), Grid(runners, envs), said.append, clock), **options), said
 
 
 def probe(**options):
@@ -197,16 +197,6 @@ def test_reference_that_cannot_be_trained_ends_a_sweep(scripted, train_, text):
         train()
 
 
-@pytest.mark.parametrize(("budget_s", "spent"), [(0.1, 0.0), (20.0, 0.0), (20.0, 15.0)])
-def test_no_training_starts_after_the_budget_of_which_probes_may_have_spent_a_part(scripted, budget_s, spent):
-    task = Task(CONFIG, Race(FASTEST), Grid((1, 2), ENVS), budget_s, lambda text: None, clock=lambda: ScriptedHost.now)
-    assert task.end() == budget_s
-    ScriptedHost.now = spent
-    swept = by_training.sweep_by_training(task)
-    assert ScriptedHost.now < budget_s + 10
-    assert runs(swept).keys() >= {REFERENCE_SCALE}
-
-
 # With probes
 
 
@@ -236,36 +226,16 @@ def test_configuration_that_cannot_be_probed_is_neither_probed_again_nor_trained
         return "no licence" if scale.num_envs_per_env_runner > 1 else ScriptedHost.probe(self, scale)
 
     scripted(probe=fail, trained=trained)
-    swept, _ = probe(envs=(1, 4), budget_s=20.0)
+    swept, _ = probe(envs=(1, 4))
     assert dict(swept.experiment.left_out) == {"1r×4e": "no licence", "2r×4e": "no licence"}
     assert probed[Scale(1, 4)] == probed[Scale(2, 4)] == 1
     assert trained.keys() == {REFERENCE_SCALE, Scale(2, 1)}
 
 
-@pytest.mark.parametrize(("budget_s", "changed"), [(10.0, {}), (20.0, {}), (20.0, SLOW), (40.0, SLOW)])
-def test_budget_includes_rounds_confirmation_and_threads(scripted, budget_s, changed):
-    scripted(**changed)
-    swept, _ = probe(envs=(1, 2), budget_s=budget_s)
-    assert ScriptedHost.now <= budget_s
-    confirmed = [note for note in notes(swept) if note.startswith("training iterations: ") and "differ" not in note]
-    assert changed or confirmed
-
-
-def test_budget_shorter_than_a_round_runs_one_round_and_leaves_a_guess(scripted):
-    scripted(learner_threads=1.0)
-    swept, said = probe(budget_s=0.1)
-    assert swept.experiment.source == "4 probes in 1 round"
-    assert "no time to confirm" in said[-2]
-    assert said[-1] == "The budget leaves no time to compare numbers of threads for the learner"
-    found = recommendation(swept, Goal("fast", min_speedup=1.5))
-    assert (found.ground, found.verdict) == ("guess", "undecided")
-
-
-@pytest.mark.parametrize(("budget_s", "error", "end"), [(None, 5.0, 5 + 12), (None, 50.0, 5 + 30), (40.0, 50.0, 30)])
-def test_rounds_go_on_for_longer_while_errors_are_large(budget_s, error, end):
-    """By default only: 12 or 30 s after the first round. Otherwise, they leave a quarter of the budget."""
+@pytest.mark.parametrize(("error", "end"), [(5.0, 5 + 12), (50.0, 5 + 30)])
+def test_rounds_go_on_for_longer_while_errors_are_large(error, end):
     said = []
-    task = Task(CONFIG, Race(FASTEST), Grid((1,), (1,)), budget_s, said.append, clock=lambda: 0.0)
+    task = Task(CONFIG, Race(FASTEST), Grid((1,), (1,)), said.append, clock=lambda: 0.0)
     running = by_probes._Sweep(task, ScriptedHost(None))
     running.rounds.first_round_ended, running.rounds.probes = 5.0, [{}] * 3
     best = SimpleNamespace(scale=Scale(1, 2), speedup=2.0, speedup_error=error)
@@ -321,7 +291,6 @@ def test_env_runners_share_the_resets_that_probes_exclude(scripted):
         ({"envs": np.int64(4)}, ValueError, "envs is .*4.*; allowed are several numbers"),
         ({"envs": np.array([1.5])}, ValueError, "envs is .*1.5.*; allowed are whole numbers from 1 up"),
         ({"envs": [0]}, ValueError, "envs is 0; allowed are whole numbers from 1 up"),
-        ({"budget_minutes": 0}, ValueError, "budget_minutes is 0"),
         ({}, TypeError, "config is namespace"),
         ({"config": PPOConfig().callbacks(partial(ScalingCallback, learner_threads=0))}, ValueError, "learner_threads is 0"),
         ({"config": IMPALAConfig().callbacks(partial(ScalingCallback, learner_threads=2))}, ValueError, "allowed is only None"),
