@@ -192,7 +192,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         if self._is_not_first_of(getattr(env_runner, "_callbacks", None)) or not hasattr(env_runner, "metrics"):
             return
         if self._sampling is not None:
-            self._sampling.num_envs = env_runner.num_envs
+            self._sampling.watch(env_runner.env)
         else:
             self._sampling = self._attempt("timing an env runner", lambda: SamplingClock(env_runner))
 

@@ -6,7 +6,6 @@ of every algorithm runs inside `metrics.log_time(key)`. The clocks here wrap tho
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -14,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final, NamedTuple
 
 from rl_scaling_callback.rllib.configs import is_asynchronous
-from rl_scaling_callback.rllib.names import RESET_TIMER, SAMPLE_TIMER, STEP_TIMERS, WEIGHTS_TIMER
+from rl_scaling_callback.rllib.names import INFERENCE_TIMER, SAMPLE_TIMER, WEIGHTS_TIMER
 
 OUTSIDE: Final = "outside"
 """The phase of a segment between two iterations."""
@@ -148,22 +147,18 @@ class PhaseClock:
         return self._since - start
 
 
-TIMED_EVERY_S: Final = 0.02
-"""Mean sampling time between timed steps; if steps take longer, all of them are timed."""
-_LAST_TIMER: Final = list(STEP_TIMERS)[-1]
-_TIMERS: Final = frozenset({*STEP_TIMERS, RESET_TIMER, WEIGHTS_TIMER})
+_TIMED_INFERENCES: Final = 16
 
 
 class SamplingClock:
     """Times how long an env runner of the new API stack samples, and how much of that are env steps, resets and inference.
 
-    RLlib enters about 15 timers per step. Timing all of them would cost about 1 % of the sampling time of a fast env. Instead, a
-    random sample of steps is timed and extrapolated. Gymnasium's vectorised envs reset a sub-env in the step after its episode
-    ended. All such steps are timed, and what they take beyond an ordinary step counts as reset. A step here is a vector step of
-    all envs of the env runner.
+    Gymnasium's vectorised envs reset a sub-env in the step after its episode ended. What such a step takes beyond an ordinary one
+    counts as reset. A step here is a vector step of all envs of the env runner. RLlib enters about 15 timers per step, and wrapping
+    them all would cost about 1 % of the sampling time of a fast env, so the first inferences of each sample stand for the others.
 
     Raises:
-        AttributeError: the env runner has no timers.
+        AttributeError: the env runner has no timers or no env.
     """
 
     def __init__(
@@ -172,78 +167,58 @@ class SamplingClock:
         *,
         clock: Callable[[], float] = time.perf_counter,
         cpu_clock: Callable[[], float] = time.process_time,
-        draw: Callable[[int, int], int] | None = None,
     ) -> None:
-        self.num_envs: int = env_runner.num_envs  # may change between samples
         self._metrics = env_runner.metrics
         self._log_time = self._metrics.log_time
         self._awaits_weights = is_asynchronous(vars(env_runner.config))
         self._clock = clock
         self._cpu_clock = cpu_clock
         self._cpu_before = cpu_clock()
-        self._draw = draw or random.Random().randrange  # not of the generators that are seeded for training
-        # The current sample.
         self._started: float | None = None
-        self._has_stepped = True
-        self._waited = self._resets_s = self._reset_steps_s = 0.0
-        self._reset_steps = 0
         self._resets = False  # whether the next step resets an env
-        # Mean number of steps between timed steps; env steps until the next one.
-        self._stride = 1
-        self._until_timed = 0
-        # Since the parts were last returned; the latest estimate of a step [s].
-        self._busy = 0.0
-        self._env_steps = self._timed_steps = 0
-        self._timed = dict.fromkeys(STEP_TIMERS.values(), 0.0)
-        self._step_s = 0.0
+        self._ordinary_s = 0.0  # mean of ordinary steps in the latest sample that had some
+        self.watch(env_runner.env)
         self._listen()
 
-    def count_env_step(self) -> None:
-        """Count a step or reset of one env."""
-        self._env_steps += 1
-        self._until_timed -= 1
-        if self._until_timed == 0:
-            self._listen()
+    def watch(self, env: Any) -> None:
+        """Time the steps and resets of the env runner's env, which may be made anew."""
+        env.step, env.reset = self._timed(env.step, self._count_step), self._timed(env.reset, self._count_reset)
 
     def count_episode_end(self) -> None:
         """Note that the next step resets an env."""
         self._resets = True
-        self._listen()
 
     def take(self) -> dict[str, float]:
         """Return the times of the sample that ends now [s].
 
         Returns:
-            `busy`: the whole sample; `reset`: env resets in it; `cpu`: CPU time of the process since the last call; and, if any
-            step was timed, each part, extrapolated to all steps since the parts were last returned. If the env runner awaits
-            weights (APPO, IMPALA) also `weights`: the wait for them before the sample, and when it `began` and `ended`, on a clock
-            shared with the Algorithm's process. Empty if the start of the sample was missed.
+            `busy`: the whole sample; `env_step`, `inference` and `reset`: parts of it; `cpu`: CPU time of the process since the
+            last call. If the env runner awaits weights (APPO, IMPALA) also `weights`: the wait for them before the sample, and when
+            it `began` and `ended`, on a clock shared with the Algorithm's process. Empty if the start of the sample was missed.
         """
         if self._started is None:
             return {}
-        cpu = self._cpu_clock()
-        seconds = {"busy": self._clock() - self._started, "cpu": cpu - self._cpu_before}
+        cpu, steps = self._cpu_clock(), self._ordinary + self._resetting
+        if self._ordinary:
+            self._ordinary_s = self._ordinary_steps_s / self._ordinary
+        seconds = {
+            "busy": self._clock() - self._started,
+            "cpu": cpu - self._cpu_before,
+            "env_step": steps * self._ordinary_s,
+            "inference": steps * self._inferences_s / max(1, self._inferences),
+            "reset": self._resets_s + max(0.0, self._resetting_steps_s - self._resetting * self._ordinary_s),
+        }
         if self._awaits_weights:
             now = time.time()
             seconds.update(weights=self._waited, began=now - seconds["busy"], ended=now)
-        self._started = None
-        self._cpu_before = cpu
-        self._busy += seconds["busy"]
-        steps = self._env_steps / self.num_envs
-        if steps > 0 and self._timed_steps:
-            seconds.update({part: timed / self._timed_steps * steps for part, timed in self._timed.items()})
-            self._step_s = self._timed[STEP_TIMERS[_LAST_TIMER]] / self._timed_steps
-            self._stride = max(1, round(TIMED_EVERY_S * steps / self._busy))
-            self._busy = 0.0
-            self._env_steps = self._timed_steps = 0
-            self._timed = dict.fromkeys(self._timed, 0.0)
-        seconds["reset"] = self._resets_s + max(0.0, self._reset_steps_s - self._reset_steps * self._step_s)
-        self._waited = self._resets_s = self._reset_steps_s = 0.0
-        self._reset_steps = 0
+        self._started, self._cpu_before = None, cpu
         self._listen()
         return seconds
 
     def _listen(self) -> None:
+        """Begin to wait for the next sample."""
+        self._ordinary = self._resetting = self._inferences = 0
+        self._ordinary_steps_s = self._resetting_steps_s = self._inferences_s = self._resets_s = self._waited = 0.0
         self._metrics.log_time = self._log_time_and_seconds
 
     def _log_time_and_seconds(self, key: Any, *args: Any, **kwargs: Any) -> Any:
@@ -251,61 +226,58 @@ class SamplingClock:
         name = key[-1] if isinstance(key, tuple) and key else key
         if name == SAMPLE_TIMER:
             self._started = self._clock()
-            self._has_stepped = False
-        elif name in _TIMERS:
-            if name in STEP_TIMERS and not self._has_stepped:
-                # From the start to here, all envs may have been reset.
-                self._has_stepped = True
-                if self._until_timed > 0 and not self._resets:
-                    self._metrics.log_time = self._log_time
-                    return block
-            return self._timed_block(block, name)
+        elif name == WEIGHTS_TIMER:
+            return self._timed_block(block, self._count_wait)
+        elif name == INFERENCE_TIMER:
+            return self._timed_block(block, self._count_inference)
         return block
 
     @contextmanager
-    def _timed_block(self, block: AbstractContextManager[Any], timer: str) -> Iterator[Any]:
+    def _timed_block(self, block: AbstractContextManager[Any], count: Callable[[float], None]) -> Iterator[Any]:
         entered = self._clock()
         with block as stats:
             try:
                 yield stats
             finally:
-                self._spend(timer, self._clock() - entered)
+                count(self._clock() - entered)
 
-    def _spend(self, timer: str, seconds: float) -> None:
-        if timer == WEIGHTS_TIMER:
-            self._waited += seconds
-            return
-        if timer == RESET_TIMER:
-            self._resets = False
-            self._resets_s += seconds if self._started is not None else 0.0
-            return
-        if not self._resets:
-            self._timed[STEP_TIMERS[timer]] += seconds
-        if timer != _LAST_TIMER:
-            return
+    def _timed(self, function: Callable[..., Any], count: Callable[[float], None]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            began = self._clock()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                count(self._clock() - began)
+
+        return timed
+
+    def _count_wait(self, seconds: float) -> None:
+        self._waited += seconds
+
+    def _count_inference(self, seconds: float) -> None:
+        self._inferences_s += seconds
+        self._inferences += 1
+        if self._inferences == _TIMED_INFERENCES:
+            self._metrics.log_time = self._log_time
+
+    def _count_step(self, seconds: float) -> None:
         if self._resets:
             self._resets = False
-            self._reset_steps_s += seconds
-            self._reset_steps += 1
+            self._resetting += 1
+            self._resetting_steps_s += seconds
         else:
-            self._timed_steps += 1
-        if self._until_timed <= 0:
-            # Random gaps avoid aliasing with work that an env does every few steps.
-            self._until_timed = self._draw(1, 2 * self._stride) * self.num_envs
-        self._metrics.log_time = self._log_time
+            self._ordinary += 1
+            self._ordinary_steps_s += seconds
+
+    def _count_reset(self, seconds: float) -> None:
+        self._resets = False
+        self._resets_s += seconds if self._started is not None else 0.0
 
 
 class SampleTiming:
     """What a callback adds to time the samples of an env runner. RLlib calls it in the env runner's process."""
 
     _sampling: SamplingClock | None = None
-
-    def on_episode_step(self, **kwargs: Any) -> None:
-        """Count a step of one of the env runner's envs."""
-        if self._sampling is not None:
-            self._sampling.count_env_step()
-
-    on_episode_start = on_episode_step  # the step in which an env is reset
 
     def on_episode_end(self, **kwargs: Any) -> None:
         """Note that the next step resets an env."""

@@ -100,11 +100,8 @@ LEARNER_PHASES: Final[Mapping[str, str]] = {
 SAMPLE_TIMER: Final = "sample"
 """The timer around an env runner's sampling."""
 
-STEP_TIMERS: Final[Mapping[str, str]] = {"rlmodule_inference_timer": "inference", "env_step_timer": "env_step"}
-"""The part of sampling that each timer inside a step measures, in the order of the step."""
-
-RESET_TIMER: Final = "env_reset_timer"
-"""The timer around a reset of all envs of an env runner."""
+INFERENCE_TIMER: Final = "rlmodule_inference_timer"
+"""The timer around a policy inference of an env runner."""
 
 WEIGHTS_TIMER: Final = "env_runner_state_server_pull"
 """The timer around an env runner's request for weights before it samples (IMPALA, APPO)."""

@@ -158,13 +158,9 @@ class RunnerReport:
         return self.busy - self.env_step - self.inference
 
     def __add__(self, later: RunnerReport) -> RunnerReport:
-        """Return the sum of both. An estimate that is missing in one of them is part of the other: it covers all steps since."""
+        """Return the sum of both; the later one's beginning and end."""
         summed = ("busy", "env_step", "inference", "reset", "cpu", "weights")
-        return replace(later, **{part: _known_sum(getattr(self, part), getattr(later, part)) for part in summed})
-
-
-def _known_sum(first: float, second: float) -> float:
-    return second if first != first else first if second != second else first + second
+        return replace(later, **{part: getattr(self, part) + getattr(later, part) for part in summed})
 
 
 def take_reports(logged: Iterable[Any]) -> list[Mapping[str, Any]]:

@@ -23,7 +23,7 @@ def test_longest_is_summed_over_the_rounds_of_an_iteration(merged):
         rounds.add(each)
     spent = rounds.read()
     assert (spent.busy, spent.longest) == (2.0, 6.0)
-    assert spent.reports == (RunnerReport(4.0, cpu=4.0),) * 2
+    assert [(each.busy, each.cpu) for each in spent.reports] == [(4.0, 4.0)] * 2
 
 
 def test_reports_of_learners_are_averaged():
