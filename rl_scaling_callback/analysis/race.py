@@ -124,8 +124,8 @@ class Race:
     def outcome(self, scales: Sequence[Scale], seconds: Array, rest: Array | float = 0.0, rest_error: float = 0.0) -> Outcome:
         """Return the standings after some rounds.
 
-        A configuration is eliminated if another one clearly meets the goal while this one clearly doesn't or is slower, or if this
-        one clearly misses the goal by more. The reference is never eliminated, because speedups are relative to it.
+        A configuration is eliminated if one of the best is clearly better for the goal, by the rule of `choose`. The reference is
+        never eliminated, because speedups are relative to it.
 
         Args:
             scales: the configurations, the reference first.
@@ -177,12 +177,11 @@ class Race:
             return least < its or (least == its and lead > 0 and lead >= half[i, j])
 
         peers = choose(candidates, self.goal)
-        rivals = [each for each in candidates if each is not peers[0] and measured[place[each.scale]] >= _MIN_TO_ELIMINATE]
-        out = {each.scale for each in rivals if any(is_clearly_better(peer, each) for peer in peers)} - {scales[0]}
-        done = {each.scale for each in rivals if is_clearly_better(peers[0], each, 2 * INDIFFERENCE, TOLERANCE / 2)}
-        over = measured[place[peers[0].scale]] >= MIN_ROUNDS and {each.scale for each in candidates} == out | done | {
-            peers[0].scale
-        }
+        choice, rivals = peers[0], [each for each in candidates if each is not peers[0]]
+        often = [each for each in rivals if measured[place[each.scale]] >= _MIN_TO_ELIMINATE]
+        out = {each.scale for each in often if any(is_clearly_better(peer, each) for peer in peers)} - {scales[0]}
+        done = out | {each.scale for each in often if is_clearly_better(choice, each, 2 * INDIFFERENCE, TOLERANCE / 2)}
+        over = measured[place[choice.scale]] >= MIN_ROUNDS and len(done) == len(rivals)
         return Outcome(tuple(candidates), tuple(each.scale for each in peers), frozenset(out), bool(over))
 
     def worth_adding(self, candidates: Sequence[Configuration], grid: Grid, near: Collection[Scale]) -> list[Scale]:
@@ -217,8 +216,8 @@ class Race:
 
 
 def _faster(each: Configuration, by: float) -> Configuration:
-    """Return a configuration with a larger speedup, by so much as ln."""
-    return replace(each, speedup=each.speedup * math.exp(by))
+    """Return a configuration with a larger speedup, by so much as ln; beyond e^20, the number is meaningless."""
+    return replace(each, speedup=each.speedup * math.exp(max(-20.0, min(by, 20.0))))
 
 
 def _log_slope(smaller: Configuration, larger: Configuration) -> float:

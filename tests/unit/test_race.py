@@ -220,3 +220,11 @@ def test_runners_grow_up_to_their_limit():
     outcome = race.outcome([SINGLE, Scale(2, 1), Scale(4, 1)], rounds(np.array([1, 0.5, 0.25]), 3))
     assert more(race, outcome, Grid((1, 2, 4, 6), (1,))) == [Scale(6, 1)]
     assert more(race, outcome, Grid((1, 2, 4), (1,))) == more(race, outcome, Grid((1, 2, 4, 6), (1,), lambda scale: False)) == []
+
+
+@pytest.mark.parametrize("goal", ["save", "fastest"])
+def test_nothing_is_eliminated_while_the_noise_is_unknown(goal):
+    """Three configurations, each measured twice, in rounds that leave no degree of freedom."""
+    seconds = np.array([[1.0, NAN, 0.3], [1.1, 0.5, NAN], [NAN, 0.6, NAN], [NAN, NAN, 0.31]])
+    outcome = Race(GOALS[goal]).outcome([SINGLE, Scale(2, 1), Scale(4, 1)], seconds)
+    assert (outcome.out, outcome.over) == (frozenset(), False)
