@@ -197,23 +197,16 @@ def most_from_runners(parts: Mapping[str, float], seconds: float) -> float:
     return max(1.0, seconds / busy_s) if busy_s > 0 and seconds > 0 else math.inf
 
 
-def speed_without(points: float) -> float:
-    """Return how many times as fast training would be without a cause that loses `points` of efficiency; NaN from 100 points on.
-
-    The cause loses points = 100·(N·C_i − C0_i) / (N·T), and so C_i − C0_i/N = T·points/100 seconds of an iteration. Without them it
-    takes T·(1 − points/100), and the factor is 1 / (1 − points/100).
-    """
-    return formulas.ratio(1, 1 - points / 100) if points < 100 else NAN
-
-
 def gains(lost: Mapping[str, float], most: float = math.inf) -> dict[str, float]:
-    """Return `speed_without` of each cause of which it is at least 1.05×, limited by `most_from_runners`."""
-    return {cause: gain for cause, points in lost.items() if (gain := _gain(cause, points, most)) >= _MIN_GAIN}
+    """Return how many times as fast training would be without each cause, where that is at least 1.05×.
 
-
-def _gain(cause: str, points: float, most: float) -> float:
-    # Without another cause, an asynchronous learner gets more to do, until it is saturated.
-    return speed_without(points) if cause == "learn" else min(speed_without(points), most)
+    A cause loses points = 100·(N·C_i − C0_i) / (N·T), and so C_i − C0_i/N = T·points/100 seconds of an iteration. Without them it
+    takes T·(1 − points/100), and the factor is 1 / (1 − points/100). But an asynchronous learner gets more to do without another
+    cause, up to `most`, as `most_from_runners`.
+    """
+    factors = {cause: formulas.ratio(1, 1 - points / 100) for cause, points in lost.items() if points < 100}
+    limited = {cause: factor if cause == "learn" else min(factor, most) for cause, factor in factors.items()}
+    return {cause: factor for cause, factor in limited.items() if factor >= _MIN_GAIN}
 
 
 def diagnosis(
@@ -241,8 +234,8 @@ def diagnosis(
         advice = _ADVICE[cause]
         if cause == "learn" and not is_limited:
             advice += f" ({threads})" if threads else ""
-        gain = _gain(cause, lost[cause], most)
-        details = [f"{rounded(gain, 2, '×')} as fast without it"] if gain >= _MIN_GAIN else []
+        gain = gains(lost, most).get(cause)
+        details = [f"{rounded(gain, 2, '×')} as fast without it"] if gain else []
         share = formulas.ratio(parts.get(CONNECTORS, NAN), parts.get("learn", NAN))
         if cause == "learn" and share >= _MIN_SHARE:
             details.append(f"{100 * share:.0f} % of it in the learner's connectors")
