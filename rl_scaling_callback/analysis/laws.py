@@ -117,11 +117,6 @@ def axes(found: Sequence[Configuration], given: Run | None = None) -> dict[str, 
     return {name: each for name, each in fractions.items() if each}
 
 
-def axis_limit(serial_fractions: Mapping[int, float]) -> float:
-    """Return Amdahl's limit of the speedup along an axis, 1 / s at its largest N [×]; NaN if there is none."""
-    return formulas.amdahl_limit(serial_fractions[max(serial_fractions)])
-
-
 def _serial_fractions(known: Mapping[Scale, float], is_on_axis: Callable[[Scale], bool]) -> dict[int, float]:
     """Return Karp–Flatt's serial fractions by N along an axis; empty without 1r×1e."""
     speeds = {scale.parallelism: sps for scale, sps in known.items() if is_on_axis(scale)} if REFERENCE_SCALE in known else {}

@@ -199,8 +199,10 @@ class Race:
         for scale in near:
             one = known[scale]
             for larger, smaller in grid.next_to(scale, known):
-                gain = 1.0 if smaller is None else _log_slope(known[smaller], one)
-                speedup = one.speedup * (larger.parallelism / scale.parallelism) ** gain
+                speedup = one.speedup * larger.parallelism / scale.parallelism
+                if smaller is not None:
+                    slope = math.log(one.speedup / known[smaller].speedup) / math.log(scale.parallelism / smaller.parallelism)
+                    speedup = one.speedup * (larger.parallelism / scale.parallelism) ** slope
                 expected = cost(replace(one, scale=larger, speedup=speedup, cpus=self.cpus(larger)))
                 better = next((now - then for now, then in zip(least, expected, strict=True) if now != then), 0.0)
                 if larger not in known and better > INDIFFERENCE:
@@ -218,11 +220,6 @@ class Race:
 def _faster(each: Configuration, by: float) -> Configuration:
     """Return a configuration with a larger speedup, by so much as ln; beyond e^20, the number is meaningless."""
     return replace(each, speedup=each.speedup * math.exp(max(-20.0, min(by, 20.0))))
-
-
-def _log_slope(smaller: Configuration, larger: Configuration) -> float:
-    """Return by how much ln of the speedup grows per ln of N."""
-    return math.log(larger.speedup / smaller.speedup) / math.log(larger.scale.parallelism / smaller.scale.parallelism)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from rl_scaling_callback.analysis.configurations import Configuration
-from rl_scaling_callback.analysis.laws import FORMULA, MAX_LAW_ERROR, MIN_CONFIGURATIONS, axis_limit
+from rl_scaling_callback.analysis.laws import FORMULA, MAX_LAW_ERROR, MIN_CONFIGURATIONS
 from rl_scaling_callback.analysis.runs import USUAL_STD, LeftOut, Noise
 from rl_scaling_callback.core.attribution import MIN_LOSS
-from rl_scaling_callback.core.formulas import interval
+from rl_scaling_callback.core.formulas import amdahl_limit, interval
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.text import joined, listed, printable, rounded, with_interval
 from rl_scaling_callback.report.study import StudyReport
@@ -121,9 +121,10 @@ def _law(study: StudyReport) -> Iterator[str]:
         needed = f"at least {MIN_CONFIGURATIONS} configurations, with different numbers of env runners"
         yield f"None: it needs {needed}, which it predicts within {MAX_LAW_ERROR:.0f} % on average."
     for name, fractions in study.axes.items():
-        limit = axis_limit(fractions)
+        fraction = fractions[max(fractions)]
+        limit = amdahl_limit(fraction)
         bound = "no limit" if math.isnan(limit) else f"limit {rounded(limit, 1, '×')}"
-        yield f"Amdahl along {name} alone: serial fraction {rounded(fractions[max(fractions)], 3)}, {bound}."
+        yield f"Amdahl along {name} alone: serial fraction {rounded(fraction, 3)}, {bound}."
     if not study.axes:
         yield "Serial fractions need 1r×1e, and others with one env each or with one env runner."
 

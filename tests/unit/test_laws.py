@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rl_scaling_callback.analysis import laws
-from rl_scaling_callback.analysis.laws import axes, axis_limit, fit_law
+from rl_scaling_callback.analysis.laws import axes, fit_law
+from rl_scaling_callback.core.formulas import amdahl_limit
 from rl_scaling_callback.core.scale import Scale
 from tests.builders import configuration, of_the_user
 
@@ -99,7 +100,7 @@ def test_errors_are_at_least_those_of_the_data_and_of_the_baseline():
     )
 )
 def test_nothing_is_ever_infinite(measured):
-    numbers = [number for each in axes(measured).values() for number in (axis_limit(each), *each.values())]
+    numbers = [number for each in axes(measured).values() for number in (amdahl_limit(each[max(each)]), *each.values())]
     with patch.object(laws, "MAX_LAW_ERROR", math.inf):
         law = fit_law(measured)
     if law is not None:
