@@ -191,10 +191,12 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         """Hook into the timers of an env runner. RLlib calls it in the env runner's process."""
         if self._is_not_first_of(getattr(env_runner, "_callbacks", None)) or not hasattr(env_runner, "metrics"):
             return
-        if self._sampling is not None:
+
+        def watch() -> None:
+            self._sampling = self._sampling or SamplingClock(env_runner)
             self._sampling.watch(env_runner.env)
-        else:
-            self._sampling = self._attempt("timing an env runner", lambda: SamplingClock(env_runner))
+
+        self._attempt("timing an env runner", watch)
 
     def on_sample_end(self, *, env_runner: Any = None, metrics_logger: Any = None, samples: Any = None, **kwargs: Any) -> None:
         """Report the times of this sample. RLlib calls it in the env runner's process."""

@@ -6,10 +6,13 @@ of every algorithm runs inside `metrics.log_time(key)`. The clocks here wrap tho
 
 from __future__ import annotations
 
+import inspect
 import threading
 import time
+import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from statistics import median
 from typing import Any, Final, NamedTuple
 
 from rl_scaling_callback.rllib.configs import is_asynchronous
@@ -147,18 +150,28 @@ class PhaseClock:
         return self._since - start
 
 
+def weakly_bound(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method that doesn't keep its object alive, to replace the method on that object without a reference cycle."""
+    if not inspect.ismethod(method):
+        return method
+    function, reference = method.__func__, weakref.ref(method.__self__)
+    return lambda *args, **kwargs: function(reference(), *args, **kwargs)
+
+
 _TIMED_INFERENCES: Final = 16
+_ENOUGH_STEPS: Final = 100
 
 
 class SamplingClock:
     """Times how long an env runner of the new API stack samples, and how much of that are env steps, resets and inference.
 
-    Gymnasium's vectorised envs reset a sub-env in the step after its episode ended. What such a step takes beyond an ordinary one
-    counts as reset. A step here is a vector step of all envs of the env runner. RLlib enters about 15 timers per step, and wrapping
-    them all would cost about 1 % of the sampling time of a fast env, so the first inferences of each sample stand for the others.
+    A step here is a vector step of all envs of the env runner. Gymnasium's vectorised envs reset sub-envs in the step after their
+    episodes ended, so that it takes t = a + b·k with k resets. Least squares over at least 100 steps find b, what a reset takes
+    beyond a step. RLlib enters about 15 timers per step, and wrapping them all would cost about 1 % of the sampling time of a fast
+    env, so the first inferences of each sample stand for the others.
 
     Raises:
-        AttributeError: the env runner has no timers or no env.
+        AttributeError: the env runner has no timers.
     """
 
     def __init__(
@@ -174,19 +187,33 @@ class SamplingClock:
         self._clock = clock
         self._cpu_clock = cpu_clock
         self._cpu_before = cpu_clock()
-        self._started: float | None = None
-        self._resets = False  # whether the next step resets an env
-        self._ordinary_s = 0.0  # mean of ordinary steps in the latest sample that had some
-        self.watch(env_runner.env)
-        self._listen()
+        self._waited = 0.0
+        self._ended = 0  # episodes whose envs the next step resets
+        self._reset_s = 0.0  # b
+        self._sums = [0.0] * 5  # of 1, k, t, k² and k·t
+        self._start_over(None)
 
     def watch(self, env: Any) -> None:
         """Time the steps and resets of the env runner's env, which may be made anew."""
-        env.step, env.reset = self._timed(env.step, self._count_step), self._timed(env.reset, self._count_reset)
+        step, reset = weakly_bound(env.step), weakly_bound(env.reset)
+
+        def timed_step(*args: Any, **kwargs: Any) -> Any:
+            began = self._clock()
+            results = step(*args, **kwargs)
+            self._count_step(self._clock() - began)
+            return results
+
+        def timed_reset(*args: Any, **kwargs: Any) -> Any:
+            self._ended, began = 0, self._clock()
+            results = reset(*args, **kwargs)
+            self._resets_s += self._clock() - began
+            return results
+
+        env.step, env.reset = timed_step, timed_reset
 
     def count_episode_end(self) -> None:
         """Note that the next step resets an env."""
-        self._resets = True
+        self._ended += 1
 
     def take(self) -> dict[str, float]:
         """Return the times of the sample that ends now [s].
@@ -198,80 +225,65 @@ class SamplingClock:
         """
         if self._started is None:
             return {}
-        cpu, steps = self._cpu_clock(), self._ordinary + self._resetting
-        if self._ordinary:
-            self._ordinary_s = self._ordinary_steps_s / self._ordinary
+        n, k, t, kk, kt = self._sums
+        if (spread := n * kk - k * k) > 0:
+            self._reset_s = max(0.0, (n * kt - k * t) / spread)
+        if n >= _ENOUGH_STEPS:
+            self._sums = [0.0] * 5
+        resets_s, inferences, cpu = min(self._steps_s, self._reset_s * self._resets), self._inferences, self._cpu_clock()
+        others = self._steps - len(inferences) if len(inferences) == _TIMED_INFERENCES else 0
         seconds = {
             "busy": self._clock() - self._started,
             "cpu": cpu - self._cpu_before,
-            "env_step": steps * self._ordinary_s,
-            "inference": steps * self._inferences_s / max(1, self._inferences),
-            "reset": self._resets_s + max(0.0, self._resetting_steps_s - self._resetting * self._ordinary_s),
+            "env_step": self._steps_s - resets_s,
+            "inference": sum(inferences) + (others * median(inferences) if others else 0.0),
+            "reset": self._resets_s + resets_s,
         }
         if self._awaits_weights:
             now = time.time()
             seconds.update(weights=self._waited, began=now - seconds["busy"], ended=now)
-        self._started, self._cpu_before = None, cpu
-        self._listen()
+        self._cpu_before, self._waited = cpu, 0.0
+        self._start_over(None)
         return seconds
 
-    def _listen(self) -> None:
-        """Begin to wait for the next sample."""
-        self._ordinary = self._resetting = self._inferences = 0
-        self._ordinary_steps_s = self._resetting_steps_s = self._inferences_s = self._resets_s = self._waited = 0.0
+    def _start_over(self, started: float | None) -> None:
+        """Begin a sample, or to wait for one if `started` is None."""
+        self._started = started
+        self._steps = self._resets = 0
+        self._steps_s = self._resets_s = 0.0
+        self._inferences: list[float] = []
         self._metrics.log_time = self._log_time_and_seconds
+
+    def _count_step(self, seconds: float) -> None:
+        k, self._ended = self._ended, 0
+        self._steps += 1
+        self._resets += k
+        self._steps_s += seconds
+        self._sums = [total + each for total, each in zip(self._sums, (1, k, seconds, k * k, k * seconds), strict=True)]
 
     def _log_time_and_seconds(self, key: Any, *args: Any, **kwargs: Any) -> Any:
         block = self._log_time(key, *args, **kwargs)
         name = key[-1] if isinstance(key, tuple) and key else key
-        if name == SAMPLE_TIMER:
-            self._started = self._clock()
-        elif name == WEIGHTS_TIMER:
-            return self._timed_block(block, self._count_wait)
-        elif name == INFERENCE_TIMER:
-            return self._timed_block(block, self._count_inference)
-        return block
+        return self._timed_block(block, name) if name in (SAMPLE_TIMER, WEIGHTS_TIMER, INFERENCE_TIMER) else block
 
     @contextmanager
-    def _timed_block(self, block: AbstractContextManager[Any], count: Callable[[float], None]) -> Iterator[Any]:
-        entered = self._clock()
+    def _timed_block(self, block: AbstractContextManager[Any], timer: str) -> Iterator[Any]:
+        began = self._clock()
+        if timer == SAMPLE_TIMER:
+            self._start_over(began)
         with block as stats:
             try:
                 yield stats
             finally:
-                count(self._clock() - entered)
-
-    def _timed(self, function: Callable[..., Any], count: Callable[[float], None]) -> Callable[..., Any]:
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            began = self._clock()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                count(self._clock() - began)
-
-        return timed
-
-    def _count_wait(self, seconds: float) -> None:
-        self._waited += seconds
-
-    def _count_inference(self, seconds: float) -> None:
-        self._inferences_s += seconds
-        self._inferences += 1
-        if self._inferences == _TIMED_INFERENCES:
-            self._metrics.log_time = self._log_time
-
-    def _count_step(self, seconds: float) -> None:
-        if self._resets:
-            self._resets = False
-            self._resetting += 1
-            self._resetting_steps_s += seconds
-        else:
-            self._ordinary += 1
-            self._ordinary_steps_s += seconds
-
-    def _count_reset(self, seconds: float) -> None:
-        self._resets = False
-        self._resets_s += seconds if self._started is not None else 0.0
+                seconds = self._clock() - began
+                if timer == SAMPLE_TIMER:  # also if it failed
+                    self._start_over(None)
+                elif timer == WEIGHTS_TIMER:
+                    self._waited += seconds
+                else:
+                    self._inferences.append(seconds)
+                    if len(self._inferences) == _TIMED_INFERENCES:
+                        self._metrics.log_time = self._log_time
 
 
 class SampleTiming:

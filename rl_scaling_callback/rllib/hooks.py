@@ -8,13 +8,13 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
+from rl_scaling_callback.rllib.clocks import weakly_bound
 from rl_scaling_callback.rllib.configs import is_asynchronous
 from rl_scaling_callback.rllib.results import ENV_RUNNER_RESULTS, LEARNER_RESULTS, REPORTS, runner_reports, take_reports
 
@@ -31,23 +31,13 @@ def watch_methods(algorithm: Algorithm, **blocks: Callable[[], AbstractContextMa
     Those are `step` (an iteration), `training_step`, and `cleanup` (the end of the trial, for which RLlib has no hook).
     """
     for name, block in blocks.items():
-        method = _method(algorithm, name)
+        method = weakly_bound(getattr(algorithm, name))  # the class's, or one that another callback has set on the instance
 
         def call(*args: Any, _method: Any = method, _block: Any = block, **kwargs: Any) -> Any:
             with _block():
                 return _method(*args, **kwargs)
 
         setattr(algorithm, name, call)
-
-
-def _method(algorithm: Algorithm, name: str) -> Callable[..., Any]:
-    """Return a method of an Algorithm: the class's, or one that another callback has set on the instance."""
-    method: Callable[..., Any] = getattr(algorithm, name)
-    if not inspect.ismethod(method) or method.__self__ is not algorithm:
-        return method
-    # A bound method would form a cycle and keep the Algorithm alive until garbage collection.
-    function, reference = method.__func__, weakref.ref(algorithm)
-    return lambda *args, **kwargs: function(reference(), *args, **kwargs)
 
 
 def watch_phases(algorithm: Algorithm, clock: PhaseClock) -> bool:

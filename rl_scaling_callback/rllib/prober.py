@@ -46,7 +46,7 @@ def obstacle(config: Mapping[str, Any]) -> str:
         return "its sampling overlaps learning (APPO, IMPALA), and each slows down the other"
     if not configs.samples_env(config):
         return "it learns from recorded data and samples no env"
-    return "its env runners record their episodes (output), and would record those of probes" if config.get("output") else ""
+    return ""
 
 
 class Prober:
@@ -71,6 +71,8 @@ class Prober:
         self._config: Any = algorithm.config
         if why := obstacle(vars(self._config)):
             raise ProbeError(f"The algorithm can't be probed: {why}.")
+        if self._config.output:
+            raise ProbeError("The env runners record their episodes (output), and probes would be recorded too.")
         self._group = algorithm.env_runner_group
         self._sends_weights = False
         self._replay_buffer: Any = None

@@ -198,6 +198,7 @@ def _rescaled(env_runner: Any, numbers: dict[str, int], times: int) -> str:
         before = env_runner.env = getattr(env_runner, "env", None)  # a failed `make_env` may have deleted it
         env_runner.make_env()
         twins.copy_tasks(before, env_runner.env)
+        del before
         gc.collect()  # of the old envs, now rather than during the next probe
     except Exception as error:
         return twins.text_of(error)

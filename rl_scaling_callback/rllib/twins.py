@@ -63,7 +63,8 @@ class _TimedResets(SampleTiming, RLlibCallback):
     """The callback of a twin: measures its time in env resets."""
 
     def on_environment_created(self, *, env_runner: Any, **kwargs: Any) -> None:
-        self._sampling = SamplingClock(env_runner)
+        self._sampling = self._sampling or SamplingClock(env_runner)
+        self._sampling.watch(env_runner.env)
 
     def on_sample_end(self, *, env_runner: Any = None, **kwargs: Any) -> None:
         if self._sampling is not None:

@@ -131,6 +131,7 @@ class Runner(Metrics):
         self.metrics, self.config, self.env = self, SimpleNamespace(), self.make_env()
         self.step_s, self.inference_s, self.connectors_s = step_s, inference_s, connectors_s
         self.clock = SamplingClock(self, clock=lambda: self.now, cpu_clock=lambda: self.now / 4)
+        self.clock.watch(self.env)
 
     def make_env(self):
         return SimpleNamespace(step=self.advance, reset=self.advance)
@@ -172,7 +173,23 @@ def test_steps_of_any_length_and_of_an_env_that_is_made_anew_count():
     assert runner.sample(2000, lambda: 4e-3 if next(count) % 4 == 0 else 1e-3)["env_step"] == pytest.approx(2000 * 1.75e-3)
 
 
-@pytest.mark.parametrize(("num_envs", "reset_s"), [(1, 2.0), (4, 2.0), (4, 1e-4)])
+def test_the_first_inference_may_be_slow_and_a_sample_that_failed_does_not_count():
+    runner = Runner(connectors_s=0.0)
+    with suppress(ZeroDivisionError), runner.log_time("sample"):
+        for _ in range(20):
+            runner.step(1.0)
+        raise ZeroDivisionError
+    runner.env.step(5.0)  # by a callback, between samples
+    with runner.log_time("sample"):
+        runner.now += 0.1
+        runner.spend("rlmodule_inference_timer", 1.0)
+        for _ in range(999):
+            runner.step(1e-4)
+        seconds = runner.clock.take()
+    assert (seconds["busy"], seconds["env_step"], seconds["inference"]) == pytest.approx((0.1 + 1.2997, 0.0999, 1.0 + 998 * 2e-4))
+
+
+@pytest.mark.parametrize(("num_envs", "reset_s"), [(1, 2.0), (4, 2.0), (4, 1e-4), (64, 0.01)])  # 64: each step resets some
 def test_resets_within_steps_are_measured(num_envs, reset_s):
     # As in Gymnasium's vectorised envs, the step after an episode's last one resets the env. Each episode has another length.
     runner = Runner()

@@ -151,8 +151,15 @@ def test_only_changes_above_ten_percent_count(change, expected):
 @pytest.mark.parametrize("growth", [0.04, -0.03, 0.1])
 def test_steady_trends_are_not_noise(growth):
     rng = np.random.default_rng(0)
-    changed = change_after([math.exp(growth * k + rng.normal(0, 0.02)) for k in range(6 * SEGMENT)])
-    assert math.log1p(changed / 100) == pytest.approx(growth * 5 * SEGMENT, rel=0.1)
+    changed = change_after([math.exp(growth * k + rng.normal(0, 0.02)) for k in range(4 * SEGMENT)])
+    assert math.log1p(changed / 100) == pytest.approx(growth * 3 * SEGMENT, rel=0.1)
+
+
+@pytest.mark.parametrize("change", [0.4, -0.5])
+def test_a_change_that_levels_off_within_the_first_segment_counts(change):
+    rng = np.random.default_rng(0)
+    costs = [(1 + change * min(1.0, k / 8)) * math.exp(rng.normal(0, 0.03)) for k in range(10 * SEGMENT)]
+    assert change_after(costs) * change > 0
 
 
 def test_noise_is_rarely_flagged_as_drift():
