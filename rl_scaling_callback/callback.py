@@ -308,7 +308,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
             return GivenBaseline(float(self._options.baseline_sps), self._options.reference)
         if not samples_env(vars(algorithm.config)):
             return BaselineSource()
-        tunes, storage = self._options.goal is not None, introspection.storage_of(algorithm)
+        tunes, storage = self._tuner is not None, introspection.storage_of(algorithm)
         if store is None and storage is not None:
             store = BaselineStore.of_experiment(storage, introspection.run_of(storage))
         probes = (store is None or tunes) if self._options.probe is None else self._options.probe

@@ -55,7 +55,7 @@ def cases():
         Study("other steps, and no throughput", (one, run("4r1e", [0.6, 0.7, 0.6], env_steps=2000), nan_row())),
         Study("IMPALA", (two, four), baseline=recorded, phases_overlap=True, steps_vary=True),
         Study("nothing", ()),
-        Study("a longer sweep would decide", (probed, _probed("1r8e", 2600.0, 7.0)), from_probes=True),
+        Study("another sweep may decide", (probed, _probed("1r8e", 2600.0, 7.0)), from_probes=True),
         Study("tied", (probed, *tied), from_probes=True),
         Study("guessed", (probed, _probed("1r2e", 2780.0, 1000.0)), from_probes=True),
         Study("at the same time", (run("1r1e", [2.0, 2.1], exclusive=0.0), noted)),

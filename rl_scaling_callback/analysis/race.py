@@ -35,8 +35,7 @@ from rl_scaling_callback.core.steady import Steady
 _BOUND: Final = 1.345
 _BOUNDED_SQUARE: Final = 0.7102
 _PASSES: Final = 30
-# With fewer than three measurements, an outlier can't be identified. With two, each configuration is compared by the one that
-# speaks against the decision.
+# With fewer than three measurements, an outlier can't be identified: intervals are wider then, by half of what they differ.
 MIN_ROUNDS: Final = 3
 _MIN_TO_ELIMINATE: Final = 2
 _EXACT: Final = 1e-9
@@ -124,8 +123,8 @@ class Race:
     def outcome(self, scales: Sequence[Scale], seconds: Array, rest: Array | float = 0.0, rest_error: float = 0.0) -> Outcome:
         """Return the standings after some rounds.
 
-        A configuration is eliminated if one of the best is clearly better for the goal, by the rule of `choose`. The reference is
-        never eliminated, because speedups are relative to it.
+        A configuration is eliminated if another one is clearly better for the goal, by the rule of `choose`. The reference is never
+        eliminated, because speedups are relative to it.
 
         Args:
             scales: the configurations, the reference first.
@@ -165,21 +164,24 @@ class Race:
         by_round = -np.log(seconds[:, few] / np.exp(fit.paces[:, None]) + rest[few])
         apart = np.zeros(len(scales))
         apart[few] = np.nanmax(by_round, axis=0) - np.nanmin(by_round, axis=0)
-        half = self._boundary(fit) * std + np.add.outer(apart, apart)
+        half = np.nan_to_num(self._boundary(fit) * std + np.add.outer(apart, apart) / 2, nan=math.inf, posinf=math.inf)
         place = {scale: index for index, scale in enumerate(scales)}
 
         def is_clearly_better(one: Configuration, other: Configuration, slack: float = 0.0, below: float = 0.0) -> bool:
             """Return whether it is better at the ends of the intervals that speak against it, or worse by at most so much."""
             i, j = place[one.scale], place[other.scale]
-            excess, lack = shortfall(_faster(one, below - half[i, 0]), self.goal)
-            least, its = (excess, max(0.0, lack - slack)), shortfall(_faster(other, half[j, 0]), self.goal)
+            down, up = half[i, 0], half[j, 0]
+            if all(shortfall(_faster(each, more), self.goal)[1] > 0 for each, more in ((one, down), (other, up))):
+                down = up = half[i, j] / 2  # both miss the goal, and their difference is known better than each
+            (excess, lack), its = (shortfall(_faster(each, more), self.goal) for each, more in ((one, below - down), (other, up)))
+            least = excess, max(0.0, lack - slack) if its[1] > 0 else lack
             lead = math.log(one.sps / other.sps) + slack
             return least < its or (least == its and lead > 0 and lead >= half[i, j])
 
         peers = choose(candidates, self.goal)
         choice, rivals = peers[0], [each for each in candidates if each is not peers[0]]
         often = [each for each in rivals if measured[place[each.scale]] >= _MIN_TO_ELIMINATE]
-        out = {each.scale for each in often if any(is_clearly_better(peer, each) for peer in peers)} - {scales[0]}
+        out = {each.scale for each in often if any(is_clearly_better(other, each) for other in (*peers, *often))} - {scales[0]}
         done = out | {each.scale for each in often if is_clearly_better(choice, each, 2 * INDIFFERENCE, TOLERANCE / 2)}
         over = measured[place[choice.scale]] >= MIN_ROUNDS and len(done) == len(rivals)
         return Outcome(tuple(candidates), tuple(each.scale for each in peers), frozenset(out), bool(over))

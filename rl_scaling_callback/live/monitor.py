@@ -110,12 +110,11 @@ class TrialMonitor:
 
         baseline, window_times = source.status, TimeBreakdown.of_window(steady.parts)
         if abs(self._drift.change) > 0 and baseline.source != "probe":
-            follows = "" if trial.overlaps else " With probe=True the baseline follows."
             self._warn(
                 "drift",
                 f"the sampling cost per env step changed by {self._drift.change:+.0f} % since steady state began, more than noise "
                 "explains. Efficiency is not meaningful unless the baseline was measured at the same stage of training. Does the "
-                f"env's cost depend on the policy, or is the machine shared?{follows}",
+                f"env's cost depend on the policy, or is the machine shared?",
             )
         reference = source.reference_for(env_steps, times)
         steady_reference = source.reference_for(steady.env_steps, window_times)

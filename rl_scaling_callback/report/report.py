@@ -1,4 +1,4 @@
-"""The report of an experiment, and as a page (`page.html.j2`): HTML without scripts, requests, external fonts or images."""
+"""The report of an experiment, also as a page (`page.html.j2`): HTML without scripts, requests, external fonts or images."""
 
 from __future__ import annotations
 

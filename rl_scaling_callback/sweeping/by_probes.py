@@ -75,6 +75,8 @@ def sweep_by_probes(task: Task, *, grows: bool = True) -> SweepResult:
             if isinstance(error, UnlikeTrainingError) or len(rounds.iterations) < MIN_ITERATIONS:
                 raise
             interrupted = task.end_early(error)
+            if REFERENCE_SCALE not in rounds.probes[-1]:  # what else is in it can't be compared
+                rounds.probes.pop()
             outcome = rounds.outcome()
     finally:
         host.close()

@@ -101,7 +101,8 @@ class _Sweep:
         race, known = self.task.race, self._configurations()
         choice = choose(known, race.goal)[0].scale
         larger = race.worth_adding(known, self.task.grid, [choice])
-        if more := [each for each in larger if not any(is_within(failed, each) for failed in self._failed)]:
+        tried = {run.scale for run in self.runs}
+        if more := [each for each in larger if each not in tried and not any(is_within(failed, each) for failed in self._failed)]:
             return more
         if Counter(run.scale for run in self.runs)[choice] >= _REPEATS or self._round == _MAX_ROUNDS:
             return []

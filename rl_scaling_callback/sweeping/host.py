@@ -181,7 +181,7 @@ class Host:
     def close(self) -> None:
         """Close the envs, which may run in subprocesses, end the process, and release its resources."""
         try:
-            with suppress(ray.exceptions.RayError):
+            with suppress(ray.exceptions.RayError, KeyboardInterrupt):
                 ray.get(self._actor.stop.remote(), timeout=_MAX_ANSWER_S)
         finally:
             ray.kill(self._actor)

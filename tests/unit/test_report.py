@@ -1,4 +1,4 @@
-"""The report in a terminal, as a page and in JSON, and its figures. The sentences are in tests/data/reports."""
+"""The report in a terminal and as a page, and its figures. The sentences are in tests/data/reports."""
 
 import html
 import io

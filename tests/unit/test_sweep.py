@@ -197,6 +197,16 @@ def test_reference_that_cannot_be_trained_ends_a_sweep(scripted, train_, text):
         train()
 
 
+def test_configuration_with_another_batch_is_trained_once_and_not_compared(scripted):
+    scripted(train=lambda self, scale: trained(scale, 2.0, env_steps=80.0 if scale == REFERENCE_SCALE else 100.0))
+    swept, _ = train(envs=(1, 2), runners=(1,))
+    assert {scale: run.steady.env_steps / run.steady.iterations for scale, run in runs(swept).items()} == {
+        REFERENCE_SCALE: 80.0,
+        Scale(1, 2): 100.0,
+    }
+    assert recommendation(swept).choice.scale == REFERENCE_SCALE
+
+
 # With probes
 
 
