@@ -220,7 +220,7 @@ def check_that_it_trains(trial):
     assert scaling["parallelism"] == scaling["tuned"]["num_env_runners"] * scaling["tuned"]["num_envs_per_env_runner"]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_an_experiment_is_restored_while_a_trial_tunes_itself(tmp_path):
     config = ppo(callbacks=[TUNES, FailsOnce])
     [failed] = run(tmp_path, config, stop=14, callbacks=None, checkpoint_every=3, name="tuned")

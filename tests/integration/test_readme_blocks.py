@@ -1,4 +1,4 @@
-"""Runs the README's code blocks and the examples unchanged, in an empty home directory."""
+"""Runs the README's code blocks, with smaller batches, and the examples, in an empty home directory."""
 
 import functools
 import os
@@ -18,6 +18,7 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(enco
 RUN = ("build_algo()", "tune.Tuner(", "rl-scaling sweep", "rl-scaling report")
 INSTALLS = ('".[report]"', '".[examples]"')
 """Texts that occur in exactly one block."""
+BATCH, SMALLER = "=2048, minibatch_size=256, num_epochs=4", "=512, minibatch_size=128, num_epochs=1"
 
 
 def block(text):
@@ -26,11 +27,16 @@ def block(text):
     return "\n".join(commands) or one
 
 
+def quickstart():
+    assert BATCH in block("build_algo()")
+    return block("build_algo()").replace(BATCH, SMALLER)
+
+
 @pytest.fixture(scope="module")
 def home(worker_path, tmp_path_factory):
     """A home and working directory with `rl-scaling` on the path and the quickstart's config in a file."""
     folder = tmp_path_factory.mktemp("home")
-    (folder / "my_config.py").write_text(block("build_algo()").split("algorithm =")[0])
+    (folder / "my_config.py").write_text(quickstart().split("algorithm =")[0])
     command = folder / "bin" / "rl-scaling"
     command.parent.mkdir()
     command.write_text(f"#!{sys.executable} -Wignore\nfrom rl_scaling_callback.cli import main\n\nmain()\n")
@@ -60,7 +66,7 @@ def test_quickstart_equals_the_example():
 
 @pytest.mark.slow
 def test_quickstart(home):
-    *iterations, diagnosis = run(sys.executable, "-c", block("build_algo()")).splitlines()
+    *iterations, diagnosis = run(sys.executable, "-c", quickstart()).splitlines()
     assert len(iterations) == 40
     for line in iterations:
         assert re.fullmatch(r"\d+: [\d,]+ steps/s, \d+\.\d\d×, efficiency \d+ %", line)
@@ -70,7 +76,7 @@ def test_quickstart(home):
 @pytest.mark.slow
 def test_use_with_tune(home):
     names = {"functools": functools, "tune": tune, "MyCallback": RLlibCallback}  # which the block takes for granted
-    exec(block("build_algo()").split("algorithm =")[0], names)
+    exec(quickstart().split("algorithm =")[0], names)
     exec(block("tune.Tuner("), names)
     assert len(names["results"]) == 2
     assert not names["results"].errors
@@ -99,6 +105,6 @@ def test_report_of_a_table(home):
 
 
 @pytest.mark.release
-@pytest.mark.parametrize("name", ["halfcheetah_sweep", "filter_and_schedule", "lasting_baseline"])
+@pytest.mark.parametrize("name", ["quickstart", "halfcheetah_sweep", "filter_and_schedule", "lasting_baseline"])
 def test_other_examples(home, name):
     assert "×" in run(sys.executable, str(ROOT / "examples" / f"{name}.py"))

@@ -110,6 +110,7 @@ def test_sweep_returns_a_config_and_writes_a_page(tmp_path):
 @pytest.mark.slow
 def test_env_that_exists_once_per_process_is_trained(tmp_path, monkeypatch):
     monkeypatch.setattr(by_training, "_REPEATS", 1)
+    monkeypatch.setattr(by_training, "_MIN_S", 0.5)
     made, said = run(costly(Single, batch=40, step_s=0.02), tmp_path)
     assert any("the port is taken" in text and "Training each configuration" in text for text in said)
     choice = made.studies[0].recommendation.choice
@@ -205,7 +206,7 @@ def test_no_env_lives_after_a_sweep(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_env_that_kills_its_process_is_left_out(tmp_path):
     made, _ = run(costly(Deadly, batch=40, step_s=0.005, most=4), tmp_path, runners=[1], envs=[1, 2, 4, 8])
     assert measured(made) == {Scale(1, 1), Scale(1, 2)}

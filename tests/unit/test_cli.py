@@ -41,8 +41,8 @@ def test_columns_and_pool(tmp_path):
     table = tmp_path / "table.csv"
     table.write_text("gpus,speed,day\n1,100,1\n2,190,1\n1,110,2\n2,210,2\n")
     command = ("report", table, "--column", "num_env_runners=gpus", "--column", "sps=speed")
-    assert rl_scaling(*command).stdout.count("Goal balanced:") == 2
-    assert rl_scaling(*command, "--pool", "day").stdout.count("Goal balanced:") == 1
+    assert rl_scaling(*command).stdout.count("\nGoal balanced: the largest") == 2
+    assert rl_scaling(*command, "--pool", "day").stdout.count("\nGoal balanced: the largest") == 1
 
 
 @pytest.mark.parametrize(
