@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final, Literal, NamedTuple
 
@@ -91,14 +91,6 @@ def judge(value: float, error: float, least: float) -> Verdict:
     if low >= least:
         return "met"
     return "not met" if high < least else "undecided"
-
-
-def combined(verdicts: Iterable[Verdict]) -> Verdict:
-    """Return the combined verdict on several conditions."""
-    found = set(verdicts)
-    if "not met" in found:
-        return "not met"
-    return "undecided" if "undecided" in found else "met"
 
 
 class Standing(NamedTuple):
@@ -219,15 +211,14 @@ def recommend(configurations: Sequence[Configuration], goal: Goal) -> Recommenda
     # The speedup of the baseline is exactly 1, but whether others are faster may be unclear.
     rivals = [each for each in known if not each.is_baseline] if choice.is_baseline else [choice]
     is_guess = bool(rivals) and all(each.is_noisy for each in rivals)
-    verdicts = [each.verdict for each in standings(choice, goal)]
-    if any(run.exclusive == 0 for run in choice.runs):
-        verdicts.append("undecided")
+    verdicts = {each.verdict for each in standings(choice, goal)}
+    is_undecided = is_guess or "undecided" in verdicts or any(run.exclusive == 0 for run in choice.runs)
     return Recommendation(
         goal,
         measured,
         peers=tuple(peers),
         ground="guess" if is_guess else "fastest" if may_meet(choice, goal) else "nearest",
-        verdict="undecided" if is_guess else combined(verdicts),
+        verdict="not met" if "not met" in verdicts and not is_guess else "undecided" if is_undecided else "met",
     )
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from scipy.special import ndtr, stdtrit
@@ -224,19 +224,22 @@ def _faster(each: Configuration, by: float) -> Configuration:
     return replace(each, speedup=each.speedup * math.exp(max(-20.0, min(by, 20.0))))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Fit:
-    """The fit of ln t = effect of the configuration + effect of the round + noise."""
+class _Fit(NamedTuple):
+    """The fit of ln t = effect of the configuration + effect of the round + noise.
+
+    Attributes:
+        effects: at the mean speed of the rounds, shape (scales,); NaN if not measured.
+        variance: that of a probe's noise, inflated for autocorrelation.
+        dof: its degrees of freedom.
+        shared: effective number of rounds in which each pair was measured, shape (scales, scales).
+        paces: effects of the rounds relative to their mean, shape (rounds,).
+    """
 
     effects: Array
-    """At the mean speed of the rounds, shape (scales,); NaN if not measured."""
     variance: float
-    """Variance of a probe's noise, inflated for autocorrelation."""
     dof: int
     shared: Array
-    """Effective number of rounds in which each pair was measured, shape (scales, scales)."""
     paces: Array
-    """Effects of the rounds relative to their mean, shape (rounds,)."""
 
 
 def _fit(logs: Array) -> _Fit:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from operator import index
-from typing import Final
+from typing import Any, Final
 
 from rl_scaling_callback.core import formulas
 
@@ -52,10 +52,14 @@ class Scale:
         return f"{self.num_env_runners}r{self.num_envs_per_env_runner}e"
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of an `AlgorithmConfig` at this scale."""
+        return {"num_env_runners": self.num_env_runners, "num_envs_per_env_runner": self.num_envs_per_env_runner}
+
+    @property
     def code(self) -> str:
-        """The lines that set an `AlgorithmConfig` called `config` to this scale."""
-        runners, envs = self.num_env_runners, self.num_envs_per_env_runner
-        return f"config.env_runners(\n    num_env_runners={runners},\n    num_envs_per_env_runner={envs},\n)\n"
+        """The settings as arguments: `num_env_runners=8, num_envs_per_env_runner=2`."""
+        return ", ".join(f"{name}={number}" for name, number in self.settings.items())
 
     def __str__(self) -> str:
         return f"{self.num_env_runners}r×{self.num_envs_per_env_runner}e"

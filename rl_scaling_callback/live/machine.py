@@ -52,7 +52,12 @@ class Colocation:
         """Run an iteration of this trial inside the `with` block."""
         self.exclusive, size = NAN, 0
         with suppress(OSError):  # such as no space left for the byte
-            is_alone = self._lock()
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                is_alone = True
+            except BlockingIOError:  # others have locked it
+                fcntl.flock(self._fd, fcntl.LOCK_SH)
+                is_alone = False
             try:
                 os.write(self._fd, b".")
                 size = os.lseek(self._fd, 0, os.SEEK_CUR)
@@ -66,15 +71,6 @@ class Colocation:
                 if size and os.fstat(self._fd).st_size > size:
                     self.exclusive = 0.0
                 fcntl.flock(self._fd, fcntl.LOCK_UN)  # closing is not enough: processes forked meanwhile share the lock
-
-    def _lock(self) -> bool:
-        """Lock the file, and return True; if others have locked it, share their lock and return False."""
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            fcntl.flock(self._fd, fcntl.LOCK_SH)
-            return False
-        return True
 
 
 class Load:

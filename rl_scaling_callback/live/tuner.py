@@ -132,11 +132,8 @@ class Tuner:
 
         It may probe, which takes seconds.
         """
-        scaling["tuned"] = tuned = {
-            "num_env_runners": float(self.scale.num_env_runners),
-            "num_envs_per_env_runner": float(self.scale.num_envs_per_env_runner),
-            "learner_threads": self.threads,
-        }
+        scaling["tuned"] = tuned = {name: float(number) for name, number in self.scale.settings.items()}
+        tuned["learner_threads"] = self.threads
         taken = 0.0 if self.is_over else self._go_on(_iteration_of(scaling, self.scale))
         tuned |= {"gain": self.gain, "gain_error": self.gain_error}
         return taken
@@ -209,7 +206,7 @@ class Tuner:
             self.gain, self.gain_error = Gain()
             return f"{own} stays: {self._reason}"
         self.gain, self.gain_error = Gain.of(before, after).with_min_error(self._prediction_error if scale != self.own else 0.0)
-        pin = f"num_env_runners={scale.num_env_runners}, num_envs_per_env_runner={scale.num_envs_per_env_runner}"
+        pin = scale.code
         if self._has_other_threads:
             pin += f", and learner_threads={self.threads:.0f} in ScalingCallback"
         gain = f"{self.gain:.2f}× ± {self.gain_error:.0f} % as fast"

@@ -56,8 +56,7 @@ def code_text(recommendation: Recommendation) -> str:
     choice = recommendation.choice
     if choice is None:
         return ""
-    counts = f"num_env_runners={choice.scale.num_env_runners}, num_envs_per_env_runner={choice.scale.num_envs_per_env_runner}"
-    return f"config.env_runners({counts})  # {cpus(math.ceil(choice.cpus))}"
+    return f"config.env_runners({choice.scale.code})  # {cpus(math.ceil(choice.cpus))}"
 
 
 def decision_lines(study: StudyReport) -> list[str]:

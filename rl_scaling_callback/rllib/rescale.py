@@ -107,7 +107,7 @@ class Rescaler(_Runners):
 
         def arguments_to_save() -> Any:
             (config, *others), options = arguments()
-            return ({**config, **_numbers(self._saved)}, *others), options
+            return ({**config, **self._saved.settings}, *others), options
 
         def probe_and_rescale(*args: Any, **kwargs: Any) -> Any:
             restored = probe(*args, **kwargs)
@@ -137,7 +137,7 @@ class Rescaler(_Runners):
         self._times += 1
         before = {*self._active[0]}
         self._use(scale.num_env_runners)
-        vars(self._algorithm.config).update(_numbers(scale))  # it is frozen
+        vars(self._algorithm.config).update(scale.settings)  # it is frozen
         self.scale = scale
         healthy = self._group.healthy_env_runner_ids()
         for runner in {*healthy} - before:  # it has missed updates, and what callbacks sent
@@ -155,7 +155,7 @@ class Rescaler(_Runners):
                 ray.kill(actors.pop(runner))
 
     def _rescale(self, env_runners: Iterable[int]) -> None:
-        rescale, runners = partial(_rescaled, numbers=_numbers(self.scale), times=self._times), [*env_runners]
+        rescale, runners = partial(_rescaled, numbers=self.scale.settings, times=self._times), [*env_runners]
         if not self.scale.num_env_runners:
             errors = [rescale(self._group.local_env_runner)]
         elif runners:  # an empty list would mean all
@@ -165,10 +165,6 @@ class Rescaler(_Runners):
             errors = []
         if error := next(filter(None, errors), ""):
             raise RuntimeError(f"the envs of {self.scale} can't be created: {error}")
-
-
-def _numbers(scale: Scale) -> dict[str, int]:
-    return {"num_env_runners": scale.num_env_runners, "num_envs_per_env_runner": scale.num_envs_per_env_runner}
 
 
 def _keeps_statistics(env_runner: Any) -> bool:

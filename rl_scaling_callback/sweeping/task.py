@@ -84,15 +84,14 @@ def write_config(path: Path, source: str, scale: Scale, reason: str, learner_thr
         threads = f"config = with_learner_threads(config, {learner_threads})\n"
     imports = f"from rl_scaling_callback.sweeping.task import load_config{', with_learner_threads' * bool(threads)}\n"
     reason = " ".join(reason.split())
-    text = f'"""Tuned by rl-scaling sweep."""\n\n{imports}\n# {reason}\nconfig = load_config({place!r})\n{scale.code}{threads}'
+    config = f"config = load_config({place!r})\nconfig.env_runners({scale.code})\n"
+    text = f'"""Tuned by rl-scaling sweep."""\n\n{imports}\n# {reason}\n{config}{threads}'
     path.write_text(text, encoding="utf-8")
 
 
 def at_scale(config: AlgorithmConfig, scale: Scale) -> AlgorithmConfig:
     """Return a copy of a config at another scale."""
-    return config.copy(copy_frozen=False).env_runners(
-        num_env_runners=scale.num_env_runners, num_envs_per_env_runner=scale.num_envs_per_env_runner
-    )
+    return config.copy(copy_frozen=False).env_runners(**scale.settings)
 
 
 def callbacks_of(config: AlgorithmConfig) -> list[Any]:
