@@ -90,7 +90,7 @@ def test_sub_envs_of_one_runner_step_one_after_another(place):
     assert results[-1]["scaling"]["diagnosis"].startswith("serial stepping: ")
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.alone
 def test_cpu_bound_env_on_too_few_cores(tmp_path):
     # The CPU time per step is long compared to RLlib's own. The first core serves most interrupts, so use the last.
