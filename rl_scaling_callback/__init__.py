@@ -12,8 +12,9 @@ How an iteration becomes `result["scaling"]`, by `callback.ScalingCallback.on_tr
 
 How an experiment becomes a decision:
 
-- `experiments` reads its runs from a Tune folder or CSV file, or `sweeping` measures them,
-- `analysis` turns them into configurations with intervals, a scaling law, a recommendation and a checklist,
+- `experiments` reads its runs from a Tune folder or CSV file, or `sweeping` measures them, until an `analysis.race` is over,
+- `report.study` lets `analysis` turn them into configurations with intervals, a scaling law, a recommendation by
+  `analysis.choice`, and a checklist,
 - `report` puts these into words and figures.
 
 How a trial tunes itself, by `live.tuner.Tuner.observe` after each iteration:

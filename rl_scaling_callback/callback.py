@@ -68,6 +68,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
     `config.callbacks(functools.partial(ScalingCallback, probe=True))`. Speedup and efficiency need a baseline. Under Tune, include
     a trial at the reference scale (1 env runner × 1 env) in the experiment, or set `probe=True`; outside Tune, it is probed by
     default. The callback never raises during training. Values that it can't determine are NaN, and it warns once about the reason.
+    Methods of a subclass must call those of `super()`.
 
     Args:
         baseline_dir: directory or URI (such as `s3://…`) to keep baselines in across experiments. Relative paths are resolved
@@ -79,14 +80,15 @@ class ScalingCallback(SampleTiming, RLlibCallback):
             time to time: a second at the start, at most 10 % of the first half minute, and at most 1 % of the time afterwards. Each
             env runner keeps up to two more sets of envs. By default, the baseline is probed outside Tune, without `baseline_dir`
             and `baseline_sps`. Pass False for envs that must not exist twice. APPO, IMPALA and the old API stack can't be probed.
-        max_probe_seconds: time limit [s] of the probes at the start, together, and of each later round. The first ones also build
-            the envs. Native code of an env can't be interrupted: a step or reset in progress is waited for.
+        max_probe_seconds: time limit [s] of the probes at the start, together, of each later round, and with autotune also of each
+            of its probes. The first ones also build the envs. Native code of an env can't be interrupted: a step or reset in
+            progress is waited for.
         steady: which iterations count for steady figures, and when a reference trial publishes its baseline.
         autotune: True, or a goal, to make the trial faster by itself within the CPUs that it has: how many of its env runners
             sample, with how many envs, and how many threads the learner uses. The batch stays the same, and each env takes at least
-            256 steps of it. It takes about twenty iterations and some seconds of probes, and goes back without a proven gain,
-            unless the config misses a goal that the choice meets. To reach a minimum efficiency, it may choose fewer envs and be
-            slower. The baseline is probed, and the trial is no reference for others.
+            256 steps of it, or as many as in the config. It takes about twenty iterations and some seconds of probes, and goes back
+            without a proven gain, unless the config misses a goal that the choice meets. To reach a minimum efficiency, it may
+            choose fewer envs and be slower. The baseline is probed, and the trial is no reference for others.
         max_envs: largest number of envs per env runner that autotune may choose; up to twice as many exist while it probes.
         learner_threads: number of threads of the learner's torch. Ray starts it with as many as its process has CPUs, usually one.
 
@@ -101,7 +103,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
     _colocation: Colocation | None = None
     _lasting: BaselineStore | None = None
     _tuner: Tuner | None = None
-    _sampling: SamplingClock | None = None  # named here too for `__getstate__`
+    _sampling: SamplingClock | None = None  # `__getstate__` leaves out the names that have a default here
     _learner_threads = NAN
 
     def __init__(
@@ -188,7 +190,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
             self._instrument.clock.leave("evaluate")
 
     def on_environment_created(self, *, env_runner: Any, **kwargs: Any) -> None:
-        """Hook into the timers of an env runner. RLlib calls it in the env runner's process."""
+        """Time the samples of an env runner, and the steps and resets of its env. RLlib calls it in the env runner's process."""
         if self._is_not_first_of(getattr(env_runner, "_callbacks", None)) or not hasattr(env_runner, "metrics"):
             return
 
@@ -226,7 +228,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
                 ScalingCallback.on_algorithm_init(self, algorithm=algorithm)
         except Exception as error:
             self._give_up(error)
-        result[schema.ROOT] = schema.nest({}) if values is None else values
+        result[schema.ROOT] = schema.unknown() if values is None else values
 
     def _is_not_first_of(self, callbacks: Any) -> bool:
         """Return whether another `ScalingCallback` comes before this one in a list of callbacks."""

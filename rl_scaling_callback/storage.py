@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 MAX_BYTES: Final = 64 << 20
-"""Maximum size of a table, config or baseline [bytes], to bound memory."""
+"""Maximum size of a table or config [bytes], to bound memory."""
 
 
 def absolute(location: str | Path) -> str:

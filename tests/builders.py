@@ -206,7 +206,10 @@ def result(iteration, seconds=2.0, scaling=None, config=None, **more):
         "perf": {"cpu_util_percent": 80.0, "ram_util_percent": float(iteration)},
     }
     if scaling is not None:
-        line[schema.ROOT] = schema.nest(scaling)
+        line[schema.ROOT] = root = schema.unknown()
+        for name, value in scaling.items():
+            level, _, leaf = name.rpartition("/")
+            (root[level] if level else root)[leaf] = value
     return {**line, **more}
 
 

@@ -32,7 +32,7 @@ def repeats():
     runs = [_recorded(r, e, number) for r in (1, 2, 4) for e in (1, 2, 4) for number in (0, 1)]
     runs[2] = replace(runs[2], exclusive=0.0, notes=("ended with an error after 20 iterations",))
     runs[4] = replace(runs[4], others=1.5)
-    runs[6] = replace(runs[6], others=0.8, notes=("1 damaged line of its result.json left out",) * 2)
+    runs[6] = replace(runs[6], others=0.8, notes=("1 damaged line of its results left out",) * 2)
     facts = {"algorithm": "PPO", "env": "HalfCheetah-v5", "host": "workstation"}
     study = Study("PPO on HalfCheetah-v5", tuple(runs), facts=facts, gpus=("RTX 3070",))
     return make_report(Experiment("results", (study,)), made=MADE)
@@ -65,7 +65,7 @@ def cases():
         Study("sooner", (learning, curve("4r1e", LATE, 0.1))),
         Study("later", (learning, curve("4r1e", LATE, 0.25))),
     )
-    left_out = (LeftOut("PPO_1", "no iteration was reported: it has not completed one yet, or was stopped before"),)
+    left_out = (LeftOut("PPO_1", "no iteration was reported: none is done yet, or it was stopped before"),)
     report = make_report(Experiment("results", studies, left_out), Goal.of("fastest", min_speedup=2.5), made=MADE)
     return replace(report, studies=tuple(replace(each, checklist=()) for each in report.studies))
 

@@ -15,12 +15,10 @@ from rl_scaling_callback.core.attribution import TimeBreakdown
 from rl_scaling_callback.core.estimates import Estimate, student_t, trimmed_mean, without_outliers
 from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.probing import DISAGREE, Probe
-from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule, SteadyWindow
+from rl_scaling_callback.core.steady import DEFAULT_RULE, MIN_CHANGE, SteadyRule, SteadyWindow
 
 FEWEST_TO_TELL: Final = 3
 """Iterations from which on their spread is known."""
-TOLERANCE: Final = math.log(1.1)
-"""The speed of a shared machine varies by as much within a minute."""
 UNEXPLAINED: Final = math.log(10.0)
 """A difference that no noise explains, when noise is unknown."""
 
@@ -187,7 +185,7 @@ class Spells:
         own = self._missing([spell.own / spell.iterations - spell.mean.own for spell in both])
         longest = self._missing([spell.own_longest / spell.iterations - spell.mean.own_longest for spell in both])
         is_known = len(both) >= _FEWEST_SPELLS
-        tolerance = TOLERANCE if is_known else math.log(DISAGREE)
+        tolerance = math.log1p(MIN_CHANGE / 100) if is_known else math.log(DISAGREE)
         self.agrees = any(spell.rounds for spell in self._spells)
         for missed in (own, longest):
             limit = tolerance + _CAUTION * missed.half_width

@@ -23,7 +23,7 @@ from rl_scaling_callback.core.steady import Steady
 from rl_scaling_callback.core.trial import Workload
 from rl_scaling_callback.storage import filesystem_of, shown
 
-SCHEMA: Final = "rl_scaling_callback.baseline.model"
+SCHEMA: Final = "rl_scaling_callback.baseline"
 """What marks a file as a baseline."""
 VERSION: Final = 4
 MAX_BYTES: Final = 1 << 20

@@ -44,7 +44,7 @@ class TimeBreakdown(NamedTuple):
             rather than the mean: a single slow env runner is a straggler and must not look like contention, which slows down all.
         longest: sampling time of the slowest env runner of each round, summed over the rounds. This is a sum of maxima, because the
             slowest env runner may change from round to round.
-        reset: the part of `longest` in env resets: those of the env runner with the longest ones in each round, summed.
+        reset: longest time of an env runner in env resets in each round, summed; taken to be part of `longest`.
         all_resets: time of all env runners together in env resets. One env that took all their steps would need all of it.
     """
 
@@ -102,7 +102,7 @@ CONNECTORS: Final = "connectors"
 """The part of `learn` in the learner's connectors, such as for advantages and batches. Stored with the parts."""
 
 RECORDED: Final = (*(phase for phase in PHASES if phase != "evaluate"), "busy", "longest", LEARNER, CONNECTORS)
-"""The parts that the result of an iteration tells. A running trial also has those of `TimeBreakdown.parts` in env resets."""
+"""The parts that the result of an iteration tells. A running trial also has `reset` and `all_resets`."""
 
 CAUSES: Final[Mapping[str, str]] = {
     "serial_stepping": "stepping the sub-envs of an env runner one after another",

@@ -5,12 +5,11 @@ Tune and TensorBoard flatten it to `scaling/steady/sps`.
 
 On RLlib's old API stack, `time/*` are read from RLlib's timers. Env runners don't report how long they sample, so
 `runners/busy`, `longest`, `env_step`, `inference`, `reset` and `rest` are NaN, and so is every `loss/<cause>` but `learn`, `sync`,
-`evaluate` and `other`. For APPO and IMPALA, whose phases overlap, `time/*` and every `loss/<cause>` are NaN on that stack.
+`evaluate` and `other`. For APPO and IMPALA, whose phases overlap, `time/evaluate` alone is known of these on that stack.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -105,17 +104,10 @@ KEYS: Final[tuple[Key, ...]] = (
 )
 
 
-def nest(values: Mapping[str, float | str]) -> dict[str, Any]:
-    """Return the dict to inject for values by key: nested at slashes, with every other key of the schema as unknown.
-
-    Raises:
-        KeyError: a key is not in the schema.
-    """
-    known = {key.name: key.unknown for key in KEYS}
-    if foreign := values.keys() - known.keys():
-        raise KeyError(*foreign)
+def unknown() -> dict[str, Any]:
+    """Return a new dict to inject, nested at slashes, in which every key is unknown."""
     root: dict[str, Any] = {}
-    for name, value in {**known, **values}.items():
-        level, _, leaf = name.rpartition("/")
-        (root.setdefault(level, {}) if level else root)[leaf] = value
+    for key in KEYS:
+        level, _, leaf = key.name.rpartition("/")
+        (root.setdefault(level, {}) if level else root)[leaf] = key.unknown
     return root

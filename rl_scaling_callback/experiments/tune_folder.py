@@ -17,7 +17,7 @@ from rl_scaling_callback.core.text import listed
 from rl_scaling_callback.core.trial import Workload
 from rl_scaling_callback.experiments.studies import grouped, short, titles
 from rl_scaling_callback.experiments.trial_folder import PARAMS, READERS, RecordedTrial
-from rl_scaling_callback.rllib.configs import HARDWARE_AND_VERSIONS, is_asynchronous, total_gpus, uses_gpus
+from rl_scaling_callback.rllib.configs import GPUS, HARDWARE_AND_VERSIONS, is_asynchronous, total_gpus, uses_gpus
 from rl_scaling_callback.rllib.names import number
 from rl_scaling_callback.storage import ExperimentError, Location
 
@@ -28,9 +28,6 @@ _SHOWN: Final = (
     *HARDWARE_AND_VERSIONS,
 )  # fmt: skip
 """The facts to show, out of about 150."""
-
-_GPUS: Final = ("num_gpus", "num_gpus_per_learner", "num_gpus_per_env_runner")
-"""Requests for GPUs."""
 
 _MIN_OVERLAP_S: Final = 1.0
 """Overlaps up to this long [s] are ignored: results are logged with their time to the second."""
@@ -160,12 +157,12 @@ def overlapping(trials: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> 
 
 def _separate(trials: Sequence[RecordedTrial], pool: Collection[str]) -> None:
     """Change the facts of trials to those that separate them: without pooled ones, and with the names that people gave them."""
-    for alike in _alike(trials, {*pool, *_GPUS}):
+    for alike in _alike(trials, {*pool, *GPUS}):
         # Several env runners may share the same GPUs, a smaller part each the more there are.
         totals = [total_gpus({**trial.facts, "num_env_runners": trial.run.scale.num_env_runners}) for trial in alike]
-        by_total = len({*totals}) < len({repr([trial.facts.get(name) for name in _GPUS]) for trial in alike})
+        by_total = len({*totals}) < len({repr([trial.facts.get(name) for name in GPUS]) for trial in alike})
         for trial, total in zip(alike, totals, strict=True):
-            trial.facts = _without(trial.facts, {*pool, *(_GPUS if by_total else ())})
+            trial.facts = _without(trial.facts, {*pool, *(GPUS if by_total else ())})
             if by_total and "GPUs" not in pool:
                 trial.facts["GPUs"] = f"{total:g}"
             if pool:

@@ -185,7 +185,7 @@ class TrialMonitor:
                 "connectors": spent.connectors,
                 "threads": threads,
             },
-            "tuned": schema.nest({})["tuned"],
+            "tuned": schema.unknown()["tuned"],
             "cores": {"own": own, "others": others},
         }
 

@@ -1,4 +1,4 @@
-"""Clocks inside RLlib's own timer blocks: of the phases of an iteration, and of an env runner's sampling.
+"""Clocks of the phases of an iteration, inside RLlib's own timer blocks, and of an env runner's sampling, also around `env.step`.
 
 RLlib's `timers/*` metrics are exponential averages and say little about a single iteration. But on the new API stack, every phase
 of every algorithm runs inside `metrics.log_time(key)`. The clocks here wrap those blocks; RLlib's metrics don't change.
@@ -166,9 +166,9 @@ class SamplingClock:
     """Times how long an env runner of the new API stack samples, and how much of that are env steps, resets and inference.
 
     A step here is a vector step of all envs of the env runner. Gymnasium's vectorised envs reset sub-envs in the step after their
-    episodes ended, so that it takes t = a + b·k with k resets. Least squares over at least 100 steps find b, what a reset takes
-    beyond a step. RLlib enters about 15 timers per step, and wrapping them all would cost about 1 % of the sampling time of a fast
-    env, so the first inferences of each sample stand for the others.
+    episodes ended, so that it takes t = a + b·k with k resets. Least squares, over 100 steps if samples are shorter, find b, what a
+    reset takes beyond a step. RLlib enters about 15 timers per step, and wrapping them all would cost about 1 % of the sampling
+    time of a fast env, so the first inferences of each sample stand for the others.
 
     Raises:
         AttributeError: the env runner has no timers.

@@ -25,7 +25,7 @@ were reset at the same time, are in the same part of an episode. In benchmarks, 
 1,024, less reliably with 128, and clearly worse with 64 and 32.
 """
 _SAME_BATCH: Final = 0.02
-"""Largest relative difference between the env steps of two iterations of the same work, as RLlib rounds fragments up."""
+"""Largest relative difference between the env steps of iterations that autotune allows, since RLlib rounds fragments up."""
 
 
 def read_logged_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def read_cpus(config: Mapping[str, Any]) -> float:
 
 def uses_gpus(config: Mapping[str, Any]) -> bool:
     """Return whether the learners or env runners of the trial request GPUs."""
-    return any(amount(config, name) > 0 for name in ("num_gpus", "num_gpus_per_learner", "num_gpus_per_env_runner"))
+    return any(amount(config, name) > 0 for name in GPUS)
 
 
 def total_gpus(config: Mapping[str, Any]) -> float:
@@ -142,6 +142,9 @@ def keeps_batch(config: Any, own: Scale) -> Callable[[Scale], bool]:
 
     return fits
 
+
+GPUS: Final = ("num_gpus", "num_gpus_per_learner", "num_gpus_per_env_runner")
+"""Requests for GPUs."""
 
 _HARMLESS: Final = frozenset({
     # What scaling varies, and the placement of processes.

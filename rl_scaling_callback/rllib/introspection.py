@@ -24,12 +24,10 @@ from rl_scaling_callback.rllib.configs import has_other_workers, read_facts, use
 from rl_scaling_callback.rllib.content import digest, module_label, plain
 from rl_scaling_callback.rllib.hardware import Machine
 from rl_scaling_callback.rllib.names import TIMER_PHASES, number
-from rl_scaling_callback.rllib.threads import ask_learners, torch_threads
+from rl_scaling_callback.rllib.threads import ANSWER_WITHIN_S, ask_learners, torch_threads
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
-
-_RUNNERS_ANSWER_WITHIN_S = 30.0
 
 
 def workload_of(algorithm: Algorithm, hosts: Collection[Machine], name: str | None) -> Workload:
@@ -109,7 +107,7 @@ def _answers(algorithm: Algorithm, ask: Callable[[object], Any]) -> list[Any]:
     group = algorithm.env_runner_group
     if group is None or not group.num_remote_env_runners():
         return [ask(None)]
-    return list(group.foreach_env_runner(ask, local_env_runner=False, timeout_seconds=_RUNNERS_ANSWER_WITHIN_S))
+    return list(group.foreach_env_runner(ask, local_env_runner=False, timeout_seconds=ANSWER_WITHIN_S))
 
 
 def _distinct(ask: Callable[[], Iterable[float]]) -> list[float]:

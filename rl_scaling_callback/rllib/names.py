@@ -1,6 +1,6 @@
 """RLlib's names: of settings and of what results contain, from Ray 0.5 on, and of timers; and how to read its numbers.
 
-The only place that knows older names: `configs` and `results` use today's.
+Here, results and logged configs of older releases are translated to today's names.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.text import Warn
 from rl_scaling_callback.rllib import twins
 from rl_scaling_callback.rllib.configs import read_scale
+from rl_scaling_callback.rllib.threads import ANSWER_WITHIN_S
 
-_ANSWER_WITHIN_S: Final = 30.0
 _ANOTHER_SEED: Final = 10_007
 """Seeded env runners would repeat the episodes that they began training with."""
 _ITSELF: Final = "_scaling_itself"
@@ -36,7 +36,7 @@ class _Runners:
         """Let the first `number` env runners take part; all if None."""
         if number is not None:
             # The manager may still wait for answers of those that leave, such as to new weights.
-            self._group.fetch_ready_async_reqs(timeout_seconds=_ANSWER_WITHIN_S)
+            self._group.fetch_ready_async_reqs(timeout_seconds=ANSWER_WITHIN_S)
         for active, every in zip(self._active, self._all, strict=True):
             active.clear()
             active.update([*every.items()][:number])
@@ -125,7 +125,7 @@ class Rescaler(_Runners):
         """Return why it must not create envs anew; "" if it may."""
         if self._group.local_env_runner is None:
             return "there is no local env runner, from which RLlib brings others up to date"
-        keep = any(self._group.foreach_env_runner(_keeps_statistics, timeout_seconds=_ANSWER_WITHIN_S))
+        keep = any(self._group.foreach_env_runner(_keeps_statistics, timeout_seconds=ANSWER_WITHIN_S))
         return "wrappers such as NormalizeObservation keep statistics, which new envs would lose" if keep else ""
 
     def apply(self, scale: Scale) -> None:

@@ -16,7 +16,7 @@ from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.rllib.configs import is_asynchronous, is_new_stack
 from rl_scaling_callback.rllib.names import amount
 
-_ANSWER_WITHIN_S: Final = 30.0
+ANSWER_WITHIN_S: Final = 30.0
 
 
 def learner_threads(algorithm: Any) -> float:
@@ -85,7 +85,7 @@ def _refusal(config: Mapping[str, Any]) -> str:
 
 def ask_learners(algorithm: Any, ask: Any) -> list[float]:
     """Return what each learner that answers returns."""
-    answers = algorithm.learner_group.foreach_learner(ask, timeout_seconds=_ANSWER_WITHIN_S)
+    answers = algorithm.learner_group.foreach_learner(ask, timeout_seconds=ANSWER_WITHIN_S)
     # In older releases, a local learner's answer is no `CallResult`.
     return [answer.get() if hasattr(answer, "ok") else answer for answer in answers if getattr(answer, "ok", True)]
 

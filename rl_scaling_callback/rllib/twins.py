@@ -1,8 +1,8 @@
-"""Second env runners inside the processes of an Algorithm's env runners. `rllib.prober` calls these functions there.
+"""Second env runners inside the processes of an Algorithm's env runners, where `prober` and `rescale` call these functions.
 
 A twin is an env runner of the same class as the original, with another number of envs. It gets the weights and connector states of
-the original, and doesn't return its samples to training. Nothing it does affects training: objects that both would share are found,
-global state is restored, and calls end in time.
+the original. In a probe, its samples don't go to training, and nothing it does affects training: objects that both would share are
+found, global state is restored, and calls end in time.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A sweep by probes: measures every configuration many times, in seconds, inside one Algorithm.
 
-Rounds of probes measure the configurations, including the reference, in random order, until the best one for the goal is known (see
-`race`). A few training iterations after each round measure what an iteration takes apart from sampling. Eliminated configurations
-are not probed any more. As long as doubling the envs pays off, more envs are tried. In the end, training iterations confirm the
-choice, and compare numbers of threads for the learner.
+Rounds of probes measure the configurations, including the reference, until the best one for the goal is known (see `race`): from
+the second one on in random order. A few training iterations after each round measure what an iteration takes apart from sampling.
+Eliminated configurations are not probed any more. As long as doubling the envs pays off, more envs are tried. In the end, training
+iterations confirm the choice, and compare numbers of threads for the learner.
 """
 
 from __future__ import annotations
