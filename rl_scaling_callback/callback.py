@@ -193,12 +193,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         """Time the samples of an env runner, and the steps and resets of its env. RLlib calls it in the env runner's process."""
         if self._is_not_first_of(getattr(env_runner, "_callbacks", None)) or not hasattr(env_runner, "metrics"):
             return
-
-        def watch() -> None:
-            self._sampling = self._sampling or SamplingClock(env_runner)
-            self._sampling.watch(env_runner.env)
-
-        self._attempt("timing an env runner", watch)
+        self._attempt("timing an env runner", lambda: self._time_samples(env_runner))
 
     def on_sample_end(self, *, env_runner: Any = None, metrics_logger: Any = None, samples: Any = None, **kwargs: Any) -> None:
         """Report the times of this sample. RLlib calls it in the env runner's process."""

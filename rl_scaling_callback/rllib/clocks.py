@@ -291,6 +291,10 @@ class SampleTiming:
 
     _sampling: SamplingClock | None = None
 
+    def _time_samples(self, env_runner: Any) -> None:
+        self._sampling = self._sampling or SamplingClock(env_runner)
+        self._sampling.watch(env_runner.env)
+
     def on_episode_end(self, **kwargs: Any) -> None:
         """Note that the next step resets an env."""
         if self._sampling is not None:

@@ -32,7 +32,7 @@ from ray.util.metrics import Metric
 from rl_scaling_callback.core.probing import ProbeError, ProbeTimeoutError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.text import counted
-from rl_scaling_callback.rllib.clocks import SampleTiming, SamplingClock
+from rl_scaling_callback.rllib.clocks import SampleTiming
 
 _TWINS: Final = "_scaling_twins"
 _RESETS: Final = "_scaling_resets_s"
@@ -63,8 +63,7 @@ class _TimedResets(SampleTiming, RLlibCallback):
     """The callback of a twin: measures its time in env resets."""
 
     def on_environment_created(self, *, env_runner: Any, **kwargs: Any) -> None:
-        self._sampling = self._sampling or SamplingClock(env_runner)
-        self._sampling.watch(env_runner.env)
+        self._time_samples(env_runner)
 
     def on_sample_end(self, *, env_runner: Any = None, **kwargs: Any) -> None:
         if self._sampling is not None:
