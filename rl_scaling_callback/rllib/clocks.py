@@ -150,11 +150,15 @@ class PhaseClock:
         return self._since - start
 
 
-def weakly_bound(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a method that doesn't keep its object alive, to replace the method on that object without a reference cycle."""
-    if not inspect.ismethod(method):
+def method_of(holder: Any, name: str) -> Callable[..., Any]:
+    """Return a method of an object: the class's, or what others have set on the instance. It doesn't keep the object alive.
+
+    So the method can be replaced on the object without a reference cycle.
+    """
+    method: Callable[..., Any] = getattr(holder, name)
+    if not inspect.ismethod(method) or method.__self__ is not holder:
         return method
-    function, reference = method.__func__, weakref.ref(method.__self__)
+    function, reference = method.__func__, weakref.ref(holder)
     return lambda *args, **kwargs: function(reference(), *args, **kwargs)
 
 
@@ -195,7 +199,7 @@ class SamplingClock:
 
     def watch(self, env: Any) -> None:
         """Time the steps and resets of the env runner's env, which may be made anew."""
-        step, reset = weakly_bound(env.step), weakly_bound(env.reset)
+        step, reset = method_of(env, "step"), method_of(env, "reset")
 
         def timed_step(*args: Any, **kwargs: Any) -> Any:
             began = self._clock()

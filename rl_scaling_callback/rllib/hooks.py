@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
-from rl_scaling_callback.rllib.clocks import weakly_bound
+from rl_scaling_callback.rllib.clocks import method_of
 from rl_scaling_callback.rllib.configs import is_asynchronous
 from rl_scaling_callback.rllib.results import ENV_RUNNER_RESULTS, LEARNER_RESULTS, REPORTS, runner_reports, take_reports
 
@@ -31,7 +31,7 @@ def watch_methods(algorithm: Algorithm, **blocks: Callable[[], AbstractContextMa
     Those are `step` (an iteration), `training_step`, and `cleanup` (the end of the trial, for which RLlib has no hook).
     """
     for name, block in blocks.items():
-        method = weakly_bound(getattr(algorithm, name))  # the class's, or one that another callback has set on the instance
+        method = method_of(algorithm, name)
 
         def call(*args: Any, _method: Any = method, _block: Any = block, **kwargs: Any) -> Any:
             with _block():

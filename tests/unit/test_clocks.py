@@ -2,6 +2,7 @@
 
 import random
 import threading
+import weakref
 from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 
@@ -223,3 +224,25 @@ def test_a_reset_of_all_envs_is_measured_and_is_no_step():
             seconds = runner.clock.take()
     assert seconds["reset"] == pytest.approx(0.5)
     assert seconds["busy"] == pytest.approx(0.5 + 100 * 0.0013)
+
+
+def test_an_env_that_is_timed_is_freed_at_once_and_what_others_set_on_it_is_called():
+    class Env:
+        def step(self, actions):
+            raise AssertionError
+
+        def reset(self):
+            return "reset"
+
+    env, runner = Env(), Runner()
+    env.step = Other().step  # which nothing else keeps alive
+    runner.clock.watch(env)
+    assert (env.step("actions"), env.reset()) == ("actions", "reset")
+    freed = weakref.ref(env)
+    del env
+    assert freed() is None
+
+
+class Other:
+    def step(self, actions):
+        return actions
