@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from statistics import median
 from typing import Any, Final, NamedTuple
 
+from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.rllib.configs import is_asynchronous
 from rl_scaling_callback.rllib.names import INFERENCE_TIMER, SAMPLE_TIMER, WEIGHTS_TIMER
 
@@ -235,11 +236,11 @@ class SamplingClock:
         if n >= _ENOUGH_STEPS:
             self._sums = [0.0] * 5
         resets_s, inferences, cpu = min(self._steps_s, self._reset_s * self._resets), self._inferences, self._cpu_clock()
-        others = self._steps - len(inferences) if len(inferences) == _TIMED_INFERENCES else 0
+        others = max(0, self._steps - _TIMED_INFERENCES) if len(inferences) == _TIMED_INFERENCES else 0
         seconds = {
             "busy": self._clock() - self._started,
             "cpu": cpu - self._cpu_before,
-            "env_step": self._steps_s - resets_s,
+            "env_step": self._steps_s - resets_s if self._steps else NAN,  # if its env can't be watched
             "inference": sum(inferences) + (others * median(inferences) if others else 0.0),
             "reset": self._resets_s + resets_s,
         }
