@@ -159,7 +159,7 @@ class RunnerReport:
 
     def __add__(self, later: RunnerReport) -> RunnerReport:
         """Return the sum of both; the later one's beginning and end."""
-        summed = ("busy", "env_step", "inference", "reset", "cpu", "weights")
+        summed = {*self.__slots__} - {"began", "ended"}
         return replace(later, **{part: getattr(self, part) + getattr(later, part) for part in summed})
 
 
