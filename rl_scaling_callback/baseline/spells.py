@@ -6,7 +6,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
+from statistics import fmean, median
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -170,7 +170,7 @@ class Spells:
         if n < FEWEST_TO_TELL:
             return False
         noise = _CAUTION * student_t(n - 1) * self._spread() * math.sqrt(1 + 1 / n)
-        return abs(cost.own - fmean(self._costs)) > min(math.log(DISAGREE) + noise, UNEXPLAINED)
+        return abs(cost.own - median(self._costs)) > min(math.log(DISAGREE) + noise, UNEXPLAINED)
 
     def compare(self) -> bool:
         """Find out and return whether probes and iterations agree, and compute the interval from the third spell on.
@@ -202,7 +202,7 @@ class Spells:
             # In the time of a baseline's iterations, the trial runs more of its own.
             sampling = self._sampling(own.mean)
             others = DEFAULT_RULE.max_iterations * max(1.0, sampling)
-            of_other = student_t(max(1, len(self._costs) - 1)) * self._spread() / math.sqrt(others)
+            of_other = student_t(max(1, len(self._costs) - 1)) * float(np.std(self._costs, ddof=1)) / math.sqrt(others)
             self.half_width = math.hypot(of_mean, max(of_mean, of_other), math.log(sampling / self._sampling(0.0)))
         self._missed = own.mean if both else 0.0
         self.sampling = self._sampling(self._missed)
@@ -224,8 +224,14 @@ class Spells:
         return found._replace(half_width=half_width)
 
     def _spread(self) -> float:
-        """Return the standard deviation of ln of the cost per env step of the trial's iterations; NaN if unknown."""
-        return float(np.std(self._costs, ddof=1)) if len(self._costs) >= FEWEST_TO_TELL else self._spread_before
+        """Return the standard deviation of ln of the cost per env step of the trial's iterations; NaN if unknown.
+
+        It is 1.48 times the median absolute deviation: a single stall among the first few iterations must not hide a change.
+        """
+        if len(self._costs) < FEWEST_TO_TELL:
+            return self._spread_before
+        middle = median(self._costs)
+        return 1.4826 * median(abs(cost - middle) for cost in self._costs)
 
 
 def _log(value: float) -> float:

@@ -205,6 +205,17 @@ class TestAgainstTheTrialsOwnIterations:
         assert probed.status.error < 10
         assert not machine.closed
 
+    @pytest.mark.parametrize("stalled", [2, 3, 4])
+    def test_a_stall_among_the_first_iterations_does_not_hide_a_change(self, stalled):
+        machine, probed, _ = trained(0.0)
+        for iteration in range(1, 6):
+            machine.cost_of_step = 6.0 if iteration == stalled else 1.0
+            probed.observe(1000.0, machine.iterate())
+        machine.cost_of_step = 12.0
+        for _ in range(3):
+            probed.observe(1000.0, machine.iterate())
+        assert not probed.status.source
+
     def test_a_small_difference_is_the_same_time_at_the_reference(self):
         # An iteration of 0.4 s takes 24 ms longer than probes, and so would one of 1 s.
         machine = Machine()
