@@ -23,7 +23,6 @@ from rl_scaling_callback.analysis.choice import GOALS, Goal
 from rl_scaling_callback.core.probing import ProbeError
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.schema import KEYS
-from rl_scaling_callback.core.steady import DEFAULT_RULE, SteadyRule
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
 from rl_scaling_callback.report import SWEEP_PAGE, make_report, print_report, write_page
 
@@ -97,14 +96,6 @@ def main() -> None:
     "--column", "columns", callback=_parsed(_columns), multiple=True, metavar="OURS=THEIRS", help="A table's column: sps=FPS."
 )
 @click.option("--pool", multiple=True, metavar="NAME", help="Column or setting whose values are repeats.")
-@click.option(
-    "--warmup-iterations",
-    type=click.IntRange(min=0),
-    default=DEFAULT_RULE.warmup_iterations,
-    show_default=True,
-    metavar="COUNT",
-    help="Iterations of a trial to skip, not of a table.",
-)
 @click.option("--page", callback=_parsed(_file), metavar="FILE", help="HTML page to write, with figures.")
 @click.option("--verbose", "-v", is_flag=True, help="Also show losses, checklist, scaling law and notes.")
 def report(
@@ -113,7 +104,6 @@ def report(
     reference: Scale,
     columns: dict[str, str],
     pool: tuple[str, ...],
-    warmup_iterations: int,
     page: Path | None,
     verbose: bool,
 ) -> None:
@@ -125,8 +115,7 @@ def report(
     """
     try:
         with _progress() as progress:
-            rule = SteadyRule(warmup_iterations=warmup_iterations)
-            experiment = read_experiment(path, reference=reference, rule=rule, columns=columns, pool=pool, progress=progress)
+            experiment = read_experiment(path, reference=reference, columns=columns, pool=pool, progress=progress)
     except ExperimentError as error:
         raise click.ClickException(str(error)) from None
     made = make_report(experiment, goal, reference)

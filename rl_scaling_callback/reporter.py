@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import time
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from ray import tune
 from rl_scaling_callback.analysis.choice import Goal
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.experiments import ExperimentError, read_experiment
-from rl_scaling_callback.report import PAGE, Report, make_report, print_report, render_page
+from rl_scaling_callback.report import PAGE, Report, check_installed, make_report, print_report, render_page
 from rl_scaling_callback.storage import Location
 
 if TYPE_CHECKING:
@@ -50,10 +49,7 @@ class ScalingReporter(tune.Callback):
     ) -> None:
         self._goal, self._reference, self._show = Goal.of(goal), Scale.parse(reference), show
         self._next_reading = -float("inf")
-        # Fail now rather than after hours of training.
-        missing = [name for name in ("jinja2", "matplotlib", "rich") if importlib.util.find_spec(name) is None]
-        if missing:
-            raise ImportError(f'ScalingReporter needs {", ".join(missing)}: pip install "rl-scaling-callback[report]"')
+        check_installed()  # now rather than after hours of training
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Show the current table, unless reading the results would take more than 2 % of the run time."""
@@ -77,8 +73,8 @@ class ScalingReporter(tune.Callback):
             storage: Any = trials[0].storage
             folder = Location(storage.storage_filesystem, storage.experiment_fs_path, storage.experiment_fs_path)
             report = self._report(folder)
-            self._show(report)
             folder.below(PAGE).write(render_page(report))
+            self._show(report)
         except Exception as error:
             _warn("the report can't be written", error)
 

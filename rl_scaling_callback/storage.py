@@ -15,12 +15,6 @@ MAX_BYTES: Final = 64 << 20
 """Maximum size of a table or config [bytes], to bound memory."""
 
 
-def absolute(location: str | Path) -> str:
-    """Return a URI unchanged, or a local path made absolute with `~` expanded."""
-    text = str(location)
-    return text if "://" in text else Path(text).expanduser().absolute().as_posix()
-
-
 _CREDENTIALS: Final = re.compile(
     r"(?<=://)[^/?#\s]*@"  # user@ or user:password@
     r"|(?<![^\s/'\"])[^\s/:?#'\"]+:(?![/\\]|\d+/)[^\s?#'\"]*@"  # user:pass/word@, and user:password@ after a mistyped scheme
@@ -31,22 +25,6 @@ _SECRET_OPTIONS: Final = re.compile(r"(?i)(?<=[?&])([^=&\s]*(?:key|token|secret|
 def shown(text: str | Path) -> str:
     """Return a path or URI, or a message that contains some, for display: without credentials."""
     return _SECRET_OPTIONS.sub(r"\1=…", _CREDENTIALS.sub("", str(text)))
-
-
-def filesystem_of(location: str | Path) -> tuple[Any, str]:
-    """Return the `pyarrow.fs.FileSystem` of a local path or URI, and the path on it.
-
-    Raises:
-        OSError: it can't be reached; no message contains credentials.
-        ValueError: the filesystem is unknown.
-    """
-    from pyarrow import fs
-
-    text = absolute(location)
-    try:
-        return fs.FileSystem.from_uri(text) if "://" in text else (fs.LocalFileSystem(), text)
-    except (OSError, ValueError) as error:
-        raise type(error)(shown(str(error))) from None
 
 
 class ExperimentError(Exception):
@@ -80,13 +58,16 @@ class Location:
             raise ExperimentError(
                 f"{source!r} is not an experiment; allowed are a folder or table (path or URI), a DataFrame and a Tune ResultGrid"
             )
+        from pyarrow import fs
+
         text = shown(source)
+        if "://" not in str(source):
+            return cls(fs.LocalFileSystem(), Path(source).expanduser().absolute().as_posix(), text)
         try:
-            filesystem, path = filesystem_of(source)
+            filesystem, path = fs.FileSystem.from_uri(str(source))
         except (OSError, ValueError) as error:  # pyarrow's own errors are subclasses of these
-            raise ExperimentError(
-                f"{text} can't be reached: {error}. Check the scheme, the network and your credentials."
-            ) from None
+            why = shown(str(error))
+            raise ExperimentError(f"{text} can't be reached: {why}. Check the scheme, the network and your credentials.") from None
         return cls(filesystem, path.rstrip("/") or "/", text)
 
     def below(self, name: str) -> Location:

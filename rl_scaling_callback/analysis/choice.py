@@ -85,14 +85,6 @@ def tolerance(error: float) -> float:
     return min(TOLERANCE / 2, math.log1p(error / 100)) if error > 0 else 0.0
 
 
-def judge(value: float, error: float, least: float) -> Verdict:
-    """Return whether a figure with a 95 % interval of half-width `error` [%] reaches `least`; undecided for NaN."""
-    low, high = interval(value, error)
-    if low >= least:
-        return "met"
-    return "not met" if high < least else "undecided"
-
-
 class Standing(NamedTuple):
     """A configuration judged by one constraint of a goal.
 
@@ -117,8 +109,11 @@ class Standing(NamedTuple):
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the constraint is met, given the interval."""
-        return "undecided" if self.is_unclear else judge(self.reach, self.error, 1.0)
+        """Whether the constraint is met, given the interval; undecided if that straddles the threshold, or if it is unknown."""
+        low, high = interval(self.reach, self.error)
+        if self.is_unclear or not (low >= 1 or high < 1):
+            return "undecided"
+        return "met" if low >= 1 else "not met"
 
     @property
     def misses(self) -> bool:
@@ -249,11 +244,6 @@ def noise(one: Configuration, other: Configuration) -> float:
     variance is twice that of the figure.
     """
     return math.hypot(*(math.log1p(each.relative_error / 100) for each in (one, other) if each.relative_error > 0)) / math.sqrt(2)
-
-
-def tied(one: Configuration, other: Configuration) -> bool:
-    """Return whether two throughputs are equal within noise."""
-    return abs(math.log(one.sps / other.sps)) <= noise(one, other)
 
 
 def _slack(noise: float) -> float:

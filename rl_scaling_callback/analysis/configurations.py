@@ -109,12 +109,6 @@ class Configuration:
         return "" if self.is_noisy else formulas.band(self.efficiency)
 
     @property
-    def core_efficiency(self) -> float:
-        """Speedup / min(runners, cores) × 100 [%]; NaN unless the speedup is relative to N = 1."""
-        cores = formulas.mean_of_known(run.cores for run in self.runs)
-        return formulas.core_efficiency(self.speedup, self.scale.num_env_runners, cores) if self.unit == 1 else NAN
-
-    @property
     def sooner(self) -> float:
         """Speedup of the time to return [×]; NaN if unknown."""
         return self.to_return.sooner

@@ -12,7 +12,7 @@ Source: Amdahl, AFIPS 1967; Gunther, "Guerrilla Capacity Planning", 2007 (throug
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import median
 from typing import Final, NamedTuple
@@ -104,24 +104,22 @@ def fit_law(found: Sequence[Configuration], given: Run | None = None) -> Law | N
     return law if law.mean_error <= MAX_LAW_ERROR else None
 
 
-def axes(found: Sequence[Configuration], given: Run | None = None) -> dict[str, dict[int, float]]:
-    """Return Karp–Flatt's serial fraction by N along each measured axis: env runners of one env, envs of one runner.
+def axes(found: Sequence[Configuration], given: Run | None = None) -> dict[str, float]:
+    """Return Karp–Flatt's serial fraction along each measured axis, at its largest N: env runners of one env, envs of one runner.
 
     Without 1r×1e, there are none. For the arguments, see `fit_law`.
     """
     known = _throughputs(found, given)
-    fractions = {
-        "env runners": _serial_fractions(known, lambda scale: scale.num_envs_per_env_runner == 1),
-        "envs per runner": _serial_fractions(known, lambda scale: scale.num_env_runners <= 1),
+    each = {
+        "env runners": [scale for scale in known if scale.num_envs_per_env_runner == 1],
+        "envs per runner": [scale for scale in known if scale.samplers == 1],
     }
-    return {name: each for name, each in fractions.items() if each}
-
-
-def _serial_fractions(known: Mapping[Scale, float], is_on_axis: Callable[[Scale], bool]) -> dict[int, float]:
-    """Return Karp–Flatt's serial fractions by N along an axis; empty without 1r×1e."""
-    speeds = {scale.parallelism: sps for scale, sps in known.items() if is_on_axis(scale)} if REFERENCE_SCALE in known else {}
-    speedups = {n: formulas.speedup(sps, known[REFERENCE_SCALE]) for n, sps in speeds.items() if n > 1}
-    return {n: formulas.serial_fraction(speedup, n) for n, speedup in speedups.items()}
+    largest = {name: max(scales, key=lambda scale: scale.parallelism, default=REFERENCE_SCALE) for name, scales in each.items()}
+    return {
+        name: formulas.serial_fraction(formulas.speedup(known[scale], known[REFERENCE_SCALE]), scale.parallelism)
+        for name, scale in largest.items()
+        if scale.parallelism > 1 and REFERENCE_SCALE in known
+    }
 
 
 def _throughputs(found: Sequence[Configuration], given: Run | None) -> dict[Scale, float]:

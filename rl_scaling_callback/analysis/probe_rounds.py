@@ -11,7 +11,6 @@ from statistics import fmean, median
 from typing import Final
 
 import numpy as np
-from scipy.optimize import nnls
 
 from rl_scaling_callback.analysis.race import Grid, Outcome, Race
 from rl_scaling_callback.core.estimates import Array, trimmed_mean
@@ -221,6 +220,8 @@ class ProbeRounds:
 
         Iterations at a single scale tell a alone, and those at two scales a and c.
         """
+        from scipy.optimize import nnls  # imported here, because it would take 24 MB of each env runner
+
         took, trained = np.array([self._took(each) for each in self.iterations]), [each.scale for each in self.iterations]
         varying = np.ptp(_terms(trained), axis=0) > 0
         used = [0, *np.flatnonzero(varying)[: len({*trained}) - 1]]

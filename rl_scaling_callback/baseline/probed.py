@@ -109,7 +109,6 @@ class ProbedBaseline(BaselineSource):
         cost = Cost.of(env_steps, times, spells.mean)
         is_untimed = cost.own < spells.mean.own - UNEXPLAINED
         has_changed = False
-        spells.end_spell()
         try:
             has_changed = self._check(cost, is_untimed)
         except ProbeError as error:

@@ -119,8 +119,6 @@ class Spells:
         self._spells: deque[_Spell] = deque(maxlen=_MAX_SPELLS)
         self._costs: deque[float] = deque(maxlen=_MAX_ITERATIONS)
         self._spread_before = NAN
-        self._is_over = True
-        self._missed = 0.0
         self.mean = _UNKNOWN
         self.sampling = self.half_width = NAN
         self.agrees = True
@@ -130,15 +128,10 @@ class Spells:
         """Number of the latest iterations that are known."""
         return len(self._costs)
 
-    def end_spell(self) -> None:
-        """Note that an iteration ran: later rounds are part of another spell."""
-        self._is_over = True
-
     def add_rounds(self, rounds: Sequence[Round]) -> None:
-        """Add rounds of probes that just ran."""
-        if not self._spells or (self._is_over and self._spells[-1].rounds):
+        """Add rounds of probes that just ran, one after another."""
+        if not self._spells or self._spells[-1].rounds:
             self._spells.append(_Spell())
-        self._is_over = False
         latest = self._spells[-1]
         latest.rounds.extend(rounds)
         latest.mean = Round(*map(fmean, zip(*latest.rounds, strict=True)))
@@ -146,7 +139,7 @@ class Spells:
         has_enough = len(probed) >= _FEWEST_SPELLS
         samples = [spell.mean for spell in probed] if has_enough else [each for spell in probed for each in spell.rounds]
         self.mean = Round(*[trimmed_mean(figures).mean for figures in zip(*samples, strict=True)])
-        self.sampling = self._sampling(self._missed)
+        self.sampling = self._sampling(0.0)
 
     def add_iteration(self, cost: Cost) -> None:
         """Add an iteration of the trial."""
@@ -204,8 +197,7 @@ class Spells:
             others = DEFAULT_RULE.max_iterations * max(1.0, sampling)
             of_other = student_t(max(1, len(self._costs) - 1)) * float(np.std(self._costs, ddof=1)) / math.sqrt(others)
             self.half_width = math.hypot(of_mean, max(of_mean, of_other), math.log(sampling / self._sampling(0.0)))
-        self._missed = own.mean if both else 0.0
-        self.sampling = self._sampling(self._missed)
+        self.sampling = self._sampling(own.mean if both else 0.0)
         return self.agrees
 
     def _sampling(self, missed: float) -> float:

@@ -21,7 +21,7 @@ from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.scale import Scale
 from rl_scaling_callback.core.steady import Steady
 from rl_scaling_callback.core.trial import Workload
-from rl_scaling_callback.storage import filesystem_of, shown
+from rl_scaling_callback.storage import ExperimentError, Location, shown
 
 SCHEMA: Final = "rl_scaling_callback.baseline"
 """What marks a file as a baseline."""
@@ -160,20 +160,15 @@ class BaselineStore:
         Raises:
             ValueError: the filesystem is unknown, or the directory neither exists nor can be created.
         """
-        from pyarrow import fs
-
-        text = str(place)
         try:
-            if not text.strip():
-                raise OSError("it is empty")
-            filesystem, path = filesystem_of(text)
-            filesystem.create_dir(path, recursive=True)
-            if filesystem.get_file_info(path).type != fs.FileType.Directory:
+            found = Location.of(place)
+            found.filesystem.create_dir(found.path, recursive=True)
+            if not found.is_folder:
                 raise NotADirectoryError("it is not a directory")
-        except (OSError, ValueError) as error:  # pyarrow's own errors are subclasses of these
+        except (OSError, ValueError, ExperimentError) as error:  # pyarrow's own errors are subclasses of the first two
             allowed = "allowed are existing or creatable directories and reachable URIs"
-            raise ValueError(f"baseline_dir is {shown(text)!r}; {allowed} ({shown(str(error))})") from None
-        return cls(filesystem, path)
+            raise ValueError(f"baseline_dir is {shown(place)!r}; {allowed} ({shown(str(error))})") from None
+        return cls(found.filesystem, found.path)
 
     @classmethod
     def of_experiment(cls, storage: Any, run: str) -> BaselineStore:
@@ -215,7 +210,7 @@ class BaselineStore:
         named = [info for info in infos if info.base_name.startswith(prefix) and info.base_name.endswith(suffix)]
         others = [info for info in named if info.base_name != own]
         found = []
-        for info in nlargest(_MAX_OTHERS, others, key=lambda info: info.mtime_ns):  # recent runs are the likely comparison
+        for info in nlargest(_MAX_OTHERS, others, key=lambda info: info.mtime_ns or 0):  # recent runs are the likely comparison
             with suppress(BaselineFileError):
                 found.append(self._read(info))
         return [baseline for baseline in found if baseline is not None]

@@ -1,8 +1,7 @@
 """The formulas of parallel RL training: plain floats in, plain floats out.
 
 Functions return NaN if their value is undefined or an input is unknown. They never return infinity and never raise, since a
-missing number must not end a training run. The exception is input that can only be a programming error, such as a negative
-number of runners, which raises `ValueError`.
+missing number must not end a training run.
 """
 
 from __future__ import annotations
@@ -23,9 +22,6 @@ BANDS: Final[tuple[tuple[float, str], ...]] = (
 """Lower bound of efficiency [%] and the name of each band, best first."""
 
 _LARGEST_STEP_DIFFERENCE: Final = 0.1
-
-MAX_COUNT: Final = 1_000_000
-"""Maximum number of env runners, and of envs per env runner: far beyond any cluster, but small enough to keep all values finite."""
 
 
 def mean_of_known(values: Iterable[float]) -> float:
@@ -62,18 +58,6 @@ def same_steps(here: float, there: float) -> bool:
     RLlib rounds fragments up, so configurations differ by a few percent. Up to 10 % is tolerated.
     """
     return abs(ratio(here, there) - 1) <= _LARGEST_STEP_DIFFERENCE
-
-
-def parallelism(num_env_runners: int, num_envs_per_env_runner: int) -> int:
-    """Return N = max(1, runners) × envs per runner: with 0 env runners RLlib samples in the Algorithm's process.
-
-    Raises:
-        ValueError: fewer than 0 runners, fewer than 1 env per runner, or more than `MAX_COUNT` of either.
-    """
-    for name, count, least in (("num_env_runners", num_env_runners, 0), ("num_envs_per_env_runner", num_envs_per_env_runner, 1)):
-        if not least <= count <= MAX_COUNT:
-            raise ValueError(f"{name} is {count!r}; allowed are whole numbers from {least} to {MAX_COUNT:,}")
-    return max(1, num_env_runners) * num_envs_per_env_runner
 
 
 def speedup(sps: float, baseline_sps: float) -> float:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from operator import index
 from typing import Any, Final
 
-from rl_scaling_callback.core import formulas
-
 _SCALE_TEXT = re.compile(r"\s*(\d+)\s*r\s*[x×*]?\s*(\d+)\s*e\s*", re.IGNORECASE)
+
+MAX_COUNT: Final = 1_000_000
+"""Maximum number of env runners, and of envs per env runner: far beyond any cluster, but small enough to keep all values finite."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -22,7 +23,7 @@ class Scale:
         parallelism: N = max(1, runners) × envs per runner.
 
     Raises:
-        ValueError: a number is outside the range of `formulas.parallelism`.
+        ValueError: there are fewer than 0 runners or 1 env per runner, or more than `MAX_COUNT` of either.
     """
 
     num_env_runners: int
@@ -30,11 +31,13 @@ class Scale:
     parallelism: int = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        for name, least in (("num_env_runners", 0), ("num_envs_per_env_runner", 1)):
+            count = index(getattr(self, name))  # grids often come from NumPy, whose integers JSON can't serialise
+            if not least <= count <= MAX_COUNT:
+                raise ValueError(f"{name} is {count!r}; allowed are whole numbers from {least} to {MAX_COUNT:,}")
+            object.__setattr__(self, name, count)
         # A field, not a property: it is read in every iteration of every trial.
-        object.__setattr__(self, "parallelism", index(formulas.parallelism(self.num_env_runners, self.num_envs_per_env_runner)))
-        # Grids often come from NumPy, whose integers JSON can't serialise.
-        object.__setattr__(self, "num_env_runners", index(self.num_env_runners))
-        object.__setattr__(self, "num_envs_per_env_runner", index(self.num_envs_per_env_runner))
+        object.__setattr__(self, "parallelism", self.samplers * self.num_envs_per_env_runner)
 
     @property
     def samplers(self) -> int:

@@ -4,8 +4,8 @@ A slash in a key separates levels of the dict, as in RLlib's results: `steady/sp
 Tune and TensorBoard flatten it to `scaling/steady/sps`.
 
 On RLlib's old API stack, `time/*` are read from RLlib's timers. Env runners don't report how long they sample, so
-`runners/busy`, `longest`, `env_step`, `inference`, `reset` and `rest` are NaN, and so is every `loss/<cause>` but `learn`, `sync`,
-`evaluate` and `other`. For APPO and IMPALA, whose phases overlap, `time/evaluate` alone is known of these on that stack.
+`runners/busy`, `longest`, `env_step` and `reset` are NaN, and so is every `loss/<cause>` but `learn`, `sync`, `evaluate` and
+`other`. For APPO and IMPALA, whose phases overlap, `time/evaluate` alone is known of these on that stack.
 """
 
 from __future__ import annotations
@@ -68,15 +68,10 @@ KEYS: Final[tuple[Key, ...]] = (
     Key("runners/busy", "s", "time the typical (lower median) env runner spent sampling in this iteration; new API stack only"),
     Key("runners/longest", "s", "the same for the slowest one; the mean for APPO and IMPALA, which don't wait for it"),
     Key("runners/env_step", "s", "time in `env.step`, without env resets, mean over env runners"),
-    Key("runners/inference", "s", "the same for policy inference, estimated from the first steps of each sample"),
     Key("runners/reset", "s", "the same for env resets, beyond the time of an ordinary step"),
-    Key("runners/rest", "s", "remaining sampling time (connectors, bookkeeping, and also runners/reset), mean over env runners"),
     Key("runners/reported", "", "number of env runners that reported in this iteration"),
-    Key("runners/healthy", "", "number of env runners that RLlib considers healthy"),
-    Key("runners/restarts", "", "number of env runner restarts so far"),
     Key("learner/busy", "s", "time spent on updates, mean over learners; asynchronous algorithms only (APPO, IMPALA)"),
     Key("learner/waiting", "s", "time spent waiting for batches; if large, sampling is the bottleneck"),
-    Key("learner/dropped", "steps", "env steps that RLlib counts as dropped because the learners were full; `sps` includes them"),
     Key("learner/connectors", "s", "part of time/learn in the connectors of a local learner (advantages, batches)"),
     Key("learner/threads", "", "threads that torch uses for an update; NaN if unknown, as for asynchronous algorithms"),
     Key("tuned/num_env_runners", "", "env runners that sampled in this iteration; NaN without autotune, like all of `tuned/*`"),

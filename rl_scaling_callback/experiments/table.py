@@ -148,7 +148,7 @@ def read_table(source: Location | Any, rule: SteadyRule, columns: Mapping[str, s
 
 def _lines(file: Location) -> Iterator[tuple[int, Mapping[Any, Any]]]:
     """Yield the number of each line and its cells by column; by None, why it can't be read."""
-    text = file.read().decode("utf-8-sig")  # Spreadsheets write a byte order mark.
+    text = file.read().decode("utf-8-sig").lstrip("\r\n")  # Spreadsheets write a byte order mark.
     start = text.lstrip()[:1]
     if start == "[":
         yield from enumerate(map(_cells, json.loads(text)), 1)
@@ -204,8 +204,8 @@ def _ours(text: str, header: Sequence[str], given: Mapping[str, str], pool: Coll
     if lacking := [what for what, some in _NEEDED.items() if {*some}.isdisjoint(ours)]:
         found = f"its columns are {names}" if names else "it is empty"
         raise ExperimentError(f"{text} lacks {listed(lacking)}; {found}. {_WANTED}")
-    if {STEPS, SECONDS} <= {*ours}:
-        ours.pop(SPS, None)  # redundant
+    if {STEPS, SECONDS, SPS} <= {*ours}:  # one is redundant
+        del ours[next((each for each in (SPS, SECONDS, STEPS) if each not in given), SPS)]
     return ours
 
 

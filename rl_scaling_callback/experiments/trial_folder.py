@@ -33,7 +33,7 @@ _MAX_LINE: Final = 32 << 20
 
 _USED: Final = (
     *results.MEASURED_KEYS, "sps_per_cpu", "baseline_sps", "comparable", "exclusive", "cores/others", "steady/drift", "steady/sps",
-    "steady/speedup", "baseline/error", "account/exact", *(f"tuned/{name}" for name in DEFAULT_SCALE),
+    "steady/speedup", "baseline/error", "account/exact", *(f"tuned/{name}" for name in (*DEFAULT_SCALE, "learner_threads")),
 )  # fmt: skip
 """The injected keys to read."""
 _UNKNOWN: Final = dict.fromkeys(_USED, NAN)
@@ -219,16 +219,16 @@ class RecordedTrial:
         self._last, self._injected = result, injected
 
     def _configure(self, logged: object, injected: Mapping[str, float]) -> None:
-        """Update the config; if the workload or scale changes, discard all earlier iterations. It may raise RecursionError."""
-        chosen = {name: injected[f"tuned/{name}"] for name in DEFAULT_SCALE}  # by a trial that tunes itself
-        tuned = {name: int(value) for name, value in chosen.items() if value >= 0}
-        if not isinstance(logged, Mapping) or (logged, tuned) == self._logged:
+        """Update the config; if the work or what does it changes, discard all earlier iterations. It may raise RecursionError."""
+        chosen = {name: injected[f"tuned/{name}"] for name in DEFAULT_SCALE}  # by a trial that tunes itself, as the threads
+        tuned, threads = {name: int(value) for name, value in chosen.items() if value >= 0}, injected["tuned/learner_threads"]
+        if not isinstance(logged, Mapping) or (logged, tuned, threads) == self._logged:
             return
         config = {**configs.read_logged_config(logged), **tuned}
-        if self._config and _work_of(config) != _work_of(self._config):
+        if self._config and (_work_of(config) != _work_of(self._config) or abs(threads - self._logged[2]) > 0):
             self._iterations.clear()
             self._has_changed = True
-        self._logged, self._config = (logged, tuned), config
+        self._logged, self._config = (logged, tuned, threads), config
 
     def _add_period(self, ended: float, seconds: float) -> None:
         began = ended - seconds

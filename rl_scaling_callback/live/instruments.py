@@ -38,6 +38,7 @@ class Synchronous:
         self.clock = PhaseClock(TIMER_PHASES, _gpu_waits(config, "learn"), background=_background(config))
         self._runners = Rounds()
         self._times_phases = _watch(algorithm, attempt, self.clock, self._runners)
+        _watch_evaluation(algorithm, self.clock)
         self._times_connectors = attempt("timing connectors", lambda: hooks.watch_local_learner(algorithm, self.clock))
 
     def start(self) -> None:
@@ -61,23 +62,18 @@ class Overlapping:
     """For algorithms that sample and learn at the same time (IMPALA, APPO), on the new API stack."""
 
     def __init__(self, algorithm: Algorithm, config: Mapping[str, Any], attempt: Attempt) -> None:
-        self.clock = PhaseClock(
-            TIMER_PHASES, _gpu_waits(config, "learn"), background=_background(config), clock=time.time, records=True
-        )
+        self.clock = PhaseClock(TIMER_PHASES, background=_background(config), clock=time.time, records=True)
         self._runners = OverlappingRunners(self.clock, max(1, read_scale(config).num_env_runners))
-        group = weakref.proxy(algorithm)
         self._learners = Learners(max(1, int(number(config.get("num_learners")))))
         self._times_phases = _watch(algorithm, attempt, self.clock, self._runners, self._learners.add)
         clock = functools.partial(PhaseClock, LEARNER_PHASES, _gpu_waits(config, "busy"))
         self._take_learner = attempt("timing the learners", lambda: hooks.watch_learners(algorithm, clock))
-        self._count_dropped = functools.partial(attempt, "counting dropped steps", lambda: introspection.dropped_steps(group), NAN)
 
     def start(self) -> None:
         """Start an iteration."""
         self.clock.start()
         self._runners.start()
         self._learners.start()
-        self._dropped_before = self._count_dropped()
         if self._take_learner is not None:
             self._take_learner()
 
@@ -91,7 +87,6 @@ class Overlapping:
             evaluation_s=phases.get("evaluate", 0.0),
             learner_busy=self._learners.busy,
             learner_waiting=self._learners.waiting,
-            dropped=self._count_dropped() - self._dropped_before,
         )
 
 
@@ -100,6 +95,7 @@ class OldStack:
 
     def __init__(self, algorithm: Algorithm, config: Mapping[str, Any], attempt: Attempt, warn: Warn) -> None:
         self.clock = PhaseClock(TIMER_PHASES, background=_background(config))
+        _watch_evaluation(algorithm, self.clock)
         self._attempt = attempt
         self._before: Mapping[str, float] = {}
         timers = functools.partial(introspection.read_timers, weakref.proxy(algorithm))
@@ -146,6 +142,11 @@ def _watch(algorithm: Algorithm, attempt: Attempt, clock: PhaseClock, runners: R
     task = "timing the env runners"
     attempt(task, lambda: hooks.watch_reports(algorithm, lambda reports: attempt(task, lambda: runners.add(reports)), *learners))
     return bool(attempt("timing the phases", lambda: hooks.watch_phases(algorithm, clock)))
+
+
+def _watch_evaluation(algorithm: Algorithm, clock: PhaseClock) -> None:
+    """Let `clock` time all evaluations, also those that RLlib's timers don't: on the old API stack, and in a user's own code."""
+    hooks.watch_methods(algorithm, evaluate=functools.partial(clock.block, "evaluate"))
 
 
 def _gpu_waits(config: Mapping[str, Any], phase: str) -> dict[str, Callable[[], None]]:

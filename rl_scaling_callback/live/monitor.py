@@ -170,18 +170,12 @@ class TrialMonitor:
             "runners": {
                 "busy": spent.busy,
                 "longest": spent.longest,
-                **{
-                    part: mean_of_known([getattr(report, part) for report in reports])
-                    for part in ("env_step", "inference", "reset", "rest")
-                },
+                **{part: mean_of_known([getattr(report, part) for report in reports]) for part in ("env_step", "reset")},
                 "reported": float(len(reports)),
-                "healthy": healthy,
-                "restarts": read_number(result, "restarts"),
             },
             "learner": {
                 "busy": spent.learner_busy,
                 "waiting": spent.learner_waiting,
-                "dropped": spent.dropped + max(0.0, read_number(result, "dropped")),  # max(0, NaN) is 0
                 "connectors": spent.connectors,
                 "threads": threads,
             },

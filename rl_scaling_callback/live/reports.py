@@ -27,7 +27,6 @@ class Spent(NamedTuple):
         reports: the summed report of each env runner that reported.
         busy, longest, reset, all_resets: the env runners' sampling times and resets, as in `TimeBreakdown` [s].
         learner_busy, learner_waiting: time of asynchronous learners on updates, and waiting for batches, mean over learners [s].
-        dropped: number of env steps that asynchronous learners dropped.
     """
 
     phases: Mapping[str, float] | None = None
@@ -41,7 +40,6 @@ class Spent(NamedTuple):
     all_resets: float = 0.0
     learner_busy: float = NAN
     learner_waiting: float = NAN
-    dropped: float = NAN
 
 
 class Rounds:

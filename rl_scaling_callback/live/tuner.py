@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from rl_scaling_callback.analysis.choice import INDIFFERENCE, Goal, may_meet, tied
+from rl_scaling_callback.analysis.choice import INDIFFERENCE, Goal, may_meet, noise
 from rl_scaling_callback.analysis.probe_rounds import REST, ROUNDS_S, ProbeRounds, TrainedIteration
 from rl_scaling_callback.analysis.race import Grid, Outcome, Race, powers_of_two
 from rl_scaling_callback.analysis.thread_choice import compare_threads, thread_counts
@@ -338,8 +338,9 @@ def _next_to_train(outcome: Outcome, trained: Sequence[Scale], fits: Callable[[S
         for each in outcome.candidates
         if each.scale.num_env_runners not in known and each.scale not in {own, *outcome.out} and fits(each.scale)
     ]
-    rival = max(rivals, key=lambda each: each.sps, default=None)
-    return rival.scale if others and rival is not None and tied(rival, fastest) else None
+    rival = max(rivals, key=lambda each: each.sps, default=fastest)
+    is_equal = abs(math.log(rival.sps / fastest.sps)) <= noise(rival, fastest)
+    return rival.scale if others and rivals and is_equal else None
 
 
 def _speed(iterations: Sequence[TrainedIteration]) -> float:

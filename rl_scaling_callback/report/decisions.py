@@ -159,11 +159,8 @@ def alternatives(study: StudyReport) -> list[str]:
         for name, each in study.recommendations.items()
         if each is not asked
     ]
-    lines = {
-        "Bottleneck": _bottleneck(asked.choice),
-        "Other goals": "; ".join(others),
-    }
-    return [f"{what}: {text}" for what, text in lines.items() if text]
+    bottleneck = _bottleneck(asked.choice)
+    return [*([f"Bottleneck: {bottleneck}"] if bottleneck else []), f"Other goals: {'; '.join(others)}"]
 
 
 def _bottleneck(choice: Configuration) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -79,6 +80,16 @@ def make_report(
     }
     studies = tuple(study_report(study, goal, reference) for study in experiment.studies)
     return Report(experiment, studies, provenance)
+
+
+def check_installed() -> None:
+    """Check that the packages that showing a report needs are installed.
+
+    Raises:
+        ImportError: one is missing.
+    """
+    if missing := [name for name in ("jinja2", "matplotlib", "rich") if importlib.util.find_spec(name) is None]:
+        raise ImportError(f'A report needs {", ".join(missing)}: pip install "rl-scaling-callback[report]"')
 
 
 def render_page(report: Report) -> str:

@@ -48,7 +48,7 @@ def remarks(study: StudyReport) -> Iterator[str]:
     known = [c.to_return for c in found if c.to_return.seconds > 0]
     if known:
         why = "the highest at which most runs of each configuration stay for their last quarter or longer"
-        yield f"Time to {study.to_return.name}: training time until the mean return stays at or above it, {why}."
+        yield f"Time to {known[0].name}: training time until the mean return stays at or above it, {why}."
         if len(known) < len(found):
             yield "It is – where not all runs of a configuration do."
         if all(len(c.runs) == 1 for c in found):
@@ -120,8 +120,7 @@ def _law(study: StudyReport) -> Iterator[str]:
     else:
         needed = f"at least {MIN_CONFIGURATIONS} configurations, with different numbers of env runners"
         yield f"None: it needs {needed}, which it predicts within {MAX_LAW_ERROR:.0f} % on average."
-    for name, fractions in study.axes.items():
-        fraction = fractions[max(fractions)]
+    for name, fraction in study.axes.items():
         limit = amdahl_limit(fraction)
         bound = "no limit" if math.isnan(limit) else f"limit {rounded(limit, 1, '×')}"
         yield f"Amdahl along {name} alone: serial fraction {rounded(fraction, 3)}, {bound}."

@@ -11,7 +11,6 @@ from rl_scaling_callback.analysis.checklist import Check, checklist
 from rl_scaling_callback.analysis.choice import GOALS, Goal, Recommendation, recommend
 from rl_scaling_callback.analysis.configurations import Configuration, configurations
 from rl_scaling_callback.analysis.laws import Law, axes, fit_law
-from rl_scaling_callback.analysis.returns import INCOMPARABLE, TimeToReturn
 from rl_scaling_callback.analysis.runs import Study
 from rl_scaling_callback.core.formulas import NAN, ratio
 from rl_scaling_callback.core.scale import Scale
@@ -27,7 +26,7 @@ class StudyReport:
         reference: the scale that speedups were to be relative to.
         configurations: one for each scale, by N.
         law: the scaling law fitted to them; None if there are too few, or it predicts them badly.
-        axes: Karp–Flatt's serial fraction by N along each measured axis.
+        axes: Karp–Flatt's serial fraction along each measured axis, at the largest N.
         recommendations: by name of the goal, the requested goal first.
         checklist: filled in for the requested goal.
     """
@@ -36,7 +35,7 @@ class StudyReport:
     reference: Scale
     configurations: tuple[Configuration, ...]
     law: Law | None
-    axes: Mapping[str, Mapping[int, float]]
+    axes: Mapping[str, float]
     recommendations: Mapping[str, Recommendation]
     checklist: tuple[Check, ...]
 
@@ -44,11 +43,6 @@ class StudyReport:
     def recommendation(self) -> Recommendation:
         """The recommendation for the requested goal."""
         return next(iter(self.recommendations.values()))
-
-    @property
-    def to_return(self) -> TimeToReturn:
-        """The time to return of the first configuration; they all share the target."""
-        return next((c.to_return for c in self.configurations), INCOMPARABLE)
 
 
 def study_report(study: Study, goal: Goal, reference: Scale) -> StudyReport:
@@ -101,7 +95,6 @@ COLUMNS: Final = (
     Column("efficiency", "efficiency", "%", lambda c: c.efficiency, 1),
     Column("loss", "loss", "% points", lambda c: c.loss, 1, spare=6),
     Column("band", "band", "", lambda c: c.band or None),
-    Column("core_efficiency", "per core", "%", lambda c: c.core_efficiency, 1, spare=5),
     Column("sps_per_cpu", "SPS per CPU", "steps/s", lambda c: ratio(c.sps, c.cpus), 0, spare=4),
     Column("diagnosis", "main loss", "", lambda c: c.diagnosis or None, spare=3),
     Column("seconds_to_return", "to return", "s", lambda c: c.to_return.seconds, 6, lambda c: c.to_return.error, spare=2),

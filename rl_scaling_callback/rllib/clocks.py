@@ -12,12 +12,11 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from statistics import median
 from typing import Any, Final, NamedTuple
 
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.rllib.configs import is_asynchronous
-from rl_scaling_callback.rllib.names import INFERENCE_TIMER, SAMPLE_TIMER, WEIGHTS_TIMER
+from rl_scaling_callback.rllib.names import SAMPLE_TIMER, WEIGHTS_TIMER
 
 OUTSIDE: Final = "outside"
 """The phase of a segment between two iterations."""
@@ -163,17 +162,15 @@ def method_of(holder: Any, name: str) -> Callable[..., Any]:
     return lambda *args, **kwargs: function(reference(), *args, **kwargs)
 
 
-_TIMED_INFERENCES: Final = 16
 _ENOUGH_STEPS: Final = 100
 
 
 class SamplingClock:
-    """Times how long an env runner of the new API stack samples, and how much of that are env steps, resets and inference.
+    """Times how long an env runner of the new API stack samples, and how much of that are env steps and resets.
 
     A step here is a vector step of all envs of the env runner. Gymnasium's vectorised envs reset sub-envs in the step after their
     episodes ended, so that it takes t = a + b·k with k resets. Least squares, over 100 steps if samples are shorter, find b, what a
-    reset takes beyond a step. RLlib enters about 15 timers per step, and wrapping them all would cost about 1 % of the sampling
-    time of a fast env, so the first inferences of each sample stand for the others.
+    reset takes beyond a step.
 
     Raises:
         AttributeError: the env runner has no timers.
@@ -224,9 +221,9 @@ class SamplingClock:
         """Return the times of the sample that ends now [s].
 
         Returns:
-            `busy`: the whole sample; `env_step`, `inference` and `reset`: parts of it; `cpu`: CPU time of the process since the
-            last call. If the env runner awaits weights (APPO, IMPALA) also `weights`: the wait for them before the sample, and when
-            it `began` and `ended`, on a clock shared with the Algorithm's process. Empty if the start of the sample was missed.
+            `busy`: the whole sample; `env_step` and `reset`: parts of it; `cpu`: CPU time of the process since the last call. If
+            the env runner awaits weights (APPO, IMPALA) also `weights`: the wait for them before the sample, and when it `began`
+            and `ended`, on a clock shared with the Algorithm's process. Empty if the start of the sample was missed.
         """
         if self._started is None:
             return {}
@@ -235,13 +232,11 @@ class SamplingClock:
             self._reset_s = max(0.0, (n * kt - k * t) / spread)
         if n >= _ENOUGH_STEPS:
             self._sums = [0.0] * 5
-        resets_s, inferences, cpu = min(self._steps_s, self._reset_s * self._resets), self._inferences, self._cpu_clock()
-        others = max(0, self._steps - _TIMED_INFERENCES) if len(inferences) == _TIMED_INFERENCES else 0
+        resets_s, cpu = min(self._steps_s, self._reset_s * self._resets), self._cpu_clock()
         seconds = {
             "busy": self._clock() - self._started,
             "cpu": cpu - self._cpu_before,
             "env_step": self._steps_s - resets_s if self._steps else NAN,  # if its env can't be watched
-            "inference": sum(inferences) + (others * median(inferences) if others else 0.0),
             "reset": self._resets_s + resets_s,
         }
         if self._awaits_weights:
@@ -256,8 +251,8 @@ class SamplingClock:
         self._started = started
         self._steps = self._resets = 0
         self._steps_s = self._resets_s = 0.0
-        self._inferences: list[float] = []
-        self._metrics.log_time = self._log_time_and_seconds
+        # RLlib enters about 15 timers per step: none is wrapped while it samples.
+        self._metrics.log_time = self._log_time_and_seconds if started is None else self._log_time
 
     def _count_step(self, seconds: float) -> None:
         k, self._ended = self._ended, 0
@@ -269,7 +264,7 @@ class SamplingClock:
     def _log_time_and_seconds(self, key: Any, *args: Any, **kwargs: Any) -> Any:
         block = self._log_time(key, *args, **kwargs)
         name = key[-1] if isinstance(key, tuple) and key else key
-        return self._timed_block(block, name) if name in (SAMPLE_TIMER, WEIGHTS_TIMER, INFERENCE_TIMER) else block
+        return self._timed_block(block, name) if name in (SAMPLE_TIMER, WEIGHTS_TIMER) else block
 
     @contextmanager
     def _timed_block(self, block: AbstractContextManager[Any], timer: str) -> Iterator[Any]:
@@ -280,15 +275,10 @@ class SamplingClock:
             try:
                 yield stats
             finally:
-                seconds = self._clock() - began
                 if timer == SAMPLE_TIMER:  # also if it failed
                     self._start_over(None)
-                elif timer == WEIGHTS_TIMER:
-                    self._waited += seconds
                 else:
-                    self._inferences.append(seconds)
-                    if len(self._inferences) == _TIMED_INFERENCES:
-                        self._metrics.log_time = self._log_time
+                    self._waited += self._clock() - began
 
 
 class SampleTiming:

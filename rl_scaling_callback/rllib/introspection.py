@@ -23,7 +23,7 @@ from rl_scaling_callback.rllib import hardware
 from rl_scaling_callback.rllib.configs import has_other_workers, read_facts, uses_gpus
 from rl_scaling_callback.rllib.content import digest, module_label, plain
 from rl_scaling_callback.rllib.hardware import Machine
-from rl_scaling_callback.rllib.names import TIMER_PHASES, number
+from rl_scaling_callback.rllib.names import TIMER_PHASES
 from rl_scaling_callback.rllib.threads import ANSWER_WITHIN_S, ask_learners, torch_threads
 
 if TYPE_CHECKING:
@@ -192,12 +192,6 @@ def read_timers(algorithm: Algorithm) -> dict[str, float]:
         if phase is not None and phase != "evaluate":
             seconds[phase] = seconds.get(phase, 0.0) + timer._total_time
     return seconds
-
-
-def dropped_steps(algorithm: Algorithm) -> float:
-    """Return the number of env steps dropped so far because the learners were full."""
-    group: Any = algorithm.learner_group
-    return number(group.get_stats().get("learner_group_ts_dropped_lifetime"))
 
 
 def _held_cpus(algorithm: Algorithm) -> float:

@@ -60,9 +60,7 @@ NUMBERS: Final[Mapping[str, tuple[str, ...]]] = {
         "env_runners/episode_return_mean", "env_runners/episode_reward_mean", "sampler_results/episode_reward_mean",
         "episode_reward_mean",
     ),
-    "dropped": ("aggregator_actors/num_env_steps_dropped_lifetime",),
     "healthy": ("fault_tolerance/num_healthy_workers", "num_healthy_workers"),
-    "restarts": ("fault_tolerance/num_remote_worker_restarts", "num_remote_worker_restarts"),
     "cpu_utilisation": ("perf/cpu_util_percent",),
     "ram_utilisation": ("perf/ram_util_percent",),
 }  # fmt: skip
@@ -99,9 +97,6 @@ LEARNER_PHASES: Final[Mapping[str, str]] = {
 
 SAMPLE_TIMER: Final = "sample"
 """The timer around an env runner's sampling."""
-
-INFERENCE_TIMER: Final = "rlmodule_inference_timer"
-"""The timer around a policy inference of an env runner."""
 
 WEIGHTS_TIMER: Final = "env_runner_state_server_pull"
 """The timer around an env runner's request for weights before it samples (IMPALA, APPO)."""

@@ -145,17 +145,11 @@ class RunnerReport:
 
     busy: float  # total sampling time
     env_step: float = NAN
-    inference: float = NAN
     reset: float = NAN  # beyond the time of an ordinary step
     cpu: float = NAN  # CPU time of its process
     weights: float = NAN  # waiting for weights just before sampling
     began: float = NAN  # when its last sample began, by its host's clock; only if sampling overlaps learning
     ended: float = NAN
-
-    @property
-    def rest(self) -> float:
-        """The remaining sampling time."""
-        return self.busy - self.env_step - self.inference
 
     def __add__(self, later: RunnerReport) -> RunnerReport:
         """Return the sum of both; the later one's beginning and end."""

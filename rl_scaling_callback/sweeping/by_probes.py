@@ -172,8 +172,6 @@ class _Sweep:
                 iterations=1,
                 env_steps=rounds.env_steps,
                 seconds=seconds,
-                converged=True,
-                settled=True,
                 parts={name: part * rounds.env_steps for name, part in rounds.parts(each.scale, 1 / each.sps).items()},
             )
             is_choice = each.scale == outcome.choice

@@ -16,12 +16,12 @@ from rl_scaling_callback.analysis.race import Grid, Race, powers_of_two
 from rl_scaling_callback.core.checks import at_least
 from rl_scaling_callback.core.probing import ProbeError
 from rl_scaling_callback.core.scale import Scale
-from rl_scaling_callback.report import SWEEP_PAGE, Report, make_report, print_report, render_page
+from rl_scaling_callback.report import SWEEP_PAGE, Report, check_installed, make_report, print_report, render_page
 from rl_scaling_callback.rllib import hardware
 from rl_scaling_callback.rllib.configs import evaluates
 from rl_scaling_callback.rllib.prober import obstacle
 from rl_scaling_callback.rllib.threads import check_learner_threads
-from rl_scaling_callback.storage import ExperimentError, Location, absolute
+from rl_scaling_callback.storage import ExperimentError, Location
 from rl_scaling_callback.sweeping.by_probes import sweep_by_probes
 from rl_scaling_callback.sweeping.by_training import sweep_by_training
 from rl_scaling_callback.sweeping.task import Task, at_scale, learner_threads_of, with_learner_threads
@@ -67,10 +67,12 @@ def sweep(
     Raises:
         TypeError: `config` is not an AlgorithmConfig.
         ValueError: an option is invalid, or the cluster can never run the grid.
+        ImportError: a package that the report needs is not installed.
         ProbeError: the reference, 1r×1e, can neither be probed nor trained.
         TimeoutError: the cluster's resources are in use by others.
         KeyboardInterrupt: interrupted before anything was measured.
     """
+    check_installed()
     goal = Goal.of(goal)
     runners, envs = _counts("runners", runners), _counts("envs", envs)
     if not isinstance(config, AlgorithmConfig):
@@ -99,7 +101,7 @@ def sweep(
         threads = found.learner_threads.get(choice.scale)
         report = replace(report, config=tuned if threads is None else with_learner_threads(tuned, threads))
     try:
-        file = Location.of(absolute(page))
+        file = Location.of(page)
         file.write(render_page(report))
         say(f"Full report: {file.text}")
     except (OSError, ExperimentError) as error:

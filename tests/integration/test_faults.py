@@ -138,8 +138,6 @@ def test_env_runner_is_killed(tmp_path, tolerance):
     assert len(results) == len(control)
     check(results)
     last, reference = results[-1], control[-1]
-    assert flat(last)["runners/healthy"] == last["fault_tolerance"]["num_healthy_workers"]
-    assert flat(last)["runners/restarts"] == last["fault_tolerance"]["num_remote_worker_restarts"]
     if error is None:
         assert last["fault_tolerance"] == reference["fault_tolerance"]
 

@@ -68,11 +68,10 @@ def lost(results):
 
 
 def learner(results):
-    """The learner's busy and waiting shares and the dropped env steps, over the warm iterations."""
+    """The learner's busy and waiting shares over the warm iterations."""
     warm = results[1:]
     seconds = sum(result["time_this_iter_s"] for result in warm)
-    shares = (sum(result["scaling"]["learner"][name] for result in warm) / seconds for name in ("busy", "waiting"))
-    return (*shares, sum(result["scaling"]["learner"]["dropped"] for result in warm))
+    return [sum(result["scaling"]["learner"][name] for result in warm) / seconds for name in ("busy", "waiting")]
 
 
 @pytest.mark.alone
@@ -81,10 +80,9 @@ def test_slow_env_runners_scale_and_the_learner_waits(plain):
     results = train(plain, runners=2)
     found = lost(results)
     assert max(map(abs, found.values())) < 7
-    busy, waiting, dropped = learner(results)
+    busy, waiting = learner(results)
     assert busy < 0.15
     assert waiting > 0.8
-    assert dropped == 0
 
 
 PICKLE_S = 0.4
@@ -128,11 +126,6 @@ def test_a_cost_is_attributed_to_its_cause_within_a_tenth_and_little_to_others(p
 @pytest.mark.slow
 def test_remote_learner_whose_queue_overflows(plain):
     results = train(plain, runners=3, learners=1, update_s=UPDATE_S)
-    busy, _, dropped = learner(results)
+    busy, _ = learner(results)
     assert busy > 0.9
-    # Env runners don't wait for it: what doesn't fit is dropped.
-    assert abs(lost(results)["learn"]) < 7
-    warm = results[1:]
-    sampled = sum(result["scaling"]["env_steps"] for result in warm)
-    learned = sum(result["time_this_iter_s"] for result in warm) / UPDATE_S * FRAGMENT
-    assert dropped == pytest.approx(sampled - learned, rel=0.1)
+    assert abs(lost(results)["learn"]) < 7, "env runners don't wait for it: what doesn't fit is dropped"

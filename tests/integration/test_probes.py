@@ -199,7 +199,7 @@ def test_a_dead_env_runner_does_not_count(caplog):
     config.fault_tolerance(restart_failed_env_runners=False, ignore_env_runner_failures=True)
     results = scalings(train(config, 8, kill_one))
     before, last = results[3], results[-1]
-    assert [(each["parallelism"], each["runners"]["healthy"]) for each in (before, last)] == [(2.0, 2.0), (1.0, 1.0)]
+    assert [each["parallelism"] for each in (before, last)] == [2.0, 1.0]
     assert last["sps"] > 0
     assert math.isnan(last["efficiency"])
     assert last["steady"]["iterations"] <= before["steady"]["iterations"]

@@ -201,14 +201,16 @@ def test_scheduler_and_stop_condition_on_injected_keys(cluster, tmp_path):
 
 
 def test_report_without_the_callback_beside_one_that_fails(cluster, tmp_path, caplog):
+    reports = []
+
     def fail(report):
+        reports.append(report)
         raise RuntimeError("no terminal")
 
-    reports = []
-    reporters = [ScalingReporter(show=fail), ScalingReporter(show=reports.append)]
-    results = run(tmp_path, cartpole(runners=0), stop=6, callbacks=None, reporters=reporters)
+    results = run(tmp_path, cartpole(runners=0), stop=6, callbacks=None, reporters=[ScalingReporter(show=fail)])
     assert not results.errors
     assert "no terminal" in caplog.text
+    assert (Path(results.experiment_path) / "scaling_report.html").exists()
     (only,) = reports[-1].studies[0].configurations
     assert only.speedup == 1
     assert not only.losses

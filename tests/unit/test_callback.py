@@ -113,15 +113,21 @@ def test_an_uncertain_baseline_does_not_hide_that_measurement_failed_later(probe
     assert math.isnan(result["scaling"]["sps"])
 
 
-def test_only_the_first_of_several_callbacks_measures(caplog):
+def test_what_autotune_tried_does_not_count_after_it_is_over():
+    trial = Trial("trial", Scale(2, 2), WORKLOAD)
+    ours, tried, anew = ScalingCallback(autotune=True), Mock(trial=trial), Mock(trial=trial)
+    ours._make_monitor = Mock(return_value=anew)
+    tuner = SimpleNamespace(is_over=False, scale=trial.scale, threads=1.0, thread_comparison="no gain")
+    tuner.observe = lambda values: setattr(tuner, "is_over", True) or 0.0
+    for _ in range(2):
+        ours._tune(Algorithm(), tuner, ours._monitor or tried, {})
+    tried.end.assert_called_once_with()
+    anew.end.assert_not_called()
+    assert ours._monitor is anew
+
+
+def test_a_config_may_have_one_of_them():
     algorithm = Algorithm()
     algorithm.callbacks = [ScalingCallback(), ScalingCallback(probe=True)]
-    second = algorithm.callbacks[1]
-    second.on_algorithm_init(algorithm=algorithm)
-    assert "only the first one measures" in caplog.text
-    result = {"scaling": "of the first"}
-    second.on_train_result(algorithm=algorithm, result=result)
-    assert result == {"scaling": "of the first"}
-    env_runner = SimpleNamespace(_callbacks=algorithm.callbacks, metrics=None)
-    second.on_environment_created(env_runner=env_runner)
-    assert second._sampling is None
+    with pytest.raises(ValueError, match="callbacks contains 2 ScalingCallbacks; allowed is one"):
+        algorithm.callbacks[0].on_algorithm_init(algorithm=algorithm)

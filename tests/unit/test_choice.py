@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from rl_scaling_callback.analysis.checklist import checklist
-from rl_scaling_callback.analysis.choice import GOALS, Goal, judge, recommend
+from rl_scaling_callback.analysis.choice import GOALS, Goal, Standing, recommend
 from rl_scaling_callback.analysis.laws import fit_law
 from rl_scaling_callback.analysis.runs import PROBED, Noise
 from rl_scaling_callback.core.formulas import NAN
@@ -72,7 +72,7 @@ def test_invalid_goals_are_named(make, message):
     ],
 )
 def test_an_interval_that_straddles_the_threshold_is_undecided(value, error, verdict):
-    assert judge(value, error, 60.0) == verdict
+    assert Standing("efficiency", 60.0, value, error, is_unclear=False).verdict == verdict
 
 
 # Verdicts and noise

@@ -48,6 +48,12 @@ def test_a_trial_that_tuned_itself_counts_at_the_scale_it_chose(folder):
     assert (run.scale, run.steady.sps) == (Scale(1, 8), 4096.0)
 
 
+def test_iterations_with_other_learner_threads_do_not_count(folder):
+    threads = [1.0, 2.0, 1.0, 2.0, *[1.0] * 8]
+    folder.trial([result(k, 9 - n, {**MEASURED, "tuned/learner_threads": n}) for k, n in enumerate(threads, 1)])
+    assert (folder.run().steady.iterations, folder.run().steady.sps) == (6, 256.0)
+
+
 def suspended(scaling):
     """Ten iterations of 2 s; by the clock, the seventh took an hour longer."""
     unknown = {} if scaling is None else {**scaling, "sps": NAN}

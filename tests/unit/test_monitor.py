@@ -47,7 +47,7 @@ def result(env_steps, seconds):
     return {"env_runners": {"num_env_steps_sampled": env_steps}, "time_this_iter_s": seconds}
 
 
-REPORTS = (RunnerReport(busy=0.6, env_step=0.5, inference=0.05, cpu=0.6),) * 4
+REPORTS = (RunnerReport(busy=0.6, env_step=0.5, cpu=0.6),) * 4
 SPENT = Spent({"sample": 1.0, "learn": 0.8}, reports=REPORTS, busy=0.6, longest=0.6)
 
 
@@ -76,7 +76,7 @@ def test_loss_attribution_of_an_iteration():
     assert sum(values["loss"][cause] for cause in CAUSES) == pytest.approx(values["loss"]["total"])
     assert values["time"] == {"sample": 1.0, "learn": 0.8, "sync": 0.0, "evaluate": 0.0, "other": pytest.approx(0.2), "probe": 0.0}
     assert values["account"] == {"exact": 1.0, "estimated": 1.0}
-    assert values["runners"]["rest"] == pytest.approx(0.05)
+    assert values["runners"]["env_step"] == 0.5
 
 
 @pytest.mark.parametrize(("comparable", "exact"), [(0.0, 1.0), (math.nan, 1.0), (1.0, 0.0)])

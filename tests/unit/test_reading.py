@@ -39,7 +39,7 @@ def test_unreadable_results_are_nan_with_a_reason(result, env_steps, seconds, pr
 
 
 def test_numbers_of_results():
-    assert read.read_number({"num_remote_worker_restarts": 1}, "restarts") == 1.0
+    assert read.read_number({"num_healthy_workers": 1}, "healthy") == 1.0
     assert math.isnan(read.read_number({"perf": None}, "cpu_utilisation"))
     assert read.read_vram_utilisation({"perf": {"vram_util_percent0": 0.25, "vram_util_percent1": 0.75}}) == 75.0
 
@@ -47,11 +47,11 @@ def test_numbers_of_results():
 def test_env_runner_reports_are_removed_from_their_metrics():
     logged = [
         {"num_env_steps_sampled": 10, read.REPORTS: {"1": {"busy": np.float64(0.5), "cpu": 0.4}}},
-        {read.REPORTS: {"2": {"busy": 0.25, "env_step": 0.1, "inference": 0.05, "reset": 0.03, "cpu": 0.2}, "3": "junk"}},
+        {read.REPORTS: {"2": {"busy": 0.25, "env_step": 0.1, "reset": 0.03, "cpu": 0.2}, "3": "junk"}},
         "junk",
     ]
     (first, one), (second, two) = read.runner_reports(read.take_reports(logged))
-    assert (first, one.busy, one.cpu, second, two) == ("1", 0.5, 0.4, "2", read.RunnerReport(0.25, 0.1, 0.05, 0.03, 0.2))
+    assert (first, one.busy, one.cpu, second, two) == ("1", 0.5, 0.4, "2", read.RunnerReport(0.25, 0.1, 0.03, 0.2))
     assert logged == [{"num_env_steps_sampled": 10}, {}, "junk"]
     both = two + two
     assert (both.busy, both.env_step) == (0.5, 0.2)
