@@ -22,6 +22,7 @@ from rl_scaling_callback.baseline.source import BaselineSource, GivenBaseline
 from rl_scaling_callback.baseline.store import BaselineStore
 from rl_scaling_callback.baseline.tracker import BaselineTracker
 from rl_scaling_callback.core import schema
+from rl_scaling_callback.core.attribution import NOT_MEASURED
 from rl_scaling_callback.core.checks import at_least, non_empty, positive
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.probing import ProbeError, ProbeTimeoutError
@@ -97,6 +98,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
     """
 
     _warned: frozenset[str] = frozenset()
+    _is_redundant = _is_iterating = False
     _monitor: TrialMonitor | None = None
     _instrument: Instrument | None = None
     _colocation: Colocation | None = None
@@ -163,11 +165,12 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         """Set up the measurement of this trial. RLlib calls it once, before the first iteration.
 
         Raises:
-            ValueError: `baseline_dir` can't be reached, or the config has several `ScalingCallback`s.
+            ValueError: `baseline_dir` can't be reached.
         """
-        callbacks = getattr(algorithm, "callbacks", None)
-        if isinstance(callbacks, list) and (count := sum(isinstance(each, ScalingCallback) for each in callbacks)) > 1:
-            raise ValueError(f"callbacks contains {count} ScalingCallbacks; allowed is one")
+        self._is_redundant = self._is_not_first_of(getattr(algorithm, "callbacks", None))
+        if self._is_redundant:
+            self._warn("redundant", "the config has more than one ScalingCallback: only the first one measures.")
+            return
         if not hasattr(self, "_options"):
             ScalingCallback.__init__(self)  # a subclass's __init__ does not
         place = self._options.baseline_dir
@@ -177,10 +180,21 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         except Exception as error:
             self._give_up(error)
 
+    def on_evaluate_start(self, **kwargs: Any) -> None:
+        """Start timing an evaluation. Where RLlib's timers time it as well, it counts once."""
+        if self._instrument is not None and self._is_iterating:  # users call evaluate() between iterations too
+            self._instrument.clock.enter("evaluate")
+
+    def on_evaluate_end(self, **kwargs: Any) -> None:
+        """Stop timing an evaluation."""
+        if self._instrument is not None:
+            self._instrument.clock.leave("evaluate")
+
     def on_environment_created(self, *, env_runner: Any, **kwargs: Any) -> None:
         """Time the samples of an env runner, and the steps and resets of its env. RLlib calls it in the env runner's process."""
-        if hasattr(env_runner, "metrics"):
-            self._attempt("timing an env runner", lambda: self._time_samples(env_runner))
+        if self._is_not_first_of(getattr(env_runner, "_callbacks", None)) or not hasattr(env_runner, "metrics"):
+            return
+        self._attempt("timing an env runner", lambda: self._time_samples(env_runner))
 
     def on_sample_end(self, *, env_runner: Any = None, metrics_logger: Any = None, samples: Any = None, **kwargs: Any) -> None:
         """Report the times of this sample. RLlib calls it in the env runner's process."""
@@ -194,6 +208,8 @@ class ScalingCallback(SampleTiming, RLlibCallback):
 
     def on_train_result(self, *, algorithm: Algorithm, result: dict[str, Any], **kwargs: Any) -> None:
         """Add `result["scaling"]` before any logger, stopper, scheduler or searcher sees the result."""
+        if self._is_redundant:
+            return
         values: dict[str, Any] | None = None
         try:
             if self._monitor is not None and self._instrument is not None:
@@ -209,6 +225,11 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         except Exception as error:
             self._give_up(error)
         result[schema.ROOT] = schema.unknown() if values is None else values
+
+    def _is_not_first_of(self, callbacks: Any) -> bool:
+        """Return whether another `ScalingCallback` comes before this one in a list of callbacks."""
+        ours = [each for each in callbacks if isinstance(each, ScalingCallback)] if isinstance(callbacks, list) else []
+        return bool(ours) and ours[0] is not self
 
     def _start(self, algorithm: Algorithm) -> None:
         hooks.watch_methods(algorithm, cleanup=functools.partial(self._end, torch_threads()))
@@ -242,10 +263,11 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         return TrialMonitor(trial, self._source(algorithm, trial), config, self._options.steady, self._warn, learns=learns)
 
     def _tune(self, algorithm: Algorithm, tuner: Tuner, monitor: TrialMonitor, values: dict[str, Any]) -> None:
-        """Let the tuner go on after an iteration; if the scale changed, or tuning is over, measure anew from the next one on."""
+        """Let the tuner go on after an iteration; measure anew from the next one on if it changed the scale or compared threads."""
         was_over = tuner.is_over
         seconds = tuner.observe(values)
-        if tuner.scale != monitor.trial.scale or (tuner.is_over and not was_over):  # it compared numbers of threads at this scale
+        has_compared = tuner.is_over and not was_over and tuner.thread_comparison != NOT_MEASURED
+        if tuner.scale != monitor.trial.scale or has_compared:
             monitor.end()
             monitor = self._monitor = self._make_monitor(algorithm, replace(monitor.trial, scale=tuner.scale), learns=True)
         self._learner_threads, monitor.thread_comparison = tuner.threads, tuner.thread_comparison
@@ -268,6 +290,7 @@ class ScalingCallback(SampleTiming, RLlibCallback):
     def _iteration(self, instrument: Instrument) -> Iterator[None]:
         """Start the instrument, so that an earlier evaluation or failed iteration doesn't count, and run an iteration."""
         instrument.start()
+        self._is_iterating = True
         try:
             with nullcontext() if self._colocation is None else self._colocation.iteration():
                 yield
@@ -275,6 +298,8 @@ class ScalingCallback(SampleTiming, RLlibCallback):
             if self._monitor is not None:
                 self._monitor.note_failure()
             raise
+        finally:
+            self._is_iterating = False
 
     def _source(self, algorithm: Algorithm, trial: Trial) -> BaselineSource:
         store = self._lasting

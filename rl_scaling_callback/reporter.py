@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from ray import tune
@@ -56,12 +57,10 @@ class ScalingReporter(tune.Callback):
         started = time.monotonic()
         if started < self._next_reading:
             return
-        try:
+        with _warned("the table can't be shown"):
             # The local folder that Tune's loggers write to; Tune uploads it to the storage later.
             storage: Any = trial.storage
             self._show(self._report(storage.experiment_driver_staging_path))
-        except Exception as error:
-            _warn("the table can't be shown", error)
         ended = time.monotonic()
         self._next_reading = ended + (ended - started) / _READING_SHARE
 
@@ -69,19 +68,22 @@ class ScalingReporter(tune.Callback):
         """Show the report and write it to the experiment's folder."""
         if not trials:
             return
-        try:
+        with _warned("the report can't be written"):
             storage: Any = trials[0].storage
             folder = Location(storage.storage_filesystem, storage.experiment_fs_path, storage.experiment_fs_path)
             report = self._report(folder)
+            with _warned("the table can't be shown"):
+                self._show(report)
             folder.below(PAGE).write(render_page(report))
-            self._show(report)
-        except Exception as error:
-            _warn("the report can't be written", error)
 
     def _report(self, source: Any) -> Report:
         return make_report(read_experiment(source, reference=self._reference), self._goal, self._reference)
 
 
-def _warn(what: str, error: Exception) -> None:
-    # A traceback only for unexpected errors, which are bugs.
-    logger.warning("ScalingReporter: %s: %s", what, error, exc_info=None if isinstance(error, ExperimentError) else error)
+@contextmanager
+def _warned(what: str) -> Iterator[None]:
+    """Log an exception of the block instead of raising it; with a traceback if it is unexpected, and so a bug."""
+    try:
+        yield
+    except Exception as error:
+        logger.warning("ScalingReporter: %s: %s", what, error, exc_info=None if isinstance(error, ExperimentError) else error)

@@ -61,11 +61,11 @@ class Location:
         from pyarrow import fs
 
         text = shown(source)
-        if "://" not in str(source):
-            return cls(fs.LocalFileSystem(), Path(source).expanduser().absolute().as_posix(), text)
         try:
+            if "://" not in str(source):
+                return cls(fs.LocalFileSystem(), Path(source).expanduser().absolute().as_posix(), text)
             filesystem, path = fs.FileSystem.from_uri(str(source))
-        except (OSError, ValueError) as error:  # pyarrow's own errors are subclasses of these
+        except (OSError, ValueError, RuntimeError) as error:  # pyarrow's own errors are subclasses of these; no such user's home
             why = shown(str(error))
             raise ExperimentError(f"{text} can't be reached: {why}. Check the scheme, the network and your credentials.") from None
         return cls(filesystem, path.rstrip("/") or "/", text)

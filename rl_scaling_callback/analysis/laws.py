@@ -114,7 +114,10 @@ def axes(found: Sequence[Configuration], given: Run | None = None) -> dict[str, 
         "env runners": [scale for scale in known if scale.num_envs_per_env_runner == 1],
         "envs per runner": [scale for scale in known if scale.samplers == 1],
     }
-    largest = {name: max(scales, key=lambda scale: scale.parallelism, default=REFERENCE_SCALE) for name, scales in each.items()}
+    largest = {
+        name: max(scales, key=lambda scale: (scale.parallelism, scale.num_env_runners), default=REFERENCE_SCALE)
+        for name, scales in each.items()
+    }
     return {
         name: formulas.serial_fraction(formulas.speedup(known[scale], known[REFERENCE_SCALE]), scale.parallelism)
         for name, scale in largest.items()

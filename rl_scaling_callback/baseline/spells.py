@@ -163,6 +163,7 @@ class Spells:
         if n < FEWEST_TO_TELL:
             return False
         noise = _CAUTION * student_t(n - 1) * self._spread() * math.sqrt(1 + 1 / n)
+        # The median, because a stall among the first few would shift the mean towards a change.
         return abs(cost.own - median(self._costs)) > min(math.log(DISAGREE) + noise, UNEXPLAINED)
 
     def compare(self) -> bool:
@@ -195,7 +196,7 @@ class Spells:
             # In the time of a baseline's iterations, the trial runs more of its own.
             sampling = self._sampling(own.mean)
             others = DEFAULT_RULE.max_iterations * max(1.0, sampling)
-            of_other = student_t(max(1, len(self._costs) - 1)) * float(np.std(self._costs, ddof=1)) / math.sqrt(others)
+            of_other = student_t(max(1, len(self._costs) - 1)) * self._spread() / math.sqrt(others)
             self.half_width = math.hypot(of_mean, max(of_mean, of_other), math.log(sampling / self._sampling(0.0)))
         self.sampling = self._sampling(own.mean if both else 0.0)
         return self.agrees
@@ -216,14 +217,8 @@ class Spells:
         return found._replace(half_width=half_width)
 
     def _spread(self) -> float:
-        """Return the standard deviation of ln of the cost per env step of the trial's iterations; NaN if unknown.
-
-        It is 1.48 times the median absolute deviation: a single stall among the first few iterations must not hide a change.
-        """
-        if len(self._costs) < FEWEST_TO_TELL:
-            return self._spread_before
-        middle = median(self._costs)
-        return 1.4826 * median(abs(cost - middle) for cost in self._costs)
+        """Return the standard deviation of ln of the cost per env step of the trial's iterations; NaN if unknown."""
+        return float(np.std(self._costs, ddof=1)) if len(self._costs) >= FEWEST_TO_TELL else self._spread_before
 
 
 def _log(value: float) -> float:

@@ -118,6 +118,9 @@ def read_table(source: Location | Any, rule: SteadyRule, columns: Mapping[str, s
         raise ExperimentError(f"{text} is not a table in CSV, TSV or JSON lines in UTF-8 ({error}). {_WANTED}") from None
     header = [*dict.fromkeys(column for line in lines.values() for column in line if column is not None)]
     ours = _ours(text, header, columns, pool)
+    others = [column for column in header if column not in ours.values()]
+    if {STEPS, SECONDS, SPS} <= {*ours}:  # one is redundant
+        del ours[next((each for each in (SPS, SECONDS, STEPS) if each not in columns), SPS)]
     rows: list[_Row] = []
     left_out: list[LeftOut] = []
     for number, line in lines.items():
@@ -129,7 +132,7 @@ def read_table(source: Location | Any, rule: SteadyRule, columns: Mapping[str, s
     if not rows:
         reason = f"no row can be read ({left_out[0].reason})" if left_out else "it has no rows"
         raise ExperimentError(f"{text}: {reason}. {_WANTED}")
-    roles = _roles(rows, [column for column in header if column not in ours.values()], pool)
+    roles = _roles(rows, others, pool)
     rows = [row for row in rows if not any(mark.lower() in _YES for mark in row.of(roles["warm-up"]))] or rows
     groups = [(facts, _runs(its, roles)) for facts, its in _separated(rows, roles)]
     grown = _take_increases([run for _, runs in groups for run in runs.values()], ours)
@@ -148,7 +151,7 @@ def read_table(source: Location | Any, rule: SteadyRule, columns: Mapping[str, s
 
 def _lines(file: Location) -> Iterator[tuple[int, Mapping[Any, Any]]]:
     """Yield the number of each line and its cells by column; by None, why it can't be read."""
-    text = file.read().decode("utf-8-sig").lstrip("\r\n")  # Spreadsheets write a byte order mark.
+    text = file.read().decode("utf-8-sig")  # Spreadsheets write a byte order mark.
     start = text.lstrip()[:1]
     if start == "[":
         yield from enumerate(map(_cells, json.loads(text)), 1)
@@ -160,8 +163,10 @@ def _lines(file: Location) -> Iterator[tuple[int, Mapping[Any, Any]]]:
                 except (ValueError, RecursionError) as error:
                     yield number, {None: f"it is not a JSON object: {error}"}
     else:
-        delimiter = max(",;\t|", key=text.partition("\n")[0].count)
+        delimiter = max(",;\t|", key=text.strip().partition("\n")[0].count)
         rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, restval="")
+        while rows.fieldnames == []:  # a blank line
+            rows.fieldnames = None
         rows.fieldnames = names = [name.strip() for name in rows.fieldnames or ()]
         if twice := [name for name in dict.fromkeys(names) if name and names.count(name) > 1]:
             raise ValueError(f"it has {', '.join(twice)} twice")
@@ -204,8 +209,6 @@ def _ours(text: str, header: Sequence[str], given: Mapping[str, str], pool: Coll
     if lacking := [what for what, some in _NEEDED.items() if {*some}.isdisjoint(ours)]:
         found = f"its columns are {names}" if names else "it is empty"
         raise ExperimentError(f"{text} lacks {listed(lacking)}; {found}. {_WANTED}")
-    if {STEPS, SECONDS, SPS} <= {*ours}:  # one is redundant
-        del ours[next((each for each in (SPS, SECONDS, STEPS) if each not in given), SPS)]
     return ours
 
 

@@ -158,7 +158,8 @@ class RecordedTrial:
         self._config: dict[str, Any] = {}
         self._logged: tuple[Any, ...] = ()
         self._process: object = None
-        self._is_rllib = self._has_changed = False
+        self._is_rllib = False
+        self._change = ""  # why its first iterations don't count
         self._evaluation_is_known = True
         self._problem = ""
         self._last: Mapping[str, Any] = {}
@@ -227,7 +228,7 @@ class RecordedTrial:
         config = {**configs.read_logged_config(logged), **tuned}
         if self._config and (_work_of(config) != _work_of(self._config) or abs(threads - self._logged[2]) > 0):
             self._iterations.clear()
-            self._has_changed = True
+            self._change = "it tuned itself" if tuned else "its config changed while it ran"
         self._logged, self._config = (logged, tuned, threads), config
 
     def _add_period(self, ended: float, seconds: float) -> None:
@@ -267,6 +268,7 @@ class RecordedTrial:
             nowhere = f"there is none in its results or in {PARAMS}"
             return f"its config has no valid scale: {error if self._config else nowhere}. Is it an RLlib trial?"
         known, learns_after = self._injected, configs.steps_before_learning(self._config)
+        learns_after *= not (self._change and known["tuned/num_env_runners"] >= 0)  # it has learned before it tuned itself
         cpus = ratio(known["sps"], known["sps_per_cpu"])
         is_probed = results.read_injected_text(self._last, "baseline/source") == "probe"
         run = summarise(
@@ -309,14 +311,15 @@ class RecordedTrial:
             return f"{count}; learning starts after {learns_after:,.0f} env steps, and warm-up takes {warmup} iterations more"
         if len(self._iterations) > warmup:
             return f"{count}, none of which can be measured: {self._problem or 'no env steps were sampled after warm-up'}"
-        return f"{count}; warm-up takes {warmup}, so at least {warmup + 1} are needed"
+        since = f" since {self._change}" if self._change else ""
+        return f"{count}{since}; warm-up takes {warmup}, so at least {warmup + 1} are needed"
 
     def _notes(self, failed: bool) -> Iterator[str]:
         # The error file remains if Tune retried the trial.
         if failed and self._last.get("done") is not True:
             yield f"ended with an error after {counted(len(self._iterations), 'iteration')}"
-        if self._has_changed:
-            yield f"its config changed while it ran: only iterations from {self._iterations[0].number} on count"
+        if self._change:
+            yield f"{self._change}: only iterations from {self._iterations[0].number} on count"
         if self._damaged:
             yield f"{counted(self._damaged, 'damaged line')} of its results left out"
         if configs.evaluates(self._config) and not self._evaluation_is_known:

@@ -38,7 +38,6 @@ class Synchronous:
         self.clock = PhaseClock(TIMER_PHASES, _gpu_waits(config, "learn"), background=_background(config))
         self._runners = Rounds()
         self._times_phases = _watch(algorithm, attempt, self.clock, self._runners)
-        _watch_evaluation(algorithm, self.clock)
         self._times_connectors = attempt("timing connectors", lambda: hooks.watch_local_learner(algorithm, self.clock))
 
     def start(self) -> None:
@@ -95,7 +94,6 @@ class OldStack:
 
     def __init__(self, algorithm: Algorithm, config: Mapping[str, Any], attempt: Attempt, warn: Warn) -> None:
         self.clock = PhaseClock(TIMER_PHASES, background=_background(config))
-        _watch_evaluation(algorithm, self.clock)
         self._attempt = attempt
         self._before: Mapping[str, float] = {}
         timers = functools.partial(introspection.read_timers, weakref.proxy(algorithm))
@@ -142,11 +140,6 @@ def _watch(algorithm: Algorithm, attempt: Attempt, clock: PhaseClock, runners: R
     task = "timing the env runners"
     attempt(task, lambda: hooks.watch_reports(algorithm, lambda reports: attempt(task, lambda: runners.add(reports)), *learners))
     return bool(attempt("timing the phases", lambda: hooks.watch_phases(algorithm, clock)))
-
-
-def _watch_evaluation(algorithm: Algorithm, clock: PhaseClock) -> None:
-    """Let `clock` time all evaluations, also those that RLlib's timers don't: on the old API stack, and in a user's own code."""
-    hooks.watch_methods(algorithm, evaluate=functools.partial(clock.block, "evaluate"))
 
 
 def _gpu_waits(config: Mapping[str, Any], phase: str) -> dict[str, Callable[[], None]]:

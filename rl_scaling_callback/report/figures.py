@@ -81,7 +81,10 @@ class Picture(NamedTuple):
 
 
 def speedup_over_n(study: StudyReport) -> Figure | None:
-    """Return speedup over N on logarithmic axes: ideal line, measured points with their errors, the scaling law with its band."""
+    """Return speedup over N on logarithmic axes: ideal line, measured points with their errors, the scaling law with its band.
+
+    Configurations with as many envs per runner share a style, or those with as many env runners if that makes fewer styles.
+    """
     known = [c for c in study.configurations if c.speedup > 0]
     if not known:
         return None
@@ -91,18 +94,22 @@ def speedup_over_n(study: StudyReport) -> Figure | None:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     legend = axes.plot((unit, 2 * top), (1, 2 * top / unit), color=INK, linestyle="--", linewidth=1, label="ideal")
+    runners, envs = ({counts[axis] for counts in map(_counts, known)} for axis in (0, 1))
+    of_runners = len(runners) < len(envs)
     curves: list[Line2D] = []
-    for runners, colour, marker in zip(sorted({c.scale.samplers for c in known}), cycle(_COLOURS), cycle(_MARKERS), strict=False):
-        members = [c for c in known if c.scale.samplers == runners]
+    styles = zip(sorted(runners if of_runners else envs), cycle(_COLOURS), cycle(_MARKERS), strict=False)
+    for shared, colour, marker in styles:
+        members = [c for c in known if _counts(c)[0 if of_runners else 1] == shared]
         n, speedup = [c.scale.parallelism for c in members], [c.speedup for c in members]
         bars = [[abs(end - c.speedup) for c, end in zip(members, ends, strict=True)] for ends in _ends(members)]
         axes.errorbar(n, speedup, bars, ecolor=colour, fmt="none", capsize=4, zorder=3)
-        label = counted(runners, "env runner")
+        label = counted(shared, "env runner") if of_runners else f"{counted(shared, 'env')} per runner"
         legend += axes.plot(n, speedup, color=colour, marker=marker, linestyle="none", zorder=3, label=label)
         # Whole numbers, about evenly spread on the logarithmic axis.
-        envs = sorted({round((2 * top / runners) ** (i / 40)) for i in range(41)})
-        if study.law is not None and len(envs) > 1:
-            curves += _law(axes, [study.law.predict(Scale(runners, each)) for each in envs], colour)
+        steps = sorted({round((2 * top / shared) ** (i / 40)) for i in range(41)})
+        if study.law is not None and len(steps) > 1:
+            scales = [Scale(shared, step) if of_runners else Scale(step, shared) for step in steps]
+            curves += _law(axes, [study.law.predict(scale) for scale in scales], colour)
     legend += curves[:1]
     choice = study.recommendation.choice
     if choice is not None and choice.speedup > 0:
@@ -117,6 +124,11 @@ def speedup_over_n(study: StudyReport) -> Figure | None:
         axis.set_minor_locator(NullLocator())
     axes.legend(handles=legend, loc="upper left")
     return figure
+
+
+def _counts(c: Configuration) -> tuple[int, int]:
+    """Return its env runners, at least one, and envs per env runner."""
+    return c.scale.samplers, c.scale.num_envs_per_env_runner
 
 
 def _ends(found: Sequence[Configuration]) -> tuple[list[float], list[float]]:

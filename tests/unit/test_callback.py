@@ -126,8 +126,15 @@ def test_what_autotune_tried_does_not_count_after_it_is_over():
     assert ours._monitor is anew
 
 
-def test_a_config_may_have_one_of_them():
+def test_only_the_first_of_several_callbacks_measures(caplog):
     algorithm = Algorithm()
     algorithm.callbacks = [ScalingCallback(), ScalingCallback(probe=True)]
-    with pytest.raises(ValueError, match="callbacks contains 2 ScalingCallbacks; allowed is one"):
-        algorithm.callbacks[0].on_algorithm_init(algorithm=algorithm)
+    second = algorithm.callbacks[1]
+    second.on_algorithm_init(algorithm=algorithm)
+    assert "only the first one measures" in caplog.text
+    result = {"scaling": "of the first"}
+    second.on_train_result(algorithm=algorithm, result=result)
+    assert result == {"scaling": "of the first"}
+    env_runner = SimpleNamespace(_callbacks=algorithm.callbacks, metrics=None)
+    second.on_environment_created(env_runner=env_runner)
+    assert second._sampling is None

@@ -48,10 +48,17 @@ def test_a_trial_that_tuned_itself_counts_at_the_scale_it_chose(folder):
     assert (run.scale, run.steady.sps) == (Scale(1, 8), 4096.0)
 
 
-def test_iterations_with_other_learner_threads_do_not_count(folder):
+def test_iterations_with_other_learner_threads_do_not_count_and_what_was_learned_before_does(folder):
     threads = [1.0, 2.0, 1.0, 2.0, *[1.0] * 8]
-    folder.trial([result(k, 9 - n, {**MEASURED, "tuned/learner_threads": n}) for k, n in enumerate(threads, 1)])
+    tuned, config = (
+        {"tuned/num_env_runners": 1.0, "tuned/num_envs_per_env_runner": 1.0},
+        {"num_steps_sampled_before_learning_starts": 9000},
+    )
+    folder.trial(
+        [result(k, 9 - n, {**MEASURED, **tuned, "tuned/learner_threads": n}, config=config) for k, n in enumerate(threads, 1)]
+    )
     assert (folder.run().steady.iterations, folder.run().steady.sps) == (6, 256.0)
+    assert folder.run().notes == ("it tuned itself: only iterations from 5 on count",)
 
 
 def suspended(scaling):

@@ -160,12 +160,18 @@ def test_speedup_shows_every_configuration_and_the_ideal(report):
     (user,) = report.studies
     (axes,) = figures.speedup_over_n(user).axes
     assert points(axes, "ideal") == {1: 1, 32: 32}
-    shown = [points(axes, runners).items() for runners in ("1 env runner", "2 env runners", "4 env runners", "8 env runners")]
+    shown = [points(axes, f"{envs} per runner").items() for envs in ("1 env", "2 envs", "4 envs", "8 envs")]
     assert set().union(*shown) == {(c.scale.parallelism, c.speedup) for c in user.configurations}
     curves = [line for line in axes.get_lines() if line.get_label() == "scaling law with 95 % band"]
-    for law, runners in zip(curves, (1, 2, 4, 8), strict=True):
+    for law, envs in zip(curves, (1, 2, 4, 8), strict=True):
         drawn = dict(zip(law.get_xdata(), law.get_ydata(), strict=True))
-        assert drawn[16] == user.law.predict(Scale(runners, 16 // runners)).speedup
+        assert drawn[16] == user.law.predict(Scale(16 // envs, envs)).speedup
+
+
+def test_speedup_by_runners_if_only_envs_vary():
+    study = report_of(run("2r1e", [1.0] * 3), run("2r2e", [0.7] * 3), run("1r1e", [1.9] * 3), run("2r4e", [0.5] * 3)).studies[0]
+    (axes,) = figures.speedup_over_n(study).axes
+    assert set(points(axes, "2 env runners")) == {2, 4, 8}
 
 
 @pytest.mark.parametrize("error", [7.0, 150.0])

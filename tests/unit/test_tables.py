@@ -85,6 +85,9 @@ def test_dataframe():
 def test_columns_by_name(tmp_path):
     budget = write(tmp_path, "n_envs,steps,seconds,fps\n1,1000,20.5,100\n4,1000,20.7,250\n")
     assert [run.steady.sps for run in read_experiment(budget, columns={"sps": "fps"}).studies[0].runs] == [100, 250]
+    both = write(tmp_path, "n_envs,steps,seconds,fps\n1,1000,20,50\n2,1000,20,80\n4,2000,20,100\n8,2000,20,120\n")
+    (study,) = read_experiment(both, columns={"sps": "fps", "time_this_iter_s": "seconds"}).studies
+    assert [run.steady.sps for run in study.runs] == [50, 80, 100, 120]
     path = write(tmp_path, lines(("gpus", "step_fps", "train_fps"), (1, 90, 10), (4, 95, 43)))
     lacks = "lacks a column for the scale and a column for the speed; its columns are gpus, step_fps and train_fps"
     with pytest.raises(ExperimentError, match=lacks):
