@@ -78,9 +78,10 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         reference: scale of the reference, such as `"1r1e"` or `"4r×2e"`.
         workload: a name; trials with the same name are treated as comparable. By default, config and hardware decide.
         probe: whether to measure the baseline inside the trial, by sampling a few hundred env steps at the reference scale from
-            time to time: a second at the start, at most 10 % of the first half minute, and at most 1 % of the time afterwards. Each
-            env runner keeps up to two more sets of envs. By default, the baseline is probed outside Tune, without `baseline_dir`
-            and `baseline_sps`. Pass False for envs that must not exist twice. APPO, IMPALA and the old API stack can't be probed.
+            time to time: a second at the start and whenever env steps become twice as slow or fast, at most 10 % of the first half
+            minute, and at most 1 % of the time afterwards. Each env runner keeps up to two more sets of envs. By default, the
+            baseline is probed outside Tune, without `baseline_dir` and `baseline_sps`. Pass False for envs that must not exist
+            twice. APPO, IMPALA and the old API stack can't be probed.
         max_probe_seconds: time limit [s] of the probes at the start, together, of each later round, and with autotune also of each
             of its probes. The first ones also build the envs. Native code of an env can't be interrupted: a step or reset in
             progress is waited for.
