@@ -22,7 +22,6 @@ from rl_scaling_callback.baseline.source import BaselineSource, GivenBaseline
 from rl_scaling_callback.baseline.store import BaselineStore
 from rl_scaling_callback.baseline.tracker import BaselineTracker
 from rl_scaling_callback.core import schema
-from rl_scaling_callback.core.attribution import NOT_MEASURED
 from rl_scaling_callback.core.checks import at_least, non_empty, positive
 from rl_scaling_callback.core.formulas import NAN
 from rl_scaling_callback.core.probing import ProbeError, ProbeTimeoutError
@@ -78,10 +77,10 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         reference: scale of the reference, such as `"1r1e"` or `"4r×2e"`.
         workload: a name; trials with the same name are treated as comparable. By default, config and hardware decide.
         probe: whether to measure the baseline inside the trial, by sampling a few hundred env steps at the reference scale from
-            time to time: a second at the start and whenever env steps become twice as slow or fast, at most 10 % of the first half
-            minute, and at most 1 % of the time afterwards. Each env runner keeps up to two more sets of envs. By default, the
-            baseline is probed outside Tune, without `baseline_dir` and `baseline_sps`. Pass False for envs that must not exist
-            twice. APPO, IMPALA and the old API stack can't be probed.
+            time to time: a second at the start and whenever env steps clearly become more than twice as slow or fast, at most 10 %
+            of the first half minute, and at most 1 % of the time afterwards. Each env runner keeps up to two more sets of envs. By
+            default, the baseline is probed outside Tune, without `baseline_dir` and `baseline_sps`. Pass False for envs that must
+            not exist twice. APPO, IMPALA and the old API stack can't be probed.
         max_probe_seconds: time limit [s] of the probes at the start, together, of each later round, and with autotune also of each
             of its probes. The first ones also build the envs. Native code of an env can't be interrupted: a step or reset in
             progress is waited for.
@@ -264,13 +263,14 @@ class ScalingCallback(SampleTiming, RLlibCallback):
         return TrialMonitor(trial, self._source(algorithm, trial), config, self._options.steady, self._warn, learns=learns)
 
     def _tune(self, algorithm: Algorithm, tuner: Tuner, monitor: TrialMonitor, values: dict[str, Any]) -> None:
-        """Let the tuner go on after an iteration; measure anew from the next one on if it changed the scale or compared threads."""
+        """Let the tuner go on after an iteration; if it changed the scale, or is over, measure anew from the next one on."""
         was_over = tuner.is_over
         seconds = tuner.observe(values)
-        has_compared = tuner.is_over and not was_over and tuner.thread_comparison != NOT_MEASURED
-        if tuner.scale != monitor.trial.scale or has_compared:
+        if tuner.scale != monitor.trial.scale:
             monitor.end()
             monitor = self._monitor = self._make_monitor(algorithm, replace(monitor.trial, scale=tuner.scale), learns=True)
+        elif tuner.is_over and not was_over:
+            monitor.start_over()  # it may have compared numbers of threads
         self._learner_threads, monitor.thread_comparison = tuner.threads, tuner.thread_comparison
         if seconds > 0.01:  # it probed
             monitor.note_probes(seconds)

@@ -155,7 +155,7 @@ def sweep(config: str, goal: Goal, write: Path | None, **options: Any) -> None:
     say = functools.partial(click.echo, err=True)
     try:
         made = run_sweep(load_config(config), goal, say=say, **options)
-    except (ValueError, TimeoutError, ProbeError) as error:
+    except (ValueError, TimeoutError, ProbeError, ImportError) as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
         say("Interrupted before there were further results")

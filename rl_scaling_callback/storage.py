@@ -56,7 +56,7 @@ class Location:
             return cls(source.filesystem, str(source.experiment_path).rstrip("/"), str(source.experiment_path))
         if not isinstance(source, (str, Path)) or not str(source).strip():
             raise ExperimentError(
-                f"{source!r} is not an experiment; allowed are a folder or table (path or URI), a DataFrame and a Tune ResultGrid"
+                f"{source!r} is no path or URI; allowed as an experiment are also a DataFrame and a Tune ResultGrid"
             )
         from pyarrow import fs
 

@@ -26,6 +26,7 @@ class Iteration(NamedTuple):
         since_restore: its number since the trial was started or restored; NaN if unknown.
         exclusive: 1.0 if no other trial ran at the same time, 0.0 if one did, NaN if unknown.
         others: cores that other programs kept busy; NaN if unknown.
+        learner_threads: those of the learner's torch, if the run tuned itself; NaN otherwise.
         healthy: env runners that RLlib considered healthy; NaN if unknown.
         cpu_utilisation: of its node [%]; NaN if unknown, as for the next two.
         ram_utilisation: of its node [%].
@@ -43,6 +44,7 @@ class Iteration(NamedTuple):
     since_restore: float = NAN
     exclusive: float = NAN
     others: float = NAN
+    learner_threads: float = NAN
     healthy: float = NAN
     cpu_utilisation: float = NAN
     ram_utilisation: float = NAN

@@ -70,7 +70,7 @@ KEYS: Final[tuple[Key, ...]] = (
     Key("runners/env_step", "s", "time in `env.step`, without env resets, mean over env runners"),
     Key("runners/reset", "s", "the same for env resets, beyond the time of an ordinary step"),
     Key("runners/reported", "", "number of env runners that reported in this iteration"),
-    Key("learner/busy", "s", "time spent on updates, mean over learners; asynchronous algorithms only (APPO, IMPALA)"),
+    Key("learner/busy", "s", "time spent on updates, mean over learners; APPO and IMPALA only, whose `sps` includes dropped steps"),
     Key("learner/waiting", "s", "time spent waiting for batches; if large, sampling is the bottleneck"),
     Key("learner/connectors", "s", "part of time/learn in the connectors of a local learner (advantages, batches)"),
     Key("learner/threads", "", "threads that torch uses for an update; NaN if unknown, as for asynchronous algorithms"),

@@ -47,7 +47,9 @@ def summarise(iterations: Sequence[Iteration], rule: SteadyRule, *, learns_after
     lowest = lasting([each.episode_return for each in iterations])
     for index, each in enumerate(iterations):
         parts = unknown if each.parts is None else dict(zip(RECORDED, each.parts, strict=True))
-        if window.add(each.env_steps, each.seconds, parts, since_restore=each.since_restore):
+        # While a run tunes itself, some of its iterations have another number of threads than the last ones.
+        seconds = NAN if abs(each.learner_threads - iterations[-1].learner_threads) > 0 else each.seconds
+        if window.add(each.env_steps, seconds, parts, since_restore=each.since_restore):
             measured.append(each)
         if index in kept and each.env_steps >= 0 and each.seconds > 0:
             samples.append(each._replace(lasting_return=lowest[index]))

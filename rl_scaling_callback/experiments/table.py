@@ -163,9 +163,10 @@ def _lines(file: Location) -> Iterator[tuple[int, Mapping[Any, Any]]]:
                 except (ValueError, RecursionError) as error:
                     yield number, {None: f"it is not a JSON object: {error}"}
     else:
-        delimiter = max(",;\t|", key=text.strip().partition("\n")[0].count)
+        header = re.search(r".*\w.*", text)  # blank lines may precede it
+        delimiter = max(",;\t|", key=header[0].count if header else "".count)
         rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, restval="")
-        while rows.fieldnames == []:  # a blank line
+        while rows.fieldnames is not None and not any(map(str.strip, rows.fieldnames)):
             rows.fieldnames = None
         rows.fieldnames = names = [name.strip() for name in rows.fieldnames or ()]
         if twice := [name for name in dict.fromkeys(names) if name and names.count(name) > 1]:

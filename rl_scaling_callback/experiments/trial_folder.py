@@ -212,6 +212,7 @@ class RecordedTrial:
                 read.parts,
                 exclusive=injected["exclusive"],
                 others=injected["cores/others"],
+                learner_threads=injected["tuned/learner_threads"],
                 vram_utilisation=results.read_vram_utilisation(result),
                 **{name: results.read_number(result, name) for name in _NUMBERS},
                 elapsed=(before.elapsed if before else number(result.get("time_total_s")) - seconds) + read.seconds,
@@ -220,16 +221,16 @@ class RecordedTrial:
         self._last, self._injected = result, injected
 
     def _configure(self, logged: object, injected: Mapping[str, float]) -> None:
-        """Update the config; if the work or what does it changes, discard all earlier iterations. It may raise RecursionError."""
-        chosen = {name: injected[f"tuned/{name}"] for name in DEFAULT_SCALE}  # by a trial that tunes itself, as the threads
-        tuned, threads = {name: int(value) for name, value in chosen.items() if value >= 0}, injected["tuned/learner_threads"]
-        if not isinstance(logged, Mapping) or (logged, tuned, threads) == self._logged:
+        """Update the config; if the workload or scale changes, discard all earlier iterations. It may raise RecursionError."""
+        chosen = {name: injected[f"tuned/{name}"] for name in DEFAULT_SCALE}  # by a trial that tunes itself
+        tuned = {name: int(value) for name, value in chosen.items() if value >= 0}
+        if not isinstance(logged, Mapping) or (logged, tuned) == self._logged:
             return
         config = {**configs.read_logged_config(logged), **tuned}
-        if self._config and (_work_of(config) != _work_of(self._config) or abs(threads - self._logged[2]) > 0):
+        if self._config and _work_of(config) != _work_of(self._config):
             self._iterations.clear()
             self._change = "it tuned itself" if tuned else "its config changed while it ran"
-        self._logged, self._config = (logged, tuned, threads), config
+        self._logged, self._config = (logged, tuned), config
 
     def _add_period(self, ended: float, seconds: float) -> None:
         began = ended - seconds

@@ -33,7 +33,7 @@ _NOTHING_KNOWN: Final = Spent()
 
 
 class TrialMonitor:
-    """Measures one trial, or the part of it since autotune last changed it, in constant memory.
+    """Measures one trial, or the part of it since autotune last changed its scale, in constant memory.
 
     `learns` tells whether it has begun to learn.
 
@@ -61,6 +61,11 @@ class TrialMonitor:
     def end(self) -> None:
         """Release what the trial's baseline holds, and warn of what is still missing at the end of the trial."""
         self._source.end()
+
+    def start_over(self) -> None:
+        """Forget the steady window: what follows is other work."""
+        self._window.start_over()
+        self._drift = Drift()
 
     def note_failure(self) -> None:
         """Note that an iteration failed: it has no result."""
@@ -91,8 +96,7 @@ class TrialMonitor:
         training_s = seconds - spent.evaluation_s
 
         if is_whole and window.learns and source.observe(env_steps, times):
-            window.start_over()
-            self._drift = Drift()
+            self.start_over()
         counts = window.add(
             env_steps if is_whole else NAN,
             training_s,

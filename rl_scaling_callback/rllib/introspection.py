@@ -169,15 +169,15 @@ def run_of(storage: Any) -> str:
 
 
 def users_path(place: str) -> str:
-    """Return URIs unchanged, and paths resolved against the directory where the program was started: Tune changes it per trial."""
-    if "://" in place:
+    """Return paths resolved against the directory where the program was started: Tune changes it per trial; URIs unchanged."""
+    if "://" in place or place.startswith("~"):
         return place
     started_in = os.environ.get("TUNE_ORIG_WORKING_DIR", "")
     if started_in:
         with suppress(Exception):  # if the cluster was started elsewhere, only the job's config has the directory
             worker: Any = ray._private.worker.global_worker
             started_in = worker.core_worker.get_job_config().py_driver_sys_path[-1]
-    return (Path(started_in).absolute() / Path(place).expanduser()).as_posix()
+    return (Path(started_in).absolute() / place).as_posix()
 
 
 def read_timers(algorithm: Algorithm) -> dict[str, float]:

@@ -114,16 +114,12 @@ def test_an_uncertain_baseline_does_not_hide_that_measurement_failed_later(probe
 
 
 def test_what_autotune_tried_does_not_count_after_it_is_over():
-    trial = Trial("trial", Scale(2, 2), WORKLOAD)
-    ours, tried, anew = ScalingCallback(autotune=True), Mock(trial=trial), Mock(trial=trial)
-    ours._make_monitor = Mock(return_value=anew)
-    tuner = SimpleNamespace(is_over=False, scale=trial.scale, threads=1.0, thread_comparison="no gain")
+    ours, monitor = ScalingCallback(autotune=True), Mock(trial=Trial("trial", Scale(2, 2), WORKLOAD))
+    tuner = SimpleNamespace(is_over=False, scale=Scale(2, 2), threads=1.0, thread_comparison="no gain")
     tuner.observe = lambda values: setattr(tuner, "is_over", True) or 0.0
     for _ in range(2):
-        ours._tune(Algorithm(), tuner, ours._monitor or tried, {})
-    tried.end.assert_called_once_with()
-    anew.end.assert_not_called()
-    assert ours._monitor is anew
+        ours._tune(Algorithm(), tuner, monitor, {})
+    monitor.start_over.assert_called_once_with()
 
 
 def test_only_the_first_of_several_callbacks_measures(caplog):

@@ -43,22 +43,18 @@ def test_what_is_read_without_the_callback(folder):
 
 def test_a_trial_that_tuned_itself_counts_at_the_scale_it_chose(folder):
     tuned = {"tuned/num_env_runners": 1.0, "tuned/num_envs_per_env_runner": 8.0}
-    folder.trial([result(k, 2.0 if k < 5 else 0.5, {**MEASURED, **(tuned if k >= 5 else {})}) for k in range(1, 13)])
+    learns = {"num_steps_sampled_before_learning_starts": 2048 * 4}
+    folder.trial([result(k, 2.0 if k < 5 else 0.5, {**MEASURED, **(tuned if k >= 5 else {})}, learns) for k in range(1, 13)])
     run = folder.run()
-    assert (run.scale, run.steady.sps) == (Scale(1, 8), 4096.0)
+    assert (run.scale, run.steady.sps, run.steady.iterations) == (Scale(1, 8), 4096.0, 6)
+    assert "it tuned itself: only iterations from 5 on count" in run.notes
 
 
-def test_iterations_with_other_learner_threads_do_not_count_and_what_was_learned_before_does(folder):
+def test_iterations_with_other_learner_threads_are_not_steady(folder):
     threads = [1.0, 2.0, 1.0, 2.0, *[1.0] * 8]
-    tuned, config = (
-        {"tuned/num_env_runners": 1.0, "tuned/num_envs_per_env_runner": 1.0},
-        {"num_steps_sampled_before_learning_starts": 9000},
-    )
-    folder.trial(
-        [result(k, 9 - n, {**MEASURED, **tuned, "tuned/learner_threads": n}, config=config) for k, n in enumerate(threads, 1)]
-    )
-    assert (folder.run().steady.iterations, folder.run().steady.sps) == (6, 256.0)
-    assert folder.run().notes == ("it tuned itself: only iterations from 5 on count",)
+    folder.trial([result(k, 9 - n, {**MEASURED, "tuned/learner_threads": n}) for k, n in enumerate(threads, 1)])
+    run = folder.run()
+    assert (run.steady.iterations, run.steady.sps, len(run.samples)) == (9, 256.0, 12)
 
 
 def suspended(scaling):
@@ -260,7 +256,7 @@ def test_errors_of_what_is_no_experiment_or_of_names_that_it_does_not_have(tmp_p
     (folder.path / "mine.csv").write_text(HEADER)
     assert f"it contains no trial, but tables; pass one of them, such as {folder.path}/mine.csv" in message(folder.path)
     for nothing in (3, None, ""):
-        assert "is not an experiment" in message(nothing)
+        assert "is no path or URI" in message(nothing)
     folder.trial(results(3))
     assert "is no table: columns" in message(folder.path, columns={"sps": "FPS"})
     assert "pool is batch, which is no setting" in message(folder.path, pool=["batch"])

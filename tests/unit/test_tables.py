@@ -38,7 +38,7 @@ def studies(tmp_path, text, **options):
         ("num_env_runners,env_steps,time_this_iter_s,sps\n2,100,1,\n2,100,3,", 200, 4),
         # Names and numbers as people write them.
         ('Num Workers,Timesteps,Iteration Time (s)\n2,"1,000",1\n2,"1 000.0",3', 2000, 4),
-        (f"\ufeff\niter, {HEADER}\n1,2,1,100,1\n2,2,1,100,3\n", 200, 4),
+        (f"\ufeff,,\n\niter, {HEADER}\n1,2,1,100,1\n2,2,1,100,3\n", 200, 4),
         *((f"workers;fps;time\n2;{number};1\n", 16384.5, 1) for number in ("16384,5", '"16384,5"', "16384.5", '"16,384.5"')),
         ("config/num_workers,env_runners/num_env_steps_sampled,time_this_iter_s,pid\n2,100,1,17\n2,100,3,18", 200, 4),
     ],
