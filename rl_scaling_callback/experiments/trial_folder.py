@@ -269,7 +269,8 @@ class RecordedTrial:
             nowhere = f"there is none in its results or in {PARAMS}"
             return f"its config has no valid scale: {error if self._config else nowhere}. Is it an RLlib trial?"
         known, learns_after = self._injected, configs.steps_before_learning(self._config)
-        learns_after *= not (self._change and known["tuned/num_env_runners"] >= 0)  # it has learned before it tuned itself
+        if self._change and known["tuned/num_env_runners"] >= 0:
+            learns_after = 0.0  # it has learned before it tuned itself
         cpus = ratio(known["sps"], known["sps_per_cpu"])
         is_probed = results.read_injected_text(self._last, "baseline/source") == "probe"
         run = summarise(
