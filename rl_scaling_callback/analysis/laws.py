@@ -110,13 +110,13 @@ def axes(found: Sequence[Configuration], given: Run | None = None) -> dict[str, 
     Without 1r×1e, there are none. For the arguments, see `fit_law`.
     """
     known = _throughputs(found, given)
-    each = {
+    on_axis = {
         "env runners": [scale for scale in known if scale.num_envs_per_env_runner == 1],
         "envs per runner": [scale for scale in known if scale.samplers == 1],
     }
     largest = {
         name: max(scales, key=lambda scale: (scale.parallelism, scale.num_env_runners), default=REFERENCE_SCALE)
-        for name, scales in each.items()
+        for name, scales in on_axis.items()
     }
     return {
         name: formulas.serial_fraction(formulas.speedup(known[scale], known[REFERENCE_SCALE]), scale.parallelism)
